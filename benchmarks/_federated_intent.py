@@ -26,8 +26,8 @@ from benchmarks._federated_families import Families, new_model
 from benchmarks._quality_served import served_lists
 from benchmarks.figures import Figure
 from tactful.datasets import DAY, Replay, online_retail
-from tactful.evaluation import Scorecard
-from tactful.training import TrainingOptions
+from tactful.training.evaluation import Scorecard
+from tactful.training.train import TrainingOptions
 from tactful_federated.tokens import BOUNDARY, FIRST_CATEGORY, OTHER
 from tactful_federated.vectors import Vector
 

@@ -25,11 +25,11 @@ from numpy.typing import NDArray
 
 from benchmarks.figures import Figure
 from tactful.config.settings import Settings, StorageSettings
-from tactful.evaluation import CUTOFF
 from tactful.ranking.model import Pointer, version_directory, write_pointer
 from tactful.recommender import HEURISTIC, LEARNED, RANKING_EXPERIMENT, Recommender, build
 from tactful.schemas.messages import RecommendRequest
-from tactful.training import TrainingOptions, train
+from tactful.training.evaluation import CUTOFF
+from tactful.training.train import TrainingOptions, train
 from tactful_streaming import (
     EmbeddedLog,
     Engine,

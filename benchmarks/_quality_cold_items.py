@@ -19,8 +19,8 @@ import numpy as np
 from benchmarks._quality_served import served_lists
 from benchmarks.figures import Figure
 from tactful.datasets import Ask, Replay, online_retail
-from tactful.evaluation import Scorecard
-from tactful.training import TrainingOptions
+from tactful.training.evaluation import Scorecard
+from tactful.training.train import TrainingOptions
 
 COLD_ITEM_FIGURES = {
     "cold_item_recall20_ratio": "1",

@@ -22,7 +22,7 @@ from scipy import sparse
 
 from benchmarks._quality_questions import Question, Trial
 from tactful.baselines import CoVisitation, OwnFrequency, Popularity
-from tactful.evaluation import CUTOFF
+from tactful.training.evaluation import CUTOFF
 
 Lists = NDArray[np.int64]
 """Item numbers, best first, -1 where a list ends early; shape (questions, CUTOFF)."""

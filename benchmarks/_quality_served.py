@@ -10,11 +10,11 @@ from typing import Any
 from tactful import recommender
 from tactful.config.settings import Settings, StorageSettings
 from tactful.datasets import Replay
-from tactful.evaluation import CUTOFF
 from tactful.ranking.model import Pointer, version_directory, write_pointer
 from tactful.recommender import LEARNED, RANKING_EXPERIMENT, Recommender
 from tactful.schemas.messages import RecommendRequest
-from tactful.training import Question, TrainingOptions, train
+from tactful.training.evaluation import CUTOFF
+from tactful.training.train import Question, TrainingOptions, train
 from tactful_bandits import Experiment, load_experiments
 from tactful_streaming import (
     EmbeddedLog,

@@ -27,8 +27,8 @@ from benchmarks._quality_questions import Trial, earlier_trial, final_trial
 from benchmarks._quality_served import served_lists
 from benchmarks.figures import Figure, main
 from tactful.datasets import Replay, completejourney, online_retail
-from tactful.evaluation import Scorecard
-from tactful.training import TrainingOptions
+from tactful.training.evaluation import Scorecard
+from tactful.training.train import TrainingOptions
 
 _ROOT = Path(__file__).resolve().parents[1]
 _IMPLICIT = "implicit>=0.7.2,<0.8"

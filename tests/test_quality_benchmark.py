@@ -16,8 +16,8 @@ from benchmarks._quality_questions import Question, Trial, earlier_trial, final_
 from benchmarks._quality_served import served_lists
 from benchmarks.figures import Figure
 from tactful.datasets import Replay
-from tactful.evaluation import CUTOFF
-from tactful.training import TrainingOptions
+from tactful.training.evaluation import CUTOFF
+from tactful.training.train import TrainingOptions
 
 
 @pytest.fixture(scope="module", params=[False, True], ids=["next", "basket"])

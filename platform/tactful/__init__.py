@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from tactful.recommender import Recommender
     from tactful.registry import Registry
     from tactful.service import Platform
-    from tactful.training import TrainingOptions, train
+    from tactful.training.train import TrainingOptions, train
 
 __all__ = [
     "AsyncClient",
@@ -40,9 +40,9 @@ _HOMES = {
     "Registry": "registry",
     "Settings": "config.settings",
     "TactfulError": "errors",
-    "TrainingOptions": "training",
+    "TrainingOptions": "training.train",
     "load_settings": "config.settings",
-    "train": "training",
+    "train": "training.train",
 }
 
 

@@ -17,10 +17,10 @@ from tactful.baselines import Baseline, CoVisitation, OwnFrequency, Popularity
 from tactful.client import Client
 from tactful.datasets import Ask, Replay
 from tactful.errors import TactfulError
-from tactful.evaluation import CUTOFF, Scorecard
 from tactful.schemas.messages import Recommendation
 from tactful.schemas.positions import Position, covers
 from tactful.statistics.service import CLOCK_EVENT
+from tactful.training.evaluation import CUTOFF, Scorecard
 
 _BATCH = 2_000
 _FRESHNESS_EVERY = 20

@@ -12,7 +12,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
-from tactful.evaluation import CUTOFF
+from tactful.training.evaluation import CUTOFF
 
 _REACH = 3
 _KEPT = 60

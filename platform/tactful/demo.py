@@ -29,8 +29,8 @@ from tactful.asking import Outcomes, Replayer
 from tactful.client import Client
 from tactful.datasets import Replay, completejourney, online_retail
 from tactful.errors import DatasetError, TactfulError
-from tactful.evaluation import best_baseline
 from tactful.report import Report, plot_quality, quality_section, quality_table
+from tactful.training.evaluation import best_baseline
 from tactful_bandits import (
     Ratio,
     check_sample_ratio,

@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from tactful.evaluation import Estimate, Quality
+from tactful.training.evaluation import Estimate, Quality
 from tactful_privacy.durable_files import replace_file
 
 

@@ -17,7 +17,6 @@ from tactful.config.identity import identity_of
 from tactful.config.settings import Settings
 from tactful.drift import LATEST, Drift, measure_drift
 from tactful.errors import ConfigError, ModelError
-from tactful.evaluation import list_metrics
 from tactful.event_log.open import open_log
 from tactful.metadata.connections import open_installation
 from tactful.model_log import whoever_runs_this
@@ -30,8 +29,9 @@ from tactful.schemas.positions import Position
 from tactful.skew import Skew, measure_skew
 from tactful.subjects.consented_log import PermittedLog, training_permissions
 from tactful.subjects.erasure_requests import ErasureJobs
-from tactful.training import Trained, TrainingOptions, plot_training, train
-from tactful.training_rows import Progress
+from tactful.training.evaluation import list_metrics
+from tactful.training.replay_rows import Progress
+from tactful.training.train import Trained, TrainingOptions, plot_training, train
 from tactful.util.checkpoint import Checkpoint
 from tactful.util.clock import now_ms
 from tactful_streaming import (

@@ -39,7 +39,7 @@ from tactful.ranking.model import Pointer, version_directory, write_pointer
 from tactful.recommender import HEURISTIC, LEARNED, RANKING_EXPERIMENT, build
 from tactful.service import Platform
 from tactful.statistics.service import CLOCK_EVENT
-from tactful.training import TrainingOptions, train
+from tactful.training.train import TrainingOptions, train
 from tactful_streaming import (
     EmbeddedLog,
     Engine,

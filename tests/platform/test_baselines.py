@@ -7,7 +7,7 @@ import pytest
 
 from tactful.baselines import CoVisitation, OwnFrequency, Popularity
 from tactful.datasets import online_retail
-from tactful.evaluation import Scorecard
+from tactful.training.evaluation import Scorecard
 
 
 def learned(*visits: tuple[str, str, str]) -> tuple[Popularity, OwnFrequency, CoVisitation]:

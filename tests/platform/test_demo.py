@@ -21,7 +21,7 @@ from tactful.asking import Outcomes
 from tactful.cli import main
 from tactful.demo import DemoOptions, category_histories, clear, run, summary
 from tactful.errors import DatasetError, TactfulError
-from tactful.evaluation import Scorecard
+from tactful.training.evaluation import Scorecard
 from tactful_streaming import EmbeddedLog, Event, decode_entry
 
 SHOP = make_shop(51, people=24, items=50, days=48)

@@ -38,13 +38,13 @@ from tactful.event_log.batches import read_batches
 from tactful.event_log.encryption import open_seal
 from tactful.event_log.merged_log import MergedLog
 from tactful.event_log.open import open_log
-from tactful.history import History
 from tactful.metadata.connections import kafka_settings, make_topic, open_installation
 from tactful.ranking.features import RANKING_FEATURES, layout
 from tactful.ranking.model import Pointer, version_directory, write_pointer
 from tactful.schemas.positions import parse
 from tactful.subjects.consented_log import Allows, PermittedLog, measured_log
-from tactful.training import Trained, TrainingOptions, train
+from tactful.training.history import History
+from tactful.training.train import Trained, TrainingOptions, train
 from tactful.training_run import reason_to_train, run_training
 from tactful.util.checkpoint import Checkpoint
 from tactful.util.clock import now_ms
@@ -238,7 +238,7 @@ KILLED = f"""
 import os, signal, sys
 from pathlib import Path
 from tactful.config.settings import load_settings
-from tactful.training import TrainingOptions
+from tactful.training.train import TrainingOptions
 from tactful.training_run import run_training
 
 def say(stage, done, total):

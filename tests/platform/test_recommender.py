@@ -20,7 +20,6 @@ from tests.platform.support import Live, small_settings
 
 from tactful.config.settings import EngineSettings, Settings, StorageSettings
 from tactful.errors import ConfigError
-from tactful.evaluation import CUTOFF
 from tactful.experiments.definitions import RolloutDefinition
 from tactful.experiments.serving import Served as ServedNow
 from tactful.ranking.features import RANKING_FEATURES
@@ -37,7 +36,8 @@ from tactful.recommender import HEURISTIC, LEARNED, RANKING_EXPERIMENT, Recommen
 from tactful.schemas.messages import Recommendation, RecommendRequest
 from tactful.schemas.problems import ProblemError
 from tactful.service import Platform
-from tactful.training import Question, TrainingOptions, collect, train
+from tactful.training.evaluation import CUTOFF
+from tactful.training.train import Question, TrainingOptions, collect, train
 from tactful_bandits import Arm, Experiment, assign, load_experiments
 from tactful_streaming import (
     EmbeddedLog,

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from tactful.evaluation import Estimate, Quality, Scorecard
 from tactful.report import MEASURES, Report, plot_quality, quality_section, quality_table
+from tactful.training.evaluation import Estimate, Quality, Scorecard
 
 
 class Clock:

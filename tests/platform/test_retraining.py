@@ -41,8 +41,8 @@ from tactful.ranking.features import RANKING_FEATURES, layout
 from tactful.ranking.model import Pointer, load_trees, version_directory, write_pointer
 from tactful.retraining import environment, retrain, why_due
 from tactful.service import Platform
-from tactful.training import Trained
-from tactful.training_rows import Rows
+from tactful.training.replay_rows import Rows
+from tactful.training.train import Trained
 from tactful.training_run import no_worse
 from tactful.util.checkpoint import Checkpoint
 from tactful_streaming import Entry, Event

@@ -24,7 +24,7 @@ from tests.platform.shop import definitions, entries, make_shop, write_log
 from tactful.config.settings import Settings, StorageSettings
 from tactful.metadata.connections import open_keys
 from tactful.ranking.model import Pointer, read_manifest, version_directory, write_pointer
-from tactful.training import TrainingOptions, train
+from tactful.training.train import TrainingOptions, train
 
 SHOP = make_shop(7, people=14, items=70, days=40)
 ENTRIES = entries(SHOP)

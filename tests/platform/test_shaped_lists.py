@@ -23,7 +23,7 @@ from tactful.recall.index import RecallIndex
 from tactful.recommender import HEURISTIC, LEARNED, RANKING_EXPERIMENT, build, open_shown
 from tactful.rerank.arm_policy import ranking_experiment
 from tactful.service import Platform
-from tactful.training import TrainingOptions, train
+from tactful.training.train import TrainingOptions, train
 from tactful_streaming import EmbeddedLog, Entry, Event, Item, User, decode_entry
 
 SHOP = make_shop(7, people=14, items=70, days=40)

@@ -22,7 +22,7 @@ from tactful.config.settings import EngineSettings, ServerSettings, Settings, St
 from tactful.ranking.model import Pointer, read_manifest, version_directory, write_pointer
 from tactful.recommender import LEARNED, RANKING_EXPERIMENT, build
 from tactful.service import Platform
-from tactful.training import TrainingOptions, train
+from tactful.training.train import TrainingOptions, train
 
 SHOP = make_shop(7, people=14, items=70, days=40)
 SPOILED = "9"

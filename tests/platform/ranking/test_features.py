@@ -14,10 +14,10 @@ from tests.platform.shop import DAY, HOUR, definitions, engine_at, entries, make
 
 from tactful.catalogue.catalogue import Catalogue
 from tactful.catalogue.request_context import Situation, observe
-from tactful.history import TAKEN, History
 from tactful.ranking.features import RANKING_FEATURES, assemble
 from tactful.recall.candidates import Candidates, Quotas, gather, popular_rows
 from tactful.recall.index import RecallIndex, build_index
+from tactful.training.history import TAKEN, History
 from tactful_streaming import Engine, Event, Item, MemoryState
 
 SHOP = make_shop(5, people=12, items=60, days=30)

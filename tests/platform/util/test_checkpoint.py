@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 from tests.platform.shop import definitions, entries, make_shop, write_log
 
-from tactful import training_rows
 from tactful.errors import ModelError, TrainingBusy
 from tactful.ranking.features import assemble
 from tactful.ranking.model import read_manifest
-from tactful.training import Trained, TrainingOptions, train
+from tactful.training import replay_rows as training_rows
+from tactful.training.train import Trained, TrainingOptions, train
 from tactful.util.checkpoint import Checkpoint
 from tactful_streaming import EmbeddedLog, encode_entry
 
@@ -33,7 +33,7 @@ from pathlib import Path
 from tactful import training_rows
 from tactful.util.checkpoint import Checkpoint
 from tactful.config.settings import Settings
-from tactful.training import TrainingOptions, train
+from tactful.training.train import TrainingOptions, train
 from tactful_streaming import EmbeddedLog, load_definitions
 
 training_rows._PART = {SMALL_PART}

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tactful.training import Trained
+    from tactful.training.train import Trained
 
 
 def plot_training(trained: Trained, directory: Path) -> dict[str, Path]:

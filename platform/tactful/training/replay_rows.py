@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 
 from tactful.catalogue.catalogue import Catalogue
 from tactful.catalogue.request_context import observe
-from tactful.history import History
 from tactful.ranking.features import RANKING_FEATURES, assemble
 from tactful.recall.candidates import Popularity, Quotas, gather, popular_rows
 from tactful.recall.index import RecallIndex
 from tactful.recall.live_view import unlearned
-from tactful.training_options import TrainingOptions
+from tactful.training.history import History
+from tactful.training.options import TrainingOptions
 from tactful.util.checkpoint import Checkpoint
 from tactful.vectors.updatable_index import Snapshot
 from tactful_streaming import Definitions, Engine, EventLog, Identity, MemoryState

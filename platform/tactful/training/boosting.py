@@ -13,8 +13,8 @@ import xgboost
 from numpy.typing import NDArray
 
 from tactful.errors import ModelError
-from tactful.training_options import TrainingOptions
-from tactful.training_rows import Progress, Rows
+from tactful.training.options import TrainingOptions
+from tactful.training.replay_rows import Progress, Rows
 from tactful.util.checkpoint import Checkpoint
 
 _BLOCK = 10

@@ -17,11 +17,18 @@ from hypothesis import strategies as st
 from tests.platform.shop import definitions, entries, make_shop, write_log
 
 from tactful.errors import ModelError
-from tactful.history import History
 from tactful.recall.index import FADE, Interactions, direction
-from tactful.training import TrainingOptions, _index, train
-from tactful.training_options import Vectors
-from tactful.two_tower import Steps, TowerOptions, _Towers, learn_vectors, require_torch, steps_of
+from tactful.training.history import History
+from tactful.training.options import Vectors
+from tactful.training.train import TrainingOptions, _index, train
+from tactful.training.two_tower import (
+    Steps,
+    TowerOptions,
+    _Towers,
+    learn_vectors,
+    require_torch,
+    steps_of,
+)
 from tactful_streaming import EmbeddedLog
 
 torch = pytest.importorskip("torch")

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.platform.shop import entries, make_shop, write_log
 
-from tactful import history
-from tactful.history import TAKEN, History
+from tactful.training import history
+from tactful.training.history import TAKEN, History
 from tactful_streaming import EmbeddedLog, Event, Item, encode_entry
 
 DAY = 86_400_000

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from tactful.event_log.batches import read_batches
 from tactful.event_log.impressions import Impression, decode_impression
 from tactful.ranking.features import RANKING_FEATURES
-from tactful.training_options import TrainingOptions
-from tactful.training_rows import Progress, Rows
+from tactful.training.options import TrainingOptions
+from tactful.training.replay_rows import Progress, Rows
 from tactful_streaming import (
     PERSONALISATION,
     Event,
@@ -75,7 +75,7 @@ class ShownLists:
         Learning-to-Rank with Biased Feedback", WSDM 2017). Weights are scaled to a mean of 1.
 
         Args:
-            looked: how often each place is looked at, see `tactful.position_bias.examination`.
+            looked: how often each place is looked at, see `tactful.training.position_bias.examination`.
         """
         kept: list[NDArray[np.intp]] = []
         weights: list[float] = []

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tactful.evaluation import CUTOFF, Scorecard, list_metrics, ndcg
+from tactful.training.evaluation import CUTOFF, Scorecard, list_metrics, ndcg
 
 
 def test_a_list_is_scored_by_hand() -> None:

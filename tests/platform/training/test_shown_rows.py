@@ -16,14 +16,14 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from tests.platform.shop import BEGIN, DAY, HOUR, definitions, entries, make_shop, write_log
 
-from tactful.boosting import fit
-from tactful.outcomes import ShownLists, read_shown
-from tactful.position_bias import LEAST, examination
 from tactful.ranking.calibration import calibrate
 from tactful.ranking.features import RANKING_FEATURES, layout
 from tactful.ranking.model import read_manifest
-from tactful.training import TrainingOptions, train
-from tactful.training_rows import Rows
+from tactful.training.boosting import fit
+from tactful.training.position_bias import LEAST, examination
+from tactful.training.replay_rows import Rows
+from tactful.training.shown_rows import ShownLists, read_shown
+from tactful.training.train import TrainingOptions, train
 from tactful_streaming import Entry, Event
 
 WIDTH = len(RANKING_FEATURES)
@@ -370,7 +370,7 @@ def test_a_training_learns_from_what_was_shown(tmp_path: Path) -> None:
 def test_lists_that_cross_the_cut_are_on_neither_side(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from tactful import training
+    from tactful.training import train as training
 
     what: list[Entry] = list(entries(make_shop(3, people=8, items=40, days=30)))
     events = [it for it in what if isinstance(it, Event)]

@@ -19,22 +19,22 @@ import numpy as np
 import xgboost
 from numpy.typing import NDArray
 
-from tactful.boosting import fit
 from tactful.errors import ModelError
-from tactful.evaluation import list_metrics
 from tactful.event_log.batches import reach_of, reach_to
-from tactful.history import History
-from tactful.outcomes import ShownLists, read_shown
-from tactful.position_bias import examination
 from tactful.ranking.calibration import Calibration, calibrate
 from tactful.ranking.features import RANKING_FEATURES, layout
 from tactful.ranking.model import Manifest, gains, save_model
 from tactful.recall.index import Improve, RecallIndex, build_index
 from tactful.schemas.positions import Position
-from tactful.training_options import TrainingOptions
-from tactful.training_plots import plot_training
-from tactful.training_rows import Progress, Question, Rows, collect, sample_questions
-from tactful.two_tower import TowerOptions, learn_vectors, require_torch
+from tactful.training.boosting import fit
+from tactful.training.evaluation import list_metrics
+from tactful.training.history import History
+from tactful.training.options import TrainingOptions
+from tactful.training.plots import plot_training
+from tactful.training.position_bias import examination
+from tactful.training.replay_rows import Progress, Question, Rows, collect, sample_questions
+from tactful.training.shown_rows import ShownLists, read_shown
+from tactful.training.two_tower import TowerOptions, learn_vectors, require_torch
 from tactful.util.checkpoint import Checkpoint
 from tactful_streaming import Definitions, EventLog, Identity
 
