@@ -30,8 +30,8 @@ from tactful.client import Client
 from tactful.config.settings import OnlineSettings
 from tactful.errors import ClientError
 from tactful.metadata.connections import open_redis
+from tactful.pipeline.online_features import own_definitions
 from tactful.schemas.positions import Position, covers
-from tactful.shared_features import own_definitions
 from tactful_streaming import (
     Definitions,
     EmbeddedLog,

@@ -32,8 +32,8 @@ from prometheus_client import CollectorRegistry
 
 from tactful.config.settings import EngineSettings
 from tactful.event_log.merged_log import WholeLog
-from tactful.follower import Follower
 from tactful.metrics.registry import Metrics
+from tactful.pipeline.applier import Follower
 from tactful.statistics.definitions import StatisticDefinition
 from tactful.statistics.export import write_topic
 from tactful.statistics.service import ALLOWANCE_MS, PrivateStatistics

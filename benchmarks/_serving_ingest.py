@@ -331,7 +331,7 @@ def main(data: Path, kind: Kind) -> None:
     with contextlib.ExitStack() as stack:
         if kind == "memory":
             # Where the product opens its log; all else is what users run.
-            stack.enter_context(mock.patch("tactful.backends.EmbeddedLog", MemoryLog))
+            stack.enter_context(mock.patch("tactful.pipeline.backends.EmbeddedLog", MemoryLog))
         listener = stack.enter_context(listen(settings.server.host, 0))
         port = listener.getsockname()[1]
         server = make_server(make_application(Platform.open(settings, build)), settings.server)

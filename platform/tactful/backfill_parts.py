@@ -19,14 +19,14 @@ from typing import Any, Protocol
 
 import msgspec
 
-from tactful.backends import engine_options
 from tactful.config.settings import Settings
 from tactful.errors import StorageError
 from tactful.event_log.encryption import RecordSeal, log_in_files, open_seal
 from tactful.event_log.merged_log import MergedLog, Places
 from tactful.metadata.connections import kafka_settings
+from tactful.pipeline.backends import engine_options
+from tactful.pipeline.online_features import own_definitions, shared_definitions
 from tactful.schemas.positions import Offsets
-from tactful.shared_features import own_definitions, shared_definitions
 from tactful.util.clock import now_ms
 from tactful_streaming import (
     Definitions,

@@ -19,7 +19,7 @@ from tactful.metadata.connections import (
     open_installation,
     retention_ms,
 )
-from tactful.shared_features import shared_definitions
+from tactful.pipeline.online_features import shared_definitions
 from tactful.subjects.partition_erasures import PartitionErasures
 from tactful.subjects.suppression import open_suppression
 from tactful.util.clock import now_ms

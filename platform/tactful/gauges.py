@@ -6,11 +6,11 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from functools import partial
 
-from tactful.backends import Backend
-from tactful.follower import Follower
 from tactful.metrics.registry import Metrics
+from tactful.pipeline.applier import Follower
+from tactful.pipeline.backends import Backend
+from tactful.pipeline.webhooks import Webhooks
 from tactful.turnstile import Turnstile
-from tactful.webhooks import Webhooks
 
 _MEGABYTE = 2**20
 

@@ -11,12 +11,12 @@ from contextlib import AbstractContextManager
 from functools import partial
 
 from tactful.experiments.controller import RolloutKeeper
-from tactful.follower import Follower
+from tactful.pipeline.applier import Follower
+from tactful.pipeline.webhooks import Webhooks
 from tactful.rerank.frequency_caps import without_people
 from tactful.schemas.messages import ErasureStep
 from tactful.subjects.consent import ConsentStore
 from tactful.subjects.trace_search import Found
-from tactful.webhooks import Webhooks
 from tactful_privacy import LedgerError
 from tactful_streaming import (
     Delivery,

@@ -1,7 +1,7 @@
 """The assembled platform: log, engine, keys, door and recommender in one process.
 
 Everything here lives on one event loop, except some threads: one writes the log (its group commit,
-or the client of Kafka), one applies it (`tactful.follower`), one may tell others of actions. A
+or the client of Kafka), one applies it (`tactful.pipeline.applier`), one may tell others of actions. A
 recommendation is computed on the event loop, under the lock that the engine thread holds while it
 applies a micro-batch.
 """
@@ -23,19 +23,15 @@ from typing import Any
 import msgspec
 from prometheus_client import CollectorRegistry
 
-from tactful.backends import Backend, open_backend
 from tactful.config.settings import PACKAGED_FEATURES, Settings
 from tactful.coupon_definitions import OFFER, WITHHELD, CouponDefinition, load_coupons
 from tactful.coupon_desk import CouponDesk
-from tactful.door import Door
 from tactful.erasure import complete_erasures, settle_erasures
 from tactful.errors import ModelError, StorageError, TactfulError
 from tactful.experiments.controller import RolloutKeeper, apply_file, write_served
 from tactful.experiments.serving import FILE
 from tactful.experiments.store import RolloutStore
-from tactful.follower import Follower
 from tactful.gauges import add_gauges
-from tactful.given_lists import GivenLists
 from tactful.impersonal import NOT_PERSONALISED, for_everybody
 from tactful.metadata.api_keys import KeyStore
 from tactful.metadata.connections import open_keys
@@ -44,6 +40,12 @@ from tactful.metadata.store import MetadataStore
 from tactful.metrics.registry import Metrics
 from tactful.model_log import ModelLog
 from tactful.online_erasure import OnlineErasures
+from tactful.pipeline.applier import Follower
+from tactful.pipeline.backends import Backend, open_backend
+from tactful.pipeline.ingest import Door
+from tactful.pipeline.recent_lists import GivenLists
+from tactful.pipeline.visibility import Visible
+from tactful.pipeline.webhooks import Webhooks
 from tactful.platform_parts import Recommender, Statistics
 from tactful.ranking.features import absent_features
 from tactful.retention import Retention, expire_state
@@ -73,8 +75,6 @@ from tactful.turnstile import Turnstile
 from tactful.util.clock import now_ms
 from tactful.util.periodic import repeat
 from tactful.util.yielding_lock import GivingWay
-from tactful.visible import Visible
-from tactful.webhooks import Webhooks
 from tactful_bandits import ExperimentError
 from tactful_privacy import Purpose
 from tactful_streaming import (

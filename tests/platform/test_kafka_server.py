@@ -20,9 +20,9 @@ from tactful.config.settings import LogSettings, OnlineSettings, Settings
 from tactful.errors import StorageError
 from tactful.event_log.merged_log import MergedLog
 from tactful.metadata.connections import kafka_settings, open_redis
+from tactful.pipeline.online_features import SharedFeatures, own_definitions, shared_definitions
 from tactful.schemas.problems import ProblemError
 from tactful.service import Platform
-from tactful.shared_features import SharedFeatures, own_definitions, shared_definitions
 from tactful_streaming import (
     Engine,
     Event,

@@ -9,7 +9,7 @@ import pytest
 from tactful.config.identity import identity_of
 from tactful.config.settings import IdentitySettings, load_settings
 from tactful.errors import ConfigError
-from tactful.shared_features import SharedFeatures, own_definitions
+from tactful.pipeline.online_features import SharedFeatures, own_definitions
 from tactful_streaming import (
     EmbeddedOnlineStore,
     Engine,

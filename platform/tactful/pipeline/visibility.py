@@ -6,9 +6,9 @@ import asyncio
 import contextlib
 from collections.abc import Callable, Iterable
 
+from tactful.pipeline.online_features import SharedFeatures
 from tactful.schemas.positions import Offsets, reaches
 from tactful.schemas.problems import ProblemError
-from tactful.shared_features import SharedFeatures
 
 _MARKS_S = 0.003
 

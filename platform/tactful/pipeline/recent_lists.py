@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 
-from tactful.backends import Backend
-from tactful.door import Door
 from tactful.event_log.impressions import RecentImpressions, find_impression
+from tactful.pipeline.backends import Backend
+from tactful.pipeline.ingest import Door
 from tactful.schemas.positions import Offsets
 from tactful.schemas.problems import ProblemError
 from tactful.subjects.trace_search import Found

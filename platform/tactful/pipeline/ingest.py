@@ -17,8 +17,8 @@ from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 
 import msgspec
 
-from tactful.follower import Follower
 from tactful.metrics.registry import Metrics
+from tactful.pipeline.applier import Follower
 from tactful.schemas.messages import EventsAccepted, Rejection, Upserted
 from tactful.schemas.positions import Offsets, Position, merged, reaches
 from tactful.schemas.problems import ProblemError

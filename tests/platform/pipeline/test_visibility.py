@@ -7,8 +7,8 @@ import threading
 from collections.abc import Sequence
 from typing import Any
 
+from tactful.pipeline.visibility import Visible
 from tactful.schemas.problems import ProblemError
-from tactful.visible import Visible
 
 
 def test_an_engine_thread_wakes_those_whose_offsets_are_reached() -> None:

@@ -27,10 +27,10 @@ from tactful.config.settings import Settings
 from tactful.errors import StorageError
 from tactful.event_log.encryption import RecordSeal, open_seal
 from tactful.event_log.merged_log import Followed, MergedLog, Places, WholeLog
-from tactful.follower import Letters
 from tactful.metadata.connections import kafka_settings, make_topic, open_redis, retention_ms
+from tactful.pipeline.applier import Letters
+from tactful.pipeline.online_features import SharedFeatures, own_definitions
 from tactful.schemas.positions import Offsets, Position, as_text, merged
-from tactful.shared_features import SharedFeatures, own_definitions
 from tactful.util.clock import now_ms
 from tactful_streaming import (
     Cleaner,

@@ -8,8 +8,8 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from tactful.config.settings import EngineSettings
-from tactful.follower import Follower
 from tactful.metrics.registry import Metrics
+from tactful.pipeline.applier import Follower
 from tactful.schemas.positions import Offsets
 from tactful.util.adaptive_batch import Pace
 from tactful_streaming import Applied, Event, StateError

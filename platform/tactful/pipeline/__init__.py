@@ -1,0 +1,6 @@
+"""From an accepted event to online features: ingestion, applying, visibility, webhooks.
+
+It may import `catalogue`, `client`, `config`, `event_log`, `kernels`, `metadata`, `metrics`,
+`ranking`, `recall`, `rerank`, `schemas`, `statistics`, `subjects`, `util`, `vectors`.
+Begin with `ingest`.
+"""
