@@ -9,8 +9,8 @@ import msgspec
 
 from tactful.command_options import config_option, data_option, json_option
 from tactful.config.settings import load_settings
-from tactful.coupon_definitions import CouponDefinition, load_coupons
-from tactful.coupon_report import CouponOutcomes, fit_gain, lift, read_coupon_outcomes
+from tactful.coupons.definitions import CouponDefinition, load_coupons
+from tactful.coupons.report import CouponOutcomes, fit_gain, lift, read_coupon_outcomes
 from tactful.errors import ConfigError
 from tactful.subjects.consented_log import measured_log
 from tactful.util.clock import now_ms

@@ -29,7 +29,7 @@ from typing import Literal
 import msgspec
 
 from tactful.config.settings import RetentionSettings, Settings
-from tactful.coupon_desk import forget_offers
+from tactful.coupons.decisions import forget_offers
 from tactful.errors import StorageError
 from tactful.event_log.encryption import open_seal
 from tactful.metadata.store import MetadataStore

@@ -24,8 +24,8 @@ import msgspec
 from prometheus_client import CollectorRegistry
 
 from tactful.config.settings import PACKAGED_FEATURES, Settings
-from tactful.coupon_definitions import OFFER, WITHHELD, CouponDefinition, load_coupons
-from tactful.coupon_desk import CouponDesk
+from tactful.coupons.decisions import CouponDesk
+from tactful.coupons.definitions import OFFER, WITHHELD, CouponDefinition, load_coupons
 from tactful.erasure import complete_erasures, settle_erasures
 from tactful.errors import ModelError, StorageError, TactfulError
 from tactful.experiments.controller import RolloutKeeper, apply_file, write_served

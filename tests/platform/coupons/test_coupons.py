@@ -17,9 +17,15 @@ from tests.platform.support import Live, build, now_ms, small_settings, wait_unt
 
 from tactful.cli import main
 from tactful.config.settings import CouponSettings
-from tactful.coupon_definitions import OFFER, WITHHELD, CouponBudget, CouponDefinition, load_coupons
-from tactful.coupon_desk import CouponDesk, code_of, group_of
-from tactful.coupon_report import fit_gain, lift, read_coupon_outcomes
+from tactful.coupons.decisions import CouponDesk, code_of, group_of
+from tactful.coupons.definitions import (
+    OFFER,
+    WITHHELD,
+    CouponBudget,
+    CouponDefinition,
+    load_coupons,
+)
+from tactful.coupons.report import fit_gain, lift, read_coupon_outcomes
 from tactful.errors import ConfigError
 from tactful.metadata.store import MetadataStore
 from tactful.service import Platform

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from tactful.coupon_definitions import OFFER, WITHHELD, CouponDefinition
+from tactful.coupons.definitions import OFFER, WITHHELD, CouponDefinition
 from tactful.event_log.batches import read_batches
 from tactful.experiments.metrics import LARGEST_AMOUNT, number_of, spent_in
 from tactful_bandits import Comparison, Mean, SampleRatio, check_sample_ratio, compare

@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 import sqlalchemy as sa
 
-from tactful.coupon_definitions import OFFER, WITHHELD, CouponDefinition
+from tactful.coupons.definitions import OFFER, WITHHELD, CouponDefinition
 from tactful.metadata.store import MetadataStore, coupon_budgets, coupon_offers, coupon_positions
 from tactful_bandits import BudgetPacing, Holdout, bucket, matches
 from tactful_streaming import (
