@@ -16,8 +16,8 @@ from typing import Any
 import httpx
 
 from benchmarks.figures import Figure
-from tactful.impersonal import NOT_PERSONALISED
 from tactful.metadata.store import open_metadata
+from tactful.recommend.anonymous import NOT_PERSONALISED
 from tactful.subjects.consent import ConsentStore
 from tactful_privacy import EVERYTHING, Purpose
 

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from benchmarks.figures import Figure
 from tactful.config.settings import Settings, StorageSettings
 from tactful.ranking.model import Pointer, version_directory, write_pointer
-from tactful.recommender import HEURISTIC, LEARNED, RANKING_EXPERIMENT, Recommender, build
+from tactful.recommend.recommender import HEURISTIC, LEARNED, RANKING_EXPERIMENT, Recommender, build
 from tactful.schemas.messages import RecommendRequest
 from tactful.training.evaluation import CUTOFF
 from tactful.training.train import TrainingOptions, train

@@ -7,11 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tactful import recommender
 from tactful.config.settings import Settings, StorageSettings
 from tactful.datasets import Replay
 from tactful.ranking.model import Pointer, version_directory, write_pointer
-from tactful.recommender import LEARNED, RANKING_EXPERIMENT, Recommender
+from tactful.recommend import recommender
+from tactful.recommend.recommender import LEARNED, RANKING_EXPERIMENT, Recommender
 from tactful.schemas.messages import RecommendRequest
 from tactful.training.evaluation import CUTOFF
 from tactful.training.train import Question, TrainingOptions, train

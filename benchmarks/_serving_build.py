@@ -9,7 +9,7 @@ from typing import Any
 
 from tactful.config.settings import Settings
 from tactful.recall.candidates import Quotas
-from tactful.recommender import RANKING_EXPERIMENT, Recommender
+from tactful.recommend.recommender import RANKING_EXPERIMENT, Recommender
 from tactful_bandits import Arm, Experiment
 
 CANDIDATES = 1_000

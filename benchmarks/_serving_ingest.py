@@ -37,7 +37,7 @@ from benchmarks._serving_request import cpu_s
 from benchmarks.figures import Figure
 from tactful.config.settings import ServerSettings, Settings, StorageSettings
 from tactful.http import make_application
-from tactful.recommender import build
+from tactful.recommend.recommender import build
 from tactful.server import listen, make_server, run
 from tactful.service import Platform
 from tactful_streaming import OffsetError

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from tactful.client import AsyncClient, Client, OfflineQueue
     from tactful.config.settings import Settings, load_settings
     from tactful.errors import TactfulError
-    from tactful.recommender import Recommender
+    from tactful.recommend.recommender import Recommender
     from tactful.registry import Registry
     from tactful.service import Platform
     from tactful.training.train import TrainingOptions, train
@@ -36,7 +36,7 @@ _HOMES = {
     "Client": "client.sync",
     "OfflineQueue": "client.sync",
     "Platform": "service",
-    "Recommender": "recommender",
+    "Recommender": "recommend.recommender",
     "Registry": "registry",
     "Settings": "config.settings",
     "TactfulError": "errors",

@@ -16,7 +16,7 @@ from tactful.crew import run_crew
 from tactful.errors import TactfulError
 from tactful.http import make_application
 from tactful.metadata.directory_lock import exclusive
-from tactful.recommender import build, open_shown
+from tactful.recommend.recommender import build, open_shown
 from tactful.server import listen, make_server, run
 from tactful.service import Platform
 from tactful.statistics.service import open_statistics
@@ -59,7 +59,7 @@ def run_server(settings: Settings, *, rebuild: bool, as_json: bool) -> None:
             served = run_crew(
                 platform,
                 listener,
-                build="tactful.recommender:build",
+                build="tactful.recommend.recommender:build",
                 count=server.workers,
                 started=started,
                 shown=shown,

@@ -31,7 +31,6 @@ from tactful.config.settings import Settings
 from tactful.endpoints import ENDPOINTS
 from tactful.errors import NotPersonal
 from tactful.http import route
-from tactful.impersonal import NOT_PERSONALISED, for_everybody
 from tactful.link import (
     Asker,
     Caller,
@@ -47,6 +46,7 @@ from tactful.link import (
 )
 from tactful.metadata.key_cache import ApiKey, ValidKeys
 from tactful.metrics.registry import Metrics
+from tactful.recommend.anonymous import NOT_PERSONALISED, for_everybody
 from tactful.roster import serving
 from tactful.schemas import browser_access as browser
 from tactful.schemas.messages import (

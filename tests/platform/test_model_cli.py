@@ -12,7 +12,7 @@ from tests.platform.shop import definitions, engine_at, entries, make_shop, writ
 
 from tactful.cli import main
 from tactful.ranking.model import Pointer, load_model, read_pointer, version_directory
-from tactful.recommender import HEURISTIC, LEARNED, RANKING_EXPERIMENT, Recommender
+from tactful.recommend.recommender import HEURISTIC, LEARNED, RANKING_EXPERIMENT, Recommender
 from tactful.schemas.messages import RecommendRequest
 from tactful_bandits import Arm, Experiment
 from tactful_streaming import EmbeddedLog, Engine, Entry, Event, MemoryState

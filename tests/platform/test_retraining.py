@@ -25,7 +25,6 @@ from tests.platform.shop import definitions, entries, make_shop, write_log
 from tests.platform.support import Live, build, wait_until
 from tests.platform.test_registry import DEFINITIONS, make_model
 
-from tactful import recommender
 from tactful.cli import main
 from tactful.config.settings import (
     EngineSettings,
@@ -39,6 +38,7 @@ from tactful.drift import SCORE, Drift, measure_drift, population_stability
 from tactful.model_log import ModelChange
 from tactful.ranking.features import RANKING_FEATURES, layout
 from tactful.ranking.model import Pointer, load_trees, version_directory, write_pointer
+from tactful.recommend import recommender
 from tactful.retraining import environment, retrain, why_due
 from tactful.service import Platform
 from tactful.training.replay_rows import Rows

@@ -25,7 +25,7 @@ from tests.platform.support import (
 
 from tactful.config.settings import Settings
 from tactful.errors import StorageError
-from tactful.recommender import build as recommender
+from tactful.recommend.recommender import build as recommender
 from tactful.schemas.messages import RecommendRequest
 from tactful.service import Platform
 from tactful_streaming import (

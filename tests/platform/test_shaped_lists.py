@@ -20,7 +20,7 @@ from tactful.doctor import examine
 from tactful.errors import ConfigError
 from tactful.ranking.model import Pointer, read_manifest, version_directory, write_pointer
 from tactful.recall.index import RecallIndex
-from tactful.recommender import HEURISTIC, LEARNED, RANKING_EXPERIMENT, build, open_shown
+from tactful.recommend.recommender import HEURISTIC, LEARNED, RANKING_EXPERIMENT, build, open_shown
 from tactful.rerank.arm_policy import ranking_experiment
 from tactful.service import Platform
 from tactful.training.train import TrainingOptions, train

@@ -20,7 +20,7 @@ from tests.platform.support import Live, now_ms, wait_until
 
 from tactful.config.settings import EngineSettings, ServerSettings, Settings, StorageSettings
 from tactful.ranking.model import Pointer, read_manifest, version_directory, write_pointer
-from tactful.recommender import LEARNED, RANKING_EXPERIMENT, build
+from tactful.recommend.recommender import LEARNED, RANKING_EXPERIMENT, build
 from tactful.service import Platform
 from tactful.training.train import TrainingOptions, train
 

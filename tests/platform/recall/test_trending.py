@@ -19,7 +19,7 @@ from tactful.catalogue.catalogue import Catalogue
 from tactful.errors import ConfigError
 from tactful.recall.candidates import Quotas
 from tactful.recall.trending import Followed, Rise, Trending, Trends, noise_variance, rises
-from tactful.recommender import Recommender
+from tactful.recommend.recommender import Recommender
 from tactful.schemas.messages import RecommendRequest, StatisticCell, StatisticsPage
 from tactful.statistics.definitions import StatisticDefinition, load_statistics
 from tactful.statistics.service import CLOCK_EVENT, PrivateStatistics

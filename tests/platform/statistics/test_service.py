@@ -19,7 +19,7 @@ from tests.platform.support import Live, small_settings, wait_until
 
 from tactful.config.settings import EngineSettings, Settings, StatisticsSettings, StorageSettings
 from tactful.errors import ConfigError
-from tactful.recommender import build
+from tactful.recommend.recommender import build
 from tactful.schemas.conclusion_query import ConclusionQuery
 from tactful.schemas.messages import StatisticsPage
 from tactful.service import Platform

@@ -29,7 +29,7 @@ from tactful.ranking.model import (
     write_pointer,
 )
 from tactful.recall.index import Interactions, RecallIndex, build_index
-from tactful.recommender import HEURISTIC, LEARNED, RANKING_EXPERIMENT, build
+from tactful.recommend.recommender import HEURISTIC, LEARNED, RANKING_EXPERIMENT, build
 from tactful.schemas.messages import RecommendRequest
 from tactful.training import replay_rows as training_rows
 from tactful.training import train as training

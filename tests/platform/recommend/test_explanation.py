@@ -22,10 +22,10 @@ from tactful.client import Client
 from tactful.config.settings import Settings
 from tactful.errors import ModelError
 from tactful.event_log.impressions import RecentImpressions, as_impression, find_impression
-from tactful.explanation import Explainer, contributions_of
 from tactful.ranking.features import RANKING_FEATURES, layout
 from tactful.ranking.model import Pointer, read_manifest, version_directory, write_pointer
-from tactful.recommender import HEURISTIC, LEARNED, RANKING_EXPERIMENT, Recommender
+from tactful.recommend.explanation import Explainer, contributions_of
+from tactful.recommend.recommender import HEURISTIC, LEARNED, RANKING_EXPERIMENT, Recommender
 from tactful.schemas.messages import RecommendRequest
 from tactful.service import Platform
 from tactful.training.train import TrainingOptions, train

@@ -23,7 +23,6 @@ from tactful.config.settings import Settings
 from tactful.errors import ConfigError, ModelError
 from tactful.event_log.impressions import encode_impression
 from tactful.experiments.serving import FILE, Drawn, ServedRollouts
-from tactful.explanation import Explainer
 from tactful.ranking.features import assemble, layout
 from tactful.ranking.heuristic import heuristic_scores
 from tactful.ranking.model import RankingModel, load_model, read_pointer, version_directory
@@ -32,6 +31,7 @@ from tactful.recall.filters import Filter
 from tactful.recall.index import CHANNELS, empty_index
 from tactful.recall.live_view import LiveCatalogue, View
 from tactful.recall.trending import Rising
+from tactful.recommend.explanation import Explainer
 from tactful.rerank.apply_placement import bounds_of, with_demanded
 from tactful.rerank.arm_policy import RANKING_EXPERIMENT as RANKING_EXPERIMENT
 from tactful.rerank.arm_policy import Policy, policies, ranking_experiment

@@ -32,7 +32,7 @@ from tactful.ranking.model import (
     write_pointer,
 )
 from tactful.recall.index import CHANNELS
-from tactful.recommender import HEURISTIC, LEARNED, RANKING_EXPERIMENT, Recommender, build
+from tactful.recommend.recommender import HEURISTIC, LEARNED, RANKING_EXPERIMENT, Recommender, build
 from tactful.schemas.messages import Recommendation, RecommendRequest
 from tactful.schemas.problems import ProblemError
 from tactful.service import Platform
