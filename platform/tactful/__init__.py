@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from tactful.client import AsyncClient, Client, OfflineQueue
     from tactful.config.settings import Settings, load_settings
     from tactful.errors import TactfulError
+    from tactful.models.mlflow_registry import Registry
     from tactful.recommend.recommender import Recommender
-    from tactful.registry import Registry
     from tactful.service import Platform
     from tactful.training.train import TrainingOptions, train
 
@@ -37,7 +37,7 @@ _HOMES = {
     "OfflineQueue": "client.sync",
     "Platform": "service",
     "Recommender": "recommend.recommender",
-    "Registry": "registry",
+    "Registry": "models.mlflow_registry",
     "Settings": "config.settings",
     "TactfulError": "errors",
     "TrainingOptions": "training.train",

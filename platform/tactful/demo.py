@@ -65,7 +65,7 @@ class DemoOptions:
         directory: data directory of the run; it is made anew.
         reports: where report and picture go.
         port: TCP port of the server, so that a dashboard can watch; 0 takes a free one.
-        tracking_uri: MLflow store; None takes the default of `tactful.registry`.
+        tracking_uri: MLflow store; None takes the default of `tactful.models.mlflow_registry`.
     """
 
     data: str = "completejourney"

@@ -8,10 +8,10 @@ from pathlib import Path
 import click
 import msgspec
 
-from tactful.audited_models import audited_registry
 from tactful.command_options import config_option, data_option, json_option
 from tactful.config.settings import load_settings
 from tactful.expiry import Expired, expire_backups, expire_exports, expire_models, kept_for
+from tactful.models.audited_registry import audited_registry
 from tactful.util.clock import now_ms
 
 _directory = click.Path(exists=True, file_okay=False, path_type=Path)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tactful.errors import ModelError, StorageError
-from tactful.registry import CHAMPION, PREVIOUS
+from tactful.models.mlflow_registry import CHAMPION, PREVIOUS
 
 if TYPE_CHECKING:
     from tactful_federated import Evaluation, Invitation, LiveView

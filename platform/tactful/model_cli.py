@@ -8,10 +8,10 @@ from pathlib import Path
 import click
 import msgspec
 
-from tactful.audited_models import audited_registry, open_model_log
 from tactful.command_options import by_option, config_option, data_option, json_option
 from tactful.config.settings import Settings, load_settings
-from tactful.registry import Registry
+from tactful.models.audited_registry import audited_registry, open_model_log
+from tactful.models.mlflow_registry import Registry
 
 _name_option = click.option("--name", default="ranker", show_default=True, help="Model name.")
 

@@ -33,7 +33,7 @@ from tactful.coupons.decisions import forget_offers
 from tactful.errors import StorageError
 from tactful.event_log.encryption import open_seal
 from tactful.metadata.store import MetadataStore
-from tactful.model_log import ModelLog
+from tactful.models.audit_log import ModelLog
 from tactful.util.background_process import low_priority
 from tactful.util.clock import now_ms
 from tactful_privacy.durable_files import replace_file

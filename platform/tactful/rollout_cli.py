@@ -19,8 +19,8 @@ from tactful.experiments.definitions import load_rollouts
 from tactful.experiments.messages import details, move, told
 from tactful.experiments.store import RolloutStore
 from tactful.metadata.connections import open_installation
-from tactful.model_log import whoever_runs_this
-from tactful.rollout_recording import record
+from tactful.models.audit_log import whoever_runs_this
+from tactful.models.record_rollout import record
 from tactful.util.clock import now_ms
 
 

@@ -37,7 +37,9 @@ from tactful.metadata.connections import open_keys
 from tactful.metadata.directory_lock import exclusive
 from tactful.metadata.store import MetadataStore
 from tactful.metrics.registry import Metrics
-from tactful.model_log import ModelLog
+from tactful.models.audit_log import ModelLog
+from tactful.models.record_rollout import Recorder
+from tactful.models.schedule import retrain
 from tactful.online_erasure import OnlineErasures
 from tactful.pipeline.applier import Follower
 from tactful.pipeline.backends import Backend, open_backend
@@ -49,8 +51,6 @@ from tactful.platform_parts import Recommender, Statistics
 from tactful.ranking.features import absent_features
 from tactful.recommend.anonymous import NOT_PERSONALISED, for_everybody
 from tactful.retention import Retention, expire_state
-from tactful.retraining import retrain
-from tactful.rollout_recording import Recorder
 from tactful.running_places import RunningPlaces
 from tactful.schemas.messages import (
     Explanation,

@@ -22,8 +22,8 @@ from tactful.command_options import (
 )
 from tactful.config.settings import load_settings
 from tactful.errors import TrainingBusy
+from tactful.models.training_run import reason_to_train, run_training
 from tactful.training.options import TrainingOptions, Vectors
-from tactful.training_run import reason_to_train, run_training
 from tactful.util.clock import now_ms
 
 

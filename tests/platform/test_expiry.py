@@ -22,12 +22,12 @@ from tactful.errors import ConfigError
 from tactful.expiry import expire_backups, expire_exports, expire_models, kept_for
 from tactful.metadata.connections import open_installation
 from tactful.metadata.store import MetadataStore
-from tactful.model_log import ModelLog
-from tactful.retraining import after_erasure
+from tactful.models.audit_log import ModelLog
+from tactful.models.schedule import after_erasure
+from tactful.models.training_run import reason_to_train
 from tactful.service import Platform
 from tactful.subjects.installation import Installation
 from tactful.subjects.suppression import open_suppression
-from tactful.training_run import reason_to_train
 
 DAY = 86_400_000
 

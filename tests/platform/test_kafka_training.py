@@ -39,13 +39,13 @@ from tactful.event_log.encryption import open_seal
 from tactful.event_log.merged_log import MergedLog
 from tactful.event_log.open import open_log
 from tactful.metadata.connections import kafka_settings, make_topic, open_installation
+from tactful.models.training_run import reason_to_train, run_training
 from tactful.ranking.features import RANKING_FEATURES, layout
 from tactful.ranking.model import Pointer, version_directory, write_pointer
 from tactful.schemas.positions import parse
 from tactful.subjects.consented_log import Allows, PermittedLog, measured_log
 from tactful.training.history import History
 from tactful.training.train import Trained, TrainingOptions, train
-from tactful.training_run import reason_to_train, run_training
 from tactful.util.checkpoint import Checkpoint
 from tactful.util.clock import now_ms
 from tactful_streaming import (
@@ -239,7 +239,7 @@ import os, signal, sys
 from pathlib import Path
 from tactful.config.settings import load_settings
 from tactful.training.train import TrainingOptions
-from tactful.training_run import run_training
+from tactful.models.training_run import run_training
 
 def say(stage, done, total):
     if stage == sys.argv[2] and done >= total // 2:
@@ -341,7 +341,7 @@ def test_drift_in_a_topic_makes_a_training_due(
     write_pointer(models, Pointer(version="1", previous=""))
 
     assert (reason_to_train(settings, now=now_ms()) or "").startswith("drift: price has moved by")
-    monkeypatch.setattr("tactful.training_run.LATEST", 600)
+    monkeypatch.setattr("tactful.models.training_run.LATEST", 600)
     assert reason_to_train(settings, now=now_ms()) is None
 
 

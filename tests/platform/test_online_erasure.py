@@ -33,12 +33,12 @@ from tactful.erasure import request_erasure
 from tactful.errors import StorageError
 from tactful.event_log.encryption import log_in_files
 from tactful.metadata.connections import open_installation
+from tactful.models.training_run import _open_log
 from tactful.online_erasure import OnlineErasures
 from tactful.retention import Retention
 from tactful.service import Platform
 from tactful.subjects.installation import Installation
 from tactful.subjects.suppression import open_suppression
-from tactful.training_run import _open_log
 from tactful.util.checkpoint import Checkpoint
 from tactful_streaming import (
     BLANK,

@@ -23,7 +23,7 @@ from tactful.doctor import examine
 from tactful.errors import ConfigError
 from tactful.metadata.connections import open_installation
 from tactful.metadata.store import coupon_offers
-from tactful.model_log import ModelLog
+from tactful.models.audit_log import ModelLog
 from tactful.retention import PROGRESS, Retention, expire_state, kind_of, read_progress
 from tactful.service import Platform
 from tactful_streaming import (

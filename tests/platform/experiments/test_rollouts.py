@@ -37,7 +37,7 @@ from tactful.experiments.readout import Tally, read_arm_outcomes
 from tactful.experiments.serving import ServedRollouts
 from tactful.experiments.store import RolloutStore
 from tactful.metadata.store import MetadataStore, open_metadata
-from tactful.model_log import ModelLog
+from tactful.models.audit_log import ModelLog
 from tactful.service import Platform
 from tactful_bandits import Rollout, RolloutLook, StatisticsError, assign, judge_rollout
 from tactful_streaming import Entry, Event, Traces

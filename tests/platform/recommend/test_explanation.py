@@ -14,9 +14,9 @@ import pytest
 import xgboost
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.platform.models.test_mlflow_registry import make_model
 from tests.platform.shop import definitions, engine_at, entries, make_shop, write_log
 from tests.platform.support import Live, build, wait_until
-from tests.platform.test_registry import make_model
 
 from tactful.client import Client
 from tactful.config.settings import Settings

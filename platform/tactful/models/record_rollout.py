@@ -11,11 +11,11 @@ import os
 import sys
 from typing import Any
 
-from tactful.audited_models import audited_registry
 from tactful.config.settings import Settings
 from tactful.errors import ConfigError
 from tactful.experiments.store import RolloutStore, StoredRollout
-from tactful.retraining import environment, run_command
+from tactful.models.audited_registry import audited_registry
+from tactful.models.schedule import environment, run_command
 
 logger = logging.getLogger(__name__)
 

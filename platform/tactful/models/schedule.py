@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from tactful.config.settings import Settings, TrainingSettings
-from tactful.drift import Drift
-from tactful.model_log import ModelChange
+from tactful.models.audit_log import ModelChange
+from tactful.models.drift import Drift
 
 logger = logging.getLogger(__name__)
 

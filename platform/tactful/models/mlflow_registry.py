@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tactful.errors import ModelError
-from tactful.model_log import Action, ModelLog, whoever_runs_this
+from tactful.models.audit_log import Action, ModelLog, whoever_runs_this
 from tactful.ranking.features import layout
 from tactful.ranking.model import (
     Manifest,

@@ -7,14 +7,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.platform.models.test_mlflow_registry import make_model, register
 from tests.platform.support import Live
-from tests.platform.test_registry import make_model, register
 
 from tactful.errors import ModelError, StorageError
 from tactful.metadata.store import MetadataStore, open_metadata
-from tactful.model_log import ModelChange, ModelLog
+from tactful.models.audit_log import ModelChange, ModelLog
+from tactful.models.mlflow_registry import Registry
 from tactful.ranking.model import Pointer, read_pointer
-from tactful.registry import Registry
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 from tactful.config.settings import Settings
 from tactful.metadata.connections import open_installation
-from tactful.model_log import ModelLog
-from tactful.registry import Registry
+from tactful.models.audit_log import ModelLog
+from tactful.models.mlflow_registry import Registry
 from tactful.util.clock import now_ms
 
 

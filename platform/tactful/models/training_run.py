@@ -12,21 +12,21 @@ from typing import Any
 
 import numpy as np
 
-from tactful.audited_models import open_model_log
 from tactful.config.identity import identity_of
 from tactful.config.settings import Settings
-from tactful.drift import LATEST, Drift, measure_drift
 from tactful.errors import ConfigError, ModelError
 from tactful.event_log.open import open_log
 from tactful.metadata.connections import open_installation
-from tactful.model_log import whoever_runs_this
+from tactful.models.audit_log import whoever_runs_this
+from tactful.models.audited_registry import open_model_log
+from tactful.models.drift import LATEST, Drift, measure_drift
+from tactful.models.mlflow_registry import Registry
+from tactful.models.schedule import why_due
+from tactful.models.skew import Skew, measure_skew
 from tactful.ranking.features import layout
 from tactful.ranking.model import load_trees, read_manifest, read_pointer, version_directory
-from tactful.registry import Registry
 from tactful.retention import Kind, limits_of
-from tactful.retraining import why_due
 from tactful.schemas.positions import Position
-from tactful.skew import Skew, measure_skew
 from tactful.subjects.consented_log import PermittedLog, training_permissions
 from tactful.subjects.erasure_requests import ErasureJobs
 from tactful.training.evaluation import list_metrics

@@ -14,11 +14,11 @@ import pytest
 from tests.platform.shop import definitions, entries, make_shop, write_log
 
 from tactful.event_log.impressions import read_impressions
+from tactful.models.skew import Skew, measure_skew
 from tactful.ranking.features import RANKING_FEATURES, layout
 from tactful.ranking.model import Pointer, read_manifest, version_directory, write_pointer
 from tactful.recommend.recommender import HEURISTIC, LEARNED, RANKING_EXPERIMENT, Recommender
 from tactful.schemas.messages import RecommendRequest
-from tactful.skew import Skew, measure_skew
 from tactful.training.shown_rows import read_shown
 from tactful.training.train import TrainingOptions, train
 from tactful_bandits import Arm, Experiment

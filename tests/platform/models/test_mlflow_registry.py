@@ -16,6 +16,7 @@ import xgboost
 from numpy.typing import NDArray
 
 from tactful.errors import ModelError
+from tactful.models.mlflow_registry import Registered, Registry
 from tactful.ranking.features import RANKING_FEATURES, layout
 from tactful.ranking.model import (
     Manifest,
@@ -28,7 +29,6 @@ from tactful.ranking.model import (
     version_directory,
 )
 from tactful.recall.index import Interactions, build_index
-from tactful.registry import Registered, Registry
 
 DEFINITIONS = "d" * 64
 EXAMPLE = np.random.default_rng(0).standard_normal((5, len(RANKING_FEATURES))).astype(np.float32)
@@ -270,7 +270,7 @@ def test_the_default_store_is_a_database_in_the_working_directory(
 
 def test_knowing_a_registry_costs_no_import_of_mlflow(tmp_path: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from tactful.registry import Registry\n"
+        "import sys; from pathlib import Path; from tactful.models.mlflow_registry import Registry\n"
         "Registry('ranker', Path('models'))\n"
         "print('mlflow' in sys.modules)"
     )

@@ -21,9 +21,9 @@ from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from tests.platform.models.test_mlflow_registry import DEFINITIONS, make_model
 from tests.platform.shop import definitions, entries, make_shop, write_log
 from tests.platform.support import Live, build, wait_until
-from tests.platform.test_registry import DEFINITIONS, make_model
 
 from tactful.cli import main
 from tactful.config.settings import (
@@ -34,16 +34,16 @@ from tactful.config.settings import (
     TrainingSettings,
     load_settings,
 )
-from tactful.drift import SCORE, Drift, measure_drift, population_stability
-from tactful.model_log import ModelChange
+from tactful.models.audit_log import ModelChange
+from tactful.models.drift import SCORE, Drift, measure_drift, population_stability
+from tactful.models.schedule import environment, retrain, why_due
+from tactful.models.training_run import no_worse
 from tactful.ranking.features import RANKING_FEATURES, layout
 from tactful.ranking.model import Pointer, load_trees, version_directory, write_pointer
 from tactful.recommend import recommender
-from tactful.retraining import environment, retrain, why_due
 from tactful.service import Platform
 from tactful.training.replay_rows import Rows
 from tactful.training.train import Trained
-from tactful.training_run import no_worse
 from tactful.util.checkpoint import Checkpoint
 from tactful_streaming import Entry, Event
 

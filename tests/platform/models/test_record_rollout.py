@@ -14,7 +14,7 @@ from tactful.experiments.definitions import RolloutDefinition
 from tactful.experiments.messages import move
 from tactful.experiments.store import RolloutStore
 from tactful.metadata.store import open_metadata
-from tactful.rollout_recording import Recorder, record
+from tactful.models.record_rollout import Recorder, record
 
 AT = 1_772_366_400_000
 
@@ -59,9 +59,9 @@ def test_a_model_that_was_shipped_becomes_the_champion_before_that_is_recorded(
             promoted.append(version)
 
     monkeypatch.setattr(
-        "tactful.rollout_recording.audited_registry", lambda *_, **__: nullcontext(Registry())
+        "tactful.models.record_rollout.audited_registry", lambda *_, **__: nullcontext(Registry())
     )
-    monkeypatch.setattr("tactful.rollout_recording._log_run", lambda store, stored: "run")
+    monkeypatch.setattr("tactful.models.record_rollout._log_run", lambda store, stored: "run")
     store.apply(
         RolloutDefinition(key="seven", change={"model": "7"}, start=True), by="ann", reason="r"
     )
