@@ -36,9 +36,9 @@ import msgspec
 from benchmarks._serving_request import cpu_s
 from benchmarks.figures import Figure
 from tactful.config.settings import ServerSettings, Settings, StorageSettings
-from tactful.http import make_application
+from tactful.http.app import make_application
+from tactful.http.uvicorn_server import listen, make_server, run
 from tactful.recommend.recommender import build
-from tactful.server import listen, make_server, run
 from tactful.service import Platform
 from tactful_streaming import OffsetError
 

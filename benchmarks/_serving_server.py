@@ -13,8 +13,8 @@ from pathlib import Path
 from benchmarks._serving_build import build
 from tactful.config.settings import EngineSettings, ServerSettings, Settings, StorageSettings
 from tactful.crew import run_crew
-from tactful.http import make_application
-from tactful.server import listen, make_server, run
+from tactful.http.app import make_application
+from tactful.http.uvicorn_server import listen, make_server, run
 from tactful.service import Platform
 
 

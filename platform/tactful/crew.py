@@ -24,10 +24,11 @@ from typing import Any
 
 import msgspec
 
-from tactful.asgi import Call, Endpoint
 from tactful.catalogue.changes import ChangeList
 from tactful.catalogue.request_context import described, read_columns, read_nonzero
-from tactful.endpoints import ENDPOINTS
+from tactful.http.asgi import Call, Endpoint
+from tactful.http.routes import ENDPOINTS
+from tactful.http.uvicorn_server import loop_factory
 from tactful.link import (
     Changed,
     Changes,
@@ -56,7 +57,6 @@ from tactful.recall.trending import Trends
 from tactful.rerank.frequency_caps import Shown
 from tactful.roster import Roster, Serving, serving
 from tactful.schemas.problems import ProblemError
-from tactful.server import loop_factory
 from tactful.service import Platform
 from tactful.serving_worker import Orders
 from tactful.util import malloc as heap

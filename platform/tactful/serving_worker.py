@@ -25,12 +25,13 @@ from typing import Any
 import msgspec
 from prometheus_client import CollectorRegistry
 
-from tactful.asgi import Application, Call, Endpoint, Reply, decoded, json_reply
 from tactful.config import logging as logs
 from tactful.config.settings import Settings
-from tactful.endpoints import ENDPOINTS
 from tactful.errors import NotPersonal
-from tactful.http import route
+from tactful.http.app import route
+from tactful.http.asgi import Application, Call, Endpoint, Reply, decoded, json_reply
+from tactful.http.routes import ENDPOINTS
+from tactful.http.uvicorn_server import Server, loop_factory, make_server
 from tactful.link import (
     Asker,
     Caller,
@@ -57,7 +58,6 @@ from tactful.schemas.messages import (
     RecommendRequest,
 )
 from tactful.schemas.problems import ProblemError
-from tactful.server import Server, loop_factory, make_server
 from tactful.turnstile import Turnstile
 from tactful.util import malloc as heap
 from tactful.util.clock import now_ms

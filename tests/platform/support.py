@@ -22,10 +22,10 @@ from tactful.config.settings import (
     Settings,
     StorageSettings,
 )
-from tactful.http import make_application
+from tactful.http.app import make_application
+from tactful.http.uvicorn_server import Server, listen, make_server
 from tactful.schemas.messages import Explanation, Recommendation, RecommendedItem, RecommendRequest
 from tactful.schemas.positions import Position
-from tactful.server import Server, listen, make_server
 from tactful.service import Platform
 from tactful_streaming import Event, encode_entry
 

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.platform.support import Live, build, now_ms, small_settings, view
 
-from tactful.endpoints import ENDPOINTS
+from tactful.http.routes import ENDPOINTS
 from tactful.service import Platform
 
 EXAMPLES = settings(

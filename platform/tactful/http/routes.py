@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from tactful.asgi import Call, Endpoint, Reply, json_reply
-from tactful.consent_endpoints import person_of
-from tactful.endpoint_parts import EVENT_EXAMPLE, NoQuery, PageQuery, moment_of
+from tactful.http.asgi import Call, Endpoint, Reply, json_reply
+from tactful.http.common import EVENT_EXAMPLE, NoQuery, PageQuery, moment_of
+from tactful.http.consent import person_of
+from tactful.http.openapi import document
+from tactful.http.reports import list_reports, report_path
+from tactful.http.rights import RIGHTS_ENDPOINTS
+from tactful.http.rollouts import ROLLOUT_ENDPOINTS
+from tactful.http.statistics import STATISTICS_ENDPOINTS
 from tactful.metrics import registry as metrics
-from tactful.openapi import document
-from tactful.reports import list_reports, report_path
-from tactful.rights_endpoints import RIGHTS_ENDPOINTS
-from tactful.rollout_endpoints import ROLLOUT_ENDPOINTS
 from tactful.schemas import browser_access as browser
 from tactful.schemas.messages import (
     BatchResult,
@@ -37,7 +38,6 @@ from tactful.schemas.messages import (
     UserFeatures,
 )
 from tactful.schemas.problems import ProblemError
-from tactful.statistics_endpoints import STATISTICS_ENDPOINTS
 
 if TYPE_CHECKING:
     from tactful.service import Platform

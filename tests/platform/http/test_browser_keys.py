@@ -12,8 +12,8 @@ import pytest
 from tests.platform.support import Live, build, small_settings, view
 
 from tactful.config.settings import ServerSettings, Settings
-from tactful.endpoints import ENDPOINTS
 from tactful.errors import ApiKeyError, ConfigError
+from tactful.http.routes import ENDPOINTS
 from tactful.schemas.browser_access import parse_origins
 from tactful.service import Platform
 

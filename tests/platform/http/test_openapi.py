@@ -10,9 +10,9 @@ import msgspec
 import pytest
 from tests.platform.support import Live, view
 
-from tactful.asgi import Endpoint
-from tactful.endpoints import ENDPOINTS
-from tactful.openapi import document, problem_codes
+from tactful.http.asgi import Endpoint
+from tactful.http.openapi import document, problem_codes
+from tactful.http.routes import ENDPOINTS
 from tactful.schemas.messages import NewEvent, NewItem, NewUser, Problem
 from tactful.schemas.problems import KINDS
 from tactful_streaming import Event, Item, User

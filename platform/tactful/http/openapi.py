@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from tactful.asgi import Endpoint
+from tactful.http.asgi import Endpoint
 from tactful.metadata.key_cache import SCOPES
 from tactful.schemas import browser_access as browser
 from tactful.schemas.messages import Problem

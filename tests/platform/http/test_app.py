@@ -15,7 +15,7 @@ import httpx
 import pytest
 from tests.platform.support import Live, build, now_ms, small_settings, view, wait_until
 
-from tactful.endpoints import ENDPOINTS
+from tactful.http.routes import ENDPOINTS
 from tactful.metadata.api_keys import SCOPES
 from tactful.service import Platform
 
@@ -225,7 +225,7 @@ def test_a_body_over_the_limit_is_refused_unread(shared: Live, user: str) -> Non
 def test_what_is_left_of_a_refused_body_is_not_read_for_ever(
     live: Live, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tactful.server._DISCARD_BYTES", 1024 * 1024)
+    monkeypatch.setattr("tactful.http.uvicorn_server._DISCARD_BYTES", 1024 * 1024)
     with socket.create_connection(("127.0.0.1", live.port), timeout=60) as connection:
         connection.sendall(
             b"POST /v1/events HTTP/1.1\r\nhost: localhost\r\ncontent-length: 999999999\r\n\r\n"

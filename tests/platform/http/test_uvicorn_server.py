@@ -9,10 +9,10 @@ import pytest
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 from uvicorn.server import ServerState
 
-from tactful import server as serving
-from tactful.asgi import ARRIVED, Application, Receive, Scope, Send
 from tactful.config.settings import ServerSettings
-from tactful.server import listen, make_server, run
+from tactful.http import uvicorn_server as serving
+from tactful.http.asgi import ARRIVED, Application, Receive, Scope, Send
+from tactful.http.uvicorn_server import listen, make_server, run
 
 _ASKED = (
     b"%b / HTTP/1.1\r\nhost: localhost\r\ncontent-length: 2\r\n%b\r\n"

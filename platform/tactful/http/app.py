@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from starlette.routing import Route, Router
 
-from tactful.asgi import (
+from tactful.http.asgi import (
     Application,
     Endpoint,
     Host,
@@ -22,7 +22,7 @@ from tactful.asgi import (
     Send,
     answer_with_problem,
 )
-from tactful.endpoints import ENDPOINTS
+from tactful.http.routes import ENDPOINTS
 from tactful.schemas.problems import ProblemError
 
 if TYPE_CHECKING:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 import msgspec
 from msgspec import Meta
 
-from tactful.asgi import Call, Endpoint, Reply, json_reply
 from tactful.errors import ConfigError, StorageError
 from tactful.experiments.definitions import RolloutDefinition
 from tactful.experiments.messages import (
@@ -21,6 +20,7 @@ from tactful.experiments.messages import (
     move,
     told,
 )
+from tactful.http.asgi import Call, Endpoint, Reply, json_reply
 from tactful.schemas.problems import ProblemError
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
-from tactful.asgi import Call, Endpoint, Reply, json_reply
-from tactful.endpoint_parts import Cursor, Limit, NoQuery, moment_of
+from tactful.http.asgi import Call, Endpoint, Reply, json_reply
+from tactful.http.common import Cursor, Limit, NoQuery, moment_of
 from tactful.schemas.conclusion_query import CONCLUSIONS, ConclusionQuery
 from tactful.schemas.messages import Conclusion, Moment, StatisticsIndex, StatisticsPage
 from tactful.schemas.problems import ProblemError

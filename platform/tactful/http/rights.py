@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 
 import msgspec
 
-from tactful.asgi import Call, Endpoint, Reply, json_reply
-from tactful.consent_endpoints import get_consent, person_of, put_consent
-from tactful.endpoint_parts import EVENT_EXAMPLE, NoQuery
 from tactful.errors import StorageError
+from tactful.http.asgi import Call, Endpoint, Reply, json_reply
+from tactful.http.common import EVENT_EXAMPLE, NoQuery
+from tactful.http.consent import get_consent, person_of, put_consent
 from tactful.schemas.messages import Consent, Erasure, NewConsent, PersonExport
 from tactful.schemas.problems import ProblemError
 from tactful_streaming import StreamingError

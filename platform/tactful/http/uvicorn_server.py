@@ -12,8 +12,8 @@ from typing import Any, cast
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from tactful.asgi import ARRIVED
 from tactful.config.settings import ServerSettings
+from tactful.http.asgi import ARRIVED
 from tactful.schemas import problems
 from tactful.schemas.problems import ProblemError
 from tactful.util import gc_tuning as interpreter

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from tactful.asgi import Call, Reply, json_reply
 from tactful.errors import StorageError
+from tactful.http.asgi import Call, Reply, json_reply
 from tactful.schemas.messages import Consent, ConsentDecision, NewConsent, to_milliseconds
 from tactful.schemas.problems import ProblemError
 
