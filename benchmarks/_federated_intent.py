@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from benchmarks._federated_families import Families, new_model
 from benchmarks._quality_served import served_lists
 from benchmarks.figures import Figure
-from tactful.datasets import DAY, Replay, online_retail
+from tactful.demo.datasets import DAY, Replay, online_retail
 from tactful.training.evaluation import Scorecard
 from tactful.training.train import TrainingOptions
 from tactful_federated.tokens import BOUNDARY, FIRST_CATEGORY, OTHER

@@ -18,7 +18,7 @@ import numpy as np
 
 from benchmarks._quality_served import served_lists
 from benchmarks.figures import Figure
-from tactful.datasets import Ask, Replay, online_retail
+from tactful.demo.datasets import Ask, Replay, online_retail
 from tactful.training.evaluation import Scorecard
 from tactful.training.train import TrainingOptions
 

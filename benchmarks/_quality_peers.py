@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from benchmarks._quality_questions import Question, Trial
-from tactful.baselines import CoVisitation, OwnFrequency, Popularity
+from tactful.demo.baselines import CoVisitation, OwnFrequency, Popularity
 from tactful.training.evaluation import CUTOFF
 
 Lists = NDArray[np.int64]
@@ -121,7 +121,7 @@ def _popularity(trial: Trial) -> NDArray[np.int64]:
 
 
 def replayed(make: Callable[[Popularity], Popularity | OwnFrequency | CoVisitation]) -> Any:
-    """A baseline of `tactful.baselines`, told the same things in their order.
+    """A baseline of `tactful.demo.baselines`, told the same things in their order.
 
     Args:
         make: the baseline from popularity.

@@ -1,6 +1,6 @@
 """What every recommender is told: past visits, and for each question what is known then.
 
-The questions are those of `tactful.datasets`. A second trial of the same kind lies wholly before
+The questions are those of `tactful.demo.datasets`. A second trial of the same kind lies wholly before
 the cut; settings are chosen on it.
 """
 
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tactful.datasets import DAY, Replay
+from tactful.demo.datasets import DAY, Replay
 
 _DAYS = 30
 _QUESTIONS = 4_000

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tactful.config.settings import Settings, StorageSettings
-from tactful.datasets import Replay
+from tactful.demo.datasets import Replay
 from tactful.ranking.model import Pointer, version_directory, write_pointer
 from tactful.recommend import recommender
 from tactful.recommend.recommender import LEARNED, RANKING_EXPERIMENT, Recommender

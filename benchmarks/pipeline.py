@@ -19,7 +19,7 @@ from typing import Any
 
 from benchmarks.figures import Figure, main
 from tactful.client import Client
-from tactful.datasets import Replay, completejourney
+from tactful.demo.datasets import Replay, completejourney
 from tactful.errors import Busy, ConnectionFailed
 from tactful.schemas.positions import Position
 

@@ -26,7 +26,7 @@ from benchmarks._quality_peers import Lists, Peer
 from benchmarks._quality_questions import Trial, earlier_trial, final_trial
 from benchmarks._quality_served import served_lists
 from benchmarks.figures import Figure, main
-from tactful.datasets import Replay, completejourney, online_retail
+from tactful.demo.datasets import Replay, completejourney, online_retail
 from tactful.training.evaluation import Scorecard
 from tactful.training.train import TrainingOptions
 

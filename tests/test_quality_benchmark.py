@@ -15,7 +15,7 @@ from benchmarks import quality
 from benchmarks._quality_questions import Question, Trial, earlier_trial, final_trial
 from benchmarks._quality_served import served_lists
 from benchmarks.figures import Figure
-from tactful.datasets import Replay
+from tactful.demo.datasets import Replay
 from tactful.training.evaluation import CUTOFF
 from tactful.training.train import TrainingOptions
 

@@ -10,7 +10,7 @@ import click
 import msgspec
 
 from tactful.command_options import json_option
-from tactful.demo import DemoOptions, run, summary
+from tactful.demo.demo import DemoOptions, run, summary
 
 
 @click.command()

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from tactful.config.settings import Settings
-from tactful.datasets import Ask, Replay
+from tactful.demo.datasets import Ask, Replay
 from tactful.recall.index import Interactions, RecallIndex, build_index
 from tactful_streaming import (
     Definitions,

@@ -13,9 +13,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
-from tactful.baselines import Baseline, CoVisitation, OwnFrequency, Popularity
 from tactful.client import Client
-from tactful.datasets import Ask, Replay
+from tactful.demo.baselines import Baseline, CoVisitation, OwnFrequency, Popularity
+from tactful.demo.datasets import Ask, Replay
 from tactful.errors import TactfulError
 from tactful.schemas.messages import Recommendation
 from tactful.schemas.positions import Position, covers

@@ -16,10 +16,10 @@ import pytest
 from click.testing import CliRunner
 from tests.platform.shop import make_shop
 
-from tactful import demo
-from tactful.asking import Outcomes
 from tactful.cli import main
-from tactful.demo import DemoOptions, category_histories, clear, run, summary
+from tactful.demo import demo
+from tactful.demo.demo import DemoOptions, category_histories, clear, run, summary
+from tactful.demo.replay import Outcomes
 from tactful.errors import DatasetError, TactfulError
 from tactful.training.evaluation import Scorecard
 from tactful_streaming import EmbeddedLog, Event, decode_entry

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from tactful.baselines import CoVisitation, OwnFrequency, Popularity
-from tactful.datasets import online_retail
+from tactful.demo.baselines import CoVisitation, OwnFrequency, Popularity
+from tactful.demo.datasets import online_retail
 from tactful.training.evaluation import Scorecard
 
 
@@ -45,7 +45,7 @@ def test_before_a_visit_the_previous_one_stands_in() -> None:
 @pytest.mark.slow
 def test_published_figures_of_the_next_item_questions() -> None:
     """HR@20 .042 for popularity, .353 (MRR .154) for co-visitation on the 20,000 questions."""
-    shared = Path(os.environ.get("TACTFUL_SHARED", Path(__file__).parents[3] / "shared"))
+    shared = Path(os.environ.get("TACTFUL_SHARED", Path(__file__).parents[4] / "shared"))
     path = shared / "data/online_retail/online_retail.parquet"
     if not path.exists():
         pytest.skip(f"{path} is not there")

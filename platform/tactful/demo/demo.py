@@ -25,11 +25,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from tqdm import tqdm
 
-from tactful.asking import Outcomes, Replayer
 from tactful.client import Client
-from tactful.datasets import Replay, completejourney, online_retail
+from tactful.demo.datasets import Replay, completejourney, online_retail
+from tactful.demo.replay import Outcomes, Replayer
+from tactful.demo.report import Report, plot_quality, quality_section, quality_table
 from tactful.errors import DatasetError, TactfulError
-from tactful.report import Report, plot_quality, quality_section, quality_table
 from tactful.training.evaluation import best_baseline
 from tactful_bandits import (
     Ratio,

@@ -13,7 +13,7 @@ import msgspec
 import pandas as pd
 import pytest
 
-from tactful.datasets import Replay, completejourney, online_retail
+from tactful.demo.datasets import Replay, completejourney, online_retail
 from tactful.errors import DatasetError
 from tactful_streaming import decode_events, decode_items, decode_users
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tactful.demo import DemoOptions, clear, run
+from tactful.demo.demo import DemoOptions, clear, run
 from tactful.errors import TactfulError
 
 

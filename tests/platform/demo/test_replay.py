@@ -28,11 +28,11 @@ from tests.platform.shop import (
 from tests.platform.support import Live, small_settings
 from tests.platform.test_durability import Process
 
-from tactful import asking
-from tactful.asking import Outcomes, Replayer
 from tactful.client import Client
 from tactful.config.settings import EngineSettings, Settings
-from tactful.datasets import Replay
+from tactful.demo import replay as asking
+from tactful.demo.datasets import Replay
+from tactful.demo.replay import Outcomes, Replayer
 from tactful.errors import TactfulError
 from tactful.ranking.features import RANKING_FEATURES
 from tactful.ranking.model import Pointer, version_directory, write_pointer

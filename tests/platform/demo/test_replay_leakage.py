@@ -8,8 +8,8 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from tactful import datasets
-from tactful.datasets import Replay, completejourney, online_retail
+from tactful.demo import datasets
+from tactful.demo.datasets import Replay, completejourney, online_retail
 
 
 def prices(replay: Replay) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tactful.report import MEASURES, Report, plot_quality, quality_section, quality_table
+from tactful.demo.report import MEASURES, Report, plot_quality, quality_section, quality_table
 from tactful.training.evaluation import Estimate, Quality, Scorecard
 
 
