@@ -14,6 +14,9 @@ import click
 import msgspec
 from tqdm import tqdm
 
+from tactful.cleaning.redrive import as_sent
+from tactful.cleaning.redrive import redrive as send
+from tactful.cleaning.rule_check import check_file
 from tactful.client import Client
 from tactful.command_options import (
     api_key,
@@ -27,9 +30,6 @@ from tactful.command_options import (
 from tactful.config.settings import load_settings
 from tactful.errors import ConfigError, DatasetError
 from tactful.event_log.encryption import open_seal
-from tactful.redrive import as_sent
-from tactful.redrive import redrive as send
-from tactful.rule_check import check_file
 from tactful.util.clock import now_ms
 from tactful_streaming import DeadLetters, Event, LogError, RuleError, load_rules
 

@@ -12,9 +12,9 @@ import pytest
 from click.testing import CliRunner, Result
 from tests.platform.support import Live, now_ms, view
 
+from tactful.cleaning.redrive import redrive
 from tactful.cli import main
 from tactful.client import Client
-from tactful.redrive import redrive
 from tactful_streaming import DeadLetter, DeadLetters, Event, encode_entry, load_rules
 
 RULES = """\

@@ -10,8 +10,8 @@ from typing import Any, BinaryIO, Literal, cast
 
 import msgspec
 
+from tactful.cleaning.redrive import as_sent
 from tactful.errors import DatasetError
-from tactful.redrive import as_sent
 from tactful.util.clock import now_ms
 from tactful_streaming import (
     Dropped,
