@@ -14,7 +14,7 @@ from tactful.command_options import config_option, data_option, json_option
 from tactful.config.settings import load_settings
 from tactful.errors import ConfigError, StorageError, TactfulError
 from tactful.event_log.encryption import open_seal
-from tactful.feature_worker import followed_erasures
+from tactful.feature_workers.prepare import followed_erasures
 from tactful.rescaling import Target, rescale_workers
 from tactful.util.clock import now_ms
 from tactful.util.signals import on_stop_signals

@@ -21,7 +21,7 @@ import msgspec
 
 from tactful.config.settings import Settings
 from tactful.errors import ConfigError, StorageError
-from tactful.feature_worker import prepare_worker
+from tactful.feature_workers.prepare import prepare_worker
 from tactful.metadata.connections import kafka_settings, make_topic
 from tactful_privacy.durable_files import replace_file, sync
 from tactful_streaming import (

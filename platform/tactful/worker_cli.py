@@ -57,7 +57,9 @@ def worker(
         raise ConfigError('log.kind is "embedded": workers share the partitions of a log in Kafka')
     if supervise:
         supervise_this(again=FENCED)
-    from tactful.worker_run import run_workers  # memory that a supervising process does without
+    from tactful.feature_workers.run import (
+        run_workers,  # memory that a supervising process does without
+    )
 
     if not run_workers(settings, matches_topic, idle_exit=idle_exit, as_json=as_json):
         raise SystemExit(FENCED)

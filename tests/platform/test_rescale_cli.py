@@ -18,7 +18,7 @@ from tests.streaming.test_rescaling import DELAY, SEQUENCES
 
 from tactful.cli import main
 from tactful.config.settings import Settings, load_settings
-from tactful.feature_worker import prepare_worker
+from tactful.feature_workers.prepare import prepare_worker
 from tactful.metadata.connections import kafka_settings, make_topic
 from tactful_streaming import (
     Definitions,

@@ -16,9 +16,10 @@ from tests.platform.support import wait_until
 from tests.streaming.brokers import topic_name
 
 from benchmarks._ports import free_port
-from tactful import feature_worker, worker_run
 from tactful.config.settings import EngineSettings, LogSettings, Settings, WorkerSettings
 from tactful.errors import StorageError
+from tactful.feature_workers import prepare as feature_worker
+from tactful.feature_workers import run as worker_run
 from tactful_streaming import (
     Event,
     KafkaSettings,

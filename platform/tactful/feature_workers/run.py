@@ -19,7 +19,7 @@ from tactful.config import logging as logs
 from tactful.config.settings import Settings
 from tactful.errors import StorageError
 from tactful.event_log.encryption import open_seal
-from tactful.feature_worker import followed_erasures, prepare_worker
+from tactful.feature_workers.prepare import followed_erasures, prepare_worker
 from tactful.metrics.public import PublicMetrics
 from tactful.util import gc_tuning as interpreter
 from tactful.util.clock import now_ms
