@@ -23,7 +23,7 @@ from benchmarks._privacy_people import EVENTS, Population, build, check, texts_o
 from benchmarks._streaming_server import Server
 from benchmarks.figures import Figure
 from tactful.config.settings import Settings, StorageSettings
-from tactful.erasure import request_erasure, run_erasures
+from tactful.erasure.erase import request_erasure, run_erasures
 from tactful.metadata.connections import open_installation
 from tactful.subjects.installation import Installation
 from tactful.subjects.suppression import open_suppression

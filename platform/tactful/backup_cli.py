@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from tactful.backup import make_backup
 from tactful.config.settings import load_settings
-from tactful.erasure import complete_erasures
+from tactful.erasure.erase import complete_erasures
 from tactful.metadata.connections import open_installation
 from tactful.metadata.directory_lock import exclusive
 from tactful.restore import check_backup, restore_backup

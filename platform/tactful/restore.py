@@ -23,7 +23,7 @@ import msgspec
 
 from tactful.backup_manifest import Copied, Manifest, copy_checked, read_manifest
 from tactful.config.settings import Settings
-from tactful.erasure import RESTORED
+from tactful.erasure.erase import RESTORED
 from tactful.errors import BackupError
 from tactful.metadata.restore_journal import READY, RESTORING, STAGED, Ready, finish_restore
 from tactful.restored_parts import Parts, keep_what_never_goes_back

@@ -221,7 +221,7 @@ def _copy_file(source: Path, target: Path) -> None:
 def _vault(settings: Settings, staged: Path) -> None:
     """Keep the keys in place, and add the backup's, by which what came can be read and erased.
 
-    Those of the erased are dropped when that is done, see `tactful.erasure.complete_erasures`.
+    Those of the erased are dropped when that is done, see `tactful.erasure.erase.complete_erasures`.
     """
     present, restored = settings.vault, _place_of(settings.vault, settings, staged)
     if restored is None or not present.exists():

@@ -26,7 +26,9 @@ from prometheus_client import CollectorRegistry
 from tactful.config.settings import PACKAGED_FEATURES, Settings
 from tactful.coupons.decisions import CouponDesk
 from tactful.coupons.definitions import OFFER, WITHHELD, CouponDefinition, load_coupons
-from tactful.erasure import complete_erasures, settle_erasures
+from tactful.erasure.erase import complete_erasures, settle_erasures
+from tactful.erasure.live_stores import RunningPlaces
+from tactful.erasure.online import OnlineErasures
 from tactful.errors import ModelError, StorageError, TactfulError
 from tactful.experiments.controller import RolloutKeeper, apply_file, write_served
 from tactful.experiments.serving import FILE
@@ -40,7 +42,6 @@ from tactful.metrics.registry import Metrics
 from tactful.models.audit_log import ModelLog
 from tactful.models.record_rollout import Recorder
 from tactful.models.schedule import retrain
-from tactful.online_erasure import OnlineErasures
 from tactful.pipeline.applier import Follower
 from tactful.pipeline.backends import Backend, open_backend
 from tactful.pipeline.ingest import Door
@@ -51,7 +52,6 @@ from tactful.platform_parts import Recommender, Statistics
 from tactful.ranking.features import absent_features
 from tactful.recommend.anonymous import NOT_PERSONALISED, for_everybody
 from tactful.retention import Retention, expire_state
-from tactful.running_places import RunningPlaces
 from tactful.schemas.messages import (
     Explanation,
     Health,

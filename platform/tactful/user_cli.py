@@ -16,9 +16,9 @@ import click
 import msgspec
 
 from tactful.config.settings import Settings, load_settings
-from tactful.erasure import request_erasure, request_suppressed, run_erasures
-from tactful.erasure_places import check_rebuild
-from tactful.erasure_preview import preview
+from tactful.erasure.erase import request_erasure, request_suppressed, run_erasures
+from tactful.erasure.offline_stores import check_rebuild
+from tactful.erasure.preview import preview
 from tactful.errors import ConfigError, StorageError
 from tactful.metadata.connections import open_installation
 from tactful.metadata.directory_lock import exclusive

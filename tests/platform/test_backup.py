@@ -22,16 +22,16 @@ import numpy as np
 import pytest
 import sqlalchemy as sa
 from click.testing import CliRunner
+from tests.platform.erasure.test_erase import FIELDS, Tokens, leave_traces, scan, settings_of
 from tests.platform.statistics.test_service import LINES
 from tests.platform.support import Live, build, now_ms, view
-from tests.platform.test_erasure import FIELDS, Tokens, leave_traces, scan, settings_of
 
 from tactful import backup
 from tactful.backup import copy_database, make_backup
 from tactful.backup_manifest import FILES, read_manifest
 from tactful.cli import main
 from tactful.config.settings import PrivacySettings, Settings
-from tactful.erasure import RESTORED, complete_erasures, request_erasure
+from tactful.erasure.erase import RESTORED, complete_erasures, request_erasure
 from tactful.errors import BackupError
 from tactful.metadata.connections import open_installation, open_keys
 from tactful.metadata.restore_journal import RESTORING, finish_restore

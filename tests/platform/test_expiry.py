@@ -17,7 +17,7 @@ from tests.platform.support import build, now_ms, small_settings
 from tactful.backup_manifest import FORMAT, MANIFEST, Manifest, write_manifest
 from tactful.cli import main
 from tactful.config.settings import RetentionSettings, Settings, TrainingSettings
-from tactful.erasure import request_erasure, run_erasures
+from tactful.erasure.erase import request_erasure, run_erasures
 from tactful.errors import ConfigError
 from tactful.expiry import expire_backups, expire_exports, expire_models, kept_for
 from tactful.metadata.connections import open_installation

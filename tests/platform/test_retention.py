@@ -15,8 +15,8 @@ import sqlalchemy as sa
 from hypothesis import given
 from hypothesis import settings as settings_
 from hypothesis import strategies as st
+from tests.platform.erasure.test_erase import settings_of
 from tests.platform.support import AtOnce, Live, build, now_ms, view
-from tests.platform.test_erasure import settings_of
 
 from tactful.config.settings import LogSettings, PrivacySettings, RetentionSettings, Settings
 from tactful.doctor import examine

@@ -16,8 +16,7 @@ from click.testing import CliRunner
 from hypothesis import HealthCheck, given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
-from tests.platform.support import Live, build, now_ms, view, wait_until
-from tests.platform.test_erasure import (
+from tests.platform.erasure.test_erase import (
     FIELDS,
     Tokens,
     installation_of,
@@ -26,11 +25,12 @@ from tests.platform.test_erasure import (
     scan,
     settings_of,
 )
+from tests.platform.support import Live, build, now_ms, view, wait_until
 
 from tactful.cli import main
 from tactful.config.settings import PrivacySettings, Settings
 from tactful.doctor import examine
-from tactful.erasure import request_erasure, run_erasures
+from tactful.erasure.erase import request_erasure, run_erasures
 from tactful.errors import ConfigError, StorageError
 from tactful.event_log.encryption import RecordSeal, log_in_files, open_seal, person_of
 from tactful.metadata.connections import open_installation

@@ -14,11 +14,11 @@ from tests.platform.databases import Location
 from tests.platform.support import Live, build, now_ms, small_settings, view
 
 from tactful.config.settings import OnlineSettings
-from tactful.erasure import FORGOTTEN, names_dropped, request_erasure, run_erasures, work_of
+from tactful.erasure.erase import FORGOTTEN, names_dropped, request_erasure, run_erasures, work_of
+from tactful.erasure.online import OnlineErasures
 from tactful.metadata import store as metadata
 from tactful.metadata.connections import open_installation, open_redis
 from tactful.metadata.store import MetadataStore, open_metadata
-from tactful.online_erasure import OnlineErasures
 from tactful.schemas.messages import ErasureStep
 from tactful.service import Platform
 from tactful.subjects.consent import ConsentStore

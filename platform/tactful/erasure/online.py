@@ -28,7 +28,7 @@ from typing import Literal
 import msgspec
 
 from tactful.config.settings import Settings
-from tactful.erasure import (
+from tactful.erasure.erase import (
     FORGOTTEN,
     Say,
     ask_owners,
@@ -40,7 +40,8 @@ from tactful.erasure import (
     save_found,
     work_of,
 )
-from tactful.erasure_places import (
+from tactful.erasure.live_stores import RunningPlaces
+from tactful.erasure.offline_stores import (
     blank_letter,
     blanking,
     delete_keys,
@@ -48,14 +49,13 @@ from tactful.erasure_places import (
     purge_online,
     purge_training,
 )
-from tactful.erasure_search import still_there
+from tactful.erasure.unfinished_jobs import purge_unfinished
+from tactful.erasure.verify import still_there
 from tactful.metadata.connections import open_installation
-from tactful.running_places import RunningPlaces
 from tactful.schemas.messages import ErasureStep
 from tactful.subjects.installation import Installation
 from tactful.subjects.suppression import open_suppression
 from tactful.subjects.trace_search import Found
-from tactful.unfinished_work import purge_unfinished
 from tactful.util.background_process import low_priority
 from tactful.util.clock import now_ms
 from tactful_streaming import (

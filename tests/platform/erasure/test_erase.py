@@ -24,8 +24,8 @@ from tests.platform.support import Live, build, now_ms, small_settings, view, wa
 from tactful.cli import main
 from tactful.config.settings import ConsentSettings, LogSettings, Settings
 from tactful.doctor import examine
-from tactful.erasure import look_up, request_erasure, run_erasures
-from tactful.erasure_preview import preview
+from tactful.erasure.erase import look_up, request_erasure, run_erasures
+from tactful.erasure.preview import preview
 from tactful.errors import ConfigError, StorageError
 from tactful.metadata.connections import open_installation
 from tactful.metadata.store import MetadataStore
@@ -331,7 +331,7 @@ JOB = """
 import os, pickle, signal, sys, time
 from pathlib import Path
 from tactful.metadata.connections import open_installation
-from tactful.erasure import run_erasures
+from tactful.erasure.erase import run_erasures
 from tactful.subjects.installation import Installation
 from tactful.subjects.suppression import open_suppression
 

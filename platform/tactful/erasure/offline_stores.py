@@ -12,6 +12,7 @@ from pathlib import Path
 import msgspec
 
 from tactful.config.settings import Settings
+from tactful.erasure.unfinished_jobs import purge_unfinished
 from tactful.errors import ConfigError, StorageError, TrainingBusy
 from tactful.event_log.encryption import open_seal
 from tactful.metadata.connections import kafka_settings, make_topic, open_redis
@@ -26,7 +27,6 @@ from tactful.subjects.trace_search import (
     search_log,
     search_partitions,
 )
-from tactful.unfinished_work import purge_unfinished
 from tactful.util.checkpoint import Checkpoint
 from tactful_streaming import (
     BLANK,

@@ -17,8 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.platform.support import AtOnce, Live, build, view
-from tests.platform.test_erasure import (
+from tests.platform.erasure.test_erase import (
     FIELDS,
     Tokens,
     leave_traces,
@@ -27,14 +26,15 @@ from tests.platform.test_erasure import (
     scan,
     settings_of,
 )
+from tests.platform.support import AtOnce, Live, build, view
 
 from tactful.config.settings import RetentionSettings, Settings
-from tactful.erasure import request_erasure
+from tactful.erasure.erase import request_erasure
+from tactful.erasure.online import OnlineErasures
 from tactful.errors import StorageError
 from tactful.event_log.encryption import log_in_files
 from tactful.metadata.connections import open_installation
 from tactful.models.training_run import _open_log
-from tactful.online_erasure import OnlineErasures
 from tactful.retention import Retention
 from tactful.service import Platform
 from tactful.subjects.installation import Installation

@@ -2,8 +2,8 @@
 
 A person is suppressed first, for good, so nothing comes back: what is sent later is refused, and
 lists read nothing of them. Then what they have left is found, and removed place by place: here
-(`tactful.erasure_places`) while no server uses the data directory, by the server itself
-(`tactful.online_erasure`) if one does. Each place may be done again, so a job that was killed goes
+(`tactful.erasure.offline_stores`) while no server uses the data directory, by the server itself
+(`tactful.erasure.online`) if one does. Each place may be done again, so a job that was killed goes
 on where it was. When all is done the job forgets whose it was, and what remains is a receipt.
 """
 
@@ -19,8 +19,8 @@ from pathlib import Path
 import msgspec
 import sqlalchemy as sa
 
-from tactful.erasure_places import check_rebuild, find_person, purge_places
-from tactful.erasure_search import VERIFICATION, WORK, still_there, verified
+from tactful.erasure.offline_stores import check_rebuild, find_person, purge_places
+from tactful.erasure.verify import VERIFICATION, WORK, still_there, verified
 from tactful.errors import StorageError
 from tactful.metadata.connections import kafka_settings, make_topic
 from tactful.metadata.store import suppressions

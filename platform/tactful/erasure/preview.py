@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tactful.erasure import look_up
+from tactful.erasure.erase import look_up
 from tactful.schemas.messages import ErasureStep
 from tactful.subjects.export import export_person
 from tactful.subjects.installation import Installation

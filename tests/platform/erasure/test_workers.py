@@ -15,16 +15,16 @@ from typing import Any
 
 import msgspec
 import pytest
+from tests.platform.erasure.test_erase import FEATURES, Tokens, leave_traces, scan
+from tests.platform.erasure.test_erase import others as server_others
 from tests.platform.support import Live, build, now_ms, small_settings, wait_until
-from tests.platform.test_erasure import FEATURES, Tokens, leave_traces, scan
-from tests.platform.test_erasure import others as server_others
 from tests.streaming.brokers import Broker, running_broker, topic_name
 from tests.streaming.redis_server import RedisServer
 from tests.streaming.shard import read_topic
 
 from tactful.config.settings import Settings, load_settings
-from tactful.erasure import request_erasure, run_erasures, settle_erasures
-from tactful.erasure_places import purge_spool
+from tactful.erasure.erase import request_erasure, run_erasures, settle_erasures
+from tactful.erasure.offline_stores import purge_spool
 from tactful.event_log.encryption import open_seal
 from tactful.metadata.connections import kafka_settings, make_topic, open_installation
 from tactful.service import Platform

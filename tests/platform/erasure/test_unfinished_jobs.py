@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from tests.platform.support import small_settings
 
-from tactful.unfinished_work import RESCALING, purge_unfinished
+from tactful.erasure.unfinished_jobs import RESCALING, purge_unfinished
 from tactful_streaming import RocksState, Traces, load_definitions
 
 

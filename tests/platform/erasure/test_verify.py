@@ -11,7 +11,7 @@ import pytest
 from tests.platform.support import small_settings
 
 from tactful.config.settings import Settings
-from tactful.erasure_search import places_elsewhere, still_there, verified
+from tactful.erasure.verify import places_elsewhere, still_there, verified
 from tactful.subjects.trace_search import Found
 from tactful_streaming import Traces
 
