@@ -13,12 +13,12 @@ import click
 import msgspec
 from tqdm import tqdm
 
-from tactful.backup import make_backup
 from tactful.config.settings import load_settings
 from tactful.erasure.erase import complete_erasures
+from tactful.maintenance.backup import make_backup
+from tactful.maintenance.restore import check_backup, restore_backup
 from tactful.metadata.connections import open_installation
 from tactful.metadata.directory_lock import exclusive
-from tactful.restore import check_backup, restore_backup
 from tactful.subjects.installation import Installation
 from tactful.subjects.suppression import open_suppression
 from tactful.util.clock import now_ms

@@ -9,7 +9,7 @@ import msgspec
 
 from tactful.command_options import config_option, data_option, json_option
 from tactful.config.settings import load_settings
-from tactful.doctor import examine
+from tactful.maintenance.doctor import examine
 
 
 @click.command()

@@ -10,7 +10,13 @@ import msgspec
 
 from tactful.command_options import config_option, data_option, json_option
 from tactful.config.settings import load_settings
-from tactful.expiry import Expired, expire_backups, expire_exports, expire_models, kept_for
+from tactful.maintenance.expiry import (
+    Expired,
+    expire_backups,
+    expire_exports,
+    expire_models,
+    kept_for,
+)
 from tactful.models.audited_registry import audited_registry
 from tactful.util.clock import now_ms
 

@@ -15,11 +15,11 @@ import click
 import msgspec
 from tqdm import tqdm
 
-from tactful.backfill_parts import opened_parts, require_state
-from tactful.backfills import Backfill, unfinished
 from tactful.command_options import json_option
 from tactful.config.settings import load_settings
 from tactful.errors import ConfigError, StorageError, TactfulError
+from tactful.maintenance.backfill import Backfill, unfinished
+from tactful.maintenance.backfill_targets import opened_parts, require_state
 from tactful.metadata.connections import open_installation
 from tactful.metadata.directory_lock import exclusive
 from tactful.subjects.suppression import open_suppression

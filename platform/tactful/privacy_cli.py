@@ -15,7 +15,7 @@ from tactful.command_options import config_option, data_option
 from tactful.config.ledger_location import existing_ledger, named
 from tactful.config.settings import load_settings
 from tactful.errors import ConfigError
-from tactful.key_rotation import begin_epoch, change_master_key
+from tactful.maintenance.key_rotation import begin_epoch, change_master_key
 from tactful.metadata.directory_lock import exclusive
 from tactful.statistics.export_job import publish
 from tactful.statistics.ledger_view import as_text, day_of, tell

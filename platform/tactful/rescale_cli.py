@@ -15,7 +15,7 @@ from tactful.config.settings import load_settings
 from tactful.errors import ConfigError, StorageError, TactfulError
 from tactful.event_log.encryption import open_seal
 from tactful.feature_workers.prepare import followed_erasures
-from tactful.rescaling import Target, rescale_workers
+from tactful.maintenance.rescale import Target, rescale_workers
 from tactful.util.clock import now_ms
 from tactful.util.signals import on_stop_signals
 from tactful_streaming import StreamingError, load_definitions

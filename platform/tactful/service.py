@@ -34,6 +34,7 @@ from tactful.experiments.controller import RolloutKeeper, apply_file, write_serv
 from tactful.experiments.serving import FILE
 from tactful.experiments.store import RolloutStore
 from tactful.gauges import add_gauges
+from tactful.maintenance.retention import Retention, expire_state
 from tactful.metadata.api_keys import KeyStore
 from tactful.metadata.connections import open_keys
 from tactful.metadata.directory_lock import exclusive
@@ -51,7 +52,6 @@ from tactful.pipeline.webhooks import Webhooks
 from tactful.platform_parts import Recommender, Statistics
 from tactful.ranking.features import absent_features
 from tactful.recommend.anonymous import NOT_PERSONALISED, for_everybody
-from tactful.retention import Retention, expire_state
 from tactful.schemas.messages import (
     Explanation,
     Health,

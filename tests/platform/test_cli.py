@@ -18,7 +18,7 @@ from tests.platform.support import Live, build, view
 
 from tactful.cli import main
 from tactful.config.settings import Settings
-from tactful.doctor import examine
+from tactful.maintenance.doctor import examine
 from tactful.metadata.api_keys import KeyStore
 from tactful.service import Platform
 from tactful.util.lazy_commands import LazyCommand, LazyGroup

@@ -12,10 +12,10 @@ import pytest
 from click.testing import CliRunner, Result
 from tests.platform.support import FEATURES, Live, build, now_ms, view, wait_until
 
-from tactful.backfill_parts import opened_parts
-from tactful.backfills import Backfill
 from tactful.cli import main
 from tactful.config.settings import Settings
+from tactful.maintenance.backfill import Backfill
+from tactful.maintenance.backfill_targets import opened_parts
 from tactful.metadata.connections import open_installation
 from tactful.service import Platform
 from tactful.subjects.suppression import open_suppression
@@ -173,7 +173,7 @@ def test_the_metadata_keep_account_of_backfills(
         raise LogError("the disk is on fire")
 
     with monkeypatch.context() as patch:
-        patch.setattr("tactful.backfills.compute_to_end", broken)
+        patch.setattr("tactful.maintenance.backfill.compute_to_end", broken)
         assert run("features", "backfill", *arguments).exit_code == 1
     planned = run("features", "plan", *arguments)
     assert "has come to offset 0 of 40 and failed: the disk is on fire" in planned.stderr

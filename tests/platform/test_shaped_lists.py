@@ -16,8 +16,8 @@ from tests.platform.shop import DAY, definitions, entries, make_shop, write_log
 from tests.platform.support import Live, small_settings, wait_until
 
 from tactful.config.settings import EngineSettings, RecommendSettings, Settings
-from tactful.doctor import examine
 from tactful.errors import ConfigError
+from tactful.maintenance.doctor import examine
 from tactful.ranking.model import Pointer, read_manifest, version_directory, write_pointer
 from tactful.recall.index import RecallIndex
 from tactful.recommend.recommender import HEURISTIC, LEARNED, RANKING_EXPERIMENT, build, open_shown

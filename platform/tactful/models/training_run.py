@@ -16,6 +16,7 @@ from tactful.config.identity import identity_of
 from tactful.config.settings import Settings
 from tactful.errors import ConfigError, ModelError
 from tactful.event_log.open import open_log
+from tactful.maintenance.retention import Kind, limits_of
 from tactful.metadata.connections import open_installation
 from tactful.models.audit_log import whoever_runs_this
 from tactful.models.audited_registry import open_model_log
@@ -25,7 +26,6 @@ from tactful.models.schedule import why_due
 from tactful.models.skew import Skew, measure_skew
 from tactful.ranking.features import layout
 from tactful.ranking.model import load_trees, read_manifest, read_pointer, version_directory
-from tactful.retention import Kind, limits_of
 from tactful.schemas.positions import Position
 from tactful.subjects.consented_log import PermittedLog, training_permissions
 from tactful.subjects.erasure_requests import ErasureJobs

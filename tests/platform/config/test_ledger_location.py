@@ -17,13 +17,13 @@ import sqlalchemy as sa
 from click.testing import CliRunner, Result
 from tests.platform.support import Live, build, small_settings, wait_until
 
-from tactful import doctor
 from tactful.cli import main
 from tactful.config.ledger_location import LEDGER, existing_ledger, ledger_location, named
 from tactful.config.settings import Settings, StatisticsSettings, StorageSettings
 from tactful.erasure.live_stores import RunningPlaces
 from tactful.errors import BackupError, ConfigError
-from tactful.restored_parts import _ledger
+from tactful.maintenance import doctor
+from tactful.maintenance.restore_merge import _ledger
 from tactful.service import Platform
 from tactful.statistics.service import CLOCK_EVENT, PrivateStatistics, open_statistics
 from tactful.subjects.trace_search import Found

@@ -23,10 +23,10 @@ from tests.platform.support import Live, build, now_ms, small_settings, view, wa
 
 from tactful.cli import main
 from tactful.config.settings import ConsentSettings, LogSettings, Settings
-from tactful.doctor import examine
 from tactful.erasure.erase import look_up, request_erasure, run_erasures
 from tactful.erasure.preview import preview
 from tactful.errors import ConfigError, StorageError
+from tactful.maintenance.doctor import examine
 from tactful.metadata.connections import open_installation
 from tactful.metadata.store import MetadataStore
 from tactful.service import Platform

@@ -33,9 +33,9 @@ from tactful.erasure.erase import request_erasure
 from tactful.erasure.online import OnlineErasures
 from tactful.errors import StorageError
 from tactful.event_log.encryption import log_in_files
+from tactful.maintenance.retention import Retention
 from tactful.metadata.connections import open_installation
 from tactful.models.training_run import _open_log
-from tactful.retention import Retention
 from tactful.service import Platform
 from tactful.subjects.installation import Installation
 from tactful.subjects.suppression import open_suppression

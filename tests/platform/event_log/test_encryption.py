@@ -29,10 +29,10 @@ from tests.platform.support import Live, build, now_ms, view, wait_until
 
 from tactful.cli import main
 from tactful.config.settings import PrivacySettings, Settings
-from tactful.doctor import examine
 from tactful.erasure.erase import request_erasure, run_erasures
 from tactful.errors import ConfigError, StorageError
 from tactful.event_log.encryption import RecordSeal, log_in_files, open_seal, person_of
+from tactful.maintenance.doctor import examine
 from tactful.metadata.connections import open_installation
 from tactful.service import Platform
 from tactful.subjects.export import export_person

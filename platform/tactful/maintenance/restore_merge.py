@@ -236,7 +236,7 @@ def _vault(settings: Settings, staged: Path) -> None:
 
 
 def _copy_database(source: Path, target: Path) -> None:
-    from tactful.backup import copy_database
+    from tactful.maintenance.backup import copy_database
 
     copy_database(source, target)
 

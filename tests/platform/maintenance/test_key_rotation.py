@@ -15,12 +15,12 @@ import sqlalchemy as sa
 from click.testing import CliRunner, Result
 from tests.platform.support import now_ms
 
-from tactful import key_rotation
 from tactful.cli import main
 from tactful.config.settings import PrivacySettings, Settings, StorageSettings
 from tactful.errors import ConfigError, StorageError
 from tactful.event_log.encryption import open_seal
-from tactful.key_rotation import begin_epoch, change_master_key
+from tactful.maintenance import key_rotation
+from tactful.maintenance.key_rotation import begin_epoch, change_master_key
 from tactful.metadata.connections import open_installation
 from tactful.metadata.directory_lock import exclusive
 from tactful.metadata.store import suppressions

@@ -7,7 +7,7 @@ there is untouched.
 
 Some things must never go back to what they were when the backup was made: what the ledger says was
 spent, which people are erased, what people agreed to since, which API keys are revoked, and keys
-that were destroyed. Where the directory still has them, it keeps them (`tactful.restored_parts`).
+that were destroyed. Where the directory still has them, it keeps them (`tactful.maintenance.restore_merge`).
 What was erased since is removed from what was restored before a server opens its door.
 """
 
@@ -21,12 +21,12 @@ from pathlib import Path
 
 import msgspec
 
-from tactful.backup_manifest import Copied, Manifest, copy_checked, read_manifest
 from tactful.config.settings import Settings
 from tactful.erasure.erase import RESTORED
 from tactful.errors import BackupError
+from tactful.maintenance.backup_manifest import Copied, Manifest, copy_checked, read_manifest
+from tactful.maintenance.restore_merge import Parts, keep_what_never_goes_back
 from tactful.metadata.restore_journal import READY, RESTORING, STAGED, Ready, finish_restore
-from tactful.restored_parts import Parts, keep_what_never_goes_back
 from tactful_privacy import PrivacyError
 from tactful_privacy.durable_files import replace_file, sync
 from tactful_streaming import RocksState, StreamingError, drop_passenger

@@ -26,18 +26,18 @@ from tests.platform.erasure.test_erase import FIELDS, Tokens, leave_traces, scan
 from tests.platform.statistics.test_service import LINES
 from tests.platform.support import Live, build, now_ms, view
 
-from tactful import backup
-from tactful.backup import copy_database, make_backup
-from tactful.backup_manifest import FILES, read_manifest
 from tactful.cli import main
 from tactful.config.settings import PrivacySettings, Settings
 from tactful.erasure.erase import RESTORED, complete_erasures, request_erasure
 from tactful.errors import BackupError
+from tactful.maintenance import backup
+from tactful.maintenance.backup import copy_database, make_backup
+from tactful.maintenance.backup_manifest import FILES, read_manifest
+from tactful.maintenance.restore import check_backup, restore_backup
+from tactful.maintenance.retention import PROGRESS
 from tactful.metadata.connections import open_installation, open_keys
 from tactful.metadata.restore_journal import RESTORING, finish_restore
 from tactful.metadata.store import suppressions
-from tactful.restore import check_backup, restore_backup
-from tactful.retention import PROGRESS
 from tactful.service import Platform
 from tactful.statistics.service import NOT_BEFORE, PrivateStatistics
 from tactful.subjects.consent import ConsentStore
@@ -544,7 +544,7 @@ def test_sealed_records_of_who_was_erased_since_cannot_be_opened_after_a_restore
 WORK = """
 import os, pickle, signal, sys, time
 from pathlib import Path
-import tactful.backup as backup, tactful.restore as restore
+import tactful.maintenance.backup as backup, tactful.maintenance.restore as restore
 
 settings = pickle.loads(Path(sys.argv[1]).read_bytes())
 what, place = sys.argv[2], Path(sys.argv[3])

@@ -8,9 +8,9 @@ import shutil
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
-from tactful.backfill_parts import Part
 from tactful.config.settings import Settings
 from tactful.errors import TactfulError
+from tactful.maintenance.backfill_targets import Part
 from tactful.metadata.connections import open_installation
 from tactful.metadata.store import BackfillJob, MetadataStore
 from tactful.subjects.suppression import SuppressionStore

@@ -19,12 +19,12 @@ from tests.platform.erasure.test_erase import settings_of
 from tests.platform.support import AtOnce, Live, build, now_ms, view
 
 from tactful.config.settings import LogSettings, PrivacySettings, RetentionSettings, Settings
-from tactful.doctor import examine
 from tactful.errors import ConfigError
+from tactful.maintenance.doctor import examine
+from tactful.maintenance.retention import PROGRESS, Retention, expire_state, kind_of, read_progress
 from tactful.metadata.connections import open_installation
 from tactful.metadata.store import coupon_offers
 from tactful.models.audit_log import ModelLog
-from tactful.retention import PROGRESS, Retention, expire_state, kind_of, read_progress
 from tactful.service import Platform
 from tactful_streaming import (
     BLANK,
@@ -183,7 +183,7 @@ WORK = """
 import os, pickle, signal, sys
 from concurrent.futures import Executor, Future
 from pathlib import Path
-from tactful.retention import Retention
+from tactful.maintenance.retention import Retention
 from tactful_streaming import EmbeddedLog
 
 settings = pickle.loads(Path(sys.argv[1]).read_bytes())

@@ -14,12 +14,12 @@ import pytest
 from click.testing import CliRunner, Result
 from tests.platform.support import build, now_ms, small_settings
 
-from tactful.backup_manifest import FORMAT, MANIFEST, Manifest, write_manifest
 from tactful.cli import main
 from tactful.config.settings import RetentionSettings, Settings, TrainingSettings
 from tactful.erasure.erase import request_erasure, run_erasures
 from tactful.errors import ConfigError
-from tactful.expiry import expire_backups, expire_exports, expire_models, kept_for
+from tactful.maintenance.backup_manifest import FORMAT, MANIFEST, Manifest, write_manifest
+from tactful.maintenance.expiry import expire_backups, expire_exports, expire_models, kept_for
 from tactful.metadata.connections import open_installation
 from tactful.metadata.store import MetadataStore
 from tactful.models.audit_log import ModelLog

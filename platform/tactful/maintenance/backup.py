@@ -18,7 +18,9 @@ from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
 
-from tactful.backup_manifest import (
+from tactful.config.settings import Settings
+from tactful.errors import BackupError
+from tactful.maintenance.backup_manifest import (
     FILES,
     FORMAT,
     BackupFile,
@@ -28,10 +30,8 @@ from tactful.backup_manifest import (
     open_private,
     write_manifest,
 )
-from tactful.config.settings import Settings
-from tactful.errors import BackupError
+from tactful.maintenance.retention import PROGRESS
 from tactful.metadata.restore_journal import refuse_unfinished
-from tactful.retention import PROGRESS
 from tactful_privacy.durable_files import sync
 from tactful_streaming import EmbeddedLog, RocksState, StreamingError, copy_state
 from tactful_streaming.layout import read_meta

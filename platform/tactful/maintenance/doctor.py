@@ -224,7 +224,7 @@ def _erasures(settings: Settings) -> Iterator[Check]:
 
 def _retention(settings: Settings) -> Check:
     """For how long what people left is kept, and whether the server keeps to it."""
-    from tactful.retention import PROGRESS, limits_of, read_progress
+    from tactful.maintenance.retention import PROGRESS, limits_of, read_progress
 
     limits = limits_of(settings.retention)
     if not limits:

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import msgspec
 
-from tactful.backup_manifest import MANIFEST, read_manifest
 from tactful.config.settings import Settings
 from tactful.errors import BackupError, ConfigError, StorageError
-from tactful.retention import limits_of
+from tactful.maintenance.backup_manifest import MANIFEST, read_manifest
+from tactful.maintenance.retention import limits_of
 
 _DAY_MS = 86_400_000
 _EXPORT = ("export.json", "export.html")
