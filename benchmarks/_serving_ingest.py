@@ -39,7 +39,7 @@ from tactful.config.settings import ServerSettings, Settings, StorageSettings
 from tactful.http.app import make_application
 from tactful.http.uvicorn_server import listen, make_server, run
 from tactful.recommend.recommender import build
-from tactful.service import Platform
+from tactful.server.platform import Platform
 from tactful_streaming import OffsetError
 
 Kind = Literal["memory", "process", "power"]

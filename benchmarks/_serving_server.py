@@ -15,7 +15,7 @@ from tactful.config.settings import EngineSettings, ServerSettings, Settings, St
 from tactful.crew import run_crew
 from tactful.http.app import make_application
 from tactful.http.uvicorn_server import listen, make_server, run
-from tactful.service import Platform
+from tactful.server.platform import Platform
 
 
 def settings(data: Path, workers: int) -> Settings:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from tactful.errors import TactfulError
     from tactful.models.mlflow_registry import Registry
     from tactful.recommend.recommender import Recommender
-    from tactful.service import Platform
+    from tactful.server.platform import Platform
     from tactful.training.train import TrainingOptions, train
 
 __all__ = [
@@ -35,7 +35,7 @@ _HOMES = {
     "AsyncClient": "client.sync",
     "Client": "client.sync",
     "OfflineQueue": "client.sync",
-    "Platform": "service",
+    "Platform": "server.platform",
     "Recommender": "recommend.recommender",
     "Registry": "models.mlflow_registry",
     "Settings": "config.settings",

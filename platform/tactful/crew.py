@@ -57,7 +57,7 @@ from tactful.recall.trending import Trends
 from tactful.rerank.frequency_caps import Shown
 from tactful.roster import Roster, Serving, serving
 from tactful.schemas.problems import ProblemError
-from tactful.service import Platform
+from tactful.server.platform import Platform
 from tactful.serving_worker import Orders
 from tactful.util import malloc as heap
 from tactful.util.gc_tuning import keep_what_is, short_delays

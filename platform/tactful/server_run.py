@@ -18,7 +18,7 @@ from tactful.http.app import make_application
 from tactful.http.uvicorn_server import listen, make_server, run
 from tactful.metadata.directory_lock import exclusive
 from tactful.recommend.recommender import build, open_shown
-from tactful.service import Platform
+from tactful.server.platform import Platform
 from tactful.statistics.service import open_statistics
 from tactful_streaming import StreamingError
 

@@ -58,7 +58,7 @@ from tactful.schemas.messages import (
     RecommendRequest,
 )
 from tactful.schemas.problems import ProblemError
-from tactful.turnstile import Turnstile
+from tactful.server.admission import Turnstile
 from tactful.util import malloc as heap
 from tactful.util.clock import now_ms
 from tactful.util.gc_tuning import keep_what_is, short_delays

@@ -17,7 +17,7 @@ from tests.platform.support import Live, build, small_settings
 from tactful.config.settings import Settings
 from tactful.metadata import store as metadata
 from tactful.metadata.store import MetadataStore, open_metadata
-from tactful.service import Platform
+from tactful.server.platform import Platform
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ from tactful.http.app import make_application
 from tactful.http.uvicorn_server import Server, listen, make_server
 from tactful.schemas.messages import Explanation, Recommendation, RecommendedItem, RecommendRequest
 from tactful.schemas.positions import Position
-from tactful.service import Platform
+from tactful.server.platform import Platform
 from tactful_streaming import Event, encode_entry
 
 FEATURES = """

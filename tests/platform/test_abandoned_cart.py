@@ -17,7 +17,7 @@ from tests.platform.support import Live, build, now_ms, wait_until
 from tests.streaming.brokers import topic_name
 
 from tactful.config.settings import ActionSettings, LogSettings, Settings
-from tactful.service import Platform
+from tactful.server.platform import Platform
 from tactful_streaming import verify_signature
 from tactful_streaming.webhook import SIGNATURE_HEADER
 

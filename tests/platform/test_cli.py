@@ -20,7 +20,7 @@ from tactful.cli import main
 from tactful.config.settings import Settings
 from tactful.maintenance.doctor import examine
 from tactful.metadata.api_keys import KeyStore
-from tactful.service import Platform
+from tactful.server.platform import Platform
 from tactful.util.lazy_commands import LazyCommand, LazyGroup
 
 

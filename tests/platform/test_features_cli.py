@@ -17,7 +17,7 @@ from tactful.config.settings import Settings
 from tactful.maintenance.backfill import Backfill
 from tactful.maintenance.backfill_targets import opened_parts
 from tactful.metadata.connections import open_installation
-from tactful.service import Platform
+from tactful.server.platform import Platform
 from tactful.subjects.suppression import open_suppression
 from tactful_streaming import (
     EmbeddedLog,

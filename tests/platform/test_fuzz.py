@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from tests.platform.support import Live, build, now_ms, small_settings, view
 
 from tactful.http.routes import ENDPOINTS
-from tactful.service import Platform
+from tactful.server.platform import Platform
 
 EXAMPLES = settings(
     max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]

@@ -22,7 +22,7 @@ from tactful.event_log.merged_log import MergedLog
 from tactful.metadata.connections import kafka_settings, open_redis
 from tactful.pipeline.online_features import SharedFeatures, own_definitions, shared_definitions
 from tactful.schemas.problems import ProblemError
-from tactful.service import Platform
+from tactful.server.platform import Platform
 from tactful_streaming import (
     Engine,
     Event,

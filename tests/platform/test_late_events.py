@@ -10,7 +10,7 @@ from tests.platform.support import Live, build, now_ms, view, wait_until
 
 from tactful.cli import main
 from tactful.config.settings import Settings
-from tactful.service import Platform
+from tactful.server.platform import Platform
 
 DAY = 86_400_000
 

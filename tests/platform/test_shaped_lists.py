@@ -22,7 +22,7 @@ from tactful.ranking.model import Pointer, read_manifest, version_directory, wri
 from tactful.recall.index import RecallIndex
 from tactful.recommend.recommender import HEURISTIC, LEARNED, RANKING_EXPERIMENT, build, open_shown
 from tactful.rerank.arm_policy import ranking_experiment
-from tactful.service import Platform
+from tactful.server.platform import Platform
 from tactful.training.train import TrainingOptions, train
 from tactful_streaming import EmbeddedLog, Entry, Event, Item, User, decode_entry
 

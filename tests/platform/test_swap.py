@@ -21,7 +21,7 @@ from tests.platform.support import Live, now_ms, wait_until
 from tactful.config.settings import EngineSettings, ServerSettings, Settings, StorageSettings
 from tactful.ranking.model import Pointer, read_manifest, version_directory, write_pointer
 from tactful.recommend.recommender import LEARNED, RANKING_EXPERIMENT, build
-from tactful.service import Platform
+from tactful.server.platform import Platform
 from tactful.training.train import TrainingOptions, train
 
 SHOP = make_shop(7, people=14, items=70, days=40)

@@ -16,7 +16,7 @@ from tests.platform.support import Live, build, small_settings, wait_until
 from tests.sdk.shop import Gate, gate, pages
 from tests.ui.browser import Page, browser
 
-from tactful.service import Platform
+from tactful.server.platform import Platform
 
 _visits = itertools.count()
 

@@ -26,7 +26,7 @@ from tactful.http.routes import ENDPOINTS
 from tactful.schemas.problems import ProblemError
 
 if TYPE_CHECKING:
-    from tactful.service import Platform
+    from tactful.server.platform import Platform
 
 logger = logging.getLogger(__name__)
 

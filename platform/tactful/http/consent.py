@@ -13,7 +13,7 @@ from tactful.schemas.messages import Consent, ConsentDecision, NewConsent, to_mi
 from tactful.schemas.problems import ProblemError
 
 if TYPE_CHECKING:
-    from tactful.service import Platform
+    from tactful.server.platform import Platform
 
 _decoder = msgspec.json.Decoder(NewConsent)
 

@@ -17,7 +17,7 @@ from tactful.schemas.problems import ProblemError
 from tactful_streaming import StreamingError
 
 if TYPE_CHECKING:
-    from tactful.service import Platform
+    from tactful.server.platform import Platform
 
 T = TypeVar("T")
 

@@ -24,7 +24,7 @@ from tactful.http.asgi import Call, Endpoint, Reply, json_reply
 from tactful.schemas.problems import ProblemError
 
 if TYPE_CHECKING:
-    from tactful.service import Platform
+    from tactful.server.platform import Platform
 
 T = TypeVar("T")
 

@@ -40,7 +40,7 @@ from tactful.schemas.messages import (
 from tactful.schemas.problems import ProblemError
 
 if TYPE_CHECKING:
-    from tactful.service import Platform
+    from tactful.server.platform import Platform
 
 _one = msgspec.json.Decoder(RecommendRequest)
 _many = msgspec.json.Decoder(RecommendBatchRequest)

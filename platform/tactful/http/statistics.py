@@ -16,7 +16,7 @@ from tactful.schemas.problems import ProblemError
 from tactful.statistics.ledger_view import PrivacyLedger
 
 if TYPE_CHECKING:
-    from tactful.service import Platform
+    from tactful.server.platform import Platform
 
 T = TypeVar("T")
 

@@ -56,7 +56,7 @@ Rising = Callable[[], Sequence[Rise]]
 
 
 class Published(Protocol):
-    """Statistics as everybody may read them; see `tactful.service.Statistics`."""
+    """Statistics as everybody may read them; see `tactful.server.platform.Statistics`."""
 
     @property
     def now(self) -> int:

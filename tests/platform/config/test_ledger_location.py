@@ -24,7 +24,7 @@ from tactful.erasure.live_stores import RunningPlaces
 from tactful.errors import BackupError, ConfigError
 from tactful.maintenance import doctor
 from tactful.maintenance.restore_merge import _ledger
-from tactful.service import Platform
+from tactful.server.platform import Platform
 from tactful.statistics.service import CLOCK_EVENT, PrivateStatistics, open_statistics
 from tactful.subjects.trace_search import Found
 from tactful_privacy import Ledger, LedgerError, ledger_schema

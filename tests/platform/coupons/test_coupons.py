@@ -28,7 +28,7 @@ from tactful.coupons.definitions import (
 from tactful.coupons.report import fit_gain, lift, read_coupon_outcomes
 from tactful.errors import ConfigError
 from tactful.metadata.store import MetadataStore
-from tactful.service import Platform
+from tactful.server.platform import Platform
 from tactful_streaming import Entry, Event, decode_entry, encode_entry
 
 FEATURES = """

@@ -37,7 +37,7 @@ from tactful.errors import TactfulError
 from tactful.ranking.features import RANKING_FEATURES
 from tactful.ranking.model import Pointer, version_directory, write_pointer
 from tactful.recommend.recommender import HEURISTIC, LEARNED, RANKING_EXPERIMENT, build
-from tactful.service import Platform
+from tactful.server.platform import Platform
 from tactful.statistics.service import CLOCK_EVENT
 from tactful.training.train import TrainingOptions, train
 from tactful_streaming import (

@@ -29,7 +29,7 @@ from tactful.errors import ConfigError, StorageError
 from tactful.maintenance.doctor import examine
 from tactful.metadata.connections import open_installation
 from tactful.metadata.store import MetadataStore
-from tactful.service import Platform
+from tactful.server.platform import Platform
 from tactful.subjects.erasure_requests import ErasureJobs
 from tactful.subjects.installation import Installation
 from tactful.subjects.suppression import open_suppression

@@ -36,7 +36,7 @@ from tactful.event_log.encryption import log_in_files
 from tactful.maintenance.retention import Retention
 from tactful.metadata.connections import open_installation
 from tactful.models.training_run import _open_log
-from tactful.service import Platform
+from tactful.server.platform import Platform
 from tactful.subjects.installation import Installation
 from tactful.subjects.suppression import open_suppression
 from tactful.util.checkpoint import Checkpoint
@@ -426,7 +426,7 @@ from pathlib import Path
 
 sys.path.insert(0, sys.argv[2])
 from support import AtOnce, Live, build
-from tactful.service import Platform
+from tactful.server.platform import Platform
 
 settings, person = pickle.loads(Path(sys.argv[1]).read_bytes())
 

@@ -27,7 +27,7 @@ from tactful.erasure.erase import request_erasure, run_erasures, settle_erasures
 from tactful.erasure.offline_stores import purge_spool
 from tactful.event_log.encryption import open_seal
 from tactful.metadata.connections import kafka_settings, make_topic, open_installation
-from tactful.service import Platform
+from tactful.server.platform import Platform
 from tactful.subjects.installation import Installation
 from tactful.subjects.suppression import open_suppression
 from tactful.subjects.trace_search import Found

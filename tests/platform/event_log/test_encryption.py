@@ -34,7 +34,7 @@ from tactful.errors import ConfigError, StorageError
 from tactful.event_log.encryption import RecordSeal, log_in_files, open_seal, person_of
 from tactful.maintenance.doctor import examine
 from tactful.metadata.connections import open_installation
-from tactful.service import Platform
+from tactful.server.platform import Platform
 from tactful.subjects.export import export_person
 from tactful_privacy import Keyring, Vault
 from tactful_streaming import (

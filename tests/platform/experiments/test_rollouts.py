@@ -38,7 +38,7 @@ from tactful.experiments.serving import ServedRollouts
 from tactful.experiments.store import RolloutStore
 from tactful.metadata.store import MetadataStore, open_metadata
 from tactful.models.audit_log import ModelLog
-from tactful.service import Platform
+from tactful.server.platform import Platform
 from tactful_bandits import Rollout, RolloutLook, StatisticsError, assign, judge_rollout
 from tactful_streaming import Entry, Event, Traces
 

@@ -17,7 +17,7 @@ from tests.platform.support import Live, build, now_ms, small_settings, view, wa
 
 from tactful.http.routes import ENDPOINTS
 from tactful.metadata.api_keys import SCOPES
-from tactful.service import Platform
+from tactful.server.platform import Platform
 
 PROBLEM = "application/problem+json"
 

@@ -15,7 +15,7 @@ from tactful.config.settings import ServerSettings, Settings
 from tactful.errors import ApiKeyError, ConfigError
 from tactful.http.routes import ENDPOINTS
 from tactful.schemas.browser_access import parse_origins
-from tactful.service import Platform
+from tactful.server.platform import Platform
 
 SHOP = "https://shop.example"
 PREFLIGHT = {

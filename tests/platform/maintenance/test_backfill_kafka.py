@@ -21,7 +21,7 @@ from tests.streaming.streams import random_entries
 
 from tactful.cli import main
 from tactful.config.settings import Settings, load_settings
-from tactful.service import Platform
+from tactful.server.platform import Platform
 from tactful_streaming import Entry, Event, Worker, load_definitions, route_key
 
 pytest.importorskip("confluent_kafka")

@@ -38,7 +38,7 @@ from tactful.maintenance.retention import PROGRESS
 from tactful.metadata.connections import open_installation, open_keys
 from tactful.metadata.restore_journal import RESTORING, finish_restore
 from tactful.metadata.store import suppressions
-from tactful.service import Platform
+from tactful.server.platform import Platform
 from tactful.statistics.service import NOT_BEFORE, PrivateStatistics
 from tactful.subjects.consent import ConsentStore
 from tactful.subjects.installation import Installation

@@ -25,7 +25,7 @@ from tactful.metadata.store import MetadataStore
 from tactful.models.audit_log import ModelLog
 from tactful.models.schedule import after_erasure
 from tactful.models.training_run import reason_to_train
-from tactful.service import Platform
+from tactful.server.platform import Platform
 from tactful.subjects.installation import Installation
 from tactful.subjects.suppression import open_suppression
 

@@ -25,7 +25,7 @@ from tactful.maintenance.retention import PROGRESS, Retention, expire_state, kin
 from tactful.metadata.connections import open_installation
 from tactful.metadata.store import coupon_offers
 from tactful.models.audit_log import ModelLog
-from tactful.service import Platform
+from tactful.server.platform import Platform
 from tactful_streaming import (
     BLANK,
     DeadLetter,

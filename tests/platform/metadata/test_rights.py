@@ -20,7 +20,7 @@ from tactful.metadata import store as metadata
 from tactful.metadata.connections import open_installation, open_redis
 from tactful.metadata.store import MetadataStore, open_metadata
 from tactful.schemas.messages import ErasureStep
-from tactful.service import Platform
+from tactful.server.platform import Platform
 from tactful.subjects.consent import ConsentStore
 from tactful.subjects.erasure_requests import ErasureJobs
 from tactful.subjects.installation import Installation

@@ -41,7 +41,7 @@ from tactful.models.training_run import no_worse
 from tactful.ranking.features import RANKING_FEATURES, layout
 from tactful.ranking.model import Pointer, load_trees, version_directory, write_pointer
 from tactful.recommend import recommender
-from tactful.service import Platform
+from tactful.server.platform import Platform
 from tactful.training.replay_rows import Rows
 from tactful.training.train import Trained
 from tactful.util.checkpoint import Checkpoint
@@ -342,7 +342,7 @@ def test_a_server_retrains_if_the_settings_say_so(
     async def note(given: Settings) -> None:
         started.append(given)
 
-    monkeypatch.setattr("tactful.service.retrain", note)
+    monkeypatch.setattr("tactful.server.platform.retrain", note)
     with Live(Platform.open(settings, build)):
         pass
     assert started == []

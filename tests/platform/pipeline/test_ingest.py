@@ -16,7 +16,7 @@ from tactful.config.settings import Settings
 from tactful.schemas.messages import EventsAccepted
 from tactful.schemas.positions import Offsets, covers
 from tactful.schemas.problems import ProblemError
-from tactful.service import Platform
+from tactful.server.platform import Platform
 from tactful_streaming import EmbeddedLog, Event, LogWriteError, decode_entry, encode_entry
 
 Scenario = Callable[[Platform], Coroutine[Any, Any, None]]

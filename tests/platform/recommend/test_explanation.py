@@ -27,7 +27,7 @@ from tactful.ranking.model import Pointer, read_manifest, version_directory, wri
 from tactful.recommend.explanation import Explainer, contributions_of
 from tactful.recommend.recommender import HEURISTIC, LEARNED, RANKING_EXPERIMENT, Recommender
 from tactful.schemas.messages import RecommendRequest
-from tactful.service import Platform
+from tactful.server.platform import Platform
 from tactful.training.train import TrainingOptions, train
 from tactful_bandits import Arm, Experiment
 from tactful_streaming import EmbeddedLog, Engine, Event, MemoryState, decode_entry, encode_entry

@@ -35,7 +35,7 @@ from tactful.recall.index import CHANNELS
 from tactful.recommend.recommender import HEURISTIC, LEARNED, RANKING_EXPERIMENT, Recommender, build
 from tactful.schemas.messages import Recommendation, RecommendRequest
 from tactful.schemas.problems import ProblemError
-from tactful.service import Platform
+from tactful.server.platform import Platform
 from tactful.training.evaluation import CUTOFF
 from tactful.training.train import Question, TrainingOptions, collect, train
 from tactful_bandits import Arm, Experiment, assign, load_experiments

@@ -20,7 +20,7 @@ from tests.platform.support import Live, build, now_ms, small_settings, wait_unt
 from tactful.cli import main
 from tactful.config.settings import LogSettings, Settings, StatisticsSettings
 from tactful.errors import ConfigError
-from tactful.service import Platform
+from tactful.server.platform import Platform
 from tactful.statistics import export as publication
 from tactful.statistics.export import write_files, write_topic
 from tactful.statistics.export_job import publish

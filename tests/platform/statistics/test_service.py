@@ -22,7 +22,7 @@ from tactful.errors import ConfigError
 from tactful.recommend.recommender import build
 from tactful.schemas.conclusion_query import ConclusionQuery
 from tactful.schemas.messages import StatisticsPage
-from tactful.service import Platform
+from tactful.server.platform import Platform
 from tactful.statistics import service as statistics
 from tactful.statistics.definitions import EVERYTHING, StatisticDefinition, load_statistics
 from tactful.statistics.export_job import publish

@@ -23,7 +23,7 @@ from tests.platform.support import (
 from tactful.config.settings import ConsentSettings, Settings
 from tactful.event_log.impressions import decode_impression
 from tactful.metadata.store import consent_decisions, open_metadata
-from tactful.service import Platform
+from tactful.server.platform import Platform
 from tactful.subjects.consent import ConsentStore
 from tactful.subjects.consented_log import PermittedLog
 from tactful.subjects.permissions import claimed

@@ -10,7 +10,7 @@ from tactful.metrics.registry import Metrics
 from tactful.pipeline.applier import Follower
 from tactful.pipeline.backends import Backend
 from tactful.pipeline.webhooks import Webhooks
-from tactful.turnstile import Turnstile
+from tactful.server.admission import Turnstile
 
 _MEGABYTE = 2**20
 

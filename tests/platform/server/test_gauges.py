@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from prometheus_client import CollectorRegistry
 
-from tactful.gauges import add_gauges
 from tactful.metrics.registry import Metrics
+from tactful.server.gauges import add_gauges
 
 
 class Engine:

@@ -33,7 +33,6 @@ from tactful.errors import ModelError, StorageError, TactfulError
 from tactful.experiments.controller import RolloutKeeper, apply_file, write_served
 from tactful.experiments.serving import FILE
 from tactful.experiments.store import RolloutStore
-from tactful.gauges import add_gauges
 from tactful.maintenance.retention import Retention, expire_state
 from tactful.metadata.api_keys import KeyStore
 from tactful.metadata.connections import open_keys
@@ -49,7 +48,6 @@ from tactful.pipeline.ingest import Door
 from tactful.pipeline.recent_lists import GivenLists
 from tactful.pipeline.visibility import Visible
 from tactful.pipeline.webhooks import Webhooks
-from tactful.platform_parts import Recommender, Statistics
 from tactful.ranking.features import absent_features
 from tactful.recommend.anonymous import NOT_PERSONALISED, for_everybody
 from tactful.schemas.messages import (
@@ -64,6 +62,9 @@ from tactful.schemas.messages import (
 )
 from tactful.schemas.positions import Position, parse, reaches
 from tactful.schemas.problems import ProblemError
+from tactful.server.admission import Turnstile
+from tactful.server.gauges import add_gauges
+from tactful.server.protocols import Recommender, Statistics
 from tactful.subjects.consent import ConsentStore, default_purposes
 from tactful.subjects.erasure_requests import ErasureJobs
 from tactful.subjects.export import export_person
@@ -71,7 +72,6 @@ from tactful.subjects.installation import Installation
 from tactful.subjects.permissions import CLAIM, Permissions, claimed
 from tactful.subjects.suppression import SuppressionStore, open_suppression
 from tactful.subjects.trace_search import search_partitions
-from tactful.turnstile import Turnstile
 from tactful.util.clock import now_ms
 from tactful.util.periodic import repeat
 from tactful.util.yielding_lock import GivingWay

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from tactful.schemas.problems import ProblemError
-from tactful.turnstile import Turnstile
+from tactful.server.admission import Turnstile
 
 TURN_S = 0.003
 

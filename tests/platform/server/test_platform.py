@@ -27,7 +27,7 @@ from tactful.config.settings import Settings
 from tactful.errors import StorageError
 from tactful.recommend.recommender import build as recommender
 from tactful.schemas.messages import RecommendRequest
-from tactful.service import Platform
+from tactful.server.platform import Platform
 from tactful_streaming import (
     EmbeddedLog,
     Event,
