@@ -12,10 +12,10 @@ from pathlib import Path
 
 from benchmarks._serving_build import build
 from tactful.config.settings import EngineSettings, ServerSettings, Settings, StorageSettings
-from tactful.crew import run_crew
 from tactful.http.app import make_application
 from tactful.http.uvicorn_server import listen, make_server, run
 from tactful.server.platform import Platform
+from tactful.workers.pool import run_crew
 
 
 def settings(data: Path, workers: int) -> Settings:

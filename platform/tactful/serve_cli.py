@@ -47,6 +47,8 @@ def serve(
         if rebuild:
             raise click.UsageError("--supervise not with --rebuild: a crash would begin it again")
         supervise_this()
-    from tactful.server_run import run_server  # 150 MB that a supervising process does without
+    from tactful.workers.run_server import (
+        run_server,  # 150 MB that a supervising process does without
+    )
 
     run_server(settings, rebuild=rebuild, as_json=as_json)

@@ -130,7 +130,7 @@ def answer_of(server: Server, person: str | None) -> list[Any]:
 
 def test_a_worker_imports_nothing_that_only_the_keeper_or_training_needs() -> None:
     code = (
-        "import sys; import tactful.serving_worker; "
+        "import sys; import tactful.workers.serving_worker; "
         "print(*{m.partition('.')[0] for m in sys.modules})"
     )
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from tactful.link import (
+from tactful.schemas.problems import ProblemError
+from tactful.workers.ipc import (
     Asker,
     Caller,
     Forward,
@@ -22,7 +23,6 @@ from tactful.link import (
     decode_question,
     refusal,
 )
-from tactful.schemas.problems import ProblemError
 
 
 def test_answers_find_their_questions_whatever_their_order() -> None:

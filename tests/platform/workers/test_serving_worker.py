@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from tactful import serving_worker
 from tactful.config.settings import Settings
-from tactful.serving_worker import ServingWorker
 from tactful.util import malloc as heap
+from tactful.workers import serving_worker
+from tactful.workers.serving_worker import ServingWorker
 
 
 class _Keeper:

@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 from tactful.catalogue.changes import Reading
 from tactful.catalogue.request_context import Values
 from tactful.errors import NotPersonal
-from tactful.link import (
+from tactful.recall.trending import Rise
+from tactful.schemas.positions import Position
+from tactful.workers.ipc import (
     Asker,
     Changed,
     Changes,
@@ -22,8 +24,6 @@ from tactful.link import (
     Rises,
     Seen,
 )
-from tactful.recall.trending import Rise
-from tactful.schemas.positions import Position
 from tactful_streaming import Definitions, Item, NonZero, User, decode_entry
 
 

@@ -1,7 +1,7 @@
 """Several processes that answer requests, around one that keeps the state.
 
 This process keeps log, engine and state, and listens to nobody outside. It starts the workers
-(`tactful.serving_worker`), which share the listening socket and, mapped from files, the index and
+(`tactful.workers.serving_worker`), which share the listening socket and, mapped from files, the index and
 the model; it answers what they ask; and it starts another in the place of one that ends. A worker
 that dies takes the requests it was answering with it, and no others: connections that nobody has
 accepted yet wait in the common socket for those that are left.
@@ -29,7 +29,14 @@ from tactful.catalogue.request_context import described, read_columns, read_nonz
 from tactful.http.asgi import Call, Endpoint
 from tactful.http.routes import ENDPOINTS
 from tactful.http.uvicorn_server import loop_factory
-from tactful.link import (
+from tactful.recall.trending import Trends
+from tactful.rerank.frequency_caps import Shown
+from tactful.schemas.problems import ProblemError
+from tactful.server.platform import Platform
+from tactful.util import malloc as heap
+from tactful.util.gc_tuning import keep_what_is, short_delays
+from tactful.util.yielding_lock import GivingWay
+from tactful.workers.ipc import (
     Changed,
     Changes,
     Count,
@@ -53,15 +60,8 @@ from tactful.link import (
     decode_question,
     refusal,
 )
-from tactful.recall.trending import Trends
-from tactful.rerank.frequency_caps import Shown
-from tactful.roster import Roster, Serving, serving
-from tactful.schemas.problems import ProblemError
-from tactful.server.platform import Platform
-from tactful.serving_worker import Orders
-from tactful.util import malloc as heap
-from tactful.util.gc_tuning import keep_what_is, short_delays
-from tactful.util.yielding_lock import GivingWay
+from tactful.workers.serving_worker import Orders
+from tactful.workers.status import Roster, Serving, serving
 
 logger = logging.getLogger(__name__)
 
@@ -360,7 +360,7 @@ class Crew:
             process = await asyncio.create_subprocess_exec(
                 sys.executable,
                 "-m",
-                "tactful.serving_worker",
+                "tactful.workers.serving_worker",
                 *map(str, numbers),
                 stdin=asyncio.subprocess.DEVNULL,
                 pass_fds=numbers,

@@ -12,7 +12,6 @@ import msgspec
 
 from tactful.config import logging as logs
 from tactful.config.settings import ServerSettings, Settings
-from tactful.crew import run_crew
 from tactful.errors import TactfulError
 from tactful.http.app import make_application
 from tactful.http.uvicorn_server import listen, make_server, run
@@ -20,6 +19,7 @@ from tactful.metadata.directory_lock import exclusive
 from tactful.recommend.recommender import build, open_shown
 from tactful.server.platform import Platform
 from tactful.statistics.service import open_statistics
+from tactful.workers.pool import run_crew
 from tactful_streaming import StreamingError
 
 

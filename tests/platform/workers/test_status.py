@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tactful.roster import Roster, Serving, serving
 from tactful.schemas.messages import WorkerHealth
+from tactful.workers.status import Roster, Serving, serving
 
 
 class Crew:

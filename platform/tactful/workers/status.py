@@ -1,4 +1,4 @@
-"""How the workers of one server are: what `tactful.crew` sees of them, and what they tell.
+"""How the workers of one server are: what `tactful.workers.pool` sees of them, and what they tell.
 
 A worker tells four times a second which model it serves and how many items it knows. What it tells
 is compared with the process that keeps the state, so that a worker that runs and answers, but with

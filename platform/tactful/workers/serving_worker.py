@@ -32,23 +32,9 @@ from tactful.http.app import route
 from tactful.http.asgi import Application, Call, Endpoint, Reply, decoded, json_reply
 from tactful.http.routes import ENDPOINTS
 from tactful.http.uvicorn_server import Server, loop_factory, make_server
-from tactful.link import (
-    Asker,
-    Caller,
-    Count,
-    Forward,
-    Hello,
-    Keys,
-    Note,
-    Reach,
-    Ready,
-    Serves,
-    Told,
-)
 from tactful.metadata.key_cache import ApiKey, ValidKeys
 from tactful.metrics.registry import Metrics
 from tactful.recommend.anonymous import NOT_PERSONALISED, for_everybody
-from tactful.roster import serving
 from tactful.schemas import browser_access as browser
 from tactful.schemas.messages import (
     BatchResult,
@@ -62,7 +48,21 @@ from tactful.server.admission import Turnstile
 from tactful.util import malloc as heap
 from tactful.util.clock import now_ms
 from tactful.util.gc_tuning import keep_what_is, short_delays
-from tactful.worker_source import WorkerSource
+from tactful.workers.ipc import (
+    Asker,
+    Caller,
+    Count,
+    Forward,
+    Hello,
+    Keys,
+    Note,
+    Reach,
+    Ready,
+    Serves,
+    Told,
+)
+from tactful.workers.remote_features import WorkerSource
+from tactful.workers.status import serving
 from tactful_streaming import Definitions
 
 logger = logging.getLogger(__name__)
