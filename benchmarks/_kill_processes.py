@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks._kill_topics import Stalled
-from tactful.worker_cli import FENCED
+from tactful.cli.worker import FENCED
 
 TACTFUL = (sys.executable, "-m", "tactful")
 """What starts the command line; a test puts a broken one in its place."""

@@ -141,7 +141,7 @@ def subcommands(group: click.Group) -> dict[str, click.Command]:
 
 def unknown_words(words: list[str]) -> list[str]:
     """Words of a command that the command line does not know: subcommands and options."""
-    from tactful.cli import main
+    from tactful.cli.main import main
 
     command: click.Command = main
     unknown = []
@@ -255,7 +255,7 @@ def test_every_setting_is_in_its_reference_with_its_default() -> None:
 
 def commands_of_the_product() -> dict[str, set[str]]:
     """Every command by the words that call it, with its options."""
-    from tactful.cli import main
+    from tactful.cli.main import main
 
     found: dict[str, set[str]] = {}
     waiting: list[tuple[str, click.Command]] = [("", main)]

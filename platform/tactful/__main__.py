@@ -1,6 +1,6 @@
 """``python -m tactful``."""
 
-from tactful.cli import main
+from tactful.cli.main import main
 
 if __name__ == "__main__":
     main(prog_name="tactful")

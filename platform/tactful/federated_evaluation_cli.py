@@ -10,7 +10,7 @@ import click
 import msgspec
 import numpy as np
 
-from tactful.command_options import existing_file
+from tactful.cli.options import existing_file
 from tactful.errors import ConfigError, TactfulError
 from tactful.federated_options import (
     LeaderOptions,

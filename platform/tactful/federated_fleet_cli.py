@@ -18,7 +18,7 @@ import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from tqdm import tqdm
 
-from tactful.command_options import existing_file, grouped
+from tactful.cli.options import existing_file, grouped
 from tactful.errors import ConfigError, TactfulError
 from tactful.federated_options import (
     ServeOptions,

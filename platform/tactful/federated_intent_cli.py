@@ -10,7 +10,7 @@ import click
 import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from tactful.command_options import existing_file
+from tactful.cli.options import existing_file
 from tactful.errors import ConfigError, TactfulError
 from tactful_federated import (
     DeviceIntent,

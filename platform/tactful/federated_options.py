@@ -9,7 +9,7 @@ from typing import Any, TypedDict
 
 import click
 
-from tactful.command_options import existing_file, with_options
+from tactful.cli.options import existing_file, with_options
 from tactful.errors import ConfigError
 from tactful_federated import Tls, Vocabulary, Wishes, make_tls
 from tactful_federated.vectors import parameter_count

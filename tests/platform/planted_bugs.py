@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from tactful.cli import main
+from tactful.cli.main import main
 from tactful_streaming.group_commit import GroupCommit
 from tactful_streaming.kafka_group import PartitionGroup
 from tactful_streaming.layout import META

@@ -26,7 +26,7 @@ from click.testing import CliRunner
 from tests.platform.support import Live, blocked, build, view, wait_until
 
 from benchmarks._ports import free_port
-from tactful.cli import main
+from tactful.cli.main import main
 from tactful.config.settings import Settings
 from tactful.server.platform import Platform
 from tactful_streaming import (
@@ -368,7 +368,7 @@ def _fill_and_free(folder: Path, how: str) -> None:
 
 def test_the_serving_process_imports_neither_torch_nor_mlflow_nor_streamlit(tmp_path: Path) -> None:
     code = (
-        "import sys, tactful.cli, tactful.http.app, tactful.http.uvicorn_server, tactful.recommend.recommender\n"
+        "import sys, tactful.cli.main, tactful.http.app, tactful.http.uvicorn_server, tactful.recommend.recommender\n"
         "import tactful.statistics.service, tactful.config.logging, tactful.client, tactful.server.platform\n"
         "print(sorted({m.partition('.')[0] for m in sys.modules}"
         " & {'torch', 'mlflow', 'streamlit', 'matplotlib', 'opacus', 'flwr'}"

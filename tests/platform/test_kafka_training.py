@@ -18,12 +18,12 @@ import msgspec
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
+from tests.platform.cli.test_rescale import append
 from tests.platform.shop import DAY, HOUR, definitions, entries, make_shop, write_log
-from tests.platform.test_rescale_cli import append
 from tests.streaming.brokers import broker_behind_proxy, mock_cluster, topic_name
 from tests.streaming.shard import read_topic
 
-from tactful.cli import main
+from tactful.cli.main import main
 from tactful.config.settings import (
     LogSettings,
     PrivacySettings,

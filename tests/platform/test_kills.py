@@ -26,7 +26,7 @@ from benchmarks._kill_sinks import on_target
 from benchmarks._kill_topics import BrokerFault, Stalled, hidden
 from benchmarks._kill_truth import Comparison, Outcome
 from benchmarks._ports import free_port
-from tactful.worker_cli import FENCED
+from tactful.cli.worker import FENCED
 from tactful_streaming import KafkaSettings, ensure_topic
 
 pytestmark = pytest.mark.timeout(2400)

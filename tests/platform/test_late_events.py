@@ -8,7 +8,7 @@ from dataclasses import replace
 from click.testing import CliRunner
 from tests.platform.support import Live, build, now_ms, view, wait_until
 
-from tactful.cli import main
+from tactful.cli.main import main
 from tactful.config.settings import Settings
 from tactful.server.platform import Platform
 

@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner, Result
 from tests.streaming.test_flink_rest import Fake, fake
 
-from tactful.cli import main
+from tactful.cli.main import main
 
 __all__ = ["fake"]  # the fixture
 

@@ -15,7 +15,7 @@ class LazyCommand(NamedTuple):
     """Command that is not imported yet.
 
     Attributes:
-        place: module and attribute, such as ``"tactful.serve_cli:serve"``.
+        place: module and attribute, such as ``"tactful.cli.serve:serve"``.
         help: first sentence of its help text, shown in the list of commands.
     """
 
@@ -26,7 +26,7 @@ class LazyCommand(NamedTuple):
 class LazyGroup(click.Group):
     """Group that knows the names and short help texts of its commands without importing them.
 
-    ``LazyGroup(lazy={"serve": LazyCommand("tactful.serve_cli:serve", "Run a server.")})``
+    ``LazyGroup(lazy={"serve": LazyCommand("tactful.cli.serve:serve", "Run a server.")})``
     """
 
     def __init__(

@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from click.testing import CliRunner, Result
 from tests.platform.support import Live, build, small_settings, wait_until
 
-from tactful.cli import main
+from tactful.cli.main import main
 from tactful.config.ledger_location import LEDGER, existing_ledger, ledger_location, named
 from tactful.config.settings import Settings, StatisticsSettings, StorageSettings
 from tactful.erasure.live_stores import RunningPlaces

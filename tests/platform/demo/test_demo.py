@@ -16,7 +16,7 @@ import pytest
 from click.testing import CliRunner
 from tests.platform.shop import make_shop
 
-from tactful.cli import main
+from tactful.cli.main import main
 from tactful.demo import demo
 from tactful.demo.demo import DemoOptions, category_histories, clear, run, summary
 from tactful.demo.replay import Outcomes

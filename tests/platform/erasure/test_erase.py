@@ -21,7 +21,7 @@ import pytest
 from click.testing import CliRunner
 from tests.platform.support import Live, build, now_ms, small_settings, view, wait_until
 
-from tactful.cli import main
+from tactful.cli.main import main
 from tactful.config.settings import ConsentSettings, LogSettings, Settings
 from tactful.erasure.erase import look_up, request_erasure, run_erasures
 from tactful.erasure.preview import preview

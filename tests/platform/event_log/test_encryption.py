@@ -27,7 +27,7 @@ from tests.platform.erasure.test_erase import (
 )
 from tests.platform.support import Live, build, now_ms, view, wait_until
 
-from tactful.cli import main
+from tactful.cli.main import main
 from tactful.config.settings import PrivacySettings, Settings
 from tactful.erasure.erase import request_erasure, run_erasures
 from tactful.errors import ConfigError, StorageError

@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner, Result
 from tests.platform.shop import BEGIN, DAY, HOUR, write_log
 
-from tactful.cli import main
+from tactful.cli.main import main
 from tactful.experiments.readout import (
     ArmOutcomes,
     PersonOutcome,

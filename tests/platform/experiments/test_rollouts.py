@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from tests.platform.shop import BEGIN, HOUR, write_log
 from tests.platform.support import Live, build, small_settings, wait_until
 
-from tactful.cli import main
+from tactful.cli.main import main
 from tactful.config.settings import RecommendSettings, ServerSettings
 from tactful.errors import ConfigError, ModelError
 from tactful.experiments.controller import RolloutKeeper, apply_file, served_now, write_served

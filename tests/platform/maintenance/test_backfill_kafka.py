@@ -12,14 +12,14 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from tests.platform.cli.test_features import CHANGED
+from tests.platform.cli.test_rescale import append, at_work, new_worker
 from tests.platform.support import Live, build, now_ms, view, wait_until
-from tests.platform.test_features_cli import CHANGED
 from tests.platform.test_kafka_server import on_kafka
-from tests.platform.test_rescale_cli import append, at_work, new_worker
 from tests.streaming.brokers import topic_name
 from tests.streaming.streams import random_entries
 
-from tactful.cli import main
+from tactful.cli.main import main
 from tactful.config.settings import Settings, load_settings
 from tactful.server.platform import Platform
 from tactful_streaming import Entry, Event, Worker, load_definitions, route_key
@@ -53,7 +53,7 @@ def noisy_write(self, changes):
     print("written", flush=True)
 
 RocksState.write = noisy_write
-from tactful.cli import main
+from tactful.cli.main import main
 main(sys.argv[1:])
 """
 

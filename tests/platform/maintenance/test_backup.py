@@ -26,7 +26,7 @@ from tests.platform.erasure.test_erase import FIELDS, Tokens, leave_traces, scan
 from tests.platform.statistics.test_service import LINES
 from tests.platform.support import Live, build, now_ms, view
 
-from tactful.cli import main
+from tactful.cli.main import main
 from tactful.config.settings import PrivacySettings, Settings
 from tactful.erasure.erase import RESTORED, complete_erasures, request_erasure
 from tactful.errors import BackupError

@@ -14,7 +14,7 @@ import pytest
 from click.testing import CliRunner, Result
 from tests.platform.support import build, now_ms, small_settings
 
-from tactful.cli import main
+from tactful.cli.main import main
 from tactful.config.settings import RetentionSettings, Settings, TrainingSettings
 from tactful.erasure.erase import request_erasure, run_erasures
 from tactful.errors import ConfigError

@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from click.testing import CliRunner, Result
 from tests.platform.support import now_ms
 
-from tactful.cli import main
+from tactful.cli.main import main
 from tactful.config.settings import PrivacySettings, Settings, StorageSettings
 from tactful.errors import ConfigError, StorageError
 from tactful.event_log.encryption import open_seal

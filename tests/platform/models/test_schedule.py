@@ -25,7 +25,7 @@ from tests.platform.models.test_mlflow_registry import DEFINITIONS, make_model
 from tests.platform.shop import definitions, entries, make_shop, write_log
 from tests.platform.support import Live, build, wait_until
 
-from tactful.cli import main
+from tactful.cli.main import main
 from tactful.config.settings import (
     EngineSettings,
     ServerSettings,

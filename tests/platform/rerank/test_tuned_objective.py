@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner
 from tests.platform.shop import BEGIN, HOUR, write_log
 
-from tactful.cli import main
+from tactful.cli.main import main
 from tactful.errors import ConfigError
 from tactful.experiments.controller import write_served
 from tactful.experiments.definitions import RolloutDefinition

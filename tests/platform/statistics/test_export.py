@@ -17,7 +17,7 @@ import pytest
 from click.testing import CliRunner
 from tests.platform.support import Live, build, now_ms, small_settings, wait_until
 
-from tactful.cli import main
+from tactful.cli.main import main
 from tactful.config.settings import LogSettings, Settings, StatisticsSettings
 from tactful.errors import ConfigError
 from tactful.server.platform import Platform

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from tactful.cli import main
+from tactful.cli.main import main
 from tactful.statistics.definitions import StatisticDefinition
 from tactful.statistics.ledger_view import PrivacyLedger, as_text, tell
 from tactful.statistics.service import PrivateStatistics

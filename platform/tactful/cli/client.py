@@ -1,0 +1,103 @@
+"""``tactful ingest`` and ``tactful recommend``: calls of a server over HTTP."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import cast
+
+import click
+import msgspec
+from tqdm import tqdm
+
+from tactful.cli.options import api_key, json_option, key_file_option, url_option
+from tactful.client import Client, Kind
+from tactful.client.ingest_file import ingest_file
+from tactful.schemas.messages import RecommendRequest
+
+
+@click.command()
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option(
+    "--kind", type=click.Choice(["events", "items", "users"]), default="events", show_default=True
+)
+@click.option("--batch", type=click.IntRange(1, 1000), default=500, show_default=True)
+@click.option(
+    "--restart", is_flag=True, help="Start at the beginning of the file instead of resuming."
+)
+@url_option
+@key_file_option
+@json_option
+def ingest(
+    file: Path,
+    kind: str,
+    batch: int,
+    restart: bool,
+    url: str,
+    key_file: Path | None,
+    as_json: bool,
+) -> None:
+    """Send an NDJSON file to a server; run it again to resume."""
+    quiet = as_json or not sys.stderr.isatty()
+    size = file.stat().st_size
+    with (
+        Client(url, api_key(key_file)) as client,
+        tqdm(total=size, unit="B", unit_scale=True, disable=quiet, desc=file.name) as bar,
+    ):
+        outcome = ingest_file(
+            client, file, cast(Kind, kind), batch=batch, restart=restart, advanced=bar.update
+        )
+    if as_json:
+        click.echo(msgspec.json.encode(outcome))
+    else:
+        for line, refusal in outcome.rejected:
+            click.echo(f"{file}:{line}: {refusal.code}: {refusal.message}", err=True)
+        click.echo(
+            f"{outcome.accepted} accepted, {outcome.duplicates} known before, "
+            f"{len(outcome.rejected)} refused (from line {outcome.resumed_at})"
+        )
+    if outcome.rejected:
+        raise SystemExit(1)
+
+
+@click.command()
+@click.option("--user", "user_id", help="User id.")
+@click.option("--device", "device_id", help="Device id, if the user is unknown.")
+@click.option("--count", type=click.IntRange(1, 200), default=10, show_default=True)
+@click.option("--category", help="Only items of this category.")
+@click.option("--after", help="Wait until the log is applied up to this position.")
+@click.option("--explain", is_flag=True, help="Explain the recommendation.")
+@url_option
+@key_file_option
+@json_option
+def recommend(
+    user_id: str | None,
+    device_id: str | None,
+    count: int,
+    category: str | None,
+    after: str | None,
+    explain: bool,
+    url: str,
+    key_file: Path | None,
+    as_json: bool,
+) -> None:
+    """Request recommendations from a server."""
+    request = RecommendRequest(
+        user_id=user_id,
+        device_id=device_id,
+        count=count,
+        category=category,
+        after=int(after) if after is not None and after.isdecimal() else after,
+        explain=explain,
+    )
+    with Client(url, api_key(key_file)) as client:
+        answer = client.recommend(request)
+    if as_json:
+        click.echo(msgspec.json.encode(answer))
+        return
+    for place, item in enumerate(answer.items, 1):
+        click.echo(f"{place:>3}  {item.item_id}  {item.score:.4f}  {item.channel}")
+    if answer.fallback:
+        click.echo(answer.fallback, err=True)
+    if answer.explanation:
+        click.echo(msgspec.json.format(msgspec.json.encode(answer.explanation)).decode())

@@ -1,0 +1,125 @@
+"""Commands around coupons: ``tactful coupons check``, ``report`` and ``fit``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+import msgspec
+
+from tactful.cli.options import config_option, data_option, json_option
+from tactful.config.settings import load_settings
+from tactful.coupons.definitions import CouponDefinition, load_coupons
+from tactful.coupons.report import CouponOutcomes, fit_gain, lift, read_coupon_outcomes
+from tactful.errors import ConfigError
+from tactful.subjects.consented_log import measured_log
+from tactful.util.clock import now_ms
+from tactful_streaming import emitted_types, load_definitions
+
+_HOUR = 3_600_000
+
+_margin_option = click.option(
+    "--margin",
+    type=click.FloatRange(0, 1, min_open=True),
+    default=0.3,
+    show_default=True,
+    help="Profit margin: share of the revenue.",
+)
+_hours_option = click.option(
+    "--hours",
+    type=click.FloatRange(0, min_open=True),
+    default=168.0,
+    show_default=True,
+    help="Hours after the decision in which purchases count.",
+)
+
+
+@click.group()
+def coupons() -> None:
+    """Check coupon campaigns, report their effect, and learn weights for users."""
+
+
+@coupons.command("check")
+@config_option
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+def check(config: Path | None, file: Path) -> None:
+    """Check the campaigns in FILE against the actions of the definitions."""
+    types = emitted_types(load_definitions(load_settings(config).features)).values()
+    for each in load_coupons(file, actions=types):
+        click.echo(
+            f"{each.name}: on {each.action}, {each.holdout:.0%} held out, at most "
+            f"{each.budget.amount:g} in all"
+        )
+
+
+@coupons.command("report")
+@config_option
+@data_option
+@click.argument("name")
+@_margin_option
+@_hours_option
+@json_option
+def report(
+    config: Path | None, data: Path | None, name: str, margin: float, hours: float, as_json: bool
+) -> None:
+    """Report the effect of the campaign NAME against the held-out users, at any time."""
+    campaign, seen = _read(config, data, name, hours)
+    found = lift(seen, campaign, margin=margin)
+    if found is None:
+        click.echo("null" if as_json else "Too few people yet: nothing to compare.")
+        return
+    told = {
+        "sample_ratio_mismatch": found.sample_ratio.mismatch,
+        **{
+            metric: {
+                "difference": compared.estimate.value,
+                "low": compared.anytime.low,
+                "high": compared.anytime.high,
+                "conclusive": compared.conclusive,
+            }
+            for metric, compared in (("revenue", found.revenue), ("profit", found.profit))
+        },
+    }
+    if as_json:
+        click.echo(msgspec.json.encode(told))
+        return
+    if found.sample_ratio.mismatch:
+        click.echo("NOT as many people are held out as should be: find out why first.")
+    for metric, compared in (("revenue", found.revenue), ("profit", found.profit)):
+        low, high = compared.anytime.low, compared.anytime.high
+        verdict = "" if compared.conclusive else ", inconclusive"
+        click.echo(
+            f"{metric} a person: {compared.estimate.value:+.4f} [{low:+.4f}, {high:+.4f}]{verdict}"
+        )
+
+
+@coupons.command("fit")
+@config_option
+@data_option
+@click.argument("name")
+@_margin_option
+@_hours_option
+def fit(config: Path | None, data: Path | None, name: str, margin: float, hours: float) -> None:
+    """Learn the gain of a coupon of NAME by user; prints weights for `gain`."""
+    campaign, seen = _read(config, data, name, hours)
+    weights = fit_gain(seen, campaign.features, margin=margin)
+    if not weights:
+        raise ConfigError(f"{name}: nobody was offered a coupon by chance and nobody held out yet")
+    click.echo("gain: {" + ", ".join(f"{key}: {value:.6g}" for key, value in weights.items()) + "}")
+
+
+def _read(
+    config: Path | None, data: Path | None, name: str, hours: float
+) -> tuple[CouponDefinition, CouponOutcomes]:
+    settings = load_settings(config, overrides={"storage.data": data})
+    if settings.coupons.definitions == Path():
+        raise ConfigError("coupons.definitions is empty: there are no campaigns here")
+    found: dict[str, CouponDefinition] = {
+        each.name: each for each in load_coupons(settings.coupons.definitions)
+    }
+    if name not in found:
+        raise ConfigError(f"there is no campaign {name!r}; there are {', '.join(found)}")
+    with measured_log(settings, clock=now_ms) as log:
+        return found[name], read_coupon_outcomes(
+            log, found[name], until=now_ms(), lasts=int(hours * _HOUR)
+        )

@@ -1,0 +1,66 @@
+"""``tactful demo``: real purchases, replayed through the whole platform."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from pathlib import Path
+
+import click
+import msgspec
+
+from tactful.cli.options import json_option
+from tactful.demo.demo import DemoOptions, run, summary
+
+
+@click.command()
+@click.option(
+    "--data",
+    type=click.Choice(["completejourney", "online-retail"]),
+    default="completejourney",
+    show_default=True,
+)
+@click.option(
+    "--path",
+    type=click.Path(path_type=Path),
+    help="The UCI Online Retail file: xlsx, csv or parquet.",
+)
+@click.option("--quick", is_flag=True, help="Replay a small part of the data, in under a minute.")
+@click.option(
+    "--directory",
+    type=click.Path(path_type=Path),
+    default=Path("tactful-data/demo"),
+    show_default=True,
+    help="Data directory of the run; it is replaced.",
+)
+@click.option(
+    "--reports", type=click.Path(path_type=Path), default=Path("reports"), show_default=True
+)
+@click.option(
+    "--port",
+    type=int,
+    default=8420,
+    show_default=True,
+    help="Port of the server; 0 takes a free one.",
+)
+@json_option
+def demo(
+    data: str,
+    path: Path | None,
+    quick: bool,
+    directory: Path,
+    reports: Path,
+    port: int,
+    as_json: bool,
+) -> None:
+    """Replay real purchases through the platform and measure the recommendations."""
+    # A stop from outside ends the demo's server as well.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    options = DemoOptions(
+        data=data, path=path, quick=quick, directory=directory, reports=reports, port=port
+    )
+    report = run(options)
+    if as_json:
+        click.echo(msgspec.json.encode(report))
+    else:
+        click.echo(summary(report, options))

@@ -1,0 +1,31 @@
+"""``tactful doctor``: a check of everything that a server needs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+import msgspec
+
+from tactful.cli.options import config_option, data_option, json_option
+from tactful.config.settings import load_settings
+from tactful.maintenance.doctor import examine
+
+
+@click.command()
+@config_option
+@data_option
+@click.option("--port", type=int, help="Port to check.")
+@json_option
+def doctor(config: Path | None, data: Path | None, port: int | None, as_json: bool) -> None:
+    """Check everything that a server needs; fail if something is missing."""
+    settings = load_settings(config, overrides={"storage.data": data, "server.port": port})
+    checks = []
+    for check in examine(settings):
+        checks.append(check)
+        if not as_json:
+            click.echo(f"{check.state:<8} {check.name:<16} {check.said}")
+    if as_json:
+        click.echo(msgspec.json.encode(checks))
+    if any(check.state == "failed" for check in checks):
+        raise SystemExit(1)

@@ -1,0 +1,209 @@
+"""Commands around experiments: ``tactful experiment check``, ``plan`` and ``report``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+
+from tactful.cli.options import (
+    config_option,
+    data_option,
+    json_option,
+    outcome_hours_option,
+    outcome_option,
+)
+from tactful.config.settings import load_settings
+from tactful.errors import ConfigError
+from tactful.experiments.metrics import METRICS
+from tactful.experiments.readout import plain, read_arm_outcomes, read_out
+from tactful.subjects.consented_log import measured_log
+from tactful.util.clock import now_ms
+from tactful.util.lazy_commands import LazyCommand, LazyGroup
+from tactful_bandits import DefinitionError, Design, StatisticsError, days_needed, load_experiments
+
+_HOUR = 3_600_000
+
+_ROLLOUTS = {
+    "apply": LazyCommand(
+        "tactful.cli.rollout:apply", "Store the rollouts in FILE, and start those that ask for it."
+    ),
+    "list": LazyCommand(
+        "tactful.cli.rollout:list_rollouts", "List the rollouts with their states."
+    ),
+    "show": LazyCommand(
+        "tactful.cli.rollout:show", "Show state, history and looks of the rollout KEY."
+    ),
+    "start": LazyCommand("tactful.cli.rollout:start", "Start the shadow of the rollout KEY."),
+    "advance": LazyCommand(
+        "tactful.cli.rollout:advance", "Start the first stage of KEY, or continue after a hold."
+    ),
+    "rollback": LazyCommand(
+        "tactful.cli.rollout:rollback", "End KEY and serve everybody as before it."
+    ),
+    "decide": LazyCommand(
+        "tactful.cli.rollout:decide", "End KEY by hand before its last stage is over."
+    ),
+    "archive": LazyCommand(
+        "tactful.cli.rollout:archive",
+        "Archive KEY, which has ended; its change is no longer served.",
+    ),
+    "record": LazyCommand(
+        "tactful.cli.rollout:record_end",
+        "Record the end of the rollout KEY in MLflow; a shipped model becomes the champion.",
+    ),
+}
+
+
+@click.group(cls=LazyGroup, lazy=_ROLLOUTS)
+def experiment() -> None:
+    """Check, plan, roll out and evaluate experiments."""
+
+
+@experiment.command("check")
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@json_option
+def check(file: Path, as_json: bool) -> None:
+    """Check the experiments in FILE; the first error is printed with its line."""
+    found = _experiments(file)
+    if as_json:
+        _print_json(
+            [
+                {"key": each.key, "status": each.status, "shares": dict(each.shares)}
+                for each in found
+            ]
+        )
+        return
+    for each in found:
+        arms = ", ".join(f"{name} {share:.2%}" for name, share in each.shares.items())
+        click.echo(f"{each.key}  {each.status}  {each.coverage:.2%} of all: {arms}")
+
+
+@experiment.command("plan")
+@click.option(
+    "--rate",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    required=True,
+    help="Share of people who take the action today.",
+)
+@click.option(
+    "--change",
+    type=float,
+    required=True,
+    help="Smallest relative change to detect, such as 0.05 for five per cent.",
+)
+@click.option(
+    "--share",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    default=0.5,
+    show_default=True,
+    help="Share of the people who get the change.",
+)
+@click.option(
+    "--people-per-day",
+    type=click.FloatRange(0, min_open=True),
+    help="New people per day; if given, the number of days is printed too.",
+)
+@click.option("--power", type=float, default=0.8, show_default=True)
+@click.option(
+    "--looks",
+    type=click.Choice(["one", "any"]),
+    default="any",
+    show_default=True,
+    help="Evaluate once at the end, or at any time.",
+)
+@json_option
+def plan(
+    rate: float,
+    change: float,
+    share: float,
+    people_per_day: float | None,
+    power: float,
+    looks: str,
+    as_json: bool,
+) -> None:
+    """Compute how many users an experiment needs to detect a change of a share."""
+    try:
+        design = Design(rate * (1 - rate), treatment_share=share, looks=looks)
+        people = design.units_for(rate * change, power=power)
+        days = None if people_per_day is None else days_needed(people, [people_per_day])
+    except StatisticsError as error:
+        raise ConfigError(str(error)) from error
+    if as_json:
+        _print_json({"people": people, "days": days})
+        return
+    words = f"{people:,} people in both arms together"
+    click.echo(words if days is None else f"{words}: {days} days, in whole weeks")
+
+
+@experiment.command("report")
+@config_option
+@data_option
+@click.option("--key", default="ranking", show_default=True, help="Key of the experiment.")
+@click.option(
+    "--days",
+    type=click.FloatRange(min=0, min_open=True),
+    default=28.0,
+    show_default=True,
+    help="Days of recommendations to count; not more than since the arms were changed.",
+)
+@outcome_option
+@outcome_hours_option
+@json_option
+def report(
+    config: Path | None,
+    data: Path | None,
+    key: str,
+    days: float,
+    outcomes: tuple[str, ...],
+    outcome_hours: float,
+    as_json: bool,
+) -> None:
+    """Evaluate an experiment on recommendations from the log, at any time.
+
+    Each interval is valid at any number of looks. "higher" and "lower" hold for all comparisons
+    together. Users who do not consent to measurement are not counted.
+    """
+    settings = load_settings(config, overrides={"storage.data": data})
+    found = {each.key: each for each in _experiments(settings.experiments)}
+    if key not in found:
+        raise ConfigError(f"there is no experiment {key!r}; there are {', '.join(found)}")
+    now = now_ms()
+    with measured_log(settings, clock=now_ms) as log:
+        seen = read_arm_outcomes(
+            log,
+            key,
+            since=now - int(days * 24 * _HOUR),
+            until=now,
+            types=outcomes,
+            lasts=int(outcome_hours * _HOUR),
+        )
+    read = read_out(seen, found[key])
+    if as_json:
+        _print_json(plain(read))
+        return
+    if read.sample_ratio is not None and read.sample_ratio.mismatch:
+        click.echo(
+            "The arms do NOT have the people they should: find out why before believing a number."
+        )
+    if not read.comparisons:
+        click.echo("No two arms have two people whose lists are over: nothing to compare yet.")
+    for (arm, metric), compared in read.comparisons.items():
+        low, high = compared.anytime.low, compared.anytime.high
+        click.echo(
+            f"{arm} minus {read.control}, {METRICS[metric].words}: "
+            f"{compared.estimate.value:+.4f} [{low:+.4f}, {high:+.4f}], {read.verdict(arm, metric)}"
+        )
+
+
+def _experiments(file: Path) -> Any:
+    try:
+        return load_experiments(file)
+    except (OSError, DefinitionError) as error:
+        raise ConfigError(str(error)) from error
+
+
+def _print_json(value: object) -> None:
+    click.echo(msgspec.json.encode(value).decode())

@@ -1,0 +1,251 @@
+"""Commands around Flink: ``tactful flink compile`` and ``tactful flink submit``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+from tqdm import tqdm
+
+from tactful.cli.options import with_options
+from tactful.errors import ConfigError, TactfulError
+from tactful_streaming import (
+    DefinitionError,
+    FlinkError,
+    FlinkOptions,
+    compile_flink,
+    load_definitions,
+)
+from tactful_streaming.flink_build import build_runner
+from tactful_streaming.flink_rest import FlinkCluster, SqlGateway
+
+_DURATIONS = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
+
+
+class _Duration(click.ParamType[int]):
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        text = str(value)
+        number = text.rstrip("mshd")
+        unit = text[len(number) :]
+        if not number.isascii() or not number.isdigit() or unit not in _DURATIONS:
+            self.fail(f"{text!r} is no duration: a whole number and ms, s, m, h or d", param, ctx)
+        return int(number) * _DURATIONS[unit]
+
+
+class _Property(click.ParamType[tuple[str, str]]):
+    name = "key=value"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, str]:
+        key, sign, text = str(value).partition("=")
+        if not sign or not key:
+            self.fail(f"{value!r} is not KEY=VALUE", param, ctx)
+        return key, text
+
+
+_job_options = with_options(  # what is compiled
+    click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path)),
+    click.option(
+        "--kafka",
+        "servers",
+        required=True,
+        envvar="TACTFUL_KAFKA_SERVERS",
+        help="Bootstrap servers of Kafka, as Flink reaches them.",
+    ),
+    click.option("--topic", default="tactful-log", show_default=True, help="The log's topic."),
+    click.option(
+        "--features-topic",
+        default="features",
+        show_default=True,
+        help="Topic for values of features.",
+    ),
+    click.option(
+        "--matches-topic",
+        default="matches",
+        show_default=True,
+        help="Topic for matches of sequences and joins.",
+    ),
+    click.option(
+        "--group",
+        default="tactful-flink",
+        show_default=True,
+        help="Consumer group, and prefix of transactions.",
+    ),
+    click.option(
+        "--delay",
+        type=_Duration(),
+        default="5m",
+        show_default=True,
+        help="Maximum lateness of events that count.",
+    ),
+    click.option(
+        "--idle",
+        type=_Duration(),
+        default="1m",
+        show_default=True,
+        help="Time without events after which a partition no longer holds back the watermark.",
+    ),
+    click.option(
+        "--dedupe-days",
+        type=click.IntRange(0),
+        default=7,
+        show_default=True,
+        help="Days for which duplicate event ids are detected; 0: none.",
+    ),
+    click.option(
+        "--items/--no-items",
+        "catalogue",
+        default=True,
+        show_default=True,
+        help="Whether the topic also holds items.",
+    ),
+    click.option(
+        "--decay",
+        type=click.Choice(["exact", "panes"]),
+        default="exact",
+        show_default=True,
+        help="Computation of decayed windows.",
+    ),
+    click.option(
+        "--parallelism",
+        type=click.IntRange(0),
+        default=0,
+        help="Subtasks of each operator; 0: the default of the cluster.",
+    ),
+    click.option(
+        "--checkpoint",
+        type=_Duration(),
+        default="10s",
+        show_default=True,
+        help="Time between checkpoints.",
+    ),
+    click.option("--exactly-once", is_flag=True, help="Write results in transactions."),
+    click.option(
+        "--kafka-property",
+        "properties",
+        type=_Property(),
+        multiple=True,
+        help="Additional property of the Kafka client; may be repeated.",
+    ),
+    click.option("--name", default="tactful", show_default=True, help="Name of the job."),
+)
+
+
+@click.group()
+def flink() -> None:
+    """Run feature definitions on a Flink cluster."""
+
+
+@flink.command("compile")
+@_job_options
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="File to write.")
+def compile_(out: Path | None, **options: Any) -> None:
+    """Print FILE, a features.yaml, as Flink SQL."""
+    text = _compile(options).text
+    if out is None:
+        click.echo(text, nl=False)
+        return
+    try:
+        out.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise TactfulError(f"{out}: {error.strerror or error}") from error
+    click.echo(f"{out} is written.", err=True)
+
+
+@flink.command()
+@_job_options
+@click.option("--cluster", help="REST address of a cluster, such as http://127.0.0.1:8081.")
+@click.option("--gateway", help="Address of a SQL Gateway, such as http://127.0.0.1:8083.")
+@click.option(
+    "--jar", help="Jar of tactful: a local file for a cluster, a path on the gateway for a gateway."
+)
+@click.option(
+    "--flink-home",
+    envvar="TACTFUL_FLINK_HOME",
+    default=".flink",
+    show_default=True,
+    type=click.Path(path_type=Path),
+    help="Directory of Flink, as fetched by scripts/flink.",
+)
+@click.option("--savepoint", help="Savepoint to restore the state from (cluster only).")
+@click.option("--wait", is_flag=True, help="Wait until the job ends (cluster only).")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def submit(
+    cluster: str | None,
+    gateway: str | None,
+    jar: str | None,
+    flink_home: Path,
+    savepoint: str | None,
+    wait: bool,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Compile FILE, a features.yaml, and start it as a job."""
+    if (cluster is None) == (gateway is None):
+        raise click.UsageError("either --cluster or --gateway is needed")
+    if gateway is not None and (wait or savepoint is not None):
+        raise click.UsageError("--wait and --savepoint need --cluster: a gateway knows no jobs")
+    script = _compile(options)
+    state: str | None = None
+    try:
+        if cluster is not None:
+            path = Path(jar) if jar is not None else build_runner(flink_home)
+            with FlinkCluster(cluster) as flink:
+                said = _say_nothing if as_json else lambda text: click.echo(text, err=True)
+                said(f"Flink {flink.version()} answers; it gets {path.name}")
+                job = flink.run(
+                    flink.upload(path),
+                    script.text,
+                    parallelism=options["parallelism"],
+                    savepoint=savepoint,
+                )
+                state = flink.wait(job, said=said) if wait else flink.state(job)
+        else:
+            assert gateway is not None
+            with (
+                SqlGateway(gateway) as flink,
+                tqdm(total=len(script.statements), desc="statements", disable=as_json) as bar,
+            ):
+                job = flink.run(script, jar=jar, said=lambda done, of: bar.update(done - bar.n))
+    except FlinkError as error:
+        raise TactfulError(str(error)) from error
+    except OSError as error:
+        raise TactfulError(f"{error.filename}: {error.strerror}") from error
+    if as_json:
+        click.echo(msgspec.json.encode({"job": job, "state": state}))
+    else:
+        click.echo(job)
+
+
+def _say_nothing(text: str) -> None:
+    pass
+
+
+def _compile(options: dict[str, Any]) -> Any:
+    file: Path = options["file"]
+    job = FlinkOptions(
+        servers=options["servers"],
+        topic=options["topic"],
+        features_topic=options["features_topic"],
+        matches_topic=options["matches_topic"],
+        group_id=options["group"],
+        watermark_delay_ms=options["delay"],
+        idle_timeout_ms=options["idle"],
+        dedupe_days=options["dedupe_days"],
+        catalogue=options["catalogue"],
+        decay=options["decay"],
+        parallelism=options["parallelism"],
+        checkpoint_ms=options["checkpoint"],
+        exactly_once=options["exactly_once"],
+        kafka=dict(options["properties"]),
+        job=options["name"],
+    )
+    try:
+        return compile_flink(load_definitions(file), job, file=str(file))
+    except DefinitionError as error:
+        raise ConfigError(str(error)) from error

@@ -1,0 +1,101 @@
+"""``tactful features rescale``: move the state of all workers to another number of partitions."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from pathlib import Path
+
+import click
+import msgspec
+from tqdm import tqdm
+
+from tactful.cli.options import config_option, data_option, json_option
+from tactful.config.settings import load_settings
+from tactful.errors import ConfigError, StorageError, TactfulError
+from tactful.event_log.encryption import open_seal
+from tactful.feature_workers.prepare import followed_erasures
+from tactful.maintenance.rescale import Target, rescale_workers
+from tactful.util.clock import now_ms
+from tactful.util.signals import on_stop_signals
+from tactful_streaming import StreamingError, load_definitions
+
+
+@click.command("rescale")
+@config_option
+@data_option
+@click.option("--topic", required=True, help="New topic of the log.")
+@click.option(
+    "--partitions",
+    required=True,
+    type=click.IntRange(1, 10_000),
+    help="Number of partitions of the new topic.",
+)
+@click.option(
+    "--into",
+    required=True,
+    type=click.Path(file_okay=False, path_type=Path),
+    help="New data directory of the workers.",
+)
+@click.option("--matches-topic", help="Topic for matches, as given to the workers.")
+@json_option
+def rescale(
+    config: Path | None,
+    data: Path | None,
+    topic: str,
+    partitions: int,
+    into: Path,
+    matches_topic: str | None,
+    as_json: bool,
+) -> None:
+    """Move the state of workers to a log with another number of partitions.
+
+    Stop the servers and all workers first; the command refuses to run otherwise. The old topic and
+    states are unchanged. Run it again to resume.
+    """
+    settings = load_settings(config, overrides={"storage.data": data})
+    if settings.log.kind != "kafka":
+        raise ConfigError(
+            'log.kind is "embedded": that log has one partition, which is never divided; a log of '
+            "many partitions is one in Kafka"
+        )
+    stopping = threading.Event()
+    definitions = load_definitions(settings.features)
+    with (
+        followed_erasures(settings) as erasures,
+        on_stop_signals(stopping.set),
+        tqdm(unit="key", disable=as_json or not sys.stderr.isatty(), desc="rescale") as bar,
+    ):
+
+        def progress(moved: int, total: int) -> None:
+            bar.total = total
+            bar.update(moved - bar.n)
+
+        seal = open_seal(settings, clock=now_ms)
+        try:
+            done = rescale_workers(
+                settings,
+                definitions,
+                Target(topic, partitions, into),
+                matches_topic=matches_topic,
+                erasures=erasures,
+                seal=seal,
+                progress=progress,
+                stop=stopping.is_set,
+            )
+        except StreamingError as error:
+            raise StorageError(str(error)) from error
+        finally:
+            if seal is not None:
+                seal.close()
+    if done is None:
+        raise TactfulError("stopped before anything was moved: run it again")
+    if as_json:
+        click.echo(msgspec.json.encode(done))
+        return
+    click.echo(
+        f"{len(done.ends)} partitions of topic {done.source!r} are now {done.partitions} of "
+        f"{done.topic!r}. Set log.topic to it and storage.data of the workers to {into}, name a "
+        "new online.prefix where there is one, and start them.",
+        err=True,
+    )

@@ -1,0 +1,137 @@
+"""Commands around the tuner of objective weights: ``tactful tuner train`` and ``show``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+import msgspec
+
+from tactful.cli.options import (
+    config_option,
+    data_option,
+    json_option,
+    outcome_hours_option,
+    outcome_option,
+)
+from tactful.config.settings import load_settings
+from tactful.experiments.tuner_evaluation import evaluate_tuner, read_probed, write_probe
+from tactful.experiments.tuner_training import train_in_simulator
+from tactful.rerank.tuned_objective import Tuner
+from tactful.subjects.consented_log import measured_log
+from tactful.util.clock import now_ms
+
+_HOUR = 3_600_000
+
+
+@click.group()
+def tuner() -> None:
+    """Train and evaluate models that set objective weights by the situation."""
+
+
+@tuner.command("train")
+@click.argument("directory", type=click.Path(file_okay=False, path_type=Path))
+@click.option("--hours", type=click.IntRange(min=500), default=4_000, show_default=True)
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option(
+    "--rivals/--no-rivals",
+    default=True,
+    show_default=True,
+    help="Also train the best fixed and the best linear weights for comparison.",
+)
+@json_option
+def train(directory: Path, hours: int, seed: int, rivals: bool, as_json: bool) -> None:
+    """Train a tuner in the simulated shop and write it to DIRECTORY.
+
+    The printed figures come from other simulated shops; they show that the tuner learns, and
+    nothing about users. A rollout measures users: `change: {tuner: DIRECTORY}`.
+    """
+    figures = train_in_simulator(directory, hours=hours, seed=seed, rivals=rivals)
+    if as_json:
+        click.echo(msgspec.json.encode(figures))
+        return
+    for name, value in figures.items():
+        click.echo(f"  {name:<24} {value:.4f}")
+    click.echo("All of it in a simulator.", err=True)
+
+
+@tuner.command("show")
+@click.argument("directory", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@json_option
+def show(directory: Path, as_json: bool) -> None:
+    """Show the weights that the tuner in DIRECTORY sets now; null: the champion's."""
+    objective = Tuner(directory).objective(now_ms())
+    told = None if objective is None else objective.told()
+    if as_json:
+        click.echo(msgspec.json.encode(told))
+    elif told is None:
+        click.echo("The champion's weights hold: signals are missing, old, or out of range.")
+    else:
+        for name, weight in told.items():
+            click.echo(f"  {name:<12} {weight:.3f}")
+
+
+@tuner.command("probe")
+@click.argument("candidate", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("directory", type=click.Path(path_type=Path))
+@click.option("--noise", type=click.FloatRange(0.01, 1), default=0.2, show_default=True)
+def probe(candidate: Path, directory: Path, noise: float) -> None:
+    """Write a probe for CANDIDATE to DIRECTORY: its champion's weights with random noise.
+
+    Roll it out to a few users; `evaluate` reads the effect of CANDIDATE from its recommendations.
+    """
+    write_probe(candidate, directory, noise=noise)
+    click.echo(f"Roll it out with change: {{tuner: {directory.resolve()}}}", err=True)
+
+
+@tuner.command("evaluate")
+@click.argument("candidate", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@config_option
+@data_option
+@click.option(
+    "--probe",
+    "probe_directory",
+    required=True,
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Directory of the probe.",
+)
+@click.option("--key", required=True, help="Key of the probe's rollout.")
+@click.option(
+    "--days", type=click.FloatRange(min=0, min_open=True), default=28.0, show_default=True
+)
+@outcome_option
+@outcome_hours_option
+@json_option
+def evaluate(
+    candidate: Path,
+    config: Path | None,
+    data: Path | None,
+    probe_directory: Path,
+    key: str,
+    days: float,
+    outcomes: tuple[str, ...],
+    outcome_hours: float,
+    as_json: bool,
+) -> None:
+    """Evaluate CANDIDATE on recommendations of its probe, and store the verdict with it.
+
+    A rollout with `evaluated: true` starts its canary only if the verdict is "better".
+    """
+    settings = load_settings(config, overrides={"storage.data": data})
+    now = now_ms()
+    with measured_log(settings, clock=lambda: now) as log:
+        lists = read_probed(
+            log,
+            key,
+            since=now - int(days * 24 * _HOUR),
+            until=now,
+            types=outcomes,
+            lasts=int(outcome_hours * _HOUR),
+        )
+    found = evaluate_tuner(candidate, lists, noise=Tuner(probe_directory).manifest.noise)
+    if as_json:
+        click.echo(msgspec.json.encode(found))
+        return
+    click.echo(f"{found.verdict}: {found.gain:+.4f} [{found.low:+.4f}, {found.high:+.4f}] of lists")
+    for reason in found.reasons:
+        click.echo(f"  {reason}")

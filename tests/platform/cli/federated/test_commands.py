@@ -1,0 +1,112 @@
+"""`tactful federated plan` says what the planner found, and refuses what it refuses."""
+
+import contextlib
+import json
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+
+from tactful.cli.main import main
+from tactful.errors import StorageError
+from tactful_federated import Evaluation, Vocabulary
+from tactful_federated.curvature import CURVATURE
+from tactful_federated.sample import SAMPLE_CATALOGUE
+from tactful_federated.vectors import parameter_count
+
+ASKED = [
+    *("federated", "plan", "--population", "100000", "--rounds", "50", "--report-goal", "500"),
+    *("--parameters", "1000", "--bands", "4"),
+]
+
+
+def test_a_plan_is_printed_and_given_as_json() -> None:
+    shown = CliRunner().invoke(main, [*ASKED, "--curvature", "0.1"])
+    assert shown.exit_code == 0, shown.output
+    assert "epsilon 2 at delta 1e-06" in shown.output and "nats" in shown.output
+    given = CliRunner().invoke(main, [*ASKED, "--json"])
+    plan = json.loads(given.stdout)
+    assert plan["cohort"] == 650
+    expected = plan["parameters"] * CURVATURE * plan["model_noise"] ** 2 / 2
+    assert plan["expected_loss"] == pytest.approx(expected)
+    assert f"{plan['participations']} times at most" in shown.output
+
+
+def test_what_cannot_be_had_is_a_wrong_usage() -> None:
+    refused = CliRunner().invoke(main, [*ASKED[:3], "100", *ASKED[4:]])
+    assert refused.exit_code == 2
+    assert "lower the report goal" in refused.stderr
+
+
+def test_a_simulation_says_what_it_promises_and_what_it_reached(tmp_path: Path) -> None:
+    asked = [
+        *("federated", "simulate", str(tmp_path / "run"), "--devices", "60", "--rounds", "2"),
+        *("--report-goal", "8"),
+    ]
+    shown = CliRunner().invoke(main, asked)
+    assert shown.exit_code == 0, shown.output
+    assert "2 of 2 releases, 0 void rounds" in shown.output
+    again = json.loads(CliRunner().invoke(main, [*asked, "--json"]).stdout)
+    assert again["releases"] == 2 and again["plan"]["epsilon"] == 8.0
+    other = CliRunner().invoke(main, [*asked, "--epsilon", "4"])
+    assert other.exit_code == 1 and "another plan" in other.stderr
+    refused = CliRunner().invoke(main, [*asked, "--report-goal", "500"])
+    assert refused.exit_code == 2
+
+
+def test_a_simulation_trains_a_model_of_the_widths_that_were_asked_for(tmp_path: Path) -> None:
+    def simulate(embedding: int, hidden: int) -> Result:
+        asked = ["--devices", "60", "--rounds", "1", "--report-goal", "8", "--json"]
+        wide = ["--embedding", str(embedding), "--hidden", str(hidden)]
+        directory = str(tmp_path / "run")
+        return CliRunner().invoke(main, ["federated", "simulate", directory, *asked, *wide])
+
+    tokens = Vocabulary.from_catalogue(SAMPLE_CATALOGUE).size
+    found = simulate(16, 8)
+    assert found.exit_code == 0, found.output
+    planned = json.loads(found.stdout)["plan"]["parameters"]
+    assert planned == parameter_count(tokens, embedding=16, hidden=8)
+    other = simulate(8, 16)
+    assert other.exit_code == 1 and "another plan" in other.stderr
+    refused = simulate(96, 128)
+    assert refused.exit_code == 2 and "--embedding 96 and --hidden 128" in refused.stderr
+
+
+def test_what_devices_said_is_told_though_it_cannot_be_logged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It cost a budget that nobody gives back."""
+
+    class Down:
+        def __init__(self, directory: Path, tracking_uri: str | None) -> None: ...
+
+        def show_evaluation(self, trained: object, found: object) -> None:
+            raise StorageError("the store is down")
+
+    @contextlib.contextmanager
+    def link(*arguments: object, **options: object) -> Iterator[SimpleNamespace]:
+        yield SimpleNamespace(run=lambda: contextlib.nullcontext())
+
+    said = Evaluation(3, 100.0, 0.5, 0.75, 0.01, 0.02)
+    monkeypatch.setattr("tactful.federated_evaluation_cli.FederatedRuns", Down)
+    for name, found in {
+        "SuperLink": link,
+        "collector_for": lambda *arguments, **options: None,
+        "invite_to_evaluations": lambda *arguments, **options: None,
+        "read_invitation": lambda path: None,
+        "serve_evaluation": lambda *arguments: (said, 4),
+    }.items():
+        monkeypatch.setattr(f"tactful.federated_evaluation_cli.{name}", found)
+    asked = ["federated", "evaluate", str(tmp_path), "--population", "100", "--json"]
+    weights = tmp_path / "weights.npy"
+    weights.write_bytes(b"text")
+    refused = CliRunner().invoke(main, asked)
+    assert refused.exit_code == 2 and "holds no weights" in refused.stderr
+    np.save(weights, np.zeros(3, dtype=np.float32))
+    told = CliRunner().invoke(main, asked)
+    assert told.exit_code == 1 and "the store is down" in told.stderr
+    assert json.loads(told.stdout) == asdict(said) | {"left": 4}

@@ -1,0 +1,105 @@
+"""`tactful federated intent` prints what a request for recommendations takes along, and no more."""
+
+import json
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from tactful.cli.main import main
+from tactful.schemas.messages import RecommendRequest
+from tactful_federated import Invitation, TrainingPlan, Vocabulary
+from tactful_federated.invitation import save_invitation
+from tactful_federated.model_package import pack_model
+from tactful_federated.vectors import parameter_count
+
+CATEGORIES = ["bread", "cheese", "milk"]
+VOCABULARY = Vocabulary.from_catalogue(CATEGORIES)
+KEY = Ed25519PrivateKey.generate()
+PLAN = TrainingPlan(
+    **{name: 1 for name in TrainingPlan.__dataclass_fields__ if name != "unit"}  # type: ignore[arg-type]
+)
+
+
+@pytest.fixture
+def device(tmp_path: Path) -> list[str]:
+    """Arguments that name a device which keeps forty visits for milk."""
+    invitation, history = tmp_path / "invitation.json", tmp_path / "history.json"
+    save_invitation(
+        invitation,
+        Invitation(
+            run="test",
+            tier="secret",
+            plan=PLAN,
+            categories=CATEGORIES,
+            authority=bytes(32),
+            signer=KEY.public_key().public_bytes_raw(),
+        ),
+    )
+    history.write_text(json.dumps([["milk"]] * 40))
+    named = [str(tmp_path / "device"), "--invitation", str(invitation)]
+    made = CliRunner().invoke(
+        main, ["federated", "device", *named, "--consent", "--history", str(history)]
+    )
+    assert made.exit_code == 0, made.output
+    weights = np.zeros(parameter_count(VOCABULARY.size), dtype=np.float32)
+    for version in (1, 2):
+        (tmp_path / f"model{version}").write_bytes(pack_model(weights, VOCABULARY, version, KEY))
+    narrow = np.zeros(parameter_count(VOCABULARY.size, embedding=8, hidden=8), dtype=np.float32)
+    package = pack_model(narrow, VOCABULARY, 3, KEY, embedding=8, hidden=8)
+    (tmp_path / "narrow").write_bytes(package)
+    return named
+
+
+def ask(device: list[str], *more: str) -> dict[str, dict[str, float]]:
+    found = CliRunner().invoke(main, ["federated", "intent", *device, *more])
+    assert found.exit_code == 0, found.output
+    answer: dict[str, dict[str, float]] = json.loads(found.stdout)
+    return answer
+
+
+def test_what_is_printed_goes_with_a_request(device: list[str], tmp_path: Path) -> None:
+    assert ask(device) == {"intent": {}}  # no model yet
+    model = ("--model", str(tmp_path / "model1"))
+    told = ask(device, *model, "--about", "milk", "--steps", "2")
+    assert next(iter(told["intent"])) == "milk" and told["about_to"] > 0.8  # type: ignore[operator]
+    request = msgspec.convert({"user_id": "ada", "intent": told["intent"]}, RecommendRequest)
+    assert request.intent == told["intent"]
+    as_shared = ask(device, "--own", "nothing")["intent"]
+    assert as_shared == dict.fromkeys(CATEGORIES, 1.0)  # the shared model knows nothing of anybody
+    assert len(ask(device, "--randomise", "0.5")["intent"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("more", "code", "said"),
+    [
+        (["--about", "caviar"], 2, "caviar"),
+        (["--randomise", "nothing"], 2, "randomise"),
+        (["--model", "model1"], 1, "not newer"),
+        (["--model", "request"], 1, "not signed"),
+        (["--model", "narrow"], 1, "widths"),
+    ],
+)
+def test_wrong_wishes_are_named(
+    device: list[str], tmp_path: Path, more: list[str], code: int, said: str
+) -> None:
+    ask(device, "--model", str(tmp_path / "model1"))
+    places = {
+        "model1": str(tmp_path / "model1"),
+        "narrow": str(tmp_path / "narrow"),
+        "request": str(tmp_path / "device" / "request.json"),
+    }
+    found = CliRunner().invoke(
+        main, ["federated", "intent", *device, *(places.get(word, word) for word in more)]
+    )
+    assert found.exit_code == code and said in found.output, found.output
+
+
+def test_withdrawn_consent_takes_what_has_fired_along(device: list[str]) -> None:
+    fired = Path(device[0]) / "fired"
+    fired.write_text('["soon"]')
+    assert CliRunner().invoke(main, ["federated", "device", *device, "--withdraw"]).exit_code == 0
+    assert not fired.exists() and ask(device) == {"intent": {}}

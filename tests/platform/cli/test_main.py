@@ -1,0 +1,294 @@
+"""The command line: what it prints, where, and how it ends."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+from click.testing import CliRunner, Result
+from tests.platform.support import Live, build, view
+
+from tactful.cli.main import main
+from tactful.config.settings import Settings
+from tactful.maintenance.doctor import examine
+from tactful.metadata.api_keys import KeyStore
+from tactful.server.platform import Platform
+from tactful.util.lazy_commands import LazyCommand, LazyGroup
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No settings, keys or data of the person who runs the tests."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("TACTFUL_API_KEY", "TACTFUL_URL"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def run(*arguments: object, **options: Any) -> Result:
+    return CliRunner().invoke(main, [str(it) for it in arguments], **options)
+
+
+def nobody() -> str:
+    """The URL of a port nobody listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+
+def test_a_key_is_printed_once_and_works(tmp_path: Path) -> None:
+    made = run("keys", "create", "--scope", "ingest", "--scope", "analyst", "--note", "shop")
+
+    assert made.exit_code == 0
+    key = made.stdout.strip()
+    store = KeyStore(tmp_path / "tactful-data" / "metadata.db", clock=lambda: 0)
+    found = store.check(key)
+    store.close()
+    assert found is not None
+    assert found.scopes == {"ingest", "analyst"}
+    listed = run("keys", "list")
+    assert found.id in listed.stdout
+    assert key not in listed.output
+    assert (tmp_path / "tactful-data").stat().st_mode & 0o077 == 0, "nobody else may look"
+
+
+def test_keys_as_json_and_revocation() -> None:
+    made = json.loads(run("keys", "create", "--scope", "admin", "--json", "--data", "d").stdout)
+    assert run("keys", "revoke", made["id"], "--data", "d").exit_code == 0
+
+    (listed,) = json.loads(run("keys", "list", "--json", "--data", "d").stdout)
+
+    assert listed["id"] == made["id"]
+    assert listed["scopes"] == ["admin"]
+    assert listed["revoked_at"] is not None
+    again = run("keys", "revoke", made["id"], "--data", "d")
+    assert again.exit_code == 1
+    assert again.stderr.startswith("tactful: no valid key")
+
+
+def test_mistakes_end_with_one_line_and_their_code(tmp_path: Path) -> None:
+    (tmp_path / "bad.toml").write_text("[server]\nprot = 1\n")
+    (tmp_path / "events.ndjson").write_text("{}\n")
+    for arguments, code, part in (
+        (("serve", "--config", "bad.toml"), 2, "did you mean 'port'"),
+        (("serve", "--dev", "--host", "0.0.0.0"), 2, "API keys off"),
+        (("serve", "--port", "70000"), 2, "65535"),
+        (("keys", "create", "--scope", "root"), 1, "unknown scope"),
+        (("recommend", "--url", nobody(), "--user", "u"), 3, "does not answer"),
+        (("ingest", "events.ndjson", "--url", nobody()), 3, "does not answer"),
+    ):
+        result = run(*arguments)
+        assert result.exit_code == code, result.output
+        assert part in result.stderr
+        assert len(result.stderr.strip().splitlines()) == 1, result.stderr
+        assert result.stdout == ""
+
+
+def test_a_taken_port_is_said_before_anything_is_opened(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        result = run("serve", "--dev", "--port", listener.getsockname()[1])
+
+    assert result.exit_code == 1
+    assert "in use" in result.stderr
+    assert not (tmp_path / "tactful-data").exists()
+
+
+def test_a_used_data_directory_is_said(live: Live) -> None:
+    result = run("serve", "--dev", "--port", 0, "--data", live.platform.settings.storage.data)
+
+    assert result.exit_code == 1
+    assert "another process uses" in result.stderr
+
+
+def test_recommend_prints_a_list_or_json(live: Live) -> None:
+    position = live.http.put("/v1/items", json=[{"item_id": "a"}, {"item_id": "b"}]).json()
+    options = ("--url", live.url, "--user", "u", "--after", position["position"])
+
+    table = run("recommend", *options, "--explain")
+    document = json.loads(run("recommend", *options, "--count", 1, "--json").stdout)
+
+    assert table.exit_code == 0
+    assert table.stdout.splitlines()[:2] == ["  1  a  1.0000  all", "  2  b  1.0000  all"]
+    assert '"views"' in table.stdout
+    assert [item["item_id"] for item in document["items"]] == ["a"]
+
+
+def test_the_key_comes_from_the_environment_or_a_file(locked: Live, tmp_path: Path) -> None:
+    key, _ = locked.platform.keys.create(["recommend"])
+    (tmp_path / "key").write_text(key + "\n")
+    options = ("recommend", "--url", locked.url, "--user", "u")
+
+    assert run(*options).exit_code == 4
+    assert run(*options, "--key-file", "key").exit_code == 0
+    assert run(*options, env={"TACTFUL_API_KEY": key}).exit_code == 0
+
+
+def write(path: Path, *elements: Any) -> None:
+    lines = [it if isinstance(it, str) else json.dumps(it) for it in elements]
+    path.write_text("".join(line + "\n" for line in lines))
+
+
+def test_ingest_tells_refused_lines_and_goes_on_where_it_stopped(
+    live: Live, tmp_path: Path
+) -> None:
+    file = tmp_path / "events.ndjson"
+    write(file, view(1), "", {"type": "view"}, view(2), view(1), "not json")
+
+    first = run("ingest", file, "--url", live.url, "--batch", 2)
+
+    assert first.exit_code == 1, "because lines were refused"
+    assert "2 accepted, 1 known before, 2 refused (from line 1)" in first.stdout
+    refused = [line.split(": ")[0] for line in first.stderr.splitlines()]
+    assert refused == [f"{file}:3", f"{file}:6"]
+
+    with file.open("a") as more:
+        more.write(json.dumps(view(3)) + "\n")
+    second = run("ingest", file, "--url", live.url, "--json")
+    outcome = json.loads(second.stdout)
+    assert second.exit_code == 0
+    assert (outcome["accepted"], outcome["duplicates"], outcome["resumed_at"]) == (1, 0, 7)
+
+    third = json.loads(run("ingest", file, "--url", live.url, "--json", "--restart").stdout)
+    assert (third["accepted"], third["duplicates"], third["resumed_at"]) == (0, 4, 1)
+    assert live.views("u", third["position"]) == 3
+
+
+def test_ingest_keeps_its_place_when_the_server_goes(settings: Settings, tmp_path: Path) -> None:
+    file = tmp_path / "events.ndjson"
+    write(file, *(view(number) for number in range(100)))
+    with Live(Platform.open(settings, build)) as live:
+        host = live.platform.settings.server.host
+        fixed = replace(settings, server=replace(settings.server, port=live.port))
+        answers = iter([True, True])
+        append = live.platform.door.events
+
+        async def twice(*arguments: Any, **options: Any) -> Any:
+            if not next(answers, False):
+                raise RuntimeError("gone")
+            return await append(*arguments, **options)
+
+        live.platform.door.events = twice  # type: ignore[method-assign]
+        broken = run("ingest", file, "--url", live.url, "--batch", 10)
+        assert broken.exit_code == 4
+    with Live(Platform.open(fixed, build)):
+        rest = run("ingest", file, "--url", f"http://{host}:{live.port}", "--json")
+
+    outcome = json.loads(rest.stdout)
+    assert (outcome["accepted"], outcome["duplicates"], outcome["resumed_at"]) == (80, 0, 21)
+
+
+def test_ingest_refuses_another_file_under_the_same_name(live: Live, tmp_path: Path) -> None:
+    file = tmp_path / "items.ndjson"
+    write(file, {"item_id": "a"}, {"item_id": "b"})
+    assert run("ingest", file, "--kind", "items", "--url", live.url).exit_code == 0
+    write(file, {"item_id": "c"})
+
+    result = run("ingest", file, "--kind", "items", "--url", live.url)
+
+    assert result.exit_code == 1
+    assert "--restart" in result.stderr
+
+
+def test_the_doctor_says_what_it_found(tmp_path: Path) -> None:
+    result = run("doctor", "--port", 0, "--json")
+
+    checks = {check["name"]: check for check in json.loads(result.stdout)}
+    assert result.exit_code == 0, result.stdout
+    for name in ("python", "features", "disk", "data directory", "port 0"):
+        assert checks[name]["state"] == "ok", checks[name]
+    assert checks["API keys"]["state"] == "warning"
+    assert "tactful keys create" in checks["API keys"]["said"]
+    assert checks["model"]["state"] == "warning"
+    assert checks["erasures"]["state"] == "ok"
+    assert run("keys", "create", "--scope", "admin").exit_code == 0
+    assert "1 valid" in run("doctor", "--port", 0).stdout
+    assert not list((tmp_path / "tactful-data").glob("doctor-*"))
+
+
+def test_the_doctor_fails_for_what_keeps_a_server_from_working(tmp_path: Path) -> None:
+    (tmp_path / "features.yaml").write_text("- {name: views_5m, entity: nobody}\n")
+    (tmp_path / "tactful.toml").write_text('[engine]\nfeatures = "features.yaml"\n')
+    (tmp_path / "file").write_text("in the way")
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        result = run("doctor", "--port", port, "--data", tmp_path / "file", "--json")
+
+    checks = {check["name"]: check for check in json.loads(result.stdout)}
+    assert result.exit_code == 1
+    assert {name for name, check in checks.items() if check["state"] == "failed"} == {
+        "features",
+        "disk",
+        "metadata",
+        f"port {port}",
+    }
+
+
+def test_the_doctor_tells_of_what_lists_are_made_from(settings: Settings) -> None:
+    found = next(check for check in examine(settings) if check.name == "features")
+    assert found.state == "warning"
+    assert "lists are made without" in found.said and "sold_28d" in found.said
+
+
+def test_the_doctor_knows_its_own_server(live: Live) -> None:
+    data = live.platform.settings.storage.data
+    checks = json.loads(run("doctor", "--port", live.port, "--data", data, "--json").stdout)
+
+    states = {check["name"]: check for check in checks}
+    assert states[f"port {live.port}"]["state"] == "warning"
+    assert "running" in states[f"port {live.port}"]["said"]
+    assert states["data directory"]["state"] == "warning"
+
+
+def test_every_command_helps() -> None:
+    for command in (
+        ("--help",),
+        *((name, "--help") for name in main.list_commands(click.Context(main))),
+    ):
+        result = run(*command)
+        assert result.exit_code == 0
+        assert "Usage: " in result.stdout
+
+
+def lazy_groups() -> Iterator[LazyGroup]:
+    waiting: list[click.Command | None] = [main]
+    for group in waiting:
+        if isinstance(group, LazyGroup):
+            yield group
+            context = click.Context(group)
+            waiting += [group.get_command(context, name) for name in group.lazy]
+
+
+def test_short_help_texts_are_those_of_the_commands() -> None:
+    groups = list(lazy_groups())
+    assert {group.name for group in groups} == {"main", "features", "federated", "experiment"}
+    for group in groups:
+        for name, lazy in group.lazy.items():
+            command = group.get_command(click.Context(group), name)
+            assert command is not None and command.name == name
+            first = " ".join((command.help or "").split("\n\n")[0].split())
+            assert first.startswith(lazy.help), name
+
+
+def test_help_imports_no_command() -> None:
+    code = (
+        "import sys\n"
+        "from tactful.cli.main import main\n"
+        "main(['--help'], standalone_mode=False)\n"
+        "print(sorted(m for m in sys.modules if m.startswith('tactful') or m == 'numpy'))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    modules = ["tactful", "tactful.cli.main", "tactful.errors", "tactful.util.lazy_commands"]
+    assert done.stdout.splitlines()[-1] == str(modules)
+
+
+def test_a_missing_extra_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(main.lazy, "sink", LazyCommand("no_such_package.sink:sink", ""))
+    result = run("sink")
+    assert result.exit_code == 1
+    assert result.stderr == "tactful: main sink: No module named 'no_such_package'\n"

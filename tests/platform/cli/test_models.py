@@ -1,0 +1,298 @@
+"""The commands around models: what they print, what they say is missing, and how they end."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+from tests.platform.shop import definitions, engine_at, entries, make_shop, write_log
+
+from tactful.cli.main import main
+from tactful.ranking.model import Pointer, load_model, read_pointer, version_directory
+from tactful.recommend.recommender import HEURISTIC, LEARNED, RANKING_EXPERIMENT, Recommender
+from tactful.schemas.messages import RecommendRequest
+from tactful_bandits import Arm, Experiment
+from tactful_streaming import EmbeddedLog, Engine, Entry, Event, MemoryState
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No settings, logs or registry of the person who runs the tests."""
+    monkeypatch.chdir(tmp_path)
+
+
+def run(*arguments: object) -> Result:
+    result = CliRunner().invoke(main, [str(it) for it in arguments])
+    assert not isinstance(result.exception, Exception) or isinstance(result.exception, SystemExit)
+    return result
+
+
+def shop_log(path: Path, keep: int | None = None) -> list[Entry]:
+    what = entries(make_shop(41, people=12, items=40, days=40))[:keep]
+    write_log(path / "log", what).close()
+    return what
+
+
+# Nothing to train from
+
+
+def test_where_there_is_no_log_it_says_where_to_get_one(tmp_path: Path) -> None:
+    result = run("train", "--data", tmp_path / "nowhere")
+
+    assert result.exit_code == 1
+    assert result.stdout == ""
+    assert result.stderr.startswith("tactful: nothing to train from: ")
+    assert "nowhere/log: there is no event log here" in result.stderr
+    assert "send events to `tactful serve` first, or name its data directory" in result.stderr
+    assert not (tmp_path / "nowhere").exists(), "looking makes nothing"
+
+
+def test_an_empty_log_says_what_to_send(tmp_path: Path) -> None:
+    write_log(tmp_path / "data" / "log", []).close()
+
+    result = run("train", "--data", "data")
+
+    assert result.exit_code == 1
+    assert "no add_to_cart or purchase of a known item; send items and such events" in result.stderr
+
+
+def test_too_few_visits_say_how_many_there_are(tmp_path: Path) -> None:
+    shop_log(tmp_path / "data", keep=100)
+
+    result = run("train", "--data", "data", "--label-days", "1", "--json")
+
+    assert result.exit_code == 1
+    assert "visits in the last 1 days; at least 20 are needed" in result.stderr
+    assert "--label-days" in result.stderr
+
+
+def test_wrong_definitions_are_a_mistake_in_the_configuration(tmp_path: Path) -> None:
+    shop_log(tmp_path / "data", keep=100)
+    (tmp_path / "features.yaml").write_text("- {name: a, entity: moon}\n")
+    (tmp_path / "tactful.toml").write_text('[engine]\nfeatures = "features.yaml"\n')
+
+    result = run("train", "--data", "data")
+
+    assert result.exit_code == 2
+    assert "features.yaml:1" in result.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments", [("--lists", "5"), ("--task", "guess"), ("--label-days", "0")]
+)
+def test_wrong_usage_is_told_before_anything_is_read(arguments: tuple[str, str]) -> None:
+    result = run("train", *arguments)
+
+    assert result.exit_code == 2
+    assert arguments[0] in result.stderr
+
+
+# A registry
+
+
+@pytest.fixture
+def data(tracking_uri: str, tmp_path: Path) -> Path:
+    shop_log(tmp_path / "data")
+    return tmp_path / "data"
+
+
+def train(data: Path, *arguments: object) -> Result:
+    options = ("--data", data, "--lists", "100", "--label-days", "20")
+    result = run("train", *options, *arguments)
+    assert result.exit_code == 0, result.output
+    return result
+
+
+def test_versions_are_trained_listed_promoted_and_rolled_back(data: Path) -> None:
+    assert run("models", "list", "--data", data).stdout == ""
+    none = run("models", "rollback", "--reason", "worse", "--data", data)
+    assert none.exit_code == 1
+    assert "there is no previous champion to go back to" in none.stderr
+
+    first = train(data)
+    assert first.stdout.startswith(
+        "ranker version 1; `tactful models promote 1` makes it the champion\n"
+    )
+    assert {line.split()[0] for line in first.stdout.splitlines()[1:]} >= {
+        "hr20",
+        "ndcg20",
+        "mrr20",
+        "recall",
+    }
+    assert read_pointer(data / "models") is None
+    promoted = run("models", "promote", "1", "--data", data)
+    assert (promoted.exit_code, promoted.stderr) == (0, "ranker 1 is the champion.\n")
+    alone = run("models", "rollback", "--reason", "worse", "--data", data)
+    assert alone.exit_code == 1
+
+    second = train(data, "--promote", "--seed", "1")
+    assert second.stdout.startswith("ranker version 2 is the champion\n")
+    assert read_pointer(data / "models") == Pointer(version="2", previous="1")
+    listed = json.loads(run("models", "list", "--data", data, "--json").stdout)
+    assert [(it["version"], it["aliases"]) for it in listed] == [
+        ("2", "champion"),
+        ("1", "previous"),
+    ]
+    told = run("models", "list", "--data", data).stdout.splitlines()
+    assert [line.split() for line in told] == [
+        [it["version"], it["run_id"], it["aliases"]] for it in listed
+    ]
+
+    back = run("models", "rollback", "--reason", "worse", "--data", data)
+    assert (back.exit_code, back.stderr) == (0, "ranker 1 is the champion again.\n")
+    assert read_pointer(data / "models") == Pointer(version="1", previous="2")
+    assert run("models", "rollback", "--reason", "worse", "--data", data).exit_code == 0, (
+        "and forth again"
+    )
+    assert read_pointer(data / "models") == Pointer(version="2", previous="1")
+    log = json.loads(run("models", "log", "--data", data, "--json").stdout)
+    assert [(it["action"], it["version"], it["previous"], it["reason"]) for it in log] == [
+        ("rollback", "2", "1", "worse"),
+        ("rollback", "1", "2", "worse"),
+        ("promote", "2", "1", "tactful train --promote"),
+        ("train", "2", "", ""),
+        ("promote", "1", "", ""),
+        ("train", "1", "", ""),
+    ]
+    assert "@" in log[0]["changed_by"]
+    (newest,) = run("models", "log", "--data", data, "--limit", "1").stdout.splitlines()
+    assert newest.split("  ")[1:3] == ["rollback", "ranker 2"]
+    assert run("models", "rollback", "--data", data).exit_code == 2, "why?"
+
+
+def test_training_tells_programs_how_far_it_is_and_what_came_out(data: Path) -> None:
+    lines = [json.loads(line) for line in train(data, "--promote", "--json").stdout.splitlines()]
+
+    result = lines.pop()
+    assert list(dict.fromkeys(line["stage"] for line in lines)) == [
+        "read",
+        "outcomes",
+        "index",
+        "replay",
+        "fit",
+        "register",
+    ]
+    assert all(0 <= line["done"] <= line["total"] for line in lines)
+    assert (result["name"], result["version"], result["alias"]) == ("ranker", "1", "champion")
+    model = load_model(
+        version_directory(data / "models", "1"), definitions=definitions().fingerprint
+    )
+    assert model.manifest.run_id == result["run_id"]
+    assert model.manifest.metrics == result["metrics"]
+    assert (model.manifest.rows, model.manifest.questions) == (result["rows"], result["questions"])
+    assert 20 <= result["questions"] <= 100
+    assert [it["name"] for it in result["features"]] == list(model.manifest.gains)
+
+
+def test_the_run_says_how_it_was_trained(data: Path, tracking_uri: str) -> None:
+    from mlflow import MlflowClient
+
+    result = json.loads(train(data, "--task", "basket", "--json").stdout.splitlines()[-1])
+
+    run_data = MlflowClient(tracking_uri).get_run(result["run_id"]).data
+    assert run_data.params["task"] == "basket"
+    assert run_data.params["lists"] == "100"
+    assert run_data.params["label_days"] == "20.0"
+    pictures = MlflowClient(tracking_uri).list_artifacts(result["run_id"], "figures")
+    assert {it.path for it in pictures} >= {"figures/learning_curve.png", "figures/gain.png"}
+
+
+def test_a_version_is_fetched_again(data: Path) -> None:
+    train(data)
+    place = version_directory(data / "models", "1")
+    before = {path.name: path.read_bytes() for path in place.glob("*.*")}
+    for path in before:
+        (place / path).unlink()
+
+    pulled = run("models", "pull", "1", "--data", data)
+
+    assert pulled.exit_code == 0
+    assert pulled.stdout.strip() == str(place)
+    assert {path.name: path.read_bytes() for path in place.glob("*.*")} == before
+
+
+@pytest.mark.parametrize("command", ["promote", "pull"])
+def test_an_unknown_version_is_one_line(data: Path, command: str) -> None:
+    result = run("models", command, "7", "--data", data)
+
+    assert result.exit_code == 1
+    assert result.stderr.startswith("tactful: ranker has no version '7' in sqlite:///")
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_training_changes_nothing_in_the_log(data: Path) -> None:
+    before = {path.name: path.read_bytes() for path in (data / "log").iterdir()}
+
+    train(data)
+
+    assert {path.name: path.read_bytes() for path in (data / "log").iterdir()} == before
+
+
+def test_impressions_in_the_log_do_not_disturb_a_training(data: Path, tmp_path: Path) -> None:
+    """Lists that were shown are in the log, too; what is learned is what was taken."""
+    what = entries(make_shop(41, people=12, items=40, days=40))
+    shown: list[Entry] = []
+    for number, entry in enumerate(what):
+        if isinstance(entry, Event) and number % 5 == 0:
+            properties: dict[str, Any] = {"items": ["item-000", "item-001"], "arm": "learned"}
+            shown.append(
+                Event(
+                    event_id=f"impression:{number}",
+                    type="impression",
+                    timestamp=entry.timestamp,
+                    user_id=entry.user_id,
+                    session_id=entry.session_id,
+                    recommendation_id=str(number),
+                    properties=properties,
+                )
+            )
+        shown.append(entry)
+    write_log(tmp_path / "shown" / "log", shown).close()
+
+    results = [
+        json.loads(train(place, "--json").stdout.splitlines()[-1])
+        for place in (data, tmp_path / "shown")
+    ]
+
+    for key in ("rows", "questions", "metrics", "features"):
+        assert results[0][key] == results[1][key]
+
+
+def test_a_training_compares_what_was_served_with_what_it_computes(
+    data: Path, tracking_uri: str
+) -> None:
+    from mlflow import MlflowClient
+
+    first = json.loads(train(data, "--promote", "--json").stdout.splitlines()[-1])
+    assert first["skew"] == {"lists": 0, "skipped": 0, "share": None, "by_feature": {}}
+    serve_lists(data)
+
+    second = json.loads(train(data, "--json").stdout.splitlines()[-1])
+
+    assert second["skew"]["lists"] >= 10
+    assert (second["skew"]["share"], second["skew"]["by_feature"]) == (0.0, {})
+    run_of = MlflowClient(tracking_uri).get_run
+    assert run_of(second["run_id"]).data.metrics["skew"] == 0.0
+    assert "skew" not in run_of(first["run_id"]).data.metrics
+
+
+def serve_lists(data: Path) -> None:
+    """Ask the champion for lists and keep them in the log, as the server does."""
+    log = EmbeddedLog(data / "log", durability="process")
+    engine = engine_at(Engine(definitions(), MemoryState()), log, log.end)
+    people = Experiment(RANKING_EXPERIMENT, (Arm(HEURISTIC, 0.1), Arm(LEARNED, 0.9)))
+    ranked = Recommender(
+        engine,
+        models=data / "models",
+        definitions=definitions().fingerprint,
+        experiment=people,
+    )
+    for number in range(20):
+        request = RecommendRequest(user_id=f"person-{number % 12:02d}")
+        _, impression = ranked.recommend(request, now=engine.watermark + number)
+        assert impression is not None
+        log.append([impression])
+    log.close()
