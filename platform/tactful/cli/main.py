@@ -76,7 +76,8 @@ _COMMANDS = {
         "Check feature definitions, and migrate a state to changed definitions.",
     ),
     "federated": LazyCommand(
-        "tactful.federated_cli:federated", "Plan, simulate and run private training on devices."
+        "tactful.cli.federated.commands:federated",
+        "Plan, simulate and run private training on devices.",
     ),
     "privacy": LazyCommand(
         "tactful.cli.privacy:privacy", "Audit, report and manage private statistics."

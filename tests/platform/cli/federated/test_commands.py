@@ -92,7 +92,7 @@ def test_what_devices_said_is_told_though_it_cannot_be_logged(
         yield SimpleNamespace(run=lambda: contextlib.nullcontext())
 
     said = Evaluation(3, 100.0, 0.5, 0.75, 0.01, 0.02)
-    monkeypatch.setattr("tactful.federated_evaluation_cli.FederatedRuns", Down)
+    monkeypatch.setattr("tactful.cli.federated.evaluate.FederatedRuns", Down)
     for name, found in {
         "SuperLink": link,
         "collector_for": lambda *arguments, **options: None,
@@ -100,7 +100,7 @@ def test_what_devices_said_is_told_though_it_cannot_be_logged(
         "read_invitation": lambda path: None,
         "serve_evaluation": lambda *arguments: (said, 4),
     }.items():
-        monkeypatch.setattr(f"tactful.federated_evaluation_cli.{name}", found)
+        monkeypatch.setattr(f"tactful.cli.federated.evaluate.{name}", found)
     asked = ["federated", "evaluate", str(tmp_path), "--population", "100", "--json"]
     weights = tmp_path / "weights.npy"
     weights.write_bytes(b"text")

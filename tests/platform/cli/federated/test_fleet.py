@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from tactful.cli.federated.mlflow_runs import FederatedRuns
 from tactful.cli.main import main
 from tactful.errors import StorageError
-from tactful.federated_runs import FederatedRuns
 from tactful_federated import (
     DeviceHome,
     Invitation,
@@ -279,7 +279,7 @@ def test_a_store_that_is_away_is_told_and_ends_no_training(
     )
     for _ in range(2):
         runs.show("a-run", view)
-    (warned,) = [it for it in caplog.records if it.name == "tactful.federated_runs"]
+    (warned,) = [it for it in caplog.records if it.name == "tactful.cli.federated.mlflow_runs"]
     assert "rounds are not logged until it is back: MLflow at" in warned.getMessage()
 
 

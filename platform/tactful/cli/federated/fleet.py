@@ -18,9 +18,8 @@ import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from tqdm import tqdm
 
-from tactful.cli.options import existing_file, grouped
-from tactful.errors import ConfigError, TactfulError
-from tactful.federated_options import (
+from tactful.cli.federated.mlflow_runs import FederatedRuns
+from tactful.cli.federated.options import (
     ServeOptions,
     cohort_options,
     link_options,
@@ -29,7 +28,8 @@ from tactful.federated_options import (
     widths_of,
     wishes_of,
 )
-from tactful.federated_runs import FederatedRuns
+from tactful.cli.options import existing_file, grouped
+from tactful.errors import ConfigError, TactfulError
 from tactful.util.signals import leave, on_stop_signals
 from tactful_federated import (
     DeviceHome,

@@ -8,8 +8,8 @@ from typing import Unpack
 import click
 import msgspec
 
+from tactful.cli.federated.options import CohortOptions, cohort_options, wishes_of
 from tactful.errors import ConfigError
-from tactful.federated_options import CohortOptions, cohort_options, wishes_of
 from tactful_federated import SettingsError, plan_training
 from tactful_federated.curvature import CURVATURE
 

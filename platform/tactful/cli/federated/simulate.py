@@ -11,8 +11,8 @@ import click
 import msgspec
 from tqdm import tqdm
 
+from tactful.cli.federated.options import WidthOptions, width_options, widths_of
 from tactful.errors import ConfigError, TactfulError
-from tactful.federated_options import WidthOptions, width_options, widths_of
 from tactful_federated import (
     CheckpointError,
     MissingExtraError,

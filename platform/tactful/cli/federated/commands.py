@@ -8,31 +8,31 @@ from tactful.util.lazy_commands import LazyCommand, LazyGroup
 
 _COMMANDS = {
     "serve": LazyCommand(
-        "tactful.federated_fleet_cli:serve_command",
+        "tactful.cli.federated.fleet:serve_command",
         "Run private training over a SuperLink; a restart resumes the run in DIRECTORY.",
     ),
     "enrol": LazyCommand(
-        "tactful.federated_fleet_cli:enrol_command",
+        "tactful.cli.federated.fleet:enrol_command",
         "Enrol devices: DIRECTORY of the server, REQUESTS written by `device` as request.json.",
     ),
     "device": LazyCommand(
-        "tactful.federated_fleet_cli:device_command",
+        "tactful.cli.federated.fleet:device_command",
         "Take part in a run as one device until stopped; its data stay in DIRECTORY.",
     ),
     "evaluate": LazyCommand(
-        "tactful.federated_evaluation_cli:evaluate_command",
+        "tactful.cli.federated.evaluate:evaluate_command",
         "Evaluate a model once, privately, on the devices of the server in DIRECTORY.",
     ),
     "intent": LazyCommand(
-        "tactful.federated_intent_cli:intent_command",
+        "tactful.cli.federated.intent:intent_command",
         "Print the intent that the device in DIRECTORY would send with a request.",
     ),
     "plan": LazyCommand(
-        "tactful.federated_plan_cli:plan_command",
+        "tactful.cli.federated.plan:plan_command",
         "Compute privacy, noise and expected loss of a training run before it starts.",
     ),
     "simulate": LazyCommand(
-        "tactful.federated_simulation_cli:simulate_command",
+        "tactful.cli.federated.simulate:simulate_command",
         "Train privately on simulated shoppers; a restart resumes the run in DIRECTORY.",
     ),
 }

@@ -10,16 +10,16 @@ import click
 import msgspec
 import numpy as np
 
-from tactful.cli.options import existing_file
-from tactful.errors import ConfigError, TactfulError
-from tactful.federated_options import (
+from tactful.cli.federated.mlflow_runs import FederatedRuns
+from tactful.cli.federated.options import (
     LeaderOptions,
     cohort_options,
     link_options,
     tls_of,
     wishes_of,
 )
-from tactful.federated_runs import FederatedRuns
+from tactful.cli.options import existing_file
+from tactful.errors import ConfigError, TactfulError
 from tactful.util.signals import leave, on_stop_signals
 from tactful_federated import (
     Evaluation,
