@@ -14,9 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tactful_streaming.beginnings import Beginning, Groups
-from tactful_streaming.pattern import Automaton
-from tactful_streaming.reorder import Arrivals
-from tactful_streaming.sequence_kernel import (
+from tactful_streaming.kernels.partial_matches import (
     ASKS,
     BEGINNING,
     COMPLETES,
@@ -24,6 +22,8 @@ from tactful_streaming.sequence_kernel import (
     ID_WORDS,
     load_kernel,
 )
+from tactful_streaming.pattern import Automaton
+from tactful_streaming.reorder import Arrivals
 
 MOST_SLOTS: Final = 4
 """Most events that a beginning here has taken."""

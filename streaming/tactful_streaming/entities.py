@@ -19,7 +19,7 @@ from tactful_streaming.column_cache import ColumnCache, KeptNumbers, keeps
 from tactful_streaming.definitions import Feature, SessionWindow
 from tactful_streaming.errors import EngineError, StateError
 from tactful_streaming.firing import Fired, fire, fires, next_pending
-from tactful_streaming.kept_kernel import load_taking
+from tactful_streaming.kernels.gather import load_taking
 from tactful_streaming.panes import Floats, Rows
 from tactful_streaming.parts import Selection
 from tactful_streaming.placed_rows import PlacedRows, Placing

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tactful_streaming.definitions import CumulativeWindow, Window
-from tactful_streaming.pane_kernel import load_kernel
+from tactful_streaming.kernels.panes import load_kernel
 
 Rows = NDArray[np.int64]
 Floats = NDArray[np.float64]

@@ -50,8 +50,8 @@ from tactful.schemas.messages import (
 from tactful.schemas.problems import ProblemError
 from tactful_bandits import Assignment, AssignmentError, Experiment, assign
 from tactful_streaming import Event
-from tactful_streaming.kept_kernel import load_taking
-from tactful_streaming.pane_kernel import load_kernel as load_pane_kernel
+from tactful_streaming.kernels.gather import load_taking
+from tactful_streaming.kernels.panes import load_kernel as load_pane_kernel
 
 _LOG = logging.getLogger(__name__)
 

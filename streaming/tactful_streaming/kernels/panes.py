@@ -63,7 +63,7 @@ def load_kernel() -> Callable[..., None]:
     """The machine code of `add_panes`. The first call of a process compiles or loads it."""
     from numba import types  # it takes a second, and many read no panes
 
-    from tactful_streaming.machine_code import compiled
+    from tactful_streaming.kernels.compile import compiled
 
     rows, links, numbers = (
         types.Array(kind, 1, "C", readonly=True)

@@ -60,7 +60,7 @@ def load_taking() -> Callable[..., int]:
     """The machine code of `take_kept`. The first call of a process compiles or loads it."""
     from numba import types  # it takes a second, and many read no columns
 
-    from tactful_streaming.machine_code import compiled
+    from tactful_streaming.kernels.compile import compiled
 
     places: Any = types.Array(types.int64, 1, "C", readonly=True)
     numbers: Any = types.Array(types.float64, 2, "C", readonly=True)

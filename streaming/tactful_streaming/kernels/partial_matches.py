@@ -182,7 +182,7 @@ def load_kernel() -> Callable[..., tuple[int, int, int, int]]:
     import numba  # it takes a second, and many search for no sequence
     from numba import types
 
-    from tactful_streaming.machine_code import array, compiled
+    from tactful_streaming.kernels.compile import array, compiled
 
     numbers, links, flags = array(types.int64), array(types.int32), array(types.boolean)
     ids, table = array(types.uint64, 2), array(types.int64, 2)

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tactful_streaming.kept_kernel import load_taking
+from tactful_streaming.kernels.gather import load_taking
 
 PLACES = st.lists(st.integers(0, 9), max_size=12)
 ROWS = st.lists(st.integers(-1, 6), max_size=8)
