@@ -4,6 +4,35 @@ from tactful_streaming._definition_reader import load_definitions
 from tactful_streaming.actions import action_of, emitted_types
 from tactful_streaming.aggregates import Value
 from tactful_streaming.backfilling import backfill, compute_missing
+from tactful_streaming.contract.log_entries import (
+    DEVICE_PREFIX,
+    PERSONALISATION,
+    Entry,
+    EntryFormat,
+    Event,
+    Forwarded,
+    Item,
+    Link,
+    Restricted,
+    Tick,
+    Transfer,
+    User,
+    decode_entry,
+    encode_entry,
+    event_for,
+    route_key,
+    subject_key,
+)
+from tactful_streaming.contract.subject_ids import Traces
+from tactful_streaming.contract.wire import (
+    EVENT_TYPES,
+    Limits,
+    Rejection,
+    decode_events,
+    decode_items,
+    decode_users,
+    new_event_id,
+)
 from tactful_streaming.dead_letters import DeadLetter, DeadLetters
 from tactful_streaming.definitions import (
     AGGREGATES,
@@ -23,25 +52,6 @@ from tactful_streaming.definitions import (
 )
 from tactful_streaming.engine import Applied, Engine, LateEvent
 from tactful_streaming.entities import NonZero, read_packed
-from tactful_streaming.entries import (
-    DEVICE_PREFIX,
-    PERSONALISATION,
-    Entry,
-    EntryFormat,
-    Event,
-    Forwarded,
-    Item,
-    Link,
-    Restricted,
-    Tick,
-    Transfer,
-    User,
-    decode_entry,
-    encode_entry,
-    event_for,
-    route_key,
-    subject_key,
-)
 from tactful_streaming.errors import (
     BackpressureError,
     DefinitionError,
@@ -64,15 +74,6 @@ from tactful_streaming.errors import (
     StateError,
     StreamingError,
     TopicError,
-)
-from tactful_streaming.events import (
-    EVENT_TYPES,
-    Limits,
-    Rejection,
-    decode_events,
-    decode_items,
-    decode_users,
-    new_event_id,
 )
 from tactful_streaming.evolution import EvolutionPlan, plan_evolution
 from tactful_streaming.fired_rows import encode_fired, encode_matches
@@ -158,7 +159,6 @@ from tactful_streaming.state import (
     open_beside,
     restore_checkpoint,
 )
-from tactful_streaming.traces import Traces
 from tactful_streaming.transactional import TransactionalProducer
 from tactful_streaming.webhook import (
     Answer,

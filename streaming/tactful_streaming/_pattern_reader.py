@@ -9,8 +9,8 @@ import yaml
 
 from tactful_streaming import definitions as d
 from tactful_streaming._yaml_nodes import Keys, NodeReader, suggestion
+from tactful_streaming.contract.wire import EVENT_TYPES
 from tactful_streaming.definitions import Join, Step
-from tactful_streaming.events import EVENT_TYPES
 
 _TEXT_SOURCES = ("item_id", "category", "session_id", "user_id")
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")

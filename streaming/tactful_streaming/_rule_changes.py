@@ -8,7 +8,7 @@ from itertools import groupby
 from typing import Any
 
 from tactful_streaming._rule_fields import EVENT_TEXTS, reader, received_at, write
-from tactful_streaming.entries import LATEST_TIMESTAMP, Event, Property
+from tactful_streaming.contract.log_entries import LATEST_TIMESTAMP, Event, Property
 from tactful_streaming.rule_definitions import FieldChange
 
 Apply = Callable[[Event, int | None], Event]

@@ -11,7 +11,7 @@ from tactful_streaming._rule_fields import Read, content, reader
 from tactful_streaming._rule_memory import Memory, digest, key_of
 from tactful_streaming._safe_regex import TEXT_LIMIT, compile_safely
 from tactful_streaming._user_agents import classify
-from tactful_streaming.entries import Event, Item
+from tactful_streaming.contract.log_entries import Event, Item
 from tactful_streaming.rule_definitions import (
     Condition,
     Earlier,

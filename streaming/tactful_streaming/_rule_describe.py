@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tactful_streaming.entries import Scalar
+from tactful_streaming.contract.log_entries import Scalar
 from tactful_streaming.rule_definitions import (
     Condition,
     Earlier,

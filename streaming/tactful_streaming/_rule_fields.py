@@ -7,7 +7,7 @@ from typing import Final
 
 import msgspec
 
-from tactful_streaming.entries import Event, Item, Property, subject_key
+from tactful_streaming.contract.log_entries import Event, Item, Property, subject_key
 
 EVENT_TEXTS: Final = (
     "event_id",

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import yaml
 
-from tactful_streaming.entries import Scalar
+from tactful_streaming.contract.log_entries import Scalar
 from tactful_streaming.errors import StreamingError
 
 T = TypeVar("T")

@@ -10,8 +10,8 @@ import hashlib
 
 import msgspec
 
+from tactful_streaming.contract.log_entries import APART, DEVICE_PREFIX, Event, Property
 from tactful_streaming.definitions import Definitions
-from tactful_streaming.entries import APART, DEVICE_PREFIX, Event, Property
 from tactful_streaming.matches import Match
 
 _MAX_EVENT_IDS = 64

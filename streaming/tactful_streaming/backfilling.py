@@ -19,10 +19,11 @@ from typing import Any
 
 import msgspec
 
+from tactful_streaming.contract.log_entries import Transfer, decode_entry, encode_entry
+from tactful_streaming.contract.record_batch import Record
 from tactful_streaming.definitions import ENTITIES, Definitions
 from tactful_streaming.engine import Engine
 from tactful_streaming.entities import EntityTable, combine_packed
-from tactful_streaming.entries import Transfer, decode_entry, encode_entry
 from tactful_streaming.errors import EntryError, StateError
 from tactful_streaming.evolution import adopt, required_features
 from tactful_streaming.layout import (
@@ -35,7 +36,6 @@ from tactful_streaming.layout import (
     write_meta,
 )
 from tactful_streaming.log import EventLog
-from tactful_streaming.records import Record
 from tactful_streaming.state import Change, StateStore
 
 _BATCH = 2000

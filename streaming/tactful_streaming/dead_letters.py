@@ -14,7 +14,7 @@ from typing import Final
 
 import msgspec
 
-from tactful_streaming.entries import Entry, decode_entry
+from tactful_streaming.contract.log_entries import Entry, decode_entry
 from tactful_streaming.errors import EntryError, LogCorruptedError
 from tactful_streaming.log import Durability, EmbeddedLog, EventLog
 from tactful_streaming.sealing import Seal

@@ -23,12 +23,7 @@ import numpy as np
 
 from tactful_streaming.actions import action_of, emitted_types
 from tactful_streaming.aggregates import Value
-from tactful_streaming.cuts import Cuts
-from tactful_streaming.dead_letters import DeadLetter
-from tactful_streaming.dedupe import Deduplicator
-from tactful_streaming.definitions import ENTITIES, Definitions, Feature, dump_definitions
-from tactful_streaming.entities import EntityTable, NonZero, newest_packed
-from tactful_streaming.entries import (
+from tactful_streaming.contract.log_entries import (
     Entry,
     Event,
     Item,
@@ -37,6 +32,13 @@ from tactful_streaming.entries import (
     decode_entry,
     encode_entry,
 )
+from tactful_streaming.contract.record_batch import Record, from_offset, payloads_of
+from tactful_streaming.contract.subject_ids import Traces
+from tactful_streaming.cuts import Cuts
+from tactful_streaming.dead_letters import DeadLetter
+from tactful_streaming.dedupe import Deduplicator
+from tactful_streaming.definitions import ENTITIES, Definitions, Feature, dump_definitions
+from tactful_streaming.entities import EntityTable, NonZero, newest_packed
 from tactful_streaming.errors import EngineError, EntryError, StateError
 from tactful_streaming.evolution import adopt
 from tactful_streaming.firing import Fired
@@ -69,11 +71,9 @@ from tactful_streaming.outbox import Outbox
 from tactful_streaming.panes import Floats, Rows
 from tactful_streaming.placed_rows import Placing
 from tactful_streaming.projection import Projection
-from tactful_streaming.records import Record, from_offset, payloads_of
 from tactful_streaming.rules import Cleaner
 from tactful_streaming.selection import Batch, Columns, Plan, entity_source, sources_of
 from tactful_streaming.state import Change, StateStore
-from tactful_streaming.traces import Traces
 from tactful_streaming.users import Users
 
 _logger = logging.getLogger(__name__)

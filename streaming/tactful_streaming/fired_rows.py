@@ -12,11 +12,11 @@ from typing import Any, Final
 
 import msgspec
 
+from tactful_streaming.contract.log_entries import decode_entry, encode_entry, route_key
+from tactful_streaming.contract.record_batch import Row
 from tactful_streaming.engine import LateEvent
-from tactful_streaming.entries import decode_entry, encode_entry, route_key
 from tactful_streaming.firing import Fired
 from tactful_streaming.matches import Match
-from tactful_streaming.records import Row
 
 _encoder = msgspec.json.Encoder()
 _TOGETHER: Final = 2_000

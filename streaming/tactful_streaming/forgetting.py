@@ -14,9 +14,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from tactful_streaming.definitions import Definitions
-from tactful_streaming.entities import newest_packed
-from tactful_streaming.entries import (
+from tactful_streaming.contract.log_entries import (
     APART,
     DEVICE_PREFIX,
     Entry,
@@ -27,7 +25,10 @@ from tactful_streaming.entries import (
     Transfer,
     decode_entry,
 )
-from tactful_streaming.entries import User as UserEntry
+from tactful_streaming.contract.log_entries import User as UserEntry
+from tactful_streaming.contract.subject_ids import Traces
+from tactful_streaming.definitions import Definitions
+from tactful_streaming.entities import newest_packed
 from tactful_streaming.layout import (
     CHANGED_APART,
     CLEANER,
@@ -49,7 +50,6 @@ from tactful_streaming.layout import (
 from tactful_streaming.links import holders_of
 from tactful_streaming.mentions import find_mentions, people_mentioned, without_mentions
 from tactful_streaming.state import Change, StateStore
-from tactful_streaming.traces import Traces
 
 _ids = msgspec.msgpack.Decoder(list[str])
 _PIECE = 10_000

@@ -29,7 +29,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from tactful_streaming.entries import (
+from tactful_streaming.contract.log_entries import (
     APART,
     DEVICE_PREFIX,
     PERSONALISATION,

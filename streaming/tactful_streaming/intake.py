@@ -9,9 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from tactful_streaming.dead_letters import UNREADABLE
-from tactful_streaming.dedupe import Deduplicator
-from tactful_streaming.entries import (
+from tactful_streaming.contract.log_entries import (
     DEVICE_PREFIX,
     PERSONALISATION,
     Event,
@@ -22,6 +20,8 @@ from tactful_streaming.entries import (
     User,
     subject_key,
 )
+from tactful_streaming.dead_letters import UNREADABLE
+from tactful_streaming.dedupe import Deduplicator
 from tactful_streaming.errors import StateError
 from tactful_streaming.identity import Move, Resolver
 from tactful_streaming.joins import ItemVersions

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
+from tactful_streaming.contract.record_batch import Records
 from tactful_streaming.errors import LogError, LogUnreachableError, OffsetError
 from tactful_streaming.kafka_config import Causes, KafkaSettings, ask, explain, import_kafka
-from tactful_streaming.records import Records
 
 _logger = logging.getLogger(__name__)
 

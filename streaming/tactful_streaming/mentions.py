@@ -18,13 +18,13 @@ import msgspec
 
 from tactful_streaming import joins, sequences
 from tactful_streaming.aggregates import Store, make_stores
+from tactful_streaming.contract.log_entries import APART
+from tactful_streaming.contract.subject_ids import Traces
 from tactful_streaming.definitions import ENTITIES, Definitions
 from tactful_streaming.entities import EntityTable
-from tactful_streaming.entries import APART
 from tactful_streaming.errors import StateError
 from tactful_streaming.layout import OPERATOR, entity_prefix
 from tactful_streaming.state import Change, StateStore
-from tactful_streaming.traces import Traces
 
 Drops = Callable[[str, str], bool]
 """Whether something goes, by the source of a text and the text."""

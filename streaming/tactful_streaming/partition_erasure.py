@@ -15,9 +15,7 @@ from typing import Protocol
 
 import msgspec
 
-from tactful_streaming.dead_letters import DeadLetter
-from tactful_streaming.definitions import Definitions
-from tactful_streaming.entries import (
+from tactful_streaming.contract.log_entries import (
     DEVICE_PREFIX,
     Entry,
     Event,
@@ -29,6 +27,9 @@ from tactful_streaming.entries import (
     User,
     decode_entry,
 )
+from tactful_streaming.contract.subject_ids import Traces
+from tactful_streaming.dead_letters import DeadLetter
+from tactful_streaming.definitions import Definitions
 from tactful_streaming.errors import EntryError, StateError
 from tactful_streaming.firing import Fired
 from tactful_streaming.forgetting import Listed, find_listed, forget, is_of, stored_traces
@@ -38,7 +39,6 @@ from tactful_streaming.matches import Match
 from tactful_streaming.redaction import BLANK, redact
 from tactful_streaming.sealing import Seal
 from tactful_streaming.state import RocksState, StateStore
-from tactful_streaming.traces import Traces
 
 
 class Erasures(Protocol):

@@ -15,10 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tactful_streaming.actions import emitted_types
+from tactful_streaming.contract.log_entries import Entry, Tick, encode_entry, route_key
+from tactful_streaming.contract.record_batch import Record, Records, payloads_of
+from tactful_streaming.contract.subject_ids import Traces
 from tactful_streaming.dead_letters import DeadLetter, DeadLetters
 from tactful_streaming.definitions import Definitions
 from tactful_streaming.engine import Applied, Engine, LateEvent
-from tactful_streaming.entries import Entry, Tick, encode_entry, route_key
 from tactful_streaming.errors import LogError, StateError
 from tactful_streaming.fired_rows import encode_in_turn, encode_late, encode_matches
 from tactful_streaming.firing import Fired
@@ -37,10 +39,8 @@ from tactful_streaming.partition_erasure import (
 )
 from tactful_streaming.partition_online import OpenOnline, PartitionView
 from tactful_streaming.partition_state import PartitionState
-from tactful_streaming.records import Record, Records, payloads_of
 from tactful_streaming.rules import Cleaner
 from tactful_streaming.sealing import Seal
-from tactful_streaming.traces import Traces
 from tactful_streaming.transactional import TransactionalProducer
 
 _logger = logging.getLogger(__name__)

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from tactful_streaming.entries import (
+from tactful_streaming.contract.log_entries import (
     DEVICE_PREFIX,
     ENTRY_ERRORS,
     Event,

@@ -24,7 +24,7 @@ from tactful_streaming._segment import (
     record_bounds,
     rewrite_record,
 )
-from tactful_streaming.entries import Tick, encode_entry
+from tactful_streaming.contract.log_entries import Tick, encode_entry
 from tactful_streaming.errors import LogCorruptedError
 from tactful_streaming.log import lock_directory
 

@@ -32,9 +32,9 @@ from operator import itemgetter
 
 import msgspec
 
+from tactful_streaming.contract.log_entries import APART, DEVICE_PREFIX
 from tactful_streaming.definitions import ENTITIES, Definitions
 from tactful_streaming.entities import EntityTable
-from tactful_streaming.entries import APART, DEVICE_PREFIX
 from tactful_streaming.errors import StateError
 from tactful_streaming.evolution import stored_definitions
 from tactful_streaming.layout import (

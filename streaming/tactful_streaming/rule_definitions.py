@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from tactful_streaming.entries import Scalar
+from tactful_streaming.contract.log_entries import Scalar
 
 Action = Literal["drop", "dead_letter", "normalise"]
 """What a rule does with an event it holds for."""

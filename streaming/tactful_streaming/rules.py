@@ -20,7 +20,7 @@ import msgspec
 from tactful_streaming._rule_changes import compile_changes
 from tactful_streaming._rule_conditions import Holds, State, compile_learning, compile_rule
 from tactful_streaming._rule_reader import read_rules
-from tactful_streaming.entries import Event, Item
+from tactful_streaming.contract.log_entries import Event, Item
 from tactful_streaming.errors import StateError
 from tactful_streaming.rule_definitions import Rule
 

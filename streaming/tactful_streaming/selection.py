@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tactful_streaming.aggregates import Source
+from tactful_streaming.contract.log_entries import Item
 from tactful_streaming.definitions import Feature
 from tactful_streaming.entities import EntityTable
-from tactful_streaming.entries import Item
 from tactful_streaming.matches import Operator
 from tactful_streaming.panes import Floats
 from tactful_streaming.parts import Selection

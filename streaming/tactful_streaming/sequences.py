@@ -32,7 +32,7 @@ from tactful_streaming.beginnings import (
     add_to,
 )
 from tactful_streaming.chains import MOST_SLOTS, Chains, Found
-from tactful_streaming.entries import Item
+from tactful_streaming.contract.log_entries import Item
 from tactful_streaming.errors import StateError
 from tactful_streaming.matches import Happening, Match, Texts
 from tactful_streaming.partitions import (

@@ -18,7 +18,7 @@ from typing import Annotated, Any, Protocol
 import msgspec
 from msgspec import Meta, Struct
 
-from tactful_streaming.entries import LATEST_TIMESTAMP
+from tactful_streaming.contract.log_entries import LATEST_TIMESTAMP
 from tactful_streaming.errors import OnlineStoreError
 from tactful_streaming.kafka_config import KafkaSettings
 from tactful_streaming.kafka_group import PartitionGroup

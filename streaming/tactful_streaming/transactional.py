@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
+from tactful_streaming.contract.record_batch import Row
 from tactful_streaming.errors import FencedError, LogWriteError, TopicError
 from tactful_streaming.kafka_config import (
     KafkaSettings,
@@ -21,7 +22,6 @@ from tactful_streaming.kafka_config import (
     explain,
     import_kafka,
 )
-from tactful_streaming.records import Row
 
 _logger = logging.getLogger(__name__)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 
-from tactful_streaming.entries import User, decode_entry, encode_entry
+from tactful_streaming.contract.log_entries import User, decode_entry, encode_entry
 from tactful_streaming.errors import EntryError, StateError
 from tactful_streaming.layout import CURE, USER
 from tactful_streaming.state import Change, StateStore

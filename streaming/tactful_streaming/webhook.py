@@ -27,7 +27,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from tactful_streaming.entries import Entry, Event, decode_entry
+from tactful_streaming.contract.log_entries import Entry, Event, decode_entry
 from tactful_streaming.errors import EntryError, StateError
 from tactful_streaming.log import EventLog
 from tactful_streaming.partition_erasure import is_erased

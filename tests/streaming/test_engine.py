@@ -37,8 +37,8 @@ from tactful_streaming import (
     encode_entry,
     load_definitions,
 )
+from tactful_streaming.contract.log_entries import EntryFormat
 from tactful_streaming.dead_letters import DeadLetter
-from tactful_streaming.entries import EntryFormat
 
 MINUTE, DAY = 60_000, 86_400_000
 

@@ -19,7 +19,7 @@ from tactful_streaming import (
     TransactionalProducer,
     ensure_topic,
 )
-from tactful_streaming.records import Row
+from tactful_streaming.contract.record_batch import Row
 
 
 def some_rows(count: int) -> list[Row]:

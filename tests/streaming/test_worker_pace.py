@@ -8,7 +8,7 @@ import pytest
 from tests.streaming.shard import definitions
 
 from tactful_streaming import Applied, JobOptions, KafkaSettings, Worker
-from tactful_streaming.records import Records
+from tactful_streaming.contract.record_batch import Records
 
 pytest.importorskip("confluent_kafka")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from tactful_streaming.entries import DEVICE_PREFIX
+from tactful_streaming.contract.log_entries import DEVICE_PREFIX
 
 
 @dataclass(frozen=True)

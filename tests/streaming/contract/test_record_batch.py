@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tactful_streaming.records import Records, from_offset, payloads_of
+from tactful_streaming.contract.record_batch import Records, from_offset, payloads_of
 
 PAIRS = [(7, b"a"), (8, b"b"), (11, b"c")]
 RUN = Records([7, 8, 11], [b"a", b"b", b"c"])

@@ -18,8 +18,15 @@ from typing import Annotated, Any, Generic, NoReturn, TypeVar
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from tactful_streaming._split import split_array, split_lines, too_deep
-from tactful_streaming.entries import DEVICE_PREFIX, LATEST_TIMESTAMP, Event, Item, Property, User
+from tactful_streaming.contract.log_entries import (
+    DEVICE_PREFIX,
+    LATEST_TIMESTAMP,
+    Event,
+    Item,
+    Property,
+    User,
+)
+from tactful_streaming.contract.split_batch import split_array, split_lines, too_deep
 from tactful_streaming.errors import PayloadError
 
 EVENT_TYPES = frozenset(
