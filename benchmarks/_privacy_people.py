@@ -31,7 +31,7 @@ from tactful_streaming import (
     encode_entry,
     load_definitions,
 )
-from tactful_streaming.layout import EVENT_ID, ID_CHUNK, OWNER
+from tactful_streaming.state.key_layout import EVENT_ID, ID_CHUNK, OWNER
 
 EVENTS = 100
 """How many events there are of everybody."""

@@ -124,7 +124,6 @@ from tactful_streaming.operators import make_operators
 from tactful_streaming.partition_erasure import Erasures
 from tactful_streaming.partition_job import JobOptions, PartitionJob
 from tactful_streaming.partition_online import FencedRedisStore, PartitionView, redis_online
-from tactful_streaming.partition_state import PartitionState
 from tactful_streaming.redaction import (
     BLANK,
     Redacted,
@@ -150,7 +149,8 @@ from tactful_streaming.sink_redis import RedisRows
 from tactful_streaming.spool import (
     Spool,
 )
-from tactful_streaming.state import (
+from tactful_streaming.state.partition_checkpoint import PartitionState
+from tactful_streaming.state.store import (
     Change,
     MemoryState,
     RocksState,

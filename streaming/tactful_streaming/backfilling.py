@@ -26,7 +26,8 @@ from tactful_streaming.engine import Engine
 from tactful_streaming.entities import EntityTable, combine_packed
 from tactful_streaming.errors import EntryError, StateError
 from tactful_streaming.evolution import adopt, required_features
-from tactful_streaming.layout import (
+from tactful_streaming.log import EventLog
+from tactful_streaming.state.key_layout import (
     CHANGED_APART,
     CURE,
     VERSIONS,
@@ -35,8 +36,7 @@ from tactful_streaming.layout import (
     read_meta,
     write_meta,
 )
-from tactful_streaming.log import EventLog
-from tactful_streaming.state import Change, StateStore
+from tactful_streaming.state.store import Change, StateStore
 
 _BATCH = 2000
 _COMMIT_EVERY = 20

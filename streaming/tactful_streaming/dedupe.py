@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import msgspec
 
 from tactful_streaming.id_filter import IdFilter
-from tactful_streaming.layout import EVENT_ID, ID_CHUNK
-from tactful_streaming.state import Change, StateStore
+from tactful_streaming.state.key_layout import EVENT_ID, ID_CHUNK
+from tactful_streaming.state.store import Change, StateStore
 
 _DAY_MS = 86_400_000
 _CHUNKS_PER_COMMIT = 4

@@ -47,7 +47,18 @@ from tactful_streaming.handovers import Handovers
 from tactful_streaming.histories import Histories
 from tactful_streaming.identity import Identity, Move, Resolver
 from tactful_streaming.intake import Admitted, Consumer, Intake, KnowsPeople
-from tactful_streaming.layout import (
+from tactful_streaming.matches import Match
+from tactful_streaming.mentions import drops_of, entity_key, operator_key
+from tactful_streaming.mirror import Mirror, stored_blobs
+from tactful_streaming.online import OnlineStore
+from tactful_streaming.operators import make_operators
+from tactful_streaming.outbox import Outbox
+from tactful_streaming.panes import Floats, Rows
+from tactful_streaming.placed_rows import Placing
+from tactful_streaming.projection import Projection
+from tactful_streaming.rules import Cleaner
+from tactful_streaming.selection import Batch, Columns, Plan, entity_source, sources_of
+from tactful_streaming.state.key_layout import (
     CLEANER,
     CONSUMER,
     CURE,
@@ -62,18 +73,7 @@ from tactful_streaming.layout import (
     read_meta,
     write_meta,
 )
-from tactful_streaming.matches import Match
-from tactful_streaming.mentions import drops_of, entity_key, operator_key
-from tactful_streaming.mirror import Mirror, stored_blobs
-from tactful_streaming.online import OnlineStore
-from tactful_streaming.operators import make_operators
-from tactful_streaming.outbox import Outbox
-from tactful_streaming.panes import Floats, Rows
-from tactful_streaming.placed_rows import Placing
-from tactful_streaming.projection import Projection
-from tactful_streaming.rules import Cleaner
-from tactful_streaming.selection import Batch, Columns, Plan, entity_source, sources_of
-from tactful_streaming.state import Change, StateStore
+from tactful_streaming.state.store import Change, StateStore
 from tactful_streaming.users import Users
 
 _logger = logging.getLogger(__name__)

@@ -26,8 +26,8 @@ from tactful_streaming.definitions import (
 )
 from tactful_streaming.entities import EntityTable
 from tactful_streaming.errors import DefinitionError, StateError
-from tactful_streaming.layout import CURE, Meta, operator_prefix, read_meta
-from tactful_streaming.state import Change, StateStore
+from tactful_streaming.state.key_layout import CURE, Meta, operator_prefix, read_meta
+from tactful_streaming.state.store import Change, StateStore
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterable, Iterator
 
 from tactful_streaming.contract.log_entries import Entry, decode_entry, encode_entry
 from tactful_streaming.errors import EntryError, StateError
-from tactful_streaming.layout import CURE, HANDOVER
-from tactful_streaming.state import Change, StateStore
+from tactful_streaming.state.key_layout import CURE, HANDOVER
+from tactful_streaming.state.store import Change, StateStore
 
 
 class Handovers:

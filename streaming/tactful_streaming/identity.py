@@ -42,9 +42,9 @@ from tactful_streaming.contract.log_entries import (
     event_for,
 )
 from tactful_streaming.errors import EngineError
-from tactful_streaming.layout import CONSENT, RECEIVED
 from tactful_streaming.links import SOMEBODY, Links, Mark
-from tactful_streaming.state import Change, StateStore
+from tactful_streaming.state.key_layout import CONSENT, RECEIVED
+from tactful_streaming.state.store import Change, StateStore
 
 CONSENT_PROPERTY = "consent.identity"
 """Property of a user upsert: whether devices may be linked to them. Without it nothing changes."""

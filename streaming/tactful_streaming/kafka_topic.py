@@ -6,8 +6,8 @@ from typing import Final
 
 from tactful_streaming.errors import TopicError
 from tactful_streaming.kafka_config import KafkaSettings, explain, import_kafka
-from tactful_streaming.layout import TOPIC
-from tactful_streaming.state import StateStore
+from tactful_streaming.state.key_layout import TOPIC
+from tactful_streaming.state.store import StateStore
 
 _NO_ID: Final = "A" * 22  # of a broker without ids: all zeros in base64
 

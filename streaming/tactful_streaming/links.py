@@ -17,8 +17,8 @@ from typing import Final
 import msgspec
 
 from tactful_streaming.errors import StateError
-from tactful_streaming.layout import CURE, DEVICE, DEVICES_OF
-from tactful_streaming.state import Change, StateStore
+from tactful_streaming.state.key_layout import CURE, DEVICE, DEVICES_OF
+from tactful_streaming.state.store import Change, StateStore
 
 SOMEBODY = ""
 """Stands for a person who is not to be named: who refuses links, or is not remembered any more."""

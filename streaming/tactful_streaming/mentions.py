@@ -23,8 +23,8 @@ from tactful_streaming.contract.subject_ids import Traces
 from tactful_streaming.definitions import ENTITIES, Definitions
 from tactful_streaming.entities import EntityTable
 from tactful_streaming.errors import StateError
-from tactful_streaming.layout import OPERATOR, entity_prefix
-from tactful_streaming.state import Change, StateStore
+from tactful_streaming.state.key_layout import OPERATOR, entity_prefix
+from tactful_streaming.state.store import Change, StateStore
 
 Drops = Callable[[str, str], bool]
 """Whether something goes, by the source of a text and the text."""

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping
 
 from tactful_streaming.definitions import ENTITIES
 from tactful_streaming.errors import OnlineStoreError, OnlineStoreLostError
-from tactful_streaming.layout import CHANGED_APART, entity_prefix
 from tactful_streaming.online import OnlineStore, put_marked
-from tactful_streaming.state import StateStore
+from tactful_streaming.state.key_layout import CHANGED_APART, entity_prefix
+from tactful_streaming.state.store import StateStore
 
 _logger = logging.getLogger(__name__)
 

@@ -19,7 +19,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from tactful_streaming._redis import RedisConnection
 from tactful_streaming.errors import OnlineStoreError, OnlineStoreLostError, StateError
-from tactful_streaming.state import Change, StateStore
+from tactful_streaming.state.store import Change, StateStore
 
 _BATCH = 512
 _SWEEP = 64

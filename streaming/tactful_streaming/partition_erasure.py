@@ -33,12 +33,12 @@ from tactful_streaming.definitions import Definitions
 from tactful_streaming.errors import EntryError, StateError
 from tactful_streaming.firing import Fired
 from tactful_streaming.forgetting import Listed, find_listed, forget, is_of, stored_traces
-from tactful_streaming.layout import ERASED, PURGING
 from tactful_streaming.log import EmbeddedLog
 from tactful_streaming.matches import Match
 from tactful_streaming.redaction import BLANK, redact
 from tactful_streaming.sealing import Seal
-from tactful_streaming.state import RocksState, StateStore
+from tactful_streaming.state.key_layout import ERASED, PURGING
+from tactful_streaming.state.store import RocksState, StateStore
 
 
 class Erasures(Protocol):

@@ -38,9 +38,9 @@ from tactful_streaming.partition_erasure import (
     without_matches,
 )
 from tactful_streaming.partition_online import OpenOnline, PartitionView
-from tactful_streaming.partition_state import PartitionState
 from tactful_streaming.rules import Cleaner
 from tactful_streaming.sealing import Seal
+from tactful_streaming.state.partition_checkpoint import PartitionState
 from tactful_streaming.transactional import TransactionalProducer
 
 _logger = logging.getLogger(__name__)

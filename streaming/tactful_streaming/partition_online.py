@@ -15,7 +15,7 @@ from typing import Any
 from tactful_streaming.errors import FencedError, OnlineStoreLostError
 from tactful_streaming.mirror import stored_blobs
 from tactful_streaming.online import OnlineStore, RedisOnlineStore, put_marked
-from tactful_streaming.state import StateStore
+from tactful_streaming.state.store import StateStore
 from tactful_streaming.write_behind import WriteBehind
 
 _BATCH = 512

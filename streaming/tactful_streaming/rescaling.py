@@ -37,7 +37,10 @@ from tactful_streaming.definitions import ENTITIES, Definitions
 from tactful_streaming.entities import EntityTable
 from tactful_streaming.errors import StateError
 from tactful_streaming.evolution import stored_definitions
-from tactful_streaming.layout import (
+from tactful_streaming.links import decode_devices
+from tactful_streaming.matches import Operator
+from tactful_streaming.operators import make_operators
+from tactful_streaming.state.key_layout import (
     CLEANER,
     CONSENT,
     DEVICE,
@@ -59,10 +62,7 @@ from tactful_streaming.layout import (
     read_meta,
     write_meta,
 )
-from tactful_streaming.links import decode_devices
-from tactful_streaming.matches import Operator
-from tactful_streaming.operators import make_operators
-from tactful_streaming.state import Change, StateStore
+from tactful_streaming.state.store import Change, StateStore
 
 Route = Callable[[str], int]
 """Number of the partition that events of a person, by key, go to; likewise for other entities."""

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from tactful_streaming.contract.log_entries import User, decode_entry, encode_entry
 from tactful_streaming.errors import EntryError, StateError
-from tactful_streaming.layout import CURE, USER
-from tactful_streaming.state import Change, StateStore
+from tactful_streaming.state.key_layout import CURE, USER
+from tactful_streaming.state.store import Change, StateStore
 
 
 class Users(Mapping[str, User]):

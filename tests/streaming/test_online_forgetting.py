@@ -33,7 +33,7 @@ from tactful_streaming import (
     load_rules,
     open_beside,
 )
-from tactful_streaming.layout import CHANGED_APART
+from tactful_streaming.state.key_layout import CHANGED_APART
 
 RULES = "- {name: twice, when: {earlier: {same: [user_id, item_id], within: 1d}}, action: drop}"
 FEATURES = """

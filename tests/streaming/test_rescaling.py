@@ -21,7 +21,7 @@ from tactful_streaming import (
     rescale,
     route_key,
 )
-from tactful_streaming.layout import RESCALING
+from tactful_streaming.state.key_layout import RESCALING
 
 DELAY = 3_600_000
 """More than any event is late, so that it does not matter who else is in the partition."""

@@ -33,7 +33,7 @@ from tactful_streaming.backfilling import (
     merge_computed,
 )
 from tactful_streaming.forgetting import forget, stored_traces
-from tactful_streaming.layout import read_meta
+from tactful_streaming.state.key_layout import read_meta
 
 _logger = logging.getLogger(__name__)
 

@@ -43,7 +43,7 @@ from tactful_streaming import (
 )
 from tactful_streaming.backfilling import PartComputation
 from tactful_streaming.evolution import required_features
-from tactful_streaming.layout import CONSUMER, read_meta
+from tactful_streaming.state.key_layout import CONSUMER, read_meta
 
 _PLACES = "places"
 _WAIT_S = 10.0

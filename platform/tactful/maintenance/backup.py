@@ -34,7 +34,7 @@ from tactful.maintenance.retention import PROGRESS
 from tactful.metadata.restore_journal import refuse_unfinished
 from tactful_privacy.durable_files import sync
 from tactful_streaming import EmbeddedLog, RocksState, StreamingError, copy_state
-from tactful_streaming.layout import read_meta
+from tactful_streaming.state.key_layout import read_meta
 
 _LOGS = ("log", "dead-letters", "late", "spool")
 _SQLITE = b"SQLite format 3\0"

@@ -38,8 +38,8 @@ from tactful_streaming import (
     rescale,
 )
 from tactful_streaming.kafka_config import import_kafka
-from tactful_streaming.layout import read_meta
 from tactful_streaming.rescaling import Progress
+from tactful_streaming.state.key_layout import read_meta
 
 _STATES = "partitions"
 _DRAFT = "partitions.rescaling"

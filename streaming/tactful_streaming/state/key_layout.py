@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from tactful_streaming.errors import StateError
-from tactful_streaming.state import StateStore
+from tactful_streaming.state.store import StateStore
 
 FORMAT = 2
 META = b"meta"

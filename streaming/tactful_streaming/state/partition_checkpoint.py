@@ -18,8 +18,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from tactful_streaming.errors import StateError
-from tactful_streaming.layout import read_meta
-from tactful_streaming.state import RocksState, restore_checkpoint
+from tactful_streaming.state.key_layout import read_meta
+from tactful_streaming.state.store import RocksState, restore_checkpoint
 
 _logger = logging.getLogger(__name__)
 
