@@ -1,6 +1,5 @@
 """Events, the durable log, and the event-time engine that turns them into features."""
 
-from tactful_streaming._definition_reader import load_definitions
 from tactful_streaming.actions import action_of, emitted_types
 from tactful_streaming.aggregates import Value
 from tactful_streaming.backfilling import backfill, compute_missing
@@ -34,7 +33,7 @@ from tactful_streaming.contract.wire import (
     new_event_id,
 )
 from tactful_streaming.dead_letters import DeadLetter, DeadLetters
-from tactful_streaming.definitions import (
+from tactful_streaming.definitions.model import (
     AGGREGATES,
     ENTITIES,
     AnyWindow,
@@ -50,6 +49,7 @@ from tactful_streaming.definitions import (
     Window,
     dump_definitions,
 )
+from tactful_streaming.definitions.reader import load_definitions
 from tactful_streaming.engine import Applied, Engine, LateEvent
 from tactful_streaming.entities import NonZero, read_packed
 from tactful_streaming.errors import (

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Final, Protocol, Self
 
 from datasketches import HLL_4, hll_sketch, hll_union  # type: ignore[import-untyped]
 
-from tactful_streaming.definitions import Feature
+from tactful_streaming.definitions.model import Feature
 from tactful_streaming.errors import StateError
 from tactful_streaming.quantiles import QuantileSketch
 

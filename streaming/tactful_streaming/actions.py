@@ -11,7 +11,7 @@ import hashlib
 import msgspec
 
 from tactful_streaming.contract.log_entries import APART, DEVICE_PREFIX, Event, Property
-from tactful_streaming.definitions import Definitions
+from tactful_streaming.definitions.model import Definitions
 from tactful_streaming.matches import Match
 
 _MAX_EVENT_IDS = 64

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from tactful_streaming._packed_check import NAMES_AT, AnyPart, Recorded, check_groups, check_rows
 from tactful_streaming.cells import CELL_BYTES, Cells, Evicted
-from tactful_streaming.definitions import Feature, ForwardDecay, SessionWindow, Window
+from tactful_streaming.definitions.model import Feature, ForwardDecay, SessionWindow, Window
 from tactful_streaming.panes import PanedWindow, Rows, oldest_open, slide_of
 from tactful_streaming.parts import (
     DecayedTotals,

@@ -21,7 +21,7 @@ import msgspec
 
 from tactful_streaming.contract.log_entries import Transfer, decode_entry, encode_entry
 from tactful_streaming.contract.record_batch import Record
-from tactful_streaming.definitions import ENTITIES, Definitions
+from tactful_streaming.definitions.model import ENTITIES, Definitions
 from tactful_streaming.engine import Engine
 from tactful_streaming.entities import EntityTable, combine_packed
 from tactful_streaming.errors import EntryError, StateError

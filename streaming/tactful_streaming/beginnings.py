@@ -10,7 +10,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from operator import itemgetter
 
-from tactful_streaming.definitions import Sequence
+from tactful_streaming.definitions.model import Sequence
 from tactful_streaming.pattern import ENDED, compile_pattern
 
 MAX_EVENTS = 1000

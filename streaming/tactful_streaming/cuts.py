@@ -12,7 +12,7 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.typing import NDArray
 
-from tactful_streaming.definitions import CumulativeWindow, Feature, SessionWindow, Window
+from tactful_streaming.definitions.model import CumulativeWindow, Feature, SessionWindow, Window
 
 Times = NDArray[np.int64]
 

@@ -37,7 +37,7 @@ from tactful_streaming.contract.subject_ids import Traces
 from tactful_streaming.cuts import Cuts
 from tactful_streaming.dead_letters import DeadLetter
 from tactful_streaming.dedupe import Deduplicator
-from tactful_streaming.definitions import ENTITIES, Definitions, Feature, dump_definitions
+from tactful_streaming.definitions.model import ENTITIES, Definitions, Feature, dump_definitions
 from tactful_streaming.entities import EntityTable, NonZero, newest_packed
 from tactful_streaming.errors import EngineError, EntryError, StateError
 from tactful_streaming.evolution import adopt

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from tactful_streaming.aggregates import Outcome, Value, make_stores, with_groups
 from tactful_streaming.column_cache import ColumnCache, KeptNumbers, keeps
-from tactful_streaming.definitions import Feature, SessionWindow
+from tactful_streaming.definitions.model import Feature, SessionWindow
 from tactful_streaming.errors import EngineError, StateError
 from tactful_streaming.firing import Fired, fire, fires, next_pending
 from tactful_streaming.kernels.gather import load_taking

@@ -14,8 +14,7 @@ from dataclasses import dataclass, replace
 
 import msgspec
 
-from tactful_streaming._definition_reader import load_definitions
-from tactful_streaming.definitions import (
+from tactful_streaming.definitions.model import (
     ENTITIES,
     Definition,
     Definitions,
@@ -24,6 +23,7 @@ from tactful_streaming.definitions import (
     Sequence,
     dump_definitions,
 )
+from tactful_streaming.definitions.reader import load_definitions
 from tactful_streaming.entities import EntityTable
 from tactful_streaming.errors import DefinitionError, StateError
 from tactful_streaming.state.key_layout import CURE, Meta, operator_prefix, read_meta

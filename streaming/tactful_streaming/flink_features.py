@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from tactful_streaming.definitions import (
+from tactful_streaming.definitions.model import (
     CumulativeWindow,
     Feature,
     ForwardDecay,

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tactful_streaming.definitions import Join, Sequence, Step
+from tactful_streaming.definitions.model import Join, Sequence, Step
 from tactful_streaming.flink_silences import silence_views
 from tactful_streaming.flink_text import (
     CannotCompile,

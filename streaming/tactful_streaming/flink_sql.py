@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Final, Literal
 
 from tactful_streaming.contract.log_entries import DEVICE_PREFIX
-from tactful_streaming.definitions import Definition, Definitions, Feature, Join, Sequence
+from tactful_streaming.definitions.model import Definition, Definitions, Feature, Join, Sequence
 from tactful_streaming.errors import DefinitionError
 from tactful_streaming.flink_features import LISTS, NUMBERS, DecayPlan, feature_statements
 from tactful_streaming.flink_sequences import MATCHES, join_statements, sequence_statements

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tactful_streaming.contract.log_entries import Item
-from tactful_streaming.definitions import Join
+from tactful_streaming.definitions.model import Join
 from tactful_streaming.errors import StateError
 from tactful_streaming.matches import Happening, Match, Texts
 

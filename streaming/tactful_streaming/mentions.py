@@ -20,7 +20,7 @@ from tactful_streaming import joins, sequences
 from tactful_streaming.aggregates import Store, make_stores
 from tactful_streaming.contract.log_entries import APART
 from tactful_streaming.contract.subject_ids import Traces
-from tactful_streaming.definitions import ENTITIES, Definitions
+from tactful_streaming.definitions.model import ENTITIES, Definitions
 from tactful_streaming.entities import EntityTable
 from tactful_streaming.errors import StateError
 from tactful_streaming.state.key_layout import OPERATOR, entity_prefix

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tactful_streaming.actions import endless_action
-from tactful_streaming.definitions import Definitions
+from tactful_streaming.definitions.model import Definitions
 from tactful_streaming.errors import DefinitionError
 from tactful_streaming.joins import JoinOperator
 from tactful_streaming.matches import Operator

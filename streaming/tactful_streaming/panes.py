@@ -22,7 +22,7 @@ from typing import Final, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from tactful_streaming.definitions import CumulativeWindow, Window
+from tactful_streaming.definitions.model import CumulativeWindow, Window
 from tactful_streaming.kernels.panes import load_kernel
 
 Rows = NDArray[np.int64]

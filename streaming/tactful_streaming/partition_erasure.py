@@ -29,7 +29,7 @@ from tactful_streaming.contract.log_entries import (
 )
 from tactful_streaming.contract.subject_ids import Traces
 from tactful_streaming.dead_letters import DeadLetter
-from tactful_streaming.definitions import Definitions
+from tactful_streaming.definitions.model import Definitions
 from tactful_streaming.errors import EntryError, StateError
 from tactful_streaming.firing import Fired
 from tactful_streaming.forgetting import Listed, find_listed, forget, is_of, stored_traces

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tactful_streaming.accumulators import ACCUMULATORS, Accumulator
-from tactful_streaming.definitions import Feature, ForwardDecay, Window
+from tactful_streaming.definitions.model import Feature, ForwardDecay, Window
 from tactful_streaming.panes import (
     ENTRY_BYTES,
     FOLDS,

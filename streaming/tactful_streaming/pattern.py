@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from tactful_streaming.definitions import Sequence, Step
+from tactful_streaming.definitions.model import Sequence, Step
 from tactful_streaming.errors import DefinitionError
 
 ENDED = -1

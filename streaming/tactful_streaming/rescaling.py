@@ -33,7 +33,7 @@ from operator import itemgetter
 import msgspec
 
 from tactful_streaming.contract.log_entries import APART, DEVICE_PREFIX
-from tactful_streaming.definitions import ENTITIES, Definitions
+from tactful_streaming.definitions.model import ENTITIES, Definitions
 from tactful_streaming.entities import EntityTable
 from tactful_streaming.errors import StateError
 from tactful_streaming.evolution import stored_definitions

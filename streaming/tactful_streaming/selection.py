@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from tactful_streaming.aggregates import Source
 from tactful_streaming.contract.log_entries import Item
-from tactful_streaming.definitions import Feature
+from tactful_streaming.definitions.model import Feature
 from tactful_streaming.entities import EntityTable
 from tactful_streaming.matches import Operator
 from tactful_streaming.panes import Floats

@@ -22,7 +22,6 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from tactful_streaming import definitions
 from tactful_streaming.beginnings import (
     Beginning,
     Groups,
@@ -33,6 +32,7 @@ from tactful_streaming.beginnings import (
 )
 from tactful_streaming.chains import MOST_SLOTS, Chains, Found
 from tactful_streaming.contract.log_entries import Item
+from tactful_streaming.definitions import model as definitions
 from tactful_streaming.errors import StateError
 from tactful_streaming.matches import Happening, Match, Texts
 from tactful_streaming.partitions import (

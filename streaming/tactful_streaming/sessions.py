@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tactful_streaming.accumulators import ACCUMULATORS, Accumulator, Values
-from tactful_streaming.definitions import Feature, SessionWindow
+from tactful_streaming.definitions.model import Feature, SessionWindow
 from tactful_streaming.panes import Floats, Rows
 from tactful_streaming.parts import Selection
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from tactful_streaming.accumulators import most_frequent
 from tactful_streaming.aggregates import Store, Value, counts_values
-from tactful_streaming.definitions import Feature
+from tactful_streaming.definitions.model import Feature
 from tactful_streaming.panes import Floats, Rows
 from tactful_streaming.parts import GatheredPanes, NumberPanes
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from tactful_streaming.definitions import Definitions
+from tactful_streaming.definitions.model import Definitions
 from tactful_streaming.errors import LogError
 from tactful_streaming.kafka_group import PartitionGroup
 from tactful_streaming.partition_erasure import Erasures

@@ -17,7 +17,7 @@ from tactful_streaming import (
     Step,
     Window,
 )
-from tactful_streaming.definitions import coarse_slide
+from tactful_streaming.definitions.model import coarse_slide
 
 SECOND, MINUTE, HOUR = 1000, 60_000, 3_600_000
 TYPES = ("view", "click", "add_to_cart", "purchase", "leave", "x.gift")

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tactful_streaming.definitions import Sequence, Step
+from tactful_streaming.definitions.model import Sequence, Step
 from tactful_streaming.matches import Match
 from tactful_streaming.sequences import SequenceOperator
 

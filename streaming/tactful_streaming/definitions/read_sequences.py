@@ -7,10 +7,10 @@ from typing import Final
 
 import yaml
 
-from tactful_streaming import definitions as d
-from tactful_streaming._yaml_nodes import Keys, NodeReader, suggestion
 from tactful_streaming.contract.wire import EVENT_TYPES
-from tactful_streaming.definitions import Join, Step
+from tactful_streaming.definitions import model as d
+from tactful_streaming.definitions.model import Join, Step
+from tactful_streaming.definitions.yaml_nodes import Keys, NodeReader, suggestion
 
 _TEXT_SOURCES = ("item_id", "category", "session_id", "user_id")
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")

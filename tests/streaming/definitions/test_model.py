@@ -20,7 +20,7 @@ from tactful_streaming import (
     dump_definitions,
     load_definitions,
 )
-from tactful_streaming.definitions import AGGREGATES, ENTITIES
+from tactful_streaming.definitions.model import AGGREGATES, ENTITIES
 
 GOOD = """\
 # What a shopper did.
