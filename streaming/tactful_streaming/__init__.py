@@ -32,7 +32,6 @@ from tactful_streaming.contract.wire import (
     decode_users,
     new_event_id,
 )
-from tactful_streaming.dead_letters import DeadLetter, DeadLetters
 from tactful_streaming.definitions.model import (
     AGGREGATES,
     ENTITIES,
@@ -91,11 +90,6 @@ from tactful_streaming.forgetting import (
     sessions_of,
     stored_of,
 )
-from tactful_streaming.group_commit import (
-    Commit,
-    GroupCommit,
-    KeyedCommit,
-)
 from tactful_streaming.identity import CONSENT_PROPERTY, Identity
 from tactful_streaming.intake import Consumer, KnowsPeople
 from tactful_streaming.joins import ItemVersions, JoinOperator
@@ -112,11 +106,28 @@ from tactful_streaming.kafka_group import (
     PartitionGroup,
 )
 from tactful_streaming.kafka_topic import check_topic, topic_id
-from tactful_streaming.log import (
+from tactful_streaming.log.dead_letters import DeadLetter, DeadLetters
+from tactful_streaming.log.embedded_log import (
     EmbeddedLog,
     EventLog,
     PartitionedLog,
     Positions,
+)
+from tactful_streaming.log.encrypted_log import Seal, SealedLog, SealedPartitions
+from tactful_streaming.log.group_commit import (
+    Commit,
+    GroupCommit,
+    KeyedCommit,
+)
+from tactful_streaming.log.outage_spool import (
+    Spool,
+)
+from tactful_streaming.log.redaction import (
+    BLANK,
+    Redacted,
+    draft_segment,
+    matching_records,
+    redact,
 )
 from tactful_streaming.matches import Match, Operator
 from tactful_streaming.online import EmbeddedOnlineStore, OnlineStore, RedisOnlineStore
@@ -124,17 +135,9 @@ from tactful_streaming.operators import make_operators
 from tactful_streaming.partition_erasure import Erasures
 from tactful_streaming.partition_job import JobOptions, PartitionJob
 from tactful_streaming.partition_online import FencedRedisStore, PartitionView, redis_online
-from tactful_streaming.redaction import (
-    BLANK,
-    Redacted,
-    draft_segment,
-    matching_records,
-    redact,
-)
 from tactful_streaming.rescaling import rescale
 from tactful_streaming.rule_definitions import Rule
 from tactful_streaming.rules import Cleaner, Dropped, RuleReport, Rules, load_rules
-from tactful_streaming.sealing import Seal, SealedLog, SealedPartitions
 from tactful_streaming.sequences import SequenceOperator
 from tactful_streaming.sink import (
     FiredRow,
@@ -146,9 +149,6 @@ from tactful_streaming.sink import (
     run_sink,
 )
 from tactful_streaming.sink_redis import RedisRows
-from tactful_streaming.spool import (
-    Spool,
-)
 from tactful_streaming.state.partition_checkpoint import PartitionState
 from tactful_streaming.state.store import (
     Change,

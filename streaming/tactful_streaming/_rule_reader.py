@@ -18,9 +18,9 @@ from tactful_streaming._safe_regex import compile_safely
 from tactful_streaming._user_agents import USER_AGENT_CLASSES
 from tactful_streaming.contract.log_entries import Scalar
 from tactful_streaming.contract.wire import EVENT_TYPES
-from tactful_streaming.dead_letters import UNREADABLE
 from tactful_streaming.definitions.yaml_nodes import NodeReader, read_text, suggestion
 from tactful_streaming.errors import RuleError
+from tactful_streaming.log.dead_letters import UNREADABLE
 from tactful_streaming.rule_definitions import (
     Condition,
     Conversion,

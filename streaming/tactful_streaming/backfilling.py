@@ -26,7 +26,7 @@ from tactful_streaming.engine import Engine
 from tactful_streaming.entities import EntityTable, combine_packed
 from tactful_streaming.errors import EntryError, StateError
 from tactful_streaming.evolution import adopt, required_features
-from tactful_streaming.log import EventLog
+from tactful_streaming.log.embedded_log import EventLog
 from tactful_streaming.state.key_layout import (
     CHANGED_APART,
     CURE,

@@ -35,7 +35,6 @@ from tactful_streaming.contract.log_entries import (
 from tactful_streaming.contract.record_batch import Record, from_offset, payloads_of
 from tactful_streaming.contract.subject_ids import Traces
 from tactful_streaming.cuts import Cuts
-from tactful_streaming.dead_letters import DeadLetter
 from tactful_streaming.dedupe import Deduplicator
 from tactful_streaming.definitions.model import ENTITIES, Definitions, Feature, dump_definitions
 from tactful_streaming.entities import EntityTable, NonZero, newest_packed
@@ -47,6 +46,7 @@ from tactful_streaming.handovers import Handovers
 from tactful_streaming.histories import Histories
 from tactful_streaming.identity import Identity, Move, Resolver
 from tactful_streaming.intake import Admitted, Consumer, Intake, KnowsPeople
+from tactful_streaming.log.dead_letters import DeadLetter
 from tactful_streaming.matches import Match
 from tactful_streaming.mentions import drops_of, entity_key, operator_key
 from tactful_streaming.mirror import Mirror, stored_blobs

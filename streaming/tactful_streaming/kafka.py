@@ -35,7 +35,7 @@ from tactful_streaming.kafka_config import (
     import_kafka,
     lost_identity,
 )
-from tactful_streaming.log import Positions
+from tactful_streaming.log.embedded_log import Positions
 
 _logger = logging.getLogger(__name__)
 

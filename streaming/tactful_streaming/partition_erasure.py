@@ -28,15 +28,15 @@ from tactful_streaming.contract.log_entries import (
     decode_entry,
 )
 from tactful_streaming.contract.subject_ids import Traces
-from tactful_streaming.dead_letters import DeadLetter
 from tactful_streaming.definitions.model import Definitions
 from tactful_streaming.errors import EntryError, StateError
 from tactful_streaming.firing import Fired
 from tactful_streaming.forgetting import Listed, find_listed, forget, is_of, stored_traces
-from tactful_streaming.log import EmbeddedLog
+from tactful_streaming.log.dead_letters import DeadLetter
+from tactful_streaming.log.embedded_log import EmbeddedLog
+from tactful_streaming.log.encrypted_log import Seal
+from tactful_streaming.log.redaction import BLANK, redact
 from tactful_streaming.matches import Match
-from tactful_streaming.redaction import BLANK, redact
-from tactful_streaming.sealing import Seal
 from tactful_streaming.state.key_layout import ERASED, PURGING
 from tactful_streaming.state.store import RocksState, StateStore
 

@@ -18,7 +18,6 @@ from tactful_streaming.actions import emitted_types
 from tactful_streaming.contract.log_entries import Entry, Tick, encode_entry, route_key
 from tactful_streaming.contract.record_batch import Record, Records, payloads_of
 from tactful_streaming.contract.subject_ids import Traces
-from tactful_streaming.dead_letters import DeadLetter, DeadLetters
 from tactful_streaming.definitions.model import Definitions
 from tactful_streaming.engine import Applied, Engine, LateEvent
 from tactful_streaming.errors import LogError, StateError
@@ -27,6 +26,8 @@ from tactful_streaming.firing import Fired
 from tactful_streaming.identity import Identity
 from tactful_streaming.kafka_config import KafkaSettings
 from tactful_streaming.kafka_topic import check_topic
+from tactful_streaming.log.dead_letters import DeadLetter, DeadLetters
+from tactful_streaming.log.encrypted_log import Seal
 from tactful_streaming.matches import Match
 from tactful_streaming.partition_erasure import (
     Erasures,
@@ -39,7 +40,6 @@ from tactful_streaming.partition_erasure import (
 )
 from tactful_streaming.partition_online import OpenOnline, PartitionView
 from tactful_streaming.rules import Cleaner
-from tactful_streaming.sealing import Seal
 from tactful_streaming.state.partition_checkpoint import PartitionState
 from tactful_streaming.transactional import TransactionalProducer
 

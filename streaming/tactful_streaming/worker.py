@@ -16,11 +16,11 @@ from dataclasses import dataclass
 from tactful_streaming.definitions.model import Definitions
 from tactful_streaming.errors import LogError
 from tactful_streaming.kafka_group import PartitionGroup
+from tactful_streaming.log.encrypted_log import Seal
 from tactful_streaming.partition_erasure import Erasures
 from tactful_streaming.partition_job import JobOptions, PartitionJob, purge_idle
 from tactful_streaming.partition_online import OpenOnline
 from tactful_streaming.rules import Cleaner
-from tactful_streaming.sealing import Seal
 
 _logger = logging.getLogger(__name__)
 

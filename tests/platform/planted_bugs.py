@@ -14,8 +14,8 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from tactful.cli.main import main
-from tactful_streaming.group_commit import GroupCommit
 from tactful_streaming.kafka_group import PartitionGroup
+from tactful_streaming.log.group_commit import GroupCommit
 from tactful_streaming.outbox import Outbox
 from tactful_streaming.sink_sql import SqlRows
 from tactful_streaming.state.key_layout import META

@@ -38,7 +38,7 @@ from tactful_streaming import (
     load_definitions,
 )
 from tactful_streaming.contract.log_entries import EntryFormat
-from tactful_streaming.dead_letters import DeadLetter
+from tactful_streaming.log.dead_letters import DeadLetter
 
 MINUTE, DAY = 60_000, 86_400_000
 

@@ -19,7 +19,7 @@ from tactful_streaming import (
     Positions,
     Spool,
 )
-from tactful_streaming.spool import _SEND_RECORDS
+from tactful_streaming.log.outage_spool import _SEND_RECORDS
 
 
 class FlakyLog:

@@ -27,18 +27,18 @@ from pathlib import Path
 from typing import Literal, NamedTuple, Protocol
 
 from tactful_privacy.durable_files import sync
-from tactful_streaming._segment import (
-    MAX_PAYLOAD,
-    UNFINISHED,
-    Segment,
-    encode_records,
-)
 from tactful_streaming.errors import (
     LogCorruptedError,
     LogError,
     LogLockedError,
     LogWriteError,
     OffsetError,
+)
+from tactful_streaming.log.segment import (
+    MAX_PAYLOAD,
+    UNFINISHED,
+    Segment,
+    encode_records,
 )
 
 __all__ = [

@@ -23,7 +23,7 @@ from tactful_streaming import (
     encode_entry,
     load_rules,
 )
-from tactful_streaming.dead_letters import UNREADABLE
+from tactful_streaming.log.dead_letters import UNREADABLE
 
 
 def letter(

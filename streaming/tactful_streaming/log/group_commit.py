@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from tactful_streaming.errors import BackpressureError, LogError
-from tactful_streaming.log import MAX_PAYLOAD, EventLog, PartitionedLog, Positions
+from tactful_streaming.log.embedded_log import MAX_PAYLOAD, EventLog, PartitionedLog, Positions
 
 
 class Commit(Protocol):

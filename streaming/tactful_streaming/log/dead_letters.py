@@ -16,8 +16,8 @@ import msgspec
 
 from tactful_streaming.contract.log_entries import Entry, decode_entry
 from tactful_streaming.errors import EntryError, LogCorruptedError
-from tactful_streaming.log import Durability, EmbeddedLog, EventLog
-from tactful_streaming.sealing import Seal
+from tactful_streaming.log.embedded_log import Durability, EmbeddedLog, EventLog
+from tactful_streaming.log.encrypted_log import Seal
 
 UNREADABLE: Final = "unreadable"
 """Stands for the rule of a record that is no entry at all; no rule can be called so."""

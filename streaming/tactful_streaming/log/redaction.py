@@ -18,15 +18,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tactful_privacy.durable_files import sync
-from tactful_streaming._segment import (
+from tactful_streaming.contract.log_entries import Tick, encode_entry
+from tactful_streaming.errors import LogCorruptedError
+from tactful_streaming.log.embedded_log import lock_directory
+from tactful_streaming.log.segment import (
     UNFINISHED,
     intact_payload,
     record_bounds,
     rewrite_record,
 )
-from tactful_streaming.contract.log_entries import Tick, encode_entry
-from tactful_streaming.errors import LogCorruptedError
-from tactful_streaming.log import lock_directory
 
 BLANK = encode_entry(Tick(timestamp=0))
 """What stands in the place of a record that was removed: a tick that moves no clock."""
