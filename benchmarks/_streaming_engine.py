@@ -16,7 +16,7 @@ import msgspec
 from benchmarks._streaming_events import DELAY_MS, START, events
 from benchmarks.figures import Figure, interleave
 from tactful_streaming import Engine, Event, MemoryState, RocksState, load_definitions
-from tactful_streaming.projection import Projection
+from tactful_streaming.decode.projection import Projection
 
 _BATCH = 10_000
 _SIX_WINDOWS = "".join(

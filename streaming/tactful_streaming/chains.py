@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tactful_streaming.beginnings import Beginning, Groups
+from tactful_streaming.decode.event_time_sort import Arrivals
 from tactful_streaming.kernels.partial_matches import (
     ASKS,
     BEGINNING,
@@ -23,7 +24,6 @@ from tactful_streaming.kernels.partial_matches import (
     load_kernel,
 )
 from tactful_streaming.pattern import Automaton
-from tactful_streaming.reorder import Arrivals
 
 MOST_SLOTS: Final = 4
 """Most events that a beginning here has taken."""

@@ -35,6 +35,8 @@ from tactful_streaming.contract.log_entries import (
 from tactful_streaming.contract.record_batch import Record, from_offset, payloads_of
 from tactful_streaming.contract.subject_ids import Traces
 from tactful_streaming.cuts import Cuts
+from tactful_streaming.decode.projection import Projection
+from tactful_streaming.decode.row_cache import Placing
 from tactful_streaming.dedupe import Deduplicator
 from tactful_streaming.definitions.model import ENTITIES, Definitions, Feature, dump_definitions
 from tactful_streaming.entities import EntityTable, NonZero, newest_packed
@@ -54,8 +56,6 @@ from tactful_streaming.online import OnlineStore
 from tactful_streaming.operators import make_operators
 from tactful_streaming.outbox import Outbox
 from tactful_streaming.panes import Floats, Rows
-from tactful_streaming.placed_rows import Placing
-from tactful_streaming.projection import Projection
 from tactful_streaming.rules import Cleaner
 from tactful_streaming.selection import Batch, Columns, Plan, entity_source, sources_of
 from tactful_streaming.state.key_layout import (

@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 
 from tactful_streaming.aggregates import Outcome, Value, make_stores, with_groups
 from tactful_streaming.column_cache import ColumnCache, KeptNumbers, keeps
+from tactful_streaming.decode.row_cache import PlacedRows, Placing
 from tactful_streaming.definitions.model import Feature, SessionWindow
 from tactful_streaming.errors import EngineError, StateError
 from tactful_streaming.firing import Fired, fire, fires, next_pending
 from tactful_streaming.kernels.gather import load_taking
 from tactful_streaming.panes import Floats, Rows
 from tactful_streaming.parts import Selection
-from tactful_streaming.placed_rows import PlacedRows, Placing
 from tactful_streaming.views import LateValues, View
 
 Loader = Callable[[Sequence[str]], Sequence[bytes | None]]

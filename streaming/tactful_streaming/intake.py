@@ -20,12 +20,12 @@ from tactful_streaming.contract.log_entries import (
     User,
     subject_key,
 )
+from tactful_streaming.decode.projection import Projection
 from tactful_streaming.dedupe import Deduplicator
 from tactful_streaming.errors import StateError
 from tactful_streaming.identity import Move, Resolver
 from tactful_streaming.joins import ItemVersions
 from tactful_streaming.log.dead_letters import UNREADABLE
-from tactful_streaming.projection import Projection
 from tactful_streaming.rules import Cleaner
 from tactful_streaming.selection import Batch, Plan
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from tactful_streaming.beginnings import Beginning, Groups, Partition
 from tactful_streaming.chains import Chains, Found
-from tactful_streaming.reorder import Arrivals
+from tactful_streaming.decode.event_time_sort import Arrivals
 
 PartitionKey = str | tuple[str, str]
 """Key of the entity, or of the entity and what else its events have in common."""

@@ -32,6 +32,7 @@ from tactful_streaming.beginnings import (
 )
 from tactful_streaming.chains import MOST_SLOTS, Chains, Found
 from tactful_streaming.contract.log_entries import Item
+from tactful_streaming.decode.event_time_sort import Arrivals, ReorderBuffer, arrivals_of, quoted
 from tactful_streaming.definitions import model as definitions
 from tactful_streaming.errors import StateError
 from tactful_streaming.matches import Happening, Match, Texts
@@ -42,7 +43,6 @@ from tactful_streaming.partitions import (
     partition_key,
     same_of,
 )
-from tactful_streaming.reorder import Arrivals, ReorderBuffer, arrivals_of, quoted
 
 REMEMBERED_MS = 30 * 86_400_000
 """How long the time of a key's last match can be read."""

@@ -14,7 +14,7 @@ from tactful_streaming import chains as module
 from tactful_streaming import load_definitions
 from tactful_streaming.beginnings import Groups
 from tactful_streaming.chains import Chains, Found, Rows
-from tactful_streaming.reorder import Arrivals
+from tactful_streaming.decode.event_time_sort import Arrivals
 from tactful_streaming.sequences import SequenceOperator
 
 PATTERNS = [

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from tactful.catalogue.catalogue import Catalogue
 from tactful_streaming import Definitions, EngineError, Item, NonZero, User
-from tactful_streaming.placed_rows import Placing
+from tactful_streaming.decode.row_cache import Placing
 
 Values = Mapping[str, Any]
 

@@ -27,8 +27,8 @@ from tactful_streaming import (
     User,
     Value,
 )
+from tactful_streaming.decode.row_cache import Placing
 from tactful_streaming.entities import PackedReader
-from tactful_streaming.placed_rows import Placing
 
 SHARED = ("user", "session")
 """Kinds of entity that lie in one partition each, so that workers know them as a whole."""

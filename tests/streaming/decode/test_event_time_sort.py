@@ -6,7 +6,13 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tactful_streaming.reorder import Arrivals, ReorderBuffer, arrivals_of, quoted, unquoted
+from tactful_streaming.decode.event_time_sort import (
+    Arrivals,
+    ReorderBuffer,
+    arrivals_of,
+    quoted,
+    unquoted,
+)
 
 Steps = list[tuple[list[int], int]]
 """Timestamps that arrive, and the watermark then."""
