@@ -8,7 +8,7 @@ from collections.abc import Collection
 from typing import Any
 
 from tactful_streaming import KafkaSettings, LogUnreachableError, Tick, encode_entry
-from tactful_streaming.kafka_config import ask, explain
+from tactful_streaming.kafka.config import ask, explain
 
 
 class Stalled(RuntimeError):

@@ -93,19 +93,20 @@ from tactful_streaming.forgetting import (
 from tactful_streaming.identity import CONSENT_PROPERTY, Identity
 from tactful_streaming.intake import Consumer, KnowsPeople
 from tactful_streaming.joins import ItemVersions, JoinOperator
-from tactful_streaming.kafka import (
-    KafkaLog,
-    KafkaPartition,
-)
-from tactful_streaming.kafka_config import (
+from tactful_streaming.kafka.config import (
     KafkaSettings,
     ensure_topic,
 )
-from tactful_streaming.kafka_group import (
+from tactful_streaming.kafka.consumer_group import (
     Lag,
     PartitionGroup,
 )
-from tactful_streaming.kafka_topic import check_topic, topic_id
+from tactful_streaming.kafka.kafka_log import (
+    KafkaLog,
+    KafkaPartition,
+)
+from tactful_streaming.kafka.topic_identity import check_topic, topic_id
+from tactful_streaming.kafka.transactional_producer import TransactionalProducer
 from tactful_streaming.log.dead_letters import DeadLetter, DeadLetters
 from tactful_streaming.log.embedded_log import (
     EmbeddedLog,
@@ -159,7 +160,6 @@ from tactful_streaming.state.store import (
     open_beside,
     restore_checkpoint,
 )
-from tactful_streaming.transactional import TransactionalProducer
 from tactful_streaming.webhook import (
     Answer,
     Delivery,

@@ -24,8 +24,9 @@ from tactful_streaming.errors import LogError, StateError
 from tactful_streaming.fired_rows import encode_in_turn, encode_late, encode_matches
 from tactful_streaming.firing import Fired
 from tactful_streaming.identity import Identity
-from tactful_streaming.kafka_config import KafkaSettings
-from tactful_streaming.kafka_topic import check_topic
+from tactful_streaming.kafka.config import KafkaSettings
+from tactful_streaming.kafka.topic_identity import check_topic
+from tactful_streaming.kafka.transactional_producer import TransactionalProducer
 from tactful_streaming.log.dead_letters import DeadLetter, DeadLetters
 from tactful_streaming.log.encrypted_log import Seal
 from tactful_streaming.matches import Match
@@ -41,7 +42,6 @@ from tactful_streaming.partition_erasure import (
 from tactful_streaming.partition_online import OpenOnline, PartitionView
 from tactful_streaming.rules import Cleaner
 from tactful_streaming.state.partition_checkpoint import PartitionState
-from tactful_streaming.transactional import TransactionalProducer
 
 _logger = logging.getLogger(__name__)
 

@@ -20,8 +20,8 @@ from msgspec import Meta, Struct
 
 from tactful_streaming.contract.log_entries import LATEST_TIMESTAMP
 from tactful_streaming.errors import OnlineStoreError
-from tactful_streaming.kafka_config import KafkaSettings
-from tactful_streaming.kafka_group import PartitionGroup
+from tactful_streaming.kafka.config import KafkaSettings
+from tactful_streaming.kafka.consumer_group import PartitionGroup
 
 _logger = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from tactful_streaming.definitions.model import Definitions
 from tactful_streaming.errors import LogError
-from tactful_streaming.kafka_group import PartitionGroup
+from tactful_streaming.kafka.consumer_group import PartitionGroup
 from tactful_streaming.log.encrypted_log import Seal
 from tactful_streaming.partition_erasure import Erasures
 from tactful_streaming.partition_job import JobOptions, PartitionJob, purge_idle

@@ -26,7 +26,7 @@ from tactful_streaming import (
     LogUnreachableError,
     OffsetError,
 )
-from tactful_streaming.kafka_config import ask, explain, import_kafka
+from tactful_streaming.kafka.config import ask, explain, import_kafka
 
 _logger = logging.getLogger(__name__)
 

@@ -37,7 +37,7 @@ from tactful_streaming import (
     Worker,
     rescale,
 )
-from tactful_streaming.kafka_config import import_kafka
+from tactful_streaming.kafka.config import import_kafka
 from tactful_streaming.rescaling import Progress
 from tactful_streaming.state.key_layout import read_meta
 

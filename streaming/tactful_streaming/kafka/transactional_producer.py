@@ -16,7 +16,7 @@ from typing import Any
 
 from tactful_streaming.contract.record_batch import Row
 from tactful_streaming.errors import FencedError, LogWriteError, TopicError
-from tactful_streaming.kafka_config import (
+from tactful_streaming.kafka.config import (
     KafkaSettings,
     count_partitions,
     explain,

@@ -16,7 +16,7 @@ from typing import Any
 
 from tactful_streaming.contract.record_batch import Records
 from tactful_streaming.errors import LogError, LogUnreachableError, OffsetError
-from tactful_streaming.kafka_config import Causes, KafkaSettings, ask, explain, import_kafka
+from tactful_streaming.kafka.config import Causes, KafkaSettings, ask, explain, import_kafka
 
 _logger = logging.getLogger(__name__)
 

@@ -254,7 +254,7 @@ def test_a_state_that_is_ahead_of_the_log() -> None:
 def test_an_outage_is_told_once_and_reading_goes_on_after_it(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    caplog.set_level(logging.INFO, "tactful_streaming.kafka_group")
+    caplog.set_level(logging.INFO, "tactful_streaming.kafka.consumer_group")
 
     def told(words: str) -> int:
         return sum(words in record.message for record in caplog.records)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from tactful_streaming.errors import TopicError
-from tactful_streaming.kafka_config import KafkaSettings, explain, import_kafka
+from tactful_streaming.kafka.config import KafkaSettings, explain, import_kafka
 from tactful_streaming.state.key_layout import TOPIC
 from tactful_streaming.state.store import StateStore
 

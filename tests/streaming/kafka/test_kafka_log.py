@@ -355,7 +355,7 @@ def test_a_topic_that_is_not_what_it_was_is_not_written_to(
         broker.kill()
         with pytest.raises(LogUnreachableError):
             log.append([b"x"], ["u"])
-        monkeypatch.setattr("tactful_streaming.kafka.count_partitions", lambda *_: count)
+        monkeypatch.setattr("tactful_streaming.kafka.kafka_log.count_partitions", lambda *_: count)
         broker.start()
         patiently(lambda: isinstance(log.problem, TopicError))
         with pytest.raises(TopicError, match=message):
@@ -476,7 +476,7 @@ def test_a_partition_that_the_client_does_not_know_is_asked_for_before_it_is_cal
         monkeypatch.setattr(partition, "_consumer", Forgetful())
         with pytest.raises(LogUnreachableError, match="is there and cannot be asked yet"):
             partition.read(0, 1)
-        monkeypatch.setattr("tactful_streaming.kafka.count_partitions", lambda *_: None)
+        monkeypatch.setattr("tactful_streaming.kafka.kafka_log.count_partitions", lambda *_: None)
         with pytest.raises(TopicError, match="is not there"):
             partition.read(0, 1)
         partition.close()

@@ -25,7 +25,7 @@ from tactful_streaming.errors import (
     OffsetError,
     TopicError,
 )
-from tactful_streaming.kafka_config import (
+from tactful_streaming.kafka.config import (
     MAX_KAFKA_PAYLOAD,
     Causes,
     KafkaSettings,
