@@ -137,8 +137,8 @@ from tactful_streaming.partition_erasure import Erasures
 from tactful_streaming.partition_job import JobOptions, PartitionJob
 from tactful_streaming.partition_online import FencedRedisStore, PartitionView, redis_online
 from tactful_streaming.rescaling import rescale
-from tactful_streaming.rule_definitions import Rule
-from tactful_streaming.rules import Cleaner, Dropped, RuleReport, Rules, load_rules
+from tactful_streaming.rules.model import Rule
+from tactful_streaming.rules.rules import Cleaner, Dropped, RuleReport, Rules, load_rules
 from tactful_streaming.sequences import SequenceOperator
 from tactful_streaming.sink import (
     FiredRow,

@@ -56,7 +56,7 @@ from tactful_streaming.online import OnlineStore
 from tactful_streaming.operators import make_operators
 from tactful_streaming.outbox import Outbox
 from tactful_streaming.panes import Floats, Rows
-from tactful_streaming.rules import Cleaner
+from tactful_streaming.rules.rules import Cleaner
 from tactful_streaming.selection import Batch, Columns, Plan, entity_source, sources_of
 from tactful_streaming.state.key_layout import (
     CLEANER,

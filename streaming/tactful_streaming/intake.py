@@ -26,7 +26,7 @@ from tactful_streaming.errors import StateError
 from tactful_streaming.identity import Move, Resolver
 from tactful_streaming.joins import ItemVersions
 from tactful_streaming.log.dead_letters import UNREADABLE
-from tactful_streaming.rules import Cleaner
+from tactful_streaming.rules.rules import Cleaner
 from tactful_streaming.selection import Batch, Plan
 
 

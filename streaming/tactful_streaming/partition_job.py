@@ -40,7 +40,7 @@ from tactful_streaming.partition_erasure import (
     without_matches,
 )
 from tactful_streaming.partition_online import OpenOnline, PartitionView
-from tactful_streaming.rules import Cleaner
+from tactful_streaming.rules.rules import Cleaner
 from tactful_streaming.state.partition_checkpoint import PartitionState
 
 _logger = logging.getLogger(__name__)

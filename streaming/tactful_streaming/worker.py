@@ -20,7 +20,7 @@ from tactful_streaming.log.encrypted_log import Seal
 from tactful_streaming.partition_erasure import Erasures
 from tactful_streaming.partition_job import JobOptions, PartitionJob, purge_idle
 from tactful_streaming.partition_online import OpenOnline
-from tactful_streaming.rules import Cleaner
+from tactful_streaming.rules.rules import Cleaner
 
 _logger = logging.getLogger(__name__)
 

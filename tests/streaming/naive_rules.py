@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from tactful_streaming import Event, Item, Rule
-from tactful_streaming.rule_definitions import (
+from tactful_streaming.rules.model import (
     Condition,
     Conversion,
     Earlier,

@@ -9,7 +9,7 @@ from __future__ import annotations
 from functools import cache, lru_cache
 from typing import Final
 
-from tactful_streaming._safe_regex import Pattern, compile_linear
+from tactful_streaming.rules.safe_regex import Pattern, compile_linear
 
 _TEXT_LIMIT = 1024
 _MEMORY_LIMIT: Final = 64 << 20  # bytes a class at most; the 1,500 patterns take 1 MB in all

@@ -7,12 +7,9 @@ import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from tactful_streaming._rule_fields import Read, content, reader
-from tactful_streaming._rule_memory import Memory, digest, key_of
-from tactful_streaming._safe_regex import TEXT_LIMIT, compile_safely
-from tactful_streaming._user_agents import classify
 from tactful_streaming.contract.log_entries import Event, Item
-from tactful_streaming.rule_definitions import (
+from tactful_streaming.rules.fields import Read, content, reader
+from tactful_streaming.rules.model import (
     Condition,
     Earlier,
     FieldTest,
@@ -21,6 +18,9 @@ from tactful_streaming.rule_definitions import (
     Rule,
     UserAgent,
 )
+from tactful_streaming.rules.safe_regex import TEXT_LIMIT, compile_safely
+from tactful_streaming.rules.state import Memory, digest, key_of
+from tactful_streaming.rules.user_agents import classify
 
 Holds = Callable[[Event, Item | None, int | None], bool]
 """Whether something holds for an event, its item and its time of receipt."""

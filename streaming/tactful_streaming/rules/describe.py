@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tactful_streaming.contract.log_entries import Scalar
-from tactful_streaming.rule_definitions import (
+from tactful_streaming.rules.model import (
     Condition,
     Earlier,
     FieldTest,

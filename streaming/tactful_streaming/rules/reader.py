@@ -11,17 +11,15 @@ from typing import Any, Final
 
 import yaml
 
-from tactful_streaming import _rule_fields as fields
-from tactful_streaming._rule_conditions import KINDS
-from tactful_streaming._rule_describe import describe
-from tactful_streaming._safe_regex import compile_safely
-from tactful_streaming._user_agents import USER_AGENT_CLASSES
 from tactful_streaming.contract.log_entries import Scalar
 from tactful_streaming.contract.wire import EVENT_TYPES
 from tactful_streaming.definitions.yaml_nodes import NodeReader, read_text, suggestion
 from tactful_streaming.errors import RuleError
 from tactful_streaming.log.dead_letters import UNREADABLE
-from tactful_streaming.rule_definitions import (
+from tactful_streaming.rules import fields
+from tactful_streaming.rules.conditions import KINDS
+from tactful_streaming.rules.describe import describe
+from tactful_streaming.rules.model import (
     Condition,
     Conversion,
     Earlier,
@@ -32,6 +30,8 @@ from tactful_streaming.rule_definitions import (
     Rule,
     UserAgent,
 )
+from tactful_streaming.rules.safe_regex import compile_safely
+from tactful_streaming.rules.user_agents import USER_AGENT_CLASSES
 
 _RULE_KEYS = ("name", "event", "when", "unless", "action", "normalise", "reason")
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")

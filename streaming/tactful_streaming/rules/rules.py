@@ -17,12 +17,12 @@ from typing import Final, Literal, NamedTuple, Protocol
 
 import msgspec
 
-from tactful_streaming._rule_changes import compile_changes
-from tactful_streaming._rule_conditions import Holds, State, compile_learning, compile_rule
-from tactful_streaming._rule_reader import read_rules
 from tactful_streaming.contract.log_entries import Event, Item
 from tactful_streaming.errors import StateError
-from tactful_streaming.rule_definitions import Rule
+from tactful_streaming.rules.actions import compile_changes
+from tactful_streaming.rules.conditions import Holds, State, compile_learning, compile_rule
+from tactful_streaming.rules.model import Rule
+from tactful_streaming.rules.reader import read_rules
 
 _NO_ITEMS: Final[Mapping[str, Item]] = MappingProxyType({})
 _CLOCK = "clock"

@@ -26,11 +26,11 @@ from tactful_streaming import (
     load_definitions,
     load_rules,
 )
-from tactful_streaming._rule_memory import Memory, digest
-from tactful_streaming._safe_regex import TEXT_LIMIT, compile_safely
-from tactful_streaming._user_agents import classify
+from tactful_streaming.rules.safe_regex import TEXT_LIMIT, compile_safely
+from tactful_streaming.rules.state import Memory, digest
+from tactful_streaming.rules.user_agents import classify
 
-PACKAGED = Path(__file__).parents[2] / "platform" / "tactful" / "rules.yaml"
+PACKAGED = Path(__file__).parents[3] / "platform" / "tactful" / "rules.yaml"
 START = 1_700_000_000_000
 SECOND, MINUTE, DAY = 1000, 60_000, 86_400_000
 

@@ -11,8 +11,8 @@ import pytest
 from tests.streaming.naive_rules import Naive
 
 from tactful_streaming import Dropped, Event, Item, Rules, load_rules
-from tactful_streaming import _rule_conditions as conditions
-from tactful_streaming._rule_memory import Memory
+from tactful_streaming.rules import conditions
+from tactful_streaming.rules.state import Memory
 
 START = 1_700_000_000_000
 

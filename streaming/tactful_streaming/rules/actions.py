@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 from itertools import groupby
 from typing import Any
 
-from tactful_streaming._rule_fields import EVENT_TEXTS, reader, received_at, write
 from tactful_streaming.contract.log_entries import LATEST_TIMESTAMP, Event, Property
-from tactful_streaming.rule_definitions import FieldChange
+from tactful_streaming.rules.fields import EVENT_TEXTS, reader, received_at, write
+from tactful_streaming.rules.model import FieldChange
 
 Apply = Callable[[Event, int | None], Event]
 """An event, changed or the very same, given its time of receipt."""
