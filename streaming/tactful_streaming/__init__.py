@@ -1,7 +1,6 @@
 """Events, the durable log, and the event-time engine that turns them into features."""
 
 from tactful_streaming.actions import action_of, emitted_types
-from tactful_streaming.aggregates import Value
 from tactful_streaming.backfilling import backfill, compute_missing
 from tactful_streaming.contract.log_entries import (
     DEVICE_PREFIX,
@@ -50,7 +49,6 @@ from tactful_streaming.definitions.model import (
 )
 from tactful_streaming.definitions.reader import load_definitions
 from tactful_streaming.engine import Applied, Engine, LateEvent
-from tactful_streaming.entities import NonZero, read_packed
 from tactful_streaming.errors import (
     BackpressureError,
     DefinitionError,
@@ -76,7 +74,6 @@ from tactful_streaming.errors import (
 )
 from tactful_streaming.evolution import EvolutionPlan, plan_evolution
 from tactful_streaming.fired_rows import encode_fired, encode_matches
-from tactful_streaming.firing import Fired
 from tactful_streaming.flink_sql import FlinkOptions, FlinkScript, compile_flink
 from tactful_streaming.forgetting import (
     Listed,
@@ -170,6 +167,9 @@ from tactful_streaming.webhook import (
     WebhookSender,
     verify_signature,
 )
+from tactful_streaming.windows.entity_table import NonZero, read_packed
+from tactful_streaming.windows.store import Value
+from tactful_streaming.windows.triggers import Fired
 from tactful_streaming.worker import PartitionProgress, Worker, WorkerProgress
 from tactful_streaming.write_behind import WriteBehind
 

@@ -23,7 +23,6 @@ from tactful_streaming.contract.log_entries import Transfer, decode_entry, encod
 from tactful_streaming.contract.record_batch import Record
 from tactful_streaming.definitions.model import ENTITIES, Definitions
 from tactful_streaming.engine import Engine
-from tactful_streaming.entities import EntityTable, combine_packed
 from tactful_streaming.errors import EntryError, StateError
 from tactful_streaming.evolution import adopt, required_features
 from tactful_streaming.log.embedded_log import EventLog
@@ -37,6 +36,7 @@ from tactful_streaming.state.key_layout import (
     write_meta,
 )
 from tactful_streaming.state.store import Change, StateStore
+from tactful_streaming.windows.entity_table import EntityTable, combine_packed
 
 _BATCH = 2000
 _COMMIT_EVERY = 20

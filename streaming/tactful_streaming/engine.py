@@ -22,7 +22,6 @@ import msgspec
 import numpy as np
 
 from tactful_streaming.actions import action_of, emitted_types
-from tactful_streaming.aggregates import Value
 from tactful_streaming.contract.log_entries import (
     Entry,
     Event,
@@ -34,15 +33,12 @@ from tactful_streaming.contract.log_entries import (
 )
 from tactful_streaming.contract.record_batch import Record, from_offset, payloads_of
 from tactful_streaming.contract.subject_ids import Traces
-from tactful_streaming.cuts import Cuts
 from tactful_streaming.decode.projection import Projection
 from tactful_streaming.decode.row_cache import Placing
 from tactful_streaming.dedupe import Deduplicator
 from tactful_streaming.definitions.model import ENTITIES, Definitions, Feature, dump_definitions
-from tactful_streaming.entities import EntityTable, NonZero, newest_packed
 from tactful_streaming.errors import EngineError, EntryError, StateError
 from tactful_streaming.evolution import adopt
-from tactful_streaming.firing import Fired
 from tactful_streaming.forgetting import Listed, find_listed, forget, is_of, owners_of
 from tactful_streaming.handovers import Handovers
 from tactful_streaming.histories import Histories
@@ -55,7 +51,6 @@ from tactful_streaming.mirror import Mirror, stored_blobs
 from tactful_streaming.online import OnlineStore
 from tactful_streaming.operators import make_operators
 from tactful_streaming.outbox import Outbox
-from tactful_streaming.panes import Floats, Rows
 from tactful_streaming.rules.rules import Cleaner
 from tactful_streaming.selection import Batch, Columns, Plan, entity_source, sources_of
 from tactful_streaming.state.key_layout import (
@@ -75,6 +70,11 @@ from tactful_streaming.state.key_layout import (
 )
 from tactful_streaming.state.store import Change, StateStore
 from tactful_streaming.users import Users
+from tactful_streaming.windows.batch_cuts import Cuts
+from tactful_streaming.windows.entity_table import EntityTable, NonZero, newest_packed
+from tactful_streaming.windows.panes import Floats, Rows
+from tactful_streaming.windows.store import Value
+from tactful_streaming.windows.triggers import Fired
 
 _logger = logging.getLogger(__name__)
 

@@ -24,10 +24,10 @@ from tactful_streaming.definitions.model import (
     dump_definitions,
 )
 from tactful_streaming.definitions.reader import load_definitions
-from tactful_streaming.entities import EntityTable
 from tactful_streaming.errors import DefinitionError, StateError
 from tactful_streaming.state.key_layout import CURE, Meta, operator_prefix, read_meta
 from tactful_streaming.state.store import Change, StateStore
+from tactful_streaming.windows.entity_table import EntityTable
 
 
 @dataclass(frozen=True)

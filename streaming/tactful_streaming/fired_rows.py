@@ -15,8 +15,8 @@ import msgspec
 from tactful_streaming.contract.log_entries import decode_entry, encode_entry, route_key
 from tactful_streaming.contract.record_batch import Row
 from tactful_streaming.engine import LateEvent
-from tactful_streaming.firing import Fired
 from tactful_streaming.matches import Match
+from tactful_streaming.windows.triggers import Fired
 
 _encoder = msgspec.json.Encoder()
 _TOGETHER: Final = 2_000

@@ -28,7 +28,6 @@ from tactful_streaming.contract.log_entries import (
 from tactful_streaming.contract.log_entries import User as UserEntry
 from tactful_streaming.contract.subject_ids import Traces
 from tactful_streaming.definitions.model import Definitions
-from tactful_streaming.entities import newest_packed
 from tactful_streaming.links import holders_of
 from tactful_streaming.mentions import find_mentions, people_mentioned, without_mentions
 from tactful_streaming.state.key_layout import (
@@ -50,6 +49,7 @@ from tactful_streaming.state.key_layout import (
     read_meta,
 )
 from tactful_streaming.state.store import Change, StateStore
+from tactful_streaming.windows.entity_table import newest_packed
 
 _ids = msgspec.msgpack.Decoder(list[str])
 _PIECE = 10_000

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import msgspec
 
-from tactful_streaming.entities import EntityTable
 from tactful_streaming.errors import StateError
 from tactful_streaming.matches import Operator
+from tactful_streaming.windows.entity_table import EntityTable
 
 
 class _Packed(msgspec.Struct, array_like=True):

@@ -17,14 +17,14 @@ from typing import Any
 import msgspec
 
 from tactful_streaming import joins, sequences
-from tactful_streaming.aggregates import Store, make_stores
 from tactful_streaming.contract.log_entries import APART
 from tactful_streaming.contract.subject_ids import Traces
 from tactful_streaming.definitions.model import ENTITIES, Definitions
-from tactful_streaming.entities import EntityTable
 from tactful_streaming.errors import StateError
 from tactful_streaming.state.key_layout import OPERATOR, entity_prefix
 from tactful_streaming.state.store import Change, StateStore
+from tactful_streaming.windows.entity_table import EntityTable
+from tactful_streaming.windows.store import Store, make_stores
 
 Drops = Callable[[str, str], bool]
 """Whether something goes, by the source of a text and the text."""

@@ -30,7 +30,6 @@ from tactful_streaming.contract.log_entries import (
 from tactful_streaming.contract.subject_ids import Traces
 from tactful_streaming.definitions.model import Definitions
 from tactful_streaming.errors import EntryError, StateError
-from tactful_streaming.firing import Fired
 from tactful_streaming.forgetting import Listed, find_listed, forget, is_of, stored_traces
 from tactful_streaming.log.dead_letters import DeadLetter
 from tactful_streaming.log.embedded_log import EmbeddedLog
@@ -39,6 +38,7 @@ from tactful_streaming.log.redaction import BLANK, redact
 from tactful_streaming.matches import Match
 from tactful_streaming.state.key_layout import ERASED, PURGING
 from tactful_streaming.state.store import RocksState, StateStore
+from tactful_streaming.windows.triggers import Fired
 
 
 class Erasures(Protocol):

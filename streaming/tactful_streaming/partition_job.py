@@ -22,7 +22,6 @@ from tactful_streaming.definitions.model import Definitions
 from tactful_streaming.engine import Applied, Engine, LateEvent
 from tactful_streaming.errors import LogError, StateError
 from tactful_streaming.fired_rows import encode_in_turn, encode_late, encode_matches
-from tactful_streaming.firing import Fired
 from tactful_streaming.identity import Identity
 from tactful_streaming.kafka.config import KafkaSettings
 from tactful_streaming.kafka.topic_identity import check_topic
@@ -42,6 +41,7 @@ from tactful_streaming.partition_erasure import (
 from tactful_streaming.partition_online import OpenOnline, PartitionView
 from tactful_streaming.rules.rules import Cleaner
 from tactful_streaming.state.partition_checkpoint import PartitionState
+from tactful_streaming.windows.triggers import Fired
 
 _logger = logging.getLogger(__name__)
 

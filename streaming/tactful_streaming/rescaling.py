@@ -34,7 +34,6 @@ import msgspec
 
 from tactful_streaming.contract.log_entries import APART, DEVICE_PREFIX
 from tactful_streaming.definitions.model import ENTITIES, Definitions
-from tactful_streaming.entities import EntityTable
 from tactful_streaming.errors import StateError
 from tactful_streaming.evolution import stored_definitions
 from tactful_streaming.links import decode_devices
@@ -63,6 +62,7 @@ from tactful_streaming.state.key_layout import (
     write_meta,
 )
 from tactful_streaming.state.store import Change, StateStore
+from tactful_streaming.windows.entity_table import EntityTable
 
 Route = Callable[[str], int]
 """Number of the partition that events of a person, by key, go to; likewise for other entities."""

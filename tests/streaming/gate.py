@@ -24,8 +24,8 @@ from tactful_streaming import (
     Window,
     encode_entry,
 )
-from tactful_streaming.firing import Fired
 from tactful_streaming.matches import Match
+from tactful_streaming.windows.triggers import Fired
 
 FiredKey = tuple[str, str, str | None, int, int]
 """Feature, key, group, start and end of a window."""

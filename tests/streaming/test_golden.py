@@ -15,8 +15,8 @@ from tactful_streaming import (
     encode_entry,
     load_definitions,
 )
-from tactful_streaming.firing import Fired
 from tactful_streaming.matches import Match
+from tactful_streaming.windows.triggers import Fired
 
 GOLDEN = Path(__file__).parent / "golden"
 DAY = 86_400_000

@@ -28,7 +28,7 @@ from tactful_streaming import (
     Value,
 )
 from tactful_streaming.decode.row_cache import Placing
-from tactful_streaming.entities import PackedReader
+from tactful_streaming.windows.entity_table import PackedReader
 
 SHARED = ("user", "session")
 """Kinds of entity that lie in one partition each, so that workers know them as a whole."""

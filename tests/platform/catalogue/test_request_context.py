@@ -20,7 +20,7 @@ from tactful_streaming import (
     encode_entry,
     load_definitions,
 )
-from tactful_streaming.views import View
+from tactful_streaming.windows.reads import View
 
 NOW = 1_700_000_000_000
 CATALOGUE = Catalogue(

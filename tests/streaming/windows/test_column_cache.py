@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from tactful_streaming import load_definitions
-from tactful_streaming.column_cache import ColumnCache
-from tactful_streaming.entities import EntityTable
-from tactful_streaming.parts import Selection
+from tactful_streaming.windows.column_cache import ColumnCache
+from tactful_streaming.windows.columns import Selection
+from tactful_streaming.windows.entity_table import EntityTable
 
 MINUTE = 60_000
 START = 1_700_000_000_000

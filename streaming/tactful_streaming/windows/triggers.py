@@ -9,10 +9,10 @@ from typing import Any, Final, cast
 
 import numpy as np
 
-from tactful_streaming.panes import PanedWindow, oldest_open, slide_of, window_at
-from tactful_streaming.parts import GatheredPanes, NumberPanes, PanedPart
-from tactful_streaming.sessions import Closed, Sessions
-from tactful_streaming.views import View
+from tactful_streaming.windows.columns import GatheredPanes, NumberPanes, PanedPart
+from tactful_streaming.windows.panes import PanedWindow, oldest_open, slide_of, window_at
+from tactful_streaming.windows.reads import View
+from tactful_streaming.windows.sessions import Closed, Sessions
 
 _FOR_EVER: Final = 2**62
 

@@ -18,11 +18,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from tactful_streaming._packed_check import NAMES_AT, AnyPart, Recorded, check_groups, check_rows
-from tactful_streaming.cells import CELL_BYTES, Cells, Evicted
 from tactful_streaming.definitions.model import Feature, ForwardDecay, SessionWindow, Window
-from tactful_streaming.panes import PanedWindow, Rows, oldest_open, slide_of
-from tactful_streaming.parts import (
+from tactful_streaming.windows.columns import (
     DecayedTotals,
     GatheredPanes,
     LastTimes,
@@ -31,7 +28,16 @@ from tactful_streaming.parts import (
     RecentValues,
     Selection,
 )
-from tactful_streaming.sessions import Sessions
+from tactful_streaming.windows.groups import CELL_BYTES, Cells, Evicted
+from tactful_streaming.windows.packed_check import (
+    NAMES_AT,
+    AnyPart,
+    Recorded,
+    check_groups,
+    check_rows,
+)
+from tactful_streaming.windows.panes import PanedWindow, Rows, oldest_open, slide_of
+from tactful_streaming.windows.sessions import Sessions
 
 Value = float | dict[str, float] | list[tuple[str, int]]
 """A feature as read: a number; a number for each group; (value, timestamp) newest first; or

@@ -15,10 +15,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tactful_streaming.accumulators import ACCUMULATORS, Accumulator, Values
 from tactful_streaming.definitions.model import Feature, SessionWindow
-from tactful_streaming.panes import Floats, Rows
-from tactful_streaming.parts import Selection
+from tactful_streaming.windows.accumulators import ACCUMULATORS, Accumulator, Values
+from tactful_streaming.windows.columns import Selection
+from tactful_streaming.windows.panes import Floats, Rows
 
 
 class Closed(NamedTuple):
@@ -55,7 +55,7 @@ class Sessions:
         """Begin empty.
 
         Args:
-            kind: one of :data:`~tactful_streaming.accumulators.ACCUMULATORS`.
+            kind: one of :data:`~tactful_streaming.windows.accumulators.ACCUMULATORS`.
             feature: what is computed; others of the same kind and gap may be read from this, too.
             name_of: row and group of a cell; None if nothing is ever fired.
         """

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tactful_streaming import CumulativeWindow, Window
-from tactful_streaming.panes import FOLDS, PaneTable, oldest_open, window_at
+from tactful_streaming.windows.panes import FOLDS, PaneTable, oldest_open, window_at
 
 
 class Plain:

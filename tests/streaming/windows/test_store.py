@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from tests.streaming.naive_aggregates import FiredKey, Happening, Naive
 
 from tactful_streaming import Feature, ForwardDecay, load_definitions
-from tactful_streaming.entities import EntityTable
-from tactful_streaming.panes import PanedWindow, slide_of
-from tactful_streaming.parts import Selection
+from tactful_streaming.windows.columns import Selection
+from tactful_streaming.windows.entity_table import EntityTable
+from tactful_streaming.windows.panes import PanedWindow, slide_of
 
 MINUTE = 60_000
 START = 1_700_000_000_000 // (60 * MINUTE) * 60 * MINUTE

@@ -23,8 +23,13 @@ from tactful_streaming import (
     load_definitions,
     read_packed,
 )
-from tactful_streaming.entities import EntityTable, PackedReader, combine_packed, newest_packed
-from tactful_streaming.parts import Selection
+from tactful_streaming.windows.columns import Selection
+from tactful_streaming.windows.entity_table import (
+    EntityTable,
+    PackedReader,
+    combine_packed,
+    newest_packed,
+)
 
 START = 1_700_000_000_000
 TEXT = """

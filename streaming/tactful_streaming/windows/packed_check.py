@@ -20,14 +20,14 @@ import msgspec
 import numpy as np
 
 from tactful_streaming.errors import StateError
-from tactful_streaming.parts import (
+from tactful_streaming.windows.columns import (
     DecayedTotals,
     GatheredPanes,
     LastTimes,
     NumberPanes,
     RecentValues,
 )
-from tactful_streaming.sessions import Sessions
+from tactful_streaming.windows.sessions import Sessions
 
 Recorded = NumberPanes | DecayedTotals | LastTimes
 """Parts whose packed state is records of numbers."""

@@ -14,9 +14,9 @@ from typing import Final
 
 import numpy as np
 
-from tactful_streaming.panes import Floats, PanedWindow, Rows, slide_of
-from tactful_streaming.parts import NumberPanes
-from tactful_streaming.views import View
+from tactful_streaming.windows.columns import NumberPanes
+from tactful_streaming.windows.panes import Floats, PanedWindow, Rows, slide_of
+from tactful_streaming.windows.reads import View
 
 _ENTRY_BYTES: Final = 8
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from tactful_streaming import Feature, Fired, load_definitions
-from tactful_streaming.entities import EntityTable
-from tactful_streaming.parts import Selection
+from tactful_streaming.windows.columns import Selection
+from tactful_streaming.windows.entity_table import EntityTable
 
 GAP = 30
 COUNT = "- {name: n, entity: user, event: view, aggregate: count, window: {gap: 30ms}}\n"

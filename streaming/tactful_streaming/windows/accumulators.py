@@ -16,7 +16,7 @@ from datasketches import HLL_4, hll_sketch, hll_union  # type: ignore[import-unt
 
 from tactful_streaming.definitions.model import Feature
 from tactful_streaming.errors import StateError
-from tactful_streaming.quantiles import QuantileSketch
+from tactful_streaming.windows.kll import QuantileSketch
 
 HLL_LG_K: Final = 14
 """Two to this power are the registers of an HLL sketch.

@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tactful_streaming import Feature, Window
-from tactful_streaming.accumulators import Distinct
-from tactful_streaming.quantiles import CAPACITY, QuantileSketch
+from tactful_streaming.windows.accumulators import Distinct
+from tactful_streaming.windows.kll import CAPACITY, QuantileSketch
 
 FEATURE = Feature(
     name="f",

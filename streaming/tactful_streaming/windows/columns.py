@@ -16,9 +16,9 @@ from typing import Any, Final, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from tactful_streaming.accumulators import ACCUMULATORS, Accumulator
 from tactful_streaming.definitions.model import Feature, ForwardDecay, Window
-from tactful_streaming.panes import (
+from tactful_streaming.windows.accumulators import ACCUMULATORS, Accumulator
+from tactful_streaming.windows.panes import (
     ENTRY_BYTES,
     FOLDS,
     Floats,
@@ -165,7 +165,7 @@ class NumberPanes(PanedPart):
     width = 2
 
     def __init__(self, kind: str, window: PanedWindow, *, firing: bool) -> None:
-        """Begin empty; `kind` is one of the folds of :data:`~tactful_streaming.panes.FOLDS`."""
+        """Begin empty; `kind` is one of the folds of :data:`~tactful_streaming.windows.panes.FOLDS`."""
         super().__init__(window, firing=firing)
         self._counts = kind == "count"
         self.table = PaneTable(FOLDS[kind])
@@ -242,7 +242,7 @@ class GatheredPanes(PanedPart):
     """Sketches, or newest values, by pane."""
 
     def __init__(self, kind: str, feature: Feature, *, firing: bool) -> None:
-        """Begin empty; `kind` is one of :data:`~tactful_streaming.accumulators.ACCUMULATORS`."""
+        """Begin empty; `kind` is one of :data:`~tactful_streaming.windows.accumulators.ACCUMULATORS`."""
         assert isinstance(feature.window, PanedWindow)
         super().__init__(feature.window, firing=firing)
         self._kind: type[Accumulator] = ACCUMULATORS[kind]
