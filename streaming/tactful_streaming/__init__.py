@@ -128,11 +128,12 @@ from tactful_streaming.log.redaction import (
     redact,
 )
 from tactful_streaming.matches import Match, Operator
-from tactful_streaming.online import EmbeddedOnlineStore, OnlineStore, RedisOnlineStore
+from tactful_streaming.online.fenced_store import FencedRedisStore, PartitionView, redis_online
+from tactful_streaming.online.store import EmbeddedOnlineStore, OnlineStore, RedisOnlineStore
+from tactful_streaming.online.write_behind import WriteBehind
 from tactful_streaming.operators import make_operators
 from tactful_streaming.partition_erasure import Erasures
 from tactful_streaming.partition_job import JobOptions, PartitionJob
-from tactful_streaming.partition_online import FencedRedisStore, PartitionView, redis_online
 from tactful_streaming.rescaling import rescale
 from tactful_streaming.rules.model import Rule
 from tactful_streaming.rules.rules import Cleaner, Dropped, RuleReport, Rules, load_rules
@@ -171,7 +172,6 @@ from tactful_streaming.windows.entity_table import NonZero, read_packed
 from tactful_streaming.windows.store import Value
 from tactful_streaming.windows.triggers import Fired
 from tactful_streaming.worker import PartitionProgress, Worker, WorkerProgress
-from tactful_streaming.write_behind import WriteBehind
 
 __all__ = [
     "AGGREGATES",

@@ -47,8 +47,8 @@ from tactful_streaming.intake import Admitted, Consumer, Intake, KnowsPeople
 from tactful_streaming.log.dead_letters import DeadLetter
 from tactful_streaming.matches import Match
 from tactful_streaming.mentions import drops_of, entity_key, operator_key
-from tactful_streaming.mirror import Mirror, stored_blobs
-from tactful_streaming.online import OnlineStore
+from tactful_streaming.online.mirror import Mirror, stored_blobs
+from tactful_streaming.online.store import OnlineStore
 from tactful_streaming.operators import make_operators
 from tactful_streaming.outbox import Outbox
 from tactful_streaming.rules.rules import Cleaner

@@ -29,6 +29,7 @@ from tactful_streaming.kafka.transactional_producer import TransactionalProducer
 from tactful_streaming.log.dead_letters import DeadLetter, DeadLetters
 from tactful_streaming.log.encrypted_log import Seal
 from tactful_streaming.matches import Match
+from tactful_streaming.online.fenced_store import OpenOnline, PartitionView
 from tactful_streaming.partition_erasure import (
     Erasures,
     is_erased,
@@ -38,7 +39,6 @@ from tactful_streaming.partition_erasure import (
     without_fired,
     without_matches,
 )
-from tactful_streaming.partition_online import OpenOnline, PartitionView
 from tactful_streaming.rules.rules import Cleaner
 from tactful_streaming.state.partition_checkpoint import PartitionState
 from tactful_streaming.windows.triggers import Fired

@@ -8,8 +8,8 @@ from typing import Any
 
 import msgspec
 
-from tactful_streaming._redis import RedisConnection
 from tactful_streaming.errors import OnlineStoreError
+from tactful_streaming.online.redis import RedisConnection
 from tactful_streaming.sink import FiredRow, FiredValue
 
 _BATCH = 128

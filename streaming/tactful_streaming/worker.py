@@ -17,9 +17,9 @@ from tactful_streaming.definitions.model import Definitions
 from tactful_streaming.errors import LogError
 from tactful_streaming.kafka.consumer_group import PartitionGroup
 from tactful_streaming.log.encrypted_log import Seal
+from tactful_streaming.online.fenced_store import OpenOnline
 from tactful_streaming.partition_erasure import Erasures
 from tactful_streaming.partition_job import JobOptions, PartitionJob, purge_idle
-from tactful_streaming.partition_online import OpenOnline
 from tactful_streaming.rules.rules import Cleaner
 
 _logger = logging.getLogger(__name__)

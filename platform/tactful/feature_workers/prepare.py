@@ -34,7 +34,7 @@ from tactful_streaming import (
     redis_online,
     topic_id,
 )
-from tactful_streaming.partition_online import OpenOnline
+from tactful_streaming.online.fenced_store import OpenOnline
 
 logger = logging.getLogger(__name__)
 

@@ -59,7 +59,7 @@ from tactful_streaming import (
     route_key,
     topic_id,
 )
-from tactful_streaming.mirror import stored_blobs
+from tactful_streaming.online.mirror import stored_blobs
 
 logger = logging.getLogger(__name__)
 

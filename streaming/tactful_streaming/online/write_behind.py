@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from tactful_streaming.errors import OnlineStoreError, OnlineStoreLostError
-from tactful_streaming.online import OnlineStore, put_marked
+from tactful_streaming.online.store import OnlineStore, put_marked
 
 _logger = logging.getLogger(__name__)
 

@@ -17,8 +17,8 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
-from tactful_streaming._redis import RedisConnection
 from tactful_streaming.errors import OnlineStoreError, OnlineStoreLostError, StateError
+from tactful_streaming.online.redis import RedisConnection
 from tactful_streaming.state.store import Change, StateStore
 
 _BATCH = 512

@@ -13,10 +13,10 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from tactful_streaming.errors import FencedError, OnlineStoreLostError
-from tactful_streaming.mirror import stored_blobs
-from tactful_streaming.online import OnlineStore, RedisOnlineStore, put_marked
+from tactful_streaming.online.mirror import stored_blobs
+from tactful_streaming.online.store import OnlineStore, RedisOnlineStore, put_marked
+from tactful_streaming.online.write_behind import WriteBehind
 from tactful_streaming.state.store import StateStore
-from tactful_streaming.write_behind import WriteBehind
 
 _BATCH = 512
 

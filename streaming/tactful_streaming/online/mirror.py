@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 
 from tactful_streaming.definitions.model import ENTITIES
 from tactful_streaming.errors import OnlineStoreError, OnlineStoreLostError
-from tactful_streaming.online import OnlineStore, put_marked
+from tactful_streaming.online.store import OnlineStore, put_marked
 from tactful_streaming.state.key_layout import CHANGED_APART, entity_prefix
 from tactful_streaming.state.store import StateStore
 

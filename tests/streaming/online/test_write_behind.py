@@ -20,7 +20,7 @@ from tactful_streaming import (
     WriteBehind,
     read_packed,
 )
-from tactful_streaming.mirror import stored_blobs
+from tactful_streaming.online.mirror import stored_blobs
 
 
 class Gate:

@@ -1,0 +1,5 @@
+"""Online feature stores: one packed blob for each entity, embedded or in Redis.
+
+It may import `contract`, `decode`, `definitions`, `kernels`, `log`, `state`.
+Begin with `store`.
+"""
