@@ -19,7 +19,7 @@ from typing import Any
 
 from benchmarks._ports import free_port
 from benchmarks._streaming_events import DELAY_MS, Topic, cpu_seconds
-from tactful_streaming.flink_build import FLINK_VERSION, build_runner
+from tactful_streaming.flink.jar import FLINK_VERSION, build_runner
 
 _ROOT = Path(__file__).resolve().parents[1]
 _PEERS = Path(__file__).parent / "peers"

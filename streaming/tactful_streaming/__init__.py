@@ -74,7 +74,7 @@ from tactful_streaming.errors import (
 )
 from tactful_streaming.evolution import EvolutionPlan, plan_evolution
 from tactful_streaming.fired_rows import encode_fired, encode_matches
-from tactful_streaming.flink_sql import FlinkOptions, FlinkScript, compile_flink
+from tactful_streaming.flink.compiler import FlinkOptions, FlinkScript, compile_flink
 from tactful_streaming.forgetting import (
     Listed,
     devices_of,

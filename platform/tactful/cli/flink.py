@@ -18,8 +18,8 @@ from tactful_streaming import (
     compile_flink,
     load_definitions,
 )
-from tactful_streaming.flink_build import build_runner
-from tactful_streaming.flink_rest import FlinkCluster, SqlGateway
+from tactful_streaming.flink.jar import build_runner
+from tactful_streaming.flink.rest_client import FlinkCluster, SqlGateway
 
 _DURATIONS = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 

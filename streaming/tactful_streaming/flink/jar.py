@@ -19,7 +19,7 @@ FLINK_VERSION: Final = "2.0.2"
 RUNNER_CLASS: Final = "tactful.flink.ScriptRunner"
 """Main class of the runner."""
 
-_SOURCES = Path(__file__).parents[1] / "flink" / "src"
+_SOURCES = Path(__file__).parents[2] / "flink" / "src"
 
 # What a JVM since 17 must open to Flink, from Flink's own configuration.
 _OPENED = "lang net io nio lang.reflect text time util util.concurrent util.concurrent.atomic"

@@ -32,7 +32,7 @@ from tactful_streaming import (
     compile_flink,
     load_definitions,
 )
-from tactful_streaming.flink_build import build_runner
+from tactful_streaming.flink.jar import build_runner
 
 pytestmark = pytest.mark.service("kafka", "flink")
 
@@ -264,7 +264,7 @@ def test_the_runner_is_built_once_and_again_when_its_sources_change(
     home.mkdir()
     (home / "lib").symlink_to(flink_home / "lib")
     sources = tmp_path / "src"
-    shutil.copytree(Path(__file__).parents[2] / "streaming" / "flink" / "src", sources)
+    shutil.copytree(Path(__file__).parents[3] / "streaming" / "flink" / "src", sources)
     jar = build_runner(home, sources=sources)
     before = jar.stat()
     assert build_runner(home, sources=sources) == jar and jar.stat() == before

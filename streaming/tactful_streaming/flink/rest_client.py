@@ -17,9 +17,9 @@ from typing import Any, Final
 import httpx
 
 from tactful_streaming.errors import FlinkError
-from tactful_streaming.flink_build import RUNNER_CLASS
-from tactful_streaming.flink_sql import FlinkScript
-from tactful_streaming.flink_text import literal
+from tactful_streaming.flink.compiler import FlinkScript
+from tactful_streaming.flink.jar import RUNNER_CLASS
+from tactful_streaming.flink.sql_text import literal
 
 ENDED: Final = frozenset({"FINISHED", "CANCELED", "FAILED", "SUSPENDED"})
 """States in which a job does nothing more."""

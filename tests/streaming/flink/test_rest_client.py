@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from tactful_streaming import FlinkError, FlinkScript
-from tactful_streaming.flink_rest import FlinkCluster, SqlGateway
+from tactful_streaming.flink.rest_client import FlinkCluster, SqlGateway
 
 Answer = tuple[int, Any]
 Handler = Callable[[str, str, bytes], Answer]

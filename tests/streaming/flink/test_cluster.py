@@ -16,12 +16,12 @@ from tests.streaming.flink_cluster import append, make_topic, read_rows
 
 from benchmarks._ports import free_port
 from tactful_streaming import Entry, Event, FlinkOptions, compile_flink, load_definitions
-from tactful_streaming.flink_build import build_runner
-from tactful_streaming.flink_rest import FlinkCluster
+from tactful_streaming.flink.jar import build_runner
+from tactful_streaming.flink.rest_client import FlinkCluster
 
 pytestmark = [pytest.mark.slow, pytest.mark.service("kafka", "flink"), pytest.mark.timeout(600)]
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 T0 = 1_700_000_040_000
 USERS = 5
 

@@ -15,10 +15,10 @@ from typing import Final, Literal
 from tactful_streaming.contract.log_entries import DEVICE_PREFIX
 from tactful_streaming.definitions.model import Definition, Definitions, Feature, Join, Sequence
 from tactful_streaming.errors import DefinitionError
-from tactful_streaming.flink_features import LISTS, NUMBERS, DecayPlan, feature_statements
-from tactful_streaming.flink_sequences import MATCHES, join_statements, sequence_statements
-from tactful_streaming.flink_silences import longest_wait_ms
-from tactful_streaming.flink_text import CannotCompile, entity_column, interval, literal
+from tactful_streaming.flink.features import LISTS, NUMBERS, DecayPlan, feature_statements
+from tactful_streaming.flink.sequences import MATCHES, join_statements, sequence_statements
+from tactful_streaming.flink.silences import longest_wait_ms
+from tactful_streaming.flink.sql_text import CannotCompile, entity_column, interval, literal
 
 _FUNCTIONS: Final = {
     "json_text": "JsonText$Text",

@@ -15,8 +15,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tactful_streaming.definitions.model import Join, Sequence, Step
-from tactful_streaming.flink_silences import silence_views
-from tactful_streaming.flink_text import (
+from tactful_streaming.flink.silences import silence_views
+from tactful_streaming.flink.sql_text import (
     CannotCompile,
     entity_column,
     interval,

@@ -11,7 +11,7 @@ from tactful_streaming.definitions.model import (
     SessionWindow,
     Window,
 )
-from tactful_streaming.flink_text import (
+from tactful_streaming.flink.sql_text import (
     CannotCompile,
     double,
     entity_column,

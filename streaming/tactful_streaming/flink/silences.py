@@ -11,7 +11,7 @@ it, so it ends exactly one gap later, and the watermark waits for it.
 from __future__ import annotations
 
 from tactful_streaming.definitions.model import Sequence
-from tactful_streaming.flink_text import interval, name
+from tactful_streaming.flink.sql_text import interval, name
 
 _NOTHING = "CAST(NULL AS BIGINT)"
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
-from tests.streaming.test_flink_rest import Fake, fake
+from tests.streaming.flink.test_rest_client import Fake, fake
 
 from tactful.cli.main import main
 
