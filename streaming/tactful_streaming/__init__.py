@@ -1,6 +1,5 @@
 """Events, the durable log, and the event-time engine that turns them into features."""
 
-from tactful_streaming.actions import action_of, emitted_types
 from tactful_streaming.backfilling import backfill, compute_missing
 from tactful_streaming.contract.log_entries import (
     DEVICE_PREFIX,
@@ -89,7 +88,6 @@ from tactful_streaming.forgetting import (
 )
 from tactful_streaming.identity import CONSENT_PROPERTY, Identity
 from tactful_streaming.intake import Consumer, KnowsPeople
-from tactful_streaming.joins import ItemVersions, JoinOperator
 from tactful_streaming.kafka.config import (
     KafkaSettings,
     ensure_topic,
@@ -127,17 +125,19 @@ from tactful_streaming.log.redaction import (
     matching_records,
     redact,
 )
-from tactful_streaming.matches import Match, Operator
 from tactful_streaming.online.fenced_store import FencedRedisStore, PartitionView, redis_online
 from tactful_streaming.online.store import EmbeddedOnlineStore, OnlineStore, RedisOnlineStore
 from tactful_streaming.online.write_behind import WriteBehind
-from tactful_streaming.operators import make_operators
 from tactful_streaming.partition_erasure import Erasures
 from tactful_streaming.partition_job import JobOptions, PartitionJob
+from tactful_streaming.patterns.actions import action_of, emitted_types
+from tactful_streaming.patterns.factory import make_operators
+from tactful_streaming.patterns.join_operator import ItemVersions, JoinOperator
+from tactful_streaming.patterns.match import Match, Operator
+from tactful_streaming.patterns.sequence_operator import SequenceOperator
 from tactful_streaming.rescaling import rescale
 from tactful_streaming.rules.model import Rule
 from tactful_streaming.rules.rules import Cleaner, Dropped, RuleReport, Rules, load_rules
-from tactful_streaming.sequences import SequenceOperator
 from tactful_streaming.sink import (
     FiredRow,
     FiredValue,

@@ -21,7 +21,6 @@ from types import MappingProxyType
 import msgspec
 import numpy as np
 
-from tactful_streaming.actions import action_of, emitted_types
 from tactful_streaming.contract.log_entries import (
     Entry,
     Event,
@@ -45,12 +44,13 @@ from tactful_streaming.histories import Histories
 from tactful_streaming.identity import Identity, Move, Resolver
 from tactful_streaming.intake import Admitted, Consumer, Intake, KnowsPeople
 from tactful_streaming.log.dead_letters import DeadLetter
-from tactful_streaming.matches import Match
 from tactful_streaming.mentions import drops_of, entity_key, operator_key
 from tactful_streaming.online.mirror import Mirror, stored_blobs
 from tactful_streaming.online.store import OnlineStore
-from tactful_streaming.operators import make_operators
 from tactful_streaming.outbox import Outbox
+from tactful_streaming.patterns.actions import action_of, emitted_types
+from tactful_streaming.patterns.factory import make_operators
+from tactful_streaming.patterns.match import Match
 from tactful_streaming.rules.rules import Cleaner
 from tactful_streaming.selection import Batch, Columns, Plan, entity_source, sources_of
 from tactful_streaming.state.key_layout import (

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import msgspec
 
 from tactful_streaming.errors import StateError
-from tactful_streaming.matches import Operator
+from tactful_streaming.patterns.match import Operator
 from tactful_streaming.windows.entity_table import EntityTable
 
 

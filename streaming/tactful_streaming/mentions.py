@@ -16,11 +16,12 @@ from typing import Any
 
 import msgspec
 
-from tactful_streaming import joins, sequences
 from tactful_streaming.contract.log_entries import APART
 from tactful_streaming.contract.subject_ids import Traces
 from tactful_streaming.definitions.model import ENTITIES, Definitions
 from tactful_streaming.errors import StateError
+from tactful_streaming.patterns import join_operator as joins
+from tactful_streaming.patterns import sequence_operator as sequences
 from tactful_streaming.state.key_layout import OPERATOR, entity_prefix
 from tactful_streaming.state.store import Change, StateStore
 from tactful_streaming.windows.entity_table import EntityTable

@@ -35,7 +35,7 @@ from tactful_streaming.log.dead_letters import DeadLetter
 from tactful_streaming.log.embedded_log import EmbeddedLog
 from tactful_streaming.log.encrypted_log import Seal
 from tactful_streaming.log.redaction import BLANK, redact
-from tactful_streaming.matches import Match
+from tactful_streaming.patterns.match import Match
 from tactful_streaming.state.key_layout import ERASED, PURGING
 from tactful_streaming.state.store import RocksState, StateStore
 from tactful_streaming.windows.triggers import Fired

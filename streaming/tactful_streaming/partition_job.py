@@ -14,7 +14,6 @@ from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tactful_streaming.actions import emitted_types
 from tactful_streaming.contract.log_entries import Entry, Tick, encode_entry, route_key
 from tactful_streaming.contract.record_batch import Record, Records, payloads_of
 from tactful_streaming.contract.subject_ids import Traces
@@ -28,7 +27,6 @@ from tactful_streaming.kafka.topic_identity import check_topic
 from tactful_streaming.kafka.transactional_producer import TransactionalProducer
 from tactful_streaming.log.dead_letters import DeadLetter, DeadLetters
 from tactful_streaming.log.encrypted_log import Seal
-from tactful_streaming.matches import Match
 from tactful_streaming.online.fenced_store import OpenOnline, PartitionView
 from tactful_streaming.partition_erasure import (
     Erasures,
@@ -39,6 +37,8 @@ from tactful_streaming.partition_erasure import (
     without_fired,
     without_matches,
 )
+from tactful_streaming.patterns.actions import emitted_types
+from tactful_streaming.patterns.match import Match
 from tactful_streaming.rules.rules import Cleaner
 from tactful_streaming.state.partition_checkpoint import PartitionState
 from tactful_streaming.windows.triggers import Fired

@@ -24,7 +24,7 @@ from tactful_streaming import (
     Window,
     encode_entry,
 )
-from tactful_streaming.matches import Match
+from tactful_streaming.patterns.match import Match
 from tactful_streaming.windows.triggers import Fired
 
 FiredKey = tuple[str, str, str | None, int, int]

@@ -19,7 +19,7 @@ from tactful_streaming import (
     encode_entry,
     load_definitions,
 )
-from tactful_streaming.matches import Match
+from tactful_streaming.patterns.match import Match
 
 MINUTE = 60_000
 

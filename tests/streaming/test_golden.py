@@ -15,7 +15,7 @@ from tactful_streaming import (
     encode_entry,
     load_definitions,
 )
-from tactful_streaming.matches import Match
+from tactful_streaming.patterns.match import Match
 from tactful_streaming.windows.triggers import Fired
 
 GOLDEN = Path(__file__).parent / "golden"

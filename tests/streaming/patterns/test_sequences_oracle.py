@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tactful_streaming.definitions.model import Sequence, Step
-from tactful_streaming.matches import Match
-from tactful_streaming.sequences import SequenceOperator
+from tactful_streaming.patterns.match import Match
+from tactful_streaming.patterns.sequence_operator import SequenceOperator
 
 FOREVER = 1 << 40
 

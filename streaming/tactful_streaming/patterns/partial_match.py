@@ -11,7 +11,7 @@ from bisect import bisect_right
 from operator import itemgetter
 
 from tactful_streaming.definitions.model import Sequence
-from tactful_streaming.pattern import ENDED, compile_pattern
+from tactful_streaming.patterns.automaton import ENDED, compile_pattern
 
 MAX_EVENTS = 1000
 """Most events of one match, where a step repeats without limit."""

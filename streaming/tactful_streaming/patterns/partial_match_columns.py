@@ -13,7 +13,6 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from tactful_streaming.beginnings import Beginning, Groups
 from tactful_streaming.decode.event_time_sort import Arrivals
 from tactful_streaming.kernels.partial_matches import (
     ASKS,
@@ -23,7 +22,8 @@ from tactful_streaming.kernels.partial_matches import (
     ID_WORDS,
     load_kernel,
 )
-from tactful_streaming.pattern import Automaton
+from tactful_streaming.patterns.automaton import Automaton
+from tactful_streaming.patterns.partial_match import Beginning, Groups
 
 MOST_SLOTS: Final = 4
 """Most events that a beginning here has taken."""

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from tactful_streaming.actions import endless_action
 from tactful_streaming.definitions.model import Definitions
 from tactful_streaming.errors import DefinitionError
-from tactful_streaming.joins import JoinOperator
-from tactful_streaming.matches import Operator
-from tactful_streaming.sequences import SequenceOperator
+from tactful_streaming.patterns.actions import endless_action
+from tactful_streaming.patterns.join_operator import JoinOperator
+from tactful_streaming.patterns.match import Operator
+from tactful_streaming.patterns.sequence_operator import SequenceOperator
 
 
 def make_operators(definitions: Definitions) -> tuple[Operator, ...]:

@@ -9,9 +9,9 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from tactful_streaming.beginnings import Beginning, Groups, Partition
-from tactful_streaming.chains import Chains, Found
 from tactful_streaming.decode.event_time_sort import Arrivals
+from tactful_streaming.patterns.partial_match import Beginning, Groups, Partition
+from tactful_streaming.patterns.partial_match_columns import Chains, Found
 
 PartitionKey = str | tuple[str, str]
 """Key of the entity, or of the entity and what else its events have in common."""

@@ -22,7 +22,12 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from tactful_streaming.beginnings import (
+from tactful_streaming.contract.log_entries import Item
+from tactful_streaming.decode.event_time_sort import Arrivals, ReorderBuffer, arrivals_of, quoted
+from tactful_streaming.definitions import model as definitions
+from tactful_streaming.errors import StateError
+from tactful_streaming.patterns.match import Happening, Match, Texts
+from tactful_streaming.patterns.partial_match import (
     Beginning,
     Groups,
     Partition,
@@ -30,13 +35,8 @@ from tactful_streaming.beginnings import (
     Shown,
     add_to,
 )
-from tactful_streaming.chains import MOST_SLOTS, Chains, Found
-from tactful_streaming.contract.log_entries import Item
-from tactful_streaming.decode.event_time_sort import Arrivals, ReorderBuffer, arrivals_of, quoted
-from tactful_streaming.definitions import model as definitions
-from tactful_streaming.errors import StateError
-from tactful_streaming.matches import Happening, Match, Texts
-from tactful_streaming.partitions import (
+from tactful_streaming.patterns.partial_match_columns import MOST_SLOTS, Chains, Found
+from tactful_streaming.patterns.partitions import (
     PartitionKey,
     Partitions,
     key_of,

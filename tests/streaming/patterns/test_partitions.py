@@ -8,14 +8,14 @@ from functools import partial
 
 import numpy as np
 import pytest
-from tests.streaming.test_sequences_oracle import E, feed, watermarks_of
+from tests.streaming.patterns.test_sequences_oracle import E, feed, watermarks_of
 
-from tactful_streaming import chains as module
 from tactful_streaming import load_definitions
-from tactful_streaming.beginnings import Groups
-from tactful_streaming.chains import Chains, Found, Rows
 from tactful_streaming.decode.event_time_sort import Arrivals
-from tactful_streaming.sequences import SequenceOperator
+from tactful_streaming.patterns import partial_match_columns as module
+from tactful_streaming.patterns.partial_match import Groups
+from tactful_streaming.patterns.partial_match_columns import Chains, Found, Rows
+from tactful_streaming.patterns.sequence_operator import SequenceOperator
 
 PATTERNS = [
     # Whoever begins ends what waits.

@@ -3,7 +3,7 @@ from __future__ import annotations
 from collections.abc import Sequence as Rows
 
 import pytest
-from tests.streaming.test_sequences_oracle import E, feed, found, watermarks_of
+from tests.streaming.patterns.test_sequences_oracle import E, feed, found, watermarks_of
 
 from tactful_streaming import (
     DefinitionError,
@@ -13,11 +13,11 @@ from tactful_streaming import (
     Step,
     load_definitions,
 )
-from tactful_streaming.beginnings import MAX_EVENTS
-from tactful_streaming.matches import Match
-from tactful_streaming.operators import make_operators
-from tactful_streaming.pattern import compile_pattern
-from tactful_streaming.sequences import SequenceOperator
+from tactful_streaming.patterns.automaton import compile_pattern
+from tactful_streaming.patterns.factory import make_operators
+from tactful_streaming.patterns.match import Match
+from tactful_streaming.patterns.partial_match import MAX_EVENTS
+from tactful_streaming.patterns.sequence_operator import SequenceOperator
 
 MINUTE = 60_000
 START = 1_700_000_000_000

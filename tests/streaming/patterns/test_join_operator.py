@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tactful_streaming import Event, Item, Join, StateError, subject_key
-from tactful_streaming.joins import MAX_PAIRS, ItemVersions, JoinOperator
-from tactful_streaming.matches import Match
+from tactful_streaming.patterns.join_operator import MAX_PAIRS, ItemVersions, JoinOperator
+from tactful_streaming.patterns.match import Match
 
 WITHIN = 10
 JOIN = Join(name="j", entity="user", events=("view", "click"), within_ms=WITHIN)

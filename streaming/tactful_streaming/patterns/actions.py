@@ -12,7 +12,7 @@ import msgspec
 
 from tactful_streaming.contract.log_entries import APART, DEVICE_PREFIX, Event, Property
 from tactful_streaming.definitions.model import Definitions
-from tactful_streaming.matches import Match
+from tactful_streaming.patterns.match import Match
 
 _MAX_EVENT_IDS = 64
 """Event ids that an action lists; of a longer match, the first ones. Of an item's, the last one."""

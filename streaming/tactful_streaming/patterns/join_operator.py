@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from tactful_streaming.contract.log_entries import Item
 from tactful_streaming.definitions.model import Join
 from tactful_streaming.errors import StateError
-from tactful_streaming.matches import Happening, Match, Texts
+from tactful_streaming.patterns.match import Happening, Match, Texts
 
 MAX_VERSIONS = 8
 """Versions that are kept of an item."""

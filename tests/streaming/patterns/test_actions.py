@@ -6,9 +6,9 @@ import msgspec
 import pytest
 
 from tactful_streaming import decode_entry, encode_entry, load_definitions
-from tactful_streaming.actions import action_of, emitted_types
 from tactful_streaming.contract.wire import decode_events
-from tactful_streaming.matches import Match
+from tactful_streaming.patterns.actions import action_of, emitted_types
+from tactful_streaming.patterns.match import Match
 
 MATCH = Match(
     name="abandoned",
