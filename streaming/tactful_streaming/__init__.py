@@ -86,7 +86,7 @@ from tactful_streaming.forgetting import (
     sessions_of,
     stored_of,
 )
-from tactful_streaming.identity import CONSENT_PROPERTY, Identity
+from tactful_streaming.identity.resolver import CONSENT_PROPERTY, Identity
 from tactful_streaming.intake import Consumer, KnowsPeople
 from tactful_streaming.kafka.config import (
     KafkaSettings,

@@ -40,8 +40,8 @@ from tactful_streaming.errors import EngineError, EntryError, StateError
 from tactful_streaming.evolution import adopt
 from tactful_streaming.forgetting import Listed, find_listed, forget, is_of, owners_of
 from tactful_streaming.handovers import Handovers
-from tactful_streaming.histories import Histories
-from tactful_streaming.identity import Identity, Move, Resolver
+from tactful_streaming.identity.history_merge import Histories
+from tactful_streaming.identity.resolver import Identity, Move, Resolver
 from tactful_streaming.intake import Admitted, Consumer, Intake, KnowsPeople
 from tactful_streaming.log.dead_letters import DeadLetter
 from tactful_streaming.mentions import drops_of, entity_key, operator_key

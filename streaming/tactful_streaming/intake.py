@@ -23,7 +23,7 @@ from tactful_streaming.contract.log_entries import (
 from tactful_streaming.decode.projection import Projection
 from tactful_streaming.dedupe import Deduplicator
 from tactful_streaming.errors import StateError
-from tactful_streaming.identity import Move, Resolver
+from tactful_streaming.identity.resolver import Move, Resolver
 from tactful_streaming.log.dead_letters import UNREADABLE
 from tactful_streaming.patterns.join_operator import ItemVersions
 from tactful_streaming.rules.rules import Cleaner

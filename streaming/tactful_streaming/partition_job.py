@@ -21,7 +21,7 @@ from tactful_streaming.definitions.model import Definitions
 from tactful_streaming.engine import Applied, Engine, LateEvent
 from tactful_streaming.errors import LogError, StateError
 from tactful_streaming.fired_rows import encode_in_turn, encode_late, encode_matches
-from tactful_streaming.identity import Identity
+from tactful_streaming.identity.resolver import Identity
 from tactful_streaming.kafka.config import KafkaSettings
 from tactful_streaming.kafka.topic_identity import check_topic
 from tactful_streaming.kafka.transactional_producer import TransactionalProducer

@@ -36,7 +36,7 @@ from tactful_streaming.contract.log_entries import APART, DEVICE_PREFIX
 from tactful_streaming.definitions.model import ENTITIES, Definitions
 from tactful_streaming.errors import StateError
 from tactful_streaming.evolution import stored_definitions
-from tactful_streaming.links import decode_devices
+from tactful_streaming.identity.device_links import decode_devices
 from tactful_streaming.patterns.factory import make_operators
 from tactful_streaming.patterns.match import Operator
 from tactful_streaming.state.key_layout import (

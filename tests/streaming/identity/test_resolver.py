@@ -45,9 +45,9 @@ from tactful_streaming.backfilling import (
     merge_computed,
 )
 from tactful_streaming.handovers import Handovers
-from tactful_streaming.histories import Histories
-from tactful_streaming.identity import Resolver
-from tactful_streaming.links import DeviceMarks, Mark
+from tactful_streaming.identity.device_links import DeviceMarks, Mark
+from tactful_streaming.identity.history_merge import Histories
+from tactful_streaming.identity.resolver import Resolver
 
 MINUTE, HOUR, DAY = 60_000, 3_600_000, 86_400_000
 

@@ -42,7 +42,7 @@ from tactful_streaming.contract.log_entries import (
     event_for,
 )
 from tactful_streaming.errors import EngineError
-from tactful_streaming.links import SOMEBODY, Links, Mark
+from tactful_streaming.identity.device_links import SOMEBODY, Links, Mark
 from tactful_streaming.state.key_layout import CONSENT, RECEIVED
 from tactful_streaming.state.store import Change, StateStore
 
