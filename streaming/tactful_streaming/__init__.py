@@ -1,6 +1,5 @@
 """Events, the durable log, and the event-time engine that turns them into features."""
 
-from tactful_streaming.backfilling import backfill, compute_missing
 from tactful_streaming.contract.log_entries import (
     DEVICE_PREFIX,
     PERSONALISATION,
@@ -47,7 +46,23 @@ from tactful_streaming.definitions.model import (
     dump_definitions,
 )
 from tactful_streaming.definitions.reader import load_definitions
-from tactful_streaming.engine import Applied, Engine, LateEvent
+from tactful_streaming.engine.admission import Consumer, KnowsPeople
+from tactful_streaming.engine.backfill import backfill, compute_missing
+from tactful_streaming.engine.engine import Applied, Engine, LateEvent
+from tactful_streaming.engine.erasure import (
+    Listed,
+    devices_of,
+    drop_passenger,
+    expire_people,
+    find_listed,
+    forget,
+    is_of,
+    people_in,
+    sessions_of,
+    stored_of,
+)
+from tactful_streaming.engine.rescale import rescale
+from tactful_streaming.engine.schema_evolution import EvolutionPlan, plan_evolution
 from tactful_streaming.errors import (
     BackpressureError,
     DefinitionError,
@@ -71,23 +86,9 @@ from tactful_streaming.errors import (
     StreamingError,
     TopicError,
 )
-from tactful_streaming.evolution import EvolutionPlan, plan_evolution
 from tactful_streaming.fired_rows import encode_fired, encode_matches
 from tactful_streaming.flink.compiler import FlinkOptions, FlinkScript, compile_flink
-from tactful_streaming.forgetting import (
-    Listed,
-    devices_of,
-    drop_passenger,
-    expire_people,
-    find_listed,
-    forget,
-    is_of,
-    people_in,
-    sessions_of,
-    stored_of,
-)
 from tactful_streaming.identity.resolver import CONSENT_PROPERTY, Identity
-from tactful_streaming.intake import Consumer, KnowsPeople
 from tactful_streaming.kafka.config import (
     KafkaSettings,
     ensure_topic,
@@ -135,7 +136,6 @@ from tactful_streaming.patterns.factory import make_operators
 from tactful_streaming.patterns.join_operator import ItemVersions, JoinOperator
 from tactful_streaming.patterns.match import Match, Operator
 from tactful_streaming.patterns.sequence_operator import SequenceOperator
-from tactful_streaming.rescaling import rescale
 from tactful_streaming.rules.model import Rule
 from tactful_streaming.rules.rules import Cleaner, Dropped, RuleReport, Rules, load_rules
 from tactful_streaming.sink import (

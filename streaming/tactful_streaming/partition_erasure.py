@@ -29,8 +29,8 @@ from tactful_streaming.contract.log_entries import (
 )
 from tactful_streaming.contract.subject_ids import Traces
 from tactful_streaming.definitions.model import Definitions
+from tactful_streaming.engine.erasure import Listed, find_listed, forget, is_of, stored_traces
 from tactful_streaming.errors import EntryError, StateError
-from tactful_streaming.forgetting import Listed, find_listed, forget, is_of, stored_traces
 from tactful_streaming.log.dead_letters import DeadLetter
 from tactful_streaming.log.embedded_log import EmbeddedLog
 from tactful_streaming.log.encrypted_log import Seal

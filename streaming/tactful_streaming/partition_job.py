@@ -18,7 +18,7 @@ from tactful_streaming.contract.log_entries import Entry, Tick, encode_entry, ro
 from tactful_streaming.contract.record_batch import Record, Records, payloads_of
 from tactful_streaming.contract.subject_ids import Traces
 from tactful_streaming.definitions.model import Definitions
-from tactful_streaming.engine import Applied, Engine, LateEvent
+from tactful_streaming.engine.engine import Applied, Engine, LateEvent
 from tactful_streaming.errors import LogError, StateError
 from tactful_streaming.fired_rows import encode_in_turn, encode_late, encode_matches
 from tactful_streaming.identity.resolver import Identity

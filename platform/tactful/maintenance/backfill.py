@@ -24,7 +24,7 @@ from tactful_streaming import (
     dump_definitions,
     plan_evolution,
 )
-from tactful_streaming.backfilling import (
+from tactful_streaming.engine.backfill import (
     PartComputation,
     Progress,
     adopt_definitions,
@@ -32,7 +32,7 @@ from tactful_streaming.backfilling import (
     compute_together,
     merge_computed,
 )
-from tactful_streaming.forgetting import forget, stored_traces
+from tactful_streaming.engine.erasure import forget, stored_traces
 from tactful_streaming.state.key_layout import read_meta
 
 _logger = logging.getLogger(__name__)

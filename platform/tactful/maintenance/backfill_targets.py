@@ -41,8 +41,8 @@ from tactful_streaming import (
     StateStore,
     load_rules,
 )
-from tactful_streaming.backfilling import PartComputation
-from tactful_streaming.evolution import required_features
+from tactful_streaming.engine.backfill import PartComputation
+from tactful_streaming.engine.schema_evolution import required_features
 from tactful_streaming.state.key_layout import CONSUMER, read_meta
 
 _PLACES = "places"

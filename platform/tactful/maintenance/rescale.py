@@ -37,8 +37,8 @@ from tactful_streaming import (
     Worker,
     rescale,
 )
+from tactful_streaming.engine.rescale import Progress
 from tactful_streaming.kafka.config import import_kafka
-from tactful_streaming.rescaling import Progress
 from tactful_streaming.state.key_layout import read_meta
 
 _STATES = "partitions"

@@ -28,7 +28,7 @@ from tactful_streaming import (
     encode_entry,
     load_definitions,
 )
-from tactful_streaming.forgetting import people_in
+from tactful_streaming.engine.erasure import people_in
 
 CHANGED = FEATURES.replace("364d, slide: 28d", "90d, slide: 9d")
 

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 from tests.streaming.brokers import topic_name
+from tests.streaming.engine.test_rescale import DELAY, SEQUENCES
 from tests.streaming.shard import read_topic
 from tests.streaming.streams import random_entries
-from tests.streaming.test_rescaling import DELAY, SEQUENCES
 
 from tactful.cli.main import main
 from tactful.config.settings import Settings, load_settings
@@ -51,7 +51,7 @@ BEFORE, AFTER = 2, 3
 
 SLOWLY = """
 import sys
-import tactful_streaming.rescaling as rescaling
+import tactful_streaming.engine.rescale as rescaling
 from tactful_streaming import RocksState
 
 rescaling._PIECE = 20

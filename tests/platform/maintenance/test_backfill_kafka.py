@@ -42,7 +42,7 @@ NEW = (
 
 SLOWLY = """
 import sys
-import tactful_streaming.backfilling as backfilling
+import tactful_streaming.engine.backfill as backfilling
 from tactful_streaming import RocksState
 
 backfilling._BATCH, backfilling._COMMIT_EVERY, backfilling._PIECE = 20, 1, 3

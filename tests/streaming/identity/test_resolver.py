@@ -38,13 +38,13 @@ from tactful_streaming import (
     rescale,
     route_key,
 )
-from tactful_streaming.backfilling import (
+from tactful_streaming.engine.backfill import (
     PartComputation,
     adopt_definitions,
     compute_together,
     merge_computed,
 )
-from tactful_streaming.handovers import Handovers
+from tactful_streaming.engine.transfers import Handovers
 from tactful_streaming.identity.device_links import DeviceMarks, Mark
 from tactful_streaming.identity.history_merge import Histories
 from tactful_streaming.identity.resolver import Resolver

@@ -34,8 +34,8 @@ import msgspec
 
 from tactful_streaming.contract.log_entries import APART, DEVICE_PREFIX
 from tactful_streaming.definitions.model import ENTITIES, Definitions
+from tactful_streaming.engine.schema_evolution import stored_definitions
 from tactful_streaming.errors import StateError
-from tactful_streaming.evolution import stored_definitions
 from tactful_streaming.identity.device_links import decode_devices
 from tactful_streaming.patterns.factory import make_operators
 from tactful_streaming.patterns.match import Operator

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import msgspec
 
-from tactful_streaming.id_filter import IdFilter
+from tactful_streaming.engine.bloom_filter import IdFilter
 from tactful_streaming.state.key_layout import EVENT_ID, ID_CHUNK
 from tactful_streaming.state.store import Change, StateStore
 

@@ -22,9 +22,9 @@ import msgspec
 from tactful_streaming.contract.log_entries import Transfer, decode_entry, encode_entry
 from tactful_streaming.contract.record_batch import Record
 from tactful_streaming.definitions.model import ENTITIES, Definitions
-from tactful_streaming.engine import Engine
+from tactful_streaming.engine.engine import Engine
+from tactful_streaming.engine.schema_evolution import adopt, required_features
 from tactful_streaming.errors import EntryError, StateError
-from tactful_streaming.evolution import adopt, required_features
 from tactful_streaming.log.embedded_log import EventLog
 from tactful_streaming.state.key_layout import (
     CHANGED_APART,

@@ -21,13 +21,13 @@ from tactful_streaming.contract.log_entries import (
     subject_key,
 )
 from tactful_streaming.decode.projection import Projection
-from tactful_streaming.dedupe import Deduplicator
+from tactful_streaming.engine.dedupe import Deduplicator
+from tactful_streaming.engine.selection import Batch, Plan
 from tactful_streaming.errors import StateError
 from tactful_streaming.identity.resolver import Move, Resolver
 from tactful_streaming.log.dead_letters import UNREADABLE
 from tactful_streaming.patterns.join_operator import ItemVersions
 from tactful_streaming.rules.rules import Cleaner
-from tactful_streaming.selection import Batch, Plan
 
 
 class Consumer(Protocol):

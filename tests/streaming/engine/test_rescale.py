@@ -199,7 +199,7 @@ class Dying(MemoryState):
 
 
 def test_a_rescaling_that_died_at_any_write_goes_on_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tactful_streaming.rescaling._PIECE", 60)
+    monkeypatch.setattr("tactful_streaming.engine.rescale._PIECE", 60)
     old = Cluster([MemoryState(), MemoryState()])
     entries: list[Entry] = [*random_entries(5, 300)]
     old.feed(entries)

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from tests.streaming.oracle import Oracle
 from tests.streaming.streams import DEFINITIONS, START, definitions, random_entries, records
 
-import tactful_streaming.engine
+import tactful_streaming.engine.engine
 from tactful_streaming import (
     Applied,
     Change,
@@ -307,7 +307,7 @@ def test_the_items_since_a_version_are_those_that_changed(
 ) -> None:
     """Each once; all of them where too much changed, and after a restart."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tactful_streaming.engine, "_LATEST_ITEMS", remembered)
+        patch.setattr(tactful_streaming.engine.engine, "_LATEST_ITEMS", remembered)
         store = MemoryState()
         engine, forgotten = Engine(small(), store), 0
         history: list[str] = []

@@ -244,7 +244,7 @@ BACKFILL = """
 import sys
 from pathlib import Path
 from tactful_streaming import EmbeddedLog, RocksState, backfill, load_definitions
-import tactful_streaming.backfilling as module
+import tactful_streaming.engine.backfill as module
 
 module._BATCH, module._COMMIT_EVERY, module._PIECE = 50, 1, 3
 write = RocksState.write

@@ -28,8 +28,8 @@ from tactful_streaming.contract.log_entries import (
 from tactful_streaming.contract.log_entries import User as UserEntry
 from tactful_streaming.contract.subject_ids import Traces
 from tactful_streaming.definitions.model import Definitions
+from tactful_streaming.engine.references import find_mentions, people_mentioned, without_mentions
 from tactful_streaming.identity.device_links import holders_of
-from tactful_streaming.mentions import find_mentions, people_mentioned, without_mentions
 from tactful_streaming.state.key_layout import (
     CHANGED_APART,
     CLEANER,

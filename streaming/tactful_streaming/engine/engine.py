@@ -34,25 +34,26 @@ from tactful_streaming.contract.record_batch import Record, from_offset, payload
 from tactful_streaming.contract.subject_ids import Traces
 from tactful_streaming.decode.projection import Projection
 from tactful_streaming.decode.row_cache import Placing
-from tactful_streaming.dedupe import Deduplicator
 from tactful_streaming.definitions.model import ENTITIES, Definitions, Feature, dump_definitions
+from tactful_streaming.engine.admission import Admitted, Consumer, Intake, KnowsPeople
+from tactful_streaming.engine.dedupe import Deduplicator
+from tactful_streaming.engine.erasure import Listed, find_listed, forget, is_of, owners_of
+from tactful_streaming.engine.outbox import Outbox
+from tactful_streaming.engine.references import drops_of, entity_key, operator_key
+from tactful_streaming.engine.schema_evolution import adopt
+from tactful_streaming.engine.selection import Batch, Columns, Plan, entity_source, sources_of
+from tactful_streaming.engine.transfers import Handovers
+from tactful_streaming.engine.users import Users
 from tactful_streaming.errors import EngineError, EntryError, StateError
-from tactful_streaming.evolution import adopt
-from tactful_streaming.forgetting import Listed, find_listed, forget, is_of, owners_of
-from tactful_streaming.handovers import Handovers
 from tactful_streaming.identity.history_merge import Histories
 from tactful_streaming.identity.resolver import Identity, Move, Resolver
-from tactful_streaming.intake import Admitted, Consumer, Intake, KnowsPeople
 from tactful_streaming.log.dead_letters import DeadLetter
-from tactful_streaming.mentions import drops_of, entity_key, operator_key
 from tactful_streaming.online.mirror import Mirror, stored_blobs
 from tactful_streaming.online.store import OnlineStore
-from tactful_streaming.outbox import Outbox
 from tactful_streaming.patterns.actions import action_of, emitted_types
 from tactful_streaming.patterns.factory import make_operators
 from tactful_streaming.patterns.match import Match
 from tactful_streaming.rules.rules import Cleaner
-from tactful_streaming.selection import Batch, Columns, Plan, entity_source, sources_of
 from tactful_streaming.state.key_layout import (
     CLEANER,
     CONSUMER,
@@ -69,7 +70,6 @@ from tactful_streaming.state.key_layout import (
     write_meta,
 )
 from tactful_streaming.state.store import Change, StateStore
-from tactful_streaming.users import Users
 from tactful_streaming.windows.batch_cuts import Cuts
 from tactful_streaming.windows.entity_table import EntityTable, NonZero, newest_packed
 from tactful_streaming.windows.panes import Floats, Rows

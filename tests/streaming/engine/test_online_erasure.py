@@ -28,11 +28,11 @@ from tactful_streaming import (
     Traces,
     User,
     encode_entry,
-    forgetting,
     load_definitions,
     load_rules,
     open_beside,
 )
+from tactful_streaming.engine import erasure as forgetting
 from tactful_streaming.state.key_layout import CHANGED_APART
 
 RULES = "- {name: twice, when: {earlier: {same: [user_id, item_id], within: 1d}}, action: drop}"
