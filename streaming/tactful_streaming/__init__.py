@@ -86,7 +86,6 @@ from tactful_streaming.errors import (
     StreamingError,
     TopicError,
 )
-from tactful_streaming.fired_rows import encode_fired, encode_matches
 from tactful_streaming.flink.compiler import FlinkOptions, FlinkScript, compile_flink
 from tactful_streaming.identity.resolver import CONSENT_PROPERTY, Identity
 from tactful_streaming.kafka.config import (
@@ -129,8 +128,6 @@ from tactful_streaming.log.redaction import (
 from tactful_streaming.online.fenced_store import FencedRedisStore, PartitionView, redis_online
 from tactful_streaming.online.store import EmbeddedOnlineStore, OnlineStore, RedisOnlineStore
 from tactful_streaming.online.write_behind import WriteBehind
-from tactful_streaming.partition_erasure import Erasures
-from tactful_streaming.partition_job import JobOptions, PartitionJob
 from tactful_streaming.patterns.actions import action_of, emitted_types
 from tactful_streaming.patterns.factory import make_operators
 from tactful_streaming.patterns.join_operator import ItemVersions, JoinOperator
@@ -171,7 +168,10 @@ from tactful_streaming.webhook import (
 from tactful_streaming.windows.entity_table import NonZero, read_packed
 from tactful_streaming.windows.store import Value
 from tactful_streaming.windows.triggers import Fired
-from tactful_streaming.worker import PartitionProgress, Worker, WorkerProgress
+from tactful_streaming.worker.erasure import Erasures
+from tactful_streaming.worker.output_rows import encode_fired, encode_matches
+from tactful_streaming.worker.partition_job import JobOptions, PartitionJob
+from tactful_streaming.worker.worker import PartitionProgress, Worker, WorkerProgress
 
 __all__ = [
     "AGGREGATES",

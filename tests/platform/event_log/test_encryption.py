@@ -63,8 +63,8 @@ from tactful_streaming import (
     encode_entry,
     load_definitions,
 )
-from tactful_streaming.partition_erasure import purge_partition
-from tactful_streaming.partition_job import JobOptions, purge_idle
+from tactful_streaming.worker.erasure import purge_partition
+from tactful_streaming.worker.partition_job import JobOptions, purge_idle
 
 EVENT = Event(event_id="e", type="view", timestamp=5, user_id="ada", device_id="phone")
 ANONYMOUS = Event(event_id="e", type="view", timestamp=5, device_id="phone")

@@ -38,7 +38,7 @@ from tactful_streaming import (
     Worker,
     encode_fired,
 )
-from tactful_streaming.worker import leading
+from tactful_streaming.worker.worker import leading
 
 pytest.importorskip("confluent_kafka")
 

@@ -33,7 +33,7 @@ class SilentGroup:
 
 @pytest.fixture
 def silent(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> JobOptions:
-    monkeypatch.setattr("tactful_streaming.worker.PartitionGroup", SilentGroup)
+    monkeypatch.setattr("tactful_streaming.worker.worker.PartitionGroup", SilentGroup)
     return JobOptions(kafka=KafkaSettings("127.0.0.1:9092"), data=tmp_path)
 
 
@@ -110,7 +110,7 @@ def timed(
 def test_each_batch_is_copied_at_once_and_commits_come_more_seldom(
     monkeypatch: pytest.MonkeyPatch, silent: JobOptions
 ) -> None:
-    monkeypatch.setattr("tactful_streaming.worker.PartitionGroup", OneRecord)
+    monkeypatch.setattr("tactful_streaming.worker.worker.PartitionGroup", OneRecord)
     slept: list[float] = []
 
     def sleep(seconds: float) -> None:
@@ -137,7 +137,7 @@ def test_a_commit_waits_for_a_moment_without_records(
             records = super().poll(limit, wait_s)
             return records if come[len(self.waits) - 1] else {}
 
-    monkeypatch.setattr("tactful_streaming.worker.PartitionGroup", Bursts)
+    monkeypatch.setattr("tactful_streaming.worker.worker.PartitionGroup", Bursts)
     worker, job, now = timed(silent, lambda _: None, publish_s=0.0, commit_s=1.0)
     committed = []
     for _ in come:
@@ -189,7 +189,7 @@ def test_a_log_is_not_drained_before_what_followed_from_its_end_is_read(
             ahead = range(job.offset, len(job.log))
             return {0: Records(ahead, [b""] * len(ahead))} if ahead else {}
 
-    monkeypatch.setattr("tactful_streaming.worker.PartitionGroup", Reading)
+    monkeypatch.setattr("tactful_streaming.worker.worker.PartitionGroup", Reading)
     worker = Worker(definitions(), silent, commit_interval_s=0.0, clock=lambda: 0.0)
     worker.jobs[0] = job  # type: ignore[index]
     assert worker.drain(1, patience_s=0, stop=lambda: False)

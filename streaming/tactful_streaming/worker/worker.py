@@ -18,9 +18,9 @@ from tactful_streaming.errors import LogError
 from tactful_streaming.kafka.consumer_group import PartitionGroup
 from tactful_streaming.log.encrypted_log import Seal
 from tactful_streaming.online.fenced_store import OpenOnline
-from tactful_streaming.partition_erasure import Erasures
-from tactful_streaming.partition_job import JobOptions, PartitionJob, purge_idle
 from tactful_streaming.rules.rules import Cleaner
+from tactful_streaming.worker.erasure import Erasures
+from tactful_streaming.worker.partition_job import JobOptions, PartitionJob, purge_idle
 
 _logger = logging.getLogger(__name__)
 

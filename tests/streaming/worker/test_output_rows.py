@@ -9,8 +9,8 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tactful_streaming.fired_rows import encode_fired, encode_in_turn
 from tactful_streaming.windows.triggers import Fired
+from tactful_streaming.worker.output_rows import encode_fired, encode_in_turn
 
 _names = st.text(st.characters(exclude_categories=["Cs"]), min_size=1) | st.sampled_from(
     ["%b", "100%", "a\nb", 'say "no"', "back\\slash", "ü|ö"]

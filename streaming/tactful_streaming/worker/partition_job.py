@@ -20,7 +20,6 @@ from tactful_streaming.contract.subject_ids import Traces
 from tactful_streaming.definitions.model import Definitions
 from tactful_streaming.engine.engine import Applied, Engine, LateEvent
 from tactful_streaming.errors import LogError, StateError
-from tactful_streaming.fired_rows import encode_in_turn, encode_late, encode_matches
 from tactful_streaming.identity.resolver import Identity
 from tactful_streaming.kafka.config import KafkaSettings
 from tactful_streaming.kafka.topic_identity import check_topic
@@ -28,7 +27,12 @@ from tactful_streaming.kafka.transactional_producer import TransactionalProducer
 from tactful_streaming.log.dead_letters import DeadLetter, DeadLetters
 from tactful_streaming.log.encrypted_log import Seal
 from tactful_streaming.online.fenced_store import OpenOnline, PartitionView
-from tactful_streaming.partition_erasure import (
+from tactful_streaming.patterns.actions import emitted_types
+from tactful_streaming.patterns.match import Match
+from tactful_streaming.rules.rules import Cleaner
+from tactful_streaming.state.partition_checkpoint import PartitionState
+from tactful_streaming.windows.triggers import Fired
+from tactful_streaming.worker.erasure import (
     Erasures,
     is_erased,
     note_purged,
@@ -37,11 +41,7 @@ from tactful_streaming.partition_erasure import (
     without_fired,
     without_matches,
 )
-from tactful_streaming.patterns.actions import emitted_types
-from tactful_streaming.patterns.match import Match
-from tactful_streaming.rules.rules import Cleaner
-from tactful_streaming.state.partition_checkpoint import PartitionState
-from tactful_streaming.windows.triggers import Fired
+from tactful_streaming.worker.output_rows import encode_in_turn, encode_late, encode_matches
 
 _logger = logging.getLogger(__name__)
 

@@ -35,7 +35,7 @@ from tactful_streaming import (
     encode_entry,
     load_definitions,
 )
-from tactful_streaming.partition_erasure import (
+from tactful_streaming.worker.erasure import (
     is_erased,
     note_purged,
     purge_partition,
