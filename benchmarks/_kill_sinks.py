@@ -24,7 +24,7 @@ from tactful_streaming import (
     ensure_topic,
     load_definitions,
 )
-from tactful_streaming.sink_sql import SqlRows
+from tactful_streaming.sinks.sql import SqlRows
 
 _PARTITIONS = 4
 _FAR_MS = 7_200_000

@@ -135,7 +135,8 @@ from tactful_streaming.patterns.match import Match, Operator
 from tactful_streaming.patterns.sequence_operator import SequenceOperator
 from tactful_streaming.rules.model import Rule
 from tactful_streaming.rules.rules import Cleaner, Dropped, RuleReport, Rules, load_rules
-from tactful_streaming.sink import (
+from tactful_streaming.sinks.redis import RedisRows
+from tactful_streaming.sinks.sink import (
     FiredRow,
     FiredValue,
     RowSource,
@@ -144,7 +145,16 @@ from tactful_streaming.sink import (
     open_rows,
     run_sink,
 )
-from tactful_streaming.sink_redis import RedisRows
+from tactful_streaming.sinks.webhook import (
+    Answer,
+    Delivery,
+    DeliveryQueue,
+    RetryPolicy,
+    Sent,
+    StoredQueue,
+    WebhookSender,
+    verify_signature,
+)
 from tactful_streaming.state.partition_checkpoint import PartitionState
 from tactful_streaming.state.store import (
     Change,
@@ -154,16 +164,6 @@ from tactful_streaming.state.store import (
     copy_state,
     open_beside,
     restore_checkpoint,
-)
-from tactful_streaming.webhook import (
-    Answer,
-    Delivery,
-    DeliveryQueue,
-    RetryPolicy,
-    Sent,
-    StoredQueue,
-    WebhookSender,
-    verify_signature,
 )
 from tactful_streaming.windows.entity_table import NonZero, read_packed
 from tactful_streaming.windows.store import Value

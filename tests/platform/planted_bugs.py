@@ -18,7 +18,7 @@ from tactful_streaming.engine.outbox import Outbox
 from tactful_streaming.kafka.consumer_group import PartitionGroup
 from tactful_streaming.kafka.transactional_producer import TransactionalProducer
 from tactful_streaming.log.group_commit import GroupCommit
-from tactful_streaming.sink_sql import SqlRows
+from tactful_streaming.sinks.sql import SqlRows
 from tactful_streaming.state.key_layout import META
 from tactful_streaming.state.store import Change, RocksState
 

@@ -25,7 +25,7 @@ from tactful_streaming import (
     open_rows,
     run_sink,
 )
-from tactful_streaming.sink_sql import SqlRows
+from tactful_streaming.sinks.sql import SqlRows
 
 # Properties of Kafka's clients that have a name of ours.
 _SETTINGS = {

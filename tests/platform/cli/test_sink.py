@@ -15,7 +15,7 @@ from click.testing import CliRunner, Result
 
 from tactful.cli.main import main
 from tactful_streaming import FiredValue, KafkaSettings, ensure_topic
-from tactful_streaming.sink_sql import SqlRows
+from tactful_streaming.sinks.sql import SqlRows
 
 
 def run(*arguments: object) -> Result:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tactful_streaming import Event, MemoryState, StateError, decode_entry, encode_entry
-from tactful_streaming.webhook import (
+from tactful_streaming.sinks.webhook import (
     SIGNATURE_HEADER,
     Answer,
     RetryPolicy,

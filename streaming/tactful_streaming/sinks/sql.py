@@ -16,7 +16,7 @@ from sqlalchemy.dialects import mysql, sqlite
 
 from tactful_privacy.sqlite import use_write_ahead_log
 from tactful_streaming.errors import OnlineStoreError
-from tactful_streaming.sink import FiredRow, FiredValue
+from tactful_streaming.sinks.sink import FiredRow, FiredValue
 
 _ATTEMPTS = 5
 # Another sink may have the file for long: SQLite lets those who wait pass in no order.

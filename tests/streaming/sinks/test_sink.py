@@ -35,8 +35,8 @@ from tactful_streaming import (
     open_rows,
     run_sink,
 )
-from tactful_streaming.sink import newest_rows
-from tactful_streaming.sink_sql import SqlRows
+from tactful_streaming.sinks.sink import newest_rows
+from tactful_streaming.sinks.sql import SqlRows
 
 Truth = dict[str, dict[str, FiredValue]]
 Payloads = Mapping[int, Sequence[bytes]]
@@ -506,7 +506,7 @@ def test_without_the_driver_the_cure_is_named(monkeypatch: pytest.MonkeyPatch) -
 SINK = """
 import json, sys
 from tactful_streaming import KafkaSettings, RedisRows, open_rows, run_sink
-from tactful_streaming.sink_sql import SqlRows
+from tactful_streaming.sinks.sql import SqlRows
 servers, topic, location = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
 target = RedisRows(**location) if location["url"].startswith("redis") else SqlRows(**location)
 group = open_rows(KafkaSettings(servers, topic, session_timeout_ms=1000), "sink")

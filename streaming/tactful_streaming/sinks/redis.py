@@ -10,7 +10,7 @@ import msgspec
 
 from tactful_streaming.errors import OnlineStoreError
 from tactful_streaming.online.redis import RedisConnection
-from tactful_streaming.sink import FiredRow, FiredValue
+from tactful_streaming.sinks.sink import FiredRow, FiredValue
 
 _BATCH = 128
 _NO_GROUP = ""
