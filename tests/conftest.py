@@ -19,7 +19,7 @@ from hypothesis.errors import HypothesisException
 from hypothesis.strategies import DataObject
 from numpy.typing import NDArray
 
-from tactful_privacy._table import Entropy, Table
+from tactful_privacy.mechanisms._table import Entropy, Table
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from tactful_federated.errors import WeightsError, require
 from tactful_federated.fixed_point import IntegerVector
 from tactful_privacy import WideGaussian
-from tactful_privacy.toeplitz import RootOfSums
+from tactful_privacy.mechanisms.matrix_factorisation import RootOfSums
 
 _BITS = 10
 

@@ -21,13 +21,21 @@ from tactful_privacy.errors import (
     UnknownStatisticError,
     VaultError,
 )
-from tactful_privacy.gaussian import DiscreteGaussian
 from tactful_privacy.heavy_hitters import BoundedKeys, KeysPublisher
-from tactful_privacy.laplace import DiscreteLaplace
 from tactful_privacy.ledger import Ledger, Release
 from tactful_privacy.ledger_merge import merge_ledger
-from tactful_privacy.local import OneHotReport, RandomizedResponse
-from tactful_privacy.noise import DiffprivlibGeometric, Noise, OpenDPLaplace, laplace_noise
+from tactful_privacy.mechanisms.backends import (
+    DiffprivlibGeometric,
+    Noise,
+    OpenDPLaplace,
+    laplace_noise,
+)
+from tactful_privacy.mechanisms.gaussian import DiscreteGaussian
+from tactful_privacy.mechanisms.laplace import DiscreteLaplace
+from tactful_privacy.mechanisms.local import OneHotReport, RandomizedResponse
+from tactful_privacy.mechanisms.threshold import ThresholdRelease
+from tactful_privacy.mechanisms.wide_gaussian import WideGaussian
+from tactful_privacy.mechanisms.wide_laplace import WideLaplace
 from tactful_privacy.odometer import Odometer, Spend, read_odometer
 from tactful_privacy.pseudonyms import Keyring, Pseudonym, Suppressed
 from tactful_privacy.quantiles import quantile_released
@@ -51,12 +59,9 @@ from tactful_privacy.statistic import (
     UNIT,
     Statistic,
 )
-from tactful_privacy.threshold import ThresholdRelease
 from tactful_privacy.vault import Vault
 from tactful_privacy.vault_merge import drop_keys, merge_vault
 from tactful_privacy.vault_rotation import rewrap_vault
-from tactful_privacy.wide_gaussian import WideGaussian
-from tactful_privacy.wide_laplace import WideLaplace
 
 __all__ = [
     "CONFIDENCE",

@@ -14,7 +14,6 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from tactful_privacy._exact import Exact, fraction
 from tactful_privacy.audit_checks import (
     Finding,
     check_freshness,
@@ -27,6 +26,7 @@ from tactful_privacy.audit_pipeline import Pipeline
 from tactful_privacy.audit_planted import planted_bugs
 from tactful_privacy.audit_totals import TotalsPipeline
 from tactful_privacy.errors import ParameterError
+from tactful_privacy.mechanisms._exact import Exact, fraction
 
 ALPHA = 1e-6
 _RANDOM_CHECKS = 4

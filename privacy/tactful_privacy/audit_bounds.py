@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tactful_privacy._intervals import clopper_pearson
+from tactful_privacy.mechanisms._clopper_pearson import clopper_pearson
 
 _THRESHOLDS = 60
 _CERTIFIED = 3

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
-from tactful_privacy._exact import Exact, exp_bounds
-from tactful_privacy._table import BITS
+from tactful_privacy.mechanisms._exact import Exact, exp_bounds
+from tactful_privacy.mechanisms._table import BITS
 
 _BUCKETS = 40
 _FEW = 50

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Literal
 
-from tactful_privacy._exact import Exact, fraction
 from tactful_privacy.errors import BudgetError, ParameterError
+from tactful_privacy.mechanisms._exact import Exact, fraction
 
 ANY = "*"
 UNIT = "one user, one UTC day"

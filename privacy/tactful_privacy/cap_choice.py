@@ -8,9 +8,9 @@ from itertools import accumulate
 import numpy as np
 from numpy.typing import NDArray
 
-from tactful_privacy._exact import fraction
 from tactful_privacy.errors import ParameterError
-from tactful_privacy.laplace import DiscreteLaplace, Entropy, noise_scale
+from tactful_privacy.mechanisms._exact import fraction
+from tactful_privacy.mechanisms.laplace import DiscreteLaplace, Entropy, noise_scale
 
 MECHANISM = "discrete Laplace on the histogram of contributions by person"
 

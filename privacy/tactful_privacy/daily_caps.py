@@ -8,8 +8,8 @@ from tactful_privacy.bounding import BoundedCounts
 from tactful_privacy.budget import date_of
 from tactful_privacy.cap_choice import MECHANISM
 from tactful_privacy.errors import LedgerError, ParameterError
-from tactful_privacy.laplace import Entropy
 from tactful_privacy.ledger import Ledger
+from tactful_privacy.mechanisms.laplace import Entropy
 from tactful_privacy.query import Query
 from tactful_privacy.statistic import Statistic
 

@@ -13,7 +13,6 @@ import sqlalchemy as sa
 from tactful_privacy import ledger_grants as grants
 from tactful_privacy import ledger_rows as rows
 from tactful_privacy import ledger_schema as schema
-from tactful_privacy._exact import Exact
 from tactful_privacy.budget import (
     ANY,
     Budget,
@@ -29,6 +28,7 @@ from tactful_privacy.ledger_noise import Draw as Draw
 from tactful_privacy.ledger_noise import SharedNoise
 from tactful_privacy.ledger_rows import MAX_PAGE
 from tactful_privacy.ledger_rows import Release as Release
+from tactful_privacy.mechanisms._exact import Exact
 from tactful_privacy.query import Answer, Query
 from tactful_privacy.statistic import DAY_MS, Statistic
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tactful_privacy._exact import Exact
-from tactful_privacy._table import open_share
 from tactful_privacy.errors import ParameterError
+from tactful_privacy.mechanisms._exact import Exact
+from tactful_privacy.mechanisms._table import open_share
 from tactful_privacy.released import CONFIDENCE, ReleasedPane, check_addable, half_width
 
 

@@ -12,13 +12,14 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
-from tactful_privacy._exact import Exact, fraction
-from tactful_privacy.counting_tree import best_tree
 from tactful_privacy.daily_caps import chosen_caps
 from tactful_privacy.errors import ParameterError
 from tactful_privacy.found_keys import found_values
-from tactful_privacy.laplace import DiscreteLaplace
 from tactful_privacy.ledger import Ledger, Release
+from tactful_privacy.mechanisms._exact import Exact, fraction
+from tactful_privacy.mechanisms.laplace import DiscreteLaplace
+from tactful_privacy.mechanisms.matrix_factorisation import GaussianTotals
+from tactful_privacy.mechanisms.tree import best_tree
 from tactful_privacy.statistic import (
     DAY_MS,
     FOUND_KEYS,
@@ -28,7 +29,6 @@ from tactful_privacy.statistic import (
     UNIT,
     Statistic,
 )
-from tactful_privacy.toeplitz import GaussianTotals
 
 CONFIDENCE = Fraction(95, 100)
 """Default confidence of intervals."""

@@ -17,9 +17,9 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from tactful_privacy._exact import Exact
-from tactful_privacy._table import open_share
 from tactful_privacy.errors import ParameterError
+from tactful_privacy.mechanisms._exact import Exact
+from tactful_privacy.mechanisms._table import open_share
 from tactful_privacy.released import (
     CONFIDENCE,
     ReleasedPane,

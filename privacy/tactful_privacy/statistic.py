@@ -10,16 +10,16 @@ from functools import cached_property
 
 import msgspec
 
-from tactful_privacy._exact import decode_fraction, fraction
-from tactful_privacy._table import open_share
 from tactful_privacy.budget import DEFAULT_PURPOSE, DEFAULT_TENANT, Loss, check_name
 from tactful_privacy.budget import UNIT as UNIT
 from tactful_privacy.cap_choice import CapChoice
-from tactful_privacy.counting_tree import best_tree
 from tactful_privacy.errors import ParameterError
-from tactful_privacy.laplace import DiscreteLaplace, Entropy, noise_scale
-from tactful_privacy.threshold import ThresholdRelease
-from tactful_privacy.toeplitz import GaussianTotals, gaussian_totals
+from tactful_privacy.mechanisms._exact import decode_fraction, fraction
+from tactful_privacy.mechanisms._table import open_share
+from tactful_privacy.mechanisms.laplace import DiscreteLaplace, Entropy, noise_scale
+from tactful_privacy.mechanisms.matrix_factorisation import GaussianTotals, gaussian_totals
+from tactful_privacy.mechanisms.threshold import ThresholdRelease
+from tactful_privacy.mechanisms.tree import best_tree
 
 DAY_MS = 86_400_000
 PANES = "panes"

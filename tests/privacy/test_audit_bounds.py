@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from tactful_privacy._intervals import clopper_pearson
 from tactful_privacy.audit_bounds import prove_loss
+from tactful_privacy.mechanisms._clopper_pearson import clopper_pearson
 
 
 @given(st.integers(0, 60), st.integers(1, 60), st.sampled_from([1e-6, 0.01, 0.2]))

@@ -23,9 +23,9 @@ from tactful_privacy import (
     sum_released,
 )
 from tactful_privacy.bounding import Pane
-from tactful_privacy.counting_tree import best_tree
 from tactful_privacy.ledger import Draw
 from tactful_privacy.ledger_noise import SharedNoise
+from tactful_privacy.mechanisms.tree import best_tree
 from tactful_privacy.series import RunningTotals
 from tactful_privacy.statistic import DAY_MS, RUNNING_TOTALS
 

@@ -16,8 +16,9 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from tactful_privacy._exact import Exact, exp_bounds, fraction
-from tactful_privacy._table import (
+from tactful_privacy.errors import ParameterError
+from tactful_privacy.mechanisms._exact import Exact, exp_bounds, fraction
+from tactful_privacy.mechanisms._table import (
     BITS,
     DEFAULT_CONFIDENCE,
     MASS,
@@ -26,8 +27,7 @@ from tactful_privacy._table import (
     Table,
     open_share,
 )
-from tactful_privacy.errors import ParameterError
-from tactful_privacy.laplace import checked_scale
+from tactful_privacy.mechanisms.laplace import checked_scale
 
 MAX_WIDE_SCALE = 10**9
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from tactful_privacy import OneHotReport, ParameterError, RandomizedResponse
-from tactful_privacy._exact import exp_bounds
+from tactful_privacy.mechanisms._exact import exp_bounds
 
 LOSSES = st.fractions(Fraction(1, 100), 20, max_denominator=500)
 

@@ -15,10 +15,10 @@ from fractions import Fraction
 import numpy as np
 from numpy.typing import NDArray
 
-from tactful_privacy._exact import Exact, fraction
-from tactful_privacy._table import Entropy
 from tactful_privacy.errors import ParameterError
-from tactful_privacy.gaussian import DiscreteGaussian
+from tactful_privacy.mechanisms._exact import Exact, fraction
+from tactful_privacy.mechanisms._table import Entropy
+from tactful_privacy.mechanisms.gaussian import DiscreteGaussian
 
 MAX_WIDE_SIGMA_SQUARED = 10**30
 

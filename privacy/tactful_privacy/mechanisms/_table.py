@@ -15,8 +15,8 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from tactful_privacy._exact import Exact, exp_bounds, fraction
 from tactful_privacy.errors import ParameterError
+from tactful_privacy.mechanisms._exact import Exact, exp_bounds, fraction
 
 Entropy = Callable[[int], bytes]
 

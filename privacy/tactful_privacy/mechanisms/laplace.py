@@ -9,10 +9,10 @@ weight, and so the probability of every output is a known rational number. Its d
 import os
 from fractions import Fraction
 
-from tactful_privacy._exact import Exact, exp_bounds, fraction
-from tactful_privacy._table import BITS, MASS, MAX_EPSILON, TableNoise
-from tactful_privacy._table import Entropy as Entropy
 from tactful_privacy.errors import ParameterError
+from tactful_privacy.mechanisms._exact import Exact, exp_bounds, fraction
+from tactful_privacy.mechanisms._table import BITS, MASS, MAX_EPSILON, TableNoise
+from tactful_privacy.mechanisms._table import Entropy as Entropy
 
 MAX_SCALE = 100_000
 

@@ -14,7 +14,7 @@ from scipy import stats
 
 from tactful_privacy import Noise, ParameterError, WideLaplace, laplace_noise
 from tactful_privacy.errors import BackendError
-from tactful_privacy.noise import Backend
+from tactful_privacy.mechanisms.backends import Backend
 
 BACKENDS: list[Backend] = ["table", "opendp", "diffprivlib"]
 FALSE_ALARM = 1e-10
@@ -128,7 +128,9 @@ def test_a_missing_library_is_named_with_what_installs_it(
         raise ImportError(module)
 
     # The package's attribute of that name is the module, whose import is what fails here.
-    monkeypatch.setattr(importlib.import_module("tactful_privacy.noise"), "import_module", missing)
+    monkeypatch.setattr(
+        importlib.import_module("tactful_privacy.mechanisms.backends"), "import_module", missing
+    )
     with pytest.raises(BackendError, match=r"tactful\[noise\]"):
         laplace_noise(1, 1, name)
 

@@ -11,11 +11,11 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from tactful_privacy._exact import Exact, fraction
-from tactful_privacy._table import DEFAULT_CONFIDENCE, MAX_EPSILON, Entropy
 from tactful_privacy.errors import BackendError, ParameterError
-from tactful_privacy.laplace import MAX_SCALE, DiscreteLaplace, checked_scale
-from tactful_privacy.wide_laplace import MAX_WIDE_SCALE, WideLaplace
+from tactful_privacy.mechanisms._exact import Exact, fraction
+from tactful_privacy.mechanisms._table import DEFAULT_CONFIDENCE, MAX_EPSILON, Entropy
+from tactful_privacy.mechanisms.laplace import MAX_SCALE, DiscreteLaplace, checked_scale
+from tactful_privacy.mechanisms.wide_laplace import MAX_WIDE_SCALE, WideLaplace
 
 Backend = Literal["table", "opendp", "diffprivlib"]
 

@@ -26,8 +26,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tactful_privacy.errors import ParameterError
-from tactful_privacy.gaussian import DiscreteGaussian, largest_rho
-from tactful_privacy.laplace import Entropy
+from tactful_privacy.mechanisms.gaussian import DiscreteGaussian, largest_rho
+from tactful_privacy.mechanisms.laplace import Entropy
 
 _GUARD_BITS = 64
 _MOST_BITS = 14

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from tactful_privacy import DiscreteLaplace, ParameterError, WideLaplace
-from tactful_privacy._exact import exp_bounds
+from tactful_privacy.mechanisms._exact import exp_bounds
 
 SMALL = [(1, "1"), (5, "1"), (3, "1/20"), (40, "2")]
 LARGE = [(1, "1/100000"), (5_000, "1/24"), (10**6, "1/3")]

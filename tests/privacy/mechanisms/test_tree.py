@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tactful_privacy import DiscreteLaplace
-from tactful_privacy.counting_tree import CountingTree, Node, best_tree
+from tactful_privacy.mechanisms.tree import CountingTree, Node, best_tree
 
 LENGTHS = [1, 2, 3, 24, 25, 96, 288, 1_440]
 

@@ -6,9 +6,9 @@ import math
 import os
 from fractions import Fraction
 
-from tactful_privacy._exact import Exact, exp_bounds, fraction
-from tactful_privacy._table import MASS, MAX_EPSILON, Entropy, TableNoise, open_share
 from tactful_privacy.errors import ParameterError
+from tactful_privacy.mechanisms._exact import Exact, exp_bounds, fraction
+from tactful_privacy.mechanisms._table import MASS, MAX_EPSILON, Entropy, TableNoise, open_share
 
 MAX_SIGMA_SQUARED = 10**10
 

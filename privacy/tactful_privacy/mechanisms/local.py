@@ -16,9 +16,10 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from tactful_privacy._exact import Exact, exp_bounds, fraction
-from tactful_privacy._intervals import clopper_pearson
-from tactful_privacy._table import (
+from tactful_privacy.errors import ParameterError
+from tactful_privacy.mechanisms._clopper_pearson import clopper_pearson
+from tactful_privacy.mechanisms._exact import Exact, exp_bounds, fraction
+from tactful_privacy.mechanisms._table import (
     BITS,
     DEFAULT_CONFIDENCE,
     MASS,
@@ -27,7 +28,6 @@ from tactful_privacy._table import (
     Table,
     open_share,
 )
-from tactful_privacy.errors import ParameterError
 
 MAX_CATEGORIES = 100_000
 

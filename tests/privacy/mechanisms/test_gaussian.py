@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from tactful_privacy import DiscreteGaussian, ParameterError
-from tactful_privacy._exact import exp_bounds
+from tactful_privacy.mechanisms._exact import exp_bounds
 
 SETTINGS = [(1, "1/2"), (5, "0.05"), (25, "1/100"), ("7/2", "3"), (1, "1/20000")]
 

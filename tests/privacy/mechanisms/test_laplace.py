@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from tactful_privacy import DiscreteLaplace, ParameterError
-from tactful_privacy._exact import exp_bounds, fraction
-from tactful_privacy._table import Entropy
+from tactful_privacy.mechanisms._exact import exp_bounds, fraction
+from tactful_privacy.mechanisms._table import Entropy
 
 SETTINGS = [(1, "1"), (5, "1"), (5, "1/24"), (1, "1/10"), (20, "1"), (3, "2.5"), (1, "10")]
 

@@ -6,10 +6,10 @@ import os
 from collections.abc import Mapping
 from fractions import Fraction
 
-from tactful_privacy._exact import Exact
-from tactful_privacy._table import Entropy, open_share
 from tactful_privacy.errors import ParameterError
-from tactful_privacy.laplace import DiscreteLaplace
+from tactful_privacy.mechanisms._exact import Exact
+from tactful_privacy.mechanisms._table import Entropy, open_share
+from tactful_privacy.mechanisms.laplace import DiscreteLaplace
 
 
 class ThresholdRelease:
