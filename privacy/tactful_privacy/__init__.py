@@ -8,7 +8,6 @@ import HTTP, queues or models. Begin reading at `Statistic` (the public definiti
 from tactful_privacy.bounding import BoundedCounts
 from tactful_privacy.budget import Budget, Charge, refuse_overspending
 from tactful_privacy.cap_choice import CapChoice
-from tactful_privacy.consent import EVERYTHING, NOTHING, Consents, Decision, Purpose, parse_purposes
 from tactful_privacy.consistency import consistent
 from tactful_privacy.errors import (
     BudgetError,
@@ -37,7 +36,18 @@ from tactful_privacy.mechanisms.threshold import ThresholdRelease
 from tactful_privacy.mechanisms.wide_gaussian import WideGaussian
 from tactful_privacy.mechanisms.wide_laplace import WideLaplace
 from tactful_privacy.odometer import Odometer, Spend, read_odometer
-from tactful_privacy.pseudonyms import Keyring, Pseudonym, Suppressed
+from tactful_privacy.people.consent import (
+    EVERYTHING,
+    NOTHING,
+    Consents,
+    Decision,
+    Purpose,
+    parse_purposes,
+)
+from tactful_privacy.people.pseudonyms import Keyring, Pseudonym, Suppressed
+from tactful_privacy.people.vault import Vault
+from tactful_privacy.people.vault_merge import drop_keys, merge_vault
+from tactful_privacy.people.vault_rotation import rewrap_vault
 from tactful_privacy.quantiles import quantile_released
 from tactful_privacy.query import Answer, Query
 from tactful_privacy.ranking import top_released
@@ -59,9 +69,6 @@ from tactful_privacy.statistic import (
     UNIT,
     Statistic,
 )
-from tactful_privacy.vault import Vault
-from tactful_privacy.vault_merge import drop_keys, merge_vault
-from tactful_privacy.vault_rotation import rewrap_vault
 
 __all__ = [
     "CONFIDENCE",

@@ -21,8 +21,8 @@ from tactful_privacy import (
     drop_keys,
     merge_vault,
     rewrap_vault,
-    vault_rotation,
 )
+from tactful_privacy.people import vault_rotation
 
 OLD, NEW, OTHER = (bytes([n] * 32) for n in (1, 2, 3))
 PEOPLE = [f"person {n}" for n in range(250)]

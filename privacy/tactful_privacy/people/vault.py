@@ -27,9 +27,9 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from tactful_privacy._cipher import KEY, NONCE, TAG, Cipher, MasterKey
 from tactful_privacy.errors import SealError, VaultError
-from tactful_privacy.pseudonyms import Keyring
+from tactful_privacy.people._aead import KEY, NONCE, TAG, Cipher, MasterKey
+from tactful_privacy.people.pseudonyms import Keyring
 from tactful_privacy.sqlite import use_write_ahead_log
 
 _T = TypeVar("_T")

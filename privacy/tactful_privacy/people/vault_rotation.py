@@ -12,8 +12,8 @@ import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 
-from tactful_privacy._cipher import MasterKey
 from tactful_privacy.errors import VaultError
+from tactful_privacy.people._aead import MasterKey
 from tactful_privacy.sqlite import use_write_ahead_log
 
 _BATCH = 1_000

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from tactful_privacy.errors import VaultError
-from tactful_privacy.pseudonyms import Pseudonym
+from tactful_privacy.people.pseudonyms import Pseudonym
 
 _TABLES = ("people", "pseudonyms")
 
