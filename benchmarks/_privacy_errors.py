@@ -19,9 +19,9 @@ from tactful_privacy import (
     consistent,
     read_released,
 )
+from tactful_privacy.ledger.statistic import DAY_MS, RUNNING_TOTALS
 from tactful_privacy.mechanisms.matrix_factorisation import gaussian_totals
 from tactful_privacy.mechanisms.tree import best_tree
-from tactful_privacy.statistic import DAY_MS, RUNNING_TOTALS
 
 FIGURES = [
     (name, "1")

@@ -36,10 +36,10 @@ from tactful_privacy import (
     Query,
     Release,
     Statistic,
-    ledger_grants,
     refuse_overspending,
 )
-from tactful_privacy.ledger import Draw
+from tactful_privacy.ledger import grants as ledger_grants
+from tactful_privacy.ledger.ledger import Draw
 
 _DAY, _HOUR = 86_400_000, 3_600_000
 _BUDGETS = (Budget(Fraction(3, 10), purpose="reports"), Budget(Fraction(3, 10), purpose="research"))

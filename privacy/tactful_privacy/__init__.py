@@ -6,8 +6,6 @@ import HTTP, queues or models. Begin reading at `Statistic` (the public definiti
 """
 
 from tactful_privacy.bounding import BoundedCounts
-from tactful_privacy.budget import Budget, Charge, refuse_overspending
-from tactful_privacy.cap_choice import CapChoice
 from tactful_privacy.consistency import consistent
 from tactful_privacy.errors import (
     BudgetError,
@@ -21,8 +19,20 @@ from tactful_privacy.errors import (
     VaultError,
 )
 from tactful_privacy.heavy_hitters import BoundedKeys, KeysPublisher
-from tactful_privacy.ledger import Ledger, Release
-from tactful_privacy.ledger_merge import merge_ledger
+from tactful_privacy.ledger.budget import Budget, Charge, refuse_overspending
+from tactful_privacy.ledger.cap_choice import CapChoice
+from tactful_privacy.ledger.ledger import Ledger, Release
+from tactful_privacy.ledger.merge import merge_ledger
+from tactful_privacy.ledger.odometer import Odometer, Spend, read_odometer
+from tactful_privacy.ledger.query import Answer, Query
+from tactful_privacy.ledger.statistic import (
+    FOUND_KEYS,
+    GAUSSIAN_TOTALS,
+    PANES,
+    RUNNING_TOTALS,
+    UNIT,
+    Statistic,
+)
 from tactful_privacy.mechanisms.backends import (
     DiffprivlibGeometric,
     Noise,
@@ -35,7 +45,6 @@ from tactful_privacy.mechanisms.local import OneHotReport, RandomizedResponse
 from tactful_privacy.mechanisms.threshold import ThresholdRelease
 from tactful_privacy.mechanisms.wide_gaussian import WideGaussian
 from tactful_privacy.mechanisms.wide_laplace import WideLaplace
-from tactful_privacy.odometer import Odometer, Spend, read_odometer
 from tactful_privacy.people.consent import (
     EVERYTHING,
     NOTHING,
@@ -49,7 +58,6 @@ from tactful_privacy.people.vault import Vault
 from tactful_privacy.people.vault_merge import drop_keys, merge_vault
 from tactful_privacy.people.vault_rotation import rewrap_vault
 from tactful_privacy.quantiles import quantile_released
-from tactful_privacy.query import Answer, Query
 from tactful_privacy.ranking import top_released
 from tactful_privacy.release import Publisher
 from tactful_privacy.released import (
@@ -61,14 +69,6 @@ from tactful_privacy.released import (
     sum_released,
 )
 from tactful_privacy.shares import share_released
-from tactful_privacy.statistic import (
-    FOUND_KEYS,
-    GAUSSIAN_TOTALS,
-    PANES,
-    RUNNING_TOTALS,
-    UNIT,
-    Statistic,
-)
 
 __all__ = [
     "CONFIDENCE",

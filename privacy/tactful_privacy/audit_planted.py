@@ -20,11 +20,11 @@ from tactful_privacy.audit_pipeline import Contribution, Output, Pipeline
 from tactful_privacy.audit_totals import LevelsForgotten
 from tactful_privacy.bounding import BoundedCounts, Pane
 from tactful_privacy.errors import ParameterError
+from tactful_privacy.ledger.statistic import Statistic
 from tactful_privacy.mechanisms._exact import Exact
 from tactful_privacy.mechanisms._table import Entropy
 from tactful_privacy.mechanisms.backends import Noise
 from tactful_privacy.mechanisms.laplace import DiscreteLaplace
-from tactful_privacy.statistic import Statistic
 
 _MakeNoise = Callable[[int, Fraction, Entropy], DiscreteLaplace]
 

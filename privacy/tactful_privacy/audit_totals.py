@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tactful_privacy.audit_pipeline import Contribution, Pipeline, laplace_likelihood
+from tactful_privacy.ledger.statistic import RUNNING_TOTALS, Statistic
 from tactful_privacy.mechanisms._table import Entropy
 from tactful_privacy.mechanisms.laplace import DiscreteLaplace
 from tactful_privacy.mechanisms.tree import best_tree
-from tactful_privacy.statistic import RUNNING_TOTALS, Statistic
 
 
 class TotalsPipeline(Pipeline):

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from tactful_privacy._seal import TAG, SnapshotSeal
 from tactful_privacy.errors import ParameterError, StateError
-from tactful_privacy.statistic import DAY_MS, FOUND_KEYS, HOUR_MS, Statistic
+from tactful_privacy.ledger.statistic import DAY_MS, FOUND_KEYS, HOUR_MS, Statistic
 
 MAX_PANES_AT_ONCE = 100_000
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 
 from tactful_privacy.bounding import BoundedCounts
-from tactful_privacy.budget import date_of
-from tactful_privacy.cap_choice import MECHANISM
 from tactful_privacy.errors import LedgerError, ParameterError
-from tactful_privacy.ledger import Ledger
+from tactful_privacy.ledger.budget import date_of
+from tactful_privacy.ledger.cap_choice import MECHANISM
+from tactful_privacy.ledger.ledger import Ledger
+from tactful_privacy.ledger.query import Query
+from tactful_privacy.ledger.statistic import Statistic
 from tactful_privacy.mechanisms.laplace import Entropy
-from tactful_privacy.query import Query
-from tactful_privacy.statistic import Statistic
 
 
 def cap_query(statistic: Statistic, day: int) -> Query:

@@ -14,13 +14,9 @@ from numpy.typing import NDArray
 
 from tactful_privacy.daily_caps import chosen_caps
 from tactful_privacy.errors import ParameterError
-from tactful_privacy.found_keys import found_values
-from tactful_privacy.ledger import Ledger, Release
-from tactful_privacy.mechanisms._exact import Exact, fraction
-from tactful_privacy.mechanisms.laplace import DiscreteLaplace
-from tactful_privacy.mechanisms.matrix_factorisation import GaussianTotals
-from tactful_privacy.mechanisms.tree import best_tree
-from tactful_privacy.statistic import (
+from tactful_privacy.ledger.key_codec import found_values
+from tactful_privacy.ledger.ledger import Ledger, Release
+from tactful_privacy.ledger.statistic import (
     DAY_MS,
     FOUND_KEYS,
     GAUSSIAN_TOTALS,
@@ -29,6 +25,10 @@ from tactful_privacy.statistic import (
     UNIT,
     Statistic,
 )
+from tactful_privacy.mechanisms._exact import Exact, fraction
+from tactful_privacy.mechanisms.laplace import DiscreteLaplace
+from tactful_privacy.mechanisms.matrix_factorisation import GaussianTotals
+from tactful_privacy.mechanisms.tree import best_tree
 
 CONFIDENCE = Fraction(95, 100)
 """Default confidence of intervals."""

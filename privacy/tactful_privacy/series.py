@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 
 from tactful_privacy.bounding import Pane
 from tactful_privacy.errors import StateError
-from tactful_privacy.ledger import Draw, Ledger
+from tactful_privacy.ledger.ledger import Draw, Ledger
+from tactful_privacy.ledger.statistic import DAY_MS, GAUSSIAN_TOTALS, RUNNING_TOTALS, Statistic
 from tactful_privacy.mechanisms.laplace import DiscreteLaplace, Entropy
 from tactful_privacy.mechanisms.tree import Node, best_tree
-from tactful_privacy.statistic import DAY_MS, GAUSSIAN_TOTALS, RUNNING_TOTALS, Statistic
 
 
 class Series(Protocol):

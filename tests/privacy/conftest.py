@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from tactful_privacy import Keyring, Ledger, ledger_schema
+from tactful_privacy import Keyring, Ledger
+from tactful_privacy.ledger import schema as ledger_schema
 
 
 @pytest.fixture(params=["sqlite", pytest.param("mysql", marks=pytest.mark.service("mysql"))])

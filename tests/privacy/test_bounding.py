@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from tactful_privacy import BoundedCounts, ParameterError, StateError, Statistic
 from tactful_privacy.bounding import Pane
-from tactful_privacy.statistic import DAY_MS
+from tactful_privacy.ledger.statistic import DAY_MS
 
 HOUR = 3_600_000
 KEYS = ("bread", "milk", "tea")

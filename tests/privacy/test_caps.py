@@ -35,8 +35,8 @@ from tactful_privacy import (
 )
 from tactful_privacy._seal import SnapshotSeal
 from tactful_privacy.daily_caps import cap_query, chosen_caps
+from tactful_privacy.ledger.statistic import DAY_MS, HOUR_MS
 from tactful_privacy.mechanisms.tree import best_tree
-from tactful_privacy.statistic import DAY_MS, HOUR_MS
 
 SECRET = b"sixteen bytes or more"
 KEYS = ("bread", "milk", "tea")

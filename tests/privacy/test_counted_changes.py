@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tactful_privacy import BoundedCounts, CapChoice, StateError, Statistic
-from tactful_privacy.statistic import DAY_MS
+from tactful_privacy.ledger.statistic import DAY_MS
 
 HOUR = 3_600_000
 KEYS = ("bread", "milk")

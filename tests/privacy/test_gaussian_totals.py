@@ -23,8 +23,8 @@ from tactful_privacy import (
     read_released,
     sum_released,
 )
+from tactful_privacy.ledger.statistic import DAY_MS, GAUSSIAN_TOTALS
 from tactful_privacy.mechanisms.matrix_factorisation import RootOfSums, gaussian_totals
-from tactful_privacy.statistic import DAY_MS, GAUSSIAN_TOTALS
 
 HOUR = 3_600_000
 KEYS = ("bread", "milk", "tea")

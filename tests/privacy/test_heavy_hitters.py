@@ -28,8 +28,8 @@ from tactful_privacy import (
     sum_released,
     top_released,
 )
-from tactful_privacy.found_keys import found_values, stored_keys
-from tactful_privacy.statistic import DAY_MS
+from tactful_privacy.ledger.key_codec import found_values, stored_keys
+from tactful_privacy.ledger.statistic import DAY_MS
 
 SECRET = b"a secret of tests only"
 DELTA = Fraction(1, 10**6)

@@ -9,7 +9,7 @@ import pytest
 
 from tactful_privacy import BoundedCounts, Ledger, Publisher, ReleasedPane, Statistic
 from tactful_privacy.audit_planted import planted_bugs
-from tactful_privacy.statistic import DAY_MS
+from tactful_privacy.ledger.statistic import DAY_MS
 
 ROOT = Path(__file__).parents[2]
 HOUR = 3_600_000

@@ -24,8 +24,8 @@ from tactful_privacy import (
     read_released,
     sum_released,
 )
-from tactful_privacy.ledger import Draw
-from tactful_privacy.statistic import DAY_MS
+from tactful_privacy.ledger.ledger import Draw
+from tactful_privacy.ledger.statistic import DAY_MS
 
 HOUR = 3_600_000
 KEYS = ("bread", "milk", "tea")

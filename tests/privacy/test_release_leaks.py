@@ -30,7 +30,7 @@ from tactful_privacy import (
     ThresholdRelease,
     read_released,
 )
-from tactful_privacy.statistic import DAY_MS, FOUND_KEYS, RUNNING_TOTALS
+from tactful_privacy.ledger.statistic import DAY_MS, FOUND_KEYS, RUNNING_TOTALS
 
 HOUR = 3_600_000
 SECRET = b"a secret of tests only"

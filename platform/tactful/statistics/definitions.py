@@ -22,7 +22,7 @@ from tactful_privacy import (
     Statistic,
 )
 from tactful_privacy import PANES as KIND_OF_PANES
-from tactful_privacy.budget import ANY, DEFAULT_PURPOSE, DEFAULT_TENANT
+from tactful_privacy.ledger.budget import ANY, DEFAULT_PURPOSE, DEFAULT_TENANT
 from tactful_streaming import Event, Item
 
 PANES = {"1m": 60_000, "5m": 300_000, "1h": 3_600_000, "1d": 86_400_000}

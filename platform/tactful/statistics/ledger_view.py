@@ -118,7 +118,7 @@ class PrivacyLedger(msgspec.Struct, kw_only=True, frozen=True):
 def tell(ledger: Ledger, day: int) -> PrivacyLedger:
     """Tell of the month of a UTC day, days since 1970-01-01."""
     from tactful_privacy import read_odometer
-    from tactful_privacy.budget import UNIT, date_of
+    from tactful_privacy.ledger.budget import UNIT, date_of
 
     odometer = read_odometer(ledger, today=day)
     first = day - int(odometer.today[-2:]) + 1

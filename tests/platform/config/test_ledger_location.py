@@ -27,7 +27,8 @@ from tactful.maintenance.restore_merge import _ledger
 from tactful.server.platform import Platform
 from tactful.statistics.service import CLOCK_EVENT, PrivateStatistics, open_statistics
 from tactful.subjects.trace_search import Found
-from tactful_privacy import Ledger, LedgerError, ledger_schema
+from tactful_privacy import Ledger, LedgerError
+from tactful_privacy.ledger import schema as ledger_schema
 from tactful_streaming import Event, Listed, StateError, Traces
 
 MINUTE = 60_000

@@ -16,8 +16,8 @@ from tactful.statistics.definitions import StatisticDefinition
 from tactful.statistics.ledger_view import PrivacyLedger, as_text, tell
 from tactful.statistics.service import PrivateStatistics
 from tactful_privacy import Budget, Ledger, Query, Statistic, read_odometer
-from tactful_privacy.accounting import compose
-from tactful_privacy.budget import date_of
+from tactful_privacy.ledger.budget import date_of
+from tactful_privacy.ledger.composition import compose
 
 DAY = 86_400_000
 HOUR = 3_600_000

@@ -10,10 +10,10 @@ from functools import cached_property
 
 import msgspec
 
-from tactful_privacy.budget import DEFAULT_PURPOSE, DEFAULT_TENANT, Loss, check_name
-from tactful_privacy.budget import UNIT as UNIT
-from tactful_privacy.cap_choice import CapChoice
 from tactful_privacy.errors import ParameterError
+from tactful_privacy.ledger.budget import DEFAULT_PURPOSE, DEFAULT_TENANT, Loss, check_name
+from tactful_privacy.ledger.budget import UNIT as UNIT
+from tactful_privacy.ledger.cap_choice import CapChoice
 from tactful_privacy.mechanisms._exact import decode_fraction, fraction
 from tactful_privacy.mechanisms._table import open_share
 from tactful_privacy.mechanisms.laplace import DiscreteLaplace, Entropy, noise_scale

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from tactful_privacy import ParameterError
-from tactful_privacy.accounting import compose, largest_belief, tightest
-from tactful_privacy.budget import Loss, epsilon_of_zcdp
+from tactful_privacy.ledger.budget import Loss, epsilon_of_zcdp
+from tactful_privacy.ledger.composition import compose, largest_belief, tightest
 
 ONE = Fraction(1)
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tactful_privacy import ParameterError, Statistic
-from tactful_privacy.statistic import DAY_MS
+from tactful_privacy.ledger.statistic import DAY_MS
 
 GOOD: dict[str, Any] = {
     "name": "views.by-category_1h",

@@ -12,9 +12,8 @@ import numpy as np
 import sqlalchemy as sa
 from numpy.typing import NDArray
 
-from tactful_privacy import ledger_rows as rows
-from tactful_privacy import ledger_schema as schema
-from tactful_privacy.statistic import Statistic
+from tactful_privacy.ledger import rows, schema
+from tactful_privacy.ledger.statistic import Statistic
 
 Draw = Callable[[], NDArray[np.int64]]
 

@@ -6,9 +6,9 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
-from tactful_privacy.accounting import DELTA, Composed, has_pld, largest_belief, tightest
-from tactful_privacy.budget import ANY, UNIT, Budget, Charge, Loss
-from tactful_privacy.ledger import Ledger
+from tactful_privacy.ledger.budget import ANY, UNIT, Budget, Charge, Loss
+from tactful_privacy.ledger.composition import DELTA, Composed, has_pld, largest_belief, tightest
+from tactful_privacy.ledger.ledger import Ledger
 from tactful_privacy.mechanisms._exact import Exact, fraction
 
 _EPOCH = datetime.date(1970, 1, 1)

@@ -9,11 +9,11 @@ import numpy as np
 import sqlalchemy as sa
 from numpy.typing import NDArray
 
-from tactful_privacy import ledger_schema as schema
-from tactful_privacy.budget import Budget, Charge, refuse_overspending
 from tactful_privacy.errors import LedgerError, ParameterError, UnknownStatisticError
-from tactful_privacy.query import Answer, Query
-from tactful_privacy.statistic import FOUND_KEYS, Statistic
+from tactful_privacy.ledger import schema
+from tactful_privacy.ledger.budget import Budget, Charge, refuse_overspending
+from tactful_privacy.ledger.query import Answer, Query
+from tactful_privacy.ledger.statistic import FOUND_KEYS, Statistic
 
 MAX_PAGE = 1_000
 

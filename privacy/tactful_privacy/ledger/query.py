@@ -10,9 +10,9 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from tactful_privacy.budget import DEFAULT_PURPOSE, DEFAULT_TENANT, Loss, check_name
-from tactful_privacy.budget import MAX_DAYS as MAX_DAYS
 from tactful_privacy.errors import ParameterError
+from tactful_privacy.ledger.budget import DEFAULT_PURPOSE, DEFAULT_TENANT, Loss, check_name
+from tactful_privacy.ledger.budget import MAX_DAYS as MAX_DAYS
 from tactful_privacy.mechanisms._exact import decode_fraction, fraction
 
 

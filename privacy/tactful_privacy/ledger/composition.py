@@ -7,8 +7,8 @@ from fractions import Fraction
 from functools import lru_cache
 from typing import Any, Literal
 
-from tactful_privacy.budget import Loss, epsilon_of_zcdp
 from tactful_privacy.errors import ParameterError
+from tactful_privacy.ledger.budget import Loss, epsilon_of_zcdp
 from tactful_privacy.mechanisms._exact import Exact, fraction
 
 Method = Literal["pure", "approximate", "zcdp", "pld"]

@@ -8,8 +8,8 @@ it adds the copy's rows.
 import sqlite3
 from pathlib import Path
 
-from tactful_privacy import ledger_schema as schema
 from tactful_privacy.errors import LedgerError
+from tactful_privacy.ledger import schema
 
 _WHOLE = (
     *(schema.budget, schema.budgets, schema.span_budgets),

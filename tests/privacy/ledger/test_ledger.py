@@ -23,9 +23,9 @@ from tactful_privacy import (
     ParameterError,
     Statistic,
     UnknownStatisticError,
-    ledger_schema,
 )
-from tactful_privacy.ledger_rows import MAX_PAGE
+from tactful_privacy.ledger import schema as ledger_schema
+from tactful_privacy.ledger.rows import MAX_PAGE
 
 HOUR = 3_600_000
 HOURLY = Statistic("hourly", ("bread", "milk", "tea"), HOUR, 5, Fraction(1))

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from numpy.typing import NDArray
 
 from tactful_privacy import Budget, BudgetError, Ledger, LedgerError, Query, Statistic
-from tactful_privacy import ledger_schema as schema
+from tactful_privacy.ledger import schema
 
 HOUR = 3_600_000
 HOURLY = Statistic("hourly", ("bread", "milk", "tea"), HOUR, 5, Fraction(1))

@@ -24,7 +24,7 @@ from tactful_privacy import (
     read_odometer,
     refuse_overspending,
 )
-from tactful_privacy.budget import ANY, Loss, epsilon_of_zcdp
+from tactful_privacy.ledger.budget import ANY, Loss, epsilon_of_zcdp
 
 DAY = 86_400_000
 HOUR = 3_600_000

@@ -9,12 +9,18 @@ from collections.abc import Sequence
 
 import sqlalchemy as sa
 
-from tactful_privacy import ledger_rows as rows
-from tactful_privacy import ledger_schema as schema
-from tactful_privacy.budget import ANY, MAX_DAYS, Budget, Charge, date_of, refuse_overspending
 from tactful_privacy.errors import BudgetError, LedgerError
-from tactful_privacy.query import Query
-from tactful_privacy.statistic import DAY_MS, Statistic
+from tactful_privacy.ledger import rows, schema
+from tactful_privacy.ledger.budget import (
+    ANY,
+    MAX_DAYS,
+    Budget,
+    Charge,
+    date_of,
+    refuse_overspending,
+)
+from tactful_privacy.ledger.query import Query
+from tactful_privacy.ledger.statistic import DAY_MS, Statistic
 
 logger = logging.getLogger(__name__)
 

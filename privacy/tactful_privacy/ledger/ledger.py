@@ -10,27 +10,25 @@ from pathlib import Path
 import numpy as np
 import sqlalchemy as sa
 
-from tactful_privacy import ledger_grants as grants
-from tactful_privacy import ledger_rows as rows
-from tactful_privacy import ledger_schema as schema
-from tactful_privacy.budget import (
+from tactful_privacy.errors import (
+    LedgerError,
+    ParameterError,
+)
+from tactful_privacy.ledger import grants, rows, schema
+from tactful_privacy.ledger.budget import (
     ANY,
     Budget,
     Charge,
     date_of,
     total_budget,
 )
-from tactful_privacy.errors import (
-    LedgerError,
-    ParameterError,
-)
-from tactful_privacy.ledger_noise import Draw as Draw
-from tactful_privacy.ledger_noise import SharedNoise
-from tactful_privacy.ledger_rows import MAX_PAGE
-from tactful_privacy.ledger_rows import Release as Release
+from tactful_privacy.ledger.noise import Draw as Draw
+from tactful_privacy.ledger.noise import SharedNoise
+from tactful_privacy.ledger.query import Answer, Query
+from tactful_privacy.ledger.rows import MAX_PAGE
+from tactful_privacy.ledger.rows import Release as Release
+from tactful_privacy.ledger.statistic import DAY_MS, Statistic
 from tactful_privacy.mechanisms._exact import Exact
-from tactful_privacy.query import Answer, Query
-from tactful_privacy.statistic import DAY_MS, Statistic
 
 logger = logging.getLogger(__name__)
 
