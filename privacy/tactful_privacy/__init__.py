@@ -5,8 +5,18 @@ import HTTP, queues or models. Begin reading at `Statistic` (the public definiti
 `BoundedCounts` (exact counts), `Ledger` and `Publisher`.
 """
 
-from tactful_privacy.bounding import BoundedCounts
 from tactful_privacy.consistency import consistent
+from tactful_privacy.counting.bounded_counts import BoundedCounts
+from tactful_privacy.counting.heavy_hitters import BoundedKeys, KeysPublisher
+from tactful_privacy.counting.publisher import Publisher
+from tactful_privacy.counting.released import (
+    CONFIDENCE,
+    ReleasedPane,
+    delta_of,
+    method_of,
+    read_released,
+    sum_released,
+)
 from tactful_privacy.errors import (
     BudgetError,
     KeyringError,
@@ -18,7 +28,6 @@ from tactful_privacy.errors import (
     UnknownStatisticError,
     VaultError,
 )
-from tactful_privacy.heavy_hitters import BoundedKeys, KeysPublisher
 from tactful_privacy.ledger.budget import Budget, Charge, refuse_overspending
 from tactful_privacy.ledger.cap_choice import CapChoice
 from tactful_privacy.ledger.ledger import Ledger, Release
@@ -59,15 +68,6 @@ from tactful_privacy.people.vault_merge import drop_keys, merge_vault
 from tactful_privacy.people.vault_rotation import rewrap_vault
 from tactful_privacy.quantiles import quantile_released
 from tactful_privacy.ranking import top_released
-from tactful_privacy.release import Publisher
-from tactful_privacy.released import (
-    CONFIDENCE,
-    ReleasedPane,
-    delta_of,
-    method_of,
-    read_released,
-    sum_released,
-)
 from tactful_privacy.shares import share_released
 
 __all__ = [

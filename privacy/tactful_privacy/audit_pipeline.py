@@ -13,12 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tactful_privacy.audit_noise import StatedNoise, chance_of, exact_delta
-from tactful_privacy.bounding import BoundedCounts
+from tactful_privacy.counting.bounded_counts import BoundedCounts
+from tactful_privacy.counting.publisher import Publisher
+from tactful_privacy.counting.released import read_released
 from tactful_privacy.ledger.budget import Budget
 from tactful_privacy.ledger.ledger import Ledger
 from tactful_privacy.ledger.statistic import DAY_MS, Statistic
-from tactful_privacy.release import Publisher
-from tactful_privacy.released import read_released
 
 MAX_DELTA = Fraction(1, 10**12)
 

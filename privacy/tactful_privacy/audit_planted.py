@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from tactful_privacy.audit_gaussian import ContributionsForgotten
 from tactful_privacy.audit_pipeline import Contribution, Output, Pipeline
 from tactful_privacy.audit_totals import LevelsForgotten
-from tactful_privacy.bounding import BoundedCounts, Pane
+from tactful_privacy.counting.bounded_counts import BoundedCounts, Pane
 from tactful_privacy.errors import ParameterError
 from tactful_privacy.ledger.statistic import Statistic
 from tactful_privacy.mechanisms._exact import Exact

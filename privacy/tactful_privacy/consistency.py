@@ -17,11 +17,11 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+from tactful_privacy.counting.mixtures import NoiseTerms, half_width_of_mixture
+from tactful_privacy.counting.released import CONFIDENCE, ReleasedPane, noise_table
 from tactful_privacy.errors import ParameterError
 from tactful_privacy.ledger.statistic import PANES
 from tactful_privacy.mechanisms._exact import Exact, fraction
-from tactful_privacy.mixtures import NoiseTerms, half_width_of_mixture
-from tactful_privacy.released import CONFIDENCE, ReleasedPane, noise_table
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tactful_privacy.counting.released import CONFIDENCE, ReleasedPane, check_addable, half_width
 from tactful_privacy.errors import ParameterError
 from tactful_privacy.mechanisms._exact import Exact
 from tactful_privacy.mechanisms._table import open_share
-from tactful_privacy.released import CONFIDENCE, ReleasedPane, check_addable, half_width
 
 
 @dataclass(frozen=True)

@@ -17,16 +17,16 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from tactful_privacy.errors import ParameterError
-from tactful_privacy.mechanisms._exact import Exact
-from tactful_privacy.mechanisms._table import open_share
-from tactful_privacy.released import (
+from tactful_privacy.counting.released import (
     CONFIDENCE,
     ReleasedPane,
     check_addable,
     check_keys,
     noise_table,
 )
+from tactful_privacy.errors import ParameterError
+from tactful_privacy.mechanisms._exact import Exact
+from tactful_privacy.mechanisms._table import open_share
 
 # Above the rounding error of the convolutions, so that shares near the limit are kept.
 _MARGIN = 1e-9

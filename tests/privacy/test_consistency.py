@@ -10,7 +10,7 @@ from scipy import stats
 
 from tactful_privacy import DiscreteLaplace, ParameterError, ReleasedPane
 from tactful_privacy.consistency import consistent
-from tactful_privacy.mixtures import NoiseTerms, half_width_of_mixture
+from tactful_privacy.counting.mixtures import NoiseTerms, half_width_of_mixture
 
 KEYS = ("milk", "tea")
 

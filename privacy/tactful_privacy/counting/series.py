@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from tactful_privacy.bounding import Pane
+from tactful_privacy.counting.bounded_counts import Pane
 from tactful_privacy.errors import StateError
 from tactful_privacy.ledger.ledger import Draw, Ledger
 from tactful_privacy.ledger.statistic import DAY_MS, GAUSSIAN_TOTALS, RUNNING_TOTALS, Statistic

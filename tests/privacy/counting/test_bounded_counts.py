@@ -14,7 +14,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from tactful_privacy import BoundedCounts, ParameterError, StateError, Statistic
-from tactful_privacy.bounding import Pane
+from tactful_privacy.counting.bounded_counts import Pane
 from tactful_privacy.ledger.statistic import DAY_MS
 
 HOUR = 3_600_000

@@ -22,12 +22,12 @@ from tactful_privacy import (
     read_released,
     sum_released,
 )
-from tactful_privacy.bounding import Pane
+from tactful_privacy.counting.bounded_counts import Pane
+from tactful_privacy.counting.series import RunningTotals
 from tactful_privacy.ledger.ledger import Draw
 from tactful_privacy.ledger.noise import SharedNoise
 from tactful_privacy.ledger.statistic import DAY_MS, RUNNING_TOTALS
 from tactful_privacy.mechanisms.tree import best_tree
-from tactful_privacy.series import RunningTotals
 
 MINUTE, HOUR = 60_000, 3_600_000
 KEYS = ("bread", "milk", "tea")

@@ -203,7 +203,7 @@ def test_leak_8_two_ids_of_a_person_are_two_units(ledger: Ledger) -> None:
         counts.add(("phone", "laptop")[n % 2], n, WIDE[0])
     assert int(counts.closed(HOUR)[0].counts.sum()) == 2 * HOURS.cap
     assert {pane.unit for pane in publish(ledger)} == {UNIT} == {"one user, one UTC day"}
-    told = (Path(__file__).parents[2] / "docs/explanation/privacy.md").read_text("utf-8")
+    told = (Path(__file__).parents[3] / "docs/explanation/privacy.md").read_text("utf-8")
     assert "Two ids of one person are two units" in told
 
 

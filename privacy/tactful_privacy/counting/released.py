@@ -12,7 +12,7 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
-from tactful_privacy.daily_caps import chosen_caps
+from tactful_privacy.counting.daily_caps import chosen_caps
 from tactful_privacy.errors import ParameterError
 from tactful_privacy.ledger.key_codec import found_values
 from tactful_privacy.ledger.ledger import Ledger, Release
@@ -200,7 +200,7 @@ def _half_width_of_sum(panes: Sequence[ReleasedPane], keys: int, confidence: Fra
     if len(terms) == 1:
         ((sensitivity, count),) = terms.items()
         return half_width(sensitivity, epsilon, count, confidence)
-    from tactful_privacy.mixtures import NoiseTerms, half_width_of_mixture
+    from tactful_privacy.counting.mixtures import NoiseTerms, half_width_of_mixture
 
     parts = [NoiseTerms(1, count, sensitivity, epsilon) for sensitivity, count in terms.items()]
     return math.ceil(half_width_of_mixture(parts, confidence))

@@ -33,8 +33,8 @@ from tactful_privacy import (
     read_released,
     sum_released,
 )
-from tactful_privacy._seal import SnapshotSeal
-from tactful_privacy.daily_caps import cap_query, chosen_caps
+from tactful_privacy.counting._seal import SnapshotSeal
+from tactful_privacy.counting.daily_caps import cap_query, chosen_caps
 from tactful_privacy.ledger.statistic import DAY_MS, HOUR_MS
 from tactful_privacy.mechanisms.tree import best_tree
 

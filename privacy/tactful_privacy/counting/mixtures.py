@@ -15,10 +15,10 @@ from fractions import Fraction
 import numpy as np
 from numpy.typing import NDArray
 
+from tactful_privacy.counting.released import CONFIDENCE, noise_table
 from tactful_privacy.errors import ParameterError
 from tactful_privacy.mechanisms._exact import Exact
 from tactful_privacy.mechanisms._table import open_share
-from tactful_privacy.released import CONFIDENCE, noise_table
 
 _MAX_FREQUENCIES = 2_000_000
 

@@ -11,7 +11,7 @@ from tactful_privacy import BoundedCounts, Ledger, Publisher, ReleasedPane, Stat
 from tactful_privacy.audit_planted import planted_bugs
 from tactful_privacy.ledger.statistic import DAY_MS
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 HOUR = 3_600_000
 LEAKS = range(1, 11)
 SECRET = b"a secret of tests only"

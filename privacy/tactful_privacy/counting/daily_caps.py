@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from tactful_privacy.bounding import BoundedCounts
+from tactful_privacy.counting.bounded_counts import BoundedCounts
 from tactful_privacy.errors import LedgerError, ParameterError
 from tactful_privacy.ledger.budget import date_of
 from tactful_privacy.ledger.cap_choice import MECHANISM

@@ -8,15 +8,15 @@ from fractions import Fraction
 
 import msgspec
 
-from tactful_privacy.bounding import BoundedCounts, Pane
-from tactful_privacy.daily_caps import decide_cap
+from tactful_privacy.counting.bounded_counts import BoundedCounts, Pane
+from tactful_privacy.counting.daily_caps import decide_cap
+from tactful_privacy.counting.released import ReleasedPane, delta_of, read_released
+from tactful_privacy.counting.series import open_series
 from tactful_privacy.errors import ParameterError, StateError
 from tactful_privacy.ledger.ledger import Draw, Ledger
 from tactful_privacy.ledger.rows import MAX_PAGE
 from tactful_privacy.ledger.statistic import DAY_MS, PANES, Statistic
 from tactful_privacy.mechanisms.laplace import Entropy
-from tactful_privacy.released import ReleasedPane, delta_of, read_released
-from tactful_privacy.series import open_series
 
 MAX_DELTA = Fraction(1, 10**12)
 MAX_DELTA_OF_TOTALS = Fraction(1, 10**9)
