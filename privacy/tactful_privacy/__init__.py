@@ -5,7 +5,10 @@ import HTTP, queues or models. Begin reading at `Statistic` (the public definiti
 `BoundedCounts` (exact counts), `Ledger` and `Publisher`.
 """
 
-from tactful_privacy.consistency import consistent
+from tactful_privacy.analysis.consistency import consistent
+from tactful_privacy.analysis.quantiles import quantile_released
+from tactful_privacy.analysis.shares import share_released
+from tactful_privacy.analysis.top_k import top_released
 from tactful_privacy.counting.bounded_counts import BoundedCounts
 from tactful_privacy.counting.heavy_hitters import BoundedKeys, KeysPublisher
 from tactful_privacy.counting.publisher import Publisher
@@ -66,9 +69,6 @@ from tactful_privacy.people.pseudonyms import Keyring, Pseudonym, Suppressed
 from tactful_privacy.people.vault import Vault
 from tactful_privacy.people.vault_merge import drop_keys, merge_vault
 from tactful_privacy.people.vault_rotation import rewrap_vault
-from tactful_privacy.quantiles import quantile_released
-from tactful_privacy.ranking import top_released
-from tactful_privacy.shares import share_released
 
 __all__ = [
     "CONFIDENCE",

@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 
 from tactful_privacy import DiscreteLaplace, ParameterError, ReleasedPane
-from tactful_privacy.consistency import consistent
+from tactful_privacy.analysis.consistency import consistent
 from tactful_privacy.counting.mixtures import NoiseTerms, half_width_of_mixture
 
 KEYS = ("milk", "tea")

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tactful_privacy import DiscreteLaplace, ParameterError, ReleasedPane
-from tactful_privacy.quantiles import quantile_released
-from tactful_privacy.ranking import top_released
-from tactful_privacy.shares import TwoNoises, share_released
+from tactful_privacy.analysis.quantiles import quantile_released
+from tactful_privacy.analysis.shares import TwoNoises, share_released
+from tactful_privacy.analysis.top_k import top_released
 
 NOISE = DiscreteLaplace(5, 1)
 SMALL = DiscreteLaplace(1, 2)

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from tactful_privacy.analysis.shares import TwoNoises
 from tactful_privacy.counting.released import CONFIDENCE, ReleasedPane, check_addable
 from tactful_privacy.mechanisms._exact import Exact
 from tactful_privacy.mechanisms._table import open_share
-from tactful_privacy.shares import TwoNoises
 
 _MARGIN = 1e-9
 
