@@ -6,10 +6,10 @@ from fractions import Fraction
 from pathlib import Path
 
 from benchmarks.figures import Figure
-from tactful_privacy.audit import ALPHA, QUICK, THOROUGH, audit
-from tactful_privacy.audit_checks import attack
-from tactful_privacy.audit_pipeline import Pipeline
-from tactful_privacy.audit_planted import low_scale
+from tactful_privacy.audit.audit import ALPHA, QUICK, THOROUGH, audit
+from tactful_privacy.audit.checks import attack
+from tactful_privacy.audit.pipeline import Pipeline
+from tactful_privacy.audit.planted import low_scale
 
 FIGURES = (
     ("audit_eps_lower_bound", "1"),

@@ -21,7 +21,7 @@ from tactful.statistics.export_job import publish
 from tactful.statistics.ledger_view import as_text, day_of, tell
 from tactful.util.clock import now_ms
 from tactful_privacy import Ledger, ParameterError, PrivacyError
-from tactful_privacy.audit import QUICK, THOROUGH, audit
+from tactful_privacy.audit.audit import QUICK, THOROUGH, audit
 from tactful_privacy.ledger.budget import date_of
 
 _AUDIT_IN_VAIN = 5

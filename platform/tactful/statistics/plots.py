@@ -8,8 +8,8 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from tactful_privacy.audit import AuditReport
-from tactful_privacy.audit_pipeline import Pipeline
+from tactful_privacy.audit.audit import AuditReport
+from tactful_privacy.audit.pipeline import Pipeline
 
 _DRAWS = 100_000
 _RIGHT, _WRONG, _INK = "#00897b", "#c62828", "#37474f"

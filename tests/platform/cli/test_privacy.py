@@ -16,12 +16,12 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-import tactful_privacy.audit
+import tactful_privacy.audit.audit
 from tactful.cli import privacy as privacy_cli
 from tactful.cli.main import main
-from tactful_privacy.audit import AuditReport, Effort, audit
-from tactful_privacy.audit_pipeline import Pipeline
-from tactful_privacy.audit_planted import planted_bugs
+from tactful_privacy.audit.audit import AuditReport, Effort, audit
+from tactful_privacy.audit.pipeline import Pipeline
+from tactful_privacy.audit.planted import planted_bugs
 
 TINY = Effort(
     canaries=3_000,
@@ -44,7 +44,7 @@ def two_bugs(*of: Any) -> list[Pipeline]:
 @pytest.fixture(scope="module")
 def found(seeded_noise: SeededNoise) -> AuditReport:
     with seeded_noise(1), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tactful_privacy.audit, "planted_bugs", two_bugs)
+        patch.setattr(tactful_privacy.audit.audit, "planted_bugs", two_bugs)
         return audit(5, 1, TINY)
 
 
@@ -74,7 +74,7 @@ def test_it_reports_in_words_and_in_pictures(
     assert "Claimed: epsilon 1 for one user and one UTC day, cap 5." in result.stdout
     assert {path.name for path in pictures.iterdir()} == {"epsilon.png", "noise.png"}
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in pictures.iterdir())
-    assert asked == [(5, "1", replace(tactful_privacy.audit.QUICK, canaries=2_000))]
+    assert asked == [(5, "1", replace(tactful_privacy.audit.audit.QUICK, canaries=2_000))]
 
 
 def test_json_on_standard_output_is_all_there_is(
@@ -82,7 +82,7 @@ def test_json_on_standard_output_is_all_there_is(
 ) -> None:
     asked = answering(monkeypatch, found)
     assert json.loads(run("--json").stdout) == json.loads(json.dumps(found.to_dict()))
-    assert asked[0][2] == tactful_privacy.audit.THOROUGH
+    assert asked[0][2] == tactful_privacy.audit.audit.THOROUGH
 
 
 def test_a_leak_is_exit_code_1_and_a_blind_audit_5(
@@ -109,7 +109,7 @@ def test_the_real_audit_runs_from_the_command_line(
     seeded_noise: SeededNoise, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(privacy_cli, "QUICK", TINY)
-    monkeypatch.setattr(tactful_privacy.audit, "planted_bugs", two_bugs)
+    monkeypatch.setattr(tactful_privacy.audit.audit, "planted_bugs", two_bugs)
     with seeded_noise(2):
         result = run("--quick", "--cap", "2", "--epsilon", "1.5", "--json")
     assert result.exit_code == 0, result.output

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tactful_privacy import BoundedCounts, Ledger, Publisher, ReleasedPane, Statistic
-from tactful_privacy.audit_planted import planted_bugs
+from tactful_privacy.audit.planted import planted_bugs
 from tactful_privacy.ledger.statistic import DAY_MS
 
 ROOT = Path(__file__).parents[3]

@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
-from tactful_privacy.audit_bounds import NOTHING_PROVED, LowerBound, prove_loss
-from tactful_privacy.audit_noise import reach
-from tactful_privacy.audit_pipeline import Contribution, Output, Pipeline
+from tactful_privacy.audit.bounds import NOTHING_PROVED, LowerBound, prove_loss
+from tactful_privacy.audit.noise import reach
+from tactful_privacy.audit.pipeline import Contribution, Output, Pipeline
 
 _EXCESS = 3
 """Contributions of a canary beyond the cap."""

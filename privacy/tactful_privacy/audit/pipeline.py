@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from tactful_privacy.audit_noise import StatedNoise, chance_of, exact_delta
+from tactful_privacy.audit.noise import StatedNoise, chance_of, exact_delta
 from tactful_privacy.counting.bounded_counts import BoundedCounts
 from tactful_privacy.counting.publisher import Publisher
 from tactful_privacy.counting.released import read_released

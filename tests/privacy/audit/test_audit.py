@@ -17,13 +17,13 @@ import pytest
 from numpy.typing import NDArray
 
 from tactful_privacy import BoundedCounts, ParameterError, Statistic, laplace_noise
-from tactful_privacy.audit import QUICK, Audited, AuditReport, Effort, audit, examine
-from tactful_privacy.audit_checks import attack, check_freshness, check_noise, check_sensitivity
-from tactful_privacy.audit_gaussian import ContributionsForgotten, GaussianPipeline
-from tactful_privacy.audit_noise import chance_of, chance_of_normal
-from tactful_privacy.audit_pipeline import Contribution, Pipeline
-from tactful_privacy.audit_planted import low_scale, planted_bugs
-from tactful_privacy.audit_totals import LevelsForgotten, TotalsPipeline
+from tactful_privacy.audit.audit import QUICK, Audited, AuditReport, Effort, audit, examine
+from tactful_privacy.audit.checks import attack, check_freshness, check_noise, check_sensitivity
+from tactful_privacy.audit.gaussian import ContributionsForgotten, GaussianPipeline
+from tactful_privacy.audit.noise import chance_of, chance_of_normal
+from tactful_privacy.audit.pipeline import Contribution, Pipeline
+from tactful_privacy.audit.planted import low_scale, planted_bugs
+from tactful_privacy.audit.totals import LevelsForgotten, TotalsPipeline
 
 SMALL = Effort(
     canaries=6_000,

@@ -14,17 +14,17 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from tactful_privacy.audit_checks import (
+from tactful_privacy.audit.checks import (
     Finding,
     check_freshness,
     check_loss,
     check_noise,
     check_sensitivity,
 )
-from tactful_privacy.audit_gaussian import GaussianPipeline
-from tactful_privacy.audit_pipeline import Pipeline
-from tactful_privacy.audit_planted import planted_bugs
-from tactful_privacy.audit_totals import TotalsPipeline
+from tactful_privacy.audit.gaussian import GaussianPipeline
+from tactful_privacy.audit.pipeline import Pipeline
+from tactful_privacy.audit.planted import planted_bugs
+from tactful_privacy.audit.totals import TotalsPipeline
 from tactful_privacy.errors import ParameterError
 from tactful_privacy.mechanisms._exact import Exact, fraction
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from tactful_privacy.audit_bounds import prove_loss
+from tactful_privacy.audit.bounds import prove_loss
 from tactful_privacy.mechanisms._clopper_pearson import clopper_pearson
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tactful_privacy.audit_pipeline import Contribution, Pipeline, laplace_likelihood
+from tactful_privacy.audit.pipeline import Contribution, Pipeline, laplace_likelihood
 from tactful_privacy.ledger.statistic import RUNNING_TOTALS, Statistic
 from tactful_privacy.mechanisms._table import Entropy
 from tactful_privacy.mechanisms.laplace import DiscreteLaplace

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tactful_privacy.audit_noise import chance_of_normal, gaussian_delta
-from tactful_privacy.audit_pipeline import Contribution, Pipeline
+from tactful_privacy.audit.noise import chance_of_normal, gaussian_delta
+from tactful_privacy.audit.pipeline import Contribution, Pipeline
 from tactful_privacy.ledger.statistic import GAUSSIAN_TOTALS, Statistic
 from tactful_privacy.mechanisms.gaussian import DiscreteGaussian
 from tactful_privacy.mechanisms.matrix_factorisation import GaussianTotals

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tactful_privacy.audit_gaussian import ContributionsForgotten
-from tactful_privacy.audit_pipeline import Contribution, Output, Pipeline
-from tactful_privacy.audit_totals import LevelsForgotten
+from tactful_privacy.audit.gaussian import ContributionsForgotten
+from tactful_privacy.audit.pipeline import Contribution, Output, Pipeline
+from tactful_privacy.audit.totals import LevelsForgotten
 from tactful_privacy.counting.bounded_counts import BoundedCounts, Pane
 from tactful_privacy.errors import ParameterError
 from tactful_privacy.ledger.statistic import Statistic
