@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 from torch.nn import functional
 
 from tactful_federated import IntentModel, Windows, windows
-from tactful_federated.tokens import BOUNDARY, FIRST_CATEGORY, OTHER, PAD
-from tactful_federated.vectors import Vector
+from tactful_federated.model.tokens import BOUNDARY, FIRST_CATEGORY, OTHER, PAD
+from tactful_federated.model.vectors import Vector
 
 CUT = datetime(2011, 11, 10)
 EMBEDDING, HIDDEN = 64, 48

@@ -28,8 +28,8 @@ from benchmarks.figures import Figure
 from tactful.demo.datasets import DAY, Replay, online_retail
 from tactful.training.evaluation import Scorecard
 from tactful.training.train import TrainingOptions
-from tactful_federated.tokens import BOUNDARY, FIRST_CATEGORY, OTHER
-from tactful_federated.vectors import Vector
+from tactful_federated.model.tokens import BOUNDARY, FIRST_CATEGORY, OTHER
+from tactful_federated.model.vectors import Vector
 
 FIGURES = [
     (f"intent_{what}{whose}", "1")

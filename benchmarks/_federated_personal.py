@@ -21,7 +21,7 @@ from tactful_federated import (
     personalise,
     windows,
 )
-from tactful_federated.tokens import BOUNDARY, FIRST_CATEGORY
+from tactful_federated.model.tokens import BOUNDARY, FIRST_CATEGORY
 
 FIGURES = [
     *(

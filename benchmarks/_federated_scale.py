@@ -33,10 +33,10 @@ import numpy as np
 from benchmarks.figures import Figure
 from tactful_federated import SimulatedPopulation, TrainerSettings, Vocabulary, windows
 from tactful_federated.errors import HistoryError
+from tactful_federated.model.sample_data import SAMPLE_CATALOGUE, sample_history
+from tactful_federated.model.tokens import Windows
+from tactful_federated.model.vectors import Vector, parameter_count
 from tactful_federated.optimizer import Doubles
-from tactful_federated.sample import SAMPLE_CATALOGUE, sample_history
-from tactful_federated.tokens import Windows
-from tactful_federated.vectors import Vector, parameter_count
 
 if TYPE_CHECKING:
     from flwr.app import Context

@@ -33,9 +33,9 @@ from tactful_federated import (
     sum_in_secret,
     without_noise,
 )
-from tactful_federated.sample import SAMPLE_CATALOGUE, sample_history
+from tactful_federated.model.sample_data import SAMPLE_CATALOGUE, sample_history
+from tactful_federated.model.vectors import Vector
 from tactful_federated.secure_messages import encode
-from tactful_federated.vectors import Vector
 
 _AUTHORITY = Ed25519PrivateKey.generate()
 

@@ -16,35 +16,35 @@ from tactful_federated.errors import (
     MissingExtraError,
     SettingsError,
 )
+from tactful_federated.model.settings import TrainerSettings
+from tactful_federated.model.tokens import Vocabulary, Windows, windows
 from tactful_federated.optimizer import ModelState, Optimizer
 from tactful_federated.polling import Polling
 from tactful_federated.rounds import RoundSettings, run_rounds, start
-from tactful_federated.tokens import Vocabulary, Windows, windows
-from tactful_federated.trainer_settings import TrainerSettings
 
 if TYPE_CHECKING:
     from tactful_federated.buffered_serving import FlowerStream, serve_buffered
-    from tactful_federated.central import CentralSettings, train_privately
     from tactful_federated.certificates import Tls, make_tls
     from tactful_federated.cohort import SimulatedPopulation
     from tactful_federated.collectors import ClearCollector, SecureCollector
     from tactful_federated.correlated_noise import CorrelatedNoise, NoiseMemory
-    from tactful_federated.curvature import mean_curvature
     from tactful_federated.device import Device
     from tactful_federated.device_home import DeviceHome, EnrolmentRequest
     from tactful_federated.device_intent import DeviceIntent, Trigger
     from tactful_federated.device_limits import Limits, keep_within
     from tactful_federated.evaluation import Evaluation, PrivateEvaluations, plan_evaluations
     from tactful_federated.event_store import EventStore
-    from tactful_federated.export import to_torchscript
     from tactful_federated.fleet import FleetClient
     from tactful_federated.flower import FlowerPopulation, LocalGrid, client_app
     from tactful_federated.flower_secure import FlowerSecureTransport, secure_client_app
-    from tactful_federated.inference import IntentPredictor
     from tactful_federated.invitation import Invitation, read_invitation
-    from tactful_federated.model import IntentModel
+    from tactful_federated.model.curvature import mean_curvature
+    from tactful_federated.model.dp_sgd import CentralSettings, train_privately
+    from tactful_federated.model.lstm_numpy import IntentPredictor
+    from tactful_federated.model.lstm_torch import IntentModel
+    from tactful_federated.model.onnx import to_onnx
+    from tactful_federated.model.torchscript import to_torchscript
     from tactful_federated.model_package import ModelSlot
-    from tactful_federated.onnx_export import to_onnx
     from tactful_federated.personal import personalise
     from tactful_federated.plan import (
         TrainingPlan,
@@ -142,7 +142,7 @@ __all__ = [
 ]
 
 _MODULE_OF = {
-    "CentralSettings": "central",
+    "CentralSettings": "model.dp_sgd",
     "ClearCollector": "collectors",
     "CorrelatedNoise": "correlated_noise",
     "Device": "device",
@@ -156,8 +156,8 @@ _MODULE_OF = {
     "FlowerPopulation": "flower",
     "FlowerSecureTransport": "flower_secure",
     "FlowerStream": "buffered_serving",
-    "IntentModel": "model",
-    "IntentPredictor": "inference",
+    "IntentModel": "model.lstm_torch",
+    "IntentPredictor": "model.lstm_numpy",
     "Invitation": "invitation",
     "Limits": "device_limits",
     "LiveView": "serving",
@@ -186,7 +186,7 @@ _MODULE_OF = {
     "invite_to_evaluations": "serving_evaluations",
     "keep_within": "device_limits",
     "make_tls": "certificates",
-    "mean_curvature": "curvature",
+    "mean_curvature": "model.curvature",
     "personalise": "personal",
     "plan_evaluations": "evaluation",
     "plan_noise_in_sum": "plan",
@@ -199,9 +199,9 @@ _MODULE_OF = {
     "simulate": "simulation",
     "simulate_privately": "private_simulation",
     "sum_in_secret": "secure_server",
-    "to_onnx": "onnx_export",
-    "to_torchscript": "export",
-    "train_privately": "central",
+    "to_onnx": "model.onnx",
+    "to_torchscript": "model.torchscript",
+    "train_privately": "model.dp_sgd",
     "without_noise": "plan",
 }
 

@@ -24,15 +24,15 @@ from tactful_federated.collectors import ClearCollector
 from tactful_federated.device import Device
 from tactful_federated.errors import HistoryError, missing_extra, require
 from tactful_federated.flower import FlowerPopulation, client_app
-from tactful_federated.model import IntentModel
+from tactful_federated.model.lstm_torch import IntentModel
+from tactful_federated.model.sample_data import SAMPLE_CATALOGUE, sample_history
+from tactful_federated.model.settings import TrainerSettings
+from tactful_federated.model.tokens import Vocabulary
+from tactful_federated.model.vectors import Vector
 from tactful_federated.optimizer import Optimizer
 from tactful_federated.plan import Wishes, plan_training
 from tactful_federated.private_rounds import PrivateTraining
 from tactful_federated.rounds import RoundResult, RoundSettings, run_rounds, start
-from tactful_federated.sample import SAMPLE_CATALOGUE, sample_history
-from tactful_federated.tokens import Vocabulary
-from tactful_federated.trainer_settings import TrainerSettings
-from tactful_federated.vectors import Vector
 
 try:
     from flwr.app import Context

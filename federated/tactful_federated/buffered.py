@@ -10,8 +10,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from tactful_federated.errors import BudgetError, WeightsError, require
+from tactful_federated.model.vectors import Vector, check_vector, clip_to_norm
 from tactful_federated.private_rounds import Outcome, PrivateTraining
-from tactful_federated.vectors import Vector, check_vector, clip_to_norm
 
 
 class BufferedTraining:

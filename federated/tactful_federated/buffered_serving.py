@@ -20,12 +20,12 @@ from tactful_federated.compression import Encoding
 from tactful_federated.errors import BudgetError, missing_extra, require
 from tactful_federated.flower import FlowerPopulation, update_of
 from tactful_federated.invitation import Invitation
+from tactful_federated.model.tokens import Vocabulary
+from tactful_federated.model.vectors import Vector
 from tactful_federated.optimizer import Optimizer
 from tactful_federated.polling import Polling
 from tactful_federated.private_rounds import Outcome
 from tactful_federated.serving import LiveView, open_run, publish, show_round
-from tactful_federated.tokens import Vocabulary
-from tactful_federated.vectors import Vector
 
 try:
     from flwr.app import MessageType

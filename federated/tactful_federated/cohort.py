@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from threadpoolctl import ThreadpoolController
 
 from tactful_federated.errors import WeightsError, require
-from tactful_federated.scores import Score
-from tactful_federated.stacked_lstm import Floats, StackedModel, Tokens
-from tactful_federated.tokens import PAD, Windows
-from tactful_federated.trainer_settings import TrainerSettings
-from tactful_federated.vectors import Vector, check_vector, clip_to_norm
+from tactful_federated.model.lstm_batched import Floats, StackedModel, Tokens
+from tactful_federated.model.scores import Score
+from tactful_federated.model.settings import TrainerSettings
+from tactful_federated.model.tokens import PAD, Windows
+from tactful_federated.model.vectors import Vector, check_vector, clip_to_norm
 
 
 class SimulatedPopulation:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tactful_federated.errors import WeightsError, require
-from tactful_federated.vectors import Vector, l2_norm
+from tactful_federated.model.vectors import Vector, l2_norm
 
 Encoding = Literal["float32", "float16", "int8"]
 """Encoding of each parameter: four bytes, two, or one."""

@@ -9,17 +9,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tactful_federated.errors import missing_extra
-from tactful_federated.model import IntentModel
-from tactful_federated.scores import Score
-from tactful_federated.tokens import (
+from tactful_federated.model.lstm_torch import IntentModel
+from tactful_federated.model.scores import Score
+from tactful_federated.model.settings import TrainerSettings
+from tactful_federated.model.tokens import (
     FIRST_CATEGORY,
     PAD,
     Vocabulary,
     split_by_time,
     windows,
 )
-from tactful_federated.trainer_settings import TrainerSettings
-from tactful_federated.vectors import Vector, clip_to_norm
+from tactful_federated.model.vectors import Vector, clip_to_norm
 
 try:
     import torch

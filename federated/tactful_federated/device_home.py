@@ -19,9 +19,9 @@ from tactful_federated.device_limits import latest
 from tactful_federated.errors import ConsentError, SettingsError, missing_extra, require
 from tactful_federated.event_store import EventStore
 from tactful_federated.invitation import Invitation
+from tactful_federated.model.vectors import Vector
 from tactful_federated.secure_messages import Enrolment, Session
 from tactful_federated.secure_round import SecureRounds, Trainer
-from tactful_federated.vectors import Vector
 
 try:
     from flwr.clientapp import ClientApp
@@ -168,8 +168,8 @@ class DeviceHome:
     def _device(self) -> Callable[[], Device]:
         """Return a function that creates a `Device` of the visits stored at call time."""
         from tactful_federated.device import Device
-        from tactful_federated.model import IntentModel
-        from tactful_federated.trainer_settings import TrainerSettings
+        from tactful_federated.model.lstm_torch import IntentModel
+        from tactful_federated.model.settings import TrainerSettings
 
         invitation = self._invitation
         vocabulary = invitation.vocabulary

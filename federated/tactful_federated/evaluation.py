@@ -18,11 +18,11 @@ from typing import Final
 import numpy as np
 
 from tactful_federated.errors import HistoryError
+from tactful_federated.model.scores import Score
+from tactful_federated.model.vectors import Vector
 from tactful_federated.optimizer import Optimizer
 from tactful_federated.plan import TrainingPlan, Wishes, plan_noise_in_sum, plan_training
 from tactful_federated.private_rounds import Collector, PrivateTraining
-from tactful_federated.scores import Score
-from tactful_federated.vectors import Vector
 
 ANSWER_SIZE: Final = 3
 """Size of an answer: 1 if there was a question, share ranked first, share in the first five."""

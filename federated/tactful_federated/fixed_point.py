@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tactful_federated.errors import require
-from tactful_federated.vectors import Vector, clip_to_norm
+from tactful_federated.model.vectors import Vector, clip_to_norm
 
 IntegerVector = NDArray[np.int64]
 """Flat int64 vector of shape (parameters,)."""

@@ -31,10 +31,10 @@ from tactful_federated.compression import (
     to_bytes,
 )
 from tactful_federated.errors import VocabularyError, WeightsError, missing_extra, require
+from tactful_federated.model.scores import Score
+from tactful_federated.model.tokens import Vocabulary
+from tactful_federated.model.vectors import Vector
 from tactful_federated.one_run_grid import OneRunGrid
-from tactful_federated.scores import Score
-from tactful_federated.tokens import Vocabulary
-from tactful_federated.vectors import Vector
 
 try:
     from flwr.app import (

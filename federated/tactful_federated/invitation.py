@@ -10,8 +10,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from tactful_federated.checkpoint import write_whole
 from tactful_federated.errors import SettingsError
+from tactful_federated.model.tokens import Vocabulary
 from tactful_federated.plan import TrainingPlan
-from tactful_federated.tokens import Vocabulary
 
 Tier = Literal["clear", "secret", "noise-in-sum"]
 

@@ -13,9 +13,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 
 from tactful_federated.checkpoint import write_whole
 from tactful_federated.errors import FederatedError, PackageError
-from tactful_federated.inference import IntentPredictor
-from tactful_federated.tokens import Vocabulary
-from tactful_federated.vectors import Vector
+from tactful_federated.model.lstm_numpy import IntentPredictor
+from tactful_federated.model.tokens import Vocabulary
+from tactful_federated.model.vectors import Vector
 
 _LABEL = b"tactful intent model 1\0"
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tactful_federated.errors import WeightsError, require
-from tactful_federated.vectors import Vector, check_vector
+from tactful_federated.model.vectors import Vector, check_vector
 
 Doubles = NDArray[np.float64]
 

@@ -17,11 +17,11 @@ import numpy as np
 from threadpoolctl import ThreadpoolController
 
 from tactful_federated.errors import require
-from tactful_federated.inference import IntentPredictor, fit_temperature, mean_loss
-from tactful_federated.stacked_lstm import StackedModel
-from tactful_federated.tokens import PAD, Vocabulary, Windows, split_by_time, windows
-from tactful_federated.trainer_settings import TrainerSettings
-from tactful_federated.vectors import Vector, layer_shapes, layers
+from tactful_federated.model.lstm_batched import StackedModel
+from tactful_federated.model.lstm_numpy import IntentPredictor, fit_temperature, mean_loss
+from tactful_federated.model.settings import TrainerSettings
+from tactful_federated.model.tokens import PAD, Vocabulary, Windows, split_by_time, windows
+from tactful_federated.model.vectors import Vector, layer_shapes, layers
 
 Part = Literal["head", "all"]
 """Layers to fine-tune: the output layer, or all."""

@@ -17,11 +17,11 @@ from tactful_federated.checkpoint import load_arrays, lock_directory, save_array
 from tactful_federated.correlated_noise import CorrelatedNoise, NoiseMemory
 from tactful_federated.errors import BudgetError, CheckpointError
 from tactful_federated.fixed_point import IntegerVector
+from tactful_federated.model.vectors import Vector
 from tactful_federated.optimizer import Doubles, ModelState, Optimizer, step
 from tactful_federated.participation import Participation
 from tactful_federated.plan import TrainingPlan
 from tactful_federated.polling import Polling
-from tactful_federated.vectors import Vector
 
 _log = logging.getLogger(__name__)
 

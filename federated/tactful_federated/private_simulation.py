@@ -16,18 +16,18 @@ from tactful_federated.collectors import ClearCollector, SecureCollector
 from tactful_federated.device import Device
 from tactful_federated.device_ledger import DeviceLedger
 from tactful_federated.errors import FederatedError, WeightsError, require
-from tactful_federated.model import IntentModel
+from tactful_federated.model.lstm_torch import IntentModel
+from tactful_federated.model.sample_data import SAMPLE_CATALOGUE, sample_history
+from tactful_federated.model.scores import Score
+from tactful_federated.model.settings import TrainerSettings
+from tactful_federated.model.tokens import Vocabulary, windows
+from tactful_federated.model.vectors import Vector
 from tactful_federated.optimizer import Optimizer
 from tactful_federated.plan import TrainingPlan, Wishes, plan_noise_in_sum, plan_training
 from tactful_federated.private_rounds import Collector, Outcome, PrivateTraining
 from tactful_federated.rounds import Population
-from tactful_federated.sample import SAMPLE_CATALOGUE, sample_history
-from tactful_federated.scores import Score
 from tactful_federated.secure_messages import Session, enrol
 from tactful_federated.secure_round import SecureRounds
-from tactful_federated.tokens import Vocabulary, windows
-from tactful_federated.trainer_settings import TrainerSettings
-from tactful_federated.vectors import Vector
 
 Tier = Literal["clear", "secret", "noise-in-sum"]
 

@@ -12,9 +12,9 @@ from typing import Any
 
 from tactful_federated.cohort import SimulatedPopulation
 from tactful_federated.errors import missing_extra, require
-from tactful_federated.scores import Score
-from tactful_federated.tokens import Windows
-from tactful_federated.vectors import Vector
+from tactful_federated.model.scores import Score
+from tactful_federated.model.tokens import Windows
+from tactful_federated.model.vectors import Vector
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray reads it on import
 try:

@@ -17,9 +17,9 @@ from typing import Protocol
 import numpy as np
 
 from tactful_federated.errors import HistoryError, WeightsError, require
+from tactful_federated.model.scores import Score
+from tactful_federated.model.vectors import Vector, check_vector, l2_norm
 from tactful_federated.optimizer import ModelState, Optimizer, step
-from tactful_federated.scores import Score
-from tactful_federated.vectors import Vector, check_vector, l2_norm
 
 _log = logging.getLogger(__name__)
 

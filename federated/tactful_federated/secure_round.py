@@ -11,10 +11,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 
 from tactful_federated.errors import SecureSumError, WeightsError
 from tactful_federated.fixed_point import IntegerVector
+from tactful_federated.model.vectors import Vector
 from tactful_federated.plan import TrainingPlan
 from tactful_federated.secure_device import SecureSumDevice
 from tactful_federated.secure_messages import Enrolment, Session, decode
-from tactful_federated.vectors import Vector
 from tactful_privacy import WideGaussian
 
 _log = logging.getLogger(__name__)

@@ -18,6 +18,9 @@ from tactful_federated.collectors import ClearCollector, SecureCollector
 from tactful_federated.compression import Encoding
 from tactful_federated.errors import SettingsError, missing_extra, require
 from tactful_federated.invitation import Invitation, Tier, read_invitation, save_invitation
+from tactful_federated.model.settings import TrainerSettings
+from tactful_federated.model.tokens import Vocabulary
+from tactful_federated.model.vectors import Vector
 from tactful_federated.model_package import pack_model
 from tactful_federated.optimizer import Optimizer
 from tactful_federated.plan import Wishes, plan_noise_in_sum, plan_training
@@ -29,9 +32,6 @@ from tactful_federated.private_rounds import (
     wait_for_devices,
 )
 from tactful_federated.secure_messages import FEWEST_DEVICES
-from tactful_federated.tokens import Vocabulary
-from tactful_federated.trainer_settings import TrainerSettings
-from tactful_federated.vectors import Vector
 from tactful_privacy.durable_files import replacing
 
 try:
@@ -156,7 +156,7 @@ def authority_key(directory: Path) -> Ed25519PrivateKey:
 
 def initial_weights(vocabulary: Vocabulary, *, embedding: int = 32, hidden: int = 32) -> Vector:
     """Return the initial weights of a run, equal on all machines."""
-    from tactful_federated.model import IntentModel
+    from tactful_federated.model.lstm_torch import IntentModel
 
     return IntentModel(vocabulary.size, embedding=embedding, hidden=hidden, seed=7).vector()
 

@@ -26,8 +26,8 @@ from tactful_federated import (
     invite,
     make_tls,
 )
+from tactful_federated.model.vectors import Vector
 from tactful_federated.serving import authority_key
-from tactful_federated.vectors import Vector
 
 ROOT = Path(__file__).resolve().parents[2]
 CATEGORIES = ["bread", "cheese", "milk"]

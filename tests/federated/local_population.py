@@ -5,8 +5,8 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from tactful_federated import Device
 from tactful_federated.errors import FederatedError
-from tactful_federated.scores import Score
-from tactful_federated.vectors import Vector
+from tactful_federated.model.scores import Score
+from tactful_federated.model.vectors import Vector
 
 _log = logging.getLogger(__name__)
 

@@ -18,8 +18,8 @@ from tactful_federated import (
     Wishes,
     plan_training,
 )
-from tactful_federated.scores import Score
-from tactful_federated.vectors import Vector
+from tactful_federated.model.scores import Score
+from tactful_federated.model.vectors import Vector
 
 SIZE = 6
 

@@ -25,7 +25,7 @@ from tactful_federated import (
 from tactful_federated.device_ledger import DeviceLedger
 from tactful_federated.errors import SecureSumError
 from tactful_federated.flower import training_app
-from tactful_federated.vectors import Vector
+from tactful_federated.model.vectors import Vector
 
 CATEGORIES = ["bread", "cheese", "milk"]
 WISHES = Wishes(

@@ -16,8 +16,8 @@ from tactful_federated import (
     Windows,
     windows,
 )
-from tactful_federated.sample import SAMPLE_CATALOGUE, sample_history
-from tactful_federated.vectors import l2_norm
+from tactful_federated.model.sample_data import SAMPLE_CATALOGUE, sample_history
+from tactful_federated.model.vectors import l2_norm
 
 VOCABULARY = Vocabulary.from_catalogue(SAMPLE_CATALOGUE)
 SETTINGS = TrainerSettings(epochs=2, batch_size=3, scored=6, context=4, held_out=0.0)

@@ -16,7 +16,7 @@ from tactful_federated.compression import (
     to_bytes,
 )
 from tactful_federated.errors import WeightsError
-from tactful_federated.vectors import clip_to_norm, l2_norm
+from tactful_federated.model.vectors import clip_to_norm, l2_norm
 
 UPDATES = arrays.arrays(
     np.float32,

@@ -19,11 +19,11 @@ from tactful_federated import (
     windows,
 )
 from tactful_federated.errors import WeightsError
-from tactful_federated.markov import fit_markov, fit_popularity
-from tactful_federated.sample import SAMPLE_CATALOGUE, sample_history
-from tactful_federated.scores import Score
-from tactful_federated.tokens import split_by_time
-from tactful_federated.vectors import l2_norm
+from tactful_federated.model.markov import fit_markov, fit_popularity
+from tactful_federated.model.sample_data import SAMPLE_CATALOGUE, sample_history
+from tactful_federated.model.scores import Score
+from tactful_federated.model.tokens import split_by_time
+from tactful_federated.model.vectors import l2_norm
 
 VOCABULARY = Vocabulary.from_catalogue(SAMPLE_CATALOGUE)
 

@@ -38,10 +38,10 @@ from tactful_federated.evaluation import (
     evaluator,
     plan_evaluations,
 )
+from tactful_federated.model.sample_data import SAMPLE_CATALOGUE, sample_history
+from tactful_federated.model.scores import Score
+from tactful_federated.model.vectors import Vector, l2_norm
 from tactful_federated.private_simulation import LocalTransport
-from tactful_federated.sample import SAMPLE_CATALOGUE, sample_history
-from tactful_federated.scores import Score
-from tactful_federated.vectors import Vector, l2_norm
 
 VOCABULARY = Vocabulary.from_catalogue(SAMPLE_CATALOGUE)
 MODEL = IntentModel(VOCABULARY.size, seed=3)

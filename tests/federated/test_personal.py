@@ -15,10 +15,10 @@ from tactful_federated import (
     personalise,
     windows,
 )
-from tactful_federated.inference import mean_loss
-from tactful_federated.sample import SAMPLE_CATALOGUE, sample_history
-from tactful_federated.tokens import split_by_time
-from tactful_federated.vectors import layer_shapes, layers
+from tactful_federated.model.lstm_numpy import mean_loss
+from tactful_federated.model.sample_data import SAMPLE_CATALOGUE, sample_history
+from tactful_federated.model.tokens import split_by_time
+from tactful_federated.model.vectors import layer_shapes, layers
 
 VOCABULARY = Vocabulary.from_catalogue(SAMPLE_CATALOGUE)
 SHARED = IntentPredictor(IntentModel(VOCABULARY.size, seed=1).vector(), VOCABULARY.size)
@@ -98,7 +98,7 @@ def test_questions_are_answered_as_one_by_one() -> None:
 def test_it_takes_nothing_to_train_with_but_numpy() -> None:
     code = (
         "import sys, numpy as np, tactful_federated as f\n"
-        "from tactful_federated.vectors import parameter_count\n"
+        "from tactful_federated.model.vectors import parameter_count\n"
         "v = f.Vocabulary.from_catalogue(['a', 'b'])\n"
         "w = np.zeros(parameter_count(v.size), dtype=np.float32)\n"
         "f.personalise(f.IntentPredictor(w, v.size), [['a'], ['b']] * 20, v)\n"

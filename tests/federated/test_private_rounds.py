@@ -26,10 +26,10 @@ from tactful_federated import (
 )
 from tactful_federated.errors import BudgetError
 from tactful_federated.invitation import Tier
+from tactful_federated.model.vectors import Vector
 from tactful_federated.participation import Participation
 from tactful_federated.plan import without_noise
 from tactful_federated.serving import LiveView, initial_weights
-from tactful_federated.vectors import Vector
 
 BARE = without_noise(small_plan())
 PLAIN = Optimizer(momentum=0.0, averaging=0.0)

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from tactful_federated import SettingsError, SimulatedPopulation, TrainerSettings, windows
-from tactful_federated.model import IntentModel
+from tactful_federated.model.lstm_torch import IntentModel
+from tactful_federated.model.sample_data import SAMPLE_CATALOGUE, sample_history
+from tactful_federated.model.tokens import Vocabulary
 from tactful_federated.private_simulation import PrivateSimulationSettings, simulate_privately
-from tactful_federated.sample import SAMPLE_CATALOGUE, sample_history
-from tactful_federated.tokens import Vocabulary
 
 pytest.importorskip("ray", reason="needs the extra ray")
 pytestmark = pytest.mark.slow

@@ -13,10 +13,10 @@ from hypothesis.extra.numpy import arrays
 from tests.federated.private_run import SIZE, Devices, small_plan, training
 
 from tactful_federated import ClearCollector, SettingsError
+from tactful_federated.model.vectors import Vector
 from tactful_federated.plan import without_noise
 from tactful_federated.robust import trimmed_sum
 from tactful_federated.serving import collector_for
-from tactful_federated.vectors import Vector
 
 BARE = without_noise(small_plan())
 ZERO: Vector = np.zeros(SIZE, dtype=np.float32)

@@ -29,9 +29,9 @@ from tactful_federated import (
 )
 from tactful_federated.collectors import SecureTransport
 from tactful_federated.errors import SecureSumError, WeightsError
+from tactful_federated.model.vectors import Vector
 from tactful_federated.plan import without_noise
 from tactful_federated.secure_messages import encode
-from tactful_federated.vectors import Vector
 from tactful_privacy import WideGaussian
 
 AUTHORITY = Ed25519PrivateKey.generate()

@@ -32,9 +32,9 @@ from tactful_federated import (
     make_tls,
 )
 from tactful_federated.invitation import Tier
+from tactful_federated.model.vectors import Vector
 from tactful_federated.secure_messages import Advert, Agreement, Boxes, Masked, Opened
 from tactful_federated.serving import authority_key, initial_weights
-from tactful_federated.vectors import Vector
 
 CATEGORIES = ["confectionery", "pharmaceuticals", "winter-clothing"]
 NODES = range(1, 6)

@@ -12,7 +12,7 @@ import click
 from tactful.cli.options import existing_file, with_options
 from tactful.errors import ConfigError
 from tactful_federated import Tls, Vocabulary, Wishes, make_tls
-from tactful_federated.vectors import parameter_count
+from tactful_federated.model.vectors import parameter_count
 
 
 class CohortOptions(TypedDict):
@@ -151,7 +151,7 @@ def widths_of(widths: WidthOptions, catalogue: Iterable[str]) -> WidthOptions:
     Raises:
         ConfigError: it is too large.
     """
-    from tactful_federated.model import MAX_PARAMETERS  # imports torch
+    from tactful_federated.model.lstm_torch import MAX_PARAMETERS  # imports torch
 
     embedding, hidden = widths["embedding"], widths["hidden"]
     tokens = Vocabulary.from_catalogue(catalogue).size

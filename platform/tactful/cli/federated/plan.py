@@ -11,7 +11,7 @@ import msgspec
 from tactful.cli.federated.options import CohortOptions, cohort_options, wishes_of
 from tactful.errors import ConfigError
 from tactful_federated import SettingsError, plan_training
-from tactful_federated.curvature import CURVATURE
+from tactful_federated.model.curvature import CURVATURE
 
 
 @click.command("plan")

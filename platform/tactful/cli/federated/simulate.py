@@ -21,8 +21,8 @@ from tactful_federated import (
     SettingsError,
     simulate_privately,
 )
+from tactful_federated.model.sample_data import SAMPLE_CATALOGUE
 from tactful_federated.private_simulation import Tier
-from tactful_federated.sample import SAMPLE_CATALOGUE
 
 
 @click.command("simulate")

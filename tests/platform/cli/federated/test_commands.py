@@ -14,9 +14,9 @@ from click.testing import CliRunner, Result
 from tactful.cli.main import main
 from tactful.errors import StorageError
 from tactful_federated import Evaluation, Vocabulary
-from tactful_federated.curvature import CURVATURE
-from tactful_federated.sample import SAMPLE_CATALOGUE
-from tactful_federated.vectors import parameter_count
+from tactful_federated.model.curvature import CURVATURE
+from tactful_federated.model.sample_data import SAMPLE_CATALOGUE
+from tactful_federated.model.vectors import parameter_count
 
 ASKED = [
     *("federated", "plan", "--population", "100000", "--rounds", "50", "--report-goal", "500"),

@@ -32,9 +32,9 @@ from tactful_federated import (
     serve_rounds,
 )
 from tactful_federated.invitation import save_invitation
+from tactful_federated.model.vectors import Vector
 from tactful_federated.private_rounds import Collected
 from tactful_federated.serving import initial_weights
-from tactful_federated.vectors import Vector
 
 CATEGORIES = ["bread", "cheese", "milk"]
 PLAN = TrainingPlan(  # as it was planned once: planning anew would take seconds

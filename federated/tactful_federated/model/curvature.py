@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tactful_federated.errors import require
-from tactful_federated.inference import IntentPredictor, mean_loss
-from tactful_federated.tokens import Windows
+from tactful_federated.model.lstm_numpy import IntentPredictor, mean_loss
+from tactful_federated.model.tokens import Windows
 
 CURVATURE: Final = 0.0027
 """Default in nats, for use before a model exists. Measured on an intent model of 17,662 parameters

@@ -14,8 +14,8 @@ from scipy import stats  # noqa: E402
 from torch import nn  # noqa: E402
 
 from tactful_federated import CentralSettings, SettingsError, train_privately  # noqa: E402
-from tactful_federated.central import epsilon_of  # noqa: E402
 from tactful_federated.errors import HistoryError  # noqa: E402
+from tactful_federated.model.dp_sgd import epsilon_of  # noqa: E402
 
 SETTINGS = CentralSettings(
     steps=60,

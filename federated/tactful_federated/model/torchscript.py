@@ -11,10 +11,10 @@ import io
 import warnings
 
 from tactful_federated.errors import missing_extra
-from tactful_federated.inference import require_temperature
-from tactful_federated.model import IntentModel
-from tactful_federated.tokens import FIRST_CATEGORY
-from tactful_federated.vectors import Vector
+from tactful_federated.model.lstm_numpy import require_temperature
+from tactful_federated.model.lstm_torch import IntentModel
+from tactful_federated.model.tokens import FIRST_CATEGORY
+from tactful_federated.model.vectors import Vector
 
 try:
     import torch

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from tactful_federated.errors import WeightsError
-from tactful_federated.vectors import check_vector, clip_to_norm
+from tactful_federated.model.vectors import check_vector, clip_to_norm
 
 _vectors = arrays(
     np.float32, st.integers(1, 40), elements=st.floats(-1e6, 1e6, width=32, allow_subnormal=False)

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tactful_federated.errors import WeightsError
-from tactful_federated.tokens import FIRST_CATEGORY
+from tactful_federated.model.tokens import FIRST_CATEGORY
 
 Vector = NDArray[np.float32]
 """Flat float32 vector of shape (parameters,)."""

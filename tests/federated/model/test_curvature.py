@@ -11,9 +11,9 @@ from tactful_federated import (
     mean_curvature,
     windows,
 )
-from tactful_federated.inference import mean_loss
-from tactful_federated.sample import SAMPLE_CATALOGUE, sample_history
-from tactful_federated.vectors import layer_shapes, layers, parameter_count
+from tactful_federated.model.lstm_numpy import mean_loss
+from tactful_federated.model.sample_data import SAMPLE_CATALOGUE, sample_history
+from tactful_federated.model.vectors import layer_shapes, layers, parameter_count
 
 VOCABULARY = Vocabulary.from_catalogue(SAMPLE_CATALOGUE)
 ASKED = windows(VOCABULARY.sequence(sample_history(1, baskets=60)))

@@ -6,9 +6,9 @@ import torch
 
 from tactful_federated import IntentModel, SettingsError
 from tactful_federated.errors import VocabularyError, WeightsError
-from tactful_federated.model import MAX_PARAMETERS
-from tactful_federated.tokens import FIRST_CATEGORY
-from tactful_federated.vectors import parameter_count
+from tactful_federated.model.lstm_torch import MAX_PARAMETERS
+from tactful_federated.model.tokens import FIRST_CATEGORY
+from tactful_federated.model.vectors import parameter_count
 
 
 def test_vector_round_trip() -> None:

@@ -12,9 +12,9 @@ from typing import Final
 import numpy as np
 
 from tactful_federated.errors import missing_extra
-from tactful_federated.inference import require_temperature
-from tactful_federated.tokens import FIRST_CATEGORY
-from tactful_federated.vectors import Vector, checked_layers
+from tactful_federated.model.lstm_numpy import require_temperature
+from tactful_federated.model.tokens import FIRST_CATEGORY
+from tactful_federated.model.vectors import Vector, checked_layers
 
 try:
     from onnx import NodeProto, TensorProto, checker, helper, numpy_helper

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tactful_federated.errors import SettingsError, VocabularyError, require
-from tactful_federated.tokens import BOUNDARY, FIRST_CATEGORY, PAD, Windows
-from tactful_federated.vectors import Vector, checked_layers
+from tactful_federated.model.tokens import BOUNDARY, FIRST_CATEGORY, PAD, Windows
+from tactful_federated.model.vectors import Vector, checked_layers
 
 _CONTEXT_TOKENS = 256
 

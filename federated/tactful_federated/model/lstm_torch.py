@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tactful_federated.errors import SettingsError, VocabularyError, missing_extra
-from tactful_federated.tokens import BOUNDARY, FIRST_CATEGORY, PAD
-from tactful_federated.vectors import Vector, check_vector, parameter_count
+from tactful_federated.model.tokens import BOUNDARY, FIRST_CATEGORY, PAD
+from tactful_federated.model.vectors import Vector, check_vector, parameter_count
 
 try:
     import torch

@@ -16,8 +16,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from tactful_federated.tokens import FIRST_CATEGORY, PAD
-from tactful_federated.vectors import layer_shapes, layers, parameter_count
+from tactful_federated.model.tokens import FIRST_CATEGORY, PAD
+from tactful_federated.model.vectors import layer_shapes, layers, parameter_count
 
 Floats = NDArray[np.float32]
 Tokens = NDArray[np.int64]

@@ -14,8 +14,8 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from tactful_federated.scores import Score
-from tactful_federated.tokens import FIRST_CATEGORY, PAD, Windows
+from tactful_federated.model.scores import Score
+from tactful_federated.model.tokens import FIRST_CATEGORY, PAD, Windows
 
 _LONGEST = 5
 
