@@ -39,8 +39,8 @@ from tactful_federated import (
     make_tls,
     read_invitation,
 )
-from tactful_federated.fixed_point import IntegerVector
-from tactful_federated.invitation import Tier
+from tactful_federated.core.fixed_point import IntegerVector
+from tactful_federated.core.invitation import Tier
 from tactful_federated.model.sample_data import SAMPLE_CATALOGUE, sample_history
 from tactful_federated.model.vectors import Vector
 from tactful_federated.serving import authority_key, initial_weights

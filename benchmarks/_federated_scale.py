@@ -32,11 +32,11 @@ import numpy as np
 
 from benchmarks.figures import Figure
 from tactful_federated import SimulatedPopulation, TrainerSettings, Vocabulary, windows
+from tactful_federated.core.server_optimizer import Doubles
 from tactful_federated.errors import HistoryError
 from tactful_federated.model.sample_data import SAMPLE_CATALOGUE, sample_history
 from tactful_federated.model.tokens import Windows
 from tactful_federated.model.vectors import Vector, parameter_count
-from tactful_federated.optimizer import Doubles
 
 if TYPE_CHECKING:
     from flwr.app import Context

@@ -37,8 +37,8 @@ from tactful_federated import (
     Wishes,
     plan_training,
 )
+from tactful_federated.core.server_optimizer import step
 from tactful_federated.model.vectors import Vector
-from tactful_federated.optimizer import step
 
 _ROOT = Path(__file__).resolve().parents[1]
 _NORM = 2.0

@@ -10,6 +10,9 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from tactful_federated.core.fedavg import RoundSettings, run_rounds, start
+from tactful_federated.core.polling import Polling
+from tactful_federated.core.server_optimizer import ModelState, Optimizer
 from tactful_federated.errors import (
     CheckpointError,
     FederatedError,
@@ -18,26 +21,35 @@ from tactful_federated.errors import (
 )
 from tactful_federated.model.settings import TrainerSettings
 from tactful_federated.model.tokens import Vocabulary, Windows, windows
-from tactful_federated.optimizer import ModelState, Optimizer
-from tactful_federated.polling import Polling
-from tactful_federated.rounds import RoundSettings, run_rounds, start
 
 if TYPE_CHECKING:
     from tactful_federated.buffered_serving import FlowerStream, serve_buffered
     from tactful_federated.certificates import Tls, make_tls
     from tactful_federated.cohort import SimulatedPopulation
     from tactful_federated.collectors import ClearCollector, SecureCollector
-    from tactful_federated.correlated_noise import CorrelatedNoise, NoiseMemory
+    from tactful_federated.core.invitation import Invitation, read_invitation
+    from tactful_federated.core.matrix_noise import CorrelatedNoise, NoiseMemory
+    from tactful_federated.core.plan import (
+        TrainingPlan,
+        Wishes,
+        plan_noise_in_sum,
+        plan_training,
+        without_noise,
+    )
+    from tactful_federated.core.private_evaluation import (
+        Evaluation,
+        PrivateEvaluations,
+        plan_evaluations,
+    )
+    from tactful_federated.core.private_training import Outcome, PrivateTraining
     from tactful_federated.device import Device
     from tactful_federated.device_home import DeviceHome, EnrolmentRequest
     from tactful_federated.device_intent import DeviceIntent, Trigger
     from tactful_federated.device_limits import Limits, keep_within
-    from tactful_federated.evaluation import Evaluation, PrivateEvaluations, plan_evaluations
     from tactful_federated.event_store import EventStore
     from tactful_federated.fleet import FleetClient
     from tactful_federated.flower import FlowerPopulation, LocalGrid, client_app
     from tactful_federated.flower_secure import FlowerSecureTransport, secure_client_app
-    from tactful_federated.invitation import Invitation, read_invitation
     from tactful_federated.model.curvature import mean_curvature
     from tactful_federated.model.dp_sgd import CentralSettings, train_privately
     from tactful_federated.model.lstm_numpy import IntentPredictor
@@ -46,14 +58,6 @@ if TYPE_CHECKING:
     from tactful_federated.model.torchscript import to_torchscript
     from tactful_federated.model_package import ModelSlot
     from tactful_federated.personal import personalise
-    from tactful_federated.plan import (
-        TrainingPlan,
-        Wishes,
-        plan_noise_in_sum,
-        plan_training,
-        without_noise,
-    )
-    from tactful_federated.private_rounds import Outcome, PrivateTraining
     from tactful_federated.private_simulation import PrivateSimulationSettings, simulate_privately
     from tactful_federated.secure_messages import Enrolment, Session, enrol
     from tactful_federated.secure_round import SecureRounds
@@ -144,13 +148,13 @@ __all__ = [
 _MODULE_OF = {
     "CentralSettings": "model.dp_sgd",
     "ClearCollector": "collectors",
-    "CorrelatedNoise": "correlated_noise",
+    "CorrelatedNoise": "core.matrix_noise",
     "Device": "device",
     "DeviceHome": "device_home",
     "DeviceIntent": "device_intent",
     "Enrolment": "secure_messages",
     "EnrolmentRequest": "device_home",
-    "Evaluation": "evaluation",
+    "Evaluation": "core.private_evaluation",
     "EventStore": "event_store",
     "FleetClient": "fleet",
     "FlowerPopulation": "flower",
@@ -158,16 +162,16 @@ _MODULE_OF = {
     "FlowerStream": "buffered_serving",
     "IntentModel": "model.lstm_torch",
     "IntentPredictor": "model.lstm_numpy",
-    "Invitation": "invitation",
+    "Invitation": "core.invitation",
     "Limits": "device_limits",
     "LiveView": "serving",
     "LocalGrid": "flower",
     "ModelSlot": "model_package",
-    "NoiseMemory": "correlated_noise",
-    "Outcome": "private_rounds",
-    "PrivateEvaluations": "evaluation",
+    "NoiseMemory": "core.matrix_noise",
+    "Outcome": "core.private_training",
+    "PrivateEvaluations": "core.private_evaluation",
     "PrivateSimulationSettings": "private_simulation",
-    "PrivateTraining": "private_rounds",
+    "PrivateTraining": "core.private_training",
     "SecureCollector": "collectors",
     "SecureRounds": "secure_round",
     "SecureSumServer": "secure_server",
@@ -176,9 +180,9 @@ _MODULE_OF = {
     "SimulationSettings": "simulation",
     "SuperLink": "superlink",
     "Tls": "certificates",
-    "TrainingPlan": "plan",
+    "TrainingPlan": "core.plan",
     "Trigger": "device_intent",
-    "Wishes": "plan",
+    "Wishes": "core.plan",
     "client_app": "flower",
     "collector_for": "serving",
     "enrol": "secure_messages",
@@ -188,10 +192,10 @@ _MODULE_OF = {
     "make_tls": "certificates",
     "mean_curvature": "model.curvature",
     "personalise": "personal",
-    "plan_evaluations": "evaluation",
-    "plan_noise_in_sum": "plan",
-    "plan_training": "plan",
-    "read_invitation": "invitation",
+    "plan_evaluations": "core.private_evaluation",
+    "plan_noise_in_sum": "core.plan",
+    "plan_training": "core.plan",
+    "read_invitation": "core.invitation",
     "secure_client_app": "flower_secure",
     "serve_buffered": "buffered_serving",
     "serve_evaluation": "serving_evaluations",
@@ -202,7 +206,7 @@ _MODULE_OF = {
     "to_onnx": "model.onnx",
     "to_torchscript": "model.torchscript",
     "train_privately": "model.dp_sgd",
-    "without_noise": "plan",
+    "without_noise": "core.plan",
 }
 
 

@@ -21,6 +21,10 @@ from typing import Any
 import numpy as np
 
 from tactful_federated.collectors import ClearCollector
+from tactful_federated.core.fedavg import RoundResult, RoundSettings, run_rounds, start
+from tactful_federated.core.plan import Wishes, plan_training
+from tactful_federated.core.private_training import PrivateTraining
+from tactful_federated.core.server_optimizer import Optimizer
 from tactful_federated.device import Device
 from tactful_federated.errors import HistoryError, missing_extra, require
 from tactful_federated.flower import FlowerPopulation, client_app
@@ -29,10 +33,6 @@ from tactful_federated.model.sample_data import SAMPLE_CATALOGUE, sample_history
 from tactful_federated.model.settings import TrainerSettings
 from tactful_federated.model.tokens import Vocabulary
 from tactful_federated.model.vectors import Vector
-from tactful_federated.optimizer import Optimizer
-from tactful_federated.plan import Wishes, plan_training
-from tactful_federated.private_rounds import PrivateTraining
-from tactful_federated.rounds import RoundResult, RoundSettings, run_rounds, start
 
 try:
     from flwr.app import Context

@@ -15,16 +15,16 @@ from pathlib import Path
 
 import numpy as np
 
-from tactful_federated.buffered import BufferedTraining
-from tactful_federated.compression import Encoding
+from tactful_federated.core.buffered import BufferedTraining
+from tactful_federated.core.compression import Encoding
+from tactful_federated.core.invitation import Invitation
+from tactful_federated.core.polling import Polling
+from tactful_federated.core.private_training import Outcome
+from tactful_federated.core.server_optimizer import Optimizer
 from tactful_federated.errors import BudgetError, missing_extra, require
 from tactful_federated.flower import FlowerPopulation, update_of
-from tactful_federated.invitation import Invitation
 from tactful_federated.model.tokens import Vocabulary
 from tactful_federated.model.vectors import Vector
-from tactful_federated.optimizer import Optimizer
-from tactful_federated.polling import Polling
-from tactful_federated.private_rounds import Outcome
 from tactful_federated.serving import LiveView, open_run, publish, show_round
 
 try:

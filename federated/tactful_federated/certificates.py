@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from tactful_federated.checkpoint import write_whole
+from tactful_federated.core.checkpoint import write_whole
 from tactful_federated.errors import SettingsError
 
 _AUTHORITY_DAYS, _SERVER_DAYS = 3650, 397

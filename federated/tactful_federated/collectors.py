@@ -12,12 +12,12 @@ from typing import Protocol
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
+from tactful_federated.core.fedavg import Population
+from tactful_federated.core.plan import TrainingPlan
+from tactful_federated.core.private_training import Collected
+from tactful_federated.core.trimming import trimmed_sum
 from tactful_federated.errors import SecureSumError, WeightsError, require
 from tactful_federated.model.vectors import Vector, check_vector
-from tactful_federated.plan import TrainingPlan
-from tactful_federated.private_rounds import Collected
-from tactful_federated.robust import trimmed_sum
-from tactful_federated.rounds import Population
 from tactful_federated.secure_messages import Session, encode
 from tactful_federated.secure_server import SecureSumServer, sum_in_secret
 

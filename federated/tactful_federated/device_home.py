@@ -12,13 +12,13 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from tactful_federated.certificates import node_key, public_pem, secret_file
-from tactful_federated.checkpoint import write_whole
+from tactful_federated.core.checkpoint import write_whole
+from tactful_federated.core.invitation import Invitation
 from tactful_federated.device_intent import FIRED
 from tactful_federated.device_ledger import DeviceLedger
 from tactful_federated.device_limits import latest
 from tactful_federated.errors import ConsentError, SettingsError, missing_extra, require
 from tactful_federated.event_store import EventStore
-from tactful_federated.invitation import Invitation
 from tactful_federated.model.vectors import Vector
 from tactful_federated.secure_messages import Enrolment, Session
 from tactful_federated.secure_round import SecureRounds, Trainer
@@ -151,7 +151,7 @@ class DeviceHome:
 
     def evaluator(self) -> Trainer:
         """Return the trainer of `app` that answers evaluations."""
-        from tactful_federated.evaluation import evaluator
+        from tactful_federated.core.private_evaluation import evaluator
 
         device = self._device()
         return evaluator(lambda weights: device().evaluate(weights))

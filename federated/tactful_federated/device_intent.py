@@ -18,7 +18,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from tactful_federated.checkpoint import write_whole
+from tactful_federated.core.checkpoint import write_whole
 from tactful_federated.errors import require
 from tactful_federated.event_store import EventStore
 from tactful_federated.model.lstm_numpy import IntentPredictor, mean_loss

@@ -6,8 +6,8 @@ import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 
+from tactful_federated.core.plan import TrainingPlan
 from tactful_federated.errors import SecureSumError
-from tactful_federated.plan import TrainingPlan
 from tactful_federated.secure_messages import Session
 
 _SCHEMA = """

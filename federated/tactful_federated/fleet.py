@@ -15,8 +15,8 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from tactful_federated.certificates import public_pem
+from tactful_federated.core.polling import Polling
 from tactful_federated.errors import FederatedError, missing_extra
-from tactful_federated.polling import Polling
 
 try:
     import httpx

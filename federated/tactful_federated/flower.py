@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from tactful_federated.compression import (
+from tactful_federated.core.compression import (
     ENCODINGS,
     Encoding,
     compress,

@@ -16,7 +16,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
-from tactful_federated.compression import from_bytes, restore, to_bytes
+from tactful_federated.core.compression import from_bytes, restore, to_bytes
 from tactful_federated.errors import missing_extra
 from tactful_federated.model.vectors import Vector
 from tactful_federated.secure_round import SecureRounds

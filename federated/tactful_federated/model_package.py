@@ -11,7 +11,7 @@ import numpy as np
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-from tactful_federated.checkpoint import write_whole
+from tactful_federated.core.checkpoint import write_whole
 from tactful_federated.errors import FederatedError, PackageError
 from tactful_federated.model.lstm_numpy import IntentPredictor
 from tactful_federated.model.tokens import Vocabulary

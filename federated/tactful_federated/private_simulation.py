@@ -13,6 +13,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from tactful_federated.cohort import SimulatedPopulation
 from tactful_federated.collectors import ClearCollector, SecureCollector
+from tactful_federated.core.fedavg import Population
+from tactful_federated.core.plan import TrainingPlan, Wishes, plan_noise_in_sum, plan_training
+from tactful_federated.core.private_training import Collector, Outcome, PrivateTraining
+from tactful_federated.core.server_optimizer import Optimizer
 from tactful_federated.device import Device
 from tactful_federated.device_ledger import DeviceLedger
 from tactful_federated.errors import FederatedError, WeightsError, require
@@ -22,10 +26,6 @@ from tactful_federated.model.scores import Score
 from tactful_federated.model.settings import TrainerSettings
 from tactful_federated.model.tokens import Vocabulary, windows
 from tactful_federated.model.vectors import Vector
-from tactful_federated.optimizer import Optimizer
-from tactful_federated.plan import TrainingPlan, Wishes, plan_noise_in_sum, plan_training
-from tactful_federated.private_rounds import Collector, Outcome, PrivateTraining
-from tactful_federated.rounds import Population
 from tactful_federated.secure_messages import Session, enrol
 from tactful_federated.secure_round import SecureRounds
 

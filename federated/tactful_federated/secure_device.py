@@ -12,8 +12,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
+from tactful_federated.core.fixed_point import IntegerVector
 from tactful_federated.errors import SecureSumError
-from tactful_federated.fixed_point import IntegerVector
 from tactful_federated.secret_sharing import SHARE_BYTES, split
 from tactful_federated.secure_messages import (
     Advert,

@@ -9,10 +9,10 @@ from collections.abc import Callable
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
+from tactful_federated.core.fixed_point import IntegerVector
+from tactful_federated.core.plan import TrainingPlan
 from tactful_federated.errors import SecureSumError, WeightsError
-from tactful_federated.fixed_point import IntegerVector
 from tactful_federated.model.vectors import Vector
-from tactful_federated.plan import TrainingPlan
 from tactful_federated.secure_device import SecureSumDevice
 from tactful_federated.secure_messages import Enrolment, Session, decode
 from tactful_privacy import WideGaussian

@@ -12,8 +12,8 @@ import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
+from tactful_federated.core.fixed_point import IntegerVector
 from tactful_federated.errors import SecureSumError
-from tactful_federated.fixed_point import IntegerVector
 from tactful_federated.secret_sharing import SHARE_BYTES, join, weights_at_zero
 from tactful_federated.secure_messages import (
     FEWEST_DEVICES,

@@ -13,24 +13,24 @@ import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from tactful_federated.certificates import secret_file
-from tactful_federated.checkpoint import write_whole
 from tactful_federated.collectors import ClearCollector, SecureCollector
-from tactful_federated.compression import Encoding
-from tactful_federated.errors import SettingsError, missing_extra, require
-from tactful_federated.invitation import Invitation, Tier, read_invitation, save_invitation
-from tactful_federated.model.settings import TrainerSettings
-from tactful_federated.model.tokens import Vocabulary
-from tactful_federated.model.vectors import Vector
-from tactful_federated.model_package import pack_model
-from tactful_federated.optimizer import Optimizer
-from tactful_federated.plan import Wishes, plan_noise_in_sum, plan_training
-from tactful_federated.polling import Polling
-from tactful_federated.private_rounds import (
+from tactful_federated.core.checkpoint import write_whole
+from tactful_federated.core.compression import Encoding
+from tactful_federated.core.invitation import Invitation, Tier, read_invitation, save_invitation
+from tactful_federated.core.plan import Wishes, plan_noise_in_sum, plan_training
+from tactful_federated.core.polling import Polling
+from tactful_federated.core.private_training import (
     Collector,
     Outcome,
     PrivateTraining,
     wait_for_devices,
 )
+from tactful_federated.core.server_optimizer import Optimizer
+from tactful_federated.errors import SettingsError, missing_extra, require
+from tactful_federated.model.settings import TrainerSettings
+from tactful_federated.model.tokens import Vocabulary
+from tactful_federated.model.vectors import Vector
+from tactful_federated.model_package import pack_model
 from tactful_federated.secure_messages import FEWEST_DEVICES
 from tactful_privacy.durable_files import replacing
 

@@ -6,13 +6,17 @@ from pathlib import Path
 
 import msgspec
 
+from tactful_federated.core.invitation import Invitation, Tier, read_invitation, save_invitation
+from tactful_federated.core.plan import Wishes
+from tactful_federated.core.polling import Polling
+from tactful_federated.core.private_evaluation import (
+    Evaluation,
+    PrivateEvaluations,
+    plan_evaluations,
+)
+from tactful_federated.core.private_training import Collector, wait_for_devices
 from tactful_federated.errors import BudgetError, HistoryError, require
-from tactful_federated.evaluation import Evaluation, PrivateEvaluations, plan_evaluations
-from tactful_federated.invitation import Invitation, Tier, read_invitation, save_invitation
 from tactful_federated.model.vectors import Vector, check_vector, parameter_count
-from tactful_federated.plan import Wishes
-from tactful_federated.polling import Polling
-from tactful_federated.private_rounds import Collector, wait_for_devices
 from tactful_federated.secure_messages import FEWEST_DEVICES
 
 _POLLING = Polling()

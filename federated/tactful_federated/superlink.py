@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from tactful_federated.certificates import Tls, secret_file
-from tactful_federated.checkpoint import lock_directory
+from tactful_federated.core.checkpoint import lock_directory
 from tactful_federated.errors import FederatedError, missing_extra
 from tactful_federated.superlink_grid import SuperLinkGrid, runtime_client
 

@@ -12,9 +12,9 @@ import logging
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, cast
 
+from tactful_federated.core.polling import Polling
 from tactful_federated.errors import missing_extra
 from tactful_federated.one_run_grid import OneRunGrid
-from tactful_federated.polling import Polling
 
 try:
     from flwr.app import Message

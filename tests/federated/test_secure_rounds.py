@@ -28,9 +28,9 @@ from tactful_federated import (
     secure_client_app,
 )
 from tactful_federated.collectors import SecureTransport
+from tactful_federated.core.plan import without_noise
 from tactful_federated.errors import SecureSumError, WeightsError
 from tactful_federated.model.vectors import Vector
-from tactful_federated.plan import without_noise
 from tactful_federated.secure_messages import encode
 from tactful_privacy import WideGaussian
 

@@ -31,7 +31,7 @@ from tactful_federated import (
     invite,
     make_tls,
 )
-from tactful_federated.invitation import Tier
+from tactful_federated.core.invitation import Tier
 from tactful_federated.model.vectors import Vector
 from tactful_federated.secure_messages import Advert, Agreement, Boxes, Masked, Opened
 from tactful_federated.serving import authority_key, initial_weights

@@ -31,7 +31,7 @@ from tactful_federated import (
     read_invitation,
     serve_evaluation,
 )
-from tactful_federated.invitation import Tier
+from tactful_federated.core.invitation import Tier
 
 
 @click.command("evaluate")

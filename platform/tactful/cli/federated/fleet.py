@@ -53,9 +53,9 @@ from tactful_federated import (
     serve_buffered,
     serve_rounds,
 )
-from tactful_federated.checkpoint import write_whole
-from tactful_federated.compression import Encoding
-from tactful_federated.invitation import Invitation, Tier
+from tactful_federated.core.checkpoint import write_whole
+from tactful_federated.core.compression import Encoding
+from tactful_federated.core.invitation import Invitation, Tier
 from tactful_federated.serving import authority_key
 from tactful_federated.superlink import enrol_node
 from tactful_federated.superlink_grid import SuperLinkGrid

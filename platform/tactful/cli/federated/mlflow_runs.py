@@ -50,7 +50,7 @@ class FederatedRuns:
 
     def begin(self, invitation: Invitation) -> str:
         """The run's id: that of an earlier start, or a new one with the plan as parameters."""
-        from tactful_federated.checkpoint import write_whole
+        from tactful_federated.core.checkpoint import write_whole
 
         if self._kept.exists():
             return self._kept.read_text("utf-8")

@@ -31,9 +31,9 @@ from tactful_federated import (
     read_invitation,
     serve_rounds,
 )
-from tactful_federated.invitation import save_invitation
+from tactful_federated.core.invitation import save_invitation
+from tactful_federated.core.private_training import Collected
 from tactful_federated.model.vectors import Vector
-from tactful_federated.private_rounds import Collected
 from tactful_federated.serving import initial_weights
 
 CATEGORIES = ["bread", "cheese", "milk"]

@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from tactful.cli.main import main
 from tactful.schemas.messages import RecommendRequest
 from tactful_federated import Invitation, TrainingPlan, Vocabulary
-from tactful_federated.invitation import save_invitation
+from tactful_federated.core.invitation import save_invitation
 from tactful_federated.model.vectors import parameter_count
 from tactful_federated.model_package import pack_model
 

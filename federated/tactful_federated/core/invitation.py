@@ -8,10 +8,10 @@ from typing import Literal
 import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from tactful_federated.checkpoint import write_whole
+from tactful_federated.core.checkpoint import write_whole
+from tactful_federated.core.plan import TrainingPlan
 from tactful_federated.errors import SettingsError
 from tactful_federated.model.tokens import Vocabulary
-from tactful_federated.plan import TrainingPlan
 
 Tier = Literal["clear", "secret", "noise-in-sum"]
 

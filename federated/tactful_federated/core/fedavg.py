@@ -16,10 +16,10 @@ from typing import Protocol
 
 import numpy as np
 
+from tactful_federated.core.server_optimizer import ModelState, Optimizer, step
 from tactful_federated.errors import HistoryError, WeightsError, require
 from tactful_federated.model.scores import Score
 from tactful_federated.model.vectors import Vector, check_vector, l2_norm
-from tactful_federated.optimizer import ModelState, Optimizer, step
 
 _log = logging.getLogger(__name__)
 

@@ -24,8 +24,8 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from tactful_federated.core.fixed_point import IntegerVector
 from tactful_federated.errors import WeightsError, require
-from tactful_federated.fixed_point import IntegerVector
 from tactful_privacy import WideGaussian
 from tactful_privacy.mechanisms.matrix_factorisation import RootOfSums
 

@@ -13,9 +13,9 @@ from hypothesis.extra.numpy import arrays
 from tests.federated.private_run import SIZE, Devices, small_plan, training
 
 from tactful_federated import ClearCollector, SettingsError
+from tactful_federated.core.plan import without_noise
+from tactful_federated.core.trimming import trimmed_sum
 from tactful_federated.model.vectors import Vector
-from tactful_federated.plan import without_noise
-from tactful_federated.robust import trimmed_sum
 from tactful_federated.serving import collector_for
 
 BARE = without_noise(small_plan())

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tactful_federated import CorrelatedNoise, NoiseMemory
-from tactful_federated.correlated_noise import BandedRoot
+from tactful_federated.core.matrix_noise import BandedRoot
 from tactful_federated.errors import WeightsError
 from tactful_privacy import ParameterError
 

@@ -24,11 +24,11 @@ from tactful_federated import (
     Vocabulary,
     serve_rounds,
 )
+from tactful_federated.core.invitation import Tier
+from tactful_federated.core.participation import Participation
+from tactful_federated.core.plan import without_noise
 from tactful_federated.errors import BudgetError
-from tactful_federated.invitation import Tier
 from tactful_federated.model.vectors import Vector
-from tactful_federated.participation import Participation
-from tactful_federated.plan import without_noise
 from tactful_federated.serving import LiveView, initial_weights
 
 BARE = without_noise(small_plan())
@@ -295,7 +295,7 @@ def test_what_could_not_be_kept_is_not_shown(
         raise OSError("no space left on device")
 
     with monkeypatch.context() as patched, pytest.raises(OSError, match="no space"):
-        patched.setattr("tactful_federated.checkpoint.write_whole", full)
+        patched.setattr("tactful_federated.core.checkpoint.write_whole", full)
         run.run_round(devices)
     assert (run.round, run.releases) == (1, 1)
     assert np.array_equal(run.weights, before) and run._memory is memory

@@ -17,12 +17,12 @@ from typing import Final
 
 import numpy as np
 
+from tactful_federated.core.plan import TrainingPlan, Wishes, plan_noise_in_sum, plan_training
+from tactful_federated.core.private_training import Collector, PrivateTraining
+from tactful_federated.core.server_optimizer import Optimizer
 from tactful_federated.errors import HistoryError
 from tactful_federated.model.scores import Score
 from tactful_federated.model.vectors import Vector
-from tactful_federated.optimizer import Optimizer
-from tactful_federated.plan import TrainingPlan, Wishes, plan_noise_in_sum, plan_training
-from tactful_federated.private_rounds import Collector, PrivateTraining
 
 ANSWER_SIZE: Final = 3
 """Size of an answer: 1 if there was a question, share ranked first, share in the first five."""

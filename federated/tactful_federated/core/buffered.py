@@ -9,9 +9,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from tactful_federated.core.private_training import Outcome, PrivateTraining
 from tactful_federated.errors import BudgetError, WeightsError, require
 from tactful_federated.model.vectors import Vector, check_vector, clip_to_norm
-from tactful_federated.private_rounds import Outcome, PrivateTraining
 
 
 class BufferedTraining:

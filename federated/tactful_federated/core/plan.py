@@ -13,9 +13,9 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Final
 
-from tactful_federated.correlated_noise import BandedRoot, noise_scale
+from tactful_federated.core.fixed_point import FixedPoint
+from tactful_federated.core.matrix_noise import BandedRoot, noise_scale
 from tactful_federated.errors import SettingsError, missing_extra, require
-from tactful_federated.fixed_point import FixedPoint
 from tactful_privacy import WideGaussian
 
 UNIT: Final = "one device, the whole run (add or remove its updates: zero-out)"

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from tactful_federated import SettingsError
-from tactful_federated.compression import (
+from tactful_federated.core.compression import (
     ENCODINGS,
     Encoding,
     compress,

@@ -31,13 +31,13 @@ from tactful_federated import (
     serve_evaluation,
     without_noise,
 )
-from tactful_federated.errors import BudgetError, HistoryError, WeightsError
-from tactful_federated.evaluation import (
+from tactful_federated.core.private_evaluation import (
     ANSWER_SIZE,
     PrivateEvaluations,
     evaluator,
     plan_evaluations,
 )
+from tactful_federated.errors import BudgetError, HistoryError, WeightsError
 from tactful_federated.model.sample_data import SAMPLE_CATALOGUE, sample_history
 from tactful_federated.model.scores import Score
 from tactful_federated.model.vectors import Vector, l2_norm

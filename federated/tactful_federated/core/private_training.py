@@ -13,15 +13,15 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from tactful_federated.checkpoint import load_arrays, lock_directory, save_arrays, write_whole
-from tactful_federated.correlated_noise import CorrelatedNoise, NoiseMemory
+from tactful_federated.core.checkpoint import load_arrays, lock_directory, save_arrays, write_whole
+from tactful_federated.core.fixed_point import IntegerVector
+from tactful_federated.core.matrix_noise import CorrelatedNoise, NoiseMemory
+from tactful_federated.core.participation import Participation
+from tactful_federated.core.plan import TrainingPlan
+from tactful_federated.core.polling import Polling
+from tactful_federated.core.server_optimizer import Doubles, ModelState, Optimizer, step
 from tactful_federated.errors import BudgetError, CheckpointError
-from tactful_federated.fixed_point import IntegerVector
 from tactful_federated.model.vectors import Vector
-from tactful_federated.optimizer import Doubles, ModelState, Optimizer, step
-from tactful_federated.participation import Participation
-from tactful_federated.plan import TrainingPlan
-from tactful_federated.polling import Polling
 
 _log = logging.getLogger(__name__)
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from tactful_federated.core.fixed_point import IntegerVector
 from tactful_federated.errors import require
-from tactful_federated.fixed_point import IntegerVector
 
 _BLOCK = 1 << 12
 

@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tactful_federated import Optimizer, RoundSettings, SettingsError, run_rounds, start
+from tactful_federated.core.fedavg import RoundResult, ServerState, apply_reports, sample_cohort
 from tactful_federated.errors import HistoryError, WeightsError
 from tactful_federated.model.scores import Score
 from tactful_federated.model.vectors import Vector
-from tactful_federated.rounds import RoundResult, ServerState, apply_reports, sample_cohort
 
 PLAIN = RoundSettings(
     cohort=5,
