@@ -35,7 +35,7 @@ from tactful_federated import (
 )
 from tactful_federated.model.sample_data import SAMPLE_CATALOGUE, sample_history
 from tactful_federated.model.vectors import Vector
-from tactful_federated.secure_messages import encode
+from tactful_federated.secagg.messages import encode
 
 _AUTHORITY = Ed25519PrivateKey.generate()
 

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from tactful_federated.buffered_serving import FlowerStream, serve_buffered
     from tactful_federated.certificates import Tls, make_tls
     from tactful_federated.cohort import SimulatedPopulation
-    from tactful_federated.collectors import ClearCollector, SecureCollector
     from tactful_federated.core.invitation import Invitation, read_invitation
     from tactful_federated.core.matrix_noise import CorrelatedNoise, NoiseMemory
     from tactful_federated.core.plan import (
@@ -59,9 +58,10 @@ if TYPE_CHECKING:
     from tactful_federated.model_package import ModelSlot
     from tactful_federated.personal import personalise
     from tactful_federated.private_simulation import PrivateSimulationSettings, simulate_privately
-    from tactful_federated.secure_messages import Enrolment, Session, enrol
-    from tactful_federated.secure_round import SecureRounds
-    from tactful_federated.secure_server import SecureSumServer, sum_in_secret
+    from tactful_federated.secagg.collectors import ClearCollector, SecureCollector
+    from tactful_federated.secagg.messages import Enrolment, Session, enrol
+    from tactful_federated.secagg.round import SecureRounds
+    from tactful_federated.secagg.server import SecureSumServer, sum_in_secret
     from tactful_federated.serving import LiveView, collector_for, invite, serve_rounds
     from tactful_federated.serving_evaluations import invite_to_evaluations, serve_evaluation
     from tactful_federated.simulation import SimulationSettings, simulate
@@ -147,12 +147,12 @@ __all__ = [
 
 _MODULE_OF = {
     "CentralSettings": "model.dp_sgd",
-    "ClearCollector": "collectors",
+    "ClearCollector": "secagg.collectors",
     "CorrelatedNoise": "core.matrix_noise",
     "Device": "device",
     "DeviceHome": "device_home",
     "DeviceIntent": "device_intent",
-    "Enrolment": "secure_messages",
+    "Enrolment": "secagg.messages",
     "EnrolmentRequest": "device_home",
     "Evaluation": "core.private_evaluation",
     "EventStore": "event_store",
@@ -172,10 +172,10 @@ _MODULE_OF = {
     "PrivateEvaluations": "core.private_evaluation",
     "PrivateSimulationSettings": "private_simulation",
     "PrivateTraining": "core.private_training",
-    "SecureCollector": "collectors",
-    "SecureRounds": "secure_round",
-    "SecureSumServer": "secure_server",
-    "Session": "secure_messages",
+    "SecureCollector": "secagg.collectors",
+    "SecureRounds": "secagg.round",
+    "SecureSumServer": "secagg.server",
+    "Session": "secagg.messages",
     "SimulatedPopulation": "cohort",
     "SimulationSettings": "simulation",
     "SuperLink": "superlink",
@@ -185,7 +185,7 @@ _MODULE_OF = {
     "Wishes": "core.plan",
     "client_app": "flower",
     "collector_for": "serving",
-    "enrol": "secure_messages",
+    "enrol": "secagg.messages",
     "invite": "serving",
     "invite_to_evaluations": "serving_evaluations",
     "keep_within": "device_limits",
@@ -202,7 +202,7 @@ _MODULE_OF = {
     "serve_rounds": "serving",
     "simulate": "simulation",
     "simulate_privately": "private_simulation",
-    "sum_in_secret": "secure_server",
+    "sum_in_secret": "secagg.server",
     "to_onnx": "model.onnx",
     "to_torchscript": "model.torchscript",
     "train_privately": "model.dp_sgd",

@@ -20,7 +20,6 @@ from typing import Any
 
 import numpy as np
 
-from tactful_federated.collectors import ClearCollector
 from tactful_federated.core.fedavg import RoundResult, RoundSettings, run_rounds, start
 from tactful_federated.core.plan import Wishes, plan_training
 from tactful_federated.core.private_training import PrivateTraining
@@ -33,6 +32,7 @@ from tactful_federated.model.sample_data import SAMPLE_CATALOGUE, sample_history
 from tactful_federated.model.settings import TrainerSettings
 from tactful_federated.model.tokens import Vocabulary
 from tactful_federated.model.vectors import Vector
+from tactful_federated.secagg.collectors import ClearCollector
 
 try:
     from flwr.app import Context

@@ -20,8 +20,8 @@ from tactful_federated.device_limits import latest
 from tactful_federated.errors import ConsentError, SettingsError, missing_extra, require
 from tactful_federated.event_store import EventStore
 from tactful_federated.model.vectors import Vector
-from tactful_federated.secure_messages import Enrolment, Session
-from tactful_federated.secure_round import SecureRounds, Trainer
+from tactful_federated.secagg.messages import Enrolment, Session
+from tactful_federated.secagg.round import SecureRounds, Trainer
 
 try:
     from flwr.clientapp import ClientApp

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tactful_federated.core.plan import TrainingPlan
 from tactful_federated.errors import SecureSumError
-from tactful_federated.secure_messages import Session
+from tactful_federated.secagg.messages import Session
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS sessions (nonce BLOB PRIMARY KEY) WITHOUT ROWID;

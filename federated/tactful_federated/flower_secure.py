@@ -19,7 +19,7 @@ from typing import Any, cast
 from tactful_federated.core.compression import from_bytes, restore, to_bytes
 from tactful_federated.errors import missing_extra
 from tactful_federated.model.vectors import Vector
-from tactful_federated.secure_round import SecureRounds
+from tactful_federated.secagg.round import SecureRounds
 
 try:
     from flwr.app import ConfigRecord, Context, Message, MessageType, RecordDict

@@ -12,7 +12,6 @@ import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from tactful_federated.cohort import SimulatedPopulation
-from tactful_federated.collectors import ClearCollector, SecureCollector
 from tactful_federated.core.fedavg import Population
 from tactful_federated.core.plan import TrainingPlan, Wishes, plan_noise_in_sum, plan_training
 from tactful_federated.core.private_training import Collector, Outcome, PrivateTraining
@@ -26,8 +25,9 @@ from tactful_federated.model.scores import Score
 from tactful_federated.model.settings import TrainerSettings
 from tactful_federated.model.tokens import Vocabulary, windows
 from tactful_federated.model.vectors import Vector
-from tactful_federated.secure_messages import Session, enrol
-from tactful_federated.secure_round import SecureRounds
+from tactful_federated.secagg.collectors import ClearCollector, SecureCollector
+from tactful_federated.secagg.messages import Session, enrol
+from tactful_federated.secagg.round import SecureRounds
 
 Tier = Literal["clear", "secret", "noise-in-sum"]
 

@@ -13,7 +13,6 @@ import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from tactful_federated.certificates import secret_file
-from tactful_federated.collectors import ClearCollector, SecureCollector
 from tactful_federated.core.checkpoint import write_whole
 from tactful_federated.core.compression import Encoding
 from tactful_federated.core.invitation import Invitation, Tier, read_invitation, save_invitation
@@ -31,7 +30,8 @@ from tactful_federated.model.settings import TrainerSettings
 from tactful_federated.model.tokens import Vocabulary
 from tactful_federated.model.vectors import Vector
 from tactful_federated.model_package import pack_model
-from tactful_federated.secure_messages import FEWEST_DEVICES
+from tactful_federated.secagg.collectors import ClearCollector, SecureCollector
+from tactful_federated.secagg.messages import FEWEST_DEVICES
 from tactful_privacy.durable_files import replacing
 
 try:

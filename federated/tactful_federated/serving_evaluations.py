@@ -17,7 +17,7 @@ from tactful_federated.core.private_evaluation import (
 from tactful_federated.core.private_training import Collector, wait_for_devices
 from tactful_federated.errors import BudgetError, HistoryError, require
 from tactful_federated.model.vectors import Vector, check_vector, parameter_count
-from tactful_federated.secure_messages import FEWEST_DEVICES
+from tactful_federated.secagg.messages import FEWEST_DEVICES
 
 _POLLING = Polling()
 

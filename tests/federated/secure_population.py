@@ -8,9 +8,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from tactful_federated import SecureSumServer, Session
 from tactful_federated.errors import SecureSumError
-from tactful_federated.secure_device import SecureSumDevice
-from tactful_federated.secure_messages import Enrolment, encode, enrol
-from tactful_federated.secure_server import SecureTotal, sum_in_secret
+from tactful_federated.secagg.client import SecureSumDevice
+from tactful_federated.secagg.messages import Enrolment, encode, enrol
+from tactful_federated.secagg.server import SecureTotal, sum_in_secret
 
 AUTHORITY = Ed25519PrivateKey.generate()
 

@@ -14,8 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from tactful_federated.core.fixed_point import IntegerVector
 from tactful_federated.errors import SecureSumError
-from tactful_federated.secret_sharing import SHARE_BYTES, join, weights_at_zero
-from tactful_federated.secure_messages import (
+from tactful_federated.secagg.messages import (
     FEWEST_DEVICES,
     Advert,
     Agreement,
@@ -37,6 +36,7 @@ from tactful_federated.secure_messages import (
     survivors_text,
     threshold_of,
 )
+from tactful_federated.secagg.secret_sharing import SHARE_BYTES, join, weights_at_zero
 
 _log = logging.getLogger(__name__)
 

@@ -27,11 +27,11 @@ from tactful_federated import (
     plan_noise_in_sum,
     secure_client_app,
 )
-from tactful_federated.collectors import SecureTransport
 from tactful_federated.core.plan import without_noise
 from tactful_federated.errors import SecureSumError, WeightsError
 from tactful_federated.model.vectors import Vector
-from tactful_federated.secure_messages import encode
+from tactful_federated.secagg.collectors import SecureTransport
+from tactful_federated.secagg.messages import encode
 from tactful_privacy import WideGaussian
 
 AUTHORITY = Ed25519PrivateKey.generate()

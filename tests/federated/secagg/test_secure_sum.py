@@ -11,7 +11,7 @@ from tests.federated.secure_population import AUTHORITY, Wire, lead, member, ses
 
 from tactful_federated import SecureSumServer, sum_in_secret
 from tactful_federated.errors import SecureSumError
-from tactful_federated.secure_messages import (
+from tactful_federated.secagg.messages import (
     Advert,
     Agreement,
     Agreements,
@@ -392,7 +392,7 @@ def test_masks_are_of_256_bits_and_bound_to_the_session() -> None:
     """flwr folds its keys to 32 bits, so two keys may give one mask and all can be tried."""
     from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
-    from tactful_federated.secure_messages import own_mask, pair_mask
+    from tactful_federated.secagg.messages import own_mask, pair_mask
 
     one, other = X25519PrivateKey.generate(), X25519PrivateKey.generate()
     key = other.public_key().public_bytes_raw()

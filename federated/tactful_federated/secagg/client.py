@@ -14,8 +14,7 @@ from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
 from tactful_federated.core.fixed_point import IntegerVector
 from tactful_federated.errors import SecureSumError
-from tactful_federated.secret_sharing import SHARE_BYTES, split
-from tactful_federated.secure_messages import (
+from tactful_federated.secagg.messages import (
     Advert,
     Agreement,
     Agreements,
@@ -41,6 +40,7 @@ from tactful_federated.secure_messages import (
     survivors_text,
     threshold_of,
 )
+from tactful_federated.secagg.secret_sharing import SHARE_BYTES, split
 
 _NONCE = bytes(12)
 _SESSION_ENDED = -9

@@ -13,8 +13,8 @@ from tactful_federated.core.fixed_point import IntegerVector
 from tactful_federated.core.plan import TrainingPlan
 from tactful_federated.errors import SecureSumError, WeightsError
 from tactful_federated.model.vectors import Vector
-from tactful_federated.secure_device import SecureSumDevice
-from tactful_federated.secure_messages import Enrolment, Session, decode
+from tactful_federated.secagg.client import SecureSumDevice
+from tactful_federated.secagg.messages import Enrolment, Session, decode
 from tactful_privacy import WideGaussian
 
 _log = logging.getLogger(__name__)

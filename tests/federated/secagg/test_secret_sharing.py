@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tactful_federated.errors import SecureSumError
-from tactful_federated.secret_sharing import _PRIME, join, split, weights_at_zero
+from tactful_federated.secagg.secret_sharing import _PRIME, join, split, weights_at_zero
 
 
 def entropy(seed: int) -> "np.random.Generator":

@@ -18,8 +18,8 @@ from tactful_federated.core.private_training import Collected
 from tactful_federated.core.trimming import trimmed_sum
 from tactful_federated.errors import SecureSumError, WeightsError, require
 from tactful_federated.model.vectors import Vector, check_vector
-from tactful_federated.secure_messages import Session, encode
-from tactful_federated.secure_server import SecureSumServer, sum_in_secret
+from tactful_federated.secagg.messages import Session, encode
+from tactful_federated.secagg.server import SecureSumServer, sum_in_secret
 
 _log = logging.getLogger(__name__)
 

@@ -1,0 +1,5 @@
+"""Secure aggregation: messages, secret sharing, client and server.
+
+It may import `core`, `model`.
+Begin with `messages`.
+"""
