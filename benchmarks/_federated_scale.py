@@ -117,7 +117,7 @@ def _spread(name: str, values: Sequence[float], unit: str, note: str) -> Figure:
 
 
 def _measured(python: Sequence[str], who: str, rounds: int) -> _Run:
-    from tactful_federated.superlink import QUIET
+    from tactful_federated.transport.superlink import QUIET
 
     command = [*python, "-m", "benchmarks._federated_scale", who, str(rounds)]
     quiet = {**QUIET, "RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1"}

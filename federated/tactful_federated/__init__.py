@@ -24,7 +24,6 @@ from tactful_federated.model.tokens import Vocabulary, Windows, windows
 
 if TYPE_CHECKING:
     from tactful_federated.buffered_serving import FlowerStream, serve_buffered
-    from tactful_federated.certificates import Tls, make_tls
     from tactful_federated.cohort import SimulatedPopulation
     from tactful_federated.core.invitation import Invitation, read_invitation
     from tactful_federated.core.matrix_noise import CorrelatedNoise, NoiseMemory
@@ -46,9 +45,6 @@ if TYPE_CHECKING:
     from tactful_federated.device_intent import DeviceIntent, Trigger
     from tactful_federated.device_limits import Limits, keep_within
     from tactful_federated.event_store import EventStore
-    from tactful_federated.fleet import FleetClient
-    from tactful_federated.flower import FlowerPopulation, LocalGrid, client_app
-    from tactful_federated.flower_secure import FlowerSecureTransport, secure_client_app
     from tactful_federated.model.curvature import mean_curvature
     from tactful_federated.model.dp_sgd import CentralSettings, train_privately
     from tactful_federated.model.lstm_numpy import IntentPredictor
@@ -65,7 +61,11 @@ if TYPE_CHECKING:
     from tactful_federated.serving import LiveView, collector_for, invite, serve_rounds
     from tactful_federated.serving_evaluations import invite_to_evaluations, serve_evaluation
     from tactful_federated.simulation import SimulationSettings, simulate
-    from tactful_federated.superlink import SuperLink
+    from tactful_federated.transport.certificates import Tls, make_tls
+    from tactful_federated.transport.fleet_client import FleetClient
+    from tactful_federated.transport.flower_clear import FlowerPopulation, LocalGrid, client_app
+    from tactful_federated.transport.flower_secure import FlowerSecureTransport, secure_client_app
+    from tactful_federated.transport.superlink import SuperLink
 
 __all__ = [
     "CentralSettings",
@@ -156,16 +156,16 @@ _MODULE_OF = {
     "EnrolmentRequest": "device_home",
     "Evaluation": "core.private_evaluation",
     "EventStore": "event_store",
-    "FleetClient": "fleet",
-    "FlowerPopulation": "flower",
-    "FlowerSecureTransport": "flower_secure",
+    "FleetClient": "transport.fleet_client",
+    "FlowerPopulation": "transport.flower_clear",
+    "FlowerSecureTransport": "transport.flower_secure",
     "FlowerStream": "buffered_serving",
     "IntentModel": "model.lstm_torch",
     "IntentPredictor": "model.lstm_numpy",
     "Invitation": "core.invitation",
     "Limits": "device_limits",
     "LiveView": "serving",
-    "LocalGrid": "flower",
+    "LocalGrid": "transport.flower_clear",
     "ModelSlot": "model_package",
     "NoiseMemory": "core.matrix_noise",
     "Outcome": "core.private_training",
@@ -178,25 +178,25 @@ _MODULE_OF = {
     "Session": "secagg.messages",
     "SimulatedPopulation": "cohort",
     "SimulationSettings": "simulation",
-    "SuperLink": "superlink",
-    "Tls": "certificates",
+    "SuperLink": "transport.superlink",
+    "Tls": "transport.certificates",
     "TrainingPlan": "core.plan",
     "Trigger": "device_intent",
     "Wishes": "core.plan",
-    "client_app": "flower",
+    "client_app": "transport.flower_clear",
     "collector_for": "serving",
     "enrol": "secagg.messages",
     "invite": "serving",
     "invite_to_evaluations": "serving_evaluations",
     "keep_within": "device_limits",
-    "make_tls": "certificates",
+    "make_tls": "transport.certificates",
     "mean_curvature": "model.curvature",
     "personalise": "personal",
     "plan_evaluations": "core.private_evaluation",
     "plan_noise_in_sum": "core.plan",
     "plan_training": "core.plan",
     "read_invitation": "core.invitation",
-    "secure_client_app": "flower_secure",
+    "secure_client_app": "transport.flower_secure",
     "serve_buffered": "buffered_serving",
     "serve_evaluation": "serving_evaluations",
     "serve_rounds": "serving",

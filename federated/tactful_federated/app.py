@@ -26,13 +26,13 @@ from tactful_federated.core.private_training import PrivateTraining
 from tactful_federated.core.server_optimizer import Optimizer
 from tactful_federated.device import Device
 from tactful_federated.errors import HistoryError, missing_extra, require
-from tactful_federated.flower import FlowerPopulation, client_app
 from tactful_federated.model.lstm_torch import IntentModel
 from tactful_federated.model.sample_data import SAMPLE_CATALOGUE, sample_history
 from tactful_federated.model.settings import TrainerSettings
 from tactful_federated.model.tokens import Vocabulary
 from tactful_federated.model.vectors import Vector
 from tactful_federated.secagg.collectors import ClearCollector
+from tactful_federated.transport.flower_clear import FlowerPopulation, client_app
 
 try:
     from flwr.app import Context

@@ -22,10 +22,10 @@ from tactful_federated.core.polling import Polling
 from tactful_federated.core.private_training import Outcome
 from tactful_federated.core.server_optimizer import Optimizer
 from tactful_federated.errors import BudgetError, missing_extra, require
-from tactful_federated.flower import FlowerPopulation, update_of
 from tactful_federated.model.tokens import Vocabulary
 from tactful_federated.model.vectors import Vector
 from tactful_federated.serving import LiveView, open_run, publish, show_round
+from tactful_federated.transport.flower_clear import FlowerPopulation, update_of
 
 try:
     from flwr.app import MessageType

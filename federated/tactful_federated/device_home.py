@@ -11,7 +11,6 @@ import msgspec
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from tactful_federated.certificates import node_key, public_pem, secret_file
 from tactful_federated.core.checkpoint import write_whole
 from tactful_federated.core.invitation import Invitation
 from tactful_federated.device_intent import FIRED
@@ -22,6 +21,7 @@ from tactful_federated.event_store import EventStore
 from tactful_federated.model.vectors import Vector
 from tactful_federated.secagg.messages import Enrolment, Session
 from tactful_federated.secagg.round import SecureRounds, Trainer
+from tactful_federated.transport.certificates import node_key, public_pem, secret_file
 
 try:
     from flwr.clientapp import ClientApp
@@ -133,10 +133,10 @@ class DeviceHome:
         evaluates = self._invitation.purpose == "evaluation"
         train = trainer or (self.evaluator() if evaluates else self._trainer())
         if self._invitation.tier == "clear":
-            from tactful_federated.flower import training_app
+            from tactful_federated.transport.flower_clear import training_app
 
             return training_app(self._invitation.vocabulary, self._charged(train))
-        from tactful_federated.flower_secure import secure_client_app
+        from tactful_federated.transport.flower_secure import secure_client_app
 
         rounds = SecureRounds(
             self._invitation.run,

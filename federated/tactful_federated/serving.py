@@ -12,7 +12,6 @@ import msgspec
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from tactful_federated.certificates import secret_file
 from tactful_federated.core.checkpoint import write_whole
 from tactful_federated.core.compression import Encoding
 from tactful_federated.core.invitation import Invitation, Tier, read_invitation, save_invitation
@@ -32,6 +31,7 @@ from tactful_federated.model.vectors import Vector
 from tactful_federated.model_package import pack_model
 from tactful_federated.secagg.collectors import ClearCollector, SecureCollector
 from tactful_federated.secagg.messages import FEWEST_DEVICES
+from tactful_federated.transport.certificates import secret_file
 from tactful_privacy.durable_files import replacing
 
 try:
@@ -189,7 +189,7 @@ def collector_for(
             f"trim {trim:g} of {goal} updates is less than one: trim at least"
             f" {math.ceil(1e6 / goal) / 1e6:g}",
         )
-        from tactful_federated.flower import FlowerPopulation
+        from tactful_federated.transport.flower_clear import FlowerPopulation
 
         population = FlowerPopulation(
             grid, invitation.vocabulary, timeout=deadline, encoding=encoding
@@ -200,7 +200,7 @@ def collector_for(
         f"encoding is {encoding!r}, but secret sums use words of 32 bits: omit encoding",
     )
     require(trim == 0, "only updates in the clear can be trimmed: omit trim")
-    from tactful_federated.flower_secure import FlowerSecureTransport
+    from tactful_federated.transport.flower_secure import FlowerSecureTransport
 
     transport = FlowerSecureTransport(grid, timeout=deadline)
     return SecureCollector(transport, invitation.enrolled_by, run=invitation.run)

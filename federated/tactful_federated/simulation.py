@@ -12,12 +12,12 @@ import numpy as np
 from tactful_federated.core.fedavg import RoundResult, RoundSettings, run_rounds, start
 from tactful_federated.device import Device
 from tactful_federated.errors import HistoryError, missing_extra, require
-from tactful_federated.flower import FlowerPopulation, LocalGrid, client_app
 from tactful_federated.model.lstm_torch import IntentModel
 from tactful_federated.model.markov import fit_markov, fit_popularity
 from tactful_federated.model.scores import Difference, Score, paired_difference
 from tactful_federated.model.settings import TrainerSettings
 from tactful_federated.model.tokens import Vocabulary, split_by_time, windows
+from tactful_federated.transport.flower_clear import FlowerPopulation, LocalGrid, client_app
 
 try:
     import torch

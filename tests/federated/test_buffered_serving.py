@@ -24,8 +24,8 @@ from tactful_federated import (
 )
 from tactful_federated.device_ledger import DeviceLedger
 from tactful_federated.errors import SecureSumError
-from tactful_federated.flower import training_app
 from tactful_federated.model.vectors import Vector
+from tactful_federated.transport.flower_clear import training_app
 
 CATEGORIES = ["bread", "cheese", "milk"]
 WISHES = Wishes(

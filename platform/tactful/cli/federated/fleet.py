@@ -57,8 +57,8 @@ from tactful_federated.core.checkpoint import write_whole
 from tactful_federated.core.compression import Encoding
 from tactful_federated.core.invitation import Invitation, Tier
 from tactful_federated.serving import authority_key
-from tactful_federated.superlink import enrol_node
-from tactful_federated.superlink_grid import SuperLinkGrid
+from tactful_federated.transport.superlink import enrol_node
+from tactful_federated.transport.superlink_grid import SuperLinkGrid
 
 _NAP_S = 0.5
 

@@ -19,8 +19,8 @@ from tactful_federated import (
     ModelSlot,
     read_invitation,
 )
-from tactful_federated.certificates import secret_file
 from tactful_federated.personal import Part
+from tactful_federated.transport.certificates import secret_file
 from tactful_privacy import ParameterError
 
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, cast
 
 from tactful_federated.core.polling import Polling
 from tactful_federated.errors import missing_extra
-from tactful_federated.one_run_grid import OneRunGrid
+from tactful_federated.transport.grid import OneRunGrid
 
 try:
     from flwr.app import Message

@@ -36,10 +36,10 @@ from tactful_federated import (
     serve_buffered,
     serve_rounds,
 )
-from tactful_federated.certificates import node_key, public_pem
-from tactful_federated.fleet import FleetError
 from tactful_federated.serving import authority_key
-from tactful_federated.superlink import SuperLinkError
+from tactful_federated.transport.certificates import node_key, public_pem
+from tactful_federated.transport.fleet_client import FleetError
+from tactful_federated.transport.superlink import SuperLinkError
 
 pytestmark = pytest.mark.service("nginx")
 
@@ -307,5 +307,5 @@ def test_the_superlink_runs_no_code_and_calls_nobody(place: Place) -> None:
     # No executor beside it: what somebody submits on this machine is run by nobody.
     children = Path(f"/proc/{place.link.pid}/task/{place.link.pid}/children").read_text().split()
     assert children == []
-    source = Path(__file__).resolve().parents[2] / "federated" / "tactful_federated" / "fleet.py"
+    source = Path(__file__).resolve().parents[3] / "federated" / "tactful_federated" / "fleet.py"
     assert not re.search(r"GetFab|GetRun|get_fab", source.read_text("utf-8"))

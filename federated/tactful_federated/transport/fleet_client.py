@@ -14,9 +14,9 @@ from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from tactful_federated.certificates import public_pem
 from tactful_federated.core.polling import Polling
 from tactful_federated.errors import FederatedError, missing_extra
+from tactful_federated.transport.certificates import public_pem
 
 try:
     import httpx

@@ -25,10 +25,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tactful_federated.certificates import Tls, secret_file
 from tactful_federated.core.checkpoint import lock_directory
 from tactful_federated.errors import FederatedError, missing_extra
-from tactful_federated.superlink_grid import SuperLinkGrid, runtime_client
+from tactful_federated.transport.certificates import Tls, secret_file
+from tactful_federated.transport.superlink_grid import SuperLinkGrid, runtime_client
 
 try:
     import httpx

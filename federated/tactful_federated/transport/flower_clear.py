@@ -34,7 +34,7 @@ from tactful_federated.errors import VocabularyError, WeightsError, missing_extr
 from tactful_federated.model.scores import Score
 from tactful_federated.model.tokens import Vocabulary
 from tactful_federated.model.vectors import Vector
-from tactful_federated.one_run_grid import OneRunGrid
+from tactful_federated.transport.grid import OneRunGrid
 
 try:
     from flwr.app import (
