@@ -24,7 +24,6 @@ from tactful_federated.model.tokens import Vocabulary, Windows, windows
 
 if TYPE_CHECKING:
     from tactful_federated.buffered_serving import FlowerStream, serve_buffered
-    from tactful_federated.cohort import SimulatedPopulation
     from tactful_federated.core.invitation import Invitation, read_invitation
     from tactful_federated.core.matrix_noise import CorrelatedNoise, NoiseMemory
     from tactful_federated.core.plan import (
@@ -40,19 +39,20 @@ if TYPE_CHECKING:
         plan_evaluations,
     )
     from tactful_federated.core.private_training import Outcome, PrivateTraining
-    from tactful_federated.device import Device
-    from tactful_federated.device_home import DeviceHome, EnrolmentRequest
-    from tactful_federated.device_intent import DeviceIntent, Trigger
-    from tactful_federated.device_limits import Limits, keep_within
-    from tactful_federated.event_store import EventStore
+    from tactful_federated.device.batched_trainer import SimulatedPopulation
+    from tactful_federated.device.event_store import EventStore
+    from tactful_federated.device.home import DeviceHome, EnrolmentRequest
+    from tactful_federated.device.intent import DeviceIntent, Trigger
+    from tactful_federated.device.limits import Limits, keep_within
+    from tactful_federated.device.model_package import ModelSlot
+    from tactful_federated.device.personalise import personalise
+    from tactful_federated.device.trainer import Device
     from tactful_federated.model.curvature import mean_curvature
     from tactful_federated.model.dp_sgd import CentralSettings, train_privately
     from tactful_federated.model.lstm_numpy import IntentPredictor
     from tactful_federated.model.lstm_torch import IntentModel
     from tactful_federated.model.onnx import to_onnx
     from tactful_federated.model.torchscript import to_torchscript
-    from tactful_federated.model_package import ModelSlot
-    from tactful_federated.personal import personalise
     from tactful_federated.private_simulation import PrivateSimulationSettings, simulate_privately
     from tactful_federated.secagg.collectors import ClearCollector, SecureCollector
     from tactful_federated.secagg.messages import Enrolment, Session, enrol
@@ -149,13 +149,13 @@ _MODULE_OF = {
     "CentralSettings": "model.dp_sgd",
     "ClearCollector": "secagg.collectors",
     "CorrelatedNoise": "core.matrix_noise",
-    "Device": "device",
-    "DeviceHome": "device_home",
-    "DeviceIntent": "device_intent",
+    "Device": "device.trainer",
+    "DeviceHome": "device.home",
+    "DeviceIntent": "device.intent",
     "Enrolment": "secagg.messages",
-    "EnrolmentRequest": "device_home",
+    "EnrolmentRequest": "device.home",
     "Evaluation": "core.private_evaluation",
-    "EventStore": "event_store",
+    "EventStore": "device.event_store",
     "FleetClient": "transport.fleet_client",
     "FlowerPopulation": "transport.flower_clear",
     "FlowerSecureTransport": "transport.flower_secure",
@@ -163,10 +163,10 @@ _MODULE_OF = {
     "IntentModel": "model.lstm_torch",
     "IntentPredictor": "model.lstm_numpy",
     "Invitation": "core.invitation",
-    "Limits": "device_limits",
+    "Limits": "device.limits",
     "LiveView": "serving",
     "LocalGrid": "transport.flower_clear",
-    "ModelSlot": "model_package",
+    "ModelSlot": "device.model_package",
     "NoiseMemory": "core.matrix_noise",
     "Outcome": "core.private_training",
     "PrivateEvaluations": "core.private_evaluation",
@@ -176,22 +176,22 @@ _MODULE_OF = {
     "SecureRounds": "secagg.round",
     "SecureSumServer": "secagg.server",
     "Session": "secagg.messages",
-    "SimulatedPopulation": "cohort",
+    "SimulatedPopulation": "device.batched_trainer",
     "SimulationSettings": "simulation",
     "SuperLink": "transport.superlink",
     "Tls": "transport.certificates",
     "TrainingPlan": "core.plan",
-    "Trigger": "device_intent",
+    "Trigger": "device.intent",
     "Wishes": "core.plan",
     "client_app": "transport.flower_clear",
     "collector_for": "serving",
     "enrol": "secagg.messages",
     "invite": "serving",
     "invite_to_evaluations": "serving_evaluations",
-    "keep_within": "device_limits",
+    "keep_within": "device.limits",
     "make_tls": "transport.certificates",
     "mean_curvature": "model.curvature",
-    "personalise": "personal",
+    "personalise": "device.personalise",
     "plan_evaluations": "core.private_evaluation",
     "plan_noise_in_sum": "core.plan",
     "plan_training": "core.plan",

@@ -24,7 +24,7 @@ from tactful_federated.core.fedavg import RoundResult, RoundSettings, run_rounds
 from tactful_federated.core.plan import Wishes, plan_training
 from tactful_federated.core.private_training import PrivateTraining
 from tactful_federated.core.server_optimizer import Optimizer
-from tactful_federated.device import Device
+from tactful_federated.device.trainer import Device
 from tactful_federated.errors import HistoryError, missing_extra, require
 from tactful_federated.model.lstm_torch import IntentModel
 from tactful_federated.model.sample_data import SAMPLE_CATALOGUE, sample_history

@@ -11,13 +11,13 @@ from typing import Any, Literal
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from tactful_federated.cohort import SimulatedPopulation
 from tactful_federated.core.fedavg import Population
 from tactful_federated.core.plan import TrainingPlan, Wishes, plan_noise_in_sum, plan_training
 from tactful_federated.core.private_training import Collector, Outcome, PrivateTraining
 from tactful_federated.core.server_optimizer import Optimizer
-from tactful_federated.device import Device
-from tactful_federated.device_ledger import DeviceLedger
+from tactful_federated.device.batched_trainer import SimulatedPopulation
+from tactful_federated.device.ledger import DeviceLedger
+from tactful_federated.device.trainer import Device
 from tactful_federated.errors import FederatedError, WeightsError, require
 from tactful_federated.model.lstm_torch import IntentModel
 from tactful_federated.model.sample_data import SAMPLE_CATALOGUE, sample_history

@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from tactful_federated.cohort import SimulatedPopulation
+from tactful_federated.device.batched_trainer import SimulatedPopulation
 from tactful_federated.errors import missing_extra, require
 from tactful_federated.model.scores import Score
 from tactful_federated.model.tokens import Windows

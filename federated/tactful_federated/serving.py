@@ -24,11 +24,11 @@ from tactful_federated.core.private_training import (
     wait_for_devices,
 )
 from tactful_federated.core.server_optimizer import Optimizer
+from tactful_federated.device.model_package import pack_model
 from tactful_federated.errors import SettingsError, missing_extra, require
 from tactful_federated.model.settings import TrainerSettings
 from tactful_federated.model.tokens import Vocabulary
 from tactful_federated.model.vectors import Vector
-from tactful_federated.model_package import pack_model
 from tactful_federated.secagg.collectors import ClearCollector, SecureCollector
 from tactful_federated.secagg.messages import FEWEST_DEVICES
 from tactful_federated.transport.certificates import secret_file

@@ -10,7 +10,7 @@ from typing import Final
 import numpy as np
 
 from tactful_federated.core.fedavg import RoundResult, RoundSettings, run_rounds, start
-from tactful_federated.device import Device
+from tactful_federated.device.trainer import Device
 from tactful_federated.errors import HistoryError, missing_extra, require
 from tactful_federated.model.lstm_torch import IntentModel
 from tactful_federated.model.markov import fit_markov, fit_popularity

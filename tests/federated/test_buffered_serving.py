@@ -22,7 +22,7 @@ from tactful_federated import (
     invite,
     serve_buffered,
 )
-from tactful_federated.device_ledger import DeviceLedger
+from tactful_federated.device.ledger import DeviceLedger
 from tactful_federated.errors import SecureSumError
 from tactful_federated.model.vectors import Vector
 from tactful_federated.transport.flower_clear import training_app

@@ -13,7 +13,7 @@ from tactful_federated import (
     SettingsError,
     simulate_privately,
 )
-from tactful_federated.device_ledger import DeviceLedger
+from tactful_federated.device.ledger import DeviceLedger
 
 SMALL = PrivateSimulationSettings(devices=60, rounds=3, report_goal=8, epsilon=8.0)
 

@@ -23,10 +23,10 @@ from tactful_federated import (
     serve_evaluation,
     serve_rounds,
 )
+from tactful_federated.device.model_package import pack_model
 from tactful_federated.errors import PackageError, WeightsError
 from tactful_federated.model.scores import Score
 from tactful_federated.model.vectors import Vector, parameter_count
-from tactful_federated.model_package import pack_model
 from tactful_federated.serving import initial_weights
 
 CATEGORIES = ["bread", "cheese", "milk"]

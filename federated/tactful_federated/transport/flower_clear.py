@@ -54,7 +54,7 @@ except ModuleNotFoundError as error:
     raise missing_extra(error) from error
 
 if TYPE_CHECKING:
-    from tactful_federated.device import Device
+    from tactful_federated.device.trainer import Device
 
 _log = logging.getLogger(__name__)
 

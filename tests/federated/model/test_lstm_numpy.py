@@ -20,11 +20,11 @@ from tactful_federated import (
     to_onnx,
     to_torchscript,
 )
+from tactful_federated.device.model_package import pack_model
 from tactful_federated.errors import PackageError, VocabularyError, WeightsError
 from tactful_federated.model.lstm_numpy import fit_temperature
 from tactful_federated.model.sample_data import SAMPLE_CATALOGUE
 from tactful_federated.model.vectors import Vector
-from tactful_federated.model_package import pack_model
 
 VOCABULARY = Vocabulary.from_catalogue(SAMPLE_CATALOGUE)
 SIZE = VOCABULARY.size

@@ -19,7 +19,7 @@ from tactful_federated import (
     ModelSlot,
     read_invitation,
 )
-from tactful_federated.personal import Part
+from tactful_federated.device.personalise import Part
 from tactful_federated.transport.certificates import secret_file
 from tactful_privacy import ParameterError
 

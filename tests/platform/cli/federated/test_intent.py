@@ -13,8 +13,8 @@ from tactful.cli.main import main
 from tactful.schemas.messages import RecommendRequest
 from tactful_federated import Invitation, TrainingPlan, Vocabulary
 from tactful_federated.core.invitation import save_invitation
+from tactful_federated.device.model_package import pack_model
 from tactful_federated.model.vectors import parameter_count
-from tactful_federated.model_package import pack_model
 
 CATEGORIES = ["bread", "cheese", "milk"]
 VOCABULARY = Vocabulary.from_catalogue(CATEGORIES)

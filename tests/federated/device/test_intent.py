@@ -19,9 +19,9 @@ from tactful_federated import (
     Trigger,
     Vocabulary,
 )
+from tactful_federated.device.model_package import pack_model
 from tactful_federated.errors import PackageError
 from tactful_federated.model.vectors import Vector, layer_shapes, layers
-from tactful_federated.model_package import pack_model
 from tactful_privacy import RandomizedResponse
 
 VOCABULARY = Vocabulary.from_catalogue([f"c{n}" for n in range(6)])

@@ -13,11 +13,11 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from tactful_federated.core.checkpoint import write_whole
 from tactful_federated.core.invitation import Invitation
-from tactful_federated.device_intent import FIRED
-from tactful_federated.device_ledger import DeviceLedger
-from tactful_federated.device_limits import latest
+from tactful_federated.device.event_store import EventStore
+from tactful_federated.device.intent import FIRED
+from tactful_federated.device.ledger import DeviceLedger
+from tactful_federated.device.limits import latest
 from tactful_federated.errors import ConsentError, SettingsError, missing_extra, require
-from tactful_federated.event_store import EventStore
 from tactful_federated.model.vectors import Vector
 from tactful_federated.secagg.messages import Enrolment, Session
 from tactful_federated.secagg.round import SecureRounds, Trainer
@@ -29,7 +29,7 @@ except ModuleNotFoundError as error:
     raise missing_extra(error) from error
 
 if TYPE_CHECKING:
-    from tactful_federated.device import Device
+    from tactful_federated.device.trainer import Device
 
 
 class EnrolmentRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -167,7 +167,7 @@ class DeviceHome:
 
     def _device(self) -> Callable[[], Device]:
         """Return a function that creates a `Device` of the visits stored at call time."""
-        from tactful_federated.device import Device
+        from tactful_federated.device.trainer import Device
         from tactful_federated.model.lstm_torch import IntentModel
         from tactful_federated.model.settings import TrainerSettings
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tactful_federated import Limits, SettingsError, Vocabulary
-from tactful_federated.device_limits import MOST_TOKENS, latest
+from tactful_federated.device.limits import MOST_TOKENS, latest
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="memory is bounded on Unix")

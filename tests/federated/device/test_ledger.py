@@ -6,7 +6,7 @@ import pytest
 from tests.federated.private_run import small_plan
 
 from tactful_federated import Session
-from tactful_federated.device_ledger import DeviceLedger
+from tactful_federated.device.ledger import DeviceLedger
 from tactful_federated.errors import SecureSumError
 
 PLAN = small_plan()

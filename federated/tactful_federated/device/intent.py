@@ -19,12 +19,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tactful_federated.core.checkpoint import write_whole
+from tactful_federated.device.event_store import EventStore
+from tactful_federated.device.model_package import ModelSlot
+from tactful_federated.device.personalise import MOST_VISITS, Part, Personal, personalise
 from tactful_federated.errors import require
-from tactful_federated.event_store import EventStore
 from tactful_federated.model.lstm_numpy import IntentPredictor, mean_loss
 from tactful_federated.model.tokens import BOUNDARY, FIRST_CATEGORY, Vocabulary, windows
-from tactful_federated.model_package import ModelSlot
-from tactful_federated.personal import MOST_VISITS, Part, Personal, personalise
 from tactful_privacy import RandomizedResponse
 
 _DAY_S = 86_400
