@@ -43,7 +43,7 @@ from tactful_federated.core.fixed_point import IntegerVector
 from tactful_federated.core.invitation import Tier
 from tactful_federated.model.sample_data import SAMPLE_CATALOGUE, sample_history
 from tactful_federated.model.vectors import Vector
-from tactful_federated.serving import authority_key, initial_weights
+from tactful_federated.serving.rounds import authority_key, initial_weights
 from tactful_federated.transport.superlink_grid import SuperLinkGrid
 
 _DEVICES = 8

@@ -23,7 +23,6 @@ from tactful_federated.model.settings import TrainerSettings
 from tactful_federated.model.tokens import Vocabulary, Windows, windows
 
 if TYPE_CHECKING:
-    from tactful_federated.buffered_serving import FlowerStream, serve_buffered
     from tactful_federated.core.invitation import Invitation, read_invitation
     from tactful_federated.core.matrix_noise import CorrelatedNoise, NoiseMemory
     from tactful_federated.core.plan import (
@@ -58,8 +57,9 @@ if TYPE_CHECKING:
     from tactful_federated.secagg.messages import Enrolment, Session, enrol
     from tactful_federated.secagg.round import SecureRounds
     from tactful_federated.secagg.server import SecureSumServer, sum_in_secret
-    from tactful_federated.serving import LiveView, collector_for, invite, serve_rounds
-    from tactful_federated.serving_evaluations import invite_to_evaluations, serve_evaluation
+    from tactful_federated.serving.buffered import FlowerStream, serve_buffered
+    from tactful_federated.serving.evaluations import invite_to_evaluations, serve_evaluation
+    from tactful_federated.serving.rounds import LiveView, collector_for, invite, serve_rounds
     from tactful_federated.simulation import SimulationSettings, simulate
     from tactful_federated.transport.certificates import Tls, make_tls
     from tactful_federated.transport.fleet_client import FleetClient
@@ -159,12 +159,12 @@ _MODULE_OF = {
     "FleetClient": "transport.fleet_client",
     "FlowerPopulation": "transport.flower_clear",
     "FlowerSecureTransport": "transport.flower_secure",
-    "FlowerStream": "buffered_serving",
+    "FlowerStream": "serving.buffered",
     "IntentModel": "model.lstm_torch",
     "IntentPredictor": "model.lstm_numpy",
     "Invitation": "core.invitation",
     "Limits": "device.limits",
-    "LiveView": "serving",
+    "LiveView": "serving.rounds",
     "LocalGrid": "transport.flower_clear",
     "ModelSlot": "device.model_package",
     "NoiseMemory": "core.matrix_noise",
@@ -184,10 +184,10 @@ _MODULE_OF = {
     "Trigger": "device.intent",
     "Wishes": "core.plan",
     "client_app": "transport.flower_clear",
-    "collector_for": "serving",
+    "collector_for": "serving.rounds",
     "enrol": "secagg.messages",
-    "invite": "serving",
-    "invite_to_evaluations": "serving_evaluations",
+    "invite": "serving.rounds",
+    "invite_to_evaluations": "serving.evaluations",
     "keep_within": "device.limits",
     "make_tls": "transport.certificates",
     "mean_curvature": "model.curvature",
@@ -197,9 +197,9 @@ _MODULE_OF = {
     "plan_training": "core.plan",
     "read_invitation": "core.invitation",
     "secure_client_app": "transport.flower_secure",
-    "serve_buffered": "buffered_serving",
-    "serve_evaluation": "serving_evaluations",
-    "serve_rounds": "serving",
+    "serve_buffered": "serving.buffered",
+    "serve_evaluation": "serving.evaluations",
+    "serve_rounds": "serving.rounds",
     "simulate": "simulation",
     "simulate_privately": "private_simulation",
     "sum_in_secret": "secagg.server",

@@ -27,7 +27,7 @@ from tactful_federated import (
     make_tls,
 )
 from tactful_federated.model.vectors import Vector
-from tactful_federated.serving import authority_key
+from tactful_federated.serving.rounds import authority_key
 
 ROOT = Path(__file__).resolve().parents[2]
 CATEGORIES = ["bread", "cheese", "milk"]

@@ -29,7 +29,7 @@ from tactful_federated.core.participation import Participation
 from tactful_federated.core.plan import without_noise
 from tactful_federated.errors import BudgetError
 from tactful_federated.model.vectors import Vector
-from tactful_federated.serving import LiveView, initial_weights
+from tactful_federated.serving.rounds import LiveView, initial_weights
 
 BARE = without_noise(small_plan())
 PLAIN = Optimizer(momentum=0.0, averaging=0.0)

@@ -16,7 +16,7 @@ from tactful_federated import ClearCollector, SettingsError
 from tactful_federated.core.plan import without_noise
 from tactful_federated.core.trimming import trimmed_sum
 from tactful_federated.model.vectors import Vector
-from tactful_federated.serving import collector_for
+from tactful_federated.serving.rounds import collector_for
 
 BARE = without_noise(small_plan())
 ZERO: Vector = np.zeros(SIZE, dtype=np.float32)

@@ -36,7 +36,7 @@ from tactful_federated import (
     serve_buffered,
     serve_rounds,
 )
-from tactful_federated.serving import authority_key
+from tactful_federated.serving.rounds import authority_key
 from tactful_federated.transport.certificates import node_key, public_pem
 from tactful_federated.transport.fleet_client import FleetError
 from tactful_federated.transport.superlink import SuperLinkError

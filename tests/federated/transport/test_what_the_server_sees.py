@@ -34,7 +34,7 @@ from tactful_federated import (
 from tactful_federated.core.invitation import Tier
 from tactful_federated.model.vectors import Vector
 from tactful_federated.secagg.messages import Advert, Agreement, Boxes, Masked, Opened
-from tactful_federated.serving import authority_key, initial_weights
+from tactful_federated.serving.rounds import authority_key, initial_weights
 
 CATEGORIES = ["confectionery", "pharmaceuticals", "winter-clothing"]
 NODES = range(1, 6)

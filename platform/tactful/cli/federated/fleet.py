@@ -56,7 +56,7 @@ from tactful_federated import (
 from tactful_federated.core.checkpoint import write_whole
 from tactful_federated.core.compression import Encoding
 from tactful_federated.core.invitation import Invitation, Tier
-from tactful_federated.serving import authority_key
+from tactful_federated.serving.rounds import authority_key
 from tactful_federated.transport.superlink import enrol_node
 from tactful_federated.transport.superlink_grid import SuperLinkGrid
 

@@ -34,7 +34,7 @@ from tactful_federated import (
 from tactful_federated.core.invitation import save_invitation
 from tactful_federated.core.private_training import Collected
 from tactful_federated.model.vectors import Vector
-from tactful_federated.serving import initial_weights
+from tactful_federated.serving.rounds import initial_weights
 
 CATEGORIES = ["bread", "cheese", "milk"]
 PLAN = TrainingPlan(  # as it was planned once: planning anew would take seconds

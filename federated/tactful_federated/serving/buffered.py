@@ -24,7 +24,7 @@ from tactful_federated.core.server_optimizer import Optimizer
 from tactful_federated.errors import BudgetError, missing_extra, require
 from tactful_federated.model.tokens import Vocabulary
 from tactful_federated.model.vectors import Vector
-from tactful_federated.serving import LiveView, open_run, publish, show_round
+from tactful_federated.serving.rounds import LiveView, open_run, publish, show_round
 from tactful_federated.transport.flower_clear import FlowerPopulation, update_of
 
 try:

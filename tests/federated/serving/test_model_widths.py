@@ -27,7 +27,7 @@ from tactful_federated.device.model_package import pack_model
 from tactful_federated.errors import PackageError, WeightsError
 from tactful_federated.model.scores import Score
 from tactful_federated.model.vectors import Vector, parameter_count
-from tactful_federated.serving import initial_weights
+from tactful_federated.serving.rounds import initial_weights
 
 CATEGORIES = ["bread", "cheese", "milk"]
 VOCABULARY = Vocabulary.from_catalogue(CATEGORIES)
