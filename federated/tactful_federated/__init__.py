@@ -52,7 +52,6 @@ if TYPE_CHECKING:
     from tactful_federated.model.lstm_torch import IntentModel
     from tactful_federated.model.onnx import to_onnx
     from tactful_federated.model.torchscript import to_torchscript
-    from tactful_federated.private_simulation import PrivateSimulationSettings, simulate_privately
     from tactful_federated.secagg.collectors import ClearCollector, SecureCollector
     from tactful_federated.secagg.messages import Enrolment, Session, enrol
     from tactful_federated.secagg.round import SecureRounds
@@ -60,7 +59,8 @@ if TYPE_CHECKING:
     from tactful_federated.serving.buffered import FlowerStream, serve_buffered
     from tactful_federated.serving.evaluations import invite_to_evaluations, serve_evaluation
     from tactful_federated.serving.rounds import LiveView, collector_for, invite, serve_rounds
-    from tactful_federated.simulation import SimulationSettings, simulate
+    from tactful_federated.simulation.plain import SimulationSettings, simulate
+    from tactful_federated.simulation.private import PrivateSimulationSettings, simulate_privately
     from tactful_federated.transport.certificates import Tls, make_tls
     from tactful_federated.transport.fleet_client import FleetClient
     from tactful_federated.transport.flower_clear import FlowerPopulation, LocalGrid, client_app
@@ -170,14 +170,14 @@ _MODULE_OF = {
     "NoiseMemory": "core.matrix_noise",
     "Outcome": "core.private_training",
     "PrivateEvaluations": "core.private_evaluation",
-    "PrivateSimulationSettings": "private_simulation",
+    "PrivateSimulationSettings": "simulation.private",
     "PrivateTraining": "core.private_training",
     "SecureCollector": "secagg.collectors",
     "SecureRounds": "secagg.round",
     "SecureSumServer": "secagg.server",
     "Session": "secagg.messages",
     "SimulatedPopulation": "device.batched_trainer",
-    "SimulationSettings": "simulation",
+    "SimulationSettings": "simulation.plain",
     "SuperLink": "transport.superlink",
     "Tls": "transport.certificates",
     "TrainingPlan": "core.plan",
@@ -200,8 +200,8 @@ _MODULE_OF = {
     "serve_buffered": "serving.buffered",
     "serve_evaluation": "serving.evaluations",
     "serve_rounds": "serving.rounds",
-    "simulate": "simulation",
-    "simulate_privately": "private_simulation",
+    "simulate": "simulation.plain",
+    "simulate_privately": "simulation.private",
     "sum_in_secret": "secagg.server",
     "to_onnx": "model.onnx",
     "to_torchscript": "model.torchscript",

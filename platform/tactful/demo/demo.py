@@ -40,7 +40,7 @@ from tactful_bandits import (
 )
 
 if TYPE_CHECKING:
-    from tactful_federated.simulation import SimulationReport
+    from tactful_federated.simulation.plain import SimulationReport
 
 EXPERIMENT = "ranking"
 LEARNED = "learned"

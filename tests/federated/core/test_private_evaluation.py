@@ -41,7 +41,7 @@ from tactful_federated.errors import BudgetError, HistoryError, WeightsError
 from tactful_federated.model.sample_data import SAMPLE_CATALOGUE, sample_history
 from tactful_federated.model.scores import Score
 from tactful_federated.model.vectors import Vector, l2_norm
-from tactful_federated.private_simulation import LocalTransport
+from tactful_federated.simulation.private import LocalTransport
 
 VOCABULARY = Vocabulary.from_catalogue(SAMPLE_CATALOGUE)
 MODEL = IntentModel(VOCABULARY.size, seed=3)

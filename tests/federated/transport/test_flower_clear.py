@@ -34,12 +34,12 @@ from tactful_federated import (
     run_rounds,
     start,
 )
-from tactful_federated.app import client, device_of, server
 from tactful_federated.core.compression import Encoding
 from tactful_federated.core.fedavg import apply_reports
 from tactful_federated.errors import HistoryError, WeightsError
 from tactful_federated.model.sample_data import SAMPLE_CATALOGUE, sample_history
 from tactful_federated.model.vectors import l2_norm
+from tactful_federated.simulation.flwr_app import client, device_of, server
 from tactful_federated.transport.flower_clear import training_app
 
 VOCABULARY = Vocabulary.from_catalogue(SAMPLE_CATALOGUE)

@@ -22,7 +22,7 @@ from tactful_federated import (
     simulate_privately,
 )
 from tactful_federated.model.sample_data import SAMPLE_CATALOGUE
-from tactful_federated.private_simulation import Tier
+from tactful_federated.simulation.private import Tier
 
 
 @click.command("simulate")

@@ -169,7 +169,7 @@ def _population(
     if not settings.ray_workers:
         yield SimulatedPopulation(questions, vocabulary.size, **options)
         return
-    from tactful_federated.ray_population import RayPopulation
+    from tactful_federated.simulation.ray import RayPopulation
 
     population = RayPopulation(questions, vocabulary.size, workers=settings.ray_workers, **options)
     with closing(population):

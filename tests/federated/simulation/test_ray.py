@@ -9,7 +9,7 @@ from tactful_federated import SettingsError, SimulatedPopulation, TrainerSetting
 from tactful_federated.model.lstm_torch import IntentModel
 from tactful_federated.model.sample_data import SAMPLE_CATALOGUE, sample_history
 from tactful_federated.model.tokens import Vocabulary
-from tactful_federated.private_simulation import PrivateSimulationSettings, simulate_privately
+from tactful_federated.simulation.private import PrivateSimulationSettings, simulate_privately
 
 pytest.importorskip("ray", reason="needs the extra ray")
 pytestmark = pytest.mark.slow
@@ -17,7 +17,7 @@ VOCABULARY = Vocabulary.from_catalogue(SAMPLE_CATALOGUE)
 
 
 def test_updates_are_those_of_one_process() -> None:
-    from tactful_federated.ray_population import RayPopulation
+    from tactful_federated.simulation.ray import RayPopulation
 
     questions = {n: windows(VOCABULARY.sequence(sample_history(n))) for n in range(1, 8)}
     weights = IntentModel(VOCABULARY.size).vector()
