@@ -10,16 +10,17 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from tactful_bandits.assignment import (
+from tactful_bandits.assignment.assign import (
     Arm,
     Assignment,
     Experiment,
     assign,
     assign_all,
 )
-from tactful_bandits.conditions import matches, require_condition
-from tactful_bandits.definitions import load_experiments
-from tactful_bandits.eligibility import Holdout
+from tactful_bandits.assignment.conditions import matches, require_condition
+from tactful_bandits.assignment.definitions import load_experiments
+from tactful_bandits.assignment.eligibility import Holdout
+from tactful_bandits.assignment.hashing import bucket
 from tactful_bandits.errors import (
     AssignmentError,
     DefinitionError,
@@ -30,7 +31,6 @@ from tactful_bandits.errors import (
     PolicyError,
     StatisticsError,
 )
-from tactful_bandits.hashing import bucket
 
 if TYPE_CHECKING:
     from tactful_bandits.adjustment import (

@@ -9,7 +9,7 @@ tolerance of bad input; `tactful_bandits.Experiment` rejects such input beforeha
 from bisect import bisect_left
 from collections.abc import Sequence
 
-from tactful_bandits.hashing import BUCKETS
+from tactful_bandits.assignment.hashing import BUCKETS
 
 Range = tuple[float, float]
 """A half-open interval ``[start, end)`` within [0, 1]."""

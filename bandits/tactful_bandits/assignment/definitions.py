@@ -25,10 +25,10 @@ from typing import TypeVar
 
 import yaml
 
-from tactful_bandits.assignment import Arm, Experiment
-from tactful_bandits.eligibility import Holdout, Namespace, Prerequisite
+from tactful_bandits.assignment.assign import Arm, Experiment
+from tactful_bandits.assignment.eligibility import Holdout, Namespace, Prerequisite
+from tactful_bandits.assignment.ranges import equal_weights
 from tactful_bandits.errors import DefinitionError
-from tactful_bandits.ranges import equal_weights
 
 _Place = tuple[str | int, ...]
 _Made = TypeVar("_Made")

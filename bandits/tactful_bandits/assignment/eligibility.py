@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
+from tactful_bandits.assignment.hashing import bucket
 from tactful_bandits.errors import DefinitionError
-from tactful_bandits.hashing import bucket
 
 
 @dataclass(frozen=True, slots=True)

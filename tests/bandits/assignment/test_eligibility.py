@@ -14,7 +14,7 @@ from tactful_bandits import (
     assign_all,
     load_experiments,
 )
-from tactful_bandits.eligibility import Namespace, Prerequisite
+from tactful_bandits.assignment.eligibility import Namespace, Prerequisite
 
 HALVES = (Arm("control", 0.5), Arm("treatment", 0.5))
 USERS = [f"user-{number}" for number in range(5000)]

@@ -6,8 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tactful_bandits.hashing import BUCKETS
-from tactful_bandits.ranges import bucket_ranges, buckets_within, choose_range, equal_weights
+from tactful_bandits.assignment.hashing import BUCKETS
+from tactful_bandits.assignment.ranges import (
+    bucket_ranges,
+    buckets_within,
+    choose_range,
+    equal_weights,
+)
 
 CORPORA = ("cases-sdkjs.json", "cases-python-2.2.1.json")
 

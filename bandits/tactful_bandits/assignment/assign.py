@@ -12,17 +12,17 @@ from typing import Literal, get_args
 
 import msgspec
 
-from tactful_bandits.conditions import Condition, Groups, matches, require_condition
-from tactful_bandits.eligibility import (
+from tactful_bandits.assignment.conditions import Condition, Groups, matches, require_condition
+from tactful_bandits.assignment.eligibility import (
     Holdout,
     Namespace,
     Prerequisite,
     require_name,
     require_share,
 )
+from tactful_bandits.assignment.hashing import BUCKETS, bucket_number, fnv1a_32
+from tactful_bandits.assignment.ranges import bucket_ranges, buckets_within
 from tactful_bandits.errors import AssignmentError, DefinitionError
-from tactful_bandits.hashing import BUCKETS, bucket_number, fnv1a_32
-from tactful_bandits.ranges import bucket_ranges, buckets_within
 
 Status = Literal["draft", "running", "stopped"]
 """Only a running experiment draws units; an arm can be forced in every state."""

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from tactful_bandits import Arm, AssignmentError, DefinitionError, Experiment, assign, bucket
-from tactful_bandits.eligibility import Namespace
-from tactful_bandits.hashing import BUCKETS
-from tactful_bandits.ranges import bucket_ranges, choose_range
+from tactful_bandits.assignment.eligibility import Namespace
+from tactful_bandits.assignment.hashing import BUCKETS
+from tactful_bandits.assignment.ranges import bucket_ranges, choose_range
 
 CORPORA = ("cases-sdkjs.json", "cases-python-2.2.1.json")
 HALVES = (Arm("control", 0.5), Arm("treatment", 0.5))

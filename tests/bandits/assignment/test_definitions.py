@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tactful_bandits import Arm, DefinitionError, Experiment, load_experiments
-from tactful_bandits.eligibility import Namespace
+from tactful_bandits.assignment.eligibility import Namespace
 
 TEXT = """\
 - key: ranking-model
