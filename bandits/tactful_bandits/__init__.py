@@ -33,19 +33,8 @@ from tactful_bandits.errors import (
 )
 
 if TYPE_CHECKING:
-    from tactful_bandits.adjustment import (
-        Paired,
-        adjusted_difference,
-        stratified_difference,
-        winsorised,
-    )
-    from tactful_bandits.bandit_choice import Rule, Thompson, UpperConfidence
-    from tactful_bandits.bandit_memory import Memory, Observation
-    from tactful_bandits.bayesian import Prior, posterior
-    from tactful_bandits.beta_bandit import BetaBandit
-    from tactful_bandits.budget_pacing import BudgetPacing
-    from tactful_bandits.cautions import effect_trend, error_of_peeking
-    from tactful_bandits.comparison import (
+    from tactful_bandits.analysis.bayesian import Prior, posterior
+    from tactful_bandits.analysis.comparison import (
         Alternative,
         Comparison,
         Estimate,
@@ -58,11 +47,37 @@ if TYPE_CHECKING:
         fixed_horizon_p_value,
         level,
     )
+    from tactful_bandits.analysis.cuped import (
+        Paired,
+        adjusted_difference,
+        stratified_difference,
+        winsorised,
+    )
+    from tactful_bandits.analysis.diagnostics import effect_trend, error_of_peeking
+    from tactful_bandits.analysis.exact_sequences import proportion_sequence
+    from tactful_bandits.analysis.group_sequential import group_sequential_bounds
+    from tactful_bandits.analysis.heterogeneity import honest_uplift, segment_effects
+    from tactful_bandits.analysis.multiplicity import benjamini_hochberg, holm
+    from tactful_bandits.analysis.noisy_samples import (
+        RatioSums,
+        ReleasedProportion,
+        ReleasedRatio,
+        units_behind_noise,
+    )
+    from tactful_bandits.analysis.power import Design, days_needed
+    from tactful_bandits.analysis.sample_ratio import SampleRatio, check_sample_ratio
+    from tactful_bandits.analysis.samples import (
+        Mean,
+        Proportion,
+        Ratio,
+        Sample,
+    )
+    from tactful_bandits.bandit_choice import Rule, Thompson, UpperConfidence
+    from tactful_bandits.bandit_memory import Memory, Observation
+    from tactful_bandits.beta_bandit import BetaBandit
+    from tactful_bandits.budget_pacing import BudgetPacing
     from tactful_bandits.delayed_rewards import PendingRewards
-    from tactful_bandits.exact_sequences import proportion_sequence
-    from tactful_bandits.group_sequential import group_sequential_bounds
     from tactful_bandits.guardrails import Guardrail, check_guardrails
-    from tactful_bandits.heterogeneity import honest_uplift, segment_effects
     from tactful_bandits.lifecycle import (
         decide_rollout,
         judge_rollout,
@@ -74,7 +89,6 @@ if TYPE_CHECKING:
     )
     from tactful_bandits.linear_bandit import LinearBandit
     from tactful_bandits.market_simulator import MarketSimulator
-    from tactful_bandits.multiplicity import benjamini_hochberg, holm
     from tactful_bandits.network_policy import NetworkPolicy
     from tactful_bandits.off_policy import (
         LoggedDecisions,
@@ -88,14 +102,7 @@ if TYPE_CHECKING:
         switch_doubly_robust,
     )
     from tactful_bandits.off_policy_verdict import evaluate_policy
-    from tactful_bandits.power import Design, days_needed
     from tactful_bandits.private_linear_bandit import PrivateLinearBandit
-    from tactful_bandits.released_samples import (
-        RatioSums,
-        ReleasedProportion,
-        ReleasedRatio,
-        units_behind_noise,
-    )
     from tactful_bandits.rollouts import (
         Rollout,
         RolloutLook,
@@ -103,13 +110,6 @@ if TYPE_CHECKING:
         StageObservations,
         dump_rollout,
         load_rollout,
-    )
-    from tactful_bandits.sample_ratio import SampleRatio, check_sample_ratio
-    from tactful_bandits.samples import (
-        Mean,
-        Proportion,
-        Ratio,
-        Sample,
     )
     from tactful_bandits.shared_linear_bandit import SharedLinearBandit
     from tactful_bandits.softmax_bandit import SoftmaxBandit
@@ -214,83 +214,83 @@ __all__ = [
 ]
 
 _LOADED_WHEN_USED = {
-    "Alternative": "comparison",
+    "Alternative": "analysis.comparison",
     "BetaBandit": "beta_bandit",
     "BudgetPacing": "budget_pacing",
-    "Comparison": "comparison",
-    "Design": "power",
-    "Estimate": "comparison",
+    "Comparison": "analysis.comparison",
+    "Design": "analysis.power",
+    "Estimate": "analysis.comparison",
     "Guardrail": "guardrails",
-    "Interval": "comparison",
+    "Interval": "analysis.comparison",
     "LinearBandit": "linear_bandit",
     "LoggedDecisions": "off_policy",
     "MarketSimulator": "market_simulator",
-    "Mean": "samples",
+    "Mean": "analysis.samples",
     "Memory": "bandit_memory",
     "NetworkPolicy": "network_policy",
     "Observation": "bandit_memory",
-    "Paired": "adjustment",
+    "Paired": "analysis.cuped",
     "PendingRewards": "delayed_rewards",
-    "Prior": "bayesian",
+    "Prior": "analysis.bayesian",
     "PrivateLinearBandit": "private_linear_bandit",
-    "Proportion": "samples",
-    "Ratio": "samples",
-    "RatioSums": "released_samples",
-    "ReleasedProportion": "released_samples",
-    "ReleasedRatio": "released_samples",
+    "Proportion": "analysis.samples",
+    "Ratio": "analysis.samples",
+    "RatioSums": "analysis.noisy_samples",
+    "ReleasedProportion": "analysis.noisy_samples",
+    "ReleasedRatio": "analysis.noisy_samples",
     "Rollout": "rollouts",
     "RolloutLook": "rollouts",
     "RolloutPlan": "rollouts",
     "Rule": "bandit_choice",
-    "Sample": "samples",
-    "SampleRatio": "sample_ratio",
+    "Sample": "analysis.samples",
+    "SampleRatio": "analysis.sample_ratio",
     "SharedLinearBandit": "shared_linear_bandit",
     "SoftmaxBandit": "softmax_bandit",
     "StageObservations": "rollouts",
     "Thompson": "bandit_choice",
     "UpperConfidence": "bandit_choice",
     "WeightBounds": "weight_bounds",
-    "adjusted_difference": "adjustment",
-    "anytime_p_value": "comparison",
-    "benjamini_hochberg": "multiplicity",
+    "adjusted_difference": "analysis.cuped",
+    "anytime_p_value": "analysis.comparison",
+    "benjamini_hochberg": "analysis.multiplicity",
     "check_guardrails": "guardrails",
-    "check_sample_ratio": "sample_ratio",
+    "check_sample_ratio": "analysis.sample_ratio",
     "clipped_ips": "off_policy",
-    "compare": "comparison",
-    "confidence_sequence": "comparison",
-    "days_needed": "power",
+    "compare": "analysis.comparison",
+    "confidence_sequence": "analysis.comparison",
+    "days_needed": "analysis.power",
     "decide_rollout": "lifecycle",
-    "difference": "comparison",
+    "difference": "analysis.comparison",
     "direct_method": "off_policy",
     "doubly_robust": "off_policy",
     "dump_rollout": "rollouts",
-    "effect_trend": "cautions",
-    "error_of_peeking": "cautions",
+    "effect_trend": "analysis.diagnostics",
+    "error_of_peeking": "analysis.diagnostics",
     "evaluate_policy": "off_policy_verdict",
-    "fixed_horizon_interval": "comparison",
-    "fixed_horizon_p_value": "comparison",
-    "group_sequential_bounds": "group_sequential",
-    "holm": "multiplicity",
-    "honest_uplift": "heterogeneity",
+    "fixed_horizon_interval": "analysis.comparison",
+    "fixed_horizon_p_value": "analysis.comparison",
+    "group_sequential_bounds": "analysis.group_sequential",
+    "holm": "analysis.multiplicity",
+    "honest_uplift": "analysis.heterogeneity",
     "ips": "off_policy",
     "judge_rollout": "lifecycle",
-    "level": "comparison",
+    "level": "analysis.comparison",
     "load_rollout": "rollouts",
     "poolable_stages": "lifecycle",
-    "posterior": "bayesian",
-    "proportion_sequence": "exact_sequences",
+    "posterior": "analysis.bayesian",
+    "proportion_sequence": "analysis.exact_sequences",
     "resume_rollout": "lifecycle",
     "roll_back": "lifecycle",
-    "segment_effects": "heterogeneity",
+    "segment_effects": "analysis.heterogeneity",
     "self_normalised_doubly_robust": "off_policy",
     "shrunk_doubly_robust": "off_policy",
     "snips": "off_policy",
     "start_canary": "lifecycle",
     "start_shadow": "lifecycle",
-    "stratified_difference": "adjustment",
+    "stratified_difference": "analysis.cuped",
     "switch_doubly_robust": "off_policy",
-    "units_behind_noise": "released_samples",
-    "winsorised": "adjustment",
+    "units_behind_noise": "analysis.noisy_samples",
+    "winsorised": "analysis.cuped",
 }
 
 

@@ -6,7 +6,7 @@ changes, and one that tests anew at every look a third. Here one-sided confidenc
 harm; their probability of a false alarm is bounded over all looks and all guardrails together. A
 part of that probability is kept for one more test at the planned last look, which also spends the
 alpha that the sequence saved for looks after it. Its level counts only rejections that the sequence
-has not made before (`tactful_bandits.saved_alpha`). Another part is for rare outcomes such as
+has not made before (`tactful_bandits.analysis.saved_alpha`). Another part is for rare outcomes such as
 errors, where exact intervals replace asymptotic ones.
 """
 
@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from tactful_bandits.comparison import (
+from tactful_bandits.analysis.comparison import (
     Estimate,
     Interval,
     confidence_sequence,
@@ -22,11 +22,11 @@ from tactful_bandits.comparison import (
     level,
     welch_freedom,
 )
+from tactful_bandits.analysis.exact_sequences import proportion_sequence
+from tactful_bandits.analysis.noisy_samples import ReleasedProportion
+from tactful_bandits.analysis.samples import Proportion, Sample
+from tactful_bandits.analysis.saved_alpha import last_level
 from tactful_bandits.errors import DefinitionError, StatisticsError
-from tactful_bandits.exact_sequences import proportion_sequence
-from tactful_bandits.released_samples import ReleasedProportion
-from tactful_bandits.samples import Proportion, Sample
-from tactful_bandits.saved_alpha import last_level
 
 Better = Literal["higher", "lower"]
 """Desired direction of a metric: clicks higher, latency and errors lower."""

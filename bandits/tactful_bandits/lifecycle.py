@@ -19,6 +19,7 @@ draft → shadow → canary (1 → 5 → 10 → 25 → 50 → 100 %) → decided
 
 from dataclasses import replace
 
+from tactful_bandits.analysis.sample_ratio import check_sample_ratio
 from tactful_bandits.errors import LifecycleError
 from tactful_bandits.guardrails import GuardrailLook, check_guardrails
 from tactful_bandits.rollouts import (
@@ -32,7 +33,6 @@ from tactful_bandits.rollouts import (
     Transition,
     share_of,
 )
-from tactful_bandits.sample_ratio import check_sample_ratio
 
 _POOLED_UP_TO = 0.5
 

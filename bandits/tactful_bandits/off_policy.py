@@ -32,7 +32,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
-from tactful_bandits.comparison import Interval
+from tactful_bandits.analysis.comparison import Interval
 from tactful_bandits.errors import EvaluationError
 
 Floats = NDArray[np.float64]

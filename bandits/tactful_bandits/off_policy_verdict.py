@@ -12,7 +12,7 @@ from typing import Literal
 
 import numpy as np
 
-from tactful_bandits.comparison import Interval
+from tactful_bandits.analysis.comparison import Interval
 from tactful_bandits.errors import EvaluationError
 from tactful_bandits.off_policy import (
     LoggedDecisions,

@@ -9,10 +9,10 @@ from typing import Literal
 
 import msgspec
 
+from tactful_bandits.analysis.sample_ratio import SampleRatio
+from tactful_bandits.analysis.samples import Sample
 from tactful_bandits.errors import DefinitionError, LifecycleError
 from tactful_bandits.guardrails import Guardrail, GuardrailLook
-from tactful_bandits.sample_ratio import SampleRatio
-from tactful_bandits.samples import Sample
 
 RolloutState = Literal["draft", "shadow", "canary", "held", "rolled back", "decided"]
 """State of a rollout; "rolled back" and "decided" are final."""

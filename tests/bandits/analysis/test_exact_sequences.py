@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scipy import integrate, stats
 
 from tactful_bandits import Proportion, StatisticsError, proportion_sequence
-from tactful_bandits.exact_sequences import exact_difference_sequence
+from tactful_bandits.analysis.exact_sequences import exact_difference_sequence
 
 
 @settings(max_examples=30)

@@ -16,7 +16,7 @@ from tactful_bandits import (
     stratified_difference,
     winsorised,
 )
-from tactful_bandits.adjustment import regression_coefficient
+from tactful_bandits.analysis.cuped import regression_coefficient
 
 Arrays = tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]
 

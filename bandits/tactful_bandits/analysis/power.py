@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from scipy import special
 
-from tactful_bandits.comparison import Estimate, confidence_sequence
+from tactful_bandits.analysis.comparison import Estimate, confidence_sequence
 from tactful_bandits.errors import StatisticsError
 
 _LARGEST = 10**12  # units; larger experiments cannot be run

@@ -7,10 +7,10 @@ from typing import Literal
 import numpy as np
 from scipy import special
 
-from tactful_bandits.comparison import difference
+from tactful_bandits.analysis.comparison import difference
+from tactful_bandits.analysis.group_sequential import crossing_probability
+from tactful_bandits.analysis.samples import Sample
 from tactful_bandits.errors import StatisticsError
-from tactful_bandits.group_sequential import crossing_probability
-from tactful_bandits.samples import Sample
 
 Course = Literal["steady", "fading", "growing"]
 """Course of an effect over time: "fading" is novelty that wears off, "growing" is learning."""

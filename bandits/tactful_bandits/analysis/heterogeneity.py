@@ -14,16 +14,16 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import special
 
-from tactful_bandits.comparison import (
+from tactful_bandits.analysis.comparison import (
     Estimate,
     Interval,
     difference,
     fixed_horizon_interval,
     fixed_horizon_p_value,
 )
+from tactful_bandits.analysis.multiplicity import holm
+from tactful_bandits.analysis.samples import Mean, Sample, columns
 from tactful_bandits.errors import StatisticsError
-from tactful_bandits.multiplicity import holm
-from tactful_bandits.samples import Mean, Sample, columns
 
 if TYPE_CHECKING:
     from sklearn.tree import DecisionTreeRegressor

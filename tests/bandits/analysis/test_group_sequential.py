@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tactful_bandits import Estimate, StatisticsError, group_sequential_bounds
-from tactful_bandits.group_sequential import (
+from tactful_bandits.analysis.group_sequential import (
     Spending,
     obrien_fleming_spending,
     pocock_spending,

@@ -10,9 +10,9 @@ from collections.abc import Callable
 
 from scipy import special
 
-from tactful_bandits.comparison import Interval
+from tactful_bandits.analysis.comparison import Interval
+from tactful_bandits.analysis.samples import Proportion
 from tactful_bandits.errors import StatisticsError
-from tactful_bandits.samples import Proportion
 
 _METHOD = "beta-binomial mixture, exact, any look"
 _HALVINGS = 60

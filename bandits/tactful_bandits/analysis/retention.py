@@ -8,8 +8,8 @@ passed, in all arms.
 import numpy as np
 from numpy.typing import ArrayLike
 
+from tactful_bandits.analysis.samples import Proportion, columns
 from tactful_bandits.errors import StatisticsError
-from tactful_bandits.samples import Proportion, columns
 
 
 def retention(

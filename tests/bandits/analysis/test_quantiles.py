@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 
 from tactful_bandits import StatisticsError, difference, fixed_horizon_interval
-from tactful_bandits.quantiles import Quantile
+from tactful_bandits.analysis.quantiles import Quantile
 
 
 @pytest.mark.parametrize("level", [0.5, 0.95])

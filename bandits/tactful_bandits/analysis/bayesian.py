@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from scipy import special
 
-from tactful_bandits.comparison import Estimate, Interval
+from tactful_bandits.analysis.comparison import Estimate, Interval
 from tactful_bandits.errors import StatisticsError
 
 

@@ -11,7 +11,7 @@ from tactful_bandits import (
     error_of_peeking,
     group_sequential_bounds,
 )
-from tactful_bandits.group_sequential import crossing_probability
+from tactful_bandits.analysis.group_sequential import crossing_probability
 
 
 def test_published_errors_of_repeated_tests() -> None:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
-from tactful_bandits.comparison import Estimate, confidence_sequence
+from tactful_bandits.analysis.comparison import Estimate, confidence_sequence
 from tactful_bandits.errors import StatisticsError
 
 # Shorter steps would need more nodes: the spread of a step must be wider than their distance.

@@ -14,7 +14,7 @@ from tactful_bandits import (
     honest_uplift,
     segment_effects,
 )
-from tactful_bandits.heterogeneity import Uplift
+from tactful_bandits.analysis.heterogeneity import Uplift
 
 
 def shoppers(

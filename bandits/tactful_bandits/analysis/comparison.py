@@ -14,8 +14,8 @@ from typing import Literal, get_args
 
 from scipy import special
 
+from tactful_bandits.analysis.samples import Sample
 from tactful_bandits.errors import StatisticsError
-from tactful_bandits.samples import Sample
 
 Alternative = Literal["two-sided", "greater", "less"]
 """Alternative hypothesis: a difference, the treatment above, or the treatment below. One-sided
@@ -221,7 +221,7 @@ def confidence_sequence(
 
     The theorem holds for units that arrive one after another, each complete when it is counted. It
     does not cover users who come back and add outcomes; simulated A/A tests of that kind stay below
-    `alpha` (`tests/bandits/test_comparison.py`).
+    `alpha` (`tests/bandits/analysis/test_comparison.py`).
 
     Source: Waudby-Smith, Arbour, Sinha, Kennedy, Ramdas, "Time-uniform central limit theory and
     asymptotic confidence sequences", arXiv 2103.06476v7, equation 9, one-sided 134; ρ by 161.

@@ -16,9 +16,9 @@ from typing import Self
 import numpy as np
 from numpy.typing import ArrayLike
 
-from tactful_bandits.comparison import Estimate, difference, welch_freedom
+from tactful_bandits.analysis.comparison import Estimate, difference, welch_freedom
+from tactful_bandits.analysis.samples import Mean, Sample, columns
 from tactful_bandits.errors import StatisticsError
-from tactful_bandits.samples import Mean, Sample, columns
 
 
 @dataclass(frozen=True, slots=True)

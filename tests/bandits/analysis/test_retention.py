@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tactful_bandits import Proportion, StatisticsError
-from tactful_bandits.return_rates import retention
+from tactful_bandits.analysis.retention import retention
 
 joins = st.lists(st.integers(0, 20), min_size=2, max_size=12)
 

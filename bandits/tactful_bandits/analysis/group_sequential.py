@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
-from tactful_bandits.comparison import Estimate, Interval
+from tactful_bandits.analysis.comparison import Estimate, Interval
 from tactful_bandits.errors import StatisticsError
 
 Spending = Callable[[float, float], float]

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from scipy import integrate, stats
 
 from tactful_bandits import Estimate, Prior, StatisticsError, posterior
-from tactful_bandits.bayesian import Posterior
+from tactful_bandits.analysis.bayesian import Posterior
 
 effects = st.floats(-5, 5)
 deviations = st.floats(0.05, 5)

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import special
 
+from tactful_bandits.analysis.samples import Ratio, columns
 from tactful_bandits.errors import StatisticsError
-from tactful_bandits.samples import Ratio, columns
 
 _Z = float(special.ndtri(0.975))
 

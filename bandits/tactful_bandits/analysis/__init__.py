@@ -1,0 +1,5 @@
+"""Statistics of experiments: comparisons, sequential tests, CUPED, power.
+
+It imports no other sub-package of `tactful_bandits`.
+Begin with `comparison`.
+"""
