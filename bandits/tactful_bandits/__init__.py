@@ -72,11 +72,6 @@ if TYPE_CHECKING:
         Ratio,
         Sample,
     )
-    from tactful_bandits.bandit_choice import Rule, Thompson, UpperConfidence
-    from tactful_bandits.bandit_memory import Memory, Observation
-    from tactful_bandits.beta_bandit import BetaBandit
-    from tactful_bandits.budget_pacing import BudgetPacing
-    from tactful_bandits.delayed_rewards import PendingRewards
     from tactful_bandits.guardrails import Guardrail, check_guardrails
     from tactful_bandits.lifecycle import (
         decide_rollout,
@@ -87,7 +82,6 @@ if TYPE_CHECKING:
         start_canary,
         start_shadow,
     )
-    from tactful_bandits.linear_bandit import LinearBandit
     from tactful_bandits.market_simulator import MarketSimulator
     from tactful_bandits.network_policy import NetworkPolicy
     from tactful_bandits.off_policy import (
@@ -102,7 +96,15 @@ if TYPE_CHECKING:
         switch_doubly_robust,
     )
     from tactful_bandits.off_policy_verdict import evaluate_policy
-    from tactful_bandits.private_linear_bandit import PrivateLinearBandit
+    from tactful_bandits.policies.budget_pacing import BudgetPacing
+    from tactful_bandits.policies.choice import Rule, Thompson, UpperConfidence
+    from tactful_bandits.policies.delayed_rewards import PendingRewards
+    from tactful_bandits.policies.linear import LinearBandit
+    from tactful_bandits.policies.memory import Memory, Observation
+    from tactful_bandits.policies.private_linear import PrivateLinearBandit
+    from tactful_bandits.policies.shared_linear import SharedLinearBandit
+    from tactful_bandits.policies.softmax import SoftmaxBandit
+    from tactful_bandits.policies.thompson import BetaBandit
     from tactful_bandits.rollouts import (
         Rollout,
         RolloutLook,
@@ -111,8 +113,6 @@ if TYPE_CHECKING:
         dump_rollout,
         load_rollout,
     )
-    from tactful_bandits.shared_linear_bandit import SharedLinearBandit
-    from tactful_bandits.softmax_bandit import SoftmaxBandit
     from tactful_bandits.weight_bounds import WeightBounds
 
 __all__ = [
@@ -215,24 +215,24 @@ __all__ = [
 
 _LOADED_WHEN_USED = {
     "Alternative": "analysis.comparison",
-    "BetaBandit": "beta_bandit",
-    "BudgetPacing": "budget_pacing",
+    "BetaBandit": "policies.thompson",
+    "BudgetPacing": "policies.budget_pacing",
     "Comparison": "analysis.comparison",
     "Design": "analysis.power",
     "Estimate": "analysis.comparison",
     "Guardrail": "guardrails",
     "Interval": "analysis.comparison",
-    "LinearBandit": "linear_bandit",
+    "LinearBandit": "policies.linear",
     "LoggedDecisions": "off_policy",
     "MarketSimulator": "market_simulator",
     "Mean": "analysis.samples",
-    "Memory": "bandit_memory",
+    "Memory": "policies.memory",
     "NetworkPolicy": "network_policy",
-    "Observation": "bandit_memory",
+    "Observation": "policies.memory",
     "Paired": "analysis.cuped",
-    "PendingRewards": "delayed_rewards",
+    "PendingRewards": "policies.delayed_rewards",
     "Prior": "analysis.bayesian",
-    "PrivateLinearBandit": "private_linear_bandit",
+    "PrivateLinearBandit": "policies.private_linear",
     "Proportion": "analysis.samples",
     "Ratio": "analysis.samples",
     "RatioSums": "analysis.noisy_samples",
@@ -241,14 +241,14 @@ _LOADED_WHEN_USED = {
     "Rollout": "rollouts",
     "RolloutLook": "rollouts",
     "RolloutPlan": "rollouts",
-    "Rule": "bandit_choice",
+    "Rule": "policies.choice",
     "Sample": "analysis.samples",
     "SampleRatio": "analysis.sample_ratio",
-    "SharedLinearBandit": "shared_linear_bandit",
-    "SoftmaxBandit": "softmax_bandit",
+    "SharedLinearBandit": "policies.shared_linear",
+    "SoftmaxBandit": "policies.softmax",
     "StageObservations": "rollouts",
-    "Thompson": "bandit_choice",
-    "UpperConfidence": "bandit_choice",
+    "Thompson": "policies.choice",
+    "UpperConfidence": "policies.choice",
     "WeightBounds": "weight_bounds",
     "adjusted_difference": "analysis.cuped",
     "anytime_p_value": "analysis.comparison",

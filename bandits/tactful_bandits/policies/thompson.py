@@ -15,10 +15,10 @@ import msgspec
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from tactful_bandits.bandit_choice import Choice, choose_winner, require_share
-from tactful_bandits.bandit_memory import Memory, Observation, PeriodSums
-from tactful_bandits.bandit_state import pack, unpack
 from tactful_bandits.errors import PolicyError
+from tactful_bandits.policies.choice import Choice, choose_winner, require_share
+from tactful_bandits.policies.codec import pack, unpack
+from tactful_bandits.policies.memory import Memory, Observation, PeriodSums
 
 
 class _State(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="beta"):

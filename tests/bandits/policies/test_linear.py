@@ -17,7 +17,7 @@ from tactful_bandits import (
     Thompson,
     UpperConfidence,
 )
-from tactful_bandits.bandit_choice import choose_best, choose_winner
+from tactful_bandits.policies.choice import choose_best, choose_winner
 
 ARMS, FEATURES = 3, 4
 

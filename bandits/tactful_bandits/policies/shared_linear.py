@@ -14,7 +14,8 @@ from typing import Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from tactful_bandits.bandit_choice import (
+from tactful_bandits.errors import PolicyError
+from tactful_bandits.policies.choice import (
     Choice,
     Rule,
     UpperConfidence,
@@ -22,10 +23,9 @@ from tactful_bandits.bandit_choice import (
     choose_winner,
     require_share,
 )
-from tactful_bandits.bandit_memory import Memory, Observation, require_small
-from tactful_bandits.errors import PolicyError
-from tactful_bandits.linear_bandit import LinearBandit
-from tactful_bandits.linear_models import checked_penalties
+from tactful_bandits.policies.linear import LinearBandit
+from tactful_bandits.policies.linear_models import checked_penalties
+from tactful_bandits.policies.memory import Memory, Observation, require_small
 
 
 class SharedLinearBandit:

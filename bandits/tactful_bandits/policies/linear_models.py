@@ -5,15 +5,15 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from tactful_bandits.bandit_choice import (
+from tactful_bandits.errors import PolicyError
+from tactful_bandits.policies.choice import (
     Choice,
     Rule,
     UpperConfidence,
     choose_best,
     choose_winner,
 )
-from tactful_bandits.bandit_memory import require_small
-from tactful_bandits.errors import PolicyError
+from tactful_bandits.policies.memory import require_small
 
 _MOST_CELLS = 20_000_000
 

@@ -15,9 +15,9 @@ from typing import Self
 import msgspec
 import numpy as np
 
-from tactful_bandits.bandit_memory import Observation
-from tactful_bandits.bandit_state import pack, unpack
 from tactful_bandits.errors import PolicyError
+from tactful_bandits.policies.codec import pack, unpack
+from tactful_bandits.policies.memory import Observation
 
 
 class _Pending(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -18,10 +18,10 @@ import msgspec
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from tactful_bandits.bandit_choice import Choice, Rule, Thompson, UpperConfidence, require_share
-from tactful_bandits.bandit_state import pack, unpack
 from tactful_bandits.errors import PolicyError
-from tactful_bandits.linear_models import LinearModels, checked_features, require_shape
+from tactful_bandits.policies.choice import Choice, Rule, Thompson, UpperConfidence, require_share
+from tactful_bandits.policies.codec import pack, unpack
+from tactful_bandits.policies.linear_models import LinearModels, checked_features, require_shape
 from tactful_privacy import DiscreteGaussian
 
 _FINEST, _COARSEST = 1024, 16

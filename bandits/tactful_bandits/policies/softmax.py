@@ -20,11 +20,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import special
 
-from tactful_bandits.bandit_choice import Choice, require_share
-from tactful_bandits.bandit_memory import LARGEST, Observation
-from tactful_bandits.bandit_state import pack, unpack
 from tactful_bandits.errors import PolicyError
-from tactful_bandits.linear_models import checked_features
+from tactful_bandits.policies.choice import Choice, require_share
+from tactful_bandits.policies.codec import pack, unpack
+from tactful_bandits.policies.linear_models import checked_features
+from tactful_bandits.policies.memory import LARGEST, Observation
 
 Baseline = Literal["none", "mean", "linear"]
 

@@ -20,14 +20,17 @@ import msgspec
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from tactful_bandits.bandit_choice import (
+from tactful_bandits.errors import PolicyError
+from tactful_bandits.policies.choice import (
     Choice,
     Rule,
     Thompson,
     UpperConfidence,
     require_share,
 )
-from tactful_bandits.bandit_memory import (
+from tactful_bandits.policies.codec import pack, unpack
+from tactful_bandits.policies.linear_models import LinearModels, require_shape
+from tactful_bandits.policies.memory import (
     GRID,
     LARGEST,
     Memory,
@@ -36,9 +39,6 @@ from tactful_bandits.bandit_memory import (
     on_grid,
     require_room,
 )
-from tactful_bandits.bandit_state import pack, unpack
-from tactful_bandits.errors import PolicyError
-from tactful_bandits.linear_models import LinearModels, require_shape
 
 _UPDATES_BETWEEN_REFRESHES = 4096
 

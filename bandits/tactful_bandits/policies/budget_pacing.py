@@ -16,8 +16,8 @@ import msgspec
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from tactful_bandits.bandit_state import pack, unpack
 from tactful_bandits.errors import PolicyError
+from tactful_bandits.policies.codec import pack, unpack
 
 
 class _State(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="pacing"):
