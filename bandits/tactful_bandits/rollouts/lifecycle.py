@@ -21,8 +21,8 @@ from dataclasses import replace
 
 from tactful_bandits.analysis.sample_ratio import check_sample_ratio
 from tactful_bandits.errors import LifecycleError
-from tactful_bandits.guardrails import GuardrailLook, check_guardrails
-from tactful_bandits.rollouts import (
+from tactful_bandits.rollouts.guardrails import GuardrailLook, check_guardrails
+from tactful_bandits.rollouts.model import (
     SYSTEM,
     Decision,
     Rollout,

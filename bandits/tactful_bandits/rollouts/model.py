@@ -1,6 +1,6 @@
 """Rollout model: the plan, the present state and the audit log.
 
-Plain values; `tactful_bandits.lifecycle` holds the transitions.
+Plain values; `tactful_bandits.rollouts.lifecycle` holds the transitions.
 """
 
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ import msgspec
 from tactful_bandits.analysis.sample_ratio import SampleRatio
 from tactful_bandits.analysis.samples import Sample
 from tactful_bandits.errors import DefinitionError, LifecycleError
-from tactful_bandits.guardrails import Guardrail, GuardrailLook
+from tactful_bandits.rollouts.guardrails import Guardrail, GuardrailLook
 
 RolloutState = Literal["draft", "shadow", "canary", "held", "rolled back", "decided"]
 """State of a rollout; "rolled back" and "decided" are final."""
