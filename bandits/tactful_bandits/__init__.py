@@ -72,9 +72,7 @@ if TYPE_CHECKING:
         Ratio,
         Sample,
     )
-    from tactful_bandits.market_simulator import MarketSimulator
-    from tactful_bandits.network_policy import NetworkPolicy
-    from tactful_bandits.off_policy import (
+    from tactful_bandits.evaluation.off_policy import (
         LoggedDecisions,
         clipped_ips,
         direct_method,
@@ -85,7 +83,9 @@ if TYPE_CHECKING:
         snips,
         switch_doubly_robust,
     )
-    from tactful_bandits.off_policy_verdict import evaluate_policy
+    from tactful_bandits.evaluation.verdict import evaluate_policy
+    from tactful_bandits.market_simulator import MarketSimulator
+    from tactful_bandits.network_policy import NetworkPolicy
     from tactful_bandits.policies.budget_pacing import BudgetPacing
     from tactful_bandits.policies.choice import Rule, Thompson, UpperConfidence
     from tactful_bandits.policies.delayed_rewards import PendingRewards
@@ -223,7 +223,7 @@ _LOADED_WHEN_USED = {
     "Guardrail": "rollouts.guardrails",
     "Interval": "analysis.comparison",
     "LinearBandit": "policies.linear",
-    "LoggedDecisions": "off_policy",
+    "LoggedDecisions": "evaluation.off_policy",
     "MarketSimulator": "market_simulator",
     "Mean": "analysis.samples",
     "Memory": "policies.memory",
@@ -255,24 +255,24 @@ _LOADED_WHEN_USED = {
     "benjamini_hochberg": "analysis.multiplicity",
     "check_guardrails": "rollouts.guardrails",
     "check_sample_ratio": "analysis.sample_ratio",
-    "clipped_ips": "off_policy",
+    "clipped_ips": "evaluation.off_policy",
     "compare": "analysis.comparison",
     "confidence_sequence": "analysis.comparison",
     "days_needed": "analysis.power",
     "decide_rollout": "rollouts.lifecycle",
     "difference": "analysis.comparison",
-    "direct_method": "off_policy",
-    "doubly_robust": "off_policy",
+    "direct_method": "evaluation.off_policy",
+    "doubly_robust": "evaluation.off_policy",
     "dump_rollout": "rollouts.model",
     "effect_trend": "analysis.diagnostics",
     "error_of_peeking": "analysis.diagnostics",
-    "evaluate_policy": "off_policy_verdict",
+    "evaluate_policy": "evaluation.verdict",
     "fixed_horizon_interval": "analysis.comparison",
     "fixed_horizon_p_value": "analysis.comparison",
     "group_sequential_bounds": "analysis.group_sequential",
     "holm": "analysis.multiplicity",
     "honest_uplift": "analysis.heterogeneity",
-    "ips": "off_policy",
+    "ips": "evaluation.off_policy",
     "judge_rollout": "rollouts.lifecycle",
     "level": "analysis.comparison",
     "load_rollout": "rollouts.model",
@@ -282,13 +282,13 @@ _LOADED_WHEN_USED = {
     "resume_rollout": "rollouts.lifecycle",
     "roll_back": "rollouts.lifecycle",
     "segment_effects": "analysis.heterogeneity",
-    "self_normalised_doubly_robust": "off_policy",
-    "shrunk_doubly_robust": "off_policy",
-    "snips": "off_policy",
+    "self_normalised_doubly_robust": "evaluation.off_policy",
+    "shrunk_doubly_robust": "evaluation.off_policy",
+    "snips": "evaluation.off_policy",
     "start_canary": "rollouts.lifecycle",
     "start_shadow": "rollouts.lifecycle",
     "stratified_difference": "analysis.cuped",
-    "switch_doubly_robust": "off_policy",
+    "switch_doubly_robust": "evaluation.off_policy",
     "units_behind_noise": "analysis.noisy_samples",
     "winsorised": "analysis.cuped",
 }

@@ -23,8 +23,12 @@ from tactful_bandits import (
     snips,
     switch_doubly_robust,
 )
-from tactful_bandits.off_policy import OffPolicyEstimate, bootstrap_interval, logged_value
-from tactful_bandits.off_policy_verdict import measure_overlap
+from tactful_bandits.evaluation.off_policy import (
+    OffPolicyEstimate,
+    bootstrap_interval,
+    logged_value,
+)
+from tactful_bandits.evaluation.verdict import measure_overlap
 
 _ESTIMATORS: dict[str, Callable[[LoggedDecisions], OffPolicyEstimate]] = {
     "ipw": ips,

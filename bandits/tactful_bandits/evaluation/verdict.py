@@ -14,7 +14,7 @@ import numpy as np
 
 from tactful_bandits.analysis.comparison import Interval
 from tactful_bandits.errors import EvaluationError
-from tactful_bandits.off_policy import (
+from tactful_bandits.evaluation.off_policy import (
     LoggedDecisions,
     OffPolicyEstimate,
     clipped_ips,

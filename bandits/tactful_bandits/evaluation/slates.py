@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from tactful_bandits.errors import EvaluationError
-from tactful_bandits.off_policy import OffPolicyEstimate
+from tactful_bandits.evaluation.off_policy import OffPolicyEstimate
 
 Floats = NDArray[np.float64]
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tactful_bandits import EvaluationError
-from tactful_bandits.slate_evaluation import (
+from tactful_bandits.evaluation.slates import (
     cascade_doubly_robust,
     cascade_ips,
     independent_ips,
