@@ -11,22 +11,22 @@ import torch
 
 from benchmarks.figures import Figure
 from tactful_bandits import WeightBounds
-from tactful_bandits.ddpg import DdpgAgent
-from tactful_bandits.market_environment import CHAMPION
-from tactful_bandits.market_simulator import STATE, MarketSettings
-from tactful_bandits.tuner import (
-    TuningCourse,
-    make_tuner,
-    tune_in_market,
-    worst_loss,
-)
-from tactful_bandits.tuner_rivals import (
+from tactful_bandits.tuner.baselines import (
     Floats,
     StatePolicy,
     best_static,
     linear_contextual,
     linear_policy,
     play,
+)
+from tactful_bandits.tuner.ddpg import DdpgAgent
+from tactful_bandits.tuner.gym_env import CHAMPION
+from tactful_bandits.tuner.simulator import STATE, MarketSettings
+from tactful_bandits.tuner.tuner import (
+    TuningCourse,
+    make_tuner,
+    tune_in_market,
+    worst_loss,
 )
 
 PENDULUM = [("ddpg_pendulum_return_min", "1")]

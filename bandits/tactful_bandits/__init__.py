@@ -84,8 +84,6 @@ if TYPE_CHECKING:
         switch_doubly_robust,
     )
     from tactful_bandits.evaluation.verdict import evaluate_policy
-    from tactful_bandits.market_simulator import MarketSimulator
-    from tactful_bandits.network_policy import NetworkPolicy
     from tactful_bandits.policies.budget_pacing import BudgetPacing
     from tactful_bandits.policies.choice import Rule, Thompson, UpperConfidence
     from tactful_bandits.policies.delayed_rewards import PendingRewards
@@ -113,7 +111,9 @@ if TYPE_CHECKING:
         dump_rollout,
         load_rollout,
     )
-    from tactful_bandits.weight_bounds import WeightBounds
+    from tactful_bandits.tuner.network import NetworkPolicy
+    from tactful_bandits.tuner.simulator import MarketSimulator
+    from tactful_bandits.tuner.weight_bounds import WeightBounds
 
 __all__ = [
     "Alternative",
@@ -224,10 +224,10 @@ _LOADED_WHEN_USED = {
     "Interval": "analysis.comparison",
     "LinearBandit": "policies.linear",
     "LoggedDecisions": "evaluation.off_policy",
-    "MarketSimulator": "market_simulator",
+    "MarketSimulator": "tuner.simulator",
     "Mean": "analysis.samples",
     "Memory": "policies.memory",
-    "NetworkPolicy": "network_policy",
+    "NetworkPolicy": "tuner.network",
     "Observation": "policies.memory",
     "Paired": "analysis.cuped",
     "PendingRewards": "policies.delayed_rewards",
@@ -249,7 +249,7 @@ _LOADED_WHEN_USED = {
     "StageObservations": "rollouts.model",
     "Thompson": "policies.choice",
     "UpperConfidence": "policies.choice",
-    "WeightBounds": "weight_bounds",
+    "WeightBounds": "tuner.weight_bounds",
     "adjusted_difference": "analysis.cuped",
     "anytime_p_value": "analysis.comparison",
     "benjamini_hochberg": "analysis.multiplicity",

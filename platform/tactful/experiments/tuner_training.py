@@ -10,7 +10,7 @@ import numpy as np
 from tactful.errors import ConfigError
 from tactful.rerank.tuned_objective import MANIFEST, POLICY, TunerManifest
 from tactful_bandits import MissingExtraError, WeightBounds
-from tactful_bandits.weight_bounds import OBJECTIVES
+from tactful_bandits.tuner.weight_bounds import OBJECTIVES
 
 _CHAMPION = (0.59, 0.12, 0.17, 0.06, 0.06)
 _EVALUATED = 9_000  # first seed of the shops in which policies are compared; none learns there
@@ -39,12 +39,7 @@ def train_in_simulator(
     try:
         import torch
 
-        from tactful_bandits.tuner import (
-            make_tuner,
-            tune_in_market,
-            worst_loss,
-        )
-        from tactful_bandits.tuner_rivals import (
+        from tactful_bandits.tuner.baselines import (
             Floats,
             StatePolicy,
             best_static,
@@ -52,9 +47,14 @@ def train_in_simulator(
             linear_policy,
             play,
         )
+        from tactful_bandits.tuner.tuner import (
+            make_tuner,
+            tune_in_market,
+            worst_loss,
+        )
     except (MissingExtraError, ModuleNotFoundError) as error:
         raise ConfigError(f"training needs pip install 'tactful[tuner]': {error}") from error
-    from tactful_bandits.market_simulator import STATE
+    from tactful_bandits.tuner.simulator import STATE
 
     torch.set_num_threads(1)
     bounds = WeightBounds(_CHAMPION)

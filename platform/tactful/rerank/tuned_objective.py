@@ -23,7 +23,7 @@ from numpy.typing import ArrayLike
 from tactful.errors import ConfigError
 from tactful.rerank.objective import Objective
 from tactful_bandits import NetworkPolicy, PolicyError, WeightBounds
-from tactful_bandits.network_policy import gaussian_log_density
+from tactful_bandits.tuner.network import gaussian_log_density
 
 POLICY = "policy.bin"
 MANIFEST = "tuner.json"

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tactful_bandits.errors import MissingExtraError, PolicyError
-from tactful_bandits.market_simulator import STATE, MarketSettings, MarketSimulator, MarketStep
-from tactful_bandits.weight_bounds import WeightBounds
+from tactful_bandits.tuner.simulator import STATE, MarketSettings, MarketSimulator, MarketStep
+from tactful_bandits.tuner.weight_bounds import WeightBounds
 
 try:
     import gymnasium

@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from tactful_bandits.ddpg import DdpgAgent, DdpgSettings, Effect
 from tactful_bandits.errors import MissingExtraError, PolicyError
-from tactful_bandits.market_simulator import STATE, MarketSettings, MarketSimulator
-from tactful_bandits.weight_bounds import WeightBounds
+from tactful_bandits.tuner.ddpg import DdpgAgent, DdpgSettings, Effect
+from tactful_bandits.tuner.simulator import STATE, MarketSettings, MarketSimulator
+from tactful_bandits.tuner.weight_bounds import WeightBounds
 
 try:
     import torch

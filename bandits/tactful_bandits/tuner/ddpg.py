@@ -38,8 +38,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from tactful_bandits.errors import MissingExtraError, PolicyError
-from tactful_bandits.network_policy import NetworkPolicy, gaussian_log_density
-from tactful_bandits.replay import Batch, Replay
+from tactful_bandits.tuner.network import NetworkPolicy, gaussian_log_density
+from tactful_bandits.tuner.replay_buffer import Batch, Replay
 from tactful_privacy.durable_files import replacing
 
 try:

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from tactful_bandits.errors import PolicyError
-from tactful_bandits.weight_bounds import OBJECTIVES
+from tactful_bandits.tuner.weight_bounds import OBJECTIVES
 
 Floats = NDArray[np.float64]
 

@@ -7,8 +7,8 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 
 from tactful_bandits import MarketSimulator, PolicyError, WeightBounds
-from tactful_bandits.market_environment import CHAMPION, MarketEnv, MarketVectorEnv, Reward
-from tactful_bandits.market_simulator import MarketSettings
+from tactful_bandits.tuner.gym_env import CHAMPION, MarketEnv, MarketVectorEnv, Reward
+from tactful_bandits.tuner.simulator import MarketSettings
 
 PRICES = (0.2, 0.8, 0.0, 0.0, 0.0)
 

@@ -8,18 +8,18 @@ import pytest
 import torch
 
 from tactful_bandits import LoggedDecisions, MarketSimulator, PolicyError, WeightBounds, snips
-from tactful_bandits.ddpg import DdpgAgent
-from tactful_bandits.market_environment import CHAMPION
-from tactful_bandits.market_simulator import MarketSettings
-from tactful_bandits.network_policy import gaussian_log_density
-from tactful_bandits.tuner import (
+from tactful_bandits.tuner.baselines import best_static, cross_entropy, linear_policy, play
+from tactful_bandits.tuner.ddpg import DdpgAgent
+from tactful_bandits.tuner.gym_env import CHAMPION
+from tactful_bandits.tuner.network import gaussian_log_density
+from tactful_bandits.tuner.simulator import MarketSettings
+from tactful_bandits.tuner.tuner import (
     TUNER_SETTINGS,
     effect_of_weights,
     make_tuner,
     tune_in_market,
     worst_loss,
 )
-from tactful_bandits.tuner_rivals import best_static, cross_entropy, linear_policy, play
 
 BOUNDS = WeightBounds(CHAMPION)
 

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tactful_bandits.errors import PolicyError
-from tactful_bandits.market_simulator import STATE, MarketSettings, MarketSimulator
-from tactful_bandits.weight_bounds import WeightBounds
+from tactful_bandits.tuner.simulator import STATE, MarketSettings, MarketSimulator
+from tactful_bandits.tuner.weight_bounds import WeightBounds
 
 Floats = NDArray[np.float64]
 StatePolicy = Callable[[Floats], Floats]
