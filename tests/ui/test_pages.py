@@ -10,7 +10,7 @@ from tests.ui.conftest import PAGES, Open
 from tests.ui.reading import charts, descriptions, drawn, words
 from tests.ui.server import FakePlatform
 
-from tactful_ui import formats
+from tactful_ui.components import formats
 
 STATES: dict[str, Any] = {
     "finished": sample.report(),

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import streamlit as st
 
-from tactful_ui import overview, released, shell, system
+from tactful_ui import overview, released, system
+from tactful_ui.components import shell
 
 
 def main() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
-from tactful_ui import charts, formats, shell
+from tactful_ui.components import charts, formats, shell
 from tactful_ui.report import METRICS, Experiment, Federated, Model, Report, Statistics
 
 _MOST_GAINS = 12

@@ -7,7 +7,7 @@ from datetime import UTC, date, datetime, time, timedelta
 
 import streamlit as st
 
-from tactful_ui import charts, formats, shell
+from tactful_ui.components import charts, formats, shell
 from tactful_ui.errors import NoReport, SourceError
 from tactful_ui.report import Count, Statistics
 from tactful_ui.source import ReportSource

@@ -7,7 +7,7 @@ from typing import Any
 
 import streamlit as st
 
-from tactful_ui import charts, formats, shell
+from tactful_ui.components import charts, formats, shell
 from tactful_ui.errors import NoReport, SourceError
 from tactful_ui.report import Report, flatten, parse_time
 from tactful_ui.source import Health, ReportSource

@@ -4,8 +4,8 @@ import pytest
 from tests.ui import sample
 from tests.ui.reading import rows
 
-from tactful_ui import charts
-from tactful_ui.charts import DARK, LIGHT, Palette
+from tactful_ui.components import charts
+from tactful_ui.components.charts import DARK, LIGHT, Palette
 from tactful_ui.report import METRICS, Arm, Count, Estimate, Federated, Report
 
 # Streamlit's own backgrounds of the two themes, charts and page alike.

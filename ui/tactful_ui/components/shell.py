@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import streamlit as st
 
-from tactful_ui import charts, formats
+from tactful_ui.components import charts, formats
 from tactful_ui.errors import NoReport, ServerDown, SourceError, Unauthorised
 from tactful_ui.report import Report
 from tactful_ui.source import ReportSource, Settings, connect

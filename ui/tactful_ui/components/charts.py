@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 
 import altair as alt
 
-from tactful_ui import formats
+from tactful_ui.components import formats
 from tactful_ui.report import Arm, Count, Estimate, Federated, Ranking
 
 Chart: TypeAlias = alt.LayerChart | alt.FacetChart

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tactful_ui import formats
+from tactful_ui.components import formats
 from tactful_ui.report import Estimate, Experiment, Statistics
 
 EXPERIMENT = Experiment("canary", (), Estimate(0.01, -0.02, 0.04), "", "")
