@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import streamlit as st
 
-from tactful_ui import overview, released, system
 from tactful_ui.components import shell
+from tactful_ui.views import overview, released, system
 
 
 def main() -> None:

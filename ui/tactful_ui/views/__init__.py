@@ -1,0 +1,5 @@
+"""The pages of the dashboard.
+
+It may import every other sub-package of `tactful_ui`.
+Begin with `overview`.
+"""
