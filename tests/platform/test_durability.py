@@ -25,7 +25,7 @@ import pytest
 from click.testing import CliRunner
 from tests.platform.support import Live, blocked, build, view, wait_until
 
-from benchmarks._ports import free_port
+from benchmarks.ports import free_port
 from tactful.cli.main import main
 from tactful.config.settings import Settings
 from tactful.server.platform import Platform

@@ -18,14 +18,14 @@ from tests.platform import planted_bugs
 from tests.platform.support import wait_until
 from tests.streaming.brokers import topic_name
 
-from benchmarks._kill_faults import find_fault, on_sound_broker
-from benchmarks._kill_load import Load
-from benchmarks._kill_processes import TACTFUL, Process
-from benchmarks._kill_servers import on_embedded_log, on_kafka, with_workers
-from benchmarks._kill_sinks import on_target
-from benchmarks._kill_topics import BrokerFault, Stalled, hidden
-from benchmarks._kill_truth import Comparison, Outcome
-from benchmarks._ports import free_port
+from benchmarks.kills.faults import find_fault, on_sound_broker
+from benchmarks.kills.load import Load
+from benchmarks.kills.processes import TACTFUL, Process
+from benchmarks.kills.servers import on_embedded_log, on_kafka, with_workers
+from benchmarks.kills.sinks import on_target
+from benchmarks.kills.topics import BrokerFault, Stalled, hidden
+from benchmarks.kills.truth import Comparison, Outcome
+from benchmarks.ports import free_port
 from tactful.cli.worker import FENCED
 from tactful_streaming import KafkaSettings, ensure_topic
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from benchmarks._ports import free_port
+from benchmarks.ports import free_port
 from tactful_streaming import KafkaLog, KafkaSettings, ensure_topic
 
 _MOCK = """

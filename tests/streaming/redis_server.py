@@ -12,7 +12,7 @@ from types import TracebackType
 
 import pytest
 
-from benchmarks._ports import free_port
+from benchmarks.ports import free_port
 
 
 class RedisServer:

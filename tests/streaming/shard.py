@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks import _kill_topics as topics
+from benchmarks.kills import topics
 from tactful_streaming import (
     Definitions,
     Engine,

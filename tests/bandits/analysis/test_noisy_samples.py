@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks import _experiments_coverage as simulated
+from benchmarks.experiments import coverage as simulated
 from tactful_bandits import (
     Proportion,
     Ratio,

@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import _experiments_oracle as oracle
+from benchmarks.experiments import oracle
 from tactful_bandits import Interval, fixed_horizon_interval
 
 

@@ -3,7 +3,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks import _experiments_canary as canary
+from benchmarks.experiments import canary
 from tactful_bandits import (
     DefinitionError,
     Guardrail,

@@ -303,6 +303,6 @@ def test_serving_loads_neither_torch_nor_gymnasium() -> None:
 @pytest.mark.slow
 def test_pendulum_swings_up() -> None:
     pytest.importorskip("gymnasium")
-    from benchmarks import _experiments_tuner
+    from benchmarks.experiments import tuner as _experiments_tuner
 
     assert _experiments_tuner._pendulum_return(0, 12_000) > -200

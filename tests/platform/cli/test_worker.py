@@ -15,7 +15,7 @@ import pytest
 from tests.platform.support import wait_until
 from tests.streaming.brokers import topic_name
 
-from benchmarks._ports import free_port
+from benchmarks.ports import free_port
 from tactful.config.settings import EngineSettings, LogSettings, Settings, WorkerSettings
 from tactful.errors import StorageError
 from tactful.feature_workers import prepare as feature_worker

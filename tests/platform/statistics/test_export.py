@@ -275,7 +275,7 @@ def test_what_cannot_be_published_is_said(tmp_path: Path) -> None:
 def test_a_topic_of_kafka_holds_every_number(tmp_path: Path, kafka_servers: str) -> None:
     from tests.streaming.flink_cluster import make_topic
 
-    from benchmarks._kill_topics import read_topic
+    from benchmarks.kills.topics import read_topic
 
     topic = f"statistics-{uuid.uuid4().hex}"
     make_topic(kafka_servers, topic)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks._privacy_ledger import run_apart
+from benchmarks.privacy.ledger import run_apart
 
 
 def test_writers_that_are_killed_overspend_nothing(location: str) -> None:

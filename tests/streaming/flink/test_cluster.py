@@ -14,7 +14,7 @@ import pytest
 from tests.streaming.brokers import patiently, topic_name
 from tests.streaming.flink_cluster import append, make_topic, read_rows
 
-from benchmarks._ports import free_port
+from benchmarks.ports import free_port
 from tactful_streaming import Entry, Event, FlinkOptions, compile_flink, load_definitions
 from tactful_streaming.flink.jar import build_runner
 from tactful_streaming.flink.rest_client import FlinkCluster

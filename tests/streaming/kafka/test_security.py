@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from tests.streaming.brokers import Broker, patiently, topic_name
 
-from benchmarks._ports import free_port
+from benchmarks.ports import free_port
 from tactful_streaming import (
     KafkaLog,
     KafkaSettings,

@@ -11,7 +11,7 @@ import pytest
 from tests.streaming.redis_server import RedisServer
 from tests.streaming.streams import definitions, random_entries, records
 
-from benchmarks._ports import free_port
+from benchmarks.ports import free_port
 from tactful_streaming import (
     EmbeddedOnlineStore,
     Engine,

@@ -16,7 +16,7 @@ from tests.ui import sample
 from tests.ui.browser import browser
 from tests.ui.server import FakePlatform
 
-from benchmarks._ports import free_port
+from benchmarks.ports import free_port
 from tactful_ui import ENTRY
 
 pytestmark = [pytest.mark.service("chromium"), pytest.mark.timeout(240)]

@@ -1,0 +1,1 @@
+"""The benchmark `experiments`; `run` measures, the other modules hold its parts."""

@@ -1,0 +1,1 @@
+"""The benchmark `federated`; `run` measures, the other modules hold its parts."""

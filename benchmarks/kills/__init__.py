@@ -1,0 +1,1 @@
+"""Kill processes under load and compare what is left with the truth."""

@@ -1,0 +1,1 @@
+"""The benchmark `pipeline`; `run` measures, the other modules hold its parts."""

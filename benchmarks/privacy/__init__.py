@@ -1,0 +1,1 @@
+"""The benchmark `privacy`; `run` measures, the other modules hold its parts."""

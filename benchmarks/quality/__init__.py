@@ -1,0 +1,1 @@
+"""The benchmark `quality`; `run` measures, the other modules hold its parts."""

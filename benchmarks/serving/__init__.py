@@ -1,0 +1,1 @@
+"""The benchmark `serving`; `run` measures, the other modules hold its parts."""

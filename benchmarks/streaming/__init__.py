@@ -1,0 +1,1 @@
+"""The benchmark `streaming`; `run` measures, the other modules hold its parts."""
