@@ -136,7 +136,13 @@ def _flink_rows(quick: bool, scratch: Path) -> list[Figure]:
     with broker(scratch) as (servers, _):
         subprocess.run(
             [
-                *(sys.executable, "-m", "pytest", "-q", "tests/streaming/test_gate_flink.py"),
+                *(
+                    sys.executable,
+                    "-m",
+                    "pytest",
+                    "-q",
+                    "tests/streaming/differential/test_flink.py",
+                ),
                 *("-m", "not slow" if quick else "", f"--junitxml={report}"),
             ],
             cwd=_ROOT,

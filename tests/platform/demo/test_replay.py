@@ -26,7 +26,7 @@ from tests.platform.shop import (
     write_log,
 )
 from tests.platform.support import Live, small_settings
-from tests.platform.test_durability import Process
+from tests.platform.system.test_durability import Process
 
 from tactful.client import Client
 from tactful.config.settings import EngineSettings, Settings

@@ -15,7 +15,7 @@ from click.testing import CliRunner
 from tests.platform.cli.test_features import CHANGED
 from tests.platform.cli.test_rescale import append, at_work, new_worker
 from tests.platform.support import Live, build, now_ms, view, wait_until
-from tests.platform.test_kafka_server import on_kafka
+from tests.platform.system.test_kafka_server import on_kafka
 from tests.streaming.brokers import topic_name
 from tests.streaming.streams import random_entries
 

@@ -560,7 +560,7 @@ def test_sinks_killed_under_load_lose_nothing_and_end_right(
 ) -> None:
     """Two sinks share a group; now one, now the other is killed with -9 while rows come in.
 
-    The command, killed more often, is in ``tests/platform/test_kills.py``.
+    The command, killed more often, is in ``tests/platform/system/test_kills.py``.
     """
     kills = 3
     chance = random.Random(kills)
