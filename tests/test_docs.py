@@ -168,7 +168,9 @@ def broken_code(language: str, code: str, folder: Path) -> str | None:
     """
     from tactful.config.settings import load_settings
     from tactful.errors import ConfigError
-    from tactful_streaming import StreamingError, load_definitions, load_rules
+    from tactful_streaming.definitions.reader import load_definitions
+    from tactful_streaming.errors import StreamingError
+    from tactful_streaming.rules.rules import load_rules
 
     try:
         if language == "python":

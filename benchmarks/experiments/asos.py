@@ -12,7 +12,8 @@ import numpy as np
 
 from benchmarks.experiments.oracle import shared_file
 from benchmarks.figures import Figure
-from tactful_bandits import Mean, compare
+from tactful_bandits.analysis.comparison import compare
+from tactful_bandits.analysis.samples import Mean
 
 FIGURES = [
     ("asos_claims_fixed_at_end", "pairs"),

@@ -5,7 +5,9 @@ import time
 import numpy as np
 
 from benchmarks.figures import Figure
-from tactful_bandits import LinearBandit, Observation, Rule, Thompson, UpperConfidence
+from tactful_bandits.policies.choice import Rule, Thompson, UpperConfidence
+from tactful_bandits.policies.linear import LinearBandit
+from tactful_bandits.policies.memory import Observation
 
 FIGURES = [
     ("bandit_decisions_per_s", "1/s"),

@@ -13,15 +13,11 @@ import numpy as np
 from scipy import stats
 
 from benchmarks.figures import Figure
-from tactful_bandits import (
-    Guardrail,
-    Proportion,
-    ReleasedProportion,
-    Sample,
-    check_guardrails,
-    check_sample_ratio,
-)
-from tactful_privacy import DiscreteLaplace
+from tactful_bandits.analysis.noisy_samples import ReleasedProportion
+from tactful_bandits.analysis.sample_ratio import check_sample_ratio
+from tactful_bandits.analysis.samples import Proportion, Sample
+from tactful_bandits.rollouts.guardrails import Guardrail, check_guardrails
+from tactful_privacy.mechanisms.laplace import DiscreteLaplace
 
 LOOKS = 120
 _NEW_CONTROL, _NEW_CANARY = 450, 50

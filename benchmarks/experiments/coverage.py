@@ -8,21 +8,11 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from benchmarks.figures import Figure
-from tactful_bandits import (
-    Estimate,
-    Mean,
-    Paired,
-    Proportion,
-    Ratio,
-    RatioSums,
-    ReleasedProportion,
-    ReleasedRatio,
-    Sample,
-    adjusted_difference,
-    difference,
-    fixed_horizon_interval,
-)
-from tactful_privacy import DiscreteLaplace
+from tactful_bandits.analysis.comparison import Estimate, difference, fixed_horizon_interval
+from tactful_bandits.analysis.cuped import Paired, adjusted_difference
+from tactful_bandits.analysis.noisy_samples import RatioSums, ReleasedProportion, ReleasedRatio
+from tactful_bandits.analysis.samples import Mean, Proportion, Ratio, Sample
+from tactful_privacy.mechanisms.laplace import DiscreteLaplace
 
 FIGURES = [("coverage_95_min", "1"), ("coverage_95_max", "1")]
 

@@ -6,18 +6,18 @@ import numpy as np
 
 from benchmarks.experiments.oracle import shared_file
 from benchmarks.figures import Figure
-from tactful_bandits import (
+from tactful_bandits.evaluation.off_policy import (
     LoggedDecisions,
     clipped_ips,
     direct_method,
     doubly_robust,
-    evaluate_policy,
     ips,
     self_normalised_doubly_robust,
     shrunk_doubly_robust,
     snips,
     switch_doubly_robust,
 )
+from tactful_bandits.evaluation.verdict import evaluate_policy
 
 FIGURES = [
     ("off_policy_mismatches", "1"),

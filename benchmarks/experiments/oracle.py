@@ -8,24 +8,20 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.figures import Figure
-from tactful_bandits import (
+from tactful_bandits.analysis.bayesian import Prior, posterior
+from tactful_bandits.analysis.comparison import (
     Alternative,
     Estimate,
     Interval,
-    Mean,
-    Paired,
-    Prior,
-    Proportion,
-    Ratio,
-    adjusted_difference,
     anytime_p_value,
-    check_sample_ratio,
     confidence_sequence,
     difference,
     fixed_horizon_interval,
     fixed_horizon_p_value,
-    posterior,
 )
+from tactful_bandits.analysis.cuped import Paired, adjusted_difference
+from tactful_bandits.analysis.sample_ratio import check_sample_ratio
+from tactful_bandits.analysis.samples import Mean, Proportion, Ratio
 
 _TOLERANCE = 1e-7
 _SIDES: dict[str, Alternative] = {

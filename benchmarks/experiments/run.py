@@ -10,7 +10,7 @@ from benchmarks.experiments import off_policy as _experiments_off_policy
 from benchmarks.experiments import oracle as _experiments_oracle
 from benchmarks.experiments import tuner as _experiments_tuner
 from benchmarks.figures import Figure, Part, main, measure
-from tactful_bandits import Arm, Experiment, assign
+from tactful_bandits.assignment.assign import Arm, Experiment, assign
 
 PARTS = (
     "assignment",

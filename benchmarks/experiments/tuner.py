@@ -10,7 +10,6 @@ import numpy as np
 import torch
 
 from benchmarks.figures import Figure
-from tactful_bandits import WeightBounds
 from tactful_bandits.tuner.baselines import (
     Floats,
     StatePolicy,
@@ -28,6 +27,7 @@ from tactful_bandits.tuner.tuner import (
     tune_in_market,
     worst_loss,
 )
+from tactful_bandits.tuner.weight_bounds import WeightBounds
 
 PENDULUM = [("ddpg_pendulum_return_min", "1")]
 FIGURES = [

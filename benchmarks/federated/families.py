@@ -21,8 +21,8 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
-from tactful_federated import IntentModel, Windows, windows
-from tactful_federated.model.tokens import BOUNDARY, FIRST_CATEGORY, OTHER, PAD
+from tactful_federated.model.lstm_torch import IntentModel
+from tactful_federated.model.tokens import BOUNDARY, FIRST_CATEGORY, OTHER, PAD, Windows, windows
 from tactful_federated.model.vectors import Vector
 
 CUT = datetime(2011, 11, 10)

@@ -20,19 +20,12 @@ import torch
 
 from benchmarks.federated import families, fleet, intent, personal, scale, secure
 from benchmarks.figures import Figure, Part, main, measure
-from tactful_federated import (
-    CorrelatedNoise,
-    IntentModel,
-    ModelState,
-    NoiseMemory,
-    Optimizer,
-    SimulatedPopulation,
-    TrainerSettings,
-    TrainingPlan,
-    Wishes,
-    plan_training,
-)
-from tactful_federated.core.server_optimizer import step
+from tactful_federated.core.matrix_noise import CorrelatedNoise, NoiseMemory
+from tactful_federated.core.plan import TrainingPlan, Wishes, plan_training
+from tactful_federated.core.server_optimizer import ModelState, Optimizer, step
+from tactful_federated.device.batched_trainer import SimulatedPopulation
+from tactful_federated.model.lstm_torch import IntentModel
+from tactful_federated.model.settings import TrainerSettings
 from tactful_federated.model.vectors import Vector
 
 _ROOT = Path(__file__).resolve().parents[2]

@@ -31,18 +31,20 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from benchmarks.figures import Figure
-from tactful_federated import SimulatedPopulation, TrainerSettings, Vocabulary, windows
 from tactful_federated.core.server_optimizer import Doubles
+from tactful_federated.device.batched_trainer import SimulatedPopulation
 from tactful_federated.errors import HistoryError
 from tactful_federated.model.sample_data import SAMPLE_CATALOGUE, sample_history
-from tactful_federated.model.tokens import Windows
+from tactful_federated.model.settings import TrainerSettings
+from tactful_federated.model.tokens import Vocabulary, Windows, windows
 from tactful_federated.model.vectors import Vector, parameter_count
 
 if TYPE_CHECKING:
     from flwr.app import Context
     from flwr.serverapp import Grid
 
-    from tactful_federated import Device, IntentModel
+    from tactful_federated.device.trainer import Device
+    from tactful_federated.model.lstm_torch import IntentModel
 
 _ROOT = Path(__file__).resolve().parents[2]
 _DEVICES, _COHORT, _VISITS = 10_000, 100, 60
@@ -212,7 +214,7 @@ def _flower(rounds: int) -> _Run:
     from flwr.serverapp import ServerApp
     from flwr.simulation import run_simulation
 
-    from tactful_federated import FlowerPopulation, client_app
+    from tactful_federated.transport.flower_clear import FlowerPopulation, client_app
 
     times, server = _Rounds(time.perf_counter()), ServerApp()
 
@@ -249,14 +251,14 @@ def _flower(rounds: int) -> _Run:
 def _model() -> IntentModel:
     import torch
 
-    from tactful_federated import IntentModel
+    from tactful_federated.model.lstm_torch import IntentModel
 
     torch.set_num_threads(1)
     return IntentModel(_VOCABULARY.size)
 
 
 def _device_of(context: Context) -> Device:
-    from tactful_federated import Device
+    from tactful_federated.device.trainer import Device
 
     number = context.node_id % _DEVICES
     history = sample_history(number, baskets=_VISITS, seed=_SEED)

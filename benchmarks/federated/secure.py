@@ -13,29 +13,18 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from flwr.app import Message
 
 from benchmarks.figures import Figure
-from tactful_federated import (
-    Device,
-    FlowerPopulation,
-    FlowerSecureTransport,
-    IntentModel,
-    LocalGrid,
-    SecureCollector,
-    SecureRounds,
-    SecureSumServer,
-    Session,
-    TrainingPlan,
-    Vocabulary,
-    Wishes,
-    client_app,
-    enrol,
-    plan_training,
-    secure_client_app,
-    sum_in_secret,
-    without_noise,
-)
+from tactful_federated.core.plan import TrainingPlan, Wishes, plan_training, without_noise
+from tactful_federated.device.trainer import Device
+from tactful_federated.model.lstm_torch import IntentModel
 from tactful_federated.model.sample_data import SAMPLE_CATALOGUE, sample_history
+from tactful_federated.model.tokens import Vocabulary
 from tactful_federated.model.vectors import Vector
-from tactful_federated.secagg.messages import encode
+from tactful_federated.secagg.collectors import SecureCollector
+from tactful_federated.secagg.messages import Session, encode, enrol
+from tactful_federated.secagg.round import SecureRounds
+from tactful_federated.secagg.server import SecureSumServer, sum_in_secret
+from tactful_federated.transport.flower_clear import FlowerPopulation, LocalGrid, client_app
+from tactful_federated.transport.flower_secure import FlowerSecureTransport, secure_client_app
 
 _AUTHORITY = Ed25519PrivateKey.generate()
 

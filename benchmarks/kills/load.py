@@ -18,7 +18,7 @@ import msgspec
 from tactful.client import Client
 from tactful.errors import Busy, ClientError, ConnectionFailed
 from tactful.schemas.positions import Position, latest
-from tactful_streaming import Event, Item
+from tactful_streaming.contract.log_entries import Event, Item
 
 START = 1_760_000_000_000
 DELAY_MS = 30_000

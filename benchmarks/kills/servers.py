@@ -32,16 +32,13 @@ from tactful.errors import ClientError
 from tactful.metadata.connections import open_redis
 from tactful.pipeline.online_features import own_definitions
 from tactful.schemas.positions import Position, covers
-from tactful_streaming import (
-    Definitions,
-    EmbeddedLog,
-    Engine,
-    Event,
-    RocksState,
-    decode_entry,
-    load_definitions,
-    read_packed,
-)
+from tactful_streaming.contract.log_entries import Event, decode_entry
+from tactful_streaming.definitions.model import Definitions
+from tactful_streaming.definitions.reader import load_definitions
+from tactful_streaming.engine.engine import Engine
+from tactful_streaming.log.embedded_log import EmbeddedLog
+from tactful_streaming.state.store import RocksState
+from tactful_streaming.windows.entity_table import read_packed
 
 _PACKAGED = Path(__file__).resolve().parents[2] / "platform" / "tactful" / "features.yaml"
 _FAR_MS = 7_200_000

@@ -7,8 +7,9 @@ import uuid
 from collections.abc import Collection
 from typing import Any
 
-from tactful_streaming import KafkaSettings, LogUnreachableError, Tick, encode_entry
-from tactful_streaming.kafka.config import ask, explain
+from tactful_streaming.contract.log_entries import Tick, encode_entry
+from tactful_streaming.errors import LogUnreachableError
+from tactful_streaming.kafka.config import KafkaSettings, ask, explain
 
 
 class Stalled(RuntimeError):

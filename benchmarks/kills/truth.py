@@ -10,17 +10,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from benchmarks.kills.load import DELAY_MS, LATENESS_MS, PEOPLE
-from tactful_streaming import (
-    Definitions,
-    Engine,
-    Event,
-    Fired,
-    Identity,
-    Item,
-    MemoryState,
-    encode_entry,
-    encode_fired,
-)
+from tactful_streaming.contract.log_entries import Event, Item, encode_entry
+from tactful_streaming.definitions.model import Definitions
+from tactful_streaming.engine.engine import Engine
+from tactful_streaming.identity.resolver import Identity
+from tactful_streaming.state.store import MemoryState
+from tactful_streaming.windows.triggers import Fired
+from tactful_streaming.worker.output_rows import encode_fired
 
 Rows = dict[str, Any]
 """The last value under each feature, entity, group and window."""

@@ -19,7 +19,7 @@ from benchmarks.figures import Figure
 from tactful.metadata.store import open_metadata
 from tactful.recommend.anonymous import NOT_PERSONALISED
 from tactful.subjects.consent import ConsentStore
-from tactful_privacy import EVERYTHING, Purpose
+from tactful_privacy.people.consent import EVERYTHING, Purpose
 
 FIGURES = [
     ("withdrawal_ms", "ms"),

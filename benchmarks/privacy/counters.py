@@ -16,7 +16,11 @@ from pathlib import Path
 from typing import TypeVar
 
 from benchmarks.figures import Figure
-from tactful_privacy import BoundedCounts, Keyring, Statistic, Vault, rewrap_vault
+from tactful_privacy.counting.bounded_counts import BoundedCounts
+from tactful_privacy.ledger.statistic import Statistic
+from tactful_privacy.people.pseudonyms import Keyring
+from tactful_privacy.people.vault import Vault
+from tactful_privacy.people.vault_rotation import rewrap_vault
 
 FIGURES = [
     ("counters_changes_vs_whole", "1"),

@@ -27,7 +27,7 @@ from tactful.erasure.erase import request_erasure, run_erasures
 from tactful.metadata.connections import open_installation
 from tactful.subjects.installation import Installation
 from tactful.subjects.suppression import open_suppression
-from tactful_streaming import RocksState
+from tactful_streaming.state.store import RocksState
 
 FIGURES = [
     ("erase_one_user_s", "s"),

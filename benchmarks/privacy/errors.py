@@ -9,17 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.figures import Figure
-from tactful_privacy import (
-    BoundedCounts,
-    DiscreteLaplace,
-    Ledger,
-    Publisher,
-    ReleasedPane,
-    Statistic,
-    consistent,
-    read_released,
-)
-from tactful_privacy.ledger.statistic import DAY_MS, RUNNING_TOTALS
+from tactful_privacy.analysis.consistency import consistent
+from tactful_privacy.counting.bounded_counts import BoundedCounts
+from tactful_privacy.counting.publisher import Publisher
+from tactful_privacy.counting.released import ReleasedPane, read_released
+from tactful_privacy.ledger.ledger import Ledger
+from tactful_privacy.ledger.statistic import DAY_MS, RUNNING_TOTALS, Statistic
+from tactful_privacy.mechanisms.laplace import DiscreteLaplace
 from tactful_privacy.mechanisms.matrix_factorisation import gaussian_totals
 from tactful_privacy.mechanisms.tree import best_tree
 

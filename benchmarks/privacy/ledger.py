@@ -26,20 +26,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.figures import Figure
-from tactful_privacy import (
-    Answer,
-    Budget,
-    BudgetError,
-    Charge,
-    Ledger,
-    LedgerError,
-    Query,
-    Release,
-    Statistic,
-    refuse_overspending,
-)
+from tactful_privacy.errors import BudgetError, LedgerError
 from tactful_privacy.ledger import grants as ledger_grants
-from tactful_privacy.ledger.ledger import Draw
+from tactful_privacy.ledger.budget import Budget, Charge, refuse_overspending
+from tactful_privacy.ledger.ledger import Draw, Ledger, Release
+from tactful_privacy.ledger.query import Answer, Query
+from tactful_privacy.ledger.statistic import Statistic
 
 _DAY, _HOUR = 86_400_000, 3_600_000
 _BUDGETS = (Budget(Fraction(3, 10), purpose="reports"), Budget(Fraction(3, 10), purpose="research"))

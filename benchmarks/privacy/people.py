@@ -21,17 +21,12 @@ import msgspec
 
 from tactful.config.settings import Settings
 from tactful.metadata.connections import open_installation
-from tactful_streaming import (
-    EmbeddedLog,
-    Engine,
-    Event,
-    Item,
-    RocksState,
-    User,
-    encode_entry,
-    load_definitions,
-)
+from tactful_streaming.contract.log_entries import Event, Item, User, encode_entry
+from tactful_streaming.definitions.reader import load_definitions
+from tactful_streaming.engine.engine import Engine
+from tactful_streaming.log.embedded_log import EmbeddedLog
 from tactful_streaming.state.key_layout import EVENT_ID, ID_CHUNK, OWNER
+from tactful_streaming.state.store import RocksState
 
 EVENTS = 100
 """How many events there are of everybody."""

@@ -12,7 +12,8 @@ from benchmarks.privacy.release_load import (
     PEOPLE,
     run_minutes,
 )
-from tactful_privacy import BoundedCounts, Statistic
+from tactful_privacy.counting.bounded_counts import BoundedCounts
+from tactful_privacy.ledger.statistic import Statistic
 
 FIGURES = [
     ("release_1m_core_share", "1"),

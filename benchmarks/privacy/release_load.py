@@ -37,8 +37,13 @@ from tactful.pipeline.applier import Follower
 from tactful.statistics.definitions import StatisticDefinition
 from tactful.statistics.export import write_topic
 from tactful.statistics.service import ALLOWANCE_MS, PrivateStatistics
-from tactful_privacy import Ledger, Publisher
-from tactful_streaming import EmbeddedLog, Engine, Event, RocksState, load_definitions
+from tactful_privacy.counting.publisher import Publisher
+from tactful_privacy.ledger.ledger import Ledger
+from tactful_streaming.contract.log_entries import Event
+from tactful_streaming.definitions.reader import load_definitions
+from tactful_streaming.engine.engine import Engine
+from tactful_streaming.log.embedded_log import EmbeddedLog
+from tactful_streaming.state.store import RocksState
 
 CELLS, MINUTE_MS, EVENTS_PER_S = 1_000_000, 60_000, 50_000
 PEOPLE, CAP = 1_000_000, 20

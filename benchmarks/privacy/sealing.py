@@ -14,16 +14,12 @@ import numpy as np
 
 from benchmarks.figures import Figure
 from tactful.event_log.encryption import RecordSeal
-from tactful_privacy import Keyring, Vault
-from tactful_streaming import (
-    Engine,
-    Event,
-    MemoryState,
-    Tick,
-    decode_entry,
-    encode_entry,
-    load_definitions,
-)
+from tactful_privacy.people.pseudonyms import Keyring
+from tactful_privacy.people.vault import Vault
+from tactful_streaming.contract.log_entries import Event, Tick, decode_entry, encode_entry
+from tactful_streaming.definitions.reader import load_definitions
+from tactful_streaming.engine.engine import Engine
+from tactful_streaming.state.store import MemoryState
 
 FIGURES = [
     ("seal_us_per_record", "µs"),

@@ -30,17 +30,11 @@ from tactful.recommend.recommender import HEURISTIC, LEARNED, RANKING_EXPERIMENT
 from tactful.schemas.messages import RecommendRequest
 from tactful.training.evaluation import CUTOFF
 from tactful.training.train import TrainingOptions, train
-from tactful_streaming import (
-    EmbeddedLog,
-    Engine,
-    Entry,
-    Event,
-    Item,
-    MemoryState,
-    User,
-    encode_entry,
-    load_definitions,
-)
+from tactful_streaming.contract.log_entries import Entry, Event, Item, User, encode_entry
+from tactful_streaming.definitions.reader import load_definitions
+from tactful_streaming.engine.engine import Engine
+from tactful_streaming.log.embedded_log import EmbeddedLog
+from tactful_streaming.state.store import MemoryState
 
 COLD_FIGURES = {
     "cold_user_prec20_gain": "1",

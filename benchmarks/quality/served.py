@@ -15,18 +15,13 @@ from tactful.recommend.recommender import LEARNED, RANKING_EXPERIMENT, Recommend
 from tactful.schemas.messages import RecommendRequest
 from tactful.training.evaluation import CUTOFF
 from tactful.training.train import Question, TrainingOptions, train
-from tactful_bandits import Experiment, load_experiments
-from tactful_streaming import (
-    EmbeddedLog,
-    Engine,
-    Entry,
-    Event,
-    Item,
-    MemoryState,
-    User,
-    encode_entry,
-    load_definitions,
-)
+from tactful_bandits.assignment.assign import Experiment
+from tactful_bandits.assignment.definitions import load_experiments
+from tactful_streaming.contract.log_entries import Entry, Event, Item, User, encode_entry
+from tactful_streaming.definitions.reader import load_definitions
+from tactful_streaming.engine.engine import Engine
+from tactful_streaming.log.embedded_log import EmbeddedLog
+from tactful_streaming.state.store import MemoryState
 
 _BATCH = 2_000
 _HOUR = 3_600_000

@@ -10,7 +10,7 @@ from typing import Any
 from tactful.config.settings import Settings
 from tactful.recall.candidates import Quotas
 from tactful.recommend.recommender import RANKING_EXPERIMENT, Recommender
-from tactful_bandits import Arm, Experiment
+from tactful_bandits.assignment.assign import Arm, Experiment
 
 CANDIDATES = 1_000
 

@@ -40,7 +40,7 @@ from tactful.http.app import make_application
 from tactful.http.uvicorn_server import listen, make_server, run
 from tactful.recommend.recommender import build
 from tactful.server.platform import Platform
-from tactful_streaming import OffsetError
+from tactful_streaming.errors import OffsetError
 
 Kind = Literal["memory", "process", "power"]
 KINDS: tuple[Kind, ...] = get_args(Kind)

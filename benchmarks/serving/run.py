@@ -20,7 +20,7 @@ from benchmarks.serving.ranking import ranking_figures
 from benchmarks.serving.request import memory_figure, request_figures
 from benchmarks.serving.shop import open_shop
 from tactful.config.settings import Settings
-from tactful_streaming import load_definitions
+from tactful_streaming.definitions.reader import load_definitions
 
 PARTS = ("ranking", "overload", "ingest", "index", "request", "memory", "load")
 _MINUTES = 5.0

@@ -23,7 +23,8 @@ from tactful.recall.index import Neighbours, RecallIndex
 from tactful.recall.session_knn import SessionNeighbours
 from tactful.vectors.content import ContentVectors
 from tactful.vectors.ivf_index import VectorIndex
-from tactful_streaming import EmbeddedLog, Event, Item, encode_entry
+from tactful_streaming.contract.log_entries import Event, Item, encode_entry
+from tactful_streaming.log.embedded_log import EmbeddedLog
 
 DIMENSIONS = 64
 CLUSTERS = 2_000

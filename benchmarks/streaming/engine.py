@@ -15,8 +15,11 @@ import msgspec
 
 from benchmarks.figures import Figure, interleave
 from benchmarks.streaming.events import DELAY_MS, START, events
-from tactful_streaming import Engine, Event, MemoryState, RocksState, load_definitions
+from tactful_streaming.contract.log_entries import Event
 from tactful_streaming.decode.projection import Projection
+from tactful_streaming.definitions.reader import load_definitions
+from tactful_streaming.engine.engine import Engine
+from tactful_streaming.state.store import MemoryState, RocksState
 
 _BATCH = 10_000
 _SIX_WINDOWS = "".join(

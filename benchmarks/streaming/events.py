@@ -20,7 +20,7 @@ from typing import Any
 import msgspec
 
 from benchmarks.ports import await_port, free_port
-from tactful_streaming import Event
+from tactful_streaming.contract.log_entries import Event
 
 START = 1_760_000_000_000
 PARTITIONS = 2

@@ -18,14 +18,11 @@ import time
 from pathlib import Path
 
 from benchmarks.streaming.events import DELAY_MS
-from tactful_streaming import (
-    JobOptions,
-    KafkaSettings,
-    Tick,
-    Worker,
-    encode_entry,
-    load_definitions,
-)
+from tactful_streaming.contract.log_entries import Tick, encode_entry
+from tactful_streaming.definitions.reader import load_definitions
+from tactful_streaming.kafka.config import KafkaSettings
+from tactful_streaming.worker.partition_job import JobOptions
+from tactful_streaming.worker.worker import Worker
 
 _TYPES = "[view, click, add_to_cart, leave, purchase]"
 DEFINITIONS = {

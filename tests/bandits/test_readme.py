@@ -4,7 +4,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tactful_bandits import Ratio, assign, check_sample_ratio, compare
+from tactful_bandits.analysis.comparison import compare
+from tactful_bandits.analysis.sample_ratio import check_sample_ratio
+from tactful_bandits.analysis.samples import Ratio
+from tactful_bandits.assignment.assign import assign
 
 README = Path(__file__).parents[2] / "bandits" / "README.md"
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks.serving.ingest import KINDS, Load, MemoryLog, _send, _servers
-from tactful_streaming import EmbeddedLog, OffsetError
+from tactful_streaming.errors import OffsetError
+from tactful_streaming.log.embedded_log import EmbeddedLog
 
 
 def test_log_in_memory_reads_as_the_one_on_disk(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from tests.platform.shop import make_shop
 
 from benchmarks.quality.cold import _BEGIN, _SPAN, _entries, _Films, _precisions
 from benchmarks.quality.cold_items import without
-from tactful_streaming import Event, Item, User
+from tactful_streaming.contract.log_entries import Event, Item, User
 
 
 def planted() -> _Films:

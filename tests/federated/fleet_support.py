@@ -15,19 +15,15 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from tactful_federated import (
-    EnrolmentRequest,
-    FleetClient,
-    Invitation,
-    SuperLink,
-    Tls,
-    Wishes,
-    enrol,
-    invite,
-    make_tls,
-)
+from tactful_federated.core.invitation import Invitation
+from tactful_federated.core.plan import Wishes
+from tactful_federated.device.home import EnrolmentRequest
 from tactful_federated.model.vectors import Vector
-from tactful_federated.serving.rounds import authority_key
+from tactful_federated.secagg.messages import enrol
+from tactful_federated.serving.rounds import authority_key, invite
+from tactful_federated.transport.certificates import Tls, make_tls
+from tactful_federated.transport.fleet_client import FleetClient
+from tactful_federated.transport.superlink import SuperLink
 
 ROOT = Path(__file__).resolve().parents[2]
 CATEGORIES = ["bread", "cheese", "milk"]

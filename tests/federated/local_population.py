@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 
-from tactful_federated import Device
+from tactful_federated.device.trainer import Device
 from tactful_federated.errors import FederatedError
 from tactful_federated.model.scores import Score
 from tactful_federated.model.vectors import Vector

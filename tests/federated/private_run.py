@@ -10,16 +10,12 @@ from pathlib import Path
 
 import numpy as np
 
-from tactful_federated import (
-    ClearCollector,
-    Optimizer,
-    PrivateTraining,
-    TrainingPlan,
-    Wishes,
-    plan_training,
-)
+from tactful_federated.core.plan import TrainingPlan, Wishes, plan_training
+from tactful_federated.core.private_training import PrivateTraining
+from tactful_federated.core.server_optimizer import Optimizer
 from tactful_federated.model.scores import Score
 from tactful_federated.model.vectors import Vector
+from tactful_federated.secagg.collectors import ClearCollector
 
 SIZE = 6
 

@@ -6,11 +6,10 @@ from dataclasses import dataclass, field
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from tactful_federated import SecureSumServer, Session
 from tactful_federated.errors import SecureSumError
 from tactful_federated.secagg.client import SecureSumDevice
-from tactful_federated.secagg.messages import Enrolment, encode, enrol
-from tactful_federated.secagg.server import SecureTotal, sum_in_secret
+from tactful_federated.secagg.messages import Enrolment, Session, encode, enrol
+from tactful_federated.secagg.server import SecureSumServer, SecureTotal, sum_in_secret
 
 AUTHORITY = Ed25519PrivateKey.generate()
 

@@ -16,17 +16,11 @@ import numpy as np
 from tactful.config.settings import Settings
 from tactful.demo.datasets import Ask, Replay
 from tactful.recall.index import Interactions, RecallIndex, build_index
-from tactful_streaming import (
-    Definitions,
-    EmbeddedLog,
-    Engine,
-    Entry,
-    Event,
-    Item,
-    User,
-    encode_entry,
-    load_definitions,
-)
+from tactful_streaming.contract.log_entries import Entry, Event, Item, User, encode_entry
+from tactful_streaming.definitions.model import Definitions
+from tactful_streaming.definitions.reader import load_definitions
+from tactful_streaming.engine.engine import Engine
+from tactful_streaming.log.embedded_log import EmbeddedLog
 
 BEGIN = 1_700_006_400_000  # a midnight
 DAY = 86_400_000

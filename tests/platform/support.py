@@ -27,7 +27,7 @@ from tactful.http.uvicorn_server import Server, listen, make_server
 from tactful.schemas.messages import Explanation, Recommendation, RecommendedItem, RecommendRequest
 from tactful.schemas.positions import Position
 from tactful.server.platform import Platform
-from tactful_streaming import Event, encode_entry
+from tactful_streaming.contract.log_entries import Event, encode_entry
 
 FEATURES = """
 - {name: views, entity: user, event: view, aggregate: count, window: {size: 364d, slide: 28d}}

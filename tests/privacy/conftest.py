@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from tactful_privacy import Keyring, Ledger
 from tactful_privacy.ledger import schema as ledger_schema
+from tactful_privacy.ledger.ledger import Ledger
+from tactful_privacy.people.pseudonyms import Keyring
 
 
 @pytest.fixture(params=["sqlite", pytest.param("mysql", marks=pytest.mark.service("mysql"))])

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from tactful_privacy import RandomizedResponse
+from tactful_privacy.mechanisms.local import RandomizedResponse
 
 pytestmark = [pytest.mark.service("web"), pytest.mark.timeout(120)]
 

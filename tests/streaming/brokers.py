@@ -13,7 +13,8 @@ from collections.abc import Iterator
 import pytest
 
 from benchmarks.ports import free_port
-from tactful_streaming import KafkaLog, KafkaSettings, ensure_topic
+from tactful_streaming.kafka.config import KafkaSettings, ensure_topic
+from tactful_streaming.kafka.kafka_log import KafkaLog
 
 _MOCK = """
 import sys

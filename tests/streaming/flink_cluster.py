@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from tactful_streaming import Entry, encode_entry
+from tactful_streaming.contract.log_entries import Entry, encode_entry
 from tactful_streaming.flink.jar import JVM_OPTIONS, RUNNER_CLASS, build_runner
 
 # Each job brings thousands of methods: after some jobs the 48 MB are full that a JVM without its

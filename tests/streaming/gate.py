@@ -13,18 +13,11 @@ from tests.streaming.oracle import ItemVersions, Oracle, key_source, value_of
 from tests.streaming.oracle_sequences import SequenceOracle
 
 import tactful_streaming as streaming
-from tactful_streaming import (
-    Definitions,
-    Engine,
-    Entry,
-    Event,
-    Feature,
-    Item,
-    MemoryState,
-    Window,
-    encode_entry,
-)
+from tactful_streaming.contract.log_entries import Entry, Event, Item, encode_entry
+from tactful_streaming.definitions.model import Definitions, Feature, Window
+from tactful_streaming.engine.engine import Engine
 from tactful_streaming.patterns.match import Match
+from tactful_streaming.state.store import MemoryState
 from tactful_streaming.windows.triggers import Fired
 
 FiredKey = tuple[str, str, str | None, int, int]

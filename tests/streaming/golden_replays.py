@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from tactful_streaming import Event
+from tactful_streaming.contract.log_entries import Event
 
 _NO_GOODS = ("POST", "M", "C2", "DOT", "BANK CHARGES", "PADS")
 _OTTO_TYPES = {"clicks": "click", "carts": "add_to_cart", "orders": "purchase"}

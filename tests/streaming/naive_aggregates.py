@@ -8,7 +8,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from tactful_streaming import CumulativeWindow, Feature, ForwardDecay, SessionWindow, Window
+from tactful_streaming.definitions.model import (
+    CumulativeWindow,
+    Feature,
+    ForwardDecay,
+    SessionWindow,
+    Window,
+)
 
 
 class Happening(NamedTuple):

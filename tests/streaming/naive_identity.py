@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 
 from msgspec.structs import replace
 
-from tactful_streaming import CONSENT_PROPERTY, Entry, Event, Identity, User
+from tactful_streaming.contract.log_entries import Entry, Event, User
+from tactful_streaming.identity.resolver import CONSENT_PROPERTY, Identity
 
 UNNAMED = ""
 

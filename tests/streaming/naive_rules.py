@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from tactful_streaming import Event, Item, Rule
+from tactful_streaming.contract.log_entries import Event, Item
 from tactful_streaming.rules.model import (
     Condition,
     Conversion,
@@ -19,6 +19,7 @@ from tactful_streaming.rules.model import (
     FieldTest,
     Rate,
     Relative,
+    Rule,
     UserAgent,
 )
 

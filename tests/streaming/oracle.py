@@ -10,18 +10,14 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
-from tactful_streaming import (
+from tactful_streaming.contract.log_entries import Entry, Event, Item, Tick, subject_key
+from tactful_streaming.definitions.model import (
     CumulativeWindow,
     Definitions,
-    Entry,
-    Event,
     Feature,
     ForwardDecay,
-    Item,
     SessionWindow,
-    Tick,
     Window,
-    subject_key,
 )
 
 TEXTUAL = ("last_n", "distinct", "top_k")

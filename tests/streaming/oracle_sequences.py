@@ -11,7 +11,8 @@ from typing import NamedTuple
 
 from tests.streaming.oracle import ItemVersions, key_source, value_of
 
-from tactful_streaming import Definitions, Entry, Event, Item, Join, Sequence, Step, Tick
+from tactful_streaming.contract.log_entries import Entry, Event, Item, Tick
+from tactful_streaming.definitions.model import Definitions, Join, Sequence, Step
 
 
 class MatchRow(NamedTuple):

@@ -6,7 +6,7 @@ import dataclasses
 import random
 from typing import Any
 
-from tactful_streaming import (
+from tactful_streaming.definitions.model import (
     CumulativeWindow,
     Definitions,
     Feature,
@@ -16,8 +16,8 @@ from tactful_streaming import (
     SessionWindow,
     Step,
     Window,
+    coarse_slide,
 )
-from tactful_streaming.definitions.model import coarse_slide
 
 SECOND, MINUTE, HOUR = 1000, 60_000, 3_600_000
 TYPES = ("view", "click", "add_to_cart", "purchase", "leave", "x.gift")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from tests.streaming.random_definitions import TYPES
 
-from tactful_streaming import Entry, Event, Item, Tick
+from tactful_streaming.contract.log_entries import Entry, Event, Item, Tick
 
 START = 1_700_000_000_000
 _COLOURS: list[str | int] = ["red", "blue", 'o\'brien | "x"', 7]

@@ -11,23 +11,17 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.kills import topics
-from tactful_streaming import (
-    Definitions,
-    Engine,
-    Entry,
-    Fired,
-    JobOptions,
-    KafkaLog,
-    KafkaSettings,
-    Match,
-    MemoryState,
-    encode_entry,
-    encode_fired,
-    encode_matches,
-    ensure_topic,
-    load_definitions,
-    route_key,
-)
+from tactful_streaming.contract.log_entries import Entry, encode_entry, route_key
+from tactful_streaming.definitions.model import Definitions
+from tactful_streaming.definitions.reader import load_definitions
+from tactful_streaming.engine.engine import Engine
+from tactful_streaming.kafka.config import KafkaSettings, ensure_topic
+from tactful_streaming.kafka.kafka_log import KafkaLog
+from tactful_streaming.patterns.match import Match
+from tactful_streaming.state.store import MemoryState
+from tactful_streaming.windows.triggers import Fired
+from tactful_streaming.worker.output_rows import encode_fired, encode_matches
+from tactful_streaming.worker.partition_job import JobOptions
 
 DEFINITIONS = """
 - {name: views, entity: user, event: view, aggregate: count, window: {size: 5m, slide: 1m}}

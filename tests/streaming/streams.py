@@ -5,7 +5,9 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
-from tactful_streaming import Definitions, Event, Item, User, encode_entry, load_definitions
+from tactful_streaming.contract.log_entries import Event, Item, User, encode_entry
+from tactful_streaming.definitions.model import Definitions
+from tactful_streaming.definitions.reader import load_definitions
 
 START = 1_700_000_000_000
 

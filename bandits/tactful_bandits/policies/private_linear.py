@@ -22,7 +22,7 @@ from tactful_bandits.errors import PolicyError
 from tactful_bandits.policies.choice import Choice, Rule, Thompson, UpperConfidence, require_share
 from tactful_bandits.policies.codec import pack, unpack
 from tactful_bandits.policies.linear_models import LinearModels, checked_features, require_shape
-from tactful_privacy import DiscreteGaussian
+from tactful_privacy.mechanisms.gaussian import DiscreteGaussian
 
 _FINEST, _COARSEST = 1024, 16
 _LARGEST_SIGMA = 20_000  # limits the time to build the noise table to half a second

@@ -16,7 +16,7 @@ from typing import Final
 from tactful_federated.core.fixed_point import FixedPoint
 from tactful_federated.core.matrix_noise import BandedRoot, noise_scale
 from tactful_federated.errors import SettingsError, missing_extra, require
-from tactful_privacy import WideGaussian
+from tactful_privacy.mechanisms.wide_gaussian import WideGaussian
 
 UNIT: Final = "one device, the whole run (add or remove its updates: zero-out)"
 

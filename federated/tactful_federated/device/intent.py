@@ -25,7 +25,7 @@ from tactful_federated.device.personalise import MOST_VISITS, Part, Personal, pe
 from tactful_federated.errors import require
 from tactful_federated.model.lstm_numpy import IntentPredictor, mean_loss
 from tactful_federated.model.tokens import BOUNDARY, FIRST_CATEGORY, Vocabulary, windows
-from tactful_privacy import RandomizedResponse
+from tactful_privacy.mechanisms.local import RandomizedResponse
 
 _DAY_S = 86_400
 _CONTINUATIONS = 1_000

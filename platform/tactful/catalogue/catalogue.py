@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from tactful.catalogue.columns import ItemColumns
 from tactful.catalogue.ids import ItemIds
-from tactful_streaming import Item
+from tactful_streaming.contract.log_entries import Item
 
 T = TypeVar("T")
 

@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol, runtime_checkable
 
 from tactful.catalogue.request_context import FeatureSource
-from tactful_streaming import Item, encode_entry
+from tactful_streaming.contract.log_entries import Item, encode_entry
 
 _COMPACT_ABOVE = 10_000
 _AT_ONCE = 2_000

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tactful.util.growable_array import filled, lengthened
-from tactful_streaming import Item
+from tactful_streaming.contract.log_entries import Item
 
 Rows = slice | NDArray[np.int64]
 

@@ -10,8 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tactful.catalogue.catalogue import Catalogue
-from tactful_streaming import Definitions, EngineError, Item, NonZero, User
+from tactful_streaming.contract.log_entries import Item, User
 from tactful_streaming.decode.row_cache import Placing
+from tactful_streaming.definitions.model import Definitions
+from tactful_streaming.errors import EngineError
+from tactful_streaming.windows.entity_table import NonZero
 
 Values = Mapping[str, Any]
 

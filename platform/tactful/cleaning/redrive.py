@@ -16,7 +16,9 @@ from tactful.client import Client
 from tactful.errors import DatasetError
 from tactful.schemas.messages import EventsAccepted
 from tactful_privacy.durable_files import replace_file
-from tactful_streaming import DeadLetters, Dropped, Event, Rules
+from tactful_streaming.contract.log_entries import Event
+from tactful_streaming.log.dead_letters import DeadLetters
+from tactful_streaming.rules.rules import Dropped, Rules
 
 _BATCH = 500
 _MOST_REFUSALS = 100

@@ -22,7 +22,9 @@ from tactful.experiments.readout import plain, read_arm_outcomes, read_out
 from tactful.subjects.consented_log import measured_log
 from tactful.util.clock import now_ms
 from tactful.util.lazy_commands import LazyCommand, LazyGroup
-from tactful_bandits import DefinitionError, Design, StatisticsError, days_needed, load_experiments
+from tactful_bandits.analysis.power import Design, days_needed
+from tactful_bandits.assignment.definitions import load_experiments
+from tactful_bandits.errors import DefinitionError, StatisticsError
 
 _HOUR = 3_600_000
 

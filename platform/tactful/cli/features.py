@@ -25,15 +25,11 @@ from tactful.metadata.directory_lock import exclusive
 from tactful.subjects.suppression import open_suppression
 from tactful.util.clock import now_ms
 from tactful.util.lazy_commands import LazyCommand, LazyGroup
-from tactful_streaming import (
-    DefinitionError,
-    EvolutionPlan,
-    StreamingError,
-    dump_definitions,
-    load_definitions,
-    make_operators,
-    plan_evolution,
-)
+from tactful_streaming.definitions.model import dump_definitions
+from tactful_streaming.definitions.reader import load_definitions
+from tactful_streaming.engine.schema_evolution import EvolutionPlan, plan_evolution
+from tactful_streaming.errors import DefinitionError, StreamingError
+from tactful_streaming.patterns.factory import make_operators
 
 _COMMANDS = {
     "rescale": LazyCommand(

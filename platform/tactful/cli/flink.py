@@ -11,13 +11,9 @@ from tqdm import tqdm
 
 from tactful.cli.options import with_options
 from tactful.errors import ConfigError, TactfulError
-from tactful_streaming import (
-    DefinitionError,
-    FlinkError,
-    FlinkOptions,
-    compile_flink,
-    load_definitions,
-)
+from tactful_streaming.definitions.reader import load_definitions
+from tactful_streaming.errors import DefinitionError, FlinkError
+from tactful_streaming.flink.compiler import FlinkOptions, compile_flink
 from tactful_streaming.flink.jar import build_runner
 from tactful_streaming.flink.rest_client import FlinkCluster, SqlGateway
 

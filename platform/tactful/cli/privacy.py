@@ -20,9 +20,10 @@ from tactful.metadata.directory_lock import exclusive
 from tactful.statistics.export_job import publish
 from tactful.statistics.ledger_view import as_text, day_of, tell
 from tactful.util.clock import now_ms
-from tactful_privacy import Ledger, ParameterError, PrivacyError
 from tactful_privacy.audit.audit import QUICK, THOROUGH, audit
+from tactful_privacy.errors import ParameterError, PrivacyError
 from tactful_privacy.ledger.budget import date_of
+from tactful_privacy.ledger.ledger import Ledger
 
 _AUDIT_IN_VAIN = 5
 

@@ -18,7 +18,8 @@ from tactful.feature_workers.prepare import followed_erasures
 from tactful.maintenance.rescale import Target, rescale_workers
 from tactful.util.clock import now_ms
 from tactful.util.signals import on_stop_signals
-from tactful_streaming import StreamingError, load_definitions
+from tactful_streaming.definitions.reader import load_definitions
+from tactful_streaming.errors import StreamingError
 
 
 @click.command("rescale")

@@ -31,7 +31,10 @@ from tactful.config.settings import load_settings
 from tactful.errors import ConfigError, DatasetError
 from tactful.event_log.encryption import open_seal
 from tactful.util.clock import now_ms
-from tactful_streaming import DeadLetters, Event, LogError, RuleError, load_rules
+from tactful_streaming.contract.log_entries import Event
+from tactful_streaming.errors import LogError, RuleError
+from tactful_streaming.log.dead_letters import DeadLetters
+from tactful_streaming.rules.rules import load_rules
 
 _DIRECTORY = "dead-letters"
 _LATE = "late"

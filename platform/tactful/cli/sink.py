@@ -14,17 +14,10 @@ from tqdm import tqdm
 
 from tactful.errors import ConfigError, StorageError
 from tactful.util.signals import on_stop_signals
-from tactful_streaming import (
-    KafkaSettings,
-    LogError,
-    LogSettingsError,
-    OnlineStoreError,
-    RedisRows,
-    RowTarget,
-    SinkProgress,
-    open_rows,
-    run_sink,
-)
+from tactful_streaming.errors import LogError, LogSettingsError, OnlineStoreError
+from tactful_streaming.kafka.config import KafkaSettings
+from tactful_streaming.sinks.redis import RedisRows
+from tactful_streaming.sinks.sink import RowTarget, SinkProgress, open_rows, run_sink
 from tactful_streaming.sinks.sql import SqlRows
 
 # Properties of Kafka's clients that have a name of ours.

@@ -27,8 +27,9 @@ from tactful.subjects.export import export_page, export_person
 from tactful.subjects.installation import Installation
 from tactful.subjects.suppression import open_suppression
 from tactful.util.clock import now_ms
-from tactful_privacy import ParameterError, parse_purposes
-from tactful_streaming import StreamingError
+from tactful_privacy.errors import ParameterError
+from tactful_privacy.people.consent import parse_purposes
+from tactful_streaming.errors import StreamingError
 
 F = TypeVar("F", bound=Callable[..., Any])
 

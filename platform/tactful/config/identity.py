@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from tactful.config.settings import IdentitySettings
 from tactful.errors import ConfigError
-from tactful_streaming import EVENT_TYPES, EngineError, Identity
+from tactful_streaming.contract.wire import EVENT_TYPES
+from tactful_streaming.errors import EngineError
+from tactful_streaming.identity.resolver import Identity
 
 _DAY_MS = 86_400_000
 _CUSTOM = "x."

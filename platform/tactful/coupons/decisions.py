@@ -18,15 +18,13 @@ import sqlalchemy as sa
 
 from tactful.coupons.definitions import OFFER, WITHHELD, CouponDefinition
 from tactful.metadata.store import MetadataStore, coupon_budgets, coupon_offers, coupon_positions
-from tactful_bandits import BudgetPacing, Holdout, bucket, matches
-from tactful_streaming import (
-    Event,
-    EventLog,
-    StreamingError,
-    decode_entry,
-    encode_entry,
-    subject_key,
-)
+from tactful_bandits.assignment.conditions import matches
+from tactful_bandits.assignment.eligibility import Holdout
+from tactful_bandits.assignment.hashing import bucket
+from tactful_bandits.policies.budget_pacing import BudgetPacing
+from tactful_streaming.contract.log_entries import Event, decode_entry, encode_entry, subject_key
+from tactful_streaming.errors import StreamingError
+from tactful_streaming.log.embedded_log import EventLog
 
 _CHUNK = 512
 _HOUR = 3_600_000

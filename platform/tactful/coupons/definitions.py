@@ -27,7 +27,8 @@ import yaml
 from msgspec import Meta
 
 from tactful.errors import ConfigError
-from tactful_bandits import DefinitionError, require_condition
+from tactful_bandits.assignment.conditions import require_condition
+from tactful_bandits.errors import DefinitionError
 
 OFFER = "x.coupon_offer"
 """Type of the event that promises a coupon; the shop is told of it."""

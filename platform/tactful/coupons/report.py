@@ -15,8 +15,12 @@ from numpy.typing import NDArray
 from tactful.coupons.definitions import OFFER, WITHHELD, CouponDefinition
 from tactful.event_log.batches import read_batches
 from tactful.experiments.metrics import LARGEST_AMOUNT, number_of, spent_in
-from tactful_bandits import Comparison, Mean, SampleRatio, check_sample_ratio, compare
-from tactful_streaming import EventLog, StreamingError, decode_entry, event_for, subject_key
+from tactful_bandits.analysis.comparison import Comparison, compare
+from tactful_bandits.analysis.sample_ratio import SampleRatio, check_sample_ratio
+from tactful_bandits.analysis.samples import Mean
+from tactful_streaming.contract.log_entries import decode_entry, event_for, subject_key
+from tactful_streaming.errors import StreamingError
+from tactful_streaming.log.embedded_log import EventLog
 
 _CHUNK = 2_048
 _MEASUREMENT = "measurement"

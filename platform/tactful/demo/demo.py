@@ -31,13 +31,9 @@ from tactful.demo.replay import Outcomes, Replayer
 from tactful.demo.report import Report, plot_quality, quality_section, quality_table
 from tactful.errors import DatasetError, TactfulError
 from tactful.training.evaluation import best_baseline
-from tactful_bandits import (
-    Ratio,
-    check_sample_ratio,
-    compare,
-    fixed_horizon_interval,
-    level,
-)
+from tactful_bandits.analysis.comparison import compare, fixed_horizon_interval, level
+from tactful_bandits.analysis.sample_ratio import check_sample_ratio
+from tactful_bandits.analysis.samples import Ratio
 
 if TYPE_CHECKING:
     from tactful_federated.simulation.plain import SimulationReport
@@ -331,7 +327,7 @@ class _Intent:
 
     def _run(self) -> None:
         try:
-            from tactful_federated import simulate
+            from tactful_federated.simulation.plain import simulate
         except ImportError as error:
             self._result = {"skipped": str(error), "households": 0, "rounds": []}
             return

@@ -29,9 +29,14 @@ from tactful.subjects.consent import ConsentStore
 from tactful.subjects.enumerate import people_kept
 from tactful.subjects.installation import Installation
 from tactful.subjects.trace_search import Found
-from tactful_privacy import NOTHING, Pseudonym, VaultError, drop_keys
 from tactful_privacy.durable_files import replace_file
-from tactful_streaming import DEVICE_PREFIX, StreamingError, Traces
+from tactful_privacy.errors import VaultError
+from tactful_privacy.people.consent import NOTHING
+from tactful_privacy.people.pseudonyms import Pseudonym
+from tactful_privacy.people.vault_merge import drop_keys
+from tactful_streaming.contract.log_entries import DEVICE_PREFIX
+from tactful_streaming.contract.subject_ids import Traces
+from tactful_streaming.errors import StreamingError
 
 RESTORED = "restored.json"
 """File that a restore leaves in the data directory until the erased are gone from what came."""

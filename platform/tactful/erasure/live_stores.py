@@ -17,17 +17,13 @@ from tactful.rerank.frequency_caps import without_people
 from tactful.schemas.messages import ErasureStep
 from tactful.subjects.consent import ConsentStore
 from tactful.subjects.trace_search import Found
-from tactful_privacy import LedgerError
-from tactful_streaming import (
-    Delivery,
-    Engine,
-    Listed,
-    RocksState,
-    StateError,
-    StreamingError,
-    decode_entry,
-    is_of,
-)
+from tactful_privacy.errors import LedgerError
+from tactful_streaming.contract.log_entries import decode_entry
+from tactful_streaming.engine.engine import Engine
+from tactful_streaming.engine.erasure import Listed, is_of
+from tactful_streaming.errors import StateError, StreamingError
+from tactful_streaming.sinks.webhook import Delivery
+from tactful_streaming.state.store import RocksState
 
 
 class RunningPlaces:

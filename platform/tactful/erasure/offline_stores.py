@@ -28,22 +28,16 @@ from tactful.subjects.trace_search import (
     search_partitions,
 )
 from tactful.util.checkpoint import Checkpoint
-from tactful_streaming import (
-    BLANK,
-    DeadLetter,
-    Definitions,
-    EmbeddedLog,
-    EventLog,
-    KafkaLog,
-    RocksState,
-    SealedLog,
-    Tick,
-    encode_entry,
-    forget,
-    load_definitions,
-    open_beside,
-    redact,
-)
+from tactful_streaming.contract.log_entries import Tick, encode_entry
+from tactful_streaming.definitions.model import Definitions
+from tactful_streaming.definitions.reader import load_definitions
+from tactful_streaming.engine.erasure import forget
+from tactful_streaming.kafka.kafka_log import KafkaLog
+from tactful_streaming.log.dead_letters import DeadLetter
+from tactful_streaming.log.embedded_log import EmbeddedLog, EventLog
+from tactful_streaming.log.encrypted_log import SealedLog
+from tactful_streaming.log.redaction import BLANK, redact
+from tactful_streaming.state.store import RocksState, open_beside
 
 _LETTERS = ("dead-letters", "late")
 _NOWHERE = -1  # what waits in the spool has no offset in the log yet

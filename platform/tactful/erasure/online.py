@@ -58,15 +58,12 @@ from tactful.subjects.suppression import open_suppression
 from tactful.subjects.trace_search import Found
 from tactful.util.background_process import low_priority
 from tactful.util.clock import now_ms
-from tactful_streaming import (
-    DEVICE_PREFIX,
-    EmbeddedLog,
-    Listed,
-    draft_segment,
-    find_listed,
-    load_definitions,
-    open_beside,
-)
+from tactful_streaming.contract.log_entries import DEVICE_PREFIX
+from tactful_streaming.definitions.reader import load_definitions
+from tactful_streaming.engine.erasure import Listed, find_listed
+from tactful_streaming.log.embedded_log import EmbeddedLog
+from tactful_streaming.log.redaction import draft_segment
+from tactful_streaming.state.store import open_beside
 
 logger = logging.getLogger(__name__)
 

@@ -9,7 +9,11 @@ from pathlib import Path
 from tactful.config.settings import Settings
 from tactful.errors import StorageError
 from tactful.schemas.messages import ErasureStep
-from tactful_streaming import Definitions, RocksState, StateError, Traces, forget
+from tactful_streaming.contract.subject_ids import Traces
+from tactful_streaming.definitions.model import Definitions
+from tactful_streaming.engine.erasure import forget
+from tactful_streaming.errors import StateError
+from tactful_streaming.state.store import RocksState
 
 BACKFILL = "backfill"
 """Folder in a data directory of the states that a backfill computes."""

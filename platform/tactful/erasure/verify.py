@@ -17,7 +17,7 @@ from tactful.config.settings import Settings
 from tactful.schemas.messages import ErasureStep
 from tactful.subjects.trace_search import Found, needles_of
 from tactful.util.multi_substring import SHORTEST, Texts
-from tactful_streaming import open_beside
+from tactful_streaming.state.store import open_beside
 
 VERIFICATION = "verification"
 """Place of the step of a receipt that tells what the search has found."""

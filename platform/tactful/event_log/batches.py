@@ -6,7 +6,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Protocol, runtime_checkable
 
 from tactful.schemas.positions import Position
-from tactful_streaming import Entry, EventLog, StreamingError, decode_entry
+from tactful_streaming.contract.log_entries import Entry, decode_entry
+from tactful_streaming.errors import StreamingError
+from tactful_streaming.log.embedded_log import EventLog
 
 Record = tuple[int, bytes]
 

@@ -16,18 +16,13 @@ import msgspec
 
 from tactful.config.settings import Settings, secret
 from tactful.errors import ConfigError, StorageError
-from tactful_privacy import Keyring, KeyringError, SealError, Vault, VaultError
-from tactful_streaming import (
-    DEVICE_PREFIX,
-    EmbeddedLog,
-    EntryFormat,
-    EventLog,
-    LogCorruptedError,
-    LogError,
-    SealedLog,
-    Tick,
-    encode_entry,
-)
+from tactful_privacy.errors import KeyringError, SealError, VaultError
+from tactful_privacy.people.pseudonyms import Keyring
+from tactful_privacy.people.vault import Vault
+from tactful_streaming.contract.log_entries import DEVICE_PREFIX, EntryFormat, Tick, encode_entry
+from tactful_streaming.errors import LogCorruptedError, LogError
+from tactful_streaming.log.embedded_log import EmbeddedLog, EventLog
+from tactful_streaming.log.encrypted_log import SealedLog
 
 logger = logging.getLogger(__name__)
 

@@ -18,17 +18,17 @@ from numpy.typing import NDArray
 
 from tactful.event_log.batches import Record, read_batches
 from tactful.schemas.messages import Recommendation, RecommendRequest
-from tactful_bandits import Assignment
-from tactful_streaming import (
+from tactful_bandits.assignment.assign import Assignment
+from tactful_streaming.contract.log_entries import (
     PERSONALISATION,
     Entry,
     Event,
-    EventLog,
-    StreamingError,
     decode_entry,
     encode_entry,
     event_for,
 )
+from tactful_streaming.errors import StreamingError
+from tactful_streaming.log.embedded_log import EventLog
 
 _CHUNK = 2_048
 

@@ -17,16 +17,10 @@ from typing import Any, Protocol
 import msgspec
 
 from tactful.schemas.positions import Offsets, Position, as_text, parse, reaches
-from tactful_streaming import (
-    Event,
-    EventLog,
-    Item,
-    KafkaSettings,
-    LogError,
-    LogUnreachableError,
-    OffsetError,
-)
-from tactful_streaming.kafka.config import ask, explain, import_kafka
+from tactful_streaming.contract.log_entries import Event, Item
+from tactful_streaming.errors import LogError, LogUnreachableError, OffsetError
+from tactful_streaming.kafka.config import KafkaSettings, ask, explain, import_kafka
+from tactful_streaming.log.embedded_log import EventLog
 
 _logger = logging.getLogger(__name__)
 

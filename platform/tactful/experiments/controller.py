@@ -22,16 +22,14 @@ from tactful.experiments.private_looks import LOOKS, noise_of, observations, rel
 from tactful.experiments.readout import Tally, read_on, samples, tells
 from tactful.experiments.serving import Served
 from tactful.experiments.store import Judged, RolloutStore, StoredRollout
-from tactful_bandits import (
-    ExperimentError,
-    Proportion,
-    Rollout,
-    Sample,
-    StageObservations,
-    judge_rollout,
-)
+from tactful_bandits.analysis.samples import Proportion, Sample
+from tactful_bandits.errors import ExperimentError
+from tactful_bandits.rollouts.lifecycle import judge_rollout
+from tactful_bandits.rollouts.model import Rollout, StageObservations
 from tactful_privacy.durable_files import replace_file
-from tactful_streaming import Event, EventLog, Traces
+from tactful_streaming.contract.log_entries import Event
+from tactful_streaming.contract.subject_ids import Traces
+from tactful_streaming.log.embedded_log import EventLog
 
 logger = logging.getLogger(__name__)
 

@@ -28,10 +28,11 @@ from msgspec import Meta
 from tactful.errors import ConfigError
 from tactful.experiments.metrics import METRICS
 from tactful.rerank.arm_policy import RANKING_EXPERIMENT, policy_parts
-from tactful_bandits import Arm, DefinitionError, Experiment
+from tactful_bandits.assignment.assign import Arm, Experiment
+from tactful_bandits.errors import DefinitionError
 
 if TYPE_CHECKING:  # rollouts come with scipy, which no process that makes lists needs
-    from tactful_bandits import RolloutPlan
+    from tactful_bandits.rollouts.model import RolloutPlan
 
 CONTROL = "control"
 CHANGE = "change"
@@ -128,7 +129,8 @@ class RolloutDefinition(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
         Raises:
             ConfigError: if that cannot be carried out.
         """
-        from tactful_bandits import Guardrail, RolloutPlan
+        from tactful_bandits.rollouts.guardrails import Guardrail
+        from tactful_bandits.rollouts.model import RolloutPlan
 
         where = f"rollout {self.key!r}"
         if not _KEY.fullmatch(self.key) or self.key == RANKING_EXPERIMENT:

@@ -14,7 +14,7 @@ from tactful.errors import ConfigError
 
 if TYPE_CHECKING:
     from tactful.experiments.store import RolloutStore, StoredRollout
-    from tactful_bandits import Rollout
+    from tactful_bandits.rollouts.model import Rollout
 
 Step = Literal["start", "advance", "rollback", "decide", "archive"]
 
@@ -181,7 +181,7 @@ def move(
         StorageError: if the database cannot be used; nothing was changed then.
     """
     # Here, because processes that only pass requests on know these messages, too.
-    from tactful_bandits import (
+    from tactful_bandits.rollouts.lifecycle import (
         decide_rollout,
         resume_rollout,
         roll_back,

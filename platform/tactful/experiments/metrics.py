@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 if TYPE_CHECKING:
-    from tactful_streaming import Event
+    from tactful_streaming.contract.log_entries import Event
 
 ROLLOUTS = "rollouts"
 """Property of a logged list: which rollouts its person takes part in, as ``key:arm``."""

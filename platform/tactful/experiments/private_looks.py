@@ -20,8 +20,10 @@ from collections.abc import Mapping, Sequence
 
 from tactful.experiments.definitions import CHANGE, CONTROL
 from tactful.experiments.readout import FirstList
-from tactful_bandits import ReleasedProportion, StageObservations, units_behind_noise
-from tactful_privacy import DiscreteLaplace, Noise
+from tactful_bandits.analysis.noisy_samples import ReleasedProportion, units_behind_noise
+from tactful_bandits.rollouts.model import StageObservations
+from tactful_privacy.mechanisms.backends import Noise
+from tactful_privacy.mechanisms.laplace import DiscreteLaplace
 
 Released = Mapping[str, tuple[int, int]]
 """By arm: noisy counts of the people who took something, and of those who did not."""

@@ -17,29 +17,17 @@ import numpy as np
 from tactful.event_log.batches import read_batches
 from tactful.event_log.impressions import Impression, as_impression
 from tactful.experiments.metrics import METRICS, ROLLOUTS, spent_in
-from tactful_bandits import (
-    Comparison,
-    Experiment,
-    Mean,
-    Proportion,
-    Ratio,
-    Sample,
-    SampleRatio,
-    check_sample_ratio,
-    compare,
-    holm,
-)
-from tactful_privacy import Purpose
-from tactful_streaming import (
-    Event,
-    EventLog,
-    StreamingError,
-    Traces,
-    decode_entry,
-    event_for,
-    is_of,
-    subject_key,
-)
+from tactful_bandits.analysis.comparison import Comparison, compare
+from tactful_bandits.analysis.multiplicity import holm
+from tactful_bandits.analysis.sample_ratio import SampleRatio, check_sample_ratio
+from tactful_bandits.analysis.samples import Mean, Proportion, Ratio, Sample
+from tactful_bandits.assignment.assign import Experiment
+from tactful_privacy.people.consent import Purpose
+from tactful_streaming.contract.log_entries import Event, decode_entry, event_for, subject_key
+from tactful_streaming.contract.subject_ids import Traces
+from tactful_streaming.engine.erasure import is_of
+from tactful_streaming.errors import StreamingError
+from tactful_streaming.log.embedded_log import EventLog
 
 _CHUNK = 2_048
 # Records that are later than this after the end of a list's time are not waited for.

@@ -21,7 +21,7 @@ from tactful.experiments.definitions import CHANGE, RolloutDefinition, experimen
 from tactful.experiments.metrics import ROLLOUTS
 from tactful.rerank.arm_policy import Policy
 from tactful.rerank.tuned_objective import Tuner
-from tactful_bandits import Assignment, Experiment, assign
+from tactful_bandits.assignment.assign import Assignment, Experiment, assign
 
 logger = logging.getLogger(__name__)
 

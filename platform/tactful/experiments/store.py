@@ -27,15 +27,9 @@ from tactful.metadata.store import (
     rollouts,
 )
 from tactful.rerank.tuned_objective import require_better
-from tactful_bandits import (
-    LifecycleError,
-    Rollout,
-    RolloutLook,
-    dump_rollout,
-    load_rollout,
-    start_canary,
-    start_shadow,
-)
+from tactful_bandits.errors import LifecycleError
+from tactful_bandits.rollouts.lifecycle import start_canary, start_shadow
+from tactful_bandits.rollouts.model import Rollout, RolloutLook, dump_rollout, load_rollout
 
 _ABANDONED_MS = 600_000  # a change of models that was begun so long ago was killed
 

@@ -31,14 +31,12 @@ from tactful.rerank.tuned_objective import (
     TunerEvaluation,
     network_check,
 )
-from tactful_bandits import (
-    EvaluationError,
-    LoggedDecisions,
-    NetworkPolicy,
-    PolicyError,
-    evaluate_policy,
-)
-from tactful_streaming import Event, EventLog, subject_key
+from tactful_bandits.errors import EvaluationError, PolicyError
+from tactful_bandits.evaluation.off_policy import LoggedDecisions
+from tactful_bandits.evaluation.verdict import evaluate_policy
+from tactful_bandits.tuner.network import NetworkPolicy
+from tactful_streaming.contract.log_entries import Event, subject_key
+from tactful_streaming.log.embedded_log import EventLog
 
 _CHUNK = 2_048
 

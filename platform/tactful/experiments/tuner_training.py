@@ -9,8 +9,8 @@ import numpy as np
 
 from tactful.errors import ConfigError
 from tactful.rerank.tuned_objective import MANIFEST, POLICY, TunerManifest
-from tactful_bandits import MissingExtraError, WeightBounds
-from tactful_bandits.tuner.weight_bounds import OBJECTIVES
+from tactful_bandits.errors import MissingExtraError
+from tactful_bandits.tuner.weight_bounds import OBJECTIVES, WeightBounds
 
 _CHAMPION = (0.59, 0.12, 0.17, 0.06, 0.06)
 _EVALUATED = 9_000  # first seed of the shops in which policies are compared; none learns there

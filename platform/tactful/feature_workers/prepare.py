@@ -23,18 +23,15 @@ from tactful.pipeline.online_features import shared_definitions
 from tactful.subjects.partition_erasures import PartitionErasures
 from tactful.subjects.suppression import open_suppression
 from tactful.util.clock import now_ms
-from tactful_streaming import (
-    Definitions,
-    Erasures,
-    JobOptions,
-    KafkaSettings,
-    Seal,
-    Worker,
-    load_rules,
-    redis_online,
-    topic_id,
-)
-from tactful_streaming.online.fenced_store import OpenOnline
+from tactful_streaming.definitions.model import Definitions
+from tactful_streaming.kafka.config import KafkaSettings
+from tactful_streaming.kafka.topic_identity import topic_id
+from tactful_streaming.log.encrypted_log import Seal
+from tactful_streaming.online.fenced_store import OpenOnline, redis_online
+from tactful_streaming.rules.rules import load_rules
+from tactful_streaming.worker.erasure import Erasures
+from tactful_streaming.worker.partition_job import JobOptions
+from tactful_streaming.worker.worker import Worker
 
 logger = logging.getLogger(__name__)
 

@@ -24,15 +24,9 @@ from tactful.metrics.public import PublicMetrics
 from tactful.util import gc_tuning as interpreter
 from tactful.util.clock import now_ms
 from tactful.util.signals import on_stop_signals
-from tactful_streaming import (
-    FencedError,
-    LogError,
-    OnlineStoreError,
-    StreamingError,
-    Worker,
-    WorkerProgress,
-    load_definitions,
-)
+from tactful_streaming.definitions.reader import load_definitions
+from tactful_streaming.errors import FencedError, LogError, OnlineStoreError, StreamingError
+from tactful_streaming.worker.worker import Worker, WorkerProgress
 
 logger = logging.getLogger(__name__)
 

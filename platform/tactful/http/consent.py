@@ -27,7 +27,8 @@ async def put_consent(platform: Platform, call: Call) -> Reply:
     """Record what a person said; it holds when the answer comes."""
     person = person_of(call)
     # Here, because the processes that only pass requests on know these endpoints, too.
-    from tactful_privacy import ParameterError, Purpose, parse_purposes
+    from tactful_privacy.errors import ParameterError
+    from tactful_privacy.people.consent import Purpose, parse_purposes
 
     given = await call.json(_decoder)
     try:

@@ -14,7 +14,7 @@ from tactful.http.common import EVENT_EXAMPLE, NoQuery
 from tactful.http.consent import get_consent, person_of, put_consent
 from tactful.schemas.messages import Consent, Erasure, NewConsent, PersonExport
 from tactful.schemas.problems import ProblemError
-from tactful_streaming import StreamingError
+from tactful_streaming.errors import StreamingError
 
 if TYPE_CHECKING:
     from tactful.server.platform import Platform

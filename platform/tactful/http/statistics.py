@@ -31,7 +31,7 @@ class StatisticsQuery(msgspec.Struct, forbid_unknown_fields=True):
 
 
 async def _of_ledger(work: Callable[[], T]) -> T:
-    from tactful_privacy import LedgerError  # where there is a ledger; serving workers have none
+    from tactful_privacy.errors import LedgerError
 
     try:
         return await asyncio.to_thread(work)

@@ -14,16 +14,8 @@ from tactful.maintenance.backfill_targets import Part
 from tactful.metadata.connections import open_installation
 from tactful.metadata.store import BackfillJob, MetadataStore
 from tactful.subjects.suppression import SuppressionStore
-from tactful_streaming import (
-    Definitions,
-    EvolutionPlan,
-    RocksState,
-    StateStore,
-    StreamingError,
-    Traces,
-    dump_definitions,
-    plan_evolution,
-)
+from tactful_streaming.contract.subject_ids import Traces
+from tactful_streaming.definitions.model import Definitions, dump_definitions
 from tactful_streaming.engine.backfill import (
     PartComputation,
     Progress,
@@ -33,7 +25,10 @@ from tactful_streaming.engine.backfill import (
     merge_computed,
 )
 from tactful_streaming.engine.erasure import forget, stored_traces
+from tactful_streaming.engine.schema_evolution import EvolutionPlan, plan_evolution
+from tactful_streaming.errors import StreamingError
 from tactful_streaming.state.key_layout import read_meta
+from tactful_streaming.state.store import RocksState, StateStore
 
 _logger = logging.getLogger(__name__)
 

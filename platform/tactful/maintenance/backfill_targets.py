@@ -28,22 +28,18 @@ from tactful.pipeline.backends import engine_options
 from tactful.pipeline.online_features import own_definitions, shared_definitions
 from tactful.schemas.positions import Offsets
 from tactful.util.clock import now_ms
-from tactful_streaming import (
-    Definitions,
-    EventLog,
-    KafkaLog,
-    KafkaPartition,
-    KafkaSettings,
-    PartitionState,
-    RocksState,
-    SealedLog,
-    StateError,
-    StateStore,
-    load_rules,
-)
+from tactful_streaming.definitions.model import Definitions
 from tactful_streaming.engine.backfill import PartComputation
 from tactful_streaming.engine.schema_evolution import required_features
+from tactful_streaming.errors import StateError
+from tactful_streaming.kafka.config import KafkaSettings
+from tactful_streaming.kafka.kafka_log import KafkaLog, KafkaPartition
+from tactful_streaming.log.embedded_log import EventLog
+from tactful_streaming.log.encrypted_log import SealedLog
+from tactful_streaming.rules.rules import load_rules
 from tactful_streaming.state.key_layout import CONSUMER, read_meta
+from tactful_streaming.state.partition_checkpoint import PartitionState
+from tactful_streaming.state.store import RocksState, StateStore
 
 _PLACES = "places"
 _WAIT_S = 10.0

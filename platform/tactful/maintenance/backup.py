@@ -33,8 +33,10 @@ from tactful.maintenance.backup_manifest import (
 from tactful.maintenance.retention import PROGRESS
 from tactful.metadata.restore_journal import refuse_unfinished
 from tactful_privacy.durable_files import sync
-from tactful_streaming import EmbeddedLog, RocksState, StreamingError, copy_state
+from tactful_streaming.errors import StreamingError
+from tactful_streaming.log.embedded_log import EmbeddedLog
 from tactful_streaming.state.key_layout import read_meta
+from tactful_streaming.state.store import RocksState, copy_state
 
 _LOGS = ("log", "dead-letters", "late", "spool")
 _SQLITE = b"SQLite format 3\0"

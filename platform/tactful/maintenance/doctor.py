@@ -94,7 +94,9 @@ def _extras() -> Iterator[Check]:
 
 def _features(settings: Settings) -> Check:
     from tactful.ranking.features import absent_features
-    from tactful_streaming import StreamingError, load_definitions, make_operators
+    from tactful_streaming.definitions.reader import load_definitions
+    from tactful_streaming.errors import StreamingError
+    from tactful_streaming.patterns.factory import make_operators
 
     try:
         definitions = load_definitions(settings.features)
@@ -190,7 +192,8 @@ def _keys(settings: Settings) -> Check:
 def _ledger(settings: Settings) -> Check:
     """The ledger in a database of its own."""
     from tactful.config.ledger_location import ledger_location, named
-    from tactful_privacy import Ledger, ParameterError, PrivacyError
+    from tactful_privacy.errors import ParameterError, PrivacyError
+    from tactful_privacy.ledger.ledger import Ledger
 
     try:
         place = ledger_location(settings)
@@ -268,7 +271,8 @@ def _sealing(settings: Settings) -> Check:
 
 
 def _rules(path: Path) -> Check:
-    from tactful_streaming import RuleError, load_rules
+    from tactful_streaming.errors import RuleError
+    from tactful_streaming.rules.rules import load_rules
 
     try:
         count = len(load_rules(path).rules)
@@ -293,7 +297,8 @@ def _lists(settings: Settings) -> Check:
 def _kafka(settings: Settings) -> Check:
     """Whether a broker answers and has the topic; nothing is made."""
     from tactful.metadata.connections import kafka_settings
-    from tactful_streaming import KafkaLog, LogError, TopicError
+    from tactful_streaming.errors import LogError, TopicError
+    from tactful_streaming.kafka.kafka_log import KafkaLog
 
     log = settings.log
     try:
@@ -312,7 +317,8 @@ def _kafka(settings: Settings) -> Check:
 
 def _redis(settings: Settings) -> Check:
     from tactful.metadata.connections import open_redis
-    from tactful_streaming import StreamingError, load_definitions
+    from tactful_streaming.definitions.reader import load_definitions
+    from tactful_streaming.errors import StreamingError
 
     try:
         definitions = load_definitions(settings.features)

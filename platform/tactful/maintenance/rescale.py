@@ -24,22 +24,17 @@ from tactful.errors import ConfigError, StorageError
 from tactful.feature_workers.prepare import prepare_worker
 from tactful.metadata.connections import kafka_settings, make_topic
 from tactful_privacy.durable_files import replace_file, sync
-from tactful_streaming import (
-    Definitions,
-    Erasures,
-    KafkaLog,
-    KafkaPartition,
-    KafkaSettings,
-    PartitionState,
-    RocksState,
-    Seal,
-    StateError,
-    Worker,
-    rescale,
-)
-from tactful_streaming.engine.rescale import Progress
-from tactful_streaming.kafka.config import import_kafka
+from tactful_streaming.definitions.model import Definitions
+from tactful_streaming.engine.rescale import Progress, rescale
+from tactful_streaming.errors import StateError
+from tactful_streaming.kafka.config import KafkaSettings, import_kafka
+from tactful_streaming.kafka.kafka_log import KafkaLog, KafkaPartition
+from tactful_streaming.log.encrypted_log import Seal
 from tactful_streaming.state.key_layout import read_meta
+from tactful_streaming.state.partition_checkpoint import PartitionState
+from tactful_streaming.state.store import RocksState
+from tactful_streaming.worker.erasure import Erasures
+from tactful_streaming.worker.worker import Worker
 
 _STATES = "partitions"
 _DRAFT = "partitions.rescaling"

@@ -27,9 +27,11 @@ from tactful.errors import BackupError
 from tactful.maintenance.backup_manifest import Copied, Manifest, copy_checked, read_manifest
 from tactful.maintenance.restore_merge import Parts, keep_what_never_goes_back
 from tactful.metadata.restore_journal import READY, RESTORING, STAGED, Ready, finish_restore
-from tactful_privacy import PrivacyError
 from tactful_privacy.durable_files import replace_file, sync
-from tactful_streaming import RocksState, StreamingError, drop_passenger
+from tactful_privacy.errors import PrivacyError
+from tactful_streaming.engine.erasure import drop_passenger
+from tactful_streaming.errors import StreamingError
+from tactful_streaming.state.store import RocksState
 
 
 class _Restored(msgspec.Struct, frozen=True):

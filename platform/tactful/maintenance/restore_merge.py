@@ -37,7 +37,10 @@ from tactful.metadata.store import (
 )
 from tactful.statistics.service import NOT_BEFORE
 from tactful.subjects.suppression import open_suppression
-from tactful_privacy import Keyring, KeyringError, merge_ledger, merge_vault
+from tactful_privacy.errors import KeyringError
+from tactful_privacy.ledger.merge import merge_ledger
+from tactful_privacy.people.pseudonyms import Keyring
+from tactful_privacy.people.vault_merge import merge_vault
 
 METADATA = "metadata.db"
 VAULT = "vault.db"

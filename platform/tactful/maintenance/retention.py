@@ -37,21 +37,20 @@ from tactful.models.audit_log import ModelLog
 from tactful.util.background_process import low_priority
 from tactful.util.clock import now_ms
 from tactful_privacy.durable_files import replace_file
-from tactful_streaming import (
-    BLANK,
+from tactful_streaming.contract.log_entries import (
     PERSONALISATION,
-    EmbeddedLog,
     Event,
     Forwarded,
     Item,
     Restricted,
-    RocksState,
-    StreamingError,
     Tick,
     decode_entry,
-    draft_segment,
-    expire_people,
 )
+from tactful_streaming.engine.erasure import expire_people
+from tactful_streaming.errors import StreamingError
+from tactful_streaming.log.embedded_log import EmbeddedLog
+from tactful_streaming.log.redaction import BLANK, draft_segment
+from tactful_streaming.state.store import RocksState
 
 Kind = Literal["measurement", "impressions", "personalisation"]
 

@@ -15,7 +15,9 @@ from tactful.metadata.store import MetadataStore, open_metadata
 from tactful.util.clock import now_ms
 
 if TYPE_CHECKING:
-    from tactful_streaming import Definitions, KafkaSettings, RedisOnlineStore
+    from tactful_streaming.definitions.model import Definitions
+    from tactful_streaming.kafka.config import KafkaSettings
+    from tactful_streaming.online.store import RedisOnlineStore
 
 _DAY_S = 86_400
 _TAG_LENGTH = 16
@@ -31,7 +33,8 @@ def kafka_settings(log: LogSettings, *, environ: Mapping[str, str] | None = None
     Raises:
         ConfigError: naming the setting that cannot work.
     """
-    from tactful_streaming import KafkaSettings, LogSettingsError
+    from tactful_streaming.errors import LogSettingsError
+    from tactful_streaming.kafka.config import KafkaSettings
 
     password = secret("log.password_env", log.password_env, environ=environ)
     if password is None:
@@ -76,7 +79,7 @@ def make_topic(
     Raises:
         LogError: if it cannot be made, or no broker answers.
     """
-    from tactful_streaming import ensure_topic
+    from tactful_streaming.kafka.config import ensure_topic
 
     return ensure_topic(
         kafka,
@@ -114,7 +117,8 @@ def open_redis(
     Raises:
         ConfigError: if the address is not there or is none.
     """
-    from tactful_streaming import OnlineStoreError, RedisOnlineStore
+    from tactful_streaming.errors import OnlineStoreError
+    from tactful_streaming.online.store import RedisOnlineStore
 
     url = secret("online.url_env", online.url_env, environ=environ)
     assert url is not None

@@ -18,7 +18,7 @@ from prometheus_client.registry import Collector
 
 from tactful.metrics.multiprocess import SummedRegistry, Told, samples
 from tactful.metrics.public import PublicMetrics
-from tactful_streaming import RuleReport
+from tactful_streaming.rules.rules import RuleReport
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST.encode()
 

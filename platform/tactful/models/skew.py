@@ -27,14 +27,12 @@ from tactful.recall.candidates import Popularity, Quotas, gather
 from tactful.recall.index import RecallIndex
 from tactful.recall.live_view import unlearned
 from tactful.vectors.updatable_index import Snapshot
-from tactful_streaming import (
-    Definitions,
-    Engine,
-    EventLog,
-    Identity,
-    MemoryState,
-    subject_key,
-)
+from tactful_streaming.contract.log_entries import subject_key
+from tactful_streaming.definitions.model import Definitions
+from tactful_streaming.engine.engine import Engine
+from tactful_streaming.identity.resolver import Identity
+from tactful_streaming.log.embedded_log import EventLog
+from tactful_streaming.state.store import MemoryState
 
 Progress = Callable[[int, int], None]
 """Told how much of the log is done and how much there is."""

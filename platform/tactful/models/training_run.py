@@ -34,12 +34,9 @@ from tactful.training.replay_rows import Progress
 from tactful.training.train import Trained, TrainingOptions, plot_training, train
 from tactful.util.checkpoint import Checkpoint
 from tactful.util.clock import now_ms
-from tactful_streaming import (
-    DefinitionError,
-    Definitions,
-    LogError,
-    load_definitions,
-)
+from tactful_streaming.definitions.model import Definitions
+from tactful_streaming.definitions.reader import load_definitions
+from tactful_streaming.errors import DefinitionError, LogError
 
 _FEWEST_TO_JUDGE = 50
 _LEARNED_FROM: tuple[Kind, ...] = ("personalisation", "impressions")

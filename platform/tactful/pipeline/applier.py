@@ -28,18 +28,11 @@ from tactful.schemas.positions import Offsets, reaches
 from tactful.schemas.problems import ProblemError
 from tactful.util.adaptive_batch import Pace
 from tactful.util.clock import now_ms
-from tactful_privacy import LedgerError
-from tactful_streaming import (
-    DeadLetter,
-    DeadLetters,
-    Engine,
-    Entry,
-    LateEvent,
-    LogError,
-    StateError,
-    Tick,
-    subject_key,
-)
+from tactful_privacy.errors import LedgerError
+from tactful_streaming.contract.log_entries import Entry, Tick, subject_key
+from tactful_streaming.engine.engine import Engine, LateEvent
+from tactful_streaming.errors import LogError, StateError
+from tactful_streaming.log.dead_letters import DeadLetter, DeadLetters
 
 logger = logging.getLogger(__name__)
 

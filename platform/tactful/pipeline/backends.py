@@ -32,34 +32,21 @@ from tactful.pipeline.applier import Letters
 from tactful.pipeline.online_features import SharedFeatures, own_definitions
 from tactful.schemas.positions import Offsets, Position, as_text, merged
 from tactful.util.clock import now_ms
-from tactful_streaming import (
-    Cleaner,
-    Commit,
-    Consumer,
-    DeadLetters,
-    Definitions,
-    EmbeddedLog,
-    Engine,
-    Entry,
-    EntryFormat,
-    EventLog,
-    GroupCommit,
-    KafkaLog,
-    KeyedCommit,
-    PartitionedLog,
-    RocksState,
-    Rules,
-    SealedLog,
-    SealedPartitions,
-    Spool,
-    WriteBehind,
-    check_topic,
-    encode_entry,
-    load_rules,
-    route_key,
-    topic_id,
-)
+from tactful_streaming.contract.log_entries import Entry, EntryFormat, encode_entry, route_key
+from tactful_streaming.definitions.model import Definitions
+from tactful_streaming.engine.admission import Consumer
+from tactful_streaming.engine.engine import Engine
+from tactful_streaming.kafka.kafka_log import KafkaLog
+from tactful_streaming.kafka.topic_identity import check_topic, topic_id
+from tactful_streaming.log.dead_letters import DeadLetters
+from tactful_streaming.log.embedded_log import EmbeddedLog, EventLog, PartitionedLog
+from tactful_streaming.log.encrypted_log import SealedLog, SealedPartitions
+from tactful_streaming.log.group_commit import Commit, GroupCommit, KeyedCommit
+from tactful_streaming.log.outage_spool import Spool
 from tactful_streaming.online.mirror import stored_blobs
+from tactful_streaming.online.write_behind import WriteBehind
+from tactful_streaming.rules.rules import Cleaner, Rules, load_rules
+from tactful_streaming.state.store import RocksState
 
 logger = logging.getLogger(__name__)
 

@@ -22,28 +22,22 @@ from tactful.pipeline.applier import Follower
 from tactful.schemas.messages import EventsAccepted, Rejection, Upserted
 from tactful.schemas.positions import Offsets, Position, merged, reaches
 from tactful.schemas.problems import ProblemError
-from tactful_streaming import (
-    BackpressureError,
-    Commit,
-    Engine,
+from tactful_streaming.contract.log_entries import (
     Entry,
     EntryFormat,
     Event,
     Item,
-    Limits,
-    LogError,
-    LogUnreachableError,
-    PayloadError,
     User,
     decode_entry,
-    decode_events,
-    decode_items,
-    decode_users,
     encode_entry,
     route_key,
     subject_key,
 )
-from tactful_streaming import Rejection as Refusal
+from tactful_streaming.contract.wire import Limits, decode_events, decode_items, decode_users
+from tactful_streaming.contract.wire import Rejection as Refusal
+from tactful_streaming.engine.engine import Engine
+from tactful_streaming.errors import BackpressureError, LogError, LogUnreachableError, PayloadError
+from tactful_streaming.log.group_commit import Commit
 
 logger = logging.getLogger(__name__)
 

@@ -17,18 +17,14 @@ from numpy.typing import NDArray
 
 from tactful.schemas.positions import Offsets
 from tactful.schemas.problems import ProblemError
-from tactful_streaming import (
-    Definitions,
-    Engine,
-    Item,
-    NonZero,
-    OnlineStore,
-    OnlineStoreError,
-    User,
-    Value,
-)
+from tactful_streaming.contract.log_entries import Item, User
 from tactful_streaming.decode.row_cache import Placing
-from tactful_streaming.windows.entity_table import PackedReader
+from tactful_streaming.definitions.model import Definitions
+from tactful_streaming.engine.engine import Engine
+from tactful_streaming.errors import OnlineStoreError
+from tactful_streaming.online.store import OnlineStore
+from tactful_streaming.windows.entity_table import NonZero, PackedReader
+from tactful_streaming.windows.store import Value
 
 SHARED = ("user", "session")
 """Kinds of entity that lie in one partition each, so that workers know them as a whole."""

@@ -10,7 +10,9 @@ from tactful.pipeline.ingest import Door
 from tactful.schemas.positions import Offsets
 from tactful.schemas.problems import ProblemError
 from tactful.subjects.trace_search import Found
-from tactful_streaming import Event, LogError, is_of
+from tactful_streaming.contract.log_entries import Event
+from tactful_streaming.engine.erasure import is_of
+from tactful_streaming.errors import LogError
 
 _SEARCHED_RECORDS = 200_000
 _FORGET_S = 30.0

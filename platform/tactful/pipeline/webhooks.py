@@ -11,16 +11,10 @@ from typing import Any
 
 from tactful.config.settings import ActionSettings, secret
 from tactful.util.clock import now_ms
-from tactful_streaming import (
-    Delivery,
-    EventLog,
-    LogError,
-    RetryPolicy,
-    RocksState,
-    StateError,
-    StoredQueue,
-    WebhookSender,
-)
+from tactful_streaming.errors import LogError, StateError
+from tactful_streaming.log.embedded_log import EventLog
+from tactful_streaming.sinks.webhook import Delivery, RetryPolicy, StoredQueue, WebhookSender
+from tactful_streaming.state.store import RocksState
 
 logger = logging.getLogger(__name__)
 

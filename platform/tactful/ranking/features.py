@@ -20,7 +20,8 @@ from tactful.config.settings import PACKAGED_FEATURES
 from tactful.kernels.sparse_scores import descending
 from tactful.recall.candidates import SOLD, Candidates
 from tactful.vectors.storage import products
-from tactful_streaming import Definitions, load_definitions
+from tactful_streaming.definitions.model import Definitions
+from tactful_streaming.definitions.reader import load_definitions
 
 RANKING_FEATURES: tuple[str, ...] = (
     "next_last",

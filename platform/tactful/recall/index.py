@@ -33,7 +33,7 @@ from tactful.recall.session_knn import SessionNeighbours
 from tactful.util.checksummed_directory import check_seal, sealing
 from tactful.vectors.content import ContentVectors
 from tactful.vectors.ivf_index import Queries, VectorIndex
-from tactful_streaming import Item
+from tactful_streaming.contract.log_entries import Item
 
 if TYPE_CHECKING:
     from scipy import sparse

@@ -30,7 +30,7 @@ from tactful.recall.candidates import Popularity, VectorSearch, popular_rows
 from tactful.recall.index import RecallIndex
 from tactful.recall.trending import Rising, Trending
 from tactful.vectors.updatable_index import LiveIndex, Snapshot
-from tactful_streaming import Item
+from tactful_streaming.contract.log_entries import Item
 
 _LOG = logging.getLogger(__name__)
 

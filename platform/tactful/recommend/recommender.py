@@ -48,8 +48,9 @@ from tactful.schemas.messages import (
     to_milliseconds,
 )
 from tactful.schemas.problems import ProblemError
-from tactful_bandits import Assignment, AssignmentError, Experiment, assign
-from tactful_streaming import Event
+from tactful_bandits.assignment.assign import Assignment, Experiment, assign
+from tactful_bandits.errors import AssignmentError
+from tactful_streaming.contract.log_entries import Event
 from tactful_streaming.kernels.gather import load_taking
 from tactful_streaming.kernels.panes import load_kernel as load_pane_kernel
 

@@ -12,7 +12,9 @@ from tactful.recall.candidates import Quotas
 from tactful.rerank.diversity import Diversity
 from tactful.rerank.exploration import Exploration
 from tactful.rerank.objective import Objective
-from tactful_bandits import DefinitionError, Experiment, load_experiments
+from tactful_bandits.assignment.assign import Experiment
+from tactful_bandits.assignment.definitions import load_experiments
+from tactful_bandits.errors import DefinitionError
 
 RANKING_EXPERIMENT = "ranking"
 

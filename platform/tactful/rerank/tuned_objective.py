@@ -22,8 +22,9 @@ from numpy.typing import ArrayLike
 
 from tactful.errors import ConfigError
 from tactful.rerank.objective import Objective
-from tactful_bandits import NetworkPolicy, PolicyError, WeightBounds
-from tactful_bandits.tuner.network import gaussian_log_density
+from tactful_bandits.errors import PolicyError
+from tactful_bandits.tuner.network import NetworkPolicy, gaussian_log_density
+from tactful_bandits.tuner.weight_bounds import WeightBounds
 
 POLICY = "policy.bin"
 MANIFEST = "tuner.json"

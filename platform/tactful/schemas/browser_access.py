@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 
 from tactful.schemas.messages import RecommendRequest
 from tactful.schemas.problems import ProblemError
-from tactful_streaming import Event
+from tactful_streaming.contract.log_entries import Event
 
 SCOPE: Final = "browser"
 

@@ -75,19 +75,16 @@ from tactful.subjects.trace_search import search_partitions
 from tactful.util.clock import now_ms
 from tactful.util.periodic import repeat
 from tactful.util.yielding_lock import GivingWay
-from tactful_bandits import ExperimentError
-from tactful_privacy import Purpose
-from tactful_streaming import (
-    Consumer,
-    Engine,
-    Event,
-    Limits,
-    StreamingError,
-    User,
-    dump_definitions,
-    emitted_types,
-    load_definitions,
-)
+from tactful_bandits.errors import ExperimentError
+from tactful_privacy.people.consent import Purpose
+from tactful_streaming.contract.log_entries import Event, User
+from tactful_streaming.contract.wire import Limits
+from tactful_streaming.definitions.model import dump_definitions
+from tactful_streaming.definitions.reader import load_definitions
+from tactful_streaming.engine.admission import Consumer
+from tactful_streaming.engine.engine import Engine
+from tactful_streaming.errors import StreamingError
+from tactful_streaming.patterns.actions import emitted_types
 
 logger = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ from tactful.schemas.messages import (
     StatisticsPage,
 )
 from tactful.statistics.ledger_view import PrivacyLedger
-from tactful_streaming import Event
+from tactful_streaming.contract.log_entries import Event
 
 
 class Recommender(Protocol):

@@ -9,15 +9,12 @@ from collections.abc import Callable, Sequence
 
 from tactful.schemas.conclusion_query import ConclusionQuery
 from tactful.schemas.messages import ConcludedNumber, Conclusion
-from tactful_privacy import (
-    ParameterError,
-    ReleasedPane,
-    consistent,
-    quantile_released,
-    share_released,
-    sum_released,
-    top_released,
-)
+from tactful_privacy.analysis.consistency import consistent
+from tactful_privacy.analysis.quantiles import quantile_released
+from tactful_privacy.analysis.shares import share_released
+from tactful_privacy.analysis.top_k import top_released
+from tactful_privacy.counting.released import ReleasedPane, sum_released
+from tactful_privacy.errors import ParameterError
 
 MAX_PANES, MAX_CELLS = 2_000, 2_000_000
 

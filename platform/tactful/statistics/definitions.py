@@ -13,17 +13,11 @@ import yaml
 from msgspec import Meta
 
 from tactful.errors import ConfigError
-from tactful_privacy import (
-    FOUND_KEYS,
-    GAUSSIAN_TOTALS,
-    RUNNING_TOTALS,
-    Budget,
-    CapChoice,
-    Statistic,
-)
-from tactful_privacy import PANES as KIND_OF_PANES
-from tactful_privacy.ledger.budget import ANY, DEFAULT_PURPOSE, DEFAULT_TENANT
-from tactful_streaming import Event, Item
+from tactful_privacy.ledger.budget import ANY, DEFAULT_PURPOSE, DEFAULT_TENANT, Budget
+from tactful_privacy.ledger.cap_choice import CapChoice
+from tactful_privacy.ledger.statistic import FOUND_KEYS, GAUSSIAN_TOTALS, RUNNING_TOTALS, Statistic
+from tactful_privacy.ledger.statistic import PANES as KIND_OF_PANES
+from tactful_streaming.contract.log_entries import Event, Item
 
 PANES = {"1m": 60_000, "5m": 300_000, "1h": 3_600_000, "1d": 86_400_000}
 

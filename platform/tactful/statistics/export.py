@@ -13,8 +13,10 @@ from pathlib import Path
 
 import msgspec
 
-from tactful_privacy import Ledger, ReleasedPane, Statistic, read_released
+from tactful_privacy.counting.released import ReleasedPane, read_released
 from tactful_privacy.durable_files import replacing
+from tactful_privacy.ledger.ledger import Ledger
+from tactful_privacy.ledger.statistic import Statistic
 
 _DAY_MS = 86_400_000
 _PAGE, _CELLS = 100, 1_000_000

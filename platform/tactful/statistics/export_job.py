@@ -20,8 +20,11 @@ from tactful.statistics.export import write_files, write_topic
 from tactful.statistics.service import shown_before
 from tactful.util.clock import now_ms
 from tactful.util.signals import on_stop_signals
-from tactful_privacy import Ledger, PrivacyError, Statistic, UnknownStatisticError
-from tactful_streaming import LogError, TransactionalProducer
+from tactful_privacy.errors import PrivacyError, UnknownStatisticError
+from tactful_privacy.ledger.ledger import Ledger
+from tactful_privacy.ledger.statistic import Statistic
+from tactful_streaming.errors import LogError
+from tactful_streaming.kafka.transactional_producer import TransactionalProducer
 
 _EVERY_S = 15.0
 _NAME = "tactful-statistics"

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import msgspec
 
 if TYPE_CHECKING:
-    from tactful_privacy import Ledger, Odometer, Spend
+    from tactful_privacy.ledger.ledger import Ledger
+    from tactful_privacy.ledger.odometer import Odometer, Spend
 
 _DAY_MS = 86_400_000
 _QUERIES = 100
@@ -117,8 +118,8 @@ class PrivacyLedger(msgspec.Struct, kw_only=True, frozen=True):
 
 def tell(ledger: Ledger, day: int) -> PrivacyLedger:
     """Tell of the month of a UTC day, days since 1970-01-01."""
-    from tactful_privacy import read_odometer
     from tactful_privacy.ledger.budget import UNIT, date_of
+    from tactful_privacy.ledger.odometer import read_odometer
 
     odometer = read_odometer(ledger, today=day)
     first = day - int(odometer.today[-2:]) + 1

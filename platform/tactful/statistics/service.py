@@ -32,28 +32,24 @@ from tactful.statistics.conclusions import MAX_CELLS, MAX_PANES, conclude
 from tactful.statistics.definitions import PANES, StatisticDefinition, load_statistics
 from tactful.statistics.ledger_view import PrivacyLedger, day_of, tell
 from tactful.util.clock import now_ms
-from tactful_privacy import (
+from tactful_privacy.counting.bounded_counts import BoundedCounts
+from tactful_privacy.counting.heavy_hitters import BoundedKeys, KeysPublisher
+from tactful_privacy.counting.publisher import Publisher
+from tactful_privacy.counting.released import (
     CONFIDENCE,
-    FOUND_KEYS,
-    UNIT,
-    BoundedCounts,
-    BoundedKeys,
-    KeysPublisher,
-    Ledger,
-    PrivacyError,
-    Publisher,
-    Purpose,
     ReleasedPane,
-    StateError,
-    Statistic,
-    UnknownStatisticError,
     delta_of,
     method_of,
     read_released,
 )
-from tactful_privacy import PANES as KIND_OF_PANES
 from tactful_privacy.durable_files import create_file
-from tactful_streaming import Consumer, Event, Item
+from tactful_privacy.errors import PrivacyError, StateError, UnknownStatisticError
+from tactful_privacy.ledger.ledger import Ledger
+from tactful_privacy.ledger.statistic import FOUND_KEYS, UNIT, Statistic
+from tactful_privacy.ledger.statistic import PANES as KIND_OF_PANES
+from tactful_privacy.people.consent import Purpose
+from tactful_streaming.contract.log_entries import Event, Item
+from tactful_streaming.engine.admission import Consumer
 
 logger = logging.getLogger(__name__)
 

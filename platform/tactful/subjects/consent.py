@@ -16,8 +16,8 @@ import sqlalchemy as sa
 
 from tactful.config.settings import Settings
 from tactful.metadata.store import MetadataStore, consent_decisions
-from tactful_privacy import EVERYTHING, NOTHING, Consents, Decision, Purpose
-from tactful_streaming import DEVICE_PREFIX
+from tactful_privacy.people.consent import EVERYTHING, NOTHING, Consents, Decision, Purpose
+from tactful_streaming.contract.log_entries import DEVICE_PREFIX
 
 _table = consent_decisions.c
 

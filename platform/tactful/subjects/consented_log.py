@@ -21,8 +21,11 @@ from tactful.schemas.positions import Position
 from tactful.subjects.consent import ConsentStore
 from tactful.subjects.permissions import Permissions, claimed
 from tactful.subjects.suppression import open_suppression
-from tactful_privacy import EVERYTHING, NOTHING, Purpose
-from tactful_streaming import BLANK, EventLog, LogError, Tick, encode_entry
+from tactful_privacy.people.consent import EVERYTHING, NOTHING, Purpose
+from tactful_streaming.contract.log_entries import Tick, encode_entry
+from tactful_streaming.errors import LogError
+from tactful_streaming.log.embedded_log import EventLog
+from tactful_streaming.log.redaction import BLANK
 
 Allows = Callable[[str | None, str | None, int, str | None], bool]
 """Whether an event may be learned from: by user id, device id, time and what it says itself."""

@@ -13,12 +13,10 @@ from tactful.event_log.batches import read_batches
 from tactful.event_log.encryption import log_in_files
 from tactful.metadata.store import consent_decisions
 from tactful.subjects.installation import Installation
-from tactful_streaming import (
-    DEVICE_PREFIX,
-    EmbeddedLog,
-    RocksState,
-    people_in,
-)
+from tactful_streaming.contract.log_entries import DEVICE_PREFIX
+from tactful_streaming.engine.erasure import people_in
+from tactful_streaming.log.embedded_log import EmbeddedLog
+from tactful_streaming.state.store import RocksState
 
 _CHUNK = 4_096
 

@@ -19,19 +19,16 @@ from tactful.metadata.store import MetadataStore
 from tactful.schemas.messages import ConsentDecision, PersonExport
 from tactful.subjects.consent import ConsentStore
 from tactful.subjects.trace_search import Found, Search, find_traces, needles_of, search_log
-from tactful_privacy import NOTHING
-from tactful_streaming import (
-    DEVICE_PREFIX,
-    DeadLetter,
-    Definitions,
-    RocksState,
-    StreamingError,
-    decode_entry,
-    load_definitions,
-    matching_records,
-    read_packed,
-    stored_of,
-)
+from tactful_privacy.people.consent import NOTHING
+from tactful_streaming.contract.log_entries import DEVICE_PREFIX, decode_entry
+from tactful_streaming.definitions.model import Definitions
+from tactful_streaming.definitions.reader import load_definitions
+from tactful_streaming.engine.erasure import stored_of
+from tactful_streaming.errors import StreamingError
+from tactful_streaming.log.dead_letters import DeadLetter
+from tactful_streaming.log.redaction import matching_records
+from tactful_streaming.state.store import RocksState
+from tactful_streaming.windows.entity_table import read_packed
 
 _LETTERS = ("dead-letters", "late")
 

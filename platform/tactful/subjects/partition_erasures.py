@@ -14,7 +14,7 @@ import sqlalchemy as sa
 
 from tactful.metadata.store import MetadataStore, purged_partitions, purges
 from tactful.subjects.suppression import SuppressionStore
-from tactful_streaming import Traces
+from tactful_streaming.contract.subject_ids import Traces
 
 _purge = purges.c
 _partition = purged_partitions.c

@@ -7,8 +7,8 @@ from collections.abc import Callable, Container
 
 from tactful.schemas.messages import RecommendRequest
 from tactful.subjects.consent import keys_of
-from tactful_privacy import EVERYTHING, NOTHING, Consents, Purpose
-from tactful_streaming import DEVICE_PREFIX, Entry, Event, Restricted
+from tactful_privacy.people.consent import EVERYTHING, NOTHING, Consents, Purpose
+from tactful_streaming.contract.log_entries import DEVICE_PREFIX, Entry, Event, Restricted
 
 CLAIM = "consent"
 """Field of the context of an event or a request in which it says what the person agrees to."""

@@ -20,7 +20,8 @@ import sqlalchemy as sa
 from tactful.config.settings import Settings
 from tactful.errors import StorageError
 from tactful.metadata.store import MetadataStore, suppressions
-from tactful_privacy import Keyring, KeyringError, Pseudonym, Suppressed
+from tactful_privacy.errors import KeyringError
+from tactful_privacy.people.pseudonyms import Keyring, Pseudonym, Suppressed
 
 _table = suppressions.c
 

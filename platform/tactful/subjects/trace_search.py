@@ -15,26 +15,24 @@ import msgspec
 
 from tactful.config.settings import Settings
 from tactful.event_log.encryption import open_seal
-from tactful_streaming import (
+from tactful_streaming.contract.log_entries import (
     DEVICE_PREFIX,
-    EmbeddedLog,
     Entry,
     Event,
-    EventLog,
     Forwarded,
     Link,
     Restricted,
-    SealedLog,
-    StateStore,
-    StreamingError,
-    Traces,
     Transfer,
     User,
     decode_entry,
-    devices_of,
-    matching_records,
-    sessions_of,
 )
+from tactful_streaming.contract.subject_ids import Traces
+from tactful_streaming.engine.erasure import devices_of, sessions_of
+from tactful_streaming.errors import StreamingError
+from tactful_streaming.log.embedded_log import EmbeddedLog, EventLog
+from tactful_streaming.log.encrypted_log import SealedLog
+from tactful_streaming.log.redaction import matching_records
+from tactful_streaming.state.store import StateStore
 
 _CHUNK = 4_096
 _APART = 1 << 48  # more than a partition has records

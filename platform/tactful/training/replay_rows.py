@@ -24,7 +24,11 @@ from tactful.training.history import History
 from tactful.training.options import TrainingOptions
 from tactful.util.checkpoint import Checkpoint
 from tactful.vectors.updatable_index import Snapshot
-from tactful_streaming import Definitions, Engine, EventLog, Identity, MemoryState
+from tactful_streaming.definitions.model import Definitions
+from tactful_streaming.engine.engine import Engine
+from tactful_streaming.identity.resolver import Identity
+from tactful_streaming.log.embedded_log import EventLog
+from tactful_streaming.state.store import MemoryState
 
 Progress = Callable[[str, int, int], None]
 """Told a stage, how much of it is done and how much there is."""

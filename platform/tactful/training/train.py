@@ -36,7 +36,9 @@ from tactful.training.replay_rows import Progress, Question, Rows, collect, samp
 from tactful.training.shown_rows import ShownLists, read_shown
 from tactful.training.two_tower import TowerOptions, learn_vectors, require_torch
 from tactful.util.checkpoint import Checkpoint
-from tactful_streaming import Definitions, EventLog, Identity
+from tactful_streaming.definitions.model import Definitions
+from tactful_streaming.identity.resolver import Identity
+from tactful_streaming.log.embedded_log import EventLog
 
 __all__ = [
     "Question",

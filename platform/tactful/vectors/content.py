@@ -18,7 +18,7 @@ from zlib import crc32
 import numpy as np
 from numpy.typing import NDArray
 
-from tactful_streaming import Item
+from tactful_streaming.contract.log_entries import Item
 
 if TYPE_CHECKING:
     from scipy import sparse

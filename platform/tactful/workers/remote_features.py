@@ -24,7 +24,9 @@ from tactful.workers.ipc import (
     Rises,
     Seen,
 )
-from tactful_streaming import Definitions, Item, NonZero, User, decode_entry
+from tactful_streaming.contract.log_entries import Item, User, decode_entry
+from tactful_streaming.definitions.model import Definitions
+from tactful_streaming.windows.entity_table import NonZero
 
 
 class WorkerSource:

@@ -20,7 +20,7 @@ from tactful.recommend.recommender import build, open_shown
 from tactful.server.platform import Platform
 from tactful.statistics.service import open_statistics
 from tactful.workers.pool import run_crew
-from tactful_streaming import StreamingError
+from tactful_streaming.errors import StreamingError
 
 
 def run_server(settings: Settings, *, rebuild: bool, as_json: bool) -> None:

@@ -63,7 +63,7 @@ from tactful.workers.ipc import (
 )
 from tactful.workers.remote_features import WorkerSource
 from tactful.workers.status import serving
-from tactful_streaming import Definitions
+from tactful_streaming.definitions.model import Definitions
 
 logger = logging.getLogger(__name__)
 

@@ -5,8 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import integrate, stats
 
-from tactful_bandits import Estimate, Prior, StatisticsError, posterior
-from tactful_bandits.analysis.bayesian import Posterior
+from tactful_bandits.analysis.bayesian import Posterior, Prior, posterior
+from tactful_bandits.analysis.comparison import Estimate
+from tactful_bandits.errors import StatisticsError
 
 effects = st.floats(-5, 5)
 deviations = st.floats(0.05, 5)

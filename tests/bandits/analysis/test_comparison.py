@@ -8,14 +8,9 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from scipy import stats
 
-from tactful_bandits import (
+from tactful_bandits.analysis.comparison import (
     Alternative,
     Estimate,
-    Mean,
-    Proportion,
-    Ratio,
-    Sample,
-    StatisticsError,
     anytime_p_value,
     compare,
     confidence_sequence,
@@ -24,6 +19,8 @@ from tactful_bandits import (
     fixed_horizon_p_value,
     level,
 )
+from tactful_bandits.analysis.samples import Mean, Proportion, Ratio, Sample
+from tactful_bandits.errors import StatisticsError
 
 MADE_FROM: dict[str, Callable[[dict[str, Any]], Sample]] = {
     "proportion": lambda x: Proportion(x["n"], x["sum"]),

@@ -6,17 +6,16 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from tactful_bandits import (
-    Mean,
+from tactful_bandits.analysis.comparison import difference, fixed_horizon_interval
+from tactful_bandits.analysis.cuped import (
     Paired,
-    StatisticsError,
     adjusted_difference,
-    difference,
-    fixed_horizon_interval,
+    regression_coefficient,
     stratified_difference,
     winsorised,
 )
-from tactful_bandits.analysis.cuped import regression_coefficient
+from tactful_bandits.analysis.samples import Mean
+from tactful_bandits.errors import StatisticsError
 
 Arrays = tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]
 

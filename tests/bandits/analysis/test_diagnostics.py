@@ -2,16 +2,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from tactful_bandits import (
-    Mean,
-    Proportion,
-    Sample,
-    StatisticsError,
-    effect_trend,
-    error_of_peeking,
-    group_sequential_bounds,
-)
-from tactful_bandits.analysis.group_sequential import crossing_probability
+from tactful_bandits.analysis.diagnostics import effect_trend, error_of_peeking
+from tactful_bandits.analysis.group_sequential import crossing_probability, group_sequential_bounds
+from tactful_bandits.analysis.samples import Mean, Proportion, Sample
+from tactful_bandits.errors import StatisticsError
 
 
 def test_published_errors_of_repeated_tests() -> None:

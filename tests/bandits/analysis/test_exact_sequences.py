@@ -6,8 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import integrate, stats
 
-from tactful_bandits import Proportion, StatisticsError, proportion_sequence
-from tactful_bandits.analysis.exact_sequences import exact_difference_sequence
+from tactful_bandits.analysis.exact_sequences import exact_difference_sequence, proportion_sequence
+from tactful_bandits.analysis.samples import Proportion
+from tactful_bandits.errors import StatisticsError
 
 
 @settings(max_examples=30)

@@ -3,13 +3,15 @@ import math
 import numpy as np
 import pytest
 
-from tactful_bandits import Estimate, StatisticsError, group_sequential_bounds
+from tactful_bandits.analysis.comparison import Estimate
 from tactful_bandits.analysis.group_sequential import (
     Spending,
+    group_sequential_bounds,
     obrien_fleming_spending,
     pocock_spending,
     repeated_interval,
 )
+from tactful_bandits.errors import StatisticsError
 
 FIVE = [0.2, 0.4, 0.6, 0.8, 1.0]
 

@@ -6,15 +6,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from tactful_bandits import (
-    Mean,
-    Proportion,
-    StatisticsError,
-    difference,
-    honest_uplift,
-    segment_effects,
-)
-from tactful_bandits.analysis.heterogeneity import Uplift
+from tactful_bandits.analysis.comparison import difference
+from tactful_bandits.analysis.heterogeneity import Uplift, honest_uplift, segment_effects
+from tactful_bandits.analysis.samples import Mean, Proportion
+from tactful_bandits.errors import StatisticsError
 
 
 def shoppers(

@@ -3,7 +3,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from tactful_bandits import StatisticsError, benjamini_hochberg, holm
+from tactful_bandits.analysis.multiplicity import benjamini_hochberg, holm
+from tactful_bandits.errors import StatisticsError
 
 p_values = st.lists(st.floats(0, 1), min_size=1, max_size=12)
 

@@ -6,19 +6,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.experiments import coverage as simulated
-from tactful_bandits import (
-    Proportion,
-    Ratio,
+from tactful_bandits.analysis.comparison import difference, fixed_horizon_interval
+from tactful_bandits.analysis.noisy_samples import (
     RatioSums,
     ReleasedProportion,
     ReleasedRatio,
-    StatisticsError,
-    check_sample_ratio,
-    difference,
-    fixed_horizon_interval,
     units_behind_noise,
 )
-from tactful_privacy import DiscreteLaplace
+from tactful_bandits.analysis.sample_ratio import check_sample_ratio
+from tactful_bandits.analysis.samples import Proportion, Ratio
+from tactful_bandits.errors import StatisticsError
+from tactful_privacy.mechanisms.laplace import DiscreteLaplace
 
 CASES = simulated.cases()
 EXACT = RatioSums(0, 0, 0, 0, 0)

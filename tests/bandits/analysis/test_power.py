@@ -7,15 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from tactful_bandits import (
-    Design,
-    Mean,
-    StatisticsError,
+from tactful_bandits.analysis.comparison import (
     confidence_sequence,
-    days_needed,
     difference,
     fixed_horizon_interval,
 )
+from tactful_bandits.analysis.power import Design, days_needed
+from tactful_bandits.analysis.samples import Mean
+from tactful_bandits.errors import StatisticsError
 
 
 def test_a_textbook_size() -> None:

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from tactful_bandits import StatisticsError, difference, fixed_horizon_interval
+from tactful_bandits.analysis.comparison import difference, fixed_horizon_interval
 from tactful_bandits.analysis.quantiles import Quantile
+from tactful_bandits.errors import StatisticsError
 
 
 @pytest.mark.parametrize("level", [0.5, 0.95])

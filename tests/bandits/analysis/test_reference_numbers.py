@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 
 from benchmarks.experiments import oracle
-from tactful_bandits import Interval, fixed_horizon_interval
+from tactful_bandits.analysis.comparison import Interval, fixed_horizon_interval
 
 
 def test_every_reference_number_is_ours_too(published: Callable[[str], Any]) -> None:

@@ -2,8 +2,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tactful_bandits import Proportion, StatisticsError
 from tactful_bandits.analysis.retention import retention
+from tactful_bandits.analysis.samples import Proportion
+from tactful_bandits.errors import StatisticsError
 
 joins = st.lists(st.integers(0, 20), min_size=2, max_size=12)
 

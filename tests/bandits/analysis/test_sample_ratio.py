@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from tactful_bandits import StatisticsError, check_sample_ratio
+from tactful_bandits.analysis.sample_ratio import check_sample_ratio
+from tactful_bandits.errors import StatisticsError
 
 shares = st.lists(st.integers(1, 20), min_size=2, max_size=4).map(
     lambda parts: [part / sum(parts) for part in parts]

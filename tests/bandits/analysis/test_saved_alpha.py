@@ -4,9 +4,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import special
 
-from tactful_bandits import StatisticsError
 from tactful_bandits.analysis.comparison import Estimate, confidence_sequence
 from tactful_bandits.analysis.saved_alpha import last_level, spent_alpha
+from tactful_bandits.errors import StatisticsError
 
 
 def test_it_is_what_paths_do() -> None:

@@ -9,10 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from tactful_bandits import Arm, AssignmentError, DefinitionError, Experiment, assign, bucket
+from tactful_bandits.assignment.assign import Arm, Experiment, assign
 from tactful_bandits.assignment.eligibility import Namespace
-from tactful_bandits.assignment.hashing import BUCKETS
+from tactful_bandits.assignment.hashing import BUCKETS, bucket
 from tactful_bandits.assignment.ranges import bucket_ranges, choose_range
+from tactful_bandits.errors import AssignmentError, DefinitionError
 
 CORPORA = ("cases-sdkjs.json", "cases-python-2.2.1.json")
 HALVES = (Arm("control", 0.5), Arm("treatment", 0.5))

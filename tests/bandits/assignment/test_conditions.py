@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tactful_bandits import DefinitionError, matches, require_condition
+from tactful_bandits.assignment.conditions import matches, require_condition
+from tactful_bandits.errors import DefinitionError
 
 # Where we differ on purpose: JavaScript converts before it orders, so that a missing age is above
 # -10 and the text "8" below the number 10. GrowthBook's own Python SDK differs here, too.

@@ -5,8 +5,10 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tactful_bandits import Arm, DefinitionError, Experiment, load_experiments
+from tactful_bandits.assignment.assign import Arm, Experiment
+from tactful_bandits.assignment.definitions import load_experiments
 from tactful_bandits.assignment.eligibility import Namespace
+from tactful_bandits.errors import DefinitionError
 
 TEXT = """\
 - key: ranking-model

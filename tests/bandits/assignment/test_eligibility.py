@@ -4,17 +4,10 @@ from dataclasses import replace
 import pytest
 from scipy import stats
 
-from tactful_bandits import (
-    Arm,
-    AssignmentError,
-    DefinitionError,
-    Experiment,
-    Holdout,
-    assign,
-    assign_all,
-    load_experiments,
-)
-from tactful_bandits.assignment.eligibility import Namespace, Prerequisite
+from tactful_bandits.assignment.assign import Arm, Experiment, assign, assign_all
+from tactful_bandits.assignment.definitions import load_experiments
+from tactful_bandits.assignment.eligibility import Holdout, Namespace, Prerequisite
+from tactful_bandits.errors import AssignmentError, DefinitionError
 
 HALVES = (Arm("control", 0.5), Arm("treatment", 0.5))
 USERS = [f"user-{number}" for number in range(5000)]

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import stats
 
-from tactful_bandits import DefinitionError, bucket
-from tactful_bandits.assignment.hashing import BUCKETS, fnv1a_32
+from tactful_bandits.assignment.hashing import BUCKETS, bucket, fnv1a_32
+from tactful_bandits.errors import DefinitionError
 
 # The corpora of two public SDKs; the file names carry no version, their content does.
 CORPORA = ("cases-sdkjs.json", "cases-python-2.2.1.json")

@@ -10,25 +10,22 @@ import numpy as np
 import pytest
 import yaml
 
-from tactful_bandits import (
-    EvaluationError,
+from tactful_bandits.errors import EvaluationError
+from tactful_bandits.evaluation.off_policy import (
     LoggedDecisions,
+    OffPolicyEstimate,
+    bootstrap_interval,
     clipped_ips,
     direct_method,
     doubly_robust,
-    evaluate_policy,
     ips,
+    logged_value,
     self_normalised_doubly_robust,
     shrunk_doubly_robust,
     snips,
     switch_doubly_robust,
 )
-from tactful_bandits.evaluation.off_policy import (
-    OffPolicyEstimate,
-    bootstrap_interval,
-    logged_value,
-)
-from tactful_bandits.evaluation.verdict import measure_overlap
+from tactful_bandits.evaluation.verdict import evaluate_policy, measure_overlap
 
 _ESTIMATORS: dict[str, Callable[[LoggedDecisions], OffPolicyEstimate]] = {
     "ipw": ips,

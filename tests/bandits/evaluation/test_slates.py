@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tactful_bandits import EvaluationError
+from tactful_bandits.errors import EvaluationError
 from tactful_bandits.evaluation.slates import (
     cascade_doubly_robust,
     cascade_ips,

@@ -8,16 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from tactful_bandits import (
-    LinearBandit,
-    Memory,
-    Observation,
-    PolicyError,
-    SharedLinearBandit,
-    Thompson,
-    UpperConfidence,
-)
-from tactful_bandits.policies.choice import choose_best, choose_winner
+from tactful_bandits.errors import PolicyError
+from tactful_bandits.policies.choice import Thompson, UpperConfidence, choose_best, choose_winner
+from tactful_bandits.policies.linear import LinearBandit
+from tactful_bandits.policies.memory import Memory, Observation
+from tactful_bandits.policies.shared_linear import SharedLinearBandit
 
 ARMS, FEATURES = 3, 4
 

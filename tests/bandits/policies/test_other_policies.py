@@ -7,17 +7,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tactful_bandits import (
-    BetaBandit,
-    BudgetPacing,
-    LinearBandit,
-    Memory,
-    Observation,
-    PendingRewards,
-    PolicyError,
-    SoftmaxBandit,
-    UpperConfidence,
-)
+from tactful_bandits.errors import PolicyError
+from tactful_bandits.policies.budget_pacing import BudgetPacing
+from tactful_bandits.policies.choice import UpperConfidence
+from tactful_bandits.policies.delayed_rewards import PendingRewards
+from tactful_bandits.policies.linear import LinearBandit
+from tactful_bandits.policies.memory import Memory, Observation
+from tactful_bandits.policies.softmax import SoftmaxBandit
+from tactful_bandits.policies.thompson import BetaBandit
 
 NOTHING = np.zeros(0)
 

@@ -8,7 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tactful_bandits import PolicyError, PrivateLinearBandit, UpperConfidence
+from tactful_bandits.errors import PolicyError
+from tactful_bandits.policies.choice import UpperConfidence
+from tactful_bandits.policies.private_linear import PrivateLinearBandit
 
 Decision = tuple[str, int, list[float], float]
 

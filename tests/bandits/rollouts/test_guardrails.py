@@ -4,16 +4,10 @@ import numpy as np
 import pytest
 
 from benchmarks.experiments import canary
-from tactful_bandits import (
-    DefinitionError,
-    Guardrail,
-    Mean,
-    Proportion,
-    ReleasedProportion,
-    Sample,
-    StatisticsError,
-    check_guardrails,
-)
+from tactful_bandits.analysis.noisy_samples import ReleasedProportion
+from tactful_bandits.analysis.samples import Mean, Proportion, Sample
+from tactful_bandits.errors import DefinitionError, StatisticsError
+from tactful_bandits.rollouts.guardrails import Guardrail, check_guardrails
 
 CTR = Guardrail("ctr")
 

@@ -13,9 +13,9 @@ import pytest
 import torch
 from scipy import stats
 
-from tactful_bandits import NetworkPolicy, PolicyError
+from tactful_bandits.errors import PolicyError
 from tactful_bandits.tuner.ddpg import DdpgAgent, DdpgSettings, Effect
-from tactful_bandits.tuner.network import gaussian_log_density
+from tactful_bandits.tuner.network import NetworkPolicy, gaussian_log_density
 from tactful_bandits.tuner.replay_buffer import Replay
 
 SMALL = DdpgSettings(hidden=(16,), batch=32, warm_up=64, learning_rate=3e-3, target_rate=0.02)

@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-from tactful_bandits import LoggedDecisions, MarketSimulator, PolicyError, WeightBounds, snips
+from tactful_bandits.errors import PolicyError
+from tactful_bandits.evaluation.off_policy import LoggedDecisions, snips
 from tactful_bandits.tuner.baselines import best_static, cross_entropy, linear_policy, play
 from tactful_bandits.tuner.ddpg import DdpgAgent
 from tactful_bandits.tuner.gym_env import CHAMPION
 from tactful_bandits.tuner.network import gaussian_log_density
-from tactful_bandits.tuner.simulator import MarketSettings
+from tactful_bandits.tuner.simulator import MarketSettings, MarketSimulator
 from tactful_bandits.tuner.tuner import (
     TUNER_SETTINGS,
     effect_of_weights,
@@ -20,6 +21,7 @@ from tactful_bandits.tuner.tuner import (
     tune_in_market,
     worst_loss,
 )
+from tactful_bandits.tuner.weight_bounds import WeightBounds
 
 BOUNDS = WeightBounds(CHAMPION)
 

@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 from tests.federated.private_run import SIZE, constant, small_plan, training
 
-from tactful_federated import SettingsError
 from tactful_federated.core.buffered import BufferedTraining
 from tactful_federated.core.plan import without_noise
-from tactful_federated.errors import BudgetError
+from tactful_federated.errors import BudgetError, SettingsError
 
 BARE = without_noise(small_plan())
 

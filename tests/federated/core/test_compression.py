@@ -6,7 +6,6 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from tactful_federated import SettingsError
 from tactful_federated.core.compression import (
     ENCODINGS,
     Encoding,
@@ -15,7 +14,7 @@ from tactful_federated.core.compression import (
     restore,
     to_bytes,
 )
-from tactful_federated.errors import WeightsError
+from tactful_federated.errors import SettingsError, WeightsError
 from tactful_federated.model.vectors import clip_to_norm, l2_norm
 
 UPDATES = arrays.arrays(

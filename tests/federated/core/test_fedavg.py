@@ -9,9 +9,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tactful_federated import Optimizer, RoundSettings, SettingsError, run_rounds, start
-from tactful_federated.core.fedavg import RoundResult, ServerState, apply_reports, sample_cohort
-from tactful_federated.errors import HistoryError, WeightsError
+from tactful_federated.core.fedavg import (
+    RoundResult,
+    RoundSettings,
+    ServerState,
+    apply_reports,
+    run_rounds,
+    sample_cohort,
+    start,
+)
+from tactful_federated.core.server_optimizer import Optimizer
+from tactful_federated.errors import HistoryError, SettingsError, WeightsError
 from tactful_federated.model.scores import Score
 from tactful_federated.model.vectors import Vector
 

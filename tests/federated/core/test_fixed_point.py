@@ -7,9 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tactful_federated import SettingsError
 from tactful_federated.core.fixed_point import FixedPoint
-from tactful_federated.errors import WeightsError
+from tactful_federated.errors import SettingsError, WeightsError
 from tactful_federated.model.vectors import Vector
 
 FLOATS = st.floats(-(2.0**100), 2.0**100, width=32)

@@ -6,10 +6,9 @@ import math
 import numpy as np
 import pytest
 
-from tactful_federated import CorrelatedNoise, NoiseMemory
-from tactful_federated.core.matrix_noise import BandedRoot
+from tactful_federated.core.matrix_noise import BandedRoot, CorrelatedNoise, NoiseMemory
 from tactful_federated.errors import WeightsError
-from tactful_privacy import ParameterError
+from tactful_privacy.errors import ParameterError
 
 SCALE = 1 << 10
 

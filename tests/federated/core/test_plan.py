@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from dp_accounting import pld
 
-from tactful_federated import SettingsError, TrainingPlan, Wishes, plan_training
-from tactful_privacy import WideGaussian
+from tactful_federated.core.plan import TrainingPlan, Wishes, plan_training
+from tactful_federated.errors import SettingsError
+from tactful_privacy.mechanisms.wide_gaussian import WideGaussian
 
 WISHES = Wishes(
     epsilon=2.0,

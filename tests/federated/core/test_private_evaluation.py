@@ -11,37 +11,30 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.federated.private_run import WISHES, Devices
 
-from tactful_federated import (
-    ClearCollector,
-    Device,
-    DeviceHome,
-    FlowerPopulation,
-    IntentModel,
-    Invitation,
-    LocalGrid,
-    Polling,
-    SecureCollector,
-    SecureRounds,
-    SettingsError,
-    Vocabulary,
-    enrol,
-    invite,
-    invite_to_evaluations,
-    read_invitation,
-    serve_evaluation,
-    without_noise,
-)
+from tactful_federated.core.invitation import Invitation, read_invitation
+from tactful_federated.core.plan import without_noise
+from tactful_federated.core.polling import Polling
 from tactful_federated.core.private_evaluation import (
     ANSWER_SIZE,
     PrivateEvaluations,
     evaluator,
     plan_evaluations,
 )
-from tactful_federated.errors import BudgetError, HistoryError, WeightsError
+from tactful_federated.device.home import DeviceHome
+from tactful_federated.device.trainer import Device
+from tactful_federated.errors import BudgetError, HistoryError, SettingsError, WeightsError
+from tactful_federated.model.lstm_torch import IntentModel
 from tactful_federated.model.sample_data import SAMPLE_CATALOGUE, sample_history
 from tactful_federated.model.scores import Score
+from tactful_federated.model.tokens import Vocabulary
 from tactful_federated.model.vectors import Vector, l2_norm
+from tactful_federated.secagg.collectors import ClearCollector, SecureCollector
+from tactful_federated.secagg.messages import enrol
+from tactful_federated.secagg.round import SecureRounds
+from tactful_federated.serving.evaluations import invite_to_evaluations, serve_evaluation
+from tactful_federated.serving.rounds import invite
 from tactful_federated.simulation.private import LocalTransport
+from tactful_federated.transport.flower_clear import FlowerPopulation, LocalGrid
 
 VOCABULARY = Vocabulary.from_catalogue(SAMPLE_CATALOGUE)
 MODEL = IntentModel(VOCABULARY.size, seed=3)

@@ -15,21 +15,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.federated.private_run import SIZE, Devices, constant, small_plan, training
 
-from tactful_federated import (
-    CheckpointError,
-    ClearCollector,
-    Invitation,
-    Optimizer,
-    PrivateTraining,
-    Vocabulary,
-    serve_rounds,
-)
-from tactful_federated.core.invitation import Tier
+from tactful_federated.core.invitation import Invitation, Tier
 from tactful_federated.core.participation import Participation
 from tactful_federated.core.plan import without_noise
-from tactful_federated.errors import BudgetError
+from tactful_federated.core.private_training import PrivateTraining
+from tactful_federated.core.server_optimizer import Optimizer
+from tactful_federated.errors import BudgetError, CheckpointError
+from tactful_federated.model.tokens import Vocabulary
 from tactful_federated.model.vectors import Vector
-from tactful_federated.serving.rounds import LiveView, initial_weights
+from tactful_federated.secagg.collectors import ClearCollector
+from tactful_federated.serving.rounds import LiveView, initial_weights, serve_rounds
 
 BARE = without_noise(small_plan())
 PLAIN = Optimizer(momentum=0.0, averaging=0.0)

@@ -6,9 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tactful_federated import ModelState, Optimizer, SettingsError
-from tactful_federated.core.server_optimizer import step
-from tactful_federated.errors import WeightsError
+from tactful_federated.core.server_optimizer import ModelState, Optimizer, step
+from tactful_federated.errors import SettingsError, WeightsError
 
 UPDATES = [0.5, -0.25, 0.0, 0.125, 2.0]
 

@@ -7,16 +7,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from tactful_federated import (
-    Device,
-    IntentModel,
-    SimulatedPopulation,
-    TrainerSettings,
-    Vocabulary,
-    Windows,
-    windows,
-)
+from tactful_federated.device.batched_trainer import SimulatedPopulation
+from tactful_federated.device.trainer import Device
+from tactful_federated.model.lstm_torch import IntentModel
 from tactful_federated.model.sample_data import SAMPLE_CATALOGUE, sample_history
+from tactful_federated.model.settings import TrainerSettings
+from tactful_federated.model.tokens import Vocabulary, Windows, windows
 from tactful_federated.model.vectors import l2_norm
 
 VOCABULARY = Vocabulary.from_catalogue(SAMPLE_CATALOGUE)

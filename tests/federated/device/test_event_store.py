@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from tactful_federated import EventStore, SettingsError
-from tactful_federated.errors import ConsentError, StoreError
+from tactful_federated.device.event_store import EventStore
+from tactful_federated.errors import ConsentError, SettingsError, StoreError
 
 KEY = b"k" * 32
 DAY = 86_400.0

@@ -10,19 +10,14 @@ import numpy as np
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from tactful_federated import (
-    DeviceIntent,
-    EventStore,
-    IntentModel,
-    ModelSlot,
-    SettingsError,
-    Trigger,
-    Vocabulary,
-)
-from tactful_federated.device.model_package import pack_model
-from tactful_federated.errors import PackageError
+from tactful_federated.device.event_store import EventStore
+from tactful_federated.device.intent import DeviceIntent, Trigger
+from tactful_federated.device.model_package import ModelSlot, pack_model
+from tactful_federated.errors import PackageError, SettingsError
+from tactful_federated.model.lstm_torch import IntentModel
+from tactful_federated.model.tokens import Vocabulary
 from tactful_federated.model.vectors import Vector, layer_shapes, layers
-from tactful_privacy import RandomizedResponse
+from tactful_privacy.mechanisms.local import RandomizedResponse
 
 VOCABULARY = Vocabulary.from_catalogue([f"c{n}" for n in range(6)])
 KEY = Ed25519PrivateKey.generate()

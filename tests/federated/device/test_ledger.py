@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 from tests.federated.private_run import small_plan
 
-from tactful_federated import Session
 from tactful_federated.device.ledger import DeviceLedger
 from tactful_federated.errors import SecureSumError
+from tactful_federated.secagg.messages import Session
 
 PLAN = small_plan()
 

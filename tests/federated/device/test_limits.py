@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tactful_federated import Limits, SettingsError, Vocabulary
-from tactful_federated.device.limits import MOST_TOKENS, latest
+from tactful_federated.device.limits import MOST_TOKENS, Limits, latest
+from tactful_federated.errors import SettingsError
+from tactful_federated.model.tokens import Vocabulary
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="memory is bounded on Unix")

@@ -6,18 +6,13 @@ import sys
 import numpy as np
 import pytest
 
-from tactful_federated import (
-    IntentModel,
-    IntentPredictor,
-    SettingsError,
-    TrainerSettings,
-    Vocabulary,
-    personalise,
-    windows,
-)
-from tactful_federated.model.lstm_numpy import mean_loss
+from tactful_federated.device.personalise import personalise
+from tactful_federated.errors import SettingsError
+from tactful_federated.model.lstm_numpy import IntentPredictor, mean_loss
+from tactful_federated.model.lstm_torch import IntentModel
 from tactful_federated.model.sample_data import SAMPLE_CATALOGUE, sample_history
-from tactful_federated.model.tokens import split_by_time
+from tactful_federated.model.settings import TrainerSettings
+from tactful_federated.model.tokens import Vocabulary, split_by_time, windows
 from tactful_federated.model.vectors import layer_shapes, layers
 
 VOCABULARY = Vocabulary.from_catalogue(SAMPLE_CATALOGUE)

@@ -3,16 +3,12 @@
 import numpy as np
 import pytest
 
-from tactful_federated import (
-    IntentModel,
-    IntentPredictor,
-    SettingsError,
-    Vocabulary,
-    mean_curvature,
-    windows,
-)
-from tactful_federated.model.lstm_numpy import mean_loss
+from tactful_federated.errors import SettingsError
+from tactful_federated.model.curvature import mean_curvature
+from tactful_federated.model.lstm_numpy import IntentPredictor, mean_loss
+from tactful_federated.model.lstm_torch import IntentModel
 from tactful_federated.model.sample_data import SAMPLE_CATALOGUE, sample_history
+from tactful_federated.model.tokens import Vocabulary, windows
 from tactful_federated.model.vectors import layer_shapes, layers, parameter_count
 
 VOCABULARY = Vocabulary.from_catalogue(SAMPLE_CATALOGUE)

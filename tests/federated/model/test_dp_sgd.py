@@ -13,9 +13,15 @@ pytest.importorskip("opacus", reason="needs the extra tactful[federated]")
 from scipy import stats  # noqa: E402
 from torch import nn  # noqa: E402
 
-from tactful_federated import CentralSettings, SettingsError, train_privately  # noqa: E402
-from tactful_federated.errors import HistoryError  # noqa: E402
-from tactful_federated.model.dp_sgd import epsilon_of  # noqa: E402
+from tactful_federated.errors import (
+    HistoryError,  # noqa: E402
+    SettingsError,
+)
+from tactful_federated.model.dp_sgd import (
+    CentralSettings,
+    epsilon_of,  # noqa: E402
+    train_privately,
+)
 
 SETTINGS = CentralSettings(
     steps=60,

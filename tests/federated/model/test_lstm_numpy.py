@@ -11,19 +11,14 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tactful_federated import (
-    IntentModel,
-    IntentPredictor,
-    ModelSlot,
-    SettingsError,
-    Vocabulary,
-    to_onnx,
-    to_torchscript,
-)
-from tactful_federated.device.model_package import pack_model
-from tactful_federated.errors import PackageError, VocabularyError, WeightsError
-from tactful_federated.model.lstm_numpy import fit_temperature
+from tactful_federated.device.model_package import ModelSlot, pack_model
+from tactful_federated.errors import PackageError, SettingsError, VocabularyError, WeightsError
+from tactful_federated.model.lstm_numpy import IntentPredictor, fit_temperature
+from tactful_federated.model.lstm_torch import IntentModel
+from tactful_federated.model.onnx import to_onnx
 from tactful_federated.model.sample_data import SAMPLE_CATALOGUE
+from tactful_federated.model.tokens import Vocabulary
+from tactful_federated.model.torchscript import to_torchscript
 from tactful_federated.model.vectors import Vector
 
 VOCABULARY = Vocabulary.from_catalogue(SAMPLE_CATALOGUE)

@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from tactful_federated import IntentModel, SettingsError
-from tactful_federated.errors import VocabularyError, WeightsError
-from tactful_federated.model.lstm_torch import MAX_PARAMETERS
+from tactful_federated.errors import SettingsError, VocabularyError, WeightsError
+from tactful_federated.model.lstm_torch import MAX_PARAMETERS, IntentModel
 from tactful_federated.model.tokens import FIRST_CATEGORY
 from tactful_federated.model.vectors import parameter_count
 

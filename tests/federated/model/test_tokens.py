@@ -5,9 +5,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tactful_federated import SettingsError, Vocabulary, windows
-from tactful_federated.errors import VocabularyError
-from tactful_federated.model.tokens import BOUNDARY, FIRST_CATEGORY, OTHER, PAD, split_by_time
+from tactful_federated.errors import SettingsError, VocabularyError
+from tactful_federated.model.tokens import (
+    BOUNDARY,
+    FIRST_CATEGORY,
+    OTHER,
+    PAD,
+    Vocabulary,
+    split_by_time,
+    windows,
+)
 
 VOCABULARY = Vocabulary.from_catalogue(["milk", "bread", "soup", "bread", " "])
 

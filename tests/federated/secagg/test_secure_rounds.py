@@ -12,27 +12,16 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from flwr.app import ConfigRecord, Message
 from tests.federated.private_run import SIZE, WISHES, Devices, small_plan, training
 
-from tactful_federated import (
-    ClearCollector,
-    FlowerSecureTransport,
-    LocalGrid,
-    PrivateTraining,
-    SecureCollector,
-    SecureRounds,
-    Session,
-    SettingsError,
-    TrainingPlan,
-    Wishes,
-    enrol,
-    plan_noise_in_sum,
-    secure_client_app,
-)
-from tactful_federated.core.plan import without_noise
-from tactful_federated.errors import SecureSumError, WeightsError
+from tactful_federated.core.plan import TrainingPlan, Wishes, plan_noise_in_sum, without_noise
+from tactful_federated.core.private_training import PrivateTraining
+from tactful_federated.errors import SecureSumError, SettingsError, WeightsError
 from tactful_federated.model.vectors import Vector
-from tactful_federated.secagg.collectors import SecureTransport
-from tactful_federated.secagg.messages import encode
-from tactful_privacy import WideGaussian
+from tactful_federated.secagg.collectors import ClearCollector, SecureCollector, SecureTransport
+from tactful_federated.secagg.messages import Session, encode, enrol
+from tactful_federated.secagg.round import SecureRounds
+from tactful_federated.transport.flower_clear import LocalGrid
+from tactful_federated.transport.flower_secure import FlowerSecureTransport, secure_client_app
+from tactful_privacy.mechanisms.wide_gaussian import WideGaussian
 
 AUTHORITY = Ed25519PrivateKey.generate()
 BARE = without_noise(small_plan())

@@ -9,7 +9,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.federated.secure_population import AUTHORITY, Wire, lead, member, session, stranger, wire
 
-from tactful_federated import SecureSumServer, sum_in_secret
 from tactful_federated.errors import SecureSumError
 from tactful_federated.secagg.messages import (
     Advert,
@@ -25,6 +24,7 @@ from tactful_federated.secagg.messages import (
     encode,
     threshold_of,
 )
+from tactful_federated.secagg.server import SecureSumServer, sum_in_secret
 
 ANSWERS = {1: Advert, 2: Boxes, 3: Masked, 4: Agreement, 5: Opened}
 

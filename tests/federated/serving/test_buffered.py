@@ -10,22 +10,17 @@ import numpy as np
 import pytest
 from flwr.app import Message
 
-from tactful_federated import (
-    FlowerStream,
-    Invitation,
-    LocalGrid,
-    Optimizer,
-    Polling,
-    Session,
-    SettingsError,
-    Wishes,
-    invite,
-    serve_buffered,
-)
+from tactful_federated.core.invitation import Invitation
+from tactful_federated.core.plan import Wishes
+from tactful_federated.core.polling import Polling
+from tactful_federated.core.server_optimizer import Optimizer
 from tactful_federated.device.ledger import DeviceLedger
-from tactful_federated.errors import SecureSumError
+from tactful_federated.errors import SecureSumError, SettingsError
 from tactful_federated.model.vectors import Vector
-from tactful_federated.transport.flower_clear import training_app
+from tactful_federated.secagg.messages import Session
+from tactful_federated.serving.buffered import FlowerStream, serve_buffered
+from tactful_federated.serving.rounds import invite
+from tactful_federated.transport.flower_clear import LocalGrid, training_app
 
 CATEGORIES = ["bread", "cheese", "milk"]
 WISHES = Wishes(

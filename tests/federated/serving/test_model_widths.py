@@ -9,25 +9,17 @@ import numpy as np
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-from tactful_federated import (
-    ClearCollector,
-    DeviceHome,
-    Invitation,
-    ModelSlot,
-    SettingsError,
-    Vocabulary,
-    Wishes,
-    invite,
-    invite_to_evaluations,
-    read_invitation,
-    serve_evaluation,
-    serve_rounds,
-)
-from tactful_federated.device.model_package import pack_model
-from tactful_federated.errors import PackageError, WeightsError
+from tactful_federated.core.invitation import Invitation, read_invitation
+from tactful_federated.core.plan import Wishes
+from tactful_federated.device.home import DeviceHome
+from tactful_federated.device.model_package import ModelSlot, pack_model
+from tactful_federated.errors import PackageError, SettingsError, WeightsError
 from tactful_federated.model.scores import Score
+from tactful_federated.model.tokens import Vocabulary
 from tactful_federated.model.vectors import Vector, parameter_count
-from tactful_federated.serving.rounds import initial_weights
+from tactful_federated.secagg.collectors import ClearCollector
+from tactful_federated.serving.evaluations import invite_to_evaluations, serve_evaluation
+from tactful_federated.serving.rounds import initial_weights, invite, serve_rounds
 
 CATEGORIES = ["bread", "cheese", "milk"]
 VOCABULARY = Vocabulary.from_catalogue(CATEGORIES)

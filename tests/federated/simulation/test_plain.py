@@ -6,10 +6,10 @@ import pandas as pd
 import pytest
 import torch
 
-from tactful_federated import SettingsError, SimulationSettings, simulate
 from tactful_federated.core.fedavg import RoundResult
-from tactful_federated.errors import HistoryError
+from tactful_federated.errors import HistoryError, SettingsError
 from tactful_federated.model.sample_data import SAMPLE_CATALOGUE, sample_history
+from tactful_federated.simulation.plain import SimulationSettings, simulate
 
 HISTORIES = {f"household {number}": sample_history(number) for number in range(12)}
 

@@ -6,14 +6,10 @@ from typing import Any
 
 import pytest
 
-from tactful_federated import (
-    CheckpointError,
-    Outcome,
-    PrivateSimulationSettings,
-    SettingsError,
-    simulate_privately,
-)
+from tactful_federated.core.private_training import Outcome
 from tactful_federated.device.ledger import DeviceLedger
+from tactful_federated.errors import CheckpointError, SettingsError
+from tactful_federated.simulation.private import PrivateSimulationSettings, simulate_privately
 
 SMALL = PrivateSimulationSettings(devices=60, rounds=3, report_goal=8, epsilon=8.0)
 

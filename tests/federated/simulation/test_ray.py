@@ -5,10 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tactful_federated import SettingsError, SimulatedPopulation, TrainerSettings, windows
+from tactful_federated.device.batched_trainer import SimulatedPopulation
+from tactful_federated.errors import SettingsError
 from tactful_federated.model.lstm_torch import IntentModel
 from tactful_federated.model.sample_data import SAMPLE_CATALOGUE, sample_history
-from tactful_federated.model.tokens import Vocabulary
+from tactful_federated.model.settings import TrainerSettings
+from tactful_federated.model.tokens import Vocabulary, windows
 from tactful_federated.simulation.private import PrivateSimulationSettings, simulate_privately
 
 pytest.importorskip("ray", reason="needs the extra ray")

@@ -22,24 +22,15 @@ from tests.federated.fleet_support import (
     update,
 )
 
-from tactful_federated import (
-    CheckpointError,
-    DeviceHome,
-    FleetClient,
-    FlowerStream,
-    Invitation,
-    Polling,
-    SettingsError,
-    SuperLink,
-    Tls,
-    collector_for,
-    serve_buffered,
-    serve_rounds,
-)
-from tactful_federated.serving.rounds import authority_key
-from tactful_federated.transport.certificates import node_key, public_pem
-from tactful_federated.transport.fleet_client import FleetError
-from tactful_federated.transport.superlink import SuperLinkError
+from tactful_federated.core.invitation import Invitation
+from tactful_federated.core.polling import Polling
+from tactful_federated.device.home import DeviceHome
+from tactful_federated.errors import CheckpointError, SettingsError
+from tactful_federated.serving.buffered import FlowerStream, serve_buffered
+from tactful_federated.serving.rounds import authority_key, collector_for, serve_rounds
+from tactful_federated.transport.certificates import Tls, node_key, public_pem
+from tactful_federated.transport.fleet_client import FleetClient, FleetError
+from tactful_federated.transport.superlink import SuperLink, SuperLinkError
 
 pytestmark = pytest.mark.service("nginx")
 

@@ -21,26 +21,22 @@ from flwr.clientapp import ClientApp
 from tests.federated.local_population import LocalPopulation
 from tests.federated.private_run import small_plan
 
-from tactful_federated import (
-    ClearCollector,
-    Device,
-    FlowerPopulation,
-    IntentModel,
-    LocalGrid,
-    RoundSettings,
-    SettingsError,
-    Vocabulary,
-    client_app,
-    run_rounds,
-    start,
-)
 from tactful_federated.core.compression import Encoding
-from tactful_federated.core.fedavg import apply_reports
-from tactful_federated.errors import HistoryError, WeightsError
+from tactful_federated.core.fedavg import RoundSettings, apply_reports, run_rounds, start
+from tactful_federated.device.trainer import Device
+from tactful_federated.errors import HistoryError, SettingsError, WeightsError
+from tactful_federated.model.lstm_torch import IntentModel
 from tactful_federated.model.sample_data import SAMPLE_CATALOGUE, sample_history
+from tactful_federated.model.tokens import Vocabulary
 from tactful_federated.model.vectors import l2_norm
+from tactful_federated.secagg.collectors import ClearCollector
 from tactful_federated.simulation.flwr_app import client, device_of, server
-from tactful_federated.transport.flower_clear import training_app
+from tactful_federated.transport.flower_clear import (
+    FlowerPopulation,
+    LocalGrid,
+    client_app,
+    training_app,
+)
 
 VOCABULARY = Vocabulary.from_catalogue(SAMPLE_CATALOGUE)
 NODES = 6

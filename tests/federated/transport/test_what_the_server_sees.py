@@ -20,21 +20,15 @@ from flwr.supercore.inflatable.inflatable_object import (
 )
 from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
 
-from tactful_federated import (
-    DeviceHome,
-    FleetClient,
-    Invitation,
-    LocalGrid,
-    Wishes,
-    collector_for,
-    enrol,
-    invite,
-    make_tls,
-)
-from tactful_federated.core.invitation import Tier
+from tactful_federated.core.invitation import Invitation, Tier
+from tactful_federated.core.plan import Wishes
+from tactful_federated.device.home import DeviceHome
 from tactful_federated.model.vectors import Vector
-from tactful_federated.secagg.messages import Advert, Agreement, Boxes, Masked, Opened
-from tactful_federated.serving.rounds import authority_key, initial_weights
+from tactful_federated.secagg.messages import Advert, Agreement, Boxes, Masked, Opened, enrol
+from tactful_federated.serving.rounds import authority_key, collector_for, initial_weights, invite
+from tactful_federated.transport.certificates import make_tls
+from tactful_federated.transport.fleet_client import FleetClient
+from tactful_federated.transport.flower_clear import LocalGrid
 
 CATEGORIES = ["confectionery", "pharmaceuticals", "winter-clothing"]
 NODES = range(1, 6)

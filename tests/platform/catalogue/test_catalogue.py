@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tactful.catalogue.catalogue import Catalogue
-from tactful_streaming import Item
+from tactful_streaming.contract.log_entries import Item
 
 names = st.sampled_from([f"i{number}" for number in range(20)])
 items_of = st.lists(

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tactful.catalogue.changes import ChangeList, EngineItems
-from tactful_streaming import Item, decode_entry
+from tactful_streaming.contract.log_entries import Item, decode_entry
 
 changes = st.lists(st.lists(st.integers(0, 9), max_size=5), max_size=12)
 

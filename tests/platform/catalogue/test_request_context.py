@@ -11,15 +11,11 @@ from tests.platform.shop import DAY, definitions
 
 from tactful.catalogue.catalogue import Catalogue
 from tactful.catalogue.request_context import observe, read_columns, read_nonzero, read_placed
-from tactful_streaming import (
-    Engine,
-    EngineError,
-    Event,
-    Item,
-    MemoryState,
-    encode_entry,
-    load_definitions,
-)
+from tactful_streaming.contract.log_entries import Event, Item, encode_entry
+from tactful_streaming.definitions.reader import load_definitions
+from tactful_streaming.engine.engine import Engine
+from tactful_streaming.errors import EngineError
+from tactful_streaming.state.store import MemoryState
 from tactful_streaming.windows.reads import View
 
 NOW = 1_700_000_000_000

@@ -19,16 +19,13 @@ from tactful.maintenance.backfill_targets import opened_parts
 from tactful.metadata.connections import open_installation
 from tactful.server.platform import Platform
 from tactful.subjects.suppression import open_suppression
-from tactful_streaming import (
-    EmbeddedLog,
-    Engine,
-    Event,
-    LogError,
-    RocksState,
-    encode_entry,
-    load_definitions,
-)
+from tactful_streaming.contract.log_entries import Event, encode_entry
+from tactful_streaming.definitions.reader import load_definitions
+from tactful_streaming.engine.engine import Engine
 from tactful_streaming.engine.erasure import people_in
+from tactful_streaming.errors import LogError
+from tactful_streaming.log.embedded_log import EmbeddedLog
+from tactful_streaming.state.store import RocksState
 
 CHANGED = FEATURES.replace("364d, slide: 28d", "90d, slide: 9d")
 

@@ -14,8 +14,11 @@ from tactful.cli.main import main
 from tactful.ranking.model import Pointer, load_model, read_pointer, version_directory
 from tactful.recommend.recommender import HEURISTIC, LEARNED, RANKING_EXPERIMENT, Recommender
 from tactful.schemas.messages import RecommendRequest
-from tactful_bandits import Arm, Experiment
-from tactful_streaming import EmbeddedLog, Engine, Entry, Event, MemoryState
+from tactful_bandits.assignment.assign import Arm, Experiment
+from tactful_streaming.contract.log_entries import Entry, Event
+from tactful_streaming.engine.engine import Engine
+from tactful_streaming.log.embedded_log import EmbeddedLog
+from tactful_streaming.state.store import MemoryState
 
 
 @pytest.fixture(autouse=True)

@@ -20,19 +20,13 @@ from tactful.cli.main import main
 from tactful.config.settings import Settings, load_settings
 from tactful.feature_workers.prepare import prepare_worker
 from tactful.metadata.connections import kafka_settings, make_topic
-from tactful_streaming import (
-    Definitions,
-    Engine,
-    Entry,
-    Event,
-    KafkaLog,
-    MemoryState,
-    Tick,
-    Worker,
-    encode_entry,
-    load_definitions,
-    route_key,
-)
+from tactful_streaming.contract.log_entries import Entry, Event, Tick, encode_entry, route_key
+from tactful_streaming.definitions.model import Definitions
+from tactful_streaming.definitions.reader import load_definitions
+from tactful_streaming.engine.engine import Engine
+from tactful_streaming.kafka.kafka_log import KafkaLog
+from tactful_streaming.state.store import MemoryState
+from tactful_streaming.worker.worker import Worker
 
 pytest.importorskip("confluent_kafka")
 

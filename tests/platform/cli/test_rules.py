@@ -15,7 +15,9 @@ from tests.platform.support import Live, now_ms, view
 from tactful.cleaning.redrive import redrive
 from tactful.cli.main import main
 from tactful.client import Client
-from tactful_streaming import DeadLetter, DeadLetters, Event, encode_entry, load_rules
+from tactful_streaming.contract.log_entries import Event, encode_entry
+from tactful_streaming.log.dead_letters import DeadLetter, DeadLetters
+from tactful_streaming.rules.rules import load_rules
 
 RULES = """\
 - {name: tests, when: {context.test: true}, action: drop}

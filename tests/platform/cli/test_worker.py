@@ -20,15 +20,11 @@ from tactful.config.settings import EngineSettings, LogSettings, Settings, Worke
 from tactful.errors import StorageError
 from tactful.feature_workers import prepare as feature_worker
 from tactful.feature_workers import run as worker_run
-from tactful_streaming import (
-    Event,
-    KafkaSettings,
-    PartitionProgress,
-    PartitionState,
-    WorkerProgress,
-    encode_entry,
-    load_definitions,
-)
+from tactful_streaming.contract.log_entries import Event, encode_entry
+from tactful_streaming.definitions.reader import load_definitions
+from tactful_streaming.kafka.config import KafkaSettings
+from tactful_streaming.state.partition_checkpoint import PartitionState
+from tactful_streaming.worker.worker import PartitionProgress, WorkerProgress
 
 EVENTS = 60
 

@@ -10,15 +10,12 @@ from tactful.config.identity import identity_of
 from tactful.config.settings import IdentitySettings, load_settings
 from tactful.errors import ConfigError
 from tactful.pipeline.online_features import SharedFeatures, own_definitions
-from tactful_streaming import (
-    EmbeddedOnlineStore,
-    Engine,
-    Event,
-    Identity,
-    MemoryState,
-    encode_entry,
-    load_definitions,
-)
+from tactful_streaming.contract.log_entries import Event, encode_entry
+from tactful_streaming.definitions.reader import load_definitions
+from tactful_streaming.engine.engine import Engine
+from tactful_streaming.identity.resolver import Identity
+from tactful_streaming.online.store import EmbeddedOnlineStore
+from tactful_streaming.state.store import MemoryState
 
 DAY = 86_400_000
 AT = 1_700_000_000_000

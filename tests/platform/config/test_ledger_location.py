@@ -27,9 +27,13 @@ from tactful.maintenance.restore_merge import _ledger
 from tactful.server.platform import Platform
 from tactful.statistics.service import CLOCK_EVENT, PrivateStatistics, open_statistics
 from tactful.subjects.trace_search import Found
-from tactful_privacy import Ledger, LedgerError
+from tactful_privacy.errors import LedgerError
 from tactful_privacy.ledger import schema as ledger_schema
-from tactful_streaming import Event, Listed, StateError, Traces
+from tactful_privacy.ledger.ledger import Ledger
+from tactful_streaming.contract.log_entries import Event
+from tactful_streaming.contract.subject_ids import Traces
+from tactful_streaming.engine.erasure import Listed
+from tactful_streaming.errors import StateError
 
 MINUTE = 60_000
 NOON = 1_772_366_400_000

@@ -29,7 +29,7 @@ from tactful.coupons.report import fit_gain, lift, read_coupon_outcomes
 from tactful.errors import ConfigError
 from tactful.metadata.store import MetadataStore
 from tactful.server.platform import Platform
-from tactful_streaming import Entry, Event, decode_entry, encode_entry
+from tactful_streaming.contract.log_entries import Entry, Event, decode_entry, encode_entry
 
 FEATURES = """
 - {name: views, entity: user, event: view, aggregate: count, window: {size: 364d, slide: 28d}}

@@ -22,7 +22,8 @@ from tactful.demo.demo import DemoOptions, category_histories, clear, run, summa
 from tactful.demo.replay import Outcomes
 from tactful.errors import DatasetError, TactfulError
 from tactful.training.evaluation import Scorecard
-from tactful_streaming import EmbeddedLog, Event, decode_entry
+from tactful_streaming.contract.log_entries import Event, decode_entry
+from tactful_streaming.log.embedded_log import EmbeddedLog
 
 SHOP = make_shop(51, people=24, items=50, days=48)
 

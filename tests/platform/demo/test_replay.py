@@ -40,15 +40,10 @@ from tactful.recommend.recommender import HEURISTIC, LEARNED, RANKING_EXPERIMENT
 from tactful.server.platform import Platform
 from tactful.statistics.service import CLOCK_EVENT
 from tactful.training.train import TrainingOptions, train
-from tactful_streaming import (
-    EmbeddedLog,
-    Engine,
-    Entry,
-    Event,
-    MemoryState,
-    RocksState,
-    decode_entry,
-)
+from tactful_streaming.contract.log_entries import Entry, Event, decode_entry
+from tactful_streaming.engine.engine import Engine
+from tactful_streaming.log.embedded_log import EmbeddedLog
+from tactful_streaming.state.store import MemoryState, RocksState
 
 
 def nothing(count: int) -> None:

@@ -33,18 +33,13 @@ from tactful.server.platform import Platform
 from tactful.subjects.erasure_requests import ErasureJobs
 from tactful.subjects.installation import Installation
 from tactful.subjects.suppression import open_suppression
-from tactful_streaming import (
-    BLANK,
-    DeadLetter,
-    DeadLetters,
-    EmbeddedLog,
-    Engine,
-    Event,
-    RocksState,
-    decode_entry,
-    encode_entry,
-    load_definitions,
-)
+from tactful_streaming.contract.log_entries import Event, decode_entry, encode_entry
+from tactful_streaming.definitions.reader import load_definitions
+from tactful_streaming.engine.engine import Engine
+from tactful_streaming.log.dead_letters import DeadLetter, DeadLetters
+from tactful_streaming.log.embedded_log import EmbeddedLog
+from tactful_streaming.log.redaction import BLANK
+from tactful_streaming.state.store import RocksState
 
 FEATURES = """
 - {name: views, entity: user, event: view, aggregate: count, window: {size: 364d, slide: 28d}}

@@ -40,15 +40,10 @@ from tactful.server.platform import Platform
 from tactful.subjects.installation import Installation
 from tactful.subjects.suppression import open_suppression
 from tactful.util.checkpoint import Checkpoint
-from tactful_streaming import (
-    BLANK,
-    EmbeddedLog,
-    Event,
-    Traces,
-    draft_segment,
-    encode_entry,
-    redact,
-)
+from tactful_streaming.contract.log_entries import Event, encode_entry
+from tactful_streaming.contract.subject_ids import Traces
+from tactful_streaming.log.embedded_log import EmbeddedLog
+from tactful_streaming.log.redaction import BLANK, draft_segment, redact
 
 
 @pytest.fixture

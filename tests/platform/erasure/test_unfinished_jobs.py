@@ -10,7 +10,9 @@ import pytest
 from tests.platform.support import small_settings
 
 from tactful.erasure.unfinished_jobs import RESCALING, purge_unfinished
-from tactful_streaming import RocksState, Traces, load_definitions
+from tactful_streaming.contract.subject_ids import Traces
+from tactful_streaming.definitions.reader import load_definitions
+from tactful_streaming.state.store import RocksState
 
 
 def test_no_note_speaks_for_half_a_rescaling(

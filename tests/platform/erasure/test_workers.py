@@ -31,19 +31,12 @@ from tactful.server.platform import Platform
 from tactful.subjects.installation import Installation
 from tactful.subjects.suppression import open_suppression
 from tactful.subjects.trace_search import Found
-from tactful_streaming import (
-    EmbeddedLog,
-    Event,
-    KafkaLog,
-    Seal,
-    SealedPartitions,
-    StreamingError,
-    Tick,
-    Traces,
-    User,
-    encode_entry,
-    route_key,
-)
+from tactful_streaming.contract.log_entries import Event, Tick, User, encode_entry, route_key
+from tactful_streaming.contract.subject_ids import Traces
+from tactful_streaming.errors import StreamingError
+from tactful_streaming.kafka.kafka_log import KafkaLog
+from tactful_streaming.log.embedded_log import EmbeddedLog
+from tactful_streaming.log.encrypted_log import Seal, SealedPartitions
 
 pytest.importorskip("confluent_kafka")
 

@@ -36,33 +36,30 @@ from tactful.maintenance.doctor import examine
 from tactful.metadata.connections import open_installation
 from tactful.server.platform import Platform
 from tactful.subjects.export import export_person
-from tactful_privacy import Keyring, Vault
-from tactful_streaming import (
-    BLANK,
-    BackpressureError,
-    DeadLetter,
-    DeadLetters,
-    EmbeddedLog,
+from tactful_privacy.people.pseudonyms import Keyring
+from tactful_privacy.people.vault import Vault
+from tactful_streaming.contract.log_entries import (
     Entry,
     Event,
     Forwarded,
     Item,
-    KafkaSettings,
     Link,
-    LogCorruptedError,
-    LogError,
     Restricted,
-    RocksState,
-    SealedLog,
-    SealedPartitions,
     Tick,
-    Traces,
     Transfer,
     User,
     decode_entry,
     encode_entry,
-    load_definitions,
 )
+from tactful_streaming.contract.subject_ids import Traces
+from tactful_streaming.definitions.reader import load_definitions
+from tactful_streaming.errors import BackpressureError, LogCorruptedError, LogError
+from tactful_streaming.kafka.config import KafkaSettings
+from tactful_streaming.log.dead_letters import DeadLetter, DeadLetters
+from tactful_streaming.log.embedded_log import EmbeddedLog
+from tactful_streaming.log.encrypted_log import SealedLog, SealedPartitions
+from tactful_streaming.log.redaction import BLANK
+from tactful_streaming.state.store import RocksState
 from tactful_streaming.worker.erasure import purge_partition
 from tactful_streaming.worker.partition_job import JobOptions, purge_idle
 

@@ -21,8 +21,8 @@ from tactful.experiments.readout import (
     read_arm_outcomes,
     read_out,
 )
-from tactful_bandits import Arm, Experiment
-from tactful_streaming import Entry, Event
+from tactful_bandits.assignment.assign import Arm, Experiment
+from tactful_streaming.contract.log_entries import Entry, Event
 
 EXPERIMENT = Experiment("ranking", (Arm("heuristic", 0.5), Arm("learned", 0.5)))
 

@@ -39,8 +39,12 @@ from tactful.experiments.store import RolloutStore
 from tactful.metadata.store import MetadataStore, open_metadata
 from tactful.models.audit_log import ModelLog
 from tactful.server.platform import Platform
-from tactful_bandits import Rollout, RolloutLook, StatisticsError, assign, judge_rollout
-from tactful_streaming import Entry, Event, Traces
+from tactful_bandits.assignment.assign import assign
+from tactful_bandits.errors import StatisticsError
+from tactful_bandits.rollouts.lifecycle import judge_rollout
+from tactful_bandits.rollouts.model import Rollout, RolloutLook
+from tactful_streaming.contract.log_entries import Entry, Event
+from tactful_streaming.contract.subject_ids import Traces
 
 PEOPLE = [f"p{number}" for number in range(4_000)]
 STAGES = (0.5, 1.0)

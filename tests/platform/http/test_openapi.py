@@ -15,7 +15,7 @@ from tactful.http.openapi import document, problem_codes
 from tactful.http.routes import ENDPOINTS
 from tactful.schemas.messages import NewEvent, NewItem, NewUser, Problem
 from tactful.schemas.problems import KINDS
-from tactful_streaming import Event, Item, User
+from tactful_streaming.contract.log_entries import Event, Item, User
 
 DOCUMENT: dict[str, Any] = msgspec.json.decode(
     msgspec.json.encode(document(ENDPOINTS, version="0"))

@@ -22,7 +22,9 @@ from tests.streaming.streams import random_entries
 from tactful.cli.main import main
 from tactful.config.settings import Settings, load_settings
 from tactful.server.platform import Platform
-from tactful_streaming import Entry, Event, Worker, load_definitions, route_key
+from tactful_streaming.contract.log_entries import Entry, Event, route_key
+from tactful_streaming.definitions.reader import load_definitions
+from tactful_streaming.worker.worker import Worker
 
 pytest.importorskip("confluent_kafka")
 

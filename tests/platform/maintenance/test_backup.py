@@ -43,18 +43,16 @@ from tactful.statistics.service import NOT_BEFORE, PrivateStatistics
 from tactful.subjects.consent import ConsentStore
 from tactful.subjects.installation import Installation
 from tactful.subjects.suppression import open_suppression
-from tactful_privacy import (
-    NOTHING,
-    Keyring,
-    Ledger,
-    Pseudonym,
-    Purpose,
-    SealError,
-    Statistic,
-    Vault,
-    drop_keys,
-)
-from tactful_streaming import EmbeddedLog, Event, RocksState
+from tactful_privacy.errors import SealError
+from tactful_privacy.ledger.ledger import Ledger
+from tactful_privacy.ledger.statistic import Statistic
+from tactful_privacy.people.consent import NOTHING, Purpose
+from tactful_privacy.people.pseudonyms import Keyring, Pseudonym
+from tactful_privacy.people.vault import Vault
+from tactful_privacy.people.vault_merge import drop_keys
+from tactful_streaming.contract.log_entries import Event
+from tactful_streaming.log.embedded_log import EmbeddedLog
+from tactful_streaming.state.store import RocksState
 
 DAY_MS = 86_400_000
 

@@ -25,7 +25,8 @@ from tactful.metadata.connections import open_installation
 from tactful.metadata.directory_lock import exclusive
 from tactful.metadata.store import suppressions
 from tactful.subjects.suppression import open_suppression
-from tactful_streaming import BLANK, Event, encode_entry
+from tactful_streaming.contract.log_entries import Event, encode_entry
+from tactful_streaming.log.redaction import BLANK
 
 OLD, NEW = "01" * 32, "02" * 32
 

@@ -26,20 +26,19 @@ from tactful.metadata.connections import open_installation
 from tactful.metadata.store import coupon_offers
 from tactful.models.audit_log import ModelLog
 from tactful.server.platform import Platform
-from tactful_streaming import (
-    BLANK,
-    DeadLetter,
-    DeadLetters,
-    EmbeddedLog,
+from tactful_streaming.contract.log_entries import (
     Event,
     Item,
     Link,
     Restricted,
-    RocksState,
     Tick,
     User,
     encode_entry,
 )
+from tactful_streaming.log.dead_letters import DeadLetter, DeadLetters
+from tactful_streaming.log.embedded_log import EmbeddedLog
+from tactful_streaming.log.redaction import BLANK
+from tactful_streaming.state.store import RocksState
 
 DAY_MS = 86_400_000
 MEASUREMENT, IMPRESSIONS, PERSONALISATION = 16, 40, 60

@@ -26,8 +26,10 @@ from tactful.subjects.erasure_requests import ErasureJobs
 from tactful.subjects.installation import Installation
 from tactful.subjects.partition_erasures import PartitionErasures
 from tactful.subjects.suppression import SuppressionStore, open_suppression
-from tactful_privacy import NOTHING, Keyring, Purpose
-from tactful_streaming import Traces, load_definitions
+from tactful_privacy.people.consent import NOTHING, Purpose
+from tactful_privacy.people.pseudonyms import Keyring
+from tactful_streaming.contract.subject_ids import Traces
+from tactful_streaming.definitions.reader import load_definitions
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from prometheus_client import CollectorRegistry
 
 from tactful.metrics.public import LEVELS, level
 from tactful.metrics.registry import Metrics
-from tactful_streaming import RuleReport
+from tactful_streaming.rules.rules import RuleReport
 
 
 def read(metrics: Metrics) -> dict[str, float]:

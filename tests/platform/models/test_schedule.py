@@ -45,7 +45,7 @@ from tactful.server.platform import Platform
 from tactful.training.replay_rows import Rows
 from tactful.training.train import Trained
 from tactful.util.checkpoint import Checkpoint
-from tactful_streaming import Entry, Event
+from tactful_streaming.contract.log_entries import Entry, Event
 
 HOUR = 3_600_000
 NOW = 1_700_000_000_000

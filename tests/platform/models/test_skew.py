@@ -21,17 +21,11 @@ from tactful.recommend.recommender import HEURISTIC, LEARNED, RANKING_EXPERIMENT
 from tactful.schemas.messages import RecommendRequest
 from tactful.training.shown_rows import read_shown
 from tactful.training.train import TrainingOptions, train
-from tactful_bandits import Arm, Experiment
-from tactful_streaming import (
-    EmbeddedLog,
-    Engine,
-    Entry,
-    Event,
-    Item,
-    MemoryState,
-    decode_entry,
-    encode_entry,
-)
+from tactful_bandits.assignment.assign import Arm, Experiment
+from tactful_streaming.contract.log_entries import Entry, Event, Item, decode_entry, encode_entry
+from tactful_streaming.engine.engine import Engine
+from tactful_streaming.log.embedded_log import EmbeddedLog
+from tactful_streaming.state.store import MemoryState
 
 SHOP = make_shop(7, people=14, items=70, days=40)
 ENTRIES = entries(SHOP)

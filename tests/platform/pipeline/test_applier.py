@@ -12,7 +12,9 @@ from tactful.metrics.registry import Metrics
 from tactful.pipeline.applier import Follower
 from tactful.schemas.positions import Offsets
 from tactful.util.adaptive_batch import Pace
-from tactful_streaming import Applied, Event, StateError
+from tactful_streaming.contract.log_entries import Event
+from tactful_streaming.engine.engine import Applied
+from tactful_streaming.errors import StateError
 
 
 class EmptyLog:

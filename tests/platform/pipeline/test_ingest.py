@@ -17,7 +17,9 @@ from tactful.schemas.messages import EventsAccepted
 from tactful.schemas.positions import Offsets, covers
 from tactful.schemas.problems import ProblemError
 from tactful.server.platform import Platform
-from tactful_streaming import EmbeddedLog, Event, LogWriteError, decode_entry, encode_entry
+from tactful_streaming.contract.log_entries import Event, decode_entry, encode_entry
+from tactful_streaming.errors import LogWriteError
+from tactful_streaming.log.embedded_log import EmbeddedLog
 
 Scenario = Callable[[Platform], Coroutine[Any, Any, None]]
 

@@ -18,7 +18,9 @@ from tactful.ranking.features import RANKING_FEATURES, assemble
 from tactful.recall.candidates import Candidates, Quotas, gather, popular_rows
 from tactful.recall.index import RecallIndex, build_index
 from tactful.training.history import TAKEN, History
-from tactful_streaming import Engine, Event, Item, MemoryState
+from tactful_streaming.contract.log_entries import Event, Item
+from tactful_streaming.engine.engine import Engine
+from tactful_streaming.state.store import MemoryState
 
 SHOP = make_shop(5, people=12, items=60, days=30)
 ENTRIES = entries(SHOP)

@@ -25,7 +25,10 @@ from tactful.recall.index import (
     Neighbours,
     empty_index,
 )
-from tactful_streaming import Engine, Event, Item, MemoryState, NonZero, encode_entry
+from tactful_streaming.contract.log_entries import Event, Item, encode_entry
+from tactful_streaming.engine.engine import Engine
+from tactful_streaming.state.store import MemoryState
+from tactful_streaming.windows.entity_table import NonZero
 
 DAY = 86_400_000
 COUNT = 60

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tactful.catalogue.catalogue import Catalogue
 from tactful.catalogue.request_context import Situation
 from tactful.recall.filters import Filter
-from tactful_streaming import Item
+from tactful_streaming.contract.log_entries import Item
 
 IDS = [f"i{number}" for number in range(24)]
 names = st.sampled_from([*IDS, "gone"])

@@ -10,7 +10,7 @@ import pytest
 
 from tactful.errors import ModelError
 from tactful.recall.index import Interactions, RecallIndex, build_index, empty_index
-from tactful_streaming import Item
+from tactful_streaming.contract.log_entries import Item
 
 DAY = 86_400_000
 

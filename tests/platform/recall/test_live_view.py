@@ -15,7 +15,9 @@ import tactful.vectors.updatable_index
 from tactful.catalogue.catalogue import Catalogue
 from tactful.recall.index import Interactions, RecallIndex, build_index
 from tactful.recall.live_view import LiveCatalogue, View
-from tactful_streaming import Engine, Event, Item, MemoryState, encode_entry
+from tactful_streaming.contract.log_entries import Event, Item, encode_entry
+from tactful_streaming.engine.engine import Engine
+from tactful_streaming.state.store import MemoryState
 
 KINDS = ("green tea", "coffee mug")
 

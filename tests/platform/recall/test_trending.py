@@ -23,9 +23,14 @@ from tactful.recommend.recommender import Recommender
 from tactful.schemas.messages import RecommendRequest, StatisticCell, StatisticsPage
 from tactful.statistics.definitions import StatisticDefinition, load_statistics
 from tactful.statistics.service import CLOCK_EVENT, PrivateStatistics
-from tactful_bandits import Arm, Experiment
-from tactful_privacy import BoundedCounts, DiscreteLaplace, Ledger, Statistic
-from tactful_streaming import Engine, Event, Item, MemoryState, decode_entry
+from tactful_bandits.assignment.assign import Arm, Experiment
+from tactful_privacy.counting.bounded_counts import BoundedCounts
+from tactful_privacy.ledger.ledger import Ledger
+from tactful_privacy.ledger.statistic import Statistic
+from tactful_privacy.mechanisms.laplace import DiscreteLaplace
+from tactful_streaming.contract.log_entries import Event, Item, decode_entry
+from tactful_streaming.engine.engine import Engine
+from tactful_streaming.state.store import MemoryState
 
 KEYS = tuple(f"c-{number}" for number in range(40))
 HOURLY = Followed("views", "category", HOUR)

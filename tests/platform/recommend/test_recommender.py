@@ -38,17 +38,12 @@ from tactful.schemas.problems import ProblemError
 from tactful.server.platform import Platform
 from tactful.training.evaluation import CUTOFF
 from tactful.training.train import Question, TrainingOptions, collect, train
-from tactful_bandits import Arm, Experiment, assign, load_experiments
-from tactful_streaming import (
-    EmbeddedLog,
-    Engine,
-    Event,
-    Item,
-    MemoryState,
-    RocksState,
-    decode_entry,
-    encode_entry,
-)
+from tactful_bandits.assignment.assign import Arm, Experiment, assign
+from tactful_bandits.assignment.definitions import load_experiments
+from tactful_streaming.contract.log_entries import Event, Item, decode_entry, encode_entry
+from tactful_streaming.engine.engine import Engine
+from tactful_streaming.log.embedded_log import EmbeddedLog
+from tactful_streaming.state.store import MemoryState, RocksState
 
 SHOP = make_shop(7, people=14, items=70, days=40)
 ENTRIES = entries(SHOP)

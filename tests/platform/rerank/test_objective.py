@@ -16,7 +16,7 @@ from tactful.catalogue.request_context import Situation
 from tactful.errors import ConfigError
 from tactful.recall.candidates import Popularity
 from tactful.rerank.objective import MOST_WEIGHT, Objective, cheapness, freshness, novelty
-from tactful_streaming import Item
+from tactful_streaming.contract.log_entries import Item
 
 DAY = 86_400_000
 AT = 20_000 * DAY

@@ -14,7 +14,7 @@ from tactful.config.settings import Settings
 from tactful.errors import ConfigError
 from tactful.rerank.frequency_caps import DAY_MS, ShownToday, exhausted
 from tactful.rerank.placement_rules import PlacementRule, load_placement, on_page
-from tactful_streaming import Event, Item
+from tactful_streaming.contract.log_entries import Event, Item
 
 GOOD = """
 - {name: welcome, pin: item-7, position: 1, page: home}

@@ -35,8 +35,10 @@ from tactful.rerank.tuned_objective import (
     TunerManifest,
     require_better,
 )
-from tactful_bandits import NetworkPolicy, WeightBounds
-from tactful_streaming import EmbeddedLog, Event
+from tactful_bandits.tuner.network import NetworkPolicy
+from tactful_bandits.tuner.weight_bounds import WeightBounds
+from tactful_streaming.contract.log_entries import Event
+from tactful_streaming.log.embedded_log import EmbeddedLog
 
 AT = 1_772_366_400_000  # noon
 CHAMPION = (0.6, 0.1, 0.1, 0.1, 0.1)

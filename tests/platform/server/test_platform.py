@@ -28,12 +28,8 @@ from tactful.errors import StorageError
 from tactful.recommend.recommender import build as recommender
 from tactful.schemas.messages import RecommendRequest
 from tactful.server.platform import Platform
-from tactful_streaming import (
-    EmbeddedLog,
-    Event,
-    decode_entry,
-    encode_entry,
-)
+from tactful_streaming.contract.log_entries import Event, decode_entry, encode_entry
+from tactful_streaming.log.embedded_log import EmbeddedLog
 
 
 def test_after_reads_your_own_writes(live: Live) -> None:

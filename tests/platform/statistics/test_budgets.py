@@ -17,16 +17,13 @@ from tactful.statistics.definitions import (
     load_statistics,
 )
 from tactful.statistics.service import PrivateStatistics, open_statistics
-from tactful_privacy import (
-    BoundedCounts,
-    Budget,
-    CapChoice,
-    Ledger,
-    LedgerError,
-    StateError,
-    read_released,
-)
-from tactful_streaming import Event, Item
+from tactful_privacy.counting.bounded_counts import BoundedCounts
+from tactful_privacy.counting.released import read_released
+from tactful_privacy.errors import LedgerError, StateError
+from tactful_privacy.ledger.budget import Budget
+from tactful_privacy.ledger.cap_choice import CapChoice
+from tactful_privacy.ledger.ledger import Ledger
+from tactful_streaming.contract.log_entries import Event, Item
 
 DAY = 86_400_000
 HOUR = 3_600_000

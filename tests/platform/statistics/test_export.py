@@ -25,7 +25,12 @@ from tactful.statistics import export as publication
 from tactful.statistics.export import write_files, write_topic
 from tactful.statistics.export_job import publish
 from tactful.statistics.service import CLOCK_EVENT, open_statistics, shown_before
-from tactful_privacy import BoundedCounts, Ledger, LedgerError, Publisher, Statistic, read_released
+from tactful_privacy.counting.bounded_counts import BoundedCounts
+from tactful_privacy.counting.publisher import Publisher
+from tactful_privacy.counting.released import read_released
+from tactful_privacy.errors import LedgerError
+from tactful_privacy.ledger.ledger import Ledger
+from tactful_privacy.ledger.statistic import Statistic
 
 HOUR, DAY = 3_600_000, 86_400_000
 KEYS = ("bread", "milk")

@@ -15,9 +15,12 @@ from tactful.cli.main import main
 from tactful.statistics.definitions import StatisticDefinition
 from tactful.statistics.ledger_view import PrivacyLedger, as_text, tell
 from tactful.statistics.service import PrivateStatistics
-from tactful_privacy import Budget, Ledger, Query, Statistic, read_odometer
-from tactful_privacy.ledger.budget import date_of
+from tactful_privacy.ledger.budget import Budget, date_of
 from tactful_privacy.ledger.composition import compose
+from tactful_privacy.ledger.ledger import Ledger
+from tactful_privacy.ledger.odometer import read_odometer
+from tactful_privacy.ledger.query import Query
+from tactful_privacy.ledger.statistic import Statistic
 
 DAY = 86_400_000
 HOUR = 3_600_000

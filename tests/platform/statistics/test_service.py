@@ -31,26 +31,16 @@ from tactful.statistics.service import (
     PrivateStatistics,
     open_statistics,
 )
-from tactful_privacy import (
-    BudgetError,
-    KeysPublisher,
-    Ledger,
-    LedgerError,
-    Publisher,
-    Statistic,
-)
-from tactful_privacy import StateError as PrivateStateError
-from tactful_streaming import (
-    Engine,
-    Entry,
-    Event,
-    Item,
-    MemoryState,
-    RocksState,
-    StateError,
-    StateStore,
-    encode_entry,
-)
+from tactful_privacy.counting.heavy_hitters import KeysPublisher
+from tactful_privacy.counting.publisher import Publisher
+from tactful_privacy.errors import BudgetError, LedgerError
+from tactful_privacy.errors import StateError as PrivateStateError
+from tactful_privacy.ledger.ledger import Ledger
+from tactful_privacy.ledger.statistic import Statistic
+from tactful_streaming.contract.log_entries import Entry, Event, Item, encode_entry
+from tactful_streaming.engine.engine import Engine
+from tactful_streaming.errors import StateError
+from tactful_streaming.state.store import MemoryState, RocksState, StateStore
 
 SECRET = b"a secret of tests only"
 FAMILIES = ("family-0", "family-1", "family-2")

@@ -27,10 +27,8 @@ from tactful.server.platform import Platform
 from tactful.subjects.consent import ConsentStore
 from tactful.subjects.consented_log import PermittedLog
 from tactful.subjects.permissions import claimed
-from tactful_privacy import NOTHING, Purpose
-from tactful_streaming import (
-    EVENT_TYPES,
-    EmbeddedLog,
+from tactful_privacy.people.consent import NOTHING, Purpose
+from tactful_streaming.contract.log_entries import (
     EntryFormat,
     Event,
     Item,
@@ -39,6 +37,8 @@ from tactful_streaming import (
     decode_entry,
     encode_entry,
 )
+from tactful_streaming.contract.wire import EVENT_TYPES
+from tactful_streaming.log.embedded_log import EmbeddedLog
 
 FEATURES = "".join(
     f"- {{name: n_{kind}, entity: user, event: {kind}, aggregate: count, "

@@ -18,8 +18,7 @@ from tests.streaming.brokers import topic_name
 
 from tactful.config.settings import ActionSettings, LogSettings, Settings
 from tactful.server.platform import Platform
-from tactful_streaming import verify_signature
-from tactful_streaming.sinks.webhook import SIGNATURE_HEADER
+from tactful_streaming.sinks.webhook import SIGNATURE_HEADER, verify_signature
 
 FEATURES = """
 - {name: views, entity: user, event: view, aggregate: count, window: {size: 364d, slide: 28d}}

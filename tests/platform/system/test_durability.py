@@ -29,14 +29,11 @@ from benchmarks.ports import free_port
 from tactful.cli.main import main
 from tactful.config.settings import Settings
 from tactful.server.platform import Platform
-from tactful_streaming import (
-    EmbeddedLog,
-    Engine,
-    Event,
-    RocksState,
-    decode_entry,
-    load_definitions,
-)
+from tactful_streaming.contract.log_entries import Event, decode_entry
+from tactful_streaming.definitions.reader import load_definitions
+from tactful_streaming.engine.engine import Engine
+from tactful_streaming.log.embedded_log import EmbeddedLog
+from tactful_streaming.state.store import RocksState
 
 WRITERS = 4
 

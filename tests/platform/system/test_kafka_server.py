@@ -23,22 +23,15 @@ from tactful.metadata.connections import kafka_settings, open_redis
 from tactful.pipeline.online_features import SharedFeatures, own_definitions, shared_definitions
 from tactful.schemas.problems import ProblemError
 from tactful.server.platform import Platform
-from tactful_streaming import (
-    Engine,
-    Event,
-    FencedError,
-    Item,
-    JobOptions,
-    KafkaPartition,
-    MemoryState,
-    OnlineStoreError,
-    TopicError,
-    Worker,
-    decode_entry,
-    encode_entry,
-    load_definitions,
-    redis_online,
-)
+from tactful_streaming.contract.log_entries import Event, Item, decode_entry, encode_entry
+from tactful_streaming.definitions.reader import load_definitions
+from tactful_streaming.engine.engine import Engine
+from tactful_streaming.errors import FencedError, OnlineStoreError, TopicError
+from tactful_streaming.kafka.kafka_log import KafkaPartition
+from tactful_streaming.online.fenced_store import redis_online
+from tactful_streaming.state.store import MemoryState
+from tactful_streaming.worker.partition_job import JobOptions
+from tactful_streaming.worker.worker import Worker
 
 
 @pytest.fixture(scope="module")

@@ -48,19 +48,19 @@ from tactful.training.history import History
 from tactful.training.train import Trained, TrainingOptions, train
 from tactful.util.checkpoint import Checkpoint
 from tactful.util.clock import now_ms
-from tactful_streaming import (
+from tactful_streaming.contract.log_entries import (
     Entry,
     Event,
     Forwarded,
     Item,
-    KafkaLog,
     Restricted,
-    SealedPartitions,
     Tick,
     decode_entry,
     encode_entry,
     route_key,
 )
+from tactful_streaming.kafka.kafka_log import KafkaLog
+from tactful_streaming.log.encrypted_log import SealedPartitions
 
 pytest.importorskip("confluent_kafka")
 

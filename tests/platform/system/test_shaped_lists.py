@@ -24,7 +24,8 @@ from tactful.recommend.recommender import HEURISTIC, LEARNED, RANKING_EXPERIMENT
 from tactful.rerank.arm_policy import ranking_experiment
 from tactful.server.platform import Platform
 from tactful.training.train import TrainingOptions, train
-from tactful_streaming import EmbeddedLog, Entry, Event, Item, User, decode_entry
+from tactful_streaming.contract.log_entries import Entry, Event, Item, User, decode_entry
+from tactful_streaming.log.embedded_log import EmbeddedLog
 
 SHOP = make_shop(7, people=14, items=70, days=40)
 NOW = int(SHOP.timestamp[-1]) + 1

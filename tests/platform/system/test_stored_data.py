@@ -25,7 +25,8 @@ from tests.platform.stored.installation import (
 
 from tactful.config.settings import OnlineSettings
 from tactful.metadata.connections import open_redis
-from tactful_streaming import load_definitions, read_packed
+from tactful_streaming.definitions.reader import load_definitions
+from tactful_streaming.windows.entity_table import read_packed
 
 
 def recorded(name: str) -> Any:

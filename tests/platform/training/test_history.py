@@ -12,7 +12,8 @@ from tests.platform.shop import entries, make_shop, write_log
 
 from tactful.training import history
 from tactful.training.history import TAKEN, History
-from tactful_streaming import EmbeddedLog, Event, Item, encode_entry
+from tactful_streaming.contract.log_entries import Event, Item, encode_entry
+from tactful_streaming.log.embedded_log import EmbeddedLog
 
 DAY = 86_400_000
 

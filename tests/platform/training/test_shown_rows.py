@@ -24,7 +24,7 @@ from tactful.training.position_bias import LEAST, examination
 from tactful.training.replay_rows import Rows
 from tactful.training.shown_rows import ShownLists, read_shown
 from tactful.training.train import TrainingOptions, train
-from tactful_streaming import Entry, Event
+from tactful_streaming.contract.log_entries import Entry, Event
 
 WIDTH = len(RANKING_FEATURES)
 LAYOUT = layout("d")

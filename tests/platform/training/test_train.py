@@ -44,7 +44,10 @@ from tactful.training.train import (
     sample_questions,
     train,
 )
-from tactful_streaming import EmbeddedLog, Engine, Entry, Event, Item, MemoryState
+from tactful_streaming.contract.log_entries import Entry, Event, Item
+from tactful_streaming.engine.engine import Engine
+from tactful_streaming.log.embedded_log import EmbeddedLog
+from tactful_streaming.state.store import MemoryState
 
 ALL = TrainingOptions(task="next", label_days=14.0, lists=10**6, validation=1.0)
 """Every question, each with all of its candidates."""

@@ -29,7 +29,7 @@ from tactful.training.two_tower import (
     require_torch,
     steps_of,
 )
-from tactful_streaming import EmbeddedLog
+from tactful_streaming.log.embedded_log import EmbeddedLog
 
 torch = pytest.importorskip("torch")
 

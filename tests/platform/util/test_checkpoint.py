@@ -21,7 +21,8 @@ from tactful.ranking.model import read_manifest
 from tactful.training import replay_rows as training_rows
 from tactful.training.train import Trained, TrainingOptions, train
 from tactful.util.checkpoint import Checkpoint
-from tactful_streaming import EmbeddedLog, encode_entry
+from tactful_streaming.contract.log_entries import encode_entry
+from tactful_streaming.log.embedded_log import EmbeddedLog
 
 ENTRIES = entries(make_shop(3, people=8, items=40, days=30))
 OPTIONS = TrainingOptions(label_days=14, lists=120, rounds=34, patience=34, threads=1, shown=0)

@@ -9,10 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tactful_privacy import DiscreteLaplace, ParameterError, ReleasedPane
 from tactful_privacy.analysis.quantiles import quantile_released
 from tactful_privacy.analysis.shares import TwoNoises, share_released
 from tactful_privacy.analysis.top_k import top_released
+from tactful_privacy.counting.released import ReleasedPane
+from tactful_privacy.errors import ParameterError
+from tactful_privacy.mechanisms.laplace import DiscreteLaplace
 
 NOISE = DiscreteLaplace(5, 1)
 SMALL = DiscreteLaplace(1, 2)

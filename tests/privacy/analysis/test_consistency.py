@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from tactful_privacy import DiscreteLaplace, ParameterError, ReleasedPane
 from tactful_privacy.analysis.consistency import consistent
 from tactful_privacy.counting.mixtures import NoiseTerms, half_width_of_mixture
+from tactful_privacy.counting.released import ReleasedPane
+from tactful_privacy.errors import ParameterError
+from tactful_privacy.mechanisms.laplace import DiscreteLaplace
 
 KEYS = ("milk", "tea")
 

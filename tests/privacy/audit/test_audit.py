@@ -16,7 +16,6 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from tactful_privacy import BoundedCounts, ParameterError, Statistic, laplace_noise
 from tactful_privacy.audit.audit import QUICK, Audited, AuditReport, Effort, audit, examine
 from tactful_privacy.audit.checks import attack, check_freshness, check_noise, check_sensitivity
 from tactful_privacy.audit.gaussian import ContributionsForgotten, GaussianPipeline
@@ -24,6 +23,10 @@ from tactful_privacy.audit.noise import chance_of, chance_of_normal
 from tactful_privacy.audit.pipeline import Contribution, Pipeline
 from tactful_privacy.audit.planted import low_scale, planted_bugs
 from tactful_privacy.audit.totals import LevelsForgotten, TotalsPipeline
+from tactful_privacy.counting.bounded_counts import BoundedCounts
+from tactful_privacy.errors import ParameterError
+from tactful_privacy.ledger.statistic import Statistic
+from tactful_privacy.mechanisms.backends import laplace_noise
 
 SMALL = Effort(
     canaries=6_000,

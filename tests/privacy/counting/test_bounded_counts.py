@@ -13,9 +13,9 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from tactful_privacy import BoundedCounts, ParameterError, StateError, Statistic
-from tactful_privacy.counting.bounded_counts import Pane
-from tactful_privacy.ledger.statistic import DAY_MS
+from tactful_privacy.counting.bounded_counts import BoundedCounts, Pane
+from tactful_privacy.errors import ParameterError, StateError
+from tactful_privacy.ledger.statistic import DAY_MS, Statistic
 
 HOUR = 3_600_000
 KEYS = ("bread", "milk", "tea")

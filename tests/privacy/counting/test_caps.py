@@ -22,20 +22,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tactful_privacy import (
-    BoundedCounts,
-    CapChoice,
-    DiscreteLaplace,
-    Ledger,
-    ParameterError,
-    Publisher,
-    Statistic,
-    read_released,
-    sum_released,
-)
 from tactful_privacy.counting._seal import SnapshotSeal
+from tactful_privacy.counting.bounded_counts import BoundedCounts
 from tactful_privacy.counting.daily_caps import cap_query, chosen_caps
-from tactful_privacy.ledger.statistic import DAY_MS, HOUR_MS
+from tactful_privacy.counting.publisher import Publisher
+from tactful_privacy.counting.released import read_released, sum_released
+from tactful_privacy.errors import ParameterError
+from tactful_privacy.ledger.cap_choice import CapChoice
+from tactful_privacy.ledger.ledger import Ledger
+from tactful_privacy.ledger.statistic import DAY_MS, HOUR_MS, Statistic
+from tactful_privacy.mechanisms.laplace import DiscreteLaplace
 from tactful_privacy.mechanisms.tree import best_tree
 
 SECRET = b"sixteen bytes or more"

@@ -12,8 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tactful_privacy import BoundedCounts, CapChoice, StateError, Statistic
-from tactful_privacy.ledger.statistic import DAY_MS
+from tactful_privacy.counting.bounded_counts import BoundedCounts
+from tactful_privacy.errors import StateError
+from tactful_privacy.ledger.cap_choice import CapChoice
+from tactful_privacy.ledger.statistic import DAY_MS, Statistic
 
 HOUR = 3_600_000
 KEYS = ("bread", "milk")

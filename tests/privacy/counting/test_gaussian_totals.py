@@ -11,19 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tactful_privacy import (
-    BoundedCounts,
-    Budget,
-    BudgetError,
-    Ledger,
-    ParameterError,
-    Publisher,
-    StateError,
-    Statistic,
-    read_released,
-    sum_released,
-)
-from tactful_privacy.ledger.statistic import DAY_MS, GAUSSIAN_TOTALS
+from tactful_privacy.counting.bounded_counts import BoundedCounts
+from tactful_privacy.counting.publisher import Publisher
+from tactful_privacy.counting.released import read_released, sum_released
+from tactful_privacy.errors import BudgetError, ParameterError, StateError
+from tactful_privacy.ledger.budget import Budget
+from tactful_privacy.ledger.ledger import Ledger
+from tactful_privacy.ledger.statistic import DAY_MS, GAUSSIAN_TOTALS, Statistic
 from tactful_privacy.mechanisms.matrix_factorisation import RootOfSums, gaussian_totals
 
 HOUR = 3_600_000

@@ -10,26 +10,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tactful_privacy import (
-    FOUND_KEYS,
-    BoundedCounts,
-    BoundedKeys,
-    Budget,
-    BudgetError,
-    KeysPublisher,
-    Ledger,
-    LedgerError,
-    ParameterError,
-    StateError,
-    Statistic,
-    delta_of,
-    read_odometer,
-    read_released,
-    sum_released,
-    top_released,
-)
+from tactful_privacy.analysis.top_k import top_released
+from tactful_privacy.counting.bounded_counts import BoundedCounts
+from tactful_privacy.counting.heavy_hitters import BoundedKeys, KeysPublisher
+from tactful_privacy.counting.released import delta_of, read_released, sum_released
+from tactful_privacy.errors import BudgetError, LedgerError, ParameterError, StateError
+from tactful_privacy.ledger.budget import Budget
 from tactful_privacy.ledger.key_codec import found_values, stored_keys
-from tactful_privacy.ledger.statistic import DAY_MS
+from tactful_privacy.ledger.ledger import Ledger
+from tactful_privacy.ledger.odometer import read_odometer
+from tactful_privacy.ledger.statistic import DAY_MS, FOUND_KEYS, Statistic
 
 SECRET = b"a secret of tests only"
 DELTA = Fraction(1, 10**6)

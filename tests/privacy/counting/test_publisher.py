@@ -11,21 +11,13 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from tactful_privacy import (
-    BoundedCounts,
-    BudgetError,
-    DiscreteLaplace,
-    Ledger,
-    ParameterError,
-    Publisher,
-    Release,
-    ReleasedPane,
-    Statistic,
-    read_released,
-    sum_released,
-)
-from tactful_privacy.ledger.ledger import Draw
-from tactful_privacy.ledger.statistic import DAY_MS
+from tactful_privacy.counting.bounded_counts import BoundedCounts
+from tactful_privacy.counting.publisher import Publisher
+from tactful_privacy.counting.released import ReleasedPane, read_released, sum_released
+from tactful_privacy.errors import BudgetError, ParameterError
+from tactful_privacy.ledger.ledger import Draw, Ledger, Release
+from tactful_privacy.ledger.statistic import DAY_MS, Statistic
+from tactful_privacy.mechanisms.laplace import DiscreteLaplace
 
 HOUR = 3_600_000
 KEYS = ("bread", "milk", "tea")

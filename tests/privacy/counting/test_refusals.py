@@ -7,9 +7,12 @@ from typing import Any
 
 import pytest
 
-from tactful_privacy import BoundedCounts, Ledger, Publisher, ReleasedPane, Statistic
 from tactful_privacy.audit.planted import planted_bugs
-from tactful_privacy.ledger.statistic import DAY_MS
+from tactful_privacy.counting.bounded_counts import BoundedCounts
+from tactful_privacy.counting.publisher import Publisher
+from tactful_privacy.counting.released import ReleasedPane
+from tactful_privacy.ledger.ledger import Ledger
+from tactful_privacy.ledger.statistic import DAY_MS, Statistic
 
 ROOT = Path(__file__).parents[3]
 HOUR = 3_600_000

@@ -15,22 +15,16 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from tactful_privacy import (
-    UNIT,
-    BoundedCounts,
-    BoundedKeys,
-    Budget,
-    DiscreteLaplace,
-    Keyring,
-    KeysPublisher,
-    Ledger,
-    Publisher,
-    ReleasedPane,
-    Statistic,
-    ThresholdRelease,
-    read_released,
-)
-from tactful_privacy.ledger.statistic import DAY_MS, FOUND_KEYS, RUNNING_TOTALS
+from tactful_privacy.counting.bounded_counts import BoundedCounts
+from tactful_privacy.counting.heavy_hitters import BoundedKeys, KeysPublisher
+from tactful_privacy.counting.publisher import Publisher
+from tactful_privacy.counting.released import ReleasedPane, read_released
+from tactful_privacy.ledger.budget import Budget
+from tactful_privacy.ledger.ledger import Ledger
+from tactful_privacy.ledger.statistic import DAY_MS, FOUND_KEYS, RUNNING_TOTALS, UNIT, Statistic
+from tactful_privacy.mechanisms.laplace import DiscreteLaplace
+from tactful_privacy.mechanisms.threshold import ThresholdRelease
+from tactful_privacy.people.pseudonyms import Keyring
 
 HOUR = 3_600_000
 SECRET = b"a secret of tests only"

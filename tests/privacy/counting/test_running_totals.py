@@ -10,23 +10,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tactful_privacy import (
-    BoundedCounts,
-    BudgetError,
-    DiscreteLaplace,
-    Ledger,
-    ParameterError,
-    Publisher,
-    StateError,
-    Statistic,
-    read_released,
-    sum_released,
-)
-from tactful_privacy.counting.bounded_counts import Pane
+from tactful_privacy.counting.bounded_counts import BoundedCounts, Pane
+from tactful_privacy.counting.publisher import Publisher
+from tactful_privacy.counting.released import read_released, sum_released
 from tactful_privacy.counting.series import RunningTotals
-from tactful_privacy.ledger.ledger import Draw
+from tactful_privacy.errors import BudgetError, ParameterError, StateError
+from tactful_privacy.ledger.ledger import Draw, Ledger
 from tactful_privacy.ledger.noise import SharedNoise
-from tactful_privacy.ledger.statistic import DAY_MS, RUNNING_TOTALS
+from tactful_privacy.ledger.statistic import DAY_MS, RUNNING_TOTALS, Statistic
+from tactful_privacy.mechanisms.laplace import DiscreteLaplace
 from tactful_privacy.mechanisms.tree import best_tree
 
 MINUTE, HOUR = 60_000, 3_600_000

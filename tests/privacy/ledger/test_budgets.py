@@ -10,21 +10,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from tactful_privacy import (
+from tactful_privacy.errors import BudgetError, LedgerError, ParameterError, UnknownStatisticError
+from tactful_privacy.ledger.budget import (
+    ANY,
     Budget,
-    BudgetError,
-    CapChoice,
     Charge,
-    Ledger,
-    LedgerError,
-    ParameterError,
-    Query,
-    Statistic,
-    UnknownStatisticError,
-    read_odometer,
+    Loss,
+    epsilon_of_zcdp,
     refuse_overspending,
 )
-from tactful_privacy.ledger.budget import ANY, Loss, epsilon_of_zcdp
+from tactful_privacy.ledger.cap_choice import CapChoice
+from tactful_privacy.ledger.ledger import Ledger
+from tactful_privacy.ledger.odometer import read_odometer
+from tactful_privacy.ledger.query import Query
+from tactful_privacy.ledger.statistic import Statistic
 
 DAY = 86_400_000
 HOUR = 3_600_000

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from tactful_privacy import ParameterError
+from tactful_privacy.errors import ParameterError
 from tactful_privacy.ledger.budget import Loss, epsilon_of_zcdp
 from tactful_privacy.ledger.composition import compose, largest_belief, tightest
 

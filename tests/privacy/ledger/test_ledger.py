@@ -16,16 +16,11 @@ import pytest
 import sqlalchemy as sa
 from numpy.typing import NDArray
 
-from tactful_privacy import (
-    BudgetError,
-    Ledger,
-    LedgerError,
-    ParameterError,
-    Statistic,
-    UnknownStatisticError,
-)
+from tactful_privacy.errors import BudgetError, LedgerError, ParameterError, UnknownStatisticError
 from tactful_privacy.ledger import schema as ledger_schema
+from tactful_privacy.ledger.ledger import Ledger
 from tactful_privacy.ledger.rows import MAX_PAGE
+from tactful_privacy.ledger.statistic import Statistic
 
 HOUR = 3_600_000
 HOURLY = Statistic("hourly", ("bread", "milk", "tea"), HOUR, 5, Fraction(1))

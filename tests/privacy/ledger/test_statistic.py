@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tactful_privacy import ParameterError, Statistic
-from tactful_privacy.ledger.statistic import DAY_MS
+from tactful_privacy.errors import ParameterError
+from tactful_privacy.ledger.statistic import DAY_MS, Statistic
 
 GOOD: dict[str, Any] = {
     "name": "views.by-category_1h",

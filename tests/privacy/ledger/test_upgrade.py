@@ -11,8 +11,12 @@ import pytest
 import sqlalchemy as sa
 from numpy.typing import NDArray
 
-from tactful_privacy import Budget, BudgetError, Ledger, LedgerError, Query, Statistic
+from tactful_privacy.errors import BudgetError, LedgerError
 from tactful_privacy.ledger import schema
+from tactful_privacy.ledger.budget import Budget
+from tactful_privacy.ledger.ledger import Ledger
+from tactful_privacy.ledger.query import Query
+from tactful_privacy.ledger.statistic import Statistic
 
 HOUR = 3_600_000
 HOURLY = Statistic("hourly", ("bread", "milk", "tea"), HOUR, 5, Fraction(1))

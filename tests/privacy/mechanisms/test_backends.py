@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from tactful_privacy import Noise, ParameterError, WideLaplace, laplace_noise
-from tactful_privacy.errors import BackendError
-from tactful_privacy.mechanisms.backends import Backend
+from tactful_privacy.errors import BackendError, ParameterError
+from tactful_privacy.mechanisms.backends import Backend, Noise, laplace_noise
+from tactful_privacy.mechanisms.wide_laplace import WideLaplace
 
 BACKENDS: list[Backend] = ["table", "opendp", "diffprivlib"]
 FALSE_ALARM = 1e-10

@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from tactful_privacy import DiscreteGaussian, ParameterError
+from tactful_privacy.errors import ParameterError
 from tactful_privacy.mechanisms._exact import exp_bounds
+from tactful_privacy.mechanisms.gaussian import DiscreteGaussian
 
 SETTINGS = [(1, "1/2"), (5, "0.05"), (25, "1/100"), ("7/2", "3"), (1, "1/20000")]
 

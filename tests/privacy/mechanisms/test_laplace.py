@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import stats
 
-from tactful_privacy import DiscreteLaplace, ParameterError
+from tactful_privacy.errors import ParameterError
 from tactful_privacy.mechanisms._exact import exp_bounds, fraction
 from tactful_privacy.mechanisms._table import Entropy
+from tactful_privacy.mechanisms.laplace import DiscreteLaplace
 
 SETTINGS = [(1, "1"), (5, "1"), (5, "1/24"), (1, "1/10"), (20, "1"), (3, "2.5"), (1, "10")]
 

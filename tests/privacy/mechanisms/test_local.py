@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from tactful_privacy import OneHotReport, ParameterError, RandomizedResponse
+from tactful_privacy.errors import ParameterError
 from tactful_privacy.mechanisms._exact import exp_bounds
+from tactful_privacy.mechanisms.local import OneHotReport, RandomizedResponse
 
 LOSSES = st.fractions(Fraction(1, 100), 20, max_denominator=500)
 

@@ -9,7 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from tactful_privacy import DiscreteLaplace, ParameterError, ThresholdRelease
+from tactful_privacy.errors import ParameterError
+from tactful_privacy.mechanisms.laplace import DiscreteLaplace
+from tactful_privacy.mechanisms.threshold import ThresholdRelease
 
 
 def spreads(total: int, largest: int) -> Iterator[tuple[int, ...]]:

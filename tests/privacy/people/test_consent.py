@@ -6,12 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tactful_privacy import (
+from tactful_privacy.errors import ParameterError
+from tactful_privacy.people.consent import (
     EVERYTHING,
     NOTHING,
     Consents,
     Decision,
-    ParameterError,
     Purpose,
     parse_purposes,
 )

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tactful_privacy import Keyring, KeyringError, Pseudonym, Suppressed
+from tactful_privacy.errors import KeyringError
+from tactful_privacy.people.pseudonyms import Keyring, Pseudonym, Suppressed
 
 
 @pytest.fixture

@@ -14,7 +14,9 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tactful_privacy import Keyring, KeyringError, ParameterError, SealError, Vault, VaultError
+from tactful_privacy.errors import KeyringError, ParameterError, SealError, VaultError
+from tactful_privacy.people.pseudonyms import Keyring
+from tactful_privacy.people.vault import Vault
 
 MASTER = bytes(range(32))
 

@@ -13,16 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from tactful_privacy import (
-    Keyring,
-    ParameterError,
-    Vault,
-    VaultError,
-    drop_keys,
-    merge_vault,
-    rewrap_vault,
-)
+from tactful_privacy.errors import ParameterError, VaultError
 from tactful_privacy.people import vault_rotation
+from tactful_privacy.people.pseudonyms import Keyring
+from tactful_privacy.people.vault import Vault
+from tactful_privacy.people.vault_merge import drop_keys, merge_vault
+from tactful_privacy.people.vault_rotation import rewrap_vault
 
 OLD, NEW, OTHER = (bytes([n] * 32) for n in (1, 2, 3))
 PEOPLE = [f"person {n}" for n in range(250)]

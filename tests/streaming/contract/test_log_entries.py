@@ -7,9 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from tactful_streaming import (
+from tactful_streaming.contract.log_entries import (
     Entry,
-    EntryError,
     EntryFormat,
     Event,
     Item,
@@ -19,6 +18,7 @@ from tactful_streaming import (
     encode_entry,
     route_key,
 )
+from tactful_streaming.errors import EntryError
 
 FORMATS: tuple[EntryFormat, ...] = ("msgpack", "json")
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)

@@ -4,19 +4,9 @@ from typing import Any
 
 import pytest
 
-from tactful_streaming import (
-    EntryError,
-    Event,
-    Item,
-    Limits,
-    PayloadError,
-    User,
-    decode_entry,
-    decode_events,
-    decode_items,
-    decode_users,
-    encode_entry,
-)
+from tactful_streaming.contract.log_entries import Event, Item, User, decode_entry, encode_entry
+from tactful_streaming.contract.wire import Limits, decode_events, decode_items, decode_users
+from tactful_streaming.errors import EntryError, PayloadError
 
 NOW = 1_750_000_000_000
 GOOD: dict[str, Any] = {"type": "view", "timestamp": NOW, "user_id": "u", "event_id": "e"}

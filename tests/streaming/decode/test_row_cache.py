@@ -11,9 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from tactful_streaming import Engine, EngineError, MemoryState, load_definitions
 from tactful_streaming.decode import row_cache as placed_rows
 from tactful_streaming.decode.row_cache import PlacedRows
+from tactful_streaming.definitions.reader import load_definitions
+from tactful_streaming.engine.engine import Engine
+from tactful_streaming.errors import EngineError
+from tactful_streaming.state.store import MemoryState
 from tactful_streaming.windows import entity_table as entities
 from tactful_streaming.windows.columns import Selection
 from tactful_streaming.windows.entity_table import EntityTable

@@ -5,10 +5,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tactful_streaming import (
+from tactful_streaming.definitions.model import (
+    AGGREGATES,
+    ENTITIES,
     AnyWindow,
     CumulativeWindow,
-    DefinitionError,
     Definitions,
     Feature,
     ForwardDecay,
@@ -18,9 +19,9 @@ from tactful_streaming import (
     Step,
     Window,
     dump_definitions,
-    load_definitions,
 )
-from tactful_streaming.definitions.model import AGGREGATES, ENTITIES
+from tactful_streaming.definitions.reader import load_definitions
+from tactful_streaming.errors import DefinitionError
 
 GOOD = """\
 # What a shopper did.

@@ -16,23 +16,23 @@ from tests.streaming.oracle import Oracle
 from tests.streaming.random_definitions import random_definitions
 from tests.streaming.random_streams import random_stream, with_end
 
-from tactful_streaming import (
+from tactful_streaming.contract.log_entries import encode_entry
+from tactful_streaming.definitions.model import (
     CumulativeWindow,
     Definition,
     Definitions,
-    Engine,
     Feature,
     ForwardDecay,
     Join,
-    MemoryState,
     Sequence,
     SessionWindow,
     Step,
     Window,
     dump_definitions,
-    encode_entry,
-    load_definitions,
 )
+from tactful_streaming.definitions.reader import load_definitions
+from tactful_streaming.engine.engine import Engine
+from tactful_streaming.state.store import MemoryState
 
 DELAYS = (0, 5000, 60_000)
 LATENESSES = (0, 0, 60_000, 1_000_000)

@@ -24,14 +24,10 @@ from tests.streaming.random_definitions import random_definitions, random_sequen
 from tests.streaming.random_streams import random_stream, with_end, with_items_in_order
 
 import tactful_streaming as streaming
-from tactful_streaming import (
-    DefinitionError,
-    Definitions,
-    Entry,
-    FlinkOptions,
-    Window,
-    compile_flink,
-)
+from tactful_streaming.contract.log_entries import Entry
+from tactful_streaming.definitions.model import Definitions, Window
+from tactful_streaming.errors import DefinitionError
+from tactful_streaming.flink.compiler import FlinkOptions, compile_flink
 
 pytestmark = [pytest.mark.service("flink"), pytest.mark.service("kafka")]
 

@@ -7,15 +7,11 @@ from pathlib import Path
 
 from tests.streaming.golden_replays import otto_events, retail_events
 
-from tactful_streaming import (
-    Engine,
-    Event,
-    MemoryState,
-    Tick,
-    encode_entry,
-    load_definitions,
-)
+from tactful_streaming.contract.log_entries import Event, Tick, encode_entry
+from tactful_streaming.definitions.reader import load_definitions
+from tactful_streaming.engine.engine import Engine
 from tactful_streaming.patterns.match import Match
+from tactful_streaming.state.store import MemoryState
 from tactful_streaming.windows.triggers import Fired
 
 GOLDEN = Path(__file__).parent / "golden"

@@ -9,26 +9,17 @@ from typing import Any
 import pytest
 from tests.streaming.streams import definitions, random_entries
 
-from tactful_streaming import (
-    Definitions,
-    EmbeddedLog,
-    EmbeddedOnlineStore,
-    Engine,
-    Event,
-    Item,
-    MemoryState,
-    RocksState,
-    StateError,
-    StateStore,
-    backfill,
-    compute_missing,
-    decode_entry,
-    dump_definitions,
-    encode_entry,
-    load_definitions,
-    plan_evolution,
-    read_packed,
-)
+from tactful_streaming.contract.log_entries import Event, Item, decode_entry, encode_entry
+from tactful_streaming.definitions.model import Definitions, dump_definitions
+from tactful_streaming.definitions.reader import load_definitions
+from tactful_streaming.engine.backfill import backfill, compute_missing
+from tactful_streaming.engine.engine import Engine
+from tactful_streaming.engine.schema_evolution import plan_evolution
+from tactful_streaming.errors import StateError
+from tactful_streaming.log.embedded_log import EmbeddedLog
+from tactful_streaming.online.store import EmbeddedOnlineStore
+from tactful_streaming.state.store import MemoryState, RocksState, StateStore
+from tactful_streaming.windows.entity_table import read_packed
 
 MINUTE = 60_000
 DAY = 1440 * MINUTE

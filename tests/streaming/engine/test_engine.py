@@ -17,28 +17,23 @@ from tests.streaming.oracle import Oracle
 from tests.streaming.streams import DEFINITIONS, START, definitions, random_entries, records
 
 import tactful_streaming.engine.engine
-from tactful_streaming import (
-    Applied,
-    Change,
-    Definitions,
-    Dropped,
-    EmbeddedLog,
-    Engine,
-    EngineError,
+from tactful_streaming.contract.log_entries import (
+    EntryFormat,
     Event,
     Item,
-    MemoryState,
-    RocksState,
-    StateError,
-    StateStore,
     Tick,
     User,
     decode_entry,
     encode_entry,
-    load_definitions,
 )
-from tactful_streaming.contract.log_entries import EntryFormat
+from tactful_streaming.definitions.model import Definitions
+from tactful_streaming.definitions.reader import load_definitions
+from tactful_streaming.engine.engine import Applied, Engine
+from tactful_streaming.errors import EngineError, StateError
 from tactful_streaming.log.dead_letters import DeadLetter
+from tactful_streaming.log.embedded_log import EmbeddedLog
+from tactful_streaming.rules.rules import Dropped
+from tactful_streaming.state.store import Change, MemoryState, RocksState, StateStore
 
 MINUTE, DAY = 60_000, 86_400_000
 

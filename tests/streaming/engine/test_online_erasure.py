@@ -13,27 +13,17 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from tactful_streaming import (
-    Change,
-    Definitions,
-    Engine,
-    Entry,
-    Event,
-    Identity,
-    Item,
-    Match,
-    MemoryState,
-    RocksState,
-    Tick,
-    Traces,
-    User,
-    encode_entry,
-    load_definitions,
-    load_rules,
-    open_beside,
-)
+from tactful_streaming.contract.log_entries import Entry, Event, Item, Tick, User, encode_entry
+from tactful_streaming.contract.subject_ids import Traces
+from tactful_streaming.definitions.model import Definitions
+from tactful_streaming.definitions.reader import load_definitions
 from tactful_streaming.engine import erasure as forgetting
+from tactful_streaming.engine.engine import Engine
+from tactful_streaming.identity.resolver import Identity
+from tactful_streaming.patterns.match import Match
+from tactful_streaming.rules.rules import load_rules
 from tactful_streaming.state.key_layout import CHANGED_APART
+from tactful_streaming.state.store import Change, MemoryState, RocksState, open_beside
 
 RULES = "- {name: twice, when: {earlier: {same: [user_id, item_id], within: 1d}}, action: drop}"
 FEATURES = """

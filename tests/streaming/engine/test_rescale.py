@@ -5,23 +5,15 @@ from collections.abc import Callable, Sequence
 import pytest
 from tests.streaming.streams import definitions, random_entries
 
-from tactful_streaming import (
-    Change,
-    Definitions,
-    Engine,
-    Entry,
-    Event,
-    Match,
-    MemoryState,
-    StateError,
-    StateStore,
-    Tick,
-    encode_entry,
-    load_definitions,
-    rescale,
-    route_key,
-)
+from tactful_streaming.contract.log_entries import Entry, Event, Tick, encode_entry, route_key
+from tactful_streaming.definitions.model import Definitions
+from tactful_streaming.definitions.reader import load_definitions
+from tactful_streaming.engine.engine import Engine
+from tactful_streaming.engine.rescale import rescale
+from tactful_streaming.errors import StateError
+from tactful_streaming.patterns.match import Match
 from tactful_streaming.state.key_layout import RESCALING
+from tactful_streaming.state.store import Change, MemoryState, StateStore
 
 DELAY = 3_600_000
 """More than any event is late, so that it does not matter who else is in the partition."""

@@ -7,19 +7,19 @@ from pathlib import Path
 
 from tests.streaming.streams import START, random_entries
 
-from tactful_streaming import (
-    EmbeddedLog,
-    Engine,
+from tactful_streaming.contract.log_entries import (
     Event,
     Item,
-    MemoryState,
     Tick,
     User,
     decode_entry,
     encode_entry,
-    load_definitions,
 )
+from tactful_streaming.definitions.reader import load_definitions
+from tactful_streaming.engine.engine import Engine
+from tactful_streaming.log.embedded_log import EmbeddedLog
 from tactful_streaming.patterns.match import Match
+from tactful_streaming.state.store import MemoryState
 
 MINUTE = 60_000
 

@@ -9,19 +9,12 @@ from tests.streaming.oracle import Oracle
 from tests.streaming.random_definitions import random_features
 from tests.streaming.random_streams import START, random_stream, with_end
 
-from tactful_streaming import (
-    Definitions,
-    Engine,
-    Entry,
-    Event,
-    Fired,
-    LateEvent,
-    MemoryState,
-    Tick,
-    decode_entry,
-    encode_entry,
-    load_definitions,
-)
+from tactful_streaming.contract.log_entries import Entry, Event, Tick, decode_entry, encode_entry
+from tactful_streaming.definitions.model import Definitions
+from tactful_streaming.definitions.reader import load_definitions
+from tactful_streaming.engine.engine import Engine, LateEvent
+from tactful_streaming.state.store import MemoryState
+from tactful_streaming.windows.triggers import Fired
 
 SECOND, MINUTE = 1000, 60_000
 

@@ -15,7 +15,9 @@ from tests.streaming.brokers import patiently, topic_name
 from tests.streaming.flink_cluster import append, make_topic, read_rows
 
 from benchmarks.ports import free_port
-from tactful_streaming import Entry, Event, FlinkOptions, compile_flink, load_definitions
+from tactful_streaming.contract.log_entries import Entry, Event
+from tactful_streaming.definitions.reader import load_definitions
+from tactful_streaming.flink.compiler import FlinkOptions, compile_flink
 from tactful_streaming.flink.jar import build_runner
 from tactful_streaming.flink.rest_client import FlinkCluster
 

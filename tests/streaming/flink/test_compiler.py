@@ -4,13 +4,10 @@ import re
 
 import pytest
 
-from tactful_streaming import (
-    DefinitionError,
-    Definitions,
-    FlinkOptions,
-    compile_flink,
-    load_definitions,
-)
+from tactful_streaming.definitions.model import Definitions
+from tactful_streaming.definitions.reader import load_definitions
+from tactful_streaming.errors import DefinitionError
+from tactful_streaming.flink.compiler import FlinkOptions, compile_flink
 
 OPTIONS = FlinkOptions("kafka:9092", "events")
 

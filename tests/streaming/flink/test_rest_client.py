@@ -17,7 +17,8 @@ from typing import Any
 
 import pytest
 
-from tactful_streaming import FlinkError, FlinkScript
+from tactful_streaming.errors import FlinkError
+from tactful_streaming.flink.compiler import FlinkScript
 from tactful_streaming.flink.rest_client import FlinkCluster, SqlGateway
 
 Answer = tuple[int, Any]

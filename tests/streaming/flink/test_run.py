@@ -21,17 +21,11 @@ import pytest
 from tests.streaming.brokers import topic_name
 from tests.streaming.flink_cluster import LocalFlink, local_flink, make_topic, read_rows, write_log
 
-from tactful_streaming import (
-    Definitions,
-    Entry,
-    Event,
-    FlinkError,
-    FlinkOptions,
-    Item,
-    Tick,
-    compile_flink,
-    load_definitions,
-)
+from tactful_streaming.contract.log_entries import Entry, Event, Item, Tick
+from tactful_streaming.definitions.model import Definitions
+from tactful_streaming.definitions.reader import load_definitions
+from tactful_streaming.errors import FlinkError
+from tactful_streaming.flink.compiler import FlinkOptions, compile_flink
 from tactful_streaming.flink.jar import build_runner
 
 pytestmark = pytest.mark.service("kafka", "flink")

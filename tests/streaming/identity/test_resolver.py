@@ -16,38 +16,34 @@ from msgspec import structs
 from tests.streaming.naive_identity import NaiveIdentity, devices, people
 from tests.streaming.streams import START
 
-from tactful_streaming import (
-    CONSENT_PROPERTY,
-    Definitions,
-    Engine,
-    EngineError,
+from tactful_streaming.contract.log_entries import (
     Entry,
     Event,
     Forwarded,
-    Identity,
     Item,
     Link,
-    MemoryState,
-    StateError,
-    StateStore,
     Tick,
     Transfer,
     User,
     encode_entry,
-    load_definitions,
-    rescale,
     route_key,
 )
+from tactful_streaming.definitions.model import Definitions
+from tactful_streaming.definitions.reader import load_definitions
 from tactful_streaming.engine.backfill import (
     PartComputation,
     adopt_definitions,
     compute_together,
     merge_computed,
 )
+from tactful_streaming.engine.engine import Engine
+from tactful_streaming.engine.rescale import rescale
 from tactful_streaming.engine.transfers import Handovers
+from tactful_streaming.errors import EngineError, StateError
 from tactful_streaming.identity.device_links import DeviceMarks, Mark
 from tactful_streaming.identity.history_merge import Histories
-from tactful_streaming.identity.resolver import Resolver
+from tactful_streaming.identity.resolver import CONSENT_PROPERTY, Identity, Resolver
+from tactful_streaming.state.store import MemoryState, StateStore
 
 MINUTE, HOUR, DAY = 60_000, 3_600_000, 86_400_000
 

@@ -18,14 +18,11 @@ from tests.streaming.brokers import (
     topic_name,
 )
 
-from tactful_streaming import (
-    KafkaLog,
-    KafkaSettings,
-    OffsetError,
-    PartitionGroup,
-    TopicError,
-    TransactionalProducer,
-)
+from tactful_streaming.errors import OffsetError, TopicError
+from tactful_streaming.kafka.config import KafkaSettings
+from tactful_streaming.kafka.consumer_group import PartitionGroup
+from tactful_streaming.kafka.kafka_log import KafkaLog
+from tactful_streaming.kafka.transactional_producer import TransactionalProducer
 
 
 @pytest.fixture

@@ -24,22 +24,19 @@ from tests.streaming.brokers import (
     topic_name,
 )
 
-from tactful_streaming import (
+from tactful_streaming.errors import (
     BackpressureError,
-    GroupCommit,
-    KafkaLog,
-    KafkaPartition,
-    KafkaSettings,
-    KeyedCommit,
     LogError,
     LogSettingsError,
     LogUnreachableError,
     LogWriteError,
     OffsetError,
-    Positions,
     TopicError,
-    ensure_topic,
 )
+from tactful_streaming.kafka.config import KafkaSettings, ensure_topic
+from tactful_streaming.kafka.kafka_log import KafkaLog, KafkaPartition
+from tactful_streaming.log.embedded_log import Positions
+from tactful_streaming.log.group_commit import GroupCommit, KeyedCommit
 
 pytest.importorskip("confluent_kafka")
 

@@ -15,14 +15,11 @@ import pytest
 from tests.streaming.brokers import Broker, patiently, topic_name
 
 from benchmarks.ports import free_port
-from tactful_streaming import (
-    KafkaLog,
-    KafkaSettings,
-    LogError,
-    PartitionGroup,
-    TransactionalProducer,
-    ensure_topic,
-)
+from tactful_streaming.errors import LogError
+from tactful_streaming.kafka.config import KafkaSettings, ensure_topic
+from tactful_streaming.kafka.consumer_group import PartitionGroup
+from tactful_streaming.kafka.kafka_log import KafkaLog
+from tactful_streaming.kafka.transactional_producer import TransactionalProducer
 
 pytest.importorskip("confluent_kafka")
 

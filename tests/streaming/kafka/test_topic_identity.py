@@ -9,17 +9,12 @@ import pytest
 from tests.streaming.brokers import topic_name
 from tests.streaming.shard import definitions, new_shard
 
-from tactful_streaming import (
-    Event,
-    KafkaSettings,
-    MemoryState,
-    PartitionJob,
-    TopicError,
-    check_topic,
-    encode_entry,
-    ensure_topic,
-    topic_id,
-)
+from tactful_streaming.contract.log_entries import Event, encode_entry
+from tactful_streaming.errors import TopicError
+from tactful_streaming.kafka.config import KafkaSettings, ensure_topic
+from tactful_streaming.kafka.topic_identity import check_topic, topic_id
+from tactful_streaming.state.store import MemoryState
+from tactful_streaming.worker.partition_job import PartitionJob
 
 
 @pytest.mark.service("kafka")

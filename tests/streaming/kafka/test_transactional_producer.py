@@ -11,15 +11,10 @@ import pytest
 from tests.streaming.brokers import topic_name
 from tests.streaming.shard import read_topic
 
-from tactful_streaming import (
-    FencedError,
-    KafkaSettings,
-    LogError,
-    LogWriteError,
-    TransactionalProducer,
-    ensure_topic,
-)
 from tactful_streaming.contract.record_batch import Row
+from tactful_streaming.errors import FencedError, LogError, LogWriteError
+from tactful_streaming.kafka.config import KafkaSettings, ensure_topic
+from tactful_streaming.kafka.transactional_producer import TransactionalProducer
 
 
 def some_rows(count: int) -> list[Row]:

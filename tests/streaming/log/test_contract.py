@@ -9,15 +9,10 @@ from pathlib import Path
 import pytest
 from tests.streaming.brokers import mock_cluster, new_log, topic_name
 
-from tactful_streaming import (
-    EmbeddedLog,
-    EventLog,
-    KafkaLog,
-    KafkaPartition,
-    KafkaSettings,
-    LogError,
-    OffsetError,
-)
+from tactful_streaming.errors import LogError, OffsetError
+from tactful_streaming.kafka.config import KafkaSettings
+from tactful_streaming.kafka.kafka_log import KafkaLog, KafkaPartition
+from tactful_streaming.log.embedded_log import EmbeddedLog, EventLog
 
 
 @pytest.fixture(scope="module")

@@ -12,18 +12,12 @@ from pathlib import Path
 import pytest
 from tests.streaming.shard import definitions, new_shard
 
-from tactful_streaming import (
-    DeadLetter,
-    DeadLetters,
-    EmbeddedLog,
-    Event,
-    LogCorruptedError,
-    LogError,
-    PartitionJob,
-    encode_entry,
-    load_rules,
-)
-from tactful_streaming.log.dead_letters import UNREADABLE
+from tactful_streaming.contract.log_entries import Event, encode_entry
+from tactful_streaming.errors import LogCorruptedError, LogError
+from tactful_streaming.log.dead_letters import UNREADABLE, DeadLetter, DeadLetters
+from tactful_streaming.log.embedded_log import EmbeddedLog
+from tactful_streaming.rules.rules import load_rules
+from tactful_streaming.worker.partition_job import PartitionJob
 
 
 def letter(

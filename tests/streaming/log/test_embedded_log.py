@@ -13,14 +13,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tactful_streaming import (
-    EmbeddedLog,
+from tactful_streaming.errors import (
     LogCorruptedError,
     LogError,
     LogLockedError,
     LogWriteError,
     OffsetError,
 )
+from tactful_streaming.log.embedded_log import EmbeddedLog
 
 HEADER = 20
 NOISE = random.Random(7).randbytes(64)

@@ -6,13 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from tactful_streaming import (
-    BackpressureError,
-    EmbeddedLog,
-    GroupCommit,
-    LogError,
-    LogWriteError,
-)
+from tactful_streaming.errors import BackpressureError, LogError, LogWriteError
+from tactful_streaming.log.embedded_log import EmbeddedLog
+from tactful_streaming.log.group_commit import GroupCommit
 
 
 class GatedLog:

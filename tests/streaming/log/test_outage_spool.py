@@ -9,17 +9,16 @@ from pathlib import Path
 import pytest
 from tests.streaming.brokers import Proxy, broker_behind_proxy, new_log, patiently
 
-from tactful_streaming import (
+from tactful_streaming.errors import (
     BackpressureError,
-    KeyedCommit,
     LogError,
     LogLockedError,
     LogUnreachableError,
     LogWriteError,
-    Positions,
-    Spool,
 )
-from tactful_streaming.log.outage_spool import _SEND_RECORDS
+from tactful_streaming.log.embedded_log import Positions
+from tactful_streaming.log.group_commit import KeyedCommit
+from tactful_streaming.log.outage_spool import _SEND_RECORDS, Spool
 
 
 class FlakyLog:

@@ -11,26 +11,16 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tactful_streaming import (
-    BLANK,
-    Definitions,
-    EmbeddedLog,
-    Engine,
-    Entry,
-    Event,
-    Item,
-    LogCorruptedError,
-    LogLockedError,
-    MemoryState,
-    Tick,
-    Traces,
-    User,
-    encode_entry,
-    forget,
-    load_definitions,
-    matching_records,
-    redact,
-)
+from tactful_streaming.contract.log_entries import Entry, Event, Item, Tick, User, encode_entry
+from tactful_streaming.contract.subject_ids import Traces
+from tactful_streaming.definitions.model import Definitions
+from tactful_streaming.definitions.reader import load_definitions
+from tactful_streaming.engine.engine import Engine
+from tactful_streaming.engine.erasure import forget
+from tactful_streaming.errors import LogCorruptedError, LogLockedError
+from tactful_streaming.log.embedded_log import EmbeddedLog
+from tactful_streaming.log.redaction import BLANK, matching_records, redact
+from tactful_streaming.state.store import MemoryState
 
 FEATURES = """
 - {name: views, entity: user, event: view, aggregate: count, group_by: category,

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tactful_streaming import EmbeddedLog, LogError, OffsetError
+from tactful_streaming.errors import LogError, OffsetError
+from tactful_streaming.log.embedded_log import EmbeddedLog
 
 
 class Clock:

@@ -7,18 +7,12 @@ import pytest
 from tests.streaming.shard import Shard, append, definitions, new_shard, read_topic, truth
 from tests.streaming.streams import random_entries
 
-from tactful_streaming import (
-    EmbeddedOnlineStore,
-    FencedError,
-    FencedRedisStore,
-    MemoryState,
-    OnlineStoreLostError,
-    PartitionJob,
-    PartitionView,
-    RedisOnlineStore,
-    read_packed,
-    redis_online,
-)
+from tactful_streaming.errors import FencedError, OnlineStoreLostError
+from tactful_streaming.online.fenced_store import FencedRedisStore, PartitionView, redis_online
+from tactful_streaming.online.store import EmbeddedOnlineStore, RedisOnlineStore
+from tactful_streaming.state.store import MemoryState
+from tactful_streaming.windows.entity_table import read_packed
+from tactful_streaming.worker.partition_job import PartitionJob
 
 pytest.importorskip("redis")
 

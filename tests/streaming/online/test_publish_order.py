@@ -8,19 +8,15 @@ from collections.abc import Sequence
 import pytest
 from tests.streaming.streams import START, definitions, random_entries, records
 
-from tactful_streaming import (
-    Change,
-    EmbeddedOnlineStore,
-    Engine,
-    Event,
-    MemoryState,
-    PartitionView,
-    StateError,
-    Value,
-    encode_entry,
-    load_definitions,
-    read_packed,
-)
+from tactful_streaming.contract.log_entries import Event, encode_entry
+from tactful_streaming.definitions.reader import load_definitions
+from tactful_streaming.engine.engine import Engine
+from tactful_streaming.errors import StateError
+from tactful_streaming.online.fenced_store import PartitionView
+from tactful_streaming.online.store import EmbeddedOnlineStore
+from tactful_streaming.state.store import Change, MemoryState
+from tactful_streaming.windows.entity_table import read_packed
+from tactful_streaming.windows.store import Value
 
 BATCH = 10
 KEYS = [f"u{user}" for user in range(10)]

@@ -12,18 +12,11 @@ from tests.streaming.redis_server import RedisServer
 from tests.streaming.streams import definitions, random_entries, records
 
 from benchmarks.ports import free_port
-from tactful_streaming import (
-    EmbeddedOnlineStore,
-    Engine,
-    MemoryState,
-    OnlineStore,
-    OnlineStoreError,
-    OnlineStoreLostError,
-    RedisOnlineStore,
-    RocksState,
-    StateError,
-    read_packed,
-)
+from tactful_streaming.engine.engine import Engine
+from tactful_streaming.errors import OnlineStoreError, OnlineStoreLostError, StateError
+from tactful_streaming.online.store import EmbeddedOnlineStore, OnlineStore, RedisOnlineStore
+from tactful_streaming.state.store import MemoryState, RocksState
+from tactful_streaming.windows.entity_table import read_packed
 
 Opener = Callable[..., OnlineStore]
 """Opens the same data once more, under another tag or time to live."""

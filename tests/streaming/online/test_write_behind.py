@@ -9,18 +9,13 @@ import pytest
 from tests.streaming.redis_server import RedisServer
 from tests.streaming.streams import definitions, random_entries, records
 
-from tactful_streaming import (
-    EmbeddedOnlineStore,
-    Engine,
-    MemoryState,
-    OnlineStore,
-    OnlineStoreError,
-    RedisOnlineStore,
-    RocksState,
-    WriteBehind,
-    read_packed,
-)
+from tactful_streaming.engine.engine import Engine
+from tactful_streaming.errors import OnlineStoreError
 from tactful_streaming.online.mirror import stored_blobs
+from tactful_streaming.online.store import EmbeddedOnlineStore, OnlineStore, RedisOnlineStore
+from tactful_streaming.online.write_behind import WriteBehind
+from tactful_streaming.state.store import MemoryState, RocksState
+from tactful_streaming.windows.entity_table import read_packed
 
 
 class Gate:

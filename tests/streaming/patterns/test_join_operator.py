@@ -7,7 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tactful_streaming import Event, Item, Join, StateError, subject_key
+from tactful_streaming.contract.log_entries import Event, Item, subject_key
+from tactful_streaming.definitions.model import Join
+from tactful_streaming.errors import StateError
 from tactful_streaming.patterns.join_operator import MAX_PAIRS, ItemVersions, JoinOperator
 from tactful_streaming.patterns.match import Match
 

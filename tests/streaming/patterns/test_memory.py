@@ -11,8 +11,10 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
-from tactful_streaming import Engine, Entry, Event, Item, MemoryState, encode_entry
-from tactful_streaming import load_definitions as load
+from tactful_streaming.contract.log_entries import Entry, Event, Item, encode_entry
+from tactful_streaming.definitions.reader import load_definitions as load
+from tactful_streaming.engine.engine import Engine
+from tactful_streaming.state.store import MemoryState
 
 START = 1_700_000_000_000
 COUNT = 1_500

@@ -5,14 +5,9 @@ from collections.abc import Sequence as Rows
 import pytest
 from tests.streaming.patterns.test_sequences_oracle import E, feed, found, watermarks_of
 
-from tactful_streaming import (
-    DefinitionError,
-    Definitions,
-    Sequence,
-    StateError,
-    Step,
-    load_definitions,
-)
+from tactful_streaming.definitions.model import Definitions, Sequence, Step
+from tactful_streaming.definitions.reader import load_definitions
+from tactful_streaming.errors import DefinitionError, StateError
 from tactful_streaming.patterns.automaton import compile_pattern
 from tactful_streaming.patterns.factory import make_operators
 from tactful_streaming.patterns.match import Match

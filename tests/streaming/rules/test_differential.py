@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 from tests.streaming.naive_rules import Naive
 
-from tactful_streaming import Dropped, Event, Item, Rules, load_rules
+from tactful_streaming.contract.log_entries import Event, Item
 from tactful_streaming.rules import conditions
+from tactful_streaming.rules.rules import Dropped, Rules, load_rules
 from tactful_streaming.rules.state import Memory
 
 START = 1_700_000_000_000

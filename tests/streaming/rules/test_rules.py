@@ -13,22 +13,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tactful_streaming import (
-    Dropped,
-    Engine,
-    Event,
-    Item,
-    MemoryState,
-    RuleError,
-    Rules,
-    StateError,
-    encode_entry,
-    load_definitions,
-    load_rules,
-)
+from tactful_streaming.contract.log_entries import Event, Item, encode_entry
+from tactful_streaming.definitions.reader import load_definitions
+from tactful_streaming.engine.engine import Engine
+from tactful_streaming.errors import RuleError, StateError
+from tactful_streaming.rules.rules import Dropped, Rules, load_rules
 from tactful_streaming.rules.safe_regex import TEXT_LIMIT, compile_safely
 from tactful_streaming.rules.state import Memory, digest
 from tactful_streaming.rules.user_agents import classify
+from tactful_streaming.state.store import MemoryState
 
 PACKAGED = Path(__file__).parents[3] / "platform" / "tactful" / "rules.yaml"
 START = 1_700_000_000_000

@@ -23,19 +23,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.streaming.redis_server import RedisServer
 
-from tactful_streaming import (
+from tactful_streaming.errors import OnlineStoreError
+from tactful_streaming.kafka.config import KafkaSettings, ensure_topic
+from tactful_streaming.sinks.redis import RedisRows
+from tactful_streaming.sinks.sink import (
     FiredRow,
     FiredValue,
-    KafkaSettings,
-    OnlineStoreError,
-    RedisRows,
     RowTarget,
     SinkProgress,
-    ensure_topic,
+    newest_rows,
     open_rows,
     run_sink,
 )
-from tactful_streaming.sinks.sink import newest_rows
 from tactful_streaming.sinks.sql import SqlRows
 
 Truth = dict[str, dict[str, FiredValue]]

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from tactful_streaming import Event, MemoryState, StateError, decode_entry, encode_entry
+from tactful_streaming.contract.log_entries import Event, decode_entry, encode_entry
+from tactful_streaming.errors import StateError
 from tactful_streaming.sinks.webhook import (
     SIGNATURE_HEADER,
     Answer,
@@ -20,6 +21,7 @@ from tactful_streaming.sinks.webhook import (
     sign,
     verify_signature,
 )
+from tactful_streaming.state.store import MemoryState
 
 URL = "http://127.0.0.1:9/hook"
 

@@ -7,13 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tactful_streaming import (
-    MemoryState,
-    RocksState,
-    StateError,
-    StateStore,
-    restore_checkpoint,
-)
+from tactful_streaming.errors import StateError
+from tactful_streaming.state.store import MemoryState, RocksState, StateStore, restore_checkpoint
 
 
 @pytest.fixture(params=["memory", "rocks"])

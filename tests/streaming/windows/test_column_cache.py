@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from tactful_streaming import load_definitions
+from tactful_streaming.definitions.reader import load_definitions
 from tactful_streaming.windows.column_cache import ColumnCache
 from tactful_streaming.windows.columns import Selection
 from tactful_streaming.windows.entity_table import EntityTable

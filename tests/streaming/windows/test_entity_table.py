@@ -14,21 +14,18 @@ import msgspec
 import numpy as np
 import pytest
 
-from tactful_streaming import (
-    Engine,
-    EngineError,
-    Feature,
-    MemoryState,
-    StateError,
-    load_definitions,
-    read_packed,
-)
+from tactful_streaming.definitions.model import Feature
+from tactful_streaming.definitions.reader import load_definitions
+from tactful_streaming.engine.engine import Engine
+from tactful_streaming.errors import EngineError, StateError
+from tactful_streaming.state.store import MemoryState
 from tactful_streaming.windows.columns import Selection
 from tactful_streaming.windows.entity_table import (
     EntityTable,
     PackedReader,
     combine_packed,
     newest_packed,
+    read_packed,
 )
 
 START = 1_700_000_000_000

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tactful_streaming import CumulativeWindow, Window
+from tactful_streaming.definitions.model import CumulativeWindow, Window
 from tactful_streaming.windows.panes import FOLDS, PaneTable, oldest_open, window_at
 
 

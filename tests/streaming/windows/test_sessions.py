@@ -7,9 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from tactful_streaming import Feature, Fired, load_definitions
+from tactful_streaming.definitions.model import Feature
+from tactful_streaming.definitions.reader import load_definitions
 from tactful_streaming.windows.columns import Selection
 from tactful_streaming.windows.entity_table import EntityTable
+from tactful_streaming.windows.triggers import Fired
 
 GAP = 30
 COUNT = "- {name: n, entity: user, event: view, aggregate: count, window: {gap: 30ms}}\n"

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tactful_streaming import Feature, Window
+from tactful_streaming.definitions.model import Feature, Window
 from tactful_streaming.windows.accumulators import Distinct
 from tactful_streaming.windows.kll import CAPACITY, QuantileSketch
 

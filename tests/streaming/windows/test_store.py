@@ -13,7 +13,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tests.streaming.naive_aggregates import FiredKey, Happening, Naive
 
-from tactful_streaming import Feature, ForwardDecay, load_definitions
+from tactful_streaming.definitions.model import Feature, ForwardDecay
+from tactful_streaming.definitions.reader import load_definitions
 from tactful_streaming.windows.columns import Selection
 from tactful_streaming.windows.entity_table import EntityTable
 from tactful_streaming.windows.panes import PanedWindow, slide_of

@@ -9,32 +9,30 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tactful_streaming import (
-    BLANK,
-    DeadLetter,
-    DeadLetters,
-    Definitions,
-    Engine,
+from tactful_streaming.contract.log_entries import (
     Entry,
     Event,
-    Fired,
     Forwarded,
-    Identity,
     Item,
     Link,
-    Match,
-    MemoryState,
-    PartitionState,
     Restricted,
-    RocksState,
-    StateError,
     Tick,
-    Traces,
     Transfer,
     User,
     encode_entry,
-    load_definitions,
 )
+from tactful_streaming.contract.subject_ids import Traces
+from tactful_streaming.definitions.model import Definitions
+from tactful_streaming.definitions.reader import load_definitions
+from tactful_streaming.engine.engine import Engine
+from tactful_streaming.errors import StateError
+from tactful_streaming.identity.resolver import Identity
+from tactful_streaming.log.dead_letters import DeadLetter, DeadLetters
+from tactful_streaming.log.redaction import BLANK
+from tactful_streaming.patterns.match import Match
+from tactful_streaming.state.partition_checkpoint import PartitionState
+from tactful_streaming.state.store import MemoryState, RocksState
+from tactful_streaming.windows.triggers import Fired
 from tactful_streaming.worker.erasure import (
     is_erased,
     note_purged,

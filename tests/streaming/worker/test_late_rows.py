@@ -11,7 +11,10 @@ import pytest
 from tests.streaming.shard import append, definitions, new_shard, read_topic
 from tests.streaming.streams import random_entries
 
-from tactful_streaming import Engine, LateEvent, MemoryState, Worker, ensure_topic
+from tactful_streaming.engine.engine import Engine, LateEvent
+from tactful_streaming.kafka.config import ensure_topic
+from tactful_streaming.state.store import MemoryState
+from tactful_streaming.worker.worker import Worker
 
 pytest.importorskip("confluent_kafka")
 

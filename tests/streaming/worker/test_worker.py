@@ -25,20 +25,15 @@ from tests.streaming.shard import (
 )
 from tests.streaming.streams import START, random_entries
 
-from tactful_streaming import (
-    Event,
-    FencedError,
-    Fired,
-    LogError,
-    PartitionJob,
-    PartitionState,
-    RocksState,
-    StateError,
-    TransactionalProducer,
-    Worker,
-    encode_fired,
-)
-from tactful_streaming.worker.worker import leading
+from tactful_streaming.contract.log_entries import Event
+from tactful_streaming.errors import FencedError, LogError, StateError
+from tactful_streaming.kafka.transactional_producer import TransactionalProducer
+from tactful_streaming.state.partition_checkpoint import PartitionState
+from tactful_streaming.state.store import RocksState
+from tactful_streaming.windows.triggers import Fired
+from tactful_streaming.worker.output_rows import encode_fired
+from tactful_streaming.worker.partition_job import PartitionJob
+from tactful_streaming.worker.worker import Worker, leading
 
 pytest.importorskip("confluent_kafka")
 

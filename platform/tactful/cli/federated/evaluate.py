@@ -21,17 +21,12 @@ from tactful.cli.federated.options import (
 from tactful.cli.options import existing_file
 from tactful.errors import ConfigError, TactfulError
 from tactful.util.signals import leave, on_stop_signals
-from tactful_federated import (
-    Evaluation,
-    FederatedError,
-    SettingsError,
-    SuperLink,
-    collector_for,
-    invite_to_evaluations,
-    read_invitation,
-    serve_evaluation,
-)
-from tactful_federated.core.invitation import Tier
+from tactful_federated.core.invitation import Tier, read_invitation
+from tactful_federated.core.private_evaluation import Evaluation
+from tactful_federated.errors import FederatedError, SettingsError
+from tactful_federated.serving.evaluations import invite_to_evaluations, serve_evaluation
+from tactful_federated.serving.rounds import collector_for
+from tactful_federated.transport.superlink import SuperLink
 
 
 @click.command("evaluate")

@@ -31,33 +31,26 @@ from tactful.cli.federated.options import (
 from tactful.cli.options import existing_file, grouped
 from tactful.errors import ConfigError, TactfulError
 from tactful.util.signals import leave, on_stop_signals
-from tactful_federated import (
-    DeviceHome,
-    Enrolment,
-    EnrolmentRequest,
-    FederatedError,
-    FleetClient,
-    FlowerStream,
-    Limits,
-    LiveView,
-    Optimizer,
-    Outcome,
-    Polling,
-    SettingsError,
-    SuperLink,
-    collector_for,
-    enrol,
-    invite,
-    keep_within,
-    read_invitation,
-    serve_buffered,
-    serve_rounds,
-)
 from tactful_federated.core.checkpoint import write_whole
 from tactful_federated.core.compression import Encoding
-from tactful_federated.core.invitation import Invitation, Tier
-from tactful_federated.serving.rounds import authority_key
-from tactful_federated.transport.superlink import enrol_node
+from tactful_federated.core.invitation import Invitation, Tier, read_invitation
+from tactful_federated.core.polling import Polling
+from tactful_federated.core.private_training import Outcome
+from tactful_federated.core.server_optimizer import Optimizer
+from tactful_federated.device.home import DeviceHome, EnrolmentRequest
+from tactful_federated.device.limits import Limits, keep_within
+from tactful_federated.errors import FederatedError, SettingsError
+from tactful_federated.secagg.messages import Enrolment, enrol
+from tactful_federated.serving.buffered import FlowerStream, serve_buffered
+from tactful_federated.serving.rounds import (
+    LiveView,
+    authority_key,
+    collector_for,
+    invite,
+    serve_rounds,
+)
+from tactful_federated.transport.fleet_client import FleetClient
+from tactful_federated.transport.superlink import SuperLink, enrol_node
 from tactful_federated.transport.superlink_grid import SuperLinkGrid
 
 _NAP_S = 0.5

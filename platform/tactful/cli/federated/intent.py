@@ -12,16 +12,14 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from tactful.cli.options import existing_file
 from tactful.errors import ConfigError, TactfulError
-from tactful_federated import (
-    DeviceIntent,
-    EventStore,
-    FederatedError,
-    ModelSlot,
-    read_invitation,
-)
+from tactful_federated.core.invitation import read_invitation
+from tactful_federated.device.event_store import EventStore
+from tactful_federated.device.intent import DeviceIntent
+from tactful_federated.device.model_package import ModelSlot
 from tactful_federated.device.personalise import Part
+from tactful_federated.errors import FederatedError
 from tactful_federated.transport.certificates import secret_file
-from tactful_privacy import ParameterError
+from tactful_privacy.errors import ParameterError
 
 
 @click.command("intent")

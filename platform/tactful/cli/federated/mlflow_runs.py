@@ -15,7 +15,9 @@ from tactful.errors import ModelError, StorageError
 from tactful.models.mlflow_registry import CHAMPION, PREVIOUS
 
 if TYPE_CHECKING:
-    from tactful_federated import Evaluation, Invitation, LiveView
+    from tactful_federated.core.invitation import Invitation
+    from tactful_federated.core.private_evaluation import Evaluation
+    from tactful_federated.serving.rounds import LiveView
 
 _logger = logging.getLogger(__name__)
 

@@ -11,8 +11,10 @@ import click
 
 from tactful.cli.options import existing_file, with_options
 from tactful.errors import ConfigError
-from tactful_federated import Tls, Vocabulary, Wishes, make_tls
+from tactful_federated.core.plan import Wishes
+from tactful_federated.model.tokens import Vocabulary
 from tactful_federated.model.vectors import parameter_count
+from tactful_federated.transport.certificates import Tls, make_tls
 
 
 class CohortOptions(TypedDict):

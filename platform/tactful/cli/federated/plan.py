@@ -10,7 +10,8 @@ import msgspec
 
 from tactful.cli.federated.options import CohortOptions, cohort_options, wishes_of
 from tactful.errors import ConfigError
-from tactful_federated import SettingsError, plan_training
+from tactful_federated.core.plan import plan_training
+from tactful_federated.errors import SettingsError
 from tactful_federated.model.curvature import CURVATURE
 
 

@@ -13,16 +13,10 @@ from tqdm import tqdm
 
 from tactful.cli.federated.options import WidthOptions, width_options, widths_of
 from tactful.errors import ConfigError, TactfulError
-from tactful_federated import (
-    CheckpointError,
-    MissingExtraError,
-    Outcome,
-    PrivateSimulationSettings,
-    SettingsError,
-    simulate_privately,
-)
+from tactful_federated.core.private_training import Outcome
+from tactful_federated.errors import CheckpointError, MissingExtraError, SettingsError
 from tactful_federated.model.sample_data import SAMPLE_CATALOGUE
-from tactful_federated.simulation.private import Tier
+from tactful_federated.simulation.private import PrivateSimulationSettings, Tier, simulate_privately
 
 
 @click.command("simulate")

@@ -18,23 +18,14 @@ from click.testing import CliRunner
 from tactful.cli.federated.mlflow_runs import FederatedRuns
 from tactful.cli.main import main
 from tactful.errors import StorageError
-from tactful_federated import (
-    DeviceHome,
-    Invitation,
-    LiveView,
-    ModelSlot,
-    Outcome,
-    TrainingPlan,
-    Vocabulary,
-    Wishes,
-    invite,
-    read_invitation,
-    serve_rounds,
-)
-from tactful_federated.core.invitation import save_invitation
-from tactful_federated.core.private_training import Collected
+from tactful_federated.core.invitation import Invitation, read_invitation, save_invitation
+from tactful_federated.core.plan import TrainingPlan, Wishes
+from tactful_federated.core.private_training import Collected, Outcome
+from tactful_federated.device.home import DeviceHome
+from tactful_federated.device.model_package import ModelSlot
+from tactful_federated.model.tokens import Vocabulary
 from tactful_federated.model.vectors import Vector
-from tactful_federated.serving.rounds import initial_weights
+from tactful_federated.serving.rounds import LiveView, initial_weights, invite, serve_rounds
 
 CATEGORIES = ["bread", "cheese", "milk"]
 PLAN = TrainingPlan(  # as it was planned once: planning anew would take seconds

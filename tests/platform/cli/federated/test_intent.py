@@ -11,9 +11,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from tactful.cli.main import main
 from tactful.schemas.messages import RecommendRequest
-from tactful_federated import Invitation, TrainingPlan, Vocabulary
-from tactful_federated.core.invitation import save_invitation
+from tactful_federated.core.invitation import Invitation, save_invitation
+from tactful_federated.core.plan import TrainingPlan
 from tactful_federated.device.model_package import pack_model
+from tactful_federated.model.tokens import Vocabulary
 from tactful_federated.model.vectors import parameter_count
 
 CATEGORIES = ["bread", "cheese", "milk"]
