@@ -22,7 +22,8 @@ import sqlalchemy as sa
 import yaml
 from tests.test_docs import unknown_words
 
-from tactful.config.settings import Settings, load_settings
+from tactful.config.load import load_settings
+from tactful.config.settings import Settings
 from tactful.metadata import store as metadata
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -166,7 +166,7 @@ def broken_code(language: str, code: str, folder: Path) -> str | None:
     Python has to parse, and what it imports of ours has to exist; settings, definitions and rules
     are read as the product reads them.
     """
-    from tactful.config.settings import load_settings
+    from tactful.config.load import load_settings
     from tactful.errors import ConfigError
     from tactful_streaming.definitions.reader import load_definitions
     from tactful_streaming.errors import StreamingError

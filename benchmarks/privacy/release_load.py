@@ -30,7 +30,7 @@ import msgspec
 import numpy as np
 from prometheus_client import CollectorRegistry
 
-from tactful.config.settings import EngineSettings
+from tactful.config.engine import EngineSettings
 from tactful.event_log.merged_log import WholeLog
 from tactful.metrics.registry import Metrics
 from tactful.pipeline.applier import Follower

@@ -24,10 +24,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.figures import Figure
-from tactful.config.settings import Settings, StorageSettings
+from tactful.config.settings import Settings
+from tactful.config.storage import StorageSettings
 from tactful.ranking.model import Pointer, version_directory, write_pointer
 from tactful.recommend.recommender import HEURISTIC, LEARNED, RANKING_EXPERIMENT, Recommender, build
-from tactful.schemas.messages import RecommendRequest
+from tactful.schemas.recommendations import RecommendRequest
 from tactful.training.evaluation import CUTOFF
 from tactful.training.train import TrainingOptions, train
 from tactful_streaming.contract.log_entries import Entry, Event, Item, User, encode_entry

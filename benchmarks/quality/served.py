@@ -7,12 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tactful.config.settings import Settings, StorageSettings
+from tactful.config.settings import Settings
+from tactful.config.storage import StorageSettings
 from tactful.demo.datasets import Replay
 from tactful.ranking.model import Pointer, version_directory, write_pointer
 from tactful.recommend import recommender
 from tactful.recommend.recommender import LEARNED, RANKING_EXPERIMENT, Recommender
-from tactful.schemas.messages import RecommendRequest
+from tactful.schemas.recommendations import RecommendRequest
 from tactful.training.evaluation import CUTOFF
 from tactful.training.train import Question, TrainingOptions, train
 from tactful_bandits.assignment.assign import Experiment

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tactful.client import AsyncClient, Client, OfflineQueue
-    from tactful.config.settings import Settings, load_settings
+    from tactful.config.load import load_settings
+    from tactful.config.settings import Settings
     from tactful.errors import TactfulError
     from tactful.models.mlflow_registry import Registry
     from tactful.recommend.recommender import Recommender
@@ -41,7 +42,7 @@ _HOMES = {
     "Settings": "config.settings",
     "TactfulError": "errors",
     "TrainingOptions": "training.train",
-    "load_settings": "config.settings",
+    "load_settings": "config.load",
     "train": "training.train",
 }
 

@@ -14,18 +14,20 @@ from typing import Any
 
 import httpx
 
-from tactful.config.settings import (
-    ConsentSettings,
-    EngineSettings,
-    LimitSettings,
-    ServerSettings,
-    Settings,
-    StorageSettings,
-)
+from tactful.config.engine import EngineSettings
+from tactful.config.privacy import ConsentSettings
+from tactful.config.server import LimitSettings, ServerSettings
+from tactful.config.settings import Settings
+from tactful.config.storage import StorageSettings
 from tactful.http.app import make_application
 from tactful.http.uvicorn_server import Server, listen, make_server
-from tactful.schemas.messages import Explanation, Recommendation, RecommendedItem, RecommendRequest
 from tactful.schemas.positions import Position
+from tactful.schemas.recommendations import (
+    Explanation,
+    Recommendation,
+    RecommendedItem,
+    RecommendRequest,
+)
 from tactful.server.platform import Platform
 from tactful_streaming.contract.log_entries import Event, encode_entry
 

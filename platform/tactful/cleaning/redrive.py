@@ -14,7 +14,7 @@ import msgspec
 
 from tactful.client import Client
 from tactful.errors import DatasetError
-from tactful.schemas.messages import EventsAccepted
+from tactful.schemas.ingestion import EventsAccepted
 from tactful_privacy.durable_files import replace_file
 from tactful_streaming.contract.log_entries import Event
 from tactful_streaming.log.dead_letters import DeadLetters

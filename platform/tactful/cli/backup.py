@@ -13,7 +13,7 @@ import click
 import msgspec
 from tqdm import tqdm
 
-from tactful.config.settings import load_settings
+from tactful.config.load import load_settings
 from tactful.erasure.erase import complete_erasures
 from tactful.maintenance.backup import make_backup
 from tactful.maintenance.restore import check_backup, restore_backup

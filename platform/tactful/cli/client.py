@@ -13,7 +13,7 @@ from tqdm import tqdm
 from tactful.cli.options import api_key, json_option, key_file_option, url_option
 from tactful.client import Client, Kind
 from tactful.client.ingest_file import ingest_file
-from tactful.schemas.messages import RecommendRequest
+from tactful.schemas.recommendations import RecommendRequest
 
 
 @click.command()

@@ -8,7 +8,7 @@ import click
 import msgspec
 
 from tactful.cli.options import config_option, data_option, json_option
-from tactful.config.settings import load_settings
+from tactful.config.load import load_settings
 from tactful.coupons.definitions import CouponDefinition, load_coupons
 from tactful.coupons.report import CouponOutcomes, fit_gain, lift, read_coupon_outcomes
 from tactful.errors import ConfigError

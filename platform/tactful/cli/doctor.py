@@ -8,7 +8,7 @@ import click
 import msgspec
 
 from tactful.cli.options import config_option, data_option, json_option
-from tactful.config.settings import load_settings
+from tactful.config.load import load_settings
 from tactful.maintenance.doctor import examine
 
 

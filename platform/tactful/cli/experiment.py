@@ -15,7 +15,7 @@ from tactful.cli.options import (
     outcome_hours_option,
     outcome_option,
 )
-from tactful.config.settings import load_settings
+from tactful.config.load import load_settings
 from tactful.errors import ConfigError
 from tactful.experiments.metrics import METRICS
 from tactful.experiments.readout import plain, read_arm_outcomes, read_out

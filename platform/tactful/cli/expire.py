@@ -9,7 +9,7 @@ import click
 import msgspec
 
 from tactful.cli.options import config_option, data_option, json_option
-from tactful.config.settings import load_settings
+from tactful.config.load import load_settings
 from tactful.maintenance.expiry import (
     Expired,
     expire_backups,

@@ -16,7 +16,7 @@ import msgspec
 from tqdm import tqdm
 
 from tactful.cli.options import json_option
-from tactful.config.settings import load_settings
+from tactful.config.load import load_settings
 from tactful.errors import ConfigError, StorageError, TactfulError
 from tactful.maintenance.backfill import Backfill, unfinished
 from tactful.maintenance.backfill_targets import opened_parts, require_state

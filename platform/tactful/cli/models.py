@@ -9,7 +9,8 @@ import click
 import msgspec
 
 from tactful.cli.options import by_option, config_option, data_option, json_option
-from tactful.config.settings import Settings, load_settings
+from tactful.config.load import load_settings
+from tactful.config.settings import Settings
 from tactful.models.audited_registry import audited_registry, open_model_log
 from tactful.models.mlflow_registry import Registry
 

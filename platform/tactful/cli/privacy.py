@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from tactful.cli.options import config_option, data_option
 from tactful.config.ledger_location import existing_ledger, named
-from tactful.config.settings import load_settings
+from tactful.config.load import load_settings
 from tactful.errors import ConfigError
 from tactful.maintenance.key_rotation import begin_epoch, change_master_key
 from tactful.metadata.directory_lock import exclusive

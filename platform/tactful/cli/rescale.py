@@ -11,7 +11,7 @@ import msgspec
 from tqdm import tqdm
 
 from tactful.cli.options import config_option, data_option, json_option
-from tactful.config.settings import load_settings
+from tactful.config.load import load_settings
 from tactful.errors import ConfigError, StorageError, TactfulError
 from tactful.event_log.encryption import open_seal
 from tactful.feature_workers.prepare import followed_erasures

@@ -13,7 +13,8 @@ import click
 import msgspec
 
 from tactful.cli.options import by_option, config_option, data_option, json_option
-from tactful.config.settings import Settings, load_settings
+from tactful.config.load import load_settings
+from tactful.config.settings import Settings
 from tactful.errors import ConfigError
 from tactful.experiments.definitions import load_rollouts
 from tactful.experiments.messages import details, move, told

@@ -27,7 +27,7 @@ from tactful.cli.options import (
     url_option,
 )
 from tactful.client import Client
-from tactful.config.settings import load_settings
+from tactful.config.load import load_settings
 from tactful.errors import ConfigError, DatasetError
 from tactful.event_log.encryption import open_seal
 from tactful.util.clock import now_ms

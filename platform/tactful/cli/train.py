@@ -20,7 +20,7 @@ from tactful.cli.options import (
     json_option,
     outcome_hours_option,
 )
-from tactful.config.settings import load_settings
+from tactful.config.load import load_settings
 from tactful.errors import TrainingBusy
 from tactful.models.training_run import reason_to_train, run_training
 from tactful.training.options import TrainingOptions, Vectors

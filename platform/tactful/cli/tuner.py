@@ -14,7 +14,7 @@ from tactful.cli.options import (
     outcome_hours_option,
     outcome_option,
 )
-from tactful.config.settings import load_settings
+from tactful.config.load import load_settings
 from tactful.experiments.tuner_evaluation import evaluate_tuner, read_probed, write_probe
 from tactful.experiments.tuner_training import train_in_simulator
 from tactful.rerank.tuned_objective import Tuner

@@ -15,7 +15,8 @@ from typing import Any, TypeVar
 import click
 import msgspec
 
-from tactful.config.settings import Settings, load_settings
+from tactful.config.load import load_settings
+from tactful.config.settings import Settings
 from tactful.erasure.erase import request_erasure, request_suppressed, run_erasures
 from tactful.erasure.offline_stores import check_rebuild
 from tactful.erasure.preview import preview

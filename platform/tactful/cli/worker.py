@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from tactful.cli.options import config_option, data_option
-from tactful.config.settings import load_settings
+from tactful.config.load import load_settings
 from tactful.errors import ConfigError
 from tactful.util.supervisor import supervise_this
 

@@ -15,25 +15,19 @@ import msgspec
 from tactful.client.exchange import Call, Policy, Send, Work, exchange
 from tactful.client.offline_queue import OfflineQueue, Waiting
 from tactful.errors import ApiError, ClientError, QueueError
-from tactful.schemas.messages import (
-    EventsAccepted,
+from tactful.schemas.fields import Scalar
+from tactful.schemas.health import Health
+from tactful.schemas.ingestion import EventsAccepted, Rejection, Upserted
+from tactful.schemas.positions import Position, latest
+from tactful.schemas.recommendations import (
     Explanation,
-    Health,
     Recommendation,
     RecommendBatch,
     RecommendRequest,
-    Rejection,
-    ReportIndex,
-    ReportInfo,
-    Scalar,
-    StatisticCell,
-    StatisticInfo,
-    StatisticsIndex,
-    StatisticsPage,
-    Upserted,
-    UserFeatures,
 )
-from tactful.schemas.positions import Position, latest
+from tactful.schemas.reports import ReportIndex, ReportInfo
+from tactful.schemas.statistics import StatisticCell, StatisticInfo, StatisticsIndex, StatisticsPage
+from tactful.schemas.users import UserFeatures
 
 T = TypeVar("T")
 Record = Mapping[str, Any] | msgspec.Struct

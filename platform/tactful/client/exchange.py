@@ -26,7 +26,7 @@ from tactful.errors import (
     NotAllowed,
     ServerFault,
 )
-from tactful.schemas.messages import Problem
+from tactful.schemas.problem import Problem
 
 T = TypeVar("T")
 

@@ -17,7 +17,7 @@ import msgspec
 from tactful.client import Client, Kind
 from tactful.client.calls import chunks
 from tactful.errors import ClientError, DatasetError
-from tactful.schemas.messages import EventsAccepted, Rejection
+from tactful.schemas.ingestion import EventsAccepted, Rejection
 from tactful.schemas.positions import Position
 from tactful_privacy.durable_files import replace_file
 

@@ -17,19 +17,17 @@ import httpx
 from tactful.client.calls import Calls, Flushed, Kind, RecommendFields, Record
 from tactful.client.exchange import Call, Pause, Policy, Send, Work, headers, limits
 from tactful.client.offline_queue import OfflineQueue
-from tactful.schemas.messages import (
-    EventsAccepted,
+from tactful.schemas.health import Health
+from tactful.schemas.ingestion import EventsAccepted, Upserted
+from tactful.schemas.recommendations import (
     Explanation,
-    Health,
     Recommendation,
     RecommendBatch,
     RecommendRequest,
-    ReportInfo,
-    StatisticInfo,
-    StatisticsPage,
-    Upserted,
-    UserFeatures,
 )
+from tactful.schemas.reports import ReportInfo
+from tactful.schemas.statistics import StatisticInfo, StatisticsPage
+from tactful.schemas.users import UserFeatures
 
 __all__ = ["Client"]
 

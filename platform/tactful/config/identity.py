@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tactful.config.settings import IdentitySettings
+from tactful.config.engine import IdentitySettings
 from tactful.errors import ConfigError
 from tactful_streaming.contract.wire import EVENT_TYPES
 from tactful_streaming.errors import EngineError

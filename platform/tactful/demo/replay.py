@@ -17,8 +17,8 @@ from tactful.client import Client
 from tactful.demo.baselines import Baseline, CoVisitation, OwnFrequency, Popularity
 from tactful.demo.datasets import Ask, Replay
 from tactful.errors import TactfulError
-from tactful.schemas.messages import Recommendation
 from tactful.schemas.positions import Position, covers
+from tactful.schemas.recommendations import Recommendation
 from tactful.statistics.service import CLOCK_EVENT
 from tactful.training.evaluation import CUTOFF, Scorecard
 

@@ -24,7 +24,7 @@ from tactful.erasure.verify import VERIFICATION, WORK, still_there, verified
 from tactful.errors import StorageError
 from tactful.metadata.connections import kafka_settings, make_topic
 from tactful.metadata.store import suppressions
-from tactful.schemas.messages import Erasure, ErasureStep
+from tactful.schemas.users import Erasure, ErasureStep
 from tactful.subjects.consent import ConsentStore
 from tactful.subjects.enumerate import people_kept
 from tactful.subjects.installation import Installation

@@ -14,7 +14,7 @@ from tactful.experiments.controller import RolloutKeeper
 from tactful.pipeline.applier import Follower
 from tactful.pipeline.webhooks import Webhooks
 from tactful.rerank.frequency_caps import without_people
-from tactful.schemas.messages import ErasureStep
+from tactful.schemas.users import ErasureStep
 from tactful.subjects.consent import ConsentStore
 from tactful.subjects.trace_search import Found
 from tactful_privacy.errors import LedgerError

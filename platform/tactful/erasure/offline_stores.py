@@ -18,7 +18,7 @@ from tactful.event_log.encryption import open_seal
 from tactful.metadata.connections import kafka_settings, make_topic, open_redis
 from tactful.models.schedule import after_erasure
 from tactful.rerank.frequency_caps import without_people
-from tactful.schemas.messages import ErasureStep
+from tactful.schemas.users import ErasureStep
 from tactful.subjects.installation import Installation
 from tactful.subjects.trace_search import (
     Found,

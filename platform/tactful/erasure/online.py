@@ -52,7 +52,7 @@ from tactful.erasure.offline_stores import (
 from tactful.erasure.unfinished_jobs import purge_unfinished
 from tactful.erasure.verify import still_there
 from tactful.metadata.connections import open_installation
-from tactful.schemas.messages import ErasureStep
+from tactful.schemas.users import ErasureStep
 from tactful.subjects.installation import Installation
 from tactful.subjects.suppression import open_suppression
 from tactful.subjects.trace_search import Found

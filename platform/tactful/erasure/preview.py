@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tactful.erasure.erase import look_up
-from tactful.schemas.messages import ErasureStep
+from tactful.schemas.users import ErasureStep
 from tactful.subjects.export import export_person
 from tactful.subjects.installation import Installation
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tactful.config.settings import Settings
 from tactful.errors import StorageError
-from tactful.schemas.messages import ErasureStep
+from tactful.schemas.users import ErasureStep
 from tactful_streaming.contract.subject_ids import Traces
 from tactful_streaming.definitions.model import Definitions
 from tactful_streaming.engine.erasure import forget

@@ -14,7 +14,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from tactful.config.settings import Settings
-from tactful.schemas.messages import ErasureStep
+from tactful.schemas.users import ErasureStep
 from tactful.subjects.trace_search import Found, needles_of
 from tactful.util.multi_substring import SHORTEST, Texts
 from tactful_streaming.state.store import open_beside

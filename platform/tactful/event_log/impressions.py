@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tactful.event_log.batches import Record, read_batches
-from tactful.schemas.messages import Recommendation, RecommendRequest
+from tactful.schemas.recommendations import Recommendation, RecommendRequest
 from tactful_bandits.assignment.assign import Assignment
 from tactful_streaming.contract.log_entries import (
     PERSONALISATION,

@@ -8,7 +8,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from tactful.schemas.messages import to_milliseconds
+from tactful.schemas.fields import to_milliseconds
 from tactful.schemas.problems import ProblemError
 
 Cursor = Annotated[str, Meta(max_length=512)]

@@ -9,8 +9,9 @@ import msgspec
 
 from tactful.errors import StorageError
 from tactful.http.asgi import Call, Reply, json_reply
-from tactful.schemas.messages import Consent, ConsentDecision, NewConsent, to_milliseconds
+from tactful.schemas.fields import to_milliseconds
 from tactful.schemas.problems import ProblemError
+from tactful.schemas.users import Consent, ConsentDecision, NewConsent
 
 if TYPE_CHECKING:
     from tactful.server.platform import Platform

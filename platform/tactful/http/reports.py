@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from tactful.schemas.messages import ReportIndex, ReportInfo
+from tactful.schemas.reports import ReportIndex, ReportInfo
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 

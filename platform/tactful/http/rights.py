@@ -12,8 +12,8 @@ from tactful.errors import StorageError
 from tactful.http.asgi import Call, Endpoint, Reply, json_reply
 from tactful.http.common import EVENT_EXAMPLE, NoQuery
 from tactful.http.consent import get_consent, person_of, put_consent
-from tactful.schemas.messages import Consent, Erasure, NewConsent, PersonExport
 from tactful.schemas.problems import ProblemError
+from tactful.schemas.users import Consent, Erasure, NewConsent, PersonExport
 from tactful_streaming.errors import StreamingError
 
 if TYPE_CHECKING:

@@ -18,26 +18,21 @@ from tactful.http.rollouts import ROLLOUT_ENDPOINTS
 from tactful.http.statistics import STATISTICS_ENDPOINTS
 from tactful.metrics import registry as metrics
 from tactful.schemas import browser_access as browser
-from tactful.schemas.messages import (
+from tactful.schemas.fields import Moment
+from tactful.schemas.health import Health
+from tactful.schemas.ingestion import EventsAccepted, NewEvent, NewItem, NewUser, Upserted
+from tactful.schemas.models import ModelChangeInfo, ModelChanges
+from tactful.schemas.problems import ProblemError
+from tactful.schemas.recommendations import (
     BatchResult,
-    EventsAccepted,
     Explanation,
-    Health,
-    ModelChangeInfo,
-    ModelChanges,
-    Moment,
-    NewEvent,
-    NewItem,
-    NewUser,
     Recommendation,
     RecommendBatch,
     RecommendBatchRequest,
     RecommendRequest,
-    ReportIndex,
-    Upserted,
-    UserFeatures,
 )
-from tactful.schemas.problems import ProblemError
+from tactful.schemas.reports import ReportIndex
+from tactful.schemas.users import UserFeatures
 
 if TYPE_CHECKING:
     from tactful.server.platform import Platform

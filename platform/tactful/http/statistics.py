@@ -11,8 +11,9 @@ import msgspec
 from tactful.http.asgi import Call, Endpoint, Reply, json_reply
 from tactful.http.common import Cursor, Limit, NoQuery, moment_of
 from tactful.schemas.conclusion_query import CONCLUSIONS, ConclusionQuery
-from tactful.schemas.messages import Conclusion, Moment, StatisticsIndex, StatisticsPage
+from tactful.schemas.fields import Moment
 from tactful.schemas.problems import ProblemError
+from tactful.schemas.statistics import Conclusion, StatisticsIndex, StatisticsPage
 from tactful.statistics.ledger_view import PrivacyLedger
 
 if TYPE_CHECKING:

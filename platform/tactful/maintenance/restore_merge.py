@@ -26,7 +26,8 @@ from typing import Any
 import sqlalchemy as sa
 
 from tactful.config.ledger_location import LEDGER
-from tactful.config.settings import Settings, StorageSettings
+from tactful.config.settings import Settings
+from tactful.config.storage import StorageSettings
 from tactful.errors import BackupError, StorageError
 from tactful.metadata.store import (
     api_keys,

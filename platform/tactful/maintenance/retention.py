@@ -28,7 +28,8 @@ from typing import Literal
 
 import msgspec
 
-from tactful.config.settings import RetentionSettings, Settings
+from tactful.config.privacy import RetentionSettings
+from tactful.config.settings import Settings
 from tactful.coupons.decisions import forget_offers
 from tactful.errors import StorageError
 from tactful.event_log.encryption import open_seal

@@ -537,7 +537,7 @@ def _upgrade(engine: sa.Engine) -> None:
     from alembic.script import ScriptDirectory
 
     config = Config()
-    folder = str(Path(__file__).parents[1] / "migrations")
+    folder = str(Path(__file__).parent / "migrations")
     config.set_main_option("script_location", folder.replace("%", "%%"))
     known = {step.revision for step in ScriptDirectory.from_config(config).walk_revisions()}
     with _alone(engine) as connection:

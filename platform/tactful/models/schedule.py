@@ -17,7 +17,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from tactful.config.settings import Settings, TrainingSettings
+from tactful.config.recommendation import TrainingSettings
+from tactful.config.settings import Settings
 from tactful.models.audit_log import ModelChange
 from tactful.models.drift import Drift
 

@@ -21,7 +21,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager
 
-from tactful.config.settings import EngineSettings
+from tactful.config.engine import EngineSettings
 from tactful.event_log.merged_log import Followed, behind
 from tactful.metrics.registry import Metrics
 from tactful.schemas.positions import Offsets, reaches

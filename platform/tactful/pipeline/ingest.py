@@ -19,7 +19,7 @@ import msgspec
 
 from tactful.metrics.registry import Metrics
 from tactful.pipeline.applier import Follower
-from tactful.schemas.messages import EventsAccepted, Rejection, Upserted
+from tactful.schemas.ingestion import EventsAccepted, Rejection, Upserted
 from tactful.schemas.positions import Offsets, Position, merged, reaches
 from tactful.schemas.problems import ProblemError
 from tactful_streaming.contract.log_entries import (

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tactful.catalogue.catalogue import Catalogue
-from tactful.schemas.messages import StatisticsPage
+from tactful.schemas.statistics import StatisticsPage
 
 By = Literal["category", "item_id"]
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import msgspec
 
-from tactful.schemas.messages import RecommendRequest
+from tactful.schemas.recommendations import RecommendRequest
 
 NOT_PERSONALISED = "this person has not agreed to personalisation: the list everybody gets"
 """Said with a list for somebody whose history must not be read."""

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from tactful.errors import ModelError
 from tactful.event_log.impressions import as_impression
 from tactful.ranking.model import load_trees, read_manifest, version_directory
-from tactful.schemas.messages import ExplainedItem, Explanation
+from tactful.schemas.recommendations import ExplainedItem, Explanation
 from tactful_streaming.contract.log_entries import Event
 
 if TYPE_CHECKING:

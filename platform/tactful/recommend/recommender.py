@@ -40,14 +40,14 @@ from tactful.rerank.exploration import generator_of
 from tactful.rerank.frequency_caps import Shown, ShownToday, exhausted
 from tactful.rerank.placement_rules import PlacementRule, load_placement, on_page
 from tactful.rerank.rerank import Arrangement, arrange
-from tactful.schemas.messages import (
+from tactful.schemas.fields import to_milliseconds
+from tactful.schemas.problems import ProblemError
+from tactful.schemas.recommendations import (
     Explanation,
     Recommendation,
     RecommendedItem,
     RecommendRequest,
-    to_milliseconds,
 )
-from tactful.schemas.problems import ProblemError
 from tactful_bandits.assignment.assign import Assignment, Experiment, assign
 from tactful_bandits.errors import AssignmentError
 from tactful_streaming.contract.log_entries import Event

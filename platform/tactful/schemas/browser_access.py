@@ -13,8 +13,8 @@ import urllib.parse
 from collections.abc import Mapping
 from typing import Final, NamedTuple
 
-from tactful.schemas.messages import RecommendRequest
 from tactful.schemas.problems import ProblemError
+from tactful.schemas.recommendations import RecommendRequest
 from tactful_streaming.contract.log_entries import Event
 
 SCOPE: Final = "browser"

@@ -11,7 +11,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from tactful.schemas.messages import Moment
+from tactful.schemas.fields import Moment
 
 CONCLUSIONS = ("sum", "share", "quantile", "top", "consistent")
 """What can be concluded."""

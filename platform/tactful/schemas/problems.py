@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import msgspec
 
 from tactful.errors import TactfulError
-from tactful.schemas.messages import Problem
+from tactful.schemas.problem import Problem
 
 MEDIA_TYPE = b"application/problem+json"
 

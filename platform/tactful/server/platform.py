@@ -50,18 +50,12 @@ from tactful.pipeline.visibility import Visible
 from tactful.pipeline.webhooks import Webhooks
 from tactful.ranking.features import absent_features
 from tactful.recommend.anonymous import NOT_PERSONALISED, for_everybody
-from tactful.schemas.messages import (
-    Explanation,
-    Health,
-    PersonExport,
-    Recommendation,
-    RecommendRequest,
-    UserFeatures,
-    WorkerHealth,
-    to_milliseconds,
-)
+from tactful.schemas.fields import to_milliseconds
+from tactful.schemas.health import Health, WorkerHealth
 from tactful.schemas.positions import Position, parse, reaches
 from tactful.schemas.problems import ProblemError
+from tactful.schemas.recommendations import Explanation, Recommendation, RecommendRequest
+from tactful.schemas.users import PersonExport, UserFeatures
 from tactful.server.admission import Turnstile
 from tactful.server.gauges import add_gauges
 from tactful.server.protocols import Recommender, Statistics

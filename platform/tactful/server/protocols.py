@@ -7,14 +7,8 @@ from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 from tactful.schemas.conclusion_query import ConclusionQuery
-from tactful.schemas.messages import (
-    Conclusion,
-    Explanation,
-    Recommendation,
-    RecommendRequest,
-    StatisticsIndex,
-    StatisticsPage,
-)
+from tactful.schemas.recommendations import Explanation, Recommendation, RecommendRequest
+from tactful.schemas.statistics import Conclusion, StatisticsIndex, StatisticsPage
 from tactful.statistics.ledger_view import PrivacyLedger
 from tactful_streaming.contract.log_entries import Event
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from tactful.schemas.conclusion_query import ConclusionQuery
-from tactful.schemas.messages import ConcludedNumber, Conclusion
+from tactful.schemas.statistics import ConcludedNumber, Conclusion
 from tactful_privacy.analysis.consistency import consistent
 from tactful_privacy.analysis.quantiles import quantile_released
 from tactful_privacy.analysis.shares import share_released

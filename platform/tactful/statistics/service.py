@@ -20,13 +20,13 @@ from tactful.config.settings import Settings
 from tactful.errors import ConfigError
 from tactful.recall.trending import Followed, Trends
 from tactful.schemas.conclusion_query import CONCLUSIONS, ConclusionQuery
-from tactful.schemas.messages import (
+from tactful.schemas.fields import to_milliseconds
+from tactful.schemas.statistics import (
     Conclusion,
     StatisticCell,
     StatisticInfo,
     StatisticsIndex,
     StatisticsPage,
-    to_milliseconds,
 )
 from tactful.statistics.conclusions import MAX_CELLS, MAX_PANES, conclude
 from tactful.statistics.definitions import PANES, StatisticDefinition, load_statistics

@@ -9,7 +9,7 @@ import msgspec
 import sqlalchemy as sa
 
 from tactful.metadata.store import MetadataStore, erasures
-from tactful.schemas.messages import Erasure, ErasureStep
+from tactful.schemas.users import Erasure, ErasureStep
 
 _table = erasures.c
 _DAY_MS = 86_400_000

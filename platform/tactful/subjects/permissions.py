@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Container
 
-from tactful.schemas.messages import RecommendRequest
+from tactful.schemas.recommendations import RecommendRequest
 from tactful.subjects.consent import keys_of
 from tactful_privacy.people.consent import EVERYTHING, NOTHING, Consents, Purpose
 from tactful_streaming.contract.log_entries import DEVICE_PREFIX, Entry, Event, Restricted

@@ -11,7 +11,8 @@ import click
 import msgspec
 
 from tactful.config import logging as logs
-from tactful.config.settings import ServerSettings, Settings
+from tactful.config.server import ServerSettings
+from tactful.config.settings import Settings
 from tactful.errors import TactfulError
 from tactful.http.app import make_application
 from tactful.http.uvicorn_server import listen, make_server, run

@@ -36,14 +36,14 @@ from tactful.metadata.key_cache import ApiKey, ValidKeys
 from tactful.metrics.registry import Metrics
 from tactful.recommend.anonymous import NOT_PERSONALISED, for_everybody
 from tactful.schemas import browser_access as browser
-from tactful.schemas.messages import (
+from tactful.schemas.problems import ProblemError
+from tactful.schemas.recommendations import (
     BatchResult,
     Recommendation,
     RecommendBatch,
     RecommendBatchRequest,
     RecommendRequest,
 )
-from tactful.schemas.problems import ProblemError
 from tactful.server.admission import Turnstile
 from tactful.util import malloc as heap
 from tactful.util.clock import now_ms

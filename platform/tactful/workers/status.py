@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from tactful.schemas.messages import WorkerHealth
+from tactful.schemas.health import WorkerHealth
 
 _PATIENCE_S = 5.0
 

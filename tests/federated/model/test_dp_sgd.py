@@ -10,16 +10,16 @@ import pytest
 torch = pytest.importorskip("torch", reason="needs the extra tactful[federated]")
 pytest.importorskip("opacus", reason="needs the extra tactful[federated]")
 
-from scipy import stats  # noqa: E402
-from torch import nn  # noqa: E402
+from scipy import stats
+from torch import nn
 
 from tactful_federated.errors import (
-    HistoryError,  # noqa: E402
+    HistoryError,
     SettingsError,
 )
 from tactful_federated.model.dp_sgd import (
     CentralSettings,
-    epsilon_of,  # noqa: E402
+    epsilon_of,
     train_privately,
 )
 

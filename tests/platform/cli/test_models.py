@@ -13,7 +13,7 @@ from tests.platform.shop import definitions, engine_at, entries, make_shop, writ
 from tactful.cli.main import main
 from tactful.ranking.model import Pointer, load_model, read_pointer, version_directory
 from tactful.recommend.recommender import HEURISTIC, LEARNED, RANKING_EXPERIMENT, Recommender
-from tactful.schemas.messages import RecommendRequest
+from tactful.schemas.recommendations import RecommendRequest
 from tactful_bandits.assignment.assign import Arm, Experiment
 from tactful_streaming.contract.log_entries import Entry, Event
 from tactful_streaming.engine.engine import Engine

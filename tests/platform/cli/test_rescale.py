@@ -17,7 +17,8 @@ from tests.streaming.shard import read_topic
 from tests.streaming.streams import random_entries
 
 from tactful.cli.main import main
-from tactful.config.settings import Settings, load_settings
+from tactful.config.load import load_settings
+from tactful.config.settings import Settings
 from tactful.feature_workers.prepare import prepare_worker
 from tactful.metadata.connections import kafka_settings, make_topic
 from tactful_streaming.contract.log_entries import Entry, Event, Tick, encode_entry, route_key

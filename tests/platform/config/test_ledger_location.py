@@ -19,7 +19,9 @@ from tests.platform.support import Live, build, small_settings, wait_until
 
 from tactful.cli.main import main
 from tactful.config.ledger_location import LEDGER, existing_ledger, ledger_location, named
-from tactful.config.settings import Settings, StatisticsSettings, StorageSettings
+from tactful.config.privacy import StatisticsSettings
+from tactful.config.settings import Settings
+from tactful.config.storage import StorageSettings
 from tactful.erasure.live_stores import RunningPlaces
 from tactful.errors import BackupError, ConfigError
 from tactful.maintenance import doctor

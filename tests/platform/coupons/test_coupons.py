@@ -16,7 +16,7 @@ from tests.platform.shop import BEGIN, DAY, HOUR, write_log
 from tests.platform.support import Live, build, now_ms, small_settings, wait_until
 
 from tactful.cli.main import main
-from tactful.config.settings import CouponSettings
+from tactful.config.recommendation import CouponSettings
 from tactful.coupons.decisions import CouponDesk, code_of, group_of
 from tactful.coupons.definitions import (
     OFFER,

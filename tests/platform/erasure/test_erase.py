@@ -22,7 +22,9 @@ from click.testing import CliRunner
 from tests.platform.support import Live, build, now_ms, small_settings, view, wait_until
 
 from tactful.cli.main import main
-from tactful.config.settings import ConsentSettings, LogSettings, Settings
+from tactful.config.privacy import ConsentSettings
+from tactful.config.settings import Settings
+from tactful.config.storage import LogSettings
 from tactful.erasure.erase import look_up, request_erasure, run_erasures
 from tactful.erasure.preview import preview
 from tactful.errors import ConfigError, StorageError
@@ -533,7 +535,7 @@ def test_the_command_suppresses_beside_a_server_and_purges_without_one(
         assert waiting["state"] == "requested"
         for person in ("ada-lovelace", "bob"):
             event = [view(2, person)]
-            wait_until(lambda: not live.http.post("/v1/events", json=event).json()["accepted"])  # noqa: B023
+            wait_until(lambda: not live.http.post("/v1/events", json=event).json()["accepted"])
     assert run("erase", "ada-lovelace", "--dry-run")[0]["removed"] >= 1
     (done,) = run("erase")
     assert (done["receipt"], done["state"]) == (waiting["receipt"], "done")

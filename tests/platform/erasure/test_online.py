@@ -28,7 +28,8 @@ from tests.platform.erasure.test_erase import (
 )
 from tests.platform.support import AtOnce, Live, build, view
 
-from tactful.config.settings import RetentionSettings, Settings
+from tactful.config.privacy import RetentionSettings
+from tactful.config.settings import Settings
 from tactful.erasure.erase import request_erasure
 from tactful.erasure.online import OnlineErasures
 from tactful.errors import StorageError

@@ -22,7 +22,8 @@ from tests.streaming.brokers import Broker, running_broker, topic_name
 from tests.streaming.redis_server import RedisServer
 from tests.streaming.shard import read_topic
 
-from tactful.config.settings import Settings, load_settings
+from tactful.config.load import load_settings
+from tactful.config.settings import Settings
 from tactful.erasure.erase import request_erasure, run_erasures, settle_erasures
 from tactful.erasure.offline_stores import purge_spool
 from tactful.event_log.encryption import open_seal

@@ -28,7 +28,8 @@ from tests.platform.erasure.test_erase import (
 from tests.platform.support import Live, build, now_ms, view, wait_until
 
 from tactful.cli.main import main
-from tactful.config.settings import PrivacySettings, Settings
+from tactful.config.privacy import PrivacySettings
+from tactful.config.settings import Settings
 from tactful.erasure.erase import request_erasure, run_erasures
 from tactful.errors import ConfigError, StorageError
 from tactful.event_log.encryption import RecordSeal, log_in_files, open_seal, person_of

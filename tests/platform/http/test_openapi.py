@@ -13,7 +13,8 @@ from tests.platform.support import Live, view
 from tactful.http.asgi import Endpoint
 from tactful.http.openapi import document, problem_codes
 from tactful.http.routes import ENDPOINTS
-from tactful.schemas.messages import NewEvent, NewItem, NewUser, Problem
+from tactful.schemas.ingestion import NewEvent, NewItem, NewUser
+from tactful.schemas.problem import Problem
 from tactful.schemas.problems import KINDS
 from tactful_streaming.contract.log_entries import Event, Item, User
 

@@ -20,7 +20,8 @@ from tests.streaming.brokers import topic_name
 from tests.streaming.streams import random_entries
 
 from tactful.cli.main import main
-from tactful.config.settings import Settings, load_settings
+from tactful.config.load import load_settings
+from tactful.config.settings import Settings
 from tactful.server.platform import Platform
 from tactful_streaming.contract.log_entries import Entry, Event, route_key
 from tactful_streaming.definitions.reader import load_definitions

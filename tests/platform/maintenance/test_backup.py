@@ -27,7 +27,8 @@ from tests.platform.statistics.test_service import LINES
 from tests.platform.support import Live, build, now_ms, view
 
 from tactful.cli.main import main
-from tactful.config.settings import PrivacySettings, Settings
+from tactful.config.privacy import PrivacySettings
+from tactful.config.settings import Settings
 from tactful.erasure.erase import RESTORED, complete_erasures, request_erasure
 from tactful.errors import BackupError
 from tactful.maintenance import backup

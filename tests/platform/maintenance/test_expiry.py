@@ -15,7 +15,9 @@ from click.testing import CliRunner, Result
 from tests.platform.support import build, now_ms, small_settings
 
 from tactful.cli.main import main
-from tactful.config.settings import RetentionSettings, Settings, TrainingSettings
+from tactful.config.privacy import RetentionSettings
+from tactful.config.recommendation import TrainingSettings
+from tactful.config.settings import Settings
 from tactful.erasure.erase import request_erasure, run_erasures
 from tactful.errors import ConfigError
 from tactful.maintenance.backup_manifest import FORMAT, MANIFEST, Manifest, write_manifest

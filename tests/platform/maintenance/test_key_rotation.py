@@ -16,7 +16,9 @@ from click.testing import CliRunner, Result
 from tests.platform.support import now_ms
 
 from tactful.cli.main import main
-from tactful.config.settings import PrivacySettings, Settings, StorageSettings
+from tactful.config.privacy import PrivacySettings
+from tactful.config.settings import Settings
+from tactful.config.storage import StorageSettings
 from tactful.errors import ConfigError, StorageError
 from tactful.event_log.encryption import open_seal
 from tactful.maintenance import key_rotation

@@ -18,7 +18,9 @@ from hypothesis import strategies as st
 from tests.platform.erasure.test_erase import settings_of
 from tests.platform.support import AtOnce, Live, build, now_ms, view
 
-from tactful.config.settings import LogSettings, PrivacySettings, RetentionSettings, Settings
+from tactful.config.privacy import PrivacySettings, RetentionSettings
+from tactful.config.settings import Settings
+from tactful.config.storage import LogSettings
 from tactful.errors import ConfigError
 from tactful.maintenance.doctor import examine
 from tactful.maintenance.retention import PROGRESS, Retention, expire_state, kind_of, read_progress

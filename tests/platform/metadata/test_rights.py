@@ -13,13 +13,13 @@ import pytest
 from tests.platform.databases import Location
 from tests.platform.support import Live, build, now_ms, small_settings, view
 
-from tactful.config.settings import OnlineSettings
+from tactful.config.storage import OnlineSettings
 from tactful.erasure.erase import FORGOTTEN, names_dropped, request_erasure, run_erasures, work_of
 from tactful.erasure.online import OnlineErasures
 from tactful.metadata import store as metadata
 from tactful.metadata.connections import open_installation, open_redis
 from tactful.metadata.store import MetadataStore, open_metadata
-from tactful.schemas.messages import ErasureStep
+from tactful.schemas.users import ErasureStep
 from tactful.server.platform import Platform
 from tactful.subjects.consent import ConsentStore
 from tactful.subjects.erasure_requests import ErasureJobs

@@ -18,7 +18,7 @@ from tactful.models.skew import Skew, measure_skew
 from tactful.ranking.features import RANKING_FEATURES, layout
 from tactful.ranking.model import Pointer, read_manifest, version_directory, write_pointer
 from tactful.recommend.recommender import HEURISTIC, LEARNED, RANKING_EXPERIMENT, Recommender
-from tactful.schemas.messages import RecommendRequest
+from tactful.schemas.recommendations import RecommendRequest
 from tactful.training.shown_rows import read_shown
 from tactful.training.train import TrainingOptions, train
 from tactful_bandits.assignment.assign import Arm, Experiment

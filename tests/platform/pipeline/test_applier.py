@@ -7,7 +7,7 @@ from types import MappingProxyType
 import pytest
 from prometheus_client import CollectorRegistry
 
-from tactful.config.settings import EngineSettings
+from tactful.config.engine import EngineSettings
 from tactful.metrics.registry import Metrics
 from tactful.pipeline.applier import Follower
 from tactful.schemas.positions import Offsets

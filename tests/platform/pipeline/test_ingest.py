@@ -13,7 +13,7 @@ import pytest
 from tests.platform.support import blocked, build, view
 
 from tactful.config.settings import Settings
-from tactful.schemas.messages import EventsAccepted
+from tactful.schemas.ingestion import EventsAccepted
 from tactful.schemas.positions import Offsets, covers
 from tactful.schemas.problems import ProblemError
 from tactful.server.platform import Platform

@@ -186,7 +186,7 @@ def test_an_index_that_follows_another_is_merged_once_it_stays(
     held.refresh(engine)
     send(engine, *(item(f"new{number}", KINDS[number % 2]) for number in range(4)))
     live = LiveCatalogue(INDEX, tmp_path / "live", monotonic=lambda: now, after=held)
-    for now in (0.0, 59.0):  # noqa: B007 - the clock of both
+    for now in (0.0, 59.0):
         live.refresh(engine)
         assert (live.describe()["changes"], live._merging) == (4, None)
     now = 61.0

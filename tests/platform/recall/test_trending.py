@@ -20,7 +20,8 @@ from tactful.errors import ConfigError
 from tactful.recall.candidates import Quotas
 from tactful.recall.trending import Followed, Rise, Trending, Trends, noise_variance, rises
 from tactful.recommend.recommender import Recommender
-from tactful.schemas.messages import RecommendRequest, StatisticCell, StatisticsPage
+from tactful.schemas.recommendations import RecommendRequest
+from tactful.schemas.statistics import StatisticCell, StatisticsPage
 from tactful.statistics.definitions import StatisticDefinition, load_statistics
 from tactful.statistics.service import CLOCK_EVENT, PrivateStatistics
 from tactful_bandits.assignment.assign import Arm, Experiment

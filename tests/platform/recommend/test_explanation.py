@@ -26,7 +26,7 @@ from tactful.ranking.features import RANKING_FEATURES, layout
 from tactful.ranking.model import Pointer, read_manifest, version_directory, write_pointer
 from tactful.recommend.explanation import Explainer, contributions_of
 from tactful.recommend.recommender import HEURISTIC, LEARNED, RANKING_EXPERIMENT, Recommender
-from tactful.schemas.messages import RecommendRequest
+from tactful.schemas.recommendations import RecommendRequest
 from tactful.server.platform import Platform
 from tactful.training.train import TrainingOptions, train
 from tactful_bandits.assignment.assign import Arm, Experiment

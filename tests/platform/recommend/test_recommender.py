@@ -18,7 +18,9 @@ from numpy.typing import NDArray
 from tests.platform.shop import SERVICE, definitions, engine_at, entries, make_shop, write_log
 from tests.platform.support import Live, small_settings
 
-from tactful.config.settings import EngineSettings, Settings, StorageSettings
+from tactful.config.engine import EngineSettings
+from tactful.config.settings import Settings
+from tactful.config.storage import StorageSettings
 from tactful.errors import ConfigError
 from tactful.experiments.definitions import RolloutDefinition
 from tactful.experiments.serving import Served as ServedNow
@@ -33,8 +35,8 @@ from tactful.ranking.model import (
 )
 from tactful.recall.index import CHANNELS
 from tactful.recommend.recommender import HEURISTIC, LEARNED, RANKING_EXPERIMENT, Recommender, build
-from tactful.schemas.messages import Recommendation, RecommendRequest
 from tactful.schemas.problems import ProblemError
+from tactful.schemas.recommendations import Recommendation, RecommendRequest
 from tactful.server.platform import Platform
 from tactful.training.evaluation import CUTOFF
 from tactful.training.train import Question, TrainingOptions, collect, train

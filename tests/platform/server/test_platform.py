@@ -26,7 +26,7 @@ from tests.platform.support import (
 from tactful.config.settings import Settings
 from tactful.errors import StorageError
 from tactful.recommend.recommender import build as recommender
-from tactful.schemas.messages import RecommendRequest
+from tactful.schemas.recommendations import RecommendRequest
 from tactful.server.platform import Platform
 from tactful_streaming.contract.log_entries import Event, decode_entry, encode_entry
 from tactful_streaming.log.embedded_log import EmbeddedLog

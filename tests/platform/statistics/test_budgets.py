@@ -9,7 +9,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from tactful.config.settings import Settings, StatisticsSettings, StorageSettings
+from tactful.config.privacy import StatisticsSettings
+from tactful.config.settings import Settings
+from tactful.config.storage import StorageSettings
 from tactful.errors import ConfigError
 from tactful.statistics.definitions import (
     CapChoiceDefinition,

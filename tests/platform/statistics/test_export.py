@@ -18,7 +18,9 @@ from click.testing import CliRunner
 from tests.platform.support import Live, build, now_ms, small_settings, wait_until
 
 from tactful.cli.main import main
-from tactful.config.settings import LogSettings, Settings, StatisticsSettings
+from tactful.config.privacy import StatisticsSettings
+from tactful.config.settings import Settings
+from tactful.config.storage import LogSettings
 from tactful.errors import ConfigError
 from tactful.server.platform import Platform
 from tactful.statistics import export as publication

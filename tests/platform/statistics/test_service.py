@@ -17,11 +17,14 @@ import pytest
 from tests.platform.shop import DAY, HOUR, definitions, entries, make_shop
 from tests.platform.support import Live, small_settings, wait_until
 
-from tactful.config.settings import EngineSettings, Settings, StatisticsSettings, StorageSettings
+from tactful.config.engine import EngineSettings
+from tactful.config.privacy import StatisticsSettings
+from tactful.config.settings import Settings
+from tactful.config.storage import StorageSettings
 from tactful.errors import ConfigError
 from tactful.recommend.recommender import build
 from tactful.schemas.conclusion_query import ConclusionQuery
-from tactful.schemas.messages import StatisticsPage
+from tactful.schemas.statistics import StatisticsPage
 from tactful.server.platform import Platform
 from tactful.statistics import service as statistics
 from tactful.statistics.definitions import EVERYTHING, StatisticDefinition, load_statistics

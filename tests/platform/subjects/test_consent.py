@@ -20,7 +20,8 @@ from tests.platform.support import (
     wait_until,
 )
 
-from tactful.config.settings import ConsentSettings, Settings
+from tactful.config.privacy import ConsentSettings
+from tactful.config.settings import Settings
 from tactful.event_log.impressions import decode_impression
 from tactful.metadata.store import consent_decisions, open_metadata
 from tactful.server.platform import Platform

@@ -15,7 +15,9 @@ import pytest
 from tests.platform.shop import DAY, definitions, entries, make_shop, write_log
 from tests.platform.support import Live, small_settings, wait_until
 
-from tactful.config.settings import EngineSettings, RecommendSettings, Settings
+from tactful.config.engine import EngineSettings
+from tactful.config.recommendation import RecommendSettings
+from tactful.config.settings import Settings
 from tactful.errors import ConfigError
 from tactful.maintenance.doctor import examine
 from tactful.ranking.model import Pointer, read_manifest, version_directory, write_pointer

@@ -21,7 +21,8 @@ import msgspec
 import pytest
 from tests.platform.shop import definitions, entries, make_shop, write_log
 
-from tactful.config.settings import Settings, StorageSettings
+from tactful.config.settings import Settings
+from tactful.config.storage import StorageSettings
 from tactful.metadata.connections import open_keys
 from tactful.ranking.model import Pointer, read_manifest, version_directory, write_pointer
 from tactful.training.train import TrainingOptions, train

@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from tests.platform.shop import DAY, definitions, engine_at, entries, make_shop, write_log
 
-from tactful.config.settings import Settings, StorageSettings
+from tactful.config.settings import Settings
+from tactful.config.storage import StorageSettings
 from tactful.errors import ModelError
 from tactful.ranking.features import RANKING_FEATURES
 from tactful.ranking.model import (
@@ -30,7 +31,7 @@ from tactful.ranking.model import (
 )
 from tactful.recall.index import Interactions, RecallIndex, build_index
 from tactful.recommend.recommender import HEURISTIC, LEARNED, RANKING_EXPERIMENT, build
-from tactful.schemas.messages import RecommendRequest
+from tactful.schemas.recommendations import RecommendRequest
 from tactful.training import replay_rows as training_rows
 from tactful.training import train as training
 from tactful.training.evaluation import Scorecard

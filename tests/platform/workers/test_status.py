@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tactful.schemas.messages import WorkerHealth
+from tactful.schemas.health import WorkerHealth
 from tactful.workers.status import Roster, Serving, serving
 
 

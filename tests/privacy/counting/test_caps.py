@@ -388,10 +388,10 @@ def test_replay_with_another_clock_stays_within_chosen_caps() -> None:
         def close(counts: BoundedCounts, clock: int) -> None:
             while True:
                 for pane in counts.closed(clock):
-                    released.setdefault(pane.start, int(pane.counts.sum()))  # noqa: B023
+                    released.setdefault(pane.start, int(pane.counts.sum()))
                 if (day := counts.undecided(clock)) is None:
                     return
-                counts.decide(day, caps.setdefault(day, rng.choice(CHOICE.candidates)))  # noqa: B023
+                counts.decide(day, caps.setdefault(day, rng.choice(CHOICE.candidates)))
 
         counts = counting(CHOSEN)
         saved, position = counts.snapshot(), 0

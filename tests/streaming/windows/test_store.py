@@ -136,7 +136,7 @@ class Driver:
         load: Callable[[Sequence[str]], list[bytes | None]] | None = None
         if self.stored is not None:
             stored = self.stored
-            load = lambda keys: [stored.get(key) for key in keys]  # noqa: E731
+            load = lambda keys: [stored.get(key) for key in keys]
         return EntityTable(
             self.features,
             load,

@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from tactful.cli.main import main
-from tactful.schemas.messages import RecommendRequest
+from tactful.schemas.recommendations import RecommendRequest
 from tactful_federated.core.invitation import Invitation, save_invitation
 from tactful_federated.core.plan import TrainingPlan
 from tactful_federated.device.model_package import pack_model

@@ -1,0 +1,118 @@
+"""Read settings from `tactful.toml` and `TACTFUL_*` variables; check each value."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import os
+import tomllib
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from tactful.config.settings import Settings
+from tactful.errors import ConfigError
+
+_PREFIX = "TACTFUL_"
+
+
+def load_settings(
+    path: Path | None = None,
+    *,
+    environ: Mapping[str, str] | None = None,
+    overrides: Mapping[str, Any] | None = None,
+) -> Settings:
+    """Read the settings.
+
+    Args:
+        path: the file; None reads ``tactful.toml`` of the working directory if there is one.
+        environ: environment variables; None means those of the process.
+        overrides: ``section.key`` to value, e.g. from the command line; None values are skipped.
+
+    Returns:
+        The checked settings.
+
+    Raises:
+        ConfigError: naming the file or variable and the key, with a suggestion for a misspelt one.
+    """
+    environ = os.environ if environ is None else environ
+    values: dict[tuple[str, str], Any] = {}
+    if path is None and Path("tactful.toml").is_file():
+        path = Path("tactful.toml")
+    if path is not None:
+        values.update(_from_file(path))
+    values.update(_from_environment(environ))
+    for name, value in (overrides or {}).items():
+        if value is not None:
+            section, _, key = name.partition(".")
+            values[section, key] = _convert(section, key, value, f"option {name}", strict=True)
+
+    chosen: dict[str, Any] = {}
+    for section, kind in _sections().items():
+        own = {key: value for (owner, key), value in values.items() if owner == section}
+        chosen[section] = kind(**own)
+    return Settings(**chosen)
+
+
+def _from_file(path: Path) -> dict[tuple[str, str], Any]:
+    try:
+        document = tomllib.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not TOML: {error}") from error
+    values: dict[tuple[str, str], Any] = {}
+    for section, content in document.items():
+        _known(section, _sections(), f"{path}: [{section}]")
+        if not isinstance(content, dict):
+            raise ConfigError(f"{path}: {section} must be a section, written as [{section}]")
+        for key, value in content.items():
+            where = f"{path}: {section}.{key}"
+            found = _convert(section, key, value, where, strict=True)
+            if isinstance(found, Path) and found != Path():
+                found = path.parent / found
+            values[section, key] = found
+    return values
+
+
+def _from_environment(environ: Mapping[str, str]) -> dict[tuple[str, str], Any]:
+    values: dict[tuple[str, str], Any] = {}
+    for name in sorted(environ):
+        section, separator, key = name.removeprefix(_PREFIX).lower().partition("__")
+        if name.startswith(_PREFIX) and separator:
+            _known(section, _sections(), name)
+            values[section, key] = _convert(section, key, environ[name], name, strict=False)
+    return values
+
+
+def _convert(section: str, key: str, value: Any, where: str, *, strict: bool) -> Any:
+    """Check one value against the type of its setting; text is parsed when not `strict`."""
+    _known(section, _sections(), where)
+    kinds = typing.get_type_hints(_sections()[section], include_extras=True)
+    _known(key, kinds, where)
+    kind = kinds[key]
+    if kind is Path:
+        if not isinstance(value, (str, Path)):
+            raise ConfigError(f"{where}: must be a path, got {value!r}")
+        return Path(value).expanduser()
+    try:
+        return msgspec.convert(value, kind, strict=strict)
+    except msgspec.ValidationError as error:
+        said = str(error).replace("`", "")
+        raise ConfigError(f"{where} = {value!r}: {said[:1].lower()}{said[1:]}") from error
+
+
+def _sections() -> dict[str, Any]:
+    kinds = typing.get_type_hints(Settings)
+    return {section.name: kinds[section.name] for section in dataclasses.fields(Settings)}
+
+
+def _known(name: str, names: Mapping[str, Any], where: str) -> None:
+    if name in names:
+        return
+    near = difflib.get_close_matches(name, names, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(sorted(names))}"
+    raise ConfigError(f"{where}: there is no setting {name!r}; {hint}")

@@ -1,0 +1,110 @@
+"""Settings of storage: data directory, event log, online store, metadata."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from msgspec import Meta
+
+from tactful.config.fields import NotNegative, Variable
+
+
+@dataclass(frozen=True)
+class StorageSettings:
+    """Where things are kept.
+
+    Attributes:
+        data: directory of log, engine state and API keys.
+        models: directory of models and recall indexes; empty means ``models`` in `data`.
+        reports: directory of the JSON reports the server offers.
+        durability: what an acknowledged event survives: ``power`` loss, or a killed ``process``.
+    """
+
+    data: Path = Path("tactful-data")
+    models: Path = Path()
+    reports: Path = Path("reports")
+    durability: Literal["power", "process"] = "power"
+
+
+@dataclass(frozen=True)
+class LogSettings:
+    """Where events are kept.
+
+    Attributes:
+        kind: ``embedded`` in the data directory, or ``kafka``.
+        retention_days: age since receipt at which records may be dropped; 0 keeps them.
+        retention_bytes: size beyond which the oldest may be dropped; 0 for any size. In Kafka it
+            is that of a partition.
+        brokers: ``host:port`` of Kafka, several separated by commas.
+        topic: topic of the log; it is made if there is none.
+        consumer_threads: how many threads are going to read the topic: it is made with twice as
+            many partitions.
+        replication: on how many brokers each partition of a topic made here lies.
+        security: how to speak to Kafka.
+        ca_file: certificates to trust, PEM; empty for those of the system.
+        certificate_file: certificate of this client, PEM.
+        key_file: its private key, PEM.
+        key_password_env: variable with the password of the private key.
+        sasl_mechanism: how to log in, where `security` is a kind of SASL.
+        username: for SASL.
+        password_env: variable with the password for SASL …
+        password_file: … or the file that holds it.
+        linger_ms: how long an append waits for others to share a batch with.
+        on_outage: while no broker answers, ``refuse`` events with 503, or ``spool`` them on disk.
+        spool_bytes: most bytes of the spool.
+    """
+
+    kind: Literal["embedded", "kafka"] = "embedded"
+    retention_days: Annotated[float, Meta(ge=0)] = 0.0
+    retention_bytes: NotNegative = 0
+    brokers: str = ""
+    topic: Annotated[str, Meta(min_length=1)] = "tactful-log"
+    consumer_threads: Annotated[int, Meta(ge=1, le=512)] = 4
+    replication: Annotated[int, Meta(ge=1, le=16)] = 1
+    security: Literal["plaintext", "ssl", "sasl_plaintext", "sasl_ssl"] = "plaintext"
+    ca_file: Path = Path()
+    certificate_file: Path = Path()
+    key_file: Path = Path()
+    key_password_env: Variable = ""
+    sasl_mechanism: Literal["", "PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = ""
+    username: str = ""
+    password_env: Variable = ""
+    password_file: Path = Path()
+    linger_ms: Annotated[int, Meta(ge=0, le=1000)] = 5
+    on_outage: Literal["refuse", "spool"] = "refuse"
+    spool_bytes: Annotated[int, Meta(ge=4 * 1024 * 1024)] = 1024**3
+
+
+@dataclass(frozen=True)
+class OnlineSettings:
+    """Where other processes read features.
+
+    Attributes:
+        kind: ``engine``: nowhere, the server has its own; ``redis``: a copy in Redis.
+        url_env: variable with the address of Redis, ``redis://``, ``rediss://`` or ``unix://``.
+        prefix: what every key begins with in Redis.
+        ttl_days: days after which what was not written again vanishes; 0 keeps it.
+        cluster: whether the address is that of a node of a Redis Cluster.
+        waiting_bytes: bytes that may wait for Redis before the engine waits.
+    """
+
+    kind: Literal["engine", "redis"] = "engine"
+    url_env: Annotated[Variable, Meta(min_length=1)] = "TACTFUL_REDIS_URL"
+    prefix: Annotated[str, Meta(min_length=1)] = "tactful"
+    ttl_days: Annotated[float, Meta(ge=0)] = 0.0
+    cluster: bool = False
+    waiting_bytes: Annotated[int, Meta(ge=1024)] = 64 * 1024 * 1024
+
+
+@dataclass(frozen=True)
+class MetadataSettings:
+    """Where API keys, applied definitions and backfills are kept.
+
+    Attributes:
+        url_env: variable with the address of a MySQL or MariaDB database; empty: an SQLite file in
+            the data directory.
+    """
+
+    url_env: Variable = ""

@@ -1,0 +1,46 @@
+"""Field types and limits that several requests share."""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import Annotated
+
+from msgspec import Meta
+
+Identifier = Annotated[str, Meta(min_length=1, max_length=256)]
+
+
+Scalar = str | int | float | bool | None
+
+
+MAX_COUNT = 1_000
+
+
+MAX_BATCH = 100
+
+
+LAST_MOMENT = 32_503_680_000_000
+
+
+Moment = Annotated[int, Meta(ge=0, le=LAST_MOMENT)] | Annotated[dt.datetime, Meta(tz=True)]
+"""Epoch milliseconds from 1970 up to the year 3000, or RFC 3339 with an offset."""
+
+
+_EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
+
+
+Said = Annotated[str, Meta(max_length=255)]
+
+
+def to_milliseconds(moment: int | dt.datetime) -> int:
+    """Epoch milliseconds of a `Moment`; parts of a millisecond are cut off.
+
+    Raises:
+        ValueError: if it is before 1970 or after the year 3000.
+    """
+    if isinstance(moment, int):
+        return moment
+    milliseconds = (moment - _EPOCH) // dt.timedelta(milliseconds=1)
+    if not 0 <= milliseconds <= LAST_MOMENT:
+        raise ValueError("the time must lie between the years 1970 and 3000")
+    return milliseconds

@@ -1,0 +1,149 @@
+"""Published statistics and conclusions from them."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class StatisticInfo(msgspec.Struct, kw_only=True, frozen=True):
+    """A published statistic and its guarantee.
+
+    Attributes:
+        name: to ask for it.
+        epsilon: privacy loss of one user per unit.
+        cap: how many events of one user count at most per unit.
+        unit: what is protected, e.g. ``user-day``.
+        title: what it counts, in words.
+        pane_ms: length of a pane, milliseconds.
+        kind: ``panes``; ``running_totals`` or ``gaussian_totals`` since midnight (UTC); or
+            ``found_keys``, of a day, shown from a number of people on.
+        method: the mechanism.
+    """
+
+    name: str
+    epsilon: float
+    cap: int
+    unit: str
+    title: str = ""
+    pane_ms: int = 0
+    kind: str = "panes"
+    method: str = ""
+
+
+class StatisticsIndex(msgspec.Struct, kw_only=True, frozen=True):
+    """The published statistics."""
+
+    statistics: list[StatisticInfo]
+    next_cursor: str | None = None
+
+
+class StatisticCell(msgspec.Struct, kw_only=True, frozen=True):
+    """One released number.
+
+    Attributes:
+        pane_start: start of the pane, epoch milliseconds.
+        key: what was counted, e.g. a category.
+        value: the released (noisy) count.
+        low: lower end of its confidence interval.
+        high: upper end.
+        counted_from: since when it counts, epoch milliseconds: the start of the pane, or midnight
+            (UTC) before a running total.
+    """
+
+    pane_start: int
+    key: str
+    value: float
+    low: float
+    high: float
+    counted_from: int | None = None
+
+
+class StatisticsPage(msgspec.Struct, kw_only=True, frozen=True):
+    """One page of a published statistic, oldest pane first.
+
+    Attributes:
+        name: the statistic.
+        epsilon: privacy loss of one user per unit.
+        cap: how many events of one user count at most per unit.
+        unit: what is protected, e.g. ``user-day``.
+        cells: released numbers.
+        next_cursor: give it as ``cursor`` for the next page; None at the end.
+        delta: bound on the probability that epsilon does not hold, computed.
+        pane_ms: length of a pane, milliseconds.
+        kind: ``panes``; ``running_totals`` or ``gaussian_totals`` since midnight (UTC); or
+            ``found_keys``, of a day, shown from a number of people on.
+        method: the mechanism.
+        confidence: of the intervals.
+    """
+
+    name: str
+    epsilon: float
+    cap: int
+    unit: str
+    cells: list[StatisticCell]
+    next_cursor: str | None = None
+    delta: float = 0.0
+    pane_ms: int = 0
+    kind: str = "panes"
+    method: str = ""
+    confidence: float = 0.95
+
+
+class ConcludedNumber(msgspec.Struct, kw_only=True, frozen=True):
+    """One number concluded from released ones.
+
+    Attributes:
+        key: what it is about; keys that were taken together have commas between.
+        value: the estimate; None of a quantile, whose bucket is the key.
+        low: lower end of its interval.
+        high: upper end.
+        low_key: lowest bucket of a quantile's interval.
+        high_key: highest one.
+        best: best place of a key among the largest, 1 for the largest.
+        worst: worst place.
+        start: start of a period, epoch milliseconds.
+        end: its end.
+    """
+
+    key: str
+    value: float | None = None
+    low: float | None = None
+    high: float | None = None
+    low_key: str | None = None
+    high_key: str | None = None
+    best: int | None = None
+    worst: int | None = None
+    start: int | None = None
+    end: int | None = None
+
+
+class Conclusion(msgspec.Struct, kw_only=True, frozen=True):
+    """What released numbers of a span amount to.
+
+    Attributes:
+        name: the statistic.
+        conclusion: what was concluded.
+        since: since when it counts, epoch milliseconds.
+        until: end of the last pane.
+        panes: how many panes went in.
+        epsilon: privacy loss of one user per unit; concluding cost nothing more.
+        delta: bound on the probability that epsilon does not hold, computed.
+        cap: how many events of one user count at most per unit.
+        unit: what is protected.
+        method: the mechanism.
+        confidence: of the intervals; of places, of all together.
+        results: what was concluded.
+    """
+
+    name: str
+    conclusion: str
+    since: int
+    until: int
+    panes: int
+    epsilon: float
+    delta: float
+    cap: int
+    unit: str
+    method: str
+    confidence: float
+    results: list[ConcludedNumber]
