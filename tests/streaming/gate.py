@@ -12,7 +12,7 @@ from typing import Any
 from tests.streaming.oracle import ItemVersions, Oracle, key_source, value_of
 from tests.streaming.oracle_sequences import SequenceOracle
 
-import tactful_streaming as streaming
+import tactful_streaming.definitions.model as model
 from tactful_streaming.contract.log_entries import Entry, Event, Item, encode_entry
 from tactful_streaming.definitions.model import Definitions, Feature, Window
 from tactful_streaming.engine.engine import Engine
@@ -122,11 +122,11 @@ def by_engine(
     return results
 
 
-def only(definition: streaming.Definition) -> Definitions:
+def only(definition: model.Definition) -> Definitions:
     """One definition alone."""
     if isinstance(definition, Feature):
         return Definitions((definition,))
-    if isinstance(definition, streaming.Sequence):
+    if isinstance(definition, model.Sequence):
         return Definitions((), (definition,))
     return Definitions((), (), (definition,))
 

@@ -10,14 +10,11 @@ import pytest
 torch = pytest.importorskip("torch", reason="needs the extra tactful[federated]")
 pytest.importorskip("opacus", reason="needs the extra tactful[federated]")
 
-from scipy import stats
-from torch import nn
+from scipy import stats  # noqa: E402
+from torch import nn  # noqa: E402
 
-from tactful_federated.errors import (
-    HistoryError,
-    SettingsError,
-)
-from tactful_federated.model.dp_sgd import (
+from tactful_federated.errors import HistoryError, SettingsError  # noqa: E402
+from tactful_federated.model.dp_sgd import (  # noqa: E402
     CentralSettings,
     epsilon_of,
     train_privately,

@@ -47,7 +47,7 @@ BEFORE, AFTER = 2, 3
 SLOWLY = """
 import sys
 import tactful_streaming.engine.rescale as rescaling
-from tactful_streaming import RocksState
+from tactful_streaming.state.store import RocksState
 
 rescaling._PIECE = 20
 write = RocksState.write

@@ -304,7 +304,8 @@ def test_readers_of_all_kinds_see_old_or_new_and_nothing_else(tmp_path: Path) ->
 WORK = """
 import os, signal, sys
 from pathlib import Path
-from tactful_streaming import BLANK, EmbeddedLog, draft_segment
+from tactful_streaming.log.embedded_log import EmbeddedLog
+from tactful_streaming.log.redaction import BLANK, draft_segment
 
 path = Path(sys.argv[1])
 

@@ -232,7 +232,7 @@ from pathlib import Path
 import tactful.experiments.store as store_module
 from tactful.metadata.store import open_metadata
 from tactful.experiments.controller import RolloutKeeper
-from tactful_streaming import EmbeddedLog
+from tactful_streaming.log.embedded_log import EmbeddedLog
 update = store_module._update
 def die(*what, **values):
     update(*what, **values)

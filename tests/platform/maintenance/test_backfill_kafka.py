@@ -46,7 +46,7 @@ NEW = (
 SLOWLY = """
 import sys
 import tactful_streaming.engine.backfill as backfilling
-from tactful_streaming import RocksState
+from tactful_streaming.state.store import RocksState
 
 backfilling._BATCH, backfilling._COMMIT_EVERY, backfilling._PIECE = 20, 1, 3
 write = RocksState.write

@@ -185,7 +185,7 @@ import os, pickle, signal, sys
 from concurrent.futures import Executor, Future
 from pathlib import Path
 from tactful.maintenance.retention import Retention
-from tactful_streaming import EmbeddedLog
+from tactful_streaming.log.embedded_log import EmbeddedLog
 
 settings = pickle.loads(Path(sys.argv[1]).read_bytes())
 NOW = 1_000 * 86_400_000

@@ -270,7 +270,8 @@ def test_the_default_store_is_a_database_in_the_working_directory(
 
 def test_knowing_a_registry_costs_no_import_of_mlflow(tmp_path: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from tactful.models.mlflow_registry import Registry\n"
+        "import sys; from pathlib import Path\n"
+        "from tactful.models.mlflow_registry import Registry\n"
         "Registry('ranker', Path('models'))\n"
         "print('mlflow' in sys.modules)"
     )

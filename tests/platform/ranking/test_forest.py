@@ -460,7 +460,8 @@ def test_reading_a_forest_needs_no_xgboost(tmp_path: Path, kernel: Kernel) -> No
     binned.save(tmp_path / "forest.npz", source="abc")
     code = (
         "import sys, numpy; from pathlib import Path\n"
-        "from tactful.ranking.forest import BinnedForest; from tactful.kernels.forest_compiled import load_kernel\n"
+        "from tactful.ranking.forest import BinnedForest\n"
+        "from tactful.kernels.forest_compiled import load_kernel\n"
         "forest = BinnedForest.load(Path('forest.npz'), source='abc')\n"
         "forest.margins(numpy.zeros((3, 5), numpy.float32), load_kernel())\n"
         "print(sorted({'xgboost', 'pandas', 'sklearn', 'torch', 'mlflow'} & {*sys.modules}))"
@@ -480,11 +481,12 @@ def test_any_processor_gives_the_same_bits(tmp_path: Path, kernel: Kernel) -> No
     np.save(tmp_path / "rows.npy", rows)
     code = (
         "import numpy; from pathlib import Path\n"
-        "from tactful.ranking.forest import BinnedForest; from tactful import forest_code, forest_kernel\n"
-        "forest = BinnedForest.load(Path('forest.npz'), source='abc')\n"
-        "rows, kernel = numpy.load('rows.npy'), forest_kernel.load_kernel(Path('kernels'))\n"
-        "assert not forest_code._TABLES\n"
-        "numpy.save('margins.npy', forest.margins(rows, kernel))\n"
+        "from tactful.ranking.forest import BinnedForest\n"
+        "from tactful.kernels import forest, forest_compiled\n"
+        "binned = BinnedForest.load(Path('forest.npz'), source='abc')\n"
+        "rows, kernel = numpy.load('rows.npy'), forest_compiled.load_kernel(Path('kernels'))\n"
+        "assert not forest._TABLES\n"
+        "numpy.save('margins.npy', binned.margins(rows, kernel))\n"
     )
     subprocess.run(
         [sys.executable, "-c", code],

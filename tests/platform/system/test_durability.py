@@ -365,8 +365,9 @@ def _fill_and_free(folder: Path, how: str) -> None:
 
 def test_the_serving_process_imports_neither_torch_nor_mlflow_nor_streamlit(tmp_path: Path) -> None:
     code = (
-        "import sys, tactful.cli.main, tactful.http.app, tactful.http.uvicorn_server, tactful.recommend.recommender\n"
-        "import tactful.statistics.service, tactful.config.logging, tactful.client, tactful.server.platform\n"
+        "import sys, tactful.cli.main, tactful.http.app, tactful.http.uvicorn_server\n"
+        "import tactful.recommend.recommender, tactful.statistics.service, tactful.client\n"
+        "import tactful.config.logging, tactful.server.platform\n"
         "print(sorted({m.partition('.')[0] for m in sys.modules}"
         " & {'torch', 'mlflow', 'streamlit', 'matplotlib', 'opacus', 'flwr'}"
         " | {'scipy.optimize'} & {*sys.modules}))"  # which takes its time

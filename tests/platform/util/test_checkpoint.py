@@ -31,13 +31,14 @@ SMALL_PART = 16
 KILLED_AT = f"""
 import os, signal, sys
 from pathlib import Path
-from tactful import training_rows
+from tactful.training import replay_rows
 from tactful.util.checkpoint import Checkpoint
 from tactful.config.settings import Settings
 from tactful.training.train import TrainingOptions, train
-from tactful_streaming import EmbeddedLog, load_definitions
+from tactful_streaming.definitions.reader import load_definitions
+from tactful_streaming.log.embedded_log import EmbeddedLog
 
-training_rows._PART = {SMALL_PART}
+replay_rows._PART = {SMALL_PART}
 folder, stage, share = Path(sys.argv[1]), sys.argv[2], float(sys.argv[3])
 
 def progress(now, done, total):

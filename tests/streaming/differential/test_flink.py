@@ -23,7 +23,7 @@ from tests.streaming.gate import UNWINDOWED, Results, by_oracle, differences, on
 from tests.streaming.random_definitions import random_definitions, random_sequences
 from tests.streaming.random_streams import random_stream, with_end, with_items_in_order
 
-import tactful_streaming as streaming
+import tactful_streaming.definitions.model as model
 from tactful_streaming.contract.log_entries import Entry
 from tactful_streaming.definitions.model import Definitions, Window
 from tactful_streaming.errors import DefinitionError
@@ -76,9 +76,9 @@ def test_flink_finds_every_silence(flink: LocalFlink, kafka_servers: str) -> Non
     assert expected.found.total() > 100
 
 
-def silent_sequences(rng: random.Random, count: int) -> tuple[streaming.Sequence, ...]:
+def silent_sequences(rng: random.Random, count: int) -> tuple[model.Sequence, ...]:
     """Sequences that end with a ``not`` and that Flink can find."""
-    found: list[streaming.Sequence] = []
+    found: list[model.Sequence] = []
     while len(found) < count:
         (sequence,) = random_sequences(rng, 1)
         sequence = replace(sequence, name=f"s{len(found)}")

@@ -234,7 +234,10 @@ def test_a_log_that_lost_its_beginning_counts_what_is_left(tmp_path: Path) -> No
 BACKFILL = """
 import sys
 from pathlib import Path
-from tactful_streaming import EmbeddedLog, RocksState, backfill, load_definitions
+from tactful_streaming.definitions.reader import load_definitions
+from tactful_streaming.engine.backfill import backfill
+from tactful_streaming.log.embedded_log import EmbeddedLog
+from tactful_streaming.state.store import RocksState
 import tactful_streaming.engine.backfill as module
 
 module._BATCH, module._COMMIT_EVERY, module._PIECE = 50, 1, 3

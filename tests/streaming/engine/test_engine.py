@@ -143,7 +143,10 @@ def test_restarts_change_nothing() -> None:
 APPLY_ALL = """
 import sys
 from pathlib import Path
-from tactful_streaming import EmbeddedLog, Engine, RocksState, load_definitions
+from tactful_streaming.definitions.reader import load_definitions
+from tactful_streaming.engine.engine import Engine
+from tactful_streaming.log.embedded_log import EmbeddedLog
+from tactful_streaming.state.store import RocksState
 
 directory, lateness = Path(sys.argv[1]), 0
 log = EmbeddedLog(directory / "log", read_only=True)

@@ -106,7 +106,11 @@ def test_a_sequence_is_read_beside_the_features_and_a_tick_completes_it() -> Non
 RUNNER = """
 import sys
 from pathlib import Path
-from tactful_streaming import EmbeddedLog, Engine, RocksState, encode_entry, load_definitions
+from tactful_streaming.contract.log_entries import encode_entry
+from tactful_streaming.definitions.reader import load_definitions
+from tactful_streaming.engine.engine import Engine
+from tactful_streaming.log.embedded_log import EmbeddedLog
+from tactful_streaming.state.store import RocksState
 
 directory = Path(sys.argv[1])
 log = EmbeddedLog(directory / "log", durability="process")

@@ -313,7 +313,8 @@ def test_what_is_left_of_a_partition_that_went_is_passed_over() -> None:
 WORK = """
 import json, os, sys
 from pathlib import Path
-from tactful_streaming import KafkaSettings, PartitionGroup
+from tactful_streaming.kafka.config import KafkaSettings
+from tactful_streaming.kafka.consumer_group import PartitionGroup
 
 servers, topic, folder, total = sys.argv[1], sys.argv[2], Path(sys.argv[3]), int(sys.argv[4])
 states = {}

@@ -514,7 +514,9 @@ def test_what_a_client_drops_is_asked_again_and_then_waited_for(
 VANISH = """
 import sys
 from confluent_kafka.admin import AdminClient
-from tactful_streaming import KafkaLog, KafkaSettings, TopicError, ensure_topic
+from tactful_streaming.errors import TopicError
+from tactful_streaming.kafka.config import KafkaSettings, ensure_topic
+from tactful_streaming.kafka.kafka_log import KafkaLog
 
 settings = KafkaSettings(servers=sys.argv[1], topic=sys.argv[2], linger_ms=1)
 ensure_topic(settings, consumer_threads=2)

@@ -148,7 +148,7 @@ def test_nothing_to_read(tmp_path: Path) -> None:
 _WRITER = """
 import sys
 from pathlib import Path
-from tactful_streaming import DeadLetter, DeadLetters
+from tactful_streaming.log.dead_letters import DeadLetter, DeadLetters
 kept = DeadLetters.open(Path(sys.argv[1]), durability="process")
 for offset in range(10**9):
     kept.add([DeadLetter(payload=b"x" * 100, rule="r", reason="", partition=0, offset=offset)])

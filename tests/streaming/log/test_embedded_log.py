@@ -310,7 +310,7 @@ def test_many_readers_follow_one_writer(tmp_path: Path) -> None:
 APPEND_FOREVER = """
 import random, sys
 from pathlib import Path
-from tactful_streaming import EmbeddedLog
+from tactful_streaming.log.embedded_log import EmbeddedLog
 
 log = EmbeddedLog(Path(sys.argv[1]), segment_bytes=2000, durability="process")
 while True:

@@ -241,7 +241,7 @@ def test_missing_acknowledged_records_are_reported(
 FOLLOW = """
 import sys, time
 from pathlib import Path
-from tactful_streaming import EmbeddedLog
+from tactful_streaming.log.embedded_log import EmbeddedLog
 
 log, offset = EmbeddedLog(Path(sys.argv[1]), read_only=True), 0
 print("ready", flush=True)
@@ -270,7 +270,8 @@ def test_processes_follow_one_writer(tmp_path: Path) -> None:
 FILL = """
 import resource, sys
 from pathlib import Path
-from tactful_streaming import EmbeddedLog, LogWriteError
+from tactful_streaming.errors import LogWriteError
+from tactful_streaming.log.embedded_log import EmbeddedLog
 
 path, limited = Path(sys.argv[1]), sys.argv[2] == "limited"
 log = EmbeddedLog(path, segment_bytes=10_000_000, durability="process")

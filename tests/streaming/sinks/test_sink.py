@@ -504,7 +504,9 @@ def test_without_the_driver_the_cure_is_named(monkeypatch: pytest.MonkeyPatch) -
 
 SINK = """
 import json, sys
-from tactful_streaming import KafkaSettings, RedisRows, open_rows, run_sink
+from tactful_streaming.kafka.config import KafkaSettings
+from tactful_streaming.sinks.redis import RedisRows
+from tactful_streaming.sinks.sink import open_rows, run_sink
 from tactful_streaming.sinks.sql import SqlRows
 servers, topic, location = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
 target = RedisRows(**location) if location["url"].startswith("redis") else SqlRows(**location)

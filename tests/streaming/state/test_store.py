@@ -119,7 +119,8 @@ def test_a_reader_sees_what_a_running_writer_has_stored(tmp_path: Path) -> None:
 FILL_THE_DISK = """
 import os, resource, sys
 from pathlib import Path
-from tactful_streaming import RocksState, StateError
+from tactful_streaming.errors import StateError
+from tactful_streaming.state.store import RocksState
 
 store = RocksState(Path(sys.argv[1]))
 batches = 0
