@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from tactful.config.retention_limits import DAY_MS, retention_limits
 from tactful.config.settings import Settings, is_loopback
 from tactful.errors import ConfigError, TactfulError
 from tactful.util.clock import now_ms
@@ -31,7 +32,6 @@ _EXTRAS = {
 _FREE_BYTES = 1024**3
 _SLOW_SYNC_MS = 50.0
 _PATIENCE_S = 5.0
-_DAY_MS = 86_400_000
 _RETENTION_LATE_S = 86_400
 
 
@@ -227,13 +227,13 @@ def _erasures(settings: Settings) -> Iterator[Check]:
 
 def _retention(settings: Settings) -> Check:
     """For how long what people left is kept, and whether the server keeps to it."""
-    from tactful.maintenance.retention import PROGRESS, limits_of, read_progress
+    from tactful.maintenance.retention import PROGRESS, read_progress
 
-    limits = limits_of(settings.retention)
+    limits = retention_limits(settings.retention)
     if not limits:
         said = "what people left is kept for ever: set [retention]"
         return Check("retention", "warning", said)
-    said = ", ".join(f"{kind} {limit / _DAY_MS:g} days" for kind, limit in limits.items())
+    said = ", ".join(f"{kind} {limit / DAY_MS:g} days" for kind, limit in limits.items())
     if settings.log.kind == "kafka":
         return Check("retention", "ok", f"{said}; the topic {settings.log.retention_days:g} days")
     try:

@@ -13,12 +13,11 @@ from pathlib import Path
 
 import msgspec
 
+from tactful.config.retention_limits import days_to_ms, retention_limits
 from tactful.config.settings import Settings
 from tactful.errors import BackupError, ConfigError, StorageError
 from tactful.maintenance.backup_manifest import MANIFEST, read_manifest
-from tactful.maintenance.retention import limits_of
 
-_DAY_MS = 86_400_000
 _EXPORT = ("export.json", "export.html")
 _GOING = ".expired"
 _UNFINISHED = ".unfinished"
@@ -60,8 +59,8 @@ def kept_for(settings: Settings, days: float | None = None) -> int:
         ConfigError: if neither is given.
     """
     if days is not None:
-        return round(days * _DAY_MS)
-    limits = limits_of(settings.retention)
+        return days_to_ms(days)
+    limits = retention_limits(settings.retention)
     if not limits:
         raise ConfigError("nothing says how long copies are kept: set [retention], or --older-than")
     return min(limits.values())

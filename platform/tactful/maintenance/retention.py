@@ -21,14 +21,13 @@ of the server.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import Executor
 from pathlib import Path
-from typing import Literal
 
 import msgspec
 
-from tactful.config.privacy import RetentionSettings
+from tactful.config.retention_limits import RecordKind, days_to_ms, retention_limits
 from tactful.config.settings import Settings
 from tactful.coupons.decisions import forget_offers
 from tactful.errors import StorageError
@@ -53,12 +52,9 @@ from tactful_streaming.log.embedded_log import EmbeddedLog
 from tactful_streaming.log.redaction import BLANK, draft_segment
 from tactful_streaming.state.store import RocksState
 
-Kind = Literal["measurement", "impressions", "personalisation"]
-
 PROGRESS = "retention.json"
 """File in the data directory that says how far the job has come."""
 
-_DAY_MS = 86_400_000
 _SHARE = 16
 _NOTED_EVERY_MS = 600_000
 _EVERYTHING = (b"",)
@@ -127,8 +123,8 @@ class Retention:
         """
         now = self._clock()
         if self._models is not None and self._days.model_log_days:
-            self._models.forget(now - _ms(self._days.model_log_days))
-        limits = limits_of(self._days)
+            self._models.forget(now - days_to_ms(self._days.model_log_days))
+        limits = retention_limits(self._days)
         if not limits:
             return 0
         kept = limits.get("personalisation")
@@ -141,7 +137,7 @@ class Retention:
         with contextlib.ExitStack() as stack:
             executor = self._executor
             for segment in ended:
-                due: frozenset[Kind] = frozenset(
+                due: frozenset[RecordKind] = frozenset(
                     kind
                     for kind, limit in limits.items()
                     if progress.until.get(kind, 0) <= segment.begin
@@ -169,17 +165,7 @@ class Retention:
         return removed
 
 
-def limits_of(settings: RetentionSettings) -> dict[Kind, int]:
-    """By kind, how long records are kept, milliseconds; what is kept for ever is not among them."""
-    days: Mapping[Kind, float] = {
-        "measurement": settings.measurement_days,
-        "impressions": settings.impressions_days,
-        "personalisation": settings.personalisation_days,
-    }
-    return {kind: _ms(limit) for kind, limit in days.items() if limit}
-
-
-def kind_of(payload: bytes) -> Kind | None:
+def kind_of(payload: bytes) -> RecordKind | None:
     """What a record of the log is kept for; None for one that names nobody or is not legible."""
     try:
         entry = decode_entry(payload)
@@ -201,7 +187,7 @@ def kind_of(payload: bytes) -> Kind | None:
 
 
 def forget_segment(
-    settings: Settings, segment: Path, kinds: frozenset[Kind]
+    settings: Settings, segment: Path, kinds: frozenset[RecordKind]
 ) -> tuple[Path, int] | None:
     """Write a segment anew without the records of some kinds; None where there are none of them.
 
@@ -248,7 +234,7 @@ def expire_state(settings: Settings, *, clock: Callable[[], int]) -> int:
     if not days or not state.is_dir():
         return 0
     with contextlib.closing(RocksState(state)) as store:
-        count = expire_people(store, clock() - _ms(days))
+        count = expire_people(store, clock() - days_to_ms(days))
         if count:
             store.purge()
     return count
@@ -266,7 +252,3 @@ def read_progress(path: Path) -> Progress:
         return Progress()
     except (OSError, msgspec.MsgspecError) as error:
         raise StorageError(f"{path}: cannot be read: {error}; remove it, to begin anew") from error
-
-
-def _ms(days: float) -> int:
-    return round(days * _DAY_MS)

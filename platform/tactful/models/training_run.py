@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 
 from tactful.config.identity import identity_of
+from tactful.config.retention_limits import RecordKind, retention_limits
 from tactful.config.settings import Settings
 from tactful.errors import ConfigError, ModelError
 from tactful.event_log.open import open_log
-from tactful.maintenance.retention import Kind, limits_of
 from tactful.metadata.connections import open_installation
 from tactful.models.audit_log import whoever_runs_this
 from tactful.models.audited_registry import open_model_log
@@ -39,7 +39,7 @@ from tactful_streaming.definitions.reader import load_definitions
 from tactful_streaming.errors import DefinitionError, LogError
 
 _FEWEST_TO_JUDGE = 50
-_LEARNED_FROM: tuple[Kind, ...] = ("personalisation", "impressions")
+_LEARNED_FROM: tuple[RecordKind, ...] = ("personalisation", "impressions")
 
 
 def run_training(
@@ -208,7 +208,7 @@ def reason_to_train(settings: Settings, *, now: int) -> str | None:
         last = audit.latest("train", training.name)
     with contextlib.closing(open_installation(settings)) as metadata:
         erased_at = ErasureJobs(metadata, clock=now_ms).latest()
-    limits = limits_of(settings.retention)
+    limits = retention_limits(settings.retention)
     return why_due(
         training,
         now=now,
