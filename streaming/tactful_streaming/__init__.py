@@ -1,347 +1,81 @@
-"""Events, the durable log, and the event-time engine that turns them into features."""
+"""Events, the durable log, and the event-time engine that turns them into features.
 
-from tactful_streaming.contract.log_entries import (
-    DEVICE_PREFIX,
-    PERSONALISATION,
-    Entry,
-    EntryFormat,
-    Event,
-    Forwarded,
-    Item,
-    Link,
-    Restricted,
-    Tick,
-    Transfer,
-    User,
-    decode_entry,
-    encode_entry,
-    event_for,
-    route_key,
-    subject_key,
-)
-from tactful_streaming.contract.subject_ids import Traces
-from tactful_streaming.contract.wire import (
-    EVENT_TYPES,
-    Limits,
-    Rejection,
-    decode_events,
-    decode_items,
-    decode_users,
-    new_event_id,
-)
-from tactful_streaming.definitions.model import (
-    AGGREGATES,
-    ENTITIES,
-    AnyWindow,
-    CumulativeWindow,
-    Definition,
-    Definitions,
-    Feature,
-    ForwardDecay,
-    Join,
-    Sequence,
-    SessionWindow,
-    Step,
-    Window,
-    dump_definitions,
-)
-from tactful_streaming.definitions.reader import load_definitions
-from tactful_streaming.engine.admission import Consumer, KnowsPeople
-from tactful_streaming.engine.backfill import backfill, compute_missing
-from tactful_streaming.engine.engine import Applied, Engine, LateEvent
-from tactful_streaming.engine.erasure import (
-    Listed,
-    devices_of,
-    drop_passenger,
-    expire_people,
-    find_listed,
-    forget,
-    is_of,
-    people_in,
-    sessions_of,
-    stored_of,
-)
-from tactful_streaming.engine.rescale import rescale
-from tactful_streaming.engine.schema_evolution import EvolutionPlan, plan_evolution
-from tactful_streaming.errors import (
-    BackpressureError,
-    DefinitionError,
-    EngineError,
-    EntryError,
-    FencedError,
-    FingerprintError,
-    FlinkError,
-    LogCorruptedError,
-    LogError,
-    LogLockedError,
-    LogSettingsError,
-    LogUnreachableError,
-    LogWriteError,
-    OffsetError,
-    OnlineStoreError,
-    OnlineStoreLostError,
-    PayloadError,
-    RuleError,
-    StateError,
-    StreamingError,
-    TopicError,
-)
-from tactful_streaming.flink.compiler import FlinkOptions, FlinkScript, compile_flink
-from tactful_streaming.identity.resolver import CONSENT_PROPERTY, Identity
-from tactful_streaming.kafka.config import (
-    KafkaSettings,
-    ensure_topic,
-)
-from tactful_streaming.kafka.consumer_group import (
-    Lag,
-    PartitionGroup,
-)
-from tactful_streaming.kafka.kafka_log import (
-    KafkaLog,
-    KafkaPartition,
-)
-from tactful_streaming.kafka.topic_identity import check_topic, topic_id
-from tactful_streaming.kafka.transactional_producer import TransactionalProducer
-from tactful_streaming.log.dead_letters import DeadLetter, DeadLetters
-from tactful_streaming.log.embedded_log import (
-    EmbeddedLog,
-    EventLog,
-    PartitionedLog,
-    Positions,
-)
-from tactful_streaming.log.encrypted_log import Seal, SealedLog, SealedPartitions
-from tactful_streaming.log.group_commit import (
-    Commit,
-    GroupCommit,
-    KeyedCommit,
-)
-from tactful_streaming.log.outage_spool import (
-    Spool,
-)
-from tactful_streaming.log.redaction import (
-    BLANK,
-    Redacted,
-    draft_segment,
-    matching_records,
-    redact,
-)
-from tactful_streaming.online.fenced_store import FencedRedisStore, PartitionView, redis_online
-from tactful_streaming.online.store import EmbeddedOnlineStore, OnlineStore, RedisOnlineStore
-from tactful_streaming.online.write_behind import WriteBehind
-from tactful_streaming.patterns.actions import action_of, emitted_types
-from tactful_streaming.patterns.factory import make_operators
-from tactful_streaming.patterns.join_operator import ItemVersions, JoinOperator
-from tactful_streaming.patterns.match import Match, Operator
-from tactful_streaming.patterns.sequence_operator import SequenceOperator
-from tactful_streaming.rules.model import Rule
-from tactful_streaming.rules.rules import Cleaner, Dropped, RuleReport, Rules, load_rules
-from tactful_streaming.sinks.redis import RedisRows
-from tactful_streaming.sinks.sink import (
-    FiredRow,
-    FiredValue,
-    RowSource,
-    RowTarget,
-    SinkProgress,
-    open_rows,
-    run_sink,
-)
-from tactful_streaming.sinks.webhook import (
-    Answer,
-    Delivery,
-    DeliveryQueue,
-    RetryPolicy,
-    Sent,
-    StoredQueue,
-    WebhookSender,
-    verify_signature,
-)
-from tactful_streaming.state.partition_checkpoint import PartitionState
-from tactful_streaming.state.store import (
-    Change,
-    MemoryState,
-    RocksState,
-    StateStore,
-    copy_state,
-    open_beside,
-    restore_checkpoint,
-)
-from tactful_streaming.windows.entity_table import NonZero, read_packed
-from tactful_streaming.windows.store import Value
-from tactful_streaming.windows.triggers import Fired
-from tactful_streaming.worker.erasure import Erasures
-from tactful_streaming.worker.output_rows import encode_fired, encode_matches
-from tactful_streaming.worker.partition_job import JobOptions, PartitionJob
-from tactful_streaming.worker.worker import PartitionProgress, Worker, WorkerProgress
+It may import `tactful_privacy`. Begin with `Engine`. A public name is loaded at its first use.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tactful_streaming.contract.log_entries import Entry, Event, Item, Tick, encode_entry
+    from tactful_streaming.definitions.reader import load_definitions
+    from tactful_streaming.engine.engine import Engine
+    from tactful_streaming.errors import StreamingError
+    from tactful_streaming.kafka.kafka_log import KafkaLog
+    from tactful_streaming.log.embedded_log import EmbeddedLog
+    from tactful_streaming.online.store import RedisOnlineStore
+    from tactful_streaming.online.write_behind import WriteBehind
+    from tactful_streaming.sinks.redis import RedisRows
+    from tactful_streaming.sinks.webhook import WebhookSender, verify_signature
+    from tactful_streaming.state.store import MemoryState, RocksState, restore_checkpoint
+    from tactful_streaming.windows.entity_table import read_packed
+    from tactful_streaming.worker.worker import Worker
 
 __all__ = [
-    "AGGREGATES",
-    "BLANK",
-    "CONSENT_PROPERTY",
-    "DEVICE_PREFIX",
-    "ENTITIES",
-    "EVENT_TYPES",
-    "PERSONALISATION",
-    "Answer",
-    "AnyWindow",
-    "Applied",
-    "BackpressureError",
-    "Change",
-    "Cleaner",
-    "Commit",
-    "Consumer",
-    "CumulativeWindow",
-    "DeadLetter",
-    "DeadLetters",
-    "Definition",
-    "DefinitionError",
-    "Definitions",
-    "Delivery",
-    "DeliveryQueue",
-    "Dropped",
     "EmbeddedLog",
-    "EmbeddedOnlineStore",
     "Engine",
-    "EngineError",
     "Entry",
-    "EntryError",
-    "EntryFormat",
-    "Erasures",
     "Event",
-    "EventLog",
-    "EvolutionPlan",
-    "Feature",
-    "FencedError",
-    "FencedRedisStore",
-    "FingerprintError",
-    "Fired",
-    "FiredRow",
-    "FiredValue",
-    "FlinkError",
-    "FlinkOptions",
-    "FlinkScript",
-    "ForwardDecay",
-    "Forwarded",
-    "GroupCommit",
-    "Identity",
     "Item",
-    "ItemVersions",
-    "JobOptions",
-    "Join",
-    "JoinOperator",
     "KafkaLog",
-    "KafkaPartition",
-    "KafkaSettings",
-    "KeyedCommit",
-    "KnowsPeople",
-    "Lag",
-    "LateEvent",
-    "Limits",
-    "Link",
-    "Listed",
-    "LogCorruptedError",
-    "LogError",
-    "LogLockedError",
-    "LogSettingsError",
-    "LogUnreachableError",
-    "LogWriteError",
-    "Match",
     "MemoryState",
-    "NonZero",
-    "OffsetError",
-    "OnlineStore",
-    "OnlineStoreError",
-    "OnlineStoreLostError",
-    "Operator",
-    "PartitionGroup",
-    "PartitionJob",
-    "PartitionProgress",
-    "PartitionState",
-    "PartitionView",
-    "PartitionedLog",
-    "PayloadError",
-    "Positions",
-    "Redacted",
     "RedisOnlineStore",
     "RedisRows",
-    "Rejection",
-    "Restricted",
-    "RetryPolicy",
     "RocksState",
-    "RowSource",
-    "RowTarget",
-    "Rule",
-    "RuleError",
-    "RuleReport",
-    "Rules",
-    "Seal",
-    "SealedLog",
-    "SealedPartitions",
-    "Sent",
-    "Sequence",
-    "SequenceOperator",
-    "SessionWindow",
-    "SinkProgress",
-    "Spool",
-    "StateError",
-    "StateStore",
-    "Step",
-    "StoredQueue",
     "StreamingError",
     "Tick",
-    "TopicError",
-    "Traces",
-    "TransactionalProducer",
-    "Transfer",
-    "User",
-    "Value",
     "WebhookSender",
-    "Window",
     "Worker",
-    "WorkerProgress",
     "WriteBehind",
-    "action_of",
-    "backfill",
-    "check_topic",
-    "compile_flink",
-    "compute_missing",
-    "copy_state",
-    "decode_entry",
-    "decode_events",
-    "decode_items",
-    "decode_users",
-    "devices_of",
-    "draft_segment",
-    "drop_passenger",
-    "dump_definitions",
-    "emitted_types",
     "encode_entry",
-    "encode_fired",
-    "encode_matches",
-    "ensure_topic",
-    "event_for",
-    "expire_people",
-    "find_listed",
-    "forget",
-    "is_of",
     "load_definitions",
-    "load_rules",
-    "make_operators",
-    "matching_records",
-    "new_event_id",
-    "open_beside",
-    "open_rows",
-    "people_in",
-    "plan_evolution",
     "read_packed",
-    "redact",
-    "redis_online",
-    "rescale",
     "restore_checkpoint",
-    "route_key",
-    "run_sink",
-    "sessions_of",
-    "stored_of",
-    "subject_key",
-    "topic_id",
     "verify_signature",
 ]
+
+_LOADED_WHEN_USED = {
+    "EmbeddedLog": "log.embedded_log",
+    "Engine": "engine.engine",
+    "Entry": "contract.log_entries",
+    "Event": "contract.log_entries",
+    "Item": "contract.log_entries",
+    "KafkaLog": "kafka.kafka_log",
+    "MemoryState": "state.store",
+    "RedisOnlineStore": "online.store",
+    "RedisRows": "sinks.redis",
+    "RocksState": "state.store",
+    "StreamingError": "errors",
+    "Tick": "contract.log_entries",
+    "WebhookSender": "sinks.webhook",
+    "Worker": "worker.worker",
+    "WriteBehind": "online.write_behind",
+    "encode_entry": "contract.log_entries",
+    "load_definitions": "definitions.reader",
+    "read_packed": "windows.entity_table",
+    "restore_checkpoint": "state.store",
+    "verify_signature": "sinks.webhook",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name at its first use."""
+    if name not in _LOADED_WHEN_USED:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_LOADED_WHEN_USED[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

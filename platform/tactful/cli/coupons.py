@@ -14,8 +14,8 @@ from tactful.coupons.report import CouponOutcomes, fit_gain, lift, read_coupon_o
 from tactful.errors import ConfigError
 from tactful.subjects.consented_log import measured_log
 from tactful.util.clock import now_ms
+from tactful_streaming.definitions.model import emitted_types
 from tactful_streaming.definitions.reader import load_definitions
-from tactful_streaming.patterns.actions import emitted_types
 
 _HOUR = 3_600_000
 

@@ -73,12 +73,11 @@ from tactful_bandits.errors import ExperimentError
 from tactful_privacy.people.consent import Purpose
 from tactful_streaming.contract.log_entries import Event, User
 from tactful_streaming.contract.wire import Limits
-from tactful_streaming.definitions.model import dump_definitions
+from tactful_streaming.definitions.model import dump_definitions, emitted_types
 from tactful_streaming.definitions.reader import load_definitions
 from tactful_streaming.engine.admission import Consumer
 from tactful_streaming.engine.engine import Engine
 from tactful_streaming.errors import StreamingError
-from tactful_streaming.patterns.actions import emitted_types
 
 logger = logging.getLogger(__name__)
 

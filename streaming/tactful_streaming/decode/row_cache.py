@@ -13,7 +13,7 @@ from typing import Any, Final, Protocol
 
 import numpy as np
 
-from tactful_streaming.windows.panes import Rows
+from tactful_streaming.arrays import Rows
 
 _UNKNOWN: Final = -1
 _MOST_MOVED: Final = 10_000

@@ -10,11 +10,16 @@ from pathlib import Path
 import yaml
 
 from tactful_streaming.definitions import model as d
-from tactful_streaming.definitions.model import Definition, Definitions, Feature, Join
+from tactful_streaming.definitions.model import (
+    Definition,
+    Definitions,
+    Feature,
+    Join,
+    endless_action,
+)
 from tactful_streaming.definitions.read_sequences import ITEM, PROPERTY, PatternReader
 from tactful_streaming.definitions.yaml_nodes import Keys, read_text
 from tactful_streaming.errors import DefinitionError
-from tactful_streaming.patterns.actions import endless_action
 
 _FEATURE_KEYS = (
     "name",

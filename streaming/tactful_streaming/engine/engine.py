@@ -21,6 +21,7 @@ from types import MappingProxyType
 import msgspec
 import numpy as np
 
+from tactful_streaming.arrays import Floats, Rows
 from tactful_streaming.contract.log_entries import (
     Entry,
     Event,
@@ -34,7 +35,13 @@ from tactful_streaming.contract.record_batch import Record, from_offset, payload
 from tactful_streaming.contract.subject_ids import Traces
 from tactful_streaming.decode.projection import Projection
 from tactful_streaming.decode.row_cache import Placing
-from tactful_streaming.definitions.model import ENTITIES, Definitions, Feature, dump_definitions
+from tactful_streaming.definitions.model import (
+    ENTITIES,
+    Definitions,
+    Feature,
+    dump_definitions,
+    emitted_types,
+)
 from tactful_streaming.engine.admission import Admitted, Consumer, Intake, KnowsPeople
 from tactful_streaming.engine.dedupe import Deduplicator
 from tactful_streaming.engine.erasure import Listed, find_listed, forget, is_of, owners_of
@@ -50,7 +57,7 @@ from tactful_streaming.identity.resolver import Identity, Move, Resolver
 from tactful_streaming.log.dead_letters import DeadLetter
 from tactful_streaming.online.mirror import Mirror, stored_blobs
 from tactful_streaming.online.store import OnlineStore
-from tactful_streaming.patterns.actions import action_of, emitted_types
+from tactful_streaming.patterns.actions import action_of
 from tactful_streaming.patterns.factory import make_operators
 from tactful_streaming.patterns.match import Match
 from tactful_streaming.rules.rules import Cleaner
@@ -72,7 +79,6 @@ from tactful_streaming.state.key_layout import (
 from tactful_streaming.state.store import Change, StateStore
 from tactful_streaming.windows.batch_cuts import Cuts
 from tactful_streaming.windows.entity_table import EntityTable, NonZero, newest_packed
-from tactful_streaming.windows.panes import Floats, Rows
 from tactful_streaming.windows.store import Value
 from tactful_streaming.windows.triggers import Fired
 

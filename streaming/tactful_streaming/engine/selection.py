@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tactful_streaming.arrays import Floats
 from tactful_streaming.contract.log_entries import Item
 from tactful_streaming.decode.projection import PROPERTIES, Projection
 from tactful_streaming.definitions.model import Feature
 from tactful_streaming.patterns.match import Operator
 from tactful_streaming.windows.columns import Selection
 from tactful_streaming.windows.entity_table import EntityTable
-from tactful_streaming.windows.panes import Floats
 from tactful_streaming.windows.store import Source
 
 _ITEM = "item."

@@ -11,49 +11,10 @@ import hashlib
 import msgspec
 
 from tactful_streaming.contract.log_entries import APART, DEVICE_PREFIX, Event, Property
-from tactful_streaming.definitions.model import Definitions
 from tactful_streaming.patterns.match import Match
 
 _MAX_EVENT_IDS = 64
 """Event ids that an action lists; of a longer match, the first ones. Of an item's, the last one."""
-
-
-def emitted_types(definitions: Definitions) -> dict[str, str]:
-    """Type of the action of each sequence and join that has one, by name."""
-    emits = {sequence.name: sequence.emit for sequence in definitions.sequences}
-    emits |= {join.name: join.emit for join in definitions.joins}
-    return {name: f"x.{emit}" for name, emit in emits.items() if emit is not None}
-
-
-def endless_action(definitions: Definitions) -> tuple[str, str] | None:
-    """The first definition whose action leads to itself, by which the log would grow forever.
-
-    Returns:
-        Its name and what to say of it; None if there is none.
-    """
-    emits = emitted_types(definitions)
-    takes: dict[str, set[str]] = {join.name: set(join.events) for join in definitions.joins}
-    for sequence in definitions.sequences:
-        positive = [step for step in sequence.steps if not step.negated]
-        every = any(not step.events for step in positive)
-        named = {type_ for step in positive for type_ in step.events}
-        takes[sequence.name] = set(emits.values()) if every else named
-    causes = {
-        name: [other for other in emits if type_ in takes[other]] for name, type_ in emits.items()
-    }
-    for name in emits:
-        reached, waiting = set[str](), list(causes[name])
-        while waiting:
-            follower = waiting.pop()
-            if follower not in reached:
-                reached.add(follower)
-                waiting += causes[follower]
-        if name in reached:
-            return name, (
-                f"emit: the action {emits[name]} of {name} leads to {name} again, without end: "
-                "emit another type, or name the types of the steps instead of any"
-            )
-    return None
 
 
 def action_of(match: Match, type_: str) -> Event | None:
@@ -61,7 +22,7 @@ def action_of(match: Match, type_: str) -> Event | None:
 
     Args:
         match: what was found.
-        type_: type of the event, as :func:`emitted_types` gives it.
+        type_: type of the event, as `definitions.model.emitted_types` gives it.
 
     Returns:
         An event of the person who caused the match, at the event time at which it was certain. None

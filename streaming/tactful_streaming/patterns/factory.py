@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from tactful_streaming.definitions.model import Definitions
+from tactful_streaming.definitions.model import Definitions, endless_action
 from tactful_streaming.errors import DefinitionError
-from tactful_streaming.patterns.actions import endless_action
 from tactful_streaming.patterns.join_operator import JoinOperator
 from tactful_streaming.patterns.match import Operator
 from tactful_streaming.patterns.sequence_operator import SequenceOperator

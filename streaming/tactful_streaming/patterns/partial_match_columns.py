@@ -13,6 +13,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from tactful_streaming.arrays import Rows
 from tactful_streaming.decode.event_time_sort import Arrivals
 from tactful_streaming.kernels.partial_matches import (
     ASKS,
@@ -33,7 +34,6 @@ MOST_BEGINNINGS: Final = 64
 
 _FIRST_CAPACITY: Final = 256
 
-Rows = NDArray[np.int64]
 
 Found = tuple[int, int, Beginning]
 """A match: which event completes it, as a place in their order; row of the partition; and it."""

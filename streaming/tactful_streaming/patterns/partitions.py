@@ -7,8 +7,8 @@ from itertools import repeat
 from typing import Any, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
+from tactful_streaming.arrays import Rows
 from tactful_streaming.decode.event_time_sort import Arrivals
 from tactful_streaming.patterns.partial_match import Beginning, Groups, Partition
 from tactful_streaming.patterns.partial_match_columns import Chains, Found
@@ -17,8 +17,6 @@ PartitionKey = str | tuple[str, str]
 """Key of the entity, or of the entity and what else its events have in common."""
 
 _FIRST_CAPACITY: Final = 256
-
-Rows = NDArray[np.int64]
 
 
 def key_of(partition: PartitionKey) -> str:

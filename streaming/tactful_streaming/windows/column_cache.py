@@ -14,8 +14,9 @@ from typing import Final
 
 import numpy as np
 
+from tactful_streaming.arrays import Floats, Rows
 from tactful_streaming.windows.columns import NumberPanes
-from tactful_streaming.windows.panes import Floats, PanedWindow, Rows, slide_of
+from tactful_streaming.windows.panes import PanedWindow, slide_of
 from tactful_streaming.windows.reads import View
 
 _ENTRY_BYTES: Final = 8

@@ -16,15 +16,14 @@ from typing import Any, Final, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from tactful_streaming.arrays import Floats, Rows
 from tactful_streaming.definitions.model import Feature, ForwardDecay, Window
 from tactful_streaming.windows.accumulators import ACCUMULATORS, Accumulator
 from tactful_streaming.windows.panes import (
     ENTRY_BYTES,
     FOLDS,
-    Floats,
     PanedWindow,
     PaneTable,
-    Rows,
     length_of,
     oldest_open,
     slide_of,
@@ -165,7 +164,7 @@ class NumberPanes(PanedPart):
     width = 2
 
     def __init__(self, kind: str, window: PanedWindow, *, firing: bool) -> None:
-        """Begin empty; `kind` is one of the folds of :data:`~tactful_streaming.windows.panes.FOLDS`."""
+        """Begin empty; `kind` is a key of `FOLDS`."""
         super().__init__(window, firing=firing)
         self._counts = kind == "count"
         self.table = PaneTable(FOLDS[kind])
@@ -242,7 +241,7 @@ class GatheredPanes(PanedPart):
     """Sketches, or newest values, by pane."""
 
     def __init__(self, kind: str, feature: Feature, *, firing: bool) -> None:
-        """Begin empty; `kind` is one of :data:`~tactful_streaming.windows.accumulators.ACCUMULATORS`."""
+        """Begin empty; `kind` is a key of `ACCUMULATORS`."""
         assert isinstance(feature.window, PanedWindow)
         super().__init__(feature.window, firing=firing)
         self._kind: type[Accumulator] = ACCUMULATORS[kind]

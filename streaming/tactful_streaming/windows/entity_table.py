@@ -14,13 +14,13 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from tactful_streaming.arrays import Floats, Rows
 from tactful_streaming.decode.row_cache import PlacedRows, Placing
 from tactful_streaming.definitions.model import Feature, SessionWindow
 from tactful_streaming.errors import EngineError, StateError
 from tactful_streaming.kernels.gather import load_taking
 from tactful_streaming.windows.column_cache import ColumnCache, KeptNumbers, keeps
 from tactful_streaming.windows.columns import Selection
-from tactful_streaming.windows.panes import Floats, Rows
 from tactful_streaming.windows.reads import LateValues, View
 from tactful_streaming.windows.store import Outcome, Value, make_stores, with_groups
 from tactful_streaming.windows.triggers import Fired, fire, fires, next_pending

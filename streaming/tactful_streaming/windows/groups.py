@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from tactful_streaming.windows.panes import Rows
+from tactful_streaming.arrays import Rows
 
 CELL_BYTES: Final = 220
 """Memory of one cell beside its text: the number in its entity's dictionary, and its columns."""

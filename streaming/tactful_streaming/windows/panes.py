@@ -22,11 +22,10 @@ from typing import Final, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from tactful_streaming.arrays import Floats, Rows
 from tactful_streaming.definitions.model import CumulativeWindow, Window
 from tactful_streaming.kernels.panes import load_kernel
 
-Rows = NDArray[np.int64]
-Floats = NDArray[np.float64]
 _Number = TypeVar("_Number", bound=np.generic)
 
 PanedWindow = Window | CumulativeWindow

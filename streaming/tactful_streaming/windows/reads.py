@@ -7,10 +7,10 @@ from typing import Any, cast
 
 import numpy as np
 
+from tactful_streaming.arrays import Floats, Rows
 from tactful_streaming.definitions.model import Feature
 from tactful_streaming.windows.accumulators import most_frequent
 from tactful_streaming.windows.columns import GatheredPanes, NumberPanes
-from tactful_streaming.windows.panes import Floats, Rows
 from tactful_streaming.windows.store import Store, Value, counts_values
 
 _LISTS = ("last_n", "top_k")

@@ -15,10 +15,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from tactful_streaming.arrays import Floats, Rows
 from tactful_streaming.definitions.model import Feature, SessionWindow
 from tactful_streaming.windows.accumulators import ACCUMULATORS, Accumulator, Values
 from tactful_streaming.windows.columns import Selection
-from tactful_streaming.windows.panes import Floats, Rows
 
 
 class Closed(NamedTuple):

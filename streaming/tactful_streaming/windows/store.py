@@ -18,6 +18,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from tactful_streaming.arrays import Rows
 from tactful_streaming.definitions.model import Feature, ForwardDecay, SessionWindow, Window
 from tactful_streaming.windows.columns import (
     DecayedTotals,
@@ -36,7 +37,7 @@ from tactful_streaming.windows.packed_check import (
     check_groups,
     check_rows,
 )
-from tactful_streaming.windows.panes import PanedWindow, Rows, oldest_open, slide_of
+from tactful_streaming.windows.panes import PanedWindow, oldest_open, slide_of
 from tactful_streaming.windows.sessions import Sessions
 
 Value = float | dict[str, float] | list[tuple[str, int]]

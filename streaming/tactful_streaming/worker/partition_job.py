@@ -17,7 +17,7 @@ from pathlib import Path
 from tactful_streaming.contract.log_entries import Entry, Tick, encode_entry, route_key
 from tactful_streaming.contract.record_batch import Record, Records, payloads_of
 from tactful_streaming.contract.subject_ids import Traces
-from tactful_streaming.definitions.model import Definitions
+from tactful_streaming.definitions.model import Definitions, emitted_types
 from tactful_streaming.engine.engine import Applied, Engine, LateEvent
 from tactful_streaming.errors import LogError, StateError
 from tactful_streaming.identity.resolver import Identity
@@ -27,7 +27,6 @@ from tactful_streaming.kafka.transactional_producer import TransactionalProducer
 from tactful_streaming.log.dead_letters import DeadLetter, DeadLetters
 from tactful_streaming.log.encrypted_log import Seal
 from tactful_streaming.online.fenced_store import OpenOnline, PartitionView
-from tactful_streaming.patterns.actions import emitted_types
 from tactful_streaming.patterns.match import Match
 from tactful_streaming.rules.rules import Cleaner
 from tactful_streaming.state.partition_checkpoint import PartitionState
