@@ -54,7 +54,7 @@ class FeatureSource(Protocol):
         """Ungrouped features of several entities, shape (len(keys), len(names))."""
 
 
-class KnowsPeople(Protocol):
+class ReadsUsers(Protocol):
     """A feature engine that keeps descriptions of people."""
 
     @property
@@ -94,7 +94,7 @@ class ReadsNonZero(Protocol):
 
 
 @dataclass(frozen=True)
-class Situation:
+class RequestContext:
     """The person, the visit and the moment a list is asked for.
 
     Attributes:
@@ -127,14 +127,14 @@ class Situation:
         return float(self.user.get(name, 0.0))
 
 
-def observe(
+def build_context(
     source: FeatureSource,
     catalogue: Catalogue,
     *,
     subject: str | None,
     session_id: str | None,
     at: int,
-) -> Situation:
+) -> RequestContext:
     """Read who is asking.
 
     Args:
@@ -145,7 +145,7 @@ def observe(
         at: the moment, epoch milliseconds.
 
     Returns:
-        The situation.
+        The context.
     """
     user: Values = _read_late(source, subject, at) if subject is not None else {}
     visit: Values = source.read("session", session_id, at) if session_id is not None else {}
@@ -159,7 +159,7 @@ def observe(
         if row is not None and row not in seen:
             seen.add(row)
             history.append(row)
-    return Situation(
+    return RequestContext(
         at=at,
         user=user,
         session=session,
@@ -292,6 +292,6 @@ def described(source: FeatureSource, subject: str, at: int) -> Values:
     """
     if not hasattr(source, "users"):
         return {}
-    people = cast(KnowsPeople, source)
+    people = cast(ReadsUsers, source)
     user = people.users.get(people.resolve(subject, at))
     return {} if user is None else user.properties

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tactful.catalogue.catalogue import Catalogue
-from tactful.catalogue.request_context import observe
+from tactful.catalogue.request_context import build_context
 from tactful.errors import ModelError
 from tactful.event_log.batches import read_batches
 from tactful.event_log.impressions import Impression, read_impressions
@@ -165,25 +165,25 @@ def _again(
     """The features of the served items as of now, in their order; NaN for an unknown item."""
     rows = np.array([catalogue.rows.get(item, -1) for item in served.items], np.int64)
     known = np.unique(rows[rows >= 0])
-    situation = observe(
+    context = build_context(
         engine,
         catalogue,
         subject=subject_key(served.event),
         session_id=served.event.session_id,
         at=served.event.timestamp,
     )
-    # What the channels know of the situation, without their candidates: the list says which.
+    # What the channels know of the context, without their candidates: the list says which.
     asked = gather(
         index,
         search,
         catalogue,
-        situation,
+        context,
         popular=Popularity.of(known[:0], len(catalogue)),
         quotas=_NO_QUOTAS,
         allowed=np.zeros(len(catalogue), np.bool_),
     )
     candidates = asked.found(known, np.zeros(len(known), np.int8))
-    features = assemble(candidates, situation, source=engine, catalogue=catalogue)
+    features = assemble(candidates, context, source=engine, catalogue=catalogue)
     found = np.full((len(rows), len(RANKING_FEATURES)), np.nan, np.float32)
     found[rows >= 0] = features[np.searchsorted(known, rows[rows >= 0])]
     if served.features is not None:

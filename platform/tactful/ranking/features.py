@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tactful.catalogue.catalogue import Catalogue
-from tactful.catalogue.request_context import FeatureSource, Situation, read_placed
+from tactful.catalogue.request_context import FeatureSource, RequestContext, read_placed
 from tactful.config.settings import PACKAGED_FEATURES
 from tactful.kernels.sparse_scores import descending
 from tactful.recall.candidates import SOLD, Candidates
@@ -130,7 +130,7 @@ _INTENDED = _columns(*REQUESTED)
 
 def assemble(
     candidates: Candidates,
-    situation: Situation,
+    context: RequestContext,
     *,
     source: FeatureSource,
     catalogue: Catalogue,
@@ -139,7 +139,7 @@ def assemble(
 
     Args:
         candidates: what recall found.
-        situation: who asks, and when.
+        context: who asks, and when.
         source: the feature engine, for what items and categories do with everybody.
         catalogue: prices and categories.
 
@@ -153,9 +153,9 @@ def assemble(
         return features.T
     features[_NEARNESS] = _nearness(candidates)
     _scores(candidates, features)
-    _person(situation, catalogue, rows, features)
-    category = _catalogue(situation, catalogue, rows, features)
-    _everybody(source, catalogue, rows, category, situation.at, features)
+    _person(context, catalogue, rows, features)
+    category = _catalogue(context, catalogue, rows, features)
+    _everybody(source, catalogue, rows, category, context.at, features)
     intended = _intended(candidates.intent, catalogue)
     features[_INTENDED] = np.nan if intended is None else intended[:, category]
     return features.T
@@ -178,7 +178,7 @@ def _scores(candidates: Candidates, features: NDArray[np.float32]) -> None:
     numbers = np.repeat(columns, [len(scores.rows) for scores in lists])
     values = np.concatenate([scores.values for scores in lists])
     features[numbers[there], places[there]] = values[there]
-    # Places among all that are scored, so that they depend on nothing but the situation.
+    # Places among all that are scored, so that they depend on nothing but the context.
     for column, scores in (
         (_COLUMN["next_place"], candidates.next_three),
         (_COLUMN["similar_place"], candidates.similar_sessions),
@@ -228,24 +228,24 @@ def _intended(
 
 
 def _person(
-    situation: Situation,
+    context: RequestContext,
     catalogue: Catalogue,
     rows: NDArray[np.int64],
     features: NDArray[np.float32],
 ) -> None:
     """Fill the columns of what the person did with items, and how active the person is."""
-    session = situation.session
-    month, year, ever = map(situation.grouped, ("taken_28d", "taken_364d", "taken_last"))
+    session = context.session
+    month, year, ever = map(context.grouped, ("taken_28d", "taken_364d", "taken_last"))
     taken = catalogue.rows.of_many([*month, *year, *ever])
-    visits, latest = situation.number("visits_364d"), situation.number("last_taken")
+    visits, latest = context.number("visits_364d"), context.number("last_taken")
     features[_OF_PERSON] = np.array(
         [
             *(0.0, 0.0, 0.0, 0.0, 0.0, np.nan),
             float(len(session)),
             float(len(year)),
             visits,
-            situation.number("spend_28d"),
-            (situation.at - latest) / _DAY if latest else np.nan,
+            context.number("spend_28d"),
+            (context.at - latest) / _DAY if latest else np.nan,
         ],
         np.float32,
     )[:, None]
@@ -256,7 +256,7 @@ def _person(
             *repeat(1.0, len(session)),
             *month.values(),
             *year.values(),
-            *((situation.at - at) / _DAY for at in ever.values()),
+            *((context.at - at) / _DAY for at in ever.values()),
         ],
         np.float32,
     )
@@ -294,22 +294,22 @@ def _everybody(
 
 
 def _catalogue(
-    situation: Situation,
+    context: RequestContext,
     catalogue: Catalogue,
     rows: NDArray[np.int64],
     features: NDArray[np.float32],
 ) -> NDArray[np.int64]:
     """Fill the columns of price and category, beside those of the visit; the categories of rows."""
-    mine = situation.grouped("categories_182d")
+    mine = context.grouped("categories_182d")
     # Number -1, an unknown category, reads the spare last element of each table.
     tables = np.zeros((3, len(catalogue.categories) + 1), np.float32)
     share, visits, viewed = tables
     _of_categories(mine, catalogue, share, whole=max(sum(mine.values()), 1.0))
-    _of_categories(situation.grouped("viewed_1h"), catalogue, viewed)
-    visited = catalogue.category[np.array(situation.session, np.int64)]
+    _of_categories(context.grouped("viewed_1h"), catalogue, viewed)
+    visited = catalogue.category[np.array(context.session, np.int64)]
     visits[:-1] = np.bincount(visited[visited >= 0], minlength=len(visits) - 1)
 
-    dealt_with = np.array(situation.session or situation.history, np.int64)
+    dealt_with = np.array(context.session or context.history, np.int64)
     prices = catalogue.price[dealt_with]
     known = prices[~np.isnan(prices)].tolist()
     usual = np.float32(max(median(known), _LEAST_PRICE) if known else np.nan)

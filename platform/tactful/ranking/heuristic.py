@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tactful.catalogue.catalogue import Catalogue
-from tactful.catalogue.request_context import FeatureSource, Situation, read_columns
+from tactful.catalogue.request_context import FeatureSource, RequestContext, read_columns
 from tactful.kernels.sparse_scores import Scores
 from tactful.recall.candidates import Candidates, Popularity
 from tactful.recall.cohorts import coldness
@@ -16,7 +16,7 @@ _POPULAR = 200
 
 def heuristic_scores(
     candidates: Candidates,
-    situation: Situation,
+    context: RequestContext,
     catalogue: Catalogue,
     popular: Popularity,
     *,
@@ -26,7 +26,7 @@ def heuristic_scores(
 
     Args:
         candidates: what recall found.
-        situation: who asks.
+        context: who asks.
         catalogue: the items.
         popular: what everybody takes.
         source: the feature engine.
@@ -34,8 +34,8 @@ def heuristic_scores(
     Returns:
         Shape (len(candidates.rows),).
     """
-    taken = situation.grouped("taken_364d")
-    visits = max(situation.number("visits_364d"), 1.0)
+    taken = context.grouped("taken_364d")
+    visits = max(context.number("visits_364d"), 1.0)
     rows = [(catalogue.rows.get(item), amount) for item, amount in taken.items()]
     known = sorted((row, amount) for row, amount in rows if row is not None)
     own = Scores(
@@ -43,12 +43,12 @@ def heuristic_scores(
         np.array([amount for _, amount in known], np.float32),
     ).of(candidates.rows)
     places = popular.places_of(candidates.rows)
-    cold = coldness(situation)
+    cold = coldness(context)
     if candidates.lift is not None and cold and len(places):
         # What people like this one take stands for what everybody takes.
         lift = np.float32(cold) * candidates.lift.of(candidates.rows)
         items = catalogue.item_ids.of_rows(candidates.rows)
-        sold = read_columns(source, "item", items, ("sold_28d",), situation.at)[:, 0]
+        sold = read_columns(source, "item", items, ("sold_28d",), context.at)[:, 0]
         expected = np.log(sold + 0.5) + lift
         places[np.lexsort((places, -expected))] = np.arange(len(places), dtype=places.dtype)
     near = np.minimum(places, _POPULAR).astype(np.float32)

@@ -1,4 +1,4 @@
-"""From a situation to at most a thousand candidates, each with what its channels know about it."""
+"""From a context to at most a thousand candidates, each with what its channels know about it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tactful.catalogue.catalogue import Catalogue
-from tactful.catalogue.request_context import FeatureSource, Situation, read_nonzero, read_placed
+from tactful.catalogue.request_context import (
+    FeatureSource,
+    RequestContext,
+    read_nonzero,
+    read_placed,
+)
 from tactful.errors import ConfigError
 from tactful.kernels.sparse_scores import Scores, stable_order
 from tactful.recall.cohorts import coldness
@@ -253,7 +258,7 @@ def gather(
     index: RecallIndex,
     search: VectorSearch,
     catalogue: Catalogue,
-    situation: Situation,
+    context: RequestContext,
     *,
     popular: Popularity,
     quotas: Quotas,
@@ -268,7 +273,7 @@ def gather(
         index: what was learned.
         search: search over the vectors of `catalogue`'s first rows.
         catalogue: its first rows are the rows of `index`.
-        situation: who asks.
+        context: who asks.
         popular: what `popular_rows` gave.
         quotas: how many each channel may bring.
         allowed: which rows may be recommended to this request, shape (len(catalogue),). A
@@ -281,7 +286,7 @@ def gather(
     Returns:
         The candidates; none when every channel is silent or everything is filtered.
     """
-    session, history = situation.session[:20], situation.history[:30]
+    session, history = context.session[:20], context.history[:30]
     recent = np.array([*session, *history], np.int64)
     known = search.stored.of(recent)
     session_vector = direction(known[: len(session)], session)
@@ -299,7 +304,7 @@ def gather(
         together=quotas.together,
     )
     similar_sessions = index.sessions.scores(session)
-    repeated = _repeated(situation, catalogue, allowed, quotas.repeat)
+    repeated = _repeated(context, catalogue, allowed, quotas.repeat)
     favourites = popular.first(allowed, quotas.popular)
 
     def first(rows: NDArray[np.int64], quota: int) -> NDArray[np.int64]:
@@ -314,8 +319,8 @@ def gather(
     if len(catalogue.in_campaign):
         shown = catalogue.in_campaign[allowed[catalogue.in_campaign]]
         further.append(("campaign", popular.best(shown, quotas.campaign)))
-    lift = index.cohorts.lift(situation.properties)
-    if lift is not None and coldness(situation) and quotas.cohort:
+    lift = index.cohorts.lift(context.properties)
+    if lift is not None and coldness(context) and quotas.cohort:
         further.append(("cohort", first(index.cohorts.expected(lift), quotas.cohort)))
     if trending is not None and len(trending):
         further.append(("trending", first(trending, quotas.trending)))
@@ -467,10 +472,10 @@ def _intended(
 
 
 def _repeated(
-    situation: Situation, catalogue: Catalogue, allowed: NDArray[np.bool_], count: int
+    context: RequestContext, catalogue: Catalogue, allowed: NDArray[np.bool_], count: int
 ) -> NDArray[np.int64]:
     """Rows of the allowed items the person took most, ties by item id."""
-    items = situation.grouped("taken_364d")
+    items = context.grouped("taken_364d")
     taken = [
         (-amount, item, row)
         for (item, amount), row in zip(items.items(), catalogue.rows.of_many(items), strict=True)

@@ -19,7 +19,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from tactful.catalogue.request_context import Situation
+from tactful.catalogue.request_context import RequestContext
 from tactful.kernels.sparse_scores import Scores
 from tactful.util.scalars import is_number
 
@@ -180,9 +180,9 @@ class Cohorts:
         return lift.rows[np.lexsort((lift.rows, -worth))]
 
 
-def coldness(situation: Situation) -> float:
+def coldness(context: RequestContext) -> float:
     """How little is known of a person: 1 for nothing, 0 for `KNOWN_ITEMS` items or more."""
-    known = len({*situation.session, *situation.history})
+    known = len({*context.session, *context.history})
     return max(0.0, 1.0 - known / KNOWN_ITEMS)
 
 

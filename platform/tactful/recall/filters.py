@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tactful.catalogue.catalogue import Catalogue
-from tactful.catalogue.request_context import Situation
+from tactful.catalogue.request_context import RequestContext
 
 
 @dataclass(frozen=True)
@@ -32,14 +32,14 @@ class Filter:
     seen: bool = False
     taken: bool = False
 
-    def rows(self, catalogue: Catalogue, situation: Situation) -> NDArray[np.bool_]:
+    def rows(self, catalogue: Catalogue, context: RequestContext) -> NDArray[np.bool_]:
         """The rows that pass, shape (len(catalogue),), read-only.
 
         Args:
             catalogue: the items.
-            situation: who asks.
+            context: who asks.
         """
-        hidden = self._hidden(catalogue, situation)
+        hidden = self._hidden(catalogue, context)
         priced = self.min_price is not None or self.max_price is not None
         if not (hidden or self.categories or priced):
             return catalogue.available
@@ -57,15 +57,15 @@ class Filter:
         passing.flags.writeable = False
         return passing
 
-    def _hidden(self, catalogue: Catalogue, situation: Situation) -> list[int]:
+    def _hidden(self, catalogue: Catalogue, context: RequestContext) -> list[int]:
         """Rows that are left out one by one."""
         rows = _rows(catalogue, self.exclude)
         if self.seen:
-            rows += situation.session
-            rows += situation.history
+            rows += context.session
+            rows += context.history
         if self.seen or self.taken:
             for name in ("taken_last", "taken_364d"):
-                rows += _rows(catalogue, situation.grouped(name))
+                rows += _rows(catalogue, context.grouped(name))
         return rows
 
 

@@ -69,7 +69,7 @@ class Published(Protocol):
 
 
 @dataclass(frozen=True)
-class Followed:
+class TrendSource:
     """A statistic that is read for what rises.
 
     Attributes:
@@ -99,7 +99,7 @@ class Trends:
     def __init__(
         self,
         statistics: Published,
-        followed: Sequence[Followed],
+        followed: Sequence[TrendSource],
         *,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -134,7 +134,7 @@ class Trends:
             self._latest = tuple(found[:_MOST_RISES])
         return self._latest
 
-    def _read(self, followed: Followed) -> list[Rise]:
+    def _read(self, followed: TrendSource) -> list[Rise]:
         panes, cursor = self._panes[followed.name], None
         since = max(panes) + 1 if panes else max(self._statistics.now - followed.span_ms, 0)
         while True:
@@ -149,7 +149,7 @@ class Trends:
 
 
 def rises(
-    followed: Followed, panes: Mapping[int, Mapping[str, float]], *, variance: float, cap: int
+    followed: TrendSource, panes: Mapping[int, Mapping[str, float]], *, variance: float, cap: int
 ) -> list[Rise]:
     """What takes a clearly larger share of the latest panes than of the ones before.
 
@@ -273,7 +273,7 @@ def _sums(panes: Sequence[Mapping[str, float]]) -> dict[str, float]:
     return sums
 
 
-def _forget(panes: dict[int, dict[str, float]], followed: Followed) -> None:
+def _forget(panes: dict[int, dict[str, float]], followed: TrendSource) -> None:
     """Drop what lies before the time that is compared with."""
     if panes:
         first = max(panes) - followed.span_ms

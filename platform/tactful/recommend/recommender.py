@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from tactful.catalogue.catalogue import Catalogue
 from tactful.catalogue.changes import GivesItems
-from tactful.catalogue.request_context import FeatureSource, Situation, observe
+from tactful.catalogue.request_context import FeatureSource, RequestContext, build_context
 from tactful.config.settings import Settings
 from tactful.errors import ConfigError, ModelError
 from tactful.event_log.impressions import encode_impression
@@ -182,7 +182,7 @@ class Recommender:
         view = loaded.view
         at = now if request.timestamp is None else to_milliseconds(request.timestamp)
         assignment = self._assign(request, loaded)
-        situation = observe(
+        context = build_context(
             self._source,
             view.catalogue,
             subject=request.subject,
@@ -192,13 +192,13 @@ class Recommender:
         drawn = self._drawn(request, loaded, at)
         policy = drawn.over(self._policies.get(assignment.arm or "", self._default_policy))
         rules = on_page(self._placement, request.context.get("page"))
-        allowed = self._allowed(request, view.catalogue, situation, rules)
+        allowed = self._allowed(request, view.catalogue, context, rules)
         may_rank = loaded.model is not None and assignment.arm != HEURISTIC
         candidates = gather(
             view.index,
             view.search,
             view.catalogue,
-            situation,
+            context,
             popular=view.popular,
             quotas=policy.quotas,
             allowed=allowed,
@@ -217,14 +217,14 @@ class Recommender:
                 learned=_learned(view),
             )
         # Of somebody of whom only demographics are known, the trees know less than these say.
-        unknown = candidates.lift is not None and not situation.known
+        unknown = candidates.lift is not None and not context.known
         learned = may_rank and not unknown
         features: NDArray[np.float32] | None = None
         failed = False
         if loaded.model is not None and learned and len(candidates.rows):
             features = assemble(
                 candidates,
-                situation,
+                context,
                 source=self._source,
                 catalogue=view.catalogue,
             )
@@ -232,7 +232,7 @@ class Recommender:
         else:
             scores = heuristic_scores(
                 candidates,
-                situation,
+                context,
                 view.catalogue,
                 view.popular,
                 source=self._source,
@@ -241,7 +241,7 @@ class Recommender:
             scores,
             candidates.rows,
             catalogue=view.catalogue,
-            situation=situation,
+            context=context,
             popular=view.popular,
         )
         recommendation_id = self._new_id()
@@ -282,7 +282,7 @@ class Recommender:
                 **({} if assignment.arm is None else {assignment.experiment: assignment.arm}),
                 **drawn.variant(),
             },
-            fallback=_fallback(request, loaded, situation, candidates, len(items)),
+            fallback=_fallback(request, loaded, context, candidates, len(items)),
             took_ms=(self._stopwatch() - started) * 1e3,
         )
         if not items:
@@ -290,7 +290,11 @@ class Recommender:
         applied = self._source.offset
 
         def impression() -> bytes:
-            took_part = {**policy.told(), **_told(rules, arranged), **drawn.told()}
+            took_part = {
+                **policy.to_log_fields(),
+                **_told(rules, arranged),
+                **drawn.to_log_fields(),
+            }
             if failed:
                 took_part["failed"] = True
             here = candidates.channel[order] == CHANNELS.index(TRENDING)
@@ -470,13 +474,13 @@ class Recommender:
         self,
         request: RecommendRequest,
         catalogue: Catalogue,
-        situation: Situation,
+        context: RequestContext,
         rules: Sequence[PlacementRule],
     ) -> NDArray[np.bool_]:
         """Which rows may be shown: filters, and what the person has not seen too often today."""
-        allowed = _filter(request).rows(catalogue, situation)
+        allowed = _filter(request).rows(catalogue, context)
         if self._shown is not None:
-            seen = self._shown.of(request.subject, situation.at)
+            seen = self._shown.of(request.subject, context.at)
             if len(rows := exhausted(rules, seen, catalogue)):
                 allowed = allowed.copy()
                 allowed[rows] = False
@@ -573,7 +577,7 @@ def _filter(request: RecommendRequest) -> Filter:
 def _fallback(
     request: RecommendRequest,
     loaded: _Loaded,
-    situation: Situation,
+    context: RequestContext,
     candidates: Candidates,
     found: int,
 ) -> str | None:
@@ -584,7 +588,7 @@ def _fallback(
         reasons.append("no model is trained yet: ordered by own repeats and popularity")
     if request.subject is None:
         reasons.append("nobody was named: not personal")
-    elif not situation.known:
+    elif not context.known:
         by = "what people like them take" if candidates.lift is not None else "popularity"
         reasons.append(f"nothing is known of this person yet: ordered by {by}")
     if found < request.count:

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tactful.catalogue.catalogue import Catalogue
-from tactful.catalogue.request_context import Situation
+from tactful.catalogue.request_context import RequestContext
 from tactful.errors import ConfigError
 from tactful.recall.candidates import Popularity
 from tactful.util.scalars import is_number
@@ -77,7 +77,7 @@ class Objective:
             if not is_number(value) or not 0.0 <= value <= MOST_WEIGHT:
                 raise ConfigError(f"{where}.{name}: must be a number from 0 to {MOST_WEIGHT:g}")
         made = cls(**{name: float(value) for name, value in weights.items()})
-        if not made.told():
+        if not made.nonzero_weights():
             raise ConfigError(f"{where}: all weights are 0: lists would have no order")
         return made
 
@@ -86,7 +86,7 @@ class Objective:
         """Whether a list is ordered by the score alone."""
         return self == _PLAIN
 
-    def told(self) -> dict[str, float]:
+    def nonzero_weights(self) -> dict[str, float]:
         """The weights that are not 0, by name."""
         weights = {each.name: float(getattr(self, each.name)) for each in fields(self)}
         return {name: weight for name, weight in weights.items() if weight}
@@ -97,7 +97,7 @@ class Objective:
         rows: NDArray[np.int64],
         *,
         catalogue: Catalogue,
-        situation: Situation,
+        context: RequestContext,
         popular: Popularity,
     ) -> NDArray[np.float32]:
         """What items are worth in all.
@@ -106,7 +106,7 @@ class Objective:
             scores: of the model or the heuristic, finite, shape (n,).
             rows: of the items in the catalogue, shape (n,).
             catalogue: the items.
-            situation: who asks, and when.
+            context: who asks, and when.
             popular: what everybody takes.
 
         Returns:
@@ -116,13 +116,13 @@ class Objective:
             return scores
         total = np.float32(self.relevance) * scores
         if self.price:
-            total += np.float32(self.price) * cheapness(catalogue, situation, rows)
+            total += np.float32(self.price) * cheapness(catalogue, context, rows)
         if self.margin:
             total += np.float32(self.margin) * catalogue.margin[rows]
         if self.novelty:
             total += np.float32(self.novelty) * novelty(popular, rows)
         if self.freshness:
-            total += np.float32(self.freshness) * freshness(catalogue, situation.at, rows)
+            total += np.float32(self.freshness) * freshness(catalogue, context.at, rows)
         if self.campaign:
             total += np.float32(self.campaign) * (catalogue.campaign[rows] >= 0)
         return total
@@ -132,7 +132,7 @@ _PLAIN = Objective()
 
 
 def cheapness(
-    catalogue: Catalogue, situation: Situation, rows: NDArray[np.int64]
+    catalogue: Catalogue, context: RequestContext, rows: NDArray[np.int64]
 ) -> NDArray[np.float32]:
     """How much cheaper items are than what the person looks at, from -1 to 1; 0 where unknown.
 
@@ -140,12 +140,12 @@ def cheapness(
 
     Args:
         catalogue: the items.
-        situation: who asks.
+        context: who asks.
         rows: of the items, shape (n,).
     """
     prices = catalogue.price[rows]
     usual = np.float32("nan")
-    for seen in (catalogue.price[situation.session or situation.history], prices):
+    for seen in (catalogue.price[context.session or context.history], prices):
         known = seen[seen > 0.0]
         if len(known):
             usual = np.median(known)

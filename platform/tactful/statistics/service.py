@@ -18,7 +18,7 @@ import msgspec
 from tactful.config.ledger_location import ledger_location
 from tactful.config.settings import Settings
 from tactful.errors import ConfigError
-from tactful.recall.trending import Followed, Trends
+from tactful.recall.trending import Trends, TrendSource
 from tactful.schemas.conclusion_query import CONCLUSIONS, ConclusionQuery
 from tactful.schemas.fields import to_milliseconds
 from tactful.schemas.statistics import (
@@ -404,7 +404,7 @@ class PrivateStatistics:
     def trends(self) -> Trends | None:
         """What reads the published panes for what rises; None where no statistic is for that."""
         followed = [
-            Followed(d.name, "category" if d.by == "category" else "item_id", PANES[d.pane])
+            TrendSource(d.name, "category" if d.by == "category" else "item_id", PANES[d.pane])
             for d in self._definitions
             if d.trending
         ]

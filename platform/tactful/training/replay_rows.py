@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tactful.catalogue.catalogue import Catalogue
-from tactful.catalogue.request_context import observe
+from tactful.catalogue.request_context import build_context
 from tactful.ranking.features import RANKING_FEATURES, assemble
 from tactful.recall.candidates import Popularity, Quotas, gather, popular_rows
 from tactful.recall.index import RecallIndex
@@ -206,7 +206,7 @@ def collect(
             popular = popular_rows(engine, catalogue, index)
         if number < finished:
             continue
-        situation = observe(
+        context = build_context(
             engine,
             catalogue,
             subject=question.subject,
@@ -217,13 +217,13 @@ def collect(
             index,
             search,
             catalogue,
-            situation,
+            context,
             popular=popular,
             quotas=quotas,
             allowed=catalogue.available,
             intent=question.intent,
         )
-        features = assemble(found, situation, source=engine, catalogue=catalogue)
+        features = assemble(found, context, source=engine, catalogue=catalogue)
         taken = np.array(
             [catalogue.item_ids[row] in question.positives for row in found.rows.tolist()],
             np.bool_,

@@ -10,7 +10,7 @@ import pytest
 from tests.platform.shop import DAY, definitions
 
 from tactful.catalogue.catalogue import Catalogue
-from tactful.catalogue.request_context import observe, read_columns, read_nonzero, read_placed
+from tactful.catalogue.request_context import build_context, read_columns, read_nonzero, read_placed
 from tactful_streaming.contract.log_entries import Event, Item, encode_entry
 from tactful_streaming.definitions.reader import load_definitions
 from tactful_streaming.engine.engine import Engine
@@ -67,7 +67,7 @@ def test_the_visit_is_newest_first_and_the_history_is_the_rest_once(engine: Engi
         ("b", "add_to_cart", now),
     )
 
-    found = observe(engine, CATALOGUE, subject="u", session_id="s2", at=NOW)
+    found = build_context(engine, CATALOGUE, subject="u", session_id="s2", at=NOW)
 
     assert names(found.session) == "bcb"
     assert names(found.history) == "ad"
@@ -80,7 +80,7 @@ def test_the_visit_is_newest_first_and_the_history_is_the_rest_once(engine: Engi
 def test_without_a_visit_all_is_history(engine: Engine) -> None:
     see(engine, ("a", "view", {"user_id": "u", "session_id": "s"}))
 
-    found = observe(engine, CATALOGUE, subject="u", session_id=None, at=NOW)
+    found = build_context(engine, CATALOGUE, subject="u", session_id=None, at=NOW)
 
     assert (names(found.session), names(found.history)) == ("", "a")
 
@@ -88,7 +88,7 @@ def test_without_a_visit_all_is_history(engine: Engine) -> None:
 def test_nobody_has_a_visit_at_most(engine: Engine) -> None:
     see(engine, ("a", "view", {"device_id": "phone", "session_id": "s"}))
 
-    found = observe(engine, CATALOGUE, subject=None, session_id="s", at=NOW)
+    found = build_context(engine, CATALOGUE, subject=None, session_id="s", at=NOW)
 
     assert (names(found.session), names(found.history)) == ("a", "")
     assert found.grouped("taken_28d") == {}
@@ -98,13 +98,13 @@ def test_nobody_has_a_visit_at_most(engine: Engine) -> None:
 def test_a_device_is_known_by_its_key(engine: Engine) -> None:
     see(engine, ("a", "view", {"device_id": "phone"}), ("b", "view", {"user_id": "phone"}))
 
-    found = observe(engine, CATALOGUE, subject="device:phone", session_id=None, at=NOW)
+    found = build_context(engine, CATALOGUE, subject="device:phone", session_id=None, at=NOW)
 
     assert names(found.history) == "a"
 
 
 def test_a_stranger_is_not_known(engine: Engine) -> None:
-    found = observe(engine, CATALOGUE, subject="stranger", session_id="new", at=NOW)
+    found = build_context(engine, CATALOGUE, subject="stranger", session_id="new", at=NOW)
 
     assert (found.session, found.history, found.known) == ([], [], False)
 
@@ -122,7 +122,7 @@ def test_of_a_person_nothing_is_read_before_it_is_asked_for(
 
     monkeypatch.setattr(View, "read", noted)
 
-    found = observe(engine, CATALOGUE, subject="u", session_id=None, at=NOW)
+    found = build_context(engine, CATALOGUE, subject="u", session_id=None, at=NOW)
     assert (names(found.history), asked) == ("a", ["recent_items"])
     for _ in range(2):
         assert found.grouped("taken_364d") == whole["taken_364d"]
@@ -138,16 +138,16 @@ def test_a_source_that_reads_all_at_once_is_enough(engine: Engine) -> None:
             return engine.read(entity, key, at)
 
     whole: Any = Whole()
-    found = observe(whole, CATALOGUE, subject="u", session_id=None, at=NOW)
+    found = build_context(whole, CATALOGUE, subject="u", session_id=None, at=NOW)
 
     assert names(found.history) == "a"
-    assert found.user == observe(engine, CATALOGUE, subject="u", session_id=None, at=NOW).user
+    assert found.user == build_context(engine, CATALOGUE, subject="u", session_id=None, at=NOW).user
 
 
 def test_silence_ages_what_is_seen(engine: Engine) -> None:
     see(engine, ("a", "add_to_cart", {"user_id": "u", "session_id": "s"}))
 
-    later = observe(engine, CATALOGUE, subject="u", session_id="s", at=NOW + 40 * DAY)
+    later = build_context(engine, CATALOGUE, subject="u", session_id="s", at=NOW + 40 * DAY)
 
     assert later.session == [], "a visit does not last for weeks"
     assert names(later.history) == "a"

@@ -13,7 +13,7 @@ from tests.platform.neighbour_scores import beside, neighbour_scores
 from tests.platform.shop import DAY, HOUR, definitions, engine_at, entries, make_shop, write_log
 
 from tactful.catalogue.catalogue import Catalogue
-from tactful.catalogue.request_context import Situation, observe
+from tactful.catalogue.request_context import RequestContext, build_context
 from tactful.ranking.features import RANKING_FEATURES, assemble
 from tactful.recall.candidates import Candidates, Quotas, gather, popular_rows
 from tactful.recall.index import RecallIndex, build_index
@@ -55,24 +55,26 @@ class World:
         at: int,
         *,
         intent: dict[str, float] | None = None,
-    ) -> tuple[Candidates, Situation, NDArray[np.float32]]:
-        situation = observe(self.engine, self.catalogue, subject=person, session_id=session, at=at)
+    ) -> tuple[Candidates, RequestContext, NDArray[np.float32]]:
+        context = build_context(
+            self.engine, self.catalogue, subject=person, session_id=session, at=at
+        )
         candidates = gather(
             self.index,
             self.index.nearest,
             self.catalogue,
-            situation,
+            context,
             popular=popular_rows(self.engine, self.catalogue, self.index),
             quotas=Quotas(),
             allowed=self.catalogue.available,
             intent=intent,
         )
-        return candidates, situation, self.lay_out(candidates, situation)
+        return candidates, context, self.lay_out(candidates, context)
 
-    def lay_out(self, candidates: Candidates, situation: Situation) -> NDArray[np.float32]:
+    def lay_out(self, candidates: Candidates, context: RequestContext) -> NDArray[np.float32]:
         return assemble(
             candidates,
-            situation,
+            context,
             source=self.engine,
             catalogue=self.catalogue,
         )
@@ -197,7 +199,7 @@ def test_columns_of_recall_are_the_scores_of_recall(tmp_path: Path) -> None:
     number = len(EVENTS) * 3 // 4
     event = EVENTS[number]
     world = World(tmp_path, number)
-    candidates, situation, features = world.look(event.user_id, event.session_id, event.timestamp)
+    candidates, context, features = world.look(event.user_id, event.session_id, event.timestamp)
     column = dict(zip(RANKING_FEATURES, features.T, strict=True))
     vectors = world.index.vectors
 
@@ -227,7 +229,7 @@ def test_columns_of_recall_are_the_scores_of_recall(tmp_path: Path) -> None:
         )
         assert {0.0, 1.0} <= set(column[name].tolist())
     index = world.index
-    recent, second = situation.session[:2]
+    recent, second = context.session[:2]
     for name, wanted in (
         ("after_last", beside(index.sessions, recent, 1)),
         ("after_second", beside(index.sessions, second, 2)),
@@ -235,7 +237,7 @@ def test_columns_of_recall_are_the_scores_of_recall(tmp_path: Path) -> None:
         ("together_last", neighbour_scores(index.together, [recent], [1.0])),
     ):
         assert np.array_equal(column[name], wanted.of(candidates.rows)), name
-    last = (situation.session or situation.history)[0]
+    last = (context.session or context.history)[0]
     for place, row in enumerate(candidates.rows.tolist()):
         vector = vectors[row] if row < len(vectors) else np.zeros(vectors.shape[1])
         for name, other in (
@@ -266,7 +268,7 @@ def test_a_row_depends_on_its_item_alone(tmp_path: Path) -> None:
     number = len(EVENTS) // 2
     event = EVENTS[number]
     world = World(tmp_path, number)
-    candidates, situation, features = world.look(event.user_id, event.session_id, event.timestamp)
+    candidates, context, features = world.look(event.user_id, event.session_id, event.timestamp)
     generator = np.random.default_rng(0)
     kept = np.sort(generator.choice(len(candidates.rows), 15, replace=False))
     fewer = Candidates(
@@ -278,7 +280,7 @@ def test_a_row_depends_on_its_item_alone(tmp_path: Path) -> None:
         }
     )
 
-    alone = world.lay_out(fewer, situation)
+    alone = world.lay_out(fewer, context)
 
     assert np.array_equal(alone, features[kept], equal_nan=True)
 

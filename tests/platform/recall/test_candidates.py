@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from tests.platform.shop import definitions, learned
 
 from tactful.catalogue.catalogue import Catalogue
-from tactful.catalogue.request_context import Situation
+from tactful.catalogue.request_context import RequestContext
 from tactful.errors import ConfigError
 from tactful.kernels.sparse_scores import Scores
 from tactful.recall import candidates as candidates_of
@@ -56,12 +56,12 @@ CATALOGUE = Catalogue(
 
 def asked(
     session: list[int], history: list[int], taken: Mapping[str, float] | None = None
-) -> Situation:
-    return Situation(at=0, user={"taken_364d": taken or {}}, session=session, history=history)
+) -> RequestContext:
+    return RequestContext(at=0, user={"taken_364d": taken or {}}, session=session, history=history)
 
 
 def found(
-    situation: Situation,
+    context: RequestContext,
     allowed: NDArray[np.bool_],
     popular: list[int],
     *,
@@ -73,7 +73,7 @@ def found(
         INDEX,
         SEARCH,
         CATALOGUE,
-        situation,
+        context,
         popular=Popularity.of(np.array(popular, np.int64), len(CATALOGUE)),
         quotas=quotas,
         allowed=allowed,
@@ -131,15 +131,15 @@ situations = st.builds(
 )
 @settings(max_examples=150, deadline=None)
 def test_the_union_is_what_the_channels_say_by_hand(
-    situation: Situation, banned: set[int], popular: list[int], intent: dict[str, float]
+    context: RequestContext, banned: set[int], popular: list[int], intent: dict[str, float]
 ) -> None:
     permitted = set(range(COUNT + 2)) - banned
     allowed = np.array([row in permitted for row in range(COUNT + 2)])
 
-    candidates = found(situation, allowed, popular, intent=intent)
+    candidates = found(context, allowed, popular, intent=intent)
 
     following, together = INDEX.following, INDEX.together
-    session, history = situation.session, situation.history
+    session, history = context.session, context.history
     last = (session or history)[:3]
     fading = [(row, 0.9**place) for place, row in enumerate(session)]
     three = added(following, [(row, 1 / (place + 1)) for place, row in enumerate(last)])
@@ -156,7 +156,7 @@ def test_the_union_is_what_the_channels_say_by_hand(
             ),
         ),
     ]
-    taken = situation.grouped("taken_364d")
+    taken = context.grouped("taken_364d")
     ranked_own = sorted(taken.keys() - {"gone"}, key=lambda it: (-taken[it], it))
     own = [CATALOGUE.rows[it] for it in ranked_own]
     lists += [
@@ -200,8 +200,8 @@ def test_the_union_is_what_the_channels_say_by_hand(
 
 
 def test_scores_belong_to_their_sources() -> None:
-    situation = asked([7, 3, 9, 1], [20, 30])
-    candidates = found(situation, np.ones(COUNT + 2, bool), [])
+    context = asked([7, 3, 9, 1], [20, 30])
+    candidates = found(context, np.ones(COUNT + 2, bool), [])
     every = range(COUNT)
     following, together = INDEX.following, INDEX.together
     for scores, table, sources in (

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tactful.catalogue.request_context import Situation
+from tactful.catalogue.request_context import RequestContext
 from tactful.recall.cohorts import FEWEST_PEOPLE, KNOWN_ITEMS, Cohorts, coldness
 from tactful.recall.index import Interactions, RecallIndex, build_index
 
@@ -153,7 +153,7 @@ def test_cohorts_come_back_with_the_index(tmp_path: Path) -> None:
 
 def test_behaviour_takes_over() -> None:
     def cold(session: list[int], history: list[int]) -> float:
-        return coldness(Situation(at=0, user={}, session=session, history=history))
+        return coldness(RequestContext(at=0, user={}, session=session, history=history))
 
     assert cold([], []) == 1.0
     assert cold([1], []) == cold([], [1]) == cold([1, 1], [1]) == pytest.approx(0.8)

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tactful.catalogue.catalogue import Catalogue
-from tactful.catalogue.request_context import Situation
+from tactful.catalogue.request_context import RequestContext
 from tactful.recall.filters import Filter
 from tactful_streaming.contract.log_entries import Item
 
@@ -58,14 +58,14 @@ def test_exactly_what_may_be_shown_passes(
             },
         )
     )
-    situation = Situation(
+    context = RequestContext(
         at=0,
         user=taken,
         session=data.draw(st.lists(any_row, max_size=3)),
         history=data.draw(st.lists(any_row, max_size=3)),
     )
 
-    passing = which.rows(catalogue, situation)
+    passing = which.rows(catalogue, context)
 
     described = {item.item_id: item for item in items}
     took = {item for group in taken.values() for item in group}
@@ -84,7 +84,7 @@ def test_exactly_what_may_be_shown_passes(
                 or (item.price is not None and item.price <= which.max_price)
             )
             and item_id not in which.exclude
-            and not (which.seen and (row in situation.session or row in situation.history))
+            and not (which.seen and (row in context.session or row in context.history))
             and not ((which.seen or which.taken) and item_id in took)
         )
         # Prices are kept in single precision.
@@ -95,6 +95,6 @@ def test_exactly_what_may_be_shown_passes(
 
 def test_without_a_filter_nothing_is_copied() -> None:
     catalogue = Catalogue(["a"], {"a": Item(item_id="a", timestamp=0)})
-    nobody = Situation(at=0, user={}, session=[0], history=[])
+    nobody = RequestContext(at=0, user={}, session=[0], history=[])
     assert Filter().rows(catalogue, nobody) is catalogue.available
     assert np.array_equal(Filter(seen=True).rows(catalogue, nobody), [False])

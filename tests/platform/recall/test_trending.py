@@ -18,7 +18,7 @@ from tests.platform.shop import DAY, HOUR, definitions, engine_at, entries, make
 from tactful.catalogue.catalogue import Catalogue
 from tactful.errors import ConfigError
 from tactful.recall.candidates import Quotas
-from tactful.recall.trending import Followed, Rise, Trending, Trends, noise_variance, rises
+from tactful.recall.trending import Rise, Trending, Trends, TrendSource, noise_variance, rises
 from tactful.recommend.recommender import Recommender
 from tactful.schemas.recommendations import RecommendRequest
 from tactful.schemas.statistics import StatisticCell, StatisticsPage
@@ -34,7 +34,7 @@ from tactful_streaming.engine.engine import Engine
 from tactful_streaming.state.store import MemoryState
 
 KEYS = tuple(f"c-{number}" for number in range(40))
-HOURLY = Followed("views", "category", HOUR)
+HOURLY = TrendSource("views", "category", HOUR)
 CAP = 5
 PANES = 8 * 24
 

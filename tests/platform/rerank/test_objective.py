@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tactful.catalogue.catalogue import Catalogue
-from tactful.catalogue.request_context import Situation
+from tactful.catalogue.request_context import RequestContext
 from tactful.errors import ConfigError
 from tactful.recall.candidates import Popularity
 from tactful.rerank.objective import MOST_WEIGHT, Objective, cheapness, freshness, novelty
@@ -31,8 +31,8 @@ def catalogue_of(*items: Item) -> Catalogue:
     return Catalogue([it.item_id for it in items], {it.item_id: it for it in items})
 
 
-def situation(*session: int, history: tuple[int, ...] = ()) -> Situation:
-    return Situation(at=AT, user={}, session=[*session], history=[*history])
+def context(*session: int, history: tuple[int, ...] = ()) -> RequestContext:
+    return RequestContext(at=AT, user={}, session=[*session], history=[*history])
 
 
 def every(catalogue: Catalogue) -> np.ndarray[Any, np.dtype[np.int64]]:
@@ -55,7 +55,7 @@ def value(objective: Objective, scores: list[float], *session: int) -> list[floa
         np.array(scores, np.float32),
         every(SHOP),
         catalogue=SHOP,
-        situation=situation(*session),
+        context=context(*session),
         popular=POPULAR,
     )
     return [round(float(it), 5) for it in found]
@@ -75,11 +75,11 @@ def test_the_signals_are_what_they_say() -> None:
 
 def test_the_usual_price_is_of_the_visit_else_of_the_history_else_of_the_items() -> None:
     rows = every(SHOP)
-    assert cheapness(SHOP, situation(1, 3, history=(0,)), rows)[1] == 0.0
-    assert cheapness(SHOP, situation(history=(5,)), rows)[5] == 0.0
-    assert cheapness(SHOP, situation(), rows)[0] == pytest.approx(math.log(1.5) / math.log(4))
+    assert cheapness(SHOP, context(1, 3, history=(0,)), rows)[1] == 0.0
+    assert cheapness(SHOP, context(history=(5,)), rows)[5] == 0.0
+    assert cheapness(SHOP, context(), rows)[0] == pytest.approx(math.log(1.5) / math.log(4))
     unpriced = catalogue_of(item(0), item(1))
-    assert cheapness(unpriced, situation(0), every(unpriced)).tolist() == [0.0, 0.0]
+    assert cheapness(unpriced, context(0), every(unpriced)).tolist() == [0.0, 0.0]
     assert novelty(Popularity.of(np.zeros(0, np.int64), 2), np.arange(2)).tolist() == [0.0, 0.0]
     assert freshness(SHOP, AT - 5 * DAY, rows)[0] == 1.0, "not released yet"
 
@@ -102,7 +102,7 @@ def test_nothing_is_ever_reversed(
                 np.array(of, np.float32),
                 every(SHOP),
                 catalogue=SHOP,
-                situation=situation(0),
+                context=context(0),
                 popular=POPULAR,
             ),
             np.float64,
@@ -128,7 +128,7 @@ def test_a_weight_of_zero_is_not_computed() -> None:
 
     nothing: Any = Untouchable()
     scores = np.array([1.0, -2.0], np.float32)
-    arguments = {"catalogue": nothing, "situation": nothing, "popular": nothing}
+    arguments = {"catalogue": nothing, "context": nothing, "popular": nothing}
     assert Objective().value(scores, nothing, **arguments) is scores
     twice = Objective(relevance=2.0).value(scores, nothing, **arguments)
     assert twice.tolist() == [2.0, -4.0]
@@ -153,7 +153,7 @@ def test_what_is_out_of_bounds_is_refused(weights: object, said: str) -> None:
 
 
 def test_what_is_told_are_the_weights_that_count() -> None:
-    assert Objective.of({"margin": 1, "price": 0}, where="arm").told() == {
+    assert Objective.of({"margin": 1, "price": 0}, where="arm").nonzero_weights() == {
         "relevance": 1.0,
         "margin": 1.0,
     }
