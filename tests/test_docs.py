@@ -308,7 +308,7 @@ def test_every_public_name_is_in_the_reference(folder: str, package: str) -> Non
 
 def metrics_of_the_product() -> set[str]:
     """Names of metrics as Prometheus is shown them: of counters only what went wrong."""
-    sources = [path.read_text("utf-8") for path in (ROOT / "platform" / "tactful").glob("*.py")]
+    sources = [path.read_text("utf-8") for path in (ROOT / "platform" / "tactful").rglob("*.py")]
     found = set()
     for kind, name in re.findall(
         r"\b(Counter|Gauge|Histogram)(?:MetricFamily)?\(\s*\"(tactful_\w+)\"", "\n".join(sources)

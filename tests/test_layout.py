@@ -124,10 +124,11 @@ def test_package_is_typed_and_says_what_is_public(folder: str, package: str) -> 
 # Floors.
 
 
-def lint_imports(root: Path) -> subprocess.CompletedProcess[str]:
-    """Runs the repository's own contracts on the packages below a root."""
+def lint_imports(root: Path, *contracts: str) -> subprocess.CompletedProcess[str]:
+    """Run the repository's contracts, or those named, on the packages below a root."""
+    chosen = [part for contract in contracts for part in ("--contract", contract)]
     return subprocess.run(
-        ["lint-imports", "--no-cache", "--config", str(ROOT / "pyproject.toml")],
+        ["lint-imports", "--no-cache", "--config", str(ROOT / "pyproject.toml"), *chosen],
         cwd=root,
         capture_output=True,
         text=True,
@@ -161,7 +162,7 @@ def test_floors_allow_what_the_design_allows(tmp_path: Path) -> None:
             "tactful_ui": "import tactful",
         },
     )
-    assert lint_imports(house).returncode == 0
+    assert lint_imports(house, "floors", "dashboard").returncode == 0
 
 
 @pytest.mark.parametrize(
@@ -176,9 +177,51 @@ def test_floors_allow_what_the_design_allows(tmp_path: Path) -> None:
     ],
 )
 def test_floors_catch_a_planted_import(tmp_path: Path, package: str, imported: str) -> None:
-    ran = lint_imports(toy_house(tmp_path, {package: f"import {imported}"}))
+    house = toy_house(tmp_path, {package: f"import {imported}"})
+    ran = lint_imports(house, "floors", "dashboard")
     assert ran.returncode != 0
     assert f"{package} -> {imported}" in ran.stdout
+
+
+def modules_by_folder() -> dict[Path, list[str]]:
+    """Folders of the six packages that hold Python, and the names of their modules."""
+    folders: dict[Path, list[str]] = {}
+    for folder, package in PACKAGES.items():
+        for path in sorted((ROOT / folder / package).rglob("*.py")):
+            if path.name != "__init__.py":
+                folders.setdefault(path.parent.relative_to(ROOT), []).append(path.stem)
+    return folders
+
+
+def test_a_folder_holds_at_most_24_modules() -> None:
+    assert {str(path): len(names) for path, names in modules_by_folder().items()} == {
+        str(path): len(names) for path, names in modules_by_folder().items() if len(names) <= 24
+    }
+
+
+def test_every_sub_package_has_a_level(project: dict[str, Any]) -> None:
+    levels = {
+        contract["containers"][0]: {
+            name for layer in contract["layers"] for name in re.split(r" [:|] ", layer)
+        }
+        for contract in project["tool"]["importlinter"]["contracts"]
+        if "containers" in contract
+    }
+    for folder, package in PACKAGES.items():
+        home = ROOT / folder / package
+        parts = {path.parent.name for path in home.glob("*/__init__.py")}
+        parts |= {path.stem for path in home.glob("*.py")} - {"__init__"}
+        assert levels[package] == parts
+
+
+def test_every_sub_package_has_a_short_docstring() -> None:
+    """It names what the folder owns, what it may import and where to begin reading."""
+    for folder, package in PACKAGES.items():
+        for path in (ROOT / folder / package).rglob("*/__init__.py"):
+            if "migrations" not in path.parts:
+                text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+                assert text, path
+                assert len(text.splitlines()) <= 10, path
 
 
 def test_dashboard_uses_nothing_of_the_platform_but_its_client() -> None:

@@ -37,7 +37,7 @@ def test_no_module_hides_a_public_name() -> None:
 
 
 def test_everything_public_is_documented() -> None:
-    for info in pkgutil.iter_modules(tactful_bandits.__path__, "tactful_bandits."):
+    for info in pkgutil.walk_packages(tactful_bandits.__path__, "tactful_bandits."):
         module = import_module(info.name)
         assert module.__doc__, info.name
         for name, member in vars(module).items():

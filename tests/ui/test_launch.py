@@ -64,6 +64,7 @@ def test_no_module_hides_another_one() -> None:
         if owners != ["tactful"]
     }
     ours = {path.stem for folder in (UI, ENTRY.parent) for path in folder.glob("*.py")}
+    ours |= {path.parent.name for path in ENTRY.parent.glob("*/__init__.py")}
     assert not (ours - {"__init__", "__main__"}) & (installed | sys.stdlib_module_names)
 
 
