@@ -1,0 +1,143 @@
+"""The mutation benchmark on a package of one module."""
+
+import time
+from pathlib import Path
+
+import pytest
+
+from benchmarks.mutation.mutants import places, sample
+from benchmarks.mutation.run import Sandbox, Target, Verdict, equivalent_mutants, figures, judge
+
+_MODULE = """
+def is_adult(age: int | None = 0) -> bool:
+    return age >= 18
+
+
+def twice(number):
+    return number * 2
+
+
+def never(number):
+    return -number
+"""
+
+_TESTS = """
+import pytest
+
+from toy.calc import is_adult, twice
+
+
+@pytest.fixture(scope="session")
+def doubled():
+    return twice(2)
+
+
+def test_age():
+    assert is_adult(18) and not is_adult(17)
+
+
+def test_twice(doubled):
+    assert twice(1) != 1
+
+
+def test_doubled(doubled):
+    assert doubled == 4
+"""
+
+
+@pytest.fixture
+def toy(tmp_path: Path) -> Target:
+    package = tmp_path / "source" / "toy"
+    tests = tmp_path / "tests"
+    package.mkdir(parents=True)
+    tests.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "calc.py").write_text(_MODULE)
+    (tests / "test_calc.py").write_text(_TESTS)
+    (tmp_path / "pytest.ini").write_text("[pytest]\n")
+    return Target("toy", package, tests, root=tmp_path)
+
+
+def _ids(target: Target) -> list[str]:
+    return [mutant.id for mutant in sample(places(target.package / "calc.py", "toy.calc"), 99, 1)]
+
+
+def test_places(toy: Target) -> None:
+    """Annotations are no places; each place has a line, a function and a number."""
+    result = [
+        (place.function, place.text, place.number)
+        for place in places(toy.package / "calc.py", "toy.calc")
+    ]
+    assert result == [
+        ("is_adult", "def is_adult(age: int | None = 0) -> bool:", 1),
+        ("is_adult", "return age >= 18", 1),
+        ("is_adult", "return age >= 18", 2),
+        ("twice", "return number * 2", 1),
+        ("twice", "return number * 2", 2),
+        ("never", "return -number", 1),
+    ]
+
+
+def test_sample_is_stable(toy: Target) -> None:
+    """A line added elsewhere changes no other mutant of the sample."""
+    before = _ids(toy)
+    module = toy.package / "calc.py"
+    module.write_text("LIMIT = None\n" + _MODULE)
+    assert _ids(toy) == before
+    all_places = places(module, "toy.calc")
+    assert [mutant.id for mutant in sample(all_places, 2, 1)] == before[:2]
+
+
+def test_judge(toy: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Mutants are killed, survive or have no test; a second run repeats no first result."""
+    state = tmp_path / "state"
+    forever = time.monotonic() + 3600
+    left_out = {id: "no caller" for id in _ids(toy) if ":never:" in id}
+    assert len(left_out) == 1
+    verdicts, left = judge(toy, 99, state, left_out, forever)
+    outcomes = {verdict.id: verdict.outcome for verdict in verdicts}
+    assert left == 0
+    assert len(outcomes) == 5 and not left_out.keys() & outcomes.keys()
+    by_line: dict[str, set[str]] = {}
+    for id, outcome in outcomes.items():
+        by_line.setdefault(id.split(":")[1], set()).add(outcome)
+    assert by_line["twice"] == {"killed"}
+    assert "survived" in by_line["is_adult"], "no test uses the default of the age"
+    assert "killed" in by_line["is_adult"]
+
+    def fail(*_: object) -> None:
+        raise AssertionError("judged twice")
+
+    monkeypatch.setattr(Sandbox, "judge", fail)
+    monkeypatch.setattr(Sandbox, "record", fail)
+    assert judge(toy, 99, state, left_out, forever) == (verdicts, 0)
+    lines = (state / "results.jsonl").read_text().splitlines(keepends=True)
+    (state / "results.jsonl").write_text("".join(lines[:2]))
+    assert judge(toy, 99, state, left_out, time.monotonic()) == (verdicts[:2], 3)
+    assert (toy.package / "calc.py").read_text() == _MODULE
+
+
+def test_failing_tests(toy: Target, tmp_path: Path) -> None:
+    """Tests that fail without a mutation kill nothing."""
+    (toy.tests / "test_calc.py").write_text(
+        _TESTS + "\n\ndef test_off():\n    assert twice(1) == 3\n"
+    )
+    verdicts, _ = judge(toy, 1, tmp_path / "state", {}, time.monotonic() + 3600)
+    assert "test_off" not in verdicts[0].test
+
+
+def test_figures() -> None:
+    kinds = ["killed", "time-out", "survived", "untested"]
+    verdicts = [Verdict(str(number), "", kind, 1.0, "") for number, kind in enumerate(kinds)]
+    result = {figure.name: figure for figure in figures({"a": (verdicts, 2), "b": ([], 3)})}
+    assert result["mutants"].value == 4
+    assert result["mutants"].note == "5 more are left for another run"
+    assert result["mutants_killed_share"].value == result["mutants_killed_share_a"].value == 0.5
+    assert result["mutants_killed_share_b"].value is None
+
+
+def test_equivalent_needs_reason(tmp_path: Path) -> None:
+    path = tmp_path / "equivalent.toml"
+    path.write_text('[[equivalent]]\nid = "a:b:c:d#1"\n')
+    with pytest.raises(ValueError, match="has no reason"):
+        equivalent_mutants(path)
