@@ -3,7 +3,7 @@
 A log of many partitions is read as one, in the order of event time as far as its records are here
 already. That keeps the partitions together while much is to be read: a window of one does not close
 because another was read first. What was read is numbered through, and the offsets behind it, by
-partition, are kept in the engine's state beside its own: :class:`Places` carries them.
+partition, are kept in the engine's state beside its own: :class:`LogOffsets` carries them.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import msgspec
 
 from tactful.schemas.positions import Offsets, Position, as_text, parse, reaches
 from tactful_streaming.contract.log_entries import Event, Item
+from tactful_streaming.engine.consumers import CoCommittedConsumer
 from tactful_streaming.errors import LogError, LogUnreachableError, OffsetError
 from tactful_streaming.kafka.config import KafkaSettings, ask, explain, import_kafka
 from tactful_streaming.log.embedded_log import EventLog
@@ -31,7 +32,7 @@ _POLL_S = 1.0
 """A signal is not seen before a wait for records has ended."""
 
 
-class Followed(Protocol):
+class AppliedLog(Protocol):
     """A log from which one thread reads on and on."""
 
     @property
@@ -49,7 +50,7 @@ class Followed(Protocol):
         """Release what is held, other than a log that was given."""
 
 
-class WholeLog:
+class SinglePartitionLog:
     """A log of one partition, as it is."""
 
     def __init__(self, log: EventLog, offset: int) -> None:
@@ -77,7 +78,7 @@ class WholeLog:
         """Nothing is held."""
 
 
-class Places:
+class LogOffsets(CoCommittedConsumer):
     """A passenger of the engine that keeps how far each partition of a topic was read.
 
     Attributes:

@@ -26,15 +26,15 @@ from tactful.config.identity import identity_of
 from tactful.config.settings import Settings
 from tactful.errors import StorageError
 from tactful.event_log.encryption import RecordSeal, open_seal
-from tactful.event_log.merged_log import Followed, MergedLog, Places, WholeLog
+from tactful.event_log.merged_log import AppliedLog, LogOffsets, MergedLog, SinglePartitionLog
 from tactful.metadata.connections import kafka_settings, make_topic, open_redis, retention_ms
-from tactful.pipeline.applier import Letters
+from tactful.pipeline.applier import DeadLetterBuffer
 from tactful.pipeline.online_features import SharedFeatures, own_definitions
 from tactful.schemas.positions import Offsets, Position, as_text, merged
 from tactful.util.clock import now_ms
 from tactful_streaming.contract.log_entries import Entry, EntryFormat, encode_entry, route_key
 from tactful_streaming.definitions.model import Definitions
-from tactful_streaming.engine.admission import Consumer
+from tactful_streaming.engine.consumers import CoCommittedConsumer
 from tactful_streaming.engine.engine import Engine
 from tactful_streaming.kafka.kafka_log import KafkaLog
 from tactful_streaming.kafka.topic_identity import check_topic, topic_id
@@ -87,7 +87,7 @@ class Backend:
     engine: Engine
     state: RocksState
     source: FeatureSource
-    followed: Followed
+    followed: AppliedLog
     commit: Commit
     append: Callable[[Sequence[Entry]], None]
     ends: Callable[[], Offsets]
@@ -95,7 +95,7 @@ class Backend:
     format: EntryFormat
     partitions: Callable[[], Sequence[EventLog]]
     searched: Callable[[], AbstractContextManager[Sequence[EventLog]]]
-    letters: Letters
+    letters: DeadLetterBuffer
     dead_letters: DeadLetters
     trim: Callable[[int], None]
     problem: Callable[[], str | None]
@@ -127,7 +127,7 @@ def open_backend(
     definitions: Definitions,
     stack: contextlib.ExitStack,
     *,
-    consumers: Mapping[str, Consumer],
+    consumers: Mapping[str, CoCommittedConsumer],
     suppressed: Container[str] = frozenset(),
     rebuild: bool = False,
 ) -> Backend:
@@ -180,7 +180,7 @@ class _Opening:
     settings: Settings
     definitions: Definitions
     stack: contextlib.ExitStack
-    consumers: Mapping[str, Consumer]
+    consumers: Mapping[str, CoCommittedConsumer]
     suppressed: Container[str]
     rules: Rules | None
     dead_letters: DeadLetters
@@ -207,7 +207,7 @@ class _Opening:
                 lambda: stored_blobs(state),
                 max_bytes=settings.online.waiting_bytes,
             )
-        letters = Letters(self.dead_letters, self.late)
+        letters = DeadLetterBuffer(self.dead_letters, self.late)
         engine = self._engine(self.definitions, state, letters, self.consumers, copied)
         if engine.offset > log.end:
             raise StorageError(
@@ -227,7 +227,7 @@ class _Opening:
             engine=engine,
             state=state,
             source=engine,
-            followed=WholeLog(sealed, max(engine.offset, log.begin)),
+            followed=SinglePartitionLog(sealed, max(engine.offset, log.begin)),
             commit=commit,
             append=append,
             ends=lambda: {0: log.end},
@@ -279,8 +279,8 @@ class _Opening:
 
         shares = settings.online.kind == "redis"
         computed = own_definitions(self.definitions) if shares else self.definitions
-        places = Places(kafka.topic)
-        letters = Letters(self.dead_letters, self.late)
+        places = LogOffsets(kafka.topic)
+        letters = DeadLetterBuffer(self.dead_letters, self.late)
         state = RocksState(data / "state")
         engine = self._engine(computed, state, letters, {**self.consumers, _PLACES: places}, None)
         if places.topic != kafka.topic or (engine.offset and not places.offsets()):
@@ -360,8 +360,8 @@ class _Opening:
         self,
         definitions: Definitions,
         state: RocksState,
-        letters: Letters,
-        consumers: Mapping[str, Consumer],
+        letters: DeadLetterBuffer,
+        consumers: Mapping[str, CoCommittedConsumer],
         copied: WriteBehind | None,
     ) -> Engine:
         engine = self.settings.engine

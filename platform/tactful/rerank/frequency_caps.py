@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from tactful.catalogue.catalogue import Catalogue
 from tactful.rerank.placement_rules import ANY, PlacementRule
 from tactful_streaming.contract.log_entries import Event, Item, subject_key
+from tactful_streaming.engine.consumers import CoCommittedConsumer
 
 DAY_MS = 86_400_000
 
@@ -34,7 +35,7 @@ class Shown(Protocol):
         """How often each item was shown to a person on the UTC day of `at` (epoch ms)."""
 
 
-class ShownToday:
+class ShownToday(CoCommittedConsumer):
     """Counts of shown items by person, of the newest UTC day of each."""
 
     def __init__(self, *, most: int = _MOST_COUNTS) -> None:
@@ -83,9 +84,9 @@ class ShownToday:
             _, (_, forgotten) = self._people.popitem(last=False)
             self._held -= len(forgotten)
 
-    def forget(self, people: Collection[str]) -> None:
+    def delete_users(self, keys: Collection[str]) -> None:
         """Know nothing of what was shown to some people, by the keys of their histories."""
-        for subject in people:
+        for subject in keys:
             _, counts = self._people.pop(subject, (-1, {}))
             self._held -= len(counts)
 

@@ -24,13 +24,13 @@ import msgspec
 from prometheus_client import CollectorRegistry
 
 from tactful.config.settings import PACKAGED_FEATURES, Settings
-from tactful.coupons.decisions import CouponDesk
+from tactful.coupons.decisions import CouponIssuer
 from tactful.coupons.definitions import OFFER, WITHHELD, CouponDefinition, load_coupons
 from tactful.erasure.erase import complete_erasures, settle_erasures
-from tactful.erasure.live_stores import RunningPlaces
+from tactful.erasure.live_stores import LiveStores
 from tactful.erasure.online import OnlineErasures
 from tactful.errors import ModelError, StorageError, TactfulError
-from tactful.experiments.controller import RolloutKeeper, apply_file, write_served
+from tactful.experiments.controller import RolloutController, apply_file, write_served
 from tactful.experiments.serving import FILE
 from tactful.experiments.store import RolloutStore
 from tactful.maintenance.retention import Retention, expire_state
@@ -42,11 +42,11 @@ from tactful.metrics.registry import Metrics
 from tactful.models.audit_log import ModelLog
 from tactful.models.record_rollout import Recorder
 from tactful.models.schedule import retrain
-from tactful.pipeline.applier import Follower
+from tactful.pipeline.applier import LogApplier
 from tactful.pipeline.backends import Backend, open_backend
-from tactful.pipeline.ingest import Door
-from tactful.pipeline.recent_lists import GivenLists
-from tactful.pipeline.visibility import Visible
+from tactful.pipeline.ingest import EventIngest, IngestOptions
+from tactful.pipeline.recent_lists import RecentRecommendations
+from tactful.pipeline.visibility import VisibilityTracker
 from tactful.pipeline.webhooks import Webhooks
 from tactful.ranking.features import absent_features
 from tactful.recommend.anonymous import NOT_PERSONALISED, for_everybody
@@ -75,7 +75,7 @@ from tactful_streaming.contract.log_entries import Event, User
 from tactful_streaming.contract.wire import Limits
 from tactful_streaming.definitions.model import dump_definitions, emitted_types
 from tactful_streaming.definitions.reader import load_definitions
-from tactful_streaming.engine.admission import Consumer
+from tactful_streaming.engine.consumers import CoCommittedConsumer
 from tactful_streaming.engine.engine import Engine
 from tactful_streaming.errors import StreamingError
 
@@ -105,7 +105,7 @@ class Platform:
         engine: its feature engine; read it with `lock` held.
         lock: what readers of the engine hold.
         online_erasures: what removes erased people while the server is in use.
-        door: where events come in.
+        ingest: accepts events, items and users.
         recommender: who recommends.
         statistics: what is published, if anything.
         model_log: who changed which model, where that is kept.
@@ -166,23 +166,23 @@ class Platform:
         self.statistics = statistics
         self.model_log = model_log
         self.rollouts = RolloutStore(database, clock=clock)
-        self.coupons: CouponDesk | None = None
+        self.coupons: CouponIssuer | None = None
         if coupons:
-            self.coupons = CouponDesk(
+            self.coupons = CouponIssuer(
                 coupons, database, backend.partitions(), features=self._known, clock=clock
             )
         self.version = metadata.version("tactful")
         self._clock = clock
         self._webhooks = webhooks
-        self._keeper = RolloutKeeper(
+        self._keeper = RolloutController(
             self.rollouts,
             backend.partitions,
             every_ms=int(settings.recommend.look_minutes * 60_000),
             clock=clock,
             allows=self._measures,
         )
-        self._visible = Visible(lambda: self._follower.applied, backend.shared)
-        self._follower = Follower(
+        self._visible = VisibilityTracker(lambda: self._applier.applied, backend.shared)
+        self._applier = LogApplier(
             backend.followed,
             backend.engine,
             self.lock,
@@ -195,35 +195,31 @@ class Platform:
             commit_idle=statistics is not None,
             tells_time=settings.statistics.clock == "wall",
         )
-        self.door = Door(
-            ends=backend.ends,
-            engine=backend.engine,
-            commit=backend.commit,
-            follower=self._follower,
-            metrics=self.metrics,
-            limits=Limits(
-                max_bytes=limits.body_bytes, max_batch=limits.batch, future_ms=limits.future_ms
+        self.ingest = EventIngest(
+            backend,
+            self._applier,
+            self.metrics,
+            IngestOptions(
+                limits=Limits(
+                    max_bytes=limits.body_bytes, max_batch=limits.batch, future_ms=limits.future_ms
+                ),
+                engine_lag=limits.engine_lag,
+                stamps=backend.rules is not None,
+                reserved=frozenset(emitted_types(backend.engine.definitions).values())
+                | frozenset((OFFER, WITHHELD) if coupons else ()),
+                permit=self.permissions.restricted,
+                describe=self._take_decisions,
             ),
-            engine_lag=limits.engine_lag,
             clock=clock,
-            show=backend.show,
-            format=backend.format,
-            stamps=backend.rules is not None,
-            actions=[
-                *emitted_types(backend.engine.definitions).values(),
-                *((OFFER, WITHHELD) if coupons else ()),
-            ],
-            permit=self.permissions.restricted,
-            described=self._take_decisions,
         )
-        self._lists = GivenLists(self.door, backend)
+        self._lists = RecentRecommendations(self.ingest, backend)
         self.online_erasures = OnlineErasures(
             Installation(settings, database, suppression, clock),
             backend.written,
-            running=RunningPlaces(
+            running=LiveStores(
                 backend.engine,
                 backend.state,
-                self._follower,
+                self._applier,
                 self.lock,
                 consents=consents,
                 webhooks=webhooks,
@@ -249,7 +245,7 @@ class Platform:
         add_gauges(
             self.metrics,
             backend,
-            self._follower,
+            self._applier,
             self._turnstile,
             webhooks,
             lock=self.lock,
@@ -262,7 +258,7 @@ class Platform:
         settings: Settings,
         build: Callable[..., Recommender],
         *,
-        consumers: Mapping[str, Consumer] | None = None,
+        consumers: Mapping[str, CoCommittedConsumer] | None = None,
         statistics: Statistics | None = None,
         rebuild: bool = False,
     ) -> Platform:
@@ -356,7 +352,7 @@ class Platform:
         """
         self._follow = refresh or partial(self.recommender.refresh, GivingWay(self.lock))
         self._lists.begin()
-        self._follower.start()
+        self._applier.start()
         await self._take_in()
         if self._webhooks is not None:
             self._webhooks.start()
@@ -371,10 +367,10 @@ class Platform:
             self._retention.stopping = True
         for task in self._tasks:
             task.cancel()
-        self.door.write_notes()  # a task that is cancelled leaves nothing behind to wait for
+        self.ingest.flush_internal()  # a task that is cancelled leaves nothing behind to wait for
         await asyncio.gather(*self._tasks, *self._lists.waiting, return_exceptions=True)
         await self.backend.commit.close()
-        await asyncio.to_thread(self._follower.stop)
+        await asyncio.to_thread(self._applier.stop)
         await asyncio.to_thread(self.close)
 
     def close(self) -> None:
@@ -392,12 +388,12 @@ class Platform:
         A log or an online store that is away is told, but recommendations go on as well as they
         can: it stays ready.
         """
-        follower = self._follower
-        behind = follower.recovering or not self._current
-        engine = follower.failure or ("catching up" if behind else "ok")
+        applier = self._applier
+        behind = applier.recovering or not self._current
+        engine = applier.failure or ("catching up" if behind else "ok")
         status = self._status
         if status == "ok" and engine != "ok":
-            status = "failed" if follower.failure else "starting"
+            status = "failed" if applier.failure else "starting"
         checks = {"engine": engine}
         if problem := self.backend.problem():
             checks["log"] = problem
@@ -423,7 +419,7 @@ class Platform:
             ProblemError: if the caller may not, or it cannot be answered in time.
         """
         started = time.perf_counter()
-        self._follower.check()
+        self._applier.check()
         if not self._current:
             raise ProblemError("not_ready", "the items of the log are being read", retry_after=1)
         if not trusted and (request.force or request.timestamp is not None or request.explain):
@@ -480,7 +476,7 @@ class Platform:
 
     def features(self, user: str, at: int | None) -> UserFeatures:
         """The features of one user as of `at` (epoch ms), or now."""
-        self._follower.check()
+        self._applier.check()
         moment = self._clock() if at is None else at
         with self.lock:
             features = self.backend.source.read("user", user, moment)
@@ -522,7 +518,7 @@ class Platform:
         Raises:
             ProblemError: while it recovers, and after it died.
         """
-        self._follower.check()
+        self._applier.check()
 
     async def reach(self, position: Position) -> None:
         """Wait until the log is applied up to a position that an answer gave.
@@ -542,7 +538,7 @@ class Platform:
         if not known or not wanted.keys() <= ends.keys():
             raise ProblemError("invalid", "no answer has given this position", field="$.after")
         if not await self.applied(position, self.settings.server.after_wait_s):
-            self._follower.check()
+            self._applier.check()
             raise ProblemError("not_caught_up", retry_after=1)
 
     def note(self, recommendation_id: str, impression: bytes) -> None:
@@ -619,12 +615,12 @@ class Platform:
         with self.lock:
             return dict(self.backend.source.read("user", person, at))
 
-    async def _give(self, desk: CouponDesk) -> None:
+    async def _give(self, desk: CouponIssuer) -> None:
         """Decide about coupons, and let the log know."""
         while True:
             try:
                 made = await asyncio.to_thread(desk.run)
-                await asyncio.gather(*map(self.door.note, made))
+                await asyncio.gather(*map(self.ingest.append_internal, made))
                 await asyncio.to_thread(desk.settle)
                 if made:
                     continue
@@ -665,7 +661,7 @@ class Platform:
 
     async def _take_in(self) -> None:
         """Let lists know the models and items of now; the first time makes the server ready."""
-        recovered = not self._follower.recovering
+        recovered = not self._applier.recovering
         try:
             await asyncio.to_thread(self._follow)
         except Exception as error:
@@ -687,7 +683,7 @@ class Platform:
 
     @property
     def _needed(self) -> int:
-        needed = self._follower.committed
+        needed = self._applier.committed
         if self.coupons is not None:
             needed = min(needed, *self.coupons.needed)
         return needed if self._webhooks is None else min(needed, *self._webhooks.positions)

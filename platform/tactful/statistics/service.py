@@ -30,7 +30,7 @@ from tactful.schemas.statistics import (
 )
 from tactful.statistics.conclusions import MAX_CELLS, MAX_PANES, conclude
 from tactful.statistics.definitions import PANES, StatisticDefinition, load_statistics
-from tactful.statistics.ledger_view import PrivacyLedger, day_of, tell
+from tactful.statistics.ledger_view import PrivacyLedger, day_of, report_month
 from tactful.util.clock import now_ms
 from tactful_privacy.counting.bounded_counts import BoundedCounts
 from tactful_privacy.counting.heavy_hitters import BoundedKeys, KeysPublisher
@@ -49,7 +49,7 @@ from tactful_privacy.ledger.statistic import FOUND_KEYS, UNIT, Statistic
 from tactful_privacy.ledger.statistic import PANES as KIND_OF_PANES
 from tactful_privacy.people.consent import Purpose
 from tactful_streaming.contract.log_entries import Event, Item
-from tactful_streaming.engine.admission import Consumer
+from tactful_streaming.engine.consumers import CoCommittedConsumer
 
 logger = logging.getLogger(__name__)
 
@@ -83,7 +83,7 @@ _Track = tuple[BoundedCounts, Publisher] | tuple[BoundedKeys, KeysPublisher]
 """What counts for a statistic, and what publishes it."""
 
 
-class PrivateStatistics:
+class PrivateStatistics(CoCommittedConsumer):
     """Counts events for the published statistics and answers what was released.
 
     A passenger of the engine (``apply``, ``snapshot``, ``restore``). What closes panes must be a
@@ -151,7 +151,7 @@ class PrivateStatistics:
         first_day = 0 if clock is None else day_of(clock())
         ledger.register_all(self._statistics.values(), first_day=first_day)
 
-    def passengers(self) -> dict[str, Consumer]:
+    def passengers(self) -> dict[str, CoCommittedConsumer]:
         """What rides with the engine, by name: these counts, and what changes of them.
 
         A commit then writes what changed since the last snapshot, and a whole snapshot only now and
@@ -412,7 +412,7 @@ class PrivateStatistics:
 
     def ledger(self) -> PrivacyLedger:
         """What published numbers have cost this month, by the statistics' own clock."""
-        return tell(self._ledger, day_of(self._now()))
+        return report_month(self._ledger, day_of(self._now()))
 
     def close(self) -> None:
         """Close the ledger."""
@@ -487,7 +487,7 @@ def shown_before(statistic: Statistic, now: int, allowance_ms: int = ALLOWANCE_M
     return max(0, now - allowance_ms) - _SHOWN_AFTER_MS - statistic.pane_ms + 1
 
 
-class StatisticsChanges:
+class StatisticsChanges(CoCommittedConsumer):
     """Carries what changed in private statistics since their last snapshot; a passenger."""
 
     purpose = Purpose.MEASUREMENT

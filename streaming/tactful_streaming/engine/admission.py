@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import attrgetter
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 
@@ -21,6 +21,7 @@ from tactful_streaming.contract.log_entries import (
     subject_key,
 )
 from tactful_streaming.decode.projection import Projection
+from tactful_streaming.engine.consumers import CoCommittedConsumer
 from tactful_streaming.engine.dedupe import Deduplicator
 from tactful_streaming.engine.selection import Batch, Plan
 from tactful_streaming.errors import StateError
@@ -28,31 +29,6 @@ from tactful_streaming.identity.resolver import Move, Resolver
 from tactful_streaming.log.dead_letters import UNREADABLE
 from tactful_streaming.patterns.join_operator import ItemVersions
 from tactful_streaming.rules.rules import Cleaner
-
-
-class Consumer(Protocol):
-    """A stateful passenger: its state commits together with the offset of the log.
-
-    It gets the events that may be used for its `purpose`, an attribute that it may have; without
-    one it is :data:`PERSONALISATION`.
-    """
-
-    def apply(self, event: Event, item: Item | None) -> None:
-        """Count an accepted event; `item` is what the catalogue says about it now."""
-
-    def snapshot(self) -> bytes | None:
-        """The state, or None if it has not changed since the last snapshot."""
-
-    def restore(self, state: bytes) -> None:
-        """Go back to a snapshot."""
-
-
-@runtime_checkable
-class KnowsPeople(Protocol):
-    """A passenger that keeps something of people under their keys."""
-
-    def forget(self, people: Collection[str]) -> None:
-        """Keep nothing of some people, by the keys of their histories."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +96,7 @@ class Intake:
         watermark_delay_ms: int,
         reads_ids: bool,
         cleaner: Cleaner | None,
-        consumers: Mapping[str, Consumer],
+        consumers: Mapping[str, CoCommittedConsumer],
         resolver: Resolver | None,
         suppressed: Container[str] = frozenset(),
     ) -> None:
@@ -143,10 +119,7 @@ class Intake:
         self._delay = watermark_delay_ms
         self._reads_ids = reads_ids or dedupe.enabled
         self._cleaner = cleaner
-        self._consumers = [
-            (consumer, getattr(consumer, "purpose", PERSONALISATION))
-            for consumer in consumers.values()
-        ]
+        self._consumers = list(consumers.values())
         self._resolver = resolver
         self._suppressed = suppressed
         self.newest = 0
@@ -358,8 +331,8 @@ class Intake:
 
     def _show(self, event: Any, item: Item | None, purposes: Collection[str] | None) -> None:
         """Let the consumers count an event that may be used for `purposes`, or for everything."""
-        for consumer, purpose in self._consumers:
-            if purposes is None or purpose in purposes:
+        for consumer in self._consumers:
+            if purposes is None or consumer.purpose in purposes:
                 consumer.apply(event, item)
 
     def _unwrap(self, decoded: list[Any]) -> tuple[dict[int, str], dict[int, Collection[str]]]:

@@ -42,7 +42,8 @@ from tactful_streaming.definitions.model import (
     dump_definitions,
     emitted_types,
 )
-from tactful_streaming.engine.admission import Admitted, Consumer, Intake, KnowsPeople
+from tactful_streaming.engine.admission import Admitted, Intake
+from tactful_streaming.engine.consumers import CoCommittedConsumer
 from tactful_streaming.engine.dedupe import Deduplicator
 from tactful_streaming.engine.erasure import Listed, find_listed, forget, is_of, owners_of
 from tactful_streaming.engine.outbox import Outbox
@@ -145,7 +146,7 @@ class Engine:
         dedupe_days: int = 7,
         watermark_delay_ms: int = 0,
         allowed_lateness_ms: int = 300_000,
-        consumers: Mapping[str, Consumer] = MappingProxyType({}),
+        consumers: Mapping[str, CoCommittedConsumer] = MappingProxyType({}),
         cleaner: Cleaner | None = None,
         online: OnlineStore | None = None,
         partition: int = 0,
@@ -542,6 +543,8 @@ class Engine:
                 writes it.
         """
         self._check_usable()
+        for consumer in self._consumers.values():
+            consumer.before_commit()
         self._pack()
         # Much of what was refused is packed again below, each time that it is: it is kept once.
         changes = self._unwritten = [*dict(self._unwritten).items()]
@@ -605,8 +608,7 @@ class Engine:
 
         Args:
             traces: what to remove.
-            snapshots: by name of a passenger, makes its snapshot without these people. One that
-                :class:`KnowsPeople` is told to forget them, too.
+            snapshots: by name of a passenger, makes its snapshot without these people.
             listed: what a search of the stored state has found, since a commit after they were
                 suppressed; None: it is searched here.
             lock: held, briefly, while what readers see changes.
@@ -663,8 +665,7 @@ class Engine:
         if self._resolver is not None:
             self._resolver.drop(traces.users, traces.devices | traces.shared)
         for consumer in self._consumers.values():
-            if isinstance(consumer, KnowsPeople):
-                consumer.forget(people)
+            consumer.delete_users(people)
 
     def outbox(self) -> list[Event]:
         """Actions that are committed and, as far as is known, not in the log yet.

@@ -39,6 +39,7 @@ from tactful_streaming.contract.log_entries import (
     encode_entry,
 )
 from tactful_streaming.contract.wire import EVENT_TYPES
+from tactful_streaming.engine.consumers import CoCommittedConsumer
 from tactful_streaming.log.embedded_log import EmbeddedLog
 
 FEATURES = "".join(
@@ -55,7 +56,7 @@ FEATURES = "".join(
 COUPON = "x.coupon"
 
 
-class Counting:
+class Counting(CoCommittedConsumer):
     """A passenger that counts who it is shown, as published statistics do."""
 
     purpose = Purpose.MEASUREMENT

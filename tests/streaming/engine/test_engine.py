@@ -28,6 +28,7 @@ from tactful_streaming.contract.log_entries import (
 )
 from tactful_streaming.definitions.model import Definitions
 from tactful_streaming.definitions.reader import load_definitions
+from tactful_streaming.engine.consumers import CoCommittedConsumer
 from tactful_streaming.engine.engine import Applied, Engine
 from tactful_streaming.errors import EngineError, StateError
 from tactful_streaming.log.dead_letters import DeadLetter
@@ -491,7 +492,7 @@ def test_a_damaged_state_is_refused(key: bytes, value: bytes) -> None:
         Engine(small(), store)
 
 
-class Tally:
+class Tally(CoCommittedConsumer):
     """A passenger that counts events by the category of their item."""
 
     def __init__(self) -> None:
@@ -544,6 +545,22 @@ def test_an_unchanged_passenger_is_not_written_again() -> None:
     engine.commit()
     engine.commit()
     assert tally.snapshots == 1
+
+
+def test_consumers_prepare_before_any_snapshot_is_taken() -> None:
+    calls: list[str] = []
+
+    class Ordered(Tally):
+        def before_commit(self) -> None:
+            calls.append("before_commit")
+
+        def snapshot(self) -> bytes | None:
+            calls.append("snapshot")
+            return super().snapshot()
+
+    engine = Engine(small(), MemoryState(), consumers={"a": Ordered(), "b": Ordered()})
+    engine.commit()
+    assert calls == ["before_commit", "before_commit", "snapshot", "snapshot"]
 
 
 def test_a_passenger_that_stayed_away_begins_anew() -> None:
@@ -656,7 +673,7 @@ def test_a_damaged_block_on_disk_is_loud(tmp_path: Path) -> None:
     store.close()
 
 
-class Nobody:
+class Nobody(CoCommittedConsumer):
     """A passenger that makes the engine look at every event on its own."""
 
     def apply(self, event: Event, item: Item | None) -> None:
