@@ -31,9 +31,9 @@ import numpy as np
 from prometheus_client import CollectorRegistry
 
 from tactful.config.engine import EngineSettings
-from tactful.event_log.merged_log import WholeLog
+from tactful.event_log.merged_log import SinglePartitionLog
 from tactful.metrics.registry import Metrics
-from tactful.pipeline.applier import Follower
+from tactful.pipeline.applier import LogApplier
 from tactful.statistics.definitions import StatisticDefinition
 from tactful.statistics.export import write_topic
 from tactful.statistics.service import ALLOWANCE_MS, PrivateStatistics
@@ -129,8 +129,8 @@ def run_minutes(minutes: int) -> Run:
         engine = Engine(
             load_definitions("[]"), RocksState(folder / "state"), consumers=statistics.passengers()
         )
-        follower = Follower(
-            WholeLog(log, 0),
+        applier = LogApplier(
+            SinglePartitionLog(log, 0),
             engine,
             threading.Lock(),
             EngineSettings(),
@@ -142,30 +142,30 @@ def run_minutes(minutes: int) -> Run:
         command = [sys.executable, "-m", __name__, str(begin), str(_START_MS), str(seconds)]
         with subprocess.Popen(command, stdout=subprocess.PIPE) as sender:
             assert sender.stdout is not None
-            follower.start()
+            applier.start()
             lags: list[int] = []
             # What was there before events came is not theirs.
             time.sleep(max(0.0, begin / 1_000 - time.time()))
             cpu, began = time.process_time(), time.perf_counter()
             last: dict[int, int] = {}
             ingest = threading.Thread(
-                target=_ingest, args=(sender.stdout, log, follower, last), name="ingest"
+                target=_ingest, args=(sender.stdout, log, applier, last), name="ingest"
             )
             ingest.start()
             while ingest.is_alive():
                 ingest.join(0.25)
-                lags.append(follower.lag)
-                log.trim(follower.committed)
+                lags.append(applier.lag)
+                log.trim(applier.committed)
             taken = time.perf_counter() - began
-            events, applied = log.end, follower.applied[0]
+            events, applied = log.end, applier.applied[0]
             spent = time.process_time() - cpu
             patience = time.perf_counter() + _PATIENCE_S
             while len(releases) < minutes and time.perf_counter() < patience:
                 time.sleep(0.25)  # only where the machine did not give the engine its time
             made = releases[:minutes]
-        follower.stop()
-        if follower.failure is not None:
-            raise RuntimeError(follower.failure)
+        applier.stop()
+        if applier.failure is not None:
+            raise RuntimeError(applier.failure)
         if not made:
             raise RuntimeError("the machine is too busy: no release was made in time")
         kept_up = max(lags) < _KEPT_UP_S * EVENTS_PER_S
@@ -198,7 +198,7 @@ def _timed() -> Iterator[list[Release]]:
         yield releases
 
 
-def _ingest(source: BinaryIO, log: EmbeddedLog, follower: Follower, last: dict[int, int]) -> None:
+def _ingest(source: BinaryIO, log: EmbeddedLog, applier: LogApplier, last: dict[int, int]) -> None:
     """Append what comes through the pipe, durably, and wake the engine; as the door does."""
     while head := source.read(_LENGTH):
         payloads: list[bytes] = msgspec.msgpack.decode(
@@ -207,7 +207,7 @@ def _ingest(source: BinaryIO, log: EmbeddedLog, follower: Follower, last: dict[i
         if len(payloads) == 1:  # the last word: how many events each minute had
             last.update(msgspec.json.decode(payloads[0], type=dict[int, int]))
             return
-        follower.notice({0: log.append(payloads)})
+        applier.notice({0: log.append(payloads)})
 
 
 def _check(

@@ -28,7 +28,7 @@ from tactful.schemas.users import Erasure, ErasureStep
 from tactful.subjects.consent import ConsentStore
 from tactful.subjects.enumerate import people_kept
 from tactful.subjects.installation import Installation
-from tactful.subjects.trace_search import Found
+from tactful.subjects.trace_search import SearchResult
 from tactful_privacy.durable_files import replace_file
 from tactful_privacy.errors import VaultError
 from tactful_privacy.people.consent import NOTHING
@@ -238,7 +238,7 @@ class _Removed:
 
     receipt: str
     person: str
-    found: Found
+    found: SearchResult
     steps: list[ErasureStep]
     searched: bool
 
@@ -298,7 +298,7 @@ def _finish(
 def close_erasure(
     installation: Installation,
     receipt: str,
-    found: Found,
+    found: SearchResult,
     steps: Sequence[ErasureStep],
     hits: Sequence[str],
 ) -> None:
@@ -334,7 +334,7 @@ def work_of(installation: Installation, receipt: str) -> Path:
     return installation.data / WORK / receipt
 
 
-def ask_owners(installation: Installation, receipt: str, found: Found) -> ErasureStep:
+def ask_owners(installation: Installation, receipt: str, found: SearchResult) -> ErasureStep:
     """Ask workers to erase what they keep of partitions."""
     settings = installation.settings
     count = 0
@@ -345,12 +345,12 @@ def ask_owners(installation: Installation, receipt: str, found: Found) -> Erasur
     return ErasureStep(place="partitions", removed=0, note=note)
 
 
-def load_found(path: Path) -> Found | None:
+def load_found(path: Path) -> SearchResult | None:
     """What a job has noted before it changed anything, if it has."""
-    return msgspec.msgpack.decode(path.read_bytes(), type=Found) if path.exists() else None
+    return msgspec.msgpack.decode(path.read_bytes(), type=SearchResult) if path.exists() else None
 
 
-def save_found(path: Path, found: Found) -> None:
+def save_found(path: Path, found: SearchResult) -> None:
     """Note what a job looks for, before it changes anything."""
     path.parent.mkdir(mode=0o700, exist_ok=True)
     replace_file(path, msgspec.msgpack.encode(found), private=True)

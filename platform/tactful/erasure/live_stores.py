@@ -10,13 +10,13 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from functools import partial
 
-from tactful.experiments.controller import RolloutKeeper
-from tactful.pipeline.applier import Follower
+from tactful.experiments.controller import RolloutController
+from tactful.pipeline.applier import LogApplier
 from tactful.pipeline.webhooks import Webhooks
 from tactful.rerank.frequency_caps import without_people
 from tactful.schemas.users import ErasureStep
 from tactful.subjects.consent import ConsentStore
-from tactful.subjects.trace_search import Found
+from tactful.subjects.trace_search import SearchResult
 from tactful_privacy.errors import LedgerError
 from tactful_streaming.contract.log_entries import decode_entry
 from tactful_streaming.engine.engine import Engine
@@ -26,7 +26,7 @@ from tactful_streaming.sinks.webhook import Delivery
 from tactful_streaming.state.store import RocksState
 
 
-class RunningPlaces:
+class LiveStores:
     """The state, webhooks, latest lists and counts of a server; for one thread at a time.
 
     Attributes:
@@ -37,20 +37,20 @@ class RunningPlaces:
         self,
         engine: Engine,
         state: RocksState,
-        follower: Follower,
+        applier: LogApplier,
         lock: AbstractContextManager[object],
         *,
         consents: ConsentStore,
         webhooks: Webhooks | None,
-        drop_lists: Callable[[Found], int],
-        keeper: RolloutKeeper,
+        drop_lists: Callable[[SearchResult], int],
+        keeper: RolloutController,
     ) -> None:
         """Know where a server holds what.
 
         Args:
             engine: computes features.
             state: where its state is stored.
-            follower: whose thread uses the engine.
+            applier: whose thread uses the engine.
             lock: held while what readers of the engine see changes.
             consents: what people have agreed to.
             webhooks: who tells others of actions, if anybody does.
@@ -59,7 +59,7 @@ class RunningPlaces:
         """
         self._engine = engine
         self._state = state
-        self._follower = follower
+        self._applier = applier
         self._lock = lock
         self.consents = consents
         self._webhooks = webhooks
@@ -72,9 +72,9 @@ class RunningPlaces:
         Raises:
             StateError: if the engine does not run any more.
         """
-        self._follower.between(lambda: 0)
+        self._applier.between(lambda: 0)
 
-    def forget(self, found: Found, listed: Listed) -> Iterator[ErasureStep]:
+    def forget(self, found: SearchResult, listed: Listed) -> Iterator[ErasureStep]:
         """Remove people from the engine's memory and state, from webhooks, latest lists and counts.
 
         Their bytes are in files until :meth:`purge`.
@@ -96,7 +96,7 @@ class RunningPlaces:
             lock=self._lock,
         )
         try:
-            removed = self._follower.between(work)
+            removed = self._applier.between(work)
         except LedgerError as error:  # the engine commits before it forgets
             raise StateError(f"the engine cannot commit: {error}") from error
         yield ErasureStep(place="state", removed=removed)
@@ -115,7 +115,7 @@ class RunningPlaces:
             self._webhooks.purge()
 
 
-def _names(found: Found, delivery: Delivery) -> bool:
+def _names(found: SearchResult, delivery: Delivery) -> bool:
     if delivery.event_id in found.traces.event_ids:
         return True
     try:

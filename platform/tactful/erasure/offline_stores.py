@@ -21,8 +21,8 @@ from tactful.rerank.frequency_caps import without_people
 from tactful.schemas.users import ErasureStep
 from tactful.subjects.installation import Installation
 from tactful.subjects.trace_search import (
-    Found,
     Search,
+    SearchResult,
     find_traces,
     search_log,
     search_partitions,
@@ -46,7 +46,7 @@ Blank = Callable[[int, bytes], bytes | None]
 
 
 def purge_places(
-    installation: Installation, found: Found, rebuild: bool, *, log: bool
+    installation: Installation, found: SearchResult, rebuild: bool, *, log: bool
 ) -> Iterator[ErasureStep]:
     """Remove what was found, place by place; from a log in files if it was not done before."""
     settings, data = installation.settings, installation.data
@@ -67,7 +67,7 @@ def purge_places(
     yield purge_training(settings)
 
 
-def purge_spool(path: Path, found: Found) -> ErasureStep:
+def purge_spool(path: Path, found: SearchResult) -> ErasureStep:
     """Blank what waits in files for an absent broker; it is sent on as ticks of nobody."""
     blank = msgspec.msgpack.encode(("", encode_entry(Tick(timestamp=0), "json")))
 
@@ -83,7 +83,7 @@ def purge_spool(path: Path, found: Found) -> ErasureStep:
     return ErasureStep(place="spool", removed=redact(path, found.needles, replace).records)
 
 
-def delete_keys(installation: Installation, found: Found) -> Iterator[ErasureStep]:
+def delete_keys(installation: Installation, found: SearchResult) -> Iterator[ErasureStep]:
     """Delete what sealed records are opened by, wherever copies of them lie."""
     seal = open_seal(installation.settings, clock=installation.clock)
     if seal is not None:
@@ -93,7 +93,7 @@ def delete_keys(installation: Installation, found: Found) -> Iterator[ErasureSte
         yield ErasureStep(place="keys", removed=deleted, note=note)
 
 
-def _log(installation: Installation, found: Found) -> ErasureStep:
+def _log(installation: Installation, found: SearchResult) -> ErasureStep:
     path = installation.data / "log"
     if path.is_dir():
         EmbeddedLog(path).close()  # cuts off the torn tail of a crash
@@ -113,7 +113,9 @@ def _log(installation: Installation, found: Found) -> ErasureStep:
 
 
 @contextlib.contextmanager
-def blanking(installation: Installation, found: Found) -> Iterator[tuple[frozenset[bytes], Blank]]:
+def blanking(
+    installation: Installation, found: SearchResult
+) -> Iterator[tuple[frozenset[bytes], Blank]]:
     """What occurs in records of the log that are theirs, and what stands there afterwards."""
     needles = found.needles
     seal = open_seal(installation.settings, clock=installation.clock)
@@ -151,7 +153,7 @@ def blank_letter(replace: Blank) -> Blank:
     return blank
 
 
-def _letters(installation: Installation, name: str, found: Found) -> ErasureStep:
+def _letters(installation: Installation, name: str, found: SearchResult) -> ErasureStep:
     path = installation.data / name
     if path.is_dir():
         EmbeddedLog(path).close()
@@ -160,7 +162,7 @@ def _letters(installation: Installation, name: str, found: Found) -> ErasureStep
     return ErasureStep(place=path.name, removed=done.records)
 
 
-def _webhooks(path: Path, found: Found) -> ErasureStep:
+def _webhooks(path: Path, found: SearchResult) -> ErasureStep:
     removed = 0
     for directory in sorted(path.glob("*")) if path.is_dir() else ():
         with contextlib.closing(RocksState(directory)) as store:
@@ -177,7 +179,7 @@ def _webhooks(path: Path, found: Found) -> ErasureStep:
     return ErasureStep(place="webhooks", removed=removed)
 
 
-def _state(path: Path, found: Found, definitions: Definitions) -> ErasureStep:
+def _state(path: Path, found: SearchResult, definitions: Definitions) -> ErasureStep:
     if not path.is_dir():
         return ErasureStep(place="state", removed=0)
     with contextlib.closing(RocksState(path)) as store:
@@ -217,7 +219,7 @@ def _rebuilt(data: Path) -> ErasureStep:
     return ErasureStep(place="state", removed=0, note="computed again from the log at the start")
 
 
-def purge_online(settings: Settings, definitions: Definitions, found: Found) -> ErasureStep:
+def purge_online(settings: Settings, definitions: Definitions, found: SearchResult) -> ErasureStep:
     """Delete what the online store has of them."""
     online = open_redis(settings.online, definitions)
     try:
@@ -249,7 +251,7 @@ def purge_training(settings: Settings) -> ErasureStep:
     return ErasureStep(place="models", removed=files, note=note)
 
 
-def find_person(installation: Installation, person: str) -> Found:
+def find_person(installation: Installation, person: str) -> SearchResult:
     """What a person has left, also beside a server that is at work."""
     state = installation.data / "state"
     with contextlib.ExitStack() as stack:

@@ -1,6 +1,6 @@
 """Erases people from everything that a server keeps, while it is at work.
 
-What it has in memory and in stores that it holds open, it lets go of itself (`RunningPlaces`), and
+What it has in memory and in stores that it holds open, it lets go of itself (`LiveStores`), and
 that first: nothing of them may follow from a sequence that was begun. Bytes in files of the state
 go by a compaction.
 
@@ -40,7 +40,7 @@ from tactful.erasure.erase import (
     save_found,
     work_of,
 )
-from tactful.erasure.live_stores import RunningPlaces
+from tactful.erasure.live_stores import LiveStores
 from tactful.erasure.offline_stores import (
     blank_letter,
     blanking,
@@ -55,7 +55,7 @@ from tactful.metadata.connections import open_installation
 from tactful.schemas.users import ErasureStep
 from tactful.subjects.installation import Installation
 from tactful.subjects.suppression import open_suppression
-from tactful.subjects.trace_search import Found
+from tactful.subjects.trace_search import SearchResult
 from tactful.util.background_process import low_priority
 from tactful.util.clock import now_ms
 from tactful_streaming.contract.log_entries import DEVICE_PREFIX
@@ -85,7 +85,7 @@ class OnlineErasures:
         installation: Installation,
         logs: Mapping[str, EmbeddedLog],
         *,
-        running: RunningPlaces | None = None,
+        running: LiveStores | None = None,
         executor: Executor | None = None,
         say: Say = lambda stage: None,
     ) -> None:
@@ -258,7 +258,7 @@ class OnlineErasures:
             self._say("close")
 
     def _rewrite(
-        self, executor: Executor, name: str, log: EmbeddedLog, found: Found
+        self, executor: Executor, name: str, log: EmbeddedLog, found: SearchResult
     ) -> ErasureStep | None:
         """Remove them from a log, segment by segment; None if the server stops meanwhile."""
         settings = self._installation.settings
@@ -284,11 +284,13 @@ class _Job:
 
     receipt: str
     keys: tuple[str, ...]
-    found: Found
+    found: SearchResult
     steps: list[ErasureStep]
 
 
-def _find(settings: Settings, person: str, known: Found | None) -> tuple[Found, Listed]:
+def _find(
+    settings: Settings, person: str, known: SearchResult | None
+) -> tuple[SearchResult, Listed]:
     """Search log and state for a person; with what an earlier run has found."""
     with _installation(settings) as installation:
         found = find_person(installation, person)
@@ -299,12 +301,12 @@ def _find(settings: Settings, person: str, known: Found | None) -> tuple[Found, 
         return found, find_listed(store, found.traces, load_definitions(settings.features))
 
 
-def _search(settings: Settings, found: Sequence[Found]) -> list[str]:
+def _search(settings: Settings, found: Sequence[SearchResult]) -> list[str]:
     return still_there(settings, found)
 
 
 def _draft(
-    settings: Settings, kind: Literal["log", "letters"], segment: Path, found: Found
+    settings: Settings, kind: Literal["log", "letters"], segment: Path, found: SearchResult
 ) -> tuple[Path, int] | None:
     """Write one segment anew; None where nothing of theirs is in it."""
     with contextlib.ExitStack() as stack:

@@ -15,7 +15,7 @@ from urllib.parse import unquote, urlsplit
 
 from tactful.config.settings import Settings
 from tactful.schemas.users import ErasureStep
-from tactful.subjects.trace_search import Found, needles_of
+from tactful.subjects.trace_search import SearchResult, needles_of
 from tactful.util.multi_substring import SHORTEST, Texts
 from tactful_streaming.state.store import open_beside
 
@@ -28,7 +28,7 @@ WORK = "erasures"
 _SQLITE = "sqlite:///"
 
 
-def still_there(settings: Settings, found: Sequence[Found]) -> list[str]:
+def still_there(settings: Settings, found: Sequence[SearchResult]) -> list[str]:
     """Files and stores in which any name still occurs, also in what is compressed in them.
 
     Returns:
@@ -79,7 +79,7 @@ def places_elsewhere(
     return tuple(path for path in paths if not path.is_relative_to(data))
 
 
-def verified(found: Found, hits: Sequence[str]) -> ErasureStep:
+def verified(found: SearchResult, hits: Sequence[str]) -> ErasureStep:
     """What the search of every file for every name has found."""
     names = _names_of(found)
     short = sum(len(name.encode()) < SHORTEST for name in names)
@@ -101,7 +101,7 @@ def verified(found: Found, hits: Sequence[str]) -> ErasureStep:
     return ErasureStep(place=VERIFICATION, removed=len(hits), note=note)
 
 
-def _names_of(found: Found) -> frozenset[str]:
+def _names_of(found: SearchResult) -> frozenset[str]:
     traces = found.traces
     return traces.users | traces.devices | traces.sessions | traces.event_ids
 

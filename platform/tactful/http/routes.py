@@ -49,18 +49,18 @@ class FeaturesQuery(msgspec.Struct, forbid_unknown_fields=True):
 
 async def _post_events(platform: Platform, call: Call) -> Reply:
     forbidden = browser.refused if call.public else None
-    accepted = await platform.door.events(await call.body(), call.content_type, forbidden=forbidden)
+    accepted = await platform.ingest.events(await call.body(), call.content_type, forbidden=forbidden)
     if call.public:  # how far the log goes is an exact number about everybody
         accepted = msgspec.structs.replace(accepted, position=0)
     return json_reply(accepted, 202)
 
 
 async def _put_items(platform: Platform, call: Call) -> Reply:
-    return json_reply(await platform.door.items(await call.body(), call.content_type), 202)
+    return json_reply(await platform.ingest.items(await call.body(), call.content_type), 202)
 
 
 async def _put_users(platform: Platform, call: Call) -> Reply:
-    return json_reply(await platform.door.users(await call.body(), call.content_type), 202)
+    return json_reply(await platform.ingest.users(await call.body(), call.content_type), 202)
 
 
 async def _post_recommend(platform: Platform, call: Call) -> Reply:

@@ -22,7 +22,7 @@ import msgspec
 from tactful.config.settings import Settings
 from tactful.errors import StorageError
 from tactful.event_log.encryption import RecordSeal, log_in_files, open_seal
-from tactful.event_log.merged_log import MergedLog, Places
+from tactful.event_log.merged_log import MergedLog, LogOffsets
 from tactful.metadata.connections import kafka_settings
 from tactful.pipeline.backends import engine_options
 from tactful.pipeline.online_features import own_definitions, shared_definitions
@@ -232,7 +232,7 @@ class _ServerPart(_FilesPart):
         if meta is not None and meta.fingerprint != wanted.fingerprint:
             scratch.clear()
             meta = None
-        places = Places(self._kafka.topic)
+        places = LogOffsets(self._kafka.topic)
         log = MergedLog(
             self._kafka,
             self._partitions,

@@ -22,7 +22,7 @@ from concurrent.futures import Future
 from contextlib import AbstractContextManager
 
 from tactful.config.engine import EngineSettings
-from tactful.event_log.merged_log import Followed, behind
+from tactful.event_log.merged_log import AppliedLog, behind
 from tactful.metrics.registry import Metrics
 from tactful.schemas.positions import Offsets, reaches
 from tactful.schemas.problems import ProblemError
@@ -44,7 +44,7 @@ _IDLE_COMMIT_S = 10.0
 _RETRY_S = 1.0
 
 
-class Letters:
+class DeadLetterBuffer:
     """Dead letters on their way to disk: noted while a batch is applied, kept before the commit.
 
     Late events go another way: each is a letter to itself, with the feature that it missed in the
@@ -79,12 +79,12 @@ class Letters:
             self._waiting = []
         if self._waiting_late and self._late is not None:
             self._late.add(
-                [letter for event in self._waiting_late for letter in late_letters(event)]
+                [letter for event in self._waiting_late for letter in dead_letters_of(event)]
             )
             self._waiting_late.clear()
 
 
-def late_letters(event: LateEvent) -> list[DeadLetter]:
+def dead_letters_of(event: LateEvent) -> list[DeadLetter]:
     """A late event as letters, one for each feature that it does not count for."""
     return [
         DeadLetter(
@@ -98,7 +98,7 @@ def late_letters(event: LateEvent) -> list[DeadLetter]:
     ]
 
 
-class Follower:
+class LogApplier:
     """Applies the log to the engine, in order, once.
 
     Attributes:
@@ -110,7 +110,7 @@ class Follower:
 
     def __init__(
         self,
-        log: Followed,
+        log: AppliedLog,
         engine: Engine,
         lock: AbstractContextManager[object],
         settings: EngineSettings,
@@ -118,7 +118,7 @@ class Follower:
         *,
         progressed: Callable[[], None],
         append: Callable[[Sequence[Entry]], None],
-        letters: Letters | None = None,
+        letters: DeadLetterBuffer | None = None,
         permits: Callable[[str], bool] = lambda key: True,
         commit_idle: bool = False,
         tells_time: bool = True,
@@ -150,7 +150,7 @@ class Follower:
         self._metrics = metrics
         self._progressed = progressed
         self._append = append
-        self._letters = letters or Letters(None)
+        self._letters = letters or DeadLetterBuffer(None)
         self._permits = permits
         self._commit_idle = commit_idle
         self._tells_time = tells_time and settings.clock == "wall"

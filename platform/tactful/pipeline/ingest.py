@@ -14,17 +14,18 @@ import functools
 import logging
 import math
 from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass
 
 import msgspec
 
 from tactful.metrics.registry import Metrics
-from tactful.pipeline.applier import Follower
+from tactful.pipeline.applier import LogApplier
+from tactful.pipeline.backends import Backend
 from tactful.schemas.ingestion import EventsAccepted, Rejection, Upserted
 from tactful.schemas.positions import Offsets, Position, merged, reaches
 from tactful.schemas.problems import ProblemError
 from tactful_streaming.contract.log_entries import (
     Entry,
-    EntryFormat,
     Event,
     Item,
     User,
@@ -34,10 +35,8 @@ from tactful_streaming.contract.log_entries import (
     subject_key,
 )
 from tactful_streaming.contract.wire import Limits, decode_events, decode_items, decode_users
-from tactful_streaming.contract.wire import Rejection as Refusal
-from tactful_streaming.engine.engine import Engine
+from tactful_streaming.contract.wire import Rejection as WireRejection
 from tactful_streaming.errors import BackpressureError, LogError, LogUnreachableError, PayloadError
-from tactful_streaming.log.group_commit import Commit
 
 logger = logging.getLogger(__name__)
 
@@ -51,67 +50,72 @@ _NO_CONSENT = (
 )
 
 
-class Door:
-    """Accepts events, items and users of one platform. Used from the event loop only."""
+@dataclass(frozen=True)
+class IngestOptions:
+    """Limits and rules of ingestion.
+
+    Attributes:
+        limits: size limits of one element and of one batch.
+        engine_lag: records that the engine may be behind before more are refused.
+        stamps: add the time of receipt to the context of each event, for rules about clocks.
+        reserved: event types that only the platform creates, such as coupon offers; clients
+            must not send them.
+        permit: returns the entry to keep of an event, restricted by the user's consent; None to
+            keep nothing.
+        describe: receives users before they are appended; returns the ids of which nothing may
+            be kept.
+    """
+
+    limits: Limits
+    engine_lag: int
+    stamps: bool = False
+    reserved: frozenset[str] = frozenset()
+    permit: Callable[[Event], Entry | None] = lambda event: event
+    describe: Callable[[Sequence[User]], Awaitable[Collection[str]]] | None = None
+
+
+class EventIngest:
+    """Accepts events, items and users of one platform. Used from the event loop only.
+
+    An event passes through these stages::
+
+        decode -> reject -> permit -> deduplicate -> append -> acknowledge
+                                         |             |
+                  _pending: {event_id: future}     _appended: [(offsets, event ids)]
+
+    An id stays in `_pending` until the engine has applied its event and remembers it.
+    """
 
     def __init__(
         self,
-        *,
-        ends: Callable[[], Offsets],
-        engine: Engine,
-        commit: Commit,
-        follower: Follower,
+        backend: Backend,
+        applier: LogApplier,
         metrics: Metrics,
-        limits: Limits,
-        engine_lag: int,
+        options: IngestOptions,
+        *,
         clock: Callable[[], int],
-        show: Callable[[Offsets], Position],
-        format: EntryFormat = "msgpack",
-        stamps: bool = False,
-        actions: Collection[str] = (),
-        permit: Callable[[Event], Entry | None] = lambda event: event,
-        described: Callable[[Sequence[User]], Awaitable[Collection[str]]] | None = None,
     ) -> None:
-        """Open the door.
+        """Prepare ingestion.
 
         Args:
-            ends: how far the log goes, by partition.
-            engine: knows which event ids were applied.
-            commit: appends to the log, durably.
-            follower: is told of what was appended.
-            metrics: where to count.
-            limits: what one element and one batch may weigh.
-            engine_lag: records the engine may be behind before more are refused.
-            clock: now in epoch milliseconds.
-            show: a position as it goes over the wire.
-            format: how entries are written in the log.
-            stamps: note in the context of each event when it came, for rules about clocks.
-            actions: types of events that are made here, and that nobody may send: what they set
-                off, such as a coupon, is promised to whom the engine found.
-            permit: the entry to keep of an event, by what the person has agreed to; None where
-                nothing of it may be kept.
-            described: told of users before they are appended; says of whom nothing may be kept.
+            backend: log to append to, and the engine that holds the applied event ids.
+            applier: is notified of appended records.
+            metrics: counts results.
+            options: limits and rules.
+            clock: returns epoch milliseconds.
         """
-        self._ends = ends
-        self._engine = engine
-        self._commit = commit
-        self._refused = False
-        self._follower = follower
+        self._backend = backend
+        self._engine = backend.engine
+        self._applier = applier
         self._metrics = metrics
-        self._limits = limits
-        self._engine_lag = engine_lag
+        self._options = options
         self._clock = clock
-        self._show = show
-        self._format = format
-        self._stamps = stamps
-        self._actions = frozenset(actions)
-        self._permit = permit
-        self._described = described
+        self._log_failed = False
         self._pending: dict[str, asyncio.Future[Offsets]] = {}
         self._appended: collections.deque[tuple[Offsets, tuple[str, ...]]] = collections.deque()
-        self._notes: list[Entry] = []
-        self._noted: asyncio.Future[Offsets] | None = None
-        self._gathered: asyncio.TimerHandle | None = None
+        self._internal: list[Entry] = []
+        self._internal_write: asyncio.Future[Offsets] | None = None
+        self._flush_timer: asyncio.TimerHandle | None = None
 
     async def events(
         self,
@@ -135,21 +139,21 @@ class Door:
         now = self._clock()
         try:
             decoded, refused = decode_events(
-                body, now=now, limits=self._limits, content_type=content_type
+                body, now=now, limits=self._options.limits, content_type=content_type
             )
         except PayloadError as error:
             raise _bad_body(error) from None
-        for reason in (forbidden, self._made_here if self._actions else None):
+        for reason in (forbidden, self._reject_reserved if self._options.reserved else None):
             if reason is not None:
                 decoded, refused = _without(decoded, refused, reason)
         fresh: dict[str, Entry] = {}
         writes: set[asyncio.Future[Offsets]] = set()
         pending, seen = self._pending, self._engine.seen
-        unwanted: list[Refusal] = []
+        unwanted: list[WireRejection] = []
         for index, event in decoded:
-            entry = self._permit(_stamped(event, now) if self._stamps else event)
+            entry = self._options.permit(_stamped(event, now) if self._options.stamps else event)
             if entry is None:
-                unwanted.append(Refusal(index=index, code="no_consent", message=_NO_CONSENT))
+                unwanted.append(WireRejection(index=index, code="no_consent", message=_NO_CONSENT))
                 continue
             identifier = event.event_id
             if identifier in pending:
@@ -168,12 +172,12 @@ class Door:
         return EventsAccepted(
             accepted=len(fresh),
             duplicates=duplicates,
-            rejected=_told(refused),
+            rejected=_to_response(refused),
             position=position,
         )
 
-    def _made_here(self, event: Event) -> str | None:
-        if event.type not in self._actions:
+    def _reject_reserved(self, event: Event) -> str | None:
+        if event.type not in self._options.reserved:
             return None
         return (
             f"{event.type!r} is the action of a sequence or a join: such events are made here and "
@@ -199,27 +203,29 @@ class Door:
     async def _upserts(
         self,
         kind: str,
-        decode: Callable[..., tuple[Sequence[tuple[int, Item | User]], Sequence[Refusal]]],
+        decode: Callable[..., tuple[Sequence[tuple[int, Item | User]], Sequence[WireRejection]]],
         body: bytes,
         content_type: str | None,
     ) -> Upserted:
         self._check_room()
         try:
             decoded, refused = decode(
-                body, now=self._clock(), limits=self._limits, content_type=content_type
+                body, now=self._clock(), limits=self._options.limits, content_type=content_type
             )
         except PayloadError as error:
             raise _bad_body(error) from None
         writes: set[asyncio.Future[Offsets]] = set()
         refusals = list(refused)
         entries = [entry for _, entry in decoded]
-        if entries and self._described is not None:
+        if entries and self._options.describe is not None:
             users = [entry for entry in entries if isinstance(entry, User)]
-            unwanted = await self._described(users) if users else ()
+            unwanted = await self._options.describe(users) if users else ()
             entries = []
             for index, entry in decoded:
                 if isinstance(entry, User) and entry.user_id in unwanted:
-                    refusals.append(Refusal(index=index, code="no_consent", message=_NO_CONSENT))
+                    refusals.append(
+                        WireRejection(index=index, code="no_consent", message=_NO_CONSENT)
+                    )
                 else:
                     entries.append(entry)
             refusals.sort(key=lambda refusal: refusal.index)
@@ -227,9 +233,9 @@ class Door:
             writes.add(self._append(entries, ()))
         position = await self._written(writes)
         self._count(kind, len(entries), 0, len(refusals))
-        return Upserted(accepted=len(entries), rejected=_told(refusals), position=position)
+        return Upserted(accepted=len(entries), rejected=_to_response(refusals), position=position)
 
-    def note(self, payload: bytes) -> asyncio.Future[Offsets]:
+    def append_internal(self, payload: bytes) -> asyncio.Future[Offsets]:
         """Append an entry of the platform's own; one that finds no room is dropped and counted.
 
         It is appended with others, within 20 ms or just ahead of what comes in before that.
@@ -240,47 +246,47 @@ class Door:
         loop = asyncio.get_running_loop()
         entry = decode_entry(payload)
         if isinstance(entry, Event) and subject_key(entry) is not None:
-            permitted = self._permit(entry)
+            permitted = self._options.permit(entry)
             if permitted is None:  # withdrawn since the list was asked for
                 nothing: asyncio.Future[Offsets] = loop.create_future()
                 nothing.set_result({})
                 return nothing
             entry = permitted
-        if self._noted is None:
-            self._noted = loop.create_future()
-            self._gathered = loop.call_later(_GATHERED_S, self.write_notes)
-        self._notes.append(entry)
-        return self._noted
+        if self._internal_write is None:
+            self._internal_write = loop.create_future()
+            self._flush_timer = loop.call_later(_GATHERED_S, self.flush_internal)
+        self._internal.append(entry)
+        return self._internal_write
 
-    def write_notes(self) -> None:
+    def flush_internal(self) -> None:
         """Append what was noted, ahead of what comes later: a click may follow from it."""
-        if self._noted is None or self._gathered is None:
+        if self._internal_write is None or self._flush_timer is None:
             return
-        self._gathered.cancel()
-        settle = functools.partial(self._settle_notes, len(self._notes), self._noted)
-        written = self._write(self._notes)
-        self._notes, self._noted, self._gathered = [], None, None
+        self._flush_timer.cancel()
+        settle = functools.partial(self._settle_internal, len(self._internal), self._internal_write)
+        written = self._write(self._internal)
+        self._internal, self._internal_write, self._flush_timer = [], None, None
         written.add_done_callback(settle)
 
     def _append(
         self, entries: Sequence[Entry], identifiers: tuple[str, ...]
     ) -> asyncio.Future[Offsets]:
-        self.write_notes()
+        self.flush_internal()
         written = self._write(entries)
         written.add_done_callback(functools.partial(self._settle, identifiers))
         return written
 
     def _write(self, entries: Sequence[Entry]) -> asyncio.Future[Offsets]:
-        payloads = [encode_entry(entry, self._format) for entry in entries]
+        payloads = [encode_entry(entry, self._backend.format) for entry in entries]
         keys = [route_key(entry) for entry in entries]
-        return asyncio.ensure_future(self._commit.append_keyed(payloads, keys))
+        return asyncio.ensure_future(self._backend.commit.append_keyed(payloads, keys))
 
-    def _settle_notes(
+    def _settle_internal(
         self, count: int, noted: asyncio.Future[Offsets], written: asyncio.Future[Offsets]
     ) -> None:
         error = asyncio.CancelledError() if written.cancelled() else written.exception()
         if error is None:
-            self._follower.notice({})
+            self._applier.notice({})
         else:
             self._metrics.impressions_lost.inc(count)
         if noted.done():  # whoever waited was cancelled, and this with it
@@ -294,8 +300,8 @@ class Door:
             noted.exception()  # seen: often nobody waits
 
     def _check_room(self) -> None:
-        self._follower.check()
-        if self._follower.lag > self._engine_lag:
+        self._applier.check()
+        if self._applier.lag > self._options.engine_lag:
             raise ProblemError(
                 "too_many_events", "the engine is behind; send it again later", retry_after=2
             )
@@ -311,11 +317,11 @@ class Door:
         offsets = written.result()
         if identifiers:
             self._appended.append((offsets, identifiers))
-        self._follower.notice(offsets)
+        self._applier.notice(offsets)
 
     def _forget_applied(self) -> None:
         """Drop the ids the engine remembers by now."""
-        applied = self._follower.applied
+        applied = self._applier.applied
         while self._appended and reaches(applied, self._appended[0][0]):
             for identifier in self._appended.popleft()[1]:
                 self._pending.pop(identifier, None)
@@ -323,7 +329,7 @@ class Door:
     async def _written(self, writes: set[asyncio.Future[Offsets]]) -> Position:
         """Wait until all are durable; the position behind them, or of the log when none is new."""
         if not writes:
-            return self._show(self._ends())
+            return self._backend.show(self._backend.ends())
         offsets: Offsets = {}
         for write in writes:
             try:
@@ -342,21 +348,21 @@ class Door:
                     retry_after=math.ceil(error.retry_after),
                 ) from None
             except LogError as error:
-                if not self._refused:
+                if not self._log_failed:
                     # Once, not for each request: the lines may lie on the disk that is full.
                     logger.error(
                         "events are refused with 503, and nothing of them is kept, until the log "
                         "can be written again: %s. If the disk is full, make room",
                         error,
                     )
-                self._refused = True
+                self._log_failed = True
                 raise ProblemError(
                     "not_ready", "the event log cannot be written", retry_after=5
                 ) from None
-        if self._refused:
+        if self._log_failed:
             logger.warning("the log can be written again: events are taken")
-            self._refused = False
-        return self._show(offsets)
+            self._log_failed = False
+        return self._backend.show(offsets)
 
     def _count(self, kind: str, accepted: int, duplicates: int, rejected: int) -> None:
         self._metrics.ingested(kind, "accepted", accepted)
@@ -371,9 +377,9 @@ def _stamped(event: Event, now: int) -> Event:
 
 def _without(
     decoded: Sequence[tuple[int, Event]],
-    refused: Sequence[Refusal],
+    refused: Sequence[WireRejection],
     forbidden: Callable[[Event], str | None],
-) -> tuple[list[tuple[int, Event]], list[Refusal]]:
+) -> tuple[list[tuple[int, Event]], list[WireRejection]]:
     allowed: list[tuple[int, Event]] = []
     refusals = list(refused)
     for index, event in decoded:
@@ -381,7 +387,7 @@ def _without(
         if reason is None:
             allowed.append((index, event))
         else:
-            refusals.append(Refusal(index=index, code="forbidden", message=reason))
+            refusals.append(WireRejection(index=index, code="forbidden", message=reason))
     return allowed, sorted(refusals, key=lambda refusal: refusal.index)
 
 
@@ -389,7 +395,7 @@ def _bad_body(error: PayloadError) -> ProblemError:
     return ProblemError("bad_body", error.message)
 
 
-def _told(refused: Iterable[Refusal]) -> list[Rejection]:
+def _to_response(refused: Iterable[WireRejection]) -> list[Rejection]:
     return [
         Rejection(index=refusal.index, code=refusal.code, message=refusal.message)
         for refusal in refused

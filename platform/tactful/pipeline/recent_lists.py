@@ -6,10 +6,10 @@ import asyncio
 
 from tactful.event_log.impressions import RecentImpressions, find_impression
 from tactful.pipeline.backends import Backend
-from tactful.pipeline.ingest import Door
+from tactful.pipeline.ingest import EventIngest
 from tactful.schemas.positions import Offsets
 from tactful.schemas.problems import ProblemError
-from tactful.subjects.trace_search import Found
+from tactful.subjects.trace_search import SearchResult
 from tactful_streaming.contract.log_entries import Event
 from tactful_streaming.engine.erasure import is_of
 from tactful_streaming.errors import LogError
@@ -18,21 +18,21 @@ _SEARCHED_RECORDS = 200_000
 _FORGET_S = 30.0
 
 
-class GivenLists:
+class RecentRecommendations:
     """The lists of one server. For its event loop, but for `forget`.
 
     Attributes:
         waiting: lists that are being logged.
     """
 
-    def __init__(self, door: Door, backend: Backend) -> None:
+    def __init__(self, ingest: EventIngest, backend: Backend) -> None:
         """Start empty.
 
         Args:
-            door: writes lists to the log.
+            ingest: writes lists to the log.
             backend: has the log, in which older ones are found.
         """
-        self._door = door
+        self._ingest = ingest
         self._backend = backend
         self._recent = RecentImpressions()
         self.waiting: set[asyncio.Future[Offsets]] = set()
@@ -44,7 +44,7 @@ class GivenLists:
     def note(self, recommendation_id: str, impression: bytes) -> None:
         """Log a list that is shown, and keep it for a while to be explained."""
         self._recent.add(recommendation_id, impression)
-        written = self._door.note(impression)
+        written = self._ingest.append_internal(impression)
         self.waiting.add(written)
         written.add_done_callback(self.waiting.discard)
 
@@ -57,7 +57,7 @@ class GivenLists:
         found = self._recent.find(recommendation_id)
         return found or await asyncio.to_thread(self._search, recommendation_id)
 
-    def forget(self, found: Found) -> int:
+    def forget(self, found: SearchResult) -> int:
         """Forget the latest lists of people, in whose place none can be explained any more.
 
         For other threads than the loop's.

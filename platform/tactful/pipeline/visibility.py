@@ -13,7 +13,7 @@ from tactful.schemas.problems import ProblemError
 _MARKS_S = 0.003
 
 
-class Visible:
+class VisibilityTracker:
     """Offsets up to which everything shows: here, and in what workers keep of people."""
 
     def __init__(

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from functools import partial
 
 from tactful.metrics.registry import Metrics
-from tactful.pipeline.applier import Follower
+from tactful.pipeline.applier import LogApplier
 from tactful.pipeline.backends import Backend
 from tactful.pipeline.webhooks import Webhooks
 from tactful.server.admission import Turnstile
@@ -18,7 +18,7 @@ _MEGABYTE = 2**20
 def add_gauges(
     metrics: Metrics,
     backend: Backend,
-    follower: Follower,
+    applier: LogApplier,
     turnstile: Turnstile,
     webhooks: Webhooks | None,
     *,
@@ -30,7 +30,7 @@ def add_gauges(
     Args:
         metrics: where they are shown.
         backend: log and engine.
-        follower: what applies the log.
+        applier: what applies the log.
         turnstile: where recommendations wait.
         webhooks: who tells others of actions, if anybody does.
         lock: keeps the engine as it is.
@@ -43,7 +43,7 @@ def add_gauges(
         # To the byte it would tell of each person who is new.
         return _MEGABYTE * round(size / _MEGABYTE)
 
-    metrics.gauge("engine_lag", "Log records not applied yet", lambda: follower.lag)
+    metrics.gauge("engine_lag", "Log records not applied yet", lambda: applier.lag)
     metrics.gauge(
         "engine_state_bytes",
         "About how much memory the state of entities takes, in whole megabytes",

@@ -18,7 +18,7 @@ from tactful.event_log.encryption import open_seal
 from tactful.metadata.store import MetadataStore
 from tactful.schemas.users import ConsentDecision, PersonExport
 from tactful.subjects.consent import ConsentStore
-from tactful.subjects.trace_search import Found, Search, find_traces, needles_of, search_log
+from tactful.subjects.trace_search import Search, SearchResult, find_traces, needles_of, search_log
 from tactful_privacy.people.consent import NOTHING
 from tactful_streaming.contract.log_entries import DEVICE_PREFIX, decode_entry
 from tactful_streaming.definitions.model import Definitions
@@ -105,7 +105,7 @@ def export_person(
     )
 
 
-def _records(search: Search, found: Found) -> Iterator[dict[str, Any]]:
+def _records(search: Search, found: SearchResult) -> Iterator[dict[str, Any]]:
     for offset, payload in search(found.needles):
         try:
             entry = decode_entry(payload)
@@ -116,14 +116,14 @@ def _records(search: Search, found: Found) -> Iterator[dict[str, Any]]:
 
 
 def _features(
-    store: RocksState, found: Found, definitions: Definitions, now: int
+    store: RocksState, found: SearchResult, definitions: Definitions, now: int
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     for entity, key, blob in stored_of(store, found.traces):
         yield f"{entity} {key}", dict(read_packed(definitions.of_entity(entity), blob, now))
 
 
 def _letters(
-    settings: Settings, found: Found, clock: Callable[[], int]
+    settings: Settings, found: SearchResult, clock: Callable[[], int]
 ) -> Iterator[dict[str, Any]]:
     needles = found.needles
     with contextlib.ExitStack() as stack:
@@ -146,7 +146,7 @@ def _letters(
                     }
 
 
-def _actions(path: Path, found: Found) -> Iterator[dict[str, Any]]:
+def _actions(path: Path, found: SearchResult) -> Iterator[dict[str, Any]]:
     needles = needles_of(found.traces.users | found.traces.devices)
     for directory in sorted(path.glob("*")) if path.is_dir() else ():
         with contextlib.closing(RocksState(directory, read_only=True)) as store:

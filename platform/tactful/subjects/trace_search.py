@@ -39,7 +39,7 @@ _APART = 1 << 48  # more than a partition has records
 
 
 @dataclass(frozen=True)
-class Found:
+class SearchResult:
     """What people have left, and where.
 
     Attributes:
@@ -52,9 +52,9 @@ class Found:
     offsets: frozenset[int]
     records: int
 
-    def __or__(self, other: Found) -> Found:
+    def __or__(self, other: SearchResult) -> SearchResult:
         """What two searches have found, the second maybe after something was removed."""
-        return Found(
+        return SearchResult(
             self.traces | other.traces,
             self.offsets | other.offsets,
             max(self.records, other.records),
@@ -150,7 +150,7 @@ def search_log(settings: Settings, *, clock: Callable[[], int]) -> Iterator[Sear
         yield search_partitions([SealedLog(log, seal)])
 
 
-def find_traces(log: Search, store: StateStore | None, people: Collection[str]) -> Found:
+def find_traces(log: Search, store: StateStore | None, people: Collection[str]) -> SearchResult:
     """Find what people have left.
 
     An anonymous event belongs to who used its device alone. On a device that several have used, it
@@ -206,7 +206,7 @@ def find_traces(log: Search, store: StateStore | None, people: Collection[str]) 
                 sessions |= {event.session_id} - {None}  # type: ignore[arg-type]
                 if device in shared:
                     offsets.add(offset)
-    return Found(
+    return SearchResult(
         Traces(
             users=users,
             devices=frozenset(devices - shared),

@@ -22,13 +22,13 @@ from tactful.config.ledger_location import LEDGER, existing_ledger, ledger_locat
 from tactful.config.privacy import StatisticsSettings
 from tactful.config.settings import Settings
 from tactful.config.storage import StorageSettings
-from tactful.erasure.live_stores import RunningPlaces
+from tactful.erasure.live_stores import LiveStores
 from tactful.errors import BackupError, ConfigError
 from tactful.maintenance import doctor
 from tactful.maintenance.restore_merge import _ledger
 from tactful.server.platform import Platform
 from tactful.statistics.service import CLOCK_EVENT, PrivateStatistics, open_statistics
-from tactful.subjects.trace_search import Found
+from tactful.subjects.trace_search import SearchResult
 from tactful_privacy.errors import LedgerError
 from tactful_privacy.ledger import schema as ledger_schema
 from tactful_privacy.ledger.ledger import Ledger
@@ -254,7 +254,7 @@ def test_an_erasure_waits_for_a_ledger_that_is_away() -> None:
 
     nothing: Any = SimpleNamespace(forget=lambda *_, **__: 0)
     away: Any = Away()
-    places = RunningPlaces(
+    places = LiveStores(
         nothing,
         nothing,
         away,
@@ -265,7 +265,7 @@ def test_an_erasure_waits_for_a_ledger_that_is_away() -> None:
         keeper=nothing,
     )
     with pytest.raises(StateError, match="ledger"):
-        next(places.forget(Found(Traces(), frozenset(), 0), Listed()))
+        next(places.forget(SearchResult(Traces(), frozenset(), 0), Listed()))
 
 
 def test_a_backup_with_a_ledger_of_its_own_is_not_restored_beside_a_database(

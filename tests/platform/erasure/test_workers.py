@@ -31,7 +31,7 @@ from tactful.metadata.connections import kafka_settings, make_topic, open_instal
 from tactful.server.platform import Platform
 from tactful.subjects.installation import Installation
 from tactful.subjects.suppression import open_suppression
-from tactful.subjects.trace_search import Found
+from tactful.subjects.trace_search import SearchResult
 from tactful_streaming.contract.log_entries import Event, Tick, User, encode_entry, route_key
 from tactful_streaming.contract.subject_ids import Traces
 from tactful_streaming.errors import StreamingError
@@ -471,7 +471,7 @@ def test_what_waits_for_an_absent_broker_is_blanked(tmp_path: Path) -> None:
         spool.append(spooled)
     # Their anonymous record in the topic has the number that somebody else's has in the spool.
     traces = Traces(users=frozenset({"erased-person"}), shared=frozenset({"other-person"}))
-    found = Found(traces, frozenset({3}), 2)
+    found = SearchResult(traces, frozenset({3}), 2)
 
     assert purge_spool(tmp_path / "spool", found).removed == 2
     assert purge_spool(tmp_path / "none", found).removed == 0

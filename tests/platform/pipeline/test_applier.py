@@ -9,7 +9,7 @@ from prometheus_client import CollectorRegistry
 
 from tactful.config.engine import EngineSettings
 from tactful.metrics.registry import Metrics
-from tactful.pipeline.applier import Follower
+from tactful.pipeline.applier import LogApplier
 from tactful.schemas.positions import Offsets
 from tactful.util.adaptive_batch import Pace
 from tactful_streaming.contract.log_entries import Event
@@ -66,7 +66,7 @@ def test_passengers_with_a_clock_get_commits_while_nothing_comes(
 ) -> None:
     clock = hurried()
     engine = CountingEngine(enough=2)
-    follower = Follower(
+    applier = LogApplier(
         EmptyLog(),
         engine,  # type: ignore[arg-type]
         threading.Lock(),
@@ -77,14 +77,14 @@ def test_passengers_with_a_clock_get_commits_while_nothing_comes(
         commit_idle=commit_idle,
         clock=lambda: next(clock),
     )
-    follower.start()
+    applier.start()
     for position in range(3):
-        follower.notice({0: position})
+        applier.notice({0: position})
         engine.reached.wait(0.2)
     reached = engine.reached.wait(60.0 if expected else 0.2)
-    follower.stop()
+    applier.stop()
     assert reached is expected
-    assert follower.failure is None
+    assert applier.failure is None
     if not commit_idle:
         assert engine.commits == 0
 
@@ -92,7 +92,7 @@ def test_passengers_with_a_clock_get_commits_while_nothing_comes(
 def test_what_was_applied_before_it_was_said_to_be_there_is_fresh_at_once() -> None:
     """A log can be read as soon as it is written, and who wrote it says so a moment later."""
     metrics, waited = Metrics(CollectorRegistry()), threading.Event()
-    follower = Follower(
+    applier = LogApplier(
         EmptyLog(),  # all that it has, nothing, is applied
         CountingEngine(enough=1),  # type: ignore[arg-type]
         threading.Lock(),
@@ -101,12 +101,12 @@ def test_what_was_applied_before_it_was_said_to_be_there_is_fresh_at_once() -> N
         progressed=waited.set,
         append=lambda entries: None,
     )
-    follower.start()
+    applier.start()
     waited.wait(0.2)
     waited.clear()
-    follower.notice({0: 0})
+    applier.notice({0: 0})
     assert waited.wait(60.0)
-    follower.stop()
+    applier.stop()
     assert ("tactful_freshness_seconds_count", {}, 1.0) in metrics.samples()
 
 
@@ -193,7 +193,7 @@ class CostlyEngine:
 
 def follow(log: TimedLog, engine: CostlyEngine, clock: Ticking, settings: EngineSettings) -> None:
     """Follow a log to its end."""
-    follower = Follower(
+    applier = LogApplier(
         log,
         engine,  # type: ignore[arg-type]
         threading.Lock(),
@@ -203,10 +203,10 @@ def follow(log: TimedLog, engine: CostlyEngine, clock: Ticking, settings: Engine
         append=lambda entries: None,
         clock=clock,
     )
-    follower.start()
+    applier.start()
     assert engine.reached.wait(60.0)
-    follower.stop()
-    assert follower.failure is None
+    applier.stop()
+    assert applier.failure is None
     assert sum(engine.commits) == log.count
 
 

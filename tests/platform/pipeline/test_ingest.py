@@ -56,7 +56,7 @@ def body(*events: Any) -> bytes:
 
 def test_accepted_events_are_in_the_log_when_it_answers(settings: Settings) -> None:
     async def scenario(platform: Platform) -> None:
-        answer = await platform.door.events(body(view(1), view(2)))
+        answer = await platform.ingest.events(body(view(1), view(2)))
 
         assert answer == EventsAccepted(accepted=2, duplicates=0, rejected=[], position=2)
         assert logged(settings) == ["u-1", "u-2"]
@@ -66,10 +66,10 @@ def test_accepted_events_are_in_the_log_when_it_answers(settings: Settings) -> N
 
 def test_a_repeated_id_counts_once_within_and_across_batches(settings: Settings) -> None:
     async def scenario(platform: Platform) -> None:
-        first = await platform.door.events(body(view(1), view(2), view(1)))
-        second = await platform.door.events(body(view(2), view(3)))
+        first = await platform.ingest.events(body(view(1), view(2), view(1)))
+        second = await platform.ingest.events(body(view(2), view(3)))
         assert await platform.applied(second.position, 60)
-        third = await platform.door.events(body(view(1), view(2), view(3)))
+        third = await platform.ingest.events(body(view(1), view(2), view(3)))
 
         assert (first.accepted, first.duplicates) == (2, 1)
         assert (second.accepted, second.duplicates) == (1, 1)
@@ -82,7 +82,7 @@ def test_a_repeated_id_counts_once_within_and_across_batches(settings: Settings)
 
 def test_a_repeated_id_counts_once_across_restarts(settings: Settings) -> None:
     async def post(platform: Platform) -> None:
-        answers.append(await platform.door.events(body(view(1), view(2))))
+        answers.append(await platform.ingest.events(body(view(1), view(2))))
 
     answers: list[EventsAccepted] = []
     run(settings, post)
@@ -96,7 +96,7 @@ def test_concurrent_posts_of_one_id_write_it_once_and_all_wait(settings: Setting
     async def scenario(platform: Platform) -> None:
         with blocked(platform.backend.partitions()[0], "append") as gate:
             posts = [
-                asyncio.create_task(platform.door.events(body(view(1), view(number + 10))))
+                asyncio.create_task(platform.ingest.events(body(view(1), view(number + 10))))
                 for number in range(20)
             ]
             await asyncio.sleep(0.1)
@@ -122,14 +122,14 @@ def test_a_write_that_fails_is_not_acknowledged_and_can_be_repeated(settings: Se
 
         platform.backend.partitions()[0].append = refuse  # type: ignore[method-assign]
         for _ in range(2):
-            posts = [platform.door.events(body(view(1))) for _ in range(3)]
+            posts = [platform.ingest.events(body(view(1))) for _ in range(3)]
             for answer in await asyncio.gather(*posts, return_exceptions=True):
                 assert isinstance(answer, ProblemError)
                 assert answer.problem(None).code == "not_ready"
                 assert answer.retry_after
         platform.backend.partitions()[0].append = append  # type: ignore[method-assign]
 
-        answer = await platform.door.events(body(view(1)))
+        answer = await platform.ingest.events(body(view(1)))
         assert (answer.accepted, answer.duplicates) == (1, 0)
 
     run(settings, scenario)
@@ -139,10 +139,10 @@ def test_a_write_that_fails_is_not_acknowledged_and_can_be_repeated(settings: Se
 def test_a_caller_that_goes_away_does_not_undo_its_write(settings: Settings) -> None:
     async def scenario(platform: Platform) -> None:
         with blocked(platform.backend.partitions()[0], "append") as gate:
-            post = asyncio.create_task(platform.door.events(body(view(1))))
+            post = asyncio.create_task(platform.ingest.events(body(view(1))))
             await asyncio.sleep(0.05)
             post.cancel()
-            again = asyncio.create_task(platform.door.events(body(view(1))))
+            again = asyncio.create_task(platform.ingest.events(body(view(1))))
             await asyncio.sleep(0.05)
             assert post.cancelled()
             assert not again.done()
@@ -157,7 +157,7 @@ def test_a_caller_that_goes_away_does_not_undo_its_write(settings: Settings) -> 
 
 def test_bad_elements_are_told_and_their_neighbours_accepted(settings: Settings) -> None:
     async def scenario(platform: Platform) -> None:
-        answer = await platform.door.events(
+        answer = await platform.ingest.events(
             body(view(1), {"type": "view"}, view(2), 7, view(3, type="dance"))
         )
 
@@ -172,7 +172,7 @@ def test_a_body_that_is_nothing_is_a_problem(settings: Settings) -> None:
     async def scenario(platform: Platform) -> None:
         for nothing in (b"", b"hello", b"\xff\xfe", b"3"):
             with pytest.raises(ProblemError) as caught:
-                await platform.door.events(nothing)
+                await platform.ingest.events(nothing)
             assert caught.value.kind.code == "bad_body"
 
     run(settings, scenario)
@@ -186,7 +186,7 @@ def test_too_much_waiting_for_the_disk_is_refused_with_a_time(settings: Settings
         with blocked(platform.backend.partitions()[0], "append") as gate:
             posts = [
                 asyncio.create_task(
-                    platform.door.events(body(*(view(n * 10 + k) for k in range(5))))
+                    platform.ingest.events(body(*(view(n * 10 + k) for k in range(5))))
                 )
                 for n in range(10)
             ]
@@ -204,7 +204,7 @@ def test_too_much_waiting_for_the_disk_is_refused_with_a_time(settings: Settings
         assert accepted == 5 * (10 - len(refused))
 
         for n in range(10):
-            await platform.door.events(body(*(view(n * 10 + k) for k in range(5))))
+            await platform.ingest.events(body(*(view(n * 10 + k) for k in range(5))))
 
     run(small, scenario)
     assert sorted(logged(small)) == sorted(f"u-{n * 10 + k}" for n in range(10) for k in range(5))
@@ -215,23 +215,23 @@ def test_an_engine_far_behind_stops_the_door(settings: Settings) -> None:
 
     async def scenario(platform: Platform) -> None:
         with blocked(platform.engine, "apply") as gate:
-            last = await platform.door.events(body(*(view(n) for n in range(12))))
+            last = await platform.ingest.events(body(*(view(n) for n in range(12))))
             with pytest.raises(ProblemError) as caught:
-                await platform.door.events(body(view(99)))
+                await platform.ingest.events(body(view(99)))
             assert caught.value.problem(None).status == 429
             gate.set()
             assert await platform.applied(last.position, 60)
-        assert (await platform.door.events(body(view(99)))).accepted == 1
+        assert (await platform.ingest.events(body(view(99)))).accepted == 1
 
     run(tight, scenario)
 
 
 def test_items_and_users_go_through_the_log(settings: Settings) -> None:
     async def scenario(platform: Platform) -> None:
-        items = await platform.door.items(
+        items = await platform.ingest.items(
             body({"item_id": "a", "price": 1}, {"item_id": ""}, {"item_id": "b", "title": "B"})
         )
-        users = await platform.door.users(b'{"user_id": "u", "properties": {"age": "35-44"}}')
+        users = await platform.ingest.users(b'{"user_id": "u", "properties": {"age": "35-44"}}')
         assert await platform.applied(users.position, 60)
 
         assert (items.accepted, [it.index for it in items.rejected]) == (2, [1])
@@ -252,11 +252,11 @@ async def _nothing_lost(platform: Platform) -> None:
 def test_ids_on_their_way_are_forgotten_once_applied(settings: Settings) -> None:
     async def scenario(platform: Platform) -> None:
         for number in range(30):
-            answer = await platform.door.events(body(view(number)))
+            answer = await platform.ingest.events(body(view(number)))
         assert await platform.applied(answer.position, 60)
-        await platform.door.events(body({"type": "view"}))
+        await platform.ingest.events(body({"type": "view"}))
 
-        assert platform.door._pending == {}
+        assert platform.ingest._pending == {}
 
     run(settings, scenario)
 
@@ -264,22 +264,24 @@ def test_ids_on_their_way_are_forgotten_once_applied(settings: Settings) -> None
 def test_lists_that_were_shown_are_applied_together(settings: Settings) -> None:
     async def scenario(platform: Platform) -> None:
         woken: list[Offsets] = []
-        notice = platform.door._follower.notice
+        notice = platform.ingest._applier.notice
 
         def noticed(written: Offsets) -> None:
             woken.append(written)
             notice(written)
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(platform.door._follower, "notice", noticed)
+            patch.setattr(platform.ingest._applier, "notice", noticed)
             shown = [
                 Event(event_id=f"s-{number}", type="impression", timestamp=1, user_id="u")
                 for number in range(50)
             ]
-            await asyncio.gather(*(platform.door.note(encode_entry(each)) for each in shown))
+            await asyncio.gather(
+                *(platform.ingest.append_internal(encode_entry(each)) for each in shown)
+            )
             assert await platform.applied(50, 60), "although no event comes"
             assert 1 <= len(woken) < 50
-            last = await platform.door.events(body(view(1)))
+            last = await platform.ingest.events(body(view(1)))
             assert await platform.applied(last.position, 60)
             assert woken[-1], "an event is told at once"
 
@@ -301,8 +303,8 @@ def test_a_list_goes_into_the_log_ahead_of_what_may_follow_from_it(settings: Set
                 Event(event_id=f"s-{number}", type="impression", timestamp=1, user_id="u")
                 for number in range(3)
             ]
-            noted = [platform.door.note(encode_entry(each)) for each in shown]
-            await platform.door.events(body(view(1)))
+            noted = [platform.ingest.append_internal(encode_entry(each)) for each in shown]
+            await platform.ingest.events(body(view(1)))
             await asyncio.gather(*noted)
         assert appended == [3, 1], "lists share an append, which waits for no timer"
 
@@ -322,8 +324,8 @@ def test_lists_that_find_no_room_are_counted_and_events_go_on(settings: Settings
         shown = Event(event_id="s-1", type="impression", timestamp=1, user_id="u")
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(platform.backend.commit, "append_keyed", refuse)
-            noted = [platform.door.note(encode_entry(shown)) for _ in range(3)]
-            answer = await platform.door.events(body(view(1)))
+            noted = [platform.ingest.append_internal(encode_entry(shown)) for _ in range(3)]
+            answer = await platform.ingest.events(body(view(1)))
             assert answer.accepted == 1
             with pytest.raises(LogWriteError):
                 await noted[-1]
@@ -335,7 +337,7 @@ def test_lists_that_find_no_room_are_counted_and_events_go_on(settings: Settings
 
 def test_lists_that_still_wait_are_in_the_log_when_it_ends(settings: Settings) -> None:
     async def interrupted(platform: Platform, note: bytes) -> None:
-        await asyncio.gather(platform.door.note(note))
+        await asyncio.gather(platform.ingest.append_internal(note))
 
     async def scenario(platform: Platform) -> None:
         shown = [

@@ -7,13 +7,13 @@ import threading
 from collections.abc import Sequence
 from typing import Any
 
-from tactful.pipeline.visibility import Visible
+from tactful.pipeline.visibility import VisibilityTracker
 from tactful.schemas.problems import ProblemError
 
 
 def test_an_engine_thread_wakes_those_whose_offsets_are_reached() -> None:
     applied = {0: 3, 1: 5}
-    visible = Visible(lambda: dict(applied))
+    visible = VisibilityTracker(lambda: dict(applied))
 
     def apply() -> None:
         applied[0] = 4
@@ -48,7 +48,7 @@ class Marks:
 
 def test_workers_are_asked_as_long_as_somebody_waits_for_them() -> None:
     marks: Any = Marks()
-    visible = Visible(lambda: {0: 9, 1: 9}, marks)
+    visible = VisibilityTracker(lambda: {0: 9, 1: 9}, marks)
     assert visible.offsets == {0: 0, 1: 0}
 
     async def story() -> None:

@@ -43,9 +43,9 @@ def test_the_size_of_the_state_tells_nothing_of_one_person(size: int, told: int)
         rules=None,
         copied=None,
     )
-    follower: Any = SimpleNamespace(lag=0)
+    applier: Any = SimpleNamespace(lag=0)
     turnstile: Any = SimpleNamespace(waiting=0)
-    add_gauges(metrics, backend, follower, turnstile, None, lock=lock, clock=lambda: 0)
+    add_gauges(metrics, backend, applier, turnstile, None, lock=lock, clock=lambda: 0)
     (value,) = re.findall(
         r"^tactful_engine_state_bytes (\S+)$", metrics.render().decode(), re.MULTILINE
     )
