@@ -18,7 +18,7 @@ from tactful.errors import ConfigError
 from tactful.maintenance.key_rotation import begin_epoch, change_master_key
 from tactful.metadata.directory_lock import exclusive
 from tactful.statistics.export_job import publish
-from tactful.statistics.ledger_view import as_text, day_of, tell
+from tactful.statistics.ledger_view import as_text, day_of, report_month
 from tactful.util.clock import now_ms
 from tactful_privacy.audit.audit import QUICK, THOROUGH, audit
 from tactful_privacy.errors import ParameterError, PrivacyError
@@ -99,7 +99,7 @@ def ledger_command(
     try:
         ledger = Ledger(place)
         try:
-            report = tell(ledger, day_of(int(moment.timestamp() * 1_000)))
+            report = report_month(ledger, day_of(int(moment.timestamp() * 1_000)))
         finally:
             ledger.close()
     except PrivacyError as error:

@@ -17,10 +17,10 @@ from tactful.config.load import load_settings
 from tactful.config.settings import Settings
 from tactful.errors import ConfigError
 from tactful.experiments.definitions import load_rollouts
-from tactful.experiments.messages import details, move, told
+from tactful.experiments.messages import details, move, rollout_info
 from tactful.experiments.store import RolloutStore
 from tactful.metadata.connections import open_installation
-from tactful.models.audit_log import whoever_runs_this
+from tactful.models.audit_log import login_and_host
 from tactful.models.record_rollout import record
 from tactful.util.clock import now_ms
 
@@ -38,7 +38,7 @@ def apply(config: Path | None, data: Path | None, reason: str, by: str | None, f
         for definition in found:
             changed = store.apply(
                 definition,
-                by=by or whoever_runs_this(),
+                by=by or login_and_host(),
                 reason=reason or f"applied from {file.name}",
             )
             click.echo(f"{definition.key}: {'applied' if changed else 'as it was'}")
@@ -51,7 +51,7 @@ def apply(config: Path | None, data: Path | None, reason: str, by: str | None, f
 def list_rollouts(config: Path | None, data: Path | None, as_json: bool) -> None:
     """List the rollouts with their states."""
     with _opened(config, data) as (store, _):
-        found = [told(each) for each in store.all()]
+        found = [rollout_info(each) for each in store.all()]
     if as_json:
         click.echo(msgspec.json.encode(found))
         return
@@ -101,7 +101,7 @@ def _mover(name: str, words: str, *options: Any) -> click.Command:
     ) -> None:
         with _opened(config, data) as (store, _):
             after = move(
-                store, key, name, by=by or whoever_runs_this(), reason=reason, decision=decision
+                store, key, name, by=by or login_and_host(), reason=reason, decision=decision
             )
         click.echo(f"{key} is {after.rollout.state}, {after.rollout.share:.2%} get it", err=True)
 

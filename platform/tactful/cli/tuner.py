@@ -61,7 +61,7 @@ def train(directory: Path, hours: int, seed: int, rivals: bool, as_json: bool) -
 def show(directory: Path, as_json: bool) -> None:
     """Show the weights that the tuner in DIRECTORY sets now; null: the champion's."""
     objective = Tuner(directory).objective(now_ms())
-    told = None if objective is None else objective.told()
+    told = None if objective is None else objective.nonzero_weights()
     if as_json:
         click.echo(msgspec.json.encode(told))
     elif told is None:

@@ -55,7 +55,7 @@ class CouponDecision(msgspec.Struct, frozen=True, kw_only=True):
     expires_at: int
 
 
-class CouponDesk:
+class CouponIssuer:
     """Follows the partitions of a log, for one thread at a time."""
 
     def __init__(

@@ -1,8 +1,8 @@
-"""What moves rollouts while a server runs: looks at what people do, and moves shares by it.
+"""Move rollouts while a server runs: judge outcomes in regular looks, and change shares by them.
 
-Of several servers on one database each may look; a look is decided by the first to write it, and
-the others find it done (`tactful.experiments.store`). What people did is read from the log inside the
-trusted zone; what is kept and told of a look are words, and of a private look what it released.
+Several servers on one database may look at once; the first to write a look decides it, and the
+others read the result (`tactful.experiments.store`). Outcomes are read from the log inside the
+trusted zone; a look keeps and shows words only, and a private look also what it released.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ import msgspec
 
 from tactful.errors import ConfigError, StorageError
 from tactful.experiments.definitions import CHANGE, CONTROL, load_rollouts
-from tactful.experiments.messages import RolloutSaid
+from tactful.experiments.messages import LookRecord
 from tactful.experiments.private_looks import LOOKS, noise_of, observations, release
-from tactful.experiments.readout import Tally, read_on, samples, tells
+from tactful.experiments.readout import Tally, comparable, read_on, samples
 from tactful.experiments.serving import Served
 from tactful.experiments.store import Judged, RolloutStore, StoredRollout
 from tactful_bandits.analysis.samples import Proportion, Sample
@@ -33,21 +33,21 @@ from tactful_streaming.log.embedded_log import EventLog
 
 logger = logging.getLogger(__name__)
 
-# For so long after a stage began, some servers may still make lists by the stage before.
+# Some servers may make lists by the former stage for so long after a stage began.
 _SETTLE_MS = 2_000
 
 
 @dataclass
 class _Watched:
-    """A stage whose people are being counted."""
+    """A stage whose users are being counted, with the log position of each partition."""
 
     stage: tuple[int, int]
     tally: Tally
     positions: list[int]
 
 
-class RolloutKeeper:
-    """Looks at the rollouts of one installation."""
+class RolloutController:
+    """Judges the rollouts of one installation at intervals, and moves them."""
 
     def __init__(
         self,
@@ -58,14 +58,14 @@ class RolloutKeeper:
         clock: Callable[[], int],
         allows: Callable[[Event], bool] = lambda event: True,
     ) -> None:
-        """Watch nothing yet.
+        """Watch no rollout yet.
 
         Args:
             store: where rollouts are kept.
             logs: opens the event log, partition by partition.
             every_ms: least time between two looks at a rollout.
             clock: now in epoch milliseconds.
-            allows: whether an event may be used to measure, by what its person says now.
+            allows: whether an event may be used to measure, by its user's present consent.
         """
         self._store = store
         self._open = logs
@@ -76,11 +76,8 @@ class RolloutKeeper:
         self._watched: dict[str, _Watched] = {}
         self._working = threading.Lock()
 
-    def run(self) -> list[RolloutSaid]:
-        """Take every look that is due.
-
-        Returns:
-            What was decided here.
+    def run(self) -> list[LookRecord]:
+        """Take every look that is due, and return the looks that were decided here.
 
         Raises:
             StorageError: if the database cannot be used.
@@ -90,21 +87,20 @@ class RolloutKeeper:
             return self._run()
 
     def forget(self, traces: Traces) -> None:
-        """Let go of people who are erased; waits for the looks that are being taken.
+        """Remove erased users from the counts; waits for looks in progress.
 
-        What the log still holds of them is not counted again if `allows` knows that they are.
+        Their events in the log are not counted again if `allows` refuses them.
         """
         with self._working:
             for watched in self._watched.values():
                 watched.tally.forget(traces)
 
-    def _run(self) -> list[RolloutSaid]:
-        said = []
-        going = [each for each in self._store.all() if each.rollout.state in ("canary", "held")]
-        self._watched = {
-            each.key: self._watched[each.key] for each in going if each.key in self._watched
-        }
-        for stored in going:
+    def _run(self) -> list[LookRecord]:
+        looks = []
+        active = [it for it in self._store.all() if it.rollout.state in ("canary", "held")]
+        keys = {stored.key for stored in active}
+        self._watched = {key: it for key, it in self._watched.items() if key in keys}
+        for stored in active:
             if stored.archived or self._clock() - stored.looked_at < self._between(stored):
                 continue
             try:
@@ -114,12 +110,12 @@ class RolloutKeeper:
                 continue
             if look is None:
                 continue
-            said.append(look)
+            looks.append(look)
             if look.state != stored.rollout.state:
                 logger.info("rollout %s is %s after look %d", stored.key, look.state, look.number)
-        return said
+        return looks
 
-    def _take(self, stored: StoredRollout) -> RolloutSaid | None:
+    def _take(self, stored: StoredRollout) -> LookRecord | None:
         tally = self._count(stored)
         if stored.definition.epsilon is not None and stored.rollout.share < 1:
             return self._take_privately(stored, tally, stored.definition.epsilon)
@@ -132,28 +128,28 @@ class RolloutKeeper:
 
     def _take_privately(
         self, stored: StoredRollout, tally: Tally, epsilon: float
-    ) -> RolloutSaid | None:
-        """See only what this look and those before it in the stage have released."""
+    ) -> LookRecord | None:
+        """Judge by what this look and the earlier ones of the stage have released alone."""
         noise, since = noise_of(epsilon), stored.rollout.since
         before = self._store.looks(stored.key, limit=None, since=since)
-        latest = max([since, *(said.at for said in before)])
+        latest = max([since, *(look.at for look in before)])
 
         def judge(rollout: Rollout, at: int) -> Judged:
             drawn = release(tally.first_lists(latest, at), noise)
-            looks = [*(said.released for said in before if said.released is not None), drawn]
+            looks = [*(look.released for look in before if look.released is not None), drawn]
             seen = observations(looks, float(noise.variance), rollout.share)
             return Judged(judge_rollout(rollout, seen, at=at), drawn)
 
         return self._store.look(stored, judge, every_ms=self._between(stored))
 
     def _between(self, stored: StoredRollout) -> int:
-        """Least time between two looks; private ones are few, since the noise of all adds up."""
+        """Return the least time between two looks; private ones are few, as their noise adds up."""
         if stored.definition.epsilon is None:
             return self._every_ms
         return max(self._every_ms, stored.rollout.plan.stage_ms // LOOKS)
 
     def _count(self, stored: StoredRollout) -> Tally:
-        """What people did since the stage began, as far as the log goes."""
+        """Count outcomes since the stage began, up to the end of the log."""
         rollout, definition = stored.rollout, stored.definition
         stage = rollout.stage, rollout.since
         watched = self._watched.get(stored.key)
@@ -176,10 +172,10 @@ class RolloutKeeper:
 
 
 def apply_file(store: RolloutStore, path: Path) -> None:
-    """Keep what a file defines, at the start of a server.
+    """Store the rollouts that a file defines, at the start of a server.
 
-    A rollout that has begun and is defined otherwise now goes on as it was, and a warning says so:
-    a server that is needed must not stay down for it.
+    A rollout that has begun and is now defined differently goes on as it was, with a warning, so
+    that the server starts nevertheless.
 
     Raises:
         ConfigError: if the file is wrong.
@@ -193,7 +189,7 @@ def apply_file(store: RolloutStore, path: Path) -> None:
 
 
 def _exact(rollout: Rollout, tally: Tally) -> StageObservations:
-    """What a look sees inside the trusted zone."""
+    """Return the exact outcomes that a look uses inside the trusted zone."""
     seen = tally.outcomes()
     arms = [samples(seen.arms.get(arm, {})) for arm in (CONTROL, CHANGE)]
     pairs = {guard.metric: _pair(guard.metric, *arms) for guard in rollout.plan.guardrails}
@@ -207,29 +203,29 @@ def _pair(
     if metric not in control or metric not in change:
         return None
     pair = control[metric], change[metric]
-    # Of shares exact intervals can tell, though nobody said yes: as it is of errors, commonly.
+    # Shares have exact intervals even if every outcome is 0, as is common for errors.
     shares = all(isinstance(arm, Proportion) for arm in pair)
-    return pair if shares or tells(metric, control, change) else None
+    return pair if shares or comparable(metric, control, change) else None
 
 
 def served_now(stored: Iterable[StoredRollout]) -> list[Served]:
-    """What lists have to know of rollouts.
+    """Return the rollouts that recommendations take part in.
 
-    A draft can be looked at by forcing its arm. A change that was shipped is given to everybody
-    until it is archived, but for a model: that becomes the champion.
+    A draft can be seen by forcing its arm. A change that was shipped serves every user until it is
+    archived, except a model, which becomes the champion.
     """
-    found = []
+    served = []
     for each in stored:
         rollout = each.rollout
         ends = rollout.state == "rolled back" or rollout.decision in ("keep", "inconclusive")
         shipped_model = rollout.state == "decided" and bool(each.definition.model)
         if not (each.archived or ends or shipped_model):
-            found.append(Served(each.definition, rollout.share))
-    return found
+            served.append(Served(each.definition, rollout.share))
+    return served
 
 
 def write_served(path: Path, stored: Iterable[StoredRollout]) -> None:
-    """Write what lists have to know, if that is not there already.
+    """Write the rollouts that take part to a file, if it does not hold them already.
 
     Raises:
         StorageError: if it cannot be written.

@@ -59,7 +59,7 @@ class RolloutIndex(msgspec.Struct, kw_only=True, frozen=True):
     next_cursor: str | None = None
 
 
-class RolloutLine(msgspec.Struct, kw_only=True, frozen=True):
+class RolloutChange(msgspec.Struct, kw_only=True, frozen=True):
     """One line of the audit log of a rollout.
 
     Attributes:
@@ -77,7 +77,7 @@ class RolloutLine(msgspec.Struct, kw_only=True, frozen=True):
     reason: str
 
 
-class RolloutSaid(msgspec.Struct, kw_only=True, frozen=True):
+class LookRecord(msgspec.Struct, kw_only=True, frozen=True):
     """What one look said.
 
     Attributes:
@@ -110,8 +110,8 @@ class RolloutDetails(msgspec.Struct, kw_only=True, frozen=True):
     """
 
     rollout: RolloutInfo
-    history: list[RolloutLine]
-    looks: list[RolloutSaid]
+    history: list[RolloutChange]
+    looks: list[LookRecord]
 
 
 class RolloutStep(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
@@ -126,7 +126,7 @@ class RolloutStep(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fiel
     decision: Literal["ship", "keep", "inconclusive"] | None = None
 
 
-def told(stored: StoredRollout) -> RolloutInfo:
+def rollout_info(stored: StoredRollout) -> RolloutInfo:
     """Where a rollout stands, in words."""
     rollout = stored.rollout
     return RolloutInfo(
@@ -150,7 +150,7 @@ def details(store: RolloutStore, stored: StoredRollout) -> RolloutDetails:
         StorageError: if the database cannot be used.
     """
     return RolloutDetails(
-        rollout=told(stored),
+        rollout=rollout_info(stored),
         history=store.changes(stored.key),
         looks=store.looks(stored.key),
     )

@@ -362,7 +362,7 @@ def read_out(outcomes: ArmOutcomes, experiment: Experiment, *, alpha: float = 0.
         (name, metric): compare(found[control][metric], found[name][metric], alpha=alpha)
         for name in people
         for metric in METRICS
-        if name != control and tells(metric, found.get(control, {}), found[name])
+        if name != control and comparable(metric, found.get(control, {}), found[name])
     }
     adjusted = holm([compared.anytime_p for compared in comparisons.values()])
     total = seen + outcomes.crossed
@@ -421,7 +421,7 @@ def samples(people: Mapping[str, PersonOutcome]) -> dict[str, Sample]:
     return found
 
 
-def tells(metric: str, *arms: Mapping[str, Sample]) -> bool:
+def comparable(metric: str, *arms: Mapping[str, Sample]) -> bool:
     """Whether arms can be compared by a metric: all know it, and not all its values are equal."""
     if not all(metric in arm for arm in arms):
         return False

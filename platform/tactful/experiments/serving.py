@@ -82,7 +82,7 @@ class Drawn:
         """Arm by rollout."""
         return {each.experiment: each.arm for each in self.assignments if each.arm is not None}
 
-    def told(self) -> dict[str, Any]:
+    def to_log_fields(self) -> dict[str, Any]:
         """What is logged with a list; arms that the caller chose are none of the experiment's."""
         drawn = [each for each in self.assignments if not each.forced]
         if not drawn:
@@ -182,7 +182,7 @@ class ServedRollouts:
                 weighed = served.tuner and served.tuner.tune(at, self._generator)
                 if weighed:
                     parts["objective"] = weighed.objective
-                    tuned = weighed.told
+                    tuned = weighed.log_fields
                 model = served.model or model
         return Drawn(tuple(made), parts, model, tuned)
 

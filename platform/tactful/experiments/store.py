@@ -18,7 +18,7 @@ import sqlalchemy as sa
 
 from tactful.errors import ConfigError, ModelError
 from tactful.experiments.definitions import RolloutDefinition
-from tactful.experiments.messages import RolloutLine, RolloutSaid
+from tactful.experiments.messages import LookRecord, RolloutChange
 from tactful.metadata.store import (
     MetadataStore,
     model_changes,
@@ -102,17 +102,17 @@ class RolloutStore:
         rows = self._metadata.fetch(sa.select(rollouts).where(_table.key == key))
         return _stored(rows[0]) if rows else None
 
-    def changes(self, key: str) -> list[RolloutLine]:
+    def changes(self, key: str) -> list[RolloutChange]:
         """The audit log of a rollout, oldest first."""
         query = sa.select(rollout_changes).where(rollout_changes.c.key == key)
         return [
-            msgspec.convert(row, RolloutLine, from_attributes=True)
+            msgspec.convert(row, RolloutChange, from_attributes=True)
             for row in self._metadata.fetch(query.order_by(rollout_changes.c.number))
         ]
 
     def looks(
         self, key: str, *, limit: int | None = 20, since: int | None = None
-    ) -> list[RolloutSaid]:
+    ) -> list[LookRecord]:
         """The latest looks, newest first.
 
         Args:
@@ -125,7 +125,7 @@ class RolloutStore:
         if since is not None:
             query = query.where(table.c.at > since)
         return [
-            msgspec.json.decode(row.said, type=RolloutSaid)
+            msgspec.json.decode(row.said, type=LookRecord)
             for row in self._metadata.fetch(query.limit(limit))
         ]
 
@@ -200,7 +200,7 @@ class RolloutStore:
         judge: Callable[[Rollout, int], Judged],
         *,
         every_ms: int,
-    ) -> RolloutSaid | None:
+    ) -> LookRecord | None:
         """Decide one look, unless another process has, or the rollout has been moved meanwhile.
 
         Args:
@@ -216,7 +216,7 @@ class RolloutStore:
         """
         now = self._clock()
 
-        def decide(connection: sa.Connection) -> RolloutSaid | None:
+        def decide(connection: sa.Connection) -> LookRecord | None:
             held = _held(connection, seen.key)
             if held is None or held.version != seen.version:
                 return None
@@ -226,7 +226,7 @@ class RolloutStore:
                 look, released = judge(held.rollout, now)
             except LifecycleError as error:
                 raise ConfigError(str(error)) from error
-            said = RolloutSaid(
+            said = LookRecord(
                 number=held.looks + 1,
                 at=now,
                 stage=held.rollout.stage,

@@ -18,7 +18,7 @@ from tactful.experiments.messages import (
     RolloutStep,
     details,
     move,
-    told,
+    rollout_info,
 )
 from tactful.http.asgi import Call, Endpoint, Reply, json_reply
 from tactful.schemas.problems import ProblemError
@@ -48,7 +48,7 @@ class NoRolloutQuery(msgspec.Struct, forbid_unknown_fields=True):
 async def _list(platform: Platform, call: Call) -> Reply:
     query = call.query(RolloutsQuery)
     found = await _stored(platform.rollouts.all)
-    page = [told(each) for each in found if each.key > query.cursor]
+    page = [rollout_info(each) for each in found if each.key > query.cursor]
     more = len(page) > query.limit
     page = page[: query.limit]
     return json_reply(RolloutIndex(experiments=page, next_cursor=page[-1].key if more else None))

@@ -170,7 +170,7 @@ class ModelLog:
         self._metadata.change(lambda connection: connection.execute(statement))
 
 
-def whoever_runs_this() -> str:
+def login_and_host() -> str:
     """Login and host of this process, for `ModelLog.entry`."""
     try:
         login = getpass.getuser()

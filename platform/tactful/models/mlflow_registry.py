@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tactful.errors import ModelError
-from tactful.models.audit_log import Action, ModelLog, whoever_runs_this
+from tactful.models.audit_log import Action, ModelLog, login_and_host
 from tactful.ranking.features import layout
 from tactful.ranking.model import (
     Manifest,
@@ -79,7 +79,7 @@ class Registry:
             by: who is recorded to have made them; None means the login and host of this process.
         """
         self._audit = audit
-        self._by = whoever_runs_this() if by is None else by
+        self._by = login_and_host() if by is None else by
         self._name = name
         self._models = models
         # Before MLflow is imported, so that it reports to nobody; who wants that can set it.

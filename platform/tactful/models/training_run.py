@@ -18,7 +18,7 @@ from tactful.config.settings import Settings
 from tactful.errors import ConfigError, ModelError
 from tactful.event_log.open import open_log
 from tactful.metadata.connections import open_installation
-from tactful.models.audit_log import whoever_runs_this
+from tactful.models.audit_log import login_and_host
 from tactful.models.audited_registry import open_model_log
 from tactful.models.drift import LATEST, Drift, measure_drift
 from tactful.models.mlflow_registry import Registry
@@ -78,7 +78,7 @@ def run_training(
         TrainingBusy: if the same model is being trained.
     """
     identity = identity_of(settings.identity)
-    who = whoever_runs_this() if by is None else by
+    who = login_and_host() if by is None else by
     with contextlib.ExitStack() as stack:
         log, definitions = stack.enter_context(_open_log(settings))
         checkpoint = stack.enter_context(Checkpoint.hold(settings.models / "training"))

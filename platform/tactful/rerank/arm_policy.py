@@ -35,17 +35,19 @@ class Policy:
     diversity: Diversity = field(default_factory=Diversity)
     exploration: Exploration = field(default_factory=Exploration)
 
-    def told(self) -> dict[str, Any]:
+    def to_log_fields(self) -> dict[str, Any]:
         """What differs from a list by score alone, for the log."""
-        said: dict[str, Any] = {}
+        fields: dict[str, Any] = {}
         if not self.objective.plain:
-            said["objective"] = [f"{name}={it:g}" for name, it in self.objective.told().items()]
+            fields["objective"] = [
+                f"{name}={it:g}" for name, it in self.objective.nonzero_weights().items()
+            ]
         if self.diversity.strength:
-            said["diversity"] = self.diversity.strength
+            fields["diversity"] = self.diversity.strength
         if self.exploration.temperature:
-            said["temperature"] = self.exploration.temperature
-            said["pool"] = self.exploration.pool
-        return said
+            fields["temperature"] = self.exploration.temperature
+            fields["pool"] = self.exploration.pool
+        return fields
 
 
 def ranking_experiment(path: Path) -> Experiment:

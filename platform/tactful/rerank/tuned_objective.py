@@ -69,12 +69,12 @@ class Tuned(NamedTuple):
 
     Attributes:
         objective: what the list is ordered by.
-        told: what off-policy evaluation needs of it, for the log; empty where nothing was left to
+        log_fields: what off-policy evaluation needs of it, for the log; empty where nothing was left to
             chance.
     """
 
     objective: Objective
-    told: dict[str, Any]
+    log_fields: dict[str, Any]
 
 
 class TunerEvaluation(msgspec.Struct, frozen=True, kw_only=True):
@@ -162,8 +162,8 @@ class Tuner:
             return Tuned(self._weighed(action), {})
         drawn = action + noise * generator.standard_normal(len(action))
         density = gaussian_log_density(drawn, action, noise)
-        told = {STATE: state.tolist(), DRAWN: drawn.tolist(), LOG_DENSITY: density}
-        return Tuned(self._weighed(drawn), told)
+        log_fields = {STATE: state.tolist(), DRAWN: drawn.tolist(), LOG_DENSITY: density}
+        return Tuned(self._weighed(drawn), log_fields)
 
     def log_density(self, state: Sequence[float], drawn: Sequence[float], noise: float) -> float:
         """Log density of drawn actions, if they were this tuner's with so much noise.

@@ -116,7 +116,7 @@ class PrivacyLedger(msgspec.Struct, kw_only=True, frozen=True):
     in_words: str
 
 
-def tell(ledger: Ledger, day: int) -> PrivacyLedger:
+def report_month(ledger: Ledger, day: int) -> PrivacyLedger:
     """Tell of the month of a UTC day, days since 1970-01-01."""
     from tactful_privacy.ledger.budget import UNIT, date_of
     from tactful_privacy.ledger.odometer import read_odometer

@@ -1,9 +1,9 @@
-"""Train the ranker from the log: from lists that were shown, and from lists that could have been.
+"""Train the ranker from the log, on lists that were shown and on lists by replay.
 
-Lists that were shown say what people did with what they saw; their features are those that were
-served. Lists by replay say what they took of everything there was, so that the model also knows
-what recall brings and nobody is shown; where nothing was shown yet they are all there is. A model
-learns from both, of the same days, and is judged on the latest of both.
+Shown lists hold what users did with what they saw; their features are those that were served. Lists
+by replay hold what users took among all candidates, so that the model also ranks candidates that
+nobody is shown; before anything was shown they are the only source. A model learns from both, of
+the same days, and is judged on the latest of both.
 """
 
 from __future__ import annotations
@@ -57,16 +57,16 @@ _HOUR = 3_600_000
 
 @dataclass(frozen=True)
 class Trained:
-    """What a training gave.
+    """Result of a training.
 
     Attributes:
         manifest: of the model.
         curve: NDCG@20 on the held-back lists after each tree.
         example: a few rows of features.
         held_back: the replayed lists that were held back, to judge others on.
-        held_back_at: when each of them was asked, epoch milliseconds.
-        reach: up to where it saw the log.
-        resumed: whether it went on where another one was killed.
+        held_back_at: time of each of them, epoch milliseconds.
+        reach: position up to which the log was read.
+        resumed: whether it continued a training that was killed.
     """
 
     manifest: Manifest
@@ -76,6 +76,21 @@ class Trained:
     held_back_at: NDArray[np.int64]
     reach: Position
     resumed: bool = False
+
+
+@dataclass(frozen=True)
+class _Sets:
+    """Lists to learn from and later ones to judge on; `later` are those of them that were shown.
+
+    `looked` holds the chance with which each place is looked at.
+    """
+
+    learn: Rows
+    judge: Rows
+    shown_learn: Rows
+    shown_judge: Rows
+    later: ShownLists
+    looked: NDArray[np.float64]
 
 
 def train(
@@ -96,17 +111,14 @@ def train(
         log: events, items, users and lists from the beginning.
         definitions: the features the server computes.
         directory: where the model goes.
-        options: how.
+        options: of the training.
         kernels: where compiled code is kept for the server; None leaves it to numba.
-        identity: how the server joins devices to people.
-        checkpoint: where what is done is kept, so that the same training goes on there after it
-            was killed; it then sees the log as it was when it first began.
-        as_asked: how each replayed list would have been asked for, where that is not what the log
-            says: with an intent of the device, or without telling who asks.
-        progress: told how far it is.
-
-    Returns:
-        What was trained.
+        identity: rules by which the server joins devices to users.
+        checkpoint: keeps finished steps, so that the same training continues there after it was
+            killed; it then reads the log up to where it ended when the training began.
+        as_asked: changes each replayed request where it would have differed from the log: with an
+            intent of the device, or without the user.
+        progress: called with stage, done and total.
 
     Raises:
         ModelError: if the log holds too little to learn from; the message says what is missing.
@@ -115,30 +127,13 @@ def train(
         require_torch()
     reach, resumed = _begin(log, definitions, options, checkpoint)
     end = reach if isinstance(reach, int) else log.end
-    history = History.read(
-        log, until=end, progress=lambda done, total: progress("read", done, total)
-    )
-    if not len(history.item):
-        raise ModelError(
-            "nothing to learn from: the log holds no add_to_cart or purchase of a known item; "
-            "send items and such events first"
-        )
+    history = _read_history(log, end, progress)
     until = int(history.timestamp.max()) + 1
     labels_from = until - int(options.label_days * _DAY)
-    questions = [as_asked(each) for each in sample_questions(history, labels_from, options)]
-    if len(questions) < 20:
-        raise ModelError(
-            f"only {len(questions)} visits in the last {options.label_days:g} days; at least 20 "
-            "are needed. Send more events, or look further back with --label-days"
-        )
+    questions = [as_asked(each) for each in _sample(history, labels_from, options)]
     meaning = layout(definitions.fingerprint)
     shown = read_shown(log, meaning, labels_from, until, options, end=end, progress=progress)
-    progress("index", 0, 2)
-    past = _index(history, options, checkpoint, "past", progress, before=questions[0].offset)
-    progress("index", 1, 2)
-    index = _index(history, options, checkpoint, "index", progress)
-    progress("index", 2, 2)
-
+    past, index = _indexes(history, options, checkpoint, progress, before=questions[0].offset)
     held_back = int(len(questions) * (1.0 - options.validation))
     replayed = collect(
         log,
@@ -151,23 +146,15 @@ def train(
         progress,
         checkpoint=checkpoint,
     )
-    learn, judge = replayed.split(held_back)
-    # A list whose time crosses the cut is left out: what followed from it lies beyond.
     cut = questions[min(held_back, len(questions) - 1)].at
-    lasts = int(options.outcome_hours * _HOUR)
-    earlier, later = shown.between(0, cut - lasts), shown.between(cut, until)
-    looked = _looked(earlier, options)
-    later_rows = later.rows(looked)
+    sets = _split(*replayed.split(held_back), shown, cut, until, options)
     forest, curve = fit(
-        learn.and_(earlier.rows(looked)),
-        judge.and_(later_rows),
+        sets.learn.and_(sets.shown_learn),
+        sets.judge.and_(sets.shown_judge),
         options,
         checkpoint=checkpoint,
         progress=progress,
     )
-    metrics = _measure(forest, judge, questions[held_back:])
-    if len(later_rows.sizes):
-        metrics["shown_ndcg"], metrics["shown_ndcg_as_served"] = _judge_shown(forest, later_rows)
     manifest = Manifest(
         name=options.name,
         features=RANKING_FEATURES,
@@ -177,20 +164,63 @@ def train(
         rows=len(replayed.labels) + len(shown.taken),
         questions=len(questions),
         shown=len(shown),
-        looked=looked.tolist(),
-        metrics=metrics,
+        looked=sets.looked.tolist(),
+        metrics=_measure(forest, sets, questions[held_back:]),
         gains=dict(gains(forest, RANKING_FEATURES)),
-        calibration=_calibrated(forest, later, judge),
+        calibration=_calibrated(forest, sets.later, sets.judge),
     )
     save_model(directory, manifest, forest, index, kernels=kernels)
-    asked = np.array([question.at for question in questions[held_back:]], np.int64)
-    return Trained(manifest, curve, replayed.features[:5], judge, asked, reach, resumed)
+    times = np.array([question.at for question in questions[held_back:]], np.int64)
+    return Trained(manifest, curve, replayed.features[:5], sets.judge, times, reach, resumed)
+
+
+def _read_history(log: EventLog, end: int, progress: Progress) -> History:
+    history = History.read(
+        log, until=end, progress=lambda done, total: progress("read", done, total)
+    )
+    if not len(history.item):
+        raise ModelError(
+            "nothing to learn from: the log holds no add_to_cart or purchase of a known item; "
+            "send items and such events first"
+        )
+    return history
+
+
+def _sample(history: History, labels_from: int, options: TrainingOptions) -> list[Question]:
+    questions = sample_questions(history, labels_from, options)
+    if len(questions) < 20:
+        raise ModelError(
+            f"only {len(questions)} visits in the last {options.label_days:g} days; at least 20 "
+            "are needed. Send more events, or look further back with --label-days"
+        )
+    return questions
+
+
+def _split(
+    learn: Rows, judge: Rows, shown: ShownLists, cut: int, until: int, options: TrainingOptions
+) -> _Sets:
+    """Divide the shown lists at `cut`, and weigh them by how often each place is looked at.
+
+    A list whose outcomes cross the cut is left out: what followed from it lies beyond.
+    """
+    lasts = int(options.outcome_hours * _HOUR)
+    earlier, later = shown.between(0, cut - lasts), shown.between(cut, until)
+    looked = np.ones(1)  # the same for all places where nothing is to be corrected
+    if options.debias:
+        looked = examination(
+            earlier.features,
+            earlier.taken,
+            earlier.place,
+            threads=options.threads,
+            seed=options.seed,
+        )
+    return _Sets(learn, judge, earlier.rows(looked), later.rows(looked), later, looked)
 
 
 def _begin(
     log: EventLog, definitions: Definitions, options: TrainingOptions, checkpoint: Checkpoint | None
 ) -> tuple[Position, bool]:
-    """Where the log ends for this training, and whether it goes on with one that was killed."""
+    """Return where the log ends for this training, and whether it continues a killed one."""
     if checkpoint is None:
         return reach_of(log), False
     first = log.read(log.begin, 1)
@@ -208,6 +238,23 @@ def _begin(
     return reach, False
 
 
+def _indexes(
+    history: History,
+    options: TrainingOptions,
+    checkpoint: Checkpoint | None,
+    progress: Progress,
+    *,
+    before: int,
+) -> tuple[RecallIndex, RecallIndex]:
+    """Return the recall index of the log before the first list, and that of the whole log."""
+    progress("index", 0, 2)
+    past = _index(history, options, checkpoint, "past", progress, before=before)
+    progress("index", 1, 2)
+    whole = _index(history, options, checkpoint, "index", progress)
+    progress("index", 2, 2)
+    return past, whole
+
+
 def _index(
     history: History,
     options: TrainingOptions,
@@ -217,7 +264,7 @@ def _index(
     *,
     before: int | None = None,
 ) -> RecallIndex:
-    """The recall index of what the log holds before an offset, built once."""
+    """Build the recall index of the log before an offset, or load it from the checkpoint."""
     if checkpoint is not None and (place := checkpoint.place(name)).exists():
         return RecallIndex.load(place)
     improve: Improve | None = None
@@ -239,32 +286,27 @@ def _index(
     if checkpoint is None:
         return index
     index.save(checkpoint.place(name))
-    # Loaded also where it was just built, so that who goes on works with the very same.
+    # Loaded even if just built, so that a resumed training works with the very same index.
     return RecallIndex.load(checkpoint.place(name))
 
 
-def _looked(shown: ShownLists, options: TrainingOptions) -> NDArray[np.float64]:
-    """How often each place is looked at; the same for all where nothing is to be corrected."""
-    if not options.debias:
-        return np.ones(1)
-    return examination(
-        shown.features, shown.taken, shown.place, threads=options.threads, seed=options.seed
-    )
-
-
 def _measure(
-    forest: xgboost.Booster, judge: Rows, questions: Sequence[Question]
+    forest: xgboost.Booster, sets: _Sets, questions: Sequence[Question]
 ) -> dict[str, float]:
-    return list_metrics(
-        forest.inplace_predict(judge.features, predict_type="margin"),
-        judge.labels,
-        judge.sizes,
+    metrics = list_metrics(
+        forest.inplace_predict(sets.judge.features, predict_type="margin"),
+        sets.judge.labels,
+        sets.judge.sizes,
         [len(question.positives) for question in questions],
     )
+    if len(sets.shown_judge.sizes):
+        ours, served = _judge_shown(forest, sets.shown_judge)
+        metrics |= {"shown_ndcg": ours, "shown_ndcg_as_served": served}
+    return metrics
 
 
 def _judge_shown(forest: xgboost.Booster, rows: Rows) -> tuple[float, float]:
-    """Weighted NDCG of shown lists in the order of the forest, and in the order as served."""
+    """Return the weighted NDCG of shown lists as the forest orders them, and as served."""
     scores = forest.inplace_predict(rows.features, predict_type="margin")
     ends = np.cumsum(rows.sizes)[:-1]
     gains = []
@@ -277,13 +319,13 @@ def _judge_shown(forest: xgboost.Booster, rows: Rows) -> tuple[float, float]:
 
 
 def _calibrated(forest: xgboost.Booster, shown: ShownLists, judge: Rows) -> Calibration | None:
-    """On lists that were shown, or on all candidates where too little was taken of those."""
+    """Calibrate on shown lists, or on all candidates where too little of those was taken."""
     if len(shown):
         half = int(shown.sizes[: len(shown) // 2].sum())
         margins = forest.inplace_predict(shown.features, predict_type="margin")
-        found = calibrate(margins, shown.taken, half, "shown")
-        if found is not None:
-            return found
+        calibration = calibrate(margins, shown.taken, half, "shown")
+        if calibration is not None:
+            return calibration
     half = int(judge.sizes[: len(judge.sizes) // 2].sum())
     margins = forest.inplace_predict(judge.features, predict_type="margin")
     return calibrate(margins, judge.labels, half, "candidates")

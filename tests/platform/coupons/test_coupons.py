@@ -17,7 +17,7 @@ from tests.platform.support import Live, build, now_ms, small_settings, wait_unt
 
 from tactful.cli.main import main
 from tactful.config.recommendation import CouponSettings
-from tactful.coupons.decisions import CouponDesk, code_of, group_of
+from tactful.coupons.decisions import CouponIssuer, code_of, group_of
 from tactful.coupons.definitions import (
     OFFER,
     WITHHELD,
@@ -105,8 +105,8 @@ class Bench:
         self.known: dict[str, float] = {}
         self.desk = self.open()
 
-    def open(self) -> CouponDesk:
-        return CouponDesk(
+    def open(self) -> CouponIssuer:
+        return CouponIssuer(
             [self.definition],
             self.store,
             [self.log],

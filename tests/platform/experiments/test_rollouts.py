@@ -24,7 +24,7 @@ from tactful.cli.main import main
 from tactful.config.recommendation import RecommendSettings
 from tactful.config.server import ServerSettings
 from tactful.errors import ConfigError, ModelError
-from tactful.experiments.controller import RolloutKeeper, apply_file, served_now, write_served
+from tactful.experiments.controller import RolloutController, apply_file, served_now, write_served
 from tactful.experiments.definitions import (
     CHANGE,
     CONTROL,
@@ -109,9 +109,9 @@ def history_of(people: list[str], share: float, *, control: float, change: float
 
 def keeper_of(
     store: RolloutStore, path: Path, made: Sequence[Entry], clock: Clock
-) -> RolloutKeeper:
+) -> RolloutController:
     log = write_log(path, made)
-    return RolloutKeeper(store, lambda: [log], every_ms=60_000, clock=clock)
+    return RolloutController(store, lambda: [log], every_ms=60_000, clock=clock)
 
 
 def test_harm_rolls_back_at_the_first_look_that_shows_it(
@@ -209,7 +209,9 @@ def test_of_many_who_look_at_once_one_decides(database: MetadataStore, tmp_path:
     store.apply(definition(), by="ann", reason="r")
     made = history_of(PEOPLE[:500], 0.5, control=0.3, change=0.3)
     log = write_log(tmp_path / "log", made)
-    keepers = [RolloutKeeper(store, lambda: [log], every_ms=60_000, clock=clock) for _ in range(4)]
+    keepers = [
+        RolloutController(store, lambda: [log], every_ms=60_000, clock=clock) for _ in range(4)
+    ]
     for _ in range(3):
         clock.at += 5 * 60_000
         with ThreadPoolExecutor(4) as pool:
@@ -231,7 +233,7 @@ import os, signal
 from pathlib import Path
 import tactful.experiments.store as store_module
 from tactful.metadata.store import open_metadata
-from tactful.experiments.controller import RolloutKeeper
+from tactful.experiments.controller import RolloutController
 from tactful_streaming.log.embedded_log import EmbeddedLog
 update = store_module._update
 def die(*what, **values):
@@ -242,7 +244,7 @@ clock = lambda: {BEGIN + 3 * HOUR // 2}
 database = open_metadata(Path({str(tmp_path / "metadata.db")!r}))
 store = store_module.RolloutStore(database, clock=clock)
 log = EmbeddedLog(Path({str(tmp_path / "log")!r}), read_only=True)
-RolloutKeeper(store, lambda: [log], every_ms=60_000, clock=clock).run()
+RolloutController(store, lambda: [log], every_ms=60_000, clock=clock).run()
 """
     killed = subprocess.run([sys.executable, "-c", program], check=False, capture_output=True)
     assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
@@ -364,7 +366,7 @@ def test_lists_follow_the_file_and_forced_arms_are_no_part_of_it(tmp_path: Path)
     assert seen == {CONTROL, CHANGE}
     one = lists.draw("p1", {"cheaper": CHANGE}, lambda version: True)
     assert set(one.parts or ()) == {"objective"}
-    assert one.told()["rollouts"] == [f"model:{one.variant()['model']}"]
+    assert one.to_log_fields()["rollouts"] == [f"model:{one.variant()['model']}"]
     assert not lists.draw(None, {}, lambda version: True).assignments
     # Who cannot rank by the model leaves it out for both arms.
     assert "model" not in lists.draw("p1", {}, lambda version: False).variant()
@@ -599,7 +601,7 @@ def test_a_person_stands_in_one_private_look_of_a_stage_also_if_the_log_is_read_
     seen = 0
     for _ in range(7):
         clock.at += HOUR + 60_000
-        keeper = RolloutKeeper(store, lambda: [log], every_ms=60_000, clock=clock)  # a restart
+        keeper = RolloutController(store, lambda: [log], every_ms=60_000, clock=clock)  # a restart
         (look,) = keeper.run()
         assert keeper.run() == []
         assert look.released is not None

@@ -210,14 +210,14 @@ def probed_log(candidate: Path, probe: Path, path: Path, *, gain: float) -> Embe
     for number in range(6_000):
         tuned = tuners[number % 2].tune(AT, rng)
         assert tuned is not None
-        chance = 0.4 + gain * tuned.told["tuner_drawn"][1]
+        chance = 0.4 + gain * tuned.log_fields["tuner_drawn"][1]
         shown = Event(
             event_id=f"impression:{number}",
             type="impression",
             timestamp=BEGIN + number,
             user_id=f"p{number}",
             recommendation_id=f"r{number}",
-            properties={"items": ["i1"], "rollouts": ["probe:change"], **tuned.told},
+            properties={"items": ["i1"], "rollouts": ["probe:change"], **tuned.log_fields},
         )
         lists.append(shown)
         if rng.random() < chance:

@@ -13,7 +13,7 @@ from click.testing import CliRunner
 
 from tactful.cli.main import main
 from tactful.statistics.definitions import StatisticDefinition
-from tactful.statistics.ledger_view import PrivacyLedger, as_text, tell
+from tactful.statistics.ledger_view import PrivacyLedger, as_text, report_month
 from tactful.statistics.service import PrivateStatistics
 from tactful_privacy.ledger.budget import Budget, date_of
 from tactful_privacy.ledger.composition import compose
@@ -106,7 +106,7 @@ def test_the_deltas_of_a_month_are_told_where_they_are_larger(tmp_path: Path) ->
 
 def test_a_month_of_nothing_says_so(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path / "empty.db", daily_epsilon=1)
-    report = tell(ledger, TODAY)
+    report = report_month(ledger, TODAY)
     assert report.in_words == "Nothing is released in 2026-03, so nobody learns anything from it."
     assert "all" in as_text(report)
     ledger.close()
@@ -133,7 +133,7 @@ def test_the_command_prints_and_writes_what_the_ledger_tells(
     assert "2026-03, up to 2026-03-10" in printed.output
     assert "top: 2026-02-26 to 2026-03-02, epsilon 0.125 a day" in printed.output
     written = CliRunner().invoke(main, [*arguments, "--json"])
-    assert msgspec.json.decode(written.output, type=PrivacyLedger) == tell(ledger, TODAY)
+    assert msgspec.json.decode(written.output, type=PrivacyLedger) == report_month(ledger, TODAY)
     assert json.loads(written.output)["spends"][0]["epsilon_spent"] == 2.75
 
 
