@@ -15,7 +15,7 @@ from tactful_streaming.definitions.model import Definitions
 from tactful_streaming.engine.engine import Engine
 from tactful_streaming.identity.resolver import Identity
 from tactful_streaming.state.store import MemoryState
-from tactful_streaming.windows.triggers import Fired
+from tactful_streaming.windows.triggers import WindowResult
 from tactful_streaming.worker.output_rows import encode_fired
 
 Rows = dict[str, Any]
@@ -129,7 +129,7 @@ class Truth:
         keys = (json.loads(row)["entity_key"] for row in self.rows)
         return sorted({key for key in keys if key not in _PEOPLE})
 
-    def _fired(self, fired: list[Fired]) -> None:
+    def _fired(self, fired: list[WindowResult]) -> None:
         whole = [one for one in fired if one.entity in ("user", "session")]
         self.rows += [value for _, value in encode_fired(whole)]
 

@@ -18,7 +18,7 @@ from tactful_streaming.definitions.model import Definitions, Feature, Window
 from tactful_streaming.engine.engine import Engine
 from tactful_streaming.patterns.match import Match
 from tactful_streaming.state.store import MemoryState
-from tactful_streaming.windows.triggers import Fired
+from tactful_streaming.windows.triggers import WindowResult
 
 FiredKey = tuple[str, str, str | None, int, int]
 """Feature, key, group, start and end of a window."""
@@ -81,7 +81,7 @@ def by_engine(
     results = Results()
     store = MemoryState()
 
-    def fired(rows: list[Fired]) -> None:
+    def fired(rows: list[WindowResult]) -> None:
         for row in rows:
             groups = row.groups if row.groups is not None else [None] * len(row.keys)
             for key, group, value in zip(row.keys, groups, row.values, strict=True):

@@ -19,7 +19,7 @@ from tactful_streaming.kafka.config import KafkaSettings, ensure_topic
 from tactful_streaming.kafka.kafka_log import KafkaLog
 from tactful_streaming.patterns.match import Match
 from tactful_streaming.state.store import MemoryState
-from tactful_streaming.windows.triggers import Fired
+from tactful_streaming.windows.triggers import WindowResult
 from tactful_streaming.worker.output_rows import encode_fired, encode_matches
 from tactful_streaming.worker.partition_job import JobOptions
 
@@ -138,7 +138,7 @@ def truth(shard: Shard, logs: Logs) -> Truth:
     """Apply whole partitions in one go, in memory."""
     made = Truth({}, set(), {})
 
-    def fired(ones: list[Fired]) -> None:
+    def fired(ones: list[WindowResult]) -> None:
         add_fired(made.fired, [value for _, value in encode_fired(ones)])
 
     def matched(matches: list[Match]) -> None:

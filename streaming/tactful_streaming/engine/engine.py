@@ -78,10 +78,10 @@ from tactful_streaming.state.key_layout import (
     write_meta,
 )
 from tactful_streaming.state.store import Change, StateStore
-from tactful_streaming.windows.batch_cuts import Cuts
+from tactful_streaming.windows.batch_split import BatchSplitter
 from tactful_streaming.windows.entity_table import EntityTable, NonZero, newest_packed
 from tactful_streaming.windows.store import Value
-from tactful_streaming.windows.triggers import Fired
+from tactful_streaming.windows.triggers import WindowResult
 
 _logger = logging.getLogger(__name__)
 
@@ -156,7 +156,7 @@ class Engine:
         rebuild: bool = False,
         memory_bytes: int | None = None,
         also_reads: Iterable[Feature] = (),
-        on_fired: Callable[[list[Fired]], None] | None = None,
+        on_fired: Callable[[list[WindowResult]], None] | None = None,
         on_late: Callable[[list[LateEvent]], None] | None = None,
         on_match: Callable[[list[Match]], None] | None = None,
         on_dead_letter: Callable[[list[DeadLetter]], None] | None = None,
@@ -218,13 +218,15 @@ class Engine:
             entity: EntityTable(
                 features,
                 self._loader(entity) if memory_bytes is not None else None,
-                firing=on_fired is not None,
+                emits=on_fired is not None,
                 allowed_lateness_ms=allowed_lateness_ms,
             )
             for entity in ENTITIES
             if (features := definitions.of_entity(entity))
         }
-        self._cuts = Cuts(definitions.features if on_fired else (), allowed_lateness_ms)
+        self._splitter = BatchSplitter(
+            definitions.features if on_fired else (), allowed_lateness_ms
+        )
         self._operators = make_operators(definitions)
         self._operated = {operator.entity for operator in self._operators}
         self._emits = emitted_types(definitions)
@@ -738,9 +740,9 @@ class Engine:
         if "session" in self._tables:
             self._note_owners(columns)
         pieces = [(0, len(batch.events))]
-        if self._cuts.fires:
-            pieces = self._cuts.pieces(columns.timestamps, batch.watermarks, before)
-        fired: list[Fired] = []
+        if self._splitter.has_windows:
+            pieces = self._splitter.split(columns.timestamps, batch.watermarks, before)
+        fired: list[WindowResult] = []
         for begin, end in pieces:
             for table, entity, number, rows, chosen in selected:
                 if len(pieces) > 1:
@@ -751,10 +753,10 @@ class Engine:
                 evicted += outcome.evicted
                 for name, positions in outcome.late_by.items():
                     late.setdefault(name, []).extend(chosen[positions].tolist())
-            if self._cuts.fires:
+            if self._splitter.has_windows:
                 reached = int(batch.watermarks[end - 1])
                 for table in self._tables.values():
-                    fired += table.fire(before, reached)
+                    fired += table.emit(before, reached)
                 before = reached
         horizon = max(int(batch.watermarks[-1]) - self._allowed_lateness_ms, 0)
         for table in self._tables.values():

@@ -140,7 +140,7 @@ def _naming_stores(definitions: Definitions) -> Mapping[str, list[Store]]:
         entity: [
             store
             for store in make_stores(
-                [f for f in definitions.features if f.entity == entity], firing=False
+                [f for f in definitions.features if f.entity == entity], emits=False
             )
             if store.source.texts in Traces().by_source
         ]

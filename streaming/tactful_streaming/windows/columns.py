@@ -106,11 +106,11 @@ class PanedPart:
             again; None where nothing is ever fired.
     """
 
-    def __init__(self, window: PanedWindow, *, firing: bool) -> None:
+    def __init__(self, window: PanedWindow, *, emits: bool) -> None:
         """Keep panes for `window`; others may join."""
         self.slide_ms = slide_of(window)
         self.windows: list[PanedWindow] = [window]
-        self.changed: list[tuple[Rows, Rows, Rows]] | None = [] if firing else None
+        self.changed: list[tuple[Rows, Rows, Rows]] | None = [] if emits else None
 
     @property
     def memory_ms(self) -> int:
@@ -163,9 +163,9 @@ class NumberPanes(PanedPart):
 
     width = 2
 
-    def __init__(self, kind: str, window: PanedWindow, *, firing: bool) -> None:
+    def __init__(self, kind: str, window: PanedWindow, *, emits: bool) -> None:
         """Begin empty; `kind` is a key of `FOLDS`."""
-        super().__init__(window, firing=firing)
+        super().__init__(window, emits=emits)
         self._counts = kind == "count"
         self.table = PaneTable(FOLDS[kind])
         self._weights: dict[PanedWindow, Floats | None] = {}
@@ -240,10 +240,10 @@ class NumberPanes(PanedPart):
 class GatheredPanes(PanedPart):
     """Sketches, or newest values, by pane."""
 
-    def __init__(self, kind: str, feature: Feature, *, firing: bool) -> None:
+    def __init__(self, kind: str, feature: Feature, *, emits: bool) -> None:
         """Begin empty; `kind` is a key of `ACCUMULATORS`."""
         assert isinstance(feature.window, PanedWindow)
-        super().__init__(feature.window, firing=firing)
+        super().__init__(feature.window, emits=emits)
         self._kind: type[Accumulator] = ACCUMULATORS[kind]
         self.packed_type = dict[int, self._kind.packed_type]  # type: ignore[name-defined]
         self._feature = feature

@@ -23,7 +23,7 @@ from tactful_streaming.windows.column_cache import ColumnCache, KeptNumbers, kee
 from tactful_streaming.windows.columns import Selection
 from tactful_streaming.windows.reads import LateValues, View
 from tactful_streaming.windows.store import Outcome, Value, make_stores, with_groups
-from tactful_streaming.windows.triggers import Fired, fire, fires, next_pending
+from tactful_streaming.windows.triggers import WindowResult, emit_windows, has_windows, next_pending
 
 Loader = Callable[[Sequence[str]], Sequence[bytes | None]]
 """Gives the stored packed state of entities; None for one that has none."""
@@ -88,7 +88,7 @@ class EntityTable:
         load: Loader | None = None,
         *,
         capacity: int = _FIRST_CAPACITY,
-        firing: bool = False,
+        emits: bool = False,
         allowed_lateness_ms: int = 0,
     ) -> None:
         """Begin empty.
@@ -97,17 +97,17 @@ class EntityTable:
             features: features of one kind of entity.
             load: where entities come from that are not in memory; None: all are in memory.
             capacity: for how many rows there is room at first.
-            firing: whether :meth:`fire` will be called.
+            emits: whether :meth:`emit` will be called.
             allowed_lateness_ms: for how long after its end a window may still change.
         """
         self.features = tuple(features)
-        self.stores = tuple(make_stores(self.features, firing=firing))
+        self.stores = tuple(make_stores(self.features, emits=emits))
         of_source = {feature.name: store for store in self.stores for feature in store.features}
         self._views = {f.name: View(f, of_source[f.name]) for f in self.features}
         self._kept: dict[str, ColumnCache] = {}
         self._numbers = KeptNumbers()
         self._placed: WeakKeyDictionary[Placing, PlacedRows] = WeakKeyDictionary()
-        self._firing = [view for view in self._views.values() if firing and fires(view)]
+        self._emitting = [view for view in self._views.values() if emits and has_windows(view)]
         self._load = load
         self._lateness_ms = allowed_lateness_ms
         self._capacity = capacity
@@ -295,20 +295,20 @@ class EntityTable:
 
     def next_pending(self, watermark: int) -> int | None:
         """Watermark before which nothing that is counted now fires; None if nothing waits."""
-        return next_pending(self._firing, watermark)
+        return next_pending(self._emitting, watermark)
 
-    def fire(self, before: int, after: int) -> list[Fired]:
+    def emit(self, before: int, after: int) -> list[WindowResult]:
         """Windows whose end lies in ``(before, after]``, and earlier ones that changed since.
 
         To be called before :meth:`expire`. Windows that changed within the allowed lateness come
         again whenever this is called, also with ``before == after``.
         """
-        fired = fire(self._firing, self._keys, before, after, self._lateness_ms)
-        for one in fired:
+        results = emit_windows(self._emitting, self._keys, before, after, self._lateness_ms)
+        for result in results:
             # That a session has fired is part of the state, or it fires again after a restart.
-            if isinstance(self._views[one.feature].feature.window, SessionWindow):
-                self._dirty[[self._rows[key] for key in one.keys]] = True
-        return fired
+            if isinstance(self._views[result.feature].feature.window, SessionWindow):
+                self._dirty[[self._rows[key] for key in result.keys]] = True
+        return results
 
     def expire(self, horizon: int) -> None:
         """Forget panes that no read at or after `horizon` can see.
@@ -419,8 +419,8 @@ class EntityTable:
         share = 1 - _SHRINK_TO * limit / size
         used = len(self._keys)
         rows = np.flatnonzero((self._touched[:used] != _FREE) & ~self._dirty[:used])[1:]
-        if self._firing:
-            spans = [part.memory_ms or 0 for view in self._firing for part in view.parts]
+        if self._emitting:
+            spans = [part.memory_ms or 0 for view in self._emitting for part in view.parts]
             rows = rows[self._newest[rows] + max(spans) <= self._horizon]
         count = min(math.ceil(share * len(self._rows)), len(rows))
         if count:

@@ -122,7 +122,7 @@ class Store:
         memory_ms: how long after its newest event a cell may matter, milliseconds; None: for ever.
     """
 
-    def __init__(self, source: Source, *, firing: bool) -> None:
+    def __init__(self, source: Source, *, emits: bool) -> None:
         """Begin empty, without a feature."""
         self.source = source
         self.key = _short(asdict(source), 8)
@@ -130,7 +130,7 @@ class Store:
         self.parts: dict[str, AnyPart] = {}
         self.cells = Cells(source.max_groups) if source.grouped else None
         self.memory_ms: int | None = None
-        self._firing = firing
+        self._emits = emits
         self._parts_of: dict[str, tuple[AnyPart, ...]] = {}
         self._keys_of: dict[str, tuple[str, ...]] = {}
 
@@ -416,11 +416,11 @@ class Store:
         if isinstance(window, ForwardDecay):
             return DecayedTotals(kind, window)
         if isinstance(window, SessionWindow):
-            return Sessions(kind, feature, self.name_of if self._firing else None)
+            return Sessions(kind, feature, self.name_of if self._emits else None)
         assert isinstance(window, PanedWindow)
         if kind in _FOLDED:
-            return NumberPanes(kind, window, firing=self._firing)
-        return GatheredPanes(kind, feature, firing=self._firing)
+            return NumberPanes(kind, window, emits=self._emits)
+        return GatheredPanes(kind, feature, emits=self._emits)
 
     def _late(self, events: Selection, horizons: Rows) -> tuple[dict[str, Rows], Any]:
         """Events too late for each feature with panes, and which are not for all features."""
@@ -450,13 +450,13 @@ class Store:
         self.cells.free(cells)
 
 
-def make_stores(features: Iterable[Feature], *, firing: bool) -> list[Store]:
+def make_stores(features: Iterable[Feature], *, emits: bool) -> list[Store]:
     """Stores for `features`, in the order in which they are first needed."""
     stores: dict[Source, Store] = {}
     for feature in features:
         source = Source.of(feature)
         if source not in stores:
-            stores[source] = Store(source, firing=firing)
+            stores[source] = Store(source, emits=emits)
         stores[source].serve(feature)
     return list(stores.values())
 

@@ -18,7 +18,7 @@ _FOR_EVER: Final = 2**62
 
 
 @dataclass(frozen=True)
-class Fired:
+class WindowResult:
     """The values of one feature in one window.
 
     Which rows there are, and their values, do not depend on how the log was cut into batches; the
@@ -43,14 +43,14 @@ class Fired:
     values: list[Any]
 
 
-def fires(view: View) -> bool:
+def has_windows(view: View) -> bool:
     """Whether the feature has windows that end."""
     return isinstance(view.parts[0], PanedPart | Sessions)
 
 
-def fire(
+def emit_windows(
     views: Sequence[View], keys: Sequence[str | None], before: int, after: int, lateness_ms: int
-) -> list[Fired]:
+) -> list[WindowResult]:
     """Windows whose end the watermark has reached, and those that changed after that.
 
     Args:
@@ -60,7 +60,7 @@ def fire(
         after: watermark now.
         lateness_ms: for how long after its end a window may still change.
     """
-    fired: list[Fired] = []
+    fired: list[WindowResult] = []
     closed = {
         id(part): part.close(after)
         for part in {id(part): part for view in views for part in view.parts}.values()
@@ -97,7 +97,9 @@ def next_pending(views: Sequence[View], watermark: int) -> int | None:
     return min(found, default=None)
 
 
-def _fire_windows(view: View, keys: Sequence[str | None], before: int, after: int) -> list[Fired]:
+def _fire_windows(
+    view: View, keys: Sequence[str | None], before: int, after: int
+) -> list[WindowResult]:
     part, window = view.parts[0], view.feature.window
     assert isinstance(part, PanedPart) and isinstance(window, PanedWindow)
     slide = part.slide_ms
@@ -109,7 +111,7 @@ def _fire_windows(view: View, keys: Sequence[str | None], before: int, after: in
 
 def _fire_again(
     view: View, keys: Sequence[str | None], before: int, lateness_ms: int
-) -> list[Fired]:
+) -> list[WindowResult]:
     part, window = view.parts[0], view.feature.window
     assert isinstance(part, PanedPart) and isinstance(window, PanedWindow)
     changed: dict[int, set[int]] = {}
@@ -128,8 +130,8 @@ def _fire_again(
 
 def _fire_sessions(
     view: View, keys: Sequence[str | None], closed: Sequence[Sequence[Closed]]
-) -> list[Fired]:
-    fired: list[Fired] = []
+) -> list[WindowResult]:
+    fired: list[WindowResult] = []
     part = view.parts[0]
     assert isinstance(part, Sessions)
     for (end, start), group in groupby(zip(*closed, strict=True), key=lambda one: one[0][:2]):
@@ -144,19 +146,19 @@ def _fire_sessions(
         names = _names(keys, [one[0].row for one in sessions])
         groups = [one[0].group or "" for one in sessions] if view.feature.group_by else None
         fired.append(
-            Fired(view.feature.name, view.feature.entity, start, end, names, groups, values)
+            WindowResult(view.feature.name, view.feature.entity, start, end, names, groups, values)
         )
     return fired
 
 
 def _fired(
     view: View, keys: Sequence[str | None], end: int, rows: tuple[Any, list[str] | None, list[Any]]
-) -> Fired:
+) -> WindowResult:
     window = view.feature.window
     assert isinstance(window, PanedWindow)
     start = window_at(window, end - 1)[0] * slide_of(window)
     names = _names(keys, rows[0].tolist())
-    return Fired(view.feature.name, view.feature.entity, start, end, names, *rows[1:])
+    return WindowResult(view.feature.name, view.feature.entity, start, end, names, *rows[1:])
 
 
 def _names(keys: Sequence[str | None], rows: Sequence[int]) -> list[str]:

@@ -38,7 +38,7 @@ from tactful_streaming.log.redaction import BLANK, redact
 from tactful_streaming.patterns.match import Match
 from tactful_streaming.state.key_layout import ERASED, PURGING
 from tactful_streaming.state.store import RocksState, StateStore
-from tactful_streaming.windows.triggers import Fired
+from tactful_streaming.windows.triggers import WindowResult
 
 
 class Erasures(Protocol):
@@ -67,7 +67,7 @@ def is_erased(entry: Entry, suppressed: Container[str]) -> bool:
     return bool(suppressed) and any(name in suppressed for name in _names(entry))
 
 
-def without_fired(fired: Sequence[Fired], suppressed: Container[str]) -> list[Fired]:
+def without_fired(fired: Sequence[WindowResult], suppressed: Container[str]) -> list[WindowResult]:
     """Rows of windows that ended, without those of people who were erased meanwhile."""
     if not suppressed:
         return list(fired)
@@ -164,7 +164,7 @@ def _names(entry: Entry) -> Iterator[str]:
         yield entry.source
 
 
-def _kept(fired: Fired, suppressed: Container[str]) -> Fired:
+def _kept(fired: WindowResult, suppressed: Container[str]) -> WindowResult:
     places = [place for place, key in enumerate(fired.keys) if key not in suppressed]
     if len(places) == len(fired.keys):
         return fired

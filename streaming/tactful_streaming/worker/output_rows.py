@@ -16,7 +16,7 @@ from tactful_streaming.contract.log_entries import decode_entry, encode_entry, r
 from tactful_streaming.contract.record_batch import Row
 from tactful_streaming.engine.engine import LateEvent
 from tactful_streaming.patterns.match import Match
-from tactful_streaming.windows.triggers import Fired
+from tactful_streaming.windows.triggers import WindowResult
 
 _encoder = msgspec.json.Encoder()
 _TOGETHER: Final = 2_000
@@ -44,7 +44,7 @@ class _GroupWindow(msgspec.Struct, frozen=True, gc=False):
     feature_value: Any
 
 
-def encode_fired(fired: Iterable[Fired]) -> list[Row]:
+def encode_fired(fired: Iterable[WindowResult]) -> list[Row]:
     """Rows of windows that fired; the key is ``<entity>|<group>``, without a group ``<entity>|``.
 
     A value is a number, a list, or null where a number is not finite.
@@ -52,14 +52,14 @@ def encode_fired(fired: Iterable[Fired]) -> list[Row]:
     return [row for part in encode_in_turn(fired) for row in part]
 
 
-def encode_in_turn(fired: Iterable[Fired]) -> Iterator[list[Row]]:
+def encode_in_turn(fired: Iterable[WindowResult]) -> Iterator[list[Row]]:
     """Yield the rows of :func:`encode_fired` in parts, so that few are in memory at once."""
     for one in fired:
         for begin in range(0, len(one.keys), _TOGETHER):
             yield _encode(one, slice(begin, begin + _TOGETHER))
 
 
-def _encode(one: Fired, part: slice) -> list[Row]:
+def _encode(one: WindowResult, part: slice) -> list[Row]:
     keys, values = one.keys[part], one.values[part]
     feature, ends = repeat(one.feature), (repeat(one.window_start), repeat(one.window_end))
     windows: Iterable[Any]

@@ -30,7 +30,7 @@ from tactful_streaming.online.fenced_store import OpenOnline, PartitionView
 from tactful_streaming.patterns.match import Match
 from tactful_streaming.rules.rules import Cleaner
 from tactful_streaming.state.partition_checkpoint import PartitionState
-from tactful_streaming.windows.triggers import Fired
+from tactful_streaming.windows.triggers import WindowResult
 from tactful_streaming.worker.erasure import (
     Erasures,
     is_erased,
@@ -384,7 +384,7 @@ class PartitionJob:
             values = self._seal.seal(values)
         return self._producer.append(self._options.kafka.topic, values, self._number)
 
-    def _fired(self, fired: list[Fired]) -> None:
+    def _fired(self, fired: list[WindowResult]) -> None:
         assert self._producer is not None and self._options.features_topic is not None
         for rows in encode_in_turn(without_fired(fired, self._suppressed)):
             self.rows += len(rows)

@@ -12,7 +12,7 @@ from tactful_streaming.definitions.reader import load_definitions
 from tactful_streaming.engine.engine import Engine
 from tactful_streaming.patterns.match import Match
 from tactful_streaming.state.store import MemoryState
-from tactful_streaming.windows.triggers import Fired
+from tactful_streaming.windows.triggers import WindowResult
 
 GOLDEN = Path(__file__).parent / "golden"
 DAY = 86_400_000
@@ -37,7 +37,7 @@ def replay(name: str, events: Iterable[Event]) -> tuple[list[list[str]], list[li
     windows: list[list[str]] = []
     matches: list[list[str]] = []
 
-    def fired(rows: list[Fired]) -> None:
+    def fired(rows: list[WindowResult]) -> None:
         for row in rows:
             times = [time(row.window_start), time(row.window_end)]
             windows.extend(

@@ -14,7 +14,7 @@ from tactful_streaming.definitions.model import Definitions
 from tactful_streaming.definitions.reader import load_definitions
 from tactful_streaming.engine.engine import Engine, LateEvent
 from tactful_streaming.state.store import MemoryState
-from tactful_streaming.windows.triggers import Fired
+from tactful_streaming.windows.triggers import WindowResult
 
 SECOND, MINUTE = 1000, 60_000
 
@@ -22,7 +22,7 @@ Rows = dict[FiredKey, list[Any]]
 """What each window gave, each time it fired, in order."""
 
 
-def rows_of(fired: Sequence[Fired]) -> Rows:
+def rows_of(fired: Sequence[WindowResult]) -> Rows:
     rows: Rows = {}
     for one in fired:
         groups: Sequence[str | None] = one.groups or [None] * len(one.keys)
@@ -46,7 +46,7 @@ def run(
     """What is fired when the log is cut and the engine restarted at random."""
     rng = random.Random(seed)
     stream = [(offset, encode_entry(entry)) for offset, entry in enumerate(entries)]
-    store, fired = MemoryState(), list[Fired]()
+    store, fired = MemoryState(), list[WindowResult]()
 
     def open_engine() -> Engine:
         return Engine(
@@ -123,7 +123,7 @@ def view(number: int, at: int) -> tuple[int, bytes]:
 
 def test_a_window_fires_once_its_end_is_reached_and_again_when_it_changes() -> None:
     start = START // MINUTE * MINUTE
-    fired: list[Fired] = []
+    fired: list[WindowResult] = []
     engine = Engine(HOP, MemoryState(), allowed_lateness_ms=2 * MINUTE, on_fired=fired.extend)
 
     def told() -> list[tuple[int, float]]:
@@ -145,7 +145,7 @@ def test_a_window_fires_once_its_end_is_reached_and_again_when_it_changes() -> N
 
 def test_silence_fires_by_ticks_that_a_replay_repeats() -> None:
     start = START // MINUTE * MINUTE
-    fired: list[Fired] = []
+    fired: list[WindowResult] = []
     engine = Engine(HOP, MemoryState(), watermark_delay_ms=SECOND, on_fired=fired.extend)
     log = [view(0, start)]
     engine.apply(log)
@@ -153,7 +153,7 @@ def test_silence_fires_by_ticks_that_a_replay_repeats() -> None:
         log.append((len(log), encode_entry(Tick(timestamp=timer + SECOND))))
         engine.apply(log[-1:])
     assert [(row.window_end - start) // MINUTE for row in fired] == [1, 2, 3]
-    again: list[Fired] = []
+    again: list[WindowResult] = []
     Engine(HOP, MemoryState(), watermark_delay_ms=SECOND, on_fired=again.extend).apply(log)
     assert rows_of(again) == rows_of(fired)
 

@@ -53,9 +53,9 @@ def feed(table: EntityTable, keys: Sequence[str | None], at: int = START, item: 
         table.apply(number, Selection(rows[chosen], times[chosen], times[chosen], None, texts))
 
 
-def loaded(stored: dict[str, bytes], *names: str, firing: bool = False) -> EntityTable:
+def loaded(stored: dict[str, bytes], *names: str, emits: bool = False) -> EntityTable:
     return EntityTable(
-        features(*names), lambda keys: [stored.get(key) for key in keys], firing=firing
+        features(*names), lambda keys: [stored.get(key) for key in keys], emits=emits
     )
 
 
@@ -129,13 +129,13 @@ def test_memory_stays_under_the_cap_while_keys_keep_coming() -> None:
 
 def test_with_windows_to_fire_entities_stay_until_they_have() -> None:
     stored: dict[str, bytes] = {}
-    table = loaded(stored, "n", firing=True)
+    table = loaded(stored, "n", emits=True)
     feed(table, ["u"])
     commit(table, stored)
     table.expire(START)
     assert table.shrink(0) == 0
     after = START + 400_000
-    assert sum(len(fired.keys) for fired in table.fire(START, after)) == 5
+    assert sum(len(fired.keys) for fired in table.emit(START, after)) == 5
     table.expire(after)
     assert len(table) == 0
 
@@ -312,16 +312,16 @@ def test_a_session_that_has_fired_does_not_fire_after_a_restart() -> None:
         "- {name: s, entity: user, event: view, aggregate: count, window: {gap: 3m}}"
     ).features
     stored: dict[str, bytes] = {}
-    table = EntityTable((feature,), firing=True)
+    table = EntityTable((feature,), emits=True)
     feed(table, ["u"])
     commit(table, stored)
     end = START + 180_000
-    assert [one.window_end for one in table.fire(START, end)] == [end]
+    assert [one.window_end for one in table.emit(START, end)] == [end]
     commit(table, stored, end)
-    again = EntityTable((feature,), firing=True)
+    again = EntityTable((feature,), emits=True)
     again.unpack(stored.items())
     assert again.next_pending(end) is None
-    assert again.fire(end, end + 60_000) == []
+    assert again.emit(end, end + 60_000) == []
 
 
 def damaged(kind: str) -> bytes:

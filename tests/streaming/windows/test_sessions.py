@@ -11,7 +11,7 @@ from tactful_streaming.definitions.model import Feature
 from tactful_streaming.definitions.reader import load_definitions
 from tactful_streaming.windows.columns import Selection
 from tactful_streaming.windows.entity_table import EntityTable
-from tactful_streaming.windows.triggers import Fired
+from tactful_streaming.windows.triggers import WindowResult
 
 GAP = 30
 COUNT = "- {name: n, entity: user, event: view, aggregate: count, window: {gap: 30ms}}\n"
@@ -35,76 +35,76 @@ def feed(
     return table.apply(0, Selection(table.touch(["u"] * len(times), times), times, watermarks)).late
 
 
-def rows(fired: Sequence[Fired]) -> list[tuple[int, int, list[str], list[float]]]:
+def rows(fired: Sequence[WindowResult]) -> list[tuple[int, int, list[str], list[float]]]:
     return [(one.window_start, one.window_end, one.keys, one.values) for one in fired]
 
 
 def test_silence_of_more_than_the_gap_ends_a_session() -> None:
-    table = EntityTable(features(), firing=True)
+    table = EntityTable(features(), emits=True)
     feed(table, [100, 110, 140])
-    assert rows(table.fire(0, 140)) == []
+    assert rows(table.emit(0, 140)) == []
     assert table.next_pending(140) is not None
-    assert rows(table.fire(140, 169)) == []
-    assert rows(table.fire(169, 170)) == [(100, 170, ["u"], [3.0])]
-    assert table.fire(170, 1000) == []
+    assert rows(table.emit(140, 169)) == []
+    assert rows(table.emit(169, 170)) == [(100, 170, ["u"], [3.0])]
+    assert table.emit(170, 1000) == []
     assert table.next_pending(1000) is None
 
 
 def test_events_a_gap_apart_are_one_session_and_a_bit_more_are_two() -> None:
-    table = EntityTable(features(), firing=True)
+    table = EntityTable(features(), emits=True)
     feed(table, [100, 130])
-    assert rows(table.fire(0, 500)) == [(100, 160, ["u"], [2.0])]
+    assert rows(table.emit(0, 500)) == [(100, 160, ["u"], [2.0])]
     feed(table, [1000, 1031])
-    assert rows(table.fire(500, 2000)) == [(1000, 1030, ["u"], [1.0]), (1031, 1061, ["u"], [1.0])]
+    assert rows(table.emit(500, 2000)) == [(1000, 1030, ["u"], [1.0]), (1031, 1061, ["u"], [1.0])]
 
 
 def test_an_event_between_joins_two_sessions() -> None:
-    table = EntityTable(features(), firing=True)
+    table = EntityTable(features(), emits=True)
     feed(table, [100, 160, 130], watermark=0)
-    assert rows(table.fire(0, 500)) == [(100, 190, ["u"], [3.0])]
+    assert rows(table.emit(0, 500)) == [(100, 190, ["u"], [3.0])]
 
 
 def test_an_event_after_the_end_begins_anew_however_near_it_is() -> None:
     """The session has fired: without allowed lateness nothing is left that could be joined."""
-    table = EntityTable(features(), firing=True)
+    table = EntityTable(features(), emits=True)
     feed(table, [100])
-    assert rows(table.fire(0, 130)) == [(100, 130, ["u"], [1.0])]
+    assert rows(table.emit(0, 130)) == [(100, 130, ["u"], [1.0])]
     assert feed(table, [110], watermark=130) == 0
-    assert rows(table.fire(130, 140)) == [(110, 140, ["u"], [1.0])]
+    assert rows(table.emit(130, 140)) == [(110, 140, ["u"], [1.0])]
 
 
 def test_an_event_whose_own_session_would_be_over_is_late() -> None:
-    table = EntityTable(features(), firing=True)
+    table = EntityTable(features(), emits=True)
     feed(table, [200])
     assert feed(table, [100, 169, 170, 171], watermark=200) == 2
-    assert rows(table.fire(0, 500)) == [(170, 230, ["u"], [3.0])]
+    assert rows(table.emit(0, 500)) == [(170, 230, ["u"], [3.0])]
 
 
 def test_within_the_allowed_lateness_a_session_is_fired_again() -> None:
-    table = EntityTable(features(), firing=True, allowed_lateness_ms=50)
+    table = EntityTable(features(), emits=True, allowed_lateness_ms=50)
     feed(table, [100])
-    assert rows(table.fire(0, 130)) == [(100, 130, ["u"], [1.0])]
+    assert rows(table.emit(0, 130)) == [(100, 130, ["u"], [1.0])]
     assert feed(table, [90], watermark=150) == 0
-    assert rows(table.fire(130, 150)) == [(90, 130, ["u"], [2.0])]
+    assert rows(table.emit(130, 150)) == [(90, 130, ["u"], [2.0])]
     assert feed(table, [125], watermark=160) == 0
-    assert rows(table.fire(150, 160)) == [(90, 155, ["u"], [3.0])]
+    assert rows(table.emit(150, 160)) == [(90, 155, ["u"], [3.0])]
     assert feed(table, [150], watermark=170) == 0
-    assert rows(table.fire(160, 170)) == []
-    assert rows(table.fire(170, 180)) == [(90, 180, ["u"], [4.0])]
+    assert rows(table.emit(160, 170)) == []
+    assert rows(table.emit(170, 180)) == [(90, 180, ["u"], [4.0])]
     assert feed(table, [90], watermark=230) == 1
-    assert table.fire(180, 1000) == []
+    assert table.emit(180, 1000) == []
 
 
 @pytest.mark.parametrize("cut", range(1, 7))
 def test_where_a_batch_is_cut_does_not_matter(cut: int) -> None:
     """Sessions end in the midst of a batch, and events come that would have joined them."""
     times = [100, 110, 200, 120, 171, 300, 150]
-    table = EntityTable(features(), firing=True)
+    table = EntityTable(features(), emits=True)
     middle = max(times[:cut])
     late = feed(table, times[:cut])
-    fired = table.fire(0, middle)
+    fired = table.emit(0, middle)
     late += feed(table, times[cut:], before=middle)
-    fired += table.fire(middle, 1000)
+    fired += table.emit(middle, 1000)
     assert late == 2
     assert rows(fired) == [
         (100, 140, ["u"], [2.0]),
@@ -122,13 +122,13 @@ def test_a_read_sees_the_session_that_is_on() -> None:
 
 def test_groups_have_sessions_of_their_own() -> None:
     text = COUNT.replace("aggregate: count", "aggregate: count, group_by: category, max_groups: 2")
-    table = EntityTable(features(text), firing=True)
+    table = EntityTable(features(text), emits=True)
     times = np.array([100, 120, 125, 140, 160], np.int64)
     got = table.touch(["u"] * 5, times)
     outcome = table.apply(0, Selection(got, times, times, None, ["a", "b", "a", "b", "c"]))
     # Group a was seen at 125, b at 140: a makes room for c. It ended at 155, before c came.
     assert outcome.evicted == 0
-    fired = table.fire(0, 1000)
+    fired = table.emit(0, 1000)
     assert [(one.window_start, one.window_end, one.groups, one.values) for one in fired] == [
         (100, 155, ["a"], [2.0]),
         (120, 170, ["b"], [2.0]),
@@ -137,10 +137,10 @@ def test_groups_have_sessions_of_their_own() -> None:
 
 
 def test_many_sessions_leave_no_timers_behind() -> None:
-    table = EntityTable(features(), firing=True)
+    table = EntityTable(features(), emits=True)
     for start in range(0, 100_000, 100):
         feed(table, [start, start + 10, start + 20, start + 5])
-        table.fire(start, start + 20)
+        table.emit(start, start + 20)
         table.expire(start + 20)
     (part,) = table.stores[0].parts.values()
     assert len(part._timers) <= 2  # type: ignore[union-attr]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -123,25 +123,22 @@ class Driver:
         features: Sequence[Feature],
         lateness: int = 0,
         *,
-        firing: bool = False,
+        emits: bool = False,
         stored: dict[str, bytes] | None = None,
     ) -> None:
-        self.features, self.lateness, self.firing = features, lateness, firing
+        self.features, self.lateness, self.emits = features, lateness, emits
         self.stored = stored
         self.watermark, self.late = 0, 0
         self.fired: dict[FiredKey, Any] = {}
         self.table = self._make()
 
     def _make(self) -> EntityTable:
-        load: Callable[[Sequence[str]], list[bytes | None]] | None = None
-        if self.stored is not None:
-            stored = self.stored
-            load = lambda keys: [stored.get(key) for key in keys]
+        stored = self.stored
         return EntityTable(
             self.features,
-            load,
+            None if stored is None else lambda keys: [stored.get(key) for key in keys],
             capacity=2,
-            firing=self.firing,
+            emits=self.emits,
             allowed_lateness_ms=self.lateness,
         )
 
@@ -163,7 +160,7 @@ class Driver:
 
     def _border(self) -> int | None:
         """Next watermark at which windows of panes can end, or can change no more."""
-        windows = [feature.window for feature in self.features if self.firing]
+        windows = [feature.window for feature in self.features if self.emits]
         slides = {slide_of(window) for window in windows if isinstance(window, PanedWindow)}
         return min(
             (
@@ -220,7 +217,7 @@ class Driver:
                 ),
             )
             self.late += outcome.late
-        for fired in self.table.fire(self.watermark, watermarks[-1]):
+        for fired in self.table.emit(self.watermark, watermarks[-1]):
             groups: Sequence[str | None] = fired.groups or [None] * len(fired.keys)
             for key, group, value in zip(fired.keys, groups, fired.values, strict=True):
                 place = (fired.feature, key, group, fired.window_start, fired.window_end)
@@ -362,7 +359,7 @@ def check_fired(seed: int, texts: Sequence[str], lateness: int, delay: int) -> i
     watermarks = watermarks_of(events, delay)
     stored: dict[str, bytes] = {}
     naive = Naive(features, lateness)
-    driver = Driver(features, lateness, firing=True, stored=stored)
+    driver = Driver(features, lateness, emits=True, stored=stored)
     for start, end in cuts_of(rng, len(events)):
         driver.apply(events[start:end], watermarks[start:end])
         for event, watermark in zip(events[start:end], watermarks[start:end], strict=True):

@@ -32,7 +32,7 @@ from tactful_streaming.log.redaction import BLANK
 from tactful_streaming.patterns.match import Match
 from tactful_streaming.state.partition_checkpoint import PartitionState
 from tactful_streaming.state.store import MemoryState, RocksState
-from tactful_streaming.windows.triggers import Fired
+from tactful_streaming.windows.triggers import WindowResult
 from tactful_streaming.worker.erasure import (
     is_erased,
     note_purged,
@@ -308,12 +308,12 @@ def test_what_waits_is_screened() -> None:
     assert not any(is_erased(entry, {"bob"}) for entry in theirs)
     assert not is_erased(Tick(timestamp=1), ADA)
     fired = [
-        Fired("n", "user", 0, 1, ["ada", "bob", "ada"], ["x", "y", "z"], [1, 2, 3]),
-        Fired("n", "item", 0, 1, ["ada"], None, [1]),
-        Fired("n", "user", 0, 1, ["bob"], None, [1]),
+        WindowResult("n", "user", 0, 1, ["ada", "bob", "ada"], ["x", "y", "z"], [1, 2, 3]),
+        WindowResult("n", "item", 0, 1, ["ada"], None, [1]),
+        WindowResult("n", "user", 0, 1, ["bob"], None, [1]),
     ]
     assert without_fired(fired, ADA) == [
-        Fired("n", "user", 0, 1, ["bob"], ["y"], [2]),
+        WindowResult("n", "user", 0, 1, ["bob"], ["y"], [2]),
         *fired[1:],
     ]
     assert without_fired(fired, ()) == fired

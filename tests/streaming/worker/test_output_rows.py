@@ -9,7 +9,7 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tactful_streaming.windows.triggers import Fired
+from tactful_streaming.windows.triggers import WindowResult
 from tactful_streaming.worker.output_rows import encode_fired, encode_in_turn
 
 _names = st.text(st.characters(exclude_categories=["Cs"]), min_size=1) | st.sampled_from(
@@ -25,7 +25,9 @@ def test_a_row_says_what_fired(
 ) -> None:
     keys, groups = [key for key, _, _ in rows], [group for _, group, _ in rows]
     values = [value for _, _, value in rows]
-    fired = Fired(feature, "user", 60_000, 360_000, keys, groups if grouped else None, values)
+    fired = WindowResult(
+        feature, "user", 60_000, 360_000, keys, groups if grouped else None, values
+    )
     encoded = encode_fired([fired, fired])
     assert len(encoded) == 2 * len(rows)
     for (name, payload), (key, group, value) in zip(encoded, rows + rows, strict=True):
@@ -44,7 +46,7 @@ def test_a_row_says_what_fired(
 def test_many_rows_come_in_parts() -> None:
     count = 4017
     keys = [f"u{number % 97}" for number in range(count)]
-    fired = Fired("f", "user", 0, 1, keys, None, [number / 7 for number in range(count)])
+    fired = WindowResult("f", "user", 0, 1, keys, None, [number / 7 for number in range(count)])
     parts = [*encode_in_turn([fired])]
     assert [len(part) for part in parts] == [2000, 2000, 17]
     assert [row for part in parts for row in part] == encode_fired([fired])

@@ -17,11 +17,11 @@ from tactful_streaming.definitions.model import CumulativeWindow, Feature, Sessi
 Times = NDArray[np.int64]
 
 
-class Cuts:
+class BatchSplitter:
     """Finds the pieces for the windows of some features.
 
     Attributes:
-        fires: whether any of them has windows that end.
+        has_windows: whether any of them has windows that end.
     """
 
     def __init__(self, features: Iterable[Feature], allowed_lateness_ms: int) -> None:
@@ -39,9 +39,9 @@ class Cuts:
         self._steps = [s for s in sorted(steps) if not any(s % t == 0 for t in steps if t < s)]
         self._gap = min(gaps, default=None)
         self._refires = allowed_lateness_ms > 0
-        self.fires = bool(steps or gaps)
+        self.has_windows = bool(steps or gaps)
 
-    def pieces(self, timestamps: Times, watermarks: Times, before: int) -> list[tuple[int, int]]:
+    def split(self, timestamps: Times, watermarks: Times, before: int) -> list[tuple[int, int]]:
         """Begin and end of each piece.
 
         Args:
