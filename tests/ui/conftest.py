@@ -18,7 +18,7 @@ Open = Callable[..., AppTest]
 def _page(name: str) -> None:
     import importlib
 
-    importlib.import_module(f"tactful_ui.{name}").page()
+    importlib.import_module(f"tactful_ui.views.{name}").page()
 
 
 def open_at(name: str) -> AppTest:
