@@ -267,7 +267,7 @@ class Catalogue:
         count = len(ids) + len(others)
         places.update(zip(came, range(count - len(came), count), strict=True))
         if in_place:
-            columns = self._columns.lengthened(count)
+            columns = self._columns.append_to(count)
         else:
             columns = self._columns.placed(count, slice(len(self)), slice(len(self)))
         return self._made(ids, others, places, found, columns, stays=True)

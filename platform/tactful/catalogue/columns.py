@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from tactful.util.growable_array import filled, lengthened
+from tactful.util.growable_array import append_to, filled_array
 from tactful_streaming.contract.log_entries import Item
 
 Rows = slice | NDArray[np.int64]
@@ -36,13 +36,13 @@ class ItemColumns:
     def unknown(cls, count: int) -> ItemColumns:
         """Of rows of which nothing is known."""
         return cls(
-            price=filled(count, np.nan, np.float32),
-            category=filled(count, -1, np.int32),
-            available=filled(count, False, np.bool_),
-            margin=filled(count, 0.0, np.float32),
-            released=filled(count, np.nan, np.float32),
-            campaign=filled(count, -1, np.int32),
-            described=filled(count, False, np.bool_),
+            price=filled_array(count, np.nan, np.float32),
+            category=filled_array(count, -1, np.int32),
+            available=filled_array(count, False, np.bool_),
+            margin=filled_array(count, 0.0, np.float32),
+            released=filled_array(count, np.nan, np.float32),
+            campaign=filled_array(count, -1, np.int32),
+            described=filled_array(count, False, np.bool_),
         )
 
     def placed(self, count: int, to: Rows, rows: Rows) -> ItemColumns:
@@ -52,7 +52,7 @@ class ItemColumns:
             getattr(placed, name)[to] = column[rows]
         return placed
 
-    def lengthened(self, count: int) -> ItemColumns:
+    def append_to(self, count: int) -> ItemColumns:
         """These rows and more behind them, `count` in all, of which nothing is known.
 
         They share memory where there is room: what is written to one is written to both. Only the
@@ -60,7 +60,7 @@ class ItemColumns:
         """
         more = ItemColumns.unknown(count - len(self.price))
         return ItemColumns(
-            **{name: lengthened(column, getattr(more, name)) for name, column in vars(self).items()}
+            **{name: append_to(column, getattr(more, name)) for name, column in vars(self).items()}
         )
 
     def describe(

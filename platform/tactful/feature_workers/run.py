@@ -61,7 +61,7 @@ def run_workers(
             if seal is not None:
                 stack.callback(seal.close)
             make = prepare_worker(settings, definitions, matches_topic, erasures, seal)
-            interpreter.keep_what_is()
+            interpreter.freeze_living_objects()
             crew = _Crew(settings.worker.threads, make)
         except (LogError, OnlineStoreError) as error:
             raise StorageError(str(error)) from error

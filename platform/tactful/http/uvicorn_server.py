@@ -216,7 +216,7 @@ def run(server: Server, listener: socket.socket, *, started: Callable[[], None])
             while not server.started and not serving.done():
                 await asyncio.sleep(0.005)
             if server.started:
-                interpreter.keep_what_is()
+                interpreter.freeze_living_objects()
                 started()
             await serving
 

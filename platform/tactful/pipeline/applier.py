@@ -26,7 +26,7 @@ from tactful.event_log.merged_log import AppliedLog, behind
 from tactful.metrics.registry import Metrics
 from tactful.schemas.positions import Offsets, reaches
 from tactful.schemas.problems import ProblemError
-from tactful.util.adaptive_batch import Pace
+from tactful.util.adaptive_batch import AdaptiveBatch
 from tactful.util.clock import now_ms
 from tactful_privacy.errors import LedgerError
 from tactful_streaming.contract.log_entries import Entry, Tick, subject_key
@@ -159,8 +159,8 @@ class LogApplier:
         self._wake = threading.Event()
         self._stopping = False
         self._accepted: collections.deque[tuple[Offsets, float]] = collections.deque()
-        self._batch = Pace(_SMALLEST_BATCH, _LARGEST_BATCH, settings.batch_ms / 1000)
-        self._share = Pace(
+        self._batch = AdaptiveBatch(_SMALLEST_BATCH, _LARGEST_BATCH, settings.batch_ms / 1000)
+        self._share = AdaptiveBatch(
             _SMALLEST_COMMIT, settings.commit_records, settings.commit_pause_ms / 1000
         )
         self._rest_until = 0.0

@@ -1,4 +1,4 @@
-"""How much to do at once, so that nobody waits longer than allowed for it to be done."""
+"""Batch sizes that adapt to a time limit for each batch."""
 
 from __future__ import annotations
 
@@ -6,22 +6,22 @@ _REST = 4
 _LONGEST_REST_S = 0.25
 
 
-class Pace:
-    """A number of records that grows and shrinks with the time that so many took.
+class AdaptiveBatch:
+    """A batch size that grows and shrinks with the measured time of batches.
 
     Attributes:
-        size: how many to do next.
-        rest_s: how long to do something else before, seconds: where even a small number takes
-            longer than allowed, what each time costs is not worth paying often.
+        size: records of the next batch.
+        rest_s: pause before the next batch, seconds; above 0 where even a small batch takes
+            longer than allowed, since its fixed cost is then not worth paying often.
     """
 
     def __init__(self, smallest: int, largest: int, allowed_s: float) -> None:
-        """Begin with the smallest number.
+        """Begin with the smallest size.
 
         Args:
-            smallest: never fewer.
-            largest: never more.
-            allowed_s: about how long it may take, seconds.
+            smallest: lower bound of the size.
+            largest: upper bound of the size.
+            allowed_s: time limit of a batch, seconds; a batch may exceed it a little.
         """
         self.size = smallest
         self.rest_s = 0.0
@@ -30,11 +30,11 @@ class Pace:
         self._allowed_s = allowed_s
 
     def note(self, count: int, seconds: float) -> None:
-        """Learn that `count` records took `seconds`."""
+        """Adapt to a batch of `count` records that took `seconds`."""
         if seconds > self._allowed_s:
             self.size = max(self._smallest, self.size // 2)
         elif count >= self.size and seconds < self._allowed_s / 2:
             self.size = min(self._largest, self.size * 2)
-        # Of a large number the time says little about what is not for each record.
+        # The time of a large batch says little about the fixed cost of a batch.
         if count <= 2 * self._smallest:
             self.rest_s = min(_REST * max(seconds - self._allowed_s, 0.0), _LONGEST_REST_S)

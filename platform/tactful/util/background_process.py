@@ -1,4 +1,4 @@
-"""A process beside a server, for what takes long and may wait."""
+"""A process of low priority beside a server, for long work."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ _NICE = 10
 
 @contextmanager
 def low_priority() -> Iterator[Executor]:
-    """A process of low priority, as long as the context lasts; it ends with this one."""
+    """Yield an executor of one low-priority process, which ends with the context."""
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, mp_context=context, initializer=_give_way) as pool:
+    with ProcessPoolExecutor(1, mp_context=context, initializer=_lower_priority) as pool:
         yield pool
 
 
-def _give_way() -> None:
+def _lower_priority() -> None:
     os.nice(_NICE)

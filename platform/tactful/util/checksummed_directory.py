@@ -1,9 +1,8 @@
-"""Directories of files that are whole or refused.
+"""Directories of immutable files with checksums, replaced atomically.
 
-A directory is filled beside its place, sealed with the size and the checksum of every file, forced
-to disk and only then moved to its place. A reader sees all of it or nothing; damage that comes
-later is found by the checksum. Files may then be mapped into memory by any number of processes,
-since nobody ever writes to them again.
+A directory is filled beside its place, sealed with the size and checksum of every file, synced to
+disk and then renamed. A reader sees all of it or nothing, and checksums find later damage. Any
+number of processes may map the files into memory, since no process writes to them again.
 """
 
 from __future__ import annotations
@@ -38,12 +37,11 @@ def sealing(directory: Path) -> Iterator[Path]:
     """Fill a directory that appears at once, or not at all.
 
     Args:
-        directory: where it goes; one that is there already is replaced.
+        directory: path of the result; an existing directory is replaced.
 
     Yields:
-        A scratch directory beside it; a directory within it is to be sealed by itself. When the
-        block ends well it is sealed and takes the place of `directory`; when it raises, nothing
-        remains.
+        A scratch directory beside it; a nested directory needs a seal of its own. A block without
+        an error seals it and renames it to `directory`; an error deletes it.
     """
     directory.parent.mkdir(parents=True, exist_ok=True)
     scratch = directory.parent / f".{directory.name}.{uuid4().hex}"
@@ -73,7 +71,7 @@ def check_seal(directory: Path) -> None:
     """Read every file of a sealed directory and compare it with the seal.
 
     Raises:
-        ModelError: if a file is missing, was cut off, has changed, or was never sealed.
+        ModelError: if a file is missing, truncated or changed, or the seal is missing.
     """
     path = directory / _SEAL
     try:
@@ -95,7 +93,7 @@ def check_seal(directory: Path) -> None:
 
 
 def remove_scratch(directory: Path) -> None:
-    """Delete what interrupted `sealing` left in `directory`; only for its single writer."""
+    """Delete scratch directories of interrupted `sealing` calls; for the single writer only."""
     for path in directory.glob(".*.*"):
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
@@ -104,7 +102,7 @@ def remove_scratch(directory: Path) -> None:
 def _measure(path: Path) -> _File:
     size, checksum = 0, 0
     with path.open("rb", buffering=0) as file:
-        # One block for all: to take and give back memory each time holds other threads up.
+        # One block for all reads: allocating for each read would delay other threads.
         block = memoryview(bytearray(min(_BLOCK, path.stat().st_size)))
         while count := file.readinto(block):
             size += count

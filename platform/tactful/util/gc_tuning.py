@@ -1,4 +1,4 @@
-"""The interpreter set for short delays instead of throughput."""
+"""Interpreter settings for short delays instead of throughput."""
 
 from __future__ import annotations
 
@@ -13,12 +13,11 @@ _COLLECT_AFTER = (5_000, 20, 500)
 
 @contextlib.contextmanager
 def short_delays() -> Iterator[None]:
-    """While it lasts no thread waits long for another, nor for the collector.
+    """Shorten the switch interval and tune the collector while the context lasts.
 
-    The interpreter lock is handed over quickly, so that a thread which computes does not hold up
-    one which answers. The collector looks often at the few objects that are new and seldom at what
-    lives long, which is the engine's state: a full collection of a large state would stop
-    everything for hundreds of milliseconds.
+    A short switch interval keeps a computing thread from delaying one that answers requests. The
+    collector visits new objects often and old ones seldom: a full collection of a large engine
+    state would stop the process for hundreds of milliseconds.
     """
     interval, thresholds = sys.getswitchinterval(), gc.get_threshold()
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
@@ -31,7 +30,7 @@ def short_delays() -> Iterator[None]:
         gc.unfreeze()
 
 
-def keep_what_is() -> None:
-    """Tell the collector that what is alive now lives on, so that it need not look at it again."""
+def freeze_living_objects() -> None:
+    """Collect once, then exclude all living objects from later collections."""
     gc.collect()
     gc.freeze()

@@ -1,4 +1,4 @@
-"""Arrays that grow at their end, at the cost of what is added."""
+"""Arrays that grow at their end in amortised constant time for each element."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ _SHARE = 8
 _LEAST = 64
 
 
-def filled(count: int, value: float, dtype: type[_Scalar]) -> NDArray[_Scalar]:
-    """An array of one value that has room from the beginning: it is not copied to be lengthened.
+def filled_array(count: int, value: float, dtype: type[_Scalar]) -> NDArray[_Scalar]:
+    """Return an array of one value with spare capacity behind it.
 
     Args:
-        count: how long.
-        value: of each element.
-        dtype: of the same.
+        count: length.
+        value: value of each element.
+        dtype: type of the elements.
     """
     room = np.zeros(_with_room(count), dtype)
-    if value:  # zeros that nobody writes over take no memory
+    if value:  # untouched pages of zeros take no memory
         room[:count] = value
     return room[:count]
 
 
-def lengthened(array: NDArray[_Scalar], more: NDArray[_Scalar]) -> NDArray[_Scalar]:
-    """`more` behind `array`: in the memory of `array` while that has room, else copied with room.
+def append_to(array: NDArray[_Scalar], more: NDArray[_Scalar]) -> NDArray[_Scalar]:
+    """Append `more` to `array`, in its spare capacity or else in a copy with capacity.
 
-    The two share their rows from then on. Only the latest of those that grew from one another may
-    be lengthened: the others would write over what was added to it.
+    The result shares memory with `array`. Only the latest array of such a chain may grow: an
+    earlier one would overwrite the elements appended to it.
 
     Args:
         array: shape (n,); from an earlier call, or an array of its own.

@@ -1,12 +1,9 @@
-"""What the C library does with memory that is given back to it.
+"""Settings of glibc's allocator, so that large freed blocks return to the system at once.
 
-A column of a million items is taken and given back at every swap of a model and every count of what
-is popular. Left to itself, glibc soon serves such pieces from its heaps, of which there is one for
-each few threads, and which hardly ever shrink again (``mallopt(3)``). Here large pieces go back to
-the system as soon as they are not used any more. Whoever sets the variables of the environment that
-say otherwise has their way.
-
-Small pieces are served from the heaps all the same, and what is free between those in use stays.
+A model swap and a count of popular items allocate and free columns of a million items. By default
+glibc soon serves such blocks from its arenas, which hardly ever shrink (``mallopt(3)``). The
+environment variables of glibc take precedence. Small blocks still come from the arenas, and free
+space between blocks in use stays.
 """
 
 from __future__ import annotations
@@ -21,12 +18,12 @@ _SETTINGS = (
 
 
 def returning_large_pieces() -> dict[str, str]:
-    """The environment of a process that does so from its first step on."""
+    """Return environment variables that set the allocator of a new process."""
     return {name: str(number) for name, _, number in _SETTINGS}
 
 
 def return_large_pieces() -> None:
-    """Have this process do so from now on, where its C library can be told."""
+    """Set the allocator of this process, where its C library supports that."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None:
         return
@@ -36,10 +33,10 @@ def return_large_pieces() -> None:
 
 
 def return_free_pages() -> None:
-    """Give back what lies free in the heaps, pages of it, where the C library can be told.
+    """Return free pages of all arenas to the system, where the C library supports that.
 
-    Takes some milliseconds for a hundred megabytes, without the interpreter; a thread that takes or
-    gives back memory of the heap that is gone through waits for its turn (``malloc_trim(3)``).
+    Takes some milliseconds for a hundred megabytes and releases the interpreter lock. A thread
+    that allocates from or frees to the arena at hand waits meanwhile (``malloc_trim(3)``).
     """
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:

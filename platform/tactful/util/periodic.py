@@ -1,4 +1,4 @@
-"""What a server does again and again beside answering."""
+"""Periodic work of a server beside its requests."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ async def repeat(
     work: Callable[[], Awaitable[object]],
     *,
     failures: tuple[type[Exception], ...],
-    told: str,
+    message: str,
 ) -> None:
-    """Do some work for ever, each time after a while.
+    """Run `work` for ever, with a pause before each run.
 
     Args:
-        seconds: to wait before each time.
-        work: what is done.
-        failures: what may go wrong; it is told, and the next time is waited for.
-        told: what to say then.
+        seconds: pause before each run.
+        work: the coroutine function.
+        failures: errors that are logged; others end the loop.
+        message: beginning of the log line of a failure.
     """
     while True:
         await asyncio.sleep(seconds)
         try:
             await work()
         except failures as error:
-            _LOG.warning("%s: %s", told, error)
+            _LOG.warning("%s: %s", message, error)

@@ -1,4 +1,4 @@
-"""What a plain value is that somebody wrote: in a file, or as a property of an item or a person."""
+"""Checks of plain values from files and properties."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from typing import Any, TypeGuard
 
 
 def is_number(value: Any) -> TypeGuard[int | float]:
-    """Whether it is a number; neither a truth value nor NaN is one."""
+    """Return whether `value` is a number; a boolean or NaN is not."""
     return isinstance(value, int | float) and not isinstance(value, bool) and value == value
 
 
 def is_whole_number(value: Any) -> TypeGuard[int]:
-    """Whether it is a number without a decimal point, and no truth value."""
+    """Return whether `value` is an integer; a boolean is not."""
     return isinstance(value, int) and not isinstance(value, bool)

@@ -1,9 +1,8 @@
-"""Running a command in a process of its own, which is started again when it crashes.
+"""Run a command in a child process and restart it after a crash.
 
-A library in machine code can end a process without a word: the Kafka client, in some of its
-versions, reads memory that it has given back when a topic is deleted under it, in a thread that no
-handler of ours can reach. What was committed stays, as after any ``kill -9``; who watches from
-another process can say what happened, and begin again.
+A native library can crash a process: some versions of the Kafka client read freed memory when a
+topic is deleted during use, in a thread that no Python handler reaches. Committed data stays, as
+after any ``kill -9``. The parent process reports the crash and starts the command again.
 """
 
 from __future__ import annotations
@@ -31,21 +30,21 @@ def supervise(
     command: Sequence[str],
     *,
     again: int | None,
-    tell: Callable[[str], None],
+    report: Callable[[str], None],
     pause_s: float = _FIRST_PAUSE_S,
 ) -> int:
-    """Run `command` until it ends by itself or this process is told to stop.
+    """Run `command` until it ends by itself or this process receives a stop signal.
 
-    SIGTERM and SIGINT are passed on to it; then its end is final. For the main thread only.
+    SIGTERM and SIGINT are passed on to the child, whose end is then final. Main thread only.
 
     Args:
         command: program and arguments.
-        again: exit code that asks to be started again; None: none does.
-        tell: given a line for each time that it is started again, and why.
-        pause_s: wait before the first start again, seconds; it doubles each time, up to 30 s.
+        again: exit code that requests a restart; None: none does.
+        report: called with one line for each restart and its reason.
+        pause_s: wait before the first restart, seconds; it doubles each time, up to 30 s.
 
     Returns:
-        Its exit code; 128 and the number of the signal where one ended it.
+        The exit code of the child; 128 plus the signal number where a signal ended it.
     """
     stopping = threading.Event()
     running: list[subprocess.Popen[bytes]] = []
@@ -61,18 +60,18 @@ def supervise(
             process = subprocess.Popen(command, preexec_fn=_die_with_parent)
             running[:] = [process]
             if stopping.is_set():
-                process.terminate()  # the signal came before there was anybody to pass it on to
+                process.terminate()  # the signal came before the child existed
             code = process.wait()
             crashed = code < 0 and -code in _CRASHES
             if stopping.is_set() or not (crashed or code == again):
                 return code if code >= 0 else 128 - code
             reason = (
-                f"it crashed ({signal.Signals(-code).name}), which a library in machine code can "
-                "do, the Kafka client when a topic is deleted under it. What was committed stays"
+                f"it crashed ({signal.Signals(-code).name}), as a native library can, for example "
+                "the Kafka client when a topic is deleted during use. Committed data stays"
                 if crashed
-                else "it asked for that"
+                else "it requested a restart"
             )
-            tell(f"the process is started again in {pause:g} s: {reason}")
+            report(f"the process is started again in {pause:g} s: {reason}")
             stopping.wait(pause)
             if stopping.is_set():
                 return code if code >= 0 else 128 - code
@@ -80,17 +79,17 @@ def supervise(
 
 
 def supervise_this(again: int | None = None) -> NoReturn:
-    """Run the present command without ``--supervise`` as :func:`supervise` does, and end with it.
+    """Supervise the present command without ``--supervise``, and exit with its code.
 
     Args:
-        again: exit code that asks to be started again; None: none does.
+        again: exit code that requests a restart; None: none does.
     """
-    arguments = [it for it in sys.argv[1:] if it != "--supervise"]
+    arguments = [argument for argument in sys.argv[1:] if argument != "--supervise"]
     sys.exit(
         supervise(
             [sys.executable, "-m", "tactful", *arguments],
             again=again,
-            tell=lambda said: click.echo(f"tactful: {said}", err=True),
+            report=lambda line: click.echo(f"tactful: {line}", err=True),
         )
     )
 

@@ -1,4 +1,4 @@
-"""A lock as work in the background takes it: again and again, and never before those who answer."""
+"""A lock wrapper for background work that lets request threads take the lock between steps."""
 
 from __future__ import annotations
 
@@ -9,26 +9,25 @@ _LEAST_S = 0.0003
 _SHARE = 2.0
 
 
-class GivingWay(AbstractContextManager[None]):
-    """A lock that is left alone after each time it was held, and for twice as long.
+class YieldingLock(AbstractContextManager[None]):
+    """Lock wrapper that sleeps after each release, twice as long as it held the lock.
 
-    A lock is not handed over: whoever waits for it has to wake up first, and a thread that takes it
-    again at once, part after part, has it back before that. An answer would then wait for all parts
-    instead of one.
+    A lock is not handed over: a waiting thread has to wake up first. A thread that takes the lock
+    again at once, step after step, is faster, and a request would wait for all steps.
     """
 
     def __init__(self, lock: AbstractContextManager[object]) -> None:
-        """Hold `lock`."""
+        """Wrap `lock`."""
         self._lock = lock
         self._since = 0.0
 
     def __enter__(self) -> None:
-        """Wait for it."""
+        """Acquire the lock."""
         self._lock.__enter__()
         self._since = time.perf_counter()
 
     def __exit__(self, *raised: object) -> None:
-        """Give it free, and let others have it."""
+        """Release the lock and sleep."""
         held = time.perf_counter() - self._since
         self._lock.__exit__(None, None, None)
         time.sleep(max(_LEAST_S, _SHARE * held))

@@ -34,8 +34,8 @@ from tactful.rerank.frequency_caps import Shown
 from tactful.schemas.problems import ProblemError
 from tactful.server.platform import Platform
 from tactful.util import malloc as heap
-from tactful.util.gc_tuning import keep_what_is, short_delays
-from tactful.util.yielding_lock import GivingWay
+from tactful.util.gc_tuning import freeze_living_objects, short_delays
+from tactful.util.yielding_lock import YieldingLock
 from tactful.workers.ipc import (
     Changed,
     Changes,
@@ -114,7 +114,7 @@ class Keeper:
         has the same row everywhere.
         """
         self._changes.look(self._platform.lock)
-        self._platform.recommender.refresh(GivingWay(self._platform.lock))
+        self._platform.recommender.refresh(YieldingLock(self._platform.lock))
         self._changes.publish()
 
     def at_once(self, question: Question) -> Any:
@@ -152,7 +152,7 @@ class Keeper:
             case Rises():
                 return () if self._trends is None else self._trends.latest
             case Note(recommendation_id, impression):
-                platform.note(recommendation_id, impression)
+                platform.recommendations.log_impression(recommendation_id, impression)
                 return None
             case Keys():
                 return platform.keys.valid
@@ -173,7 +173,7 @@ class Keeper:
             ProblemError: if it cannot be given.
         """
         if isinstance(question, Reach):
-            await self._platform.reach(question.position)
+            await self._platform.recommendations.reach(question.position)
             return None
         assert isinstance(question, Forward)
         return await self._forwarded(question)
@@ -426,7 +426,7 @@ def run_crew(
                 starting.cancel()
                 return False
             if starting.result():
-                keep_what_is()
+                freeze_living_objects()
                 started()
                 await stopped
             return starting.result()

@@ -44,10 +44,10 @@ from tactful.schemas.recommendations import (
     RecommendBatchRequest,
     RecommendRequest,
 )
-from tactful.server.admission import Turnstile
+from tactful.server.admission import AdmissionControl
 from tactful.util import malloc as heap
 from tactful.util.clock import now_ms
-from tactful.util.gc_tuning import keep_what_is, short_delays
+from tactful.util.gc_tuning import freeze_living_objects, short_delays
 from tactful.workers.ipc import (
     Asker,
     Caller,
@@ -132,16 +132,11 @@ class ServingWorker:
         self._clock = clock
         self._nothing = contextlib.nullcontext()
         self._tidied_for: float | None = None
-        server = settings.server
-        self._turnstile = Turnstile(
-            queue=server.recommend_queue,
-            wait_s=server.recommend_wait_s,
-            standing_s=server.recommend_standing_s,
-        )
+        self._admission = AdmissionControl(settings.server)
         self.metrics.gauge(
             "recommend_waiting",
             "Recommendations waiting for their turn",
-            lambda: self._turnstile.waiting,
+            lambda: self._admission.waiting,
         )
 
     async def recommend(self, request: RecommendRequest) -> Recommendation:
@@ -153,7 +148,7 @@ class ServingWorker:
         started = time.perf_counter()
         if request.after is not None:
             await self._caller.ask(Reach(request.after), type(None))
-        async with self._turnstile:
+        async with self._admission:
             self._source.begin(request.device_id, request.context.get("consent"))
             try:
                 answer, impression = self._recommender.recommend(request, now=self._clock())
@@ -328,7 +323,7 @@ async def _serve(
     while not server.started and not serving.done():
         await asyncio.sleep(0.005)
     if server.started:
-        keep_what_is()
+        freeze_living_objects()
         caller.tell(Ready())
     await serving
     following.cancel()

@@ -11,7 +11,7 @@ from tactful.config.engine import EngineSettings
 from tactful.metrics.registry import Metrics
 from tactful.pipeline.applier import LogApplier
 from tactful.schemas.positions import Offsets
-from tactful.util.adaptive_batch import Pace
+from tactful.util.adaptive_batch import AdaptiveBatch
 from tactful_streaming.contract.log_entries import Event
 from tactful_streaming.engine.engine import Applied
 from tactful_streaming.errors import StateError
@@ -257,14 +257,14 @@ def test_a_refused_commit_is_not_tried_again_at_once() -> None:
     [(64, 0.001, 128), (63, 0.001, 64), (64, 0.006, 64), (64, 0.011, 32)],
 )
 def test_a_pace_follows_the_time_that_work_takes(count: int, seconds: float, expected: int) -> None:
-    pace = Pace(16, 256, 0.01)
+    pace = AdaptiveBatch(16, 256, 0.01)
     pace.size = 64
     pace.note(count, seconds)
     assert pace.size == expected
 
 
 def test_a_pace_keeps_to_its_bounds() -> None:
-    pace = Pace(16, 100, 0.01)
+    pace = AdaptiveBatch(16, 100, 0.01)
     for _ in range(10):
         pace.note(pace.size, 0.0)
     assert pace.size == 100

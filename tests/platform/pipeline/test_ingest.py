@@ -68,7 +68,7 @@ def test_a_repeated_id_counts_once_within_and_across_batches(settings: Settings)
     async def scenario(platform: Platform) -> None:
         first = await platform.ingest.events(body(view(1), view(2), view(1)))
         second = await platform.ingest.events(body(view(2), view(3)))
-        assert await platform.applied(second.position, 60)
+        assert await platform.recommendations.applied(second.position, 60)
         third = await platform.ingest.events(body(view(1), view(2), view(3)))
 
         assert (first.accepted, first.duplicates) == (2, 1)
@@ -107,7 +107,7 @@ def test_concurrent_posts_of_one_id_write_it_once_and_all_wait(settings: Setting
         assert sum(answer.accepted for answer in answers) == 21
         assert sum(answer.duplicates for answer in answers) == 19
         for answer in answers:
-            assert await platform.applied(answer.position, 60)
+            assert await platform.recommendations.applied(answer.position, 60)
 
     run(settings, scenario)
     assert sorted(logged(settings)) == sorted(["u-1", *(f"u-{n + 10}" for n in range(20))])
@@ -220,7 +220,7 @@ def test_an_engine_far_behind_stops_the_door(settings: Settings) -> None:
                 await platform.ingest.events(body(view(99)))
             assert caught.value.problem(None).status == 429
             gate.set()
-            assert await platform.applied(last.position, 60)
+            assert await platform.recommendations.applied(last.position, 60)
         assert (await platform.ingest.events(body(view(99)))).accepted == 1
 
     run(tight, scenario)
@@ -232,7 +232,7 @@ def test_items_and_users_go_through_the_log(settings: Settings) -> None:
             body({"item_id": "a", "price": 1}, {"item_id": ""}, {"item_id": "b", "title": "B"})
         )
         users = await platform.ingest.users(b'{"user_id": "u", "properties": {"age": "35-44"}}')
-        assert await platform.applied(users.position, 60)
+        assert await platform.recommendations.applied(users.position, 60)
 
         assert (items.accepted, [it.index for it in items.rejected]) == (2, [1])
         assert users.accepted == 1
@@ -253,7 +253,7 @@ def test_ids_on_their_way_are_forgotten_once_applied(settings: Settings) -> None
     async def scenario(platform: Platform) -> None:
         for number in range(30):
             answer = await platform.ingest.events(body(view(number)))
-        assert await platform.applied(answer.position, 60)
+        assert await platform.recommendations.applied(answer.position, 60)
         await platform.ingest.events(body({"type": "view"}))
 
         assert platform.ingest._pending == {}
@@ -279,10 +279,10 @@ def test_lists_that_were_shown_are_applied_together(settings: Settings) -> None:
             await asyncio.gather(
                 *(platform.ingest.append_internal(encode_entry(each)) for each in shown)
             )
-            assert await platform.applied(50, 60), "although no event comes"
+            assert await platform.recommendations.applied(50, 60), "although no event comes"
             assert 1 <= len(woken) < 50
             last = await platform.ingest.events(body(view(1)))
-            assert await platform.applied(last.position, 60)
+            assert await platform.recommendations.applied(last.position, 60)
             assert woken[-1], "an event is told at once"
 
     run(settings, scenario)
@@ -344,7 +344,7 @@ def test_lists_that_still_wait_are_in_the_log_when_it_ends(settings: Settings) -
             encode_entry(Event(event_id=f"s-{number}", type="impression", timestamp=1, user_id="u"))
             for number in range(2)
         ]
-        platform.note("r-0", shown[0])
+        platform.recommendations.log_impression("r-0", shown[0])
         # It shares the write, and is cancelled as the tasks of a server are when it ends.
         task = asyncio.create_task(interrupted(platform, shown[1]))
         await asyncio.sleep(0)

@@ -22,8 +22,9 @@ from tactful.recall.trending import Rise, Trending, Trends, TrendSource, noise_v
 from tactful.recommend.recommender import Recommender
 from tactful.schemas.recommendations import RecommendRequest
 from tactful.schemas.statistics import StatisticCell, StatisticsPage
+from tactful.statistics.counter import CLOCK_EVENT
 from tactful.statistics.definitions import StatisticDefinition, load_statistics
-from tactful.statistics.service import CLOCK_EVENT, PrivateStatistics
+from tactful.statistics.service import PrivateStatistics
 from tactful_bandits.assignment.assign import Arm, Experiment
 from tactful_privacy.counting.bounded_counts import BoundedCounts
 from tactful_privacy.ledger.ledger import Ledger
@@ -305,7 +306,7 @@ def test_exact_counts_do_not_reach_it(tmp_path: Path) -> None:
         starts = [100 * DAY + hour * HOUR for hour in range(10 * 24)]
         for at in starts:
             clock = Event(event_id=f"t-{at}", type=CLOCK_EVENT, timestamp=at, device_id="c")
-            published.apply(clock, None)
+            published.counter.apply(clock, None)
             for person in range(9 if at < 109 * DAY else 90):
                 viewed = Event(
                     event_id=f"e-{at}-{person}",
@@ -314,8 +315,8 @@ def test_exact_counts_do_not_reach_it(tmp_path: Path) -> None:
                     user_id=f"{name}-{at}-{person}",
                     item_id="i",
                 )
-                published.apply(viewed, item)
-        counts, _ = published._tracks["views"]
+                published.counter.apply(viewed, item)
+        counts, _ = published.counter._tracks["views"]
         assert isinstance(counts, BoundedCounts)
         counted = counts.closed(110 * DAY)[-1]
         assert counted.counts.tolist() == ([90, 0] if liked == "quiet" else [0, 90])

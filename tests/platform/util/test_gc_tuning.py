@@ -13,7 +13,7 @@ def test_threads_take_turns_quickly_and_old_objects_are_left_alone() -> None:
         young, middle, _ = gc.get_threshold()
         # What one look at the younger generations finds is bounded by this many new objects.
         assert young * middle <= 100_000
-        interpreter.keep_what_is()
+        interpreter.freeze_living_objects()
         assert gc.get_freeze_count() > 0
     assert (sys.getswitchinterval(), gc.get_threshold()) == before
     assert gc.get_freeze_count() == 0

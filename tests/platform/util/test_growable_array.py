@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tactful.util.growable_array import filled, lengthened
+from tactful.util.growable_array import append_to, filled_array
 
 
 @given(st.lists(st.lists(st.integers(-9, 9), max_size=90), max_size=8))
@@ -16,7 +16,7 @@ def test_what_grows_holds_all_that_was_added_and_what_was_before_stays(
     array, said = np.zeros(0, np.int32), list[int]()
     before: list[tuple[object, list[int]]] = []
     for part in parts:
-        array = lengthened(array, np.array(part, np.int32))
+        array = append_to(array, np.array(part, np.int32))
         said = said + part
         before.append((array, said))
         assert [np.asarray(each).tolist() for each, _ in before] == [held for _, held in before]
@@ -26,7 +26,7 @@ def test_what_grows_holds_all_that_was_added_and_what_was_before_stays(
 def test_it_is_seldom_copied() -> None:
     array, copies = np.zeros(1_000), 0
     for _ in range(1_000):
-        longer = lengthened(array, np.ones(1))
+        longer = append_to(array, np.ones(1))
         copies += not np.shares_memory(longer, array)
         array = longer
     assert copies <= 6
@@ -34,8 +34,8 @@ def test_it_is_seldom_copied() -> None:
 
 
 def test_what_is_filled_is_lengthened_where_it_lies() -> None:
-    array = filled(1_000, np.nan, np.float32)
-    longer = lengthened(array, np.ones(100, np.float32))
+    array = filled_array(1_000, np.nan, np.float32)
+    longer = append_to(array, np.ones(100, np.float32))
     assert np.shares_memory(longer, array)
     assert array.dtype == np.float32
     assert (len(array), len(longer)) == (1_000, 1_100)

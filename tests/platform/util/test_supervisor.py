@@ -22,9 +22,9 @@ sys.exit(int(end))
 
 
 def run(file: Path, ends: str) -> tuple[int, list[str]]:
-    told: list[str] = []
+    reports: list[str] = []
     command = [sys.executable, "-S", "-E", "-c", CHILD, str(file), ends]
-    return supervise(command, again=75, tell=told.append, pause_s=0.01), told
+    return supervise(command, again=75, report=reports.append, pause_s=0.01), reports
 
 
 @pytest.mark.parametrize(
@@ -38,19 +38,19 @@ def run(file: Path, ends: str) -> tuple[int, list[str]]:
 )
 def test_what_crashes_is_started_again(tmp_path: Path, ends: str, code: int, starts: int) -> None:
     file = tmp_path / "runs"
-    ended, told = run(file, ends)
+    ended, reports = run(file, ends)
     assert (ended, file.stat().st_size) == (code, starts)
-    assert len(told) == starts - 1
-    if ends.startswith("SIG") and told:
-        assert f"it crashed ({ends.split(',')[0]})" in told[0]
-        assert "What was committed stays" in told[0]
+    assert len(reports) == starts - 1
+    if ends.startswith("SIG") and reports:
+        assert f"it crashed ({ends.split(',')[0]})" in reports[0]
+        assert "Committed data stays" in reports[0]
 
 
 PARENT = """
 import sys
 from tactful.util.supervisor import supervise
 child = "import time; print('began', flush=True); time.sleep(600)"
-sys.exit(supervise([sys.executable, "-S", "-E", "-c", child], again=75, tell=print))
+sys.exit(supervise([sys.executable, "-S", "-E", "-c", child], again=75, report=print))
 """
 
 

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from tactful.util.yielding_lock import GivingWay
+from tactful.util.yielding_lock import YieldingLock
 
 _PARTS = 100
 
@@ -21,7 +21,7 @@ def test_who_waits_has_the_lock_before_the_next_parts_are_through() -> None:
         with lock:
             order.append("answer")
 
-    politely = GivingWay(lock)
+    politely = YieldingLock(lock)
     answering = threading.Thread(target=answer)
     with politely:
         answering.start()
@@ -37,6 +37,6 @@ def test_who_waits_has_the_lock_before_the_next_parts_are_through() -> None:
 
 def test_the_lock_is_free_after_an_error() -> None:
     lock = threading.Lock()
-    with pytest.raises(ValueError, match="planted"), GivingWay(lock):
+    with pytest.raises(ValueError, match="planted"), YieldingLock(lock):
         raise ValueError("planted")
     assert not lock.locked()
