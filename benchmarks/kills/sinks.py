@@ -18,7 +18,8 @@ from benchmarks.kills.topics import BrokerFault, Committed, Stalled
 from benchmarks.kills.truth import Outcome, Truth, served, table
 from tactful_streaming.contract.log_entries import Event
 from tactful_streaming.definitions.reader import load_definitions
-from tactful_streaming.kafka.config import KafkaSettings, ensure_topic
+from tactful_streaming.kafka.config import KafkaSettings
+from tactful_streaming.kafka.topics import ensure_topic
 from tactful_streaming.sinks.redis import RedisRows
 from tactful_streaming.sinks.sink import RowTarget
 from tactful_streaming.sinks.sql import SqlRows

@@ -9,7 +9,8 @@ from typing import Any
 
 from tactful_streaming.contract.log_entries import Tick, encode_entry
 from tactful_streaming.errors import LogUnreachableError
-from tactful_streaming.kafka.config import KafkaSettings, ask, explain
+from tactful_streaming.kafka.client import ask, explain
+from tactful_streaming.kafka.config import KafkaSettings
 
 
 class Stalled(RuntimeError):

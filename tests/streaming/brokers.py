@@ -13,8 +13,9 @@ from collections.abc import Iterator
 import pytest
 
 from benchmarks.ports import free_port
-from tactful_streaming.kafka.config import KafkaSettings, ensure_topic
+from tactful_streaming.kafka.config import KafkaSettings
 from tactful_streaming.kafka.kafka_log import KafkaLog
+from tactful_streaming.kafka.topics import ensure_topic
 
 _MOCK = """
 import sys

@@ -8,7 +8,6 @@ partition, are kept in the engine's state beside its own: :class:`LogOffsets` ca
 
 from __future__ import annotations
 
-import logging
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -20,10 +19,16 @@ from tactful.schemas.positions import Offsets, Position, as_text, parse, reaches
 from tactful_streaming.contract.log_entries import Event, Item
 from tactful_streaming.engine.consumers import CoCommittedConsumer
 from tactful_streaming.errors import LogError, LogUnreachableError, OffsetError
-from tactful_streaming.kafka.config import KafkaSettings, ask, explain, import_kafka
+from tactful_streaming.kafka.client import (
+    dropped_records,
+    import_kafka,
+    lasting_problem,
+    missing_offset,
+    open_consumer,
+    partition_bounds,
+)
+from tactful_streaming.kafka.config import KafkaSettings
 from tactful_streaming.log.embedded_log import EventLog
-
-_logger = logging.getLogger(__name__)
 
 _QUEUE = 4_000
 _CONSUME = 1_000
@@ -179,12 +184,12 @@ class MergedLog:
         self._problem: LogError | None = None
         self._full: set[int] = set()
         config = settings.consumer_config("tactful-readers")
+        self._consumer = open_consumer(config, self._on_error)
         try:
-            self._consumer = self._kafka.Consumer(config, error_cb=self._on_error, logger=_logger)
-        except (self._kafka.KafkaException, ValueError) as error:
-            raise LogError(f"the Kafka client refuses its settings: {error}") from error
-        try:
-            self._bounds = {n: self._bounds_of(n, timeout_s) for n in range(partitions)}
+            self._bounds = {
+                n: partition_bounds(self._consumer, settings, n, timeout_s)
+                for n in range(partitions)
+            }
             for number, end in (ends or {}).items():
                 self._bounds[number] = self._bounds[number][0], end
             self._starts = {n: self._start(n, offsets or {}, latest) for n in range(partitions)}
@@ -287,24 +292,12 @@ class MergedLog:
         self._full = set()
         self._consumer.assign([self._tp(number, at) for number, at in self._starts.items()])
 
-    def _bounds_of(self, number: int, timeout_s: float) -> tuple[int, int]:
-        of = self._tp(number)
-        try:
-            low, high = ask(lambda: self._consumer.get_watermark_offsets(of, timeout=timeout_s))
-        except self._kafka.KafkaException as error:
-            raise explain(error.args[0], self._settings) from error
-        return low, high
-
     def _start(self, number: int, offsets: Offsets, latest: int | None) -> int:
         low, high = self._bounds[number]
         oldest = low if latest is None else max(low, high - latest // len(self._bounds))
         start = offsets.get(number, oldest)
         if start < low:
-            raise OffsetError(
-                f"partition {number} of topic {self._settings.topic!r} begins at offset {low} and "
-                f"the state needs {start}: retention dropped what was not applied. Restore the log "
-                "from a backup, or rebuild from what is left"
-            )
+            raise dropped_records(self._settings, number, low, start)
         return start
 
     def _end(self, number: int) -> int:
@@ -412,10 +405,7 @@ class MergedLog:
             if not self._bounded or message.offset() >= self._bounds[number][1]:
                 self._find_end(number, message.offset())
         elif error.code() == self._kafka.KafkaError._AUTO_OFFSET_RESET:
-            self._problem = OffsetError(
-                f"partition {number} of topic {self._settings.topic!r} does not hold offset "
-                f"{self._reached[number]}: retention dropped it, or the topic was made anew"
-            )
+            self._problem = missing_offset(self._settings, number, self._reached[number])
         else:
             self._on_error(error)
 
@@ -430,10 +420,7 @@ class MergedLog:
         )
 
     def _on_error(self, error: Any) -> None:
-        problem = explain(error, self._settings)
-        # The client connects again by itself; only what it cannot mend is told.
-        if not isinstance(problem, LogUnreachableError) and not error.retriable():
-            self._problem = problem
+        self._problem = lasting_problem(error, self._settings) or self._problem
 
     def _tp(self, number: int, offset: int | None = None) -> Any:
         tp, topic = self._kafka.TopicPartition, self._settings.topic

@@ -25,7 +25,7 @@ from tactful.subjects.suppression import open_suppression
 from tactful.util.clock import now_ms
 from tactful_streaming.definitions.model import Definitions
 from tactful_streaming.kafka.config import KafkaSettings
-from tactful_streaming.kafka.topic_identity import topic_id
+from tactful_streaming.kafka.topics import topic_id
 from tactful_streaming.log.encrypted_log import Seal
 from tactful_streaming.online.fenced_store import OpenOnline, redis_online
 from tactful_streaming.rules.rules import load_rules

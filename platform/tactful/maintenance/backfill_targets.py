@@ -22,7 +22,7 @@ import msgspec
 from tactful.config.settings import Settings
 from tactful.errors import StorageError
 from tactful.event_log.encryption import RecordSeal, log_in_files, open_seal
-from tactful.event_log.merged_log import MergedLog, LogOffsets
+from tactful.event_log.merged_log import LogOffsets, MergedLog
 from tactful.metadata.connections import kafka_settings
 from tactful.pipeline.backends import engine_options
 from tactful.pipeline.online_features import own_definitions, shared_definitions
@@ -33,7 +33,8 @@ from tactful_streaming.engine.backfill import PartComputation
 from tactful_streaming.engine.schema_evolution import required_features
 from tactful_streaming.errors import StateError
 from tactful_streaming.kafka.config import KafkaSettings
-from tactful_streaming.kafka.kafka_log import KafkaLog, KafkaPartition
+from tactful_streaming.kafka.kafka_log import KafkaLog
+from tactful_streaming.kafka.kafka_partition import KafkaPartition
 from tactful_streaming.log.embedded_log import EventLog
 from tactful_streaming.log.encrypted_log import SealedLog
 from tactful_streaming.rules.rules import load_rules

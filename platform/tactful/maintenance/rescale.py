@@ -27,8 +27,10 @@ from tactful_privacy.durable_files import replace_file, sync
 from tactful_streaming.definitions.model import Definitions
 from tactful_streaming.engine.rescale import Progress, rescale
 from tactful_streaming.errors import StateError
-from tactful_streaming.kafka.config import KafkaSettings, import_kafka
-from tactful_streaming.kafka.kafka_log import KafkaLog, KafkaPartition
+from tactful_streaming.kafka.client import import_kafka
+from tactful_streaming.kafka.config import KafkaSettings
+from tactful_streaming.kafka.kafka_log import KafkaLog
+from tactful_streaming.kafka.kafka_partition import KafkaPartition
 from tactful_streaming.log.encrypted_log import Seal
 from tactful_streaming.state.key_layout import read_meta
 from tactful_streaming.state.partition_checkpoint import PartitionState

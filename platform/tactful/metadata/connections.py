@@ -80,7 +80,7 @@ def make_topic(
     Raises:
         LogError: if it cannot be made, or no broker answers.
     """
-    from tactful_streaming.kafka.config import ensure_topic
+    from tactful_streaming.kafka.topics import ensure_topic
 
     return ensure_topic(
         kafka,

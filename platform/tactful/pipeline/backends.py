@@ -37,7 +37,7 @@ from tactful_streaming.definitions.model import Definitions
 from tactful_streaming.engine.consumers import CoCommittedConsumer
 from tactful_streaming.engine.engine import Engine
 from tactful_streaming.kafka.kafka_log import KafkaLog
-from tactful_streaming.kafka.topic_identity import check_topic, topic_id
+from tactful_streaming.kafka.topics import check_topic, topic_id
 from tactful_streaming.log.dead_letters import DeadLetters
 from tactful_streaming.log.embedded_log import EmbeddedLog, EventLog, PartitionedLog
 from tactful_streaming.log.encrypted_log import SealedLog, SealedPartitions

@@ -1,7 +1,7 @@
-"""Membership in a Kafka consumer group: which partitions are ours, and their records.
+"""Membership in a Kafka consumer group: the assigned partitions and their records.
 
-The state of an engine, not the group, knows how far a partition was read: an assigned partition
-begins where its state says, and the offset committed to the group follows the state. A worker that
+The state of an engine, not the group, holds the offset to read from: an assigned partition begins
+at the offset of its state, and the offset committed to the group follows the state. A worker that
 dies at any point therefore leaves a state and an offset that fit together.
 """
 
@@ -15,20 +15,30 @@ from itertools import groupby
 from typing import Any
 
 from tactful_streaming.contract.record_batch import Records
-from tactful_streaming.errors import LogError, LogUnreachableError, OffsetError
-from tactful_streaming.kafka.config import Causes, KafkaSettings, ask, explain, import_kafka
+from tactful_streaming.kafka.client import (
+    Causes,
+    ask,
+    dropped_records,
+    explain,
+    import_kafka,
+    lasting_problem,
+    missing_offset,
+    open_consumer,
+    partition_bounds,
+)
+from tactful_streaming.kafka.config import KafkaSettings
 
 _logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Lag:
-    """How far reading is behind one partition.
+    """Lag of one partition.
 
     Attributes:
-        records: records not read yet, as far as the broker tells. Some brokers tell too few.
-        behind_ms: age of the newest record read, while more are waiting; 0 at the end of the
-            partition. It rests on the records alone, so no broker can get it wrong.
+        records: records not read yet, by the broker's answer. Some brokers report too few.
+        behind_ms: age of the newest record read while more are waiting; 0 at the end of the
+            partition. It depends on the records alone, not on the broker's answer.
     """
 
     records: int
@@ -36,10 +46,16 @@ class Lag:
 
 
 class PartitionGroup:
-    """A member of a consumer group. All methods are for one thread, and callbacks run in it.
+    """A member of a consumer group, for one thread; callbacks run in the same thread.
 
-    Partitions move cooperatively: only those that change hands stop, and their former owner is told
-    first, while it still owns them.
+    Rebalances are cooperative: only partitions that change their owner stop, and the former owner
+    revokes them first, while it still owns them.
+
+    Shape of the data, by partition::
+
+        _next    {3: 1041}            next offset to read, of every assigned partition
+        _newest  {3: 1767268800000}   timestamp of the last record read, epoch ms
+        _ends    {3: 1042}            end of the partition, once it was reached
     """
 
     def __init__(
@@ -54,21 +70,21 @@ class PartitionGroup:
         timeout_s: float = 10.0,
         clock: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
     ) -> None:
-        """Join `group`; the first polls do the joining.
+        """Subscribe; the first polls join `group`.
 
         Args:
-            settings: where the topic lies.
+            settings: address and name of the topic.
             group: name of the group.
-            assigned: called with each partition that has become ours; opens its state and returns
-                the offset to read from. None: from what the group committed last, else the oldest.
-            revoked: called with partitions about to leave: commit their state, then close it. They
-                are given on when it returns.
-            lost: called with partitions that were given on without us, after we were silent for
-                too long: close their state, commit nothing.
-            instance: name of this member that outlives a restart, so that a quick one moves no
+            assigned: called with each newly assigned partition; opens its state and returns the
+                offset to read from. None: the offset committed to the group, else the oldest.
+            revoked: called with partitions before they are revoked: commit their state, then close
+                it. Another member may own them when it returns.
+            lost: called with partitions that another member took after this one missed its
+                heartbeats: close their state, commit nothing.
+            instance: name of this member across restarts, so that a quick restart moves no
                 partitions; None for a new member each time.
-            timeout_s: how long to wait for an answer of the broker, seconds.
-            clock: now, epoch milliseconds.
+            timeout_s: longest wait for an answer of the broker, seconds.
+            clock: current time, epoch milliseconds.
 
         Raises:
             LogError: if the client is not installed or refuses the settings.
@@ -90,10 +106,7 @@ class PartitionGroup:
         config = settings.consumer_config(group)
         if instance is not None:
             config["group.instance.id"] = instance
-        try:
-            self._consumer = self._kafka.Consumer(config, error_cb=self._on_error, logger=_logger)
-        except (self._kafka.KafkaException, ValueError) as error:
-            raise LogError(f"the Kafka client refuses its settings: {error}") from error
+        self._consumer = open_consumer(config, self._on_error)
         self._consumer.subscribe(
             [settings.topic],
             on_assign=self._on_assign,
@@ -103,30 +116,31 @@ class PartitionGroup:
 
     @property
     def partitions(self) -> frozenset[int]:
-        """The partitions that are ours."""
+        """The assigned partitions."""
         return frozenset(self._next)
 
     def poll(self, limit: int, wait_s: float) -> dict[int, Records]:
-        """Records by partition, in order within each; this is also when partitions come and go.
+        """Read records by partition, in order within each; rebalances happen in this call.
 
-        Must be called often, every few seconds, also with nothing to read: silence means death.
+        Call it every few seconds also if there is nothing to read; otherwise the group removes this
+        member.
 
         Args:
-            limit: most records in all.
-            wait_s: how long to wait for the first, seconds; more are taken as far as they are here.
+            limit: largest number of records in all.
+            wait_s: longest wait for the first, seconds; more only if they were fetched already.
 
         Raises:
-            OffsetError: if a partition does not hold the offset it is to be read from.
-            TopicError: if the topic or a partition is gone.
-            LogError: for anything else that does not mend by itself.
-            Exception: whatever a callback raised.
+            OffsetError: if a partition does not hold the offset to read from.
+            TopicError: if the topic or a partition was deleted.
+            LogError: for any other error that lasts.
+            Exception: the error that a callback raised.
         """
         self._moved.clear()
         first = self._consumer.poll(wait_s)
         more = self._consumer.consume(limit - 1, 0) if first is not None and limit > 1 else []
         records = self._split([first, *more] if first is not None else [])
-        # They came or went in the midst of this call: these may be of their life before. So may
-        # what comes of one that has left, until the client has heard of it.
+        # Records of partitions that were assigned or revoked during this call may belong to an
+        # earlier assignment, and a revoked partition may still deliver some.
         for number in (self._moved & records.keys()) | (records.keys() - self._next.keys()):
             records.pop(number, None)
             if number in self._next:
@@ -142,38 +156,38 @@ class PartitionGroup:
         return records
 
     def commit(self, offsets: Mapping[int, int], *, wait: bool = False) -> None:
-        """Tell the group how far the state of our partitions is durable.
+        """Commit to the group up to which offsets the state of assigned partitions is durable.
 
-        Nothing depends on it but those who watch the group, and a member without state; where it
-        fails, the next one makes up for it.
+        Only monitoring and members without state read these offsets; after a failure the next
+        commit covers them.
 
         Args:
             offsets: by partition, the next offset to read.
-            wait: until the group has taken it, as before a partition is given on.
+            wait: whether to wait for the answer, as before a partition is revoked.
         """
-        ours = [self._tp(number, at) for number, at in offsets.items() if number in self._next]
-        if not ours:
+        owned = [self._tp(number, at) for number, at in offsets.items() if number in self._next]
+        if not owned:
             return
         try:
-            self._consumer.commit(offsets=ours, asynchronous=not wait)
+            self._consumer.commit(offsets=owned, asynchronous=not wait)
         except self._kafka.KafkaException as error:
             _logger.warning("offsets were not committed: %s", error)
 
     def pause(self, partitions: Collection[int]) -> None:
-        """Stop reading partitions that are ahead of the others; they stay ours."""
+        """Stop reading partitions that are ahead of the others; they stay assigned."""
         self._consumer.pause([self._tp(number) for number in partitions if number in self._next])
 
     def resume(self, partitions: Collection[int]) -> None:
-        """Go on reading paused partitions where they stopped."""
+        """Continue to read paused partitions."""
         self._consumer.resume([self._tp(number) for number in partitions if number in self._next])
 
     def lag(self) -> dict[int, Lag]:
-        """How far reading is behind each of our partitions; asks no broker."""
+        """Return the lag of each assigned partition; sends no request."""
         lags = {}
         now = self._clock()
         for number, position in self._next.items():
             _, high = self._consumer.get_watermark_offsets(self._tp(number), cached=True)
-            # Behind the last record there may be marks of transactions, which nobody reads.
+            # Transaction markers, which are not records, may lie behind the last record.
             end = self._ends.get(number, -1)
             behind = 0
             if end < position and number in self._newest:
@@ -182,19 +196,19 @@ class PartitionGroup:
         return lags
 
     def close(self) -> None:
-        """Leave the group; partitions are revoked first."""
+        """Revoke all partitions and leave the group."""
         self._consumer.close()
         if self._problem is not None:
             problem, self._problem = self._problem, None
             raise problem
 
     def _split(self, messages: Sequence[Any]) -> dict[int, Records]:
-        """Records by partition; messages come in runs of one partition each."""
-        # Methods of the class, mapped, spare each record some steps of Python.
+        """Group messages, which come in runs of one partition each, by partition."""
+        # Mapping unbound methods is faster than a call for each message.
         message_class = self._kafka.Message
         errors = list(map(message_class.error, messages))
         sound = messages
-        # By type: an error of the client fails when it is compared with None, as count() does.
+        # By type: comparing an error of the client with None, as count() does, raises.
         if set(map(type, errors)) - {type(None)}:
             sound = [m for m, error in zip(messages, errors, strict=True) if error is None]
             for message, error in zip(messages, errors, strict=True):
@@ -213,22 +227,22 @@ class PartitionGroup:
         return records
 
     def _offsets(self, run: Sequence[Any]) -> Sequence[int]:
-        """Offset of each message of one partition, in which they only grow."""
+        """Offsets of messages of one partition, in ascending order."""
         first, last = run[0].offset(), run[-1].offset()
         if last - first + 1 == len(run):
             return range(first, last + 1)
         return list(map(self._kafka.Message.offset, run))
 
     def _on_assign(self, consumer: Any, partitions: Sequence[Any]) -> None:
-        numbers = [it.partition for it in partitions]
-        _logger.info("partitions %s of topic %s are ours", numbers, self._settings.topic)
+        numbers = [tp.partition for tp in partitions]
+        _logger.info("partitions %s of topic %s are assigned", numbers, self._settings.topic)
         self._answered()
         try:
             starts = {number: self._start(number) for number in numbers}
         except BaseException as error:
-            # Callbacks run inside the client, which would swallow it.
+            # The client would suppress an error that a callback raises.
             self._fail(error)
-            consumer.incremental_assign([])  # or the client assigns them, from nowhere
+            consumer.incremental_assign([])  # otherwise the client assigns them without offsets
             return
         self._moved.update(numbers)
         self._next.update(starts)
@@ -236,21 +250,16 @@ class PartitionGroup:
 
     def _start(self, number: int) -> int:
         position = self._assigned(number)
+        low, _ = partition_bounds(self._consumer, self._settings, number, self._timeout_s)
+        if position is not None:
+            if position < low:
+                raise dropped_records(self._settings, number, low, position)
+            return position
         try:
-            of, timeout_s = self._tp(number), self._timeout_s
-            low, _ = ask(lambda: self._consumer.get_watermark_offsets(of, timeout=timeout_s))
-            if position is None:
-                (committed,) = ask(lambda: self._consumer.committed([of], timeout_s))
-                return int(max(committed.offset, low))
+            committed = ask(lambda: self._consumer.committed([self._tp(number)], self._timeout_s))
         except self._kafka.KafkaException as error:
             raise explain(error.args[0], self._settings) from error
-        if position < low:
-            raise OffsetError(
-                f"partition {number} of topic {self._settings.topic!r} begins at offset {low} and "
-                f"its state needs {position}: retention dropped what was not applied. Restore the "
-                "log from a backup, or rebuild from what is left"
-            )
-        return position
+        return max(int(committed[0].offset), low)
 
     def _on_revoke(self, consumer: Any, partitions: Sequence[Any]) -> None:
         self._drop(partitions, self._revoked)
@@ -258,13 +267,13 @@ class PartitionGroup:
     def _on_lost(self, consumer: Any, partitions: Sequence[Any]) -> None:
         self._drop(partitions, self._lost)
 
-    def _drop(self, partitions: Sequence[Any], tell: Callable[[Sequence[int]], None]) -> None:
-        numbers = [it.partition for it in partitions if it.partition in self._next]
-        _logger.info("partitions %s of topic %s leave", numbers, self._settings.topic)
+    def _drop(self, partitions: Sequence[Any], callback: Callable[[Sequence[int]], None]) -> None:
+        numbers = [tp.partition for tp in partitions if tp.partition in self._next]
+        _logger.info("partitions %s of topic %s are revoked", numbers, self._settings.topic)
         self._moved.update(numbers)
         try:
             if numbers:
-                tell(numbers)
+                callback(numbers)
         except BaseException as error:
             self._fail(error)
         for number in numbers:
@@ -275,31 +284,25 @@ class PartitionGroup:
     def _on_message_error(self, message: Any) -> None:
         number, offset, error = message.partition(), message.offset(), message.error()
         if error.code() == self._kafka.KafkaError._PARTITION_EOF:
-            # One that has left may come back to an earlier offset, which this would hide.
+            # A revoked partition may be assigned again at an earlier offset.
             if number in self._next:
                 self._ends[number] = offset
         elif error.code() == self._kafka.KafkaError._AUTO_OFFSET_RESET:
-            self._fail(
-                OffsetError(
-                    f"partition {number} of topic {self._settings.topic!r} does not hold offset "
-                    f"{self._next.get(number)}: retention dropped it, or the topic was made anew"
-                )
-            )
+            self._fail(missing_offset(self._settings, number, self._next.get(number)))
         else:
             self._on_error(error)
 
     def _on_error(self, error: Any) -> None:
         self._causes.note(error)
-        problem = explain(error, self._settings, self._causes)
-        # One broker of several may go without harm; that none is left is told, once.
+        # The loss of one broker of several is harmless; the loss of all is logged once.
         if error.code() == self._kafka.KafkaError._ALL_BROKERS_DOWN and not self._away:
             self._away = True
-            _logger.warning("nothing is read until one comes back: %s", problem)
-        # The client connects and joins again by itself; only what it cannot mend is told.
-        mends = isinstance(problem, LogUnreachableError) or error.retriable()
-        silent = error.code() == self._kafka.KafkaError._MAX_POLL_EXCEEDED
-        if not (mends or silent):
-            self._fail(problem)
+            problem = explain(error, self._settings, self._causes)
+            _logger.warning("nothing is read until a broker answers: %s", problem)
+        lasting = lasting_problem(error, self._settings, self._causes)
+        # After MAX_POLL_EXCEEDED the client joins the group again by itself.
+        if lasting is not None and error.code() != self._kafka.KafkaError._MAX_POLL_EXCEEDED:
+            self._fail(lasting)
 
     def _answered(self) -> None:
         if self._away:
@@ -307,7 +310,7 @@ class PartitionGroup:
             _logger.info("a broker of topic %s answers again", self._settings.topic)
 
     def _fail(self, problem: BaseException) -> None:
-        """Have the next poll raise it; what went wrong first says most."""
+        """Make the next poll raise the first problem."""
         self._problem = self._problem or problem
 
     def _tp(self, number: int, offset: int | None = None) -> Any:

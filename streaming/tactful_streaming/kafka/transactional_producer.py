@@ -1,8 +1,8 @@
-"""Writing to Kafka as the one owner of a partition.
+"""Transactional writes to Kafka by the one owner of a partition.
 
-Whoever owns a partition of the log writes what follows from it under a name of that partition, in
-transactions. Kafka lets only the process that took the name last write under it: a former owner
-that was asleep when its partition was given on, and wakes up with records in hand, is refused.
+The owner of a partition of the log writes its output in transactions under a transactional id of
+that partition. Kafka accepts only the process that took the id last: a former owner that was
+suspended while its partition moved, and continues with records to write, is fenced.
 """
 
 from __future__ import annotations
@@ -16,32 +16,27 @@ from typing import Any
 
 from tactful_streaming.contract.record_batch import Row
 from tactful_streaming.errors import FencedError, LogWriteError, TopicError
-from tactful_streaming.kafka.config import (
-    KafkaSettings,
-    count_partitions,
-    explain,
-    import_kafka,
-)
+from tactful_streaming.kafka.client import count_partitions, explain, import_kafka
+from tactful_streaming.kafka.config import KafkaSettings
 
 _logger = logging.getLogger(__name__)
 
 _MOST_WAITING = 500_000
-_TOGETHER = 2_000  # rows handed to the client at once
+_TOGETHER = 2_000  # rows passed to the client in one call
 _TRANSACTION_TIMEOUT_MS = 300_000
 _LINGER_MS = 500
-"""Nobody sees rows before the commit, and it waits for no batch to fill.
+"""Readers see no rows before the commit, which sends batches without this delay.
 
-While a batch is on its way and the next has waited long enough, the client asks its socket again
-and again without a pause. With a linger shorter than the way to the broker and back, that took up
-to a quarter of a worker's CPU.
+While one batch is in flight and the next is due, the client polls its socket without a pause. With
+a linger shorter than a round trip to the broker, this used up to a quarter of a worker's CPU.
 """
 
 
 class TransactionalProducer:
     """Appends to topics of one cluster, all or nothing between two commits.
 
-    Readers that read only what is committed, as all of ours do, see records once :meth:`commit` has
-    returned: brokers tell their partitions of it a moment later. One thread uses it.
+    Readers of committed records, such as all readers of this package, see records soon after
+    :meth:`commit` has returned. One thread uses it.
     """
 
     def __init__(
@@ -51,10 +46,10 @@ class TransactionalProducer:
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Take `name`; whoever had it before can write no more, and what it left open is dropped.
+        """Take `name`: its former owner is fenced, and the transaction it left open is aborted.
 
         Args:
-            settings: where the cluster is; the topic in it does not matter.
+            settings: address of the cluster; the topic is ignored.
             name: transactional id.
             clock: monotonic seconds.
 
@@ -72,7 +67,7 @@ class TransactionalProducer:
             **settings.producer_config(),
             "linger.ms": _LINGER_MS,
             "transactional.id": name,
-            # Longer than any time between commits; a next owner does not wait for it.
+            # Longer than any time between commits; the next owner does not wait for it.
             "transaction.timeout.ms": max(settings.delivery_timeout_ms, _TRANSACTION_TIMEOUT_MS),
         }
         self._producer = self._kafka.Producer(config, logger=_logger)
@@ -80,30 +75,30 @@ class TransactionalProducer:
             self._producer.init_transactions(self._timeout_s)
 
     def partition_of(self, topic: str) -> Callable[[str], int]:
-        """How records of a topic find their partition: a function of their key.
+        """Return the function from a record's key to its partition in a topic.
 
         Raises:
-            LogError: if no broker answers, or there is no such topic.
+            LogError: if no broker answers, or the topic does not exist.
         """
         with self._explained():
             count = count_partitions(
                 self._producer, replace(self._settings, topic=topic), self._timeout_s
             )
         if count is None:
-            raise TopicError(f"{self._where()}: there is no topic {topic!r}")
+            raise TopicError(f"{self._where()}: topic {topic!r} does not exist: make it first")
         return lambda key: int(self._kafka.murmur2(key.encode(), count))
 
     def write(self, topic: str, rows: Sequence[Row], partition: int | None = None) -> None:
         """Append rows with the next commit.
 
         Args:
-            topic: where.
-            rows: key and value of each; an empty key is none.
-            partition: which one; None: by the key.
+            topic: name of the topic.
+            rows: key and value of each; empty for no key.
+            partition: number of the partition; None: by the key.
 
         Raises:
-            FencedError: if somebody else has taken the name.
-            LogError: if the client does not take the rows; the transaction is lost then.
+            FencedError: if another process has taken the name.
+            LogError: if the client refuses the rows; the transaction is lost.
         """
         if not rows:
             return
@@ -114,12 +109,12 @@ class TransactionalProducer:
             self._produce(topic, rows[begin : begin + _TOGETHER], placed, until)
 
     def commit(self) -> None:
-        """Make what was written visible, durably; nothing was written: do nothing.
+        """Commit the rows that were written; without rows, do nothing.
 
         Raises:
-            FencedError: if somebody else has taken the name: nothing was made visible.
-            LogError: if the cluster does not answer or refuses: nothing was made visible, or, where
-                it does not answer, perhaps everything.
+            FencedError: if another process has taken the name: nothing was committed.
+            LogError: if the cluster refuses: nothing was committed; if it does not answer, nothing
+                or everything was.
         """
         if not self._open:
             return
@@ -128,7 +123,7 @@ class TransactionalProducer:
         self._open = False
 
     def append(self, topic: str, values: Sequence[bytes], partition: int) -> int:
-        """Append to one partition and commit, with whatever else was written.
+        """Append to one partition and commit, together with rows written before.
 
         Returns:
             Offset of the last value.
@@ -154,20 +149,20 @@ class TransactionalProducer:
         return max(places)
 
     def close(self) -> None:
-        """Drop what was not committed, and leave the cluster."""
+        """Abort the open transaction and disconnect."""
         if self._open:
             self._open = False
             self._producer.purge()
             try:
                 self._producer.abort_transaction(1.0)
             except self._kafka.KafkaException as error:
-                _logger.info("%s: the open transaction is left to time out: %s", self._name, error)
+                _logger.info("%s: the open transaction will time out: %s", self._name, error)
         self._producer.flush(0)
 
     def _produce(
         self, topic: str, rows: Sequence[Row], placed: dict[str, int], until: float
     ) -> None:
-        # Where one of them is not delivered, the commit fails.
+        # If a message is not delivered, the commit fails.
         messages: list[dict[str, Any]] = [
             {"key": key, "value": value} if key else {"value": value} for key, value in rows
         ]
@@ -178,7 +173,7 @@ class TransactionalProducer:
             self._make_room(len(messages), until)
 
     def _make_room(self, refused: int, until: float) -> None:
-        """Take reports of deliveries; wait for some where messages were refused, or many wait."""
+        """Process delivery reports; wait for some if messages were refused or many wait."""
         self._producer.poll(0 if not refused and len(self._producer) < _MOST_WAITING else 0.05)
         if refused and self._clock() > until:
             raise LogWriteError(f"{self._where()}: the client has no room for more rows")

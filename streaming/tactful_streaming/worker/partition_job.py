@@ -22,7 +22,7 @@ from tactful_streaming.engine.engine import Applied, Engine, LateEvent
 from tactful_streaming.errors import LogError, StateError
 from tactful_streaming.identity.resolver import Identity
 from tactful_streaming.kafka.config import KafkaSettings
-from tactful_streaming.kafka.topic_identity import check_topic
+from tactful_streaming.kafka.topics import check_topic
 from tactful_streaming.kafka.transactional_producer import TransactionalProducer
 from tactful_streaming.log.dead_letters import DeadLetter, DeadLetters
 from tactful_streaming.log.encrypted_log import Seal

@@ -14,7 +14,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from tactful.cli.main import main
-from tactful_streaming.kafka.config import KafkaSettings, ensure_topic
+from tactful_streaming.kafka.config import KafkaSettings
+from tactful_streaming.kafka.topics import ensure_topic
 from tactful_streaming.sinks.sink import FiredValue
 from tactful_streaming.sinks.sql import SqlRows
 

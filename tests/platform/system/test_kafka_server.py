@@ -28,7 +28,7 @@ from tactful_streaming.contract.log_entries import Event, Item, decode_entry, en
 from tactful_streaming.definitions.reader import load_definitions
 from tactful_streaming.engine.engine import Engine
 from tactful_streaming.errors import FencedError, OnlineStoreError, TopicError
-from tactful_streaming.kafka.kafka_log import KafkaPartition
+from tactful_streaming.kafka.kafka_partition import KafkaPartition
 from tactful_streaming.online.fenced_store import redis_online
 from tactful_streaming.state.store import MemoryState
 from tactful_streaming.worker.partition_job import JobOptions

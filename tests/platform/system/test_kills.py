@@ -27,7 +27,8 @@ from benchmarks.kills.topics import BrokerFault, Stalled, hidden
 from benchmarks.kills.truth import Comparison, Outcome
 from benchmarks.ports import free_port
 from tactful.cli.worker import FENCED
-from tactful_streaming.kafka.config import KafkaSettings, ensure_topic
+from tactful_streaming.kafka.config import KafkaSettings
+from tactful_streaming.kafka.topics import ensure_topic
 
 pytestmark = pytest.mark.timeout(2400)
 

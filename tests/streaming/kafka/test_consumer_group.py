@@ -271,7 +271,7 @@ def test_an_outage_is_told_once_and_reading_goes_on_after_it(
         patiently(lambda: worker.work() or log.problem is None)
         log.append([b"more"], ["u"])
         patiently(lambda: worker.work() == 1)
-        assert told("nothing is read until one comes back: topic") == 1
+        assert told("nothing is read until a broker answers: topic") == 1
         assert told("answers again") == 1
         worker.group.close()
 

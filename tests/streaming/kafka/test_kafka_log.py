@@ -33,8 +33,10 @@ from tactful_streaming.errors import (
     OffsetError,
     TopicError,
 )
-from tactful_streaming.kafka.config import KafkaSettings, ensure_topic
-from tactful_streaming.kafka.kafka_log import KafkaLog, KafkaPartition
+from tactful_streaming.kafka.config import KafkaSettings
+from tactful_streaming.kafka.kafka_log import KafkaLog
+from tactful_streaming.kafka.kafka_partition import KafkaPartition
+from tactful_streaming.kafka.topics import ensure_topic
 from tactful_streaming.log.embedded_log import Positions
 from tactful_streaming.log.group_commit import GroupCommit, KeyedCommit
 
@@ -156,7 +158,7 @@ def test_topics_are_made_once(kafka_servers: str) -> None:
 
 def test_an_absent_topic_is_told(kafka_servers: str) -> None:
     settings = KafkaSettings(servers=kafka_servers, topic=topic_name())
-    with pytest.raises(TopicError, match=r"is not at .* make it"):
+    with pytest.raises(TopicError, match=r"does not exist at .* make it"):
         KafkaLog(settings)
 
 
@@ -438,7 +440,7 @@ def test_a_record_that_is_known_and_not_delivered() -> None:
         assert partition.read(0, 1) == [(0, b"x")]
         log.append_to(0, [b"y"])
         proxy.cut()
-        with pytest.raises(LogUnreachableError, match=r"record 1 is there|no broker answers"):
+        with pytest.raises(LogUnreachableError, match=r"record 1 exists|no broker answers"):
             while not partition.read(1, 1):
                 pass
             partition.read(0, 1)
@@ -471,9 +473,11 @@ def test_a_partition_that_the_client_does_not_know_is_asked_for_before_it_is_cal
                 raise KafkaException(KafkaError(KafkaError._UNKNOWN_PARTITION))
 
         monkeypatch.setattr(partition, "_consumer", Forgetful())
-        with pytest.raises(LogUnreachableError, match="is there and cannot be asked yet"):
+        with pytest.raises(LogUnreachableError, match="exists and cannot be read yet"):
             partition.read(0, 1)
-        monkeypatch.setattr("tactful_streaming.kafka.kafka_log.count_partitions", lambda *_: None)
+        monkeypatch.setattr(
+            "tactful_streaming.kafka.kafka_partition.count_partitions", lambda *_: None
+        )
         with pytest.raises(TopicError, match="is not there"):
             partition.read(0, 1)
         partition.close()
@@ -515,7 +519,8 @@ VANISH = """
 import sys
 from confluent_kafka.admin import AdminClient
 from tactful_streaming.errors import TopicError
-from tactful_streaming.kafka.config import KafkaSettings, ensure_topic
+from tactful_streaming.kafka.config import KafkaSettings
+from tactful_streaming.kafka.topics import ensure_topic
 from tactful_streaming.kafka.kafka_log import KafkaLog
 
 settings = KafkaSettings(servers=sys.argv[1], topic=sys.argv[2], linger_ms=1)
@@ -554,7 +559,7 @@ def test_a_vanished_topic(kafka_servers: str) -> None:
         pytest.skip("the client library crashed each of twenty times over the topic that vanished")
     assert done.returncode == 0, done.stderr
     reading, opening = done.stdout.splitlines()
-    assert "If it was deleted, what was in it is lost" in reading
+    assert "If it was deleted, its records are lost" in reading
     assert "restore it from a backup" in opening
 
 

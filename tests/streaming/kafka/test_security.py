@@ -16,9 +16,10 @@ from tests.streaming.brokers import Broker, patiently, topic_name
 
 from benchmarks.ports import free_port
 from tactful_streaming.errors import LogError
-from tactful_streaming.kafka.config import KafkaSettings, ensure_topic
+from tactful_streaming.kafka.config import KafkaSettings
 from tactful_streaming.kafka.consumer_group import PartitionGroup
 from tactful_streaming.kafka.kafka_log import KafkaLog
+from tactful_streaming.kafka.topics import ensure_topic
 from tactful_streaming.kafka.transactional_producer import TransactionalProducer
 
 pytest.importorskip("confluent_kafka")
@@ -134,7 +135,7 @@ def test_everything_speaks_tls(settings: KafkaSettings) -> None:
     [
         ({"ca_file": "other.pem"}, "certificate"),
         ({"certificate_file": None, "key_file": None, "key_password": None}, "certificates"),
-        ({"security": "plaintext"}, "check how it wants to be spoken to"),
+        ({"security": "plaintext"}, "check the security settings"),
         ({"key_password": "wrong"}, "refuses its settings"),
     ],
 )

@@ -13,7 +13,8 @@ from tests.streaming.shard import read_topic
 
 from tactful_streaming.contract.record_batch import Row
 from tactful_streaming.errors import FencedError, LogError, LogWriteError
-from tactful_streaming.kafka.config import KafkaSettings, ensure_topic
+from tactful_streaming.kafka.config import KafkaSettings
+from tactful_streaming.kafka.topics import ensure_topic
 from tactful_streaming.kafka.transactional_producer import TransactionalProducer
 
 

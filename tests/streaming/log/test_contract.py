@@ -11,7 +11,8 @@ from tests.streaming.brokers import mock_cluster, new_log, topic_name
 
 from tactful_streaming.errors import LogError, OffsetError
 from tactful_streaming.kafka.config import KafkaSettings
-from tactful_streaming.kafka.kafka_log import KafkaLog, KafkaPartition
+from tactful_streaming.kafka.kafka_log import KafkaLog
+from tactful_streaming.kafka.kafka_partition import KafkaPartition
 from tactful_streaming.log.embedded_log import EmbeddedLog, EventLog
 
 

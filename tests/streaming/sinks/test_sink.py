@@ -24,7 +24,8 @@ from hypothesis import strategies as st
 from tests.streaming.redis_server import RedisServer
 
 from tactful_streaming.errors import OnlineStoreError
-from tactful_streaming.kafka.config import KafkaSettings, ensure_topic
+from tactful_streaming.kafka.config import KafkaSettings
+from tactful_streaming.kafka.topics import ensure_topic
 from tactful_streaming.sinks.redis import RedisRows
 from tactful_streaming.sinks.sink import (
     FiredRow,

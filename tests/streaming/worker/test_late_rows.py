@@ -12,7 +12,7 @@ from tests.streaming.shard import append, definitions, new_shard, read_topic
 from tests.streaming.streams import random_entries
 
 from tactful_streaming.engine.engine import Engine, LateEvent
-from tactful_streaming.kafka.config import ensure_topic
+from tactful_streaming.kafka.topics import ensure_topic
 from tactful_streaming.state.store import MemoryState
 from tactful_streaming.worker.worker import Worker
 

@@ -11,8 +11,8 @@ from tests.streaming.shard import definitions, new_shard
 
 from tactful_streaming.contract.log_entries import Event, encode_entry
 from tactful_streaming.errors import TopicError
-from tactful_streaming.kafka.config import KafkaSettings, ensure_topic
-from tactful_streaming.kafka.topic_identity import check_topic, topic_id
+from tactful_streaming.kafka.config import KafkaSettings
+from tactful_streaming.kafka.topics import check_topic, ensure_topic, topic_id
 from tactful_streaming.state.store import MemoryState
 from tactful_streaming.worker.partition_job import PartitionJob
 

@@ -1,0 +1,202 @@
+"""Calls to the Kafka client that several modules share, and its errors as errors of the log."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from types import ModuleType
+from typing import Any, TypeVar
+
+from tactful_streaming.errors import LogError, LogUnreachableError, OffsetError, TopicError
+from tactful_streaming.kafka.config import KafkaSettings
+
+_Answer = TypeVar("_Answer")
+
+_logger = logging.getLogger(__name__)
+
+
+def import_kafka() -> ModuleType:
+    """Import the Kafka client.
+
+    Raises:
+        LogError: if it is not installed.
+    """
+    try:
+        import confluent_kafka
+    except ImportError as error:
+        raise LogError("the Kafka client is not installed: pip install 'tactful[kafka]'") from error
+    module: ModuleType = confluent_kafka
+    return module
+
+
+def open_producer(config: Mapping[str, Any], on_error: Callable[[Any], None]) -> Any:
+    """Connect a producer.
+
+    Raises:
+        LogError: if the client is not installed or refuses its settings.
+    """
+    return _opened(import_kafka().Producer, config, on_error)
+
+
+def open_consumer(config: Mapping[str, Any], on_error: Callable[[Any], None]) -> Any:
+    """Connect a consumer.
+
+    Raises:
+        LogError: if the client is not installed or refuses its settings.
+    """
+    return _opened(import_kafka().Consumer, config, on_error)
+
+
+def _opened(
+    client: Callable[..., Any], config: Mapping[str, Any], on_error: Callable[[Any], None]
+) -> Any:
+    try:
+        return client(config, error_cb=on_error, logger=_logger)
+    except (import_kafka().KafkaException, ValueError) as error:
+        raise LogError(f"the Kafka client refuses its settings: {error}") from error
+
+
+def ask(question: Callable[[], _Answer]) -> _Answer:
+    """Call `question`, once more if the client dropped the first request.
+
+    A client that learns of other brokers closes its connections and drops the requests that wait
+    on them.
+
+    Raises:
+        confluent_kafka.KafkaException: as the question.
+    """
+    kafka = import_kafka()
+    try:
+        return question()
+    except kafka.KafkaException as error:
+        if error.args[0].code() != kafka.KafkaError._DESTROY_BROKER:
+            raise
+    return question()
+
+
+def count_partitions(client: Any, settings: KafkaSettings, timeout_s: float) -> int | None:
+    """Ask any client for the number of partitions of the topic; None if there is no topic.
+
+    Raises:
+        confluent_kafka.KafkaException: if no broker answers.
+    """
+    # All topics are listed: a request for one creates it where brokers auto-create topics.
+    topic = ask(lambda: client.list_topics(timeout=timeout_s)).topics.get(settings.topic)
+    return len(topic.partitions) if topic is not None and topic.partitions else None
+
+
+def partition_bounds(
+    consumer: Any, settings: KafkaSettings, number: int, timeout_s: float
+) -> tuple[int, int]:
+    """Ask for the offset of the oldest record of a partition and the offset behind the newest.
+
+    Raises:
+        LogError: if no broker answers, or the topic or partition is not there.
+    """
+    kafka = import_kafka()
+    partition = kafka.TopicPartition(settings.topic, number)
+    try:
+        low, high = ask(lambda: consumer.get_watermark_offsets(partition, timeout=timeout_s))
+    except kafka.KafkaException as error:
+        raise explain(error.args[0], settings) from error
+    return low, high
+
+
+class Causes:
+    """The last reason why a client has no connection; its exceptions do not name it."""
+
+    def __init__(self) -> None:
+        """Begin without a reason."""
+        self._last: Any = None
+
+    def note(self, error: Any) -> None:
+        """Keep an error that the client passes to its error callback."""
+        if error.code() != import_kafka().KafkaError._ALL_BROKERS_DOWN:
+            self._last = error
+
+    def __str__(self) -> str:
+        """The last reason; without one, the settings to check."""
+        if self._last is None:
+            return "if it is running, check the security settings and certificates"
+        return str(self._last.str())
+
+
+def explain(error: Any, settings: KafkaSettings, causes: Causes | None = None) -> LogError:
+    """Convert an error of the client to a LogError that says what to do."""
+    kafka = import_kafka().KafkaError
+    where = f"topic {settings.topic!r} at {settings.servers}"
+    code = error.code()
+    if code in (kafka.UNKNOWN_TOPIC_OR_PART, kafka._UNKNOWN_TOPIC, kafka._UNKNOWN_PARTITION):
+        return TopicError(
+            f"{where}: the topic or one of its partitions is not there. If it was deleted, its "
+            "records are lost: make it again and rebuild, or restore it from a backup"
+        )
+    if code in (
+        kafka.TOPIC_AUTHORIZATION_FAILED,
+        kafka.GROUP_AUTHORIZATION_FAILED,
+        kafka.CLUSTER_AUTHORIZATION_FAILED,
+        kafka.SASL_AUTHENTICATION_FAILED,
+        kafka._AUTHENTICATION,
+    ):
+        return LogError(f"{where}: refused us ({error.str()}): check username, password and rights")
+    absent = (
+        kafka._ALL_BROKERS_DOWN,
+        kafka._TRANSPORT,
+        kafka._DESTROY_BROKER,
+        kafka._TIMED_OUT,
+        kafka._TIMED_OUT_QUEUE,
+        kafka._MSG_TIMED_OUT,
+        kafka._RESOLVE,
+        kafka._PURGE_QUEUE,
+        kafka._PURGE_INFLIGHT,
+        kafka.REQUEST_TIMED_OUT,
+        kafka.NETWORK_EXCEPTION,
+        kafka.NOT_ENOUGH_REPLICAS,
+        kafka.NOT_ENOUGH_REPLICAS_AFTER_APPEND,
+        kafka.BROKER_NOT_AVAILABLE,
+        kafka.LEADER_NOT_AVAILABLE,
+        kafka.NOT_LEADER_FOR_PARTITION,
+    )
+    if code in absent or lost_identity(error):
+        reason = error.str() if causes is None else f"{error.str()}; {causes}"
+        return LogUnreachableError(f"{where}: no broker answers ({reason})", retry_after=2.0)
+    return LogError(f"{where}: {error.name()}: {error.str()}")
+
+
+def lasting_problem(
+    error: Any, settings: KafkaSettings, causes: Causes | None = None
+) -> LogError | None:
+    """Convert an error as `explain`; None for one that the client recovers from by itself."""
+    problem = explain(error, settings, causes)
+    transient = isinstance(problem, LogUnreachableError) or error.retriable()
+    return None if transient else problem
+
+
+def lost_identity(error: Any) -> bool:
+    """Whether brokers refuse this producer for good, so that a new one is needed."""
+    kafka = import_kafka().KafkaError
+    return error.code() in (
+        kafka._FATAL,
+        kafka._FENCED,
+        kafka.PRODUCER_FENCED,
+        kafka.INVALID_PRODUCER_EPOCH,
+        kafka.OUT_OF_ORDER_SEQUENCE_NUMBER,
+        kafka.UNKNOWN_PRODUCER_ID,
+    )
+
+
+def dropped_records(settings: KafkaSettings, number: int, low: int, start: int) -> OffsetError:
+    """Make the error for a state that continues before the oldest record of a partition."""
+    return OffsetError(
+        f"partition {number} of topic {settings.topic!r} begins at offset {low} and the state "
+        f"needs {start}: retention dropped records that were not applied. Restore the log from a "
+        "backup, or rebuild from the records that are left"
+    )
+
+
+def missing_offset(settings: KafkaSettings, number: int, offset: int | None) -> OffsetError:
+    """Make the error for a read at an offset that a partition does not hold."""
+    return OffsetError(
+        f"partition {number} of topic {settings.topic!r} does not hold offset {offset}: retention "
+        "dropped it, or the topic was made anew"
+    )

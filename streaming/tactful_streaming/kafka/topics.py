@@ -1,0 +1,147 @@
+"""The topic of the log: create it, and detect one that was deleted and created anew."""
+
+from __future__ import annotations
+
+import logging
+from typing import Final
+
+from tactful_streaming.errors import LogSettingsError, TopicError
+from tactful_streaming.kafka.client import Causes, count_partitions, explain, import_kafka
+from tactful_streaming.kafka.config import MAX_KAFKA_BATCH, KafkaSettings
+from tactful_streaming.state.key_layout import TOPIC
+from tactful_streaming.state.store import StateStore
+
+_logger = logging.getLogger(__name__)
+
+_NO_ID: Final = "A" * 22  # all zeros in base64: a broker without topic ids
+
+
+def ensure_topic(
+    settings: KafkaSettings,
+    *,
+    consumer_threads: int = 4,
+    partitions: int | None = None,
+    replication: int = 1,
+    retention_ms: int | None = None,
+    retention_bytes: int | None = None,
+    timeout_s: float = 30.0,
+) -> int:
+    """Create the topic of the log if it does not exist.
+
+    The number of partitions cannot be changed later: users are routed by it. Twice the number of
+    consumer threads leaves room to double them.
+
+    Args:
+        settings: address and name of the topic.
+        consumer_threads: number of threads that will read it.
+        partitions: number of partitions; None: twice the number of consumer threads.
+        replication: number of brokers that hold each partition; an append is acknowledged by all
+            but one of them.
+        retention_ms: age at which records are dropped; None keeps them for ever.
+        retention_bytes: size of a partition beyond which records are dropped; None: no limit.
+        timeout_s: timeout, seconds.
+
+    Returns:
+        The number of partitions of the topic, also if it existed.
+
+    Raises:
+        LogUnreachableError: if no broker answers.
+        LogError: if the topic cannot be created.
+    """
+    kafka = import_kafka()
+    from confluent_kafka.admin import AdminClient
+
+    wanted = 2 * consumer_threads if partitions is None else partitions
+    topic = kafka.cimpl.NewTopic(
+        settings.topic,
+        num_partitions=wanted,
+        replication_factor=replication,
+        config={
+            "cleanup.policy": "delete",
+            "retention.ms": str(-1 if retention_ms is None else retention_ms),
+            "retention.bytes": str(-1 if retention_bytes is None else retention_bytes),
+            "min.insync.replicas": str(max(replication - 1, 1)),
+            "max.message.bytes": str(MAX_KAFKA_BATCH),
+        },
+    )
+    causes = Causes()
+    try:
+        # The admin client does not say why it has no connection; a producer does.
+        asking = kafka.Producer(settings.client_config(), error_cb=causes.note)
+        admin = AdminClient(settings.client_config())
+    except (kafka.KafkaException, ValueError) as error:
+        raise LogSettingsError(f"the Kafka client refuses its settings: {error}") from error
+    try:
+        count = count_partitions(asking, settings, timeout_s)
+        if count is not None:
+            return count
+        admin.create_topics([topic], request_timeout=timeout_s)[settings.topic].result()
+        _logger.info("created topic %s", settings.topic)
+    except kafka.KafkaException as error:
+        # Another process may have created it just now.
+        if error.args[0].code() != kafka.KafkaError.TOPIC_ALREADY_EXISTS:
+            asking.poll(0)
+            raise explain(error.args[0], settings, causes) from error
+    return count_partitions(admin, settings, timeout_s) or wanted
+
+
+def topic_id(settings: KafkaSettings, *, timeout_s: float = 10.0) -> str | None:
+    """Ask for the id that the brokers gave the topic when it was created.
+
+    Args:
+        settings: address and name of the topic.
+        timeout_s: timeout, seconds.
+
+    Returns:
+        The id; None if brokers give none, as before Kafka 2.8.
+
+    Raises:
+        TopicError: if there is no such topic.
+        LogError: if no broker answers, or it refuses the request.
+    """
+    kafka = import_kafka()
+    from confluent_kafka.admin import AdminClient
+
+    admin = AdminClient(settings.client_config())
+    asked = kafka.TopicCollection([settings.topic])
+    try:
+        described = admin.describe_topics(asked, request_timeout=timeout_s)[settings.topic].result()
+    except kafka.KafkaException as error:
+        unsupported = (
+            kafka.KafkaError._UNSUPPORTED_FEATURE,
+            kafka.KafkaError.UNSUPPORTED_VERSION,
+        )
+        if error.args[0].code() in unsupported:
+            return None
+        raise explain(error.args[0], settings) from error
+    identity = str(described.topic_id)
+    return None if identity == _NO_ID else identity
+
+
+def check_topic(
+    store: StateStore, known: str | None, *, fresh: bool, where: str, cure: str
+) -> None:
+    """Check that a state belongs to the present topic; store the topic's id in a new state.
+
+    Args:
+        store: the state.
+        known: id of the present topic; None: unknown, nothing is checked.
+        fresh: whether no record was applied to the state yet.
+        where: the topic and the state, for the message.
+        cure: command that begins again with the records of the new topic, for the message.
+
+    Raises:
+        TopicError: if the topic was created anew since the state was begun.
+        StateError: if the state cannot be written.
+    """
+    stored = store.get(TOPIC)
+    if known is None or stored == known.encode():
+        return
+    if stored is not None and not fresh:
+        raise TopicError(
+            f"{where}: the topic was deleted and made anew since. The state was computed from the "
+            "old topic and would read the new one from the middle. Restore the old one from a "
+            "backup under another name and read that or, to begin again with the records of the "
+            f"new one, {cure}"
+        )
+    store.write([(TOPIC, known.encode())])
