@@ -1,7 +1,7 @@
-"""Sends dead letters again, mended, and goes on where it stopped.
+"""Send dead letters again, corrected by rules; an interrupted run resumes.
 
-How far each rule's letters were sent is kept beside them after every acknowledged batch. After a
-crash at most one batch is sent twice; events keep their ``event_id``, so they count once.
+The progress of each rule is kept beside the letters after every acknowledged batch. After a crash
+at most one batch is sent twice; events keep their ``event_id``, so they count once.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ _cursors: msgspec.json.Decoder[dict[str, int]] = msgspec.json.Decoder(dict[str, 
 
 
 class Refused(msgspec.Struct, kw_only=True, frozen=True):
-    """A letter that the server refused.
+    """A dead letter that the server refused.
 
     Attributes:
-        position: of the letter.
+        position: position of the letter.
         code: short stable name of the reason.
-        message: what was wrong and what to do.
+        message: the reason in words and the remedy.
     """
 
     position: int
@@ -40,15 +40,15 @@ class Refused(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class Redriven(msgspec.Struct, kw_only=True):
-    """What became of the letters of this run.
+    """Result of one run.
 
     Attributes:
-        accepted: how many the server took as new.
-        duplicates: how many it had counted before.
-        held_back: how many the mending rules dropped or set aside.
-        unreadable: how many are no event.
-        rejected: how many the server refused.
-        refusals: the first of those.
+        accepted: events new to the server.
+        duplicates: events that the server had before.
+        held_back: events that the correcting rules dropped or set aside.
+        unreadable: letters that are no event.
+        rejected: events that the server refused.
+        refusals: the first refused events.
     """
 
     accepted: int = 0
@@ -69,19 +69,19 @@ def redrive(
     restart: bool = False,
     advanced: Callable[[int], object] = lambda count: None,
 ) -> Redriven:
-    """Send the letters of some rules to the event door, oldest first.
+    """Send the dead letters of some rules to the server, oldest first.
 
     Args:
-        client: of the server.
-        letters: where they are kept.
-        progress: file of how far earlier runs came.
-        rules: whose letters.
-        mending: rules applied to each event before it is sent; what they drop stays a letter.
-        restart: forget how far earlier runs came.
-        advanced: told how many letters have been dealt with.
+        client: client of the server.
+        letters: the dead letters.
+        progress: file with the progress of earlier runs.
+        rules: names of rules whose letters are sent.
+        mending: rules applied to each event before it is sent; an event they drop stays a letter.
+        restart: ignore the progress of earlier runs.
+        advanced: called with the number of letters processed since the last call.
 
     Raises:
-        ClientError: if the server refuses, after what was acknowledged has been noted.
+        ClientError: if the server refuses; the progress is kept.
         DatasetError: if the progress file is damaged.
         LogError: if the letters cannot be read.
     """
@@ -122,7 +122,7 @@ def redrive(
 
 
 def as_sent(event: Event) -> dict[str, Any]:
-    """An event as a client would send it, as plain data."""
+    """Return an event as plain data, as a client sends it."""
     data = msgspec.to_builtins(event)
     return {key: value for key, value in data.items() if key != "kind" and value not in (None, {})}
 

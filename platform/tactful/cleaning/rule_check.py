@@ -1,4 +1,4 @@
-"""Tries cleaning rules on a file of events: what each of them would do, with examples."""
+"""Dry runs of cleaning rules on a file of events, with examples."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ _LIMITS = Limits(max_bytes=1 << 40, max_batch=_BATCH)
 _raw_array: msgspec.json.Decoder[list[msgspec.Raw]] = msgspec.json.Decoder(list[msgspec.Raw])
 
 Source = Literal["door", "topic"]
-"""What the file holds: bodies for the event door, or records of a topic that no door has seen."""
+"""Content of the file: request bodies, or records of a topic that no server has checked."""
 
 
 class Sample(msgspec.Struct, kw_only=True, frozen=True):
-    """An event that a rule held for.
+    """An event that a rule applied to.
 
     Attributes:
         place: line of the file, or element of its array, from 1.
-        event: the event as it came.
-        after: the event as it left the rules, for a rule that normalises.
+        event: the event as received.
+        after: the event after the rules, for a rule that normalises.
     """
 
     place: int
@@ -44,15 +44,15 @@ class Sample(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class RuleOutcome(msgspec.Struct, kw_only=True):
-    """What one rule did.
+    """Effect of one rule.
 
     Attributes:
-        rule: its name.
+        rule: name of the rule.
         action: ``drop``, ``dead_letter`` or ``normalise``.
-        line: where it is written.
-        reason: why it holds, in words.
-        events: how many events it dropped, set aside or changed.
-        samples: the first few of them.
+        line: line in the file of rules.
+        reason: the condition in words.
+        events: number of events that it dropped, set aside or changed.
+        samples: the first of them.
     """
 
     rule: str
@@ -72,18 +72,18 @@ class Refusal(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class CheckReport(msgspec.Struct, kw_only=True):
-    """What rules would do with the events of a file.
+    """Effect of all rules on the events of a file.
 
     Attributes:
-        file: its name.
-        events: how many events it holds.
-        clean: how many pass.
-        changed: how many of those are changed.
-        dropped: how many are dropped.
-        dead_lettered: how many are set aside.
-        refused: how many parts of the file are no event.
-        refusals: the first few of those.
-        rules: what each rule did, in order.
+        file: name of the file.
+        events: number of events in the file.
+        clean: number of events that pass.
+        changed: number of passing events that are changed.
+        dropped: number of dropped events.
+        dead_lettered: number of events set aside.
+        refused: number of elements that are no event.
+        refusals: the first of these elements.
+        rules: effect of each rule, in order.
     """
 
     file: str
@@ -110,11 +110,11 @@ def check_file(
 
     Args:
         path: a JSON array, one JSON object or NDJSON, gzipped or not.
-        rules: freshly loaded.
-        source: what the file holds.
+        rules: rules without earlier events.
+        source: content of the file.
         items: file of item upserts, the catalogue for ``item.*``.
-        samples: examples kept of each rule.
-        advanced: told of bytes of the file as they are read.
+        samples: most examples of each rule.
+        advanced: called with the bytes read since the last call.
 
     Raises:
         DatasetError: if a file cannot be read.
@@ -224,7 +224,7 @@ class _Check:
 def _batches(
     path: Path, advanced: Callable[[int], object]
 ) -> Iterator[tuple[list[int], list[bytes]]]:
-    """Elements of a file with their places, some at a time."""
+    """Yield batches of elements of a file with their places."""
     try:
         with contextlib.ExitStack() as opened:
             raw: BinaryIO = opened.enter_context(path.open("rb"))
@@ -239,7 +239,7 @@ def _batches(
     except (OSError, EOFError) as error:
         raise DatasetError(f"{path}: cannot be read: {error}") from error
     except msgspec.MsgspecError as error:
-        raise DatasetError(f"{path}: begins as a JSON array and is none: {error}") from error
+        raise DatasetError(f"{path}: begins like a JSON array but is not valid JSON: {error}") from error
 
 
 def _elements(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
@@ -277,5 +277,5 @@ def _gathered(elements: Iterator[tuple[int, bytes]]) -> Iterator[tuple[list[int]
 
 
 def _body(lines: list[bytes]) -> bytes:
-    """The elements as NDJSON: line breaks within one are space between its parts."""
+    """Return the elements as NDJSON; line breaks inside an element become spaces."""
     return b"\n".join(line.strip().replace(b"\n", b" ").replace(b"\r", b" ") for line in lines)

@@ -1,4 +1,4 @@
-"""The client of the HTTP API for asyncio."""
+"""The asyncio client of the HTTP API."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ T = TypeVar("T")
 
 
 class AsyncClient:
-    """`tactful.client.Client` for asyncio: the same calls, each to be awaited.
+    """`tactful.client.Client` for asyncio: the same calls as coroutines.
 
     Example:
         >>> async with AsyncClient("http://127.0.0.1:8420") as client:  # doctest: +SKIP
@@ -52,7 +52,7 @@ class AsyncClient:
         jitter: Callable[[], float] = random.random,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """Make a client; see `tactful.client.Client` for what the arguments mean."""
+        """Make a client; `tactful.client.Client` describes the arguments."""
         self._http = httpx.AsyncClient(
             base_url=base_url,
             headers=headers(api_key),
@@ -79,7 +79,7 @@ class AsyncClient:
         await self.close()
 
     async def close(self) -> None:
-        """Close the connections and the queue; what waits in its file stays there."""
+        """Close the connections and the queue; queued events stay in its file."""
         await self._http.aclose()
         if self._queue is not None:
             await asyncio.to_thread(self._queue.close)
@@ -101,68 +101,68 @@ class AsyncClient:
         return await self._run(self._calls.send_lines(kind, lines))
 
     async def enqueue(self, events: Iterable[Record]) -> int:
-        """Put events into the queue; see `Client.enqueue`."""
+        """Append events to the queue; see `Client.enqueue`."""
         return await self._run(self._calls.enqueue(events))
 
     async def flush(self) -> Flushed:
-        """Send what waits in the queue; see `Client.flush`."""
+        """Send the queued events; see `Client.flush`."""
         return await self._run(self._calls.flush())
 
     async def recommend(
         self, request: RecommendRequest | None = None, **fields: Unpack[RecommendFields]
     ) -> Recommendation:
-        """Ask for recommendations; see `Client.recommend`."""
+        """Request a recommendation; see `Client.recommend`."""
         return await self._run(self._calls.recommend(request, fields))
 
     async def recommend_batch(self, requests: Sequence[RecommendRequest]) -> RecommendBatch:
-        """Ask for up to a hundred recommendations at once."""
+        """Request up to a hundred recommendations at once."""
         return await self._run(self._calls.recommend_batch(requests))
 
     async def explain(self, recommendation_id: str) -> Explanation:
-        """How a list came about that was given lately; needs a key with the scope ``admin``."""
+        """Explain a recent recommendation; needs a key with the scope ``admin``."""
         return await self._run(self._calls.explain(recommendation_id))
 
     async def features(self, user_id: str, *, at: int | str | None = None) -> UserFeatures:
-        """The features of one user, now or as of `at` (epoch milliseconds or RFC 3339)."""
+        """Request the features of one user, now or at `at` (epoch ms or RFC 3339)."""
         return await self._run(self._calls.features(user_id, at))
 
     async def statistics(
         self, name: str, *, since: int | str | None = None, until: int | str | None = None
     ) -> StatisticsPage:
-        """All released numbers of one statistic, in one page, oldest pane first."""
+        """Request all released numbers of one statistic, oldest pane first."""
         return await self._run(self._calls.statistics(name, since, until))
 
     async def statistics_list(self) -> list[StatisticInfo]:
-        """The published statistics."""
+        """Request the published statistics."""
         return await self._run(self._calls.statistics_list())
 
     async def reports(self) -> list[ReportInfo]:
-        """All reports of the server, by name."""
+        """Request all reports of the server, by name."""
         return await self._run(self._calls.reports())
 
     async def report(self, name: str) -> dict[str, Any]:
-        """One report."""
+        """Request one report."""
         return await self._run(self._calls.report(name))
 
     async def models(self) -> dict[str, Any]:
-        """The models in use."""
+        """Request the models in use."""
         return await self._run(self._calls.models())
 
     async def health(self) -> Health:
-        """Whether the server is ready for traffic; see `Client.health`."""
+        """Request the readiness of the server; see `Client.health`."""
         return await self._run(self._calls.health())
 
     async def _run(self, call: Call[T]) -> T:
-        came: Any = None
+        result: Any = None
         failure: Exception | None = None
         while True:
             try:
-                step = call.send(came) if failure is None else call.throw(failure)
+                step = call.send(result) if failure is None else call.throw(failure)
             except StopIteration as end:
                 return end.value  # type: ignore[no-any-return]
-            came, failure = None, None
+            result, failure = None, None
             try:
-                came = await self._do(step)
+                result = await self._do(step)
             except Exception as error:
                 failure = error
 

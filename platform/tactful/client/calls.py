@@ -1,4 +1,4 @@
-"""The calls of the HTTP API, for every kind of client: what is sent, and what is made of it."""
+"""Calls of the HTTP API as generators, shared by both clients."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ _NDJSON = "application/x-ndjson"
 
 
 class RecommendFields(TypedDict, total=False):
-    """The fields of `tactful.schemas.messages.RecommendRequest`, as keywords."""
+    """The fields of `tactful.schemas.recommendations.RecommendRequest`, as keywords."""
 
     user_id: str | None
     device_id: str | None
@@ -68,13 +68,13 @@ class RecommendFields(TypedDict, total=False):
 
 @dataclass
 class Flushed:
-    """What became of the events of a queue.
+    """Result of sending a queue.
 
     Attributes:
-        accepted: how many are new to the server.
-        duplicates: how many it had already.
-        refused: events that it refused, each with the reason; they are out of the queue.
-        stopped: why the rest still waits; None when nothing waits.
+        accepted: number of events new to the server.
+        duplicates: number of events that the server had already.
+        refused: refused events with the reason; they are removed from the queue.
+        stopped: the error that stopped sending; None when the queue is empty.
     """
 
     accepted: int = 0
@@ -84,7 +84,7 @@ class Flushed:
 
 
 class Calls:
-    """Makes the calls of one client."""
+    """Calls of one client."""
 
     def __init__(
         self,
@@ -118,7 +118,7 @@ class Calls:
         )
 
     def send_lines(self, kind: Kind, lines: bytes) -> Call[EventsAccepted | Upserted]:
-        """Send one request of NDJSON; events without an id are given one."""
+        """Send one request of NDJSON; events without an id get a new one."""
         method, answer = _KINDS[kind]
         if kind == "events":
             lines = b"\n".join(map(self._named_line, lines.split(b"\n")))
@@ -126,14 +126,14 @@ class Calls:
         return (yield from exchange(self._policy, request, answer))
 
     def enqueue(self, events: Iterable[Record]) -> Call[int]:
-        """Put events into the queue, each with an id."""
+        """Append events to the queue, each with an id."""
         queue = self._required_queue()
         bodies = [msgspec.json.encode(self._named(event)) for event in events]
-        taken: int = yield Work(partial(queue.put, bodies))
-        return taken
+        count: int = yield Work(partial(queue.put, bodies))
+        return count
 
     def flush(self) -> Call[Flushed]:
-        """Send what waits in the queue, oldest first."""
+        """Send the queued events, oldest first."""
         queue = self._required_queue()
         done, count = Flushed(), _CHUNK
         while True:
@@ -154,7 +154,7 @@ class Calls:
                 if status != 413:
                     done.stopped = error
                     return done
-                # Nobody will ever take an event of this size; the others must not wait for it.
+                # No server accepts an event of this size, and the events behind it must not wait.
                 refusal = Rejection(index=0, code="too_large", message=str(error))
                 answer = EventsAccepted(accepted=0, duplicates=0, rejected=[refusal], position=0)
             yield Work(partial(queue.remove, waiting))
@@ -168,28 +168,28 @@ class Calls:
     def recommend(
         self, request: RecommendRequest | None, fields: Mapping[str, Any]
     ) -> Call[Recommendation]:
-        """Ask for recommendations."""
+        """Request a recommendation."""
         body = msgspec.json.encode(_compact(request) if request is not None else fields)
         return exchange(self._policy, Send("POST", "/v1/recommend", content=body), Recommendation)
 
     def recommend_batch(self, requests: Sequence[RecommendRequest]) -> Call[RecommendBatch]:
-        """Ask for several recommendations at once."""
+        """Request several recommendations at once."""
         body = msgspec.json.encode({"requests": [_compact(request) for request in requests]})
         send = Send("POST", "/v1/recommend/batch", content=body)
         return exchange(self._policy, send, RecommendBatch)
 
     def explain(self, recommendation_id: str) -> Call[Explanation]:
-        """How a list came about."""
+        """Request the explanation of a recommendation."""
         return self._get(f"/v1/explain/{_segment(recommendation_id)}", Explanation)
 
     def features(self, user_id: str, at: int | str | None) -> Call[UserFeatures]:
-        """The features of one user."""
+        """Request the features of one user."""
         return self._get(f"/v1/users/{_segment(user_id)}/features", UserFeatures, at=at)
 
     def statistics(
         self, name: str, since: int | str | None, until: int | str | None
     ) -> Call[StatisticsPage]:
-        """All released numbers of one statistic, in one page."""
+        """Request all released numbers of one statistic, in one page."""
         path = f"/v1/statistics/{_segment(name)}"
         cells: list[StatisticCell] = []
         cursor: str | None = None
@@ -203,11 +203,11 @@ class Calls:
                 return msgspec.structs.replace(page, cells=cells)
 
     def statistics_list(self) -> Call[list[StatisticInfo]]:
-        """The published statistics."""
+        """Request the published statistics."""
         return (yield from self._get("/v1/statistics", StatisticsIndex)).statistics
 
     def reports(self) -> Call[list[ReportInfo]]:
-        """All reports, by name."""
+        """Request all reports, by name."""
         reports: list[ReportInfo] = []
         cursor: str | None = None
         while True:
@@ -218,15 +218,15 @@ class Calls:
                 return reports
 
     def report(self, name: str) -> Call[dict[str, Any]]:
-        """One report."""
+        """Request one report."""
         return self._get(f"/v1/reports/{_segment(name)}", dict[str, Any])
 
     def models(self) -> Call[dict[str, Any]]:
-        """The models in use."""
+        """Request the models in use."""
         return self._get("/v1/models", dict[str, Any])
 
     def health(self) -> Call[Health]:
-        """Whether the server is ready for traffic."""
+        """Request the readiness of the server."""
         return self._get("/readyz", Health)
 
     def _get(self, path: str, kind: type[T], **params: Any) -> Call[T]:
@@ -244,7 +244,7 @@ class Calls:
         return answers
 
     def _named(self, event: Record) -> Record:
-        """The event with an id; what is no event is left for the server to refuse."""
+        """Return the event with an id; the server refuses anything that is no event."""
         if isinstance(event, Mapping):
             return event if event.get("event_id") else {**event, "event_id": self._new_id()}
         if getattr(event, "event_id", "") is None:
@@ -270,7 +270,7 @@ class Calls:
 def chunks(
     bodies: Iterable[bytes], count: int = _CHUNK, max_bytes: int = _CHUNK_BYTES
 ) -> Iterator[list[bytes]]:
-    """Cut into requests by number and by size, in order."""
+    """Split into requests by number and by size, in order."""
     chunk: list[bytes] = []
     size = 0
     for body in bodies:
@@ -288,7 +288,7 @@ def _segment(text: str) -> str:
 
 
 def _compact(request: RecommendRequest) -> dict[str, Any]:
-    """Only what differs from the defaults, so that older servers understand newer clients."""
+    """Drop fields at their default, so that older servers accept newer clients."""
     sent: dict[str, Any] = msgspec.to_builtins(request)
     plain = msgspec.to_builtins(RecommendRequest())
     return {name: value for name, value in sent.items() if value != plain[name]}

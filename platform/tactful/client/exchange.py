@@ -1,9 +1,7 @@
-"""How one exchange with the server goes, without doing any of it.
+"""Exchange with the server as a generator without I/O: retries, decoding.
 
-A call is a generator. It yields what is to be done (`Send`, `Pause` or `Work`) and is given what
-came of it; its return value is the answer. Whoever drives it decides how: `tactful.client` by
-blocking, `tactful.client.aio` by awaiting. What to retry, how long to pause and how an answer is
-read is said here, once.
+A call yields `Send`, `Pause` or `Work` and receives the result; its return value is the response.
+`tactful.client.sync` drives it by blocking, `tactful.client.aio` by awaiting.
 """
 
 from __future__ import annotations
@@ -30,20 +28,20 @@ from tactful.schemas.problem import Problem
 
 T = TypeVar("T")
 
-PASSING = frozenset({408, 429, 502, 503, 504})
-"""Statuses that say "not now": of the server itself, or of a proxy that cannot reach it."""
+TEMPORARY = frozenset({408, 429, 502, 503, 504})
+"""Temporary failures: of the server, or of a proxy that cannot reach it."""
 
 
 @dataclass(frozen=True)
 class Send:
-    """Send a request; the `httpx.Response` is given back, an `httpx.TransportError` thrown in.
+    """Send a request; its result is an `httpx.Response` or `httpx.TransportError`.
 
     Attributes:
         method: HTTP method.
         path: path below the address of the server.
         content: the body.
-        content_type: what the body is.
-        params: query parameters; those that are None are left out.
+        content_type: media type of the body.
+        params: query parameters; None values are left out.
     """
 
     method: str
@@ -53,7 +51,7 @@ class Send:
     params: Mapping[str, Any] = field(default_factory=dict)
 
     def built(self, http: httpx.Client | httpx.AsyncClient) -> httpx.Request:
-        """The request, with the address and the headers of `http`."""
+        """Build the request with the address and headers of `http`."""
         params = {name: value for name, value in self.params.items() if value is not None}
         kind = None if self.content is None else {"content-type": self.content_type}
         return http.build_request(
@@ -63,32 +61,32 @@ class Send:
 
 @dataclass(frozen=True)
 class Pause:
-    """Do nothing for so many seconds."""
+    """Wait for a number of seconds."""
 
     seconds: float
 
 
 @dataclass(frozen=True)
 class Work:
-    """Run a function that may block on the disk; its value is given back."""
+    """Run a function that may block on the disk; the driver sends its value."""
 
     run: Callable[[], Any]
 
 
 Call = Generator[Send | Pause | Work, Any, T]
-"""A call that answers with a `T`."""
+"""A call that returns a `T`."""
 
 
 @dataclass(frozen=True)
 class Policy:
-    """What is retried, and when.
+    """Which failures are retried, and when.
 
     Attributes:
-        base_url: where the server is, for messages.
-        retries: how often a passing failure is tried again.
+        base_url: address of the server, for messages.
+        retries: number of retries of a temporary failure.
         first_pause_s: upper end of the first random pause; each following one doubles.
-        longest_pause_s: upper end of the growing pauses, and the longest pause that a server can
-            ask for. Asked for a longer one, the call fails at once and says so.
+        longest_pause_s: upper end of the growing pauses, and the longest pause that a server may
+            request. A longer request makes the call fail at once with that reason.
         jitter: random numbers in [0, 1).
         clock: now in epoch seconds, for servers that answer with a date.
     """
@@ -102,13 +100,13 @@ class Policy:
 
 
 def headers(api_key: str | None) -> dict[str, str]:
-    """Headers of every request."""
+    """Return the headers of every request."""
     accepted = {"accept": "application/json"}
     return accepted if api_key is None else {**accepted, "authorization": f"Bearer {api_key}"}
 
 
 def limits(connections: int) -> httpx.Limits:
-    """At most so many connections; twenty of them are kept when idle."""
+    """Limit the connections; at most twenty stay open when idle."""
     return httpx.Limits(max_connections=connections, max_keepalive_connections=min(20, connections))
 
 
@@ -116,9 +114,9 @@ def exchange(policy: Policy, request: Send, kind: type[T]) -> Call[T]:
     """Send `request`, again if need be, and read the answer as a `kind`.
 
     Raises:
-        ConnectionFailed: if nothing answered in any attempt.
-        ApiError: if the server answered with an error, at last.
-        ClientError: if the answer is no `kind`.
+        ConnectionFailed: if no attempt got a response.
+        ApiError: if the last response is an error.
+        ClientError: if the response is no `kind`.
     """
     attempt = 0
     while True:
@@ -133,7 +131,7 @@ def exchange(policy: Policy, request: Send, kind: type[T]) -> Call[T]:
                     "is `tactful serve` running there?"
                 ) from error
         else:
-            if response.status_code not in PASSING:
+            if response.status_code not in TEMPORARY:
                 return _decode(request.path, response, kind)
             asked = retry_after(response.headers.get("retry-after"), policy.clock())
             if last or (asked is not None and asked > policy.longest_pause_s):
@@ -143,7 +141,7 @@ def exchange(policy: Policy, request: Send, kind: type[T]) -> Call[T]:
 
 
 def retry_after(value: str | None, now: float) -> float | None:
-    """Seconds that a ``Retry-After`` header asks to wait (RFC 9110, 10.2.3); None if it does not.
+    """Return the seconds of a ``Retry-After`` header (RFC 9110, 10.2.3), or None.
 
     Args:
         value: the header: seconds, or a date.
@@ -163,7 +161,7 @@ def retry_after(value: str | None, now: float) -> float | None:
 
 
 def _growing(policy: Policy, attempt: int) -> float:
-    """Full jitter: a random part of an exponentially growing pause.
+    """Return a random part of an exponentially growing pause (full jitter).
 
     Brooker, "Exponential Backoff and Jitter" (AWS Architecture Blog, 2015).
     """
@@ -178,8 +176,8 @@ def _decode(path: str, response: httpx.Response, kind: type[T]) -> T:
         return msgspec.json.decode(response.content, type=kind)
     except msgspec.DecodeError as error:
         raise ClientError(
-            f"{path} answered what this client does not understand: {error}; "
-            "client and server should be of one version"
+            f"{path}: the response cannot be decoded: {error}; "
+            "use a client of the server's version"
         ) from error
 
 

@@ -1,7 +1,7 @@
-"""Sends an NDJSON file to a server, and goes on where it stopped.
+"""Send an NDJSON file to a server; an interrupted run resumes.
 
-How far it came is kept beside the file after every acknowledged batch. After a crash at most one
-batch is sent twice; events that carry their ``event_id`` still count once.
+The progress is kept beside the file after every acknowledged batch. After a crash at most one
+batch is sent twice; events with an ``event_id`` count once.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ _BATCH_BYTES = 1024 * 1024
 
 
 class Progress(msgspec.Struct, kw_only=True, frozen=True):
-    """How far a file has been sent.
+    """Progress of sending a file.
 
     Attributes:
-        head: SHA-256 of the beginning of the file, to know it again.
-        offset: bytes that were acknowledged.
-        lines: lines that were acknowledged, blank ones included.
+        head: SHA-256 of the beginning of the file, which identifies it.
+        offset: acknowledged bytes.
+        lines: acknowledged lines, with blank ones.
     """
 
     head: str
@@ -41,14 +41,14 @@ class Progress(msgspec.Struct, kw_only=True, frozen=True):
 
 @dataclass
 class Outcome:
-    """What became of the elements of this run.
+    """Result of one run.
 
     Attributes:
-        accepted: how many are new.
-        duplicates: how many were known.
-        rejected: line number, from 1, and reason of those that were refused.
-        resumed_at: line the run began at, from 1.
-        position: log position behind the last batch.
+        accepted: number of new elements.
+        duplicates: number of known elements.
+        rejected: line number, from 1, and reason of each rejected element.
+        resumed_at: first line of the run, from 1.
+        position: log position after the last batch.
     """
 
     accepted: int = 0
@@ -67,19 +67,19 @@ def ingest_file(
     restart: bool,
     advanced: Callable[[int], object],
 ) -> Outcome:
-    """Send the rest of a file.
+    """Send a file from the progress of the last run on.
 
     Args:
-        client: of the server.
+        client: client of the server.
         path: NDJSON, one object a line.
-        kind: what the lines are.
+        kind: kind of the lines.
         batch: lines in a request.
-        restart: forget how far an earlier run came.
-        advanced: told the bytes of every acknowledged batch, of an earlier run's first.
+        restart: ignore the progress of an earlier run.
+        advanced: called with the bytes of an earlier run, then of each acknowledged batch.
 
     Raises:
         DatasetError: if the file cannot be read, or changed since the earlier run.
-        ClientError: if the server refuses, after what was acknowledged has been noted.
+        ClientError: if the server refuses; the progress is kept.
     """
     try:
         with path.open("rb") as file:
@@ -137,5 +137,5 @@ def _resume(path: Path, file: BinaryIO, restart: bool) -> Progress:
 
 
 def _fingerprint(head: bytes, offset: int) -> str:
-    """Of what was sent of the head, so that lines may be appended to a file between two runs."""
+    """Hash the sent part of the head, so that a file may grow between two runs."""
     return hashlib.sha256(head[:offset]).hexdigest()

@@ -1,7 +1,7 @@
-"""Events that wait on the disk of the client until the server has them.
+"""A queue of events on the client's disk for times without a connection.
 
-An SQLite file, because its commits survive a killed process. Each event carries its id before it is
-written, so sending a batch twice (after a crash between the answer and its removal, or from two
+The queue is an SQLite file, whose commits survive a killed process. Each event has its id before
+it is written, so a batch that is sent twice (after a crash between response and removal, or by two
 processes that share the file) counts once.
 """
 
@@ -30,8 +30,8 @@ class Waiting:
     """The oldest events of a queue.
 
     Attributes:
-        first: number of the first, for `OfflineQueue.remove`.
-        last: number of the last.
+        first: number of the first event, for `OfflineQueue.remove`.
+        last: number of the last event.
         bodies: the events as JSON, oldest first.
     """
 
@@ -50,14 +50,14 @@ class OfflineQueue:
         max_bytes: int = 64 * 1024 * 1024,
         power_safe: bool = False,
     ) -> None:
-        """Open the queue, with what an earlier process left in it.
+        """Open the queue with the events that earlier processes left.
 
         Args:
-            path: the file; it is made, readable by its owner only, if there is none. None keeps
-                the queue in memory, where it ends with the process.
-            max_bytes: most bytes of JSON that may wait.
-            power_safe: whether what was put survives a loss of power, too, and not only a killed
-                process; each `put` then waits for the disk.
+            path: the file; a missing one is created, readable by its owner only. None keeps the
+                queue in memory until the process ends.
+            max_bytes: most bytes of JSON in the queue.
+            power_safe: whether events survive a loss of power besides a killed process; each
+                `put` then waits for the disk.
 
         Raises:
             QueueError: if the file cannot be used.
@@ -75,7 +75,7 @@ class OfflineQueue:
                 check_same_thread=False,
             )
             if path is not None:
-                # A client without a file does without what this imports.
+                # A client without a file need not import this.
                 from tactful_privacy.sqlite import use_write_ahead_log
 
                 use_write_ahead_log(self._database, timeout_s=_LOCK_SECONDS)
@@ -88,16 +88,16 @@ class OfflineQueue:
                 database.execute(statement)
 
     def put(self, bodies: Iterable[bytes]) -> int:
-        """Append events; they are durable when this returns. All of them are taken, or none.
+        """Append all events or none; they are durable on return.
 
         Args:
             bodies: events as JSON, each with its `event_id`.
 
         Returns:
-            How many there were.
+            The number of events.
 
         Raises:
-            QueueFull: if they do not fit.
+            QueueFull: if the events do not fit.
             QueueError: if the file cannot be written.
         """
         rows = [(body,) for body in bodies]
@@ -106,7 +106,7 @@ class OfflineQueue:
             (held,) = database.execute("SELECT bytes FROM held").fetchone()
             if held + size > self._max_bytes:
                 raise QueueFull(
-                    f"{self._name} holds {held} bytes of events and has no room for {size} more "
+                    f"{self._name} holds {held} bytes of events and cannot hold {size} more "
                     f"(at most {self._max_bytes}): call `flush` when the server can be reached, or "
                     "allow more with `max_bytes`"
                 )
@@ -115,11 +115,11 @@ class OfflineQueue:
         return len(rows)
 
     def oldest(self, *, count: int, max_bytes: int) -> Waiting | None:
-        """The oldest events, at least one of them, or None when nothing waits.
+        """Return the oldest events, at least one, or None when the queue is empty.
 
         Args:
-            count: how many at most.
-            max_bytes: how many bytes at most, unless the first event alone has more.
+            count: most events.
+            max_bytes: most bytes, unless the first event alone has more.
         """
         query = "SELECT id, body FROM events ORDER BY id LIMIT ?"
         with self._transaction() as database:
@@ -136,7 +136,7 @@ class OfflineQueue:
         return Waiting(rows[0][0], rows[len(bodies) - 1][0], bodies)
 
     def remove(self, waiting: Waiting) -> None:
-        """Forget events that the server has."""
+        """Delete events that the server has."""
         among = (waiting.first, waiting.last)
         size = (
             "SELECT count(*), coalesce(sum(length(body)), 0) FROM events WHERE id BETWEEN ? AND ?"
@@ -148,18 +148,18 @@ class OfflineQueue:
             self._count(database, -events, -held)
 
     def __len__(self) -> int:
-        """How many events wait."""
+        """Return the number of queued events."""
         with self._transaction() as database:
             return int(database.execute("SELECT events FROM held").fetchone()[0])
 
     def close(self) -> None:
-        """Close the file; what waits stays in it."""
+        """Close the file; queued events stay in it."""
         with self._lock:
             self._database.close()
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
-        """Hold the file for this thread and process; an error leaves it as it was."""
+        """Run a transaction; an error rolls it back."""
         with self._lock:
             try:
                 self._database.execute("BEGIN IMMEDIATE")
@@ -178,6 +178,6 @@ class OfflineQueue:
 
     def _broken(self, error: Exception) -> QueueError:
         return QueueError(
-            f"{self._name} cannot be used as queue ({error}): is it on a disk with room, writable, "
-            "and a file that this client wrote? Move a damaged one away to begin anew"
+            f"{self._name} cannot be used as queue ({error}): is it writable, on a disk with "
+            "space, and written by this client? Move a damaged file away to begin anew"
         )

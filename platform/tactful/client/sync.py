@@ -1,7 +1,7 @@
-"""The Python client of the HTTP API. It needs httpx and msgspec, and nothing of the server.
+"""The blocking client of the HTTP API; it needs httpx and msgspec alone.
 
-`Client` blocks; `AsyncClient` has the same calls as coroutines. What they send, retry and raise is
-said once, in `tactful.client.calls` and `tactful.client.exchange`.
+`Client` blocks; `AsyncClient` has the same calls as coroutines. Requests, retries and
+errors are defined once, in `tactful.client.calls` and `tactful.client.exchange`.
 """
 
 from __future__ import annotations
@@ -35,16 +35,15 @@ T = TypeVar("T")
 
 
 class Client:
-    """Talks to one server over kept connections; safe to share between threads.
+    """Client of one server with persistent connections, safe to share by threads.
 
-    Every call may be repeated safely: events have an id before they are first sent, upserts
-    replace, the rest only reads. So connection failures and the statuses 408, 429, 502, 503 and
-    504 are retried after the pause the server asks for and an exponentially growing random one on
-    top.
+    Every call is safe to repeat: events get an id before they are first sent, upserts replace, all
+    other calls read. Connection failures and the statuses 408, 429, 502, 503 and 504 are retried
+    after the pause that the server requests plus a random, exponentially growing pause.
 
-    All calls raise a `tactful.errors.ClientError`: `ConnectionFailed` when nothing answered in any
-    attempt, `Busy` when the server had no room, `NotAllowed` about the key, `BadRequest` when the
-    request was wrong, `ServerFault` when the server failed.
+    All calls raise a `tactful.errors.ClientError`: `ConnectionFailed` without a response in any
+    attempt, `Busy` for an overloaded server, `NotAllowed` for the key, `BadRequest` for a wrong
+    request, `ServerFault` for a failure of the server.
 
     Example:
         >>> with Client("http://127.0.0.1:8420") as client:  # doctest: +SKIP
@@ -71,16 +70,16 @@ class Client:
         """Make a client; it connects at the first call.
 
         Args:
-            base_url: where the server is.
+            base_url: address of the server.
             api_key: a key with the scopes of the calls; None for a server in ``--dev``.
             timeout: seconds for one attempt.
-            retries: how often a passing failure is tried again.
-            longest_pause: most seconds between two attempts. When the server asks for a longer
-                pause, the call raises `Busy` at once; its `retry_after` says how long.
-            connections: how many may be open at a time.
-            queue: where `enqueue` keeps events; the client closes it at its end.
+            retries: number of retries of a temporary failure.
+            longest_pause: most seconds between two attempts. If the server requests a longer
+                pause, the call raises `Busy` at once with the pause in `retry_after`.
+            connections: most open connections.
+            queue: queue of `enqueue`; `close` closes it, too.
             transport: another way to send requests, for tests.
-            sleep: pauses between attempts.
+            sleep: called for the pause between attempts.
             jitter: random numbers in [0, 1) that spread the pauses.
             clock: now in epoch seconds.
         """
@@ -110,7 +109,7 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Close the connections and the queue; what waits in its file stays there."""
+        """Close the connections and the queue; queued events stay in its file."""
         self._http.close()
         if self._queue is not None:
             self._queue.close()
@@ -135,29 +134,29 @@ class Client:
         """Send one request of NDJSON.
 
         Args:
-            kind: what each line is.
-            lines: one JSON object a line; events without an id are given one.
+            kind: kind of each line.
+            lines: one JSON object a line; events without an id get a new one.
         """
         return self._run(self._calls.send_lines(kind, lines))
 
     def enqueue(self, events: Iterable[Record]) -> int:
-        """Put events into the queue; nothing is sent.
+        """Append events to the queue; nothing is sent.
 
-        When this returns they survive the end of the process, and `flush` sends them some day.
+        On return they survive the end of the process; `flush` sends them.
 
         Returns:
-            How many there were.
+            The number of events.
 
         Raises:
-            QueueFull: if they do not fit; none was taken.
+            QueueFull: if the events do not fit; none was appended.
             QueueError: if the queue cannot be written, or the client has none.
         """
         return self._run(self._calls.enqueue(events))
 
     def flush(self) -> Flushed:
-        """Send what waits in the queue, oldest first, and remove what the server answered for.
+        """Send the queued events, oldest first, and remove each answered batch.
 
-        Being offline is no error here: `stopped` of the result says why the rest still waits.
+        A missing connection is no error: `stopped` of the result has the reason.
 
         Raises:
             QueueError: if the queue cannot be used, or the client has none.
@@ -167,50 +166,50 @@ class Client:
     def recommend(
         self, request: RecommendRequest | None = None, **fields: Unpack[RecommendFields]
     ) -> Recommendation:
-        """Ask for recommendations.
+        """Request a recommendation.
 
         Args:
             request: the request, or give its fields as keywords.
-            fields: fields of `tactful.schemas.messages.RecommendRequest`.
+            fields: fields of `tactful.schemas.recommendations.RecommendRequest`.
         """
         return self._run(self._calls.recommend(request, fields))
 
     def recommend_batch(self, requests: Sequence[RecommendRequest]) -> RecommendBatch:
-        """Ask for up to a hundred recommendations at once."""
+        """Request up to a hundred recommendations at once."""
         return self._run(self._calls.recommend_batch(requests))
 
     def explain(self, recommendation_id: str) -> Explanation:
-        """How a list came about that was given lately; needs a key with the scope ``admin``."""
+        """Explain a recent recommendation; needs a key with the scope ``admin``."""
         return self._run(self._calls.explain(recommendation_id))
 
     def features(self, user_id: str, *, at: int | str | None = None) -> UserFeatures:
-        """The features of one user, now or as of `at` (epoch milliseconds or RFC 3339)."""
+        """Request the features of one user, now or at `at` (epoch ms or RFC 3339)."""
         return self._run(self._calls.features(user_id, at))
 
     def statistics(
         self, name: str, *, since: int | str | None = None, until: int | str | None = None
     ) -> StatisticsPage:
-        """All released numbers of one statistic, in one page, oldest pane first."""
+        """Request all released numbers of one statistic, oldest pane first."""
         return self._run(self._calls.statistics(name, since, until))
 
     def statistics_list(self) -> list[StatisticInfo]:
-        """The published statistics."""
+        """Request the published statistics."""
         return self._run(self._calls.statistics_list())
 
     def reports(self) -> list[ReportInfo]:
-        """All reports of the server, by name."""
+        """Request all reports of the server, by name."""
         return self._run(self._calls.reports())
 
     def report(self, name: str) -> dict[str, Any]:
-        """One report."""
+        """Request one report."""
         return self._run(self._calls.report(name))
 
     def models(self) -> dict[str, Any]:
-        """The models in use."""
+        """Request the models in use."""
         return self._run(self._calls.models())
 
     def health(self) -> Health:
-        """Whether the server is ready for traffic.
+        """Request the readiness of the server.
 
         Raises:
             Busy: if it is alive but not ready.
@@ -218,16 +217,16 @@ class Client:
         return self._run(self._calls.health())
 
     def _run(self, call: Call[T]) -> T:
-        came: Any = None
+        result: Any = None
         failure: Exception | None = None
         while True:
             try:
-                step = call.send(came) if failure is None else call.throw(failure)
+                step = call.send(result) if failure is None else call.throw(failure)
             except StopIteration as end:
                 return end.value  # type: ignore[no-any-return]
-            came, failure = None, None
+            result, failure = None, None
             try:
-                came = self._do(step)
+                result = self._do(step)
             except Exception as error:
                 failure = error
 
