@@ -62,7 +62,7 @@ def with_options(*options: Callable[[_Command], _Command]) -> Callable[[_Command
 
 
 def grouped(argument: str, struct: type) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Return a decorator that passes the options named like fields of a dataclass as one argument.
+    """Return a decorator that passes the options of a dataclass as one argument.
 
     ::
 

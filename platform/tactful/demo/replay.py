@@ -1,4 +1,4 @@
-"""Replay a data set against a running server: send its events, ask its questions, score the lists.
+"""Replay of a data set against a running server: events, requests, scores.
 
 The driver knows only the HTTP API. Before each question it sends everything that happened until
 then and asks for a list as of that position, so the server has seen all of it and nothing more.
@@ -19,7 +19,7 @@ from tactful.demo.datasets import Ask, Replay
 from tactful.errors import TactfulError
 from tactful.schemas.positions import Position, covers
 from tactful.schemas.recommendations import Recommendation
-from tactful.statistics.service import CLOCK_EVENT
+from tactful.statistics.counter import CLOCK_EVENT
 from tactful.training.evaluation import CUTOFF, Scorecard
 
 _BATCH = 2_000
@@ -29,7 +29,7 @@ _HOUR = 3_600_000
 
 @dataclass
 class Outcomes:
-    """What the questions gave.
+    """Results of the requests.
 
     Attributes:
         served: scores of the ranking under test.
@@ -55,10 +55,10 @@ class Outcomes:
 
 
 class Replayer:
-    """Sends a replay to a server in event order, once."""
+    """Client that sends a replay to a server in event order, once."""
 
     def __init__(self, client: Client, replay: Replay) -> None:
-        """Prepare; nothing is sent yet."""
+        """Prepare without sending."""
         self._client = client
         self._replay = replay
         popular = Popularity()
@@ -68,11 +68,11 @@ class Replayer:
             "popularity": popular,
             "own_frequency": OwnFrequency(popular),
             "co_visitation": self._together,
-            # Never frozen: a harder one to beat where new items come in.
+            # Never frozen: a stronger baseline where new items appear.
             "co_visitation_live": CoVisitation(popular, label="Co-visitation, still learning"),
         }
         self._shown: dict[str, tuple[str, frozenset[str]]] = {}
-        # Scoring goes on in order in a thread of its own while the server answers the next request.
+        # A thread scores in order while the server answers the next request.
         self._scoring = ThreadPoolExecutor(max_workers=1, thread_name_prefix="scoring")
         self._scored: deque[Future[None]] = deque()
         self._ticked = 0
@@ -93,7 +93,7 @@ class Replayer:
                 progress(len(chunk))
 
     def send(self, end: int, progress: Callable[[int], None]) -> None:
-        """Send the events before number `end`; progress hears how many each batch had."""
+        """Send the events before number `end`; report the size of each batch as progress."""
         while self.sent < end:
             until = min(self.sent + _BATCH, end)
             sent = until - self.sent
@@ -101,7 +101,7 @@ class Replayer:
             progress(sent)
 
     def settle(self, *, timeout: float = 300.0) -> None:
-        """Wait until the engine has applied everything sent.
+        """Wait until the engine has applied all sent events.
 
         Raises:
             TactfulError: if it does not within `timeout` seconds.
@@ -122,7 +122,7 @@ class Replayer:
         arm: str,
         progress: Callable[[int], None],
     ) -> Outcomes:
-        """Ask the questions in order, sending the events between them.
+        """Send the requests in order, with the events between them.
 
         Each person's own list comes from the arm they are assigned to and feeds the experiment.
         The quality figures are of `arm`: where a person was assigned another one, the same question
@@ -185,7 +185,7 @@ class Replayer:
         experiment: str,
         arm: str,
     ) -> None:
-        """Book the list the person was given, the list under test and every baseline's."""
+        """Score the shown recommendation, the one under test and every baseline's."""
         tally = outcomes.arms[given.variant.get(experiment, arm)][ask.person]
         tally[0] += any(item.item_id in ask.taken for item in given.items)
         tally[1] += 1
@@ -201,23 +201,23 @@ class Replayer:
             )
 
     def _learn(self, start: int, end: int) -> None:
-        """Let the baselines see events number `start` to `end`."""
+        """Feed events `start` to `end` to the baselines."""
         replay = self._replay
         for number in range(start, end):
             item, person = replay.item[number], replay.person[number]
-            # Guests are left out, as in the published figures of these baselines: they are no help.
+            # Guests are left out, as in the published figures of these baselines.
             if item is not None and replay.kind[number] == 0 and not person.startswith("guest-"):
                 for baseline in self._baselines.values():
                     baseline.took(person, replay.session[number], item)
 
     def _later(self, task: Callable[..., None], *arguments: Any) -> None:
-        """Queue a piece of scoring; what an earlier piece raised is raised here."""
+        """Queue a scoring step; raise the error of an earlier step."""
         while self._scored and self._scored[0].done():
             self._scored.popleft().result()
         self._scored.append(self._scoring.submit(task, *arguments))
 
     def _send(self, end: int) -> None:
-        """Send events up to number `end` in one request, credited to the list that showed them."""
+        """Send events up to `end` in one request, with their recommendation ids."""
         start, replay = self.sent, self._replay
         events: list[dict[str, Any]] = []
         for event in replay.events(start, end):
@@ -233,7 +233,7 @@ class Replayer:
         self._later(self._learn, start, end)
 
     def _ticks(self, hour: int) -> list[dict[str, Any]]:
-        """The replay's clock: one event for every hour of its time, eventful or not."""
+        """Yield one clock event for every hour of the replay's time."""
         if hour <= self._ticked:
             return []
         first = self._ticked + 1 if self._ticked else hour
@@ -249,7 +249,7 @@ class Replayer:
         ]
 
     def _await_feature(self) -> None:
-        """Wait until the last event sent shows in its person's features."""
+        """Wait until the last sent event shows in the features of its user."""
         person = self._replay.person[self.sent - 1]
         key = f"device:{person}" if person.startswith("guest-") else person
         while not covers(self._client.features(key).position, self.position):

@@ -1,4 +1,4 @@
-"""The demo's report: one JSON file the dashboard follows, and one picture.
+"""The report of the demo: a JSON file for the dashboard, and a picture.
 
 The file is replaced atomically, so a reader never sees half of it.
 """
@@ -50,7 +50,7 @@ class Report:
         self.write()
 
     def stage(self, name: str) -> None:
-        """Enter a stage; the time spent in the one before is kept."""
+        """Enter a stage; keep the time spent in the one before."""
         now = self._clock()
         self.content["timings_s"][self.content["stage"]] = round(now - self._stage_began, 2)
         self._stage_began = now
@@ -59,7 +59,7 @@ class Report:
         self.write()
 
     def progress(self, share: float) -> None:
-        """How far the stage is, 0 to 1; written at most once a second."""
+        """Set the progress of the stage, 0 to 1; written at most once a second."""
         self.content["progress"] = round(min(max(share, 0.0), 1.0), 4)
         if self._clock() - self._written >= 1.0:
             self.write()
@@ -77,14 +77,14 @@ class Report:
         self.write()
 
     def write(self) -> None:
-        """Write the file as it stands."""
+        """Write the file."""
         self._path.parent.mkdir(parents=True, exist_ok=True)
         replace_file(self._path, msgspec.json.format(msgspec.json.encode(self.content), indent=1))
         self._written = self._clock()
 
 
 def quality_section(name: str, label: str, quality: Quality) -> dict[str, Any]:
-    """One row of the quality table."""
+    """Row of the quality table."""
     return {
         "name": name,
         "label": label,
@@ -98,11 +98,11 @@ MEASURES: Mapping[str, str] = {
     "mrr20": "MRR@20",
     "coverage20": "Coverage@20",
 }
-"""Figures of the quality table and how they are written."""
+"""Figures of the quality table and their labels."""
 
 
 def quality_table(rows: list[dict[str, Any]]) -> str:
-    """The quality table as text, best hit rate first."""
+    """Format the quality table as text, best hit rate first."""
     width = max(len(row["label"]) for row in rows)
     lines = [f"{'':{width}}  " + "  ".join(f"{title:^22}" for title in MEASURES.values())]
     for row in sorted(rows, key=lambda row: -row["hr20"]["value"]):

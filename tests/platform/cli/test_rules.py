@@ -162,7 +162,7 @@ def test_mistakes_end_with_one_line_and_their_code(tmp_path: Path) -> None:
         (("check", "bad.yaml", "events"), 2, "bad.yaml:4: when: properties.price: 'over'"),
         (("check", "rules.yaml", "absent"), 2, "does not exist"),
         (("check", "rules.yaml", "cut.gz"), 1, "cut.gz: cannot be read"),
-        (("check", "rules.yaml", "array"), 1, "begins as a JSON array and is none"),
+        (("check", "rules.yaml", "array"), 1, "begins like a JSON array but is not valid JSON"),
         (("letters", "--data", "nowhere"), 1, "no dead letters here"),
         (("redrive", "--data", "nowhere"), 1, "no dead letters here"),
     ):

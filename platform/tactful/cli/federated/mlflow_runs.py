@@ -1,4 +1,4 @@
-"""Rounds of federated training in MLflow: as they come, and the model that comes of them."""
+"""Rounds of federated training and their model in MLflow."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ _TRIES = "2"  # MLflow's own are minutes, for which a round would wait
 
 
 class FederatedRuns:
-    """One private run on devices as one run of MLflow, however often it is started again.
+    """One private training run as one run of MLflow, also after restarts.
 
-    What is logged is public anyway: the plan, how many rounds there were, and how long they took.
-    All but `show` raise a StorageError while the store is away.
+    The logged values are public: the plan, the number of rounds and their duration. All methods
+    but `show` raise a StorageError while the store cannot be reached.
 
     Args:
-        directory: Of the server; which run it is stands there.
+        directory: directory of the server, which holds the id of the run.
         tracking_uri: MLflow store; None means ``MLFLOW_TRACKING_URI`` or, without it,
             ``sqlite:///mlflow.db`` in the working directory.
     """
 
     def __init__(self, directory: Path, *, tracking_uri: str | None = None) -> None:
-        """Open the store; nothing is written yet."""
+        """Open the store without writing."""
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", _TRIES)
         import mlflow
@@ -51,7 +51,7 @@ class FederatedRuns:
         self._directory = directory
 
     def begin(self, invitation: Invitation) -> str:
-        """The run's id: that of an earlier start, or a new one with the plan as parameters."""
+        """Return the id of the earlier run, or of a new one with the plan as parameters."""
         from tactful_federated.core.checkpoint import write_whole
 
         if self._kept.exists():
@@ -73,7 +73,7 @@ class FederatedRuns:
         return run
 
     def show(self, run: str, view: LiveView) -> None:
-        """Log a round; training does not end over a store that is away, which is warned of once."""
+        """Log a round; an unreachable store causes one warning and no error."""
         figures: Mapping[str, float] = {
             "releases": view.releases,
             "epsilon_spent": view.epsilon,
@@ -92,7 +92,7 @@ class FederatedRuns:
             self._away = False
 
     def show_evaluation(self, invitation: Invitation, found: Evaluation) -> None:
-        """Log what devices said of a model to the run that it is from; all of it is noised."""
+        """Log a noised evaluation on devices to the run of its model."""
         if math.isnan(found.top1):
             return
         run = self.begin(invitation)
