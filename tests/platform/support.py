@@ -58,7 +58,7 @@ class TinyRecommender:
         self.before: Callable[[], None] = lambda: None
 
     def recommend(
-        self, request: RecommendRequest, *, now: int, alone: bool = False
+        self, request: RecommendRequest, *, now: int
     ) -> tuple[Recommendation, bytes | None]:
         self.before()
         subject = request.subject

@@ -202,7 +202,7 @@ class Call:
 
     def _too_large(self) -> ProblemError:
         # The connection stays open: a client that is still sending could not read the answer
-        # otherwise. The rest is thrown away as it comes, up to a limit (``tactful.http.uvicorn_server``).
+        # otherwise. `GuardedProtocol` discards the rest, up to a limit.
         return ProblemError(
             "too_large", f"a body may have {self._limit} bytes: send smaller batches"
         )

@@ -63,7 +63,7 @@ async def _create(platform: Platform, call: Call) -> Reply:
     definition, by = await call.json(_new), _caller(call)
     apply = platform.rollouts.apply
     await _stored(lambda: apply(definition, by=by, reason="sent to the API"))
-    await _stored(platform.follow_rollouts)
+    await _stored(platform.publish_rollouts)
     return json_reply(await _details(platform, definition.key), 201)
 
 
@@ -78,7 +78,7 @@ async def _move(platform: Platform, call: Call) -> Reply:
             platform.rollouts, key, step, by=by, reason=asked.reason, decision=asked.decision
         )
     )
-    await _stored(platform.follow_rollouts)
+    await _stored(platform.publish_rollouts)
     return json_reply(await _details(platform, key))
 
 

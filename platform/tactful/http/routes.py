@@ -49,7 +49,9 @@ class FeaturesQuery(msgspec.Struct, forbid_unknown_fields=True):
 
 async def _post_events(platform: Platform, call: Call) -> Reply:
     forbidden = browser.refused if call.public else None
-    accepted = await platform.ingest.events(await call.body(), call.content_type, forbidden=forbidden)
+    accepted = await platform.ingest.events(
+        await call.body(), call.content_type, forbidden=forbidden
+    )
     if call.public:  # how far the log goes is an exact number about everybody
         accepted = msgspec.structs.replace(accepted, position=0)
     return json_reply(accepted, 202)
@@ -67,7 +69,7 @@ async def _post_recommend(platform: Platform, call: Call) -> Reply:
     request = await call.json(_one)
     if call.public:
         browser.check_request(request)
-    answer = await platform.recommend(request, trusted=call.trusted)
+    answer = await platform.recommendations.recommend(request, trusted=call.trusted)
     return json_reply(msgspec.structs.replace(answer, position=0) if call.public else answer)
 
 
@@ -76,7 +78,7 @@ async def _post_recommend_batch(platform: Platform, call: Call) -> Reply:
     results = []
     for request in batch.requests:
         try:
-            answer = await platform.recommend(request, trusted=call.trusted)
+            answer = await platform.recommendations.recommend(request, trusted=call.trusted)
             results.append(BatchResult(recommendation=answer))
         except ProblemError as error:
             results.append(BatchResult(problem=error.problem(None)))
@@ -85,7 +87,7 @@ async def _post_recommend_batch(platform: Platform, call: Call) -> Reply:
 
 async def _get_explanation(platform: Platform, call: Call) -> Reply:
     call.query(NoQuery)
-    return json_reply(await platform.explain(call.path["recommendation_id"]))
+    return json_reply(await platform.recommendations.explain(call.path["recommendation_id"]))
 
 
 async def _get_features(platform: Platform, call: Call) -> Reply:
@@ -121,8 +123,6 @@ async def _get_model_log(platform: Platform, call: Call) -> Reply:
     query = call.query(PageQuery)
     if query.cursor and not (query.cursor.isdecimal() and len(query.cursor) < 19):
         raise ProblemError("bad_query", "give a cursor as it was returned")
-    if platform.model_log is None:
-        return json_reply(ModelChanges(changes=[]))
     before = int(query.cursor) if query.cursor else None
     read = functools.partial(platform.model_log.changes, limit=query.limit + 1, before=before)
     found = await asyncio.to_thread(read)

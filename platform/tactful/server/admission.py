@@ -1,10 +1,10 @@
-"""Admission control: one at a time, a bounded queue before it, and a bounded wait in it.
+"""Admission control: one request at a time, a bounded queue before it, a bounded wait in it.
 
-A queue absorbs a burst and is empty soon after. A queue that stands helps nobody: it only adds its
-length to the time of every answer. So once it stands, whoever would wait long is refused at once,
-until a second has passed in which nobody was. The idea is that of CoDel (Nichols and Jacobson,
-"Controlling Queue Delay", ACM Queue 10(5), 2012), which drops what has waited too long; here the
-wait can be foreseen, since all wait for the same kind of work.
+A queue absorbs a burst and is empty soon after. A standing queue only adds its length to the time
+of every answer. So while it stands, requests that would wait long are refused at once, until a
+second has passed without a refusal. The idea is that of CoDel (Nichols and Jacobson, "Controlling
+Queue Delay", ACM Queue 10(5), 2012), which drops what has waited too long; here the wait can be
+predicted, since all requests need the same kind of work.
 """
 
 from __future__ import annotations
@@ -14,44 +14,39 @@ import time
 from collections.abc import Callable
 from types import TracebackType
 
+from tactful.config.server import ServerSettings
 from tactful.schemas.problems import ProblemError
 
 _STANDING_AFTER_S = 0.1
 _CALM_AFTER_S = 1.0
-_WEIGHT = 0.1
+_WEIGHT = 0.1  # of the latest turn in the mean duration of a turn
 
 
-class Turnstile:
-    """Lets one task through at a time and turns away what it could not serve in time.
+class AdmissionControl:
+    """Async lock that admits one task at a time and refuses those it cannot admit in time.
 
-    Work that blocks the event loop gains nothing from running side by side. Between two pieces of
-    work the loop reads its sockets once, so that arrivals line up here, where they are counted, and
-    those beyond the queue get their 503 at once instead of a time-out later.
+    Work that blocks the event loop gains nothing from running concurrently. Between two turns the
+    loop reads its sockets once, so that arrivals are counted in the queue, and those beyond it get
+    their 503 at once instead of a time-out later.
 
     Attributes:
-        waiting: how many wait now.
+        waiting: number of tasks in the queue.
     """
 
     def __init__(
-        self,
-        *,
-        queue: int,
-        wait_s: float,
-        standing_s: float,
-        clock: Callable[[], float] = time.monotonic,
+        self, settings: ServerSettings, *, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        """Make a turnstile that nobody is in.
+        """Start with an empty queue.
 
         Args:
-            queue: how many may wait.
-            wait_s: how long each may wait while the queue is a burst.
-            standing_s: how long it may wait, as foreseen, once the queue stands.
-            clock: seconds that never go back.
+            settings: `recommend_queue` bounds the queue, `recommend_wait_s` the wait during a
+                burst, `recommend_standing_s` the predicted wait once the queue stands.
+            clock: monotonic seconds.
         """
-        self._gate = asyncio.Lock()
-        self._queue = queue
-        self._wait_s = wait_s
-        self._standing_s = standing_s
+        self._lock = asyncio.Lock()
+        self._queue = settings.recommend_queue
+        self._wait_s = settings.recommend_wait_s
+        self._standing_s = settings.recommend_standing_s
         self._clock = clock
         self.waiting = 0
         self._turn_s = 0.0
@@ -65,15 +60,15 @@ class Turnstile:
         Raises:
             ProblemError: if the queue is full, it stands, or the wait was too long.
         """
-        if not self.waiting and not self._gate.locked():
-            await self._gate.acquire()
+        if not self.waiting and not self._lock.locked():
+            await self._lock.acquire()
             self._empty_at = self._began = self._clock()
             return
-        self._admit()
+        self._check_queue()
         self.waiting += 1
         try:
             async with asyncio.timeout(self._wait_s):
-                await self._gate.acquire()
+                await self._lock.acquire()
         except TimeoutError:
             raise self._refusal("it waited too long") from None
         finally:
@@ -88,24 +83,24 @@ class Turnstile:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Let the next one through in the loop's next round, before which it reads its sockets."""
+        """Admit the next task in the next round of the loop, which first reads the sockets."""
         asyncio.get_running_loop().call_soon(self._release)
 
     def _release(self) -> None:
-        # Reading the sockets is part of a turn: those in the queue wait for it, too.
+        # Reading the sockets is part of a turn: the queue waits for it, too.
         took = self._clock() - self._began
         self._turn_s += _WEIGHT * (took - self._turn_s) if self._turn_s else took
-        self._gate.release()
+        self._lock.release()
 
-    def _admit(self) -> None:
+    def _check_queue(self) -> None:
         if self.waiting >= self._queue:
             raise self._refusal("the queue is full")
         if not self.waiting:
-            return  # one may always wait: a single piece of work that takes long is no overload
+            return  # a single long turn is no overload: one task may always wait
         now = self._clock()
         strict = now - self._empty_at > _STANDING_AFTER_S or now < self._strict_until
         if strict and (self.waiting + 1) * self._turn_s > self._standing_s:
-            raise self._refusal("more is asked than can be answered")
+            raise self._refusal("more requests arrive than can be answered")
 
     def _refusal(self, detail: str) -> ProblemError:
         self._strict_until = self._clock() + _CALM_AFTER_S

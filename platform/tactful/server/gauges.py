@@ -1,4 +1,4 @@
-"""What the metrics of a server show as it stands."""
+"""Gauges of a server: lag, queue lengths and sizes, read when Prometheus scrapes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tactful.metrics.registry import Metrics
 from tactful.pipeline.applier import LogApplier
 from tactful.pipeline.backends import Backend
 from tactful.pipeline.webhooks import Webhooks
-from tactful.server.admission import Turnstile
+from tactful.server.admission import AdmissionControl
 
 _MEGABYTE = 2**20
 
@@ -19,28 +19,28 @@ def add_gauges(
     metrics: Metrics,
     backend: Backend,
     applier: LogApplier,
-    turnstile: Turnstile,
+    admission: AdmissionControl,
     webhooks: Webhooks | None,
     *,
     lock: AbstractContextManager[object],
     clock: Callable[[], int],
 ) -> None:
-    """Let metrics show how far a server is and what waits in it.
+    """Register the gauges of a server.
 
     Args:
-        metrics: where they are shown.
+        metrics: registry that receives them.
         backend: log and engine.
-        applier: what applies the log.
-        turnstile: where recommendations wait.
-        webhooks: who tells others of actions, if anybody does.
-        lock: keeps the engine as it is.
+        applier: applies the log to the engine.
+        admission: queue of recommendation requests.
+        webhooks: sends actions to the shop, if configured.
+        lock: held while the engine is read.
         clock: now in epoch milliseconds.
     """
 
     def state_bytes() -> float:
         with lock:
             size = backend.engine.nbytes
-        # To the byte it would tell of each person who is new.
+        # Exact bytes would reveal each new user.
         return _MEGABYTE * round(size / _MEGABYTE)
 
     metrics.gauge("engine_lag", "Log records not applied yet", lambda: applier.lag)
@@ -62,7 +62,7 @@ def add_gauges(
     metrics.gauge(
         "recommend_waiting",
         "Recommendations waiting for their turn",
-        lambda: turnstile.waiting,
+        lambda: admission.waiting,
     )
     metrics.gauge(
         "features_missing",

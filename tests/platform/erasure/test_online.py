@@ -55,8 +55,8 @@ def settings(tmp_path: Path) -> Settings:
 def erase(platform: Platform, executor: Executor | None) -> None:
     """Run the server's own job until it has nothing left to do."""
     own = platform.online_erasures
-    now = platform._clock()
     installation = own._installation
+    now = installation.clock()
     own._executor = executor
     for later in range(0, 20_000, 3_000):
         own._installation = replace(installation, clock=partial(int, now + later))
@@ -91,7 +91,7 @@ def test_the_log_is_rewritten_while_events_come_in(
 
         counts_without: list[Traces] = []
         remember: Any = counts_without.append
-        live.platform._keeper.forget = remember  # type: ignore[method-assign]
+        live.platform.rollout_controller.forget = remember  # type: ignore[method-assign]
         sender = threading.Thread(target=send)
         sender.start()
         try:
@@ -497,3 +497,23 @@ def test_a_server_that_is_killed_at_any_step_leaves_an_erasure_that_goes_on(
                 assert answer["features"]["views"] == 7
         process.stdin.close()
     assert kills >= 10
+
+
+def test_ids_that_begin_like_others_are_distinguished(settings: Settings) -> None:
+    """The receipt of shop-85 is complete although shop-850 stays in log and state."""
+    erased = {"device_id": "device-85", "session_id": "visit-85"}
+    kept = {"device_id": "device-850", "session_id": "visit-850"}
+    with Live(Platform.open(settings, build)) as live:
+        events = [
+            view(85, "shop-85", **erased),
+            *(view(n, "shop-850", **kept) for n in (850, 8501)),
+        ]
+        position = live.http.post("/v1/events", json=events).json()["position"]
+        live.http.post("/v1/recommend", json={"user_id": "shop-850", "after": position})
+        receipt = live.http.delete("/v1/users/shop-85").json()["receipt"]
+        erase(live.platform, AtOnce())
+        answer = live.http.get(f"/v1/erasures/{receipt}").json()
+        assert answer["state"] == "done"
+        assert answer["steps"][-1]["removed"] == 0
+        features = live.http.get("/v1/users/shop-850/features").json()["features"]
+        assert features["views"] == 2

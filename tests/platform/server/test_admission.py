@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tactful.config.server import ServerSettings
 from tactful.schemas.problems import ProblemError
-from tactful.server.admission import Turnstile
+from tactful.server.admission import AdmissionControl
 
 TURN_S = 0.003
 
@@ -45,16 +46,17 @@ class Load:
     refused: list[float] = field(default_factory=list)
 
 
-def make(loop: asyncio.AbstractEventLoop, **changes: float) -> Turnstile:
+def make(loop: asyncio.AbstractEventLoop, **changes: float) -> AdmissionControl:
     given: dict[str, Any] = {"queue": 128, "wait_s": 1.0, "standing_s": 0.05, **changes}
-    return Turnstile(clock=loop.time, **given)
+    settings = ServerSettings(**{f"recommend_{name}": value for name, value in given.items()})
+    return AdmissionControl(settings, clock=loop.time)
 
 
-async def ask(turnstile: Turnstile, load: Load, turn_s: float = TURN_S) -> None:
+async def ask(admission: AdmissionControl, load: Load, turn_s: float = TURN_S) -> None:
     time = asyncio.get_running_loop().time
     came = time()
     try:
-        async with turnstile:
+        async with admission:
             await asyncio.sleep(turn_s)
     except ProblemError as error:
         assert (error.kind.code, error.retry_after) == ("overloaded", 1)
@@ -63,13 +65,13 @@ async def ask(turnstile: Turnstile, load: Load, turn_s: float = TURN_S) -> None:
         load.answered.append(time() - came)
 
 
-async def arrivals(turnstile: Turnstile, rate: float, seconds: float, load: Load) -> None:
+async def arrivals(admission: AdmissionControl, rate: float, seconds: float, load: Load) -> None:
     """Callers who come at random, however many still wait."""
     chance, due = random.Random(3), asyncio.get_running_loop().time()
     end, tasks = due + seconds, []
     while due < end:
         await asyncio.sleep(max(0.0, due - asyncio.get_running_loop().time()))
-        tasks.append(asyncio.create_task(ask(turnstile, load)))
+        tasks.append(asyncio.create_task(ask(admission, load)))
         due += chance.expovariate(rate)
     await asyncio.gather(*tasks)
 
@@ -110,11 +112,11 @@ def test_hardly_anybody_is_refused_while_all_can_be_answered(
 
 
 def test_a_burst_is_answered_in_full(loop: asyncio.SelectorEventLoop) -> None:
-    turnstile, load = make(loop), Load()
+    admission, load = make(loop), Load()
 
     async def bursts() -> None:
         for _ in range(5):
-            await asyncio.gather(*(ask(turnstile, load) for _ in range(100)))
+            await asyncio.gather(*(ask(admission, load) for _ in range(100)))
             await asyncio.sleep(2)
 
     loop.run_until_complete(bursts())
@@ -122,12 +124,12 @@ def test_a_burst_is_answered_in_full(loop: asyncio.SelectorEventLoop) -> None:
 
 
 def test_it_forgives_after_an_overload(loop: asyncio.SelectorEventLoop) -> None:
-    turnstile, during, burst = make(loop), Load(), Load()
+    admission, during, burst = make(loop), Load(), Load()
 
     async def story() -> None:
-        await arrivals(turnstile, 3 / TURN_S, 5, during)
+        await arrivals(admission, 3 / TURN_S, 5, during)
         await asyncio.sleep(1.5)
-        await asyncio.gather(*(ask(turnstile, burst) for _ in range(100)))
+        await asyncio.gather(*(ask(admission, burst) for _ in range(100)))
 
     loop.run_until_complete(story())
     assert during.refused
@@ -135,11 +137,11 @@ def test_it_forgives_after_an_overload(loop: asyncio.SelectorEventLoop) -> None:
 
 
 def test_slow_work_still_lets_one_wait(loop: asyncio.SelectorEventLoop) -> None:
-    turnstile, load = make(loop), Load()
+    admission, load = make(loop), Load()
 
     async def pairs() -> None:
         for _ in range(20):
-            await asyncio.gather(*(ask(turnstile, load, turn_s=0.3) for _ in range(2)))
+            await asyncio.gather(*(ask(admission, load, turn_s=0.3) for _ in range(2)))
 
     loop.run_until_complete(pairs())
     assert load.refused == []
@@ -148,19 +150,19 @@ def test_slow_work_still_lets_one_wait(loop: asyncio.SelectorEventLoop) -> None:
 def test_nobody_waits_longer_than_allowed_or_keeps_the_turn_by_leaving(
     loop: asyncio.SelectorEventLoop,
 ) -> None:
-    turnstile, load = make(loop, wait_s=0.5), Load()
+    admission, load = make(loop, wait_s=0.5), Load()
 
     async def story() -> None:
-        stuck = asyncio.create_task(ask(turnstile, Load(), turn_s=2))
+        stuck = asyncio.create_task(ask(admission, Load(), turn_s=2))
         await asyncio.sleep(0)
-        gone = asyncio.create_task(ask(turnstile, Load()))
+        gone = asyncio.create_task(ask(admission, Load()))
         await asyncio.sleep(0.01)
         gone.cancel()
-        await ask(turnstile, load)
+        await ask(admission, load)
         await stuck
-        await ask(turnstile, load)
+        await ask(admission, load)
 
     loop.run_until_complete(story())
     assert load.refused == [pytest.approx(0.5)]
     assert load.answered == [pytest.approx(TURN_S)]
-    assert turnstile.waiting == 0
+    assert admission.waiting == 0

@@ -44,8 +44,8 @@ def test_the_size_of_the_state_tells_nothing_of_one_person(size: int, told: int)
         copied=None,
     )
     applier: Any = SimpleNamespace(lag=0)
-    turnstile: Any = SimpleNamespace(waiting=0)
-    add_gauges(metrics, backend, applier, turnstile, None, lock=lock, clock=lambda: 0)
+    admission: Any = SimpleNamespace(waiting=0)
+    add_gauges(metrics, backend, applier, admission, None, lock=lock, clock=lambda: 0)
     (value,) = re.findall(
         r"^tactful_engine_state_bytes (\S+)$", metrics.render().decode(), re.MULTILINE
     )

@@ -50,7 +50,7 @@ def test_definitions_without_what_lists_are_made_from_still_serve(
     with Live(Platform.open(settings, recommender)) as live:
         assert live.http.put("/v1/items", json=[{"item_id": "a"}, {"item_id": "b"}]).is_success
         assert live.http.post("/v1/events", json=view(1)).status_code == 202
-    (told,) = [it.message for it in caplog.records if "counts as nothing" in it.message]
+    (told,) = [it.message for it in caplog.records if "counts as 0" in it.message]
     assert f"{settings.features} lacks" in told and "sold_28d" in told
 
     with Live(Platform.open(settings, recommender)) as live:  # now with items, from the start
@@ -194,7 +194,7 @@ def test_a_dead_engine_shows_and_is_not_quoted(
 def test_an_error_in_the_recommender_is_a_problem_and_not_quoted(
     live: Live, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def fail(request: RecommendRequest, *, now: int, alone: bool) -> None:
+    def fail(request: RecommendRequest, *, now: int) -> None:
         raise KeyError(request.user_id)
 
     live.platform.recommender.answer = fail  # type: ignore[method-assign, assignment]
@@ -246,7 +246,7 @@ def test_until_lists_know_the_items_of_the_log_it_is_not_ready(settings: Setting
 
     platform = Platform.open(settings, build)
     with blocked(platform.engine, "apply") as applying, Live(platform, ready=False) as live:
-        with blocked(platform, "_follow") as refreshing:
+        with blocked(platform.recommender, "refresh") as refreshing:
             # One that began while the engine was behind may end; it saw too little.
             applying.set()
             wait_until(lambda: platform.position == 20)

@@ -1,0 +1,174 @@
+"""Resources of a running server: open stores and services, before they are assembled."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tactful.config.settings import PACKAGED_FEATURES, Settings
+from tactful.coupons.definitions import OFFER, CouponDefinition, load_coupons
+from tactful.erasure.erase import complete_erasures
+from tactful.experiments.controller import apply_file, write_served
+from tactful.experiments.serving import FILE
+from tactful.experiments.store import RolloutStore
+from tactful.maintenance.retention import expire_state
+from tactful.metadata.api_keys import KeyStore
+from tactful.metadata.connections import open_keys
+from tactful.metadata.directory_lock import exclusive
+from tactful.metadata.store import MetadataStore
+from tactful.models.audit_log import ModelLog
+from tactful.pipeline.backends import Backend, open_backend
+from tactful.pipeline.webhooks import Webhooks
+from tactful.ranking.features import absent_features
+from tactful.server.protocols import Recommender, Statistics
+from tactful.subjects.consent import ConsentStore, default_purposes
+from tactful.subjects.installation import Installation
+from tactful.subjects.suppression import open_suppression
+from tactful.util.clock import now_ms
+from tactful_streaming.definitions.model import Definitions, dump_definitions, emitted_types
+from tactful_streaming.definitions.reader import load_definitions
+from tactful_streaming.engine.consumers import CoCommittedConsumer
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Resources:
+    """Opened parts of one server.
+
+    Attributes:
+        installation: settings, metadata, suppressed users and clock.
+        backend: log and engine.
+        keys: API keys.
+        consents: consent decisions.
+        rollouts: changes that are rolled out in stages.
+        recommender: makes recommendations.
+        statistics: published statistics, if any.
+        webhooks: sends actions to the shop, if configured.
+        model_log: audit log of model changes.
+        coupons: coupon campaigns.
+        closing: closes all of them, in reverse order.
+    """
+
+    installation: Installation
+    backend: Backend
+    keys: KeyStore
+    consents: ConsentStore
+    rollouts: RolloutStore
+    recommender: Recommender
+    statistics: Statistics | None
+    webhooks: Webhooks | None
+    model_log: ModelLog
+    coupons: Sequence[CouponDefinition]
+    closing: contextlib.ExitStack
+
+
+def open_resources(
+    settings: Settings,
+    build: Callable[..., Recommender],
+    *,
+    consumers: Mapping[str, CoCommittedConsumer],
+    statistics: Statistics | None,
+    rebuild: bool,
+) -> Resources:
+    """Open the data directory and every store in it; arguments as for `Platform.open`.
+
+    Raises:
+        StorageError: if the directory cannot be used, another process uses it, or its parts do
+            not belong together.
+        StreamingError: if features, log or state cannot be used; see `tactful_streaming`.
+    """
+    definitions = load_definitions(settings.features)
+    _warn_of_absent_features(settings, definitions)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(exclusive(settings.storage.data))
+        metadata, keys = stack.enter_context(open_keys(settings))
+        suppression = open_suppression(settings, metadata, clock=now_ms)
+        installation = Installation(settings, metadata, suppression, now_ms)
+        complete_erasures(installation)
+        expire_state(settings, clock=now_ms)
+        backend = open_backend(
+            settings,
+            definitions,
+            stack,
+            consumers=consumers,
+            suppressed=suppression.suppressed,
+            rebuild=rebuild,
+        )
+        metadata.record_definitions(
+            definitions.fingerprint, dump_definitions(definitions), applied_by="tactful serve"
+        )
+        types = emitted_types(definitions).values()
+        coupons: list[CouponDefinition] = []
+        if settings.coupons.definitions != Path():
+            coupons = load_coupons(settings.coupons.definitions, actions=types)
+        webhooks = _open_webhooks(installation, backend, types, coupons)
+        if webhooks is not None:
+            stack.callback(webhooks.close)
+        rollouts = _open_rollouts(settings, metadata)
+        recommender = build(engine=backend.source, settings=settings)
+        stack.callback(recommender.close)
+        return Resources(
+            installation,
+            backend,
+            keys,
+            ConsentStore(metadata, default_purposes(settings), clock=now_ms),
+            rollouts,
+            recommender,
+            statistics,
+            webhooks,
+            ModelLog(metadata, clock=now_ms),
+            coupons,
+            closing=stack.pop_all(),
+        )
+
+
+def _warn_of_absent_features(settings: Settings, definitions: Definitions) -> None:
+    if absent := absent_features(definitions):
+        logger.warning(
+            "%s lacks features that recommendations use; each of them counts as 0: %s. "
+            "Copy their lines from %s",
+            *(settings.features, ", ".join(absent), PACKAGED_FEATURES),
+        )
+
+
+def _open_webhooks(
+    installation: Installation,
+    backend: Backend,
+    types: Collection[str],
+    coupons: Sequence[CouponDefinition],
+) -> Webhooks | None:
+    settings = installation.settings
+    if coupons:
+        # The shop receives coupon decisions in the place of the actions that trigger them.
+        types = ({*types} - {coupon.trigger for coupon in coupons}) | {OFFER}
+    if not settings.actions.webhook_url or not types:
+        return None
+    return Webhooks(
+        settings.actions,
+        backend.partitions(),
+        types,
+        settings.storage.data / "webhooks",
+        clock=now_ms,
+        suppressed=installation.suppression.suppressed,
+    )
+
+
+def _open_rollouts(settings: Settings, metadata: MetadataStore) -> RolloutStore:
+    rollouts = RolloutStore(metadata, clock=now_ms)
+    if settings.recommend.rollouts != Path():
+        apply_file(rollouts, settings.recommend.rollouts)
+    publish_rollouts(settings, rollouts)
+    return rollouts
+
+
+def publish_rollouts(settings: Settings, rollouts: RolloutStore) -> None:
+    """Write the current stage of every rollout to the file that recommenders read.
+
+    Raises:
+        StorageError: if it cannot be read or written.
+    """
+    write_served(settings.storage.data / FILE, rollouts.all())
