@@ -239,7 +239,9 @@ def _batches(
     except (OSError, EOFError) as error:
         raise DatasetError(f"{path}: cannot be read: {error}") from error
     except msgspec.MsgspecError as error:
-        raise DatasetError(f"{path}: begins like a JSON array but is not valid JSON: {error}") from error
+        raise DatasetError(
+            f"{path}: begins like a JSON array but is not valid JSON: {error}"
+        ) from error
 
 
 def _elements(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
