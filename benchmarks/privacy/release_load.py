@@ -34,14 +34,16 @@ from tactful.config.engine import EngineSettings
 from tactful.event_log.merged_log import SinglePartitionLog
 from tactful.metrics.registry import Metrics
 from tactful.pipeline.applier import LogApplier
+from tactful.statistics.counter import ALLOWANCE_MS
 from tactful.statistics.definitions import StatisticDefinition
 from tactful.statistics.export import write_topic
-from tactful.statistics.service import ALLOWANCE_MS, PrivateStatistics
+from tactful.statistics.service import PrivateStatistics
 from tactful_privacy.counting.publisher import Publisher
 from tactful_privacy.ledger.ledger import Ledger
 from tactful_streaming.contract.log_entries import Event
 from tactful_streaming.definitions.reader import load_definitions
 from tactful_streaming.engine.engine import Engine
+from tactful_streaming.engine.options import EngineOptions
 from tactful_streaming.log.embedded_log import EmbeddedLog
 from tactful_streaming.state.store import RocksState
 
@@ -127,8 +129,7 @@ def run_minutes(minutes: int) -> Run:
         )
         log = EmbeddedLog(folder / "log", retention_bytes=0)
         engine = Engine(
-            load_definitions("[]"), RocksState(folder / "state"), consumers=statistics.passengers()
-        )
+            load_definitions("[]"), RocksState(folder / "state"), EngineOptions(consumers=statistics.counter.consumers()))
         applier = LogApplier(
             SinglePartitionLog(log, 0),
             engine,

@@ -36,7 +36,7 @@ from tactful.metadata.store import (
     open_metadata,
     suppressions,
 )
-from tactful.statistics.service import NOT_BEFORE
+from tactful.statistics.counter import NOT_BEFORE
 from tactful.subjects.suppression import open_suppression
 from tactful_privacy.errors import KeyringError
 from tactful_privacy.ledger.merge import merge_ledger

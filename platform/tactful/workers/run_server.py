@@ -41,7 +41,7 @@ def run_server(settings: Settings, *, rebuild: bool, as_json: bool) -> None:
             pass  # a restore that was broken off is finished before anything is opened
         try:
             statistics = open_statistics(settings)
-            consumers: dict[str, Any] = {} if statistics is None else statistics.passengers()
+            consumers: dict[str, Any] = {} if statistics is None else statistics.counter.consumers()
             trends = None if statistics is None else statistics.trends()
             shown = open_shown(settings)
             if shown is not None:

@@ -27,14 +27,15 @@ from tactful.errors import BackupError, ConfigError
 from tactful.maintenance import doctor
 from tactful.maintenance.restore_merge import _ledger
 from tactful.server.platform import Platform
-from tactful.statistics.service import CLOCK_EVENT, PrivateStatistics, open_statistics
+from tactful.statistics.counter import CLOCK_EVENT
+from tactful.statistics.service import PrivateStatistics, open_statistics
 from tactful.subjects.trace_search import SearchResult
 from tactful_privacy.errors import LedgerError
 from tactful_privacy.ledger import schema as ledger_schema
 from tactful_privacy.ledger.ledger import Ledger
 from tactful_streaming.contract.log_entries import Event
-from tactful_streaming.contract.subject_ids import Traces
-from tactful_streaming.engine.erasure import Listed
+from tactful_streaming.contract.subject_ids import SubjectIds
+from tactful_streaming.engine.erasure import SubjectReferences
 from tactful_streaming.errors import StateError
 
 MINUTE = 60_000
@@ -89,8 +90,8 @@ def minutes_pass(statistics: PrivateStatistics, first: int, last: int) -> None:
         Event(event_id="b", type="view", timestamp=NOON + first * MINUTE, user_id="ada"),
         Event(event_id="c", type=CLOCK_EVENT, timestamp=NOON + last * MINUTE, device_id="c"),
     ):
-        statistics.apply(event, None)
-    statistics.snapshot()
+        statistics.counter.apply(event, None)
+    statistics.counter.before_commit()
 
 
 def run(settings: Settings, *arguments: str) -> Result:
@@ -196,7 +197,7 @@ def test_a_server_outlives_a_ledger_that_is_away_for_a_while(
     settings = replace(base, statistics=installed(tmp_path).statistics)
     statistics = opened(settings)
     platform = Platform.open(
-        settings, build, consumers=statistics.passengers(), statistics=statistics
+        settings, build, consumers=statistics.counter.consumers(), statistics=statistics
     )
     real, refused = Ledger.release_many, threading.Event()
     away = True
@@ -265,7 +266,7 @@ def test_an_erasure_waits_for_a_ledger_that_is_away() -> None:
         keeper=nothing,
     )
     with pytest.raises(StateError, match="ledger"):
-        next(places.forget(SearchResult(Traces(), frozenset(), 0), Listed()))
+        next(places.forget(SearchResult(SubjectIds(), frozenset(), 0), SubjectReferences()))
 
 
 def test_a_backup_with_a_ledger_of_its_own_is_not_restored_beside_a_database(

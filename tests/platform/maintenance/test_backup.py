@@ -40,7 +40,8 @@ from tactful.metadata.connections import open_installation, open_keys
 from tactful.metadata.restore_journal import RESTORING, finish_restore
 from tactful.metadata.store import suppressions
 from tactful.server.platform import Platform
-from tactful.statistics.service import NOT_BEFORE, PrivateStatistics
+from tactful.statistics.counter import NOT_BEFORE
+from tactful.statistics.service import PrivateStatistics
 from tactful.subjects.consent import ConsentStore
 from tactful.subjects.installation import Installation
 from tactful.subjects.suppression import open_suppression
@@ -409,10 +410,10 @@ def test_where_counting_begins_anew_nothing_of_the_day_is_released(
             not_before=(today + 1) * DAY_MS if restored_today else 0,
         )
         for hours in range(60):
-            counts.apply(
+            counts.counter.apply(
                 Event(event_id=f"e-{hours}", type="view", timestamp=now[0], user_id="a"), None
             )
-            counts.snapshot()
+            counts.counter.before_commit()
             now[0] += 3_600_000
         assert min(ledger.released_days(0, 30_000)[LINES.name]) == today + restored_today
 

@@ -19,7 +19,7 @@ from tactful.catalogue.catalogue import Catalogue
 from tactful.errors import ConfigError
 from tactful.recall.candidates import Quotas
 from tactful.recall.trending import Rise, Trending, Trends, TrendSource, noise_variance, rises
-from tactful.recommend.recommender import Recommender
+from tactful.recommend.recommender import Recommender, RecommenderOptions
 from tactful.schemas.recommendations import RecommendRequest
 from tactful.schemas.statistics import StatisticCell, StatisticsPage
 from tactful.statistics.counter import CLOCK_EVENT
@@ -232,13 +232,15 @@ def listed(engine: Engine, models: Path, **changes: Any) -> tuple[dict[str, str]
     arms = (Arm("heuristic", 0.5), Arm("learned", 0.5))
     made = Recommender(
         engine,
-        **{
-            "models": models,
-            "definitions": definitions().fingerprint,
-            "experiment": Experiment("ranking", arms),
-            "quotas": Quotas(popular=2, trending=COUNT),
-            **changes,
-        },
+        RecommenderOptions(
+            **{
+                "models": models,
+                "definitions": definitions().fingerprint,
+                "experiment": Experiment("ranking", arms),
+                "quotas": Quotas(popular=2, trending=COUNT),
+                **changes,
+            },
+        ),
     )
     request = RecommendRequest(user_id="stranger", count=COUNT)
     answer, impression = made.recommend(request, now=NOW)

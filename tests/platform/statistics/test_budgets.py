@@ -55,6 +55,12 @@ def opened(
     return PrivateStatistics([definition], ledger, secret=SECRET, clock=clock, allowance_ms=0)
 
 
+def committed(statistics: PrivateStatistics) -> bytes | None:
+    """The state that a commit would store."""
+    statistics.counter.before_commit()
+    return statistics.counter.snapshot()
+
+
 # -- the file -----------------------------------------------------------------------------------
 
 FILE: dict[str, Any] = {
@@ -157,7 +163,7 @@ def test_the_example_of_the_guide_is_a_good_file(tmp_path: Path) -> None:
 
 
 def counted(statistics: PrivateStatistics) -> BoundedCounts:
-    counts, _ = statistics._tracks["views"]
+    counts, _ = statistics.counter._tracks["views"]
     assert isinstance(counts, BoundedCounts)
     return counts
 
@@ -167,7 +173,7 @@ def test_caps_hold_for_what_the_engine_applies(tmp_path: Path) -> None:
     definition = msgspec.structs.replace(DEFINITION, hour_cap=2)
     statistics = opened(Ledger(tmp_path / "l.db", daily_epsilon=1), clock, definition)
     for number in range(12):
-        statistics.apply(viewed(number, NOW + number // 4 * HOUR), ITEM)
+        statistics.counter.apply(viewed(number, NOW + number // 4 * HOUR), ITEM)
     counts = counted(statistics)
     panes = [int(pane.counts.sum()) for pane in counts.closed(NOW + 3 * HOUR)]
     assert panes == [2, 2, 0]  # two an hour, four a day
@@ -187,16 +193,16 @@ def test_a_cap_that_is_chosen_is_the_same_after_a_crash(tmp_path: Path) -> None:
     # The last candidate wins where noise of scale 4 makes it a ninth of so many: chance 1e-12.
     for person in range(1_000):
         for number in range(2):
-            statistics.apply(viewed(number, NOW + number, f"{person}"), ITEM)
-    saved = statistics.snapshot()
+            statistics.counter.apply(viewed(number, NOW + number, f"{person}"), ITEM)
+    saved = committed(statistics)
     assert saved is not None
     caps = []
     for _ in range(2):
         clock.now = NOW - NOW % DAY + DAY + HOUR
         statistics = opened(ledger, clock, definition)
-        statistics.restore(saved)
-        statistics.apply(viewed(9, clock.now - 1), ITEM)
-        statistics.snapshot()  # and the process dies before it is stored
+        statistics.counter.restore(saved)
+        statistics.counter.apply(viewed(9, clock.now - 1), ITEM)
+        committed(statistics)  # and the process dies before it is stored
         caps.append(counted(statistics).cap_on(20_001))
     assert caps == [2, 2]
     assert len(ledger.answers(20_000, 20_000)) == 1
@@ -213,14 +219,14 @@ def test_a_clock_set_back_over_midnight_hands_out_no_second_cap(tmp_path: Path) 
     clock = Clock(NOW)
     ledger = Ledger(tmp_path / "l.db", daily_epsilon=1, clock=clock)
     statistics = opened(ledger, clock)
-    statistics.apply(viewed(1, NOW), ITEM)
+    statistics.counter.apply(viewed(1, NOW), ITEM)
     clock.now += HOUR
-    statistics.snapshot()
+    committed(statistics)
     today = NOW // DAY
     for back in (0, DAY, 3 * DAY):
         clock.now = NOW + 2 * HOUR - back
         lost = opened(ledger, clock)
-        lost.apply(viewed(2, clock.now), ITEM)
+        lost.counter.apply(viewed(2, clock.now), ITEM)
         counts = counted(lost)
         assert counts.open_from == (today + 1) * DAY
     ledger.close()
@@ -230,16 +236,16 @@ def test_a_clock_set_back_closes_nothing_and_draws_nothing(tmp_path: Path) -> No
     clock = Clock(NOW)
     ledger = Ledger(tmp_path / "l.db", daily_epsilon=1, clock=clock)
     statistics = opened(ledger, clock)
-    statistics.apply(viewed(1, NOW), ITEM)
+    statistics.counter.apply(viewed(1, NOW), ITEM)
     clock.now += DAY
-    statistics.snapshot()
+    committed(statistics)
     released = len(read_released(ledger, "views").panes)
     clock.now -= 2 * DAY
-    statistics.apply(viewed(2, clock.now), ITEM)
-    statistics.snapshot()
+    statistics.counter.apply(viewed(2, clock.now), ITEM)
+    committed(statistics)
     assert len(read_released(ledger, "views").panes) == released == 24
     clock.now += 2 * DAY + HOUR
-    statistics.snapshot()
+    committed(statistics)
     assert len(read_released(ledger, "views").panes) == 25
     ledger.close()
 
@@ -250,28 +256,28 @@ def test_an_older_copy_of_the_ledger_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "l.db"
     ledger = Ledger(path, daily_epsilon=1, clock=clock)
     statistics = opened(ledger, clock)
-    statistics.apply(viewed(1, NOW), ITEM)
+    statistics.counter.apply(viewed(1, NOW), ITEM)
     clock.now += HOUR
-    first = statistics.snapshot()
+    first = committed(statistics)
     assert first is not None
     ledger.close()
     shutil.copy(path, tmp_path / "older.db")
     ledger = Ledger(path, clock=clock)
     statistics = opened(ledger, clock)
-    statistics.restore(first)
+    statistics.counter.restore(first)
     clock.now += DAY
-    statistics.apply(viewed(2, clock.now), ITEM)
+    statistics.counter.apply(viewed(2, clock.now), ITEM)
     clock.now += HOUR
-    saved = statistics.snapshot()
+    saved = committed(statistics)
     assert saved is not None
     ledger.close()
     for name in ("older.db", "empty.db"):
         other = Ledger(tmp_path / name, daily_epsilon=1, clock=clock)
         with pytest.raises(StateError, match="would draw them a second time"):
-            opened(other, clock).restore(saved)
+            opened(other, clock).counter.restore(saved)
         other.close()
     right = Ledger(path, clock=clock)
-    opened(right, clock).restore(saved)
+    opened(right, clock).counter.restore(saved)
     right.close()
 
 
@@ -279,11 +285,11 @@ def test_a_ledger_that_fails_stops_the_commit_and_shows_nothing(tmp_path: Path) 
     clock = Clock(NOW)
     path = tmp_path / "l.db"
     statistics = opened(Ledger(path, daily_epsilon=1, clock=clock), clock)
-    statistics.apply(viewed(1, NOW), ITEM)
+    statistics.counter.apply(viewed(1, NOW), ITEM)
     statistics._ledger._engine.dispose()
     for file in tmp_path.glob("l.db*"):
         file.unlink()
     path.write_bytes(b"no database any more " * 1_000)
     clock.now += HOUR
     with pytest.raises(LedgerError, match="nothing is released without it"):
-        statistics.snapshot()
+        committed(statistics)

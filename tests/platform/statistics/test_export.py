@@ -24,9 +24,10 @@ from tactful.config.storage import LogSettings
 from tactful.errors import ConfigError
 from tactful.server.platform import Platform
 from tactful.statistics import export as publication
+from tactful.statistics.counter import CLOCK_EVENT
 from tactful.statistics.export import write_files, write_topic
 from tactful.statistics.export_job import publish
-from tactful.statistics.service import CLOCK_EVENT, open_statistics, shown_before
+from tactful.statistics.service import open_statistics, shown_before
 from tactful_privacy.counting.bounded_counts import BoundedCounts
 from tactful_privacy.counting.publisher import Publisher
 from tactful_privacy.counting.released import read_released
@@ -358,7 +359,9 @@ def test_leak_5_marks_of_people_and_items_are_nowhere_but_where_they_belong(
     )
     opened = open_statistics(settings)
     assert opened is not None
-    platform = Platform.open(settings, build, consumers={"statistics": opened}, statistics=opened)
+    platform = Platform.open(
+        settings, build, consumers={"statistics": opened.counter}, statistics=opened
+    )
     now = now_ms()
     said: dict[str, str] = {}
     with Live(platform) as live:

@@ -26,14 +26,11 @@ from tactful.recommend.recommender import build
 from tactful.schemas.conclusion_query import ConclusionQuery
 from tactful.schemas.statistics import StatisticsPage
 from tactful.server.platform import Platform
-from tactful.statistics import service as statistics
+from tactful.statistics import counter, service
+from tactful.statistics.counter import CLOCK_EVENT, StatisticsCounter
 from tactful.statistics.definitions import EVERYTHING, StatisticDefinition, load_statistics
 from tactful.statistics.export_job import publish
-from tactful.statistics.service import (
-    CLOCK_EVENT,
-    PrivateStatistics,
-    open_statistics,
-)
+from tactful.statistics.service import PrivateStatistics, open_statistics
 from tactful_privacy.counting.heavy_hitters import KeysPublisher
 from tactful_privacy.counting.publisher import Publisher
 from tactful_privacy.errors import BudgetError, LedgerError
@@ -42,6 +39,7 @@ from tactful_privacy.ledger.ledger import Ledger
 from tactful_privacy.ledger.statistic import Statistic
 from tactful_streaming.contract.log_entries import Entry, Event, Item, encode_entry
 from tactful_streaming.engine.engine import Engine
+from tactful_streaming.engine.options import EngineOptions
 from tactful_streaming.errors import StateError
 from tactful_streaming.state.store import MemoryState, RocksState, StateStore
 
@@ -62,7 +60,7 @@ def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
     """Publishes without noise, so that what was counted can be seen."""
     for publisher in (Publisher, KeysPublisher):
         quiet = partial(publisher, entropy=makes_every_draw_zero)
-        monkeypatch.setattr(statistics, publisher.__name__, quiet)
+        monkeypatch.setattr(counter, publisher.__name__, quiet)
 
 
 @pytest.fixture
@@ -72,7 +70,7 @@ def ledger(tmp_path: Path) -> Iterator[Ledger]:
     opened.close()
 
 
-def passenger(
+def counting(
     ledger: Ledger,
     *wanted: StatisticDefinition,
     clock: Callable[[], int] | None = None,
@@ -80,8 +78,18 @@ def passenger(
     return PrivateStatistics(wanted or (LINES,), ledger, secret=SECRET, clock=clock)
 
 
+def committed(counts: PrivateStatistics) -> bytes | None:
+    """The state that a commit would store."""
+    counts.counter.before_commit()
+    return counts.counter.snapshot()
+
+
 def engine_with(counts: PrivateStatistics, store: StateStore | None = None) -> Engine:
-    return Engine(definitions(), store or MemoryState(), consumers={"statistics": counts})
+    return Engine(
+        definitions(),
+        store or MemoryState(),
+        EngineOptions(consumers={"statistics": counts.counter}),
+    )
 
 
 def tick(at: int) -> Event:
@@ -153,7 +161,7 @@ def run(engine: Engine, what: Sequence[Entry], seed: int) -> None:
 
 @pytest.mark.parametrize("cap", [1, 3, 1000])
 def test_panes_equal_a_bounded_recount(quiet: None, ledger: Ledger, cap: int) -> None:
-    counts = passenger(ledger, msgspec.structs.replace(LINES, cap=cap))
+    counts = counting(ledger, msgspec.structs.replace(LINES, cap=cap))
 
     run(engine_with(counts), SHOP, cap)
 
@@ -164,8 +172,8 @@ def test_empty_hours_are_released_with_noise_like_all_others(
     ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seeded = partial(Publisher, entropy=random.Random(1).randbytes)
-    monkeypatch.setattr(statistics, "Publisher", seeded)
-    counts = passenger(ledger)
+    monkeypatch.setattr(counter, "Publisher", seeded)
+    counts = counting(ledger)
 
     run(engine_with(counts), SHOP, 0)
 
@@ -183,7 +191,7 @@ def test_only_known_keys_of_the_right_events_count(quiet: None, ledger: Ledger) 
         LINES, name="categories", by="category", keys=("kind-0",), event="view"
     )
     by_list = msgspec.structs.replace(LINES, name="lists", by="properties.list", keys=("a",))
-    counts = passenger(
+    counts = counting(
         ledger,
         LINES,
         msgspec.structs.replace(by_category, epsilon="1/2"),
@@ -219,7 +227,7 @@ def test_only_known_keys_of_the_right_events_count(quiet: None, ledger: Ledger) 
 def test_a_duplicate_is_counted_once(quiet: None, ledger: Ledger) -> None:
     item = Item(item_id="x", timestamp=0, properties={"family": "family-0"})
     event = Event(event_id="e", type="add_to_cart", timestamp=MONDAY, user_id="u", item_id="x")
-    counts = passenger(ledger)
+    counts = counting(ledger)
 
     run(engine_with(counts), [item, tick(MONDAY), event, event, tick(MONDAY + 2 * HOUR)], 0)
 
@@ -230,19 +238,19 @@ def test_a_duplicate_is_counted_once(quiet: None, ledger: Ledger) -> None:
 
 
 def test_before_the_replay_tells_its_time_nothing_begins(ledger: Ledger) -> None:
-    counts = passenger(ledger)
+    counts = counting(ledger)
     engine = engine_with(counts)
     silent = [it for it in SHOP if not (isinstance(it, Event) and it.type == CLOCK_EVENT)]
 
     run(engine, silent, 0)
 
     assert released(counts) == {}
-    assert counts.snapshot() is None
+    assert committed(counts) is None
 
 
 def test_no_event_but_the_clocks_closes_a_pane(ledger: Ledger) -> None:
     """One person with a fast clock must not decide what of the others comes too late."""
-    counts = passenger(ledger)
+    counts = counting(ledger)
     engine = engine_with(counts)
     fast = Event(
         event_id="fast",
@@ -261,7 +269,7 @@ def test_no_event_but_the_clocks_closes_a_pane(ledger: Ledger) -> None:
 
 def test_the_wall_clock_closes_panes_on_time_whatever_happens(quiet: None, ledger: Ledger) -> None:
     now = [MONDAY + 5 * HOUR + 1]
-    counts = passenger(ledger, clock=lambda: now[0])
+    counts = counting(ledger, clock=lambda: now[0])
     engine = engine_with(counts)
     item = Item(item_id="x", timestamp=0, properties={"family": "family-0"})
 
@@ -302,7 +310,7 @@ def test_whose_commit_closes_a_pane_does_not_decide_what_counts(
     for somebody_else_came in (False, True):
         ledger = Ledger(tmp_path / f"{somebody_else_came}.db", daily_epsilon=1)
         now = [MONDAY + HOUR // 2]
-        counts = passenger(ledger, clock=partial(now.__getitem__, 0))
+        counts = counting(ledger, clock=partial(now.__getitem__, 0))
         engine = engine_with(counts)
         item = Item(item_id="x", timestamp=0, properties={"family": "family-0"})
         late = Event(
@@ -320,7 +328,7 @@ def test_whose_commit_closes_a_pane_does_not_decide_what_counts(
 
 
 def test_a_user_and_a_device_of_one_id_are_two_units(quiet: None, ledger: Ledger) -> None:
-    counts = passenger(ledger, msgspec.structs.replace(LINES, cap=1))
+    counts = counting(ledger, msgspec.structs.replace(LINES, cap=1))
     item = Item(item_id="x", timestamp=0, properties={"family": "family-0"})
     who: list[dict[str, Any]] = [{"user_id": "u"}, {"device_id": "u"}]
     events = [
@@ -342,7 +350,7 @@ def test_a_killed_engine_releases_what_an_uninterrupted_one_does(
     draw = random.Random(seed)
     for life in range(9):
         ledger = Ledger(tmp_path / "ledger.db", daily_epsilon=1)
-        counts = passenger(ledger)
+        counts = counting(ledger)
         engine = engine_with(counts, RocksState(tmp_path / "state"))
         if life == 8:
             run(engine, SHOP, seed)
@@ -370,19 +378,19 @@ class Dying(MemoryState):
 
 def test_a_pane_released_just_before_the_crash_is_not_drawn_again(ledger: Ledger) -> None:
     store = Dying()
-    engine = engine_with(passenger(ledger), store)
+    engine = engine_with(counting(ledger), store)
     half = len(SHOP) // 2
     run(engine, SHOP[: half // 2], 0)
     engine.apply([(n, encode_entry(SHOP[n])) for n in range(engine.offset, half)])
-    before = released(passenger(ledger))
+    before = released(counting(ledger))
     store.dying = True
     with pytest.raises(StateError, match="dies here"):
         engine.commit()
-    after = released(passenger(ledger))
+    after = released(counting(ledger))
     assert len(after) > len(before), "the ledger has panes the state knows nothing of"
     store.dying = False
 
-    counts = passenger(ledger)
+    counts = counting(ledger)
     run(engine_with(counts, store), SHOP, 1)
 
     final = released(counts)
@@ -406,7 +414,7 @@ def day_of_a_busy_person(directory: Path) -> int:
     what = [item, *ticking(busy)]
     for stop in [*range(150, len(what), 150), len(what)]:
         ledger = Ledger(directory / "ledger.db", daily_epsilon=1)
-        counts = passenger(ledger)
+        counts = counting(ledger)
         engine = engine_with(counts, RocksState(directory / "state"))
         run(engine, what[:stop], stop)
         lost = range(stop, min(stop + 30, len(what)))
@@ -421,18 +429,18 @@ def test_a_day_spent_stays_spent_through_a_crash(quiet: None, tmp_path: Path) ->
     assert day_of_a_busy_person(tmp_path) == LINES.cap
 
 
-def test_a_passenger_that_forgets_would_be_caught(
+def test_a_counter_that_forgets_would_be_caught(
     quiet: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(PrivateStatistics, "restore", lambda self, state: None)
-    monkeypatch.setattr(PrivateStatistics, "_first_pane", lambda self, name: self._now())
+    monkeypatch.setattr(StatisticsCounter, "restore", lambda self, state: None)
+    monkeypatch.setattr(StatisticsCounter, "_first_pane", lambda self, name: self.now)
 
     assert day_of_a_busy_person(tmp_path) > LINES.cap
 
 
 def test_where_the_caps_are_lost_the_next_day_begins(quiet: None, ledger: Ledger) -> None:
-    run(engine_with(passenger(ledger)), SHOP, 0)
-    before = released(passenger(ledger))
+    run(engine_with(counting(ledger)), SHOP, 0)
+    before = released(counting(ledger))
     last = max(before)
     morning = (last // DAY + 1) * DAY
     item = Item(item_id="x", timestamp=0, properties={"family": "family-0"})
@@ -442,7 +450,7 @@ def test_where_the_caps_are_lost_the_next_day_begins(quiet: None, ledger: Ledger
             event_id=f"new-{number}", type="add_to_cart", timestamp=at, user_id="u", item_id="x"
         )
 
-    again = passenger(ledger)
+    again = counting(ledger)
     what: list[Entry] = [
         item,
         tick(last + HOUR),
@@ -479,9 +487,9 @@ def test_a_new_statistic_begins_beside_the_old_ones(quiet: None, ledger: Ledger)
     half = len(SHOP) // 2
     old = msgspec.structs.replace(LINES, epsilon="1")
     new = msgspec.structs.replace(LINES, name="more", epsilon="1")
-    run(engine_with(passenger(ledger, old), store), SHOP[:half], 0)
+    run(engine_with(counting(ledger, old), store), SHOP[:half], 0)
 
-    both = passenger(ledger, old, new)
+    both = counting(ledger, old, new)
     run(engine_with(both, store), SHOP, 1)
 
     assert released(both) == recount(SHOP, LINES.cap)
@@ -495,25 +503,25 @@ def test_a_new_statistic_begins_beside_the_old_ones(quiet: None, ledger: Ledger)
 
 
 def test_a_snapshot_is_taken_only_when_something_changed(ledger: Ledger) -> None:
-    counts = passenger(ledger)
-    counts.apply(tick(MONDAY), None)
-    assert counts.snapshot() is not None
-    assert counts.snapshot() is None
+    counts = counting(ledger)
+    counts.counter.apply(tick(MONDAY), None)
+    assert committed(counts) is not None
+    assert committed(counts) is None
     event = Event(event_id="e", type="add_to_cart", timestamp=MONDAY, user_id="u", item_id="x")
-    counts.apply(event, Item(item_id="x", timestamp=0, properties={"family": "family-0"}))
-    assert counts.snapshot() is not None
-    counts.apply(event, Item(item_id="y", timestamp=0))
-    assert counts.snapshot() is None
+    counts.counter.apply(event, Item(item_id="x", timestamp=0, properties={"family": "family-0"}))
+    assert committed(counts) is not None
+    counts.counter.apply(event, Item(item_id="y", timestamp=0))
+    assert committed(counts) is None
 
 
 def test_a_state_of_another_secret_is_refused(ledger: Ledger) -> None:
-    counts = passenger(ledger)
-    counts.apply(tick(MONDAY), None)
-    state = counts.snapshot()
+    counts = counting(ledger)
+    counts.counter.apply(tick(MONDAY), None)
+    state = committed(counts)
     assert state is not None
     other = PrivateStatistics((LINES,), ledger, secret=b"another secret of tests", clock=None)
     with pytest.raises(PrivateStateError, match="another secret"):
-        other.restore(state)
+        other.counter.restore(state)
 
 
 # What is answered
@@ -521,7 +529,7 @@ def test_a_state_of_another_secret_is_refused(ledger: Ledger) -> None:
 
 @pytest.mark.parametrize("limit", [1, 3, 7, 100, 1000])
 def test_pages_hold_every_cell_once_in_time_order(ledger: Ledger, limit: int) -> None:
-    counts = passenger(ledger)
+    counts = counting(ledger)
     run(engine_with(counts), SHOP, 0)
     whole = counts.page("lines", None, 1000, None, None).cells
     assert len(whole) > 150
@@ -545,7 +553,7 @@ def test_pages_hold_every_cell_once_in_time_order(ledger: Ledger, limit: int) ->
 
 
 def test_a_span_is_half_open(ledger: Ledger) -> None:
-    counts = passenger(ledger)
+    counts = counting(ledger)
     run(engine_with(counts), SHOP, 0)
     starts = sorted(released(counts))
 
@@ -556,7 +564,7 @@ def test_a_span_is_half_open(ledger: Ledger) -> None:
 
 def test_what_is_not_published_is_not_found(ledger: Ledger) -> None:
     ledger.register(Statistic("internal", ("a",), HOUR, 1, Fraction(1)))
-    counts = passenger(ledger)
+    counts = counting(ledger)
     for name in ("nothing", "internal", ""):
         with pytest.raises(KeyError):
             counts.page(name, None, 10, None, None)
@@ -697,7 +705,7 @@ def test_a_server_publishes_what_its_log_holds(quiet: None, tmp_path: Path) -> N
         opened = open_statistics(settings)
         assert opened is not None
         platform = Platform.open(
-            settings, build, consumers={"statistics": opened}, statistics=opened
+            settings, build, consumers={"statistics": opened.counter}, statistics=opened
         )
         with Live(platform) as live:
             for kind, path in ((Item, "/v1/items"), (Event, "/v1/events")):
@@ -713,7 +721,9 @@ def test_a_server_publishes_what_its_log_holds(quiet: None, tmp_path: Path) -> N
         opened.close()
     opened = open_statistics(settings)
     assert opened is not None
-    platform = Platform.open(settings, build, consumers={"statistics": opened}, statistics=opened)
+    platform = Platform.open(
+        settings, build, consumers={"statistics": opened.counter}, statistics=opened
+    )
     with Live(platform) as live:
         found: dict[int, dict[str, int]] = defaultdict(dict)
         cursor: str | None = None
@@ -790,7 +800,7 @@ def test_periods_and_totals_are_released_beside_the_panes(quiet: None, tmp_path:
     draw = random.Random(5)
     for life in range(5):
         ledger = Ledger(tmp_path / "ledger.db", daily_epsilon=1)
-        counts = passenger(ledger, wanted)
+        counts = counting(ledger, wanted)
         engine = engine_with(counts, RocksState(tmp_path / "state"))
         if life == 4:
             run(engine, SHOP, 5)
@@ -825,7 +835,7 @@ def test_users_are_counted_once_a_pane_and_key(quiet: None, ledger: Ledger) -> N
     visitors = StatisticDefinition(
         name="visitors", event="view", by="any", count="users", pane="1d", cap=1
     )
-    counts = passenger(ledger, visitors)
+    counts = counting(ledger, visitors)
     events = [
         Event(
             event_id=f"{who}-{n}",
@@ -843,7 +853,7 @@ def test_users_are_counted_once_a_pane_and_key(quiet: None, ledger: Ledger) -> N
 
 def test_every_number_says_what_it_is(ledger: Ledger) -> None:
     wanted = msgspec.structs.replace(LINES, epsilon="1/2", running_total="1/2")
-    counts = passenger(ledger, wanted)
+    counts = counting(ledger, wanted)
     run(engine_with(counts), SHOP, 0)
     page = counts.page("lines.total", None, 100, None, None)
     assert page.unit == "one user, one UTC day"
@@ -857,12 +867,12 @@ def test_every_number_says_what_it_is(ledger: Ledger) -> None:
 
 
 def test_a_state_of_before_there_were_sums_is_read(ledger: Ledger) -> None:
-    counts = passenger(ledger)
-    counts.apply(tick(MONDAY), None)
-    state = counts.snapshot()
+    counts = counting(ledger)
+    counts.counter.apply(tick(MONDAY), None)
+    state = committed(counts)
     assert state is not None
     older = msgspec.msgpack.encode(msgspec.msgpack.decode(state)[:2])
-    passenger(ledger).restore(older)
+    counting(ledger).counter.restore(older)
 
 
 def test_totals_with_gaussian_noise_need_a_delta_in_the_budget(tmp_path: Path) -> None:
@@ -890,7 +900,7 @@ def concluding(ledger: Ledger) -> PrivateStatistics:
     wanted = msgspec.structs.replace(
         LINES, epsilon="1/2", periods={"1d": "1/2"}, running_total="1/2"
     )
-    counts = passenger(ledger, wanted)
+    counts = counting(ledger, wanted)
     run(engine_with(counts), SHOP, 0)
     return counts
 
@@ -959,7 +969,7 @@ def test_unknown_conclusions_and_spans_too_long_are_refused(
     for name, conclusion in (("none", "sum"), ("lines", "mean")):
         with pytest.raises(KeyError):
             concluding.conclude(name, conclusion, asked())
-    monkeypatch.setattr(statistics, "MAX_PANES", 10)
+    monkeypatch.setattr(service, "MAX_PANES", 10)
     with pytest.raises(ValueError, match="ask about less"):
         concluding.conclude("lines", "sum", asked())
 
@@ -971,7 +981,9 @@ def test_conclusions_are_answered_over_http(tmp_path: Path) -> None:
     )
     opened = open_statistics(settings)
     assert opened is not None
-    platform = Platform.open(settings, build, consumers={"statistics": opened}, statistics=opened)
+    platform = Platform.open(
+        settings, build, consumers={"statistics": opened.counter}, statistics=opened
+    )
     with Live(platform) as live:
         begins = event_of(timestamp=MORNING)  # counting begins with what is counted first
         happened = [tick(MORNING), begins, *(tick(MORNING + n * HOUR) for n in range(1, 4))]
@@ -1059,7 +1071,7 @@ def test_keys_that_nobody_listed_are_found_published_and_kept_through_a_restart(
         assert opened is not None
         shown = partial(opened.page, "searches.daily", None, 10, None, None)
         platform = Platform.open(
-            settings, build, consumers={"statistics": opened}, statistics=opened
+            settings, build, consumers={"statistics": opened.counter}, statistics=opened
         )
         with Live(platform) as live:
             sent = [clock(day + HOUR + part), *searches(part)]
@@ -1119,19 +1131,19 @@ def test_mistakes_about_a_threshold_are_named(
 # Only what changed is written
 
 
-def riding(counts: PrivateStatistics, store: StateStore) -> Engine:
-    return Engine(definitions(), store, consumers=counts.passengers())
+def stored_in(counts: PrivateStatistics, store: StateStore) -> Engine:
+    return Engine(definitions(), store, EngineOptions(consumers=counts.counter.consumers()))
 
 
 class Noting(MemoryState):
-    """A store that notes which passengers wrote."""
+    """A store that notes which consumers wrote."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.passengers: Counter[str] = Counter()
+        self.consumers: Counter[str] = Counter()
 
     def write(self, changes: Any) -> None:
-        self.passengers.update(k.decode() for k, v in changes if k[:1] == b"c" and v is not None)
+        self.consumers.update(k.decode() for k, v in changes if k[:1] == b"c" and v is not None)
         super().write(changes)
 
 
@@ -1139,11 +1151,11 @@ class Noting(MemoryState):
 def test_snapshots_and_changes_release_through_kills_what_an_uninterrupted_engine_does(
     quiet: None, ledger: Ledger, monkeypatch: pytest.MonkeyPatch, few: int, seed: int
 ) -> None:
-    monkeypatch.setattr(statistics, "_FEW", few)
+    monkeypatch.setattr(counter, "_FEW", few)
     store, draw = Noting(), random.Random(seed)
     position = 0
     while position < len(SHOP):
-        engine = riding(passenger(ledger), store)
+        engine = stored_in(counting(ledger), store)
         for _ in range(draw.randint(1, 6)):
             end = min(len(SHOP), engine.offset + draw.randint(1, 120))
             engine.apply([(n, encode_entry(SHOP[n])) for n in range(engine.offset, end)])
@@ -1151,8 +1163,8 @@ def test_snapshots_and_changes_release_through_kills_what_an_uninterrupted_engin
                 engine.commit()
                 position = engine.offset
         # It is killed here: what was not committed is read again.
-    assert released(passenger(ledger)) == recount(SHOP, LINES.cap)
-    whole, later = store.passengers["cstatistics"], store.passengers["cstatistics.changes"]
+    assert released(counting(ledger)) == recount(SHOP, LINES.cap)
+    whole, later = store.consumers["cstatistics"], store.consumers["cstatistics.changes"]
     assert later >= 1
     assert (whole > later / 2) is (few == 0)
 
@@ -1164,24 +1176,24 @@ def test_many_new_people_cost_few_snapshots_and_changes_stay_below_one(
 
     Changes are written anew with each commit, so without snapshots they would cost more and more.
     """
-    monkeypatch.setattr(statistics, "_FEW", 0)
+    monkeypatch.setattr(counter, "_FEW", 0)
     searches = StatisticDefinition(name="all", event="search", by="any", cap=1)
-    counts = passenger(ledger, searches)
+    counts = counting(ledger, searches)
     ahead = map(str, range(100_000))
 
     def come(people: int) -> None:
         for _ in range(people):
-            counts.apply(did(next(ahead), "search", 10.5), None)
+            counts.counter.apply(did(next(ahead), "search", 10.5), None)
 
-    later = counts.passengers()[f"{statistics.PASSENGER}.changes"]
-    counts.apply(tick(MONDAY + 10 * HOUR), None)
+    later = counts.counter.consumers()[f"{counter.CONSUMER}.changes"]
+    counts.counter.apply(tick(MONDAY + 10 * HOUR), None)
     come(2_000)
-    assert counts.snapshot() is not None
+    assert committed(counts) is not None
     assert later.snapshot() is not None, "it takes the place of those to the snapshot before"
     whole, changed = [], []
     for _ in range(40):
         come(50)
-        whole.append(len(counts.snapshot() or b""))
+        whole.append(len(committed(counts) or b""))
         changed.append(len(later.snapshot() or b""))
     assert 2 <= sum(map(bool, whole)) <= 8
     assert max(changed) < max(whole) / 2
@@ -1191,9 +1203,9 @@ def test_many_new_people_cost_few_snapshots_and_changes_stay_below_one(
 def test_a_snapshot_without_its_changes_counts_nothing_more(ledger: Ledger) -> None:
     """Put back by hand, say: the contributions in between would be handed out again."""
     store = MemoryState()
-    run(riding(passenger(ledger), store), SHOP[:200], 0)
+    run(stored_in(counting(ledger), store), SHOP[:200], 0)
     store.write([(b"cstatistics.changes", None)])
-    engine = riding(passenger(ledger), store)
+    engine = stored_in(counting(ledger), store)
     with pytest.raises(PrivateStateError, match="as a whole"):
         engine.apply([(n, encode_entry(SHOP[n])) for n in range(engine.offset, 300)])
 
@@ -1208,8 +1220,8 @@ def lived(
     """What counts after servers, each with its statistics, that committed after every entry."""
     store, position = MemoryState(), 0
     for wanted, what in lives:
-        counts = passenger(ledger, *wanted)
-        engine = riding(counts, store)
+        counts = counting(ledger, *wanted)
+        engine = stored_in(counts, store)
         for entry in what:
             engine.apply([(position, encode_entry(entry))])
             position += 1

@@ -1,0 +1,344 @@
+"""Count events for private statistics inside the engine, and release closed panes at commits.
+
+The bounded counts are a co-committed consumer of the engine, so a user's spent contributions commit
+with the log offset and survive a crash. Before that commit, closed panes are noised and stored in
+the ledger: if the process dies in between, the replayed panes meet their stored release and nothing
+is drawn twice.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+
+import msgspec
+
+from tactful.statistics.definitions import StatisticDefinition
+from tactful.statistics.ledger_view import day_of
+from tactful_privacy.counting.bounded_counts import BoundedCounts
+from tactful_privacy.counting.heavy_hitters import BoundedKeys, KeysPublisher
+from tactful_privacy.counting.publisher import Publisher
+from tactful_privacy.errors import StateError
+from tactful_privacy.ledger.ledger import Ledger
+from tactful_privacy.ledger.statistic import FOUND_KEYS
+from tactful_privacy.people.consent import Purpose
+from tactful_streaming.contract.log_entries import Event, Item
+from tactful_streaming.engine.consumers import CoCommittedConsumer
+
+logger = logging.getLogger(__name__)
+
+CLOCK_EVENT = "x.clock"
+"""Type of the events by which a replay sets the time of the statistics."""
+
+DAY_MS = 86_400_000
+
+ALLOWANCE_MS = 60_000
+"""A pane stays open for so long after its end."""
+
+NOT_BEFORE = "statistics.not-before"
+"""File that a restore leaves in the data directory: when counting may begin, epoch milliseconds."""
+
+CONSUMER = "statistics"
+"""Name of the counts among the consumers of the engine."""
+
+_FEW = 1_000
+"""So many changed entries are never worth a whole snapshot."""
+
+_INCOMPLETE = (
+    "the stored statistics are a snapshot without what changed since, so the day's caps are lost:"
+    " restore the state as a whole, or compute it again with `tactful serve --rebuild`"
+)
+
+_Track = tuple[BoundedCounts, Publisher] | tuple[BoundedKeys, KeysPublisher]
+"""The counts of a statistic, and their publisher."""
+
+
+class StatisticsCounter(CoCommittedConsumer):
+    """Counts events for the published statistics, and releases panes that are over.
+
+    Panes are closed by a public clock, never by users' events. In service it is the wall clock,
+    and panes close on time whether or not anything happened. A replay of old data has its own
+    clock: `x.clock` events in the replayed log.
+
+    A pane is over for an event when the clock says so, not when the next commit closes it: the
+    commit may be due to another user's event. After a crash the events that were accepted and not
+    yet applied may find their pane over; they are then not counted, but charge their user. That
+    costs accuracy, not privacy.
+
+    ```text
+    statistic   counts (by user and pane)   publisher (panes, periods, totals → ledger)
+    views       BoundedCounts               Publisher
+    searches    BoundedKeys                 KeysPublisher
+    ```
+
+    Unit of privacy, guarantee and assumptions: `tactful_privacy.Statistic`.
+
+    Attributes:
+        changes: the consumer that stores changes since the last snapshot; None for none.
+    """
+
+    purpose = Purpose.MEASUREMENT
+
+    def __init__(
+        self,
+        definitions: Sequence[StatisticDefinition],
+        ledger: Ledger,
+        *,
+        secret: bytes,
+        clock: Callable[[], int] | None,
+        allowance_ms: int = ALLOWANCE_MS,
+        not_before: int = 0,
+    ) -> None:
+        """Register the statistics with the ledger; arguments as for `PrivateStatistics`."""
+        self._definitions = tuple(definitions)
+        self._ledger = ledger
+        self._secret = secret
+        self._clock = clock
+        self._allowance = allowance_ms
+        self._not_before = not_before
+        self._replayed = 0
+        self._tracks: dict[str, _Track] = {}
+        self.changes: StatisticsChanges | None = None
+        self._packed: tuple[bytes | None, bytes | None] = None, None  # snapshot, changes
+        self._whole = False  # whether there is a snapshot that changes can belong to
+        self._awaits = False  # whether changes that belong to what was restored are missing
+        self._written = 0  # entries that all changes since the last snapshot have written
+        released = {definition.name: definition.statistics() for definition in self._definitions}
+        self.bases = {name: statistics[0] for name, statistics in released.items()}
+        self.further = {name: statistics[1:] for name, statistics in released.items()}
+        # Queries about days that are over do not block a statistic that begins today.
+        first_day = 0 if clock is None else day_of(clock())
+        ledger.register_all(
+            [statistic for statistics in released.values() for statistic in statistics],
+            first_day=first_day,
+        )
+
+    @property
+    def now(self) -> int:
+        """The public clock that closes panes, epoch milliseconds; 0 before its first event."""
+        return self._replayed if self._clock is None else self._clock()
+
+    def consumers(self) -> dict[str, CoCommittedConsumer]:
+        """Return the consumers for the engine by name: the counts, and the changes of them.
+
+        A commit then writes the changes since the last snapshot, and a whole snapshot only now and
+        then. Both are in the write of the offset. The engine calls them in this order.
+        """
+        self.changes = StatisticsChanges(self)
+        return {CONSUMER: self, f"{CONSUMER}.changes": self.changes}
+
+    def apply(self, event: Event, item: Item | None) -> None:
+        """Count one event for every statistic it belongs to."""
+        if self._awaits:
+            raise StateError(_INCOMPLETE)
+        self._packed = None, None
+        if self._clock is None and event.type == CLOCK_EVENT:
+            self._replayed = max(self._replayed, event.timestamp)
+            return
+        unit = _unit(event)
+        if unit is None or not self._begun():
+            return
+        watermark = self._watermark()
+        for definition in self._definitions:
+            if (key := definition.key(event, item)) is not None:
+                counts, _ = self._tracks[definition.name]
+                counts.add(unit, event.timestamp, key, watermark=watermark)
+
+    def before_commit(self) -> None:
+        """Release the panes that are due into the ledger, and pack the state for the commit.
+
+        A whole snapshot is packed where changes would cost more, and where nothing stores them.
+        """
+        self._packed = None, None
+        if self._awaits:
+            raise StateError(_INCOMPLETE)
+        if not self._begun():
+            return
+        for _, publisher in self._tracks.values():
+            publisher.store(self._watermark())
+        if not any(counts.changed for counts, _ in self._tracks.values()):
+            return
+        whole = None
+        if self.changes is None or not self._is_little():
+            whole, self._whole, self._written = self._pack(), True, 0
+        self._packed = whole, None if self.changes is None else self._pack_changes()
+
+    def snapshot(self) -> bytes | None:
+        """Return the state that `before_commit` packed; None where it packed at most changes."""
+        return self._packed[0]
+
+    @property
+    def packed_changes(self) -> bytes | None:
+        """The changes that `before_commit` packed; None where there are none."""
+        return self._packed[1]
+
+    def restore(self, state: bytes) -> None:
+        """Continue from a snapshot.
+
+        Raises:
+            StateError: if it is damaged, a definition or the secret changed, or the ledger lacks
+                releases that were made by then.
+        """
+        stored = msgspec.msgpack.decode(state, type=_State)
+        self._replayed = stored.replayed
+        self._awaits = stored.has_changes
+        for name, snapshot in stored.counts.items():
+            if name in self.bases:
+                counts, publisher = self._begin(name, start=0)
+                counts.restore(snapshot)
+                self._refuse_older_ledger(counts)
+                if name in stored.sums:
+                    publisher.restore(stored.sums[name])
+
+    def restore_changes(self, state: bytes) -> None:
+        """Continue from packed changes, after `restore`.
+
+        Raises:
+            StateError: if they are damaged, or belong to another snapshot.
+        """
+        stored = msgspec.msgpack.decode(state, type=_Changes)
+        # The snapshot keeps a statistic that is not published any more without its later changes:
+        # published again, it would hand out those contributions a second time.
+        self._awaits, self._whole = False, stored.counts.keys() <= self.bases.keys()
+        self._replayed = stored.replayed
+        for name, changes in stored.counts.items():
+            if name not in self.bases:
+                continue
+            if name not in self._tracks:
+                raise StateError(_INCOMPLETE)
+            counts, publisher = self._tracks[name]
+            if isinstance(counts, BoundedCounts):
+                counts.restore_changes(changes)
+            else:
+                counts.restore(changes)
+            self._refuse_older_ledger(counts)
+            publisher.restore(stored.sums[name])
+
+    def _pack(self) -> bytes:
+        counts = {name: counts.snapshot() for name, (counts, _) in self._tracks.items()}
+        state = _State(self._replayed, counts, self._pack_sums(), self.changes is not None)
+        return msgspec.msgpack.encode(state)
+
+    def _pack_changes(self) -> bytes:
+        changes = {
+            name: counts.changes() if isinstance(counts, BoundedCounts) else counts.snapshot()
+            for name, (counts, _) in self._tracks.items()
+        }
+        return msgspec.msgpack.encode(_Changes(self._replayed, changes, self._pack_sums()))
+
+    def _pack_sums(self) -> dict[str, bytes]:
+        return {name: publisher.snapshot() for name, (_, publisher) in self._tracks.items()}
+
+    def _is_little(self) -> bool:
+        """Return whether to write only the changes.
+
+        Changes are written again with each commit, and each time there are more of them. They go on
+        until they have cost as much as a snapshot: then neither wastes more than the other would.
+        """
+        if not self._whole or self._tracks.keys() != self.bases.keys():
+            return False
+        bounded = [it for it, _ in self._tracks.values() if isinstance(it, BoundedCounts)]
+        changed = sum(counts.entries_changed for counts in bounded)
+        if changed > _FEW and self._written + changed > sum(counts.entries for counts in bounded):
+            return False
+        self._written += changed
+        return True
+
+    def _watermark(self) -> int:
+        return max(0, self.now - self._allowance)
+
+    def _begun(self) -> bool:
+        """Return whether counting has begun; it begins with the first time of the clock."""
+        if len(self._tracks) == len(self.bases):  # asked for each event
+            return bool(self._tracks)
+        missing = self.bases.keys() - self._tracks.keys()
+        if missing and self.now:
+            for name in missing:
+                self._begin(name, start=self._first_pane(name))
+            self._whole = False  # they are in no snapshot
+        return bool(self._tracks)
+
+    def _first_pane(self, name: str) -> int:
+        """Return now, or the next UTC day if panes were released before and their caps are lost.
+
+        The clock may have been set back: the day of the newest release counts, too.
+        """
+        now, last = self.now, self._ledger.last_pane(name)
+        begins = now if last is None else (day_of(max(now, last)) + 1) * DAY_MS
+        if begins < self._not_before and self._clock is None:
+            logger.warning(
+                "the statistic %s counts nothing of days before the restore, which may have been"
+                " released: a replay of them is not published. If the ledger is the latest one,"
+                " remove %s from the data directory before the start",
+                name,
+                NOT_BEFORE,
+            )
+        return max(begins, self._not_before)
+
+    def _refuse_older_ledger(self, counts: BoundedCounts | BoundedKeys) -> None:
+        closed, statistic = counts.closed_until, counts.statistic
+        if closed is None:
+            return
+        last = self._ledger.last_pane(statistic.name)
+        if last is None or last + statistic.pane_ms < closed:
+            raise StateError(
+                f"the ledger does not hold all releases of {statistic.name!r} that were made: it is"
+                " an older copy or another one, and would draw them a second time. Put the latest"
+                " ledger in its place"
+            )
+
+    def _begin(self, name: str, *, start: int) -> _Track:
+        base = self.bases[name]
+        if base.kind == FOUND_KEYS:
+            keys = BoundedKeys(base, secret=self._secret, start=start)
+            self._tracks[name] = keys, KeysPublisher(keys, self._ledger)
+        else:
+            counts = BoundedCounts(base, secret=self._secret, start=start)
+            publisher = Publisher(counts, self._ledger, further=self.further[name])
+            self._tracks[name] = counts, publisher
+        return self._tracks[name]
+
+
+class StatisticsChanges(CoCommittedConsumer):
+    """Stores the changes of private statistics since their last snapshot."""
+
+    purpose = Purpose.MEASUREMENT
+
+    def __init__(self, counter: StatisticsCounter) -> None:
+        """Store the changes of `counter`, which the engine calls before this."""
+        self._counter = counter
+
+    def apply(self, event: Event, item: Item | None) -> None:
+        """Do nothing: the counter counts."""
+
+    def snapshot(self) -> bytes | None:
+        """Return the changes; None where there are none since the commit before."""
+        return self._counter.packed_changes
+
+    def restore(self, state: bytes) -> None:
+        """Restore the changes, after the counter was restored."""
+        self._counter.restore_changes(state)
+
+
+class _State(msgspec.Struct, array_like=True):
+    """A snapshot, by name of the statistic."""
+
+    replayed: int
+    counts: dict[str, bytes]
+    sums: dict[str, bytes] = {}
+    has_changes: bool = False
+
+
+class _Changes(msgspec.Struct, array_like=True):
+    """Changes since a snapshot, by name of the statistic."""
+
+    replayed: int
+    counts: dict[str, bytes]
+    sums: dict[str, bytes]
+
+
+def _unit(event: Event) -> str | None:
+    """Return the unit that is bounded; a user and a device of the same id are two."""
+    if event.user_id is not None:
+        return f"user:{event.user_id}"
+    return None if event.device_id is None else f"device:{event.device_id}"
