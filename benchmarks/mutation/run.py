@@ -40,8 +40,8 @@ _MUTANTS = 110
 _BUDGET_S = 7200
 """Seconds after which no further mutant is started."""
 
-_START_S, _FACTOR = 60, 6
-"""Time limit of a mutant: seconds to start, and the tests' usual time times a factor."""
+_START_S, _FACTOR = 30, 4
+"""Time limit of a test and of a mutant: seconds, and the usual time under coverage times this."""
 
 # Source roots of the project: the mutated package comes before, all others from here.
 _SOURCES = ("platform", "privacy", "streaming", "federated", "bandits", "ui")
@@ -93,7 +93,8 @@ class Verdict:
     Attributes:
         id: of the mutant.
         digest: of its module and the files of its tests.
-        outcome: `killed`, `time-out`, `survived`, or `untested` when no test runs the line.
+        outcome: `killed`, `time-out` when the process had to be ended, `survived`, or `untested`
+            when no test runs the line.
         seconds: duration of its tests.
         change: the line before and after.
         test: the test that failed; empty when none did or the tests could not be collected.
@@ -165,15 +166,26 @@ class Sandbox:
             raise RuntimeError(f"pytest ended with {code} on {test_file}: run it to see why")
         return record
 
-    def judge(self, mutant: Mutant | None, tests: Sequence[str], timeout: float) -> tuple[str, str]:
+    def judge(
+        self, mutant: Mutant | None, tests: Sequence[str], seconds: Mapping[str, float]
+    ) -> tuple[str, str]:
         """Run tests against a mutant, or against the unchanged package.
+
+        Args:
+            mutant: None for the unchanged package.
+            tests: ids of the tests, in this order.
+            seconds: the usual time of each test.
 
         Returns:
             The outcome as in `Verdict`, and the test that failed.
         """
         files = list(dict.fromkeys(test.partition("::")[0] for test in tests))
+        of_test = _START_S + _FACTOR * max(seconds[test] for test in tests)
+        of_all = _START_S + _FACTOR * sum(seconds[test] for test in tests)
+        arguments = ["-x", f"--timeout={of_test:.0f}", *files]
         with self._mutated(mutant):
-            code, record = self._pytest({"tests": list(tests)}, ["-x", *files], timeout)
+            # A loop in machine code ends only with its process.
+            code, record = self._pytest({"tests": list(tests)}, arguments, of_test + of_all)
         if code is None:
             return "time-out", ""
         return "survived" if code == 0 else "killed", record.get("failed", "")
@@ -275,11 +287,10 @@ def judge(
             if verdict is None:
                 if time.monotonic() > deadline:
                     return verdicts, len(mutants) - number
-                usual = sum(line_map.seconds[test] for test in tests)
                 if not checked and tests:
-                    _check_unchanged(sandbox, tests)
+                    _check_unchanged(sandbox, tests, line_map.seconds)
                     checked = True
-                verdict = _verdict(sandbox, mutant, tests, digest, _START_S + _FACTOR * usual)
+                verdict = _verdict(sandbox, mutant, tests, digest, line_map.seconds)
                 with journal.open("a", encoding="utf-8") as lines:
                     lines.write(json.dumps(verdict.__dict__) + "\n")
                 print(f"{verdict.outcome}: {mutant.id}", file=sys.stderr, flush=True)
@@ -297,18 +308,22 @@ def _places(target: Target, modules: Sequence[Path]) -> list[Place]:
 
 
 def _verdict(
-    sandbox: Sandbox, mutant: Mutant, tests: Sequence[str], digest: str, timeout: float
+    sandbox: Sandbox,
+    mutant: Mutant,
+    tests: Sequence[str],
+    digest: str,
+    usual: Mapping[str, float],
 ) -> Verdict:
     if not tests:
         return Verdict(mutant.id, digest, "untested", 0.0, mutant.change)
     began = time.monotonic()
-    outcome, test = sandbox.judge(mutant, tests, timeout)
+    outcome, test = sandbox.judge(mutant, tests, usual)
     seconds = round(time.monotonic() - began, 1)
     return Verdict(mutant.id, digest, outcome, seconds, mutant.change, test)
 
 
-def _check_unchanged(sandbox: Sandbox, tests: Sequence[str]) -> None:
-    outcome, test = sandbox.judge(None, tests, 3600)
+def _check_unchanged(sandbox: Sandbox, tests: Sequence[str], usual: Mapping[str, float]) -> None:
+    outcome, test = sandbox.judge(None, tests, usual)
     if outcome != "survived":
         raise RuntimeError(f"without a mutation the tests end with {outcome}: {test or tests[0]}")
 
