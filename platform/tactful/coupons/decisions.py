@@ -24,7 +24,7 @@ from tactful_bandits.assignment.hashing import bucket
 from tactful_bandits.policies.budget_pacing import BudgetPacing
 from tactful_streaming.contract.log_entries import Event, decode_entry, encode_entry, subject_key
 from tactful_streaming.errors import StreamingError
-from tactful_streaming.log.embedded_log import EventLog
+from tactful_streaming.log.event_log import EventLog
 
 _CHUNK = 512
 _HOUR = 3_600_000

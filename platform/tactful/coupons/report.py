@@ -20,7 +20,7 @@ from tactful_bandits.analysis.sample_ratio import SampleRatio, check_sample_rati
 from tactful_bandits.analysis.samples import Mean
 from tactful_streaming.contract.log_entries import decode_entry, event_for, subject_key
 from tactful_streaming.errors import StreamingError
-from tactful_streaming.log.embedded_log import EventLog
+from tactful_streaming.log.event_log import EventLog
 
 _CHUNK = 2_048
 _MEASUREMENT = "measurement"

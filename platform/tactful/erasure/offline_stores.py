@@ -31,11 +31,12 @@ from tactful.util.checkpoint import Checkpoint
 from tactful_streaming.contract.log_entries import Tick, encode_entry
 from tactful_streaming.definitions.model import Definitions
 from tactful_streaming.definitions.reader import load_definitions
-from tactful_streaming.engine.erasure import forget
+from tactful_streaming.engine.erasure import delete_subjects
 from tactful_streaming.kafka.kafka_log import KafkaLog
 from tactful_streaming.log.dead_letters import DeadLetter
-from tactful_streaming.log.embedded_log import EmbeddedLog, EventLog
+from tactful_streaming.log.embedded_log import EmbeddedLog
 from tactful_streaming.log.encrypted_log import SealedLog
+from tactful_streaming.log.event_log import EventLog
 from tactful_streaming.log.redaction import BLANK, redact
 from tactful_streaming.state.store import RocksState, open_beside
 
@@ -184,7 +185,7 @@ def _state(path: Path, found: SearchResult, definitions: Definitions) -> Erasure
         return ErasureStep(place="state", removed=0)
     with contextlib.closing(RocksState(path)) as store:
         snapshots = {"shown": partial(without_people, people=found.traces.people)}
-        removed = forget(store, found.traces, definitions, snapshots)
+        removed = delete_subjects(store, found.traces, definitions, snapshots)
         store.purge()
     return ErasureStep(place="state", removed=removed)
 

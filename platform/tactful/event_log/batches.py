@@ -8,7 +8,7 @@ from typing import Protocol, runtime_checkable
 from tactful.schemas.positions import Position
 from tactful_streaming.contract.log_entries import Entry, decode_entry
 from tactful_streaming.errors import StreamingError
-from tactful_streaming.log.embedded_log import EventLog
+from tactful_streaming.log.event_log import EventLog
 
 Record = tuple[int, bytes]
 

@@ -21,8 +21,9 @@ from tactful_privacy.people.pseudonyms import Keyring
 from tactful_privacy.people.vault import Vault
 from tactful_streaming.contract.log_entries import DEVICE_PREFIX, EntryFormat, Tick, encode_entry
 from tactful_streaming.errors import LogCorruptedError, LogError
-from tactful_streaming.log.embedded_log import EmbeddedLog, EventLog
+from tactful_streaming.log.embedded_log import EmbeddedLog
 from tactful_streaming.log.encrypted_log import SealedLog
+from tactful_streaming.log.event_log import EventLog
 
 logger = logging.getLogger(__name__)
 

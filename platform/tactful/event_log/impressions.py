@@ -28,7 +28,7 @@ from tactful_streaming.contract.log_entries import (
     event_for,
 )
 from tactful_streaming.errors import StreamingError
-from tactful_streaming.log.embedded_log import EventLog
+from tactful_streaming.log.event_log import EventLog
 
 _CHUNK = 2_048
 

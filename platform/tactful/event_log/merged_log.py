@@ -28,7 +28,7 @@ from tactful_streaming.kafka.client import (
     partition_bounds,
 )
 from tactful_streaming.kafka.config import KafkaSettings
-from tactful_streaming.log.embedded_log import EventLog
+from tactful_streaming.log.event_log import EventLog
 
 _QUEUE = 4_000
 _CONSUME = 1_000

@@ -28,8 +28,8 @@ from tactful_bandits.rollouts.lifecycle import judge_rollout
 from tactful_bandits.rollouts.model import Rollout, StageObservations
 from tactful_privacy.durable_files import replace_file
 from tactful_streaming.contract.log_entries import Event
-from tactful_streaming.contract.subject_ids import Traces
-from tactful_streaming.log.embedded_log import EventLog
+from tactful_streaming.contract.subject_ids import SubjectIds
+from tactful_streaming.log.event_log import EventLog
 
 logger = logging.getLogger(__name__)
 
@@ -86,7 +86,7 @@ class RolloutController:
         with self._working:
             return self._run()
 
-    def forget(self, traces: Traces) -> None:
+    def forget(self, traces: SubjectIds) -> None:
         """Remove erased users from the counts; waits for looks in progress.
 
         Their events in the log are not counted again if `allows` refuses them.

@@ -24,10 +24,10 @@ from tactful_bandits.analysis.samples import Mean, Proportion, Ratio, Sample
 from tactful_bandits.assignment.assign import Experiment
 from tactful_privacy.people.consent import Purpose
 from tactful_streaming.contract.log_entries import Event, decode_entry, event_for, subject_key
-from tactful_streaming.contract.subject_ids import Traces
-from tactful_streaming.engine.erasure import is_of
+from tactful_streaming.contract.subject_ids import SubjectIds
+from tactful_streaming.engine.erasure import names_subject
 from tactful_streaming.errors import StreamingError
-from tactful_streaming.log.embedded_log import EventLog
+from tactful_streaming.log.event_log import EventLog
 
 _CHUNK = 2_048
 # Records that are later than this after the end of a list's time are not waited for.
@@ -220,7 +220,7 @@ class Tally:
             first = FirstList(shown.at + self._lasts, shown.arm, shown.took)
             self._firsts[shown.person] = min(first, self._firsts.get(shown.person, first))
 
-    def forget(self, traces: Traces) -> None:
+    def forget(self, traces: SubjectIds) -> None:
         """Count people no more who are erased, as if they had never come."""
         people = traces.people
         for person in people:
@@ -229,7 +229,7 @@ class Tally:
             self._firsts.pop(person, None)
         self._open = {key: it for key, it in self._open.items() if it.person not in people}
         for identity, events in [*self._early.items()]:
-            if others := [event for event in events if not is_of(event, traces)]:
+            if others := [event for event in events if not names_subject(event, traces)]:
                 self._early[identity] = others
             else:
                 del self._early[identity]

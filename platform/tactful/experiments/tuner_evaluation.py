@@ -36,7 +36,7 @@ from tactful_bandits.evaluation.off_policy import LoggedDecisions
 from tactful_bandits.evaluation.verdict import evaluate_policy
 from tactful_bandits.tuner.network import NetworkPolicy
 from tactful_streaming.contract.log_entries import Event, subject_key
-from tactful_streaming.log.embedded_log import EventLog
+from tactful_streaming.log.event_log import EventLog
 
 _CHUNK = 2_048
 

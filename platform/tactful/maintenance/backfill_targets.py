@@ -14,8 +14,9 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Collection, Container, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import msgspec
 
@@ -30,13 +31,14 @@ from tactful.schemas.positions import Offsets
 from tactful.util.clock import now_ms
 from tactful_streaming.definitions.model import Definitions
 from tactful_streaming.engine.backfill import PartComputation
+from tactful_streaming.engine.options import EngineOptions
 from tactful_streaming.engine.schema_evolution import required_features
 from tactful_streaming.errors import StateError
 from tactful_streaming.kafka.config import KafkaSettings
 from tactful_streaming.kafka.kafka_log import KafkaLog
 from tactful_streaming.kafka.kafka_partition import KafkaPartition
-from tactful_streaming.log.embedded_log import EventLog
 from tactful_streaming.log.encrypted_log import SealedLog
+from tactful_streaming.log.event_log import EventLog
 from tactful_streaming.rules.rules import load_rules
 from tactful_streaming.state.key_layout import CONSUMER, read_meta
 from tactful_streaming.state.partition_checkpoint import PartitionState
@@ -246,7 +248,7 @@ class _ServerPart(_FilesPart):
         )
         self._stack.callback(log.close)
         options = computing_options(self._settings, self._suppressed)
-        options["consumers"] = {_PLACES: places}
+        options = replace(options, consumers={_PLACES: places})
         part = PartComputation(log, scratch, self.definitions, missing, None, options)
         places.offsets = lambda: log.reached
         return part
@@ -285,9 +287,10 @@ class _WorkerPart:
     def computation(
         self, state: StateStore, scratch: StateStore, missing: Collection[str], offset: int
     ) -> PartComputation:
-        options = {**computing_options(self._settings, self._suppressed), "partition": self.number}
+        options = computing_options(self._settings, self._suppressed)
+        options = replace(options, partition=self.number)
         if self.linked:
-            options["partition_of"] = self._topic.partition_of
+            options = replace(options, partition_of=self._topic.partition_of)
         return PartComputation(self._log, scratch, self.definitions, missing, offset, options)
 
     def read(self) -> RocksState:
@@ -315,11 +318,11 @@ class _WorkerPart:
         self._held.replace_checkpoints()
 
 
-def computing_options(settings: Settings, suppressed: Container[str]) -> dict[str, Any]:
+def computing_options(settings: Settings, suppressed: Container[str]) -> EngineOptions:
     """What an engine is opened with; each gets rules of its own, which have seen nothing."""
-    options = {**engine_options(settings), "suppressed": suppressed}
+    options = replace(engine_options(settings), suppressed=suppressed)
     if settings.engine.rules != Path():
-        options["cleaner"] = load_rules(settings.engine.rules)
+        options = replace(options, cleaner=load_rules(settings.engine.rules))
     return options
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from tactful.event_log.impressions import Impression, read_impressions
 from tactful.ranking.features import RANKING_FEATURES
-from tactful_streaming.log.embedded_log import EventLog
+from tactful_streaming.log.event_log import EventLog
 
 SCORE = "score"
 """Name under which the drift of the scores is told."""

@@ -23,15 +23,17 @@ from tactful.event_log.batches import read_batches
 from tactful.event_log.impressions import Impression, read_impressions
 from tactful.ranking.features import RANKING_FEATURES, REQUESTED, assemble
 from tactful.ranking.model import read_manifest, version_directory
-from tactful.recall.candidates import Popularity, Quotas, gather
+from tactful.recall.candidates import CatalogueView, Quotas, gather
 from tactful.recall.index import RecallIndex
 from tactful.recall.live_view import unlearned
+from tactful.recall.popularity import Popularity
 from tactful.vectors.updatable_index import Snapshot
 from tactful_streaming.contract.log_entries import subject_key
 from tactful_streaming.definitions.model import Definitions
 from tactful_streaming.engine.engine import Engine
+from tactful_streaming.engine.options import EngineOptions
 from tactful_streaming.identity.resolver import Identity
-from tactful_streaming.log.embedded_log import EventLog
+from tactful_streaming.log.event_log import EventLog
 from tactful_streaming.state.store import MemoryState
 
 Progress = Callable[[int, int], None]
@@ -96,7 +98,7 @@ def measure_skew(
     served = sorted(_served(log, lists), key=lambda each: each.applied)
     if log.begin:
         return Skew(0, len(served), 0, 0, {})
-    engine = Engine(definitions, MemoryState(), identity=identity)
+    engine = Engine(definitions, MemoryState(), EngineOptions(identity=identity))
     indexes: dict[str, RecallIndex | None] = {}
     views: dict[str, tuple[int, Snapshot, Catalogue]] = {}
     different = np.zeros(len(RANKING_FEATURES), np.int64)
@@ -173,16 +175,14 @@ def _again(
         at=served.event.timestamp,
     )
     # What the channels know of the context, without their candidates: the list says which.
-    asked = gather(
-        index,
-        search,
-        catalogue,
+    popular = Popularity.of(known[:0], len(catalogue))
+    scored = gather(
+        CatalogueView(index, search, catalogue, popular),
         context,
-        popular=Popularity.of(known[:0], len(catalogue)),
         quotas=_NO_QUOTAS,
         allowed=np.zeros(len(catalogue), np.bool_),
     )
-    candidates = asked.found(known, np.zeros(len(known), np.int8))
+    candidates = scored.with_rows(known, np.zeros(len(known), np.int8))
     features = assemble(candidates, context, source=engine, catalogue=catalogue)
     found = np.full((len(rows), len(RANKING_FEATURES)), np.nan, np.float32)
     found[rows >= 0] = features[np.searchsorted(known, rows[rows >= 0])]

@@ -17,9 +17,8 @@ import contextlib
 import logging
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from tactful.catalogue.request_context import FeatureSource
 from tactful.config.identity import identity_of
@@ -36,11 +35,13 @@ from tactful_streaming.contract.log_entries import Entry, EntryFormat, encode_en
 from tactful_streaming.definitions.model import Definitions
 from tactful_streaming.engine.consumers import CoCommittedConsumer
 from tactful_streaming.engine.engine import Engine
+from tactful_streaming.engine.options import EngineOptions
 from tactful_streaming.kafka.kafka_log import KafkaLog
 from tactful_streaming.kafka.topics import check_topic, topic_id
 from tactful_streaming.log.dead_letters import DeadLetters
-from tactful_streaming.log.embedded_log import EmbeddedLog, EventLog, PartitionedLog
+from tactful_streaming.log.embedded_log import EmbeddedLog
 from tactful_streaming.log.encrypted_log import SealedLog, SealedPartitions
+from tactful_streaming.log.event_log import EventLog, PartitionedLog
 from tactful_streaming.log.group_commit import Commit, GroupCommit, KeyedCommit
 from tactful_streaming.log.outage_spool import Spool
 from tactful_streaming.online.mirror import stored_blobs
@@ -108,18 +109,18 @@ class Backend:
     written: Mapping[str, EmbeddedLog] = field(default_factory=dict)
 
 
-def engine_options(settings: Settings) -> dict[str, Any]:
+def engine_options(settings: Settings) -> EngineOptions:
     """What every engine of the installation is opened with, a backfill's too.
 
     Raises:
         ConfigError: if the settings of identity make no sense.
     """
-    return {
-        "dedupe_days": settings.engine.dedupe_days,
-        "watermark_delay_ms": settings.engine.watermark_delay_ms,
-        "allowed_lateness_ms": settings.engine.allowed_lateness_ms,
-        "identity": identity_of(settings.identity),
-    }
+    return EngineOptions(
+        dedupe_days=settings.engine.dedupe_days,
+        watermark_delay_ms=settings.engine.watermark_delay_ms,
+        allowed_lateness_ms=settings.engine.allowed_lateness_ms,
+        identity=identity_of(settings.identity),
+    )
 
 
 def open_backend(
@@ -370,15 +371,17 @@ class _Opening:
             opened = Engine(
                 definitions,
                 state,
-                **engine_options(self.settings),
-                memory_bytes=engine.memory_mb * 1024 * 1024 or None,
-                consumers=consumers,
-                suppressed=self.suppressed,
-                cleaner=cleaner,
-                online=copied,
-                rebuild=self.rebuild,
-                on_dead_letter=letters.note,
-                on_late=letters.note_late,
+                replace(
+                    engine_options(self.settings),
+                    memory_bytes=engine.memory_mb * 1024 * 1024 or None,
+                    consumers=consumers,
+                    suppressed=self.suppressed,
+                    cleaner=cleaner,
+                    online=copied,
+                    rebuild=self.rebuild,
+                    on_dead_letter=letters.note,
+                    on_late=letters.note_late,
+                ),
             )
         except BaseException:
             if copied is not None:

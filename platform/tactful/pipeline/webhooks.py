@@ -13,7 +13,7 @@ from tactful.config.server import ActionSettings
 from tactful.config.settings import secret
 from tactful.util.clock import now_ms
 from tactful_streaming.errors import LogError, StateError
-from tactful_streaming.log.embedded_log import EventLog
+from tactful_streaming.log.event_log import EventLog
 from tactful_streaming.sinks.webhook import Delivery, RetryPolicy, StoredQueue, WebhookSender
 from tactful_streaming.state.store import RocksState
 

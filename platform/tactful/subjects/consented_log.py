@@ -24,7 +24,7 @@ from tactful.subjects.suppression import open_suppression
 from tactful_privacy.people.consent import EVERYTHING, NOTHING, Purpose
 from tactful_streaming.contract.log_entries import Tick, encode_entry
 from tactful_streaming.errors import LogError
-from tactful_streaming.log.embedded_log import EventLog
+from tactful_streaming.log.event_log import EventLog
 from tactful_streaming.log.redaction import BLANK
 
 Allows = Callable[[str | None, str | None, int, str | None], bool]

@@ -26,11 +26,12 @@ from tactful_streaming.contract.log_entries import (
     User,
     decode_entry,
 )
-from tactful_streaming.contract.subject_ids import Traces
+from tactful_streaming.contract.subject_ids import SubjectIds
 from tactful_streaming.engine.erasure import devices_of, sessions_of
 from tactful_streaming.errors import StreamingError
-from tactful_streaming.log.embedded_log import EmbeddedLog, EventLog
+from tactful_streaming.log.embedded_log import EmbeddedLog
 from tactful_streaming.log.encrypted_log import SealedLog
+from tactful_streaming.log.event_log import EventLog
 from tactful_streaming.log.redaction import matching_records
 from tactful_streaming.state.store import StateStore
 
@@ -48,7 +49,7 @@ class SearchResult:
         records: how many records of the log are theirs.
     """
 
-    traces: Traces
+    traces: SubjectIds
     offsets: frozenset[int]
     records: int
 
@@ -207,7 +208,7 @@ def find_traces(log: Search, store: StateStore | None, people: Collection[str]) 
                 if device in shared:
                     offsets.add(offset)
     return SearchResult(
-        Traces(
+        SubjectIds(
             users=users,
             devices=frozenset(devices - shared),
             shared=frozenset(shared),

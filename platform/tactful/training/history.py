@@ -12,7 +12,7 @@ from tactful.event_log.batches import decoded, read_batches
 from tactful.recall.cohorts import Cohorts
 from tactful.recall.index import Interactions
 from tactful_streaming.contract.log_entries import Event, Item, User, subject_key
-from tactful_streaming.log.embedded_log import EventLog
+from tactful_streaming.log.event_log import EventLog
 
 TAKEN = frozenset({"add_to_cart", "purchase"})
 """Event types that say an item was taken."""

@@ -1,9 +1,9 @@
-"""Rows to learn from, by replay: lists that could have been asked for, as they would have been.
+"""Training rows by replay: requests that could have been made, with the features of that moment.
 
-Point in time by construction: a second engine replays the log from its beginning; just before a
-list would have been asked for, it is asked for the candidates and features the server would have
-used at that moment. What the person then took are the positives. The recall index used for these
-lists was built only from what the log held before the first of them.
+Point in time by construction: a second engine replays the log from its beginning. Just before a
+request would have been made, the rows get the candidates and features the server would have used
+then. The positives are the items that the user then took. The recall index of these requests is
+built only from the log before the first of them.
 """
 
 from __future__ import annotations
@@ -17,21 +17,23 @@ from numpy.typing import NDArray
 from tactful.catalogue.catalogue import Catalogue
 from tactful.catalogue.request_context import build_context
 from tactful.ranking.features import RANKING_FEATURES, assemble
-from tactful.recall.candidates import Popularity, Quotas, gather, popular_rows
+from tactful.recall.candidates import CatalogueView, Quotas, gather
 from tactful.recall.index import RecallIndex
 from tactful.recall.live_view import unlearned
+from tactful.recall.popularity import Popularity, popular_rows
 from tactful.training.history import History
 from tactful.training.options import TrainingOptions
 from tactful.util.checkpoint import Checkpoint
 from tactful.vectors.updatable_index import Snapshot
 from tactful_streaming.definitions.model import Definitions
 from tactful_streaming.engine.engine import Engine
+from tactful_streaming.engine.options import EngineOptions
 from tactful_streaming.identity.resolver import Identity
-from tactful_streaming.log.embedded_log import EventLog
+from tactful_streaming.log.event_log import EventLog
 from tactful_streaming.state.store import MemoryState
 
 Progress = Callable[[str, int, int], None]
-"""Told a stage, how much of it is done and how much there is."""
+"""Called with a stage, how much of it is done, and how much there is."""
 
 _DAY = 86_400_000
 _CHUNK = 2_048
@@ -40,15 +42,15 @@ _PART = 256
 
 @dataclass(frozen=True)
 class Question:
-    """A list that could have been asked for.
+    """A request that could have been made.
 
     Attributes:
         offset: log offset of the event it comes just before.
-        at: when, epoch milliseconds.
-        subject: key of the person in the engine, None for nobody.
-        session_id: the visit; None where it is not told.
+        at: time of the request, epoch milliseconds.
+        subject: key of the user in the engine; None for nobody.
+        session_id: the visit; None where the request does not name it.
         positives: item ids that were taken.
-        intent: what the device sends along, weight by category; None for nothing.
+        intent: weight by category that the device sends along; None for nothing.
     """
 
     offset: int
@@ -67,7 +69,7 @@ class Rows:
         features: shape (n, len(RANKING_FEATURES)).
         labels: whether the item was taken, shape (n,).
         sizes: rows of each list, shape (lists,).
-        weights: what each list counts, shape (lists,).
+        weights: weight of each list, shape (lists,).
     """
 
     features: NDArray[np.float32]
@@ -77,7 +79,7 @@ class Rows:
 
     @classmethod
     def none(cls) -> Rows:
-        """No list."""
+        """Return rows of no list."""
         width = len(RANKING_FEATURES)
         return cls(
             np.zeros((0, width), np.float32),
@@ -87,7 +89,7 @@ class Rows:
         )
 
     def split(self, lists: int) -> tuple[Rows, Rows]:
-        """The first so many lists, and the others."""
+        """Return the first so many lists, and the others."""
         cut = int(self.sizes[:lists].sum())
         return (
             Rows(self.features[:cut], self.labels[:cut], self.sizes[:lists], self.weights[:lists]),
@@ -95,7 +97,7 @@ class Rows:
         )
 
     def and_(self, others: Rows) -> Rows:
-        """These lists and others."""
+        """Return these lists followed by others."""
         return Rows(
             np.concatenate([self.features, others.features]),
             np.concatenate([self.labels, others.labels]),
@@ -107,11 +109,11 @@ class Rows:
 def sample_questions(
     history: History, labels_from: int, options: TrainingOptions
 ) -> list[Question]:
-    """Draw the lists to learn from, in log order.
+    """Draw the requests to learn from, in log order.
 
     Args:
-        history: what happened.
-        labels_from: earliest start of a visit that may give lists, epoch milliseconds.
+        history: the visits.
+        labels_from: earliest start of a visit that may give requests, epoch milliseconds.
         options: the task and how many.
 
     Returns:
@@ -154,100 +156,130 @@ def collect(
     *,
     checkpoint: Checkpoint | None = None,
 ) -> Rows:
-    """Replay the log and lay out the rows of every question as the server would have seen it.
+    """Replay the log and lay out the rows of every request as the server would have.
 
     Args:
         log: from the beginning.
         definitions: the features to compute.
-        index: recall index that knows nothing of the questions.
+        index: recall index of the log before the first question.
         questions: in log order.
         held_back: questions from this one on keep all their candidates; earlier ones keep the
             positives and a sample of the others.
         options: how many others, and the seed.
-        identity: how the server joins devices to people.
-        progress: told how far it is.
-        checkpoint: keeps rows as they are laid out. The log is replayed again by who goes on, but
-            only what is not there yet is laid out.
+        identity: rules by which the server joins devices to users.
+        progress: called with the stage `replay`.
+        checkpoint: keeps rows as they are laid out. A resumed training replays the log again, but
+            lays out only the missing rows.
 
     Returns:
         The rows, each list counting 1.
     """
-    engine = Engine(definitions, MemoryState(), identity=identity)
-    quotas = Quotas()
-    catalogue = Catalogue(index.item_ids, {})
-    search = Snapshot.of(index.item_ids, index.nearest)
-    popular = Popularity.of(np.zeros(0, np.int64), 0)
-    version, day = -1, -1
-    done = [] if checkpoint is None else checkpoint.parts()
-    finished = sum(len(part["sizes"]) for part in done)
-    parts: list[NDArray[np.float32]] = []
-    labels: list[NDArray[np.bool_]] = []
-
-    def close_part() -> None:
-        part = {
-            "features": np.concatenate(parts),
-            "labels": np.concatenate(labels),
-            "sizes": np.array([len(it) for it in labels], np.int64),
-        }
-        if checkpoint is not None:
-            checkpoint.save_part(len(done), part)
-        done.append(part)
-        parts.clear()
-        labels.clear()
-
+    engine = Engine(definitions, MemoryState(), EngineOptions(identity=identity))
+    view = _View(engine, index)
+    parts = _Parts(checkpoint)
+    finished = parts.lists
     for number, question in enumerate(_replay(engine, log, questions, progress)):
-        if engine.items_version != version:
-            version = engine.items_version
-            catalogue = Catalogue(index.item_ids, engine.items)
-            popular = popular.grown(catalogue.available)
-            search = search.changed(unlearned(index, search, engine.items.values()))
-        if question.at // _DAY != day:
-            day = question.at // _DAY
-            popular = popular_rows(engine, catalogue, index)
+        view.update(question.at)
         if number < finished:
             continue
+        features, taken = view.rows(question)
+        if number < held_back:
+            generator = np.random.default_rng((options.seed + 1, number))
+            kept = _thin(taken, options.negatives, generator)
+            features, taken = features[kept], taken[kept]
+        parts.add(features, taken)
+    return parts.close()
+
+
+class _View:
+    """Catalogue, index and popularity of the server at the present place of a replay."""
+
+    def __init__(self, engine: Engine, index: RecallIndex) -> None:
+        self._engine = engine
+        self._index = index
+        self._quotas = Quotas()
+        self._catalogue = Catalogue(index.item_ids, {})
+        self._search = Snapshot.of(index.item_ids, index.nearest)
+        self._popular = Popularity.of(np.zeros(0, np.int64), 0)
+        self._version, self._day = -1, -1
+
+    def update(self, at: int) -> None:
+        """Follow the engine: new items at once, popularity on each new day."""
+        engine, index = self._engine, self._index
+        if engine.items_version != self._version:
+            self._version = engine.items_version
+            self._catalogue = Catalogue(index.item_ids, engine.items)
+            self._popular = self._popular.grown(self._catalogue.available)
+            added = unlearned(index, self._search, engine.items.values())
+            self._search = self._search.changed(added)
+        if at // _DAY != self._day:
+            self._day = at // _DAY
+            self._popular = popular_rows(engine, self._catalogue, index)
+
+    def rows(self, question: Question) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        """Return the features of all candidates of a request, and whether each was taken."""
+        catalogue = self._catalogue
         context = build_context(
-            engine,
+            self._engine,
             catalogue,
             subject=question.subject,
             session_id=question.session_id,
             at=question.at,
         )
-        found = gather(
-            index,
-            search,
-            catalogue,
+        candidates = gather(
+            CatalogueView(self._index, self._search, catalogue, self._popular),
             context,
-            popular=popular,
-            quotas=quotas,
+            quotas=self._quotas,
             allowed=catalogue.available,
             intent=question.intent,
         )
-        features = assemble(found, context, source=engine, catalogue=catalogue)
-        taken = np.array(
-            [catalogue.item_ids[row] in question.positives for row in found.rows.tolist()],
-            np.bool_,
+        features = assemble(candidates, context, source=self._engine, catalogue=catalogue)
+        ids = (catalogue.item_ids[row] for row in candidates.rows.tolist())
+        return features, np.array([item in question.positives for item in ids], np.bool_)
+
+
+class _Parts:
+    """Rows laid out so far, saved in a checkpoint every 256 lists."""
+
+    def __init__(self, checkpoint: Checkpoint | None) -> None:
+        self._checkpoint = checkpoint
+        self._saved = [] if checkpoint is None else checkpoint.parts()
+        self._features: list[NDArray[np.float32]] = []
+        self._labels: list[NDArray[np.bool_]] = []
+        self.lists = sum(len(part["sizes"]) for part in self._saved)
+
+    def add(self, features: NDArray[np.float32], labels: NDArray[np.bool_]) -> None:
+        self._features.append(features)
+        self._labels.append(labels)
+        if len(self._labels) == _PART:
+            self._save()
+
+    def close(self) -> Rows:
+        if self._labels:
+            self._save()
+        features, labels, sizes = (
+            np.concatenate([part[name] for part in self._saved])
+            for name in ("features", "labels", "sizes")
         )
-        if number < held_back:
-            generator = np.random.default_rng((options.seed + 1, number))
-            kept = _thin(taken, options.negatives, generator)
-            features, taken = features[kept], taken[kept]
-        parts.append(features)
-        labels.append(taken)
-        if len(labels) == _PART:
-            close_part()
-    if labels:
-        close_part()
-    features, taken, sizes = (
-        np.concatenate([part[name] for part in done]) for name in ("features", "labels", "sizes")
-    )
-    return Rows(features, taken, sizes, np.ones(len(sizes), np.float32))
+        return Rows(features, labels, sizes, np.ones(len(sizes), np.float32))
+
+    def _save(self) -> None:
+        part = {
+            "features": np.concatenate(self._features),
+            "labels": np.concatenate(self._labels),
+            "sizes": np.array([len(labels) for labels in self._labels], np.int64),
+        }
+        if self._checkpoint is not None:
+            self._checkpoint.save_part(len(self._saved), part)
+        self._saved.append(part)
+        self._features.clear()
+        self._labels.clear()
 
 
 def _replay(
     engine: Engine, log: EventLog, questions: Sequence[Question], progress: Progress
 ) -> Iterator[Question]:
-    """Apply the log and stop just before the event of each question."""
+    """Apply the log, and yield each question just before its event is applied."""
     end = questions[-1].offset
     waiting, position = 0, log.begin
     while waiting < len(questions):
@@ -269,7 +301,7 @@ def _replay(
 def _thin(
     taken: NDArray[np.bool_], negatives: int, generator: np.random.Generator
 ) -> NDArray[np.intp]:
-    """All positives and a sample of the others, in their order."""
+    """Return the rows of all positives and a sample of the others, in their order."""
     others = np.flatnonzero(~taken)
     if len(others) > negatives:
         others = generator.choice(others, size=negatives, replace=False)

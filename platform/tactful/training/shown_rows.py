@@ -20,7 +20,7 @@ from tactful.training.options import TrainingOptions
 from tactful.training.replay_rows import Progress, Rows
 from tactful_streaming.contract.log_entries import PERSONALISATION, Event, decode_entry, event_for
 from tactful_streaming.errors import StreamingError
-from tactful_streaming.log.embedded_log import EventLog
+from tactful_streaming.log.event_log import EventLog
 
 _CHUNK = 2_048
 _HOUR = 3_600_000

@@ -38,7 +38,7 @@ from tactful.training.two_tower import TowerOptions, learn_vectors, require_torc
 from tactful.util.checkpoint import Checkpoint
 from tactful_streaming.definitions.model import Definitions
 from tactful_streaming.identity.resolver import Identity
-from tactful_streaming.log.embedded_log import EventLog
+from tactful_streaming.log.event_log import EventLog
 
 __all__ = [
     "Question",

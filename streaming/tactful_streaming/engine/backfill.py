@@ -13,9 +13,8 @@ from __future__ import annotations
 
 import itertools
 import sys
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from types import MappingProxyType
-from typing import Any
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import replace
 
 import msgspec
 
@@ -23,9 +22,10 @@ from tactful_streaming.contract.log_entries import Transfer, decode_entry, encod
 from tactful_streaming.contract.record_batch import Record
 from tactful_streaming.definitions.model import ENTITIES, Definitions
 from tactful_streaming.engine.engine import Engine
+from tactful_streaming.engine.options import DEFAULT_OPTIONS, EngineOptions
 from tactful_streaming.engine.schema_evolution import adopt, required_features
 from tactful_streaming.errors import EntryError, StateError
-from tactful_streaming.log.embedded_log import EventLog
+from tactful_streaming.log.event_log import EventLog
 from tactful_streaming.state.key_layout import (
     CHANGED_APART,
     CURE,
@@ -36,7 +36,8 @@ from tactful_streaming.state.key_layout import (
     write_meta,
 )
 from tactful_streaming.state.store import Change, StateStore
-from tactful_streaming.windows.entity_table import EntityTable, combine_packed
+from tactful_streaming.windows.entity_table import EntityTable
+from tactful_streaming.windows.packed_entity import combine_packed
 
 _BATCH = 2000
 _COMMIT_EVERY = 20
@@ -55,7 +56,7 @@ def backfill(
     scratch: StateStore,
     definitions: Definitions,
     *,
-    options: Mapping[str, Any] = MappingProxyType({}),
+    options: EngineOptions = DEFAULT_OPTIONS,
     progress: Progress = lambda reached, wanted: None,
 ) -> tuple[str, ...]:
     """Compute the features that a state misses under `definitions`, and merge them in.
@@ -127,7 +128,7 @@ def compute_missing(
     definitions: Definitions,
     missing: Collection[str],
     until: int,
-    options: Mapping[str, Any] = MappingProxyType({}),
+    options: EngineOptions = DEFAULT_OPTIONS,
     progress: Progress = lambda reached, wanted: None,
 ) -> None:
     """Compute missing features from the log up to offset `until`: the first step of a backfill.
@@ -217,7 +218,7 @@ class PartComputation:
         definitions: Definitions,
         missing: Collection[str],
         until: int | None,
-        options: Mapping[str, Any] = MappingProxyType({}),
+        options: EngineOptions = DEFAULT_OPTIONS,
     ) -> None:
         """Begin, or go on with what `scratch` holds; arguments as of :func:`compute_missing`.
 
@@ -230,7 +231,7 @@ class PartComputation:
         meta = read_meta(scratch)
         other = meta is not None and meta.fingerprint != wanted.fingerprint
         self.engine = Engine(
-            wanted, scratch, rebuild=other, also_reads=definitions.features, **options
+            wanted, scratch, replace(options, rebuild=other, also_reads=definitions.features)
         )
         if until is not None and self.engine.offset > until:
             raise StateError(
@@ -311,7 +312,7 @@ class _Transfers:
 
     def __init__(self, parts: Sequence[PartComputation]) -> None:
         self._parts = parts
-        self._found: dict[str, tuple[PartComputation, int, Transfer]] = {}
+        self._found: dict[str, tuple[PartComputation, bytes, Transfer]] = {}
         self._taken: set[str] = set()
         self._settled: set[str] = set()
         self.gather()
@@ -343,18 +344,18 @@ class _Transfers:
         for part in self._parts:
             part.commit()
         for transfer_id in self._taken:
-            part, number, _ = self._found.pop(transfer_id)
-            part.engine.handed_over([number])
+            part, key, _ = self._found.pop(transfer_id)
+            part.engine.transfers.discard([key])
         self._settled |= self._taken
         self._taken.clear()
         for part in self._parts:
-            ready = part.engine.handovers()
-            for number, entry in ready.items():
+            ready = part.engine.transfers.ready()
+            for key, entry in ready.items():
                 if isinstance(entry, Transfer) and entry.transfer_id not in self._settled:
-                    self._found[entry.transfer_id] = (part, number, entry)
+                    self._found[entry.transfer_id] = (part, key, entry)
             # The rest is in the logs already.
-            part.engine.handed_over(
-                number for number, entry in ready.items() if not isinstance(entry, Transfer)
+            part.engine.transfers.discard(
+                [key for key, entry in ready.items() if not isinstance(entry, Transfer)]
             )
 
 
@@ -402,7 +403,7 @@ def _keys(definitions: Definitions, entity: str, missing: Collection[str]) -> se
         key
         for store in EntityTable(definitions.of_entity(entity)).stores
         if any(feature.name in missing for feature in store.features)
-        for key in store.parts
+        for key in store.columns
     }
 
 

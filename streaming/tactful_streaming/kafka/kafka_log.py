@@ -33,7 +33,7 @@ from tactful_streaming.kafka.client import (
 )
 from tactful_streaming.kafka.config import MAX_KAFKA_PAYLOAD, KafkaSettings
 from tactful_streaming.kafka.kafka_partition import KafkaPartition
-from tactful_streaming.log.embedded_log import Positions
+from tactful_streaming.log.event_log import Positions
 
 _logger = logging.getLogger(__name__)
 

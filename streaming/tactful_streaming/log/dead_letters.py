@@ -16,8 +16,9 @@ import msgspec
 
 from tactful_streaming.contract.log_entries import Entry, decode_entry
 from tactful_streaming.errors import EntryError, LogCorruptedError
-from tactful_streaming.log.embedded_log import Durability, EmbeddedLog, EventLog
+from tactful_streaming.log.embedded_log import EmbeddedLog
 from tactful_streaming.log.encrypted_log import Seal
+from tactful_streaming.log.event_log import Durability, EventLog
 
 UNREADABLE: Final = "unreadable"
 """Stands for the rule of a record that is no entry at all; no rule can be called so."""

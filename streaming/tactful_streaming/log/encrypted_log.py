@@ -13,7 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Protocol
 
 from tactful_streaming.errors import BackpressureError, LogError
-from tactful_streaming.log.embedded_log import EventLog, PartitionedLog, Positions
+from tactful_streaming.log.event_log import EventLog, PartitionedLog, Positions
 
 _LABEL = "partition-{}"
 _TRIES = 10_000

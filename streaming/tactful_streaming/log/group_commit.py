@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from tactful_streaming.errors import BackpressureError, LogError
-from tactful_streaming.log.embedded_log import MAX_PAYLOAD, EventLog, PartitionedLog, Positions
+from tactful_streaming.log.event_log import EventLog, PartitionedLog, Positions
+from tactful_streaming.log.segment import MAX_PAYLOAD
 
 
 class Commit(Protocol):

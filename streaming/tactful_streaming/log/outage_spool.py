@@ -18,7 +18,8 @@ from pathlib import Path
 import msgspec
 
 from tactful_streaming.errors import BackpressureError, LogError, LogUnreachableError, TopicError
-from tactful_streaming.log.embedded_log import Durability, EmbeddedLog, PartitionedLog, Positions
+from tactful_streaming.log.embedded_log import EmbeddedLog
+from tactful_streaming.log.event_log import Durability, PartitionedLog, Positions
 
 _logger = logging.getLogger(__name__)
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from tactful_privacy.durable_files import sync
 from tactful_streaming.contract.log_entries import Tick, encode_entry
 from tactful_streaming.errors import LogCorruptedError
-from tactful_streaming.log.embedded_log import lock_directory
+from tactful_streaming.log.directory_lock import lock_directory
 from tactful_streaming.log.segment import (
     UNFINISHED,
     intact_payload,

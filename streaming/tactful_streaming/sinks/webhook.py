@@ -29,7 +29,7 @@ import msgspec
 
 from tactful_streaming.contract.log_entries import Entry, Event, decode_entry
 from tactful_streaming.errors import EntryError, StateError
-from tactful_streaming.log.embedded_log import EventLog
+from tactful_streaming.log.event_log import EventLog
 from tactful_streaming.state.store import Change, StateStore
 from tactful_streaming.worker.erasure import is_erased
 

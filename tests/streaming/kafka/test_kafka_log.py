@@ -37,7 +37,7 @@ from tactful_streaming.kafka.config import KafkaSettings
 from tactful_streaming.kafka.kafka_log import KafkaLog
 from tactful_streaming.kafka.kafka_partition import KafkaPartition
 from tactful_streaming.kafka.topics import ensure_topic
-from tactful_streaming.log.embedded_log import Positions
+from tactful_streaming.log.event_log import Positions
 from tactful_streaming.log.group_commit import GroupCommit, KeyedCommit
 
 pytest.importorskip("confluent_kafka")

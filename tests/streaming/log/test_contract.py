@@ -13,7 +13,8 @@ from tactful_streaming.errors import LogError, OffsetError
 from tactful_streaming.kafka.config import KafkaSettings
 from tactful_streaming.kafka.kafka_log import KafkaLog
 from tactful_streaming.kafka.kafka_partition import KafkaPartition
-from tactful_streaming.log.embedded_log import EmbeddedLog, EventLog
+from tactful_streaming.log.embedded_log import EmbeddedLog
+from tactful_streaming.log.event_log import EventLog
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from tactful_streaming.errors import (
     LogUnreachableError,
     LogWriteError,
 )
-from tactful_streaming.log.embedded_log import Positions
+from tactful_streaming.log.event_log import Positions
 from tactful_streaming.log.group_commit import KeyedCommit
 from tactful_streaming.log.outage_spool import _SEND_RECORDS, Spool
 

@@ -12,11 +12,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tactful_streaming.contract.log_entries import Entry, Event, Item, Tick, User, encode_entry
-from tactful_streaming.contract.subject_ids import Traces
+from tactful_streaming.contract.subject_ids import SubjectIds
 from tactful_streaming.definitions.model import Definitions
 from tactful_streaming.definitions.reader import load_definitions
 from tactful_streaming.engine.engine import Engine
-from tactful_streaming.engine.erasure import forget
+from tactful_streaming.engine.erasure import delete_subjects
+from tactful_streaming.engine.options import EngineOptions
 from tactful_streaming.errors import LogCorruptedError, LogLockedError
 from tactful_streaming.log.embedded_log import EmbeddedLog
 from tactful_streaming.log.redaction import BLANK, matching_records, redact
@@ -152,7 +153,7 @@ def definitions(tmp_path_factory: pytest.TempPathFactory) -> Definitions:
 
 
 def engine(definitions: Definitions, store: MemoryState) -> Engine:
-    return Engine(definitions, store, allowed_lateness_ms=0)
+    return Engine(definitions, store, EngineOptions(allowed_lateness_ms=0))
 
 
 def run(
@@ -210,13 +211,13 @@ def test_a_state_that_forgot_somebody_holds_the_others_as_they_were(
     run(definitions, payloads, store, sorted(cuts))
     untouched = run(definitions, payloads, kept, sorted(cuts))
     theirs = [event for event in happened if event.user_id == "ada"]
-    traces = Traces(
+    traces = SubjectIds(
         users=frozenset({"ada"}),
         sessions=frozenset(e.session_id for e in theirs if e.session_id),
         event_ids=frozenset(e.event_id for e in theirs),
     )
-    forget(store, traces, definitions, {})
-    forget(store, traces, definitions, {})  # as after a crash
+    delete_subjects(store, traces, definitions, {})
+    delete_subjects(store, traces, definitions, {})  # as after a crash
 
     assert [pair for pair in store.scan(b"") if b"ada" in b"".join(pair)] == []
     left, at = engine(definitions, store), 20 * MINUTE
@@ -244,7 +245,9 @@ def test_an_engine_counts_nothing_of_the_suppressed(
     written: list[Entry] = [*ITEMS, User(user_id="ada", timestamp=0), *happened]
     payloads = [encode_entry(entry) for entry in written]
     suppressed = {"device:ada" if by_device else "ada", "ada"}
-    opened = Engine(definitions, MemoryState(), allowed_lateness_ms=0, suppressed=suppressed)
+    opened = Engine(
+        definitions, MemoryState(), EngineOptions(allowed_lateness_ms=0, suppressed=suppressed)
+    )
     opened.apply(list(enumerate(payloads)))
     # Time passes all the same, so the others are as with ticks in the place of the person.
     ticks: list[Entry] = [
