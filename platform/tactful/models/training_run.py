@@ -1,4 +1,4 @@
-"""One training from beginning to end: lock, train, compare, register, record, promote."""
+"""Run one training from beginning to end: lock, train, compare, register, record, promote."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tactful.metadata.connections import open_installation
 from tactful.models.audit_log import login_and_host
 from tactful.models.audited_registry import open_model_log
 from tactful.models.drift import LATEST, Drift, measure_drift
-from tactful.models.mlflow_registry import Registry
+from tactful.models.mlflow_registry import Registered, Registry
 from tactful.models.schedule import why_due
 from tactful.models.skew import Skew, measure_skew
 from tactful.ranking.features import layout
@@ -53,24 +53,22 @@ def run_training(
     by: str | None = None,
     say: Progress = lambda stage, done, total: None,
 ) -> dict[str, Any]:
-    """Train from the log of a data directory and register what came out.
+    """Train from the log of a data directory and register the new version.
 
-    A training that was killed within the last day goes on where it was, if it is asked for with
-    the same options.
+    A training that was killed within the last day is continued, if the options are the same.
 
     Args:
         settings: of the installation.
-        options: how to train.
-        promote: whether the new version serves at once …
-        if_better: … but only if it is no worse than the champion on lists that neither learned
-            from, see `no_worse`.
-        fresh: forget what a killed training has done.
-        reason: why, for the audit log.
-        by: who, for the audit log; None means the login and host of this process.
-        say: told how far it is.
+        options: of the training.
+        promote: the new version serves at once …
+        if_better: … if it is no worse than the champion on lists neither learned from (`no_worse`).
+        fresh: discard the checkpoint of a killed training.
+        reason: for the audit log.
+        by: author for the audit log; None means the login and host of this process.
+        say: called with stage, done and total.
 
     Returns:
-        What came out, as ``tactful train --json`` prints it.
+        The result as `tactful train --json` prints it.
 
     Raises:
         ConfigError: if the feature definitions are wrong.
@@ -78,20 +76,21 @@ def run_training(
         TrainingBusy: if the same model is being trained.
     """
     identity = identity_of(settings.identity)
-    who = login_and_host() if by is None else by
+    author = login_and_host() if by is None else by
     with contextlib.ExitStack() as stack:
         log, definitions = stack.enter_context(_open_log(settings))
         checkpoint = stack.enter_context(Checkpoint.hold(settings.models / "training"))
         if fresh:
             checkpoint.clear()
         audit = stack.enter_context(open_model_log(settings))
-        registry = Registry(options.name, settings.models, audit=audit, by=who)
-        made = stack.enter_context(audit.entry("train", options.name, by=who, reason=reason))
+        registry = Registry(options.name, settings.models, audit=audit, by=author)
+        made = stack.enter_context(audit.entry("train", options.name, by=author, reason=reason))
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tactful-train-")))
+        model = scratch / "model"
         trained = train(
             log,
             definitions,
-            scratch / "model",
+            model,
             options,
             kernels=settings.models / "kernels",
             identity=identity,
@@ -99,7 +98,7 @@ def run_training(
             progress=say,
         )
         skew = Skew(0, 0, 0, 0, {})
-        # How far a server had read each partition of a topic does not stand in its lists.
+        # A list does not hold how far a server had read each partition of a topic.
         if settings.log.kind != "kafka":
             compare = partial(say, "compare")
             skew = measure_skew(
@@ -107,7 +106,7 @@ def run_training(
             )
         say("register", 0, 1)
         registered = registry.register(
-            scratch / "model",
+            model,
             parameters=_parameters(options, trained.reach),
             example=trained.example,
             figures=plot_training(trained, scratch / "figures"),
@@ -116,15 +115,21 @@ def run_training(
         made(registered.version)
         checkpoint.clear()
         if promote and if_better:
-            promote = no_worse(settings.models, trained, scratch / "model")
+            promote = no_worse(settings.models, trained, model)
         if promote:
             registry.promote(registered.version, reason=reason or "tactful train --promote")
         say("register", 1, 1)
+    return _report(registered, trained, skew, champion=promote)
+
+
+def _report(
+    registered: Registered, trained: Trained, skew: Skew, *, champion: bool
+) -> dict[str, Any]:
     manifest = trained.manifest
     return {
         "name": registered.name,
         "version": registered.version,
-        "alias": "champion" if promote else "",
+        "alias": "champion" if champion else "",
         "run_id": registered.run_id,
         "resumed": trained.resumed,
         "read_until": trained.reach,
@@ -146,10 +151,10 @@ def run_training(
 
 
 def no_worse(models: Path, trained: Trained, directory: Path) -> bool:
-    """Whether a new model may take the place of the champion.
+    """Return whether a new model may take the place of the champion.
 
-    Both rank the replayed lists that the new one was judged on, as far as they are later than what
-    the champion knows. They chose the number of the new one's trees, so it is favoured a little.
+    Both rank the replayed lists that the new one was judged on, as far as they are later than the
+    champion's data. They chose the number of the new one's trees, so it is favoured a little.
 
     Args:
         models: directory with the champion.
@@ -157,8 +162,8 @@ def no_worse(models: Path, trained: Trained, directory: Path) -> bool:
         directory: its files.
 
     Returns:
-        Whether NDCG@20 of the new model is at least that of the champion, on 50 lists or more. Also
-        true where there is no champion that could serve.
+        True if NDCG@20 of the new model is at least that of the champion, on 50 lists or more, or
+        if there is no champion that could serve.
     """
     pointer = read_pointer(models)
     if pointer is None:
@@ -174,15 +179,15 @@ def no_worse(models: Path, trained: Trained, directory: Path) -> bool:
     first = int(np.searchsorted(trained.held_back_at, held.trained_until))
     rows = trained.held_back.split(first)[1]
     ends = np.cumsum(rows.sizes)[:-1]
-    found = [int(labels.sum()) for labels in np.split(rows.labels, ends)] if len(rows.sizes) else []
-    if sum(count > 0 for count in found) < _FEWEST_TO_JUDGE:
+    positives = [int(it.sum()) for it in np.split(rows.labels, ends)] if len(rows.sizes) else []
+    if sum(count > 0 for count in positives) < _FEWEST_TO_JUDGE:
         return False
     new, old = (
         list_metrics(
             forest.inplace_predict(rows.features, predict_type="margin"),
             rows.labels,
             rows.sizes,
-            found,
+            positives,
         )["ndcg20"]
         for forest in (load_trees(directory), champion)
     )
@@ -190,7 +195,7 @@ def no_worse(models: Path, trained: Trained, directory: Path) -> bool:
 
 
 def reason_to_train(settings: Settings, *, now: int) -> str | None:
-    """Why the model of the settings is to be trained now; None where it is not.
+    """Return the reason to train the model of the settings now; None where there is none.
 
     Raises:
         ConfigError: if the feature definitions are wrong.
@@ -250,14 +255,14 @@ def _parameters(options: TrainingOptions, reach: Position) -> dict[str, Any]:
 
 
 def _metrics(trained: Trained, skew: Skew) -> dict[str, float]:
-    found: dict[str, float] = {"shown": trained.manifest.shown}
+    metrics: dict[str, float] = {"shown": trained.manifest.shown}
     if skew.lists:
-        found |= {"skew": skew.share, "skew_lists": skew.lists}
+        metrics |= {"skew": skew.share, "skew_lists": skew.lists}
     calibration = trained.manifest.calibration
     if calibration is not None:
-        found |= {
+        metrics |= {
             "calibration_error": calibration.error,
             "brier": calibration.brier,
             "brier_constant": calibration.brier_constant,
         }
-    return found
+    return metrics

@@ -1,4 +1,4 @@
-"""How an arm makes its lists: what its parameters say, checked when the server starts."""
+"""Read the ranking policy of each arm from its parameters, when the server starts."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ RANKING_EXPERIMENT = "ranking"
 
 @dataclass(frozen=True)
 class Policy:
-    """What is done for the people of an arm.
+    """Ranking policy for the users of an arm.
 
     Attributes:
-        quotas: how many candidates each recall channel may bring.
-        objective: what lists are ordered by.
-        diversity: how much alike items lose.
-        exploration: how much is left to chance.
+        quotas: most candidates of each recall channel.
+        objective: weights of the order.
+        diversity: penalty of similar items.
+        exploration: share of the order that is drawn.
     """
 
     quotas: Quotas = field(default_factory=Quotas)
@@ -36,7 +36,7 @@ class Policy:
     exploration: Exploration = field(default_factory=Exploration)
 
     def to_log_fields(self) -> dict[str, Any]:
-        """What differs from a list by score alone, for the log."""
+        """Return the differences from an order by score alone, for the log."""
         fields: dict[str, Any] = {}
         if not self.objective.plain:
             fields["objective"] = [
@@ -51,54 +51,58 @@ class Policy:
 
 
 def ranking_experiment(path: Path) -> Experiment:
-    """The experiment on how lists are ranked.
+    """Read the experiment on the ranking policy.
 
     Args:
         path: file of the experiments.
 
     Raises:
-        ConfigError: if it cannot be read, is wrong, holds no such experiment, or asks for what no
-            request tells.
+        ConfigError: if it cannot be read, is wrong, holds no such experiment, or has conditions
+            that no request can answer.
     """
     try:
-        experiments = {each.key: each for each in load_experiments(path)}
+        experiments = {experiment.key: experiment for experiment in load_experiments(path)}
     except (OSError, DefinitionError) as error:
         raise ConfigError(str(error)) from error
     if RANKING_EXPERIMENT not in experiments:
         raise ConfigError(f"{path}: there is no experiment {RANKING_EXPERIMENT!r}")
-    found = experiments[RANKING_EXPERIMENT]
-    if found.condition or found.prerequisites:
+    ranking = experiments[RANKING_EXPERIMENT]
+    if ranking.condition or ranking.prerequisites:
         raise ConfigError(
-            f"{path}: experiment {RANKING_EXPERIMENT!r} has a condition or prerequisites, and a "
-            "server knows neither attributes of people nor their other arms: leave them out, or "
+            f"{path}: experiment {RANKING_EXPERIMENT!r} has a condition or prerequisites, but a "
+            "server has neither attributes of users nor their other arms: leave them out, or "
             "restrict it by coverage, namespace or holdout"
         )
-    return found
+    return ranking
 
 
 def policies(experiment: Experiment, *, default: Policy) -> dict[str, Policy]:
-    """The policy of each arm, by name.
+    """Return the policy of each arm, by name.
 
     Args:
         experiment: its arms may have parameters by the names of a policy's attributes.
-        default: what holds where an arm says nothing.
+        default: the policy for parameters that an arm leaves out.
 
     Raises:
         ConfigError: if a parameter is unknown or out of range; the message names the arm.
     """
-    made = {}
-    for arm in experiment.arms:
-        where = f"experiment {experiment.key!r}, arm {arm.name!r}"
-        made[arm.name] = replace(default, **policy_parts(arm.parameters, where=where))
-    return made
+    return {
+        arm.name: replace(
+            default,
+            **policy_parts(
+                arm.parameters, where=f"experiment {experiment.key!r}, arm {arm.name!r}"
+            ),
+        )
+        for arm in experiment.arms
+    }
 
 
 def policy_parts(parameters: Mapping[str, object], *, where: str) -> dict[str, Any]:
-    """What the parameters of an arm say, by name of a policy's attribute.
+    """Parse the parameters of an arm, by name of a policy's attribute.
 
     Args:
         parameters: as read from a file.
-        where: what to call their place in a message.
+        where: name of their place for messages.
 
     Raises:
         ConfigError: if a parameter is unknown or out of range.

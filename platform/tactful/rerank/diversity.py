@@ -1,9 +1,9 @@
-"""Diversity: what a list already shows makes more of the same worth less.
+"""Diversity: an item loses value the more similar it is to the items above it.
 
 Maximal marginal relevance (Carbonell and Goldstein, SIGIR 1998): the next item is the one with the
-largest value less its likeness to the most similar item above it. Chosen over determinantal point
-processes because a list may be longer than the vectors have dimensions, near duplicates and items
-without a vector are common, and what an item lost can be said in one number.
+largest value less its similarity to the most similar item above it. Chosen over determinantal point
+processes because a recommendation may be longer than the vectors have dimensions, near duplicates
+and items without a vector are common, and the loss of an item is one number.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ MOST_STRENGTH = 100.0
 
 @dataclass(frozen=True)
 class Diversity:
-    """How much an arm cares for diversity.
+    """Diversity options of an arm.
 
     Attributes:
-        strength: what an item loses that is just like one above it, in units of the score, from 0
-            to `MOST_STRENGTH`. The classical trade-off is 1 / (1 + strength).
-        places: how many first places are diversified, from 1 to 100; the others go by value.
+        strength: loss of an item that equals one above it, in units of the score, from 0 to
+            `MOST_STRENGTH`. The classical trade-off is 1 / (1 + strength).
+        places: number of first places that are diversified, from 1 to 100; the others go by value.
     """
 
     strength: float = 0.0
@@ -35,11 +35,11 @@ class Diversity:
 
     @classmethod
     def of(cls, options: object, *, where: str) -> Diversity:
-        """From options as read from a file.
+        """Parse options as read from a file.
 
         Args:
             options: by name.
-            where: what to call their place in a message.
+            where: name of their place for messages.
 
         Raises:
             ConfigError: if one is unknown or out of range.
@@ -55,14 +55,14 @@ class Diversity:
 
 
 class Likeness:
-    """How like each item is to the most similar of those chosen so far, from 0 to 1.
+    """Similarity of each item to the most similar of those chosen so far, from 0 to 1.
 
-    Two items that both have a vector are as alike as their cosine, at least 0. Otherwise they are
-    alike, 1, if they are known to be of one category, and 0 if not.
+    The similarity of two items with vectors is their cosine, at least 0. Otherwise it is 1 if they
+    are known to be of one category, and 0 if not.
     """
 
     def __init__(self, vectors: NDArray[np.float32], category: NDArray[np.int32]) -> None:
-        """Nothing is chosen yet.
+        """Start without chosen items.
 
         Args:
             vectors: of unit length, or zero where there is none, shape (n, dimensions).
@@ -74,7 +74,7 @@ class Likeness:
         self.nearest: NDArray[np.float32] = np.zeros(len(vectors), np.float32)
 
     def choose(self, item: int) -> None:
-        """Take in that an item was chosen."""
+        """Add a chosen item."""
         number = self._category[item]
         alike = ((self._category == number) & (number >= 0)).astype(np.float32)
         if self._placed[item]:

@@ -1,15 +1,14 @@
-"""Exploration: leave some of the order to chance, with known probabilities.
+"""Exploration: draw some of the order at random, with known probabilities.
 
-The next item is drawn with probability proportional to ``exp(value / temperature)``, by the largest
-of ``value / temperature`` plus Gumbel noise: for values that do not change this is Gumbel top-k,
+The next item is drawn with probability proportional to `exp(value / temperature)`, by the largest
+of `value / temperature` plus Gumbel noise: for values that do not change this is Gumbel top-k,
 that is the Plackett-Luce distribution (Kool, van Hoof and Welling, "Stochastic Beams and Where to
 Find Them", ICML 2019). All of it is computed in logarithms, so values of any size and sign keep
 their order: the item with the larger value always has the larger probability.
 
-What is exact: the probability of each item at its place given the items above it, and so, as their
-product, that of the whole list; for the first place this is the probability outright.
-`inclusion_probabilities` gives the probability of being among the first k at all, for values that
-do not change from place to place.
+The probability of each item at its place given the items above it is exact, and so is their
+product, that of the whole recommendation. `inclusion_probabilities` gives the probability of being
+among the first k at all, for values that do not change from place to place.
 """
 
 from __future__ import annotations
@@ -30,14 +29,14 @@ _SOONEST, _LATEST = 1e-12, 40.0  # by all rates together, and by the item's own
 
 @dataclass(frozen=True)
 class Exploration:
-    """How much an arm explores.
+    """Exploration options of an arm.
 
     Attributes:
         temperature: difference of value that makes an item e times as likely, from 0.001 to 100;
             0 for none.
-        places: how many first places are drawn, from 1 to 100; the others go by value.
-        pool: how many items of the highest value take part, from 2 to 1,000; others are never
-            drawn, so nothing can be learned of them from these lists.
+        places: number of first places that are drawn, from 1 to 100; the others go by value.
+        pool: number of items of the highest value that take part, from 2 to 1,000; others are never
+            drawn, so nothing can be learned about them.
     """
 
     temperature: float = 0.0
@@ -46,11 +45,11 @@ class Exploration:
 
     @classmethod
     def of(cls, options: object, *, where: str) -> Exploration:
-        """From options as read from a file.
+        """Parse options as read from a file.
 
         Args:
             options: by name.
-            where: what to call their place in a message.
+            where: name of their place for messages.
 
         Raises:
             ConfigError: if one is unknown or out of range.
@@ -72,7 +71,7 @@ class Exploration:
 
 
 def generator_of(recommendation_id: str) -> np.random.Generator:
-    """The noise of one list, the same whenever it is asked for."""
+    """Return the random generator of one recommendation, always the same for its id."""
     digest = hashlib.sha256(f"exploration:{recommendation_id}".encode()).digest()
     return np.random.default_rng(int.from_bytes(digest[:16]))
 
@@ -88,7 +87,7 @@ def draw(
         generator: of the noise.
 
     Returns:
-        Which one, and the probability with which it is drawn.
+        Its number, and the probability of this draw.
     """
     logs = log_probabilities(values, temperature)
     drawn = int(np.argmax(logs + generator.gumbel(size=len(logs))))
@@ -96,7 +95,7 @@ def draw(
 
 
 def log_probabilities(values: NDArray[np.float64], temperature: float) -> NDArray[np.float64]:
-    """Logarithms of the probabilities with which items are drawn first.
+    """Return the logarithms of the probabilities with which items are drawn first.
 
     Args:
         values: finite, shape (n,), n > 0.
@@ -107,24 +106,26 @@ def log_probabilities(values: NDArray[np.float64], temperature: float) -> NDArra
     """
     # The largest is taken off first: a difference of finite values overflows less early.
     logs = (values - values.max()) / temperature
-    found: NDArray[np.float64] = logs - np.log(np.exp(logs).sum())
-    return found
+    normalised: NDArray[np.float64] = logs - np.log(np.exp(logs).sum())
+    return normalised
 
 
 def inclusion_probabilities(
     values: NDArray[np.float64], temperature: float, count: int
 ) -> NDArray[np.float64]:
-    """Probability of each item to be among the first `count` drawn, each without replacement.
+    """Compute the probability of each item to be among the first `count` drawn.
 
-    Items arrive at exponential times, the rate of each its weight; those among the first `count`
-    are the list. Given its own time an item is in if fewer than `count` others came before, which
+    Items are drawn without replacement.
+
+    Items arrive at exponential times, the rate of each its weight, and the first `count` are drawn.
+    Given its own time an item is in if fewer than `count` others came before, which
     is a Poisson binomial probability; the integral over the time is by the trapezoidal rule in its
     logarithm, which for such integrands converges exponentially, to about ten digits.
 
     Args:
         values: finite, shape (n,).
         temperature: above 0.
-        count: of the list.
+        count: number of draws.
 
     Returns:
         Shape (n,); their sum is the smaller of `count` and n.
@@ -133,7 +134,7 @@ def inclusion_probabilities(
     if count >= total:
         return np.ones(total)
     rates = np.exp(log_probabilities(values, temperature))
-    found = np.zeros(total)
+    probabilities = np.zeros(total)
     for item in range(total):
         if rates[item] == 0.0:
             continue
@@ -147,5 +148,5 @@ def inclusion_probabilities(
             came = -np.expm1(-rate * times)
             early[1:] += came * (early[:-1] - early[1:])
             early[0] *= 1.0 - came
-        found[item] = (early.sum(axis=0) * shares).sum()
-    return found
+        probabilities[item] = (early.sum(axis=0) * shares).sum()
+    return probabilities

@@ -1,10 +1,10 @@
-"""How often a person was shown an item today, counted from the lists in the log.
+"""Count how often each item was shown to a user today, from the recommendations in the log.
 
-A passenger of the feature engine: it sees every list that any server logged, in the order of the
-log, and comes back with the engine's state. It writes that state when a twentieth of it has
-changed, so a crash may forget a twentieth of the day's counts: a cap is then kept a little late. A
-list counts once the engine has applied it, some milliseconds after it was given; what is asked for
-meanwhile does not know of it.
+A co-committed consumer of the engine gets the recommendations of all servers in the order of the
+log, and is restored with the engine's state. It writes its state when a twentieth of it has
+changed, so a crash may lose a twentieth of the day's counts: a cap then holds a little late. A
+recommendation counts once the engine has applied it, some milliseconds after it was served;
+requests in between do not see it.
 """
 
 from __future__ import annotations
@@ -29,21 +29,26 @@ _UNWRITTEN_SHARE = 20
 
 
 class Shown(Protocol):
-    """Who knows how often a person was shown an item today."""
+    """Source of how often each item was shown to a user today."""
 
     def of(self, subject: str | None, at: int) -> Mapping[str, int]:
-        """How often each item was shown to a person on the UTC day of `at` (epoch ms)."""
+        """Return how often each item was shown to a user on the UTC day of `at` (epoch ms)."""
 
 
 class ShownToday(CoCommittedConsumer):
-    """Counts of shown items by person, of the newest UTC day of each."""
+    """Counts of shown items by user, of the newest UTC day of each.
+
+    ```text
+    "user:ada" → (day 20000, {"item-1": 2, "item-7": 1}); least recently shown user first
+    ```
+    """
 
     def __init__(self, *, most: int = _MOST_COUNTS) -> None:
         """Start empty.
 
         Args:
-            most: counts to hold, one for each person and item. Beyond, whoever was shown nothing
-                for the longest time is forgotten.
+            most: counts to hold, one for each user and item. Beyond, the user who was shown nothing
+                for the longest time is dropped.
         """
         self._most = most
         self._held = 0
@@ -51,19 +56,19 @@ class ShownToday(CoCommittedConsumer):
         self._people: OrderedDict[str, tuple[int, dict[str, int]]] = OrderedDict()
 
     def of(self, subject: str | None, at: int) -> Mapping[str, int]:
-        """How often each item was shown to a person on the UTC day of `at` (epoch ms)."""
+        """Return how often each item was shown to a user on the UTC day of `at` (epoch ms)."""
         if subject is None:
             return {}
         day, counts = self._people.get(subject, (-1, {}))
         return counts if day == at // DAY_MS else {}
 
     def apply(self, event: Event, item: Item | None) -> None:
-        """Count a list; other events are none of its business."""
+        """Count a recommendation; ignore other events."""
         items = event.properties.get("items")
         if event.type != "impression" or not isinstance(items, list):
             return
         subject = subject_key(event)
-        # The server's own lists: an event that a page sends says nothing of what was given.
+        # Only the server's own recommendations: a page can send events of any content.
         if subject is None or event.event_id != f"impression:{event.recommendation_id}":
             return
         today = event.timestamp // DAY_MS
@@ -81,17 +86,17 @@ class ShownToday(CoCommittedConsumer):
         self._people[subject] = (today, counts)
         self._people.move_to_end(subject)
         while self._held > self._most:
-            _, (_, forgotten) = self._people.popitem(last=False)
-            self._held -= len(forgotten)
+            _, (_, dropped) = self._people.popitem(last=False)
+            self._held -= len(dropped)
 
     def delete_users(self, keys: Collection[str]) -> None:
-        """Know nothing of what was shown to some people, by the keys of their histories."""
+        """Delete the counts of some users, by the keys of their histories."""
         for subject in keys:
             _, counts = self._people.pop(subject, (-1, {}))
             self._held -= len(counts)
 
     def snapshot(self) -> bytes | None:
-        """The counts, when enough of them have changed since the last time."""
+        """Return the counts, when enough of them have changed since the last time."""
         if self._changed * _UNWRITTEN_SHARE <= self._held or not self._changed:
             return None
         newest = max((day for day, _ in self._people.values()), default=0)
@@ -109,7 +114,7 @@ class ShownToday(CoCommittedConsumer):
 
 
 def without_people(state: bytes, people: Collection[str]) -> bytes:
-    """A snapshot of `ShownToday` as if nothing had been shown to some people.
+    """Remove some users from a snapshot of `ShownToday`.
 
     Args:
         state: the snapshot.
@@ -123,7 +128,7 @@ def without_people(state: bytes, people: Collection[str]) -> bytes:
 def exhausted(
     rules: Sequence[PlacementRule], shown: Mapping[str, int], catalogue: Catalogue
 ) -> NDArray[np.int64]:
-    """Rows that a person has been shown as often as the rules allow for a day.
+    """Return the rows that a user has been shown as often as the rules allow for a day.
 
     Args:
         rules: placement rules; those without `per_day` do not matter.
@@ -139,12 +144,12 @@ def exhausted(
     ]
     rows = np.array([row for row, _ in known], np.int64)
     counts = np.array([times for _, times in known], np.int64)
-    found = [np.zeros(0, np.int64)]
+    capped = [np.zeros(0, np.int64)]
     for rule in rules:
         if rule.per_day is None:
             continue
         if rule.item is not None:
-            found.append(rows[counts >= rule.per_day])
+            capped.append(rows[counts >= rule.per_day])
         elif rule.campaign is not None:
             campaign = catalogue.campaign[catalogue.in_campaign]
             inside, every = catalogue.campaign[rows] >= 0, campaign >= 0
@@ -152,5 +157,5 @@ def exhausted(
                 number = catalogue.campaign_numbers.get(rule.campaign, -2)
                 inside, every = catalogue.campaign[rows] == number, campaign == number
             if counts[inside].sum() >= rule.per_day:
-                found.append(catalogue.in_campaign[every])
-    return np.unique(np.concatenate(found))
+                capped.append(catalogue.in_campaign[every])
+    return np.unique(np.concatenate(capped))
