@@ -30,7 +30,8 @@ from tactful.util.adaptive_batch import AdaptiveBatch
 from tactful.util.clock import now_ms
 from tactful_privacy.errors import LedgerError
 from tactful_streaming.contract.log_entries import Entry, Tick, subject_key
-from tactful_streaming.engine.engine import Engine, LateEvent
+from tactful_streaming.engine.engine import Engine
+from tactful_streaming.engine.options import LateEvent
 from tactful_streaming.errors import LogError, StateError
 from tactful_streaming.log.dead_letters import DeadLetter, DeadLetters
 
