@@ -13,7 +13,7 @@ from tactful.pipeline.applier import LogApplier
 from tactful.schemas.positions import Offsets
 from tactful.util.adaptive_batch import AdaptiveBatch
 from tactful_streaming.contract.log_entries import Event
-from tactful_streaming.engine.engine import Applied
+from tactful_streaming.engine.batches import Applied
 from tactful_streaming.errors import StateError
 
 
