@@ -79,7 +79,8 @@ from tactful_streaming.state.key_layout import (
 )
 from tactful_streaming.state.store import Change, StateStore
 from tactful_streaming.windows.batch_split import BatchSplitter
-from tactful_streaming.windows.entity_table import EntityTable, NonZero, newest_packed
+from tactful_streaming.windows.entity_table import EntityTable, NonZero
+from tactful_streaming.windows.packed_entity import newest_packed
 from tactful_streaming.windows.store import Value
 from tactful_streaming.windows.triggers import WindowResult
 

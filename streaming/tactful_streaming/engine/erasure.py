@@ -49,7 +49,7 @@ from tactful_streaming.state.key_layout import (
     read_meta,
 )
 from tactful_streaming.state.store import Change, StateStore
-from tactful_streaming.windows.entity_table import newest_packed
+from tactful_streaming.windows.packed_entity import newest_packed
 
 _ids = msgspec.msgpack.Decoder(list[str])
 _PIECE = 10_000

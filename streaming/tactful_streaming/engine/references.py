@@ -157,7 +157,7 @@ def _texts_of(blob: bytes, stores: Iterable[Store]) -> Iterator[tuple[str, str]]
         raise StateError(f"the packed state of an entity is damaged: {error}") from error
     for store in stores:
         assert store.source.texts is not None
-        for key in (store.key, *store.parts):
+        for key in (store.key, *store.columns):
             for text in _strings(state.get(key)):
                 yield store.source.texts, text
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-def take_kept(
+def gather_cached(
     places: NDArray[np.int64],
     rows: NDArray[np.int64],
     numbers: NDArray[np.float64],
@@ -56,8 +56,8 @@ def take_kept(
 
 
 @functools.cache
-def load_taking() -> Callable[..., int]:
-    """The machine code of `take_kept`. The first call of a process compiles or loads it."""
+def load_gather() -> Callable[..., int]:
+    """The machine code of `gather_cached`. The first call of a process compiles or loads it."""
     from numba import types  # it takes a second, and many read no columns
 
     from tactful_streaming.kernels.compile import compiled
@@ -66,4 +66,4 @@ def load_taking() -> Callable[..., int]:
     numbers: Any = types.Array(types.float64, 2, "C", readonly=True)
     found: Any = types.Array(types.float64, 2, "C")
     unknown: Any = types.Array(types.int64, 1, "C")
-    return compiled(take_kept, (places, places, numbers, places, found, unknown))
+    return compiled(gather_cached, (places, places, numbers, places, found, unknown))

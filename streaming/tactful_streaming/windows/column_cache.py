@@ -1,115 +1,175 @@
-"""Numbers of paned windows, kept until an event or the clock changes them.
+"""Cache of the numbers of paned windows, until an event or the clock changes them.
 
-The popular items of a shop are read with every list, and change with few of the events. A window
-in panes reads the same as long as neither its entity has an event nor the newest pane becomes
-another, so a number is kept until then and is exactly what reading it again would give.
+Popular items are read with every recommendation and few events change them. A paned window reads
+the same until its entity has an event or a new pane begins, so a cached number equals the number
+that reading again would give.
 
-Numbers of one entity lie side by side, since they are read together and each entity is far from
-the next in memory.
+The numbers of one entity are adjacent: they are read together, and entities lie far apart in
+memory.
 """
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
 from tactful_streaming.arrays import Floats, Rows
-from tactful_streaming.windows.columns import NumberPanes
+from tactful_streaming.decode.row_cache import PlacedRows, Placing
+from tactful_streaming.errors import EngineError
+from tactful_streaming.kernels.gather import load_gather
+from tactful_streaming.windows.entity_rows import NOBODY
+from tactful_streaming.windows.pane_columns import NumberPanes
 from tactful_streaming.windows.panes import PanedWindow, slide_of
 from tactful_streaming.windows.reads import View
 
-_ENTRY_BYTES: Final = 8
 
+@dataclass
+class _Column:
+    """Cached column of one feature: place in the matrix, pane of its numbers."""
 
-def keeps(view: View) -> bool:
-    """Whether numbers of `view` can be kept: they are read from panes, one for each row."""
-    return (
-        view.is_number
-        and isinstance(view.feature.window, PanedWindow)
-        and all(isinstance(part, NumberPanes) for part in view.parts)
-    )
+    view: View
+    slide: int
+    number: int
+    pane: int | None = None
+    asked: int | None = None
 
-
-class KeptNumbers:
-    """Where the caches of one table have their numbers.
-
-    Attributes:
-        numbers: by row and by cache; NaN where it has to be read, which no number is.
-    """
-
-    def __init__(self) -> None:
-        """Begin empty."""
-        self.numbers: Floats = np.zeros((0, 0))
-
-    def widen(self) -> int:
-        """Make room for another cache; its number."""
-        rows, column = len(self.numbers), int(self.numbers.shape[1])
-        self.numbers = np.hstack([self.numbers, np.full((rows, 1), np.nan)])
-        return column
-
-    def grow(self, row: int) -> None:
-        """Make room for a row and for more behind it."""
-        rows, columns = self.numbers.shape
-        more = max(row + 1, 3 * rows // 2) - rows
-        self.numbers = np.vstack([self.numbers, np.full((more, columns), np.nan)])
+    def holds(self, at: int) -> bool:
+        """Return whether the cached numbers are those of time `at`."""
+        if at // self.slide != self.pane:
+            return False
+        self.asked = None
+        return True
 
 
 class ColumnCache:
-    """The numbers of one view as they were last read, by row.
+    """Reads features with one number for each entity, and caches those of paned windows.
 
-    Attributes:
-        column: which of the kept numbers they are.
+    ::
+
+        columns   {"views_5m": _Column(number=0, pane=28333), "buys_1h": _Column(number=1, ...)}
+        numbers   row 0  [0.0, 0.0]
+                  row 1  [7.0, nan]     nan: changed since it was read
     """
 
-    def __init__(self, view: View, kept: KeptNumbers) -> None:
-        """Begin empty.
-
-        Args:
-            view: one that :func:`keeps`.
-            kept: where the numbers go.
-        """
-        assert isinstance(view.feature.window, PanedWindow)
-        self._view = view
-        self._slide = slide_of(view.feature.window)
-        self._pane: int | None = None
-        self._asked: int | None = None
-        self._kept = kept
-        self.column = kept.widen()
+    def __init__(self, views: Mapping[str, View]) -> None:
+        """Create an empty cache for the features of one table, by name."""
+        self._views = views
+        self._columns: dict[str, _Column] = {}
+        self._numbers: Floats = np.zeros((0, 0))
+        self._placed: WeakKeyDictionary[Placing, PlacedRows] = WeakKeyDictionary()
 
     @property
     def nbytes(self) -> int:
-        """About how much memory it takes."""
-        return _ENTRY_BYTES * len(self._kept.numbers)
+        """Approximate memory of the cache."""
+        return self._numbers.nbytes + sum(placed.nbytes for placed in self._placed.values())
 
-    def holds(self, at: int) -> bool:
-        """Whether the numbers that are kept are those of time `at`."""
-        if at // self._slide != self._pane:
-            return False
-        self._asked = None
-        return True
+    def read(self, rows: Rows, names: Sequence[str], at: int, horizon: int) -> Floats:
+        """Read numbers of `rows` at time `at`; shape ``(len(rows), len(names))``.
 
-    def read_many(self, rows: Rows, at: int) -> Floats:
-        """The numbers of `rows` at time `at`, which is not before the horizon of the table."""
-        if not self.holds(at):
-            # A single look at another time is answered without giving up what is kept.
-            pane = at // self._slide
-            if pane != self._asked:
-                self._asked = pane
-                return self._view.read_many(rows, at)
-            self._pane, self._asked = pane, None
-            self._kept.numbers[:, self.column] = np.nan
+        Args:
+            rows: at least 0.
+            names: features with one number for each entity.
+            at: request time, epoch milliseconds; before `horizon` nothing is cached.
+            horizon: time before which panes may be deleted already.
+
+        Raises:
+            EngineError: a name is no such feature.
+        """
+        views = [self._view(name) for name in names]
+        numbers = np.empty((len(names), len(rows)))
+        for row, view in zip(numbers, views, strict=True):
+            column = self._column(view) if at >= horizon else None
+            row[:] = view.read_many(rows, at) if column is None else self._read(column, rows, at)
+        return numbers.T
+
+    def read_placed(
+        self,
+        placing: Placing,
+        places: Rows,
+        names: Sequence[str],
+        at: int,
+        horizon: int,
+        row_of: Mapping[str, int],
+    ) -> Floats:
+        """As :meth:`read`, for the keys at `places` of `placing`, with the row of each key."""
+        placed = self._placed.get(placing)
+        if placed is None:
+            placed = self._placed[placing] = PlacedRows()
+        columns = self._held(names, at) if at >= horizon else None
+        if columns is None:
+            return self.read(placed.at(places, placing, row_of, NOBODY), names, at, horizon)
+        placed.settle(placing)
+        numbers, unknown = np.empty((len(names), len(places))), np.empty(len(places), np.int64)
+        count = load_gather()(
+            np.ascontiguousarray(places, np.int64),
+            *(placed.rows, self._numbers, columns, numbers, unknown),
+        )
+        if count:
+            absent = unknown[:count]
+            rows = placed.at(places[absent], placing, row_of, NOBODY)
+            numbers[:, absent] = self.read(rows, names, at, horizon).T
+        return numbers.T
+
+    def note_change(self, rows: Rows) -> None:
+        """Invalidate the numbers of `rows`."""
+        self._numbers[rows[rows < len(self._numbers)]] = np.nan
+
+    def note_moves(self, keys: Sequence[str]) -> None:
+        """Record that `keys` gained or lost their rows."""
+        for placed in self._placed.values():
+            placed.moved(keys)
+
+    def _view(self, name: str) -> View:
+        view = self._views.get(name)
+        if view is None or not view.is_number:
+            raise EngineError(
+                f"{name!r} is not a feature with one number for each entity: columns are read of "
+                "features without group_by, other than last_n and top_k"
+            )
+        return view
+
+    def _column(self, view: View) -> _Column | None:
+        """Return the column of a feature read from number panes, added at its first use."""
+        column = self._columns.get(view.feature.name)
+        if column is None:
+            window = view.feature.window
+            if not isinstance(window, PanedWindow) or not all(
+                isinstance(column, NumberPanes) for column in view.columns
+            ):
+                return None
+            column = _Column(view, slide_of(window), len(self._columns))
+            self._columns[view.feature.name] = column
+            added = np.full((len(self._numbers), 1), np.nan)
+            self._numbers = np.hstack([self._numbers, added])
+        return column
+
+    def _held(self, names: Sequence[str], at: int) -> Rows | None:
+        """Return the columns of `names` if all are cached for time `at`."""
+        columns = [self._columns.get(name) for name in names]
+        numbers = [column.number for column in columns if column is not None and column.holds(at)]
+        return np.array(numbers, np.int64) if len(numbers) == len(names) else None
+
+    def _read(self, column: _Column, rows: Rows, at: int) -> Floats:
+        if not column.holds(at):
+            # A single read at another time must not discard the cached numbers.
+            pane = at // column.slide
+            if pane != column.asked:
+                column.asked = pane
+                return column.view.read_many(rows, at)
+            column.pane, column.asked = pane, None
+            self._numbers[:, column.number] = np.nan
         last = int(rows.max()) if len(rows) else -1
-        if last >= len(self._kept.numbers):
-            self._kept.grow(last)
-        numbers: Floats = self._kept.numbers[rows, self.column]
+        if last >= len(self._numbers):
+            count, width = self._numbers.shape
+            more = np.full((max(last + 1, 3 * count // 2) - count, width), np.nan)
+            self._numbers = np.vstack([self._numbers, more])
+        numbers: Floats = self._numbers[rows, column.number]
         unknown = np.isnan(numbers)
         if unknown.any():
-            read = rows[unknown]
-            numbers[unknown] = self._view.read_many(read, at)
-            self._kept.numbers[read, self.column] = numbers[unknown]
+            absent = rows[unknown]
+            numbers[unknown] = column.view.read_many(absent, at)
+            self._numbers[absent, column.number] = numbers[unknown]
         return numbers
-
-    def changed(self, rows: Rows) -> None:
-        """Forget the numbers of `rows`."""
-        self._kept.numbers[rows[rows < len(self._kept.numbers)], self.column] = np.nan

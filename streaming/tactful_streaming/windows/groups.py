@@ -19,7 +19,7 @@ _FIRST_CAPACITY = 64
 _SWEEP = 16_384
 
 
-class Evicted(NamedTuple):
+class EvictedGroup(NamedTuple):
     """A cell whose group had to make room.
 
     Attributes:
@@ -33,7 +33,7 @@ class Evicted(NamedTuple):
     by: int
 
 
-class Cells:
+class GroupIndex:
     """Which groups every row has.
 
     An entity keeps the `max_groups` groups that were seen last, by the time of their newest event,
@@ -50,7 +50,7 @@ class Cells:
         """Begin empty."""
         self.newest: NDArray[np.int64] = np.full(_FIRST_CAPACITY, -1, np.int64)
         self.rows: NDArray[np.int64] = np.zeros(_FIRST_CAPACITY, np.int64)
-        self.groups: list[str | None] = []
+        self.texts: list[str | None] = []
         self._max_groups = max_groups
         self._of_row: dict[int, dict[str, int]] = {}
         self._bounded: dict[int, Recency] = {}
@@ -59,7 +59,7 @@ class Cells:
 
     def __len__(self) -> int:
         """Number of cells in use."""
-        return len(self.groups) - len(self._free)
+        return len(self.texts) - len(self._free)
 
     @property
     def capacity(self) -> int:
@@ -77,7 +77,7 @@ class Cells:
 
     def find(
         self, rows: Rows, groups: Sequence[str], timestamps: NDArray[np.int64]
-    ) -> tuple[Rows, list[Evicted]]:
+    ) -> tuple[Rows, list[EvictedGroup]]:
         """Cell of each event, in the order of the log; the bound is kept from event to event.
 
         Args:
@@ -90,7 +90,7 @@ class Cells:
             after these events, and given back by :meth:`free`.
         """
         found: list[int] = []
-        evicted: list[Evicted] = []
+        evicted: list[EvictedGroup] = []
         fresh: list[tuple[int, int]] = []
         of_row, bounded, most = self._of_row, self._bounded, self._max_groups
         noted = 0
@@ -120,7 +120,7 @@ class Cells:
                 recency = bounded[row] = Recency(dict(zip(cells, seen, strict=True)))
             recency.note(group, timestamps.item(number))
             for when, gone in recency.evict(most):
-                evicted.append(Evicted(cells.pop(gone), when, number))
+                evicted.append(EvictedGroup(cells.pop(gone), when, number))
         self._place(fresh)
         self._note(found[noted:], timestamps[noted:])
         return np.array(found, np.int64), evicted
@@ -129,7 +129,7 @@ class Cells:
         """Give back cells that no group has any more."""
         self.newest[list(cells)] = -1
         for cell in cells:
-            self.groups[cell] = None
+            self.texts[cell] = None
         self._free.extend(cells)
 
     def take(self, row: int, drops: Callable[[str], bool]) -> list[int]:
@@ -156,12 +156,12 @@ class Cells:
         Returns:
             The cells, to be cleared and given back by :meth:`free`.
         """
-        begin, end = self._sweep_from, min(self._sweep_from + _SWEEP, len(self.groups))
-        self._sweep_from = end if end < len(self.groups) else 0
+        begin, end = self._sweep_from, min(self._sweep_from + _SWEEP, len(self.texts))
+        self._sweep_from = end if end < len(self.texts) else 0
         newest = self.newest[begin:end]
         silent: list[int] = (np.flatnonzero((newest >= 0) & (newest <= until)) + begin).tolist()
         for cell in silent:
-            row, group = self.rows.item(cell), self.groups[cell]
+            row, group = self.rows.item(cell), self.texts[cell]
             assert group is not None
             cells = self._of_row[row]
             del cells[group]
@@ -175,17 +175,17 @@ class Cells:
         """A cell, of no row until it is placed."""
         if self._free:
             cell = self._free.pop()
-            self.groups[cell] = group
+            self.texts[cell] = group
         else:
-            cell = len(self.groups)
-            self.groups.append(group)
+            cell = len(self.texts)
+            self.texts.append(group)
         return cell
 
     def _place(self, fresh: list[tuple[int, int]]) -> None:
         """Note the rows of new cells, and that they are no news any more."""
         if not fresh:
             return
-        more = max(len(self.groups) - len(self.newest), 0)
+        more = max(len(self.texts) - len(self.newest), 0)
         if more:
             added = np.full(max(more, len(self.newest) // 2), -1, np.int64)
             self.newest = np.concatenate([self.newest, added])

@@ -8,7 +8,7 @@
      "k.recent": [[1700000000000, "shoes"]],               # a part of objects, without groups
      "k.recent": [[[[1700000000000, "shoes"]], []], None]} # with groups, one object for each
 
-A part with groups that was packed apart from its store has the names at its end: four elements.
+A column with groups that was packed apart from its store has the names at its end: four elements.
 """
 
 from __future__ import annotations
@@ -20,51 +20,46 @@ import msgspec
 import numpy as np
 
 from tactful_streaming.errors import StateError
-from tactful_streaming.windows.columns import (
-    DecayedTotals,
-    GatheredPanes,
-    LastTimes,
-    NumberPanes,
-    RecentValues,
-)
+from tactful_streaming.windows.columns import DecayedTotals, LastTimes, RecentValues
+from tactful_streaming.windows.pane_columns import AccumulatorPanes, NumberPanes
 from tactful_streaming.windows.sessions import Sessions
 
 Recorded = NumberPanes | DecayedTotals | LastTimes
 """Parts whose packed state is records of numbers."""
 
-AnyPart = Recorded | GatheredPanes | RecentValues | Sessions
+AnyColumn = Recorded | AccumulatorPanes | RecentValues | Sessions
 
 NAMES_AT = 2
-"""Place of the names in the packed state of a part that was packed apart."""
+"""Place of the names in the packed state of a column that was packed apart."""
 
 _State = Mapping[str, Any]
 _Names = tuple[list[str], bytes]
 _T = TypeVar("_T")
 
 
-def check_rows(parts: Mapping[str, AnyPart], states: Sequence[_State]) -> None:
-    """Raise StateError unless the state of each part, without groups, has its form."""
-    for key, part in parts.items():
+def check_rows(columns: Mapping[str, AnyColumn], states: Sequence[_State]) -> None:
+    """Raise StateError unless the state of each column, without groups, has its form."""
+    for key, column in columns.items():
         packed = [state[key] for state in states if key in state]
         if not packed:
             continue
-        if isinstance(part, Recorded):
+        if isinstance(column, Recorded):
             sizes = set(map(len, _converted(packed, list[bytes])))
-            _require(not any(size % (8 * part.width) for size in sizes))
+            _require(not any(size % (8 * column.width) for size in sizes))
         else:
-            _converted(packed, list[part.packed_type])  # type: ignore[name-defined]
+            _converted(packed, list[column.packed_type])  # type: ignore[name-defined]
 
 
-def check_groups(store: str, parts: Mapping[str, AnyPart], states: Sequence[_State]) -> None:
-    """Raise StateError unless the state of each part, with groups, has its form.
+def check_groups(store: str, columns: Mapping[str, AnyColumn], states: Sequence[_State]) -> None:
+    """Raise StateError unless the state of each column, with groups, has its form.
 
     Args:
         store: key of the names of the groups.
-        parts: parts of the store by their keys.
+        columns: parts of the store by their keys.
         states: states of entities, which may hold other keys.
     """
     shared = _group_counts([state.get(store) for state in states])
-    for key, part in parts.items():
+    for key, column in columns.items():
         having = [number for number, state in enumerate(states) if key in state]
         packed = [states[number][key] for number in having]
         _require(set(map(type, packed)) <= {list})
@@ -75,11 +70,11 @@ def check_groups(store: str, parts: Mapping[str, AnyPart], states: Sequence[_Sta
         else:
             own = _group_counts([one[NAMES_AT:] or None for one in packed])
         counts = [shared[n] if k is None else k for n, k in zip(having, own, strict=True)]
-        _check_part(part, [one[:NAMES_AT] for one in packed], counts)
+        _check_column(column, [one[:NAMES_AT] for one in packed], counts)
 
 
-def _check_part(part: AnyPart, packed: Sequence[Any], counts: Sequence[int | None]) -> None:
-    if isinstance(part, Recorded):
+def _check_column(column: AnyColumn, packed: Sequence[Any], counts: Sequence[int | None]) -> None:
+    if isinstance(column, Recorded):
         pairs = _converted(packed, list[tuple[bytes, bytes]])
         of_groups = [len(numbers) for numbers, _ in pairs]
         _require(all(k in (None, n / 2) for n, k in zip(of_groups, counts, strict=True)))
@@ -88,9 +83,9 @@ def _check_part(part: AnyPart, packed: Sequence[Any], counts: Sequence[int | Non
         ends = np.cumsum([0, *of_groups]) // 2
         records = np.diff(np.concatenate([[0], np.cumsum(numbers, dtype=np.int64)])[ends])
         sizes = np.array([len(data) for _, data in pairs], np.int64)
-        _require(np.array_equal(sizes, records * 8 * part.width))
+        _require(np.array_equal(sizes, records * 8 * column.width))
         return
-    objects = _converted(packed, list[tuple[list[part.packed_type], None]])  # type: ignore[name-defined]
+    objects = _converted(packed, list[tuple[list[column.packed_type], None]])  # type: ignore[name-defined]
     numbered = zip(objects, counts, strict=True)
     _require(all(count in (None, len(states)) for (states, _), count in numbered))
 

@@ -10,7 +10,7 @@ import numpy as np
 from tactful_streaming.arrays import Floats, Rows
 from tactful_streaming.definitions.model import Feature
 from tactful_streaming.windows.accumulators import most_frequent
-from tactful_streaming.windows.columns import GatheredPanes, NumberPanes
+from tactful_streaming.windows.pane_columns import AccumulatorPanes, NumberPanes
 from tactful_streaming.windows.store import Store, Value, counts_values
 
 _LISTS = ("last_n", "top_k")
@@ -30,7 +30,7 @@ class View:
         self.feature = feature
         self.store = store
         self.is_number = feature.group_by is None and feature.aggregate not in _LISTS
-        self.parts = store.parts_of(feature)
+        self.columns = store.columns_of(feature)
         self._by_value = counts_values(feature)
 
     def read(self, row: int, at: int) -> Value:
@@ -56,9 +56,9 @@ class View:
 
     def read_cells(self, cells: Rows, at: int) -> Floats:
         """Numbers of cells at time `at`; NaN where there is nothing."""
-        numbers = self.parts[0].read(cells, self.feature, at)
-        if len(self.parts) > 1:
-            numbers = numbers / self.parts[1].read(cells, self.feature, at)
+        numbers = self.columns[0].read(cells, self.feature, at)
+        if len(self.columns) > 1:
+            numbers = numbers / self.columns[1].read(cells, self.feature, at)
         return numbers
 
     def window(self, end: int) -> tuple[Rows, list[str] | None, list[Any]]:
@@ -67,11 +67,11 @@ class View:
         Returns:
             Rows, groups if there are any, and values.
         """
-        part = self.parts[0]
-        assert isinstance(part, NumberPanes | GatheredPanes)
-        cells, numbers = part.read_all(self.feature, end - 1)
-        if len(self.parts) > 1:
-            other = self.parts[1]
+        column = self.columns[0]
+        assert isinstance(column, NumberPanes | AccumulatorPanes)
+        cells, numbers = column.read_all(self.feature, end - 1)
+        if len(self.columns) > 1:
+            other = self.columns[1]
             assert isinstance(other, NumberPanes)
             numbers = numbers / other.read_all(self.feature, end - 1)[1]
         return self._rows(cells, numbers)
@@ -80,8 +80,8 @@ class View:
         """As :meth:`window`, of some cells only."""
         found = np.array(sorted(cells), np.int64)
         if self._by_value:
-            assert self.store.cells is not None
-            found = np.array(self.store.cells.of_rows(sorted({*self.rows_of(found)})), np.int64)
+            assert self.store.groups is not None
+            found = np.array(self.store.groups.of_rows(sorted({*self.rows_of(found)})), np.int64)
         numbers = self.read_cells(found, end - 1)
         present = ~np.isnan(numbers)
         return self._rows(found[present], numbers[present])
@@ -89,20 +89,20 @@ class View:
     def rows_of(self, cells: Rows) -> list[int]:
         """Row of each cell."""
         rows: list[int] = (
-            cells if self.store.cells is None else self.store.cells.rows[cells]
+            cells if self.store.groups is None else self.store.groups.rows[cells]
         ).tolist()
         return rows
 
     def groups_of(self, cells: Rows) -> list[str] | None:
         """Group of each cell; None where there are none."""
-        if self.store.cells is None:
+        if self.store.groups is None:
             return None
-        names = list(map(self.store.cells.groups.__getitem__, cells.tolist()))
+        names = list(map(self.store.groups.texts.__getitem__, cells.tolist()))
         assert None not in names
         return cast("list[str]", names)
 
     def _rows(self, cells: Rows, numbers: Floats) -> tuple[Rows, list[str] | None, list[Any]]:
-        rows = cells if self.store.cells is None else self.store.cells.rows[cells]
+        rows = cells if self.store.groups is None else self.store.groups.rows[cells]
         groups = self.groups_of(cells)
         values: list[Any] = numbers.tolist()
         if not self._by_value:
@@ -125,9 +125,9 @@ class View:
         }
 
     def _read_one(self, row: int, at: int) -> Any:
-        value: Any = self.parts[0].read_one(row, self.feature, at)
-        if value is not None and len(self.parts) > 1:
-            value /= self.parts[1].read_one(row, self.feature, at)
+        value: Any = self.columns[0].read_one(row, self.feature, at)
+        if value is not None and len(self.columns) > 1:
+            value /= self.columns[1].read_one(row, self.feature, at)
         return value
 
     def _of_counts(self, counts: Mapping[str, float]) -> Any:
@@ -136,7 +136,7 @@ class View:
         return most_frequent(counts, self.feature)
 
 
-class LateValues(Mapping[str, Value]):
+class LazyValues(Mapping[str, Value]):
     """The features of one row at a time, each read when it is asked for first.
 
     They are those of that time as long as nothing is applied.

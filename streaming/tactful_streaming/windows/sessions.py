@@ -15,10 +15,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tactful_streaming.arrays import Floats, Rows
+from tactful_streaming.arrays import Rows
 from tactful_streaming.definitions.model import Feature, SessionWindow
 from tactful_streaming.windows.accumulators import ACCUMULATORS, Accumulator, Values
-from tactful_streaming.windows.columns import Selection
+from tactful_streaming.windows.columns import Selection, StateColumn, sampled_bytes
 
 
 class Closed(NamedTuple):
@@ -46,8 +46,8 @@ class _Session:
         self.start, self.last, self.gathered, self.fired = start, last, gathered, fired
 
 
-class Sessions:
-    """What each session of each cell has gathered."""
+class Sessions(StateColumn):
+    """Accumulators of the sessions of each cell: ``{cell: [session, ...]}``, by start."""
 
     def __init__(
         self, kind: str, feature: Feature, name_of: Callable[[int], tuple[int, str | None]] | None
@@ -80,15 +80,12 @@ class Sessions:
 
     @property
     def nbytes(self) -> int:
-        """About as much as a sample of the cells says."""
-        if not self._sessions:
-            return 0
-        sample = [kept for kept, _ in zip(self._sessions.values(), range(100), strict=False)]
-        size = sum(160 + sum(100 + one.gathered.nbytes for one in kept) for kept in sample)
-        return size * len(self._sessions) // len(sample)
+        """Approximate memory, estimated from a sample of cells."""
 
-    def resize(self, capacity: int) -> None:
-        """Nothing: cells are in a dictionary."""
+        def size(sessions: list[_Session]) -> int:
+            return 160 + sum(100 + session.gathered.nbytes for session in sessions)
+
+        return sampled_bytes(self._sessions.values(), size)
 
     def apply(self, cells: Rows, events: Selection, lateness_ms: int) -> Rows:
         """Join each event to its session; returns the positions of those whose session is over."""
@@ -122,11 +119,6 @@ class Sessions:
             if session.start <= at < session.last + self._gap:
                 return self._kind.result([session.gathered], feature)
         return None
-
-    def read(self, cells: Rows, feature: Feature, at: int) -> Floats:
-        """Results of `cells`."""
-        results = [self.read_one(cell, feature, at) for cell in cells.tolist()]
-        return np.array([np.nan if result is None else result for result in results], np.float64)
 
     def result(self, closed: Closed, feature: Feature) -> Any:
         """The value of a closed session."""

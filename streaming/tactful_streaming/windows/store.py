@@ -1,7 +1,7 @@
 """Stores: events of one selection, counted once for all features that need them.
 
 Features of one kind of entity that count the same events by the same groups share a store. In it
-each kind of thing they need is a part (``parts.py``), whose packed state has a key of its own: a
+each kind of thing they need is a column (``parts.py``), whose packed state has a key of its own: a
 feature that is added or removed later leaves the state of the others readable.
 """
 
@@ -22,21 +22,19 @@ from tactful_streaming.arrays import Rows
 from tactful_streaming.definitions.model import Feature, ForwardDecay, SessionWindow, Window
 from tactful_streaming.windows.columns import (
     DecayedTotals,
-    GatheredPanes,
     LastTimes,
-    NumberPanes,
-    PanedPart,
     RecentValues,
     Selection,
 )
-from tactful_streaming.windows.groups import CELL_BYTES, Cells, Evicted
+from tactful_streaming.windows.groups import CELL_BYTES, EvictedGroup, GroupIndex
 from tactful_streaming.windows.packed_check import (
     NAMES_AT,
-    AnyPart,
+    AnyColumn,
     Recorded,
     check_groups,
     check_rows,
 )
+from tactful_streaming.windows.pane_columns import AccumulatorPanes, NumberPanes, PanedColumn
 from tactful_streaming.windows.panes import PanedWindow, oldest_open, slide_of
 from tactful_streaming.windows.sessions import Sessions
 
@@ -117,7 +115,7 @@ class Store:
         source: which events count.
         key: short name of the source, the same in every process.
         features: what they count for.
-        parts: what is kept, by the key of its packed form.
+        columns: what is kept, by the key of its packed form.
         cells: cells of groups; None where each row is a cell.
         memory_ms: how long after its newest event a cell may matter, milliseconds; None: for ever.
     """
@@ -127,11 +125,11 @@ class Store:
         self.source = source
         self.key = _short(asdict(source), 8)
         self.features: list[Feature] = []
-        self.parts: dict[str, AnyPart] = {}
-        self.cells = Cells(source.max_groups) if source.grouped else None
+        self.columns: dict[str, AnyColumn] = {}
+        self.groups = GroupIndex(source.max_groups) if source.grouped else None
         self.memory_ms: int | None = None
         self._emits = emits
-        self._parts_of: dict[str, tuple[AnyPart, ...]] = {}
+        self._columns_of: dict[str, tuple[AnyColumn, ...]] = {}
         self._keys_of: dict[str, tuple[str, ...]] = {}
 
     @property
@@ -149,16 +147,16 @@ class Store:
             kinds = ("count",)
         elif feature.aggregate == "top_k" or feature.sketch == "exact":
             kinds = ("values",)
-        keys = tuple(self._part(kind, feature) for kind in kinds)
+        keys = tuple(self._column(kind, feature) for kind in kinds)
         self._keys_of[feature.name] = keys
-        self._parts_of[feature.name] = tuple(self.parts[key] for key in keys)
-        spans = [part.memory_ms for part in self.parts.values()]
+        self._columns_of[feature.name] = tuple(self.columns[key] for key in keys)
+        spans = [column.memory_ms for column in self.columns.values()]
         known = [span for span in spans if span is not None]
         self.memory_ms = max(known) if len(known) == len(spans) else None
 
-    def parts_of(self, feature: Feature) -> tuple[AnyPart, ...]:
+    def columns_of(self, feature: Feature) -> tuple[AnyColumn, ...]:
         """What `feature` is read from."""
-        return self._parts_of[feature.name]
+        return self._columns_of[feature.name]
 
     def keys_of(self, feature: Feature) -> tuple[str, ...]:
         """Keys of the parts that `feature` is read from."""
@@ -167,14 +165,14 @@ class Store:
     @property
     def nbytes(self) -> int:
         """About how much memory the state takes."""
-        cells = 0 if self.cells is None else CELL_BYTES * len(self.cells)
-        return cells + sum(part.nbytes for part in self.parts.values())
+        cells = 0 if self.groups is None else CELL_BYTES * len(self.groups)
+        return cells + sum(column.nbytes for column in self.columns.values())
 
     def resize(self, capacity: int) -> None:
         """Make room for rows below `capacity`."""
-        if self.cells is None:
-            for part in self.parts.values():
-                part.resize(capacity)
+        if self.groups is None:
+            for column in self.columns.values():
+                column.resize(capacity)
 
     def apply(self, events: Selection, lateness_ms: int) -> Outcome:
         """Count the selected events.
@@ -193,22 +191,22 @@ class Store:
                 events = events.take(kept)
         if not len(events.rows):
             return Outcome(0, late_by)
-        evicted: list[Evicted] = []
+        evicted: list[EvictedGroup] = []
         cells = events.rows
-        if self.cells is not None:
+        if self.groups is not None:
             assert events.texts is not None
-            cells, evicted = self.cells.find(events.rows, events.texts, events.timestamps)
+            cells, evicted = self.groups.find(events.rows, events.texts, events.timestamps)
             self._fit()
-        for key, part in self.parts.items():
-            late = part.apply(cells, events, lateness_ms)
+        for key, column in self.columns.items():
+            late = column.apply(cells, events, lateness_ms)
             if len(late):
                 late = late if kept is None else kept[late]
                 late_by |= {name: late for name, keys in self._keys_of.items() if key in keys}
         if not evicted:
             return Outcome(0, late_by)
-        for part in self.parts.values():
-            if isinstance(part, Sessions):
-                part.settle((one.cell, events.watermarks.item(one.by)) for one in evicted)
+        for column in self.columns.values():
+            if isinstance(column, Sessions):
+                column.settle((one.cell, events.watermarks.item(one.by)) for one in evicted)
         self._free([one.cell for one in evicted])
         memory, now = self.memory_ms, int(horizons[-1])
         gone = sum(memory is None or one.newest + memory > now for one in evicted)
@@ -216,23 +214,23 @@ class Store:
 
     def name_of(self, cell: int) -> tuple[int, str | None]:
         """Row and group of a cell."""
-        if self.cells is None:
+        if self.groups is None:
             return cell, None
-        return self.cells.rows.item(cell), self.cells.groups[cell]
+        return self.groups.rows.item(cell), self.groups.texts[cell]
 
     def cells_of(self, row: int) -> Mapping[str, int]:
         """Cell of each group of a row."""
-        assert self.cells is not None
-        return self.cells.of_row(row)
+        assert self.groups is not None
+        return self.groups.of_row(row)
 
     def clear(self, rows: Sequence[int]) -> None:
         """Forget rows."""
-        cells = rows if self.cells is None else self.cells.of_rows(rows)
+        cells = rows if self.groups is None else self.groups.of_rows(rows)
         gone = np.array(cells, np.int64)
-        for part in self.parts.values():
-            part.clear(gone)
-        if self.cells is not None:
-            self.cells.clear(rows)
+        for column in self.columns.values():
+            column.clear(gone)
+        if self.groups is not None:
+            self.groups.clear(rows)
 
     def drop_texts(self, row: int, drops: Callable[[str, str], bool]) -> None:
         """Take what was counted by some texts out of a row.
@@ -244,60 +242,60 @@ class Store:
         if self.source.texts is None:
             return
         gone = partial(drops, self.source.texts)
-        if self.cells is not None:
-            self._free(self.cells.take(row, gone))
+        if self.groups is not None:
+            self._free(self.groups.take(row, gone))
             return
-        for part in self.parts.values():
-            if isinstance(part, RecentValues | Sessions):
-                part.drop_texts(row, gone)
+        for column in self.columns.values():
+            if isinstance(column, RecentValues | Sessions):
+                column.drop_texts(row, gone)
 
     def expire(self, horizon: int) -> None:
         """Forget what no read at or after `horizon` can see, a part of all in a call."""
-        for part in self.parts.values():
-            part.expire(horizon)
+        for column in self.columns.values():
+            column.expire(horizon)
         memory = self.memory_ms
-        if self.cells is not None and memory is not None:
-            silent = self.cells.silent(horizon - memory)
+        if self.groups is not None and memory is not None:
+            silent = self.groups.silent(horizon - memory)
             if silent:
                 self._free(silent)
 
     def pack(self, rows: Rows, horizon: int, into: Sequence[dict[str, Any]]) -> None:
         """Put the state of each row, under its keys, into a mapping that msgpack can hold."""
-        if self.cells is None:
-            for key, part in self.parts.items():
-                _put(into, key, self._pack_rows(part, rows, horizon))
+        if self.groups is None:
+            for key, column in self.columns.items():
+                _put(into, key, self._pack_rows(column, rows, horizon))
             return
-        groups = [self.cells.of_row(row) for row in rows.tolist()]
+        groups = [self.groups.of_row(row) for row in rows.tolist()]
         cells = np.array([cell for of_row in groups for cell in of_row.values()], np.int64)
         ends = np.cumsum([0, *map(len, groups)]).tolist()
-        newest = _slices(self.cells.newest[cells].astype("<i8"), ends)
+        newest = _slices(self.groups.newest[cells].astype("<i8"), ends)
         names = [
             [list(of_row), when] if of_row else None
             for of_row, when in zip(groups, newest, strict=True)
         ]
         _put(into, self.key, names)
-        for key, part in self.parts.items():
-            _put(into, key, self._pack_groups(part, cells, ends, horizon))
+        for key, column in self.columns.items():
+            _put(into, key, self._pack_groups(column, cells, ends, horizon))
 
     def check(self, states: Sequence[Mapping[str, Any]]) -> None:
         """Raise StateError unless `states`, read from msgpack, have the form that `pack` gives."""
-        if self.cells is None:
-            check_rows(self.parts, states)
+        if self.groups is None:
+            check_rows(self.columns, states)
         else:
-            check_groups(self.key, self.parts, states)
+            check_groups(self.key, self.columns, states)
 
     def absorb(self, rows: Rows, states: Sequence[Mapping[str, Any]]) -> None:
         """Add what :meth:`pack` put into `states` to what is there."""
-        if self.cells is None:
-            for key, part in self.parts.items():
+        if self.groups is None:
+            for key, column in self.columns.items():
                 having = [number for number, state in enumerate(states) if key in state]
                 if having:
                     packed = [states[number][key] for number in having]
-                    self._absorb_rows(part, rows[having], packed)
+                    self._absorb_rows(column, rows[having], packed)
             return
-        evicted: list[Evicted] = []
-        for place in (self.key, *self.parts):
-            # A part has the names of its groups with it if it was packed apart from the others.
+        evicted: list[EvictedGroup] = []
+        for place in (self.key, *self.columns):
+            # A column has the names of its groups with it if it was packed apart from the others.
             named = [
                 number for number, state in enumerate(states) if _names(state, self.key, place)
             ]
@@ -308,8 +306,8 @@ class Store:
 
     def _absorb_groups(
         self, place: str, rows: Rows, states: Sequence[Mapping[str, Any]]
-    ) -> list[Evicted]:
-        assert self.cells is not None
+    ) -> list[EvictedGroup]:
+        assert self.groups is not None
         names = [_names(state, self.key, place) for state in states]
         counts = [len(groups) for groups, _ in names]
         ends = np.cumsum([0, *counts]).tolist()
@@ -319,18 +317,18 @@ class Store:
         # Groups that are there first: they are as new as both say before others ask for room.
         order = np.argsort(
             [
-                group not in self.cells.of_row(row)
+                group not in self.groups.of_row(row)
                 for row, group in zip(of_group.tolist(), groups, strict=True)
             ],
             kind="stable",
         )
         cells = np.empty(len(order), np.int64)
-        cells[order], evicted = self.cells.find(
+        cells[order], evicted = self.groups.find(
             of_group[order], [groups[n] for n in order.tolist()], newest[order]
         )
         self._fit()
         shared = place == self.key
-        for key in self.parts if shared else [place]:
+        for key in self.columns if shared else [place]:
             having = [
                 number
                 for number, state in enumerate(states)
@@ -338,39 +336,39 @@ class Store:
             ]
             if not having:
                 continue
-            part, packed = self.parts[key], [states[number][key] for number in having]
+            column, packed = self.columns[key], [states[number][key] for number in having]
             own = np.concatenate([cells[ends[n] : ends[n + 1]] for n in having])
-            if isinstance(part, Recorded):
+            if isinstance(column, Recorded):
                 each = np.frombuffer(b"".join(one[0] for one in packed), "<u2")
                 records = np.frombuffer(b"".join(one[1] for one in packed), "<f8")
-                part.absorb_records(np.repeat(own, each), records.reshape(-1, part.width))
+                column.absorb_records(np.repeat(own, each), records.reshape(-1, column.width))
             else:
-                part.absorb(own, [state for one in packed for state in one[0]])
+                column.absorb(own, [state for one in packed for state in one[0]])
         return evicted
 
-    def _absorb_rows(self, part: AnyPart, rows: Rows, packed: Sequence[Any]) -> None:
-        if not isinstance(part, Recorded):
-            part.absorb(rows, packed)
+    def _absorb_rows(self, column: AnyColumn, rows: Rows, packed: Sequence[Any]) -> None:
+        if not isinstance(column, Recorded):
+            column.absorb(rows, packed)
             return
-        each = [len(data) // (8 * part.width) for data in packed]
-        records = np.frombuffer(b"".join(packed), "<f8").reshape(-1, part.width)
-        part.absorb_records(np.repeat(rows, each), records)
+        each = [len(data) // (8 * column.width) for data in packed]
+        records = np.frombuffer(b"".join(packed), "<f8").reshape(-1, column.width)
+        column.absorb_records(np.repeat(rows, each), records)
 
-    def _pack_rows(self, part: AnyPart, rows: Rows, horizon: int) -> Sequence[Any]:
-        if not isinstance(part, Recorded):
-            return part.pack(rows, horizon)
-        counts, records = part.pack_records(rows, horizon)
+    def _pack_rows(self, column: AnyColumn, rows: Rows, horizon: int) -> Sequence[Any]:
+        if not isinstance(column, Recorded):
+            return column.pack(rows, horizon)
+        counts, records = column.pack_records(rows, horizon)
         return _slices(records.astype("<f8"), [0, *np.cumsum(counts).tolist()])
 
     def _pack_groups(
-        self, part: AnyPart, cells: Rows, ends: Sequence[int], horizon: int
+        self, column: AnyColumn, cells: Rows, ends: Sequence[int], horizon: int
     ) -> Sequence[Any]:
         """For each row the states of its cells; None if there is nothing in any of them."""
-        if not isinstance(part, Recorded):
-            states = part.pack(cells, horizon)
+        if not isinstance(column, Recorded):
+            states = column.pack(cells, horizon)
             of_rows = [states[begin:end] for begin, end in pairwise(ends)]
             return [[of_row, None] if any(of_row) else None for of_row in of_rows]
-        counts, records = part.pack_records(cells, horizon)
+        counts, records = column.pack_records(cells, horizon)
         borders = np.concatenate([[0], np.cumsum(counts)])[np.array(ends)].tolist()
         return [
             [count, data] if data else None
@@ -381,8 +379,8 @@ class Store:
             )
         ]
 
-    def _part(self, kind: str, feature: Feature) -> str:
-        """Key of the part that keeps `kind` for `feature`, made if there is none."""
+    def _column(self, kind: str, feature: Feature) -> str:
+        """Key of the column that keeps `kind` for `feature`, made if there is none."""
         window = feature.window
         shape: Any
         if kind in ("last_n", "last_time"):
@@ -395,18 +393,18 @@ class Store:
             assert isinstance(window, PanedWindow)
             shape = {"slide": slide_of(window)}
         key = self.key + _SEPARATOR + _short([kind, shape], 6)
-        part = self.parts.get(key)
-        if part is None:
-            self.parts[key] = self._make(kind, feature)
-        elif isinstance(part, PanedPart):
+        column = self.columns.get(key)
+        if column is None:
+            self.columns[key] = self._make(kind, feature)
+        elif isinstance(column, PanedColumn):
             assert isinstance(window, PanedWindow)
-            part.windows.append(window)
-        if isinstance(part := self.parts[key], RecentValues):
+            column.windows.append(window)
+        if isinstance(column := self.columns[key], RecentValues):
             assert window is None or isinstance(window, Window)
-            part.serve(window)
+            column.serve(window)
         return key
 
-    def _make(self, kind: str, feature: Feature) -> AnyPart:
+    def _make(self, kind: str, feature: Feature) -> AnyColumn:
         window = feature.window
         if kind == "last_n":
             assert feature.n is not None
@@ -420,7 +418,7 @@ class Store:
         assert isinstance(window, PanedWindow)
         if kind in _FOLDED:
             return NumberPanes(kind, window, emits=self._emits)
-        return GatheredPanes(kind, feature, emits=self._emits)
+        return AccumulatorPanes(kind, feature, emits=self._emits)
 
     def _late(self, events: Selection, horizons: Rows) -> tuple[dict[str, Rows], Any]:
         """Events too late for each feature with panes, and which are not for all features."""
@@ -438,16 +436,16 @@ class Store:
         return late_by, wanted
 
     def _fit(self) -> None:
-        assert self.cells is not None
-        for part in self.parts.values():
-            part.resize(self.cells.capacity)
+        assert self.groups is not None
+        for column in self.columns.values():
+            column.resize(self.groups.capacity)
 
     def _free(self, cells: list[int]) -> None:
-        assert self.cells is not None
+        assert self.groups is not None
         gone = np.array(cells, np.int64)
-        for part in self.parts.values():
-            part.clear(gone)
-        self.cells.free(cells)
+        for column in self.columns.values():
+            column.clear(gone)
+        self.groups.free(cells)
 
 
 def make_stores(features: Iterable[Feature], *, emits: bool) -> list[Store]:
@@ -462,7 +460,7 @@ def make_stores(features: Iterable[Feature], *, emits: bool) -> list[Store]:
 
 
 def with_groups(key: str, state: Mapping[str, Any]) -> Any:
-    """Packed state of the part `key`, with the names of its groups if it has any."""
+    """Packed state of the column `key`, with the names of its groups if it has any."""
     names = state.get(key.partition(_SEPARATOR)[0])
     return state[key] if names is None else [*state[key][:NAMES_AT], *names]
 

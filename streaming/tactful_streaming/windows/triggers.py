@@ -9,7 +9,7 @@ from typing import Any, Final, cast
 
 import numpy as np
 
-from tactful_streaming.windows.columns import GatheredPanes, NumberPanes, PanedPart
+from tactful_streaming.windows.pane_columns import AccumulatorPanes, NumberPanes, PanedColumn
 from tactful_streaming.windows.panes import PanedWindow, oldest_open, slide_of, window_at
 from tactful_streaming.windows.reads import View
 from tactful_streaming.windows.sessions import Closed, Sessions
@@ -45,7 +45,7 @@ class WindowResult:
 
 def has_windows(view: View) -> bool:
     """Whether the feature has windows that end."""
-    return isinstance(view.parts[0], PanedPart | Sessions)
+    return isinstance(view.columns[0], PanedColumn | Sessions)
 
 
 def emit_windows(
@@ -62,21 +62,21 @@ def emit_windows(
     """
     fired: list[WindowResult] = []
     closed = {
-        id(part): part.close(after)
-        for part in {id(part): part for view in views for part in view.parts}.values()
-        if isinstance(part, Sessions)
+        id(column): column.close(after)
+        for column in {id(column): column for view in views for column in view.columns}.values()
+        if isinstance(column, Sessions)
     }
     for view in views:
-        if isinstance(view.parts[0], Sessions):
-            sessions = [closed[id(part)] for part in view.parts]
+        if isinstance(view.columns[0], Sessions):
+            sessions = [closed[id(column)] for column in view.columns]
             fired += _fire_sessions(view, keys, sessions)
         else:
             fired += _fire_again(view, keys, before, lateness_ms)
             fired += _fire_windows(view, keys, before, after)
     for view in views:
-        for part in view.parts:
-            if isinstance(part, PanedPart) and part.changed:
-                part.changed = []
+        for column in view.columns:
+            if isinstance(column, PanedColumn) and column.changed:
+                column.changed = []
     return sorted(fired, key=lambda one: (one.window_end, one.window_start))
 
 
@@ -84,43 +84,43 @@ def next_pending(views: Sequence[View], watermark: int) -> int | None:
     """Time before which nothing that is there will fire; None if there is nothing."""
     found: list[int] = []
     for view in views:
-        part, window = view.parts[0], view.feature.window
-        if isinstance(part, Sessions):
-            end = part.next_end()
+        column, window = view.columns[0], view.feature.window
+        if isinstance(column, Sessions):
+            end = column.next_end()
             if end is not None:
                 found.append(end)
         else:
-            assert isinstance(part, PanedPart) and isinstance(window, PanedWindow)
+            assert isinstance(column, PanedColumn) and isinstance(window, PanedWindow)
             panes = _panes(view, watermark, _FOR_EVER)
             if panes:
-                found.append(max(panes[0] + 1, watermark // part.slide_ms + 1) * part.slide_ms)
+                found.append(max(panes[0] + 1, watermark // column.slide_ms + 1) * column.slide_ms)
     return min(found, default=None)
 
 
 def _fire_windows(
     view: View, keys: Sequence[str | None], before: int, after: int
 ) -> list[WindowResult]:
-    part, window = view.parts[0], view.feature.window
-    assert isinstance(part, PanedPart) and isinstance(window, PanedWindow)
-    slide = part.slide_ms
+    column, window = view.columns[0], view.feature.window
+    assert isinstance(column, PanedColumn) and isinstance(window, PanedWindow)
+    slide = column.slide_ms
     if before // slide == after // slide:
         return []
-    ends = part.ends(window, _panes(view, before, after), before, after)
+    ends = column.ends(window, _panes(view, before, after), before, after)
     return [_fired(view, keys, end, view.window(end)) for end in ends]
 
 
 def _fire_again(
     view: View, keys: Sequence[str | None], before: int, lateness_ms: int
 ) -> list[WindowResult]:
-    part, window = view.parts[0], view.feature.window
-    assert isinstance(part, PanedPart) and isinstance(window, PanedWindow)
+    column, window = view.columns[0], view.feature.window
+    assert isinstance(column, PanedColumn) and isinstance(window, PanedWindow)
     changed: dict[int, set[int]] = {}
-    for cells, panes, watermarks in part.changed or ():
+    for cells, panes, watermarks in column.changed or ():
         for cell, pane, watermark in zip(
             cells.tolist(), panes.tolist(), watermarks.tolist(), strict=True
         ):
             first = max(watermark - lateness_ms, 0)
-            for end in part.ends(window, [pane], first, min(watermark, before)):
+            for end in column.ends(window, [pane], first, min(watermark, before)):
                 changed.setdefault(end, set()).add(cell)
     return [
         _fired(view, keys, end, view.window_of(cells, end))
@@ -132,14 +132,14 @@ def _fire_sessions(
     view: View, keys: Sequence[str | None], closed: Sequence[Sequence[Closed]]
 ) -> list[WindowResult]:
     fired: list[WindowResult] = []
-    part = view.parts[0]
-    assert isinstance(part, Sessions)
+    column = view.columns[0]
+    assert isinstance(column, Sessions)
     for (end, start), group in groupby(zip(*closed, strict=True), key=lambda one: one[0][:2]):
         # Whoever was merged into another since then has no key any more.
         sessions = [one for one in group if keys[one[0].row] is not None]
-        values = [part.result(one[0], view.feature) for one in sessions]
+        values = [column.result(one[0], view.feature) for one in sessions]
         if len(closed) > 1:
-            other = view.parts[1]
+            other = view.columns[1]
             assert isinstance(other, Sessions)
             divisors = [other.result(one[1], view.feature) for one in sessions]
             values = [value / by for value, by in zip(values, divisors, strict=True)]
@@ -169,6 +169,6 @@ def _names(keys: Sequence[str | None], rows: Sequence[int]) -> list[str]:
 
 def _panes(view: View, after: int, until: int) -> list[int]:
     """Panes with something in them whose windows may end in ``(after, until]``."""
-    part, window = view.parts[0], view.feature.window
-    assert isinstance(part, NumberPanes | GatheredPanes) and isinstance(window, PanedWindow)
-    return part.panes_between(int(oldest_open(window, np.array(after))), until // part.slide_ms)
+    column, window = view.columns[0], view.feature.window
+    assert isinstance(column, NumberPanes | AccumulatorPanes) and isinstance(window, PanedWindow)
+    return column.panes_between(int(oldest_open(window, np.array(after))), until // column.slide_ms)

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tactful_streaming.kernels.gather import load_taking
+from tactful_streaming.kernels.gather import load_gather
 
 PLACES = st.lists(st.integers(0, 9), max_size=12)
 ROWS = st.lists(st.integers(-1, 6), max_size=8)
@@ -22,7 +22,7 @@ def test_it_is_what_numpy_takes(
     kept = np.array(numbers[: len(numbers) // 3 * 3]).reshape(-1, 3)
     found, unknown = np.zeros((len(columns), len(places))), np.zeros(len(places), np.int64)
 
-    count = load_taking()(
+    count = load_gather()(
         *(np.array(each, np.int64) for each in (places, rows)),
         *(kept, np.array(columns, np.int64), found, unknown),
     )

@@ -95,7 +95,7 @@ def test_columns_are_what_each_entity_reads(seed: int) -> None:
 
 
 def test_forgetting_to_note_a_change_would_be_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ColumnCache, "changed", lambda self, rows: None)
+    monkeypatch.setattr(ColumnCache, "note_change", lambda self, rows: None)
     assert any(live(seed) for seed in range(20))
 
 
@@ -135,4 +135,4 @@ def test_what_depends_on_the_moment_is_not_kept() -> None:
     table = EntityTable(FEATURES)
     feed(table, KEYS, [START] * len(KEYS), START)
     table.read_columns(KEYS, NAMES, START)
-    assert set(table._kept) == KEPT
+    assert set(table._cache._columns) == KEPT

@@ -23,10 +23,9 @@ from tactful_streaming.windows.columns import Selection
 from tactful_streaming.windows.entity_table import (
     EntityTable,
     PackedReader,
-    combine_packed,
-    newest_packed,
     read_packed,
 )
+from tactful_streaming.windows.packed_entity import combine_packed, newest_packed
 
 START = 1_700_000_000_000
 TEXT = """
@@ -202,7 +201,7 @@ def test_groups_beyond_the_bound_and_silent_groups_leave_memory() -> None:
     for minute in range(300):
         feed(table, ["a"], START + minute * 60_000, item=f"i{minute}")
         table.expire(START + minute * 60_000)
-    cells = next(store.cells for store in table.stores if store.cells is not None)
+    cells = next(store.groups for store in table.stores if store.groups is not None)
     assert len(cells) <= 7
     assert cells.capacity == 64
 
@@ -353,8 +352,8 @@ def test_rows_are_used_again() -> None:
         keys = [f"u{batch}-{n}" for n in range(50)]
         feed(table, keys)
         commit(table, stored)
-        rows |= {table._rows[key] for key in keys}
-        assert len({table._rows[key] for key in keys}) == 50
+        rows |= {table._rows.row_of[key] for key in keys}
+        assert len({table._rows.row_of[key] for key in keys}) == 50
         table.shrink(0)
     assert len(rows) == 50
     assert all(table.read(f"u{batch}-7", START)["n"] == 1 for batch in range(20))
