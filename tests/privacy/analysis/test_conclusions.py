@@ -123,6 +123,12 @@ def true_quantile(counts: list[int], p: float) -> int:
     return int(np.searchsorted(cumulative, p * cumulative[-1] - 1e-9))
 
 
+def test_quantile_between_two_buckets() -> None:
+    """The median of two equal buckets may be either, and the interval has both."""
+    result = quantile_released([pane({"0": 0, "1": 1000, "2": 1000})], "0.5")
+    assert (result.low, result.key, result.high) == ("1", "1", "2")
+
+
 @pytest.mark.parametrize("probability", ["0.1", "0.5", "0.9"])
 def test_quantile_intervals_have_their_coverage(probability: str) -> None:
     """300 releases at 95 %, seeded: fewer than 265 covered has probability 1e-5."""

@@ -192,6 +192,19 @@ def test_freshness_of_one_repeated_run_of_noise_is_caught(tmp_path: Path) -> Non
     assert findings["fresh for each run"].passed
 
 
+def test_real_numbers_are_fresh(tmp_path: Path) -> None:
+    """Two runs of real-valued noise never agree, and that is no finding."""
+
+    class Real(Pipeline):
+        def publish(self, contributions, keys, ledger):  # type: ignore[no-untyped-def]
+            output = super().publish(contributions, keys, ledger)
+            luck = np.random.default_rng().random(output.values.shape)
+            return replace(output, values=output.values + luck)
+
+    findings = {f.check: f for f in check_freshness(Real(5, ONE), 30, 1e-6, tmp_path)}
+    assert findings["fresh for each run"].passed
+
+
 def test_what_is_published_is_what_was_counted_plus_noise(tmp_path: Path) -> None:
     pipeline = Pipeline(2, Fraction(40))  # next to no noise
     stream = [Contribution("u", 3, 1), Contribution("u", 3, 1), Contribution("u", 4, 0)]

@@ -235,6 +235,24 @@ def test_what_is_refused_is_what_exceeds_a_budget_on_some_day(
         refuse_overspending(limits, taken, asked)
 
 
+def test_row_of_days_that_ends_with_a_charge() -> None:
+    """Only the row of days 2 to 4, of which the last ends a charge, exceeds the limit."""
+    asked = Charge("a", ANY, ANY, 0, 4, Loss(Fraction(1)))
+    taken = Charge("t", ANY, ANY, 4, 20, Loss(Fraction(1, 2)))
+    refuse_overspending([Budget(Fraction(7, 2), days=3)], [taken], [asked])
+    with pytest.raises(BudgetError, match="on 3 of the 3 days"):
+        refuse_overspending([Budget(Fraction(13, 4), days=3)], [taken], [asked])
+
+
+def test_odometer_covers_declared_deltas(location: str, clock: Clock) -> None:
+    """The delta of the odometer is at least the sum of the deltas declared for its month."""
+    ledger = Ledger(location, budgets=[Budget(Fraction(1), Fraction(1, 100))], clock=clock)
+    assert read_odometer(ledger, today=TODAY).delta == Fraction(1, 10**6)
+    ledger.answer_once(asking("two days", "1/2", -2, -1, delta="1/1000"), seven)
+    assert read_odometer(ledger, today=TODAY).delta == Fraction(2, 1000)
+    ledger.close()
+
+
 def test_a_month_is_a_hard_limit_too(location: str, clock: Clock) -> None:
     """What statistics reserve of every day and what was asked of some of them add up."""
     month = Budget(Fraction(10), days=30)

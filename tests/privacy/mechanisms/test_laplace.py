@@ -299,6 +299,12 @@ def test_interval_of_sum_equals_exact_convolution(n: int, confidence: str) -> No
     assert noise.interval_of_sum(n, confidence) == h
 
 
+def test_sum_of_no_draws_is_zero() -> None:
+    assert DiscreteLaplace(5, 1).mass_of_sum(0).tolist() == [1.0]
+    with pytest.raises(ParameterError, match="-1 draws"):
+        DiscreteLaplace(5, 1).mass_of_sum(-1)
+
+
 @pytest.mark.parametrize(("n", "half_width"), [(1, 15), (5, 32), (15, 54), (60, 107)])
 def test_interval_of_sum_at_scale_five(n: int, half_width: int) -> None:
     assert DiscreteLaplace(5, 1).interval_of_sum(n) == half_width

@@ -49,6 +49,15 @@ def test_threshold_is_the_smallest_for_the_worst_spread(
     assert worst(release.threshold) == release.delta <= allowed < worst(release.threshold - 1)
 
 
+def test_beyond_all_noise_nothing_is_shown() -> None:
+    """A threshold that no draw reaches adds nothing to the delta of the noise."""
+    noise = DiscreteLaplace(1, "1")
+    least = Fraction(1, 2 * noise._table.total)
+    release = ThresholdRelease(1, "1", noise.delta("1") + least)
+    assert release.threshold == 1 + noise._table.highest + 1
+    assert release.delta == noise.delta("1")
+
+
 @pytest.mark.parametrize(
     ("keys", "epsilon", "threshold"), [(1, "1", 14.1), (1, "1/2", 27.2), (5, "1", 74.7)]
 )

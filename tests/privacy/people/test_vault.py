@@ -182,6 +182,16 @@ def test_batches_open_until_another_process_erases(tmp_path: Path, keyring: Keyr
         here.open_many([again, b"{}"], context=b"log")
 
 
+def test_number_of_keys_in_memory_is_limited(tmp_path: Path, keyring: Keyring) -> None:
+    vault = Vault(tmp_path / "vault.db", MASTER, keyring, remembered=3)
+    vault.seal_many(["ada", "bob"], [b"content"] * 2)
+    assert len(vault._ciphers) == 2
+    vault.seal("cyd", b"content")
+    assert len(vault._ciphers) == 3
+    vault.seal_many(["dan", "eve"], [b"content"] * 2)
+    assert len(vault._ciphers) == 2
+
+
 def test_erasing_beside_many_readers_leaves_no_key_remembered(
     tmp_path: Path, keyring: Keyring
 ) -> None:
