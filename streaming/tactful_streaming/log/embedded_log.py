@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import threading
 import time
@@ -21,7 +22,7 @@ from tactful_streaming.errors import LogError, LogWriteError, OffsetError
 from tactful_streaming.log.bounds_file import BoundsFile
 from tactful_streaming.log.directory_lock import lock_directory
 from tactful_streaming.log.event_log import Durability
-from tactful_streaming.log.segment import UNFINISHED, Segment, encode_records
+from tactful_streaming.log.segment import UNFINISHED, UnknownTailError, encode_records
 from tactful_streaming.log.segment_list import EndedSegment, SegmentList
 
 _logger = logging.getLogger(__name__)
@@ -151,7 +152,11 @@ class EmbeddedLog:
             if size and size + len(data) > self._segment_bytes:
                 self._segments.add(self._end)
             segment = self._segments.active
-            self._write(segment, data)
+            try:
+                segment.write(data, force=self._durability == "power")
+            except UnknownTailError as error:
+                self._failed = error.strerror
+                raise
             segment.note(self._end, [segment.size + position for position in positions])
             segment.size += len(data)
             self._received = received
@@ -209,10 +214,11 @@ class EmbeddedLog:
             self._check_writable()
             if self._retention_ms is not None:
                 self._end_if_older(self._clock() - self._retention_ms // _SHARE)
+            most = math.inf if self._retention_bytes is None else self._retention_bytes
             sizes = self._segments.sizes
             size, count = sum(sizes), 0
             for segment in self._segments.ended:
-                if segment.end > retain_from or not (self._is_excess(size) or self._is_old(count)):
+                if segment.end > retain_from or not (size > most or self._is_old(count)):
                     break
                 size -= sizes[count]
                 count += 1
@@ -336,9 +342,6 @@ class EmbeddedLog:
             return False
         return self._segments.received_by(number, self._clock() - self._retention_ms)
 
-    def _is_excess(self, size: int) -> bool:
-        return self._retention_bytes is not None and size > self._retention_bytes
-
     def _end_if_older(self, time: int) -> None:
         """End the active segment if its first record was received by then."""
         active = self._segments.active
@@ -349,26 +352,6 @@ class EmbeddedLog:
         if self._segments.active.size:
             self._segments.add(self._end)
             self._write_bounds()
-
-    def _write(self, segment: Segment, data: bytes) -> None:
-        view = memoryview(data)
-        try:
-            while view:
-                written = os.pwrite(segment.file, view, segment.size + len(data) - len(view))
-                view = view[written:]
-        except OSError as error:
-            try:
-                os.ftruncate(segment.file, segment.size)
-            except OSError:
-                self._failed = f"{segment.path}: a failed append could not be undone"
-            raise LogWriteError(error.errno, f"{segment.path}: append refused: {error}") from error
-        if self._durability == "power":
-            try:
-                os.fdatasync(segment.file)
-            except OSError as error:
-                # The kernel may have dropped the pages: the file is unknown until it is reopened.
-                self._failed = f"{segment.path}: fdatasync failed: {error}"
-                raise LogWriteError(error.errno, self._failed) from error
 
     def _check_bounds(self) -> None:
         """Compare the end found in the segments with the end that was acknowledged."""

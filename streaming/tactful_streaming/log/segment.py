@@ -1,10 +1,10 @@
-"""One file of the embedded log: its record format and a sparse index of it.
+"""One file of the embedded log: its record format and a sparse index.
 
 A record is a 20-byte header and a payload::
 
     marker 2 | flags 2 | payload length 4 | received ms 8 | CRC-32 of the rest 4 | payload
 
-The first record of an append carries a flag, by which damage is told from a torn tail.
+The first record of an append has a flag, which distinguishes damage from a torn tail.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from tactful_streaming.errors import LogCorruptedError, LogError
+from tactful_streaming.errors import LogCorruptedError, LogError, LogWriteError
 
 MAX_PAYLOAD = 16 * 1024 * 1024
 """Largest record, bytes."""
 
 UNFINISHED = ".redacting"
-"""What the name of a file ends with that is to take the place of a segment."""
+"""Suffix of a file that will replace a segment."""
 
 _HEADER = struct.Struct("<2sHIqI")
 _FIELDS = struct.Struct("<2sHIq")
@@ -37,7 +37,7 @@ _INDEX_EVERY = 128
 
 
 def encode_records(payloads: Sequence[bytes], received: int) -> tuple[bytes, list[int]]:
-    """One append as bytes, and the position of each of its records in them.
+    """Encode one append; returns its bytes and the position of each record in them.
 
     Raises:
         LogError: if a payload is over 16 MiB.
@@ -59,9 +59,9 @@ def encode_records(payloads: Sequence[bytes], received: int) -> tuple[bytes, lis
 
 
 def record_bounds(data: bytes) -> list[int]:
-    """Where each record in the bytes of a segment begins, and where the last one ends.
+    """Find the begin of each record in the bytes of a segment, and the end of the last one.
 
-    Only the lengths are followed, which is fast; whether a record is intact, `intact_payload` says.
+    This reads the lengths alone, which is fast; `intact_payload` checks a record.
     """
     unpack, size, end = _LENGTH.unpack_from, _HEADER.size, len(data)
     bounds, at = [0], 0
@@ -75,13 +75,13 @@ def record_bounds(data: bytes) -> list[int]:
 
 
 def intact_payload(data: bytes, at: int) -> bytes | None:
-    """The payload of the record at `at`; None if it is damaged."""
+    """Return the payload of the record at `at`; None if it is damaged."""
     record = _parse(data, at)
     return None if record is None else data[at + _HEADER.size : record.end]
 
 
 def rewrite_record(record: bytes, payload: bytes) -> bytes:
-    """A record with another payload, received when and as it was."""
+    """Replace the payload of an encoded record; flags and time of receipt stay."""
     _, flags, _, received, _ = _HEADER.unpack_from(record)
     fields = _FIELDS.pack(_MARKER, flags, len(payload), received)
     return fields + _CHECKSUM.pack(zlib.crc32(payload, zlib.crc32(fields))) + payload
@@ -92,14 +92,23 @@ class _Mark(NamedTuple):
     position: int
 
 
+class UnknownTailError(LogWriteError):
+    """A failed write may have left a part of its data, which opening the log again finds."""
+
+
 class Segment:
-    """One file of the log. Its descriptor lives as long as anybody holds the object."""
+    """One file of the log; the descriptor is closed with the last reference to the object.
+
+    The sparse index holds the position of every 128th record::
+
+        _marks  [(4096, 0), (4224, 18_176), …]   offset, position in the file
+    """
 
     def __init__(self, path: Path, *, writable: bool) -> None:
-        """Open `path`, which is named after its first offset.
+        """Open `path`, named after its first offset.
 
         Raises:
-            LogError: if it is not.
+            LogError: if its name is no offset.
         """
         try:
             self.base = int(path.stem)
@@ -107,28 +116,60 @@ class Segment:
             raise LogError(f"{path}: a segment is named after its first offset") from None
         self.path = path
         self.file = os.open(path, os.O_RDWR if writable else os.O_RDONLY)
-        # A reader may still be in a file that retention removed: it is closed after the last.
+        # A reader may still use a file that retention removed.
         self.close = weakref.finalize(self, os.close, self.file)
         self.size = os.fstat(self.file).st_size
         self.index_built = False
         self._marks: list[_Mark] = []
 
     def begin_index(self) -> None:
-        """Start the index of a segment that is watched from its first record on."""
+        """Start the index of an empty segment."""
         self._marks = [_Mark(self.base, 0)]
         self.index_built = True
 
+    def write(self, data: bytes, *, force: bool) -> None:
+        """Write `data` behind the last record; the caller then indexes it and adds to `size`.
+
+        Args:
+            data: one append.
+            force: whether to wait until the disk has it.
+
+        Raises:
+            LogWriteError: if the disk refuses; the file is as before.
+            UnknownTailError: if it is not known to be.
+        """
+        view = memoryview(data)
+        try:
+            while view:
+                view = view[os.pwrite(self.file, view, self.size + len(data) - len(view)) :]
+        except OSError as error:
+            try:
+                os.ftruncate(self.file, self.size)
+            except OSError:
+                raise UnknownTailError(
+                    error.errno, f"{self.path}: a failed append could not be undone: {error}"
+                ) from error
+            raise LogWriteError(error.errno, f"{self.path}: append refused: {error}") from error
+        if force:
+            try:
+                os.fdatasync(self.file)
+            except OSError as error:
+                # The kernel may have dropped the pages.
+                raise UnknownTailError(
+                    error.errno, f"{self.path}: fdatasync failed: {error}"
+                ) from error
+
     def note(self, first: int, positions: Sequence[int]) -> None:
-        """Index new records, every so many."""
+        """Add every 128th of the new records to the index."""
         due = self._marks[-1].offset + _INDEX_EVERY
         for number in range(max(due - first, 0), len(positions), _INDEX_EVERY):
             self._marks.append(_Mark(first + number, positions[number]))
 
     def build_index(self) -> tuple[int, int, str | None]:
-        """Walk the whole file.
+        """Read the whole file.
 
         Returns:
-            Offset and position behind the last intact record, and what is wrong there, if anything.
+            Offset and position behind the last intact record, and the damage there or None.
         """
         marks: list[_Mark] = []
         offset, position, damage = self.base, 0, None
@@ -140,7 +181,7 @@ class Segment:
         return offset, position, damage
 
     def seek(self, offset: int) -> int:
-        """Position of record `offset`, found from the nearest indexed one before."""
+        """Find the position of record `offset` from the nearest indexed record before it."""
         mark = self._marks[bisect.bisect_right(self._marks, offset, key=lambda m: m.offset) - 1]
         position = mark.position
         for number in range(mark.offset, offset):
@@ -150,15 +191,15 @@ class Segment:
         return position
 
     def received(self, offset: int) -> int:
-        """When record `offset` was received, epoch milliseconds."""
+        """Return the time of receipt of record `offset`, epoch milliseconds."""
         return self._header(offset, self.seek(offset)).received
 
     def first_received(self) -> int:
-        """When the first record was received."""
+        """Return the time of receipt of the first record, epoch milliseconds."""
         return self._header(self.base, 0).received
 
     def read(self, position: int, offset: int, until: int, into: list[tuple[int, bytes]]) -> int:
-        """Append records `offset` to `until` to `into`; returns the position after them."""
+        """Append records `offset` to `until` to `into`; return the position after them."""
         header_size, unpack, crc32 = _HEADER.size, _HEADER.unpack_from, zlib.crc32
         data, at = b"", 0
         while offset < until:
@@ -186,10 +227,10 @@ class Segment:
         return position + at
 
     def copy(self, path: Path, size: int | None, copied: Callable[[int], None]) -> None:
-        """Write the first `size` bytes, or all, into the new file `path`, forced to disk.
+        """Copy the first `size` bytes, or all, to the new file `path`, forced to disk.
 
         Raises:
-            LogCorruptedError: if there are fewer.
+            LogCorruptedError: if the file is shorter.
         """
         wanted = os.fstat(self.file).st_size if size is None else size
         position = 0
@@ -208,7 +249,7 @@ class Segment:
             os.fsync(file.fileno())
 
     def find_acknowledged_after(self, position: int) -> int | None:
-        """Position of an intact first record of an append behind `position`."""
+        """Find an intact first record of an append behind `position`."""
         data = os.pread(self.file, self.size - position, position)
         at = data.find(_MARKER, 1)
         while at >= 0:
@@ -226,13 +267,13 @@ class Segment:
         return _Header(length, received)
 
     def _walk(self) -> Iterator[tuple[int, int, str | None]]:
-        """Offset and position of each record and of the end, with what is damaged there."""
+        """Yield offset and position of each record and of the end, with the damage there."""
         offset, position = self.base, 0
         data, at = b"", 0
         while True:
-            yield_position = position + at
-            if yield_position == self.size:
-                yield offset, yield_position, None
+            start = position + at
+            if start == self.size:
+                yield offset, start, None
                 return
             record = _parse(data, at)
             if record is None:
@@ -247,13 +288,13 @@ class Segment:
                 whole = len(data) >= _HEADER.size and data[:2] == _MARKER
                 yield offset, position, "checksum or length is wrong" if whole else "no header"
                 return
-            yield offset, yield_position, None
+            yield offset, start, None
             offset += 1
             at = record.end
 
-    def _corrupted(self, offset: int, position: int, what: str) -> LogCorruptedError:
+    def _corrupted(self, offset: int, position: int, damage: str) -> LogCorruptedError:
         return LogCorruptedError(
-            f"{self.path}: record {offset} at byte {position} is damaged: {what}. "
+            f"{self.path}: record {offset} at byte {position} is damaged: {damage}. "
             "Nothing was changed; restore the segment from a backup"
         )
 
@@ -269,7 +310,7 @@ class _Parsed(NamedTuple):
 
 
 def _parse(data: bytes, at: int) -> _Parsed | None:
-    """The intact record at `at`, if one lies there."""
+    """Parse the record at `at`; None if no intact record begins there."""
     start = at + _HEADER.size
     if start > len(data):
         return None
