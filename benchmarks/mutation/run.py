@@ -30,7 +30,7 @@ from benchmarks.mutation.mutants import Mutant, Place, places, sample
 from benchmarks.mutation.plugin import JOB
 
 _ROOT = Path(__file__).resolve().parents[2]
-_EQUIVALENT = Path(__file__).with_name("equivalent.toml")
+_REASONS = Path(__file__).with_name("survivors.toml")
 _STATE = _ROOT / "reports" / "mutation"
 
 _SEED = 1
@@ -288,7 +288,7 @@ def judge(
                 if time.monotonic() > deadline:
                     return verdicts, len(mutants) - number
                 if not checked and tests:
-                    _check_unchanged(sandbox, tests, line_map.seconds)
+                    _check_unchanged(sandbox, tests[:20], line_map.seconds)
                     checked = True
                 verdict = _verdict(sandbox, mutant, tests, digest, line_map.seconds)
                 with journal.open("a", encoding="utf-8") as lines:
@@ -387,13 +387,13 @@ def _digest(files: Sequence[Path]) -> str:
     return digest.hexdigest()[:16]
 
 
-def equivalent_mutants(path: Path) -> dict[str, str]:
-    """Read the ids of equivalent mutants and the reasons.
+def read_reasons(path: Path, kind: str) -> dict[str, str]:
+    """Read the ids and reasons of the `equivalent` or the `accepted` mutants.
 
     Raises:
         ValueError: if an entry has no reason.
     """
-    entries = tomllib.loads(path.read_text(encoding="utf-8")).get("equivalent", [])
+    entries = tomllib.loads(path.read_text(encoding="utf-8")).get(kind, [])
     for entry in entries:
         if not entry.get("reason"):
             raise ValueError(f"{path}: {entry.get('id')} has no reason")
@@ -426,7 +426,8 @@ def _share(suffix: str, verdicts: Sequence[Verdict]) -> Figure:
 def run(quick: bool, only: str | None = None) -> list[Figure]:
     """Judge the sample, or with `quick` a few mutants of one sub-package."""
     deadline = time.monotonic() + _BUDGET_S
-    equivalent = equivalent_mutants(_EQUIVALENT)
+    equivalent = read_reasons(_REASONS, "equivalent")
+    accepted = read_reasons(_REASONS, "accepted")
     targets = [_QUICK] if quick else [t for t in _TARGETS if only in (None, t.name)]
     count = 5 if quick else _MUTANTS
     results = {
@@ -434,6 +435,7 @@ def run(quick: bool, only: str | None = None) -> list[Figure]:
     }
     survivors = [
         f"{verdict.outcome}: {verdict.id}\n{verdict.change}\n"
+        f"{accepted.get(verdict.id, 'not explained')}\n"
         for verdicts, _ in results.values()
         for verdict in verdicts
         if not verdict.killed

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.mutation.mutants import places, sample
-from benchmarks.mutation.run import Sandbox, Target, Verdict, equivalent_mutants, figures, judge
+from benchmarks.mutation.run import Sandbox, Target, Verdict, figures, judge, read_reasons
 
 _MODULE = """
 def is_adult(age: int | None = 0) -> bool:
@@ -137,7 +137,7 @@ def test_figures() -> None:
 
 
 def test_equivalent_needs_reason(tmp_path: Path) -> None:
-    path = tmp_path / "equivalent.toml"
+    path = tmp_path / "survivors.toml"
     path.write_text('[[equivalent]]\nid = "a:b:c:d#1"\n')
     with pytest.raises(ValueError, match="has no reason"):
-        equivalent_mutants(path)
+        read_reasons(path, "equivalent")
