@@ -11,13 +11,16 @@ from tactful.config.settings import Settings
 from tactful.config.storage import StorageSettings
 from tactful.demo.datasets import Replay
 from tactful.ranking.model import Pointer, version_directory, write_pointer
-from tactful.recommend import recommender
-from tactful.recommend.recommender import LEARNED, RANKING_EXPERIMENT, Recommender
+from tactful.recommend.recommender import (
+    LEARNED,
+    RANKING_EXPERIMENT,
+    Recommender,
+    RecommenderOptions,
+)
+from tactful.rerank.arm_policy import ranking_experiment
 from tactful.schemas.recommendations import RecommendRequest
 from tactful.training.evaluation import CUTOFF
 from tactful.training.train import Question, TrainingOptions, train
-from tactful_bandits.assignment.assign import Experiment
-from tactful_bandits.assignment.definitions import load_experiments
 from tactful_streaming.contract.log_entries import Entry, Event, Item, User, encode_entry
 from tactful_streaming.definitions.reader import load_definitions
 from tactful_streaming.engine.engine import Engine
@@ -81,10 +84,12 @@ def served_lists(
     clock = _Clock()
     answering = Recommender(
         engine,
-        models=settings.models,
-        definitions=definitions.fingerprint,
-        experiment=_experiment(),
-        monotonic=clock,
+        RecommenderOptions(
+            models=settings.models,
+            definitions=definitions.fingerprint,
+            experiment=ranking_experiment(settings.experiments),
+            monotonic=clock,
+        ),
     )
     lists, sent, hour = [], replay.cut, -1
     for number, ask in enumerate(replay.asks):
@@ -119,12 +124,6 @@ class _Clock:
 
     def __call__(self) -> float:
         return self.seconds
-
-
-def _experiment() -> Experiment:
-    path = Path(recommender.__file__).with_name("experiments.yaml")
-    experiments = load_experiments(path.read_text("utf-8"), name=path.name)
-    return next(it for it in experiments if it.key == RANKING_EXPERIMENT)
 
 
 def _catalogue(replay: Replay) -> list[Entry]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from tactful.config.settings import Settings
 from tactful.recall.candidates import Quotas
-from tactful.recommend.recommender import RANKING_EXPERIMENT, Recommender
+from tactful.recommend.recommender import RANKING_EXPERIMENT, Recommender, RecommenderOptions
 from tactful_bandits.assignment.assign import Arm, Experiment
 
 CANDIDATES = 1_000
@@ -20,8 +20,10 @@ def build(*, engine: Any, settings: Settings, **_: Any) -> Recommender:
     arms = (Arm("learned", 0.5), Arm("the-same", 0.5))
     return Recommender(
         engine,
-        models=settings.models,
-        definitions=engine.definitions.fingerprint,
-        experiment=Experiment(RANKING_EXPERIMENT, arms),
-        quotas=Quotas(vectors=CANDIDATES, total=CANDIDATES),
+        RecommenderOptions(
+            models=settings.models,
+            definitions=engine.definitions.fingerprint,
+            experiment=Experiment(RANKING_EXPERIMENT, arms),
+            quotas=Quotas(vectors=CANDIDATES, total=CANDIDATES),
+        ),
     )

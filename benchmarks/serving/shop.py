@@ -19,7 +19,7 @@ from benchmarks.serving.ranking import forest
 from tactful.catalogue.ids import ItemIds
 from tactful.ranking.features import RANKING_FEATURES
 from tactful.ranking.model import Manifest, Pointer, save_model, version_directory, write_pointer
-from tactful.recall.index import Neighbours, RecallIndex
+from tactful.recall.index import NeighbourTable, RecallIndex
 from tactful.recall.session_knn import SessionNeighbours
 from tactful.vectors.content import ContentVectors
 from tactful.vectors.ivf_index import VectorIndex
@@ -74,7 +74,7 @@ class Shop:
         place = np.empty(count, np.int64)
         place[by_cluster] = np.arange(count)
         near = place[:, None] + generator.integers(-200, 200, (count, _NEIGHBOURS))
-        neighbours = Neighbours(
+        neighbours = NeighbourTable(
             by_cluster[near % count].astype(np.int32),
             np.sort(generator.random((count, _NEIGHBOURS), np.float32))[:, ::-1].copy(),
         )

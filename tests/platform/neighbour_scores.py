@@ -8,12 +8,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from tactful.kernels.sparse_scores import Scores
-from tactful.recall.index import Neighbours
+from tactful.recall.index import NeighbourTable
 from tactful.recall.session_knn import DOUBT, SessionNeighbours
 
 
 def neighbour_scores(
-    neighbours: Neighbours, sources: Sequence[int], shares: Sequence[float]
+    neighbours: NeighbourTable, sources: Sequence[int], shares: Sequence[float]
 ) -> Scores:
     """Sum the weights of the neighbours of several items; unknown items are skipped."""
     totals: dict[int, float] = defaultdict(float)

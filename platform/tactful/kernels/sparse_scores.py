@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,8 @@ from numpy.typing import NDArray
 @dataclass(frozen=True)
 class Scores:
     """Scores of some rows; every other row scores 0.
+
+        rows   [3, 17, 29]      values [.5, .1, .9]      ranked [29, 3, 17]
 
     Attributes:
         rows: ascending, each once, shape (n,).
@@ -23,21 +26,24 @@ class Scores:
 
     @classmethod
     def summed(cls, rows: NDArray[np.integer[Any]], values: NDArray[Any]) -> Scores:
-        """The sums of the values of each row, shapes (m,); what sums to 0 or less is left out.
-
-        They are added up in float64 and in the order they come in.
-        """
+        """Sum the values of each row, shapes (m,); see `sum_by_key`."""
         return cls(*sum_by_key(rows, values))
 
+    @classmethod
+    def nothing(cls) -> Scores:
+        """Make scores of no row."""
+        return cls(np.zeros(0, np.int64), np.zeros(0, np.float32))
+
     def of(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Scores of `rows`, shape of `rows`."""
+        """Return the scores of `rows`, in their shape."""
         if not len(self.rows):
             return np.zeros(len(rows), np.float32)
         places = np.minimum(np.searchsorted(self.rows, rows), len(self.rows) - 1)
-        found = np.where(self.rows[places] == rows, self.values[places], np.float32(0.0))
-        return found.astype(np.float32, copy=False)
+        scores = np.where(self.rows[places] == rows, self.values[places], np.float32(0.0))
+        return scores.astype(np.float32, copy=False)
 
-    def best(self) -> NDArray[np.int64]:
+    @cached_property
+    def ranked(self) -> NDArray[np.int64]:
         """The rows, highest score first, ties by row."""
         return self.rows[descending(self.values)]
 
@@ -80,7 +86,7 @@ def stable_order(keys: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def descending(values: NDArray[np.float32]) -> NDArray[np.int64]:
-    """Positions of values from the largest to the smallest, ties in the order they come in."""
+    """Argsort values from the largest to the smallest, ties in the order they come in."""
     # The bits of floats are in order as integers are, those of negative ones in reverse.
     bits = (np.float32(0.0) - values).view(np.int32)
     return stable_order((bits ^ ((bits >> 31) & 0x7FFFFFFF)).astype(np.int64))

@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from tactful.catalogue.catalogue import Catalogue
 from tactful.catalogue.request_context import FeatureSource, RequestContext, read_placed
 from tactful.config.settings import PACKAGED_FEATURES
-from tactful.kernels.sparse_scores import descending
-from tactful.recall.candidates import SOLD, Candidates
+from tactful.recall.candidates import Candidates
+from tactful.recall.neighbours import NeighbourScores
+from tactful.recall.popularity import SOLD
 from tactful.vectors.storage import products
 from tactful_streaming.definitions.model import Definitions
 from tactful_streaming.definitions.reader import load_definitions
@@ -92,18 +93,7 @@ def absent_features(definitions: Definitions) -> tuple[str, ...]:
 _DAY = 86_400_000.0
 _LEAST_PRICE = 0.01
 
-_SCORES = (
-    "next_last",
-    "next_three",
-    "next_session",
-    "after_last",
-    "after_second",
-    "before_last",
-    "similar_sessions",
-    "together_last",
-    "together_session",
-    "together_history",
-)
+_SCORES = (*NeighbourScores._fields, "similar_sessions")
 """Columns that are scores of the candidates, under the same names."""
 
 _COLUMN = {name: number for number, name in enumerate(RANKING_FEATURES)}
@@ -164,7 +154,7 @@ def assemble(
 def _scores(candidates: Candidates, features: NDArray[np.float32]) -> None:
     """Fill the columns of scores and of places; a row without a score has 0, and no place."""
     rows = candidates.rows
-    lists = [getattr(candidates, name) for name in _SCORES]
+    lists = [*candidates.neighbours, candidates.similar_sessions]
     columns = _SCORED
     features[columns] = 0.0
     if candidates.lift is None:
@@ -180,13 +170,12 @@ def _scores(candidates: Candidates, features: NDArray[np.float32]) -> None:
     features[numbers[there], places[there]] = values[there]
     # Places among all that are scored, so that they depend on nothing but the context.
     for column, scores in (
-        (_COLUMN["next_place"], candidates.next_three),
+        (_COLUMN["next_place"], candidates.neighbours.next_three),
         (_COLUMN["similar_place"], candidates.similar_sessions),
     ):
         features[column] = np.nan
-        order = descending(scores.values)
-        order = order[: np.count_nonzero(scores.values > 0)]
-        places, there = _find(scores.rows[order], rows)
+        ranked = scores.ranked[: np.count_nonzero(scores.values > 0)]
+        places, there = _find(ranked, rows)
         features[column, places[there]] = np.flatnonzero(there)
 
 

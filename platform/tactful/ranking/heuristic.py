@@ -8,8 +8,9 @@ from numpy.typing import NDArray
 from tactful.catalogue.catalogue import Catalogue
 from tactful.catalogue.request_context import FeatureSource, RequestContext, read_columns
 from tactful.kernels.sparse_scores import Scores
-from tactful.recall.candidates import Candidates, Popularity
+from tactful.recall.candidates import Candidates
 from tactful.recall.cohorts import coldness
+from tactful.recall.popularity import Popularity
 
 _POPULAR = 200
 
@@ -53,6 +54,6 @@ def heuristic_scores(
         places[np.lexsort((places, -expected))] = np.arange(len(places), dtype=places.dtype)
     near = np.minimum(places, _POPULAR).astype(np.float32)
     scores: NDArray[np.float32] = np.minimum(own / np.float32(visits), np.float32(1.0))
-    scores += np.float32(0.5) * candidates.next_three.of(candidates.rows)
+    scores += np.float32(0.5) * candidates.neighbours.next_three.of(candidates.rows)
     scores += np.float32(0.1) * (np.float32(1.0) - near / np.float32(_POPULAR))
     return scores

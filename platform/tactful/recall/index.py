@@ -79,7 +79,7 @@ class Interactions:
 
 
 @dataclass(frozen=True)
-class Neighbours:
+class NeighbourTable:
     """The strongest `k` neighbours of every item, best first.
 
     Attributes:
@@ -108,8 +108,8 @@ class RecallIndex:
     """
 
     item_ids: ItemIds
-    following: Neighbours
-    together: Neighbours
+    following: NeighbourTable
+    together: NeighbourTable
     sessions: SessionNeighbours
     nearest: VectorIndex
     content: ContentVectors
@@ -159,8 +159,8 @@ class RecallIndex:
             raise ModelError(f"{directory}: recall index cannot be read: {error}") from error
         return cls(
             item_ids=item_ids,
-            following=Neighbours(arrays["following_items"], arrays["following_weights"]),
-            together=Neighbours(arrays["together_items"], arrays["together_weights"]),
+            following=NeighbourTable(arrays["following_items"], arrays["following_weights"]),
+            together=NeighbourTable(arrays["together_items"], arrays["together_weights"]),
             sessions=SessionNeighbours.of(arrays),
             nearest=nearest,
             content=ContentVectors(arrays["content"]),
@@ -294,7 +294,7 @@ def _cosine(together: sparse.csr_matrix) -> sparse.csr_matrix:
     return sparse.csr_matrix(scale @ together @ scale)
 
 
-def _strongest(weights: sparse.csr_matrix, k: int) -> Neighbours:
+def _strongest(weights: sparse.csr_matrix, k: int) -> NeighbourTable:
     """Keep the k strongest of each row, scaled so that the strongest of a row is 1."""
     count = weights.shape[0]
     items = np.full((count, k), -1, np.int32)
@@ -309,7 +309,7 @@ def _strongest(weights: sparse.csr_matrix, k: int) -> Neighbours:
         chosen = data[start:end][best]
         items[row, : len(best)] = columns[start:end][best]
         kept[row, : len(best)] = chosen / chosen[0]
-    return Neighbours(items, kept)
+    return NeighbourTable(items, kept)
 
 
 def _vectors(together: sparse.csr_matrix, dimensions: int, seed: int) -> NDArray[np.float32]:
@@ -397,7 +397,7 @@ def _visit_queries(seen: Interactions, vectors: NDArray[np.float32], seed: int) 
 
 def empty_index(dimensions: int = 1) -> RecallIndex:
     """An index that knows no item: what serves before the first training."""
-    nobody = Neighbours(np.zeros((0, 1), np.int32), np.zeros((0, 1), np.float32))
+    nobody = NeighbourTable(np.zeros((0, 1), np.int32), np.zeros((0, 1), np.float32))
     return RecallIndex(
         item_ids=ItemIds.of(()),
         following=nobody,

@@ -1,9 +1,8 @@
-"""What requests recall from, kept up to date: the catalogue, the vectors and what is popular.
+"""Views of the catalogue, the vectors and popularity, kept up to date for requests.
 
-Training fixes the recall index; items come and change all the time. Every refresh takes in what
-changed since the last one, at the cost of the changes, and gives a new `View`. A request works with
-one view from its beginning to its end, and what is written into columns that views share is written
-between two requests.
+Training fixes the recall index; items come and change all the time. Every refresh applies the
+changes since the last one, at their cost, and returns a new `CatalogueView`. A request works with
+one view from its beginning to its end; columns that views share are written between two requests.
 """
 
 from __future__ import annotations
@@ -15,7 +14,6 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +24,9 @@ from tactful.catalogue.catalogue import Catalogue
 from tactful.catalogue.changes import ItemFeed, feed_of
 from tactful.catalogue.request_context import FeatureSource
 from tactful.errors import ModelError, StorageError
-from tactful.recall.candidates import Popularity, VectorSearch, popular_rows
+from tactful.recall.candidates import CatalogueView, VectorSearch
 from tactful.recall.index import RecallIndex
+from tactful.recall.popularity import Popularity, popular_rows
 from tactful.recall.trending import Rising, Trending
 from tactful.vectors.updatable_index import LiveIndex, Snapshot
 from tactful_streaming.contract.log_entries import Item
@@ -37,25 +36,6 @@ _LOG = logging.getLogger(__name__)
 _POPULAR_S = 10.0
 _SETTLED_S = 60.0
 _FEW = 2_000
-
-
-@dataclass(frozen=True)
-class View:
-    """What one request recalls from.
-
-    Attributes:
-        index: what was learned.
-        search: search over the vectors of the catalogue's first rows.
-        catalogue: the items; its first rows are those of `search`.
-        popular: what everybody takes.
-        trending: what rises in published statistics.
-    """
-
-    index: RecallIndex
-    search: VectorSearch
-    catalogue: Catalogue
-    popular: Popularity
-    trending: Trending
 
 
 class LiveCatalogue:
@@ -106,10 +86,10 @@ class LiveCatalogue:
             # If these fail, the others begin anew: what changed from now on is told here alone.
             self._feed, after._feed = after._feed, None
         nothing = Popularity.of(np.zeros(0, np.int64), len(catalogue))
-        self._view = View(index, self._search(), catalogue, nothing, Trending.nothing())
+        self._view = CatalogueView(index, self._search(), catalogue, nothing)
 
     @property
-    def view(self) -> View:
+    def view(self) -> CatalogueView:
         """The latest view."""
         return self._view
 
@@ -125,7 +105,7 @@ class LiveCatalogue:
 
     def refresh(
         self, source: FeatureSource, reading: AbstractContextManager[object] | None = None
-    ) -> View:
+    ) -> CatalogueView:
         """Take in what changed; for one thread at a time.
 
         Args:
@@ -165,7 +145,7 @@ class LiveCatalogue:
         feed: ItemFeed,
         source: FeatureSource,
         reading: AbstractContextManager[object] | None,
-    ) -> View:
+    ) -> CatalogueView:
         held, now = self._view, self._monotonic()
         catalogue = held.catalogue
         if self._live is not None:
@@ -196,7 +176,7 @@ class LiveCatalogue:
             self._counted_at = now
         elif catalogue is not held.catalogue:
             popular = popular.grown(catalogue.available, np.unique(np.concatenate(rows)))
-        return View(self._index, search, catalogue, popular, self._trending(catalogue))
+        return CatalogueView(self._index, search, catalogue, popular, self._trending(catalogue))
 
     def _trending(self, catalogue: Catalogue) -> Trending:
         held, rises = self._view, self._view.trending.rises

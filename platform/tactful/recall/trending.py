@@ -244,8 +244,8 @@ class Trending:
         kept = order[np.sort(first)][:_MOST_ROWS]
         return cls(tuple(rises), rows[kept], reason[kept])
 
-    def told(self, rows: NDArray[np.int64]) -> list[str]:
-        """What rises, in words, of some of the rows; each once."""
+    def reasons(self, rows: NDArray[np.int64]) -> list[str]:
+        """Describe the rises that some of the rows are there for, each once."""
         if not len(self.rows):
             return []
         found = np.unique(self.reason[np.isin(self.rows, rows)])

@@ -1,4 +1,4 @@
-"""Placement rules, applied to the candidates of one request."""
+"""Apply placement rules to the candidates of one request."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tactful.catalogue.catalogue import Catalogue
-from tactful.recall.candidates import Candidates, Popularity, VectorSearch, extended
+from tactful.recall.candidates import Candidates, VectorSearch, extended
+from tactful.recall.popularity import Popularity
 from tactful.rerank.placement_rules import ANY, PlacementRule
 from tactful.rerank.rerank import Bounds, Group
 
 _CHOICE = 3
-"""So many times what a rule demands is put up, for the ranking to choose from."""
+"""Candidates added for each item that a rule demands, for the ranking to choose from."""
 
 _NEWEST = 2_000
 
@@ -28,10 +29,10 @@ def with_demanded(
     search: VectorSearch,
     learned: int,
 ) -> Candidates:
-    """Candidates and what rules demand beside them, found by the channel ``rule``.
+    """Add the items that rules demand to the candidates, with the channel `rule`.
 
     Args:
-        candidates: what recall found.
+        candidates: from recall.
         rules: those that hold for the request.
         catalogue: the items.
         allowed: which rows may be shown, shape (len(catalogue),).
@@ -39,24 +40,24 @@ def with_demanded(
         search: gives vectors; new items come by their nearness to the visit, or to the history.
         learned: rows from this one on came since the model was trained.
     """
-    found = []
+    demanded = []
     for rule in rules:
         if rule.pin is not None:
             row = catalogue.rows.get(rule.pin)
-            found.append(np.array([] if row is None else [row], np.int64))
+            demanded.append(np.array([] if row is None else [row], np.int64))
         elif rule.at_least is not None:
             count = _CHOICE * rule.at_least
             if rule.new:
                 fresh = learned + np.flatnonzero(allowed[learned:])[-_NEWEST:]
-                found.append(_nearest(fresh, candidates, search, count))
+                demanded.append(_nearest(fresh, candidates, search, count))
             else:
                 rows = catalogue.in_campaign if rule.campaign else np.flatnonzero(allowed)
                 rows = rows[allowed[rows] & _of_target(rule, catalogue, learned, rows)]
-                found.append(popular.best(rows, count))
-    if not found:
+                demanded.append(popular.best(rows, count))
+    if not demanded:
         return candidates
-    rows = np.unique(np.concatenate(found))
-    return extended(candidates, "rule", rows[allowed[rows]], search)
+    rows = np.unique(np.concatenate(demanded))
+    return extended(candidates, "rule", rows[allowed[rows]])
 
 
 def bounds_of(
@@ -67,15 +68,15 @@ def bounds_of(
     count: int,
     learned: int,
 ) -> Bounds:
-    """What rules say of candidates.
+    """Translate rules into bounds on the candidates.
 
-    A list that is shorter than the positions a rule looks at owes it as much less, rounded down.
+    A recommendation shorter than the positions of a rule owes it proportionally less, rounded down.
 
     Args:
         rules: those that hold for the request.
         candidates: with what the rules demand.
         catalogue: the items.
-        count: places of the list.
+        count: places of the recommendation.
         learned: rows from this one on came since the model was trained.
     """
     rows = candidates.rows
@@ -105,7 +106,7 @@ def bounds_of(
 def _of_target(
     rule: PlacementRule, catalogue: Catalogue, learned: int, rows: NDArray[np.int64]
 ) -> NDArray[np.bool_]:
-    """Whether each of some rows belongs to a rule's target, shape of `rows`."""
+    """Return whether each row belongs to a rule's target, shape of `rows`."""
     if rule.new:
         return rows >= learned
     if rule.campaign == ANY:
@@ -120,7 +121,7 @@ def _of_target(
 def _nearest(
     rows: NDArray[np.int64], candidates: Candidates, search: VectorSearch, count: int
 ) -> NDArray[np.int64]:
-    """The rows that are nearest to the visit, or to the history; the newest of those alike."""
+    """Return the rows nearest to the visit, or to the history; newer ones first among equals."""
     anchor = candidates.session_vector
     if not anchor.any():
         anchor = candidates.history_vector

@@ -1,10 +1,10 @@
-"""What a list is ordered by: the ranking model's score and what else an arm wants it to weigh.
+"""Objective of the order: the ranking model's score plus weighted signals of an arm.
 
-Every wish is a signal between -1 and 1 that is added to the model's score with its weight. The
-score of a ranking forest is on the scale of log-odds, and so is the sum: with weight ``w`` an item
-with the full signal counts as if its odds were e^w times what the model says. Adding, and never
-multiplying or dividing, keeps the order right whatever the sign of the scores: a larger weight can
-only move items with a larger signal up.
+Every signal lies between -1 and 1 and is added to the model's score with its weight. The score of a
+ranking forest is on the scale of log-odds, and so is the sum: with weight `w` an item with the full
+signal counts as if its odds were e^w times those of the model. Adding, and never multiplying or
+dividing, keeps the order right whatever the sign of the scores: a larger weight can only move items
+with a larger signal up.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from tactful.catalogue.catalogue import Catalogue
 from tactful.catalogue.request_context import RequestContext
 from tactful.errors import ConfigError
-from tactful.recall.candidates import Popularity
+from tactful.recall.popularity import Popularity
 from tactful.util.scalars import is_number
 
 MOST_WEIGHT = 10.0
@@ -32,19 +32,19 @@ _FULL_PRICE = 4.0
 
 @dataclass(frozen=True)
 class Objective:
-    """Weights of what a list is ordered by, each from 0 to `MOST_WEIGHT`; one of 0 costs nothing.
+    """Weights of the signals, each from 0 to `MOST_WEIGHT`; a weight of 0 costs nothing.
 
     Attributes:
-        relevance: of the score of the model, or of the heuristic.
-        price: of being cheaper than what the person looks at: 1 for a quarter of their usual price
-            or less, 0 for the same or an unknown price, -1 for four times as much or more,
-            logarithmic between them.
-        margin: of what the shop earns: the item's property ``margin``, a share of its price.
-        novelty: of being little known: 0 for the most popular item, 1 for one nobody takes,
-            logarithmic in the place between them.
-        freshness: of being new: 1 at the moment of the item's property ``released`` (epoch
-            milliseconds or ISO 8601) or before it, half as much every 30 days; 0 where unknown.
-        campaign: of being in a campaign: 1 for items with the property ``campaign``.
+        relevance: the score of the model, or of the heuristic.
+        price: cheapness beside the items the user looks at: 1 for a quarter of their usual price or
+            less, 0 for the same or an unknown price, -1 for four times as much or more, logarithmic
+            between them.
+        margin: the item's property `margin`, a share of its price.
+        novelty: 0 for the most popular item, 1 for an item that no user takes, logarithmic in the
+            place between them.
+        freshness: 1 at the moment of the item's property `released` (epoch milliseconds or ISO
+            8601) or before it, half as much every 30 days; 0 where unknown.
+        campaign: 1 for items with the property `campaign`.
     """
 
     relevance: float = 1.0
@@ -56,11 +56,11 @@ class Objective:
 
     @classmethod
     def of(cls, weights: object, *, where: str) -> Objective:
-        """The defaults with some changes.
+        """Parse weights; the others keep their defaults.
 
         Args:
             weights: weight by name, as read from a file.
-            where: what to call their place in a message.
+            where: name of their place for messages.
 
         Raises:
             ConfigError: if it is no mapping, a name is unknown, a value is not from 0 to
@@ -68,7 +68,7 @@ class Objective:
         """
         if not isinstance(weights, Mapping):
             raise ConfigError(f"{where}: must be weights by name")
-        known = [each.name for each in fields(cls)]
+        known = [field.name for field in fields(cls)]
         for name, value in weights.items():
             if name not in known:
                 raise ConfigError(
@@ -76,19 +76,19 @@ class Objective:
                 )
             if not is_number(value) or not 0.0 <= value <= MOST_WEIGHT:
                 raise ConfigError(f"{where}.{name}: must be a number from 0 to {MOST_WEIGHT:g}")
-        made = cls(**{name: float(value) for name, value in weights.items()})
-        if not made.nonzero_weights():
+        objective = cls(**{name: float(value) for name, value in weights.items()})
+        if not objective.nonzero_weights():
             raise ConfigError(f"{where}: all weights are 0: lists would have no order")
-        return made
+        return objective
 
     @cached_property
     def plain(self) -> bool:
-        """Whether a list is ordered by the score alone."""
+        """Whether the score alone decides the order."""
         return self == _PLAIN
 
     def nonzero_weights(self) -> dict[str, float]:
-        """The weights that are not 0, by name."""
-        weights = {each.name: float(getattr(self, each.name)) for each in fields(self)}
+        """Return the weights that are not 0, by name."""
+        weights = {field.name: float(getattr(self, field.name)) for field in fields(self)}
         return {name: weight for name, weight in weights.items() if weight}
 
     def value(
@@ -100,14 +100,14 @@ class Objective:
         context: RequestContext,
         popular: Popularity,
     ) -> NDArray[np.float32]:
-        """What items are worth in all.
+        """Add the weighted signals to the scores.
 
         Args:
             scores: of the model or the heuristic, finite, shape (n,).
             rows: of the items in the catalogue, shape (n,).
             catalogue: the items.
-            context: who asks, and when.
-            popular: what everybody takes.
+            context: user and time of the request.
+            popular: items by popularity.
 
         Returns:
             Shape (n,); `scores` itself when it alone counts.
@@ -134,13 +134,15 @@ _PLAIN = Objective()
 def cheapness(
     catalogue: Catalogue, context: RequestContext, rows: NDArray[np.int64]
 ) -> NDArray[np.float32]:
-    """How much cheaper items are than what the person looks at, from -1 to 1; 0 where unknown.
+    """Return how much cheaper items are than those the user looks at, from -1 to 1.
+
+    The signal is 0 where a price is unknown.
 
     The usual price is the median of the visit, else of the history, else of the items themselves.
 
     Args:
         catalogue: the items.
-        context: who asks.
+        context: visit and history of the user.
         rows: of the items, shape (n,).
     """
     prices = catalogue.price[rows]
@@ -153,29 +155,29 @@ def cheapness(
     with np.errstate(divide="ignore", invalid="ignore"):
         signal = np.log(usual / prices) / np.float32(np.log(_FULL_PRICE))
     signal = np.nan_to_num(signal, nan=0.0, posinf=1.0, neginf=-1.0)
-    found: NDArray[np.float32] = np.clip(signal, -1.0, 1.0).astype(np.float32, copy=False)
-    return found
+    clipped: NDArray[np.float32] = np.clip(signal, -1.0, 1.0).astype(np.float32, copy=False)
+    return clipped
 
 
 def novelty(popular: Popularity, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-    """How little known items are, from 0 to 1, by their place among the popular ones.
+    """Return the novelty of items, from 0 to 1, by their place among the popular ones.
 
     The logarithm of the place stands for the self-information of an item (Vargas and Castells,
     "Rank and relevance in novelty and diversity metrics for recommender systems", RecSys 2011),
     since popularity falls about like a power of the place.
 
     Args:
-        popular: what everybody takes.
+        popular: items by popularity.
         rows: of the items, shape (n,).
     """
     places = popular.places_of(rows).astype(np.float32)
     last = np.float32(np.log1p(max(len(popular.rows), 1)))
-    found: NDArray[np.float32] = (np.log1p(places) / last).astype(np.float32, copy=False)
-    return found
+    signal: NDArray[np.float32] = (np.log1p(places) / last).astype(np.float32, copy=False)
+    return signal
 
 
 def freshness(catalogue: Catalogue, at: int, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-    """How new items are, from 0 to 1: half as much every 30 days since their release.
+    """Return the freshness of items, from 0 to 1: halved every 30 days since their release.
 
     Args:
         catalogue: the items.
@@ -183,5 +185,5 @@ def freshness(catalogue: Catalogue, at: int, rows: NDArray[np.int64]) -> NDArray
         rows: of the items, shape (n,).
     """
     days = np.maximum(np.float32(at / _DAY_MS) - catalogue.released[rows], np.float32(0.0))
-    found: NDArray[np.float32] = np.nan_to_num(np.exp2(-days / np.float32(_FRESH_DAYS)), nan=0.0)
-    return found
+    signal: NDArray[np.float32] = np.nan_to_num(np.exp2(-days / np.float32(_FRESH_DAYS)), nan=0.0)
+    return signal

@@ -12,7 +12,13 @@ from tests.platform.shop import definitions, engine_at, entries, make_shop, writ
 
 from tactful.cli.main import main
 from tactful.ranking.model import Pointer, load_model, read_pointer, version_directory
-from tactful.recommend.recommender import HEURISTIC, LEARNED, RANKING_EXPERIMENT, Recommender
+from tactful.recommend.recommender import (
+    HEURISTIC,
+    LEARNED,
+    RANKING_EXPERIMENT,
+    Recommender,
+    RecommenderOptions,
+)
 from tactful.schemas.recommendations import RecommendRequest
 from tactful_bandits.assignment.assign import Arm, Experiment
 from tactful_streaming.contract.log_entries import Entry, Event
@@ -289,9 +295,11 @@ def serve_lists(data: Path) -> None:
     people = Experiment(RANKING_EXPERIMENT, (Arm(HEURISTIC, 0.1), Arm(LEARNED, 0.9)))
     ranked = Recommender(
         engine,
-        models=data / "models",
-        definitions=definitions().fingerprint,
-        experiment=people,
+        RecommenderOptions(
+            models=data / "models",
+            definitions=definitions().fingerprint,
+            experiment=people,
+        ),
     )
     for number in range(20):
         request = RecommendRequest(user_id=f"person-{number % 12:02d}")

@@ -33,7 +33,7 @@ def test_sums_are_those_of_a_dictionary(values: list[tuple[int, float]], asked: 
     assert made.rows.tolist() == sorted(expected)
     assert made.of(np.array(asked, np.int64)).tolist() == [expected.get(row, 0) for row in asked]
     best = sorted(expected, key=lambda row: (-expected[row], row))
-    assert made.best().tolist() == best
+    assert made.ranked.tolist() == best
     assert made.rows.dtype == np.int64
     assert made.values.dtype == np.float32
 

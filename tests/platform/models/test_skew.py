@@ -17,7 +17,13 @@ from tactful.event_log.impressions import read_impressions
 from tactful.models.skew import Skew, measure_skew
 from tactful.ranking.features import RANKING_FEATURES, layout
 from tactful.ranking.model import Pointer, read_manifest, version_directory, write_pointer
-from tactful.recommend.recommender import HEURISTIC, LEARNED, RANKING_EXPERIMENT, Recommender
+from tactful.recommend.recommender import (
+    HEURISTIC,
+    LEARNED,
+    RANKING_EXPERIMENT,
+    Recommender,
+    RecommenderOptions,
+)
 from tactful.schemas.recommendations import RecommendRequest
 from tactful.training.shown_rows import read_shown
 from tactful.training.train import TrainingOptions, train
@@ -71,9 +77,11 @@ def serve(
     engine.apply([record for record in log.read(0, LEARNED_FROM) if sees(decode_entry(record[1]))])
     ranked = Recommender(
         engine,
-        models=models,
-        definitions=definitions().fingerprint,
-        experiment=MOSTLY_LEARNED,
+        RecommenderOptions(
+            models=models,
+            definitions=definitions().fingerprint,
+            experiment=MOSTLY_LEARNED,
+        ),
     )
     for number, entry in enumerate(ENTRIES[LEARNED_FROM:]):
         log.append([encode_entry(entry)])

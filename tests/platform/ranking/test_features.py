@@ -15,8 +15,9 @@ from tests.platform.shop import DAY, HOUR, definitions, engine_at, entries, make
 from tactful.catalogue.catalogue import Catalogue
 from tactful.catalogue.request_context import RequestContext, build_context
 from tactful.ranking.features import RANKING_FEATURES, assemble
-from tactful.recall.candidates import Candidates, Quotas, gather, popular_rows
+from tactful.recall.candidates import Candidates, CatalogueView, Quotas, gather
 from tactful.recall.index import RecallIndex, build_index
+from tactful.recall.popularity import popular_rows
 from tactful.training.history import TAKEN, History
 from tactful_streaming.contract.log_entries import Event, Item
 from tactful_streaming.engine.engine import Engine
@@ -59,12 +60,10 @@ class World:
         context = build_context(
             self.engine, self.catalogue, subject=person, session_id=session, at=at
         )
+        popular = popular_rows(self.engine, self.catalogue, self.index)
         candidates = gather(
-            self.index,
-            self.index.nearest,
-            self.catalogue,
+            CatalogueView(self.index, self.index.nearest, self.catalogue, popular),
             context,
-            popular=popular_rows(self.engine, self.catalogue, self.index),
             quotas=Quotas(),
             allowed=self.catalogue.available,
             intent=intent,
@@ -202,6 +201,10 @@ def test_columns_of_recall_are_the_scores_of_recall(tmp_path: Path) -> None:
     candidates, context, features = world.look(event.user_id, event.session_id, event.timestamp)
     column = dict(zip(RANKING_FEATURES, features.T, strict=True))
     vectors = world.index.vectors
+    by_name = {
+        **candidates.neighbours._asdict(),
+        "similar_sessions": candidates.similar_sessions,
+    }
 
     for name in (
         "next_last",
@@ -214,10 +217,10 @@ def test_columns_of_recall_are_the_scores_of_recall(tmp_path: Path) -> None:
         "together_last",
         "together_session",
     ):
-        assert np.array_equal(column[name], getattr(candidates, name).of(candidates.rows)), name
+        assert np.array_equal(column[name], by_name[name].of(candidates.rows)), name
         assert column[name].any(), name
     for name, scored in (
-        ("next_place", candidates.next_three),
+        ("next_place", candidates.neighbours.next_three),
         ("similar_place", candidates.similar_sessions),
     ):
         order = sorted(

@@ -21,6 +21,7 @@ from tactful.recall.index import (
     CHANNELS,
     NeighbourTable,
 )
+from tactful.recall.popularity import Popularity
 from tactful_streaming.contract.log_entries import Item
 
 DAY = 86_400_000
@@ -193,11 +194,12 @@ def test_the_union_is_what_the_channels_say_by_hand(
 def test_scores_belong_to_their_sources() -> None:
     context = asked([7, 3, 9, 1], [20, 30])
     candidates = found(context, np.ones(COUNT + 2, bool), [])
+    neighbours = candidates.neighbours
     every = range(COUNT)
     following, together = INDEX.following, INDEX.together
     for scores, table, sources in (
-        (candidates.neighbours.next_last, following, [(7, 1.0)]),
-        (candidates.neighbours.next_three, following, [(7, 1.0), (3, 1 / 2), (9, 1 / 3)]),
+        (neighbours.next_last, following, [(7, 1.0)]),
+        (neighbours.next_three, following, [(7, 1.0), (3, 1 / 2), (9, 1 / 3)]),
         (
             candidates.neighbours.next_session,
             following,
@@ -208,7 +210,7 @@ def test_scores_belong_to_their_sources() -> None:
             together,
             [(7, 1.0), (3, 0.9), (9, 0.81), (1, 0.729)],
         ),
-        (candidates.neighbours.together_history, together, [(20, 1.0), (30, 0.9)]),
+        (neighbours.together_history, together, [(20, 1.0), (30, 0.9)]),
     ):
         wanted = added(table, sources)
         assert scores.of(np.array(every)) == pytest.approx(

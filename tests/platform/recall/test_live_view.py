@@ -13,8 +13,9 @@ from tests.platform.shop import definitions
 import tactful.recall.live_view
 import tactful.vectors.updatable_index
 from tactful.catalogue.catalogue import Catalogue
+from tactful.recall.candidates import CatalogueView
 from tactful.recall.index import Interactions, RecallIndex, build_index
-from tactful.recall.live_view import LiveCatalogue, View
+from tactful.recall.live_view import LiveCatalogue
 from tactful_streaming.contract.log_entries import Event, Item, encode_entry
 from tactful_streaming.engine.engine import Engine
 from tactful_streaming.state.store import MemoryState
@@ -47,7 +48,7 @@ def send(engine: Engine, *items: Item) -> None:
     engine.apply([(engine.offset + n, encode_entry(each)) for n, each in enumerate(items)])
 
 
-def near(view: View, item_id: str, count: int = 6) -> set[str]:
+def near(view: CatalogueView, item_id: str, count: int = 6) -> set[str]:
     rows = np.array([view.catalogue.rows[item_id]])
     found, _ = view.search.nearest(view.search.stored.of(rows)[0], count, view.catalogue.available)
     return {view.catalogue.item_ids[row] for row in found.tolist()}

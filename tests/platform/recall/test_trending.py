@@ -207,7 +207,7 @@ def test_rows_are_those_of_the_rises_in_turn(items: Any, rising: Any) -> None:
     trending = Trending.of(told, catalogue)
     assert [*zip(trending.rows.tolist(), trending.reason.tolist(), strict=True)] == wanted
     reasons = {number for _, number in wanted}
-    assert trending.told(trending.rows) == [
+    assert trending.reasons(trending.rows) == [
         f"{told[number].by} {told[number].key}: 2 x" for number in sorted(reasons)
     ]
 

@@ -25,7 +25,13 @@ from tactful.event_log.impressions import RecentImpressions, as_impression, find
 from tactful.ranking.features import RANKING_FEATURES, layout
 from tactful.ranking.model import Pointer, read_manifest, version_directory, write_pointer
 from tactful.recommend.explanation import Explainer, contributions_of
-from tactful.recommend.recommender import HEURISTIC, LEARNED, RANKING_EXPERIMENT, Recommender
+from tactful.recommend.recommender import (
+    HEURISTIC,
+    LEARNED,
+    RANKING_EXPERIMENT,
+    Recommender,
+    RecommenderOptions,
+)
 from tactful.schemas.recommendations import RecommendRequest
 from tactful.server.platform import Platform
 from tactful.training.train import TrainingOptions, train
@@ -62,10 +68,12 @@ def ranked(shop: Path) -> Recommender:
     log.close()
     return Recommender(
         engine,
-        models=shop / "models",
-        definitions=definitions().fingerprint,
-        experiment=PEOPLE,
-        new_id=lambda: "r-1",
+        RecommenderOptions(
+            models=shop / "models",
+            definitions=definitions().fingerprint,
+            experiment=PEOPLE,
+            new_id=lambda: "r-1",
+        ),
     )
 
 

@@ -34,7 +34,14 @@ from tactful.ranking.model import (
     write_pointer,
 )
 from tactful.recall.index import CHANNELS
-from tactful.recommend.recommender import HEURISTIC, LEARNED, RANKING_EXPERIMENT, Recommender, build
+from tactful.recommend.recommender import (
+    HEURISTIC,
+    LEARNED,
+    RANKING_EXPERIMENT,
+    Recommender,
+    RecommenderOptions,
+    build,
+)
 from tactful.schemas.problems import ProblemError
 from tactful.schemas.recommendations import Recommendation, RecommendRequest
 from tactful.server.platform import Platform
@@ -92,12 +99,14 @@ def engine(served: Served) -> Engine:
 def recommender(engine: Engine, models: Path, **changes: Any) -> Recommender:
     return Recommender(
         engine,
-        **{
-            "models": models,
-            "definitions": definitions().fingerprint,
-            "experiment": SHIPPED,
-            **changes,
-        },
+        RecommenderOptions(
+            **{
+                "models": models,
+                "definitions": definitions().fingerprint,
+                "experiment": SHIPPED,
+                **changes,
+            },
+        ),
     )
 
 
@@ -345,8 +354,7 @@ def test_a_device_has_a_history_of_its_own(models: Path, engine: Engine) -> None
 
 
 def test_the_arm_is_the_one_the_experiment_assigns(engine: Engine, models: Path) -> None:
-    path = Path(build.__code__.co_filename).with_name("experiments.yaml")
-    (shipped,) = load_experiments(path)
+    (shipped,) = load_experiments(Settings().experiments)
     ranked = build(engine=engine, settings=Settings(storage=StorageSettings(models=models)))
     arms: list[str | None] = []
     for number in range(200):

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from tactful.catalogue.catalogue import Catalogue
 from tactful.catalogue.request_context import RequestContext
 from tactful.errors import ConfigError
-from tactful.recall.candidates import Popularity
+from tactful.recall.popularity import Popularity
 from tactful.rerank.objective import MOST_WEIGHT, Objective, cheapness, freshness, novelty
 from tactful_streaming.contract.log_entries import Item
 

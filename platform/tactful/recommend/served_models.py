@@ -1,0 +1,227 @@
+"""Models that a server ranks with: the champion, models on trial, and the live catalogue."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tactful.catalogue.changes import GivesItems
+from tactful.catalogue.request_context import FeatureSource
+from tactful.errors import ModelError
+from tactful.experiments.serving import ServedRollouts
+from tactful.ranking.model import RankingModel, load_model, read_pointer, version_directory
+from tactful.recall.candidates import CatalogueView
+from tactful.recall.index import empty_index
+from tactful.recall.live_view import LiveCatalogue
+from tactful.recall.trending import Rising
+
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ServingState:
+    """State of one request's models; replaced as a whole, so no request sees half of a swap.
+
+    Attributes:
+        version: of the champion; empty without one.
+        model: the champion.
+        live: the catalogue that is kept up to date.
+        view: the latest view of it.
+    """
+
+    version: str
+    model: RankingModel | None
+    live: LiveCatalogue
+    view: CatalogueView
+
+
+class ServedModels:
+    """Keeps the models of a server up to date with its files and its feature engine.
+
+        champion.json -> version -> RankingModel, LiveCatalogue -> View   (`current`)
+        rollouts file -> version -> RankingModel                          (`on_trial`)
+
+    Attributes:
+        current: state for the next request.
+        rollouts: changes that are rolled out.
+        on_trial: model of each version that is compared with the champion.
+    """
+
+    def __init__(
+        self,
+        source: FeatureSource,
+        directory: Path,
+        *,
+        definitions: str,
+        rollouts: Path | None = None,
+        rising: Rising | None = None,
+        monotonic: Callable[[], float] = time.monotonic,
+        changing: AbstractContextManager[object] | None = None,
+    ) -> None:
+        """Load the champion, if there is one.
+
+        Args:
+            source: the feature engine.
+            directory: with the champion pointer and the model versions.
+            definitions: fingerprint of the feature definitions the engine computes.
+            rollouts: file of the changes being rolled out.
+            rising: source of trends in published statistics.
+            monotonic: seconds that never go back.
+            changing: held while shared columns are written; None without other threads.
+        """
+        self._source = source
+        self._directory = directory
+        self._definitions = definitions
+        self._rising = rising
+        self._monotonic = monotonic
+        self._changing = changing or nullcontext()
+        self._refusal = ""
+        self._logged_refusal: str | None = None
+        self._failing: set[str] = set()
+        self.rollouts = ServedRollouts(rollouts)
+        self.on_trial: dict[str, RankingModel] = {}
+        live = LiveCatalogue(
+            empty_index(), None, rising=rising, monotonic=monotonic, changing=self._changing
+        )
+        self.current = ServingState(version="", model=None, live=live, view=live.view)
+        self.refresh()
+
+    def refresh(self, reading: AbstractContextManager[object] | None = None) -> None:
+        """Load a new champion, new items and popularity, and swap them in at once.
+
+        A champion that does not fit is refused and logged once; the present one goes on serving.
+
+        Args:
+            reading: held while the engine is read; None where no other thread writes to it.
+        """
+        before = self.current
+        version, model = self._champion(before)
+        swapped = version != before.version and model is not None
+        live = before.live
+        if model is not None and swapped:
+            live = LiveCatalogue(
+                model.index,
+                self._directory / "live" / version,
+                writes=not isinstance(self._source, GivesItems),
+                rising=self._rising,
+                monotonic=self._monotonic,
+                after=before.live,
+                changing=self._changing,
+            )
+        view = live.refresh(self._source, reading)
+        self.current = ServingState(version=version, model=model, live=live, view=view)
+        self._load_rollouts()
+        if swapped:
+            before.live.close()
+            if live.writes:
+                self._delete_vectors(but=version)
+            _LOG.info("ranking model %s serves, %d items", version, len(view.catalogue))
+
+    def score(
+        self, version: str, champion: RankingModel, features: NDArray[np.float32]
+    ) -> tuple[NDArray[np.float32], bool]:
+        """Score candidates by the model on trial, or by the champion where that fails.
+
+        Args:
+            version: of the model on trial; unknown versions mean the champion.
+            champion: the model that serves.
+            features: shape (n, columns).
+
+        Returns:
+            The scores, and whether the model on trial failed.
+        """
+        trial = self.on_trial.get(version)
+        if trial is None:
+            return champion.score(features), False
+        reason = "gives scores that are no numbers"
+        try:
+            scores = trial.score(features)
+        except Exception as error:  # no request may fail for a trial, whatever the error is
+            reason = f"fails ({type(error).__name__}: {error})"
+            scores = np.full(len(features), np.nan, np.float32)
+        failed = not np.isfinite(scores).all()
+        if failed and version not in self._failing:
+            self._failing.add(version)
+            _LOG.error("model %s, on trial, %s: the champion ranks instead", version, reason)
+        return (champion.score(features) if failed else scores), failed
+
+    def describe(self) -> dict[str, Any]:
+        """Describe the models and the catalogue, for ``GET /v1/models``."""
+        current = self.current
+        return {
+            "champion": None if current.model is None else _champion_fields(current.model),
+            "refused": self._refusal or None,
+            "items": len(current.view.catalogue),
+            "indexed_items": len(current.view.index.item_ids),
+            "vectors": current.live.describe(),
+            "rollouts": {
+                rollout.experiment.key: rollout.experiment.arms[-1].weight
+                for rollout in self.rollouts.rollouts
+            },
+        }
+
+    def _champion(self, before: ServingState) -> tuple[str, RankingModel | None]:
+        version, model = before.version, before.model
+        pointer, refusal = None, ""
+        try:
+            pointer = read_pointer(self._directory)
+            if pointer is not None and pointer.version != before.version:
+                version, model = pointer.version, self._load(pointer.version)
+        except ModelError as error:
+            refusal = str(error)
+            if before.model is None and pointer is not None and pointer.previous:
+                # After a restart no model is loaded; the one before the champion still can serve.
+                with suppress(ModelError):
+                    version, model = pointer.previous, self._load(pointer.previous)
+        refused = None if not refusal else "" if pointer is None else pointer.version
+        # By version and not by message: XGBoost puts the time of day and addresses into its own.
+        if refusal and refused != self._logged_refusal:
+            _LOG.error("new champion refused, %s goes on: %s", version or "none", refusal)
+        self._refusal, self._logged_refusal = refusal, refused
+        return version, model
+
+    def _load(self, version: str) -> RankingModel:
+        return load_model(
+            version_directory(self._directory, version),
+            definitions=self._definitions,
+            kernels=self._directory / "kernels",
+        )
+
+    def _load_rollouts(self) -> None:
+        """Load the rollouts file when it changed, and the models that it names."""
+        if not self.rollouts.refresh():
+            return
+        on_trial: dict[str, RankingModel] = {}
+        for version in {rollout.model for rollout in self.rollouts.rollouts if rollout.model}:
+            try:
+                on_trial[version] = self.on_trial.get(version) or self._load(version)
+            except ModelError as error:
+                _LOG.error("model %s cannot be tried out, its rollout waits: %s", version, error)
+        self.on_trial = on_trial
+
+    def _delete_vectors(self, *, but: str) -> None:
+        """Delete the changed vectors of every other version."""
+        for path in (self._directory / "live").iterdir():
+            if path.name != but:
+                shutil.rmtree(path, ignore_errors=True)
+
+
+def _champion_fields(model: RankingModel) -> Mapping[str, Any]:
+    manifest = model.manifest
+    return {
+        "name": manifest.name,
+        "version": manifest.version,
+        "run_id": manifest.run_id,
+        "trained_until": manifest.trained_until,
+        "metrics": manifest.metrics,
+        "evaluated": model.evaluated,
+    }
