@@ -1,9 +1,9 @@
-"""A disk in front of a partitioned log, for the time in which no broker answers.
+"""A disk queue in front of a partitioned log, for outages of its brokers.
 
-While the log takes appends they go there directly. When it does not, they are made durable on disk
-and acknowledged; a thread sends them on once the log can be reached, and until the last of them is
-there, everything new queues up behind. So an append that began after another was acknowledged
-never overtakes it. A crash may send some records twice, which the event ids tell.
+While the log accepts appends they go there directly. Otherwise they are made durable on disk and
+acknowledged; a thread sends them once the log can be reached, and until it has sent the last,
+new appends join the queue. An append therefore never overtakes one that was acknowledged before it
+began. A crash may send some records twice; their event ids identify them.
 """
 
 from __future__ import annotations
@@ -35,9 +35,15 @@ _decode = msgspec.msgpack.Decoder(_Record).decode
 
 
 class Spool:
-    """A :class:`PartitionedLog` that goes on accepting while the one behind it cannot be reached.
+    """A `PartitionedLog` that accepts appends while the log behind it cannot be reached.
 
     One process at a time may use a spool's directory.
+
+    ::
+
+        log reachable:  submit -> log
+        outage:         submit -> _queue -> _disk (acknowledged) -> log
+                                  writer thread             sender thread
     """
 
     def __init__(
@@ -48,17 +54,17 @@ class Spool:
         max_bytes: int = 1024 * 1024 * 1024,
         durability: Durability = "power",
     ) -> None:
-        """Stand in front of `log`; send on what an earlier process left in directory `path`.
+        """Begin to send the records that an earlier process left in directory `path`.
 
         Args:
-            log: where everything ends up; it stays the caller's to close, after this.
-            path: directory of the records that wait.
+            log: the log behind; the caller closes it after this object.
+            path: directory of the spooled records.
             max_bytes: size on disk beyond which appends are refused.
-            durability: what a record that waits outlives.
+            durability: of spooled records.
 
         Raises:
             LogLockedError: if another process uses the directory.
-            LogCorruptedError: if records that wait are damaged.
+            LogCorruptedError: if spooled records are damaged.
         """
         self._log = log
         self._max_bytes = max_bytes
@@ -84,41 +90,36 @@ class Spool:
 
     @property
     def partitions(self) -> int:
-        """How many partitions the log has.
+        """Number of partitions.
 
         Raises:
-            LogUnreachableError: if no broker has told yet.
+            LogUnreachableError: if no broker has answered yet.
         """
         return self._log.partitions
 
     @property
-    def spooling(self) -> bool:
-        """Whether appends go to the disk at present."""
-        return self._spooling
-
-    @property
     def waiting(self) -> int:
-        """How many records on disk have not been sent on."""
+        """Number of records on disk that have not been sent."""
         return self._disk.end - self._sent
 
     def partition_of(self, key: str) -> int:
-        """The partition that holds all records of `key`.
+        """Return the partition that holds all records of `key`.
 
         Raises:
-            LogUnreachableError: if no broker has told yet how many there are.
+            LogUnreachableError: if no broker has answered yet.
         """
         return self._log.partition_of(key)
 
     def submit(self, payloads: Sequence[bytes], keys: Sequence[str | None]) -> Future[Positions]:
-        """Begin to append; done when durable, in the log or on this disk.
+        """Begin to append; done when durable, in the log or on disk.
 
         Returns:
-            By partition, the offset behind the last record there; empty for what is on disk. It
-            fails with a LogError if the log, or the disk, refused.
+            By partition, the offset behind the last record; empty for records on disk. It fails
+            with a LogError if the log or the disk refused.
 
         Raises:
-            BackpressureError: if too much waits already; nothing was queued.
-            LogError: if the spool is closed, or the log refuses for a reason of its own.
+            BackpressureError: if the disk queue is full; nothing was queued.
+            LogError: if the spool is closed, or the log refuses for another reason than an outage.
         """
         done: Future[Positions] = Future()
         done.set_running_or_notify_cancel()
@@ -133,7 +134,7 @@ class Spool:
             if self._spooling:
                 self._enqueue(payloads, keys, done)
                 return done
-        direct.add_done_callback(lambda it: self._settle(it, payloads, keys, done))
+        direct.add_done_callback(lambda future: self._settle(future, payloads, keys, done))
         return done
 
     def append(self, payloads: Sequence[bytes], keys: Sequence[str | None]) -> Positions:
@@ -141,7 +142,7 @@ class Spool:
         return self.submit(payloads, keys).result()
 
     def close(self) -> None:
-        """Write what was accepted to disk and stop. The next process sends what was not sent."""
+        """Write accepted records to disk and stop. The next process sends the remaining ones."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
@@ -159,7 +160,7 @@ class Spool:
 
     def _start_spooling(self) -> None:
         if not self._spooling:
-            _logger.warning("the event log cannot be reached: what comes now waits on disk")
+            _logger.warning("the event log cannot be reached: new records are spooled to disk")
             self._spooling = True
 
     def _settle(
@@ -169,7 +170,7 @@ class Spool:
         keys: Sequence[str | None],
         done: Future[Positions],
     ) -> None:
-        """Pass on how a direct append ended; one that met an outage goes to disk."""
+        """Set the result of a direct append, or spool it if the log could not be reached."""
         error = direct.exception()
         if isinstance(error, _OUTAGE):
             with self._changed:
@@ -192,8 +193,8 @@ class Spool:
         size = sum(map(len, records))
         if self._disk.size + self._queued_bytes + size > self._max_bytes:
             raise BackpressureError(
-                "the disk space for an absent event log is used up: see to the broker, or allow "
-                "more (max_bytes)",
+                "the disk queue for an unreachable event log is full: check the broker, or allow "
+                "more space (max_bytes)",
                 retry_after=10.0,
             )
         self._queue.append((records, done))
@@ -201,7 +202,7 @@ class Spool:
         self._changed.notify_all()
 
     def _write(self) -> None:
-        """Group commit to disk, until the spool is closed and nothing is queued."""
+        """Write queued records to disk by group commit, until the spool is closed and empty."""
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._queue or self._closed)
@@ -214,9 +215,11 @@ class Spool:
             except LogError as error:
                 failure = error
             with self._changed:
-                # Only now, so that the sender does not take the queue for empty in between.
+                # After the write: an empty queue ends the spooling.
                 del self._queue[: len(group)]
-                self._queued_bytes = sum(len(it) for records, _ in self._queue for it in records)
+                self._queued_bytes = sum(
+                    len(record) for records, _ in self._queue for record in records
+                )
                 self._changed.notify_all()
             for _, done in group:
                 if failure is not None:
@@ -225,7 +228,7 @@ class Spool:
                     done.set_result({})
 
     def _send(self) -> None:
-        """Send on what waits, in order, until the spool is closed."""
+        """Send records from disk in order, until the spool is closed."""
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._spooling or self._closed)
@@ -236,7 +239,7 @@ class Spool:
                         self._changed.wait(_RETRY_S)
                     else:
                         self._spooling = False
-                        _logger.info("what waited on disk is in the event log")
+                        _logger.info("all spooled records are in the event log")
                     continue
             pause = self._send_some()
             if pause:
@@ -244,7 +247,7 @@ class Spool:
                     self._changed.wait_for(lambda: self._closed, pause)
 
     def _send_some(self) -> float:
-        """Send one batch on; returns for how long to pause before the next, seconds."""
+        """Send one batch; returns the pause before the next, seconds."""
         try:
             batch = self._disk.read(self._sent, _SEND_RECORDS)
             keys, payloads = zip(*(_decode(record) for _, record in batch), strict=True)
@@ -258,8 +261,8 @@ class Spool:
         except (*_OUTAGE, BackpressureError):
             return _RETRY_S
         except LogError as error:
-            # They were acknowledged, so they are never given up.
-            _logger.error("records that wait on disk cannot be sent on: %s", error)
+            # They were acknowledged, so they are kept.
+            _logger.error("spooled records cannot be sent on: %s", error)
             return _RETRY_REFUSED_S
         self._sent = batch[-1][0] + 1
         self._write_sent()
@@ -267,7 +270,7 @@ class Spool:
         return 0.0
 
     def _read_sent(self) -> int:
-        """How far records were sent on; too little only sends some again."""
+        """Read the offset up to which records were sent; a lower one sends some again."""
         try:
             sent = int(self._sent_file.read_text())
         except (FileNotFoundError, ValueError):
@@ -276,6 +279,6 @@ class Spool:
 
     def _write_sent(self) -> None:
         written = self._sent_file.with_suffix(".new")
-        with contextlib.suppress(OSError):  # of a full disk, which only sends some again
+        with contextlib.suppress(OSError):  # a full disk: some records are sent again
             written.write_text(str(self._sent))
             written.replace(self._sent_file)

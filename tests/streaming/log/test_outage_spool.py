@@ -1,4 +1,5 @@
 import asyncio
+import logging
 import random
 import threading
 import time
@@ -22,14 +23,14 @@ from tactful_streaming.log.outage_spool import _SEND_RECORDS, Spool
 
 
 class FlakyLog:
-    """A log of one partition that can be absent, slow or stubborn."""
+    """A log of one partition that can be absent, slow, or refuse appends."""
 
     partitions = 1
 
     def __init__(self) -> None:
         self.records: list[bytes] = []
         self.absent = False
-        self.stubborn = False
+        self.refuses = False
         self.held: list[Callable[[], None]] | None = None
         self._lock = threading.Lock()
 
@@ -41,26 +42,26 @@ class FlakyLog:
             raise LogUnreachableError("no broker answers", retry_after=1)
         done: Future[Positions] = Future()
 
-        def land() -> None:
+        def complete() -> None:
             with self._lock:
                 if self.absent:
                     done.set_exception(LogUnreachableError("timed out", retry_after=1))
-                elif self.stubborn:
+                elif self.refuses:
                     done.set_exception(LogWriteError("refused"))
                 else:
                     self.records += payloads
                     done.set_result({0: len(self.records)})
 
         if self.held is not None:
-            self.held.append(land)
+            self.held.append(complete)
         else:
-            land()
+            complete()
         return done
 
-    def let_land(self) -> None:
+    def complete_held(self) -> None:
         held, self.held = self.held or [], None
-        for land in held:
-            land()
+        for complete in held:
+            complete()
 
     def close(self) -> None:
         pass
@@ -74,46 +75,48 @@ def spooled(spool: Spool, count: int, start: int = 0) -> Positions:
     return spool.append(numbered(count, start), ["u"] * count)
 
 
-def test_it_stays_out_of_the_way(tmp_path: Path) -> None:
+def test_without_an_outage_appends_go_to_the_log(tmp_path: Path) -> None:
     log = FlakyLog()
     with Spool(log, tmp_path) as spool:
         assert spooled(spool, 3) == {0: 3}
-        assert (spool.spooling, spool.waiting) == (False, 0)
+        assert spool.waiting == 0
         assert (spool.partitions, spool.partition_of("u")) == (1, 0)
     assert log.records == numbered(3)
     with pytest.raises(LogError, match="closed"):
         spooled(spool, 1)
 
 
-def test_what_comes_in_an_outage_waits_on_disk_and_arrives_in_order(tmp_path: Path) -> None:
+def test_records_of_an_outage_wait_on_disk_and_stay_in_order(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
     log = FlakyLog()
     with Spool(log, tmp_path) as spool:
         spooled(spool, 2)
         log.absent = True
         for start in range(2, 1000, 3):
             assert spooled(spool, 3, start) == {}
-        assert spool.spooling
         assert spool.waiting == 999
         log.absent = False
-        patiently(lambda: not spool.spooling)
+        patiently(lambda: "all spooled records are in the event log" in caplog.text)
         assert spooled(spool, 1, 1001) == {0: 1002}
     assert log.records == numbered(1002)
 
 
-def test_appends_in_flight_when_the_outage_begins_are_kept(tmp_path: Path) -> None:
+def test_pending_appends_survive_the_begin_of_an_outage(tmp_path: Path) -> None:
     log = FlakyLog()
     with Spool(log, tmp_path) as spool:
         log.held = []
-        flying = [spool.submit([b"%d" % n], ["u"]) for n in range(5)]
+        pending = [spool.submit([b"%d" % n], ["u"]) for n in range(5)]
         log.absent = True
-        log.let_land()
-        assert [it.result(120) for it in flying] == [{}] * 5
+        log.complete_held()
+        assert [append.result(120) for append in pending] == [{}] * 5
         log.absent = False
-        patiently(lambda: not spool.spooling)
+        patiently(lambda: not spool.waiting)
     assert log.records == numbered(5)
 
 
-def test_the_next_process_sends_what_the_last_could_not(tmp_path: Path) -> None:
+def test_the_next_process_sends_spooled_records(tmp_path: Path) -> None:
     log = FlakyLog()
     log.absent = True
     with Spool(log, tmp_path) as spool:
@@ -122,16 +125,16 @@ def test_the_next_process_sends_what_the_last_could_not(tmp_path: Path) -> None:
             Spool(log, tmp_path)
     log.absent = False
     with Spool(log, tmp_path) as spool:
-        # It is behind what waits, though the log could take it at once.
+        # Behind the spooled records, although the log is available.
         spooled(spool, 1, 2500)
-        patiently(lambda: not spool.spooling)
+        patiently(lambda: not spool.waiting)
     assert log.records == numbered(2501)
     with Spool(log, tmp_path) as spool:
-        assert (spool.spooling, spool.waiting) == (False, 0)
+        assert spool.waiting == 0
 
 
-def test_nothing_overtakes_what_was_acknowledged(tmp_path: Path) -> None:
-    """Four senders, each waiting for its answer, through a log that comes and goes."""
+def test_acknowledged_records_stay_in_order(tmp_path: Path) -> None:
+    """Four senders, each waiting for its answer, through a log with outages."""
     log = FlakyLog()
     acknowledged: list[list[bytes]] = [[] for _ in range(4)]
     stop = threading.Event()
@@ -154,13 +157,13 @@ def test_nothing_overtakes_what_was_acknowledged(tmp_path: Path) -> None:
         stop.set()
         for sender in senders:
             sender.join()
-        patiently(lambda: not spool.spooling)
+        patiently(lambda: not spool.waiting)
     for name, payloads in enumerate(acknowledged):
-        assert [it for it in log.records if it.startswith(b"%d " % name)] == payloads
+        assert [record for record in log.records if record.startswith(b"%d " % name)] == payloads
     assert sum(map(len, acknowledged)) == len(log.records) > 100
 
 
-def test_a_crash_between_sending_and_noting_it_repeats_and_loses_nothing(
+def test_a_crash_after_sending_repeats_and_loses_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     log = FlakyLog()
@@ -170,14 +173,14 @@ def test_a_crash_between_sending_and_noting_it_repeats_and_loses_nothing(
         with Spool(log, tmp_path) as spool:
             spooled(spool, 5)
             log.absent = False
-            patiently(lambda: not spool.spooling)
+            patiently(lambda: not spool.waiting)
     with Spool(log, tmp_path) as spool:
-        patiently(lambda: not spool.spooling)
+        patiently(lambda: not spool.waiting)
     assert log.records == numbered(5) * 2
 
 
 @pytest.mark.parametrize("rubbish", ["", "x", "-5", "99999999999"])
-def test_a_spoilt_note_of_what_was_sent(tmp_path: Path, rubbish: str) -> None:
+def test_a_damaged_sent_file_loses_nothing(tmp_path: Path, rubbish: str) -> None:
     log = FlakyLog()
     log.absent = True
     with Spool(log, tmp_path) as spool:
@@ -185,7 +188,7 @@ def test_a_spoilt_note_of_what_was_sent(tmp_path: Path, rubbish: str) -> None:
     (tmp_path / "sent").write_text(rubbish)
     log.absent = False
     with Spool(log, tmp_path) as spool:
-        patiently(lambda: not spool.spooling)
+        patiently(lambda: not spool.waiting)
     assert log.records == numbered(3)
 
 
@@ -201,33 +204,33 @@ def test_the_disk_is_bounded_and_freed(tmp_path: Path) -> None:
         assert caught.value.retry_after > 0
         assert 80 < accepted < 100
         log.absent = False
-        patiently(lambda: not spool.spooling)
+        patiently(lambda: not spool.waiting)
         assert len(log.records) == accepted
-        assert sum(file.stat().st_size for file in tmp_path.glob("*.log")) <= 30_000
+    assert sum(file.stat().st_size for file in tmp_path.glob("*.log")) <= 30_000
 
 
-def test_what_the_log_refuses_for_good_is_not_spooled(tmp_path: Path) -> None:
+def test_records_that_the_log_refuses_are_not_spooled(tmp_path: Path) -> None:
     log = FlakyLog()
-    log.stubborn = True
+    log.refuses = True
     with Spool(log, tmp_path) as spool:
         with pytest.raises(LogWriteError, match="refused"):
             spooled(spool, 1)
-        assert not spool.spooling
+        assert not spool.waiting
 
 
-def test_what_was_acknowledged_is_never_given_up(
+def test_acknowledged_records_are_never_dropped(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     log = FlakyLog()
     log.absent = True
     with Spool(log, tmp_path) as spool:
         spooled(spool, 3)
-        log.stubborn, log.absent = True, False
+        log.refuses, log.absent = True, False
         patiently(lambda: "cannot be sent on" in caplog.text)
         assert spool.waiting == 3
-    log.stubborn = False
+    log.refuses = False
     with Spool(log, tmp_path) as spool:
-        patiently(lambda: not spool.spooling)
+        patiently(lambda: not spool.waiting)
     assert log.records == numbered(3)
 
 
@@ -247,7 +250,7 @@ def test_a_disk_that_refuses_acknowledges_nothing(
                 spooled(spool, 1)
         spooled(spool, 2)
         log.absent = False
-        patiently(lambda: not spool.spooling)
+        patiently(lambda: not spool.waiting)
     assert log.records == numbered(2)
 
 
@@ -260,7 +263,7 @@ def cut_for(proxy: Proxy, seconds: float) -> None:
 
 @pytest.mark.parametrize("seconds", [0.5, 3.0])
 def test_an_outage_of_kafka(tmp_path: Path, seconds: float) -> None:
-    """Requests go on being accepted, and all that was acknowledged is in Kafka afterwards."""
+    """Appends are accepted during the outage; Kafka has all acknowledged ones afterwards."""
     acknowledged: list[bytes] = []
 
     async def send(spool: Spool, until: float) -> None:
@@ -286,23 +289,25 @@ def test_an_outage_of_kafka(tmp_path: Path, seconds: float) -> None:
         outage.start()
         asyncio.run(send(spool, time.monotonic() + seconds + 1.5))
         outage.join()
-        patiently(lambda: not spool.spooling)
-        found: dict[int, list[bytes]] = {}
+        patiently(lambda: not spool.waiting)
+        by_partition: dict[int, list[bytes]] = {}
         for number in range(log.partitions):
             partition = log.partition(number)
             records: list[bytes] = []
             while len(records) < log.known_end(number):
                 records += [payload for _, payload in partition.read(len(records), 1000)]
             partition.close()
-            found[number] = records
+            by_partition[number] = records
         again = 0
         for name in range(6):
-            sent = [it for it in acknowledged if it.split()[0] == b"%d" % name]
+            sent = [record for record in acknowledged if record.split()[0] == b"%d" % name]
             arrived = [
-                it for it in found[log.partition_of(f"{name}")] if it.split()[0] == b"%d" % name
+                record
+                for record in by_partition[log.partition_of(f"{name}")]
+                if record.split()[0] == b"%d" % name
             ]
-            # Once each, but for what an outage made uncertain: what is on its way when it begins,
-            # and a batch that the spool sends on too soon. The first of each are in order.
+            # Repeated are at most the appends pending when the outage begins and one batch that
+            # the spool sends too early. The first occurrences are in order.
             assert list(dict.fromkeys(arrived)) == sent
             again += len(arrived) - len(sent)
         assert again <= 2 * 6 + _SEND_RECORDS
