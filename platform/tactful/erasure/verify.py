@@ -16,7 +16,7 @@ from urllib.parse import unquote, urlsplit
 from tactful.config.settings import Settings
 from tactful.schemas.users import ErasureStep
 from tactful.subjects.trace_search import SearchResult, needles_of
-from tactful.util.multi_substring import SHORTEST, Texts
+from tactful.util.multi_substring import SHORTEST, MultiSubstring
 from tactful_streaming.state.store import open_beside
 
 VERIFICATION = "verification"
@@ -36,7 +36,7 @@ def still_there(settings: Settings, found: Sequence[SearchResult]) -> list[str]:
     """
     if not found:
         return []
-    texts = Texts(
+    names = MultiSubstring(
         needle for one in found for needle in needles_of(_names_of(one)) if len(needle) >= SHORTEST
     )
     data = settings.storage.data
@@ -48,13 +48,13 @@ def still_there(settings: Settings, found: Sequence[SearchResult]) -> list[str]:
         if path.is_file()
         and "metadata" not in path.name
         and path.parent.name != WORK
-        and _occur_in(texts, path)
+        and _occurs_in(names, path)
     }
     for path in (path for path in files if path.name == "CURRENT"):
         with contextlib.closing(open_beside(path.parent)) as store:
-            if texts.occur_in_pairs(store.scan(b"")):
+            if names.occur_in_pairs(store.scan(b""), whole=True):
                 hits.add(str(path.parent.relative_to(data)))
-    hits |= {str(path) for path in _files_of(places_elsewhere(settings)) if _occur_in(texts, path)}
+    hits |= {str(path) for path in _files_of(places_elsewhere(settings)) if _occurs_in(names, path)}
     return sorted(hits)
 
 
@@ -135,11 +135,20 @@ def _files_of(places: Iterable[Path]) -> Iterator[Path]:
         yield from (p for p in [place, *sorted(place.rglob("*"))] if p.is_file())
 
 
-def _occur_in(texts: Texts, path: Path) -> bool:
+def _occurs_in(names: MultiSubstring, path: Path) -> bool:
     try:
-        return texts.occur_in_file(path)
+        return names.occur_in_file(path, whole=_is_delimited(path))
     except FileNotFoundError:  # a server has written what was in it elsewhere, and that is read
         return False
+
+
+def _is_delimited(path: Path) -> bool:
+    """Return whether a file separates ids: logs, state stores and JSON do, SQLite does not."""
+    return (
+        ".log" in path.suffixes
+        or path.suffix in (".json", ".jsonl")
+        or (path.parent / "CURRENT").exists()
+    )
 
 
 def _is_ours(settings: Settings, path: Path) -> bool:
