@@ -13,6 +13,7 @@ from benchmarks.kills.load import DELAY_MS, LATENESS_MS, PEOPLE
 from tactful_streaming.contract.log_entries import Event, Item, encode_entry
 from tactful_streaming.definitions.model import Definitions
 from tactful_streaming.engine.engine import Engine
+from tactful_streaming.engine.options import EngineOptions
 from tactful_streaming.identity.resolver import Identity
 from tactful_streaming.state.store import MemoryState
 from tactful_streaming.windows.triggers import WindowResult
@@ -98,10 +99,12 @@ class Truth:
         self.engine = Engine(
             definitions,
             MemoryState(),
-            watermark_delay_ms=DELAY_MS,
-            allowed_lateness_ms=LATENESS_MS,
-            identity=Identity(),
-            on_fired=self._fired,
+            EngineOptions(
+                watermark_delay_ms=DELAY_MS,
+                allowed_lateness_ms=LATENESS_MS,
+                identity=Identity(),
+                on_results=self._fired,
+            ),
         )
 
     def apply(self, entries: Sequence[Event | Item]) -> None:

@@ -24,6 +24,7 @@ from tactful.metadata.connections import open_installation
 from tactful_streaming.contract.log_entries import Event, Item, User, encode_entry
 from tactful_streaming.definitions.reader import load_definitions
 from tactful_streaming.engine.engine import Engine
+from tactful_streaming.engine.options import EngineOptions
 from tactful_streaming.log.embedded_log import EmbeddedLog
 from tactful_streaming.state.key_layout import EVENT_ID, ID_CHUNK, OWNER
 from tactful_streaming.state.store import RocksState
@@ -133,7 +134,9 @@ def _rows(store: RocksState) -> dict[bytes, bytes | frozenset[str]]:
 
 
 def _engine(settings: Settings, state: Path) -> Engine:
-    return Engine(load_definitions(settings.features), RocksState(state), memory_bytes=1 << 30)
+    return Engine(
+        load_definitions(settings.features), RocksState(state), EngineOptions(memory_bytes=1 << 30)
+    )
 
 
 def _feed(engine: Engine, people: Population, step: int) -> None:

@@ -129,7 +129,10 @@ def run_minutes(minutes: int) -> Run:
         )
         log = EmbeddedLog(folder / "log", retention_bytes=0)
         engine = Engine(
-            load_definitions("[]"), RocksState(folder / "state"), EngineOptions(consumers=statistics.counter.consumers()))
+            load_definitions("[]"),
+            RocksState(folder / "state"),
+            EngineOptions(consumers=statistics.counter.consumers()),
+        )
         applier = LogApplier(
             SinglePartitionLog(log, 0),
             engine,

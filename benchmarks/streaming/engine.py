@@ -19,6 +19,7 @@ from tactful_streaming.contract.log_entries import Event
 from tactful_streaming.decode.projection import Projection
 from tactful_streaming.definitions.reader import load_definitions
 from tactful_streaming.engine.engine import Engine
+from tactful_streaming.engine.options import EngineOptions
 from tactful_streaming.state.store import MemoryState, RocksState
 
 _BATCH = 10_000
@@ -52,8 +53,7 @@ def six_windows(quick: bool) -> list[Figure]:
         engine = Engine(
             load_definitions(_SIX_WINDOWS),
             MemoryState(),
-            dedupe_days=0,
-            watermark_delay_ms=DELAY_MS,
+            EngineOptions(dedupe_days=0, watermark_delay_ms=DELAY_MS),
         )
         for batch in batches:
             engine.apply(batch)
@@ -117,7 +117,7 @@ def spill(quick: bool, scratch: Path) -> list[Figure]:
 def hll_error(quick: bool) -> Figure:
     """The relative error of distinct counts that 95 % stay below."""
     users, items = (100, 3000) if quick else (400, 10_000)
-    engine = Engine(load_definitions(_DISTINCT), MemoryState(), dedupe_days=0)
+    engine = Engine(load_definitions(_DISTINCT), MemoryState(), EngineOptions(dedupe_days=0))
     rng = random.Random(3)
     encode = msgspec.json.Encoder().encode
     errors = []
@@ -146,9 +146,7 @@ def _open(folder: Path, memory_bytes: int | None) -> Engine:
     return Engine(
         load_definitions(_SPILLED),
         RocksState(folder),
-        dedupe_days=0,
-        watermark_delay_ms=DELAY_MS,
-        memory_bytes=memory_bytes,
+        EngineOptions(dedupe_days=0, watermark_delay_ms=DELAY_MS, memory_bytes=memory_bytes),
     )
 
 

@@ -64,10 +64,10 @@ def offset_before_state() -> None:
 def actions_stay_in_the_outbox() -> None:
     """Whoever starts anew does not see in the log which actions are there."""
 
-    def planted(self: Outbox, event_ids: Collection[str]) -> None:
+    def planted(self: Outbox[Any], keys: Collection[bytes]) -> None:
         pass
 
-    Outbox.meet = planted  # type: ignore[method-assign]
+    Outbox.discard = planted  # type: ignore[method-assign]
 
 
 def rows_after_state() -> None:

@@ -16,6 +16,7 @@ import tactful_streaming.definitions.model as model
 from tactful_streaming.contract.log_entries import Entry, Event, Item, encode_entry
 from tactful_streaming.definitions.model import Definitions, Feature, Window
 from tactful_streaming.engine.engine import Engine
+from tactful_streaming.engine.options import EngineOptions
 from tactful_streaming.patterns.match import Match
 from tactful_streaming.state.store import MemoryState
 from tactful_streaming.windows.triggers import WindowResult
@@ -98,11 +99,13 @@ def by_engine(
         return Engine(
             definitions,
             store,
-            dedupe_days=dedupe_days,
-            watermark_delay_ms=delay,
-            allowed_lateness_ms=lateness,
-            on_fired=fired,
-            on_match=found,
+            EngineOptions(
+                dedupe_days=dedupe_days,
+                watermark_delay_ms=delay,
+                allowed_lateness_ms=lateness,
+                on_results=fired,
+                on_match=found,
+            ),
         )
 
     engine = open_engine()

@@ -15,6 +15,7 @@ from tactful_streaming.contract.log_entries import Entry, encode_entry, route_ke
 from tactful_streaming.definitions.model import Definitions
 from tactful_streaming.definitions.reader import load_definitions
 from tactful_streaming.engine.engine import Engine
+from tactful_streaming.engine.options import EngineOptions
 from tactful_streaming.kafka.config import KafkaSettings
 from tactful_streaming.kafka.kafka_log import KafkaLog
 from tactful_streaming.kafka.topics import ensure_topic
@@ -149,11 +150,13 @@ def truth(shard: Shard, logs: Logs) -> Truth:
         engine = Engine(
             definitions(),
             MemoryState(),
-            dedupe_days=shard.options.dedupe_days,
-            watermark_delay_ms=shard.options.watermark_delay_ms,
-            allowed_lateness_ms=shard.options.allowed_lateness_ms,
-            on_fired=fired,
-            on_match=matched,
+            EngineOptions(
+                dedupe_days=shard.options.dedupe_days,
+                watermark_delay_ms=shard.options.watermark_delay_ms,
+                allowed_lateness_ms=shard.options.allowed_lateness_ms,
+                on_results=fired,
+                on_match=matched,
+            ),
         )
         engine.apply(records)
         engine.commit()

@@ -35,7 +35,7 @@ from tactful_privacy.people.consent import NOTHING
 from tactful_privacy.people.pseudonyms import Pseudonym
 from tactful_privacy.people.vault_merge import drop_keys
 from tactful_streaming.contract.log_entries import DEVICE_PREFIX
-from tactful_streaming.contract.subject_ids import Traces
+from tactful_streaming.contract.subject_ids import SubjectIds
 from tactful_streaming.errors import StreamingError
 
 RESTORED = "restored.json"
@@ -129,7 +129,7 @@ def complete_erasures(
         request_suppressed(installation)
         if installation.settings.log.kind == "kafka":
             # Whoever they are, the states of partitions may be as old as the database was.
-            installation.partitions.publish(uuid.uuid4().hex, Traces())
+            installation.partitions.publish(uuid.uuid4().hex, SubjectIds())
     receipts = run_erasures(installation, say=say)
     if restored.exists():
         _drop_restored_keys(installation)

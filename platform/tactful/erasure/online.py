@@ -60,7 +60,7 @@ from tactful.util.background_process import low_priority
 from tactful.util.clock import now_ms
 from tactful_streaming.contract.log_entries import DEVICE_PREFIX
 from tactful_streaming.definitions.reader import load_definitions
-from tactful_streaming.engine.erasure import Listed, find_listed
+from tactful_streaming.engine.erasure import SubjectReferences, find_references
 from tactful_streaming.log.embedded_log import EmbeddedLog
 from tactful_streaming.log.redaction import draft_segment
 from tactful_streaming.state.store import open_beside
@@ -290,15 +290,15 @@ class _Job:
 
 def _find(
     settings: Settings, person: str, known: SearchResult | None
-) -> tuple[SearchResult, Listed]:
+) -> tuple[SearchResult, SubjectReferences]:
     """Search log and state for a person; with what an earlier run has found."""
     with _installation(settings) as installation:
         found = find_person(installation, person)
     found = found if known is None else found | known
     if not (state := settings.storage.data / "state").is_dir():
-        return found, Listed()
+        return found, SubjectReferences()
     with contextlib.closing(open_beside(state)) as store:
-        return found, find_listed(store, found.traces, load_definitions(settings.features))
+        return found, find_references(store, found.traces, load_definitions(settings.features))
 
 
 def _search(settings: Settings, found: Sequence[SearchResult]) -> list[str]:

@@ -9,9 +9,9 @@ from pathlib import Path
 from tactful.config.settings import Settings
 from tactful.errors import StorageError
 from tactful.schemas.users import ErasureStep
-from tactful_streaming.contract.subject_ids import Traces
+from tactful_streaming.contract.subject_ids import SubjectIds
 from tactful_streaming.definitions.model import Definitions
-from tactful_streaming.engine.erasure import forget
+from tactful_streaming.engine.erasure import delete_subjects
 from tactful_streaming.errors import StateError
 from tactful_streaming.state.store import RocksState
 
@@ -22,7 +22,9 @@ RESCALING = ("partitions.rescaling", "rescaling.json")
 """What an unfinished rescaling into a data directory keeps there; without it, it begins anew."""
 
 
-def purge_unfinished(settings: Settings, definitions: Definitions, traces: Traces) -> ErasureStep:
+def purge_unfinished(
+    settings: Settings, definitions: Definitions, traces: SubjectIds
+) -> ErasureStep:
     """Take people out of an unfinished backfill, and give up an unfinished rescaling.
 
     Both go on afterwards, or begin anew, as if these people had never been there.
@@ -34,7 +36,7 @@ def purge_unfinished(settings: Settings, definitions: Definitions, traces: Trace
     data, removed = settings.storage.data, 0
     for path in _states_in(data / BACKFILL):
         with _held(path) as store:
-            removed += forget(store, traces, definitions, {})
+            removed += delete_subjects(store, traces, definitions, {})
             store.purge()
     draft, note = (data / name for name in RESCALING)
     for path in _states_in(draft):

@@ -14,7 +14,7 @@ from tactful.maintenance.backfill_targets import Part
 from tactful.metadata.connections import open_installation
 from tactful.metadata.store import BackfillJob, MetadataStore
 from tactful.subjects.suppression import SuppressionStore
-from tactful_streaming.contract.subject_ids import Traces
+from tactful_streaming.contract.subject_ids import SubjectIds
 from tactful_streaming.definitions.model import Definitions, dump_definitions
 from tactful_streaming.engine.backfill import (
     PartComputation,
@@ -24,7 +24,7 @@ from tactful_streaming.engine.backfill import (
     compute_together,
     merge_computed,
 )
-from tactful_streaming.engine.erasure import forget, stored_traces
+from tactful_streaming.engine.erasure import delete_subjects, find_subject_ids
 from tactful_streaming.engine.schema_evolution import EvolutionPlan, plan_evolution
 from tactful_streaming.errors import StreamingError
 from tactful_streaming.state.key_layout import read_meta
@@ -157,9 +157,9 @@ class Backfill:
 
     def _forget_erased(self, scratch: StateStore, definitions: Definitions) -> None:
         """Merge nothing of them: their own states were purged, and are not purged of it again."""
-        traces = stored_traces(scratch, self._suppression.suppressed, definitions)
-        if traces != Traces():
-            forget(scratch, traces, definitions, {})
+        traces = find_subject_ids(scratch, self._suppression.suppressed, definitions)
+        if traces != SubjectIds():
+            delete_subjects(scratch, traces, definitions, {})
 
     def _plans(self, states: Sequence[StateStore]) -> list[EvolutionPlan]:
         return [

@@ -29,7 +29,7 @@ from tactful.maintenance.restore_merge import Parts, keep_what_never_goes_back
 from tactful.metadata.restore_journal import READY, RESTORING, STAGED, Ready, finish_restore
 from tactful_privacy.durable_files import replace_file, sync
 from tactful_privacy.errors import PrivacyError
-from tactful_streaming.engine.erasure import drop_passenger
+from tactful_streaming.engine.erasure import drop_consumer
 from tactful_streaming.errors import StreamingError
 from tactful_streaming.state.store import RocksState
 
@@ -126,5 +126,5 @@ def _stop_counting(state: Path) -> None:
     """
     with contextlib.closing(RocksState(state, sync=True)) as store:
         for name in ("statistics", "statistics.changes"):
-            drop_passenger(store, name)
+            drop_consumer(store, name)
         store.purge()

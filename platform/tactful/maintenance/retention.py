@@ -46,7 +46,7 @@ from tactful_streaming.contract.log_entries import (
     Tick,
     decode_entry,
 )
-from tactful_streaming.engine.erasure import expire_people
+from tactful_streaming.engine.erasure import expire_users
 from tactful_streaming.errors import StreamingError
 from tactful_streaming.log.embedded_log import EmbeddedLog
 from tactful_streaming.log.redaction import BLANK, draft_segment
@@ -225,7 +225,7 @@ def expire_state(settings: Settings, *, clock: Callable[[], int]) -> int:
     """Remove people from the state of whom nothing came for too long, before it is opened.
 
     Returns:
-        How many of them there were, as `tactful_streaming.expire_people` counts.
+        How many of them there were, as `tactful_streaming.expire_users` counts.
 
     Raises:
         StreamingError: if the state cannot be used.
@@ -234,7 +234,7 @@ def expire_state(settings: Settings, *, clock: Callable[[], int]) -> int:
     if not days or not state.is_dir():
         return 0
     with contextlib.closing(RocksState(state)) as store:
-        count = expire_people(store, clock() - days_to_ms(days))
+        count = expire_users(store, clock() - days_to_ms(days))
         if count:
             store.purge()
     return count

@@ -11,7 +11,7 @@ from tactful.schemas.positions import Offsets
 from tactful.schemas.problems import ProblemError
 from tactful.subjects.trace_search import SearchResult
 from tactful_streaming.contract.log_entries import Event
-from tactful_streaming.engine.erasure import is_of
+from tactful_streaming.engine.erasure import names_subject
 from tactful_streaming.errors import LogError
 
 _SEARCHED_RECORDS = 200_000
@@ -67,7 +67,9 @@ class RecentRecommendations:
         """
 
         async def drop() -> int:
-            return self._recent.forget(found.needles, lambda entry: is_of(entry, found.traces))
+            return self._recent.forget(
+                found.needles, lambda entry: names_subject(entry, found.traces)
+            )
 
         return asyncio.run_coroutine_threadsafe(drop(), self._loop).result(_FORGET_S)
 

@@ -14,7 +14,7 @@ from tactful.event_log.encryption import log_in_files
 from tactful.metadata.store import consent_decisions
 from tactful.subjects.installation import Installation
 from tactful_streaming.contract.log_entries import DEVICE_PREFIX
-from tactful_streaming.engine.erasure import people_in
+from tactful_streaming.engine.erasure import user_keys_in
 from tactful_streaming.log.embedded_log import EmbeddedLog
 from tactful_streaming.state.store import RocksState
 
@@ -30,7 +30,7 @@ def people_kept(installation: Installation) -> Iterator[Collection[str]]:
                 yield set[str]().union(*map(_named, (payload for _, payload in records)))
     if (state := installation.data / "state").is_dir():
         with contextlib.closing(RocksState(state, read_only=True)) as store:
-            people = people_in(store)
+            people = user_keys_in(store)
             while some := list(itertools.islice(people, _CHUNK)):
                 yield some
     decided = sa.select(consent_decisions.c.person).distinct()

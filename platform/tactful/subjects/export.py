@@ -23,7 +23,7 @@ from tactful_privacy.people.consent import NOTHING
 from tactful_streaming.contract.log_entries import DEVICE_PREFIX, decode_entry
 from tactful_streaming.definitions.model import Definitions
 from tactful_streaming.definitions.reader import load_definitions
-from tactful_streaming.engine.erasure import stored_of
+from tactful_streaming.engine.erasure import stored_entities
 from tactful_streaming.errors import StreamingError
 from tactful_streaming.log.dead_letters import DeadLetter
 from tactful_streaming.log.redaction import matching_records
@@ -118,7 +118,7 @@ def _records(search: Search, found: SearchResult) -> Iterator[dict[str, Any]]:
 def _features(
     store: RocksState, found: SearchResult, definitions: Definitions, now: int
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    for entity, key, blob in stored_of(store, found.traces):
+    for entity, key, blob in stored_entities(store, found.traces):
         yield f"{entity} {key}", dict(read_packed(definitions.of_entity(entity), blob, now))
 
 

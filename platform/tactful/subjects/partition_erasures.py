@@ -14,7 +14,7 @@ import sqlalchemy as sa
 
 from tactful.metadata.store import MetadataStore, purged_partitions, purges
 from tactful.subjects.suppression import SuppressionStore
-from tactful_streaming.contract.subject_ids import Traces
+from tactful_streaming.contract.subject_ids import SubjectIds
 
 _purge = purges.c
 _partition = purged_partitions.c
@@ -81,7 +81,7 @@ class PartitionErasures:
         with self._lock:
             self._newest = max(self._newest, newest)
 
-    def after(self, number: int) -> tuple[int, Traces]:
+    def after(self, number: int) -> tuple[int, SubjectIds]:
         """Number of the last erasure, and what is known of those after `number` from the log.
 
         Raises:
@@ -90,7 +90,7 @@ class PartitionErasures:
         query = sa.select(_purge.number, _purge.traces).where(_purge.number > number)
         rows = self._metadata.fetch(query.order_by(_purge.number))
         self._suppression.refresh()
-        traces = Traces()
+        traces = SubjectIds()
         for row in rows:
             if row.traces is not None:
                 traces |= _decoded(row.traces)
@@ -115,7 +115,7 @@ class PartitionErasures:
 
         self._metadata.change(put)
 
-    def publish(self, receipt: str, traces: Traces, *, partitions: int = 0) -> None:
+    def publish(self, receipt: str, traces: SubjectIds, *, partitions: int = 0) -> None:
         """Ask the owners of partitions to erase people; once for each receipt.
 
         Args:
@@ -163,6 +163,6 @@ class PartitionErasures:
         return sa.select(_purge.number, _purge.partitions).where(_purge.receipt == receipt)
 
 
-def _decoded(blob: bytes) -> Traces:
+def _decoded(blob: bytes) -> SubjectIds:
     found = msgspec.msgpack.decode(blob, type=_Traces)
-    return Traces(found.users, found.devices, found.shared, found.sessions, found.event_ids)
+    return SubjectIds(found.users, found.devices, found.shared, found.sessions, found.event_ids)

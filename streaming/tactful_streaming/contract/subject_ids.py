@@ -9,7 +9,7 @@ from tactful_streaming.contract.log_entries import DEVICE_PREFIX
 
 
 @dataclass(frozen=True)
-class Traces:
+class SubjectIds:
     """What people have left in a log.
 
     Attributes:
@@ -26,10 +26,10 @@ class Traces:
     sessions: frozenset[str] = frozenset()
     event_ids: frozenset[str] = frozenset()
 
-    def __or__(self, other: Traces) -> Traces:
+    def __or__(self, other: SubjectIds) -> SubjectIds:
         """What both know; a device is shared if either has seen others use it."""
         shared = self.shared | other.shared
-        return Traces(
+        return SubjectIds(
             users=self.users | other.users,
             devices=(self.devices | other.devices) - shared,
             shared=shared,

@@ -1,8 +1,8 @@
-"""What of the log counts: records are decoded, told from repetitions, cleaned, and put in time."""
+"""Admission of log records: decoded, deduplicated, cleaned, assigned to a user, put in time."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Container, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import Any
@@ -21,24 +21,23 @@ from tactful_streaming.contract.log_entries import (
     subject_key,
 )
 from tactful_streaming.decode.projection import Projection
-from tactful_streaming.engine.consumers import CoCommittedConsumer
 from tactful_streaming.engine.dedupe import Deduplicator
+from tactful_streaming.engine.options import EngineOptions
 from tactful_streaming.engine.selection import Batch, Plan
 from tactful_streaming.errors import StateError
 from tactful_streaming.identity.resolver import Move, Resolver
 from tactful_streaming.log.dead_letters import UNREADABLE
 from tactful_streaming.patterns.join_operator import ItemVersions
-from tactful_streaming.rules.rules import Cleaner
 
 
 @dataclass(frozen=True)
-class Refused:
+class RejectedRecord:
     """A record that does not count.
 
     Attributes:
-        position: which of the records it is.
-        rule: name of the rule that refused it, or :data:`~tactful_streaming.UNREADABLE`.
-        reason: why, for people.
+        position: its position in the batch.
+        rule: name of the rule that rejected it, or :data:`~tactful_streaming.UNREADABLE`.
+        reason: explanation for operators.
     """
 
     position: int
@@ -47,21 +46,22 @@ class Refused:
 
 
 @dataclass
-class Admitted:
-    """What became of some records.
+class AdmittedBatch:
+    """Result of the admission of some records.
 
     Attributes:
         batch: events that count, in the order of the log, and ticks.
-        positions: which of the records each of them is; None if they are all records.
+        positions: position of the record of each of them; None if they are all records.
         items: item updates, in the order of the log.
         item_watermarks: watermark when each came.
         users: user updates.
         moves: histories that move, each with the numbers of events and items that come before.
-        ids: ids of all events, also of those that do not count; empty if nobody asks.
-        duplicates: how many events had been applied before.
-        invalid: how many records are no entry, or an event of nobody other than an impression.
-        dropped: how many events the cleaner kept back.
-        refused: records to be set aside.
+        ids: ids of all events, also of those that do not count; empty if not needed.
+        duplicates: number of events that had been applied before.
+        invalid: number of records that are no entry, or an event of nobody other than an
+            impression.
+        dropped: number of events that the cleaner kept back.
+        rejected: records for the dead letters.
     """
 
     batch: Batch
@@ -74,17 +74,57 @@ class Admitted:
     duplicates: int = 0
     invalid: int = 0
     dropped: int = 0
-    refused: list[Refused] = field(default_factory=list)
+    rejected: list[RejectedRecord] = field(default_factory=list)
 
 
-class Intake:
+class _Pending:
+    """A batch whose records are admitted one by one, in columns: one row for each event or tick."""
+
+    def __init__(
+        self,
+        payloads: Sequence[bytes],
+        targets: Mapping[int, str],
+        purposes: Mapping[int, Collection[str]],
+        ids: Sequence[str],
+        known: Mapping[str, int],
+    ) -> None:
+        self.payloads = payloads
+        self.targets = targets
+        self.purposes = purposes
+        self.known = known
+        self.events: list[Any] = []
+        self.users: list[str | None] = []
+        self.items: list[Item | None] = []
+        self.versions: list[Item | None] = []
+        self.watermarks: list[int] = []
+        self.positions: list[int] = []
+        nothing = np.empty(0, np.int64)
+        self.admitted = AdmittedBatch(Batch((), (), nothing, nothing), self.positions, ids=ids)
+
+    def reject(self, position: int, reason: str) -> None:
+        self.admitted.invalid += 1
+        self.admitted.rejected.append(RejectedRecord(position, UNREADABLE, reason))
+
+    def finish(self) -> AdmittedBatch:
+        self.admitted.batch = Batch(
+            self.events,
+            self.users,
+            np.fromiter(map(attrgetter("timestamp"), self.events), np.int64, len(self.events)),
+            np.array(self.watermarks, np.int64),
+            self.items,
+            self.versions,
+        )
+        return self.admitted
+
+
+class Admission:
     """Admits records in the order of the log.
 
     Attributes:
         newest: newest timestamp admitted, epoch milliseconds.
         watermark: `newest` minus the delay; it never goes back.
         catalogue: newest description of each item.
-        versions: the last descriptions of each item, if features ask what held at a time.
+        versions: the last descriptions of each item, if features need the one of an event's time.
     """
 
     def __init__(
@@ -92,36 +132,39 @@ class Intake:
         plan: Plan,
         projection: Projection,
         dedupe: Deduplicator,
+        options: EngineOptions,
         *,
-        watermark_delay_ms: int,
         reads_ids: bool,
-        cleaner: Cleaner | None,
-        consumers: Mapping[str, CoCommittedConsumer],
         resolver: Resolver | None,
-        suppressed: Container[str] = frozenset(),
     ) -> None:
         """Begin before the first event.
 
         Args:
-            plan: what the features ask of events.
+            plan: fields of events that the features need.
             projection: decodes; with a cleaner or consumers it has to decode whole events.
-            dedupe: what has been applied before.
-            watermark_delay_ms: how far the watermark stays behind the newest event.
-            reads_ids: whether somebody wants :attr:`Admitted.ids`.
-            cleaner: judges each event that is no repetition.
-            consumers: get each event that counts.
-            resolver: says whose an event is; None: what it says itself.
-            suppressed: keys of people of whom nothing counts.
+            dedupe: ids that have been applied before.
+            options: of the engine.
+            reads_ids: whether :attr:`AdmittedBatch.ids` are needed.
+            resolver: links devices to users; None: an event belongs to the user it names.
         """
         self._plan = plan
         self._projection = projection
         self._dedupe = dedupe
-        self._delay = watermark_delay_ms
+        self._delay = options.watermark_delay_ms
         self._reads_ids = reads_ids or dedupe.enabled
-        self._cleaner = cleaner
-        self._consumers = list(consumers.values())
+        self._cleaner = options.cleaner
+        self._consumers = list(options.consumers.values())
         self._resolver = resolver
-        self._suppressed = suppressed
+        self._suppressed = options.suppressed
+        self._reads_items = plan.reads_items or bool(self._cleaner) or bool(self._consumers)
+        self._handlers: dict[type, Callable[[int, Any, _Pending], None]] = {
+            projection.event_class: self._admit_event,
+            Item: self._admit_item,
+            User: self._admit_user,
+            Link: self._admit_link,
+            Transfer: self._admit_link,
+            type(None): lambda position, entry, pending: None,
+        }
         self.newest = 0
         self.watermark = 0
         self.catalogue: dict[str, Item] = {}
@@ -132,8 +175,8 @@ class Intake:
         self.newest = newest
         self.watermark = max(watermark, newest - self._delay, 0)
 
-    def admit(self, payloads: Sequence[bytes]) -> Admitted:
-        """Admit records; the catalogue and the watermark go on with them."""
+    def admit(self, payloads: Sequence[bytes]) -> AdmittedBatch:
+        """Admit records; they advance the catalogue and the watermark."""
         targets: dict[int, str] = {}
         purposes: dict[int, Collection[str]] = {}
         known: Mapping[str, int] | None = None
@@ -157,7 +200,7 @@ class Intake:
             ids = [entry.event_id for entry in decoded if type(entry) is event_class]
         if known is None:
             known = self._dedupe.seen_many(ids) if self._dedupe.enabled else {}
-        return self._admit_each(decoded, targets, purposes, ids, known, payloads)
+        return self._admit_each(decoded, _Pending(payloads, targets, purposes, ids, known))
 
     def _admit_all(
         self,
@@ -165,8 +208,8 @@ class Intake:
         users: Any,
         ids: Sequence[str],
         payloads: Sequence[bytes],
-    ) -> Admitted:
-        """Admit events none of which is a repetition, with nobody to ask about each."""
+    ) -> AdmittedBatch:
+        """Admit events without repetitions, cleaner and consumers, column by column."""
         times = np.fromiter(map(attrgetter("timestamp"), events), np.int64, len(events))
         newest = np.maximum(np.maximum.accumulate(times), self.newest)
         watermarks = np.maximum(newest - self._delay, self.watermark)
@@ -189,138 +232,138 @@ class Intake:
                 self._projection.column(events, "item_id"), times.tolist()
             )
         batch = Batch(events, users, times, watermarks, items, versions)
-        return Admitted(batch, moves=moves, ids=ids)
+        return AdmittedBatch(batch, moves=moves, ids=ids)
 
-    def _admit_each(
-        self,
-        decoded: Sequence[Any],
-        targets: Mapping[int, str],
-        purposes: Mapping[int, Collection[str]],
-        ids: Sequence[str],
-        known: Mapping[str, int],
-        payloads: Sequence[bytes],
-    ) -> Admitted:
-        event_class, dedupe, catalogue = self._projection.event_class, self._dedupe, self.catalogue
-        reads_items = self._plan.reads_items or bool(self._cleaner) or bool(self._consumers)
-        resolver = self._resolver
-        if resolver is not None:
-            resolver.prepare(entry for entry in decoded if type(entry) is event_class)
-        events: list[Any] = []
-        users: list[str | None] = []
-        watermarks: list[int] = []
-        items: list[Item | None] = []
-        versions: list[Item | None] = []
-        positions: list[int] = []
-        nothing = np.empty(0, np.int64)
-        admitted = Admitted(Batch(events, (), nothing, nothing), positions, ids=ids)
+    def _admit_each(self, decoded: Sequence[Any], pending: _Pending) -> AdmittedBatch:
+        """Admit records one by one, each by the handler of its type."""
+        event_class = self._projection.event_class
+        if self._resolver is not None:
+            self._resolver.prepare(entry for entry in decoded if type(entry) is event_class)
         for position, entry in enumerate(decoded):
-            kind = type(entry)
-            item = user = None
-            if kind is event_class:
-                if entry.user_id is None and entry.device_id is None:
-                    # A list shown to nobody in particular is logged for training only.
-                    if entry.type != "impression":
-                        self._refuse(admitted, position, "an event of neither a user nor a device")
-                    continue
-                if dedupe.enabled and not dedupe.is_new(entry.event_id, known, self.watermark):
-                    admitted.duplicates += 1
-                    continue
-                if reads_items and entry.item_id is not None:
-                    item = catalogue.get(entry.item_id)
-                event_id = entry.event_id if dedupe.enabled else None
-                refused = len(admitted.refused)
-                if self._cleaner is not None:
-                    entry = self._clean(entry, item, position, admitted)
-                    if entry is not None and entry.item_id is not None:
-                        item = catalogue.get(entry.item_id)
-                if entry is not None:
-                    self._advance(entry.timestamp)
-                # One that is set aside may come again, mended.
-                if event_id is not None and len(admitted.refused) == refused:
-                    dedupe.remember(event_id, self.watermark)
-                if entry is None:
-                    continue
-                if self._suppressed and self._is_suppressed(entry):
-                    entry, item = self._projection.tick(entry.timestamp), None
-                elif position in purposes and PERSONALISATION not in purposes[position]:
-                    # Who it is of is not asked for: no history gets it, and no device is linked.
-                    self._show(entry, item, purposes[position])
-                    entry, item = self._projection.tick(entry.timestamp), None
-                elif position in targets:
-                    assert resolver is not None
-                    user = resolver.forwarded(targets[position], entry)
-                else:
-                    user = self._subject(entry, payloads[position], admitted)
-                if user is None and entry.device_id is not None:
-                    entry, item = self._projection.tick(entry.timestamp), None
-            elif kind is Item:
-                catalogue[entry.item_id] = entry
-                if self.versions is not None:
-                    self.versions.add(entry)
-                admitted.items.append(entry)
-                admitted.item_watermarks.append(self.watermark)
-                continue
-            elif kind is User:
-                admitted.users.append(entry)
-                if resolver is not None:
-                    resolver.describe(entry, self.newest)
-                continue
-            elif kind is Link or kind is Transfer:
-                self._take_over(entry, position, admitted)
-                continue
-            elif isinstance(entry, Exception):
-                self._refuse(admitted, position, f"not a log entry: {entry}")
-                continue
-            elif entry is None:
-                continue
+            self._handlers.get(type(entry), self._admit_other)(position, entry, pending)
+        return pending.finish()
+
+    def _admit_event(self, position: int, event: Any, pending: _Pending) -> None:
+        if event.user_id is None and event.device_id is None:
+            # An impression shown to nobody in particular is logged for training only.
+            if event.type != "impression":
+                pending.reject(position, "an event of neither a user nor a device")
+            return
+        dedupe, event_id = self._dedupe, None
+        if dedupe.enabled:
+            event_id = event.event_id
+            if not dedupe.is_new(event_id, pending.known, self.watermark):
+                pending.admitted.duplicates += 1
+                return
+        item = None
+        if self._reads_items and event.item_id is not None:
+            item = self.catalogue.get(event.item_id)
+        rejected = len(pending.admitted.rejected)
+        if self._cleaner is not None:
+            event = self._clean(event, item, position, pending)
+            if event is not None and event.item_id is not None:
+                item = self.catalogue.get(event.item_id)
+        if event is not None:
+            self._advance(event.timestamp)
+        # A rejected event may come again, corrected.
+        if event_id is not None and len(pending.admitted.rejected) == rejected:
+            dedupe.remember(event_id, self.watermark)
+        if event is None:
+            return
+        user = self._history_of(event, item, position, pending)
+        if user is None:  # of no history here: it only advances time
+            event, item = self._projection.tick(event.timestamp), None
+        self._append(position, event, user, item, pending)
+
+    def _admit_item(self, position: int, item: Item, pending: _Pending) -> None:
+        self.catalogue[item.item_id] = item
+        if self.versions is not None:
+            self.versions.add(item)
+        pending.admitted.items.append(item)
+        pending.admitted.item_watermarks.append(self.watermark)
+
+    def _admit_user(self, position: int, user: User, pending: _Pending) -> None:
+        pending.admitted.users.append(user)
+        if self._resolver is not None:
+            self._resolver.describe(user, self.newest)
+
+    def _admit_link(self, position: int, entry: Link | Transfer, pending: _Pending) -> None:
+        """Apply what another partition sent about a device."""
+        if self._resolver is None or not self._resolver.is_partitioned:
+            return
+        try:
+            if isinstance(entry, Link):
+                self._resolver.link(entry, self.newest)
             else:
-                entry = self._projection.tick(entry.timestamp)
-                self._advance(entry.timestamp)
-            events.append(entry)
-            users.append(user)
-            items.append(item)
-            if self.versions is not None:
-                item_id = entry.item_id
-                version = (
-                    self.versions.at(item_id, entry.timestamp) if item_id is not None else None
-                )
-                versions.append(version)
-            positions.append(position)
-            watermarks.append(self.watermark)
-            if user is not None:
-                self._show(entry, item, purposes.get(position))
-        admitted.batch = Batch(
-            events,
-            users,
-            np.fromiter(map(attrgetter("timestamp"), events), np.int64, len(events)),
-            np.array(watermarks, np.int64),
-            items,
-            versions,
-        )
-        return admitted
+                self._resolver.receive(entry, self.newest)
+        except StateError as error:
+            pending.reject(position, str(error))
+        self._note_moves(pending)
+
+    def _admit_other(self, position: int, entry: Any, pending: _Pending) -> None:
+        """Admit a tick, or reject a record that could not be decoded."""
+        if isinstance(entry, Exception):
+            pending.reject(position, f"not a log entry: {entry}")
+            return
+        self._advance(entry.timestamp)
+        self._append(position, self._projection.tick(entry.timestamp), None, None, pending)
+
+    def _append(
+        self, position: int, event: Any, user: str | None, item: Item | None, pending: _Pending
+    ) -> None:
+        pending.events.append(event)
+        pending.users.append(user)
+        pending.items.append(item)
+        if self.versions is not None:
+            item_id = event.item_id
+            version = self.versions.at(item_id, event.timestamp) if item_id is not None else None
+            pending.versions.append(version)
+        pending.positions.append(position)
+        pending.watermarks.append(self.watermark)
+        if user is not None:
+            self._apply_consumers(event, item, pending.purposes.get(position))
+
+    def _history_of(
+        self, event: Any, item: Item | None, position: int, pending: _Pending
+    ) -> str | None:
+        """Key of the history that gets an event; None if no history of this partition does."""
+        if self._suppressed and self._is_suppressed(event):
+            return None
+        purposes = pending.purposes.get(position)
+        if purposes is not None and PERSONALISATION not in purposes:
+            # Its user is not resolved: no history gets it, and no device is linked.
+            self._apply_consumers(event, item, purposes)
+            return None
+        if self._resolver is None:
+            return subject_key(event)
+        if position in pending.targets:
+            return self._resolver.forwarded(pending.targets[position], event)
+        user = self._resolver.subject(event, self.newest, pending.payloads[position])
+        self._note_moves(pending)
+        return user
 
     def _suppress(self, decoded: list[Any], targets: Mapping[int, str]) -> None:
-        """Leave nothing of who was erased: not even an id is remembered, or a record set aside.
+        """Remove the records of erased users: no id is remembered, no record is set aside.
 
-        Time passes all the same; but not where there are rules, which might not have believed it.
+        Their events still advance time, but not with a cleaner, which might have rejected them.
         """
         for position, entry in enumerate(decoded):
             kind = type(entry)
             if kind is self._projection.event_class:
-                of_theirs = self._is_suppressed(entry) or targets.get(position) in self._suppressed
-                if of_theirs and self._cleaner is None:
+                erased = self._is_suppressed(entry) or targets.get(position) in self._suppressed
+                if erased and self._cleaner is None:
                     decoded[position] = Tick(timestamp=entry.timestamp)
                     continue
             elif kind is User:
-                of_theirs = entry.user_id in self._suppressed
+                erased = entry.user_id in self._suppressed
             elif kind is Link:
                 names = (entry.user_id, DEVICE_PREFIX + entry.device_id)
-                of_theirs = any(name in self._suppressed for name in names)
+                erased = any(name in self._suppressed for name in names)
             elif kind is Transfer:
-                of_theirs = entry.target in self._suppressed or entry.source in self._suppressed
+                erased = entry.target in self._suppressed or entry.source in self._suppressed
             else:
                 continue
-            if of_theirs:
+            if erased:
                 decoded[position] = None
 
     def _is_suppressed(self, event: Any) -> bool:
@@ -329,19 +372,21 @@ class Intake:
             device is not None and DEVICE_PREFIX + device in self._suppressed
         )
 
-    def _show(self, event: Any, item: Item | None, purposes: Collection[str] | None) -> None:
-        """Let the consumers count an event that may be used for `purposes`, or for everything."""
+    def _apply_consumers(
+        self, event: Any, item: Item | None, purposes: Collection[str] | None
+    ) -> None:
+        """Apply an event that may be used for `purposes`, or for all, to the consumers."""
         for consumer in self._consumers:
             if purposes is None or consumer.purpose in purposes:
                 consumer.apply(event, item)
 
     def _unwrap(self, decoded: list[Any]) -> tuple[dict[int, str], dict[int, Collection[str]]]:
-        """Put events in the place of what carries them.
+        """Replace forwarded and restricted entries by their events.
 
         Returns:
-            By position, whose each event is that was sent on, and what each may be used for that
-            is restricted. An engine that reads the whole log has met those before that were sent
-            on: for it there is nothing in their place.
+            By position, the target of each forwarded event, and the permitted purposes of each
+            restricted one. An engine that reads the whole log has read the events that were
+            forwarded: it skips their copies.
         """
         targets: dict[int, str] = {}
         purposes: dict[int, Collection[str]] = {}
@@ -355,47 +400,20 @@ class Intake:
                 targets[position] = entry.target
         return targets, purposes
 
-    def _subject(self, event: Any, payload: bytes, admitted: Admitted) -> str | None:
-        """Key of the person behind an event; None if it is left to another partition."""
-        if self._resolver is None:
-            return subject_key(event)
-        user = self._resolver.subject(event, self.newest, payload)
-        self._note_moves(admitted)
-        return user
-
-    def _take_over(self, entry: Link | Transfer, position: int, admitted: Admitted) -> None:
-        """Take what another partition says of a device."""
-        if self._resolver is None or not self._resolver.is_partitioned:
-            return
-        try:
-            if isinstance(entry, Link):
-                self._resolver.link(entry, self.newest)
-            else:
-                self._resolver.receive(entry, self.newest)
-        except StateError as error:
-            self._refuse(admitted, position, str(error))
-        self._note_moves(admitted)
-
-    def _note_moves(self, admitted: Admitted) -> None:
+    def _note_moves(self, pending: _Pending) -> None:
         assert self._resolver is not None
-        place = len(admitted.batch.events), len(admitted.items)
-        admitted.moves += [(*place, move) for move in self._resolver.take_moves()]
+        place = len(pending.events), len(pending.admitted.items)
+        pending.admitted.moves += [(*place, move) for move in self._resolver.take_moves()]
 
-    def _clean(
-        self, event: Any, item: Item | None, position: int, admitted: Admitted
-    ) -> Any | None:
+    def _clean(self, event: Any, item: Item | None, position: int, pending: _Pending) -> Any | None:
         assert self._cleaner is not None
         verdict = self._cleaner.clean(event, item, self.catalogue)
         if isinstance(verdict, Event):
             return verdict
-        admitted.dropped += 1
+        pending.admitted.dropped += 1
         if verdict.action == "dead_letter":
-            admitted.refused.append(Refused(position, verdict.rule, verdict.reason))
+            pending.admitted.rejected.append(RejectedRecord(position, verdict.rule, verdict.reason))
         return None
-
-    def _refuse(self, admitted: Admitted, position: int, reason: str) -> None:
-        admitted.invalid += 1
-        admitted.refused.append(Refused(position, UNREADABLE, reason))
 
     def _advance(self, timestamp: int) -> None:
         if timestamp > self.newest:

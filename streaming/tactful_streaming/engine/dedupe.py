@@ -105,7 +105,7 @@ class Deduplicator:
             yield _chunk_key(generation, offset), _encoder.encode(ids)
         yield from self._purge(watermark // _DAY_MS - self._days)
 
-    def committed(self) -> None:
+    def mark_committed(self) -> None:
         """Note that the last :meth:`changes` are in the store."""
         if self.enabled:
             self._hold(list(self._recent))

@@ -26,7 +26,7 @@ from tactful_streaming.contract.log_entries import (
     decode_entry,
 )
 from tactful_streaming.contract.log_entries import User as UserEntry
-from tactful_streaming.contract.subject_ids import Traces
+from tactful_streaming.contract.subject_ids import SubjectIds
 from tactful_streaming.definitions.model import Definitions
 from tactful_streaming.engine.references import find_mentions, people_mentioned, without_mentions
 from tactful_streaming.identity.device_links import holders_of
@@ -62,7 +62,7 @@ def devices_of(store: StateStore, user_id: str) -> Iterator[str]:
             yield key[len(DEVICE) :].decode()
 
 
-def people_in(store: StateStore) -> Iterator[str]:
+def user_keys_in(store: StateStore) -> Iterator[str]:
     """Keys of the people of whom a state holds anything under their own name."""
     for prefix, before in (
         (entity_prefix("user"), ""),
@@ -91,7 +91,7 @@ def sessions_of(store: StateStore, people: Container[str]) -> Iterator[str]:
             yield key[len(OWNER) :].decode()
 
 
-def expire_people(store: StateStore, before: int) -> int:
+def expire_users(store: StateStore, before: int) -> int:
     """Remove what is kept of people and visits of whom nothing came since a time.
 
     A description is one of what came: one that came since stays, and a person of whom there is
@@ -132,12 +132,14 @@ def expire_people(store: StateStore, before: int) -> int:
     return count
 
 
-def drop_passenger(store: StateStore, name: str) -> None:
+def drop_consumer(store: StateStore, name: str) -> None:
     """Forget what a passenger had counted: with the next engine on this state it begins anew."""
     store.write([(CONSUMER + name.encode(), None)])
 
 
-def stored_traces(store: StateStore, people: Container[str], definitions: Definitions) -> Traces:
+def find_subject_ids(
+    store: StateStore, people: Container[str], definitions: Definitions
+) -> SubjectIds:
     """What a stored state shows by itself of people who are known by nothing but a yes or no.
 
     It reads the key of every entity. Of the ids of their events it knows those only that a sequence
@@ -145,7 +147,7 @@ def stored_traces(store: StateStore, people: Container[str], definitions: Defini
 
     Args:
         store: of an engine that is closed.
-        people: whether a key of :attr:`Traces.people` is one of them.
+        people: whether a key of :attr:`SubjectIds.people` is one of them.
         definitions: what the state was computed by.
     """
     users, devices, shared, sessions = set[str](), set[str](), set[str](), set[str]()
@@ -178,7 +180,7 @@ def stored_traces(store: StateStore, people: Container[str], definitions: Defini
         if subject.split(APART)[0] in people:
             note(subject.split(APART)[0])
             event_ids |= {event_id} - {""}
-    return Traces(
+    return SubjectIds(
         users=frozenset(users),
         devices=frozenset(devices),
         shared=frozenset(shared),
@@ -187,7 +189,7 @@ def stored_traces(store: StateStore, people: Container[str], definitions: Defini
     )
 
 
-def stored_of(store: StateStore, traces: Traces) -> Iterator[tuple[str, str, bytes]]:
+def stored_entities(store: StateStore, traces: SubjectIds) -> Iterator[tuple[str, str, bytes]]:
     """Kind of entity, key and packed state of what is kept of people and their visits."""
     for entity, keys in (("user", traces.people), ("session", traces.sessions)):
         for key in sorted(keys):
@@ -197,7 +199,7 @@ def stored_of(store: StateStore, traces: Traces) -> Iterator[tuple[str, str, byt
 
 
 @dataclass(frozen=True)
-class Listed:
+class SubjectReferences:
     """Keys of a stored state under which something of people is, and that only a search finds.
 
     Attributes:
@@ -211,7 +213,9 @@ class Listed:
     mentions: tuple[bytes, ...] = ()
 
 
-def find_listed(store: StateStore, traces: Traces, definitions: Definitions) -> Listed:
+def find_references(
+    store: StateStore, traces: SubjectIds, definitions: Definitions
+) -> SubjectReferences:
     """Search a stored state, also one that another process writes to; it may take long."""
     chunks: list[bytes] = []
     if traces.event_ids:
@@ -219,10 +223,10 @@ def find_listed(store: StateStore, traces: Traces, definitions: Definitions) -> 
             if not traces.event_ids.isdisjoint(_ids.decode(blob)):
                 chunks.append(key)
     mentions = find_mentions(store, definitions, traces)
-    return Listed(tuple(_cleaner(store, traces)), tuple(chunks), tuple(mentions))
+    return SubjectReferences(tuple(_cleaner(store, traces)), tuple(chunks), tuple(mentions))
 
 
-def owners_of(store: StateStore, traces: Traces) -> frozenset[str]:
+def history_keys(store: StateStore, traces: SubjectIds) -> frozenset[str]:
     """Keys of histories of people; beside that of a device lie some that nobody may claim."""
     prefix = entity_prefix("user")
     found = set(traces.people)
@@ -232,13 +236,13 @@ def owners_of(store: StateStore, traces: Traces) -> frozenset[str]:
     return frozenset(found)
 
 
-def forget(
+def delete_subjects(
     store: StateStore,
-    traces: Traces,
+    traces: SubjectIds,
     definitions: Definitions,
     snapshots: Mapping[str, Callable[[bytes], bytes]],
     *,
-    listed: Listed | None = None,
+    references: SubjectReferences | None = None,
 ) -> int:
     """Remove people from the state in `store`, in batches; again from the start after a crash.
 
@@ -247,19 +251,19 @@ def forget(
         traces: what to remove.
         definitions: what the state was computed by.
         snapshots: by name of a passenger, makes its snapshot without these people.
-        listed: what a search has found already, since when nothing of them was added.
+        references: what a search has found already, since when nothing of them was added.
 
     Returns:
         How many keys were removed.
     """
-    listed = find_listed(store, traces, definitions) if listed is None else listed
-    own = set(_keys(traces, owners_of(store, traces), definitions))
+    references = find_references(store, traces, definitions) if references is None else references
+    own = set(_keys(traces, history_keys(store, traces), definitions))
     waiting: list[Change] = [(key, None) for key in own if store.get(key) is not None]
     waiting += [(key, None) for key in _waiting_of(store, traces)]
-    waiting += [(key, None) for key in listed.cleaner]
+    waiting += [(key, None) for key in references.cleaner]
     removed = len(waiting)
-    waiting += _chunks(store, traces, listed.chunks)
-    others = [key for key in listed.mentions if key not in own]
+    waiting += _chunks(store, traces, references.chunks)
+    others = [key for key in references.mentions if key not in own]
     changed = list(without_mentions(store, definitions, others, traces))
     meta = read_meta(store) if changed else None
     if meta is not None:
@@ -276,7 +280,7 @@ def forget(
     return removed
 
 
-def _keys(traces: Traces, people: Collection[str], definitions: Definitions) -> Iterator[bytes]:
+def _keys(traces: SubjectIds, people: Collection[str], definitions: Definitions) -> Iterator[bytes]:
     for entity, keys in (("user", people), ("session", traces.sessions)):
         for key in keys:
             yield entity_prefix(entity) + key.encode()
@@ -296,14 +300,14 @@ def _keys(traces: Traces, people: Collection[str], definitions: Definitions) -> 
         yield EVENT_ID + event_id.encode()
 
 
-def _waiting_of(store: StateStore, traces: Traces) -> Iterator[bytes]:
+def _waiting_of(store: StateStore, traces: SubjectIds) -> Iterator[bytes]:
     for prefix in (OUTBOX, HANDOVER):
         for key, payload in store.scan(prefix):
-            if is_of(decode_entry(payload), traces):
+            if names_subject(decode_entry(payload), traces):
                 yield key
 
 
-def is_of(entry: Entry, traces: Traces) -> bool:
+def names_subject(entry: Entry, traces: SubjectIds) -> bool:
     """Whether an entry names these people."""
     if isinstance(entry, Restricted):
         entry = entry.event
@@ -320,14 +324,14 @@ def is_of(entry: Entry, traces: Traces) -> bool:
     return False
 
 
-def _cleaner(store: StateStore, traces: Traces) -> Iterator[bytes]:
+def _cleaner(store: StateStore, traces: SubjectIds) -> Iterator[bytes]:
     needles = [name.encode() for name in traces.users | traces.devices | traces.event_ids]
     for key, _ in store.scan(CLEANER):
         if any(needle in key for needle in needles):
             yield key
 
 
-def _chunks(store: StateStore, traces: Traces, keys: Sequence[bytes]) -> Iterator[Change]:
+def _chunks(store: StateStore, traces: SubjectIds, keys: Sequence[bytes]) -> Iterator[Change]:
     for key, blob in zip(keys, store.get_many(keys), strict=True):
         if blob is not None:  # else it was forgotten since
             kept = [id_ for id_ in _ids.decode(blob) if id_ not in traces.event_ids]

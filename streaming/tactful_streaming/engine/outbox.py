@@ -1,88 +1,101 @@
-"""Actions on their way into the log: each gets there exactly once.
+"""Transactional outbox: entries to be appended to a log, stored with the offset that caused them.
 
-An action enters the outbox in the same atomic write as the log offset of the event that caused it.
-Whoever runs the engine appends it to the log after that commit, and it leaves the outbox when the
-engine meets it there. After a crash the engine first applies the log to its end: what is left then
-never reached the log.
+An entry enters the outbox in the same atomic write as the log offset of its cause. The caller of
+the engine appends it after that commit. Entries leave in one of two ways:
+
+- Actions leave when the engine reads them in the log. After a crash the engine first applies the
+  log to its end: an action that is left then was never appended, so each is appended once.
+- Transfers to other partitions leave at the next commit after they were appended. A crash in
+  between appends them again, and they count once: events and transfers have ids, and a link that is
+  there already changes nothing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator
+from typing import Generic, TypeVar, cast
 
-from tactful_streaming.contract.log_entries import Event, decode_entry, encode_entry
+from tactful_streaming.contract.log_entries import Entry, decode_entry, encode_entry
 from tactful_streaming.errors import EntryError, StateError
-from tactful_streaming.state.key_layout import CURE, OUTBOX
+from tactful_streaming.state.key_layout import CURE
 from tactful_streaming.state.store import Change, StateStore
 
+E = TypeVar("E", bound=Entry)
 
-class Outbox:
-    """Actions that are not known to be in the log."""
 
-    def __init__(self, store: StateStore) -> None:
-        """Take what is waiting in `store`.
+class Outbox(Generic[E]):
+    """Entries by key, in the order in which they came.
+
+    States of an entry: waiting → committed → sent → discarded → removed from the store.
+    """
+
+    def __init__(self, store: StateStore, prefix: bytes) -> None:
+        """Read the entries that wait in `store` under `prefix`.
 
         Raises:
-            StateError: if it is damaged.
+            StateError: if one is damaged.
         """
-        self._waiting: dict[str, Event] = {}
-        self._committed: set[str] = set()
-        self._sent: set[str] = set()
-        self._met: set[str] = set()
-        for _, payload in store.scan(OUTBOX):
+        self._prefix = prefix
+        self._waiting: dict[bytes, E] = {}
+        self._sent: set[bytes] = set()
+        self._discarded: set[bytes] = set()
+        for key, payload in store.scan(prefix):
             try:
-                event = decode_entry(payload)
+                self._waiting[key[len(prefix) :]] = cast(E, decode_entry(payload))
             except EntryError as error:
-                raise StateError(f"a stored action is damaged: {error}; {CURE}") from error
-            if isinstance(event, Event):
-                self._waiting[event.event_id] = event
-        self._committed.update(self._waiting)
+                raise StateError(f"a stored outbox entry is damaged: {error}; {CURE}") from error
+        self._committed = set(self._waiting)
+        numbers = (int.from_bytes(key, "big") for key in self._waiting)
+        self._next = max(numbers, default=-1) + 1  # of use only where entries have no ids
 
     def __len__(self) -> int:
-        """Number of actions waiting."""
+        """Return the number of waiting entries."""
         return len(self._waiting)
 
-    def add(self, actions: Iterable[Event]) -> None:
-        """Let actions wait for the next commit."""
-        for action in actions:
-            self._waiting[action.event_id] = action
+    def add(self, key: bytes, entry: E) -> None:
+        """Add an entry that waits for the next commit."""
+        self._waiting[key] = entry
 
-    def meet(self, event_ids: Collection[str]) -> None:
-        """Note events that are in the log: those that wait here are done."""
-        if not self._waiting or self._waiting.keys().isdisjoint(event_ids):
-            return
-        for event_id in self._waiting.keys() & set(event_ids):
-            del self._waiting[event_id]
-            self._sent.discard(event_id)
-            if event_id in self._committed:
-                self._committed.remove(event_id)
-                self._met.add(event_id)
+    def append(self, entry: E) -> None:
+        """Add an entry under the next number."""
+        self.add(self._next.to_bytes(8, "big"), entry)
+        self._next += 1
 
-    def forget(self, theirs: Callable[[Event], bool]) -> None:
-        """Forget committed actions that are in the store no more."""
-        for event_id in [id_ for id_, action in self._waiting.items() if theirs(action)]:
-            del self._waiting[event_id]
-            self._committed.discard(event_id)
-            self._sent.discard(event_id)
+    def ready(self) -> dict[bytes, E]:
+        """Return the entries that are committed and not sent yet, by key, in order."""
+        ready = self._committed - self._sent
+        return {key: entry for key, entry in self._waiting.items() if key in ready}
+
+    def mark_sent(self, keys: Iterable[bytes]) -> None:
+        """Leave entries out of :meth:`ready`, until they are discarded or the store is reopened."""
+        self._sent.update(key for key in keys if key in self._waiting)
+
+    def discard(self, keys: Collection[bytes]) -> None:
+        """Remove entries, with the next commit from the store."""
+        for key in self._waiting.keys() & keys:
+            if key in self._committed:
+                self._discarded.add(key)
+            self._remove(key)
+
+    def delete(self, matches: Callable[[E], bool]) -> None:
+        """Delete entries that were deleted from the store."""
+        for key in [key for key, entry in self._waiting.items() if matches(entry)]:
+            self._remove(key)
 
     def changes(self) -> Iterator[Change]:
-        """What to write at a commit."""
-        for event_id, action in self._waiting.items():
-            if event_id not in self._committed:
-                yield OUTBOX + event_id.encode(), encode_entry(action)
-        for event_id in self._met - self._waiting.keys():
-            yield OUTBOX + event_id.encode(), None
+        """Yield the writes of a commit."""
+        for key, entry in self._waiting.items():
+            if key not in self._committed:
+                yield self._prefix + key, encode_entry(entry)
+        for key in self._discarded - self._waiting.keys():
+            yield self._prefix + key, None
 
-    def committed(self) -> None:
+    def mark_committed(self) -> None:
         """Note that the last :meth:`changes` are in the store."""
         self._committed.update(self._waiting)
-        self._met.clear()
+        self._discarded.clear()
 
-    def ready(self) -> list[Event]:
-        """Actions that are committed and not sent yet, in the order they came in."""
-        ready = self._committed - self._sent
-        return [action for event_id, action in self._waiting.items() if event_id in ready]
-
-    def sent(self, event_ids: Iterable[str]) -> None:
-        """Note that actions were appended to the log."""
-        self._sent.update(event_id for event_id in event_ids if event_id in self._waiting)
+    def _remove(self, key: bytes) -> None:
+        del self._waiting[key]
+        self._committed.discard(key)
+        self._sent.discard(key)

@@ -17,11 +17,11 @@ from typing import Any
 import msgspec
 
 from tactful_streaming.contract.log_entries import APART
-from tactful_streaming.contract.subject_ids import Traces
+from tactful_streaming.contract.subject_ids import SubjectIds
 from tactful_streaming.definitions.model import ENTITIES, Definitions
 from tactful_streaming.errors import StateError
 from tactful_streaming.patterns import join_operator as joins
-from tactful_streaming.patterns import sequence_operator as sequences
+from tactful_streaming.patterns import sequence_state as sequences
 from tactful_streaming.state.key_layout import OPERATOR, entity_prefix
 from tactful_streaming.state.store import Change, StateStore
 from tactful_streaming.windows.entity_table import EntityTable
@@ -35,7 +35,7 @@ _states: msgspec.msgpack.Decoder[dict[str, Any]] = msgspec.msgpack.Decoder(dict[
 _NOTHING: frozenset[str] = frozenset()
 
 
-def drops_of(traces: Traces) -> Drops:
+def drops_of(traces: SubjectIds) -> Drops:
     """Tells what names people."""
     by_source = traces.by_source
 
@@ -46,7 +46,9 @@ def drops_of(traces: Traces) -> Drops:
     return drops
 
 
-def find_mentions(store: StateStore, definitions: Definitions, traces: Traces) -> Iterator[bytes]:
+def find_mentions(
+    store: StateStore, definitions: Definitions, traces: SubjectIds
+) -> Iterator[bytes]:
     """Store keys under which people are named, of features, sequences and joins.
 
     Args:
@@ -54,7 +56,7 @@ def find_mentions(store: StateStore, definitions: Definitions, traces: Traces) -
         definitions: what the state is computed by.
         traces: of the people.
     """
-    if traces == Traces():
+    if traces == SubjectIds():
         return
     for key, blob in store.scan(OPERATOR):
         if _operator_left(key, blob, definitions, traces) != blob:
@@ -67,7 +69,7 @@ def find_mentions(store: StateStore, definitions: Definitions, traces: Traces) -
 
 
 def without_mentions(
-    store: StateStore, definitions: Definitions, keys: Iterable[bytes], traces: Traces
+    store: StateStore, definitions: Definitions, keys: Iterable[bytes], traces: SubjectIds
 ) -> Iterator[Change]:
     """What :func:`find_mentions` has found, without these people."""
     keys = list(keys)
@@ -114,7 +116,7 @@ def entity_key(key: bytes) -> tuple[str, str, str]:
 
 
 def _operator_left(
-    key: bytes, blob: bytes, definitions: Definitions, traces: Traces
+    key: bytes, blob: bytes, definitions: Definitions, traces: SubjectIds
 ) -> bytes | None:
     """The packed state of a sequence or join without these people; None if nothing is left."""
     people, event_ids = traces.people, traces.event_ids
@@ -142,7 +144,7 @@ def _naming_stores(definitions: Definitions) -> Mapping[str, list[Store]]:
             for store in make_stores(
                 [f for f in definitions.features if f.entity == entity], emits=False
             )
-            if store.source.texts in Traces().by_source
+            if store.source.texts in SubjectIds().by_source
         ]
         for entity in ENTITIES
     }

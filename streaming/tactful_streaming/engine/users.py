@@ -58,8 +58,8 @@ class Users(Mapping[str, User]):
         self._held[user.user_id] = user
         self._dirty.add(user.user_id)
 
-    def forget(self, user_ids: Iterable[str]) -> None:
-        """Forget descriptions that are in the store no more."""
+    def delete(self, user_ids: Iterable[str]) -> None:
+        """Delete descriptions that were deleted from the store."""
         for user_id in user_ids:
             self._held.pop(user_id, None)
 
@@ -68,7 +68,7 @@ class Users(Mapping[str, User]):
         for user_id in self._dirty:
             yield USER + user_id.encode(), encode_entry(self._held[user_id])
 
-    def committed(self) -> None:
+    def mark_committed(self) -> None:
         """Note that the last :meth:`changes` are in the store."""
         if not self._in_memory:
             for user_id in self._dirty:

@@ -230,7 +230,7 @@ class Links:
                 if key not in dirty and last(blob) + self._ttl_ms <= newest:
                     yield key, None
 
-    def committed(self) -> None:
+    def mark_committed(self) -> None:
         """Note that the last :meth:`changes` are in the store."""
         self._dirty_devices.clear()
         self._dirty_users.clear()

@@ -335,9 +335,9 @@ class Resolver:
             if int.from_bytes(when_seen, "big") + self._identity.ttl_ms <= newest:
                 yield key, None
 
-    def committed(self) -> None:
+    def mark_committed(self) -> None:
         """Note that the last :meth:`changes` are in the store."""
-        self._links.committed()
+        self._links.mark_committed()
         self._consents.clear()
         self._received.clear()
 

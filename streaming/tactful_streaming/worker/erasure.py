@@ -27,9 +27,15 @@ from tactful_streaming.contract.log_entries import (
     User,
     decode_entry,
 )
-from tactful_streaming.contract.subject_ids import Traces
+from tactful_streaming.contract.subject_ids import SubjectIds
 from tactful_streaming.definitions.model import Definitions
-from tactful_streaming.engine.erasure import Listed, find_listed, forget, is_of, stored_traces
+from tactful_streaming.engine.erasure import (
+    SubjectReferences,
+    delete_subjects,
+    find_references,
+    find_subject_ids,
+    names_subject,
+)
 from tactful_streaming.errors import EntryError, StateError
 from tactful_streaming.log.dead_letters import DeadLetter
 from tactful_streaming.log.embedded_log import EmbeddedLog
@@ -52,7 +58,7 @@ class Erasures(Protocol):
     def newest(self) -> int:
         """Number of the last erasure; 0 if there was none."""
 
-    def after(self, number: int) -> tuple[int, Traces]:
+    def after(self, number: int) -> tuple[int, SubjectIds]:
         """Number of the last erasure, and what is known of those after `number` from the log.
 
         All of them are in :attr:`suppressed` when this returns.
@@ -104,7 +110,7 @@ def purge_partition(
     definitions: Definitions,
     erasures: Erasures,
     seal: Seal | None = None,
-) -> tuple[int, Traces]:
+) -> tuple[int, SubjectIds]:
     """Remove from a state, and from the dead letters beside it, who was erased since.
 
     It may be done again, and is until :func:`note_purged` was called.
@@ -124,12 +130,16 @@ def purge_partition(
         LogError: if the dead letters cannot be rewritten.
     """
     number, known = erasures.after(purged_number(store))
-    traces = known | stored_traces(store, erasures.suppressed, definitions)
-    if traces != Traces():
+    traces = known | find_subject_ids(store, erasures.suppressed, definitions)
+    if traces != SubjectIds():
         killed = store.get(PURGING) is not None
         store.write([(PURGING, b"")])
-        listed = find_listed(store, traces, definitions)
-        if forget(store, traces, definitions, {}, listed=listed) or listed != Listed() or killed:
+        references = find_references(store, traces, definitions)
+        if (
+            delete_subjects(store, traces, definitions, {}, references=references)
+            or references != SubjectReferences()
+            or killed
+        ):
             store.purge()
         store.write([(PURGING, None)])
         _blank_letters(folder / "dead-letters", traces, seal)
@@ -177,7 +187,7 @@ def _kept(fired: WindowResult, suppressed: Container[str]) -> WindowResult:
     )
 
 
-def _blank_letters(path: Path, traces: Traces, seal: Seal | None) -> None:
+def _blank_letters(path: Path, traces: SubjectIds, seal: Seal | None) -> None:
     if not path.is_dir():
         return
     EmbeddedLog(path).close()  # cuts off the torn tail of a crash
@@ -189,7 +199,7 @@ def _blank_letters(path: Path, traces: Traces, seal: Seal | None) -> None:
 
 
 def _blanked(
-    traces: Traces, needles: set[bytes], seal: Seal | None
+    traces: SubjectIds, needles: set[bytes], seal: Seal | None
 ) -> Callable[[int, bytes], bytes | None]:
     def blank(_: int, record: bytes) -> bytes | None:
         try:
@@ -201,7 +211,7 @@ def _blanked(
             entry = decode_entry(payload)
             # One whose key was deleted already reads as a tick, and cannot be told from others'.
             gone = isinstance(entry, Tick) and payload != letter.payload
-            if not gone and not is_of(entry, traces):
+            if not gone and not names_subject(entry, traces):
                 return None
         except EntryError:
             if not any(needle in payload for needle in needles):

@@ -16,9 +16,11 @@ from pathlib import Path
 
 from tactful_streaming.contract.log_entries import Entry, Tick, encode_entry, route_key
 from tactful_streaming.contract.record_batch import Record, Records, payloads_of
-from tactful_streaming.contract.subject_ids import Traces
+from tactful_streaming.contract.subject_ids import SubjectIds
 from tactful_streaming.definitions.model import Definitions, emitted_types
-from tactful_streaming.engine.engine import Applied, Engine, LateEvent
+from tactful_streaming.engine.batches import Applied
+from tactful_streaming.engine.engine import Engine
+from tactful_streaming.engine.options import EngineOptions, LateEvent
 from tactful_streaming.errors import LogError, StateError
 from tactful_streaming.identity.resolver import Identity
 from tactful_streaming.kafka.config import KafkaSettings
@@ -168,20 +170,22 @@ class PartitionJob:
             self._engine = Engine(
                 definitions,
                 self._state.store,
-                dedupe_days=options.dedupe_days,
-                watermark_delay_ms=options.watermark_delay_ms,
-                allowed_lateness_ms=options.allowed_lateness_ms,
-                cleaner=cleaner,
-                online=self._online,
-                partition=number,
-                memory_bytes=options.memory_bytes,
-                identity=options.identity,
-                suppressed=self._suppressed,
-                partition_of=self._partition_of,
-                on_fired=self._fired if options.features_topic is not None else None,
-                on_late=self._came_late if options.late_topic is not None else None,
-                on_match=self._matched if options.matches_topic is not None else None,
-                on_dead_letter=self._refused.extend if cleaner is not None else None,
+                EngineOptions(
+                    dedupe_days=options.dedupe_days,
+                    watermark_delay_ms=options.watermark_delay_ms,
+                    allowed_lateness_ms=options.allowed_lateness_ms,
+                    cleaner=cleaner,
+                    online=self._online,
+                    partition=number,
+                    memory_bytes=options.memory_bytes,
+                    identity=options.identity,
+                    suppressed=self._suppressed,
+                    partition_of=self._partition_of,
+                    on_results=self._fired if options.features_topic is not None else None,
+                    on_late=self._came_late if options.late_topic is not None else None,
+                    on_match=self._matched if options.matches_topic is not None else None,
+                    on_dead_letter=self._refused.extend if cleaner is not None else None,
+                ),
             )
             self._end = self._find_end() if emitted_types(definitions) else 0
         except BaseException:
@@ -282,7 +286,7 @@ class PartitionJob:
             FencedError: as :meth:`commit`.
             LogError: likewise; they are appended later, or were. To append them again is harmless.
         """
-        waiting = self._engine.handovers()
+        waiting = self._engine.transfers.ready()
         if not waiting:
             return 0
         assert self._producer is not None and self._partition_of is not None
@@ -296,7 +300,7 @@ class PartitionJob:
                 row = b"", self._seal.seal([row[1]])[0]
             self._producer.write(self._options.kafka.topic, [row], self._partition_of(key))
         self._producer.commit()
-        self._engine.handed_over(waiting)
+        self._engine.transfers.discard(waiting)
         return len(waiting)
 
     def tick(self, now: int) -> bool:
@@ -360,7 +364,7 @@ class PartitionJob:
         finally:
             self._state.close()
 
-    def _finish_purge(self, number: int, traces: Traces) -> None:
+    def _finish_purge(self, number: int, traces: SubjectIds) -> None:
         """Remove from the copy and from checkpoints what was removed from the state."""
         if self._online is not None:
             self._online.remove(traces.people, kind="user")

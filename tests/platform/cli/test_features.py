@@ -22,7 +22,8 @@ from tactful.subjects.suppression import open_suppression
 from tactful_streaming.contract.log_entries import Event, encode_entry
 from tactful_streaming.definitions.reader import load_definitions
 from tactful_streaming.engine.engine import Engine
-from tactful_streaming.engine.erasure import people_in
+from tactful_streaming.engine.erasure import user_keys_in
+from tactful_streaming.engine.options import EngineOptions
 from tactful_streaming.errors import LogError
 from tactful_streaming.log.embedded_log import EmbeddedLog
 from tactful_streaming.state.store import RocksState
@@ -198,7 +199,7 @@ def test_nothing_is_merged_of_who_was_erased(settings: Settings, meanwhile: bool
     with contextlib.closing(EmbeddedLog(data / "log")) as log:
         log.append(records)
     state = RocksState(data / "state")
-    engine = Engine(load_definitions(FEATURES), state, suppressed={"u1"})
+    engine = Engine(load_definitions(FEATURES), state, EngineOptions(suppressed={"u1"}))
     engine.apply([*enumerate(records)])
     engine.commit()
     engine.close()
@@ -214,7 +215,7 @@ def test_nothing_is_merged_of_who_was_erased(settings: Settings, meanwhile: bool
         stack.callback(work.close)
         assert "views" in work.complete(work.hold(stack))
     with contextlib.closing(RocksState(data / "state")) as left:
-        assert {*people_in(left)} == {"u0"}
+        assert {*user_keys_in(left)} == {"u0"}
 
 
 def test_without_a_state_there_is_nothing_to_plan(settings: Settings, new_features: Path) -> None:

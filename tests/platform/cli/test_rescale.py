@@ -25,6 +25,7 @@ from tactful_streaming.contract.log_entries import Entry, Event, Tick, encode_en
 from tactful_streaming.definitions.model import Definitions
 from tactful_streaming.definitions.reader import load_definitions
 from tactful_streaming.engine.engine import Engine
+from tactful_streaming.engine.options import EngineOptions
 from tactful_streaming.kafka.kafka_log import KafkaLog
 from tactful_streaming.state.store import MemoryState
 from tactful_streaming.worker.worker import Worker
@@ -108,8 +109,7 @@ class Always:
             Engine(
                 definitions,
                 MemoryState(),
-                watermark_delay_ms=DELAY,
-                allowed_lateness_ms=10**8,
+                EngineOptions(watermark_delay_ms=DELAY, allowed_lateness_ms=10**8),
             )
             for _ in range(AFTER)
         ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from tests.streaming.memory_online import MemoryOnlineStore
 
 from tactful.config.engine import IdentitySettings
 from tactful.config.identity import identity_of
@@ -14,8 +15,8 @@ from tactful.pipeline.online_features import SharedFeatures, own_definitions
 from tactful_streaming.contract.log_entries import Event, encode_entry
 from tactful_streaming.definitions.reader import load_definitions
 from tactful_streaming.engine.engine import Engine
+from tactful_streaming.engine.options import EngineOptions
 from tactful_streaming.identity.resolver import Identity
-from tactful_streaming.online.store import EmbeddedOnlineStore
 from tactful_streaming.state.store import MemoryState
 
 DAY = 86_400_000
@@ -70,9 +71,9 @@ def test_features_in_the_online_store_are_those_of_who_holds_the_device() -> Non
         Event(event_id="3", type="view", timestamp=AT + 2, device_id="d", item_id="i"),
     ]
     records = [(offset, encode_entry(event)) for offset, event in enumerate(events)]
-    online = EmbeddedOnlineStore(MemoryState())
-    worker = Engine(definitions, MemoryState(), online=online, identity=Identity())
-    own = Engine(own_definitions(definitions), MemoryState(), identity=Identity())
+    online = MemoryOnlineStore()
+    worker = Engine(definitions, MemoryState(), EngineOptions(online=online, identity=Identity()))
+    own = Engine(own_definitions(definitions), MemoryState(), EngineOptions(identity=Identity()))
     for engine in (worker, own):
         engine.apply(records)
         engine.commit()

@@ -42,7 +42,7 @@ from tactful.subjects.installation import Installation
 from tactful.subjects.suppression import open_suppression
 from tactful.util.checkpoint import Checkpoint
 from tactful_streaming.contract.log_entries import Event, encode_entry
-from tactful_streaming.contract.subject_ids import Traces
+from tactful_streaming.contract.subject_ids import SubjectIds
 from tactful_streaming.log.embedded_log import EmbeddedLog
 from tactful_streaming.log.redaction import BLANK, draft_segment, redact
 
@@ -89,7 +89,7 @@ def test_the_log_is_rewritten_while_events_come_in(
                 accepted.append(told["accepted"])
                 number += 1
 
-        counts_without: list[Traces] = []
+        counts_without: list[SubjectIds] = []
         remember: Any = counts_without.append
         live.platform.rollout_controller.forget = remember  # type: ignore[method-assign]
         sender = threading.Thread(target=send)

@@ -10,7 +10,7 @@ import pytest
 from tests.platform.support import small_settings
 
 from tactful.erasure.unfinished_jobs import RESCALING, purge_unfinished
-from tactful_streaming.contract.subject_ids import Traces
+from tactful_streaming.contract.subject_ids import SubjectIds
 from tactful_streaming.definitions.reader import load_definitions
 from tactful_streaming.state.store import RocksState
 
@@ -32,7 +32,7 @@ def test_no_note_speaks_for_half_a_rescaling(
         raise KeyboardInterrupt
 
     removed = shutil.rmtree
-    traces = Traces(users=frozenset({"ada"}))
+    traces = SubjectIds(users=frozenset({"ada"}))
     with monkeypatch.context() as patched:
         patched.setattr(shutil, "rmtree", killed)
         with pytest.raises(KeyboardInterrupt):

@@ -13,9 +13,9 @@ from tests.platform.support import small_settings
 from tactful.config.settings import Settings
 from tactful.erasure.verify import places_elsewhere, still_there, verified
 from tactful.subjects.trace_search import SearchResult
-from tactful_streaming.contract.subject_ids import Traces
+from tactful_streaming.contract.subject_ids import SubjectIds
 
-ADA = SearchResult(Traces(users=frozenset({"zq-sentinel-ada"})), frozenset(), 1)
+ADA = SearchResult(SubjectIds(users=frozenset({"zq-sentinel-ada"})), frozenset(), 1)
 
 
 @pytest.fixture

@@ -33,7 +33,7 @@ from tactful.subjects.installation import Installation
 from tactful.subjects.suppression import open_suppression
 from tactful.subjects.trace_search import SearchResult
 from tactful_streaming.contract.log_entries import Event, Tick, User, encode_entry, route_key
-from tactful_streaming.contract.subject_ids import Traces
+from tactful_streaming.contract.subject_ids import SubjectIds
 from tactful_streaming.errors import StreamingError
 from tactful_streaming.kafka.kafka_log import KafkaLog
 from tactful_streaming.log.embedded_log import EmbeddedLog
@@ -470,7 +470,7 @@ def test_what_waits_for_an_absent_broker_is_blanked(tmp_path: Path) -> None:
     with EmbeddedLog(tmp_path / "spool") as spool:
         spool.append(spooled)
     # Their anonymous record in the topic has the number that somebody else's has in the spool.
-    traces = Traces(users=frozenset({"erased-person"}), shared=frozenset({"other-person"}))
+    traces = SubjectIds(users=frozenset({"erased-person"}), shared=frozenset({"other-person"}))
     found = SearchResult(traces, frozenset({3}), 2)
 
     assert purge_spool(tmp_path / "spool", found).removed == 2

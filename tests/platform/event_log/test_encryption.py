@@ -52,7 +52,7 @@ from tactful_streaming.contract.log_entries import (
     decode_entry,
     encode_entry,
 )
-from tactful_streaming.contract.subject_ids import Traces
+from tactful_streaming.contract.subject_ids import SubjectIds
 from tactful_streaming.definitions.reader import load_definitions
 from tactful_streaming.errors import BackpressureError, LogCorruptedError, LogError
 from tactful_streaming.kafka.config import KafkaSettings
@@ -391,8 +391,8 @@ class OneErasure:
     newest = 1
     suppressed = frozenset({"erased-person"})
 
-    def after(self, number: int) -> tuple[int, Traces]:
-        return 1, Traces(users=self.suppressed)
+    def after(self, number: int) -> tuple[int, SubjectIds]:
+        return 1, SubjectIds(users=self.suppressed)
 
 
 @pytest.mark.parametrize(

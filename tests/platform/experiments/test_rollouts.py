@@ -34,9 +34,9 @@ from tactful.experiments.definitions import (
     load_rollouts,
 )
 from tactful.experiments.messages import move
-from tactful.experiments.readout import Tally, read_arm_outcomes
 from tactful.experiments.serving import ServedRollouts
 from tactful.experiments.store import RolloutStore
+from tactful.experiments.tally import Tally, read_arm_outcomes
 from tactful.metadata.store import MetadataStore, open_metadata
 from tactful.models.audit_log import ModelLog
 from tactful.server.platform import Platform
@@ -45,7 +45,7 @@ from tactful_bandits.errors import StatisticsError
 from tactful_bandits.rollouts.lifecycle import judge_rollout
 from tactful_bandits.rollouts.model import Rollout, RolloutLook
 from tactful_streaming.contract.log_entries import Entry, Event
-from tactful_streaming.contract.subject_ids import Traces
+from tactful_streaming.contract.subject_ids import SubjectIds
 
 PEOPLE = [f"p{number}" for number in range(4_000)]
 STAGES = (0.5, 1.0)
@@ -476,7 +476,7 @@ def test_the_erased_are_counted_no_more_and_nothing_keeps_their_names(
         keeper._watched.clear()
         (look,) = keeper.run()
         assert "zoe" in held()
-        keeper.forget(Traces(users=frozenset({"zoe"})))
+        keeper.forget(SubjectIds(users=frozenset({"zoe"})))
         assert "zoe" not in held()
         assert all(person in held() for person in ("p1", "p2"))
         assert look.state == "canary"

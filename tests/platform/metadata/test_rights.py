@@ -28,7 +28,7 @@ from tactful.subjects.partition_erasures import PartitionErasures
 from tactful.subjects.suppression import SuppressionStore, open_suppression
 from tactful_privacy.people.consent import NOTHING, Purpose
 from tactful_privacy.people.pseudonyms import Keyring
-from tactful_streaming.contract.subject_ids import Traces
+from tactful_streaming.contract.subject_ids import SubjectIds
 from tactful_streaming.definitions.reader import load_definitions
 
 
@@ -192,18 +192,18 @@ def test_an_erasure_is_complete_when_every_partition_has_reported(
 
     server, worker = opened(), opened()
     names = [frozenset({f"{what}-é\0{n}" for n in range(2_000)}) for what in "udhse"]
-    traces = Traces(*names)
+    traces = SubjectIds(*names)
     assert server.missing("one") is None
     assert worker.newest == 0
     SuppressionStore(store, keyring, clock=now_ms).suppress(["ada"])
     server.publish("one", traces, partitions=3)
-    server.publish("one", Traces(), partitions=0)  # as after a kill: the first holds
+    server.publish("one", SubjectIds(), partitions=0)  # as after a kill: the first holds
     assert "ada" not in worker.suppressed
     worker.refresh()
     assert "ada" in worker.suppressed
     assert worker.newest == 5_000
     assert worker.after(0) == (5_000, traces)
-    assert worker.after(5_000) == (5_000, Traces())
+    assert worker.after(5_000) == (5_000, SubjectIds())
 
     assert server.missing("one") == 3
     for number, partition in enumerate(("g.log-0", "g.log-1", "g.log-0")):
@@ -214,16 +214,16 @@ def test_an_erasure_is_complete_when_every_partition_has_reported(
     worker.purged("g.log-2", 5_000)
     assert server.missing("one") == 0
     server.finish("one")
-    assert opened().after(0) == (5_000, Traces())
+    assert opened().after(0) == (5_000, SubjectIds())
 
     now = 4_000  # a clock that was set back
-    server.publish("two", Traces(users=frozenset({"bob"})))
+    server.publish("two", SubjectIds(users=frozenset({"bob"})))
     worker.refresh()
     assert worker.newest == 5_001
     assert server.missing("two") == 3
     # A database from before knows less than the states: what is new has to be new for them, too.
     now = 9_000
-    server.publish("three", Traces())
+    server.publish("three", SubjectIds())
     assert server.after(5_001)[0] == 9_000
 
 

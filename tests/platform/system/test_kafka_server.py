@@ -27,6 +27,7 @@ from tactful.server.platform import Platform
 from tactful_streaming.contract.log_entries import Event, Item, decode_entry, encode_entry
 from tactful_streaming.definitions.reader import load_definitions
 from tactful_streaming.engine.engine import Engine
+from tactful_streaming.engine.options import EngineOptions
 from tactful_streaming.errors import FencedError, OnlineStoreError, TopicError
 from tactful_streaming.kafka.kafka_partition import KafkaPartition
 from tactful_streaming.online.fenced_store import redis_online
@@ -349,7 +350,7 @@ def test_both_sources_of_features_answer_alike(
     monkeypatch.setenv("TACTFUL_REDIS_URL", redis.url)
     definitions = load_definitions(CONTRACT)
     online = open_redis(OnlineSettings(kind="redis"), definitions)
-    whole = Engine(definitions, MemoryState(), online=online)
+    whole = Engine(definitions, MemoryState(), EngineOptions(online=online))
     own = Engine(own_definitions(definitions), MemoryState())
     start = now_ms()
     entries = [Item(item_id=f"i{n}", timestamp=start, category=f"c{n % 2}") for n in range(4)]

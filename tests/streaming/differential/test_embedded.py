@@ -32,6 +32,7 @@ from tactful_streaming.definitions.model import (
 )
 from tactful_streaming.definitions.reader import load_definitions
 from tactful_streaming.engine.engine import Engine
+from tactful_streaming.engine.options import EngineOptions
 from tactful_streaming.state.store import MemoryState
 
 DELAYS = (0, 5000, 60_000)
@@ -96,7 +97,9 @@ def test_what_is_read(seed: int) -> None:
 
 
 def _engine(definitions: Definitions, store: MemoryState, delay: int, lateness: int) -> Engine:
-    return Engine(definitions, store, watermark_delay_ms=delay, allowed_lateness_ms=lateness)
+    return Engine(
+        definitions, store, EngineOptions(watermark_delay_ms=delay, allowed_lateness_ms=lateness)
+    )
 
 
 def _compare_reads(oracle: Oracle, engine: Engine, rng: random.Random) -> int:

@@ -10,6 +10,7 @@ from tests.streaming.golden_replays import otto_events, retail_events
 from tactful_streaming.contract.log_entries import Event, Tick, encode_entry
 from tactful_streaming.definitions.reader import load_definitions
 from tactful_streaming.engine.engine import Engine
+from tactful_streaming.engine.options import EngineOptions
 from tactful_streaming.patterns.match import Match
 from tactful_streaming.state.store import MemoryState
 from tactful_streaming.windows.triggers import WindowResult
@@ -54,9 +55,7 @@ def replay(name: str, events: Iterable[Event]) -> tuple[list[list[str]], list[li
     engine = Engine(
         load_definitions(GOLDEN / f"{name}.yaml"),
         MemoryState(),
-        allowed_lateness_ms=0,
-        on_fired=fired,
-        on_match=found,
+        EngineOptions(allowed_lateness_ms=0, on_results=fired, on_match=found),
     )
     records: list[tuple[int, bytes]] = []
     newest = 0

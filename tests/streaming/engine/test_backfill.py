@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.streaming.memory_online import MemoryOnlineStore
 from tests.streaming.streams import definitions, random_entries
 
 from tactful_streaming.contract.log_entries import Event, Item, decode_entry, encode_entry
@@ -14,10 +15,10 @@ from tactful_streaming.definitions.model import Definitions, dump_definitions
 from tactful_streaming.definitions.reader import load_definitions
 from tactful_streaming.engine.backfill import backfill, compute_missing
 from tactful_streaming.engine.engine import Engine
+from tactful_streaming.engine.options import EngineOptions
 from tactful_streaming.engine.schema_evolution import plan_evolution
 from tactful_streaming.errors import StateError
 from tactful_streaming.log.embedded_log import EmbeddedLog
-from tactful_streaming.online.store import EmbeddedOnlineStore
 from tactful_streaming.state.store import MemoryState, RocksState, StateStore
 from tactful_streaming.windows.entity_table import read_packed
 
@@ -109,12 +110,12 @@ def test_a_plan_says_what_stays_and_what_is_read_for_the_rest(tmp_path: Path) ->
 
 @pytest.mark.parametrize("lateness", [0, 5 * MINUTE])
 def test_a_backfilled_state_is_that_of_a_rebuild(tmp_path: Path, lateness: int) -> None:
-    options: dict[str, Any] = {"allowed_lateness_ms": lateness}
+    options = EngineOptions(allowed_lateness_ms=lateness)
     with EmbeddedLog(tmp_path) as log:
         fill(log, 2, 4000)
         store, scratch = MemoryState(), MemoryState()
-        follow(Engine(OLD, store, **options), log, 2500)
-        engine = Engine(NEW, store, **options)
+        follow(Engine(OLD, store, options), log, 2500)
+        engine = Engine(NEW, store, options)
         assert set(engine.missing) == RECOMPUTED
         follow(engine, log, 3000)
         nothing = Engine(NEW, MemoryState()).read("user", "u1", engine.watermark)
@@ -127,9 +128,9 @@ def test_a_backfilled_state_is_that_of_a_rebuild(tmp_path: Path, lateness: int) 
         assert set(backfill(log, store, scratch, NEW, options=options)) == RECOMPUTED
         assert list(scratch.scan(b"")) == []
         assert backfill(log, store, scratch, NEW, options=options) == ()
-        rebuilt = Engine(NEW, MemoryState(), **options)
+        rebuilt = Engine(NEW, MemoryState(), options)
         follow(rebuilt, log, 3000)
-        engine = Engine(NEW, store, **options)
+        engine = Engine(NEW, store, options)
         assert engine.missing == ()
         for until in (3000, 3500, 4000):
             follow(engine, log, until)
@@ -138,7 +139,7 @@ def test_a_backfilled_state_is_that_of_a_rebuild(tmp_path: Path, lateness: int) 
 
 
 def test_a_copy_in_an_online_store_gets_what_was_computed(tmp_path: Path) -> None:
-    online = EmbeddedOnlineStore(MemoryState(), clock=lambda: 0)
+    online = MemoryOnlineStore()
     copied = [f for f in NEW.features if f.entity == "user"]
 
     def copies() -> dict[str, Any]:
@@ -151,13 +152,15 @@ def test_a_copy_in_an_online_store_gets_what_was_computed(tmp_path: Path) -> Non
         fill(log, 2, 1500)
         store = MemoryState()
         follow(Engine(OLD, store), log, 1000)
-        engine = Engine(NEW, store, online=online)  # under the tag of the new definitions
+        engine = Engine(
+            NEW, store, EngineOptions(online=online)
+        )  # under the tag of the new definitions
         assert online.marked(0) == 1000
         before = copies()
 
         backfill(log, store, MemoryState(), NEW)
         for offset in (1000, 1001, 1001):
-            engine = Engine(NEW, store, online=online)
+            engine = Engine(NEW, store, EngineOptions(online=online))
             follow(engine, log, offset)
             assert online.marked(0) == offset
             names = {feature.name for feature in copied}
@@ -166,7 +169,7 @@ def test_a_copy_in_an_online_store_gets_what_was_computed(tmp_path: Path) -> Non
                 assert values == {name: read[name] for name in names}
         assert copies() != before
         online.put_many({"u1": b"spoilt"})
-        Engine(NEW, store, online=online)
+        Engine(NEW, store, EngineOptions(online=online))
         assert online.get_many(["u1"]) == [b"spoilt"], "a later mark speaks for the copy"
 
 

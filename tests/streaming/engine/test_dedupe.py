@@ -51,7 +51,7 @@ def test_every_id_is_known_whatever_the_filter_has_seen(seed: int) -> None:
                     applied[event_id] = watermark // DAY
             if rng.random() < 0.5:
                 store.write(list(ids.changes(step, watermark)))
-                ids.committed()
+                ids.mark_committed()
                 committed = dict(applied)
             if rng.random() < 0.1:
                 ids, applied = Deduplicator(store, days), dict(committed)

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from tests.streaming.oracle import Oracle
 from tests.streaming.streams import DEFINITIONS, START, definitions, random_entries, records
 
-import tactful_streaming.engine.engine
+import tactful_streaming.engine.engine_state
 from tactful_streaming.contract.log_entries import (
     EntryFormat,
     Event,
@@ -28,8 +28,10 @@ from tactful_streaming.contract.log_entries import (
 )
 from tactful_streaming.definitions.model import Definitions
 from tactful_streaming.definitions.reader import load_definitions
+from tactful_streaming.engine.batches import Applied
 from tactful_streaming.engine.consumers import CoCommittedConsumer
-from tactful_streaming.engine.engine import Applied, Engine
+from tactful_streaming.engine.engine import Engine
+from tactful_streaming.engine.options import EngineOptions
 from tactful_streaming.errors import EngineError, StateError
 from tactful_streaming.log.dead_letters import DeadLetter
 from tactful_streaming.log.embedded_log import EmbeddedLog
@@ -75,7 +77,7 @@ def test_the_oracle_agrees_on_10_000_events(seed: int, lateness: int) -> None:
     entries = random_entries(seed, 10_000)
     rng = random.Random(seed)
     oracle = Oracle(definitions(), lateness)
-    engine = Engine(definitions(), MemoryState(), allowed_lateness_ms=lateness)
+    engine = Engine(definitions(), MemoryState(), EngineOptions(allowed_lateness_ms=lateness))
     done = late = compared = 0
     stream = records(entries)
     while done < len(entries):
@@ -103,7 +105,7 @@ def test_the_oracle_agrees_on_any_stream(
 ) -> None:
     entries = random_entries(seed, count)
     oracle = Oracle(definitions(), lateness)
-    engine = Engine(definitions(), MemoryState(), allowed_lateness_ms=lateness)
+    engine = Engine(definitions(), MemoryState(), EngineOptions(allowed_lateness_ms=lateness))
     stream = records(entries)
     cut = data.draw(st.integers(0, count))
     for entry in entries:
@@ -121,16 +123,16 @@ def test_restarts_change_nothing() -> None:
     oracle = Oracle(definitions(), 0)
     for entry in entries:
         oracle.apply(entry)
-    straight = Engine(definitions(), MemoryState(), allowed_lateness_ms=0)
+    straight = Engine(definitions(), MemoryState(), EngineOptions(allowed_lateness_ms=0))
     counts = straight.apply(stream)
     store = MemoryState()
-    engine = Engine(definitions(), store, allowed_lateness_ms=0)
+    engine = Engine(definitions(), store, EngineOptions(allowed_lateness_ms=0))
     while engine.offset < len(stream):
         engine.apply(stream[engine.offset : engine.offset + rng.randrange(1, 200)])
         if rng.random() < 0.6:
             engine.commit()
         if rng.random() < 0.3:
-            engine = Engine(definitions(), store, allowed_lateness_ms=0)
+            engine = Engine(definitions(), store, EngineOptions(allowed_lateness_ms=0))
     assert counts.applied + counts.duplicates == len(stream)
     assert (straight.watermark, straight.items, straight.users, straight.items_version) == (
         engine.watermark,
@@ -146,6 +148,7 @@ import sys
 from pathlib import Path
 from tactful_streaming.definitions.reader import load_definitions
 from tactful_streaming.engine.engine import Engine
+from tactful_streaming.engine.options import EngineOptions
 from tactful_streaming.log.embedded_log import EmbeddedLog
 from tactful_streaming.state.store import RocksState
 
@@ -154,7 +157,7 @@ log = EmbeddedLog(directory / "log", read_only=True)
 engine = Engine(
     load_definitions(directory / "features.yaml"),
     RocksState(directory / "state"),
-    allowed_lateness_ms=0,
+    EngineOptions(allowed_lateness_ms=0),
 )
 while engine.offset < log.end:
     engine.apply(log.read(engine.offset, 17))
@@ -194,7 +197,9 @@ def test_kill_9_counts_every_event_once(tmp_path: Path, seed: int, count: int) -
     oracle = Oracle(definitions(), 0)
     for entry in entries:
         oracle.apply(entry)
-    engine = Engine(definitions(), RocksState(tmp_path / "state"), allowed_lateness_ms=0)
+    engine = Engine(
+        definitions(), RocksState(tmp_path / "state"), EngineOptions(allowed_lateness_ms=0)
+    )
     assert len(entries) == engine.offset
     assert {e.item_id: e for e in entries if isinstance(e, Item)} == engine.items
     assert compare(engine, oracle, oracle.newest) > 100
@@ -226,7 +231,7 @@ def test_silence_ages_a_window_pane_by_pane() -> None:
 
 def test_a_replay_that_reads_far_ahead_aliases_nothing() -> None:
     """One source is read a hundred windows ahead of another, whose panes are still open."""
-    engine = Engine(small(), MemoryState(), allowed_lateness_ms=1000 * MINUTE)
+    engine = Engine(small(), MemoryState(), EngineOptions(allowed_lateness_ms=1000 * MINUTE))
     ahead = [view(number, START + number * MINUTE) for number in range(500)]
     behind = [view(500 + number, START + number * MINUTE, user_id="v") for number in range(500)]
     engine.apply(ahead)
@@ -238,7 +243,7 @@ def test_a_replay_that_reads_far_ahead_aliases_nothing() -> None:
 
 def test_late_events_count_until_their_last_window_has_ended() -> None:
     start = START // MINUTE * MINUTE
-    engine = Engine(small(), MemoryState(), allowed_lateness_ms=0)
+    engine = Engine(small(), MemoryState(), EngineOptions(allowed_lateness_ms=0))
     engine.apply([view(0, start + 5 * MINUTE - 1)])
     assert engine.apply([view(1, start)]).late == 0
     engine.apply([view(2, start + 5 * MINUTE)])
@@ -306,7 +311,7 @@ def test_the_items_since_a_version_are_those_that_changed(
 ) -> None:
     """Each once; all of them where too much changed, and after a restart."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tactful_streaming.engine.engine, "_LATEST_ITEMS", remembered)
+        patch.setattr(tactful_streaming.engine.engine_state, "_LATEST_ITEMS", remembered)
         store = MemoryState()
         engine, forgotten = Engine(small(), store), 0
         history: list[str] = []
@@ -359,7 +364,7 @@ def keys_of(store: StateStore, prefix: bytes) -> list[bytes]:
 
 def test_event_ids_are_forgotten_after_their_days_and_the_store_shrinks() -> None:
     store = MemoryState()
-    engine = Engine(small(), store, dedupe_days=2, allowed_lateness_ms=0)
+    engine = Engine(small(), store, EngineOptions(dedupe_days=2, allowed_lateness_ms=0))
     noon = START // DAY * DAY + DAY // 2
     payload = view(0, noon)[1]
     engine.apply([(0, payload)])
@@ -376,7 +381,7 @@ def test_event_ids_are_forgotten_after_their_days_and_the_store_shrinks() -> Non
 
 def test_forgetting_many_ids_is_spread_over_commits() -> None:
     store = MemoryState()
-    engine = Engine(small(), store, dedupe_days=1, allowed_lateness_ms=0)
+    engine = Engine(small(), store, EngineOptions(dedupe_days=1, allowed_lateness_ms=0))
     for number in range(30):
         engine.apply([view(number)])
         engine.commit()
@@ -397,7 +402,7 @@ def test_entities_of_which_nothing_is_left_leave_memory_and_store() -> None:
         "- {name: n, entity: session, event: view, aggregate: count, window: {size: 1h}}\n"
     )
     store = MemoryState()
-    engine = Engine(only_sessions, store, allowed_lateness_ms=0)
+    engine = Engine(only_sessions, store, EngineOptions(allowed_lateness_ms=0))
     most = 0
     for number in range(2000):
         at = START + number * 10 * MINUTE
@@ -407,20 +412,20 @@ def test_entities_of_which_nothing_is_left_leave_memory_and_store() -> None:
         most = max(most, len(keys_of(store, b"e")))
         assert {"v": [("i", at)], "n": 1.0} == engine.read("session", f"s{number}", at)
     assert most <= 12
-    again = Engine(only_sessions, store, allowed_lateness_ms=0)
+    again = Engine(only_sessions, store, EngineOptions(allowed_lateness_ms=0))
     assert again.read("session", "s1998", START + 1998 * 10 * MINUTE)["n"] == 1.0
 
 
 def test_a_dropped_entity_that_comes_back_is_kept() -> None:
     feature = "- {name: n, entity: user, event: view, aggregate: count, window: {size: 1m}}\n"
     store = MemoryState()
-    engine = Engine(load_definitions(feature), store, allowed_lateness_ms=0)
+    engine = Engine(load_definitions(feature), store, EngineOptions(allowed_lateness_ms=0))
     engine.apply([view(0)])
     engine.commit()
     engine.apply([view(1, START + 10 * MINUTE, user_id="other")])
     engine.apply([view(2, START + 10 * MINUTE)])
     engine.commit()
-    again = Engine(load_definitions(feature), store, allowed_lateness_ms=0)
+    again = Engine(load_definitions(feature), store, EngineOptions(allowed_lateness_ms=0))
     assert again.read("user", "u", START + 10 * MINUTE)["n"] == 1
 
 
@@ -457,7 +462,7 @@ def test_other_definitions_take_over_what_they_share(tmp_path: Path) -> None:
     assert engine.read("user", "u", START) == {"n": 6.0, "m": 0.0}
     assert engine.read_columns("user", ["u"], ["m", "n"], START).tolist() == [[0.0, 6.0]]
     engine.close()
-    engine = Engine(wider, RocksState(tmp_path), rebuild=True)
+    engine = Engine(wider, RocksState(tmp_path), EngineOptions(rebuild=True))
     assert (engine.offset, engine.missing) == (0, ())
     engine.apply(stream)
     engine.commit()
@@ -523,24 +528,24 @@ def test_passengers_ride_with_the_offset() -> None:
     entries = random_entries(5, 3000)
     stream = records(entries)
     straight = Tally()
-    Engine(small(), MemoryState(), consumers={"tally": straight}).apply(stream)
+    Engine(small(), MemoryState(), EngineOptions(consumers={"tally": straight})).apply(stream)
     rng = random.Random(5)
     store, tally = MemoryState(), Tally()
-    engine = Engine(small(), store, consumers={"tally": tally})
+    engine = Engine(small(), store, EngineOptions(consumers={"tally": tally}))
     while engine.offset < len(stream):
         engine.apply(stream[engine.offset : engine.offset + rng.randrange(1, 100)])
         if rng.random() < 0.5:
             engine.commit()
         if rng.random() < 0.3:
             tally = Tally()
-            engine = Engine(small(), store, consumers={"tally": tally})
+            engine = Engine(small(), store, EngineOptions(consumers={"tally": tally}))
     assert straight.counts == tally.counts
     assert sum(straight.counts.values()) < len(stream)
 
 
 def test_an_unchanged_passenger_is_not_written_again() -> None:
     tally = Tally()
-    engine = Engine(small(), MemoryState(), consumers={"tally": tally})
+    engine = Engine(small(), MemoryState(), EngineOptions(consumers={"tally": tally}))
     engine.apply([view(0)])
     engine.commit()
     engine.commit()
@@ -558,7 +563,9 @@ def test_consumers_prepare_before_any_snapshot_is_taken() -> None:
             calls.append("snapshot")
             return super().snapshot()
 
-    engine = Engine(small(), MemoryState(), consumers={"a": Ordered(), "b": Ordered()})
+    engine = Engine(
+        small(), MemoryState(), EngineOptions(consumers={"a": Ordered(), "b": Ordered()})
+    )
     engine.commit()
     assert calls == ["before_commit", "before_commit", "snapshot", "snapshot"]
 
@@ -566,7 +573,7 @@ def test_consumers_prepare_before_any_snapshot_is_taken() -> None:
 def test_a_passenger_that_stayed_away_begins_anew() -> None:
     store = MemoryState()
     for offset, consumers in enumerate([{"tally": Tally()}, {}, {"tally": Tally()}]):
-        engine = Engine(small(), store, consumers=consumers)
+        engine = Engine(small(), store, EngineOptions(consumers=consumers))
         engine.apply([view(offset)])
         engine.commit()
     assert consumers["tally"].counts == {"?": 1}
@@ -574,7 +581,7 @@ def test_a_passenger_that_stayed_away_begins_anew() -> None:
 
 def test_a_failing_passenger_stops_the_engine_and_loses_nothing() -> None:
     store, tally = MemoryState(), Tally()
-    engine = Engine(small(), store, consumers={"tally": tally})
+    engine = Engine(small(), store, EngineOptions(consumers={"tally": tally}))
     engine.apply([view(0)])
     engine.commit()
     tally.poison = "2"
@@ -583,7 +590,7 @@ def test_a_failing_passenger_stops_the_engine_and_loses_nothing() -> None:
     for action in (engine.commit, lambda: engine.apply([])):
         with pytest.raises(EngineError, match="open it again"):
             action()
-    engine = Engine(small(), store, consumers={"tally": Tally()})
+    engine = Engine(small(), store, EngineOptions(consumers={"tally": Tally()}))
     engine.apply([view(1), view(2)])
     assert (engine.offset, engine.read("user", "u", START)["n"]) == (3, 3)
 
@@ -599,14 +606,14 @@ class FullStore(MemoryState):
 
 def test_a_refused_commit_loses_nothing_and_may_be_tried_again() -> None:
     store, tally = FullStore(), Tally()
-    engine = Engine(small(), store, consumers={"tally": tally})
+    engine = Engine(small(), store, EngineOptions(consumers={"tally": tally}))
     engine.apply([view(0)])
     engine.commit()
     store.full = True
     engine.apply([view(1), (2, encode_entry(User(user_id="u", timestamp=START)))])
     with pytest.raises(StateError):
         engine.commit()
-    crashed = Engine(small(), store, consumers={"tally": Tally()})
+    crashed = Engine(small(), store, EngineOptions(consumers={"tally": Tally()}))
     assert (crashed.offset, crashed.read("user", "u", START)["n"]) == (1, 1)
     engine.apply([view(3)])
     with pytest.raises(StateError):
@@ -614,7 +621,7 @@ def test_a_refused_commit_loses_nothing_and_may_be_tried_again() -> None:
     store.full = False
     engine.commit()
     again = Tally()
-    engine = Engine(small(), store, consumers={"tally": again})
+    engine = Engine(small(), store, EngineOptions(consumers={"tally": again}))
     assert (engine.offset, engine.read("user", "u", START)["n"]) == (4, 3)
     assert (again.counts, list(engine.users), engine.seen("1")) == ({"?": 3}, ["u"], True)
 
@@ -700,7 +707,7 @@ def test_events_count_alike_whether_taken_together_or_one_by_one(
     stream = [(offset, encode_entry(entry, format)) for offset, entry in enumerate(entries)]
     stores = [MemoryState(), MemoryState()]
     together, apart = (
-        Engine(definitions(), store, dedupe_days=dedupe_days, consumers=consumers)
+        Engine(definitions(), store, EngineOptions(dedupe_days=dedupe_days, consumers=consumers))
         for store, consumers in zip(stores, ({}, {"nobody": Nobody()}), strict=True)
     )
     while together.offset < len(stream):
@@ -721,7 +728,9 @@ def test_events_count_alike_whether_taken_together_or_one_by_one(
 
 
 def test_a_tick_moves_the_watermark_and_counts_for_nothing() -> None:
-    engine = Engine(small(), MemoryState(), watermark_delay_ms=1000, allowed_lateness_ms=500)
+    engine = Engine(
+        small(), MemoryState(), EngineOptions(watermark_delay_ms=1000, allowed_lateness_ms=500)
+    )
     engine.apply([view(0)])
     assert (engine.watermark, engine.horizon) == (START - 1000, START - 1500)
     later = START + 10 * MINUTE
@@ -734,10 +743,10 @@ def test_a_tick_moves_the_watermark_and_counts_for_nothing() -> None:
 
 def test_a_watermark_does_not_go_back_when_the_delay_grows() -> None:
     store = MemoryState()
-    engine = Engine(small(), store, watermark_delay_ms=0)
+    engine = Engine(small(), store, EngineOptions(watermark_delay_ms=0))
     engine.apply([view(0)])
     engine.commit()
-    assert Engine(small(), store, watermark_delay_ms=DAY).watermark == START
+    assert Engine(small(), store, EngineOptions(watermark_delay_ms=DAY)).watermark == START
 
 
 class Tidy:
@@ -772,7 +781,7 @@ class Tidy:
 def test_a_cleaner_judges_every_event_once_and_its_memory_commits_with_the_offset() -> None:
     features = small("- {name: c, entity: category, event: view, aggregate: last_time}")
     store, letters = MemoryState(), list[DeadLetter]()
-    engine = Engine(features, store, cleaner=Tidy(), on_dead_letter=letters.extend)
+    engine = Engine(features, store, EngineOptions(cleaner=Tidy(), on_dead_letter=letters.extend))
     refund = view(3, START + DAY, type="refund")
     stream = [
         (0, encode_entry(Item(item_id="i", timestamp=START, category="shoes"))),
@@ -794,12 +803,12 @@ def test_a_cleaner_judges_every_event_once_and_its_memory_commits_with_the_offse
     assert engine.read("category", "shoes", START)["c"] == START
     engine.commit()
     again = Tidy()
-    Engine(features, store, cleaner=again)
+    Engine(features, store, EngineOptions(cleaner=again))
     assert again.seen == 4
 
 
 def test_what_was_set_aside_counts_once_it_comes_again_mended() -> None:
-    engine = Engine(small(), MemoryState(), cleaner=Tidy())
+    engine = Engine(small(), MemoryState(), EngineOptions(cleaner=Tidy()))
     engine.apply([view(0, type="refund")])
     engine.commit()
     assert not engine.seen("0")

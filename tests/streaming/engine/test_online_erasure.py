@@ -14,11 +14,12 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tactful_streaming.contract.log_entries import Entry, Event, Item, Tick, User, encode_entry
-from tactful_streaming.contract.subject_ids import Traces
+from tactful_streaming.contract.subject_ids import SubjectIds
 from tactful_streaming.definitions.model import Definitions
 from tactful_streaming.definitions.reader import load_definitions
 from tactful_streaming.engine import erasure as forgetting
 from tactful_streaming.engine.engine import Engine
+from tactful_streaming.engine.options import EngineOptions
 from tactful_streaming.identity.resolver import Identity
 from tactful_streaming.patterns.match import Match
 from tactful_streaming.rules.rules import load_rules
@@ -94,11 +95,13 @@ def opened(
     return Engine(
         definitions,
         store,
-        allowed_lateness_ms=0,
-        identity=Identity(),
-        suppressed=suppressed,
-        memory_bytes=memory_bytes,
-        on_match=on_match,
+        EngineOptions(
+            allowed_lateness_ms=0,
+            identity=Identity(),
+            suppressed=suppressed,
+            memory_bytes=memory_bytes,
+            on_match=on_match,
+        ),
     )
 
 
@@ -139,9 +142,9 @@ def is_theirs(entry: Entry) -> bool:
     return isinstance(entry, Event) and (entry.user_id == "ada" or entry.device_id == "ada-phone")
 
 
-def traces_of(log: Sequence[Entry]) -> Traces:
+def traces_of(log: Sequence[Entry]) -> SubjectIds:
     theirs = [entry for entry in log if isinstance(entry, Event) and is_theirs(entry)]
-    return Traces(
+    return SubjectIds(
         users=frozenset({"ada"}),
         devices=frozenset({"ada-phone"}),
         sessions=frozenset(event.session_id for event in theirs if event.session_id),
@@ -215,17 +218,17 @@ def test_an_engine_goes_on_as_if_it_had_never_seen_them(
         if killed_after is not None:
             store.writes_left = killed_after
             with contextlib.suppress(KeyboardInterrupt):
-                engine.forget(traces)
+                engine.erasure.delete(traces)
             store.writes_left = None
             # The next process applies what was not committed: by then they are suppressed.
             engine = open_it(definitions, store, suppressed)
             apply(engine, log, engine.offset, place, commits)
-        engine.forget(traces)
+        engine.erasure.delete(traces)
     found.clear()
     at = 20 * MINUTE
     for key in ADA:
         assert not any(engine.read("user", key, at).values())
-    assert engine.devices_of("ada") == ()
+    assert engine.reads.devices_of("ada") == ()
     assert "ada" not in engine.users
     assert not any(is_theirs(action) for action in engine.outbox())
     needles = [b"ada", *(event_id.encode() for event_id in traces.event_ids)]
@@ -288,7 +291,7 @@ def test_of_a_sequence_that_several_had_a_part_in_what_they_took_goes(
     ]
     engine.apply(list(enumerate(map(encode_entry, log))))
     ids = frozenset(event.event_id for event in log if event.user_id == "ada")
-    engine.forget(Traces(users=frozenset({"ada"}), event_ids=ids))
+    engine.erasure.delete(SubjectIds(users=frozenset({"ada"}), event_ids=ids))
     for going_on in (engine, opened(definitions, store, on_match=found.extend)):
         going_on.apply([(9, encode_entry(Tick(timestamp=2 * MINUTE)))])
         matches = [match for match in found if match.name == "bought"]
@@ -310,9 +313,9 @@ def test_an_unknown_person_is_found_by_what_they_caused_of_an_item(
     engine.commit()
     theirs = {key: blob for key, blob in store.scan(b"q") if b"bob" in blob}
     store.write([(key, None) for key, _ in store.scan(b"") if not key.startswith(b"q")])
-    traces = forgetting.stored_traces(store, ADA, definitions)
-    assert traces == Traces(users=frozenset({"ada"}), event_ids=frozenset({"ada-1"}))
-    forgetting.forget(store, traces, definitions, {})
+    traces = forgetting.find_subject_ids(store, ADA, definitions)
+    assert traces == SubjectIds(users=frozenset({"ada"}), event_ids=frozenset({"ada-1"}))
+    forgetting.delete_subjects(store, traces, definitions, {})
     assert dict(store.scan(b"")) == theirs
 
 
@@ -321,7 +324,7 @@ def test_a_copy_elsewhere_is_made_anew_wherever_an_erasure_was_killed(
 ) -> None:
     """Of blobs of items that a first run changed, the second would know nothing."""
     monkeypatch.setattr(forgetting, "_PIECE", 1)
-    traces = Traces(users=frozenset({"ada"}), event_ids=frozenset({"e0", "e1"}))
+    traces = SubjectIds(users=frozenset({"ada"}), event_ids=frozenset({"e0", "e1"}))
     for writes in range(20):
         store = Breaking()
         engine = opened(definitions, store)
@@ -334,7 +337,7 @@ def test_a_copy_elsewhere_is_made_anew_wherever_an_erasure_was_killed(
         before = {key: blob for key, blob in store.scan(b"eitem:")}
         store.writes_left = writes
         with contextlib.suppress(KeyboardInterrupt):
-            forgetting.forget(store, traces, definitions, {})
+            forgetting.delete_subjects(store, traces, definitions, {})
         changed = {key: blob for key, blob in store.scan(b"eitem:")} != before
         assert not changed or store.get(CHANGED_APART) == b"2"
     assert changed  # the last one was not killed
@@ -344,7 +347,7 @@ def test_what_rules_remember_of_them_goes(definitions: Definitions, tmp_path: Pa
     (tmp_path / "rules.yaml").write_text(RULES)
     rules = load_rules(tmp_path / "rules.yaml")
     store = MemoryState()
-    engine = Engine(definitions, store, cleaner=rules)
+    engine = Engine(definitions, store, EngineOptions(cleaner=rules))
     log = [
         Event(event_id=f"{user}-{n}", type="view", timestamp=1, user_id=user, item_id="i0")
         for user in ("ada", "bob")
@@ -354,7 +357,9 @@ def test_what_rules_remember_of_them_goes(definitions: Definitions, tmp_path: Pa
     assert applied.dropped == 2  # each for being the same again
     engine.commit()
     assert any(key.startswith(b"r") and b"ada" in key for key, _ in store.scan(b""))
-    engine.forget(Traces(users=frozenset({"ada"}), event_ids=frozenset({"ada-0", "ada-1"})))
+    engine.erasure.delete(
+        SubjectIds(users=frozenset({"ada"}), event_ids=frozenset({"ada-0", "ada-1"}))
+    )
     assert not any(b"ada" in key + value for key, value in store.scan(b""))
     assert not any(
         b"ada" in blob or "ada" in key for key, blob in rules.pack_changes().items() if blob

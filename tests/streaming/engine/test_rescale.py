@@ -9,6 +9,7 @@ from tactful_streaming.contract.log_entries import Entry, Event, Tick, encode_en
 from tactful_streaming.definitions.model import Definitions
 from tactful_streaming.definitions.reader import load_definitions
 from tactful_streaming.engine.engine import Engine
+from tactful_streaming.engine.options import EngineOptions
 from tactful_streaming.engine.rescale import rescale
 from tactful_streaming.errors import StateError
 from tactful_streaming.patterns.match import Match
@@ -48,9 +49,11 @@ class Cluster:
             Engine(
                 chosen(),
                 store,
-                watermark_delay_ms=DELAY,
-                allowed_lateness_ms=10**8,
-                on_match=self.matches.extend,
+                EngineOptions(
+                    watermark_delay_ms=DELAY,
+                    allowed_lateness_ms=10**8,
+                    on_match=self.matches.extend,
+                ),
             )
             for store in stores
         ]

@@ -17,6 +17,7 @@ from tactful_streaming.contract.log_entries import (
 )
 from tactful_streaming.definitions.reader import load_definitions
 from tactful_streaming.engine.engine import Engine
+from tactful_streaming.engine.options import EngineOptions
 from tactful_streaming.log.embedded_log import EmbeddedLog
 from tactful_streaming.patterns.match import Match
 from tactful_streaming.state.store import MemoryState
@@ -47,7 +48,7 @@ def run(entries: list[Event | Item | User | Tick], seed: int) -> tuple[list[Matc
     rng = random.Random(seed)
     log = [encode_entry(entry) for entry in entries]
     store, matches, actions = MemoryState(), list[Match](), list[Event]()
-    engine = Engine(load_definitions(DEFINITIONS), store, on_match=matches.extend)
+    engine = Engine(load_definitions(DEFINITIONS), store, EngineOptions(on_match=matches.extend))
     while engine.offset < len(log):
         begin = engine.offset
         until = min(begin + rng.choice([1, 10, 300]), len(log))
@@ -60,7 +61,9 @@ def run(entries: list[Event | Item | User | Tick], seed: int) -> tuple[list[Matc
                 actions += ready
                 engine.sent(ready)
             if rng.random() < 0.3:
-                engine = Engine(load_definitions(DEFINITIONS), store, on_match=matches.extend)
+                engine = Engine(
+                    load_definitions(DEFINITIONS), store, EngineOptions(on_match=matches.extend)
+                )
     assert engine.outbox() == []
     return matches, actions
 
@@ -77,7 +80,9 @@ def test_matches_and_actions_depend_on_the_log_alone() -> None:
 
 
 def test_a_sequence_is_read_beside_the_features_and_a_tick_completes_it() -> None:
-    engine = Engine(load_definitions(DEFINITIONS), MemoryState(), watermark_delay_ms=1000)
+    engine = Engine(
+        load_definitions(DEFINITIONS), MemoryState(), EngineOptions(watermark_delay_ms=1000)
+    )
     for offset, type_ in enumerate(["view", "click"]):
         event = Event(event_id=type_, type=type_, timestamp=START + offset, user_id="u")
         engine.apply([(offset, encode_entry(event))])
@@ -109,13 +114,16 @@ from pathlib import Path
 from tactful_streaming.contract.log_entries import encode_entry
 from tactful_streaming.definitions.reader import load_definitions
 from tactful_streaming.engine.engine import Engine
+from tactful_streaming.engine.options import EngineOptions
 from tactful_streaming.log.embedded_log import EmbeddedLog
 from tactful_streaming.state.store import RocksState
 
 directory = Path(sys.argv[1])
 log = EmbeddedLog(directory / "log", durability="process")
 engine = Engine(
-    load_definitions(directory / "features.yaml"), RocksState(directory / "state"), dedupe_days=0
+    load_definitions(directory / "features.yaml"),
+    RocksState(directory / "state"),
+    EngineOptions(dedupe_days=0),
 )
 while True:
     while engine.offset < log.end:

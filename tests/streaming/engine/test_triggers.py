@@ -12,7 +12,8 @@ from tests.streaming.random_streams import START, random_stream, with_end
 from tactful_streaming.contract.log_entries import Entry, Event, Tick, decode_entry, encode_entry
 from tactful_streaming.definitions.model import Definitions
 from tactful_streaming.definitions.reader import load_definitions
-from tactful_streaming.engine.engine import Engine, LateEvent
+from tactful_streaming.engine.engine import Engine
+from tactful_streaming.engine.options import EngineOptions, LateEvent
 from tactful_streaming.state.store import MemoryState
 from tactful_streaming.windows.triggers import WindowResult
 
@@ -52,10 +53,12 @@ def run(
         return Engine(
             definitions,
             store,
-            on_fired=fired.extend,
-            memory_bytes=memory_bytes,
-            watermark_delay_ms=delay,
-            allowed_lateness_ms=lateness,
+            EngineOptions(
+                on_results=fired.extend,
+                memory_bytes=memory_bytes,
+                watermark_delay_ms=delay,
+                allowed_lateness_ms=lateness,
+            ),
         )
 
     engine = open_engine()
@@ -124,7 +127,9 @@ def view(number: int, at: int) -> tuple[int, bytes]:
 def test_a_window_fires_once_its_end_is_reached_and_again_when_it_changes() -> None:
     start = START // MINUTE * MINUTE
     fired: list[WindowResult] = []
-    engine = Engine(HOP, MemoryState(), allowed_lateness_ms=2 * MINUTE, on_fired=fired.extend)
+    engine = Engine(
+        HOP, MemoryState(), EngineOptions(allowed_lateness_ms=2 * MINUTE, on_results=fired.extend)
+    )
 
     def told() -> list[tuple[int, float]]:
         rows = [((row.window_end - start) // MINUTE, row.values[0]) for row in fired]
@@ -146,7 +151,9 @@ def test_a_window_fires_once_its_end_is_reached_and_again_when_it_changes() -> N
 def test_silence_fires_by_ticks_that_a_replay_repeats() -> None:
     start = START // MINUTE * MINUTE
     fired: list[WindowResult] = []
-    engine = Engine(HOP, MemoryState(), watermark_delay_ms=SECOND, on_fired=fired.extend)
+    engine = Engine(
+        HOP, MemoryState(), EngineOptions(watermark_delay_ms=SECOND, on_results=fired.extend)
+    )
     log = [view(0, start)]
     engine.apply(log)
     while (timer := engine.next_timer()) is not None:
@@ -154,7 +161,9 @@ def test_silence_fires_by_ticks_that_a_replay_repeats() -> None:
         engine.apply(log[-1:])
     assert [(row.window_end - start) // MINUTE for row in fired] == [1, 2, 3]
     again: list[WindowResult] = []
-    Engine(HOP, MemoryState(), watermark_delay_ms=SECOND, on_fired=again.extend).apply(log)
+    Engine(
+        HOP, MemoryState(), EngineOptions(watermark_delay_ms=SECOND, on_results=again.extend)
+    ).apply(log)
     assert rows_of(again) == rows_of(fired)
 
 
@@ -166,7 +175,9 @@ def test_late_events_are_handed_out_with_the_features_they_miss() -> None:
     )
     start = START // (60 * MINUTE) * 60 * MINUTE
     late: list[LateEvent] = []
-    engine = Engine(definitions, MemoryState(), allowed_lateness_ms=0, on_late=late.extend)
+    engine = Engine(
+        definitions, MemoryState(), EngineOptions(allowed_lateness_ms=0, on_late=late.extend)
+    )
     nobody = Event(event_id="x", type="view", timestamp=start)
     stream = [view(0, start + 30 * MINUTE), (1, encode_entry(nobody)), view(2, start)]
     assert engine.apply([*stream, view(3, start - 1)]).late == 3

@@ -37,8 +37,9 @@ from tactful_streaming.engine.backfill import (
     merge_computed,
 )
 from tactful_streaming.engine.engine import Engine
+from tactful_streaming.engine.options import EngineOptions
+from tactful_streaming.engine.outbox import Outbox
 from tactful_streaming.engine.rescale import rescale
-from tactful_streaming.engine.transfers import Handovers
 from tactful_streaming.errors import EngineError, StateError
 from tactful_streaming.identity.device_links import DeviceMarks, Mark
 from tactful_streaming.identity.history_merge import Histories
@@ -93,7 +94,7 @@ def event(
 
 def new_engine(store: StateStore | None = None, **options: Any) -> Engine:
     defaults: dict[str, Any] = {"identity": IDENTITY, "allowed_lateness_ms": 365 * DAY}
-    return Engine(chosen(), store or MemoryState(), **{**defaults, **options})
+    return Engine(chosen(), store or MemoryState(), EngineOptions(**{**defaults, **options}))
 
 
 def feed(engine: Engine, entries: Sequence[Entry]) -> None:
@@ -114,7 +115,7 @@ def test_a_login_joins_what_the_device_did_and_will_do() -> None:
     feed(engine, [event("x.login", "u", "d", at=3), view(device="d", at=4)])
     assert (views(engine, "u"), views(engine, "device:d")) == (3, 3)
     assert engine.resolve("device:d", START + 5) == "u"
-    assert engine.devices_of("u") == ("d",)
+    assert engine.reads.devices_of("u") == ("d",)
 
 
 @pytest.mark.parametrize("type_", ["x.login", "x.link", "purchase"])
@@ -153,7 +154,7 @@ def test_nothing_that_would_tell_people_apart_covertly_links() -> None:
         assert engine.resolve(f"device:{device}", START + 9) == f"device:{device}"
         assert views(engine, f"device:{device}") == 1
     assert (views(engine, "u"), views(engine, "v")) == (0, 0)
-    assert (engine.devices_of("u"), engine.devices_of("v")) == (("d",), ())
+    assert (engine.reads.devices_of("u"), engine.reads.devices_of("v")) == (("d",), ())
 
 
 # Hands
@@ -225,14 +226,14 @@ def test_a_link_is_forgotten_in_time() -> None:
     feed(engine, [event("x.login", "u", "d"), view(device="d", at=1)])
     feed(engine, [view(device="d", at=HOUR)])
     assert engine.resolve("device:d", START + HOUR) == "device:d"
-    assert engine.devices_of("u") == ()
+    assert engine.reads.devices_of("u") == ()
     assert (views(engine, "u"), views(engine, "device:d", HOUR)) == (1, 1)
 
 
 def test_a_person_has_so_many_devices_and_no_more() -> None:
     engine = new_engine(identity=replace(IDENTITY, devices_per_user=2))
     feed(engine, [event("x.login", "u", f"d{n}", at=n) for n in range(3)])
-    assert engine.devices_of("u") == ("d1", "d2")
+    assert engine.reads.devices_of("u") == ("d1", "d2")
     feed(engine, [view(device="d0", at=9)])
     assert views(engine, "u") == 0
 
@@ -261,7 +262,7 @@ def test_who_refuses_is_never_linked() -> None:
     feed(engine, [view(device="d", at=3)])
     assert views(engine, "u") == 0
     assert engine.resolve("device:d", START + 4) != "u"
-    assert engine.devices_of("u") == ()
+    assert engine.reads.devices_of("u") == ()
     # Nor does anybody else get what happened on the device then.
     feed(engine, [event("x.login", "v", "d", at=9)])
     assert views(engine, "v") == 0
@@ -272,7 +273,7 @@ def test_who_withdraws_is_unlinked_from_then_on() -> None:
     feed(engine, [view(device="d", at=1), event("x.login", "u", "d", at=2)])
     feed(engine, [refuse("u", 3), view(device="d", at=4), view(device="d", at=1)])
     assert views(engine, "u") == 1
-    assert engine.devices_of("u") == ()
+    assert engine.reads.devices_of("u") == ()
     # A description that says nothing of it changes nothing.
     feed(engine, [User(user_id="u", timestamp=START + 5), event("x.login", "u", "d", at=6)])
     assert engine.resolve("device:d", START + 7) != "u"
@@ -304,8 +305,8 @@ def test_consent_outlives_a_restart() -> None:
     engine.commit()
     engine = new_engine(store, identity=replace(IDENTITY, consent_required=True))
     feed(engine, [event("x.login", "u", "d", at=1), event("x.login", "v", "e", at=1)])
-    assert engine.devices_of("u") == ()
-    assert engine.devices_of("v") == ("e",)
+    assert engine.reads.devices_of("u") == ()
+    assert engine.reads.devices_of("v") == ("e",)
 
 
 def test_without_identity_nothing_is_linked_whatever_the_log_says() -> None:
@@ -314,7 +315,7 @@ def test_without_identity_nothing_is_linked_whatever_the_log_says() -> None:
     feed(engine, [Link(device_id="d", timestamp=START, user_id="u")])
     assert (views(engine, "u"), views(engine, "device:d")) == (0, 2)
     assert engine.resolve("device:d", START + 3) == "device:d"
-    assert engine.devices_of("u") == ()
+    assert engine.reads.devices_of("u") == ()
 
 
 def test_an_identity_that_makes_no_sense_is_refused() -> None:
@@ -333,7 +334,7 @@ def test_a_sequence_goes_on_where_the_device_began_it() -> None:
         "- {name: bought, entity: user, sequence: [view, purchase], within: 1h, emit: thanks}\n"
         "- {name: fresh, entity: user, join: {event: view, with: item_updates, within: 1m}}\n"
     )
-    engine = Engine(definitions, MemoryState(), identity=IDENTITY)
+    engine = Engine(definitions, MemoryState(), EngineOptions(identity=IDENTITY))
     feed(engine, [view(device="d", at=1), Item(item_id="i0", timestamp=START + 2)])
     feed(engine, [event("purchase", "u", "d", at=5), Tick(timestamp=START + MINUTE)])
     found = engine.read("user", "u", START + MINUTE)
@@ -504,7 +505,7 @@ class Cluster:
                 return True
             engine.commit()
             return True
-        waiting = engine.handovers()
+        waiting = engine.transfers.ready()
         if not waiting:
             return False
         for entry in waiting.values():
@@ -512,7 +513,7 @@ class Cluster:
             self.handed_over += 1
         if self._dies(number):
             return True
-        engine.handed_over(waiting)
+        engine.transfers.discard(waiting)
         if self.rng.random() < 0.5:
             engine.commit()
         return True
@@ -567,10 +568,12 @@ class OldCluster(Cluster):
         return Engine(
             Definitions(kept, all_.sequences, all_.joins),
             self.stores[number],
-            identity=IDENTITY,
-            allowed_lateness_ms=365 * DAY,
-            partition=number,
-            partition_of=self.route,
+            EngineOptions(
+                identity=IDENTITY,
+                allowed_lateness_ms=365 * DAY,
+                partition=number,
+                partition_of=self.route,
+            ),
         )
 
 
@@ -601,12 +604,12 @@ def test_partitions_whose_devices_move_compute_what_is_missing_together(partitio
         for number, store in enumerate(cluster.stores):
             meta = adopt_definitions(store, chosen())
             assert meta is not None
-            options = {
-                "identity": IDENTITY,
-                "allowed_lateness_ms": 365 * DAY,
-                "partition": number,
-                "partition_of": cluster.route,
-            }
+            options = EngineOptions(
+                identity=IDENTITY,
+                allowed_lateness_ms=365 * DAY,
+                partition=number,
+                partition_of=cluster.route,
+            )
             log: Any = Partition(cluster.logs[number])
             parts.append(
                 PartComputation(
@@ -650,7 +653,7 @@ def test_a_history_travels_once_however_often_it_is_sent() -> None:
     feed(home, [view(device="d", at=1), Link(device_id="d", timestamp=START + 2, user_id="u")])
     feed(home, [view(device="d", at=3)])
     home.commit()
-    transfer, forwarded = home.handovers().values()
+    transfer, forwarded = home.transfers.ready().values()
     assert isinstance(forwarded, Forwarded)
     assert isinstance(transfer, Transfer)
     assert views(home, "device:d") == 0
@@ -668,11 +671,11 @@ def test_a_forwarded_order_is_no_login() -> None:
     feed(home, [Link(device_id="d", timestamp=START, user_id="u")])
     feed(home, [event("purchase", device="d", at=3)])
     home.commit()
-    (forwarded,) = home.handovers().values()
+    (forwarded,) = home.transfers.ready().values()
     person = new_engine(partition=1, partition_of=split)
     feed(person, [forwarded])
     person.commit()
-    assert person.handovers() == {}
+    assert person.transfers.ready() == {}
     assert person.read("user", "u", START + MINUTE)["spend"] == 1
 
 
@@ -682,7 +685,7 @@ def test_who_refuses_meanwhile_gets_neither_history_nor_events() -> None:
     feed(home, [view(device="d", at=3)])
     home.commit()
     person = new_engine(partition=1, partition_of=split)
-    feed(person, [refuse("u"), *home.handovers().values()])
+    feed(person, [refuse("u"), *home.transfers.ready().values()])
     assert views(person, "u") == 0
 
 
@@ -692,7 +695,7 @@ def test_who_reads_the_whole_log_passes_over_what_partitions_tell_each_other() -
     feed(home, [entries[0], Link(device_id="d", timestamp=START + 2, user_id="u"), entries[2]])
     home.commit()
     whole = new_engine()
-    feed(whole, [*entries, *home.handovers().values()])
+    feed(whole, [*entries, *home.transfers.ready().values()])
     assert views(whole, "u") == 2
 
 
@@ -736,7 +739,7 @@ def _nothing(*_: Any, **__: Any) -> None:
     return None
 
 
-def _none(self: Handovers) -> Iterator[Any]:
+def _none(self: Outbox[Any]) -> Iterator[Any]:
     return iter(())
 
 
@@ -751,7 +754,7 @@ LINKING: list[Any] = [
 PARTITIONS: list[Any] = [  # with the events that are enough for the third seed to show it
     (Histories, "detach", _nothing, 30),
     (Histories, "attach", _nothing, 30),
-    (Handovers, "changes", _none, 30),
+    (Outbox, "changes", _none, 30),
     (Resolver, "receive", _again, 20),
     (Resolver, "_is_elsewhere", lambda self, key: False, 30),
 ]

@@ -6,14 +6,15 @@ import random
 from collections.abc import Sequence
 
 import pytest
+from tests.streaming.memory_online import MemoryOnlineStore
 from tests.streaming.streams import START, definitions, random_entries, records
 
 from tactful_streaming.contract.log_entries import Event, encode_entry
 from tactful_streaming.definitions.reader import load_definitions
 from tactful_streaming.engine.engine import Engine
+from tactful_streaming.engine.options import EngineOptions
 from tactful_streaming.errors import StateError
 from tactful_streaming.online.fenced_store import PartitionView
-from tactful_streaming.online.store import EmbeddedOnlineStore
 from tactful_streaming.state.store import Change, MemoryState
 from tactful_streaming.windows.entity_table import read_packed
 from tactful_streaming.windows.store import Value
@@ -26,7 +27,7 @@ Reading = dict[str, dict[str, Value]]
 
 def truth(stream: list[tuple[int, bytes]]) -> dict[int, tuple[int, Reading]]:
     """By offset, the watermark and what an uninterrupted engine reads of each user."""
-    engine = Engine(definitions(), MemoryState(), allowed_lateness_ms=0)
+    engine = Engine(definitions(), MemoryState(), EngineOptions(allowed_lateness_ms=0))
     found = {}
     for begin in range(0, len(stream), BATCH):
         engine.apply(stream[begin : begin + BATCH])
@@ -43,15 +44,17 @@ def test_whatever_is_marked_is_true_through_crashes(seed: int, memory_bytes: int
     stream = records(random_entries(seed, 300))
     expected = truth(stream)
     features = definitions().of_entity("user")
-    state, copy = MemoryState(), EmbeddedOnlineStore(MemoryState())
+    state, copy = MemoryState(), MemoryOnlineStore()
     committed, furthest, ahead, checked = 0, 0, 0, 0
     while committed < len(stream):
         engine = Engine(
             definitions(),
             state,
-            allowed_lateness_ms=0,
-            memory_bytes=memory_bytes,
-            online=PartitionView(copy, 0, committed),
+            EngineOptions(
+                allowed_lateness_ms=0,
+                memory_bytes=memory_bytes,
+                online=PartitionView(copy, 0, committed),
+            ),
         )
         assert engine.offset == committed
         for _ in range(rng.randrange(1, 12)):
@@ -110,8 +113,10 @@ class Spilling:
     """An engine out of whose memory goes whatever has been packed, and its copy."""
 
     def __init__(self, state: MemoryState) -> None:
-        self.copy = EmbeddedOnlineStore(MemoryState())
-        self.engine = Engine(HOURLY, state, allowed_lateness_ms=0, memory_bytes=1, online=self.copy)
+        self.copy = MemoryOnlineStore()
+        self.engine = Engine(
+            HOURLY, state, EngineOptions(allowed_lateness_ms=0, memory_bytes=1, online=self.copy)
+        )
         self.now = START
 
     def see(self, user: str, minute: int) -> None:

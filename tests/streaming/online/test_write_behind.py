@@ -4,17 +4,20 @@ import random
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
+from tests.streaming.memory_online import MemoryOnlineStore
 from tests.streaming.redis_server import RedisServer
 from tests.streaming.streams import definitions, random_entries, records
 
 from tactful_streaming.engine.engine import Engine
+from tactful_streaming.engine.options import EngineOptions
 from tactful_streaming.errors import OnlineStoreError
 from tactful_streaming.online.mirror import stored_blobs
-from tactful_streaming.online.store import EmbeddedOnlineStore, OnlineStore, RedisOnlineStore
+from tactful_streaming.online.store import OnlineStore, RedisOnlineStore
 from tactful_streaming.online.write_behind import WriteBehind
-from tactful_streaming.state.store import MemoryState, RocksState
+from tactful_streaming.state.store import RocksState
 from tactful_streaming.windows.entity_table import read_packed
 
 
@@ -22,7 +25,7 @@ class Gate:
     """A store that can be shut, be emptied, and tells in what order it was written to."""
 
     def __init__(self) -> None:
-        self.inner = EmbeddedOnlineStore(MemoryState())
+        self.inner = MemoryOnlineStore()
         self.open = threading.Event()
         self.open.set()
         self.entered = threading.Event()
@@ -50,7 +53,7 @@ class Gate:
         self.closed = True
 
     def lose_everything(self) -> None:
-        self.inner = EmbeddedOnlineStore(MemoryState())
+        self.inner = MemoryOnlineStore()
 
     def _enter(self) -> None:
         self.entered.set()
@@ -222,7 +225,8 @@ def test_a_loss_is_noticed_at_the_next_mark_and_filled(gate: Gate) -> None:
                 writer.mark(0, 3, previous=2)
             yield "user", {key: view[key]}
 
-    writer = WriteBehind(gate, refill)
+    refills = Mock(side_effect=refill)
+    writer = WriteBehind(gate, refills)
     writer.put_many(truth)
     writer.mark(0, 1, previous=None)
     writer.mark(7, 1, previous=None)
@@ -234,7 +238,7 @@ def test_a_loss_is_noticed_at_the_next_mark_and_filled(gate: Gate) -> None:
     assert writer.flush()
     assert dict(zip(truth, gate.get_many([*truth]), strict=True)) == truth
     assert [gate.marked(partition) for partition in (0, 7)] == [3, 1]
-    assert writer.refills == 1
+    assert refills.call_count == 1
     writer.close()
 
 
@@ -277,7 +281,8 @@ def test_a_refill_that_cannot_be_had_is_told_to_the_engine(gate: Gate) -> None:
 
 def test_a_store_is_filled_with_what_is_not_committed_yet(gate: Gate) -> None:
     truth: dict[str, bytes] = {"a": b"old", "b": b"old", "c": b"old"}
-    writer = WriteBehind(gate, lambda: [("user", dict(truth))], early=True)
+    refill = Mock(side_effect=lambda: [("user", dict(truth))])
+    writer = WriteBehind(gate, refill, early=True)
     writer.put_many(truth)
     writer.mark(0, 1, previous=None)
     writer.committed()
@@ -295,14 +300,15 @@ def test_a_store_is_filled_with_what_is_not_committed_yet(gate: Gate) -> None:
     writer.mark(0, 4, previous=3)
     assert writer.flush()
     assert gate.get_many(["a", "b", "c"]) == [b"committed since", None, b"new"]
-    assert writer.refills == 2
+    assert refill.call_count == 2
     writer.close()
 
 
 def test_what_is_committed_is_not_kept_and_goes_before_what_was_not(gate: Gate) -> None:
     """Whoever puts everything would have all of it in memory."""
     truth: dict[str, bytes] = {}
-    writer = WriteBehind(gate, lambda: [("user", dict(truth))], early=True)
+    refill = Mock(side_effect=lambda: [("user", dict(truth))])
+    writer = WriteBehind(gate, refill, early=True)
     writer.mark(0, 0, previous=None)
     writer.put_marked({"user": {"k0": b"early"}}, 0, 1, previous=0)
     assert writer.flush()
@@ -313,7 +319,7 @@ def test_what_is_committed_is_not_kept_and_goes_before_what_was_not(gate: Gate) 
     assert not writer._uncommitted.blobs
     writer.mark(0, 2, previous=1)
     assert writer.flush()
-    assert writer.refills == 1
+    assert refill.call_count == 1
     assert gate.get_many([*truth]) == [*truth.values()]
     writer.close()
 
@@ -355,7 +361,9 @@ def test_a_redis_killed_under_load_ends_with_everything(tmp_path: Path, seed: in
 
     last_change: list[list[int]] = [[] for _ in range(500)]
     with RedisServer(tmp_path) as server:
-        behind = WriteBehind(RedisOnlineStore(server.url, sleep=lambda _: None), refill, early=True)
+        store = RedisOnlineStore(server.url, sleep=lambda _: None)
+        refills = Mock(side_effect=refill)
+        behind = WriteBehind(store, refills, early=True)
         reader = RedisOnlineStore(server.url, attempts=1)
         offset = 0
         behind.mark(0, offset, previous=None)
@@ -386,7 +394,7 @@ def test_a_redis_killed_under_load_ends_with_everything(tmp_path: Path, seed: in
         truth.update(uncommitted)
         assert reader.get_many([*truth]) == [*truth.values()]
         assert reader.marked(0) == offset + 1
-        assert behind.refills > 0
+        assert refills.called
         behind.close()
         reader.close()
 
@@ -398,8 +406,9 @@ def test_the_engine_behind_a_redis_that_dies(tmp_path: Path) -> None:
     state = RocksState(tmp_path / "state")
     with RedisServer(tmp_path) as server:
         store = RedisOnlineStore(server.url, tag="v1", sleep=lambda _: None)
-        writer = WriteBehind(store, lambda: stored_blobs(state), max_bytes=20_000)
-        engine = Engine(definitions(), state, online=writer)
+        refill = Mock(side_effect=lambda: stored_blobs(state))
+        writer = WriteBehind(store, refill, max_bytes=20_000)
+        engine = Engine(definitions(), state, EngineOptions(online=writer))
         for start in range(0, len(stream), 50):
             engine.apply(stream[start : start + 50])
             engine.commit()
@@ -407,7 +416,7 @@ def test_the_engine_behind_a_redis_that_dies(tmp_path: Path) -> None:
                 server.kill()
                 server.start()
         assert writer.flush()
-        assert writer.refills > 0
+        assert refill.called
         assert store.marked(0) == engine.offset
         at = engine.watermark
         for kind, keys in {

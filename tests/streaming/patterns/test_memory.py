@@ -14,6 +14,7 @@ import pytest
 from tactful_streaming.contract.log_entries import Entry, Event, Item, encode_entry
 from tactful_streaming.definitions.reader import load_definitions as load
 from tactful_streaming.engine.engine import Engine
+from tactful_streaming.engine.options import EngineOptions
 from tactful_streaming.state.store import MemoryState
 
 START = 1_700_000_000_000
@@ -51,9 +52,11 @@ def items(count: int) -> list[Entry]:
 
 def taken(definitions: str, entries: Sequence[Entry]) -> int:
     """Bytes that an engine keeps of entries once they are committed."""
-    engine = Engine(load(definitions), MemoryState(), dedupe_days=0, memory_bytes=1 << 30)
+    engine = Engine(
+        load(definitions), MemoryState(), EngineOptions(dedupe_days=0, memory_bytes=1 << 30)
+    )
     # The store of a real engine is on disk.
-    engine._store.write = lambda changes: None  # type: ignore[method-assign]
+    engine._state.store.write = lambda changes: None  # type: ignore[method-assign]
     records = [(offset, encode_entry(entry)) for offset, entry in enumerate(entries)]
     engine.apply(records[:1])
     engine.commit()

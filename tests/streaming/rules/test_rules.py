@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from tactful_streaming.contract.log_entries import Event, Item, encode_entry
 from tactful_streaming.definitions.reader import load_definitions
 from tactful_streaming.engine.engine import Engine
+from tactful_streaming.engine.options import EngineOptions
 from tactful_streaming.errors import RuleError, StateError
 from tactful_streaming.rules.rules import Dropped, Rules, load_rules
 from tactful_streaming.rules.safe_regex import TEXT_LIMIT, compile_safely
@@ -439,19 +440,19 @@ def test_memory_commits_with_the_engine() -> None:
     def read(engine: Engine) -> Mapping[str, Any]:
         return {user: engine.read("user", user, START + 300 * 200_000) for user in "abc"}
 
-    whole = Engine(definitions, MemoryState(), cleaner=load_rules(text))
+    whole = Engine(definitions, MemoryState(), EngineOptions(cleaner=load_rules(text)))
     whole.apply(records)
     expected = read(whole)
     assert 0 < sum(values["n"] for values in expected.values()) < 100
 
     store = MemoryState()
     for _ in range(40):
-        engine = Engine(definitions, store, cleaner=load_rules(text))
+        engine = Engine(definitions, store, EngineOptions(cleaner=load_rules(text)))
         at = engine.offset
         engine.apply(records[at : at + rng.randrange(1, 20)])
         engine.commit()
         engine.apply(records[engine.offset : engine.offset + rng.randrange(20)])  # then killed
-    engine = Engine(definitions, store, cleaner=load_rules(text))
+    engine = Engine(definitions, store, EngineOptions(cleaner=load_rules(text)))
     engine.apply(records[engine.offset :])
     assert read(engine) == expected
 
@@ -468,7 +469,7 @@ GOOD = "- {name: a, when: {properties.price: {below: 0}}, action: drop}\n"
         ("- {", "not YAML"),
         ("- {name: B, action: drop}", "name: 'B' is not snake_case"),
         ("- {name: a, event: view, action: drop}", "name: 'a' is taken by the rule of line 1"),
-        ("- {name: unreadable, event: view, action: drop}", "stands for records"),
+        ("- {name: unreadable, event: view, action: drop}", "reserved for records"),
         ("- {event: view, action: drop}", "name is missing"),
         ("- {name: b, event: view}", "either action: drop"),
         ("- {name: b, event: view, action: drop, normalise: {item_id: strip}}", "either action"),
@@ -560,7 +561,7 @@ GOOD = "- {name: a, when: {properties.price: {below: 0}}, action: drop}\n"
         ("- {name: b, event: view, when: {type: click}, action: drop}", "about view only"),
         (
             "- {name: b, when: {item_id: x}, unless: [{item_id: x}], action: drop}",
-            "unless: whenever the rule would hold, this does",
+            "unless: this holds whenever the rule would hold",
         ),
         # Changes
         ("- {name: b, normalise: {}}", "nothing to normalise"),
@@ -612,7 +613,7 @@ def test_a_rule_that_nothing_reaches_is_refused() -> None:
 - {name: a, event: [view, click], action: drop}
 - {name: b, event: view, normalise: {item_id: strip}}
 """
-    with pytest.raises(RuleError, match="rules:3: no event comes this far: 'a' of line 2"):
+    with pytest.raises(RuleError, match="rules:3: no event reaches this rule: 'a' of line 2"):
         load_rules(text)
 
 

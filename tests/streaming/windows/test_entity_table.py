@@ -17,6 +17,7 @@ import pytest
 from tactful_streaming.definitions.model import Feature
 from tactful_streaming.definitions.reader import load_definitions
 from tactful_streaming.engine.engine import Engine
+from tactful_streaming.engine.options import EngineOptions
 from tactful_streaming.errors import EngineError, StateError
 from tactful_streaming.state.store import MemoryState
 from tactful_streaming.windows.columns import Selection
@@ -391,7 +392,8 @@ def test_an_engine_that_spills_comes_to_the_same_state(seed: int) -> None:
         payloads.append((number, encode(event)))
     definitions = load_definitions(TEXT)
     capped, whole = (
-        Engine(definitions, MemoryState(), memory_bytes=limit) for limit in (75_000, None)
+        Engine(definitions, MemoryState(), EngineOptions(memory_bytes=limit))
+        for limit in (75_000, None)
     )
     fewest = 350
     begin = 0

@@ -21,10 +21,11 @@ from tactful_streaming.contract.log_entries import (
     User,
     encode_entry,
 )
-from tactful_streaming.contract.subject_ids import Traces
+from tactful_streaming.contract.subject_ids import SubjectIds
 from tactful_streaming.definitions.model import Definitions
 from tactful_streaming.definitions.reader import load_definitions
 from tactful_streaming.engine.engine import Engine
+from tactful_streaming.engine.options import EngineOptions
 from tactful_streaming.errors import StateError
 from tactful_streaming.identity.resolver import Identity
 from tactful_streaming.log.dead_letters import DeadLetter, DeadLetters
@@ -60,11 +61,11 @@ class Erasures:
     def __init__(self, suppressed: Collection[str], *, newest: int = 7) -> None:
         self.suppressed = frozenset(suppressed)
         self.newest = newest
-        self.known = Traces()
+        self.known = SubjectIds()
         self.reported: dict[str, int] = {}
 
-    def after(self, number: int) -> tuple[int, Traces]:
-        return self.newest, self.known if number < self.newest else Traces()
+    def after(self, number: int) -> tuple[int, SubjectIds]:
+        return self.newest, self.known if number < self.newest else SubjectIds()
 
     def purged(self, partition: str, number: int) -> None:
         self.reported[partition] = number
@@ -78,11 +79,13 @@ def definitions() -> Definitions:
 def engine(definitions: Definitions, store: object, suppressed: Collection[str] = ()) -> Engine:
     return Engine(
         definitions,
-        store,  # type: ignore[arg-type]
-        allowed_lateness_ms=0,
-        identity=Identity(),
-        partition_of=lambda key: 0,
-        suppressed=frozenset(suppressed),
+        store,
+        EngineOptions(
+            allowed_lateness_ms=0,
+            identity=Identity(),
+            partition_of=lambda key: 0,
+            suppressed=frozenset(suppressed),
+        ),
     )
 
 
@@ -222,7 +225,7 @@ def test_dead_letters_beside_a_state_become_blank(definitions: Definitions, tmp_
     letters.close()
     store = RocksState(tmp_path / "state")
     erasures = Erasures({"ada"})
-    erasures.known = Traces(users=frozenset({"ada"}))
+    erasures.known = SubjectIds(users=frozenset({"ada"}))
     purge_partition(store, tmp_path, definitions, erasures)
     store.close()
 
@@ -257,7 +260,7 @@ def test_bytes_leave_the_disk_also_where_little_went_or_after_a_kill(
     opened.commit()
     RocksState.purge(store)  # into files
     erasures = Erasures({"ada-zq"})
-    erasures.known = Traces(users=frozenset({"ada-zq"}))
+    erasures.known = SubjectIds(users=frozenset({"ada-zq"}))
     if killed:
         with pytest.raises(KeyboardInterrupt):
             purge_partition(store, tmp_path, definitions, erasures)

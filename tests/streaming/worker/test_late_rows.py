@@ -11,7 +11,8 @@ import pytest
 from tests.streaming.shard import append, definitions, new_shard, read_topic
 from tests.streaming.streams import random_entries
 
-from tactful_streaming.engine.engine import Engine, LateEvent
+from tactful_streaming.engine.engine import Engine
+from tactful_streaming.engine.options import EngineOptions, LateEvent
 from tactful_streaming.kafka.topics import ensure_topic
 from tactful_streaming.state.store import MemoryState
 from tactful_streaming.worker.worker import Worker
@@ -49,10 +50,12 @@ def test_a_worker_writes_late_events_with_the_features_they_miss(
             engine = Engine(
                 definitions(),
                 MemoryState(),
-                partition=number,
-                watermark_delay_ms=options.watermark_delay_ms,
-                allowed_lateness_ms=0,
-                on_late=late,
+                EngineOptions(
+                    partition=number,
+                    watermark_delay_ms=options.watermark_delay_ms,
+                    allowed_lateness_ms=0,
+                    on_late=late,
+                ),
             )
             engine.apply(records)
         found: set[tuple[int, int, str]] = set()

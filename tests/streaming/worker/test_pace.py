@@ -8,7 +8,7 @@ import pytest
 from tests.streaming.shard import definitions
 
 from tactful_streaming.contract.record_batch import Records
-from tactful_streaming.engine.engine import Applied
+from tactful_streaming.engine.batches import Applied
 from tactful_streaming.kafka.config import KafkaSettings
 from tactful_streaming.worker.partition_job import JobOptions
 from tactful_streaming.worker.worker import Worker

@@ -1,0 +1,269 @@
+"""Commits of an engine: all changes and the log offset in one atomic write of the state store."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+
+import msgspec
+
+from tactful_streaming.contract.log_entries import Item, decode_entry, encode_entry
+from tactful_streaming.definitions.model import dump_definitions
+from tactful_streaming.engine.engine_state import EngineState
+from tactful_streaming.engine.schema_evolution import adopt
+from tactful_streaming.errors import EntryError, StateError
+from tactful_streaming.state.key_layout import (
+    CLEANER,
+    CONSUMER,
+    CURE,
+    FORMAT,
+    ITEM,
+    OWNER,
+    VERSIONS,
+    Meta,
+    entity_prefix,
+    operator_prefix,
+    read_meta,
+    write_meta,
+)
+from tactful_streaming.state.store import Change
+from tactful_streaming.windows.entity_table import EntityTable
+from tactful_streaming.windows.packed_entity import newest_packed
+
+_logger = logging.getLogger(__name__)
+
+_SWEEP = 256
+
+
+class EngineCommits:
+    """Writes the state of an engine to its store, and reads it when the engine is opened.
+
+    A refused write loses nothing: its changes stay in `_unwritten`, and the next commit writes them
+    with its own.
+    """
+
+    def __init__(self, state: EngineState) -> None:
+        """Commit `state`; :meth:`restore` reads what was committed before."""
+        self._state = state
+        self._definitions = dump_definitions(state.definitions)
+        self._unwritten: list[Change] = []
+        self._sweep_from: dict[str, bytes] = {}
+
+    @property
+    def is_refused(self) -> bool:
+        """Whether the changes of a refused commit wait to be written."""
+        return bool(self._unwritten)
+
+    def publish(self) -> None:
+        """Copy what changed to the online store, before the next commit makes it durable."""
+        self._state.check_usable()
+        if self._state.mirror is not None:
+            self._pack()
+            self._state.mirror.publish(self._state.offset)
+
+    def commit(self) -> None:
+        """Write all that changed since the last commit, with the offset, in one atomic batch.
+
+        Raises:
+            StateError: if the store refused, as with a full disk.
+        """
+        state = self._state
+        state.check_usable()
+        for consumer in state.options.consumers.values():
+            consumer.before_commit()
+        self._pack()
+        # Much of what was refused is packed again below: each key is kept once.
+        changes = self._unwritten = [*dict(self._unwritten).items()]
+        if not changes:
+            changes += self._sweep_expired()
+        changes += self._entity_changes()
+        changes += self._item_changes()
+        changes += self._consumer_changes()
+        changes += state.users.changes()
+        changes += state.outbox.changes()
+        changes += state.transfers.changes()
+        if state.resolver is not None:
+            changes += state.resolver.changes(state.admission.newest)
+        changes += state.dedupe.changes(state.offset, state.watermark)
+        changes.append(self._meta())
+        state.store.write(changes)
+        self._unwritten = []
+        state.packed.clear()  # until now, entities that left memory are read there
+        for part in (state.users, state.outbox, state.transfers, state.resolver, state.dedupe):
+            if part is not None:
+                part.mark_committed()
+        if state.mirror is not None:
+            state.mirror.flush(state.offset)
+
+    def restore(self) -> None:
+        """Read the committed state, if there is one.
+
+        Raises:
+            StateError: if it is damaged or of another version.
+        """
+        state = self._state
+        meta = read_meta(state.store)
+        if meta is None:
+            return
+        adopted = self._adopt(meta)
+        state.offset = adopted.offset
+        state.admission.resume(adopted.newest, adopted.watermark)
+        state.items_version = adopted.items_version
+        state.missing = tuple(adopted.missing)
+        if state.missing:
+            _logger.warning(
+                "these features read as zero until a backfill computes them from the log: %s",
+                ", ".join(state.missing),
+            )
+        for entity, table in state.tables.items():
+            try:
+                table.unpack(self._entities_in_memory(entity, table))
+            except StateError as error:
+                raise StateError(f"{error}; {CURE}") from error
+        for operator in state.operators:
+            for key, blob in state.stored(operator_prefix(operator.name)):
+                operator.unpack(key, blob)
+        self._restore_items()
+        self._restore_consumers(set(meta.consumers))
+        if state.mirror is not None:
+            state.mirror.resume(state.offset)
+
+    def restore_cleaner(self) -> None:
+        """Give the cleaner what is stored of it."""
+        if self._state.options.cleaner is not None:
+            self._state.options.cleaner.restore(self._state.stored(CLEANER))
+
+    def _adopt(self, meta: Meta) -> Meta:
+        """Adapt the stored state to other definitions and consumers; its new meta record."""
+        state = self._state
+        adopted, removals = adopt(meta, state.definitions, state.store)
+        absent = set(meta.consumers) - state.options.consumers.keys()
+        # A consumer that is absent now would come back with a gap: it begins anew then.
+        removals += [(CONSUMER + name.encode(), None) for name in absent]
+        if removals or adopted is not meta:
+            adopted = msgspec.structs.replace(
+                adopted, consumers=sorted(set(meta.consumers) - absent)
+            )
+            state.store.write([*removals, write_meta(adopted)])
+        return adopted
+
+    def _entities_in_memory(self, entity: str, table: EntityTable) -> Iterator[tuple[str, bytes]]:
+        """The stored entities that have to be in memory from the start."""
+        options = self._state.options
+        if options.memory_bytes is not None and options.on_results is None:
+            return
+        memory_ms = table.memory_ms if options.memory_bytes is not None else None
+        for key, blob in self._state.stored(entity_prefix(entity)):
+            if memory_ms is None or newest_packed(blob) + memory_ms > self._state.horizon:
+                yield key, blob
+
+    def _restore_items(self) -> None:
+        admission = self._state.admission
+        if admission.versions is not None:
+            for item_id, blob in self._state.stored(VERSIONS):
+                admission.versions.unpack(item_id, blob)
+        for _, payload in self._state.store.scan(ITEM):
+            try:
+                entry = decode_entry(payload)
+            except EntryError as error:
+                raise StateError(f"a stored item is damaged: {error}; {CURE}") from error
+            if isinstance(entry, Item):
+                admission.catalogue[entry.item_id] = entry
+
+    def _restore_consumers(self, known: set[str]) -> None:
+        for name, consumer in self._state.options.consumers.items():
+            if name not in known:
+                _logger.warning(
+                    "consumer %s has no stored state: it counts from offset %d on",
+                    name,
+                    self._state.offset,
+                )
+                continue
+            snapshot = self._state.store.get(CONSUMER + name.encode())
+            if snapshot is not None:
+                consumer.restore(snapshot)
+        self.restore_cleaner()
+
+    def _pack(self) -> None:
+        """Pack the changed entities, to be written by the next commit."""
+        state = self._state
+        for entity, table in state.tables.items():
+            packed = table.pack_changes(state.horizon)
+            state.packed.setdefault(entity, {}).update(packed)
+            if state.mirror is not None:
+                state.mirror.put(entity, packed)
+
+    def _entity_changes(self) -> Iterator[Change]:
+        state = self._state
+        for entity, packed in state.packed.items():
+            prefix = entity_prefix(entity)
+            yield from [(prefix + key.encode(), blob) for key, blob in packed.items()]
+            if entity == "session":
+                yield from [
+                    (OWNER + key.encode(), None) for key, blob in packed.items() if not blob
+                ]
+        yield from [(OWNER + key.encode(), user.encode()) for key, user in state.owners.items()]
+        state.owners.clear()
+        for operator in state.operators:
+            prefix = operator_prefix(operator.name)
+            yield from [(prefix + k.encode(), b) for k, b in operator.pack_changes().items()]
+
+    def _item_changes(self) -> Iterator[Change]:
+        admission = self._state.admission
+        for item_id in self._state.dirty_items:
+            yield ITEM + item_id.encode(), encode_entry(admission.catalogue[item_id])
+            if admission.versions is not None:
+                yield VERSIONS + item_id.encode(), admission.versions.pack(item_id)
+        self._state.dirty_items.clear()
+
+    def _consumer_changes(self) -> Iterator[Change]:
+        options = self._state.options
+        for name, consumer in options.consumers.items():
+            snapshot = consumer.snapshot()
+            if snapshot is not None:
+                yield CONSUMER + name.encode(), snapshot
+        if options.cleaner is not None:
+            for key, blob in options.cleaner.pack_changes().items():
+                yield CLEANER + key.encode(), blob
+
+    def _sweep_expired(self) -> Iterator[Change]:
+        """Removals of entities without readable features, among the next few stored.
+
+        Entities in memory expire there; the sweep is for those that left it.
+        """
+        state = self._state
+        for entity, table in state.tables.items():
+            memory_ms = table.memory_ms
+            if state.options.memory_bytes is None or memory_ms is None:
+                continue
+            prefix, expired = entity_prefix(entity), dict[str, bytes | None]()
+            packed = state.packed.get(entity, {})  # newer than what is stored of the same keys
+            start = self._sweep_from.pop(entity, prefix)
+            for number, (key, blob) in enumerate(state.store.scan(prefix, start)):
+                if number == _SWEEP:
+                    self._sweep_from[entity] = key
+                    break
+                name = key[len(prefix) :].decode()
+                if name not in packed and newest_packed(blob) + memory_ms <= state.horizon:
+                    expired[name] = None
+            yield from [(prefix + key.encode(), None) for key in expired]
+            if entity == "session":
+                yield from [(OWNER + key.encode(), None) for key in expired]
+            if state.mirror is not None:
+                state.mirror.put(entity, expired)
+
+    def _meta(self) -> Change:
+        state = self._state
+        return write_meta(
+            Meta(
+                format=FORMAT,
+                definitions=self._definitions,
+                fingerprint=state.definitions.fingerprint,
+                offset=state.offset,
+                newest=state.admission.newest,
+                watermark=state.watermark,
+                items_version=state.items_version,
+                consumers=sorted(state.options.consumers),
+                missing=list(state.missing),
+            )
+        )

@@ -1,0 +1,89 @@
+"""Options of an engine, and the reports that its callbacks get."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Container, Mapping
+from dataclasses import dataclass, field
+
+from tactful_streaming.definitions.model import Feature
+from tactful_streaming.engine.consumers import CoCommittedConsumer
+from tactful_streaming.identity.resolver import Identity
+from tactful_streaming.log.dead_letters import DeadLetter
+from tactful_streaming.online.store import OnlineStore
+from tactful_streaming.patterns.match import Match
+from tactful_streaming.rules.rules import Cleaner
+from tactful_streaming.windows.triggers import WindowResult
+
+
+@dataclass(frozen=True)
+class LateEvent:
+    """An event that came too late for some features.
+
+    Attributes:
+        payload: the record.
+        features: those that it does not count for.
+        partition: partition of the log it came from.
+        offset: its offset there.
+    """
+
+    payload: bytes
+    features: tuple[str, ...]
+    partition: int
+    offset: int
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """Options of an engine.
+
+    The callbacks are called while a batch is applied. A caller that stores what they report before
+    :meth:`Engine.commit` loses nothing; reports since the last commit are repeated after a crash.
+
+    Attributes:
+        dedupe_days: days of event time for which event ids are remembered, at least; with 0 every
+            event counts as often as it is in the log.
+        watermark_delay_ms: distance of the watermark from the newest event: an event may come so
+            much later than newer ones before a window is emitted without it.
+        allowed_lateness_ms: late events still count so long after the end of their window, so that
+            one fast clock does not close all windows.
+        consumers: consumers whose state commits with the engine's, by name.
+        cleaner: judges each event before it counts.
+        online: copy of each entity's packed state for other processes, written after a commit.
+        partition: number of the partition of the log, for dead letters and marks in `online`.
+        identity: rules that link devices to users. None: an event belongs to the user it names, and
+            an anonymous one to its device for ever.
+        suppressed: keys of erased users; their events only advance time. It may grow; an empty one
+            is false and costs nothing.
+        partition_of: partition that a key is routed to, so that histories of devices reach users of
+            other partitions (:attr:`Engine.transfers`). None: there is one partition.
+        rebuild: clear the state and begin at offset 0, to compute it again from the log.
+        memory_bytes: approximate memory for entities; beyond, those untouched for the longest time
+            are kept in the store alone. None keeps all in memory.
+        also_reads: features of other engines: the fields that they read are decoded, and so
+            checked, by this one too.
+        on_results: called with the results of windows that ended.
+        on_late: called with events that came too late for some features.
+        on_match: called with matches of sequences and joins.
+        on_dead_letter: called with records that do not count.
+    """
+
+    dedupe_days: int = 7
+    watermark_delay_ms: int = 0
+    allowed_lateness_ms: int = 300_000
+    consumers: Mapping[str, CoCommittedConsumer] = field(default_factory=dict)
+    cleaner: Cleaner | None = None
+    online: OnlineStore | None = None
+    partition: int = 0
+    identity: Identity | None = None
+    suppressed: Container[str] = frozenset()
+    partition_of: Callable[[str], int] | None = None
+    rebuild: bool = False
+    memory_bytes: int | None = None
+    also_reads: tuple[Feature, ...] = ()
+    on_results: Callable[[list[WindowResult]], None] | None = None
+    on_late: Callable[[list[LateEvent]], None] | None = None
+    on_match: Callable[[list[Match]], None] | None = None
+    on_dead_letter: Callable[[list[DeadLetter]], None] | None = None
+
+
+DEFAULT_OPTIONS = EngineOptions()
