@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from tactful_streaming.contract.log_entries import Entry, Event, Item, Tick, encode_entry
     from tactful_streaming.definitions.reader import load_definitions
     from tactful_streaming.engine.engine import Engine
+    from tactful_streaming.engine.options import EngineOptions
     from tactful_streaming.errors import StreamingError
     from tactful_streaming.kafka.kafka_log import KafkaLog
     from tactful_streaming.log.embedded_log import EmbeddedLog
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = [
     "EmbeddedLog",
     "Engine",
+    "EngineOptions",
     "Entry",
     "Event",
     "Item",
@@ -49,6 +51,7 @@ __all__ = [
 _LOADED_WHEN_USED = {
     "EmbeddedLog": "log.embedded_log",
     "Engine": "engine.engine",
+    "EngineOptions": "engine.options",
     "Entry": "contract.log_entries",
     "Event": "contract.log_entries",
     "Item": "contract.log_entries",
