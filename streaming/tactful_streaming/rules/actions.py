@@ -1,4 +1,4 @@
-"""Changes that rules make, compiled to functions from event to event."""
+"""Changes of normalising rules, compiled to functions from event to event."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from tactful_streaming.rules.fields import EVENT_TEXTS, reader, received_at, wri
 from tactful_streaming.rules.model import FieldChange
 
 Apply = Callable[[Event, int | None], Event]
-"""An event, changed or the very same, given its time of receipt."""
+"""From an event and its time of receipt to the changed event, or the same object."""
 
 _MAX_TEXT = 2048
 _MAX_ID = 256
 
 
 def compile_changes(changes: Sequence[FieldChange]) -> Apply:
-    """A function that makes `changes` in order; it returns its argument if nothing is to change."""
+    """Compile `changes` to a function, which returns the same object without a change."""
     applies: list[Apply] = []
     for (field, special), group in groupby(
         changes, key=lambda c: (c.field, c.operation in _SPECIAL)
@@ -32,15 +32,15 @@ def compile_changes(changes: Sequence[FieldChange]) -> Apply:
         return applies[0]
 
     def apply(event: Event, received: int | None) -> Event:
-        for one in applies:
-            event = one(event, received)
+        for change in applies:
+            event = change(event, received)
         return event
 
     return apply
 
 
 def _on_value(field: str, steps: Sequence[Callable[[Property], Property]]) -> Apply:
-    """Change one field step by step; a result that its field cannot hold leaves it as it was."""
+    """Change one field step by step; a result that is not valid in it changes nothing."""
     read = reader(field)
     most = _MAX_ID if field in EVENT_TEXTS or field == "properties.category" else _MAX_TEXT
 
@@ -74,7 +74,7 @@ def _value_change(operation: str, operand: Any) -> Callable[[Property], Property
         return lambda value: table.get(value, value) if type(value) is str else value
     if operation in _ON_TEXT:
         on_text = _ON_TEXT[operation]
-        # A text that becomes empty is none; the next step sees it so.
+        # An empty text becomes None, also for the next step.
         return lambda value: on_text(value) or None if type(value) is str and value else value
     if operation == "number":
         return _number
@@ -106,7 +106,7 @@ def _on_number(operation: str, operand: Any) -> Callable[[Any], Property]:
 
 
 def _number(value: Property) -> Property:
-    """The number that a text spells in digits, with a point for the fraction."""
+    """Convert a text of digits, with a point before a fraction, to a number."""
     if type(value) is not str:
         return value
     text = value.strip()

@@ -19,17 +19,17 @@ from tactful_streaming.rules.model import (
     UserAgent,
 )
 from tactful_streaming.rules.safe_regex import TEXT_LIMIT, compile_safely
-from tactful_streaming.rules.state import Memory, digest, key_of
+from tactful_streaming.rules.state import ExpiringMap, digest, key_of
 from tactful_streaming.rules.user_agents import classify
 
 Holds = Callable[[Event, Item | None, int | None], bool]
-"""Whether something holds for an event, its item and its time of receipt."""
+"""Whether a condition holds for an event, its item and its time of receipt."""
 
 _Key = Callable[[Event, Item | None, int | None], str | None]
-"""A text that stands for fields of an event, its item and its receipt, if it has them all."""
+"""From an event, its item and its receipt to a text for its fields; None if one is missing."""
 
 _Place = tuple[str, str, int, int]
-"""Rule, when or unless, alternative, condition: an equal one elsewhere counts by itself."""
+"""Rule, when or unless, alternative, condition; equal conditions have counts of their own."""
 
 _COMPARISONS: dict[str, Callable[[Any, Any], bool]] = {
     "above": operator.gt,
@@ -43,45 +43,45 @@ KINDS: dict[str, tuple[type, ...]] = {
     "flag": (bool,),
     "list": (list,),
 }
-"""Types of values by the name that rules give them."""
+"""Types of values by their name in rules."""
 
 
 class State:
-    """What the stateful conditions of one set of rules remember.
+    """State of the stateful conditions of one set of rules.
 
     Attributes:
-        clock: newest timestamp so far, that of the event at hand included.
-        memories: by a stable id.
-        pending: what to remember of the event at hand if it turns out clean: memory, key, until.
+        clock: newest timestamp so far, including the present event.
+        maps: stored facts of each condition, by a stable id.
+        pending: facts to store if the present event is clean: map, key, end of its validity.
     """
 
     def __init__(self) -> None:
-        """Begin with nothing."""
+        """Begin without facts."""
         self.clock = 0
-        self.memories: dict[str, Memory] = {}
-        self.pending: list[tuple[Memory, str, int]] = []
+        self.maps: dict[str, ExpiringMap] = {}
+        self.pending: list[tuple[ExpiringMap, str, int]] = []
         self._keys: dict[str, _Key] = {}
 
-    def of(self, place: _Place, condition: Rate | Earlier) -> tuple[Memory, _Key]:
-        """The memory of a condition at its place, and its key of an event."""
+    def of(self, place: _Place, condition: Rate | Earlier) -> tuple[ExpiringMap, _Key]:
+        """Return the facts of a condition at its place, and the function to its key."""
         name = digest([place, type(condition).__name__, condition])[:12]
-        if name not in self.memories:
+        if name not in self.maps:
             by = condition.by if isinstance(condition, Rate) else condition.same
-            self.memories[name] = Memory(condition.most)
+            self.maps[name] = ExpiringMap(condition.most)
             self._keys[name] = _key(by)
-        return self.memories[name], self._keys[name]
+        return self.maps[name], self._keys[name]
 
-    def remember(self) -> None:
-        """The event at hand is clean: what is pending counts from now on."""
-        for memory, key, until in self.pending:
-            known = memory.get(key, self.clock)
+    def store_pending(self) -> None:
+        """Store the pending facts of the present event, which is clean."""
+        for facts, key, until in self.pending:
+            known = facts.get(key, self.clock)
             if until >= self.clock and (known is None or known[0] < until):
-                memory.put(key, (until,), self.clock)
+                facts.put(key, (until,), self.clock)
         self.pending.clear()
 
 
 def compile_rule(rule: Rule, state: State) -> Holds:
-    """Whether the conditions of `rule` hold; its event types are not looked at."""
+    """Compile the conditions of `rule`, without its event types."""
     when, unless = (
         [
             _all([_condition(c, (rule.name, side, n, i), state) for i, c in enumerate(part)])
@@ -98,9 +98,9 @@ def compile_rule(rule: Rule, state: State) -> Holds:
 
 
 def compile_learning(rule: Rule, type_: str, state: State) -> list[Holds]:
-    """What `rule` notes of events of `type_` for later; the functions return False."""
+    """Compile functions that add facts of events of `type_` to `pending`, and return False."""
     return [
-        _noting(condition, *state.of((rule.name, side, n, i), condition), state)
+        _learning(condition, *state.of((rule.name, side, n, i), condition), state)
         for side, alternatives in _sides(rule)
         for n, part in enumerate(alternatives)
         for i, condition in enumerate(part)
@@ -117,7 +117,7 @@ def _always(event: Event, item: Item | None, received: int | None) -> bool:
 
 
 def _all(parts: Sequence[Holds]) -> Holds:
-    """Whether all `parts` hold, tried in order."""
+    """Compile a test that all `parts` hold, evaluated in order."""
     first, *others = parts
     if not others:
         return first
@@ -128,7 +128,7 @@ def _all(parts: Sequence[Holds]) -> Holds:
 
 
 def _any(parts: Sequence[Holds]) -> Holds:
-    """Whether one of `parts` holds, tried in order."""
+    """Compile a test that one of `parts` holds, evaluated in order."""
     first, *others = parts
     if not others:
         return first
@@ -170,7 +170,7 @@ def _field_test(test: FieldTest) -> Holds:
             value = read(event, item, received)
             if type(value) is not str:
                 return False
-            # A lone surrogate, which UTF-8 cannot hold, becomes a question mark.
+            # A lone surrogate, which UTF-8 cannot encode, becomes a question mark.
             return search(value[:TEXT_LIMIT].encode("utf-8", "replace")) is not None
 
         return matches
@@ -199,7 +199,7 @@ def _comparison(read: Read, compare: Callable[[Any, Any], bool], operand: Any) -
 
 
 def _membership(read: Read, operands: Sequence[Any]) -> Holds:
-    # Python takes True for 1; the rules do not.
+    # In Python True equals 1; in rules it does not.
     texts = frozenset(o for o in operands if type(o) is str)
     flags = frozenset(o for o in operands if type(o) is bool)
     numbers = frozenset(o for o in operands if _is_number(o))
@@ -226,7 +226,7 @@ def _user_agent(condition: UserAgent) -> Holds:
     return holds
 
 
-def _rate(condition: Rate, memory: Memory, read_key: _Key, state: State) -> Holds:
+def _rate(condition: Rate, facts: ExpiringMap, read_key: _Key, state: State) -> Holds:
     above, width, hold = condition.above, condition.within_ms, condition.hold_ms
 
     def holds(event: Event, item: Item | None, received: int | None) -> bool:
@@ -235,8 +235,8 @@ def _rate(condition: Rate, memory: Memory, read_key: _Key, state: State) -> Hold
             return False
         now = state.clock
         window = event.timestamp // width
-        newest, count, before, held = (memory.get(key, now) or (0, window, 0, 0, -1))[1:]
-        if (window + 2) * width <= now:  # late: its window is no longer kept
+        newest, count, before, held = (facts.get(key, now) or (0, window, 0, 0, -1))[1:]
+        if (window + 2) * width <= now:  # late: its window is no longer stored
             return held >= now
         if window > newest:
             before = count if window == newest + 1 else 0
@@ -249,34 +249,34 @@ def _rate(condition: Rate, memory: Memory, read_key: _Key, state: State) -> Hold
         if over:
             held = max(held, event.timestamp + hold)
         until = max((newest + 2) * width - 1, held)
-        memory.put(key, (until, newest, count, before, held), now)
+        facts.put(key, (until, newest, count, before, held), now)
         return over or held >= now
 
     return holds
 
 
-def _earlier(memory: Memory, read_key: _Key, state: State) -> Holds:
+def _earlier(facts: ExpiringMap, read_key: _Key, state: State) -> Holds:
     def holds(event: Event, item: Item | None, received: int | None) -> bool:
         key = read_key(event, item, received)
-        return key is not None and memory.get(key, state.clock) is not None
+        return key is not None and facts.get(key, state.clock) is not None
 
     return holds
 
 
-def _noting(condition: Earlier, memory: Memory, read_key: _Key, state: State) -> Holds:
+def _learning(condition: Earlier, facts: ExpiringMap, read_key: _Key, state: State) -> Holds:
     within = condition.within_ms
 
-    def note(event: Event, item: Item | None, received: int | None) -> bool:
+    def learn(event: Event, item: Item | None, received: int | None) -> bool:
         key = read_key(event, item, received)
         if key is not None:
-            state.pending.append((memory, key, event.timestamp + within))
+            state.pending.append((facts, key, event.timestamp + within))
         return False
 
-    return note
+    return learn
 
 
 def _key(fields: Sequence[str]) -> _Key:
-    """What stands for the values of `fields`; None if one is missing."""
+    """Compile a function to a key of the values of `fields`; None if one is missing."""
     if tuple(fields) == ("content",):
         return _last(lambda event, item, received: digest(content(event)))
     reads = [reader(name) for name in fields]
@@ -289,7 +289,7 @@ def _key(fields: Sequence[str]) -> _Key:
 
 
 def _last(read_key: _Key) -> _Key:
-    """Ask once an event: what notes it for later and the condition itself both need its key."""
+    """Cache the key of the last event, which a condition and its learning both read."""
     last: tuple[Event | None, Item | None, int | None] = (None, None, None)
     last_key: str | None = None
 

@@ -1,4 +1,4 @@
-"""Conditions in words, for the reasons of rules that give none."""
+"""Conditions in words: the default reasons of rules."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ def describe(
     when: tuple[tuple[Condition, ...], ...],
     unless: tuple[tuple[Condition, ...], ...],
 ) -> str:
-    """What a rule holds for, in at most 200 characters."""
+    """Describe the events that a rule matches, in at most 200 characters."""
     parts = [f"type is {' or '.join(events)}"] if events else []
     if when:
         parts.append(_alternatives(when))
-    said = " and ".join(parts)
+    text = " and ".join(parts)
     if unless:
-        said = f"{said or 'always'}, unless {_alternatives(unless)}"
-    return said if len(said) <= _LONGEST else said[: _LONGEST - 1] + "…"
+        text = f"{text or 'always'}, unless {_alternatives(unless)}"
+    return text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"
 
 
 def _alternatives(alternatives: tuple[tuple[Condition, ...], ...]) -> str:
@@ -57,9 +57,9 @@ def _condition(condition: Condition) -> str:
             f"by {' and '.join(condition.by)}"
         )
     assert isinstance(condition, Earlier)
-    of = f"a {' or '.join(condition.events)}" if condition.events else "an event"
+    earlier = f"a {' or '.join(condition.events)}" if condition.events else "an event"
     same = " and ".join(condition.same)
-    return f"{of} of the same {same} came within {_duration(condition.within_ms)}"
+    return f"{earlier} of the same {same} came within {_duration(condition.within_ms)}"
 
 
 def _field_test(test: FieldTest) -> str:

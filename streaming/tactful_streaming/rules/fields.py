@@ -1,4 +1,4 @@
-"""Fields of an event that rules can look at and change."""
+"""Fields of an event that rules read and change."""
 
 from __future__ import annotations
 
@@ -20,28 +20,28 @@ EVENT_TEXTS: Final = (
 )
 ITEM_TEXTS: Final = ("item.item_id", "item.title", "item.category")
 TEXT_FIELDS: Final = (*EVENT_TEXTS, "subject", *ITEM_TEXTS)
-"""Fields that hold text or nothing."""
+"""Fields that hold text or None."""
 
 NUMBER_FIELDS: Final = ("timestamp", "age", "item.price")
-"""Fields that hold a number or nothing; `age` is receipt minus timestamp, milliseconds."""
+"""Fields that hold a number or None; `age` is receipt minus timestamp, milliseconds."""
 
 FLAG_FIELDS: Final = ("item.available",)
 
 MAPPINGS: Final = ("properties", "context", "item.properties")
-"""Fields whose parts may be anything: ``properties.price``."""
+"""Fields with parts of any name and type: ``properties.price``."""
 
 CHANGEABLE: Final = ("timestamp", "session_id", "item_id", "recommendation_id")
 """Fields that a rule may change, besides parts of properties and context."""
 
 TRANSPORT: Final = ("sent_at", "received_at")
-"""Parts of the context that tell of the sending, not of what happened."""
+"""Parts of the context that describe the transport, not the event."""
 
 Read = Callable[[Event, Item | None, int | None], Property]
-"""Value of a field of an event, its item and its time of receipt; None where there is none."""
+"""From an event, its item and its time of receipt to the value of a field, or None."""
 
 
 def split_field(name: str) -> tuple[str, str]:
-    """The mapping and the part that ``properties.price`` names; "" for a plain field."""
+    """Split ``properties.price`` into mapping and part; ``("", name)`` for a plain field."""
     for mapping in MAPPINGS:
         if name.startswith(mapping + "."):
             return mapping, name[len(mapping) + 1 :]
@@ -49,7 +49,7 @@ def split_field(name: str) -> tuple[str, str]:
 
 
 def reader(name: str) -> Read:
-    """A function that reads field `name`."""
+    """Return a function that reads field `name`."""
     mapping, part = split_field(name)
     if mapping == "properties":
         return lambda event, item, received: event.properties.get(part)
@@ -68,7 +68,7 @@ def reader(name: str) -> Read:
 
 
 def received_at(event: Event, received: int | None) -> int | None:
-    """When the server received an event, epoch milliseconds, if that is known."""
+    """Return the time of receipt of an event, epoch milliseconds, or None."""
     if received is not None:
         return received
     stamp = event.context.get("received_at")
@@ -76,7 +76,7 @@ def received_at(event: Event, received: int | None) -> int | None:
 
 
 def write(event: Event, name: str, value: Property) -> Event:
-    """The event with `value` in field `name`; None takes the field away."""
+    """Copy an event with `value` in field `name`; None removes a part."""
     mapping, part = split_field(name)
     if not mapping:
         return msgspec.structs.replace(event, **{name: value})
@@ -88,7 +88,7 @@ def write(event: Event, name: str, value: Property) -> Event:
 
 
 def content(event: Event) -> list[object]:
-    """All of an event but its id and how it was sent, as plain data."""
+    """Return an event without its id and transport, as plain data."""
     context = {key: value for key, value in event.context.items() if key not in TRANSPORT}
     return [
         event.type,
@@ -104,5 +104,5 @@ def content(event: Event) -> list[object]:
 
 
 def _age(event: Event, item: Item | None, received: int | None) -> int | None:
-    moment = received_at(event, received)
-    return None if moment is None else moment - event.timestamp
+    receipt = received_at(event, received)
+    return None if receipt is None else receipt - event.timestamp

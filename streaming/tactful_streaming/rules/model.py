@@ -1,4 +1,4 @@
-"""What a rule is: the file of rules as data."""
+"""Rules that clean events, as data."""
 
 from __future__ import annotations
 
@@ -8,7 +8,13 @@ from typing import Literal
 from tactful_streaming.contract.log_entries import Scalar
 
 Action = Literal["drop", "dead_letter", "normalise"]
-"""What a rule does with an event it holds for."""
+"""Effect of a rule on an event that it matches."""
+
+BOUNDS = ("above", "below", "at_least", "at_most")
+"""Operators that compare a number with an operand."""
+
+TEXT_TESTS = ("matches", "starts")
+"""Operators that test a text."""
 
 
 @dataclass(frozen=True)
@@ -21,13 +27,13 @@ class Relative:
 
 @dataclass(frozen=True)
 class FieldTest:
-    """A look at one field: ``properties.price: {below: 0}``.
+    """A test of one field: ``properties.price: {below: 0}``.
 
     Attributes:
         field: ``type``, ``properties.price``, ``item.price``, ``age``…
         operator: ``equals``, ``in``, ``matches``, ``starts``, ``above``, ``below``, ``at_least``,
             ``at_most``, ``missing`` or ``kind``.
-        operand: what the field is compared with.
+        operand: value to compare with.
     """
 
     field: str
@@ -46,16 +52,16 @@ class UserAgent:
 class Rate:
     """More than `above` events of one key in a window aligned to the epoch.
 
-    Counted are the events that come to this condition. An event whose window ended a window before
-    the newest timestamp so far is late and counts for none. All events of a key are above for
-    `hold_ms` after one that was, by the newest timestamp so far.
+    The rate counts the events that reach this condition. An event whose window ended a window
+    before the newest timestamp so far is late and does not count. After the rate was exceeded, all
+    events of the key exceed it for `hold_ms`, by the newest timestamp so far.
 
     Attributes:
-        by: fields whose values make the key; an event that lacks one is never above.
-        above: events in a window that are still in order.
+        by: fields whose values form the key; an event that lacks one never exceeds the rate.
+        above: largest allowed number of events in a window.
         within_ms: length of the window, milliseconds.
-        hold_ms: how long a key stays above, milliseconds.
-        most: keys remembered.
+        hold_ms: time for which a key continues to exceed the rate, milliseconds.
+        most: largest number of stored keys.
     """
 
     by: tuple[str, ...]
@@ -69,15 +75,15 @@ class Rate:
 class Earlier:
     """A clean event with the same values came earlier in the log.
 
-    It counts while its timestamp is at most `within_ms` older than the newest so far. Compared are
-    the values that events have when they come to the rule.
+    It counts while its timestamp is at most `within_ms` older than the newest so far. Values are
+    compared as they are when the event reaches the rule.
 
     Attributes:
         events: types that count; empty for any.
         same: fields that are equal, or ``content`` for all but the ``event_id``; an event that
             lacks one of them has nothing earlier.
         within_ms: milliseconds of event time.
-        most: keys remembered.
+        most: largest number of stored keys.
     """
 
     events: tuple[str, ...]
@@ -94,9 +100,9 @@ class FieldChange:
     """One step of normalising a field.
 
     Attributes:
-        field: what is changed.
+        field: the field to change.
         operation: ``strip``, ``lower``, ``map``, ``clamp``, ``convert``…
-        operand: what the operation needs, if anything.
+        operand: operand of the operation, if it has one.
     """
 
     field: str
@@ -106,12 +112,12 @@ class FieldChange:
 
 @dataclass(frozen=True)
 class Conversion:
-    """Amounts of other currencies into one, by a table.
+    """Conversion of amounts to one currency, by a table.
 
     Attributes:
         currency: field that names the currency; set to `to` with the amount.
         to: currency of the result.
-        rates: what one unit of each other currency is worth in `to`.
+        rates: value in `to` of one unit of each other currency.
     """
 
     currency: str
@@ -125,13 +131,13 @@ class Rule:
 
     Attributes:
         name: snake_case, unique.
-        action: what happens to an event it holds for.
+        action: effect on an event that it matches.
         events: event types it is about; empty for any.
-        when: alternatives, of each of which all conditions must hold; empty: always.
-        unless: alternatives; the rule does not hold when one of them does.
-        changes: what is normalised, in order.
-        reason: why an event was set aside, for people.
-        line: where it was written, from 1; no part of the fingerprint.
+        when: alternatives; all conditions of one must hold; empty: always.
+        unless: alternatives; if one holds, the rule does not match.
+        changes: steps of normalising, in order.
+        reason: explanation of a set-aside event, for operators.
+        line: line in the file, from 1; not part of the fingerprint.
     """
 
     name: str

@@ -1,9 +1,9 @@
 """Rules that clean events: normalise them, drop them, or set them aside with a reason.
 
-Rules are data, a YAML file. They are tried on each event in the order written, in the order of the
-log. One that normalises hands the changed event on; the first that drops or dead-letters an event
-ends its way. All they look at is the event, the catalogue and what they remember of earlier events,
-never a clock, so a replay of the log decides the same.
+Rules are data, a YAML file. Each event, in the order of the log, is tested by the rules in the
+order written. A normalising rule changes the event for the next rules; the first rule that drops or
+dead-letters it is the last. Rules read the event, the catalogue and stored facts of earlier events,
+never a clock, so a replay of the log has the same result.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ _MOST_PLANS = 1000
 
 @dataclass(frozen=True)
 class Dropped:
-    """The verdict on an event that goes no further.
+    """The rule that dropped or dead-lettered an event.
 
     Attributes:
         rule: name of the rule.
-        reason: why, for people; nothing of the event is in it.
-        action: ``drop``, it is only counted; ``dead_letter``, it is kept.
+        reason: explanation for operators; contains no data of the event.
+        action: ``drop``: the event is only counted; ``dead_letter``: it is stored.
     """
 
     rule: str
@@ -47,15 +47,15 @@ class Dropped:
 
 @dataclass(frozen=True)
 class RuleReport:
-    """What became of the events since the rules were opened.
+    """Numbers of events since the rules were opened.
 
     Attributes:
-        events: how many came.
-        clean: how many passed, changed or not.
-        changed: how many of those were changed.
-        dropped: how many were dropped.
-        dead_lettered: how many were set aside.
-        by_rule: for each rule, in order, how many events it changed, dropped or set aside.
+        events: events tested.
+        clean: events that passed, changed or not.
+        changed: events that passed changed.
+        dropped: events dropped.
+        dead_lettered: events dead-lettered.
+        by_rule: for each rule, in order, the events it changed, dropped or dead-lettered.
     """
 
     events: int
@@ -67,7 +67,7 @@ class RuleReport:
 
 
 class Cleaner(Protocol):
-    """What an engine needs of something that cleans events; :class:`Rules` is one."""
+    """Interface of :class:`Rules` to the engine."""
 
     def clean(
         self,
@@ -76,17 +76,17 @@ class Cleaner(Protocol):
         items: Mapping[str, Item] = _NO_ITEMS,
         received: int | None = None,
     ) -> Event | Dropped:
-        """The event as it shall count, or why it does not."""
+        """Return the event to count, or the reason why it does not count."""
 
     def pack_changes(self) -> dict[str, bytes | None]:
-        """State that changed since the last call, to be stored together with the offset."""
+        """Return the state that changed since the last call, to store with the offset."""
 
     def restore(self, stored: Iterable[tuple[str, bytes]]) -> None:
-        """Go back to what was stored."""
+        """Load the stored state."""
 
 
 class _Step(NamedTuple):
-    """A rule, or what a rule notes of events, in the way of events of one type."""
+    """A rule, or the learning of a rule, for events of one type."""
 
     holds: Holds
     number: int
@@ -95,15 +95,20 @@ class _Step(NamedTuple):
 
 
 class Rules:
-    """Rules at work on the events of one partition, with what they remember.
+    """Rules for the events of one partition, with the state of rates and repetitions.
 
-    The memory is part of the state of the engine: :meth:`pack_changes` goes into the same atomic
-    write as the offset, :meth:`restore` reads it back. Each partition needs ``Rules`` of its own:
+    This state is part of the engine's: :meth:`pack_changes` goes into the same atomic write as the
+    offset, :meth:`restore` loads it. Each partition needs ``Rules`` of its own:
     ``Rules(others.rules)``.
+
+    >>> rules = load_rules("- {name: free, when: {properties.price: {at_most: 0}}, action: drop}")
+    >>> event = Event(event_id="1", type="view", timestamp=0, properties={"price": 0})
+    >>> rules.clean(event).rule
+    'free'
     """
 
     def __init__(self, rules: Sequence[Rule] = ()) -> None:
-        """Prepare `rules`; without any, every event passes."""
+        """Compile `rules`; without any, every event passes."""
         self._rules = tuple(rules)
         self._state = State()
         self._holds = [compile_rule(rule, self._state) for rule in self._rules]
@@ -120,7 +125,7 @@ class Rules:
 
     @property
     def fingerprint(self) -> str:
-        """Hash of the rules; equal for equal rules, however written."""
+        """Hash of the rules, independent of their formatting."""
         data = msgspec.json.encode([replace(rule, line=0) for rule in self._rules])
         return hashlib.sha256(data).hexdigest()
 
@@ -131,18 +136,17 @@ class Rules:
         items: Mapping[str, Item] = _NO_ITEMS,
         received: int | None = None,
     ) -> Event | Dropped:
-        """Try the rules on an event.
+        """Test an event by the rules.
 
         Args:
-            event: the next event of the log, none that was counted before.
-            item: what the catalogue says about its item.
+            event: the next event of the log, never a repetition.
+            item: its item in the catalogue.
             items: the catalogue, for an event whose ``item_id`` is normalised.
-            received: when the server received it, epoch milliseconds; without it the number in
-                ``context.received_at`` counts.
+            received: time of receipt, epoch milliseconds; None: ``context.received_at``.
 
         Returns:
-            The event, the very same if no rule changed it, or why it goes no further. An event that
-            goes no further is remembered by no rule but by its rate.
+            The event, the same object if no rule changed it, or the rule that dropped or
+            dead-lettered it. Rates count also these events; ``earlier`` does not.
         """
         self._events += 1
         plan = self._plans.get(event.type)
@@ -168,13 +172,13 @@ class Rules:
                     state.clock = changed.timestamp
                 current = changed
         if state.pending:
-            state.remember()
+            state.store_pending()
         if current is not event:
             self._changed += 1
         return current
 
     def report(self) -> RuleReport:
-        """What became of the events so far."""
+        """Count the events so far by result."""
         ends = {"drop": 0, "dead_letter": 0, "normalise": 0}
         for rule, count in zip(self._rules, self._counts, strict=True):
             ends[rule.action] += count
@@ -188,43 +192,43 @@ class Rules:
         )
 
     def pack_changes(self) -> dict[str, bytes | None]:
-        """What the rules remember anew since the last call, by key; None for what is forgotten."""
+        """Return facts that changed since the last call, by key; None for expired ones."""
         changes: dict[str, bytes | None] = {}
         if self._state.clock != self._stored_clock:
             self._stored_clock = self._state.clock
             changes[_CLOCK] = self._stored_clock.to_bytes(8, "big")
-        for name, memory in self._state.memories.items():
-            for key, packed in memory.pack_changes().items():
+        for name, facts in self._state.maps.items():
+            for key, packed in facts.pack_changes().items():
                 changes[name + key] = packed
         return changes
 
     def restore(self, stored: Iterable[tuple[str, bytes]]) -> None:
-        """Go back to the sum of what :meth:`pack_changes` gave.
+        """Load the sum of all changes that :meth:`pack_changes` returned.
 
-        What rules that have since been changed or removed remembered is ignored: a changed
-        condition begins anew.
+        Facts of conditions that were changed or removed since are ignored: a changed condition
+        begins without facts.
 
         Raises:
             StateError: if it is damaged.
         """
-        by_memory: dict[str, list[tuple[str, bytes]]] = {n: [] for n in self._state.memories}
+        by_condition: dict[str, list[tuple[str, bytes]]] = {n: [] for n in self._state.maps}
         try:
             for key, blob in stored:
                 if key == _CLOCK:
                     self._stored_clock = self._state.clock = int.from_bytes(blob, "big")
-                elif key[:_ID_LENGTH] in by_memory:
-                    by_memory[key[:_ID_LENGTH]].append((key[_ID_LENGTH:], blob))
-            for name, facts in by_memory.items():
-                self._state.memories[name].restore(facts)
+                elif key[:_ID_LENGTH] in by_condition:
+                    by_condition[key[:_ID_LENGTH]].append((key[_ID_LENGTH:], blob))
+            for name, facts in by_condition.items():
+                self._state.maps[name].restore(facts)
         except (msgspec.MsgspecError, ValueError) as error:
-            raise StateError(f"what the rules remembered is damaged: {error}") from error
+            raise StateError(f"the stored state of the rules is damaged: {error}") from error
 
     def _plan(self, type_: str) -> list[_Step]:
-        """What events of `type_` meet on their way; kept, as types are few."""
+        """Compile the steps for events of `type_`; cached, as types are few."""
         plan: list[_Step] = []
         for number, rule in enumerate(self._rules):
-            for note in compile_learning(rule, type_, self._state):
-                plan.append(_Step(note, number, self._changes[number], None))
+            for learn in compile_learning(rule, type_, self._state):
+                plan.append(_Step(learn, number, self._changes[number], None))
             if not rule.events or type_ in rule.events:
                 verdict = (
                     None

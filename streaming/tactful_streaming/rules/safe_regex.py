@@ -1,7 +1,7 @@
 """Regular expressions matched by RE2, in time linear in the length of the text.
 
-Clients choose the text, so an engine that backtracks could be stalled by it: Python's takes 2ⁿ
-steps for ``(a+)+b`` on n letters *a*. RE2 does not backtrack, and refuses what needs it.
+Clients choose the text, so it could stall a backtracking engine: Python's takes 2ⁿ steps for
+``(a+)+b`` on n letters *a*. RE2 does not backtrack, and refuses patterns that need it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ TEXT_LIMIT: Final = 512
 _PATTERN_LIMIT: Final = 1024
 _MEMORY_LIMIT: Final = 1 << 20  # bytes; also bounds a search to about 10 ms
 
-_REASONS: Final = {  # beginning of RE2's message: what the author of a rule reads
+_REASONS: Final = {  # beginning of RE2's message: message to the author of a rule
     "invalid perl operator: (?=": "a look-ahead or look-behind is not supported",
     "invalid perl operator: (?!": "a look-ahead or look-behind is not supported",
     "invalid perl operator: (?<": "a look-ahead or look-behind is not supported",

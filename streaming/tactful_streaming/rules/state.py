@@ -1,4 +1,4 @@
-"""What stateful rules remember: a bounded map that forgets by event time."""
+"""State of stateful rules: a bounded map with expiry by event time."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ _SEPARATOR = "\x1f"
 _LONGEST = 64
 
 Fact = tuple[int, ...]
-"""What is remembered of a key; the first number is the event time until which it is."""
+"""The value of a key; the first number is the event time at which it expires."""
 
 
 def digest(values: object) -> str:
-    """Twelve bytes in hexadecimal that stand for `values`, plain data; equal for equal ones."""
+    """Hash plain data to twelve bytes in hexadecimal."""
     return hashlib.blake2b(_canonical.encode(values), digest_size=12).hexdigest()
 
 
 def key_of(values: Sequence[object]) -> str:
-    """A short text that stands for `values`: the texts themselves, or a digest of anything else."""
+    """Encode `values` as a short key: the texts joined, or a digest of other values."""
     try:
         key = _SEPARATOR.join(values)  # type: ignore[arg-type]
     except TypeError:
@@ -36,11 +36,13 @@ def key_of(values: Sequence[object]) -> str:
     return key
 
 
-class Memory:
-    """Facts by key, forgotten when their time is over, or beyond `most` the one put longest ago.
+class ExpiringMap:
+    """Facts by key until they expire; beyond `most` keys, the oldest are deleted.
 
-    What is forgotten when depends on the order of the calls alone, so a replay of the log remembers
-    the same, also when it begins at a commit.
+    Deletion depends on the order of the calls alone, so a replay of the log stores the same facts,
+    also when it begins at a commit.
+
+    ``_facts`` holds ``{"ann": (17, (1767268800000, 4, 2))}``: number of the put, and the fact.
     """
 
     def __init__(self, most: int) -> None:
@@ -51,16 +53,16 @@ class Memory:
         self._number = 0
 
     def __len__(self) -> int:
-        """Number of keys, of which some may be over."""
+        """Number of keys, expired ones included."""
         return len(self._facts)
 
     def get(self, key: str, now: int) -> Fact | None:
-        """What is remembered of `key` at event time `now`, epoch milliseconds."""
-        found = self._facts.get(key)
-        return found[1] if found is not None and found[1][0] >= now else None
+        """Return the fact of `key` at event time `now`, epoch milliseconds."""
+        entry = self._facts.get(key)
+        return entry[1] if entry is not None and entry[1][0] >= now else None
 
     def put(self, key: str, fact: Fact, now: int) -> None:
-        """Remember `fact` of `key`, as the newest; forget up to two that are over at `now`."""
+        """Store `fact` as the newest; delete up to two that have expired at `now`."""
         facts = self._facts
         self._number += 1
         facts[key] = (self._number, fact)
@@ -76,23 +78,23 @@ class Memory:
                 break
 
     def pack_changes(self) -> dict[str, bytes | None]:
-        """What changed since the last call: packed facts by key, None for a forgotten one."""
+        """Return facts that changed since the last call, packed; None for deleted ones."""
         changes: dict[str, bytes | None] = {}
         for key in self._changed:
-            found = self._facts.get(key)
-            changes[key] = None if found is None else _encoder.encode(found)
+            entry = self._facts.get(key)
+            changes[key] = None if entry is None else _encoder.encode(entry)
         self._changed.clear()
         return changes
 
     def restore(self, packed: Iterable[tuple[str, bytes]]) -> None:
-        """Go back to what was packed, in any order.
+        """Load packed facts, in any order.
 
         Raises:
             msgspec.MsgspecError: if it is damaged.
         """
-        found = sorted(
-            ((key, _decoder.decode(blob)) for key, blob in packed), key=lambda f: f[1][0]
+        facts = sorted(
+            ((key, _decoder.decode(blob)) for key, blob in packed), key=lambda fact: fact[1][0]
         )
-        self._facts = OrderedDict(found)
-        self._number = found[-1][1][0] if found else 0
+        self._facts = OrderedDict(facts)
+        self._number = facts[-1][1][0] if facts else 0
         self._changed.clear()

@@ -1,6 +1,6 @@
 """Classes of user agents: crawler, automation, monitor, preview.
 
-The patterns come from the package ``crawler-user-agents``. A robot that calls itself a browser is
+The patterns come from the package ``crawler-user-agents``. A robot with a browser's user agent is
 not recognised here; a rate limit finds it.
 """
 
@@ -12,7 +12,7 @@ from typing import Final
 from tactful_streaming.rules.safe_regex import Pattern, compile_linear
 
 _TEXT_LIMIT = 1024
-_MEMORY_LIMIT: Final = 64 << 20  # bytes a class at most; the 1,500 patterns take 1 MB in all
+_MEMORY_LIMIT: Final = 64 << 20  # bytes for each class; the 1,500 patterns take 1 MB in all
 
 _TAGS: Final = {  # tags of the package: class; all others are crawlers
     "social-preview": "preview",
@@ -23,7 +23,7 @@ _TAGS: Final = {  # tags of the package: class; all others are crawlers
 _APPS: Final = frozenset({"okhttp"})  # listed as a library, but shops' Android apps use it
 
 _UNLISTED: Final = r"bot/[0-9]|[Cc]rawler|[Ss]pider|https?://|@[\w-]+\.[a-z]"
-"""Crawlers that are not listed, but follow the custom of a name or an address; browsers do not."""
+"""Unlisted crawlers that state a name or an address, by custom; browsers do not."""
 
 USER_AGENT_CLASSES: Final = ("crawler", "automation", "monitor", "preview")
 """Classes of clients that are no shopper's browser or app."""

@@ -13,7 +13,7 @@ from tests.streaming.naive_rules import Naive
 from tactful_streaming.contract.log_entries import Event, Item
 from tactful_streaming.rules import conditions
 from tactful_streaming.rules.rules import Dropped, Rules, load_rules
-from tactful_streaming.rules.state import Memory
+from tactful_streaming.rules.state import ExpiringMap
 
 START = 1_700_000_000_000
 
@@ -204,24 +204,24 @@ def _caught(count: int = 60, restart_every: int = 5) -> bool:
 
 
 def test_planted_bugs_are_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    get = Memory.get
+    get = ExpiringMap.get
 
-    def never_forgets(self: Memory, key: str, now: int) -> Any:
+    def never_forgets(self: ExpiringMap, key: str, now: int) -> Any:
         return get(self, key, 0)
 
-    def forgets_early(self: Memory, key: str, now: int) -> Any:
+    def forgets_early(self: ExpiringMap, key: str, now: int) -> Any:
         return get(self, key, now + 1)
 
-    def stores_nothing(self: Memory) -> dict[str, bytes | None]:
+    def stores_nothing(self: ExpiringMap) -> dict[str, bytes | None]:
         return {}
 
     def drops_pending(self: conditions.State) -> None:
         self.pending.clear()
 
     planted: list[tuple[Any, str, Any]] = [
-        (Memory, "get", never_forgets),
-        (Memory, "get", forgets_early),
-        (Memory, "pack_changes", stores_nothing),
+        (ExpiringMap, "get", never_forgets),
+        (ExpiringMap, "get", forgets_early),
+        (ExpiringMap, "pack_changes", stores_nothing),
         (conditions.State, "remember", drops_pending),
         (conditions, "classify", lambda text: None),
     ]

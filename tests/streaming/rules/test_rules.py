@@ -20,7 +20,7 @@ from tactful_streaming.engine.options import EngineOptions
 from tactful_streaming.errors import RuleError, StateError
 from tactful_streaming.rules.rules import Dropped, Rules, load_rules
 from tactful_streaming.rules.safe_regex import TEXT_LIMIT, compile_safely
-from tactful_streaming.rules.state import Memory, digest
+from tactful_streaming.rules.state import ExpiringMap, digest
 from tactful_streaming.rules.user_agents import classify
 from tactful_streaming.state.store import MemoryState
 
@@ -350,12 +350,12 @@ def test_clean_events_pass_unchanged(data: st.DataObject) -> None:
         assert rules.clean(one, received=one.timestamp + 50) is one
 
 
-# Memory
+# ExpiringMap
 
 
 def test_memory_is_bounded_and_forgets_the_oldest_first() -> None:
     rng = random.Random(3)
-    memory, model = Memory(5), dict[int, int]()
+    memory, model = ExpiringMap(5), dict[int, int]()
     stored: dict[str, bytes] = {}
     for step in range(3000):
         key, now = rng.randrange(12), step
@@ -378,7 +378,7 @@ def test_memory_is_bounded_and_forgets_the_oldest_first() -> None:
                 stored.pop(place, None)
                 if blob is not None:
                     stored[place] = blob
-            memory = Memory(5)
+            memory = ExpiringMap(5)
             memory.restore(rng.sample(list(stored.items()), len(stored)))
 
 
