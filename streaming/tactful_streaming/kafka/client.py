@@ -1,4 +1,4 @@
-"""Calls to the Kafka client that several modules share, and its errors as errors of the log."""
+"""Shared calls to the Kafka client, and its errors as errors of the log."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def count_partitions(client: Any, settings: KafkaSettings, timeout_s: float) -> 
 def partition_bounds(
     consumer: Any, settings: KafkaSettings, number: int, timeout_s: float
 ) -> tuple[int, int]:
-    """Ask for the offset of the oldest record of a partition and the offset behind the newest.
+    """Ask for the offset of the oldest record and the offset behind the newest.
 
     Raises:
         LogError: if no broker answers, or the topic or partition is not there.

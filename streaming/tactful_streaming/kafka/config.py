@@ -59,7 +59,7 @@ class KafkaSettings:
         ca_file: trusted certificates, PEM; None for those of the system.
         certificate_file: certificate of this client, PEM; with `key_file`.
         key_file: private key of this client, PEM.
-        key_password: of the private key.
+        key_password: password of the private key.
         sasl_mechanism: ``PLAIN``, ``SCRAM-SHA-256`` or ``SCRAM-SHA-512``.
         username: for SASL.
         password: for SASL.

@@ -148,7 +148,7 @@ class KafkaLog:
 
         Raises:
             BackpressureError: if too many bytes wait; nothing was queued.
-            LogError: as :meth:`submit` and its future.
+            LogError: see :meth:`submit`.
         """
         return self.submit(payloads, keys).result()
 

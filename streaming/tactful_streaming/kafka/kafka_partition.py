@@ -72,7 +72,7 @@ class KafkaPartition:
 
     @property
     def end(self) -> int:
-        """Offset of the next record: the broker's answer, or a greater offset that was seen here.
+        """Offset of the next record, by the broker's answer or a record read or written here.
 
         Raises:
             LogError: if the broker cannot be asked or the topic is gone.

@@ -121,7 +121,7 @@ def topic_id(settings: KafkaSettings, *, timeout_s: float = 10.0) -> str | None:
 def check_topic(
     store: StateStore, known: str | None, *, fresh: bool, where: str, cure: str
 ) -> None:
-    """Check that a state belongs to the present topic; store the topic's id in a new state.
+    """Check that a state belongs to the present topic; store its id in a new state.
 
     Args:
         store: the state.

@@ -46,7 +46,7 @@ class TransactionalProducer:
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Take `name`: its former owner is fenced, and the transaction it left open is aborted.
+        """Take `name`, which fences its former owner and aborts the open transaction.
 
         Args:
             settings: address of the cluster; the topic is ignored.

@@ -1,4 +1,4 @@
-"""The file ``bounds`` of a log directory: the acknowledged end, for readers in other processes.
+"""File ``bounds`` of a log directory: the acknowledged end, for other processes.
 
 ::
 
