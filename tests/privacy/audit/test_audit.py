@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from tactful_privacy.audit.audit import QUICK, Audited, AuditReport, Effort, audit, examine
 from tactful_privacy.audit.checks import attack, check_freshness, check_noise, check_sensitivity
 from tactful_privacy.audit.gaussian import ContributionsForgotten, GaussianPipeline
-from tactful_privacy.audit.noise import chance_of, chance_of_normal
+from tactful_privacy.audit.noise import chance_of, chance_of_normal, exact_delta
 from tactful_privacy.audit.pipeline import Contribution, Pipeline
 from tactful_privacy.audit.planted import low_scale, planted_bugs
 from tactful_privacy.audit.totals import LevelsForgotten, TotalsPipeline
@@ -232,6 +232,7 @@ def test_gaussian_change_search_finds_the_sensitivity(tmp_path: Path) -> None:
         totals = pipeline.statistic(1).gaussian
         tried = max(float((pipeline._weighted(day) ** 2).sum()) for day in pipeline._days())
         assert tried == totals.sensitivity_squared
+        assert any((day[:cap] == 1).all() for day in pipeline._days()), "one in each of the panes"
         assert pipeline.delta_of_noise()[0] <= pipeline.delta
         wrong = ContributionsForgotten(cap, Fraction(epsilon))
         assert wrong.delta_of_noise()[0] > 100 * wrong.delta
@@ -249,6 +250,25 @@ def test_normal_noise_of_another_width_is_told_apart() -> None:
     assert chance_of_normal(draws, 1_500) > 1e-6
     assert chance_of_normal(draws, 1_400) < 1e-6
     assert chance_of_normal(draws + 100, 1_500) < 1e-6
+
+
+class _RareTwo:
+    """Noise that is 0, or rarely 2 or -2, the last values within reach."""
+
+    def probability(self, k: int) -> Fraction:
+        rare = Fraction(1, 10**17)
+        return {0: 1 - 2 * rare, 2: rare, -2: rare}.get(k, Fraction(0))
+
+    def sample(self, n: int) -> NDArray[np.int64]:
+        return np.zeros(n, dtype=np.int64)
+
+    def interval(self, confidence: object = None) -> int:
+        return 0
+
+
+def test_delta_counts_outputs_beyond_reach() -> None:
+    """A change by 1 makes every output impossible, also those at the edge."""
+    assert exact_delta(_RareTwo(), 1, ONE) == 1
 
 
 @pytest.mark.parametrize("epsilon", [10, 5, 1])
