@@ -58,17 +58,17 @@ class Arrivals(NamedTuple):
     rows: NDArray[np.int64]
     codes: NDArray[np.int64]
     ids: NDArray[np.bytes_]
-    subjects: NDArray[np.object_]
+    users: NDArray[np.object_]
 
     def take(self, index: Any) -> Arrivals:
         """Those at the positions, under the mask or in the slice `index`."""
         return Arrivals(*(column[index] for column in self))
 
-    def listed(self) -> Iterator[tuple[int, int, int, int, str, str | None]]:
+    def as_tuples(self) -> Iterator[tuple[int, int, int, int, str, str | None]]:
         """Timestamp, place, row, code, id and subject of each."""
-        columns = (column.tolist() for column in (*self[:4], self.subjects))
-        times, places, rows, codes, subjects = columns
-        return zip(times, places, rows, codes, unquoted(self.ids), subjects, strict=True)
+        columns = (column.tolist() for column in (*self[:4], self.users))
+        times, places, rows, codes, users = columns
+        return zip(times, places, rows, codes, unquoted(self.ids), users, strict=True)
 
     def ordered(self) -> Arrivals:
         """The same, in the order of timestamp, then of place in the log."""

@@ -1,197 +1,252 @@
-"""Moves beginnings of sequences in machine code, each partition's in a chain of its own.
+"""Kernel that moves partial matches of sequences, each partition's in a linked list.
 
-What it does is what `beginnings.py` does where an event decides alone: it ends a beginning, is
-taken by it, is skipped or begins one, and completes one that waits for no earlier one. An event
-that needs more than that is left, and so is every later one of its partition, since what has to
-come before is not done here.
+It does what `patterns.partial_match` does where an event decides alone: the event ends a partial
+match, extends it, is skipped, begins one, or completes one that waits for no earlier one. Any other
+event is left, like every later event of its partition, since their order matters.
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 ID_BYTES: Final = 40
-"""Bytes of an id, with the quote behind it; an event with a longer one is left."""
+"""Bytes of an id and the quote behind it; an event with a longer one is left."""
 
 ID_WORDS: Final = ID_BYTES // 8
 
-BEGINNING: Final = np.dtype(
+PARTIAL_MATCH: Final = np.dtype(
     [
         ("first", np.int64),  # timestamp of the first event
         ("first_place", np.int64),  # its place in the log
-        ("last", np.int64),  # the same of the last
+        ("last", np.int64),  # the same of the last event
         ("last_place", np.int64),
         ("state", np.int32),
         ("count", np.int32),  # events taken
-        ("next", np.int32),  # in the chain of its partition, or among those not in use; -1: none
-        ("event", np.int32),  # which event of the batch it took last; -1: none
+        ("next", np.int32),  # in the list of its partition, or among the free ones; -1: none
+        ("event", np.int32),  # event of the batch taken last; -1: none
     ],
     align=True,
 )
 
 ENDED: Final = -1
-"""In a table of transitions: the beginning ends there, or nothing begins."""
+"""Transition: the partial match ends, or nothing begins."""
 
 ASKS: Final = -2
-"""In a table of transitions: what comes of it is not decided here."""
+"""Transition: not decided by the kernel."""
 
 COMPLETES: Final = -3
-"""In a table of transitions: the beginning is a match, without a state after it."""
+"""Transition: the partial match is a match, without a state after it."""
 
 
-def move_chains(
+class EventArrays(NamedTuple):
+    """Events of a batch: partition, time, place in the log, code of the type, id.
+
+    Attributes:
+        ids: shape (events, ID_WORDS).
+    """
+
+    rows: NDArray[np.int64]
+    times: NDArray[np.int64]
+    places: NDArray[np.int64]
+    codes: NDArray[np.int64]
+    ids: NDArray[np.uint64]
+
+
+class PatternArrays(NamedTuple):
+    """A compiled pattern.
+
+    Attributes:
+        begun: by code, the state that an event begins, or :data:`ENDED` or :data:`ASKS`.
+        after: by state and code, twice the next state, plus one if the event is taken; or
+            :data:`ENDED`, :data:`ASKS` or :data:`COMPLETES`.
+        within: time after its first event in which a partial match takes others, milliseconds.
+        most: most partial matches of a partition; an event that would begin one more is left.
+        past_last: whether a match skips what begins up to its last event; else only itself.
+    """
+
+    begun: NDArray[np.int64]
+    after: NDArray[np.int64]
+    within: int
+    most: int
+    past_last: bool
+
+
+class MatchArrays(NamedTuple):
+    """Partial matches of all partitions.
+
+    Attributes:
+        heads: first partial match of each partition; -1: none.
+        apart: partitions whose events are left; each event that is left adds its own.
+        pool: elements of :data:`PARTIAL_MATCH`; at least as many are free as there are events.
+        ids: ids of the events taken by each, one behind the other.
+    """
+
+    heads: NDArray[np.int32]
+    apart: NDArray[np.bool_]
+    pool: Any
+    ids: NDArray[np.uint64]
+
+
+class Outcome(NamedTuple):
+    """Arrays that receive the results; the last three have room for all of the pool.
+
+    Attributes:
+        left: events that are left; those set before, too.
+        touched: partial matches that took events.
+        matched: matches, as they were before the event that completes them; not freed.
+        matched_at: position in the order of the event that completes each match.
+    """
+
+    left: NDArray[np.bool_]
+    touched: NDArray[np.int32]
+    matched: NDArray[np.int32]
+    matched_at: NDArray[np.int64]
+
+
+def move_matches(
     order: NDArray[np.int64],
-    rows: NDArray[np.int64],
-    times: NDArray[np.int64],
-    places: NDArray[np.int64],
-    codes: NDArray[np.int64],
-    ids: NDArray[np.uint64],
-    begun: NDArray[np.int64],
-    after: NDArray[np.int64],
-    within: int,
-    most: int,
-    past_last: bool,
-    heads: NDArray[np.int32],
-    apart: NDArray[np.bool_],
-    pool: Any,
-    taken: NDArray[np.uint64],
+    events: EventArrays,
+    pattern: PatternArrays,
+    matches: MatchArrays,
     free: int,
-    left: NDArray[np.bool_],
-    touched: NDArray[np.int32],
-    matched: NDArray[np.int32],
-    matched_at: NDArray[np.int64],
+    outcome: Outcome,
 ) -> tuple[int, int, int, int]:
-    """Show events to the chains of their partitions.
+    """Apply events, in `order`, to the partial matches of their partitions.
 
     Args:
-        order: of the events.
-        rows: partition of each event, likewise the next five.
-        times: when it happened, epoch milliseconds.
-        places: its place in the log.
-        codes: code of its type.
-        ids: shape (events, ID_WORDS).
-        begun: what an event begins, by code: a state, or :data:`ENDED` or :data:`ASKS`.
-        after: what it does to a beginning, by state and code: twice the next state, plus one if it
-            is taken; :data:`ENDED`, :data:`ASKS` or :data:`COMPLETES`.
-        within: how long after its first event a beginning takes others, milliseconds.
-        most: beginnings of one partition; where there would be more, the event is left.
-        past_last: whether a match skips what begins up to its last event; else its own beginning.
-        heads: first beginning of each partition; -1: none.
-        apart: partitions of which all is left; grows by those of which the first event is.
-        pool: beginnings, with the next of those not in use; as many of these as there are events.
-        taken: ids of the events that each has taken, one behind the other.
-        free: the first of those not in use.
-        left: events that are left; those set already are, too.
-        touched: takes which beginnings took events; there is room for all of the pool.
-        matched: takes which beginnings are matches, as they were before the event that completes
-            them; they stay in use. There is room for all of the pool.
-        matched_at: takes which event completes each, as its place in `order`.
+        order: positions of the events.
+        events: the events.
+        pattern: the pattern.
+        matches: partial matches, changed in place.
+        free: first free element of the pool.
+        outcome: takes the results.
 
     Returns:
-        The first of those not in use, how many fewer these are, how many were touched, and how many
-        are matches.
+        The first free element, how many fewer are free, how many were touched and how many
+        completed.
     """
-    slots = taken.shape[1] // ID_WORDS
-    used = count = matches = 0
+    pool = matches.pool
+    used = touched = completed = 0
     for position in range(len(order)):
         event = order[position]
-        row, code, time = rows[event], codes[event], times[event]
-        begins = begun[code]
-        horizon = time - within
-        leaves = apart[row] or left[event] or begins == ASKS
-        waiting = 0
-        one = heads[row]
-        while one >= 0 and not leaves:
-            if pool[one].first > horizon:
-                transition = after[pool[one].state, code]
-                if transition == COMPLETES:
-                    leaves = waiting > 0
-                    if past_last:
-                        break  # nothing is left of the others
-                elif transition != ENDED:
-                    waiting += 1
-                    leaves = transition == ASKS or (
-                        transition & 1 == 1 and pool[one].count == slots
-                    )
-            one = pool[one].next
-        if leaves or (begins >= 0 and waiting >= most):
-            left[event] = apart[row] = True
+        row, code = events.rows[event], events.codes[event]
+        if matches.apart[row] or outcome.left[event] or undecided(event, events, pattern, matches):
+            outcome.left[event] = matches.apart[row] = True
             continue
-        before = -1
-        one = heads[row]
-        over = False
-        while one >= 0:
-            following = pool[one].next
-            over_now = over or pool[one].first <= horizon
-            transition = ENDED if over_now else after[pool[one].state, code]
+        horizon = events.times[event] - pattern.within
+        before, match, over = -1, matches.heads[row], False
+        while match >= 0:
+            following = pool[match].next
+            transition = pattern.after[pool[match].state, code]
+            if over or pool[match].first <= horizon:
+                transition = ENDED
             if transition in (ENDED, COMPLETES):
-                if before < 0:
-                    heads[row] = following
-                else:
-                    pool[before].next = following
+                link(before, following, row, matches)
                 if transition == COMPLETES:
-                    matched[matches], matched_at[matches] = one, position
-                    matches += 1
-                    over = past_last
+                    outcome.matched[completed], outcome.matched_at[completed] = match, position
+                    completed += 1
+                    over = pattern.past_last
                 else:
-                    pool[one].next = free
-                    free = one
+                    pool[match].next = free
+                    free = match
                     used -= 1
             else:
                 if transition & 1:
-                    begin = pool[one].count * ID_WORDS
-                    for word in range(ID_WORDS):
-                        taken[one, begin + word] = ids[event, word]
-                    pool[one].count += 1
-                    pool[one].last, pool[one].last_place = time, places[event]
-                    if pool[one].event < 0:
-                        touched[count] = one
-                        count += 1
-                    pool[one].event = event
-                pool[one].state = transition >> 1
-                before = one
-            one = following
-        if begins >= 0 and not over:
-            one = free
-            free = pool[one].next
+                    touched = take_event(match, event, events, matches, outcome.touched, touched)
+                pool[match].state = transition >> 1
+                before = match
+            match = following
+        if pattern.begun[code] >= 0 and not over:
+            match, free = free, pool[free].next
             used += 1
-            for word in range(ID_WORDS):
-                taken[one, word] = ids[event, word]
-            pool[one].first = pool[one].last = time
-            pool[one].first_place = pool[one].last_place = places[event]
-            pool[one].state, pool[one].count, pool[one].next = begins, 1, -1
-            if pool[one].event < 0:
-                touched[count] = one
-                count += 1
-            pool[one].event = event
-            if before < 0:
-                heads[row] = one
-            else:
-                pool[before].next = one
-    return free, used, count, matches
+            pool[match].first, pool[match].first_place = events.times[event], events.places[event]
+            pool[match].state, pool[match].count, pool[match].next = pattern.begun[code], 0, -1
+            touched = take_event(match, event, events, matches, outcome.touched, touched)
+            link(before, match, row, matches)
+    return free, used, touched, completed
+
+
+def undecided(
+    event: int, events: EventArrays, pattern: PatternArrays, matches: MatchArrays
+) -> bool:
+    """Return whether an event needs more than moves of single partial matches."""
+    code, pool = events.codes[event], matches.pool
+    if pattern.begun[code] == ASKS:
+        return True
+    horizon = events.times[event] - pattern.within
+    slots = matches.ids.shape[1] // ID_WORDS
+    waiting = 0
+    match = matches.heads[events.rows[event]]
+    while match >= 0:
+        if pool[match].first > horizon:
+            transition = pattern.after[pool[match].state, code]
+            if transition == COMPLETES:
+                if waiting > 0 or pattern.past_last:
+                    return waiting > 0  # a match that skips the others leaves none of them
+            elif transition != ENDED:
+                waiting += 1
+                full = transition & 1 == 1 and pool[match].count == slots
+                if transition == ASKS or full:
+                    return True
+        match = pool[match].next
+    return pattern.begun[code] >= 0 and waiting >= pattern.most
+
+
+def take_event(
+    match: int,
+    event: int,
+    events: EventArrays,
+    matches: MatchArrays,
+    touched: NDArray[np.int32],
+    count: int,
+) -> int:
+    """Append an event to a partial match; return the new number of those touched."""
+    pool = matches.pool
+    begin = pool[match].count * ID_WORDS
+    for word in range(ID_WORDS):
+        matches.ids[match, begin + word] = events.ids[event, word]
+    pool[match].count += 1
+    pool[match].last, pool[match].last_place = events.times[event], events.places[event]
+    if pool[match].event < 0:
+        touched[count] = match
+        count += 1
+    pool[match].event = event
+    return count
+
+
+def link(before: int, match: int, row: int, matches: MatchArrays) -> None:
+    """Let `match` follow `before` in the list of a partition; -1: the head of the list."""
+    if before < 0:
+        matches.heads[row] = match
+    else:
+        matches.pool[before].next = match
 
 
 @functools.cache
 def load_kernel() -> Callable[..., tuple[int, int, int, int]]:
-    """The machine code of `move_chains`. The first call of a process compiles or loads it."""
-    import numba  # it takes a second, and many search for no sequence
+    """Load the compiled `move_matches`; the first call of a process may compile it."""
+    import numba  # importing it takes a second: only for sequences
     from numba import types
+    from numba.extending import register_jitable
 
     from tactful_streaming.kernels.compile import array, compiled
 
-    numbers, links, flags = array(types.int64), array(types.int32), array(types.boolean)
+    for helper in (undecided, take_event, link):
+        register_jitable(helper)
+    whole, links, flags = array(types.int64), array(types.int32), array(types.boolean)
     ids, table = array(types.uint64, 2), array(types.int64, 2)
-    return compiled(
-        move_chains,
-        (
-            *(numbers, numbers, numbers, numbers, numbers, ids),
-            *(numbers, table, types.int64, types.int64, types.boolean),
-            *(links, flags, array(numba.from_dtype(BEGINNING)), ids, types.int64),
-            *(flags, links, links, numbers),
-        ),
+    members: dict[Any, tuple[Any, ...]] = {
+        EventArrays: (whole, whole, whole, whole, ids),
+        PatternArrays: (whole, table, types.int64, types.int64, types.boolean),
+        MatchArrays: (links, flags, array(numba.from_dtype(PARTIAL_MATCH)), ids),
+        Outcome: (flags, links, links, whole),
+    }
+    events, pattern, matches, outcome = (
+        types.NamedTuple(kinds, structure) for structure, kinds in members.items()
     )
+    return compiled(move_matches, (whole, events, pattern, matches, types.int64, outcome))

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from tactful_streaming.contract.log_entries import Item
 from tactful_streaming.definitions.model import Join
 from tactful_streaming.errors import StateError
-from tactful_streaming.patterns.match import Happening, Match, Texts
+from tactful_streaming.patterns.match import EventLike, Match, Texts
 
 MAX_VERSIONS = 8
 """Versions that are kept of an item."""
@@ -98,7 +98,7 @@ class JoinOperator:
 
     def apply(
         self,
-        events: Sequence[Happening],
+        events: Sequence[EventLike],
         keys: Sequence[str | None],
         watermarks: NDArray[np.int64],
         texts: Texts,

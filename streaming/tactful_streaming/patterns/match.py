@@ -16,7 +16,7 @@ Texts = Callable[[str], Sequence[str | None]]
 """Gives the text of a source (``item_id``, ``properties.colour``…) for each event of a batch."""
 
 
-class Happening(Protocol):
+class EventLike(Protocol):
     """What an operator reads of an event; :class:`~tactful_streaming.Event` has all of it."""
 
     @property
@@ -100,7 +100,7 @@ class Operator(Protocol):
 
     def apply(
         self,
-        events: Sequence[Happening],
+        events: Sequence[EventLike],
         keys: Sequence[str | None],
         watermarks: NDArray[np.int64],
         texts: Texts,

@@ -1,8 +1,8 @@
-"""The beginnings of a sequence in one partition, and what events and time make of them.
+"""Partial matches of a sequence in one partition, and their moves by events and time.
 
-A beginning is one event that may be the first of a match, and what has been taken since. Beginnings
-in the same state move together, so an event costs as much as there are states in use, and each
-taking as much as there are beginnings that take it.
+A partial match is one event that may be the first of a match, and the events taken since. Partial
+matches in the same state move together: an event costs as much as there are states in use, and
+taking it as much as there are partial matches that take it.
 """
 
 from __future__ import annotations
@@ -16,198 +16,196 @@ from tactful_streaming.patterns.automaton import ENDED, compile_pattern
 MAX_EVENTS = 1000
 """Most events of one match, where a step repeats without limit."""
 
-Beginning = tuple[int, int, int, int, tuple[str, ...], str | None]
-"""Timestamp and place of the first and of the last event, all ids, and who caused the last."""
+PartialMatch = tuple[int, int, int, int, tuple[str, ...], str | None]
+"""Timestamp and place of the first and of the last event, ids of all, key of the last one's user:
+``(1000, 7, 3000, 9, ("e7", "e9"), "ada")``."""
 
-Shown = tuple[int, int, int, int, str, str | None]
-"""An event: timestamp, place in the log, row of its partition, code of its type, id, subject."""
+SequenceEvent = tuple[int, int, int, int, str, str | None]
+"""An event: timestamp, place in the log, row of its partition, code of its type, id, user."""
 
-Groups = dict[int, list[Beginning]]
-"""Beginnings by state, each list in their order."""
+MatchesByState = dict[int, list[PartialMatch]]
+"""Partial matches by state, each list in order."""
 
 TAKEN = 1
-"""The bit of a transition that says that the event is taken."""
+"""Bit of a transition: the event is taken."""
 
 _first_time = itemgetter(0)
 _first_place = itemgetter(0, 1)
 
 
 class Partition:
-    """All beginnings of one partition.
+    """All partial matches of one partition.
 
     Attributes:
-        groups: those that wait for events or for time.
-        matched: matches that an earlier beginning can still take back, in the order of beginnings.
-        timer: the earliest time that is set for it.
+        waiting: those that wait for events or for time, by state.
+        matched: matches that an earlier partial match can still discard, in order.
+        timer: earliest timer set for the partition.
     """
 
-    __slots__ = ("groups", "matched", "timer")
+    __slots__ = ("matched", "timer", "waiting")
 
     def __init__(self) -> None:
-        """Begin empty."""
-        self.groups: Groups = {}
-        self.matched: list[Beginning] = []
+        """Create an empty partition."""
+        self.waiting: MatchesByState = {}
+        self.matched: list[PartialMatch] = []
         self.timer: int | None = None
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing is left."""
-        return not self.groups and not self.matched
+        """Whether there is no partial match."""
+        return not self.waiting and not self.matched
 
 
-class Search:
-    """How one sequence is searched for; holds nothing of any partition.
+class PatternMatcher:
+    """Applies events and time to the partitions of one sequence; holds none itself.
 
     Attributes:
         automaton: the compiled pattern.
-        within_ms: how long after its first event a beginning takes others.
-        evicted: beginnings dropped to keep the memory bounded.
+        within_ms: time after its first event in which a partial match takes others.
+        evicted: partial matches dropped to bound the memory.
     """
 
-    def __init__(self, sequence: Sequence, max_beginnings: int) -> None:
-        """Prepare to search; at most `max_beginnings` of a partition are in the same state.
+    def __init__(self, sequence: Sequence, max_partial_matches: int) -> None:
+        """Prepare; at most `max_partial_matches` of a partition are in the same state.
 
         Raises:
-            DefinitionError: if the pattern is too large.
+            DefinitionError: the pattern is too large.
         """
         self.automaton = compile_pattern(sequence)
         self.within_ms = sequence.within_ms
         self.evicted = 0
         self._past_last = sequence.skip == "past_last"
-        self._max_beginnings = max_beginnings
+        self._most = max_partial_matches
 
-    def show(self, partition: Partition, event: Shown) -> None:
-        """Show the next event to every beginning, and let it begin a match itself."""
-        timestamp, place, _, code, event_id, subject = event
-        automaton, groups = self.automaton, partition.groups
+    def apply(self, partition: Partition, event: SequenceEvent) -> None:
+        """Apply the next event to every partial match; it may begin one itself."""
+        timestamp, place, _, code, event_id, user = event
+        automaton, waiting = self.automaton, partition.waiting
         rows, horizon = automaton.rows, timestamp - self.within_ms
-        moving = [
-            state
-            for state, those in groups.items()
-            if rows[state][code] != 2 * state or those[0][0] <= horizon
-        ]
-        if moving:
+        if any(
+            rows[state][code] != 2 * state or matches[0][0] <= horizon
+            for state, matches in waiting.items()
+        ):
             self._move(partition, event, horizon)
-            groups = partition.groups
+            waiting = partition.waiting
         transition = automaton.first[code]
         if transition != ENDED:
-            begun = (timestamp, place, timestamp, place, (event_id,), subject)
+            begun = (timestamp, place, timestamp, place, (event_id,), user)
             target = transition >> 1
             if automaton.complete[target]:
                 partition.matched.append(begun)
             else:
-                add_to(groups, target, [begun])
-                if len(groups[target]) > self._max_beginnings:
-                    self.bound(partition)
+                add_to(waiting, target, [begun])
+                if len(waiting[target]) > self._most:
+                    self.evict(partition)
 
-    def settle(self, partition: Partition, now: int) -> None:
-        """End every beginning whose time is over at `now`: as a match, or without."""
+    def expire(self, partition: Partition, now: int) -> None:
+        """End each partial match whose time is over at `now`, as a match or without one."""
         horizon = now - self.within_ms
-        groups: Groups = {}
-        for state, those in partition.groups.items():
+        waiting: MatchesByState = {}
+        for state, matches in partition.waiting.items():
             if self.automaton.pending[state]:
-                partition.matched += [b for b in those if self._deadline(b) <= now]
-                left = [b for b in those if self._deadline(b) > now]
+                partition.matched += [m for m in matches if self._deadline(m) <= now]
+                left = [m for m in matches if self._deadline(m) > now]
             else:
-                left = those[bisect_right(those, horizon, key=_first_time) :]
+                left = matches[bisect_right(matches, horizon, key=_first_time) :]
             if left:
-                groups[state] = left
-        partition.groups = groups
+                waiting[state] = left
+        partition.waiting = waiting
         partition.matched.sort()
 
-    def certain(self, partition: Partition) -> list[Beginning]:
-        """Remove and return the matches that no earlier beginning can take back."""
-        told: list[Beginning] = []
+    def take_certain(self, partition: Partition) -> list[PartialMatch]:
+        """Remove and return the matches that no earlier partial match can discard."""
+        certain: list[PartialMatch] = []
         while partition.matched:
             match = partition.matched[0]
-            earliest = min((those[0] for those in partition.groups.values()), default=match)
+            earliest = min((those[0] for those in partition.waiting.values()), default=match)
             if earliest < match:
                 break
-            told.append(match)
+            certain.append(match)
             skipped = match[2:4] if self._past_last else match[:2]
             partition.matched = _after(partition.matched, skipped)
-            partition.groups = {
+            partition.waiting = {
                 state: left
-                for state, those in partition.groups.items()
+                for state, those in partition.waiting.items()
                 if (left := _after(those, skipped))
             }
-        return told
+        return certain
 
     def due(self, partition: Partition) -> int | None:
-        """When time alone decides something next, if it does."""
+        """Return the next time that decides something by itself; None without any."""
         due: list[int] = []
-        for state, those in partition.groups.items():
+        for state, matches in partition.waiting.items():
             if self.automaton.pending[state]:
-                due.append(min(map(self._deadline, those)))
+                due.append(min(map(self._deadline, matches)))
             elif partition.matched:
-                due.append(those[0][0] + self.within_ms)
+                due.append(matches[0][0] + self.within_ms)
         return min(due, default=None)
 
-    def bound(self, partition: Partition) -> None:
-        """Let the oldest give way where there are too many."""
-        most = self._max_beginnings
-        for those in (*partition.groups.values(), partition.matched):
-            if len(those) > most:
-                self.evicted += len(those) - most
-                del those[:-most]
+    def evict(self, partition: Partition) -> None:
+        """Drop the oldest partial matches of each state above the limit."""
+        for matches in (*partition.waiting.values(), partition.matched):
+            if len(matches) > self._most:
+                self.evicted += len(matches) - self._most
+                del matches[: -self._most]
 
-    def _move(self, partition: Partition, event: Shown, horizon: int) -> None:
-        """Show an event to every beginning; those up to `horizon` are too old to take it."""
-        timestamp, place, _, code, event_id, subject = event
+    def _move(self, partition: Partition, event: SequenceEvent, horizon: int) -> None:
+        """Apply an event to every partial match; those begun up to `horizon` are too old."""
+        timestamp, place, _, code, event_id, user = event
         automaton = self.automaton
         rows, pending, complete = automaton.rows, automaton.pending, automaton.complete
-        groups: Groups = {}
-        for state, those in partition.groups.items():
-            if those[0][0] <= horizon:
-                cut = bisect_right(those, horizon, key=_first_time)
-                old, those = those[:cut], those[cut:]
-                # One that is whole already waits on for its time.
+        waiting: MatchesByState = {}
+        for state, matches in partition.waiting.items():
+            if matches[0][0] <= horizon:
+                cut = bisect_right(matches, horizon, key=_first_time)
+                old, matches = matches[:cut], matches[cut:]
+                # A complete one still waits for its time.
                 after = rows[automaton.closed[state]][code] if pending[state] else ENDED
                 if after != ENDED:
-                    add_to(groups, after >> 1, old)
+                    add_to(waiting, after >> 1, old)
             transition = rows[state][code]
-            if transition == ENDED or not those:
+            if transition == ENDED or not matches:
                 continue
             target = transition >> 1
             if not transition & TAKEN:
-                add_to(groups, target, those)
+                add_to(waiting, target, matches)
                 continue
             if automaton.unbounded:
-                short = [b for b in those if len(b[4]) < MAX_EVENTS]
-                self.evicted += len(those) - len(short)
-                those = short
+                short = [match for match in matches if len(match[4]) < MAX_EVENTS]
+                self.evicted += len(matches) - len(short)
+                matches = short
             if complete[target] and self._past_last:
-                # Whatever becomes of the first of them, the others are skipped.
-                those = those[:1]
-            taken: list[Beginning] = [
-                (first, first_place, timestamp, place, (*ids, event_id), subject)
-                for first, first_place, _, _, ids, _ in those
+                # The others are skipped, also if the first one is discarded.
+                matches = matches[:1]
+            taken: list[PartialMatch] = [
+                (first, first_place, timestamp, place, (*ids, event_id), user)
+                for first, first_place, _, _, ids, _ in matches
             ]
             if complete[target]:
                 partition.matched += taken
             elif taken:
-                add_to(groups, target, taken)
-        partition.groups = groups
+                add_to(waiting, target, taken)
+        partition.waiting = waiting
         partition.matched.sort()
-        self.bound(partition)
+        self.evict(partition)
 
-    def _deadline(self, beginning: Beginning) -> int:
-        """When a beginning is a match if nothing that is forbidden comes before."""
+    def _deadline(self, match: PartialMatch) -> int:
+        """Return when a partial match completes if no forbidden event comes before."""
         for_ms = self.automaton.for_ms
-        return beginning[0] + self.within_ms if for_ms is None else beginning[2] + for_ms
+        return match[0] + self.within_ms if for_ms is None else match[2] + for_ms
 
 
-def add_to(groups: Groups, state: int, those: list[Beginning]) -> None:
-    """Put beginnings into `state`; the list is given away."""
-    there = groups.get(state)
-    if there is None:
-        groups[state] = those
+def add_to(waiting: MatchesByState, state: int, matches: list[PartialMatch]) -> None:
+    """Add partial matches to `state`; the list may be changed afterwards."""
+    present = waiting.get(state)
+    if present is None:
+        waiting[state] = matches
         return
-    ordered = there[-1] < those[0]
-    there += those
+    ordered = present[-1] < matches[0]
+    present += matches
     if not ordered:
-        there.sort()
+        present.sort()
 
 
-def _after(those: list[Beginning], place: tuple[int, int]) -> list[Beginning]:
-    return those[bisect_right(those, place, key=_first_place) :]
+def _after(matches: list[PartialMatch], place: tuple[int, int]) -> list[PartialMatch]:
+    return matches[bisect_right(matches, place, key=_first_place) :]

@@ -24,7 +24,7 @@ def released(buffer: ReorderBuffer, watermark: int) -> Arrivals | None:
 
 
 def rows(arrivals: Arrivals | None) -> list[tuple[int, int, int, int, str, str | None]]:
-    return [] if arrivals is None else [*arrivals.listed()]
+    return [] if arrivals is None else [*arrivals.as_tuples()]
 
 
 @settings(max_examples=100, deadline=None)

@@ -14,8 +14,8 @@ from tactful_streaming.arrays import Rows
 from tactful_streaming.decode.event_time_sort import Arrivals
 from tactful_streaming.definitions.reader import load_definitions
 from tactful_streaming.patterns import partial_match_columns as module
-from tactful_streaming.patterns.partial_match import Groups
-from tactful_streaming.patterns.partial_match_columns import Chains, Found
+from tactful_streaming.patterns.partial_match import MatchesByState
+from tactful_streaming.patterns.partial_match_columns import CompletedMatch, PartialMatchColumns
 from tactful_streaming.patterns.sequence_operator import SequenceOperator
 
 PATTERNS = [
@@ -91,12 +91,14 @@ def run(
     return [*matches, *shop.take(), shop.late, shop.evicted], {**state, **shop.pack_changes()}
 
 
-def left_to_objects(self: Chains, events: Arrivals, order: Rows) -> tuple[Rows, list[Found]]:
+def left_to_objects(
+    self: PartialMatchColumns, events: Arrivals, order: Rows
+) -> tuple[Rows, list[CompletedMatch]]:
     self.apart[events.rows] = True
     return np.arange(len(order)), []
 
 
-def stays_an_object(self: Chains, row: int, groups: Groups) -> bool:
+def stays_an_object(self: PartialMatchColumns, row: int, by_state: MatchesByState) -> bool:
     return False
 
 
@@ -106,11 +108,11 @@ def test_chains_find_what_objects_find(pattern: str, monkeypatch: pytest.MonkeyP
         events = stream(seed, 1_500)
         sizes = partial(random.Random(seed).choice, [1, 40, 700])
         with monkeypatch.context() as patched:
-            patched.setattr(module, "MOST_BEGINNINGS", [64, 64, 3][seed])
+            patched.setattr(module, "MAX_MATCHES", [64, 64, 3][seed])
             chains = run(operator(pattern), events, sizes)
         with monkeypatch.context() as patched:
-            patched.setattr(Chains, "move", left_to_objects)
-            patched.setattr(Chains, "put", stays_an_object)
+            patched.setattr(PartialMatchColumns, "move", left_to_objects)
+            patched.setattr(PartialMatchColumns, "put", stays_an_object)
             objects = run(operator(pattern), events, lambda: 3)
         assert chains == objects
         assert len(chains[0]) > 10, "something is found"
@@ -119,14 +121,16 @@ def test_chains_find_what_objects_find(pattern: str, monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize("pattern", PATTERNS[:3])
 def test_most_events_are_left_to_nobody(pattern: str, monkeypatch: pytest.MonkeyPatch) -> None:
     shown = []
-    move = Chains.move
+    move = PartialMatchColumns.move
 
-    def count(self: Chains, events: Arrivals, order: Rows) -> tuple[Rows, list[Found]]:
+    def count(
+        self: PartialMatchColumns, events: Arrivals, order: Rows
+    ) -> tuple[Rows, list[CompletedMatch]]:
         left, found = move(self, events, order)
         shown.append(len(left))
         return left, found
 
-    monkeypatch.setattr(Chains, "move", count)
+    monkeypatch.setattr(PartialMatchColumns, "move", count)
     run(operator(pattern), stream(0, 1_500), lambda: 500)
     assert sum(shown) == 0
 

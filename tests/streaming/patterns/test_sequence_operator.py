@@ -240,7 +240,7 @@ def test_people_who_left_cost_nothing() -> None:
 
 
 def test_beginnings_are_bounded_and_the_oldest_give_way() -> None:
-    shop = operator("sequence: [view, leave], within: 5h", max_beginnings=3)
+    shop = operator("sequence: [view, leave], within: 5h", max_partial_matches=3)
     events = stream("view view view view view leave")
     feed(shop, events, watermarks_of(events, 0))
     shop.advance(START + MINUTE)
