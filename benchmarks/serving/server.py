@@ -18,7 +18,7 @@ from tactful.config.storage import StorageSettings
 from tactful.http.app import make_application
 from tactful.http.uvicorn_server import listen, make_server, run
 from tactful.server.platform import Platform
-from tactful.workers.pool import run_crew
+from tactful.workers.pool import run_pool
 
 
 def settings(data: Path, workers: int) -> Settings:
@@ -41,7 +41,7 @@ def main(data: Path, workers: int) -> None:
 
         platform = Platform.open(chosen, build)
         if workers:
-            run_crew(
+            run_pool(
                 platform,
                 listener,
                 build="benchmarks.serving.build:build",

@@ -27,7 +27,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from tactful.schemas.problem import Problem
+    from tactful.schemas.problems import Problem
 
 
 class TactfulError(Exception):

@@ -24,7 +24,7 @@ from tactful.errors import (
     NotAllowed,
     ServerFault,
 )
-from tactful.schemas.problem import Problem
+from tactful.schemas.problems import Problem
 
 T = TypeVar("T")
 

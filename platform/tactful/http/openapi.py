@@ -12,8 +12,7 @@ import msgspec
 from tactful.http.asgi import Endpoint
 from tactful.metadata.key_cache import SCOPES
 from tactful.schemas import browser_access as browser
-from tactful.schemas.problem import Problem
-from tactful.schemas.problems import KINDS, ProblemError
+from tactful.schemas.problems import KINDS, Problem, ProblemError
 
 _REFERENCE = "#/components/schemas/{name}"
 _PARAMETER = re.compile(r"\{(\w+)\}")

@@ -9,7 +9,10 @@ from msgspec import Meta
 
 from tactful.schemas.fields import MAX_BATCH, MAX_COUNT, Identifier, Moment, Scalar
 from tactful.schemas.positions import Position
-from tactful.schemas.problem import Problem
+from tactful.schemas.problems import Problem
+
+NOT_PERSONALISED = "this person has not agreed to personalisation: the list everybody gets"
+"""Fallback of a recommendation for a user whose history must not be read."""
 
 
 class RecommendRequest(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
@@ -63,6 +66,10 @@ class RecommendRequest(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown
         if self.user_id is not None:
             return self.user_id
         return None if self.device_id is None else f"device:{self.device_id}"
+
+    def anonymous(self) -> RecommendRequest:
+        """Copy the request without user, device and visit; page and filters stay."""
+        return msgspec.structs.replace(self, user_id=None, device_id=None, session_id=None)
 
 
 class RecommendedItem(msgspec.Struct, kw_only=True, frozen=True):

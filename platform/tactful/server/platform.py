@@ -125,22 +125,16 @@ class Platform:
             clock=clock,
             allows=self._measures,
         )
+        self._assemble()
+
+    def _assemble(self) -> None:
+        """Connect ingestion, log, engine, recommender and background tasks."""
+        resources, backend = self._resources, self.backend
+        installation = resources.installation
         visibility = VisibilityTracker(lambda: self._applier.applied, backend.shared)
-        self._applier = LogApplier(
-            backend.followed,
-            backend.engine,
-            self.lock,
-            settings.engine,
-            self.metrics,
-            progressed=visibility.progressed,
-            append=backend.append,
-            letters=backend.letters,
-            permits=lambda key: Purpose.MARKETING in self.permissions.of_key(key),
-            commit_idle=self.statistics is not None,
-            tells_time=settings.statistics.clock == "wall",
-        )
+        self._applier = self._make_applier(visibility)
         self.ingest = EventIngest(
-            backend, self._applier, self.metrics, self._ingest_options(), clock=clock
+            backend, self._applier, self.metrics, self._ingest_options(), clock=installation.clock
         )
         self._recent = RecentRecommendations(self.ingest, backend)
         self.recommendations = Recommendations(
@@ -177,7 +171,7 @@ class Platform:
             self.recommendations.admission,
             resources.webhooks,
             lock=self.lock,
-            clock=clock,
+            clock=installation.clock,
         )
 
     @classmethod
@@ -314,6 +308,21 @@ class Platform:
             StorageError: if it cannot be read or written.
         """
         publish_rollouts(self.settings, self.rollouts)
+
+    def _make_applier(self, visibility: VisibilityTracker) -> LogApplier:
+        return LogApplier(
+            self.backend.followed,
+            self.engine,
+            self.lock,
+            self.settings.engine,
+            self.metrics,
+            progressed=visibility.progressed,
+            append=self.backend.append,
+            letters=self.backend.letters,
+            permits=lambda key: Purpose.MARKETING in self.permissions.of_key(key),
+            commit_idle=self.statistics is not None,
+            tells_time=self.settings.statistics.clock == "wall",
+        )
 
     def _ingest_options(self) -> IngestOptions:
         limits = self.settings.limits

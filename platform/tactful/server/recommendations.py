@@ -14,11 +14,15 @@ from tactful.errors import ModelError
 from tactful.pipeline.applier import LogApplier
 from tactful.pipeline.recent_lists import RecentRecommendations
 from tactful.pipeline.visibility import VisibilityTracker
-from tactful.recommend.anonymous import NOT_PERSONALISED, for_everybody
 from tactful.schemas.fields import to_milliseconds
 from tactful.schemas.positions import Position, parse, reaches
 from tactful.schemas.problems import ProblemError
-from tactful.schemas.recommendations import Explanation, Recommendation, RecommendRequest
+from tactful.schemas.recommendations import (
+    NOT_PERSONALISED,
+    Explanation,
+    Recommendation,
+    RecommendRequest,
+)
 from tactful.server.admission import AdmissionControl
 from tactful.server.resources import Resources
 from tactful.subjects.permissions import Permissions
@@ -98,7 +102,7 @@ class Recommendations:
             with self._lock:
                 personal = self._permissions.personalises(request, now)
                 answer, impression = self._recommender.answer(
-                    request if personal else for_everybody(request), now=now
+                    request if personal else request.anonymous(), now=now
                 )
                 position = self.position
         if not personal:

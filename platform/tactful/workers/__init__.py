@@ -4,5 +4,5 @@ It may import `catalogue`, `cleaning`, `client`, `config`, `coupons`, `demo`, `e
 `event_log`, `experiments`, `feature_workers`, `http`, `kernels`, `maintenance`, `metadata`,
 `metrics`, `models`, `pipeline`, `ranking`, `recall`, `recommend`, `rerank`, `schemas`, `server`,
 `statistics`, `subjects`, `training`, `util`, `vectors`.
-Begin with `pool`.
+Begin with `pool` and `serving_worker`.
 """

@@ -1,8 +1,10 @@
-"""Questions and answers between the process that keeps the state and those that serve requests.
+"""Requests and responses between the process that owns the state and its serving workers.
 
 Both ends of a socket pair that a child inherits: nobody else can connect, and each end notices at
-once when the other dies. A frame is a length, a number and MessagePack; the answer to a question
-has its number, so answers may come in any order.
+once when the other process ends. A response has the number of its request, so responses may come
+in any order. A frame::
+
+    | length: uint32 | number: uint64 | MessagePack: ["FeaturesRequest", "user", "u-17", ...] |
 """
 
 from __future__ import annotations
@@ -27,23 +29,23 @@ _HEAD = struct.Struct("<IQ")
 _PART = 1 << 16
 
 
-class _Question(msgspec.Struct, frozen=True, array_like=True, tag=True):
-    pass
+class _Message(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    """Base of what a worker sends; the tag is the name of the class."""
 
 
-class Hello(_Question, frozen=True, array_like=True, tag=True):
-    """What am I to do? Answered with pickled bytes."""
+class ConfigRequest(_Message, frozen=True, array_like=True, tag=True):
+    """Ask for the configuration of this worker: a pickled `WorkerConfig`."""
 
 
-class Ready(_Question, frozen=True, array_like=True, tag=True):
-    """I serve now."""
+class ReadyNotice(_Message, frozen=True, array_like=True, tag=True):
+    """Report that this worker accepts requests."""
 
 
-class Read(_Question, frozen=True, array_like=True, tag=True):
-    """The features of one entity as of a time, epoch milliseconds. Answered with `Seen`.
+class FeaturesRequest(_Message, frozen=True, array_like=True, tag=True):
+    """Ask for the features of one entity as of `at`, epoch milliseconds: `FeaturesResponse`.
 
-    `device` is the id of the device that a person asks on: they may have refused on it. `claim` is
-    what the request says of consent.
+    `device` is the id of the device that a user's request comes from, since consent may be refused
+    on it; `claim` is the consent that the request claims.
     """
 
     entity: str
@@ -53,8 +55,8 @@ class Read(_Question, frozen=True, array_like=True, tag=True):
     claim: str | None = None
 
 
-class ReadColumns(_Question, frozen=True, array_like=True, tag=True):
-    """Features of many entities. Answered with the bytes of float64, row by row."""
+class ColumnsRequest(_Message, frozen=True, array_like=True, tag=True):
+    """Ask for features of many entities: the bytes of float64, row by row."""
 
     entity: str
     keys: list[str]
@@ -62,8 +64,8 @@ class ReadColumns(_Question, frozen=True, array_like=True, tag=True):
     at: int
 
 
-class ReadNonZero(_Question, frozen=True, array_like=True, tag=True):
-    """Which entities have a number that is not 0? Answered with `Numbers`, a part of them."""
+class NonZeroRequest(_Message, frozen=True, array_like=True, tag=True):
+    """Ask for the entities whose feature is not 0, page by page: `NonZeroResponse`."""
 
     entity: str
     name: str
@@ -71,49 +73,49 @@ class ReadNonZero(_Question, frozen=True, array_like=True, tag=True):
     start: int
 
 
-class Changes(_Question, frozen=True, array_like=True, tag=True):
-    """Items that changed since a place in the list of changes. Answered with `Changed`."""
+class ChangesRequest(_Message, frozen=True, array_like=True, tag=True):
+    """Ask for items that changed since a place in the list of changes: `ChangesResponse`."""
 
     epoch: int
     start: int
 
 
-class Keys(_Question, frozen=True, array_like=True, tag=True):
-    """Which API keys are valid? Answered with hashes and what is known of each."""
+class KeysRequest(_Message, frozen=True, array_like=True, tag=True):
+    """Ask for the valid API keys: pairs of hash and `ApiKey`."""
 
 
-class Serves(_Question, frozen=True, array_like=True, tag=True):
-    """I make lists from this: version of the model, or nothing, and number of items."""
+class ServedNotice(_Message, frozen=True, array_like=True, tag=True):
+    """Report the model version, empty for none, and the number of items that this worker uses."""
 
     model: str
     items: int
 
 
-class Rises(_Question, frozen=True, array_like=True, tag=True):
-    """What rises in published statistics? Answered with a list of `tactful.recall.trending.Rise`."""
+class TrendsRequest(_Message, frozen=True, array_like=True, tag=True):
+    """Ask for the rises in published statistics: a list of `tactful.recall.trending.Rise`."""
 
 
-class Reach(_Question, frozen=True, array_like=True, tag=True):
-    """Answer when the log is applied up to a position."""
+class PositionRequest(_Message, frozen=True, array_like=True, tag=True):
+    """Wait until the log is applied up to a position: None."""
 
     position: Position
 
 
-class Note(_Question, frozen=True, array_like=True, tag=True):
-    """A list was shown: log it."""
+class ImpressionNotice(_Message, frozen=True, array_like=True, tag=True):
+    """Report the impression of a recommendation, to be logged."""
 
     recommendation_id: str
     impression: bytes
 
 
-class Count(_Question, frozen=True, array_like=True, tag=True):
-    """The samples of my metrics: name, labels, value."""
+class MetricsNotice(_Message, frozen=True, array_like=True, tag=True):
+    """Report the samples of this worker's metrics: name, labels, value."""
 
     samples: list[tuple[str, dict[str, str], float]]
 
 
-class Forward(_Question, frozen=True, array_like=True, tag=True):
-    """A request that the keeper of the state answers; the key was checked. Answered with `Told`."""
+class ForwardRequest(_Message, frozen=True, array_like=True, tag=True):
+    """Forward an HTTP request whose key was checked: `ForwardResponse`."""
 
     method: str
     path: str
@@ -125,33 +127,33 @@ class Forward(_Question, frozen=True, array_like=True, tag=True):
     body: bytes
 
 
-Question = (
-    Hello
-    | Ready
-    | Serves
-    | Keys
-    | Read
-    | ReadColumns
-    | ReadNonZero
-    | Changes
-    | Rises
-    | Reach
-    | Note
-    | Count
-    | Forward
+Request = (
+    ConfigRequest
+    | ReadyNotice
+    | ServedNotice
+    | KeysRequest
+    | FeaturesRequest
+    | ColumnsRequest
+    | NonZeroRequest
+    | ChangesRequest
+    | TrendsRequest
+    | PositionRequest
+    | ImpressionNotice
+    | MetricsNotice
+    | ForwardRequest
 )
 
 
-class Seen(msgspec.Struct, frozen=True, array_like=True):
-    """Features, and what they are as of.
+class FeaturesResponse(msgspec.Struct, frozen=True, array_like=True):
+    """Features, and the log position that they include.
 
     Attributes:
         values: by name.
         offset: log offset before which everything is applied, as `FeatureSource.offset`.
-        position: the same as it goes over the wire.
-        properties: how a person is described; None for nobody, or who is not.
-        shown: how often a person was shown each item today, where that is counted.
-        personal: False: this person has not agreed that their history is read, and it was not.
+        position: the same in its HTTP form.
+        properties: described properties of a user; None for other entities, or if there are none.
+        shown: impressions of each item to a user today, where they are counted.
+        personal: False: consent does not allow to read this history, and it was not read.
     """
 
     values: dict[str, Any]
@@ -162,13 +164,13 @@ class Seen(msgspec.Struct, frozen=True, array_like=True):
     personal: bool = True
 
 
-class Numbers(msgspec.Struct, frozen=True, array_like=True):
+class NonZeroResponse(msgspec.Struct, frozen=True, array_like=True):
     """Entities with a number each.
 
     Attributes:
-        keys: of the entities; None: they are to be asked for by key.
+        keys: of the entities; None: request them by key instead.
         numbers: bytes of float64, one for each key.
-        following: where to go on; None after the last.
+        following: start of the next page; None after the last.
     """
 
     keys: list[str] | None
@@ -176,16 +178,16 @@ class Numbers(msgspec.Struct, frozen=True, array_like=True):
     following: int | None
 
 
-class Changed(msgspec.Struct, frozen=True, array_like=True):
+class ChangesResponse(msgspec.Struct, frozen=True, array_like=True):
     """Items that changed.
 
     Attributes:
-        epoch: of the list of changes; another one than asked for begins at its beginning.
-        next: where to go on.
+        epoch: of the list of changes; if it differs from the requested one, `items` are the first.
+        next: start of the next request.
         items: encoded.
         watermark: event time up to which events are expected to be complete, epoch milliseconds.
         offset: log offset before which everything is applied, as `FeatureSource.offset`.
-        position: the same as it goes over the wire.
+        position: the same in its HTTP form.
     """
 
     epoch: int
@@ -196,8 +198,8 @@ class Changed(msgspec.Struct, frozen=True, array_like=True):
     position: Position
 
 
-class Told(msgspec.Struct, frozen=True, array_like=True):
-    """The answer to a forwarded request."""
+class ForwardResponse(msgspec.Struct, frozen=True, array_like=True):
+    """Response to a forwarded HTTP request."""
 
     status: int
     body: bytes
@@ -205,7 +207,7 @@ class Told(msgspec.Struct, frozen=True, array_like=True):
     headers: list[tuple[bytes, bytes]]
 
 
-class _Refused(msgspec.Struct, frozen=True, array_like=True):
+class _Problem(msgspec.Struct, frozen=True, array_like=True):
     code: str
     detail: str | None
     field: str | None
@@ -214,23 +216,18 @@ class _Refused(msgspec.Struct, frozen=True, array_like=True):
     close: bool
 
 
-class _Answer(msgspec.Struct, frozen=True, array_like=True):
+class _Response(msgspec.Struct, frozen=True, array_like=True):
     value: Any = None
-    refused: _Refused | None = None
+    problem: _Problem | None = None
 
 
-_questions: msgspec.msgpack.Decoder[Question] = msgspec.msgpack.Decoder(Question)
-_answers = msgspec.msgpack.Decoder(_Answer)
+_requests: msgspec.msgpack.Decoder[Request] = msgspec.msgpack.Decoder(Request)
+_responses = msgspec.msgpack.Decoder(_Response)
 _encoder = msgspec.msgpack.Encoder()
 
 
-def gone() -> ProblemError:
-    """The problem of a request that comes while the keeper of the state does not answer."""
-    return ProblemError("not_ready", "the feature engine does not answer", retry_after=1)
-
-
-class Asker:
-    """Asks and waits; for a few threads, one at a time."""
+class BlockingClient:
+    """Sends a request and blocks until its response; for several threads, one at a time."""
 
     def __init__(
         self,
@@ -239,11 +236,11 @@ class Asker:
         timeout_s: float = 5.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Ask through `end`.
+        """Use one end of a socket pair.
 
         Args:
-            end: of a socket pair.
-            timeout_s: how long an answer may take.
+            end: of the pair.
+            timeout_s: longest wait for a response.
             clock: monotonic seconds.
         """
         self._end = end
@@ -253,28 +250,28 @@ class Asker:
         self._numbers = itertools.count()
         self._received = bytearray()
 
-    def ask(self, question: Question, kind: type[T]) -> T:
-        """Ask and wait for the answer.
+    def request(self, request: Request, kind: type[T]) -> T:
+        """Send a request and wait for the response, of type `kind`.
 
         Raises:
-            ProblemError: if it was refused, or none came in time.
+            ProblemError: if it was refused, or no response came in time.
         """
         with self._lock:
             number = next(self._numbers)
             until = self._clock() + self._timeout_s
             try:
                 self._end.settimeout(self._timeout_s)
-                self._end.sendall(_frame(number, _encoder.encode(question)))
-                # An answer that came too late for its question is passed over.
-                while (found := self._next(until))[0] != number:
+                self._end.sendall(_frame(number, _encoder.encode(request)))
+                # A late response to an earlier request is skipped.
+                while (response := self._next(until))[0] != number:
                     pass
             except OSError:
-                raise gone() from None
-        return _value(found[1], kind)
+                raise unreachable() from None
+        return _decode_response(response[1], kind)
 
     def _next(self, until: float) -> tuple[int, bytes]:
         received = self._received
-        while (frame := _cut(received)) is None:
+        while (frame := _take_frame(received)) is None:
             self._end.settimeout(max(until - self._clock(), 0.001))
             part = self._end.recv(_PART)
             if not part:
@@ -283,35 +280,35 @@ class Asker:
         return frame
 
 
-class Frames(asyncio.Protocol):
+class FrameProtocol(asyncio.Protocol):
     """One end of a socket pair on an event loop."""
 
     def __init__(
         self, arrived: Callable[[int, bytes], None], lost: Callable[[], None] = lambda: None
     ) -> None:
-        """Hand each frame to `arrived`, and tell `lost` of the end."""
+        """Call `arrived` with the number and payload of each frame, and `lost` at the end."""
         self._arrived = arrived
         self._lost = lost
         self._received = bytearray()
         self._transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Begin."""
+        """Keep the transport."""
         self._transport = transport
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The other end is gone, or this one was closed."""
+        """Report that one of the ends was closed."""
         self._transport = None
         self._lost()
 
     def data_received(self, data: bytes) -> None:
-        """Cut into frames."""
+        """Split received bytes into frames."""
         self._received += data
-        while (frame := _cut(self._received)) is not None:
+        while (frame := _take_frame(self._received)) is not None:
             self._arrived(*frame)
 
     def send(self, number: int, payload: bytes) -> None:
-        """Send a frame; without an other end it is dropped."""
+        """Send a frame; it is dropped when the other end is closed."""
         if self._transport is not None:
             self._transport.write(_frame(number, payload))
 
@@ -321,78 +318,83 @@ class Frames(asyncio.Protocol):
             self._transport.close()
 
 
-class Caller:
-    """Asks without waiting, on an event loop."""
+class AsyncClient:
+    """Sends requests and notices on an event loop."""
 
     def __init__(self, lost: Callable[[], None]) -> None:
-        """Tell `lost` when the other end is gone."""
-        self._told_lost = lost
+        """Call `lost` when the other end is closed."""
+        self._on_lost = lost
         self._is_lost = False
         self._numbers = itertools.count()
         self._waiting: dict[int, asyncio.Future[bytes]] = {}
-        self._frames = Frames(self._arrived, self._lost)
+        self._frames = FrameProtocol(self._arrived, self._lost)
 
     async def open(self, end: socket.socket) -> None:
-        """Ask through `end` from now on."""
+        """Use one end of a socket pair from now on."""
         loop = asyncio.get_running_loop()
         await loop.create_unix_connection(lambda: self._frames, sock=end)
 
-    async def ask(self, question: Question, kind: type[T]) -> T:
-        """Ask and wait for the answer.
+    async def request(self, request: Request, kind: type[T]) -> T:
+        """Send a request and wait for the response, of type `kind`.
 
         Raises:
-            ProblemError: if it was refused, or the other end is gone.
+            ProblemError: if it was refused, or the other end is closed.
         """
         if self._is_lost:
-            raise gone()
+            raise unreachable()
         number = next(self._numbers)
-        self._waiting[number] = answer = asyncio.get_running_loop().create_future()
-        self._frames.send(number, _encoder.encode(question))
+        self._waiting[number] = response = asyncio.get_running_loop().create_future()
+        self._frames.send(number, _encoder.encode(request))
         try:
-            return _value(await answer, kind)
+            return _decode_response(await response, kind)
         finally:
             self._waiting.pop(number, None)
 
-    def tell(self, question: Question) -> None:
-        """Ask what nobody has to wait for; the answer is not looked at."""
-        self._frames.send(next(self._numbers), _encoder.encode(question))
+    def notify(self, notice: Request) -> None:
+        """Send a message without waiting; the response is ignored."""
+        self._frames.send(next(self._numbers), _encoder.encode(notice))
 
     def close(self) -> None:
-        """Close this end, after what was sent."""
+        """Close this end after everything was sent."""
         self._frames.close()
 
     def _arrived(self, number: int, payload: bytes) -> None:
-        answer = self._waiting.get(number)
-        if answer is not None and not answer.done():
-            answer.set_result(payload)
+        response = self._waiting.get(number)
+        if response is not None and not response.done():
+            response.set_result(payload)
 
     def _lost(self) -> None:
         self._is_lost = True
-        for answer in self._waiting.values():
-            if not answer.done():
-                answer.set_exception(gone())
-        self._told_lost()
+        for response in self._waiting.values():
+            if not response.done():
+                response.set_exception(unreachable())
+        self._on_lost()
 
 
-def decode_question(payload: bytes) -> Question:
-    """The question in a frame.
+def unreachable() -> ProblemError:
+    """Return the problem of a request while the process that owns the state does not respond."""
+    return ProblemError("not_ready", "the feature engine does not answer", retry_after=1)
+
+
+def decode_request(payload: bytes) -> Request:
+    """Decode the request in a frame.
 
     Raises:
         msgspec.DecodeError: if there is none.
     """
-    return _questions.decode(payload)
+    return _requests.decode(payload)
 
 
-def answer(value: Any) -> bytes:
-    """A good answer as the payload of a frame."""
-    return _encoder.encode(_Answer(value))
+def encode_response(value: Any) -> bytes:
+    """Encode a successful response as the payload of a frame."""
+    return _encoder.encode(_Response(value))
 
 
-def refusal(error: ProblemError) -> bytes:
-    """A refusal as the payload of a frame."""
+def encode_problem(error: ProblemError) -> bytes:
+    """Encode a refusal as the payload of a frame."""
     return _encoder.encode(
-        _Answer(
-            refused=_Refused(
+        _Response(
+            problem=_Problem(
                 error.kind.code,
                 error.detail,
                 error.field,
@@ -404,26 +406,26 @@ def refusal(error: ProblemError) -> bytes:
     )
 
 
-def _value(payload: bytes, kind: type[T]) -> T:
-    found = _answers.decode(payload)
-    if (refused := found.refused) is not None:
+def _decode_response(payload: bytes, kind: type[T]) -> T:
+    response = _responses.decode(payload)
+    if (problem := response.problem) is not None:
         raise ProblemError(
-            refused.code,
-            refused.detail,
-            field=refused.field,
-            retry_after=refused.retry_after,
-            headers=tuple(refused.headers),
-            close=refused.close,
+            problem.code,
+            problem.detail,
+            field=problem.field,
+            retry_after=problem.retry_after,
+            headers=tuple(problem.headers),
+            close=problem.close,
         )
-    return msgspec.convert(found.value, kind)
+    return msgspec.convert(response.value, kind)
 
 
 def _frame(number: int, payload: bytes) -> bytes:
     return _HEAD.pack(len(payload), number) + payload
 
 
-def _cut(received: bytearray) -> tuple[int, bytes] | None:
-    """Take the first whole frame off; None while there is none."""
+def _take_frame(received: bytearray) -> tuple[int, bytes] | None:
+    """Remove and return the first complete frame; None while there is none."""
     if len(received) < _HEAD.size:
         return None
     length, number = _HEAD.unpack_from(received)

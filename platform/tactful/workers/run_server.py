@@ -1,4 +1,4 @@
-"""A server from its settings: listening socket, platform, application, worker processes."""
+"""Start a server from its settings: socket, platform, application, worker processes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tactful.metadata.directory_lock import exclusive
 from tactful.recommend.recommender import build, open_shown
 from tactful.server.platform import Platform
 from tactful.statistics.service import open_statistics
-from tactful.workers.pool import run_crew
+from tactful.workers.pool import run_pool
 from tactful_streaming.errors import StreamingError
 
 
@@ -38,7 +38,7 @@ def run_server(settings: Settings, *, rebuild: bool, as_json: bool) -> None:
         raise TactfulError(f"{server.host}:{server.port}: {error.strerror or error}") from error
     with listener:
         with exclusive(settings.storage.data):
-            pass  # a restore that was broken off is finished before anything is opened
+            pass  # completes an interrupted restore before anything is opened
         try:
             statistics = open_statistics(settings)
             consumers: dict[str, Any] = {} if statistics is None else statistics.counter.consumers()
@@ -57,7 +57,7 @@ def run_server(settings: Settings, *, rebuild: bool, as_json: bool) -> None:
             raise TactfulError(str(error)) from error
         started = partial(_announce, platform, server, listener, as_json)
         if server.workers:
-            served = run_crew(
+            served = run_pool(
                 platform,
                 listener,
                 build="tactful.recommend.recommender:build",

@@ -1,10 +1,10 @@
-"""One of several processes that answer requests: ``tactful serve --workers N`` starts them.
+"""Worker process that answers requests: ``tactful serve --workers N`` starts several of them.
 
-It accepts connections on the common port and computes recommendations. The process that started it
-keeps log, engine and state: it is asked for what is known of a person, and gets every request that
-is not for a recommendation, after the key was checked here. When it dies, so does this one.
+It accepts connections on the shared port and computes recommendations. The process that started it
+owns log, engine and state: it provides the features of users, and receives every other request,
+after the API key was checked here. When that process ends, the worker ends, too.
 
-Not a command for people: it is handed its ends of socket pairs by number.
+It is not a command for users: its arguments are file descriptors that it inherits.
 """
 
 from __future__ import annotations
@@ -28,16 +28,15 @@ from prometheus_client import CollectorRegistry
 from tactful.config import logging as logs
 from tactful.config.settings import Settings
 from tactful.errors import NotPersonal
-from tactful.http.app import route
-from tactful.http.asgi import Application, Call, Endpoint, Reply, decoded, json_reply
+from tactful.http.asgi import Application, Call, Endpoint, Reply, decoded, json_reply, route
 from tactful.http.routes import ENDPOINTS
 from tactful.http.uvicorn_server import Server, loop_factory, make_server
 from tactful.metadata.key_cache import ApiKey, ValidKeys
 from tactful.metrics.registry import Metrics
-from tactful.recommend.anonymous import NOT_PERSONALISED, for_everybody
 from tactful.schemas import browser_access as browser
 from tactful.schemas.problems import ProblemError
 from tactful.schemas.recommendations import (
+    NOT_PERSONALISED,
     BatchResult,
     Recommendation,
     RecommendBatch,
@@ -45,61 +44,66 @@ from tactful.schemas.recommendations import (
     RecommendRequest,
 )
 from tactful.server.admission import AdmissionControl
-from tactful.util import malloc as heap
+from tactful.util import malloc
 from tactful.util.clock import now_ms
 from tactful.util.gc_tuning import freeze_living_objects, short_delays
 from tactful.workers.ipc import (
-    Asker,
-    Caller,
-    Count,
-    Forward,
-    Hello,
-    Keys,
-    Note,
-    Reach,
-    Ready,
-    Serves,
-    Told,
+    AsyncClient,
+    BlockingClient,
+    ConfigRequest,
+    ForwardRequest,
+    ForwardResponse,
+    ImpressionNotice,
+    KeysRequest,
+    MetricsNotice,
+    PositionRequest,
+    ReadyNotice,
+    ServedNotice,
 )
-from tactful.workers.remote_features import WorkerSource
-from tactful.workers.status import serving
+from tactful.workers.remote_features import RemoteFeatures
+from tactful.workers.status import served
 from tactful_streaming.definitions.model import Definitions
 
 logger = logging.getLogger(__name__)
 
 _REFRESH_S = 0.25
-_COUNT_S = 1.0
+_METRICS_S = 1.0
 
-_one = msgspec.json.Decoder(RecommendRequest)
-_many = msgspec.json.Decoder(RecommendBatchRequest)
+_recommend_request = msgspec.json.Decoder(RecommendRequest)
+_batch_request = msgspec.json.Decoder(RecommendBatchRequest)
 
 
 @dataclass(frozen=True)
-class Orders:
-    """What a worker is told at its start.
+class WorkerConfig:
+    """Configuration that a worker receives at its start.
 
     Attributes:
         settings: checked settings.
-        build: module and name of what makes the recommender.
-        definitions: what the engine computes.
-        counts_shown: whether it is counted how often each item was shown today.
-        tells_rises: whether statistics are read for what rises.
+        build: module and name of the function that makes the recommender.
+        definitions: features that the engine computes.
+        counts_shown: whether the impressions of each item today are counted.
+        reads_trends: whether published statistics are read for rises.
     """
 
     settings: Settings
     build: str
     definitions: Definitions
     counts_shown: bool
-    tells_rises: bool
+    reads_trends: bool
 
 
 class ServingWorker:
-    """What answers requests in one worker.
+    """Application of one worker process.
+
+    ```
+    POST /v1/recommend  ->  recommender here, features by `FeaturesRequest`
+    everything else     ->  `ForwardRequest` to the process that owns the state
+    ```
 
     Attributes:
-        settings: as ordered.
+        settings: checked settings.
         keys: API keys of the installation.
-        metrics: of this process.
+        metrics: metrics of this process.
     """
 
     def __init__(
@@ -107,19 +111,19 @@ class ServingWorker:
         settings: Settings,
         *,
         recommender: Any,
-        source: WorkerSource,
-        caller: Caller,
-        refreshing: Asker,
+        source: RemoteFeatures,
+        client: AsyncClient,
+        refresh_client: BlockingClient,
         clock: Callable[[], int] = now_ms,
     ) -> None:
         """Prepare to serve.
 
         Args:
-            settings: as ordered.
+            settings: checked settings.
             recommender: reads from `source`.
-            source: the features.
-            caller: reaches the keeper from the event loop.
-            refreshing: reaches it from the thread that follows keys, models and items.
+            source: features of the process that owns the state.
+            client: reaches that process from the event loop.
+            refresh_client: reaches it from the thread that refreshes keys, models and items.
             clock: now in epoch milliseconds.
         """
         self.settings = settings
@@ -127,11 +131,11 @@ class ServingWorker:
         self.metrics = Metrics(CollectorRegistry())
         self._recommender = recommender
         self._source = source
-        self._caller = caller
-        self._refreshing = refreshing
+        self._client = client
+        self._refresh_client = refresh_client
         self._clock = clock
-        self._nothing = contextlib.nullcontext()
-        self._tidied_for: float | None = None
+        self._no_lock = contextlib.nullcontext()
+        self._trimmed_for: float | None = None
         self._admission = AdmissionControl(settings.server)
         self.metrics.gauge(
             "recommend_waiting",
@@ -140,40 +144,45 @@ class ServingWorker:
         )
 
     async def recommend(self, request: RecommendRequest) -> Recommendation:
-        """Answer one request that needs nothing but what is here.
+        """Answer one request of a caller without the rights of an administrator.
 
         Raises:
             ProblemError: if it cannot be answered in time.
         """
         started = time.perf_counter()
         if request.after is not None:
-            await self._caller.ask(Reach(request.after), type(None))
+            await self._client.request(PositionRequest(request.after), type(None))
         async with self._admission:
             self._source.begin(request.device_id, request.context.get("consent"))
             try:
                 answer, impression = self._recommender.recommend(request, now=self._clock())
             except NotPersonal:
-                request = for_everybody(request)
+                request = request.anonymous()
                 answer, impression = self._recommender.recommend(request, now=self._clock())
                 answer = msgspec.structs.replace(answer, fallback=NOT_PERSONALISED)
             position = self._source.position
         if impression is not None:
-            self._caller.tell(Note(answer.recommendation_id, impression))
+            self._client.notify(ImpressionNotice(answer.recommendation_id, impression))
         took = (time.perf_counter() - started) * 1000
-        told: Recommendation = msgspec.structs.replace(
+        response: Recommendation = msgspec.structs.replace(
             answer, position=position, took_ms=round(took, 3)
         )
-        return told
+        return response
 
     async def forward(self, endpoint: Endpoint, call: Call, body: bytes | None = None) -> Reply:
-        """Let the keeper of the state answer.
+        """Forward a request to the process that owns the state.
+
+        Args:
+            endpoint: of the request.
+            call: the request.
+            body: its body, if it was read.
 
         Raises:
-            ProblemError: if it refuses, or is gone.
+            ProblemError: if it is refused, or that process does not respond.
         """
         reads = endpoint.body is not None and body is None
-        told = await self._caller.ask(
-            Forward(
+        response = await self._client.request(
+            ForwardRequest(
                 endpoint.method,
                 endpoint.path,
                 dict(call.path),
@@ -183,50 +192,47 @@ class ServingWorker:
                 call.public,
                 await call.body() if reads else body or b"",
             ),
-            Told,
+            ForwardResponse,
         )
-        return Reply(told.status, told.body, told.content_type, tuple(told.headers))
+        return Reply(response.status, response.body, response.content_type, tuple(response.headers))
 
-    async def follow(self) -> None:
-        """Follow keys, models and items, and tell what was counted, until cancelled."""
-        counted = 0.0
+    async def refresh(self) -> None:
+        """Refresh keys, models and items and send reports, until cancelled."""
+        sent_at = 0.0
         while True:
             await asyncio.sleep(_REFRESH_S)
-            for refresh in (self.follow_keys, self._follow_items):
+            for refresh in (self.refresh_keys, self._refresh_recommender):
                 try:
                     await asyncio.to_thread(refresh)
                 except Exception as error:
                     logger.warning(
                         "refresh failed with %s; the old state is kept", type(error).__name__
                     )
-            self.tell()
-            if time.monotonic() - counted >= _COUNT_S:
-                counted = time.monotonic()
-                self.count()
+            self._client.notify(ServedNotice(*served(self._recommender.describe())))
+            if time.monotonic() - sent_at >= _METRICS_S:
+                sent_at = time.monotonic()
+                self.send_metrics()
 
-    def follow_keys(self) -> None:
-        """Take over which keys are valid."""
-        self.keys.replace(self._refreshing.ask(Keys(), list[tuple[bytes, ApiKey]]))
+    def refresh_keys(self) -> None:
+        """Request the valid API keys."""
+        keys = self._refresh_client.request(KeysRequest(), list[tuple[bytes, ApiKey]])
+        self.keys.replace(keys)
 
-    def _follow_items(self) -> None:
-        self._recommender.refresh(self._nothing)
-        if self._recommender.counted_at != self._tidied_for:
-            # Of all that lies free in a worker, counting what is popular leaves most.
-            self._tidied_for = self._recommender.counted_at
-            heap.return_free_pages()
+    def _refresh_recommender(self) -> None:
+        self._recommender.refresh(self._no_lock)
+        if self._recommender.counted_at != self._trimmed_for:
+            # Counting what is popular leaves most of the free memory of a worker.
+            self._trimmed_for = self._recommender.counted_at
+            malloc.return_free_pages()
 
-    def tell(self) -> None:
-        """Tell what lists are made from here."""
-        self._caller.tell(Serves(*serving(self._recommender.describe())))
-
-    def count(self) -> None:
-        """Tell what was counted."""
-        self._caller.tell(Count(self.metrics.samples()))
+    def send_metrics(self) -> None:
+        """Send the samples of this process's metrics."""
+        self._client.notify(MetricsNotice(self.metrics.samples()))
 
 
 async def _recommend(worker: ServingWorker, call: Call, endpoint: Endpoint) -> Reply:
     body = await call.body()
-    request = decoded(body, _one)
+    request = decoded(body, _recommend_request)
     if _is_special(request):
         return await worker.forward(endpoint, call, body)
     if call.public:
@@ -237,7 +243,7 @@ async def _recommend(worker: ServingWorker, call: Call, endpoint: Endpoint) -> R
 
 async def _recommend_batch(worker: ServingWorker, call: Call, endpoint: Endpoint) -> Reply:
     body = await call.body()
-    batch = decoded(body, _many)
+    batch = decoded(body, _batch_request)
     if any(map(_is_special, batch.requests)):
         return await worker.forward(endpoint, call, body)
     results = []
@@ -250,16 +256,16 @@ async def _recommend_batch(worker: ServingWorker, call: Call, endpoint: Endpoint
 
 
 def _is_special(request: RecommendRequest) -> bool:
-    """Whether it asks for what administrators and replays ask for: rare, and answered once."""
+    """Whether a request has fields of administrators and replays, which are rare."""
     return bool(request.force) or request.timestamp is not None or request.explain
 
 
 def make_worker_application(worker: ServingWorker) -> Application:
-    """The application of one worker; it has no lifespan of its own."""
-    here = {"/v1/recommend": _recommend, "/v1/recommend/batch": _recommend_batch}
+    """Make the ASGI application of one worker, without a lifespan."""
+    local = {"/v1/recommend": _recommend, "/v1/recommend/batch": _recommend_batch}
 
     def handled(endpoint: Endpoint) -> Endpoint:
-        handle = here.get(endpoint.path)
+        handle = local.get(endpoint.path)
         if endpoint.path == "/healthz":
             return endpoint
         if handle is None:
@@ -270,39 +276,39 @@ def make_worker_application(worker: ServingWorker) -> Application:
 
 
 def main(numbers: list[int]) -> int:
-    """Serve until SIGTERM, or until the keeper of the state is gone.
+    """Serve until SIGTERM, or until the process that owns the state has ended.
 
     Args:
-        numbers: file descriptors of the listening socket and of the ends for requests, for the
-            refresh and for calls.
+        numbers: file descriptors of the listening socket and of the socket pairs for requests,
+            for refreshes and for the event loop.
 
     Returns:
         The exit code.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the keeper, which tells us
-    listener, requests, refresh, calls = (socket.socket(fileno=number) for number in numbers)
-    refreshing = Asker(refresh, timeout_s=60.0)
-    orders: Orders = pickle.loads(refreshing.ask(Hello(), bytes))
-    settings = orders.settings
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent receives Ctrl-C and stops workers
+    listener, requests, refresh, loop_end = (socket.socket(fileno=number) for number in numbers)
+    refresh_client = BlockingClient(refresh, timeout_s=60.0)
+    config: WorkerConfig = pickle.loads(refresh_client.request(ConfigRequest(), bytes))
+    settings = config.settings
     logs.configure(settings.logging)
-    source = WorkerSource(orders.definitions, Asker(requests), refreshing)
-    module, _, name = orders.build.partition(":")
+    source = RemoteFeatures(config.definitions, BlockingClient(requests), refresh_client)
+    module, _, name = config.build.partition(":")
     build = getattr(importlib.import_module(module), name)
-    known: dict[str, Any] = {"shown": source} if orders.counts_shown else {}
-    if orders.tells_rises:
-        known["rising"] = source.rises
-    recommender = build(engine=source, settings=settings, **known)
+    options: dict[str, Any] = {"shown": source} if config.counts_shown else {}
+    if config.reads_trends:
+        options["rising"] = source.rises
+    recommender = build(engine=source, settings=settings, **options)
     with short_delays(), asyncio.Runner(loop_factory=loop_factory()) as runner:
-        return runner.run(_serve(settings, recommender, source, refreshing, listener, calls))
+        return runner.run(_serve(settings, recommender, source, refresh_client, listener, loop_end))
 
 
 async def _serve(
     settings: Settings,
     recommender: Any,
-    source: WorkerSource,
-    refreshing: Asker,
+    source: RemoteFeatures,
+    refresh_client: BlockingClient,
     listener: socket.socket,
-    calls: socket.socket,
+    loop_end: socket.socket,
 ) -> int:
     orphaned = False
 
@@ -311,24 +317,28 @@ async def _serve(
         orphaned = True
         server.should_exit = True
 
-    caller = Caller(lost)
+    client = AsyncClient(lost)
     worker = ServingWorker(
-        settings, recommender=recommender, source=source, caller=caller, refreshing=refreshing
+        settings,
+        recommender=recommender,
+        source=source,
+        client=client,
+        refresh_client=refresh_client,
     )
-    worker.follow_keys()
+    worker.refresh_keys()
     server: Server = make_server(make_worker_application(worker), settings.server, lifespan=False)
-    await caller.open(calls)
-    following = asyncio.create_task(worker.follow())
+    await client.open(loop_end)
+    refreshing = asyncio.create_task(worker.refresh())
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     while not server.started and not serving.done():
         await asyncio.sleep(0.005)
     if server.started:
         freeze_living_objects()
-        caller.tell(Ready())
+        client.notify(ReadyNotice())
     await serving
-    following.cancel()
-    worker.count()
-    caller.close()
+    refreshing.cancel()
+    worker.send_metrics()
+    client.close()
     recommender.close()
     return 1 if orphaned or not server.started else 0
 

@@ -1,8 +1,8 @@
-"""How the workers of one server are: what `tactful.workers.pool` sees of them, and what they tell.
+"""Status of the worker processes of a server: liveness, readiness, restarts.
 
-A worker tells four times a second which model it serves and how many items it knows. What it tells
-is compared with the process that keeps the state, so that a worker that runs and answers, but with
-yesterday's model, shows as well as one that died.
+A worker reports four times a second which model and how many items it uses. The report is compared
+with the process that owns the state, so that a worker that answers from an old model is noticed
+like one that ended.
 """
 
 from __future__ import annotations
@@ -17,48 +17,48 @@ from tactful.schemas.health import WorkerHealth
 _PATIENCE_S = 5.0
 
 
-class Serving(NamedTuple):
-    """What lists are made from in one process.
+class Served(NamedTuple):
+    """Model and catalogue that one process recommends from.
 
     Attributes:
-        model: version that ranks; empty where none does.
-        items: how many the catalogue has.
+        model: version of the ranking model; empty for none.
+        items: number of items in the catalogue.
     """
 
     model: str
     items: int
 
 
-_NOTHING = Serving("", 0)
+_NOTHING = Served("", 0)
 
 
 @dataclass
 class _Place:
-    """One worker and those before it whose place it took."""
+    """One worker and its predecessors in the same place."""
 
     runs: bool = False
     ready: bool = False
     starts: int = 0
-    told: Serving = _NOTHING
-    told_at: float = 0.0
+    reported: Served = _NOTHING
+    reported_at: float = 0.0
     current_at: float = 0.0
 
 
-class Roster:
-    """The places of a server's workers. Used from one thread."""
+class WorkerStatus:
+    """Status of a server's workers by place; used from one thread."""
 
     def __init__(
         self,
         count: int,
-        current: Callable[[], Serving],
+        current: Callable[[], Served],
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Nobody has started yet.
+        """Begin with no worker started.
 
         Args:
-            count: how many places there are.
-            current: what the process that keeps the state makes lists from.
+            count: number of places.
+            current: returns the model and catalogue of the process that owns the state.
             clock: monotonic seconds.
         """
         self._places = [_Place() for _ in range(count)]
@@ -67,47 +67,47 @@ class Roster:
 
     @property
     def serving(self) -> int:
-        """How many have come to serve and did not end."""
+        """Number of workers that accept requests."""
         return sum(place.ready for place in self._places)
 
     @property
     def restarted(self) -> int:
-        """How many took the place of one that ended."""
+        """Number of workers that replaced another one."""
         return sum(max(place.starts - 1, 0) for place in self._places)
 
     def started(self, number: int) -> None:
-        """A worker was started in a place."""
+        """Record the start of a worker."""
         place = self._places[number]
         place.runs, place.ready, place.starts = True, False, place.starts + 1
 
     def is_ready(self, number: int) -> None:
-        """The worker of a place serves."""
+        """Record that a worker accepts requests."""
         place = self._places[number]
         place.ready = True
-        place.told_at = place.current_at = self._clock()
+        place.reported_at = place.current_at = self._clock()
 
-    def tells(self, number: int, serving: Serving) -> None:
-        """The worker of a place said what it serves."""
+    def report(self, number: int, served: Served) -> None:
+        """Record the model and catalogue that a worker uses."""
         place, current = self._places[number], self._current()
-        place.told, place.told_at = serving, self._clock()
-        if serving.model == current.model and serving.items >= current.items:
-            place.current_at = place.told_at
+        place.reported, place.reported_at = served, self._clock()
+        if served.model == current.model and served.items >= current.items:
+            place.current_at = place.reported_at
 
     def ended(self, number: int) -> None:
-        """The worker of a place is gone."""
+        """Record the end of a worker."""
         place = self._places[number]
         place.runs = place.ready = False
 
     def health(self) -> list[WorkerHealth]:
-        """How each is now, in the order of their places."""
+        """Return the present health of each worker, in the order of their places."""
         now, current = self._clock(), self._current()
         return [
             WorkerHealth(
                 number=number,
                 state=_state(place, now),
                 restarts=max(place.starts - 1, 0),
-                model_version=place.told.model or None if place.ready else None,
-                items_behind=max(current.items - place.told.items, 0) if place.ready else None,
+                model_version=place.reported.model or None if place.ready else None,
+                items_behind=max(current.items - place.reported.items, 0) if place.ready else None,
             )
             for number, place in enumerate(self._places)
         ]
@@ -118,12 +118,12 @@ def _state(place: _Place, now: float) -> str:
         return "down"
     if not place.ready:
         return "starting"
-    if now - place.told_at > _PATIENCE_S:
+    if now - place.reported_at > _PATIENCE_S:
         return "silent"
     return "behind" if now - place.current_at > _PATIENCE_S else "ready"
 
 
-def serving(described: Mapping[str, Any]) -> Serving:
-    """What a recommender that describes itself so makes lists from."""
-    champion = described.get("champion") or {}
-    return Serving(champion.get("version") or "", described.get("items") or 0)
+def served(description: Mapping[str, Any]) -> Served:
+    """Return the model and catalogue in a recommender's description of itself."""
+    champion = description.get("champion") or {}
+    return Served(champion.get("version") or "", description.get("items") or 0)

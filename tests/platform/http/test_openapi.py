@@ -14,8 +14,7 @@ from tactful.http.asgi import Endpoint
 from tactful.http.openapi import document, problem_codes
 from tactful.http.routes import ENDPOINTS
 from tactful.schemas.ingestion import NewEvent, NewItem, NewUser
-from tactful.schemas.problem import Problem
-from tactful.schemas.problems import KINDS
+from tactful.schemas.problems import KINDS, Problem
 from tactful_streaming.contract.log_entries import Event, Item, User
 
 DOCUMENT: dict[str, Any] = msgspec.json.decode(

@@ -1,4 +1,4 @@
-"""Questions between processes: answered in any order, refused as they were, ended at once."""
+"""Inter-process requests: responses in any order, problems, time-outs and lost connections."""
 
 from __future__ import annotations
 
@@ -11,105 +11,104 @@ import pytest
 
 from tactful.schemas.problems import ProblemError
 from tactful.workers.ipc import (
-    Asker,
-    Caller,
-    Forward,
-    Frames,
-    Hello,
-    Reach,
-    Read,
-    Seen,
-    answer,
-    decode_question,
-    refusal,
+    AsyncClient,
+    BlockingClient,
+    ConfigRequest,
+    FeaturesRequest,
+    FeaturesResponse,
+    ForwardRequest,
+    FrameProtocol,
+    PositionRequest,
+    decode_request,
+    encode_problem,
+    encode_response,
 )
 
 
-def test_answers_find_their_questions_whatever_their_order() -> None:
+def test_responses_in_any_order_match_their_requests() -> None:
     async def talk() -> list[Any]:
         ours, theirs = socket.socketpair()
-        asked: list[tuple[int, bytes]] = []
-        other = Frames(lambda number, payload: asked.append((number, payload)))
+        received: list[tuple[int, bytes]] = []
+        other = FrameProtocol(lambda number, payload: received.append((number, payload)))
         await asyncio.get_running_loop().create_unix_connection(lambda: other, sock=theirs)
-        caller = Caller(lambda: None)
-        await caller.open(ours)
-        waiting = [asyncio.create_task(caller.ask(Reach(n), int)) for n in range(20)]
-        while len(asked) < 20:
+        client = AsyncClient(lambda: None)
+        await client.open(ours)
+        waiting = [asyncio.create_task(client.request(PositionRequest(n), int)) for n in range(20)]
+        while len(received) < 20:
             await asyncio.sleep(0)
-        for number, payload in reversed(asked):
-            question = decode_question(payload)
-            assert isinstance(question, Reach)
-            other.send(number, answer(question.position))
-        found = await asyncio.gather(*waiting)
+        for number, payload in reversed(received):
+            request = decode_request(payload)
+            assert isinstance(request, PositionRequest)
+            other.send(number, encode_response(request.position))
+        responses = await asyncio.gather(*waiting)
         other.close()
-        caller.close()
-        return found
+        client.close()
+        return responses
 
     assert asyncio.run(talk()) == [*range(20)]
 
 
-def test_a_question_survives_the_way_and_a_refusal_is_the_same_problem() -> None:
-    forward = Forward("PUT", "/v1/items", {"a": "é"}, b"q=1", {b"x": b"\xff"}, True, False, b"\x00")
-    seen = Seen({"a": 1.0, "b": {"x": 2.0}, "c": [("i", 3)]}, None, "0:1")
+def test_a_request_and_a_problem_arrive_unchanged() -> None:
+    forward = ForwardRequest(
+        "PUT", "/v1/items", {"a": "é"}, b"q=1", {b"x": b"\xff"}, True, False, b"\x00"
+    )
+    features = FeaturesResponse({"a": 1.0, "b": {"x": 2.0}, "c": [("i", 3)]}, None, "0:1")
     ours, theirs = socket.socketpair()
 
     def reply() -> None:
         head = theirs.recv(1 << 16)
-        assert decode_question(head[12:]) == forward
-        payloads = (
-            answer(seen),
-            refusal(ProblemError("invalid", "why", field="$.after", retry_after=3, close=True)),
-        )
+        assert decode_request(head[12:]) == forward
+        problem = ProblemError("invalid", "why", field="$.after", retry_after=3, close=True)
+        payloads = (encode_response(features), encode_problem(problem))
         for number, payload in enumerate(payloads):
             frame = len(payload).to_bytes(4, "little") + number.to_bytes(8, "little") + payload
-            for begin in range(0, len(frame), 7):  # cut anywhere
+            for begin in range(0, len(frame), 7):  # split at arbitrary places
                 theirs.sendall(frame[begin : begin + 7])
 
     thread = threading.Thread(target=reply)
     thread.start()
-    asker = Asker(ours)
-    found = asker.ask(forward, Seen)
-    assert found.values == {"a": 1.0, "b": {"x": 2.0}, "c": [["i", 3]]}
-    assert (found.offset, found.position) == (None, "0:1")
+    client = BlockingClient(ours)
+    response = client.request(forward, FeaturesResponse)
+    assert response.values == {"a": 1.0, "b": {"x": 2.0}, "c": [["i", 3]]}
+    assert (response.offset, response.position) == (None, "0:1")
     with pytest.raises(ProblemError) as refused:
-        asker.ask(Hello(), bytes)
+        client.request(ConfigRequest(), bytes)
     assert (refused.value.kind.code, refused.value.detail) == ("invalid", "why")
     assert (refused.value.field, refused.value.retry_after) == ("$.after", 3)
     assert refused.value.close
     thread.join()
 
 
-def test_an_answer_that_came_too_late_is_passed_over() -> None:
+def test_a_late_response_is_skipped() -> None:
     ours, theirs = socket.socketpair()
-    asker = Asker(ours, timeout_s=0.05)
+    client = BlockingClient(ours, timeout_s=0.05)
     with pytest.raises(ProblemError) as late:
-        asker.ask(Read("user", "u", 1), int)
+        client.request(FeaturesRequest("user", "u", 1), int)
     assert late.value.kind.code == "not_ready"
     for number in range(2):
-        payload = answer(number)
+        payload = encode_response(number)
         theirs.sendall(len(payload).to_bytes(4, "little") + number.to_bytes(8, "little") + payload)
-    assert asker.ask(Read("user", "u", 1), int) == 1
+    assert client.request(FeaturesRequest("user", "u", 1), int) == 1
 
 
-def test_who_waits_for_a_process_that_died_is_told_at_once() -> None:
+def test_requests_fail_at_once_when_the_other_process_ends() -> None:
     ours, theirs = socket.socketpair()
     theirs.close()
     with pytest.raises(ProblemError, match="does not answer"):
-        Asker(ours).ask(Hello(), bytes)
+        BlockingClient(ours).request(ConfigRequest(), bytes)
 
     async def talk() -> None:
         ours, theirs = socket.socketpair()
         lost = asyncio.Event()
-        caller = Caller(lost.set)
-        await caller.open(ours)
-        waiting = asyncio.create_task(caller.ask(Hello(), bytes))
+        client = AsyncClient(lost.set)
+        await client.open(ours)
+        waiting = asyncio.create_task(client.request(ConfigRequest(), bytes))
         await asyncio.sleep(0)
         theirs.close()
         with pytest.raises(ProblemError, match="does not answer"):
             await waiting
         await lost.wait()
-        # And whoever asks afterwards.
         with pytest.raises(ProblemError, match="does not answer"):
-            await caller.ask(Hello(), bytes)
+            await client.request(ConfigRequest(), bytes)
 
     asyncio.run(talk())

@@ -1,4 +1,4 @@
-"""What a worker does of itself from time to time."""
+"""Periodic refresh of a serving worker."""
 
 from __future__ import annotations
 
@@ -9,56 +9,57 @@ from typing import Any
 import pytest
 
 from tactful.config.settings import Settings
-from tactful.util import malloc as heap
+from tactful.util import malloc
 from tactful.workers import serving_worker
 from tactful.workers.serving_worker import ServingWorker
 
 
-class _Keeper:
-    """Stands for all that a worker talks to and works with, and counts what is asked of it."""
+class FakeState:
+    """Recommender, source and clients in one; counts the calls."""
 
     def __init__(self) -> None:
-        self.asked: Counter[str] = Counter()
+        self.calls: Counter[str] = Counter()
         self.counted_at = 0.0
 
     def refresh(self, reading: object) -> None:
-        """Fails the first time, and counts what is popular every other time."""
-        self.asked["refresh"] += 1
-        if self.asked["refresh"] == 1:
-            raise RuntimeError("the keeper is being replaced")
-        self.counted_at += self.asked["refresh"] % 2
+        """Fail the first time, and count what is popular every other time."""
+        self.calls["refresh"] += 1
+        if self.calls["refresh"] == 1:
+            raise RuntimeError("the state server is being replaced")
+        self.counted_at += self.calls["refresh"] % 2
 
     def describe(self) -> dict[str, Any]:
         return {"champion": None, "items": 0}
 
-    def tell(self, message: object) -> None:
-        self.asked[type(message).__name__] += 1
+    def notify(self, message: object) -> None:
+        self.calls[type(message).__name__] += 1
 
-    def ask(self, question: object, answer: object) -> list[Any]:
-        self.asked[type(question).__name__] += 1
+    def request(self, request: object, kind: object) -> list[Any]:
+        self.calls[type(request).__name__] += 1
         return []
 
 
-def test_it_follows_tells_counts_and_gives_memory_back_whatever_fails(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    keeper: Any = _Keeper()
+def test_refresh_reports_and_trims_despite_failures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keys, items, reports, metrics and freed memory follow each other, whatever fails."""
+    state: Any = FakeState()
     monkeypatch.setattr(serving_worker, "_REFRESH_S", 0.001)
-    monkeypatch.setattr(serving_worker, "_COUNT_S", 0.001)
-    monkeypatch.setattr(heap, "return_free_pages", lambda: keeper.asked.update(["tidied"]))
+    monkeypatch.setattr(serving_worker, "_METRICS_S", 0.001)
+    monkeypatch.setattr(malloc, "return_free_pages", lambda: state.calls.update(["trimmed"]))
     worker = ServingWorker(
-        Settings(), recommender=keeper, source=keeper, caller=keeper, refreshing=keeper
+        Settings(), recommender=state, source=state, client=state, refresh_client=state
     )
 
-    async def follow() -> None:
-        following = asyncio.create_task(worker.follow())
+    async def refresh() -> None:
+        refreshing = asyncio.create_task(worker.refresh())
         async with asyncio.timeout(30):
-            while min(keeper.asked[each] for each in ("Count", "tidied")) < 3:
+            while min(state.calls[name] for name in ("MetricsNotice", "trimmed")) < 3:
                 await asyncio.sleep(0.001)
-        following.cancel()
+        refreshing.cancel()
 
-    asyncio.run(follow())
-    assert set(keeper.asked) == {"Keys", "refresh", "Serves", "Count", "tidied"}
-    assert min(keeper.asked.values()) >= 3
+    asyncio.run(refresh())
+    assert set(state.calls) == {
+        *("KeysRequest", "refresh", "ServedNotice", "MetricsNotice", "trimmed")
+    }
+    assert min(state.calls.values()) >= 3
     # After the first that did not fail and each that counted, one of which may be under way.
-    assert 0 <= 1 + keeper.counted_at - keeper.asked["tidied"] <= 1
+    assert 0 <= 1 + state.counted_at - state.calls["trimmed"] <= 1

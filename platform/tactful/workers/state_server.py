@@ -1,0 +1,239 @@
+"""Server side of the worker protocol: the process that owns the state answers its workers."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import pickle
+from collections.abc import Callable, Mapping, MutableMapping
+from typing import Any
+
+from tactful.catalogue.changes import ChangeList
+from tactful.catalogue.request_context import described, read_columns, read_nonzero
+from tactful.http.asgi import Call, Endpoint
+from tactful.http.routes import ENDPOINTS
+from tactful.recall.trending import Trends
+from tactful.rerank.frequency_caps import Shown
+from tactful.schemas.problems import ProblemError
+from tactful.server.platform import Platform
+from tactful.util.yielding_lock import YieldingLock
+from tactful.workers.ipc import (
+    ChangesRequest,
+    ChangesResponse,
+    ColumnsRequest,
+    ConfigRequest,
+    FeaturesRequest,
+    FeaturesResponse,
+    ForwardRequest,
+    ForwardResponse,
+    FrameProtocol,
+    ImpressionNotice,
+    KeysRequest,
+    MetricsNotice,
+    NonZeroRequest,
+    NonZeroResponse,
+    PositionRequest,
+    ReadyNotice,
+    Request,
+    ServedNotice,
+    TrendsRequest,
+    decode_request,
+    encode_problem,
+    encode_response,
+)
+from tactful.workers.serving_worker import WorkerConfig
+from tactful.workers.status import Served, served
+
+logger = logging.getLogger(__name__)
+
+_ENDPOINTS: Mapping[tuple[str, str], Endpoint] = {(e.method, e.path): e for e in ENDPOINTS}
+
+
+class StateServer:
+    """Answers requests of workers, on the event loop of the platform."""
+
+    def __init__(
+        self, platform: Platform, build: str, shown: Shown | None, trends: Trends | None
+    ) -> None:
+        """Answer from `platform`.
+
+        Args:
+            platform: started.
+            build: module and name of the function that makes the recommender of a worker, as
+                ``module:name``.
+            shown: counts the impressions of each item today, if anything does.
+            trends: rises in published statistics, where they are read for that; `platform`'s own
+                recommender refreshes them.
+        """
+        self._platform = platform
+        self._source = platform.backend.source
+        self._changes = ChangeList(self._source)
+        self._shown = shown
+        self._trends = trends
+        config = WorkerConfig(
+            platform.settings,
+            build,
+            self._source.definitions,
+            counts_shown=shown is not None,
+            reads_trends=trends is not None,
+        )
+        self._config = pickle.dumps(config)
+
+    @property
+    def served(self) -> Served:
+        """Model and catalogue of this process."""
+        return served(self._platform.recommender.describe())
+
+    def refresh(self) -> None:
+        """Take over new models and items; for one thread at a time.
+
+        A changed item is published to workers only when the index of this process has a row for
+        it, so that every process gives it the same row.
+        """
+        self._changes.look(self._platform.lock)
+        self._platform.recommender.refresh(YieldingLock(self._platform.lock))
+        self._changes.publish()
+
+    def respond(self, request: Request) -> Any:
+        """Return the response to a request that needs no waiting.
+
+        Raises:
+            ProblemError: if it cannot be answered.
+        """
+        platform, source = self._platform, self._source
+        match request:
+            case FeaturesRequest():
+                return self._features(request)
+            case ColumnsRequest(entity, keys, names, at):
+                with platform.lock:
+                    return read_columns(source, entity, keys, names, at).tobytes()
+            case NonZeroRequest(entity, name, at, start):
+                with platform.lock:
+                    page = read_nonzero(source, entity, name, at, start)
+                if page is None:
+                    return NonZeroResponse(None, b"", None)
+                return NonZeroResponse(page.keys, page.numbers.tobytes(), page.following)
+            case ChangesRequest(epoch, start):
+                now, following, items = self._changes.read(epoch, start)
+                return ChangesResponse(
+                    now, following, items, source.watermark, source.offset, platform.position
+                )
+            case TrendsRequest():
+                return () if self._trends is None else self._trends.latest
+            case ImpressionNotice(recommendation_id, impression):
+                platform.recommendations.log_impression(recommendation_id, impression)
+                return None
+            case KeysRequest():
+                return platform.keys.valid
+            case ConfigRequest():
+                return self._config
+        raise TypeError(f"no request with an immediate response: {type(request).__name__}")
+
+    def _features(self, request: FeaturesRequest) -> FeaturesResponse:
+        platform, source = self._platform, self._source
+        entity, key, at = request.entity, request.key, request.at
+        platform.check()
+        with platform.lock:
+            offset, position = source.offset, platform.position
+            if entity != "user":
+                return FeaturesResponse(dict(source.read(entity, key, at)), offset, position)
+            allowed = platform.permissions.reads_history(key, request.device, at, request.claim)
+            if not allowed:
+                return FeaturesResponse({}, offset, position, personal=False)
+            return FeaturesResponse(
+                dict(source.read(entity, key, at)),
+                offset,
+                position,
+                properties=dict(described(source, key, at)) or None,
+                shown=None if self._shown is None else dict(self._shown.of(key, at)),
+            )
+
+    async def respond_later(self, request: PositionRequest | ForwardRequest) -> Any:
+        """Return the response to a request that may take some time.
+
+        Raises:
+            ProblemError: if it cannot be answered.
+        """
+        if isinstance(request, PositionRequest):
+            await self._platform.recommendations.reach(request.position)
+            return None
+        return await self._forward(request)
+
+    async def _forward(self, request: ForwardRequest) -> ForwardResponse:
+        async def receive() -> MutableMapping[str, Any]:
+            return {"type": "http.request", "body": request.body}
+
+        settings = self._platform.settings
+        call = Call(
+            {"query_string": request.query, "path_params": request.parameters},
+            receive,
+            request.headers,
+            request.trusted,
+            request.public,
+            settings.limits.body_bytes,
+            settings.server.body_timeout_s,
+        )
+        reply = await _ENDPOINTS[request.method, request.path].handle(self._platform, call)
+        return ForwardResponse(reply.status, reply.body, reply.content_type, [*reply.headers])
+
+
+class WorkerConnection:
+    """One connection to a worker: receives its requests and sends the responses.
+
+    Attributes:
+        frames: end of the socket pair.
+    """
+
+    def __init__(
+        self,
+        server: StateServer,
+        *,
+        ready: Callable[[], None],
+        report: Callable[[Served], None],
+        count: Callable[[MetricsNotice], None],
+    ) -> None:
+        """Answer from `server`, and call the others with what the worker reports."""
+        self._server = server
+        self._ready = ready
+        self._report = report
+        self._count = count
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.frames = FrameProtocol(self._arrived)
+
+    def _arrived(self, number: int, payload: bytes) -> None:
+        request = decode_request(payload)
+        value = None
+        match request:
+            case PositionRequest() | ForwardRequest():
+                task = asyncio.create_task(self._respond_later(number, request))
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
+                return
+            case ReadyNotice():
+                self._ready()
+            case ServedNotice(model, items):
+                self._report(Served(model, items))
+            case MetricsNotice():
+                self._count(request)
+            case _:
+                try:
+                    value = self._server.respond(request)
+                except Exception as error:
+                    self.frames.send(number, encode_problem(_problem(error)))
+                    return
+        self.frames.send(number, encode_response(value))
+
+    async def _respond_later(self, number: int, request: PositionRequest | ForwardRequest) -> None:
+        try:
+            payload = encode_response(await self._server.respond_later(request))
+        except Exception as error:
+            payload = encode_problem(_problem(error))
+        self.frames.send(number, payload)
+
+
+def _problem(error: Exception) -> ProblemError:
+    if isinstance(error, ProblemError):
+        return error
+    # Only the type is logged: the message may quote personal data.
+    logger.error("the request of a worker failed with %s", type(error).__name__)
+    return ProblemError("internal", "report it with the request id")
