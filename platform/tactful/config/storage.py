@@ -76,6 +76,11 @@ class LogSettings:
     on_outage: Literal["refuse", "spool"] = "refuse"
     spool_bytes: Annotated[int, Meta(ge=4 * 1024 * 1024)] = 1024**3
 
+    @property
+    def in_files(self) -> bool:
+        """Whether the log is one partition in files of the data directory, and not in Kafka."""
+        return self.kind == "embedded"
+
 
 @dataclass(frozen=True)
 class OnlineSettings:
@@ -96,6 +101,11 @@ class OnlineSettings:
     ttl_days: Annotated[float, Meta(ge=0)] = 0.0
     cluster: bool = False
     waiting_bytes: Annotated[int, Meta(ge=1024)] = 64 * 1024 * 1024
+
+    @property
+    def shared(self) -> bool:
+        """Whether a copy of the features is in Redis, for other processes."""
+        return self.kind == "redis"
 
 
 @dataclass(frozen=True)

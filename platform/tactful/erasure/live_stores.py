@@ -1,15 +1,17 @@
-"""What a server at work holds of people beside its files, and lets go of when they are erased.
+"""Erasure of users from the stores that a running server holds open.
 
-The state of the engine is changed by its own thread, between two batches. From disk it goes by a
-compaction, which others neither wait for nor notice.
+The engine's thread changes the state, between two batches. The bytes leave the disk by a
+compaction, during which the server works on.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from functools import partial
 
+from tactful.erasure.offline_stores import erase_consent
+from tactful.erasure.personal_stores import PersonalStores
 from tactful.experiments.controller import RolloutController
 from tactful.pipeline.applier import LogApplier
 from tactful.pipeline.webhooks import Webhooks
@@ -20,17 +22,16 @@ from tactful.subjects.trace_search import SearchResult
 from tactful_privacy.errors import LedgerError
 from tactful_streaming.contract.log_entries import decode_entry
 from tactful_streaming.engine.engine import Engine
-from tactful_streaming.engine.erasure import Listed, is_of
+from tactful_streaming.engine.erasure import SubjectReferences, names_subject
 from tactful_streaming.errors import StateError, StreamingError
 from tactful_streaming.sinks.webhook import Delivery
 from tactful_streaming.state.store import RocksState
 
 
 class LiveStores:
-    """The state, webhooks, latest lists and counts of a server; for one thread at a time.
+    """State, webhooks, recent recommendations, counts and decisions of a running server.
 
-    Attributes:
-        consents: what people have agreed to, as the server knows it.
+    For one thread at a time.
     """
 
     def __init__(
@@ -45,80 +46,95 @@ class LiveStores:
         drop_lists: Callable[[SearchResult], int],
         keeper: RolloutController,
     ) -> None:
-        """Know where a server holds what.
+        """Take the stores of a server.
 
         Args:
             engine: computes features.
-            state: where its state is stored.
-            applier: whose thread uses the engine.
-            lock: held while what readers of the engine see changes.
-            consents: what people have agreed to.
-            webhooks: who tells others of actions, if anybody does.
-            drop_lists: forgets lists that are kept to be explained; how many there were.
-            keeper: counts people in the arms of rollouts.
+            state: store of the engine's state.
+            applier: its thread uses the engine.
+            lock: held while the state that readers of the engine see changes.
+            consents: decisions of users.
+            webhooks: waiting calls, if actions are sent to a webhook.
+            drop_lists: deletes recent recommendations; returns their number.
+            keeper: counts users in the arms of rollouts.
         """
         self._engine = engine
         self._state = state
         self._applier = applier
         self._lock = lock
-        self.consents = consents
+        self._consents = consents
         self._webhooks = webhooks
-        self._drop_lists = drop_lists
-        self._keeper = keeper
+        self._drop_recommendations = drop_lists
+        self._rollouts = keeper
 
     def settle(self) -> None:
-        """Have everything stored that was applied, so that a search of the state finds it.
+        """Store everything that was applied, so that a search of the state finds it.
 
         Raises:
             StateError: if the engine does not run any more.
         """
         self._applier.between(lambda: 0)
 
-    def forget(self, found: SearchResult, listed: Listed) -> Iterator[ErasureStep]:
-        """Remove people from the engine's memory and state, from webhooks, latest lists and counts.
-
-        Their bytes are in files until :meth:`purge`.
+    def derived_stores(self, references: SubjectReferences) -> PersonalStores:
+        """List the stores that are computed from the log; the bytes stay until :meth:`purge`.
 
         Args:
-            found: what they have left.
-            listed: what a search of the state has found since they were suppressed.
-
-        Raises:
-            StateError: if disk or ledger refused, or the engine does not run; it may be done again.
+            references: result of a search of the state after the users were suppressed.
         """
-        self._keeper.forget(found.traces)
-        people = found.traces.people
-        work = partial(
-            self._engine.forget,
-            found.traces,
-            {"shown": partial(without_people, people=people)},
-            listed=listed,
-            lock=self._lock,
-        )
-        try:
-            removed = self._applier.between(work)
-        except LedgerError as error:  # the engine commits before it forgets
-            raise StateError(f"the engine cannot commit: {error}") from error
-        yield ErasureStep(place="state", removed=removed)
-        removed = 0 if self._webhooks is None else self._webhooks.forget(partial(_names, found))
-        yield ErasureStep(place="webhooks", removed=removed)
-        yield ErasureStep(place="explanations", removed=self._drop_lists(found))
+        return {
+            "state": partial(self._purge_state, references),
+            "webhooks": self._purge_webhooks,
+            "explanations": self._purge_recommendations,
+        }
+
+    def recorded_stores(self) -> PersonalStores:
+        """List the stores of users' decisions."""
+        return {"consent": partial(erase_consent, self._consents)}
 
     def purge(self) -> None:
-        """Have no bytes left on disk of what was forgotten; takes as long as writing all of it.
+        """Remove the bytes of deleted data from disk; rewrites the whole state.
 
         Raises:
-            StateError: if the disk refused; it may be done again.
+            StateError: if the disk refused; it may be repeated.
         """
         self._state.purge()
         if self._webhooks is not None:
             self._webhooks.purge()
 
+    def _purge_state(self, references: SubjectReferences, found: SearchResult) -> ErasureStep:
+        """Delete users from counts of rollouts, the engine's memory and its state.
 
-def _names(found: SearchResult, delivery: Delivery) -> bool:
+        Raises:
+            StateError: if disk or ledger refused, or the engine does not run; it may be repeated.
+        """
+        self._rollouts.forget(found.traces)
+        work = partial(
+            self._engine.erasure.delete,
+            found.traces,
+            {"shown": partial(without_people, people=found.traces.people)},
+            references=references,
+            lock=self._lock,
+        )
+        try:
+            removed = self._applier.between(work)
+        except LedgerError as error:  # the engine commits before it deletes
+            raise StateError(f"the engine cannot commit: {error}") from error
+        return ErasureStep(place="state", removed=removed)
+
+    def _purge_webhooks(self, found: SearchResult) -> ErasureStep:
+        removed = 0
+        if self._webhooks is not None:
+            removed = self._webhooks.forget(partial(_concerns, found))
+        return ErasureStep(place="webhooks", removed=removed)
+
+    def _purge_recommendations(self, found: SearchResult) -> ErasureStep:
+        return ErasureStep(place="explanations", removed=self._drop_recommendations(found))
+
+
+def _concerns(found: SearchResult, delivery: Delivery) -> bool:
     if delivery.event_id in found.traces.event_ids:
         return True
     try:
-        return is_of(decode_entry(delivery.body), found.traces)
+        return names_subject(decode_entry(delivery.body), found.traces)
     except StreamingError:
         return any(needle in delivery.body for needle in found.needles)

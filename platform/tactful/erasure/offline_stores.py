@@ -1,4 +1,4 @@
-"""The places that an erasure removes people from, while no server uses the data directory."""
+"""Erasure of users from stores that no server holds open."""
 
 from __future__ import annotations
 
@@ -12,92 +12,46 @@ from pathlib import Path
 import msgspec
 
 from tactful.config.settings import Settings
-from tactful.erasure.unfinished_jobs import purge_unfinished
 from tactful.errors import ConfigError, StorageError, TrainingBusy
 from tactful.event_log.encryption import open_seal
+from tactful.event_log.open import open_partitions
 from tactful.metadata.connections import kafka_settings, make_topic, open_redis
 from tactful.models.schedule import after_erasure
 from tactful.rerank.frequency_caps import without_people
 from tactful.schemas.users import ErasureStep
+from tactful.subjects.consent import ConsentStore
 from tactful.subjects.installation import Installation
 from tactful.subjects.trace_search import (
-    Search,
     SearchResult,
     find_traces,
     search_log,
     search_partitions,
 )
 from tactful.util.checkpoint import Checkpoint
+from tactful_privacy.people.consent import NOTHING
 from tactful_streaming.contract.log_entries import Tick, encode_entry
 from tactful_streaming.definitions.model import Definitions
-from tactful_streaming.definitions.reader import load_definitions
 from tactful_streaming.engine.erasure import delete_subjects
-from tactful_streaming.kafka.kafka_log import KafkaLog
 from tactful_streaming.log.dead_letters import DeadLetter
 from tactful_streaming.log.embedded_log import EmbeddedLog
-from tactful_streaming.log.encrypted_log import SealedLog
-from tactful_streaming.log.event_log import EventLog
 from tactful_streaming.log.redaction import BLANK, redact
 from tactful_streaming.state.store import RocksState, open_beside
 
-_LETTERS = ("dead-letters", "late")
-_NOWHERE = -1  # what waits in the spool has no offset in the log yet
+LETTERS = ("dead-letters", "late")
+"""Folders of dead letters and of late events in the data directory."""
+
+_NO_OFFSET = -1  # records in the spool have no offset in the log yet
 
 Blank = Callable[[int, bytes], bytes | None]
+"""Returns the replacement of a record at an offset; None keeps the record."""
 
 
-def purge_places(
-    installation: Installation, found: SearchResult, rebuild: bool, *, log: bool
-) -> Iterator[ErasureStep]:
-    """Remove what was found, place by place; from a log in files if it was not done before."""
-    settings, data = installation.settings, installation.data
-    if settings.log.kind == "kafka":
-        yield ErasureStep(place="log", removed=0, note="stays in the topic until its retention")
-        yield purge_spool(data / "spool", found)
-    elif log:
-        yield _log(installation, found)
-    for name in _LETTERS:
-        yield _letters(installation, name, found)
-    yield from delete_keys(installation, found)  # by which what is sealed was found
-    yield _webhooks(data / "webhooks", found)
-    definitions = load_definitions(settings.features)
-    yield _rebuilt(data) if rebuild else _state(data / "state", found, definitions)
-    yield purge_unfinished(settings, definitions, found.traces)
-    if settings.online.kind == "redis":
-        yield purge_online(settings, definitions, found)
-    yield purge_training(settings)
-
-
-def purge_spool(path: Path, found: SearchResult) -> ErasureStep:
-    """Blank what waits in files for an absent broker; it is sent on as ticks of nobody."""
-    blank = msgspec.msgpack.encode(("", encode_entry(Tick(timestamp=0), "json")))
-
-    def replace(offset: int, record: bytes) -> bytes | None:
-        try:
-            _, payload = msgspec.msgpack.decode(record, type=tuple[str | None, bytes])
-        except msgspec.MsgspecError:
-            return None
-        return blank if found.owns_payload(_NOWHERE, payload) else None
-
-    if path.is_dir():
-        EmbeddedLog(path).close()  # cuts off the torn tail of a crash
-    return ErasureStep(place="spool", removed=redact(path, found.needles, replace).records)
-
-
-def delete_keys(installation: Installation, found: SearchResult) -> Iterator[ErasureStep]:
-    """Delete what sealed records are opened by, wherever copies of them lie."""
-    seal = open_seal(installation.settings, clock=installation.clock)
-    if seal is not None:
-        with contextlib.closing(seal):
-            deleted = seal.erase(found.traces.people)
-        note = "sealed records cannot be opened any more, in topics and backups, too"
-        yield ErasureStep(place="keys", removed=deleted, note=note)
-
-
-def _log(installation: Installation, found: SearchResult) -> ErasureStep:
+def purge_log(installation: Installation, found: SearchResult) -> ErasureStep:
+    """Blank the records of the log in files; a topic keeps them until its retention."""
+    if not installation.settings.log.in_files:
+        return ErasureStep(place="log", removed=0, note="stays in the topic until its retention")
     path = installation.data / "log"
-    if path.is_dir():
-        EmbeddedLog(path).close()  # cuts off the torn tail of a crash
+    _cut_torn_tail(path)
     hashes = hashlib.sha256()
 
     def written(segment: Path) -> None:
@@ -113,11 +67,41 @@ def _log(installation: Installation, found: SearchResult) -> ErasureStep:
     )
 
 
+def purge_spool(path: Path, found: SearchResult) -> ErasureStep:
+    """Replace records that wait for an absent broker by ticks without a user."""
+    blank = msgspec.msgpack.encode(("", encode_entry(Tick(timestamp=0), "json")))
+
+    def replace(offset: int, record: bytes) -> bytes | None:
+        try:
+            _, payload = msgspec.msgpack.decode(record, type=tuple[str | None, bytes])
+        except msgspec.MsgspecError:
+            return None
+        return blank if found.owns_payload(_NO_OFFSET, payload) else None
+
+    _cut_torn_tail(path)
+    return ErasureStep(place="spool", removed=redact(path, found.needles, replace).records)
+
+
+def purge_letters(installation: Installation, name: str, found: SearchResult) -> ErasureStep:
+    """Blank the dead letters in a folder of the data directory."""
+    path = installation.data / name
+    _cut_torn_tail(path)
+    with blanking(installation, found) as (needles, replace):
+        done = redact(path, needles, blank_letter(replace))
+    return ErasureStep(place=name, removed=done.records)
+
+
+def _cut_torn_tail(path: Path) -> None:
+    """Remove an incomplete last record, which a crash leaves in a log."""
+    if path.is_dir():
+        EmbeddedLog(path).close()
+
+
 @contextlib.contextmanager
 def blanking(
     installation: Installation, found: SearchResult
 ) -> Iterator[tuple[frozenset[bytes], Blank]]:
-    """What occurs in records of the log that are theirs, and what stands there afterwards."""
+    """Give the bytes that occur in users' records of the log, and their replacement."""
     needles = found.needles
     seal = open_seal(installation.settings, clock=installation.clock)
     if seal is not None:
@@ -133,7 +117,7 @@ def blanking(
 
 
 def blank_letter(replace: Blank) -> Blank:
-    """What stands in the place of a dead letter that is theirs, by what stands in the log's."""
+    """Convert a replacement of log records into one of dead letters."""
 
     def blank(offset: int, payload: bytes) -> bytes | None:
         try:
@@ -154,33 +138,36 @@ def blank_letter(replace: Blank) -> Blank:
     return blank
 
 
-def _letters(installation: Installation, name: str, found: SearchResult) -> ErasureStep:
-    path = installation.data / name
-    if path.is_dir():
-        EmbeddedLog(path).close()
-    with blanking(installation, found) as (needles, replace):
-        done = redact(path, needles, blank_letter(replace))
-    return ErasureStep(place=path.name, removed=done.records)
+def delete_keys(installation: Installation, found: SearchResult) -> ErasureStep:
+    """Delete the keys of sealed records, so that no copy of these can be opened."""
+    seal = open_seal(installation.settings, clock=installation.clock)
+    assert seal is not None
+    with contextlib.closing(seal):
+        deleted = seal.erase(found.traces.people)
+    note = "sealed records cannot be opened any more, in topics and backups, too"
+    return ErasureStep(place="keys", removed=deleted, note=note)
 
 
-def _webhooks(path: Path, found: SearchResult) -> ErasureStep:
+def purge_webhooks(path: Path, found: SearchResult) -> ErasureStep:
+    """Delete waiting calls of webhooks."""
     removed = 0
     for directory in sorted(path.glob("*")) if path.is_dir() else ():
         with contextlib.closing(RocksState(directory)) as store:
-            gone = [
+            keys = [
                 key
                 for key, value in store.scan(b"")
                 if any(needle in value for needle in found.needles)
                 or any(event_id.encode() in key for event_id in found.traces.event_ids)
             ]
-            if gone:
-                store.write([(key, None) for key in gone])
+            if keys:
+                store.write([(key, None) for key in keys])
                 store.purge()
-            removed += len(gone)
+            removed += len(keys)
     return ErasureStep(place="webhooks", removed=removed)
 
 
-def _state(path: Path, found: SearchResult, definitions: Definitions) -> ErasureStep:
+def purge_state(path: Path, definitions: Definitions, found: SearchResult) -> ErasureStep:
+    """Delete users from the stored state of the engine."""
     if not path.is_dir():
         return ErasureStep(place="state", removed=0)
     with contextlib.closing(RocksState(path)) as store:
@@ -191,14 +178,14 @@ def _state(path: Path, found: SearchResult, definitions: Definitions) -> Erasure
 
 
 def check_rebuild(settings: Settings) -> None:
-    """See whether the state can be thrown away and computed again from the log.
+    """Check that the state can be computed again from the log.
 
     Raises:
-        ConfigError: if the log is in Kafka, where it is the server that reads it again.
-        StorageError: if the log is not there, or does not reach back to its beginning.
+        ConfigError: if the log is in Kafka: the server reads that again.
+        StorageError: if there is no log, or it does not reach back to its beginning.
     """
     data = settings.storage.data
-    if settings.log.kind == "kafka":
+    if not settings.log.in_files:
         raise ConfigError(
             "--rebuild: the log is in Kafka: erase without it, then start `tactful serve "
             "--rebuild`, which computes the state from what the topic still holds"
@@ -215,29 +202,26 @@ def check_rebuild(settings: Settings) -> None:
             )
 
 
-def _rebuilt(data: Path) -> ErasureStep:
+def rebuild_state(data: Path) -> ErasureStep:
+    """Delete the state, which the next start computes again."""
     shutil.rmtree(data / "state", ignore_errors=True)
     return ErasureStep(place="state", removed=0, note="computed again from the log at the start")
 
 
 def purge_online(settings: Settings, definitions: Definitions, found: SearchResult) -> ErasureStep:
-    """Delete what the online store has of them."""
-    online = open_redis(settings.online, definitions)
-    try:
-        online.put_many(dict.fromkeys(found.traces.people), kind="user")
-        online.put_many(dict.fromkeys(found.traces.sessions), kind="session")
-    finally:
-        online.close()
-    return ErasureStep(
-        place="online store", removed=len(found.traces.people) + len(found.traces.sessions)
-    )
+    """Delete users and their sessions from the online store."""
+    people, sessions = found.traces.people, found.traces.sessions
+    with contextlib.closing(open_redis(settings.online, definitions)) as online:
+        online.put_many(dict.fromkeys(people), kind="user")
+        online.put_many(dict.fromkeys(sessions), kind="session")
+    return ErasureStep(place="online store", removed=len(people) + len(sessions))
 
 
 def purge_training(settings: Settings) -> ErasureStep:
-    """Remove what an unfinished training has laid out.
+    """Delete the files of an unfinished training.
 
     Raises:
-        StorageError: while one is under way; it ends by itself.
+        StorageError: while a training runs; run the erasure again when it has ended.
     """
     directory = settings.models / "training"
     note = after_erasure(settings.training)
@@ -252,34 +236,41 @@ def purge_training(settings: Settings) -> ErasureStep:
     return ErasureStep(place="models", removed=files, note=note)
 
 
+def purge_consent(installation: Installation, found: SearchResult) -> ErasureStep:
+    """Delete users' decisions; their suppression stays, under pseudonyms."""
+    return erase_consent(
+        ConsentStore(installation.metadata, NOTHING, clock=installation.clock), found
+    )
+
+
+def erase_consent(consents: ConsentStore, found: SearchResult) -> ErasureStep:
+    """Delete users' decisions from an open store."""
+    removed = sum(consents.erase(key) for key in found.traces.people)
+    return ErasureStep(place="consent", removed=removed)
+
+
+def ask_owners(installation: Installation, receipt: str, found: SearchResult) -> ErasureStep:
+    """Request the erasure from the workers that own partitions."""
+    settings = installation.settings
+    count = 0
+    if settings.online.shared:
+        count = make_topic(settings.log, kafka_settings(settings.log))
+    installation.partitions.publish(receipt, found.traces, partitions=count)
+    note = "the owner of each partition purges its state and its share of the online store"
+    return ErasureStep(place="partitions", removed=0, note=note)
+
+
 def find_person(installation: Installation, person: str) -> SearchResult:
-    """What a person has left, also beside a server that is at work."""
-    state = installation.data / "state"
+    """Search log and state for the data of a user, also while a server runs."""
+    settings, state = installation.settings, installation.data / "state"
     with contextlib.ExitStack() as stack:
-        search = stack.enter_context(_searched(installation))
+        if settings.log.in_files:
+            search = stack.enter_context(search_log(settings, clock=installation.clock))
+        else:
+            partitions = open_partitions(settings, stack, clock=installation.clock)
+            search = search_partitions(partitions)
         store = None
         if state.is_dir():
             store = open_beside(state)
             stack.callback(store.close)
         return find_traces(search, store, [person])
-
-
-@contextlib.contextmanager
-def _searched(installation: Installation) -> Iterator[Search]:
-    settings = installation.settings
-    if settings.log.kind != "kafka":
-        with search_log(settings, clock=installation.clock) as search:
-            yield search
-        return
-    kafka = kafka_settings(settings.log)
-    with contextlib.ExitStack() as stack:
-        log = stack.enter_context(KafkaLog(kafka))
-        numbers = range(make_topic(settings.log, kafka))
-        opened: list[EventLog] = [
-            stack.enter_context(contextlib.closing(log.partition(n))) for n in numbers
-        ]
-        seal = open_seal(settings, clock=installation.clock)
-        if seal is not None:
-            stack.callback(seal.close)
-            opened = [SealedLog(partition, seal) for partition in opened]
-        yield search_partitions(opened)

@@ -151,6 +151,11 @@ def person_of(payload: bytes) -> str | None:
     return None if names.device_id is None else DEVICE_PREFIX + names.device_id
 
 
+def is_sealed(settings: Settings) -> bool:
+    """Return whether records are sealed from now on, or any ever was."""
+    return settings.privacy.sealed_log or settings.vault.exists()
+
+
 def open_seal(settings: Settings, *, clock: Callable[[], int]) -> RecordSeal | None:
     """What seals the records of an installation's log, and opens those that are.
 
@@ -161,7 +166,7 @@ def open_seal(settings: Settings, *, clock: Callable[[], int]) -> RecordSeal | N
         ConfigError: if there is no master key, or it is none.
         StorageError: if the vault or the keyring cannot be used, or the master key is another one.
     """
-    if not settings.privacy.sealed_log and not settings.vault.exists():
+    if not is_sealed(settings):
         return None
     master = master_key(settings)
     with _explained():
@@ -171,7 +176,7 @@ def open_seal(settings: Settings, *, clock: Callable[[], int]) -> RecordSeal | N
         except VaultError:
             vault.close()
             raise
-    format: EntryFormat = "json" if settings.log.kind == "kafka" else "msgpack"
+    format: EntryFormat = "msgpack" if settings.log.in_files else "json"
     return RecordSeal(vault, format=format, writes=settings.privacy.sealed_log)
 
 

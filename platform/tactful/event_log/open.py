@@ -1,16 +1,17 @@
-"""Opens the log of an installation to be read from its beginning, in files or in Kafka."""
+"""Readers of the log of an installation, in files or in Kafka."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from tactful.config.settings import Settings
 from tactful.event_log.encryption import log_in_files, open_seal
 from tactful.event_log.merged_log import MergedLog
-from tactful.metadata.connections import kafka_settings
+from tactful.metadata.connections import kafka_settings, make_topic
 from tactful_streaming.kafka.kafka_log import KafkaLog
 from tactful_streaming.log.event_log import EventLog
+from tactful_streaming.log.encrypted_log import SealedLog
 
 _WAIT_S = 30.0
 """Longer than a broker takes to fail over, or workers to end a transaction."""
@@ -20,15 +21,15 @@ _WAIT_S = 30.0
 def open_log(
     settings: Settings, *, clock: Callable[[], int], latest: int | None = None
 ) -> Iterator[EventLog]:
-    """The log of an installation, to be read beside its server, with its records opened.
+    """Open the log beside its server, to be read from its beginning, with unsealed records.
 
-    A topic is read as one log, in the order of event time between partitions, up to where they end
-    now.
+    A topic is read as one log, in the order of event time between partitions, up to its present
+    end.
 
     Args:
         settings: of the installation.
-        clock: now, epoch milliseconds.
-        latest: how many of the newest records are wanted; None: all. A log in files has more.
+        clock: returns epoch milliseconds.
+        latest: number of newest records to read; None: all. A log in files has more.
 
     Raises:
         ConfigError: if records are sealed and there is no master key, or a setting cannot work.
@@ -36,7 +37,7 @@ def open_log(
         StorageError: if the vault cannot be used.
     """
     with contextlib.ExitStack() as stack:
-        if settings.log.kind != "kafka":
+        if settings.log.in_files:
             yield stack.enter_context(log_in_files(settings, clock=clock))
             return
         seal = open_seal(settings, clock=clock)
@@ -56,3 +57,26 @@ def open_log(
         )
         stack.callback(log.close)
         yield log
+
+
+def open_partitions(
+    settings: Settings, stack: contextlib.ExitStack, *, clock: Callable[[], int]
+) -> Sequence[EventLog]:
+    """Open each partition of the topic, with unsealed records; `stack` closes them.
+
+    Raises:
+        ConfigError: if records are sealed and there is no master key, or a setting cannot work.
+        LogError: if the topic cannot be read.
+        StorageError: if the vault cannot be used.
+    """
+    kafka = kafka_settings(settings.log)
+    log = stack.enter_context(KafkaLog(kafka))
+    opened: list[EventLog] = [
+        stack.enter_context(contextlib.closing(log.partition(number)))
+        for number in range(make_topic(settings.log, kafka))
+    ]
+    seal = open_seal(settings, clock=clock)
+    if seal is None:
+        return opened
+    stack.callback(seal.close)
+    return [SealedLog(partition, seal) for partition in opened]

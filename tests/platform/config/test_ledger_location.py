@@ -255,7 +255,7 @@ def test_an_erasure_waits_for_a_ledger_that_is_away() -> None:
 
     nothing: Any = SimpleNamespace(forget=lambda *_, **__: 0)
     away: Any = Away()
-    places = LiveStores(
+    stores = LiveStores(
         nothing,
         nothing,
         away,
@@ -266,7 +266,9 @@ def test_an_erasure_waits_for_a_ledger_that_is_away() -> None:
         keeper=nothing,
     )
     with pytest.raises(StateError, match="ledger"):
-        next(places.forget(SearchResult(SubjectIds(), frozenset(), 0), SubjectReferences()))
+        stores.derived_stores(SubjectReferences())["state"](
+            SearchResult(SubjectIds(), frozenset(), 0)
+        )
 
 
 def test_a_backup_with_a_ledger_of_its_own_is_not_restored_beside_a_database(
