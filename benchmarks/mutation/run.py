@@ -380,8 +380,9 @@ def _files(target: Target, tests: Sequence[str]) -> list[Path]:
 
 
 def _digest(files: Sequence[Path]) -> str:
-    """Hash of the names and contents of files."""
-    digest = hashlib.sha256()
+    """Hash of the names and contents of files, and of the services that tests can reach."""
+    services = sorted(name for name in os.environ if name.startswith("TACTFUL_TEST_"))
+    digest = hashlib.sha256("".join(services).encode())
     for file in files:
         digest.update(f"{file.name}:{file.stat().st_size}:".encode() + file.read_bytes())
     return digest.hexdigest()[:16]
