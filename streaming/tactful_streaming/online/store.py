@@ -14,17 +14,13 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
-from tactful_streaming.errors import OnlineStoreError, OnlineStoreLostError, StateError
+from tactful_streaming.errors import OnlineStoreError, OnlineStoreLostError
 from tactful_streaming.online.redis import RedisConnection
-from tactful_streaming.state.store import Change, StateStore
 
 _BATCH = 512
-_SWEEP = 64
-_NEVER = 0
-_EXPIRY_BYTES = 8
 _MARKS = "@"
 _WORD = re.compile(r"[\w.-]*", re.ASCII)
 
@@ -108,101 +104,6 @@ def put_marked(
     for kind, of_kind in blobs.items():
         store.put_many(of_kind, kind=kind)
     store.mark(partition, offset, previous=previous)
-
-
-class EmbeddedOnlineStore:
-    """An :class:`OnlineStore` in a state store of its own."""
-
-    def __init__(
-        self,
-        store: StateStore,
-        *,
-        tag: str = "",
-        ttl_s: float | None = None,
-        clock: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
-    ) -> None:
-        """Keep blobs in `store`; closed with this object.
-
-        Args:
-            store: where; for this purpose alone.
-            tag: of the definitions, such as a part of their fingerprint: letters, digits, ``._-``.
-            ttl_s: seconds after which a blob that was not put again vanishes; None keeps it.
-            clock: now in epoch milliseconds.
-
-        Raises:
-            OnlineStoreError: if the tag has other characters.
-        """
-        self._store = store
-        self._space = _checked("tag", tag)
-        self._ttl_ms = _milliseconds(ttl_s)
-        self._clock = clock
-        self._sweep_from = b""
-
-    def get_many(self, keys: Sequence[str], *, kind: str = "user") -> list[bytes | None]:
-        """Blobs of `keys`, in their order; None where there is none."""
-        prefix = self._prefix(kind)
-        now = self._clock()
-        found = self._store.get_many([prefix + key.encode() for key in keys])
-        return [
-            None if value is None or _expired(value, now) else value[_EXPIRY_BYTES:]
-            for value in found
-        ]
-
-    def put_many(self, blobs: Mapping[str, bytes | None], *, kind: str = "user") -> None:
-        """Store blobs by key; None removes.
-
-        Raises:
-            OnlineStoreError: if the store refused.
-        """
-        prefix = self._prefix(kind)
-        now = self._clock()
-        expiry = (now + self._ttl_ms if self._ttl_ms else _NEVER).to_bytes(_EXPIRY_BYTES)
-        # What has expired goes before the new blobs, some of which may bear the same key.
-        changes = list(self._sweep(now)) if self._ttl_ms else []
-        changes += [
-            (prefix + key.encode(), None if blob is None else expiry + blob)
-            for key, blob in blobs.items()
-        ]
-        self._write(changes)
-
-    def mark(self, partition: int, offset: int, *, previous: int | None) -> None:
-        """Note how far a partition has come; see :meth:`OnlineStore.mark`."""
-        found = self.marked(partition)
-        if previous is None or found in (offset, previous):
-            self._write([(self._mark_key(partition), offset.to_bytes(8))])
-        else:
-            raise _misplaced(partition, found, previous)
-
-    def marked(self, partition: int) -> int | None:
-        """Offset up to which a partition can be read here; None if nobody has marked it."""
-        found = self._store.get(self._mark_key(partition))
-        return None if found is None else int.from_bytes(found)
-
-    def close(self) -> None:
-        """Close the store."""
-        self._store.close()
-
-    def _prefix(self, kind: str) -> bytes:
-        return f"{self._space}:{_checked('kind', kind)}:".encode()
-
-    def _mark_key(self, partition: int) -> bytes:
-        return f"{_MARKS}:{self._space}:{partition}".encode()
-
-    def _sweep(self, now: int) -> Iterator[Change]:
-        """Removals of what has expired among the next few keys, of whatever tag."""
-        for number, (key, value) in enumerate(self._store.scan(b"", self._sweep_from)):
-            if number == _SWEEP:
-                self._sweep_from = key
-                return
-            if not key.startswith(_MARKS.encode()) and _expired(value, now):
-                yield key, None
-        self._sweep_from = b""
-
-    def _write(self, changes: Sequence[Change]) -> None:
-        try:
-            self._store.write(changes)
-        except StateError as error:
-            raise OnlineStoreError(str(error)) from error
 
 
 class RedisOnlineStore:
@@ -356,11 +257,6 @@ def _milliseconds(seconds: float | None) -> int:
     if not 0.001 <= seconds < 10**9:
         raise OnlineStoreError(f"a time to live of {seconds} s: it must be at least 0.001")
     return round(seconds * 1000)
-
-
-def _expired(value: bytes, now: int) -> bool:
-    expiry = int.from_bytes(value[:_EXPIRY_BYTES])
-    return expiry != _NEVER and expiry <= now
 
 
 def _misplaced(partition: int, found: int | None, previous: int) -> OnlineStoreLostError:

@@ -102,7 +102,6 @@ class WriteBehind:
         self._writing = _Changes()
         self._marks: dict[int, int] = {}
         self._uncommitted: _Changes | None = _Changes() if early else None
-        self._refills = 0
         self._closing = threading.Event()
         self._failure: Exception | None = None
         self._thread = threading.Thread(target=self._run, name="online-store", daemon=True)
@@ -113,11 +112,6 @@ class WriteBehind:
         """Keys and blobs noted and not written yet, bytes."""
         with self._changed:
             return self._waiting.size + self._writing.size
-
-    @property
-    def refills(self) -> int:
-        """How often everything was put again."""
-        return self._refills
 
     def get_many(self, keys: Sequence[str], *, kind: str = "user") -> list[bytes | None]:
         """Blobs of `keys`, in their order, those that still wait to be written included."""
@@ -317,7 +311,6 @@ class WriteBehind:
         for partition, offset in marks.items():
             self._store.mark(partition, offset, previous=None)
         self._marks = marks
-        self._refills += 1
 
     def _put_taken(self, changed: set[tuple[str, str]]) -> None:
         """Put the blobs that were taken; their marks wait until everything is put."""

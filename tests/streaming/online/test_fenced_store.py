@@ -4,13 +4,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.streaming.memory_online import MemoryOnlineStore
 from tests.streaming.shard import Shard, append, definitions, new_shard, read_topic, truth
 from tests.streaming.streams import random_entries
 
 from tactful_streaming.errors import FencedError, OnlineStoreLostError
 from tactful_streaming.online.fenced_store import FencedRedisStore, PartitionView, redis_online
-from tactful_streaming.online.store import EmbeddedOnlineStore, RedisOnlineStore
-from tactful_streaming.state.store import MemoryState
+from tactful_streaming.online.store import RedisOnlineStore
 from tactful_streaming.windows.entity_table import read_packed
 from tactful_streaming.worker.partition_job import PartitionJob
 
@@ -88,7 +88,7 @@ def test_blobs_and_their_mark_are_put_at_once_or_not_at_all(space: dict[str, Any
 
 
 def test_a_copy_does_not_go_back_in_time() -> None:
-    copy = EmbeddedOnlineStore(MemoryState())
+    copy = MemoryOnlineStore()
     copy.put_many({"u": b"new"})
     copy.mark(0, 100, previous=None)
     view = PartitionView(copy, 0, 40, kinds=["user"])
@@ -121,13 +121,13 @@ def test_the_copy_follows_the_owner_through_hosts(
 ) -> None:
     append(shard, random_entries(8, 2_000))
     records = read_topic(shard.kafka)[0]
-    online = redis_online(**space)
-    zombie = PartitionJob(0, definitions(), shard.options, online=online)
+    here = replace(shard.options, online=redis_online(**space))
+    zombie = PartitionJob(0, definitions(), here)
     zombie.apply(records[:300])
     zombie.commit()
     # Another host begins anew, from the beginning of the log.
-    there = replace(shard.options, data=tmp_path / "elsewhere")
-    owner = PartitionJob(0, definitions(), there, online=online)
+    there = replace(here, data=tmp_path / "elsewhere")
+    owner = PartitionJob(0, definitions(), there)
     for begin in range(0, len(records), 100):
         owner.apply(records[begin : begin + 100])
         owner.commit()

@@ -17,7 +17,7 @@ from tactful_streaming.errors import StateError
 from tactful_streaming.online.fenced_store import PartitionView
 from tactful_streaming.state.store import Change, MemoryState
 from tactful_streaming.windows.entity_table import read_packed
-from tactful_streaming.windows.store import Value
+from tactful_streaming.windows.shared_aggregate import Value
 
 BATCH = 10
 KEYS = [f"u{user}" for user in range(10)]

@@ -8,14 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.streaming.memory_online import MemoryOnlineStore
 from tests.streaming.redis_server import RedisServer
 from tests.streaming.streams import definitions, random_entries, records
 
 from benchmarks.ports import free_port
 from tactful_streaming.engine.engine import Engine
+from tactful_streaming.engine.options import EngineOptions
 from tactful_streaming.errors import OnlineStoreError, OnlineStoreLostError, StateError
-from tactful_streaming.online.store import EmbeddedOnlineStore, OnlineStore, RedisOnlineStore
-from tactful_streaming.state.store import MemoryState, RocksState
+from tactful_streaming.online.store import OnlineStore, RedisOnlineStore
+from tactful_streaming.state.store import MemoryState
 from tactful_streaming.windows.entity_table import read_packed
 
 Opener = Callable[..., OnlineStore]
@@ -24,23 +26,12 @@ Opener = Callable[..., OnlineStore]
 
 @pytest.fixture(
     params=[
-        "embedded",
-        "rocks",
         pytest.param("redis", marks=pytest.mark.service("redis")),
         pytest.param("cluster", marks=pytest.mark.service("redis")),
     ]
 )
-def opener(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Opener]:
+def opener(request: pytest.FixtureRequest) -> Iterator[Opener]:
     opened: list[OnlineStore] = []
-    if request.param in ("embedded", "rocks"):
-        state = MemoryState() if request.param == "embedded" else RocksState(tmp_path / "online")
-
-        def open_embedded(**options: Any) -> OnlineStore:
-            return EmbeddedOnlineStore(state, **options)
-
-        yield open_embedded
-        state.close()
-        return
     prefix = f"test.{uuid.uuid4().hex}"
     if request.param == "cluster":
         url = request.getfixturevalue("cluster_url")
@@ -48,7 +39,6 @@ def opener(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Opener]:
         url = request.getfixturevalue("redis_url")
 
     def open_redis(**options: Any) -> OnlineStore:
-        options.pop("clock", None)
         opened.append(
             RedisOnlineStore(url, prefix=prefix, cluster=request.param == "cluster", **options)
         )
@@ -126,40 +116,22 @@ def test_other_words_are_refused_as_kind_and_tag(opener: Opener, word: str) -> N
         opener().put_many({"a": b""}, kind=word)
 
 
-def test_blobs_that_are_not_put_again_vanish(opener: Opener) -> None:
-    # The embedded store's clock is ours; that of Redis is waited for.
-    now = [1_000_000]
-    for_good = opener(clock=lambda: now[0])
-    store = opener(ttl_s=0.2, clock=lambda: now[0])
-    for_good.put_many({"kept": b"0"})
+def test_blobs_that_are_not_put_again_expire(opener: Opener) -> None:
+    lasting, store = opener(), opener(ttl_s=0.2)
+    lasting.put_many({"kept": b"0"})
     store.put_many({"old": b"1", "again": b"1"})
     assert store.get_many(["old", "again"]) == [b"1", b"1"]
     store.mark(0, 7, previous=None)
     while store.get_many(["old"]) != [None]:
         store.put_many({"again": b"2"})
-        now[0] += 20
     assert store.get_many(["kept", "again"]) == [b"0", b"2"]
     assert store.marked(0) == 7
-
-
-def test_the_embedded_store_drops_what_has_expired() -> None:
-    state = MemoryState()
-    now = [0]
-    store = EmbeddedOnlineStore(state, ttl_s=10, clock=lambda: now[0])
-    for n in range(1000):
-        store.put_many({f"k{n}": b"x"})
-    store.mark(3, 1, previous=None)
-    now[0] = 10_000
-    for _ in range(1000):
-        store.put_many({"new": b"y"})
-    assert len(list(state.scan(b""))) == 2  # the new one and the mark
-    assert store.get_many(["new"]) == [b"y"]
 
 
 @pytest.mark.parametrize("ttl_s", [0.0, -1.0, float("nan"), float("inf")])
 def test_a_time_to_live_of_nothing_is_refused(ttl_s: float) -> None:
     with pytest.raises(OnlineStoreError, match="at least"):
-        EmbeddedOnlineStore(MemoryState(), ttl_s=ttl_s)
+        RedisOnlineStore("redis://localhost", ttl_s=ttl_s)
 
 
 def test_a_mark_moves_on_from_the_one_before(store: OnlineStore) -> None:
@@ -196,20 +168,17 @@ def test_marks_of_many_threads_lose_none(store: OnlineStore) -> None:
             except OnlineStoreLostError:
                 pass
 
-    if isinstance(store, EmbeddedOnlineStore):
-        climb()  # it belongs to one writer
-    else:
-        threads = [threading.Thread(target=climb) for _ in range(4)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+    threads = [threading.Thread(target=climb) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
     assert store.marked(0) == len(set(taken))
 
 
 def test_the_engine_mirrors_users_for_other_processes(store: OnlineStore) -> None:
     stream = records(random_entries(6, 3000))
-    engine = Engine(definitions(), MemoryState(), online=store)
+    engine = Engine(definitions(), MemoryState(), EngineOptions(online=store))
     for start in range(0, len(stream), 100):
         engine.apply(stream[start : start + 100])
         engine.commit()
@@ -220,7 +189,7 @@ def test_the_engine_mirrors_users_for_other_processes(store: OnlineStore) -> Non
             assert engine.read("user", user, at) == read_packed(features, blob, at)
 
 
-class Unreliable(EmbeddedOnlineStore):
+class Unreliable(MemoryOnlineStore):
     down = False
 
     def put_many(self, blobs: Mapping[str, bytes | None], *, kind: str = "user") -> None:
@@ -231,9 +200,9 @@ class Unreliable(EmbeddedOnlineStore):
 
 def test_a_mirror_that_was_away_catches_up() -> None:
     stream = records(random_entries(7, 1000))
-    online = Unreliable(MemoryState())
+    online = Unreliable()
     state = MemoryState()
-    engine = Engine(definitions(), state, online=online)
+    engine = Engine(definitions(), state, EngineOptions(online=online))
     online.down = True
     engine.apply(stream[:500])
     engine.commit()
@@ -244,8 +213,8 @@ def test_a_mirror_that_was_away_catches_up() -> None:
     features = definitions().of_entity("user")
     at = engine.watermark
     assert engine.read("user", "u1", at) == read_packed(features, online.get_many(["u1"])[0], at)
-    fresh = EmbeddedOnlineStore(MemoryState())
-    Engine(definitions(), state, online=fresh)
+    fresh = MemoryOnlineStore()
+    Engine(definitions(), state, EngineOptions(online=fresh))
     assert online.get_many(["u1", "u2"]) == fresh.get_many(["u1", "u2"])
 
 

@@ -1,0 +1,35 @@
+"""An online store in memory, for tests of its writers and readers."""
+
+from collections.abc import Mapping, Sequence
+
+from tactful_streaming.errors import OnlineStoreLostError
+
+
+class MemoryOnlineStore:
+    """Blobs by kind and key, and marks by partition."""
+
+    def __init__(self) -> None:
+        self.blobs: dict[tuple[str, str], bytes] = {}
+        self.marks: dict[int, int] = {}
+
+    def get_many(self, keys: Sequence[str], *, kind: str = "user") -> list[bytes | None]:
+        return [self.blobs.get((kind, key)) for key in keys]
+
+    def put_many(self, blobs: Mapping[str, bytes | None], *, kind: str = "user") -> None:
+        for key, blob in blobs.items():
+            if blob is None:
+                self.blobs.pop((kind, key), None)
+            else:
+                self.blobs[kind, key] = blob
+
+    def mark(self, partition: int, offset: int, *, previous: int | None) -> None:
+        present = self.marks.get(partition)
+        if previous is not None and present not in (offset, previous):
+            raise OnlineStoreLostError(f"partition {partition} is marked at {present}")
+        self.marks[partition] = offset
+
+    def marked(self, partition: int) -> int | None:
+        return self.marks.get(partition)
+
+    def close(self) -> None:
+        pass
