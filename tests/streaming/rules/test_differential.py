@@ -222,7 +222,7 @@ def test_planted_bugs_are_caught(monkeypatch: pytest.MonkeyPatch) -> None:
         (ExpiringMap, "get", never_forgets),
         (ExpiringMap, "get", forgets_early),
         (ExpiringMap, "pack_changes", stores_nothing),
-        (conditions.State, "remember", drops_pending),
+        (conditions.State, "store_pending", drops_pending),
         (conditions, "classify", lambda text: None),
     ]
     for owner, name, bug in planted:
