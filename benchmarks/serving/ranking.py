@@ -19,7 +19,7 @@ import xgboost
 from numpy.typing import NDArray
 
 from benchmarks.figures import Figure, interleave, percentile_figure
-from tactful.kernels.forest_compiled import load_kernel
+from tactful.kernels.forest import load_kernel
 from tactful.ranking.features import RANKING_FEATURES
 from tactful.ranking.forest import BinnedForest, bin_forest
 

@@ -1,4 +1,4 @@
-"""The catalogue as columns: one row an item, so that a request assembles features by indexing."""
+"""The catalogue as columns, one row for each item: features are assembled by indexing."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ T = TypeVar("T")
 _KeysAt = Callable[[NDArray[np.int64]], Sequence[str]]
 _PlaceOf = Callable[[str], int | None]
 
-_REMEMBERED = 65_536
+_CACHED = 65_536
 
 
 class CatalogueIds(Sequence[str]):
-    """Item of each row: those of an index first, then others."""
+    """Ids by row: those of an index first, then others."""
 
     def __init__(self, known: ItemIds, others: tuple[str, ...]) -> None:
-        """Put `others` behind `known`."""
+        """Append `others` to `known`."""
         self._known = known
         self._others = others
 
@@ -38,19 +38,19 @@ class CatalogueIds(Sequence[str]):
     @overload
     def __getitem__(self, row: slice) -> tuple[str, ...]: ...
     def __getitem__(self, row: int | slice) -> str | tuple[str, ...]:
-        """The item of a row, or the items of a slice of rows."""
+        """Return the item of a row, or the items of a slice of rows."""
         known = len(self._known)
         if isinstance(row, slice):
             start, stop, step = row.indices(len(self))
             if start >= known and step == 1:
                 return self._others[start - known : max(stop - known, 0)]
-            return tuple(self[each] for each in range(start, stop, step))
+            return tuple(self[number] for number in range(start, stop, step))
         if row < 0:
             row += len(self)
         return self._known[row] if row < known else self._others[row - known]
 
     def of_rows(self, rows: NDArray[np.int64]) -> list[str]:
-        """The items of many rows; faster than one by one."""
+        """Return the items of many rows; faster than one by one."""
         known = len(self._known)
         if not len(rows) or rows.max() < known:
             return self._known.of_rows(rows)
@@ -59,66 +59,66 @@ class CatalogueIds(Sequence[str]):
         ]
 
     def __iter__(self) -> Iterator[str]:
-        """The items in row order."""
+        """Iterate over the items in row order."""
         return chain(self._known, self._others)
 
 
 class CatalogueRows(Mapping[str, int]):
-    """Row of each item. Items that were looked up are remembered, for a few are asked for often.
+    """Row of each item, with a cache: most look-ups are of few items.
 
     Attributes:
-        others: rows of the items that the index does not know.
+        others: rows of the items that the index does not have.
     """
 
     def __init__(
         self,
         known: ItemIds,
         others: Mapping[str, int],
-        remembered: dict[str, int] | None = None,
+        cached: dict[str, int] | None = None,
     ) -> None:
         """Look up `others` first, then `known`.
 
         Args:
-            known: of the rows of an index.
+            known: ids of the rows of an index.
             others: rows behind those.
-            remembered: what was looked up before in rows that have not moved since.
+            cached: earlier look-ups, in rows that have not moved since.
         """
         self._known = known
         self.others = others
-        self._remembered: dict[str, int] = {} if remembered is None else remembered
+        self._cached: dict[str, int] = {} if cached is None else cached
         self._count = len(known) + len(others)
 
     def row(self, item_id: str) -> int | None:
-        """The row of an item; None if there is no such item."""
-        row = self._remembered.get(item_id)
+        """Return the row of an item; None if there is no such item."""
+        row = self._cached.get(item_id)
         if row is not None:
-            # Later catalogues remember, too, and know more items.
+            # Later catalogues share the cache, and have more items.
             return row if row < self._count else None
         row = self.others.get(item_id)
         if row is None:
             row = self._known.row(item_id)
         if row is not None:
-            if len(self._remembered) >= _REMEMBERED:
-                self._remembered.clear()
-            self._remembered[item_id] = row
+            if len(self._cached) >= _CACHED:
+                self._cached.clear()
+            self._cached[item_id] = row
         return row
 
     def of_many(self, item_ids: Iterable[str]) -> list[int | None]:
-        """The rows of many items, None for one that does not exist; faster than one by one."""
+        """Return the rows of many items, None for unknown ones; faster than one by one."""
         item_ids = [*item_ids]
-        rows = [*map(self._remembered.get, item_ids)]
+        rows = [*map(self._cached.get, item_ids)]
         absent = [number for number, row in enumerate(rows) if row is None]
         if absent:
-            if len(self._remembered) + len(absent) > _REMEMBERED:
-                self._remembered.clear()
-            remembered = self._remembered if len(absent) <= _REMEMBERED else {}
+            if len(self._cached) + len(absent) > _CACHED:
+                self._cached.clear()
+            cached = self._cached if len(absent) <= _CACHED else {}
             known = self._known.rows_of([item_ids[number] for number in absent])
             for number, row in zip(absent, known, strict=True):
                 item_id = item_ids[number]
-                found = self.others.get(item_id) if row is None else row
-                if found is not None:
-                    rows[number] = remembered[item_id] = found
-        count = self._count  # later catalogues remember, too, and know more items
+                row = self.others.get(item_id) if row is None else row
+                if row is not None:
+                    rows[number] = cached[item_id] = row
+        count = self._count  # later catalogues share the cache, and have more items
         return [row if row is not None and row < count else None for row in rows]
 
     @overload
@@ -126,12 +126,12 @@ class CatalogueRows(Mapping[str, int]):
     @overload
     def get(self, item_id: str, default: int | T, /) -> int | T: ...
     def get(self, item_id: str, default: object = None, /) -> object:
-        """The row of an item, or a default; without the exceptions that a mapping goes through."""
+        """Return the row of an item, or a default; a mapping's own way raises exceptions."""
         row = self.row(item_id)
         return default if row is None else row
 
     def __getitem__(self, item_id: str) -> int:
-        """The row of an item.
+        """Return the row of an item.
 
         Raises:
             KeyError: if there is no such item.
@@ -150,36 +150,37 @@ class CatalogueRows(Mapping[str, int]):
         return len(self._known) + len(self.others)
 
     def __iter__(self) -> Iterator[str]:
-        """The items in row order."""
+        """Iterate over the items in row order."""
         return chain(self._known, self.others)
 
 
 class Places:
-    """Keys by number, for a catalogue and all that grow from it: what has a number keeps it."""
+    """Keys by number, for a catalogue and its successors: numbers never change."""
 
     def __init__(self, keys_at: _KeysAt, place_of: _PlaceOf) -> None:
         """Look up in both directions."""
-        self._looks_up = keys_at, place_of
+        self._lookups = keys_at, place_of
 
     def keys_at(self, places: NDArray[np.int64]) -> Sequence[str]:
-        """The keys of some numbers."""
-        return self._looks_up[0](places)
+        """Return the keys of some numbers."""
+        return self._lookups[0](places)
 
     def place_of(self, key: str) -> int | None:
-        """The number of a key; None if it has none."""
-        return self._looks_up[1](key)
+        """Return the number of a key; None if it has none."""
+        return self._lookups[1](key)
 
     def grow(self, keys_at: _KeysAt, place_of: _PlaceOf) -> None:
-        """Know more keys; all that were known have the same numbers as before."""
-        self._looks_up = keys_at, place_of
+        """Look up more keys; the numbers of earlier keys stay the same."""
+        self._lookups = keys_at, place_of
 
 
 class Catalogue:
     """Items as columns, immutable once made, unless it is updated in its place.
 
-    The rows of the recall index come first and in its order, so a row of the index is a row of the
-    catalogue; then come the items that the index learned of since, in its order; the others follow
-    by id, so that a restart gives the same rows.
+        item_ids [i1, i2, i3 | i9 | a7, b2]   index | items added to it | others by id
+        price    [4.5, nan, 2.0, ...]         category [0, 1, -1, ...]
+
+    A row of the recall index is thus a row of the catalogue, and a restart gives the same rows.
 
     Attributes:
         item_ids: item of each row.
@@ -216,7 +217,7 @@ class Catalogue:
         campaigns: dict[str, int] = {}
         columns = ItemColumns.unknown(len(ids) + len(others))
         columns.describe(
-            ((row, items[it]) for row, it in enumerate(chain(ids, others)) if it in items),
+            ((row, items[id_]) for row, id_ in enumerate(chain(ids, others)) if id_ in items),
             categories,
             campaigns,
         )
@@ -234,18 +235,18 @@ class Catalogue:
         then: Sequence[str] = (),
         in_place: bool = False,
     ) -> Catalogue | None:
-        """The catalogue after some items changed.
+        """Return the catalogue after some items changed.
 
         Args:
-            known: item ids of the recall index now; those of before, and maybe more behind them.
+            known: item ids of the recall index now: the former ones, and maybe more behind them.
             changed: the new descriptions.
             then: ids of the further rows now.
-            in_place: take what changed into the columns of this one, at the cost of the changes:
-                its rows say the same from then on, and only the new one may be updated further.
-                Nobody may read it meanwhile.
+            in_place: write the changes into the columns of this one, at their cost: both catalogues
+                show them from then on, and only the new one may be updated further. No other
+                thread may read it meanwhile.
 
         Returns:
-            The catalogue; None if rows would move, and all has to be laid out anew.
+            The catalogue; None if rows would move, so that all must be laid out anew.
         """
         ids = ItemIds.of(known)
         now = CatalogueIds(ids, tuple(then))
@@ -257,25 +258,27 @@ class Catalogue:
         else:
             return None
         then = now[len(ids) :]
-        found = _found(ids, changed)
-        # Those that are not of the index are kept as they are: they grow all day.
+        changes = _with_rows(ids, changed)
+        # Other items keep their rows; their number grows all day.
         places = dict(self.rows.others) if ids is self._ids else {}
         came = then[len(places) :]
-        fresh = {item.item_id for item, row in found if row is None and item.item_id not in places}
+        fresh = {
+            item.item_id for item, row in changes if row is None and item.item_id not in places
+        }
         came = (*came, *sorted(fresh.difference(came)))
         others = then[: len(places)] + came
         count = len(ids) + len(others)
         places.update(zip(came, range(count - len(came), count), strict=True))
         if in_place:
-            columns = self._columns.append_to(count)
+            columns = self._columns.grown(count)
         else:
             columns = self._columns.placed(count, slice(len(self)), slice(len(self)))
-        return self._made(ids, others, places, found, columns, stays=True)
+        return self._made(ids, others, places, changes, columns, stays=True)
 
     def moved(
         self, known: Sequence[str], changed: Sequence[Item] = (), *, then: Sequence[str] = ()
     ) -> Catalogue:
-        """The catalogue in the rows of another index, as if it were laid out anew.
+        """Return the catalogue in the rows of another index, as if laid out anew.
 
         Args:
             known: item ids of the other index, in its order.
@@ -288,26 +291,26 @@ class Catalogue:
         rows[held:] = [-1 if row is None else row for row in ids.rows_of(self._others)]
         left = np.flatnonzero((rows < 0) & self.described)
         left_ids = self.item_ids.of_rows(left)
-        found = _found(ids, changed)
-        fresh = [item.item_id for item, row in found if row is None]
+        changes = _with_rows(ids, changed)
+        fresh = [item.item_id for item, row in changes if row is None]
         others = (*then, *sorted({*left_ids, *fresh}.difference(then)))
         places = {item_id: row for row, item_id in enumerate(others, len(ids))}
         rows[left] = [places[item_id] for item_id in left_ids]
         kept = np.flatnonzero((rows >= 0) & self.described)
         stays = np.array_equal(rows, np.arange(len(self)))
         columns = self._columns.placed(len(ids) + len(others), rows[kept], kept)
-        return self._made(ids, others, places, found, columns, stays=stays)
+        return self._made(ids, others, places, changes, columns, stays=stays)
 
     def rows_of(self, items: Sequence[Item]) -> NDArray[np.int64]:
-        """The rows of items that are here. Lists may ask for others: none of these is remembered.
+        """Return the rows of known items, without the cache, which is for requests.
 
         Raises:
-            KeyError: if an item is not here.
+            KeyError: if an item is unknown.
         """
-        return _rows(_found(self._ids, items), self.rows.others)
+        return _rows(_with_rows(self._ids, items), self.rows.others)
 
     def rows_at(self, item_ids: Sequence[str]) -> NDArray[np.int64]:
-        """The rows of many items, -1 for one that is not here; none of these is remembered."""
+        """Return the rows of many items, -1 for unknown ones, without the cache."""
         others = self.rows.others
         return np.array(
             [
@@ -327,8 +330,8 @@ class Catalogue:
         *,
         stays: bool,
     ) -> Catalogue:
-        """A catalogue of what this one has in `columns` and what changed; `stays`: no row moves."""
-        lookup = CatalogueRows(ids, places, self.rows._remembered if stays else None)
+        """Make a catalogue of `columns` and the changes; `stays`: no row moves."""
+        lookup = CatalogueRows(ids, places, self.rows._cached if stays else None)
         categories, campaigns = dict(self.category_numbers), dict(self.campaign_numbers)
         rows = _rows(changed, places)
         was_shown = columns.campaign[rows] >= 0
@@ -346,7 +349,7 @@ class Catalogue:
             made.item_places.grow(made.item_ids.of_rows, lookup.row)
         else:
             made.item_places = Places(made.item_ids.of_rows, lookup.row)
-        # Categories keep their numbers, whatever becomes of the rows.
+        # Categories keep their numbers, also when rows move.
         made.category_places = self.category_places
         made.category_places.grow(made._categories_at, made.category_numbers.get)
         return made
@@ -386,12 +389,12 @@ class Catalogue:
         return [self.categories[number] for number in numbers.tolist()]
 
 
-def _found(ids: ItemIds, items: Sequence[Item]) -> list[tuple[Item, int | None]]:
-    """Items with their rows in an index, None for one that is not there."""
+def _with_rows(ids: ItemIds, items: Sequence[Item]) -> list[tuple[Item, int | None]]:
+    """Pair items with their rows in an index, None for unknown ones."""
     return [*zip(items, ids.rows_of([item.item_id for item in items]), strict=True)]
 
 
-def _rows(found: Sequence[tuple[Item, int | None]], others: Mapping[str, int]) -> NDArray[np.int64]:
-    """The rows of items, of `others` where an index does not have them."""
-    rows = (others[item.item_id] if row is None else row for item, row in found)
-    return np.fromiter(rows, np.int64, len(found))
+def _rows(pairs: Sequence[tuple[Item, int | None]], others: Mapping[str, int]) -> NDArray[np.int64]:
+    """Return the rows of items, from `others` for items that an index does not have."""
+    rows = (others[item.item_id] if row is None else row for item, row in pairs)
+    return np.fromiter(rows, np.int64, len(pairs))

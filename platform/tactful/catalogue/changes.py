@@ -1,8 +1,4 @@
-"""Items as they change: from the engine of this process, or from that of another.
-
-What takes items in does not care where they come from, nor need it keep them: it asks for what
-changed since it asked last.
-"""
+"""Changes of items, read from the engine of this process or of another one."""
 
 from __future__ import annotations
 
@@ -20,10 +16,10 @@ Reading = AbstractContextManager[object] | None
 
 
 class ItemFeed(Protocol):
-    """Gives every item once, and again whenever it changed."""
+    """Returns every item once, and again after each change."""
 
     def changes(self, reading: Reading = None) -> Sequence[Item]:
-        """Items that were not given since they changed; empty when there are none for now.
+        """Return items that changed since they were returned last; empty for none.
 
         Args:
             reading: held while the engine is read; None where no other thread writes to it.
@@ -32,14 +28,14 @@ class ItemFeed(Protocol):
 
 @runtime_checkable
 class GivesItems(Protocol):
-    """A source of features that has no engine here, and hands items on instead."""
+    """A source of features without an engine in this process, which forwards items."""
 
     def item_feed(self) -> ItemFeed:
-        """A feed of its own for whoever asks."""
+        """Make a feed of its own for the caller."""
 
 
 class EngineItems:
-    """The items of an engine in this process."""
+    """Feed of the items of an engine in this process."""
 
     def __init__(self, source: FeatureSource) -> None:
         """Begin with all items of `source`."""
@@ -47,7 +43,7 @@ class EngineItems:
         self._version = -1
 
     def changes(self, reading: Reading = None) -> Sequence[Item]:
-        """All that changed at once."""
+        """Return all changes at once."""
         if self._source.items_version == self._version:
             return ()
         with reading or nullcontext():
@@ -57,49 +53,50 @@ class EngineItems:
 
 
 def feed_of(source: FeatureSource) -> ItemFeed:
-    """A feed of the items of `source`, from the beginning."""
+    """Make a feed of the items of `source`, from the beginning."""
     return source.item_feed() if isinstance(source, GivesItems) else EngineItems(source)
 
 
 class ChangeList:
-    """The ids of items in the order in which they changed, to be read from any place on.
+    """The ids of items in the order of their changes, readable from any position.
 
-    A reader's place is an epoch and a number. When most of the list is about items that changed
-    again, it is written anew under the next epoch, and readers begin again.
+        epoch 1: ["a", "b", "a", "c", "a"]  ->  epoch 2: ["b", "c", "a"]
+
+    A reader's position is an epoch and a number. When most entries are about items that changed
+    again, the list is compacted under the next epoch, and readers begin again.
     """
 
     def __init__(self, source: FeatureSource, *, compact_above: int = _COMPACT_ABOVE) -> None:
-        """List the items of `source`; `look` notices them.
+        """List the items of `source`; `look` collects them.
 
         Args:
             source: the feature engine.
-            compact_above: so many entries that are about older changes are no reason to write the
-                list anew.
+            compact_above: number of entries about older changes that is no reason to compact.
         """
         self._source = source
         self._compact_above = compact_above
         self._feed = EngineItems(source)
-        self._found: list[str] = []
+        self._collected: list[str] = []
         self._ids: list[str] = []
         self._epoch = 1
 
     def look(self, reading: Reading) -> None:
-        """Notice what changed, and say nothing of it yet."""
-        self._found += [item.item_id for item in self._feed.changes(reading)]
+        """Collect changes, and do not publish them yet."""
+        self._collected += [item.item_id for item in self._feed.changes(reading)]
 
     def publish(self) -> None:
-        """Say what was noticed. Only then may readers meet it."""
-        if not self._found:
+        """Publish the collected changes to readers."""
+        if not self._collected:
             return
-        self._ids += self._found
-        self._found = []
+        self._ids += self._collected
+        self._collected = []
         distinct = len(self._source.items)
         if len(self._ids) > 2 * distinct + self._compact_above:
             self._ids = list(dict.fromkeys(self._ids))
             self._epoch += 1
 
     def read(self, epoch: int, start: int) -> tuple[int, int, list[bytes]]:
-        """A part of the list: its epoch, where the next part begins, and the encoded items."""
+        """Return the epoch, the start of the next part, and the encoded items of this one."""
         begin = start if epoch == self._epoch else 0
         ids = self._ids[begin : begin + _AT_ONCE]
         return self._epoch, begin + len(ids), [*_encoded(ids, self._source.items)]

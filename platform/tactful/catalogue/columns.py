@@ -19,10 +19,7 @@ _DAY_MS = 86_400_000.0
 
 @dataclass(frozen=True)
 class ItemColumns:
-    """What is known of the item of each row.
-
-    Attributes: as of `tactful.catalogue.catalogue.Catalogue`.
-    """
+    """Columns of a `tactful.catalogue.catalogue.Catalogue`, one element for each row."""
 
     price: NDArray[np.float32]
     category: NDArray[np.int32]
@@ -34,7 +31,7 @@ class ItemColumns:
 
     @classmethod
     def unknown(cls, count: int) -> ItemColumns:
-        """Of rows of which nothing is known."""
+        """Make columns of undescribed rows."""
         return cls(
             price=filled_array(count, np.nan, np.float32),
             category=filled_array(count, -1, np.int32),
@@ -46,17 +43,17 @@ class ItemColumns:
         )
 
     def placed(self, count: int, to: Rows, rows: Rows) -> ItemColumns:
-        """These `rows` at `to`, among `count` rows of which nothing else is known."""
+        """Copy `rows` to the rows `to` of `count` rows; the others are undescribed."""
         placed = ItemColumns.unknown(count)
         for name, column in vars(self).items():
             getattr(placed, name)[to] = column[rows]
         return placed
 
-    def append_to(self, count: int) -> ItemColumns:
-        """These rows and more behind them, `count` in all, of which nothing is known.
+    def grown(self, count: int) -> ItemColumns:
+        """Append undescribed rows, up to `count` in all.
 
-        They share memory where there is room: what is written to one is written to both. Only the
-        latest may grow further.
+        The result shares memory with this one where its capacity allows: a write to one is a write
+        to both. Only the latest may grow.
         """
         more = ItemColumns.unknown(count - len(self.price))
         return ItemColumns(
@@ -69,7 +66,7 @@ class ItemColumns:
         numbers: dict[str, int],
         campaigns: dict[str, int],
     ) -> None:
-        """Take in the items of some rows; the names of categories and campaigns grow with them."""
+        """Write the items of some rows, and number new categories and campaigns."""
         for row, item in items:
             self.available[row] = item.available
             self.price[row] = np.nan if item.price is None else item.price
@@ -88,14 +85,14 @@ def _campaign_number(item: Item, numbers: dict[str, int]) -> int:
 
 
 def _margin(value: object) -> float:
-    """A share from -1 (sold at a loss of its price) to 1; 0 for what is no number."""
+    """Clip to a share from -1 (sold at a loss of its price) to 1; 0 for no number."""
     if isinstance(value, bool) or not isinstance(value, int | float) or value != value:
         return 0.0
     return min(max(float(value), -1.0), 1.0)
 
 
 def _days(value: object) -> float:
-    """Days since the epoch of epoch milliseconds or an ISO 8601 text; NaN for anything else."""
+    """Convert epoch milliseconds or an ISO 8601 text to days; NaN for anything else."""
     if isinstance(value, int | float) and not isinstance(value, bool):
         return float(value) / _DAY_MS
     if not isinstance(value, str):

@@ -1,8 +1,7 @@
 """The ids of a catalogue as files that processes share: row to id, and id to row.
 
-A tuple and a dictionary of a million ids cost every process some 200 MB. Here the ids lie one
-behind the other in one file, and a table sorted by hash leads from an id to its row; both are
-mapped into memory.
+A tuple and a dictionary of a million ids cost every process some 200 MB. Here the ids are joined
+in one file, and a table sorted by hash maps an id to its row; both are memory-mapped.
 """
 
 from __future__ import annotations
@@ -17,18 +16,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 _BETWEEN = 0xFF
-"""A byte that UTF-8 never holds, to lay texts one behind the other."""
+"""A byte that UTF-8 never contains, to join texts by."""
 
 _AT_ONCE = 8_192
 
 _SEPARATOR = bytes([_BETWEEN])
 _ESCAPED = _SEPARATOR.decode("utf-8", "surrogateescape")
 _UNUSED = blake2b(digest_size=8)
-"""To be copied, which takes half of what making one does."""
+"""To be copied, which takes half the time of making one."""
 
 
 class ItemIds(Sequence[str]):
     """Ids in row order, each once.
+
+        text b"ab|c|dd" (without bars)   ends [2, 3, 5]   hashes, rows: sorted by hash
 
     Equal to any sequence of the same ids. Looking up an id costs a binary search.
     """
@@ -40,7 +41,7 @@ class ItemIds(Sequence[str]):
         hashes: NDArray[np.uint64],
         rows: NDArray[np.int32],
     ) -> None:
-        """Wrap the arrays that `of` makes and `load` maps; use those."""
+        """Wrap the arrays; use `of` or `load` instead."""
         # As plain arrays: indexing a ``memmap`` costs five times as much.
         self._text = np.asarray(text)
         self._ends = np.asarray(ends)
@@ -57,11 +58,11 @@ class ItemIds(Sequence[str]):
         if isinstance(item_ids, ItemIds):
             return item_ids
         encoded = [item_id.encode() for item_id in item_ids]
-        hashes = np.array([_hash(each) for each in encoded], np.uint64)
+        hashes = np.array([_hash(item_id) for item_id in encoded], np.uint64)
         order = np.argsort(hashes, kind="stable").astype(np.int32)
         made = cls(
             np.frombuffer(b"".join(encoded), np.uint8),
-            np.cumsum([len(each) for each in encoded], dtype=np.int64),
+            np.cumsum([len(item_id) for item_id in encoded], dtype=np.int64),
             hashes[order],
             order,
         )
@@ -84,11 +85,11 @@ class ItemIds(Sequence[str]):
 
     @classmethod
     def load(cls, directory: Path) -> ItemIds:
-        """Map what `save` wrote.
+        """Map the files that `save` wrote.
 
         Raises:
             OSError: if an array is missing.
-            ValueError: if a file is no array.
+            ValueError: if a file is not an array.
         """
         return cls(
             *(
@@ -98,7 +99,7 @@ class ItemIds(Sequence[str]):
         )
 
     def row(self, item_id: str) -> int | None:
-        """The row of an id; None for an id that is not here."""
+        """Return the row of an id; None for an unknown one."""
         encoded = item_id.encode()
         wanted = np.uint64(_hash(encoded))
         place = int(np.searchsorted(self._hashes, wanted))
@@ -110,10 +111,10 @@ class ItemIds(Sequence[str]):
         return None
 
     def rows_of(self, item_ids: Sequence[str]) -> list[int | None]:
-        """The rows of many ids, None for one that is not here; faster than one by one."""
+        """Return the rows of many ids, None for unknown ones; faster than one by one."""
         if not item_ids or not len(self):
             return [None] * len(item_ids)
-        if len(item_ids) > _AT_ONCE:  # others may want the interpreter's lock in between
+        if len(item_ids) > _AT_ONCE:  # other threads may want the interpreter's lock in between
             starts = range(0, len(item_ids), _AT_ONCE)
             return [row for start in starts for row in self.rows_of(item_ids[start:][:_AT_ONCE])]
         encoded = [item_id.encode() for item_id in item_ids]
@@ -128,35 +129,36 @@ class ItemIds(Sequence[str]):
         return [None if row < 0 else row for row in rows.tolist()]
 
     def rows_in(self, others: ItemIds) -> NDArray[np.int64]:
-        """Where the id of each row is in `others`, -1 where it is not there.
+        """Return the row of each id in `others`, -1 for an unknown one.
 
         Much faster than to look them up: both are sorted by their hashes.
         """
         if np.array_equal(self._ends, others._ends) and np.array_equal(self._text, others._text):
             return np.arange(len(self))
-        found = np.full(len(self), -1, np.int64)
+        other_rows = np.full(len(self), -1, np.int64)
         if not len(others):
-            return found
+            return other_rows
         for start in range(0, len(self), _AT_ONCE):
             hashes = self._hashes[start : start + _AT_ONCE]
             places = np.minimum(np.searchsorted(others._hashes, hashes), len(others) - 1)
             alike = others._hashes[places] == hashes
-            rows, theirs = self._rows[start : start + _AT_ONCE][alike], others._rows[places[alike]]
-            if np.array_equal(self._joined(rows), others._joined(theirs)):
-                found[rows] = theirs
+            rows = self._rows[start : start + _AT_ONCE][alike]
+            matches = others._rows[places[alike]]
+            if np.array_equal(self._joined(rows), others._joined(matches)):
+                other_rows[rows] = matches
             else:  # two ids have one hash
                 for row, item_id in zip(rows.tolist(), self.of_rows(rows), strict=True):
                     known = others.row(item_id)
-                    found[row] = -1 if known is None else known
-        return found
+                    other_rows[row] = -1 if known is None else known
+        return other_rows
 
     def of_rows(self, rows: NDArray[np.int64]) -> list[str]:
-        """The ids of many rows; faster than one by one.
+        """Return the ids of many rows; faster than one by one.
 
         Args:
             rows: each at least 0 and below the number of ids.
         """
-        # All of them are decoded at once: one by one costs five times as much.
+        # All are decoded at once: one by one costs five times as much.
         return self._joined(rows).tobytes().decode("utf-8", "surrogateescape").split(_ESCAPED)[:-1]
 
     def __len__(self) -> int:
@@ -168,9 +170,9 @@ class ItemIds(Sequence[str]):
     @overload
     def __getitem__(self, row: slice) -> tuple[str, ...]: ...
     def __getitem__(self, row: int | slice) -> str | tuple[str, ...]:
-        """The id of a row, or the ids of a slice of them."""
+        """Return the id of a row, or the ids of a slice of rows."""
         if isinstance(row, slice):
-            return tuple(self[each] for each in range(*row.indices(len(self))))
+            return tuple(self[number] for number in range(*row.indices(len(self))))
         if row < 0:
             row += len(self)
         if not 0 <= row < len(self):
@@ -178,7 +180,7 @@ class ItemIds(Sequence[str]):
         return self._bytes(row).decode()
 
     def __iter__(self) -> Iterator[str]:
-        """The ids in row order."""
+        """Iterate over the ids in row order."""
         start = 0
         text = memoryview(self._text.data)  # slices of an array would cost ten times as much
         for end in self._ends.tolist():
@@ -186,11 +188,11 @@ class ItemIds(Sequence[str]):
             start = end
 
     def __contains__(self, item_id: object) -> bool:
-        """Whether an id is here."""
+        """Whether an id is known."""
         return isinstance(item_id, str) and self.row(item_id) is not None
 
     def __eq__(self, other: object) -> bool:
-        """Whether another sequence holds the same ids in the same order."""
+        """Whether another sequence has the same ids in the same order."""
         if not isinstance(other, Sequence) or isinstance(other, str):
             return NotImplemented
         return len(self) == len(other) and all(a == b for a, b in zip(self, other, strict=True))
@@ -198,7 +200,7 @@ class ItemIds(Sequence[str]):
     __hash__ = None  # type: ignore[assignment]  # equal to tuples and lists, which hash otherwise
 
     def _joined(self, rows: NDArray[np.integer[Any]]) -> NDArray[np.uint8]:
-        """The ids of rows, each followed by the separator."""
+        """Join the ids of rows, each followed by the separator."""
         if not len(rows) or not len(self._text):
             return np.full(len(rows), _BETWEEN, np.uint8)
         ends = self._ends[rows]

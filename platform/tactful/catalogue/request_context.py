@@ -1,4 +1,4 @@
-"""Who is asking, as the feature engine sees them at the moment of asking."""
+"""Context of a request: the features of its user and visit at its time."""
 
 from __future__ import annotations
 
@@ -20,60 +20,60 @@ Values = Mapping[str, Any]
 
 
 class FeatureSource(Protocol):
-    """What recommendation needs of the feature engine: windows merged as of a moment."""
+    """Interface of recommendation to the feature engine."""
 
     @property
     def definitions(self) -> Definitions:
-        """What is computed."""
+        """Definitions of the features."""
 
     @property
     def items(self) -> Mapping[str, Item]:
-        """The catalogue: latest upsert of each item."""
+        """Latest upsert of each item."""
 
     @property
     def items_version(self) -> int:
-        """Grows with every item upsert."""
+        """Number that grows with every item upsert."""
 
     def items_since(self, version: int) -> Sequence[Item]:
-        """The items that changed since `items_version` was `version`; maybe all of them."""
+        """Return the items that changed since `items_version` was `version`, or all items."""
 
     @property
     def offset(self) -> int | None:
-        """Log offset before which everything is applied; None where no one number says it."""
+        """Log offset before which all is applied; None where it is no single number."""
 
     @property
     def watermark(self) -> int:
-        """Event time up to which events are expected to be complete, epoch milliseconds."""
+        """Event time up to which events should be complete, epoch milliseconds."""
 
     def read(self, entity: str, key: str, at: int) -> Values:
-        """All features of one entity as of `at` (epoch milliseconds)."""
+        """Return all features of one entity as of `at` (epoch milliseconds)."""
 
     def read_columns(
         self, entity: str, keys: Sequence[str], names: Sequence[str], at: int
     ) -> NDArray[np.float64]:
-        """Ungrouped features of several entities, shape (len(keys), len(names))."""
+        """Return ungrouped features of entities, shape (len(keys), len(names))."""
 
 
 class ReadsUsers(Protocol):
-    """A feature engine that keeps descriptions of people."""
+    """A feature engine that keeps descriptions of users."""
 
     @property
     def users(self) -> Mapping[str, User]:
         """Latest description of each user."""
 
     def resolve(self, key: str, at: int) -> str:
-        """Key of the person whom ``device:<device_id>`` stands for at a time."""
+        """Return the key of the user of ``device:<device_id>`` at a time."""
 
 
 class ReadsLate(Protocol):
-    """A feature engine that reads a feature when it is asked for."""
+    """A feature engine that reads features at their first use."""
 
     def read_late(self, entity: str, key: str, at: int) -> Values:
-        """As `FeatureSource.read`, to be used before the engine goes on."""
+        """Read as `FeatureSource.read` does; use the result before the next batch is applied."""
 
 
 class ReadsPlaced(Protocol):
-    """A feature engine that remembers where it finds what has a place with the reader."""
+    """A feature engine that caches its rows by the reader's numbers of entities."""
 
     def read_placed(
         self,
@@ -83,27 +83,29 @@ class ReadsPlaced(Protocol):
         names: Sequence[str],
         at: int,
     ) -> NDArray[np.float64]:
-        """Ungrouped features of the entities at some places, shape (len(places), len(names))."""
+        """Return ungrouped features by place, shape (len(places), len(names))."""
 
 
 class ReadsNonZero(Protocol):
-    """A feature engine that tells which entities have a number at all."""
+    """A feature engine that can list the entities with a nonzero feature."""
 
     def read_nonzero(self, entity: str, name: str, at: int, start: int = 0) -> NonZero | None:
-        """Entities whose number is not 0, a part of them; None: they are to be asked for by key."""
+        """Return a part of the entities with a nonzero number; None if it cannot."""
 
 
 @dataclass(frozen=True)
 class RequestContext:
-    """The person, the visit and the moment a list is asked for.
+    """User, visit and time of a request.
+
+        session [17, 3]   history [29, 8, 40]   user {"visits_364d": 4.0, "taken_364d": {...}}
 
     Attributes:
-        at: the moment, epoch milliseconds.
-        user: features of the person by name, to be used before the engine goes on; empty when
-            nobody is named.
+        at: time, epoch milliseconds.
+        user: features of the user by name, to be used before the next batch is applied; empty
+            without a user.
         session: catalogue rows of this visit's items, newest first.
-        history: catalogue rows of the person's latest other items, newest first, each once.
-        properties: what the shop knows of the person; empty where nobody keeps it.
+        history: catalogue rows of the user's latest other items, newest first, each once.
+        properties: description of the user; empty where none is kept.
     """
 
     at: int
@@ -114,16 +116,16 @@ class RequestContext:
 
     @property
     def known(self) -> bool:
-        """Whether anything is known of the person or the visit."""
+        """Whether the user or the visit has any item."""
         return bool(self.session or self.history)
 
     def grouped(self, name: str) -> Mapping[str, float]:
-        """A grouped feature of the person; empty when nobody is named."""
-        found: Mapping[str, float] = self.user.get(name, {})
-        return found
+        """Return a grouped feature of the user; empty without a user."""
+        groups: Mapping[str, float] = self.user.get(name, {})
+        return groups
 
     def number(self, name: str) -> float:
-        """A plain feature of the person; 0 when nobody is named."""
+        """Return a plain feature of the user; 0 without a user."""
         return float(self.user.get(name, 0.0))
 
 
@@ -135,17 +137,14 @@ def build_context(
     session_id: str | None,
     at: int,
 ) -> RequestContext:
-    """Read who is asking.
+    """Read the features of the user and the visit.
 
     Args:
         source: the feature engine.
-        catalogue: gives items their rows; items it does not know are left out.
-        subject: key of the `user` entity, None when nobody is named.
+        catalogue: gives items their rows; unknown items are left out.
+        subject: key of the `user` entity, None without a user.
         session_id: the visit, if known.
-        at: the moment, epoch milliseconds.
-
-    Returns:
-        The context.
+        at: time, epoch milliseconds.
     """
     user: Values = _read_late(source, subject, at) if subject is not None else {}
     visit: Values = source.read("session", session_id, at) if session_id is not None else {}
@@ -169,7 +168,7 @@ def build_context(
 
 
 def _read_late(source: FeatureSource, subject: str, at: int) -> Values:
-    """Features of a person: what a search begins with first, the others while it goes on."""
+    """Read features of a user, each at its first use where the source can."""
     if hasattr(source, "read_late"):
         return cast(ReadsLate, source).read_late("user", subject, at)
     return source.read("user", subject, at)
@@ -183,29 +182,27 @@ def read_placed(
     names: Sequence[str],
     at: int,
 ) -> NDArray[np.float64]:
-    """Ungrouped features of many entities, without their keys where the source can.
-
-    Those that the definitions lack are 0.
+    """Read ungrouped features of many entities by place; undefined features are 0.
 
     Args:
         source: the feature engine.
         entity: ``item`` or ``category``.
-        placing: which entity is where, such as `Catalogue.item_places`.
+        placing: numbers of the entities, such as `Catalogue.item_places`.
         places: at least 0, shape (n,).
         names: features.
-        at: the moment, epoch milliseconds.
+        at: time, epoch milliseconds.
 
     Returns:
         Shape (n, len(names)).
     """
-    # Asked for by name: to check a protocol takes longer than to read.
+    # By attribute: to check a protocol takes longer than to read.
     if hasattr(source, "read_placed"):
         placed = cast(ReadsPlaced, source)
         return _read_defined(
             source,
             entity,
             names,
-            lambda some: placed.read_placed(entity, placing, places, some, at),
+            lambda defined: placed.read_placed(entity, placing, places, defined, at),
             len(places),
         )
     distinct, of = np.unique(places, return_inverse=True)
@@ -215,17 +212,17 @@ def read_placed(
 def read_nonzero(
     source: FeatureSource, entity: str, name: str, at: int, start: int
 ) -> NonZero | None:
-    """The entities whose number is not 0, a part of them; none where the definitions lack it.
+    """Read a part of the entities with a nonzero number; none if it is undefined.
 
     Args:
         source: the feature engine.
         entity: kind of entity.
         name: feature.
-        at: the moment, epoch milliseconds.
-        start: where to begin: 0, then what the part before says.
+        at: time, epoch milliseconds.
+        start: 0, then `NonZero.following` of the part before.
 
     Returns:
-        None where the source cannot tell, and has to be asked by key.
+        None where the source cannot list them, and must be read by key.
     """
     if not hasattr(source, "read_nonzero"):
         return None
@@ -240,14 +237,14 @@ def read_nonzero(
 def read_columns(
     source: FeatureSource, entity: str, keys: Sequence[str], names: Sequence[str], at: int
 ) -> NDArray[np.float64]:
-    """Ungrouped features of several entities; those that the definitions lack are 0.
+    """Read ungrouped features of several entities; undefined features are 0.
 
     Args:
         source: the feature engine.
         entity: kind of entity.
         keys: ids.
         names: features.
-        at: the moment, epoch milliseconds.
+        at: time, epoch milliseconds.
 
     Returns:
         Shape (len(keys), len(names)).
@@ -256,7 +253,7 @@ def read_columns(
         source,
         entity,
         names,
-        lambda some: source.read_columns(entity, keys, some, at),
+        lambda defined: source.read_columns(entity, keys, defined, at),
         len(keys),
     )
 
@@ -268,30 +265,30 @@ def _read_defined(
     read: Callable[[Sequence[str]], NDArray[np.float64]],
     count: int,
 ) -> NDArray[np.float64]:
-    """What `read` gives of `count` entities; of names that are not defined, 0."""
+    """Call `read` with the defined names; undefined ones are 0."""
     try:
         return read(names)
     except EngineError:
         defined = {feature.name for feature in source.definitions.of_entity(entity)}
-        found = [number for number, name in enumerate(names) if name in defined]
-        if len(found) == len(names):
+        numbers = [number for number, name in enumerate(names) if name in defined]
+        if len(numbers) == len(names):
             raise
         columns = np.zeros((count, len(names)))
-        if found:
-            columns[:, found] = read([names[number] for number in found])
+        if numbers:
+            columns[:, numbers] = read([names[number] for number in numbers])
         return columns
 
 
 def described(source: FeatureSource, subject: str, at: int) -> Values:
-    """Properties of a person; none where the source keeps no descriptions.
+    """Read the properties of a user; none where the source keeps no descriptions.
 
     Args:
         source: the feature engine.
         subject: key of the `user` entity.
-        at: the moment, epoch milliseconds.
+        at: time, epoch milliseconds.
     """
     if not hasattr(source, "users"):
         return {}
-    people = cast(ReadsUsers, source)
-    user = people.users.get(people.resolve(subject, at))
+    users = cast(ReadsUsers, source)
+    user = users.users.get(users.resolve(subject, at))
     return {} if user is None else user.properties

@@ -1,5 +1,5 @@
 """Numeric loops compiled by numba, each with a plain oracle in the tests.
 
 It imports no other sub-package of `tactful`.
-Begin with `compiled`.
+Begin with `forest`.
 """

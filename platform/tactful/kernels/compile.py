@@ -1,11 +1,10 @@
-"""Functions made into machine code by numba, and kept for the next process."""
+"""Compilation of functions to machine code by numba, cached for the next process."""
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,31 +16,27 @@ _LOG = logging.getLogger(__name__)
 Kernel = Callable[..., Any]
 
 
-def compiled(
-    function: Kernel, signature: Any, *caches: Path | None, releases: bool = False
-) -> Kernel:
-    """The machine code of a function for one signature; it is compiled or loaded here.
+def compiled(function: Kernel, signature: Any, cache: Path | None = None) -> Kernel:
+    """Compile a function for one signature, or load its machine code from a cache.
 
     Args:
-        function: what numba can compile; all that it calls is in its module.
-        signature: of numba's types; a call with other arrays raises `TypeError`.
-        caches: directories that may keep the machine code for the next process on a processor of
-            this kind: the first that can is used; the variable ``NUMBA_CACHE_DIR`` wins. None is
-            where numba keeps it by itself, beside the module or with the user. Who can write there
-            can run code here, as in the directory of the package.
-        releases: whether other threads may run Python while it is at work.
+        function: code for numba; all that it calls is in its module.
+        signature: numba's types; a call with other arrays raises `TypeError`.
+        cache: directory that keeps the machine code for the next process on a processor of this
+            kind; the variable ``NUMBA_CACHE_DIR`` wins. None is numba's own choice, beside the
+            module or with the user. Write access to it allows to run code here, as write access
+            to the package does.
 
     Returns:
-        What never compiles when it is called, and may be called from several threads.
+        A function that never compiles when it is called, and may be called from several threads.
     """
     started = time.perf_counter()
-    make = partial(numba.njit, error_model="numpy", nogil=releases)
-    kernel = _kept(make, function, caches)
+    kernel = _cached(function, cache)
     try:
         kernel.compile(signature)
     except Exception as error:  # a damaged file of the cache may raise anything
-        _LOG.warning("kept machine code is of no use, it is compiled anew: %r", error)
-        kernel = make()(function)
+        _LOG.warning("cached machine code cannot be used, it is compiled anew: %r", error)
+        kernel = numba.njit(error_model="numpy")(function)
         kernel.compile(signature)
     kernel.disable_compile()
     _LOG.info("%s ready after %.1f s", function.__name__, time.perf_counter() - started)
@@ -50,23 +45,20 @@ def compiled(
 
 
 def array(kind: Any, dimensions: int = 1, *, written: bool = False) -> Any:
-    """The type of a contiguous array, which is only read unless it is said."""
+    """Return the type of a contiguous array, read-only unless `written`."""
     return types.Array(kind, dimensions, "C", readonly=not written)
 
 
-def _kept(make: Callable[..., Any], function: Kernel, caches: Sequence[Path | None]) -> Any:
-    """What `make` makes of a function, kept where the first of the caches allows it."""
+def _cached(function: Kernel, cache: Path | None) -> Any:
+    """Make a numba function that keeps its machine code, if there is a place for it."""
     settings: Any = numba.config
-    held = settings.CACHE_DIR
-    reason: Exception | None = None
-    for cache in caches:
-        try:
-            if cache is not None and not held:
-                settings.CACHE_DIR = str(cache)
-            return make(cache=True)(function)
-        except (RuntimeError, OSError) as error:
-            reason = error
-        finally:
-            settings.CACHE_DIR = held
-    _LOG.warning("%s is compiled at each start: %s", function.__name__, reason)
-    return make()(function)
+    before = settings.CACHE_DIR
+    try:
+        if cache is not None and not before:
+            settings.CACHE_DIR = str(cache)
+        return numba.njit(error_model="numpy", cache=True)(function)
+    except (RuntimeError, OSError) as reason:
+        _LOG.warning("%s is compiled at each start: %s", function.__name__, reason)
+        return numba.njit(error_model="numpy")(function)
+    finally:
+        settings.CACHE_DIR = before

@@ -1,22 +1,24 @@
-"""What evaluates a binned forest, written to become machine code.
+"""The kernel that evaluates a binned forest.
 
-Trees are evaluated for `BLOCK` rows at a time and without a branch. A forest asks the same again
-and again: of 19,000 splits of 300 trees some 2,500 differ. So each threshold is compared once for
-all rows, which gives one bit a row, 64 rows a word, and trees look their answers up. The decisions
-of the levels above choose, pair by pair, the answer of the node that a row is at. The decisions of
-all levels are the digits of the number of the leaf.
+Trees are evaluated for `BLOCK` rows at a time and without a branch. The splits of a forest repeat:
+of 19,000 splits of 300 trees some 2,500 differ. So each threshold is compared once for all rows,
+which gives one bit a row, 64 rows a word, and trees look their answers up. The decisions of the
+levels above choose, pair by pair, the answer of the node that a row is at. The decisions of all
+levels are the digits of the number of the leaf.
 
-A compiler turns a loop over numbers into vector instructions, but never one that packs the outcomes
-of comparisons into the bits of a word. So some steps are said outright, as operations on vectors of
-LLVM, which takes vectors of any length and makes of them what the processor has, from SSE2 and NEON
-to AVX-512. They take contiguous arrays and places in them.
+A compiler turns a loop over numbers into vector instructions, but never one that packs the results
+of comparisons into the bits of a word. So some steps are written as operations on vectors of LLVM,
+which accepts vectors of any length and maps them to the processor's, from SSE2 and NEON to AVX-512.
+They take contiguous arrays and places in them.
 
-Numba keeps machine code until this file changes, so that all of its source has to be in here.
+Numba caches machine code until this file changes, so all source of the kernel must be here.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numba
@@ -27,11 +29,13 @@ from numba.core import cgutils as _cgutils
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
+from tactful.kernels.compile import Kernel, array, compiled
+
 _LANES = 64
 _WORDS = 8
 
 BLOCK = _WORDS * _LANES
-"""Rows at a time: what is decided of them fits into one to four vector registers."""
+"""Rows at a time: their decisions fit into one to four vector registers."""
 
 _DEEPEST = 8
 _NEVER = 255
@@ -41,6 +45,28 @@ _LOOKED_UP = 16
 _BIT, _BYTE, _INT, _WORD = (ir.IntType(bits) for bits in (1, 8, 32, 64))
 _FLOAT = ir.FloatType()
 _cg: Any = _cgutils
+
+
+@functools.cache
+def load_kernel(cache: Path | None = None) -> Kernel:
+    """Compile or load the kernel, which takes long at the first call of a process.
+
+    Args:
+        cache: directory that keeps the machine code, as in `compiled`.
+
+    Returns:
+        The kernel, for `tactful.ranking.forest.BinnedForest.margins`.
+    """
+    floats, offsets = array(types.float32), array(types.int64)
+    signature = types.void(
+        array(types.float32, 2),
+        types.float32,
+        *(offsets, offsets, floats),
+        *(offsets, offsets, array(types.uint16), array(types.uint8)),
+        *(offsets, floats),
+        array(types.float32, written=True),
+    )
+    return compiled(evaluate, signature, cache)
 
 
 def evaluate(
@@ -57,10 +83,10 @@ def evaluate(
     leaves: NDArray[np.float32],
     margins: NDArray[np.float32],
 ) -> None:
-    """Margins of rows; to be compiled. Nothing is checked here.
+    """Compute the margins of rows; to be compiled. Nothing is checked here.
 
-    The arguments are what `tactful.ranking.forest.BinnedForest` describes; `columns` are the features of
-    shape (columns, at least n), and `margins` of shape (n,) takes the result.
+    For the arguments see `tactful.ranking.forest.BinnedForest`; `columns` are the features, of
+    shape (columns, at least n), and `margins` receives the result, shape (n,).
     """
     rows, bands, trees = len(margins), len(band_column), len(depth)
     longest = 0
@@ -106,7 +132,7 @@ def evaluate(
 
 
 def _has_tables() -> bool:
-    """Whether `_add_from_table` can be compiled: the processor keeps tables in its registers."""
+    """Whether the processor has tables in registers, for `_add_from_table`."""
     settings: Any = numba.config
     if settings.CPU_NAME or settings.CPU_FEATURES:  # numba compiles for another one
         return False
@@ -116,10 +142,10 @@ def _has_tables() -> bool:
 def _compare_block_code(
     _: Any, values: Any, thresholds: Any, begin: Any, end: Any, answers: Any, right: Any, left: Any
 ) -> Any:
-    """Answers from `right` and from `left` on become ``values[row] >= threshold``, a bit a row.
+    """Write ``values[row] >= threshold``, a bit a row, from the answers `right` and `left` on.
 
-    There is one for each of ``thresholds[begin:end]``. Of a missing value the former have a one,
-    the latter a zero.
+    There is one answer for each of ``thresholds[begin:end]``. For a missing value, those from
+    `right` on have a one, the others a zero.
     """
 
     def emit(context: Any, builder: Any, signature: Any, given: Sequence[Any]) -> Any:
@@ -151,7 +177,7 @@ def _compare_block_code(
 def _decide_block_code(
     _: Any, answers: Any, places: Any, first: Any, levels: Any, decisions: Any
 ) -> Any:
-    """Decisions of the levels of a tree, of whose nodes ``places[first:]`` say where they read."""
+    """Decide the levels of a tree whose nodes read the answers ``places[first:]``."""
 
     def emit(context: Any, builder: Any, signature: Any, given: Sequence[Any]) -> Any:
         answers, places, first, levels, decisions = _places(context, builder, signature, given)
@@ -162,7 +188,7 @@ def _decide_block_code(
             return _load(builder, _answer(builder, answers, builder.zext(place, _WORD)), 0, words)
 
         def decided(node: int, deciders: Sequence[Any]) -> Any:
-            """Answer of the node below this one that a row is at."""
+            """Return the answer of the node below this one that a row is at."""
             if not deciders:
                 return answer(node)
             left, right = (decided(2 * node + side, deciders[1:]) for side in (1, 2))
@@ -173,9 +199,9 @@ def _decide_block_code(
         end = builder.append_basic_block("end")
         for level in range(_DEEPEST):
             more = builder.icmp_signed(">", levels, ir.Constant(_WORD, level))
-            here = builder.append_basic_block(f"level{level}")
-            builder.cbranch(more, here, end)
-            builder.position_at_end(here)
+            block = builder.append_basic_block(f"level{level}")
+            builder.cbranch(more, block, end)
+            builder.position_at_end(block)
             above.append(decided(0, above))
             _store(builder, above[-1], decisions, level * _WORDS)
         builder.branch(end)
@@ -186,7 +212,7 @@ def _decide_block_code(
 
 
 def _number_block_code(_: Any, digits: Any, count: Any, numbers: Any) -> Any:
-    """``numbers[row]`` becomes the number with these binary digits, `_WORDS` words each."""
+    """Set ``numbers[row]`` from its binary digits, `_WORDS` words each."""
 
     def emit(context: Any, builder: Any, signature: Any, given: Sequence[Any]) -> Any:
         digits, count, numbers = _places(context, builder, signature, given)
@@ -207,7 +233,7 @@ def _number_block_code(_: Any, digits: Any, count: Any, numbers: Any) -> Any:
 
 
 def _add_from_table_code(_: Any, table: Any, start: Any, numbers: Any, sums: Any) -> Any:
-    """``sums[row] += table[start + numbers[row]]``, numbers below `_TABLE`; where `_has_tables`."""
+    """Add ``table[start + numbers[row]]`` to ``sums[row]``, numbers below `_TABLE`."""
 
     def emit(context: Any, builder: Any, signature: Any, given: Sequence[Any]) -> Any:
         table, start, numbers, sums = _places(context, builder, signature, given)
@@ -233,7 +259,7 @@ def _add_from_table_code(_: Any, table: Any, start: Any, numbers: Any, sums: Any
     return types.void(table, types.int64, numbers, sums), emit
 
 
-# Numba keeps code by the kind of the processor, so this is part of what it keeps it by.
+# Numba caches code by the kind of the processor, so this is a part of its key.
 _TABLES = _has_tables()
 
 _compare_block: Any = intrinsic(_compare_block_code)
@@ -243,7 +269,7 @@ _add_from_table: Any = intrinsic(_add_from_table_code)
 
 
 def _places(context: Any, builder: Any, signature: Any, given: Sequence[Any]) -> list[Any]:
-    """The arguments, and of an array where its elements begin."""
+    """Return the arguments, arrays as pointers to their first elements."""
     return [
         context.make_array(kind)(context, builder, value).data
         if isinstance(kind, types.Array)
@@ -263,7 +289,7 @@ def _store(builder: Any, vector: Any, array: Any, start: int) -> None:
 
 
 def _answer(builder: Any, answers: Any, number: Any) -> Any:
-    """Where the words of an answer begin."""
+    """Return the address of the first word of an answer."""
     return builder.gep(answers, [builder.mul(number, ir.Constant(_WORD, _WORDS))])
 
 

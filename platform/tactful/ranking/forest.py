@@ -1,13 +1,13 @@
-"""A boosted forest laid out for fast, exact evaluation: thresholds by rank, trees as bytes.
+"""A boosted forest laid out for fast, exact evaluation by ranks of thresholds.
 
-A split asks whether ``x < threshold``. Few of these questions differ between the trees of a forest,
+A split tests whether ``x < threshold``. Few of these tests differ between the trees of a forest,
 so a split names its threshold by its rank in the column, a byte, and each threshold is compared
 once for all trees. The leaf values and the order in which they are summed stay XGBoost's, in
-float32, so a margin has the same bits as XGBoost's own. The idea of going through thresholds
+float32, so a margin has the same bits as XGBoost's own. The idea to iterate over thresholds
 instead of trees goes back to QuickScorer (Lucchese et al., SIGIR 2015); the kernel that evaluates
-many rows at once is in `tactful.kernels.forest_compiled`.
+many rows at once is in `tactful.kernels.forest`.
 
-Reading a forest needs no XGBoost: a server that never falls back to it does not import it.
+Reading a forest needs no XGBoost: a server imports it only to fall back to it.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from tactful.errors import ModelError, UnsupportedForest
 if TYPE_CHECKING:
     import xgboost
 
-    from tactful.kernels.forest_compiled import Kernel
+    from tactful.kernels.compile import Kernel
 
 MAX_DEPTH = 8
-"""Deepest tree that is evaluated: the number of a leaf is a byte."""
+"""Greatest depth of a tree: the number of a leaf is a byte."""
 
 BAND = 254
 """Most thresholds in a band: their ranks are bytes, and 255 is no rank."""
@@ -56,14 +56,14 @@ class BinnedForest:
         columns: number of input columns.
         base: margin of a forest without trees.
         band_column: column of each band.
-        band_start: where the thresholds of each band begin, and the end.
-        thresholds: of all bands.
-        depth: of each tree, 0 to `MAX_DEPTH`.
-        node_start: where the nodes of each tree begin, and the end.
+        band_start: start of each band in `thresholds`, and the end.
+        thresholds: thresholds of all bands.
+        depth: depth of each tree, 0 to `MAX_DEPTH`.
+        node_start: start of each tree in `plane` and `cut`, and the end.
         plane: plane that a node reads.
         cut: rank in the band of the threshold from which on a node sends values right; 255 if it
             sends all left.
-        leaf_start: where the leaves of each tree begin, and the end.
+        leaf_start: start of each tree in `leaves`, and the end.
         leaves: values, margin of one tree.
     """
 
@@ -80,17 +80,17 @@ class BinnedForest:
     leaves: Floats
 
     def margins(self, features: Floats, kernel: Kernel) -> Floats:
-        """Margin of each row, with the bits that XGBoost gives.
+        """Compute the margin of each row, with the bits of XGBoost's own.
 
         Args:
             features: shape (n, columns), NaN for missing; fastest when the columns are contiguous.
-            kernel: what `tactful.kernels.forest_compiled.load_kernel` gave.
+            kernel: result of `tactful.kernels.forest.load_kernel`.
 
         Returns:
             Shape (n,).
 
         Raises:
-            ValueError: if the number of columns is another.
+            ValueError: if the number of columns differs.
         """
         if features.ndim != 2 or features.shape[1] != self.columns:
             raise ValueError(
@@ -103,7 +103,7 @@ class BinnedForest:
 
     @property
     def arrays(self) -> tuple[NDArray[Any], ...]:
-        """What the kernel takes after the base, in its order."""
+        """Arguments of the kernel after the base, in its order."""
         return (
             *(self.band_column, self.band_start, self.thresholds, self.depth, self.node_start),
             *(self.plane, self.cut, self.leaf_start, self.leaves),
@@ -114,14 +114,14 @@ class BinnedForest:
 
         Args:
             path: a file that ends in ``.npz``.
-            source: digest of the XGBoost model it was made from; `load` asks for it.
+            source: digest of the XGBoost model it was made from; `load` compares it.
         """
         arrays: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
         np.savez(path, allow_pickle=False, format=_FORMAT, source=source, **arrays)
 
     @classmethod
     def load(cls, path: Path, *, source: str) -> BinnedForest | None:
-        """Read what `save` wrote.
+        """Read a file that `save` wrote.
 
         Returns:
             The forest; None if there is none of this format made from `source`.
@@ -146,18 +146,18 @@ class BinnedForest:
 
 
 def bin_forest(forest: xgboost.Booster, kernel: Kernel) -> BinnedForest:
-    """Lay out an XGBoost forest, and prove on probes that its margins have the same bits.
+    """Lay out an XGBoost forest, and check on probes that its margins are the same.
 
     Args:
         forest: a trained model.
-        kernel: evaluates the result for the proof.
+        kernel: evaluates the result for the check.
 
     Returns:
         The forest.
 
     Raises:
-        UnsupportedForest: if the forest has something that only XGBoost evaluates: another booster
-            than ``gbtree``, several outputs, categorical splits, a tree deeper than `MAX_DEPTH`, or
+        UnsupportedForest: if only XGBoost can evaluate the forest: it has another booster than
+            ``gbtree``, several outputs, categorical splits, a tree deeper than `MAX_DEPTH`, or
             margins that differ on a probe.
     """
     document: dict[str, Any] = json.loads(bytes(forest.save_raw("json")))
@@ -198,8 +198,8 @@ def bin_forest(forest: xgboost.Booster, kernel: Kernel) -> BinnedForest:
 
 
 @dataclass(frozen=True)
-class _Laid:
-    """One perfect tree."""
+class _PerfectTree:
+    """One perfect tree, as in `BinnedForest`."""
 
     depth: int
     plane: NDArray[np.uint16]
@@ -224,24 +224,24 @@ def _trees(learner: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
 
 
 def _thresholds(trees: Sequence[Mapping[str, Any]], columns: int) -> list[Floats]:
-    """The different thresholds of each column, ascending."""
-    found: list[set[float]] = [set() for _ in range(columns)]
+    """Return the distinct thresholds of each column, ascending."""
+    distinct: list[set[float]] = [set() for _ in range(columns)]
     for tree in trees:
         for left, column, threshold in zip(
             tree["left_children"], tree["split_indices"], tree["split_conditions"], strict=True
         ):
             if left >= 0:
-                found[column].add(float(threshold))
+                distinct[column].add(float(threshold))
     # Adding zero makes -0.0 the 0.0 that it equals, so that the two are one threshold.
-    values = [np.unique(np.array(sorted(them), np.float32) + np.float32(0.0)) for them in found]
-    if any(np.isnan(them).any() for them in values):
+    values = [np.unique(np.array(sorted(s), np.float32) + np.float32(0.0)) for s in distinct]
+    if any(np.isnan(of_column).any() for of_column in values):
         raise UnsupportedForest("it splits at a threshold that is not a number")
     return values
 
 
 def _lay_out(
     tree: Mapping[str, Any], thresholds: Sequence[Floats], first_band: NDArray[np.int64]
-) -> _Laid:
+) -> _PerfectTree:
     left, right = tree["left_children"], tree["right_children"]
     depth = _depth(left, right)
     inner = (1 << depth) - 1
@@ -264,7 +264,7 @@ def _lay_out(
         cut[place] = rank % BAND
         waiting.append((left[node], 2 * place + 1, level + 1))
         waiting.append((right[node], 2 * place + 2, level + 1))
-    return _Laid(depth, plane, cut, leaves)
+    return _PerfectTree(depth, plane, cut, leaves)
 
 
 def _depth(left: Sequence[int], right: Sequence[int]) -> int:
@@ -281,9 +281,9 @@ def _depth(left: Sequence[int], right: Sequence[int]) -> int:
 
 
 def _base(forest: xgboost.Booster, document: Mapping[str, Any], columns: int) -> np.float32:
-    """What XGBoost adds up from: its own conversion of the base score, to the last bit.
+    """Return the base margin, by XGBoost's own conversion of the base score.
 
-    It is the margin of the same model when every leaf is worth nothing.
+    It is the margin of the same model with leaves of 0.
     """
     for tree in document["learner"]["gradient_booster"]["model"]["trees"]:
         tree["split_conditions"] = [0.0] * len(tree["split_conditions"])
@@ -294,7 +294,7 @@ def _base(forest: xgboost.Booster, document: Mapping[str, Any], columns: int) ->
 
 
 def _probes(forest: BinnedForest) -> Floats:
-    """Rows on, beside and between the thresholds, with everything odd a float can be."""
+    """Make rows on, beside and between the thresholds, with all special floats."""
     generator = np.random.default_rng(0)
     rows = np.empty((_PROBES, forest.columns), np.float32)
     tiny = np.finfo(np.float32).smallest_subnormal
@@ -319,7 +319,7 @@ def _joined(parts: Sequence[NDArray[Any]], kind: type[np.generic]) -> NDArray[An
 
 
 def _check(path: Path, forest: BinnedForest) -> None:
-    """The kernel trusts every number; a file is not trusted."""
+    """Check every number that the kernel trusts, since files may be damaged."""
     arrays = (
         (forest.band_column, np.int64),
         (forest.band_start, np.int64),

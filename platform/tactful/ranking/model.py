@@ -135,7 +135,7 @@ def save_model(
         index: the recall index it was trained with.
         kernels: where compiled code is kept; None leaves it to numba.
     """
-    from tactful.kernels.forest_compiled import load_kernel
+    from tactful.kernels.forest import load_kernel
 
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / _TREES
@@ -254,7 +254,7 @@ def _load_forest(
     directory: Path, kernels: Path | None
 ) -> tuple[Literal["kernel", "xgboost"], Margins]:
     """XGBoost is imported only where a forest was not laid out before, or cannot be."""
-    from tactful.kernels.forest_compiled import load_kernel
+    from tactful.kernels.forest import load_kernel
 
     try:
         binned = BinnedForest.load(directory / _BINNED, source=_digest(directory / _TREES))

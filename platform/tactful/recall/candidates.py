@@ -1,4 +1,4 @@
-"""From a request context to at most a thousand candidates, with their scores by channel."""
+"""Gathers at most a thousand candidates, with scores, for a request context."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tactful.vectors.storage import RowVectors, StoredVectors
 
 
 class VectorSearch(Protocol):
-    """Search over the vectors of items: an index as it was built, or with later changes."""
+    """Search over the vectors of items: an index, or an index with later changes."""
 
     @property
     def stored(self) -> StoredVectors:
@@ -76,7 +76,7 @@ class Quotas:
         campaign: items of a running campaign, the most popular first.
         cohort: items of the user's cohorts, while little else is known.
         trending: items that rise in published statistics.
-        total: of all channels together; the items that a channel placed highest stay.
+        total: limit for all channels together; the items placed highest by a channel stay.
     """
 
     following: int = 150
@@ -305,7 +305,7 @@ def _intended(
     allowed: NDArray[np.bool_],
     quota: int,
 ) -> list[NDArray[np.int64]]:
-    """Return the most popular items of each intended category, in numbers by its weight."""
+    """Return the most popular items of each intended category, by its weight."""
     catalogue = view.catalogue
     weights = {
         catalogue.category_numbers[name]: weight

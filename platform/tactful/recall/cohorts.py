@@ -1,10 +1,10 @@
-"""Cold start: what people like this one take, for those of whom nothing else is known yet.
+"""Cold start: recommendations by cohort, for users without a history.
 
-People are described by properties (age, gender, membership...). Each value of each property is a
-cohort, and for each cohort training counts how much more or less often than others its people take
-an item. A person's cohorts add up, as in naive Bayes, on the scale of log-odds: that of popularity
-and of the ranking model. With every item the person looks at this counts for less, and it is gone
-after a few: behaviour says more than demographics.
+Users are described by properties (age, gender, membership...). Each value of each property is a
+cohort, and for each cohort training counts how much more or less often than others its users take
+an item. The cohorts of a user add up, as in naive Bayes, on the scale of log-odds: that of
+popularity and of the ranking model. Every item the user looks at reduces their weight, down to
+zero after a few: behaviour says more than demographics.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from tactful.kernels.sparse_scores import Scores
 from tactful.util.scalars import is_number
 
 FEWEST_PEOPLE = 10
-"""A cohort of fewer people is none: it would tell what single people take."""
+"""A cohort of fewer users is left out: it would reveal the choices of single users."""
 
 KNOWN_ITEMS = 5
-"""So many items of the visit and the history say all that demographics could."""
+"""With so many items of the visit and the history, demographics count for nothing."""
 
 _FILE = "cohorts.json"
 _SHARE = 0.5
@@ -40,7 +40,7 @@ Properties = Mapping[str, Any]
 
 
 class _Layout(msgspec.Struct, frozen=True):
-    """Which cohorts there are.
+    """Layout of the cohorts, such as ``{"member": {"yes": 0}, "age": {"#0": 1, "#5": 2}}``.
 
     Attributes:
         values: cohort by property and value; of a number, by bin.
@@ -53,14 +53,14 @@ class _Layout(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True)
 class Cohorts:
-    """What is known of cohorts.
+    """Lifts of items by cohort.
 
     Attributes:
-        layout: which there are.
+        layout: the cohorts.
         items: rows of items whose lift matters most, shape (cohorts, k); -1 where there are fewer.
-        lifts: their lifts: logarithm of how many times as often as others the cohort takes the
-            item, shape (cohorts, k).
-        shares: share of all described people who took each item, shape (n_items,).
+        lifts: their lifts, shape (cohorts, k): logarithm of the ratio between the rate at which
+            the cohort takes the item and the rate of all.
+        shares: share of all described users who took each item, shape (n_items,).
     """
 
     layout: _Layout
@@ -70,7 +70,7 @@ class Cohorts:
 
     @classmethod
     def nobody(cls) -> Cohorts:
-        """There are none."""
+        """Make an empty set of cohorts."""
         return cls(
             _Layout({}, {}),
             np.zeros((0, 1), np.int32),
@@ -88,19 +88,19 @@ class Cohorts:
         *,
         most: int = _MOST_LIFTS,
     ) -> Cohorts:
-        """Count who takes what.
+        """Count the items that each cohort takes.
 
-        Numbers are cut into six bins of about as many people; a text, a truth value or each element
-        of a list stands for itself. Properties with more than 64 values, like postcodes, are left
-        out; so are those about consent, and cohorts of fewer than `FEWEST_PEOPLE`. Lifts are drawn
-        towards 0 as if 50 more people of the cohort took what everybody takes.
+        Numbers are cut into six bins of about equally many users; a text, a truth value or each
+        element of a list stands for itself. Properties with more than 64 values, like postcodes,
+        are left out; so are those about consent, and cohorts of fewer than `FEWEST_PEOPLE`. Lifts
+        shrink towards 0 as if 50 more users of the cohort chose like all users.
 
         Args:
-            people: properties of each.
-            person: number in `people` of who took an item, shape (n,).
+            people: properties of each user.
+            person: number in `people` of the user who took an item, shape (n,).
             item: row of the item, shape (n,).
             count: number of items.
-            most: lifts to keep for each cohort: those that move most people.
+            most: lifts to keep for each cohort: those with the largest effect.
         """
         from scipy import sparse  # only learning needs it: 20 MB in every process that serves
 
@@ -129,7 +129,7 @@ class Cohorts:
 
     @classmethod
     def load(cls, directory: Path, arrays: Mapping[str, NDArray[Any]]) -> Cohorts:
-        """Read what `save` and `arrays` wrote.
+        """Read the layout, and take the arrays that `arrays` returned.
 
         Raises:
             OSError: if the file is missing.
@@ -143,7 +143,7 @@ class Cohorts:
         (directory / _FILE).write_bytes(msgspec.json.encode(self.layout))
 
     def arrays(self) -> dict[str, NDArray[Any]]:
-        """The arrays, by the names they are saved under."""
+        """Return the arrays by the names they are saved under."""
         return {
             "cohort_items": self.items,
             "cohort_lifts": self.lifts,
@@ -151,19 +151,19 @@ class Cohorts:
         }
 
     def of(self, properties: Properties) -> list[int]:
-        """The cohorts of a person, ascending."""
-        found = set()
+        """Return the cohorts of a user, ascending."""
+        numbers = set()
         for name, known in self.layout.values.items():
             for value in _values(properties.get(name), self.layout.edges.get(name)):
                 if value in known:
-                    found.add(known[value])
-        return sorted(found)
+                    numbers.add(known[value])
+        return sorted(numbers)
 
     def lift(self, properties: Properties) -> Scores | None:
-        """How much more, in log-odds, a person is expected to take each item than others are.
+        """Return the user's lift of each item in log-odds; None for a user of no cohort.
 
-        Half the sum of the lifts of their cohorts: properties overlap (students are young), and the
-        whole sum would count twice what they share. None for a person of no cohort.
+        It is half the sum of the lifts of the user's cohorts: properties overlap (students are
+        young), and the whole sum would count the overlap twice.
         """
         cohorts = self.of(properties) if properties else []
         if not cohorts:
@@ -174,28 +174,28 @@ class Cohorts:
         return Scores(rows.astype(np.int64), (_SHARE * totals).astype(np.float32))
 
     def expected(self, lift: Scores) -> NDArray[np.int64]:
-        """Rows of the items that a person with this lift is most likely to take, best first."""
+        """Return the rows with a lift by the probability of being taken, best first."""
         shares = self.shares[lift.rows]
         worth = np.log(np.maximum(shares, np.float32(1e-9))) + lift.values
         return lift.rows[np.lexsort((lift.rows, -worth))]
 
 
 def coldness(context: RequestContext) -> float:
-    """How little is known of a person: 1 for nothing, 0 for `KNOWN_ITEMS` items or more."""
+    """Return 1 for a user without items, falling to 0 at `KNOWN_ITEMS` items or more."""
     known = len({*context.session, *context.history})
     return max(0.0, 1.0 - known / KNOWN_ITEMS)
 
 
 def _lay_out(people: Sequence[Properties]) -> tuple[_Layout, list[list[int]]]:
-    """The cohorts of some people, and who is in each."""
+    """Lay out the cohorts of some users, and list the members of each."""
     numbers: dict[str, list[float]] = defaultdict(list)
     for properties in people:
         for name, value in properties.items():
             if is_number(value):
                 numbers[name].append(float(value))
     edges = {}
-    for name, found in numbers.items():
-        cuts = np.quantile(found, np.linspace(0.0, 1.0, _BINS + 1)[1:-1])
+    for name, values_of_name in numbers.items():
+        cuts = np.quantile(values_of_name, np.linspace(0.0, 1.0, _BINS + 1)[1:-1])
         edges[name] = np.unique(cuts).tolist()
     members: dict[str, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
     for number, properties in enumerate(people):
@@ -217,9 +217,9 @@ def _lay_out(people: Sequence[Properties]) -> tuple[_Layout, list[list[int]]]:
 
 
 def _values(value: Any, edges: Sequence[float] | None) -> list[str]:
-    """The values a property stands for, as texts; a number by its bin."""
+    """Return the values of a property as texts; a number by its bin."""
     if isinstance(value, list):
-        return sorted({text for each in value for text in _values(each, edges)})
+        return sorted({text for element in value for text in _values(element, edges)})
     if is_number(value):
         return [] if edges is None else [f"#{int(np.searchsorted(edges, value, side='right'))}"]
     if isinstance(value, bool):

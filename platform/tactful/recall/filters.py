@@ -1,4 +1,4 @@
-"""Which items a request may see, as one array of flags over the rows of the catalogue."""
+"""Filters of a request, as one array of flags over the rows of the catalogue."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from tactful.catalogue.request_context import RequestContext
 
 @dataclass(frozen=True)
 class Filter:
-    """What a list must not hold. Without any field only what is available may be shown.
+    """Conditions on the items of a recommendation. Without any field all available items pass.
 
     Attributes:
         categories: only items of these; empty for all.
-        min_price: only items that cost as much at least; an unknown price does not pass.
-        max_price: only items that cost as much at most; an unknown price does not pass.
+        min_price: lowest price; an unknown price does not pass.
+        max_price: highest price; an unknown price does not pass.
         exclude: item ids not to show.
-        seen: whether what the person looked at or took lately, or in this visit, is left out.
-        taken: whether whatever the person ever put into a cart or bought is left out.
+        seen: whether to leave out items the user looked at or took lately, or in this visit.
+        taken: whether to leave out all items the user ever put into a cart or bought.
     """
 
     categories: Collection[str] = ()
@@ -33,11 +33,11 @@ class Filter:
     taken: bool = False
 
     def rows(self, catalogue: Catalogue, context: RequestContext) -> NDArray[np.bool_]:
-        """The rows that pass, shape (len(catalogue),), read-only.
+        """Return whether each row passes, shape (len(catalogue),), read-only.
 
         Args:
             catalogue: the items.
-            context: who asks.
+            context: user and visit.
         """
         hidden = self._hidden(catalogue, context)
         priced = self.min_price is not None or self.max_price is not None
@@ -58,7 +58,7 @@ class Filter:
         return passing
 
     def _hidden(self, catalogue: Catalogue, context: RequestContext) -> list[int]:
-        """Rows that are left out one by one."""
+        """Return the rows that are left out one by one."""
         rows = _rows(catalogue, self.exclude)
         if self.seen:
             rows += context.session

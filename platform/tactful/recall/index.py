@@ -1,17 +1,15 @@
-"""Recall: from a catalogue to at most a thousand candidates, by several channels.
+"""The learned part of recall, and the channels that propose candidates.
 
-What a shopper may want next is found by cheap, complementary channels, each of which is right about
-something else: what followed these items before (``next``), what was bought together with them
-(``together``), what people with similar visits went on to (``sessions``), what lies near them in
-vector space (``vectors``), what this person buys again and again (``repeat``), what everybody buys
-now (``popular``), what sells best in the categories a device says it looks for (``intent``), what
-a running campaign shows (``campaign``), and what rises in published statistics (``trending``). The
-ranker decides between them. For somebody of whom
-next to nothing is known come what people like them take (``cohort``), and what placement rules ask
-for (``rule``).
+Cheap, complementary channels propose items, and the ranker decides between them: items that
+followed these before (``next``), were bought together with them (``together``), come from similar
+visits (``sessions``) or lie near in vector space (``vectors``); items that the user buys again and
+again (``repeat``), that sell best now (``popular``) or in the categories of a device's intent
+(``intent``), belong to a running campaign (``campaign``) or rise in published statistics
+(``trending``). For users without a history come items of their cohorts (``cohort``), and for
+placement rules the items they demand (``rule``).
 
-The learned part of recall is a `RecallIndex`. It is built from sessions by `build_index`, saved as
-a sealed directory of arrays and loaded memory-mapped, so that processes share it.
+A `RecallIndex` is built from sessions by `build_index`, saved as a sealed directory of arrays and
+loaded memory-mapped, so that processes share it.
 """
 
 from __future__ import annotations
@@ -53,7 +51,7 @@ CHANNELS = (
 )
 
 FADE = 0.9
-"""What an item of a visit counts for, relative to the one after it."""
+"""Weight of an item of a visit, relative to the one after it."""
 
 _FORMAT = 3
 _NEXT_REACH = 3
@@ -65,7 +63,7 @@ _QUERY_LENGTH = 20
 
 @dataclass(frozen=True)
 class Interactions:
-    """What happened, as columns in event order.
+    """Events as columns, in event order.
 
     Attributes:
         session: session number of each event, shape (n,).
@@ -93,18 +91,18 @@ class NeighbourTable:
 
 @dataclass(frozen=True)
 class RecallIndex:
-    """Everything recall learned: neighbours, vectors and popularity of a fixed list of items.
+    """Neighbours, vectors and popularity of a fixed sequence of items.
 
     Attributes:
-        item_ids: the catalogue rows the index knows; row i of every array is ``item_ids[i]``.
-        following: what came next in the same session, directed.
-        together: what was in the same session, symmetric.
+        item_ids: items of the index; row i of every array is ``item_ids[i]``.
+        following: items that came next in the same session, directed.
+        together: items of the same session, symmetric.
         sessions: past visits, to compare others with.
         nearest: search over unit-length item vectors; zero where unknown.
         content: vectors of items that came later, by their descriptions.
         popular: rows by recent popularity, best first.
         built_until: event time in epoch milliseconds up to which events were used.
-        cohorts: what people take by what they are.
+        cohorts: lifts of items by properties of users.
     """
 
     item_ids: ItemIds
@@ -123,7 +121,7 @@ class RecallIndex:
         return self.nearest.vectors
 
     def save(self, directory: Path) -> None:
-        """Write the index as a sealed directory; one that is there is replaced as a whole."""
+        """Write the index as a sealed directory, in place of an earlier one."""
         with sealing(directory) as scratch:
             about = {"format": _FORMAT, "built_until": self.built_until}
             (scratch / "index.json").write_bytes(msgspec.json.encode(about))
@@ -183,7 +181,7 @@ class RecallIndex:
 
 
 Improve = Callable[[Interactions, NDArray[np.float32]], NDArray[np.float32]]
-"""Unit vectors of items, zero for those that nobody touched, from others of the same shape."""
+"""Makes unit vectors of items, zero for those without events, from others of the same shape."""
 
 
 def build_index(
@@ -199,23 +197,23 @@ def build_index(
     threads: int = 1,
     seed: int = 0,
 ) -> RecallIndex:
-    """Learn a recall index from what happened.
+    """Train a recall index.
 
     Args:
         item_ids: the catalogue, in row order.
         interactions: events whose `item` is a row of `item_ids`, in time order.
-        items: description of each row of the catalogue, None where there is none. Items that
-            nobody touched get vectors by them, now and later; without them such items have none.
-        cohorts: what people take by what they are; None for nothing.
-        neighbours: how many neighbours of each item to keep.
+        items: description of each row of the catalogue, None where there is none. Items without
+            events get vectors by them, now and later.
+        cohorts: lifts of items by properties of users; None for none.
+        neighbours: neighbours to keep of each item.
         dimensions: length of the item vectors.
         popular_days: half-life of popularity, in days.
-        improve: makes better item vectors of those of co-occurrence; None keeps these.
+        improve: improves the item vectors of co-occurrence; None keeps these.
         threads: to lay out the vectors with.
-        seed: of all that is drawn.
+        seed: seed of all random draws.
 
     Returns:
-        The index. An empty history gives an index that knows nothing but is valid.
+        The index. An empty history gives a valid index without items.
     """
     count = len(item_ids)
     together = _together(interactions, count)
@@ -239,7 +237,7 @@ def build_index(
 
 
 def _following(seen: Interactions, count: int) -> sparse.csr_matrix:
-    """Directed weights: 1/d for the d-th item after this one in its session, d <= 3.
+    """Weigh the d-th item after another in its session by 1/d, d <= 3, directed.
 
     Items of one session that carry the same timestamp have no order and count both ways.
     """
@@ -262,10 +260,10 @@ def _following(seen: Interactions, count: int) -> sparse.csr_matrix:
 
 
 def _together(seen: Interactions, count: int) -> sparse.csr_matrix:
-    """Symmetric weights: 1/(n-1) for every session of n items in which two items met.
+    """Weigh two items by the sum of 1/(n-1) over their common sessions of n items.
 
-    In a history of more than a million pairs, those that met only once are left out: they are most
-    of the pairs and next to none of the evidence.
+    In a history of more than a million pairs, those of one common session are left out: they are
+    most of the pairs and next to none of the evidence.
     """
     from scipy import sparse  # only learning needs it: 20 MB in every process that serves
 
@@ -286,7 +284,7 @@ def _together(seen: Interactions, count: int) -> sparse.csr_matrix:
 
 
 def _cosine(together: sparse.csr_matrix) -> sparse.csr_matrix:
-    """Divide by the square root of both items' totals, so that what is everywhere does not win."""
+    """Divide by the square root of both items' totals, against a bias to frequent items."""
     from scipy import sparse  # only learning needs it: 20 MB in every process that serves
 
     totals = np.maximum(np.asarray(together.sum(axis=1)).ravel(), 1.0)
@@ -313,7 +311,7 @@ def _strongest(weights: sparse.csr_matrix, k: int) -> NeighbourTable:
 
 
 def _vectors(together: sparse.csr_matrix, dimensions: int, seed: int) -> NDArray[np.float32]:
-    """Item vectors: truncated SVD of the positive pointwise mutual information matrix.
+    """Make item vectors by truncated SVD of positive pointwise mutual information.
 
     The decomposition is randomised with a fixed seed (Halko, Martinsson and Tropp, 2011).
     Levy and Goldberg, "Neural Word Embedding as Implicit Matrix Factorization" (NIPS 2014): this
@@ -347,7 +345,7 @@ def _vectors(together: sparse.csr_matrix, dimensions: int, seed: int) -> NDArray
 
 
 def _popular(seen: Interactions, count: int, half_life_days: float) -> NDArray[np.int32]:
-    """Rows that were interacted with, by exponentially decayed count, best first."""
+    """Return the rows with events, by exponentially decayed count, best first."""
     if len(seen.item) == 0:
         return np.zeros(0, np.int32)
     age_days = (seen.timestamp.max() - seen.timestamp) / 86_400_000.0
@@ -358,17 +356,17 @@ def _popular(seen: Interactions, count: int, half_life_days: float) -> NDArray[n
 
 @lru_cache
 def fading(count: int) -> NDArray[np.float32]:
-    """What each of so many items of a visit counts, newest first; read-only, since it is kept."""
+    """Return the weights of the items of a visit, newest first; cached, so read-only."""
     counts = np.array([FADE**place for place in range(count)], np.float32)
     counts.flags.writeable = False
     return counts
 
 
 def direction(vectors: NDArray[np.float32], rows: Sequence[int]) -> NDArray[np.float32]:
-    """Unit vector of the faded sum of the rows' vectors; zero where nothing is known.
+    """Return the unit vector of the weighted sum of vectors; zero for a sum of zero.
 
     Args:
-        vectors: of the rows, shape (len(rows), dimensions).
+        vectors: vectors of the rows, shape (len(rows), dimensions).
         rows: newest first.
     """
     if not len(rows):
@@ -379,29 +377,29 @@ def direction(vectors: NDArray[np.float32], rows: Sequence[int]) -> NDArray[np.f
 
 
 def _visit_queries(seen: Interactions, vectors: NDArray[np.float32], seed: int) -> Queries | None:
-    """What visits would have asked for, each at a place drawn within it; None if there are few."""
+    """Make one query at a random place of each of some visits; None if there are few."""
     generator = np.random.default_rng(seed)
     order = np.argsort(seen.session, kind="stable")
     drawn = generator.permutation(len(order))[: 2 * _QUERIES]
-    asked = []
+    queries = []
     for place in drawn.tolist():
         visit = order[max(0, place - _QUERY_LENGTH + 1) : place + 1]
         rows = seen.item[visit[seen.session[visit] == seen.session[order[place]]]][::-1]
         query = direction(vectors[rows], rows.tolist())
         if query.any():
-            asked.append(query)
-    if len(asked) < _FEWEST_QUERIES:
+            queries.append(query)
+    if len(queries) < _FEWEST_QUERIES:
         return None
-    return Queries(np.stack(asked[:_QUERIES]), "visits")
+    return Queries(np.stack(queries[:_QUERIES]), "visits")
 
 
 def empty_index(dimensions: int = 1) -> RecallIndex:
-    """An index that knows no item: what serves before the first training."""
-    nobody = NeighbourTable(np.zeros((0, 1), np.int32), np.zeros((0, 1), np.float32))
+    """Make an index without items, which serves before the first training."""
+    nothing = NeighbourTable(np.zeros((0, 1), np.int32), np.zeros((0, 1), np.float32))
     return RecallIndex(
         item_ids=ItemIds.of(()),
-        following=nobody,
-        together=nobody,
+        following=nothing,
+        together=nothing,
         sessions=SessionNeighbours.nobody(),
         nearest=VectorIndex(np.zeros((0, dimensions), np.float32)),
         content=ContentVectors.nothing(dimensions),

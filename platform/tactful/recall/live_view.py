@@ -39,7 +39,10 @@ _FEW = 2_000
 
 
 class LiveCatalogue:
-    """Views of one recall index, as items come and change."""
+    """Makes views of one recall index, as items come and change.
+
+    ItemFeed -> changed items -> Catalogue (columns) + LiveIndex (vectors) -> CatalogueView
+    """
 
     def __init__(
         self,
@@ -55,14 +58,14 @@ class LiveCatalogue:
         """Start with the index alone, or with the items of views of another index.
 
         Args:
-            index: what training made.
-            directory: where changes to its vectors are kept; None where it knows no item. It holds
+            index: the trained index.
+            directory: keeps the changes of its vectors; None for an index without items. It holds
                 nothing that cannot be made anew, so a damaged one is.
             writes: whether this process may keep the changes, if no other does.
-            rising: says what rises in published statistics, where they are read for that.
-            monotonic: seconds that never go back; what is popular is counted anew every so often.
-            after: views of another index, that were kept up to date and are so no more: these
-                go on from there, which takes far less than to read all items again.
+            rising: source of trends in published statistics.
+            monotonic: seconds that never go back; popularity is counted anew every so often.
+            after: views of another index that are no longer refreshed: these continue from there,
+                which costs far less than to read all items again.
             changing: held while a few items are written into the columns of the latest view; None
                 where no other thread reads it.
         """
@@ -79,11 +82,11 @@ class LiveCatalogue:
         if after is None:
             catalogue = Catalogue(index.item_ids, {})
         else:
-            # A build takes minutes, and is of no use if this index is soon replaced, too.
+            # A build takes minutes, and is wasted if this index is soon replaced, too.
             self._merging, self._merges_from = after._merging, monotonic() + _SETTLED_S
             known, then = self._rows()
             catalogue = after.view.catalogue.moved(known, then=then)
-            # If these fail, the others begin anew: what changed from now on is told here alone.
+            # If these fail, the others begin anew: later changes come through this feed only.
             self._feed, after._feed = after._feed, None
         nothing = Popularity.of(np.zeros(0, np.int64), len(catalogue))
         self._view = CatalogueView(index, self._search(), catalogue, nothing)
@@ -95,32 +98,32 @@ class LiveCatalogue:
 
     @property
     def writes(self) -> bool:
-        """Whether this process keeps the changes that others follow."""
+        """Whether this process keeps the changes that others read."""
         return self._live is not None and self._live.writes
 
     @property
     def counted_at(self) -> float:
-        """When what is popular was counted last, by `monotonic`."""
+        """Time of the latest popularity count, by `monotonic`."""
         return self._counted_at
 
     def refresh(
         self, source: FeatureSource, reading: AbstractContextManager[object] | None = None
     ) -> CatalogueView:
-        """Take in what changed; for one thread at a time.
+        """Apply the changes since the last call; for one thread at a time.
 
         Args:
             source: the feature engine.
             reading: held while the engine is read; None where no other thread writes to it.
         """
         feed = self._feed or feed_of(source)
-        self._feed = None  # what fails begins anew the next time, with all items
+        self._feed = None  # after a failure the next call begins anew, with all items
         self._view = self._refreshed(feed, source, reading)
         self._feed = feed
         self._merge()
         return self._view
 
     def describe(self) -> dict[str, Any]:
-        """How the vectors are searched and how well: for ``GET /v1/models``."""
+        """Describe the search of the vectors and its quality, for ``GET /v1/models``."""
         live = self._live
         tuning = self._index.nearest.tuning if live is None else live.tuning
         return {
@@ -136,7 +139,7 @@ class LiveCatalogue:
         }
 
     def close(self) -> None:
-        """Give the directory free; the last view may still be used."""
+        """Release the directory; the last view may still be used."""
         if self._live is not None:
             self._live.close()
 
@@ -157,12 +160,12 @@ class LiveCatalogue:
             self._followed = False
         if self._search() is not held.search:
             catalogue = self._taken_in(catalogue, ())
-        # Counting every item takes longer than anything else here, so it is not done each time.
+        # Counting every item takes longer than all else here, so it is not done each time.
         due = now - self._counted_at >= _POPULAR_S
         rows = [np.zeros(0, np.int64)]
         while changed := feed.changes(reading):
             if self._live is not None:
-                # Whoever writes the index has taken in what a feed of its engine gives.
+                # The writer of the index has the items of its engine's feed already.
                 self._live.follow()
                 self._learn(changed)
             catalogue = self._taken_in(catalogue, changed)
@@ -182,22 +185,24 @@ class LiveCatalogue:
         held, rises = self._view, self._view.trending.rises
         try:
             rises = () if self._rising is None else tuple(self._rising())
-        except Exception as error:  # lists go on without news of it
-            _LOG.warning("what is trending stays as it was: %s", type(error).__name__)
+        except Exception as error:  # requests go on with the trends so far
+            _LOG.warning(
+                "trends stay as they were: reading them failed with %s", type(error).__name__
+            )
         if catalogue is held.catalogue and rises == held.trending.rises:
             return held.trending
         return Trending.of(rises, catalogue)
 
     def _taken_in(self, catalogue: Catalogue, changed: Sequence[Item]) -> Catalogue:
-        """The catalogue with what changed, in the rows of the index as it is now."""
+        """Apply changes to the catalogue, in the rows of the present index."""
         known, then = self._rows()
-        few = len(changed) <= _FEW  # of many, nobody has to wait for the copy that they go into
+        few = len(changed) <= _FEW  # many go into a copy, and no request waits for that
         with self._changing if few else nullcontext():
             updated = catalogue.updated(known, changed, then=then, in_place=few)
         return catalogue.moved(known, changed, then=then) if updated is None else updated
 
     def _learn(self, changed: Sequence[Item]) -> None:
-        """Give items that training did not see a row, and a vector by their description."""
+        """Give items without training data a row, and a vector by their description."""
         assert self._live is not None
         if not self._live.writes or not changed:
             return
@@ -226,11 +231,11 @@ class LiveCatalogue:
 def unlearned(
     index: RecallIndex, snapshot: Snapshot, items: Iterable[Item]
 ) -> dict[str, NDArray[np.float32]]:
-    """Vectors of items that training saw nobody touch, where the snapshot does not have them yet.
+    """Return content vectors of items without training data that the snapshot lacks.
 
     Args:
-        index: what was learned.
-        snapshot: its vectors, with what came since.
+        index: the trained index.
+        snapshot: its vectors, with later changes.
         items: latest descriptions.
     """
     items = [*items]
@@ -242,7 +247,7 @@ def unlearned(
     there = snapshot.rows_of(ids)
     same = np.array([row is not None for row in there], np.bool_)
     held = snapshot.stored.of(np.array([row for row in there if row is not None], np.int64))
-    # After a restart every item is news to this process, but few are to the index.
+    # After a restart every item is new to this process, but few are to the index.
     same[same] = (held == vectors[same]).all(axis=1)
     return {
         item_id: vector
@@ -252,7 +257,7 @@ def unlearned(
 
 
 def _untouched(index: RecallIndex, catalogue: Catalogue) -> list[str]:
-    """The items that training saw nobody touch; the first rows are those of the index."""
+    """Return the items without training data; the first rows are those of the index."""
     rows = np.arange(len(catalogue))
     rows[len(index.item_ids) :] = -1
     return catalogue.item_ids.of_rows(
@@ -264,11 +269,13 @@ def _merge(live: LiveIndex) -> None:
     try:
         live.merge()
     except Exception:
-        _LOG.exception("vector index: merging failed; the build before goes on, changes are kept")
+        _LOG.exception(
+            "vector index: merging failed; the build in use stays, changes are kept"
+        )
 
 
 def _open(directory: Path, index: RecallIndex, may_write: bool) -> LiveIndex:
-    """Open to write, else to read; make anew what is damaged."""
+    """Open to write, else to read; replace a damaged directory."""
     for writes in (True, False) if may_write else (False,):
         with suppress(StorageError):
             try:
@@ -276,7 +283,7 @@ def _open(directory: Path, index: RecallIndex, may_write: bool) -> LiveIndex:
             except ModelError as error:
                 if not writes:
                     raise
-                _LOG.warning("vector index: begun anew from the model and the items: %s", error)
+                _LOG.warning("vector index: made anew from the model and the items: %s", error)
                 shutil.rmtree(directory)
                 return LiveIndex(directory, index.item_ids, index.nearest, writes=True)
     raise AssertionError("a reader needs no lock")

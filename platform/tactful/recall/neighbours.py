@@ -20,7 +20,7 @@ _NEAREST_SHARES = np.array([1.0 / (place + 1) for place in range(NEAREST)], np.f
 
 
 class NeighbourScores(NamedTuple):
-    """Scores of all items, one `Scores` for each relation to the visit and the history.
+    """Scores of all items, one `Scores` for each relation to the recent items.
 
     Attributes:
         next_last: items that followed the last item.
@@ -147,7 +147,7 @@ def _blend(*parts: tuple[int, range, NDArray[np.float32]]) -> _Blend:
 def _neighbour_keys(
     table: NeighbourTable, recent: NDArray[np.int64], blend: _Blend, count: int
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Look up the neighbours of recent items once, and give every relation its share of them.
+    """Look up the neighbours of recent items once, and weigh them for every relation.
 
     Returns:
         Keys (``relation * count + row``) and weights.

@@ -50,7 +50,7 @@ class Popularity:
         The result shares memory with this one, which stays as it is. Only the latest may grow.
 
         Args:
-            available: of all rows.
+            available: whether each row is available.
             rows: ascending, those that may have come or changed; None for all.
         """
         fresh = np.full(len(available) - len(self.places), _NOWHERE, np.int32)
@@ -90,7 +90,7 @@ def popular_rows(
     index: RecallIndex,
     reading: AbstractContextManager[object] | None = None,
 ) -> Popularity:
-    """Order all available rows: by sales now, then by popularity when trained, then by row.
+    """Order all available rows: by sales now, by popularity when trained, by row.
 
     All of them, so that a filter leaves something to show as long as there is something to sell.
 

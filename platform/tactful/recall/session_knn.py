@@ -1,4 +1,4 @@
-"""Session kNN: what people did next whose visits resemble this one.
+"""Session kNN: items of past visits that resemble the present one.
 
 After V-SKNN (Ludewig and Jannach, "Evaluation of session-based recommendation algorithms", User
 Modeling and User-Adapted Interaction 28, 2018): visits that share items with the present one are
@@ -33,12 +33,15 @@ _FIELDS = ("session_starts", "session_items", "visit_starts", "visits", "visit_p
 
 @dataclass(frozen=True)
 class SessionNeighbours:
-    """Past visits, and for each item the latest visits it was in. No visit says whose it was.
+    """Past visits, and for each item its latest visits. No visit has a user.
+
+        session_starts [0, 3, 5]   session_items [7, 2, 9, | 2, 7]   two visits
+        visit_starts [..., 4, 6]   visits [..., | 0, 1]   visit_places [..., | 1, 0]   item 2
 
     Attributes:
-        session_starts: where each visit begins in `session_items`, shape (visits + 1,).
+        session_starts: start of each visit in `session_items`, shape (visits + 1,).
         session_items: item rows visit by visit, in the order of each visit.
-        visit_starts: where each item begins in `visits`, shape (n_items + 1,).
+        visit_starts: start of each item in `visits`, shape (n_items + 1,).
         visits: the latest visits of each item.
         visit_places: the place of the item in each of them, the last if it occurs twice.
     """
@@ -94,14 +97,11 @@ class SessionNeighbours:
         )
 
     def scores(self, session: Sequence[int], *, neighbours: int = _NEIGHBOURS) -> Scores:
-        """What the visits most like this one say.
+        """Score the items of the visits most like this one.
 
         Args:
-            session: item rows, newest first; rows that are not known are skipped.
-            neighbours: how many visits vote.
-
-        Returns:
-            Scores of the items of those visits.
+            session: item rows, newest first; unknown rows are skipped.
+            neighbours: number of visits that vote.
         """
         distinct = list(dict.fromkeys(session))[:_LOOKS_BACK]
         known = [row for row in distinct if row < len(self.visit_starts) - 1]
@@ -109,7 +109,7 @@ class SessionNeighbours:
             slice(int(self.visit_starts[row]), int(self.visit_starts[row + 1])) for row in known
         ]
         if not any(span.stop > span.start for span in spans):
-            return Scores(np.zeros(0, np.int64), np.zeros(0, np.float32))
+            return Scores.nothing()
         shared = np.concatenate([self.visits[span] for span in spans])
         places = np.concatenate([self.visit_places[span] for span in spans])
         ages = np.repeat(np.arange(len(spans)), [span.stop - span.start for span in spans])
@@ -134,10 +134,10 @@ class SessionNeighbours:
         return Scores.summed(items, strength * np.repeat(votes, lengths))
 
     def rows_beside(self, row: int, step: int) -> tuple[NDArray[np.int32], int]:
-        """Rows that stood so many places after an item in its latest visits, one for a visit.
+        """Return the rows at a distance from an item in its latest visits, one for a visit.
 
         Args:
-            row: of the item, which is not among them itself.
+            row: row of the item, which is not returned itself.
             step: 1 for right after it, -1 for right before it, 2 for two places after it.
 
         Returns:
@@ -154,16 +154,16 @@ class SessionNeighbours:
         return rows[rows != row], len(visits)
 
     def arrays(self) -> Mapping[str, NDArray[Any]]:
-        """What to save, by name."""
+        """Return the arrays to save, by name."""
         return {name: getattr(self, name) for name in _FIELDS}
 
     @classmethod
     def of(cls, arrays: Mapping[str, NDArray[Any]]) -> SessionNeighbours:
-        """Wrap what `arrays` gave."""
+        """Make it from the result of `arrays`."""
         return cls(**{name: arrays[name] for name in _FIELDS})
 
     @classmethod
     def nobody(cls) -> SessionNeighbours:
-        """No visits at all."""
+        """Make it without visits."""
         nothing = np.zeros(0, np.int64)
         return cls.build(nothing, nothing, 0)

@@ -1,10 +1,10 @@
-"""What rises, told by published statistics and by nothing else.
+"""Trends: categories and items that rise in published statistics.
 
-A statistic that says ``trending: true`` is read as everybody may read it: pane by pane, with its
-noise (`Statistics.page`). What is computed here is post-processing of those values, which costs no
-privacy however often it is done (Dwork and Roth 2014, prop. 2.1). The engine's exact counts are not
-within reach: this module is given the published side only, and which items of a rising category
-stand first is decided by how new they are, which tells nothing of people.
+A statistic with ``trending: true`` is read as it is published: pane by pane, with its noise
+(`Statistics.page`). Trends are post-processing of those values, which costs no privacy however
+often it is done (Dwork and Roth 2014, prop. 2.1). The engine's exact counts are out of reach: this
+module gets the published side only, and the items of a rising category are ordered by their
+release, which says nothing about users.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ _READ_EVERY_S = 30.0
 
 
 class Rise(msgspec.Struct, frozen=True, array_like=True):
-    """A category or item that takes a larger share of the latest panes than of those before.
+    """A category or item with a larger share of the latest panes than of earlier ones.
 
     Attributes:
-        by: what of an item the key is.
+        by: field of items that the key belongs to.
         key: the category or item.
-        growth: how many times as large its share is, at the cautious end.
+        growth: factor by which its share grew, at the cautious end.
     """
 
     by: By
@@ -52,29 +52,29 @@ class Rise(msgspec.Struct, frozen=True, array_like=True):
 
 
 Rising = Callable[[], Sequence[Rise]]
-"""Gives what rises now, the strongest first; may read a database, so not on an event loop."""
+"""Returns the present rises, the strongest first; may read a database: not for an event loop."""
 
 
 class Published(Protocol):
-    """Statistics as everybody may read them; see `tactful.server.platform.Statistics`."""
+    """Statistics as they are published; see `tactful.server.protocols.Statistics`."""
 
     @property
     def now(self) -> int:
-        """The public clock that closes panes, epoch milliseconds."""
+        """Public time that closes panes, epoch milliseconds."""
 
     def page(
         self, name: str, cursor: str | None, limit: int, since: int | None, until: int | None
     ) -> StatisticsPage:
-        """One page of released panes that start in [since, until), oldest first."""
+        """Return one page of released panes that start in [since, until), oldest first."""
 
 
 @dataclass(frozen=True)
 class TrendSource:
-    """A statistic that is read for what rises.
+    """A statistic that is read for trends.
 
     Attributes:
-        name: of the statistic.
-        by: what its keys are.
+        name: its name.
+        by: field of items that its keys belong to.
         pane_ms: length of its panes, milliseconds.
     """
 
@@ -84,17 +84,20 @@ class TrendSource:
 
     @property
     def recent(self) -> int:
-        """So many panes are the present: an hour of short ones, a day of others."""
+        """Number of panes of the present: an hour of short ones, a day of others."""
         return max((HOUR_MS if self.pane_ms < HOUR_MS else DAY_MS) // self.pane_ms, 1)
 
     @property
     def span_ms(self) -> int:
-        """The present and the time that it is compared with, milliseconds."""
+        """Length of the present and of the time it is compared with, milliseconds."""
         return (1 + _BEFORE) * self.recent * self.pane_ms
 
 
 class Trends:
-    """Follows statistics from pane to pane and says what rises in them."""
+    """Reads statistics pane by pane and finds the rises in them.
+
+    _panes: {"views": {1700000000000: {"tea": 12.3, "mugs": -0.7}, ...}}
+    """
 
     def __init__(
         self,
@@ -106,26 +109,28 @@ class Trends:
         """Read nothing yet.
 
         Args:
-            statistics: what is published.
-            followed: which of it is read.
-            monotonic: seconds that never go back; new panes are looked for every so often.
+            statistics: the published statistics.
+            followed: those to read.
+            monotonic: seconds that never go back; new panes are read every so often.
         """
         self._statistics = statistics
         self._followed = tuple(followed)
         self._monotonic = monotonic
         self._due = -math.inf
-        self._panes: dict[str, dict[int, dict[str, float]]] = {it.name: {} for it in followed}
+        self._panes: dict[str, dict[int, dict[str, float]]] = {
+            source.name: {} for source in followed
+        }
         self._latest: tuple[Rise, ...] = ()
 
     @property
     def latest(self) -> tuple[Rise, ...]:
-        """What rose when it was last looked; at once."""
+        """Rises of the latest reading; returns at once."""
         return self._latest
 
     def look(self) -> tuple[Rise, ...]:
-        """What rises now, the strongest first; for one thread at a time.
+        """Find the present rises, the strongest first; for one thread at a time.
 
-        Reads at most every half a minute, and only panes that are new.
+        Reads at most every half a minute, and only new panes.
         """
         if (now := self._monotonic()) >= self._due:
             self._due = now + _READ_EVERY_S
@@ -143,7 +148,7 @@ class Trends:
                 panes.setdefault(cell.pane_start, {})[cell.key] = cell.value
             if (cursor := page.next_cursor) is None:
                 break
-        _forget(panes, followed)
+        _drop_old(panes, followed)
         variance = noise_variance(page.cap, page.epsilon)
         return rises(followed, panes, variance=variance, cap=page.cap)
 
@@ -151,21 +156,20 @@ class Trends:
 def rises(
     followed: TrendSource, panes: Mapping[int, Mapping[str, float]], *, variance: float, cap: int
 ) -> list[Rise]:
-    """What takes a clearly larger share of the latest panes than of the ones before.
+    """Find keys with a clearly larger share of the latest panes than of earlier ones.
 
-    Shares, so that what everybody does more of, in the evening or before a feast, is no trend. A
-    key rises when its sum is above what its former share lets expect, by a quarter and by three
-    standard deviations: of the noise that was published with it, and of the counts, in which one
-    person may stand for up to `cap`.
+    Shares, so that a general increase, in the evening or before a feast, is no trend. A key rises
+    when its sum exceeds the sum expected by its former share, by a quarter and by three standard
+    deviations: of the published noise, and of the counts, to which one user may add up to `cap`.
 
     Args:
         followed: the statistic.
         panes: released values by start and key.
-        variance: of the noise of one cell.
+        variance: variance of the noise of one cell.
         cap: most contributions of one user and day.
 
     Returns:
-        In no order; none while there are too few panes to compare with.
+        Rises in no order; none while there are too few panes to compare with.
     """
     if not panes:
         return []
@@ -191,9 +195,10 @@ def rises(
 
 
 def noise_variance(cap: int, epsilon: float) -> float:
-    """Variance of the discrete Laplace noise of scale cap / epsilon on one published cell.
+    """Return the variance of the noise on one published cell.
 
-    With p = exp(-epsilon / cap) it is 2 p / (1 - p)^2 (Inusah and Kozubowski 2006, eq. 2.6).
+    The noise is discrete Laplace of scale cap / epsilon: with p = exp(-epsilon / cap) its variance
+    is 2 p / (1 - p)^2 (Inusah and Kozubowski 2006, eq. 2.6).
 
     Args:
         cap: most contributions of one user and day, at least 1.
@@ -205,12 +210,12 @@ def noise_variance(cap: int, epsilon: float) -> float:
 
 @dataclass(frozen=True)
 class Trending:
-    """Rows of a catalogue that belong to what rises.
+    """Rows of a catalogue that belong to rises.
 
     Attributes:
-        rises: what rises, the strongest first.
-        rows: rows of the catalogue, each once, the first to be proposed first.
-        reason: number in `rises` of what each of `rows` is there for.
+        rises: the rises, the strongest first.
+        rows: rows of the catalogue, each once, the first to propose first.
+        reason: number in `rises` for each of `rows`.
     """
 
     rises: tuple[Rise, ...]
@@ -219,15 +224,15 @@ class Trending:
 
     @classmethod
     def nothing(cls) -> Trending:
-        """Nothing rises, or nobody tells."""
+        """Make trends without any rise."""
         return cls((), np.zeros(0, np.int64), np.zeros(0, np.int32))
 
     @classmethod
     def of(cls, rises: Sequence[Rise], catalogue: Catalogue) -> Trending:
-        """What of the catalogue rises: of each in turn its best, then of each its next.
+        """Collect rows: the best of each rise in turn, then the next of each.
 
-        Of a category come the available items that were released last; where none says when it
-        was, those with the highest row, which came last.
+        For a category these are its available items by release, the latest first; without release
+        dates those with the highest row, which came last.
 
         Args:
             rises: the strongest first.
@@ -238,7 +243,7 @@ class Trending:
         groups = [_rows(rise, catalogue) for rise in rises]
         rows = np.concatenate(groups)
         places = np.concatenate([np.arange(len(group)) for group in groups])
-        reason = np.repeat(np.arange(len(groups), dtype=np.int32), [len(it) for it in groups])
+        reason = np.repeat(np.arange(len(groups), dtype=np.int32), [len(group) for group in groups])
         order = np.lexsort((reason, places))
         _, first = np.unique(rows[order], return_index=True)
         kept = order[np.sort(first)][:_MOST_ROWS]
@@ -248,8 +253,8 @@ class Trending:
         """Describe the rises that some of the rows are there for, each once."""
         if not len(self.rows):
             return []
-        found = np.unique(self.reason[np.isin(self.rows, rows)])
-        rises = [self.rises[number] for number in found.tolist()]
+        numbers = np.unique(self.reason[np.isin(self.rows, rows)])
+        rises = [self.rises[number] for number in numbers.tolist()]
         return [f"{rise.by} {rise.key}: {rise.growth:g} x" for rise in rises]
 
 
@@ -273,8 +278,8 @@ def _sums(panes: Sequence[Mapping[str, float]]) -> dict[str, float]:
     return sums
 
 
-def _forget(panes: dict[int, dict[str, float]], followed: TrendSource) -> None:
-    """Drop what lies before the time that is compared with."""
+def _drop_old(panes: dict[int, dict[str, float]], followed: TrendSource) -> None:
+    """Drop panes before the time that is compared with."""
     if panes:
         first = max(panes) - followed.span_ms
         for start in [start for start in panes if start <= first]:

@@ -1,8 +1,8 @@
-"""Why a list came out as it did: computed from the list as it was logged, at any time later.
+"""Explanation of a recommendation from its logged impression, at any later time.
 
-Nothing is recomputed that could have changed: the features are those the list was ranked by, and
-their contributions come from the forest of the version that ranked it. XGBoost is imported when a
-list of a model is first explained, since a server does without it otherwise.
+Features are read as they were logged, and their contributions come from the forest of the version
+that ranked the items. XGBoost is imported at the first explanation of a ranked recommendation: a
+server needs it for nothing else.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import xgboost
 
 _VERSIONS = 2
-_TOLD = frozenset(
+_NOT_RULES = frozenset(
     {
         "applied",
         "arm",
@@ -41,57 +41,57 @@ _TOLD = frozenset(
         "took_ms",
     }
 )
-"""Properties of an impression that no rule made; others are rules that took part."""
+"""Properties of an impression; all others are rules that took part."""
 
 
 class Explainer:
-    """Explains lists of the versions in a models directory."""
+    """Explains recommendations by the versions in a models directory."""
 
     def __init__(self, models: Path) -> None:
-        """Nothing is read yet.
+        """Read nothing yet.
 
         Args:
             models: directory with the model versions.
         """
         self._models = models
         self._forests: dict[str, tuple[tuple[str, ...], xgboost.Booster]] = {}
-        self._one = threading.Lock()  # a forest of XGBoost is for one thread
+        self._lock = threading.Lock()  # a forest of XGBoost is for one thread
 
     def explain(self, impression: Event) -> Explanation:
-        """Explain a list.
+        """Explain a recommendation.
 
         Args:
-            impression: the event of the list, as it was logged.
+            impression: its event, as it was logged.
 
         Returns:
-            The explanation. Where the version's files are gone, without contributions and with a
-            note that says so.
+            The explanation; without contributions, and with a note, if the files of the version
+            are gone.
 
         Raises:
-            ModelError: if the event is no list.
+            ModelError: if the event is no impression.
         """
         shown = as_impression(impression, 0)
         if shown is None:
-            raise ModelError(f"event {impression.event_id}: this is no list that can be read")
-        said: Mapping[str, Any] = impression.properties
+            raise ModelError(f"event {impression.event_id}: not an impression that can be read")
+        properties: Mapping[str, Any] = impression.properties
         names: tuple[str, ...] = ()
         contributions: NDArray[np.float32] | None = None
         note = None
         if shown.features is None:
-            note = "no model ranked this list: own repeats per visit, what followed, popularity"
+            note = "not ranked by a model: own repeats per visit, following items, popularity"
         else:
             try:
-                with self._one:
+                with self._lock:
                     columns, forest = self._forest(shown.version)
                     contributions = contributions_of(forest, shown.features)
                 names = columns
             except ModelError as error:
-                note = f"what each feature added is not known any more: {error}"
+                note = f"the contributions of features are no longer known: {error}"
         items = [
             ExplainedItem(
                 item_id=item,
-                channel=_at(said.get("channels"), place),
-                score=_at(said.get("scores"), place),
+                channel=_at(properties.get("channels"), place),
+                score=_at(properties.get("scores"), place),
                 margin=None if contributions is None else float(contributions[place].sum()),
                 features=_row(names, shown.features, place),
                 contributions=_row(names, contributions, place),
@@ -103,40 +103,40 @@ class Explainer:
             at=impression.timestamp,
             ranking="heuristic" if shown.features is None else "learned",
             model_version=shown.version,
-            experiment=said.get("experiment"),
-            arm=said.get("arm"),
+            experiment=properties.get("experiment"),
+            arm=properties.get("arm"),
             forced=shown.forced,
-            propensity=said.get("propensity"),
+            propensity=properties.get("propensity"),
             base=None if contributions is None else float(contributions[0, -1]),
             items=items,
-            rules={name: value for name, value in said.items() if name not in _TOLD},
+            rules={name: value for name, value in properties.items() if name not in _NOT_RULES},
             note=note,
         )
 
     def _forest(self, version: str) -> tuple[tuple[str, ...], xgboost.Booster]:
-        found = self._forests.get(version)
-        if found is None:
+        forest = self._forests.get(version)
+        if forest is None:
             directory = version_directory(self._models, version)
-            found = read_manifest(directory).features, load_trees(directory)
+            forest = read_manifest(directory).features, load_trees(directory)
             for old in list(self._forests)[: 1 - _VERSIONS]:
                 del self._forests[old]
-            self._forests[version] = found
-        return found
+            self._forests[version] = forest
+        return forest
 
 
 def contributions_of(forest: xgboost.Booster, features: NDArray[np.float32]) -> NDArray[np.float32]:
-    """What each feature added to the margin of each row, and the margin before any of them.
+    """Return the contribution of each feature to each margin, and the base margin.
 
-    These are SHAP values by the tree algorithm of Lundberg et al. ("Consistent Individualized
+    They are SHAP values by the tree algorithm of Lundberg et al. ("Consistent Individualized
     Feature Attribution for Tree Ensembles", 2018, arXiv:1802.03888), as XGBoost computes them:
-    with the value before any feature, those of a row add up to its margin.
+    with the base, those of a row add up to its margin.
 
     Args:
         forest: the trees.
         features: shape (n, columns), NaN for missing.
 
     Returns:
-        Shape (n, columns + 1), the last column the value before any feature.
+        Shape (n, columns + 1), the last column the base.
 
     Raises:
         ModelError: if the forest takes another number of columns.
@@ -145,12 +145,12 @@ def contributions_of(forest: xgboost.Booster, features: NDArray[np.float32]) -> 
 
     if features.shape[1] != forest.num_features():
         raise ModelError(
-            f"the list has {features.shape[1]} features and the forest takes "
+            f"the impression has {features.shape[1]} features and the forest takes "
             f"{forest.num_features()}"
         )
     matrix = xgboost.DMatrix(features, nthread=1)
-    found: NDArray[np.float32] = forest.predict(matrix, pred_contribs=True)
-    return found
+    contributions: NDArray[np.float32] = forest.predict(matrix, pred_contribs=True)
+    return contributions
 
 
 def _at(values: Any, place: int) -> Any:
@@ -163,4 +163,4 @@ def _row(
     if values is None or not names:
         return None
     row = values[place, : len(names)].tolist()
-    return {name: None if it != it else it for name, it in zip(names, row, strict=True)}
+    return {name: None if value != value else value for name, value in zip(names, row, strict=True)}

@@ -1,4 +1,4 @@
-"""One request to one recommendation: context, recall, ranking, arrangement, impression."""
+"""Answers one request: context, recall, ranking, arrangement, impression."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class RecommenderOptions:
         experiment: which users get which ranking.
         quotas: candidates of each channel where an arm does not set them.
         placement: rules on the positions of items.
-        shown: how often each item was shown today; rules with a cap need it.
+        shown: counts of items shown today; rules with a cap need them.
         rising: source of trends in published statistics.
         rollouts: file of the changes being rolled out, and their shares.
         new_id: makes recommendation ids.
@@ -117,7 +117,7 @@ class _RequestState:
 
 
 class Recommender:
-    """Answers requests for recommendations from the feature engine and the champion model.
+    """Answers requests from the feature engine and the champion model.
 
     request -> context -> candidates -> features -> scores -> arrangement -> recommendation
     """
@@ -178,7 +178,7 @@ class Recommender:
     def answer(
         self, request: RecommendRequest, *, now: int
     ) -> tuple[Recommendation, Callable[[], bytes] | None]:
-        """Answer as `recommend` does, and leave the impression to be encoded after the response.
+        """Answer as `recommend` does, and leave the impression to be encoded later.
 
         Call the returned function once, before the next request.
         """
@@ -204,7 +204,7 @@ class Recommender:
 
     @property
     def counted_at(self) -> float:
-        """Time of the latest popularity count, by `monotonic`: it takes memory for every item."""
+        """Time of the latest popularity count, which takes memory, by `monotonic`."""
         return self._models.current.live.counted_at
 
     def describe(self) -> dict[str, Any]:
@@ -271,7 +271,7 @@ class Recommender:
             )
 
     def _rank(self, state: _RequestState) -> None:
-        """Score the candidates, by the model or by the heuristic, and value them by the policy."""
+        """Score the candidates by the model or the heuristic, and value the scores."""
         model, view = state.serving.model, state.serving.view
         candidates, context = state.candidates, state.context
         # With nothing but demographics of a user, the lifts say more than the trees.
@@ -297,7 +297,7 @@ class Recommender:
         )
 
     def _arrange(self, state: _RequestState) -> None:
-        """Choose and order what is shown, by values, placement rules, diversity and chance."""
+        """Choose and order the items, by values, rules, diversity and chance."""
         policy, view, candidates = state.policy, state.serving.view, state.candidates
         state.recommendation_id = self._options.new_id()
         likeness = generator = None
@@ -390,7 +390,7 @@ class Recommender:
         context: RequestContext,
         rules: Sequence[PlacementRule],
     ) -> NDArray[np.bool_]:
-        """Find the rows that pass the filters and the user has not been shown too often today."""
+        """Find the rows that pass the filters and the daily caps of the user."""
         allowed = _filter(request).rows(catalogue, context)
         if self._options.shown is not None:
             shown = self._options.shown.of(request.subject, context.at)
@@ -401,7 +401,7 @@ class Recommender:
         return allowed
 
     def _assign(self, request: RecommendRequest, serving: ServingState) -> Assignment:
-        """Assign the user's arm; none without a user, or while no model makes the arms differ."""
+        """Assign the user's arm; none without a user or without a model."""
         experiment = self._options.experiment
         forced = request.force.get(experiment.key)
         arms = [arm.name for arm in experiment.arms]
@@ -429,7 +429,7 @@ def build(
     Args:
         engine: the feature engine.
         settings: paths of models, experiments and placement rules.
-        shown: how often each item was shown today, counted by the same engine.
+        shown: counts of items shown today, by the same engine.
         rising: source of trends in published statistics.
 
     Returns:

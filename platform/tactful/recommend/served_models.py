@@ -1,4 +1,4 @@
-"""Models that a server ranks with: the champion, models on trial, and the live catalogue."""
+"""Models of a server: the champion, models on trial, and the live catalogue."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ _LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ServingState:
-    """State of one request's models; replaced as a whole, so no request sees half of a swap.
+    """Champion and catalogue of one request, replaced as a whole at a swap.
 
     Attributes:
-        version: of the champion; empty without one.
+        version: version of the champion; empty without one.
         model: the champion.
         live: the catalogue that is kept up to date.
         view: the latest view of it.
@@ -132,7 +132,7 @@ class ServedModels:
         """Score candidates by the model on trial, or by the champion where that fails.
 
         Args:
-            version: of the model on trial; unknown versions mean the champion.
+            version: version of the model on trial; unknown ones mean the champion.
             champion: the model that serves.
             features: shape (n, columns).
 

@@ -145,15 +145,15 @@ def test_rows_that_would_move_are_refused() -> None:
     assert merged.item_ids[-1] == "mug"
 
 
-def test_only_what_was_asked_for_is_remembered() -> None:
+def test_only_what_was_asked_for_is_cached() -> None:
     known = [f"k{number}" for number in range(10)]
     items = [Item(item_id=item_id, timestamp=1, price=2.0) for item_id in [*known, "new"]]
     updated = Catalogue(known, {}).updated(known, items)
     assert updated is not None
     assert updated.price.tolist() == [2.0] * 11
-    assert updated.rows._remembered == {}
+    assert updated.rows._cached == {}
     assert (updated.rows["k3"], updated.rows.get("new"), updated.rows.get("none")) == (3, 10, None)
-    assert updated.rows._remembered == {"k3": 3, "new": 10}
+    assert updated.rows._cached == {"k3": 3, "new": 10}
 
 
 def test_many_rows_are_those_of_one_by_one() -> None:
@@ -162,16 +162,16 @@ def test_many_rows_are_those_of_one_by_one() -> None:
     after = before.updated(known, [Item(item_id="new", timestamp=1)])
     assert after is not None
     asked = ["k3", "new", "none", *known, "k3"]
-    assert before.rows._remembered is after.rows._remembered
+    assert before.rows._cached is after.rows._cached
     for _ in range(2):  # looked up, then remembered
         for catalogue in (after, before):
             wanted = [catalogue.rows.get(item_id) for item_id in asked]
             assert catalogue.rows.of_many(asked) == wanted
-            catalogue.rows._remembered.clear()
+            catalogue.rows._cached.clear()
             assert catalogue.rows.of_many(iter(asked)) == wanted
     assert after.rows.of_many(["new"]) == [60]
     assert before.rows.of_many(["new"]) == [None], "a catalogue never changes"
-    assert after.rows._remembered == {item_id: row for row, item_id in enumerate(known)} | {
+    assert after.rows._cached == {item_id: row for row, item_id in enumerate(known)} | {
         "new": 60
     }
 

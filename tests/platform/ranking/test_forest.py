@@ -16,13 +16,11 @@ import pytest
 import xgboost
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numba import types
 from numpy.typing import NDArray
 
 from tactful.errors import ModelError, UnsupportedForest
-from tactful.kernels.compile import compiled
-from tactful.kernels.forest import BLOCK
-from tactful.kernels.forest_compiled import Kernel, load_kernel
+from tactful.kernels.compile import Kernel
+from tactful.kernels.forest import BLOCK, load_kernel
 from tactful.ranking.forest import BAND, BinnedForest, bin_forest
 
 COLUMNS = 5
@@ -461,7 +459,7 @@ def test_reading_a_forest_needs_no_xgboost(tmp_path: Path, kernel: Kernel) -> No
     code = (
         "import sys, numpy; from pathlib import Path\n"
         "from tactful.ranking.forest import BinnedForest\n"
-        "from tactful.kernels.forest_compiled import load_kernel\n"
+        "from tactful.kernels.forest import load_kernel\n"
         "forest = BinnedForest.load(Path('forest.npz'), source='abc')\n"
         "forest.margins(numpy.zeros((3, 5), numpy.float32), load_kernel())\n"
         "print(sorted({'xgboost', 'pandas', 'sklearn', 'torch', 'mlflow'} & {*sys.modules}))"
@@ -482,9 +480,9 @@ def test_any_processor_gives_the_same_bits(tmp_path: Path, kernel: Kernel) -> No
     code = (
         "import numpy; from pathlib import Path\n"
         "from tactful.ranking.forest import BinnedForest\n"
-        "from tactful.kernels import forest, forest_compiled\n"
+        "from tactful.kernels import forest\n"
         "binned = BinnedForest.load(Path('forest.npz'), source='abc')\n"
-        "rows, kernel = numpy.load('rows.npy'), forest_compiled.load_kernel(Path('kernels'))\n"
+        "rows, kernel = numpy.load('rows.npy'), forest.load_kernel(Path('kernels'))\n"
         "assert not forest._TABLES\n"
         "numpy.save('margins.npy', binned.margins(rows, kernel))\n"
     )
@@ -495,27 +493,3 @@ def test_any_processor_gives_the_same_bits(tmp_path: Path, kernel: Kernel) -> No
         env={**os.environ, "NUMBA_CPU_NAME": "generic"},
     )
     assert np.load(tmp_path / "margins.npy").tobytes() == binned.margins(rows, kernel).tobytes()
-
-
-def test_machine_code_is_kept_where_numba_has_no_place_of_its_own(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    njit: Any = numba.njit
-    config: Any = numba.config
-
-    def homeless(**options: Any) -> Any:
-        if options.get("cache") and not config.CACHE_DIR:
-            raise RuntimeError("no locator available")
-        return njit(**options)
-
-    monkeypatch.setattr(config, "CACHE_DIR", "")
-    monkeypatch.setattr(numba, "njit", homeless)
-
-    twice = compiled(_twice, (types.int64,), None, tmp_path)
-
-    assert twice(21) == 42
-    assert [*tmp_path.rglob("*.nbi")]
-
-
-def _twice(number: int) -> int:
-    return 2 * number

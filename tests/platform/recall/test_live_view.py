@@ -237,7 +237,7 @@ def test_a_damaged_directory_is_begun_anew(
     with caplog.at_level(logging.WARNING):
         again = LiveCatalogue(INDEX, tmp_path / "live")
 
-    assert "begun anew" in caplog.text
+    assert "made anew" in caplog.text
     assert near(again.refresh(engine), "i0") == near(wanted, "i0")
     again.close()
 

@@ -138,7 +138,7 @@ def test_a_list_of_the_heuristic_says_so(ranked: Recommender) -> None:
 
     assert (told.ranking, told.model_version, told.base) == ("heuristic", HEURISTIC, None)
     assert told.note is not None
-    assert "no model ranked this list" in told.note
+    assert "not ranked by a model" in told.note
     assert {(item.features is None, item.margin is None) for item in told.items} == {(True, True)}
 
 
@@ -169,7 +169,7 @@ def test_what_is_told_later_is_what_was_told_then(
     shutil.rmtree(version_directory(models, "1"))
     gone = Explainer(models).explain(event)
     assert gone.note is not None
-    assert "not known any more" in gone.note
+    assert "no longer known" in gone.note
     assert [item.margin for item in gone.items] == [None] * 12
     assert [item.score for item in gone.items] == [item.score for item in now.items]
 
@@ -178,7 +178,7 @@ def test_what_is_no_list_is_refused(shop: Path) -> None:
     unreadable: list[dict[str, Any]] = [{}, {"items": []}, {"items": ["a"], "features": "%%"}]
     for properties in unreadable:
         event = Event(event_id="e", type="impression", timestamp=0, properties=properties)
-        with pytest.raises(ModelError, match="no list that can be read"):
+        with pytest.raises(ModelError, match="not an impression that can be read"):
             Explainer(shop / "models").explain(event)
 
 
