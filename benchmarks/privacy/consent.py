@@ -17,7 +17,7 @@ import httpx
 
 from benchmarks.figures import Figure
 from tactful.metadata.store import open_metadata
-from tactful.recommend.anonymous import NOT_PERSONALISED
+from tactful.schemas.recommendations import NOT_PERSONALISED
 from tactful.subjects.consent import ConsentStore
 from tactful_privacy.people.consent import EVERYTHING, Purpose
 
