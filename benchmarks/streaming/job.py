@@ -20,8 +20,9 @@ from pathlib import Path
 from benchmarks.streaming.events import DELAY_MS
 from tactful_streaming.contract.log_entries import Tick, encode_entry
 from tactful_streaming.definitions.reader import load_definitions
+from tactful_streaming.engine.options import EngineOptions
 from tactful_streaming.kafka.config import KafkaSettings
-from tactful_streaming.worker.partition_job import JobOptions
+from tactful_streaming.worker.options import JobOptions, WorkerOptions
 from tactful_streaming.worker.worker import Worker
 
 _TYPES = "[view, click, add_to_cart, leave, purchase]"
@@ -49,15 +50,17 @@ def main(kind: str, servers: str, topic: str, output: str, count: int, folder: P
         group=output,
         features_topic=output,
         matches_topic=output,
-        dedupe_days=0,  # the peers count an event as often as it comes
-        watermark_delay_ms=DELAY_MS,
-        allowed_lateness_ms=0,
+        engine=EngineOptions(
+            dedupe_days=0,  # the peers count an event as often as it comes
+            watermark_delay_ms=DELAY_MS,
+            allowed_lateness_ms=0,
+        ),
     )
     worker = Worker(
         load_definitions(DEFINITIONS[kind]),
         options,
-        commit_interval_s=_COMMIT_S,
-        idle_ms=600_000,  # no ticks: the topic is read again by the next contender
+        # No ticks: the topic is read again by the next contender.
+        pace=WorkerOptions(commit_interval_s=_COMMIT_S, idle_ms=600_000),
     )
 
     def applied() -> int:

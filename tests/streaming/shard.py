@@ -22,8 +22,8 @@ from tactful_streaming.kafka.topics import ensure_topic
 from tactful_streaming.patterns.match import Match
 from tactful_streaming.state.store import MemoryState
 from tactful_streaming.windows.triggers import WindowResult
+from tactful_streaming.worker.options import JobOptions
 from tactful_streaming.worker.output_rows import encode_fired, encode_matches
-from tactful_streaming.worker.partition_job import JobOptions
 
 DEFINITIONS = """
 - {name: views, entity: user, event: view, aggregate: count, window: {size: 5m, slide: 1m}}
@@ -54,7 +54,9 @@ class Shard:
 
 
 @contextmanager
-def new_shard(servers: str, folder: Path, partitions: int = 4, **options: Any) -> Iterator[Shard]:
+def new_shard(
+    servers: str, folder: Path, partitions: int = 4, *, lateness: int = 60_000, **options: Any
+) -> Iterator[Shard]:
     name = uuid.uuid4().hex
     settings = [
         KafkaSettings(
@@ -74,7 +76,8 @@ def new_shard(servers: str, folder: Path, partitions: int = 4, **options: Any) -
         group=f"group-{name}",
         features_topic=settings[1].topic,
         matches_topic=settings[2].topic,
-        **{"watermark_delay_ms": 30_000, "allowed_lateness_ms": 60_000, **options},
+        engine=EngineOptions(watermark_delay_ms=30_000, allowed_lateness_ms=lateness),
+        **options,
     )
     with KafkaLog(settings[0]) as log:
         yield Shard(log, made)
@@ -150,13 +153,7 @@ def truth(shard: Shard, logs: Logs) -> Truth:
         engine = Engine(
             definitions(),
             MemoryState(),
-            EngineOptions(
-                dedupe_days=shard.options.dedupe_days,
-                watermark_delay_ms=shard.options.watermark_delay_ms,
-                allowed_lateness_ms=shard.options.allowed_lateness_ms,
-                on_results=fired,
-                on_match=matched,
-            ),
+            replace(shard.options.engine, on_results=fired, on_match=matched),
         )
         engine.apply(records)
         engine.commit()

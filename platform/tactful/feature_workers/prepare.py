@@ -7,9 +7,9 @@ import logging
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
-from tactful.config.identity import identity_of
 from tactful.config.settings import Settings, secret
 from tactful.errors import ConfigError
 from tactful.metadata.connections import (
@@ -19,6 +19,7 @@ from tactful.metadata.connections import (
     open_installation,
     retention_ms,
 )
+from tactful.pipeline.backends import engine_options
 from tactful.pipeline.online_features import shared_definitions
 from tactful.subjects.partition_erasures import PartitionErasures
 from tactful.subjects.suppression import open_suppression
@@ -30,7 +31,7 @@ from tactful_streaming.log.encrypted_log import Seal
 from tactful_streaming.online.fenced_store import OpenOnline, redis_online
 from tactful_streaming.rules.rules import load_rules
 from tactful_streaming.worker.erasure import Erasures
-from tactful_streaming.worker.partition_job import JobOptions
+from tactful_streaming.worker.options import JobOptions, WorkerOptions
 from tactful_streaming.worker.worker import Worker
 
 logger = logging.getLogger(__name__)
@@ -91,23 +92,28 @@ def prepare_worker(
     online = _online(settings, definitions)
     share = settings.worker
     rules = settings.engine.rules
+    options = replace(
+        options,
+        online=online,
+        make_cleaner=None if rules == Path() else partial(load_rules, rules),
+        erasures=erasures,
+        seal=seal,
+    )
     commit_s = settings.engine.commit_ms / 1000
 
     def make(number: int) -> Worker:
         return Worker(
             computed,
             options,
-            online=online,
-            cleaner=None if rules == Path() else lambda: load_rules(rules),
-            erasures=erasures,
-            seal=seal,
-            publish_interval_s=None if online is None else _FRESH_S,
-            # Many small commits hold the interpreter lock for less long than a large one.
-            commit_interval_s=commit_s if online is None else min(commit_s, _KEPT_S),
-            checkpoint_interval_s=share.checkpoint_s,
-            idle_ms=round(share.idle_s * 1000),
-            alignment_ms=share.lead_ms,
-            instance=f"{share.instance}-{number}" if share.instance else None,
+            pace=WorkerOptions(
+                publish_interval_s=None if online is None else _FRESH_S,
+                # Many small commits hold the interpreter lock for less long than a large one.
+                commit_interval_s=commit_s if online is None else min(commit_s, _KEPT_S),
+                checkpoint_interval_s=share.checkpoint_s,
+                idle_ms=round(share.idle_s * 1000),
+                alignment_ms=share.lead_ms,
+                instance=f"{share.instance}-{number}" if share.instance else None,
+            ),
         )
 
     return make
@@ -144,9 +150,8 @@ def _job_options(settings: Settings, kafka: KafkaSettings, matches_topic: str | 
         topic_id=topic_id(kafka),
         checkpoints=None if share.checkpoints == Path() else share.checkpoints,
         dead_letter_ms=retention_ms(settings.engine.dead_letter_days),
-        dedupe_days=settings.engine.dedupe_days,
-        watermark_delay_ms=settings.engine.watermark_delay_ms,
-        allowed_lateness_ms=settings.engine.allowed_lateness_ms,
-        memory_bytes=settings.engine.memory_mb * 1024 * 1024 or None,
-        identity=identity_of(settings.identity),
+        engine=replace(
+            engine_options(settings),
+            memory_bytes=settings.engine.memory_mb * 1024 * 1024 or None,
+        ),
     )

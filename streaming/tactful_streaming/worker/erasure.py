@@ -1,9 +1,9 @@
-"""Erases people from what the owner of a partition keeps of it.
+"""Erasure of users from the state, the copy and the dead letters of a partition.
 
-A log in Kafka cannot be rewritten, so its readers pass over who was erased, and forget what they
-have counted of them. A state stores the number of the last erasure that it was purged by. Whoever
-opens it, on whatever host and after whatever crash, first does the later ones: also a state that
-lay about for months, and a checkpoint.
+A log in Kafka cannot be rewritten, so its readers skip the records of erased users and delete what
+they have counted of them. A state stores the number of the last erasure that it was purged by. Each
+opening first applies the later ones, on any host and after any crash: also to a state that was
+unused for months, and to a checkpoint.
 """
 
 from __future__ import annotations
@@ -48,40 +48,42 @@ from tactful_streaming.windows.triggers import WindowResult
 
 
 class Erasures(Protocol):
-    """Who was erased, as the owners of partitions are told; for many threads."""
+    """Erased users, for the owners of partitions; used by many threads."""
 
     @property
     def suppressed(self) -> Container[str]:
-        """Keys of people of whom nothing counts any more. It grows, and is false while empty."""
+        """Keys of users whose events do not count any more. It grows, and is false while empty."""
 
     @property
     def newest(self) -> int:
         """Number of the last erasure; 0 if there was none."""
 
     def after(self, number: int) -> tuple[int, SubjectIds]:
-        """Number of the last erasure, and what is known of those after `number` from the log.
+        """Return the number of the last erasure, and the ids from the log of those after `number`.
 
-        All of them are in :attr:`suppressed` when this returns.
+        All of their users are in :attr:`suppressed` when this returns.
         """
 
     def purged(self, partition: str, number: int) -> None:
-        """Take note that a partition keeps nothing of the erasures up to `number`."""
+        """Record that a partition was purged by the erasures up to `number`."""
 
 
 def is_erased(entry: Entry, suppressed: Container[str]) -> bool:
-    """Whether an entry names somebody who was erased."""
+    """Whether an entry names an erased user."""
     return bool(suppressed) and any(name in suppressed for name in _names(entry))
 
 
-def without_fired(fired: Sequence[WindowResult], suppressed: Container[str]) -> list[WindowResult]:
-    """Rows of windows that ended, without those of people who were erased meanwhile."""
+def drop_erased_results(
+    results: Sequence[WindowResult], suppressed: Container[str]
+) -> list[WindowResult]:
+    """Return window results without the rows of users who were erased meanwhile."""
     if not suppressed:
-        return list(fired)
-    return [_kept(one, suppressed) if one.entity == "user" else one for one in fired]
+        return list(results)
+    return [_kept(result, suppressed) if result.entity == "user" else result for result in results]
 
 
-def without_matches(matches: Sequence[Match], suppressed: Container[str]) -> list[Match]:
-    """Matches, without those of people who were erased meanwhile."""
+def drop_erased_matches(matches: Sequence[Match], suppressed: Container[str]) -> list[Match]:
+    """Return matches without those of users who were erased meanwhile."""
     if not suppressed:
         return list(matches)
     return [
@@ -92,10 +94,10 @@ def without_matches(matches: Sequence[Match], suppressed: Container[str]) -> lis
 
 
 def purged_number(store: StateStore) -> int:
-    """Number of the last erasure that the state in `store` was purged by.
+    """Return the number of the last erasure that the state in `store` was purged by.
 
     Raises:
-        StateError: if what stands there is no number.
+        StateError: if the stored value is no number.
     """
     stored = store.get(ERASED)
     try:
@@ -111,48 +113,48 @@ def purge_partition(
     erasures: Erasures,
     seal: Seal | None = None,
 ) -> tuple[int, SubjectIds]:
-    """Remove from a state, and from the dead letters beside it, who was erased since.
+    """Delete later erased users from a state and from the dead letters beside it.
 
-    It may be done again, and is until :func:`note_purged` was called.
+    It may be repeated, and is until :func:`note_purged` was called.
 
     Args:
         store: the state, which no engine uses.
-        folder: where it lies, with its dead letters.
-        definitions: what it is computed by.
-        erasures: who was erased.
-        seal: opens dead letters that are sealed.
+        folder: folder of the state and its dead letters.
+        definitions: definitions of the state.
+        erasures: erased users.
+        seal: opens sealed dead letters.
 
     Returns:
-        The number to be noted, and what was removed.
+        The number to be noted, and the deleted ids.
 
     Raises:
         StateError: if the disk refused.
         LogError: if the dead letters cannot be rewritten.
     """
     number, known = erasures.after(purged_number(store))
-    traces = known | find_subject_ids(store, erasures.suppressed, definitions)
-    if traces != SubjectIds():
+    subjects = known | find_subject_ids(store, erasures.suppressed, definitions)
+    if subjects != SubjectIds():
         killed = store.get(PURGING) is not None
         store.write([(PURGING, b"")])
-        references = find_references(store, traces, definitions)
+        references = find_references(store, subjects, definitions)
         if (
-            delete_subjects(store, traces, definitions, {}, references=references)
+            delete_subjects(store, subjects, definitions, {}, references=references)
             or references != SubjectReferences()
             or killed
         ):
             store.purge()
         store.write([(PURGING, None)])
-        _blank_letters(folder / "dead-letters", traces, seal)
-    return number, traces
+        _blank_letters(folder / "dead-letters", subjects, seal)
+    return number, subjects
 
 
 def note_purged(store: StateStore, number: int) -> None:
-    """Note that nothing of the erasures up to `number` is left."""
+    """Store that the state was purged by the erasures up to `number`."""
     store.write([(ERASED, b"%d" % number)])
 
 
 def _names(entry: Entry) -> Iterator[str]:
-    """Keys of the people whom an entry names."""
+    """Keys of the users whom an entry names."""
     if isinstance(entry, Event):
         if entry.user_id is not None:
             yield entry.user_id
@@ -174,32 +176,32 @@ def _names(entry: Entry) -> Iterator[str]:
         yield entry.source
 
 
-def _kept(fired: WindowResult, suppressed: Container[str]) -> WindowResult:
-    places = [place for place, key in enumerate(fired.keys) if key not in suppressed]
-    if len(places) == len(fired.keys):
-        return fired
-    groups = fired.groups
+def _kept(result: WindowResult, suppressed: Container[str]) -> WindowResult:
+    places = [place for place, key in enumerate(result.keys) if key not in suppressed]
+    if len(places) == len(result.keys):
+        return result
+    groups = result.groups
     return replace(
-        fired,
-        keys=[fired.keys[place] for place in places],
+        result,
+        keys=[result.keys[place] for place in places],
         groups=None if groups is None else [groups[place] for place in places],
-        values=[fired.values[place] for place in places],
+        values=[result.values[place] for place in places],
     )
 
 
-def _blank_letters(path: Path, traces: SubjectIds, seal: Seal | None) -> None:
+def _blank_letters(path: Path, subjects: SubjectIds, seal: Seal | None) -> None:
     if not path.is_dir():
         return
     EmbeddedLog(path).close()  # cuts off the torn tail of a crash
-    names = traces.users | traces.devices | traces.event_ids
+    names = subjects.users | subjects.devices | subjects.event_ids
     needles = {name.encode() for name in names}
     needles |= {msgspec.json.encode(name)[1:-1] for name in names}
-    # Nothing tells whose a sealed one is from outside, so all of them are opened.
-    redact(path, needles if seal is None else {b""}, _blanked(traces, needles, seal))
+    # The owner of a sealed letter is not visible from outside, so all of them are opened.
+    redact(path, needles if seal is None else {b""}, _blanked(subjects, needles, seal))
 
 
 def _blanked(
-    traces: SubjectIds, needles: set[bytes], seal: Seal | None
+    subjects: SubjectIds, needles: set[bytes], seal: Seal | None
 ) -> Callable[[int, bytes], bytes | None]:
     def blank(_: int, record: bytes) -> bytes | None:
         try:
@@ -209,9 +211,9 @@ def _blanked(
         (payload,) = [letter.payload] if seal is None else seal.open([letter.payload])
         try:
             entry = decode_entry(payload)
-            # One whose key was deleted already reads as a tick, and cannot be told from others'.
+            # A letter whose key was deleted reads as a tick: its owner cannot be known any more.
             gone = isinstance(entry, Tick) and payload != letter.payload
-            if not gone and not names_subject(entry, traces):
+            if not gone and not names_subject(entry, subjects):
                 return None
         except EntryError:
             if not any(needle in payload for needle in needles):

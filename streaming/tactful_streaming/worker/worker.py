@@ -16,11 +16,8 @@ from dataclasses import dataclass
 from tactful_streaming.definitions.model import Definitions
 from tactful_streaming.errors import LogError
 from tactful_streaming.kafka.consumer_group import PartitionGroup
-from tactful_streaming.log.encrypted_log import Seal
-from tactful_streaming.online.fenced_store import OpenOnline
-from tactful_streaming.rules.rules import Cleaner
-from tactful_streaming.worker.erasure import Erasures
-from tactful_streaming.worker.partition_job import JobOptions, PartitionJob, purge_idle
+from tactful_streaming.worker.options import DEFAULT_WORKER_OPTIONS, JobOptions, WorkerOptions
+from tactful_streaming.worker.partition_job import PartitionJob, purge_idle
 
 _logger = logging.getLogger(__name__)
 
@@ -91,17 +88,7 @@ class Worker:
         definitions: Definitions,
         options: JobOptions,
         *,
-        online: OpenOnline | None = None,
-        cleaner: Callable[[], Cleaner] | None = None,
-        erasures: Erasures | None = None,
-        seal: Seal | None = None,
-        batch: int = 20_000,
-        publish_interval_s: float | None = None,
-        commit_interval_s: float = 1.0,
-        checkpoint_interval_s: float = 60.0,
-        idle_ms: int = 1_000,
-        alignment_ms: int | None = 300_000,
-        instance: str | None = None,
+        pace: WorkerOptions = DEFAULT_WORKER_OPTIONS,
         clock: Callable[[], float] = time.monotonic,
         now: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
         sleep: Callable[[float], None] = time.sleep,
@@ -109,44 +96,19 @@ class Worker:
         """Join the group.
 
         Args:
-            definitions: what to compute.
-            options: where and how.
-            online: opens the copy of a partition's entities for processes that serve.
-            cleaner: makes what judges the events of a partition.
-            erasures: who was erased; None: nobody is.
-            seal: opens what is sealed in the log, and seals what goes there; None: nothing is.
-            batch: most records applied at once.
-            publish_interval_s: time from one batch to the next, seconds, if each is copied to the
-                online store at once; None: the copy waits for the commit.
-            commit_interval_s: time between commits, seconds; 0 commits after every batch. Rows,
-                actions, and a copy that waits for it, are as old as that. Where batches are copied
-                at once, up to twice as long while there is always something to read.
-            checkpoint_interval_s: time between checkpoints, seconds.
-            idle_ms: silence after which a partition is idle: it holds up nobody, and the clock
-                speaks for it. Also how much longer than the clock says timers wait, for what is on
-                its way.
-            alignment_ms: how far the watermark of a partition may lead the slowest one of this
-                worker that is not idle, milliseconds; None: any.
-            instance: name of this worker that outlives a restart; None: a new one each time.
+            definitions: features, sequences and joins to compute.
+            options: of the jobs of all partitions.
+            pace: of this worker.
             clock: monotonic seconds.
             now: epoch milliseconds.
-            sleep: waits so many seconds.
+            sleep: waits a number of seconds.
 
         Raises:
             LogError: if the Kafka client is not installed or refuses the settings.
         """
         self._definitions = definitions
         self._options = options
-        self._open_online = online
-        self._make_cleaner = cleaner
-        self._erasures = erasures
-        self._seal = seal
-        self._batch = batch
-        self._publish_interval_s = publish_interval_s
-        self._commit_interval_s = commit_interval_s
-        self._checkpoint_interval_s = checkpoint_interval_s
-        self._idle_ms = idle_ms
-        self._alignment_ms = alignment_ms
+        self._pace = pace
         self._clock = clock
         self._now = now
         self._sleep = sleep
@@ -163,7 +125,7 @@ class Worker:
             assigned=self._assigned,
             revoked=self._revoked,
             lost=self._lost,
-            instance=instance,
+            instance=pace.instance,
         )
 
     @property
@@ -237,7 +199,7 @@ class Worker:
                 self._check_owned(ends)
             self.commit()
             newest = max(job.watermark for job in self._jobs.values())
-            newest += self._options.watermark_delay_ms
+            newest += self._options.engine.watermark_delay_ms
             quiet = appended == self._appended()
             at_end = all(job.offset == ends[number] for number, job in self._jobs.items())
             if quiet and at_end and newest == reached:
@@ -254,10 +216,10 @@ class Worker:
         wait = self._commit_at - self._clock()
         if wait > 0:
             wait = min(max(wait, _LEAST_WAIT_S), _WAIT_S)
-        records = self._group.poll(self._batch, max(wait, 0.0))
+        records = self._group.poll(self._pace.batch, max(wait, 0.0))
         for number, run in records.items():
             applied = self._jobs[number].apply(run)
-            if self._publish_interval_s is not None:
+            if self._pace.publish_interval_s is not None:
                 self._jobs[number].publish()
             self._heard[number] = self._clock()
             self._counts["entries"] += applied.applied
@@ -278,14 +240,18 @@ class Worker:
         Where batches are copied at once, it leaves the interpreter to who copies the last one, and
         makes nobody's next one wait: it comes when there is nothing to read, or as late again.
         """
-        late_s = self._commit_interval_s if busy and self._publish_interval_s is not None else 0.0
+        late_s = (
+            self._pace.commit_interval_s
+            if busy and self._pace.publish_interval_s is not None
+            else 0.0
+        )
         return self._clock() >= self._commit_at + late_s
 
     def _rest(self) -> None:
         """Let records gather where each batch is copied at once: most of its cost is its own."""
-        if self._publish_interval_s is not None:
+        if self._pace.publish_interval_s is not None:
             self._sleep(max(self._read_at - self._clock(), 0.0))
-            self._read_at = self._clock() + self._publish_interval_s
+            self._read_at = self._clock() + self._pace.publish_interval_s
 
     def commit(self) -> None:
         """Make everything durable, tell the group, and append what follows from it to the log."""
@@ -296,15 +262,15 @@ class Worker:
             self._tell_at = self._clock() + _TELL_S
         for job in self._jobs.values():
             self._counts["actions"] += job.append_actions()
-            self._counts["handovers"] += job.append_handovers()
-        now = self._now() - self._idle_ms
+            self._counts["handovers"] += job.append_transfers()
+        now = self._now() - self._pace.idle_ms
         for number in self._idle():
             self._counts["ticks"] += self._jobs[number].tick(now)
-        if self._clock() >= self._checkpoint_at + self._checkpoint_interval_s:
+        if self._clock() >= self._checkpoint_at + self._pace.checkpoint_interval_s:
             for job in self._jobs.values():
                 job.checkpoint()
             self._checkpoint_at = self._clock()
-        self._commit_at = self._clock() + self._commit_interval_s
+        self._commit_at = self._clock() + self._pace.commit_interval_s
 
     def progress(self) -> WorkerProgress:
         """What was done, and how far each partition is."""
@@ -350,34 +316,23 @@ class Worker:
 
     def _purge(self) -> None:
         """Open the partitions anew that keep somebody who was erased: so they are purged."""
-        newest = 0 if self._erasures is None else self._erasures.newest
-        if newest <= self._purged:
+        erasures = self._options.erasures
+        if erasures is None or erasures.newest <= self._purged:
             return
+        newest = erasures.newest
         for number in [number for number, job in self._jobs.items() if job.purged < newest]:
             job = self._jobs.pop(number)
             self._counts["rows"] += job.rows
             job.close()
-            self._jobs[number] = self._open_job(number)
-        assert self._erasures is not None
-        purge_idle(self._options, self._definitions, self._erasures, self._seal)
+            self._jobs[number] = PartitionJob(number, self._definitions, self._options)
+        purge_idle(self._options, self._definitions, erasures)
         self._purged = newest
 
     def _assigned(self, number: int) -> int:
-        job = self._open_job(number)
+        job = PartitionJob(number, self._definitions, self._options)
         self._jobs[number] = job
         self._heard[number] = self._clock()
         return job.offset
-
-    def _open_job(self, number: int) -> PartitionJob:
-        return PartitionJob(
-            number,
-            self._definitions,
-            self._options,
-            online=self._open_online,
-            cleaner=None if self._make_cleaner is None else self._make_cleaner(),
-            erasures=self._erasures,
-            seal=self._seal,
-        )
 
     def _revoked(self, numbers: Sequence[int]) -> None:
         owned = [number for number in numbers if number in self._jobs]
@@ -403,7 +358,7 @@ class Worker:
 
     def _idle(self) -> set[int]:
         """Partitions that were silent for a while, though they were listened to."""
-        until = self._clock() - self._idle_ms / 1000
+        until = self._clock() - self._pace.idle_ms / 1000
         return {
             number
             for number, heard in self._heard.items()
@@ -411,10 +366,10 @@ class Worker:
         }
 
     def _align(self) -> None:
-        if self._alignment_ms is None or len(self._jobs) < 2:
+        if self._pace.alignment_ms is None or len(self._jobs) < 2:
             return
         watermarks = {number: job.watermark for number, job in self._jobs.items()}
-        paused = leading(watermarks, self._idle(), self._alignment_ms)
+        paused = leading(watermarks, self._idle(), self._pace.alignment_ms)
         if paused != self._paused:
             self._group.resume(self._paused - paused)
             self._group.pause(paused - self._paused)

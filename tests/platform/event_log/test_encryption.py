@@ -62,7 +62,8 @@ from tactful_streaming.log.encrypted_log import SealedLog, SealedPartitions
 from tactful_streaming.log.redaction import BLANK
 from tactful_streaming.state.store import RocksState
 from tactful_streaming.worker.erasure import purge_partition
-from tactful_streaming.worker.partition_job import JobOptions, purge_idle
+from tactful_streaming.worker.options import JobOptions
+from tactful_streaming.worker.partition_job import purge_idle
 
 EVENT = Event(event_id="e", type="view", timestamp=5, user_id="ada", device_id="phone")
 ANONYMOUS = Event(event_id="e", type="view", timestamp=5, device_id="phone")
@@ -411,8 +412,8 @@ def test_sealed_letters_of_a_worker_become_blank_before_and_after_the_key_is_del
     definitions = load_definitions(settings.features)
     erasures: Any = OneErasure()
     if is_idle:  # the partition went to another host
-        options = JobOptions(kafka=KafkaSettings("broker:9092", topic="events"), data=tmp_path)
-        purge_idle(options, definitions, erasures, seal)
+        kafka = KafkaSettings("broker:9092", topic="events")
+        purge_idle(JobOptions(kafka=kafka, data=tmp_path, seal=seal), definitions, erasures)
     else:
         with contextlib.closing(RocksState(folder / "state")) as store:
             purge_partition(store, folder, definitions, erasures, seal)

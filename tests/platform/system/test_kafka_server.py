@@ -32,7 +32,7 @@ from tactful_streaming.errors import FencedError, OnlineStoreError, TopicError
 from tactful_streaming.kafka.kafka_partition import KafkaPartition
 from tactful_streaming.online.fenced_store import redis_online
 from tactful_streaming.state.store import MemoryState
-from tactful_streaming.worker.partition_job import JobOptions
+from tactful_streaming.worker.options import JobOptions, WorkerOptions
 from tactful_streaming.worker.worker import Worker
 
 
@@ -242,10 +242,12 @@ class Workers(threading.Thread):
         definitions = load_definitions(self._settings.features)
         kafka = kafka_settings(self._settings.log)
         online = redis_online(self._url, tag=definitions.fingerprint[:16])
-        options = JobOptions(kafka=kafka, data=self._data, group=self._settings.log.topic)
+        group = self._settings.log.topic
+        options = JobOptions(kafka=kafka, data=self._data, group=group, online=online)
+        pace = WorkerOptions(commit_interval_s=0.01)
         while not self._told.is_set():
             with contextlib.suppress(FencedError, OnlineStoreError):
-                worker = Worker(definitions, options, online=online, commit_interval_s=0.01)
+                worker = Worker(definitions, options, pace=pace)
                 with contextlib.closing(worker):
                     worker.run(self._told.is_set)
 

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -112,7 +113,7 @@ def test_a_worker_forgets_old_letters_with_its_checkpoints(
 ) -> None:
     rules = load_rules("- {name: no, when: {type: view}, action: dead_letter}")
     with new_shard(kafka_servers, tmp_path, 2, dead_letter_ms=retention) as shard:
-        job = PartitionJob(0, definitions(), shard.options, cleaner=rules)
+        job = PartitionJob(0, definitions(), replace(shard.options, make_cleaner=lambda: rules))
         text = "x" * 1000
         for number in range(25):
             run = [
@@ -147,6 +148,7 @@ def test_nothing_to_read(tmp_path: Path) -> None:
 
 _WRITER = """
 import sys
+from dataclasses import replace
 from pathlib import Path
 from tactful_streaming.log.dead_letters import DeadLetter, DeadLetters
 kept = DeadLetters.open(Path(sys.argv[1]), durability="process")

@@ -32,15 +32,15 @@ from tactful_streaming.log.dead_letters import DeadLetter, DeadLetters
 from tactful_streaming.log.redaction import BLANK
 from tactful_streaming.patterns.match import Match
 from tactful_streaming.state.partition_checkpoint import PartitionState
-from tactful_streaming.state.store import MemoryState, RocksState
+from tactful_streaming.state.store import MemoryState, RocksState, StateStore
 from tactful_streaming.windows.triggers import WindowResult
 from tactful_streaming.worker.erasure import (
+    drop_erased_matches,
+    drop_erased_results,
     is_erased,
     note_purged,
     purge_partition,
     purged_number,
-    without_fired,
-    without_matches,
 )
 
 FEATURES = """
@@ -76,7 +76,7 @@ def definitions() -> Definitions:
     return load_definitions(FEATURES)
 
 
-def engine(definitions: Definitions, store: object, suppressed: Collection[str] = ()) -> Engine:
+def engine(definitions: Definitions, store: StateStore, suppressed: Collection[str] = ()) -> Engine:
     return Engine(
         definitions,
         store,
@@ -315,16 +315,16 @@ def test_what_waits_is_screened() -> None:
         WindowResult("n", "item", 0, 1, ["ada"], None, [1]),
         WindowResult("n", "user", 0, 1, ["bob"], None, [1]),
     ]
-    assert without_fired(fired, ADA) == [
+    assert drop_erased_results(fired, ADA) == [
         WindowResult("n", "user", 0, 1, ["bob"], ["y"], [2]),
         *fired[1:],
     ]
-    assert without_fired(fired, ()) == fired
+    assert drop_erased_results(fired, ()) == fired
     matches = [
         Match("m", "user", key, None, 0, 1, 1, (), subject=subject)
         for key, subject in (("ada", None), ("bob", "bob"))
     ] + [Match("m", "item", "ada", None, 0, 1, 1, (), subject="ada")]
-    assert without_matches(matches, ADA) == [matches[1]]
+    assert drop_erased_matches(matches, ADA) == [matches[1]]
 
 
 def test_a_damaged_number_is_told() -> None:

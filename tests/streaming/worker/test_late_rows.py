@@ -12,9 +12,10 @@ from tests.streaming.shard import append, definitions, new_shard, read_topic
 from tests.streaming.streams import random_entries
 
 from tactful_streaming.engine.engine import Engine
-from tactful_streaming.engine.options import EngineOptions, LateEvent
+from tactful_streaming.engine.options import LateEvent
 from tactful_streaming.kafka.topics import ensure_topic
 from tactful_streaming.state.store import MemoryState
+from tactful_streaming.worker.options import WorkerOptions
 from tactful_streaming.worker.worker import Worker
 
 pytest.importorskip("confluent_kafka")
@@ -23,14 +24,16 @@ pytest.importorskip("confluent_kafka")
 def test_a_worker_writes_late_events_with_the_features_they_miss(
     kafka_servers: str, tmp_path: Path
 ) -> None:
-    with new_shard(kafka_servers, tmp_path, allowed_lateness_ms=0) as shard:
+    with new_shard(kafka_servers, tmp_path, lateness=0) as shard:
         late_topic = f"late-{shard.kafka.topic}"
         options = replace(shard.options, late_topic=late_topic)
         ensure_topic(replace(shard.kafka, topic=late_topic), consumer_threads=1)
         ends = append(shard, random_entries(5, 2_000))
         # Killed before it had committed everything, and begun anew: some rows come twice.
         for enough in (0.5, 1.0):
-            worker = Worker(definitions(), options, batch=100, now=lambda: 0, idle_ms=200)
+            worker = Worker(
+                definitions(), options, pace=WorkerOptions(batch=100, idle_ms=200), now=lambda: 0
+            )
             while sum(job.offset for job in worker.jobs.values()) < enough * sum(ends.values()):
                 worker.step()
             if enough == 1.0:
@@ -50,12 +53,7 @@ def test_a_worker_writes_late_events_with_the_features_they_miss(
             engine = Engine(
                 definitions(),
                 MemoryState(),
-                EngineOptions(
-                    partition=number,
-                    watermark_delay_ms=options.watermark_delay_ms,
-                    allowed_lateness_ms=0,
-                    on_late=late,
-                ),
+                replace(options.engine, partition=number, on_late=late),
             )
             engine.apply(records)
         found: set[tuple[int, int, str]] = set()

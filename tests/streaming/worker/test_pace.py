@@ -10,7 +10,7 @@ from tests.streaming.shard import definitions
 from tactful_streaming.contract.record_batch import Records
 from tactful_streaming.engine.batches import Applied
 from tactful_streaming.kafka.config import KafkaSettings
-from tactful_streaming.worker.partition_job import JobOptions
+from tactful_streaming.worker.options import JobOptions, WorkerOptions
 from tactful_streaming.worker.worker import Worker
 
 pytest.importorskip("confluent_kafka")
@@ -42,7 +42,9 @@ def silent(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> JobOptions:
 
 def test_a_wait_is_never_shorter_than_the_client_can_wait(silent: JobOptions) -> None:
     now = [0.0]
-    worker = Worker(definitions(), silent, commit_interval_s=0.01, clock=lambda: now[0])
+    worker = Worker(
+        definitions(), silent, pace=WorkerOptions(commit_interval_s=0.01), clock=lambda: now[0]
+    )
     worker.step()
     for left in (0.0096, 0.0008, 0.00001, 0.0):
         now[0] = 0.01 - left
@@ -53,7 +55,9 @@ def test_a_wait_is_never_shorter_than_the_client_can_wait(silent: JobOptions) ->
 
 def test_the_group_is_told_of_commits_now_and_then(silent: JobOptions) -> None:
     now = [0.0]
-    worker = Worker(definitions(), silent, commit_interval_s=0.0, clock=lambda: now[0])
+    worker = Worker(
+        definitions(), silent, pace=WorkerOptions(commit_interval_s=0.0), clock=lambda: now[0]
+    )
     for _ in range(1000):
         worker.step()
         now[0] += 0.004
@@ -90,7 +94,7 @@ class Noting:
     def append_actions(self) -> int:
         return 0
 
-    append_handovers = append_actions
+    append_transfers = append_actions
 
 
 def timed(
@@ -101,8 +105,7 @@ def timed(
     worker = Worker(
         definitions(),
         silent,
-        publish_interval_s=publish_s,
-        commit_interval_s=commit_s,
+        pace=WorkerOptions(publish_interval_s=publish_s, commit_interval_s=commit_s),
         clock=lambda: now[0],
         sleep=sleep,
     )
@@ -178,7 +181,7 @@ class Acting(Noting):
         self.log += [0] * sent
         return sent
 
-    def append_handovers(self) -> int:
+    def append_transfers(self) -> int:
         return 0
 
 
@@ -193,7 +196,9 @@ def test_a_log_is_not_drained_before_what_followed_from_its_end_is_read(
             return {0: Records(ahead, [b""] * len(ahead))} if ahead else {}
 
     monkeypatch.setattr("tactful_streaming.worker.worker.PartitionGroup", Reading)
-    worker = Worker(definitions(), silent, commit_interval_s=0.0, clock=lambda: 0.0)
+    worker = Worker(
+        definitions(), silent, pace=WorkerOptions(commit_interval_s=0.0), clock=lambda: 0.0
+    )
     worker.jobs[0] = job  # type: ignore[index]
     assert worker.drain(1, patience_s=0, stop=lambda: False)
     assert job.acted

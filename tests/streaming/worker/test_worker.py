@@ -3,9 +3,10 @@ import json
 import random
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -31,6 +32,7 @@ from tactful_streaming.kafka.transactional_producer import TransactionalProducer
 from tactful_streaming.state.partition_checkpoint import PartitionState
 from tactful_streaming.state.store import RocksState
 from tactful_streaming.windows.triggers import WindowResult
+from tactful_streaming.worker.options import WorkerOptions
 from tactful_streaming.worker.output_rows import encode_fired
 from tactful_streaming.worker.partition_job import PartitionJob
 from tactful_streaming.worker.worker import Worker, leading
@@ -48,9 +50,9 @@ def shard(kafka_servers: str, tmp_path: Path) -> Iterator[Shard]:
         yield made
 
 
-def new_worker(shard: Shard, **options: object) -> Worker:
-    defaults = {"commit_interval_s": 0.05, "batch": 200, "idle_ms": 200, "now": lambda: 0}
-    return Worker(definitions(), shard.options, **{**defaults, **options})  # type: ignore[arg-type]
+def new_worker(shard: Shard, now: Callable[[], int] = lambda: 0, **options: Any) -> Worker:
+    defaults = WorkerOptions(commit_interval_s=0.05, batch=200, idle_ms=200)
+    return Worker(definitions(), shard.options, pace=replace(defaults, **options), now=now)
 
 
 def work_to(workers: Sequence[Worker], ends: Mapping[int, int]) -> None:
