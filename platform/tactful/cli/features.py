@@ -187,7 +187,7 @@ def backfill(features: Path | None, config: Path | None, data: Path | None, as_j
             held = stack.enter_context(contextlib.ExitStack())
             states = work.hold(held)
         except StorageError as error:
-            who = "servers and workers" if settings.log.kind == "kafka" else "the server"
+            who = "the server" if settings.log.in_files else "servers and workers"
             raise StorageError(
                 f"{error}\nWhat is missing is computed but for the newest records. Stop {who} "
                 "and run this again: that takes moments."

@@ -55,7 +55,7 @@ def rescale(
     states are unchanged. Run it again to resume.
     """
     settings = load_settings(config, overrides={"storage.data": data})
-    if settings.log.kind != "kafka":
+    if settings.log.in_files:
         raise ConfigError(
             'log.kind is "embedded": that log has one partition, which is never divided; a log of '
             "many partitions is one in Kafka"

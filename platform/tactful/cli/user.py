@@ -117,7 +117,7 @@ def export(
     Without --to the data are printed. PERSON is a user id, or device: and a device id.
     """
     with _installation(config, data) as (settings, metadata):
-        if settings.log.kind == "kafka":
+        if not settings.log.in_files:
             raise ConfigError("the log is in Kafka: ask a server, GET /v1/users/{user_id}/export")
         try:
             found = export_person(settings, metadata, person, clock=now_ms)

@@ -53,7 +53,7 @@ def worker(
             "worker.fired_topic": fired_topic,
         },
     )
-    if settings.log.kind != "kafka":
+    if settings.log.in_files:
         raise ConfigError('log.kind is "embedded": workers share the partitions of a log in Kafka')
     if supervise:
         supervise_this(again=FENCED)

@@ -19,7 +19,7 @@ def preview(installation: Installation, person: str) -> list[ErasureStep]:
         StreamingError: if log or state cannot be read.
     """
     settings = installation.settings
-    if settings.log.kind == "kafka":
+    if not settings.log.in_files:
         return look_up(installation, person)
     found = export_person(settings, installation.metadata, person, clock=installation.clock)
     events = sum(record["kind"] == "event" for record in found.records)

@@ -121,7 +121,7 @@ def prepare_worker(
 
 def _online(settings: Settings, definitions: Definitions) -> OpenOnline | None:
     """Return the function that opens the online stores of partitions in Redis, if any."""
-    if settings.online.kind != "redis":
+    if not settings.online.shared:
         return None
     if settings.online.cluster:
         raise ConfigError(

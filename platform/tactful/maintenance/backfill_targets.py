@@ -96,7 +96,7 @@ def require_state(settings: Settings) -> None:
     """
     state = settings.storage.data / "state"
     folders = list((settings.storage.data / "partitions").glob(f"{settings.log.topic}-*/state"))
-    on_kafka = settings.log.kind == "kafka"
+    on_kafka = not settings.log.in_files
     if not (state / "CURRENT").is_file() and not (on_kafka and folders):
         raise StorageError(
             f"{state}: there is no state; `tactful serve`{' or `tactful worker`' * on_kafka} "
@@ -123,7 +123,7 @@ def opened_parts(
     require_state(settings)
     state = settings.storage.data / "state"
     with contextlib.ExitStack() as stack:
-        if settings.log.kind != "kafka":
+        if settings.log.in_files:
             log = stack.enter_context(log_in_files(settings, clock=now_ms))
             yield [_FilesPart(settings, definitions, suppressed, log)]
             return
@@ -214,7 +214,7 @@ class _ServerPart(_FilesPart):
     ) -> None:
         self.path = settings.storage.data / "state"
         self.scratch = settings.storage.data / "backfill" / "server"
-        shares = settings.online.kind == "redis"
+        shares = settings.online.shared
         self.definitions = own_definitions(definitions) if shares else definitions
         self._settings = settings
         self._suppressed = suppressed

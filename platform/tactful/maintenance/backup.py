@@ -200,9 +200,9 @@ def _offset(state: Path) -> int | None:
 
 
 def _elsewhere(settings: Settings) -> Iterator[str]:
-    if settings.log.kind == "kafka":
+    if not settings.log.in_files:
         yield f"the log: topic {settings.log.topic} in Kafka"
-    if settings.online.kind == "redis":
+    if settings.online.shared:
         yield "the online store in Redis, which is filled again from the state"
     if settings.metadata.url_env:
         yield "the metadata: a database of its own, to be backed up with its own tools"

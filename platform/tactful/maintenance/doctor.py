@@ -70,9 +70,9 @@ def examine(settings: Settings) -> Iterator[Check]:
     yield _retention(settings)
     if settings.privacy.sealed_log or settings.vault.exists():
         yield _sealing(settings)
-    if settings.log.kind == "kafka":
+    if not settings.log.in_files:
         yield _kafka(settings)
-    if settings.online.kind == "redis":
+    if settings.online.shared:
         yield _redis(settings)
     if settings.actions.webhook_url:
         yield _webhook(settings)
@@ -234,7 +234,7 @@ def _retention(settings: Settings) -> Check:
         said = "what people left is kept for ever: set [retention]"
         return Check("retention", "warning", said)
     said = ", ".join(f"{kind} {limit / DAY_MS:g} days" for kind, limit in limits.items())
-    if settings.log.kind == "kafka":
+    if not settings.log.in_files:
         return Check("retention", "ok", f"{said}; the topic {settings.log.retention_days:g} days")
     try:
         progress = read_progress(settings.storage.data / PROGRESS)
@@ -327,7 +327,7 @@ def _redis(settings: Settings) -> Check:
             copied = online.marked(0) is not None
     except (OSError, TactfulError, StreamingError) as error:
         return Check("online store", "failed", str(error))
-    if not copied and settings.log.kind == "kafka":
+    if not copied and not settings.log.in_files:
         said = "Redis answers; nothing is there for these features: start `tactful worker`"
         return Check("online store", "warning", said)
     return Check("online store", "ok", "Redis answers")

@@ -99,7 +99,7 @@ def run_training(
         )
         skew = Skew(0, 0, 0, 0, {})
         # A list does not hold how far a server had read each partition of a topic.
-        if settings.log.kind != "kafka":
+        if settings.log.in_files:
             compare = partial(say, "compare")
             skew = measure_skew(
                 log, definitions, settings.models, identity=identity, progress=compare
@@ -238,7 +238,7 @@ def _open_log(
             log = stack.enter_context(open_log(settings, clock=now_ms, latest=latest))
         except LogError as error:
             cure = "; send events to `tactful serve` first, or name its data directory with --data"
-            if settings.log.kind == "kafka":
+            if not settings.log.in_files:
                 cure = ""
             raise ModelError(f"nothing to train from: {error}{cure}") from error
         allows = stack.enter_context(training_permissions(settings, clock=now_ms))

@@ -158,7 +158,7 @@ def open_backend(
     opening = _Opening(
         settings, definitions, stack, consumers, suppressed, rules, letters, late, rebuild, seal
     )
-    return opening.kafka() if settings.log.kind == "kafka" else opening.embedded()
+    return opening.embedded() if settings.log.in_files else opening.kafka()
 
 
 def _open_letters(
@@ -202,7 +202,7 @@ class _Opening:
         sealed: EventLog = log if self.seal is None else SealedLog(log, self.seal)
         state = RocksState(data / "state")
         copied: WriteBehind | None = None
-        if settings.online.kind == "redis":
+        if settings.online.shared:
             copied = WriteBehind(
                 open_redis(settings.online, self.definitions),
                 lambda: stored_blobs(state),
@@ -278,7 +278,7 @@ class _Opening:
             )
             stack.callback(waits.close)
 
-        shares = settings.online.kind == "redis"
+        shares = settings.online.shared
         computed = own_definitions(self.definitions) if shares else self.definitions
         places = LogOffsets(kafka.topic)
         letters = DeadLetterBuffer(self.dead_letters, self.late)

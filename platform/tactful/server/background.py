@@ -145,7 +145,7 @@ class BackgroundTasks:
         )
         if self._coupons is not None:
             yield self._issue(self._coupons)
-        if settings.log.kind == "kafka":
+        if not settings.log.in_files:
             yield repeat(
                 _ERASE_S,
                 partial(asyncio.to_thread, settle_erasures, installation),

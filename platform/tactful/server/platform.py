@@ -292,7 +292,7 @@ class Platform:
         installation = self._resources.installation
         with self.backend.searched() as partitions:
             # A log in files is searched faster through its files.
-            kafka = self.settings.log.kind == "kafka"
+            kafka = not self.settings.log.in_files
             return export_person(
                 self.settings,
                 installation.metadata,

@@ -116,7 +116,7 @@ def _registered(ledger: Ledger, definitions: Path) -> list[Statistic]:
 def _writer(
     settings: Settings, topic: str, stack: ExitStack
 ) -> Callable[[Sequence[tuple[bytes, bytes]]], None]:
-    if settings.log.kind != "kafka":
+    if settings.log.in_files:
         raise ConfigError("--topic needs log.kind = 'kafka': the topic is in the log's cluster")
     kafka = replace(kafka_settings(settings.log), topic=topic)
     producer = TransactionalProducer(kafka, f"{_NAME}.{topic}")

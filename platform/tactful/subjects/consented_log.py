@@ -155,7 +155,7 @@ def training_permissions(
 def _require_metadata(settings: Settings) -> None:
     """See to it that what people have said is here; a topic can be read where it is not."""
     file = settings.storage.data / "metadata.db"
-    if settings.log.kind == "kafka" and not settings.metadata.url_env and not file.exists():
+    if not settings.log.in_files and not settings.metadata.url_env and not file.exists():
         raise StorageError(
             f"{file} is not there, so nobody knows what people agree to: name the data directory "
             "of the server with --data, or its database in metadata.url_env"
@@ -181,5 +181,5 @@ def measured_log(settings: Settings, *, clock: Callable[[], int]) -> Iterator[Pe
         ):
             yield PermittedLog(log, allows, purpose)
     except LogError as error:
-        cure = "" if settings.log.kind == "kafka" else "; name the data with --data"
+        cure = "; name the data with --data" if settings.log.in_files else ""
         raise StorageError(f"nothing to read out: {error}{cure}") from error
