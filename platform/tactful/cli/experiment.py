@@ -18,7 +18,8 @@ from tactful.cli.options import (
 from tactful.config.load import load_settings
 from tactful.errors import ConfigError
 from tactful.experiments.metrics import METRICS
-from tactful.experiments.readout import plain, read_arm_outcomes, read_out
+from tactful.experiments.readout import plain, read_out
+from tactful.experiments.tally import read_arm_outcomes
 from tactful.subjects.consented_log import measured_log
 from tactful.util.clock import now_ms
 from tactful.util.lazy_commands import LazyCommand, LazyGroup

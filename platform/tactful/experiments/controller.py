@@ -19,9 +19,10 @@ from tactful.errors import ConfigError, StorageError
 from tactful.experiments.definitions import CHANGE, CONTROL, load_rollouts
 from tactful.experiments.messages import LookRecord
 from tactful.experiments.private_looks import LOOKS, noise_of, observations, release
-from tactful.experiments.readout import Tally, comparable, read_on, samples
+from tactful.experiments.readout import comparable, samples
 from tactful.experiments.serving import Served
 from tactful.experiments.store import Judged, RolloutStore, StoredRollout
+from tactful.experiments.tally import Tally, read_on
 from tactful_bandits.analysis.samples import Proportion, Sample
 from tactful_bandits.errors import ExperimentError
 from tactful_bandits.rollouts.lifecycle import judge_rollout

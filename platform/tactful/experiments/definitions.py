@@ -1,4 +1,4 @@
-"""Changes of how lists are made, as data: what changes, in which stages, guarded by what.
+"""Rollouts as data: a change of recommendations, its stages and its guardrails.
 
 ```yaml
 - key: cheaper-first
@@ -9,9 +9,9 @@
   start: true
 ```
 
-`change` holds parameters as those of an arm in ``experiments.yaml``. With ``model: "7"`` it gives
-lists by another version of the model, on the index of the champion; with ``tuner: DIRECTORY`` a
-trained network sets the objective (`tactful.rerank.tuned_objective`).
+`change` holds parameters as those of an arm in `experiments.yaml`. With `model: "7"` another
+version of the model ranks, on the index of the champion; with `tuner: DIRECTORY` a trained network
+sets the objective (`tactful.rerank.tuned_objective`).
 """
 
 from __future__ import annotations
@@ -45,10 +45,10 @@ class GuardrailDefinition(msgspec.Struct, frozen=True, kw_only=True, forbid_unkn
     """A metric that the change must not harm; see `tactful_bandits.Guardrail`.
 
     Attributes:
-        metric: ``takers``, ``taken_lists``, ``revenue`` or ``latency``.
-        margin: loss that is put up with, as a share of the control's value.
+        metric: `takers`, `taken_lists`, `revenue` or `latency`.
+        margin: tolerated loss, as a share of the control's value.
         critical: whether harm rolls back; else it only warns.
-        minimum_units: people that each arm needs before anything is said.
+        minimum_units: users that each arm needs before a verdict.
     """
 
     metric: str
@@ -58,25 +58,24 @@ class GuardrailDefinition(msgspec.Struct, frozen=True, kw_only=True, forbid_unkn
 
 
 class RolloutDefinition(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A change and how it is to be rolled out.
+    """A change, and the plan of its rollout.
 
     Attributes:
-        key: its name, and the seed of who gets it: small letters, digits, ``-`` and ``_``.
-        change: parameters of a policy that replace those of whoever gets it; ``model`` is a
-            version of the model, ``tuner`` the directory of a tuner.
-        guardrails: what must not be harmed.
-        stages: share of the people who get it, stage by stage, rising, in (0, 1].
-        stage_hours: how long a stage lasts at least.
-        outcomes: types of events that say an item of a list was taken.
-        outcome_hours: how long after a list what follows from it counts. No look sees a list
-            sooner, so it is short.
-        alpha: probability that a change which harms nothing is ever rolled back.
-        tightest_at: people at whom harm is to be seen soonest.
+        key: its name, and the seed of its assignment: small letters, digits, `-` and `_`.
+        change: policy parameters that replace the present ones; `model` is a version of the model,
+            `tuner` the directory of a tuner.
+        guardrails: metrics that must not be harmed.
+        stages: share of the users who get it, stage by stage, rising, in (0, 1].
+        stage_hours: least length of a stage.
+        outcomes: types of events by which an item of a recommendation counts as taken.
+        outcome_hours: time after a recommendation in which outcomes count. No look includes a
+            recommendation sooner, so it is short.
+        alpha: probability that a harmless change is ever rolled back.
+        tightest_at: number of users at which harm is detected soonest.
         proof: advance only once critical guardrails show that there is no harm.
-        epsilon: judge by counts that were released with noise, at this privacy loss of a person in
-            a stage; None judges by exact outcomes (`tactful.experiments.private_looks`).
-        evaluated: of a tuner: begin the canary only once ``tactful tuner evaluate`` has found it
-            better.
+        epsilon: judge by counts released with noise, at this privacy loss of a user in a stage;
+            None judges by exact outcomes (`tactful.experiments.private_looks`).
+        evaluated: for a tuner: begin the canary only if `tactful tuner evaluate` found it better.
         start: whether it starts by itself when it is applied.
     """
 
@@ -96,12 +95,12 @@ class RolloutDefinition(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
 
     @property
     def model(self) -> str:
-        """Version of the model that the change is about; empty where it is about none."""
+        """Version of the model that the change names; empty for none."""
         return str(self.change.get("model", ""))
 
     @property
     def lasts(self) -> int:
-        """How long after a list what follows counts, milliseconds."""
+        """Time after a recommendation in which outcomes count, milliseconds."""
         return int(self.outcome_hours * _HOUR)
 
     @property
@@ -111,65 +110,28 @@ class RolloutDefinition(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
 
     @property
     def touches(self) -> frozenset[str]:
-        """What of a policy changes."""
+        """Attributes of a policy that change."""
         return frozenset("objective" if name == "tuner" else name for name in self.change)
 
     def parts(self) -> dict[str, Any]:
-        """What the change replaces in a policy.
+        """Return the replaced attributes of a policy.
 
         Raises:
             ConfigError: if a parameter is unknown or out of range.
         """
-        said = {name: it for name, it in self.change.items() if name not in ("model", "tuner")}
-        return policy_parts(said, where=f"rollout {self.key!r}: change")
+        parameters = {k: v for k, v in self.change.items() if k not in ("model", "tuner")}
+        return policy_parts(parameters, where=f"rollout {self.key!r}: change")
 
     def plan(self) -> RolloutPlan:
-        """How it is rolled out.
+        """Check the definition and return its plan.
 
         Raises:
-            ConfigError: if that cannot be carried out.
+            ConfigError: if the definition is wrong.
         """
         from tactful_bandits.rollouts.guardrails import Guardrail
         from tactful_bandits.rollouts.model import RolloutPlan
 
-        where = f"rollout {self.key!r}"
-        if not _KEY.fullmatch(self.key) or self.key == RANKING_EXPERIMENT:
-            raise ConfigError(
-                f"{where}: a key has small letters, digits, '-' and '_', at most 63, and is not "
-                f"{RANKING_EXPERIMENT!r}"
-            )
-        if not self.change:
-            raise ConfigError(f"{where}: change is empty: say what changes")
-        model = self.change.get("model", "-")
-        if not isinstance(model, str) or not 1 <= len(model) <= 64:
-            raise ConfigError(f"{where}: change.model must be a version, written as text")
-        if (
-            not isinstance(self.change.get("tuner", ""), str)
-            or {
-                "tuner",
-                "objective",
-            }
-            <= self.change.keys()
-        ):
-            raise ConfigError(f"{where}: change.tuner must be a directory, and sets the objective")
-        if self.evaluated and not self.tuner:
-            raise ConfigError(f"{where}: only a tuner is evaluated before: leave evaluated out")
-        self.parts()
-        if self.outcome_hours > self.stage_hours:
-            raise ConfigError(
-                f"{where}: a stage of {self.stage_hours:g} hours is over before any outcome of "
-                f"{self.outcome_hours:g} hours: make outcome_hours shorter"
-            )
-        for guard in self.guardrails:
-            if guard.metric not in METRICS:
-                raise ConfigError(
-                    f"{where}: there is no metric {guard.metric!r}; there are {', '.join(METRICS)}"
-                )
-            if self.epsilon is not None and guard.metric != "takers":
-                raise ConfigError(
-                    f"{where}: with epsilon, counts of takers are released and nothing else: leave "
-                    f"the guardrail {guard.metric!r} out"
-                )
+        self._check()
         try:
             plan = RolloutPlan(
                 self.key,
@@ -195,15 +157,50 @@ class RolloutDefinition(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
             raise ConfigError(str(error)) from error
         return plan
 
+    def _check(self) -> None:
+        where = f"rollout {self.key!r}"
+        if not _KEY.fullmatch(self.key) or self.key == RANKING_EXPERIMENT:
+            raise ConfigError(
+                f"{where}: a key has small letters, digits, '-' and '_', at most 63, and is not "
+                f"{RANKING_EXPERIMENT!r}"
+            )
+        if not self.change:
+            raise ConfigError(f"{where}: change is empty: give the parameters that change")
+        model = self.change.get("model", "-")
+        if not isinstance(model, str) or not 1 <= len(model) <= 64:
+            raise ConfigError(f"{where}: change.model must be a version, written as text")
+        if not isinstance(self.change.get("tuner", ""), str):
+            raise ConfigError(f"{where}: change.tuner must be a directory")
+        if {"tuner", "objective"} <= self.change.keys():
+            raise ConfigError(f"{where}: change.tuner sets the objective: leave objective out")
+        if self.evaluated and not self.tuner:
+            raise ConfigError(f"{where}: evaluated needs change.tuner: leave evaluated out")
+        self.parts()
+        if self.outcome_hours > self.stage_hours:
+            raise ConfigError(
+                f"{where}: a stage of {self.stage_hours:g} hours is over before any outcome of "
+                f"{self.outcome_hours:g} hours: make outcome_hours shorter"
+            )
+        for guard in self.guardrails:
+            if guard.metric not in METRICS:
+                raise ConfigError(
+                    f"{where}: there is no metric {guard.metric!r}; there are {', '.join(METRICS)}"
+                )
+            if self.epsilon is not None and guard.metric != "takers":
+                raise ConfigError(
+                    f"{where}: with epsilon, counts of takers are released and nothing else: leave "
+                    f"the guardrail {guard.metric!r} out"
+                )
+
 
 def experiment_at(key: str, share: float) -> Experiment:
-    """Who gets a change while a share of the people does.
+    """Return the assignment of a rollout at a share.
 
-    The change owns the last buckets: as the share grows, whoever has it keeps it.
+    The change owns the last buckets: as the share grows, users who have the change keep it.
 
     Args:
         key: of the rollout.
-        share: of the people, in [0, 1].
+        share: of the users, in [0, 1].
     """
     return Experiment(key, (Arm(CONTROL, 1.0 - share), Arm(CHANGE, share)))
 
@@ -215,18 +212,18 @@ def read_rollout(plain: object, *, where: str) -> RolloutDefinition:
         ConfigError: if it is wrong; the message begins with `where`.
     """
     try:
-        found = msgspec.convert(plain, RolloutDefinition)
-        found.plan()
+        definition = msgspec.convert(plain, RolloutDefinition)
+        definition.plan()
     except (msgspec.ValidationError, ConfigError) as error:
         raise ConfigError(f"{where}: {error}") from error
-    return found
+    return definition
 
 
 def load_rollouts(path: Path) -> list[RolloutDefinition]:
     """Read the definitions of a YAML file.
 
     Raises:
-        ConfigError: if it cannot be read, or one of them is wrong; the message says which.
+        ConfigError: if the file cannot be read, or a definition is wrong; the message names it.
     """
     try:
         plain = yaml.safe_load(path.read_text("utf-8"))
@@ -236,11 +233,11 @@ def load_rollouts(path: Path) -> list[RolloutDefinition]:
         return []
     if not isinstance(plain, Sequence) or isinstance(plain, str):
         raise ConfigError(f"{path}: must be a list of rollouts")
-    found = [
-        read_rollout(each, where=f"{path}: rollout number {number}")
-        for number, each in enumerate(plain, 1)
+    definitions = [
+        read_rollout(entry, where=f"{path}: rollout number {number}")
+        for number, entry in enumerate(plain, 1)
     ]
-    keys = [each.key for each in found]
+    keys = [definition.key for definition in definitions]
     if repeated := sorted({key for key in keys if keys.count(key) > 1}):
         raise ConfigError(f"{path}: written twice: {', '.join(repeated)}")
-    return found
+    return definitions

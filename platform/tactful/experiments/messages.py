@@ -1,7 +1,7 @@
-"""What the API and the command line tell of rollouts, and the steps that both can take.
+"""Messages of the API and the command line about rollouts, and the steps that both can take.
 
-Words and shares, no numbers of people but released ones: who may read this is not who may read the
-log.
+They hold words and shares, and no counts of users but released ones, because their readers may not
+read the log.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ Step = Literal["start", "advance", "rollback", "decide", "archive"]
 
 
 class RolloutInfo(msgspec.Struct, kw_only=True, frozen=True):
-    """Where a rollout stands.
+    """State of a rollout.
 
     Attributes:
         key: its name.
-        state: ``draft``, ``shadow``, ``canary``, ``held``, ``rolled back`` or ``decided``.
+        state: `draft`, `shadow`, `canary`, `held`, `rolled back` or `decided`.
         stage: number of the current or last stage, from 0.
-        share: of the people who get the change.
-        decision: ``ship``, ``keep`` or ``inconclusive``; None until it is decided.
-        change: what changes.
-        looks: how many looks were taken.
-        looked_at: when the last was, epoch milliseconds; 0 for never.
-        archived: whether it is done with.
-        run_id: run of MLflow that keeps its end; empty until then.
+        share: of the users who get the change.
+        decision: `ship`, `keep` or `inconclusive`; None until it is decided.
+        change: parameters that change.
+        looks: number of looks taken.
+        looked_at: time of the last look, epoch milliseconds; 0 for never.
+        archived: whether it is archived.
+        run_id: MLflow run that records its end; empty until then.
     """
 
     key: str
@@ -51,8 +51,8 @@ class RolloutIndex(msgspec.Struct, kw_only=True, frozen=True):
     """One page of the rollouts, by key.
 
     Attributes:
-        experiments: where each stands.
-        next_cursor: give it as ``cursor`` for the next page; None at the end.
+        experiments: state of each.
+        next_cursor: send it as `cursor` for the next page; None at the end.
     """
 
     experiments: list[RolloutInfo]
@@ -60,14 +60,14 @@ class RolloutIndex(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class RolloutChange(msgspec.Struct, kw_only=True, frozen=True):
-    """One line of the audit log of a rollout.
+    """One entry of the audit log of a rollout.
 
     Attributes:
         at: epoch milliseconds.
-        action: ``applied``, ``archived``, or the states it went between.
-        share: of the people who get the change from then on.
-        changed_by: who did it.
-        reason: why.
+        action: `applied`, `archived`, or the states before and after.
+        share: of the users who get the change from then on.
+        changed_by: author of the change.
+        reason: reason of the author.
     """
 
     at: int
@@ -78,17 +78,17 @@ class RolloutChange(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class LookRecord(msgspec.Struct, kw_only=True, frozen=True):
-    """What one look said.
+    """Result of one look.
 
     Attributes:
         number: of the look, from 1.
         at: epoch milliseconds.
         stage: number of the stage it was taken in.
-        sample_ratio: ``ok``, ``mismatch`` or ``too few data``.
-        guardrails: verdict by metric: ``too few data``, ``harm``, ``undecided`` or ``no harm``.
+        sample_ratio: `ok`, `mismatch` or `too few data`.
+        guardrails: verdict by metric: `too few data`, `harm`, `undecided` or `no harm`.
         state: of the rollout after it.
-        released: of a private look, by arm, noisy counts of the people who took something from
-            their first list and of those who did not, since the look before; else None.
+        released: for a private look, by arm, noisy counts of the users who took something from
+            their first recommendation and of the others, since the look before; else None.
     """
 
     number: int
@@ -104,9 +104,9 @@ class RolloutDetails(msgspec.Struct, kw_only=True, frozen=True):
     """A rollout with its audit log and its latest looks.
 
     Attributes:
-        rollout: where it stands.
-        history: who moved it, oldest first.
-        looks: the latest, newest first.
+        rollout: its state.
+        history: its audit log, oldest first.
+        looks: the latest looks, newest first.
     """
 
     rollout: RolloutInfo
@@ -115,11 +115,11 @@ class RolloutDetails(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class RolloutStep(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
-    """Why a rollout is moved.
+    """Reason of a step.
 
     Attributes:
         reason: for the audit log.
-        decision: for ``decide``: ``ship``, ``keep`` or ``inconclusive``.
+        decision: for `decide`: `ship`, `keep` or `inconclusive`.
     """
 
     reason: str
@@ -127,7 +127,7 @@ class RolloutStep(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fiel
 
 
 def rollout_info(stored: StoredRollout) -> RolloutInfo:
-    """Where a rollout stands, in words."""
+    """Return the state of a rollout as a message."""
     rollout = stored.rollout
     return RolloutInfo(
         key=stored.key,
@@ -144,7 +144,7 @@ def rollout_info(stored: StoredRollout) -> RolloutInfo:
 
 
 def details(store: RolloutStore, stored: StoredRollout) -> RolloutDetails:
-    """A rollout with all that is kept of it.
+    """Return a rollout with its audit log and latest looks.
 
     Raises:
         StorageError: if the database cannot be used.
@@ -165,22 +165,22 @@ def move(
     reason: str,
     decision: str | None = None,
 ) -> StoredRollout:
-    """Take a step by hand.
+    """Take a step of a rollout by hand.
 
     Args:
         store: the rollouts.
         key: of the rollout.
-        step: one of `Step`. ``advance`` starts the canary, or resumes what is held: from stage to
-            stage a rollout goes by itself, when no harm is seen.
-        by: who asks.
-        reason: why.
-        decision: for ``decide``.
+        step: one of `Step`. `advance` starts the canary, or resumes a held rollout; the controller
+            moves a rollout from stage to stage when it finds no harm.
+        by: author, for the audit log.
+        reason: for the audit log.
+        decision: for `decide`.
 
     Raises:
         ConfigError: if there is none, it cannot take the step now, or no reason is given.
         StorageError: if the database cannot be used; nothing was changed then.
     """
-    # Here, because processes that only pass requests on know these messages, too.
+    # Imported late: processes that only forward requests use these messages without scipy.
     from tactful_bandits.rollouts.lifecycle import (
         decide_rollout,
         resume_rollout,
@@ -190,14 +190,14 @@ def move(
     )
 
     if not reason.strip():
-        raise ConfigError("say why, with a reason: the audit log keeps it")
+        raise ConfigError("reason is empty: give one for the audit log")
     if step == "archive":
         return store.archive(key, by=by, reason=reason)
     if step == "rollback":
         return store.move(key, roll_back, by=by, reason=reason)
     if step == "decide":
         if decision is None:
-            raise ConfigError("say which decision: ship, keep or inconclusive")
+            raise ConfigError("decision is missing: give ship, keep or inconclusive")
         return store.move(key, decide_rollout, by=by, decision=decision, reason=reason)
 
     def begin(rollout: Rollout, *, at: int, by: str) -> Rollout:

@@ -1,4 +1,4 @@
-"""What is compared between the arms of an experiment on lists, by name."""
+"""Metrics that are compared between the arms of an experiment, by name."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ if TYPE_CHECKING:
     from tactful_streaming.contract.log_entries import Event
 
 ROLLOUTS = "rollouts"
-"""Property of a logged list: which rollouts its person takes part in, as ``key:arm``."""
+"""Property of a logged recommendation: the rollouts of its user, as `key:arm`."""
 
 LARGEST_AMOUNT = 1e9
-"""Of money in one event; what is larger is no purchase, and its square would drown all others."""
+"""Largest amount of money in one event; the square of a larger one would drown all others."""
 
 
 class Metric(NamedTuple):
-    """What is compared.
+    """A metric.
 
     Attributes:
-        words: how a person would say it.
-        better: which way it should go.
+        words: description in plain words.
+        better: the desired direction.
     """
 
     words: str
@@ -37,12 +37,15 @@ METRICS = {
 
 
 def number_of(event: Event, name: str, default: float = 0.0) -> float:
-    """A property as a number; `default` where it is none."""
+    """Return a property as a number; `default` where it is none."""
     value = event.properties.get(name, default)
     return float(value) if isinstance(value, int | float) else default
 
 
 def spent_in(event: Event) -> float:
-    """What a purchase cost, at least 0; 0 of more than `LARGEST_AMOUNT`, which anybody can send."""
+    """Return the cost of a purchase; 0 if it is negative or above `LARGEST_AMOUNT`.
+
+    Any client can send such amounts.
+    """
     amount = number_of(event, "price") * number_of(event, "quantity", 1.0)
     return amount if 0 <= amount <= LARGEST_AMOUNT else 0.0

@@ -1,16 +1,16 @@
-"""Looks at a rollout that see nothing but released counts.
+"""Looks at a rollout that use only released counts.
 
-A look releases, for each arm, how many people took something from the first list they were shown in
-the stage, and how many did not, of those whose first list is over since the look before. Each count
-gets discrete Laplace noise of scale ``1 / ε``.
+A look releases, for each arm, how many users took something from their first recommendation in the
+stage, and how many did not, of those whose first recommendation is over since the look before. Each
+count gets discrete Laplace noise of scale `1 / ε`.
 
-Guarantee: one person (one key of the log: a user, or a device that nobody has logged in on) stands
-in one count of one look of a stage, so all looks of a stage together are ε-differentially private
-for whoever is added or removed; a rollout costs ε for each stage that it begins. Whatever a look
-says, rolls back or holds is computed from these counts. Nobody's history is assumed to be
-independent of anybody's. Who takes consent to measurement back and gives it again, or is erased and
-comes again, may be counted twice in a stage; so may be whose first list retention took from the log
-before the stage was over, if the server was started anew since.
+Guarantee: one user (one key of the log: a user, or a device without a login) stands in one count of
+one look of a stage, so all looks of a stage together are ε-differentially private for adding or
+removing a user; a rollout costs ε for each stage that it begins. All results, rollbacks and holds
+of a look are computed from these counts. Histories are not assumed to be independent. A user who
+withdraws consent to measurement and gives it again, or is erased and returns, may be counted twice
+in a stage; so may a user whose first recommendation left the log by retention before the stage was
+over, if the server was restarted since.
 """
 
 from __future__ import annotations
@@ -19,32 +19,32 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from tactful.experiments.definitions import CHANGE, CONTROL
-from tactful.experiments.readout import FirstList
+from tactful.experiments.tally import FirstList
 from tactful_bandits.analysis.noisy_samples import ReleasedProportion, units_behind_noise
 from tactful_bandits.rollouts.model import StageObservations
 from tactful_privacy.mechanisms.backends import Noise
 from tactful_privacy.mechanisms.laplace import DiscreteLaplace
 
 Released = Mapping[str, tuple[int, int]]
-"""By arm: noisy counts of the people who took something, and of those who did not."""
+"""By arm: noisy counts of the users who took something, and of those who did not."""
 
 METRIC = "takers"
-"""What such looks can judge."""
+"""The metric of such looks."""
 
 LOOKS = 24
-"""Of a stage, about: noise adds up look by look."""
+"""Looks of a stage, about: noise adds up look by look."""
 
 
 def noise_of(epsilon: float) -> DiscreteLaplace:
-    """The noise of one count, by the decimal number that a definition says."""
+    """Return the noise of one count at the epsilon of a definition."""
     return DiscreteLaplace(1, str(epsilon))
 
 
 def release(firsts: Sequence[FirstList], noise: Noise) -> dict[str, tuple[int, int]]:
-    """Release what one look may see; to be drawn once for each span of time.
+    """Release the counts of one look; to be drawn once for each span of time.
 
     Args:
-        firsts: of the people whose first list is over since the look before.
+        firsts: first recommendations that are over since the look before.
         noise: of one count.
     """
     counts = Counter((first.arm, first.took) for first in firsts)
@@ -56,12 +56,12 @@ def release(firsts: Sequence[FirstList], noise: Noise) -> dict[str, tuple[int, i
 
 
 def observations(looks: Sequence[Released], variance: float, share: float) -> StageObservations:
-    """What the looks of a stage have released, for `tactful_bandits.judge_rollout`.
+    """Sum the released counts of a stage for `tactful_bandits.judge_rollout`.
 
     Args:
         looks: of the stage so far.
         variance: of the noise in one count.
-        share: of the people who should get the change.
+        share: of the users who should get the change.
     """
     arms = []
     for arm in (CONTROL, CHANGE):

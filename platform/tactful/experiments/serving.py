@@ -1,8 +1,8 @@
-"""Rollouts as lists see them: who gets which change now.
+"""Apply rollouts to recommendations: the changes that a user gets now.
 
-The server that follows the metadata writes what is to be served to a small file of the data
-directory, and every process that makes lists reads it there, as it does the pointer to the
-champion. So no list waits for a database, and none is made by half of a change.
+The server that follows the metadata writes the present rollouts to a small file of the data
+directory, and every process that recommends reads them there, like the pointer to the champion. So
+no request waits for a database, and none is served by half of a change.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ class Served(msgspec.Struct, frozen=True):
     """One rollout in the file.
 
     Attributes:
-        definition: what changes.
-        share: of the people who get it now.
+        definition: the change.
+        share: of the users who get it now.
     """
 
     definition: RolloutDefinition
@@ -43,13 +43,13 @@ class Served(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True)
 class ServedRollout:
-    """A rollout that lists take part in.
+    """A rollout that requests take part in.
 
     Attributes:
-        experiment: who gets the change.
-        parts: what it replaces in a policy.
-        model: version of the model it gives lists by; empty for that of everybody else.
-        tuner: what sets the objective; None for nobody.
+        experiment: assignment of the change.
+        parts: replaced attributes of a policy.
+        model: version of the model that ranks; empty for the champion.
+        tuner: sets the objective; None for no tuner.
     """
 
     experiment: Experiment
@@ -60,13 +60,13 @@ class ServedRollout:
 
 @dataclass(frozen=True)
 class Drawn:
-    """What rollouts mean for one list.
+    """Effect of rollouts on one recommendation.
 
     Attributes:
-        assignments: the arm of each that the person takes part in.
-        parts: what is replaced in the policy.
+        assignments: the user's arm in each rollout.
+        parts: replaced attributes of the policy.
         model: version of the model that ranks instead of the champion; empty for the champion.
-        tuned: what a tuner drew by chance, for the log.
+        tuned: draws of a tuner, for the log.
     """
 
     assignments: tuple[Assignment, ...] = ()
@@ -75,34 +75,34 @@ class Drawn:
     tuned: Mapping[str, Any] = field(default_factory=dict)
 
     def over(self, policy: Policy) -> Policy:
-        """A policy with the changes in it."""
+        """Return a policy with the changes applied."""
         return replace(policy, **self.parts) if self.parts else policy
 
     def variant(self) -> dict[str, str]:
-        """Arm by rollout."""
-        return {each.experiment: each.arm for each in self.assignments if each.arm is not None}
+        """Return the arm by rollout."""
+        return {it.experiment: it.arm for it in self.assignments if it.arm is not None}
 
     def to_log_fields(self) -> dict[str, Any]:
-        """What is logged with a list; arms that the caller chose are none of the experiment's."""
-        drawn = [each for each in self.assignments if not each.forced]
+        """Return the properties of the logged recommendation; forced arms are left out."""
+        drawn = [assignment for assignment in self.assignments if not assignment.forced]
         if not drawn:
             return {}
         return {
-            ROLLOUTS: [f"{each.experiment}:{each.arm}" for each in drawn],
-            "rollout_shares": [each.propensity for each in drawn],
+            ROLLOUTS: [f"{it.experiment}:{it.arm}" for it in drawn],
+            "rollout_shares": [it.propensity for it in drawn],
             **self.tuned,
         }
 
 
 class ServedRollouts:
-    """The rollouts of the file, followed."""
+    """Present rollouts, reloaded when their file changes."""
 
     def __init__(self, path: Path | None, *, generator: np.random.Generator | None = None) -> None:
         """Follow a file; None follows none.
 
         Args:
-            path: where `tactful.experiments.controller.write_served` writes.
-            generator: where the chance of tuners comes from; by default from the system.
+            path: file that `tactful.experiments.controller.write_served` writes.
+            generator: noise of tuners; by default seeded by the system.
         """
         self._path = path
         self._generator = generator or np.random.default_rng()
@@ -110,37 +110,37 @@ class ServedRollouts:
         self.rollouts: tuple[ServedRollout, ...] = ()
 
     def refresh(self) -> bool:
-        """Take in what was written since; whether that changed anything.
+        """Reload the file if it changed, and return whether it did.
 
         Raises:
-            ConfigError: if the file is not one of ours; what was served goes on.
+            ConfigError: if the file is invalid; the former rollouts stay.
         """
         if self._path is None:
             return False
         try:
-            about = self._path.stat()
+            stat = self._path.stat()
         except FileNotFoundError:
             return False
-        seen = about.st_ino, about.st_mtime_ns, about.st_size
+        seen = stat.st_ino, stat.st_mtime_ns, stat.st_size
         if seen == self._seen:
             return False
         self._seen = seen
         try:
-            found = msgspec.json.decode(self._path.read_bytes(), type=list[Served])
+            served = msgspec.json.decode(self._path.read_bytes(), type=list[Served])
         except (OSError, msgspec.DecodeError) as error:
             raise ConfigError(f"{self._path}: cannot be read: {error}") from error
-        made = []
-        for each in found:
-            asked = each.definition
+        rollouts = []
+        for rollout in served:
+            change = rollout.definition
             try:
-                tuner = Tuner(Path(asked.tuner)) if asked.tuner else None
+                tuner = Tuner(Path(change.tuner)) if change.tuner else None
             except ConfigError as error:
-                # Left out for everybody, so that the arms stay comparable.
-                logger.error("rollout %s waits: %s", asked.key, error)
+                # Left out for all users, so that the arms stay comparable.
+                logger.error("rollout %s waits: %s", change.key, error)
                 continue
-            experiment = experiment_at(asked.key, each.share)
-            made.append(ServedRollout(experiment, asked.parts(), asked.model, tuner))
-        self.rollouts = tuple(made)
+            experiment = experiment_at(change.key, rollout.share)
+            rollouts.append(ServedRollout(experiment, change.parts(), change.model, tuner))
+        self.rollouts = tuple(rollouts)
         return True
 
     def draw(
@@ -151,21 +151,21 @@ class ServedRollouts:
         *,
         at: int = 0,
     ) -> Drawn:
-        """What one list is made by.
+        """Draw the arms of one request.
 
         Args:
-            subject: who asks; nobody in particular takes no part.
+            subject: key of the user; a request without one takes no part.
             force: arms that the caller chose.
-            known: whether a version of the model can rank here; a rollout of one that cannot is
-                left out for everybody, so that the arms stay comparable.
-            at: when, epoch milliseconds.
+            known: whether a version of the model can rank in this process; a rollout of another
+                version is left out for all users, so that the arms stay comparable.
+            at: time of the request, epoch milliseconds.
 
         Raises:
             AssignmentError: if an arm is forced that does not exist.
         """
         if not self.rollouts:
             return _NOTHING
-        made: list[Assignment] = []
+        assignments: list[Assignment] = []
         parts: dict[str, Any] = {}
         tuned: dict[str, Any] = {}
         model = ""
@@ -176,7 +176,7 @@ class ServedRollouts:
             if subject is None and forced is None:
                 continue
             drawn = assign(served.experiment, subject or "nobody", forced=forced)
-            made.append(drawn)
+            assignments.append(drawn)
             if drawn.arm == CHANGE:
                 parts.update(served.parts)
                 weighed = served.tuner and served.tuner.tune(at, self._generator)
@@ -184,7 +184,7 @@ class ServedRollouts:
                     parts["objective"] = weighed.objective
                     tuned = weighed.log_fields
                 model = served.model or model
-        return Drawn(tuple(made), parts, model, tuned)
+        return Drawn(tuple(assignments), parts, model, tuned)
 
 
 _NOTHING = Drawn()

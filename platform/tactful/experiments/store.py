@@ -1,8 +1,8 @@
-"""Rollouts of one installation, kept in its metadata: where each stands, and who moved it.
+"""Store the rollouts of an installation in its metadata, with an audit log.
 
-Whatever changes a rollout does so in one transaction, with the line of the audit log that says who
-and why, and a look with what it saw. A process that is killed leaves either all of it or nothing,
-so no look is decided twice and none by halves.
+Each change of a rollout is one transaction with its entry of the audit log, and a look with its
+released counts. A process that is killed leaves either all of it or nothing, so no look is decided
+twice or in part.
 """
 
 from __future__ import annotations
@@ -31,23 +31,23 @@ from tactful_bandits.errors import LifecycleError
 from tactful_bandits.rollouts.lifecycle import start_canary, start_shadow
 from tactful_bandits.rollouts.model import Rollout, RolloutLook, dump_rollout, load_rollout
 
-_ABANDONED_MS = 600_000  # a change of models that was begun so long ago was killed
+_ABANDONED_MS = 600_000  # an unfinished change of models older than this was killed
 
 _table = rollouts.c
 
 
 @dataclass(frozen=True)
 class StoredRollout:
-    """A rollout as it is kept.
+    """A stored rollout.
 
     Attributes:
         definition: as it was applied.
-        rollout: where it stands.
+        rollout: its state.
         version: grows with every change.
-        archived: whether it is done with: nobody gets its change any more.
-        looks: how many were taken.
-        looked_at: when the last was, epoch milliseconds; 0 for never.
-        run_id: the run in MLflow that keeps its end; empty until then.
+        archived: whether it is archived: no user gets its change any more.
+        looks: number of looks taken.
+        looked_at: time of the last look, epoch milliseconds; 0 for never.
+        run_id: MLflow run that records its end; empty until then.
     """
 
     definition: RolloutDefinition
@@ -70,7 +70,7 @@ class StoredRollout:
 
 
 class Judged(NamedTuple):
-    """A look, and what it released: kept in the same transaction, so nothing is drawn twice."""
+    """A look and its released counts, stored in one transaction, so nothing is drawn twice."""
 
     look: RolloutLook
     released: dict[str, tuple[int, int]] | None = None
@@ -80,17 +80,12 @@ class RolloutStore:
     """The rollouts of one installation."""
 
     def __init__(self, metadata: MetadataStore, *, clock: Callable[[], int]) -> None:
-        """Use the metadata.
-
-        Args:
-            metadata: where they are kept.
-            clock: now in epoch milliseconds.
-        """
+        """Use a metadata store and a clock, epoch milliseconds."""
         self._metadata = metadata
         self._clock = clock
 
     def all(self) -> list[StoredRollout]:
-        """All rollouts, by key.
+        """Return all rollouts, by key.
 
         Raises:
             StorageError: if the database cannot be used.
@@ -98,12 +93,12 @@ class RolloutStore:
         return [_stored(row) for row in self._metadata.fetch(sa.select(rollouts).order_by("key"))]
 
     def find(self, key: str) -> StoredRollout | None:
-        """One rollout, or None."""
+        """Return one rollout, or None."""
         rows = self._metadata.fetch(sa.select(rollouts).where(_table.key == key))
         return _stored(rows[0]) if rows else None
 
     def changes(self, key: str) -> list[RolloutChange]:
-        """The audit log of a rollout, oldest first."""
+        """Return the audit log of a rollout, oldest first."""
         query = sa.select(rollout_changes).where(rollout_changes.c.key == key)
         return [
             msgspec.convert(row, RolloutChange, from_attributes=True)
@@ -113,12 +108,12 @@ class RolloutStore:
     def looks(
         self, key: str, *, limit: int | None = 20, since: int | None = None
     ) -> list[LookRecord]:
-        """The latest looks, newest first.
+        """Return the latest looks, newest first.
 
         Args:
             key: of the rollout.
-            limit: at most so many; None for all.
-            since: only those after this time, epoch milliseconds.
+            limit: most looks; None for all.
+            since: only looks after this time, epoch milliseconds.
         """
         table = rollout_looks
         query = sa.select(table).where(table.c.key == key).order_by(table.c.number.desc())
@@ -130,18 +125,18 @@ class RolloutStore:
         ]
 
     def apply(self, definition: RolloutDefinition, *, by: str, reason: str) -> bool:
-        """Keep a definition, and start it if it says so.
+        """Store a definition, and start its rollout if it is defined to start.
 
         Args:
-            definition: what is to be rolled out.
-            by: who applies it.
-            reason: why.
+            definition: of the rollout.
+            by: author, for the audit log.
+            reason: for the audit log.
 
         Returns:
             Whether that changed anything.
 
         Raises:
-            ConfigError: if a rollout of that name that has begun is defined otherwise, or it cannot
+            ConfigError: if a rollout of that key has begun with another definition, or it cannot
                 start.
             StorageError: if the database cannot be used; nothing was changed then.
         """
@@ -153,8 +148,8 @@ class RolloutStore:
                 return False
             if held is not None and (held.rollout.state != "draft" or held.archived):
                 raise ConfigError(
-                    f"rollout {definition.key!r} has begun, and its plan was written before: give "
-                    "a change of it another key"
+                    f"rollout {definition.key!r} has begun with another plan: give the changed one "
+                    "another key"
                 )
             values = _columns(definition, rollout)
             if held is None:
@@ -174,19 +169,16 @@ class RolloutStore:
     def move(
         self, key: str, step: Callable[..., Rollout], *, by: str, **about: Any
     ) -> StoredRollout:
-        """Move a rollout by a step of `tactful_bandits`, such as `roll_back`.
+        """Move a rollout by a step of `tactful_bandits`, such as `roll_back`, and return it.
 
         Args:
             key: of the rollout.
-            step: called with the rollout, the time, who asks and `about`.
-            by: who asks.
-            about: what else the step wants, such as a reason.
-
-        Returns:
-            The rollout afterwards.
+            step: called with the rollout, the time, the author and `about`.
+            by: author, for the audit log.
+            about: further arguments of the step, such as a reason.
 
         Raises:
-            ConfigError: if there is none, or it cannot be moved so now.
+            ConfigError: if there is no such rollout, or the step is not possible now.
             StorageError: if the database cannot be used; nothing was changed then.
         """
         now = self._clock()
@@ -201,15 +193,15 @@ class RolloutStore:
         *,
         every_ms: int,
     ) -> LookRecord | None:
-        """Decide one look, unless another process has, or the rollout has been moved meanwhile.
+        """Decide one look, unless another process did, or the rollout was moved meanwhile.
 
         Args:
-            seen: the rollout whose people were counted.
-            judge: judges it at a time; called while nobody else can change it.
+            seen: the rollout whose users were counted.
+            judge: judges it at a time; called while no other process can change it.
             every_ms: least time since the look before.
 
         Returns:
-            What it said; None where there was none to take.
+            The result; None where no look was due.
 
         Raises:
             StorageError: if the database cannot be used; nothing was changed then.
@@ -226,41 +218,41 @@ class RolloutStore:
                 look, released = judge(held.rollout, now)
             except LifecycleError as error:
                 raise ConfigError(str(error)) from error
-            said = LookRecord(
+            record = LookRecord(
                 number=held.looks + 1,
                 at=now,
                 stage=held.rollout.stage,
                 sample_ratio=_ratio_said(look),
-                guardrails={each.guardrail.metric: each.verdict for each in look.guardrails},
+                guardrails={guard.guardrail.metric: guard.verdict for guard in look.guardrails},
                 state=look.rollout.state,
                 released=released,
             )
             connection.execute(
                 sa.insert(rollout_looks).values(
                     key=seen.key,
-                    number=said.number,
+                    number=record.number,
                     at=now,
-                    stage=said.stage,
-                    said=msgspec.json.encode(said).decode(),
+                    stage=record.stage,
+                    said=msgspec.json.encode(record).decode(),
                 )
             )
             self._log_transitions(connection, held.rollout, look.rollout)
             _update(
                 connection,
                 held,
-                looks=said.number,
+                looks=record.number,
                 looked_at=now,
                 **_columns(held.definition, look.rollout),
             )
-            return said
+            return record
 
         return self._metadata.change(decide)
 
     def archive(self, key: str, *, by: str, reason: str) -> StoredRollout:
-        """Be done with a rollout that has ended: nobody gets its change through it any more.
+        """Archive a rollout that has ended: no user gets its change any more.
 
         Raises:
-            ConfigError: if there is none, or it goes on.
+            ConfigError: if there is no such rollout, or it goes on.
             StorageError: if the database cannot be used; nothing was changed then.
         """
 
@@ -275,7 +267,7 @@ class RolloutStore:
         return self._metadata.change(archive)
 
     def record_run(self, key: str, run_id: str) -> None:
-        """Note in which run of MLflow the end of a rollout is kept."""
+        """Store the id of the MLflow run that records the end of a rollout."""
         statement = sa.update(rollouts).where(_table.key == key).values(run_id=run_id)
         self._metadata.change(lambda connection: connection.execute(statement))
 
@@ -334,10 +326,10 @@ class RolloutStore:
 
 
 def refuse_while_rolled_out(connection: sa.Connection) -> None:
-    """Keep the champion as it is while a rollout compares another model with it.
+    """Refuse a change of the champion while a rollout compares another model with it.
 
     Args:
-        connection: with the transaction that is about to record a change of the champion.
+        connection: with the transaction that is to record a change of the champion.
 
     Raises:
         ModelError: if there is such a rollout.
@@ -351,7 +343,7 @@ def refuse_while_rolled_out(connection: sa.Connection) -> None:
 
 
 def _require_free(connection: sa.Connection, definition: RolloutDefinition, now: int) -> None:
-    """Refuse a start beside what it cannot be told apart from."""
+    """Refuse a start beside a rollout of the same parameters, or a change of the champion."""
     others = sa.select(_table.key, _table.definition).where(
         _table.archived == 0, _table.active == 1, _table.key != definition.key
     )
@@ -360,7 +352,7 @@ def _require_free(connection: sa.Connection, definition: RolloutDefinition, now:
         if shared := sorted(definition.touches & other.touches):
             raise ConfigError(
                 f"rollout {definition.key!r} cannot start: {key!r} goes on and changes "
-                f"{', '.join(shared)}, too; wait for its end"
+                f"{', '.join(shared)}, too: wait for its end"
             )
     if definition.model:
         table = model_changes.c
@@ -371,8 +363,8 @@ def _require_free(connection: sa.Connection, definition: RolloutDefinition, now:
         )
         if connection.execute(begun.limit(1)).first() is not None:
             raise ConfigError(
-                f"rollout {definition.key!r} cannot start: the champion is being changed; wait a "
-                "moment"
+                f"rollout {definition.key!r} cannot start: the champion is being changed: try "
+                "again in a minute"
             )
 
 

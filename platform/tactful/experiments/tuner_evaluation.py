@@ -1,8 +1,8 @@
-"""Judges a tuner by lists whose weights were left to chance, before it serves anybody.
+"""Evaluate a tuner by recommendations with randomised weights, before it serves.
 
-A *probe* is a tuner that does what the champion does, with noise: its rollout gives some people
-lists of weights around the champion's, and logs what was drawn with its density. By these lists
-another tuner is judged, as if it drew with the same noise around its own weights.
+A *probe* is a tuner that acts as the champion does, with noise: its rollout serves some users
+weights around the champion's, and logs each draw with its density. Another tuner is evaluated by
+these recommendations, as if it drew with the same noise around its own weights.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from tactful.errors import ConfigError
 from tactful.event_log.batches import decoded, read_batches
 from tactful.event_log.impressions import as_impression
 from tactful.experiments.definitions import CHANGE
-from tactful.experiments.readout import arm_of
+from tactful.experiments.tally import arm_of
 from tactful.rerank.tuned_objective import (
     DRAWN,
     EVALUATION,
@@ -35,6 +35,7 @@ from tactful_bandits.errors import EvaluationError, PolicyError
 from tactful_bandits.evaluation.off_policy import LoggedDecisions
 from tactful_bandits.evaluation.verdict import evaluate_policy
 from tactful_bandits.tuner.network import NetworkPolicy
+from tactful_privacy.durable_files import replace_file
 from tactful_streaming.contract.log_entries import Event, subject_key
 from tactful_streaming.log.event_log import EventLog
 
@@ -49,13 +50,13 @@ class _Drawn(msgspec.Struct, frozen=True):
 
 @dataclass(slots=True)
 class ProbedList:
-    """A list whose weights were left to chance.
+    """A recommendation with randomised weights.
 
     Attributes:
-        person: who was shown it.
-        at: when, epoch milliseconds.
-        items: what was in it.
-        state: what the tuner was told.
+        person: key of its user.
+        at: time, epoch milliseconds.
+        items: its item ids.
+        state: input of the tuner.
         drawn: its action, with the noise.
         log_density: of `drawn`.
         took: whether something was taken from it in time.
@@ -71,18 +72,18 @@ class ProbedList:
 
 
 def write_probe(candidate: Path, directory: Path, *, noise: float) -> None:
-    """Write a tuner that is the champion of another one, with noise.
+    """Write a probe: a tuner that acts as the champion of a candidate does, with noise.
 
     Args:
-        candidate: the tuner that is to be judged.
-        directory: where the probe goes; it may not be there yet.
+        candidate: the tuner that is to be evaluated.
+        directory: where the probe goes; it must not exist yet.
         noise: standard deviation of an action, in (0, 1].
 
     Raises:
-        ConfigError: if the candidate cannot be read, or the directory is there.
+        ConfigError: if the candidate cannot be read, or the directory exists.
     """
-    about = Tuner(candidate).manifest
-    states, actions = len(about.state), len(about.champion)
+    original = Tuner(candidate).manifest
+    states, actions = len(original.state), len(original.champion)
     everywhere = np.full(states, 1e6, np.float32)
     network = NetworkPolicy(
         [(np.zeros((states, actions), np.float32), np.zeros(actions, np.float32))],
@@ -91,7 +92,7 @@ def write_probe(candidate: Path, directory: Path, *, noise: float) -> None:
         -everywhere,
         everywhere,
     )
-    manifest = msgspec.structs.replace(about, noise=noise, trained_in="nowhere", figures={})
+    manifest = msgspec.structs.replace(original, noise=noise, trained_in="nowhere", figures={})
     try:
         directory.mkdir(parents=True)
         (directory / POLICY).write_bytes(network.to_bytes())
@@ -103,35 +104,35 @@ def write_probe(candidate: Path, directory: Path, *, noise: float) -> None:
 def read_probed(
     log: EventLog, rollout: str, *, since: int, until: int, types: Collection[str], lasts: int
 ) -> list[ProbedList]:
-    """Read the lists of a probe whose time is over.
+    """Read the recommendations of a probe whose outcome time is over.
 
     Args:
-        log: as far as it may be used to measure.
+        log: events that may be used to measure.
         rollout: key of the rollout of the probe.
-        since: earliest time of a list, epoch milliseconds.
-        until: when the log ends, epoch milliseconds.
-        types: of events that say an item of a list was taken.
-        lasts: how long after a list what follows counts, milliseconds.
+        since: earliest time of a recommendation, epoch milliseconds.
+        until: time at which the log ends, epoch milliseconds.
+        types: types of events by which an item counts as taken.
+        lasts: time after a recommendation in which outcomes count, milliseconds.
     """
-    found: dict[str, ProbedList] = {}
+    lists: dict[str, ProbedList] = {}
     for records in read_batches(log, log.begin, log.end, size=_CHUNK):
         for offset, entry in decoded(records):
             if not isinstance(entry, Event) or not entry.recommendation_id:
                 continue
-            shown = found.get(entry.recommendation_id)
+            shown = lists.get(entry.recommendation_id)
             if shown is None:
                 probed = _probed(entry, offset, rollout)
                 if probed is not None and since <= probed.at <= until - lasts:
-                    found[entry.recommendation_id] = probed
+                    lists[entry.recommendation_id] = probed
             elif entry.type in types and entry.item_id in shown.items:
                 shown.took |= shown.at <= entry.timestamp < shown.at + lasts
-    return list(found.values())
+    return list(lists.values())
 
 
 def evaluate_tuner(
     candidate: Path, lists: Sequence[ProbedList], *, noise: float
 ) -> TunerEvaluation:
-    """Judge a tuner by lists of a probe, and keep what was found in its directory.
+    """Evaluate a tuner by recommendations of a probe, and write the result to its directory.
 
     Args:
         candidate: its directory.
@@ -139,37 +140,35 @@ def evaluate_tuner(
         noise: of the probe.
 
     Raises:
-        ConfigError: if the tuner cannot be read, or these lists say nothing of it.
+        ConfigError: if the tuner cannot be read, or cannot be evaluated by these recommendations.
     """
     tuner = Tuner(candidate)
     try:
         log = LoggedDecisions(
-            np.array([each.took for each in lists], np.float64),
-            np.exp([each.log_density for each in lists]),
-            np.exp([tuner.log_density(each.state, each.drawn, noise) for each in lists]),
-            units=np.unique([each.person for each in lists], return_inverse=True)[1],
+            np.array([shown.took for shown in lists], np.float64),
+            np.exp([shown.log_density for shown in lists]),
+            np.exp([tuner.log_density(shown.state, shown.drawn, noise) for shown in lists]),
+            units=np.unique([shown.person for shown in lists], return_inverse=True)[1],
             densities=True,
         )
-        said = evaluate_policy(log)
+        result = evaluate_policy(log)
     except (EvaluationError, PolicyError) as error:
         raise ConfigError(
-            f"{candidate}: {len(lists)} lists of the probe say nothing of it: {error}"
+            f"{candidate}: cannot be evaluated by {len(lists)} lists of the probe: {error}"
         ) from error
-    found = TunerEvaluation(
-        verdict=said.verdict,
-        gain=said.gain,
-        low=said.interval.low,
-        high=said.interval.high,
-        effective=said.overlap.effective,
+    evaluation = TunerEvaluation(
+        verdict=result.verdict,
+        gain=result.gain,
+        low=result.interval.low,
+        high=result.interval.high,
+        effective=result.overlap.effective,
         lists=len(lists),
-        reasons=said.reasons,
+        reasons=result.reasons,
         network=network_check(candidate),
         noise=noise,
     )
-    scratch = candidate / f".{EVALUATION}"
-    scratch.write_bytes(msgspec.json.format(msgspec.json.encode(found)))
-    scratch.replace(candidate / EVALUATION)
-    return found
+    replace_file(candidate / EVALUATION, msgspec.json.format(msgspec.json.encode(evaluation)))
+    return evaluation
 
 
 def _probed(event: Event, offset: int, rollout: str) -> ProbedList | None:
@@ -177,9 +176,8 @@ def _probed(event: Event, offset: int, rollout: str) -> ProbedList | None:
     person = subject_key(event)
     if shown is None or person is None or arm_of(shown, rollout) != CHANGE:
         return None
-    told = {name: event.properties.get(name) for name in (STATE, DRAWN, LOG_DENSITY)}
     try:
-        drawn = msgspec.convert(told, _Drawn)
+        drawn = msgspec.convert(event.properties, _Drawn)
     except msgspec.ValidationError:
         return None
     if not all(map(math.isfinite, (*drawn.state, *drawn.drawn, drawn.log_density))):

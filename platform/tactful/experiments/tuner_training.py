@@ -1,4 +1,4 @@
-"""Trains a tuner in the simulated shop and measures it beside its cheap rivals; needs ``tuner``."""
+"""Train a tuner in the simulated shop and compare it with baselines; needs the extra `tuner`."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from tactful.errors import ConfigError
 from tactful.rerank.tuned_objective import MANIFEST, POLICY, TunerManifest
 from tactful_bandits.errors import MissingExtraError
 from tactful_bandits.tuner.weight_bounds import OBJECTIVES, WeightBounds
+from tactful_privacy.durable_files import replace_file
 
 _CHAMPION = (0.59, 0.12, 0.17, 0.06, 0.06)
 _EVALUATED = 9_000  # first seed of the shops in which policies are compared; none learns there
@@ -24,14 +25,14 @@ def train_in_simulator(
     """Train, compare, and write a directory that `tactful.rerank.tuned_objective.Tuner` reads.
 
     Args:
-        directory: where it goes; an older tuner there is replaced, as a whole, at the end.
-        hours: of learning.
+        directory: of the tuner; an older tuner there is replaced at the end.
+        hours: length of the training.
         seed: of the agent and the shop.
-        rivals: whether the best fixed and the best linear weights are found beside it.
+        rivals: whether to compare with the best fixed and the best linear weights.
 
     Returns:
-        Click rates in shops that nothing learnt in, relative to the champion's and to each rival's,
-        and what learning cost.
+        Click rates in shops without training, relative to the champion's and to each baseline's,
+        and the worst loss during training.
 
     Raises:
         ConfigError: if the extra is not installed.
@@ -87,11 +88,6 @@ def train_in_simulator(
         figures=figures,
     )
     directory.mkdir(parents=True, exist_ok=True)
-    for name, content in (
-        (POLICY, network.to_bytes()),
-        (MANIFEST, msgspec.json.format(msgspec.json.encode(manifest))),
-    ):
-        scratch = directory / f".{name}"
-        scratch.write_bytes(content)
-        scratch.replace(directory / name)
+    replace_file(directory / POLICY, network.to_bytes())
+    replace_file(directory / MANIFEST, msgspec.json.format(msgspec.json.encode(manifest)))
     return figures

@@ -14,13 +14,8 @@ from click.testing import CliRunner, Result
 from tests.platform.shop import BEGIN, DAY, HOUR, write_log
 
 from tactful.cli.main import main
-from tactful.experiments.readout import (
-    ArmOutcomes,
-    PersonOutcome,
-    plain,
-    read_arm_outcomes,
-    read_out,
-)
+from tactful.experiments.readout import plain, read_out
+from tactful.experiments.tally import ArmOutcomes, PersonOutcome, read_arm_outcomes
 from tactful_bandits.assignment.assign import Arm, Experiment
 from tactful_streaming.contract.log_entries import Entry, Event
 

@@ -1,0 +1,335 @@
+"""Count the outcomes of recommendations, user by user and arm by arm.
+
+The log is read inside the trusted zone. Users are assigned to arms, so users are counted: their
+recommendations, those from which they took something, the amount spent, and the latencies. Only
+recommendations whose outcome time is not over are held in memory.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from tactful.event_log.batches import read_batches
+from tactful.event_log.impressions import Impression, as_impression
+from tactful.experiments.metrics import ROLLOUTS, spent_in
+from tactful_privacy.people.consent import Purpose
+from tactful_streaming.contract.log_entries import Event, decode_entry, event_for, subject_key
+from tactful_streaming.contract.subject_ids import SubjectIds
+from tactful_streaming.engine.erasure import names_subject
+from tactful_streaming.errors import StreamingError
+from tactful_streaming.log.event_log import EventLog
+
+_CHUNK = 2_048
+# Records that come later than this after the end of an outcome time are not counted.
+_GRACE_MS = 3_600_000
+# Bounds of outcomes that precede their recommendation: servers log it beside the response.
+_EARLY = 10_000
+_EARLY_EACH = 100
+_PURCHASE = "purchase"
+
+
+class PersonOutcome(NamedTuple):
+    """Outcomes of one user.
+
+    Attributes:
+        shown: recommendations whose outcome time is over.
+        took: those of them from which something was taken.
+        revenue: amount spent on their items.
+        latency_ms: sum of their latencies.
+        timed: number of them with a known latency.
+        failed: number of them whose model failed.
+        flat: number of them whose scores were all equal, or not all numbers.
+    """
+
+    shown: int
+    took: int
+    revenue: float = 0.0
+    latency_ms: float = 0.0
+    timed: int = 0
+    failed: int = 0
+    flat: int = 0
+
+
+class FirstList(NamedTuple):
+    """Outcome of the first recommendation that a user was shown.
+
+    Attributes:
+        over: end of its outcome time, epoch milliseconds.
+        arm: its arm.
+        took: whether something was taken from it.
+    """
+
+    over: int
+    arm: str
+    took: bool
+
+
+@dataclass(frozen=True)
+class ArmOutcomes:
+    """Outcomes of the users of each arm.
+
+    Attributes:
+        arms: outcomes by arm and user.
+        crossed: number of users who were shown several arms, as after a login or another split;
+            they are in no arm.
+        exposed: by arm, number of users who were shown a recommendation, over or not.
+    """
+
+    arms: Mapping[str, Mapping[str, PersonOutcome]]
+    crossed: int
+    exposed: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class _List:
+    """A recommendation whose outcome time is not over."""
+
+    person: str
+    arm: str
+    at: int
+    items: tuple[str, ...]
+    latency_ms: float | None
+    failed: bool = False
+    flat: bool = False
+    took: bool = False
+    revenue: float = 0.0
+    paid: set[str] = field(default_factory=set)
+
+
+class Tally:
+    """Counts the outcomes of one experiment's recommendations, in the order of the log.
+
+    Memory grows with the users, and with the recommendations whose outcome time is not over.
+
+    ```text
+    _open    "rec-9"    → recommendation in its outcome time      ─ close() →  _people, _firsts
+    _early   "rec-10"   → outcomes that came before their recommendation
+    _arms    "user:ada" → "change", or None after several arms
+    _people  "user:ada" → PersonOutcome(shown=3, took=1, …)
+    ```
+    """
+
+    def __init__(
+        self,
+        experiment: str,
+        *,
+        since: int,
+        types: Collection[str],
+        lasts: int,
+        until: int | None = None,
+        allows: Callable[[Event], bool] = lambda event: True,
+    ) -> None:
+        """Start empty.
+
+        Args:
+            experiment: its key, or that of a rollout.
+            since: earliest time of a recommendation, epoch milliseconds.
+            types: types of events by which an item counts as taken.
+            lasts: time after a recommendation in which outcomes count, milliseconds.
+            until: latest time of a recommendation; None for any.
+            allows: whether an event may be used to measure, by its user's present consent.
+        """
+        self._experiment = experiment
+        self._allows = allows
+        self._since = since
+        self._until = until
+        self._lasts = lasts
+        self._types = frozenset(types)
+        self._wanted = self._types | {_PURCHASE}
+        self._marks = [name.encode() for name in self._wanted | {"impression"}]
+        self._open: dict[str, _List] = {}
+        self._early: OrderedDict[str, list[Event]] = OrderedDict()
+        self._arms: dict[str, str | None] = {}
+        self._people: dict[str, PersonOutcome] = {}
+        self._firsts: dict[str, FirstList] = {}
+        self._newest = 0
+
+    def read(self, records: Iterable[tuple[int, bytes]]) -> None:
+        """Count records of the log, given as offset and payload."""
+        for offset, payload in records:
+            if not any(mark in payload for mark in self._marks):
+                continue  # decoding everything would take most of the time
+            try:
+                event = event_for(decode_entry(payload), Purpose.MEASUREMENT)
+            except StreamingError:
+                continue
+            if event is None or not event.recommendation_id or not self._allows(event):
+                continue
+            if (impression := as_impression(event, offset)) is not None:
+                self._show(impression)
+            elif event.item_id and event.type in self._wanted:
+                self._take(event, event.recommendation_id)
+        self.close(self._newest - _GRACE_MS, ordered=True)
+
+    def close(self, now: int, *, ordered: bool = False) -> None:
+        """Count the recommendations whose outcome time was over by `now`, epoch milliseconds.
+
+        Args:
+            now: the end.
+            ordered: stop at the first one that is not over; some after it may be.
+        """
+        over = []
+        for identity, shown in self._open.items():
+            if shown.at + self._lasts <= now:
+                over.append(identity)
+            elif ordered:
+                break
+        for identity in over:
+            shown = self._open.pop(identity)
+            known = self._people.get(shown.person, PersonOutcome(0, 0))
+            timed = shown.latency_ms is not None
+            self._people[shown.person] = PersonOutcome(
+                known.shown + 1,
+                known.took + shown.took,
+                known.revenue + shown.revenue,
+                known.latency_ms + (shown.latency_ms or 0.0),
+                known.timed + timed,
+                known.failed + shown.failed,
+                known.flat + shown.flat,
+            )
+            first = FirstList(shown.at + self._lasts, shown.arm, shown.took)
+            self._firsts[shown.person] = min(first, self._firsts.get(shown.person, first))
+
+    def forget(self, traces: SubjectIds) -> None:
+        """Remove erased users from all counts."""
+        people = traces.people
+        for person in people:
+            self._arms.pop(person, None)
+            self._people.pop(person, None)
+            self._firsts.pop(person, None)
+        self._open = {key: it for key, it in self._open.items() if it.person not in people}
+        for identity, events in [*self._early.items()]:
+            if others := [event for event in events if not names_subject(event, traces)]:
+                self._early[identity] = others
+            else:
+                del self._early[identity]
+
+    def outcomes(self) -> ArmOutcomes:
+        """Return the counts so far."""
+        arms: dict[str, dict[str, PersonOutcome]] = {}
+        exposed: dict[str, int] = {}
+        for person, arm in self._arms.items():
+            if arm is None:
+                continue
+            exposed[arm] = exposed.get(arm, 0) + 1
+            if (done := self._people.get(person)) is not None:
+                arms.setdefault(arm, {})[person] = done
+        crossed = sum(arm is None for arm in self._arms.values())
+        return ArmOutcomes(arms, crossed, exposed)
+
+    def first_lists(self, after: int, until: int) -> list[FirstList]:
+        """Return the first recommendations, one for each user, that were over in (after, until].
+
+        A user stands in one such span and in no other, also if the log is read again.
+
+        Args:
+            after: epoch milliseconds.
+            until: epoch milliseconds, at most the last `close`.
+        """
+        return [first for first in self._firsts.values() if after < first.over <= until]
+
+    def _show(self, shown: Impression) -> None:
+        at, person = shown.event.timestamp, subject_key(shown.event)
+        self._newest = max(self._newest, at)
+        arm, identity = arm_of(shown, self._experiment), shown.event.recommendation_id
+        if arm is None or person is None or not identity or at < self._since:
+            return
+        if (self._until is not None and at > self._until) or identity in self._open:
+            return
+        if self._arms.setdefault(person, arm) != arm:
+            self._arms[person] = None
+        properties = shown.event.properties
+        took_ms = properties.get("took_ms")
+        self._open[identity] = _List(
+            person,
+            arm,
+            at,
+            tuple(shown.items),
+            took_ms if isinstance(took_ms, float) else None,
+            failed=properties.get("failed") is True,
+            flat=_is_flat(properties.get("scores")),
+        )
+        for event in self._early.pop(identity, ()):
+            self._note(identity, event)
+
+    def _take(self, event: Event, identity: str) -> None:
+        if identity in self._open:
+            self._note(identity, event)
+            return
+        events = self._early.setdefault(identity, [])
+        if len(events) < _EARLY_EACH:
+            events.append(event)
+        if len(self._early) > _EARLY:
+            self._early.popitem(last=False)
+
+    def _note(self, identity: str, event: Event) -> None:
+        shown = self._open[identity]
+        in_time = shown.at <= event.timestamp < shown.at + self._lasts
+        if not in_time or event.item_id not in shown.items:
+            return
+        shown.took |= event.type in self._types
+        if event.type == _PURCHASE and event.event_id not in shown.paid:
+            shown.paid.add(event.event_id)  # the log may hold an event twice, after a retry
+            shown.revenue += spent_in(event)
+
+
+def read_arm_outcomes(
+    log: EventLog,
+    experiment: str,
+    *,
+    since: int,
+    until: int,
+    types: Collection[str],
+    lasts: int,
+) -> ArmOutcomes:
+    """Read an experiment's recommendations whose outcome time is over, and their outcomes.
+
+    Recommendations of a forced arm, and those without a user, are left out.
+
+    Args:
+        log: events that may be used to measure.
+        experiment: key of the experiment or of a rollout.
+        since: earliest time of a recommendation, epoch milliseconds.
+        until: time at which the log ends, epoch milliseconds.
+        types: types of events by which an item counts as taken.
+        lasts: time after a recommendation in which outcomes count, milliseconds.
+    """
+    tally = Tally(experiment, since=since, types=types, lasts=lasts, until=until - lasts)
+    read_on(log, tally, log.begin)
+    tally.close(until)
+    return tally.outcomes()
+
+
+def read_on(log: EventLog, tally: Tally, position: int) -> int:
+    """Count a log from an offset to its present end, and return the offset to continue at."""
+    position = max(position, log.begin)
+    for records in read_batches(log, position, log.end, size=_CHUNK):
+        tally.read(records)
+        position = records[-1][0] + 1
+    return position
+
+
+def arm_of(shown: Impression, experiment: str) -> str | None:
+    """Return the arm of a recommendation, if this experiment or rollout assigned it."""
+    properties = shown.event.properties
+    if isinstance(drawn := properties.get(ROLLOUTS), list):
+        for rollout in drawn:
+            key, _, name = str(rollout).partition(":")
+            if key == experiment:
+                return name
+    arm = properties.get("arm")
+    if shown.forced or properties.get("experiment") != experiment or not isinstance(arm, str):
+        return None
+    return arm
+
+
+def _is_flat(scores: object) -> bool:
+    """Return whether scores order nothing: all equal, or one is no number (logged as none)."""
+    if not isinstance(scores, list) or not scores:
+        return False
+    if not all(isinstance(score, int | float) for score in scores):
+        return True
+    return len(scores) > 1 and min(scores) == max(scores)
