@@ -1,4 +1,4 @@
-"""Placement rules: what has to stand where in a list, and what must not, declared in a file.
+"""Placement rules: required and forbidden places of items, declared in a file.
 
 ```yaml
 - {name: welcome, pin: item-7, position: 1, page: home}
@@ -10,7 +10,7 @@
 - {name: spring_cap, campaign: spring, per_day: 10}
 ```
 
-Rules that forbid (`at_most`, `from_position`, `per_day`) always hold, even if a list gets shorter.
+Rules that forbid (`at_most`, `from_position`, `per_day`) always hold, even if that shortens it.
 Rules that demand (`pin`, `at_least`) hold as far as there are items that may be shown.
 """
 
@@ -31,7 +31,7 @@ from tactful.errors import ConfigError
 ANY = "any"
 
 LAST_POSITION = 100
-"""The last position a rule can speak of."""
+"""The last position that a rule can name."""
 
 _TARGETS = ("pin", "category", "campaign", "new", "item")
 _DEMANDS = ("position", "at_least", "at_most", "from_position", "per_day")
@@ -50,23 +50,23 @@ Position = Annotated[int, Meta(ge=1, le=LAST_POSITION)]
 
 
 class PlacementRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One rule: a target, and what holds for it.
+    """A rule: a target, and its bound.
 
     Attributes:
         name: of the rule, for logs and messages.
         pin: target: this item …
-        position: … stands here, where it may be shown at all.
+        position: … stands at this position, if it may be shown at all.
         category: target: items of this category.
         campaign: target: items of this campaign, or of ``any``.
         new: target: items that came since the model was trained.
         item: target: ``any`` item, each for itself.
-        at_least: so many of the target stand within the first positions.
-        at_most: no more than so many of the target stand within the first positions.
-        within: how many positions `at_least` and `at_most` look at.
-        from_position: none of the target stands before this position.
-        per_day: the target is shown to a person so often in a UTC day at most: the item, or items
-            of the campaign taken together.
-        page: only where the context of the request has this ``page``; None for everywhere.
+        at_least: least number of items of the target within the first positions.
+        at_most: most items of the target within the first positions.
+        within: number of positions that `at_least` and `at_most` count.
+        from_position: first position where an item of the target may stand.
+        per_day: most times that a user is shown the target in a UTC day: the item, or the items of
+            the campaign together.
+        page: only for requests whose context has this `page`; None for all.
     """
 
     name: Text
@@ -85,7 +85,7 @@ class PlacementRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
     @property
     def target(self) -> tuple[str, object]:
-        """Which of the targets it has, and its value."""
+        """Name and value of its target."""
         return next((name, getattr(self, name)) for name in _TARGETS if _given(self, name))
 
 
@@ -94,7 +94,7 @@ def load_placement(source: Path | str, *, name: str = "placement") -> tuple[Plac
 
     Args:
         source: a YAML file, or YAML text.
-        name: how messages call a text.
+        name: name of a text for messages.
 
     Raises:
         ConfigError: if it cannot be read or a rule is wrong; the message begins ``file:line:``.
@@ -119,10 +119,10 @@ def load_placement(source: Path | str, *, name: str = "placement") -> tuple[Plac
         rules = msgspec.convert([] if data is None else data, type=list[PlacementRule])
     except msgspec.ValidationError as error:
         place = _PLACE.search(str(error))
-        said = _PLACE.sub("", str(error)).replace("`", "'")
+        message = _PLACE.sub("", str(error)).replace("`", "'")
         steps = _STEP.findall(place[1]) if place else []
         path = [int(number) if number else key for number, key in steps]
-        raise ConfigError(f"{name}:{_line(root, path)}: {said}") from error
+        raise ConfigError(f"{name}:{_line(root, path)}: {message}") from error
     for number, problem in chain(_alone(rules), _together(rules)):
         where = f"{name}:{_line(root, [number])}: rule {rules[number].name!r}"
         raise ConfigError(f"{where}: {problem}")
@@ -130,7 +130,7 @@ def load_placement(source: Path | str, *, name: str = "placement") -> tuple[Plac
 
 
 def on_page(rules: Sequence[PlacementRule], page: object) -> tuple[PlacementRule, ...]:
-    """The rules that hold on a page."""
+    """Return the rules that hold on a page."""
     return tuple(rule for rule in rules if rule.page is None or rule.page == page)
 
 
@@ -139,7 +139,7 @@ def _given(rule: PlacementRule, name: str) -> bool:
 
 
 def _alone(rules: Sequence[PlacementRule]) -> Iterator[tuple[int, str]]:
-    """Number of each rule that makes no sense, and why."""
+    """Yield the number of each rule that is wrong by itself, and the reason."""
     for number, rule in enumerate(rules):
         targets = [name for name in _TARGETS if _given(rule, name)]
         demands = [name for name in _DEMANDS if getattr(rule, name) is not None]
@@ -163,7 +163,7 @@ def _alone(rules: Sequence[PlacementRule]) -> Iterator[tuple[int, str]]:
 
 
 def _together(rules: Sequence[PlacementRule]) -> Iterator[tuple[int, str]]:
-    """Number of each rule that contradicts an earlier one, and how."""
+    """Yield the number of each rule that contradicts an earlier one, and the contradiction."""
     for (_, one), (number, other) in combinations(enumerate(rules), 2):
         if one.name == other.name:
             yield number, "another rule has this name"
@@ -180,29 +180,29 @@ def _together(rules: Sequence[PlacementRule]) -> Iterator[tuple[int, str]]:
                     yield number, f"{one.name!r} and this rule cannot both hold"
     for number, rule in enumerate(rules):
         demanding = [
-            each
-            for each in rules[: number + 1]
-            if each.at_least is not None
-            and each.category is not None
+            earlier
+            for earlier in rules[: number + 1]
+            if earlier.at_least is not None
+            and earlier.category is not None
             and rule.at_least is not None
-            and (each.within or 0) <= (rule.within or 0)
-            and _meet(each, rule)
+            and (earlier.within or 0) <= (rule.within or 0)
+            and _meet(earlier, rule)
         ]
-        wanted = sum(each.at_least or 0 for each in demanding)
-        if rule.category is not None and rule.within is not None and wanted > rule.within:
+        total = sum(demand.at_least or 0 for demand in demanding)
+        if rule.category is not None and rule.within is not None and total > rule.within:
             yield (
                 number,
-                (f"the categories together demand {wanted} of the first {rule.within} positions"),
+                f"the categories together demand {total} of the first {rule.within} places",
             )
 
 
 def _meet(one: PlacementRule, other: PlacementRule) -> bool:
-    """Whether two rules may hold on the same page."""
+    """Return whether two rules may hold on the same page."""
     return one.page is None or other.page is None or one.page == other.page
 
 
 def _room(rule: PlacementRule, within: int) -> int:
-    """How many of its target a rule leaves room for within the first positions."""
+    """Return how many items of its target a rule allows within the first positions."""
     if rule.from_position is not None:
         return max(within - rule.from_position + 1, 0)
     if rule.at_most is not None and rule.within is not None:
@@ -215,7 +215,7 @@ def _names(names: Sequence[str]) -> str:
 
 
 def _line(node: Any, path: Sequence[str | int]) -> int:
-    """Line of a place in a YAML document, or of the nearest place above it."""
+    """Return the line of a place in a YAML document, or of the nearest place above it."""
     for step in path:
         if isinstance(node, yaml.SequenceNode) and isinstance(step, int):
             node = node.value[step]

@@ -1,8 +1,8 @@
-"""From values to a list: one place after the other, under everything that may interfere.
+"""Fill the places of a recommendation from values, under rules, diversity and exploration.
 
-At each place the item of the largest value is taken, less what it loses to diversity, among those
-that placement rules leave; or one is drawn, where an arm explores. Behind the last place that
-anything speaks of, the others follow by value.
+Each place takes the item of the largest value, less its penalty for similarity, among those that
+placement rules leave; or an item is drawn, where an arm explores. After the last place that a rule
+or option concerns, the others follow by value.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from tactful.rerank.exploration import Exploration, draw
 
 @dataclass(frozen=True)
 class Group:
-    """Items that a placement rule speaks of, and what it says of them. Places count from 0.
+    """Items of a placement rule, and its bounds. Places count from 0.
 
     Attributes:
         name: of the rule.
         members: whether each item belongs to it, shape (n,).
-        within: how many first places `least` and `most` look at.
-        least: so many of these places have to be members.
-        most: no more of these places may be members; None for any number.
+        within: number of first places that `least` and `most` count.
+        least: least number of members in these places.
+        most: most members in these places; None for any number.
         first: no member stands before this place.
     """
 
@@ -41,12 +41,12 @@ class Group:
 
 @dataclass(frozen=True)
 class Bounds:
-    """What placement rules say of the items at hand.
+    """Bounds of placement rules on the items of a request.
 
     Attributes:
-        groups: what holds for groups of items.
+        groups: bounds on groups of items.
         pins: rule and item by place, every item once.
-        missing: names of rules that demand items which are not at hand.
+        missing: names of rules that demand items which are not among the candidates.
     """
 
     groups: Sequence[Group] = ()
@@ -59,13 +59,13 @@ _NO_BOUNDS, _NO_DIVERSITY, _NO_EXPLORATION = Bounds(), Diversity(), Exploration(
 
 @dataclass(frozen=True)
 class Arrangement:
-    """A list.
+    """An ordered recommendation.
 
     Attributes:
         order: items, best first, shape (k,).
         propensities: where an arm explores, the probability with which each stands at its place,
             given the items above it, shape (k,).
-        short: names of rules that demanded more than there was.
+        short: names of rules that demanded more items than the candidates hold.
     """
 
     order: NDArray[np.int64]
@@ -83,16 +83,16 @@ def arrange(
     exploration: Exploration = _NO_EXPLORATION,
     generator: np.random.Generator | None = None,
 ) -> Arrangement:
-    """Make a list.
+    """Order items.
 
     Args:
         values: of the items, finite; of equal values the first item is the better. Shape (n,).
-        count: places of the list.
-        bounds: what placement rules say.
-        diversity: how much alike items lose.
-        likeness: tells how alike items are; without it nothing is lost.
-        exploration: how much is left to chance.
-        generator: of the noise; without it nothing is.
+        count: places.
+        bounds: of placement rules.
+        diversity: penalty of similar items.
+        likeness: similarity of items; None for no penalty.
+        exploration: options of the draws.
+        generator: of the noise; None draws nothing.
 
     Returns:
         At most `count` items. Fewer if there are not as many, or if rules that forbid leave no item
@@ -131,13 +131,13 @@ def arrange(
             likeness.choose(item)
     else:
         filling.rest(order)
-    found = np.array(filling.chosen, np.int64)
-    chances += [1.0] * (len(found) - len(chances))
-    return Arrangement(found, np.array(chances) if explored else None, filling.short())
+    chosen = np.array(filling.chosen, np.int64)
+    chances += [1.0] * (len(chosen) - len(chances))
+    return Arrangement(chosen, np.array(chances) if explored else None, filling.short())
 
 
 class _Filling:
-    """A list that is being filled, and what its rules still want."""
+    """A recommendation while it is filled, and the demands that are still open."""
 
     def __init__(self, total: int, count: int, bounds: Bounds) -> None:
         self.count = count
@@ -155,12 +155,13 @@ class _Filling:
 
     @property
     def last_bound(self) -> int:
-        """Places from this one on nobody speaks of."""
+        """First place after those of all rules."""
         places = [place + 1 for place in self._pins]
-        return max([*places, *(max(each.within, each.first) for each in self._groups)], default=0)
+        places += [max(group.within, group.first) for group in self._groups]
+        return max(places, default=0)
 
     def usable(self, place: int) -> NDArray[np.bool_]:
-        """The items that no rule keeps away from a place; items with a pin only for theirs."""
+        """Return the items that rules allow at a place; pinned items only at their own."""
         usable = self._open.copy()
         for later, item in self._pins.items():
             if later > place:
@@ -175,7 +176,7 @@ class _Filling:
         return usable
 
     def pinned(self, place: int, usable: NDArray[np.bool_]) -> int | None:
-        """The item that is pinned to a place, if it may stand there."""
+        """Return the item that is pinned to a place, if it may stand there."""
         item = self._pins.pop(place, None)
         if item is None or usable[item]:
             return item
@@ -183,7 +184,7 @@ class _Filling:
         return None
 
     def demanded(self, place: int, usable: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        """Of usable items those that have to come now, for what is demanded to fit in."""
+        """Return the usable items that have to come now, so that all demands fit in."""
         needs = [
             (group, need)
             for group in self._groups
@@ -194,13 +195,13 @@ class _Filling:
             end = min(within, self.count)
             free = end - place - sum(place <= pinned < end for pinned in self._pins)
             if sum(need for _, need in urgent) >= free:
-                # An item may belong to several groups: the more wishes one fulfils, the better.
-                wishes = np.zeros(len(usable), np.int64)
+                # An item may belong to several groups: items that fulfil most demands come first.
+                demands = np.zeros(len(usable), np.int64)
                 for group, _ in urgent:
-                    wishes += group.members
-                most = wishes[usable].max(initial=0)
+                    demands += group.members
+                most = demands[usable].max(initial=0)
                 if most:
-                    usable = usable & (wishes == most)
+                    usable = usable & (demands == most)
                     break
         return usable
 
@@ -215,7 +216,7 @@ class _Filling:
         self.chosen += left[: self.count - len(self.chosen)].tolist()
 
     def short(self) -> tuple[str, ...]:
-        """Names of the rules that got less than they demand."""
+        """Return the names of the rules whose demands are not met."""
         lacking = [
             group.name
             for group in self._groups
@@ -224,7 +225,7 @@ class _Filling:
         return tuple(dict.fromkeys([*self._missing, *lacking]))
 
     def _members(self, group: Group, *, after: int) -> int:
-        """How many of the looked at places are taken by members, or promised to them by pins."""
+        """Return how many places of a group's rule are taken by members, or pinned to them."""
         promised = sum(
             after < place < group.within and bool(group.members[item])
             for place, item in self._pins.items()
@@ -232,7 +233,7 @@ class _Filling:
         return int(group.members[self.chosen[: group.within]].sum()) + promised
 
     def _need(self, group: Group, place: int) -> int:
-        """How many members are still to come, as far as there are any."""
+        """Return how many members are still to come, as far as there are any."""
         wanted = group.least - self._members(group, after=place - 1)
         if wanted <= 0:
             return 0
@@ -242,7 +243,7 @@ class _Filling:
 
 
 def _holds(groups: Sequence[Group], order: NDArray[np.intp]) -> bool:
-    """Whether a list fulfils everything that is said of groups."""
+    """Return whether an order fulfils the bounds of all groups."""
     for group in groups:
         inside = group.members[order]
         seen = int(inside[: group.within].sum())

@@ -1,10 +1,9 @@
-"""Objective weights that a trained network sets by the situation of the shop, within bounds.
+"""Objective weights that a trained network sets by the state of the shop, within bounds.
 
-A directory holds ``policy.bin`` (the network, see `tactful_bandits.NetworkPolicy`), ``tuner.json``
-(how far weights may go, what the network is told, how it was trained) and, kept up to date by
-whoever runs the shop, ``signals.json``: what is known of the shop now. Where a signal is missing or
-old, or the network was not trained on such a state, the weights are those of everybody else: a
-tuner that knows nothing changes nothing.
+A directory holds `policy.bin` (the network, see `tactful_bandits.NetworkPolicy`), `tuner.json` (the
+bounds of the weights, the inputs of the network, its training) and `signals.json`: the present
+state of the shop, kept up to date by its operator. Where a signal is missing or old, or the network
+was not trained on such a state, the champion's weights hold.
 """
 
 from __future__ import annotations
@@ -30,28 +29,28 @@ POLICY = "policy.bin"
 MANIFEST = "tuner.json"
 SIGNALS = "signals.json"
 EVALUATION = "evaluation.json"
-"""What `tactful tuner evaluate` found."""
+"""Result of `tactful tuner evaluate`."""
 
 STATE, DRAWN, LOG_DENSITY = "tuner_state", "tuner_drawn", "tuner_log_density"
-"""Properties of a logged list: what the tuner was told, what it drew, and with which density."""
+"""Properties of a logged recommendation: input of the tuner, its draw, and the draw's density."""
 
 _DAY_MS = 86_400_000
 _LOOK_MS = 5_000
 
 
 class TunerManifest(msgspec.Struct, frozen=True, kw_only=True):
-    """What comes with a network.
+    """Manifest of a network.
 
     Attributes:
-        champion: weights that action 0 stands for, summing to 1.
+        champion: weights of action 0, summing to 1.
         reach: the largest change of one of them.
-        objectives: what is weighed, in the order of the weights.
-        state: what the network is told, in this order. ``hour_sine`` and ``hour_cosine`` are of the
-            UTC time of day; all else is read from the signals.
-        trained_in: where it learnt; ``simulator`` says nothing about people.
-        figures: what was measured there.
+        objectives: names of the weighed signals, in the order of the weights.
+        state: names of the inputs, in this order. `hour_sine` and `hour_cosine` are of the UTC time
+            of day; all others are read from the signals.
+        trained_in: place of the training; `simulator` is no evidence about real users.
+        figures: measurements made there.
         signals_minutes: signals that are older count as missing.
-        noise: standard deviation of what is added by chance to each action; 0 adds nothing.
+        noise: standard deviation of the noise added to each action; 0 adds none.
     """
 
     champion: tuple[float, ...]
@@ -65,12 +64,11 @@ class TunerManifest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Tuned(NamedTuple):
-    """Weights of one list.
+    """Weights of one recommendation.
 
     Attributes:
-        objective: what the list is ordered by.
-        log_fields: what off-policy evaluation needs of it, for the log; empty where nothing was left to
-            chance.
+        objective: the weights.
+        log_fields: fields that off-policy evaluation needs; empty where nothing was drawn.
     """
 
     objective: Objective
@@ -78,18 +76,18 @@ class Tuned(NamedTuple):
 
 
 class TunerEvaluation(msgspec.Struct, frozen=True, kw_only=True):
-    """What logged lists say of a tuner, before it serves anybody.
+    """Off-policy evaluation of a tuner from logged recommendations, before it serves.
 
     Attributes:
-        verdict: ``better`` or ``worse`` than who made the lists, or ``inconclusive``.
-        gain: share of lists from which something is taken, over that of who made them.
+        verdict: `better` or `worse` than the logging policy, or `inconclusive`.
+        gain: share of recommendations from which something is taken, over the logging policy's.
         low: of the gain, at 95 %.
-        high: the same.
-        effective: so many lists of its own would tell as much.
-        lists: how many were read.
-        reasons: why it is inconclusive.
-        network: which network was judged, as a check value of its file.
-        noise: with how much chance in its weights.
+        high: of the gain, at 95 %.
+        effective: effective sample size, in recommendations of its own.
+        lists: number of recommendations that were read.
+        reasons: reasons for `inconclusive`.
+        network: check value of the judged network's file.
+        noise: standard deviation of the noise in its weights.
     """
 
     verdict: str
@@ -109,13 +107,13 @@ class _Signals(msgspec.Struct, frozen=True):
 
 
 class Tuner:
-    """A trained tuner, ready to be asked; some microseconds a time."""
+    """A trained tuner; a call takes some microseconds."""
 
     def __init__(self, directory: Path) -> None:
-        """Read what was trained.
+        """Read the network, its manifest and its bounds.
 
         Raises:
-            ConfigError: if it is not there, is damaged, or its parts do not fit each other.
+            ConfigError: if one is missing or damaged, or they do not fit each other.
         """
         self._signals_path = directory / SIGNALS
         try:
@@ -123,36 +121,32 @@ class Tuner:
                 (directory / MANIFEST).read_bytes(), type=TunerManifest
             )
             self._network = NetworkPolicy.from_bytes((directory / POLICY).read_bytes())
-            about = self.manifest
-            self._bounds = WeightBounds(about.champion, reach=about.reach)
+            manifest = self.manifest
+            self._bounds = WeightBounds(manifest.champion, reach=manifest.reach)
         except (OSError, msgspec.DecodeError, PolicyError) as error:
             raise ConfigError(f"{directory}: no tuner can be read here: {error}") from error
-        widths = len(about.champion), len(about.objectives), self._network.actions
-        if len({*widths}) > 1 or len(about.state) != len(self._network.mean):
+        widths = len(manifest.champion), len(manifest.objectives), self._network.actions
+        if len({*widths}) > 1 or len(manifest.state) != len(self._network.mean):
             raise ConfigError(f"{directory}: the network and {MANIFEST} do not fit each other")
-        unknown = [it for it in about.objectives if not hasattr(Objective(), it)]
+        unknown = [name for name in manifest.objectives if not hasattr(Objective(), name)]
         if unknown:
             raise ConfigError(f"{directory}: there are no objectives {', '.join(unknown)}")
         self._signals: _Signals | None = None
         self._looked_at = -_LOOK_MS
 
     def objective(self, at: int) -> Objective | None:
-        """The weights at a time; None where the champion's hold.
-
-        Args:
-            at: epoch milliseconds.
-        """
+        """Return the weights at a time, epoch milliseconds; None where the champion's hold."""
         state = self._state(at)
         if state is None or not self._network.covers(state):
             return None
         return self._weighed(self._network.act(state))
 
     def tune(self, at: int, generator: np.random.Generator) -> Tuned | None:
-        """The weights of one list, with chance in them if the manifest says so.
+        """Return the weights of one recommendation, with noise if the manifest has any.
 
         Args:
             at: epoch milliseconds.
-            generator: where chance comes from.
+            generator: of the noise.
         """
         state = self._state(at)
         if state is None or not self._network.covers(state):
@@ -166,7 +160,7 @@ class Tuner:
         return Tuned(self._weighed(drawn), log_fields)
 
     def log_density(self, state: Sequence[float], drawn: Sequence[float], noise: float) -> float:
-        """Log density of drawn actions, if they were this tuner's with so much noise.
+        """Return the log density of drawn actions under this tuner with a standard deviation.
 
         Raises:
             PolicyError: the state has another length.
@@ -198,10 +192,10 @@ class Tuner:
 
 
 def network_check(directory: Path) -> str:
-    """A value that another network would not have.
+    """Return a check value of a network's file.
 
     Raises:
-        ConfigError: if there is none.
+        ConfigError: if there is no file.
     """
     try:
         return hashlib.sha256((directory / POLICY).read_bytes()).hexdigest()
@@ -210,18 +204,20 @@ def network_check(directory: Path) -> str:
 
 
 def require_better(directory: Path) -> None:
-    """Refuse a tuner that logged lists do not show to be better.
+    """Refuse a tuner whose evaluation does not show that it is better.
 
     Raises:
-        ConfigError: if it was not evaluated, is another one now, or was not found better.
+        ConfigError: if it was not evaluated, changed since, or is not better.
     """
     try:
-        found = msgspec.json.decode((directory / EVALUATION).read_bytes(), type=TunerEvaluation)
+        evaluation = msgspec.json.decode(
+            (directory / EVALUATION).read_bytes(), type=TunerEvaluation
+        )
     except (OSError, msgspec.DecodeError) as error:
         raise ConfigError(
             f"{directory}: not evaluated yet: run tactful tuner evaluate first ({error})"
         ) from error
-    if found.network != network_check(directory):
+    if evaluation.network != network_check(directory):
         raise ConfigError(f"{directory}: another network was evaluated: evaluate this one")
-    if found.verdict != "better":
-        raise ConfigError(f"{directory}: the evaluation said {found.verdict}, not better")
+    if evaluation.verdict != "better":
+        raise ConfigError(f"{directory}: the evaluation said {evaluation.verdict}, not better")
