@@ -1,10 +1,9 @@
-"""Decides who gets a coupon: an action comes by, and an offer or a refusal goes to the log.
+"""Issue coupons: each action in the log is answered by an offer or a withheld offer in the log.
 
-Each action is decided once. The decision and what it takes from the budget are one transaction,
-before the offer is appended to the log; how far the log was read is noted after. A desk that is
-killed in between finds its decision when it meets the action again and appends the same event,
-whose id counts once. The database holds codes and no people: whom a code was for is in the log
-alone.
+Each action is decided once. The decision and its cost in the budget are one transaction, before the
+offer is appended to the log; the position in the log is stored after. A process that is killed in
+between finds its decision when it reads the action again and appends the same event, whose id
+counts once. The database holds codes and no users: the user of a code stands in the log alone.
 """
 
 from __future__ import annotations
@@ -28,21 +27,21 @@ from tactful_streaming.log.event_log import EventLog
 
 _CHUNK = 512
 _HOUR = 3_600_000
-_AGAIN_MS = 60_000  # until a feature surely counts an offer, nobody gets another one
-_EXPIRE_MS = 60_000  # the search for what has expired goes through all decisions
+_AGAIN_MS = 60_000  # a user gets no other offer until features surely count the first
+_EXPIRE_MS = 60_000  # the search for expired coupons reads all decisions
 _PURCHASE = b"purchase"
 # A coupon's price of money follows within some hundred decisions.
 _PACE = 0.01
 
 
 class CouponDecision(msgspec.Struct, frozen=True, kw_only=True):
-    """What was decided about one action.
+    """Decision about one action.
 
     Attributes:
-        group: ``holdout``, ``explore`` or ``targeted``.
-        offered: whether there is a coupon.
-        why: why not, or empty.
-        gain: what it was expected to bring; None where nothing is expected of anybody.
+        group: `holdout`, `explore` or `targeted`.
+        offered: whether a coupon is offered.
+        why: reason for withholding it, or empty.
+        gain: expected gain; None without weights.
         price: of a unit of money at that time, in units of gain.
         expires_at: epoch milliseconds.
     """
@@ -56,7 +55,16 @@ class CouponDecision(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CouponIssuer:
-    """Follows the partitions of a log, for one thread at a time."""
+    """Decides actions in the partitions of a log, and books redeemed and expired coupons.
+
+    Use by one thread at a time.
+
+    ```text
+    positions        partition → next offset to read; _stored holds the offset in the database
+    coupon_offers    code → campaign, decision, cost, state offered | withheld | redeemed | expired
+    coupon_budgets   campaign → spent, price of money
+    ```
+    """
 
     def __init__(
         self,
@@ -67,35 +75,33 @@ class CouponIssuer:
         features: Callable[[str, int], Mapping[str, Any]],
         clock: Callable[[], int],
     ) -> None:
-        """Begin where the last desk stopped; a new one at the end of the log.
+        """Continue at the stored positions; without any, begin at the end of the log.
 
         Args:
-            campaigns: what there is to give.
-            metadata: where decisions and budgets are kept.
+            campaigns: definitions of the campaigns.
+            metadata: store of decisions and budgets.
             logs: the partitions of the log, in their order.
-            features: what is known of a person at a time.
+            features: features of a user at a time.
             clock: now in epoch milliseconds.
 
         Raises:
             StorageError: if the database cannot be used.
         """
-        self._campaigns = {each.name: each for each in campaigns}
+        self._campaigns = {campaign.name: campaign for campaign in campaigns}
         self._metadata = metadata
         self._logs = logs
         self._features = features
         self._clock = clock
         self._lately: dict[tuple[str, str], int] = {}
         self._expired_at = 0
-        self._marks = [*{each.trigger.encode() for each in campaigns}, _PURCHASE]
-        held = {
-            row.log_partition: row.position for row in metadata.fetch(sa.select(coupon_positions))
-        }
-        self.positions = [held.get(number, log.end) for number, log in enumerate(logs)]
-        self._kept = dict(held)
+        self._marks = [*{campaign.trigger.encode() for campaign in campaigns}, _PURCHASE]
+        rows = metadata.fetch(sa.select(coupon_positions))
+        self._stored = {row.log_partition: row.position for row in rows}
+        self.positions = [self._stored.get(number, log.end) for number, log in enumerate(logs)]
         self.settle()
 
     def run(self) -> list[bytes]:
-        """Decide what has come; the entries to append before `settle` is called.
+        """Decide new actions, and return the entries to append before `settle` is called.
 
         Raises:
             StorageError: if the database cannot be used.
@@ -103,64 +109,64 @@ class CouponIssuer:
         """
         now = self._clock()
         self._lately = {who: at for who, at in self._lately.items() if now - at < _AGAIN_MS}
-        made: list[bytes] = []
+        entries: list[bytes] = []
         for number, log in enumerate(self._logs):
             end = log.end
             position = max(self.positions[number], log.begin)
-            while position < end and len(made) < _CHUNK:
+            while position < end and len(entries) < _CHUNK:
                 records = log.read(position, min(_CHUNK, end - position))
                 if not records:
                     break
                 for _, payload in records:
                     if any(mark in payload for mark in self._marks):
-                        made += self._meet(payload)
+                        entries += self._read(payload)
                 position = self.positions[number] = records[-1][0] + 1
-        # All is read, so what was redeemed in time is not expired.
-        if len(made) < _CHUNK and now - self._expired_at >= _EXPIRE_MS:
+        # Only after the whole log is read: coupons redeemed in time do not expire.
+        if len(entries) < _CHUNK and now - self._expired_at >= _EXPIRE_MS:
             self._expire(now)
             self._expired_at = now
-        return made
+        return entries
 
     def settle(self) -> None:
-        """Note that what `run` gave is in the log, so that it is not read again.
+        """Store the positions, once the entries of `run` are in the log.
 
         Raises:
             StorageError: if the database cannot be used.
         """
         table = coupon_positions
 
-        def note(connection: sa.Connection) -> None:
+        def store(connection: sa.Connection) -> None:
             for number, position in enumerate(self.positions):
-                if self._kept.get(number) == position:
+                if self._stored.get(number) == position:
                     continue
-                mine = table.c.log_partition == number
-                found = connection.execute(sa.select(table.c.position).where(mine)).scalar()
-                if found is None:
+                partition = table.c.log_partition == number
+                stored = connection.execute(sa.select(table.c.position).where(partition)).scalar()
+                if stored is None:
                     row = sa.insert(table).values(log_partition=number, position=position)
                     connection.execute(row)
-                elif found < position:
-                    connection.execute(sa.update(table).where(mine).values(position=position))
+                elif stored < position:
+                    connection.execute(sa.update(table).where(partition).values(position=position))
 
-        if any(self._kept.get(n) != position for n, position in enumerate(self.positions)):
-            self._metadata.change(note)
-            self._kept = dict(enumerate(self.positions))
+        if any(self._stored.get(n) != position for n, position in enumerate(self.positions)):
+            self._metadata.change(store)
+            self._stored = dict(enumerate(self.positions))
 
     def rewind(self) -> None:
-        """Read again from where the last `settle` was: what `run` gave did not reach the log."""
-        for number, position in self._kept.items():
+        """Go back to the last `settle`: the entries of `run` did not reach the log."""
+        for number, position in self._stored.items():
             self.positions[number] = position
 
     @property
     def needed(self) -> Sequence[int]:
-        """By partition, the first offset that is read again if what `run` gave is lost."""
-        return [self._kept[number] for number in range(len(self._logs))]
+        """By partition, the first offset that is read again if the entries of `run` are lost."""
+        return [self._stored[number] for number in range(len(self._logs))]
 
     def left(self, campaign: str) -> float:
-        """What is left of a budget, in units of money."""
+        """Return the rest of a budget, in units of money."""
         definition = self._campaigns[campaign]
         return self._metadata.change(lambda connection: _budget(connection, definition).left)
 
-    def _meet(self, payload: bytes) -> list[bytes]:
+    def _read(self, payload: bytes) -> list[bytes]:
         try:
             event = decode_entry(payload)
         except StreamingError:
@@ -172,19 +178,20 @@ class CouponIssuer:
                 self._redeem(code, event.properties.get("discount"), event.timestamp)
             return []
         person = subject_key(event)
-        wanted = [each for each in self._campaigns.values() if each.trigger == event.type]
         if person is None:
             return []
-        made = []
-        for campaign in wanted:
+        entries = []
+        for campaign in self._campaigns.values():
+            if campaign.trigger != event.type:
+                continue
             if (offer := self._decide(campaign, event, person)) is not None:
-                made.append(encode_entry(offer))
-        return made
+                entries.append(encode_entry(offer))
+        return entries
 
     def _decide(self, campaign: CouponDefinition, event: Event, person: str) -> Event | None:
         code = code_of(campaign.name, event.event_id)
-        found = self._features(person, event.timestamp)
-        known = {name: 0 if value is None else value for name, value in found.items()}
+        features = self._features(person, event.timestamp)
+        known = {name: 0 if value is None else value for name, value in features.items()}
         lately = self._lately.get((campaign.name, person), 0)
         fits = matches(campaign.eligible, known) and self._clock() - lately >= _AGAIN_MS
 
@@ -197,7 +204,7 @@ class CouponIssuer:
             budget = _budget(connection, campaign)
             decision = self._weigh(campaign, person, known, budget)
             budget.spend(campaign.cost if decision.offered else 0.0)
-            _keep(connection, campaign.name, budget)
+            _store_budget(connection, campaign.name, budget)
             connection.execute(
                 sa.insert(coupon_offers).values(
                     code=code,
@@ -277,11 +284,11 @@ class CouponIssuer:
         )
 
     def _redeem(self, code: str, discount: object, at: int) -> None:
-        """Book what a coupon really cost; one that is unknown, used or expired books nothing."""
-        mine = coupon_offers.c.code == code
+        """Book the real cost of a coupon; an unknown, used or expired one books nothing."""
+        is_offer = coupon_offers.c.code == code
 
         def redeem(connection: sa.Connection) -> None:
-            row = connection.execute(sa.select(coupon_offers).where(mine)).first()
+            row = connection.execute(sa.select(coupon_offers).where(is_offer)).first()
             if row is None or row.state != "offered" or row.campaign not in self._campaigns:
                 return
             if at > row.expires_at:
@@ -289,14 +296,14 @@ class CouponIssuer:
             cost = row.cost
             if isinstance(discount, int | float) and 0 <= discount <= row.cost:
                 cost = float(discount)
-            self._give_back(connection, row.campaign, row.cost - cost)
-            update = sa.update(coupon_offers).where(mine).values(state="redeemed", cost=cost)
+            self._refund(connection, row.campaign, row.cost - cost)
+            update = sa.update(coupon_offers).where(is_offer).values(state="redeemed", cost=cost)
             connection.execute(update)
 
         self._metadata.change(redeem)
 
     def _expire(self, now: int) -> None:
-        """Give back to the budgets what nobody has redeemed in time."""
+        """Refund the cost of coupons that were not redeemed in time to their budgets."""
         late = sa.and_(coupon_offers.c.state == "offered", coupon_offers.c.expires_at < now)
         if not self._metadata.fetch(sa.select(coupon_offers.c.code).where(late).limit(1)):
             return
@@ -304,36 +311,33 @@ class CouponIssuer:
         def expire(connection: sa.Connection) -> None:
             for row in connection.execute(sa.select(coupon_offers).where(late)).all():
                 if row.campaign in self._campaigns:
-                    self._give_back(connection, row.campaign, row.cost)
-                mine = coupon_offers.c.code == row.code
+                    self._refund(connection, row.campaign, row.cost)
+                is_offer = coupon_offers.c.code == row.code
                 connection.execute(
-                    sa.update(coupon_offers).where(mine).values(state="expired", cost=0.0)
+                    sa.update(coupon_offers).where(is_offer).values(state="expired", cost=0.0)
                 )
 
         self._metadata.change(expire)
 
-    def _give_back(self, connection: sa.Connection, name: str, amount: float) -> None:
+    def _refund(self, connection: sa.Connection, name: str, amount: float) -> None:
         budget = _budget(connection, self._campaigns[name])
         budget.refund(min(amount, budget.spent))
-        _keep(connection, name, budget)
+        _store_budget(connection, name, budget)
 
 
 def forget_offers(metadata: MetadataStore, before: int) -> int:
-    """Delete decisions on coupons that nothing can be redeemed of since a time.
+    """Delete decisions whose coupons expired before a time, and return their number.
 
-    Such a decision is not met again: what it was made of is behind where the log was read to.
+    Their actions lie before the stored positions, so they are not decided again.
 
     Args:
-        metadata: where they are kept.
+        metadata: store of the decisions.
         before: epoch milliseconds.
-
-    Returns:
-        How many there were.
 
     Raises:
         StorageError: if the database cannot be used.
     """
-    # What is still to be given back to its budget stays until that is done.
+    # Offered coupons stay until their cost is refunded to the budget.
     over = sa.and_(coupon_offers.c.expires_at < before, coupon_offers.c.state != "offered")
     if not metadata.fetch(sa.select(coupon_offers.c.code).where(over).limit(1)):
         return 0
@@ -342,13 +346,13 @@ def forget_offers(metadata: MetadataStore, before: int) -> int:
 
 
 def code_of(campaign: str, action: str) -> str:
-    """The code of the coupon that an action causes; the same each time it is asked for."""
+    """Return the code of an action's coupon, always the same for the action."""
     text = f"{len(campaign)}:{campaign}{action}".encode()
     return hashlib.blake2b(text, digest_size=12).hexdigest()
 
 
 def group_of(campaign: CouponDefinition, person: str) -> str:
-    """``holdout``, ``explore`` or ``targeted``; always the same for a person."""
+    """Return `holdout`, `explore` or `targeted`, always the same for a user."""
     if Holdout(f"coupon:{campaign.name}", campaign.holdout).holds(person):
         return "holdout"
     explores = bucket(f"coupon-explore:{campaign.name}", person) < campaign.explore
@@ -356,7 +360,7 @@ def group_of(campaign: CouponDefinition, person: str) -> str:
 
 
 def expected_gain(campaign: CouponDefinition, known: Mapping[str, Any]) -> float | None:
-    """What a coupon is expected to bring, in units of money; None without weights."""
+    """Return the expected gain of a coupon, in units of money; None without weights."""
     if not campaign.gain:
         return None
     return sum(
@@ -370,9 +374,9 @@ def _number(value: object) -> float:
 
 
 def _budget(connection: sa.Connection, campaign: CouponDefinition) -> BudgetPacing:
-    """The budget as it stands; a larger or smaller one in the definition keeps what was spent.
+    """Read the present budget; a changed amount in the definition keeps the spent sum.
 
-    One that is smaller than what was spent has nothing left until as much was given back.
+    An amount below the spent sum leaves nothing until enough was refunded.
     """
     table = coupon_budgets.c
     query = sa.select(table.state).where(table.campaign == campaign.name).with_for_update()
@@ -386,11 +390,11 @@ def _budget(connection: sa.Connection, campaign: CouponDefinition) -> BudgetPaci
     return fresh
 
 
-def _keep(connection: sa.Connection, campaign: str, budget: BudgetPacing) -> None:
-    mine = coupon_budgets.c.campaign == campaign
-    if connection.execute(sa.select(coupon_budgets.c.campaign).where(mine)).first() is None:
+def _store_budget(connection: sa.Connection, campaign: str, budget: BudgetPacing) -> None:
+    is_budget = coupon_budgets.c.campaign == campaign
+    if connection.execute(sa.select(coupon_budgets.c.campaign).where(is_budget)).first() is None:
         row = sa.insert(coupon_budgets).values(campaign=campaign, state=budget.to_bytes())
         connection.execute(row)
     else:
-        update = sa.update(coupon_budgets).where(mine).values(state=budget.to_bytes())
+        update = sa.update(coupon_budgets).where(is_budget).values(state=budget.to_bytes())
         connection.execute(update)

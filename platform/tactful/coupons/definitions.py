@@ -1,18 +1,18 @@
-"""Coupon campaigns as data: on which action, to whom, how often, and out of which budget.
+"""Coupon campaigns as data: their action, eligible users, frequency and budget.
 
 ```yaml
 - name: abandoned-cart
   action: coupon                  # the emit of a sequence, see features.yaml
-  offer: {percent: 10}            # what the shop is told
+  offer: {percent: 10}            # sent to the shop
   cost: 5                         # the most that one can cost
   budget: {amount: 1000, decisions: 5000}
   eligible: {coupons_30d: {$lt: 1}, spend_30d: {$gte: 20}}
   holdout: 0.1
 ```
 
-`eligible` is a condition on the person's features in the language of experiments
-(`tactful_bandits.matches`). A cap on how often somebody gets a coupon is such a condition, on a
-feature that counts events of the type ``x.coupon_offer``.
+`eligible` is a condition on the user's features in the language of experiments
+(`tactful_bandits.matches`). A cap on a user's coupons is such a condition, on a feature that counts
+events of the type `x.coupon_offer`.
 """
 
 from __future__ import annotations
@@ -31,20 +31,20 @@ from tactful_bandits.assignment.conditions import require_condition
 from tactful_bandits.errors import DefinitionError
 
 OFFER = "x.coupon_offer"
-"""Type of the event that promises a coupon; the shop is told of it."""
+"""Type of the event that promises a coupon; it is sent to the shop."""
 
 WITHHELD = "x.coupon_withheld"
-"""Type of the event that says that somebody eligible gets none, for later comparison."""
+"""Type of the event for an eligible user who gets no coupon, for later comparison."""
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 
 
 class CouponBudget(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a campaign may cost.
+    """Budget of a campaign.
 
     Attributes:
-        amount: in all; a hard bound, in units of money.
-        decisions: for how many decisions it should last, a forecast.
+        amount: hard bound on the total cost, in units of money.
+        decisions: expected number of decisions.
     """
 
     amount: Annotated[float, Meta(gt=0)]
@@ -55,17 +55,17 @@ class CouponDefinition(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     """One campaign.
 
     Attributes:
-        name: small letters, digits, ``-`` and ``_``.
-        action: of a sequence or join, its ``emit``.
+        name: small letters, digits, `-` and `_`.
+        action: the `emit` of a sequence or join.
         cost: the most that one coupon can cost, in units of money.
-        budget: what all may cost.
-        offer: what the shop is told of the coupon.
-        valid_hours: how long it can be redeemed; what it was to cost then goes back to the budget.
-        eligible: condition on features of the person.
-        holdout: share of the people who never get one, always the same, to measure what all bring.
-        explore: share of the others who get one whatever is expected, to learn from.
-        gain: what a coupon is expected to bring, as weights of features; ``constant`` stands alone.
-            Without any, everybody eligible gets one.
+        budget: bound on the cost of all coupons.
+        offer: properties of the coupon for the shop.
+        valid_hours: time to redeem it; its cost is then refunded to the budget.
+        eligible: condition on features of the user.
+        holdout: share of the users who never get one, always the same, to measure the effect.
+        explore: share of the other users who get one at any expected gain, to learn from.
+        gain: expected gain of a coupon, as weights of features; `constant` stands alone. Without
+            any, all eligible users get one.
         features: names of the features that are logged with a decision, to learn `gain` from.
     """
 
@@ -83,7 +83,7 @@ class CouponDefinition(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
 
     @property
     def trigger(self) -> str:
-        """Type of the event that it waits for."""
+        """Type of the event that is decided."""
         return f"x.{self.action}"
 
 
@@ -92,10 +92,10 @@ def load_coupons(path: Path, *, actions: Collection[str] | None = None) -> list[
 
     Args:
         path: the file.
-        actions: types of the actions that there are; None does not check.
+        actions: types of the existing actions; None does not check.
 
     Raises:
-        ConfigError: if it cannot be read, or one of them is wrong; the message says which.
+        ConfigError: if the file cannot be read, or a campaign is wrong; the message names it.
     """
     try:
         plain = yaml.safe_load(path.read_text("utf-8"))
@@ -103,11 +103,11 @@ def load_coupons(path: Path, *, actions: Collection[str] | None = None) -> list[
         raise ConfigError(f"{path}: cannot be read: {error}") from error
     if not isinstance(plain, Sequence) or isinstance(plain, str):
         raise ConfigError(f"{path}: must be a list of campaigns")
-    found = []
-    for number, each in enumerate(plain, 1):
+    campaigns: list[CouponDefinition] = []
+    for number, entry in enumerate(plain, 1):
         where = f"{path}: campaign number {number}"
         try:
-            campaign = msgspec.convert(each, CouponDefinition)
+            campaign = msgspec.convert(entry, CouponDefinition)
             require_condition("eligible", campaign.eligible)
         except (msgspec.ValidationError, DefinitionError) as error:
             raise ConfigError(f"{where}: {error}") from error
@@ -120,8 +120,8 @@ def load_coupons(path: Path, *, actions: Collection[str] | None = None) -> list[
                 f"{where}: nothing emits {campaign.action!r}; there are "
                 f"{', '.join(sorted(it.removeprefix('x.') for it in actions)) or 'no actions'}"
             )
-        found.append(campaign)
-    names = [campaign.name for campaign in found]
+        campaigns.append(campaign)
+    names = [campaign.name for campaign in campaigns]
     if repeated := sorted({name for name in names if names.count(name) > 1}):
         raise ConfigError(f"{path}: written twice: {', '.join(repeated)}")
-    return found
+    return campaigns

@@ -1,8 +1,8 @@
-"""What coupons bring: those who may get one against those who never do, person by person.
+"""Measure the effect of coupons: users who may get one against the holdout.
 
-Everybody who was eligible when their first action came by is counted from then on, by the group
-that the hash of their id puts them in, whether or not they were offered anything. So the difference
-is the effect of the campaign, and not that of being the kind of person who redeems coupons.
+Each user who was eligible at their first action is counted from then on, in the group by the hash
+of their id, whether or not they were offered a coupon. So the difference is the effect of the
+campaign, and not of being the kind of user who redeems coupons.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ _MEASUREMENT = "measurement"
 
 @dataclass(frozen=True)
 class CouponOutcomes:
-    """What people did after their first decision.
+    """Outcomes of users after their first decision.
 
     Attributes:
-        treated: of each person whether they are not held out, shape (n,).
+        treated: whether each user is not held out, shape (n,).
         offered: whether they were offered a coupon, shape (n,).
-        explored: whether they were offered it whatever was expected, shape (n,).
+        explored: whether they were offered it for exploration, shape (n,).
         spent: on purchases, before the discount, shape (n,).
-        discount: what their coupons cost, shape (n,).
+        discount: cost of their coupons, shape (n,).
         features: as logged, shape (n, features).
     """
 
@@ -49,12 +49,12 @@ class CouponOutcomes:
 
 @dataclass(frozen=True)
 class CouponLift:
-    """What a campaign brings.
+    """Effect of a campaign.
 
     Attributes:
-        revenue: spent by a person, campaign minus holdout.
-        profit: margin of what was spent minus discounts, by a person, campaign minus holdout.
-        sample_ratio: whether as many people are held out as should be.
+        revenue: amount spent by a user, campaign minus holdout.
+        profit: margin of that amount minus discounts, by a user, campaign minus holdout.
+        sample_ratio: check of the groups' sizes.
     """
 
     revenue: Comparison
@@ -77,13 +77,13 @@ class _Person:
 def read_coupon_outcomes(
     log: EventLog, campaign: CouponDefinition, *, until: int, lasts: int
 ) -> CouponOutcomes:
-    """Read what people did in a time after their first decision, where that time is over.
+    """Read the outcomes of users whose outcome time after their first decision is over.
 
     Args:
-        log: as far as it may be used to measure.
-        campaign: whose decisions.
+        log: events that may be used to measure.
+        campaign: of the decisions.
         until: time at which the log ends, epoch milliseconds.
-        lasts: how long after the decision purchases count, milliseconds.
+        lasts: time after the decision in which purchases count, milliseconds.
     """
     people: dict[str, _Person] = {}
     marks = (OFFER.encode(), WITHHELD.encode(), b"purchase")
@@ -94,11 +94,11 @@ def read_coupon_outcomes(
     over = [person for person in people.values() if person.at + lasts <= until]
     width = len(campaign.features)
     return CouponOutcomes(
-        np.array([it.treated for it in over], np.bool_),
-        np.array([it.offered for it in over], np.bool_),
-        np.array([it.explored for it in over], np.bool_),
-        np.array([it.spent for it in over], np.float64),
-        np.array([it.discount for it in over], np.float64),
+        np.array([person.treated for person in over], np.bool_),
+        np.array([person.offered for person in over], np.bool_),
+        np.array([person.explored for person in over], np.bool_),
+        np.array([person.spent for person in over], np.float64),
+        np.array([person.discount for person in over], np.float64),
         np.array(
             [it.features if len(it.features) == width else [0.0] * width for it in over],
             np.float64,
@@ -109,13 +109,13 @@ def read_coupon_outcomes(
 def lift(
     outcomes: CouponOutcomes, campaign: CouponDefinition, *, margin: float, alpha: float = 0.05
 ) -> CouponLift | None:
-    """Compare the campaign with its holdout; None where either has fewer than two people.
+    """Compare the campaign with its holdout; None where either has fewer than two users.
 
     Args:
         outcomes: of the campaign.
         campaign: its definition.
-        margin: what the shop keeps of a unit of revenue, in (0, 1].
-        alpha: probability that an interval ever misses the truth, however often one looks.
+        margin: profit of the shop from a unit of revenue, in (0, 1].
+        alpha: probability that an interval ever misses the truth, at any number of looks.
     """
     treated = outcomes.treated
     if min(treated.sum(), (~treated).sum()) < 2:
@@ -123,8 +123,8 @@ def lift(
     profit = margin * outcomes.spent - outcomes.discount
     counts = [int((~treated).sum()), int(treated.sum())]
     pairs = [
-        compare(Mean.from_units(it[~treated]), Mean.from_units(it[treated]), alpha=alpha)
-        for it in (outcomes.spent, profit)
+        compare(Mean.from_units(units[~treated]), Mean.from_units(units[treated]), alpha=alpha)
+        for units in (outcomes.spent, profit)
     ]
     shares = [campaign.holdout, 1 - campaign.holdout]
     return CouponLift(pairs[0], pairs[1], check_sample_ratio(counts, shares))
@@ -133,22 +133,22 @@ def lift(
 def fit_gain(
     outcomes: CouponOutcomes, names: tuple[str, ...], *, margin: float, ridge: float = 1.0
 ) -> dict[str, float]:
-    """Weights of what a coupon brings, learnt from those who got one by chance and those held out.
+    """Fit weights of a coupon's gain on the explored users and the holdout.
 
     Both groups are drawn by a hash, so their outcomes, weighed by the inverse chance of their
-    group, differ by what the coupon brings; a ridge regression of that on the features is a linear
-    uplift (Athey and Imbens, "Recursive partitioning", PNAS 2016, section 2: the transformed
+    group, differ by the effect of the coupon; a ridge regression of that on the features is a
+    linear uplift (Athey and Imbens, "Recursive partitioning", PNAS 2016, section 2: the transformed
     outcome).
 
     Args:
         outcomes: of the campaign, with features.
         names: of the features.
-        margin: what the shop keeps of a unit of revenue.
-        ridge: strength of the penalty, in people.
+        margin: profit of the shop from a unit of revenue.
+        ridge: strength of the penalty, in users.
 
     Returns:
-        Weights for `CouponDefinition.gain`; the price of money is what they are held against, so
-        discounts are not taken off. Empty without people in both groups.
+        Weights for `CouponDefinition.gain`. They are compared with the price of money, so discounts
+        are not subtracted. Empty without users in both groups.
     """
     drawn = outcomes.explored | ~outcomes.treated
     if not drawn.any():
@@ -158,7 +158,7 @@ def fit_gain(
     if not 0 < chance < 1:
         return {}
     value = margin * outcomes.spent[drawn]
-    # Centred first: what both groups have in common only adds to the variance.
+    # Centred first: a common level of both groups only adds to the variance.
     value = value - ((1 - chance) * value[got].mean() + chance * value[~got].mean())
     transformed = value * (got - chance) / (chance * (1 - chance))
     x = np.column_stack([np.ones(int(drawn.sum())), outcomes.features[drawn]])
@@ -180,7 +180,7 @@ def _read(
     if event.type == "purchase":
         known = people.get(person)
         if known is None or event.event_id in known.paid:
-            return  # the log may hold an event twice, of who sent it again
+            return  # the log may hold an event twice, after a retry
         if known.at <= event.timestamp < known.at + lasts:
             known.paid.add(event.event_id)
             known.spent += spent_in(event)
@@ -196,7 +196,7 @@ def _read(
                 treated=group != "holdout",
                 offered=event.type == OFFER,
                 explored=group == "explore" and event.type == OFFER,
-                features=[float(it) for it in features if isinstance(it, int | float)]
+                features=[float(value) for value in features if isinstance(value, int | float)]
                 if isinstance(features, list)
                 else [],
             ),
