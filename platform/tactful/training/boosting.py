@@ -1,7 +1,7 @@
-"""The forest: LambdaMART on the earlier lists, stopped by NDCG@20 on the later ones.
+"""Train the forest: LambdaMART on the earlier lists, stopped by NDCG@20 on the later ones.
 
 Trees grow in blocks. Every block starts from the trees so far and a seed of its own, so a training
-that was killed grows the same trees as one that was not.
+that was killed grows the same trees as an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -30,32 +30,34 @@ def fit(
 ) -> tuple[xgboost.Booster, list[float]]:
     """Grow a forest.
 
-    LambdaMART (Burges, "From RankNet to LambdaRank to LambdaMART", 2010) as XGBoost has it, on the
-    lists in which something was taken, each weighted by its own weight.
+    LambdaMART (Burges, "From RankNet to LambdaRank to LambdaMART", 2010) of XGBoost, on the lists
+    in which something was taken, each with its weight.
 
     Args:
         learn: the lists to learn from.
-        judge: later lists, which say when to stop.
-        options: how.
+        judge: later lists, for early stopping.
+        options: of the training.
         checkpoint: keeps the trees after each block.
-        progress: told how far it is.
+        progress: called with the stage `fit`.
 
     Returns:
         The forest up to its best tree, and NDCG@20 of `judge` after each tree.
 
     Raises:
-        ModelError: if nothing was taken in any list of one of the two.
+        ModelError: if no item was taken in all lists of one of the two.
     """
-    ours, theirs = _matrix(learn), _matrix(judge)
-    if ours is None or theirs is None:
+    training, validation = _matrix(learn), _matrix(judge)
+    if training is None or validation is None:
         raise ModelError(
-            "recall found nothing of what was taken, so there is nothing to rank: check that "
-            "events carry the item ids of the catalogue"
+            "recall found none of the taken items, so there is nothing to rank: check that events "
+            "carry the item ids of the catalogue"
         )
     total = options.rounds
     raw, curve = (None, []) if checkpoint is None else checkpoint.forest()
     while not _ended(curve, options):
-        raw = _grow(raw, ours, theirs, options, curve, lambda: progress("fit", len(curve), total))
+        raw = _grow(
+            raw, training, validation, options, curve, lambda: progress("fit", len(curve), total)
+        )
         if checkpoint is not None:
             checkpoint.save_forest(raw, curve)
     progress("fit", total, total)
@@ -65,13 +67,13 @@ def fit(
 
 def _grow(
     raw: bytes | None,
-    ours: xgboost.DMatrix,
-    theirs: xgboost.DMatrix,
+    training: xgboost.DMatrix,
+    validation: xgboost.DMatrix,
     options: TrainingOptions,
     curve: list[float],
     grown: Callable[[], None],
 ) -> bytes:
-    """One block of trees on top of those so far; the curve grows with them."""
+    """Grow a block of trees on top of those so far, and append their figures to the curve."""
     start = len(curve)
     parameters = {
         "objective": "rank:ndcg",
@@ -88,12 +90,12 @@ def _grow(
         "seed": options.seed * 1_000_003 + start,
     }
     before = None if raw is None else bytearray(raw)
-    forest = xgboost.Booster(parameters, [ours, theirs], model_file=before)
+    forest = xgboost.Booster(parameters, [training, validation], model_file=before)
     forest.set_param(parameters)
     for number in range(start, min(start + _BLOCK, options.rounds)):
-        forest.update(ours, number)
-        said = forest.eval_set([(theirs, "validation")], number)
-        curve.append(float(said.rpartition(":")[2]))
+        forest.update(training, number)
+        figures = forest.eval_set([(validation, "validation")], number)
+        curve.append(float(figures.rpartition(":")[2]))
         grown()
         if _ended(curve, options):
             break
@@ -107,7 +109,7 @@ def _ended(curve: list[float], options: TrainingOptions) -> bool:
 
 
 def _matrix(rows: Rows) -> xgboost.DMatrix | None:
-    """The lists in which something was taken; None when there is none."""
+    """Return the lists in which something was taken; None when there is none."""
     lists = np.repeat(np.arange(len(rows.sizes)), rows.sizes)
     taken = np.bincount(lists, weights=rows.labels, minlength=len(rows.sizes)) > 0
     kept: NDArray[np.intp] = np.flatnonzero(taken)
@@ -119,6 +121,6 @@ def _matrix(rows: Rows) -> xgboost.DMatrix | None:
         rows.features[inside],
         rows.labels[inside].astype(np.float32),
         group=rows.sizes[kept],
-        # Alike weights are left out: XGBoost then computes as it does without any.
+        # Equal weights are left out: XGBoost then computes exactly as without weights.
         weight=None if (weights == weights[0]).all() else weights,
     )

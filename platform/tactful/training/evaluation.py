@@ -1,7 +1,6 @@
-"""How good lists are: hit rate, NDCG, MRR and coverage, with intervals that respect people.
+"""Quality of recommendations: hit rate, NDCG, MRR and coverage, with intervals over users.
 
-A person asks many questions, so their answers are not independent: intervals come from resampling
-people, never questions.
+The requests of one user are not independent: intervals come from resampling users, not requests.
 """
 
 from __future__ import annotations
@@ -13,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 CUTOFF = 20
-"""How many items of a list are looked at, in every figure."""
+"""Number of first items that count, in every figure."""
 
 MEASURES = ("hr20", "ndcg20", "mrr20", "recall20")
-"""What a `Scorecard` knows of each list; `recall20` is the share of what was taken that it held."""
+"""Figures of a `Scorecard`; `recall20` is the share of the taken items that a list held."""
 
 _DISCOUNTS = 1.0 / np.log2(np.arange(2, CUTOFF + 2))
 
@@ -38,10 +37,10 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Quality:
-    """How good one recommender's lists were.
+    """Quality of a recommender.
 
     Attributes:
-        hr20: share of lists with something that was taken.
+        hr20: share of lists with an item that was taken.
         ndcg20: normalised discounted cumulative gain of the lists.
         mrr20: reciprocal place of the first item that was taken, 0 when none was.
         coverage20: share of the catalogue that appeared in some list.
@@ -54,7 +53,7 @@ class Quality:
 
 
 class Scorecard:
-    """Collects the lists of one recommender, question by question."""
+    """Collects the lists of one recommender, request by request."""
 
     def __init__(self) -> None:
         """Start empty."""
@@ -63,19 +62,16 @@ class Scorecard:
         self._shown: list[tuple[str, ...]] = []
 
     def __len__(self) -> int:
-        """Number of questions so far."""
+        """Return the number of requests so far."""
         return len(self._people)
 
     def add(self, person: str, shown: Sequence[str], taken: Collection[str]) -> bool:
-        """Score one list.
+        """Score one list, and return whether it had a hit.
 
         Args:
-            person: who asked.
+            person: the user.
             shown: item ids, best first; only the first `CUTOFF` count.
             taken: item ids that were right, at least one.
-
-        Returns:
-            Whether the list had a hit.
         """
         top = tuple(shown[:CUTOFF])
         right = [place for place, item in enumerate(top) if item in taken]
@@ -88,15 +84,15 @@ class Scorecard:
         return bool(right)
 
     def mean(self, measure: str) -> float:
-        """One of `MEASURES` over all questions; NaN when there is none."""
+        """Return the mean of one of `MEASURES` over all requests; NaN when there is none."""
         values = self._values[measure]
         return float(np.mean(values)) if values else float("nan")
 
     def estimate(self, measure: str, *, resamples: int = 1000, seed: int = 0) -> Estimate:
-        """One of `MEASURES` with its percentile bootstrap interval over people.
+        """Estimate one of `MEASURES` with its percentile bootstrap interval over users.
 
         Args:
-            measure: which.
+            measure: name of the figure.
             resamples: bootstrap resamples.
             seed: of the resampling.
         """
@@ -105,7 +101,7 @@ class Scorecard:
         return _over_people(np.array(self._values[measure]), self._people, resamples, seed)
 
     def quality(self, catalogue_size: int, *, resamples: int = 1000, seed: int = 0) -> Quality:
-        """The figures, with percentile bootstrap intervals over people.
+        """Estimate all figures, with percentile bootstrap intervals over users.
 
         Coverage of a resample is smaller by construction, so its interval is the value plus and
         minus 1.96 bootstrap standard deviations.
@@ -116,7 +112,7 @@ class Scorecard:
             seed: of the resampling.
 
         Returns:
-            The figures; all NaN when there is no question.
+            The figures; all NaN when there is no request.
         """
         if not self._people:
             nothing = Estimate(float("nan"), float("nan"), float("nan"))
@@ -132,18 +128,15 @@ class Scorecard:
         )
 
     def lead(self, other: Scorecard, *, resamples: int = 1000, seed: int = 0) -> Estimate:
-        """Hit rate of this recommender minus that of another on the same questions.
+        """Estimate the hit rate minus that of another recommender, with a paired interval.
 
         Args:
-            other: asked the same questions of the same people in the same order.
-            resamples: bootstrap resamples over people.
+            other: scored on the same requests of the same users in the same order.
+            resamples: bootstrap resamples over users.
             seed: of the resampling.
 
-        Returns:
-            The difference with its paired interval.
-
         Raises:
-            ValueError: if the questions are not the same.
+            ValueError: if the requests are not the same.
         """
         self._check_paired(other)
         gained = np.array(self._values["hr20"]) - np.array(other._values["hr20"])
@@ -152,54 +145,54 @@ class Scorecard:
     def ratio(
         self, other: Scorecard, measure: str, *, resamples: int = 1000, seed: int = 0
     ) -> Estimate:
-        """One of `MEASURES` of this recommender by that of another on the same questions.
+        """Estimate one of `MEASURES` divided by another recommender's, with a paired interval.
 
         Args:
-            other: asked the same questions of the same people in the same order.
-            measure: which.
-            resamples: bootstrap resamples over people; each draws the same people for both.
+            other: scored on the same requests of the same users in the same order.
+            measure: name of the figure.
+            resamples: bootstrap resamples over users; each draws the same users for both.
             seed: of the resampling.
 
         Returns:
-            The ratio with its paired interval; infinite where the other scored nothing.
+            The ratio; infinite where the other scored nothing.
 
         Raises:
-            ValueError: if the questions are not the same, or there is none.
+            ValueError: if the requests are not the same, or there is none.
         """
         self._check_paired(other)
         if not self._people:
-            raise ValueError("no question was asked: there is nothing to compare")
+            raise ValueError("the scorecards are empty: add lists before comparing them")
         _, person = np.unique(np.array(self._people), return_inverse=True)
         count = int(person.max()) + 1
         draws = _draws(count, resamples, seed)
-        mine, theirs = (
+        own, others = (
             draws @ np.bincount(person, weights=card._values[measure], minlength=count)
             for card in (self, other)
         )
         with np.errstate(divide="ignore", invalid="ignore"):
-            low, high = np.nanquantile(mine / theirs, [0.025, 0.975])
+            low, high = np.nanquantile(own / others, [0.025, 0.975])
             value = np.float64(self.mean(measure)) / other.mean(measure)
         return Estimate(float(value), float(low), float(high))
 
     def _check_paired(self, other: Scorecard) -> None:
         if self._people != other._people:
-            raise ValueError("the two scorecards hold different questions: nothing to pair")
+            raise ValueError("the two scorecards hold different requests: they cannot be paired")
 
     def _coverage(
         self, person: NDArray[np.intp], draws: NDArray[np.int64], catalogue_size: int
     ) -> Estimate:
         numbers: dict[str, int] = {}
         pairs = {
-            (int(who), numbers.setdefault(item, len(numbers)))
-            for who, shown in zip(person, self._shown, strict=True)
+            (int(user), numbers.setdefault(item, len(numbers)))
+            for user, shown in zip(person, self._shown, strict=True)
             for item in shown
         }
-        who, item = np.array(sorted(pairs), np.int64).reshape(-1, 2).T
+        users, items = np.array(sorted(pairs), np.int64).reshape(-1, 2).T
         value = len(numbers) / catalogue_size
         covered = []
         for draw in draws:
             seen = np.zeros(len(numbers), np.bool_)
-            seen[item[draw[who] > 0]] = True
+            seen[items[draw[users] > 0]] = True
             covered.append(int(seen.sum()) / catalogue_size)
         spread = 1.96 * float(np.std(covered))
         return Estimate(value, max(0.0, value - spread), min(1.0, value + spread))
@@ -208,7 +201,7 @@ class Scorecard:
 def _over_people(
     values: NDArray[np.float64], people: Sequence[str], resamples: int, seed: int
 ) -> Estimate:
-    """Mean over questions with a percentile bootstrap interval over people."""
+    """Estimate the mean over requests with a percentile bootstrap interval over users."""
     _, person = np.unique(np.array(people), return_inverse=True)
     count = int(person.max()) + 1
     draws = _draws(count, resamples, seed)
@@ -219,19 +212,19 @@ def _over_people(
 
 
 def _draws(people: int, resamples: int, seed: int) -> NDArray[np.int64]:
-    """How often each of `people` is in each resample, shape (resamples, people)."""
+    """Draw how often each of `people` users is in each resample, shape (resamples, people)."""
     generator = np.random.default_rng(seed)
     return generator.multinomial(people, np.full(people, 1.0 / people), size=resamples)
 
 
 def ndcg(right: Sequence[int], relevant: int) -> float:
-    """NDCG@20 with binary gains.
+    """Compute NDCG@20 with binary gains.
 
     Jarvelin and Kekalainen, "Cumulated gain-based evaluation of IR techniques" (2002).
 
     Args:
         right: places (from 0) of the right items within the list.
-        relevant: how many items were right in all, at least 1.
+        relevant: number of right items in all, at least 1.
 
     Returns:
         Between 0 and 1.
@@ -248,17 +241,16 @@ def list_metrics(
     sizes: NDArray[np.int64],
     relevant: Sequence[int],
 ) -> dict[str, float]:
-    """Mean figures of scored lists, for a training run.
+    """Compute the mean figures of scored lists, for a training run.
 
     Args:
         scores: of all rows, list after list, shape (n,).
-        labels: which rows are right, shape (n,).
+        labels: whether each row is right, shape (n,).
         sizes: rows of each list, shape (lists,).
-        relevant: how many items were right for each list, found by recall or not.
+        relevant: number of right items of each list, found by recall or not.
 
     Returns:
-        ``hr20``, ``ndcg20``, ``mrr20`` and ``recall`` (share of lists of whose right items recall
-        found at least one).
+        `hr20`, `ndcg20`, `mrr20` and `recall` (share of lists with a right item found by recall).
     """
     card: dict[str, list[float]] = {"hr20": [], "ndcg20": [], "mrr20": [], "recall": []}
     start = 0
@@ -275,6 +267,6 @@ def list_metrics(
 
 
 def best_baseline(hit_rates: Mapping[str, float]) -> tuple[str, float]:
-    """The baseline with the highest hit rate and that rate."""
+    """Return the baseline with the highest hit rate, and that rate."""
     name = max(sorted(hit_rates), key=lambda key: hit_rates[key])
     return name, hit_rates[name]

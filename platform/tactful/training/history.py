@@ -1,4 +1,4 @@
-"""What was taken, visit by visit, read once from the log as columns."""
+"""Read taken items, visit by visit, from the log as columns."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tactful_streaming.contract.log_entries import Event, Item, User, subject_ke
 from tactful_streaming.log.event_log import EventLog
 
 TAKEN = frozenset({"add_to_cart", "purchase"})
-"""Event types that say an item was taken."""
+"""Event types by which an item counts as taken."""
 
 _CHUNK = 8_192
 
@@ -32,7 +32,7 @@ class History:
         timestamp: event time, epoch milliseconds.
         offset: log offset.
         session_ids: visit id by visit number.
-        subjects: key of the person by visit number, None for nobody.
+        subjects: key of the user by visit number, None for none.
         people: log offset and description of every user update, in log order.
     """
 
@@ -59,7 +59,7 @@ class History:
         Args:
             log: from its beginning.
             until: offset to stop at; None for the end.
-            progress: told how far it is.
+            progress: called with done and total.
         """
         rows: dict[str, int] = {}
         updates: list[tuple[int, Item]] = []
@@ -78,10 +78,10 @@ class History:
                     people.append((offset, entry))
                 elif isinstance(entry, Event) and entry.type in TAKEN and entry.item_id:
                     if entry.event_id in counted:
-                        continue  # the log may hold an event twice, of who sent it again
+                        continue  # the log may hold an event twice, after a retry
                     counted.add(entry.event_id)
                     subject = subject_key(entry)
-                    # Without a visit id, one person's day stands for a visit.
+                    # Without a visit id, one user's day stands for a visit.
                     visit = entry.session_id or f"{subject}@{entry.timestamp // 86_400_000}"
                     number = visits.setdefault(visit, len(visits))
                     if number == len(subjects):
@@ -111,26 +111,26 @@ class History:
         return bool((same & ~tied).sum() > (same & tied).sum())
 
     def interactions(self, *, before: int | None = None) -> Interactions:
-        """The columns a recall index is built from.
+        """Return the columns of a recall index.
 
         Args:
-            before: leave out what the log holds from this offset on; None for nothing.
+            before: offset at which to stop; None for the end.
         """
         end = len(self.offset) if before is None else int(np.searchsorted(self.offset, before))
         return Interactions(self.session[:end], self.item[:end], self.timestamp[:end])
 
     def cohorts(self, *, before: int | None = None) -> Cohorts:
-        """What people take by what they are.
+        """Fit the items that users take by the properties of the users.
 
         Args:
-            before: leave out what the log holds from this offset on; None for nothing.
+            before: offset at which to stop; None for the end.
         """
         seen = self.interactions(before=before)
         described = {
             user.user_id: user for offset, user in self.people if before is None or offset < before
         }
         numbers = {user_id: number for number, user_id in enumerate(described)}
-        visitor = np.array([numbers.get(who or "", -1) for who in self.subjects], np.int64)
+        visitor = np.array([numbers.get(key or "", -1) for key in self.subjects], np.int64)
         person = visitor[seen.session]
         known = person >= 0
         return Cohorts.fit(
@@ -141,10 +141,10 @@ class History:
         )
 
     def descriptions(self, *, before: int | None = None) -> list[Item | None]:
-        """The latest description of each item of `item_ids`, None for one not described yet.
+        """Return the latest description of each item of `item_ids`, None where there is none yet.
 
         Args:
-            before: leave out what the log holds from this offset on; None for nothing.
+            before: offset at which to stop; None for the end.
         """
         latest = {
             item.item_id: item for offset, item in self.updates if before is None or offset < before
@@ -152,7 +152,7 @@ class History:
         return [latest.get(item_id) for item_id in self.item_ids]
 
     def visits(self, since: int) -> Iterator[NDArray[np.intp]]:
-        """Row numbers of each visit that began at `since` or later, in log order."""
+        """Yield the row numbers of each visit that began at `since` or later, in log order."""
         order = np.argsort(self.session, kind="stable")
         starts = np.flatnonzero(np.diff(self.session[order], prepend=-1))
         for rows in np.split(order, starts[1:]) if len(order) else []:
@@ -160,9 +160,9 @@ class History:
                 yield rows
 
     def subject_of(self, visit: NDArray[np.intp]) -> str | None:
-        """Key of the person of a visit."""
+        """Return the key of the user of a visit."""
         return self.subjects[int(self.session[visit[0]])]
 
     def session_id_of(self, visit: NDArray[np.intp]) -> str:
-        """Id of a visit."""
+        """Return the id of a visit."""
         return self.session_ids[int(self.session[visit[0]])]

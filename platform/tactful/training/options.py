@@ -1,4 +1,4 @@
-"""How to train."""
+"""Options of a training."""
 
 from __future__ import annotations
 
@@ -10,26 +10,25 @@ Vectors = Literal["co_occurrence", "two_tower"]
 
 @dataclass(frozen=True)
 class TrainingOptions:
-    """How to train.
+    """Options of a training.
 
     Attributes:
         name: registered model name.
-        label_days: the last so many days before the end give the lists to learn from.
-        lists: how many replayed lists to learn from at most.
+        label_days: length of the period before the end that gives the lists to learn from.
+        lists: most replayed lists to learn from.
         negatives: candidates that were not taken, kept per replayed list.
         validation: share of the lists, the latest ones, kept to stop early and to measure.
-        task: what a list is asked for: the whole ``basket`` before its first item, the ``next``
-            item within a visit, or ``auto``: next where the items of a visit have an order.
-        shown: how many lists that were really shown to learn from at most, the latest; 0 learns
-            from the replay alone.
-        outcomes: types of events that say an item of a shown list was taken.
-        outcome_hours: how long after a list what follows from it counts. A list whose time is not
-            over when the log ends is left out.
-        vectors: how item vectors are learned: from ``co_occurrence`` alone, or from there on by
-            ``two_tower``, which needs PyTorch.
+        task: target of a list: the whole `basket` before its first item, the `next` item within a
+            visit, or `auto`: next where the items of a visit have an order.
+        shown: most shown lists to learn from, the latest; 0 learns from the replay alone.
+        outcomes: types of events by which an item of a shown list counts as taken.
+        outcome_hours: time after a list in which outcomes count. A list whose time is not over when
+            the log ends is left out.
+        vectors: source of item vectors: `co_occurrence` alone, or continued by `two_tower`, which
+            needs PyTorch.
         debias: whether items further down count more, by how seldom their place is looked at.
         rounds: most trees.
-        patience: stop when so many trees brought nothing.
+        patience: number of trees without improvement after which to stop.
         depth: of a tree.
         learning_rate: shrinkage.
         threads: used by XGBoost.

@@ -1,4 +1,4 @@
-"""Pictures of a training, for the record of its run."""
+"""Plots of a training, for its run in MLflow."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ if TYPE_CHECKING:
 
 
 def plot_training(trained: Trained, directory: Path) -> dict[str, Path]:
-    """Draw the learning curve, what each feature brought, the calibration, how places are seen.
+    """Draw the learning curve, the gain of each feature, the calibration and the position bias.
 
     Args:
-        trained: what was trained.
-        directory: where the pictures go; it is made.
+        trained: result of the training.
+        directory: where the plots go; it is created.
 
     Returns:
-        Path by picture. What was not estimated is not drawn.
+        Path by plot; without those whose figures were not estimated.
     """
     directory.mkdir(parents=True, exist_ok=True)
     paths = {
@@ -55,18 +55,18 @@ def _gain(axis: Any, trained: Trained) -> None:
     gains = trained.manifest.gains
     names = list(gains)[::-1]
     axis.barh(names, [gains[name] for name in names])
-    axis.set(xlabel="total gain", title="What each feature brought")
+    axis.set(xlabel="total gain", title="Gain of each feature")
 
 
 def _calibration(axis: Any, trained: Trained) -> None:
-    found = trained.manifest.calibration
-    assert found is not None
-    highest = max(*found.predicted, *found.observed, 1e-9)
+    calibration = trained.manifest.calibration
+    assert calibration is not None
+    predicted, observed = calibration.predicted, calibration.observed
+    highest = max(*predicted, *observed, 1e-9)
     axis.plot([0, highest], [0, highest], linestyle=":", color="grey")
-    axis.plot(found.predicted, found.observed, marker="o")
-    axis.set(
-        xlabel="predicted share", ylabel="share that was taken", title=f"Calibration, {found.of}"
-    )
+    axis.plot(predicted, observed, marker="o")
+    title = f"Calibration, {calibration.of}"
+    axis.set(xlabel="predicted share", ylabel="share that was taken", title=title)
 
 
 def _places(axis: Any, trained: Trained) -> None:

@@ -1,7 +1,8 @@
-"""How much less a place further down is looked at, estimated from lists that were shown.
+"""Estimate the position bias of shown lists: how seldom a place further down is looked at.
 
-What is shown lower is taken less, whatever it is. A model that learns from that as it is learns to
-repeat its own order. So what was taken from a place that is seldom looked at counts more.
+Items that are shown lower are taken less, whatever they are. A model that learns from such outcomes
+without correction learns to repeat its own order. So an item taken from a place that is seldom
+looked at counts more.
 """
 
 from __future__ import annotations
@@ -12,10 +13,10 @@ from numpy.typing import NDArray
 from sklearn.isotonic import IsotonicRegression
 
 FEWEST_OUTCOMES = 200
-"""With fewer items taken, nothing is estimated."""
+"""Fewest taken items for an estimate."""
 
 LEAST = 0.1
-"""No place is taken to be looked at less: what was taken there counts ten times at most."""
+"""Lower bound of the estimates: a taken item counts ten times at most."""
 
 _PLACES = 50
 _ITERATIONS = 25
@@ -44,7 +45,7 @@ def examination(
         taken: whether it was taken, shape (n,).
         place: its place in its list, 0 the first, shape (n,).
         threads: used by XGBoost.
-        seed: of everything drawn.
+        seed: of the sample and the trees.
 
     Returns:
         Shape (places,): 1 for the first place, and at least `LEAST` for every other; places
@@ -60,6 +61,19 @@ def examination(
     if len(place) > _ROWS:
         chosen = np.sort(generator.choice(len(place), _ROWS, replace=False))
         features, taken, place = features[chosen], taken[chosen], place[chosen]
+    return _maximise(features, taken, place, places, threads=threads, seed=seed)
+
+
+def _maximise(
+    features: NDArray[np.float32],
+    taken: NDArray[np.bool_],
+    place: NDArray[np.int64],
+    places: int,
+    *,
+    threads: int,
+    seed: int,
+) -> NDArray[np.float64]:
+    """Estimate attention and attraction by turns: expectation maximisation."""
     count = np.bincount(place, minlength=places)
     rate = np.bincount(place, weights=taken, minlength=places) / np.maximum(count, 1)
     looked = np.clip(rate / max(rate[0], 1e-9), LEAST, 1.0)
@@ -77,7 +91,7 @@ def examination(
     }
     for _ in range(_ITERATIONS):
         seen = looked[place]
-        # Of what was not taken: was it looked at, did it attract? What was taken was and did.
+        # Expectations for items that were not taken; taken items were looked at and attracted.
         neither = np.maximum(1.0 - seen * attracts, 1e-9)
         was_seen = np.where(taken, 1.0, seen * (1.0 - attracts) / neither)
         attracted = np.where(taken, 1.0, (1.0 - seen) * attracts / neither)
@@ -86,6 +100,6 @@ def examination(
         forest = xgboost.train(parameters, matrix, 20)
         attracts = np.clip(forest.predict(matrix).astype(np.float64), 1e-6, 1.0 - 1e-6)
     falling = IsotonicRegression(increasing=False).fit(np.arange(places), looked, count)
-    found: NDArray[np.float64] = falling.predict(np.arange(places))
-    relative: NDArray[np.float64] = np.clip(found / found[0], LEAST, 1.0)
+    fitted: NDArray[np.float64] = falling.predict(np.arange(places))
+    relative: NDArray[np.float64] = np.clip(fitted / fitted[0], LEAST, 1.0)
     return relative

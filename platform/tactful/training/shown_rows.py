@@ -1,8 +1,8 @@
-"""Rows to learn from, of lists that were really shown: features as served, and what followed.
+"""Training rows of shown lists: features as served, and outcomes.
 
-An event that carries the `recommendation_id` of a list says what happened to its items. What
-counts happened from the moment of the list on and before its time was over, by the time of the
-event, so one that arrives late counts as if it had not.
+An event with the `recommendation_id` of a list is an outcome of its items. It counts if its own
+time lies between the time of the list and the end of its outcome time, so late arrival makes no
+difference.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ _HOUR = 3_600_000
 
 @dataclass(frozen=True)
 class ShownLists:
-    """Lists that were shown and whose time is over, in the order of their times.
+    """Shown lists whose outcome time is over, in the order of their times.
 
     Attributes:
         features: as served, shape (n, columns).
         taken: whether the item was taken in time, shape (n,).
         place: its place in its list, 0 the first, shape (n,).
         sizes: items of each list, shape (lists,).
-        at: when each list was given, epoch milliseconds, shape (lists,).
+        at: time of each list, epoch milliseconds, shape (lists,).
     """
 
     features: NDArray[np.float32]
@@ -45,11 +45,11 @@ class ShownLists:
     at: NDArray[np.int64]
 
     def __len__(self) -> int:
-        """How many lists."""
+        """Return the number of lists."""
         return len(self.sizes)
 
     def between(self, first: int, last: int) -> ShownLists:
-        """The lists given in [first, last), epoch milliseconds."""
+        """Return the lists of [first, last), epoch milliseconds."""
         start, end = np.searchsorted(self.at, [first, last]).tolist()
         bounds = np.concatenate([[0], np.cumsum(self.sizes)])
         inside = slice(int(bounds[start]), int(bounds[max(start, end)]))
@@ -62,15 +62,15 @@ class ShownLists:
         )
 
     def rows(self, looked: NDArray[np.float64]) -> Rows:
-        """Rows to rank by.
+        """Return training rows.
 
-        Every item that was taken makes a list of its own with those of its list that were not. It
-        counts by the inverse of how often its place is looked at, which makes the loss what it
-        would be if every place were looked at (Joachims, Swaminathan and Schnabel, "Unbiased
+        Every taken item makes a list of its own with the items of its list that were not taken. Its
+        weight is the inverse of how often its place is looked at, which makes the loss equal to
+        that of places that are all looked at (Joachims, Swaminathan and Schnabel, "Unbiased
         Learning-to-Rank with Biased Feedback", WSDM 2017). Weights are scaled to a mean of 1.
 
         Args:
-            looked: how often each place is looked at, see `tactful.training.position_bias.examination`.
+            looked: how often each place is looked at, see `position_bias.examination`.
         """
         kept: list[NDArray[np.intp]] = []
         weights: list[float] = []
@@ -90,7 +90,7 @@ class ShownLists:
         return Rows(
             features=self.features[chosen],
             labels=self.taken[chosen],
-            sizes=np.array([len(it) for it in kept], np.int64),
+            sizes=np.array([len(rows) for rows in kept], np.int64),
             weights=scaled.astype(np.float32),
         )
 
@@ -105,19 +105,19 @@ def read_shown(
     end: int | None = None,
     progress: Progress = lambda stage, done, total: None,
 ) -> ShownLists:
-    """Read the lists that can be learned from, and what followed from them.
+    """Read the shown lists that can be learned from, and their outcomes.
 
-    Left out are lists without features or with another layout of them, lists of an arm that the
-    caller chose, and lists whose time is not over.
+    Lists without features or with another layout, lists of a forced arm, and lists whose outcome
+    time is not over are left out.
 
     Args:
         log: events and lists.
-        layout: what the features of today's server mean, see `tactful.ranking.features.layout`.
+        layout: of the present features, see `tactful.ranking.features.layout`.
         since: earliest time of a list, epoch milliseconds.
         until: time at which the log ends, epoch milliseconds.
-        options: which outcomes count and how long; how many lists at most, the latest.
+        options: types and time of outcomes; most lists.
         end: offset to stop at; None for the end of the log.
-        progress: told how far it is.
+        progress: called with the stage `outcomes`.
     """
     lasts = int(options.outcome_hours * _HOUR)
     lists: dict[str, Impression] = {}
@@ -127,9 +127,9 @@ def read_shown(
     stop = log.end if end is None else min(log.end, end)
     for records in read_batches(log, log.begin, stop if options.shown else 0, size=_CHUNK):
         for offset, payload in records:
-            if (found := decode_impression(payload, offset)) is not None:
-                if _usable(found, layout) and since <= found.event.timestamp <= until - lasts:
-                    lists.setdefault(found.event.recommendation_id or "", found)
+            if (shown := decode_impression(payload, offset)) is not None:
+                if _usable(shown, layout) and since <= shown.event.timestamp <= until - lasts:
+                    lists.setdefault(shown.event.recommendation_id or "", shown)
                     if len(lists) > options.shown:
                         del lists[next(iter(lists))]
             elif any(mark in payload for mark in marks):

@@ -1,13 +1,13 @@
-"""Item vectors by two towers, learned to put what is taken next near what was taken before.
+"""Item vectors by two towers, trained to place the next item of a visit near the items before it.
 
-The tower of items is a table of unit vectors. The tower of a person is the faded sum of the items
-of the visit up to now, which is how a request asks (`tactful.recall.index.direction`), so what is learned
-here is searched and served as other vectors are, and serving needs no PyTorch. Learning maximises
-the sampled softmax of the next item among those of the same batch, corrected for how often each of
-them is drawn (logQ: Yi et al., "Sampling-Bias-Corrected Neural Modeling for Large Corpus Item
+The item tower is a table of unit vectors. The user tower is the faded sum of the items of the
+present visit, which is also the query of a request (`tactful.recall.index.direction`), so the
+vectors are searched and served like others, and serving needs no PyTorch. Training maximises the
+sampled softmax of the next item among those of the same batch, corrected for how often each of them
+is drawn (logQ: Yi et al., "Sampling-Bias-Corrected Neural Modeling for Large Corpus Item
 Recommendations", RecSys 2019). It begins with the vectors of co-occurrence.
 
-PyTorch is imported when it is used: ``pip install 'tactful[two-tower]'``.
+PyTorch is imported when it is used: `pip install 'tactful[two-tower]'`.
 """
 
 from __future__ import annotations
@@ -36,18 +36,18 @@ _FEWEST = 20
 
 @dataclass(frozen=True)
 class TowerOptions:
-    """How to learn.
+    """Options of the training of two towers.
 
     Attributes:
         passes: most passes; one is over `steps` steps drawn from all visits.
         steps: of a pass.
-        patience: stop when so many passes brought nothing on the latest visits.
-        batch: steps learned from at once; each has the items of the others as negatives.
+        patience: number of passes without improvement on the latest visits after which to stop.
+        batch: steps of a batch; each has the items of the others as negatives.
         learning_rate: of Adam.
-        temperature: by which inner products of unit vectors are divided.
-        held_back: share of the steps, the latest, by which to stop.
+        temperature: divisor of the inner products of unit vectors.
+        held_back: share of the steps, the latest, for early stopping.
         threads: used by PyTorch.
-        seed: of the order in which steps are learned from.
+        seed: of the order of the steps.
     """
 
     passes: int = 40
@@ -63,7 +63,7 @@ class TowerOptions:
 
 @dataclass(frozen=True)
 class Steps:
-    """Every item of a visit but its first, and what came before it there.
+    """Every item of a visit but its first, and the items before it.
 
     Attributes:
         context: rows of the items before, the latest first, -1 for none, shape (n, 20).
@@ -74,23 +74,23 @@ class Steps:
     target: NDArray[np.int64]
 
     def __len__(self) -> int:
-        """How many there are."""
+        """Return the number of steps."""
         return len(self.target)
 
     def __getitem__(self, chosen: slice | NDArray[np.int64]) -> Steps:
-        """Some of them."""
+        """Return a part of the steps."""
         return Steps(self.context[chosen], self.target[chosen])
 
 
 def require_torch() -> None:
-    """Make sure that PyTorch is there.
+    """Check that PyTorch is installed.
 
     Raises:
         ModelError: if it is not.
     """
     if importlib.util.find_spec("torch") is None:
         raise ModelError(
-            "vectors by two towers are learned with PyTorch, which is not installed: "
+            "two-tower vectors need PyTorch, which is not installed: "
             "`pip install 'tactful[two-tower]'`, or train with --vectors co_occurrence"
         )
 
@@ -103,21 +103,21 @@ def learn_vectors(
     checkpoint: Path | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> NDArray[np.float32]:
-    """Improve item vectors by learning from visits.
+    """Improve item vectors by training on visits.
 
     Args:
-        seen: what happened, in time order.
-        start: vectors to begin with, shape (n_items, dimensions); zero where nothing is known.
-        options: how.
-        checkpoint: file in which each pass is kept, so that the same learning goes on there.
-        progress: told how many passes are done, of how many at most.
+        seen: the visits, in time order.
+        start: vectors to begin with, shape (n_items, dimensions); zero for unknown items.
+        options: of the training.
+        checkpoint: file that keeps each pass, so that the same training continues there.
+        progress: called with the number of passes done, and the most passes.
 
     Returns:
-        Unit vectors of the items that met another in a visit, shape (n_items, dimensions), and
+        Unit vectors of the items that share a visit with another, shape (n_items, dimensions), and
         `start` for all others. With too little to learn from, `start`.
 
     Raises:
-        ModelError: if PyTorch is not there, or the checkpoint is of another learning.
+        ModelError: if PyTorch is not installed, or the checkpoint is of another training.
     """
     require_torch()
     steps = steps_of(seen)
@@ -136,9 +136,9 @@ def learn_vectors(
 
 
 def steps_of(seen: Interactions) -> Steps:
-    """What to learn from, in time order.
+    """Return the steps of all visits, in time order.
 
-    An item that stands among the 20 before it is left out: what a visit holds is not proposed.
+    An item that is among the 20 before it is left out: items of the visit are not recommended.
     """
     order = np.argsort(seen.session, kind="stable")
     session, item = seen.session[order], seen.item[order].astype(np.int64)
@@ -153,7 +153,7 @@ def steps_of(seen: Interactions) -> Steps:
 
 
 class _Towers:
-    """The table that is learned, and how."""
+    """The table of item vectors, and its training."""
 
     def __init__(
         self,
@@ -169,7 +169,7 @@ class _Towers:
         self._met = np.zeros(len(start), np.bool_)
         self._met[steps.target] = True
         self._met[steps.context[steps.context >= 0]] = True
-        # Items that met nobody begin somewhere, too: where is drawn once for all.
+        # Items without a vector begin with a random one.
         drawn = np.random.default_rng(options.seed).standard_normal(start.shape, np.float32)
         first: NDArray[np.float32] = np.where(np.any(start, axis=1, keepdims=True), start, drawn)
         first /= np.maximum(np.linalg.norm(first, axis=1, keepdims=True), 1e-12)
@@ -185,7 +185,7 @@ class _Towers:
         checkpoint: Path | None,
         progress: Callable[[int, int], None],
     ) -> NDArray[np.float32]:
-        """Pass by pass, until the latest visits are not foreseen better."""
+        """Train pass by pass, until the latest visits are not predicted better."""
         passes, patience = self._options.passes, self._options.patience
         best, best_vectors, done, waited = self._resumed(checkpoint)
         if best_vectors is None:
@@ -206,7 +206,7 @@ class _Towers:
 
     def _pass(self, learn: Steps, log_q: Tensor, number: int) -> None:
         options = self._options
-        # By the number of the pass, so that a learning that goes on draws as one that never ended.
+        # Seeded by the number of the pass, so that a resumed training draws like an unbroken one.
         generator = np.random.default_rng([options.seed, number])
         order = generator.permutation(len(learn))[: options.steps]
         for begin in range(0, len(order), options.batch):
@@ -218,12 +218,12 @@ class _Towers:
             self._optimizer.step()
 
     def _loss(self, part: Steps, log_q: Tensor) -> Tensor:
-        """Mean of -log of the sampled softmax of each target among the targets of all."""
+        """Return the mean of -log of the sampled softmax of each target among all targets."""
         torch = self._torch
         target = torch.from_numpy(part.target)
-        asked = self._asked(torch.from_numpy(part.context))
+        queries = self._queries(torch.from_numpy(part.context))
         items = torch.nn.functional.normalize(self._table(target))
-        logits = asked @ items.T / self._options.temperature - log_q[target]
+        logits = queries @ items.T / self._options.temperature - log_q[target]
         # The same item in another row is no negative.
         same = target[:, None] == target[None, :]
         same.fill_diagonal_(False)
@@ -232,25 +232,23 @@ class _Towers:
         )
         return loss
 
-    def _asked(self, context: Tensor) -> Tensor:
-        """Unit vectors of what people ask for after these items."""
+    def _queries(self, context: Tensor) -> Tensor:
+        """Return the unit query vectors of requests after these items."""
         torch = self._torch
-        asked: Tensor
-        there = context >= 0
         items = torch.nn.functional.normalize(self._table(context.clamp(min=0)), dim=2)
-        weights = self._fade * there
-        asked = torch.nn.functional.normalize((items * weights[:, :, None]).sum(1))
-        return asked
+        weights = self._fade * (context >= 0)
+        queries: Tensor = torch.nn.functional.normalize((items * weights[:, :, None]).sum(1))
+        return queries
 
     def _hits(self, judge: Steps) -> float:
-        """Mean reciprocal rank among the first 20 of what came next in the latest visits."""
+        """Return the mean reciprocal rank, among the first 20, of the next items of visits."""
         torch = self._torch
         vectors = torch.from_numpy(self._vectors())
         gained = 0.0
         with torch.no_grad():
             for begin in range(0, len(judge), 256):
                 part = judge[begin : begin + 256]
-                scores = self._asked(torch.from_numpy(part.context)) @ vectors.T
+                scores = self._queries(torch.from_numpy(part.context)) @ vectors.T
                 rows, places = np.nonzero(part.context >= 0)
                 scores[rows, part.context[rows, places]] = -2.0
                 own = scores.gather(1, torch.from_numpy(part.target)[:, None])
@@ -272,14 +270,13 @@ class _Towers:
         try:
             held = self._torch.load(checkpoint, weights_only=True)
             if held["about"] != self._about():
-                raise ValueError("it is of another history or of other options")
+                raise ValueError("it belongs to another history or other options")
             self._table.load_state_dict(held["table"])
             self._optimizer.load_state_dict(held["optimizer"])
             return held["best"], held["vectors"].numpy(), held["done"], held["waited"]
-        except Exception as error:  # whatever unpickling meets in a damaged file
+        except Exception as error:  # unpickling raises any error on a damaged file
             raise ModelError(
-                f"{checkpoint}: cannot be gone on with: {error}; `tactful train --fresh` "
-                "starts again"
+                f"{checkpoint}: cannot be resumed: {error}; `tactful train --fresh` starts again"
             ) from error
 
     def _keep(

@@ -106,7 +106,7 @@ def test_a_ratio_needs_the_same_questions() -> None:
     one, other = Scorecard(), Scorecard()
     one.add("p", ["a"], {"a"})
     other.add("q", ["a"], {"a"})
-    with pytest.raises(ValueError, match="different questions"):
+    with pytest.raises(ValueError, match="different requests"):
         one.ratio(other, "hr20")
-    with pytest.raises(ValueError, match="no question"):
+    with pytest.raises(ValueError, match="scorecards are empty"):
         Scorecard().ratio(Scorecard(), "hr20")

@@ -453,6 +453,6 @@ def test_nothing_taken_among_the_candidates_says_so(
 
     monkeypatch.setattr(training, "collect", blind)
     log = write_log(tmp_path / "log", small_shop())
-    with pytest.raises(ModelError, match="recall found nothing of what was taken"):
+    with pytest.raises(ModelError, match="recall found none of the taken items"):
         train(log, definitions(), tmp_path / "model", TrainingOptions(label_days=8))
     log.close()

@@ -152,10 +152,10 @@ def test_what_was_interrupted_ends_as_what_was_not(tmp_path: Path) -> None:
 def test_another_learning_or_a_damaged_file_is_refused(tmp_path: Path) -> None:
     kept = tmp_path / "towers.pt"
     learn_vectors(SEEN, START, OPTIONS, checkpoint=kept)
-    with pytest.raises(ModelError, match="of another history or of other options"):
+    with pytest.raises(ModelError, match="belongs to another history or other options"):
         learn_vectors(SEEN, START, replace(OPTIONS, seed=3), checkpoint=kept)
     kept.write_bytes(kept.read_bytes()[: kept.stat().st_size // 2])
-    with pytest.raises(ModelError, match=r"towers\.pt: cannot be gone on with"):
+    with pytest.raises(ModelError, match=r"towers\.pt: cannot be resumed"):
         learn_vectors(SEEN, START, OPTIONS, checkpoint=kept)
 
 
