@@ -1,15 +1,23 @@
-"""What several parts of the API share: which part of a list, moments, and an event to show."""
+"""Parts that several endpoints share: paging, times, threads, ids and an example event."""
 
 from __future__ import annotations
 
+import asyncio
 import datetime as dt
-from typing import Annotated
+from collections.abc import Callable
+from typing import Annotated, TypeVar
 
 import msgspec
 from msgspec import Meta
 
+from tactful.errors import StorageError
+from tactful.http.asgi import Call
 from tactful.schemas.fields import to_milliseconds
 from tactful.schemas.problems import ProblemError
+from tactful_privacy.errors import LedgerError
+from tactful_streaming.errors import StreamingError
+
+T = TypeVar("T")
 
 Cursor = Annotated[str, Meta(max_length=512)]
 Limit = Annotated[int, Meta(ge=1, le=1000)]
@@ -31,19 +39,47 @@ class NoQuery(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class PageQuery(msgspec.Struct, forbid_unknown_fields=True):
-    """Which part of a list."""
+    """One page of a list."""
 
     cursor: Cursor = ""
     limit: Limit = 100
 
 
 def moment_of(moment: int | dt.datetime | None) -> int | None:
-    """Epoch milliseconds of a moment in a query.
+    """Convert a time in a query to epoch milliseconds.
 
     Raises:
-        ProblemError: if it is none.
+        ProblemError: if it is out of range.
     """
     try:
         return None if moment is None else to_milliseconds(moment)
     except ValueError as error:
         raise ProblemError("bad_query", str(error)) from None
+
+
+def person_of(call: Call) -> str:
+    """Return the user id in a path.
+
+    Raises:
+        ProblemError: if it is too long or empty.
+    """
+    person = call.path["user_id"]
+    if not 1 <= len(person) <= 256:
+        raise ProblemError("not_found", "a user id has 1 to 256 characters")
+    return person
+
+
+async def stored(work: Callable[[], T], unavailable: str) -> T:
+    """Read or write a store in a thread.
+
+    Args:
+        work: uses the store.
+        unavailable: detail of the problem if the store cannot be used.
+
+    Raises:
+        ProblemError: if the store cannot be used now.
+    """
+    try:
+        return await asyncio.to_thread(work)
+    except (StorageError, StreamingError, LedgerError):
+        raise ProblemError("not_ready", unavailable, retry_after=2) from None

@@ -20,11 +20,11 @@ _ATTRIBUTE = re.compile(r"^(\w+): ", re.MULTILINE)
 
 
 def document(endpoints: Sequence[Endpoint], *, version: str) -> dict[str, Any]:
-    """The document of `endpoints`.
+    """Make the document of `endpoints`.
 
     Args:
-        endpoints: the table.
-        version: version of the API's software.
+        endpoints: table of the API.
+        version: version of the software.
 
     Returns:
         The document, ready to be encoded as JSON.
@@ -51,7 +51,7 @@ def document(endpoints: Sequence[Endpoint], *, version: str) -> dict[str, Any]:
         },
         "paths": paths,
         "components": {
-            "schemas": {name: it for name, it in components.items() if name not in queries},
+            "schemas": {name: schema for name, schema in components.items() if name not in queries},
             "securitySchemes": {
                 "bearer": {
                     "type": "http",
@@ -71,7 +71,7 @@ def document(endpoints: Sequence[Endpoint], *, version: str) -> dict[str, Any]:
 
 
 def problem_codes(endpoint: Endpoint) -> list[str]:
-    """Every problem `endpoint` can answer with, by code."""
+    """Return the codes of all problems that `endpoint` can respond with."""
     codes = list(endpoint.problems)
     if endpoint.scope is not None:
         codes += ["no_key", "missing_scope"]
@@ -170,7 +170,7 @@ def _responses(endpoint: Endpoint, schemas: Mapping[str, Any]) -> dict[str, Any]
 
 
 def _explain_properties(component: dict[str, Any]) -> None:
-    """Split a docstring: its head describes the type, its attributes describe the properties."""
+    """Describe a type by the head of its docstring, and its properties by the attributes."""
     head, _, attributes = inspect.cleandoc(component.get("description", "")).partition(
         "\n\nAttributes:\n"
     )

@@ -1,4 +1,4 @@
-"""The JSON reports of one directory, by name, and nothing outside it."""
+"""JSON reports of one directory, by name; files outside it are never read."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
 
 def list_reports(directory: Path, *, after: str = "", limit: int = 100) -> ReportIndex:
-    """Reports by name, from the one after `after`."""
+    """Return a page of the reports, by name, from the one after `after`."""
     if not directory.is_dir():
         return ReportIndex(reports=[])
     names = sorted(
@@ -21,19 +21,19 @@ def list_reports(directory: Path, *, after: str = "", limit: int = 100) -> Repor
     )
     reports = []
     for name in names[:limit]:
-        about = (directory / f"{name}.json").stat()
+        status = (directory / f"{name}.json").stat()
         reports.append(
-            ReportInfo(name=name, updated_at=about.st_mtime_ns // 1_000_000, bytes=about.st_size)
+            ReportInfo(name=name, updated_at=status.st_mtime_ns // 1_000_000, bytes=status.st_size)
         )
     more = len(names) > limit
     return ReportIndex(reports=reports, next_cursor=reports[-1].name if more else None)
 
 
 def report_path(directory: Path, name: str) -> Path | None:
-    """The file of a report, or None when there is none of that name.
+    """Return the file of a report, or None if no report has that name.
 
-    A name is letters, digits, ``-`` and ``_``, so it cannot leave the directory; a link that does
-    is not followed.
+    A name has letters, digits, ``-`` and ``_`` only, so it cannot leave the directory; a symbolic
+    link that leaves it is refused.
     """
     if not _NAME.fullmatch(name):
         return None

@@ -1,29 +1,26 @@
-"""The API's part on the rights of a person: consent, export, erasure."""
+"""Endpoints of a user's rights: consent, export, erasure."""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Literal, TypeVar
+from functools import partial
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
-from tactful.errors import StorageError
 from tactful.http.asgi import Call, Endpoint, Reply, json_reply
-from tactful.http.common import EVENT_EXAMPLE, NoQuery
-from tactful.http.consent import get_consent, person_of, put_consent
+from tactful.http.common import EVENT_EXAMPLE, NoQuery, person_of, stored
+from tactful.http.consent import get_consent, put_consent
 from tactful.schemas.problems import ProblemError
 from tactful.schemas.users import Consent, Erasure, NewConsent, PersonExport
-from tactful_streaming.errors import StreamingError
 
 if TYPE_CHECKING:
     from tactful.server.platform import Platform
 
-T = TypeVar("T")
+_UNAVAILABLE = "erasures cannot be kept now"
 
 
 class ExportQuery(msgspec.Struct, forbid_unknown_fields=True):
-    """As data, or as a page to read."""
+    """Format: JSON, or an HTML page to read."""
 
     format: Literal["json", "html"] = "json"
 
@@ -31,16 +28,13 @@ class ExportQuery(msgspec.Struct, forbid_unknown_fields=True):
 async def _get_export(platform: Platform, call: Call) -> Reply:
     person, query = person_of(call), call.query(ExportQuery)
     if platform.permissions.is_erased(person):
-        raise ProblemError("not_found", "this person was erased")
-    try:
-        found = await asyncio.to_thread(platform.export, person)
-    except (StorageError, StreamingError):
-        raise ProblemError("not_ready", "log or state cannot be read now", retry_after=2) from None
+        raise ProblemError("not_found", "this user was erased")
+    export = await stored(partial(platform.export, person), "log or state cannot be read now")
     if query.format == "html":
         from tactful.subjects.export import export_page  # with SQLAlchemy, which no worker needs
 
-        return Reply(200, export_page(found).encode(), b"text/html; charset=utf-8")
-    return json_reply(found)
+        return Reply(200, export_page(export).encode(), b"text/html; charset=utf-8")
+    return json_reply(export)
 
 
 async def _delete_user(platform: Platform, call: Call) -> Reply:
@@ -50,22 +44,15 @@ async def _delete_user(platform: Platform, call: Call) -> Reply:
         platform.suppression.suppress([person])
         return platform.erasures.request(person)
 
-    return json_reply(await _stored(request), 202)
+    return json_reply(await stored(request, _UNAVAILABLE), 202)
 
 
 async def _get_erasure(platform: Platform, call: Call) -> Reply:
     call.query(NoQuery)
-    found = await _stored(lambda: platform.erasures.find(call.path["receipt"]))
-    if found is None:
+    erasure = await stored(partial(platform.erasures.find, call.path["receipt"]), _UNAVAILABLE)
+    if erasure is None:
         raise ProblemError("not_found", "no erasure has this receipt")
-    return json_reply(found)
-
-
-async def _stored(work: Callable[[], T]) -> T:
-    try:
-        return await asyncio.to_thread(work)
-    except StorageError:
-        raise ProblemError("not_ready", "erasures cannot be kept now", retry_after=2) from None
+    return json_reply(erasure)
 
 
 _ERASURE = {
@@ -101,10 +88,10 @@ RIGHTS_ENDPOINTS: tuple[Endpoint, ...] = (
     Endpoint(
         "GET",
         "/v1/users/{user_id}/consent",
-        "Read what a person has agreed to",
+        "Read the consent of a user",
         get_consent,
         details=(
-            "Also all they ever said of it, with time and source. The id is a user id, or "
+            "With the history of decisions, their times and sources. The id is a user id, or "
             "`device:` and a device id."
         ),
         scope="admin",
@@ -117,11 +104,11 @@ RIGHTS_ENDPOINTS: tuple[Endpoint, ...] = (
     Endpoint(
         "PUT",
         "/v1/users/{user_id}/consent",
-        "Record what a person agrees to or refuses",
+        "Record a consent decision of a user",
         put_consent,
         details=(
-            "Purposes that are not named stay as they were. It holds when the answer comes, and "
-            "within a second in the other servers of the installation."
+            "Purposes that are not named stay unchanged. The decision is in force when the "
+            "response comes, and within a second in the other servers of the installation."
         ),
         scope="ingest",
         body=NewConsent,
@@ -134,12 +121,12 @@ RIGHTS_ENDPOINTS: tuple[Endpoint, ...] = (
     Endpoint(
         "GET",
         "/v1/users/{user_id}/export",
-        "Export all there is of a person",
+        "Export everything that is stored about a user",
         _get_export,
         details=(
-            "Everything that an erasure would remove: what the log holds, what is computed, what "
-            "they decided. With `format=html` it is a page for them to read, complete in itself. "
-            "It reads the log, which takes its time where that is long."
+            "Everything that an erasure would remove: log records, features and decisions. With "
+            "`format=html` it is a self-contained page for the user. It reads the whole log, "
+            "which takes time if the log is long."
         ),
         scope="admin",
         query=ExportQuery,
@@ -166,12 +153,12 @@ RIGHTS_ENDPOINTS: tuple[Endpoint, ...] = (
     Endpoint(
         "DELETE",
         "/v1/users/{user_id}",
-        "Erase a person",
+        "Erase a user",
         _delete_user,
         details=(
-            "From the answer on nothing is taken of the person and nothing of them is read. What "
-            "they left is removed while the server runs, by the date in the receipt at the "
-            "latest. The id is a user id, or `device:` and a device id."
+            "From the response on, no data of the user is accepted or read. Stored data are "
+            "removed while the server runs, at the latest by the date in the receipt. The id is "
+            "a user id, or `device:` and a device id."
         ),
         scope="admin",
         answer=Erasure,
@@ -185,7 +172,7 @@ RIGHTS_ENDPOINTS: tuple[Endpoint, ...] = (
         "/v1/erasures/{receipt}",
         "Read the receipt of an erasure",
         _get_erasure,
-        details="It says what was removed where, and names nobody.",
+        details="It lists the removed records by place, and contains no id.",
         scope="admin",
         query=NoQuery,
         answer=Erasure,

@@ -1,16 +1,14 @@
-"""The API's part on rollouts: ``/v1/experiments``."""
+"""Endpoints of rollouts: ``/v1/experiments``."""
 
 from __future__ import annotations
 
-import asyncio
 import re
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
-from msgspec import Meta
 
-from tactful.errors import ConfigError, StorageError
+from tactful.errors import ConfigError
 from tactful.experiments.definitions import RolloutDefinition
 from tactful.experiments.messages import (
     RolloutDetails,
@@ -21,6 +19,7 @@ from tactful.experiments.messages import (
     rollout_info,
 )
 from tactful.http.asgi import Call, Endpoint, Reply, json_reply
+from tactful.http.common import NoQuery, PageQuery, stored
 from tactful.schemas.problems import ProblemError
 
 if TYPE_CHECKING:
@@ -34,28 +33,17 @@ _new = msgspec.json.Decoder(RolloutDefinition)
 _step = msgspec.json.Decoder(RolloutStep)
 
 
-class RolloutsQuery(msgspec.Struct, forbid_unknown_fields=True):
-    """Which part of the list."""
-
-    cursor: Annotated[str, Meta(max_length=64)] = ""
-    limit: Annotated[int, Meta(ge=1, le=1000)] = 100
-
-
-class NoRolloutQuery(msgspec.Struct, forbid_unknown_fields=True):
-    """No query parameters."""
-
-
 async def _list(platform: Platform, call: Call) -> Reply:
-    query = call.query(RolloutsQuery)
-    found = await _stored(platform.rollouts.all)
-    page = [rollout_info(each) for each in found if each.key > query.cursor]
+    query = call.query(PageQuery)
+    rollouts = await _stored(platform.rollouts.all)
+    page = [rollout_info(rollout) for rollout in rollouts if rollout.key > query.cursor]
     more = len(page) > query.limit
     page = page[: query.limit]
     return json_reply(RolloutIndex(experiments=page, next_cursor=page[-1].key if more else None))
 
 
 async def _get(platform: Platform, call: Call) -> Reply:
-    call.query(NoRolloutQuery)
+    call.query(NoQuery)
     return json_reply(await _details(platform, call.path["key"]))
 
 
@@ -68,14 +56,14 @@ async def _create(platform: Platform, call: Call) -> Reply:
 
 
 async def _move(platform: Platform, call: Call) -> Reply:
-    asked, key, step = await call.json(_step), call.path["key"], call.path["step"]
+    request, key, step = await call.json(_step), call.path["key"], call.path["step"]
     by = _caller(call)
     if step not in _STEPS:
         raise ProblemError("not_found", f"steps are {', '.join(_STEPS)}")
     await _details(platform, key)
     await _stored(
         lambda: move(
-            platform.rollouts, key, step, by=by, reason=asked.reason, decision=asked.decision
+            platform.rollouts, key, step, by=by, reason=request.reason, decision=request.decision
         )
     )
     await _stored(platform.publish_rollouts)
@@ -83,26 +71,24 @@ async def _move(platform: Platform, call: Call) -> Reply:
 
 
 async def _details(platform: Platform, key: str) -> RolloutDetails:
-    stored = await _stored(lambda: platform.rollouts.find(key))
-    if stored is None:
-        raise ProblemError("not_found", "GET /v1/experiments lists what there is")
-    return await _stored(lambda: details(platform.rollouts, stored))
+    rollout = await _stored(lambda: platform.rollouts.find(key))
+    if rollout is None:
+        raise ProblemError("not_found", "GET /v1/experiments lists all rollouts")
+    return await _stored(lambda: details(platform.rollouts, rollout))
 
 
 async def _stored(work: Callable[[], T]) -> T:
     try:
-        return await asyncio.to_thread(work)
+        return await stored(work, "experiments cannot be kept now")
     except ConfigError as error:
         raise ProblemError("invalid", str(error)) from None
-    except StorageError:
-        raise ProblemError("not_ready", "experiments cannot be kept now", retry_after=2) from None
 
 
 def _caller(call: Call) -> str:
-    """Who asks, for the audit log: the public part of the key."""
+    """Return the public part of the API key, for the audit log."""
     sent = call.headers.get(b"x-api-key") or call.headers.get(b"authorization", b"")
-    found = _KEY_ID.search(sent)
-    return f"key {found[1].decode()}" if found else "the API without keys"
+    key_id = _KEY_ID.search(sent)
+    return f"key {key_id[1].decode()}" if key_id else "the API without keys"
 
 
 _INFO = {
@@ -146,9 +132,9 @@ ROLLOUT_ENDPOINTS: tuple[Endpoint, ...] = (
         "/v1/experiments",
         "List the rollouts",
         _list,
-        details="Changes that are tried out in stages, by key, and how far each is.",
+        details="Changes that are rolled out in stages, by key, with their present stage.",
         scope="analyst",
-        query=RolloutsQuery,
+        query=PageQuery,
         answer=RolloutIndex,
         parameters_example={"limit": 20},
         answer_example={"experiments": [_INFO], "next_cursor": None},
@@ -160,8 +146,8 @@ ROLLOUT_ENDPOINTS: tuple[Endpoint, ...] = (
         "Define a rollout",
         _create,
         details=(
-            "The plan is written before it starts: a draft can be defined anew, and what has begun "
-            "cannot. With `start` it starts at once."
+            "The plan is fixed at the start: a draft can be defined again, a rollout that has "
+            "begun cannot. With `start` it starts at once."
         ),
         scope="admin",
         body=RolloutDefinition,
@@ -175,16 +161,16 @@ ROLLOUT_ENDPOINTS: tuple[Endpoint, ...] = (
         answer_example=_DETAILS,
         problems=("invalid", "not_ready"),
     ),
-    # A parameter matches slashes, too: the longer path stands before the shorter one.
+    # A parameter matches slashes, too: the longer path comes first.
     Endpoint(
         "POST",
         "/v1/experiments/{key}/{step}",
         "Move a rollout by hand",
         _move,
         details=(
-            "`start` begins its shadow; `advance` gives it to the first stage, or goes on after a "
-            "hold; `rollback`, `decide` and `archive` end it. Between stages it moves by itself. "
-            "Who asks and why goes to the audit log."
+            "`start` begins the shadow phase; `advance` begins the first stage, or continues "
+            "after a hold; `rollback`, `decide` and `archive` end it. Between stages it moves by "
+            "itself. Caller and reason are recorded in the audit log."
         ),
         scope="admin",
         body=RolloutStep,
@@ -197,11 +183,11 @@ ROLLOUT_ENDPOINTS: tuple[Endpoint, ...] = (
     Endpoint(
         "GET",
         "/v1/experiments/{key}",
-        "Read a rollout, who moved it and what looks said",
+        "Read a rollout, its history and the verdicts of looks",
         _get,
-        details="Verdicts, no numbers of people. It names who moved it: it needs `admin`.",
+        details="Verdicts without numbers of users. The history names callers: it needs `admin`.",
         scope="admin",
-        query=NoRolloutQuery,
+        query=NoQuery,
         answer=RolloutDetails,
         parameters_example={"key": "cheaper-first"},
         answer_example=_DETAILS,

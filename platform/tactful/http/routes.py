@@ -1,4 +1,7 @@
-"""The API: its handlers, and the one table that registers and documents them."""
+"""All endpoints: their handlers, and the table that registers and documents them.
+
+`ENDPOINTS` is the place to look up a path; `asgi.route` makes the application of it.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +12,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from tactful.http.asgi import Call, Endpoint, Reply, json_reply
-from tactful.http.common import EVENT_EXAMPLE, NoQuery, PageQuery, moment_of
-from tactful.http.consent import person_of
+from tactful.http.common import EVENT_EXAMPLE, NoQuery, PageQuery, moment_of, person_of
 from tactful.http.openapi import document
 from tactful.http.reports import list_reports, report_path
 from tactful.http.rights import RIGHTS_ENDPOINTS
@@ -37,12 +39,12 @@ from tactful.schemas.users import UserFeatures
 if TYPE_CHECKING:
     from tactful.server.platform import Platform
 
-_one = msgspec.json.Decoder(RecommendRequest)
-_many = msgspec.json.Decoder(RecommendBatchRequest)
+_recommend_request = msgspec.json.Decoder(RecommendRequest)
+_batch_request = msgspec.json.Decoder(RecommendBatchRequest)
 
 
 class FeaturesQuery(msgspec.Struct, forbid_unknown_fields=True):
-    """As of when."""
+    """Time of the features; now, if not given."""
 
     at: Moment | None = None
 
@@ -52,7 +54,7 @@ async def _post_events(platform: Platform, call: Call) -> Reply:
     accepted = await platform.ingest.events(
         await call.body(), call.content_type, forbidden=forbidden
     )
-    if call.public:  # how far the log goes is an exact number about everybody
+    if call.public:  # the length of the log is an exact number about all users
         accepted = msgspec.structs.replace(accepted, position=0)
     return json_reply(accepted, 202)
 
@@ -66,7 +68,7 @@ async def _put_users(platform: Platform, call: Call) -> Reply:
 
 
 async def _post_recommend(platform: Platform, call: Call) -> Reply:
-    request = await call.json(_one)
+    request = await call.json(_recommend_request)
     if call.public:
         browser.check_request(request)
     answer = await platform.recommendations.recommend(request, trusted=call.trusted)
@@ -74,7 +76,7 @@ async def _post_recommend(platform: Platform, call: Call) -> Reply:
 
 
 async def _post_recommend_batch(platform: Platform, call: Call) -> Reply:
-    batch = await call.json(_many)
+    batch = await call.json(_batch_request)
     results = []
     for request in batch.requests:
         try:
@@ -94,7 +96,7 @@ async def _get_features(platform: Platform, call: Call) -> Reply:
     at = moment_of(call.query(FeaturesQuery).at)
     user = person_of(call)
     if platform.permissions.is_erased(user):
-        raise ProblemError("not_found", "this person was erased")
+        raise ProblemError("not_found", "this user was erased")
     return json_reply(platform.features(user, at))
 
 
@@ -110,7 +112,7 @@ async def _get_report(platform: Platform, call: Call) -> Reply:
     call.query(NoQuery)
     path = report_path(platform.settings.storage.reports, call.path["name"])
     if path is None:
-        raise ProblemError("not_found", "GET /v1/reports lists what there is")
+        raise ProblemError("not_found", "GET /v1/reports lists all reports")
     return Reply(200, await asyncio.to_thread(path.read_bytes))
 
 
@@ -125,9 +127,9 @@ async def _get_model_log(platform: Platform, call: Call) -> Reply:
         raise ProblemError("bad_query", "give a cursor as it was returned")
     before = int(query.cursor) if query.cursor else None
     read = functools.partial(platform.model_log.changes, limit=query.limit + 1, before=before)
-    found = await asyncio.to_thread(read)
-    page = found[: query.limit]
-    cursor = str(page[-1].id) if len(found) > len(page) else None
+    entries = await asyncio.to_thread(read)
+    page = entries[: query.limit]
+    cursor = str(page[-1].id) if len(entries) > len(page) else None
     changes = [msgspec.convert(change, ModelChangeInfo, from_attributes=True) for change in page]
     return json_reply(ModelChanges(changes=changes, next_cursor=cursor))
 
@@ -139,8 +141,8 @@ async def _get_health(platform: Platform, call: Call) -> Reply:
 async def _get_readiness(platform: Platform, call: Call) -> Reply:
     health = platform.health()
     if health.status != "ok":
-        wrong = [f"{name}: {said}" for name, said in health.checks.items() if said != "ok"]
-        raise ProblemError("not_ready", "; ".join(wrong) or health.status, retry_after=1)
+        failed = [f"{name}: {text}" for name, text in health.checks.items() if text != "ok"]
+        raise ProblemError("not_ready", "; ".join(failed) or health.status, retry_after=1)
     return json_reply(health)
 
 
@@ -184,9 +186,9 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         "Accept events",
         _post_events,
         details=(
-            "One event, an array, or one event a line (NDJSON). The answer comes when the accepted "
-            "events are durable. A bad event is refused by its index and never fails its "
-            "neighbours; an `event_id` that was accepted before changes nothing."
+            "One event, an array, or one event a line (NDJSON). The response comes when the "
+            "accepted events are durable. An invalid event is rejected with its index, and the "
+            "others are accepted; an `event_id` that was accepted before changes nothing."
         ),
         scope="ingest",
         browser=True,
@@ -211,7 +213,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         "/v1/items",
         "Insert or replace items",
         _put_items,
-        details="One item, an array, or one item a line (NDJSON). The last word on an item wins.",
+        details="One item, an array, or one item a line (NDJSON). The latest description wins.",
         scope="ingest",
         body=NewItem | list[NewItem],
         media=_BATCH_MEDIA,
@@ -226,7 +228,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         "/v1/users",
         "Insert or replace users",
         _put_users,
-        details="One user, an array, or one user a line (NDJSON). The last word on a user wins.",
+        details="One user, an array, or one user a line (NDJSON). The latest description wins.",
         scope="ingest",
         body=NewUser | list[NewUser],
         media=_BATCH_MEDIA,
@@ -242,8 +244,8 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         "Recommend items",
         _post_recommend,
         details=(
-            "Send `recommendation_id` back on the events that follow from the list. `after` waits "
-            "until the events up to that position count: you read your own writes."
+            "Send `recommendation_id` with the events that follow from the recommendation. "
+            "`after` waits until the events up to that position count (read your own writes)."
         ),
         scope="recommend",
         browser=True,
@@ -258,7 +260,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         "/v1/recommend/batch",
         "Recommend items for several requests",
         _post_recommend_batch,
-        details="Each request has its own answer or problem, in the order of the requests.",
+        details="Each request has a result or a problem, in the order of the requests.",
         scope="recommend",
         body=RecommendBatchRequest,
         answer=RecommendBatch,
@@ -269,12 +271,12 @@ ENDPOINTS: tuple[Endpoint, ...] = (
     Endpoint(
         "GET",
         "/v1/explain/{recommendation_id}",
-        "Explain a list",
+        "Explain a recommendation",
         _get_explanation,
         details=(
-            "From the list as it was logged: channel, features as served and what each added to "
-            "the model's margin, the rules that took part, arm and model version. It finds the "
-            "latest 2,000 lists of this server and those among the latest 200,000 records of a log "
+            "From the logged impression: channel, features as served, the contribution of each to "
+            "the model's margin, applied rules, arm and model version. It finds the latest 2,000 "
+            "recommendations of this server, and those among the latest 200,000 records of a log "
             "in files. This is personal data, so it needs the scope `admin`."
         ),
         scope="admin",
@@ -311,7 +313,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         "/v1/users/{user_id}/features",
         "Read the features of one user",
         _get_features,
-        details="As of now, or as of `at`. This is personal data, so it needs the scope `admin`.",
+        details="Now, or at the time `at`. This is personal data, so it needs the scope `admin`.",
         scope="admin",
         query=FeaturesQuery,
         answer=UserFeatures,
@@ -364,9 +366,9 @@ ENDPOINTS: tuple[Endpoint, ...] = (
     Endpoint(
         "GET",
         "/v1/models/log",
-        "Read who changed which model, when and why",
+        "Read the audit log of models",
         _get_model_log,
-        details="Newest first. It names who worked on the installation: it needs `admin`.",
+        details="Newest first. It names operators of the installation: it needs `admin`.",
         scope="admin",
         query=PageQuery,
         answer=ModelChanges,
@@ -394,7 +396,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
     Endpoint(
         "GET",
         "/healthz",
-        "Say that the process is alive",
+        "Check that the process is alive",
         _get_health,
         answer=Health,
         answer_example={"status": "ok", "version": "0.1.0", "checks": {}},
@@ -402,7 +404,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
     Endpoint(
         "GET",
         "/readyz",
-        "Say whether it is ready for traffic",
+        "Check whether it is ready for traffic",
         _get_readiness,
         answer=Health,
         answer_example={"status": "ok", "version": "0.1.0", "checks": {"engine": "ok"}},
@@ -413,7 +415,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         "/metrics",
         "Read the metrics, for Prometheus",
         _get_metrics,
-        details="Exact totals are for the operators: it needs a key with the scope `monitor`.",
+        details="For the operators: it needs a key with the scope `monitor`.",
         scope="monitor",
         answer_media="text/plain",
     ),

@@ -1,15 +1,14 @@
-"""The API's part on published statistics: ``/v1/statistics`` and what they cost one person."""
+"""Endpoints of published statistics and of their privacy loss."""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable
-from typing import TYPE_CHECKING, TypeVar
+from functools import partial
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from tactful.http.asgi import Call, Endpoint, Reply, json_reply
-from tactful.http.common import Cursor, Limit, NoQuery, moment_of
+from tactful.http.common import Cursor, Limit, NoQuery, moment_of, stored
 from tactful.schemas.conclusion_query import CONCLUSIONS, ConclusionQuery
 from tactful.schemas.fields import Moment
 from tactful.schemas.problems import ProblemError
@@ -18,12 +17,13 @@ from tactful.statistics.ledger_view import PrivacyLedger
 
 if TYPE_CHECKING:
     from tactful.server.platform import Platform
+    from tactful.server.protocols import Statistics
 
-T = TypeVar("T")
+_UNAVAILABLE = "the ledger cannot be read now"
 
 
 class StatisticsQuery(msgspec.Struct, forbid_unknown_fields=True):
-    """Which panes, and which part of them."""
+    """Span of panes, and one page of them."""
 
     cursor: Cursor | None = None
     limit: Limit = 1000
@@ -31,13 +31,10 @@ class StatisticsQuery(msgspec.Struct, forbid_unknown_fields=True):
     until: Moment | None = None
 
 
-async def _of_ledger(work: Callable[[], T]) -> T:
-    from tactful_privacy.errors import LedgerError
-
-    try:
-        return await asyncio.to_thread(work)
-    except LedgerError:
-        raise ProblemError("not_ready", "the ledger cannot be read now", retry_after=2) from None
+def _published(platform: Platform) -> Statistics:
+    if platform.statistics is None:
+        raise ProblemError("not_found", "no statistics are published here")
+    return platform.statistics
 
 
 async def _get_statistics(platform: Platform, call: Call) -> Reply:
@@ -48,23 +45,19 @@ async def _get_statistics(platform: Platform, call: Call) -> Reply:
 
 async def _get_ledger(platform: Platform, call: Call) -> Reply:
     call.query(NoQuery)
-    if platform.statistics is None:
-        raise ProblemError("not_found", "no statistics are published here")
-    return json_reply(await _of_ledger(platform.statistics.ledger))
+    return json_reply(await stored(_published(platform).ledger, _UNAVAILABLE))
 
 
 async def _get_statistic(platform: Platform, call: Call) -> Reply:
     query = call.query(StatisticsQuery)
-    if platform.statistics is None:
-        raise ProblemError("not_found", "no statistics are published here")
+    read = _published(platform).page
     since, until = moment_of(query.since), moment_of(query.until)
-    read = platform.statistics.page
     try:
-        page = await _of_ledger(
-            lambda: read(call.path["name"], query.cursor, query.limit, since, until)
+        page = await stored(
+            partial(read, call.path["name"], query.cursor, query.limit, since, until), _UNAVAILABLE
         )
     except KeyError:
-        raise ProblemError("not_found", "GET /v1/statistics lists what is published") from None
+        raise ProblemError("not_found", "GET /v1/statistics lists all statistics") from None
     except ValueError:
         raise ProblemError("bad_query", "give a cursor as it was returned") from None
     return json_reply(page)
@@ -72,16 +65,14 @@ async def _get_statistic(platform: Platform, call: Call) -> Reply:
 
 async def _get_conclusion(platform: Platform, call: Call) -> Reply:
     query = call.query(ConclusionQuery)
-    if platform.statistics is None:
-        raise ProblemError("not_found", "no statistics are published here")
-    draw = platform.statistics.conclude
+    draw = _published(platform).conclude
     name, conclusion = call.path["name"], call.path["conclusion"]
     try:
-        return json_reply(await _of_ledger(lambda: draw(name, conclusion, query)))
+        return json_reply(await stored(partial(draw, name, conclusion, query), _UNAVAILABLE))
     except KeyError:
         known = ", ".join(CONCLUSIONS)
         raise ProblemError(
-            "not_found", f"GET /v1/statistics lists what is published; conclusions are {known}"
+            "not_found", f"GET /v1/statistics lists all statistics; conclusions are {known}"
         ) from None
     except ValueError as error:
         raise ProblemError("bad_query", str(error)) from None
@@ -135,17 +126,17 @@ STATISTICS_ENDPOINTS: tuple[Endpoint, ...] = (
     Endpoint(
         "GET",
         "/v1/privacy/ledger",
-        "Tell what published numbers cost one person this month",
+        "Read the privacy loss of one user this month",
         _get_ledger,
-        details="Spent so far, by tenant and purpose, and forecast to the end of the month, for "
-        "somebody who is active on every day.",
+        details="Loss so far, by tenant and purpose, and the forecast to the end of the month, for "
+        "a user who is active on every day.",
         scope="analyst",
         query=NoQuery,
         answer=PrivacyLedger,
         answer_example=_LEDGER,
         problems=("not_found", "not_ready"),
     ),
-    # A parameter matches slashes, too: the longer path stands before the shorter one.
+    # A parameter matches slashes, too: the longer path comes first.
     Endpoint(
         "GET",
         "/v1/statistics/{name}/{conclusion}",
@@ -153,7 +144,7 @@ STATISTICS_ENDPOINTS: tuple[Endpoint, ...] = (
         _get_conclusion,
         details=(
             "A `sum`, a `share`, a `quantile`, the `top` keys, or periods that are `consistent`. "
-            "Only released numbers go in, so it costs no privacy; intervals are of the noise."
+            "It uses released numbers only and costs no privacy; intervals are those of the noise."
         ),
         scope="analyst",
         query=ConclusionQuery,
@@ -188,7 +179,7 @@ STATISTICS_ENDPOINTS: tuple[Endpoint, ...] = (
         "/v1/statistics/{name}",
         "Read a published statistic",
         _get_statistic,
-        details="Every number is noisy and comes with its confidence interval.",
+        details="Every number is noisy and has a confidence interval.",
         scope="analyst",
         query=StatisticsQuery,
         answer=StatisticsPage,

@@ -1,4 +1,4 @@
-"""Runs the application on uvicorn (uvloop, httptools), one process, with slow callers kept out."""
+"""Run the application on uvicorn (uvloop, httptools), with limits for slow clients."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ from tactful.util.malloc import return_large_pieces
 _DISCARD_BYTES = 64 * 1024 * 1024
 
 
-class _Joining:
-    """The transport of one answer: its head waits for the body, so that both are one packet.
+class _JoiningTransport:
+    """Transport of one response that sends head and body in one packet.
 
-    uvicorn writes the two one after the other, which is two system calls here and two wake-ups
-    there: a tenth of the processor time of a list.
+    uvicorn writes them separately, which takes two system calls here and two wake-ups at the
+    client: a tenth of the processor time of a recommendation.
     """
 
     def __init__(self, transport: asyncio.Transport, cycle: RequestResponseCycle) -> None:
         self._transport = transport
-        # The cycle holds this: held in turn, both would stay until the collector looks.
+        # The cycle holds this object: a strong reference would leave both to the collector.
         self._cycle = weakref.ref(cycle)
         self._head = b""
         self._waits = True
 
     def write(self, data: bytes) -> None:
-        """Write, but for the head, which is the first that is written of an answer."""
+        """Write, except the head, which is the first part of a response and waits."""
         cycle = self._cycle()
         # Before the response it is a ``100 Continue``.
         if self._waits and cycle is not None and cycle.response_started:
@@ -47,27 +47,27 @@ class _Joining:
         self._head = b""
 
     def is_closing(self) -> bool:
-        """Whether nobody is there any more."""
+        """Whether the connection is closed."""
         return self._transport.is_closing()
 
     def close(self) -> None:
-        """Close, after a head that no body came for."""
+        """Close, after writing a head that has no body."""
         if self._head:
             self.write(b"")
         self._transport.close()
 
 
 def _arrived(cycle: RequestResponseCycle) -> Callable[[], bool]:
-    """Says whether the whole body is there; the scope that holds it is held by the cycle."""
-    held = weakref.ref(cycle)
-    return lambda: (there := held()) is not None and not there.more_body
+    """Return a function that returns whether the whole body has arrived."""
+    reference = weakref.ref(cycle)  # the cycle holds the scope, which holds the function
+    return lambda: (cycle := reference()) is not None and not cycle.more_body
 
 
 class GuardedProtocol(HttpToolsProtocol):
-    """uvicorn's HTTP/1.1 protocol with two guards it does not have.
+    """uvicorn's HTTP/1.1 protocol with two additional limits.
 
-    The head of a request must arrive in time, or one socket per attacker is held for ever; and
-    what is left of a body that was refused is thrown away only up to a limit.
+    The head of a request must arrive in time, or an attacker holds a socket for ever; and the
+    rest of a refused body is discarded only up to a limit.
     """
 
     header_timeout_s = 10.0
@@ -76,35 +76,35 @@ class GuardedProtocol(HttpToolsProtocol):
     _discarded = 0
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        """Never log requests: their paths hold ids, whatever the logging is configured to."""
+        """Disable the access log, whatever the logging settings: paths contain ids."""
         super().__init__(*args, **kwargs)
         self.access_log = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Start to wait for the first request."""
+        """Start the timer of the first head."""
         super().connection_made(transport)
         self._expect_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Stop waiting."""
+        """Stop the timer."""
         self._stop_timer()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Wait for the rest of a head, if all of it did not come at once, as it mostly does."""
+        """Start the timer if a head did not arrive as a whole, which it mostly does."""
         super().data_received(data)
         if self._in_head and self._head_timer is None:
             self._expect_head()
 
     def on_message_begin(self) -> None:
-        """A head begins."""
+        """Note the beginning of a head."""
         self._stop_timer()
         super().on_message_begin()
         self._in_head = True
         self._discarded = 0
 
     def on_headers_complete(self) -> None:
-        """The head is there."""
+        """Prepare the response to a complete head."""
         self._stop_timer()
         self._in_head = False
         before = self.cycle
@@ -112,13 +112,13 @@ class GuardedProtocol(HttpToolsProtocol):
         cycle = self.cycle
         if cycle is before:
             return
-        # Its task has not begun yet. An answer to HEAD has no body to wait for.
+        # The task of the cycle has not begun yet. A response to HEAD has no body to wait for.
         self.scope[ARRIVED] = _arrived(cycle)  # type: ignore[literal-required]
         if self.scope["method"] != "HEAD":
-            cycle.transport = cast(asyncio.Transport, _Joining(self.transport, cycle))
+            cycle.transport = cast(asyncio.Transport, _JoiningTransport(self.transport, cycle))
 
     def on_body(self, body: bytes) -> None:
-        """Throw away what comes after the answer, up to the limit."""
+        """Discard what arrives after the response, up to the limit."""
         if self.cycle.response_complete:
             self._discarded += len(body)
             if self._discarded > _DISCARD_BYTES:
@@ -127,7 +127,7 @@ class GuardedProtocol(HttpToolsProtocol):
         super().on_body(body)
 
     def send_400_response(self, msg: str) -> None:
-        """Refuse what is not HTTP, as a problem like every other error."""
+        """Respond to invalid HTTP with a problem."""
         self._stop_timer()
         self._in_head = False
         error = ProblemError("bad_body", "this is not an HTTP/1.1 request")
@@ -140,20 +140,20 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def _expect_head(self) -> None:
         self._stop_timer()
-        self._head_timer = self.loop.call_later(self.header_timeout_s, self._head_is_late)
+        self._head_timer = self.loop.call_later(self.header_timeout_s, self._close_late)
 
     def _stop_timer(self) -> None:
         if self._head_timer is not None:
             self._head_timer.cancel()
             self._head_timer = None
 
-    def _head_is_late(self) -> None:
+    def _close_late(self) -> None:
         if not self.transport.is_closing():
             self.transport.close()
 
 
 class Server(uvicorn.Server):
-    """A uvicorn server that ends with a return, not with the signal that stopped it."""
+    """uvicorn server that returns after a signal instead of raising it again."""
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Stop gracefully; a second interrupt stops at once."""
@@ -162,12 +162,12 @@ class Server(uvicorn.Server):
 
 
 def make_server(application: Any, settings: ServerSettings, *, lifespan: bool = True) -> Server:
-    """The server of `application`; it listens when it is run.
+    """Make the server of `application`; it listens when it runs.
 
     Args:
-        application: what it serves.
-        settings: how it listens.
-        lifespan: whether the application starts and stops with it.
+        application: ASGI application.
+        settings: time-outs.
+        lifespan: whether the application has a lifespan.
     """
     protocol = type("Protocol", (GuardedProtocol,), {"header_timeout_s": settings.header_timeout_s})
     return Server(
@@ -180,7 +180,7 @@ def make_server(application: Any, settings: ServerSettings, *, lifespan: bool = 
             access_log=False,
             server_header=False,
             date_header=False,
-            proxy_headers=False,  # nothing here asks who the caller is by address
+            proxy_headers=False,  # no code uses the address of the client
             timeout_keep_alive=settings.keep_alive_s,
             timeout_graceful_shutdown=settings.shutdown_s,
         )
@@ -188,7 +188,7 @@ def make_server(application: Any, settings: ServerSettings, *, lifespan: bool = 
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A listening socket, so that a taken port is noticed before anything else is opened.
+    """Open a listening socket, before anything else: the port may be taken.
 
     Raises:
         OSError: if the address cannot be used.
@@ -198,15 +198,15 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def run(server: Server, listener: socket.socket, *, started: Callable[[], None]) -> bool:
-    """Serve until a signal says stop.
+    """Serve until SIGTERM or SIGINT.
 
     Args:
         server: from `make_server`.
         listener: from `listen`.
-        started: called when the server answers.
+        started: called when the server accepts requests.
 
     Returns:
-        Whether it came to serving at all.
+        Whether it came to accept requests.
     """
     return_large_pieces()
     with interpreter.short_delays():
@@ -226,7 +226,7 @@ def run(server: Server, listener: socket.socket, *, started: Callable[[], None])
 
 
 def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """What makes the event loop; None for that of the standard library."""
+    """Return uvloop's factory of event loops; None where it is not installed."""
     try:
         import uvloop
     except ImportError:  # Windows has none

@@ -1,9 +1,9 @@
-"""What web pages may do: which of them may call (CORS), and what a key in a page is good for.
+"""Access of web pages: allowed origins (CORS), and the limits of a browser key.
 
-Everybody can read a key that lies in a web page. So a key with the scope `browser` names nobody: it
-speaks for a device, under a random id that only this device and the shop know, and who is behind
-the device is said by the shop's own server (`docs/how-to/embed.md`). Whoever copies the key can
-neither ask for another person's list nor read an exact number about others.
+Everybody can read a key in a web page. So requests with a key of the scope `browser` name no user:
+they name a device, by a random id that only this device and the shop know; the shop's own server
+links the device to its user (`docs/how-to/embed.md`). A copied key gives access neither to another
+user's recommendations nor to an exact number about others.
 """
 
 from __future__ import annotations
@@ -25,24 +25,24 @@ _PORTS = {"http": 80, "https": 443}
 PREFLIGHT: Final = (
     (b"access-control-allow-methods", b"POST"),
     (b"access-control-allow-headers", b"authorization, content-type, x-api-key, x-request-id"),
-    # Two hours, which is as long as Chromium keeps an answer.
+    # Two hours, the longest time for which Chromium caches it.
     (b"access-control-max-age", b"7200"),
 )
-"""What answers the question a browser asks before it lets a page call, beside `Origins.headers`."""
+"""Headers of the response to a preflight request, beside `Origins.headers`."""
 
 
 class Origins(NamedTuple):
-    """The origins whose pages may call, as browsers write them."""
+    """Origins whose pages may send requests, as browsers write them."""
 
     allowed: frozenset[bytes]
 
     def of(self, headers: Mapping[bytes, bytes]) -> bytes | None:
-        """The origin of a request, if its pages may call."""
+        """Return the origin of a request, if it is allowed."""
         origin = headers.get(b"origin")
         return origin if origin in self.allowed else None
 
     def headers(self, origin: bytes | None) -> tuple[tuple[bytes, bytes], ...]:
-        """What lets a page of `origin` read an answer; no cookie is ever asked for."""
+        """Return the headers that let a page of `origin` read a response, without cookies."""
         if not self.allowed:
             return ()
         if origin is None:
@@ -55,15 +55,18 @@ class Origins(NamedTuple):
 
 
 def parse_origins(text: str) -> Origins:
-    """Read a list of origins.
+    """Parse a list of origins.
+
+    >>> sorted(parse_origins("https://shop.example, http://localhost:8000").allowed)
+    [b'http://localhost:8000', b'https://shop.example']
 
     Args:
-        text: ``https://shop.example``, several separated by commas; empty for none.
+        text: origins separated by commas; empty for none.
 
     Raises:
-        ValueError: if one is no origin, or stands for all.
+        ValueError: if a part is no origin, or a wildcard.
     """
-    return Origins(frozenset(_origin(each.strip()) for each in text.split(",") if each.strip()))
+    return Origins(frozenset(_origin(part.strip()) for part in text.split(",") if part.strip()))
 
 
 def _origin(text: str) -> bytes:
@@ -76,8 +79,8 @@ def _origin(text: str) -> bytes:
         or not _HOST.fullmatch(parts.netloc)
     ):
         raise ValueError(
-            f"{text!r} is no origin: write the scheme and the host, and the port if it is not the "
-            "usual one, such as https://shop.example; there is no sign for all origins"
+            f"{text!r} is no origin: write scheme and host, and the port if it is not the default "
+            "of the scheme, such as https://shop.example; there is no wildcard"
         )
     host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
     port = "" if parts.port in (None, _PORTS[parts.scheme]) else f":{parts.port}"
@@ -85,11 +88,11 @@ def _origin(text: str) -> bytes:
 
 
 def refused(event: Event) -> str | None:
-    """Why an event may not come with a `browser` key; None if it may."""
+    """Return the reason to reject an event sent with a `browser` key; None to accept it."""
     if event.user_id is not None:
         return (
-            "a browser key names no user: send the device_id, and let your server say once whose "
-            "device it is, in an event with both"
+            "a browser key may not name a user: send the device_id, and let your server link the "
+            "device to its user once, in an event with both"
         )
     if event.type in _SERVER_TYPES:
         return f"{event.type!r} events come from your server, with the scope 'ingest'"
@@ -97,18 +100,18 @@ def refused(event: Event) -> str | None:
 
 
 def check_request(request: RecommendRequest) -> None:
-    """Refuse what a `browser` key may not ask for.
+    """Refuse a request with fields that a `browser` key may not use.
 
     Raises:
         ProblemError: naming the field.
     """
-    given = {
+    used = {
         "user_id": request.user_id is not None,
         "after": request.after is not None,
         "explain": request.explain,
     }
-    for name, used in given.items():
-        if used:
+    for name, is_used in used.items():
+        if is_used:
             raise ProblemError(
                 "missing_scope",
                 f"`{name}` needs a key with the scope 'recommend', which belongs on a server",

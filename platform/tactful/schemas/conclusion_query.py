@@ -1,7 +1,7 @@
-"""What can be asked to be concluded from released numbers.
+"""Query parameters of conclusions from released numbers.
 
-Apart from how it is concluded: the processes that only pass requests on read queries, too, and
-have no use for the ledger.
+They are apart from the conclusions themselves, because serving workers parse queries without
+loading the ledger.
 """
 
 from __future__ import annotations
@@ -14,24 +14,24 @@ from msgspec import Meta
 from tactful.schemas.fields import Moment
 
 CONCLUSIONS = ("sum", "share", "quantile", "top", "consistent")
-"""What can be concluded."""
+"""Kinds of conclusion."""
 
 _Exact = Annotated[str, Meta(pattern=r"^\d+(\.\d+|/0*[1-9]\d*)?$", max_length=32)]
 _Keys = Annotated[str, Meta(min_length=1, max_length=4_096)]
 
 
 class ConclusionQuery(msgspec.Struct, forbid_unknown_fields=True):
-    """Which panes, and what of them.
+    """Span of panes, and parameters of the conclusion.
 
     Attributes:
         since: start of the first pane.
         until: end of the span; panes start before it.
-        confidence: of the intervals.
-        keys: of a sum: these keys together, with commas between; else each key by itself.
-        part: of a share: keys of the part.
-        rest: of a share: keys of what else belongs to the whole.
-        probability: of a quantile.
-        k: how many of the largest keys.
+        confidence: level of the intervals.
+        keys: for a sum: these keys together, separated by commas; else each key by itself.
+        part: for a share: keys of the part.
+        rest: for a share: keys of the rest of the whole.
+        probability: for a quantile.
+        k: number of the largest keys.
     """
 
     since: Moment

@@ -29,11 +29,14 @@ Moment = Annotated[int, Meta(ge=0, le=LAST_MOMENT)] | Annotated[dt.datetime, Met
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 
 
-Said = Annotated[str, Meta(max_length=255)]
+ShortText = Annotated[str, Meta(max_length=255)]
 
 
 def to_milliseconds(moment: int | dt.datetime) -> int:
-    """Epoch milliseconds of a `Moment`; parts of a millisecond are cut off.
+    """Convert a `Moment` to epoch milliseconds, rounded down.
+
+    >>> to_milliseconds(dt.datetime(2026, 3, 1, tzinfo=dt.UTC))
+    1772323200000
 
     Raises:
         ValueError: if it is before 1970 or after the year 3000.

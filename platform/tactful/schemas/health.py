@@ -6,16 +6,16 @@ import msgspec
 
 
 class WorkerHealth(msgspec.Struct, kw_only=True, frozen=True):
-    """How one of the processes is that answer requests (``tactful serve --workers``).
+    """Health of one worker process (``tactful serve --workers``).
 
     Attributes:
-        number: of its place, from 0; whoever replaces it has the same.
-        state: ``ready``; ``starting``; ``down``, until another one is started; ``silent``, it runs
-            and has said nothing for five seconds; ``behind``, it has served another model or fewer
-            items than the server has for five seconds.
-        restarts: how often it was replaced since the server started.
-        model_version: what it ranks by; None while it does not serve, or without a model.
-        items_behind: how many items it does not know yet; None while it does not serve.
+        number: of its place, from 0; a replacement has the same.
+        state: ``ready``; ``starting``; ``down``, until it is replaced; ``silent``, it runs and has
+            reported nothing for five seconds; ``behind``, it has used another model or fewer
+            items than the server for five seconds.
+        restarts: number of replacements since the server started.
+        model_version: ranking model; None while it does not serve, or without a model.
+        items_behind: number of items that it lacks; None while it does not serve.
     """
 
     number: int
@@ -31,8 +31,8 @@ class Health(msgspec.Struct, kw_only=True, frozen=True):
     Attributes:
         status: ``ok``, ``starting``, ``stopping`` or ``failed``.
         version: version of the server.
-        checks: what was looked at, each ``ok`` or what is wrong in words.
-        workers: the processes that answer requests; None where there is only the server's own.
+        checks: result of each check: ``ok``, or the failure in words.
+        workers: health of the worker processes; None without workers.
     """
 
     status: str

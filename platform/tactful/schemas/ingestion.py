@@ -1,4 +1,4 @@
-"""Events, items and users as they are sent, and the verdict on each."""
+"""Events, items and users in requests, and the responses."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from tactful.schemas.positions import Position
 
 
 class NewEvent(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
-    """An event as it is sent; at least one of `user_id` and `device_id` is needed.
+    """An event in a request; at least one of `user_id` and `device_id` is needed.
 
     Attributes:
         type: view, click, search, add_to_cart, remove_from_cart, purchase, payment, refund,
             return, leave, impression, rating, or ``x.`` and a name of your own.
-        timestamp: when it happened.
-        event_id: identity of the event; sent again with the same id, it counts once. Without one
+        timestamp: time of the event.
+        event_id: identity of the event: repeated with the same id, it counts once. Without one
             the server makes one, and a repeated request counts twice.
-        user_id: who did it, where known.
-        device_id: first-party id of the device it happened on.
-        session_id: the visit it belongs to.
-        item_id: the item it is about.
-        recommendation_id: the recommendation it follows from.
+        user_id: user, where known.
+        device_id: first-party id of the device.
+        session_id: visit.
+        item_id: item that the event is about.
+        recommendation_id: recommendation that it follows from.
         properties: price, currency, quantity, category, dwell_ms and others.
-        context: where it happened: page, locale, app and others.
+        context: page, locale, app and others.
     """
 
     type: str
@@ -42,16 +42,16 @@ class NewEvent(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
 
 
 class NewItem(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
-    """An item as it is sent: the whole description, which replaces an earlier one.
+    """An item in a request: the whole description, which replaces an earlier one.
 
     Attributes:
         item_id: identity of the item.
-        timestamp: when the description was updated; when it arrives, if not given.
-        title: its name for people.
-        category: what it is a kind of.
+        timestamp: time of the description; the time of receipt, if not given.
+        title: name to show.
+        category: kind of item.
         price: in the currency of the shop, not negative.
         available: whether it can be bought now.
-        properties: anything else.
+        properties: further properties.
     """
 
     item_id: Identifier
@@ -64,12 +64,12 @@ class NewItem(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
 
 
 class NewUser(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
-    """A user as it is sent: the whole description, which replaces an earlier one.
+    """A user in a request: the whole description, which replaces an earlier one.
 
     Attributes:
         user_id: identity of the user.
-        timestamp: when the description was updated; when it arrives, if not given.
-        properties: what the shop knows: demographics, membership and others.
+        timestamp: time of the description; the time of receipt, if not given.
+        properties: demographics, membership and others.
     """
 
     user_id: Identifier
@@ -78,12 +78,12 @@ class NewUser(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
 
 
 class Rejection(msgspec.Struct, kw_only=True, frozen=True):
-    """Why one element of a batch was not accepted.
+    """Rejected element of a batch.
 
     Attributes:
-        index: position in the batch as sent, from 0.
+        index: position in the batch, from 0.
         code: short stable name of the reason.
-        message: what was wrong and what to do.
+        message: reason, and correction.
     """
 
     index: int
@@ -97,9 +97,8 @@ class EventsAccepted(msgspec.Struct, kw_only=True, frozen=True):
     Attributes:
         accepted: events that are new and now in the log.
         duplicates: events whose ``event_id`` was accepted before; they change nothing.
-        rejected: events that were refused, each with its index.
-        position: where in the log these events end; give it back as ``after`` to read your own
-            writes.
+        rejected: rejected events, each with its index.
+        position: log position behind these events; send it as ``after`` to read your own writes.
     """
 
     accepted: int
@@ -113,8 +112,8 @@ class Upserted(msgspec.Struct, kw_only=True, frozen=True):
 
     Attributes:
         accepted: upserts now in the log.
-        rejected: upserts that were refused, each with its index.
-        position: where in the log these upserts end.
+        rejected: rejected upserts, each with its index.
+        position: log position behind these upserts.
     """
 
     accepted: int

@@ -12,14 +12,14 @@ class ModelChangeInfo(msgspec.Struct, kw_only=True, frozen=True):
         id: grows with every entry.
         action: ``train``, ``promote`` or ``rollback``.
         name: registered model name.
-        version: the version that was made, or that serves from then on; empty until it has one.
-        previous: the version that served before; empty for none.
-        changed_by: who did it.
-        reason: why, in the words of who did it.
+        version: new version, or version that serves from then on; empty until there is one.
+        previous: version that served before; empty for none.
+        changed_by: operator.
+        reason: given by the operator.
         state: ``begun`` (also after its process was killed), ``done`` or ``failed``.
         begun_at: epoch milliseconds.
         ended_at: epoch milliseconds; None while it is only begun.
-        error: why it failed.
+        error: reason of a failure.
     """
 
     id: int
@@ -40,7 +40,7 @@ class ModelChanges(msgspec.Struct, kw_only=True, frozen=True):
 
     Attributes:
         changes: the entries.
-        next_cursor: give it as ``cursor`` for the next page; None at the end.
+        next_cursor: send it as ``cursor`` for the next page; None at the end.
     """
 
     changes: list[ModelChangeInfo]

@@ -1,7 +1,7 @@
 """Errors of the HTTP API, as RFC 9457 problem details.
 
 The kinds are a closed list, so that the OpenAPI document can name them and a program can rely on
-their codes. A detail never repeats what was sent: ids and payloads are people's.
+their codes. A detail never quotes the request: ids and payloads are personal data.
 """
 
 from __future__ import annotations
@@ -55,12 +55,12 @@ class Problem(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
     """An error, as RFC 9457 problem details.
 
     Attributes:
-        title: the kind of problem in words; the same for every occurrence.
+        title: kind of problem in words; the same for every occurrence.
         status: HTTP status.
         code: short stable name of the kind, for programs.
         type: URI of the kind.
-        detail: what was wrong this time and what to do.
-        request_id: to find the request in the server's log.
+        detail: cause of this occurrence, and correction.
+        request_id: id of the request in the server's log.
         field: path of the offending part of the body or query, e.g. ``$.count``.
     """
 
@@ -77,12 +77,12 @@ class ProblemError(TactfulError):
     """Ends a request with a problem.
 
     Attributes:
-        kind: which of `KINDS`.
-        detail: what was wrong this time and what to do; never what was sent.
+        kind: one of `KINDS`.
+        detail: cause of this occurrence, and correction; never parts of the request.
         field: path of the offending part, e.g. ``$.count``.
-        retry_after: seconds after which it may work, for the ``Retry-After`` header.
-        headers: further headers of the answer.
-        close: whether the connection cannot be used further.
+        retry_after: seconds until a retry, for the ``Retry-After`` header.
+        headers: further headers of the response.
+        close: whether to close the connection.
     """
 
     def __init__(
@@ -105,7 +105,7 @@ class ProblemError(TactfulError):
         self.close = close
 
     def problem(self, request_id: str | None) -> Problem:
-        """The problem details to send."""
+        """Return the problem details to send."""
         return Problem(
             title=self.kind.title,
             status=self.kind.status,
@@ -118,5 +118,5 @@ class ProblemError(TactfulError):
 
 
 def encode(problem: Problem) -> bytes:
-    """The problem as JSON."""
+    """Encode a problem as JSON."""
     return _encoder.encode(problem)

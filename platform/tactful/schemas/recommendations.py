@@ -18,27 +18,27 @@ NOT_PERSONALISED = "this person has not agreed to personalisation: the list ever
 class RecommendRequest(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
     """A request for recommendations.
 
-    Without `user_id` and `device_id` the answer is the same for everybody.
+    Without `user_id` and `device_id` the recommendation is the same for every caller.
 
     Attributes:
-        user_id: whom it is for.
-        device_id: first-party device id, where the person is not known.
-        session_id: the visit it belongs to.
-        count: how many items to return, 1 to 1,000.
-        context: where it will be shown: page, locale, app…
+        user_id: user.
+        device_id: first-party device id, where the user is not known.
+        session_id: visit.
+        count: number of items, 1 to 1,000.
+        context: page, locale, app and others.
         exclude: item ids not to return.
         category: return only items of this category.
-        min_price: return only items that cost as much at least; a price must be known.
-        max_price: return only items that cost as much at most; a price must be known.
-        exclude_seen: leave out the items of this visit, the person's latest 50 and all they took.
-        exclude_taken: leave out what the person ever put into a cart or bought.
-        intent: weight by category, at most 32: what a device believes its person is looking for.
-            It adds candidates, and restricts nothing.
-        timestamp: answer as of this time (admin keys and ``--dev`` only, for replays).
+        min_price: return only items with a known price of at least this.
+        max_price: return only items with a known price of at most this.
+        exclude_seen: leave out the items of this visit, the user's latest 50, and all taken ones.
+        exclude_taken: leave out all items that the user put into a cart or bought.
+        intent: weight by category, at most 32: categories that a device predicts its user is
+            looking for. It adds candidates, and restricts nothing.
+        timestamp: time to answer for (admin keys and ``--dev`` only, for replays).
         after: answer only when the engine has applied the log up to this position.
         force: experiment key to arm to use (admin keys and ``--dev`` only, for tests).
-        explain: return how the list came about, too (admin keys and ``--dev`` only: it holds what
-            is known of the person).
+        explain: return an explanation, too (admin keys and ``--dev`` only: it contains personal
+            data).
     """
 
     user_id: Identifier | None = None
@@ -62,7 +62,7 @@ class RecommendRequest(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown
 
     @property
     def subject(self) -> str | None:
-        """Key of the `user` entity in the feature engine; None when nobody is named."""
+        """Key of the `user` entity in the feature engine; None without user and device."""
         if self.user_id is not None:
             return self.user_id
         return None if self.device_id is None else f"device:{self.device_id}"
@@ -77,9 +77,9 @@ class RecommendedItem(msgspec.Struct, kw_only=True, frozen=True):
 
     Attributes:
         item_id: the item.
-        score: what the item is worth in this list, comparable within one answer only. The list is
-            in this order, best first, but for what diversity, placement rules and exploration move.
-        channel: which recall channel found it.
+        score: value of the item, comparable within one response only. Items are in this order,
+            best first, except those that diversity, placement rules and exploration move.
+        channel: recall channel that found it.
     """
 
     item_id: str
@@ -88,15 +88,15 @@ class RecommendedItem(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class ExplainedItem(msgspec.Struct, kw_only=True, frozen=True):
-    """How one item came to its place.
+    """Explanation of one recommended item.
 
     Attributes:
         item_id: the item.
-        channel: which recall channel found it.
-        score: what the list was ordered by.
-        margin: what the model alone said; the sum of `base` and the contributions.
-        features: the values it was ranked by, by name; None for a value that does not exist.
-        contributions: what each feature added to the margin, by name.
+        channel: recall channel that found it.
+        score: value that items were ordered by.
+        margin: output of the model; the sum of `base` and the contributions.
+        features: features by name; None for a value that does not exist.
+        contributions: contribution of each feature to the margin, by name.
     """
 
     item_id: str
@@ -108,21 +108,21 @@ class ExplainedItem(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class Explanation(msgspec.Struct, kw_only=True, frozen=True):
-    """How a list came about. It holds what is known of a person.
+    """Explanation of a recommendation. It contains personal data.
 
     Attributes:
-        recommendation_id: of the list.
-        at: the moment it was given, epoch milliseconds.
+        recommendation_id: id of the recommendation.
+        at: its time, epoch milliseconds.
         ranking: ``learned`` by a model or ``heuristic``.
-        model_version: which model ranked it.
-        experiment: the experiment that chose how it was ranked.
-        arm: the person's arm in it; None for none.
+        model_version: model that ranked the items.
+        experiment: experiment that chose the ranking.
+        arm: arm of the user; None for none.
         forced: whether the caller chose the arm.
-        propensity: probability with which the experiment gives this arm.
+        propensity: probability of this arm in the experiment.
         base: margin of the model before any feature; the same for every item.
         items: in the order they were shown.
-        rules: what else took part, as it was logged: filters, weights, caps and others.
-        note: what is missing here and why.
+        rules: logged filters, weights, caps and others.
+        note: missing parts, and the reason.
     """
 
     recommendation_id: str
@@ -143,14 +143,14 @@ class Recommendation(msgspec.Struct, kw_only=True, frozen=True):
     """Answer to a request for recommendations.
 
     Attributes:
-        recommendation_id: send it back on events that follow from this list.
+        recommendation_id: send it with events that follow from this recommendation.
         items: best first.
-        model_version: which model ranked it.
+        model_version: model that ranked the items.
         variant: experiment key to arm.
-        position: where in the log the events end that had been applied.
-        fallback: why the list is short or not personal, in words; None when it is neither.
+        position: log position up to which events had been applied.
+        fallback: reason why there are few items or none is personal; None otherwise.
         took_ms: time in the server, waiting included.
-        explanation: how it came about, when asked for.
+        explanation: explanation, if requested.
     """
 
     recommendation_id: str
@@ -177,8 +177,8 @@ class BatchResult(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True)
     """Answer to one request of a batch: one of the two is present.
 
     Attributes:
-        recommendation: the answer.
-        problem: why there is none.
+        recommendation: the response.
+        problem: reason why there is none.
     """
 
     recommendation: Recommendation | None = None

@@ -1,4 +1,4 @@
-"""The index of reports that a server offers."""
+"""Index of the reports of a server."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ class ReportInfo(msgspec.Struct, kw_only=True, frozen=True):
     """A report that can be read.
 
     Attributes:
-        name: to ask for it.
-        updated_at: when it was last written, epoch milliseconds.
-        bytes: its size.
+        name: last part of its path.
+        updated_at: time of the last write, epoch milliseconds.
+        bytes: size.
     """
 
     name: str

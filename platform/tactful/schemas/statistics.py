@@ -9,14 +9,14 @@ class StatisticInfo(msgspec.Struct, kw_only=True, frozen=True):
     """A published statistic and its guarantee.
 
     Attributes:
-        name: to ask for it.
+        name: last part of its path.
         epsilon: privacy loss of one user per unit.
-        cap: how many events of one user count at most per unit.
-        unit: what is protected, e.g. ``user-day``.
-        title: what it counts, in words.
+        cap: most events of one user that count per unit.
+        unit: unit of privacy, e.g. ``user-day``.
+        title: description.
         pane_ms: length of a pane, milliseconds.
         kind: ``panes``; ``running_totals`` or ``gaussian_totals`` since midnight (UTC); or
-            ``found_keys``, of a day, shown from a number of people on.
+            ``found_keys`` of a day, from a minimum number of users on.
         method: the mechanism.
     """
 
@@ -42,11 +42,11 @@ class StatisticCell(msgspec.Struct, kw_only=True, frozen=True):
 
     Attributes:
         pane_start: start of the pane, epoch milliseconds.
-        key: what was counted, e.g. a category.
+        key: counted key, e.g. a category.
         value: the released (noisy) count.
         low: lower end of its confidence interval.
         high: upper end.
-        counted_from: since when it counts, epoch milliseconds: the start of the pane, or midnight
+        counted_from: start of the count, epoch milliseconds: the start of the pane, or midnight
             (UTC) before a running total.
     """
 
@@ -64,16 +64,16 @@ class StatisticsPage(msgspec.Struct, kw_only=True, frozen=True):
     Attributes:
         name: the statistic.
         epsilon: privacy loss of one user per unit.
-        cap: how many events of one user count at most per unit.
-        unit: what is protected, e.g. ``user-day``.
+        cap: most events of one user that count per unit.
+        unit: unit of privacy, e.g. ``user-day``.
         cells: released numbers.
-        next_cursor: give it as ``cursor`` for the next page; None at the end.
-        delta: bound on the probability that epsilon does not hold, computed.
+        next_cursor: send it as ``cursor`` for the next page; None at the end.
+        delta: computed bound on the probability that epsilon does not hold.
         pane_ms: length of a pane, milliseconds.
         kind: ``panes``; ``running_totals`` or ``gaussian_totals`` since midnight (UTC); or
-            ``found_keys``, of a day, shown from a number of people on.
+            ``found_keys`` of a day, from a minimum number of users on.
         method: the mechanism.
-        confidence: of the intervals.
+        confidence: level of the intervals.
     """
 
     name: str
@@ -93,7 +93,7 @@ class ConcludedNumber(msgspec.Struct, kw_only=True, frozen=True):
     """One number concluded from released ones.
 
     Attributes:
-        key: what it is about; keys that were taken together have commas between.
+        key: the key; keys that were added up are separated by commas.
         value: the estimate; None of a quantile, whose bucket is the key.
         low: lower end of its interval.
         high: upper end.
@@ -118,21 +118,21 @@ class ConcludedNumber(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class Conclusion(msgspec.Struct, kw_only=True, frozen=True):
-    """What released numbers of a span amount to.
+    """Conclusion from released numbers of a span.
 
     Attributes:
         name: the statistic.
-        conclusion: what was concluded.
-        since: since when it counts, epoch milliseconds.
+        conclusion: kind of conclusion.
+        since: start of the first pane, epoch milliseconds.
         until: end of the last pane.
-        panes: how many panes went in.
-        epsilon: privacy loss of one user per unit; concluding cost nothing more.
-        delta: bound on the probability that epsilon does not hold, computed.
-        cap: how many events of one user count at most per unit.
-        unit: what is protected.
+        panes: number of panes.
+        epsilon: privacy loss of one user per unit; the conclusion adds none.
+        delta: computed bound on the probability that epsilon does not hold.
+        cap: most events of one user that count per unit.
+        unit: unit of privacy.
         method: the mechanism.
-        confidence: of the intervals; of places, of all together.
-        results: what was concluded.
+        confidence: level of the intervals; of places, level of all together.
+        results: concluded numbers.
     """
 
     name: str

@@ -7,33 +7,33 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
-from tactful.schemas.fields import Moment, Said
+from tactful.schemas.fields import Moment, ShortText
 from tactful.schemas.positions import Position
 
 
 class NewConsent(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
-    """What a person said of some purposes; those that are not named stay as they were.
+    """Consent decision in a request; purposes that are not named stay unchanged.
 
     Attributes:
         purposes: whether each is agreed to: service, personalisation, measurement,
             federated_training, marketing.
-        source: where it was said: a dialogue, a form, a letter.
-        at: when it was said; now, if not given.
+        source: origin of the decision: a dialogue, a form, a letter.
+        at: time of the decision; now, if not given.
     """
 
     purposes: Annotated[dict[str, bool], Meta(min_length=1, max_length=16)]
-    source: Said = ""
+    source: ShortText = ""
     at: Moment | None = None
 
 
 class ConsentDecision(msgspec.Struct, kw_only=True, frozen=True):
-    """What a person said at one time.
+    """Consent decision of a user.
 
     Attributes:
         version: number of the decision in the installation.
-        purposes: whether each that was spoken of is agreed to.
-        at: when it was said, epoch milliseconds.
-        source: where.
+        purposes: whether each named purpose is agreed to.
+        at: time of the decision, epoch milliseconds.
+        source: origin of the decision.
     """
 
     version: int
@@ -43,13 +43,13 @@ class ConsentDecision(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class Consent(msgspec.Struct, kw_only=True, frozen=True):
-    """What a person has agreed to.
+    """Consent of a user.
 
     Attributes:
         person: user id, or ``device:`` and a device id.
-        allowed: purposes that they may be used for now.
-        said: whether each that they spoke of is agreed to; the default holds for the others.
-        default: purposes that who said nothing may be used for.
+        allowed: purposes that are allowed now.
+        said: decided purposes, and whether each is agreed to; the default holds for the others.
+        default: purposes allowed for users without a decision.
         history: all decisions, oldest first.
     """
 
@@ -61,21 +61,21 @@ class Consent(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class PersonExport(msgspec.Struct, kw_only=True, frozen=True):
-    """All there is of a person.
+    """All data that are stored about a user.
 
     Attributes:
         person: user id, or ``device:`` and a device id.
         made_at: epoch milliseconds.
-        consent: every decision of theirs, oldest first.
-        description: what the shop said of them last; None where it said nothing.
-        devices: devices that are theirs alone.
+        consent: consent decisions, oldest first.
+        description: latest description sent by the shop; None for none.
+        devices: devices of this user alone.
         shared_devices: devices that others have used, too.
-        sessions: their visits.
-        records: what the log holds of them, oldest first, as it was sent, each with its `offset`.
-        features: what is computed of them, by whose history it is: theirs, a device's, a visit's.
-        dead_letters: events of theirs that did not count, with the reason.
-        waiting_actions: actions for them on their way to a webhook.
-        notes: what is not here, and why.
+        sessions: visits.
+        records: log records in the form they were sent, oldest first, each with its `offset`.
+        features: computed features, by entity: the user, a device or a visit.
+        dead_letters: events that did not count, with the reason.
+        waiting_actions: actions that wait for a webhook.
+        notes: data that are not included, and the reason.
     """
 
     person: str
@@ -93,14 +93,14 @@ class PersonExport(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class ErasureStep(msgspec.Struct, kw_only=True, frozen=True):
-    """What was done in one place to erase a person.
+    """Erasure of a user from one store.
 
     Attributes:
         place: log, state, online store and others.
-        removed: how many records, keys or files of the person were removed there.
-        note: what else is to be known of it.
-        sha256: hash of what the place holds since, for the files of the log.
-        at: when that was done, epoch milliseconds.
+        removed: number of removed records, keys or files.
+        note: further remark.
+        sha256: hash of the remaining content, for the files of the log.
+        at: time of the removal, epoch milliseconds.
     """
 
     place: str
@@ -111,16 +111,16 @@ class ErasureStep(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class Erasure(msgspec.Struct, kw_only=True, frozen=True):
-    """The receipt of an erasure. It names nobody.
+    """Receipt of an erasure. It contains no id of the user.
 
     Attributes:
-        receipt: number of it.
-        state: ``requested``: nothing is taken and read of the person any more, and nothing was
+        receipt: its number.
+        state: ``requested``: no data of the user is accepted or read any more, and nothing was
             removed yet; ``purging``; ``done``.
         requested_at: epoch milliseconds.
-        due_at: when it is to be complete at the latest, epoch milliseconds.
-        done_at: when it was complete, epoch milliseconds.
-        steps: what was done so far.
+        due_at: latest time of completion, epoch milliseconds.
+        done_at: time of completion, epoch milliseconds.
+        steps: completed steps.
     """
 
     receipt: str
@@ -132,12 +132,12 @@ class Erasure(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class UserFeatures(msgspec.Struct, kw_only=True, frozen=True):
-    """The features of one user as of a time.
+    """Features of one user at one time.
 
     Attributes:
-        user_id: the key asked for.
-        at: as of when, epoch milliseconds.
-        position: where in the log the events end that had been applied.
+        user_id: requested key.
+        at: the time, epoch milliseconds.
+        position: log position up to which events had been applied.
         features: name to value: a number, a number per group, or the last values with their times.
     """
 
