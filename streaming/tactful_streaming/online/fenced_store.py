@@ -1,10 +1,10 @@
-"""The copy of a partition's entities in Redis, written by the one owner of the partition.
+"""Copy of a partition's entities in Redis, written by the owner of the partition.
 
-An owner takes the next *epoch* of its partition in Redis, and every write says under which epoch it
-is made: Redis refuses those of a former owner, whatever it still has in hand when it wakes up.
+An owner increments the *epoch* of its partition in Redis, and every write contains its epoch: Redis
+refuses writes of a former owner.
 
-A state may be older than the copy, as one that begins anew from a checkpoint. The copy is then left
-as it is until the state has caught up with it, so that no reader sees a value go back in time.
+A state may be older than the copy, for example after a restart from a checkpoint. The copy then
+stays unchanged until the state has caught up, so that no reader sees a value go back in time.
 """
 
 from __future__ import annotations
@@ -61,10 +61,10 @@ return {1, found}
 
 
 class FencedRedisStore(RedisOnlineStore):
-    """A :class:`~tactful_streaming.RedisOnlineStore` for the newest owner of a partition alone.
+    """A `RedisOnlineStore` that only the newest owner of a partition writes to.
 
     Attributes:
-        fenced: whether a write was refused, because another process owns the partition now.
+        fenced: whether a write was refused because another process owns the partition.
     """
 
     def __init__(
@@ -77,15 +77,14 @@ class FencedRedisStore(RedisOnlineStore):
         ttl_s: float | None = None,
         timeout_s: float = 2.0,
     ) -> None:
-        """Take the partition over.
+        """Take ownership of the partition.
 
         Args:
-            url: as of :class:`~tactful_streaming.RedisOnlineStore`; not of a cluster, where a
-                script sees no more than one key.
+            url: see `RedisOnlineStore`; not of a cluster, where a script can use one key only.
             partition: number of the partition.
-            prefix: what every key begins with in Redis.
-            tag: of the definitions.
-            ttl_s: seconds after which a blob that was not put again vanishes; None keeps it.
+            prefix: prefix of every key in Redis.
+            tag: tag of the definitions.
+            ttl_s: seconds after which a blob that was not put again expires; None: never.
             timeout_s: for connecting and for each answer, seconds.
 
         Raises:
@@ -101,7 +100,7 @@ class FencedRedisStore(RedisOnlineStore):
         """Store blobs by key; None removes.
 
         Raises:
-            FencedError: if another process owns the partition now; nothing was stored.
+            FencedError: if another process owns the partition; nothing was stored.
             OnlineStoreError: if Redis cannot be reached or refuses.
         """
         prefix = self._prefix(kind)
@@ -123,11 +122,11 @@ class FencedRedisStore(RedisOnlineStore):
             self._check(all(self._redis.run(write)))
 
     def mark(self, partition: int, offset: int, *, previous: int | None) -> None:
-        """Note how far the partition has come; see :meth:`OnlineStore.mark`.
+        """Store the mark of the partition; see :meth:`OnlineStore.mark`.
 
         Raises:
-            FencedError: if another process owns the partition now.
-            OnlineStoreLostError: if another mark is there.
+            FencedError: if another process owns the partition.
+            OnlineStoreLostError: if another mark is stored.
             OnlineStoreError: if Redis cannot be reached or refuses.
         """
         name = self._mark_key(partition)
@@ -147,17 +146,19 @@ class FencedRedisStore(RedisOnlineStore):
         *,
         previous: int,
     ) -> None:
-        """Store blobs, by kind and key, and note how far that brings the partition, all at once.
+        """Store blobs by kind and key and the mark of the partition, in one script.
 
         Raises:
-            FencedError: if another process owns the partition now; nothing was stored.
-            OnlineStoreLostError: if another mark is there; nothing was stored.
+            FencedError: if another process owns the partition; nothing was stored.
+            OnlineStoreLostError: if another mark is stored; nothing was changed.
             OnlineStoreError: if Redis cannot be reached or refuses.
         """
         named = {
-            self._prefix(kind) + key: blob for kind, of in blobs.items() for key, blob in of.items()
+            self._prefix(kind) + key: blob
+            for kind, of_kind in blobs.items()
+            for key, blob in of_kind.items()
         }
-        if len(named) > _BATCH:  # so that nobody else has to wait for Redis for long
+        if len(named) > _BATCH:  # a long script would block other clients of Redis
             for kind, of_kind in blobs.items():
                 self.put_many(of_kind, kind=kind)
             self.mark(partition, offset, previous=previous)
@@ -175,22 +176,22 @@ class FencedRedisStore(RedisOnlineStore):
     def _check_mark(
         self, answer: tuple[object, bytes | None], name: str, offset: int, previous: int | None
     ) -> None:
-        ours, there = answer
-        self._check(ours)
-        found = self._offset(name, there)
-        if previous is not None and found not in (offset, previous):
+        owned, mark = answer
+        self._check(owned)
+        present = self._offset(name, mark)
+        if previous is not None and present not in (offset, previous):
             raise OnlineStoreLostError(
-                f"{name} is at {found}, not {previous}: put everything again"
+                f"{name} is at {present}, not {previous}: put all entities again"
             )
 
-    def _check(self, ours: object) -> None:
-        if not ours:
+    def _check(self, owned: object) -> None:
+        if not owned:
             self.fenced = True
             raise FencedError(f"partition {self._partition}: another process writes it to Redis")
 
 
 class PartitionView:
-    """An :class:`~tactful_streaming.OnlineStore` as the engine of one partition sees it."""
+    """`OnlineStore` of one engine; skips writes while the copy is ahead of its state."""
 
     def __init__(
         self,
@@ -203,16 +204,16 @@ class PartitionView:
         written: OnlineStore | None = None,
         committed: Callable[[], None] = lambda: None,
     ) -> None:
-        """Look at `store` from a state.
+        """Compare the mark of `store` with the offset of a state.
 
         Args:
             store: the copy; closed with this object.
             partition: number of the partition.
-            offset: next offset of the log that the state has to apply.
-            kinds: entities to copy; None: all.
-            fenced: whether `store` has refused us, because another process owns the partition.
-            written: where what is put into `store` ends up, if that takes a while.
-            committed: told when the state holds all that was put.
+            offset: next offset of the log that the state will apply.
+            kinds: kinds of entities to copy; None: all.
+            fenced: whether `store` has refused a write because another process owns the partition.
+            written: the store behind `store`, if that writes later.
+            committed: called when the state holds all blobs that were put.
 
         Raises:
             OnlineStoreError: if the store cannot be read.
@@ -228,11 +229,11 @@ class PartitionView:
         self._ahead = marked if marked is not None and marked > offset else None
 
     def get_many(self, keys: Sequence[str], *, kind: str = "user") -> list[bytes | None]:
-        """Blobs of `keys`, in their order; None where there is none."""
+        """Read the blobs of `keys`, in their order; None for a missing one."""
         return self._store.get_many(keys, kind=kind)
 
     def put_many(self, blobs: Mapping[str, bytes | None], *, kind: str = "user") -> None:
-        """Store blobs by key, unless the copy is ahead of them."""
+        """Store blobs by key, unless the copy is ahead of the state."""
         if self._ahead is None and (self._kinds is None or kind in self._kinds):
             self._store.put_many(blobs, kind=kind)
 
@@ -244,33 +245,33 @@ class PartitionView:
         *,
         previous: int,
     ) -> None:
-        """Store blobs by kind and key, and note how far that brings the partition.
+        """Store blobs by kind and key, then the mark of the partition.
 
         Raises:
-            OnlineStoreLostError: as :meth:`mark`.
+            OnlineStoreLostError: see :meth:`mark`.
         """
         if self._ahead is not None:
             self.mark(partition, offset, previous=previous)
             return
-        kinds = {k: of for k, of in blobs.items() if self._kinds is None or k in self._kinds}
+        kinds = {k: b for k, b in blobs.items() if self._kinds is None or k in self._kinds}
         put_marked(self._store, kinds, partition, offset, previous=previous)
 
     def remove(self, keys: Collection[str], *, kind: str = "user") -> None:
-        """Remove blobs, even if the copy is ahead of the state; they are gone on return.
+        """Remove blobs, also if the copy is ahead of the state; they are gone on return.
 
         Raises:
-            FencedError: if another process owns the partition now.
+            FencedError: if another process owns the partition.
             OnlineStoreError: if the store refuses.
         """
         if self._kinds is None or kind in self._kinds:
             self._written.put_many(dict.fromkeys(keys), kind=kind)
 
     def mark(self, partition: int, offset: int, *, previous: int | None) -> None:
-        """Note how far the partition has come.
+        """Store the mark of the partition.
 
         Raises:
-            OnlineStoreLostError: when the state has just caught up with the copy: what was not put
-                meanwhile has to be put now.
+            OnlineStoreLostError: if the state has just caught up with the copy: all blobs must be
+                put, since some were skipped.
         """
         if self._ahead is None:
             self._store.mark(partition, offset, previous=previous)
@@ -279,14 +280,14 @@ class PartitionView:
             raise OnlineStoreLostError(f"partition {partition} has caught up with its copy")
 
     def marked(self, partition: int) -> int | None:
-        """Offset up to which the partition can be read; while the copy is ahead, our own."""
+        """Read the mark; while the copy is ahead, return the offset of the state."""
         return self._store.marked(partition) if self._ahead is None else self._offset
 
     def committed(self) -> None:
-        """Note that the state holds all that was put, and see whether we may still write.
+        """Note that the state holds all blobs that were put, and check the ownership.
 
         Raises:
-            FencedError: if another process owns the partition now.
+            FencedError: if another process owns the partition.
         """
         self._committed()
         if self._fenced():
@@ -309,15 +310,16 @@ def redis_online(
     ttl_s: float | None = None,
     kinds: Collection[str] | None = ("user", "session"),
 ) -> OpenOnline:
-    """What opens the copies of partitions in Redis, for :class:`~tactful_streaming.Worker`.
+    """Return a function that opens the copies of partitions in Redis, for a `Worker`.
 
     Args:
-        url: as of :class:`~tactful_streaming.RedisOnlineStore`.
-        prefix: likewise.
-        tag: likewise.
-        ttl_s: likewise.
-        kinds: entities to copy. What a partition knows of an item or a category is only a part,
-            and no partition may overwrite another's: leave them out, unless there is only one.
+        url: see `RedisOnlineStore`, as for the next three.
+        prefix: prefix of every key.
+        tag: tag of the definitions.
+        ttl_s: time to live, seconds.
+        kinds: kinds of entities to copy. A partition has only a part of the events of an item or
+            category, and would overwrite other partitions': leave these out, unless the log has
+            one partition.
     """
 
     def open_online(partition: int, state: StateStore, offset: int) -> PartitionView:

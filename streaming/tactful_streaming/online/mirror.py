@@ -1,4 +1,4 @@
-"""Keeps a copy of the packed entities in an online store, behind the engine or its commits."""
+"""Copies packed entities to an online store, after each batch or each commit."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _MOST_WAITING = 100_000
 
 
 class Mirror:
-    """Writes what was committed to an online store, or later if that cannot be reached now.
+    """Writes committed entities to an online store, later if it cannot be reached now.
 
-    The mark of the partition tells how far the copy has come. If it is not where it was left, the
-    store has lost something, and everything is put again.
+    If the mark of the partition is not the last one written, the store has lost blobs, and all are
+    put again.
     """
 
     def __init__(self, online: OnlineStore, store: StateStore, partition: int) -> None:
-        """Copy what is committed to `store`, of this partition of the log, to `online`."""
+        """Copy entities that are committed to `store` to `online`."""
         self._online = online
         self._store = store
         self._partition = partition
@@ -33,7 +33,7 @@ class Mirror:
         self._marked: int | None = None
 
     def resume(self, offset: int) -> None:
-        """Begin with a state committed at log offset `offset`: copy it, unless that was done."""
+        """Begin with a state committed at log offset `offset`; copy it if its mark is missing."""
         try:
             if self._online.marked(self._partition) == offset and not self._changed_apart(offset):
                 self._marked = offset
@@ -44,35 +44,32 @@ class Mirror:
         self.flush(offset)
 
     def _changed_apart(self, offset: int) -> bool:
-        """Whether the state was changed since it came to `offset`, by a backfill.
-
-        Any later mark speaks for a copy that was made after that.
-        """
+        """Whether a backfill changed the state at `offset`; a later mark includes the change."""
         changed = self._store.get(CHANGED_APART)
         return changed is not None and int(changed) >= offset
 
     def put(self, kind: str, blobs: Mapping[str, bytes | None]) -> None:
-        """Note blobs that the next commit writes."""
+        """Queue blobs that the next commit writes."""
         self._waiting.setdefault(kind, {}).update(blobs)
         if sum(map(len, self._waiting.values())) > _MOST_WAITING:
-            # The store is away for long: rather put everything again than remember it all.
+            # The store has been unreachable for long: put all again instead of queueing more.
             self._waiting.clear()
             self._marked = None
 
     def publish(self, offset: int) -> None:
-        """Write what was noted, which is applied up to log offset `offset` and not committed yet.
+        """Write queued blobs, applied up to log offset `offset` and not committed.
 
-        Where everything has to be put, the next :meth:`flush` does it.
+        If all blobs must be put again, the next :meth:`flush` does it.
         """
         try:
-            self._put_noted(offset)
+            self._put_queued(offset)
         except OnlineStoreError as error:
             _logger.warning("online store is behind; trying again at the next commit: %s", error)
 
     def flush(self, offset: int) -> None:
-        """Write what was noted, which is committed at log offset `offset` now."""
+        """Write queued blobs, which are committed at log offset `offset`."""
         try:
-            self._put_noted(offset)
+            self._put_queued(offset)
             if self._marked is None:
                 for kind, stored in stored_blobs(self._store):
                     self._online.put_many(stored, kind=kind)
@@ -80,29 +77,29 @@ class Mirror:
                     gone = {key: None for key, blob in blobs.items() if blob is None}
                     self._online.put_many(gone, kind=kind)
                 self._online.mark(self._partition, offset, previous=None)
-                self._note_copied(offset)
+                self._mark_copied(offset)
         except OnlineStoreError as error:
             _logger.warning("online store is behind; trying again at the next commit: %s", error)
 
-    def _put_noted(self, offset: int) -> None:
-        """Put what was noted, unless everything has to be put."""
+    def _put_queued(self, offset: int) -> None:
+        """Put queued blobs, unless all blobs must be put again."""
         if self._marked is None:
             return
         try:
             put_marked(self._online, self._waiting, self._partition, offset, previous=self._marked)
         except OnlineStoreLostError as error:
-            _logger.warning("everything is put into the online store again: %s", error)
+            _logger.warning("all entities are put into the online store again: %s", error)
             self._marked = None
         else:
-            self._note_copied(offset)
+            self._mark_copied(offset)
 
-    def _note_copied(self, offset: int) -> None:
+    def _mark_copied(self, offset: int) -> None:
         self._waiting.clear()
         self._marked = offset
 
 
 def stored_blobs(store: StateStore) -> Iterator[tuple[str, dict[str, bytes]]]:
-    """All packed entities of a state, in pieces: kind and blobs by key."""
+    """Iterate over all packed entities of a state, in pieces: kind and blobs by key."""
     for kind in ENTITIES:
         prefix = entity_prefix(kind)
         piece: dict[str, bytes] = {}

@@ -1,4 +1,4 @@
-"""A connection to Redis that is made again when it breaks."""
+"""A connection to Redis with reconnects and bounded retries."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ _T = TypeVar("_T")
 
 
 class RedisConnection:
-    """Runs operations on a Redis client, each a bounded number of times with growing pauses.
+    """Runs operations on a Redis client, with bounded retries and exponential backoff.
 
-    An operation may have been carried out although its answer was lost, so all of them are such
-    that doing them twice is harmless.
+    A retried operation may have been executed before its answer was lost, so operations must be
+    idempotent.
     """
 
     def __init__(
@@ -34,7 +34,7 @@ class RedisConnection:
                 options of redis-py behind a question mark (``?ssl_ca_certs=…``).
             cluster: whether `url` is a node of a Redis Cluster.
             timeout_s: for connecting and for each answer, seconds.
-            attempts: how often an operation is tried.
+            attempts: largest number of attempts of an operation.
             sleep: waits between attempts, seconds.
 
         Raises:
@@ -57,10 +57,10 @@ class RedisConnection:
             url,
             socket_timeout=timeout_s,
             socket_connect_timeout=timeout_s,
-            retry=Retry(NoBackoff(), 0),  # the attempts are ours, so that they can be bounded
+            retry=Retry(NoBackoff(), 0),  # `run` retries
         )
-        # What no later attempt can cure: these are connection errors to redis-py, too.
-        self._hopeless = (redis.AuthenticationError, redis.exceptions.AuthorizationError)
+        # Not worth a retry; redis-py derives them from its connection errors.
+        self._permanent = (redis.AuthenticationError, redis.exceptions.AuthorizationError)
         self._unreachable = (
             redis.ConnectionError,
             redis.TimeoutError,
@@ -68,12 +68,12 @@ class RedisConnection:
             redis.exceptions.RedisClusterException,
         )
         self._refused = redis.RedisError
-        self._client: Any = None  # made at the first use: that of a cluster connects at once
+        self._client: Any = None  # created at the first use: a cluster client connects at once
         self._attempts = attempts
         self._sleep = sleep
 
     def run(self, operation: Callable[[Any], _T]) -> _T:
-        """The result of `operation` on the client.
+        """Return the result of `operation` on the client.
 
         Raises:
             OnlineStoreError: if Redis cannot be reached or refuses.
@@ -84,7 +84,7 @@ class RedisConnection:
                 if self._client is None:
                     self._client = self._connect()
                 return operation(self._client)
-            except self._hopeless as error:
+            except self._permanent as error:
                 raise OnlineStoreError(f"Redis refused: {error}") from error
             except self._unreachable as error:
                 if attempt == self._attempts:

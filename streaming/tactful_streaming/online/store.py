@@ -1,13 +1,18 @@
-"""Online stores: one packed blob per entity, for processes that serve without the engine.
+"""Online stores: one packed blob per entity, for processes without the engine.
 
-A blob holds the state of all features of an entity; :func:`~tactful_streaming.read_packed` merges
-its panes at request time, so that silence ages them there, too.
+A blob holds the state of all features of an entity; `read_packed` merges its panes at request time,
+so that windows shrink there without events, too.
 
-Blobs lie under a *tag* (of the definitions that packed them) and a *kind* (of entity), so that a
-changed feature set never reads what another one wrote. Beside them lie *marks*: how far into a
-partition of the log the blobs have come. A mark is written after the blobs it speaks for, and only
-on top of the mark before it. By this a store is noticed that was emptied or went back to an older
-copy of itself, and everything can be put again (:class:`~tactful_streaming.WriteBehind`).
+The key of a blob contains a *tag* (of the definitions that packed it) and a *kind* (of entity), so
+that a changed feature set never reads blobs of another one. A *mark* is the offset of a partition
+of the log up to which blobs are stored. It is written after its blobs, and only over the previous
+mark. A store that was emptied or restored from an older copy is therefore detected, and all blobs
+are put again (`WriteBehind`).
+
+::
+
+    tactful:3f1c…:user:ann   packed entity
+    tactful:3f1c…:@:2        mark of partition 2
 """
 
 from __future__ import annotations
@@ -43,35 +48,34 @@ class OnlineStore(Protocol):
     """Packed state by kind of entity and key, and marks by partition of the log."""
 
     def get_many(self, keys: Sequence[str], *, kind: str = "user") -> list[bytes | None]:
-        """Blobs of `keys`, in their order; None where there is none."""
+        """Read the blobs of `keys`, in their order; None for a missing one."""
 
     def put_many(self, blobs: Mapping[str, bytes | None], *, kind: str = "user") -> None:
         """Store blobs by key; None removes. Repeating it is harmless."""
 
     def mark(self, partition: int, offset: int, *, previous: int | None) -> None:
-        """Note that all that was put reflects a partition of the log up to an offset.
+        """Store the offset of a partition up to which all blobs are stored.
 
         Args:
             partition: number of the partition, not negative.
             offset: next offset to apply.
-            previous: the mark that must be there now; None for whatever is there, after everything
-                was put.
+            previous: the mark to replace; None to replace any, after all blobs were put.
 
         Raises:
-            OnlineStoreLostError: if it is another one: what was put before is lost or was
-                overwritten, and has to be put again.
+            OnlineStoreLostError: if another mark is stored: earlier blobs are lost or overwritten,
+                and all must be put again.
         """
 
     def marked(self, partition: int) -> int | None:
-        """Offset up to which a partition can be read here; None if nobody has marked it."""
+        """Read the mark of a partition; None if there is none."""
 
     def close(self) -> None:
-        """Release what is held."""
+        """Release connections."""
 
 
 @runtime_checkable
 class PutsMarked(Protocol):
-    """An online store that one journey takes blobs and their mark to."""
+    """An online store that stores blobs and their mark in one call."""
 
     def put_marked(
         self,
@@ -81,7 +85,7 @@ class PutsMarked(Protocol):
         *,
         previous: int,
     ) -> None:
-        """Store blobs by kind and key, then note how far that brings the partition."""
+        """Store blobs by kind and key, then the mark."""
 
 
 def put_marked(
@@ -92,10 +96,10 @@ def put_marked(
     *,
     previous: int,
 ) -> None:
-    """Store blobs by kind and key, then note how far that brings a partition.
+    """Store blobs by kind and key, then the mark of a partition.
 
     Raises:
-        OnlineStoreLostError: as :meth:`OnlineStore.mark`.
+        OnlineStoreLostError: see :meth:`OnlineStore.mark`.
         OnlineStoreError: if the store cannot be reached or refuses.
     """
     if isinstance(store, PutsMarked):
@@ -107,11 +111,11 @@ def put_marked(
 
 
 class RedisOnlineStore:
-    """An :class:`OnlineStore` in Redis: one command for many entities, never a field per feature.
+    """An :class:`OnlineStore` in Redis: one command for many entities, one key per entity.
 
-    A lost connection is made again, a bounded number of times with growing pauses. Redis needs to
-    run scripts (``EVAL``): one script call writes 512 blobs with their time to live, at a tenth of
-    what as many ``SET`` cost the client.
+    Operations are retried a bounded number of times with growing pauses. Redis must allow scripts
+    (``EVAL``): one script call writes 512 blobs with their time to live, at a tenth of the client's
+    cost for as many ``SET``.
     """
 
     def __init__(
@@ -131,12 +135,13 @@ class RedisOnlineStore:
         Args:
             url: ``redis://``, ``rediss://`` or ``unix://``, with ``user:password@`` for an ACL and
                 options of redis-py behind a question mark (``?ssl_ca_certs=…``).
-            prefix: what every key begins with in Redis.
-            tag: of the definitions, such as a part of their fingerprint: letters, digits, ``._-``.
-            ttl_s: seconds after which a blob that was not put again vanishes; None keeps it.
+            prefix: prefix of every key in Redis.
+            tag: tag of the definitions, such as a part of their fingerprint; letters, digits and
+                ``._-``.
+            ttl_s: seconds after which a blob that was not put again expires; None: never.
             cluster: whether `url` is a node of a Redis Cluster. Commands then have one key each.
             timeout_s: for connecting and for each answer, seconds.
-            attempts: how often an operation is tried.
+            attempts: largest number of attempts of an operation.
             sleep: waits between attempts, seconds.
 
         Raises:
@@ -151,7 +156,7 @@ class RedisOnlineStore:
         self._cluster = cluster
 
     def get_many(self, keys: Sequence[str], *, kind: str = "user") -> list[bytes | None]:
-        """Blobs of `keys`, in their order; None where there is none.
+        """Read the blobs of `keys`, in their order; None for a missing one.
 
         Raises:
             OnlineStoreError: if Redis cannot be reached or refuses.
@@ -163,8 +168,8 @@ class RedisOnlineStore:
 
         def read(client: Any) -> list[bytes | None]:
             if not self._cluster:
-                found: list[bytes | None] = client.mget(names)
-                return found
+                blobs: list[bytes | None] = client.mget(names)
+                return blobs
             pipeline = client.pipeline()
             for name in names:
                 pipeline.get(name)
@@ -203,22 +208,22 @@ class RedisOnlineStore:
             self._redis.run(write_singly if self._cluster else write)
 
     def mark(self, partition: int, offset: int, *, previous: int | None) -> None:
-        """Note how far a partition has come; see :meth:`OnlineStore.mark`.
+        """Store the mark of a partition; see :meth:`OnlineStore.mark`.
 
         Raises:
-            OnlineStoreLostError: if it is another one: what was put before is lost or was
-                overwritten, and has to be put again.
+            OnlineStoreLostError: if another mark is stored: earlier blobs are lost or overwritten,
+                and all must be put again.
             OnlineStoreError: if Redis cannot be reached or refuses.
         """
         name = self._mark_key(partition)
         before = "" if previous is None else previous
         answer = self._redis.run(lambda client: client.eval(_MARK_SCRIPT, 1, name, offset, before))
-        found = self._offset(name, answer)
-        if previous is not None and found not in (offset, previous):
-            raise _misplaced(partition, found, previous)
+        present = self._offset(name, answer)
+        if previous is not None and present not in (offset, previous):
+            raise _misplaced(partition, present, previous)
 
     def marked(self, partition: int) -> int | None:
-        """Offset up to which a partition can be read here; None if nobody has marked it.
+        """Read the mark of a partition; None if there is none.
 
         Raises:
             OnlineStoreError: if Redis cannot be reached or refuses.
@@ -236,18 +241,18 @@ class RedisOnlineStore:
     def _mark_key(self, partition: int) -> str:
         return f"{self._space}:{_MARKS}:{partition}"
 
-    def _offset(self, name: str, found: bytes | None) -> int | None:
+    def _offset(self, name: str, mark: bytes | None) -> int | None:
         try:
-            return None if found is None else int(found)
+            return None if mark is None else int(mark)
         except ValueError as error:
             raise OnlineStoreError(
                 f"{name} in Redis is no offset: something else writes there; choose another prefix"
             ) from error
 
 
-def _checked(what: str, word: str) -> str:
+def _checked(name: str, word: str) -> str:
     if not _WORD.fullmatch(word):
-        raise OnlineStoreError(f"{word!r} is no {what}: letters, digits, '.', '_' and '-' only")
+        raise OnlineStoreError(f"{word!r} is no {name}: letters, digits, '.', '_' and '-' only")
     return word
 
 
@@ -259,11 +264,10 @@ def _milliseconds(seconds: float | None) -> int:
     return round(seconds * 1000)
 
 
-def _misplaced(partition: int, found: int | None, previous: int) -> OnlineStoreLostError:
-    # A newer mark is one of a process that owned the partition before and does not know yet that
-    # it lost it: what it wrote has to be overwritten just so.
-    said = "has no mark" if found is None else f"is marked at offset {found}"
+def _misplaced(partition: int, present: int | None, previous: int) -> OnlineStoreLostError:
+    # A newer mark is of a former owner of the partition, whose blobs must be overwritten, too.
+    status = "has no mark" if present is None else f"is marked at offset {present}"
     return OnlineStoreLostError(
-        f"partition {partition} {said}, not {previous}: the online store does not hold what was "
-        "put there; put everything again"
+        f"partition {partition} {status}, not {previous}: the online store lost entities; put "
+        "all of them again"
     )

@@ -1,4 +1,4 @@
-"""Writing to an online store without waiting for it."""
+"""Writes to an online store in a thread of its own, so that the engine does not wait."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _FIRST_PAUSE_S = 0.1
 _LONGEST_PAUSE_S = 5.0
 
 Refill = Callable[[], Iterable[tuple[str, Mapping[str, bytes]]]]
-"""Gives all blobs there are when it is called, in pieces: (kind, blobs by key)."""
+"""Iterates over all blobs at the time of the call, in pieces: (kind, blobs by key)."""
 
 
 @dataclass
 class _Changes:
-    """What waits to be written: the last blob of each key, and how far that brings a partition."""
+    """Queued changes: the last blob of each key, and by partition (offset, previous mark)."""
 
     blobs: dict[tuple[str, str], bytes | None] = field(default_factory=dict)
     marks: dict[int, tuple[int, int | None]] = field(default_factory=dict)
@@ -61,15 +61,20 @@ class _Changes:
 
 
 class WriteBehind:
-    """An :class:`~tactful_streaming.OnlineStore` that another thread writes to.
+    """An `OnlineStore` that another thread writes to.
 
-    ``put_many`` and ``mark`` only note what to write. Of several blobs of a key the last is
-    written; marks are written after the blobs they speak for. While the store cannot be reached,
-    the thread tries on with growing pauses and changes gather, up to a bound. When the store turns
-    out to have lost what was put, the thread puts everything again, as `refill` gives it.
+    ``put_many`` and ``mark`` queue changes. Only the last blob of a key is written; marks are
+    written after their blobs. While the store cannot be reached, the thread retries with growing
+    pauses and changes accumulate, up to a bound. If the store has lost blobs, the thread puts all
+    that `refill` returns.
 
-    What was noted is not durable here: it is what the engine has committed, or will commit, and its
-    marks tell after a crash whether the store has to be filled again.
+    ::
+
+        put_many, mark -> _waiting -> _writing -> store
+        put_marked     -> _uncommitted too, if `early`: refill does not return these yet
+
+    Queued changes are not durable: the engine has committed them, or will, and after a crash the
+    marks show whether the store must be filled again.
     """
 
     def __init__(
@@ -85,13 +90,14 @@ class WriteBehind:
 
         Args:
             store: used by the writing thread, and by readers in their own.
-            refill: gives all blobs again, as of the time it is called; called in the writing
-                thread, so it must be safe to read there what another thread commits.
-            max_bytes: keys and blobs that may wait. A single call may exceed it when nothing waits.
+            refill: returns all blobs at the time of the call; called in the writing thread while
+                another thread may commit.
+            max_bytes: bound of queued keys and blobs, bytes. A single call may exceed it when the
+                queue is empty.
             when_full: whether a call then waits for room, and with it the engine, or raises.
-            early: whether blobs that come with their mark come before they are committed. What
-                `refill` cannot give yet is then kept until :meth:`committed` is called. What comes
-                without a mark is committed: it may be everything there is, and is not kept.
+            early: whether blobs with a mark are put before they are committed. They are then kept
+                until :meth:`committed`, since `refill` does not return them yet. Blobs without a
+                mark are committed; they may be all blobs, and are not kept.
         """
         self._store = store
         self._refill = refill
@@ -109,31 +115,31 @@ class WriteBehind:
 
     @property
     def waiting_bytes(self) -> int:
-        """Keys and blobs noted and not written yet, bytes."""
+        """Queued keys and blobs, bytes."""
         with self._changed:
             return self._waiting.size + self._writing.size
 
     def get_many(self, keys: Sequence[str], *, kind: str = "user") -> list[bytes | None]:
-        """Blobs of `keys`, in their order, those that still wait to be written included."""
+        """Read the blobs of `keys`, in their order, including queued ones."""
         with self._changed:
-            noted = {
+            queued = {
                 key: changes.blobs[kind, key]
                 for changes in (self._writing, self._waiting)
                 for key in keys
                 if (kind, key) in changes.blobs
             }
-        absent = [key for key in keys if key not in noted]
+        absent = [key for key in keys if key not in queued]
         stored = dict(zip(absent, self._store.get_many(absent, kind=kind), strict=True))
-        return [noted[key] if key in noted else stored[key] for key in keys]
+        return [queued[key] if key in queued else stored[key] for key in keys]
 
     def put_many(self, blobs: Mapping[str, bytes | None], *, kind: str = "user") -> None:
-        """Note blobs to store; None removes.
+        """Queue blobs to store; None removes.
 
         Raises:
-            OnlineStoreError: if there is no room and ``when_full="raise"``, and nothing was noted;
-                if this object is closed; or if the writing thread has failed for good.
+            OnlineStoreError: if there is no room and ``when_full="raise"``, and nothing was queued;
+                if this object is closed; or if the writing thread has failed.
         """
-        self._note({kind: blobs}, {})
+        self._queue({kind: blobs}, {})
 
     def put_marked(
         self,
@@ -143,14 +149,14 @@ class WriteBehind:
         *,
         previous: int,
     ) -> None:
-        """Note blobs by kind and key, and the mark to write after them.
+        """Queue blobs by kind and key, and the mark to write after them.
 
         Raises:
-            OnlineStoreError: as :meth:`put_many`.
+            OnlineStoreError: see :meth:`put_many`.
         """
-        self._note(blobs, {partition: (offset, previous)}, early=True)
+        self._queue(blobs, {partition: (offset, previous)}, early=True)
 
-    def _note(
+    def _queue(
         self,
         blobs: Mapping[str, Mapping[str, bytes | None]],
         marks: Mapping[int, tuple[int, int | None]],
@@ -160,11 +166,10 @@ class WriteBehind:
         size = sum(_weight(key, blob) for kind in blobs.values() for key, blob in kind.items())
         with self._changed:
             self._check_usable()
-            while size and self._taken() and self._taken() + size > self._max_bytes:
+            while size and self._size() and self._size() + size > self._max_bytes:
                 if self._when_full == "raise":
                     raise OnlineStoreError(
-                        f"{self._taken()} bytes wait for the online store already: try again when "
-                        "it has caught up"
+                        f"{self._size()} bytes wait for the online store: try again later"
                     )
                 self._changed.wait()
                 self._check_usable()
@@ -180,31 +185,31 @@ class WriteBehind:
             self._changed.notify_all()
 
     def committed(self) -> None:
-        """Say that `refill` gives all that was put so far, to who puts blobs before that."""
+        """Note that the state holds all blobs put so far, so that `refill` returns them."""
         with self._changed:
             if self._uncommitted is not None:
                 self._uncommitted = _Changes()
 
     def mark(self, partition: int, offset: int, *, previous: int | None) -> None:
-        """Note a mark to write after the blobs noted before it; a lost store is filled again.
+        """Queue a mark to write after the blobs queued before it.
 
         Raises:
-            OnlineStoreError: if this object is closed or the writing thread has failed for good.
+            OnlineStoreError: if this object is closed or the writing thread has failed.
         """
-        self._note({}, {partition: (offset, previous)})
+        self._queue({}, {partition: (offset, previous)})
 
     def marked(self, partition: int) -> int | None:
-        """Offset up to which a partition can be read in the store itself."""
+        """Read the mark of a partition in the store itself."""
         return self._store.marked(partition)
 
     def flush(self, timeout_s: float | None = None) -> bool:
-        """Wait until nothing waits any more.
+        """Wait until all queued changes are written.
 
         Returns:
-            Whether that happened within `timeout_s`.
+            Whether they were within `timeout_s`.
 
         Raises:
-            OnlineStoreError: if the writing thread has failed for good.
+            OnlineStoreError: if the writing thread has failed.
         """
         with self._changed:
             written = self._changed.wait_for(self._settled, timeout_s)
@@ -212,19 +217,19 @@ class WriteBehind:
             return written
 
     def close(self, timeout_s: float = 5.0) -> None:
-        """Write what waits, for at most `timeout_s`, then stop and close the store.
+        """Write queued changes for at most `timeout_s`, then stop and close the store.
 
         Closing twice is harmless.
         """
         with self._changed:
             if not self._changed.wait_for(self._settled, timeout_s):
-                _logger.warning("closed before the online store had everything: it will be filled")
+                _logger.warning("closed before the online store had all changes: it will be filled")
             self._closing.set()
             self._changed.notify_all()
         self._thread.join()
         self._store.close()
 
-    def _taken(self) -> int:
+    def _size(self) -> int:
         return self._waiting.size + self._writing.size
 
     def _settled(self) -> bool:
@@ -249,7 +254,7 @@ class WriteBehind:
                 self._changed.notify_all()
 
     def _next(self) -> bool:
-        """Take what waits; False when closing."""
+        """Move queued changes to `_writing`; False when closing."""
         with self._changed:
             self._writing = _Changes()
             self._changed.notify_all()
@@ -258,7 +263,7 @@ class WriteBehind:
             return not self._closing.is_set()
 
     def _write(self) -> None:
-        """Write what was taken, however often it takes, unless closing."""
+        """Write `_writing` with retries, until it is written or this object closes."""
         lost = False
         pause = _FIRST_PAUSE_S
         while not self._closing.is_set():
@@ -269,7 +274,7 @@ class WriteBehind:
                     self._put_and_mark(self._writing)
                 return
             except OnlineStoreLostError as error:
-                _logger.warning("putting everything again: %s", error)
+                _logger.warning("putting all entities again: %s", error)
                 lost = True
             except OnlineStoreError as error:
                 _logger.warning("the online store is behind, trying again: %s", error)
@@ -290,9 +295,9 @@ class WriteBehind:
             self._marks[partition] = offset
 
     def _put_everything(self) -> None:
-        # A key that changes meanwhile keeps its changed blob: what refill gives may be older.
+        # A key that changes meanwhile keeps its changed blob: that of `refill` may be older.
         changed: set[tuple[str, str]] = set()
-        self._put_taken(changed)
+        self._put_writing(changed)
         with self._changed:
             uncommitted = _Changes(dict(self._uncommitted.blobs) if self._uncommitted else {})
         self._put(uncommitted)
@@ -306,14 +311,14 @@ class WriteBehind:
             with self._changed:
                 self._writing.update(self._waiting)
                 self._waiting = _Changes()
-            self._put_taken(changed)
+            self._put_writing(changed)
         marks = self._marks | {p: offset for p, (offset, _) in self._writing.marks.items()}
         for partition, offset in marks.items():
             self._store.mark(partition, offset, previous=None)
         self._marks = marks
 
-    def _put_taken(self, changed: set[tuple[str, str]]) -> None:
-        """Put the blobs that were taken; their marks wait until everything is put."""
+    def _put_writing(self, changed: set[tuple[str, str]]) -> None:
+        """Put the blobs of `_writing`; their marks wait until all blobs are put."""
         self._put(self._writing)
         changed.update(self._writing.blobs)
         with self._changed:
