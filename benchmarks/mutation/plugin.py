@@ -8,6 +8,7 @@ The environment variable `JOB` names a JSON file::
 
 import json
 import os
+import sys
 from collections import defaultdict
 from collections.abc import Generator
 from pathlib import Path
@@ -59,12 +60,21 @@ class Recorder:
         self._coverage.switch_context(context)
         return previous
 
+    def _clear_caches(self) -> None:
+        """Let every test run the lines of cached functions itself."""
+        for module in list(sys.modules.values()):
+            if (getattr(module, "__file__", None) or "").startswith(str(self._source)):
+                for value in list(vars(module).values()):
+                    if callable(clear := getattr(value, "cache_clear", None)):
+                        clear()
+
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, object, object]:
         """Trace in the context of the test."""
         self._tests[item.nodeid] = {"seconds": 0.0, "passed": True}
         for name in getattr(item, "fixturenames", ()):
             self._users[name].append(item.nodeid)
+        self._clear_caches()
         self._enter(item.nodeid)
         try:
             return (yield)

@@ -9,10 +9,14 @@ from benchmarks.mutation.mutants import places, sample
 from benchmarks.mutation.run import Sandbox, Target, Verdict, figures, judge, read_reasons
 
 _MODULE = """
+from functools import lru_cache
+
+
 def is_adult(age: int | None = 0) -> bool:
     return age >= 18
 
 
+@lru_cache
 def twice(number):
     return number * 2
 
@@ -42,6 +46,10 @@ def test_twice(doubled):
 
 def test_doubled(doubled):
     assert doubled == 4
+
+
+def test_cached():
+    assert twice(1) == 2
 """
 
 
@@ -115,6 +123,14 @@ def test_judge(toy: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     (state / "results.jsonl").write_text("".join(lines[:2]))
     assert judge(toy, 99, state, left_out, time.monotonic()) == (verdicts[:2], 3)
     assert (toy.package / "calc.py").read_text() == _MODULE
+
+
+def test_shared_lines(toy: Target, tmp_path: Path) -> None:
+    """A cached function and a shared fixture count for every test that uses them."""
+    record = Sandbox(toy, tmp_path / "sandbox").record(toy.tests / "test_calc.py")
+    number = str(_MODULE.splitlines().index("    return number * 2") + 1)
+    tests = {test.partition("::")[2] for test in record["lines"]["calc.py"][number]}
+    assert tests == {"test_twice", "test_doubled", "test_cached"}
 
 
 def test_failing_tests(toy: Target, tmp_path: Path) -> None:
