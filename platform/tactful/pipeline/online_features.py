@@ -24,7 +24,7 @@ from tactful_streaming.engine.engine import Engine
 from tactful_streaming.errors import OnlineStoreError
 from tactful_streaming.online.store import OnlineStore
 from tactful_streaming.windows.entity_table import NonZero, PackedReader
-from tactful_streaming.windows.store import Value
+from tactful_streaming.windows.shared_aggregate import Value
 
 SHARED = ("user", "session")
 """Kinds of entity that lie in one partition each, so that workers know them as a whole."""

@@ -1,11 +1,11 @@
-"""Computes what is missing in a state from the log, beside the engine, and merges it in.
+"""Backfill: computes missing features from the log and merges them into a state.
 
 After a change of definitions the new features are missing. A second engine, with these features
 alone and a state store of its own, applies the log up to the offset of the state. Then its packed
-entities are merged into the state: the features are there as if they always had been.
+entities are merged into the state.
 
-Both steps may be killed at any moment: the first goes on from its last commit, the second is done
-again. The first, long one leaves the state alone, so a server may compute the old features
+Both steps may be killed at any moment: the first goes on from its last commit, the second is
+repeated. The first, long one does not touch the state, so a server may compute the old features
 meanwhile; the second needs the state for itself.
 """
 
@@ -44,7 +44,7 @@ _COMMIT_EVERY = 20
 _PIECE = 500
 
 _NOTHING = msgspec.msgpack.encode({"": 0})
-"""Packed state of an entity without any."""
+"""Packed state of an entity without aggregates."""
 
 Progress = Callable[[int, int], None]
 """Called with the log offset reached and the one wanted."""
@@ -64,21 +64,19 @@ def backfill(
     Call it again after a crash, with the same `scratch`.
 
     Args:
-        log: what the state was computed from. Of what retention has removed nothing is counted.
+        log: the log of the state. Records that retention has deleted are not counted.
         store: the state; no engine may have it open.
-        scratch: where the missing features are computed; empty at first, and afterwards.
-        definitions: what shall be computed.
-        options: arguments of :class:`~tactful_streaming.Engine` that the engine of the state has:
-            `dedupe_days`, `watermark_delay_ms`, `allowed_lateness_ms`, and its `cleaner` as it was
-            at the beginning of the log.
-        progress: told how far it is.
+        scratch: store for the missing features; empty at first, and afterwards.
+        definitions: the new definitions.
+        options: options of the engine of the state: `dedupe_days`, `watermark_delay_ms`,
+            `allowed_lateness_ms`, and its `cleaner` as it was at the beginning of the log.
+        progress: called with the offset reached and the last one.
 
     Returns:
         Names of the features that were missing.
 
     Raises:
-        StateError: if one of the states is damaged, or `scratch` has seen more of the log than the
-            state.
+        StateError: if a state is damaged, or `scratch` is further in the log than the state.
     """
     adopted = adopt_definitions(store, definitions)
     if adopted is None:
@@ -92,7 +90,7 @@ def backfill(
 
 
 def adopt_definitions(store: StateStore, definitions: Definitions) -> Meta | None:
-    """Take the state in `store`, if there is one, over to `definitions`; its head afterwards.
+    """Adapt the state in `store`, if any, to `definitions`; return its new head.
 
     Raises:
         StateError: if the state is damaged.
@@ -107,7 +105,7 @@ def adopt_definitions(store: StateStore, definitions: Definitions) -> Meta | Non
 
 
 def merge_computed(store: StateStore, scratch: StateStore, definitions: Definitions) -> None:
-    """Put what was computed of a state up to its offset into it, and empty `scratch`.
+    """Merge the features computed up to the offset of a state, and empty `scratch`.
 
     Raises:
         StateError: if one of the states is damaged or the disk refused.
@@ -117,7 +115,7 @@ def merge_computed(store: StateStore, scratch: StateStore, definitions: Definiti
         for changes in _merged(store, scratch, definitions, meta.missing):
             store.write(changes)
         done = write_meta(msgspec.structs.replace(meta, missing=[]))
-        # A copy in an online store is as old as the offset says, and lacks all this.
+        # The copy in an online store has the same offset, and lacks the new features.
         store.write([done, (CHANGED_APART, b"%d" % meta.offset)])
     scratch.clear()
 
@@ -131,10 +129,10 @@ def compute_missing(
     options: EngineOptions = DEFAULT_OPTIONS,
     progress: Progress = lambda reached, wanted: None,
 ) -> None:
-    """Compute missing features from the log up to offset `until`: the first step of a backfill.
+    """Compute missing features from the log up to an offset: step 1 of a backfill.
 
     Raises:
-        StateError: if `scratch` is damaged or has seen more of the log than that.
+        StateError: if `scratch` is damaged or further in the log.
     """
     part = PartComputation(log, scratch, definitions, missing, until, options)
     compute_to_end(part, lambda: progress(part.position, until))
@@ -145,10 +143,10 @@ def compute_to_end(part: PartComputation, progress: Callable[[], None]) -> None:
 
     Args:
         part: the computation.
-        progress: called now and then, and at the end.
+        progress: called from time to time, and at the end.
 
     Raises:
-        StateError: as :func:`compute_missing`.
+        StateError: if a state is damaged or further in the log.
     """
     batches = 0
     while part.advance():
@@ -167,22 +165,21 @@ def compute_together(
     final: bool = True,
     progress: Callable[[], None] = lambda: None,
 ) -> None:
-    """Compute missing features of all partitions of a log whose devices are joined to people.
+    """Compute missing features of all partitions of a log whose devices are linked.
 
-    The history of a device moves to another partition by a transfer in the log of that, which holds
-    what the features of then had to say. Here a partition that meets one waits until the partition
-    of the device has computed it anew, and takes that.
+    The history of a device moves to another partition by a transfer in the log, which holds only
+    the features of that time. A partition that reads one waits here until the partition of the
+    device has computed the history anew, and uses that.
 
     Args:
         parts: one for each partition, in order, whose options have `partition_of`.
-        partition_of: which partition a key is routed to.
-        final: whether the states have come to a rest. If not, what waits is left for another call;
-            if so, the computations are further than the logs afterwards, and cannot be gone on
-            with.
-        progress: called now and then.
+        partition_of: partition that a key is routed to.
+        final: whether the logs are complete. If not, waiting partitions are left for another call;
+            if so, the computations are further than the logs afterwards, and cannot be continued.
+        progress: called from time to time.
 
     Raises:
-        StateError: as :func:`compute_missing`.
+        StateError: if a state is damaged or further in the log.
     """
     transfers = _Transfers(parts)
     for rounds in itertools.count(1):
@@ -195,7 +192,7 @@ def compute_together(
         blocked = [part for part in parts if part.blocked]
         if not blocked or not final:
             break
-        # Nobody computes it: what it rests on is not in the log any more, or does not count.
+        # No partition computes it: its events are not in the log any more, or do not count.
         transfers.give_up(min((part.blocked for part in blocked if part.blocked), key=_age))
     transfers.gather()
     if final:
@@ -220,12 +217,12 @@ class PartComputation:
         until: int | None,
         options: EngineOptions = DEFAULT_OPTIONS,
     ) -> None:
-        """Begin, or go on with what `scratch` holds; arguments as of :func:`compute_missing`.
+        """Begin, or continue `scratch`; the arguments are those of :func:`compute_missing`.
 
-        Without `until` it reads until the log, which has to end by itself, has nothing more.
+        Without `until` it reads to the end of the log, which has to be finite.
 
         Raises:
-            StateError: if `scratch` is damaged or has seen more of the log than that.
+            StateError: if `scratch` is damaged or further in the log.
         """
         wanted = required_features(definitions, missing)
         meta = read_meta(scratch)
@@ -246,11 +243,11 @@ class PartComputation:
         self.position = max(self.engine.offset, log.begin)
 
     def advance(self, find: Callable[[Transfer], Transfer | None] | None = None) -> bool:
-        """Apply some records; whether there were any.
+        """Apply some records; return whether there were any.
 
         Args:
-            find: gives a transfer as it is to be taken, or None if it has to be waited for; None:
-                all are taken as they are.
+            find: returns the new version of a transfer, or None if it is not computed yet; None:
+                all are applied as they are.
 
         Raises:
             StateError: if the log ends too early.
@@ -268,7 +265,7 @@ class PartComputation:
                 f"the log ends at offset {self.position}, before the state does ({until}): "
                 f"restore it from a backup, or {CURE}"
             )
-        # Offsets in Kafka have gaps, so there may be more than was wanted.
+        # Offsets in Kafka have gaps, so there may be records beyond `until`.
         chosen = [record for record in records if record[0] < until]
         if find is not None:
             chosen = self._replaced(chosen, find)
@@ -280,12 +277,12 @@ class PartComputation:
         return bool(chosen)
 
     def take(self, transfer: Transfer) -> None:
-        """Apply a transfer as if it were next in the log."""
+        """Apply a transfer as if it were the next record of the log."""
         self.engine.apply([(self.position, encode_entry(transfer, "json"))])
         self.position += 1
 
     def commit(self) -> None:
-        """Make what was computed durable."""
+        """Commit, if anything was applied since the last commit."""
         if self.engine.offset != self._committed:
             self.engine.commit()
             self._committed = self.engine.offset
@@ -293,58 +290,60 @@ class PartComputation:
     def _replaced(
         self, records: list[Record], find: Callable[[Transfer], Transfer | None]
     ) -> list[Record]:
-        """The records up to the first transfer that has to be waited for."""
+        """Return the records up to the first transfer that is not computed yet."""
         replaced: list[Record] = []
         for offset, payload in records:
             transfer = _transfer_in(payload)
             if transfer is not None:
-                found = find(transfer)
-                if found is None:
+                computed = find(transfer)
+                if computed is None:
                     self.blocked = transfer
                     break
-                payload = encode_entry(found, "json")
+                payload = encode_entry(computed, "json")
             replaced.append((offset, payload))
         return replaced
 
 
 class _Transfers:
-    """Histories of devices as the partitions of the devices have computed them anew."""
+    """Histories of devices, computed anew by the partitions of the devices."""
 
     def __init__(self, parts: Sequence[PartComputation]) -> None:
         self._parts = parts
-        self._found: dict[str, tuple[PartComputation, bytes, Transfer]] = {}
+        self._computed: dict[str, tuple[PartComputation, bytes, Transfer]] = {}
         self._taken: set[str] = set()
         self._settled: set[str] = set()
         self.gather()
 
     def has(self, transfer: Transfer) -> bool:
-        return transfer.transfer_id in self._found or transfer.transfer_id in self._settled
+        return transfer.transfer_id in self._computed or transfer.transfer_id in self._settled
 
     def find(self, transfer: Transfer) -> Transfer | None:
         if transfer.transfer_id in self._settled:
-            return transfer  # if it is one that was taken, it counts once
-        found = self._found.get(transfer.transfer_id)
-        if found is None:
+            return transfer  # a repeated one counts once
+        computed = self._computed.get(transfer.transfer_id)
+        if computed is None:
             return None
         self._taken.add(transfer.transfer_id)
-        return found[2]
+        return computed[2]
 
     def give_up(self, transfer: Transfer) -> None:
         self._settled.add(transfer.transfer_id)
 
     def deliver(self, partition_of: Callable[[str], int]) -> None:
-        """Take what no log has: the features of then had nothing to say of these devices."""
-        for _, _, transfer in sorted(self._found.values(), key=lambda found: _age(found[2])):
+        """Apply the transfers that no log has, of devices without features at that time."""
+        for _, _, transfer in sorted(
+            self._computed.values(), key=lambda computed: _age(computed[2])
+        ):
             self._parts[partition_of(transfer.target)].take(transfer)
         for part in self._parts:
             part.commit()
 
     def gather(self) -> None:
-        """Commit all, forget what was taken by a commit before, and see what there is."""
+        """Commit all partitions, discard used transfers, and collect new ones."""
         for part in self._parts:
             part.commit()
         for transfer_id in self._taken:
-            part, key, _ = self._found.pop(transfer_id)
+            part, key, _ = self._computed.pop(transfer_id)
             part.engine.transfers.discard([key])
         self._settled |= self._taken
         self._taken.clear()
@@ -352,8 +351,8 @@ class _Transfers:
             ready = part.engine.transfers.ready()
             for key, entry in ready.items():
                 if isinstance(entry, Transfer) and entry.transfer_id not in self._settled:
-                    self._found[entry.transfer_id] = (part, key, entry)
-            # The rest is in the logs already.
+                    self._computed[entry.transfer_id] = (part, key, entry)
+            # The other entries are in the logs already.
             part.engine.transfers.discard(
                 [key for key, entry in ready.items() if not isinstance(entry, Transfer)]
             )
@@ -376,10 +375,10 @@ def _age(transfer: Transfer) -> tuple[int, str]:
 def _merged(
     store: StateStore, scratch: StateStore, definitions: Definitions, missing: Collection[str]
 ) -> Iterator[list[Change]]:
-    """Changes that put what was computed into the state, in pieces; to repeat them is harmless.
+    """Yield, in pieces, the changes that merge the features; repeating them is harmless.
 
-    What the state holds under the same keys is replaced, also where nothing was computed: it may be
-    left from before a feature was dropped.
+    Columns of the state under the same keys are replaced, also by nothing: they may be left from
+    before a feature was dropped.
     """
     for entity in ENTITIES:
         keys = _keys(definitions, entity, missing)
@@ -388,8 +387,8 @@ def _merged(
         prefix = entity_prefix(entity)
         kept, computed = store.scan(prefix), scratch.scan(prefix)
         piece: list[Change] = []
-        for key, blob, other in _side_by_side(kept, computed):
-            piece.append((key, combine_packed(blob, other or _NOTHING, keys)))
+        for key, blob, new in _side_by_side(kept, computed):
+            piece.append((key, combine_packed(blob, new or _NOTHING, keys)))
             if len(piece) == _PIECE:
                 yield piece
                 piece = []
@@ -398,10 +397,10 @@ def _merged(
 
 
 def _keys(definitions: Definitions, entity: str, missing: Collection[str]) -> set[str]:
-    """Keys of all that is stored together with missing features of one kind of entity."""
+    """Return the column keys of the aggregates that missing features share."""
     return {
         key
-        for store in EntityTable(definitions.of_entity(entity)).stores
+        for store in EntityTable(definitions.of_entity(entity)).aggregates
         if any(feature.name in missing for feature in store.features)
         for key in store.columns
     }
@@ -410,16 +409,16 @@ def _keys(definitions: Definitions, entity: str, missing: Collection[str]) -> se
 def _side_by_side(
     left: Iterator[tuple[bytes, bytes]], right: Iterator[tuple[bytes, bytes]]
 ) -> Iterator[tuple[bytes, bytes | None, bytes | None]]:
-    """Each key of two sorted sequences, with its value in either."""
-    one, other = next(left, None), next(right, None)
-    while one is not None or other is not None:
-        if other is None or (one is not None and one[0] < other[0]):
-            assert one is not None
-            yield *one, None
-            one = next(left, None)
-        elif one is None or other[0] < one[0]:
-            yield other[0], None, other[1]
-            other = next(right, None)
+    """Yield each key of two sorted sequences, with its value in either."""
+    first, second = next(left, None), next(right, None)
+    while first is not None or second is not None:
+        if second is None or (first is not None and first[0] < second[0]):
+            assert first is not None
+            yield *first, None
+            first = next(left, None)
+        elif first is None or second[0] < first[0]:
+            yield second[0], None, second[1]
+            second = next(right, None)
         else:
-            yield *one, other[1]
-            one, other = next(left, None), next(right, None)
+            yield *first, second[1]
+            first, second = next(left, None), next(right, None)

@@ -1,4 +1,4 @@
-"""Application of a batch of records to the tables, the operators and the histories of an engine."""
+"""Application of a batch to the tables, operators and histories of an engine."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ class BatchApplier:
         selected = []
         for entity, table in state.tables.items():
             rows = table.touch(columns.keys(entity), columns.timestamps)
-            for number in range(len(table.stores)):
+            for number in range(len(table.aggregates)):
                 chosen = columns.select(entity, number, rows)
                 if len(chosen):
                     selected.append((table, entity, number, rows, chosen))
@@ -168,7 +168,7 @@ class BatchApplier:
                 self._state.owners[session] = user
 
     def _needed_moves(self, admitted: AdmittedBatch) -> list[tuple[int, int, Move]]:
-        """The moves of histories that exist: each of them splits the batch, and most do not."""
+        """Select the moves of existing histories: each of them splits the batch."""
         if not admitted.moves:
             return []
         keys = set(admitted.batch.users)
@@ -200,7 +200,7 @@ class BatchApplier:
         histories.merge(move.source, move.target)
 
     def _match(self, columns: Columns, admitted: AdmittedBatch, items: slice) -> None:
-        """Advance the sequences and joins, and add the actions of their matches to the outbox."""
+        """Advance the sequences and joins, and add their actions to the outbox."""
         state, batch, matches = self._state, columns.batch, []
         updates = admitted.items[items]
         watermarks = np.array(admitted.item_watermarks[items], np.int64)

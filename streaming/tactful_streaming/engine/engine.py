@@ -1,4 +1,4 @@
-"""The embedded engine: log records in, features out, state and log offset in one atomic write.
+"""The embedded engine, which computes features from a log and stores its state.
 
 ``apply`` counts a micro-batch in memory; ``commit`` writes every entity it touched, the catalogue,
 the snapshots of co-committed consumers, the event ids and the log offset in one batch of the state
@@ -26,7 +26,7 @@ from tactful_streaming.engine.outbox import Outbox
 from tactful_streaming.engine.reads import EngineReads
 from tactful_streaming.state.store import StateStore
 from tactful_streaming.windows.entity_table import NonZero
-from tactful_streaming.windows.store import Value
+from tactful_streaming.windows.shared_aggregate import Value
 
 
 class Engine:
@@ -78,7 +78,7 @@ class Engine:
 
     @property
     def missing(self) -> tuple[str, ...]:
-        """Features still to be computed from the log; they read as zeros and empties until then."""
+        """Features that a backfill has to compute; they read as zeros and empties."""
         return self._state.missing
 
     @property
@@ -117,7 +117,7 @@ class Engine:
         return self._state.items_version
 
     def items_since(self, version: int) -> list[Item]:
-        """Return the items that changed since `version`, as :meth:`EngineReads.items_since`."""
+        """Return the items changed since `version`, as :meth:`EngineReads.items_since`."""
         return self.reads.items_since(version)
 
     def seen(self, event_id: str) -> bool:
@@ -177,7 +177,7 @@ class Engine:
         self._commits.publish()
 
     def commit(self) -> None:
-        """Write all that changed since the last commit, with the offset, in one atomic batch.
+        """Write all changes since the last commit, with the offset, atomically.
 
         It changes nothing that a reader sees, so readers need not be kept away.
 
@@ -197,7 +197,7 @@ class Engine:
         return list(self._state.outbox.ready().values())
 
     def sent(self, actions: Iterable[Event]) -> None:
-        """Note that actions were appended to the log, so that :meth:`outbox` leaves them out."""
+        """Note that actions were appended to the log; :meth:`outbox` leaves them out."""
         self._state.outbox.mark_sent(action.event_id.encode() for action in actions)
 
     def drop(self, actions: Iterable[Event]) -> None:
@@ -205,7 +205,7 @@ class Engine:
         self._state.outbox.discard({action.event_id.encode() for action in actions})
 
     def next_timer(self) -> int | None:
-        """Return the earliest watermark at which a window, sequence or join is due, if any.
+        """Return the earliest watermark at which a window, sequence or join is due.
 
         When the log is idle and the clock has come that far (plus the watermark's delay), a
         :class:`~tactful_streaming.Tick` in the log triggers it.

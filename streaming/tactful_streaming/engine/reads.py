@@ -1,4 +1,4 @@
-"""Reads of an engine: features of entities at request time, the catalogue and users."""
+"""Reads of an engine: features at request time, the catalogue and users."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tactful_streaming.definitions.model import Definitions
 from tactful_streaming.engine.engine_state import EngineState
 from tactful_streaming.errors import EngineError
 from tactful_streaming.windows.entity_table import EntityTable, NonZero
-from tactful_streaming.windows.store import Value
+from tactful_streaming.windows.shared_aggregate import Value
 
 
 class EngineReads:
@@ -36,7 +36,7 @@ class EngineReads:
 
     @property
     def missing(self) -> tuple[str, ...]:
-        """Features still to be computed from the log; they read as zeros and empties until then."""
+        """Features that a backfill has to compute; they read as zeros and empties."""
         return self._state.missing
 
     @property
@@ -65,10 +65,10 @@ class EngineReads:
         return self._state.items_version
 
     def items_since(self, version: int) -> list[Item]:
-        """Return the items that changed since :attr:`items_version` was `version`, each once.
+        """Return the items that changed since a version, each once.
 
-        The cost is that of the changes, unless they are too many to be remembered: then all items
-        are returned.
+        `version` is a former :attr:`items_version`. The cost is that of the changes, unless they
+        are too many to be remembered: then all items are returned.
         """
         changes = self.items_version - version
         if changes > len(self._state.latest_items):
@@ -136,7 +136,7 @@ class EngineReads:
     def read_placed(
         self, entity: str, placing: Placing, places: Rows, names: Sequence[str], at: int
     ) -> Floats:
-        """Return the columns of :meth:`read_columns` for entities with an index of the reader.
+        """Return the columns of :meth:`read_columns` by an index of the reader.
 
         It is several times as fast, once their keys have been looked up.
 
@@ -159,7 +159,9 @@ class EngineReads:
         return self._without_missing(table.read_placed(placing, places, names, at), names)
 
     def read_nonzero(self, entity: str, name: str, at: int, start: int = 0) -> NonZero | None:
-        """Return the entities whose number is not 0, in parts, at the cost of the known ones.
+        """Return the entities whose number is not 0, in parts.
+
+        The cost is that of the known entities.
 
         Args:
             entity: kind of entity.
@@ -187,7 +189,7 @@ class EngineReads:
         return self._state.resolver.resolve(key, at, self._state.admission.newest)
 
     def devices_of(self, user_id: str) -> tuple[str, ...]:
-        """Return the devices on which a user has logged in, as far as they are remembered here."""
+        """Return the devices on which a user has logged in, as far as remembered here."""
         if self._state.resolver is None:
             return ()
         return self._state.resolver.devices_of(user_id, self._state.admission.newest)

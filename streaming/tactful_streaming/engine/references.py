@@ -1,12 +1,11 @@
-"""Finds people under keys that are not theirs, and takes them out of what is kept there.
+"""Removal of users from entries under the keys of items and of other users.
 
-Under the key of an item or category a state may name many people: sequences and joins keep ids of
-events and who caused them, and a feature may count by user or visit. Under that of a device that
-several have used lie ids of events of each. A person is taken out of it, the others stay.
+The entry of an item or category may name many users: sequences and joins keep event ids with their
+user, and a feature may count by user or session. The entry of a shared device holds event ids of
+each user. The erased user is removed from it, the others stay.
 
-What a feature counts by somebody's name goes exactly. What a beginning of others had become by an
-event of the person cannot be told without that event, so it ends: from what somebody did who was
-erased, nothing follows any more.
+Counts by the name of a user are removed exactly. A partial match of others that an event of the
+user advanced is deleted: its state without that event is unknown.
 """
 
 from __future__ import annotations
@@ -25,43 +24,43 @@ from tactful_streaming.patterns import sequence_state as sequences
 from tactful_streaming.state.key_layout import OPERATOR, entity_prefix
 from tactful_streaming.state.store import Change, StateStore
 from tactful_streaming.windows.entity_table import EntityTable
-from tactful_streaming.windows.store import Store, make_stores
+from tactful_streaming.windows.shared_aggregate import SharedAggregate, make_shared_aggregates
 
 Drops = Callable[[str, str], bool]
-"""Whether something goes, by the source of a text and the text."""
+"""Whether a text is deleted, by its source and itself."""
 
 _Causes = Callable[[bytes], Iterable[tuple[str, str]]]
 _states: msgspec.msgpack.Decoder[dict[str, Any]] = msgspec.msgpack.Decoder(dict[str, Any])
 _NOTHING: frozenset[str] = frozenset()
 
 
-def drops_of(traces: SubjectIds) -> Drops:
-    """Tells what names people."""
-    by_source = traces.by_source
+def drops_of(subjects: SubjectIds) -> Drops:
+    """Return a test for texts that name users."""
+    by_source = subjects.by_source
 
     def drops(source: str, text: str) -> bool:
-        # Beside what is of a device may lie what of it can never be joined to anybody.
+        # A device may have a second history, which is never merged with that of a user.
         return text.split(APART)[0] in by_source.get(source, _NOTHING)
 
     return drops
 
 
 def find_mentions(
-    store: StateStore, definitions: Definitions, traces: SubjectIds
+    store: StateStore, definitions: Definitions, subjects: SubjectIds
 ) -> Iterator[bytes]:
-    """Store keys under which people are named, of features, sequences and joins.
+    """Yield the keys of features, sequences and joins whose entries name users.
 
     Args:
-        store: of an engine, also one that another process writes to.
-        definitions: what the state is computed by.
-        traces: of the people.
+        store: state of an engine; another process may write to it.
+        definitions: definitions of the state.
+        subjects: ids of the users.
     """
-    if traces == SubjectIds():
+    if subjects == SubjectIds():
         return
     for key, blob in store.scan(OPERATOR):
-        if _operator_left(key, blob, definitions, traces) != blob:
+        if _operator_left(key, blob, definitions, subjects) != blob:
             yield key
-    drops = drops_of(traces)
+    drops = drops_of(subjects)
     for entity, stores in _naming_stores(definitions).items():
         for key, blob in store.scan(entity_prefix(entity)):
             if any(drops(source, text) for source, text in _texts_of(blob, stores)):
@@ -69,16 +68,16 @@ def find_mentions(
 
 
 def without_mentions(
-    store: StateStore, definitions: Definitions, keys: Iterable[bytes], traces: SubjectIds
+    store: StateStore, definitions: Definitions, keys: Iterable[bytes], subjects: SubjectIds
 ) -> Iterator[Change]:
-    """What :func:`find_mentions` has found, without these people."""
+    """Yield the entries found by :func:`find_mentions` without these users."""
     keys = list(keys)
-    drops = drops_of(traces)
+    drops = drops_of(subjects)
     for key, blob in zip(keys, store.get_many(keys), strict=True):
         if blob is None:
             continue
         if key.startswith(OPERATOR):
-            left = _operator_left(key, blob, definitions, traces)
+            left = _operator_left(key, blob, definitions, subjects)
         else:
             entity, _, name = entity_key(key)
             features = [f for f in definitions.features if f.entity == entity]
@@ -91,7 +90,7 @@ def without_mentions(
 
 
 def people_mentioned(store: StateStore, definitions: Definitions) -> Iterator[tuple[str, str]]:
-    """Keys of people under keys that are not theirs, with the id of the event if it is known."""
+    """Yield event ids (or "") and keys of users in entries under other keys."""
     of: dict[str, _Causes] = {s.name: sequences.causes_in for s in definitions.sequences}
     of |= {join.name: joins.causes_in for join in definitions.joins}
     for key, blob in store.scan(OPERATOR):
@@ -106,20 +105,20 @@ def people_mentioned(store: StateStore, definitions: Definitions) -> Iterator[tu
 
 
 def operator_key(key: bytes) -> tuple[str, str, str]:
-    """Name of a sequence or join, a colon, and the key of the entity, of a store key."""
+    """Split a store key: name of a sequence or join, a colon, key of the entity."""
     return key[len(OPERATOR) :].decode().partition(":")
 
 
 def entity_key(key: bytes) -> tuple[str, str, str]:
-    """Kind of an entity, a colon, and its key, of a store key."""
+    """Split a store key: kind of the entity, a colon, its key."""
     return key[len(entity_prefix("")) - 1 :].decode().partition(":")
 
 
 def _operator_left(
-    key: bytes, blob: bytes, definitions: Definitions, traces: SubjectIds
+    key: bytes, blob: bytes, definitions: Definitions, subjects: SubjectIds
 ) -> bytes | None:
-    """The packed state of a sequence or join without these people; None if nothing is left."""
-    people, event_ids = traces.people, traces.event_ids
+    """Return packed partial matches without users; None if nothing is left."""
+    people, event_ids = subjects.people, subjects.event_ids
 
     def drops(ids: Iterable[str], subject: str | None) -> bool:
         if subject is not None and subject.split(APART)[0] in people:
@@ -129,30 +128,30 @@ def _operator_left(
     name, _, own = operator_key(key)
     for sequence in definitions.sequences:
         if sequence.name == name:
-            common = traces.by_source.get(sequence.same or "", _NOTHING)
+            common = subjects.by_source.get(sequence.same or "", _NOTHING)
             return sequences.without(blob, drops, common)
     if own != joins.SHARED_KEY and any(join.name == name for join in definitions.joins):
         return joins.without(blob, drops)
     return blob
 
 
-def _naming_stores(definitions: Definitions) -> Mapping[str, list[Store]]:
-    """By kind of entity, the stores in whose packed state there may be names of people."""
+def _naming_stores(definitions: Definitions) -> Mapping[str, list[SharedAggregate]]:
+    """Return, by kind of entity, the aggregates whose packed state may name users."""
     stores = {
         entity: [
             store
-            for store in make_stores(
+            for store in make_shared_aggregates(
                 [f for f in definitions.features if f.entity == entity], emits=False
             )
             if store.source.texts in SubjectIds().by_source
         ]
         for entity in ENTITIES
     }
-    return {entity: found for entity, found in stores.items() if found}
+    return {entity: naming for entity, naming in stores.items() if naming}
 
 
-def _texts_of(blob: bytes, stores: Iterable[Store]) -> Iterator[tuple[str, str]]:
-    """Texts in a packed entity that may be names, with their sources."""
+def _texts_of(blob: bytes, stores: Iterable[SharedAggregate]) -> Iterator[tuple[str, str]]:
+    """Yield the texts in a packed entity that may name users, with their sources."""
     try:
         state = _states.decode(blob)
     except msgspec.MsgspecError as error:
@@ -168,7 +167,7 @@ def _strings(packed: Any) -> Iterator[str]:
     if isinstance(packed, str):
         yield packed
     elif isinstance(packed, list | dict):
-        for one in packed:
-            yield from _strings(one)
+        for element in packed:
+            yield from _strings(element)
         if isinstance(packed, dict):
             yield from _strings(list(packed.values()))

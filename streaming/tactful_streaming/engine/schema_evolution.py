@@ -1,10 +1,9 @@
-"""What changed definitions mean for a stored state: what stays, what goes, what is to be computed.
+"""Schema evolution: adapts a stored state to changed definitions.
 
-A feature keeps its state if all that it is read from is stored and reaches back far enough: a new
-window that is no longer than another one of the same panes is there at once. Other new features are
-*missing* until their state has been computed from the log (:func:`~tactful_streaming.backfill`):
-they read as nothing until then. Sequences and joins begin at the present: what they would have set
-off in the past is not set off now.
+A feature keeps its state if all columns that it reads are stored and reach back far enough: a new
+window that is no longer than another one of the same panes is available at once. Other new features
+are *missing*, and read as zeros, until a :func:`~tactful_streaming.backfill` has computed them from
+the log. Sequences and joins begin at the present: past matches emit no actions.
 """
 
 from __future__ import annotations
@@ -32,15 +31,15 @@ from tactful_streaming.windows.entity_table import EntityTable
 
 @dataclass(frozen=True)
 class EvolutionPlan:
-    """What becomes of a stored state under some definitions.
+    """Effects of new definitions on a stored state.
 
     Attributes:
-        kept: features whose state is there.
-        dropped: definitions that are gone, and their state with them.
+        kept: features whose state is available.
+        dropped: removed definitions, whose state is deleted.
         recomputed: features that are missing until they are computed from the log.
-        restarted: new or changed sequences and joins: they begin at `offset`.
-        begin: first log offset that is read for it.
-        offset: log offset up to which it is read.
+        restarted: new or changed sequences and joins, which begin at `offset`.
+        begin: first log offset to read.
+        offset: log offset up to which to read.
     """
 
     kept: tuple[str, ...]
@@ -52,16 +51,16 @@ class EvolutionPlan:
 
     @property
     def records(self) -> int:
-        """How many records of the log have to be read."""
+        """Number of records of the log to read."""
         return max(self.offset - self.begin, 0) if self.recomputed else 0
 
 
 def plan_evolution(store: StateStore, definitions: Definitions, *, begin: int = 0) -> EvolutionPlan:
-    """What becomes of the state in `store` under `definitions`; nothing is changed.
+    """Plan the effects of `definitions` on the state in `store`, without changing it.
 
     Args:
         store: a state of the engine, or an empty store.
-        definitions: what shall be computed.
+        definitions: the new definitions.
         begin: offset of the oldest record that the log still holds.
 
     Raises:
@@ -75,7 +74,7 @@ def plan_evolution(store: StateStore, definitions: Definitions, *, begin: int = 
 
 
 def adopt(meta: Meta, definitions: Definitions, store: StateStore) -> tuple[Meta, list[Change]]:
-    """The head of a state under other definitions, and what has to be removed from `store`."""
+    """Return the head of a state under other definitions, and the keys to remove."""
     if meta.fingerprint == definitions.fingerprint:
         return meta, []
     old = stored_definitions(meta)
@@ -96,10 +95,10 @@ def adopt(meta: Meta, definitions: Definitions, store: StateStore) -> tuple[Meta
 
 
 def stored_definitions(meta: Meta) -> Definitions:
-    """What the state was computed by.
+    """Return the definitions of a state.
 
     Raises:
-        StateError: if that cannot be read.
+        StateError: if they cannot be read.
     """
     try:
         return load_definitions(meta.definitions)
@@ -108,11 +107,11 @@ def stored_definitions(meta: Meta) -> Definitions:
 
 
 def required_features(definitions: Definitions, missing: Iterable[str]) -> Definitions:
-    """The missing features, and those that share a store with one of them."""
+    """Return the missing features, and those that share an aggregate with one."""
     names = set(missing)
     needed: set[str] = set()
     for entity in ENTITIES:
-        for store in EntityTable(definitions.of_entity(entity)).stores:
+        for store in EntityTable(definitions.of_entity(entity)).aggregates:
             of_store = {feature.name for feature in store.features}
             if of_store & names:
                 needed |= of_store
@@ -151,7 +150,7 @@ def _plan(meta: Meta, definitions: Definitions, begin: int) -> EvolutionPlan:
 
 
 def _is_there(feature: Feature, spans: Mapping[str, int | None]) -> bool:
-    """Whether what is stored, reaching back so far, holds all that `feature` is read from."""
+    """Whether the stored columns, with their spans, hold all that `feature` reads."""
     for key, span in EntityTable([feature]).spans.items():
         if key not in spans:
             return False
@@ -170,5 +169,5 @@ def _nameless(feature: Feature) -> Feature:
 
 
 def _canonical(definition: Definition) -> str:
-    """Equal for definitions that compute and emit the same under the same name."""
+    """Return a text that is equal for definitions with the same results and name."""
     return repr(definition.as_data())

@@ -1,4 +1,4 @@
-"""From a batch of accepted events to the events that count for each store of features."""
+"""Selection of the events of a batch that count for each shared aggregate."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tactful_streaming.definitions.model import Feature
 from tactful_streaming.patterns.match import Operator
 from tactful_streaming.windows.columns import Selection
 from tactful_streaming.windows.entity_table import EntityTable
-from tactful_streaming.windows.store import Source
+from tactful_streaming.windows.shared_aggregate import Source
 
 _ITEM = "item."
 _TOO_LARGE = 1 << 1023
@@ -28,15 +28,15 @@ _TOO_LARGE = 1 << 1023
 
 @dataclass(frozen=True)
 class Batch:
-    """Accepted events in the order of the log, and what the engine knew when it accepted each.
+    """Admitted events in the order of the log, with their users and items.
 
     Attributes:
-        events: as the projection decoded them.
-        users: key of the person behind each.
+        events: events as decoded by the projection.
+        users: key of the history of each.
         timestamps: when each happened, epoch milliseconds.
         watermarks: watermark after each, epoch milliseconds.
-        items: newest description of the item of each; empty if nobody asks, or none is known.
-        versions: description of the item that held when each happened; empty if nobody asks.
+        items: newest description of the item of each; empty if not needed, or none is known.
+        versions: description of the item at the time of each; empty if not needed.
     """
 
     events: Sequence[Any]
@@ -47,7 +47,7 @@ class Batch:
     versions: Sequence[Item | None] = ()
 
     def part(self, begin: int, end: int) -> Batch:
-        """The events from position `begin` up to `end`."""
+        """Return the events from position `begin` up to `end`."""
         if (begin, end) == (0, len(self.events)):
             return self
         cut = slice(begin, end)
@@ -62,19 +62,19 @@ class Batch:
 
 
 class Plan:
-    """Which event types and which of their fields count for which store, worked out once.
+    """The event types and fields that count for each shared aggregate.
 
     Attributes:
-        sources: what is read of events.
-        reads_items: whether the newest description of the item of an event is asked for.
-        reads_versions: whether the description that held when the event happened is asked for.
+        sources: fields that are read from events.
+        reads_items: whether the newest description of an event's item is needed.
+        reads_versions: whether its description at the time of the event is needed.
     """
 
     def __init__(
         self, tables: Mapping[str, EntityTable], operators: Sequence[Operator] = ()
     ) -> None:
-        """Prepare for the tables of each entity, and for the sequences and joins beside them."""
-        stores = {entity: table.stores for entity, table in tables.items()}
+        """Prepare for the tables of each entity, and for sequences and joins."""
+        stores = {entity: table.aggregates for entity, table in tables.items()}
         types = sorted({t for of in stores.values() for store in of for t in store.source.events})
         self.codes: Mapping[str, int] = {type_: code for code, type_ in enumerate(types)}
         self.other = len(types)
@@ -106,7 +106,7 @@ class Columns:
     """
 
     def __init__(self, plan: Plan, projection: Projection, batch: Batch, before: int) -> None:
-        """Lay out the events of `batch`; `before` is the watermark before the first of them."""
+        """Arrange the events of `batch`; `before` is the watermark before the first."""
         self._plan = plan
         self._projection = projection
         self.batch = batch
@@ -152,7 +152,7 @@ class Columns:
     def selection(
         self, entity: str, number: int, rows: NDArray[np.int64], chosen: NDArray[np.int64]
     ) -> Selection:
-        """The events at the positions `chosen`, some of those of :meth:`select`, for a store."""
+        """Return the events at some of the positions of :meth:`select`."""
         source, _ = self._plan.of_store[entity, number]
         amounts = self.amounts(source.amounts) if source.amounts is not None else None
         texts: Any = self.texts(source.texts) if source.texts is not None else None
@@ -167,7 +167,7 @@ class Columns:
         )
 
     def texts(self, source: str) -> Sequence[str | None]:
-        """Text of `source` for each event; None where it has none."""
+        """Return the text of `source` for each event; None if it has none."""
         if source == "user_id":
             return self.batch.users
         texts = self._texts.get(source)
@@ -176,7 +176,7 @@ class Columns:
         return texts
 
     def amounts(self, source: str) -> Floats:
-        """Number of `source` for each event; NaN where it has none."""
+        """Return the number of `source` for each event; NaN if it has none."""
         amounts = self._amounts.get(source)
         if amounts is None:
             values = self._read(source)
@@ -205,19 +205,19 @@ class Columns:
 
 
 def entity_source(entity: str) -> str:
-    """Where the key of an entity is read."""
+    """Return the field that holds the key of an entity."""
     return entity if entity == "category" else f"{entity}_id"
 
 
 def sources_of(features: Iterable[Feature]) -> set[str]:
-    """What features read of events."""
+    """Return the fields of events that features read."""
     features = tuple(features)
     named = {source for f in features for source in (f.of, f.group_by) if source is not None}
     return named | {entity_source(feature.entity) for feature in features}
 
 
 def _of_item(version: Item | None, source: str) -> Any:
-    """A field of an item, or one of its properties."""
+    """Return a field of an item, or one of its properties."""
     if version is None:
         return None
     name = source.removeprefix(_ITEM)
@@ -227,14 +227,14 @@ def _of_item(version: Item | None, source: str) -> Any:
 
 
 def _text(value: object) -> str | None:
-    """A property as group or kept value: text and whole numbers are, nothing else is."""
+    """Return a property as a group or value; None unless it is a text or an integer."""
     if type(value) is str:
         return value
     return str(value) if type(value) is int else None
 
 
 def _amount(value: object) -> float:
-    """A property as amount; NaN where it is no finite number."""
+    """Return a property as amount; NaN if it is no finite number."""
     if type(value) is float:
         return value if math.isfinite(value) else math.nan
     return float(value) if type(value) is int and abs(value) < _TOO_LARGE else math.nan

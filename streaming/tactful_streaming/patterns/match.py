@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tactful_streaming.contract.log_entries import Item
-from tactful_streaming.windows.store import Value
+from tactful_streaming.windows.shared_aggregate import Value
 
 Texts = Callable[[str], Sequence[str | None]]
 """Gives the text of a source (``item_id``, ``properties.colour``…) for each event of a batch."""

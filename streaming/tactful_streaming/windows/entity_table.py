@@ -19,7 +19,7 @@ from tactful_streaming.windows.columns import Selection
 from tactful_streaming.windows.entity_rows import NOBODY, EntityRows
 from tactful_streaming.windows.packed_entity import NEWEST, decode_all, encode
 from tactful_streaming.windows.reads import LazyValues, View
-from tactful_streaming.windows.store import Outcome, Value, make_stores
+from tactful_streaming.windows.shared_aggregate import Outcome, Value, make_shared_aggregates
 from tactful_streaming.windows.triggers import (
     WindowResult,
     emit_windows,
@@ -58,9 +58,9 @@ class NonZero:
 class EntityTable:
     """State of every entity of one kind.
 
-    An entity has one row, the same in every store::
+    An entity has one row, the same in every shared aggregate::
 
-        row   key     store 0: views by item      store 1: purchases, no groups
+        row   key     views by item               purchases, no groups
         0     None    (always empty)
         1     "ada"   {"shoes": 3.0, ...}         2.0
         2     "bob"   {"hats": 1.0}               0.0
@@ -71,7 +71,7 @@ class EntityTable:
 
     Attributes:
         features: features computed.
-        stores: shared aggregates; events are counted by store, not by feature.
+        aggregates: shared by features; events are counted once in each.
     """
 
     def __init__(
@@ -93,9 +93,9 @@ class EntityTable:
             allowed_lateness_ms: time after the end of a window in which it may still change.
         """
         self.features = tuple(features)
-        self.stores = tuple(make_stores(self.features, emits=emits))
-        store_of = {feature.name: store for store in self.stores for feature in store.features}
-        self._views = {f.name: View(f, store_of[f.name]) for f in self.features}
+        self.aggregates = tuple(make_shared_aggregates(self.features, emits=emits))
+        of_feature = {f.name: shared for shared in self.aggregates for f in shared.features}
+        self._views = {f.name: View(f, of_feature[f.name]) for f in self.features}
         self._cache = ColumnCache(self._views)
         self._emitting = [view for view in self._views.values() if emits and has_windows(view)]
         self._load = load
@@ -103,8 +103,8 @@ class EntityTable:
         self._rows = EntityRows(capacity)
         self._dropped: set[str] = set()
         self._horizon = 0
-        for store in self.stores:
-            store.resize(capacity)
+        for aggregate in self.aggregates:
+            aggregate.resize(capacity)
 
     def __len__(self) -> int:
         """Return the number of entities in memory."""
@@ -116,27 +116,26 @@ class EntityTable:
 
         A column whose key is missing, or whose span has grown, must be recomputed from the log.
         """
-        return {
-            key: column.memory_ms for store in self.stores for key, column in store.columns.items()
-        }
+        columns = [item for aggregate in self.aggregates for item in aggregate.columns.items()]
+        return {key: column.memory_ms for key, column in columns}
 
     @cached_property
     def memory_ms(self) -> int | None:
         """Time after its newest event in which an entity counts, milliseconds; None: no limit."""
-        spans = [store.memory_ms for store in self.stores]
+        spans = [aggregate.memory_ms for aggregate in self.aggregates]
         known = [span for span in spans if span is not None]
         return max(known, default=0) if len(known) == len(spans) else None
 
     @property
     def nbytes(self) -> int:
         """Approximate memory of the state."""
-        stores = sum(store.nbytes for store in self.stores)
-        return _ROW_BYTES * len(self) + stores + self._cache.nbytes
+        state = sum(aggregate.nbytes for aggregate in self.aggregates)
+        return _ROW_BYTES * len(self) + state + self._cache.nbytes
 
     def keys_of(self, name: str) -> tuple[str, ...]:
         """Return the keys of the columns stored for the feature `name`."""
         view = self._views[name]
-        return view.store.keys_of(view.feature)
+        return view.aggregate.keys_of(view.feature)
 
     def touch(self, keys: Sequence[str | None], timestamps: NDArray[np.int64]) -> Rows:
         """Record events of `keys`; return the row of each, added if it had none; -1 for None."""
@@ -154,9 +153,9 @@ class EntityTable:
         return rows
 
     def apply(self, number: int, events: Selection) -> Outcome:
-        """Count `events` in store `number`."""
+        """Count `events` in the shared aggregate `number`."""
         self._cache.note_change(events.rows)
-        return self.stores[number].apply(events, self._lateness_ms)
+        return self.aggregates[number].apply(events, self._lateness_ms)
 
     def read(self, key: str, at: int) -> dict[str, Value]:
         """Return all features of `key` at time `at`; zeros for an unknown key."""
@@ -239,8 +238,8 @@ class EntityTable:
         Each call also checks part of the entities, and drops the empty ones.
         """
         self._horizon = horizon
-        for store in self.stores:
-            store.expire(horizon)
+        for aggregate in self.aggregates:
+            aggregate.expire(horizon)
         if self.memory_ms is not None:
             self._drop(self._rows.next_silent(horizon - self.memory_ms))
 
@@ -266,8 +265,8 @@ class EntityTable:
         if not blobs:
             return
         states = decode_all([*blobs.values()])
-        for store in self.stores:
-            store.check(states)
+        for aggregate in self.aggregates:
+            aggregate.check(states)
         self._absorb(np.array(self._add([*blobs]), np.int64), states)
 
     def holds(self, key: str) -> bool:
@@ -321,8 +320,8 @@ class EntityTable:
         count = min(math.ceil(share * len(self)), len(rows))
         if count:
             self._remove(self._rows.longest_untouched(rows, count).tolist())
-            for store in self.stores:
-                store.expire(self._horizon)
+            for aggregate in self.aggregates:
+                aggregate.expire(self._horizon)
         return count
 
     def forget(self, keys: Iterable[str]) -> None:
@@ -338,9 +337,9 @@ class EntityTable:
         row_of = self._rows.row_of
         rows = [row_of[key] for key in keys if key in row_of]
         self._cache.note_change(np.array(rows, np.int64))
-        for store in self.stores:
+        for aggregate in self.aggregates:
             for row in rows:
-                store.drop_texts(row, drops)
+                aggregate.drop_texts(row, drops)
 
     def _find(self, key: str) -> tuple[EntityTable, int]:
         """Return the table and the row to read `key` from."""
@@ -352,16 +351,16 @@ class EntityTable:
     def _pack(self, rows: Rows, horizon: int) -> list[dict[str, Any]]:
         states: list[dict[str, Any]] = [{NEWEST: t} for t in self._rows.newest[rows].tolist()]
         if len(rows):
-            for store in self.stores:
-                store.pack(rows, horizon, states)
+            for aggregate in self.aggregates:
+                aggregate.pack(rows, horizon, states)
         return states
 
     def _absorb(self, rows: Rows, states: Sequence[Mapping[str, Any]]) -> None:
         newest = np.array([state[NEWEST] for state in states], np.int64)
         np.maximum.at(self._rows.newest, rows, newest)
         self._cache.note_change(rows)
-        for store in self.stores:
-            store.absorb(rows, states)
+        for aggregate in self.aggregates:
+            aggregate.absorb(rows, states)
 
     def _fetch(self, keys: Sequence[str | None]) -> None:
         """Load entities that are only in the store."""
@@ -388,8 +387,8 @@ class EntityTable:
         capacity = self._rows.capacity
         rows = self._rows.add(keys)
         if self._rows.capacity > capacity:
-            for store in self.stores:
-                store.resize(self._rows.capacity)
+            for aggregate in self.aggregates:
+                aggregate.resize(self._rows.capacity)
         self._dropped.difference_update(keys)
         self._cache.note_moves(keys)
         return rows
@@ -403,8 +402,8 @@ class EntityTable:
         if not rows:
             return []
         self._cache.note_change(np.array(rows, np.int64))
-        for store in self.stores:
-            store.clear(rows)
+        for aggregate in self.aggregates:
+            aggregate.clear(rows)
         keys = self._rows.remove(rows)
         self._cache.note_moves(keys)
         return keys

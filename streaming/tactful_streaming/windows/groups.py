@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable, Iterable, Sequence
 from sys import intern
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,6 +65,12 @@ class GroupIndex:
     def capacity(self) -> int:
         """Every cell is below this."""
         return len(self.newest)
+
+    def names(self, cells: Rows) -> list[str]:
+        """Return the group of each cell in use."""
+        names = list(map(self.texts.__getitem__, cells.tolist()))
+        assert None not in names
+        return cast("list[str]", names)
 
     def of_row(self, row: int) -> dict[str, int]:
         """Cell of each group of one row."""

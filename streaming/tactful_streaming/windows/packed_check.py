@@ -1,14 +1,14 @@
-"""Checks that the packed state of entities, read from msgpack, has the form that stores give it.
+"""Checks the form of packed entities after decoding from MessagePack.
 
 ::
 
-    {"k": [["red", "blue"], b"<newest of each, i8>"],      # groups of a store, if it has any
-     "k.panes": b"<records, f8>",                          # a part of records, without groups
+    {"k": [["red", "blue"], b"<newest of each, i8>"],      # groups of an aggregate, if any
+     "k.panes": b"<records, f8>",                          # column of records, without groups
      "k.panes": [b"<records of each group, u2>", b"<records, f8>"],   # with groups
-     "k.recent": [[1700000000000, "shoes"]],               # a part of objects, without groups
+     "k.recent": [[1700000000000, "shoes"]],               # column of objects, without groups
      "k.recent": [[[[1700000000000, "shoes"]], []], None]} # with groups, one object for each
 
-A column with groups that was packed apart from its store has the names at its end: four elements.
+A column with groups packed apart from its aggregate ends with their names: four elements.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from tactful_streaming.windows.pane_columns import AccumulatorPanes, NumberPanes
 from tactful_streaming.windows.sessions import Sessions
 
 Recorded = NumberPanes | DecayedTotals | LastTimes
-"""Parts whose packed state is records of numbers."""
+"""Columns whose packed state is records of numbers."""
 
 AnyColumn = Recorded | AccumulatorPanes | RecentValues | Sessions
 
 NAMES_AT = 2
-"""Place of the names in the packed state of a column that was packed apart."""
+"""Position of the names in a column packed apart."""
 
 _State = Mapping[str, Any]
 _Names = tuple[list[str], bytes]
@@ -38,7 +38,7 @@ _T = TypeVar("_T")
 
 
 def check_rows(columns: Mapping[str, AnyColumn], states: Sequence[_State]) -> None:
-    """Raise StateError unless the state of each column, without groups, has its form."""
+    """Raise StateError unless each column without groups has its form."""
     for key, column in columns.items():
         packed = [state[key] for state in states if key in state]
         if not packed:
@@ -50,27 +50,27 @@ def check_rows(columns: Mapping[str, AnyColumn], states: Sequence[_State]) -> No
             _converted(packed, list[column.packed_type])  # type: ignore[name-defined]
 
 
-def check_groups(store: str, columns: Mapping[str, AnyColumn], states: Sequence[_State]) -> None:
-    """Raise StateError unless the state of each column, with groups, has its form.
+def check_groups(key: str, columns: Mapping[str, AnyColumn], states: Sequence[_State]) -> None:
+    """Raise StateError unless each column with groups has its form.
 
     Args:
-        store: key of the names of the groups.
-        columns: parts of the store by their keys.
+        key: key of the names of the groups.
+        columns: columns of the aggregate by their keys.
         states: states of entities, which may hold other keys.
     """
-    shared = _group_counts([state.get(store) for state in states])
-    for key, column in columns.items():
-        having = [number for number, state in enumerate(states) if key in state]
-        packed = [states[number][key] for number in having]
+    shared = _group_counts([state.get(key) for state in states])
+    for name, column in columns.items():
+        having = [number for number, state in enumerate(states) if name in state]
+        packed = [states[number][name] for number in having]
         _require(set(map(type, packed)) <= {list})
         sizes = set(map(len, packed))
         _require(sizes <= {NAMES_AT, NAMES_AT + 2})
         if NAMES_AT + 2 not in sizes:
             own: list[int | None] = [None] * len(packed)
         else:
-            own = _group_counts([one[NAMES_AT:] or None for one in packed])
+            own = _group_counts([state[NAMES_AT:] or None for state in packed])
         counts = [shared[n] if k is None else k for n, k in zip(having, own, strict=True)]
-        _check_column(column, [one[:NAMES_AT] for one in packed], counts)
+        _check_column(column, [state[:NAMES_AT] for state in packed], counts)
 
 
 def _check_column(column: AnyColumn, packed: Sequence[Any], counts: Sequence[int | None]) -> None:
@@ -91,11 +91,11 @@ def _check_column(column: AnyColumn, packed: Sequence[Any], counts: Sequence[int
 
 
 def _group_counts(names: Sequence[Any]) -> list[int | None]:
-    """Return the number of groups of each state; None where it names none."""
-    named = _converted([one for one in names if one is not None], list[_Names])
-    _require(all(len(newest) == 8 * len(groups) for groups, newest in named))
-    counts = iter([len(groups) for groups, _ in named])
-    return [None if one is None else next(counts) for one in names]
+    """Return the number of groups of each state; None where none is named."""
+    pairs = _converted([named for named in names if named is not None], list[_Names])
+    _require(all(len(newest) == 8 * len(groups) for groups, newest in pairs))
+    counts = iter([len(groups) for groups, _ in pairs])
+    return [None if named is None else next(counts) for named in names]
 
 
 def _converted(values: Sequence[Any], kind: type[_T]) -> _T:

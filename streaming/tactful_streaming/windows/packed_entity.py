@@ -11,7 +11,7 @@ from typing import Any, Final
 import msgspec
 
 from tactful_streaming.errors import StateError
-from tactful_streaming.windows.store import with_groups
+from tactful_streaming.windows.shared_aggregate import with_groups
 
 NEWEST: Final = ""
 """Key of the time of the newest event."""

@@ -52,7 +52,7 @@ def feed(table: EntityTable, keys: Sequence[str], time: int, watermark: int) -> 
     timestamps = np.full(len(keys), time)
     rows = table.touch(keys, timestamps)
     before = np.full(len(keys), watermark, np.int64)
-    for number in range(len(table.stores)):
+    for number in range(len(table.aggregates)):
         table.apply(number, Selection(rows, timestamps, before, None, None))
 
 

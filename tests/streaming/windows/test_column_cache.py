@@ -41,7 +41,7 @@ def feed(table: EntityTable, keys: Sequence[str], times: Sequence[int], watermar
     rows = table.touch(keys, timestamps)
     before = np.full(len(keys), watermark, np.int64)
     prices: NDArray[np.float64] = np.arange(len(keys)) % 7 + np.float64(0.25)
-    for number, store in enumerate(table.stores):
+    for number, store in enumerate(table.aggregates):
         amounts = prices if store.source.amounts is not None else None
         table.apply(number, Selection(rows, timestamps, before, amounts, None))
 

@@ -48,7 +48,7 @@ def feed(table: EntityTable, keys: Sequence[str | None], at: int = START, item: 
     times = np.full(len(keys), at, np.int64)
     rows = table.touch(keys, times)
     chosen = np.flatnonzero(rows >= 0)
-    for number, store in enumerate(table.stores):
+    for number, store in enumerate(table.aggregates):
         texts = [item] * len(chosen) if store.source.texts else None
         table.apply(number, Selection(rows[chosen], times[chosen], times[chosen], None, texts))
 
@@ -202,7 +202,7 @@ def test_groups_beyond_the_bound_and_silent_groups_leave_memory() -> None:
     for minute in range(300):
         feed(table, ["a"], START + minute * 60_000, item=f"i{minute}")
         table.expire(START + minute * 60_000)
-    cells = next(store.groups for store in table.stores if store.groups is not None)
+    cells = next(store.groups for store in table.aggregates if store.groups is not None)
     assert len(cells) <= 7
     assert cells.capacity == 64
 
@@ -405,7 +405,7 @@ def test_an_engine_that_spills_comes_to_the_same_state(seed: int) -> None:
         if rng.random() < 0.7:
             for engine in (capped, whole):
                 engine.commit()
-        fewest = min(fewest, len(capped._tables["user"]))
+        fewest = min(fewest, len(capped._state.tables["user"]))
         for key in (f"u{rng.randrange(350)}" for _ in range(3)):
             at = capped.watermark + rng.randrange(400_000)
             assert capped.read("user", key, at) == whole.read("user", key, at)

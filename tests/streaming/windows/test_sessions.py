@@ -142,5 +142,5 @@ def test_many_sessions_leave_no_timers_behind() -> None:
         feed(table, [start, start + 10, start + 20, start + 5])
         table.emit(start, start + 20)
         table.expire(start + 20)
-    (part,) = table.stores[0].columns.values()
+    (part,) = table.aggregates[0].columns.values()
     assert len(part._timers) <= 2  # type: ignore[union-attr]

@@ -191,7 +191,7 @@ class Driver:
         timestamps = np.array([event.timestamp for event in events], np.int64)
         before = np.array([self.watermark, *watermarks[:-1]], np.int64)
         rows = self.table.touch([event.key for event in events], timestamps)
-        for number, store in enumerate(self.table.stores):
+        for number, store in enumerate(self.table.aggregates):
             source = store.source
             chosen = [
                 n
@@ -414,7 +414,7 @@ def test_features_of_one_source_share_a_store_and_its_panes() -> None:
         "- {name: e, entity: user, event: click, aggregate: count, window: {size: 1d}}\n",
     ]
     table = EntityTable(features_of(texts))
-    assert [[f.name for f in store.features] for store in table.stores] == [
+    assert [[f.name for f in store.features] for store in table.aggregates] == [
         ["a", "b", "c", "d"],
         ["e"],
     ]

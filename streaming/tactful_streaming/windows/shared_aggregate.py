@@ -1,8 +1,8 @@
-"""Stores: events of one selection, counted once for all features that need them.
+"""Shared aggregates: the events of one source, counted once for all features that need them.
 
-Features of one kind of entity that count the same events by the same groups share a store. In it
-each kind of thing they need is a column (``parts.py``), whose packed state has a key of its own: a
-feature that is added or removed later leaves the state of the others readable.
+Features of one kind of entity that count the same events by the same groups share an aggregate. It
+has one state column for each kind of state they need. The packed state of a column has its own key,
+so that features added or removed later leave the state of the others readable.
 """
 
 from __future__ import annotations
@@ -39,24 +39,24 @@ from tactful_streaming.windows.panes import PanedWindow, oldest_open, slide_of
 from tactful_streaming.windows.sessions import Sessions
 
 Value = float | dict[str, float] | list[tuple[str, int]]
-"""A feature as read: a number; a number for each group; (value, timestamp) newest first; or
-(value, count) most frequent first."""
+"""Value of a feature: a number; a number for each group; (value, timestamp), newest first; or
+(value, count), most frequent first."""
 
 _NUMERIC = ("sum", "mean", "min", "max", "last", "quantile")
 _FOLDED = ("count", "sum", "min", "max")
 _SEPARATOR = "."
-"""Between the key of a store and that of a part of it."""
+"""Between the key of an aggregate and that of a column."""
 
 _KINDS = {"mean": ("sum", "count"), "quantile": ("kll",), "top_k": ("count",)}
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a selection beside being counted.
+    """Evictions and late events of a selection.
 
     Attributes:
-        evicted: groups that had to make room.
-        late_by: for each feature that events came too late for, their positions in the selection.
+        evicted: number of groups removed for others.
+        late_by: positions of late events in the selection, by feature.
     """
 
     evicted: int = 0
@@ -64,21 +64,21 @@ class Outcome:
 
     @property
     def late(self) -> int:
-        """How often an event came too late for a feature."""
+        """Number of pairs of a feature and a late event."""
         return sum(map(len, self.late_by.values()))
 
 
 @dataclass(frozen=True)
 class Source:
-    """Which events a store counts, and what it needs of each.
+    """Events that a shared aggregate counts, and the fields it reads.
 
     Attributes:
-        events: their types, sorted.
-        amounts: where its number comes from, as `of` of a feature; None: none is needed. An event
-            without a finite number does not count.
-        texts: where its text comes from; None: none is needed. An event without does not count.
-        grouped: whether the text is a group, with a cell of its own.
-        max_groups: how many groups an entity may have.
+        events: types of the events, sorted.
+        amounts: source of the number, as `of` of a feature; None: none is read. An event without
+            a finite number does not count.
+        texts: source of the text; None: none is read. An event without text does not count.
+        grouped: whether each text is a group with its own cell.
+        max_groups: most groups of an entity.
     """
 
     events: tuple[str, ...]
@@ -89,7 +89,7 @@ class Source:
 
     @classmethod
     def of(cls, feature: Feature) -> Source:
-        """What `feature` is computed from."""
+        """Return the source of `feature`."""
         amounts = feature.of if feature.aggregate in _NUMERIC else None
         texts = feature.group_by if amounts or feature.group_by else feature.of
         grouped = feature.group_by is not None or counts_values(feature)
@@ -103,25 +103,30 @@ class Source:
 
 
 def counts_values(feature: Feature) -> bool:
-    """Whether each different value of `feature` is counted in a cell of its own."""
-    told_apart = feature.aggregate == "top_k" or feature.sketch == "exact"
-    return told_apart and not isinstance(feature.window, SessionWindow)
+    """Return whether each different value of `feature` is counted in its own cell."""
+    exact = feature.aggregate == "top_k" or feature.sketch == "exact"
+    return exact and not isinstance(feature.window, SessionWindow)
 
 
-class Store:
-    """State of all features that are computed from one source.
+class SharedAggregate:
+    """State of all features computed from one source.
+
+    With groups, two entities in the rows 1 and 2, and features that count by minute::
+
+        groups     row 1: {"shoes": cell 0, "hats": cell 2}    row 2: {"shoes": cell 1}
+        columns    {"4f2180aa.9ab0c1": counts by minute of the cells 0, 1 and 2}
 
     Attributes:
-        source: which events count.
+        source: events that count.
         key: short name of the source, the same in every process.
-        features: what they count for.
-        columns: what is kept, by the key of its packed form.
-        cells: cells of groups; None where each row is a cell.
-        memory_ms: how long after its newest event a cell may matter, milliseconds; None: for ever.
+        features: features computed.
+        columns: state columns by the key of their packed state.
+        groups: cells of groups; None: each row is a cell.
+        memory_ms: time after its newest event in which a cell counts, milliseconds; None: no limit.
     """
 
     def __init__(self, source: Source, *, emits: bool) -> None:
-        """Begin empty, without a feature."""
+        """Create an aggregate without features."""
         self.source = source
         self.key = _short(asdict(source), 8)
         self.features: list[Feature] = []
@@ -138,7 +143,7 @@ class Store:
         return self.source.events
 
     def serve(self, feature: Feature) -> None:
-        """Compute `feature`, too, whose source is this store's."""
+        """Add a feature with this source."""
         self.features.append(feature)
         kinds = _KINDS.get(feature.aggregate, (feature.aggregate,))
         if feature.aggregate == "distinct" and feature.sketch is not None:
@@ -155,16 +160,16 @@ class Store:
         self.memory_ms = max(known) if len(known) == len(spans) else None
 
     def columns_of(self, feature: Feature) -> tuple[AnyColumn, ...]:
-        """What `feature` is read from."""
+        """Return the columns that `feature` is read from."""
         return self._columns_of[feature.name]
 
     def keys_of(self, feature: Feature) -> tuple[str, ...]:
-        """Keys of the parts that `feature` is read from."""
+        """Return the keys of the columns that `feature` is read from."""
         return self._keys_of[feature.name]
 
     @property
     def nbytes(self) -> int:
-        """About how much memory the state takes."""
+        """Approximate memory of the state."""
         cells = 0 if self.groups is None else CELL_BYTES * len(self.groups)
         return cells + sum(column.nbytes for column in self.columns.values())
 
@@ -175,12 +180,7 @@ class Store:
                 column.resize(capacity)
 
     def apply(self, events: Selection, lateness_ms: int) -> Outcome:
-        """Count the selected events.
-
-        Args:
-            events: what counts.
-            lateness_ms: for how long after its end a window may still change.
-        """
+        """Count events; a window may change for `lateness_ms` after its end."""
         late_by: dict[str, Rows] = {}
         kept: Rows | None = None
         horizons = events.watermarks - lateness_ms
@@ -206,25 +206,25 @@ class Store:
             return Outcome(0, late_by)
         for column in self.columns.values():
             if isinstance(column, Sessions):
-                column.settle((one.cell, events.watermarks.item(one.by)) for one in evicted)
-        self._free([one.cell for one in evicted])
+                column.settle((group.cell, events.watermarks.item(group.by)) for group in evicted)
+        self._free([group.cell for group in evicted])
         memory, now = self.memory_ms, int(horizons[-1])
-        gone = sum(memory is None or one.newest + memory > now for one in evicted)
-        return Outcome(gone, late_by)
+        count = sum(memory is None or group.newest + memory > now for group in evicted)
+        return Outcome(count, late_by)
 
     def name_of(self, cell: int) -> tuple[int, str | None]:
-        """Row and group of a cell."""
+        """Return the row and the group of a cell."""
         if self.groups is None:
             return cell, None
         return self.groups.rows.item(cell), self.groups.texts[cell]
 
     def cells_of(self, row: int) -> Mapping[str, int]:
-        """Cell of each group of a row."""
+        """Return the cell of each group of a row."""
         assert self.groups is not None
         return self.groups.of_row(row)
 
     def clear(self, rows: Sequence[int]) -> None:
-        """Forget rows."""
+        """Delete rows."""
         cells = rows if self.groups is None else self.groups.of_rows(rows)
         gone = np.array(cells, np.int64)
         for column in self.columns.values():
@@ -233,24 +233,19 @@ class Store:
             self.groups.clear(rows)
 
     def drop_texts(self, row: int, drops: Callable[[str, str], bool]) -> None:
-        """Take what was counted by some texts out of a row.
-
-        Args:
-            row: whose.
-            drops: whether something goes, by the source of a text and the text.
-        """
+        """Delete from a row what was counted by texts with ``drops(source, text)``."""
         if self.source.texts is None:
             return
-        gone = partial(drops, self.source.texts)
+        dropped = partial(drops, self.source.texts)
         if self.groups is not None:
-            self._free(self.groups.take(row, gone))
+            self._free(self.groups.take(row, dropped))
             return
         for column in self.columns.values():
             if isinstance(column, RecentValues | Sessions):
-                column.drop_texts(row, gone)
+                column.drop_texts(row, dropped)
 
     def expire(self, horizon: int) -> None:
-        """Forget what no read at or after `horizon` can see, a part of all in a call."""
+        """Delete state that no read at or after `horizon` can return, part of it in each call."""
         for column in self.columns.values():
             column.expire(horizon)
         memory = self.memory_ms
@@ -260,7 +255,7 @@ class Store:
                 self._free(silent)
 
     def pack(self, rows: Rows, horizon: int, into: Sequence[dict[str, Any]]) -> None:
-        """Put the state of each row, under its keys, into a mapping that msgpack can hold."""
+        """Add the packed state of each row, by the keys of the columns, to `into`."""
         if self.groups is None:
             for key, column in self.columns.items():
                 _put(into, key, self._pack_rows(column, rows, horizon))
@@ -278,14 +273,14 @@ class Store:
             _put(into, key, self._pack_groups(column, cells, ends, horizon))
 
     def check(self, states: Sequence[Mapping[str, Any]]) -> None:
-        """Raise StateError unless `states`, read from msgpack, have the form that `pack` gives."""
+        """Raise StateError unless decoded `states` have the form of :meth:`pack`."""
         if self.groups is None:
             check_rows(self.columns, states)
         else:
             check_groups(self.key, self.columns, states)
 
     def absorb(self, rows: Rows, states: Sequence[Mapping[str, Any]]) -> None:
-        """Add what :meth:`pack` put into `states` to what is there."""
+        """Merge packed state of :meth:`pack` into rows."""
         if self.groups is None:
             for key, column in self.columns.items():
                 having = [number for number, state in enumerate(states) if key in state]
@@ -295,14 +290,14 @@ class Store:
             return
         evicted: list[EvictedGroup] = []
         for place in (self.key, *self.columns):
-            # A column has the names of its groups with it if it was packed apart from the others.
+            # A column packed apart from the others holds the names of its groups.
             named = [
                 number for number, state in enumerate(states) if _names(state, self.key, place)
             ]
             if named:
                 evicted += self._absorb_groups(place, rows[named], [states[n] for n in named])
         if evicted:
-            self._free([one.cell for one in evicted])
+            self._free([group.cell for group in evicted])
 
     def _absorb_groups(
         self, place: str, rows: Rows, states: Sequence[Mapping[str, Any]]
@@ -314,7 +309,7 @@ class Store:
         groups = [group for of_row, _ in names for group in of_row]
         newest = np.frombuffer(b"".join(when for _, when in names), "<i8")
         of_group = np.repeat(rows, counts)
-        # Groups that are there first: they are as new as both say before others ask for room.
+        # Present groups come first: their times are known before others need room.
         order = np.argsort(
             [
                 group not in self.groups.of_row(row)
@@ -339,11 +334,11 @@ class Store:
             column, packed = self.columns[key], [states[number][key] for number in having]
             own = np.concatenate([cells[ends[n] : ends[n + 1]] for n in having])
             if isinstance(column, Recorded):
-                each = np.frombuffer(b"".join(one[0] for one in packed), "<u2")
-                records = np.frombuffer(b"".join(one[1] for one in packed), "<f8")
+                each = np.frombuffer(b"".join(state[0] for state in packed), "<u2")
+                records = np.frombuffer(b"".join(state[1] for state in packed), "<f8")
                 column.absorb_records(np.repeat(own, each), records.reshape(-1, column.width))
             else:
-                column.absorb(own, [state for one in packed for state in one[0]])
+                column.absorb(own, [state for states_of in packed for state in states_of[0]])
         return evicted
 
     def _absorb_rows(self, column: AnyColumn, rows: Rows, packed: Sequence[Any]) -> None:
@@ -363,7 +358,7 @@ class Store:
     def _pack_groups(
         self, column: AnyColumn, cells: Rows, ends: Sequence[int], horizon: int
     ) -> Sequence[Any]:
-        """For each row the states of its cells; None if there is nothing in any of them."""
+        """Return the packed cells of each row; None if all are empty."""
         if not isinstance(column, Recorded):
             states = column.pack(cells, horizon)
             of_rows = [states[begin:end] for begin, end in pairwise(ends)]
@@ -380,7 +375,7 @@ class Store:
         ]
 
     def _column(self, kind: str, feature: Feature) -> str:
-        """Key of the column that keeps `kind` for `feature`, made if there is none."""
+        """Return the key of the column of `kind` for `feature`, added if missing."""
         window = feature.window
         shape: Any
         if kind in ("last_n", "last_time"):
@@ -421,7 +416,7 @@ class Store:
         return AccumulatorPanes(kind, feature, emits=self._emits)
 
     def _late(self, events: Selection, horizons: Rows) -> tuple[dict[str, Rows], Any]:
-        """Events too late for each feature with panes, and which are not for all features."""
+        """Return the late events of each feature with panes, and which events count at all."""
         late_by: dict[str, Rows] = {}
         wanted = np.zeros(len(events.rows), np.bool_)
         for feature in self.features:
@@ -448,19 +443,19 @@ class Store:
         self.groups.free(cells)
 
 
-def make_stores(features: Iterable[Feature], *, emits: bool) -> list[Store]:
-    """Stores for `features`, in the order in which they are first needed."""
-    stores: dict[Source, Store] = {}
+def make_shared_aggregates(features: Iterable[Feature], *, emits: bool) -> list[SharedAggregate]:
+    """Create the shared aggregates of `features`, in the order of their first use."""
+    stores: dict[Source, SharedAggregate] = {}
     for feature in features:
         source = Source.of(feature)
         if source not in stores:
-            stores[source] = Store(source, emits=emits)
+            stores[source] = SharedAggregate(source, emits=emits)
         stores[source].serve(feature)
     return list(stores.values())
 
 
 def with_groups(key: str, state: Mapping[str, Any]) -> Any:
-    """Packed state of the column `key`, with the names of its groups if it has any."""
+    """Return the packed state of the column `key`, with the names of its groups if any."""
     names = state.get(key.partition(_SEPARATOR)[0])
     return state[key] if names is None else [*state[key][:NAMES_AT], *names]
 
@@ -471,7 +466,7 @@ def _short(canonical: Any, length: int) -> str:
 
 
 def _names(state: Mapping[str, Any], key: str, place: str) -> Any:
-    """Groups and their newest times at `place` in a packed state; None if there are none."""
+    """Return groups and their newest times at `place` in a packed state; None without any."""
     if place == key:
         return state.get(key)
     packed = state.get(place)
@@ -485,6 +480,6 @@ def _put(into: Sequence[dict[str, Any]], key: str, column: Sequence[Any]) -> Non
 
 
 def _slices(array: NDArray[Any], borders: Sequence[int]) -> list[bytes]:
-    """Bytes of ``array[borders[i] : borders[i + 1]]`` for each i."""
+    """Return the bytes of ``array[borders[i] : borders[i + 1]]`` for each i."""
     data, size = array.tobytes(), array.itemsize * (array.shape[1] if array.ndim > 1 else 1)
     return [data[begin * size : end * size] for begin, end in pairwise(borders)]
