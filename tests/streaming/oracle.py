@@ -31,7 +31,7 @@ class Row(NamedTuple):
     value: Any
 
 
-class FiredRow(NamedTuple):
+class WindowRow(NamedTuple):
     """A window's value when the watermark reached its end, or when it changed after that."""
 
     feature: str
@@ -74,7 +74,7 @@ class Oracle:
         self.newest, self.late, self.ids = 0, 0, set[str]()
         self.catalogue = ItemVersions()
         self.kept: dict[tuple[str, str], list[Row]] = {}
-        self.fired: list[FiredRow] = []
+        self.fired: list[WindowRow] = []
         # Windows that hold something new and have yet to fire: feature, key, group, start, end.
         self._changed: set[tuple[Feature, str, str | None, int, int]] = set()
 
@@ -201,7 +201,7 @@ class Oracle:
             inside = [row for row in rows if start <= row.timestamp < end]
             if inside:
                 value = aggregate(f, inside, end - 1)
-                self.fired.append(FiredRow(f.name, key, group, start, end, value))
+                self.fired.append(WindowRow(f.name, key, group, start, end, value))
 
 
 def value_of(source: str | None, event: Event, catalogue: ItemVersions) -> Any:

@@ -105,7 +105,7 @@ class Webhooks:
 
     def forget(self, theirs: Callable[[Delivery], bool]) -> int:
         """Forget deliveries; how many there were."""
-        return sum(queue.forget(theirs) for queue in self._queues)
+        return sum(queue.remove(theirs) for queue in self._queues)
 
     def purge(self) -> None:
         """Have no bytes left on disk of what was forgotten.
@@ -144,6 +144,6 @@ class Webhooks:
             sent = sender.send_due()
             self.delivered += sent.delivered
             self.failed += sent.failed
-            self.buried += sent.buried
+            self.buried += sent.dead
             busy |= sent.delivered > 0
         return busy

@@ -1,4 +1,4 @@
-"""Fired rows in Redis: one packed blob per entity."""
+"""Window results in Redis: one packed blob for each entity."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ import msgspec
 
 from tactful_streaming.errors import OnlineStoreError
 from tactful_streaming.online.redis import RedisConnection
-from tactful_streaming.sinks.sink import FiredRow, FiredValue
+from tactful_streaming.sinks.sink import WindowRow, WindowValue
 
 _BATCH = 128
 _NO_GROUP = ""
 _GROUP = "="
-"""What the key of a group begins with, so that a group named by the empty text is one."""
+"""Prefix of a group's key, which distinguishes a group with an empty name from none."""
 
-# Merged in the server, in one step for each entity: sinks may share entities, since their topic is
-# divided by entity and group. Values are texts to the script, so no number passes through Lua's.
+# Redis merges the rows of an entity atomically: sinks may share entities, since the topic is
+# partitioned by entity and group. Values are texts to the script, so Lua converts no number.
 _MERGE_SCRIPT = """
 for number, key in ipairs(KEYS) do
   local blob = redis.call('GET', key)
@@ -42,15 +42,18 @@ end
 
 _Groups = dict[str, tuple[int, int, str]]
 _Blob = dict[str, tuple[int, _Groups]]
-"""By feature: the end of its newest window, and of each group offset, start and JSON."""
+"""By feature: the end of its newest window, and by group offset, start and JSON."""
 
 
 class RedisRows:
-    """A :class:`~tactful_streaming.RowTarget` in Redis, which needs to run scripts (``EVAL``).
+    """A `RowTarget` in Redis, which must allow scripts (``EVAL``).
 
-    A blob under ``<prefix>:<entity_key>`` is a msgpack map: feature → [window_end, {group →
-    [offset, window_start, JSON of the value]}]. A group's key begins with ``=``; the value of a
-    feature without groups has the empty key. Groups that the newest window does not have are gone.
+    A blob under ``<prefix>:<entity_key>`` is a msgpack map::
+
+        {feature: [window_end, {group: [offset, window_start, JSON of the value]}]}
+
+    A group's key begins with ``=``; the value of a feature without groups has the empty key. Only
+    groups of the newest window are stored.
     """
 
     def __init__(
@@ -67,12 +70,12 @@ class RedisRows:
         """Connect to `url` at the first use.
 
         Args:
-            url: see :class:`~tactful_streaming.RedisOnlineStore`.
-            prefix: what every key begins with in Redis.
-            ttl_s: seconds after which an entity without new rows vanishes; None keeps it.
+            url: see `RedisOnlineStore`.
+            prefix: prefix of every key in Redis.
+            ttl_s: seconds after which an entity without new rows expires; None: never.
             cluster: whether `url` is a node of a Redis Cluster.
             timeout_s: for connecting and for each answer, seconds.
-            attempts: how often an operation is tried.
+            attempts: largest number of attempts of an operation.
             sleep: waits between attempts, seconds.
 
         Raises:
@@ -85,8 +88,8 @@ class RedisRows:
         self._ttl_ms = 0 if ttl_s is None else max(round(ttl_s * 1000), 1)
         self._batch = 1 if cluster else _BATCH
 
-    def write(self, rows: Sequence[FiredRow]) -> None:
-        """Keep `rows`, where they are newer than what is there.
+    def write(self, rows: Sequence[WindowRow]) -> None:
+        """Store those of `rows` that are newer than the stored ones.
 
         Raises:
             OnlineStoreError: if Redis cannot be reached or refuses.
@@ -110,11 +113,11 @@ class RedisRows:
         if packed:
             self._redis.run(merge)
 
-    def read(self, entity_keys: Sequence[str]) -> list[dict[str, FiredValue]]:
-        """Values by feature, of each of `entity_keys`, in their order.
+    def read(self, entity_keys: Sequence[str]) -> list[dict[str, WindowValue]]:
+        """Read the values by feature of each of `entity_keys`, in their order.
 
         Raises:
-            OnlineStoreError: if Redis cannot be reached or refuses, or holds something else there.
+            OnlineStoreError: if Redis cannot be reached or refuses, or a blob is no sink's.
         """
 
         def get(client: Any) -> list[bytes | None]:
@@ -133,18 +136,18 @@ class RedisRows:
         return f"{self._prefix}:{entity_key}"
 
 
-def _unpack(blob: bytes | None) -> dict[str, FiredValue]:
+def _unpack(blob: bytes | None) -> dict[str, WindowValue]:
     if blob is None:
         return {}
     try:
         return {
-            feature: FiredValue(min(it[1] for it in groups.values()), end, _value(groups))
+            feature: WindowValue(min(start for _, start, _ in groups.values()), end, _value(groups))
             for feature, (end, groups) in _decoder.decode(blob).items()
         }
     except (msgspec.MsgspecError, ValueError) as error:
         raise OnlineStoreError(
-            f"what Redis holds of an entity is not what a sink wrote: {error}; choose another "
-            "prefix, or delete it and let the sink read the topic from its beginning"
+            f"a value in Redis was not written by a sink: {error}; choose another prefix, or "
+            "delete it and let the sink read the topic from its beginning"
         ) from error
 
 

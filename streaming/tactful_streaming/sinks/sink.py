@@ -1,9 +1,9 @@
-"""The sink: fired windows from a Kafka topic into a database that serves them.
+"""The sink: window results from a Kafka topic to a database that serves them.
 
-Flink and our own workers write what fires to a topic, one JSON object a row. The sink reads the
-topic, writes each batch of rows to a target and only then commits its offsets. After a crash rows
-come again, which changes nothing: a target keeps, of each feature, entity and group, the row of
-the newest window, and among several of one window the one that came last in the topic.
+Flink and our own workers write window results to a topic, one JSON object for each row. The sink
+reads the topic, writes each batch of rows to a target and then commits its offsets. After a crash
+it repeats rows, which is harmless: a target stores, for each feature, entity and group, the row of
+the newest window, and among rows of the same window the last one in the topic.
 """
 
 from __future__ import annotations
@@ -31,43 +31,43 @@ _FIRST_PAUSE_S = 0.1
 _LONGEST_PAUSE_S = 10.0
 _LARGEST_VALUE = 1 << 20
 
-# Longer than any key the engine makes (``device:`` and an id) and any value it groups by.
+# Longer than any key of the engine (``device:`` and an id) and any value of a group.
 _Name = Annotated[str, Meta(min_length=1, max_length=255)]
 _Text = Annotated[str, Meta(max_length=4_096)]
-_Moment = Annotated[int, Meta(ge=-LATEST_TIMESTAMP, le=2 * LATEST_TIMESTAMP)]
+_Time = Annotated[int, Meta(ge=-LATEST_TIMESTAMP, le=2 * LATEST_TIMESTAMP)]
 
 
-class FiredRow(Struct, frozen=True, gc=False):
-    """One value that a window had when it fired.
+class WindowRow(Struct, frozen=True, gc=False):
+    """One value of a window result.
 
     Attributes:
         feature: name of the feature.
-        entity_key: whom or what it describes.
+        entity_key: key of the user, session, item or category.
         window_start: epoch milliseconds.
         window_end: epoch milliseconds.
-        feature_value: JSON of the value.
-        group_key: the group, of a feature with ``group_by``.
-        offset: place in its partition of the topic: of two rows of a window the later one counts.
+        feature_value: the value as JSON.
+        group_key: the group, for a feature with ``group_by``.
+        offset: offset in its partition of the topic; the greatest of a window counts.
     """
 
     feature: _Name
     entity_key: _Text
-    window_start: _Moment
-    window_end: _Moment
+    window_start: _Time
+    window_end: _Time
     feature_value: msgspec.Raw
     group_key: _Text | None = None
     offset: int = 0
 
 
 @dataclass(frozen=True)
-class FiredValue:
-    """What a target holds of a feature.
+class WindowValue:
+    """The stored value of a feature.
 
     Attributes:
-        window_start: of the newest window, epoch milliseconds.
-        window_end: its end. Windows without events do not fire: a value whose window ended long ago
-            is one of the past, and has to be read as nothing.
-        value: the value; with ``group_by``, the value of each group that the newest window has.
+        window_start: start of the newest window, epoch milliseconds.
+        window_end: its end. Windows without events have no result: if this end is long past, there
+            is no present value.
+        value: the value; with ``group_by``, the value of each group of the newest window.
     """
 
     window_start: int
@@ -76,41 +76,41 @@ class FiredValue:
 
 
 class RowSource(Protocol):
-    """Where rows come from; :class:`~tactful_streaming.PartitionGroup` is one."""
+    """Source of rows; `PartitionGroup` is one."""
 
     def poll(self, limit: int, wait_s: float) -> Mapping[int, Sequence[tuple[int, bytes]]]:
-        """Up to `limit` records by partition, with their offsets; waits `wait_s` for the first."""
+        """Read up to `limit` records by partition; wait at most `wait_s` for the first."""
 
     def commit(self, offsets: Mapping[int, int], *, wait: bool = False) -> None:
-        """Note the next offset to read of partitions."""
+        """Commit the next offsets to read."""
 
 
 class RowTarget(Protocol):
-    """Where rows go."""
+    """Database of rows."""
 
-    def write(self, rows: Sequence[FiredRow]) -> None:
-        """Keep `rows` durably, where they are newer than what is there.
+    def write(self, rows: Sequence[WindowRow]) -> None:
+        """Store those of `rows` durably that are newer than the stored ones.
 
         Raises:
-            OnlineStoreError: if they cannot be written now; some may have been.
+            OnlineStoreError: if the target fails; some rows may be stored.
         """
 
-    def read(self, entity_keys: Sequence[str]) -> list[dict[str, FiredValue]]:
-        """Values by feature, of each of `entity_keys`, in their order."""
+    def read(self, entity_keys: Sequence[str]) -> list[dict[str, WindowValue]]:
+        """Read the values by feature of each of `entity_keys`, in their order."""
 
     def close(self) -> None:
-        """Release what is held."""
+        """Release connections."""
 
 
 @dataclass(frozen=True)
 class SinkProgress:
-    """What a sink has done since it started.
+    """Counts of a sink since its start.
 
     Attributes:
         rows: rows written.
-        invalid: records that are no fired row: left out.
-        empty: records without a value, such as Flink's retractions: left out.
-        failures: attempts of the target to write that failed.
+        invalid: skipped records that are no rows.
+        empty: skipped records without a value, such as Flink's retractions.
+        failures: failed writes to the target.
         positions: next offset to read, by partition.
     """
 
@@ -122,12 +122,11 @@ class SinkProgress:
 
 
 def open_rows(settings: KafkaSettings, group: str) -> PartitionGroup:
-    """Join a group that reads fired rows; several sinks of one group share the partitions.
+    """Join a group that reads rows; several sinks of one group share the partitions.
 
     Args:
-        settings: where the topic of the rows lies.
-        group: name of the group, under which Kafka keeps what was written already. A new group
-            begins at the oldest row.
+        settings: address and name of the topic of the rows.
+        group: name of the group; Kafka stores its offsets. A new group begins at the oldest row.
 
     Raises:
         LogError: if the client is not installed or refuses the settings.
@@ -136,7 +135,7 @@ def open_rows(settings: KafkaSettings, group: str) -> PartitionGroup:
         settings,
         group,
         assigned=lambda _: None,
-        # What was read and not committed is read again by whoever gets the partition.
+        # The next owner of a partition reads again from the committed offset.
         revoked=lambda _: None,
         lost=lambda _: None,
     )
@@ -150,23 +149,23 @@ def run_sink(
     progress: Callable[[SinkProgress], None] = lambda _: None,
     sleep: Callable[[float], None] = time.sleep,
 ) -> SinkProgress:
-    """Move rows until told to stop.
+    """Copy rows from the source to the target until `stop` returns True.
 
-    While the target cannot be reached, the batch at hand is tried again with growing pauses, and
-    nothing more is read.
+    While the target cannot be reached, the batch is retried with growing pauses, and no more rows
+    are read.
 
     Args:
-        source: where rows come from; not closed.
-        target: where they go; not closed.
-        stop: asked before each batch and each attempt.
-        progress: told after each batch and each failure.
+        source: source of rows; not closed.
+        target: target of rows; not closed.
+        stop: called before each batch and each attempt.
+        progress: called after each batch and each failure.
         sleep: waits between attempts, seconds.
 
     Returns:
-        What was done.
+        The final counts.
 
     Raises:
-        LogError: if the topic cannot be read any more; what was written is committed.
+        LogError: if the topic cannot be read; offsets of written rows are committed.
     """
     done = SinkProgress()
     while not stop():
@@ -181,7 +180,7 @@ def run_sink(
                 target.write(newest_rows(rows))
                 break
             except OnlineStoreError as error:
-                _logger.warning("the target does not take rows, trying again: %s", error)
+                _logger.warning("the target refused rows, trying again: %s", error)
                 done = replace(done, failures=done.failures + 1)
                 progress(done)
                 if stop():
@@ -201,9 +200,9 @@ def run_sink(
     return done
 
 
-def newest_rows(rows: Iterable[FiredRow]) -> list[FiredRow]:
-    """Of each feature, entity and group the row that counts."""
-    newest: dict[tuple[str, str, str | None], FiredRow] = {}
+def newest_rows(rows: Iterable[WindowRow]) -> list[WindowRow]:
+    """Select the newest row of each feature, entity and group."""
+    newest: dict[tuple[str, str, str | None], WindowRow] = {}
     for row in rows:
         key = (row.feature, row.entity_key, row.group_key)
         held = newest.get(key)
@@ -214,9 +213,9 @@ def newest_rows(rows: Iterable[FiredRow]) -> list[FiredRow]:
 
 def _decode(
     records: Mapping[int, Sequence[tuple[int, bytes]]],
-) -> tuple[list[FiredRow], int, int]:
-    """The rows, how many records are none, and how many are empty."""
-    rows: list[FiredRow] = []
+) -> tuple[list[WindowRow], int, int]:
+    """Return the rows, the number of invalid records, and the number of empty ones."""
+    rows: list[WindowRow] = []
     empty = 0
     problems: list[str] = []
     for partition, run in records.items():
@@ -229,18 +228,18 @@ def _decode(
             except (msgspec.MsgspecError, ValueError, RecursionError) as error:
                 problems.append(f"offset {offset} of partition {partition}: {error}")
     if problems:
-        _logger.warning("left out records that are no fired rows, the first at %s", problems[0])
+        _logger.warning("skipped records that are no rows, the first at %s", problems[0])
     return rows, len(problems), empty
 
 
-def _row(payload: bytes, offset: int) -> FiredRow:
+def _row(payload: bytes, offset: int) -> WindowRow:
     row = _decoder.decode(payload)
     value = bytes(row.feature_value)
     if len(value) > _LARGEST_VALUE:
         raise ValueError(f"a value of {len(value)} bytes; the most is {_LARGEST_VALUE}")
-    msgspec.json.decode(value)  # what readers could not decode must not get in
-    # In memory of its own: as it was decoded it keeps the whole record.
+    msgspec.json.decode(value)  # readers must be able to decode it
+    # A copy: the decoded value refers to the whole record.
     return msgspec.structs.replace(row, feature_value=msgspec.Raw(value), offset=offset)
 
 
-_decoder = msgspec.json.Decoder(FiredRow)
+_decoder = msgspec.json.Decoder(WindowRow)

@@ -1,7 +1,4 @@
-"""Fired rows in a table of MySQL, MariaDB or SQLite.
-
-Not among the names of the package itself, whose import would then bring SQLAlchemy.
-"""
+"""Window results in a table of MySQL, MariaDB or SQLite."""
 
 from __future__ import annotations
 
@@ -16,16 +13,16 @@ from sqlalchemy.dialects import mysql, sqlite
 
 from tactful_privacy.sqlite import use_write_ahead_log
 from tactful_streaming.errors import OnlineStoreError
-from tactful_streaming.sinks.sink import FiredRow, FiredValue
+from tactful_streaming.sinks.sink import WindowRow, WindowValue
 
 _ATTEMPTS = 5
-# Another sink may have the file for long: SQLite lets those who wait pass in no order.
+# Another sink may hold the lock for long: SQLite has no queue of waiting connections.
 _SQLITE_WAIT_S = 60.0
-# A lock that took too long, a deadlock, and a row that changed under MariaDB's snapshot.
+# A lock timeout, a deadlock, and a row that changed after MariaDB's snapshot.
 _MYSQL_TRY_AGAIN = (1205, 1213, 1020)
 
-# A row is found by a digest: names may be longer than an index takes, and are compared byte by
-# byte whatever the collation of the database.
+# The primary key is a digest: names may be longer than an index allows, and are compared byte by
+# byte in every collation.
 _digest = sa.LargeBinary(32).with_variant(mysql.BINARY(32), "mysql", "mariadb")
 _long_text = sa.Text().with_variant(mysql.MEDIUMTEXT(), "mysql", "mariadb")
 _tables = sa.MetaData()
@@ -53,15 +50,15 @@ _values = sa.Table(
 
 
 class SqlRows:
-    """A :class:`~tactful_streaming.RowTarget` in the table ``tactful_fired_values``.
+    """A `RowTarget` in the table ``tactful_fired_values``.
 
-    It has one line for each feature, entity and group (NULL without ``group_by``), of the newest
-    window in which it fired. A group whose ``window_end`` is not the newest of its feature and
-    entity is not in the newest window.
+    It has one line for each feature, entity and group (NULL without ``group_by``), of its newest
+    window. A group whose ``window_end`` is not the newest of its feature and entity is not in the
+    newest window.
     """
 
     def __init__(self, url: str) -> None:
-        """Connect, and make the table where it is missing.
+        """Connect, and create the table if it is missing.
 
         Args:
             url: ``mysql+pymysql://user:password@host/database``, ``mariadb+pymysql://…`` or
@@ -86,31 +83,30 @@ class SqlRows:
         with self._explained():
             self._make_index()
 
-    def write(self, rows: Sequence[FiredRow]) -> None:
-        """Keep `rows`, where they are newer than what is there, in one transaction.
+    def write(self, rows: Sequence[WindowRow]) -> None:
+        """Store those of `rows` that are newer than the stored ones, in one transaction.
 
         Raises:
-            OnlineStoreError: if the database cannot be reached or refuses; nothing was written.
+            OnlineStoreError: if the database cannot be reached or refuses; nothing was stored.
         """
-        # In one order in every sink: those that share rows then wait for each other instead of
-        # blocking one another.
+        # In one order in every sink, which prevents deadlocks.
         lines = sorted(map(_line, rows), key=lambda line: line["id"])
         if not lines:
             return
         with self._explained():
             self._try(lambda connection: connection.execute(self._upsert, lines))
 
-    def read(self, entity_keys: Sequence[str]) -> list[dict[str, FiredValue]]:
-        """Values by feature, of each of `entity_keys`, in their order.
+    def read(self, entity_keys: Sequence[str]) -> list[dict[str, WindowValue]]:
+        """Read the values by feature of each of `entity_keys`, in their order.
 
         Raises:
             OnlineStoreError: if the database cannot be reached or refuses.
         """
         query = sa.select(_values).where(_values.c.entity_key.in_(list(set(entity_keys))))
         with self._explained(), self._engine.connect() as connection:
-            found = connection.execute(query).all()
+            rows = connection.execute(query).all()
         entities: dict[str, dict[str, list[sa.Row[Any]]]] = {}
-        for row in found:
+        for row in rows:
             entities.setdefault(row.entity_key, {}).setdefault(row.feature, []).append(row)
         return [
             {feature: _newest(lines) for feature, lines in entities.get(key, {}).items()}
@@ -129,12 +125,12 @@ class SqlRows:
             with self._engine.begin() as connection:
                 connection.execute(sa.schema.CreateIndex(index))
         except sa.exc.OperationalError:
-            if not self._has(index):  # another sink may have made it just now
+            if not self._has(index):  # another sink may have created it just now
                 raise
 
     def _has(self, index: sa.Index) -> bool:
-        found = sa.inspect(self._engine).get_indexes(_values.name)
-        return any(it["name"] == index.name for it in found)
+        indexes = sa.inspect(self._engine).get_indexes(_values.name)
+        return any(present["name"] == index.name for present in indexes)
 
     def _try(self, work: Callable[[sa.Connection], object]) -> None:
         for attempt in range(1, _ATTEMPTS + 1):
@@ -149,7 +145,7 @@ class SqlRows:
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
-        """Turn what drivers raise into ours, without the statement and the values in it."""
+        """Convert errors of drivers, without the statement and its values."""
         try:
             yield
         except sa.exc.SQLAlchemyError as error:
@@ -170,7 +166,7 @@ def _connect(location: str) -> sa.Engine:
 
         return engine
     if backend not in ("mysql", "mariadb"):
-        raise OnlineStoreError(f"rows cannot be kept in {backend}: use MySQL, MariaDB or SQLite")
+        raise OnlineStoreError(f"rows cannot be stored in {backend}: use MySQL, MariaDB or SQLite")
     if url.drivername == backend:
         url = url.set(drivername=f"{backend}+pymysql")
     return sa.create_engine(
@@ -189,8 +185,8 @@ def _upsert_statement(dialect: str) -> sa.Insert:
         return insert.on_conflict_do_update(index_elements=["id"], set_=changed, where=newer)
     other = mysql.insert(_values)
     newer = _newer(other.inserted)
-    # MySQL assigns from left to right and later expressions see what was assigned before, so what
-    # the condition rests on comes last, and the very last does not rest on it.
+    # MySQL assigns from left to right and later expressions use assigned values, so the columns of
+    # the condition come last, and the last one does not use the condition.
     assigned = [(name, sa.func.if_(newer, other.inserted[name], _values.c[name])) for name in kept]
     end = sa.func.greatest(_values.c.window_end, other.inserted.window_end)
     return other.on_duplicate_key_update([*assigned, ("window_end", end)])
@@ -206,7 +202,7 @@ def _newer(inserted: Any) -> sa.ColumnElement[bool]:
     )
 
 
-def _line(row: FiredRow) -> dict[str, Any]:
+def _line(row: WindowRow) -> dict[str, Any]:
     identity = msgspec.json.encode([row.feature, row.entity_key, row.group_key])
     return {
         "id": hashlib.sha256(identity).digest(),
@@ -220,9 +216,9 @@ def _line(row: FiredRow) -> dict[str, Any]:
     }
 
 
-def _newest(lines: Sequence[sa.Row[Any]]) -> FiredValue:
+def _newest(lines: Sequence[sa.Row[Any]]) -> WindowValue:
     end = max(line.window_end for line in lines)
     newest = [line for line in lines if line.window_end == end]
     start = min(line.window_start for line in newest)
     values = {line.group_key: msgspec.json.decode(line.feature_value) for line in newest}
-    return FiredValue(start, end, values.get(None, values))
+    return WindowValue(start, end, values.get(None, values))

@@ -1,13 +1,13 @@
-"""Tells a web address about actions: at least once each, with a key by which repeats are known.
+"""Webhooks: posts each action to an address at least once, with an idempotency key.
 
-The log holds each action once. The sender follows the log with a position of its own, and what it
-finds waits in a :class:`DeliveryQueue` until the address has answered with 2xx:
+The log holds each action once. The sender follows the log from a position of its own, and queues
+actions in a :class:`DeliveryQueue` until the address has answered with 2xx:
 
-* Every delivery carries ``Idempotency-Key: <event_id>``, so the receiver can tell a repeat.
-* Whatever is no 2xx is tried again, after 1 s, 2 s, 4 s… or when ``Retry-After`` says. After the
-  last attempt the delivery is dead: it is kept, and can be revived.
+* Every delivery has the header ``Idempotency-Key: <event_id>``; a repetition has the same key.
+* Other answers are retried after 1 s, 2 s, 4 s… or after ``Retry-After``. After the last attempt
+  the delivery is dead: it is stored, and can be revived.
 * With a secret, ``Tactful-Signature: t=<seconds>,v1=<hex>`` holds the HMAC-SHA256 of
-  ``<seconds>.<body>``; :func:`verify_signature` is what a receiver does with it.
+  ``<seconds>.<body>``; receivers check it by :func:`verify_signature`.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from tactful_streaming.state.store import Change, StateStore
 from tactful_streaming.worker.erasure import is_erased
 
 SIGNATURE_HEADER = "Tactful-Signature"
-"""Header that carries the signature of the body."""
+"""Header with the signature of the body."""
 
 _WAITING = b"w"
 _DEAD = b"x"
@@ -47,14 +47,14 @@ _encoder = msgspec.msgpack.Encoder()
 
 
 class Delivery(msgspec.Struct, frozen=True, gc=False):
-    """One action on its way.
+    """One action to deliver.
 
     Attributes:
-        event_id: of the action.
+        event_id: id of the action.
         body: the action as JSON.
-        attempts: how often it was sent in vain.
-        due: when it is to be sent, epoch milliseconds.
-        problem: what went wrong the last time.
+        attempts: failed attempts.
+        due: time of the next attempt, epoch milliseconds.
+        problem: reason of the last failure.
     """
 
     event_id: str
@@ -68,39 +68,39 @@ _decoder = msgspec.msgpack.Decoder(Delivery)
 
 
 class DeliveryQueue(Protocol):
-    """Keeps what has to be delivered; everything is durable when a method returns."""
+    """Queue of deliveries; changes are durable when a method returns."""
 
     @property
     def position(self) -> int:
-        """Next offset of the log to look at."""
+        """Next offset of the log to read."""
 
     def add(self, events: Sequence[Event], position: int) -> None:
-        """Let `events`, found before `position` of the log, be delivered; all or nothing."""
+        """Queue `events` and store the position behind them, atomically."""
 
     def due(self, now: int, limit: int) -> list[Delivery]:
-        """Up to `limit` deliveries whose time has come, those that wait longest first."""
+        """Return up to `limit` deliveries that are due, the longest due first."""
 
     def next_due(self) -> int | None:
-        """When the next delivery is to be sent, epoch milliseconds; None if none waits."""
+        """Return the time of the next attempt, epoch milliseconds; None if none waits."""
 
     def done(self, delivery: Delivery) -> None:
-        """Forget a delivery that arrived."""
+        """Remove a delivery that arrived."""
 
     def retry(self, delivery: Delivery) -> None:
-        """Keep a delivery with another time and number of attempts."""
+        """Store the new time and number of attempts of a delivery."""
 
-    def bury(self, delivery: Delivery) -> None:
-        """Give a delivery up; it is kept among the dead."""
+    def mark_dead(self, delivery: Delivery) -> None:
+        """End the attempts of a delivery; it is stored as dead."""
 
 
 class StoredQueue:
-    """A :class:`DeliveryQueue` in a state store that nothing else uses; for several threads."""
+    """A :class:`DeliveryQueue` in a state store of its own; thread-safe."""
 
     def __init__(self, store: StateStore) -> None:
         """Open the queue in `store`.
 
         Raises:
-            StateError: if what is stored is damaged.
+            StateError: if the stored queue is damaged.
         """
         self._store = store
         stored = store.get(_POSITION)
@@ -110,16 +110,16 @@ class StoredQueue:
 
     @property
     def position(self) -> int:
-        """Next offset of the log to look at."""
+        """Next offset of the log to read."""
         return self._position
 
     @property
     def dead(self) -> list[Delivery]:
-        """Deliveries given up, with what went wrong."""
+        """Dead deliveries, with the reasons of failure."""
         return self._stored(_DEAD)
 
     def add(self, events: Sequence[Event], position: int) -> None:
-        """Let `events`, found before `position` of the log, be delivered; all or nothing."""
+        """Queue `events` and store the position behind them, atomically."""
         new = [Delivery(event.event_id, _encode_body(event)) for event in events]
         changes: list[Change] = [_change(_WAITING, delivery) for delivery in new]
         with self._lock:
@@ -128,31 +128,31 @@ class StoredQueue:
             self._position = position
 
     def due(self, now: int, limit: int) -> list[Delivery]:
-        """Up to `limit` deliveries whose time has come, those that wait longest first."""
+        """Return up to `limit` deliveries that are due, the longest due first."""
         with self._lock:
             due = [delivery for delivery in self._waiting.values() if delivery.due <= now]
         return sorted(due, key=lambda delivery: (delivery.due, delivery.event_id))[:limit]
 
     def next_due(self) -> int | None:
-        """When the next delivery is to be sent, epoch milliseconds; None if none waits."""
+        """Return the time of the next attempt, epoch milliseconds; None if none waits."""
         with self._lock:
             return min((delivery.due for delivery in self._waiting.values()), default=None)
 
     def done(self, delivery: Delivery) -> None:
-        """Forget a delivery that arrived."""
+        """Remove a delivery that arrived."""
         with self._lock:
             self._store.write([(_WAITING + delivery.event_id.encode(), None)])
             self._drop([delivery.event_id])
 
     def retry(self, delivery: Delivery) -> None:
-        """Keep a delivery with another time and number of attempts, if it waits still."""
+        """Store the new time and number of attempts of a delivery that still waits."""
         with self._lock:
             if delivery.event_id in self._waiting:
                 self._store.write([_change(_WAITING, delivery)])
                 self._waiting[delivery.event_id] = delivery
 
-    def bury(self, delivery: Delivery) -> None:
-        """Give a delivery up, if it waits still; it is kept among the dead."""
+    def mark_dead(self, delivery: Delivery) -> None:
+        """End the attempts of a delivery that still waits; it is stored as dead."""
         gone = (_WAITING + delivery.event_id.encode(), None)
         with self._lock:
             if delivery.event_id in self._waiting:
@@ -160,7 +160,7 @@ class StoredQueue:
                 self._drop([delivery.event_id])
 
     def revive(self) -> int:
-        """Let every dead delivery begin again. Returns how many there were."""
+        """Queue all dead deliveries again; return their number."""
         with self._lock:
             revived = [Delivery(delivery.event_id, delivery.body) for delivery in self.dead]
             changes: list[Change] = [_change(_WAITING, delivery) for delivery in revived]
@@ -169,14 +169,14 @@ class StoredQueue:
             self._waiting |= {delivery.event_id: delivery for delivery in revived}
         return len(revived)
 
-    def forget(self, theirs: Callable[[Delivery], bool]) -> int:
-        """Forget deliveries, also dead ones; how many there were."""
+    def remove(self, matches: Callable[[Delivery], bool]) -> int:
+        """Remove matching deliveries, also dead ones; return their number."""
         with self._lock:
             gone = [
                 prefix + delivery.event_id.encode()
                 for prefix in (_WAITING, _DEAD)
                 for delivery in self._stored(prefix)
-                if theirs(delivery)
+                if matches(delivery)
             ]
             self._store.write([(key, None) for key in gone])
             self._drop([key[len(_WAITING) :].decode() for key in gone])
@@ -198,11 +198,11 @@ class StoredQueue:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a web address answered.
+    """Answer of a web address.
 
     Attributes:
         status: HTTP status.
-        retry_after: seconds after which it wants to be asked again, where it says so.
+        retry_after: seconds of the header ``Retry-After``, if there is one.
     """
 
     status: int
@@ -210,18 +210,18 @@ class Answer:
 
 
 Post = Callable[[str, bytes, Mapping[str, str], float], Answer]
-"""Posts a body with headers to an address, within seconds; raises OSError if nobody answers."""
+"""Posts a body with headers to an address, with a timeout in seconds; raises OSError."""
 
 
 @dataclass(frozen=True)
 class RetryPolicy:
-    """When a delivery is tried again.
+    """Times of the attempts of a delivery.
 
     Attributes:
-        attempts: how often it is sent at most.
+        attempts: largest number of attempts.
         first_ms: wait after the first failure; it doubles with each.
-        longest_ms: longest wait, also where ``Retry-After`` asks for more.
-        timeout_s: how long one attempt may take.
+        longest_ms: longest wait, also if ``Retry-After`` is longer.
+        timeout_s: timeout of one attempt, seconds.
     """
 
     attempts: int = 12
@@ -231,18 +231,18 @@ class RetryPolicy:
 
 
 @dataclass(frozen=True)
-class Sent:
-    """What became of the deliveries that were due.
+class SendResult:
+    """Numbers of the deliveries that were due.
 
     Attributes:
         delivered: answered with 2xx.
-        failed: to be tried again.
-        buried: given up.
+        failed: to be retried.
+        dead: failed the last time.
     """
 
     delivered: int = 0
     failed: int = 0
-    buried: int = 0
+    dead: int = 0
 
 
 class WebhookSender:
@@ -260,21 +260,21 @@ class WebhookSender:
         jitter: Callable[[], float] = random.random,
         suppressed: Container[str] = frozenset(),
     ) -> None:
-        """Deliver what is in `queue` to `url`.
+        """Deliver the actions in `queue` to `url`.
 
         Args:
-            queue: what waits.
+            queue: queue of deliveries.
             url: an ``https`` or ``http`` address.
-            clock: the time, epoch milliseconds.
-            secret: signs each body.
-            policy: when to try again.
+            clock: current time, epoch milliseconds.
+            secret: key of the signature of each body; None: no signature.
+            policy: times of the attempts.
             post: sends one request; :func:`post_request` by default.
-            jitter: a number in [0, 1): waits are shortened by up to a quarter, so that many
-                deliveries do not come back together.
-            suppressed: keys of people who were erased: of them nothing is told, nor kept.
+            jitter: returns a number in [0, 1), which shortens a wait by up to a quarter, so that
+                many deliveries are not retried at once.
+            suppressed: keys of erased users, whose actions are neither sent nor stored.
 
         Raises:
-            ValueError: if `url` is no such address.
+            ValueError: if `url` is no ``http`` or ``https`` address.
         """
         parts = urllib.parse.urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
@@ -289,10 +289,10 @@ class WebhookSender:
         self._suppressed = suppressed
 
     def collect(self, log: EventLog, types: Collection[str], limit: int = 1000) -> int:
-        """Take actions of `types` from the next `limit` records of the log into the queue.
+        """Queue the actions of `types` among the next `limit` records of the log.
 
         Returns:
-            How many records were looked at; 0 at the end of the log.
+            The number of records read; 0 at the end of the log.
         """
         records = log.read(max(self._queue.position, log.begin), limit)
         if not records:
@@ -302,15 +302,15 @@ class WebhookSender:
             try:
                 entry = decode_entry(payload)
             except EntryError:
-                continue  # the engine counts these
+                continue  # the engine counts it
             if isinstance(entry, Event) and entry.type in types and not self._is_erased(entry):
                 actions.append(entry)
         self._queue.add(actions, records[-1][0] + 1)
         return len(records)
 
-    def send_due(self, limit: int = 100) -> Sent:
-        """Send up to `limit` deliveries whose time has come, one after the other."""
-        delivered = failed = buried = 0
+    def send_due(self, limit: int = 100) -> SendResult:
+        """Send up to `limit` deliveries that are due, one after the other."""
+        delivered = failed = dead = 0
         for delivery in self._queue.due(self._clock(), limit):
             if self._suppressed and self._is_erased(decode_entry(delivery.body)):
                 self._queue.done(delivery)
@@ -320,20 +320,20 @@ class WebhookSender:
                 self._queue.done(delivery)
                 delivered += 1
             elif delivery.attempts + 1 >= self._policy.attempts:
-                self._queue.bury(self._after_failure(delivery, problem, None))
-                buried += 1
+                self._queue.mark_dead(self._after_failure(delivery, problem, None))
+                dead += 1
             else:
                 self._queue.retry(self._after_failure(delivery, problem, retry_after))
                 failed += 1
-        if failed or buried:
+        if failed or dead:
             _logger.warning("webhook: some deliveries failed; the last reason: %s", problem)
-        return Sent(delivered, failed, buried)
+        return SendResult(delivered, failed, dead)
 
     def _is_erased(self, action: Entry) -> bool:
         return is_erased(action, self._suppressed)
 
     def _send(self, delivery: Delivery) -> tuple[str | None, float | None]:
-        """Returns what went wrong, or None, and how many seconds the receiver wants to have."""
+        """Return the problem or None, and the seconds of ``Retry-After`` or None."""
         headers = {"Content-Type": "application/json", "Idempotency-Key": delivery.event_id}
         if self._secret is not None:
             headers[SIGNATURE_HEADER] = sign(self._secret, delivery.body, self._clock() // 1000)
@@ -362,7 +362,7 @@ class WebhookSender:
 
 
 def sign(secret: bytes, body: bytes, seconds: int) -> str:
-    """The signature header of `body`, sent `seconds` after the epoch."""
+    """Return the signature header of `body`, sent `seconds` after the epoch."""
     mac = hmac.new(secret, b"%d." % seconds + body, hashlib.sha256).hexdigest()
     return f"t={seconds},v1={mac}"
 
@@ -370,25 +370,29 @@ def sign(secret: bytes, body: bytes, seconds: int) -> str:
 def verify_signature(
     secret: bytes, body: bytes, signature: str, *, now: int, tolerance_s: int = 300
 ) -> bool:
-    """Whether `signature` is that of `body` and not older than `tolerance_s`.
+    """Check that `signature` belongs to `body` and is not older than `tolerance_s`.
+
+    >>> header = sign(b"secret", b"{}", seconds=1_767_268_800)
+    >>> verify_signature(b"secret", b"{}", header, now=1_767_268_810)
+    True
 
     Args:
-        secret: what both sides know.
+        secret: the shared key.
         body: the body as received.
         signature: the header :data:`SIGNATURE_HEADER`.
-        now: the time, seconds since the epoch.
-        tolerance_s: how far the sender's clock may be away.
+        now: current time, seconds since the epoch.
+        tolerance_s: largest difference of the clocks, seconds.
     """
-    moment = signature.partition(",")[0].removeprefix("t=")
-    if not (moment.isascii() and moment.isdecimal() and len(moment) < 16):
+    time = signature.partition(",")[0].removeprefix("t=")
+    if not (time.isascii() and time.isdecimal() and len(time) < 16):
         return False
-    expected = sign(secret, body, int(moment))
-    fresh = abs(now - int(moment)) <= tolerance_s
+    expected = sign(secret, body, int(time))
+    fresh = abs(now - int(time)) <= tolerance_s
     return hmac.compare_digest(expected.encode(), signature.encode()) and fresh
 
 
 class _NoRedirects(urllib.request.HTTPRedirectHandler):
-    """A redirect is an answer like another: nothing is sent where nobody asked for it."""
+    """Treats a redirect as an answer: actions go to the configured address only."""
 
     def redirect_request(self, *_: Any, **__: Any) -> None:
         return None
@@ -398,7 +402,7 @@ def post_request(url: str, body: bytes, headers: Mapping[str, str], timeout_s: f
     """Post `body` to `url`; redirects are not followed.
 
     Raises:
-        OSError: if nobody answers in time.
+        OSError: if no answer came in time.
     """
     request = urllib.request.Request(url, body, dict(headers), method="POST")
     opener = urllib.request.build_opener(_NoRedirects)
@@ -412,7 +416,7 @@ def post_request(url: str, body: bytes, headers: Mapping[str, str], timeout_s: f
 
 
 def _seconds(text: str | None) -> float | None:
-    """``Retry-After`` in seconds; its other form, a date, is as good as none."""
+    """Parse ``Retry-After`` in seconds; its other form, a date, is ignored."""
     text = (text or "").strip()
     return float(text) if text.isascii() and text.isdecimal() and len(text) < 10 else None
 

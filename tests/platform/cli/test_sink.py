@@ -16,7 +16,7 @@ from click.testing import CliRunner, Result
 from tactful.cli.main import main
 from tactful_streaming.kafka.config import KafkaSettings
 from tactful_streaming.kafka.topics import ensure_topic
-from tactful_streaming.sinks.sink import FiredValue
+from tactful_streaming.sinks.sink import WindowValue
 from tactful_streaming.sinks.sql import SqlRows
 
 
@@ -53,7 +53,7 @@ def test_a_topic_is_moved_and_gone_on_with(kafka_servers: str, tmp_path: Path) -
     assert json.loads(first.stdout) == {"rows": 4, "invalid": 0, "empty": 0, "failures": 0}
     assert json.loads(second.stdout)["rows"] == 1
     target = SqlRows(where)
-    assert target.read(["u1"]) == [{"views": FiredValue(0, 60_003, 4)}]
+    assert target.read(["u1"]) == [{"views": WindowValue(0, 60_003, 4)}]
     target.close()
 
 

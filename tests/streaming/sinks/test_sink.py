@@ -28,17 +28,17 @@ from tactful_streaming.kafka.config import KafkaSettings
 from tactful_streaming.kafka.topics import ensure_topic
 from tactful_streaming.sinks.redis import RedisRows
 from tactful_streaming.sinks.sink import (
-    FiredRow,
-    FiredValue,
     RowTarget,
     SinkProgress,
+    WindowRow,
+    WindowValue,
     newest_rows,
     open_rows,
     run_sink,
 )
 from tactful_streaming.sinks.sql import SqlRows
 
-Truth = dict[str, dict[str, FiredValue]]
+Truth = dict[str, dict[str, WindowValue]]
 Payloads = Mapping[int, Sequence[bytes]]
 """What a topic holds, by partition; the offset of a payload is its place."""
 
@@ -92,8 +92,8 @@ def target(location: Location) -> Iterator[RowTarget]:
 
 def row(
     value: Any, end: int, offset: int = 0, *, group: str | None = None, **names: str
-) -> FiredRow:
-    return FiredRow(
+) -> WindowRow:
+    return WindowRow(
         feature=names.get("feature", "f"),
         entity_key=names.get("entity", "u"),
         window_start=end - 10,
@@ -104,7 +104,7 @@ def row(
     )
 
 
-def encode(row: FiredRow) -> bytes:
+def encode(row: WindowRow) -> bytes:
     fields = {name: getattr(row, name) for name in row.__struct_fields__ if name != "offset"}
     if row.group_key is None:
         del fields["group_key"]
@@ -143,7 +143,7 @@ def expected(topic: Payloads) -> Truth:
         end = max(of)
         start = min(start for start, _ in of[end].values())
         values = {group: value for group, (_, value) in of[end].items()}
-        truth.setdefault(entity, {})[feature] = FiredValue(start, end, values.get(None, values))
+        truth.setdefault(entity, {})[feature] = WindowValue(start, end, values.get(None, values))
     return truth
 
 
@@ -184,37 +184,37 @@ def check(target: RowTarget, truth: Truth) -> None:
 def test_a_newer_window_counts_whatever_its_place_in_the_topic(target: RowTarget) -> None:
     target.write([row(1, 100, 50)])
     target.write([row(2, 160, 3)])  # the topic was made anew
-    assert target.read(["u"]) == [{"f": FiredValue(150, 160, 2)}]
+    assert target.read(["u"]) == [{"f": WindowValue(150, 160, 2)}]
     target.write([row(4, 160, 2)])
-    assert target.read(["u"]) == [{"f": FiredValue(150, 160, 2)}]
+    assert target.read(["u"]) == [{"f": WindowValue(150, 160, 2)}]
     target.write([row(3, 160, 4)])
-    assert target.read(["u"]) == [{"f": FiredValue(150, 160, 3)}]
+    assert target.read(["u"]) == [{"f": WindowValue(150, 160, 3)}]
 
 
 def test_a_newer_window_takes_the_place_of_an_older_one(target: RowTarget) -> None:
     target.write([row(1, 100, 5)])
     target.write([row(2, 160, 6)])
     target.write([row(9, 100, 7)])  # an older window that fires late
-    assert target.read(["u"]) == [{"f": FiredValue(150, 160, 2)}]
+    assert target.read(["u"]) == [{"f": WindowValue(150, 160, 2)}]
 
 
 def test_of_one_window_the_row_that_came_last_counts(target: RowTarget) -> None:
     target.write([row(1, 100, 5)])
     target.write([row(2, 100, 6)])
-    assert target.read(["u"]) == [{"f": FiredValue(90, 100, 2)}]
+    assert target.read(["u"]) == [{"f": WindowValue(90, 100, 2)}]
     target.write([row(1, 100, 5)])  # delivered again, by a sink that had been paused
-    assert target.read(["u"]) == [{"f": FiredValue(90, 100, 2)}]
+    assert target.read(["u"]) == [{"f": WindowValue(90, 100, 2)}]
     target.write([row(3, 100, 6)])  # delivered again as it is: equal rows have equal offsets
     assert target.read(["u"])[0]["f"].value == 3
 
 
 def test_groups_that_the_newest_window_does_not_have_are_gone(target: RowTarget) -> None:
     target.write([row(1, 100, 0, group="a"), row(2, 100, 1, group="b"), row(3, 100, 0, group="")])
-    assert target.read(["u"]) == [{"f": FiredValue(90, 100, {"a": 1, "b": 2, "": 3})}]
+    assert target.read(["u"]) == [{"f": WindowValue(90, 100, {"a": 1, "b": 2, "": 3})}]
     target.write([row(4, 160, 2, group="b")])
-    assert target.read(["u"]) == [{"f": FiredValue(150, 160, {"b": 4})}]
+    assert target.read(["u"]) == [{"f": WindowValue(150, 160, {"b": 4})}]
     target.write([row(5, 160, 9, group="a"), row(6, 100, 8, group="c")])
-    assert target.read(["u"]) == [{"f": FiredValue(150, 160, {"b": 4, "a": 5})}]
+    assert target.read(["u"]) == [{"f": WindowValue(150, 160, {"b": 4, "a": 5})}]
 
 
 @pytest.mark.parametrize(
@@ -256,7 +256,7 @@ def test_sinks_that_die_anywhere_and_share_entities(location: Location, seed: in
     target = open_target(location)
 
     class Dying:
-        def write(self, rows: Sequence[FiredRow]) -> None:
+        def write(self, rows: Sequence[WindowRow]) -> None:
             fate = chance.random()
             if fate < 0.1:
                 raise KeyboardInterrupt
@@ -264,7 +264,7 @@ def test_sinks_that_die_anywhere_and_share_entities(location: Location, seed: in
             if fate > 0.8:
                 raise KeyboardInterrupt
 
-        def read(self, entity_keys: Sequence[str]) -> list[dict[str, FiredValue]]:
+        def read(self, entity_keys: Sequence[str]) -> list[dict[str, WindowValue]]:
             return target.read(entity_keys)
 
         def close(self) -> None:
@@ -302,8 +302,8 @@ def test_sinks_that_die_anywhere_and_share_entities(location: Location, seed: in
         )
     )
 )
-def test_newest_rows_is_what_one_by_one_leaves(rows: list[FiredRow]) -> None:
-    kept: dict[tuple[str, str | None], FiredRow] = {}
+def test_newest_rows_is_what_one_by_one_leaves(rows: list[WindowRow]) -> None:
+    kept: dict[tuple[str, str | None], WindowRow] = {}
     for it in rows:
         there = kept.setdefault((it.feature, it.group_key), it)
         if (it.window_end, it.offset) >= (there.window_end, there.offset):
@@ -361,7 +361,7 @@ def test_a_group_of_null_is_no_group(target: RowTarget) -> None:
     )
     source = Topic({0: [payload]}, random.Random(0), {})
     run_sink(source, target, stop=source.finished)
-    assert target.read(["u"]) == [{"f": FiredValue(0, 9, 1.5)}]
+    assert target.read(["u"]) == [{"f": WindowValue(0, 9, 1.5)}]
 
 
 # A target that is away, or something else.
@@ -372,15 +372,15 @@ class Away:
 
     def __init__(self, failures: int) -> None:
         self.failures = failures
-        self.rows: list[FiredRow] = []
+        self.rows: list[WindowRow] = []
 
-    def write(self, rows: Sequence[FiredRow]) -> None:
+    def write(self, rows: Sequence[WindowRow]) -> None:
         if self.failures:
             self.failures -= 1
             raise OnlineStoreError("away")
         self.rows += rows
 
-    def read(self, entity_keys: Sequence[str]) -> list[dict[str, FiredValue]]:
+    def read(self, entity_keys: Sequence[str]) -> list[dict[str, WindowValue]]:
         raise AssertionError
 
     def close(self) -> None:
@@ -447,7 +447,7 @@ def test_what_is_no_blob_of_a_sink_is_named(redis_url: str) -> None:
     target = RedisRows(redis_url, prefix=prefix)
     with redis.Redis.from_url(redis_url) as client:
         client.set(f"{prefix}:u", b"\xc1")
-    with pytest.raises(OnlineStoreError, match="not what a sink wrote"):
+    with pytest.raises(OnlineStoreError, match="not written by a sink"):
         target.read(["u"])
     with pytest.raises(OnlineStoreError, match="refused"):
         target.write([row(1, 100)])
@@ -469,7 +469,7 @@ def test_entities_without_new_rows_vanish(redis_url: str) -> None:
     [
         ("nonsense", "not a database URL"),
         ("mysql://u:secret@host:port/d", "not a database URL"),
-        ("postgresql://u:secret@h/d", "cannot be kept in postgresql"),
+        ("postgresql://u:secret@h/d", "cannot be stored in postgresql"),
         ("mysql+pymysql://u:secret@127.0.0.1:1/d", r"\*\*\*.*the database failed"),
         ("sqlite:////nowhere/at/all/rows.db", "the database failed"),
     ],
@@ -551,7 +551,7 @@ def test_rows_pass_from_kafka_and_are_read_once(kafka_servers: str, tmp_path: Pa
         )
         group.close()
         assert done.rows == wanted  # the second run reads only what is new
-    check(target, {**expected(topic), "new": {"f": FiredValue(10**9 - 10, 10**9, 7)}})
+    check(target, {**expected(topic), "new": {"f": WindowValue(10**9 - 10, 10**9, 7)}})
     target.close()
 
 

@@ -14,7 +14,7 @@ from tactful_streaming.sinks.webhook import (
     SIGNATURE_HEADER,
     Answer,
     RetryPolicy,
-    Sent,
+    SendResult,
     StoredQueue,
     WebhookSender,
     post_request,
@@ -81,8 +81,8 @@ def test_actions_of_the_log_are_delivered_once_when_all_goes_well() -> None:
     assert hook.collect(log, {"x.coupon"}, limit=3) == 3
     assert hook.collect(log, {"x.coupon"}) == 2
     assert hook.collect(log, {"x.coupon"}) == 0
-    assert hook.send_due() == Sent(delivered=3)
-    assert hook.send_due() == Sent()
+    assert hook.send_due() == SendResult(delivered=3)
+    assert hook.send_due() == SendResult()
     assert [headers["Idempotency-Key"] for _, _, headers in receiver.requests] == ["e0", "e3", "e4"]
     assert decode_entry(receiver.requests[0][1]) == action(0)
     assert queue.next_due() is None
@@ -108,7 +108,7 @@ def test_failures_are_tried_again_later_and_later() -> None:
         assert next_due is not None
         waits.append(next_due - clock.now)
         clock.now = next_due - 1
-        assert hook.send_due() == Sent(), "too early"
+        assert hook.send_due() == SendResult(), "too early"
         clock.now = next_due
         queue = StoredQueue(state)  # a restart in between
         hook = sender(queue, receiver, clock)
@@ -146,18 +146,18 @@ def test_after_the_last_attempt_a_delivery_is_dead_and_can_be_revived() -> None:
     receiver = Receiver(Answer(404), Answer(200), Answer(404), Answer(410))
     hook = sender(queue, receiver, clock, policy=RetryPolicy(attempts=3))
     queue.add([action(1), action(2)], 2)
-    assert hook.send_due() == Sent(delivered=1, failed=1)
+    assert hook.send_due() == SendResult(delivered=1, failed=1)
     clock.now += 10_000
-    assert hook.send_due() == Sent(failed=1)
+    assert hook.send_due() == SendResult(failed=1)
     clock.now += 10_000
-    assert hook.send_due() == Sent(buried=1)
-    assert hook.send_due() == Sent()
+    assert hook.send_due() == SendResult(dead=1)
+    assert hook.send_due() == SendResult()
     queue = StoredQueue(state)
     (dead,) = queue.dead
     assert (dead.event_id, dead.attempts, dead.problem) == ("e1", 3, "answered with status 410")
     assert queue.revive() == 1
     assert queue.dead == []
-    assert sender(StoredQueue(state), receiver, clock).send_due() == Sent(delivered=1)
+    assert sender(StoredQueue(state), receiver, clock).send_due() == SendResult(delivered=1)
 
 
 def test_a_crash_before_the_answer_is_noted_repeats_the_delivery_with_its_key() -> None:
@@ -175,7 +175,7 @@ def test_a_crash_before_the_answer_is_noted_repeats_the_delivery_with_its_key() 
         sender(queue, receiver, Clock()).send_due()
     again = StoredQueue(state)
     assert again.position == 1
-    assert sender(again, receiver, Clock()).send_due() == Sent(delivered=1)
+    assert sender(again, receiver, Clock()).send_due() == SendResult(delivered=1)
     assert [headers["Idempotency-Key"] for _, _, headers in receiver.requests] == ["e1", "e1"]
 
 
@@ -252,7 +252,7 @@ def test_over_http(server: tuple[str, list[tuple[str, dict[str, str], bytes]]]) 
     url, seen = server
     queue = StoredQueue(MemoryState())
     queue.add([action(1)], 1)
-    assert WebhookSender(queue, url + "/200", clock=Clock()).send_due() == Sent(delivered=1)
+    assert WebhookSender(queue, url + "/200", clock=Clock()).send_due() == SendResult(delivered=1)
     path, headers, body = seen[0]
     assert path == "/200"
     assert headers["Idempotency-Key"] == "e1"
@@ -267,7 +267,7 @@ def test_nobody_at_the_address() -> None:
     clock, queue = Clock(), StoredQueue(MemoryState())
     queue.add([action(1)], 1)
     hook = WebhookSender(queue, "http://127.0.0.1:1/x", clock=clock, jitter=lambda: 0.0)
-    assert hook.send_due() == Sent(failed=1)
+    assert hook.send_due() == SendResult(failed=1)
     assert queue.next_due() == clock.now + 1000
 
 
@@ -279,17 +279,17 @@ def test_of_who_was_erased_nothing_is_told_or_kept() -> None:
     people = ("zq-ada", "bob", "zq-ada", "bob")
     log: Any = Shelf([encode_entry(action_of(n, user)) for n, user in enumerate(people)])
     assert told.collect(log, {"x.coupon"}, 2) == 2
-    queue.bury(queue.due(clock(), 9)[0])
+    queue.mark_dead(queue.due(clock(), 9)[0])
     queue.revive()
     (waiting,) = (d for d in queue.due(clock(), 9) if b"zq-ada" in d.body)
     suppressed.add("zq-ada")
     assert told.collect(log, {"x.coupon"}) == 2
     assert [d.event_id for d in queue.due(clock(), 9)] == ["e0", "e1", "e3"]
 
-    assert queue.forget(lambda delivery: b"zq-ada" in delivery.body) == 1
+    assert queue.remove(lambda delivery: b"zq-ada" in delivery.body) == 1
     queue.retry(waiting)  # by whoever was sending it just then
-    queue.bury(waiting)
-    assert told.send_due() == Sent(delivered=2)
+    queue.mark_dead(waiting)
+    assert told.send_due() == SendResult(delivered=2)
     assert all(b"zq-ada" not in body for _, body, _ in receiver.requests)
     assert not any(b"zq-ada" in value for _, value in store.scan(b""))
 
@@ -300,7 +300,9 @@ def test_what_waits_when_somebody_is_erased_is_not_sent_any_more() -> None:
     queue = StoredQueue(MemoryState())
     queue.add([action_of(0, "ada"), action_of(1, "bob")], 2)
     suppressed.add("ada")
-    assert sender(queue, receiver, Clock(), suppressed=suppressed).send_due() == Sent(delivered=1)
+    assert sender(queue, receiver, Clock(), suppressed=suppressed).send_due() == SendResult(
+        delivered=1
+    )
     assert [b"bob" in body for _, body, _ in receiver.requests] == [True]
     assert queue.next_due() is None
 
