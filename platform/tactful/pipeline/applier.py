@@ -1,13 +1,11 @@
-"""The thread that follows the event log into the feature engine.
+"""The thread that applies the event log to the feature engine.
 
-It applies small batches under a lock that readers share, so that an answer never waits longer than
-one batch. A commit changes nothing they see and needs no lock, but what comes meanwhile waits for
-it, so commits are small, too. Its progress is one number: the log position up to which everything
-is visible.
+It applies small batches under a lock that readers share, so a response waits for one batch at most.
+A commit needs no lock, but new records wait for it, so commits are small, too. The progress is the
+log position up to which everything is visible.
 
-What the engine has to say goes out here, too: dead letters before the commit that leaves them
-behind, actions into the log after the commit that holds them, and the time, when nobody comes and
-something waits for it to pass.
+It also writes the engine's output: dead letters before the commit that passes them, actions into
+the log after the commit that holds them, and the time, when no event comes and a timer is due.
 """
 
 from __future__ import annotations
@@ -46,14 +44,13 @@ _RETRY_S = 1.0
 
 
 class DeadLetterBuffer:
-    """Dead letters on their way to disk: noted while a batch is applied, kept before the commit.
+    """Buffer of dead letters and late events, written to disk before each commit.
 
-    Late events go another way: each is a letter to itself, with the feature that it missed in the
-    place of the rule.
+    A late event becomes one letter for each feature that it missed, named in place of the rule.
     """
 
     def __init__(self, kept: DeadLetters | None, late: DeadLetters | None = None) -> None:
-        """Hand letters on to `kept` and late events to `late`; else they are only counted."""
+        """Write letters to `kept` and late events to `late`; without these, drop them."""
         self._kept = kept
         self._late = late
         self._waiting: list[DeadLetter] = []
@@ -61,19 +58,19 @@ class DeadLetterBuffer:
 
     @property
     def note_late(self) -> Callable[[list[LateEvent]], None] | None:
-        """Takes late events, as quickly; None if nobody wants them."""
+        """Function that buffers late events; None if they are not kept."""
         return None if self._late is None else self._waiting_late.extend
 
     def note(self, letters: list[DeadLetter]) -> None:
-        """Take letters; quick, since readers of the engine wait meanwhile."""
+        """Buffer letters; readers of the engine wait meanwhile."""
         if self._kept is not None:
             self._waiting += letters
 
     def keep(self) -> None:
-        """Make those that were noted durable.
+        """Write the buffered letters durably.
 
         Raises:
-            LogError: if the disk refused; they stay noted.
+            LogError: if the disk refused; they stay buffered.
         """
         if self._waiting and self._kept is not None:
             self._kept.add(self._waiting)
@@ -86,7 +83,7 @@ class DeadLetterBuffer:
 
 
 def dead_letters_of(event: LateEvent) -> list[DeadLetter]:
-    """A late event as letters, one for each feature that it does not count for."""
+    """Convert a late event to letters, one for each feature that it missed."""
     return [
         DeadLetter(
             payload=event.payload,
@@ -105,8 +102,8 @@ class LogApplier:
     Attributes:
         position: number of the next record to apply, as the engine counts them.
         applied: by partition of the log, the offset up to which everything has been applied.
-        committed: number up to which a restart has not to read again.
-        failure: why the thread died, in words; None while it is well.
+        committed: number of the first record that a restart reads again.
+        failure: message if the thread died, else None.
     """
 
     def __init__(
@@ -126,23 +123,23 @@ class LogApplier:
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], int] = now_ms,
     ) -> None:
-        """Prepare to follow; `start` starts the thread.
+        """Prepare the thread; `start` starts it.
 
         Args:
-            log: what to follow.
-            engine: what to apply it to; nobody else may write to it.
+            log: log to read.
+            engine: engine to apply it to; only this thread may change it.
             lock: held while a batch is applied.
             settings: batch and commit sizes.
-            metrics: where to count.
+            metrics: counts results.
             progressed: called in the thread after every batch, and when the thread dies.
             append: appends actions and ticks to the log, durably.
-            letters: dead letters that the engine notes.
-            permits: whether actions may address a person, by the key of their history.
-            commit_idle: commit every ten seconds also while nothing comes, for passengers that act
-                by the clock: a private statistic appears on time whether or not somebody came.
-            tells_time: write the time into the log when nothing comes and something waits for it.
-            clock: monotonic seconds.
-            wall: now in epoch milliseconds.
+            letters: buffer of the engine's dead letters.
+            permits: returns whether actions may address a user, by the key of the history.
+            commit_idle: commit every ten seconds also without events, for consumers that act by
+                the clock: a private statistic appears on time with and without events.
+            tells_time: append a tick when no event comes and a timer is due.
+            clock: returns monotonic seconds.
+            wall: returns epoch milliseconds.
         """
         self._log = log
         self._engine = engine
@@ -178,16 +175,16 @@ class LogApplier:
 
     @property
     def lag(self) -> int:
-        """How many log records have not been applied yet."""
+        """Number of log records that are not applied yet."""
         return behind(self.applied, self._log.ends)
 
     @property
     def recovering(self) -> bool:
-        """Whether it still applies what was in the log at the start."""
+        """Whether records that were in the log at the start are not applied yet."""
         return not reaches(self.applied, self._goal)
 
     def check(self) -> None:
-        """Refuse work while the engine cannot do it.
+        """Raise while the engine cannot serve requests.
 
         Raises:
             ProblemError: while it recovers, and after it died.
@@ -202,18 +199,18 @@ class LogApplier:
         self._thread.start()
 
     def notice(self, written: Offsets) -> None:
-        """Say that the log has durable records up to `written`; wakes the thread at once."""
+        """Wake the thread: the log has durable records up to `written`."""
         if written:
             self._accepted.append((written, self._clock()))
         self._wake.set()
 
     def between(self, work: Callable[[], int]) -> int:
-        """Run `work` in the thread of the engine when all that it has applied is committed.
+        """Run `work` in the engine's thread after a commit, and wait for it.
 
-        Blocks until that is done. Nothing is applied meanwhile, so it is to be short.
+        Nothing is applied meanwhile, so `work` should be short.
 
         Raises:
-            StateError: if the thread ends before.
+            StateError: if the thread ends first.
         """
         done: Future[int] = Future()
         with self._asking:
@@ -224,9 +221,9 @@ class LogApplier:
         return done.result()
 
     def stop(self) -> None:
-        """Apply what was accepted, commit, and end the thread. Blocks until it is done.
+        """Apply accepted records, commit, and wait for the end of the thread.
 
-        A recovery is not finished: nothing was accepted yet, and the next start goes on with it.
+        A recovery is interrupted: nothing was accepted yet, and the next start resumes it.
         """
         self._stopping = True
         self._wake.set()
@@ -237,12 +234,12 @@ class LogApplier:
         try:
             self._follow()
         except BaseException as error:
-            # A message may quote an event, so only the kind and the place are logged. Those of log
-            # and state quote none, and say what to do.
+            # A message may quote an event, so only type and traceback are logged. Errors of log
+            # and state quote none and name the cure.
             self.failure = f"the engine stopped with {type(error).__name__}"
-            said = f": {error}" if isinstance(error, (LogError, StateError)) else ""
+            message = f": {error}" if isinstance(error, (LogError, StateError)) else ""
             where = "".join(traceback.format_tb(error.__traceback__))
-            logger.critical("%s at position %d%s\n%s", self.failure, self.position, said, where)
+            logger.critical("%s at position %d%s\n%s", self.failure, self.position, message, where)
             self._progressed()
         finally:
             with self._asking:
@@ -251,7 +248,7 @@ class LogApplier:
                 self._requests.popleft()[1].set_exception(StateError("the engine stops"))
 
     def _answer(self) -> None:
-        """Do what others have asked for, between two batches."""
+        """Run the requests of other threads, between two batches."""
         while self._requests:
             work, done = self._requests.popleft()
             try:
@@ -276,7 +273,7 @@ class LogApplier:
                 uncommitted += len(records)
             elif self.applied != self._log.reached:
                 self._advance()
-            elif self._accepted:  # read before it was said to be there
+            elif self._accepted:  # read before `notice` was called
                 self._note_progress()
             done = stopping and (not records or self.recovering)
             due = oldest + commit_s - self._clock()
@@ -312,7 +309,7 @@ class LogApplier:
             self._metrics.applied(result, getattr(applied, result))
 
     def _advance(self) -> None:
-        """Take note that the log went on without anything to apply."""
+        """Advance over offsets that hold no record."""
         self.applied = dict(self._log.reached)
         self._note_progress()
 
@@ -323,16 +320,16 @@ class LogApplier:
         self._progressed()
 
     def _is_enough(self, uncommitted: int, *, behind: bool) -> bool:
-        """Whether so many records are enough for a commit."""
+        """Return whether a number of records is enough for a commit."""
         if self._clock() < self._rest_until:
             return False
         if uncommitted >= self._settings.commit_records:
             return True
-        # What waits to be applied goes first, and large commits cost less in all.
+        # Waiting records come first, and large commits cost less in total.
         return uncommitted >= self._share.size and not behind and not self.recovering
 
     def _commit(self, count: int) -> bool:
-        """Commit `count` records; what disk or ledger refused is tried again, none is lost."""
+        """Commit `count` records; False if disk or ledger refused, to be tried again."""
         started = self._clock()
         try:
             self._letters.keep()
@@ -349,9 +346,9 @@ class LogApplier:
         return True
 
     def _act(self) -> bool:
-        """Append the actions that are committed; whether there were any."""
+        """Append committed actions; return whether there were any."""
         waiting = self._engine.outbox()
-        # Actions address people; who agrees to none of that gets none, and later neither.
+        # Actions for users without consent are dropped for good.
         actions = [action for action in waiting if self._permits(subject_key(action) or "")]
         if len(actions) < len(waiting):
             self._engine.drop(action for action in waiting if action not in actions)
@@ -364,7 +361,7 @@ class LogApplier:
         return False
 
     def _tell_time(self, came: float) -> bool:
-        """Append the time if nothing came for a while and something waits for it."""
+        """Append a tick if no event came for a while and a timer is due."""
         if not self._tells_time or self._clock() - came < self._settings.idle_s:
             return False
         timer = self._engine.next_timer()

@@ -1,13 +1,13 @@
-"""What a server stands on: its log, its engine, and where the features of people are.
+"""The log, engine and online store of a server, opened as the settings say.
 
 ========  =======  ==============================================================================
 log       online
 ========  =======  ==============================================================================
 embedded  engine   everything in this process
 embedded  redis    likewise, with a copy of the features in Redis for other processes
-kafka     engine   this process follows all partitions of the topic and computes everything
-kafka     redis    workers compute what is counted by person and by visit, and copy it to Redis;
-                   this process computes what is counted over everybody
+kafka     engine   this process reads all partitions of the topic and computes everything
+kafka     redis    workers compute features of users and sessions, and copy them to Redis;
+                   this process computes the others
 ========  =======  ==============================================================================
 """
 
@@ -36,6 +36,7 @@ from tactful_streaming.definitions.model import Definitions
 from tactful_streaming.engine.consumers import CoCommittedConsumer
 from tactful_streaming.engine.engine import Engine
 from tactful_streaming.engine.options import EngineOptions
+from tactful_streaming.kafka.config import KafkaSettings
 from tactful_streaming.kafka.kafka_log import KafkaLog
 from tactful_streaming.kafka.topics import check_topic, topic_id
 from tactful_streaming.log.dead_letters import DeadLetters
@@ -51,7 +52,7 @@ from tactful_streaming.state.store import RocksState
 
 logger = logging.getLogger(__name__)
 
-_PLACES = "places"
+_OFFSETS = "places"
 _DEAD_LETTERS = "dead-letters"
 _LATE = "late"
 
@@ -62,27 +63,27 @@ class Backend:
 
     Attributes:
         engine: computes features; opened from its state.
-        state: where that is stored; only the engine writes to it.
-        source: what recommendation reads.
+        state: store of the engine's state; only the engine writes to it.
+        source: features that recommendations read.
         followed: the log, as the engine reads it.
-        commit: the log, as the door appends to it.
-        append: appends what the platform itself has to say, durably.
-        ends: how far the log goes, by partition, as far as is known here.
-        show: a position as it goes over the wire.
-        format: how entries are written.
-        partitions: the partitions of the log, to be read as long as it is open.
-        searched: the same for one search, after which they are closed.
-        shared: where the features of people are, if not in the engine.
-        letters: dead letters on their way to disk.
-        dead_letters: the dead letters.
-        late: events that came too late, where they are kept.
-        rules: the rules that clean events, if there are any.
-        trim: forgets what retention gives up before an offset, where that is ours to do.
-        problem: what is wrong with the log, in words.
+        commit: the log, as ingestion appends to it.
+        append: appends entries of the platform durably.
+        ends: known ends of the log by partition.
+        show: converts offsets to the position that clients get.
+        format: encoding of entries.
+        partitions: opens the partitions of the log until the backend is closed.
+        searched: opens them for one search.
+        shared: features of users in the online store, if workers compute them.
+        letters: buffer of dead letters.
+        dead_letters: log of dead letters.
+        late: log of late events, if they are kept.
+        rules: rules that clean events, if any.
+        trim: applies retention before an offset, to a log in files.
+        problem: message while the log cannot be used.
         waiting_bytes: bytes accepted and not durable in the log yet.
         spooled: records that wait on disk for an absent broker.
-        copied: the copy in the online store, where this process writes it.
-        written: logs in files that this process writes, by their names in the data directory.
+        copied: copy in the online store, if this process writes it.
+        written: logs in files that this process writes, by folder in the data directory.
     """
 
     engine: Engine
@@ -98,7 +99,7 @@ class Backend:
     searched: Callable[[], AbstractContextManager[Sequence[EventLog]]]
     letters: DeadLetterBuffer
     dead_letters: DeadLetters
-    trim: Callable[[int], None]
+    trim: Callable[[int], object]
     problem: Callable[[], str | None]
     waiting_bytes: Callable[[], int]
     spooled: Callable[[], int]
@@ -110,10 +111,10 @@ class Backend:
 
 
 def engine_options(settings: Settings) -> EngineOptions:
-    """What every engine of the installation is opened with, a backfill's too.
+    """Build the options of every engine of the installation, also of a backfill.
 
     Raises:
-        ConfigError: if the settings of identity make no sense.
+        ConfigError: if the settings of identity contradict each other.
     """
     return EngineOptions(
         dedupe_days=settings.engine.dedupe_days,
@@ -132,19 +133,19 @@ def open_backend(
     suppressed: Container[str] = frozenset(),
     rebuild: bool = False,
 ) -> Backend:
-    """Open log and engine as the settings say.
+    """Open log, engine and online store.
 
     Args:
-        settings: checked settings; the data directory is this process's alone.
+        settings: checked settings; this process holds the data directory.
         definitions: feature definitions.
         stack: closes what is opened.
-        consumers: passengers of the engine.
-        suppressed: keys of people who were erased.
-        rebuild: throw the engine's state away and compute it again from the log.
+        consumers: co-committed consumers of the engine.
+        suppressed: keys of erased users.
+        rebuild: delete the engine's state and compute it again from the log.
 
     Raises:
-        ConfigError: if a secret is not where the settings say, or a service cannot be named so.
-        StorageError: if log and state do not belong together.
+        ConfigError: if a secret is missing, or an address is invalid.
+        StorageError: if the state was computed from another log.
         StreamingError: if log, state or rules cannot be used.
     """
     rules = None
@@ -176,7 +177,7 @@ def _open_letters(
 
 @dataclass
 class _Opening:
-    """What is needed to open a backend of either kind."""
+    """Arguments of `open_backend`, with what both kinds of backend need."""
 
     settings: Settings
     definitions: Definitions
@@ -212,17 +213,14 @@ class _Opening:
         engine = self._engine(self.definitions, state, letters, self.consumers, copied)
         if engine.offset > log.end:
             raise StorageError(
-                f"{data}: the engine's state has seen more than the log holds, so a part of "
-                "the log is lost: restore it from a backup, or compute the features again "
+                f"{data}: the engine's state is ahead of the log, so a part of the log is "
+                "lost: restore it from a backup, or compute the features again "
                 "from what is left with `tactful serve --rebuild`"
             )
         commit = GroupCommit(sealed, max_waiting_bytes=settings.limits.pending_bytes)
 
         def append(entries: Sequence[Entry]) -> None:
             sealed.append([encode_entry(entry) for entry in entries])
-
-        def trim(needed: int) -> None:
-            log.trim(needed)
 
         return Backend(
             engine=engine,
@@ -240,7 +238,7 @@ class _Opening:
             dead_letters=self.dead_letters,
             late=self.late,
             rules=self.rules,
-            trim=trim,
+            trim=log.trim,
             problem=lambda: None,
             waiting_bytes=lambda: commit.waiting_bytes,
             spooled=lambda: 0,
@@ -250,26 +248,17 @@ class _Opening:
 
     def _written(self, log: EmbeddedLog | None = None) -> Mapping[str, EmbeddedLog]:
         letters = {_DEAD_LETTERS: self.dead_letters, _LATE: self.late}
-        kept = {name: one.log for name, one in letters.items() if one is not None}
-        found = {n: one for n, one in kept.items() if isinstance(one, EmbeddedLog)}
-        return found if log is None else {"log": log, **found}
+        logs = {name: kept.log for name, kept in letters.items() if kept is not None}
+        written = {name: kept for name, kept in logs.items() if isinstance(kept, EmbeddedLog)}
+        return written if log is None else {"log": log, **written}
 
     def kafka(self) -> Backend:
         settings, stack = self.settings, self.stack
-        data = settings.storage.data
         kafka = kafka_settings(settings.log)
         count = make_topic(settings.log, kafka)
         log = KafkaLog(kafka, max_waiting_bytes=settings.limits.pending_bytes)
         stack.callback(log.close)
-        spool: Spool | None = None
-        if settings.log.on_outage == "spool":
-            spool = Spool(
-                log,
-                data / "spool",
-                max_bytes=settings.log.spool_bytes,
-                durability=settings.storage.durability,
-            )
-            stack.callback(spool.close)
+        spool = self._spool(log)
         target: PartitionedLog = log if spool is None else spool
         waits: KafkaLog | SealedPartitions = log
         if self.seal is not None:
@@ -277,39 +266,10 @@ class _Opening:
                 target, self.seal, max_waiting_bytes=settings.limits.pending_bytes
             )
             stack.callback(waits.close)
-
-        shares = settings.online.shared
-        computed = own_definitions(self.definitions) if shares else self.definitions
-        places = LogOffsets(kafka.topic)
         letters = DeadLetterBuffer(self.dead_letters, self.late)
-        state = RocksState(data / "state")
-        engine = self._engine(computed, state, letters, {**self.consumers, _PLACES: places}, None)
-        if places.topic != kafka.topic or (engine.offset and not places.offsets()):
-            raise StorageError(
-                f"{data}: the engine's state is of another log than topic {kafka.topic!r}: name "
-                "another data directory, or compute it again with `tactful serve --rebuild`"
-            )
-        check_topic(
-            state,
-            topic_id(kafka),
-            fresh=engine.offset == 0,
-            where=f"topic {kafka.topic!r} and the state in {data}",
-            cure="start `tactful serve --rebuild`",
-        )
-        followed = MergedLog(
-            kafka,
-            count,
-            begin=engine.offset,
-            offsets=places.offsets(),
-            opened=list if self.seal is None else self.seal.open,
-        )
-        stack.callback(followed.close)
-        places.offsets = lambda: followed.reached
-        shared: SharedFeatures | None = None
-        if shares:
-            online = open_redis(settings.online, self.definitions, attempts=1, timeout_s=0.5)
-            shared = SharedFeatures(engine, self.definitions, online)
-            stack.callback(shared.close)
+        state = RocksState(settings.storage.data / "state")
+        engine, followed = self._topic_engine(kafka, count, state, letters)
+        shared = self._shared_features(engine) if settings.online.shared else None
 
         def append(entries: Sequence[Entry]) -> None:
             payloads = [encode_entry(entry, "json") for entry in entries]
@@ -356,6 +316,56 @@ class _Opening:
             written=self._written(),
             shared=shared,
         )
+
+    def _spool(self, log: KafkaLog) -> Spool | None:
+        if self.settings.log.on_outage != "spool":
+            return None
+        spool = Spool(
+            log,
+            self.settings.storage.data / "spool",
+            max_bytes=self.settings.log.spool_bytes,
+            durability=self.settings.storage.durability,
+        )
+        self.stack.callback(spool.close)
+        return spool
+
+    def _topic_engine(
+        self, kafka: KafkaSettings, partitions: int, state: RocksState, letters: DeadLetterBuffer
+    ) -> tuple[Engine, MergedLog]:
+        """Open the engine, check that its state is of the topic, and continue reading that."""
+        data, computed = self.settings.storage.data, self.definitions
+        if self.settings.online.shared:
+            computed = own_definitions(computed)
+        read = LogOffsets(kafka.topic)
+        engine = self._engine(computed, state, letters, {**self.consumers, _OFFSETS: read}, None)
+        if read.topic != kafka.topic or (engine.offset and not read.offsets()):
+            raise StorageError(
+                f"{data}: the engine's state is of another log than topic {kafka.topic!r}: name "
+                "another data directory, or compute it again with `tactful serve --rebuild`"
+            )
+        check_topic(
+            state,
+            topic_id(kafka),
+            fresh=engine.offset == 0,
+            where=f"topic {kafka.topic!r} and the state in {data}",
+            cure="start `tactful serve --rebuild`",
+        )
+        followed = MergedLog(
+            kafka,
+            partitions,
+            begin=engine.offset,
+            offsets=read.offsets(),
+            opened=list if self.seal is None else self.seal.open,
+        )
+        self.stack.callback(followed.close)
+        read.offsets = lambda: followed.reached
+        return engine, followed
+
+    def _shared_features(self, engine: Engine) -> SharedFeatures:
+        online = open_redis(self.settings.online, self.definitions, attempts=1, timeout_s=0.5)
+        shared = SharedFeatures(engine, self.definitions, online)
+        self.stack.callback(shared.close)
+        return shared
 
     def _engine(
         self,

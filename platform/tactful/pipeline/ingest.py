@@ -1,9 +1,9 @@
-"""The door events, items and users come in by.
+"""Ingestion of events, items and users.
 
-A request is decoded, rid of duplicates, appended durably together with whatever else arrives
-meanwhile, and only then answered. An event id is accepted once: ids the engine has applied are
-remembered by it, ids on their way from here to there are remembered here. A duplicate of an event
-that is still being written waits for that write, because its answer, too, says "this is safe".
+A request is decoded, deduplicated, appended durably together with concurrent requests, and only
+then acknowledged. An event id is accepted once: the engine holds the ids of applied events, this
+module those of events that are not applied yet. A duplicate of an event that is being written
+waits for that write, since its response confirms durability, too.
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ from tactful_streaming.errors import BackpressureError, LogError, LogUnreachable
 logger = logging.getLogger(__name__)
 
 _GATHERED_S = 0.02
-"""How long a list that was shown may wait for company: a batch of many costs log, engine and
-workers little more than one of one, and nobody waits for what no client has sent."""
+"""Delay in which internal entries are collected into one append, which costs log, engine and
+workers little more than a single entry. No client waits for it."""
 
 _NO_CONSENT = (
-    "this person has not agreed that anything of them is kept, or was erased: send what they say "
-    "with PUT /v1/users/{user_id}/consent; consent.default says what holds for who said nothing"
+    "this user has not agreed that data of them are kept, or was erased: send their decision with "
+    "PUT /v1/users/{user_id}/consent; consent.default applies to users without a decision"
 )
 
 
@@ -127,12 +127,12 @@ class EventIngest:
         """Accept the events of one request body.
 
         Args:
-            body: as sent.
-            content_type: as sent.
-            forbidden: says why the sender may not send an event, or None.
+            body: body of the request.
+            content_type: media type of the body.
+            forbidden: returns the reason for which the sender may not send an event, or None.
 
         Raises:
-            ProblemError: if the body cannot be read or there is no room for more.
+            ProblemError: if the body is invalid, or the engine or the log is behind.
         """
         self._check_room()
         self._forget_applied()
@@ -180,23 +180,23 @@ class EventIngest:
         if event.type not in self._options.reserved:
             return None
         return (
-            f"{event.type!r} is the action of a sequence or a join: such events are made here and "
-            "cannot be sent"
+            f"{event.type!r} is the action of a sequence or a join: only the platform creates such "
+            "events"
         )
 
     async def items(self, body: bytes, content_type: str | None = None) -> Upserted:
-        """Accept the items of one request body; the last word on an item wins.
+        """Accept the items of one request body; the last version of an item counts.
 
         Raises:
-            ProblemError: if the body cannot be read or there is no room for more.
+            ProblemError: if the body is invalid, or the engine or the log is behind.
         """
         return await self._upserts("item", decode_items, body, content_type)
 
     async def users(self, body: bytes, content_type: str | None = None) -> Upserted:
-        """Accept the users of one request body; the last word on a user wins.
+        """Accept the users of one request body; the last version of a user counts.
 
         Raises:
-            ProblemError: if the body cannot be read or there is no room for more.
+            ProblemError: if the body is invalid, or the engine or the log is behind.
         """
         return await self._upserts("user", decode_users, body, content_type)
 
@@ -236,18 +236,18 @@ class EventIngest:
         return Upserted(accepted=len(entries), rejected=_to_response(refusals), position=position)
 
     def append_internal(self, payload: bytes) -> asyncio.Future[Offsets]:
-        """Append an entry of the platform's own; one that finds no room is dropped and counted.
+        """Append an entry of the platform; while the log is full it is dropped and counted.
 
-        It is appended with others, within 20 ms or just ahead of what comes in before that.
+        It is appended with others, after 20 ms at most, or ahead of the next request before that.
 
         Returns:
-            The write of all that are appended with it; nobody needs to wait for it.
+            The write of the batch; waiting for it is optional.
         """
         loop = asyncio.get_running_loop()
         entry = decode_entry(payload)
         if isinstance(entry, Event) and subject_key(entry) is not None:
             permitted = self._options.permit(entry)
-            if permitted is None:  # withdrawn since the list was asked for
+            if permitted is None:  # consent was withdrawn after the request
                 nothing: asyncio.Future[Offsets] = loop.create_future()
                 nothing.set_result({})
                 return nothing
@@ -259,7 +259,7 @@ class EventIngest:
         return self._internal_write
 
     def flush_internal(self) -> None:
-        """Append what was noted, ahead of what comes later: a click may follow from it."""
+        """Append internal entries now, so that a recommendation precedes its clicks."""
         if self._internal_write is None or self._flush_timer is None:
             return
         self._flush_timer.cancel()
@@ -289,7 +289,7 @@ class EventIngest:
             self._applier.notice({})
         else:
             self._metrics.impressions_lost.inc(count)
-        if noted.done():  # whoever waited was cancelled, and this with it
+        if noted.done():  # cancelled by its waiter
             return
         if error is None:
             noted.set_result(written.result())
@@ -297,7 +297,7 @@ class EventIngest:
             noted.cancel()
         else:
             noted.set_exception(error)
-            noted.exception()  # seen: often nobody waits
+            noted.exception()  # marks it as retrieved: often nothing waits
 
     def _check_room(self) -> None:
         self._applier.check()
@@ -307,10 +307,10 @@ class EventIngest:
             )
 
     def _settle(self, identifiers: tuple[str, ...], written: asyncio.Future[Offsets]) -> None:
-        """What was written is the engine's to apply; what was not never happened."""
+        """Keep the ids of written events until they are applied; drop the ids of others."""
         if written.cancelled() or written.exception() is not None or not written.result():
-            # What waits on disk for an absent broker has no place yet: sent again, it is written
-            # again, and the engine counts it once.
+            # Spooled events have no offset yet: sent again, they are written again, and the
+            # engine deduplicates them.
             for identifier in identifiers:
                 self._pending.pop(identifier, None)
             return
@@ -320,20 +320,20 @@ class EventIngest:
         self._applier.notice(offsets)
 
     def _forget_applied(self) -> None:
-        """Drop the ids the engine remembers by now."""
+        """Drop the ids of events that the engine has applied."""
         applied = self._applier.applied
         while self._appended and reaches(applied, self._appended[0][0]):
             for identifier in self._appended.popleft()[1]:
                 self._pending.pop(identifier, None)
 
     async def _written(self, writes: set[asyncio.Future[Offsets]]) -> Position:
-        """Wait until all are durable; the position behind them, or of the log when none is new."""
+        """Wait until all writes are durable; return the position after them, or the log's end."""
         if not writes:
             return self._backend.show(self._backend.ends())
         offsets: Offsets = {}
         for write in writes:
             try:
-                # The caller may go away; the write, and those who wait for it, must not.
+                # A cancelled caller must not cancel the write, for which others wait.
                 offsets = merged((offsets, await asyncio.shield(write)))
             except BackpressureError as error:
                 raise ProblemError(
@@ -349,10 +349,10 @@ class EventIngest:
                 ) from None
             except LogError as error:
                 if not self._log_failed:
-                    # Once, not for each request: the lines may lie on the disk that is full.
+                    # Once, not for each request: log lines may go to the full disk.
                     logger.error(
-                        "events are refused with 503, and nothing of them is kept, until the log "
-                        "can be written again: %s. If the disk is full, make room",
+                        "events are refused with 503 until the log can be written again: %s. If "
+                        "the disk is full, free some space",
                         error,
                     )
                 self._log_failed = True
@@ -360,7 +360,7 @@ class EventIngest:
                     "not_ready", "the event log cannot be written", retry_after=5
                 ) from None
         if self._log_failed:
-            logger.warning("the log can be written again: events are taken")
+            logger.warning("the log can be written again: events are accepted")
             self._log_failed = False
         return self._backend.show(offsets)
 
@@ -371,7 +371,7 @@ class EventIngest:
 
 
 def _stamped(event: Event, now: int) -> Event:
-    """The event with the time of its receipt; what a sender says of that does not count."""
+    """Add the time of receipt to an event, in place of a value from the sender."""
     return msgspec.structs.replace(event, context={**event.context, "received_at": now})
 
 

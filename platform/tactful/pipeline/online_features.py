@@ -1,8 +1,7 @@
-"""Features of two places: people and visits as workers share them, all else of the own engine.
+"""Features from two sources: users and sessions from the online store, others from the engine.
 
-Workers keep one partition of the log each and copy what they know of people and visits to the
-online store. What is counted over everybody, by item or category, no worker knows as a whole, so
-the server counts it itself, with an engine that computes nothing else.
+Workers own partitions of the log and copy the features of users and sessions to the online store.
+Features by item or category need all partitions, so the server's own engine computes them.
 """
 
 from __future__ import annotations
@@ -27,19 +26,19 @@ from tactful_streaming.windows.entity_table import NonZero, PackedReader
 from tactful_streaming.windows.shared_aggregate import Value
 
 SHARED = ("user", "session")
-"""Kinds of entity that lie in one partition each, so that workers know them as a whole."""
+"""Entities whose events lie in one partition, so that a worker computes them fully."""
 
 _PAUSE_S = 1.0
 _T = TypeVar("_T")
 
 
 def own_definitions(definitions: Definitions) -> Definitions:
-    """What the server computes itself when workers compute the rest."""
+    """Select the definitions that the server computes when workers compute the others."""
     return _chosen(definitions, lambda entity: entity not in SHARED)
 
 
 def shared_definitions(definitions: Definitions) -> Definitions:
-    """What workers compute: of an item or a category each of them knows only a part."""
+    """Select the definitions that workers compute."""
     return _chosen(definitions, lambda entity: entity in SHARED)
 
 
@@ -54,8 +53,8 @@ def _chosen(definitions: Definitions, wanted: Callable[[str], bool]) -> Definiti
 class SharedFeatures:
     """A :class:`~tactful.catalogue.request_context.FeatureSource` of an engine and an online store.
 
-    While the store cannot be reached, reads of people are refused at once and it is tried again
-    every second, so that requests do not queue up behind a store that does not answer.
+    While the store does not answer, reads of users fail at once and it is tried again every second,
+    so that no requests queue up.
     """
 
     def __init__(
@@ -66,13 +65,13 @@ class SharedFeatures:
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Read from `engine` what it computes, from `online` what `definitions` have beyond.
+        """Read features from an engine and an online store.
 
         Args:
             engine: computes `own_definitions(definitions)`.
             definitions: all definitions.
-            online: the store, which should answer or fail quickly; closed with this object.
-            clock: monotonic seconds.
+            online: store with short timeouts; closed with this object.
+            clock: returns monotonic seconds.
         """
         self._engine = engine
         self._definitions = definitions
@@ -93,21 +92,21 @@ class SharedFeatures:
 
     @property
     def users(self) -> Mapping[str, User]:
-        """Latest upsert of each user: the own engine has read of all of them, too."""
+        """Latest upsert of each user, which the own engine reads, too."""
         return self._engine.users
 
     @property
     def items_version(self) -> int:
-        """Grows with every item upsert."""
+        """Number of item upserts."""
         return self._engine.items_version
 
     def items_since(self, version: int) -> list[Item]:
-        """The items that changed since `items_version` was `version`; maybe all of them."""
+        """Return the items that changed since an `items_version`; maybe all."""
         return self._engine.items_since(version)
 
     @property
     def offset(self) -> None:
-        """None: workers are as far as they are, each with its partitions."""
+        """None: workers read partitions independently."""
         return None
 
     @property
@@ -117,11 +116,11 @@ class SharedFeatures:
 
     @property
     def problem(self) -> str | None:
-        """What is wrong with the online store, in words."""
+        """Message while the online store cannot be reached."""
         return None if self._failed_at is None else "the online store cannot be reached"
 
     def read(self, entity: str, key: str, at: int) -> dict[str, Value]:
-        """All features of one entity as of `at` (epoch milliseconds).
+        """Read all features of one entity at a time (epoch milliseconds).
 
         Raises:
             ProblemError: if the online store does not answer.
@@ -136,7 +135,7 @@ class SharedFeatures:
     def read_columns(
         self, entity: str, keys: Sequence[str], names: Sequence[str], at: int
     ) -> NDArray[np.float64]:
-        """Ungrouped features of several entities, shape (len(keys), len(names)).
+        """Read ungrouped features of several entities, shape (len(keys), len(names)).
 
         Raises:
             ProblemError: if the online store does not answer.
@@ -158,19 +157,19 @@ class SharedFeatures:
         names: Sequence[str],
         at: int,
     ) -> NDArray[np.float64]:
-        """As `read_columns`, of items or categories at some places."""
+        """Read columns of items or categories by their rows."""
         return self._engine.read_placed(entity, placing, places, names, at)
 
     def read_nonzero(self, entity: str, name: str, at: int, start: int = 0) -> NonZero | None:
-        """As `Engine.read_nonzero`, of items or categories."""
+        """Read nonzero values of items or categories, like `Engine.read_nonzero`."""
         return self._engine.read_nonzero(entity, name, at, start)
 
     def resolve(self, key: str, at: int) -> str:
-        """Key of the person whom ``device:<device_id>`` stands for at time `at`."""
+        """Return the key of the user of ``device:<device_id>`` at time `at`."""
         return self._engine.resolve(key, at)
 
     def marks(self, partitions: Collection[int]) -> Offsets:
-        """How far the workers' copies have come; a partition that nobody copied is left out.
+        """Return the offsets of the workers' copies, without partitions that have none.
 
         Raises:
             ProblemError: if the online store does not answer.
@@ -187,23 +186,23 @@ class SharedFeatures:
         self._online.close()
 
     def _resolved(self, entity: str, key: str, at: int) -> str:
-        """Key of whoever holds a device: the own engine has read of all logins, too."""
+        """Return the key of a device's user: the own engine reads all logins, too."""
         return self._engine.resolve(key, at) if entity == "user" else key
 
-    def _ask(self, question: Callable[[], _T]) -> _T:
+    def _ask(self, operation: Callable[[], _T]) -> _T:
         failed = self._failed_at
         if failed is not None and self._clock() - failed < _PAUSE_S:
-            raise _refusal()
+            raise _unavailable()
         try:
-            answer = question()
+            answer = operation()
         except OnlineStoreError as error:
             self._failed_at = self._clock()
-            raise _refusal() from error
+            raise _unavailable() from error
         self._failed_at = None
         return answer
 
 
-def _refusal() -> ProblemError:
+def _unavailable() -> ProblemError:
     return ProblemError(
-        "not_ready", "the features of people cannot be read at present", retry_after=1
+        "not_ready", "the features of users cannot be read at present", retry_after=1
     )

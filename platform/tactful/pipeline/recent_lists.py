@@ -1,4 +1,4 @@
-"""Lists that a server has given: logged, at hand for a while to be explained, and forgotten."""
+"""Recent recommendations of a server, kept to be explained."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ _FORGET_S = 30.0
 
 
 class RecentRecommendations:
-    """The lists of one server. For its event loop, but for `forget`.
+    """The recent recommendations of one server. For its event loop, except `forget`.
 
     Attributes:
-        waiting: lists that are being logged.
+        waiting: writes to the log that are not durable yet.
     """
 
     def __init__(self, ingest: EventIngest, backend: Backend) -> None:
         """Start empty.
 
         Args:
-            ingest: writes lists to the log.
-            backend: has the log, in which older ones are found.
+            ingest: writes recommendations to the log.
+            backend: its log is searched for older ones.
         """
         self._ingest = ingest
         self._backend = backend
@@ -38,18 +38,18 @@ class RecentRecommendations:
         self.waiting: set[asyncio.Future[Offsets]] = set()
 
     def begin(self) -> None:
-        """Belong to the running event loop."""
+        """Use the running event loop."""
         self._loop = asyncio.get_running_loop()
 
     def note(self, recommendation_id: str, impression: bytes) -> None:
-        """Log a list that is shown, and keep it for a while to be explained."""
+        """Log a recommendation, and keep it for explanations."""
         self._recent.add(recommendation_id, impression)
         written = self._ingest.append_internal(impression)
         self.waiting.add(written)
         written.add_done_callback(self.waiting.discard)
 
     async def find(self, recommendation_id: str) -> Event | None:
-        """The event of a list; None if it is not among the latest records of the log, either.
+        """Return the event of a recommendation; None if the latest log records lack it.
 
         Raises:
             ProblemError: if the log cannot be searched now.
@@ -58,12 +58,9 @@ class RecentRecommendations:
         return found or await asyncio.to_thread(self._search, recommendation_id)
 
     def forget(self, found: SearchResult) -> int:
-        """Forget the latest lists of people, in whose place none can be explained any more.
+        """Delete the recent recommendations of users and return their number.
 
         For other threads than the loop's.
-
-        Returns:
-            How many there were.
         """
 
         async def drop() -> int:
@@ -77,7 +74,9 @@ class RecentRecommendations:
         with self._backend.searched() as partitions:
             latest = _SEARCHED_RECORDS // len(partitions)
             try:
-                found = (find_impression(it, recommendation_id, latest=latest) for it in partitions)
+                found = (
+                    find_impression(log, recommendation_id, latest=latest) for log in partitions
+                )
                 return next(filter(None, found), None)
             except LogError as error:
                 raise ProblemError(

@@ -1,4 +1,4 @@
-"""How far the log shows in features by now, and who waits for more of it."""
+"""Read-your-writes: the highest visible offsets, and requests that wait for others."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ _MARKS_S = 0.003
 
 
 class VisibilityTracker:
-    """Offsets up to which everything shows: here, and in what workers keep of people."""
+    """Tracks the offsets that features show, here and in the workers' online store."""
 
     def __init__(
         self, applied: Callable[[], Offsets], shared: SharedFeatures | None = None
     ) -> None:
-        """Nobody waits yet.
+        """Start without waiting requests.
 
         Args:
-            applied: how far the engine of this process has applied the log.
-            shared: where the features of people are, if not in the engine.
+            applied: returns the offsets that this process's engine has applied.
+            shared: features of users in the online store, if workers compute them.
         """
         self._applied = applied
         self._shared = shared
@@ -34,14 +34,14 @@ class VisibilityTracker:
 
     @property
     def offsets(self) -> Offsets:
-        """By partition."""
+        """Visible offsets by partition."""
         applied = self._applied()
         if self._shared is None:
             return applied
         return {n: min(at, self._marks.get(n, 0)) for n, at in applied.items()}
 
     async def reach(self, wanted: Offsets, timeout: float) -> bool:
-        """Wait until everything up to some offsets shows; whether it does in `timeout` seconds."""
+        """Wait until offsets are visible; return whether they are within `timeout` seconds."""
         if reaches(self.offsets, wanted):
             return True
         self._loop = asyncio.get_running_loop()
@@ -58,13 +58,13 @@ class VisibilityTracker:
         return True
 
     def progressed(self) -> None:
-        """Tell those who wait; called in the engine thread."""
+        """Wake waiting requests; called in the engine thread."""
         if self._waiters and self._loop is not None:
             with contextlib.suppress(RuntimeError):  # the loop is closed already
                 self._loop.call_soon_threadsafe(self._wake)
 
-    async def look_at_marks(self) -> None:
-        """Ask how far workers are, where they keep what is known of people."""
+    async def read_marks(self) -> None:
+        """Read the workers' offsets from the online store."""
         if self._shared is not None:
             await self._look(self._shared, self._applied())
 
@@ -81,7 +81,7 @@ class VisibilityTracker:
         self._waiters = waiting
 
     async def _watch_marks(self, shared: SharedFeatures) -> None:
-        """Look how far the workers are, as long as somebody waits for them."""
+        """Read the workers' offsets while requests wait."""
         try:
             while self._waiters:
                 await self._look(

@@ -1,4 +1,4 @@
-"""The thread that tells a web address about the actions of the log."""
+"""Delivery of the log's actions to a webhook, in a thread."""
 
 from __future__ import annotations
 
@@ -23,15 +23,14 @@ _LOOK_S = 0.5
 
 
 class Webhooks:
-    """Follows the partitions of a log and delivers their actions; one queue for each partition.
+    """Reads the partitions of a log and delivers their actions; one queue for each partition.
 
-    A queue that is new begins at the end of its partition: what was emitted before anybody wanted
-    to be told is not told.
+    A new queue begins at the end of its partition: earlier actions are not delivered.
 
     Attributes:
-        delivered: how many deliveries arrived since the start.
-        failed: how many attempts failed and are repeated.
-        buried: how many deliveries were given up.
+        delivered: number of successful deliveries since the start.
+        failed: number of failed attempts, which are repeated.
+        buried: number of deliveries that were given up.
     """
 
     def __init__(
@@ -48,16 +47,16 @@ class Webhooks:
         """Open the queues in `directory`; `start` starts the thread.
 
         Args:
-            settings: whom to tell, and how.
-            partitions: of the log, in their order; they stay the caller's to close.
-            types: types of the actions.
-            directory: where the queues lie.
-            clock: now in epoch milliseconds.
+            settings: address, secret and retries.
+            partitions: partitions of the log, in order; the caller closes them.
+            types: event types of the actions.
+            directory: folder of the queues.
+            clock: returns epoch milliseconds.
             post: sends one request; by default over HTTP.
-            suppressed: keys of people who were erased: nothing is told of them.
+            suppressed: keys of erased users, of whom nothing is delivered.
 
         Raises:
-            ConfigError: if the secret is not where the settings say.
+            ConfigError: if the secret is missing.
             StateError: if a queue is damaged.
         """
         signing = secret("actions.secret_env", settings.secret_env)
@@ -96,28 +95,28 @@ class Webhooks:
 
     @property
     def positions(self) -> list[int]:
-        """By partition, the next offset of the log that is still needed."""
+        """Next offset to read, by partition."""
         return [queue.position for queue in self._queues]
 
     def start(self) -> None:
         """Start the thread."""
         self._thread.start()
 
-    def forget(self, theirs: Callable[[Delivery], bool]) -> int:
-        """Forget deliveries; how many there were."""
-        return sum(queue.remove(theirs) for queue in self._queues)
+    def forget(self, matches: Callable[[Delivery], bool]) -> int:
+        """Delete matching deliveries and return their number."""
+        return sum(queue.remove(matches) for queue in self._queues)
 
     def purge(self) -> None:
-        """Have no bytes left on disk of what was forgotten.
+        """Remove the bytes of deleted deliveries from disk.
 
         Raises:
-            StateError: if the disk refused; it may be done again.
+            StateError: if the disk refused; it may be repeated.
         """
         for state in self._states:
             state.purge()
 
     def close(self) -> None:
-        """Finish the delivery at hand and close the queues."""
+        """Finish the current delivery and close the queues."""
         self._stopping.set()
         if self._thread.ident is not None:
             self._thread.join()
@@ -137,7 +136,7 @@ class Webhooks:
                 self._stopping.wait(_LOOK_S)
 
     def _work(self) -> bool:
-        """Look at what is new and send what is due; whether there may be more at once."""
+        """Queue new actions and send due ones; return whether more may be waiting."""
         busy = False
         for log, sender in zip(self._partitions, self._senders, strict=True):
             busy |= sender.collect(log, self._types) > 0

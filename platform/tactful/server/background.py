@@ -163,7 +163,7 @@ class BackgroundTasks:
                 await asyncio.to_thread(self._refresh_metadata)
             except Exception as error:
                 logger.warning("API keys and consent were not refreshed: %s", error)
-            await self._visibility.look_at_marks()
+            await self._visibility.read_marks()
             await self._refresh_models()
 
     def _refresh_metadata(self) -> None:

@@ -57,7 +57,7 @@ def test_workers_are_asked_as_long_as_somebody_waits_for_them() -> None:
         before = len(marks.asked)
         await asyncio.sleep(0.05)
         assert len(marks.asked) == before
-        await visible.look_at_marks()
+        await visible.read_marks()
 
     asyncio.run(story())
     assert marks.asked == [[1], [1], [1], [0, 1]]
