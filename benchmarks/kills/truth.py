@@ -17,7 +17,7 @@ from tactful_streaming.engine.options import EngineOptions
 from tactful_streaming.identity.resolver import Identity
 from tactful_streaming.state.store import MemoryState
 from tactful_streaming.windows.triggers import WindowResult
-from tactful_streaming.worker.output_rows import encode_fired
+from tactful_streaming.worker.output_rows import encode_results
 
 Rows = dict[str, Any]
 """The last value under each feature, entity, group and window."""
@@ -134,7 +134,7 @@ class Truth:
 
     def _fired(self, fired: list[WindowResult]) -> None:
         whole = [one for one in fired if one.entity in ("user", "session")]
-        self.rows += [value for _, value in encode_fired(whole)]
+        self.rows += [value for _, value in encode_results(whole)]
 
 
 def table(records: Iterable[bytes]) -> Rows:

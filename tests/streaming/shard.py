@@ -23,7 +23,7 @@ from tactful_streaming.patterns.match import Match
 from tactful_streaming.state.store import MemoryState
 from tactful_streaming.windows.triggers import WindowResult
 from tactful_streaming.worker.options import JobOptions
-from tactful_streaming.worker.output_rows import encode_fired, encode_matches
+from tactful_streaming.worker.output_rows import encode_results, encode_matches
 
 DEFINITIONS = """
 - {name: views, entity: user, event: view, aggregate: count, window: {size: 5m, slide: 1m}}
@@ -144,7 +144,7 @@ def truth(shard: Shard, logs: Logs) -> Truth:
     made = Truth({}, set(), {})
 
     def fired(ones: list[WindowResult]) -> None:
-        add_fired(made.fired, [value for _, value in encode_fired(ones)])
+        add_fired(made.fired, [value for _, value in encode_results(ones)])
 
     def matched(matches: list[Match]) -> None:
         made.matches.update(value.decode() for _, value in encode_matches(matches))

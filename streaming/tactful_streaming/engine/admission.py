@@ -1,4 +1,4 @@
-"""Admission of log records: decoded, deduplicated, cleaned, assigned to a user, put in time."""
+"""Admission of log records: decoding, deduplication, cleaning, user and time."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ class AdmittedBatch:
 
 
 class _Pending:
-    """A batch whose records are admitted one by one, in columns: one row for each event or tick."""
+    """Columns of a batch admitted one by one, with a row for each event or tick."""
 
     def __init__(
         self,
@@ -143,7 +143,7 @@ class Admission:
             plan: fields of events that the features need.
             projection: decodes; with a cleaner or consumers it has to decode whole events.
             dedupe: ids that have been applied before.
-            options: of the engine.
+            options: options of the engine.
             reads_ids: whether :attr:`AdmittedBatch.ids` are needed.
             resolver: links devices to users; None: an event belongs to the user it names.
         """
@@ -326,7 +326,7 @@ class Admission:
     def _history_of(
         self, event: Any, item: Item | None, position: int, pending: _Pending
     ) -> str | None:
-        """Key of the history that gets an event; None if no history of this partition does."""
+        """Return the key of the history of an event; None if it is in no history here."""
         if self._suppressed and self._is_suppressed(event):
             return None
         purposes = pending.purposes.get(position)

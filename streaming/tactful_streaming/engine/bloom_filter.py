@@ -1,4 +1,4 @@
-"""A Bloom filter of event ids, which says of almost every new id that it is new.
+"""A Bloom filter of event ids, which recognises almost every new id.
 
 Bits by Kirsch and Mitzenmacher, "Less hashing, same performance" (ESA 2006): the places of an id
 are ``a, a + b, a + 2b…`` of two halves of one hash.
@@ -22,7 +22,7 @@ class IdFilter:
     """
 
     def __init__(self, capacity: int) -> None:
-        """Begin empty; it takes two to four bytes for each id of `capacity`."""
+        """Begin empty; each id of `capacity` takes two to four bytes."""
         self.capacity = capacity
         bits = 1 << max(capacity * _BITS_PER_ID - 1, 1 << 6).bit_length()
         self._mask = np.uint64(bits - 1)
@@ -34,10 +34,10 @@ class IdFilter:
         np.bitwise_or.at(self._words, words, bits)
 
     def maybe(self, ids: Sequence[str]) -> list[str]:
-        """Those of `ids` that may be remembered; the others certainly are not."""
+        """Return those of `ids` that may be remembered; the others certainly are not."""
         words, bits = self._places(ids)
-        found = ((self._words[words] & bits) != 0).all(axis=0)
-        return [ids[i] for i in np.flatnonzero(found).tolist()]
+        known = ((self._words[words] & bits) != 0).all(axis=0)
+        return [ids[i] for i in np.flatnonzero(known).tolist()]
 
     def _places(self, ids: Sequence[str]) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
         hashes = np.fromiter(map(hash, ids), np.int64, len(ids)).view(np.uint64)

@@ -1,4 +1,4 @@
-"""Commits of an engine: all changes and the log offset in one atomic write of the state store."""
+"""Commits of an engine: all changes and the log offset in one atomic write."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _SWEEP = 256
 
 
 class EngineCommits:
-    """Writes the state of an engine to its store, and reads it when the engine is opened.
+    """Writes the state of an engine to its store, and reads it at an opening.
 
     A refused write loses nothing: its changes stay in `_unwritten`, and the next commit writes them
     with its own.
@@ -62,7 +62,7 @@ class EngineCommits:
             self._state.mirror.publish(self._state.offset)
 
     def commit(self) -> None:
-        """Write all that changed since the last commit, with the offset, in one atomic batch.
+        """Write all changes since the last commit, with the offset, atomically.
 
         Raises:
             StateError: if the store refused, as with a full disk.

@@ -1,4 +1,4 @@
-"""Co-committed consumers: counters whose state commits together with the log offset."""
+"""Co-committed consumers, whose state commits together with the log offset."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Each event id counts once: ids are remembered in the store for some days of event time."""
+"""Deduplication: the store remembers event ids for some days of event time."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ _decoder: msgspec.msgpack.Decoder[list[str]] = msgspec.msgpack.Decoder(list[str]
 
 
 class Deduplicator:
-    """Remembers event ids by generation, the day of the watermark when they were applied.
+    """Remembers event ids by generation, the day of the watermark at their event.
 
     An id is remembered for at least `days` days of event time. The watermark decides, not a clock,
-    so a replay of the log forgets at the same events. Only ids that are not yet in the store are
-    held in memory, and a filter that spares most look-ups in the store. After opening it is filled
-    bit by bit; until it holds every id, the store is asked.
+    so a replay of the log drops ids at the same events. Only ids that are not yet in the store are
+    held in memory, and a filter that saves most look-ups in the store. After an opening it is
+    filled in steps; until it holds every id, the store is read.
     """
 
     def __init__(self, store: StateStore, days: int) -> None:
@@ -61,17 +61,17 @@ class Deduplicator:
             found.update((known, recent[known]) for known in event_ids if known in recent)
         return found
 
-    def is_new(self, event_id: str, found: Mapping[str, int], watermark: int) -> bool:
+    def is_new(self, event_id: str, known: Mapping[str, int], watermark: int) -> bool:
         """Whether `event_id` is not remembered.
 
         Args:
             event_id: id of the event about to be applied.
-            found: what :meth:`seen_many` found for the batch.
+            known: result of :meth:`seen_many` for the batch.
             watermark: watermark before the event is applied, epoch milliseconds.
         """
         seen = self._recent.get(event_id)
         if seen is None:
-            seen = found.get(event_id)
+            seen = known.get(event_id)
         return seen is None or seen < watermark // _DAY_MS - self._days
 
     def remember(self, event_id: str, watermark: int) -> None:
@@ -79,7 +79,7 @@ class Deduplicator:
         self._recent[event_id] = watermark // _DAY_MS
 
     def remember_many(self, event_ids: Iterable[str], watermarks: Sequence[int]) -> None:
-        """Remember ids, each applied when it brought the watermark to its one of `watermarks`."""
+        """Remember ids, each with the watermark after its event."""
         if watermarks[0] // _DAY_MS == watermarks[-1] // _DAY_MS:
             self._recent.update(dict.fromkeys(event_ids, watermarks[0] // _DAY_MS))
             return
@@ -97,7 +97,7 @@ class Deduplicator:
         return seen >= watermark // _DAY_MS - self._days
 
     def changes(self, offset: int, watermark: int) -> Iterator[Change]:
-        """What to write at a commit at log offset `offset`; bounded work for what is forgotten."""
+        """Yield the writes of a commit at log offset `offset`; drops few old ids each time."""
         for generation in sorted(set(self._recent.values())):
             ids = [event_id for event_id, of in self._recent.items() if of == generation]
             value = generation.to_bytes(4, "big")
@@ -119,7 +119,7 @@ class Deduplicator:
             self._stored += len(ids)
 
     def _fill(self) -> None:
-        """Take some more of the stored ids into the filter; begin a larger one if it is full."""
+        """Add some more stored ids to the filter; begin a larger one if it is full."""
         if self._fill_from is None:
             if self._held <= self._filter.capacity:
                 return

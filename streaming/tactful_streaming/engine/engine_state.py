@@ -1,4 +1,4 @@
-"""The state of an engine in memory, shared by its reads, its commits and its erasures."""
+"""The state of an engine in memory, shared by its reads, commits and erasures."""
 
 from __future__ import annotations
 

@@ -1,10 +1,11 @@
-"""Removes people from the stored state of an engine, also of one at work (`Engine.forget`).
+"""Erasure of users from the stored state of an engine.
 
-What is kept under the key of a person, of their devices and of their visits goes, and so do their
-event ids, the links to their devices and the actions made for them, and what names them under the
-keys of items (`mentions`). Counts of items and categories, to which many people contributed, name
-nobody and stay; to have those as if the person had never been there, the state is rebuilt from the
-log.
+Deleted are the entries under the keys of users, of their devices and sessions, their event ids, the
+links to their devices and the actions for them, and mentions of them under the keys of items
+(`references`). Counts of items and categories, to which many users contributed, name nobody and
+stay; to remove the contributions too, rebuild the state from the log.
+
+`EngineErasure` does the same for a running engine.
 """
 
 from __future__ import annotations
@@ -56,14 +57,14 @@ _PIECE = 10_000
 
 
 def devices_of(store: StateStore, user_id: str) -> Iterator[str]:
-    """Devices that a stored state knows to be or to have been of a user."""
+    """Yield the devices that a user holds or has held, by a stored state."""
     for key, blob in store.scan(DEVICE):
         if user_id.encode() in blob:
             yield key[len(DEVICE) :].decode()
 
 
 def user_keys_in(store: StateStore) -> Iterator[str]:
-    """Keys of the people of whom a state holds anything under their own name."""
+    """Yield the keys of the users and devices of a stored state."""
     for prefix, before in (
         (entity_prefix("user"), ""),
         (USER, ""),
@@ -72,37 +73,36 @@ def user_keys_in(store: StateStore) -> Iterator[str]:
         (DEVICE, DEVICE_PREFIX),
     ):
         for key, _ in store.scan(prefix):
-            # Beside what is of a device may lie what of it can never be joined to anybody.
+            # A device may have a second history, which is never merged with that of a user.
             yield before + key[len(prefix) :].decode().split(APART)[0]
     for name in _operator_keys(store):
         yield name.split(APART)[0]
 
 
 def _operator_keys(store: StateStore) -> Iterator[str]:
-    """Keys of which sequences and joins know something, of whatever entity."""
+    """Yield the keys of all kinds of entities with partial matches."""
     for key, _ in store.scan(OPERATOR):
         yield key.decode().partition(":")[2]
 
 
 def sessions_of(store: StateStore, people: Container[str]) -> Iterator[str]:
-    """Visits that a stored state knows to be of people, also ones that the log has forgotten."""
+    """Yield the sessions of users in a stored state, also ones that left the log."""
     for key, owner in store.scan(OWNER):
         if owner.decode().split(APART)[0] in people:
             yield key[len(OWNER) :].decode()
 
 
 def expire_users(store: StateStore, before: int) -> int:
-    """Remove what is kept of people and visits of whom nothing came since a time.
+    """Delete users and sessions without events since a time.
 
-    A description is one of what came: one that came since stays, and a person of whom there is
-    nothing else goes with an old one.
+    A newer description stays, and an old one is deleted if nothing else is stored of its user.
 
     Args:
-        store: of an engine that is closed.
+        store: state of a closed engine.
         before: event time, epoch milliseconds.
 
     Returns:
-        How many of them there were: what is computed of people, visits, and descriptions.
+        Number of deleted histories, sessions and descriptions.
     """
     gone: list[Change] = []
     count = 0
@@ -133,27 +133,27 @@ def expire_users(store: StateStore, before: int) -> int:
 
 
 def drop_consumer(store: StateStore, name: str) -> None:
-    """Forget what a passenger had counted: with the next engine on this state it begins anew."""
+    """Delete the snapshot of a consumer, which begins anew with the next engine."""
     store.write([(CONSUMER + name.encode(), None)])
 
 
 def find_subject_ids(
     store: StateStore, people: Container[str], definitions: Definitions
 ) -> SubjectIds:
-    """What a stored state shows by itself of people who are known by nothing but a yes or no.
+    """Find the ids of users in a stored state, given only a membership test.
 
-    It reads the key of every entity. Of the ids of their events it knows those only that a sequence
-    or join keeps with who caused them: nothing else in a state says whose they are.
+    It reads the key of every entity. It finds only the event ids that a sequence or join keeps with
+    their user: no other part of a state says whose they are.
 
     Args:
-        store: of an engine that is closed.
-        people: whether a key of :attr:`SubjectIds.people` is one of them.
-        definitions: what the state was computed by.
+        store: state of a closed engine.
+        people: contains the keys (:attr:`SubjectIds.people`) of these users.
+        definitions: definitions of the state.
     """
     users, devices, shared, sessions = set[str](), set[str](), set[str](), set[str]()
 
     def note(key: str) -> None:
-        # Beside what is of a device may lie what of it can never be joined to anybody.
+        # A device may have a second history, which is never merged with that of a user.
         if key.split(APART)[0] not in people:
             return
         if key.startswith(DEVICE_PREFIX):
@@ -189,9 +189,9 @@ def find_subject_ids(
     )
 
 
-def stored_entities(store: StateStore, traces: SubjectIds) -> Iterator[tuple[str, str, bytes]]:
-    """Kind of entity, key and packed state of what is kept of people and their visits."""
-    for entity, keys in (("user", traces.people), ("session", traces.sessions)):
+def stored_entities(store: StateStore, subjects: SubjectIds) -> Iterator[tuple[str, str, bytes]]:
+    """Yield kind, key and packed state of the histories of users and their sessions."""
+    for entity, keys in (("user", subjects.people), ("session", subjects.sessions)):
         for key in sorted(keys):
             blob = store.get(entity_prefix(entity) + key.encode())
             if blob is not None:
@@ -200,12 +200,12 @@ def stored_entities(store: StateStore, traces: SubjectIds) -> Iterator[tuple[str
 
 @dataclass(frozen=True)
 class SubjectReferences:
-    """Keys of a stored state under which something of people is, and that only a search finds.
+    """Keys of a stored state that refer to users, and that only a search finds.
 
     Attributes:
-        cleaner: what the cleaner remembers of them.
+        cleaner: entries of the cleaner.
         chunks: lists of event ids, some of which are theirs.
-        mentions: what is kept of others, or of items, and names them, too.
+        mentions: entries of other users or of items that name them.
     """
 
     cleaner: tuple[bytes, ...] = ()
@@ -214,125 +214,129 @@ class SubjectReferences:
 
 
 def find_references(
-    store: StateStore, traces: SubjectIds, definitions: Definitions
+    store: StateStore, subjects: SubjectIds, definitions: Definitions
 ) -> SubjectReferences:
-    """Search a stored state, also one that another process writes to; it may take long."""
+    """Search a stored state, also while another process writes; may take long."""
     chunks: list[bytes] = []
-    if traces.event_ids:
+    if subjects.event_ids:
         for key, blob in store.scan(ID_CHUNK):
-            if not traces.event_ids.isdisjoint(_ids.decode(blob)):
+            if not subjects.event_ids.isdisjoint(_ids.decode(blob)):
                 chunks.append(key)
-    mentions = find_mentions(store, definitions, traces)
-    return SubjectReferences(tuple(_cleaner(store, traces)), tuple(chunks), tuple(mentions))
+    mentions = find_mentions(store, definitions, subjects)
+    return SubjectReferences(tuple(_cleaner_keys(store, subjects)), tuple(chunks), tuple(mentions))
 
 
-def history_keys(store: StateStore, traces: SubjectIds) -> frozenset[str]:
-    """Keys of histories of people; beside that of a device lie some that nobody may claim."""
+def history_keys(store: StateStore, subjects: SubjectIds) -> frozenset[str]:
+    """Return the keys of the histories of users, with the unclaimed ones of devices."""
     prefix = entity_prefix("user")
-    found = set(traces.people)
-    for device in traces.devices:
+    keys = set(subjects.people)
+    for device in subjects.devices:
         for key, _ in store.scan(prefix + f"{DEVICE_PREFIX}{device}{APART}".encode()):
-            found.add(key[len(prefix) :].decode())
-    return frozenset(found)
+            keys.add(key[len(prefix) :].decode())
+    return frozenset(keys)
 
 
 def delete_subjects(
     store: StateStore,
-    traces: SubjectIds,
+    subjects: SubjectIds,
     definitions: Definitions,
     snapshots: Mapping[str, Callable[[bytes], bytes]],
     *,
     references: SubjectReferences | None = None,
 ) -> int:
-    """Remove people from the state in `store`, in batches; again from the start after a crash.
+    """Delete users from the state in `store`, in batches; after a crash, call it again.
 
     Args:
-        store: nobody else writes to it meanwhile.
-        traces: what to remove.
-        definitions: what the state was computed by.
-        snapshots: by name of a passenger, makes its snapshot without these people.
-        references: what a search has found already, since when nothing of them was added.
+        store: has no other writer meanwhile.
+        subjects: ids to delete.
+        definitions: definitions of the state.
+        snapshots: by name of a consumer, makes its snapshot without these users.
+        references: result of a search since which nothing of them was added; None: search here.
 
     Returns:
-        How many keys were removed.
+        Number of deleted keys.
     """
-    references = find_references(store, traces, definitions) if references is None else references
-    own = set(_keys(traces, history_keys(store, traces), definitions))
-    waiting: list[Change] = [(key, None) for key in own if store.get(key) is not None]
-    waiting += [(key, None) for key in _waiting_of(store, traces)]
-    waiting += [(key, None) for key in references.cleaner]
-    removed = len(waiting)
-    waiting += _chunks(store, traces, references.chunks)
+    references = find_references(store, subjects, definitions) if references is None else references
+    own = set(_own_keys(subjects, history_keys(store, subjects), definitions))
+    changes: list[Change] = [(key, None) for key in own if store.get(key) is not None]
+    changes += [(key, None) for key in _outbox_keys(store, subjects)]
+    changes += [(key, None) for key in references.cleaner]
+    removed = len(changes)
+    changes += _chunk_changes(store, subjects, references.chunks)
     others = [key for key in references.mentions if key not in own]
-    changed = list(without_mentions(store, definitions, others, traces))
+    changed = list(without_mentions(store, definitions, others, subjects))
     meta = read_meta(store) if changed else None
     if meta is not None:
-        # For an engine that copies what is stored, and was closed meanwhile. It comes first: what
-        # was changed before a kill is not among what is to be changed after it.
+        # Tells a mirror of the state to copy it anew. It comes first: after a kill, the keys that
+        # were changed before are no longer among those to change.
         changed.insert(0, (CHANGED_APART, b"%d" % meta.offset))
-    waiting += changed
+    changes += changed
     for name, without in snapshots.items():
         snapshot = store.get(CONSUMER + name.encode())
         if snapshot is not None and (left := without(snapshot)) != snapshot:
-            waiting.append((CONSUMER + name.encode(), left))
-    for start in range(0, len(waiting), _PIECE):
-        store.write(waiting[start : start + _PIECE])
+            changes.append((CONSUMER + name.encode(), left))
+    for start in range(0, len(changes), _PIECE):
+        store.write(changes[start : start + _PIECE])
     return removed
 
 
-def _keys(traces: SubjectIds, people: Collection[str], definitions: Definitions) -> Iterator[bytes]:
-    for entity, keys in (("user", people), ("session", traces.sessions)):
+def _own_keys(
+    subjects: SubjectIds, people: Collection[str], definitions: Definitions
+) -> Iterator[bytes]:
+    for entity, keys in (("user", people), ("session", subjects.sessions)):
         for key in keys:
             yield entity_prefix(entity) + key.encode()
     names = [sequence.name for sequence in definitions.sequences]
     names += [join.name for join in definitions.joins]
     for name in names:
-        for key in (*people, *traces.sessions):
+        for key in (*people, *subjects.sessions):
             yield operator_prefix(name) + key.encode()
-    for session in traces.sessions:
+    for session in subjects.sessions:
         yield OWNER + session.encode()
-    for user in traces.users:
+    for user in subjects.users:
         for prefix in (USER, CONSENT, DEVICES_OF):
             yield prefix + user.encode()
-    for device in traces.devices | traces.shared:
+    for device in subjects.devices | subjects.shared:
         yield DEVICE + device.encode()
-    for event_id in traces.event_ids:
+    for event_id in subjects.event_ids:
         yield EVENT_ID + event_id.encode()
 
 
-def _waiting_of(store: StateStore, traces: SubjectIds) -> Iterator[bytes]:
+def _outbox_keys(store: StateStore, subjects: SubjectIds) -> Iterator[bytes]:
     for prefix in (OUTBOX, HANDOVER):
         for key, payload in store.scan(prefix):
-            if names_subject(decode_entry(payload), traces):
+            if names_subject(decode_entry(payload), subjects):
                 yield key
 
 
-def names_subject(entry: Entry, traces: SubjectIds) -> bool:
-    """Whether an entry names these people."""
+def names_subject(entry: Entry, subjects: SubjectIds) -> bool:
+    """Whether an entry names these users."""
     if isinstance(entry, Restricted):
         entry = entry.event
     if isinstance(entry, Event):
-        return entry.user_id in traces.users or entry.device_id in traces.devices
+        return entry.user_id in subjects.users or entry.device_id in subjects.devices
     if isinstance(entry, UserEntry):
-        return entry.user_id in traces.users
+        return entry.user_id in subjects.users
     if isinstance(entry, Link):
-        return entry.user_id in traces.users or entry.device_id in traces.devices
+        return entry.user_id in subjects.users or entry.device_id in subjects.devices
     if isinstance(entry, Transfer):
-        return entry.target in traces.users or entry.source in traces.people
+        return entry.target in subjects.users or entry.source in subjects.people
     if isinstance(entry, Forwarded):
-        return entry.target in traces.users or entry.event.device_id in traces.devices
+        return entry.target in subjects.users or entry.event.device_id in subjects.devices
     return False
 
 
-def _cleaner(store: StateStore, traces: SubjectIds) -> Iterator[bytes]:
-    needles = [name.encode() for name in traces.users | traces.devices | traces.event_ids]
+def _cleaner_keys(store: StateStore, subjects: SubjectIds) -> Iterator[bytes]:
+    needles = [name.encode() for name in subjects.users | subjects.devices | subjects.event_ids]
     for key, _ in store.scan(CLEANER):
         if any(needle in key for needle in needles):
             yield key
 
 
-def _chunks(store: StateStore, traces: SubjectIds, keys: Sequence[bytes]) -> Iterator[Change]:
+def _chunk_changes(
+    store: StateStore, subjects: SubjectIds, keys: Sequence[bytes]
+) -> Iterator[Change]:
     for key, blob in zip(keys, store.get_many(keys), strict=True):
-        if blob is not None:  # else it was forgotten since
-            kept = [id_ for id_ in _ids.decode(blob) if id_ not in traces.event_ids]
+        if blob is not None:  # else it was deleted since
+            kept = [id_ for id_ in _ids.decode(blob) if id_ not in subjects.event_ids]
             yield key, msgspec.msgpack.encode(kept) if kept else None

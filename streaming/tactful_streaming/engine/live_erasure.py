@@ -1,4 +1,4 @@
-"""Erasure of users from an engine at work: from its state store and from its memory."""
+"""Erasure of users from the state store and the memory of a running engine."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ class EngineErasure:
         references: SubjectReferences | None = None,
         lock: AbstractContextManager[object] | None = None,
     ) -> int:
-        """Delete users who are suppressed already, so that nothing of them is added any more.
+        """Delete users from the state and the memory of the engine.
 
-        Counts to which many users contributed stay. To remove the bytes from disk, too, purge the
-        store afterwards.
+        They are suppressed already, so that nothing of them is added any more. Counts to which many
+        users contributed stay. To remove the bytes from disk, too, purge the store afterwards.
 
         Args:
             subjects: ids to delete.
@@ -94,7 +94,7 @@ class EngineErasure:
             consumer.delete_users(keys)
 
     def _reload_mentions(self, subjects: SubjectIds, mentions: Iterable[bytes]) -> None:
-        """Reload entities and partial matches of others, from which the users were removed."""
+        """Reload entities and partial matches of others that named the users."""
         state = self._state
         operators = {operator.name: operator for operator in state.operators}
         drops = drops_of(subjects)

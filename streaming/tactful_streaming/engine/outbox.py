@@ -1,4 +1,4 @@
-"""Transactional outbox: entries to be appended to a log, stored with the offset that caused them.
+"""Transactional outbox: entries for a log, stored with the offset of their cause.
 
 An entry enters the outbox in the same atomic write as the log offset of its cause. The caller of
 the engine appends it after that commit. Entries leave in one of two ways:
@@ -67,7 +67,7 @@ class Outbox(Generic[E]):
         return {key: entry for key, entry in self._waiting.items() if key in ready}
 
     def mark_sent(self, keys: Iterable[bytes]) -> None:
-        """Leave entries out of :meth:`ready`, until they are discarded or the store is reopened."""
+        """Leave entries out of :meth:`ready` until the store is reopened."""
         self._sent.update(key for key in keys if key in self._waiting)
 
     def discard(self, keys: Collection[bytes]) -> None:

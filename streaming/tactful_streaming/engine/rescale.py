@@ -1,24 +1,23 @@
-"""Moves the state of some partitions to another number of partitions.
+"""Rescaling: moves the state of some partitions to another number of partitions.
 
 The procedure, with the log's producers stopped:
 
 1. Append a :class:`~tactful_streaming.Tick` of one and the same time, not before the newest event
    of any partition, to every partition; let every engine apply its partition to the end, append
-   what waits in its outbox and what it has for other partitions, apply that, and commit. Now all
-   have the same watermark, so no window is open in one partition that has fired in another.
+   its outbox and its transfers to other partitions, apply those, and commit. Now all have the same
+   watermark, so no window is open in one partition that was emitted in another.
 2. Close the engines, and call :func:`rescale` on their states, with the routing of the new
    partitions.
 3. Open an engine on each of the new states and partitions, and start the producers again.
 
-Steps 1 and 2 are done by :meth:`~tactful_streaming.Worker.drain` where the log is in Kafka.
+For a log in Kafka, :meth:`~tactful_streaming.Worker.drain` does steps 1 and 2.
 
-The old states stay as they are, and how far the moving has come is noted in the first new one:
-after a crash it goes on there. A person, and what only belongs to a person (sessions, the
-beginnings of sequences), moves to the partition that the person's events go to. What is known of an
-item or a category lies in several partitions in parts; these come together in the partition that
-its own key is routed to. Who holds a device moves with the device. The catalogue, what people said
-of being linked, and the ids of events and transfers that are remembered go everywhere, as a
-repeated one may come anywhere.
+The old states are not changed, and the progress is stored in the first new one: after a crash the
+move continues there. Users, with their sessions and partial matches, move to the partition of their
+events. Aggregates of an item or a category lie in parts in several partitions; they are merged in
+the partition that the item's own key is routed to. Device links move with the device. The
+catalogue, consents, and the remembered ids of events and transfers go to all partitions, as a
+repeated one may come in any.
 """
 
 from __future__ import annotations
@@ -65,15 +64,15 @@ from tactful_streaming.state.store import Change, StateStore
 from tactful_streaming.windows.entity_table import EntityTable
 
 Route = Callable[[str], int]
-"""Number of the partition that events of a person, by key, go to; likewise for other entities."""
+"""Partition that the key of a user or another entity is routed to."""
 
 Progress = Callable[[int, int], None]
-"""Called with how many keys were moved, and how many there are."""
+"""Called with the numbers of moved keys and of all keys."""
 
 _PIECE = 5_000
 
 _Blobs = list[tuple[int, bytes]]
-"""Values of a key, each with the number of the source that it lies in."""
+"""Values of a key, each with the number of its source."""
 
 
 def rescale(
@@ -86,15 +85,15 @@ def rescale(
 ) -> None:
     """Distribute the states of all old partitions over the new ones.
 
-    Nothing can be opened before all of it is there. After a crash, call it again with the same
-    stores: it goes on where it was, or begins again if the sources have changed since.
+    The new states cannot be opened before all is moved. After a crash, call it again with the same
+    stores: it continues, or begins again if the sources have changed since.
 
     Args:
         sources: a state for each old partition, as the procedure above leaves them.
-        targets: a store for each new partition, empty or left by a call that was broken off.
-        route: where the new log puts the events of a key: a number below ``len(targets)``.
-        offsets: where each new partition is read on; by default its beginning.
-        progress: told how far it is.
+        targets: a store for each new partition, empty or left by an interrupted call.
+        route: number of the new partition of a key, below ``len(targets)``.
+        offsets: offset of each new partition to continue at; by default its beginning.
+        progress: called with the numbers of moved keys and of all keys.
 
     Raises:
         StateError: if a state is damaged, if the sources do not belong together, if something is
@@ -136,10 +135,10 @@ def rescale(
 
 
 class _Mark(msgspec.Struct, frozen=True, array_like=True):
-    """How far a rescaling has come.
+    """Progress of a rescaling.
 
     Attributes:
-        identity: of the sources, and how many targets there are.
+        identity: value that identifies the sources and the number of targets.
         stage: number of the stage at work.
         key: the last key that was moved, with all before it.
         moved: number of keys moved, over all sources.
@@ -152,7 +151,7 @@ class _Mark(msgspec.Struct, frozen=True, array_like=True):
 
 
 def _identity(sources: Sequence[StateStore], metas: Sequence[Meta], targets: int) -> bytes:
-    """Equal as long as the same would be moved."""
+    """Return a value that is equal as long as the same would be moved."""
     heads = [
         (meta.fingerprint, meta.offset, source.get(ERASED))
         for source, meta in zip(sources, metas, strict=True)
@@ -161,7 +160,7 @@ def _identity(sources: Sequence[StateStore], metas: Sequence[Meta], targets: int
 
 
 def _begin(targets: Sequence[StateStore], identity: bytes) -> _Mark:
-    """Where to go on; without a mark of the same rescaling, the targets are emptied."""
+    """Return the stored progress; clear the targets if it is of another rescaling."""
     stored = targets[0].get(RESCALING)
     if stored is not None:
         try:
@@ -184,7 +183,7 @@ def _begin(targets: Sequence[StateStore], identity: bytes) -> _Mark:
 
 
 class _Writer:
-    """Gathers what goes to each target, and writes it in pieces."""
+    """Collects the entries of each target, and writes them in pieces."""
 
     def __init__(self, targets: Sequence[StateStore]) -> None:
         self._targets = targets
@@ -198,7 +197,7 @@ class _Writer:
             waiting.append((key, blob))
 
     def flush(self, mark: _Mark) -> None:
-        """Write what has gathered, and then the mark: what is behind it is done again."""
+        """Write the collected entries, then the mark; entries behind it are repeated."""
         self._waiting[0].append((RESCALING, msgspec.msgpack.encode(mark)))
         for target, waiting in reversed(list(zip(self._targets, self._waiting, strict=True))):
             target.write(waiting)
@@ -207,7 +206,7 @@ class _Writer:
 
 @dataclass(frozen=True)
 class _Stage:
-    """Keys that begin alike, and what is done with the values of each."""
+    """A key prefix, and the function that moves the values of each key."""
 
     prefix: bytes
     move: Callable[[bytes, _Blobs], None]
@@ -265,10 +264,10 @@ def _check_sources(sources: Sequence[StateStore]) -> list[Meta]:
                 f"source {number} holds the state of {', '.join(meta.consumers)}, which cannot be "
                 "divided: open it without these consumers first"
             )
-        for prefix, what in ((OUTBOX, "actions"), (HANDOVER, "entries for other partitions")):
+        for prefix, kind in ((OUTBOX, "actions"), (HANDOVER, "entries for other partitions")):
             if next(source.scan(prefix), None) is not None:
                 raise StateError(
-                    f"source {number} has {what} that are not in the log yet: append and apply them"
+                    f"source {number} has {kind} that are not in the log yet: append and apply them"
                 )
         metas.append(meta)
     if len({(meta.fingerprint, meta.watermark) for meta in metas}) != 1:
@@ -319,7 +318,7 @@ def _move_operator(
 ) -> None:
     key = stored[len(operator_prefix(operator.name)) :].decode()
     if not key:
-        # What belongs to no entity is the same in every partition.
+        # State of no entity is the same in every partition.
         writer.put_all(stored, blobs[0][1])
         return
     owner = key
@@ -336,7 +335,7 @@ def _move_operator(
 
 
 def _move_device(writer: _Writer, route: Route, key: bytes, blobs: _Blobs) -> None:
-    # A device lives in one partition; should it not, what was written last is the longer list.
+    # A device is in one partition; if not, the longer list was written last.
     blob = max((blob for _, blob in blobs), key=len)
     writer.put(route(DEVICE_PREFIX + key[len(DEVICE) :].decode()), key, blob)
 
@@ -354,7 +353,7 @@ def _move_devices_of(writer: _Writer, route: Route, key: bytes, blobs: _Blobs) -
 def _by_key(
     sources: Sequence[StateStore], prefix: bytes, start: bytes = b""
 ) -> Iterator[tuple[bytes, _Blobs]]:
-    """Each key in any of the sources, with the number of each source that has it and its value."""
+    """Yield each key of any source, with its values by number of the source."""
     scans = [_numbered(source, number, prefix, start) for number, source in enumerate(sources)]
     for key, group in groupby(heapq.merge(*scans), key=itemgetter(0)):
         yield key, [(number, blob) for _, number, blob in group]

@@ -13,15 +13,15 @@ from tactful_streaming.state.store import Change, StateStore
 class Users(Mapping[str, User]):
     """The newest description of each user.
 
-    Those that are not committed yet are in memory. The others are too if there is no cap on memory,
-    else they are read from the store when they are asked for.
+    Uncommitted ones are in memory. The others are too if there is no cap on memory, else they are
+    read from the store on access.
     """
 
     def __init__(self, store: StateStore, *, in_memory: bool) -> None:
-        """Read what is in `store`, now (`in_memory`) or when it is asked for.
+        """Read the users in `store`, now (`in_memory`) or on access.
 
         Raises:
-            StateError: if what is stored is damaged.
+            StateError: if a stored user is damaged.
         """
         self._store = store
         self._in_memory = in_memory
@@ -32,7 +32,7 @@ class Users(Mapping[str, User]):
                 self._held[_user_id(key)] = _decode(payload)
 
     def __getitem__(self, user_id: str) -> User:
-        """Newest description of one user."""
+        """Return the newest description of a user."""
         user = self._held.get(user_id)
         if user is None:
             payload = None if self._in_memory else self._store.get(USER + user_id.encode())
@@ -42,7 +42,7 @@ class Users(Mapping[str, User]):
         return user
 
     def __iter__(self) -> Iterator[str]:
-        """Ids of all users; without a description in memory, those of the store first."""
+        """Yield the ids of all users, those that are in the store alone first."""
         if not self._in_memory:
             for key, _ in self._store.scan(USER):
                 if (user_id := _user_id(key)) not in self._held:
@@ -50,11 +50,11 @@ class Users(Mapping[str, User]):
         yield from self._held
 
     def __len__(self) -> int:
-        """Number of users; counts them one by one unless all are in memory."""
+        """Return the number of users; counts them one by one unless all are in memory."""
         return len(self._held) if self._in_memory else sum(1 for _ in self)
 
     def update(self, user: User) -> None:
-        """Take over a newer description."""
+        """Replace the description of a user."""
         self._held[user.user_id] = user
         self._dirty.add(user.user_id)
 
@@ -64,7 +64,7 @@ class Users(Mapping[str, User]):
             self._held.pop(user_id, None)
 
     def changes(self) -> Iterator[Change]:
-        """What to write at a commit."""
+        """Yield the writes of a commit."""
         for user_id in self._dirty:
             yield USER + user_id.encode(), encode_entry(self._held[user_id])
 
@@ -84,7 +84,7 @@ def _decode(payload: bytes) -> User:
     try:
         entry = decode_entry(payload)
     except EntryError as error:
-        raise StateError(f"a stored item or user is damaged: {error}; {CURE}") from error
+        raise StateError(f"a stored user is damaged: {error}; {CURE}") from error
     if not isinstance(entry, User):
-        raise StateError(f"a stored user is something else; {CURE}")
+        raise StateError(f"an entry under the key of a user is no user; {CURE}")
     return entry

@@ -52,16 +52,16 @@ class Erasures(Protocol):
 
     @property
     def suppressed(self) -> Container[str]:
-        """Keys of users whose events do not count any more. It grows, and is false while empty."""
+        """Keys of users whose events do not count; it grows, and is false while empty."""
 
     @property
     def newest(self) -> int:
         """Number of the last erasure; 0 if there was none."""
 
     def after(self, number: int) -> tuple[int, SubjectIds]:
-        """Return the number of the last erasure, and the ids from the log of those after `number`.
+        """Return the number of the last erasure, and the ids of those after `number`.
 
-        All of their users are in :attr:`suppressed` when this returns.
+        The ids are from the log; their users are in :attr:`suppressed` when this returns.
         """
 
     def purged(self, partition: str, number: int) -> None:

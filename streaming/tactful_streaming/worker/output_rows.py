@@ -1,7 +1,6 @@
-"""What engines publish, with what fires in the same rows as Flink's: one JSON object a row.
+"""Rows that workers write: a JSON object each, with window results as Flink's jobs write them.
 
-A row has a key, so that a topic which keeps the last record of each key keeps the last word on each
-entity and group.
+A row has a key, so that a compacted topic keeps the last result of each entity and group.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ _TOGETHER: Final = 2_000
 
 
 class _Window(msgspec.Struct, frozen=True, gc=False):
-    """A row of a feature without groups, in the order in which it is written."""
+    """A row of a feature without groups; the fields are in their written order."""
 
     feature: str
     entity_key: str
@@ -44,30 +43,31 @@ class _GroupWindow(msgspec.Struct, frozen=True, gc=False):
     feature_value: Any
 
 
-def encode_fired(fired: Iterable[WindowResult]) -> list[Row]:
-    """Rows of windows that fired; the key is ``<entity>|<group>``, without a group ``<entity>|``.
+def encode_results(results: Iterable[WindowResult]) -> list[Row]:
+    """Encode window results; the key is ``<entity>|<group>`` or ``<entity>|``.
 
     A value is a number, a list, or null where a number is not finite.
     """
-    return [row for part in encode_in_turn(fired) for row in part]
+    return [row for part in encode_in_turn(results) for row in part]
 
 
-def encode_in_turn(fired: Iterable[WindowResult]) -> Iterator[list[Row]]:
-    """Yield the rows of :func:`encode_fired` in parts, so that few are in memory at once."""
-    for one in fired:
-        for begin in range(0, len(one.keys), _TOGETHER):
-            yield _encode(one, slice(begin, begin + _TOGETHER))
+def encode_in_turn(results: Iterable[WindowResult]) -> Iterator[list[Row]]:
+    """Yield the rows of :func:`encode_results` in parts, so that few are in memory."""
+    for result in results:
+        for begin in range(0, len(result.keys), _TOGETHER):
+            yield _encode(result, slice(begin, begin + _TOGETHER))
 
 
-def _encode(one: WindowResult, part: slice) -> list[Row]:
-    keys, values = one.keys[part], one.values[part]
-    feature, ends = repeat(one.feature), (repeat(one.window_start), repeat(one.window_end))
+def _encode(result: WindowResult, part: slice) -> list[Row]:
+    keys, values = result.keys[part], result.values[part]
+    feature = repeat(result.feature)
+    ends = repeat(result.window_start), repeat(result.window_end)
     windows: Iterable[Any]
-    if one.groups is None:
+    if result.groups is None:
         names = map("{}|".format, keys)
         windows = map(_Window, feature, keys, *ends, values)
     else:
-        groups = one.groups[part]
+        groups = result.groups[part]
         names = map("|".join, zip(keys, groups, strict=True))
         windows = map(_GroupWindow, feature, keys, groups, *ends, values)
     # No JSON text has a line break in it, so one call encodes all.
@@ -76,7 +76,7 @@ def _encode(one: WindowResult, part: slice) -> list[Row]:
 
 
 def encode_matches(matches: Iterable[Match]) -> list[Row]:
-    """Rows of matches of sequences and of pairs of joins; the key is ``<entity>|<same>``."""
+    """Encode matches of sequences and joins; the key is ``<entity>|<same>``."""
     return [
         (f"{match.key}|{match.same or ''}".encode(), _encoder.encode(match.as_data()))
         for match in matches
@@ -84,17 +84,17 @@ def encode_matches(matches: Iterable[Match]) -> list[Row]:
 
 
 def encode_late(late: Iterable[LateEvent]) -> list[Row]:
-    """Rows of events that came too late, with the features that they miss; the key is the person's.
+    """Encode late events, with the features that they miss; the key is the user's.
 
-    An event comes as it lies in the log.
+    The event is written as it is in the log.
     """
     rows: list[Row] = []
-    for one in late:
-        entry = decode_entry(one.payload)
+    for event in late:
+        entry = decode_entry(event.payload)
         row = {
-            "features": one.features,
-            "partition": one.partition,
-            "offset": one.offset,
+            "features": event.features,
+            "partition": event.partition,
+            "offset": event.offset,
             "event": msgspec.Raw(encode_entry(entry, "json")),
         }
         rows.append(((route_key(entry) or "").encode(), _encoder.encode(row)))

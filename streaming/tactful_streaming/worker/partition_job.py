@@ -1,4 +1,4 @@
-"""The job of one partition of the log: its engine, its state, and the rows and entries it writes.
+"""The job of one partition: its engine, its state, and the rows it writes.
 
 A commit first publishes the results of windows, then stores the state with its offset. After a
 crash in between, the results are computed and published again: the same rows under the same keys.
@@ -62,7 +62,7 @@ class PartitionJob:
         Args:
             number: number of the partition.
             definitions: features, sequences and joins to compute.
-            options: of all jobs.
+            options: options of all jobs.
 
         Raises:
             StateError: if the state is damaged, or a process on this host keeps it.
@@ -183,7 +183,7 @@ class PartitionJob:
         return self._engine.apply(records)
 
     def publish(self) -> None:
-        """Copy what was applied to the online store, if there is one, ahead of the next commit."""
+        """Copy applied changes to the online store, if any, before the next commit."""
         self._engine.publish()
 
     def commit(self) -> int:
@@ -294,7 +294,7 @@ class PartitionJob:
         return self._append([Tick(timestamp=timestamp)]) + 1
 
     def checkpoint(self) -> None:
-        """Write a checkpoint of the committed state if configured, and delete old dead letters."""
+        """Write a checkpoint, if configured, and delete old dead letters."""
         if self._dead_letters is not None:
             try:
                 self._dead_letters.trim()
@@ -360,7 +360,7 @@ class PartitionJob:
 
 
 def purge_idle(options: JobOptions, definitions: Definitions, erasures: Erasures) -> None:
-    """Delete erased users from unused states on this host, of partitions that went elsewhere.
+    """Delete erased users from unused states of former partitions on this host.
 
     Args:
         options: topic, folder of the states, and the seal of their dead letters.
@@ -374,7 +374,7 @@ def purge_idle(options: JobOptions, definitions: Definitions, erasures: Erasures
         try:
             state = PartitionState(folder, patience_s=0.0)
         except StateError:
-            continue  # its owner does it
+            continue  # its owner purges it
         try:
             if purged_number(state.store) < erasures.newest:
                 # Not noted: its next owner has checkpoints and a copy to purge, too.

@@ -1,7 +1,6 @@
-"""A worker: one of any number of processes that share the partitions of a log in Kafka.
+"""A worker: one of several processes that share the partitions of a log in Kafka.
 
-Each partition has one owner at a time, who alone computes what follows from it. Workers come, go
-and die; what they computed goes on with the partition.
+Each partition has one owner at a time. The state of a partition outlives its owners.
 """
 
 from __future__ import annotations
@@ -23,22 +22,22 @@ _logger = logging.getLogger(__name__)
 
 _WAIT_S = 0.05
 _LEAST_WAIT_S = 0.001
-"""The client waits whole milliseconds: with less it would be asked again and again."""
+"""The client waits whole milliseconds: a shorter wait would be a busy loop."""
 _TELL_S = 0.5
-"""How often the group is told of commits; nobody goes by it but those who watch."""
+"""Interval of commits to the group, which only monitoring reads."""
 
 
 @dataclass(frozen=True)
 class PartitionProgress:
-    """How far a partition is.
+    """Progress of a partition.
 
     Attributes:
         offset: next offset to apply.
         committed: next offset to apply after a crash.
         watermark: epoch milliseconds.
-        records: records not read yet, as far as the broker tells.
+        records: records not read yet, by the last answer of the broker.
         behind_ms: age of the newest record read, while more wait; 0 at the end.
-        idle: whether nothing came for a while.
+        idle: whether no record came for a while.
         paused: whether it waits for slower partitions.
     """
 
@@ -53,19 +52,19 @@ class PartitionProgress:
 
 @dataclass(frozen=True)
 class WorkerProgress:
-    """What a worker has done since it began.
+    """Counts of a worker since its start.
 
     Attributes:
         entries: entries of the log applied.
-        rows: rows of fired windows and matches written.
+        rows: rows of window results, matches and late events written.
         actions: actions appended to the log.
-        handovers: entries appended to the partitions of other people.
+        handovers: entries appended to other partitions.
         ticks: ticks appended to the log.
         late: times an event came too late for a feature.
         duplicates: events that had been applied before.
         invalid: records that are no entry.
         dropped: events that the rules kept back.
-        partitions: those it owns, by number.
+        partitions: owned partitions, by number.
     """
 
     entries: int
@@ -81,7 +80,12 @@ class WorkerProgress:
 
 
 class Worker:
-    """Owns partitions as its group gives them. One thread makes, runs and closes it."""
+    """Owns the partitions that its group assigns; used by one thread.
+
+    ::
+
+        PartitionGroup.poll → {0: records, 3: records} → PartitionJob 0, PartitionJob 3
+    """
 
     def __init__(
         self,
@@ -97,8 +101,8 @@ class Worker:
 
         Args:
             definitions: features, sequences and joins to compute.
-            options: of the jobs of all partitions.
-            pace: of this worker.
+            options: options of all partition jobs.
+            pace: options of this worker.
             clock: monotonic seconds.
             now: epoch milliseconds.
             sleep: waits a number of seconds.
@@ -130,7 +134,7 @@ class Worker:
 
     @property
     def jobs(self) -> Mapping[int, PartitionJob]:
-        """The partitions at work, by number."""
+        """The jobs of the owned partitions, by number."""
         return self._jobs
 
     def run(
@@ -138,17 +142,17 @@ class Worker:
         stop: Callable[[], bool],
         progress: Callable[[WorkerProgress], None] = lambda _: None,
     ) -> None:
-        """Work until told to stop; then commit and give the partitions on.
+        """Work until `stop` returns true; then commit.
 
         Args:
-            stop: asked after each batch.
-            progress: told after each commit.
+            stop: called after each batch.
+            progress: called after each commit.
 
         Raises:
             FencedError: if this process was silent for so long that another one owns a partition:
                 start it again.
-            StreamingError: if the log, the state or what is written to fails. Nothing is lost: the
-                next owner goes on from the last commit.
+            StreamingError: if the log, the state or a target fails. Nothing is lost: the next owner
+                continues from the last commit.
         """
         while not stop():
             if self.step():
@@ -157,22 +161,22 @@ class Worker:
         progress(self.progress())
 
     def drain(self, partitions: int, *, patience_s: float, stop: Callable[[], bool]) -> bool:
-        """Own the whole log, apply it to its ends, and bring all partitions to one watermark.
+        """Apply the whole log to its ends, and bring all partitions to one watermark.
 
-        That is how states have to be left to be moved to other partitions
-        (:func:`~tactful_streaming.rescale`). Nobody else may append to the log meanwhile.
+        This prepares the states for :func:`~tactful_streaming.rescale`. No other process may append
+        to the log meanwhile.
 
         Args:
-            partitions: how many the log has.
-            patience_s: how long to wait until all of them are ours, seconds.
-            stop: asked after each batch.
+            partitions: number of partitions of the log.
+            patience_s: time to wait until this worker owns all of them, seconds.
+            stop: called after each batch.
 
         Returns:
-            Whether it was done; False: it was told to stop.
+            True when done, False if `stop` returned true.
 
         Raises:
             LogError: if other workers keep some of the partitions.
-            StreamingError: as :meth:`run`.
+            StreamingError: if the log, the state or a target fails.
         """
         until = self._clock() + patience_s
         while len(self._jobs) < partitions:
@@ -180,7 +184,7 @@ class Worker:
                 missing = sorted(set(range(partitions)) - self._jobs.keys())
                 raise LogError(
                     f"partitions {', '.join(map(str, missing))} of topic "
-                    f"{self._options.kafka.topic!r} are not given to us within {patience_s:g} s: "
+                    f"{self._options.kafka.topic!r} were not assigned within {patience_s:g} s: "
                     f"workers of group {self._options.group!r} are running: stop them all"
                 )
             self.step()
@@ -188,8 +192,8 @@ class Worker:
                 return False
         reached = 0
         while True:
-            # A tick that moves no clock finds the ends; what came before it is read with it. What
-            # is appended from here on, by the commit of any step, may lie behind them.
+            # A tick that moves no watermark finds the ends: all records before it are read. Entries
+            # appended from here on, by the commit of any step, may lie behind them.
             appended = self._appended()
             ends = {number: job.append_tick(reached) for number, job in self._jobs.items()}
             while any(job.offset < ends[number] for number, job in self._jobs.items()):
@@ -207,7 +211,7 @@ class Worker:
             reached = newest
 
     def step(self) -> bool:
-        """Read and apply one batch, and commit if it is time; returns whether it was."""
+        """Read and apply one batch, and commit if due; return whether it committed."""
         with _collector_paused():
             return self._step()
 
@@ -235,10 +239,10 @@ class Worker:
         return due
 
     def _is_due(self, *, busy: bool) -> bool:
-        """Whether it is time for a commit.
+        """Whether a commit is due.
 
-        Where batches are copied at once, it leaves the interpreter to who copies the last one, and
-        makes nobody's next one wait: it comes when there is nothing to read, or as late again.
+        If batches are copied at once, a commit waits until there is nothing to read, at most for a
+        second interval: it would delay the next copy.
         """
         late_s = (
             self._pace.commit_interval_s
@@ -248,13 +252,13 @@ class Worker:
         return self._clock() >= self._commit_at + late_s
 
     def _rest(self) -> None:
-        """Let records gather where each batch is copied at once: most of its cost is its own."""
+        """Wait between batches that are copied at once: most of their cost is fixed."""
         if self._pace.publish_interval_s is not None:
             self._sleep(max(self._read_at - self._clock(), 0.0))
             self._read_at = self._clock() + self._pace.publish_interval_s
 
     def commit(self) -> None:
-        """Make everything durable, tell the group, and append what follows from it to the log."""
+        """Commit all partitions, then append their actions, transfers and ticks."""
         for number, job in self._jobs.items():
             self._committed[number] = job.commit()
         if self._clock() >= self._tell_at:
@@ -273,7 +277,7 @@ class Worker:
         self._commit_at = self._clock() + self._pace.commit_interval_s
 
     def progress(self) -> WorkerProgress:
-        """What was done, and how far each partition is."""
+        """Return the counts of this worker and the progress of each partition."""
         lag, idle = self._group.lag(), self._idle()
         partitions = {
             number: PartitionProgress(
@@ -292,19 +296,19 @@ class Worker:
         return WorkerProgress(partitions=partitions, **{**self._counts, "rows": rows})
 
     def close(self) -> None:
-        """Leave the group; what was applied since the last commit is committed first."""
+        """Commit, and leave the group."""
         try:
             self._group.close()
         finally:
             self._drop(list(self._jobs))
 
     def abandon(self) -> None:
-        """Close the states and leave the group, committing nothing: after an error."""
+        """Close the states and leave the group without a commit, after an error."""
         self._drop(list(self._jobs))
         self._group.close()
 
     def _appended(self) -> int:
-        """How many entries this worker has appended to the log because of others in it."""
+        """Number of actions, transfers and ticks that this worker has appended."""
         return sum(self._counts[name] for name in ("actions", "handovers", "ticks"))
 
     def _check_owned(self, numbers: Collection[int]) -> None:
@@ -315,7 +319,7 @@ class Worker:
             )
 
     def _purge(self) -> None:
-        """Open the partitions anew that keep somebody who was erased: so they are purged."""
+        """Reopen, and so purge, the partitions that still hold erased users."""
         erasures = self._options.erasures
         if erasures is None or erasures.newest <= self._purged:
             return
@@ -357,7 +361,7 @@ class Worker:
                 job.close()
 
     def _idle(self) -> set[int]:
-        """Partitions that were silent for a while, though they were listened to."""
+        """Return the partitions that were silent for a while, though they were read."""
         until = self._clock() - self._pace.idle_ms / 1000
         return {
             number
@@ -392,15 +396,15 @@ _COUNTS = (
 
 
 def leading(watermarks: Mapping[int, int], idle: Collection[int], bound_ms: int) -> set[int]:
-    """Partitions that should wait for others.
+    """Return the partitions that should wait for others.
 
     Args:
-        watermarks: of each partition, epoch milliseconds.
-        idle: partitions from which nothing comes: nobody waits for them.
-        bound_ms: how far the others may lead the slowest.
+        watermarks: watermark of each partition, epoch milliseconds.
+        idle: silent partitions: no other waits for them.
+        bound_ms: most milliseconds that a partition may lead the slowest.
 
     Returns:
-        Those that lead by more, none of which is idle.
+        Partitions that lead by more, none of which is idle.
     """
     awake = {number: at for number, at in watermarks.items() if number not in idle}
     slowest = min(awake.values(), default=0)
@@ -409,10 +413,10 @@ def leading(watermarks: Mapping[int, int], idle: Collection[int], bound_ms: int)
 
 @contextmanager
 def _collector_paused() -> Iterator[None]:
-    """Keep the cycle collector away from a batch.
+    """Disable the cycle collector during a batch.
 
-    The thousands of objects of a batch die when their last user lets go; to look through them for
-    cycles again and again, while they live, took a quarter of the time.
+    The thousands of objects of a batch are freed by reference counting; scanning them for cycles
+    took a quarter of the time.
     """
     enabled = gc.isenabled()
     gc.disable()

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tactful_streaming.windows.triggers import WindowResult
-from tactful_streaming.worker.output_rows import encode_fired, encode_in_turn
+from tactful_streaming.worker.output_rows import encode_results, encode_in_turn
 
 _names = st.text(st.characters(exclude_categories=["Cs"]), min_size=1) | st.sampled_from(
     ["%b", "100%", "a\nb", 'say "no"', "back\\slash", "ü|ö"]
@@ -28,7 +28,7 @@ def test_a_row_says_what_fired(
     fired = WindowResult(
         feature, "user", 60_000, 360_000, keys, groups if grouped else None, values
     )
-    encoded = encode_fired([fired, fired])
+    encoded = encode_results([fired, fired])
     assert len(encoded) == 2 * len(rows)
     for (name, payload), (key, group, value) in zip(encoded, rows + rows, strict=True):
         assert name == f"{key}|{group if grouped else ''}".encode()
@@ -49,5 +49,5 @@ def test_many_rows_come_in_parts() -> None:
     fired = WindowResult("f", "user", 0, 1, keys, None, [number / 7 for number in range(count)])
     parts = [*encode_in_turn([fired])]
     assert [len(part) for part in parts] == [2000, 2000, 17]
-    assert [row for part in parts for row in part] == encode_fired([fired])
-    assert [json.loads(value)["entity_key"] for _, value in encode_fired([fired])] == keys
+    assert [row for part in parts for row in part] == encode_results([fired])
+    assert [json.loads(value)["entity_key"] for _, value in encode_results([fired])] == keys

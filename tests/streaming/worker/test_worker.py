@@ -33,7 +33,7 @@ from tactful_streaming.state.partition_checkpoint import PartitionState
 from tactful_streaming.state.store import RocksState
 from tactful_streaming.windows.triggers import WindowResult
 from tactful_streaming.worker.options import WorkerOptions
-from tactful_streaming.worker.output_rows import encode_fired
+from tactful_streaming.worker.output_rows import encode_results
 from tactful_streaming.worker.partition_job import PartitionJob
 from tactful_streaming.worker.worker import Worker, leading
 
@@ -134,7 +134,7 @@ text = st.text(st.characters(codec="utf-8"), max_size=8)
 def test_rows_are_json_of_what_fired(cells: list[tuple[str, str, object]], grouped: bool) -> None:
     keys, groups, values = ([cell[n] for cell in cells] for n in range(3))
     fired = WindowResult('née "x"', "user", 1, 2, keys, groups if grouped else None, values)  # type: ignore[arg-type]
-    rows = encode_fired([fired, fired])
+    rows = encode_results([fired, fired])
     assert rows[: len(cells)] == rows[len(cells) :]
     assert len(rows) == 2 * len(cells)
     for (key, row), (entity, group, value) in zip(rows, cells, strict=False):
