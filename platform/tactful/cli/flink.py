@@ -200,14 +200,16 @@ def submit(
                     parallelism=options["parallelism"],
                     savepoint=savepoint,
                 )
-                state = flink.wait(job, said=said) if wait else flink.state(job)
+                state = flink.wait(job, on_state=said) if wait else flink.state(job)
         else:
             assert gateway is not None
             with (
                 SqlGateway(gateway) as flink,
                 tqdm(total=len(script.statements), desc="statements", disable=as_json) as bar,
             ):
-                job = flink.run(script, jar=jar, said=lambda done, of: bar.update(done - bar.n))
+                job = flink.run(
+                    script, jar=jar, on_progress=lambda done, of: bar.update(done - bar.n)
+                )
     except FlinkError as error:
         raise TactfulError(str(error)) from error
     except OSError as error:

@@ -1,9 +1,9 @@
 """Compiles definitions to one Flink SQL script: Kafka in, Kafka out, one job.
 
-The log's topic is read once, as JSON entries. Its watermark follows events and ticks, as the
-engine's does, and is emitted with every entry, so that what is late does not depend on the clock.
-Flink's watermark w says that nothing up to w will come, ours that nothing before w will: it is a
-millisecond behind. Windows fire once, so `watermark_delay_ms` has to include the lateness allowed.
+The log's topic is read once, as JSON entries. Its watermark follows events and ticks, as in the
+engine, and is emitted with every entry, so that lateness does not depend on the clock. Flink's
+watermark w excludes later events up to w, ours events before w, so Flink's is a millisecond less.
+Windows emit once, so `watermark_delay_ms` must include the allowed lateness.
 """
 
 from __future__ import annotations
@@ -42,28 +42,29 @@ _DAY_MS = 86_400_000
 
 @dataclass(frozen=True)
 class FlinkOptions:
-    """Where a compiled job reads and writes, and how it runs.
+    """Options of a compiled job: topics, watermark, state and execution.
 
     Attributes:
         servers: bootstrap servers of Kafka.
         topic: the log's topic, with entries in JSON.
-        features_topic: where values of features go.
-        matches_topic: where matches of sequences and pairs of joins go.
-        group_id: consumer group whose offsets show how far the job is.
-        watermark_delay_ms: how far the watermark stays behind the newest event: the engine's delay
-            and its allowed lateness together, milliseconds.
-        idle_timeout_ms: after this long without an entry a partition holds up nobody; 0: never.
-        dedupe_days: for how long an event id is remembered; 0: events are not deduplicated.
-        catalogue: whether the topic holds items, too. Without them the category of an event is what
-            the event says, and ``item.`` sources are refused.
+        features_topic: topic for values of features.
+        matches_topic: topic for matches of sequences and pairs of joins.
+        group_id: consumer group whose offsets show the job's progress.
+        watermark_delay_ms: delay of the watermark behind the newest event, milliseconds: the
+            engine's delay plus its allowed lateness.
+        idle_timeout_ms: time without an entry after which a partition does not hold back the
+            watermark; 0: never.
+        dedupe_days: days for which an event id is stored; 0: events are not deduplicated.
+        catalogue: whether the topic holds items, too. Without them the category comes from the
+            event alone, and ``item.`` sources are refused.
         decay: ``exact`` counts an event for every decayed window that has not ended, as the engine
             does; ``panes`` adds up panes first and windows from them (TUMBLE, then HOP over
             ``window_time``): faster, but an event that is late for its pane is lost.
-        parallelism: subtasks of each operator; 0: what the cluster says.
+        parallelism: subtasks of each operator; 0: the cluster's default.
         checkpoint_ms: milliseconds between checkpoints.
-        state_backend: where state lives.
-        exactly_once: whether results are written in transactions, at every checkpoint, and not at
-            once and possibly again.
+        state_backend: Flink's state backend.
+        exactly_once: whether results are written in transactions at every checkpoint; otherwise at
+            once, and possibly twice.
         end_offsets: by partition, the offset at which reading ends; None: never.
         kafka: further client properties: security, tuning.
         job: name of the job.
@@ -93,14 +94,14 @@ class FlinkScript:
     """A compiled job.
 
     Attributes:
-        statements: in their order, without semicolons between them.
+        statements: SQL statements in order, without semicolons.
     """
 
     statements: tuple[str, ...]
 
     @property
     def text(self) -> str:
-        """One text, as Flink's own SQL client takes it with our jar on its classpath."""
+        """One text for Flink's SQL client, which needs our jar on its classpath."""
         return "\n\n".join(f"{statement};" for statement in self.statements) + "\n"
 
 
@@ -110,13 +111,13 @@ def compile_flink(
     """Compile all of `definitions` to one job.
 
     Args:
-        definitions: what to compute; not empty.
-        options: where from, where to, and how.
-        file: what the definitions are called in messages.
+        definitions: definitions to compile; not empty.
+        options: options of the job.
+        file: name of the definitions in messages.
 
     Raises:
         DefinitionError: names file, line and definition of the first that Flink SQL cannot compute,
-            and why.
+            with the reason.
     """
     if not definitions.all:
         raise DefinitionError(f"{file}: there is nothing to compile")
@@ -154,7 +155,7 @@ def compile_flink(
 
 
 def _sources(definition: Definition, options: FlinkOptions) -> set[str]:
-    """What a definition reads of an event beside its type and time."""
+    """Return the fields of an event that a definition reads beside its type and time."""
     sources = {entity_column(definition.entity)}
     if isinstance(definition, Feature):
         sources |= {source for source in (definition.of, definition.group_by) if source}
@@ -187,8 +188,8 @@ def _settings(definitions: Definitions, options: FlinkOptions, *, described: boo
         settings["table.exec.source.idle-timeout"] = f"{options.idle_timeout_ms} ms"
     lasting = described or any(f.aggregate in _LASTING for f in definitions.features)
     if options.dedupe_days and not lasting:
-        # Windows and patterns clean up after themselves: event ids would stay for ever, and where a
-        # search for silences goes on. A match that waits must not be forgotten.
+        # Windows and patterns remove their own state. Event ids and the state of `silences` need a
+        # time to live, longer than any match waits.
         waits = [longest_wait_ms(s) + options.watermark_delay_ms for s in definitions.sequences]
         longest = 1 + max(waits, default=0) // _DAY_MS
         settings["table.exec.state.ttl"] = f"{max(options.dedupe_days, longest)} d"
@@ -231,12 +232,12 @@ def _log_table(options: FlinkOptions) -> str:
 
 
 def _event_views(options: FlinkOptions, *, described: bool) -> Iterator[str]:
-    """Views from the log to ``events``, one row an event with all that definitions ask for."""
+    """Yield views from the log to ``events``, one row an event with all fields in use."""
     source = "`log`"
     kinds = "kind IN ('event', 'item')" if described else "kind = 'event'"
     if options.dedupe_days:
-        # ROW_NUMBER would say it as well, but what it makes cannot be described below: the planner
-        # takes it for rows that change. Where items pass, too, each is its own.
+        # The planner treats the output of ROW_NUMBER as changing rows, which `described` cannot
+        # read. Items are never duplicates.
         identity = "COALESCE(event_id, CAST(`offset` AS STRING))" if described else "event_id"
         yield f"""CREATE TEMPORARY VIEW once AS
 SELECT * FROM (
@@ -248,8 +249,8 @@ SELECT * FROM (
     category = "json_string(properties, 'category')"
     item = ""
     if described:
-        # Every partition has all items, so each looks into its own: as of the log's order, not of
-        # the speed at which partitions are read. What is about no item is spread.
+        # Every partition has all items, so events read items of their own partition: this follows
+        # the order of the log, not the speed of reading. Events without an item are spread.
         yield f"""CREATE TEMPORARY VIEW described AS
 SELECT *, item_versions(kind, `timestamp`, category, price, title, properties) OVER (
   PARTITION BY `partition`, COALESCE(item_id, CAST(MOD(`offset`, 64) AS STRING)) ORDER BY arrival

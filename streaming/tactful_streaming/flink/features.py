@@ -31,7 +31,7 @@ LISTS = "feature_lists"
 """The table of features that are a list."""
 
 DecayPlan = Literal["exact", "panes"]
-"""How a decayed window is computed, see :class:`~tactful_streaming.FlinkOptions`."""
+"""Computation of a decayed window, see `FlinkOptions`."""
 
 _NUMERIC = ("sum", "mean", "min", "max", "last", "quantile")
 _LISTED = ("top_k", "last_n")
@@ -39,7 +39,7 @@ _TIME = "`timestamp`"
 
 
 def feature_statements(feature: Feature, decay_plan: DecayPlan) -> tuple[list[str], str]:
-    """Views that a feature needs, and the INSERT that computes it.
+    """Compile a feature to views and the INSERT of its values.
 
     Raises:
         CannotCompile: if Flink SQL cannot compute it.
@@ -50,8 +50,8 @@ def feature_statements(feature: Feature, decay_plan: DecayPlan) -> tuple[list[st
         return views, _latest(feature, source)
     if isinstance(feature.window, ForwardDecay):
         raise CannotCompile(
-            "forward decay has no windows that end: its value is read at any moment, which a "
-            "stream of results cannot say; a window with decay is compiled"
+            "forward decay has no windows that end, so there is no stream of results: use a "
+            "window with decay"
         )
     if decay_plan == "panes" and isinstance(feature.window, Window) and feature.window.decay != 1:
         panes = name(f"panes_{feature.name}")
@@ -61,7 +61,7 @@ def feature_statements(feature: Feature, decay_plan: DecayPlan) -> tuple[list[st
 
 
 def _source(feature: Feature) -> str:
-    """The events that count, with their key, group and value."""
+    """Compile the query of the events that count, with their key, group and value."""
     columns = [f"{entity_column(feature.entity)} AS entity_key"]
     if feature.group_by is not None:
         columns.append(f"{text_of(feature.group_by)} AS group_key")
@@ -125,10 +125,10 @@ def _value(feature: Feature) -> str:
 
 
 def _decayed(amount: str, window: Window) -> str:
-    """A sum in which the panes weigh less the older they are.
+    """Compile a sum of panes, with weights that decay by age.
 
-    The weight follows from the end of the window, which is not known inside an aggregation: that
-    keeps the sums of the panes apart, and they are weighed afterwards.
+    The weight depends on the end of the window, which is unknown inside an aggregation: that
+    returns the sums of the panes, and `decayed` weighs them.
     """
     slide = f"CAST({window.slide_ms} AS BIGINT)"
     sums = f"pane_sums({amount}, {_TIME}, {slide})"
@@ -146,7 +146,7 @@ def _panes(feature: Feature, window: Window, source: str) -> str:
 
 
 def _of_panes(feature: Feature, window: Window, panes: str) -> str:
-    """A decayed window from the sums of its panes: TUMBLE, then HOP over ``window_time``."""
+    """Compile a decayed window from its panes: TUMBLE, then HOP over ``window_time``."""
     # A pane's window_time is its end less a millisecond; the newest pane of a window has age 0.
     end = milliseconds_of("window_end")
     pane = milliseconds_of("CAST(pane_time AS TIMESTAMP(3))")
@@ -163,15 +163,15 @@ def _of_panes(feature: Feature, window: Window, panes: str) -> str:
 
 
 def _latest(feature: Feature, source: str) -> str:
-    """A feature that every event brings up to date: there is no window that could end.
+    """Compile a feature without a window, which every event updates.
 
-    In the place of a window stands the time of the newest event.
+    Start and end of the window are the time of the newest event.
     """
     newest = f"MAX({_TIME}) OVER so_far"
     value = f"CAST({newest} AS DOUBLE)"
     if feature.aggregate == "last_n":
         value = f"last_values(of_value, {_TIME}, {feature.n}) OVER so_far"
-    # Over the rows so far and not GROUP BY: new values are added, old ones are not taken back.
+    # Not GROUP BY, which also emits retractions of old values.
     return (
         f"{_insert(feature, newest, newest, value)}\n"
         f"FROM {source} WINDOW so_far AS (PARTITION BY {', '.join(_keys(feature))} "
@@ -180,7 +180,7 @@ def _latest(feature: Feature, source: str) -> str:
 
 
 def _insert(feature: Feature, start: str, end: str, value: str) -> str:
-    """The beginning of an INSERT: where to, and what of each row."""
+    """Compile the beginning of an INSERT: table and columns."""
     feature_name = literal(feature.name)
     if feature.aggregate in _LISTED:
         row = f"list_row({feature_name}, entity_key, {start}, {end}, {value})"

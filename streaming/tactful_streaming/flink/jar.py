@@ -1,4 +1,4 @@
-"""The jar that runs our SQL on Flink: compiled from the Java sources beside this package."""
+"""The jar that runs our SQL on Flink, compiled from the Java sources in ``flink/src``."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from tactful_privacy.durable_files import replace_file
 from tactful_streaming.errors import FlinkError
 
 FLINK_VERSION: Final = "2.0.2"
-"""The Flink that the runner is compiled for and tested with."""
+"""Version of Flink that the runner is compiled for and tested with."""
 
 RUNNER_CLASS: Final = "tactful.flink.ScriptRunner"
 """Main class of the runner."""
 
 _SOURCES = Path(__file__).parents[2] / "flink" / "src"
 
-# What a JVM since 17 must open to Flink, from Flink's own configuration.
+# Packages that a JVM since 17 must open to Flink, from Flink's own configuration.
 _OPENED = "lang net io nio lang.reflect text time util util.concurrent util.concurrent.atomic"
 JVM_OPTIONS: Final = (
     "--add-exports=java.base/sun.net.util=ALL-UNNAMED",
@@ -37,9 +37,9 @@ def build_runner(flink_home: Path, *, sources: Path = _SOURCES) -> Path:
     """Compile the runner, unless these sources were compiled before.
 
     Args:
-        flink_home: folder whose ``lib/`` holds Flink's jars, as ``scripts/flink fetch`` makes it;
-            the jar is kept there.
-        sources: folder of the Java sources; they come with the repository.
+        flink_home: folder with Flink's jars in ``lib/``, as ``scripts/flink fetch`` makes it; the
+            jar is stored there.
+        sources: folder of the Java sources, which are part of the repository.
 
     Returns:
         The jar.

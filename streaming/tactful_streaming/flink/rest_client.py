@@ -1,8 +1,8 @@
 """Sends compiled jobs to Flink: to a cluster's REST address, or to a SQL Gateway.
 
-A cluster gets our jar, which runs the script where it was uploaded; the paths are those of Flink's
-"REST API" page. A gateway gets the statements one by one, in a session of their own (its "REST
-Endpoint" page, version v1); it must have our jar, or be told with `jar` where it finds it.
+A cluster gets our jar, which runs the script there; paths follow Flink's "REST API" page. A gateway
+gets the statements one by one in a session of their own ("REST Endpoint" page, version v1); it must
+have our jar, or load it from `jar`.
 """
 
 from __future__ import annotations
@@ -22,22 +22,21 @@ from tactful_streaming.flink.jar import RUNNER_CLASS
 from tactful_streaming.flink.sql_text import literal
 
 ENDED: Final = frozenset({"FINISHED", "CANCELED", "FAILED", "SUSPENDED"})
-"""States in which a job does nothing more."""
+"""Final states of a job."""
 
 _GATEWAY_ENDED = frozenset({"FINISHED", "CANCELED", "CLOSED", "ERROR", "TIMEOUT"})
 _LONGEST_REASON = 2000
-_Say = Callable[[str], None]
 
 
 class _Http:
-    """JSON over HTTP, with what went wrong in words."""
+    """JSON over HTTP; failures raise FlinkError."""
 
     def __init__(self, url: str, timeout: float, headers: Mapping[str, str] | None) -> None:
         self._url = url.rstrip("/")
         self._client = httpx.Client(base_url=self._url, timeout=timeout, headers=headers)
 
     def __enter__(self) -> Any:
-        """Give itself."""
+        """Return itself."""
         return self
 
     def __exit__(
@@ -80,17 +79,17 @@ class FlinkCluster(_Http):
 
         Args:
             url: such as ``http://127.0.0.1:8081``.
-            timeout: seconds that an answer may take.
-            headers: sent with each request, such as an authorization.
+            timeout: longest wait for an answer, seconds.
+            headers: headers of each request, such as an authorization.
         """
         super().__init__(url, timeout, headers)
 
     def version(self) -> str:
-        """The cluster's version of Flink."""
+        """Ask for the cluster's version of Flink."""
         return str(self._call("GET", "/config").get("flink-version"))
 
     def upload(self, jar: Path) -> str:
-        """Upload a jar, and return its id there."""
+        """Upload a jar and return its id."""
         with jar.open("rb") as file:
             files = {"jarfile": (jar.name, file, "application/x-java-archive")}
             answer = self._call("POST", "/jars/upload", files=files)
@@ -102,10 +101,10 @@ class FlinkCluster(_Http):
         """Start a script as a job.
 
         Args:
-            jar_id: what :meth:`upload` gave.
+            jar_id: id that :meth:`upload` returned.
             script: the SQL.
-            parallelism: subtasks of each operator; 0: what script and cluster say.
-            savepoint: where to take the state from.
+            parallelism: subtasks of each operator; 0: the default of script and cluster.
+            savepoint: path of the savepoint to restore.
 
         Returns:
             The job's id.
@@ -121,32 +120,32 @@ class FlinkCluster(_Http):
         return str(self._call("POST", f"/jars/{jar_id}/run", json=body)["jobid"])
 
     def state(self, job: str) -> str:
-        """State of a job: CREATED, RUNNING, RESTARTING, FINISHED, FAILED and more."""
+        """Ask for the state of a job: CREATED, RUNNING, RESTARTING, FINISHED, FAILED and more."""
         return str(self._call("GET", f"/jobs/{job}")["state"])
 
     def failure(self, job: str) -> str:
-        """Why a job failed last, or an empty text."""
+        """Return the reason of a job's last failure, or an empty text."""
         history = self._call("GET", f"/jobs/{job}/exceptions").get("exceptionHistory", {})
         entries = history.get("entries", [])
         return _shortened(entries[0].get("stacktrace", "")) if entries else ""
 
     def cancel(self, job: str) -> None:
-        """End a job; its state is lost."""
+        """Cancel a job; its state is lost."""
         self._call("PATCH", f"/jobs/{job}", params={"mode": "cancel"})
 
     def stop(self, job: str, folder: str | None = None, *, timeout: float = 600.0) -> str:
-        """End a job, its state kept.
+        """Stop a job with a savepoint.
 
         Args:
-            job: which.
-            folder: where the state goes; None: where the cluster is configured to keep it.
-            timeout: seconds it may take.
+            job: id of the job.
+            folder: folder of the savepoint; None: the cluster's default.
+            timeout: longest wait for the savepoint, seconds.
 
         Returns:
-            Path of the savepoint, from which :meth:`run` goes on.
+            Path of the savepoint, from which :meth:`run` can continue.
 
         Raises:
-            FlinkError: if there is none in the end.
+            FlinkError: if no savepoint was made.
         """
         body = {} if folder is None else {"targetDirectory": folder}
         request = self._call("POST", f"/jobs/{job}/stop", json=body)["request-id"]
@@ -163,16 +162,22 @@ class FlinkCluster(_Http):
                 raise FlinkError(f"no savepoint of job {job} after {timeout:.0f} s")
             time.sleep(0.2)
 
-    def wait(self, job: str, *, timeout: float | None = None, said: _Say | None = None) -> str:
+    def wait(
+        self,
+        job: str,
+        *,
+        timeout: float | None = None,
+        on_state: Callable[[str], None] | None = None,
+    ) -> str:
         """Wait until a job has ended.
 
         Args:
-            job: which.
-            timeout: seconds to wait at most; None: for ever.
-            said: is told each new state, and why it restarts.
+            job: id of the job.
+            timeout: longest wait, seconds; None: for ever.
+            on_state: called with each new state, and the reason of a restart.
 
         Returns:
-            The state that it ended in.
+            The final state.
 
         Raises:
             FlinkError: if it has not ended in time, or failed.
@@ -181,9 +186,9 @@ class FlinkCluster(_Http):
         before = ""
         while True:
             state = self.state(job)
-            if state != before and said is not None:
-                why = self.failure(job) if state == "RESTARTING" else ""
-                said(f"{state}: {why}" if why else state)
+            if state != before and on_state is not None:
+                reason = self.failure(job) if state == "RESTARTING" else ""
+                on_state(f"{state}: {reason}" if reason else state)
             before = state
             if state == "FAILED":
                 raise FlinkError(f"job {job} failed: {self.failure(job)}")
@@ -204,8 +209,8 @@ class SqlGateway(_Http):
 
         Args:
             url: such as ``http://127.0.0.1:8083``.
-            timeout: seconds that an answer may take.
-            headers: sent with each request, such as an authorization.
+            timeout: longest wait for an answer, seconds.
+            headers: headers of each request, such as an authorization.
         """
         super().__init__(url, timeout, headers)
 
@@ -215,21 +220,21 @@ class SqlGateway(_Http):
         *,
         jar: str | None = None,
         timeout: float = 600.0,
-        said: Callable[[int, int], None] | None = None,
+        on_progress: Callable[[int, int], None] | None = None,
     ) -> str:
         """Run the statements of `script` in a session of their own.
 
         Args:
             script: a compiled job.
-            jar: where the gateway finds our jar; None: it has it.
-            timeout: seconds that a statement may take.
-            said: is told how many statements are done, of how many.
+            jar: path of our jar at the gateway; None: it is loaded already.
+            timeout: longest wait for a statement, seconds.
+            on_progress: called with the numbers of executed and of all statements.
 
         Returns:
-            The id of the job, which outlives the session.
+            The id of the job, which continues after the session.
 
         Raises:
-            FlinkError: names the statement that was refused, and why.
+            FlinkError: names the statement that was refused, with the reason.
         """
         statements = script.statements if jar is None else (f"ADD JAR {literal(jar)}",)
         if jar is not None:
@@ -238,17 +243,17 @@ class SqlGateway(_Http):
         job: str | None = None
         try:
             for number, statement in enumerate(statements):
-                job = self._run_one(session, statement, timeout) or job
-                if said is not None:
-                    said(number + 1, len(statements))
+                job = self._execute(session, statement, timeout) or job
+                if on_progress is not None:
+                    on_progress(number + 1, len(statements))
         finally:
             self._call("DELETE", f"/v1/sessions/{session}")
         if job is None:
-            raise FlinkError("the gateway ran everything and named no job")
+            raise FlinkError("the gateway executed all statements and started no job")
         return job
 
-    def _run_one(self, session: str, statement: str, timeout: float) -> str | None:
-        """Run one statement; the id of the job it started, if it did."""
+    def _execute(self, session: str, statement: str, timeout: float) -> str | None:
+        """Execute one statement; return the id of the job that it started, or None."""
         path = f"/v1/sessions/{session}"
         answer = self._call("POST", f"{path}/statements", json={"statement": statement})
         operation = f"{path}/operations/{answer['operationHandle']}"
@@ -271,7 +276,7 @@ def _head(statement: str) -> str:
 
 
 def _reason(body: Any) -> str:
-    """What Flink says in an error: the last of its causes is the one that helps."""
+    """Return the last causes in an error of Flink."""
     errors = body.get("errors", []) if isinstance(body, dict) else []
     return _shortened("\n".join(str(error) for error in errors)) or "no reason given"
 

@@ -1,13 +1,15 @@
 """Sequences as MATCH_RECOGNIZE, joins as interval joins of Flink SQL.
 
-A sequence is laid out as a row of pattern variables: ``s0_0, s1_0…`` take one event each, and after
-each comes what may be passed over (``g0_0…``). The conditions leave no choice: they follow the same
-rules as our automaton (``pattern.py``), under which every event has one thing to do. Flink has
-neither alternatives nor groups in patterns, so a condition asks which of the variables before it
-have taken something.
+A sequence becomes a row of pattern variables: ``s0_0, s1_0…`` take one event each, and after each
+comes a variable for skipped events (``g0_0…``)::
 
-MATCH_RECOGNIZE matches what came, never what failed to come. What a last ``not`` leaves of the
-matches is found behind it (``flink_silences.py``).
+    view, then at most once click, then purchase  ->  s0_0 g0_0*? s1_0? g1_0*? s2_0
+
+The conditions are deterministic: they follow the rules of our automaton (``automaton.py``), in
+which every event has one transition. Flink's patterns have neither alternatives nor groups, so a
+condition tests which earlier variables have taken an event.
+
+MATCH_RECOGNIZE cannot match an absence: a last ``not`` is applied to its matches (``silences.py``).
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ MATCHES = "found"
 """The table of matches and pairs."""
 
 _MOST_VARIABLES = 200
-_OTHER = ""  # stands for every type that the sequence does not name
+_OTHER = ""  # any type that the sequence does not name
 
 _Types = frozenset[str]
 
@@ -42,7 +44,7 @@ class _Slot:
 
     step: int
     repeat: int
-    certain: bool  # whether every match has it
+    certain: bool  # whether every match fills it
 
     def of(self, prefix: str) -> str:
         return f"{prefix}{self.step}_{self.repeat}"
@@ -73,11 +75,11 @@ class _Pattern:
         self.silence = self._forbidden[-1] if sequence.steps[-1].negated else frozenset()
         self._drop_idle_end()
         if self.silence and any(step.optional and step.least > 1 for step in self.steps):
-            # MATCH_RECOGNIZE holds a match back as long as one that began earlier may become
-            # whole, and what waits for silence would take it for late.
+            # MATCH_RECOGNIZE delays a match while an earlier one may be completed, and `silences`
+            # would drop it as late.
             raise CannotCompile(
-                "before a last `not` a step that may be left out must not have to come more than "
-                "once: a match that begins later could end earlier"
+                "before a last `not` an optional step must not need more than one event: a match "
+                "that begins later could end earlier"
             )
         self.slots = self._slots()
 
@@ -85,18 +87,16 @@ class _Pattern:
         return frozenset(step.events) if step.events else self._universe
 
     def _drop_idle_end(self) -> None:
-        """A match is complete as soon as all that is left may be empty: that never takes part."""
+        """Drop optional steps at the end: a match is complete without them."""
         last = max(number for number, step in enumerate(self.steps) if not step.optional)
         idle, ending = len(self.steps) - 1 - last, self.steps[last]
         if self.silence and (idle or ending.most != ending.least):
             raise CannotCompile(
-                "before a last `not` the number of events must be fixed: a match that may still "
-                "grow while it waits is beyond MATCH_RECOGNIZE"
+                "before a last `not` the number of events must be fixed: MATCH_RECOGNIZE cannot "
+                "extend a match while it waits"
             )
         if any(self._forbidden[last + 1 : len(self.steps)]):
-            raise CannotCompile(
-                "a `not` after the last step that has to come must be the last step"
-            )
+            raise CannotCompile("a `not` after the last required step must be the last step")
         self.steps = self.steps[: last + 1]
 
     def _slots(self) -> list[_Slot]:
@@ -110,13 +110,13 @@ class _Pattern:
             ]
         if len(slots) > _MOST_VARIABLES:
             raise CannotCompile(
-                f"its steps come up to {len(slots)} times altogether, and each needs a variable of "
-                f"its own; at most {_MOST_VARIABLES} are compiled"
+                f"its steps need {len(slots)} variables, one for each event; at most "
+                f"{_MOST_VARIABLES} are compiled: use fewer repetitions"
             )
         return slots
 
     def _targets(self, slot: _Slot | None) -> list[_Slot]:
-        """What may take the next event after `slot`, earliest first; None is the beginning."""
+        """Return the slots that may take the next event after `slot`; None: the beginning."""
         known = set(self.slots)
         targets: list[_Slot] = []
         following = 0
@@ -138,12 +138,12 @@ class _Pattern:
         return targets
 
     def _loops(self, slot: _Slot) -> bool:
-        """Whether more events of the step of `slot` are taken where others are passed over."""
+        """Whether the skipping variable after `slot` also takes events of its step."""
         step = self.steps[slot.step]
         return step.most is None and slot.repeat + 1 == step.least
 
     def _barred(self, slot: _Slot, type_: str) -> list[_Slot]:
-        """Targets that an event of `type_` after `slot` rules out."""
+        """Return the targets that an event of `type_` after `slot` excludes."""
         return [
             target
             for target in self._targets(slot)
@@ -152,7 +152,7 @@ class _Pattern:
         ]
 
     def _passed(self, slot: _Slot) -> tuple[_Types, _Types]:
-        """Types passed over after `slot`: those that rule nothing out, and those that do."""
+        """Return types skipped after `slot`: those that exclude no target, and those that do."""
         if self._strict:
             return frozenset(), frozenset()
         targets = self._targets(slot)
@@ -173,7 +173,7 @@ class _Pattern:
         return frozenset(passed), frozenset(barring)
 
     def variables(self) -> list[_Variable]:
-        """The variables of the pattern in their order."""
+        """Return the variables of the pattern in order."""
         variables: list[_Variable] = []
         for place, slot in enumerate(self.slots):
             taking = self._taking(place, slot.of("s"))
@@ -183,7 +183,7 @@ class _Pattern:
         return variables
 
     def _between(self, slot: _Slot) -> list[_Variable]:
-        """What comes between `slot` and what follows it."""
+        """Return the variables for events skipped after `slot`."""
         passed, barring = self._passed(slot)
         if self._loops(slot):
             passed |= self._types(self.steps[slot.step])
@@ -193,7 +193,7 @@ class _Pattern:
             gap = slot.of("g")
             variables.append(_Variable(gap, "*?", condition + self._is_of(gap, passed)))
         if barring:
-            # The first event that a `not` forbids, and what else is passed over after it.
+            # The first event that a `not` forbids, and events skipped after it.
             bar, rest = slot.of("b"), slot.of("r")
             variables.append(_Variable(bar, "?", condition + self._is_of(bar, barring)))
             passing = f"{_taken(bar)} AND {self._is_of(rest, passed | barring)}"
@@ -201,7 +201,7 @@ class _Pattern:
         return variables
 
     def _taking(self, place: int, variable: str) -> str:
-        """When the slot at `place` takes an event: by the last slot before it that took one."""
+        """Write the condition of the slot at `place`, by the last filled slot before it."""
         slot = self.slots[place]
         cases: list[tuple[str | None, str]] = []
         for before in reversed(self.slots[:place]):
@@ -218,7 +218,7 @@ class _Pattern:
         return f"CASE {whens} ELSE {otherwise} END"
 
     def _after(self, before: _Slot | None, slot: _Slot, variable: str) -> str:
-        """When `slot` takes an event directly after `before`."""
+        """Write the condition of `slot` directly after `before`."""
         targets = self._targets(before)
         if slot not in targets:
             return "FALSE"
@@ -246,11 +246,11 @@ class _Pattern:
         return condition if len(types) == 1 else f"({condition})"
 
     def silence_condition(self, variable: str) -> str:
-        """When an event is one that the last ``not`` forbids."""
+        """Write the condition of an event that the last ``not`` forbids."""
         return self._is_of(variable, self.silence)
 
     def ids(self) -> str:
-        """The ids of the events taken, as an array."""
+        """Write the array of the ids of the taken events."""
         parts: list[str] = []
         singles: list[str] = []
         for slot in self.slots:
@@ -265,7 +265,7 @@ class _Pattern:
         return parts[0] if len(parts) == 1 else f"ARRAY_CONCAT({', '.join(parts)})"
 
     def first(self, column: str) -> str:
-        """A column of the first event taken."""
+        """Write a column of the first taken event."""
         values: list[str] = []
         for slot in self.slots:
             values.append(f"FIRST({slot.of('s')}.{column})")
@@ -274,12 +274,12 @@ class _Pattern:
         return values[0] if len(values) == 1 else f"COALESCE({', '.join(values)})"
 
     def last(self, column: str) -> str:
-        """A column of the last event taken."""
+        """Write a column of the last taken event."""
         return f"LAST({self.slots[-1].of('s')}.{column})"
 
 
 def _any_of(column: str, types: _Types) -> str:
-    # Flink's planner fails at IN inside the arguments of an aggregate function.
+    # Flink's planner fails on IN inside the arguments of an aggregate function.
     return " OR ".join(f"{column} = {literal(type_)}" for type_ in sorted(types))
 
 
@@ -295,37 +295,37 @@ def _array(ids: list[str], slots: list[_Slot]) -> str:
 
 
 def sequence_statements(sequence: Sequence) -> tuple[list[str], str]:
-    """Views that a sequence needs, and the INSERT of its matches.
+    """Compile a sequence to views and the INSERT of its matches.
 
     Raises:
-        CannotCompile: if Flink SQL cannot find them.
+        CannotCompile: if Flink SQL cannot compute it.
     """
     pattern = _Pattern(sequence)
-    rows, found = name(f"in_{sequence.name}"), name(f"found_{sequence.name}")
-    begun = name(f"begun_{sequence.name}") if pattern.silence else found
+    rows, final = name(f"in_{sequence.name}"), name(f"found_{sequence.name}")
+    begun = name(f"begun_{sequence.name}") if pattern.silence else final
     views = [
         f"CREATE TEMPORARY VIEW {rows} AS\n{_rows(sequence)}",
         f"CREATE TEMPORARY VIEW {begun} AS\n{_matches(sequence, pattern, rows)}",
     ]
     if pattern.silence:
-        views += silence_views(sequence, begun, rows, found, pattern.silence_condition("n"))
-    return views, _insert_matches(sequence, found)
+        views += silence_views(sequence, begun, rows, final, pattern.silence_condition("n"))
+    return views, _insert_matches(sequence, final)
 
 
 def join_statements(join: Join, watermark_delay_ms: int) -> tuple[list[str], str]:
-    """Views that a join needs, and the INSERT of its pairs.
+    """Compile a join to views and the INSERT of its pairs.
 
     Args:
-        join: what to pair.
-        watermark_delay_ms: how far the engine's watermark stays behind the newest event.
+        join: the join.
+        watermark_delay_ms: delay of the engine's watermark behind the newest event.
 
     Raises:
-        CannotCompile: if Flink SQL cannot pair them.
+        CannotCompile: if Flink SQL cannot compute it.
     """
     rows, updates = name(f"in_{join.name}"), name(f"items_{join.name}")
     key = entity_column(join.entity)
-    # Flink forgets at leisure what can be paired no more. The watermark when each side was heard
-    # (an event's own timestamp counts) says what the engine would have forgotten by then.
+    # Flink removes rows later than the engine. The watermark at the arrival of each side (including
+    # the event's own timestamp) shows which rows the engine has removed by then.
     watermark = milliseconds_of("CAST(CURRENT_WATERMARK(et) AS TIMESTAMP(3))")
     before = f"COALESCE({watermark} + 1, 0)"
     columns = "`partition`, item_id, `timestamp`, et"
@@ -340,7 +340,7 @@ def join_statements(join: Join, watermark_delay_ms: int) -> tuple[list[str], str
     ]
     start, end = (f"{f}(e.`timestamp`, i.`timestamp`)" for f in ("LEAST", "GREATEST"))
     within = interval(join.within_ms)
-    # Every partition has the updates of all items; an event meets those of its own.
+    # Every partition has the updates of all items; an event is joined with those of its own.
     return views, (
         f"INSERT INTO {MATCHES}\n"
         f"SELECT e.entity_key || '|' || e.item_id, {literal(join.name)}, e.entity_key, e.item_id,\n"
@@ -353,7 +353,7 @@ def join_statements(join: Join, watermark_delay_ms: int) -> tuple[list[str], str
 
 
 def _rows(sequence: Sequence) -> str:
-    """The events that matter, with what partitions them."""
+    """Compile the query of the events of a sequence, with their partition keys."""
     same = "''" if sequence.same is None else text_of(sequence.same)
     types = sorted({type_ for step in sequence.steps for type_ in step.events})
     any_matters = any(not step.events for step in sequence.steps)
@@ -375,7 +375,7 @@ def _matches(sequence: Sequence, pattern: _Pattern, rows: str) -> str:
     ]
     skip = sequence.skip
     if pattern.silence:
-        # Which beginnings are skipped is known only when silence has fallen.
+        # `silences` skips matches, as it depends on later events.
         skip = "to_next"
         measures += [
             f"{pattern.first('event_id')} AS first_id",
@@ -396,11 +396,11 @@ def _matches(sequence: Sequence, pattern: _Pattern, rows: str) -> str:
     )
 
 
-def _insert_matches(sequence: Sequence, found: str) -> str:
+def _insert_matches(sequence: Sequence, view: str) -> str:
     same = "CAST(NULL AS STRING)" if sequence.same is None else "same_key"
     return (
         f"INSERT INTO {MATCHES}\n"
         f"SELECT entity_key || '|' || same_key, {literal(sequence.name)}, entity_key, {same},\n"
         f"  `start`, `end`, `events`\n"
-        f"FROM {found}"
+        f"FROM {view}"
     )

@@ -1,11 +1,11 @@
-"""A last ``not`` in Flink SQL: of the matches that wait, those that silence followed.
+"""A last ``not`` in Flink SQL: selects the matches that no forbidden event followed.
 
-MATCH_RECOGNIZE matches what came, never what failed to come, and an outer interval join tells of
-rows without a partner when the watermark behind it has passed them: what follows in event time
-takes them for late. Here a match passes twice instead, when it is found and when its wait is over,
-and between the two passes everything that could end the wait. One function sees all of it in the
-order of event time. What delays a match by its wait is a session window of its own: nothing joins
-it, so it ends exactly one gap later, and the watermark waits for it.
+MATCH_RECOGNIZE cannot match an absence, and an outer interval join emits rows without a partner
+after the watermark, when later operators drop them as late. Here a match enters a stream twice,
+when it is found and when its wait is over; between the two, the stream has all events that could
+end the wait. One function reads it in the order of event time. The second row of a match comes from
+a session window of its own: no other row joins it, so it ends exactly one gap later, and the
+watermark waits for it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _NOTHING = "CAST(NULL AS BIGINT)"
 
 
 def longest_wait_ms(sequence: Sequence) -> int:
-    """How long after its last event a match may have to wait until it is certain, milliseconds.
+    """Return the longest wait of a match after its last event, milliseconds.
 
     0 for a sequence that does not end with a ``not``.
     """
@@ -28,21 +28,20 @@ def longest_wait_ms(sequence: Sequence) -> int:
 
 
 def silence_views(
-    sequence: Sequence, begun: str, rows: str, found: str, forbidden: str
+    sequence: Sequence, begun: str, rows: str, final: str, forbidden: str
 ) -> list[str]:
-    """Views from the matches that wait to those that stayed.
+    """Compile views from the matches that wait to the final ones.
 
     Args:
-        sequence: one that ends with a ``not``.
-        begun: view of its matches without that step, each beginning with one: ``start``, ``end``,
-            ``start_offset``, ``end_offset``, ``first_id``, ``events`` and the time attribute
-            ``found_at``.
-        rows: view of the events that matter to it.
-        found: how to call the view of the matches that stayed.
-        forbidden: the condition that an event, ``n``, is one of those that end the wait.
+        sequence: a sequence that ends with a ``not``.
+        begun: view of its matches without that step: ``start``, ``end``, ``start_offset``,
+            ``end_offset``, ``first_id``, ``events`` and the time attribute ``found_at``.
+        rows: view of its events.
+        final: name of the view of the final matches.
+        forbidden: the condition that an event, ``n``, ends the wait.
 
     Raises:
-        CannotCompile: if it waits longer than Flink's intervals reach.
+        CannotCompile: if it waits over 999 days.
     """
     noise, waiting = name(f"noise_{sequence.name}"), name(f"waiting_{sequence.name}")
     settled = name(f"settled_{sequence.name}")
@@ -51,7 +50,7 @@ def silence_views(
     past_last = "TRUE" if sequence.skip == "past_last" else "FALSE"
     no_match = f"{_NOTHING}, {_NOTHING}, CAST(NULL AS ARRAY<STRING>), {_NOTHING}"
     return [
-        # A pattern of one event: it drops what is late, as every pattern does.
+        # A pattern of one event, since patterns drop late events.
         f"CREATE TEMPORARY VIEW {noise} AS\n"
         f"SELECT * FROM {rows} MATCH_RECOGNIZE (\n"
         "  PARTITION BY entity_key, same_key ORDER BY et\n"
@@ -79,7 +78,7 @@ def silence_views(
         f"{past_last}) OVER (\n"
         "    PARTITION BY entity_key, same_key ORDER BY happened_at\n"
         f"    ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW) AS stayed FROM {waiting}",
-        f"CREATE TEMPORARY VIEW {found} AS\n"
+        f"CREATE TEMPORARY VIEW {final} AS\n"
         "SELECT entity_key, same_key, `start`, `end`, `events`\n"
         f"FROM {settled} CROSS JOIN UNNEST(stayed) AS m(`start`, `end`, `events`)",
     ]

@@ -1,4 +1,4 @@
-"""Pieces of Flink SQL: literals, names, intervals, and where a source of a definition is read."""
+"""Parts of Flink SQL: literals, names, intervals, and sources of definitions."""
 
 from __future__ import annotations
 
@@ -10,30 +10,30 @@ _LONGEST_DAYS = 999
 
 
 class CannotCompile(Exception):
-    """A definition has no equal in Flink SQL; the text says why."""
+    """A definition cannot be compiled to Flink SQL; the text is the reason."""
 
 
 def literal(text: str) -> str:
-    """A text as SQL writes it, whatever is in it."""
+    """Quote a text as an SQL literal."""
     return "'" + text.replace("'", "''") + "'"
 
 
 def name(identifier: str) -> str:
-    """An identifier as Flink SQL writes it."""
+    """Quote an identifier."""
     return "`" + identifier.replace("`", "``") + "`"
 
 
 def double(number: float) -> str:
-    """A number as a DOUBLE; SQL takes one without an exponent for a DECIMAL."""
+    """Write a number as a DOUBLE; without an exponent it would be a DECIMAL in SQL."""
     text = repr(float(number))
     return text if "e" in text else f"{text}E0"
 
 
 def interval(milliseconds: int) -> str:
-    """A length of time.
+    """Write a duration as an INTERVAL.
 
     Raises:
-        CannotCompile: if Flink cannot hold it.
+        CannotCompile: if it is over 999 days.
     """
     seconds, millisecond = divmod(milliseconds, 1000)
     minutes, second = divmod(seconds, 60)
@@ -47,23 +47,23 @@ def interval(milliseconds: int) -> str:
 
 
 def one_of(column: str, texts: Iterable[str]) -> str:
-    """The condition that a column is one of `texts`, of which there is at least one."""
+    """Write the condition that a column is one of `texts`, which is not empty."""
     listed = [literal(text) for text in texts]
     return f"{column} = {listed[0]}" if len(listed) == 1 else f"{column} IN ({', '.join(listed)})"
 
 
 def milliseconds_of(column: str) -> str:
-    """A TIMESTAMP(3) as epoch milliseconds."""
+    """Convert a TIMESTAMP(3) to epoch milliseconds."""
     return f"(EXTRACT(EPOCH FROM {column}) * 1000 + EXTRACT(MILLISECOND FROM {column}))"
 
 
 def entity_column(entity: str) -> str:
-    """The column of the view ``events`` that holds the key of an entity."""
+    """Return the column of the view ``events`` with the key of an entity."""
     return "category" if entity == "category" else f"{entity}_id"
 
 
 def text_of(source: str) -> str:
-    """The text of a source, NULL where an event has none, as an expression over ``events``."""
+    """Write the text of a source as an expression over ``events``; NULL without one."""
     if source.startswith(_PROPERTIES):
         return f"json_text(properties, {literal(source.removeprefix(_PROPERTIES))})"
     if source in ("item.title", "item.category"):
@@ -76,7 +76,7 @@ def text_of(source: str) -> str:
 
 
 def number_of(source: str) -> str:
-    """The number of a source, NULL where an event has none, as an expression over ``events``."""
+    """Write the number of a source as an expression over ``events``; NULL without one."""
     if source == "item.price":
         return "item_price"
     if source.startswith(_ITEM):

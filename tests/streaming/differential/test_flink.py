@@ -37,7 +37,7 @@ BEYOND_SQL = (
     "forward decay",
     "strict contiguity with a step repeated without limit",
     "before a last `not` the number of events must be fixed",
-    "before a last `not` a step that may be left out must not have to come more than once",
+    "before a last `not` an optional step must not need more than one event",
     "a `not` directly after a step that is repeated without limit",
 )
 

@@ -217,7 +217,7 @@ def test_the_order_of_statements_is_that_of_a_script() -> None:
         ("within: 1h, sequence: [{event: view, times: [1, 2]}, {not: leave, for: 1m}]",
          "the number of events must be fixed"),
         ("within: 1h, sequence: [view, {event: click, times: 2, optional: true}, leave, "
-         "{not: purchase}]", "must not have to come more than once"),
+         "{not: purchase}]", "must not need more than one event"),
         ("within: 1h, sequence: [view, {not: leave}, {event: click, optional: true}]",
          "must be the last step"),
         ("within: 1h, sequence: [{event: view, times: [1, null]}, {not: leave}, click]",

@@ -120,9 +120,9 @@ def test_a_jar_is_uploaded_and_runs_the_script(
     body = json.loads(fake.asked[-1][2])
     assert base64.b64decode(body["programArgsList"][1]).decode() == "SELECT 'é'"
     assert (body["parallelism"], body["savepointPath"]) == (3, "/sp")
-    said: list[str] = []
-    assert cluster.wait("j", timeout=30, said=said.append) == "FINISHED"
-    assert said == ["CREATED", "RUNNING", "FINISHED"]
+    states: list[str] = []
+    assert cluster.wait("j", timeout=30, on_state=states.append) == "FINISHED"
+    assert states == ["CREATED", "RUNNING", "FINISHED"]
     cluster.cancel("j")
 
 
@@ -179,12 +179,14 @@ def test_a_server_that_is_not_there_is_named() -> None:
 
 
 def test_a_gateway_gets_the_statements_one_by_one(fake: Fake, gateway: SqlGateway) -> None:
-    said: list[tuple[int, int]] = []
-    job = gateway.run(SCRIPT, jar="/opt/our's.jar", said=lambda *progress: said.append(progress))
+    calls: list[tuple[int, int]] = []
+    job = gateway.run(
+        SCRIPT, jar="/opt/our's.jar", on_progress=lambda *progress: calls.append(progress)
+    )
     assert job == "j1"
     sent = [json.loads(body)["statement"] for _, path, body in fake.asked if "statements" in path]
     assert sent == ["ADD JAR '/opt/our''s.jar'", *SCRIPT.statements]
-    assert said == [(1, 3), (2, 3), (3, 3)]
+    assert calls == [(1, 3), (2, 3), (3, 3)]
     assert fake.asked[-1][:2] == ("DELETE", "/v1/sessions/s1")
 
 
@@ -205,5 +207,5 @@ def test_a_gateway_that_never_ends_is_given_up(fake: Fake, gateway: SqlGateway) 
 
 def test_a_gateway_that_starts_no_job_is_an_error(fake: Fake, gateway: SqlGateway) -> None:
     fake.answers["GET /v1/sessions/s1/operations/o1/result/0"] = (200, {"resultType": "EOS"})
-    with pytest.raises(FlinkError, match="named no job"):
+    with pytest.raises(FlinkError, match="started no job"):
         gateway.run(SCRIPT)
