@@ -105,6 +105,15 @@ def test_interval_of_a_share_narrows_with_the_whole() -> None:
     assert (drowned.value, drowned.low, drowned.high) == (0, 0, 1)
 
 
+def test_ends_of_a_share_are_the_first_that_are_ruled_out() -> None:
+    released_ = pane({"click": 150, "other": 4_850})
+    share = share_released([released_], "click", "other")
+    noise = TwoNoises.of(released_, 1, 1)
+    for end, inwards in ((share.low, 1e-5), (share.high, -1e-5)):
+        assert min(noise.tails(150, 4_850, end)) <= 0.025
+        assert min(noise.tails(150, 4_850, end + inwards)) > 0.025
+
+
 def test_a_share_needs_disjoint_known_keys() -> None:
     panes = [pane({"click": 150, "other": 4_850})]
     with pytest.raises(ParameterError, match="click in common"):

@@ -371,7 +371,9 @@ def test_what_was_late_when_it_came_stays_late_while_it_waits() -> None:
     counts = counting(CHOSEN)
     counts.add("u", DAY_MS, "tea", watermark=DAY_MS + HOUR_MS)
     counts.closed(DAY_MS)
+    counts.snapshot()
     counts.decide(1, 4)
+    assert counts.changed
     (pane,) = counts.closed(DAY_MS + HOUR_MS)
     assert not pane.counts.any()
 
