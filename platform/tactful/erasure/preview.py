@@ -1,4 +1,4 @@
-"""What an erasure would remove, place by place, without removing anything."""
+"""Preview of an erasure: counts by store, without removal."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from tactful.subjects.installation import Installation
 
 
 def preview(installation: Installation, person: str) -> list[ErasureStep]:
-    """What there is of a person, also beside a server that is at work; nothing is changed.
+    """Count the data of a user in each store, also beside a running server.
 
-    It is what an export holds, counted. With the log in Kafka only log and names are looked at: the
-    state of each partition is a worker's.
+    The counts are those of an export. With the log in Kafka only log and ids are searched: workers
+    hold the states of partitions.
 
     Raises:
         StorageError: if the metadata cannot be used.
@@ -31,9 +31,7 @@ def preview(installation: Installation, person: str) -> list[ErasureStep]:
             note=f"{events} events, {len(found.sessions)} visits, {len(found.devices)} devices of"
             f" their own, {len(found.shared_devices)} shared",
         ),
-        ErasureStep(
-            place="state", removed=len(found.features), note="sets of features, with all that goes"
-        ),
+        ErasureStep(place="state", removed=len(found.features), note="sets of features"),
         ErasureStep(place="dead letters", removed=len(found.dead_letters)),
         ErasureStep(place="webhooks", removed=len(found.waiting_actions)),
         ErasureStep(place="consent", removed=len(found.consent), note="decisions"),

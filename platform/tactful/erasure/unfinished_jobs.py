@@ -1,4 +1,4 @@
-"""Removes people from what a backfill or a rescaling has left that was killed and not resumed."""
+"""Erasure of users from the files of a killed backfill or rescaling."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from tactful_streaming.errors import StateError
 from tactful_streaming.state.store import RocksState
 
 BACKFILL = "backfill"
-"""Folder in a data directory of the states that a backfill computes."""
+"""Folder of a backfill's states in the data directory."""
 
 RESCALING = ("partitions.rescaling", "rescaling.json")
-"""What an unfinished rescaling into a data directory keeps there; without it, it begins anew."""
+"""Files of an unfinished rescaling in the data directory; without them it restarts."""
 
 
 def purge_unfinished(
     settings: Settings, definitions: Definitions, traces: SubjectIds
 ) -> ErasureStep:
-    """Take people out of an unfinished backfill, and give up an unfinished rescaling.
+    """Delete users from an unfinished backfill, and discard an unfinished rescaling.
 
-    Both go on afterwards, or begin anew, as if these people had never been there.
+    The backfill can be resumed; the rescaling starts again.
 
     Raises:
-        StorageError: while one is under way; it ends by itself.
-        StateError: if the disk refused; it may be done again.
+        StorageError: while one runs.
+        StateError: if the disk refused; it may be repeated.
     """
     data, removed = settings.storage.data, 0
     for path in _states_in(data / BACKFILL):
@@ -42,8 +42,8 @@ def purge_unfinished(
     for path in _states_in(draft):
         with _held(path):
             removed += 1
-    if not (data / "partitions").exists():  # else the note says that all is done
-        note.unlink(missing_ok=True)  # first: it would speak for states that are partly gone
+    if not (data / "partitions").exists():  # else the note means that all is done
+        note.unlink(missing_ok=True)  # first: it must not outlive deleted states
     shutil.rmtree(draft, ignore_errors=True)
     return ErasureStep(place="unfinished work", removed=removed)
 
@@ -57,6 +57,6 @@ def _held(path: Path) -> contextlib.closing[RocksState]:
         return contextlib.closing(RocksState(path))
     except StateError as error:
         raise StorageError(
-            f"{path}: a backfill or rescaling is at work here; run the erasure again when it has "
+            f"{path}: a backfill or rescaling uses this state; run the erasure again when it has "
             f"ended: {error}"
         ) from error

@@ -1,7 +1,7 @@
-"""Looks through every file of an installation for whether anything is left of people.
+"""Verification of erasures: search every file of an installation for ids of users.
 
-Beside the data directory these are the places that the settings name elsewhere: models, reports,
-and the store of MLflow with what it keeps of runs, as far as they are files on this host.
+The files are those of the data directory and, if they lie elsewhere on this host, models, reports,
+and MLflow's store with the artifacts of runs.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from tactful.util.multi_substring import SHORTEST, MultiSubstring
 from tactful_streaming.state.store import open_beside
 
 VERIFICATION = "verification"
-"""Place of the step of a receipt that tells what the search has found."""
+"""Place of the verification in a receipt."""
 
 WORK = "erasures"
-"""Folder in the data directory in which jobs keep what they look for."""
+"""Folder in the data directory for the search results of jobs."""
 
 _SQLITE = "sqlite:///"
 
 
 def still_there(settings: Settings, found: Sequence[SearchResult]) -> list[str]:
-    """Files and stores in which any name still occurs, also in what is compressed in them.
+    """List the files and stores in which any id occurs, also in compressed values.
 
     Returns:
         Paths, those in the data directory relative to it.
@@ -37,14 +37,17 @@ def still_there(settings: Settings, found: Sequence[SearchResult]) -> list[str]:
     if not found:
         return []
     names = MultiSubstring(
-        needle for one in found for needle in needles_of(_names_of(one)) if len(needle) >= SHORTEST
+        needle
+        for result in found
+        for needle in needles_of(_names_of(result))
+        if len(needle) >= SHORTEST
     )
     data = settings.storage.data
     files = [path for path in sorted(data.rglob("*")) if _is_ours(settings, path)]
     hits = {
         str(path.relative_to(data))
         for path in files
-        # The database of the metadata and what a job looks for know whose job it is until the end.
+        # The metadata and the search results of jobs hold the ids until the end.
         if path.is_file()
         and "metadata" not in path.name
         and path.parent.name != WORK
@@ -61,11 +64,11 @@ def still_there(settings: Settings, found: Sequence[SearchResult]) -> list[str]:
 def places_elsewhere(
     settings: Settings, environ: Mapping[str, str] = os.environ
 ) -> tuple[Path, ...]:
-    """Files and directories outside the data directory in which an installation keeps something.
+    """List the files and directories of an installation outside the data directory.
 
     Args:
         settings: of the installation.
-        environ: environment variables; they name the store of MLflow.
+        environ: environment variables; they name MLflow's store.
     """
     places = [settings.models, settings.storage.reports]
     tracking = environ.get("MLFLOW_TRACKING_URI") or f"{_SQLITE}mlflow.db"
@@ -80,15 +83,15 @@ def places_elsewhere(
 
 
 def verified(found: SearchResult, hits: Sequence[str]) -> ErasureStep:
-    """What the search of every file for every name has found."""
+    """Describe the result of a verification as a step of the receipt."""
     names = _names_of(found)
     short = sum(len(name.encode()) < SHORTEST for name in names)
     note = (
-        f"{len(names) - short} names were looked for in every file of the data directory, of the "
+        f"{len(names) - short} ids were searched for in every file of the data directory, of the "
         "models and of MLflow on this host"
     )
     if short:
-        note += f", {short} are too short to be told from others"
+        note += f", {short} are too short to be distinguished"
     inside = [hit for hit in hits if not Path(hit).is_absolute()]
     outside = [hit for hit in hits if Path(hit).is_absolute()]
     if inside:
@@ -107,15 +110,15 @@ def _names_of(found: SearchResult) -> frozenset[str]:
 
 
 def _artefacts_of(database: Path) -> Iterator[Path]:
-    """Where a store of MLflow keeps files of its experiments, as far as that is on this host."""
+    """Yield the local directories of artifacts in MLflow's store."""
     if not database.is_file():
         return
     with contextlib.closing(
         sqlite3.connect(f"{database.absolute().as_uri()}?mode=ro", uri=True)
-    ) as it:
+    ) as store:
         try:
-            rows = it.execute("SELECT artifact_location FROM experiments").fetchall()
-        except sqlite3.OperationalError:  # no store of MLflow, or none yet
+            rows = store.execute("SELECT artifact_location FROM experiments").fetchall()
+        except sqlite3.OperationalError:  # not a store of MLflow, or an empty one
             rows = []
     for (location,) in rows:
         if (local := _local(location or "")) is not None:
@@ -123,7 +126,7 @@ def _artefacts_of(database: Path) -> Iterator[Path]:
 
 
 def _local(uri: str) -> Path | None:
-    """The path of a URI of a directory on this host; None for what lies elsewhere."""
+    """Return the path of a URI of a local directory; None for other URIs."""
     parts = urlsplit(uri)
     if parts.scheme not in ("", "file") or not parts.path:
         return None
@@ -138,7 +141,7 @@ def _files_of(places: Iterable[Path]) -> Iterator[Path]:
 def _occurs_in(names: MultiSubstring, path: Path) -> bool:
     try:
         return names.occur_in_file(path, whole=_is_delimited(path))
-    except FileNotFoundError:  # a server has written what was in it elsewhere, and that is read
+    except FileNotFoundError:  # compaction has moved its content to another file, which is read
         return False
 
 
@@ -152,6 +155,6 @@ def _is_delimited(path: Path) -> bool:
 
 
 def _is_ours(settings: Settings, path: Path) -> bool:
-    """Whether a file is not one of a worker on this host, which has it open and purges its own."""
+    """Return whether no worker on this host owns a file; workers purge their own."""
     workers = (settings.storage.data / "partitions", settings.worker.checkpoints)
     return not any(path.is_relative_to(folder) for folder in workers if folder != Path())

@@ -1,8 +1,8 @@
-"""Decisions about consent, kept for good in the metadata and in memory for every question.
+"""Users' decisions about consent, stored in the metadata and cached in memory.
 
-All processes of an installation share the decisions; each follows what the others add. A decision
-is in force in the process that records it when `record` returns, and in the others at their next
-`refresh`, a quarter of a second later.
+All processes of an installation share the decisions. A decision is effective in the recording
+process when `record` returns, and in the others at their next `refresh`, a quarter of a second
+later.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from tactful_streaming.contract.log_entries import DEVICE_PREFIX
 _table = consent_decisions.c
 
 PROPERTY = "consent."
-"""What the properties of a user begin with that are decisions: ``consent.marketing: false``."""
+"""Prefix of user properties that are decisions: ``consent.marketing: false``."""
 
 
 _NOBODY = ""
@@ -32,7 +32,7 @@ class ConsentStore:
     """The decisions of one installation.
 
     Attributes:
-        consents: what everybody has agreed to, as far as this process knows.
+        consents: decisions that this process has read.
     """
 
     def __init__(
@@ -45,9 +45,9 @@ class ConsentStore:
         """Read all decisions.
 
         Args:
-            metadata: where they are kept.
-            default: what those may be used for who said nothing.
-            clock: now in epoch milliseconds.
+            metadata: database of the decisions.
+            default: purposes allowed for users without a decision.
+            clock: returns epoch milliseconds.
 
         Raises:
             StorageError: if the database cannot be used.
@@ -59,10 +59,10 @@ class ConsentStore:
         self.refresh()
 
     def refresh(self) -> None:
-        """Take in what other processes recorded; one query.
+        """Read the decisions of other processes; one query.
 
         Raises:
-            StorageError: if the database cannot be reached; what is known stays.
+            StorageError: if the database cannot be reached; the cache stays.
         """
         with self._lock:
             query = (
@@ -78,10 +78,10 @@ class ConsentStore:
         """Record one decision, durably.
 
         Args:
-            person: key of the person.
-            purposes: whether each is agreed to; those that are missing stay as they were.
-            source: where it was said.
-            at: when it was said, epoch milliseconds; None: now.
+            person: key of the user.
+            purposes: agreement by purpose; missing purposes stay unchanged.
+            source: origin of the decision.
+            at: time of the decision, epoch milliseconds; None: now.
 
         Raises:
             StorageError: if the database cannot be used; nothing was recorded.
@@ -95,7 +95,7 @@ class ConsentStore:
         source: str,
         at: int | None = None,
     ) -> None:
-        """Record decisions of several people in one transaction; see :meth:`record`."""
+        """Record decisions of several users in one transaction; see :meth:`record`."""
         now = self._clock()
         highest = sa.select(sa.func.max(_table.version)).with_for_update()
 
@@ -119,27 +119,27 @@ class ConsentStore:
             self.refresh()
 
     def news(self, properties: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[Purpose, bool]]:
-        """What the properties of people say of consent that is not known already.
+        """Extract new decisions from user properties.
 
         Args:
-            properties: by user id.
+            properties: properties by user id.
         """
-        found: dict[str, dict[Purpose, bool]] = {}
+        news: dict[str, dict[Purpose, bool]] = {}
         for person, described in properties.items():
-            said = {
+            decided = {
                 Purpose(name): value
                 for key, value in described.items()
                 if key.startswith(PROPERTY)
                 and (name := key.removeprefix(PROPERTY)) in EVERYTHING
                 and isinstance(value, bool)
             }
-            known = self.consents.said(person) if said else {}
-            if any(known.get(purpose) is not agrees for purpose, agrees in said.items()):
-                found[person] = said
-        return found
+            known = self.consents.said(person) if decided else {}
+            if any(known.get(purpose) is not agrees for purpose, agrees in decided.items()):
+                news[person] = decided
+        return news
 
     def history(self, person: str) -> Sequence[Decision]:
-        """All decisions of a person, oldest first.
+        """Read all decisions of a user, oldest first.
 
         Raises:
             StorageError: if the database cannot be reached.
@@ -148,33 +148,33 @@ class ConsentStore:
         return [_decision(row) for row in self._metadata.fetch(query.order_by(_table.version))]
 
     def erase(self, person: str) -> int:
-        """Delete all decisions of a person for good; how many there were.
+        """Delete all decisions of a user and return their number.
 
-        Other processes remember them until their next start; that the person is suppressed holds
-        before any of them. The row of the latest decision of all stays, of nobody and empty: were
-        its number given once more, nobody who knows it would take in the next decision.
+        Other processes cache them until their next start, but suppression overrides decisions. The
+        row with the highest version stays, blank: were its number reused, other processes would
+        skip the next decision.
         """
         highest = sa.select(sa.func.max(_table.version)).with_for_update()
 
         def change(connection: sa.Connection) -> int:
             latest = connection.execute(highest).scalar() or 0
-            theirs = _table.person == person
+            own = _table.person == person
             blank = {"person": _NOBODY, "purposes": "{}", "source": ""}
-            kept = sa.update(consent_decisions).where(theirs, _table.version == latest)
-            gone = connection.execute(kept.values(**blank)).rowcount
-            old = sa.or_(theirs, _table.person == _NOBODY)
-            earlier = sa.select(sa.func.count()).where(theirs)
-            gone += int(connection.execute(earlier).scalar() or 0)
+            kept = sa.update(consent_decisions).where(own, _table.version == latest)
+            deleted = connection.execute(kept.values(**blank)).rowcount
+            old = sa.or_(own, _table.person == _NOBODY)
+            earlier = sa.select(sa.func.count()).where(own)
+            deleted += int(connection.execute(earlier).scalar() or 0)
             connection.execute(sa.delete(consent_decisions).where(old, _table.version < latest))
-            return gone
+            return deleted
 
-        gone = self._metadata.change(change)
+        deleted = self._metadata.change(change)
         self.consents.forget(person)
-        return gone
+        return deleted
 
 
 def default_purposes(settings: Settings) -> frozenset[Purpose]:
-    """What those may be used for who said nothing: nothing, unless the settings assume consent."""
+    """Return the purposes allowed for users without a decision, by the settings."""
     chosen = settings.consent.default
     if chosen == "auto":
         return EVERYTHING if settings.server.dev else NOTHING
@@ -182,7 +182,7 @@ def default_purposes(settings: Settings) -> frozenset[Purpose]:
 
 
 def keys_of(user_id: str | None, device_id: str | None) -> tuple[str, ...]:
-    """Keys under which somebody may have decided."""
+    """Return the keys under which a user may have decided."""
     keys = [] if user_id is None else [user_id]
     if device_id is not None:
         keys.append(DEVICE_PREFIX + device_id)
@@ -190,12 +190,12 @@ def keys_of(user_id: str | None, device_id: str | None) -> tuple[str, ...]:
 
 
 def _decision(row: sa.Row[Any]) -> Decision:
-    said = json.loads(row.purposes)
+    purposes = json.loads(row.purposes)
     return Decision(
         version=row.version,
         person=row.person,
-        # A purpose of a later version of the software is none here.
-        purposes={Purpose(name): agrees for name, agrees in said.items() if name in EVERYTHING},
+        # Purposes of a later version are ignored.
+        purposes={Purpose(name): agrees for name, agrees in purposes.items() if name in EVERYTHING},
         at=row.at,
         source=row.source,
     )

@@ -1,8 +1,8 @@
-"""The log as training may read it: without whoever does not agree to that now, or was erased.
+"""The log as training may read it: without users who do not agree now, or were erased.
 
-What somebody did while they agreed stays in the log when they change their mind, until retention or
-an erasure removes it. Here it is passed over. So whatever learns from the log, by whichever path,
-learns from those who agree on the day of the training; also while an erasure is under way.
+Events of users who withdraw consent stay in the log until retention or an erasure removes them.
+This reader blanks them, so models learn only from users who agree on the day of the training, also
+during an erasure.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ from tactful_streaming.log.event_log import EventLog
 from tactful_streaming.log.redaction import BLANK
 
 Allows = Callable[[str | None, str | None, int, str | None], bool]
-"""Whether an event may be learned from: by user id, device id, time and what it says itself."""
+"""Returns whether an event may be used, by user id, device id, time and its own claim."""
 
 
 class _Context(msgspec.Struct, frozen=True):
-    """As much of a context as says what the person agrees to."""
+    """Field of an event's context that claims consent."""
 
     consent: object = None
 
 
 class _Narrow(msgspec.Struct, frozen=True):
-    """As much of an entry as tells whose it is."""
+    """Fields of an entry that identify the user."""
 
     kind: str
     timestamp: int = 0
@@ -55,12 +55,12 @@ _JSON_BLANK = encode_entry(Tick(timestamp=0), "json")
 
 
 class PermittedLog:
-    """An `EventLog` to read, in which some records are blank; offsets stay as they are."""
+    """A read-only `EventLog` in which some records are blank; offsets are unchanged."""
 
     def __init__(
         self, log: EventLog, allows: Allows, purpose: Purpose = Purpose.PERSONALISATION
     ) -> None:
-        """Read `log`, as far as `allows` says, for a purpose."""
+        """Read the records of `log` that `allows` permits for a purpose."""
         self._log = log
         self._allows = allows
         self._purpose = purpose
@@ -72,24 +72,24 @@ class PermittedLog:
 
     @property
     def end(self) -> int:
-        """Offset the next record will get."""
+        """Offset of the next record."""
         return self._log.end
 
     def read(self, offset: int, limit: int) -> list[tuple[int, bytes]]:
-        """Up to `limit` records from `offset` on; a tick of no time stands for each not shown."""
+        """Read up to `limit` records from `offset` on; blank ones are ticks at time 0."""
         return [(at, self._shown(payload)) for at, payload in self._log.read(offset, limit)]
 
     @property
     def reach(self) -> Position:
-        """Where the log ends."""
+        """End of the log."""
         return reach_of(self._log)
 
     def reach_to(self, position: Position) -> bool:
-        """End where it ended before, if the log is bounded; whether it goes so far."""
+        """End a bounded log at an earlier end; return whether it reaches that."""
         return reach_to(self._log, position)
 
     def append(self, payloads: object) -> int:
-        """Never: it is there to be read."""
+        """Raise, since the log is read only."""
         raise TypeError("a permitted log is read only")
 
     def offset_at(self, timestamp: int) -> int:
@@ -106,7 +106,7 @@ class PermittedLog:
         try:
             entry = decode(payload)
         except (msgspec.MsgspecError, ValueError, RecursionError):
-            return payload  # whoever reads it counts it as damaged
+            return payload  # the reader counts it as damaged
         if entry.kind == "restricted":
             if self._purpose not in entry.purposes:
                 return blank
@@ -116,8 +116,8 @@ class PermittedLog:
         if entry.user_id is None and entry.device_id is None:
             return payload
         claim = entry.context.consent
-        said = claim if isinstance(claim, str) else None
-        allowed = self._allows(entry.user_id, entry.device_id, entry.timestamp, said)
+        claimed_purposes = claim if isinstance(claim, str) else None
+        allowed = self._allows(entry.user_id, entry.device_id, entry.timestamp, claimed_purposes)
         return payload if allowed else blank
 
 
@@ -128,16 +128,15 @@ def training_permissions(
     clock: Callable[[], int],
     purpose: Purpose = Purpose.PERSONALISATION,
 ) -> Iterator[Allows]:
-    """Whether an event may be learned from, or used for another purpose, by what people say now.
+    """Give a function that checks whether an event may be used, by the present decisions.
 
-    A device counts under its own decisions and under those of the user whom an event names. Of who
-    said nothing, the log holds what the door let in by the default of its time; that is learned
-    from unless the settings say ``deny`` now. Of who is erased nothing is learned from the moment
-    on at which that was asked for.
+    A device counts under its own decisions and under those of the user that an event names. The log
+    holds events of users without a decision as the default at their time allowed; they are used
+    unless the settings say ``deny`` now. Events of an erased user are unused from the request on.
 
     Raises:
-        StorageError: if the metadata or the keyring cannot be used, or are not where a log in Kafka
-            is read from.
+        StorageError: if the metadata or the keyring cannot be used, or are missing where a log in
+            Kafka is read.
     """
     _require_metadata(settings)
     with contextlib.closing(open_installation(settings)) as metadata:
@@ -153,25 +152,25 @@ def training_permissions(
 
 
 def _require_metadata(settings: Settings) -> None:
-    """See to it that what people have said is here; a topic can be read where it is not."""
+    """Check that the decisions are on this host; a topic can be read where they are not."""
     file = settings.storage.data / "metadata.db"
     if not settings.log.in_files and not settings.metadata.url_env and not file.exists():
         raise StorageError(
-            f"{file} is not there, so nobody knows what people agree to: name the data directory "
+            f"{file} does not exist, so users' consent is unknown: name the data directory "
             "of the server with --data, or its database in metadata.url_env"
         )
 
 
 @contextlib.contextmanager
 def measured_log(settings: Settings, *, clock: Callable[[], int]) -> Iterator[PermittedLog]:
-    """The log of an installation as far as it may be used to measure what came of lists.
+    """Open the log with the events that may be used to measure recommendations.
 
     Args:
         settings: of the installation.
-        clock: now, epoch milliseconds.
+        clock: returns epoch milliseconds.
 
     Raises:
-        StorageError: if there is no log, or it is damaged or does not answer.
+        StorageError: if there is no log, it is damaged, or it does not answer.
     """
     purpose = Purpose.MEASUREMENT
     try:
@@ -182,4 +181,4 @@ def measured_log(settings: Settings, *, clock: Callable[[], int]) -> Iterator[Pe
             yield PermittedLog(log, allows, purpose)
     except LogError as error:
         cure = "; name the data with --data" if settings.log.in_files else ""
-        raise StorageError(f"nothing to read out: {error}{cure}") from error
+        raise StorageError(f"nothing to measure: {error}{cure}") from error

@@ -1,4 +1,4 @@
-"""Of whom an installation keeps anything, before a server uses the data directory."""
+"""List every user id stored in an installation; run before the server starts."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ _CHUNK = 4_096
 
 
 def people_kept(installation: Installation) -> Iterator[Collection[str]]:
-    """Keys of all people of whom anything is kept, some at a time and more than once."""
+    """Yield the keys of all users in log, state and decisions, in batches, with repeats."""
     if (log := installation.data / "log").is_dir():
-        EmbeddedLog(log).close()  # cuts off the torn tail of a crash
+        EmbeddedLog(log).close()  # removes the torn tail of a crash
         with log_in_files(installation.settings, clock=installation.clock) as opened:
             for records in read_batches(opened, opened.begin, opened.end, size=_CHUNK):
                 yield set[str]().union(*map(_named, (payload for _, payload in records)))
     if (state := installation.data / "state").is_dir():
         with contextlib.closing(RocksState(state, read_only=True)) as store:
             people = user_keys_in(store)
-            while some := list(itertools.islice(people, _CHUNK)):
-                yield some
+            while batch := list(itertools.islice(people, _CHUNK)):
+                yield batch
     decided = sa.select(consent_decisions.c.person).distinct()
     yield [row.person for row in installation.metadata.fetch(decided)]
 
@@ -44,7 +44,7 @@ class _Named(msgspec.Struct):
 
 
 def _named(payload: bytes) -> set[str]:
-    """Keys of the people whom a record names."""
+    """Return the keys of the users in a record."""
     try:
         entry = msgspec.msgpack.decode(payload, type=_Named)
     except msgspec.MsgspecError:

@@ -1,4 +1,4 @@
-"""Erasures that were asked for: what is to be done, what was done, and receipts of it."""
+"""Requested erasures, their steps and receipts."""
 
 from __future__ import annotations
 
@@ -17,9 +17,11 @@ _steps = msgspec.json.Decoder(list[ErasureStep])
 
 
 class ErasureJobs:
-    """The erasures of one installation.
+    """The erasure jobs of one installation.
 
-    The id of the person is kept until the erasure is complete, and deleted then.
+    Their states, and the user id in each::
+
+        requested (id) -> purging (id) -> purging (id deleted) -> done
     """
 
     def __init__(
@@ -29,15 +31,15 @@ class ErasureJobs:
 
         Args:
             metadata: of the installation.
-            clock: now in epoch milliseconds.
-            days: within how many days an erasure is to be complete.
+            clock: returns epoch milliseconds.
+            days: days within which an erasure is due.
         """
         self._metadata = metadata
         self._clock = clock
         self._days = days
 
     def request(self, person: str) -> Erasure:
-        """Note that a person is to be erased; one that waits already keeps its receipt.
+        """Add a job for a user; a waiting job keeps its receipt.
 
         Raises:
             StorageError: if the database cannot be used.
@@ -69,34 +71,34 @@ class ErasureJobs:
         return found
 
     def find(self, receipt: str) -> Erasure | None:
-        """One erasure by its receipt."""
+        """Read an erasure by its receipt."""
         rows = self._metadata.fetch(sa.select(erasures).where(_table.receipt == receipt))
         return _erasure(rows[0]) if rows else None
 
     def waiting(self) -> Sequence[tuple[str, str]]:
-        """Receipts and people of erasures that are not complete, in the order they were asked."""
+        """List receipts and users of incomplete erasures, in order of request."""
         query = sa.select(_table.receipt, _table.person).where(_table.person.is_not(None))
         rows = self._metadata.fetch(query.order_by(_table.requested_at, _table.receipt))
         return [(row.receipt, row.person) for row in rows]
 
     def incomplete(self) -> int:
-        """How many erasures are not complete, also of whom only the name is still to go."""
+        """Count incomplete erasures, also those that only wait for the removal of the id."""
         count = sa.select(sa.func.count()).where(_table.state != "done")
         return int(self._metadata.fetch(count)[0][0])
 
     def overdue(self) -> int:
-        """How many erasures should be complete by now and are not."""
+        """Count incomplete erasures that are past their due time."""
         count = sa.select(sa.func.count()).where(
             _table.state != "done", _table.due_at < self._clock()
         )
         return int(self._metadata.fetch(count)[0][0])
 
     def latest(self) -> int:
-        """When an erasure was completed last, epoch milliseconds; 0 for never."""
+        """Return the time of the last completed erasure, epoch milliseconds; 0 for none."""
         return int(self._metadata.fetch(sa.select(sa.func.max(_table.done_at)))[0][0] or 0)
 
     def note(self, receipt: str, steps: Sequence[ErasureStep]) -> None:
-        """Note how far an erasure has come."""
+        """Write the steps of an erasure."""
         report = msgspec.json.encode(list(steps)).decode()
         change = sa.update(erasures).where(_table.receipt == receipt)
         self._metadata.change(
@@ -104,9 +106,9 @@ class ErasureJobs:
         )
 
     def forget(self, receipt: str, steps: Sequence[ErasureStep]) -> None:
-        """Forget whose an erasure was: all is done but that its name is still in the database.
+        """Delete the user id of a finished erasure.
 
-        The receipt is complete once that is gone from its files, too; see `complete`.
+        The receipt is complete when the id has left the database's files, too; see `complete`.
         """
         report = msgspec.json.encode(list(steps)).decode()
         values = {"person": None, "state": "purging", "report": report}
@@ -114,13 +116,13 @@ class ErasureJobs:
         self._metadata.change(lambda connection: connection.execute(change))
 
     def complete(self) -> None:
-        """Note that no name is left of those who were forgotten: their receipts are complete."""
+        """Mark the erasures with deleted user ids as done."""
         change = sa.update(erasures).where(_table.person.is_(None), _table.state != "done")
         values = {"state": "done", "done_at": self._clock()}
         self._metadata.change(lambda connection: connection.execute(change.values(**values)))
 
     def forgotten(self) -> bool:
-        """Whether there is a receipt that is complete but for names in the database."""
+        """Return whether a receipt only waits for the removal of its id from files."""
         query = sa.select(_table.receipt).where(_table.person.is_(None), _table.state != "done")
         return bool(self._metadata.fetch(query.limit(1)))
 

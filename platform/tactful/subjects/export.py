@@ -1,6 +1,6 @@
-"""All there is of a person, for them: as data, and as a page to read.
+"""Export of all data of a user, as JSON and as a page.
 
-It is found by the same search as an erasure removes by, so what one gives the other takes.
+It uses the search of erasure, so an export holds the data that an erasure removes.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ NOTES = (
     "Models were learned from what many people did; they hold no record of you.",
     "Published statistics carry noise, so that nothing about you can be told from them.",
 )
-"""What is not in an export, and why."""
+"""Data that an export does not hold, with the reasons."""
 
 
 def export_person(
@@ -48,14 +48,14 @@ def export_person(
     clock: Callable[[], int],
     search: Search | None = None,
 ) -> PersonExport:
-    """Collect all there is of a person; works beside a running server, and changes nothing.
+    """Collect all data of a user, also beside a running server.
 
     Args:
         settings: of the installation.
         metadata: of the installation.
         person: user id, or ``device:`` and a device id.
-        clock: now in epoch milliseconds.
-        search: searches the log; None: that of the data directory.
+        clock: returns epoch milliseconds.
+        search: searches the log; None: the log of the data directory.
 
     Raises:
         StorageError: if the metadata cannot be used.
@@ -156,7 +156,7 @@ def _actions(path: Path, found: SearchResult) -> Iterator[dict[str, Any]]:
 
 
 def export_page(export: PersonExport) -> str:
-    """An export as a page to read, complete in itself: no scripts, nothing fetched."""
+    """Render an export as one HTML page without scripts or external files."""
     document = msgspec.to_builtins(export)
     parts = [
         "<!doctype html><html lang=en><meta charset=utf-8>",
@@ -166,7 +166,7 @@ def export_page(export: PersonExport) -> str:
         "table{border-collapse:collapse;width:100%;font-size:.9rem}",
         "th,td{border-bottom:1px solid #ccc;padding:.3rem .5rem;text-align:left;",
         "vertical-align:top;overflow-wrap:anywhere}</style><h1>Your data</h1>",
-        f"<p>All there is of <b>{escape(export.person)}</b>.</p>",
+        f"<p>All data of <b>{escape(export.person)}</b>.</p>",
     ]
     for title, name in _SECTIONS:
         parts.append(f"<h2>{escape(title)}</h2>{_shown(document[name])}")
@@ -188,7 +188,7 @@ _SECTIONS = (
 
 
 def _shown(value: Any) -> str:
-    """A value as HTML."""
+    """Render a value as HTML."""
     if value in (None, [], {}):
         return "<p>nothing</p>"
     if isinstance(value, dict):
@@ -202,7 +202,7 @@ def _shown(value: Any) -> str:
         )
         return f"<table><tr>{head}{body}</table>"
     if isinstance(value, list):
-        return "<ul>" + "".join(f"<li>{_cell(each)}" for each in value) + "</ul>"
+        return "<ul>" + "".join(f"<li>{_cell(element)}" for element in value) + "</ul>"
     return _cell(value)
 
 

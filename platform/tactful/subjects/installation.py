@@ -1,4 +1,4 @@
-"""What of an installation an erasure works on."""
+"""The parts of an installation that an erasure uses."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from tactful.subjects.suppression import SuppressionStore
 
 @dataclass(frozen=True)
 class Installation:
-    """What an erasure works on; nobody else may use the data directory meanwhile.
+    """Parts of an installation whose data directory this process holds.
 
     Attributes:
-        settings: checked.
-        metadata: of the installation.
-        suppression: its erased people.
-        clock: now in epoch milliseconds.
+        settings: checked settings.
+        metadata: database of the installation.
+        suppression: erased users.
+        clock: returns epoch milliseconds.
     """
 
     settings: Settings
@@ -36,10 +36,10 @@ class Installation:
 
     @property
     def partitions(self) -> PartitionErasures:
-        """What the owners of partitions have to do, and have done."""
+        """Erasures by the owners of partitions."""
         return PartitionErasures(self.metadata, self.suppression, clock=self.clock)
 
     @property
     def jobs(self) -> ErasureJobs:
-        """Erasures that were asked for."""
+        """Requested erasures."""
         return ErasureJobs(self.metadata, clock=self.clock, days=self.settings.consent.erase_days)

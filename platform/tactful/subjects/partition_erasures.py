@@ -1,7 +1,7 @@
-"""Erasures as the owners of partitions have to do them: asked for, and reported, in the metadata.
+"""Erasures by the owners of partitions, requested and reported in the metadata.
 
-Workers keep states that no other process can open. Each follows here who was erased, purges what it
-owns, and says so. An erasure is complete when every partition is past it.
+Workers hold states that no other process can open. Each reads here which users were erased, purges
+its partitions, and reports that. An erasure is complete when every partition has reported it.
 """
 
 from __future__ import annotations
@@ -29,10 +29,13 @@ class _Traces(msgspec.Struct, frozen=True):
 
 
 class PartitionErasures:
-    """The erasures of one installation; for many threads.
+    """The partitions' erasures of one installation; thread-safe.
 
-    What people have left is here only as long as their erasure is not complete. A state that turns
-    up later is purged by what it shows itself.
+    Subject ids are stored only until their erasure is complete. A state that is opened later is
+    purged by the ids in it::
+
+        purges             number | receipt | subject ids | partitions
+        purged_partitions  partition -> number of the last erasure that it was purged by
     """
 
     def __init__(
@@ -42,12 +45,12 @@ class PartitionErasures:
         *,
         clock: Callable[[], int],
     ) -> None:
-        """See how far the erasures are.
+        """Read the number of the last erasure.
 
         Args:
-            metadata: where they are kept.
-            suppression: the erased people.
-            clock: now in epoch milliseconds.
+            metadata: database of the erasures.
+            suppression: the erased users.
+            clock: returns epoch milliseconds.
 
         Raises:
             StorageError: if the database or the keyring cannot be used.
@@ -61,28 +64,28 @@ class PartitionErasures:
 
     @property
     def suppressed(self) -> Container[str]:
-        """Keys of people of whom nothing counts any more."""
+        """Keys of erased users."""
         return self._suppression.suppressed
 
     @property
     def newest(self) -> int:
-        """Number of the last erasure, as of the last :meth:`refresh`."""
+        """Number of the last erasure at the last :meth:`refresh`."""
         return self._newest
 
     def refresh(self) -> None:
-        """Take in what other processes added.
+        """Read the erasures of other processes.
 
         Raises:
             StorageError: if the database cannot be reached, or a key is missing.
         """
         newest = self._metadata.fetch(sa.select(sa.func.max(_purge.number)))[0][0] or 0
-        # Whoever the erasures are of was suppressed before they were asked for.
+        # Users are suppressed before their erasure is requested.
         self._suppression.refresh()
         with self._lock:
             self._newest = max(self._newest, newest)
 
     def after(self, number: int) -> tuple[int, SubjectIds]:
-        """Number of the last erasure, and what is known of those after `number` from the log.
+        """Return the number of the last erasure, and the subject ids of those after `number`.
 
         Raises:
             StorageError: if the database cannot be reached.
@@ -97,34 +100,34 @@ class PartitionErasures:
         return max([number, *(row.number for row in rows)]), traces
 
     def purged(self, partition: str, number: int) -> None:
-        """Take note that a partition keeps nothing of the erasures up to `number`.
+        """Record that a partition was purged by the erasures up to `number`.
 
         Raises:
             StorageError: if the database cannot be reached.
         """
-        mine = _partition.name == partition
+        same = _partition.name == partition
         values = {"number": number, "at": self._clock()}
 
         def put(connection: sa.Connection) -> None:
-            found = connection.execute(sa.select(_partition.number).where(mine)).scalar()
+            found = connection.execute(sa.select(_partition.number).where(same)).scalar()
             if found is None:
                 row = sa.insert(purged_partitions).values(name=partition, **values)
                 connection.execute(row)
             else:
-                connection.execute(sa.update(purged_partitions).where(mine).values(**values))
+                connection.execute(sa.update(purged_partitions).where(same).values(**values))
 
         self._metadata.change(put)
 
     def publish(self, receipt: str, traces: SubjectIds, *, partitions: int = 0) -> None:
-        """Ask the owners of partitions to erase people; once for each receipt.
+        """Request an erasure from the owners of partitions, once for each receipt.
 
         Args:
-            receipt: of the erasure.
-            traces: what the log shows of them; they are suppressed already.
-            partitions: how many partitions have to report at least, also ones that never did.
+            receipt: id of the erasure.
+            traces: subject ids in the log; the users are suppressed already.
+            partitions: least number of partitions that must report.
 
         Raises:
-            StorageError: if that cannot be kept.
+            StorageError: if the database cannot be written.
         """
         encoded = msgspec.msgpack.encode(
             _Traces(traces.users, traces.devices, traces.shared, traces.sessions, traces.event_ids)
@@ -134,8 +137,8 @@ class PartitionErasures:
         def insert(connection: sa.Connection) -> None:
             if connection.execute(self._of(receipt)).first() is not None:
                 return
-            # A state may remember the numbers of a database that was replaced by its backup: by
-            # the clock, new ones are above those.
+            # A state may hold numbers of a database that was replaced by a backup; numbers from
+            # the clock are higher.
             number = max((connection.execute(highest).scalar() or 0) + 1, self._clock())
             connection.execute(
                 sa.insert(purges).values(
@@ -146,7 +149,7 @@ class PartitionErasures:
         self._metadata.change(insert)
 
     def missing(self, receipt: str) -> int | None:
-        """How many partitions have not reported yet; None if this erasure was never published."""
+        """Count the partitions that have not reported yet; None if nothing was published."""
         rows = self._metadata.fetch(self._of(receipt))
         if not rows:
             return None
@@ -155,7 +158,7 @@ class PartitionErasures:
         return int(behind + max(rows[0].partitions - len(known), 0))
 
     def finish(self, receipt: str) -> None:
-        """Forget what was known of the people."""
+        """Delete the subject ids of an erasure."""
         change = sa.update(purges).where(_purge.receipt == receipt).values(traces=None)
         self._metadata.change(lambda connection: connection.execute(change))
 

@@ -1,4 +1,4 @@
-"""What an event or a request may be used for, by all that is known of whom it is of."""
+"""Purposes for which an event or a request may be used."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from tactful_privacy.people.consent import EVERYTHING, NOTHING, Consents, Purpos
 from tactful_streaming.contract.log_entries import DEVICE_PREFIX, Entry, Event, Restricted
 
 CLAIM = "consent"
-"""Field of the context of an event or a request in which it says what the person agrees to."""
+"""Field in the context of events and requests that claims consent."""
 
 _WHOLE = frozenset({Purpose.PERSONALISATION, Purpose.MEASUREMENT})
 
 
 class Permissions:
-    """Answers for events and requests of one installation; costs a microsecond."""
+    """Checks events and requests of one installation; takes a microsecond."""
 
     def __init__(
         self,
@@ -25,13 +25,13 @@ class Permissions:
         holder: Callable[[str, int], str] = lambda key, at: key,
         suppressed: Container[str] = (),
     ) -> None:
-        """Answer by what people said.
+        """Use decisions, erased users and device links.
 
         Args:
-            consents: their decisions.
-            suppressed: those who were erased: nothing may be done with what comes of them.
-            holder: key of the person whom ``device:<device_id>`` stands for at a time, epoch
-                milliseconds; the same key where none is known.
+            consents: users' decisions.
+            suppressed: keys of erased users, for whom nothing is allowed.
+            holder: returns the key of the user of ``device:<device_id>`` at a time, epoch
+                milliseconds; the same key if there is none.
         """
         self._consents = consents
         self._holder = holder
@@ -44,16 +44,15 @@ class Permissions:
         at: int,
         claimed: frozenset[Purpose] | None = None,
     ) -> frozenset[Purpose]:
-        """What may be done with what somebody does; the default for nobody in particular.
+        """Return the allowed purposes of an event or a request; the default without ids.
 
-        A device that is known to be somebody's counts as that person, too: what they refused is
-        refused on it.
+        On a device that is linked to a user, refusals of that user apply, too.
 
         Args:
-            user_id: whom an event or a request names.
-            device_id: the device that it names.
-            at: when, epoch milliseconds.
-            claimed: what came along with it, see `claimed`.
+            user_id: user of the event or request.
+            device_id: device of it.
+            at: time of it, epoch milliseconds.
+            claimed: purposes that it claims, see `claimed`.
         """
         keys = keys_of(user_id, device_id)
         if user_id is None and device_id is not None:
@@ -63,11 +62,11 @@ class Permissions:
         return self._of_keys(*keys, claimed=claimed)
 
     def of_key(self, key: str) -> frozenset[Purpose]:
-        """What somebody may be used for, by the key of their history."""
+        """Return the allowed purposes of the history under a key."""
         return self._of_keys(key)
 
     def is_erased(self, key: str) -> bool:
-        """Whether somebody was erased, or is being."""
+        """Return whether a user was erased, or an erasure is in progress."""
         return key in self._suppressed
 
     def _of_keys(self, *keys: str, claimed: frozenset[Purpose] | None = None) -> frozenset[Purpose]:
@@ -76,9 +75,9 @@ class Permissions:
         return self._consents.allowed(*keys, claimed=claimed)
 
     def restricted(self, event: Event) -> Entry | None:
-        """The entry to keep of an event; None if nothing of it may be kept."""
-        said = claimed(event.context.get(CLAIM)) if event.context else None
-        allowed = self.of(event.user_id, event.device_id, event.timestamp, said)
+        """Return the entry to keep of an event; None if nothing may be kept."""
+        claim = claimed(event.context.get(CLAIM)) if event.context else None
+        allowed = self.of(event.user_id, event.device_id, event.timestamp, claim)
         if allowed >= _WHOLE:
             return event
         if Purpose.SERVICE not in allowed:
@@ -88,22 +87,22 @@ class Permissions:
         )
 
     def personalises(self, request: RecommendRequest, at: int) -> bool:
-        """Whether the history of whoever asks may be read; for nobody there is none to read."""
+        """Return whether the user's history may be read; True without a user."""
         if request.subject is None:
             return True
-        said = claimed(request.context.get(CLAIM))
-        return Purpose.PERSONALISATION in self.of(request.user_id, request.device_id, at, said)
+        claim = claimed(request.context.get(CLAIM))
+        return Purpose.PERSONALISATION in self.of(request.user_id, request.device_id, at, claim)
 
     def reads_history(
         self, key: str, device_id: str | None, at: int, claim: str | None = None
     ) -> bool:
-        """Whether the history under `key` may be read for somebody who asks on a device.
+        """Return whether the history under a key may be read for a request from a device.
 
         Args:
-            key: of the history.
-            device_id: of the device.
-            at: when, epoch milliseconds.
-            claim: what came along with the request, see `claimed`.
+            key: key of the history.
+            device_id: id of the device.
+            at: time of the request, epoch milliseconds.
+            claim: consent that the request claims, see `claimed`.
         """
         user = None if key.startswith(DEVICE_PREFIX) else key
         device = key.removeprefix(DEVICE_PREFIX) if user is None else device_id
@@ -112,10 +111,10 @@ class Permissions:
 
 @functools.lru_cache(maxsize=256)
 def claimed(claim: object) -> frozenset[Purpose] | None:
-    """What the field ``consent`` of a context says: names of purposes, with blanks between them.
+    """Parse the field ``consent`` of a context: names of purposes, separated by blanks.
 
     Returns:
-        The purposes; None where it is no text, so that the default holds.
+        The purposes; None if it is no text, so that the default applies.
     """
     if not isinstance(claim, str):
         return None

@@ -1,8 +1,8 @@
-"""People who were erased: what comes of them later is refused, and they are known by a keyed hash.
+"""Erased users, stored as keyed hashes, whose later events are refused.
 
-The list is in the metadata, for all processes of an installation, and, where the settings name a
-file for it, also there: the file is kept apart from backups, and who stands in it and not in a
-restored database is erased once more.
+The hashes are in the metadata, for all processes of an installation, and also in a file of
+tombstones if the settings name one. That is kept apart from backups: users in it who are missing in
+a restored database are erased again.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ class Tombstone(msgspec.Struct, frozen=True):
 
     Attributes:
         key_id: number of the key.
-        digest: pseudonym of the person.
-        at: when they were erased, epoch milliseconds.
+        digest: pseudonym of the user.
+        at: time of the erasure, epoch milliseconds.
     """
 
     key_id: int
@@ -41,10 +41,10 @@ class Tombstone(msgspec.Struct, frozen=True):
 
 
 class SuppressionStore:
-    """The erased people of one installation.
+    """The erased users of one installation.
 
     Attributes:
-        suppressed: tells whether somebody is one of them.
+        suppressed: set-like view of their keys.
     """
 
     def __init__(
@@ -55,13 +55,13 @@ class SuppressionStore:
         tombstones: Path = Path(),
         clock: Callable[[], int],
     ) -> None:
-        """Read the list.
+        """Read the erased users.
 
         Args:
-            metadata: where it is kept.
+            metadata: database of the hashes.
             keyring: the keys of the installation.
-            tombstones: file with the same list, kept apart; ``Path()`` for none.
-            clock: now in epoch milliseconds.
+            tombstones: file with the same hashes; ``Path()`` for none.
+            clock: returns epoch milliseconds.
 
         Raises:
             StorageError: if the database, the keyring or the file cannot be used.
@@ -76,7 +76,7 @@ class SuppressionStore:
         self.refresh()
 
     def refresh(self) -> None:
-        """Take in what other processes added; one query.
+        """Read the erased users of other processes; one query.
 
         Raises:
             StorageError: if the database cannot be reached, or a key is missing.
@@ -92,20 +92,20 @@ class SuppressionStore:
                 self._read = rows[-1].number
 
     def suppress(self, people: Iterable[str]) -> None:
-        """Refuse whatever comes of these people from now on, for good.
+        """Refuse all later data of users, permanently.
 
-        They are noted by their pseudonyms of all epochs: a copy of a vault from before the last
-        one knows them by an earlier one alone, and no pseudonym leads to another.
+        Their pseudonyms of all epochs are stored: an older copy of a vault holds only an earlier
+        one, and no pseudonym can be converted to another.
 
         Args:
             people: user ids, or ``device:`` and device ids.
 
         Raises:
-            StorageError: if that cannot be kept.
+            StorageError: if database or file cannot be written.
         """
         new = [person for person in people if person not in self.suppressed]
         try:
-            self._keyring.follow()  # a vault may know them by an epoch that another process began
+            self._keyring.follow()  # a vault may use an epoch that another process began
         except KeyringError as error:
             raise StorageError(str(error)) from error
         at = self._clock()
@@ -118,11 +118,10 @@ class SuppressionStore:
         self._insert(stones)
 
     def take_tombstones(self) -> int:
-        """Take in who stands in the file of tombstones and not in the database.
+        """Add the users of the file of tombstones that the database lacks after a restore.
 
         Returns:
-            How many people there were, as far as epochs tell them from pseudonyms: what is stored
-            was restored from before they were erased.
+            The number of these users, estimated from the pseudonyms of one epoch.
 
         Raises:
             StorageError: if the file is damaged or a key is missing.
@@ -130,7 +129,7 @@ class SuppressionStore:
         if self._tombstones == Path() or not self._tombstones.exists():
             return 0
         try:
-            # What follows the last line break was being written when the process died.
+            # Text after the last line break is an incomplete write of a killed process.
             *lines, _ = self._tombstones.read_bytes().split(b"\n")
             stones = [msgspec.json.decode(line, type=Tombstone) for line in lines if line]
         except (OSError, msgspec.MsgspecError) as error:
@@ -142,7 +141,7 @@ class SuppressionStore:
         return max(Counter(stone.key_id for stone in missing).values(), default=0)
 
     def found_among(self, people: Collection[str]) -> frozenset[str]:
-        """Those of `people` that are erased."""
+        """Return the erased users among `people`."""
         return frozenset(person for person in people if person in self.suppressed)
 
     def _insert(self, stones: Collection[Tombstone]) -> None:
@@ -169,7 +168,7 @@ class SuppressionStore:
             try:
                 size = os.fstat(handle).st_size
                 if os.write(handle, data) < len(data):
-                    # Half a line would spoil the next one, and nothing could read the file.
+                    # A partial line would corrupt the next one and make the file unreadable.
                     os.ftruncate(handle, size)
                     raise OSError(errno.ENOSPC, "only a part was written: the disk is full")
                 os.fsync(handle)
@@ -182,7 +181,7 @@ class SuppressionStore:
 def open_suppression(
     settings: Settings, metadata: MetadataStore, *, clock: Callable[[], int]
 ) -> SuppressionStore:
-    """The list of an installation.
+    """Open the erased users of an installation.
 
     Raises:
         StorageError: if the database, the keyring or the file of tombstones cannot be used.

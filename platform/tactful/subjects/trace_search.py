@@ -1,4 +1,4 @@
-"""Finds what people have left in a log in files, and tells which records are theirs."""
+"""Search of log and state for the data of users."""
 
 from __future__ import annotations
 
@@ -41,12 +41,20 @@ _APART = 1 << 48  # more than a partition has records
 
 @dataclass(frozen=True)
 class SearchResult:
-    """What people have left, and where.
+    """Data of users in a log.
+
+    ::
+
+        SearchResult(
+            SubjectIds(users={"ada"}, devices={"d-1"}, shared={"d-2"}, sessions={"s-7"}, …),
+            offsets={512},  # anonymous, on the shared device d-2 while ada used it
+            records=9,
+        )
 
     Attributes:
-        traces: names of theirs.
-        offsets: of anonymous records on devices that they shared with others.
-        records: how many records of the log are theirs.
+        traces: their ids.
+        offsets: offsets of their anonymous records on shared devices.
+        records: number of their records in the log.
     """
 
     traces: SubjectIds
@@ -54,7 +62,7 @@ class SearchResult:
     records: int
 
     def __or__(self, other: SearchResult) -> SearchResult:
-        """What two searches have found, the second maybe after something was removed."""
+        """Combine two searches, the second maybe after some records were removed."""
         return SearchResult(
             self.traces | other.traces,
             self.offsets | other.offsets,
@@ -63,18 +71,18 @@ class SearchResult:
 
     @property
     def needles(self) -> frozenset[bytes]:
-        """What occurs in a record that is theirs, as bytes."""
+        """Bytes of which one occurs in each of their records."""
         named = self.traces.users | self.traces.devices | self.traces.shared
         return needles_of(named)
 
     @property
     def keys(self) -> frozenset[str]:
-        """Keys under which records that are theirs may be sealed."""
+        """Keys under which their records may be sealed."""
         shared = {DEVICE_PREFIX + device for device in self.traces.shared}
         return self.traces.people | shared
 
     def owns(self, offset: int, entry: Entry) -> bool:
-        """Whether a record of the log is theirs."""
+        """Return whether a record of the log belongs to the users."""
         traces = self.traces
         if isinstance(entry, Event | Restricted):
             event = entry.event if isinstance(entry, Restricted) else entry
@@ -93,7 +101,7 @@ class SearchResult:
         return False
 
     def owns_payload(self, offset: int, payload: bytes) -> bool:
-        """The same of a record as written; one that cannot be read is theirs if it names them."""
+        """Return the same of an encoded record; a damaged one is theirs if it holds their ids."""
         try:
             return self.owns(offset, decode_entry(payload))
         except StreamingError:
@@ -101,7 +109,7 @@ class SearchResult:
 
 
 def needles_of(names: Iterable[str]) -> frozenset[bytes]:
-    """Names as they occur in records, in msgpack and in JSON."""
+    """Return ids as bytes, as they occur in MessagePack and in JSON."""
     forms = [name.encode() for name in names]
     for name in names:
         forms.append(msgspec.json.encode(name)[1:-1])
@@ -110,16 +118,16 @@ def needles_of(names: Iterable[str]) -> frozenset[bytes]:
 
 
 Search = Callable[[Collection[bytes]], Iterable[tuple[int, bytes]]]
-"""Finds the records in which any of some bytes occur, oldest first, with numbers of their own."""
+"""Finds the records with any of some bytes, oldest first, under unique numbers."""
 
 
 def search_files(log: Path) -> Search:
-    """Searches a log in files, also beside the process that writes it."""
+    """Search a log in files, also beside the process that writes it."""
     return partial(matching_records, log)
 
 
 def search_partitions(partitions: Sequence[EventLog]) -> Search:
-    """Searches a log in partitions by reading all of it."""
+    """Search a log in partitions by reading all of it."""
 
     def search(needles: Collection[bytes]) -> Iterator[tuple[int, bytes]]:
         for number, log in enumerate(partitions):
@@ -135,7 +143,7 @@ def search_partitions(partitions: Sequence[EventLog]) -> Search:
 
 @contextlib.contextmanager
 def search_log(settings: Settings, *, clock: Callable[[], int]) -> Iterator[Search]:
-    """Searches the log of the data directory, also one whose records are sealed.
+    """Search the log of the data directory, also with sealed records.
 
     Raises:
         StorageError: if the vault cannot be used.
@@ -152,19 +160,19 @@ def search_log(settings: Settings, *, clock: Callable[[], int]) -> Iterator[Sear
 
 
 def find_traces(log: Search, store: StateStore | None, people: Collection[str]) -> SearchResult:
-    """Find what people have left.
+    """Find the data of users.
 
-    An anonymous event belongs to who used its device alone. On a device that several have used, it
-    belongs to who logged in there last before it, or to the first where nobody had.
+    An anonymous event belongs to the only user of its device. On a shared device it belongs to the
+    user of the last login before it, or of the first login if there is none before.
 
     Args:
         log: searches the log.
-        store: the state of the engine, which knows devices that the log has forgotten; None if
-            there is none.
-        people: user ids, or ``device:`` and device ids of people without one.
+        store: state of the engine, with devices of records that retention removed; None if there
+            is none.
+        people: user ids, or ``device:`` and device ids of users without one.
 
     Raises:
-        LogCorruptedError: if a record in the midst of the log is damaged.
+        LogCorruptedError: if a record before the end of the log is damaged.
     """
     users = frozenset(p for p in people if not p.startswith(DEVICE_PREFIX))
     given = frozenset(people) - users
@@ -175,7 +183,7 @@ def find_traces(log: Search, store: StateStore | None, people: Collection[str]) 
     for _, payload in log(needles_of(users)):
         event = _event(payload)
         if event is None:
-            records += _names(payload, users)
+            records += _describes(payload, users)
         elif event.user_id in users:
             records += 1
             event_ids.add(event.event_id)
@@ -193,7 +201,7 @@ def find_traces(log: Search, store: StateStore | None, people: Collection[str]) 
                 anonymous[event.device_id].append((offset, event))
             else:
                 logins[event.device_id].append((offset, event.user_id in users))
-    shared = {device for device, by in logins.items() if not all(theirs for _, theirs in by)}
+    shared = {device for device, by in logins.items() if not all(own for _, own in by)}
     shared -= {device.removeprefix(DEVICE_PREFIX) for device in given}
     if store is not None:
         known = users | {DEVICE_PREFIX + device for device in devices - shared}
@@ -230,7 +238,7 @@ def _event(payload: bytes) -> Event | None:
     return entry if isinstance(entry, Event) else None
 
 
-def _names(payload: bytes, users: Collection[str]) -> bool:
+def _describes(payload: bytes, users: Collection[str]) -> bool:
     try:
         entry = decode_entry(payload)
     except StreamingError:
@@ -239,6 +247,6 @@ def _names(payload: bytes, users: Collection[str]) -> bool:
 
 
 def _held(logins: list[tuple[int, bool]], offset: int) -> bool:
-    """Whether it was theirs whose device it was when a record was written."""
+    """Return whether a user of the search held the device at a record."""
     place = bisect.bisect_left(logins, (offset, False)) - 1
     return logins[max(place, 0)][1]

@@ -350,7 +350,7 @@ def _fill_and_free(folder: Path, how: str) -> None:
     said = (folder / "server.log").read_text()
     assert ended == 0, said
     assert said.count("append refused") == 1, "once, not for every request"
-    assert "If the disk is full, make room" in said
+    assert "If the disk is full, free some space" in said
     assert "the log can be written again" in said
     expected = [event["event_id"] for event in acknowledged]
     kept = [found for found in ids(logged(server.data)) if found.startswith("w")]

@@ -413,7 +413,7 @@ def test_a_topic_that_is_not_there_is_told(kafka_servers: str, tmp_path: Path) -
     with pytest.raises(ModelError, match=r"nothing to train from: topic 'test-\w+' is not at"):
         run_training(settings, OPTIONS)
     with (
-        pytest.raises(StorageError, match="nothing to read out: topic"),
+        pytest.raises(StorageError, match="nothing to measure: topic"),
         measured_log(settings, clock=now_ms),
     ):
         pass
@@ -425,7 +425,7 @@ def test_a_topic_is_not_learned_from_where_nobody_knows_who_agrees(
     settings = on_kafka(kafka_servers, tmp_path)
     fill(settings, [Tick(timestamp=1)])
     elsewhere = replace(settings, storage=StorageSettings(data=tmp_path / "elsewhere"))
-    with pytest.raises(StorageError, match="nobody knows what people agree to"):
+    with pytest.raises(StorageError, match="users' consent is unknown"):
         run_training(elsewhere, OPTIONS)
     assert not (tmp_path / "elsewhere").exists()
 
