@@ -13,26 +13,26 @@ from tactful.config.fields import NotNegative, PositiveFloat, PositiveInt
 
 @dataclass(frozen=True)
 class EngineSettings:
-    """How the feature engine works.
+    """Settings of the feature engine.
 
     Attributes:
-        features: feature definitions; empty means the ones that come with the package.
-        rules: rules that clean events; empty means none.
-        dedupe_days: how long event ids are remembered.
-        watermark_delay_ms: how much later than newer ones an event may come before windows fire
-            and sequences go on without it.
-        allowed_lateness_ms: how long after a window ended what comes for it still counts.
-        memory_mb: memory that entities may take before the rest stays on disk; 0 for any amount.
-        dead_letter_days: how long events that rules set aside are kept; 0 keeps them.
-        keep_late: whether events that came after the last window of a feature are kept, too.
-        clock: whether time passes by the ``wall`` clock while no event comes, so that sequences
-            whose time is over fire, or by ``events`` alone, for replays of the past.
-        idle_s: silence after which it does.
-        batch_ms: how long the engine may hold readers up while it applies one micro-batch.
-        commit_records: commit after so many records …
-        commit_ms: … or after so long, whichever is first …
-        commit_pause_ms: … or after fewer, so that a commit takes about so long: events that come
-            meanwhile wait for it. What is in the log at the start is applied without.
+        features: file of feature definitions; empty: the packaged ones.
+        rules: file of rules that clean events; empty for none.
+        dedupe_days: time for which event ids are remembered.
+        watermark_delay_ms: largest delay of an event behind newer ones, after which windows
+            trigger and sequences continue without it.
+        allowed_lateness_ms: time after the end of a window in which its events still count.
+        memory_mb: memory of entities before the rest stays on disk; 0 for no limit.
+        dead_letter_days: time for which events set aside by rules are kept; 0 for ever.
+        keep_late: whether events that are too late for every window of a feature are kept, too.
+        clock: clock while no event comes: the ``wall`` clock, so that overdue sequences trigger,
+            or ``events`` alone, for replays of the past.
+        idle_s: silence after which that clock is used.
+        batch_ms: longest time for which one micro-batch blocks readers.
+        commit_records: commit after this number of records …
+        commit_ms: … or after this time, whichever is first …
+        commit_pause_ms: … or earlier, so that a commit takes about this time: new events wait for
+            it. Records that are in the log at the start are applied without this limit.
     """
 
     features: Path = Path()
@@ -53,16 +53,16 @@ class EngineSettings:
 
 @dataclass(frozen=True)
 class IdentitySettings:
-    """How devices are joined to people.
+    """Settings of links between devices and users.
 
     Attributes:
-        enabled: whether they are at all; otherwise an event is of whom it names.
+        enabled: whether devices are linked; otherwise an event belongs to the id that it names.
         logins: types of events, separated by commas, that link the device and the user they name.
         logouts: types that end the link of the device they name.
-        link_days: how long after the last login a device is somebody's.
-        devices_per_user: most devices of a person, in each partition of the log.
-        consent: whether silence is consent: ``assumed`` links all who did not refuse, ``required``
-            only who agreed (``consent.identity`` among the properties of the user).
+        link_days: time from the last login to the end of a link.
+        devices_per_user: most devices of a user, in each partition of the log.
+        consent: ``assumed`` links every user who did not refuse, ``required`` only users who
+            agreed (``consent.identity`` among the properties of the user).
     """
 
     enabled: bool = True

@@ -16,4 +16,4 @@ NotNegative = Annotated[int, Meta(ge=0)]
 
 
 Variable = Annotated[str, Meta(pattern=r"^([A-Za-z_][A-Za-z0-9_]*)?$")]
-"""Name of an environment variable, or nothing."""
+"""Name of an environment variable, or empty."""

@@ -1,4 +1,4 @@
-"""How devices are joined to people, from the settings."""
+"""Identity resolution from the settings."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ _CUSTOM = "x."
 
 
 def identity_of(settings: IdentitySettings) -> Identity | None:
-    """What every engine of the installation links by; None if nothing is linked.
+    """Return the identity rules of every engine; None if nothing is linked.
 
     Raises:
-        ConfigError: if a type of event cannot be one, or both begins and ends links.
+        ConfigError: if a type of event is unknown, or both begins and ends links.
     """
     if not settings.enabled:
         return None

@@ -1,4 +1,4 @@
-"""Where an installation keeps the ledger of its published numbers: in a file, or in a database."""
+"""Location of the ledger of published numbers: a file, or a database."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ LEDGER = "ledger.db"
 
 
 def ledger_location(settings: Settings, *, environ: Mapping[str, str] | None = None) -> Path | str:
-    """The ledger's file, or the address of the database that the settings name.
+    """Return the ledger's file, or the address of the database that the settings name.
 
     Raises:
         ConfigError: if the variable is not set or holds no such address, or there is a file beside
-            the database: what was released by the one, the other would draw again.
+            the database: releases recorded in one would be drawn again by the other.
     """
     file = settings.storage.data / LEDGER
     where = "statistics.ledger_url_env"
@@ -28,22 +28,22 @@ def ledger_location(settings: Settings, *, environ: Mapping[str, str] | None = N
         return file
     if not _is_database(url):
         raise ConfigError(
-            f"{where}: the variable holds no address like mysql+pymysql://user@host/db"
+            f"{where}: the variable holds no address such as mysql+pymysql://user@host/db"
         )
     if file.exists():
         raise ConfigError(
-            f"{where} names a database, and {file} is a ledger, too: what one has released the"
-            " other would draw a second time. Leave the setting empty, or begin with the database"
-            " in an installation of its own"
+            f"{where} names a database, and {file} is a ledger, too: releases in one would be"
+            " drawn a second time by the other. Leave the setting empty, or use the database in a"
+            " new installation"
         )
     return url
 
 
 def existing_ledger(settings: Settings) -> Path | str:
-    """The same, of an installation that has published.
+    """Return the location of a ledger that exists.
 
     Raises:
-        ConfigError: likewise, and if there is no file.
+        ConfigError: as `ledger_location`, and if there is no file.
     """
     place = ledger_location(settings)
     if isinstance(place, Path) and not place.exists():
@@ -52,7 +52,7 @@ def existing_ledger(settings: Settings) -> Path | str:
 
 
 def named(place: Path | str) -> str:
-    """The place as messages may show it: without a password."""
+    """Return the location without a password, for messages."""
     if isinstance(place, Path):
         return str(place)
     return sa.make_url(place).render_as_string(hide_password=True)
@@ -61,5 +61,5 @@ def named(place: Path | str) -> str:
 def _is_database(url: str) -> bool:
     try:
         return sa.make_url(url).get_backend_name() in ("mysql", "mariadb")
-    except sa.exc.ArgumentError:  # a password, maybe, that stands in the wrong variable
+    except sa.exc.ArgumentError:  # maybe a password in the wrong variable: do not quote it
         return False

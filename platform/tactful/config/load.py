@@ -28,8 +28,8 @@ def load_settings(
     """Read the settings.
 
     Args:
-        path: the file; None reads ``tactful.toml`` of the working directory if there is one.
-        environ: environment variables; None means those of the process.
+        path: the file; None: ``tactful.toml`` in the working directory, if it exists.
+        environ: environment variables; None for those of the process.
         overrides: ``section.key`` to value, e.g. from the command line; None values are skipped.
 
     Returns:
@@ -50,11 +50,11 @@ def load_settings(
             section, _, key = name.partition(".")
             values[section, key] = _convert(section, key, value, f"option {name}", strict=True)
 
-    chosen: dict[str, Any] = {}
+    sections: dict[str, Any] = {}
     for section, kind in _sections().items():
         own = {key: value for (owner, key), value in values.items() if owner == section}
-        chosen[section] = kind(**own)
-    return Settings(**chosen)
+        sections[section] = kind(**own)
+    return Settings(**sections)
 
 
 def _from_file(path: Path) -> dict[tuple[str, str], Any]:
@@ -71,10 +71,10 @@ def _from_file(path: Path) -> dict[tuple[str, str], Any]:
             raise ConfigError(f"{path}: {section} must be a section, written as [{section}]")
         for key, value in content.items():
             where = f"{path}: {section}.{key}"
-            found = _convert(section, key, value, where, strict=True)
-            if isinstance(found, Path) and found != Path():
-                found = path.parent / found
-            values[section, key] = found
+            setting = _convert(section, key, value, where, strict=True)
+            if isinstance(setting, Path) and setting != Path():
+                setting = path.parent / setting
+            values[section, key] = setting
     return values
 
 
@@ -101,8 +101,8 @@ def _convert(section: str, key: str, value: Any, where: str, *, strict: bool) ->
     try:
         return msgspec.convert(value, kind, strict=strict)
     except msgspec.ValidationError as error:
-        said = str(error).replace("`", "")
-        raise ConfigError(f"{where} = {value!r}: {said[:1].lower()}{said[1:]}") from error
+        message = str(error).replace("`", "")
+        raise ConfigError(f"{where} = {value!r}: {message[:1].lower()}{message[1:]}") from error
 
 
 def _sections() -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Log lines for people or, as JSON, for machines."""
+"""Log lines as text or as JSON."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class JsonFormatter(logging.Formatter):
     """One JSON object a line: time, level, logger, message and, if there is one, the traceback."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """The record as JSON."""
+        """Format a record as JSON."""
         line = {
             "time": _time(record),
             "level": record.levelname.lower(),
@@ -31,13 +31,13 @@ class TextFormatter(logging.Formatter):
     """Time, level, logger and message."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """The record as one line, with the traceback below it if there is one."""
+        """Format a record as one line, followed by its traceback if there is one."""
         text = f"{_time(record)} {record.levelname:<7} {record.name}: {record.getMessage()}"
         return f"{text}\n{self.formatException(record.exc_info)}" if record.exc_info else text
 
 
 def configure(settings: LoggingSettings) -> None:
-    """Send the log of this process to standard error, as `settings` say."""
+    """Send the log of this process to standard error."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter() if settings.format == "json" else TextFormatter())
     logging.basicConfig(level=settings.level.upper(), handlers=[handler], force=True)

@@ -13,16 +13,17 @@ from tactful.config.fields import Variable
 
 @dataclass(frozen=True)
 class ConsentSettings:
-    """What people may be used for who said nothing.
+    """Settings of consent and erasure.
 
     Attributes:
-        default: ``deny`` uses them for nothing, ``assume`` for every purpose; ``auto`` assumes with
-            `server.dev`, where no real people are, and denies otherwise.
-        keyring: file with the keys by which erased people are recognised; all servers of an
-            installation need the same. Empty means ``keyring.json`` in the data directory.
-        tombstones: file to which every erasure adds a line, to be kept apart from backups: after
-            one was restored, who is in it is erased again. Empty for none.
-        erase_days: within how many days an erasure is to be complete.
+        default: consent of users without a decision: ``deny`` allows no purpose, ``assume`` every
+            purpose; ``auto`` assumes with `server.dev`, where users are not real, and denies
+            otherwise.
+        keyring: file with the keys that recognise erased users; all servers of an installation
+            need the same. Empty: ``keyring.json`` in the data directory.
+        tombstones: file to which every erasure adds a line; keep it apart from backups: after a
+            restore its users are erased again. Empty for none.
+        erase_days: days within which an erasure is complete.
     """
 
     default: Literal["auto", "deny", "assume"] = "auto"
@@ -33,16 +34,16 @@ class ConsentSettings:
 
 @dataclass(frozen=True)
 class PrivacySettings:
-    """How what is kept of people is sealed.
+    """Settings of the encryption of personal data.
 
     Attributes:
-        sealed_log: whether records of the log are sealed from now on, each under a key of its
-            person, which an erasure deletes. What was sealed before is read in any case.
-        vault: file with the keys of people, for all processes of one host that read or write the
-            log. Empty means ``vault.db`` in the data directory.
-        master_key_env: environment variable with the key that wraps those of people: 32 bytes in
-            hexadecimal or Base64.
-        master_key_file: file with it, instead.
+        sealed_log: whether new records of the log are encrypted, each with a key of its user,
+            which an erasure deletes. Records encrypted before are read in any case.
+        vault: file with the keys of users, for all processes of one host that read or write the
+            log. Empty: ``vault.db`` in the data directory.
+        master_key_env: environment variable with the key that wraps the keys of users: 32 bytes
+            in hexadecimal or Base64.
+        master_key_file: file with that key, instead.
     """
 
     sealed_log: bool = False
@@ -53,14 +54,14 @@ class PrivacySettings:
 
 @dataclass(frozen=True)
 class RetentionSettings:
-    """For how many days what people left is kept, counted from receipt; 0 is for ever.
+    """Days for which personal data are kept, counted from receipt; 0 for ever.
 
     Attributes:
-        personalisation_days: what lists are made from: events and descriptions of people in the
-            log, and, counted from their last event, what is computed of them.
-        measurement_days: events that may be counted and not be used for lists.
-        impressions_days: lists that were shown, which models learn from.
-        model_log_days: who changed which model, but the last change.
+        personalisation_days: data for recommendations: events and descriptions of users in the
+            log, and, counted from their last event, their features.
+        measurement_days: events that may be counted and not be used for recommendations.
+        impressions_days: impressions, which models learn from.
+        model_log_days: audit log of model changes, except the last change.
     """
 
     personalisation_days: Annotated[float, Meta(ge=0)] = 0.0
@@ -71,11 +72,11 @@ class RetentionSettings:
 
 @dataclass(frozen=True)
 class StatisticsSettings:
-    """Which private statistics are published.
+    """Settings of published statistics.
 
     Attributes:
-        definitions: ``statistics.yaml``; empty means none.
-        clock: what closes panes: the ``wall`` clock, or a ``replay`` that sends its own time.
+        definitions: ``statistics.yaml``; empty for none.
+        clock: clock that closes panes: the ``wall`` clock, or a ``replay`` that sends its own time.
         ledger_url_env: variable with the address of a MySQL or MariaDB database for the ledger;
             empty: an SQLite file in the data directory.
     """

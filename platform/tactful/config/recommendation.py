@@ -13,16 +13,15 @@ from tactful.config.fields import PositiveFloat
 
 @dataclass(frozen=True)
 class RecommendSettings:
-    """What lists are made by.
+    """Settings of recommendations.
 
     Attributes:
-        experiments: ``experiments.yaml``; empty means the one that comes with the package.
-        placement: ``placement.yaml``: what has to stand where in a list, and what must not; empty
-            means the one that comes with the package.
-        rollouts: ``rollouts.yaml``: changes that are tried out in stages; empty means none.
-        look_minutes: least time between two looks at what people do in a rollout.
-        record_rollouts: whether the end of a rollout becomes a run in MLflow, and a model that was
-            shipped the champion.
+        experiments: ``experiments.yaml``; empty: the packaged one.
+        placement: ``placement.yaml``, the placement rules; empty: the packaged one.
+        rollouts: ``rollouts.yaml``, changes that are rolled out in stages; empty for none.
+        look_minutes: shortest time between two looks at the outcomes of a rollout.
+        record_rollouts: whether the end of a rollout is recorded as a run in MLflow, and a shipped
+            model becomes the champion.
     """
 
     experiments: Path = Path()
@@ -34,10 +33,10 @@ class RecommendSettings:
 
 @dataclass(frozen=True)
 class CouponSettings:
-    """Who gets a coupon when a sequence has fired.
+    """Settings of coupons.
 
     Attributes:
-        definitions: ``coupons.yaml``; empty means that every action goes to the shop as it is.
+        definitions: ``coupons.yaml``; empty: every action is sent to the shop unchanged.
     """
 
     definitions: Path = Path()
@@ -45,19 +44,19 @@ class CouponSettings:
 
 @dataclass(frozen=True)
 class TrainingSettings:
-    """When the server has its ranking model trained again; by default never.
+    """Settings of periodic training of the ranking model; off by default.
 
     Attributes:
-        every_hours: so long after the last training; 0 for never.
-        drift_psi: when the score or a feature of the champion's lists has moved by more than this
-            population stability index; 0.25 is a large change, 0 looks at nothing.
-        check_minutes: how often it is looked whether it is time.
+        every_hours: train this long after the last training; 0 for never.
+        drift_psi: train when the score or a feature of the champion has drifted by more than this
+            population stability index; 0.25 is a large change, 0 for never.
+        check_minutes: time between two checks whether training is due.
         promote: whether a version that is no worse than the champion serves at once.
         name: registered model name.
-        label_days: the last so many days before the end give the lists to learn from.
-        lists: how many replayed lists to learn from at most.
-        vectors: how item vectors are learned, here and by `tactful train`: from ``co_occurrence``
-            alone, or from there on by ``two_tower``, which needs PyTorch.
+        label_days: days before the end that give the recommendations to learn from.
+        lists: most replayed recommendations to learn from.
+        vectors: training of item vectors, here and by `tactful train`: from ``co_occurrence``
+            alone, or continued by ``two_tower``, which needs PyTorch.
     """
 
     every_hours: Annotated[float, Meta(ge=0)] = 0.0

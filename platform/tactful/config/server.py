@@ -13,24 +13,24 @@ from tactful.config.fields import PositiveFloat, PositiveInt, Variable
 
 @dataclass(frozen=True)
 class ServerSettings:
-    """How the HTTP server listens.
+    """Settings of the HTTP server.
 
     Attributes:
         host: address to listen on.
         port: TCP port; 0 takes a free one.
         dev: no API keys and replay of past times; only on a loopback address.
-        workers: how many further processes answer requests; 0: the one that keeps the state does.
-        header_timeout_s: how long the head of a request may take to arrive.
-        body_timeout_s: how long the body of a request may take to arrive.
-        keep_alive_s: how long an idle connection is kept; a proxy in front should let go of it
-            first.
-        shutdown_s: how long requests in progress may take to finish at a stop.
-        recommend_queue: recommendations that may wait for their turn before others get 503.
-        recommend_wait_s: how long one may wait for its turn, in a burst.
-        recommend_standing_s: how long it may wait once more is asked than can be answered.
-        after_wait_s: how long ``after`` may wait for the engine.
-        cors_origins: origins whose web pages may send events and ask for recommendations, such as
-            ``https://shop.example``, several separated by commas; empty for none.
+        workers: number of worker processes; 0: the process that owns the state answers requests.
+        header_timeout_s: longest time for the head of a request to arrive.
+        body_timeout_s: longest time for the body of a request to arrive.
+        keep_alive_s: time after which an idle connection is closed; a proxy in front should close
+            it earlier.
+        shutdown_s: longest time for requests in progress to finish at a stop.
+        recommend_queue: recommendation requests that may wait before others get 503.
+        recommend_wait_s: longest wait of one during a burst.
+        recommend_standing_s: longest predicted wait of one during overload.
+        after_wait_s: longest wait of ``after`` for the engine.
+        cors_origins: origins whose web pages may send events and request recommendations, such as
+            ``https://shop.example``, separated by commas; empty for none.
     """
 
     host: Annotated[str, Meta(min_length=1)] = "127.0.0.1"
@@ -50,14 +50,14 @@ class ServerSettings:
 
 @dataclass(frozen=True)
 class ActionSettings:
-    """Who is told of the actions that sequences and joins emit.
+    """Settings of the webhook for actions that sequences and joins emit.
 
     Attributes:
         webhook_url: address that every action is posted to; empty for none.
-        secret_env: variable with the secret that signs what is posted …
+        secret_env: variable with the secret that signs the requests …
         secret_file: … or the file that holds it.
-        attempts: how often one is sent at most.
-        timeout_s: how long one attempt may take.
+        attempts: most attempts to send one action.
+        timeout_s: longest time of one attempt.
     """
 
     webhook_url: str = ""
@@ -69,19 +69,19 @@ class ActionSettings:
 
 @dataclass(frozen=True)
 class WorkerSettings:
-    """How ``tactful worker`` shares the partitions of the log with its like.
+    """Settings of ``tactful worker``, which shares the partitions of the log with others.
 
     Attributes:
-        group: the consumer group.
-        instance: name of this member that outlives a restart; empty for a new one each time.
-        threads: how many members this process is.
-        lead_ms: how far the event time of a partition may be ahead of the others.
-        idle_s: silence after which a partition no longer holds the others up, and time passes in
-            it by the clock.
-        fired_topic: topic that windows which fire are written to; empty for none.
-        late_topic: topic that events which came too late are written to; empty for none.
+        group: consumer group.
+        instance: name of this member that survives a restart; empty for a new one each time.
+        threads: number of members in this process.
+        lead_ms: longest lead of the event time of a partition over the others.
+        idle_s: silence after which a partition no longer delays the others, and uses the wall
+            clock.
+        fired_topic: topic for the results of triggered windows; empty for none.
+        late_topic: topic for events that came too late; empty for none.
         checkpoints: directory, shared by all hosts, of copies of the state; empty for none.
-        checkpoint_s: how often a copy is made.
+        checkpoint_s: seconds between two copies.
         metrics_port: port on which Prometheus reads metrics; 0 for none.
         metrics_host: address to listen on for that.
     """
@@ -101,14 +101,14 @@ class WorkerSettings:
 
 @dataclass(frozen=True)
 class LimitSettings:
-    """What a request may weigh.
+    """Limits of requests.
 
     Attributes:
         body_bytes: largest body.
         batch: most events, items or users in one request.
-        future_ms: how far ahead of the server's clock an event may be.
-        pending_bytes: bytes waiting for the disk before new ones get 429.
-        engine_lag: log records the engine may be behind before new events get 429.
+        future_ms: longest lead of an event's time over the server's clock.
+        pending_bytes: bytes that may wait for the disk before new events get 429.
+        engine_lag: log records the engine may lag behind before new events get 429.
     """
 
     body_bytes: Annotated[int, Meta(ge=1024)] = 4 * 1024 * 1024
@@ -120,11 +120,11 @@ class LimitSettings:
 
 @dataclass(frozen=True)
 class LoggingSettings:
-    """What is logged.
+    """Settings of log lines.
 
     Attributes:
         level: least severe level that is logged.
-        format: ``text`` for people or ``json``, one object a line.
+        format: ``text`` or ``json``, one object a line.
     """
 
     level: Literal["debug", "info", "warning", "error"] = "info"

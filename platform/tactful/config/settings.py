@@ -1,9 +1,9 @@
 """Settings: one ``tactful.toml`` and ``TACTFUL_*`` environment variables, checked at start.
 
-Every setting lives in a section, in the file as ``[server] port = 8420`` and in the environment as
-``TACTFUL_SERVER__PORT=8420``; the environment wins. Names without a double underscore, such as
-``TACTFUL_API_KEY``, are not settings. Relative paths in a file are relative to that file. There
-are no secrets here, only where they are: the name of an environment variable or of a file.
+Every setting belongs to a section, in the file as ``[server] port = 8420`` and in the environment
+as ``TACTFUL_SERVER__PORT=8420``; the environment wins. Names without a double underscore, such as
+``TACTFUL_API_KEY``, are not settings. Relative paths in a file are relative to that file. Settings
+hold no secrets, only the name of an environment variable or file that holds one.
 """
 
 from __future__ import annotations
@@ -34,13 +34,19 @@ from tactful.config.storage import LogSettings, MetadataSettings, OnlineSettings
 from tactful.errors import ConfigError
 from tactful.schemas.browser_access import parse_origins
 
-PACKAGED_FEATURES = Path(__file__).parents[1] / "features.yaml"
-"""The feature definitions that ship, which lists are made from."""
+_PACKAGE = Path(__file__).parents[1]
+
+PACKAGED_FEATURES = _PACKAGE / "features.yaml"
+"""Packaged feature definitions, which recommendations use."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """All settings. Made by `load_settings`, or directly in tests."""
+    """All settings, by section; `load_settings` reads them.
+
+    >>> Settings(server=ServerSettings(port=80)).models
+    PosixPath('tactful-data/models')
+    """
 
     server: ServerSettings = field(default_factory=ServerSettings)
     storage: StorageSettings = field(default_factory=StorageSettings)
@@ -64,45 +70,39 @@ class Settings:
     @property
     def models(self) -> Path:
         """Directory of models and recall indexes."""
-        chosen = self.storage.models
-        return self.storage.data / "models" if chosen == Path() else chosen
+        return _chosen(self.storage.models, self.storage.data / "models")
 
     @property
     def features(self) -> Path:
         """File of the feature definitions."""
-        chosen = self.engine.features
-        return PACKAGED_FEATURES if chosen == Path() else chosen
+        return _chosen(self.engine.features, PACKAGED_FEATURES)
 
     @property
     def keyring(self) -> Path:
         """File of the keys of pseudonyms."""
-        chosen = self.consent.keyring
-        return self.storage.data / "keyring.json" if chosen == Path() else chosen
+        return _chosen(self.consent.keyring, self.storage.data / "keyring.json")
 
     @property
     def vault(self) -> Path:
-        """File of the keys that seal what is kept of people."""
-        chosen = self.privacy.vault
-        return self.storage.data / "vault.db" if chosen == Path() else chosen
+        """File of the keys that encrypt personal data."""
+        return _chosen(self.privacy.vault, self.storage.data / "vault.db")
 
     @property
     def experiments(self) -> Path:
         """File of the experiments."""
-        chosen = self.recommend.experiments
-        return Path(__file__).parents[1] / "experiments.yaml" if chosen == Path() else chosen
+        return _chosen(self.recommend.experiments, _PACKAGE / "experiments.yaml")
 
     @property
     def placement(self) -> Path:
         """File of the placement rules."""
-        chosen = self.recommend.placement
-        return Path(__file__).parents[1] / "placement.yaml" if chosen == Path() else chosen
+        return _chosen(self.recommend.placement, _PACKAGE / "placement.yaml")
 
     def __post_init__(self) -> None:
-        """Refuse what only shows when several settings are seen together."""
+        """Refuse settings that contradict each other."""
         if self.server.dev and not is_loopback(self.server.host):
             raise ConfigError(
-                f"server.dev switches API keys off and is refused on {self.server.host!r}: "
-                "listen on 127.0.0.1, or leave --dev away and make keys with `tactful keys create`"
+                f"server.dev disables API keys and is refused on {self.server.host!r}: listen on "
+                "127.0.0.1, or omit --dev and make keys with `tactful keys create`"
             )
         try:
             parse_origins(self.server.cors_origins)
@@ -114,7 +114,7 @@ class Settings:
                 f"limits.body_bytes ({self.limits.body_bytes}): the largest body would never fit"
             )
         if self.log.kind == "kafka" and not self.log.brokers:
-            raise ConfigError("log.brokers is missing: log.kind is kafka, so say where it is")
+            raise ConfigError("log.brokers is missing: log.kind = kafka needs their addresses")
         self._check_retention()
         for section, name in (
             ("log", "password"),
@@ -137,8 +137,8 @@ class Settings:
         if 0 < kept.impressions_days < self.training.label_days:
             raise ConfigError(
                 f"retention.impressions_days ({kept.impressions_days:g}) is shorter than "
-                f"training.label_days ({self.training.label_days:g}): nothing were left to learn "
-                "from. Make one longer or the other shorter"
+                f"training.label_days ({self.training.label_days:g}): no training data would "
+                "remain. Make the first longer or the second shorter"
             )
         limits = (kept.personalisation_days, kept.measurement_days, kept.impressions_days)
         shortest = min((days for days in limits if days), default=0.0)
@@ -152,8 +152,12 @@ class Settings:
                 )
 
 
+def _chosen(path: Path, default: Path) -> Path:
+    return default if path == Path() else path
+
+
 def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach `host`. A name other than ``localhost`` counts as not."""
+    """Return whether `host` is a loopback address; of names only ``localhost`` is."""
     if host == "localhost":
         return True
     try:
@@ -165,31 +169,31 @@ def is_loopback(host: str) -> bool:
 def secret(
     where: str, variable: str, file: Path = Path(), *, environ: Mapping[str, str] | None = None
 ) -> str | None:
-    """Read a secret from where the settings say it is.
+    """Read a secret from the variable or file that the settings name.
 
     Args:
-        where: the setting, for messages.
-        variable: name of an environment variable, or nothing.
-        file: a file that holds it, or ``Path()``; blanks and line breaks at its ends do not count.
-        environ: environment variables; None means those of the process.
+        where: name of the setting, for messages.
+        variable: name of an environment variable, or empty.
+        file: a file that holds it, or ``Path()``; blanks and line breaks at its ends are ignored.
+        environ: environment variables; None for those of the process.
 
     Returns:
-        The secret; None if the settings name no place.
+        The secret; None if the settings name neither.
 
     Raises:
-        ConfigError: if there is none at that place.
+        ConfigError: if the variable or file is missing or empty.
     """
     if variable:
-        found = (os.environ if environ is None else environ).get(variable, "")
-        if not found:
+        value = (os.environ if environ is None else environ).get(variable, "")
+        if not value:
             raise ConfigError(f"{where} names the environment variable {variable}: it is not set")
-        return found
+        return value
     if file == Path():
         return None
     try:
-        found = file.read_text("utf-8").strip()
+        value = file.read_text("utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{where} names {file}, which cannot be read: {error}") from error
-    if not found:
+    if not value:
         raise ConfigError(f"{where} names {file}, which is empty")
-    return found
+    return value

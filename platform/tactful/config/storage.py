@@ -13,13 +13,14 @@ from tactful.config.fields import NotNegative, Variable
 
 @dataclass(frozen=True)
 class StorageSettings:
-    """Where things are kept.
+    """Settings of the data directory.
 
     Attributes:
         data: directory of log, engine state and API keys.
         models: directory of models and recall indexes; empty means ``models`` in `data`.
         reports: directory of the JSON reports the server offers.
-        durability: what an acknowledged event survives: ``power`` loss, or a killed ``process``.
+        durability: failure that an acknowledged event survives: ``power`` loss, or a killed
+            ``process``.
     """
 
     data: Path = Path("tactful-data")
@@ -30,29 +31,29 @@ class StorageSettings:
 
 @dataclass(frozen=True)
 class LogSettings:
-    """Where events are kept.
+    """Settings of the event log.
 
     Attributes:
         kind: ``embedded`` in the data directory, or ``kafka``.
-        retention_days: age since receipt at which records may be dropped; 0 keeps them.
-        retention_bytes: size beyond which the oldest may be dropped; 0 for any size. In Kafka it
-            is that of a partition.
+        retention_days: age since receipt at which records may be deleted; 0 for never.
+        retention_bytes: size beyond which the oldest may be deleted; 0 for no limit. In Kafka it
+            is the size of a partition.
         brokers: ``host:port`` of Kafka, several separated by commas.
         topic: topic of the log; it is made if there is none.
-        consumer_threads: how many threads are going to read the topic: it is made with twice as
+        consumer_threads: number of threads that will read the topic: it is made with twice as
             many partitions.
-        replication: on how many brokers each partition of a topic made here lies.
-        security: how to speak to Kafka.
+        replication: number of brokers with a copy of each partition of a topic made here.
+        security: protocol of connections to Kafka.
         ca_file: certificates to trust, PEM; empty for those of the system.
         certificate_file: certificate of this client, PEM.
         key_file: its private key, PEM.
         key_password_env: variable with the password of the private key.
-        sasl_mechanism: how to log in, where `security` is a kind of SASL.
+        sasl_mechanism: login mechanism, where `security` is a kind of SASL.
         username: for SASL.
         password_env: variable with the password for SASL …
         password_file: … or the file that holds it.
-        linger_ms: how long an append waits for others to share a batch with.
-        on_outage: while no broker answers, ``refuse`` events with 503, or ``spool`` them on disk.
+        linger_ms: time an append waits for others to share a batch with.
+        on_outage: while no broker responds, ``refuse`` events with 503, or ``spool`` them on disk.
         spool_bytes: most bytes of the spool.
     """
 
@@ -84,14 +85,14 @@ class LogSettings:
 
 @dataclass(frozen=True)
 class OnlineSettings:
-    """Where other processes read features.
+    """Settings of the store from which other processes read features.
 
     Attributes:
-        kind: ``engine``: nowhere, the server has its own; ``redis``: a copy in Redis.
+        kind: ``engine``: none beside the server's own engine; ``redis``: a copy in Redis.
         url_env: variable with the address of Redis, ``redis://``, ``rediss://`` or ``unix://``.
-        prefix: what every key begins with in Redis.
-        ttl_days: days after which what was not written again vanishes; 0 keeps it.
-        cluster: whether the address is that of a node of a Redis Cluster.
+        prefix: prefix of every key in Redis.
+        ttl_days: days after the last write until a key is deleted; 0 for never.
+        cluster: whether the address is a node of a Redis Cluster.
         waiting_bytes: bytes that may wait for Redis before the engine waits.
     """
 
@@ -110,7 +111,7 @@ class OnlineSettings:
 
 @dataclass(frozen=True)
 class MetadataSettings:
-    """Where API keys, applied definitions and backfills are kept.
+    """Settings of the database of API keys, applied definitions and backfills.
 
     Attributes:
         url_env: variable with the address of a MySQL or MariaDB database; empty: an SQLite file in

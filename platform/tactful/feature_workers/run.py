@@ -47,10 +47,10 @@ def run_workers(
     """Compute features until SIGTERM or Ctrl-C, or `idle_exit` seconds without progress.
 
     Returns:
-        False if this process was silent for too long and should be started again.
+        False if another worker took over its partitions; it should be started again.
 
     Raises:
-        StorageError: the log, the state or Redis cannot be used.
+        StorageError: if the log, the state or Redis cannot be used.
     """
     logs.configure(settings.logging)
     definitions = load_definitions(settings.features)
@@ -62,28 +62,30 @@ def run_workers(
                 stack.callback(seal.close)
             make = prepare_worker(settings, definitions, matches_topic, erasures, seal)
             interpreter.freeze_living_objects()
-            crew = _Crew(settings.worker.threads, make)
+            workers = _WorkerThreads(settings.worker.threads, make)
         except (LogError, OnlineStoreError) as error:
             raise StorageError(str(error)) from error
         stack.enter_context(interpreter.short_delays())
-        stack.enter_context(on_stop_signals(crew.stop))
-        _watch(crew, _serve_metrics(settings), idle_exit, as_json)
-    _show(crew.progress(), as_json)
-    if isinstance(crew.failure, FencedError):
-        click.echo(f"tactful: {crew.failure}", err=True)
+        stack.enter_context(on_stop_signals(workers.stop))
+        _watch(workers, _serve_metrics(settings), idle_exit, as_json)
+    _show(workers.progress(), as_json)
+    if isinstance(workers.failure, FencedError):
+        click.echo(f"tactful: {workers.failure}", err=True)
         return False
-    if isinstance(crew.failure, StreamingError):
-        raise StorageError(str(crew.failure)) from crew.failure
-    if crew.failure is not None:
-        raise crew.failure
+    if isinstance(workers.failure, StreamingError):
+        raise StorageError(str(workers.failure)) from workers.failure
+    if workers.failure is not None:
+        raise workers.failure
     return True
 
 
-def _watch(crew: _Crew, metrics: _Gauges | None, idle_exit: float | None, as_json: bool) -> None:
+def _watch(
+    workers: _WorkerThreads, metrics: _WorkerMetrics | None, idle_exit: float | None, as_json: bool
+) -> None:
     """Show the progress of the workers until they end, or have had nothing to do for too long."""
     last, since, shown = None, time.monotonic(), False
-    while crew.wait(_SHOW_S):
-        progress = crew.progress()
+    while workers.wait(_SHOW_S):
+        progress = workers.progress()
         if metrics is not None:
             metrics(progress)
         changed = progress != last
@@ -93,11 +95,11 @@ def _watch(crew: _Crew, metrics: _Gauges | None, idle_exit: float | None, as_jso
             _show(progress, as_json)
             shown = True
         if idle_exit is not None and time.monotonic() - since >= idle_exit:
-            crew.stop()
+            workers.stop()
 
 
-class _Crew:
-    """Members of the group, each in a thread of its own; when one fails, all stop."""
+class _WorkerThreads:
+    """Members of the worker group, a thread each; when one fails, all stop."""
 
     def __init__(self, count: int, make: Callable[[int], Worker]) -> None:
         self.failure: BaseException | None = None
@@ -145,7 +147,7 @@ class _Crew:
 
 
 class _Counts:
-    """Exact totals of a worker process, not published; Prometheus reads shares of them."""
+    """Exact totals of a worker process; Prometheus reads shares of them only."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.totals: Mapping[str, int] = {}
@@ -161,7 +163,7 @@ class _Counts:
 
 
 @dataclass(frozen=True)
-class _Gauges:
+class _WorkerMetrics:
     """Metrics of a worker process; labels are numbers of partitions."""
 
     counts: _Counts
@@ -169,22 +171,22 @@ class _Gauges:
     behind: Any
     watermark: Any
 
-    def __call__(self, crew: Sequence[WorkerProgress]) -> None:
-        self.counts.totals = _counts(crew)
+    def __call__(self, workers: Sequence[WorkerProgress]) -> None:
+        self.counts.totals = _counts(workers)
         for gauge in (self.lag, self.behind, self.watermark):
             gauge.clear()
-        for number, at in _partitions(crew).items():
+        for number, at in _partitions(workers).items():
             self.lag.labels(number).set(at["records"])
             self.behind.labels(number).set(at["behind_ms"] / 1000)
             self.watermark.labels(number).set(at["watermark"] / 1000)
 
 
-def _serve_metrics(settings: Settings) -> _Gauges | None:
+def _serve_metrics(settings: Settings) -> _WorkerMetrics | None:
     if not settings.worker.metrics_port:
         return None
     registry, public = CollectorRegistry(), CollectorRegistry()
     public.register(PublicMetrics(registry, time.monotonic))
-    made = _Gauges(
+    metrics = _WorkerMetrics(
         _Counts(registry),
         Gauge("tactful_worker_lag_records", "Records to read", ["partition"], registry=registry),
         Gauge(
@@ -205,24 +207,26 @@ def _serve_metrics(settings: Settings) -> _Gauges | None:
         start_http_server(port, host, public)
     except OSError as error:
         raise StorageError(f"worker.metrics_port: {host}:{port}: {error.strerror}") from error
-    return made
+    return metrics
 
 
-def _counts(crew: Sequence[WorkerProgress]) -> dict[str, int]:
+def _counts(workers: Sequence[WorkerProgress]) -> dict[str, int]:
     totals: dict[str, int] = {}
-    for progress in crew:
+    for progress in workers:
         for name, value in asdict(progress).items():
             if name != "partitions":
                 totals[name] = totals.get(name, 0) + value
     return totals
 
 
-def _partitions(crew: Sequence[WorkerProgress]) -> dict[int, Mapping[str, Any]]:
-    return {number: asdict(at) for progress in crew for number, at in progress.partitions.items()}
+def _partitions(workers: Sequence[WorkerProgress]) -> dict[int, Mapping[str, Any]]:
+    return {
+        number: asdict(at) for progress in workers for number, at in progress.partitions.items()
+    }
 
 
-def _show(crew: Sequence[WorkerProgress], as_json: bool) -> None:
-    counts, partitions = _counts(crew), _partitions(crew)
+def _show(workers: Sequence[WorkerProgress], as_json: bool) -> None:
+    counts, partitions = _counts(workers), _partitions(workers)
     if as_json:
         click.echo(json.dumps({**counts, "partitions": partitions}))
         return

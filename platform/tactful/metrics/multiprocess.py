@@ -1,4 +1,4 @@
-"""Metrics of several processes as those of one server: counts and histograms add up."""
+"""Sum of the metrics of several processes of one server."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from collections.abc import Iterable, Iterator, Sequence
 from prometheus_client import CollectorRegistry, Metric
 from prometheus_client.samples import Sample
 
-Told = tuple[str, dict[str, str], float]
-"""Name, labels and value of a sample, as one process tells another."""
+SampleRow = tuple[str, dict[str, str], float]
+"""Name, labels and value of a sample: ``("tactful_answers_total", {"status": "200"}, 17.0)``."""
 
 _Key = tuple[str, tuple[tuple[str, str], ...]]
 _GROWING = ("_total", "_bucket", "_count", "_sum")
 
 
-def samples(registry: CollectorRegistry) -> list[Told]:
-    """Every number of a registry, to be told to another process."""
+def samples(registry: CollectorRegistry) -> list[SampleRow]:
+    """Return all samples of a registry, to send them to another process."""
     return [
         (sample.name, dict(sample.labels), float(sample.value))
         for family in registry.collect()
@@ -25,30 +25,30 @@ def samples(registry: CollectorRegistry) -> list[Told]:
 
 
 class SummedRegistry:
-    """A registry of this process whose numbers include what other processes told.
+    """Registry whose numbers include the samples of other processes.
 
-    Families are those of this process: what it does not have itself is left out.
+    Families are those of this process: others are left out.
     """
 
     def __init__(self, registry: CollectorRegistry) -> None:
         """Add to the numbers of `registry`."""
         self._registry = registry
-        self._told: dict[int, dict[_Key, float]] = {}
+        self._others: dict[int, dict[_Key, float]] = {}
         self._ended: dict[_Key, float] = {}
 
-    def take(self, process: int, told: Iterable[Told]) -> None:
-        """Take what a process counts now, in the place of what it told before."""
-        self._told[process] = {_key(name, labels): value for name, labels, value in told}
+    def take(self, process: int, rows: Iterable[SampleRow]) -> None:
+        """Replace the samples of a process."""
+        self._others[process] = {_key(name, labels): value for name, labels, value in rows}
 
     def end(self, process: int) -> None:
-        """Keep of a process that ended what only grows: a sum of counts must not go back."""
-        for key, value in self._told.pop(process, {}).items():
+        """Drop the gauges of an ended process and keep its counts: a sum must not decrease."""
+        for key, value in self._others.pop(process, {}).items():
             if key[0].endswith(_GROWING):
                 self._ended[key] = self._ended.get(key, 0.0) + value
 
     def collect(self) -> Iterator[Metric]:
-        """The families, as `generate_latest` wants them."""
-        others = [*self._told.values(), self._ended]
+        """Yield the families for `generate_latest`."""
+        others = [*self._others.values(), self._ended]
         for family in self._registry.collect():
             if any(others):
                 family.samples = _added(family, others)

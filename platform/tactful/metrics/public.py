@@ -1,11 +1,11 @@
-"""What Prometheus may read: how the machine does, and no exact total of what people did.
+"""Public view of the metrics for Prometheus, without exact totals of user activity.
 
-A total of events or of requests, read before and after, tells whether somebody came. So totals that
-grow with what people do stay inside, and what an operator needs of them is told another way: times
-as quantiles of the last minute, what went wrong with events as a share of them. What the machine
-itself failed at is counted exactly. How many came is a question for a published statistic.
+A total of events or requests that is read twice reveals whether a certain user was active between.
+So such totals are not published; operators get quantiles of durations over the last minute, and
+failures of events as a share of all. Failures of the machine itself are counted exactly. The number
+of users is a question for a published statistic.
 
-These figures are rounded, not noised: they are for those who run the server, behind a key, and no
+These figures are rounded and carry no noise: they are for operators, behind a key, and no
 substitute for a release.
 """
 
@@ -20,10 +20,10 @@ from prometheus_client import Metric
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
 WINDOW_S = 60.0
-"""Span of time that quantiles and shares are about."""
+"""Span of quantiles and shares."""
 
 LEVELS = (0.0, 0.001, 0.01, 0.1, 1.0)
-"""To which a share is rounded up."""
+"""Levels that a share is rounded up to."""
 
 QUANTILES = (0.5, 0.99)
 
@@ -33,7 +33,7 @@ _Labels = tuple[tuple[str, str], ...]
 _Numbers = Mapping[tuple[str, _Labels], float]
 
 FAILURES = frozenset({"tactful_answers", "tactful_impressions_lost", "tactful_commits_refused"})
-"""Counters that are shown exactly: what the machine failed at, and of answers the errors."""
+"""Counters of failures, published exactly; of responses only those with an error status."""
 
 _INGESTED = "tactful_ingested"
 _RECORDS = "tactful_engine_records"
@@ -41,32 +41,32 @@ _LETTERS = "tactful_dead_letters"
 
 
 class _Families(Protocol):
-    """Whatever has families of metrics."""
+    """Registry of metrics."""
 
     def collect(self) -> Iterable[Metric]:
-        """The families."""
+        """Return the families."""
 
 
 class PublicMetrics:
-    """The families that may be read from outside, made of those that are kept inside.
+    """Published families, computed from exact ones.
 
-    A counter that is not known here is left out: a new one is inside until somebody decides.
+    A counter that is not named in this module is left out: publishing is a decision.
     """
 
-    def __init__(self, inside: _Families, clock: Callable[[], float]) -> None:
-        """Read from `inside`.
+    def __init__(self, exact: _Families, clock: Callable[[], float]) -> None:
+        """Read from `exact`.
 
         Args:
-            inside: exact families.
-            clock: seconds that only grow.
+            exact: exact families.
+            clock: monotonic seconds.
         """
-        self._inside = inside
+        self._exact = exact
         self._clock = clock
         self._before: deque[tuple[float, _Numbers]] = deque([(clock(), {})])
 
     def collect(self) -> Iterator[Metric]:
-        """The families, as `generate_latest` wants them."""
-        families = list(self._inside.collect())
+        """Yield the families for `generate_latest`."""
+        families = list(self._exact.collect())
         grown = self._grown(
             {
                 (sample.name, tuple(sorted(sample.labels.items()))): float(sample.value)
@@ -86,7 +86,7 @@ class PublicMetrics:
         yield from _shares(grown)
 
     def _grown(self, now: _Numbers) -> _Numbers:
-        """By how much each total grew in the last minute, or since the reading before it."""
+        """Return the increase of each total in the last minute, or since the reading before it."""
         at = self._clock()
         before = self._before
         while len(before) > 1 and before[1][0] <= at - WINDOW_S:
@@ -98,34 +98,34 @@ class PublicMetrics:
 
 
 def level(part: float, whole: float) -> float:
-    """A share rounded up to one of `LEVELS`; 0 of nothing."""
+    """Round a share up to one of `LEVELS`; 0 for an empty whole."""
     return LEVELS[bisect.bisect_left(LEVELS, min(1.0, part / whole))] if whole > 0 else 0.0
 
 
 def _failures(family: Metric) -> Metric:
-    """A counter without the answers that went well, and without when it began."""
-    found = CounterMetricFamily(family.name, family.documentation)
-    found.samples = [
+    """Return a counter without successful responses and without its creation time."""
+    failures = CounterMetricFamily(family.name, family.documentation)
+    failures.samples = [
         sample
         for sample in family.samples
         if not sample.name.endswith("_created") and int(sample.labels.get("status", "500")) >= 400
     ]
-    return found
+    return failures
 
 
 def _quantiles(family: Metric, grown: _Numbers) -> Metric:
-    """The bound of the bucket in which a quantile of the last minute lies, by labels."""
+    """Return the upper bucket bound of each quantile of the last minute, by labels."""
     buckets: dict[_Labels, list[tuple[float, float]]] = {}
     for (name, labels), count in grown.items():
         if name == f"{family.name}_bucket":
             bound = next(float(value) for label, value in labels if label == "le")
-            others = tuple(it for it in labels if it[0] != "le")
+            others = tuple(label for label in labels if label[0] != "le")
             buckets.setdefault(others, []).append((bound, count))
-    found = GaugeMetricFamily(family.name, f"{family.documentation}, quantiles of a minute")
+    gauges = GaugeMetricFamily(family.name, f"{family.documentation}, quantiles of a minute")
     for labels, counts in sorted(buckets.items()):
         for quantile, bound in zip(QUANTILES, _bounds(sorted(counts)), strict=False):
-            found.add_sample(family.name, {**dict(labels), "quantile": f"{quantile:g}"}, bound)
-    return found
+            gauges.add_sample(family.name, {**dict(labels), "quantile": f"{quantile:g}"}, bound)
+    return gauges
 
 
 def _bounds(cumulative: Sequence[tuple[float, float]]) -> Iterator[float]:
@@ -135,15 +135,15 @@ def _bounds(cumulative: Sequence[tuple[float, float]]) -> Iterator[float]:
 
 
 def _shares(grown: _Numbers) -> Iterator[Metric]:
-    """What went wrong with events, as a share of all of the last minute."""
+    """Yield failures of events, as shares of all events of the last minute."""
 
     def totals(name: str, label: str, **wanted: str) -> dict[str, float]:
-        found: dict[str, float] = {}
+        sums: dict[str, float] = {}
         for (sample, labels), value in grown.items():
-            of = dict(labels)
-            if sample == f"{name}_total" and wanted.items() <= of.items():
-                found[of[label]] = found.get(of[label], 0.0) + value
-        return found
+            own = dict(labels)
+            if sample == f"{name}_total" and wanted.items() <= own.items():
+                sums[own[label]] = sums.get(own[label], 0.0) + value
+        return sums
 
     rejected = GaugeMetricFamily(
         "tactful_rejected_share",

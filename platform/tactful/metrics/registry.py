@@ -1,8 +1,7 @@
-"""What the server counts about itself, for Prometheus.
+"""Metrics of the server, for Prometheus.
 
-Labels are routes, results and status classes. There is nothing of a person in them: no ids, no
-items, no categories. Exact totals of what people did stay inside: `PublicMetrics` says what is read
-of them.
+Labels are routes, results and status codes, never personal data: no ids, items or categories.
+Exact totals of user activity are not published: see `tactful.metrics.public`.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from prometheus_client.core import CounterMetricFamily
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector
 
-from tactful.metrics.multiprocess import SummedRegistry, Told, samples
+from tactful.metrics.multiprocess import SampleRow, SummedRegistry, samples
 from tactful.metrics.public import PublicMetrics
 from tactful_streaming.rules.rules import RuleReport
 
@@ -34,13 +33,13 @@ class Metrics:
         impressions_lost: impressions that could not be logged because the log was full.
         commits_refused: commits of the engine's state that the disk refused; they are repeated.
         actions: actions of sequences and joins that were appended to the log.
-        others: what other processes of the same server count.
+        others: metrics of other processes of the same server.
     """
 
     def __init__(
         self, registry: CollectorRegistry, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        """Register the metrics in `registry`; `clock` gives seconds that only grow."""
+        """Register the metrics in `registry`; `clock` returns monotonic seconds."""
         self._registry = registry
         self.others = SummedRegistry(registry)
         self._public = PublicMetrics(self.others, clock)
@@ -91,7 +90,7 @@ class Metrics:
             registry=registry,
         )
 
-        # A series is looked up by its labels once, not at every request.
+        # Looking a series up by its labels at every request would be slow.
         self._series_of_ingested = functools.cache(self._ingested.labels)
         self._series_of_requests = functools.cache(self._requests.labels)
         self._series_of_answers = functools.cache(self._answers.labels)
@@ -103,34 +102,34 @@ class Metrics:
             self._series_of_ingested(kind, result).inc(count)
 
     def answered(self, route: str, status: int, seconds: float) -> None:
-        """Count an answer; `route` is the template of the path, never the path itself."""
+        """Count a response; `route` is the template of the path, never the path itself."""
         self._series_of_requests(route).observe(seconds)
         self._series_of_answers(route, status).inc()
 
     def applied(self, result: str, count: int) -> None:
-        """Count log records the engine has gone through."""
+        """Count log records that the engine has read."""
         if count:
             self._series_of_applied(result).inc(count)
 
     def gauge(self, name: str, text: str, read: Callable[[], float]) -> None:
-        """Offer a value that is read when the metrics are."""
+        """Register a gauge; `read` is called when the metrics are read."""
         Gauge(f"tactful_{name}", text, registry=self._registry).set_function(read)
 
     def rules(self, report: Callable[[], RuleReport]) -> None:
-        """Offer what rules set aside, as `report` says when the metrics are read."""
+        """Register the count of events that rules set aside."""
         self._registry.register(_DeadLetters(report))
 
-    def samples(self) -> list[Told]:
-        """Every number, exact, to be told to another process of the same server."""
+    def samples(self) -> list[SampleRow]:
+        """Return all samples, exact, to send them to another process of the same server."""
         return samples(self._registry)
 
     def render(self) -> bytes:
-        """The text Prometheus reads: of this process and of those in `others`."""
+        """Return the text that Prometheus reads, of this process and of `others`."""
         return generate_latest(self._public)
 
 
 class _DeadLetters(Collector):
-    """A count that somebody else keeps, as Prometheus wants to see it."""
+    """Collector of the count in a report of rules."""
 
     def __init__(self, report: Callable[[], RuleReport]) -> None:
         self._report = report

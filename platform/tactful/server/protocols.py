@@ -1,4 +1,4 @@
-"""What a platform asks of the parts that it is given."""
+"""Interfaces of the recommender and the statistics that a platform receives."""
 
 from __future__ import annotations
 
@@ -14,60 +14,60 @@ from tactful_streaming.contract.log_entries import Event
 
 
 class Recommender(Protocol):
-    """What answers requests for recommendations."""
+    """Makes recommendations from features and models."""
 
     def answer(
         self, request: RecommendRequest, *, now: int
     ) -> tuple[Recommendation, Callable[[], bytes] | None]:
-        """Answer `request` as of `now` (epoch ms), in a few milliseconds.
+        """Answer `request` at the time `now` (epoch ms), in a few milliseconds.
 
-        Called with the read lock held. The second value encodes the impression for the log; it is
-        called once, after the answer is sent and before the next request.
+        It is called with the read lock held. The second value encodes the impression for the log;
+        it is called once, after the response is sent and before the next request.
         """
 
     def refresh(self, reading: AbstractContextManager[object]) -> None:
-        """Take over a new model if there is one; called about once a second in a thread.
+        """Take over a new model and new items; called several times a second in a thread.
 
-        `reading` is to be held while the engine is read, and never for long.
+        Hold `reading` while the engine is read, and never for long.
         """
 
     def explain(self, impression: Event) -> Explanation:
-        """Say how a logged list came about; called in a thread.
+        """Explain a logged impression; called in a thread.
 
         Raises:
-            ModelError: if it is none that can be explained.
+            ModelError: if it cannot be explained.
         """
 
     def describe(self) -> Mapping[str, Any]:
-        """Which models are in use."""
+        """Return the models in use and the number of items."""
 
     def close(self) -> None:
-        """Give free what only one process may hold; nothing is asked of it any more."""
+        """Release its files; it is not called any more."""
 
 
 class Statistics(Protocol):
     """Published private statistics."""
 
     def index(self) -> StatisticsIndex:
-        """What is published."""
+        """Return the published statistics."""
 
     def page(
         self, name: str, cursor: str | None, limit: int, since: int | None, until: int | None
     ) -> StatisticsPage:
-        """One page of the panes of `name` that start in [since, until), epoch ms.
+        """Return one page of the panes of `name` that start in [since, until), epoch ms.
 
         Raises:
             KeyError: if there is no such statistic.
-            ValueError: if the cursor is not one of ours.
+            ValueError: if the cursor is invalid.
         """
 
     def ledger(self) -> PrivacyLedger:
-        """What published numbers have cost this month."""
+        """Return the privacy loss of this month."""
 
     def conclude(self, name: str, conclusion: str, query: ConclusionQuery) -> Conclusion:
-        """Conclude something from the panes of `name`.
+        """Draw a conclusion from the panes of `name`.
 
         Raises:
             KeyError: if there is no such statistic or conclusion.
-            ValueError: if it cannot be drawn; the message says why.
+            ValueError: if it cannot be drawn; the message gives the reason.
         """

@@ -254,6 +254,7 @@ def test_an_erasure_waits_for_a_ledger_that_is_away() -> None:
             raise LedgerError("the ledger cannot be used, and nothing is released without it")
 
     nothing: Any = SimpleNamespace(forget=lambda *_, **__: 0)
+    nothing.erasure = SimpleNamespace(delete=lambda *_, **__: 0)
     away: Any = Away()
     stores = LiveStores(
         nothing,

@@ -118,5 +118,5 @@ def test_dev_is_allowed_on_loopback(host: str) -> None:
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.4", "example.org", "localhost.org"])
 def test_dev_is_refused_elsewhere(host: str) -> None:
-    with pytest.raises(ConfigError, match="API keys off"):
+    with pytest.raises(ConfigError, match="disables API keys"):
         Settings(server=ServerSettings(host=host, dev=True))
