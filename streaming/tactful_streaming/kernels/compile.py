@@ -1,4 +1,4 @@
-"""Compiles functions to machine code, and keeps it for the next process where that is possible."""
+"""Compiles functions with numba, cached for later processes where possible."""
 
 from __future__ import annotations
 
@@ -13,23 +13,26 @@ _logger = logging.getLogger(__name__)
 
 
 def array(kind: Any, dimensions: int = 1) -> Any:
-    """The type of contiguous arrays of `kind`, for a signature."""
+    """Return the numba type of contiguous arrays of `kind`."""
     return types.Array(kind, dimensions, "C")
 
 
 def compiled(function: Callable[..., Any], signature: tuple[Any, ...]) -> Callable[..., Any]:
-    """The machine code of `function` for arguments of the types of `signature`, and no others.
+    """Compile `function` for arguments of the types of `signature`, and no others.
 
-    It is kept where numba can: beside the module of the function, or with the user. Whether what
-    was kept still fits is judged by the file of that module alone.
+    Numba caches the code beside the module of the function or in the home directory. It compiles
+    again when the file of that module changes; changes of other files do not count.
     """
     try:
         kernel = numba.njit(error_model="numpy", cache=True)(function)
         kernel.compile(signature)
     except Exception as error:  # a damaged file of the cache may raise anything
-        _logger.warning("kept machine code is of no use, it is compiled at each start: %r", error)
+        _logger.warning(
+            "The cache of compiled code is unusable; functions are compiled at each start: %r",
+            error,
+        )
         kernel = numba.njit(error_model="numpy")(function)
         kernel.compile(signature)
     kernel.disable_compile()
-    made: Callable[..., Any] = kernel
-    return made
+    result: Callable[..., Any] = kernel
+    return result

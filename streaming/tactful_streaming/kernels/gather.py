@@ -1,7 +1,7 @@
-"""Reads what is kept of the entities at some places, in machine code.
+"""Kernel that reads the cached numbers of the entities at some places.
 
-The entities of a list of recommendations lie far apart in memory, so that each is waited for. Loops
-that do nothing else have the most of them on their way at once.
+The candidates of a recommendation lie far apart in memory, so that each read waits. Loops that do
+nothing else keep the most reads in flight.
 """
 
 from __future__ import annotations
@@ -19,37 +19,37 @@ def gather_cached(
     rows: NDArray[np.int64],
     numbers: NDArray[np.float64],
     columns: NDArray[np.int64],
-    found: NDArray[np.float64],
+    out: NDArray[np.float64],
     unknown: NDArray[np.int64],
 ) -> int:
-    """The numbers that are kept of the rows at some places, and which of them have to be read.
+    """Read the cached numbers of the rows at some places, and find those not cached.
 
     Args:
         places: at least 0.
-        rows: by place, below 0 where it is unknown.
-        numbers: by row and column, NaN where it is unknown.
-        columns: which of them are asked for.
-        found: takes the numbers, shape (columns, places).
-        unknown: takes in the front which of `places` have something that is unknown; as long.
+        rows: row by place, negative where unknown.
+        numbers: cached numbers by row and column, NaN where unknown.
+        columns: columns to read.
+        out: takes the numbers, shape (columns, places).
+        unknown: takes in front the positions in `places` without a number; same length as these.
 
     Returns:
-        How many have.
+        Number of places without a number.
     """
-    # Without a sign one comparison says whether there is such a place or row.
+    # Unsigned, one comparison checks both bounds of a place or row.
     placed, known = np.uint64(len(rows)), np.uint64(len(numbers))
     for number in range(len(places)):
         place = np.uint64(places[number])
         unknown[number] = rows[place] if place < placed else np.int64(-1)
     for column in range(len(columns)):
-        of, taken = np.uint64(columns[column]), found[column]
+        source, target = np.uint64(columns[column]), out[column]
         for number in range(len(places)):
             row = np.uint64(unknown[number])
-            taken[number] = numbers[row, of] if row < known else np.nan
+            target[number] = numbers[row, source] if row < known else np.nan
     count = 0
     for number in range(len(places)):
         whole = True
         for column in range(len(columns)):
-            whole &= found[column, number] == found[column, number]
+            whole &= out[column, number] == out[column, number]
         unknown[count] = number
         count += not whole
     return count
@@ -57,13 +57,13 @@ def gather_cached(
 
 @functools.cache
 def load_gather() -> Callable[..., int]:
-    """The machine code of `gather_cached`. The first call of a process compiles or loads it."""
-    from numba import types  # it takes a second, and many read no columns
+    """Load the compiled `gather_cached`; the first call of a process may compile it."""
+    from numba import types  # importing it takes a second: only for readers of columns
 
     from tactful_streaming.kernels.compile import compiled
 
     places: Any = types.Array(types.int64, 1, "C", readonly=True)
     numbers: Any = types.Array(types.float64, 2, "C", readonly=True)
-    found: Any = types.Array(types.float64, 2, "C")
+    out: Any = types.Array(types.float64, 2, "C")
     unknown: Any = types.Array(types.int64, 1, "C")
-    return compiled(gather_cached, (places, places, numbers, places, found, unknown))
+    return compiled(gather_cached, (places, places, numbers, places, out, unknown))

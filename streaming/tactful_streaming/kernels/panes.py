@@ -1,7 +1,7 @@
-"""Compiled kernel that adds up the panes of many cells.
+"""Kernel that adds up the panes of many cells.
 
-A request reads about a thousand items and some dozen cells of one user. As array operations each
-read is a dozen numpy calls, which cost more than the few panes behind them.
+A request reads about a thousand items and some dozen cells of one user. Array operations would take
+a dozen numpy calls for each read, which cost more than adding the few panes.
 """
 
 from __future__ import annotations
@@ -25,43 +25,43 @@ def add_panes(
     weights: NDArray[np.float64],
     total: NDArray[np.float64],
 ) -> None:
-    """Sums of panes `oldest` to `newest` of cells, each added up from the oldest to the newest.
+    """Add up the panes `oldest` to `newest` of cells, in this order.
 
     Args:
-        cells: which; each below the length of `head`.
+        cells: the cells; each below the length of `head`.
         head: newest entry of each cell.
-        panes: pane of each entry, descending along a chain; the last of a chain is before `oldest`.
-        older: next entry of the chain.
+        panes: pane of each entry, descending along a list; the last of a list is before `oldest`.
+        older: next entry of the list.
         values: number of each entry.
         oldest: first pane.
         newest: last pane.
-        weights: weight of a pane by its distance from the newest; empty where all weigh 1.
-        total: takes the sums, NaN where there is no pane.
+        weights: weight of a pane by its distance from the newest; empty: all weigh 1.
+        total: takes the sums, NaN without panes.
     """
-    found = np.empty(max(min(newest - oldest + 1, len(panes)), 0), np.int32)
+    entries = np.empty(max(min(newest - oldest + 1, len(panes)), 0), np.int32)
     for number in range(len(cells)):
         entry = head[cells[number]]
         while panes[entry] > newest:
             entry = older[entry]
         count = 0
         while panes[entry] >= oldest:
-            found[count] = entry
+            entries[count] = entry
             count += 1
             entry = older[entry]
-        added = 0.0 if count else np.nan
+        amount = 0.0 if count else np.nan
         while count:
             count -= 1
-            value = values[found[count]]
+            value = values[entries[count]]
             if len(weights):
-                value *= weights[newest - panes[found[count]]]
-            added += value
-        total[number] = added
+                value *= weights[newest - panes[entries[count]]]
+            amount += value
+        total[number] = amount
 
 
 @functools.cache
 def load_kernel() -> Callable[..., None]:
-    """The machine code of `add_panes`. The first call of a process compiles or loads it."""
-    from numba import types  # it takes a second, and many read no panes
+    """Load the compiled `add_panes`; the first call of a process may compile it."""
+    from numba import types  # importing it takes a second: only for readers of panes
 
     from tactful_streaming.kernels.compile import compiled
 

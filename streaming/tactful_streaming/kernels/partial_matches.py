@@ -1,8 +1,8 @@
-"""Kernel that moves partial matches of sequences, each partition's in a linked list.
+"""Kernel that moves partial matches of sequences, in a list for each partition.
 
 It does what `patterns.partial_match` does where an event decides alone: the event ends a partial
 match, extends it, is skipped, begins one, or completes one that waits for no earlier one. Any other
-event is left, like every later event of its partition, since their order matters.
+event is left, like every later event of its partition, to keep their order.
 """
 
 from __future__ import annotations
@@ -220,7 +220,7 @@ def take_event(
 
 
 def link(before: int, match: int, row: int, matches: MatchArrays) -> None:
-    """Let `match` follow `before` in the list of a partition; -1: the head of the list."""
+    """Let `match` follow `before` in the list of a partition; -1: become its head."""
     if before < 0:
         matches.heads[row] = match
     else:

@@ -1,4 +1,4 @@
-"""Partial matches of a sequence in one partition, and their moves by events and time.
+"""Partial matches of a sequence in one partition, moved by events and time.
 
 A partial match is one event that may be the first of a match, and the events taken since. Partial
 matches in the same state move together: an event costs as much as there are states in use, and
@@ -52,7 +52,7 @@ class Partition:
 
     @property
     def is_empty(self) -> bool:
-        """Whether there is no partial match."""
+        """Whether the partition has no partial match."""
         return not self.waiting and not self.matched
 
 
@@ -133,7 +133,7 @@ class PatternMatcher:
         return certain
 
     def due(self, partition: Partition) -> int | None:
-        """Return the next time that decides something by itself; None without any."""
+        """Return the next time at which a partial match ends without an event, if any."""
         due: list[int] = []
         for state, matches in partition.waiting.items():
             if self.automaton.pending[state]:

@@ -1,8 +1,8 @@
 """Partial matches of a sequence in columns: a linked list for each partition.
 
 Most partitions have few partial matches with few events. These are here, and the kernel
-`kernels.partial_matches` moves them for a batch of events. A partition with more, or one with
-something that time decides, is an object (`partial_match.Partition`).
+`kernels.partial_matches` moves them for a batch of events. A partition with more, or one
+that waits for a time, is an object (`partial_match.Partition`).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Partitions of a sequence: a row for each, its partial matches in columns or as an object."""
+"""Partitions of a sequence, with partial matches in columns or as objects."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ class Partitions:
                 self.put(row, held)
 
     def partition(self, row: int) -> Partition:
-        """Return the partition of a row as an object, until :meth:`put` or :meth:`release`."""
+        """Return a partition as an object, until :meth:`put` or :meth:`release`."""
         partition = self.held.get(row)
         if partition is None:
             partition = self.held[row] = Partition()
@@ -124,7 +124,7 @@ class Partitions:
         return partition
 
     def contents(self, rows: Sequence[int]) -> list[tuple[MatchesByState, list[PartialMatch]]]:
-        """Return the waiting partial matches of each row, and its matches; to be read only."""
+        """Return waiting partial matches and matches of each row; to be read only."""
         contents: list[tuple[MatchesByState, list[PartialMatch]]] = [
             (waiting, []) for waiting in self.columns.by_state(np.array(rows, np.int64))
         ]

@@ -1,4 +1,4 @@
-"""Finds sequences of events: each partial match runs through the automaton of the pattern.
+"""Finds sequences of events: runs partial matches through the pattern's automaton.
 
 Events are applied in the order of event time. A partial match gives at most one match, which is
 reported only when every earlier partial match of the same key has matched or failed: a match skips
@@ -127,7 +127,7 @@ class SequenceOperator:
             self._runner.sweep(watermark, self._buffer.waiting().rows, self._remembered_ms)
 
     def next_timer(self) -> int | None:
-        """Return the earliest watermark at which :meth:`advance` has work; None without any."""
+        """Return the next watermark at which :meth:`advance` has work; None without any."""
         earliest, timer = self._buffer.earliest(), self._runner.next_timer()
         due = [] if earliest is None else [earliest + 1]
         return min(due if timer is None else [*due, timer], default=None)
@@ -138,12 +138,12 @@ class SequenceOperator:
         return matches
 
     def read(self, key: str, at: int) -> float:
-        """Return the end of the last match of `key`, epoch milliseconds; 0 without a recent one."""
+        """Return the end of the last match of `key`, epoch ms; 0 without a recent one."""
         last = self._runner.last.get(key, 0)
         return float(last) if at - last < self._remembered_ms else 0.0
 
     def pack_changes(self) -> dict[str, bytes | None]:
-        """Return packed state of each key changed since the last call; None without any left."""
+        """Return packed state of keys changed since the last call; None if none is left."""
         dirty, self._runner.dirty = self._runner.dirty, set()
         since, self._packed_place = self._packed_place, self._place
         partitions, waiting = self._partitions, self._buffer.waiting()

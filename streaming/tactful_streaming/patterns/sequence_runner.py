@@ -105,7 +105,7 @@ class SequenceRunner:
         return self._timers[0][0] if self._timers else None
 
     def set_timer(self, row: int, partition: Partition) -> None:
-        """Set a timer at the next time that decides something by itself."""
+        """Set a timer at the next time at which a partial match ends without an event."""
         due = self.matcher.due(partition)
         if due is not None and (partition.timer is None or due < partition.timer):
             partition.timer = due
@@ -140,7 +140,7 @@ class SequenceRunner:
     def _apply(
         self, left: Iterable[tuple[int, SequenceEvent]], completed: deque[CompletedMatch]
     ) -> None:
-        """Apply events to partitions that are objects, and report completed matches in between.
+        """Apply events to partitions that are objects; report completed matches between.
 
         Args:
             left: the events, with their positions in the order of all.

@@ -27,7 +27,7 @@ _decoder = msgspec.msgpack.Decoder(PackedKey)
 def pack_key(
     last: int, events: list[PackedEvent], partitions: list[PackedPartition]
 ) -> bytes | None:
-    """Encode the state of a key; None if there is none."""
+    """Encode the state of a key; None without any."""
     return _encoder.encode((last, events, partitions)) if last or events or partitions else None
 
 
@@ -84,7 +84,7 @@ def without(
 
 
 def causes_in(blob: bytes) -> Iterator[tuple[str, str]]:
-    """Yield ids of events in the packed state of a key, each with its user, where known.
+    """Yield the ids of events in a packed key, each with its user, where known.
 
     Raises:
         StateError: `blob` is something else.

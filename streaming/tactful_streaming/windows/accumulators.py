@@ -1,14 +1,16 @@
-"""What one pane or session of one cell has gathered, where a number is not enough.
+"""Accumulators: state of one pane or session of one cell, such as a sketch.
 
-Each kind is a small object: values are added in the order of the log, two of a kind can be merged,
-and one or several of them, oldest first, have a result. Equal streams give equal results however
-they were cut into batches, panes, packed states and merges.
+Values are added in the order of the log, two accumulators of a kind can be merged, and one or
+several, oldest first, have a result. Equal streams give equal results, however they are split into
+batches, panes, packed states and merges.
 """
 
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable, Mapping, Sequence
+from functools import reduce
 from types import MappingProxyType
 from typing import Any, ClassVar, Final, Protocol, Self
 
@@ -19,7 +21,7 @@ from tactful_streaming.errors import StateError
 from tactful_streaming.windows.kll import QuantileSketch
 
 HLL_LG_K: Final = 14
-"""Two to this power are the registers of an HLL sketch.
+"""Logarithm to base 2 of the number of registers of an HLL sketch.
 
 The relative standard error of n distinct values is 1.04 / sqrt(2 ** 14) = 0.8 %: 95 % of estimates
 lie within 1.6 % (Flajolet, Fusy, Gandouet and Meunier, "HyperLogLog", AofA 2007).
@@ -27,187 +29,159 @@ lie within 1.6 % (Flajolet, Fusy, Gandouet and Meunier, "HyperLogLog", AofA 2007
 
 
 class Accumulator(Protocol):
-    """Gathers values.
+    """Collects values.
 
     Attributes:
-        packed_type: type of what :meth:`pack` gives, as msgpack holds it.
+        packed_type: type of the result of :meth:`pack`.
     """
 
     packed_type: ClassVar[Any]
 
     def __init__(self, feature: Feature) -> None:
-        """Begin empty, for features that need the same as `feature`."""
+        """Create an empty accumulator for features that need the same state as `feature`."""
 
     def add(self, value: Any, timestamp: int) -> None:
-        """Gather `value`, which happened at `timestamp`."""
+        """Add `value` of an event at `timestamp`."""
 
     def merge(self, other: Self) -> None:
-        """Gather all that `other` has."""
+        """Add the values of `other`."""
 
     def pack(self) -> Any:
-        """The state as something msgpack can hold."""
+        """Return the state in types that MessagePack can hold."""
 
     @classmethod
     def unpack(cls, packed: Any, feature: Feature) -> Self:
-        """What :meth:`pack` gave."""
+        """Restore the state that :meth:`pack` returned."""
 
     @classmethod
     def result(cls, parts: Sequence[Self], feature: Feature) -> Any:
-        """The value of `feature` over `parts`, at least one, the oldest first."""
+        """Return the value of `feature` over `parts`, at least one, oldest first."""
 
     @property
     def nbytes(self) -> int:
-        """About how much memory it takes."""
+        """Approximate memory of the state."""
 
 
 class Total:
-    """Number or sum of values: a count adds ones."""
+    """Number or sum of values; a count adds ones."""
 
     __slots__ = ("total",)
     nbytes = 56
     packed_type: ClassVar[Any] = int | float
+    initial: ClassVar[float] = 0.0
+    combine: ClassVar[Callable[[float, float], float]] = staticmethod(operator.add)
 
     def __init__(self, feature: Feature) -> None:
-        """Begin empty."""
-        self.total = 0.0
+        """Create an empty total."""
+        self.total = self.initial
 
     def add(self, value: Any, timestamp: int) -> None:
-        """Add `value`."""
-        self.total += value
+        """Combine the total with `value`."""
+        self.total = self.combine(self.total, value)
 
     def merge(self, other: Total) -> None:
-        """Add another total."""
-        self.total += other.total
+        """Combine the total with another."""
+        self.total = self.combine(self.total, other.total)
 
     def pack(self) -> float:
-        """The total."""
+        """Return the total."""
         return self.total
 
     @classmethod
     def unpack(cls, packed: Any, feature: Feature) -> Self:
-        """A total."""
+        """Restore a total."""
         self = cls(feature)
         self.total = float(packed)
         return self
 
     @classmethod
     def result(cls, parts: Sequence[Self], feature: Feature) -> float:
-        """The sum."""
-        return sum((part.total for part in parts), 0.0)
+        """Combine all totals."""
+        return float(reduce(cls.combine, (part.total for part in parts), cls.initial))
 
 
 class Least(Total):
-    """The least value."""
+    """Least value."""
 
     __slots__ = ()
-
-    def __init__(self, feature: Feature) -> None:
-        """Begin empty."""
-        self.total = math.inf
-
-    def add(self, value: Any, timestamp: int) -> None:
-        """Keep the lesser."""
-        self.total = min(self.total, value)
-
-    def merge(self, other: Total) -> None:
-        """Keep the lesser."""
-        self.total = min(self.total, other.total)
-
-    @classmethod
-    def result(cls, parts: Sequence[Self], feature: Feature) -> float:
-        """The least."""
-        return float(min(part.total for part in parts))
+    initial = math.inf
+    combine = staticmethod(min)
 
 
 class Greatest(Total):
-    """The greatest value."""
+    """Greatest value."""
 
     __slots__ = ()
-
-    def __init__(self, feature: Feature) -> None:
-        """Begin empty."""
-        self.total = -math.inf
-
-    def add(self, value: Any, timestamp: int) -> None:
-        """Keep the greater."""
-        self.total = max(self.total, value)
-
-    def merge(self, other: Total) -> None:
-        """Keep the greater."""
-        self.total = max(self.total, other.total)
-
-    @classmethod
-    def result(cls, parts: Sequence[Self], feature: Feature) -> float:
-        """The greatest."""
-        return float(max(part.total for part in parts))
+    initial = -math.inf
+    combine = staticmethod(max)
 
 
 class Newest:
-    """The value with the newest timestamp; of equally new ones, the one that came last."""
+    """Value with the newest timestamp; of equals, the one that came last."""
 
     __slots__ = ("timestamp", "value")
     nbytes = 88
     packed_type: ClassVar[Any] = tuple[int, int | float]
 
     def __init__(self, feature: Feature) -> None:
-        """Begin empty."""
+        """Create an empty accumulator."""
         self.timestamp, self.value = -1, 0.0
 
     def add(self, value: Any, timestamp: int) -> None:
-        """Keep the newer."""
+        """Keep the newer value."""
         if timestamp >= self.timestamp:
             self.timestamp, self.value = timestamp, value
 
     def merge(self, other: Newest) -> None:
-        """Keep the newer."""
+        """Keep the newer value."""
         self.add(other.value, other.timestamp)
 
     def pack(self) -> tuple[int, float]:
-        """The value and its timestamp."""
+        """Return the timestamp and the value."""
         return self.timestamp, self.value
 
     @classmethod
     def unpack(cls, packed: Any, feature: Feature) -> Self:
-        """A value and its timestamp."""
+        """Restore a timestamp and a value."""
         self = cls(feature)
         self.timestamp, self.value = packed
         return self
 
     @classmethod
     def result(cls, parts: Sequence[Self], feature: Feature) -> float:
-        """The newest value."""
+        """Return the newest value."""
         return float(max(reversed(parts), key=lambda part: part.timestamp).value)
 
 
 class Distinct:
-    """About how many different texts: an HLL sketch of 2 ** 14 registers of four bits."""
+    """Approximate number of different texts, by an HLL sketch with four-bit registers."""
 
     __slots__ = ("_sketch",)
     packed_type: ClassVar[Any] = bytes
 
     def __init__(self, feature: Feature) -> None:
-        """Begin empty."""
+        """Create an empty accumulator."""
         self._sketch = hll_sketch(HLL_LG_K, HLL_4)
 
     def add(self, value: Any, timestamp: int) -> None:
-        """Count `value` if it is new."""
+        """Add `value`."""
         self._sketch.update(value)
 
     def merge(self, other: Distinct) -> None:
-        """Count what `other` has."""
+        """Add the values of `other`."""
         union = hll_union(HLL_LG_K)
         union.update(self._sketch)
         union.update(other._sketch)
         self._sketch = union.get_result(HLL_4)
 
     def pack(self) -> bytes:
-        """The sketch as ``datasketches`` writes it: readable in other languages, too."""
+        """Return the sketch in the portable format of ``datasketches``."""
         packed: bytes = self._sketch.serialize_compact()
         return packed
 
     @classmethod
     def unpack(cls, packed: Any, feature: Feature) -> Self:
-        """A sketch."""
+        """Restore a sketch."""
         self = cls(feature)
         try:
             self._sketch = hll_sketch.deserialize(packed)
@@ -217,30 +191,30 @@ class Distinct:
 
     @classmethod
     def result(cls, parts: Sequence[Self], feature: Feature) -> float:
-        """The estimate."""
+        """Return the estimate."""
         union = hll_union(HLL_LG_K)
         for part in parts:
             union.update(part._sketch)
-        # Merged with itself it forgets the order in which values came, by which it would estimate
-        # otherwise: only the registers count then, and these are the same in every order.
+        # Without this second merge the estimate depends on the order of the values; after it, on
+        # the registers alone, which are the same in every order.
         union.update(union.get_result(HLL_4))
         estimate: float = union.get_estimate()
         return estimate
 
     @property
     def nbytes(self) -> int:
-        """Sparse or dense size."""
+        """Size of the sketch, sparse or dense."""
         return 100 + int(self._sketch.get_compact_serialization_bytes())
 
 
 class Values:
-    """How often each text came; beyond `max_groups` texts, new ones are left out."""
+    """Count of each text; beyond `max_groups` texts, new ones are ignored."""
 
     __slots__ = ("_counts", "_most")
     packed_type: ClassVar[Any] = dict[str, int]
 
     def __init__(self, feature: Feature) -> None:
-        """Begin empty."""
+        """Create an empty accumulator."""
         self._counts: dict[str, int] = {}
         self._most = feature.max_groups
 
@@ -250,7 +224,7 @@ class Values:
             self._counts[value] = self._counts.get(value, 0) + 1
 
     def drop(self, drops: Callable[[str], bool]) -> None:
-        """Forget texts."""
+        """Delete texts."""
         self._counts = {text: n for text, n in self._counts.items() if not drops(text)}
 
     def merge(self, other: Values) -> None:
@@ -260,19 +234,19 @@ class Values:
                 self._counts[value] = self._counts.get(value, 0) + count
 
     def pack(self) -> dict[str, int]:
-        """The counts."""
+        """Return the counts."""
         return dict(self._counts)
 
     @classmethod
     def unpack(cls, packed: Any, feature: Feature) -> Self:
-        """The counts."""
+        """Return the counts."""
         self = cls(feature)
         self._counts = dict(packed)
         return self
 
     @classmethod
     def result(cls, parts: Sequence[Self], feature: Feature) -> Any:
-        """How many texts; or the most frequent."""
+        """Return the number of texts, or the most frequent ones."""
         merged = parts[0]
         if len(parts) > 1:
             merged = cls(feature)
@@ -284,18 +258,18 @@ class Values:
 
     @property
     def nbytes(self) -> int:
-        """A dictionary of so many texts."""
+        """Approximate memory of the dictionary."""
         return 64 + 150 * len(self._counts)
 
 
 class Quantiles:
-    """A sketch of the distribution of numbers."""
+    """Sketch of the distribution of numbers."""
 
     __slots__ = ("_sketch",)
     packed_type: ClassVar[Any] = list[int | float | list[int | float]]
 
     def __init__(self, feature: Feature) -> None:
-        """Begin empty."""
+        """Create an empty accumulator."""
         self._sketch = QuantileSketch()
 
     def add(self, value: Any, timestamp: int) -> None:
@@ -303,23 +277,23 @@ class Quantiles:
         self._sketch.add(value)
 
     def merge(self, other: Quantiles) -> None:
-        """Add what `other` has."""
+        """Add the values of `other`."""
         self._sketch.merge(other._sketch)
 
     def pack(self) -> Any:
-        """The sketch."""
+        """Return the sketch."""
         return self._sketch.pack()
 
     @classmethod
     def unpack(cls, packed: Any, feature: Feature) -> Self:
-        """A sketch."""
+        """Restore a sketch."""
         self = cls(feature)
         self._sketch = QuantileSketch.unpack(packed)
         return self
 
     @classmethod
     def result(cls, parts: Sequence[Self], feature: Feature) -> float:
-        """The quantile."""
+        """Return the quantile."""
         assert feature.q is not None
         merged = parts[0]._sketch
         if len(parts) > 1:
@@ -330,7 +304,7 @@ class Quantiles:
 
     @property
     def nbytes(self) -> int:
-        """The values it holds."""
+        """Approximate memory of the values held."""
         return 200 + 32 * self._sketch.held
 
 
@@ -346,10 +320,10 @@ ACCUMULATORS: Final[Mapping[str, type[Accumulator]]] = MappingProxyType(
         "kll": Quantiles,
     }
 )
-"""By the name that a part of the state has."""
+"""Accumulators by kind."""
 
 
 def most_frequent(counts: Mapping[str, float], feature: Feature) -> list[tuple[str, int]]:
-    """The `n` texts with the greatest counts, those first; of equals the least in text order."""
+    """Return the `n` texts with the greatest counts, ties in text order."""
     ranked = sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))
     return [(text, int(count)) for text, count in ranked[: feature.n]]

@@ -45,7 +45,7 @@ class _Column:
 
 
 class ColumnCache:
-    """Reads features with one number for each entity, and caches those of paned windows.
+    """Reads numbers of entities, and caches those of paned windows.
 
     ::
 
@@ -94,7 +94,7 @@ class ColumnCache:
         horizon: int,
         row_of: Mapping[str, int],
     ) -> Floats:
-        """As :meth:`read`, for the keys at `places` of `placing`, with the row of each key."""
+        """Like :meth:`read`, for keys at `places` of `placing`; `row_of` gives their rows."""
         placed = self._placed.get(placing)
         if placed is None:
             placed = self._placed[placing] = PlacedRows()

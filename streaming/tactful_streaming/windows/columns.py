@@ -1,6 +1,6 @@
-"""State columns: each holds one kind of state for the cells of a store.
+"""State columns: each holds one kind of state for the cells of a shared aggregate.
 
-A cell is an entity or, in a store with groups, a group of an entity. Features of one store that
+A cell is an entity or, with groups, a group of an entity. Features of one shared aggregate that
 need the same state share a column: a count per minute serves every window that moves by a minute.
 """
 
@@ -30,14 +30,14 @@ _SAMPLE: Final = 100
 
 @dataclass(frozen=True)
 class Selection:
-    """Events that count for one store, in the order of the log.
+    """Events that count for one shared aggregate, in the order of the log.
 
     Attributes:
         rows: row of the entity of each event.
         timestamps: time of each event, epoch milliseconds.
         watermarks: watermark before each event, epoch milliseconds.
-        amounts: number of each event; None for a store without.
-        texts: group or value of each event; None for a store without.
+        amounts: number of each event; None without numbers.
+        texts: group or value of each event; None without texts.
     """
 
     rows: Rows
@@ -58,11 +58,11 @@ class Selection:
 
 
 class StateColumn(Protocol):
-    """State of one kind for the cells of a store; keeps everything unless a subclass says less."""
+    """Base of the state columns of a shared aggregate; nothing ages by default."""
 
     @property
     def memory_ms(self) -> int | None:
-        """Time after its newest event in which a cell counts, milliseconds; None: no limit."""
+        """Time after its newest event in which a cell counts, ms; None: no limit."""
         return None
 
     @property
@@ -71,7 +71,7 @@ class StateColumn(Protocol):
         """Approximate memory of the state."""
 
     def resize(self, capacity: int) -> None:
-        """Make room for cells below `capacity`; nothing to do where cells are in a dictionary."""
+        """Make room for cells below `capacity`, unless cells are in a dictionary."""
 
     @abstractmethod
     def apply(self, cells: Rows, events: Selection, lateness_ms: int) -> Rows:
@@ -150,7 +150,7 @@ class DecayedTotals(StateColumn):
         return None if math.isnan(total) else total
 
     def read(self, cells: Rows, feature: Feature, at: int) -> Floats:
-        """Return the totals of `cells` at time `at` or, if that is later, the newest event."""
+        """Return the totals of `cells` at time `at` or the newest event, if later."""
         newest = self._newest[cells]
         time = np.maximum(newest, at)
         whole, part = np.divmod(time, self._half_life)
@@ -236,7 +236,7 @@ class LastTimes(StateColumn):
 
 
 class RecentValues(StateColumn):
-    """The newest n texts of each cell with their timestamps; of equals, those that came last."""
+    """Newest n texts of each cell, with timestamps; of equals, the last ones."""
 
     packed_type = list[tuple[int, str]]
 

@@ -101,7 +101,7 @@ class EntityRows:
         return keys
 
     def next_silent(self, until: int) -> list[int]:
-        """Return rows in use without an event after `until`; each call checks part of them."""
+        """Return rows without an event after `until`; each call checks part of all."""
         begin, end = self._sweep_from, min(self._sweep_from + _SWEEP, len(self.keys))
         self._sweep_from = end if end < len(self.keys) else 1
         silent = (np.flatnonzero(self.newest[begin:end] <= until) + begin).tolist()

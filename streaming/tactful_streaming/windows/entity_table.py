@@ -1,4 +1,4 @@
-"""All entities of one kind: their rows, their features, their packed form in the store."""
+"""All entities of one kind: rows, features, packed state."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ class EntityTable:
 
     @property
     def spans(self) -> dict[str, int | None]:
-        """Keys of the stored columns, and the age each reaches, milliseconds; None: no limit.
+        """Keys of the stored columns, and the age of each, ms; None: no limit.
 
         A column whose key is missing, or whose span has grown, must be recomputed from the log.
         """
@@ -121,7 +121,7 @@ class EntityTable:
 
     @cached_property
     def memory_ms(self) -> int | None:
-        """Time after its newest event in which an entity counts, milliseconds; None: no limit."""
+        """Time after its newest event in which an entity counts, ms; None: no limit."""
         spans = [aggregate.memory_ms for aggregate in self.aggregates]
         known = [span for span in spans if span is not None]
         return max(known, default=0) if len(known) == len(spans) else None
@@ -138,7 +138,7 @@ class EntityTable:
         return view.aggregate.keys_of(view.feature)
 
     def touch(self, keys: Sequence[str | None], timestamps: NDArray[np.int64]) -> Rows:
-        """Record events of `keys`; return the row of each, added if it had none; -1 for None."""
+        """Record events of `keys`; return the row of each, new or not; -1 for None."""
         self._fetch(keys)
         rows = self._rows.find(keys)
         absent = np.flatnonzero(rows < 0).tolist()
@@ -163,7 +163,7 @@ class EntityTable:
         return {name: view.read(row, at) for name, view in table._views.items()}
 
     def read_late(self, key: str, at: int) -> LazyValues:
-        """As :meth:`read`, each feature computed at its first use, before the state changes."""
+        """Like :meth:`read`, but each feature is computed at its first use."""
         table, row = self._find(key)
         return LazyValues(table._views, row, at)
 
@@ -184,7 +184,7 @@ class EntityTable:
         return columns
 
     def read_placed(self, placing: Placing, places: Rows, names: Sequence[str], at: int) -> Floats:
-        """As :meth:`read_columns`, for the keys at `places` (0 or more) of `placing`.
+        """Like :meth:`read_columns`, for the keys at `places` (0 or more) of `placing`.
 
         The rows of the keys are cached while `placing` lives.
         """
@@ -208,10 +208,9 @@ class EntityTable:
             return None
         count = len(self._rows.keys)
         end = min(start + _ROWS_AT_ONCE, count)
-        rows = np.arange(start, end)
-        numbers = self._cache.read(rows, [name], at, self._horizon)[:, 0]
+        numbers = self._cache.read(np.arange(start, end), [name], at, self._horizon)[:, 0]
         present = np.flatnonzero(numbers)
-        keys = list(map(self._rows.key, rows[present].tolist()))
+        keys = list(map(self._rows.key, (start + present).tolist()))
         return NonZero(keys, numbers[present], end if end < count else None)
 
     def next_pending(self, watermark: int) -> int | None:
@@ -233,7 +232,7 @@ class EntityTable:
         return results
 
     def expire(self, horizon: int) -> None:
-        """Delete panes that no read at or after `horizon` (watermark - lateness) can return.
+        """Delete panes that no read from `horizon` on (watermark - lateness) returns.
 
         Each call also checks part of the entities, and drops the empty ones.
         """
@@ -270,15 +269,15 @@ class EntityTable:
         self._absorb(np.array(self._add([*blobs]), np.int64), states)
 
     def holds(self, key: str) -> bool:
-        """Return whether there is state of an entity."""
+        """Return whether an entity has state."""
         self._fetch([key])
         return key in self._rows.row_of
 
     def merge(self, source_key: str, target_key: str) -> None:
         """Add the history of one entity to that of another, and drop the first.
 
-        Of values with equal timestamps, those of `source_key` count as later. Windows already
-        emitted are not emitted again.
+        With equal timestamps, values of `source_key` count as later. Windows already emitted are
+        not emitted again.
         """
         self._fetch([source_key, target_key])
         source = self._rows.row_of.get(source_key)
@@ -289,7 +288,7 @@ class EntityTable:
         self._drop([source])
 
     def detach(self, key: str) -> bytes | None:
-        """Remove an entity and return its packed state for :meth:`unpack`; None if unknown.
+        """Remove an entity; return its state for :meth:`unpack`, None if unknown.
 
         Its open windows are not emitted here.
         """
@@ -330,7 +329,7 @@ class EntityTable:
         self._remove([row_of[key] for key in keys if key in row_of])
 
     def drop_texts(self, keys: Iterable[str], drops: Callable[[str, str], bool]) -> None:
-        """Delete from entities in memory what was counted by texts with ``drops(source, text)``.
+        """Delete from entities in memory the counts of texts with ``drops(source, text)``.
 
         The caller stores the rest.
         """
@@ -374,8 +373,7 @@ class EntityTable:
         """Return a table of entities that are only in the store; None if there are none."""
         if self._load is None:
             return None
-        asked = list(dict.fromkeys(key for key in keys if key not in self._dropped))
-        loaded = _load(self._load, asked)
+        loaded = _load(self._load, list(dict.fromkeys(k for k in keys if k not in self._dropped)))
         if not loaded:
             return None
         table = EntityTable(self.features, capacity=len(loaded) + 1)

@@ -1,4 +1,4 @@
-"""Cells: a number for each pair of an entity and a group, of bounded many groups an entity."""
+"""Index of cells: a number for each pair of an entity and one of its groups."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from numpy.typing import NDArray
 from tactful_streaming.arrays import Rows
 
 CELL_BYTES: Final = 220
-"""Memory of one cell beside its text: the number in its entity's dictionary, and its columns."""
+"""Memory of one cell without its text: entry in the entity's dictionary, and columns."""
 
 _FIRST_CAPACITY = 64
 _SWEEP = 16_384
 
 
 class EvictedGroup(NamedTuple):
-    """A cell whose group had to make room.
+    """A cell whose group was removed for another.
 
     Attributes:
-        cell: its number.
+        cell: number of the cell.
         newest: time of its newest event, epoch milliseconds.
-        by: position of the event that took its place.
+        by: position of the event that replaced it.
     """
 
     cell: int
@@ -34,20 +34,27 @@ class EvictedGroup(NamedTuple):
 
 
 class GroupIndex:
-    """Which groups every row has.
+    """Groups of every row, and their cells.
 
-    An entity keeps the `max_groups` groups that were seen last, by the time of their newest event,
-    of equals the greater in text. What is forgotten because its windows are over was seen before
-    all that is not, so the groups that stay do not depend on how long the windows are.
+    Row 1 with the groups "shoes" and "hats", row 2 with "shoes"::
+
+        cell     0         1         2
+        rows     1         2         1
+        texts    "shoes"   "shoes"   "hats"      None: free
+        newest   1700...   1700...   1700...     -1: free
+
+    An entity keeps the `max_groups` groups with the newest events; of equals, the greater texts.
+    Groups deleted because their windows are over are older than all others, so the groups that
+    stay do not depend on the length of the windows.
 
     Attributes:
-        newest: time of the newest event of each cell, epoch milliseconds; -1 of a free one.
+        newest: time of the newest event of each cell, epoch milliseconds.
         rows: row of each cell.
-        groups: text of each cell; None of a free one.
+        texts: group of each cell.
     """
 
     def __init__(self, max_groups: int) -> None:
-        """Begin empty."""
+        """Create an empty index."""
         self.newest: NDArray[np.int64] = np.full(_FIRST_CAPACITY, -1, np.int64)
         self.rows: NDArray[np.int64] = np.zeros(_FIRST_CAPACITY, np.int64)
         self.texts: list[str | None] = []
@@ -58,12 +65,12 @@ class GroupIndex:
         self._sweep_from = 0
 
     def __len__(self) -> int:
-        """Number of cells in use."""
+        """Return the number of cells in use."""
         return len(self.texts) - len(self._free)
 
     @property
     def capacity(self) -> int:
-        """Every cell is below this."""
+        """Number of cells that fit; every cell is below it."""
         return len(self.newest)
 
     def names(self, cells: Rows) -> list[str]:
@@ -73,29 +80,29 @@ class GroupIndex:
         return cast("list[str]", names)
 
     def of_row(self, row: int) -> dict[str, int]:
-        """Cell of each group of one row."""
+        """Return the cell of each group of one row."""
         return self._of_row.get(row, {})
 
     def of_rows(self, rows: Iterable[int]) -> list[int]:
-        """All cells of `rows`."""
-        found = self._of_row
-        return [cell for row in rows if row in found for cell in found[row].values()]
+        """Return all cells of `rows`."""
+        of_row = self._of_row
+        return [cell for row in rows if row in of_row for cell in of_row[row].values()]
 
     def find(
         self, rows: Rows, groups: Sequence[str], timestamps: NDArray[np.int64]
     ) -> tuple[Rows, list[EvictedGroup]]:
-        """Cell of each event, in the order of the log; the bound is kept from event to event.
+        """Return the cell of each event in the order of the log; bounded after each event.
 
         Args:
             rows: row of each event.
-            groups: its group.
-            timestamps: when it happened, epoch milliseconds.
+            groups: group of each event.
+            timestamps: time of each event, epoch milliseconds.
 
         Returns:
-            The cells; and those evicted on the way, which may be among them: they are to be cleared
-            after these events, and given back by :meth:`free`.
+            The cells, and the evicted ones, which may be among them: clear these after the events,
+            and then :meth:`free` them.
         """
-        found: list[int] = []
+        of_events: list[int] = []
         evicted: list[EvictedGroup] = []
         fresh: list[tuple[int, int]] = []
         of_row, bounded, most = self._of_row, self._bounded, self._max_groups
@@ -106,50 +113,50 @@ class GroupIndex:
                 cells = of_row[row] = {}
             cell = cells.get(group)
             if cell is None:
-                # Many entities have the same groups: one text for all stays in the cache.
+                # Entities share groups: one text for all stays in the processor cache.
                 group = intern(group)
                 cell = cells[group] = self._new(group)
                 fresh.append((cell, row))
                 over = len(cells) > most
             else:
                 over = False
-            found.append(cell)
+            of_events.append(cell)
             if not over and row not in bounded:
                 continue
-            number = len(found) - 1
+            number = len(of_events) - 1
             recency = bounded.get(row)
             if recency is None:
                 self._place(fresh)
-                self._note(found[noted:number], timestamps[noted:number])
+                self._note(of_events[noted:number], timestamps[noted:number])
                 noted = number
                 seen = self.newest[list(cells.values())].tolist()
                 recency = bounded[row] = Recency(dict(zip(cells, seen, strict=True)))
             recency.note(group, timestamps.item(number))
-            for when, gone in recency.evict(most):
-                evicted.append(EvictedGroup(cells.pop(gone), when, number))
+            for when, oldest in recency.evict(most):
+                evicted.append(EvictedGroup(cells.pop(oldest), when, number))
         self._place(fresh)
-        self._note(found[noted:], timestamps[noted:])
-        return np.array(found, np.int64), evicted
+        self._note(of_events[noted:], timestamps[noted:])
+        return np.array(of_events, np.int64), evicted
 
     def free(self, cells: Sequence[int]) -> None:
-        """Give back cells that no group has any more."""
+        """Free cells without a group."""
         self.newest[list(cells)] = -1
         for cell in cells:
             self.texts[cell] = None
         self._free.extend(cells)
 
     def take(self, row: int, drops: Callable[[str], bool]) -> list[int]:
-        """Take groups away from a row; their cells are to be cleared and given back by `free`."""
+        """Remove groups from a row; return their cells, to clear and then :meth:`free`."""
         cells = self._of_row.get(row, {})
         taken = [cells.pop(group) for group in [*cells] if drops(group)]
         if taken:
-            self._bounded.pop(row, None)  # made anew from those that stay
+            self._bounded.pop(row, None)  # rebuilt from those that stay
             if not cells:
                 del self._of_row[row]
         return taken
 
     def clear(self, rows: Iterable[int]) -> None:
-        """Forget rows, and give their cells back."""
+        """Delete rows, and free their cells."""
         for row in rows:
             cells = self._of_row.pop(row, None)
             self._bounded.pop(row, None)
@@ -157,10 +164,10 @@ class GroupIndex:
                 self.free(list(cells.values()))
 
     def silent(self, until: int) -> list[int]:
-        """Take away cells without an event after `until`; a part of all is looked at in a call.
+        """Remove cells without an event after `until`; each call checks part of all.
 
         Returns:
-            The cells, to be cleared and given back by :meth:`free`.
+            The cells, to clear and then :meth:`free`.
         """
         begin, end = self._sweep_from, min(self._sweep_from + _SWEEP, len(self.texts))
         self._sweep_from = end if end < len(self.texts) else 0
@@ -178,7 +185,7 @@ class GroupIndex:
         return silent
 
     def _new(self, group: str) -> int:
-        """A cell, of no row until it is placed."""
+        """Return a new cell, without a row until it is placed."""
         if self._free:
             cell = self._free.pop()
             self.texts[cell] = group
@@ -188,7 +195,7 @@ class GroupIndex:
         return cell
 
     def _place(self, fresh: list[tuple[int, int]]) -> None:
-        """Note the rows of new cells, and that they are no news any more."""
+        """Store the rows of new cells, and empty the list of new cells."""
         if not fresh:
             return
         more = max(len(self.texts) - len(self.newest), 0)
@@ -205,17 +212,17 @@ class GroupIndex:
 
 
 class Recency:
-    """When each group was seen last, and which go first when there are too many."""
+    """Time of the newest event of each group of an entity, to evict the oldest."""
 
     __slots__ = ("_last", "_order")
 
     def __init__(self, last: dict[str, int]) -> None:
-        """Begin with the time each group was seen last."""
+        """Begin with the time of the newest event of each group."""
         self._last = last
         self._order: list[tuple[int, str]] | None = None
 
     def note(self, group: str, when: int) -> None:
-        """Note that `group` was seen at `when`."""
+        """Record an event of `group` at `when`."""
         if self._last.get(group, -1) < when:
             self._last[group] = when
             if self._order is not None:
@@ -224,12 +231,12 @@ class Recency:
                     self._order = None
 
     def evict(self, most: int) -> list[tuple[int, str]]:
-        """Drop groups until `most` are left: the longest unseen, of equals the least in text order.
+        """Drop the oldest groups until `most` are left; ties in text order.
 
-        The heap also holds pairs of groups seen again since; when these prevail it is made anew.
+        The heap also holds outdated pairs; it is rebuilt when these prevail.
 
         Returns:
-            When each was seen last, and the group.
+            Time of the newest event of each, and the group.
         """
         evicted: list[tuple[int, str]] = []
         while len(self._last) > most:

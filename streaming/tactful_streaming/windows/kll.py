@@ -1,10 +1,10 @@
-"""A quantile sketch whose answers a replay repeats.
+"""Quantile sketch whose results a replay repeats.
 
 It is the compactor sketch of Karnin, Lang and Liberty, "Optimal quantile approximation in streams"
-(FOCS 2016): level h holds values that stand for ``2 ** h`` each; a level that is full is sorted,
-and every other value moves up. Which half moves is a coin toss, and in other implementations the
-coin is fair, so that two runs over one stream differ. Here it is a fixed sequence of bits: the
-bound on the error holds for every stream that was not made with knowledge of the sequence.
+(FOCS 2016): level h holds values of weight ``2 ** h``; a full level is sorted, and every other
+value moves up. Other implementations toss a fair coin for the half that moves, so that two runs
+over one stream differ. Here the bits are a fixed sequence: the bound on the error holds for every
+stream made without knowledge of the sequence.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from typing import Any, Final, Self
 from tactful_streaming.errors import StateError
 
 CAPACITY: Final = 200
-"""Values in the highest level. Ranks are then off by 1.7 % at most, with 99 % confidence."""
+"""Values in the highest level. The error of ranks is at most 1.7 % with 99 % confidence."""
 
 _NUMBERS = 3
-"""Tosses, least and greatest come before the levels in a packed sketch."""
+"""Numbers before the levels of a packed sketch: tosses, least and greatest value."""
 
 _SHRINK = 2 / 3
 _SMALLEST = 8
@@ -31,7 +31,7 @@ class QuantileSketch:
     __slots__ = ("_full", "_greatest", "_least", "_levels", "_tosses")
 
     def __init__(self) -> None:
-        """Begin empty."""
+        """Create an empty sketch."""
         self._levels: list[list[float]] = [[]]
         self._least, self._greatest = math.inf, -math.inf
         self._tosses = 0
@@ -39,7 +39,7 @@ class QuantileSketch:
 
     @property
     def held(self) -> int:
-        """How many values it keeps."""
+        """Number of values held."""
         return sum(map(len, self._levels))
 
     def add(self, value: float) -> None:
@@ -54,18 +54,18 @@ class QuantileSketch:
             self._compress()
 
     def merge(self, other: QuantileSketch) -> None:
-        """Add what `other` has seen."""
+        """Add the values of `other`."""
         self._least = min(self._least, other._least)
         self._greatest = max(self._greatest, other._greatest)
         self._tosses = max(self._tosses, other._tosses)
         while len(self._levels) < len(other._levels):
             self._levels.append([])
-        for mine, theirs in zip(self._levels, other._levels, strict=False):
-            mine.extend(theirs)
+        for level, added in zip(self._levels, other._levels, strict=False):
+            level.extend(added)
         self._compress()
 
     def quantile(self, q: float) -> float:
-        """The least value that at least the share `q` of all values does not exceed."""
+        """Return the least value not exceeded by at least the share `q` of all values."""
         if q <= 0:
             return self._least
         if q >= 1:
@@ -85,12 +85,12 @@ class QuantileSketch:
         return self._greatest
 
     def pack(self) -> list[Any]:
-        """The state as something msgpack can hold."""
+        """Return the state in types that MessagePack can hold."""
         return [self._tosses, self._least, self._greatest, *map(list, self._levels)]
 
     @classmethod
     def unpack(cls, packed: Any) -> Self:
-        """What :meth:`pack` gave."""
+        """Restore the state that :meth:`pack` returned."""
         numbers, levels = packed[:_NUMBERS], packed[_NUMBERS:]
         if not levels or list in map(type, numbers) or {list} != set(map(type, levels)):
             raise StateError("a packed sketch of quantiles is damaged")
@@ -109,7 +109,7 @@ class QuantileSketch:
                 if level + 1 == len(self._levels):
                     self._levels.append([])
                 values.sort()
-                # An odd one out stays, so that the weights add up.
+                # Of an odd number one value stays, so that the weights add up.
                 stays = [values.pop()] if len(values) % 2 else []
                 self._levels[level + 1].extend(values[self._toss() :: 2])
                 self._levels[level] = stays
@@ -121,7 +121,7 @@ class QuantileSketch:
         return max(math.ceil(CAPACITY * _SHRINK**depth), _SMALLEST)
 
     def _toss(self) -> int:
-        """The next bit of the sequence: SplitMix64 (Steele, Lea and Flood, OOPSLA 2014)."""
+        """Return the next bit of SplitMix64 (Steele, Lea and Flood, OOPSLA 2014)."""
         self._tosses += 1
         mixed = self._tosses * 0x9E3779B97F4A7C15 % 2**64
         mixed = (mixed ^ mixed >> 30) * 0xBF58476D1CE4E5B9 % 2**64

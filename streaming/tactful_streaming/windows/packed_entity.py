@@ -1,4 +1,4 @@
-"""Packed state of one entity: a MessagePack map from the keys of its state columns to their data.
+"""Packed state of one entity: a MessagePack map of its state columns by key.
 
 The empty key holds the time of the newest event; `packed_check` describes the rest.
 """
@@ -45,7 +45,7 @@ def decode(blob: bytes) -> dict[str, Any]:
 
 
 def decode_all(blobs: Sequence[bytes]) -> list[dict[str, Any]]:
-    """As :func:`decode`, for many in one call."""
+    """Like :func:`decode`, for many in one call."""
     try:
         states = _many_decoder.decode(b"".join((_ARRAY_32, len(blobs).to_bytes(4, "big"), *blobs)))
     except _DECODE_ERRORS:
@@ -56,7 +56,7 @@ def decode_all(blobs: Sequence[bytes]) -> list[dict[str, Any]]:
 
 
 def newest_packed(blob: bytes) -> int:
-    """Return the time of an entity's newest event from its packed state, epoch milliseconds.
+    """Return the time of the newest event of a packed entity, epoch milliseconds.
 
     Raises:
         StateError: `blob` is no packed state of an entity.
@@ -66,11 +66,11 @@ def newest_packed(blob: bytes) -> int:
 
 
 def combine_packed(blob: bytes | None, other: bytes, keys: Iterable[str]) -> bytes:
-    """Replace the state of `keys` in a packed entity by the state recomputed from the log.
+    """Replace the state of `keys` in a packed entity by recomputed state.
 
     Args:
-        blob: stored state; None if there is none.
-        other: recomputed state of the same entity.
+        blob: stored state; None without any.
+        other: state of the same entity, recomputed from the log.
         keys: keys of :attr:`EntityTable.spans`; those missing in `other` are removed.
 
     Raises:

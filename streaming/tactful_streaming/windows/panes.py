@@ -1,17 +1,16 @@
-"""Numbers in panes, for any number of cells, added up when they are read.
+"""Numbers by pane of any number of cells, added up when they are read.
 
-Pane q of a window holds what happened in ``[q * slide, (q + 1) * slide)``. Read at time `at`, with
+Pane q of a window holds the events in ``[q * slide, (q + 1) * slide)``. Read at time `at`, with
 p = floor(at / slide) and n = size / slide, a window is the sum of ``decay ** (p - q) * x(q)`` over
 ``p - n < q <= p``, added from the oldest pane to the newest, so that every way to compute it gives
-the same float. Silence ages a window, for nothing has to happen for p to grow.
+the same float. Windows age without events, since p grows with time alone.
 
 Slicing windows into panes that are combined when read follows Li et al., "No pane, no gain"
 (SIGMOD Record 34(1), 2005).
 
-A cell has panes only where something happened. They are entries in shared arrays, linked from the
-newest to the oldest; each names its pane, so that a replay that reads one source ahead of another
-confuses nothing, as a ring would. Every operation is on whole arrays: it follows the links of many
-cells at once.
+A cell has panes only where it has events. They are entries in shared arrays, linked from the newest
+to the oldest; each stores its pane, so that a replay may read one source ahead of another, which a
+ring buffer would not allow. Every operation follows the links of many cells at once.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ _Number = TypeVar("_Number", bound=np.generic)
 PanedWindow = Window | CumulativeWindow
 
 _NOWHERE: Final = -(2**62)
-"""Pane of an entry that counts for nothing; entry 0 is one, where every chain ends."""
+"""Pane of an unused entry; every list ends with entry 0, which is one."""
 
 _ALL_ONE: Final = np.zeros(0)
 _FIRST_CAPACITY = 64
@@ -43,11 +42,11 @@ ENTRY_BYTES: Final = 24
 
 @dataclass(frozen=True)
 class Fold:
-    """How the amounts of a pane, and the panes of a window, become one number.
+    """Operation that combines the amounts of a pane, and the panes of a window.
 
     Attributes:
         combine: the binary operation.
-        identity: what it leaves unchanged.
+        identity: its neutral element.
         ordered: whether the order of the panes can change the last bits of the result.
     """
 
@@ -65,17 +64,17 @@ FOLDS: Final = {
 
 
 def slide_of(window: PanedWindow) -> int:
-    """Length of the panes of `window`, milliseconds."""
+    """Return the length of the panes of `window`, milliseconds."""
     return window.step_ms if isinstance(window, CumulativeWindow) else window.slide_ms
 
 
 def length_of(window: PanedWindow) -> int:
-    """How long a pane can be part of a window at most, milliseconds."""
+    """Return how long a pane can be part of a window at most, milliseconds."""
     return window.size_ms if isinstance(window, CumulativeWindow) else window.span_ms
 
 
 def window_at(window: PanedWindow, at: int) -> tuple[int, int]:
-    """Oldest and newest pane of the window read at time `at`."""
+    """Return the oldest and the newest pane of the window read at time `at`."""
     if isinstance(window, CumulativeWindow):
         return at // window.size_ms * (window.size_ms // window.step_ms), at // window.step_ms
     newest = at // window.slide_ms
@@ -83,17 +82,24 @@ def window_at(window: PanedWindow, at: int) -> tuple[int, int]:
 
 
 def oldest_open(window: PanedWindow, horizons: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Oldest pane that a window not yet over at each of `horizons` holds; older ones are late."""
+    """Return the oldest pane in time at each of `horizons`; older ones are late."""
     if isinstance(window, CumulativeWindow):
         return horizons // window.size_ms * (window.size_ms // window.step_ms)
     return horizons // window.slide_ms - window.panes + 1
 
 
 class PaneTable:
-    """One number for each pane of each cell in which something happened."""
+    """One number for each pane of each cell with events.
+
+    Cell 3 with the panes 17 and 15::
+
+        head[3] = 8
+        entry 8    panes 17   values 2.0   older 5
+        entry 5    panes 15   values 1.0   older 0
+    """
 
     def __init__(self, fold: Fold) -> None:
-        """Begin empty."""
+        """Create an empty table."""
         self._fold = fold
         self._head = np.zeros(_FIRST_CAPACITY, np.int32)
         self._panes = np.full(_FIRST_CAPACITY, _NOWHERE, np.int64)
@@ -105,7 +111,7 @@ class PaneTable:
         self._compact_at = _FIRST_COMPACTION
 
     def __len__(self) -> int:
-        """Number of entries, some of which may be too old to be read."""
+        """Return the number of entries, including entries too old to be read."""
         return self._size - self._cleared
 
     def resize(self, capacity: int) -> None:
@@ -119,10 +125,10 @@ class PaneTable:
         self._fold.combine.at(self._values, entries, 1.0 if amounts is None else amounts)
 
     def read(self, cells: Rows, oldest: int, newest: int, weights: Floats | None) -> Floats:
-        """Panes `oldest` to `newest` of each of `cells` in one number; NaN where there is none.
+        """Combine the panes `oldest` to `newest` of each of `cells`; NaN without panes.
 
         Args:
-            cells: which.
+            cells: the cells.
             oldest: first pane.
             newest: last pane.
             weights: weight of a pane by its distance from the newest; None: all weigh 1.
@@ -153,19 +159,19 @@ class PaneTable:
         return total
 
     def read_one(self, cell: int, oldest: int, newest: int, weights: Floats | None) -> float:
-        """As :meth:`read`, of one cell."""
+        """Like :meth:`read`, for one cell."""
         panes, older = self._panes, self._older
         entry = self._head.item(cell)
         while panes.item(entry) > newest:
             entry = older.item(entry)
-        found: list[int] = []
+        entries: list[int] = []
         while panes.item(entry) >= oldest:
-            found.append(entry)
+            entries.append(entry)
             entry = older.item(entry)
-        if not found:
+        if not entries:
             return np.nan
         total = self._fold.identity
-        for entry in reversed(found):
+        for entry in reversed(entries):
             value = self._values.item(entry)
             if weights is not None:
                 value *= weights.item(newest - panes.item(entry))
@@ -173,7 +179,7 @@ class PaneTable:
         return float(total)
 
     def read_all(self, oldest: int, newest: int, weights: Floats | None) -> tuple[Rows, Floats]:
-        """As :meth:`read`, of every cell that has something there; cells and their numbers."""
+        """Like :meth:`read`, for every cell with panes there; return cells and numbers."""
         panes = self._panes[: self._size]
         entries = np.flatnonzero((panes >= oldest) & (panes <= newest))
         ages = newest - panes[entries]
@@ -189,11 +195,11 @@ class PaneTable:
         self._fold.combine.at(total, cells, values)
         present = np.zeros(len(self._head), np.bool_)
         present[cells] = True
-        found = np.flatnonzero(present)
-        return found, total[found]
+        having = np.flatnonzero(present)
+        return having, total[having]
 
     def clear(self, cells: Rows) -> None:
-        """Forget cells."""
+        """Delete cells."""
         entries = self._head[cells]
         self._head[cells] = 0
         while len(entries := entries[entries > 0]):
@@ -203,17 +209,17 @@ class PaneTable:
 
     @property
     def worth_expiring(self) -> bool:
-        """Whether there are so many entries that it is worth it to forget old ones."""
+        """Whether there are enough entries to delete old ones."""
         return self._size >= self._compact_at or 2 * self._cleared > self._compact_at
 
     def expire(self, oldest: int) -> None:
-        """Forget panes before `oldest`, if it is worth it."""
+        """Delete panes before `oldest`, if there are enough entries."""
         if self.worth_expiring:
             self._compact(oldest)
             self._compact_at = 2 * self._size + _FIRST_COMPACTION
 
     def pack(self, cells: Rows, oldest: int) -> tuple[Rows, Floats]:
-        """Panes from `oldest` on: how many each cell has, and (pane, value) of all in order."""
+        """Return the number of panes from `oldest` on of each cell, and (pane, value)."""
         rounds = self._walk(cells, oldest, -_NOWHERE)
         if not rounds:
             return np.zeros(len(cells), np.int64), np.empty((0, 2))
@@ -228,27 +234,21 @@ class PaneTable:
         return np.bincount(where, minlength=len(cells)), pairs
 
     def absorb(self, cells: Rows, pairs: Floats) -> None:
-        """Fold in (pane, value) pairs that :meth:`pack` gave, each in its cell."""
+        """Combine (pane, value) pairs of :meth:`pack`, each into its cell."""
         self.add(cells, pairs[:, 0].astype(np.int64), pairs[:, 1])
 
-    @property
-    def newest(self) -> int | None:
-        """Newest pane there is; None without any."""
-        newest = int(self._panes[: self._size].max())
-        return newest if newest != _NOWHERE else None
-
     def distinct(self, oldest: int, newest: int) -> list[int]:
-        """Panes from `oldest` to `newest` in which something happened, in order."""
+        """Return the panes from `oldest` to `newest` with entries, in order."""
         panes = self._panes[: self._size]
-        found: list[int] = np.unique(panes[(panes >= oldest) & (panes <= newest)]).tolist()
-        return found
+        distinct: list[int] = np.unique(panes[(panes >= oldest) & (panes <= newest)]).tolist()
+        return distinct
 
     @property
     def _adds(self) -> bool:
         return self._fold.combine is np.add
 
     def _entries(self, cells: Rows, panes: Rows) -> NDArray[np.int32]:
-        """Entry of each pane of each cell, made where there is none."""
+        """Return the entry of each pane of each cell, added where missing."""
         entries = self._head[cells]
         found = self._panes[entries]
         if np.array_equal(found, panes):
@@ -264,7 +264,7 @@ class PaneTable:
         return entries
 
     def _insert(self, cells: Rows, panes: Rows) -> NDArray[np.int32]:
-        """Make an entry for each pair that is not there yet; returns the entry of each pair."""
+        """Add an entry for each new pair; return the entry of each pair."""
         numbers, codes = np.unique(panes, return_inverse=True)
         pairs, where = np.unique(cells * len(numbers) + codes, return_inverse=True)
         count = len(pairs)
@@ -275,8 +275,8 @@ class PaneTable:
         self._panes[new] = panes
         self._values[new] = self._fold.identity
         self._cells[new] = cells
-        # Pairs are in the order of cell and pane. Mostly all of a cell are newer than what it has:
-        # they are linked to it and to each other at once.
+        # Pairs are in the order of cell and pane. Mostly all of a cell are newer than its entries:
+        # they are linked to each other and to the head at once.
         first = np.flatnonzero(np.diff(cells, prepend=-1))
         counts = np.diff(first, append=count)
         heads = self._head[cells[first]]
@@ -286,7 +286,7 @@ class PaneTable:
         last = (first + counts - 1)[newer]
         self._head[cells[last]] = new[last]
         if not newer.all():
-            # The k-th of each other cell is linked in round k.
+            # In round k the k-th pair of each other cell is linked.
             rank = np.arange(count) - np.repeat(first, counts)
             rank[np.repeat(newer, counts)] = -1
             for turn in range(int(rank.max()) + 1):
@@ -295,7 +295,7 @@ class PaneTable:
         return new[where]
 
     def _link(self, new: NDArray[np.int32], cells: Rows, panes: Rows) -> None:
-        """Link entries, of different cells, behind all that are newer."""
+        """Link entries, of different cells, behind all newer ones."""
         newer = np.zeros(len(new), np.int32)
         older = self._head[cells]
         ahead = np.flatnonzero(self._panes[older] > panes)
@@ -309,12 +309,12 @@ class PaneTable:
         self._head[cells[~inner]] = new[~inner]
 
     def _walk(self, cells: Rows, oldest: int, newest: int) -> list[tuple[Rows, NDArray[np.int32]]]:
-        """Entries in panes `oldest` to `newest`: in round k the k-th newest of each cell.
+        """Return the entries in panes `oldest` to `newest`, newest first, in rounds.
 
         Returns:
-            For each round, positions in `cells` and the entries.
+            For round k, positions in `cells` and their k-th newest entries.
         """
-        # What is read with every list: `take` and `nonzero` cost half of an index by arrays.
+        # Read with every recommendation: `take` and `nonzero` cost half of an index by arrays.
         panes, older = self._panes, self._older
         entries = self._head.take(cells)
         ahead = (panes.take(entries) > newest).nonzero()[0]
@@ -346,7 +346,7 @@ class PaneTable:
     def _compact(self, oldest: int) -> None:
         keep = self._panes[: self._size] >= oldest
         keep[0] = True
-        # What is older than a forgotten entry of a cell is forgotten, too: chains stay whole.
+        # Entries older than a deleted one of the cell are deleted, too: lists stay whole.
         number = np.where(keep, np.cumsum(keep, dtype=np.int32) - 1, 0).astype(np.int32)
         self._head = number[self._head]
         self._panes = self._panes[: self._size][keep]

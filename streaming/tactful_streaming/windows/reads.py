@@ -1,4 +1,4 @@
-"""Reads each feature from the columns of its shared aggregate, one row or all at once."""
+"""Reads features from the columns of their shared aggregates."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class View:
         return numbers
 
     def window(self, end: int) -> tuple[Rows, list[str] | None, list[Any]]:
-        """Return the window that ends at `end`: rows with state in it, groups if any, values."""
+        """Return the window that ends at `end`: rows with state, groups if any, values."""
         column = self.columns[0]
         assert isinstance(column, NumberPanes | AccumulatorPanes)
         cells, numbers = column.read_all(self.feature, end - 1)
@@ -74,7 +74,7 @@ class View:
         return self._rows(cells, numbers)
 
     def window_of(self, cells: Iterable[int], end: int) -> tuple[Rows, list[str] | None, list[Any]]:
-        """As :meth:`window`, for some cells only."""
+        """Like :meth:`window`, for some cells only."""
         ordered = np.array(sorted(cells), np.int64)
         if self._by_value:
             assert self.aggregate.groups is not None

@@ -1,10 +1,9 @@
-"""Sessions: events of a cell none of which is further than a gap from the next.
+"""Sessions: events of a cell, none further than a gap from the next.
 
 An event at t is a session ``[t, t + gap)`` of its own; sessions that overlap or touch become one,
-as Flink merges them. A session fires when the watermark reaches its end, and is over when the
-allowed lateness has passed, too: until then an event may still join it, and it is fired again.
-Whether an event finds a session is decided by the watermark before that event, so that it does not
-matter how the log was cut into batches.
+as Flink merges them. A session is emitted when the watermark reaches its end, and is over once the
+allowed lateness has passed, too: until then an event may join it, and it is emitted again. The
+watermark before an event decides which sessions it may join: batches do not change results.
 """
 
 from __future__ import annotations
@@ -27,9 +26,9 @@ class Closed(NamedTuple):
     Attributes:
         end: a gap after the last event, epoch milliseconds.
         start: time of the first event, epoch milliseconds.
-        row: whose it is.
-        group: its group; None where there are none.
-        state: what it has gathered, as packed then.
+        row: row of its entity.
+        group: its group; None without groups.
+        state: its accumulator, packed at the end.
     """
 
     end: int
@@ -40,24 +39,24 @@ class Closed(NamedTuple):
 
 
 class _Session:
-    __slots__ = ("fired", "gathered", "last", "start")
+    __slots__ = ("emitted", "last", "start", "state")
 
-    def __init__(self, start: int, last: int, gathered: Accumulator, *, fired: bool) -> None:
-        self.start, self.last, self.gathered, self.fired = start, last, gathered, fired
+    def __init__(self, start: int, last: int, state: Accumulator, *, emitted: bool) -> None:
+        self.start, self.last, self.state, self.emitted = start, last, state, emitted
 
 
 class Sessions(StateColumn):
-    """Accumulators of the sessions of each cell: ``{cell: [session, ...]}``, by start."""
+    """Sessions of each cell with accumulators: ``{cell: [session, ...]}``, by start."""
 
     def __init__(
         self, kind: str, feature: Feature, name_of: Callable[[int], tuple[int, str | None]] | None
     ) -> None:
-        """Begin empty.
+        """Create an empty column.
 
         Args:
-            kind: one of :data:`~tactful_streaming.windows.accumulators.ACCUMULATORS`.
-            feature: what is computed; others of the same kind and gap may be read from this, too.
-            name_of: row and group of a cell; None if nothing is ever fired.
+            kind: key of `ACCUMULATORS`.
+            feature: feature computed; others of the same kind and gap share the column.
+            name_of: returns row and group of a cell; None if nothing is emitted.
         """
         assert isinstance(feature.window, SessionWindow)
         self._gap = feature.window.gap_ms
@@ -67,7 +66,7 @@ class Sessions(StateColumn):
         self._source = {"count": "ones", "hll": "texts", "values": "texts"}.get(kind, "amounts")
         self._sessions: dict[int, list[_Session]] = {}
         self._name_of = name_of
-        # A session may have gone on when its timer comes: then it gets another.
+        # A session that went on gets a new timer when the old one passes.
         self._timers: list[tuple[int, int]] = []
         self._timer_of: dict[int, int] = {}
         self._closed: list[Closed] = []
@@ -75,7 +74,7 @@ class Sessions(StateColumn):
 
     @property
     def memory_ms(self) -> int:
-        """The gap."""
+        """Gap of the sessions."""
         return self._gap
 
     @property
@@ -83,12 +82,12 @@ class Sessions(StateColumn):
         """Approximate memory, estimated from a sample of cells."""
 
         def size(sessions: list[_Session]) -> int:
-            return 160 + sum(100 + session.gathered.nbytes for session in sessions)
+            return 160 + sum(100 + session.state.nbytes for session in sessions)
 
         return sampled_bytes(self._sessions.values(), size)
 
     def apply(self, cells: Rows, events: Selection, lateness_ms: int) -> Rows:
-        """Join each event to its session; returns the positions of those whose session is over."""
+        """Add each event to its session; return the positions of the late events."""
         values: Sequence[Any]
         if self._source == "ones":
             values = [1.0] * len(cells)
@@ -114,24 +113,24 @@ class Sessions(StateColumn):
         return np.array(late, np.int64)
 
     def read_one(self, cell: int, feature: Feature, at: int) -> Any:
-        """Result of the session that is on at time `at`."""
+        """Return the result of the session open at time `at`; None without one."""
         for session in self._sessions.get(cell, ()):
             if session.start <= at < session.last + self._gap:
-                return self._kind.result([session.gathered], feature)
+                return self._kind.result([session.state], feature)
         return None
 
     def result(self, closed: Closed, feature: Feature) -> Any:
-        """The value of a closed session."""
+        """Return the value of a closed session."""
         return self._kind.result([self._kind.unpack(closed.state, self._feature)], feature)
 
     def next_end(self) -> int | None:
-        """A time before which no session ends; None without any to fire."""
+        """Return a time before which no session ends; None without sessions to emit."""
         return self._timers[0][0] if self._timers else None
 
     def close(self, watermark: int) -> list[Closed]:
-        """Sessions that the watermark has reached since the last call, by end, start and row.
+        """Return sessions that ended since the last call, by end, start and row.
 
-        Those that changed after it are among them again.
+        Sessions that changed after their end are returned again.
         """
         while self._timers and self._timers[0][0] <= watermark:
             end, cell = heapq.heappop(self._timers)
@@ -139,36 +138,36 @@ class Sessions(StateColumn):
                 del self._timer_of[cell]
                 self._close(cell, watermark)
                 self._set_timer(cell)
-        newest = {one[:-1]: one for one in self._closed}
+        newest = {closed[:-1]: closed for closed in self._closed}
         self._closed = []
-        return sorted(newest.values(), key=lambda one: one[:3])
+        return sorted(newest.values(), key=lambda closed: closed[:3])
 
     def settle(self, cells: Iterable[tuple[int, int]]) -> None:
-        """Close the sessions of cells that are about to be cleared, up to a watermark for each."""
+        """Close the sessions of cells to be cleared, up to the watermark of each."""
         for cell, watermark in cells:
             self._close(cell, watermark)
 
     def clear(self, cells: Rows) -> None:
-        """Forget cells."""
+        """Delete cells."""
         for cell in cells.tolist():
             self._sessions.pop(cell, None)
             self._timer_of.pop(cell, None)
 
     def drop_texts(self, cell: int, drops: Callable[[str], bool]) -> None:
-        """Forget texts that the sessions of a cell have counted one by one."""
+        """Delete texts that the sessions of a cell count one by one."""
         for session in self._sessions.get(cell, ()):
-            if isinstance(session.gathered, Values):
-                session.gathered.drop(drops)
+            if isinstance(session.state, Values):
+                session.state.drop(drops)
 
     def expire(self, horizon: int) -> None:
-        """Take note: what is over goes when its cell is touched or packed."""
+        """Store `horizon`: sessions over are deleted when their cell is changed or packed."""
         self._horizon = horizon
 
     def pack(self, cells: Rows, horizon: int) -> list[list[tuple[int, int, bool, Any]]]:
-        """Sessions of each cell that are not over."""
+        """Return the packed sessions of each cell that are not over."""
         return [
             [
-                (session.start, session.last, session.fired, session.gathered.pack())
+                (session.start, session.last, session.emitted, session.state.pack())
                 for session in self._sessions.get(cell, ())
                 if session.last + self._gap > horizon
             ]
@@ -176,31 +175,31 @@ class Sessions(StateColumn):
         ]
 
     def absorb(self, cells: Rows, packed: Sequence[Any]) -> None:
-        """Merge sessions; with what is over nothing merges any more."""
+        """Merge packed sessions; sessions over merge with none."""
         for cell, sessions in zip(cells.tolist(), packed, strict=True):
             self._drop_over(cell, self._horizon)
-            for start, last, fired, state in sessions:
-                gathered = self._kind.unpack(state, self._feature)
-                self._merge(cell, _Session(start, last, gathered, fired=fired))
+            for start, last, emitted, packed_state in sessions:
+                state = self._kind.unpack(packed_state, self._feature)
+                self._merge(cell, _Session(start, last, state, emitted=emitted))
 
     def _join(self, cell: int, timestamp: int, watermark: int, horizon: int, value: Any) -> bool:
-        """Whether the event is in time; then it is counted."""
+        """Count an event if it is in time; return whether it is."""
         gap = self._gap
         sessions = self._sessions.get(cell)
         if sessions:
-            # Most often the last session just goes on.
+            # Mostly the event extends the last session.
             last = sessions[-1]
             if last.start <= timestamp <= last.last + gap and last.last + gap > watermark:
                 last.last = max(last.last, timestamp)
-                last.gathered.add(value, timestamp)
+                last.state.add(value, timestamp)
                 return True
             self._close(cell, watermark)
             self._drop_over(cell, horizon)
         if timestamp + gap <= horizon and not self._near(cell, timestamp):
             return False
-        gathered = self._kind(self._feature)
-        gathered.add(value, timestamp)
-        self._merge(cell, _Session(timestamp, timestamp, gathered, fired=False))
+        state = self._kind(self._feature)
+        state.add(value, timestamp)
+        self._merge(cell, _Session(timestamp, timestamp, state, emitted=False))
         self._close(cell, watermark)
         return True
 
@@ -217,18 +216,18 @@ class Sessions(StateColumn):
         )
 
     def _merge(self, cell: int, new: _Session) -> None:
-        """Add a session to those of a cell; all that it touches become one."""
+        """Add a session to those of a cell; all that touch become one."""
         gap = self._gap
         apart: list[_Session] = []
         for session in self._sessions.get(cell, ()):
             if session.start <= new.last + gap and new.start <= session.last + gap:
-                # The older gathers the newer, which keeps sums in the order of the log.
-                session.gathered.merge(new.gathered)
+                # Merging the newer into the older keeps sums in the order of the log.
+                session.state.merge(new.state)
                 new = _Session(
                     min(session.start, new.start),
                     max(session.last, new.last),
-                    session.gathered,
-                    fired=session.fired and new.fired,
+                    session.state,
+                    emitted=session.emitted and new.emitted,
                 )
             else:
                 apart.append(session)
@@ -237,20 +236,20 @@ class Sessions(StateColumn):
             self._set_timer(cell)
 
     def _close(self, cell: int, watermark: int) -> None:
-        """Fire the sessions of `cell` that the watermark has reached and that have not fired."""
+        """Close the sessions of `cell` that the watermark has reached, each once."""
         if self._name_of is None:
             return
         for session in self._sessions.get(cell, ()):
             end = session.last + self._gap
-            if end <= watermark and not session.fired:
-                session.fired = True
-                state = session.gathered.pack()
-                self._closed.append(Closed(end, session.start, *self._name_of(cell), state))
+            if end <= watermark and not session.emitted:
+                session.emitted = True
+                packed = session.state.pack()
+                self._closed.append(Closed(end, session.start, *self._name_of(cell), packed))
 
     def _set_timer(self, cell: int) -> None:
-        """Look at `cell` when the first of its sessions may end; each cell has one timer."""
+        """Set the timer of `cell`, which has one, to the first end of its sessions."""
         gap = self._gap
-        ends = [one.last + gap for one in self._sessions.get(cell, ()) if not one.fired]
+        ends = [s.last + gap for s in self._sessions.get(cell, ()) if not s.emitted]
         if ends and min(ends) < self._timer_of.get(cell, min(ends) + 1):
             self._timer_of[cell] = min(ends)
             heapq.heappush(self._timers, (min(ends), cell))

@@ -1,4 +1,4 @@
-"""Shared aggregates: the events of one source, counted once for all features that need them.
+"""Shared aggregates: events counted once for all features of one source.
 
 Features of one kind of entity that count the same events by the same groups share an aggregate. It
 has one state column for each kind of state they need. The packed state of a column has its own key,
@@ -245,7 +245,7 @@ class SharedAggregate:
                 column.drop_texts(row, dropped)
 
     def expire(self, horizon: int) -> None:
-        """Delete state that no read at or after `horizon` can return, part of it in each call."""
+        """Delete state that no read from `horizon` on returns; part of it in each call."""
         for column in self.columns.values():
             column.expire(horizon)
         memory = self.memory_ms
@@ -416,7 +416,7 @@ class SharedAggregate:
         return AccumulatorPanes(kind, feature, emits=self._emits)
 
     def _late(self, events: Selection, horizons: Rows) -> tuple[dict[str, Rows], Any]:
-        """Return the late events of each feature with panes, and which events count at all."""
+        """Return the late events by feature, and which events count for any feature."""
         late_by: dict[str, Rows] = {}
         wanted = np.zeros(len(events.rows), np.bool_)
         for feature in self.features:
@@ -455,7 +455,7 @@ def make_shared_aggregates(features: Iterable[Feature], *, emits: bool) -> list[
 
 
 def with_groups(key: str, state: Mapping[str, Any]) -> Any:
-    """Return the packed state of the column `key`, with the names of its groups if any."""
+    """Return the packed state of the column `key`, with the names of its groups."""
     names = state.get(key.partition(_SEPARATOR)[0])
     return state[key] if names is None else [*state[key][:NAMES_AT], *names]
 
@@ -466,7 +466,7 @@ def _short(canonical: Any, length: int) -> str:
 
 
 def _names(state: Mapping[str, Any], key: str, place: str) -> Any:
-    """Return groups and their newest times at `place` in a packed state; None without any."""
+    """Return groups and newest times at `place` of a packed state; None without any."""
     if place == key:
         return state.get(key)
     packed = state.get(place)

@@ -1,4 +1,4 @@
-"""What the windows hold as the watermark passes their ends."""
+"""Emits the values of windows whose ends the watermark passes."""
 
 from __future__ import annotations
 
@@ -19,18 +19,17 @@ _FOR_EVER: Final = 2**62
 
 @dataclass(frozen=True)
 class WindowResult:
-    """The values of one feature in one window.
+    """Values of one feature in one window.
 
-    Which rows there are, and their values, do not depend on how the log was cut into batches; the
-    order of the rows says nothing.
+    The rows and their values do not depend on how the log was split into batches; their order may.
 
     Attributes:
-        feature: its name.
-        entity: the kind of entity it describes.
+        feature: name of the feature.
+        entity: kind of entity that it describes.
         window_start: epoch milliseconds.
         window_end: epoch milliseconds; the window is ``[window_start, window_end)``.
-        keys: entities that have something in the window.
-        groups: group of each row; None for a feature without.
+        keys: entity of each row, with state in the window.
+        groups: group of each row; None for a feature without groups.
         values: value of each row.
     """
 
@@ -44,23 +43,23 @@ class WindowResult:
 
 
 def has_windows(view: View) -> bool:
-    """Whether the feature has windows that end."""
+    """Return whether the feature has windows that end."""
     return isinstance(view.columns[0], PanedColumn | Sessions)
 
 
 def emit_windows(
     views: Sequence[View], keys: Sequence[str | None], before: int, after: int, lateness_ms: int
 ) -> list[WindowResult]:
-    """Windows whose end the watermark has reached, and those that changed after that.
+    """Return windows that ended, and those that changed after their end.
 
     Args:
-        views: features that fire.
+        views: features with windows that end.
         keys: key of each row.
         before: watermark at the last call.
         after: watermark now.
-        lateness_ms: for how long after its end a window may still change.
+        lateness_ms: time after its end in which a window may still change.
     """
-    fired: list[WindowResult] = []
+    results: list[WindowResult] = []
     closed = {
         id(column): column.close(after)
         for column in {id(column): column for view in views for column in view.columns}.values()
@@ -69,35 +68,35 @@ def emit_windows(
     for view in views:
         if isinstance(view.columns[0], Sessions):
             sessions = [closed[id(column)] for column in view.columns]
-            fired += _fire_sessions(view, keys, sessions)
+            results += _ended_sessions(view, keys, sessions)
         else:
-            fired += _fire_again(view, keys, before, lateness_ms)
-            fired += _fire_windows(view, keys, before, after)
+            results += _changed_windows(view, keys, before, lateness_ms)
+            results += _ended_windows(view, keys, before, after)
     for view in views:
         for column in view.columns:
             if isinstance(column, PanedColumn) and column.changed:
                 column.changed = []
-    return sorted(fired, key=lambda one: (one.window_end, one.window_start))
+    return sorted(results, key=lambda result: (result.window_end, result.window_start))
 
 
 def next_pending(views: Sequence[View], watermark: int) -> int | None:
-    """Time before which nothing that is there will fire; None if there is nothing."""
-    found: list[int] = []
+    """Return a time before which no window with state ends; None without any."""
+    ends: list[int] = []
     for view in views:
         column, window = view.columns[0], view.feature.window
         if isinstance(column, Sessions):
             end = column.next_end()
             if end is not None:
-                found.append(end)
+                ends.append(end)
         else:
             assert isinstance(column, PanedColumn) and isinstance(window, PanedWindow)
             panes = _panes(view, watermark, _FOR_EVER)
             if panes:
-                found.append(max(panes[0] + 1, watermark // column.slide_ms + 1) * column.slide_ms)
-    return min(found, default=None)
+                ends.append(max(panes[0] + 1, watermark // column.slide_ms + 1) * column.slide_ms)
+    return min(ends, default=None)
 
 
-def _fire_windows(
+def _ended_windows(
     view: View, keys: Sequence[str | None], before: int, after: int
 ) -> list[WindowResult]:
     column, window = view.columns[0], view.feature.window
@@ -106,10 +105,10 @@ def _fire_windows(
     if before // slide == after // slide:
         return []
     ends = column.ends(window, _panes(view, before, after), before, after)
-    return [_fired(view, keys, end, view.window(end)) for end in ends]
+    return [_result(view, keys, end, view.window(end)) for end in ends]
 
 
-def _fire_again(
+def _changed_windows(
     view: View, keys: Sequence[str | None], before: int, lateness_ms: int
 ) -> list[WindowResult]:
     column, window = view.columns[0], view.feature.window
@@ -123,35 +122,35 @@ def _fire_again(
             for end in column.ends(window, [pane], first, min(watermark, before)):
                 changed.setdefault(end, set()).add(cell)
     return [
-        _fired(view, keys, end, view.window_of(cells, end))
+        _result(view, keys, end, view.window_of(cells, end))
         for end, cells in sorted(changed.items())
     ]
 
 
-def _fire_sessions(
+def _ended_sessions(
     view: View, keys: Sequence[str | None], closed: Sequence[Sequence[Closed]]
 ) -> list[WindowResult]:
-    fired: list[WindowResult] = []
+    results: list[WindowResult] = []
     column = view.columns[0]
     assert isinstance(column, Sessions)
-    for (end, start), group in groupby(zip(*closed, strict=True), key=lambda one: one[0][:2]):
-        # Whoever was merged into another since then has no key any more.
-        sessions = [one for one in group if keys[one[0].row] is not None]
-        values = [column.result(one[0], view.feature) for one in sessions]
+    for (end, start), group in groupby(zip(*closed, strict=True), key=lambda parts: parts[0][:2]):
+        # An entity merged into another has no key any more.
+        sessions = [parts for parts in group if keys[parts[0].row] is not None]
+        values = [column.result(parts[0], view.feature) for parts in sessions]
         if len(closed) > 1:
             other = view.columns[1]
             assert isinstance(other, Sessions)
-            divisors = [other.result(one[1], view.feature) for one in sessions]
+            divisors = [other.result(parts[1], view.feature) for parts in sessions]
             values = [value / by for value, by in zip(values, divisors, strict=True)]
-        names = _names(keys, [one[0].row for one in sessions])
-        groups = [one[0].group or "" for one in sessions] if view.feature.group_by else None
-        fired.append(
+        names = _names(keys, [parts[0].row for parts in sessions])
+        groups = [parts[0].group or "" for parts in sessions] if view.feature.group_by else None
+        results.append(
             WindowResult(view.feature.name, view.feature.entity, start, end, names, groups, values)
         )
-    return fired
+    return results
 
 
-def _fired(
+def _result(
     view: View, keys: Sequence[str | None], end: int, rows: tuple[Any, list[str] | None, list[Any]]
 ) -> WindowResult:
     window = view.feature.window
@@ -168,7 +167,7 @@ def _names(keys: Sequence[str | None], rows: Sequence[int]) -> list[str]:
 
 
 def _panes(view: View, after: int, until: int) -> list[int]:
-    """Panes with something in them whose windows may end in ``(after, until]``."""
+    """Return panes with state whose windows may end in ``(after, until]``."""
     column, window = view.columns[0], view.feature.window
     assert isinstance(column, NumberPanes | AccumulatorPanes) and isinstance(window, PanedWindow)
     return column.panes_between(int(oldest_open(window, np.array(after))), until // column.slide_ms)
