@@ -99,7 +99,7 @@ def redrive(
         replace_file(progress, msgspec.json.encode(cursors))
 
     start = min((cursors.get(rule, 0) for rule in rules), default=0)
-    for position, letter in letters.each(start, rules):
+    for position, letter in letters.read(start, rules):
         if position < cursors.get(letter.rule, 0):
             continue
         entry = letter.entry()

@@ -105,7 +105,7 @@ def letters(
 ) -> None:
     """Count the dead letters by rule; --json prints them with their personal data."""
     with _opened(config, data, _LATE if late else _DIRECTORY) as (kept, _):
-        found = kept.each(rules=rules or None)
+        found = kept.read(rules=rules or None)
         if as_json:
             for position, letter in found:
                 click.echo(msgspec.json.encode(_as_data(position, letter)))
@@ -145,7 +145,7 @@ def redrive(
     mending = None if mend is None else _load(mend)
     quiet = as_json or not sys.stderr.isatty()
     with _opened(config, data) as (kept, directory), Client(url, api_key(key_file)) as client:
-        counts = collections.Counter(letter.rule for _, letter in kept.each(rules=rules or None))
+        counts = collections.Counter(letter.rule for _, letter in kept.read(rules=rules or None))
         chosen = rules or tuple(counts)
         with tqdm(total=counts.total(), unit="letter", disable=quiet, desc="redrive") as bar:
             done = send(

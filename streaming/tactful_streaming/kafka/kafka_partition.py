@@ -86,7 +86,7 @@ class KafkaPartition:
             The offset after the last payload.
 
         Raises:
-            LogError: as :meth:`KafkaLog.append`.
+            LogError: see :meth:`KafkaLog.append`.
         """
         positions = self._log.append_to(self._number, payloads)
         end = positions.get(self._number)

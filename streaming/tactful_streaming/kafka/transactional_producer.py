@@ -129,8 +129,7 @@ class TransactionalProducer:
             Offset of the last value.
 
         Raises:
-            FencedError: as :meth:`commit`.
-            LogError: likewise.
+            FencedError, LogError: see :meth:`commit`.
         """
         places: list[int] = []
         self._begin()

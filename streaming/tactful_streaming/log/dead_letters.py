@@ -1,8 +1,8 @@
-"""Dead letters: what rules set aside, kept as it came, with the reason, until it is sent again.
+"""Dead letters: records that rules set aside, stored unchanged with the reason.
 
-They are a log of their own. The engine adds them before it commits the offset they came from, so
-none is lost in a crash; what it then applies again it adds again, and :meth:`DeadLetters.each`
-leaves such repeats out. Where the log is sealed, so is what they hold of it.
+They are a log of their own. The engine adds them before it commits the offset of their records, so
+none is lost in a crash; records that it then applies again are added again, and
+:meth:`DeadLetters.read` skips such repetitions. If the log is encrypted, so are their payloads.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from tactful_streaming.log.encrypted_log import Seal
 from tactful_streaming.log.event_log import Durability, EventLog
 
 UNREADABLE: Final = "unreadable"
-"""Stands for the rule of a record that is no entry at all; no rule can be called so."""
+"""Name of the rule for a record that is no entry; reserved."""
 
 _BATCH = 1000
 _SEGMENT_BYTES = 1024 * 1024
@@ -31,12 +31,12 @@ class DeadLetter(msgspec.Struct, kw_only=True, frozen=True):
     """One record that was set aside.
 
     Attributes:
-        payload: the record as it lies in the log, untouched by rules.
+        payload: the record in the log, unchanged by rules.
         rule: name of the rule, or :data:`UNREADABLE`.
-        reason: why, for people; nothing of the event is in it.
-        partition: partition of the log it came from.
-        offset: its offset there.
-        received: when the server received it, epoch milliseconds, where that is known.
+        reason: explanation for operators; contains no data of the event.
+        partition: its partition of the log.
+        offset: its offset in the partition.
+        received: its time of receipt, epoch milliseconds, if known.
     """
 
     payload: bytes
@@ -47,7 +47,7 @@ class DeadLetter(msgspec.Struct, kw_only=True, frozen=True):
     received: int | None = None
 
     def entry(self) -> Entry | None:
-        """What was set aside; None if it cannot be decoded."""
+        """Decode the record; None if it is no entry."""
         try:
             return decode_entry(self.payload)
         except EntryError:
@@ -59,10 +59,10 @@ _decoder = msgspec.msgpack.Decoder(DeadLetter)
 
 
 class DeadLetters:
-    """The dead letters in a log that holds nothing else; one process adds, any number read."""
+    """The dead letters in a log of their own; one process adds, any number read."""
 
     def __init__(self, log: EventLog, seal: Seal | None = None) -> None:
-        """Keep them in `log`, which is closed with this, their payloads sealed by `seal`."""
+        """Store them in `log`, which is closed with this object; `seal` encrypts payloads."""
         self._log = log
         self._seal = seal
 
@@ -79,20 +79,19 @@ class DeadLetters:
         """Open the dead letters in directory `path`.
 
         Args:
-            path: made if need be, unless `read_only`.
+            path: created if needed, unless `read_only`.
             read_only: read beside the process that adds.
-            retention_ms: age at which :meth:`trim` may forget one; None: never.
-            durability: what an added letter outlives.
-            seal: seals payloads, and opens those that are sealed; it stays the caller's to close.
-                None: they lie as they are.
+            retention_ms: age at which :meth:`trim` may delete a letter; None: never.
+            durability: durability of added letters.
+            seal: encrypts and decrypts payloads; the caller closes it. None: no encryption.
 
         Raises:
-            LogError: if the directory cannot be opened, or there is nothing to read.
+            LogError: if the directory cannot be opened, or there is no log to read.
         """
         return cls(
             EmbeddedLog(
                 path,
-                # Retention drops whole segments, and letters are few: small ones go in time.
+                # Retention drops whole segments, and letters are few, so segments are small.
                 segment_bytes=_SEGMENT_BYTES,
                 read_only=read_only,
                 retention_ms=retention_ms,
@@ -108,14 +107,14 @@ class DeadLetters:
 
     @property
     def end(self) -> int:
-        """Position the next letter will get."""
+        """Position of the next letter."""
         return self._log.end
 
     def add(self, letters: Sequence[DeadLetter]) -> None:
-        """Keep `letters`; durable on return.
+        """Store `letters`; durable on return.
 
         Raises:
-            LogError: if the log refused or there are no keys; none of them is kept, and their
+            LogError: if the log refused or keys are not available; none is stored, and their
                 offset must not be committed.
         """
         if letters:
@@ -130,21 +129,21 @@ class DeadLetters:
             for letter, payload in zip(letters, payloads, strict=True)
         ]
 
-    def each(
+    def read(
         self, start: int = 0, rules: Collection[str] | None = None
     ) -> Iterator[tuple[int, DeadLetter]]:
-        """The letters from position `start` on, oldest first, each once, with their positions.
+        """Iterate over letters from position `start` on, oldest first, without repetitions.
 
-        Those whose key is gone are ticks that move no clock; without a seal, sealed ones are not
-        legible.
+        Payloads whose key was deleted are ticks that move no clock; without a seal, encrypted ones
+        stay encrypted.
 
         Args:
-            start: first position of interest; one that is forgotten counts as the oldest.
-            rules: only letters of these rules.
+            start: first position; a deleted one counts as the oldest.
+            rules: names of rules to select; None: all.
 
         Raises:
-            LogError: if there are no keys to be had.
-            LogCorruptedError: if one is damaged.
+            LogError: if keys are not available.
+            LogCorruptedError: if a letter is damaged.
         """
         seen: set[tuple[int, int, str, bytes]] = set()
         position = max(start, self._log.begin)
@@ -160,8 +159,8 @@ class DeadLetters:
                 if self._seal is not None:
                     (opened,) = self._seal.open([letter.payload])
                     letter = msgspec.structs.replace(letter, payload=opened)
-                # Where several partitions are read as one, another record may have the number of
-                # one that came before a crash. One that is sealed twice is the same when opened.
+                # If several partitions are read as one, the offset may repeat after a crash, so the
+                # payload is compared; decrypted, as encryption differs each time.
                 payload = hashlib.blake2b(letter.payload, digest_size=16).digest()
                 identity = (letter.partition, letter.offset, letter.rule, payload)
                 if identity not in seen and (rules is None or letter.rule in rules):
@@ -171,11 +170,11 @@ class DeadLetters:
 
     @property
     def log(self) -> EventLog:
-        """The log that they are kept in."""
+        """The log of the letters."""
         return self._log
 
     def trim(self) -> None:
-        """Forget what is older than the retention, as far as whole segments are."""
+        """Delete whole segments that are older than the retention."""
         if isinstance(self._log, EmbeddedLog):
             self._log.trim(self._log.end)
 

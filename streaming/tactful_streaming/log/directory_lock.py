@@ -8,7 +8,7 @@ from tactful_streaming.errors import LogLockedError
 
 
 def lock_directory(path: Path) -> int:
-    """Take the writer's lock of a log directory; closing the returned descriptor releases it.
+    """Take the writer's lock of a log directory; closing the descriptor releases it.
 
     Raises:
         LogLockedError: if another process has it.

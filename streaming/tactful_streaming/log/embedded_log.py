@@ -195,7 +195,7 @@ class EmbeddedLog:
     def trim(self, retain_from: int) -> int:
         """Drop the oldest segments that exceed the retention settings.
 
-        Only whole segments are dropped, and never the active one. That is ended when its first
+        Only whole segments are dropped, and never the active one, which is ended when its first
         record has a sixteenth of the retention age, so no record stays longer than a sixteenth
         beyond it. Reads of a dropped segment that have begun are completed.
 

@@ -1,8 +1,8 @@
-"""Logs whose records are sealed on their way in, and opened on their way out.
+"""Logs that encrypt (seal) appended records and decrypt them on reading.
 
-What lies in files, topics and their copies says nothing without a key; who reads through these
-sees the entries as they were written. A record whose key is gone reads as a tick that moves no
-clock, so offsets stay, and a replay gives what a log without it gives.
+Files, topics and their copies are unreadable without a key; readers of these classes get the
+entries as they were written. A record whose key was deleted is read as a tick that moves no clock,
+so offsets stay, and a replay has the same result as without the record.
 """
 
 from __future__ import annotations
@@ -20,29 +20,29 @@ _TRIES = 10_000
 
 
 class Seal(Protocol):
-    """Seals entries of the log; for many threads."""
+    """Encrypts and decrypts entries of the log; thread-safe."""
 
     def seal(self, payloads: Sequence[bytes]) -> list[bytes]:
-        """Each entry as it is to lie in the log; those of nobody stay as they are.
+        """Encrypt entries; those of no user stay as they are.
 
         Raises:
-            LogError: if there are no keys to be had.
+            LogError: if keys are not available.
         """
 
     def open(self, payloads: Sequence[bytes]) -> list[bytes]:
-        """Each entry as it was; one whose key is gone is a tick, and one never sealed stays.
+        """Decrypt entries; one with a deleted key becomes a tick, a plain one stays.
 
         Raises:
-            LogError: if there are no keys to be had.
+            LogError: if keys are not available.
             LogCorruptedError: if a record was changed.
         """
 
 
 class SealedLog:
-    """An :class:`~tactful_streaming.EventLog` of sealed records, which its user sees opened."""
+    """An `EventLog` of encrypted records, with plain ones for its user."""
 
     def __init__(self, log: EventLog, seal: Seal) -> None:
-        """Look at `log`, which is closed with this object, through `seal`."""
+        """Encrypt and decrypt records of `log`, which is closed with this object."""
         self._log = log
         self._seal = seal
 
@@ -53,7 +53,7 @@ class SealedLog:
 
     @property
     def end(self) -> int:
-        """Offset the next record will get."""
+        """Offset of the next record."""
         return self._log.end
 
     def append(self, payloads: Sequence[bytes]) -> int:
@@ -61,13 +61,13 @@ class SealedLog:
         return self._log.append(self._seal.seal(payloads))
 
     def read(self, offset: int, limit: int) -> list[tuple[int, bytes]]:
-        """Up to `limit` records from `offset` on; empty at the end of the log."""
+        """Read up to `limit` records from `offset` on; empty at the end of the log."""
         records = self._log.read(offset, limit)
         opened = self._seal.open([payload for _, payload in records])
         return [(at, payload) for (at, _), payload in zip(records, opened, strict=True)]
 
     def offset_at(self, timestamp: int) -> int:
-        """Offset of the first record received at or after `timestamp`, epoch milliseconds."""
+        """Find the first record received at or after `timestamp`, epoch milliseconds."""
         return self._log.offset_at(timestamp)
 
     def close(self) -> None:
@@ -76,10 +76,10 @@ class SealedLog:
 
 
 class SealedPartitions:
-    """A :class:`~tactful_streaming.PartitionedLog` of sealed records.
+    """A `PartitionedLog` of encrypted records.
 
-    What routes a record is written beside it, so in the place of the key of a person there is one
-    that leads to the same partition.
+    Kafka stores the routing key beside the record, so a user's id is replaced by a label that maps
+    to the same partition.
     """
 
     def __init__(
@@ -89,13 +89,13 @@ class SealedPartitions:
         *,
         max_waiting_bytes: int = 64 * 1024 * 1024,
     ) -> None:
-        """Append to `log`, which stays the caller's to close.
+        """Append to `log`, which the caller closes.
 
         Args:
-            log: takes the sealed records.
-            seal: seals them.
-            max_waiting_bytes: bytes not yet durable beyond which appends are refused. The log's own
-                limit would be asked too late: what waits to be sealed has not come to it.
+            log: log of the encrypted records.
+            seal: encrypts them.
+            max_waiting_bytes: bytes not yet durable beyond which appends are refused; includes
+                records that wait for encryption, which the log's own bound does not.
         """
         self._log = log
         self._seal = seal
@@ -103,44 +103,44 @@ class SealedPartitions:
         self._waiting_bytes = 0
         self._lock = threading.Lock()
         self._labels: dict[int, str] = {}
-        # One thread, so that what was submitted earlier is there earlier. It waits for the disk
-        # where somebody gets their first key, which an event loop must not.
+        # One thread keeps the order of submission. It waits for the disk when a user's first key is
+        # created, which an event loop must not.
         self._sealer = ThreadPoolExecutor(1, thread_name_prefix="log-sealer")
 
     @property
     def partitions(self) -> int:
-        """How many partitions there are."""
+        """Number of partitions."""
         return self._log.partitions
 
     @property
     def waiting_bytes(self) -> int:
-        """Bytes accepted for appending and not yet durable, those that wait to be sealed too."""
+        """Submitted bytes that are not durable yet."""
         return self._waiting_bytes
 
     def partition_of(self, key: str) -> int:
-        """The partition that holds all records of `key`."""
+        """Return the partition that holds all records of `key`."""
         return self._log.partition_of(key)
 
     def submit(self, payloads: Sequence[bytes], keys: Sequence[str | None]) -> Future[Positions]:
         """Begin to append; done when durable. A record without a key goes to every partition.
 
-        The future also fails with what submitting to the log itself raises.
+        The future also fails with errors of the log's own ``submit``.
 
         Raises:
-            BackpressureError: if too much waits.
+            BackpressureError: if too many bytes wait.
             LogError: if this object is closed.
         """
         size = sum(map(len, payloads))
         with self._lock:
             if self._waiting_bytes and self._waiting_bytes + size > self._max_waiting_bytes:
                 raise BackpressureError(
-                    f"{self._waiting_bytes} bytes wait to be sealed and written: slow down",
+                    f"{self._waiting_bytes} bytes wait to be encrypted and written: slow down",
                     retry_after=1.0,
                 )
             self._waiting_bytes += size
         done: Future[Positions] = Future()
         done.set_running_or_notify_cancel()
-        done.add_done_callback(lambda _: self._land(size))
+        done.add_done_callback(lambda _: self._release(size))
 
         def submit() -> None:
             try:
@@ -149,20 +149,20 @@ class SealedPartitions:
             except BaseException as error:
                 done.set_exception(error)
             else:
-                appended.add_done_callback(lambda ended: _pass_on(ended, done))
+                appended.add_done_callback(lambda appended: _copy_result(appended, done))
 
         try:
             self._sealer.submit(submit)
         except RuntimeError as error:
-            self._land(size)
+            self._release(size)
             raise LogError("the log is closed: no more appends") from error
         return done
 
     def close(self) -> None:
-        """Hand on what was submitted; the log itself stays open."""
+        """Pass submitted records to the log, which stays open."""
         self._sealer.shutdown()
 
-    def _land(self, size: int) -> None:
+    def _release(self, size: int) -> None:
         with self._lock:
             self._waiting_bytes -= size
 
@@ -176,9 +176,9 @@ class SealedPartitions:
         return self._labels[number]
 
 
-def _pass_on(ended: Future[Positions], done: Future[Positions]) -> None:
-    error = ended.exception()
+def _copy_result(appended: Future[Positions], done: Future[Positions]) -> None:
+    error = appended.exception()
     if error is not None:
         done.set_exception(error)
     else:
-        done.set_result(ended.result())
+        done.set_result(appended.result())

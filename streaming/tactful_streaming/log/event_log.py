@@ -14,7 +14,7 @@ Positions = Mapping[int, int]
 
 
 class EventLog(Protocol):
-    """An append-only sequence of payloads with integer offsets; one partition of a larger log."""
+    """An append-only sequence of payloads with integer offsets; one partition of a log."""
 
     @property
     def begin(self) -> int:

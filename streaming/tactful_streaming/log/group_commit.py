@@ -1,7 +1,7 @@
-"""Durable appends of many coroutines at once.
+"""Durable appends of many coroutines.
 
-To a disk by group commit: all appends that arrive while it syncs share the next sync. To a
-partitioned log at once, since its client gathers what comes in the same moment by itself.
+To a disk by group commit: all appends that arrive during a sync share the next sync. To a
+partitioned log directly, since its client batches concurrent appends.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from tactful_streaming.log.segment import MAX_PAYLOAD
 
 
 class Commit(Protocol):
-    """Where requests append, whatever the log behind it."""
+    """Interface by which requests append to any log."""
 
     async def append_keyed(
         self, payloads: Sequence[bytes], keys: Sequence[str | None]
@@ -27,7 +27,7 @@ class Commit(Protocol):
         """Append; durable when it returns."""
 
     async def close(self) -> None:
-        """Write what waits, then stop."""
+        """Write queued appends, then stop."""
 
 
 @dataclass
@@ -40,8 +40,8 @@ class _Waiting:
 class GroupCommit:
     """Appends of many coroutines to one log, written by one thread.
 
-    Belongs to the event loop in which it is first used. An awaited :meth:`append` that is cancelled
-    may or may not be in the log: as with a lost answer, the sender repeats it with the same ids.
+    It belongs to the event loop of its first use. A cancelled :meth:`append` may or may not be in
+    the log: as after a lost answer, the sender repeats it with the same ids.
     """
 
     def __init__(
@@ -51,12 +51,12 @@ class GroupCommit:
         max_waiting_bytes: int = 64 * 1024 * 1024,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Write to `log`, with at most `max_waiting_bytes` waiting.
+        """Write to `log`, with at most `max_waiting_bytes` in the queue.
 
         Args:
-            log: where appends go; it stays the caller's to close.
-            max_waiting_bytes: beyond this, appends are refused.
-            clock: seconds, to estimate when a refused caller should return.
+            log: log to append to; the caller closes it.
+            max_waiting_bytes: queued bytes beyond which appends are refused.
+            clock: seconds, to estimate the ``retry_after`` of a refused append.
         """
         self._log = log
         self._max_waiting_bytes = max_waiting_bytes
@@ -70,7 +70,7 @@ class GroupCommit:
 
     @property
     def waiting_bytes(self) -> int:
-        """Bytes accepted for writing and not yet durable."""
+        """Queued bytes that are not durable yet."""
         return self._waiting_bytes
 
     async def append(self, payloads: Sequence[bytes]) -> int:
@@ -80,7 +80,7 @@ class GroupCommit:
             The offset after the last of `payloads`.
 
         Raises:
-            BackpressureError: if too much waits already; nothing was queued.
+            BackpressureError: if the queue is full; nothing was queued.
             LogError: if the log refused the write; nothing is acknowledged.
         """
         if self._closed:
@@ -105,11 +105,11 @@ class GroupCommit:
     async def append_keyed(
         self, payloads: Sequence[bytes], keys: Sequence[str | None]
     ) -> Positions:
-        """Append to the one partition there is, whatever the keys, as :meth:`append`."""
+        """Append to the only partition, as :meth:`append`; keys are ignored."""
         return {0: await self.append(payloads)}
 
     async def close(self) -> None:
-        """Write what waits, then stop. Appends from now on are refused."""
+        """Write queued appends, then stop. Later appends are refused."""
         self._closed = True
         if self._flusher is not None:
             await self._flusher
@@ -150,7 +150,7 @@ class KeyedCommit:
     """Appends of many coroutines to a partitioned log. It belongs to one event loop."""
 
     def __init__(self, log: PartitionedLog) -> None:
-        """Append to `log`; it stays the caller's to close."""
+        """Append to `log`; the caller closes it."""
         self._log = log
         self._pending: set[asyncio.Future[Positions]] = set()
         self._closed = False
@@ -158,16 +158,15 @@ class KeyedCommit:
     async def append_keyed(
         self, payloads: Sequence[bytes], keys: Sequence[str | None]
     ) -> Positions:
-        """Append `payloads`, each where its key belongs; durable when it returns.
+        """Append each payload to the partition of its key; durable on return.
 
-        A caller that is cancelled disturbs nothing: its records are appended all the same.
+        If the caller is cancelled, the records are appended nevertheless.
 
         Returns:
-            By partition, the offset behind the last record there; empty while they wait on disk
-            for an absent broker.
+            By partition, the offset behind the last record; empty for records spooled to disk.
 
         Raises:
-            BackpressureError: if too much waits already; nothing was queued.
+            BackpressureError: if the queue is full; nothing was queued.
             LogError: if the log refused; nothing is acknowledged.
         """
         if self._closed:
@@ -178,7 +177,7 @@ class KeyedCommit:
         return await asyncio.shield(appended)
 
     async def close(self) -> None:
-        """Wait for what was submitted. Appends from now on are refused."""
+        """Wait for submitted appends. Later appends are refused."""
         self._closed = True
         if self._pending:
             await asyncio.wait(self._pending)

@@ -60,7 +60,7 @@ class Spool:
             log: the log behind; the caller closes it after this object.
             path: directory of the spooled records.
             max_bytes: size on disk beyond which appends are refused.
-            durability: of spooled records.
+            durability: durability of spooled records.
 
         Raises:
             LogLockedError: if another process uses the directory.

@@ -1,11 +1,10 @@
-"""Removes what records say from the files of an embedded log, whose offsets stay as they are.
+"""Replaces records in the files of an embedded log; offsets stay.
 
-A segment in which something is to go is written anew beside its place, forced to disk and moved
-there in one step; so a process that dies on the way leaves each segment old or new, and doing it
-again ends the same. Where nobody writes to the log, `redact` does all of it under the writer's
-lock. A process that does write gives the segments that it has ended to `draft_segment`, best in a
-process of its own, and adopts what comes out. A reader that has an old file open goes on reading
-that.
+A segment is rewritten beside its file, forced to disk and renamed, so a process that dies leaves
+each segment old or new, and a repetition has the same result. If no process writes to the log,
+`redact` rewrites all segments under the writer's lock. A process that writes rewrites its ended
+segments by `draft_segment`, best in another process, and adopts the results. Readers with an old
+file open continue to read it.
 """
 
 from __future__ import annotations
@@ -29,16 +28,16 @@ from tactful_streaming.log.segment import (
 )
 
 BLANK = encode_entry(Tick(timestamp=0))
-"""What stands in the place of a record that was removed: a tick that moves no clock."""
+"""Replacement of a removed record: a tick that moves no clock."""
 
 
 @dataclass(frozen=True)
 class Redacted:
-    """What was done to a log.
+    """Result of a redaction.
 
     Attributes:
-        records: how many records were replaced.
-        segments: names of the files that were written anew.
+        records: number of replaced records.
+        segments: names of the rewritten files.
     """
 
     records: int
@@ -46,14 +45,14 @@ class Redacted:
 
 
 def matching_records(path: Path, needles: Collection[bytes]) -> Iterator[tuple[int, bytes]]:
-    """Offsets and payloads of the records in which any of `needles` occurs, oldest first.
+    """Iterate over offset and payload of records with one of `needles`, oldest first.
 
     Args:
-        path: directory of a log that nobody writes to.
-        needles: what to look for, as bytes.
+        path: directory of a log that no process writes to.
+        needles: byte strings to search.
 
     Raises:
-        LogCorruptedError: if a record in the midst of the log is damaged.
+        LogCorruptedError: if a record before the end of the log is damaged.
     """
     if not needles:
         return
@@ -72,15 +71,14 @@ def redact(
     """Replace records of the log in directory `path`.
 
     Args:
-        path: directory of a log; one that is not there has nothing to replace.
-        needles: a record in which none of them occurs stays.
-        replace: gets offset and payload of the others, and gives what shall stand there; None
-            leaves a record as it is.
-        written: told of each segment that was written anew.
+        path: directory of a log; need not exist.
+        needles: byte strings; records without any of them stay.
+        replace: returns the new payload of a record from offset and payload; None keeps it.
+        written: called with each rewritten segment.
 
     Raises:
         LogLockedError: if a process writes to the log.
-        LogCorruptedError: if a record in the midst of the log is damaged.
+        LogCorruptedError: if a record before the end of the log is damaged.
     """
     if not path.is_dir() or not needles:
         return Redacted(0, ())
@@ -102,16 +100,15 @@ def redact(
 def draft_segment(
     segment: Path, needles: Collection[bytes], replace: Callable[[int, bytes], bytes | None]
 ) -> tuple[Path | None, int]:
-    """Write a segment anew beside its place, with some of its records replaced.
+    """Write a copy of a segment with some of its records replaced.
 
     Args:
-        segment: file of a segment that nobody appends to.
-        needles: a record in which none of them occurs stays.
-        replace: gets offset and payload of the others, and gives what shall stand there; None
-            leaves a record as it is.
+        segment: file of an ended segment.
+        needles: byte strings; records without any of them stay.
+        replace: returns the new payload of a record from offset and payload; None keeps it.
 
     Returns:
-        The draft, forced to disk, None where nothing is to be replaced; and how many records were.
+        The draft, forced to disk, or None without replacements; and the number of replacements.
 
     Raises:
         LogCorruptedError: if a record in it is damaged.
@@ -126,7 +123,7 @@ def draft_segment(
             copied = end
     if not parts:
         return None, 0
-    # Of this process alone: one whose server was killed may still be at work on the same segment.
+    # Unique: a process whose server was killed may still write a draft of the same segment.
     draft = segment.with_name(f"{segment.name}.{os.getpid()}{UNFINISHED}")
     with draft.open("wb") as file:
         file.writelines((*parts, data[copied:]))
@@ -142,7 +139,7 @@ def _segments(path: Path) -> list[Path]:
 def _matches(
     segment: Path, data: bytes, needles: Collection[bytes]
 ) -> Iterator[tuple[int, int, int, bytes]]:
-    """Offset, begin, end and payload of the records in which any of `needles` occurs, in order."""
+    """Iterate over offset, begin, end and payload of records with one of `needles`."""
     if not any(needle in data for needle in needles):
         return
     bounds = record_bounds(data)

@@ -59,7 +59,7 @@ def encode_records(payloads: Sequence[bytes], received: int) -> tuple[bytes, lis
 
 
 def record_bounds(data: bytes) -> list[int]:
-    """Find the begin of each record in the bytes of a segment, and the end of the last one.
+    """Find the begin of each record in a segment, and the end of the last one.
 
     This reads the lengths alone, which is fast; `intact_payload` checks a record.
     """

@@ -1,4 +1,4 @@
-"""All segments of an embedded log: finding records, indexing, adding and removing files."""
+"""All segments of an embedded log: find and index records, add and remove files."""
 
 from __future__ import annotations
 

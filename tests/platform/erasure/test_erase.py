@@ -454,7 +454,7 @@ def test_dead_letters_of_a_person_say_nothing(settings: Settings, metadata: Meta
     run_erasures(installation)
 
     letters = DeadLetters.open(directory, read_only=True)
-    found = [letter for _, letter in letters.each()]
+    found = [letter for _, letter in letters.read()]
     letters.close()
     assert [letter.reason for letter in found] == ["erased", "why"]
     assert found[0].payload == BLANK

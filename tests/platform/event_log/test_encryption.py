@@ -221,7 +221,7 @@ def test_the_doctor_tells_whether_sealed_records_can_be_read(settings: Settings)
     fired = replace(settings, worker=replace(settings.worker, fired_topic="windows"))
     (check,) = [it for it in examine(fired) if it.name == "sealing"]
     assert check.state == "warning"
-    assert "lies open in topic 'windows'" in check.said
+    assert "matches are unsealed in topic 'windows'" in check.said
     off = replace(settings.privacy, sealed_log=False)
     assert told(off) == ("ok", "switched off; vault.db opens earlier records")
     state, note = told(PrivacySettings())
@@ -354,7 +354,7 @@ def test_dead_letters_are_sealed_like_the_log_and_their_bytes_go_with_an_erasure
         assert opened is not None
         opened.add(letters)
         opened.add(letters[1:])
-        found = [letter.payload for _, letter in opened.each()]
+        found = [letter.payload for _, letter in opened.read()]
     assert found == [it.payload for it in (*letters_of(["early-person"]), *letters)]
     stored = b"".join(path.read_bytes() for path in (settings.storage.data / name).iterdir())
     assert b"early-person" in stored

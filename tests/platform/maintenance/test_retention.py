@@ -265,14 +265,14 @@ def test_dead_letters_expire_although_none_comes_after_them(tmp_path: Path) -> N
         letters.add([letter])
         now[0] += DAY_MS
         letters.trim()
-    assert len(list(letters.each())) == 3
+    assert len(list(letters.read())) == 3
     now[0] = 29 * DAY_MS
     letters.trim()
-    assert len(list(letters.each())) == 3
+    assert len(list(letters.read())) == 3
     now[0] = 33 * DAY_MS
     letters.trim()
     letters.trim()
-    assert list(letters.each()) == []
+    assert list(letters.read()) == []
     assert letters.begin == letters.end == 3
     letters.add([DeadLetter(payload=b"x", rule="r", reason="why", partition=0, offset=9)])
     letters.close()

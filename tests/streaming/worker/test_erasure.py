@@ -230,7 +230,7 @@ def test_dead_letters_beside_a_state_become_blank(definitions: Definitions, tmp_
     store.close()
 
     letters = DeadLetters.open(tmp_path / "dead-letters", read_only=True)
-    assert [(letter.reason, letter.payload) for _, letter in letters.each()] == [
+    assert [(letter.reason, letter.payload) for _, letter in letters.read()] == [
         ("erased", BLANK),
         ("why", payloads[1]),
         ("erased", BLANK),
