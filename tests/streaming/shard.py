@@ -23,7 +23,7 @@ from tactful_streaming.patterns.match import Match
 from tactful_streaming.state.store import MemoryState
 from tactful_streaming.windows.triggers import WindowResult
 from tactful_streaming.worker.options import JobOptions
-from tactful_streaming.worker.output_rows import encode_results, encode_matches
+from tactful_streaming.worker.output_rows import encode_matches, encode_results
 
 DEFINITIONS = """
 - {name: views, entity: user, event: view, aggregate: count, window: {size: 5m, slide: 1m}}

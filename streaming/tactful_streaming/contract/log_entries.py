@@ -1,10 +1,10 @@
-"""What the log holds: events, item and user upserts, ticks of the clock, and who holds a device.
+"""Entries of the log: events, item and user upserts, clock ticks, and device links.
 
-Events that may not be used for everything are wrapped, so that who does not ask passes them over.
+Events with restricted purposes are wrapped, so that readers that ignore purposes skip them.
 
 A payload is one entry, in msgpack (compact, for the embedded log) or in JSON (for topics that other
-programs read, too). Both carry the same fields; JSON is told by its opening brace, which no msgpack
-map begins with.
+programs read, too). Both have the same fields; JSON is recognised by its opening brace, which no
+msgpack map begins with.
 """
 
 from __future__ import annotations
@@ -23,31 +23,31 @@ LATEST_TIMESTAMP = 32_503_680_000_000
 """Start of the year 3000 in epoch milliseconds: no entry is later."""
 
 DEVICE_PREFIX = "device:"
-"""What the key of a user known only by a device begins with."""
+"""Prefix of the key of a user known only by a device."""
 
 APART = "\x1f"
-"""What the key of those events of a device ends with that can never be joined to a person."""
+"""Suffix of the key of a device's events that are never merged with a user's."""
 
 PERSONALISATION = "personalisation"
-"""The purpose that features, sequences and joins serve, and consumers that name no other."""
+"""The purpose of features, sequences and joins, and of consumers by default."""
 
 Timestamp = Annotated[int, Meta(ge=0, le=LATEST_TIMESTAMP)]
 
 
 class Event(Struct, kw_only=True, frozen=True, gc=False, tag="event", tag_field="kind"):
-    """Something that happened; at least one of `user_id` and `device_id` is set.
+    """An action of a user or device; at least one of `user_id` and `device_id` is set.
 
     Attributes:
-        event_id: identity of the event: an event is counted once however often it is sent.
+        event_id: identity of the event: a repeated event counts once.
         type: one of :data:`~tactful_streaming.EVENT_TYPES`, or ``x.<custom>``.
         timestamp: when it happened, epoch milliseconds.
-        user_id: who did it, where known.
+        user_id: the user, if known.
         device_id: first-party id of the device it happened on.
-        session_id: the visit it belongs to.
-        item_id: the item it is about.
-        recommendation_id: the recommendation it follows from.
+        session_id: its session.
+        item_id: its item.
+        recommendation_id: the recommendation that led to it.
         properties: price, currency, quantity, category, dwell_ms…
-        context: where it happened: page, locale, app…
+        context: page, locale, app…
     """
 
     event_id: str
@@ -69,7 +69,7 @@ class Item(Struct, kw_only=True, frozen=True, gc=False, tag="item", tag_field="k
         item_id: identity of the item.
         timestamp: when the description was updated or received, epoch milliseconds.
         title: its name for people.
-        category: what it is a kind of.
+        category: its category.
         price: in the currency of the shop, not negative.
         available: whether it can be bought now.
         properties: anything else.
@@ -90,7 +90,7 @@ class User(Struct, kw_only=True, frozen=True, gc=False, tag="user", tag_field="k
     Attributes:
         user_id: identity of the user.
         timestamp: when the description was updated or received, epoch milliseconds.
-        properties: what the shop knows: demographics, membership…
+        properties: demographics, membership…
     """
 
     user_id: str
@@ -99,10 +99,10 @@ class User(Struct, kw_only=True, frozen=True, gc=False, tag="user", tag_field="k
 
 
 class Tick(Struct, kw_only=True, frozen=True, gc=False, tag="tick", tag_field="kind"):
-    """The clock has come this far, though no event said so.
+    """A tick of the clock, which advances time without an event.
 
-    Written to a partition that is idle while something waits for time to pass. Because it is in the
-    log, what the clock set off is set off again by a replay.
+    It is written to an idle partition when a timer is due. Because it is in the log, a replay
+    triggers the same timers.
 
     Attributes:
         timestamp: the clock, epoch milliseconds.
@@ -112,12 +112,12 @@ class Tick(Struct, kw_only=True, frozen=True, gc=False, tag="tick", tag_field="k
 
 
 class Link(Struct, kw_only=True, frozen=True, gc=False, tag="link", tag_field="kind"):
-    """A login or logout, told to the partition of the device by that of the user.
+    """A login or logout, sent to the partition of the device by that of the user.
 
     Attributes:
         device_id: the device.
         timestamp: when it happened, epoch milliseconds.
-        user_id: who logged in or out; None if whoever it was has left.
+        user_id: user who logged in or out; None if any user has left.
         ends: whether it is a logout.
     """
 
@@ -128,12 +128,12 @@ class Link(Struct, kw_only=True, frozen=True, gc=False, tag="link", tag_field="k
 
 
 class Transfer(Struct, kw_only=True, frozen=True, gc=False, tag="transfer", tag_field="kind"):
-    """The history of a device, handed over to the partition of the person who holds it.
+    """The history of a device, sent to the partition of the user who holds it.
 
     Attributes:
-        transfer_id: identity of the transfer: it is taken over once however often it is sent.
-        timestamp: when the person logged in, epoch milliseconds.
-        source: key under which the history was, ``device:<device_id>``.
+        transfer_id: identity of the transfer: a repeated transfer is applied once.
+        timestamp: when the user logged in, epoch milliseconds.
+        source: former key of the history, ``device:<device_id>``.
         target: id of the user whose history it joins.
         state: the packed history.
     """
@@ -146,7 +146,7 @@ class Transfer(Struct, kw_only=True, frozen=True, gc=False, tag="transfer", tag_
 
 
 class Forwarded(Struct, kw_only=True, frozen=True, tag="forwarded", tag_field="kind"):
-    """An anonymous event, sent on by the partition of its device to that of the person it is of.
+    """An anonymous event, forwarded from the partition of its device to its user's.
 
     Attributes:
         target: id of the user.
@@ -160,13 +160,13 @@ class Forwarded(Struct, kw_only=True, frozen=True, tag="forwarded", tag_field="k
 
 
 class Restricted(Struct, kw_only=True, frozen=True, tag="restricted", tag_field="kind"):
-    """An event that may not be used for every purpose.
+    """An event with restricted purposes.
 
-    It is an entry of its own, so that a reader that knows nothing of purposes passes it over.
+    It is an entry of its own, so that a reader that ignores purposes skips it.
 
     Attributes:
         timestamp: when it happened, epoch milliseconds.
-        purposes: what it may be used for.
+        purposes: permitted purposes.
         event: the event as it was sent.
     """
 
@@ -179,7 +179,7 @@ Entry = Event | Item | User | Tick | Link | Transfer | Forwarded | Restricted
 """One entry of the log."""
 
 EntryFormat = Literal["msgpack", "json"]
-"""How an entry is written in a log."""
+"""Encoding of an entry."""
 
 _encoders: dict[EntryFormat, msgspec.msgpack.Encoder | msgspec.json.Encoder] = {
     "msgpack": msgspec.msgpack.Encoder(),
@@ -193,21 +193,21 @@ json_entry_decoder: msgspec.json.Decoder[Entry] = msgspec.json.Decoder(Entry)
 """Decodes entries in JSON; raises one of :data:`ENTRY_ERRORS`."""
 
 ENTRY_ERRORS = (msgspec.MsgspecError, ValueError, RecursionError)
-"""What decoding something else than a log entry raises."""
+"""Errors of decoding an invalid log entry."""
 
 
 def encode_entry(entry: Entry, format: EntryFormat = "msgpack") -> bytes:
     """Encode an entry for the log.
 
     Args:
-        entry: what to encode.
-        format: ``msgpack`` or ``json``; JSON has no way to write a number that is not finite.
+        entry: the entry.
+        format: ``msgpack`` or ``json``; JSON cannot represent a number that is not finite.
     """
     return _encoders[format].encode(entry)
 
 
 def decode_entry(payload: bytes) -> Entry:
-    """Decode what :func:`encode_entry` made, in either format.
+    """Decode an entry of :func:`encode_entry`, in either format.
 
     Raises:
         EntryError: if `payload` is anything else.
@@ -226,7 +226,7 @@ def is_json(payload: bytes) -> bool:
 
 
 def event_for(entry: Entry, purpose: str) -> Event | None:
-    """The event of an entry, if it is one and may be used for `purpose`."""
+    """Return the event of an entry, if it is one and may be used for `purpose`."""
     if type(entry) is Event:
         return entry
     if type(entry) is Restricted and purpose in entry.purposes:
@@ -235,7 +235,7 @@ def event_for(entry: Entry, purpose: str) -> Event | None:
 
 
 def subject_key(event: Event) -> str | None:
-    """Key of the person behind an event: the user id, else ``device:<device_id>``."""
+    """Return the key of the user of an event: its id, else ``device:<device_id>``."""
     if event.user_id is not None:
         return event.user_id
     if event.device_id is not None:
@@ -244,11 +244,11 @@ def subject_key(event: Event) -> str | None:
 
 
 def route_key(entry: Entry) -> str | None:
-    """What decides the partition of an entry; None for one that every partition gets a copy of.
+    """Return the key that routes an entry; None if every partition gets a copy.
 
-    All events of a person lie in one partition. The event of nobody goes by its own id. A link goes
-    to its device, a transfer and what was forwarded to its user. Item and user upserts and ticks go
-    everywhere, so that each partition is complete in itself.
+    All events of a user are in one partition. An event without a user or device is routed by its
+    own id, a link by its device, a transfer and a forwarded event by their user. Item and user
+    upserts and ticks go to all partitions, so that each is complete in itself.
     """
     if type(entry) is Event:
         return subject_key(entry) or entry.event_id

@@ -1,4 +1,4 @@
-"""Records of the log as they are handed on: offsets and payloads, without an object for each."""
+"""Batches of log records: columns of offsets and payloads."""
 
 from __future__ import annotations
 
@@ -14,10 +14,15 @@ Row = tuple[bytes, bytes]
 
 
 class Records(Sequence[Record]):
-    """A run of one partition, in order. It reads as a sequence of pairs, and makes them then.
+    """Consecutive records of one partition, as a sequence of (offset, payload) pairs.
+
+    The pairs are made on access::
+
+        offsets   range(7, 10)
+        payloads  [b"…", b"…", b"…"]
 
     Attributes:
-        offsets: offset of each; a range where there is no gap.
+        offsets: offset of each; a range if there is no gap.
         payloads: payload of each.
     """
 
@@ -29,7 +34,7 @@ class Records(Sequence[Record]):
         self.payloads = payloads
 
     def __len__(self) -> int:
-        """How many."""
+        """Return the number of records."""
         return len(self.payloads)
 
     @overload
@@ -39,35 +44,35 @@ class Records(Sequence[Record]):
     def __getitem__(self, index: slice) -> Records: ...
 
     def __getitem__(self, index: int | slice) -> Record | Records:
-        """A pair, or a part of the run."""
+        """Return a pair, or a part of the records."""
         if isinstance(index, slice):
             return Records(self.offsets[index], self.payloads[index])
         return self.offsets[index], self.payloads[index]
 
     def __iter__(self) -> Iterator[Record]:
-        """The pairs."""
+        """Iterate over the pairs."""
         return iter(zip(self.offsets, self.payloads, strict=True))
 
     def __eq__(self, other: object) -> bool:
         """Whether it holds the same pairs as another sequence."""
         return isinstance(other, Sequence) and [*self] == [*other]
 
-    __hash__ = None  # type: ignore[assignment]  # what can be compared by value and changes
+    __hash__ = None  # type: ignore[assignment]  # mutable, and compared by value
 
     def __repr__(self) -> str:
-        """The pairs."""
+        """Return the pairs as text."""
         return f"Records({[*self]!r})"
 
 
 def payloads_of(records: Sequence[Record]) -> Sequence[bytes]:
-    """Payload of each record."""
+    """Return the payload of each record."""
     if isinstance(records, Records):
         return records.payloads
     return list(map(itemgetter(1), records))
 
 
 def from_offset(records: Sequence[Record], offset: int) -> Sequence[Record]:
-    """Those of `records` that are not below `offset`."""
+    """Return those of `records` that are not below `offset`."""
     if not records or records[0][0] >= offset:
         return records
     return [record for record in records if record[0] >= offset]

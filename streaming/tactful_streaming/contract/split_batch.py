@@ -1,8 +1,8 @@
-"""Split a batch that is not valid JSON into its elements, so that good neighbours survive.
+"""Splitting of a batch with invalid JSON into elements, so that valid ones are kept.
 
-Only brackets, strings and commas are looked at, so an element may hold NaN, bad
-UTF-8, a missing value or ten thousand brackets: it is refused later, by itself. One pass, no
-recursion, linear time: the possessive patterns never try a byte twice.
+Only brackets, strings and commas are parsed, so an element may hold NaN, bad UTF-8, a missing value
+or ten thousand brackets: it is rejected later, by itself. One pass, no recursion, linear time: the
+possessive patterns never try a byte twice.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def split_array(body: bytes, most: int) -> list[bytes]:
 
     Args:
         body: begins with a bracket.
-        most: how many elements are of interest; one more ends the search.
+        most: most elements to return; one more ends the search.
 
     Raises:
         PayloadError: if there are more brackets of one direction than of the other.
@@ -59,12 +59,12 @@ def split_array(body: bytes, most: int) -> list[bytes]:
 
 
 def split_lines(body: bytes) -> list[bytes]:
-    """Lines of an NDJSON body; blank lines are dropped."""
+    """Return the lines of an NDJSON body without blank lines."""
     return [line for line in body.split(b"\n") if line.strip(_BLANK)]
 
 
 def too_deep(element: bytes, limit: int) -> bool:
-    """Whether brackets of `element` nest deeper than `limit`; an innermost one may not count."""
+    """Whether `element` nests deeper than `limit`; an innermost bracket may not count."""
     if element.count(b"[") + element.count(b"{") <= limit:
         return False
     depth = position = 0

@@ -1,4 +1,4 @@
-"""What people have left, by which it is found and removed."""
+"""Ids by which the data of users is found and deleted."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from tactful_streaming.contract.log_entries import DEVICE_PREFIX
 
 @dataclass(frozen=True)
 class SubjectIds:
-    """What people have left in a log.
+    """Ids of users, and of their devices, sessions and events in a log.
 
     Attributes:
-        users: their ids.
-        devices: ids of devices that are theirs alone …
-        shared: … and of those that others have used, too: who held them is forgotten.
-        sessions: ids of their visits.
+        users: ids of the users.
+        devices: ids of devices of theirs alone.
+        shared: ids of devices that others have used, too: their links are deleted.
+        sessions: ids of their sessions.
         event_ids: ids of their events.
     """
 
@@ -27,7 +27,7 @@ class SubjectIds:
     event_ids: frozenset[str] = frozenset()
 
     def __or__(self, other: SubjectIds) -> SubjectIds:
-        """What both know; a device is shared if either has seen others use it."""
+        """Return the union; a device is shared if it is in either."""
         shared = self.shared | other.shared
         return SubjectIds(
             users=self.users | other.users,
@@ -39,10 +39,10 @@ class SubjectIds:
 
     @property
     def people(self) -> frozenset[str]:
-        """Keys under which features are kept."""
+        """Keys of their histories: the users and their devices."""
         return self.users | {DEVICE_PREFIX + device for device in self.devices}
 
     @property
     def by_source(self) -> Mapping[str, frozenset[str]]:
-        """What features and sequences may have of them as a text, by the source of the text."""
+        """Texts that name them in features and sequences, by source of the text."""
         return {"user_id": self.people, "session_id": self.sessions}

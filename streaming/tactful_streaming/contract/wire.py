@@ -1,7 +1,7 @@
-"""The wire contract: request bodies to events, items and users, one verdict for each element.
+"""The wire contract: decodes request bodies to events, items and users.
 
-A well-formed batch is decoded in one call. Only when that fails is it split, so that every element
-is judged by itself: one bad event never fails its neighbours.
+A well-formed batch is decoded in one call. Only if that fails, it is split, and every element is
+checked by itself: one bad event never fails its neighbours.
 """
 
 from __future__ import annotations
@@ -72,12 +72,12 @@ _Moment = int | Annotated[dt.datetime, Meta(tz=True)]
 
 
 class Rejection(Struct, kw_only=True, frozen=True):
-    """Why one element of a batch was refused.
+    """The rejection of one element of a batch.
 
     Attributes:
         index: position in the batch as sent, from 0.
         code: short stable name of the reason.
-        message: what was wrong and what to do.
+        message: the problem and its remedy.
     """
 
     index: int
@@ -87,12 +87,12 @@ class Rejection(Struct, kw_only=True, frozen=True):
 
 @dataclass(frozen=True)
 class Limits:
-    """What a batch may hold.
+    """Limits of a batch.
 
     Attributes:
         max_bytes: size of one body.
         max_batch: elements in one body.
-        future_ms: how far ahead of the server's clock a timestamp may be.
+        future_ms: most milliseconds that a timestamp may be ahead of the server's clock.
         earliest: first credible timestamp, epoch milliseconds; 2000-01-01 by default.
     """
 
@@ -139,7 +139,7 @@ class _WireUser(Struct, kw_only=True, frozen=True, gc=False, forbid_unknown_fiel
     properties: _Properties | UnsetType = UNSET
 
 
-class _Refusal(Exception):
+class _RejectedError(Exception):
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message)
         self.code = code
@@ -179,12 +179,13 @@ def decode_events(
     Args:
         body: the request body.
         now: server time, epoch milliseconds.
-        limits: what a batch may hold.
-        content_type: as sent; ``application/x-ndjson`` decides for NDJSON, else the body does.
+        limits: limits of a batch.
+        content_type: content type of the request; ``application/x-ndjson`` selects NDJSON, else the
+            body decides.
         mint: makes the id of an event that came without one.
 
     Returns:
-        Accepted events with their index in the batch, and a verdict for each refused one.
+        Accepted events with their index in the batch, and a rejection for each other one.
 
     Raises:
         PayloadError: if the body cannot be split into elements, or is too long.
@@ -196,9 +197,9 @@ def decode_events(
         if not isinstance(timestamp, int):
             timestamp = _milliseconds(timestamp)
         if not earliest <= timestamp <= latest:
-            _refuse_time(timestamp, earliest, latest)
+            _reject_time(timestamp, earliest, latest)
         if wire.type not in EVENT_TYPES and not _CUSTOM_TYPE.fullmatch(wire.type):
-            raise _Refusal(
+            raise _RejectedError(
                 "unknown_type",
                 f"type {wire.type[:64]!r} is not one of {', '.join(sorted(EVENT_TYPES))} "
                 "or x.<custom> (lower-case letters, digits, . _ -)",
@@ -217,11 +218,11 @@ def decode_events(
         )
         if event.user_id is None:
             if event.device_id is None:
-                raise _Refusal(
-                    "no_subject", "the event names nobody: set user_id, device_id or both"
+                raise _RejectedError(
+                    "no_subject", "the event has no user: set user_id, device_id or both"
                 )
         elif event.user_id.startswith(DEVICE_PREFIX):
-            _refuse_reserved_id()
+            _reject_reserved_id()
         if not plain:
             _check_ids(event, _EVENT_IDS)
         if event.properties:
@@ -243,11 +244,12 @@ def decode_items(
     Args:
         body: one object, an array, or NDJSON.
         now: server time, epoch milliseconds.
-        limits: what a batch may hold.
-        content_type: as sent; ``application/x-ndjson`` decides for NDJSON, else the body does.
+        limits: limits of a batch.
+        content_type: content type of the request; ``application/x-ndjson`` selects NDJSON, else the
+            body decides.
 
     Returns:
-        Accepted items with their index in the batch, and a verdict for each refused one.
+        Accepted items with their index in the batch, and a rejection for each other one.
 
     Raises:
         PayloadError: if the body cannot be split into elements, or is too long.
@@ -256,7 +258,7 @@ def decode_items(
     def accept(wire: _WireItem, plain: bool) -> Item:
         price = wire.price if wire.price is not UNSET else None
         if price is not None and price < 0:
-            raise _Refusal("bad_number", "price is negative: an item costs 0 or more")
+            raise _RejectedError("bad_number", "price is negative: an item costs 0 or more")
         item = Item(
             item_id=wire.item_id,
             timestamp=_upsert_time(wire.timestamp, now, limits),
@@ -285,11 +287,12 @@ def decode_users(
     Args:
         body: one object, an array, or NDJSON.
         now: server time, epoch milliseconds.
-        limits: what a batch may hold.
-        content_type: as sent; ``application/x-ndjson`` decides for NDJSON, else the body does.
+        limits: limits of a batch.
+        content_type: content type of the request; ``application/x-ndjson`` selects NDJSON, else the
+            body decides.
 
     Returns:
-        Accepted users with their index in the batch, and a verdict for each refused one.
+        Accepted users with their index in the batch, and a rejection for each other one.
 
     Raises:
         PayloadError: if the body cannot be split into elements, or is too long.
@@ -297,7 +300,7 @@ def decode_users(
 
     def accept(wire: _WireUser, plain: bool) -> User:
         if wire.user_id.startswith(DEVICE_PREFIX):
-            _refuse_reserved_id()
+            _reject_reserved_id()
         user = User(
             user_id=wire.user_id,
             timestamp=_upsert_time(wire.timestamp, now, limits),
@@ -346,10 +349,10 @@ def _decode(
     rejected: list[Rejection] = []
     for index, wire in enumerate(wires):
         try:
-            one: Any = _decode_one(wire, format_) if isinstance(wire, bytes) else wire
-            accepted.append((index, accept(one, plain)))
-        except _Refusal as refusal:
-            rejected.append(Rejection(index=index, code=refusal.code, message=refusal.message))
+            element: Any = _decode_one(wire, format_) if isinstance(wire, bytes) else wire
+            accepted.append((index, accept(element, plain)))
+        except _RejectedError as error:
+            rejected.append(Rejection(index=index, code=error.code, message=error.message))
     return accepted, rejected
 
 
@@ -381,38 +384,38 @@ def _split(body: bytes, shape: str, most: int) -> list[bytes]:
 
 def _decode_one(element: bytes, format_: _Format[_Wire]) -> _Wire:
     if too_deep(element, _MAX_DEPTH):
-        raise _Refusal(
+        raise _RejectedError(
             "too_deep",
             f"nested deeper than {_MAX_DEPTH} levels: properties hold scalars and lists of scalars",
         )
     try:
         wire = format_.one.decode(element)
     except UnicodeDecodeError as error:
-        raise _Refusal("not_utf8", "text is not UTF-8: encode the body as UTF-8") from error
+        raise _RejectedError("not_utf8", "text is not UTF-8: encode the body as UTF-8") from error
     except msgspec.ValidationError as error:
-        raise _Refusal(_validation_code(str(error)), str(error)) from error
+        raise _RejectedError(_validation_code(str(error)), str(error)) from error
     except msgspec.DecodeError as error:
-        raise _Refusal("not_json", f"{error} (NaN and Infinity are no JSON)") from error
+        raise _RejectedError("not_json", f"{error} (NaN and Infinity are no JSON)") from error
     if not _same_strings(element, wire):
-        json.loads(element, object_pairs_hook=_refuse_duplicate_keys)
+        json.loads(element, object_pairs_hook=_reject_duplicate_keys)
     return wire
 
 
 def _same_strings(body: bytes, decoded: Any) -> bool:
-    r"""Whether `decoded` holds every string of `body`: then no key came twice.
+    r"""Whether `decoded` holds every string of `body`: then no key is repeated.
 
-    Of a repeated key only the last value is kept, so the text encoded again has fewer quotes. The
-    only other way to change their number is ``\u0022``, a quote written as an escape: then the
-    answer is False, and the slow path looks at the keys themselves.
+    Decoding keeps only the last value of a repeated key, so the text encoded again has fewer
+    quotes. The only other way to change their number is ``\u0022``, a quote written as an escape:
+    then the answer is False, and the slow path compares the keys themselves.
     """
     return body.count(b'"') == _encoder.encode(decoded).count(b'"') and rb"\u0022" not in body
 
 
-def _refuse_duplicate_keys(pairs: list[tuple[str, Any]]) -> None:
+def _reject_duplicate_keys(pairs: list[tuple[str, Any]]) -> None:
     keys: set[str] = set()
     for key, _ in pairs:
         if key in keys:
-            raise _Refusal("duplicate_key", f"key {key[:64]!r} comes more than once in an object")
+            raise _RejectedError("duplicate_key", f"key {key[:64]!r} is repeated in an object")
         keys.add(key)
 
 
@@ -431,28 +434,28 @@ def _check_ids(entry: Struct, names: Sequence[str]) -> None:
     for name in names:
         value = getattr(entry, name)
         if value is not None and _CONTROL.search(value):
-            raise _Refusal("bad_id", f"{name} holds a control character")
+            raise _RejectedError("bad_id", f"{name} holds a control character")
 
 
 def _check_properties(type_: str, properties: dict[str, Property], plain: bool) -> None:
     category = properties.get("category")
     if category is not None:
         if type(category) is not str:
-            raise _Refusal("wrong_type", "properties.category is not text")
+            raise _RejectedError("wrong_type", "properties.category is not text")
         if not 1 <= len(category) <= _MAX_ID:
-            raise _Refusal("bad_id", f"properties.category has not 1 to {_MAX_ID} characters")
+            raise _RejectedError("bad_id", f"properties.category has not 1 to {_MAX_ID} characters")
         if not plain and _CONTROL.search(category):
-            raise _Refusal("bad_id", "properties.category holds a control character")
+            raise _RejectedError("bad_id", "properties.category holds a control character")
     for name in ("price", "quantity", "dwell_ms"):
         value = properties.get(name)
         if value is None:
             continue
         if type(value) is not float and type(value) is not int:
-            raise _Refusal("wrong_type", f"properties.{name} is not a number")
+            raise _RejectedError("wrong_type", f"properties.{name} is not a number")
         if not math.isfinite(value):
-            raise _Refusal("bad_number", f"properties.{name} is not finite")
+            raise _RejectedError("bad_number", f"properties.{name} is not finite")
         if value < 0 and type_ not in _MONEY_BACK:
-            raise _Refusal(
+            raise _RejectedError(
                 "bad_number",
                 f"properties.{name} is negative: only a refund or a return may be",
             )
@@ -463,7 +466,7 @@ def _upsert_time(moment: int | dt.datetime | UnsetType | None, now: int, limits:
         return now
     timestamp = moment if isinstance(moment, int) else _milliseconds(moment)
     if not limits.earliest <= timestamp <= now + limits.future_ms:
-        _refuse_time(timestamp, limits.earliest, now + limits.future_ms)
+        _reject_time(timestamp, limits.earliest, now + limits.future_ms)
     return timestamp
 
 
@@ -471,20 +474,22 @@ def _milliseconds(moment: dt.datetime) -> int:
     return (moment - _EPOCH) // _MILLISECOND
 
 
-def _refuse_time(timestamp: int, earliest: int, latest: int) -> NoReturn:
+def _reject_time(timestamp: int, earliest: int, latest: int) -> NoReturn:
     if timestamp > latest:
-        what = "is absurd" if timestamp > LATEST_TIMESTAMP else "lies in the future"
-        raise _Refusal("in_future", f"timestamp {what}: check the sender's clock")
+        problem = "is out of range" if timestamp > LATEST_TIMESTAMP else "is in the future"
+        raise _RejectedError("in_future", f"timestamp {problem}: check the sender's clock")
     hint = ": are these seconds? send milliseconds" if earliest // 1000 <= timestamp else ""
-    raise _Refusal("too_old", f"timestamp lies before {_date(earliest)}{hint}")
+    raise _RejectedError("too_old", f"timestamp is before {_date(earliest)}{hint}")
 
 
 def _date(timestamp: int) -> str:
     return (_EPOCH + dt.timedelta(milliseconds=timestamp)).date().isoformat()
 
 
-def _refuse_reserved_id() -> NoReturn:
-    raise _Refusal("bad_id", f"user_id begins with {DEVICE_PREFIX!r}, which stands for devices")
+def _reject_reserved_id() -> NoReturn:
+    raise _RejectedError(
+        "bad_id", f"user_id begins with {DEVICE_PREFIX!r}, which stands for devices"
+    )
 
 
 def _validation_code(message: str) -> str:

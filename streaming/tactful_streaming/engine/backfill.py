@@ -28,7 +28,7 @@ from tactful_streaming.errors import EntryError, StateError
 from tactful_streaming.log.event_log import EventLog
 from tactful_streaming.state.key_layout import (
     CHANGED_APART,
-    CURE,
+    REBUILD,
     VERSIONS,
     Meta,
     entity_prefix,
@@ -263,7 +263,7 @@ class PartComputation:
         if not records:
             raise StateError(
                 f"the log ends at offset {self.position}, before the state does ({until}): "
-                f"restore it from a backup, or {CURE}"
+                f"restore it from a backup, or {REBUILD}"
             )
         # Offsets in Kafka have gaps, so there may be records beyond `until`.
         chosen = [record for record in records if record[0] < until]

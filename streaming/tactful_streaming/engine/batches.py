@@ -175,16 +175,16 @@ class BatchApplier:
         needed = []
         for place, items, move in admitted.moves:
             arrives = move.state is not None
-            if arrives or move.source in keys or self._state.histories.may_hold(move.source):
+            if arrives or move.source in keys or self._state.profiles.may_hold(move.source):
                 keys.add(move.target)  # may move on within the batch
                 needed.append((place, items, move))
         return needed
 
     def _move(self, move: Move) -> None:
         """Merge the history of one key into that of another, here or in its partition."""
-        histories = self._state.histories
+        profiles = self._state.profiles
         if move.transfer_id is not None:
-            packed = histories.detach(move.source)
+            packed = profiles.detach(move.source)
             if packed is not None:
                 transfer = Transfer(
                     transfer_id=move.transfer_id,
@@ -196,8 +196,8 @@ class BatchApplier:
                 self._state.transfers.append(transfer)
             return
         if move.state is not None:
-            histories.attach(move.source, move.state)
-        histories.merge(move.source, move.target)
+            profiles.attach(move.source, move.state)
+        profiles.merge(move.source, move.target)
 
     def _match(self, columns: Columns, admitted: AdmittedBatch, items: slice) -> None:
         """Advance the sequences and joins, and add their actions to the outbox."""

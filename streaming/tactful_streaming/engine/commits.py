@@ -15,10 +15,10 @@ from tactful_streaming.errors import EntryError, StateError
 from tactful_streaming.state.key_layout import (
     CLEANER,
     CONSUMER,
-    CURE,
     FORMAT,
     ITEM,
     OWNER,
+    REBUILD,
     VERSIONS,
     Meta,
     entity_prefix,
@@ -119,7 +119,7 @@ class EngineCommits:
             try:
                 table.unpack(self._entities_in_memory(entity, table))
             except StateError as error:
-                raise StateError(f"{error}; {CURE}") from error
+                raise StateError(f"{error}; {REBUILD}") from error
         for operator in state.operators:
             for key, blob in state.stored(operator_prefix(operator.name)):
                 operator.unpack(key, blob)
@@ -166,7 +166,7 @@ class EngineCommits:
             try:
                 entry = decode_entry(payload)
             except EntryError as error:
-                raise StateError(f"a stored item is damaged: {error}; {CURE}") from error
+                raise StateError(f"a stored item is damaged: {error}; {REBUILD}") from error
             if isinstance(entry, Item):
                 admission.catalogue[entry.item_id] = entry
 

@@ -15,7 +15,7 @@ from tactful_streaming.engine.outbox import Outbox
 from tactful_streaming.engine.selection import Plan, sources_of
 from tactful_streaming.engine.users import Users
 from tactful_streaming.errors import EngineError
-from tactful_streaming.identity.history_merge import Histories
+from tactful_streaming.identity.history_merge import ProfileMerger
 from tactful_streaming.identity.resolver import Resolver
 from tactful_streaming.online.mirror import Mirror
 from tactful_streaming.patterns.factory import make_operators
@@ -74,7 +74,9 @@ class EngineState:
         self.plan = Plan(self.tables, self.operators)
         self.projection = Projection(self._sources())
         self.dedupe = Deduplicator(store, options.dedupe_days)
-        self.histories = Histories(self.tables.get("user"), self.operators, definitions.fingerprint)
+        self.profiles = ProfileMerger(
+            self.tables.get("user"), self.operators, definitions.fingerprint
+        )
         self.resolver = self._resolver()
         self.admission = Admission(
             self.plan,
@@ -140,7 +142,7 @@ class EngineState:
         return Resolver(
             options.identity,
             self.store,
-            check=self.histories.check,
+            check=self.profiles.check,
             partition=options.partition,
             partition_of=options.partition_of,
         )

@@ -24,7 +24,7 @@ from tactful_streaming.definitions.model import (
 )
 from tactful_streaming.definitions.reader import load_definitions
 from tactful_streaming.errors import DefinitionError, StateError
-from tactful_streaming.state.key_layout import CURE, Meta, operator_prefix, read_meta
+from tactful_streaming.state.key_layout import REBUILD, Meta, operator_prefix, read_meta
 from tactful_streaming.state.store import Change, StateStore
 from tactful_streaming.windows.entity_table import EntityTable
 
@@ -103,7 +103,7 @@ def stored_definitions(meta: Meta) -> Definitions:
     try:
         return load_definitions(meta.definitions)
     except DefinitionError as error:
-        raise StateError(f"the stored definitions cannot be read: {error}; {CURE}") from error
+        raise StateError(f"the stored definitions cannot be read: {error}; {REBUILD}") from error
 
 
 def required_features(definitions: Definitions, missing: Iterable[str]) -> Definitions:

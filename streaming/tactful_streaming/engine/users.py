@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from tactful_streaming.contract.log_entries import User, decode_entry, encode_entry
 from tactful_streaming.errors import EntryError, StateError
-from tactful_streaming.state.key_layout import CURE, USER
+from tactful_streaming.state.key_layout import REBUILD, USER
 from tactful_streaming.state.store import Change, StateStore
 
 
@@ -84,7 +84,7 @@ def _decode(payload: bytes) -> User:
     try:
         entry = decode_entry(payload)
     except EntryError as error:
-        raise StateError(f"a stored user is damaged: {error}; {CURE}") from error
+        raise StateError(f"a stored user is damaged: {error}; {REBUILD}") from error
     if not isinstance(entry, User):
-        raise StateError(f"an entry under the key of a user is no user; {CURE}")
+        raise StateError(f"an entry under the key of a user is no user; {REBUILD}")
     return entry

@@ -1,10 +1,13 @@
-"""Who holds a device when: marks in event time, made by logins and logouts.
+"""Device links: the holder of a device over event time, from logins and logouts.
 
-A device changes hands. What is known of it is a short list of marks: from this moment on it is this
-person's, from this moment on it is not any more. Whose an anonymous event of the device is follows
-from its own timestamp, so it makes no difference for later events that a login comes late.
+A device changes hands. It has a short list of marks: a user holds it from this time on, or no
+longer. The user of an anonymous event follows from the event's own timestamp, so a late login makes
+no difference for later events::
 
-What happened while nobody held the device belongs to who logs in next, never to who has left.
+    marks   login ada 10:00   logout 12:00           login bob 15:00
+    user    ada ──────────────┤ bob (next login) ────┤ bob ─────────
+
+Events while nobody held the device belong to the next user who logs in, never to the last one.
 """
 
 from __future__ import annotations
@@ -17,11 +20,11 @@ from typing import Final
 import msgspec
 
 from tactful_streaming.errors import StateError
-from tactful_streaming.state.key_layout import CURE, DEVICE, DEVICES_OF
+from tactful_streaming.state.key_layout import DEVICE, DEVICES_OF, REBUILD
 from tactful_streaming.state.store import Change, StateStore
 
-SOMEBODY = ""
-"""Stands for a person who is not to be named: who refuses links, or is not remembered any more."""
+UNNAMED = ""
+"""Stands for a user without a name: one who refuses links, or is not remembered."""
 
 _MOST_CACHED = 50_000
 _SWEEP = 256
@@ -30,12 +33,12 @@ _timestamp = attrgetter("timestamp")
 
 
 class Mark(msgspec.Struct, array_like=True, frozen=True, gc=False):
-    """A moment at which it was known whose a device is.
+    """A time at which the holder of a device changed or was confirmed.
 
     Attributes:
-        timestamp: when, epoch milliseconds.
-        user_id: whose it is from then on, or was until then; None, where it ends, for anybody's.
-        ends: whether it is the person's no longer.
+        timestamp: epoch milliseconds.
+        user_id: holder from then on, or, if `ends`, until then; None ends any link.
+        ends: whether the user no longer holds the device.
     """
 
     timestamp: int
@@ -44,29 +47,29 @@ class Mark(msgspec.Struct, array_like=True, frozen=True, gc=False):
 
 
 class DeviceMarks(msgspec.Struct, array_like=True):
-    """What is known of one device.
+    """Marks of one device.
 
     Attributes:
-        marks: in the order of their times; of equal times in the order in which they came.
-        floor: what was before is not remembered, epoch milliseconds.
+        marks: by time; marks of equal times in the order in which they came.
+        floor: start of the remembered time, epoch milliseconds.
     """
 
     marks: list[Mark] = []
     floor: int = 0
 
     def owner(self, at: int, ttl_ms: int) -> str | None:
-        """Whose an anonymous event of time `at` is.
+        """Return the user of an anonymous event at time `at`.
 
         Args:
             at: epoch milliseconds.
-            ttl_ms: how long after a login a person still holds the device.
+            ttl_ms: time after a login for which a user holds the device.
 
         Returns:
-            Who held the device then, else who logged in next; None if nobody has yet;
-            :data:`SOMEBODY` if it was a person who is not to be named.
+            The holder at that time, else the next user to log in; None if there is none yet;
+            :data:`UNNAMED` for a user without a name.
         """
         if at < self.floor:
-            return SOMEBODY
+            return UNNAMED
         place = bisect_right(self.marks, at, key=_timestamp)
         holder = _holder(self.marks[:place])
         if holder is not None and at < holder.timestamp + ttl_ms:
@@ -74,18 +77,18 @@ class DeviceMarks(msgspec.Struct, array_like=True):
         return next((mark.user_id for mark in self.marks[place:] if not mark.ends), None)
 
     def add(self, mark: Mark, *, most: int, ttl_ms: int, newest: int) -> str | None:
-        """Take a mark; one that is there already changes nothing.
+        """Add a mark; a repeated one changes nothing.
 
         Args:
             mark: it may be older than others.
-            most: of how many marks to keep; those in between logins of one person go first.
-            ttl_ms: how long after a login a person still holds the device.
+            most: most marks to keep; those between logins of one user are removed first.
+            ttl_ms: time after a login for which a user holds the device.
             newest: newest event timestamp so far, epoch milliseconds.
 
         Returns:
-            Who claims the history that nobody has claimed: the person who logs in, unless somebody
-            has logged in later or nobody's history can have gathered. :data:`SOMEBODY` if the
-            person had left again: what came before cannot be told from what came after.
+            The user who claims the unclaimed history: the one who logs in, unless another has
+            logged in later or no history can have gathered. :data:`UNNAMED` if the user has left
+            again: events before and after cannot be separated.
         """
         if mark in self.marks or mark.timestamp < self.floor:
             return None
@@ -101,12 +104,12 @@ class DeviceMarks(msgspec.Struct, array_like=True):
             and newest < before.timestamp + ttl_ms
         ):
             return None
-        return mark.user_id if last is mark else SOMEBODY
+        return mark.user_id if last is mark else UNNAMED
 
     def disown(self, user_id: str) -> None:
-        """Forget who `user_id` was: what they held is somebody's."""
+        """Replace `user_id` by :data:`UNNAMED` in all marks."""
         self.marks = [
-            Mark(mark.timestamp, SOMEBODY, mark.ends) if mark.user_id == user_id else mark
+            Mark(mark.timestamp, UNNAMED, mark.ends) if mark.user_id == user_id else mark
             for mark in self.marks
         ]
 
@@ -114,7 +117,7 @@ class DeviceMarks(msgspec.Struct, array_like=True):
         marks = self.marks
         while len(marks) > most:
             for place in range(1, len(marks) - 1):
-                if _says(marks[place - 1]) == _says(marks[place]) == _says(marks[place + 1]):
+                if _state(marks[place - 1]) == _state(marks[place]) == _state(marks[place + 1]):
                     del marks[place]
                     break
             else:
@@ -124,14 +127,14 @@ class DeviceMarks(msgspec.Struct, array_like=True):
 
 
 _UNREAD: Final = DeviceMarks()
-"""Stands in for what is in the store only."""
+"""Stands for marks that are in the store alone."""
 
 
-class Links:
-    """The marks of all devices, and the devices of each person, in the store.
+class DeviceLinks:
+    """The marks of all devices, and the devices of each user, in the store.
 
-    What was not asked for lately is only there: memory does not grow with the number of devices.
-    A device whose newest mark is older than the time to live is forgotten.
+    Memory holds recently used ones alone, so it does not grow with the number of devices. A device
+    whose newest mark is older than the time to live is deleted.
     """
 
     def __init__(self, store: StateStore, *, ttl_ms: int) -> None:
@@ -146,14 +149,14 @@ class Links:
         self.is_empty = next(iter(store.scan(DEVICE)), None) is None
 
     def prepare(self, devices: Collection[str]) -> None:
-        """Read many devices at once that are going to be asked for."""
+        """Read many devices at once, before they are used."""
         absent = [device for device in devices if device not in self._devices]
         blobs = self._store.get_many([_key(DEVICE, device) for device in absent])
         for device, blob in zip(absent, blobs, strict=True):
             self._devices[device] = _decode_device(blob) if blob is not None else None
 
     def marks(self, device: str, newest: int) -> DeviceMarks | None:
-        """What is known of a device when the newest event was at `newest`."""
+        """Return the marks of a device; None if there are none or they have expired."""
         known = self._devices.get(device, _UNREAD)
         if known is _UNREAD:
             blob = self._store.get(_key(DEVICE, device))
@@ -165,9 +168,9 @@ class Links:
     def add(
         self, device: str, mark: Mark, newest: int, *, most_marks: int, most_devices: int
     ) -> str | None:
-        """Take a mark of a device; returns who claims its history, as :meth:`DeviceMarks.add`.
+        """Add a mark of a device; return the claimant as :meth:`DeviceMarks.add`.
 
-        A person has at most `most_devices`: the one that was theirs the longest time ago goes.
+        A user has at most `most_devices`: the one with the oldest login is unlinked.
         """
         known = self.marks(device, newest) or DeviceMarks()
         if mark.timestamp + self._ttl_ms <= newest:
@@ -176,7 +179,7 @@ class Links:
         self._devices[device] = known
         self._dirty_devices.add(device)
         self.is_empty = False
-        if not mark.ends and mark.user_id is not None and mark.user_id != SOMEBODY:
+        if not mark.ends and mark.user_id is not None and mark.user_id != UNNAMED:
             devices = self._of(mark.user_id, newest)
             devices[device] = max(mark.timestamp, devices.get(device, 0))
             self._dirty_users.add(mark.user_id)
@@ -185,29 +188,29 @@ class Links:
                 del devices[oldest]
                 self._disown(oldest, mark.user_id, newest)
                 if oldest == device:
-                    claim = SOMEBODY if claim == mark.user_id else claim
+                    claim = UNNAMED if claim == mark.user_id else claim
         return claim
 
-    def forget(self, user_id: str, newest: int) -> None:
-        """Unlink all devices of a person: what happens on them is nobody's from now on."""
+    def unlink(self, user_id: str, newest: int) -> None:
+        """Unlink all devices of a user: their later events belong to nobody."""
         for device in self._of(user_id, newest):
             self._disown(device, user_id, newest)
         self._devices_of[user_id] = {}
         self._dirty_users.add(user_id)
 
     def drop(self, users: Iterable[str], devices: Iterable[str]) -> None:
-        """Read people and devices from the store again when they are asked for."""
+        """Remove users and devices from memory; they are read from the store again."""
         for user_id in users:
             self._devices_of.pop(user_id, None)
         for device in devices:
             self._devices.pop(device, None)
 
     def devices_of(self, user_id: str, newest: int) -> tuple[str, ...]:
-        """Devices that a person has logged in on, in the order of their ids."""
+        """Return the devices on which a user has logged in, by id."""
         return tuple(sorted(self._living(user_id, newest)))
 
     def changes(self, newest: int) -> Iterator[Change]:
-        """What to write at a commit; bounded work for what is forgotten."""
+        """Yield the writes of a commit; deletes a bounded number of expired ones."""
         for device in self._dirty_devices:
             marks = self._devices[device]
             yield _key(DEVICE, device), None if marks is None else msgspec.msgpack.encode(marks)
@@ -240,7 +243,7 @@ class Links:
             self._devices_of.clear()
 
     def _of(self, user_id: str, newest: int) -> dict[str, int]:
-        """The devices of a person, to be changed; unlike readers, it leaves them in memory."""
+        """Return the devices of a user to be changed; they stay in memory."""
         devices = self._devices_of[user_id] = self._living(user_id, newest)
         return devices
 
@@ -260,7 +263,7 @@ class Links:
 
 
 def _holder(marks: Collection[Mark]) -> Mark | None:
-    """The login by which somebody holds the device after `marks`."""
+    """Return the login of the holder after `marks`; None if there is no holder."""
     holder: Mark | None = None
     for mark in marks:
         if not mark.ends:
@@ -270,7 +273,7 @@ def _holder(marks: Collection[Mark]) -> Mark | None:
     return holder
 
 
-def _says(mark: Mark) -> tuple[str | None, bool]:
+def _state(mark: Mark) -> tuple[str | None, bool]:
     return mark.user_id, mark.ends
 
 
@@ -286,11 +289,11 @@ def _decode_device(blob: bytes) -> DeviceMarks:
     try:
         return _device_decoder.decode(blob)
     except msgspec.MsgspecError as error:
-        raise StateError(f"the stored links of a device are damaged: {error}; {CURE}") from error
+        raise StateError(f"the stored links of a device are damaged: {error}; {REBUILD}") from error
 
 
 def holders_of(blob: bytes) -> frozenset[str]:
-    """Who has logged in on a device, as its stored marks tell; :data:`SOMEBODY` may be among them.
+    """Return the users in the stored marks of a device, maybe with :data:`UNNAMED`.
 
     Raises:
         StateError: if `blob` is something else.
@@ -299,7 +302,7 @@ def holders_of(blob: bytes) -> frozenset[str]:
 
 
 def decode_devices(blob: bytes) -> dict[str, int]:
-    """The stored devices of a user, each with the time of their last login on it.
+    """Return the stored devices of a user, with the time of the last login on each.
 
     Raises:
         StateError: if `blob` is something else.
@@ -307,4 +310,4 @@ def decode_devices(blob: bytes) -> dict[str, int]:
     try:
         return _devices_decoder.decode(blob)
     except msgspec.MsgspecError as error:
-        raise StateError(f"the stored devices of a user are damaged: {error}; {CURE}") from error
+        raise StateError(f"the stored devices of a user are damaged: {error}; {REBUILD}") from error

@@ -1,4 +1,4 @@
-"""The history of one person or device, as a whole: features, sequences and joins move together."""
+"""Merging of histories: features, sequences and joins of a user or device."""
 
 from __future__ import annotations
 
@@ -21,37 +21,40 @@ _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(_Packed)
 
 
-class Histories:
-    """Moves what is known of one key of the entity ``user`` to another key."""
+class ProfileMerger:
+    """Moves the history of one key of the entity ``user`` to another key.
+
+    A packed history: ``[fingerprint, features, {"sequence name": partial matches}]``.
+    """
 
     def __init__(
         self, table: EntityTable | None, operators: Sequence[Operator], fingerprint: str
     ) -> None:
-        """Move what is in `table` and those of `operators` that describe users.
+        """Move entries of `table` and of those of `operators` that describe users.
 
         Args:
             table: features of users; None if there are none.
             operators: sequences and joins.
-            fingerprint: of the definitions. Beginnings of sequences are of use only where the
-                definitions are the same.
+            fingerprint: identifies the definitions. Partial matches are dropped by an engine with
+                other definitions.
         """
         self._table = table
         self._operators = [operator for operator in operators if operator.entity == "user"]
         self._fingerprint = fingerprint
 
     def may_hold(self, key: str) -> bool:
-        """Whether anything may be known of `key`; where sequences or joins might, they do."""
+        """Whether `key` may have a history; always true with sequences or joins."""
         return bool(self._operators) or (self._table is not None and self._table.holds(key))
 
     def merge(self, source: str, target: str) -> None:
-        """Let the history of `source` be part of that of `target`."""
+        """Merge the history of `source` into that of `target`."""
         if self._table is not None:
             self._table.merge(source, target)
         for operator in self._operators:
             operator.merge(source, target)
 
     def detach(self, key: str) -> bytes | None:
-        """Remove the history of `key` and give it packed; None if there is none."""
+        """Remove the history of `key` and return it packed; None if there is none."""
         features = self._table.detach(key) if self._table is not None else None
         detached = {operator.name: operator.detach(key) for operator in self._operators}
         operators = {name: blob for name, blob in detached.items() if blob is not None}
@@ -60,7 +63,7 @@ class Histories:
         return _encoder.encode(_Packed(self._fingerprint, features, operators))
 
     def check(self, packed: bytes) -> None:
-        """Make sure that :meth:`attach` can take `packed`.
+        """Check that :meth:`attach` accepts `packed`.
 
         Raises:
             StateError: if it is no packed history.
@@ -70,10 +73,10 @@ class Histories:
             EntityTable(self._table.features, capacity=2).unpack([("", history.features)])
 
     def attach(self, key: str, packed: bytes) -> None:
-        """Put a history under `key`, of which nothing is known.
+        """Store a packed history under `key`, which has none.
 
-        Features that the sender did not have begin empty here; sequences and joins are passed over
-        if its definitions were others.
+        Features that the sender did not have begin empty; sequences and joins are skipped if its
+        definitions were others.
         """
         history = _decode(packed)
         if self._table is not None and history.features is not None:

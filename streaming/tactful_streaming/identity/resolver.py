@@ -1,21 +1,20 @@
-"""Whose an event is: devices are joined to people by what people do, and by nothing else.
+"""Identity resolution: links devices to users by explicit events alone.
 
-A login, an order or an explicit link names a person and a first-party device id. From then on the
-anonymous events of the device are that person's, and what it gathered before joins their history.
-When another person logs in the device changes hands; a logout ends it. Only `user_id`,
+A login, an order or an explicit link names a user and a first-party device id. From then on the
+anonymous events of the device belong to that user, and its earlier history is merged into theirs.
+When another user logs in, the device changes hands; a logout ends the link. Only `user_id`,
 `device_id`, the type and the timestamp of an event are read: never its context, its properties, or
-anything else that would tell people apart who have not said who they are.
+other data that would identify users who have not named themselves.
 
-Who refuses (a user upsert with ``consent.identity: false``) is unlinked and is not linked again
-until they agree and log in. Anonymous events on devices that they hold are kept apart, under a key
-that nobody's history is ever joined with. The history that was joined before stays joined: it
-cannot be taken apart.
+A user who refuses (a user upsert with ``consent.identity: false``) is unlinked, and is not linked
+again before consent and a login. Anonymous events on devices that they hold are counted under a
+separate key, which is never merged into a history. A history that was merged before stays merged:
+it cannot be divided.
 
-With several partitions the device's own partition decides. It learns of a login elsewhere by a
-:class:`~tactful_streaming.Link`, hands the device's history over by a
-:class:`~tactful_streaming.Transfer`, and forwards later anonymous events to the partition of the
-person they belong to as :class:`~tactful_streaming.Forwarded`. Who reads the whole log at once, by
-a single engine, needs none of these and passes them over.
+With several partitions, the device's own partition decides. A :class:`~tactful_streaming.Link`
+informs it of a login elsewhere. It sends the device's history to the user's partition as a
+:class:`~tactful_streaming.Transfer`, and later anonymous events as
+:class:`~tactful_streaming.Forwarded`. A single engine that reads the whole log skips all three.
 """
 
 from __future__ import annotations
@@ -42,7 +41,7 @@ from tactful_streaming.contract.log_entries import (
     event_for,
 )
 from tactful_streaming.errors import EngineError
-from tactful_streaming.identity.device_links import SOMEBODY, Links, Mark
+from tactful_streaming.identity.device_links import UNNAMED, DeviceLinks, Mark
 from tactful_streaming.state.key_layout import CONSENT, RECEIVED
 from tactful_streaming.state.store import Change, StateStore
 
@@ -55,18 +54,18 @@ _SWEEP = 256
 
 @dataclass(frozen=True)
 class Identity:
-    """How devices are joined to people.
+    """Rules that link devices to users.
 
     Attributes:
-        logins: types of events that link their device to their user, where they name both.
-        logouts: types of events that end the link of their device; of one that names a user, only
-            that user's.
-        ttl_ms: how long after the last login on it a device is somebody's, milliseconds.
-        devices_per_user: most devices of a person in one partition; the one used for the longest
-            time without a login goes.
-        marks_per_device: of how many logins and logouts the times are remembered.
-        consent_required: whether only those are linked who said yes (``consent.identity: true``);
-            otherwise all are but those who said no.
+        logins: types of events that link their device to their user, if they name both.
+        logouts: types of events that end the link of their device; an event that names a user ends
+            only that user's link.
+        ttl_ms: time after the last login for which a user holds a device, milliseconds.
+        devices_per_user: most devices of a user in one partition; the one with the oldest login is
+            unlinked.
+        marks_per_device: most logins and logouts remembered for a device.
+        consent_required: whether only users who agreed (``consent.identity: true``) are linked;
+            otherwise all who did not refuse.
     """
 
     logins: frozenset[str] = frozenset({"x.login", "x.link", "purchase"})
@@ -77,7 +76,7 @@ class Identity:
     consent_required: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse what makes no sense.
+        """Check the rules.
 
         Raises:
             EngineError: if a type both begins and ends links, or a bound is too low.
@@ -95,14 +94,14 @@ class Identity:
 
 @dataclass(frozen=True)
 class Move:
-    """The history of one key becomes part of that of another.
+    """The merge of the history of one key into that of another.
 
     Attributes:
         source: key whose history moves.
-        target: key that gets it.
-        transfer_id: set if the target lives in another partition.
-        timestamp: when, epoch milliseconds.
-        state: packed history that came from another partition; None if it is here.
+        target: key whose history it joins.
+        transfer_id: set if the target is in another partition.
+        timestamp: time of the login, epoch milliseconds.
+        state: packed history from another partition; None if it is in this one.
     """
 
     source: str
@@ -113,9 +112,10 @@ class Move:
 
 
 class Resolver:
-    """Gives each event of the log the key of its person; its state commits with the engine's.
+    """Resolves each event of the log to the key of its user.
 
-    Everything follows from the order of the log and the timestamps in it.
+    Its state commits with the engine's. The results follow from the order of the log and its
+    timestamps alone.
     """
 
     def __init__(
@@ -127,17 +127,17 @@ class Resolver:
         partition: int = 0,
         partition_of: Callable[[str], int] | None = None,
     ) -> None:
-        """Go on from what is in `store`.
+        """Continue from the links in `store`.
 
         Args:
-            identity: what links.
-            store: where the links are.
-            check: raises a :class:`~tactful_streaming.StateError` for a history that is none.
+            identity: rules.
+            store: holds the links.
+            check: raises a :class:`~tactful_streaming.StateError` for an invalid packed history.
             partition: number of this partition of the log.
-            partition_of: which partition a key lives in; None: there is one for all.
+            partition_of: partition that a key is routed to; None: there is one partition.
 
         Raises:
-            StateError: if what is stored is damaged.
+            StateError: if a stored link is damaged.
         """
         self._identity = identity
         self._store = store
@@ -145,7 +145,7 @@ class Resolver:
         self._partition = partition
         self._partition_of = partition_of
         self._types = identity.logins | identity.logouts
-        self._links = Links(store, ttl_ms=identity.ttl_ms)
+        self._links = DeviceLinks(store, ttl_ms=identity.ttl_ms)
         self._consents: dict[str, bool] = {}
         self._received: dict[str, int] = {}
         self._sweep_from = RECEIVED
@@ -154,15 +154,15 @@ class Resolver:
 
     @property
     def is_partitioned(self) -> bool:
-        """Whether there are other partitions, which send what this one has to know."""
+        """Whether there are other partitions, which send links and transfers."""
         return self._partition_of is not None
 
     def resolve(self, key: str, at: int, newest: int) -> str:
-        """Key under which the features of `key` are.
+        """Return the key of the history of `key` at a time.
 
         Args:
-            key: of a user, or ``device:<device_id>``.
-            at: time of the question, epoch milliseconds.
+            key: id of a user, or ``device:<device_id>``.
+            at: request time, epoch milliseconds.
             newest: newest event timestamp so far.
         """
         if not key.startswith(DEVICE_PREFIX) or self._links.is_empty:
@@ -170,7 +170,7 @@ class Resolver:
         return self._owner(key.removeprefix(DEVICE_PREFIX), at, newest) or key
 
     def devices_of(self, user_id: str, newest: int) -> tuple[str, ...]:
-        """Devices linked to a person, also those that others hold by now."""
+        """Return the devices linked to a user, also those that others hold by now."""
         return self._links.devices_of(user_id, newest)
 
     def resolve_all(
@@ -181,14 +181,14 @@ class Resolver:
         payloads: Sequence[bytes],
         leave: Callable[[int], Any],
     ) -> list[tuple[int, Move]]:
-        """Put the key of the person behind each event into `users`.
+        """Replace `users` by the keys of the histories of the events.
 
         Args:
-            events: in the order of the log; one that leaves for another partition is replaced.
+            events: events in the order of the log; one that is forwarded is replaced.
             users: keys as the events name them.
             newest: newest event timestamp after each.
             payloads: record of each.
-            leave: makes what is put in the place of an event that leaves, from its timestamp.
+            leave: makes the replacement of a forwarded event from its timestamp.
 
         Returns:
             Moves, each with the event before which it happens.
@@ -215,22 +215,22 @@ class Resolver:
         return moves
 
     def prepare(self, events: Iterable[Any]) -> None:
-        """Read at once what is known of the devices of some events."""
+        """Read the links of the devices of some events at once."""
         if not self._links.is_empty:
             devices = {event.device_id for event in events if event.device_id is not None}
             self._links.prepare(devices)
 
     def subject(self, event: Any, newest: int, payload: bytes) -> str | None:
-        """Key of the person behind an event; links are made and ended by it.
+        """Return the key of the user of an event; apply the links that it makes or ends.
 
         Args:
-            event: of a user or a device.
+            event: an event with a user or a device.
             newest: newest event timestamp, this one included, epoch milliseconds.
             payload: its record.
 
         Returns:
-            The key, or None if the event was sent on to another partition and is not to be counted
-            in this one.
+            The key, or None if the event is forwarded to another partition and does not count in
+            this one.
         """
         device_id: str | None = event.device_id
         user_id: str | None = event.user_id
@@ -262,28 +262,28 @@ class Resolver:
         return user_id if user_id is not None else key or None
 
     def forwarded(self, target: str, event: Any) -> str:
-        """Key under which an event counts that another partition sent here.
+        """Return the key of the history of an event that another partition forwarded.
 
         Args:
-            target: whose it is, as the other partition knew.
+            target: user of the event, as the other partition resolved it.
             event: the event.
         """
         if self._may_link(target):
             return target
-        # Beside the one that the partition of the device has.
+        # Distinct from the unclaimed history in the partition of the device.
         return f"{unclaimed_key(event.device_id)}{self._partition}"
 
     def link(self, link: Link, newest: int) -> None:
-        """Take a login or logout that came in another partition."""
+        """Apply a login or logout of another partition."""
         if not link.device_id.endswith(APART):
             mark = Mark(link.timestamp, link.user_id, link.ends)
             self._mark(link.device_id, mark, newest)
 
     def receive(self, transfer: Transfer, newest: int) -> None:
-        """Take over a history from another partition, once; that of who refuses by now is dropped.
+        """Apply a history from another partition, once, unless its user refuses by now.
 
         Raises:
-            StateError: if it is none.
+            StateError: if it is no packed history.
         """
         id_ = transfer.transfer_id
         if id_ in self._received or self._store.get(RECEIVED + id_.encode()) is not None:
@@ -292,36 +292,36 @@ class Resolver:
         self._received[id_] = newest
         if not self._may_link(transfer.target):
             return
-        # Under a key of its own until it is joined: the device's may be in use for stray events.
+        # Under a separate key until it is merged: the device's may be in use for stray events.
         source = f"{transfer.source}{APART}{id_}"
         move = Move(source, transfer.target, transfer.timestamp, state=transfer.state)
         self._moves.append(move)
 
     def describe(self, user: User, newest: int) -> None:
-        """Take note of consent given or withdrawn by a user upsert."""
+        """Store the consent that a user upsert gives or withdraws."""
         consent = user.properties.get(CONSENT_PROPERTY)
         if type(consent) is not bool or consent is self._consent(user.user_id):
             return
         self._consents[user.user_id] = consent
         if not consent:
-            self._links.forget(user.user_id, newest)
+            self._links.unlink(user.user_id, newest)
 
     def drop(self, users: Iterable[str], devices: Iterable[str]) -> None:
-        """Know no more of people and devices than the store does, after a commit."""
+        """Remove users and devices from memory, after they were deleted from the store."""
         self._links.drop(users, devices)
 
     def take_moves(self) -> list[Move]:
-        """Which histories move before the event or entry shown last, in order."""
+        """Return and clear the moves before the last event or entry, in order."""
         moves, self._moves = self._moves, []
         return moves
 
     def take_leaving(self) -> list[Entry]:
-        """What has to go to other partitions; since the last call."""
+        """Return and clear the entries for other partitions."""
         leaving, self._leaving = self._leaving, []
         return leaving
 
     def changes(self, newest: int) -> Iterator[Change]:
-        """What to write at a commit; bounded work for what is forgotten."""
+        """Yield the writes of a commit; deletes a bounded number of expired ones."""
         yield from self._links.changes(newest)
         for user_id, consent in self._consents.items():
             yield CONSENT + user_id.encode(), b"\1" if consent else b"\0"
@@ -342,17 +342,17 @@ class Resolver:
         self._received.clear()
 
     def _owner(self, device_id: str, at: int, newest: int) -> str | None:
-        """Key of whose anonymous events of a device are; None if they are nobody's so far."""
+        """Return the key of an anonymous event of a device; None if it has no user yet."""
         known = self._links.marks(device_id, newest)
         owner = known.owner(at, self._identity.ttl_ms) if known is not None else None
-        if owner is None or (owner != SOMEBODY and self._may_link(owner)):
+        if owner is None or (owner != UNNAMED and self._may_link(owner)):
             return owner
         return unclaimed_key(device_id)
 
     def _mark(self, device_id: str, mark: Mark, newest: int) -> None:
         user_id = mark.user_id
         if user_id is not None and not self._may_link(user_id):
-            mark = Mark(mark.timestamp, SOMEBODY, mark.ends)
+            mark = Mark(mark.timestamp, UNNAMED, mark.ends)
         claim = self._links.add(
             device_id,
             mark,
@@ -363,7 +363,7 @@ class Resolver:
         if claim is None:
             return
         source = DEVICE_PREFIX + device_id
-        if claim == SOMEBODY:
+        if claim == UNNAMED:
             self._moves.append(Move(source, unclaimed_key(device_id), mark.timestamp))
             return
         transfer_id = None
@@ -377,7 +377,7 @@ class Resolver:
         return not self._identity.consent_required if consent is None else consent
 
     def _consent(self, user_id: str) -> bool | None:
-        """What a person said last of being linked; None if nothing."""
+        """Return the last consent of a user; None if there is none."""
         consent = self._consents.get(user_id)
         if consent is None:
             stored = self._store.get(CONSENT + user_id.encode())
@@ -387,10 +387,10 @@ class Resolver:
     def _is_elsewhere(self, key: str) -> bool:
         if self._partition_of is None:
             return False
-        # What is kept apart stays with the device.
+        # An unclaimed history stays with the device.
         return self._partition_of(key.removesuffix(APART)) != self._partition
 
 
 def unclaimed_key(device_id: str) -> str:
-    """Key of the events of a device that were done by somebody who is not to be named."""
+    """Return the key of the events of a device whose user has no name."""
     return f"{DEVICE_PREFIX}{device_id}{APART}"

@@ -1,4 +1,4 @@
-"""Where the state of one partition lies: on the disk of whoever owns it, and in checkpoints.
+"""The state of one partition, on the disk of its owner and in shared checkpoints.
 
 A state is a directory that one process at a time can open. It moves with its partition: on one host
 the next owner opens the directory; on another host it begins with the newest checkpoint in a folder
@@ -47,11 +47,11 @@ class PartitionState:
         """Open the state in `folder`, or the newest checkpoint if that is further.
 
         Args:
-            folder: of this partition, on this host.
-            checkpoints: of this partition, shared by all hosts; None: there are none.
-            patience_s: how long to wait for another process that still has the state, seconds.
+            folder: folder of this partition on this host.
+            checkpoints: folder of its checkpoints, shared by all hosts; None: there are none.
+            patience_s: time to wait for another process that has the state open, seconds.
             clock: monotonic seconds.
-            sleep: waits, seconds.
+            sleep: waits a number of seconds.
 
         Raises:
             StateError: if another process keeps it, or it is damaged.
@@ -68,7 +68,7 @@ class PartitionState:
             raise
 
     def checkpoint(self) -> None:
-        """Write what is committed as the newest checkpoint; older ones but one go.
+        """Write the committed state as the newest checkpoint; keep one older one.
 
         Raises:
             StateError: if the disk refused.
@@ -84,7 +84,7 @@ class PartitionState:
             shutil.rmtree(old, ignore_errors=True)
 
     def replace_checkpoints(self) -> None:
-        """Let a checkpoint of what is committed take the place of all there are.
+        """Replace all checkpoints by one of the committed state.
 
         Raises:
             StateError: if the disk refused.
@@ -126,8 +126,7 @@ class PartitionState:
             except BlockingIOError as error:
                 if clock() >= until:
                     raise StateError(
-                        f"{self._folder}: another process has this state open and does not let it "
-                        "go: it may hang; end it"
+                        f"{self._folder}: another process has this state open: end it if it hangs"
                     ) from error
             sleep(_POLL_S)
 
@@ -154,9 +153,9 @@ def _offset(store: RocksState | None) -> int:
 
 
 def _checkpoints(folder: Path | None) -> list[Path]:
-    """Whole checkpoints, the newest last."""
-    found: list[Path] = []
+    """Return the finished checkpoints, the newest last."""
+    finished: list[Path] = []
     if folder is not None:
         with suppress(FileNotFoundError):
-            found = [path for path in folder.iterdir() if path.name.isdigit()]
-    return sorted(found)
+            finished = [path for path in folder.iterdir() if path.name.isdigit()]
+    return sorted(finished)

@@ -1,4 +1,4 @@
-"""Where the engine keeps its state: a sorted map of bytes with atomic batches."""
+"""State stores: sorted maps of bytes with atomic batches, in memory or RocksDB."""
 
 from __future__ import annotations
 
@@ -38,16 +38,16 @@ _PAUSE_S = 0.1
 
 
 class StateStore(Protocol):
-    """A sorted map of bytes whose batches are all or nothing."""
+    """A sorted map of bytes with atomic batches."""
 
     def get(self, key: bytes) -> bytes | None:
-        """Value of `key`, if there is one."""
+        """Return the value of `key`, if there is one."""
 
     def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
-        """Values of `keys`, in their order."""
+        """Return the values of `keys`, in their order."""
 
     def scan(self, prefix: bytes, start: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
-        """Keys that begin with `prefix` and are not before `start`, in order, with values."""
+        """Yield keys with `prefix`, from `start` on, in order, with values."""
 
     def write(self, changes: Sequence[Change]) -> None:
         """Apply all of `changes` or, after a crash, none."""
@@ -56,7 +56,7 @@ class StateStore(Protocol):
         """Remove everything."""
 
     def close(self) -> None:
-        """Release what is held."""
+        """Release the resources of the store."""
 
 
 class MemoryState:
@@ -67,15 +67,15 @@ class MemoryState:
         self._data: dict[bytes, bytes] = {}
 
     def get(self, key: bytes) -> bytes | None:
-        """Value of `key`, if there is one."""
+        """Return the value of `key`, if there is one."""
         return self._data.get(key)
 
     def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
-        """Values of `keys`, in their order."""
+        """Return the values of `keys`, in their order."""
         return [self._data.get(key) for key in keys]
 
     def scan(self, prefix: bytes, start: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
-        """Keys that begin with `prefix` and are not before `start`, in order, with values."""
+        """Yield keys with `prefix`, from `start` on, in order, with values."""
         for key in sorted(self._data):
             if key.startswith(prefix) and key >= start:
                 yield key, self._data[key]
@@ -100,11 +100,11 @@ class RocksState:
     """A :class:`StateStore` in RocksDB.
 
     Every batch goes to the write-ahead log first and outlives a kill of the process. Without `sync`
-    the last batches may be lost with the machine; what remains is an earlier state as a whole, and
-    the engine applies the log again from the offset stored in it.
+    the last batches may be lost with the machine; an earlier, consistent state remains, and the
+    engine applies the log again from the offset stored in it.
 
-    After a refused write (a full disk) RocksDB takes no other until it is opened again; the next
-    :meth:`write` does that first, so that it may be tried again once there is room.
+    After a failed write (a full disk) RocksDB accepts no other until it is opened again; the next
+    :meth:`write` reopens it first, so that it may be retried once there is space.
     """
 
     def __init__(
@@ -121,7 +121,7 @@ class RocksState:
             path: directory of the database.
             sync: wait for the disk at every batch.
             cache_bytes: memory for blocks read from disk.
-            read_only: see what is stored now, also while another process writes.
+            read_only: read the present contents, also while another process writes.
 
         Raises:
             StateError: if it is damaged, another process has it open, or there is nothing to read.
@@ -157,17 +157,17 @@ class RocksState:
         """Value of `key`, if there is one.
 
         Raises:
-            StateError: if what is stored is damaged.
+            StateError: if the stored data is damaged.
         """
         with self._explained():
             value: bytes | None = self._db.get(key)
             return value
 
     def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
-        """Values of `keys`, in their order.
+        """Return the values of `keys`, in their order.
 
         Raises:
-            StateError: if what is stored is damaged.
+            StateError: if the stored data is damaged.
         """
         if not keys:
             return []
@@ -176,10 +176,10 @@ class RocksState:
             return list(values)
 
     def scan(self, prefix: bytes, start: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
-        """Keys that begin with `prefix` and are not before `start`, in order, with values.
+        """Yield keys with `prefix`, from `start` on, in order, with values.
 
         Raises:
-            StateError: if what is stored is damaged.
+            StateError: if the stored data is damaged.
         """
         with self._explained():
             cursor: Any = self._db.iter()
@@ -187,7 +187,7 @@ class RocksState:
             while cursor.valid() and (key := cursor.key()).startswith(prefix):
                 yield key, cursor.value()
                 cursor.next()
-            # At a damaged block the cursor just ends; only its status tells.
+            # At a damaged block the cursor ends without an error; its status has it.
             cursor.status()
 
     def write(self, changes: Sequence[Change]) -> None:
@@ -197,7 +197,7 @@ class RocksState:
             StateError: if the disk refused; nothing was changed.
         """
         if self._failed:
-            with suppress(Exception):  # it repeats why the write was refused
+            with suppress(Exception):  # it repeats the error of the write
                 self._db.close()
             self._open()
         batch = WriteBatch(raw_mode=True)
@@ -218,38 +218,37 @@ class RocksState:
             self._db.delete_range(b"", _AFTER_EVERY_KEY)
 
     def purge(self) -> None:
-        """Remove from disk what was deleted: keys and values, and the names of keys in lists.
+        """Remove deleted keys and values from disk, also from the lists of files.
 
-        Others may read and write meanwhile: what they hold open goes when they are done with it.
-        Takes as long as it takes to write everything once. A checkpoint that was made before keeps
-        what it holds.
+        Others may read and write meanwhile: files that they have open are removed later. It takes
+        the time of writing everything once. Earlier checkpoints keep their data.
 
         Raises:
-            StateError: if the disk refused; it may be done again.
+            StateError: if the disk refused; call it again.
         """
         with self._explained():
             self._db.flush()
-            # All of it: a file that holds nothing but deletions would only be moved, with the keys.
+            # All levels: a file with deletions alone would only be moved, with the keys.
             everything = CompactOptions()
             everything.set_bottommost_level_compaction(BottommostLevelCompaction.force())
             self._db.compact_range(None, None, compact_opt=everything)
-            # The list that told of the compaction begins with the files before it: one more change
-            # of files makes the next one, and the old is removed.
+            # The manifest of the compaction begins with the files before it: one more change of
+            # files makes the next manifest, and the old one is removed.
             batch = WriteBatch(raw_mode=True)
             batch.delete(_NO_KEY)
             self._db.write(batch, self._write_options)
             self._db.flush()
-            # Files that nobody needs are removed by another thread, a moment later.
+            # Another thread removes obsolete files a moment later.
             for _ in range(_ATTEMPTS):
                 if not self._has_obsolete_files():
                     break
                 time.sleep(_PAUSE_S)
 
     def checkpoint(self, path: Path) -> None:
-        """Write what is stored now into the new directory `path`, while others go on writing.
+        """Write a snapshot into the new directory `path`, also while others write.
 
-        Files that do not change any more are hard-linked, so it is fast and takes little room on
-        the same file system. It appears as a whole or not at all.
+        Immutable files are hard-linked, so it is fast and takes little space on the same file
+        system. It appears as a whole or not at all.
 
         Raises:
             StateError: if `path` exists or the disk refused.
@@ -264,7 +263,7 @@ class RocksState:
         """Flush and release the database. Closing twice is harmless."""
         if not self._closed:
             self._closed = True
-            # After a refused write there is nothing to flush: the batch was not acknowledged.
+            # After a failed write there is nothing to flush: the batch was not acknowledged.
             with suppress(Exception) if self._failed else self._explained():
                 self._db.close()
 
@@ -286,13 +285,13 @@ class RocksState:
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
-        """Turn what RocksDB raises, always a bare Exception, into ours."""
+        """Convert the errors of RocksDB, always a bare Exception, to StateError."""
         try:
             yield
         except Exception as error:
             raise StateError(
-                f"{self._path}: the state store failed: {error}. If the disk is full, make room "
-                "and try again; if it is well, move the directory away and rebuild the state by "
+                f"{self._path}: the state store failed: {error}. If the disk is full, free space "
+                "and try again; if not, move the directory away and rebuild the state by "
                 "replay from the log"
             ) from error
 
@@ -300,15 +299,15 @@ class RocksState:
 def copy_state(
     source: Path, target: Path, *, copied: Callable[[int], None] = lambda size: None
 ) -> None:
-    """Copy the state in directory `source` into the new directory `target`, key by key.
+    """Copy the state in directory `source` to the new directory `target` by key.
 
-    The process that writes to it goes on: what is copied is what it had written at one moment. What
-    was deleted and still lies on disk is not copied.
+    Another process may write to it meanwhile: the copy is a consistent snapshot. Deleted data that
+    is still on disk is not copied.
 
     Args:
         source: directory of a state.
         target: must not exist.
-        copied: told of every piece that was copied, in bytes.
+        copied: called with the size of each copied piece, bytes.
 
     Raises:
         StateError: if `target` exists, or one of the two cannot be used.
@@ -337,7 +336,7 @@ def copy_state(
 
 
 def open_beside(source: Path) -> RocksState:
-    """A state as it is now, read-only, also while another process writes to it.
+    """Open a state read-only, also while another process writes to it.
 
     Raises:
         StateError: if it is damaged, or there is none.
@@ -352,21 +351,21 @@ def open_beside(source: Path) -> RocksState:
 
 
 def restore_checkpoint(checkpoint: Path, path: Path) -> None:
-    """Make a state directory `path` from a checkpoint, which stays as it is.
+    """Copy a checkpoint to a new state directory `path`.
 
-    The engine then goes on from the log offset of the checkpoint.
+    The engine then continues from the log offset of the checkpoint.
 
     Args:
         checkpoint: directory written by :meth:`RocksState.checkpoint`.
-        path: where the state shall be; must not exist.
+        path: directory of the new state; must not exist.
 
     Raises:
         StateError: if `checkpoint` is none, `path` exists or the disk refused.
     """
     if not (checkpoint / "CURRENT").is_file():
-        raise StateError(f"{checkpoint}: is no checkpoint of a state: it has no file CURRENT")
+        raise StateError(f"{checkpoint}: not a checkpoint of a state: it has no file CURRENT")
     if path.exists():
-        raise StateError(f"{path}: there is a state already: move it away first")
+        raise StateError(f"{path}: a state exists already: move it away first")
     unfinished = path.with_name(f"{path.name}.restoring")
     try:
         shutil.rmtree(unfinished, ignore_errors=True)

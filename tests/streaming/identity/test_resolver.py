@@ -42,7 +42,7 @@ from tactful_streaming.engine.outbox import Outbox
 from tactful_streaming.engine.rescale import rescale
 from tactful_streaming.errors import EngineError, StateError
 from tactful_streaming.identity.device_links import DeviceMarks, Mark
-from tactful_streaming.identity.history_merge import Histories
+from tactful_streaming.identity.history_merge import ProfileMerger
 from tactful_streaming.identity.resolver import CONSENT_PROPERTY, Identity, Resolver
 from tactful_streaming.state.store import MemoryState, StateStore
 
@@ -748,12 +748,12 @@ LINKING: list[Any] = [
     (DeviceMarks, "owner", _newest_holder),
     (DeviceMarks, "add", _always_claim),
     (DeviceMarks, "disown", _nothing),
-    (Histories, "merge", _nothing),
+    (ProfileMerger, "merge", _nothing),
     (Resolver, "_may_link", lambda self, user: True),
 ]
 PARTITIONS: list[Any] = [  # with the events that are enough for the third seed to show it
-    (Histories, "detach", _nothing, 30),
-    (Histories, "attach", _nothing, 30),
+    (ProfileMerger, "detach", _nothing, 30),
+    (ProfileMerger, "attach", _nothing, 30),
     (Outbox, "changes", _none, 30),
     (Resolver, "receive", _again, 20),
     (Resolver, "_is_elsewhere", lambda self, key: False, 30),

@@ -70,7 +70,7 @@ def test_a_checkpoint_is_a_moment_and_can_be_restored(tmp_path: Path) -> None:
         assert {key: b"old" for key in (b"%d" % n for n in range(1000))} == dict(restored.scan(b""))
         restored.write([(b"5", b"changed")])
         restored.close()
-    with pytest.raises(StateError, match="is no checkpoint"):
+    with pytest.raises(StateError, match="not a checkpoint"):
         restore_checkpoint(tmp_path / "kept", tmp_path / "third")
 
 
@@ -130,7 +130,7 @@ while True:
     try:
         store.write(changes)
     except StateError as error:
-        assert "make room and try again" in str(error), error
+        assert "free space and try again" in str(error), error
         break
     batches += 1
 assert batches > 2 and store.get(b"0-0") is not None

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tactful_streaming.windows.triggers import WindowResult
-from tactful_streaming.worker.output_rows import encode_results, encode_in_turn
+from tactful_streaming.worker.output_rows import encode_in_turn, encode_results
 
 _names = st.text(st.characters(exclude_categories=["Cs"]), min_size=1) | st.sampled_from(
     ["%b", "100%", "a\nb", 'say "no"', "back\\slash", "ü|ö"]
