@@ -1,4 +1,4 @@
-"""Settings of an installation, read from `tactful.toml` and `TACTFUL_*`, and logging.
+"""Settings of an installation, from `tactful.toml` and `TACTFUL_*`, and logging.
 
 It may import `kernels`, `metrics`, `schemas`, `util`.
 Begin with `settings`.

@@ -43,7 +43,7 @@ def existing_ledger(settings: Settings) -> Path | str:
     """Return the location of a ledger that exists.
 
     Raises:
-        ConfigError: as `ledger_location`, and if there is no file.
+        ConfigError: see `ledger_location`; also if there is no file.
     """
     place = ledger_location(settings)
     if isinstance(place, Path) and not place.exists():

@@ -89,7 +89,7 @@ def _from_environment(environ: Mapping[str, str]) -> dict[tuple[str, str], Any]:
 
 
 def _convert(section: str, key: str, value: Any, where: str, *, strict: bool) -> Any:
-    """Check one value against the type of its setting; text is parsed when not `strict`."""
+    """Check a value against the type of its setting; parse text if not `strict`."""
     _known(section, _sections(), where)
     kinds = typing.get_type_hints(_sections()[section], include_extras=True)
     _known(key, kinds, where)

@@ -12,7 +12,7 @@ from tactful.config.server import LoggingSettings
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line: time, level, logger, message and, if there is one, the traceback."""
+    """JSON objects, one a line: time, level, logger, message, and any traceback."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Format a record as JSON."""

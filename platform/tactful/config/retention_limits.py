@@ -13,7 +13,7 @@ DAY_MS = 86_400_000
 
 
 def retention_limits(settings: RetentionSettings) -> dict[RecordKind, int]:
-    """Return the milliseconds for which records of each kind are kept, without unlimited kinds."""
+    """Return the retention of each kind in milliseconds, without unlimited kinds."""
     days: Mapping[RecordKind, float] = {
         "measurement": settings.measurement_days,
         "impressions": settings.impressions_days,

@@ -69,7 +69,7 @@ class ActionSettings:
 
 @dataclass(frozen=True)
 class WorkerSettings:
-    """Settings of ``tactful worker``, which shares the partitions of the log with others.
+    """Settings of ``tactful worker``, which computes a share of the partitions.
 
     Attributes:
         group: consumer group.

@@ -1,4 +1,4 @@
-"""Settings: one ``tactful.toml`` and ``TACTFUL_*`` environment variables, checked at start.
+"""Settings: ``tactful.toml`` and ``TACTFUL_*`` variables, checked at start.
 
 Every setting belongs to a section, in the file as ``[server] port = 8420`` and in the environment
 as ``TACTFUL_SERVER__PORT=8420``; the environment wins. Names without a double underscore, such as
@@ -157,7 +157,7 @@ def _chosen(path: Path, default: Path) -> Path:
 
 
 def is_loopback(host: str) -> bool:
-    """Return whether `host` is a loopback address; of names only ``localhost`` is."""
+    """Return whether `host` is a loopback address or the name ``localhost``."""
     if host == "localhost":
         return True
     try:
@@ -172,7 +172,7 @@ def secret(
     """Read a secret from the variable or file that the settings name.
 
     Args:
-        where: name of the setting, for messages.
+        where: setting, for messages.
         variable: name of an environment variable, or empty.
         file: a file that holds it, or ``Path()``; blanks and line breaks at its ends are ignored.
         environ: environment variables; None for those of the process.

@@ -79,7 +79,7 @@ class LogSettings:
 
     @property
     def in_files(self) -> bool:
-        """Whether the log is one partition in files of the data directory, and not in Kafka."""
+        """Whether the log is one partition in files of the data directory, not Kafka."""
         return self.kind == "embedded"
 
 

@@ -1,4 +1,4 @@
-"""Members of the worker group, made from the settings, and the erasures that they follow."""
+"""Members of the worker group, made from the settings, and their erasures."""
 
 from __future__ import annotations
 

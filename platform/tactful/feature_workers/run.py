@@ -1,4 +1,4 @@
-"""Worker processes: members of the group in threads, their metrics, and their progress."""
+"""Worker processes: members of the group in threads, metrics, progress."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ _RESULTS = {
 def run_workers(
     settings: Settings, matches_topic: str | None, *, idle_exit: float | None, as_json: bool
 ) -> bool:
-    """Compute features until SIGTERM or Ctrl-C, or `idle_exit` seconds without progress.
+    """Compute features until a stop signal, or `idle_exit` seconds without progress.
 
     Returns:
         False if another worker took over its partitions; it should be started again.
@@ -82,7 +82,7 @@ def run_workers(
 def _watch(
     workers: _WorkerThreads, metrics: _WorkerMetrics | None, idle_exit: float | None, as_json: bool
 ) -> None:
-    """Show the progress of the workers until they end, or have had nothing to do for too long."""
+    """Show the progress of the workers until they end, or are idle for too long."""
     last, since, shown = None, time.monotonic(), False
     while workers.wait(_SHOW_S):
         progress = workers.progress()

@@ -125,9 +125,9 @@ class Call:
 
     Attributes:
         headers: by lower-case name; the last of repeated ones.
-        content_type: as sent, or None.
+        content_type: header, or None.
         path: parameters of the path.
-        query_string: as sent.
+        query_string: undecoded query.
         trusted: whether the caller has the rights of an administrator.
         public: whether the key lies in a web page, where everybody can read it.
     """
@@ -405,7 +405,7 @@ async def _not_found(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 def invalid(error: msgspec.ValidationError, code: str, kind: Any) -> ProblemError:
-    """Return the problem of a value that does not fit its type, without quoting the value."""
+    """Return the problem of a value of the wrong type, without quoting the value."""
     message = str(error)
     place = _FIELD.search(message)
     message = _FIELD.sub("", message).replace("`", "")

@@ -1,4 +1,4 @@
-"""Parts that several endpoints share: paging, times, threads, ids and an example event."""
+"""Parts that endpoints share: paging, times, ids, stores, an example event."""
 
 from __future__ import annotations
 

@@ -170,7 +170,7 @@ def _responses(endpoint: Endpoint, schemas: Mapping[str, Any]) -> dict[str, Any]
 
 
 def _explain_properties(component: dict[str, Any]) -> None:
-    """Describe a type by the head of its docstring, and its properties by the attributes."""
+    """Describe a type and its properties by the parts of its docstring."""
     head, _, attributes = inspect.cleandoc(component.get("description", "")).partition(
         "\n\nAttributes:\n"
     )

@@ -1,4 +1,4 @@
-"""Run the application on uvicorn (uvloop, httptools), with limits for slow clients."""
+"""uvicorn server (uvloop, httptools) of the application, with limits for clients."""
 
 from __future__ import annotations
 

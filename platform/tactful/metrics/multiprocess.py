@@ -41,7 +41,7 @@ class SummedRegistry:
         self._others[process] = {_key(name, labels): value for name, labels, value in rows}
 
     def end(self, process: int) -> None:
-        """Drop the gauges of an ended process and keep its counts: a sum must not decrease."""
+        """Drop the gauges of an ended process; keep its counts: a sum must not decrease."""
         for key, value in self._others.pop(process, {}).items():
             if key[0].endswith(_GROWING):
                 self._ended[key] = self._ended.get(key, 0.0) + value

@@ -1,4 +1,4 @@
-"""Public view of the metrics for Prometheus, without exact totals of user activity.
+"""Public view of the metrics for Prometheus, without exact totals of activity.
 
 A total of events or requests that is read twice reveals whether a certain user was active between.
 So such totals are not published; operators get quantiles of durations over the last minute, and
@@ -86,7 +86,7 @@ class PublicMetrics:
         yield from _shares(grown)
 
     def _grown(self, now: _Numbers) -> _Numbers:
-        """Return the increase of each total in the last minute, or since the reading before it."""
+        """Return the increase of each total in the last minute, or since the last read."""
         at = self._clock()
         before = self._before
         while len(before) > 1 and before[1][0] <= at - WINDOW_S:

@@ -88,7 +88,7 @@ def _origin(text: str) -> bytes:
 
 
 def refused(event: Event) -> str | None:
-    """Return the reason to reject an event sent with a `browser` key; None to accept it."""
+    """Return the reason to reject an event of a `browser` key; None to accept it."""
     if event.user_id is not None:
         return (
             "a browser key may not name a user: send the device_id, and let your server link the "

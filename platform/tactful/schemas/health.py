@@ -9,7 +9,7 @@ class WorkerHealth(msgspec.Struct, kw_only=True, frozen=True):
     """Health of one worker process (``tactful serve --workers``).
 
     Attributes:
-        number: of its place, from 0; a replacement has the same.
+        number: number of its place, from 0; a replacement has the same.
         state: ``ready``; ``starting``; ``down``, until it is replaced; ``silent``, it runs and has
             reported nothing for five seconds; ``behind``, it has used another model or fewer
             items than the server for five seconds.

@@ -131,7 +131,7 @@ class Conclusion(msgspec.Struct, kw_only=True, frozen=True):
         cap: most events of one user that count per unit.
         unit: unit of privacy.
         method: the mechanism.
-        confidence: level of the intervals; of places, level of all together.
+        confidence: level of the intervals; for places, level of all together.
         results: concluded numbers.
     """
 

@@ -1,4 +1,4 @@
-"""Admission control: one request at a time, a bounded queue before it, a bounded wait in it.
+"""Admission control: one request at a time, a bounded queue and a bounded wait.
 
 A queue absorbs a burst and is empty soon after. A standing queue only adds its length to the time
 of every answer. So while it stands, requests that would wait long are refused at once, until a
@@ -23,7 +23,7 @@ _WEIGHT = 0.1  # of the latest turn in the mean duration of a turn
 
 
 class AdmissionControl:
-    """Async lock that admits one task at a time and refuses those it cannot admit in time.
+    """Async lock that refuses tasks which it could not admit in time.
 
     Work that blocks the event loop gains nothing from running concurrently. Between two turns the
     loop reads its sockets once, so that arrivals are counted in the queue, and those beyond it get
@@ -83,7 +83,7 @@ class AdmissionControl:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Admit the next task in the next round of the loop, which first reads the sockets."""
+        """Admit the next task after the loop has read its sockets."""
         asyncio.get_running_loop().call_soon(self._release)
 
     def _release(self) -> None:

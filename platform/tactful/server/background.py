@@ -1,4 +1,4 @@
-"""Background tasks of a running server, on its event loop, with the work itself in threads."""
+"""Background tasks of a running server, on its event loop and in threads."""
 
 from __future__ import annotations
 

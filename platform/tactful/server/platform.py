@@ -1,4 +1,4 @@
-"""The assembled platform: log, engine, keys, ingestion and recommender in one process.
+"""Assembled platform: log, engine, keys, ingestion, recommender in one process.
 
 Everything runs on one event loop, except some threads: one writes the log (its group commit, or
 the client of Kafka), one applies it (`tactful.pipeline.applier`), one may send webhooks. A

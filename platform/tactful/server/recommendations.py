@@ -1,4 +1,4 @@
-"""Recommendations of a running server: read-your-writes, admission, logged impressions."""
+"""Recommendations of a server: read-your-writes, admission, impressions."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ class Recommendations:
         """Answer one request.
 
         Args:
-            request: as decoded.
+            request: decoded request.
             trusted: whether the caller may choose time and arms.
 
         Raises:
@@ -122,7 +122,7 @@ class Recommendations:
         """Explain a recent recommendation.
 
         Args:
-            recommendation_id: as it was returned.
+            recommendation_id: id that was returned with it.
 
         Raises:
             ProblemError: if it is neither among the latest recommendations nor among the latest

@@ -1,4 +1,4 @@
-"""Resources of a running server: open stores and services, before they are assembled."""
+"""Resources of a server: open stores and services, before they are assembled."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Requests and responses between the process that owns the state and its serving workers.
+"""Messages between the process that owns the state and its serving workers.
 
 Both ends of a socket pair that a child inherits: nobody else can connect, and each end notices at
 once when the other process ends. A response has the number of its request, so responses may come
@@ -42,7 +42,7 @@ class ReadyNotice(_Message, frozen=True, array_like=True, tag=True):
 
 
 class FeaturesRequest(_Message, frozen=True, array_like=True, tag=True):
-    """Ask for the features of one entity as of `at`, epoch milliseconds: `FeaturesResponse`.
+    """Ask for features of one entity at `at`, epoch milliseconds: `FeaturesResponse`.
 
     `device` is the id of the device that a user's request comes from, since consent may be refused
     on it; `claim` is the consent that the request claims.
@@ -74,7 +74,7 @@ class NonZeroRequest(_Message, frozen=True, array_like=True, tag=True):
 
 
 class ChangesRequest(_Message, frozen=True, array_like=True, tag=True):
-    """Ask for items that changed since a place in the list of changes: `ChangesResponse`."""
+    """Ask for the items in the list of changes from `start` on: `ChangesResponse`."""
 
     epoch: int
     start: int
@@ -85,14 +85,14 @@ class KeysRequest(_Message, frozen=True, array_like=True, tag=True):
 
 
 class ServedNotice(_Message, frozen=True, array_like=True, tag=True):
-    """Report the model version, empty for none, and the number of items that this worker uses."""
+    """Report the model version, empty for none, and the number of items in use."""
 
     model: str
     items: int
 
 
 class TrendsRequest(_Message, frozen=True, array_like=True, tag=True):
-    """Ask for the rises in published statistics: a list of `tactful.recall.trending.Rise`."""
+    """Ask for rises in published statistics: list of `tactful.recall.trending.Rise`."""
 
 
 class PositionRequest(_Message, frozen=True, array_like=True, tag=True):
@@ -168,7 +168,7 @@ class NonZeroResponse(msgspec.Struct, frozen=True, array_like=True):
     """Entities with a number each.
 
     Attributes:
-        keys: of the entities; None: request them by key instead.
+        keys: keys of the entities; None: request them by key instead.
         numbers: bytes of float64, one for each key.
         following: start of the next page; None after the last.
     """
@@ -182,7 +182,7 @@ class ChangesResponse(msgspec.Struct, frozen=True, array_like=True):
     """Items that changed.
 
     Attributes:
-        epoch: of the list of changes; if it differs from the requested one, `items` are the first.
+        epoch: epoch of the list; if it differs from the requested one, `items` are the first.
         next: start of the next request.
         items: encoded.
         watermark: event time up to which events are expected to be complete, epoch milliseconds.
@@ -227,7 +227,7 @@ _encoder = msgspec.msgpack.Encoder()
 
 
 class BlockingClient:
-    """Sends a request and blocks until its response; for several threads, one at a time."""
+    """Client that blocks until the response; for several threads, one at a time."""
 
     def __init__(
         self,
@@ -239,7 +239,7 @@ class BlockingClient:
         """Use one end of a socket pair.
 
         Args:
-            end: of the pair.
+            end: one end of the pair.
             timeout_s: longest wait for a response.
             clock: monotonic seconds.
         """
@@ -319,7 +319,7 @@ class FrameProtocol(asyncio.Protocol):
 
 
 class AsyncClient:
-    """Sends requests and notices on an event loop."""
+    """Client that sends requests and notices on an event loop."""
 
     def __init__(self, lost: Callable[[], None]) -> None:
         """Call `lost` when the other end is closed."""
@@ -372,7 +372,7 @@ class AsyncClient:
 
 
 def unreachable() -> ProblemError:
-    """Return the problem of a request while the process that owns the state does not respond."""
+    """Return the problem while the process that owns the state does not respond."""
     return ProblemError("not_ready", "the feature engine does not answer", retry_after=1)
 
 

@@ -1,4 +1,4 @@
-"""Pool of worker processes around the process that owns the state (``serve --workers N``).
+"""Pool of worker processes around the owner of the state (``serve --workers N``).
 
 ```
              listening socket (shared)

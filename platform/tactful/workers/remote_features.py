@@ -160,7 +160,7 @@ class RemoteFeatures:
         return key
 
     def of(self, subject: str | None, at: int) -> Mapping[str, int]:
-        """Return today's impressions of each item to a user that the present request has read."""
+        """Return today's impressions of each item to a user of the present request."""
         response = None if subject is None else self._users.get(subject)
         return {} if response is None else response.shown or {}
 

@@ -1,4 +1,4 @@
-"""Start a server from its settings: socket, platform, application, worker processes."""
+"""Start of a server from its settings: socket, platform, application, workers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Worker process that answers requests: ``tactful serve --workers N`` starts several of them.
+"""Worker process that answers requests (``tactful serve --workers N``).
 
 It accepts connections on the shared port and computes recommendations. The process that started it
 owns log, engine and state: it provides the features of users, and receives every other request,
@@ -173,7 +173,7 @@ class ServingWorker:
         """Forward a request to the process that owns the state.
 
         Args:
-            endpoint: of the request.
+            endpoint: endpoint of the request.
             call: the request.
             body: its body, if it was read.
 

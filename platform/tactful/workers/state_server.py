@@ -1,4 +1,4 @@
-"""Server side of the worker protocol: the process that owns the state answers its workers."""
+"""Server side of the worker protocol, in the process that owns the state."""
 
 from __future__ import annotations
 
