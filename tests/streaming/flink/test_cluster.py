@@ -1,4 +1,4 @@
-"""A real cluster of two processes: submit, stop with a savepoint, go on, lose a worker."""
+"""A real cluster of two processes: submit, stop, resume, lose a worker."""
 
 from __future__ import annotations
 
@@ -150,7 +150,7 @@ def test_a_job_survives_a_stop_and_the_loss_of_its_worker(
 
 
 def pairs(last: int) -> Iterator[tuple[str, str]]:
-    """Of each leave the views before it, since the leave before: the first of them is matched."""
+    """Expect, for each leave, a match with the first view since the leave before."""
     waiting: dict[str, str] = {}
     now = T0 + 500 * (last - 1)
     for entry in events(0, last):

@@ -95,7 +95,7 @@ def test_submit_to_a_gateway(features: Path, fake: Fake) -> None:
     assert (result.exit_code, result.stdout) == (0, "j\n")
 
 
-def test_a_cluster_that_is_not_there_is_code_1(features: Path, tmp_path: Path) -> None:
+def test_a_missing_cluster_is_code_1(features: Path, tmp_path: Path) -> None:
     jar = tmp_path / "runner.jar"
     jar.write_bytes(b"PK")
     result = run("submit", features, "--cluster", "http://127.0.0.1:9", "--jar", str(jar))

@@ -1,4 +1,4 @@
-"""Compiled SQL: what it says, how it quotes, and what is refused. If it is right, Flink says."""
+"""Compiled SQL: its text, quoting and refusals; other tests run it on Flink."""
 
 import re
 
@@ -27,7 +27,7 @@ def view(text: str, name: str) -> str:
     return found[1]
 
 
-def test_a_hopping_count_reads_as_a_person_would_write_it() -> None:
+def test_a_hopping_count_is_readable_sql() -> None:
     text = inserted(
         "- {name: views_5m, entity: user, event: view, aggregate: count, group_by: item_id, "
         "window: {size: 5m, slide: 1m}}"
@@ -46,7 +46,7 @@ def test_a_hopping_count_reads_as_a_person_would_write_it() -> None:
     )
 
 
-def test_a_sequence_becomes_a_pattern_whose_gaps_take_nothing_that_a_step_would() -> None:
+def test_gaps_of_a_pattern_take_no_event_of_a_step() -> None:
     text = compiled(
         "- {name: left, entity: user, within: 5m, "
         "sequence: [view, {event: add_to_cart, optional: true}, leave]}"
@@ -100,9 +100,7 @@ def test_patterns(sequence: str, pattern: str) -> None:
         ("{not: purchase}", "`start` + 3600000", "0 01:00"),
     ],
 )
-def test_a_match_before_a_last_not_waits_until_silence_is_certain(
-    silence: str, due: str, wait: str
-) -> None:
+def test_a_match_before_a_last_not_waits(silence: str, due: str, wait: str) -> None:
     yaml = f"- {{name: s, entity: user, sequence: [view, {silence}], within: 1h"
     text = compiled(yaml + "}")
     assert "SKIP TO NEXT ROW" in view(text, "begun_s")
@@ -142,7 +140,7 @@ def test_decay_can_be_added_up_from_panes() -> None:
     assert "pane_sums" not in text
 
 
-def test_whatever_a_property_is_called_stays_inside_its_quotes() -> None:
+def test_property_names_are_quoted() -> None:
     for name in ("it's", "'';DROP", "`x`", '"y"', "a;b--", "naïve/*"):
         yaml = (
             f"- {{name: f, entity: user, event: view, aggregate: sum, window: {{size: 1m}}, of: "
@@ -162,7 +160,7 @@ def test_options_are_quoted_too() -> None:
     assert "'scan.bounded.specific-offsets' = 'partition:0,offset:10;partition:1,offset:20'" in text
 
 
-def test_the_watermark_follows_events_and_ticks_one_millisecond_behind() -> None:
+def test_the_watermark_is_a_millisecond_behind() -> None:
     yaml = "- {name: f, entity: user, event: view, aggregate: count, window: {size: 1m}}"
     assert (
         "WATERMARK FOR et AS CASE WHEN kind IN ('event', 'tick') THEN "
@@ -170,7 +168,7 @@ def test_the_watermark_follows_events_and_ticks_one_millisecond_behind() -> None
     ) in compiled(yaml, watermark_delay_ms=5000)
 
 
-def test_only_event_ids_are_forgotten() -> None:
+def test_only_event_ids_have_a_time_to_live() -> None:
     count = "- {name: f, entity: user, event: view, aggregate: count, window: {size: 1m}}\n"
     last = "- {name: g, entity: user, event: view, aggregate: last_time}\n"
     of_item = count.replace("f,", "h,").replace("count", "count, group_by: item.title")
@@ -180,7 +178,7 @@ def test_only_event_ids_are_forgotten() -> None:
     assert "'table.exec.state.ttl'" not in compiled(count + of_item)
 
 
-def test_a_match_that_waits_is_not_forgotten() -> None:
+def test_the_time_to_live_exceeds_the_wait_of_a_match() -> None:
     yaml = "- {name: s, entity: user, sequence: [view, {not: purchase, for: %s}], within: 1h}\n"
     assert "'table.exec.state.ttl' = '7 d'" in compiled(yaml % "6d")
     assert "'table.exec.state.ttl' = '8 d'" in compiled(yaml % "7d")
@@ -188,7 +186,7 @@ def test_a_match_that_waits_is_not_forgotten() -> None:
     assert "'table.exec.state.ttl'" not in compiled(yaml % "30d", dedupe_days=0)
 
 
-def test_items_are_looked_up_only_where_something_asks_for_them() -> None:
+def test_items_are_joined_only_if_needed() -> None:
     yaml = (
         "- {name: f, entity: user, event: view, aggregate: count, group_by: %s, window: {size: 1m}}"
     )
@@ -198,7 +196,7 @@ def test_items_are_looked_up_only_where_something_asks_for_them() -> None:
     assert "item_versions(" not in compiled(yaml % "category", catalogue=False)
 
 
-def test_the_order_of_statements_is_that_of_a_script() -> None:
+def test_statements_are_in_script_order() -> None:
     yaml = "- {name: f, entity: user, event: view, aggregate: count, window: {size: 1m}}"
     statements = compile_flink(load_definitions(yaml), OPTIONS).statements
     kinds = [re.match(r"SET|CREATE TEMPORARY SYSTEM|CREATE|EXECUTE", one) for one in statements]
@@ -230,9 +228,7 @@ def test_the_order_of_statements_is_that_of_a_script() -> None:
         ("within: 2000d, sequence: [view, leave]", "999 days"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_compiled_is_refused_with_its_line_and_the_reason(
-    definition: str, reason: str
-) -> None:
+def test_refused_definitions_name_line_and_reason(definition: str, reason: str) -> None:
     yaml = (
         "- {name: fine, entity: user, event: view, aggregate: last_time}\n"
         f"- {{name: bad, entity: user, {definition}}}\n"
@@ -242,7 +238,7 @@ def test_what_cannot_be_compiled_is_refused_with_its_line_and_the_reason(
     assert reason in str(error.value)
 
 
-def test_without_a_catalogue_what_needs_items_is_refused() -> None:
+def test_without_catalogue_item_sources_are_refused() -> None:
     for definition in (
         "event: view, aggregate: sum, of: item.price, window: {size: 1m}",
         "join: {event: view, with: item_updates}",
@@ -251,6 +247,6 @@ def test_without_a_catalogue_what_needs_items_is_refused() -> None:
             compiled(f"- {{name: f, entity: user, {definition}}}", catalogue=False)
 
 
-def test_nothing_cannot_be_compiled() -> None:
+def test_empty_definitions_are_refused() -> None:
     with pytest.raises(DefinitionError, match="nothing to compile"):
         compile_flink(Definitions(()), OPTIONS)

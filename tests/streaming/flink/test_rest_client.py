@@ -126,7 +126,7 @@ def test_a_jar_is_uploaded_and_runs_the_script(
     cluster.cancel("j")
 
 
-def test_a_failed_job_says_its_last_cause(fake: Fake, cluster: FlinkCluster) -> None:
+def test_a_failed_job_reports_its_last_cause(fake: Fake, cluster: FlinkCluster) -> None:
     trace = "JobException: no\n\tat a.b(C.java:1)\nCaused by: IOException: no topic 'events'\n"
     entries = [{"stacktrace": trace}]
     fake.answers = {
@@ -162,7 +162,7 @@ def test_a_savepoint_is_waited_for(fake: Fake, cluster: FlinkCluster) -> None:
         ((200, []), "no reason given"),
     ],
 )  # fmt: skip
-def test_what_the_server_says_is_passed_on(
+def test_errors_of_the_server_are_raised(
     fake: Fake, cluster: FlinkCluster, answer: Answer, message: str
 ) -> None:
     fake.answers = {"GET /jobs/j": answer}
@@ -170,7 +170,7 @@ def test_what_the_server_says_is_passed_on(
         cluster.state("j")
 
 
-def test_a_server_that_is_not_there_is_named() -> None:
+def test_an_unreachable_server_is_named() -> None:
     with (
         FlinkCluster("http://127.0.0.1:9") as nobody,
         pytest.raises(FlinkError, match=r"127\.0\.0\.1:9 does not answer"),
@@ -199,7 +199,7 @@ def test_a_gateway_that_refuses_a_statement_is_left_clean(fake: Fake, gateway: S
     assert fake.asked[-1][:2] == ("DELETE", "/v1/sessions/s1")
 
 
-def test_a_gateway_that_never_ends_is_given_up(fake: Fake, gateway: SqlGateway) -> None:
+def test_a_statement_that_never_ends_times_out(fake: Fake, gateway: SqlGateway) -> None:
     fake.answers["GET /v1/sessions/s1/operations/o1/status"] = (200, {"status": "RUNNING"})
     with pytest.raises(FlinkError, match="no end of a statement"):
         gateway.run(SCRIPT, timeout=0.2)

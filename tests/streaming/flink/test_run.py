@@ -1,7 +1,7 @@
-"""Compiled jobs on a Flink inside one JVM, with results that can be checked by hand or by counting.
+"""Compiled jobs on Flink in one JVM, with results checked by hand or counting.
 
-What a whole definition file comes to, row by row, is compared elsewhere with brute force and with
-the engine. Here are the properties of Flink on which that rests, and what random files leave out.
+Another test compares whole definition files with brute force and the engine, row by row. This one
+checks properties of Flink that it depends on, and cases that random files omit.
 """
 
 from __future__ import annotations
@@ -156,9 +156,7 @@ def test_partitions_do_not_mix_their_items_but_their_rows(
 
 
 @pytest.mark.slow
-def test_a_device_is_a_person_until_somebody_says_who(
-    flink: LocalFlink, kafka_servers: str
-) -> None:
+def test_a_device_counts_as_a_user_of_its_own(flink: LocalFlink, kafka_servers: str) -> None:
     definitions = load_definitions(
         "- {name: n, entity: user, event: view, aggregate: count, window: {size: 1m}}"
     )
@@ -228,7 +226,7 @@ def _by_window(rows: list[dict[str, Any]]) -> dict[str, float]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("codec", ["gzip", "lz4", "snappy", "zstd"])
-def test_topics_are_read_whatever_they_are_compressed_with(
+def test_topics_are_read_with_any_compression(
     flink: LocalFlink, kafka_servers: str, codec: str
 ) -> None:
     definitions = load_definitions(
@@ -251,9 +249,7 @@ def test_a_script_that_flink_refuses_is_an_error(flink: LocalFlink) -> None:
         flink.run("SET 'a' = 'b'; -- ; INSERT\n/* ; */")
 
 
-def test_the_runner_is_built_once_and_again_when_its_sources_change(
-    flink_home: Path, tmp_path: Path
-) -> None:
+def test_the_runner_is_rebuilt_after_changes(flink_home: Path, tmp_path: Path) -> None:
     home = tmp_path / "home"
     home.mkdir()
     (home / "lib").symlink_to(flink_home / "lib")

@@ -64,7 +64,7 @@ class Worker:
 
 
 def filled(log: KafkaLog, count: int) -> dict[int, list[bytes]]:
-    """What lies in each partition after appending so many records of a hundred people."""
+    """Append records of a hundred users and return them by partition."""
     expected: dict[int, list[bytes]] = {number: [] for number in range(log.partitions)}
     payloads = [b"%d" % number for number in range(count)]
     keys = [f"{number % 100}" for number in range(count)]
@@ -82,7 +82,7 @@ def finish(workers: Sequence[Worker], expected: dict[int, list[bytes]]) -> None:
             worker.work()
 
 
-def test_one_member_reads_everything_from_where_its_state_is(log: KafkaLog) -> None:
+def test_one_member_reads_all_records_from_its_state(log: KafkaLog) -> None:
     expected = filled(log, 1000)
     state = {number: run[: 40 * number] for number, run in expected.items()}
     worker = Worker(log, state)
@@ -94,7 +94,7 @@ def test_one_member_reads_everything_from_where_its_state_is(log: KafkaLog) -> N
     assert worker.group.partitions == frozenset()
 
 
-def test_a_member_without_state_begins_where_the_group_is(log: KafkaLog) -> None:
+def test_a_member_without_state_begins_at_the_groups_offset(log: KafkaLog) -> None:
     expected = filled(log, 200)
     first = Worker(log, {})
     finish([first], expected)
@@ -129,7 +129,7 @@ def test_a_member_without_state_begins_where_the_group_is(log: KafkaLog) -> None
     group.close()
 
 
-def test_partitions_move_between_members_and_no_record_is_lost_or_repeated(log: KafkaLog) -> None:
+def test_rebalances_lose_and_repeat_no_record(log: KafkaLog) -> None:
     state: dict[int, list[bytes]] = {}
     expected = filled(log, 500)
     first = Worker(log, state)
@@ -173,7 +173,7 @@ def test_paused_partitions_wait(log: KafkaLog) -> None:
     worker.group.close()
 
 
-def test_lag_is_told_by_records_and_by_time(log: KafkaLog) -> None:
+def test_lag_in_records_and_time(log: KafkaLog) -> None:
     filled(log, 400)
     worker = Worker(log, {})
     patiently(lambda: worker.work(limit=1) > 0)
@@ -209,7 +209,7 @@ def test_lag_is_told_by_records_and_by_time(log: KafkaLog) -> None:
     worker.group.close()
 
 
-def test_what_a_callback_raises_comes_out(log: KafkaLog) -> None:
+def test_errors_of_callbacks_are_raised(log: KafkaLog) -> None:
     class StateGoneError(Exception):
         pass
 
@@ -234,7 +234,7 @@ def test_an_absent_topic(kafka_servers: str) -> None:
     group.close()
 
 
-def test_a_state_that_is_ahead_of_the_log() -> None:
+def test_a_state_ahead_of_the_log_is_refused() -> None:
     with mock_cluster() as servers:
         settings = KafkaSettings(servers=servers, topic=topic_name(), linger_ms=1)
         AdminClient({"bootstrap.servers": servers}).list_topics(settings.topic, timeout=60)
@@ -248,7 +248,7 @@ def test_a_state_that_is_ahead_of_the_log() -> None:
             group.close()
 
 
-def test_an_outage_is_told_once_and_reading_goes_on_after_it(
+def test_an_outage_is_logged_once_and_reading_continues(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.INFO, "tactful_streaming.kafka.consumer_group")
@@ -277,7 +277,7 @@ def test_an_outage_is_told_once_and_reading_goes_on_after_it(
 
 
 class Remains:
-    """A consumer that still delivers messages of a partition which is not assigned any more."""
+    """A consumer that delivers messages of a partition after its revocation."""
 
     def __init__(self, consumer: Consumer) -> None:
         self._consumer = consumer
@@ -296,7 +296,7 @@ class Remains:
         return getattr(self._consumer, name)
 
 
-def test_what_is_left_of_a_partition_that_went_is_passed_over() -> None:
+def test_records_of_revoked_partitions_are_skipped() -> None:
     settings = KafkaSettings(servers="127.0.0.1:1", topic=topic_name())
     group = PartitionGroup(
         settings, "g", assigned=lambda _: 0, revoked=lambda _: None, lost=lambda _: None

@@ -98,7 +98,7 @@ def read_to(partition: KafkaPartition, end: int) -> list[bytes]:
         ({"extra": {"sasl.password": "x"}}, "may not set sasl.password"),
     ],
 )
-def test_settings_that_cannot_work(changes: dict[str, Any], message: str) -> None:
+def test_invalid_settings_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(LogSettingsError) as caught:
         KafkaSettings(**{"servers": "broker:9092", **changes})
     assert message in str(caught.value)
@@ -130,7 +130,7 @@ def test_settings_the_client_refuses_are_explained(kafka_servers: str) -> None:
         KafkaLog(settings)
 
 
-def test_extra_settings_do_not_loosen_the_promises() -> None:
+def test_extra_settings_cannot_weaken_durability() -> None:
     settings = KafkaSettings(servers="broker:9092", extra={"compression.type": "zstd"})
     producer, consumer = settings.producer_config(), settings.consumer_config("g")
     assert producer["compression.type"] == "zstd"
@@ -156,7 +156,7 @@ def test_topics_are_made_once(kafka_servers: str) -> None:
         assert log.partitions == 6
 
 
-def test_an_absent_topic_is_told(kafka_servers: str) -> None:
+def test_a_missing_topic_is_reported(kafka_servers: str) -> None:
     settings = KafkaSettings(servers=kafka_servers, topic=topic_name())
     with pytest.raises(TopicError, match=r"does not exist at .* make it"):
         KafkaLog(settings)
@@ -178,7 +178,7 @@ def reference_murmur2(data: bytes) -> int:
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"]), max_size=40), st.integers(1, 200))
-def test_people_are_routed_as_by_kafkas_own_clients(key: str, partitions: int) -> None:
+def test_users_are_routed_as_by_kafkas_own_clients(key: str, partitions: int) -> None:
     from confluent_kafka import murmur2
 
     assert murmur2(key.encode(), partitions) == reference_murmur2(key.encode()) % partitions
@@ -207,7 +207,7 @@ def test_keys_stay_together_in_order_and_copies_go_everywhere(log: KafkaLog) -> 
         log.append([b"x"], [])
 
 
-def test_a_partition_that_is_none(log: KafkaLog) -> None:
+def test_an_unknown_partition_is_refused(log: KafkaLog) -> None:
     with pytest.raises(LogError, match="not one of 0 to 3"):
         log.partition(4)
 
@@ -257,7 +257,7 @@ def test_oversized_records_are_refused_alone(log: KafkaLog) -> None:
     assert log.append([b"small", bytes(5 * 1024 * 1024)], ["u", "u"])[log.partition_of("u")] == 2
 
 
-def test_what_the_client_refuses_is_not_acknowledged(
+def test_records_the_client_refuses_are_not_acknowledged(
     log: KafkaLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from confluent_kafka import KafkaError, KafkaException
@@ -294,7 +294,7 @@ def test_a_closed_log(kafka_servers: str) -> None:
         log.append([b"x"], ["u"])
 
 
-def test_no_broker_at_all_is_told_and_waited_for() -> None:
+def test_without_a_broker_appends_are_refused_until_one_answers() -> None:
     settings = KafkaSettings(servers="127.0.0.1:9", topic="absent")
     with pytest.raises(LogUnreachableError, match="no broker answers"):
         ensure_topic(settings, timeout_s=0.5)
@@ -318,7 +318,7 @@ def appended(log: KafkaLog, payload: bytes) -> bool:
     return True
 
 
-def test_a_killed_broker_is_refused_quickly_and_come_back_to() -> None:
+def test_appends_fail_fast_without_broker_and_recover() -> None:
     """The broker of this test keeps nothing: what is judged is refusal and recovery."""
     with (
         running_broker() as broker,
@@ -344,7 +344,7 @@ def test_a_killed_broker_is_refused_quickly_and_come_back_to() -> None:
     ("count", "message"),
     [(None, "restore it from a backup"), (10, "had 4 partitions and has 10 now")],
 )
-def test_a_topic_that_is_not_what_it_was_is_not_written_to(
+def test_a_changed_topic_is_not_written_to(
     count: int | None, message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with (
@@ -361,7 +361,7 @@ def test_a_topic_that_is_not_what_it_was_is_not_written_to(
             log.append([b"x"], ["u"])
 
 
-def test_nothing_acknowledged_is_lost_through_cut_connections() -> None:
+def test_cut_connections_lose_no_acknowledged_record() -> None:
     acknowledged: dict[str, list[bytes]] = {f"u{n}": [] for n in range(4)}
     stop = threading.Event()
 
@@ -417,7 +417,7 @@ def test_reading_goes_on_after_an_outage() -> None:
         partition.close()
 
 
-def test_a_slow_broker_is_waited_for_by_who_has_not_written_what_is_there() -> None:
+def test_reads_wait_for_records_of_other_writers() -> None:
     with broker_behind_proxy() as (broker, proxy), new_log(broker.servers, linger_ms=1) as log:
         log.append_to(0, [b"%d" % n for n in range(10)])
         with KafkaLog(log.settings) as another:
@@ -433,7 +433,7 @@ def test_a_slow_broker_is_waited_for_by_who_has_not_written_what_is_there() -> N
             partition.close()
 
 
-def test_a_record_that_is_known_and_not_delivered() -> None:
+def test_an_undelivered_record_is_an_error() -> None:
     with broker_behind_proxy() as (broker, proxy), new_log(broker.servers, linger_ms=1) as log:
         partition = KafkaPartition(log, 0, timeout_s=0.5)
         log.append_to(0, [b"x"])
@@ -455,7 +455,7 @@ def test_a_record_that_is_known_and_not_delivered() -> None:
         partition.close()
 
 
-def test_a_partition_that_the_client_does_not_know_is_asked_for_before_it_is_called_gone(
+def test_an_unknown_partition_is_verified_before_it_is_gone(
     kafka_servers: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from confluent_kafka import KafkaError, KafkaException
@@ -484,7 +484,7 @@ def test_a_partition_that_the_client_does_not_know_is_asked_for_before_it_is_cal
 
 
 @pytest.mark.parametrize("times", [1, 2])
-def test_what_a_client_drops_is_asked_again_and_then_waited_for(
+def test_dropped_requests_are_repeated_once(
     kafka_servers: str, monkeypatch: pytest.MonkeyPatch, times: int
 ) -> None:
     """A client that learns of other brokers drops what it asked the ones it knew."""
@@ -604,7 +604,7 @@ def test_every_coroutine_gets_its_own_position(log: KafkaLog) -> None:
         assert dict(enumerate(records)) == claimed[number]
 
 
-def test_closing_waits_for_what_was_submitted_and_cancelling_disturbs_nobody(
+def test_close_waits_for_appends_also_cancelled_ones(
     kafka_servers: str,
 ) -> None:
     async def run(log: KafkaLog) -> None:

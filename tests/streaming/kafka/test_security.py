@@ -139,7 +139,7 @@ def test_everything_speaks_tls(settings: KafkaSettings) -> None:
         ({"key_password": "wrong"}, "refuses its settings"),
     ],
 )
-def test_what_is_refused_is_explained(
+def test_refused_connections_are_explained(
     settings: KafkaSettings, certificates: Path, change: dict[str, str | None], words: str
 ) -> None:
     if change.get("ca_file"):

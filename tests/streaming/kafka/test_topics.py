@@ -18,7 +18,7 @@ from tactful_streaming.worker.partition_job import PartitionJob
 
 
 @pytest.mark.service("kafka")
-def test_each_making_of_a_topic_has_an_id_of_its_own(kafka_servers: str) -> None:
+def test_each_created_topic_has_its_own_id(kafka_servers: str) -> None:
     from confluent_kafka.admin import AdminClient
 
     settings = KafkaSettings(kafka_servers, topic_name())
@@ -34,7 +34,7 @@ def test_each_making_of_a_topic_has_an_id_of_its_own(kafka_servers: str) -> None
     assert topic_id(settings) not in (None, first)
 
 
-def test_a_state_belongs_to_the_topic_that_it_was_begun_with() -> None:
+def test_a_state_belongs_to_the_topic_of_its_begin() -> None:
     store = MemoryState()
 
     def check(known: str | None, fresh: bool = False) -> None:
@@ -53,9 +53,7 @@ def test_a_state_belongs_to_the_topic_that_it_was_begun_with() -> None:
 
 
 @pytest.mark.service("kafka")
-def test_a_partition_of_a_topic_made_anew_is_not_read_from_the_middle(
-    kafka_servers: str, tmp_path: Path
-) -> None:
+def test_a_recreated_topic_is_not_read_from_the_middle(kafka_servers: str, tmp_path: Path) -> None:
     event = Event(event_id="e", type="view", timestamp=1_700_000_000_000, user_id="u1")
     with new_shard(kafka_servers, tmp_path, 2, topic_id="old") as shard:
         anew = replace(shard.options, topic_id="new")

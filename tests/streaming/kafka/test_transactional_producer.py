@@ -46,7 +46,7 @@ def records(settings: KafkaSettings) -> dict[int, list[Row]]:
     return found
 
 
-def test_rows_wait_for_the_commit_whatever_the_linger_of_the_log(
+def test_rows_wait_for_the_commit_with_any_linger(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """With a short one, a worker's producers ask their sockets without a pause."""
@@ -85,7 +85,7 @@ def test_rows_are_appended_by_key_or_to_one_partition(settings: KafkaSettings) -
     assert sum(map(len, found.values())) == len(rows)
 
 
-def test_what_has_no_room_waits(settings: KafkaSettings) -> None:
+def test_rows_without_room_wait(settings: KafkaSettings) -> None:
     narrow = replace(settings, extra={"queue.buffering.max.messages": 700})
     producer = TransactionalProducer(narrow, f"owner-{settings.topic}")
     rows = some_rows(1500)
@@ -95,7 +95,7 @@ def test_what_has_no_room_waits(settings: KafkaSettings) -> None:
     assert sorted(records(settings)[1]) == sorted(rows)
 
 
-def test_what_never_gets_room_is_refused(settings: KafkaSettings) -> None:
+def test_rows_are_refused_after_the_timeout(settings: KafkaSettings) -> None:
     clock = itertools.count(0.0, 1e9)
     narrow = replace(settings, linger_ms=1000, extra={"queue.buffering.max.messages": 10})
     producer = TransactionalProducer(narrow, f"owner-{settings.topic}", clock=lambda: next(clock))
@@ -104,7 +104,7 @@ def test_what_never_gets_room_is_refused(settings: KafkaSettings) -> None:
     producer.close()
 
 
-def test_what_the_client_refuses_is_told(settings: KafkaSettings) -> None:
+def test_rows_the_client_refuses_are_an_error(settings: KafkaSettings) -> None:
     producer = TransactionalProducer(settings, f"owner-{settings.topic}")
     with pytest.raises(LogError):
         producer.write("x" * 600, some_rows(2))
@@ -117,7 +117,7 @@ def test_what_the_client_refuses_is_told(settings: KafkaSettings) -> None:
     producer.close()
 
 
-def test_a_former_owner_is_shut_out(settings: KafkaSettings) -> None:
+def test_a_former_owner_is_fenced(settings: KafkaSettings) -> None:
     name = f"owner-{settings.topic}"
     first = TransactionalProducer(settings, name)
     first.write(settings.topic, some_rows(20), 0)

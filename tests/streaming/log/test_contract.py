@@ -1,4 +1,4 @@
-"""What every event log promises: embedded, and a partition of Kafka at two kinds of broker."""
+"""Contract of event logs: embedded, and partitions of Kafka at two kinds of broker."""
 
 import random
 import time
@@ -63,7 +63,7 @@ def test_an_empty_log(log: EventLog) -> None:
     assert log.offset_at(0) == 0
 
 
-def test_what_is_appended_is_read(log: EventLog) -> None:
+def test_appended_records_are_read(log: EventLog) -> None:
     payloads = [b"a", b"", b"\x00" * 1000, "ü".encode()]
     assert log.append(payloads) == 4
     assert [*enumerate(payloads)] == log.read(0, 10)

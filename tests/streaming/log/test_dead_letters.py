@@ -62,7 +62,7 @@ def test_letters_are_read_back_as_they_were(tmp_path: Path) -> None:
     reader.close()
 
 
-def test_what_was_set_aside_can_be_decoded(tmp_path: Path) -> None:
+def test_dead_letters_can_be_decoded(tmp_path: Path) -> None:
     kept = DeadLetters.open(tmp_path)
     kept.add([letter(7), letter(8, UNREADABLE, payload=b"\xc1 no entry"), letter(9, payload=b"{")])
     entries = [one.entry() for _, one in kept.read()]
@@ -71,7 +71,7 @@ def test_what_was_set_aside_can_be_decoded(tmp_path: Path) -> None:
     kept.close()
 
 
-def test_repeats_after_a_crash_are_left_out(tmp_path: Path) -> None:
+def test_repetitions_after_a_crash_are_skipped(tmp_path: Path) -> None:
     kept = DeadLetters.open(tmp_path)
     kept.add([letter(1), letter(3)])
     kept.add([letter(1), letter(3), letter(4)])  # applied again from the last commit
@@ -81,7 +81,7 @@ def test_repeats_after_a_crash_are_left_out(tmp_path: Path) -> None:
     kept.close()
 
 
-def test_another_letter_of_the_same_number_is_no_repeat(tmp_path: Path) -> None:
+def test_another_letter_at_the_same_offset_is_no_repetition(tmp_path: Path) -> None:
     """Partitions that are read as one may come in another order after a crash."""
     kept = DeadLetters.open(tmp_path)
     first, second = (letter(7, payload=it) for it in (b"one", b"two"))
@@ -91,7 +91,7 @@ def test_another_letter_of_the_same_number_is_no_repeat(tmp_path: Path) -> None:
     kept.close()
 
 
-def test_old_letters_are_forgotten_in_whole_segments(tmp_path: Path) -> None:
+def test_old_letters_are_deleted_in_whole_segments(tmp_path: Path) -> None:
     now = [1_000_000]
     log = EmbeddedLog(tmp_path, segment_bytes=500, retention_ms=20_000, clock=lambda: now[0])
     kept = DeadLetters(log)
@@ -108,7 +108,7 @@ def test_old_letters_are_forgotten_in_whole_segments(tmp_path: Path) -> None:
 
 @pytest.mark.service("kafka")
 @pytest.mark.parametrize("retention", [1, None])
-def test_a_worker_forgets_old_letters_with_its_checkpoints(
+def test_a_worker_deletes_old_letters_at_checkpoints(
     retention: int | None, kafka_servers: str, tmp_path: Path
 ) -> None:
     rules = load_rules("- {name: no, when: {type: view}, action: dead_letter}")
@@ -159,7 +159,7 @@ for offset in range(10**9):
 """
 
 
-def test_what_was_added_outlives_a_kill(tmp_path: Path) -> None:
+def test_added_letters_survive_a_kill(tmp_path: Path) -> None:
     for _ in range(3):
         with subprocess.Popen(
             [sys.executable, "-c", _WRITER, str(tmp_path)], stdout=subprocess.PIPE, text=True

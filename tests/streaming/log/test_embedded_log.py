@@ -75,7 +75,7 @@ def test_offsets_outside_the_log(log: EmbeddedLog, offset: int) -> None:
     st.randoms(use_true_random=False),
 )
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50)
-def test_what_is_appended_is_read_across_segments_and_reopening(
+def test_records_are_read_across_segments_after_reopening(
     tmp_path_factory: pytest.TempPathFactory,
     appends: list[list[bytes]],
     segment_bytes: int,
@@ -146,7 +146,7 @@ def test_rubbish_after_the_end_is_cut_off(tmp_path: Path, tail: bytes) -> None:
         assert [*enumerate(numbered(100))] == log.read(0, 200)
 
 
-def test_a_half_written_append_is_cut_off_even_where_later_parts_arrived(tmp_path: Path) -> None:
+def test_a_torn_append_is_cut_off_also_with_later_parts(tmp_path: Path) -> None:
     """At a loss of power, pages of the last append reach the disk in any order."""
     *_, last = filled(tmp_path, 20, per_append=20)
     overwrite(last, 3 * (HEADER + 9), b"\x00" * 40)
@@ -156,9 +156,7 @@ def test_a_half_written_append_is_cut_off_even_where_later_parts_arrived(tmp_pat
 
 @pytest.mark.parametrize("segment", [0, 1, -1])
 @pytest.mark.parametrize("byte", [0, 1, 2, 3, 4, 7, 8, 15, 16, 19, 20, 28])
-def test_damaged_acknowledged_records_are_loud_and_untouched(
-    tmp_path: Path, segment: int, byte: int
-) -> None:
+def test_damaged_acknowledged_records_are_an_error(tmp_path: Path, segment: int, byte: int) -> None:
     file = filled(tmp_path, 110, per_append=5)[segment]
     before = file.read_bytes()
     overwrite(file, byte, bytes([before[byte] ^ 0x55]))
@@ -178,7 +176,7 @@ def test_intact_segments_stay_readable_beside_a_damaged_one(tmp_path: Path) -> N
         assert [*enumerate(numbered(95))][second:] == log.read(second, 200)
 
 
-def test_a_missing_or_shortened_segment_is_loud(tmp_path: Path) -> None:
+def test_a_missing_or_shortened_segment_is_an_error(tmp_path: Path) -> None:
     files = filled(tmp_path, 95, per_append=5)
     os.truncate(files[0], files[0].stat().st_size - (HEADER + 10) * 5)
     with EmbeddedLog(tmp_path) as log, pytest.raises(LogCorruptedError, match="ends early"):
@@ -190,7 +188,7 @@ def test_a_missing_or_shortened_segment_is_loud(tmp_path: Path) -> None:
         log.read(0, 200)
 
 
-def test_a_bogus_length_asks_for_no_memory(tmp_path: Path) -> None:
+def test_a_damaged_length_allocates_no_memory(tmp_path: Path) -> None:
     *_, last = filled(tmp_path, 20)
     with last.open("ab") as stream:
         stream.write(struct.pack("<2sHIqI", b"\xf1T", 1, 0xFFFFFFFF, 0, 0))
@@ -218,7 +216,7 @@ def test_one_writer(tmp_path: Path) -> None:
         EmbeddedLog(tmp_path / "absent", read_only=True)
 
 
-def test_a_reader_leaves_a_tail_in_flight_alone(tmp_path: Path) -> None:
+def test_a_reader_does_not_cut_an_append_in_progress(tmp_path: Path) -> None:
     *_, last = filled(tmp_path, 15)
     with last.open("ab") as stream:
         stream.write(b"\xf1T half a header")

@@ -104,7 +104,7 @@ def test_backpressure_refuses_before_memory_grows() -> None:
     asyncio.run(run())
 
 
-def test_a_failed_disk_is_reported_to_every_waiter_and_recovers() -> None:
+def test_a_failed_disk_fails_all_waiting_appends() -> None:
     async def run() -> None:
         log = GatedLog()
         log.failure = LogWriteError(errno.ENOSPC, "No space left on device")
@@ -123,7 +123,7 @@ def test_a_failed_disk_is_reported_to_every_waiter_and_recovers() -> None:
     asyncio.run(run())
 
 
-def test_a_cancelled_caller_disturbs_nobody() -> None:
+def test_a_cancelled_append_does_not_disturb_others() -> None:
     async def run() -> None:
         log = GatedLog()
         group = GroupCommit(log)
@@ -153,7 +153,7 @@ def test_one_oversized_record_fails_its_caller_only() -> None:
     asyncio.run(run())
 
 
-def test_closing_writes_what_waits() -> None:
+def test_close_writes_queued_appends() -> None:
     async def run() -> None:
         log = GatedLog()
         group = GroupCommit(log)

@@ -56,7 +56,7 @@ def contents(path: Path) -> list[bytes]:
 
 @settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.binary(max_size=40), max_size=30), st.sets(st.integers(0, 29)))
-def test_what_is_replaced_is_gone_and_the_rest_is_as_it_was(
+def test_only_matching_records_are_replaced(
     tmp_path_factory: pytest.TempPathFactory, payloads: list[bytes], chosen: set[int]
 ) -> None:
     path = tmp_path_factory.mktemp("log")
@@ -85,7 +85,7 @@ def test_times_of_receipt_and_later_appends_stay(tmp_path: Path) -> None:
         assert log.append([b"more"]) == 11
 
 
-def test_segments_without_anything_are_not_touched(tmp_path: Path) -> None:
+def test_segments_without_matches_stay_unchanged(tmp_path: Path) -> None:
     fill(tmp_path, [b"x" * 150, b"secret" + b"x" * 150, b"y" * 150])
     before = {file.name: file.stat().st_ino for file in tmp_path.glob("*.log")}
     done = redact(tmp_path, {b"secret"}, lambda offset, payload: BLANK)
@@ -96,7 +96,7 @@ def test_segments_without_anything_are_not_touched(tmp_path: Path) -> None:
     assert len(done.segments) == 1
 
 
-def test_a_log_that_is_written_to_is_left_alone(tmp_path: Path) -> None:
+def test_a_log_with_a_writer_is_refused(tmp_path: Path) -> None:
     with EmbeddedLog(tmp_path) as log:
         log.append([b"secret"])
         with pytest.raises(LogLockedError):
@@ -159,7 +159,7 @@ def engine(definitions: Definitions, store: MemoryState) -> Engine:
 def run(
     definitions: Definitions, payloads: Sequence[bytes], store: MemoryState, cuts: Sequence[int]
 ) -> Engine:
-    """Apply `payloads`, committing now and then, and after a crash at each of `cuts` again."""
+    """Apply `payloads` with some commits, and again after a crash at each of `cuts`."""
     opened = engine(definitions, store)
     for number, payload in enumerate(payloads):
         opened.apply([(number, payload)])
@@ -185,7 +185,7 @@ def readings(opened: Engine, people: Sequence[str], at: int) -> dict[str, Any]:
 
 @settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(events, st.sets(st.integers(0, 40), max_size=4))
-def test_a_replay_after_redaction_is_that_of_a_log_without_the_person(
+def test_replay_after_redaction_equals_a_log_without_the_user(
     definitions: Definitions, drawn: list[tuple[str, str, int, int, int]], cuts: set[int]
 ) -> None:
     happened = entries(drawn)
@@ -202,7 +202,7 @@ def test_a_replay_after_redaction_is_that_of_a_log_without_the_person(
 
 @settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(events, st.sets(st.integers(0, 40), max_size=4))
-def test_a_state_that_forgot_somebody_holds_the_others_as_they_were(
+def test_erasure_keeps_the_state_of_other_users(
     definitions: Definitions, drawn: list[tuple[str, str, int, int, int]], cuts: set[int]
 ) -> None:
     happened = entries(drawn)
@@ -232,7 +232,7 @@ def test_a_state_that_forgot_somebody_holds_the_others_as_they_were(
 
 @settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(events, st.booleans())
-def test_an_engine_counts_nothing_of_the_suppressed(
+def test_events_of_suppressed_users_do_not_count(
     definitions: Definitions, drawn: list[tuple[str, str, int, int, int]], by_device: bool
 ) -> None:
     """A replay of a log that nobody can rewrite."""

@@ -104,7 +104,7 @@ def test_a_crash_in_the_midst_of_trimming_leaves_a_log(tmp_path: Path) -> None:
         assert [*enumerate(numbered(33, 27), 27)] == log.read(27, 99)
 
 
-def test_readers_are_undisturbed_by_trimming(tmp_path: Path) -> None:
+def test_trimming_does_not_disturb_readers(tmp_path: Path) -> None:
     total = 4000
     log = EmbeddedLog(tmp_path, segment_bytes=2000, retention_bytes=4000, durability="process")
     wrong: list[object] = []
@@ -203,7 +203,7 @@ def test_a_reader_follows_the_writer_across_segments_and_trims(tmp_path: Path) -
     writer.close()
 
 
-def test_a_reader_never_sees_what_a_failing_disk_took_back(
+def test_a_reader_never_reads_a_failed_append(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with EmbeddedLog(tmp_path) as writer:
@@ -298,8 +298,8 @@ print(log.append([b"payload %05d" % n for n in range(start, start + 100)]), flus
 
 
 @pytest.mark.parametrize("how", ["limited", "full"])
-def test_a_really_full_disk(tmp_path: Path, how: str) -> None:
-    """What was acknowledged is there; when there is room again, the log goes on by itself."""
+def test_a_full_file_system(tmp_path: Path, how: str) -> None:
+    """Acknowledged records stay; with free space the log continues by itself."""
     mounted = how == "full"
     if mounted:
         command = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(tmp_path)]

@@ -56,7 +56,7 @@ def test_only_the_newest_owner_writes(space: dict[str, Any]) -> None:
         store.close()
 
 
-def test_blobs_and_their_mark_are_put_at_once_or_not_at_all(space: dict[str, Any]) -> None:
+def test_blobs_and_their_mark_are_put_atomically(space: dict[str, Any]) -> None:
     first = FencedRedisStore(space["url"], 0, prefix=space["prefix"], ttl_s=600)
     first.put_many({"gone": b"1", "stays": b"1"})
     first.mark(0, 10, previous=None)

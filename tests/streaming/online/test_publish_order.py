@@ -1,4 +1,4 @@
-"""A copy that is written before the state is committed shows nothing that a crash takes back."""
+"""A copy written before the commit never shows values that a crash would revert."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Reading = dict[str, dict[str, Value]]
 
 
 def truth(stream: list[tuple[int, bytes]]) -> dict[int, tuple[int, Reading]]:
-    """By offset, the watermark and what an uninterrupted engine reads of each user."""
+    """By offset, the watermark and all reads of an engine without crashes."""
     engine = Engine(definitions(), MemoryState(), EngineOptions(allowed_lateness_ms=0))
     found = {}
     for begin in range(0, len(stream), BATCH):
@@ -39,7 +39,7 @@ def truth(stream: list[tuple[int, bytes]]) -> dict[int, tuple[int, Reading]]:
 @pytest.mark.parametrize(
     ("seed", "memory_bytes"), [(0, None), (1, 1)], ids=["in-memory", "spilled"]
 )
-def test_whatever_is_marked_is_true_through_crashes(seed: int, memory_bytes: int | None) -> None:
+def test_marks_hold_through_crashes(seed: int, memory_bytes: int | None) -> None:
     rng = random.Random(seed)
     stream = records(random_entries(seed, 300))
     expected = truth(stream)
@@ -110,7 +110,7 @@ HOURLY = load_definitions(
 
 
 class Spilling:
-    """An engine out of whose memory goes whatever has been packed, and its copy."""
+    """An engine that spills all packed entities, and its copy."""
 
     def __init__(self, state: MemoryState) -> None:
         self.copy = MemoryOnlineStore()
@@ -135,7 +135,7 @@ class Spilling:
         )
 
 
-def test_who_comes_back_just_when_they_would_be_forgotten_stays_in_the_copy() -> None:
+def test_a_user_who_returns_at_expiry_stays_in_the_copy() -> None:
     spilling = Spilling(MemoryState())
     spilling.see("u", 0)
     spilling.engine.commit()
@@ -145,7 +145,7 @@ def test_who_comes_back_just_when_they_would_be_forgotten_stays_in_the_copy() ->
     assert spilling.counts("u") == (1, 1)
 
 
-def test_what_left_memory_before_a_commit_that_failed_is_not_lost() -> None:
+def test_spilled_entities_survive_a_failed_commit() -> None:
     store = FullStore()
     spilling = Spilling(store)
     for minute in range(3):

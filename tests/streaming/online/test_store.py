@@ -72,7 +72,7 @@ def store(opener: Opener) -> OnlineStore:
     return opener()
 
 
-def test_blobs_come_back_in_the_order_asked(store: OnlineStore) -> None:
+def test_blobs_are_returned_in_the_order_of_keys(store: OnlineStore) -> None:
     store.put_many({"a": b"1", "b": b"", "é\n": bytes(range(256))})
     assert [bytes(range(256)), None, b"1", b"", b"1"] == store.get_many(["é\n", "x", "a", "b", "a"])
     assert store.get_many([]) == []
@@ -109,7 +109,7 @@ def test_kinds_and_tags_have_keys_of_their_own(opener: Opener) -> None:
 
 
 @pytest.mark.parametrize("word", ["a:b", "@", "é", "a b"])
-def test_other_words_are_refused_as_kind_and_tag(opener: Opener, word: str) -> None:
+def test_invalid_kinds_and_tags_are_refused(opener: Opener, word: str) -> None:
     with pytest.raises(OnlineStoreError, match="letters, digits"):
         opener(tag=word)
     with pytest.raises(OnlineStoreError, match="letters, digits"):
@@ -129,12 +129,12 @@ def test_blobs_that_are_not_put_again_expire(opener: Opener) -> None:
 
 
 @pytest.mark.parametrize("ttl_s", [0.0, -1.0, float("nan"), float("inf")])
-def test_a_time_to_live_of_nothing_is_refused(ttl_s: float) -> None:
+def test_an_invalid_time_to_live_is_refused(ttl_s: float) -> None:
     with pytest.raises(OnlineStoreError, match="at least"):
         RedisOnlineStore("redis://localhost", ttl_s=ttl_s)
 
 
-def test_a_mark_moves_on_from_the_one_before(store: OnlineStore) -> None:
+def test_a_mark_replaces_the_previous_one(store: OnlineStore) -> None:
     assert store.marked(2) is None
     store.mark(2, 10, previous=None)
     store.mark(2, 20, previous=10)
@@ -143,7 +143,7 @@ def test_a_mark_moves_on_from_the_one_before(store: OnlineStore) -> None:
     assert (store.marked(2), store.marked(0)) == (30, None)
 
 
-def test_a_mark_that_is_gone_older_or_newer_is_noticed_and_left(store: OnlineStore) -> None:
+def test_an_unexpected_mark_is_an_error_and_stays(store: OnlineStore) -> None:
     with pytest.raises(OnlineStoreLostError, match="partition 1 has no mark, not 10"):
         store.mark(1, 20, previous=10)
     assert store.marked(1) is None
@@ -154,7 +154,7 @@ def test_a_mark_that_is_gone_older_or_newer_is_noticed_and_left(store: OnlineSto
         assert store.marked(1) == there
 
 
-def test_marks_of_many_threads_lose_none(store: OnlineStore) -> None:
+def test_each_mark_is_set_by_one_of_many_threads(store: OnlineStore) -> None:
     # Every step from one mark to the next is taken by exactly one of the threads that try it.
     store.mark(0, 0, previous=None)
     taken: list[int] = []
@@ -176,7 +176,7 @@ def test_marks_of_many_threads_lose_none(store: OnlineStore) -> None:
     assert store.marked(0) == len(set(taken))
 
 
-def test_the_engine_mirrors_users_for_other_processes(store: OnlineStore) -> None:
+def test_the_engine_copies_users_for_other_processes(store: OnlineStore) -> None:
     stream = records(random_entries(6, 3000))
     engine = Engine(definitions(), MemoryState(), EngineOptions(online=store))
     for start in range(0, len(stream), 100):
@@ -198,7 +198,7 @@ class Unreliable(MemoryOnlineStore):
         super().put_many(blobs, kind=kind)
 
 
-def test_a_mirror_that_was_away_catches_up() -> None:
+def test_the_copy_catches_up_after_an_outage() -> None:
     stream = records(random_entries(7, 1000))
     online = Unreliable()
     state = MemoryState()
@@ -219,7 +219,7 @@ def test_a_mirror_that_was_away_catches_up() -> None:
 
 
 @pytest.mark.parametrize("blob", [b"", b"\xc1", b"\x91\x00"])
-def test_what_is_no_packed_state_is_refused(blob: bytes) -> None:
+def test_an_invalid_blob_is_refused(blob: bytes) -> None:
     with pytest.raises(StateError):
         read_packed(definitions().of_entity("user"), blob, 0)
 
@@ -227,7 +227,7 @@ def test_what_is_no_packed_state_is_refused(blob: bytes) -> None:
 # What Redis may do to us.
 
 
-def test_redis_that_is_away_is_tried_a_bounded_number_of_times() -> None:
+def test_retries_of_an_unreachable_redis_are_bounded() -> None:
     port = free_port()
     for cluster in (False, True):
         pauses: list[float] = []
@@ -242,7 +242,7 @@ def test_redis_that_is_away_is_tried_a_bounded_number_of_times() -> None:
         store.close()
 
 
-def test_redis_that_hangs_up_is_asked_again() -> None:
+def test_a_closed_connection_is_retried() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
 
         def serve() -> None:
@@ -283,7 +283,7 @@ def test_a_restarted_redis_is_reached_again(tmp_path: Path) -> None:
 
 
 @pytest.mark.service("redis")
-def test_a_redis_that_went_back_to_a_snapshot_is_noticed(tmp_path: Path) -> None:
+def test_a_redis_restored_from_a_snapshot_is_detected(tmp_path: Path) -> None:
     import redis
 
     with RedisServer(tmp_path) as server, redis.Redis(port=server.port) as client:
@@ -314,7 +314,7 @@ def test_a_full_redis_refuses_and_keeps_what_it_has(tmp_path: Path) -> None:
 
 
 @pytest.mark.service("redis")
-def test_a_password_and_the_rights_of_a_user(tmp_path: Path) -> None:
+def test_password_and_acl(tmp_path: Path) -> None:
     user = ["--user", "tactful", "on", ">secret", "~tactful:*"]
     rights = ["+@read", "+@write", "+@scripting", "+@connection"]
     with RedisServer(tmp_path, "--requirepass", "root", *user, *rights) as server:
@@ -362,7 +362,7 @@ def test_tls(tmp_path: Path) -> None:
 
 
 @pytest.mark.service("redis")
-def test_a_mark_that_is_no_offset_is_named(redis_url: str) -> None:
+def test_a_foreign_mark_is_an_error(redis_url: str) -> None:
     import redis
 
     prefix = f"test.{uuid.uuid4().hex}"
@@ -380,7 +380,7 @@ def test_no_redis_url() -> None:
             RedisOnlineStore("http://example.org", cluster=cluster)
 
 
-def test_without_the_extra_the_cure_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_client_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     real = builtins.__import__
 
     def without_redis(name: str, *rest: Any) -> Any:

@@ -1,4 +1,4 @@
-"""What is noted is written, in order, whatever the store does meanwhile."""
+"""Queued changes are written in order, also if the store fails meanwhile."""
 
 import random
 import threading
@@ -22,7 +22,7 @@ from tactful_streaming.windows.entity_table import read_packed
 
 
 class Gate:
-    """A store that can be shut, be emptied, and tells in what order it was written to."""
+    """A store that can block, be emptied, and records the order of writes."""
 
     def __init__(self) -> None:
         self.inner = MemoryOnlineStore()
@@ -104,7 +104,7 @@ def test_the_last_blob_of_a_key_is_written_before_the_mark(gate: Gate, behind: W
     assert gate.get_many(["a"], kind="item") == [b"i"]
 
 
-def test_blobs_and_their_mark_are_noted_together_or_not_at_all(gate: Gate) -> None:
+def test_blobs_and_their_mark_are_queued_atomically(gate: Gate) -> None:
     behind = WriteBehind(gate, nothing_to_refill, max_bytes=100, when_full="raise")
     behind.mark(0, 1, previous=None)
     behind.put_marked({"user": {"a": b"1", "b": None}, "item": {"a": b"i"}}, 0, 2, previous=1)
@@ -122,7 +122,7 @@ def test_blobs_and_their_mark_are_noted_together_or_not_at_all(gate: Gate) -> No
     behind.close()
 
 
-def test_what_is_not_written_yet_can_be_read(gate: Gate, behind: WriteBehind) -> None:
+def test_queued_blobs_can_be_read(gate: Gate, behind: WriteBehind) -> None:
     behind.put_many({"a": b"1", "b": b"1", "c": b"1"})
     behind.flush()
     occupy(gate, behind)
@@ -133,7 +133,7 @@ def test_what_is_not_written_yet_can_be_read(gate: Gate, behind: WriteBehind) ->
     assert gate.get_many(["a"]) == [b"1"]
 
 
-def test_a_full_buffer_raises_and_takes_nothing(gate: Gate) -> None:
+def test_a_full_queue_raises_and_queues_nothing(gate: Gate) -> None:
     behind = WriteBehind(gate, nothing_to_refill, max_bytes=100, when_full="raise")
     occupy(gate, behind)
     behind.put_many({"a": bytes(90)})
@@ -149,7 +149,7 @@ def test_a_full_buffer_raises_and_takes_nothing(gate: Gate) -> None:
     assert gate.get_many(["a", "b"]) == [bytes(90), bytes(1000)]
 
 
-def test_a_full_buffer_blocks_until_there_is_room(gate: Gate, behind: WriteBehind) -> None:
+def test_a_full_queue_blocks_until_there_is_room(gate: Gate, behind: WriteBehind) -> None:
     occupy(gate, behind)
     behind.put_many({"a": bytes(90)})
     waiting = threading.Thread(target=behind.put_many, args=[{"b": bytes(90)}])
@@ -171,7 +171,7 @@ def test_replacing_a_blob_frees_its_room(gate: Gate, behind: WriteBehind) -> Non
     assert behind.waiting_bytes == len("first0") + len("a")
 
 
-def test_a_store_that_was_away_gets_everything(gate: Gate, behind: WriteBehind) -> None:
+def test_an_unreachable_store_gets_all_changes_later(gate: Gate, behind: WriteBehind) -> None:
     gate.failures = 3
     behind.put_many({"a": b"1"})
     behind.mark(0, 1, previous=None)
@@ -179,7 +179,7 @@ def test_a_store_that_was_away_gets_everything(gate: Gate, behind: WriteBehind) 
     assert (gate.get_many(["a"]), gate.marked(0)) == ([b"1"], 1)
 
 
-def test_closing_while_the_store_is_away_gives_up_in_time(gate: Gate) -> None:
+def test_close_without_a_store_ends_after_the_timeout(gate: Gate) -> None:
     behind = WriteBehind(gate, nothing_to_refill)
     gate.failures = 1_000_000
     behind.put_many({"a": b"1"})
@@ -194,7 +194,7 @@ def test_closing_while_the_store_is_away_gives_up_in_time(gate: Gate) -> None:
         behind.mark(0, 2, previous=1)
 
 
-def test_closing_wakes_who_waits_for_room(gate: Gate) -> None:
+def test_close_wakes_calls_that_wait_for_room(gate: Gate) -> None:
     behind = WriteBehind(gate, nothing_to_refill, max_bytes=10)
     gate.failures = 1_000_000
     behind.put_many({"a": bytes(10)})
@@ -213,7 +213,7 @@ def test_closing_wakes_who_waits_for_room(gate: Gate) -> None:
     assert len(refused) == 1
 
 
-def test_a_loss_is_noticed_at_the_next_mark_and_filled(gate: Gate) -> None:
+def test_a_lost_store_is_detected_by_the_mark_and_filled(gate: Gate) -> None:
     truth: dict[str, bytes] = {f"k{n}": b"old" for n in range(10)}
 
     def refill() -> Iterator[tuple[str, Mapping[str, bytes]]]:
@@ -242,7 +242,7 @@ def test_a_loss_is_noticed_at_the_next_mark_and_filled(gate: Gate) -> None:
     writer.close()
 
 
-def test_a_refill_that_breaks_off_begins_anew(gate: Gate) -> None:
+def test_an_interrupted_refill_starts_again(gate: Gate) -> None:
     truth: dict[str, bytes] = {f"k{n}": b"%d" % n for n in range(20)}
 
     def refill() -> Iterator[tuple[str, Mapping[str, bytes]]]:
@@ -266,7 +266,7 @@ def test_a_refill_that_breaks_off_begins_anew(gate: Gate) -> None:
     writer.close()
 
 
-def test_a_refill_that_cannot_be_had_is_told_to_the_engine(gate: Gate) -> None:
+def test_a_failed_refill_is_an_error_of_the_engine(gate: Gate) -> None:
     def refill() -> Iterable[tuple[str, Mapping[str, bytes]]]:
         raise ValueError("the state is damaged")
 
@@ -279,7 +279,7 @@ def test_a_refill_that_cannot_be_had_is_told_to_the_engine(gate: Gate) -> None:
     behind.close()
 
 
-def test_a_store_is_filled_with_what_is_not_committed_yet(gate: Gate) -> None:
+def test_a_refill_includes_uncommitted_blobs(gate: Gate) -> None:
     truth: dict[str, bytes] = {"a": b"old", "b": b"old", "c": b"old"}
     refill = Mock(side_effect=lambda: [("user", dict(truth))])
     writer = WriteBehind(gate, refill, early=True)
@@ -304,8 +304,8 @@ def test_a_store_is_filled_with_what_is_not_committed_yet(gate: Gate) -> None:
     writer.close()
 
 
-def test_what_is_committed_is_not_kept_and_goes_before_what_was_not(gate: Gate) -> None:
-    """Whoever puts everything would have all of it in memory."""
+def test_committed_blobs_are_not_kept_in_memory(gate: Gate) -> None:
+    """A refill must not hold all blobs in memory."""
     truth: dict[str, bytes] = {}
     refill = Mock(side_effect=lambda: [("user", dict(truth))])
     writer = WriteBehind(gate, refill, early=True)
@@ -401,7 +401,7 @@ def test_a_redis_killed_under_load_ends_with_everything(tmp_path: Path, seed: in
 
 @pytest.mark.service("redis")
 def test_the_engine_behind_a_redis_that_dies(tmp_path: Path) -> None:
-    """What readers find in Redis in the end is what the engine itself reads, of every kind."""
+    """Readers of Redis get the values of the engine in the end, of every kind."""
     stream = records(random_entries(8, 4_000))
     state = RocksState(tmp_path / "state")
     with RedisServer(tmp_path) as server:

@@ -1,4 +1,4 @@
-"""Rules against an interpreter that keeps nothing and looks at all of history each time."""
+"""Rules against an interpreter without state that reads all of history each time."""
 
 from __future__ import annotations
 
@@ -147,7 +147,7 @@ ITEMS = {
 
 
 def disagreements(seed: int, count: int, *, restart_every: int = 0) -> tuple[int, int]:
-    """How many events the two judge differently, and how many were not just passed on."""
+    """Count events with different results, and events that were not passed unchanged."""
     rng = random.Random(seed)
     rules = acceptable_rules(rng)
     naive = Naive(rules.rules)
@@ -180,7 +180,7 @@ def test_rules_agree_with_the_interpreter(seed: int) -> None:
     assert different == 0
 
 
-def test_the_comparison_sees_rules_act() -> None:
+def test_the_comparison_covers_all_actions() -> None:
     acted = [disagreements(seed, 100)[1] for seed in range(30)]
     assert sum(count > 0 for count in acted) > 20
 

@@ -1,4 +1,4 @@
-"""Each kind of dirt that rules are for, how they are read, and what is refused, by line."""
+"""Rules for each kind of invalid event; reading of rules; refusals with their line."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def event(type_: str = "view", at: int = 0, **changes: Any) -> Event:
 
 
 def judge(rules: Rules, one: Event, **about: Any) -> str:
-    """The name of the rule that stopped an event; "" if it passed as it was, "changed" if not."""
+    """Return the rule that stopped an event; "" if it passed unchanged, else "changed"."""
     result = rules.clean(one, **about)
     if isinstance(result, Dropped):
         return result.rule
@@ -133,7 +133,7 @@ def test_test_accounts(packaged: Rules, changes: dict[str, Any], rule: str) -> N
     assert judge(packaged, event(**changes)) == rule
 
 
-def test_money_back_only_for_what_was_bought(packaged: Rules) -> None:
+def test_refunds_need_a_purchase(packaged: Rules) -> None:
     def refund(at: int, **changes: Any) -> str:
         return judge(packaged, event("refund", at, **changes))
 
@@ -153,7 +153,7 @@ def test_money_back_only_for_what_was_bought(packaged: Rules) -> None:
     assert refund(365 * DAY + 4) == "refund_without_order"
 
 
-def test_amounts_that_go_back_are_written_one_way(packaged: Rules) -> None:
+def test_refunds_get_one_sign(packaged: Rules) -> None:
     packaged.clean(event("purchase"))
     result = packaged.clean(event("refund", 1, properties={"price": -5.5, "quantity": -2}))
     assert isinstance(result, Event)
@@ -319,7 +319,7 @@ def test_a_report_counts_each_rule() -> None:
 @given(st.data())
 @settings(max_examples=300, deadline=None)
 def test_clean_events_pass_unchanged(data: st.DataObject) -> None:
-    """What a well-behaved shop sends is none of the packaged rules' business."""
+    """Packaged rules pass the events of a correct shop unchanged."""
     rules = load_rules(PACKAGED)
     text = st.text(string.ascii_lowercase + string.digits, min_size=1, max_size=12)
     context: st.SearchStrategy[Any] = st.fixed_dictionaries(
@@ -353,7 +353,7 @@ def test_clean_events_pass_unchanged(data: st.DataObject) -> None:
 # ExpiringMap
 
 
-def test_memory_is_bounded_and_forgets_the_oldest_first() -> None:
+def test_expiring_map_is_bounded_and_deletes_the_oldest() -> None:
     rng = random.Random(3)
     memory, model = ExpiringMap(5), dict[int, int]()
     stored: dict[str, bytes] = {}
@@ -382,7 +382,7 @@ def test_memory_is_bounded_and_forgets_the_oldest_first() -> None:
             memory.restore(rng.sample(list(stored.items()), len(stored)))
 
 
-def test_a_bounded_rule_forgets_whom_it_saw_longest_ago() -> None:
+def test_a_bounded_rule_deletes_its_oldest_key() -> None:
     rules = load_rules("""
 - name: twice
   when: {earlier: {same: user_id, within: 1d, most: 2}}
@@ -392,7 +392,7 @@ def test_a_bounded_rule_forgets_whom_it_saw_longest_ago() -> None:
     assert judge(rules, event(user_id="c")) == "twice"
 
 
-def test_damaged_memory_is_refused_and_foreign_memory_ignored() -> None:
+def test_damaged_state_is_refused_and_foreign_state_ignored() -> None:
     text = "- {name: twice, when: {earlier: {same: user_id, within: 1d}}, action: drop}"
     rules = load_rules(text)
     rules.clean(event())
@@ -410,7 +410,7 @@ def test_damaged_memory_is_refused_and_foreign_memory_ignored() -> None:
     assert judge(same, event()) == "twice"
 
 
-def test_memory_commits_with_the_engine() -> None:
+def test_rule_state_commits_with_the_engine() -> None:
     """Killed between commits, the engine cleans the same events the same way again."""
     definitions = load_definitions(
         "- {name: n, entity: user, event: refund, aggregate: count, window: {size: 365d}}"
@@ -597,7 +597,7 @@ def test_mistakes_are_named_with_their_line(rule: str, words: str) -> None:
     assert words in str(caught.value)
 
 
-def test_the_line_is_that_of_the_mistake() -> None:
+def test_an_error_names_the_line() -> None:
     text = "- name: a\n  action: drop\n  when:\n    properties.price:\n      below: zero"
     with pytest.raises(RuleError, match=r"^rules:5: when: properties\.price: below: 'zero' is not"):
         load_rules(text)
@@ -608,7 +608,7 @@ def test_the_line_is_that_of_the_mistake() -> None:
         load_rules(text)
 
 
-def test_a_rule_that_nothing_reaches_is_refused() -> None:
+def test_an_unreachable_rule_is_refused() -> None:
     text = """
 - {name: a, event: [view, click], action: drop}
 - {name: b, event: view, normalise: {item_id: strip}}
@@ -629,7 +629,7 @@ def test_files(tmp_path: Path) -> None:
     assert load_rules("# none\n").rules == ()
 
 
-def test_fingerprint_sees_meaning_not_form() -> None:
+def test_fingerprint_ignores_formatting() -> None:
     spread = "\n# first\n- name: a\n  when: {properties.price: {below: 0}}\n  action: drop"
     assert load_rules(GOOD).fingerprint == load_rules(spread).fingerprint
     assert load_rules(GOOD).fingerprint != load_rules(GOOD.replace("0", "1")).fingerprint
@@ -683,7 +683,7 @@ def test_patterns_of_re2_are_admitted(pattern: str) -> None:
         ("(a)?(?(1)b)", "conditional group"),
     ],
 )
-def test_what_needs_backtracking_is_refused(pattern: str, reason: str) -> None:
+def test_patterns_that_need_backtracking_are_refused(pattern: str, reason: str) -> None:
     with pytest.raises(ValueError, match=f"{reason}.* is not supported"):
         compile_safely(pattern)
 
@@ -704,8 +704,8 @@ def test_large_and_foreign_patterns_are_refused(pattern: str, reason: str) -> No
         compile_safely(pattern)
 
 
-def test_admitted_patterns_end_on_hostile_texts() -> None:
-    """RE2 finds the same as Python's engine where that one ends, and ends where it does not."""
+def test_admitted_patterns_are_fast_on_hostile_texts() -> None:
+    """RE2 matches as Python's engine where that ends, and ends on all patterns."""
     rng = random.Random(11)
     pieces = ["a", "b", "[ab]", ".", r"\w", "(a|b)", "(a|ab)", "(ab?)", "(b*)", "(a+b)"]
     repeats = ["", "", "*", "+", "?", "{2,9}", "*?"]
@@ -722,7 +722,7 @@ def test_admitted_patterns_end_on_hostile_texts() -> None:
             assert (compiled.search(short.encode()) is not None) == expected, (pattern, short)
 
 
-def test_long_texts_are_looked_at_in_part() -> None:
+def test_long_texts_are_searched_in_part() -> None:
     rules = load_rules("- {name: a, when: {properties.t: {matches: 'x$'}}, action: drop}")
     assert judge(rules, event(properties={"t": "y" * (TEXT_LIMIT - 1) + "x"})) == "a"
     assert judge(rules, event(properties={"t": "y" * TEXT_LIMIT + "x"})) == ""

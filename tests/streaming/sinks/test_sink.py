@@ -1,4 +1,4 @@
-"""Rows arrive in every target as a brute-force reading of the topic says, whatever dies."""
+"""Every target equals a brute-force reading of the topic, also after kills."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ Location = dict[str, Any]
 
 
 def location_of(backend: str, request: pytest.FixtureRequest, folder: Path) -> Location:
-    """What opens a target that is empty: the address, and for Redis a prefix of its own."""
+    """Address of an empty target, and for Redis a prefix of its own."""
     if backend == "redis":
         return {"url": request.getfixturevalue("redis_url"), "prefix": f"test.{uuid.uuid4().hex}"}
     if backend == "mysql":
@@ -112,7 +112,7 @@ def encode(row: WindowRow) -> bytes:
 
 
 def random_topic(chance: random.Random, count: int) -> Payloads:
-    """Windows of few features and entities, in disorder, fired again, with groups or without."""
+    """Windows of few features and entities, unordered, repeated, with or without groups."""
     partitions: dict[int, list[bytes]] = {n: [] for n in range(4)}
     for _ in range(count):
         feature = chance.choice(["plain", "grouped", "listed"])
@@ -130,7 +130,7 @@ def random_topic(chance: random.Random, count: int) -> Payloads:
 
 
 def expected(topic: Payloads) -> Truth:
-    """What a reader of the whole topic keeps: the newest window of each feature and entity."""
+    """Select the newest window of each feature and entity in the whole topic."""
     windows: dict[tuple[str, str], dict[int, dict[str | None, tuple[int, Any]]]] = {}
     for payloads in topic.values():
         for payload in payloads:
@@ -181,7 +181,7 @@ def check(target: RowTarget, truth: Truth) -> None:
 # What a target keeps.
 
 
-def test_a_newer_window_counts_whatever_its_place_in_the_topic(target: RowTarget) -> None:
+def test_the_newest_window_counts_at_any_offset(target: RowTarget) -> None:
     target.write([row(1, 100, 50)])
     target.write([row(2, 160, 3)])  # the topic was made anew
     assert target.read(["u"]) == [{"f": WindowValue(150, 160, 2)}]
@@ -191,14 +191,14 @@ def test_a_newer_window_counts_whatever_its_place_in_the_topic(target: RowTarget
     assert target.read(["u"]) == [{"f": WindowValue(150, 160, 3)}]
 
 
-def test_a_newer_window_takes_the_place_of_an_older_one(target: RowTarget) -> None:
+def test_a_newer_window_replaces_an_older_one(target: RowTarget) -> None:
     target.write([row(1, 100, 5)])
     target.write([row(2, 160, 6)])
     target.write([row(9, 100, 7)])  # an older window that fires late
     assert target.read(["u"]) == [{"f": WindowValue(150, 160, 2)}]
 
 
-def test_of_one_window_the_row_that_came_last_counts(target: RowTarget) -> None:
+def test_the_last_row_of_a_window_counts(target: RowTarget) -> None:
     target.write([row(1, 100, 5)])
     target.write([row(2, 100, 6)])
     assert target.read(["u"]) == [{"f": WindowValue(90, 100, 2)}]
@@ -208,7 +208,7 @@ def test_of_one_window_the_row_that_came_last_counts(target: RowTarget) -> None:
     assert target.read(["u"])[0]["f"].value == 3
 
 
-def test_groups_that_the_newest_window_does_not_have_are_gone(target: RowTarget) -> None:
+def test_groups_outside_the_newest_window_are_removed(target: RowTarget) -> None:
     target.write([row(1, 100, 0, group="a"), row(2, 100, 1, group="b"), row(3, 100, 0, group="")])
     assert target.read(["u"]) == [{"f": WindowValue(90, 100, {"a": 1, "b": 2, "": 3})}]
     target.write([row(4, 160, 2, group="b")])
@@ -220,7 +220,7 @@ def test_groups_that_the_newest_window_does_not_have_are_gone(target: RowTarget)
 @pytest.mark.parametrize(
     "value", [0.1 + 0.2, 5e-324, -0.0, 2**63 - 1, 2**53 + 1, None, [], {}, [["é", 1.0]], "x", True]
 )
-def test_values_come_back_exactly(target: RowTarget, value: Any) -> None:
+def test_values_are_stored_exactly(target: RowTarget, value: Any) -> None:
     target.write([row(value, 100)])
     (found,) = target.read(["u"])
     assert json.dumps(found["f"].value) == json.dumps(value)
@@ -247,7 +247,7 @@ def test_random_topics_in_random_batches(target: RowTarget, seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_sinks_that_die_anywhere_and_share_entities(location: Location, seed: int) -> None:
+def test_sinks_that_share_entities_survive_kills(location: Location, seed: int) -> None:
     """Each run stops before or after the write, and goes on from what was committed."""
     chance = random.Random(seed)
     topic = random_topic(chance, 600)
@@ -302,7 +302,7 @@ def test_sinks_that_die_anywhere_and_share_entities(location: Location, seed: in
         )
     )
 )
-def test_newest_rows_is_what_one_by_one_leaves(rows: list[WindowRow]) -> None:
+def test_newest_rows_equal_writing_one_by_one(rows: list[WindowRow]) -> None:
     kept: dict[tuple[str, str | None], WindowRow] = {}
     for it in rows:
         there = kept.setdefault((it.feature, it.group_key), it)
@@ -339,7 +339,7 @@ def test_newest_rows_is_what_one_by_one_leaves(rows: list[WindowRow]) -> None:
         b'"feature_value":1}',
     ],
 )
-def test_what_is_no_row_is_left_out_and_told(
+def test_invalid_rows_are_skipped_and_logged(
     payload: bytes, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     target = SqlRows(f"sqlite:///{tmp_path / 'rows.db'}")
@@ -387,7 +387,7 @@ class Away:
         pass
 
 
-def test_a_target_that_is_away_is_tried_again_with_growing_pauses() -> None:
+def test_an_unreachable_target_is_retried() -> None:
     target = Away(9)
     source = Topic({0: [encode(row(1, 100))]}, random.Random(1), {})
     pauses: list[float] = []
@@ -404,7 +404,7 @@ def test_a_target_that_is_away_is_tried_again_with_growing_pauses() -> None:
     assert [it.failures for it in told if it.failures] == [*range(1, 10), 9]
 
 
-def test_stopped_while_the_target_is_away_nothing_is_committed() -> None:
+def test_a_stop_without_target_commits_nothing() -> None:
     target = Away(10**9)
     source = Topic({0: [encode(row(1, 100))] * 5}, random.Random(1), {})
     done = run_sink(source, target, stop=lambda: target.failures < 10**9 - 2, sleep=lambda _: None)
@@ -412,7 +412,7 @@ def test_stopped_while_the_target_is_away_nothing_is_committed() -> None:
 
 
 @pytest.mark.service("redis")
-def test_a_redis_that_restarts_in_between_takes_the_rest(tmp_path: Path) -> None:
+def test_a_restarted_redis_gets_the_remaining_rows(tmp_path: Path) -> None:
     chance = random.Random(5)
     topic = random_topic(chance, 400)
     down: list[bool] = [False]
@@ -440,7 +440,7 @@ def test_a_redis_that_restarts_in_between_takes_the_rest(tmp_path: Path) -> None
 
 
 @pytest.mark.service("redis")
-def test_what_is_no_blob_of_a_sink_is_named(redis_url: str) -> None:
+def test_a_foreign_blob_is_an_error(redis_url: str) -> None:
     import redis
 
     prefix = f"test.{uuid.uuid4().hex}"
@@ -455,7 +455,7 @@ def test_what_is_no_blob_of_a_sink_is_named(redis_url: str) -> None:
 
 
 @pytest.mark.service("redis")
-def test_entities_without_new_rows_vanish(redis_url: str) -> None:
+def test_entities_without_new_rows_expire(redis_url: str) -> None:
     target = RedisRows(redis_url, prefix=f"test.{uuid.uuid4().hex}", ttl_s=0.1)
     target.write([row(1, 100)])
     assert target.read(["u"])[0]["f"].value == 1
@@ -481,7 +481,7 @@ def test_other_databases_are_refused_without_their_password(url: str, said: str)
 
 
 @pytest.mark.slow
-def test_a_sink_waits_for_another_that_has_the_file_for_long(tmp_path: Path) -> None:
+def test_a_sink_waits_for_another_ones_lock(tmp_path: Path) -> None:
     file = tmp_path / "rows.db"
     SqlRows(f"sqlite:///{file}").close()
     with contextlib.closing(sqlite3.connect(file, check_same_thread=False)) as other:
@@ -495,7 +495,7 @@ def test_a_sink_waits_for_another_that_has_the_file_for_long(tmp_path: Path) -> 
         release.join()
 
 
-def test_without_the_driver_the_cure_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_driver_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pymysql", None)
     with pytest.raises(OnlineStoreError, match=r"pip install 'tactful\[mysql\]'"):
         SqlRows("mysql://u@h/d")
@@ -560,7 +560,7 @@ def test_rows_pass_from_kafka_and_are_read_once(kafka_servers: str, tmp_path: Pa
 def test_sinks_killed_under_load_lose_nothing_and_end_right(
     backend: str, kafka_servers: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
-    """Two sinks share a group; now one, now the other is killed with -9 while rows come in.
+    """Two sinks share a group and are killed with -9 in turns while rows arrive.
 
     The command, killed more often, is in ``tests/platform/system/test_kills.py``.
     """

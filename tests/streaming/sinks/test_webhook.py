@@ -66,7 +66,7 @@ def sender(queue: StoredQueue, receiver: Receiver, clock: Clock, **more: Any) ->
     return WebhookSender(queue, URL, clock=clock, post=receiver, jitter=lambda: 0.0, **more)
 
 
-def test_actions_of_the_log_are_delivered_once_when_all_goes_well() -> None:
+def test_actions_are_delivered_once_without_failures() -> None:
     log: Any = Shelf(
         [
             encode_entry(action(0)),
@@ -96,7 +96,7 @@ def test_a_trimmed_log_is_followed_from_its_beginning() -> None:
     assert queue.position == 4
 
 
-def test_failures_are_tried_again_later_and_later() -> None:
+def test_failures_are_retried_with_growing_waits() -> None:
     clock, state = Clock(), MemoryState()
     queue = StoredQueue(state)
     receiver = Receiver(Answer(500), TimeoutError(), Answer(302), ConnectionRefusedError())
@@ -118,7 +118,7 @@ def test_failures_are_tried_again_later_and_later() -> None:
     assert {headers["Idempotency-Key"] for _, _, headers in receiver.requests} == {"e1"}
 
 
-def test_retry_after_is_heeded_up_to_the_longest_wait() -> None:
+def test_retry_after_is_used_up_to_the_longest_wait() -> None:
     clock, queue = Clock(), StoredQueue(MemoryState())
     receiver = Receiver(Answer(429, 30.0), Answer(503, 1e9), Answer(503, 0.0))
     hook = sender(queue, receiver, clock, policy=RetryPolicy(longest_ms=60_000))
@@ -140,7 +140,7 @@ def test_jitter_shortens_a_wait_by_a_quarter_at_most() -> None:
     assert queue.next_due() == clock.now + 750
 
 
-def test_after_the_last_attempt_a_delivery_is_dead_and_can_be_revived() -> None:
+def test_a_delivery_is_dead_after_the_last_attempt() -> None:
     clock, state = Clock(), MemoryState()
     queue = StoredQueue(state)
     receiver = Receiver(Answer(404), Answer(200), Answer(404), Answer(410))
@@ -160,7 +160,7 @@ def test_after_the_last_attempt_a_delivery_is_dead_and_can_be_revived() -> None:
     assert sender(StoredQueue(state), receiver, clock).send_due() == SendResult(delivered=1)
 
 
-def test_a_crash_before_the_answer_is_noted_repeats_the_delivery_with_its_key() -> None:
+def test_a_crash_before_the_answer_repeats_with_the_same_key() -> None:
     class Killed(BaseException):
         pass
 
@@ -179,7 +179,7 @@ def test_a_crash_before_the_answer_is_noted_repeats_the_delivery_with_its_key() 
     assert [headers["Idempotency-Key"] for _, _, headers in receiver.requests] == ["e1", "e1"]
 
 
-def test_damaged_queue_is_refused_with_what_to_do() -> None:
+def test_a_damaged_queue_is_refused() -> None:
     state = MemoryState()
     StoredQueue(state).add([action(1)], 1)
     state.write([(b"we1", b"\xc1")])
@@ -188,12 +188,12 @@ def test_damaged_queue_is_refused_with_what_to_do() -> None:
 
 
 @pytest.mark.parametrize("url", ["", "file:///etc/passwd", "ftp://h/x", "http://", "example.com/x"])
-def test_only_web_addresses_are_taken(url: str) -> None:
+def test_other_addresses_are_refused(url: str) -> None:
     with pytest.raises(ValueError, match="http or https"):
         WebhookSender(StoredQueue(MemoryState()), url, clock=Clock())
 
 
-def test_signature_holds_for_this_body_this_secret_and_this_while() -> None:
+def test_a_signature_is_bound_to_body_secret_and_time() -> None:
     signature = sign(b"secret", b"body", 1000)
     assert verify_signature(b"secret", b"body", signature, now=1200)
     assert not verify_signature(b"secret", b"bodY", signature, now=1200)
@@ -263,7 +263,7 @@ def test_over_http(server: tuple[str, list[tuple[str, dict[str, str], bytes]]]) 
     assert [p for p, _, _ in seen] == ["/200", "/503", "/302"], "the redirect was followed"
 
 
-def test_nobody_at_the_address() -> None:
+def test_an_unreachable_address_is_retried() -> None:
     clock, queue = Clock(), StoredQueue(MemoryState())
     queue.add([action(1)], 1)
     hook = WebhookSender(queue, "http://127.0.0.1:1/x", clock=clock, jitter=lambda: 0.0)
@@ -271,7 +271,7 @@ def test_nobody_at_the_address() -> None:
     assert queue.next_due() == clock.now + 1000
 
 
-def test_of_who_was_erased_nothing_is_told_or_kept() -> None:
+def test_actions_of_erased_users_are_not_queued() -> None:
     clock, receiver, suppressed = Clock(), Receiver(), set[str]()
     store = MemoryState()
     queue = StoredQueue(store)
@@ -294,7 +294,7 @@ def test_of_who_was_erased_nothing_is_told_or_kept() -> None:
     assert not any(b"zq-ada" in value for _, value in store.scan(b""))
 
 
-def test_what_waits_when_somebody_is_erased_is_not_sent_any_more() -> None:
+def test_queued_actions_of_erased_users_are_not_sent() -> None:
     receiver = Receiver()
     suppressed = set[str]()
     queue = StoredQueue(MemoryState())
