@@ -390,11 +390,14 @@ def _decode_one(element: bytes, format_: _Format[_Wire]) -> _Wire:
         )
     try:
         wire = format_.one.decode(element)
-    except UnicodeDecodeError as error:
-        raise _RejectedError("not_utf8", "text is not UTF-8: encode the body as UTF-8") from error
     except msgspec.ValidationError as error:
         raise _RejectedError(_validation_code(str(error)), str(error)) from error
-    except msgspec.DecodeError as error:
+    except (UnicodeDecodeError, msgspec.DecodeError) as error:
+        # msgspec raises UnicodeDecodeError before 0.23, and DecodeError since.
+        if isinstance(error, UnicodeDecodeError) or "UTF-8" in str(error):
+            raise _RejectedError(
+                "not_utf8", "text is not UTF-8: encode the body as UTF-8"
+            ) from error
         raise _RejectedError("not_json", f"{error} (NaN and Infinity are no JSON)") from error
     if not _same_strings(element, wire):
         json.loads(element, object_pairs_hook=_reject_duplicate_keys)
