@@ -17,7 +17,6 @@ import sqlalchemy as sa
 from tactful.config.settings import Settings
 from tactful.metadata.store import MetadataStore, consent_decisions
 from tactful_privacy.people.consent import EVERYTHING, NOTHING, Consents, Decision, Purpose
-from tactful_streaming.contract.log_entries import DEVICE_PREFIX
 
 _table = consent_decisions.c
 
@@ -179,14 +178,6 @@ def default_purposes(settings: Settings) -> frozenset[Purpose]:
     if chosen == "auto":
         return EVERYTHING if settings.server.dev else NOTHING
     return EVERYTHING if chosen == "assume" else NOTHING
-
-
-def keys_of(user_id: str | None, device_id: str | None) -> tuple[str, ...]:
-    """Return the keys under which a user may have decided."""
-    keys = [] if user_id is None else [user_id]
-    if device_id is not None:
-        keys.append(DEVICE_PREFIX + device_id)
-    return tuple(keys)
 
 
 def _decision(row: sa.Row[Any]) -> Decision:

@@ -6,7 +6,6 @@ import functools
 from collections.abc import Callable, Container
 
 from tactful.schemas.recommendations import RecommendRequest
-from tactful.subjects.consent import keys_of
 from tactful_privacy.people.consent import EVERYTHING, NOTHING, Consents, Purpose
 from tactful_streaming.contract.log_entries import DEVICE_PREFIX, Entry, Event, Restricted
 
@@ -54,7 +53,7 @@ class Permissions:
             at: time of it, epoch milliseconds.
             claimed: purposes that it claims, see `claimed`.
         """
-        keys = keys_of(user_id, device_id)
+        keys = _keys_of(user_id, device_id)
         if user_id is None and device_id is not None:
             holder = self._holder(keys[0], at)
             if holder != keys[0]:
@@ -107,6 +106,14 @@ class Permissions:
         user = None if key.startswith(DEVICE_PREFIX) else key
         device = key.removeprefix(DEVICE_PREFIX) if user is None else device_id
         return Purpose.PERSONALISATION in self.of(user, device, at, claimed(claim))
+
+
+def _keys_of(user_id: str | None, device_id: str | None) -> tuple[str, ...]:
+    """Return the keys under which a user may have decided."""
+    keys = [] if user_id is None else [user_id]
+    if device_id is not None:
+        keys.append(DEVICE_PREFIX + device_id)
+    return tuple(keys)
 
 
 @functools.lru_cache(maxsize=256)
