@@ -1,4 +1,4 @@
-"""Events wait here until the watermark has passed them, and leave in the order of event time."""
+"""Sorts events by event time: they wait until the watermark has passed them."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 _SHORT: Final = 256
-"""Runs of fewer events are joined, so that few have to be looked at."""
+"""Runs of fewer events are joined, to keep the number of runs low."""
 
 _SHORT_SPAN_MS: Final = 1 << 16
 
 _PLACE_BITS: Final = 22
-"""Time of many years and a place of so many bits fit one number."""
+"""Bits of a place; with it, times of many years fit one number."""
 
 _LONGEST_MS: Final = 1 << 41
 
@@ -22,17 +22,17 @@ _LONGEST_MS: Final = 1 << 41
 _WIDEST: Final = 1025
 """Bytes of the longest id that the server accepts, and a quote.
 
-All elements of a bytes array are as wide as the widest: one id of a megabyte, written to the topic
-by another program, would make gigabytes of a batch.
+All elements of a bytes array are as wide as the widest: an id of a megabyte, written to the topic
+by another program, would need gigabytes for a batch.
 """
 
 
 def quoted(texts: Iterable[str]) -> NDArray[np.bytes_]:
-    """Encode texts in UTF-8, each with a quote behind it: arrays drop trailing zeros."""
+    """Encode texts in UTF-8, each followed by a quote: arrays drop trailing zeros."""
     encoded = [text.encode() + b'"' for text in texts]
     if max(map(len, encoded), default=0) <= _WIDEST:
         return np.array(encoded, np.bytes_)
-    objects: NDArray[Any] = np.array(encoded, np.object_)  # reads the same, and each has its width
+    objects: NDArray[Any] = np.array(encoded, np.object_)  # each with its own width
     return objects
 
 
@@ -45,12 +45,12 @@ class Arrivals(NamedTuple):
     """Events as columns of equal length.
 
     Attributes:
-        times: when each happened, epoch milliseconds.
-        places: its place in the log.
-        rows: row of its partition.
-        codes: code of its type.
-        ids: its id, as :func:`quoted` has it.
-        subjects: key of the person behind it, or None.
+        times: time of each event, epoch milliseconds.
+        places: place in the log.
+        rows: row of the partition.
+        codes: code of the type.
+        ids: id, encoded by :func:`quoted`.
+        users: key of the user, or None.
     """
 
     times: NDArray[np.int64]
@@ -61,30 +61,30 @@ class Arrivals(NamedTuple):
     users: NDArray[np.object_]
 
     def take(self, index: Any) -> Arrivals:
-        """Those at the positions, under the mask or in the slice `index`."""
+        """Return the events at the positions, under the mask or in the slice `index`."""
         return Arrivals(*(column[index] for column in self))
 
     def as_tuples(self) -> Iterator[tuple[int, int, int, int, str, str | None]]:
-        """Timestamp, place, row, code, id and subject of each."""
+        """Yield timestamp, place, row, code, id and user of each event."""
         columns = (column.tolist() for column in (*self[:4], self.users))
         times, places, rows, codes, users = columns
         return zip(times, places, rows, codes, unquoted(self.ids), users, strict=True)
 
     def ordered(self) -> Arrivals:
-        """The same, in the order of timestamp, then of place in the log."""
+        """Return the events by timestamp, then by place in the log."""
         return self if len(self.times) < 2 else self.take(order_of(self.times, self.places))
 
 
 def order_of(times: NDArray[np.int64], places: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The order of timestamps, then of places in the log, as positions."""
+    """Return the positions by timestamp, then by place in the log."""
     if not len(times):
         return np.zeros(0, np.int64)
     since = times - times.min()
     if (places[1:] > places[:-1]).all():
-        # A stable sort keeps the places in order, and one of 16 bits takes a seventh of the time.
+        # A stable sort keeps the order of places; with 16 bits it takes a seventh of the time.
         short = int(since.max()) < _SHORT_SPAN_MS
         return np.argsort(since.astype(np.uint16) if short else since, kind="stable")
-    # Runs one behind the other, each in order, are merged by a stable sort in a twentieth of it.
+    # A stable sort merges sorted runs in a twentieth of the time of `lexsort`.
     first = int(places.min())
     if int(places.max()) - first < 1 << _PLACE_BITS and int(since.max()) < _LONGEST_MS:
         return np.argsort((since << _PLACE_BITS) + (places - first), kind="stable")
@@ -94,37 +94,39 @@ def order_of(times: NDArray[np.int64], places: NDArray[np.int64]) -> NDArray[np.
 def arrivals_of(
     events: Iterable[tuple[int, int, int, int, str, str | None]],
 ) -> Arrivals:
-    """Columns of (timestamp, place, row, code, id, subject)."""
+    """Build columns from (timestamp, place, row, code, id, user)."""
     events = list(events)
     numbers = np.array([event[:4] for event in events], np.int64).reshape(-1, 4)
-    subjects = np.empty(len(events), np.object_)
-    subjects[:] = [event[5] for event in events]
+    users = np.empty(len(events), np.object_)
+    users[:] = [event[5] for event in events]
     times, places, rows, codes = numbers.T
     ids = quoted(event[4] for event in events)
-    return Arrivals(times, places, rows, codes, ids, subjects)
+    return Arrivals(times, places, rows, codes, ids, users)
 
 
 def joined(runs: Sequence[Arrivals]) -> Arrivals:
-    """A copy of all of `runs`, at least one, after each other."""
+    """Return a copy of all `runs`, at least one, one after the other."""
     return Arrivals(*map(np.concatenate, zip(*runs, strict=True)))
 
 
 class ReorderBuffer:
-    """A queue ordered by timestamp, then by place in the log.
+    """Queue ordered by timestamp, then by place in the log.
 
-    What arrives together is sorted once and waits as a run; of each run the beginning leaves.
+    Events that arrive together are sorted once and wait as a run, released from its front::
+
+        runs   [10 12 15 19]  [11 13 14]      released before 14:  [10 12]  [11 13]
     """
 
     def __init__(self) -> None:
-        """Begin empty."""
+        """Create an empty buffer."""
         self._runs: list[Arrivals] = []
 
     def waiting(self) -> Arrivals:
-        """All that wait, in no order."""
+        """Return all waiting events, unordered."""
         return joined(self._runs) if self._runs else arrivals_of(())
 
     def extend(self, events: Arrivals) -> None:
-        """Let `events` wait."""
+        """Add events."""
         if not len(events.times):
             return
         if self._runs and len(self._runs[-1].times) + len(events.times) <= _SHORT:
@@ -132,7 +134,7 @@ class ReorderBuffer:
         self._runs.append(events.ordered())
 
     def release(self, watermark: int) -> tuple[Arrivals, NDArray[np.int64]] | None:
-        """Remove the events before `watermark`; return them and their order, None if none are."""
+        """Remove the events before `watermark`; return them and their order, or None."""
         released: list[Arrivals] = []
         kept: list[Arrivals] = []
         short: list[Arrivals] = []
@@ -144,23 +146,23 @@ class ReorderBuffer:
             (short if len(run.times) < _SHORT else kept).append(run)
         if not released:
             return None
-        # Copied, for what is left of a long run would keep all of it in memory.
+        # Copied: a slice of a long run would hold all of it in memory.
         rest = joined(short).ordered() if short else None
         if rest is not None and len(rest.times):
             kept.append(rest)
         self._runs = kept
         if len(released) == 1:
             return released[0], np.arange(len(released[0].times))
-        # What is sorted by it, text and all, would be copied once more.
+        # Sorting the columns here would copy them, texts included, once more.
         events = joined(released)
         return events, order_of(events.times, events.places)
 
     def earliest(self) -> int | None:
-        """The lowest timestamp that waits."""
+        """Return the lowest waiting timestamp; None without any."""
         return min((int(run.times[0]) for run in self._runs), default=None)
 
     def remove(self, rows: Sequence[int]) -> Arrivals:
-        """Remove and return what waits for partitions, in no order."""
+        """Remove and return the events of partitions, unordered."""
         waiting = self.waiting()
         leaves = np.isin(waiting.rows, rows)
         self._runs = []
@@ -168,7 +170,7 @@ class ReorderBuffer:
         return waiting.take(leaves)
 
     def rename(self, rows: Sequence[int], others: Sequence[int]) -> None:
-        """Give what waits for each of `rows` to the one of `others` in its place."""
+        """Move the events of each of `rows` to the same element of `others`."""
         for run in self._runs:
             before = run.rows.copy()
             for row, other in zip(rows, others, strict=True):

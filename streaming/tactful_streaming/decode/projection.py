@@ -1,8 +1,7 @@
-"""Decodes of each record of the log only what somebody reads.
+"""Decodes only the fields of log records that are read.
 
-An event carries a dozen fields and properties; features mostly read three or four of them, and
-decoding only these takes less than half the time. What nobody reads is checked to be well-formed,
-and no further.
+An event has a dozen fields and properties; features mostly read three or four, and decoding only
+these takes less than half the time. Other fields are only checked to be well-formed.
 """
 
 from __future__ import annotations
@@ -30,50 +29,50 @@ from tactful_streaming.contract.log_entries import (
 )
 
 PROPERTIES = "properties."
-"""What the source of a property begins with."""
+"""Prefix of the source of a property."""
 
 _OPTIONAL_FIELDS = ("event_id", "session_id", "item_id")
 
 
 class EventRecord(Protocol):
-    """An event of which at least these fields are there."""
+    """An event with at least these fields."""
 
     @property
     def type(self) -> str:
-        """What happened."""
+        """Type of the event."""
 
     @property
     def timestamp(self) -> int:
-        """When, epoch milliseconds."""
+        """Time of the event, epoch milliseconds."""
 
     @property
     def user_id(self) -> str | None:
-        """Who did it."""
+        """User of the event."""
 
     @property
     def device_id(self) -> str | None:
-        """On which device."""
+        """Device of the event."""
 
 
 Decoded = EventRecord | Item | User
-"""What :class:`Projection` decodes to; a tick of the clock is an event of type ``""``."""
+"""Result of :class:`Projection`; a tick of the clock is an event of type ``""``."""
 
 
 class Projection:
-    """Decodes records, and reads columns of what it decoded.
+    """Decodes records, and reads columns of decoded events.
 
     Attributes:
-        event_class: class of the events it makes.
-        forwarded_class: class of events sent on by other partitions.
-        restricted_class: class of events that may not be used for everything.
+        event_class: class of events.
+        forwarded_class: class of events forwarded by other partitions.
+        restricted_class: class of events with restricted purposes.
     """
 
     def __init__(self, sources: Iterable[str] | None) -> None:
-        """Prepare to read `sources` of each event; of None, every field.
+        """Prepare to read `sources` of each event; None: every field.
 
         Args:
             sources: ``event_id``, ``item_id``, ``session_id``, ``properties.<name>``; others are
-                read by nobody or always there.
+                ignored.
         """
         self._properties: Mapping[str, str] = {}
         self.event_class: type[Any] = Event
@@ -103,22 +102,22 @@ class Projection:
         self._whole = sources is None
 
     def decode(self, payloads: Sequence[bytes]) -> list[Any]:
-        """Decode records; an exception stands in the place of each one that is no entry."""
+        """Decode records; an exception takes the place of each invalid one."""
         if not payloads:
             return []
         decode = self._from_json if is_json(payloads[0]) else self._from_msgpack
         try:
             return list(map(decode, payloads))
         except ENTRY_ERRORS:
-            return [self._decode_one(payload) for payload in payloads]
+            return [self._decode_single(payload) for payload in payloads]
 
     def tick(self, timestamp: int) -> Any:
-        """An event that counts for nothing but moves the watermark."""
+        """Return an event that only moves the watermark."""
         fields = {"event_id": ""} if "event_id" in self.event_class.__struct_fields__ else {}
         return self.event_class(type="", timestamp=timestamp, **fields)
 
     def column(self, events: Sequence[Any], source: str) -> list[Any]:
-        """Values of one source for each event, as they were sent; None where there is none."""
+        """Return the values of one source for each event, as sent; None without one."""
         if source in ("event_id", "item_id", "session_id"):
             return list(map(attrgetter(source), events))
         if source == "user_id":
@@ -138,7 +137,7 @@ class Projection:
             return [event.properties.get(name) for event in events]
         return list(map(attrgetter(f"properties.{self._properties[name]}"), events))
 
-    def _decode_one(self, payload: bytes) -> Any:
+    def _decode_single(self, payload: bytes) -> Any:
         decode = self._from_json if is_json(payload) else self._from_msgpack
         try:
             return decode(payload)
@@ -149,7 +148,7 @@ class Projection:
         namespace: list[Any] = [("type", str), ("timestamp", Timestamp)]
         namespace += [(field, str | None, None) for field in ("user_id", "device_id")]
         for field in fields:
-            # Every event has an id; the other fields may be missing.
+            # Every event has an id; other fields may be missing.
             namespace.append((field, str) if field == "event_id" else (field, str | None, None))
         if self._properties:
             properties = msgspec.defstruct(
@@ -172,7 +171,7 @@ class Projection:
 
 
 def _wrapper(kind: str, fields: Sequence[tuple[str, Any]]) -> type[Any]:
-    """The class of entries that carry an event."""
+    """Return the class of entries that contain an event."""
     return msgspec.defstruct(
         f"Narrow{kind.title()}", fields, tag=kind, tag_field="kind", kw_only=True, frozen=True
     )

@@ -1,9 +1,8 @@
-"""Rows of entities by a place of the reader's own, so that many are read without their keys.
+"""Cache of the table rows of entities by their places in the reader's own order.
 
-Who reads the same thousands of entities again and again, a catalogue for each list of candidates,
-has an order of its own for them. To look up a thousand keys takes longer than to read a thousand
-numbers, so the row that a key has in the table is remembered by its place, until an entity comes or
-goes.
+A catalogue reads the same thousands of items for each request, in an order of its own. Looking up a
+thousand keys takes longer than reading a thousand numbers, so the row of a key is cached by its
+place, until an entity is added or removed.
 """
 
 from __future__ import annotations
@@ -20,58 +19,58 @@ _MOST_MOVED: Final = 10_000
 
 
 class Placing(Protocol):
-    """Keys in fixed places: one that has a place keeps it, and new ones come behind."""
+    """Keys in fixed places; new keys are appended."""
 
     def keys_at(self, places: Rows) -> Sequence[str]:
-        """The keys of some places."""
+        """Return the keys of some places."""
 
     def place_of(self, key: str) -> int | None:
-        """The place of a key; None if it has none."""
+        """Return the place of a key; None without one."""
 
 
 class PlacedRows:
-    """The rows that the keys of one placing have in one table.
+    """Rows of the keys of one placing in one table.
 
     Attributes:
-        rows: by place, -1 for one that was not looked up; right once what moved is settled.
+        rows: row by place, -1: not looked up; valid after :meth:`settle`.
     """
 
     def __init__(self) -> None:
-        """Begin with nothing looked up."""
+        """Create an empty cache."""
         self.rows: Rows = np.zeros(0, np.int64)
         self._moved: list[str] = []
 
     @property
     def nbytes(self) -> int:
-        """About how much memory it takes."""
+        """Approximate memory of the cache."""
         return self.rows.nbytes
 
     def moved(self, keys: Sequence[str]) -> None:
-        """Note that entities came or went."""
+        """Record that entities were added or removed."""
         if not len(self.rows):
             return
         self._moved += keys
         if len(self._moved) > _MOST_MOVED:
-            # To look them all up now could take longer than what reads them later is worth.
+            # Invalidating each key would take longer than looking up all places again.
             self._moved.clear()
             self.rows[:] = _UNKNOWN
 
     def settle(self, placing: Placing) -> None:
-        """Take in which entities came or went; `placing` says which keys these are."""
+        """Invalidate the places of recorded entities."""
         for key in self._moved:
             place = placing.place_of(key)
             if place is not None and place < len(self.rows):
                 self.rows[place] = _UNKNOWN
         self._moved.clear()
 
-    def at(self, places: Rows, placing: Placing, known: Mapping[Any, int], nobody: int) -> Rows:
-        """The rows of the keys at `places`.
+    def at(self, places: Rows, placing: Placing, row_of: Mapping[Any, int], default: int) -> Rows:
+        """Return the rows of the keys at `places`.
 
         Args:
             places: at least 0.
-            placing: which keys these are.
-            known: row of each key.
-            nobody: row of the others.
+            placing: keys of the places.
+            row_of: row of each known key.
+            default: row of other keys.
         """
         self.settle(placing)
         try:
@@ -82,7 +81,7 @@ class PlacedRows:
         unknown = rows < 0
         if unknown.any():
             absent = places[unknown]
-            rows[unknown] = [known.get(key, nobody) for key in placing.keys_at(absent)]
+            rows[unknown] = [row_of.get(key, default) for key in placing.keys_at(absent)]
             self.rows[absent] = rows[unknown]
         return rows
 

@@ -1,4 +1,4 @@
-"""What is computed, as data: features, sequences and joins, and the file form they have.
+"""Definitions of features, sequences and joins, and their form in files.
 
 A feature is an aggregate of one entity's events, mostly over a window::
 
@@ -6,7 +6,7 @@ A feature is an aggregate of one entity's events, mostly over a window::
        window: {size: 5m, slide: 1m, decay: 0.8}}
 
 A sequence is a pattern of events of one entity; a join pairs its events with item updates. Windows
-are half-open on event time and aligned to the epoch. Reading is in ``_definition_reader.py``.
+are half-open on event time and aligned to the epoch. `reader` reads files.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import msgspec
 import yaml
 
 ENTITIES: Final = ("user", "item", "category", "session")
-"""What a feature, a sequence or a join can describe."""
+"""Kinds of entity."""
 
 AGGREGATES: Final = (
     "count",
@@ -36,13 +36,13 @@ AGGREGATES: Final = (
     "top_k",
     "quantile",
 )
-"""What a feature can compute."""
+"""Functions of a feature."""
 
 MAX_PANES: Final = 1440
 """Most panes in one window."""
 
 DEFAULT_GROUPS: Final = 2000
-"""How many groups an entity may have where the definition does not say."""
+"""Default of the most groups of an entity."""
 
 DURATION_UNITS: Final = MappingProxyType(
     {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
@@ -57,17 +57,17 @@ Data = dict[str, Any]
 
 @dataclass(frozen=True)
 class Window:
-    """A tumbling (`slide` = `size`) or hopping window: a row of panes of `slide` each.
+    """A tumbling (`slide` = `size`) or hopping window: panes of `slide` each.
 
     With ``tail="approximate"`` the slide follows from the size (:func:`coarse_slide`), and the
-    window reaches from the start of the pane in which ``at - size`` lies to `at`: it holds what an
-    exact window would hold and up to one slide more.
+    window reaches from the start of the pane with ``at - size`` to `at`: an exact window and up to
+    one slide more.
 
     Attributes:
         size_ms: length, milliseconds.
-        slide_ms: how far it moves at a time, milliseconds; divides `size_ms`.
+        slide_ms: distance of successive windows, milliseconds; divides `size_ms`.
         decay: weight of a pane relative to the next newer one, in (0, 1].
-        tail: whether the window ends in its oldest pane exactly, or holds a pane more.
+        tail: whether the oldest pane is cut exactly, or a whole pane is added.
     """
 
     size_ms: int
@@ -82,11 +82,11 @@ class Window:
 
     @property
     def span_ms(self) -> int:
-        """From the start of the oldest pane to the end of the newest, milliseconds."""
+        """Time from the start of the oldest pane to the end of the newest, milliseconds."""
         return self.panes * self.slide_ms
 
     def as_data(self) -> Data:
-        """The window as ``features.yaml`` writes it."""
+        """Return the window as in ``features.yaml``."""
         if self.tail == "approximate":
             return {"size": format_duration(self.size_ms), "tail": self.tail}
         return {
@@ -98,24 +98,24 @@ class Window:
 
 @dataclass(frozen=True)
 class CumulativeWindow:
-    """Everything since the start of the period of `size` that is on; fires every `step`.
+    """Events since the start of the present period of `size`; emitted every `step`.
 
     Attributes:
         size_ms: length of a period, milliseconds; periods are aligned to the epoch.
-        step_ms: milliseconds between firings; divides `size_ms`.
+        step_ms: milliseconds between results; divides `size_ms`.
     """
 
     size_ms: int
     step_ms: int
 
     def as_data(self) -> Data:
-        """The window as ``features.yaml`` writes it."""
+        """Return the window as in ``features.yaml``."""
         return {"size": format_duration(self.size_ms), "step": format_duration(self.step_ms)}
 
 
 @dataclass(frozen=True)
 class SessionWindow:
-    """Events none of which is further than `gap` from the next; ends `gap` after the last.
+    """Events at most `gap` from the next; ends `gap` after the last.
 
     Attributes:
         gap_ms: longest silence within a session, milliseconds.
@@ -124,31 +124,31 @@ class SessionWindow:
     gap_ms: int
 
     def as_data(self) -> Data:
-        """The window as ``features.yaml`` writes it."""
+        """Return the window as in ``features.yaml``."""
         return {"gap": format_duration(self.gap_ms)}
 
 
 @dataclass(frozen=True)
 class ForwardDecay:
-    """No window: every event counts, by half as much each `half_life`.
+    """No window: the weight of every event halves each `half_life`.
 
     At time `at` an event of time t weighs ``2 ** (-(at - t) / half_life)``: exponential decay,
-    which forward and backward decay have in common (Cormode, Shkapenyuk, Srivastava and Xu,
-    "Forward decay", ICDE 2009).
+    common to forward and backward decay (Cormode, Shkapenyuk, Srivastava and Xu, "Forward decay",
+    ICDE 2009).
 
     Attributes:
-        half_life_ms: milliseconds after which an event counts half.
+        half_life_ms: milliseconds after which the weight of an event halves.
     """
 
     half_life_ms: int
 
     def as_data(self) -> Data:
-        """The decay as ``features.yaml`` writes it."""
+        """Return the decay as in ``features.yaml``."""
         return {"half_life": format_duration(self.half_life_ms)}
 
 
 AnyWindow = Window | CumulativeWindow | SessionWindow | ForwardDecay
-"""What a feature may say of which events count, and for how much."""
+"""Windows and decay of a feature."""
 
 
 @dataclass(frozen=True)
@@ -157,17 +157,17 @@ class Feature:
 
     Attributes:
         name: snake_case, unique.
-        entity: what it describes, one of :data:`ENTITIES`.
+        entity: kind of entity, one of :data:`ENTITIES`.
         events: event types that count.
         aggregate: one of :data:`AGGREGATES`.
-        of: what is added, compared, kept or told apart: ``item_id``, ``category``, ``session_id``,
-            ``user_id``, ``properties.<name>``, ``item.<field or property>``.
-        group_by: a value for each of these instead of one.
-        n: how many values ``last_n`` keeps and ``top_k`` names.
-        q: which quantile, in [0, 1].
+        of: source of the value: ``item_id``, ``category``, ``session_id``, ``user_id``,
+            ``properties.<name>``, ``item.<field or property>``.
+        group_by: source of a group; each group has its own value.
+        n: number of values of ``last_n`` and ``top_k``.
+        q: quantile, in [0, 1].
         sketch: ``hll`` or ``exact`` for ``distinct``, ``kll`` for ``quantile``.
-        max_groups: how many groups, or different values, an entity may have.
-        window: which events count, by their age.
+        max_groups: most groups, or different values, of an entity.
+        window: events that count, by their age.
     """
 
     name: str
@@ -183,17 +183,17 @@ class Feature:
     window: AnyWindow | None = None
 
     def __post_init__(self) -> None:
-        """Fill in the sketch."""
+        """Set the default sketch."""
         if self.sketch is None and self.aggregate in _DEFAULT_SKETCH:
             object.__setattr__(self, "sketch", _DEFAULT_SKETCH[self.aggregate])
 
     @property
     def bounds_groups(self) -> bool:
-        """Whether `max_groups` says anything: there are groups, or values are told apart."""
+        """Whether `max_groups` applies: there are groups, or values are distinguished."""
         return self.group_by is not None or self.aggregate == "top_k" or self.sketch == "exact"
 
     def as_data(self) -> Data:
-        """The feature as plain data, as ``features.yaml`` writes it."""
+        """Return the feature as in ``features.yaml``."""
         data: Data = {
             "name": self.name,
             "entity": self.entity,
@@ -220,11 +220,11 @@ class Step:
     Attributes:
         events: event types that match; empty: any type.
         optional: whether it may be missing.
-        least: how often it comes, at least.
-        most: how often it comes, at most; None: as often as may be.
-        negated: nothing of it may come between the steps around it.
-        for_ms: of a negated last step: how long nothing of it may come, milliseconds; None: until
-            the sequence's `within` is over.
+        least: least number of repetitions.
+        most: most repetitions; None: no limit.
+        negated: no such event may come between the steps around it.
+        for_ms: of a negated last step: time without such an event, milliseconds; None: the rest of
+            the sequence's `within`.
     """
 
     events: tuple[str, ...]
@@ -235,7 +235,7 @@ class Step:
     for_ms: int | None = None
 
     def as_data(self) -> Any:
-        """The step as ``features.yaml`` writes it."""
+        """Return the step as in ``features.yaml``."""
         events: Any = list(self.events) if self.events else "any"
         if len(self.events) == 1:
             events = self.events[0]
@@ -256,15 +256,15 @@ class Sequence:
 
     Attributes:
         name: snake_case, unique.
-        entity: whose events, one of :data:`ENTITIES`.
-        steps: what has to come, in order.
+        entity: kind of entity of the events, one of :data:`ENTITIES`.
+        steps: steps in order.
         within_ms: longest time from the first event to the last, milliseconds.
-        contiguity: ``strict``: of the types that the sequence names, no other event comes between;
-            ``relaxed``: others are passed over.
-        skip: where the search goes on after a match: behind its last event (``past_last``), or
-            behind its first (``to_next``).
-        same: a value that all events of a match have in common, written as `of` of a feature.
-        emit: a match is an event of type ``x.<emit>``; None: it is not.
+        contiguity: ``strict``: no other event of a type named in the sequence comes between;
+            ``relaxed``: others are skipped.
+        skip: continue after a match behind its last event (``past_last``) or behind its first
+            (``to_next``).
+        same: source of a value that all events of a match have in common, as `of` of a feature.
+        emit: a match emits an event of type ``x.<emit>``; None: it emits none.
     """
 
     name: str
@@ -277,7 +277,7 @@ class Sequence:
     emit: str | None = None
 
     def as_data(self) -> Data:
-        """The sequence as plain data, as ``features.yaml`` writes it."""
+        """Return the sequence as in ``features.yaml``."""
         data: Data = {
             "name": self.name,
             "entity": self.entity,
@@ -294,14 +294,14 @@ class Sequence:
 
 @dataclass(frozen=True)
 class Join:
-    """Pairs of an event and an update of its item, not further than `within` apart.
+    """Pairs of an event and an update of its item, at most `within` apart.
 
     Attributes:
         name: snake_case, unique.
-        entity: whose events, one of :data:`ENTITIES`.
+        entity: kind of entity of the events, one of :data:`ENTITIES`.
         events: event types that are paired.
-        within_ms: longest time between the event and the update, whichever is first, milliseconds.
-        emit: a pair is an event of type ``x.<emit>``; None: it is not.
+        within_ms: longest time between the event and the update, in either order, milliseconds.
+        emit: a pair emits an event of type ``x.<emit>``; None: it emits none.
     """
 
     name: str
@@ -311,7 +311,7 @@ class Join:
     emit: str | None = None
 
     def as_data(self) -> Data:
-        """The join as plain data, as ``features.yaml`` writes it."""
+        """Return the join as in ``features.yaml``."""
         data: Data = {
             "name": self.name,
             "entity": self.entity,
@@ -338,8 +338,8 @@ class Definitions:
         features: in the order written.
         sequences: in the order written.
         joins: in the order written.
-        lines: line of each definition by name, where they were read from a text.
-        fingerprint: hash of the canonical form; equal for equal definitions, however written.
+        lines: line of each definition by name, if read from a text.
+        fingerprint: hash of the canonical form, equal for equal definitions.
     """
 
     features: tuple[Feature, ...]
@@ -349,32 +349,32 @@ class Definitions:
     fingerprint: str = field(init=False)
 
     def __post_init__(self) -> None:
-        """Take the fingerprint."""
+        """Compute the fingerprint."""
         canonical = msgspec.json.encode([definition.as_data() for definition in self.all])
         object.__setattr__(self, "fingerprint", hashlib.sha256(canonical).hexdigest())
 
     @property
     def all(self) -> tuple[Definition, ...]:
-        """Features, then sequences, then joins."""
+        """All definitions: features, then sequences, then joins."""
         return (*self.features, *self.sequences, *self.joins)
 
     def of_entity(self, entity: str) -> tuple[Feature, ...]:
-        """Features that describe `entity`."""
+        """Return the features of a kind of entity."""
         return tuple(feature for feature in self.features if feature.entity == entity)
 
 
 def emitted_types(definitions: Definitions) -> dict[str, str]:
-    """Type of the action of each sequence and join that has one, by name."""
+    """Return the action types of sequences and joins that emit actions, by name."""
     emits = {sequence.name: sequence.emit for sequence in definitions.sequences}
     emits |= {join.name: join.emit for join in definitions.joins}
     return {name: f"x.{emit}" for name, emit in emits.items() if emit is not None}
 
 
 def endless_action(definitions: Definitions) -> tuple[str, str] | None:
-    """The first definition whose action leads to itself, by which the log would grow forever.
+    """Find the first definition whose action leads to itself without end.
 
     Returns:
-        Its name and what to say of it; None if there is none.
+        Its name and an error message; None without one.
     """
     emits = emitted_types(definitions)
     takes: dict[str, set[str]] = {join.name: set(join.events) for join in definitions.joins}
@@ -402,7 +402,7 @@ def endless_action(definitions: Definitions) -> tuple[str, str] | None:
 
 
 def dump_definitions(definitions: Definitions) -> str:
-    """Write definitions as YAML, one a line; reading it gives equal definitions."""
+    """Write definitions as YAML, one a line; reading them gives equal definitions."""
     lines = (
         yaml.safe_dump(
             definition.as_data(), default_flow_style=True, sort_keys=False, width=float("inf")
@@ -413,10 +413,10 @@ def dump_definitions(definitions: Definitions) -> str:
 
 
 def coarse_slide(size_ms: int) -> int:
-    """Slide of a window with an approximate tail, milliseconds.
+    """Return the slide of a window with an approximate tail, milliseconds.
 
     A day from twelve days on, an hour from twelve hours on, five minutes from an hour on, else a
-    minute: the longer the window, the less its edge matters.
+    minute.
     """
     return next((slide for size, slide in _COARSE_SLIDES if size_ms >= size), 60_000)
 

@@ -1,4 +1,4 @@
-"""Reads sequences and joins of ``features.yaml``, and what features share with them."""
+"""Reads sequences and joins of ``features.yaml``, and values shared with features."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ _MAX_TIMES: Final = 100
 
 
 class PatternReader(NodeReader):
-    """Reads the nodes of one file of definitions, as far as they are of sequences and joins."""
+    """Reads the nodes of sequences and joins."""
 
     def sequence(self, keys: Keys, node: yaml.Node) -> d.Sequence:
-        """A sequence from its keys."""
+        """Read a sequence from its keys."""
         contiguity = self.optional(keys, "contiguity", self.choice(("strict", "relaxed")), None)
         skip = self.optional(keys, "skip", self.choice(("past_last", "to_next")), None)
         return d.Sequence(
@@ -122,7 +122,7 @@ class PatternReader(NodeReader):
         return least, most
 
     def join(self, keys: Keys, node: yaml.Node) -> Join:
-        """A join from its keys."""
+        """Read a join from its keys."""
         name = self.required(keys, node, "name", self.name)
         entity = self.required(keys, node, "entity", self.choice(d.ENTITIES))
         events, within = self.required(keys, node, "join", self._joined)
@@ -135,7 +135,7 @@ class PatternReader(NodeReader):
         return self.required(keys, node, "event", self.events), within
 
     def name(self, node: yaml.Node) -> str:
-        """The name of a definition."""
+        """Read the name of a definition."""
         text = self.text(node)
         if not _NAME.fullmatch(text):
             raise self.mistake(node, f"{text!r} is not snake_case of at most 64 characters")
@@ -150,7 +150,7 @@ class PatternReader(NodeReader):
         return text
 
     def events(self, node: yaml.Node) -> tuple[str, ...]:
-        """One or several types of events."""
+        """Read one or several event types."""
         nodes = node.value if isinstance(node, yaml.SequenceNode) else [node]
         if not nodes:
             raise self.mistake(node, "the list is empty")
@@ -169,7 +169,7 @@ class PatternReader(NodeReader):
         return tuple(events)
 
     def source(self, node: yaml.Node) -> str:
-        """Where a text comes from: a field of the event, a property, or something of its item."""
+        """Read the source of a text: a field or property of the event or its item."""
         text = self.text(node)
         known = text in _TEXT_SOURCES or PROPERTY.fullmatch(text) or ITEM.fullmatch(text)
         if not known or text == "item.price":

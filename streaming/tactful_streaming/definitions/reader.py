@@ -1,4 +1,4 @@
-"""Reads ``features.yaml``; every complaint names file, line and key."""
+"""Reads ``features.yaml``; every error names file, line and key."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def load_definitions(source: Path | str) -> Definitions:
         source: a path, or the text itself.
 
     Raises:
-        DefinitionError: names file, line and key of the first thing that is wrong.
+        DefinitionError: names file, line and key of the first mistake.
     """
     name, text = read_text(source, "features", DefinitionError)
     reader = _Reader(name, DefinitionError)
@@ -89,9 +89,9 @@ class _Reader(PatternReader):
             named[definition.name] = name_node
             read.append(definition)
         definitions = Definitions(
-            tuple(one for one in read if isinstance(one, Feature)),
-            tuple(one for one in read if isinstance(one, d.Sequence)),
-            tuple(one for one in read if isinstance(one, Join)),
+            tuple(entry for entry in read if isinstance(entry, Feature)),
+            tuple(entry for entry in read if isinstance(entry, d.Sequence)),
+            tuple(entry for entry in read if isinstance(entry, Join)),
             {name: node.start_mark.line + 1 for name, node in named.items()},
         )
         if (endless := endless_action(definitions)) is not None:
@@ -116,15 +116,15 @@ class _Reader(PatternReader):
         name = self.required(keys, node, "name", self.name)
         entity = self.required(keys, node, "entity", self.choice(d.ENTITIES))
         events = self.required(keys, node, "event", self.events)
-        written = self.required(
+        function = self.required(
             keys, node, "aggregate", self.choice((*d.AGGREGATES, "distinct_users"))
         )
-        aggregate = "distinct" if written == "distinct_users" else written
+        aggregate = "distinct" if function == "distinct_users" else function
         self._fits(keys, node, aggregate, "n", needs=("last_n", "top_k"))
         self._fits(keys, node, aggregate, "q", needs=("quantile",))
         self._fits(keys, node, aggregate, "sketch", allows=("distinct", "quantile"))
         self._fits(keys, node, aggregate, "group_by", allows=_GROUPED)
-        if written == "distinct_users":
+        if function == "distinct_users":
             if "of" in keys:
                 raise self.mistake(keys["of"][0], "of: distinct_users takes none: it is of user_id")
             of: str | None = "user_id"

@@ -1,4 +1,4 @@
-"""Reading a YAML file node by node, so that every complaint can name its line."""
+"""Reads a YAML file node by node, so that every error names its line."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import TypeVar
 import yaml
 
 from tactful_streaming.contract.log_entries import Scalar
+from tactful_streaming.definitions.model import DURATION_UNITS
 from tactful_streaming.errors import StreamingError
 
 T = TypeVar("T")
@@ -18,23 +19,22 @@ D = TypeVar("D")
 Keys = dict[str, tuple[yaml.Node, yaml.Node]]
 """Nodes of the keys and values of a mapping, by key."""
 
-UNITS = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 _DURATION = re.compile(r"(-?)([0-9]{1,13})(ms|s|m|h|d)")
 _INTEGER = re.compile(r"-?[0-9]{1,18}")
 _DECIMAL = re.compile(r"-?(?:[0-9]+\.[0-9]*|\.?[0-9]+)(?:[eE][+-]?[0-9]{1,2})?")
-_LONGEST = 36_525 * UNITS["d"]
+_LONGEST = 36_525 * DURATION_UNITS["d"]
 
 
 class NodeReader:
     """Reads the nodes of one file; mistakes raise errors of one class."""
 
     def __init__(self, file: str, error: type[StreamingError]) -> None:
-        """Read a file called `file`; complain with `error`."""
+        """Read a file called `file`; raise errors of class `error`."""
         self._file = file
         self._error = error
 
     def compose(self, text: str) -> yaml.Node | None:
-        """The root node of a text; None if it is empty."""
+        """Return the root node of a text; None if it is empty."""
         try:
             root: yaml.Node | None = yaml.compose(text, Loader=yaml.SafeLoader)
         except yaml.MarkedYAMLError as error:
@@ -45,17 +45,17 @@ class NodeReader:
         return root
 
     def mistake(self, node: yaml.Node, message: str) -> StreamingError:
-        """The error that says `message` about `node`."""
+        """Return the error with `message` at the line of `node`."""
         return self._error(f"{self._file}:{node.start_mark.line + 1}: {message}")
 
     def text(self, node: yaml.Node) -> str:
-        """A single value, as written."""
+        """Read a single value, as written."""
         if not isinstance(node, yaml.ScalarNode):
             raise self.mistake(node, "a single value is needed here")
         return str(node.value)
 
     def scalar(self, node: yaml.Node) -> Scalar:
-        """Text, a number, true or false; in quotes always text."""
+        """Read text, a number, true or false; in quotes always text."""
         text = self.text(node)
         if isinstance(node, yaml.ScalarNode) and node.style is not None:
             return text
@@ -66,14 +66,14 @@ class NodeReader:
         return float(text) if _DECIMAL.fullmatch(text) else text
 
     def number(self, node: yaml.Node) -> int | float:
-        """A number."""
+        """Read a number."""
         value = self.scalar(node)
         if type(value) is not int and type(value) is not float:
             raise self.mistake(node, f"{self.text(node)!r} is not a number")
         return value
 
     def integer(self, low: int, high: int) -> Callable[[yaml.Node], int]:
-        """Reads a whole number from `low` to `high`."""
+        """Return a reader of whole numbers from `low` to `high`."""
 
         def read(node: yaml.Node) -> int:
             text = self.text(node)
@@ -84,7 +84,7 @@ class NodeReader:
         return read
 
     def duration(self, node: yaml.Node, *, signed: bool = False) -> int:
-        """A duration in milliseconds, above zero unless `signed`."""
+        """Read a duration in milliseconds, above zero unless `signed`."""
         text = self.text(node)
         match = _DURATION.fullmatch(text)
         if not match or (not signed and (match[1] or int(match[2]) == 0)):
@@ -92,13 +92,13 @@ class NodeReader:
             raise self.mistake(
                 node, f"{text!r} is no duration{above}: a whole number and ms, s, m, h or d"
             )
-        duration = int(match[2]) * UNITS[match[3]]
+        duration = int(match[2]) * DURATION_UNITS[match[3]]
         if duration > _LONGEST:
             raise self.mistake(node, f"{text!r} is longer than 36525d")
         return -duration if match[1] else duration
 
     def choice(self, allowed: Sequence[str]) -> Callable[[yaml.Node], str]:
-        """Reads one of `allowed`."""
+        """Return a reader of one of `allowed`."""
 
         def read(node: yaml.Node) -> str:
             text = self.text(node)
@@ -109,7 +109,7 @@ class NodeReader:
         return read
 
     def many(self, read: Callable[[yaml.Node], T]) -> Callable[[yaml.Node], tuple[T, ...]]:
-        """Reads one value or a list of different ones."""
+        """Return a reader of one value or a list of different ones."""
 
         def read_all(node: yaml.Node) -> tuple[T, ...]:
             nodes = node.value if isinstance(node, yaml.SequenceNode) else [node]
@@ -125,37 +125,37 @@ class NodeReader:
 
         return read_all
 
-    def mapping(self, node: yaml.Node, what: str, allowed: Sequence[str] | None = None) -> Keys:
-        """Keys and values; only `allowed` keys, if given."""
+    def mapping(self, node: yaml.Node, kind: str, allowed: Sequence[str] | None = None) -> Keys:
+        """Read keys and values; only `allowed` keys, if given."""
         names = f": {', '.join(allowed)}" if allowed else ""
         if not isinstance(node, yaml.MappingNode):
-            raise self.mistake(node, f"{what} is written as keys and values{names}")
-        found: Keys = {}
+            raise self.mistake(node, f"{kind} is written as keys and values{names}")
+        keys: Keys = {}
         for key_node, value_node in node.value:
             key = self.text(key_node)
             if allowed is not None and key not in allowed:
                 raise self.mistake(
                     key_node,
-                    f"{key!r} is no key of {what}; it has {', '.join(allowed)}"
+                    f"{key!r} is no key of {kind}; it has {', '.join(allowed)}"
                     f"{suggestion(key, allowed)}",
                 )
-            if key in found:
+            if key in keys:
                 raise self.mistake(key_node, f"{key} comes twice")
-            found[key] = (key_node, value_node)
-        return found
+            keys[key] = (key_node, value_node)
+        return keys
 
     def required(self, keys: Keys, node: yaml.Node, key: str, read: Callable[[yaml.Node], T]) -> T:
-        """The value of `key`, which has to be there."""
+        """Read the value of `key`, which is required."""
         if key not in keys:
             raise self.mistake(node, f"{key} is missing")
         return self.within(key, read, keys[key][1])
 
     def optional(self, keys: Keys, key: str, read: Callable[[yaml.Node], T], default: D) -> T | D:
-        """The value of `key`, or `default` without it."""
+        """Read the value of `key`; `default` without it."""
         return self.within(key, read, keys[key][1]) if key in keys else default
 
     def within(self, key: str, read: Callable[[yaml.Node], T], node: yaml.Node) -> T:
-        """What `read` makes of `node`; complaints begin with the key."""
+        """Read `node` with `read`; errors begin with the key."""
         try:
             return read(node)
         except self._error as error:
@@ -164,7 +164,7 @@ class NodeReader:
 
 
 def read_text(source: Path | str, name: str, error: type[StreamingError]) -> tuple[str, str]:
-    """The name and the text of a source: a file, or the text itself, then called `name`."""
+    """Return name and text of a source: a file, or the text itself, called `name`."""
     if not isinstance(source, Path):
         return name, source
     try:
@@ -179,6 +179,6 @@ def read_text(source: Path | str, name: str, error: type[StreamingError]) -> tup
 
 
 def suggestion(word: str, known: Sequence[str]) -> str:
-    """`; did you mean …` if something known looks alike, else nothing."""
+    """Return `; did you mean …` with the most similar known word, if any."""
     close = difflib.get_close_matches(word, known, 1)
     return f"; did you mean {close[0]!r}?" if close else ""

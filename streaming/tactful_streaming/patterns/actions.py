@@ -1,7 +1,7 @@
-"""What follows from a match: an event of type ``x.<emit>`` in the log, once however often computed.
+"""Actions: a match adds an event of type ``x.<emit>`` to the log, once.
 
-The id of the event is made from the match alone. A match that is found again, after a crash or in a
-replay, gives the same id, and whoever reads the log counts an id once.
+The id of the event depends on the match alone. A match found again, after a crash or in a replay,
+gives the same id, and readers of the log count an id once.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from tactful_streaming.contract.log_entries import APART, DEVICE_PREFIX, Event, 
 from tactful_streaming.patterns.match import Match
 
 _MAX_EVENT_IDS = 64
-"""Event ids that an action lists; of a longer match, the first ones. Of an item's, the last one."""
+"""Most event ids in an action: the first ones of a longer match."""
 
 
 def action_of(match: Match, type_: str) -> Event | None:
-    """The event that a match causes.
+    """Return the event that a match causes.
 
     Args:
-        match: what was found.
-        type_: type of the event, as `definitions.model.emitted_types` gives it.
+        match: the match.
+        type_: type of the event, from `definitions.model.emitted_types`.
 
     Returns:
-        An event of the person who caused the match, at the event time at which it was certain. None
-        if nobody is known.
+        An event of the user of the match, at the event time at which it was certain; None if no
+        user is known.
     """
     if match.subject is None:
         return None
@@ -36,7 +36,7 @@ def action_of(match: Match, type_: str) -> Event | None:
         "sequence": match.name,
         "start": match.start,
         "end": match.end,
-        "events": list(_theirs(match)[:_MAX_EVENT_IDS]),
+        "events": list(_own_events(match)[:_MAX_EVENT_IDS]),
     }
     if match.same is not None:
         properties["same"] = match.same
@@ -54,16 +54,16 @@ def action_of(match: Match, type_: str) -> Event | None:
     )
 
 
-def _theirs(match: Match) -> tuple[str, ...]:
-    """Ids of the events that whoever caused a match is known to have sent.
+def _own_events(match: Match) -> tuple[str, ...]:
+    """Return the ids of events known to come from the user of a match.
 
-    The others that had a part in what became of an item would be named in somebody's record, and
-    stay there when they are erased.
+    Matches of an item include events of other users, whose ids must not stay in this user's record
+    after the others are erased.
     """
     return match.events if match.entity in ("user", "session") else match.events[-1:]
 
 
 def _action_id(match: Match) -> str:
-    """32 hex digits that only this match has."""
+    """Return 32 hex digits that identify the match."""
     identity = [match.name, match.key, match.same, match.item_timestamp, match.events]
     return hashlib.sha256(msgspec.json.encode(identity)).hexdigest()[:32]

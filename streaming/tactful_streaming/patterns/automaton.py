@@ -1,13 +1,13 @@
 """Compiles the steps of a sequence into a deterministic automaton.
 
-A state says how far one beginning has come: the step last taken, how often, and which of the next
-steps are *barred* because something came that may not stand before them. The rules are those of
-SQL's ``MATCH_RECOGNIZE`` with reluctant gaps, made deterministic:
+A state of a partial match is the step last taken, its count, and the next steps that are *barred*
+by an event that must not precede them. The rules are those of SQL's ``MATCH_RECOGNIZE`` with
+reluctant gaps, made deterministic:
 
-* An event that a next step names is taken, by the earliest step that can; it is never skipped.
+* An event that a next step names is taken by the earliest such step; it is never skipped.
 * Relaxed contiguity skips every other event, strict contiguity none.
-* ``not`` bars what comes after it until the event that it forbids cannot stand in between any more.
-* A beginning is complete as soon as all steps left may be empty.
+* ``not`` bars the steps behind it until the forbidden event can no longer stand in between.
+* A partial match is complete as soon as all steps left may be empty.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from tactful_streaming.definitions.model import Sequence, Step
 from tactful_streaming.errors import DefinitionError
 
 ENDED = -1
-"""Transition of an event that ends the beginning without a match."""
+"""Transition of an event that ends a partial match without a match."""
 
 MAX_STATES = 20_000
-"""Most states of one automaton; more come from very long repetitions only."""
+"""Most states of one automaton; only very long repetitions need more."""
 
 _Barred = frozenset[int]
 _State = tuple[int, int, _Barred]
@@ -30,19 +30,25 @@ _State = tuple[int, int, _Barred]
 
 @dataclass(frozen=True)
 class Automaton:
-    """What an event does to a beginning, by state and by type of event.
+    """Transitions of partial matches, by state and by type of event.
+
+    For ``[view, purchase]`` with the codes purchase 0 and view 1::
+
+        first     (-1, 1)       a view begins state 0 and is taken: 2 * 0 + 1
+        rows[0]   (3, 0)        a purchase leads to state 1; a view is skipped
+        rows[1]   (2, 2)        state 1 is complete
 
     Attributes:
-        codes: number of each event type named anywhere.
-        other: number of every other type; None if they do not matter.
+        codes: number of each event type named in the pattern.
+        other: number of every other type; None if they have no effect.
         first: transition of an event that may begin a match, by code.
         rows: transitions by state, by code: :data:`ENDED`, or twice the next state, plus one if the
             event is taken.
         complete: by state, whether it is a match at once.
         pending: by state, whether it becomes a match when its time has passed.
-        closed: by state, the one that takes nothing any more, for a pending beginning that is older
-            than ``within``.
-        for_ms: the time of a pending state, from the last event taken; None for what is left of
+        closed: by state, the one that takes nothing, for a pending partial match older than
+            ``within``.
+        for_ms: the time of a pending state, from the last event taken; None: the rest of
             ``within``.
         unbounded: whether a step may be repeated without limit.
     """
@@ -62,7 +68,7 @@ def compile_pattern(sequence: Sequence) -> Automaton:
     """Compile the steps of `sequence`.
 
     Raises:
-        DefinitionError: if the steps need more than :data:`MAX_STATES` states.
+        DefinitionError: the steps need more than :data:`MAX_STATES` states.
     """
     return _Compiler(sequence).automaton()
 
@@ -109,7 +115,7 @@ class _Compiler:
             return ENDED if step is None else 2 * number(step[0]) + step[1]
 
         start: _State = (-1, 0, frozenset())
-        # Before the beginning nothing is skipped: an event begins a match or does not.
+        # Before the first step nothing is skipped: an event begins a match or does not.
         first = tuple(
             ENDED if (taken := self._take(start, code)) is None else encode((taken, True))
             for code in range(self._code_count)
@@ -138,7 +144,7 @@ class _Compiler:
         return {self._codes[type_] for type_ in step.events}
 
     def _targets(self, state: _State) -> Iterable[int]:
-        """Steps that may come next, earliest first; the end last."""
+        """Yield the steps that may come next, earliest first; the end last."""
         step, count, _ = state
         if step >= 0:
             most = self._steps[step].most
@@ -177,11 +183,11 @@ class _Compiler:
         return None if targets <= barred else ((step, count, barred), False)
 
     def _between(self, step: int, target: int) -> set[int]:
-        """Codes forbidden between an event of `step` and one of `target`."""
+        """Return the codes forbidden between events of `step` and of `target`."""
         return set().union(*self._forbidden[step + 1 : target + 1])
 
     def _is_open(self, state: _State) -> bool:
-        """Whether the sequence may end here."""
+        """Return whether the sequence may end here."""
         return self._end in self._targets(state) and self._end not in state[2]
 
     def _is_pending(self, state: _State) -> bool:

@@ -1,4 +1,4 @@
-"""One operator for each sequence and join of the definitions."""
+"""Creates one operator for each sequence and join."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from tactful_streaming.patterns.sequence_operator import SequenceOperator
 
 
 def make_operators(definitions: Definitions) -> tuple[Operator, ...]:
-    """Make the operators of `definitions`, in the order written: sequences, then joins.
+    """Create the operators of `definitions`: sequences, then joins, each as written.
 
     Raises:
-        DefinitionError: if a sequence is too large for an automaton, or actions cause each other.
-            Definitions that were read from a text have been refused by then, with their line.
+        DefinitionError: a sequence is too large for an automaton, or actions cause each other. The
+            reader of a text refuses such definitions before, with their line.
     """
     if (endless := endless_action(definitions)) is not None:
         raise DefinitionError(endless[1])

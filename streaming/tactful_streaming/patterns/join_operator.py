@@ -1,11 +1,11 @@
-"""Joins events with what is known of their items: updates near in time, and versions as of a time.
+"""Joins events with updates of their items, and with item versions at a time.
 
-``JoinOperator`` pairs an event with every update of its item that is not further than ``within``
-away, whichever comes first. Each side is remembered until the watermark is ``within`` past it, so
-each pair is found once, in whatever order its sides arrive, unless the later one comes too late.
+``JoinOperator`` pairs an event with every update of its item at most ``within`` away, before or
+after it. Each side is stored until the watermark is ``within`` past it, so each pair is found once,
+in any order of arrival, unless the later side comes too late.
 
-``ItemVersions`` keeps the last versions of each item, for sources ``item.<field>``: what an event
-sees is the newest version that is not younger than itself, among those that had arrived.
+``ItemVersions`` stores the last versions of each item, for sources ``item.<field>``: an event reads
+the newest version that is not younger than itself, among those that have arrived.
 """
 
 from __future__ import annotations
@@ -24,31 +24,31 @@ from tactful_streaming.errors import StateError
 from tactful_streaming.patterns.match import EventLike, Match, Texts
 
 MAX_VERSIONS = 8
-"""Versions that are kept of an item."""
+"""Most versions stored of an item."""
 
 MAX_PAIRS = 10
-"""Pairs of a key that can be read."""
+"""Most pairs of a key that can be read."""
 
 SHARED_KEY = ""
-"""Key of the state that belongs to no entity: the updates, of which each partition has a copy."""
+"""Key of the item updates, which belong to no entity; each partition has a copy."""
 
 _SWEEP_MS = 60_000
 _timestamp = attrgetter("timestamp")
 _encoder = msgspec.msgpack.Encoder()
 
 
-class _HeardEvent(msgspec.Struct, array_like=True, frozen=True, gc=False):
+class _JoinEvent(msgspec.Struct, array_like=True, frozen=True, gc=False):
     timestamp: int
-    heard: int  # the watermark when it came
+    arrived: int  # watermark at its arrival
     key: str
     item_id: str
     event_id: str
     subject: str | None
 
 
-class _HeardUpdate(msgspec.Struct, array_like=True, frozen=True, gc=False):
+class _JoinUpdate(msgspec.Struct, array_like=True, frozen=True, gc=False):
     timestamp: int
-    heard: int
+    arrived: int
     item_id: str
 
 
@@ -59,26 +59,26 @@ class _Pair(msgspec.Struct, array_like=True, frozen=True, gc=False, order=True):
 
 
 class _PackedKey(msgspec.Struct, array_like=True):
-    events: list[_HeardEvent]
+    events: list[_JoinEvent]
     pairs: list[_Pair]
 
 
 _key_decoder = msgspec.msgpack.Decoder(_PackedKey)
-_updates_decoder = msgspec.msgpack.Decoder(list[_HeardUpdate])
+_updates_decoder = msgspec.msgpack.Decoder(list[_JoinUpdate])
 _versions_decoder = msgspec.msgpack.Decoder(list[Item])
 
 
 class JoinOperator:
-    """One join; an :class:`~tactful_streaming.Operator`."""
+    """One join; an :class:`~tactful_streaming.patterns.match.Operator`."""
 
     wants_items = True
 
     def __init__(self, join: Join, *, remembered_ms: int = 30 * 86_400_000) -> None:
-        """Begin without events.
+        """Create an operator without events.
 
         Args:
-            join: what to pair.
-            remembered_ms: how long the pairs of a key can be read.
+            join: the join.
+            remembered_ms: time in which the pairs of a key can be read.
         """
         self.name = join.name
         self.entity = join.entity
@@ -87,9 +87,9 @@ class JoinOperator:
         self.late = self.evicted = 0
         self._within = join.within_ms
         self._remembered_ms = remembered_ms
-        self._events: dict[str, list[_HeardEvent]] = {}
-        self._updates: dict[str, list[_HeardUpdate]] = {}
-        self._items_of: dict[str, set[str]] = {}  # items of the events heard of a key
+        self._events: dict[str, list[_JoinEvent]] = {}
+        self._updates: dict[str, list[_JoinUpdate]] = {}
+        self._items_of: dict[str, set[str]] = {}  # items of the stored events of a key
         self._pairs: dict[str, list[_Pair]] = {}
         self._matches: list[Match] = []
         self._dirty: set[str] = set()
@@ -103,13 +103,13 @@ class JoinOperator:
         watermarks: NDArray[np.int64],
         texts: Texts,
     ) -> None:
-        """Take accepted events in the order of the log; see :class:`~tactful_streaming.Operator`.
+        """Apply accepted events in the order of the log; see `Operator`.
 
-        An event too old to be paired with anything that can come is counted in `late`.
+        An event too old for any pair is counted in `late`.
         """
         if not len(events):
             return
-        # Updates that the log has between these events may be handed over after them.
+        # Updates between these events in the log may be applied after them.
         self.advance(self._watermark)
         types, within = self.types or frozenset(), self._within
         for event, key, item_id, subject, watermark in zip(
@@ -120,40 +120,40 @@ class JoinOperator:
             if event.timestamp + within < watermark:
                 self.late += 1
                 continue
-            heard = _HeardEvent(event.timestamp, watermark, key, item_id, event.event_id, subject)
+            joined = _JoinEvent(event.timestamp, watermark, key, item_id, event.event_id, subject)
             for update in self._updates.get(item_id, ()):
-                self._try(heard, update)
-            self._remember(heard)
+                self._try(joined, update)
+            self._remember(joined)
         self._watermark = int(watermarks[-1])
 
     def apply_items(self, items: Sequence[Item], watermarks: NDArray[np.int64]) -> None:
-        """Take updates of items in the order of the log, with the watermark after each."""
+        """Apply item updates in the order of the log, with the watermark after each."""
         for item, watermark in zip(items, watermarks.tolist(), strict=True):
             if item.timestamp + self._within < watermark:
                 continue
-            update = _HeardUpdate(item.timestamp, watermark, item.item_id)
+            update = _JoinUpdate(item.timestamp, watermark, item.item_id)
             for event in self._events.get(item.item_id, ()):
                 self._try(event, update)
             self._updates.setdefault(item.item_id, []).append(update)
             self._dirty.add(SHARED_KEY)
 
     def advance(self, watermark: int) -> None:
-        """Forget, from time to time, what can be paired no more."""
+        """Delete, from time to time, events and updates that can no longer be paired."""
         if watermark >= self._next_sweep:
             self._next_sweep = watermark + max(self._within, _SWEEP_MS)
             self._sweep(watermark)
 
     def next_timer(self) -> int | None:
-        """Nothing waits for a watermark: a pair is known when its later side comes."""
+        """Return None: a pair is complete when its later side comes."""
         return None
 
     def take(self) -> list[Match]:
-        """Pairs found since the last call."""
+        """Return the pairs found since the last call."""
         matches, self._matches = self._matches, []
         return matches
 
     def read(self, key: str, at: int) -> list[tuple[str, int]]:
-        """Items of the newest paired events of `key`, each with its event's time, newest first."""
+        """Return the items of the newest paired events of `key`, with the events' times."""
         return [
             (pair.item_id, pair.timestamp)
             for pair in self._pairs.get(key, ())
@@ -161,7 +161,7 @@ class JoinOperator:
         ]
 
     def pack_changes(self) -> dict[str, bytes | None]:
-        """Packed state of each key changed since the last call; None for one with none left."""
+        """Return packed state of keys changed since the last call; None if none is left."""
         dirty, self._dirty = self._dirty, set()
         packed: dict[str, bytes | None] = {}
         for key in dirty:
@@ -175,10 +175,10 @@ class JoinOperator:
         return packed
 
     def unpack(self, key: str, blob: bytes) -> None:
-        """Restore the state of a key that :meth:`pack_changes` gave.
+        """Restore the state of a key that :meth:`pack_changes` returned.
 
         Raises:
-            StateError: if `blob` is something else.
+            StateError: `blob` is no packed state.
         """
         try:
             if key == SHARED_KEY:
@@ -194,7 +194,7 @@ class JoinOperator:
             self._pairs[key] = state.pairs
 
     def merge(self, source_key: str, target_key: str) -> None:
-        """Give what is known of one key to another: they are the same entity."""
+        """Move the state of one key to another: both are the same entity."""
         moved = self._events_of(source_key)
         for item_id in self._items_of.pop(source_key, ()):
             self._events[item_id] = [e for e in self._events[item_id] if e.key != source_key]
@@ -205,17 +205,17 @@ class JoinOperator:
         self._dirty |= {source_key, target_key}
 
     def detach(self, key: str) -> bytes | None:
-        """Remove what is known of a key and give it packed; None if nothing is."""
+        """Remove the state of a key and return it packed; None without any."""
         events, pairs = self._events_of(key), self._pairs.pop(key, [])
         for item_id in self._items_of.pop(key, ()):
             self._events[item_id] = [e for e in self._events[item_id] if e.key != key]
         self._dirty.add(key)
         return _encoder.encode(_PackedKey(events, pairs)) if events or pairs else None
 
-    def _try(self, event: _HeardEvent, update: _HeardUpdate) -> None:
-        """Pair an event and an update, if they are near and neither was forgotten by then."""
+    def _try(self, event: _JoinEvent, update: _JoinUpdate) -> None:
+        """Pair an event and an update if they are near and neither had expired by then."""
         start, end = sorted((event.timestamp, update.timestamp))
-        if end - start > self._within or start + self._within < max(event.heard, update.heard):
+        if end - start > self._within or start + self._within < max(event.arrived, update.arrived):
             return
         self._matches.append(
             Match(
@@ -241,12 +241,12 @@ class JoinOperator:
             del pairs[MAX_PAIRS:]
         self._dirty.add(key)
 
-    def _remember(self, event: _HeardEvent) -> None:
+    def _remember(self, event: _JoinEvent) -> None:
         self._events.setdefault(event.item_id, []).append(event)
         self._items_of.setdefault(event.key, set()).add(event.item_id)
         self._dirty.add(event.key)
 
-    def _events_of(self, key: str) -> list[_HeardEvent]:
+    def _events_of(self, key: str) -> list[_JoinEvent]:
         return [
             event
             for item_id in sorted(self._items_of.get(key, ()))
@@ -282,25 +282,25 @@ class JoinOperator:
 
 
 def without(blob: bytes, drops: Callable[[Iterable[str], str | None], bool]) -> bytes | None:
-    """The packed state of a key without what goes; `blob` itself if all of it stays.
+    """Return the packed state of a key without some events; `blob` itself if all stay.
 
     Args:
-        blob: as :meth:`JoinOperator.pack_changes` gave it, of any key but :data:`SHARED_KEY`.
-        drops: whether an event goes, by its id and who caused it, if that is known.
+        blob: packed state of any key but :data:`SHARED_KEY`.
+        drops: whether an event goes, by its id and its user, if known.
 
     Returns:
         None if nothing is left.
 
     Raises:
-        StateError: if `blob` is something else.
+        StateError: `blob` is no packed state.
     """
     state = _unpacked(blob)
     events = [event for event in state.events if not drops((event.event_id,), event.subject)]
-    theirs = {event.event_id for event in state.events} - {event.event_id for event in events}
+    dropped = {event.event_id for event in state.events} - {event.event_id for event in events}
     pairs = [
         pair
         for pair in state.pairs
-        if not (pair.event_id in theirs or drops((pair.event_id,), None))
+        if not (pair.event_id in dropped or drops((pair.event_id,), None))
     ]
     if (events, pairs) == (state.events, state.pairs):
         return blob
@@ -308,10 +308,10 @@ def without(blob: bytes, drops: Callable[[Iterable[str], str | None], bool]) -> 
 
 
 def causes_in(blob: bytes) -> Iterator[tuple[str, str]]:
-    """Ids of events in the packed state of a key, each with the key of who caused it, if known.
+    """Yield the ids of events in a packed key, each with its user, where known.
 
     Raises:
-        StateError: if `blob` is something else.
+        StateError: `blob` is no packed state.
     """
     for event in _unpacked(blob).events:
         if event.subject is not None:
@@ -326,25 +326,25 @@ def _unpacked(blob: bytes) -> _PackedKey:
 
 
 class ItemVersions:
-    """The last versions of each item, in the order of their timestamps; ties in order of arrival.
+    """Last versions of each item by timestamp; ties in the order of arrival.
 
-    An event older than every version that is kept sees none.
+    An event older than every stored version reads none.
     """
 
     def __init__(self, limit: int = MAX_VERSIONS) -> None:
-        """Keep at most `limit` versions of an item."""
+        """Create a store of at most `limit` versions of an item."""
         self._limit = limit
         self._versions: dict[str, list[Item]] = {}
 
     def add(self, item: Item) -> None:
-        """Take an update that arrives now."""
+        """Add an update that arrives now."""
         versions = self._versions.setdefault(item.item_id, [])
         versions.insert(bisect_right(versions, item.timestamp, key=_timestamp), item)
         if len(versions) > self._limit:
             del versions[0]
 
     def at(self, item_id: str, timestamp: int) -> Item | None:
-        """The newest version at `timestamp`, epoch milliseconds; None if none is kept."""
+        """Return the newest version at `timestamp`, epoch milliseconds; None without one."""
         versions = self._versions.get(item_id)
         if not versions:
             return None
@@ -356,21 +356,21 @@ class ItemVersions:
     def lookup(
         self, item_ids: Iterable[str | None], timestamps: Iterable[int]
     ) -> list[Item | None]:
-        """The version that each event sees: :meth:`at` for columns."""
+        """Return the version that each event reads: :meth:`at` for columns."""
         return [
             None if item_id is None else self.at(item_id, timestamp)
             for item_id, timestamp in zip(item_ids, timestamps, strict=True)
         ]
 
     def pack(self, item_id: str) -> bytes:
-        """The versions of an item, for the state store."""
+        """Return the packed versions of an item."""
         return _encoder.encode(self._versions.get(item_id, []))
 
     def unpack(self, item_id: str, blob: bytes) -> None:
-        """Restore what :meth:`pack` gave.
+        """Restore versions that :meth:`pack` returned.
 
         Raises:
-            StateError: if `blob` is something else.
+            StateError: `blob` is no packed state.
         """
         try:
             self._versions[item_id] = _versions_decoder.decode(blob)

@@ -1,4 +1,4 @@
-"""What sequences and joins find, and the contract between them and the engine."""
+"""Matches of sequences and joins, and the interface of their operators."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from tactful_streaming.contract.log_entries import Item
 from tactful_streaming.windows.shared_aggregate import Value
 
 Texts = Callable[[str], Sequence[str | None]]
-"""Gives the text of a source (``item_id``, ``properties.colour``…) for each event of a batch."""
+"""Returns the text of a source (``item_id``, ``properties.colour``…) for each event of a batch."""
 
 
 class EventLike(Protocol):
-    """What an operator reads of an event; :class:`~tactful_streaming.Event` has all of it."""
+    """Fields of an event that operators read."""
 
     @property
     def event_id(self) -> str:
-        """Identity of the event."""
+        """Id of the event."""
 
     @property
     def type(self) -> str:
-        """What happened."""
+        """Type of the event."""
 
     @property
     def timestamp(self) -> int:
-        """When, epoch milliseconds."""
+        """Time of the event, epoch milliseconds."""
 
 
 @dataclass(frozen=True)
@@ -37,17 +37,16 @@ class Match:
     """One match of a sequence, or one pair of a join.
 
     Attributes:
-        name: of the definition.
-        entity: kind of entity it describes.
-        key: which entity.
-        same: what all its events have in common, where the definition asks for it; the item of a
-            join.
+        name: name of the definition.
+        entity: kind of entity that it describes.
+        key: the entity.
+        same: value that all its events have in common, where defined; the item of a join.
         start: timestamp of the first of its events, epoch milliseconds.
         end: timestamp of the last of its events.
         decided: event time at which it was certain, at least `end`.
-        events: ids of its events, in their order; of a join, the one event.
-        subject: key of the person who caused it, where it is known.
-        item_timestamp: of a join, when the item was updated.
+        events: ids of its events, in order; of a join, one event.
+        subject: key of the user who caused it, where known.
+        item_timestamp: of a join, time of the item update.
     """
 
     name: str
@@ -62,7 +61,7 @@ class Match:
     item_timestamp: int | None = None
 
     def as_data(self) -> dict[str, Any]:
-        """The match as plain data, as it is published."""
+        """Return the match as published."""
         data: dict[str, Any] = {"sequence": self.name, "entity_key": self.key}
         if self.same is not None:
             data["same"] = self.same
@@ -70,18 +69,17 @@ class Match:
 
 
 class Operator(Protocol):
-    """Finds matches among the events of each entity; its state commits with the engine's.
+    """Finds matches among the events of each entity; commits with the engine's state.
 
-    Everything that it finds follows from the order of the log and the watermarks in it, never from
-    how the log is cut into batches.
+    Its matches depend on the order of the log and the watermarks in it, never on batches.
 
     Attributes:
-        name: of the definition.
-        entity: kind of entity whose keys :meth:`apply` takes.
-        types: types of the events it wants; None for all.
-        sources: what :meth:`apply` reads of events and asks its `texts` for, but for
-            ``user_id``, which gives the key of the person of each event.
-        wants_items: whether it has to be given the updates of items.
+        name: name of the definition.
+        entity: kind of entity of the keys.
+        types: types of the events to apply; None: all.
+        sources: fields of events that :meth:`apply` reads, or gets from `texts`, without
+            ``user_id``, the key of the user of each event.
+        wants_items: whether to apply item updates.
     """
 
     name: str
@@ -92,11 +90,11 @@ class Operator(Protocol):
 
     @property
     def late(self) -> int:
-        """Events that came too late to count, since it was made."""
+        """Number of events that came too late to count."""
 
     @property
     def evicted(self) -> int:
-        """Beginnings dropped to keep the memory bounded, since it was made."""
+        """Number of partial matches dropped to bound the memory."""
 
     def apply(
         self,
@@ -105,42 +103,42 @@ class Operator(Protocol):
         watermarks: NDArray[np.int64],
         texts: Texts,
     ) -> None:
-        """Take accepted events in the order of the log; those of other types are ignored.
+        """Apply accepted events in the order of the log; other types are ignored.
 
         Args:
             events: the events.
             keys: entity of each, or None.
             watermarks: watermark after each.
-            texts: gives the text of a source for each of `events`.
+            texts: returns the text of a source for each of `events`.
         """
 
     def apply_items(self, items: Sequence[Item], watermarks: NDArray[np.int64]) -> None:
-        """Take updates of items in the order of the log, with the watermark after each."""
+        """Apply item updates in the order of the log, with the watermark after each."""
 
     def advance(self, watermark: int) -> None:
-        """Find what is certain now that no event before `watermark` will count any more."""
+        """Find the matches that are certain once no event before `watermark` counts."""
 
     def next_timer(self) -> int | None:
-        """The earliest watermark at which :meth:`advance` has something to do, if any."""
+        """Return the next watermark at which :meth:`advance` has work; None without any."""
 
     def take(self) -> list[Match]:
-        """What was found since the last call, in an order that batches do not change."""
+        """Return matches since the last call, in an order independent of batches."""
 
     def read(self, key: str, at: int) -> Value:
-        """The value of the definition for `key` at time `at`."""
+        """Return the value of the definition for `key` at time `at`."""
 
     def pack_changes(self) -> dict[str, bytes | None]:
-        """Packed state of each key changed since the last call; None for one with none left."""
+        """Return packed state of keys changed since the last call; None if none is left."""
 
     def unpack(self, key: str, blob: bytes) -> None:
-        """Restore the state of a key that :meth:`pack_changes` gave.
+        """Restore the state of a key that :meth:`pack_changes` returned.
 
         Raises:
-            StateError: if `blob` is something else.
+            StateError: `blob` is no packed state of a key.
         """
 
     def merge(self, source_key: str, target_key: str) -> None:
-        """Give what is known of one key to another: they are the same entity."""
+        """Move the state of one key to another: both are the same entity."""
 
     def detach(self, key: str) -> bytes | None:
-        """Remove what is known of a key and give it packed, as :meth:`unpack` takes it."""
+        """Remove the state of a key and return it packed; None without any."""

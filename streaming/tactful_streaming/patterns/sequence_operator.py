@@ -165,7 +165,7 @@ class SequenceOperator:
         """Restore the state of a key that :meth:`pack_changes` returned.
 
         Raises:
-            StateError: `blob` is something else.
+            StateError: `blob` is no packed state of a key.
         """
         last, waiting, partitions = unpack_key(blob, self.name)
         states, codes = len(self._automaton.rows), len(self._automaton.first)

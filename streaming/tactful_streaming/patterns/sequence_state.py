@@ -35,7 +35,7 @@ def unpack_key(blob: bytes, name: str = "a sequence") -> PackedKey:
     """Decode the state of a key of the sequence `name`.
 
     Raises:
-        StateError: `blob` is something else.
+        StateError: `blob` is no packed state of a key.
     """
     try:
         packed: PackedKey = _decoder.decode(blob)
@@ -58,7 +58,7 @@ def without(
         None if nothing is left.
 
     Raises:
-        StateError: `blob` is something else.
+        StateError: `blob` is no packed state of a key.
     """
     last, waiting, partitions = unpack_key(blob)
     events = [
@@ -87,7 +87,7 @@ def causes_in(blob: bytes) -> Iterator[tuple[str, str]]:
     """Yield the ids of events in a packed key, each with its user, where known.
 
     Raises:
-        StateError: `blob` is something else.
+        StateError: `blob` is no packed state of a key.
     """
     _, waiting, partitions = unpack_key(blob)
     for event in waiting:
