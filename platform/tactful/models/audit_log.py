@@ -1,7 +1,7 @@
-"""Who made which model serve, when and why: the audit log of trainings, promotions and rollbacks.
+"""Audit log of trainings, promotions and rollbacks: author, time and reason.
 
 An entry is written before anything changes and closed afterwards, so a process that is killed in
-between leaves an entry that says ``begun``: something may have changed, and who meant it to.
+between leaves an entry in the state `begun`, with its author: something may have changed.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ _ERROR_LENGTH = 2_000
 
 @dataclass(frozen=True)
 class ModelChange:
-    """One entry.
+    """An entry of the audit log.
 
     Attributes:
         id: grows with every entry.
-        action: what was done.
+        action: kind of the change.
         name: registered model name.
-        version: the version that was made, or that serves from then on; empty until it has one.
+        version: the version that was trained, or that serves from then on; empty until it has one.
         previous: the version that served before; empty for none.
-        changed_by: who did it: the login and host of a command, or which part of the server.
-        reason: why, in the words of who did it.
-        state: ``begun`` also after its process was killed.
+        changed_by: author: the login and host of a command, or a part of the server.
+        reason: in the author's words.
+        state: `begun` also after its process was killed.
         begun_at: epoch milliseconds.
-        ended_at: epoch milliseconds; None while it is only begun.
-        error: why it failed.
+        ended_at: epoch milliseconds; None in the state `begun`.
+        error: reason of the failure.
     """
 
     id: int
@@ -56,15 +56,10 @@ class ModelChange:
 
 
 class ModelLog:
-    """The entries of one installation, in its metadata; nothing is ever changed but their end."""
+    """The entries of one installation, in its metadata; only their end is ever changed."""
 
     def __init__(self, metadata: MetadataStore, *, clock: Callable[[], int]) -> None:
-        """Use the metadata.
-
-        Args:
-            metadata: where entries are kept.
-            clock: now in epoch milliseconds.
-        """
+        """Use a metadata store and a clock, epoch milliseconds."""
         self._metadata = metadata
         self._clock = clock
 
@@ -82,18 +77,18 @@ class ModelLog:
         """Write an entry, and close it when the context ends, as done or as failed.
 
         Args:
-            action: what is about to be done.
+            action: kind of the change.
             name: registered model name.
-            by: who does it.
-            reason: why.
-            version: what the entry is about, where that is known before.
-            previous: what serves before it.
+            by: author.
+            reason: of the author.
+            version: of the entry, where it is known before.
+            previous: the version that serves before it.
 
         Yields:
-            A function that says which version it came to be, where that was not known before.
+            A function that sets the version, where it was not known before.
 
         Raises:
-            ModelError: if the champion must not change, since a rollout compares it with another.
+            ModelError: if a rollout compares the champion with another model.
             StorageError: if the entry cannot be written; nothing should be done then.
         """
 
@@ -113,19 +108,19 @@ class ModelLog:
             return connection.execute(row).inserted_primary_key
 
         number = self._metadata.change(begin)
-        made = [version]
+        versions = [version]
         try:
-            yield lambda version: made.__setitem__(0, version)
+            yield versions.append
         except Exception as error:
             self._close(number, state="failed", error=str(error)[:_ERROR_LENGTH])
             raise
-        self._close(number, state="done", version=made[0])
+        self._close(number, state="done", version=versions[-1])
 
     def changes(self, *, limit: int = 100, before: int | None = None) -> list[ModelChange]:
-        """Entries, newest first.
+        """Return entries, newest first.
 
         Args:
-            limit: how many at most.
+            limit: most entries.
             before: only entries with a smaller id; None for the newest.
         """
         query = sa.select(model_changes).order_by(model_changes.c.id.desc()).limit(limit)
@@ -134,7 +129,7 @@ class ModelLog:
         return [_change(row) for row in self._metadata.fetch(query)]
 
     def forget(self, before: int) -> None:
-        """Forget changes that ended before a time, epoch milliseconds, but the last of each kind.
+        """Delete entries that ended before a time, epoch milliseconds, but the last of each kind.
 
         Raises:
             StorageError: if the database cannot be used.
@@ -151,7 +146,7 @@ class ModelLog:
         self._metadata.change(delete)
 
     def latest(self, action: Action, name: str) -> ModelChange | None:
-        """The last entry of an action on a model, however it ended."""
+        """Return the last entry of an action on a model, in any state."""
         query = (
             sa.select(model_changes)
             .where(model_changes.c.action == action, model_changes.c.name == name)
@@ -171,7 +166,7 @@ class ModelLog:
 
 
 def login_and_host() -> str:
-    """Login and host of this process, for `ModelLog.entry`."""
+    """Return login and host of this process, for `ModelLog.entry`."""
     try:
         login = getpass.getuser()
     except (KeyError, OSError):  # a container's user without a name

@@ -1,4 +1,4 @@
-"""The model registry of an installation, with its audit log."""
+"""Open the model registry of an installation, with its audit log."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def open_model_log(settings: Settings) -> Iterator[ModelLog]:
     """Open the audit log of models while the context lasts.
 
     Raises:
-        StorageError: the metadata cannot be used.
+        StorageError: if the metadata cannot be used.
     """
     settings.storage.data.mkdir(mode=0o700, parents=True, exist_ok=True)
     with contextlib.closing(open_installation(settings)) as metadata:

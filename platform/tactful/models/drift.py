@@ -1,4 +1,4 @@
-"""Drift: whether lists are ranked by other values today than when their model began to serve."""
+"""Drift: change of feature values and scores since a model began to serve."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from tactful.ranking.features import RANKING_FEATURES
 from tactful_streaming.log.event_log import EventLog
 
 SCORE = "score"
-"""Name under which the drift of the scores is told."""
+"""Name of the drift of the scores."""
 
 LATEST = 2_000_000
-"""How many of the newest records of the log are looked at, unless it is said."""
+"""Number of the newest records of the log that are read by default."""
 
 _BINS = 10
 _FLOOR = 1e-4
@@ -25,7 +25,7 @@ _FLOOR = 1e-4
 
 @dataclass(frozen=True)
 class Drift:
-    """How far values have moved.
+    """Change of values.
 
     Attributes:
         by_name: population stability index of the score and of each feature, largest first.
@@ -35,7 +35,7 @@ class Drift:
 
     @property
     def largest(self) -> tuple[str, float]:
-        """What has moved furthest, and how far."""
+        """Name and index of the largest change."""
         return next(iter(self.by_name.items()))
 
 
@@ -44,18 +44,18 @@ def measure_drift(
 ) -> Drift | None:
     """Compare the first lists of a model version with its latest.
 
-    The first lists and not the rows it was trained on: those hold candidates that nobody is shown,
-    and would differ from every list from the beginning.
+    The rows of its training are no reference: they hold candidates that are never shown, and differ
+    from every list from the beginning.
 
     Args:
-        log: where lists are logged.
-        version: of the model; only its lists are looked at.
-        layout: what features mean, see `tactful.ranking.features.layout`.
-        lists: how many of the first and of the latest are compared.
-        latest: how many of the newest records of the log are looked at.
+        log: of the lists.
+        version: of the model; only its lists are compared.
+        layout: of the features, see `tactful.ranking.features.layout`.
+        lists: number of first and of latest lists that are compared.
+        latest: number of the newest records of the log that are read.
 
     Returns:
-        The drift; None where there are not twice as many lists yet.
+        The drift; None while there are fewer than twice as many lists.
     """
     first: list[Impression] = []
     last: deque[Impression] = deque(maxlen=lists)
@@ -71,17 +71,17 @@ def measure_drift(
     if len(last) < lists:
         return None
     before, now = _columns(first), _columns(last)
-    found = {
+    indexes = {
         name: population_stability(before[:, column], now[:, column])
         for column, name in enumerate((*RANKING_FEATURES, SCORE))
     }
-    return Drift(dict(sorted(found.items(), key=lambda pair: -pair[1])))
+    return Drift(dict(sorted(indexes.items(), key=lambda pair: -pair[1])))
 
 
 def population_stability(before: NDArray[np.float32], now: NDArray[np.float32]) -> float:
-    """Population stability index of two samples.
+    """Compute the population stability index of two samples.
 
-    The sum over ten parts of ``(q - p) * ln(q / p)``, where p and q are the shares of the values
+    The sum over ten parts of `(q - p) * ln(q / p)`, where p and q are the shares of the values
     before and now in each part (Siddiqi, "Credit Risk Scorecards", 2006). Parts hold a tenth of the
     values before each; missing values are a part of their own. By custom, less than 0.1 is no
     change and more than 0.25 a large one.
@@ -109,7 +109,7 @@ def population_stability(before: NDArray[np.float32], now: NDArray[np.float32]) 
 
 
 def _columns(lists: list[Impression] | deque[Impression]) -> NDArray[np.float32]:
-    """Features and score of every item, shape (items, columns + 1)."""
+    """Return features and score of every item, shape (items, columns + 1)."""
     parts = []
     for shown in lists:
         scores = shown.event.properties.get("scores")

@@ -1,8 +1,8 @@
-"""The model registry: MLflow keeps the record, a directory beside the server serves.
+"""The model registry: MLflow keeps the record, a models directory serves.
 
 MLflow holds every run, version and alias. The serving process never imports it: a promotion
 copies the version's files into the server's models directory and moves the pointer there, and the
-server notices within a second. MLflow is imported when a function is called, since that takes
+server reads it within a second. MLflow is imported when a function is called, since that takes
 seconds.
 """
 
@@ -35,6 +35,7 @@ from tactful.ranking.model import (
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities.model_registry import ModelVersion
 
 CHALLENGER = "challenger"
 CHAMPION = "champion"
@@ -48,7 +49,7 @@ class Registered:
     Attributes:
         name: registered model name.
         version: its number, as text.
-        run_id: the run it came from.
+        run_id: its run in MLflow.
     """
 
     name: str
@@ -57,7 +58,13 @@ class Registered:
 
 
 class Registry:
-    """One registered model in MLflow and its copies in a models directory."""
+    """One registered model in MLflow and its copies in a models directory.
+
+    ```text
+    MLflow    versions 1, 2, 3; aliases champion → 2, previous → 1, challenger → 3
+    models/   versions/1, versions/2, versions/3; the pointer names version 2 and previous 1
+    ```
+    """
 
     def __init__(
         self,
@@ -68,21 +75,21 @@ class Registry:
         audit: ModelLog | None = None,
         by: str | None = None,
     ) -> None:
-        """Name the model and where its copies go.
+        """Use a model and a directory.
 
         Args:
             name: registered model name.
             models: directory the server loads from; it holds versions of one name.
-            tracking_uri: MLflow store; None means ``MLFLOW_TRACKING_URI`` or, without it,
-                ``sqlite:///mlflow.db`` in the working directory.
-            audit: where promotions and rollbacks are recorded; None records none.
-            by: who is recorded to have made them; None means the login and host of this process.
+            tracking_uri: MLflow store; None means `MLFLOW_TRACKING_URI` or, without it,
+                `sqlite:///mlflow.db` in the working directory.
+            audit: log of promotions and rollbacks; None records none.
+            by: their author; None means the login and host of this process.
         """
         self._audit = audit
         self._by = login_and_host() if by is None else by
         self._name = name
         self._models = models
-        # Before MLflow is imported, so that it reports to nobody; who wants that can set it.
+        # Before MLflow is imported, so that it sends no telemetry unless an operator allows it.
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
         self._uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
 
@@ -98,23 +105,21 @@ class Registry:
         """Log a trained model as a run and register it as a new version.
 
         Args:
-            directory: what `save_model` wrote.
-            parameters: what the training was called with.
+            directory: written by `save_model`.
+            parameters: options of the training.
             example: a few rows of features, for the signature.
             figures: plots to keep with the run, by file name.
-            metrics: measured beside those of the manifest.
-
-        Returns:
-            The new version.
+            metrics: beside those of the manifest.
 
         Raises:
             ModelError: if the models directory holds versions of another name.
         """
         import mlflow
+        import pandas as pd
         import xgboost
         from mlflow.models import infer_signature
 
-        self._check_own()
+        self._check_directory()
         manifest = read_manifest(directory)
         mlflow.set_tracking_uri(self._uri)
         mlflow.set_experiment(self._name)
@@ -137,10 +142,10 @@ class Registry:
                 forest,
                 name=self._name,
                 signature=infer_signature(
-                    _named(example, manifest.features),
+                    pd.DataFrame(example, columns=list(manifest.features)),
                     forest.inplace_predict(example, predict_type="margin"),
                 ),
-                # Named here, because inferring them starts another interpreter for seconds.
+                # Given, because inferring them starts another interpreter for seconds.
                 pip_requirements=[f"xgboost-cpu=={xgboost.__version__}"],
                 model_format="ubj",
             )
@@ -149,7 +154,7 @@ class Registry:
             version = mlflow.register_model(
                 logged.model_uri, self._name, await_registration_for=0
             ).version
-        # The newest version that has not served: what a canary would try.
+        # The newest version that has not served is the candidate of a canary.
         self._client().set_registered_model_alias(self._name, CHALLENGER, str(version))
         self._keep(
             directory,
@@ -158,26 +163,23 @@ class Registry:
         return Registered(self._name, str(version), run.info.run_id)
 
     def promote(self, version: str, *, reason: str = "") -> None:
-        """Make a version the champion; the one that served becomes the previous one.
+        """Make a version the champion; the serving version becomes the previous one.
 
         Args:
             version: the version.
-            reason: why, for the audit log.
+            reason: for the audit log.
 
         Raises:
-            ModelError: if the registry does not know the version, or its files are not here.
+            ModelError: if the registry lacks the version, or the models directory its files.
             StorageError: if the audit log cannot be written; nothing was changed then.
         """
         self._make_champion(version, "promote", reason)
 
     def rollback(self, *, reason: str) -> str:
-        """Make the previous champion the champion again.
+        """Make the previous champion the champion again, and return its version.
 
         Args:
-            reason: why, for the audit log.
-
-        Returns:
-            The version that serves from now on.
+            reason: for the audit log.
 
         Raises:
             ModelError: if there is no previous champion, or it cannot serve.
@@ -190,14 +192,11 @@ class Registry:
         return pointer.previous
 
     def _make_champion(self, version: str, action: Action, reason: str) -> None:
-        self._check_own()
+        self._check_directory()
         client = self._client()
-        held = read_pointer(self._models) or Pointer(version="")
-        previous = held.version if held.version != version else held.previous
-        try:
-            client.get_model_version(self._name, version)
-        except Exception as error:  # MLflow's stores raise their own errors for "not there"
-            raise ModelError(f"{self._name} has no version {version!r} in {self._uri}") from error
+        pointer = read_pointer(self._models) or Pointer(version="")
+        previous = pointer.version if pointer.version != version else pointer.previous
+        self._find(client, version)
         directory = version_directory(self._models, version)
         if not directory.exists():
             raise ModelError(
@@ -207,9 +206,9 @@ class Registry:
         read_manifest(directory)
         with ExitStack() as stack:
             if self._audit is not None:
-                about = {"version": version, "previous": held.version}
+                versions = {"version": version, "previous": pointer.version}
                 stack.enter_context(
-                    self._audit.entry(action, self._name, by=self._by, reason=reason, **about)
+                    self._audit.entry(action, self._name, by=self._by, reason=reason, **versions)
                 )
             aliases = client.get_registered_model(self._name).aliases
             if str(aliases.get(CHALLENGER)) == version:
@@ -223,21 +222,17 @@ class Registry:
         """Copy a version's files from MLflow into the models directory.
 
         Raises:
-            ModelError: if the registry does not know the version, or the models directory holds
-                versions of another name.
+            ModelError: if the registry lacks the version, or the models directory holds versions
+                of another name.
         """
         import mlflow
 
-        self._check_own()
-        client = self._client()
-        try:
-            found = client.get_model_version(self._name, version)
-        except Exception as error:
-            raise ModelError(f"{self._name} has no version {version!r} in {self._uri}") from error
+        self._check_directory()
+        run_id = self._find(self._client(), version).run_id
         with tempfile.TemporaryDirectory(prefix="tactful-pull-") as scratch:
             fetched = Path(
                 mlflow.artifacts.download_artifacts(
-                    run_id=found.run_id,
+                    run_id=run_id,
                     artifact_path="model",
                     tracking_uri=self._uri,
                     dst_path=scratch,
@@ -246,11 +241,11 @@ class Registry:
             manifest = read_manifest(fetched)
             return self._keep(
                 fetched,
-                msgspec.structs.replace(manifest, version=version, run_id=found.run_id),
+                msgspec.structs.replace(manifest, version=version, run_id=run_id),
             )
 
     def versions(self) -> list[dict[str, str]]:
-        """Every version, newest first, with its aliases and run."""
+        """Return every version, newest first, with its aliases and run."""
         client = self._client()
         model = client.search_registered_models(f"name='{self._name}'")
         if not model:
@@ -269,34 +264,29 @@ class Registry:
         ]
 
     def ages(self) -> list[tuple[str, int, str]]:
-        """Number, time of registration (epoch milliseconds) and aliases of every version."""
+        """Return number, registration time (epoch milliseconds) and aliases of every version."""
         found = self._client().search_model_versions(f"name='{self._name}'")
-        made = {str(version.version): int(version.creation_timestamp) for version in found}
-        return [
-            (told["version"], made[told["version"]], told["aliases"]) for told in self.versions()
-        ]
+        registered = {str(version.version): int(version.creation_timestamp) for version in found}
+        return [(it["version"], registered[it["version"]], it["aliases"]) for it in self.versions()]
 
     def forget(self, version: str) -> None:
-        """Remove a version with its run, its files in MLflow and the copy here, for good.
+        """Delete a version with its run, its files in MLflow and its copy in the models directory.
 
-        The caller has seen that it has no alias. Files go first: what is left of a removal that was
-        killed is still found by its number.
+        The caller has checked that it has no alias. Files are deleted first: the rest of a deletion
+        that was killed is still found by its number.
 
         Raises:
-            ModelError: if the registry does not know the version.
+            ModelError: if the registry lacks the version.
         """
         client = self._client()
-        try:
-            found = client.get_model_version(self._name, version)
-        except Exception as error:
-            raise ModelError(f"{self._name} has no version {version!r} in {self._uri}") from error
-        if (model := found.source or "").startswith("models:/"):
+        stored = self._find(client, version)
+        if (model := stored.source or "").startswith("models:/"):
             logged = client.get_logged_model(model.removeprefix("models:/"))
             _delete(logged.artifact_location)
-        if found.run_id:
-            run = client.get_run(found.run_id)
+        if stored.run_id:
+            run = client.get_run(stored.run_id)
             _delete(run.info.artifact_uri or "")
-            client.delete_run(found.run_id)
+            client.delete_run(stored.run_id)
         shutil.rmtree(version_directory(self._models, version), ignore_errors=True)
         client.delete_model_version(self._name, version)
 
@@ -305,8 +295,14 @@ class Registry:
 
         return mlflow.MlflowClient(tracking_uri=self._uri)
 
+    def _find(self, client: MlflowClient, version: str) -> ModelVersion:
+        try:
+            return client.get_model_version(self._name, version)
+        except Exception as error:  # each of MLflow's stores raises errors of its own
+            raise ModelError(f"{self._name} has no version {version!r} in {self._uri}") from error
+
     def _keep(self, source: Path, manifest: Manifest) -> Path:
-        """Copy a model directory to its place, complete; a reader never sees half of it."""
+        """Copy a model directory to its place, atomically for readers."""
         target = version_directory(self._models, manifest.version)
         scratch = target.with_name(f".{manifest.version}.{os.getpid()}")
         shutil.copytree(source, scratch)
@@ -316,8 +312,8 @@ class Registry:
         scratch.rename(target)
         return target
 
-    def _check_own(self) -> None:
-        """Versions are numbered by name: those of another would take the place of ours."""
+    def _check_directory(self) -> None:
+        """Refuse a directory with versions of another name: their numbers would collide."""
         names = set()
         for path in self._models.glob("versions/*/manifest.json"):
             with suppress(ModelError):  # a damaged one may be pulled again
@@ -331,7 +327,7 @@ class Registry:
 
 
 def _delete(uri: str) -> None:
-    """Remove files that MLflow keeps."""
+    """Delete files that MLflow keeps."""
     from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
     repository: Any = get_artifact_repository(uri)
@@ -339,16 +335,10 @@ def _delete(uri: str) -> None:
 
 
 def _schema(manifest: Manifest) -> dict[str, Any]:
-    """What the columns are, for whoever looks at a run without this package."""
+    """Describe the columns, for readers of a run without this package."""
     return {
         "definitions": manifest.definitions,
         "layout": layout(manifest.definitions),
         "columns": [{"name": name, "type": "float32"} for name in manifest.features],
         "missing": "NaN",
     }
-
-
-def _named(rows: NDArray[np.float32], names: tuple[str, ...]) -> Any:
-    import pandas as pd
-
-    return pd.DataFrame(rows, columns=list(names))

@@ -1,7 +1,7 @@
-"""What is left of a rollout: a run in MLflow, and a new champion where a model was shipped.
+"""Record the end of a rollout: a run in MLflow, and a new champion where a model was shipped.
 
-The server starts ``tactful experiment record`` for it, a process of its own, so that it imports no
-MLflow. A process that is killed is started again; what it had done already it does not do twice.
+The server starts `tactful experiment record` as a process of its own, so that it imports no MLflow.
+A process that is killed is started again, and repeats no step that was done.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ _ATTEMPTS = 3
 
 
 class Recorder:
-    """Has the end of each rollout recorded."""
+    """Starts a process to record the end of each rollout."""
 
     def __init__(
         self, settings: Settings, store: RolloutStore, *, python: str = sys.executable
     ) -> None:
-        """Record nothing yet.
+        """Prepare to record.
 
         Args:
             settings: of the server.
@@ -41,7 +41,7 @@ class Recorder:
         self._attempts: dict[str, int] = {}
 
     async def run(self) -> None:
-        """Record what has ended and is not recorded; one that fails is tried three times.
+        """Record rollouts that have ended and are not recorded, with three attempts each.
 
         Raises:
             StorageError: if the database cannot be used.
@@ -53,24 +53,23 @@ class Recorder:
                 continue
             self._attempts[stored.key] = tried + 1
             command = [self._python, "-m", "tactful", "experiment", "record", stored.key]
-            code, said = await run_command(command, {**os.environ, **environment(self._settings)})
+            code, error = await run_command(command, {**os.environ, **environment(self._settings)})
             if code:
-                logger.error("the end of rollout %s was not recorded: %s", stored.key, said)
+                logger.error("the end of rollout %s was not recorded: %s", stored.key, error)
 
 
 def record(store: RolloutStore, settings: Settings, key: str) -> str:
-    """Keep the end of a rollout as a run in MLflow; a shipped model becomes the champion first.
+    """Record the end of a rollout in MLflow, and return the id of the run.
+
+    A shipped model becomes the champion first.
 
     Args:
         store: the rollouts.
         settings: of the installation.
         key: of the rollout.
 
-    Returns:
-        Id of the run.
-
     Raises:
-        ConfigError: if there is none, or it goes on.
+        ConfigError: if there is no such rollout, or it goes on.
         ModelError: if the model cannot become the champion.
         StorageError: if the database cannot be used.
     """
@@ -104,10 +103,10 @@ def _log_run(store: RolloutStore, stored: StoredRollout) -> str:
 
     mlflow.set_tracking_uri(os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db")
     experiment = mlflow.set_experiment("rollouts").experiment_id
-    # Of a process that was killed before it could note the run.
-    mine = f"tags.rollout = '{stored.key}' and attributes.status = 'FINISHED'"
-    for known in mlflow.MlflowClient().search_runs([experiment], mine, max_results=1):
-        return str(known.info.run_id)
+    # A run of a process that was killed before it could store the run id.
+    query = f"tags.rollout = '{stored.key}' and attributes.status = 'FINISHED'"
+    for finished in mlflow.MlflowClient().search_runs([experiment], query, max_results=1):
+        return str(finished.info.run_id)
     rollout, definition = stored.rollout, stored.definition
     history: list[dict[str, Any]] = [
         {"at": it.at, "action": it.action, "share": it.share, "by": it.changed_by, "why": it.reason}
@@ -118,7 +117,7 @@ def _log_run(store: RolloutStore, stored: StoredRollout) -> str:
             {
                 "change": str(definition.change),
                 "stages": str(definition.stages),
-                "guardrails": ", ".join(each.metric for each in definition.guardrails),
+                "guardrails": ", ".join(guard.metric for guard in definition.guardrails),
                 "alpha": definition.alpha,
             }
         )

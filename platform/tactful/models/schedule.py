@@ -1,8 +1,8 @@
-"""Training again, by the clock or by drift: when it is due, and the process that does it.
+"""Scheduled training: the rule that it is due by time or drift, and the process that runs it.
 
-The server only starts ``tactful train --if-due`` now and then, as a process of its own with the
-server's settings, so that it neither imports MLflow nor competes for its interpreter. What is due
-is decided there, from the audit log of models and the lists in the log; a cron job may do likewise.
+The server starts `tactful train --if-due` at intervals, as a process of its own with the server's
+settings, so that it neither imports MLflow nor competes for the interpreter. The process decides
+from the audit log of models and the lists in the log; a cron job may do likewise.
 """
 
 from __future__ import annotations
@@ -39,19 +39,16 @@ def why_due(
     erased_at: int = 0,
     kept_ms: int = 0,
 ) -> str | None:
-    """Whether it is time to train again, and why.
+    """Return the reason why a training is due; None where it is not.
 
     Args:
-        training: what makes it due.
+        training: settings of the schedule.
         now: epoch milliseconds.
-        last: the latest training of the model, however it ended.
+        last: the latest training of the model, in any state.
         champion: the version that serves.
         drift: measures the drift of the champion; it may take a while.
-        erased_at: when somebody was erased last, epoch milliseconds; 0 for never.
-        kept_ms: how long what models learn from is kept, milliseconds; 0 for ever.
-
-    Returns:
-        The reason in words; None where it is not time.
+        erased_at: time of the latest erasure, epoch milliseconds; 0 for none.
+        kept_ms: retention of the training data, milliseconds; 0 for no limit.
     """
     if last is not None and last.state == "begun":
         return "the last training was killed"
@@ -64,20 +61,20 @@ def why_due(
         if since >= training.every_hours * _HOUR:
             return f"{training.every_hours:g} hours have passed since the last training"
     if last is not None and erased_at >= last.begun_at:
-        return "somebody was erased since the last training"
+        return "a user was erased since the last training"
     if kept_ms and since is not None and since >= kept_ms:
-        return "the last training learned from what is not kept any more"
-    # A version that waits to be promoted would not be another one if it were trained again.
+        return "the last training used data whose retention is over"
+    # While a new version waits for promotion, training again would give the same model.
     if training.drift_psi and champion and (last is None or last.version in ("", champion)):
-        found = drift()
-        if found is not None and found.largest[1] > training.drift_psi:
-            name, moved = found.largest
+        measured = drift()
+        if measured is not None and measured.largest[1] > training.drift_psi:
+            name, moved = measured.largest
             return f"drift: {name} has moved by {moved:.2f}"
     return None
 
 
 def after_erasure(training: TrainingSettings) -> str:
-    """What is promised of models to somebody who was erased, for their receipt."""
+    """Return the statement about models for the receipt of an erased user."""
     if not (training.every_hours or training.drift_psi):
         return (
             "no training is scheduled (training.every_hours, training.drift_psi): train and promote"
@@ -91,7 +88,7 @@ def after_erasure(training: TrainingSettings) -> str:
 
 
 async def retrain(settings: Settings, *, python: str = sys.executable) -> None:
-    """Ask now and then, in a process of its own, whether it is time, and let it train.
+    """Start the training process at intervals; it trains if a training is due.
 
     Args:
         settings: of the server.
@@ -108,16 +105,19 @@ async def retrain(settings: Settings, *, python: str = sys.executable) -> None:
     while True:
         await asyncio.sleep(training.check_minutes * 60)
         try:
-            code, said = await run_command(command, {**os.environ, **environment(settings)})
+            code, message = await run_command(command, {**os.environ, **environment(settings)})
         except OSError as error:
             logger.error("training could not be started: %s", error)
             continue
         if code:
-            logger.error("training failed with exit code %d: %s", code, said)
+            logger.error("training failed with exit code %d: %s", code, message)
 
 
 async def run_command(command: list[str], environ: Mapping[str, str]) -> tuple[int, str]:
-    """Exit code and last line of what it said is wrong; it is ended with us."""
+    """Run a command, and return its exit code and the last line of its stderr.
+
+    It ends with this process.
+    """
     process = await asyncio.create_subprocess_exec(
         *command,
         env=dict(environ),
@@ -127,26 +127,26 @@ async def run_command(command: list[str], environ: Mapping[str, str]) -> tuple[i
     )
     try:
         with contextlib.suppress(ProcessLookupError):  # it ended at once
-            ours = os.getpriority(os.PRIO_PROCESS, 0)
-            os.setpriority(os.PRIO_PROCESS, process.pid, max(ours, _NICENESS))
-        _, said = await process.communicate()
+            own = os.getpriority(os.PRIO_PROCESS, 0)
+            os.setpriority(os.PRIO_PROCESS, process.pid, max(own, _NICENESS))
+        _, errors = await process.communicate()
     except asyncio.CancelledError:
-        # It goes on where it was when the server is there again.
+        # A training is resumed when the server runs again.
         with contextlib.suppress(ProcessLookupError):
             process.terminate()
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(process.wait(), _STOP_S)
         raise
-    lines = said.decode("utf-8", "replace").strip().splitlines()
+    lines = errors.decode("utf-8", "replace").strip().splitlines()
     return process.returncode or 0, lines[-1] if lines else ""
 
 
 def environment(settings: Settings) -> dict[str, str]:
-    """All settings as environment variables, which win over any file that is found.
+    """Return all settings as environment variables, which override any settings file.
 
-    Secrets are not among them: settings only say where these are.
+    Secrets are not among them: settings hold only their places.
     """
-    found = {}
+    variables = {}
     for section in dataclasses.fields(settings):
         held = getattr(settings, section.name)
         for field in dataclasses.fields(held):
@@ -154,5 +154,5 @@ def environment(settings: Settings) -> dict[str, str]:
             text = str(value).lower() if isinstance(value, bool) else str(value)
             if isinstance(value, Path) and value != Path():  # which stands for none
                 text = str(value.absolute())
-            found[f"TACTFUL_{section.name}__{field.name}".upper()] = text
-    return found
+            variables[f"TACTFUL_{section.name}__{field.name}".upper()] = text
+    return variables

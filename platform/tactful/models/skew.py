@@ -1,9 +1,9 @@
-"""Training-serving skew: is a feature, computed again, what it was when it was served?
+"""Training-serving skew: compare served features with the same features computed again.
 
-A list is logged with the features it was ranked by and with how much of the log the engine had
-applied. A second engine replays the log to that very place and lays the features out again, as
-training does. A difference means that the model is asked about other values than it learned from:
-a changed definition, a catalogue that lagged, an event that was counted twice, a bug.
+A list is logged with the features it was ranked by and with the offset that the engine had applied.
+A second engine replays the log to that offset and lays the features out again, as training does. A
+difference means that the model serves with other values than it learned from: a changed definition,
+a catalogue that lagged, an event that was counted twice, a bug.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from tactful.recall.candidates import CatalogueView, Quotas, gather
 from tactful.recall.index import RecallIndex
 from tactful.recall.live_view import unlearned
 from tactful.recall.popularity import Popularity
-from tactful.vectors.updatable_index import Snapshot
+from tactful.vectors.snapshot import Snapshot
 from tactful_streaming.contract.log_entries import subject_key
 from tactful_streaming.definitions.model import Definitions
 from tactful_streaming.engine.engine import Engine
@@ -37,10 +37,10 @@ from tactful_streaming.log.event_log import EventLog
 from tactful_streaming.state.store import MemoryState
 
 Progress = Callable[[int, int], None]
-"""Told how much of the log is done and how much there is."""
+"""Called with how much of the log is done, and how much there is."""
 
 TOLERANCE = 1e-6
-"""Relative difference that is none: sums of products may be added up in another order."""
+"""Tolerated relative difference: sums of products may be added up in another order."""
 
 _CHUNK = 2_048
 _REQUESTED = [RANKING_FEATURES.index(name) for name in REQUESTED]
@@ -49,14 +49,14 @@ _NO_QUOTAS = Quotas(**dict.fromkeys(Quotas.__dataclass_fields__, 0))
 
 @dataclass(frozen=True)
 class Skew:
-    """How features as served compare with the same computed again.
+    """Comparison of served features with the same features computed again.
 
     Attributes:
-        lists: lists that were compared.
-        skipped: lists that could not be: their model is not here or has other features, or the
-            beginning of the log is forgotten.
-        values: values that were compared.
-        different: values that differ by more than `TOLERANCE`, or exist in one of the two only.
+        lists: number of compared lists.
+        skipped: number of lists that cannot be compared: their model is missing or has other
+            features, or the beginning of the log was deleted.
+        values: number of compared values.
+        different: number of values that differ by more than `TOLERANCE`, or exist on one side only.
         by_feature: share of differing values of each feature that has any, largest first.
     """
 
@@ -84,46 +84,39 @@ def measure_skew(
     """Compute the features of the latest lists again and compare.
 
     Args:
-        log: events, items and lists. If its beginning is forgotten, so is what features were
-            computed from, and every list is skipped.
+        log: events, items and lists. If its beginning was deleted, features cannot be computed
+            again, and every list is skipped.
         definitions: the features the server computes.
         models: directory with the model versions that served.
-        identity: how the server joins devices to people.
-        lists: how many of the latest lists are compared at most.
-        progress: told how far it is.
+        identity: rules by which the server joins devices to users.
+        lists: most lists, the latest, that are compared.
+        progress: called with done and total.
 
     Returns:
         The skew. Lists of the heuristic have no features and are not counted at all.
     """
-    served = sorted(_served(log, lists), key=lambda each: each.applied)
+    served = sorted(_served(log, lists), key=lambda shown: shown.applied)
     if log.begin:
         return Skew(0, len(served), 0, 0, {})
     engine = Engine(definitions, MemoryState(), EngineOptions(identity=identity))
-    indexes: dict[str, RecallIndex | None] = {}
-    views: dict[str, tuple[int, Snapshot, Catalogue]] = {}
+    views: dict[str, _View | None] = {}
     different = np.zeros(len(RANKING_FEATURES), np.int64)
     compared = rows = 0
     position: int = log.begin
-    for each in served:
-        position = _replay(engine, log, position, each.applied)
+    for shown in served:
+        position = _replay(engine, log, position, shown.applied)
         progress(position, served[-1].applied)
-        if each.version not in indexes:
-            indexes[each.version] = _index(models, each.version)
-        index = indexes[each.version]
-        if index is None or each.features is None:
+        if shown.version not in views:
+            index = _index(models, shown.version)
+            views[shown.version] = None if index is None else _View(engine, index)
+        view = views[shown.version]
+        if view is None or shown.features is None:
             continue
-        if each.features.shape != (len(each.items), len(RANKING_FEATURES)):
+        if shown.features.shape != (len(shown.items), len(RANKING_FEATURES)):
             continue
-        held = views.get(each.version)
-        if held is None or held[0] != engine.items_version:
-            search = Snapshot.of(index.item_ids, index.nearest) if held is None else held[1]
-            search = search.changed(unlearned(index, search, engine.items.values()))
-            catalogue = Catalogue(search.ids, engine.items, then=search.new_ids)
-            held = views[each.version] = engine.items_version, search, catalogue
-        again = _again(engine, index, held[1], held[2], each)
-        different += (~_same(each.features, again)).sum(axis=0)
+        different += (~_same(shown.features, view.compute(shown))).sum(axis=0)
         compared += 1
-        rows += len(each.items)
+        rows += len(shown.items)
     shares = {
         name: count / rows
         for name, count in zip(RANKING_FEATURES, different.tolist(), strict=True)
@@ -139,8 +132,8 @@ def measure_skew(
 
 
 def _served(log: EventLog, lists: int) -> deque[Impression]:
-    """The latest lists that were logged with features."""
-    logged = (each for each in read_impressions(log) if each.features is not None)
+    """Return the latest lists that were logged with features."""
+    logged = (shown for shown in read_impressions(log) if shown.features is not None)
     return deque(logged, maxlen=lists)
 
 
@@ -161,34 +154,52 @@ def _replay(engine: Engine, log: EventLog, position: int, until: int) -> int:
     return position
 
 
-def _again(
-    engine: Engine, index: RecallIndex, search: Snapshot, catalogue: Catalogue, served: Impression
-) -> NDArray[np.float32]:
-    """The features of the served items as of now, in their order; NaN for an unknown item."""
-    rows = np.array([catalogue.rows.get(item, -1) for item in served.items], np.int64)
-    known = np.unique(rows[rows >= 0])
-    context = build_context(
-        engine,
-        catalogue,
-        subject=subject_key(served.event),
-        session_id=served.event.session_id,
-        at=served.event.timestamp,
-    )
-    # What the channels know of the context, without their candidates: the list says which.
-    popular = Popularity.of(known[:0], len(catalogue))
-    scored = gather(
-        CatalogueView(index, search, catalogue, popular),
-        context,
-        quotas=_NO_QUOTAS,
-        allowed=np.zeros(len(catalogue), np.bool_),
-    )
-    candidates = scored.with_rows(known, np.zeros(len(known), np.int8))
-    features = assemble(candidates, context, source=engine, catalogue=catalogue)
-    found = np.full((len(rows), len(RANKING_FEATURES)), np.nan, np.float32)
-    found[rows >= 0] = features[np.searchsorted(known, rows[rows >= 0])]
-    if served.features is not None:
-        found[:, _REQUESTED] = served.features[:, _REQUESTED]
-    return found
+class _View:
+    """Index of a model version and catalogue at the present place of the replay."""
+
+    def __init__(self, engine: Engine, index: RecallIndex) -> None:
+        self._engine = engine
+        self._index = index
+        self._search = Snapshot.of(index.item_ids, index.nearest)
+        self._version = -1
+
+    def _update(self) -> None:
+        """Follow the items of the engine."""
+        engine = self._engine
+        if self._version != engine.items_version:
+            self._version = engine.items_version
+            added = unlearned(self._index, self._search, engine.items.values())
+            self._search = search = self._search.changed(added)
+            self._catalogue = Catalogue(search.ids, engine.items, then=search.new_ids)
+
+    def compute(self, served: Impression) -> NDArray[np.float32]:
+        """Compute the present features of served items, in their order; NaN for unknown items."""
+        self._update()
+        engine, catalogue = self._engine, self._catalogue
+        rows = np.array([catalogue.rows.get(item, -1) for item in served.items], np.int64)
+        known = np.unique(rows[rows >= 0])
+        context = build_context(
+            engine,
+            catalogue,
+            subject=subject_key(served.event),
+            session_id=served.event.session_id,
+            at=served.event.timestamp,
+        )
+        # The channels' query without their candidates: the list gives the items.
+        popular = Popularity.of(known[:0], len(catalogue))
+        scored = gather(
+            CatalogueView(self._index, self._search, catalogue, popular),
+            context,
+            quotas=_NO_QUOTAS,
+            allowed=np.zeros(len(catalogue), np.bool_),
+        )
+        candidates = scored.with_rows(known, np.zeros(len(known), np.int8))
+        features = assemble(candidates, context, source=engine, catalogue=catalogue)
+        computed = np.full((len(rows), len(RANKING_FEATURES)), np.nan, np.float32)
+        computed[rows >= 0] = features[np.searchsorted(known, rows[rows >= 0])]
+        if served.features is not None:
+            computed[:, _REQUESTED] = served.features[:, _REQUESTED]
+        return computed
 
 
 def _same(served: NDArray[np.float32], again: NDArray[np.float32]) -> NDArray[np.bool_]:

@@ -206,7 +206,7 @@ def test_an_erasure_says_when_models_follow_and_makes_a_training_due(settings: S
     assert note == after_erasure(settings.training)
     assert "within 15 minutes" in note
     assert receipt.due_at > receipt.requested_at
-    assert reason_to_train(settings, now=now_ms()) == "somebody was erased since the last training"
+    assert reason_to_train(settings, now=now_ms()) == "a user was erased since the last training"
     trained(metadata)
     assert reason_to_train(settings, now=now_ms()) is None
     metadata.close()
@@ -218,6 +218,6 @@ def test_what_is_not_kept_any_more_makes_a_training_due(settings: Settings) -> N
     with_metadata = open_installation(settings)
     trained(with_metadata)
     with_metadata.close()
-    for days, due in ((39, None), (41, "the last training learned from what is not kept any more")):
+    for days, due in ((39, None), (41, "the last training used data whose retention is over")):
         assert reason_to_train(kept, now=now_ms() + days * DAY) == due
         assert reason_to_train(settings, now=now_ms() + days * DAY) is None

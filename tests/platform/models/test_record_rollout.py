@@ -45,9 +45,10 @@ def test_who_fails_is_tried_three_times(tmp_path: Path) -> None:
         record(store, small_settings(tmp_path), "going")
 
 
-def test_a_model_that_was_shipped_becomes_the_champion_before_that_is_recorded(
+def test_a_shipped_model_becomes_champion_before_its_record(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """The champion changes before the run is recorded."""
     store = ended(tmp_path)
     promoted: list[str] = []
 

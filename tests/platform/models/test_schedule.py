@@ -137,7 +137,7 @@ def test_an_erasure_makes_it_due(
         drift=never,
         erased_at=NOW - int(erased_hours_ago * HOUR),
     )
-    assert found == ("somebody was erased since the last training" if due else None)
+    assert found == ("a user was erased since the last training" if due else None)
 
 
 # Drift
@@ -199,7 +199,8 @@ def listed(number: int, features: NDArray[np.float32], **changes: Any) -> Event:
     )
 
 
-def test_drift_is_between_the_first_and_the_latest_lists_of_a_version(tmp_path: Path) -> None:
+def test_drift_compares_first_and_latest_lists(tmp_path: Path) -> None:
+    """The lists of one version are compared."""
     draw = np.random.default_rng(1)
     price = RANKING_FEATURES.index("price")
     what: list[Entry] = []
@@ -340,7 +341,7 @@ def test_a_server_retrains_if_the_settings_say_so(
     async def note(given: Settings) -> None:
         started.append(given)
 
-    monkeypatch.setattr("tactful.server.platform.retrain", note)
+    monkeypatch.setattr("tactful.server.background.retrain", note)
     with Live(Platform.open(settings, build)):
         pass
     assert started == []
