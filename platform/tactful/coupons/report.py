@@ -36,7 +36,7 @@ class CouponOutcomes:
         explored: whether they were offered it for exploration, shape (n,).
         spent: on purchases, before the discount, shape (n,).
         discount: cost of their coupons, shape (n,).
-        features: as logged, shape (n, features).
+        features: logged values, shape (n, features).
     """
 
     treated: NDArray[np.bool_]

@@ -62,7 +62,7 @@ class RolloutController:
         """Watch no rollout yet.
 
         Args:
-            store: where rollouts are kept.
+            store: store of the rollouts.
             logs: opens the event log, partition by partition.
             every_ms: least time between two looks at a rollout.
             clock: now in epoch milliseconds.

@@ -41,7 +41,7 @@ class StoredRollout:
     """A stored rollout.
 
     Attributes:
-        definition: as it was applied.
+        definition: the applied definition.
         rollout: its state.
         version: grows with every change.
         archived: whether it is archived: no user gets its change any more.

@@ -76,7 +76,7 @@ def write_probe(candidate: Path, directory: Path, *, noise: float) -> None:
 
     Args:
         candidate: the tuner that is to be evaluated.
-        directory: where the probe goes; it must not exist yet.
+        directory: of the probe; it must not exist yet.
         noise: standard deviation of an action, in (0, 1].
 
     Raises:

@@ -101,7 +101,7 @@ def policy_parts(parameters: Mapping[str, object], *, where: str) -> dict[str, A
     """Parse the parameters of an arm, by name of a policy's attribute.
 
     Args:
-        parameters: as read from a file.
+        parameters: values read from a file.
         where: name of their place for messages.
 
     Raises:

@@ -7,8 +7,7 @@ Find Them", ICML 2019). All of it is computed in logarithms, so values of any si
 their order: the item with the larger value always has the larger probability.
 
 The probability of each item at its place given the items above it is exact, and so is their
-product, that of the whole recommendation. `inclusion_probabilities` gives the probability of being
-among the first k at all, for values that do not change from place to place.
+product, that of the whole recommendation.
 """
 
 from __future__ import annotations
@@ -22,9 +21,6 @@ from numpy.typing import NDArray
 
 from tactful.errors import ConfigError
 from tactful.util.scalars import is_number, is_whole_number
-
-_STEP = 0.25
-_SOONEST, _LATEST = 1e-12, 40.0  # by all rates together, and by the item's own
 
 
 @dataclass(frozen=True)
@@ -108,45 +104,3 @@ def log_probabilities(values: NDArray[np.float64], temperature: float) -> NDArra
     logs = (values - values.max()) / temperature
     normalised: NDArray[np.float64] = logs - np.log(np.exp(logs).sum())
     return normalised
-
-
-def inclusion_probabilities(
-    values: NDArray[np.float64], temperature: float, count: int
-) -> NDArray[np.float64]:
-    """Compute the probability of each item to be among the first `count` drawn.
-
-    Items are drawn without replacement.
-
-    Items arrive at exponential times, the rate of each its weight, and the first `count` are drawn.
-    Given its own time an item is in if fewer than `count` others came before, which
-    is a Poisson binomial probability; the integral over the time is by the trapezoidal rule in its
-    logarithm, which for such integrands converges exponentially, to about ten digits.
-
-    Args:
-        values: finite, shape (n,).
-        temperature: above 0.
-        count: number of draws.
-
-    Returns:
-        Shape (n,); their sum is the smaller of `count` and n.
-    """
-    total = len(values)
-    if count >= total:
-        return np.ones(total)
-    rates = np.exp(log_probabilities(values, temperature))
-    probabilities = np.zeros(total)
-    for item in range(total):
-        if rates[item] == 0.0:
-            continue
-        logs = np.arange(np.log(_SOONEST), np.log(_LATEST / rates[item]), _STEP)
-        times = np.exp(logs)
-        shares = _STEP * rates[item] * times * np.exp(-rates[item] * times)
-        others = np.delete(rates, item)
-        early = np.zeros((count, len(times)))
-        early[0] = 1.0
-        for rate in others:
-            came = -np.expm1(-rate * times)
-            early[1:] += came * (early[:-1] - early[1:])
-            early[0] *= 1.0 - came
-        probabilities[item] = (early.sum(axis=0) * shares).sum()
-    return probabilities

@@ -118,7 +118,7 @@ def without_people(state: bytes, people: Collection[str]) -> bytes:
 
     Args:
         state: the snapshot.
-        people: keys of their histories.
+        people: keys of the users' histories.
     """
     kind = list[tuple[str, tuple[int, dict[str, int]]]]
     held = msgspec.msgpack.decode(state, type=kind)
@@ -132,7 +132,7 @@ def exhausted(
 
     Args:
         rules: placement rules; those without `per_day` do not matter.
-        shown: how often each item was shown.
+        shown: number of times that each item was shown.
         catalogue: the items.
     """
     if not shown or not any(rule.per_day for rule in rules):

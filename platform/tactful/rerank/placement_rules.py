@@ -192,7 +192,7 @@ def _together(rules: Sequence[PlacementRule]) -> Iterator[tuple[int, str]]:
         if rule.category is not None and rule.within is not None and total > rule.within:
             yield (
                 number,
-                f"the categories together demand {total} of the first {rule.within} places",
+                f"the categories together demand {total} of the first {rule.within} positions",
             )
 
 

@@ -63,8 +63,8 @@ class Arrangement:
 
     Attributes:
         order: items, best first, shape (k,).
-        propensities: where an arm explores, the probability with which each stands at its place,
-            given the items above it, shape (k,).
+        propensities: probability of each at its place, given the items above it, shape (k,); None
+            without exploration.
         short: names of rules that demanded more items than the candidates hold.
     """
 

@@ -2,8 +2,8 @@
 
 A directory holds `policy.bin` (the network, see `tactful_bandits.NetworkPolicy`), `tuner.json` (the
 bounds of the weights, the inputs of the network, its training) and `signals.json`: the present
-state of the shop, kept up to date by its operator. Where a signal is missing or old, or the network
-was not trained on such a state, the champion's weights hold.
+state of the shop, kept up to date by its operator. The champion's weights hold if a signal is
+missing or old, or the network was not trained on such a state.
 """
 
 from __future__ import annotations

@@ -2,5 +2,5 @@
 
 It may import `catalogue`, `client`, `config`, `event_log`, `kernels`, `metadata`, `metrics`,
 `recall`, `schemas`, `util`, `vectors`.
-Begin with `service`.
+Begin with `service`, then `counter`.
 """

@@ -1,6 +1,6 @@
-"""What may be concluded from released numbers, each with its interval.
+"""Draw conclusions from released numbers, each with its interval.
 
-Post-processing: nothing but released numbers goes in, so it costs no privacy.
+Post-processing of released numbers alone costs no privacy.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ def conclude(kind: str, levels: Levels, query: ConclusionQuery) -> Conclusion:
     """Draw one conclusion.
 
     Args:
-        kind: ``sum``, ``share``, ``quantile``, ``top`` or ``consistent``.
-        levels: released panes of the statistic and, of ``consistent``, of its longer periods.
-        query: what of them.
+        kind: `sum`, `share`, `quantile`, `top` or `consistent`.
+        levels: released panes of the statistic and, for `consistent`, of its longer periods.
+        query: parameters of the conclusion.
 
     Raises:
         KeyError: if there is no such conclusion.
@@ -56,11 +56,11 @@ def conclude(kind: str, levels: Levels, query: ConclusionQuery) -> Conclusion:
 
 def _sum(levels: Levels, query: ConclusionQuery) -> list[ConcludedNumber]:
     panes = levels[0]
-    wanted = [[key] for key in panes[0].values] if query.keys is None else [_split(query.keys)]
-    found = []
-    for keys in wanted:
+    groups = [[key] for key in panes[0].values] if query.keys is None else [_split(query.keys)]
+    sums = []
+    for keys in groups:
         total = sum_released(panes, keys, query.confidence)
-        found.append(
+        sums.append(
             ConcludedNumber(
                 key=",".join(keys),
                 value=total.value,
@@ -68,7 +68,7 @@ def _sum(levels: Levels, query: ConclusionQuery) -> list[ConcludedNumber]:
                 high=total.value + total.half_width,
             )
         )
-    return found
+    return sums
 
 
 def _share(levels: Levels, query: ConclusionQuery) -> list[ConcludedNumber]:
@@ -79,22 +79,22 @@ def _share(levels: Levels, query: ConclusionQuery) -> list[ConcludedNumber]:
 
 
 def _quantile(levels: Levels, query: ConclusionQuery) -> list[ConcludedNumber]:
-    found = quantile_released(levels[0], query.probability, query.confidence)
-    return [ConcludedNumber(key=found.key, low_key=found.low, high_key=found.high)]
+    quantile = quantile_released(levels[0], query.probability, query.confidence)
+    return [ConcludedNumber(key=quantile.key, low_key=quantile.low, high_key=quantile.high)]
 
 
 def _top(levels: Levels, query: ConclusionQuery) -> list[ConcludedNumber]:
     k = min(query.k, len(levels[0][0].values))
     return [
         ConcludedNumber(
-            key=it.key,
-            value=it.value,
-            low=it.value - it.half_width,
-            high=it.value + it.half_width,
-            best=it.best,
-            worst=it.worst,
+            key=ranked.key,
+            value=ranked.value,
+            low=ranked.value - ranked.half_width,
+            high=ranked.value + ranked.half_width,
+            best=ranked.best,
+            worst=ranked.worst,
         )
-        for it in top_released(levels[0], k, query.confidence)
+        for ranked in top_released(levels[0], k, query.confidence)
     ]
 
 

@@ -60,9 +60,9 @@ class StatisticsCounter(CoCommittedConsumer):
     and panes close on time whether or not anything happened. A replay of old data has its own
     clock: `x.clock` events in the replayed log.
 
-    A pane is over for an event when the clock says so, not when the next commit closes it: the
+    A pane is over for an event by the clock, not by the commit that closes it: the
     commit may be due to another user's event. After a crash the events that were accepted and not
-    yet applied may find their pane over; they are then not counted, but charge their user. That
+    yet applied may find their pane over; they are then not counted, but charge their user. This
     costs accuracy, not privacy.
 
     ```text

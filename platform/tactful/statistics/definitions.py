@@ -1,4 +1,4 @@
-"""What ``statistics.yaml`` says: what is counted, by what, how often it is released."""
+"""Read `statistics.yaml`: counted events, keys, panes and budgets."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tactful_streaming.contract.log_entries import Event, Item
 PANES = {"1m": 60_000, "5m": 300_000, "1h": 3_600_000, "1d": 86_400_000}
 
 EVERYTHING = "all"
-"""The one key of what is counted by ``any``."""
+"""The only key of statistics counted by `any`."""
 
 Exact = Annotated[str, Meta(pattern=r"^\d+(\.\d+|/0*[1-9]\d*)?$")]
 
@@ -30,12 +30,12 @@ _OF_EVENT = "event."
 
 
 class CapChoiceDefinition(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How the cap of each day follows what people did on the day before.
+    """Choice of each day's cap from the contributions of the day before.
 
     Attributes:
-        candidates: caps to choose from, rising; the last is the statistic's ``cap``.
-        epsilon: what the choice costs one user and UTC day, on top, exact, as text.
-        quantile: share of the people whose contributions should all count.
+        candidates: caps to choose from, rising; the last is the statistic's `cap`.
+        epsilon: cost of the choice for one user and UTC day, on top, exact, as text.
+        quantile: share of the users whose contributions should all count.
     """
 
     candidates: tuple[int, ...]
@@ -43,24 +43,24 @@ class CapChoiceDefinition(msgspec.Struct, frozen=True, kw_only=True, forbid_unkn
     quantile: Exact = "9/10"
 
     def choice(self) -> CapChoice:
-        """The choice.
+        """Return the choice.
 
         Raises:
-            ParameterError: if it makes no sense.
+            ParameterError: if a parameter is out of range.
         """
         return CapChoice(self.candidates, Fraction(self.epsilon), Fraction(self.quantile))
 
 
 class BudgetDefinition(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A limit for one user and UTC day, or several in a row, beside the one over everything.
+    """A limit for one user and UTC day, or several in a row, beside the overall limit.
 
     Attributes:
         epsilon: the limit, exact, as text.
         delta: the limit on delta.
-        tenant: whose people; all unless given.
-        purpose: what for; all unless given.
-        composition: how losses add up: ``basic`` or ``zcdp``.
-        days: for how many UTC days in a row the limit holds.
+        tenant: tenant of the users; all unless given.
+        purpose: purpose of the statistics; all unless given.
+        composition: of losses: `basic` or `zcdp`.
+        days: number of UTC days in a row for which the limit holds.
     """
 
     epsilon: Exact
@@ -71,10 +71,10 @@ class BudgetDefinition(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     days: int = 1
 
     def budget(self) -> Budget:
-        """The budget.
+        """Return the budget.
 
         Raises:
-            ParameterError: if it makes no sense.
+            ParameterError: if a parameter is out of range.
         """
         return Budget(
             Fraction(self.epsilon),
@@ -87,31 +87,30 @@ class BudgetDefinition(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
 
 
 class StatisticDefinition(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A published count, as written in ``statistics.yaml``.
+    """A published count, as written in `statistics.yaml`.
 
     Attributes:
         name: of the statistic.
         event: event type that is counted, or several.
-        by: what it is counted by: ``category``, ``item_id``, ``price`` or ``properties.<name>`` of
-            the item; ``event.<name>``, a property of the event; ``type``, its type; or ``any``, all
-            of it together.
-        keys: the public list of what is counted; anything else is not counted.
-        threshold_delta: instead of keys: a key is shown from a noisy number of people on, by which
-            one person's is shown with at most this probability; exact, as text.
-        edges: instead of keys: rising numbers between which a number falls, for quantiles.
-        count: ``events``, or ``users``: each person once for a pane and key.
+        by: source of the key: `category`, `item_id`, `price` or `properties.<name>` of the item;
+            `event.<name>`, a property of the event; `type`, its type; or `any` for a single total.
+        keys: the public list of keys; other values are not counted.
+        threshold_delta: instead of keys: a key is shown from a noisy number of users on, such that
+            the key of a single user is shown with at most this probability; exact, as text.
+        edges: instead of keys: rising bounds of the buckets of a number, for quantiles.
+        count: `events`, or `users`: each user once for a pane and key.
         pane: length of a pane: 1m, 5m, 1h or 1d.
         cap: most contributions of one user and UTC day.
-        hour_cap: most contributions of one user and hour; as many as ``cap`` unless given.
-        cap_choice: how the cap of each day is chosen, at most ``cap``; fixed unless given.
-        tenant: whose people are counted.
-        purpose: what for; budgets can be of a tenant and a purpose.
+        hour_cap: most contributions of one user and hour; `cap` unless given.
+        cap_choice: choice of each day's cap, at most `cap`; fixed unless given.
+        tenant: tenant of the counted users.
+        purpose: of the statistic; budgets can be of a tenant and a purpose.
         epsilon: privacy loss of one user and UTC day, exact, as text.
         periods: longer periods that are released as well, and the epsilon of each, on top.
         running_total: epsilon of the totals since midnight after each pane, on top; none without.
         running_total_delta: with it, totals have Gaussian noise; on top, too.
-        title: what it counts, in words.
-        trending: whether lists propose what rises in it; only of categories and items.
+        title: description in words.
+        trending: whether its rising keys are recommended; only for categories and items.
     """
 
     name: str
@@ -138,7 +137,7 @@ class StatisticDefinition(msgspec.Struct, frozen=True, kw_only=True, forbid_unkn
 
     @property
     def catalogue(self) -> tuple[str, ...]:
-        """Every key that is released; none where they are found out."""
+        """Every key that is released; none where keys are discovered."""
         if self.by == "any":
             return (EVERYTHING,)
         if not self.edges:
@@ -146,19 +145,19 @@ class StatisticDefinition(msgspec.Struct, frozen=True, kw_only=True, forbid_unkn
         return tuple(_bucket(self.edges, index) for index in range(len(self.edges) + 1))
 
     def statistics(self) -> list[Statistic]:
-        """What is released: the panes first, then longer periods and totals.
+        """Return the released statistics: the panes first, then longer periods and totals.
 
         Raises:
             ParameterError: if one of them is not publishable.
         """
-        found_out = self.threshold_delta is not None
+        discovered = self.threshold_delta is not None
         panes = Statistic(
             name=self.name,
             keys=self.catalogue,
             pane_ms=PANES[self.pane],
             cap=self.cap,
             epsilon=Fraction(self.epsilon),
-            kind=FOUND_KEYS if found_out else KIND_OF_PANES,
+            kind=FOUND_KEYS if discovered else KIND_OF_PANES,
             delta=Fraction(self.threshold_delta) if self.threshold_delta is not None else None,
             cell_cap=1 if self.count == "users" else None,
             hour_cap=self.hour_cap,
@@ -182,18 +181,20 @@ class StatisticDefinition(msgspec.Struct, frozen=True, kw_only=True, forbid_unkn
                 **changes,
             )
 
-        found = [panes, *(another(it, epsilon, it) for it, epsilon in self.periods.items())]
+        statistics = [panes]
+        statistics += [another(period, epsilon, period) for period, epsilon in self.periods.items()]
         if self.running_total is not None:
             delta = self.running_total_delta
             kind = RUNNING_TOTALS if delta is None else GAUSSIAN_TOTALS
             bound = None if delta is None else Fraction(delta)
-            found.append(another("total", self.running_total, self.pane, kind=kind, delta=bound))
-        return found
+            total = another("total", self.running_total, self.pane, kind=kind, delta=bound)
+            statistics.append(total)
+        return statistics
 
     def key(self, event: Event, item: Item | None) -> str | None:
-        """What an event is counted as; None if it is not counted."""
-        wanted = self.event
-        if event.type != wanted if isinstance(wanted, str) else event.type not in wanted:
+        """Return the key of an event; None if it is not counted."""
+        counted = self.event
+        if event.type != counted if isinstance(counted, str) else event.type not in counted:
             return None
         value = _value(self.by, event, item)
         if not self.edges:
@@ -204,12 +205,12 @@ class StatisticDefinition(msgspec.Struct, frozen=True, kw_only=True, forbid_unkn
 
 
 class StatisticsFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What ``statistics.yaml`` holds.
+    """Content of `statistics.yaml`.
 
     Attributes:
         daily_epsilon: budget of one user and UTC day over all statistics, exact, as text.
-        statistics: what is published.
-        daily_delta: the same of delta, for totals with Gaussian noise.
+        statistics: the published statistics.
+        daily_delta: the same for delta, for totals with Gaussian noise.
         budgets: further limits, by tenant and purpose.
     """
 
@@ -219,32 +220,32 @@ class StatisticsFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     budgets: tuple[BudgetDefinition, ...] = ()
 
     def all_budgets(self) -> list[Budget]:
-        """The budget of one user and UTC day over everything, and the further ones.
+        """Return the overall budget of one user and UTC day, and the further ones.
 
         Raises:
-            ParameterError: if one of them is not above 0, or makes no sense.
+            ParameterError: if a parameter is out of range.
         """
         whole = Budget(Fraction(self.daily_epsilon), Fraction(self.daily_delta))
         return [whole, *(definition.budget() for definition in self.budgets)]
 
 
 def load_statistics(path: Path) -> StatisticsFile:
-    """Read ``statistics.yaml``.
+    """Read `statistics.yaml`.
 
     Raises:
         ConfigError: if it cannot be read or an entry is wrong; the message names file and entry.
     """
     try:
         document = yaml.safe_load(path.read_text("utf-8"))
-        found = msgspec.convert(document, type=StatisticsFile)
+        file = msgspec.convert(document, type=StatisticsFile)
     except (OSError, yaml.YAMLError, msgspec.ValidationError) as error:
         raise ConfigError(f"{path}: {error}") from error
-    for definition in found.statistics:
-        if (wrong := _wrong(definition)) is not None:
-            raise ConfigError(f"{path}: {definition.name}: {wrong}")
+    for definition in file.statistics:
+        if (problem := _problem(definition)) is not None:
+            raise ConfigError(f"{path}: {definition.name}: {problem}")
     names = [
         name
-        for definition in found.statistics
+        for definition in file.statistics
         for name in (
             definition.name,
             *(f"{definition.name}.{it}" for it in definition.periods),
@@ -254,11 +255,11 @@ def load_statistics(path: Path) -> StatisticsFile:
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:
         raise ConfigError(f"{path}: these names are given twice: {', '.join(repeated)}")
-    return found
+    return file
 
 
-def _wrong(definition: StatisticDefinition) -> str | None:
-    """What is wrong with a definition by itself, in words."""
+def _problem(definition: StatisticDefinition) -> str | None:
+    """Return the first problem of a definition by itself; None if it is valid."""
     for pane in (definition.pane, *definition.periods):
         if pane not in PANES:
             return f"pane must be one of {', '.join(PANES)}, not {pane!r}"
@@ -270,28 +271,26 @@ def _wrong(definition: StatisticDefinition) -> str | None:
         if definition.keys or not rising or definition.by in ("any", "type", "category", "item_id"):
             return "edges are rising numbers, without keys, of a price or property"
     elif definition.by == "price":
-        return "what is counted by price needs edges"
-    if definition.threshold_delta is not None and (wrong := _wrong_threshold(definition)):
-        return wrong
+        return "a statistic by price needs edges"
+    if definition.threshold_delta is not None and (problem := _threshold_problem(definition)):
+        return problem
     if definition.running_total_delta is not None and definition.running_total is None:
         return "running_total_delta needs running_total, its epsilon"
     if definition.cap_choice and definition.running_total_delta is not None:
         return "with cap_choice there is no running_total_delta: Gaussian totals need a fixed cap"
     if definition.by == "any" and definition.keys:
-        return "what is counted by any has no keys"
+        return "a statistic by any has no keys"
     if definition.trending and definition.by not in ("category", "item_id"):
-        return (
-            f"only what is counted by category or item_id can be trending, not by {definition.by}"
-        )
+        return f"trending needs a statistic by category or item_id, not by {definition.by}"
     return None
 
 
-def _wrong_threshold(definition: StatisticDefinition) -> str | None:
-    """What is wrong with a definition whose keys are found out."""
+def _threshold_problem(definition: StatisticDefinition) -> str | None:
+    """Return the first problem of a definition whose keys are discovered."""
     if definition.keys or definition.edges or definition.by in ("any", "price"):
-        return "with threshold_delta there are no keys and no edges: they are found out"
+        return "with threshold_delta there are no keys and no edges: keys are discovered"
     if definition.count != "users" or definition.pane != "1d":
-        return "with threshold_delta people of a day are counted: give count: users and pane: 1d"
+        return "with threshold_delta users of a day are counted: give count: users and pane: 1d"
     if definition.hour_cap or definition.cap_choice or definition.trending:
         return "with threshold_delta there is no hour_cap, no cap_choice and no trending"
     if definition.periods or definition.running_total is not None:

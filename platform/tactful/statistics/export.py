@@ -1,7 +1,7 @@
-"""Published statistics as files and as records of a topic: read from the ledger, never counted.
+"""Export published statistics from the ledger, as files and as records of a topic.
 
-Every number carries what is needed to use it: interval, epsilon, unit, pane, method. Each release
-is written as it is stored, so writing again writes the same.
+Every number carries its interval, epsilon, unit, pane and method. Each release is written as it is
+stored, so a repeated export writes the same.
 """
 
 from __future__ import annotations
@@ -20,29 +20,29 @@ from tactful_privacy.ledger.statistic import Statistic
 
 _DAY_MS = 86_400_000
 _PAGE, _CELLS = 100, 1_000_000
-"""Panes, and cells of them, that are in memory at once; one pane at least."""
+"""Most panes, and most of their cells, in memory at once; one pane at least."""
 
 _encode = msgspec.json.Encoder().encode
 
 
 class ReleasedCell(msgspec.Struct, frozen=True, kw_only=True):
-    """One published number, complete in itself.
+    """One published number with its metadata.
 
     Attributes:
         statistic: name of the statistic.
-        key: what was counted.
+        key: key of the count.
         value: the noisy count.
         low: lower end of its confidence interval.
         high: upper end.
         confidence: of the interval.
         pane_start: start of the pane, epoch milliseconds.
         pane_end: its end.
-        counted_from: since when the value counts: the start of the pane, or midnight (UTC).
-        kind: ``panes``, ``running_totals`` or ``gaussian_totals``.
+        counted_from: begin of the counting: the start of the pane, or midnight (UTC).
+        kind: `panes`, `running_totals` or `gaussian_totals`.
         epsilon: privacy loss of one unit.
-        delta: probability bound that goes with it, computed.
+        delta: its probability bound, computed.
         cap: most contributions of one unit.
-        unit: what is protected.
+        unit: the protected unit.
         method: the mechanism.
     """
 
@@ -64,7 +64,7 @@ class ReleasedCell(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def cells(pane: ReleasedPane) -> Iterator[ReleasedCell]:
-    """The numbers of one released pane, in the order of the catalogue."""
+    """Yield the numbers of one released pane, in the order of its keys."""
     for key, value in pane.values.items():
         yield ReleasedCell(
             statistic=pane.statistic,
@@ -93,20 +93,17 @@ def write_files(
     shown_before: Callable[[Statistic], int | None],
     written: Callable[[Path], None] = lambda path: None,
 ) -> int:
-    """Write ``<statistic>/<UTC day>.jsonl``, one line a number; go on where it was left.
+    """Write `<statistic>/<UTC day>.jsonl`, a line for each number, and return the number of files.
 
-    A file is whole: it is written beside its place, synchronised to disk and then renamed. The
-    newest day that is there is written again, since more of it may have been released.
+    A file is complete: it is written beside its place, synchronised to disk and then renamed. An
+    export continues with the newest present day, since more of it may have been released.
 
     Args:
-        ledger: what is read.
-        statistics: which of it.
-        directory: where to; made if absent.
+        ledger: source of the releases.
+        statistics: those to write.
+        directory: of the files; created if absent.
         shown_before: start before which panes may be shown, epoch milliseconds; None: all.
-        written: told each file.
-
-    Returns:
-        How many files were written.
+        written: called with each file.
 
     Raises:
         OSError: if a file cannot be written.
@@ -135,20 +132,17 @@ def write_topic(
     position: Path,
     shown_before: Callable[[Statistic], int | None],
 ) -> int:
-    """Write each number as a record; its key is ``<statistic>/<pane start>/<key>``.
+    """Write each number as a record `<statistic>/<pane start>/<key>`, and return their number.
 
-    What was written is noted after it is committed: a crash in between writes some of it again,
-    under the same keys and with the same values.
+    The position is stored after the records are committed: a crash in between writes some records
+    again, with the same keys and values.
 
     Args:
-        ledger: what is read.
-        statistics: which of it.
+        ledger: source of the releases.
+        statistics: those to write.
         write: writes and commits records, all or none.
-        position: file that notes the last pane of each statistic.
+        position: file that holds the last pane of each statistic.
         shown_before: start before which panes may be shown, epoch milliseconds; None: all.
-
-    Returns:
-        How many records were written.
 
     Raises:
         OSError: if the position cannot be read or written.

@@ -1,4 +1,4 @@
-"""``tactful privacy release``: from an installation's ledger to files and topics."""
+"""`tactful privacy release`: export from an installation's ledger to files and topics."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ _NAME = "tactful-statistics"
 
 
 class Published(msgspec.Struct, frozen=True, kw_only=True):
-    """What was written.
+    """Result of an export.
 
     Attributes:
-        files: how many files.
-        records: how many records of the topic.
+        files: number of files.
+        records: number of records of the topic.
     """
 
     files: int
@@ -50,19 +50,16 @@ def publish(
     follow: bool = False,
     clock: Callable[[], int] = now_ms,
 ) -> Published:
-    """Write what is published and shown by now.
+    """Write the published panes that are shown by now.
 
-    Which panes are written is decided by the clock, as for ``GET /v1/statistics``.
+    The clock decides which panes are shown, as for `GET /v1/statistics`.
 
     Args:
         settings: name the definitions, the clock, the data directory and the cluster.
         out: directory of the files; None: no files.
         topic: Kafka topic; None: no records.
-        follow: go on until SIGTERM or SIGINT.
+        follow: continue until SIGTERM or SIGINT.
         clock: now, epoch milliseconds.
-
-    Returns:
-        What was written in all.
 
     Raises:
         ConfigError: if nothing is published here, or the definitions do not agree with the ledger.
@@ -82,20 +79,20 @@ def publish(
         with ExitStack() as stack:
             ledger = Ledger(place)
             stack.callback(ledger.close)
-            wanted = _registered(ledger, definitions)
+            statistics = _registered(ledger, definitions)
             write = None if topic is None else _writer(settings, topic, stack)
-            told = threading.Event()
-            if follow:  # what is being written is written whole
-                stack.enter_context(on_stop_signals(told.set))
+            stopped = threading.Event()
+            if follow:  # a signal waits for the present file or pane
+                stack.enter_context(on_stop_signals(stopped.set))
             while True:
                 if out is not None:
-                    files += write_files(ledger, wanted, out, shown_before=shown)
+                    files += write_files(ledger, statistics, out, shown_before=shown)
                 if write is not None:
                     position = settings.storage.data / f"published.{topic}.json"
                     records += write_topic(
-                        ledger, wanted, write, position=position, shown_before=shown
+                        ledger, statistics, write, position=position, shown_before=shown
                     )
-                if not follow or told.wait(_EVERY_S):
+                if not follow or stopped.wait(_EVERY_S):
                     return Published(files=files, records=records)
     except PrivacyError as error:
         raise ConfigError(f"{named(place)}: {error}") from error
@@ -104,13 +101,13 @@ def publish(
 
 
 def _registered(ledger: Ledger, definitions: Path) -> list[Statistic]:
-    """The statistics of the file that have begun to be published."""
-    found = []
+    """Return the statistics of the file that are registered in the ledger."""
+    registered = []
     for definition in load_statistics(definitions).statistics:
         for statistic in definition.statistics():
             with contextlib.suppress(UnknownStatisticError):
-                found.append(ledger.statistic(statistic.name))
-    return found
+                registered.append(ledger.statistic(statistic.name))
+    return registered
 
 
 def _writer(

@@ -1,4 +1,4 @@
-"""What the ledger of published numbers tells: to a terminal, to a program and over HTTP."""
+"""Report the ledger of published numbers: for a terminal, a program and HTTP."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ _EVERYTHING = "*"
 
 
 class LedgerSpend(msgspec.Struct, kw_only=True, frozen=True):
-    """What one purpose of a tenant costs somebody who is active on every day of a month.
+    """Privacy loss by a tenant's purpose of a user who is active on every day of a month.
 
     Attributes:
-        tenant: whose people; ``*`` in the line of everything together.
-        purpose: what for; ``*`` likewise.
-        epsilon_each_day: taken of each day from today on.
-        days: days of the month so far of which something was released.
+        tenant: of the users; `*` for the total.
+        purpose: of the statistics; `*` for the total.
+        epsilon_each_day: reserved on each day from today on.
+        days: days of the month so far with releases.
         epsilon_spent: of those days, added.
         epsilon_spent_composed: the same by the tightest composition, at the report's delta.
-        epsilon_forecast: of the whole month if nothing is added to it, added.
+        epsilon_forecast: of the whole month if no statistic is added, added.
         epsilon_forecast_composed: the same by the tightest composition.
     """
 
@@ -40,18 +40,18 @@ class LedgerSpend(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class LedgerBudget(msgspec.Struct, kw_only=True, frozen=True):
-    """A limit for one person and UTC day, or for several days in a row.
+    """A limit for one user and UTC day, or for several days in a row.
 
     Attributes:
-        tenant: whose people; ``*`` matches all.
-        purpose: what for; ``*`` matches all.
+        tenant: of the users; `*` matches all.
+        purpose: of the statistics; `*` matches all.
         epsilon: the limit.
         delta: the limit on delta.
-        composition: how losses are added up, ``basic`` or ``zcdp``.
-        reserved: epsilon taken of each day from today on, or of so many days from today on.
-        largest_day: largest epsilon granted on a day of the month so far, or on so many days up to
+        composition: of losses, `basic` or `zcdp`.
+        reserved: epsilon reserved on each day from today on, or on `days` days from today on.
+        largest_day: largest epsilon granted on a day of the month so far, or on `days` days up to
             one of them.
-        days: how many days in a row it is about.
+        days: number of days in a row.
     """
 
     tenant: str
@@ -65,19 +65,19 @@ class LedgerBudget(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class LedgerQuery(msgspec.Struct, kw_only=True, frozen=True):
-    """A question that was asked once.
+    """A single query.
 
     Attributes:
-        name: of the question.
-        first_day: first UTC day it is about.
-        last_day: the last one.
-        tenant: whose people.
-        purpose: what for.
+        name: of the query.
+        first_day: its first UTC day.
+        last_day: its last UTC day.
+        tenant: of the users.
+        purpose: of the query.
         epsilon: charged on each of the days.
-        delta: the same.
-        mechanism: how it was answered.
-        answered: whether the answer is stored; charged it is in either case.
-        reserved_by: the statistic that had reserved it, if one had.
+        delta: charged on each of the days.
+        mechanism: of the answer.
+        answered: whether the answer is stored; it is charged in either case.
+        reserved_by: the statistic that had reserved it, if any.
     """
 
     name: str
@@ -93,17 +93,17 @@ class LedgerQuery(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class PrivacyLedger(msgspec.Struct, kw_only=True, frozen=True):
-    """What published numbers have cost this month, and will have cost at its end.
+    """Cost of published numbers in this month, so far and at its end.
 
     Attributes:
-        month: such as ``2026-03``.
-        today: the day up to which is told.
-        unit: what the figures of a day are about.
+        month: such as `2026-03`.
+        today: the last day of the report.
+        unit: the protected unit of a day's figures.
         delta: at which composed figures hold.
-        spends: everything together first, then each tenant and purpose.
-        budgets: the one over everything first.
-        queries: questions about days of the month, at most the latest 100.
-        in_words: what the month means for one person.
+        spends: the total first, then each tenant and purpose.
+        budgets: the overall budget first.
+        queries: queries about days of the month, at most the latest 100.
+        in_words: meaning of the month for one user.
     """
 
     month: str
@@ -117,13 +117,13 @@ class PrivacyLedger(msgspec.Struct, kw_only=True, frozen=True):
 
 
 def report_month(ledger: Ledger, day: int) -> PrivacyLedger:
-    """Tell of the month of a UTC day, days since 1970-01-01."""
+    """Report the month of a UTC day, days since 1970-01-01."""
     from tactful_privacy.ledger.budget import UNIT, date_of
     from tactful_privacy.ledger.odometer import read_odometer
 
     odometer = read_odometer(ledger, today=day)
     first = day - int(odometer.today[-2:]) + 1
-    asked = ledger.answers(first, first + odometer.days_in_month - 1)
+    answers = ledger.answers(first, first + odometer.days_in_month - 1)
     return PrivacyLedger(
         month=odometer.month,
         today=odometer.today,
@@ -144,7 +144,7 @@ def report_month(ledger: Ledger, day: int) -> PrivacyLedger:
                 answered=answer.values is not None,
                 reserved_by=answer.query.within,
             )
-            for answer in asked[-_QUERIES:]
+            for answer in answers[-_QUERIES:]
         ],
         in_words=odometer.in_words(),
     )

@@ -1,4 +1,4 @@
-"""Pictures of an audit of the published numbers."""
+"""Plots of an audit of the published numbers."""
 
 from __future__ import annotations
 
@@ -16,14 +16,11 @@ _RIGHT, _WRONG, _INK = "#00897b", "#c62828", "#37474f"
 
 
 def write_plots(report: AuditReport, directory: Path) -> list[Path]:
-    """Write ``epsilon.png`` and ``noise.png``.
+    """Write `epsilon.png` and `noise.png`, and return their paths.
 
     Args:
-        report: Of an audit.
-        directory: Made where it is missing.
-
-    Returns:
-        The files.
+        report: of an audit.
+        directory: of the files; created if missing.
     """
     directory.mkdir(parents=True, exist_ok=True)
     with matplotlib.rc_context({"font.size": 9, "axes.spines.top": False}):
@@ -36,7 +33,7 @@ def write_plots(report: AuditReport, directory: Path) -> list[Path]:
 
 
 def _epsilon(report: AuditReport) -> Figure:
-    """What the attack proved about each pipeline, beside the claim."""
+    """Plot the epsilon that the attack proved for each pipeline, beside the claim."""
     figure = Figure(figsize=(7, 3.6), layout="constrained")
     axes = figure.add_subplot()
     pipelines = [*report.real, *report.planted][::-1]
@@ -49,7 +46,7 @@ def _epsilon(report: AuditReport) -> Figure:
 
 
 def _noise(report: AuditReport) -> Figure:
-    """How often noise took each value, beside its stated probability."""
+    """Plot the frequency of each noise value, beside its stated probability."""
     figure = Figure(figsize=(7, 3.6), layout="constrained")
     axes = figure.add_subplot()
     noise = Pipeline(report.cap, report.epsilon).noise()

@@ -62,10 +62,10 @@ class PrivateStatistics:
 
         Args:
             definitions: the statistics to publish.
-            ledger: where releases are kept.
+            ledger: store of the releases.
             secret: keys the hash of users; the same for as long as the state is kept.
             clock: now in epoch milliseconds, or None to follow `x.clock` events.
-            allowance_ms: how long a pane stays open after its end.
+            allowance_ms: time for which a pane stays open after its end.
             not_before: nothing is counted of panes before this time, epoch milliseconds, where
                 counting begins anew: a restored ledger may lack releases of them. It holds for a
                 replay as well, whose days are mostly older.
@@ -172,7 +172,7 @@ class PrivateStatistics:
 
         Raises:
             KeyError: if there is no such statistic or conclusion.
-            ValueError: if it cannot be drawn; the message says why.
+            ValueError: if it cannot be drawn; the message gives the reason.
         """
         if name not in self._statistics or conclusion not in CONCLUSIONS:
             raise KeyError(name)
@@ -240,7 +240,7 @@ def shown_before(statistic: Statistic, now: int, allowance_ms: int = ALLOWANCE_M
     Args:
         statistic: the statistic.
         now: the public clock, epoch milliseconds.
-        allowance_ms: how long a pane stays open after its end.
+        allowance_ms: time for which a pane stays open after its end.
     """
     return max(0, now - allowance_ms) - _SHOWN_AFTER_MS - statistic.pane_ms + 1
 

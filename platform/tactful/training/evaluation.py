@@ -212,7 +212,7 @@ def _over_people(
 
 
 def _draws(people: int, resamples: int, seed: int) -> NDArray[np.int64]:
-    """Draw how often each of `people` users is in each resample, shape (resamples, people)."""
+    """Draw the multiplicity of each user in each resample, shape (resamples, people)."""
     generator = np.random.default_rng(seed)
     return generator.multinomial(people, np.full(people, 1.0 / people), size=resamples)
 

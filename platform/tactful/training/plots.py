@@ -15,7 +15,7 @@ def plot_training(trained: Trained, directory: Path) -> dict[str, Path]:
 
     Args:
         trained: result of the training.
-        directory: where the plots go; it is created.
+        directory: of the plots; it is created.
 
     Returns:
         Path by plot; without those whose figures were not estimated.

@@ -38,7 +38,7 @@ def examination(
     are estimated by regression-based expectation maximisation (Wang et al., "Position Bias
     Estimation for Unbiased Learning to Rank in Personal Search", WSDM 2018), which needs no
     randomised lists, but gets better with them: where every list is in the order of the same
-    features, the two can hardly be told apart. Attention is taken never to grow further down.
+    features, the two can hardly be separated. Attention is assumed never to grow further down.
 
     Args:
         features: of every item of every list, shape (n, columns).

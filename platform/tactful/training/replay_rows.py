@@ -24,7 +24,7 @@ from tactful.recall.popularity import Popularity, popular_rows
 from tactful.training.history import History
 from tactful.training.options import TrainingOptions
 from tactful.util.checkpoint import Checkpoint
-from tactful.vectors.updatable_index import Snapshot
+from tactful.vectors.snapshot import Snapshot
 from tactful_streaming.definitions.model import Definitions
 from tactful_streaming.engine.engine import Engine
 from tactful_streaming.engine.options import EngineOptions
@@ -47,7 +47,7 @@ class Question:
     Attributes:
         offset: log offset of the event it comes just before.
         at: time of the request, epoch milliseconds.
-        subject: key of the user in the engine; None for nobody.
+        subject: key of the user in the engine; None for no user.
         session_id: the visit; None where the request does not name it.
         positives: item ids that were taken.
         intent: weight by category that the device sends along; None for nothing.
@@ -165,7 +165,7 @@ def collect(
         questions: in log order.
         held_back: questions from this one on keep all their candidates; earlier ones keep the
             positives and a sample of the others.
-        options: how many others, and the seed.
+        options: number of the others, and the seed.
         identity: rules by which the server joins devices to users.
         progress: called with the stage `replay`.
         checkpoint: keeps rows as they are laid out. A resumed training replays the log again, but

@@ -31,7 +31,7 @@ class ShownLists:
     """Shown lists whose outcome time is over, in the order of their times.
 
     Attributes:
-        features: as served, shape (n, columns).
+        features: served values, shape (n, columns).
         taken: whether the item was taken in time, shape (n,).
         place: its place in its list, 0 the first, shape (n,).
         sizes: items of each list, shape (lists,).
@@ -70,7 +70,7 @@ class ShownLists:
         Learning-to-Rank with Biased Feedback", WSDM 2017). Weights are scaled to a mean of 1.
 
         Args:
-            looked: how often each place is looked at, see `position_bias.examination`.
+            looked: attention of each place, see `position_bias.examination`.
         """
         kept: list[NDArray[np.intp]] = []
         weights: list[float] = []

@@ -2,7 +2,7 @@
 
 Shown lists hold what users did with what they saw; their features are those that were served. Lists
 by replay hold what users took among all candidates, so that the model also ranks candidates that
-nobody is shown; before anything was shown they are the only source. A model learns from both, of
+are never shown; before anything was shown they are the only source. A model learns from both, of
 the same days, and is judged on the latest of both.
 """
 
@@ -110,9 +110,9 @@ def train(
     Args:
         log: events, items, users and lists from the beginning.
         definitions: the features the server computes.
-        directory: where the model goes.
+        directory: of the model.
         options: of the training.
-        kernels: where compiled code is kept for the server; None leaves it to numba.
+        kernels: directory of compiled code for the server; None leaves it to numba.
         identity: rules by which the server joins devices to users.
         checkpoint: keeps finished steps, so that the same training continues there after it was
             killed; it then reads the log up to where it ended when the training began.
@@ -121,7 +121,7 @@ def train(
         progress: called with stage, done and total.
 
     Raises:
-        ModelError: if the log holds too little to learn from; the message says what is missing.
+        ModelError: if the log holds too little to learn from; the message names what is missing.
     """
     if options.vectors == "two_tower":
         require_torch()

@@ -127,9 +127,10 @@ def people_of(definition: CouponDefinition, group: str, count: int) -> list[str]
     return [next(found) for _ in range(count)]
 
 
-def test_the_budget_is_never_exceeded_and_what_is_not_used_comes_back(
+def test_the_budget_holds_and_unused_costs_are_refunded(
     database: MetadataStore, tmp_path: Path
 ) -> None:
+    """The budget is never exceeded, and unused costs return to it."""
     bench = Bench(tmp_path / "log", database, campaign())
     people = people_of(bench.definition, "explore", 25)
     made = bench.run(*map(action, people))
@@ -154,9 +155,10 @@ def test_the_budget_is_never_exceeded_and_what_is_not_used_comes_back(
     assert bench.desk.left("cart") == 91.0
 
 
-def test_what_was_redeemed_in_time_is_booked_also_by_a_desk_that_was_down(
+def test_a_coupon_redeemed_in_time_is_booked_after_downtime(
     sqlite: MetadataStore, tmp_path: Path
 ) -> None:
+    """Coupons redeemed in time are booked although the issuer was down."""
     bench = Bench(tmp_path / "log", sqlite, campaign())
     in_time, late = people_of(bench.definition, "explore", 2)
     offers = {it.user_id: it for it in bench.run(action(in_time), action(late))}
@@ -220,9 +222,8 @@ def test_who_is_not_eligible_or_had_one_just_now_gets_none(
     assert offer.properties["code"] == code_of("cart", f"action-{rich}-0")
 
 
-def test_the_held_out_never_get_one_and_the_targeted_only_if_it_pays(
-    sqlite: MetadataStore, tmp_path: Path
-) -> None:
+def test_groups_decide_who_gets_a_coupon(sqlite: MetadataStore, tmp_path: Path) -> None:
+    """The holdout never gets one, targeted users only if it pays."""
     definition = campaign(gain={"constant": -1.0, "spend": 0.1}, features=("spend",))
     bench = Bench(tmp_path / "log", sqlite, definition)
     groups = {

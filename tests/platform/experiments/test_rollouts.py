@@ -147,9 +147,10 @@ def test_harm_rolls_back_at_the_first_look_that_shows_it(
     assert keeper.run() == []
 
 
-def test_what_harms_nothing_advances_to_everybody_and_lost_people_hold_it(
+def test_a_harmless_change_advances_unless_users_are_lost(
     sqlite: MetadataStore, tmp_path: Path
 ) -> None:
+    """A harmless change reaches all users; a sample ratio mismatch holds it."""
     clock = Clock()
     store = RolloutStore(sqlite, clock=clock)
     store.apply(definition(), by="ann", reason="r")
@@ -429,9 +430,10 @@ def test_a_purchase_that_was_sent_twice_is_paid_once(tmp_path: Path) -> None:
     log.close()
 
 
-def test_a_rollout_that_cannot_be_judged_does_not_keep_the_others_from_it(
+def test_a_failing_look_does_not_stop_the_others(
     sqlite: MetadataStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """The other rollouts are judged if one cannot be."""
     clock = Clock()
     store = RolloutStore(sqlite, clock=clock)
     for key, change in (("a", {"diversity": {"strength": 2}}), ("cheaper", {"model": "7"})):
@@ -449,9 +451,8 @@ def test_a_rollout_that_cannot_be_judged_does_not_keep_the_others_from_it(
     assert [(each.key, each.looks) for each in store.all()] == [("a", 0), ("cheaper", 1)]
 
 
-def test_the_erased_are_counted_no_more_and_nothing_keeps_their_names(
-    sqlite: MetadataStore, tmp_path: Path
-) -> None:
+def test_erased_users_leave_all_counts(sqlite: MetadataStore, tmp_path: Path) -> None:
+    """Erased users are not counted, and their ids are kept nowhere."""
     clock = Clock()
     store = RolloutStore(sqlite, clock=clock)
     store.apply(definition(), by="ann", reason="r")
@@ -482,7 +483,8 @@ def test_the_erased_are_counted_no_more_and_nothing_keeps_their_names(
         assert look.state == "canary"
 
 
-def test_over_http_and_from_the_command_line_it_is_moved_and_said_by_whom(tmp_path: Path) -> None:
+def test_http_and_commands_move_a_rollout_with_its_author(tmp_path: Path) -> None:
+    """Steps over HTTP and by command are recorded with their author."""
     settings = small_settings(tmp_path)
     file = tmp_path / "rollouts.yaml"
     file.write_text("- {key: cheaper, change: {objective: {price: 2}}, start: true}\n")
@@ -570,9 +572,11 @@ def test_private_looks_say_only_what_was_released_once(
     assert store.looks("cheaper") == [first]
 
 
-def test_a_person_stands_in_one_private_look_of_a_stage_also_if_the_log_is_read_again(
+def test_a_user_stands_in_one_private_look_of_a_stage(
     sqlite: MetadataStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """This holds also if the log is read again."""
+
     class Silence:
         """No noise, so that what was counted can be seen."""
 

@@ -348,5 +348,5 @@ def test_only_what_a_catalogue_knows_can_be_trending(tmp_path: Path) -> None:
         'daily_epsilon: "1"\nstatistics:\n'
         "- {name: a, event: view, by: properties.brand, keys: [x], cap: 5, trending: true}\n"
     )
-    with pytest.raises(ConfigError, match="a: only what is counted by category or item_id can"):
+    with pytest.raises(ConfigError, match="a: trending needs a statistic by category or item_id"):
         load_statistics(path)

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import example, given
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import stats
@@ -22,7 +22,6 @@ from tactful.rerank.exploration import (
     Exploration,
     draw,
     generator_of,
-    inclusion_probabilities,
     log_probabilities,
 )
 from tactful.rerank.rerank import Arrangement, Bounds, Group, arrange
@@ -74,7 +73,7 @@ def test_lists_come_with_the_probabilities_of_plackett_luce() -> None:
     assert not agrees([*seen.values()], [*wrong.values()]), "the test sees a wrong temperature"
 
 
-def test_places_depend_on_those_above_and_still_say_their_probability() -> None:
+def test_propensities_with_diversity_are_exact() -> None:
     """With diversity and a rule there is no closed form: the steps' probabilities are compared."""
     vectors = np.array([[1, 0], [0, 1], [1, 0], [0, 1], [1, 0]], np.float32)
     category = np.full(5, -1, np.int32)
@@ -157,18 +156,6 @@ def test_whatever_the_size_and_sign_the_better_is_likelier(
     which, chance = draw(scores, temperature, np.random.default_rng(0))
     assert 0 <= which < len(values)
     assert 0.0 < chance <= 1.0
-
-
-@given(st.lists(st.floats(-3, 3), min_size=1, max_size=6), st.integers(1, 6))
-@example([3.0, 3.0, -3.0], 1)
-def test_inclusion_is_that_of_all_lists_together(values: list[float], count: int) -> None:
-    scores = np.array(values)
-    found = inclusion_probabilities(scores, TEMPERATURE, count)
-    lists = plackett_luce(scores, TEMPERATURE, min(count, len(values)))
-    by_hand = np.zeros(len(values))
-    for order, chance in lists.items():
-        by_hand[list(order)] += chance
-    assert found == pytest.approx(by_hand, abs=1e-9)
 
 
 @pytest.mark.parametrize(

@@ -73,7 +73,8 @@ def test_the_signals_are_what_they_say() -> None:
     assert value(Objective(novelty=1.0), zeros) == [0.5, third, 1.0, 1.0, 1.0, 0.0]
 
 
-def test_the_usual_price_is_of_the_visit_else_of_the_history_else_of_the_items() -> None:
+def test_the_usual_price_falls_back() -> None:
+    """The visit gives the usual price, else the history, else the items themselves."""
     rows = every(SHOP)
     assert cheapness(SHOP, context(1, 3, history=(0,)), rows)[1] == 0.0
     assert cheapness(SHOP, context(history=(5,)), rows)[5] == 0.0

@@ -147,11 +147,12 @@ def check_forbidden(found: Arrangement, bounds: Bounds, total: int) -> None:
     st.lists(st.tuples(st.integers(0, 2), st.integers(1, 5), st.integers(0, 3)), max_size=3),
 )
 @settings(max_examples=100, deadline=None)
-def test_what_categories_demand_is_met_whenever_some_list_meets_it(
+def test_demands_of_categories_are_met_where_possible(
     items: list[tuple[float, int]],
     count: int,
     demands: list[tuple[int, int, int]],
 ) -> None:
+    """Demands are met whenever some list meets them."""
     kinds = np.array([kind for _, kind in items], np.int64)
     bounds = Bounds(
         groups=[

@@ -120,9 +120,10 @@ def test_signals_are_read_again_and_again(tmp_path: Path) -> None:
     assert later.price > first.price
 
 
-def test_a_rollout_gives_the_change_to_its_arm_and_leaves_a_damaged_tuner_out(
+def test_a_rollout_serves_a_tuner_unless_it_is_damaged(
     tmp_path: Path,
 ) -> None:
+    """The change arm gets the tuner; a damaged tuner is left out for all."""
     directory = made(tmp_path / "tuner")
     signal(directory, promotion=1.0)
     database = open_metadata(tmp_path / "metadata.db")
@@ -172,9 +173,10 @@ def test_parts_that_do_not_fit_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_what_is_trained_in_the_simulator_serves_and_beats_the_champion(
+def test_a_tuner_of_the_simulator_beats_the_champion(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """The trained directory serves, and beats the champion in the simulator."""
     pytest.importorskip("torch")
     pytest.importorskip("gymnasium")
     # Enough to tell: seeds gain 5 to 14 % here, and who learns nothing gains none.
@@ -227,9 +229,10 @@ def probed_log(candidate: Path, probe: Path, path: Path, *, gain: float) -> Embe
 
 
 @pytest.mark.parametrize(("gain", "verdict"), [(0.3, "better"), (-0.3, "worse"), (0.0, "")])
-def test_a_tuner_is_judged_by_a_probe_and_let_in_only_if_it_is_better(
+def test_only_a_better_tuner_passes_its_evaluation(
     gain: float, verdict: str, tmp_path: Path
 ) -> None:
+    """A tuner is evaluated by a probe, and starts only if it is better."""
     candidate, probe = made(tmp_path / "tuner"), tmp_path / "probe"
     about = msgspec.json.decode((candidate / MANIFEST).read_bytes(), type=TunerManifest)
     modest = np.zeros((3, 5), np.float32)
@@ -275,11 +278,12 @@ def test_a_tuner_that_nobody_evaluated_waits(tmp_path: Path) -> None:
         require_better(made(tmp_path / "tuner"))
     with pytest.raises(ConfigError, match="cannot be evaluated by"):
         evaluate_tuner(tmp_path / "tuner", [], noise=0.2)
-    with pytest.raises(ConfigError, match="evaluated needs change.tuner"):
+    with pytest.raises(ConfigError, match=r"evaluated needs change\.tuner"):
         RolloutDefinition(key="k", change={"model": "7"}, evaluated=True).plan()
 
 
-def test_from_the_command_line_a_probe_is_written_and_lists_are_judged(tmp_path: Path) -> None:
+def test_the_commands_write_a_probe_and_evaluate(tmp_path: Path) -> None:
+    """The command line writes a probe and evaluates its lists."""
     candidate, probe = made(tmp_path / "tuner"), tmp_path / "probe"
     run = CliRunner().invoke
     assert run(main, ["tuner", "probe", str(candidate), str(probe)]).exit_code == 0

@@ -113,9 +113,7 @@ def test_files_hold_every_released_number_and_what_it_is(ledger: Ledger, tmp_pat
         assert all("Laplace" in it["method"] and 0 < it["delta"] < 1e-12 for it in mine)
 
 
-def test_leak_4_empty_panes_are_written_and_the_clock_alone_says_when(
-    ledger: Ledger, tmp_path: Path
-) -> None:
+def test_leak_4_empty_panes_are_written_by_the_clock(ledger: Ledger, tmp_path: Path) -> None:
     """Nobody came at all, and yet each key of each hour is there once its time has come."""
     Clock(ledger).reach(30)
     out = tmp_path / "out"
@@ -328,7 +326,7 @@ def marks_in(text: str) -> list[str]:
     return [what for what, mark in MARKS.items() if mark in text or mark[2:] in text]
 
 
-def test_leak_5_marks_of_people_and_items_are_nowhere_but_where_they_belong(
+def test_leak_5_ids_and_counts_stay_in_their_places(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Marks are planted, requests good and bad are made, then everything said is searched.
@@ -446,9 +444,11 @@ def test_the_search_for_marks_finds_one() -> None:
     assert marks_in(str({"error": MARKS["word"]})) == ["word"]
 
 
-def test_a_ledger_that_goes_away_while_a_file_is_written_leaves_no_half_of_it(
+def test_a_lost_ledger_leaves_no_partial_file(
     tmp_path: Path,
 ) -> None:
+    """A ledger that disappears during an export leaves no part of a file."""
+
     def lines() -> Iterator[bytes]:
         yield b"{}"
         raise LedgerError("the ledger cannot be used, and nothing is released without it")

@@ -376,7 +376,8 @@ class Dying(MemoryState):
         super().write(changes)
 
 
-def test_a_pane_released_just_before_the_crash_is_not_drawn_again(ledger: Ledger) -> None:
+def test_a_release_before_a_crash_is_not_drawn_again(ledger: Ledger) -> None:
+    """A pane released just before a crash keeps its noise."""
     store = Dying()
     engine = engine_with(counting(ledger), store)
     half = len(SHOP) // 2
@@ -467,7 +468,7 @@ def test_where_the_caps_are_lost_the_next_day_begins(quiet: None, ledger: Ledger
     assert {start: after[start] for start in before} == before
 
 
-def test_a_replay_after_a_restore_publishes_no_day_that_a_lost_ledger_may_have(
+def test_a_replay_after_a_restore_begins_later(
     quiet: None, ledger: Ledger, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The file that a restore leaves holds for a replay, too: its days are older than the file."""
@@ -1035,9 +1036,7 @@ def _has_cells(page: Callable[[], StatisticsPage]) -> bool:
     return bool(page().cells)
 
 
-def test_keys_that_nobody_listed_are_found_published_and_kept_through_a_restart(
-    quiet: None, tmp_path: Path
-) -> None:
+def test_discovered_keys_are_published_and_survive_a_restart(quiet: None, tmp_path: Path) -> None:
     """From the definition over the engine and the ledger to HTTP and files."""
     settings = replace(
         small_settings(tmp_path),
@@ -1148,9 +1147,10 @@ class Noting(MemoryState):
 
 
 @pytest.mark.parametrize(("few", "seed"), [(0, 1), (20, 2), (10**6, 3)])
-def test_snapshots_and_changes_release_through_kills_what_an_uninterrupted_engine_does(
+def test_kills_change_no_release(
     quiet: None, ledger: Ledger, monkeypatch: pytest.MonkeyPatch, few: int, seed: int
 ) -> None:
+    """Snapshots and changes release through kills what an uninterrupted engine does."""
     monkeypatch.setattr(counter, "_FEW", few)
     store, draw = Noting(), random.Random(seed)
     position = 0
@@ -1169,9 +1169,7 @@ def test_snapshots_and_changes_release_through_kills_what_an_uninterrupted_engin
     assert (whole > later / 2) is (few == 0)
 
 
-def test_many_new_people_cost_few_snapshots_and_changes_stay_below_one(
-    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_many_new_users_cost_few_snapshots(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
     """2,000 people came; 50 more with every commit: a snapshot each time would write 20 times that.
 
     Changes are written anew with each commit, so without snapshots they would cost more and more.
@@ -1244,9 +1242,8 @@ def test_a_statistic_that_comes_to_others_is_stored_with_them(quiet: None, ledge
     assert released(counts, "searches")[at] == {EVERYTHING: 1}
 
 
-def test_a_statistic_that_went_and_comes_back_hands_out_no_second_cap(
-    quiet: None, ledger: Ledger
-) -> None:
+def test_a_statistic_that_returns_gives_no_second_cap(quiet: None, ledger: Ledger) -> None:
+    """Contributions before its absence still count against the cap."""
     both = (CARTS, SEARCHES)
     lives = [
         (both, [tick(MONDAY + 10 * HOUR), did("bob", "search", 10.1), did("ada", "search", 10.2)]),

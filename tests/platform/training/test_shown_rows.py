@@ -83,7 +83,8 @@ def taken_of(lists: ShownLists) -> list[list[str]]:
     return [[f"i{n}" for n in row[flag].tolist()] for row, flag in zip(names, flags, strict=True)]
 
 
-def test_outcomes_count_within_their_time_and_not_a_millisecond_later(tmp_path: Path) -> None:
+def test_outcomes_count_exactly_within_their_time(tmp_path: Path) -> None:
+    """An outcome one millisecond late does not count."""
     items = ["i1", "i2", "i3", "i4", "i5", "i6", "i7"]
     what = [
         shown("r", BEGIN, items),
@@ -179,7 +180,8 @@ def test_the_join_equals_a_naive_one(tmp_path_factory: pytest.TempPathFactory, s
     assert found.at.tolist() == sorted(found.at.tolist())
 
 
-def test_each_item_that_was_taken_makes_a_list_that_counts_by_its_place() -> None:
+def test_each_taken_item_makes_a_weighted_list() -> None:
+    """Its weight is that of its place."""
     features = np.arange(8, dtype=np.float32).reshape(-1, 1)
     lists = ShownLists(
         features=features,
@@ -308,7 +310,8 @@ def test_a_map_that_was_fitted_on_another_world_is_told() -> None:
     assert found.error > 0.25
 
 
-def test_little_is_calibrated_by_two_parameters_and_next_to_nothing_not_at_all() -> None:
+def test_calibration_depends_on_the_amount_of_data() -> None:
+    """Few outcomes give two parameters, and very few give none."""
     draw = np.random.default_rng(8)
     margins = draw.normal(0.0, 1.0, 600).astype(np.float32)
     taken = draw.random(600) < 1.0 / (1.0 + np.exp(-2.0 * margins + 1.5))

@@ -196,9 +196,10 @@ def test_looking_one_event_too_far_would_be_caught(monkeypatch: pytest.MonkeyPat
     assert knows_the_future(small_shop(), 5, 1)
 
 
-def test_the_index_for_the_lists_is_that_of_the_log_before_the_first(
+def test_the_index_ends_before_the_first_question(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """The index of the lists is that of the log before the first."""
     what = small_shop()
     used: list[tuple[RecallIndex, Sequence[Question]]] = []
 
@@ -269,7 +270,8 @@ def test_an_item_is_no_candidate_before_it_is_in_the_catalogue(tmp_path: Path) -
     assert features_of(late, asked) == 39 * asked
 
 
-def test_questions_of_the_next_item_are_every_place_but_the_first(tmp_path: Path) -> None:
+def test_next_item_questions_skip_the_first_place(tmp_path: Path) -> None:
+    """Every place of a visit but the first gives a question."""
     what = small_shop()
     log = write_log(tmp_path / "log", what)
     history = History.read(log)
@@ -313,7 +315,8 @@ def test_questions_of_a_basket_come_before_it_and_want_all_of_it(tmp_path: Path)
             assert question.positives == {event.item_id for _, event in basket}
 
 
-def test_earlier_lists_keep_all_positives_and_a_sample_of_the_rest() -> None:
+def test_earlier_lists_sample_their_negatives() -> None:
+    """Earlier lists keep all positives and a sample of the others."""
     options = replace(ALL, validation=0.5, negatives=5)
     questions, features, labels = laid_out(small_shop(), options)
     _, whole, whole_labels = laid_out(small_shop())
