@@ -54,35 +54,38 @@ class Target:
     Attributes:
         name: the package's name in figures.
         package: folder of the package.
-        tests: folder of its tests.
+        tests: folders of its tests.
         folders: the sub-packages to mutate; all modules when empty.
         root: folder in which pytest runs.
     """
 
     name: str
     package: Path
-    tests: Path
+    tests: Sequence[Path]
     folders: Sequence[str] = ()
     root: Path = _ROOT
 
 
+_STREAMING_TESTS = _ROOT / "tests" / "streaming"
+_ENGINE = ("engine", "windows", "patterns", "identity")
+
 _TARGETS = (
-    Target("privacy", _ROOT / "privacy" / "tactful_privacy", _ROOT / "tests" / "privacy"),
-    Target("bandits", _ROOT / "bandits" / "tactful_bandits", _ROOT / "tests" / "bandits"),
-    # The numba kernels lie in `kernels/`, where no line can be traced, and are left out.
+    Target("privacy", _ROOT / "privacy" / "tactful_privacy", [_ROOT / "tests" / "privacy"]),
+    Target("bandits", _ROOT / "bandits" / "tactful_bandits", [_ROOT / "tests" / "bandits"]),
+    # The numba kernels lie in `kernels`, where no line can be traced, and are left out.
     Target(
         "engine",
         _ROOT / "streaming" / "tactful_streaming",
-        _ROOT / "tests" / "streaming",
-        ("engine", "windows", "patterns", "identity"),
+        [_STREAMING_TESTS / folder for folder in (*_ENGINE, "differential")],
+        _ENGINE,
     ),
 )
 
 _QUICK = Target(
     "privacy",
     _ROOT / "privacy" / "tactful_privacy",
-    _ROOT / "tests" / "privacy" / "ledger",
-    ("ledger",),
+    [_ROOT / "tests" / "privacy" / "ledger"],
+    ["ledger"],
 )
 
 
@@ -336,7 +339,7 @@ def _line_map(
     lines: dict[str, dict[int, set[str]]] = {}
     folder = state / "lines"
     folder.mkdir(exist_ok=True)
-    for file in sorted(target.tests.rglob("test_*.py")):
+    for file in sorted(file for tests in target.tests for file in tests.rglob("test_*.py")):
         kept = folder / f"{_digest([file, *modules])}.json"
         if not kept.exists():
             if time.monotonic() > deadline:

@@ -63,7 +63,7 @@ def toy(tmp_path: Path) -> Target:
     (package / "calc.py").write_text(_MODULE)
     (tests / "test_calc.py").write_text(_TESTS)
     (tmp_path / "pytest.ini").write_text("[pytest]\n")
-    return Target("toy", package, tests, root=tmp_path)
+    return Target("toy", package, [tests], root=tmp_path)
 
 
 def _ids(target: Target) -> list[str]:
@@ -127,7 +127,7 @@ def test_judge(toy: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_shared_lines(toy: Target, tmp_path: Path) -> None:
     """A cached function and a shared fixture count for every test that uses them."""
-    record = Sandbox(toy, tmp_path / "sandbox").record(toy.tests / "test_calc.py")
+    record = Sandbox(toy, tmp_path / "sandbox").record(toy.tests[0] / "test_calc.py")
     number = str(_MODULE.splitlines().index("    return number * 2") + 1)
     tests = {test.partition("::")[2] for test in record["lines"]["calc.py"][number]}
     assert tests == {"test_twice", "test_doubled", "test_cached"}
@@ -135,7 +135,7 @@ def test_shared_lines(toy: Target, tmp_path: Path) -> None:
 
 def test_failing_tests(toy: Target, tmp_path: Path) -> None:
     """Tests that fail without a mutation kill nothing."""
-    (toy.tests / "test_calc.py").write_text(
+    (toy.tests[0] / "test_calc.py").write_text(
         _TESTS + "\n\ndef test_off():\n    assert twice(1) == 3\n"
     )
     verdicts, _ = judge(toy, 1, tmp_path / "state", {}, time.monotonic() + 3600)
