@@ -1,4 +1,4 @@
-"""Reads a log from one offset to another, some records at a time, and says how far that is."""
+"""Batched reading of a log between two offsets."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ Record = tuple[int, bytes]
 
 @runtime_checkable
 class Bounded(Protocol):
-    """A log that ends where it ended when it was opened, and counts its records from there."""
+    """A log with a fixed end, that of its opening."""
 
     @property
     def reach(self) -> Position:
-        """Where it ends."""
+        """End of the log."""
 
     def reach_to(self, position: Position) -> bool:
-        """End where it ended for somebody before; whether that is possible."""
+        """End the log at an earlier end; return whether it reaches that."""
 
 
 def reach_of(log: EventLog) -> Position:
@@ -58,7 +58,7 @@ def read_batches(log: EventLog, begin: int, end: int, *, size: int) -> Iterator[
 
 
 def decoded(records: Iterable[Record]) -> Iterator[tuple[int, Entry]]:
-    """Offsets and entries; what cannot be decoded is skipped, as the engine does."""
+    """Decode records; damaged ones are skipped, as in the engine."""
     for offset, payload in records:
         try:
             entry = decode_entry(payload)

@@ -1,7 +1,7 @@
-"""Seals what the log holds of a person under a key of theirs, which an erasure deletes.
+"""Encryption of log records with a key for each user, which an erasure deletes.
 
-Then nothing opens it any more: not in a topic that nobody can rewrite, nor in a copy that was made
-before. It is a measure beside deletion, not in its place; see ``docs/decisions``.
+Without the key no copy can be decrypted: neither a topic, which cannot be rewritten, nor an earlier
+backup. It complements deletion and does not replace it; see ``docs/decisions``.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _KEY_BYTES = 32
 
 
 class _Names(msgspec.Struct):
-    """What of an entry says whose it is."""
+    """Fields of an entry that identify the user."""
 
     user_id: str | None = None
     device_id: str | None = None
@@ -53,17 +53,17 @@ class RecordSeal:
         """Use the keys of `vault`, which is closed with this object.
 
         Args:
-            vault: holds the key of each person.
-            format: how entries are written.
+            vault: holds the key of each user.
+            format: encoding of entries.
             writes: whether to seal; otherwise records are only opened.
         """
         self._vault = vault
         self._writes = writes
         self._blank = encode_entry(Tick(timestamp=0), format)
-        self._told = False
+        self._warned = False
 
     def seal(self, payloads: Sequence[bytes]) -> list[bytes]:
-        """Each entry as it is to lie in the log; those of nobody stay as they are.
+        """Seal entries for the log; entries without a user stay unsealed.
 
         Raises:
             LogError: if the vault cannot be used.
@@ -86,7 +86,7 @@ class RecordSeal:
         return sealed
 
     def open(self, payloads: Sequence[bytes]) -> list[bytes]:
-        """Each entry as it was; one whose key is gone is a tick that moves no clock.
+        """Open entries; one whose key is deleted becomes a tick at time 0.
 
         Raises:
             LogError: if the vault cannot be used.
@@ -102,18 +102,18 @@ class RecordSeal:
             raise LogCorruptedError(f"a sealed record of the log is damaged: {error}") from error
         except VaultError as error:
             raise LogError(f"sealed records cannot be opened: {error}") from error
-        if None in found and not self._told:
-            self._told = True
+        if None in found and not self._warned:
+            self._warned = True
             logger.warning(
-                "there are sealed records whose keys are gone: of people who were erased, unless "
-                "the vault is another one than they were sealed with"
+                "keys of sealed records are missing: the users were erased, or the records were "
+                "sealed with another vault"
             )
         for place, content in zip(places, found, strict=True):
             opened[place] = self._blank if content is None else content
         return opened
 
     def references(self, people: Collection[str]) -> frozenset[bytes]:
-        """What records of these people, sealed as they are, have in them.
+        """Return bytes that sealed records of these users hold.
 
         Raises:
             StorageError: if the vault cannot be used.
@@ -123,7 +123,7 @@ class RecordSeal:
             return frozenset(reference for reference in found if reference is not None)
 
     def erase(self, people: Collection[str]) -> int:
-        """Delete the keys of people; how many there were.
+        """Delete the keys of users and return their number.
 
         Raises:
             StorageError: if the vault cannot be used.
@@ -137,7 +137,7 @@ class RecordSeal:
 
 
 def person_of(payload: bytes) -> str | None:
-    """Key of the person whom an entry is of; None for one of nobody, or that cannot be read."""
+    """Return the key of an entry's user; None without a user or for a damaged entry."""
     try:
         names = (_from_json if payload[:1] == b"{" else _from_msgpack)(payload)
     except (msgspec.MsgspecError, ValueError, RecursionError):
@@ -157,14 +157,14 @@ def is_sealed(settings: Settings) -> bool:
 
 
 def open_seal(settings: Settings, *, clock: Callable[[], int]) -> RecordSeal | None:
-    """What seals the records of an installation's log, and opens those that are.
+    """Open the seal of an installation's log records.
 
     Returns:
-        None if no record is to be sealed, and none ever was.
+        None if no record is or was sealed.
 
     Raises:
-        ConfigError: if there is no master key, or it is none.
-        StorageError: if the vault or the keyring cannot be used, or the master key is another one.
+        ConfigError: if the master key is missing or invalid.
+        StorageError: if the vault or the keyring cannot be used, or the master key differs.
     """
     if not is_sealed(settings):
         return None
@@ -182,7 +182,7 @@ def open_seal(settings: Settings, *, clock: Callable[[], int]) -> RecordSeal | N
 
 @contextlib.contextmanager
 def log_in_files(settings: Settings, *, clock: Callable[[], int]) -> Iterator[EventLog]:
-    """The log of the data directory, to be read beside the server, with its records opened.
+    """Open the log of the data directory beside its server, with unsealed records.
 
     Raises:
         ConfigError: if records are sealed and there is no master key.
@@ -201,10 +201,10 @@ def log_in_files(settings: Settings, *, clock: Callable[[], int]) -> Iterator[Ev
 
 
 def master_key(settings: Settings) -> bytes:
-    """What the keys of people are wrapped by, 32 bytes.
+    """Read the master key that wraps the keys of users, 32 bytes.
 
     Raises:
-        ConfigError: if there is none where the settings say, or it is none.
+        ConfigError: if it is missing or invalid.
     """
     privacy = settings.privacy
     text = secret("privacy.master_key_env", privacy.master_key_env)
@@ -213,20 +213,20 @@ def master_key(settings: Settings) -> bytes:
     if text is None:
         raise ConfigError(
             "privacy.master_key_env or privacy.master_key_file is missing: records of the log are "
-            "sealed, so say where the key is that the keys of people are wrapped by"
+            "sealed, so name the master key, which wraps the keys of users"
         )
     return read_master_key(text, "privacy.master_key_env, privacy.master_key_file")
 
 
 def read_master_key(text: str, where: str) -> bytes:
-    """A master key as people write it down.
+    """Parse a master key.
 
     Args:
         text: 32 bytes in hexadecimal or Base64.
-        where: it is from, for the message.
+        where: its source, for the message.
 
     Raises:
-        ConfigError: if it is none.
+        ConfigError: if it is invalid.
     """
     try:
         key = bytes.fromhex(text) if len(text) == 2 * _KEY_BYTES else base64.b64decode(text)

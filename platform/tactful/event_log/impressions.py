@@ -1,7 +1,7 @@
-"""Lists that were shown: written for the log, read from it, and the latest of them at hand.
+"""Impressions: recommendations that were shown, as events of the log.
 
-The server logs every list it gives as an event of the type ``impression``: the items in order,
-their scores and channels, who ranked them, and the features they were ranked by.
+The server logs every recommendation as an event of the type ``impression``: items in order, scores,
+channels, model version, and the features of the ranking.
 """
 
 from __future__ import annotations
@@ -35,18 +35,17 @@ _CHUNK = 2_048
 
 @dataclass(frozen=True)
 class Impression:
-    """A list as it was shown.
+    """A recommendation as it was shown.
 
     Attributes:
-        offset: of its log record.
-        applied: log offset before which everything was applied when it was ranked.
+        offset: offset of its log record.
+        applied: log offset up to which events were applied at the ranking.
         event: the event itself.
         items: item ids, best first.
-        version: the model version that ranked them, or the name of a heuristic.
-        layout: what the features mean, see `tactful.ranking.features.layout`; empty where that was not
-            logged.
+        version: model version of the ranking, or name of a heuristic.
+        layout: names of the features, see `tactful.ranking.features.layout`; empty if not logged.
         forced: whether the caller chose the arm, as tests do.
-        features: as served, shape (items, columns); None where no features were served.
+        features: served features, shape (items, columns); None if there were none.
     """
 
     offset: int
@@ -70,17 +69,17 @@ def encode_impression(
     features: NDArray[np.float32] | None,
     more: Mapping[str, Any],
 ) -> bytes:
-    """A log record of a list, with the features as served: what training will learn from.
+    """Encode the log record of a recommendation, with features for training.
 
     Args:
-        request: what was asked.
-        answer: what was shown.
-        assignment: the arm.
-        at: when, epoch milliseconds.
-        applied: as in `Impression`; None where nobody can say.
-        layout: as in `Impression`.
-        features: as in `Impression`.
-        more: what else took part, by name.
+        request: the request.
+        answer: the recommendation.
+        assignment: arm of the experiment.
+        at: time, epoch milliseconds.
+        applied: see `Impression`; None if unknown.
+        layout: see `Impression`.
+        features: see `Impression`.
+        more: further properties by name.
     """
     properties: dict[str, Any] = {
         "items": [item.item_id for item in answer.items],
@@ -117,8 +116,8 @@ def encode_impression(
 
 
 def _filters(request: RecommendRequest) -> list[str]:
-    """What the request left out, for whoever wants to know why an item is not there."""
-    asked: dict[str, Any] = {
+    """Describe the filters of a request, to explain missing items."""
+    filters: dict[str, Any] = {
         "category": request.category,
         "min_price": request.min_price,
         "max_price": request.max_price,
@@ -126,12 +125,12 @@ def _filters(request: RecommendRequest) -> list[str]:
         "exclude_seen": "yes" if request.exclude_seen else None,
         "exclude_taken": "yes" if request.exclude_taken else None,
     }
-    return [f"{name}: {value}" for name, value in asked.items() if value is not None]
+    return [f"{name}: {value}" for name, value in filters.items() if value is not None]
 
 
 def decode_impression(payload: bytes, offset: int) -> Impression | None:
-    """Read a list from a log record; None if the record is none, or cannot be read as one."""
-    # Decoding everything would take most of the time.
+    """Decode an impression from a log record; None if it is none or damaged."""
+    # Decoding every record would take most of the time.
     if b"impression" not in payload:
         return None
     try:
@@ -143,11 +142,11 @@ def decode_impression(payload: bytes, offset: int) -> Impression | None:
 
 
 def as_impression(event: Event, offset: int = 0) -> Impression | None:
-    """Read a list from its event; None if the event is none, or cannot be read as one.
+    """Convert an event to an impression; None if it is none or damaged.
 
     Args:
         event: any event.
-        offset: of its log record.
+        offset: offset of its log record.
     """
     properties: Mapping[str, Any] = event.properties
     items = properties.get("items")
@@ -174,90 +173,90 @@ def as_impression(event: Event, offset: int = 0) -> Impression | None:
 
 
 def read_impressions(log: EventLog, *, latest: int | None = None) -> Iterator[Impression]:
-    """Lists of a log, in order.
+    """Read the impressions of a log, in order.
 
     Args:
-        log: where they are.
-        latest: look at so many of the newest records only; None looks at all.
+        log: log to read.
+        latest: number of newest records to read; None reads all.
     """
     for records in _newest(log, latest):
         for offset, payload in records:
-            if (found := decode_impression(payload, offset)) is not None:
-                yield found
+            if (impression := decode_impression(payload, offset)) is not None:
+                yield impression
 
 
 def _newest(log: EventLog, latest: int | None) -> Iterator[Sequence[Record]]:
-    """The newest records, or all; also beyond the end, where some brokers count a batch as one."""
+    """Read the newest records, or all; also past the end, which some brokers understate."""
     end = log.end
     begin = log.begin if latest is None else max(log.begin, end - latest)
     return read_batches(log, begin, end + _CHUNK, size=_CHUNK)
 
 
 def find_impression(log: EventLog, recommendation_id: str, *, latest: int) -> Event | None:
-    """The event of one list, if it is among the newest records of a log.
+    """Find the event of a recommendation among the newest records of a log.
 
     Args:
-        log: where it is.
-        recommendation_id: of the list.
-        latest: how many of the newest records are looked at.
+        log: log to search.
+        recommendation_id: id of the recommendation.
+        latest: number of newest records to search.
     """
     wanted = recommendation_id.encode()
     for records in _newest(log, latest):
         for offset, payload in records:
-            found = decode_impression(payload, offset) if wanted in payload else None
-            if found is not None and found.event.recommendation_id == recommendation_id:
-                return found.event
+            impression = decode_impression(payload, offset) if wanted in payload else None
+            if impression is not None and impression.event.recommendation_id == recommendation_id:
+                return impression.event
     return None
 
 
 class RecentImpressions:
-    """The latest lists, encoded as for the log, at hand by their id; bounded in number and bytes.
+    """Cache of the latest impressions by id, encoded as in the log.
 
-    For one thread.
+    Bounded in number and bytes; for one thread.
     """
 
     def __init__(self, *, most: int = 2_000, bytes_: int = 32 * 1024 * 1024) -> None:
         """Start empty.
 
         Args:
-            most: lists to keep.
-            bytes_: most bytes of them together.
+            most: highest number of impressions.
+            bytes_: highest number of their bytes.
         """
         self._most = most
         self._bytes = bytes_
         self._held = 0
-        self._lists: OrderedDict[str, bytes] = OrderedDict()
+        self._payloads: OrderedDict[str, bytes] = OrderedDict()
 
     def __len__(self) -> int:
-        """How many there are."""
-        return len(self._lists)
+        """Return the number of impressions."""
+        return len(self._payloads)
 
     def add(self, recommendation_id: str, payload: bytes) -> None:
-        """Keep a list; the oldest make room."""
-        self._held += len(payload) - len(self._lists.pop(recommendation_id, b""))
-        self._lists[recommendation_id] = payload
-        while len(self._lists) > self._most or self._held > self._bytes:
-            _, dropped = self._lists.popitem(last=False)
+        """Add an impression; the oldest are dropped."""
+        self._held += len(payload) - len(self._payloads.pop(recommendation_id, b""))
+        self._payloads[recommendation_id] = payload
+        while len(self._payloads) > self._most or self._held > self._bytes:
+            _, dropped = self._payloads.popitem(last=False)
             self._held -= len(dropped)
 
-    def forget(self, needles: Collection[bytes], theirs: Callable[[Entry], bool]) -> int:
-        """Forget lists of people; how many there were.
+    def forget(self, needles: Collection[bytes], matches: Callable[[Entry], bool]) -> int:
+        """Delete impressions of users and return their number.
 
         Args:
-            needles: one of these is in each that is theirs.
-            theirs: whether an entry is.
+            needles: bytes of which one occurs in each of them.
+            matches: returns whether an entry belongs to the users.
         """
-        gone = [
-            list_
-            for list_, payload in self._lists.items()
-            if any(needle in payload for needle in needles) and theirs(decode_entry(payload))
+        deleted = [
+            key
+            for key, payload in self._payloads.items()
+            if any(needle in payload for needle in needles) and matches(decode_entry(payload))
         ]
-        for list_ in gone:
-            self._held -= len(self._lists.pop(list_))
-        return len(gone)
+        for key in deleted:
+            self._held -= len(self._payloads.pop(key))
+        return len(deleted)
 
     def find(self, recommendation_id: str) -> Event | None:
-        """The event of one list; None if it is not here any more."""
-        payload = self._lists.get(recommendation_id)
+        """Return the event of a recommendation; None if it was dropped."""
+        payload = self._payloads.get(recommendation_id)
         entry = None if payload is None else decode_entry(payload)
         return None if entry is None else event_for(entry, PERSONALISATION)

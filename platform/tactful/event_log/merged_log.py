@@ -1,9 +1,11 @@
-"""What an engine follows: a log as a whole, be it of one partition or of many.
+"""The log that an engine reads, of one partition or of several merged ones.
 
-A log of many partitions is read as one, in the order of event time as far as its records are here
-already. That keeps the partitions together while much is to be read: a window of one does not close
-because another was read first. What was read is numbered through, and the offsets behind it, by
-partition, are kept in the engine's state beside its own: :class:`LogOffsets` carries them.
+Partitions are merged by event time, as far as their records have arrived, so that during a replay
+no window closes because another partition was read first. Records are numbered consecutively, and
+the partitions' offsets are stored in the engine's state by :class:`LogOffsets`::
+
+    partition 0:  t=1  t=4         read:  0 (t=1)  1 (t=2)  2 (t=4)
+    partition 1:  t=2              offsets: {0: 2, 1: 1}
 """
 
 from __future__ import annotations
@@ -38,70 +40,70 @@ _POLL_S = 1.0
 
 
 class AppliedLog(Protocol):
-    """A log from which one thread reads on and on."""
+    """A log that one thread reads continuously."""
 
     @property
     def reached(self) -> Offsets:
-        """By partition, the offset behind what was read last."""
+        """Offset after the last read record, by partition."""
 
     @property
     def ends(self) -> Offsets:
-        """By partition, the offset behind the last record that is known to be there."""
+        """Known end offset, by partition."""
 
     def read(self, offset: int, limit: int) -> list[tuple[int, bytes]]:
-        """Up to `limit` records from number `offset` on, which is behind what was read last."""
+        """Read up to `limit` records from number `offset` on, the next unread one."""
 
     def close(self) -> None:
-        """Release what is held, other than a log that was given."""
+        """Release resources, except a log of the caller."""
 
 
 class SinglePartitionLog:
-    """A log of one partition, as it is."""
+    """A log of one partition."""
 
     def __init__(self, log: EventLog, offset: int) -> None:
-        """Follow `log`, which stays the caller's to close, from `offset` on."""
+        """Read `log`, which the caller closes, from `offset` on."""
         self._log = log
         self._offset = offset
 
     @property
     def reached(self) -> Offsets:
-        """The offset behind what was read last, of partition 0."""
+        """Offset after the last read record, of partition 0."""
         return {0: self._offset}
 
     @property
     def ends(self) -> Offsets:
-        """The end of the log, of partition 0."""
+        """End of the log, of partition 0."""
         return {0: self._log.end}
 
     def read(self, offset: int, limit: int) -> list[tuple[int, bytes]]:
-        """Up to `limit` records from `offset` on."""
+        """Read up to `limit` records from `offset` on."""
         records = self._log.read(offset, limit)
         self._offset = records[-1][0] + 1 if records else offset
         return records
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing: no resources are held."""
 
 
 class LogOffsets(CoCommittedConsumer):
-    """A passenger of the engine that keeps how far each partition of a topic was read.
+    """Co-committed consumer that stores the read offset of each partition of a topic.
 
     Attributes:
-        topic: what is read; what was read, once restored.
-        offsets: gives the next offset to read, by partition.
+        topic: topic that is read; after a restore, the stored one.
+        offsets: returns the next offset to read, by partition.
     """
 
     def __init__(self, topic: str) -> None:
-        """Begin with nothing read of `topic`."""
+        """Begin at the start of `topic`."""
         self.topic = topic
         self.offsets: Callable[[], Offsets] = dict
         self._kept: dict[int, int] = {}
 
     def apply(self, event: Event, item: Item | None) -> None:
-        """Events are none of its business."""
+        """Ignore events."""
 
     def snapshot(self) -> bytes | None:
-        """The offsets, as they belong to what the engine has applied."""
+        """Encode the offsets of the records that the engine has applied."""
         now = dict(self.offsets())
         if now == self._kept:
             return None
@@ -109,13 +111,13 @@ class LogOffsets(CoCommittedConsumer):
         return msgspec.msgpack.encode((self.topic, now))
 
     def restore(self, state: bytes) -> None:
-        """Go back to what was stored."""
+        """Restore stored offsets."""
         self.topic, self._kept = msgspec.msgpack.decode(state, type=tuple[str, dict[int, int]])
         self.offsets = self._kept.copy
 
 
 class _Head(msgspec.Struct, gc=False):
-    """What decides the order of records."""
+    """Fields that decide the order of records."""
 
     kind: str = ""
     timestamp: int = 0
@@ -125,19 +127,18 @@ _Queued = tuple[int, bytes, int, bool]
 """Offset, payload, event time, and whether it is an event rather than a copy of an upsert."""
 
 _EVENTS = frozenset({"event", "restricted"})
-"""Kinds of what lies in one partition alone."""
+"""Kinds of entries that lie in one partition only."""
 
 _of_json = msgspec.json.Decoder(_Head)
 _of_msgpack = msgspec.msgpack.Decoder(_Head)
 
 
 class MergedLog:
-    """All partitions of a topic as one log, read by one thread from a connection of its own.
+    """All partitions of a topic as one log, read by one thread over its own connection.
 
-    Upserts and ticks lie in every partition, so those of partition 0 stand for all. It is an
-    :class:`~tactful_streaming.EventLog` to read, whose numbers are dense; reading may begin again
-    at its begin. Between the ends as they were at the start, the order follows from the records
-    alone.
+    Upserts and ticks are in every partition, so those of partition 0 are read. It is a read-only
+    :class:`~tactful_streaming.EventLog` with dense numbers; reading may restart at its begin. Up to
+    the ends at the start, the order depends on the records only.
     """
 
     def __init__(
@@ -158,21 +159,21 @@ class MergedLog:
         """Connect.
 
         Args:
-            settings: where the topic lies.
-            partitions: how many it has.
-            begin: number of the first record that is read; None: how many are left out before it.
-            offsets: by partition, where to begin; those that are missing begin with their oldest.
-            latest: begin so many records before the end, by partition an equal share, where
-                `offsets` says nothing; None: with the oldest.
-            bounded: end where the partitions end now, instead of following them.
-            ends: by partition, where to end instead, if it is bounded.
-            opened: what sealed payloads say.
-            wait_s: how long a read waits for a record: at the end, or if it is bounded at most.
-            timeout_s: how long to wait for an answer of the broker.
-            clock: monotonic seconds.
+            settings: connection and topic.
+            partitions: number of its partitions.
+            begin: number of the first record; None: the number of skipped records.
+            offsets: first offsets by partition; others begin with the oldest record.
+            latest: number of newest records to read, divided equally among the partitions without
+                `offsets`; None: all.
+            bounded: end at the present ends of the partitions.
+            ends: other ends by partition, if it is bounded.
+            opened: opens sealed payloads.
+            wait_s: longest wait of a read for a record.
+            timeout_s: timeout of the broker's responses.
+            clock: returns monotonic seconds.
 
         Raises:
-            OffsetError: if a partition does not hold the offset it shall be read from.
+            OffsetError: if a partition does not hold its first offset.
             LogError: if the broker does not answer or refuses.
         """
         self._settings = settings
@@ -201,11 +202,11 @@ class MergedLog:
 
     @property
     def reach(self) -> Position:
-        """Where it ends if it is bounded, over all partitions."""
+        """End of a bounded log, over all partitions."""
         return as_text({number: end for number, (_, end) in self._bounds.items()})
 
     def reach_to(self, position: Position) -> bool:
-        """End there, which a bounded log can where its partitions go so far; whether it does."""
+        """End a bounded log at a position; return whether its partitions reach that."""
         try:
             ends = parse(position)
         except ValueError:
@@ -219,39 +220,38 @@ class MergedLog:
 
     @property
     def reached(self) -> Offsets:
-        """By partition, the offset behind what was read last."""
+        """Offset after the last read record, by partition."""
         return self._reached
 
     @property
     def ends(self) -> Offsets:
-        """By partition, the offset behind the last record that was known at the last read.
+        """Known end offset at the last read, by partition.
 
-        Asked for in other threads, too, so it does not touch the client: that would wait for a read
-        which waits for records.
+        Other threads use it, too, so it does not use the client, which would wait for a read.
         """
         return self._ends
 
     @property
     def end(self) -> int:
-        """The number that a record behind all that are known to be there would get, at most."""
+        """Upper bound of the number after the last known record."""
         left = sum(max(self._end(n) - at, 0) for n, at in self._reached.items())
         return self._next + left
 
     def read(self, offset: int, limit: int) -> list[tuple[int, bytes]]:
-        """Up to `limit` records from number `offset` on: behind what was read last, or the begin.
+        """Read up to `limit` records from `offset` on: the next number, or the begin.
 
-        Empty when none came within the wait, or at the end if it is bounded. While the broker is
-        away that is all that happens to a log that is followed.
+        Empty if none came within the wait, also while the broker is away, or at the end of a
+        bounded log.
 
         Raises:
             OffsetError: if `offset` is another one, or records were dropped before they were read.
-            LogUnreachableError: if it is bounded and what is there did not come within the wait.
+            LogUnreachableError: if it is bounded and existing records did not come within the wait.
             TopicError: if the topic or a partition is gone.
-            LogError: for anything else that does not mend by itself.
+            LogError: for other permanent errors.
         """
         if offset != self._next:
             if offset != self.begin:
-                raise OffsetError(f"record {offset} is not next: that is {self._next}")
+                raise OffsetError(f"record {offset} is not the next one, {self._next}")
             self._rewind()
         until = self._clock() + self._wait_s
         while not (self._bounded and self._is_over()):
@@ -268,15 +268,15 @@ class MergedLog:
         return []
 
     def append(self, payloads: object) -> int:
-        """Refused: what is appended goes through the log itself."""
-        raise LogError("this log is only read")
+        """Raise: records are appended to the log itself."""
+        raise LogError("this log is read only")
 
     def offset_at(self, timestamp: int) -> int:
-        """Refused: numbers have no times."""
+        """Raise: numbers have no times."""
         raise LogError("this log cannot be searched by time")
 
     def close(self) -> None:
-        """Leave the broker."""
+        """Close the connection."""
         self._consumer.close()
 
     def _rewind(self) -> None:
@@ -311,14 +311,14 @@ class MergedLog:
         return all(at >= self._bounds[number][1] for number, at in self._reached.items())
 
     def _is_ready(self) -> bool:
-        """Whether every partition has its next record here, or none."""
+        """Return whether every partition has its next record queued, or has ended."""
         for number, queue in self._queues.items():
             if not queue and number not in self._at_end:
                 return False
         return any(self._queues.values())
 
     def _receive(self, wait_s: float) -> None:
-        """Queue what has come, waiting for the first for at most `wait_s`."""
+        """Queue received records; wait for the first one for at most `wait_s`."""
         messages = self._consumer.consume(_CONSUME, 0)
         if not messages and wait_s > 0:
             first = self._consumer.poll(wait_s)
@@ -346,7 +346,7 @@ class MergedLog:
         try:
             head = (_of_json if payload[:1] == b"{" else _of_msgpack).decode(payload)
         except (msgspec.MsgspecError, ValueError, RecursionError):
-            head = _Head("event")  # the engine says what is wrong with it
+            head = _Head("event")  # the engine reports it
         self._queues[number].append((offset, payload, head.timestamp, head.kind in _EVENTS))
         self._came[number] = offset + 1
         self._at_end.discard(number)
@@ -354,14 +354,14 @@ class MergedLog:
             self._at_end.add(number)
 
     def _find_end(self, number: int, offset: int) -> None:
-        """Note where a partition ends: what lies between its last record and there is no record."""
+        """Record the end of a partition; no records follow its last one before that."""
         self._at_end.add(number)
         self._came[number] = max(self._came[number], offset)
         if not self._queues[number]:
             self._reached[number] = self._came[number]
 
     def _take(self, limit: int) -> list[tuple[int, bytes]]:
-        """The next records, in the order of event time, as far as that is certain."""
+        """Take the next records in the order of event time, as far as it is certain."""
         if self._is_ready():
             self._waiting_since = None
         elif not self._has_waited_enough():
@@ -386,7 +386,7 @@ class MergedLog:
         return records
 
     def _has_waited_enough(self) -> bool:
-        """Whether partitions that say nothing have held the others up for long enough."""
+        """Return whether silent partitions have delayed the others for long enough."""
         if not any(self._queues.values()):
             self._waiting_since = None
             return False
@@ -401,7 +401,7 @@ class MergedLog:
     def _on_message_error(self, message: Any) -> None:
         error, number = message.error(), message.partition()
         if error.code() == self._kafka.KafkaError._PARTITION_EOF:
-            # What is behind an open transaction is there, and comes when that ends.
+            # Records after an open transaction come when that ends.
             if not self._bounded or message.offset() >= self._bounds[number][1]:
                 self._find_end(number, message.offset())
         elif error.code() == self._kafka.KafkaError._AUTO_OFFSET_RESET:
@@ -410,12 +410,12 @@ class MergedLog:
             self._on_error(error)
 
     def _missing(self) -> LogUnreachableError:
-        """What to say of records that are there and did not come."""
+        """Build the error for existing records that did not come."""
         number = next(n for n, at in self._came.items() if at < self._bounds[n][1])
         return LogUnreachableError(
             f"partition {number} of topic {self._settings.topic!r} at {self._settings.servers}: "
-            f"record {self._came[number]} is there and did not come within {self._wait_s:g} s: see "
-            "whether the broker is well",
+            f"record {self._came[number]} exists and did not come within {self._wait_s:g} s: check "
+            "the broker",
             retry_after=2.0,
         )
 
@@ -428,5 +428,5 @@ class MergedLog:
 
 
 def behind(reached: Offsets, ends: Offsets) -> int:
-    """How many records lie between two positions."""
+    """Count the records between two positions."""
     return sum(max(end - reached.get(number, 0), 0) for number, end in ends.items())

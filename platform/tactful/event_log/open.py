@@ -10,8 +10,8 @@ from tactful.event_log.encryption import log_in_files, open_seal
 from tactful.event_log.merged_log import MergedLog
 from tactful.metadata.connections import kafka_settings, make_topic
 from tactful_streaming.kafka.kafka_log import KafkaLog
-from tactful_streaming.log.event_log import EventLog
 from tactful_streaming.log.encrypted_log import SealedLog
+from tactful_streaming.log.event_log import EventLog
 
 _WAIT_S = 30.0
 """Longer than a broker takes to fail over, or workers to end a transaction."""

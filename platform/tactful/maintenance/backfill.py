@@ -1,4 +1,4 @@
-"""Bringing the states of an installation up to changed definitions, and keeping account of it."""
+"""Backfill: compute features of changed definitions in the states of an installation."""
 
 from __future__ import annotations
 
@@ -48,8 +48,10 @@ class _Running:
 class Backfill:
     """One run of ``tactful features backfill``, on all states of a data directory.
 
-    A run that is killed leaves jobs in the metadata that are `running`, and states of its own; the
-    next run goes on with both.
+    A killed run leaves `running` jobs in the metadata, and scratch states; the next run resumes
+    both::
+
+        plan -> compute_ahead (servers run) -> hold (servers stopped) -> complete (merge)
     """
 
     def __init__(
@@ -60,15 +62,14 @@ class Backfill:
         suppression: SuppressionStore,
         progress: Progress,
     ) -> None:
-        """Open what an earlier run has left.
+        """Open the scratch states, maybe of an earlier run.
 
         Args:
-            parts: the states.
-            definitions: what they shall hold.
-            metadata: where jobs are noted; it stays the caller's to close.
-            suppression: who was erased, of whom the parts count nothing; and nothing is merged of
-                who was erased meanwhile, or before another run went on here.
-            progress: told of the offset reached and the one wanted, over all partitions.
+            parts: states to change.
+            definitions: definitions that they shall have.
+            metadata: records the jobs; the caller closes it.
+            suppression: erased users; also users erased during the run are left out.
+            progress: called with the reached and the final offset, summed over partitions.
 
         Raises:
             StreamingError: if the state of an earlier run cannot be used.
@@ -77,7 +78,7 @@ class Backfill:
         self._definitions = definitions
         self._metadata = metadata
         self._suppression = suppression
-        self._tell = progress
+        self._progress = progress
         self._jobs: dict[str, BackfillJob] = {}
         with contextlib.ExitStack() as stack:
             self._scratches = [RocksState(part.scratch) for part in parts]
@@ -86,10 +87,10 @@ class Backfill:
             self._opened = stack.pop_all()
 
     def compute_ahead(self) -> None:
-        """Compute up to where those are that run, again and again until little is left.
+        """Compute up to the offsets of running servers, repeatedly until little is left.
 
         Raises:
-            StreamingError: if log or state cannot be used; the jobs are noted as failed.
+            StreamingError: if log or state cannot be used; the jobs are recorded as failed.
         """
         reached = [0] * len(self._parts)
         while True:
@@ -111,30 +112,30 @@ class Backfill:
             reached = [plan.offset for plan in plans]
 
     def hold(self, stack: contextlib.ExitStack) -> list[StateStore]:
-        """Open the states, so that nobody else can, as long as the context lasts.
+        """Open the states exclusively until `stack` is closed.
 
         Raises:
-            StorageError: if somebody has one open.
+            StorageError: if another process has one open.
         """
         return [part.hold(stack) for part in self._parts]
 
     def complete(self, states: Sequence[StateStore]) -> tuple[str, ...]:
-        """Compute the rest and merge it into the states, which :meth:`hold` gave.
+        """Compute the rest and merge it into the states of :meth:`hold`.
 
         Returns:
-            Names of the features that were missing.
+            Names of the computed features.
 
         Raises:
-            StreamingError: if log or state cannot be used; the jobs are noted as failed.
+            StreamingError: if log or state cannot be used; the jobs are recorded as failed.
         """
         plans = self._plans(states)
         for part, state in zip(self._parts, states, strict=True):
             adopt_definitions(state, part.definitions)
         self._compute(states, plans, final=True)
-        with self._noting_failure():
+        with self._recording_failure():
             self._suppression.refresh()
             for part, state, scratch in zip(self._parts, states, self._scratches, strict=True):
-                self._forget_erased(scratch, part.definitions)
+                self._delete_erased(scratch, part.definitions)
                 merge_computed(state, scratch, part.definitions)
                 part.merged()
         for job in self._jobs.values():
@@ -147,16 +148,16 @@ class Backfill:
         self.close()
         for part in self._parts:
             shutil.rmtree(part.scratch, ignore_errors=True)
-            with contextlib.suppress(OSError):  # others are in there
+            with contextlib.suppress(OSError):  # not empty
                 part.scratch.parent.rmdir()
         return tuple(dict.fromkeys(name for plan in plans for name in plan.recomputed))
 
     def close(self) -> None:
-        """Close what was opened. Closing twice is harmless."""
+        """Close the scratch states. Closing twice is harmless."""
         self._opened.close()
 
-    def _forget_erased(self, scratch: StateStore, definitions: Definitions) -> None:
-        """Merge nothing of them: their own states were purged, and are not purged of it again."""
+    def _delete_erased(self, scratch: StateStore, definitions: Definitions) -> None:
+        """Delete users that were erased meanwhile: the states are not purged of them again."""
         traces = find_subject_ids(scratch, self._suppression.suppressed, definitions)
         if traces != SubjectIds():
             delete_subjects(scratch, traces, definitions, {})
@@ -170,7 +171,7 @@ class Backfill:
     def _compute(
         self, states: Sequence[StateStore], plans: Sequence[EvolutionPlan], *, final: bool
     ) -> None:
-        with self._noting_failure():
+        with self._recording_failure():
             running = []
             together = self._missing_together(plans)
             for part, state, scratch, plan in zip(
@@ -182,26 +183,26 @@ class Backfill:
                     computation = part.computation(state, scratch, missing, plan.offset)
                     running.append(_Running(part, computation, plan.offset, job))
 
-            def told() -> None:
-                for one in running:
-                    self._metadata.advance_backfill(one.job.id, one.computation.position)
-                self._tell(
-                    sum(one.computation.position for one in running),
-                    sum(one.offset for one in running),
+            def report() -> None:
+                for task in running:
+                    self._metadata.advance_backfill(task.job.id, task.computation.position)
+                self._progress(
+                    sum(task.computation.position for task in running),
+                    sum(task.offset for task in running),
                 )
 
-            linked = [one.computation for one in running if one.part.linked]
-            for one in running:
-                if not one.part.linked:
-                    compute_to_end(one.computation, told)
+            linked = [task.computation for task in running if task.part.linked]
+            for task in running:
+                if not task.part.linked:
+                    compute_to_end(task.computation, report)
             if linked:
-                compute_together(linked, self._parts[-1].partition_of, final=final, progress=told)
+                compute_together(linked, self._parts[-1].partition_of, final=final, progress=report)
 
     def _missing_together(self, plans: Sequence[EvolutionPlan]) -> set[str]:
-        """What any of the partitions lacks between which histories move.
+        """Return the features that any linked partition lacks.
 
-        Where an earlier run was killed between two merges, all are computed again: what was merged
-        is, in those that have it, left as it is.
+        If an earlier run was killed between two merges, all are computed again; partitions that
+        have the merged features keep them.
         """
         linked = [
             (scratch, plan)
@@ -215,7 +216,7 @@ class Backfill:
         return {name for _, plan in linked for name in plan.recomputed}
 
     def _begin(self, part: Part, missing: Collection[str], end: int) -> BackfillJob:
-        """Note what is going to be computed; an earlier run of the same is gone on with."""
+        """Record the job, or resume the record of an earlier run."""
         job = self._metadata.begin_backfill(
             self._definitions.fingerprint,
             [*missing],
@@ -227,7 +228,7 @@ class Backfill:
         return job
 
     @contextlib.contextmanager
-    def _noting_failure(self) -> Iterator[None]:
+    def _recording_failure(self) -> Iterator[None]:
         try:
             yield
         except (StreamingError, TactfulError) as error:
@@ -235,14 +236,14 @@ class Backfill:
                 try:
                     self._metadata.finish_backfill(job.id, error=str(error))
                 except TactfulError as problem:
-                    _logger.warning("the failed backfill is not noted as such: %s", problem)
+                    _logger.warning("the failure of the backfill cannot be recorded: %s", problem)
             raise
 
 
 def unfinished(settings: Settings, definitions: Definitions) -> list[BackfillJob]:
-    """Backfills for `definitions` that have begun and are not done.
+    """List the unfinished backfills of definitions.
 
-    Metadata that is not there is not made for this.
+    A missing metadata database is not created.
 
     Raises:
         ConfigError: if the settings name a variable that is not set.

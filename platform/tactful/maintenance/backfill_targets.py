@@ -1,10 +1,10 @@
-"""The states of an installation, and what each of them was computed from.
+"""The states of an installation, with the logs that they were computed from.
 
 ========  ===================================  ====================================================
 log       state, in a data directory           computed from
 ========  ===================================  ====================================================
 embedded  ``state``                            the log in files
-kafka     ``state``, of a server               all partitions of the topic, read as one log
+kafka     ``state``, of a server               all partitions of the topic, merged
 kafka     ``partitions/<topic>-<number>``,     that partition
           of workers
 ========  ===================================  ====================================================
@@ -44,20 +44,20 @@ from tactful_streaming.state.key_layout import CONSUMER, read_meta
 from tactful_streaming.state.partition_checkpoint import PartitionState
 from tactful_streaming.state.store import RocksState, StateStore
 
-_PLACES = "places"
+_OFFSETS = "places"
 _WAIT_S = 10.0
-"""Longer than a broker that is well takes to deliver what is there."""
+"""Longer than a healthy broker takes to deliver existing records."""
 
 
 class Part(Protocol):
-    """One state, and how to compute what it lacks.
+    """One state, and the computation of its missing features.
 
     Attributes:
-        number: partition of the log that it is of; 0 if it is of the whole log.
+        number: partition of the state; 0 if it is of the whole log.
         path: directory of the state.
-        scratch: directory of a state for what is computed.
-        definitions: what it holds of the definitions of the installation.
-        linked: whether histories of devices come to it from other partitions.
+        scratch: directory of the scratch state, in which features are computed.
+        definitions: definitions of the features in the state.
+        linked: whether histories of devices move to it from other partitions.
     """
 
     number: int
@@ -68,31 +68,31 @@ class Part(Protocol):
 
     @property
     def begin(self) -> int:
-        """Oldest offset of the log, as far as offsets of the state count it."""
+        """Oldest offset of the log, as the state counts offsets."""
 
     def computation(
         self, state: StateStore, scratch: StateStore, missing: Collection[str], offset: int
     ) -> PartComputation:
-        """Begin to compute missing features up to where `state` is, which is `offset`, or go on."""
+        """Begin or resume to compute features up to `offset`, that of `state`."""
 
     def partition_of(self, key: str) -> int:
-        """Which partition of the log a key is routed to."""
+        """Return the partition of a key."""
 
     def read(self) -> RocksState:
-        """The state, read beside whoever writes it; the caller's to close."""
+        """Open the state to read it beside its writer; the caller closes it."""
 
     def hold(self, stack: contextlib.ExitStack) -> StateStore:
-        """Open the state, so that nobody else can, as long as the context lasts."""
+        """Open the state exclusively until `stack` is closed."""
 
     def merged(self) -> None:
-        """Follow up a change of the state apart from the log, while it is held."""
+        """Update copies of the state after a merge, while it is held."""
 
 
 def require_state(settings: Settings) -> None:
-    """See to it that there is something to work on.
+    """Check that the data directory has a state.
 
     Raises:
-        StorageError: if there is no state in the data directory.
+        StorageError: if it has none.
     """
     state = settings.storage.data / "state"
     folders = list((settings.storage.data / "partitions").glob(f"{settings.log.topic}-*/state"))
@@ -108,16 +108,15 @@ def require_state(settings: Settings) -> None:
 def opened_parts(
     settings: Settings, definitions: Definitions, suppressed: Container[str] = frozenset()
 ) -> Iterator[Sequence[Part]]:
-    """The states in the data directory, as long as their log is open.
+    """List the states in the data directory, with their logs open.
 
     Args:
         settings: of the installation.
-        definitions: what the states shall hold.
-        suppressed: keys of people who were erased: what a log still holds of them counts for
-            nothing.
+        definitions: definitions that the states shall have.
+        suppressed: keys of erased users, whose records are skipped.
 
     Raises:
-        StorageError: if there is none.
+        StorageError: if there is no state.
         StreamingError: if the log cannot be used.
     """
     require_state(settings)
@@ -141,7 +140,7 @@ def opened_parts(
         if numbers and settings.identity.enabled and len(numbers) < topic.partitions:
             missing = sorted(set(range(topic.partitions)) - set(numbers))
             raise StorageError(
-                f"{settings.storage.data}: there are no states of partitions "
+                f"{settings.storage.data} lacks the states of partitions "
                 f"{', '.join(map(str, missing))}. Histories of devices move between partitions "
                 "(identity.enabled), so all of them are computed together: give the workers of "
                 "all hosts one data directory, or let one worker take all partitions from the "
@@ -193,13 +192,13 @@ class _FilesPart:
         return 0
 
     def merged(self) -> None:
-        """Nothing follows."""
+        """Do nothing: there is no copy."""
 
 
 class _ServerPart(_FilesPart):
-    """The state of a server that has read all partitions as one log.
+    """The state of a server that reads all partitions as one log.
 
-    Up to where it has read each of them is kept in the state; in the state of the computation, too.
+    State and scratch state hold the offset of each partition.
     """
 
     def __init__(
@@ -235,22 +234,22 @@ class _ServerPart(_FilesPart):
         if meta is not None and meta.fingerprint != wanted.fingerprint:
             scratch.clear()
             meta = None
-        places = LogOffsets(self._kafka.topic)
+        read = LogOffsets(self._kafka.topic)
         log = MergedLog(
             self._kafka,
             self._partitions,
             begin=0 if meta is None else meta.offset,
-            offsets=_places(scratch),
+            offsets=_offsets_in(scratch),
             bounded=True,
-            ends=_places(state),
+            ends=_offsets_in(state),
             opened=list if self._seal is None else self._seal.open,
             wait_s=_WAIT_S,
         )
         self._stack.callback(log.close)
         options = computing_options(self._settings, self._suppressed)
-        options = replace(options, consumers={_PLACES: places})
+        options = replace(options, consumers={_OFFSETS: read})
         part = PartComputation(log, scratch, self.definitions, missing, None, options)
-        places.offsets = lambda: log.reached
+        read.offsets = lambda: log.reached
         return part
 
 
@@ -313,13 +312,13 @@ class _WorkerPart:
         return self._topic.partition_of(key)
 
     def merged(self) -> None:
-        """Let checkpoints hold it, too: they are of the same offset."""
+        """Replace the checkpoints, which are of the same offset."""
         assert self._held is not None
         self._held.replace_checkpoints()
 
 
 def computing_options(settings: Settings, suppressed: Container[str]) -> EngineOptions:
-    """What an engine is opened with; each gets rules of its own, which have seen nothing."""
+    """Build the options of an engine, with rules of its own that have no state."""
     options = replace(engine_options(settings), suppressed=suppressed)
     if settings.engine.rules != Path():
         options = replace(options, cleaner=load_rules(settings.engine.rules))
@@ -330,13 +329,13 @@ def _folder(settings: Settings, number: int) -> Path:
     return settings.storage.data / "partitions" / f"{settings.log.topic}-{number}"
 
 
-def _places(state: StateStore) -> Offsets:
-    """How far each partition was read by whoever keeps `state`."""
-    stored = state.get(CONSUMER + _PLACES.encode())
+def _offsets_in(state: StateStore) -> Offsets:
+    """Read the offsets of partitions in a state."""
+    stored = state.get(CONSUMER + _OFFSETS.encode())
     if stored is None:
         return {}
     try:
         _, offsets = msgspec.msgpack.decode(stored, type=tuple[str, dict[int, int]])
     except msgspec.MsgspecError as error:
-        raise StorageError(f"how far a state has read the log is damaged: {error}") from error
+        raise StorageError(f"the offsets in a state are damaged: {error}") from error
     return offsets

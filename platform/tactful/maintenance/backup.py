@@ -1,12 +1,11 @@
-"""Backups: a consistent copy of a data directory, made beside the server that uses it.
+"""Backup: a consistent copy of a data directory, made beside a running server.
 
-The order is what makes the parts belong together. The segments of the log are opened first, so that
-none is dropped before it is copied; then the state is copied, as it was at one moment; then the
-log, which reaches at least as far; then the ledger, which holds at least what the state says was
-released; then the metadata and all other files, and the keyring as the last. What the state lacks,
-the server applies from the log when it starts on the copy.
+The order makes the parts consistent: open the segments of the log, so that none is dropped; copy a
+snapshot of the state; the log, which reaches at least as far; the ledger, with at least the
+releases of the state; the metadata and all other files; the keyring last. A server that starts on
+the copy applies the rest of the log to the state.
 
-What is deleted and still lies in files of RocksDB or SQLite does not get into the copy.
+Deleted data in files of RocksDB or SQLite are not copied.
 """
 
 from __future__ import annotations
@@ -41,8 +40,7 @@ from tactful_streaming.state.store import RocksState, copy_state
 _LOGS = ("log", "dead-letters", "late", "spool")
 _SQLITE = b"SQLite format 3\0"
 _PIECE = 1 << 20
-# Locks, drafts, what an erasure looks for, and a training's unfinished work: none outlives its job.
-# How far retention has come may be more than the log shows that was copied before.
+# Files of unfinished jobs. The progress of retention may be ahead of the copied log.
 _LEFT_OUT = ("backfill", "erasures", PROGRESS)
 _CHATTER = ("LOCK", "LOG")
 
@@ -54,30 +52,29 @@ def make_backup(
     clock: Callable[[], int],
     copied: Copied = lambda size: None,
 ) -> Manifest:
-    """Copy an installation into the new directory `target`, whether or not a server uses it.
+    """Copy an installation into the new directory `target`, also beside a running server.
 
-    The directory appears under its name when it is complete. What an attempt that was killed left
-    beside it is removed by the next.
+    The directory gets its name when it is complete. The next run removes the files of a killed one.
 
     Args:
         settings: of the installation.
         target: must not exist, and must not lie in the data directory.
-        clock: now in epoch milliseconds.
-        copied: told of every piece that was copied, in bytes.
+        clock: returns epoch milliseconds.
+        copied: called with the bytes of every copied piece.
 
     Returns:
-        What was copied.
+        The manifest.
 
     Raises:
-        BackupError: if that is not possible; there is no `target` then.
+        BackupError: if it fails; then there is no `target`.
     """
     data, target = settings.storage.data, target.absolute()
     if not data.is_dir():
-        raise BackupError(f"{data}: there is no data directory here")
+        raise BackupError(f"{data}: there is no data directory")
     if target.exists():
-        raise BackupError(f"{target}: is there already: a backup needs a new directory")
+        raise BackupError(f"{target} exists already: a backup needs a new directory")
     if target.is_relative_to(data.absolute()):
-        raise BackupError(f"{target}: lies in the data directory, which it would not outlive")
+        raise BackupError(f"{target} lies in the data directory and would be lost with it")
     refuse_unfinished(data)
     begun = target.with_name(f".{target.name}.unfinished")
     try:
@@ -113,11 +110,11 @@ def _copy(settings: Settings, begun: Path, clock: Callable[[], int], copied: Cop
             spans[name] = log.copy(files / name, copied=copied)
     files.mkdir(mode=0o700, exist_ok=True)
     done = [*states, *(data / name for name in logs)]
-    # The ledger before the metadata: the names sort so. The keyring after all else: keys are added
-    # to it, so it has those by which the copied metadata and vault know people.
+    # Sorting puts the ledger before the metadata. The keyring is last: keys are only added to it,
+    # so it has all keys of the copied metadata and vault.
     keyring = settings.keyring.absolute()
     for path in sorted(_walk(data), key=lambda path: (path.absolute() == keyring, path)):
-        if not any(path.is_relative_to(one) for one in done):
+        if not any(path.is_relative_to(copy) for copy in done):
             _copy_file(path, files / path.relative_to(data), copied)
     offset = _offset(files / "state")
     for state in states:
@@ -140,7 +137,7 @@ def _copy(settings: Settings, begun: Path, clock: Callable[[], int], copied: Cop
 
 
 def _walk(directory: Path) -> Iterator[Path]:
-    """Files that are worth keeping; one that vanishes meanwhile was not."""
+    """Yield the files to copy; files of unfinished jobs are left out."""
     for path in directory.rglob("*"):
         within = path.relative_to(directory).parts
         if any(part.startswith(".") for part in within) or within[0] in _LEFT_OUT:
@@ -170,7 +167,7 @@ def _copy_file(source: Path, target: Path, copied: Copied) -> None:
 
 
 def copy_database(source: Path, target: Path) -> None:
-    """Copy an SQLite file as it is at one moment, beside those who use it, and check the copy.
+    """Copy a snapshot of an SQLite file that may be in use, and check the copy.
 
     Raises:
         BackupError: if it is damaged.
@@ -181,14 +178,14 @@ def copy_database(source: Path, target: Path) -> None:
         contextlib.closing(sqlite3.connect(source, timeout=60.0)) as reading,
         contextlib.closing(sqlite3.connect(target, isolation_level=None)) as writing,
     ):
-        # In one step: between steps, whoever writes to it would let the copy begin again.
+        # In one step: a write between steps would restart the copy.
         reading.backup(writing)
-        # One file: without this, opening the copy would look for a log beside it.
+        # One file, without a write-ahead log.
         writing.execute("PRAGMA journal_mode=DELETE")
         writing.execute("VACUUM")
-        (said,) = writing.execute("PRAGMA quick_check(1)").fetchone()
-    if said != "ok":
-        raise BackupError(f"{source}: damaged: {said}; restore it from an earlier backup")
+        (result,) = writing.execute("PRAGMA quick_check(1)").fetchone()
+    if result != "ok":
+        raise BackupError(f"{source}: damaged: {result}; restore it from an earlier backup")
 
 
 def _offset(state: Path) -> int | None:
@@ -207,7 +204,7 @@ def _elsewhere(settings: Settings) -> Iterator[str]:
     if settings.metadata.url_env:
         yield "the metadata: a database of its own, to be backed up with its own tools"
     if settings.statistics.ledger_url_env:
-        yield "the ledger of published numbers: a database of its own, never to be set back"
+        yield "the ledger of published numbers: a database of its own, which must never be reset"
     for name, path in (
         ("the keyring", settings.keyring),
         ("the vault", settings.vault if settings.vault.exists() else Path()),

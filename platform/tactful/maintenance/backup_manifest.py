@@ -1,7 +1,7 @@
-"""What a backup consists of: its manifest, and whether the files are those that it names.
+"""Manifest of a backup, and checks of its files.
 
 A backup is a directory with ``manifest.json`` and ``files/``. The manifest is written last, so a
-directory without one is no backup but the beginning of one.
+directory without one is an incomplete backup.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ class BackupFile(msgspec.Struct, kw_only=True, frozen=True):
     """One file of a backup.
 
     Attributes:
-        path: below ``files/``, and where it belongs in a data directory.
+        path: path below ``files/`` and below a data directory.
         size: bytes.
-        sha256: of its content, hexadecimal.
+        sha256: digest of its content, hexadecimal.
     """
 
     path: str
@@ -43,16 +43,16 @@ class BackupFile(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class Manifest(msgspec.Struct, kw_only=True, frozen=True):
-    """What a backup holds.
+    """Content of a backup.
 
     Attributes:
         format: version of the layout.
-        version: of the tactful that made it.
-        begun_at: what was acknowledged by then is in it, epoch milliseconds.
-        ended_at: when it was complete.
-        log: first and next offset of the log in files, None where the log is in Kafka.
-        state: next offset of the log that the state has to apply.
-        elsewhere: what belongs to the installation and is not in the backup, in words.
+        version: version of tactful that made it.
+        begun_at: events acknowledged by then are in it, epoch milliseconds.
+        ended_at: time of completion.
+        log: first and next offset of the log in files, None for a log in Kafka.
+        state: next offset of the log to apply to the state.
+        elsewhere: names of parts of the installation that are not in the backup.
         files: sorted by path.
     """
 
@@ -72,7 +72,7 @@ class Manifest(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class _Sealed(msgspec.Struct, frozen=True):
-    """The manifest as it is written, with the digest of its encoding."""
+    """The stored manifest with the digest of its encoding."""
 
     sha256: str
     manifest: msgspec.Raw
@@ -83,14 +83,14 @@ class _Version(msgspec.Struct, frozen=True):
 
 
 def write_manifest(backup: Path, manifest: Manifest) -> None:
-    """Write the manifest of a backup, forced to disk, as a whole or not at all."""
+    """Write the manifest of a backup atomically and durably."""
     encoded = msgspec.json.encode(manifest)
     sealed = _Sealed(hashlib.sha256(encoded).hexdigest(), msgspec.Raw(encoded))
     replace_file(backup / MANIFEST, msgspec.json.encode(sealed))
 
 
 def read_manifest(backup: Path) -> Manifest:
-    """The manifest of a backup; its files are not looked at.
+    """Read the manifest of a backup, without its files.
 
     Raises:
         BackupError: if there is none, or it is damaged or of a newer version.
@@ -100,18 +100,18 @@ def read_manifest(backup: Path) -> Manifest:
         sealed = msgspec.json.decode(path.read_bytes(), type=_Sealed)
         encoded = bytes(sealed.manifest)
         if hashlib.sha256(encoded).hexdigest() != sealed.sha256:
-            raise BackupError(f"{path}: damaged: it does not have its checksum; use another backup")
-        found = msgspec.json.decode(encoded, type=_Version).format
-        if found != FORMAT:
+            raise BackupError(f"{path}: damaged: its checksum differs; use another backup")
+        version = msgspec.json.decode(encoded, type=_Version).format
+        if version != FORMAT:
             raise BackupError(
-                f"{path}: the backup has format {found}, this version of tactful reads {FORMAT}: "
+                f"{path}: the backup has format {version}, this version of tactful reads {FORMAT}: "
                 "use the version that made it"
             )
         manifest = msgspec.json.decode(encoded, type=Manifest)
     except FileNotFoundError:
         raise BackupError(
-            f"{backup}: no backup: it has no {MANIFEST}, which is written last. If one was begun "
-            "here, it was broken off"
+            f"{backup}: no complete backup: {MANIFEST} is missing, which is written last. A backup "
+            "that was begun here was broken off"
         ) from None
     except OSError as error:
         raise BackupError(f"{path}: cannot be read: {error}") from error
@@ -125,7 +125,7 @@ def read_manifest(backup: Path) -> Manifest:
 
 
 def describe(root: Path, path: Path) -> BackupFile:
-    """A file below `root` as the manifest names it; forced to disk."""
+    """Describe a file below `root` for the manifest, and force it to disk."""
     digest = hashlib.sha256()
     size = 0
     with path.open("rb") as file:
@@ -137,13 +137,13 @@ def describe(root: Path, path: Path) -> BackupFile:
 
 
 def copy_checked(backup: Path, file: BackupFile, target: Path | None, copied: Copied) -> None:
-    """Copy a file of a backup to a path, forced to disk; it is what the manifest says, or refused.
+    """Copy a file of a backup durably, and compare it with the manifest.
 
     Args:
         backup: directory of the backup.
-        file: which one.
-        target: the new file; None only checks.
-        copied: told of every piece, in bytes.
+        file: its entry in the manifest.
+        target: new file; None only checks.
+        copied: called with the bytes of every piece.
 
     Raises:
         BackupError: if the file is missing or damaged, or cannot be written.
@@ -168,7 +168,7 @@ def copy_checked(backup: Path, file: BackupFile, target: Path | None, copied: Co
                 if writing is not None:
                     writing.close()
     except FileNotFoundError:
-        raise BackupError(f"{source}: is missing from the backup; use another one") from None
+        raise BackupError(f"{source} is missing from the backup; use another one") from None
     except OSError as error:
         raise BackupError(f"{source}: cannot be copied: {error}") from error
     if size != file.size or digest.hexdigest() != file.sha256:
@@ -179,6 +179,6 @@ def copy_checked(backup: Path, file: BackupFile, target: Path | None, copied: Co
 
 
 def open_private(path: Path) -> BinaryIO:
-    """A new file that only its owner may read, in directories that are made."""
+    """Create a file that only its owner may read, and its directories."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb")

@@ -1,4 +1,4 @@
-"""Looks at everything a server needs, and says what is missing and what to do."""
+"""Checks of everything a server needs, with the cure of each problem."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ _RETENTION_LATE_S = 86_400
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that was looked at.
+    """Result of one check.
 
     Attributes:
-        name: what.
+        name: name of the check.
         state: ``failed`` keeps the server from working, ``warning`` does not.
-        said: what was found, and what to do about it.
+        said: finding and cure; a name of the JSON output.
     """
 
     name: str
@@ -51,7 +51,7 @@ class Check:
 
 
 def examine(settings: Settings) -> Iterator[Check]:
-    """Look at everything, cheapest first."""
+    """Run all checks, cheapest first."""
     yield _python()
     yield from _extras()
     yield _features(settings)
@@ -89,7 +89,9 @@ def _extras() -> Iterator[Check]:
     for extra, modules in _EXTRAS.items():
         missing = [name for name in modules if importlib.util.find_spec(name) is None]
         said = f"{', '.join(missing)} not installed: pip install 'tactful[{extra}]'"
-        yield Check(f"extra {extra}", "warning" if missing else "ok", said if missing else "there")
+        yield Check(
+            f"extra {extra}", "warning" if missing else "ok", said if missing else "installed"
+        )
 
 
 def _features(settings: Settings) -> Check:
@@ -105,7 +107,7 @@ def _features(settings: Settings) -> Check:
         return Check("features", "failed", str(error))
     said = f"{len(definitions.all)} definitions in {settings.features.name}"
     if absent := absent_features(definitions):
-        lacks = f"{said}; lists are made without {', '.join(absent)}, which are not among them"
+        lacks = f"{said}; recommendations need {', '.join(absent)}, which are missing"
         return Check("features", "warning", lacks)
     return Check("features", "ok", said)
 
@@ -131,7 +133,7 @@ def _room(data: Path) -> Check:
     free = shutil.disk_usage(data if data.exists() else Path.cwd()).free
     said = f"{free / 1024**3:.1f} GiB free"
     if free < _FREE_BYTES:
-        return Check("space", "warning", f"{said}: make room")
+        return Check("space", "warning", f"{said}: free some space")
     return Check("space", "ok", said)
 
 
@@ -176,7 +178,7 @@ def _model(models: Path) -> Check:
 
 
 def _keys(settings: Settings) -> Check:
-    """The metadata, whose schema is brought up to date by this, and the keys in it."""
+    """Check the metadata, whose schema this updates, and the API keys in it."""
     from tactful.metadata.connections import open_keys
 
     try:
@@ -186,11 +188,11 @@ def _keys(settings: Settings) -> Check:
         return Check("metadata", "failed", str(error))
     if valid:
         return Check("API keys", "ok", f"{valid} valid")
-    return Check("API keys", "warning", "none: `tactful keys create --scope admin` makes one")
+    return Check("API keys", "warning", "none: create one with `tactful keys create --scope admin`")
 
 
 def _ledger(settings: Settings) -> Check:
-    """The ledger in a database of its own."""
+    """Check the ledger in a database of its own."""
     from tactful.config.ledger_location import ledger_location, named
     from tactful_privacy.errors import ParameterError, PrivacyError
     from tactful_privacy.ledger.ledger import Ledger
@@ -199,7 +201,7 @@ def _ledger(settings: Settings) -> Check:
         place = ledger_location(settings)
         Ledger(place).close()
     except ParameterError as error:
-        return Check("ledger", "warning", f"{error}; the first start of the server makes it")
+        return Check("ledger", "warning", f"{error}; the first start of the server creates it")
     except (TactfulError, PrivacyError) as error:
         return Check("ledger", "failed", str(error))
     return Check("ledger", "ok", named(place))
@@ -213,7 +215,7 @@ def _erasures(settings: Settings) -> Iterator[Check]:
         with open_keys(settings) as (metadata, _):
             jobs = ErasureJobs(metadata, clock=now_ms)
             waiting, overdue = jobs.incomplete(), jobs.overdue()
-    except TactfulError:  # the check of the keys has said what is wrong
+    except TactfulError:  # reported by the check of the keys
         return
     if overdue:
         said = f"{overdue} of {waiting} are overdue: stop the server and run `tactful user erase`"
@@ -226,12 +228,12 @@ def _erasures(settings: Settings) -> Iterator[Check]:
 
 
 def _retention(settings: Settings) -> Check:
-    """For how long what people left is kept, and whether the server keeps to it."""
+    """Check the retention times, and that the server applies them."""
     from tactful.maintenance.retention import PROGRESS, read_progress
 
     limits = retention_limits(settings.retention)
     if not limits:
-        said = "what people left is kept for ever: set [retention]"
+        said = "data of users are kept for ever: set [retention]"
         return Check("retention", "warning", said)
     said = ", ".join(f"{kind} {limit / DAY_MS:g} days" for kind, limit in limits.items())
     if not settings.log.in_files:
@@ -241,11 +243,11 @@ def _retention(settings: Settings) -> Check:
     except TactfulError as error:
         return Check("retention", "failed", str(error))
     if not progress.at:
-        return Check("retention", "warning", f"{said}; no server has looked yet")
+        return Check("retention", "warning", f"{said}; no server has applied them yet")
     ago = time.time() - progress.at / 1000
-    said += f"; looked at {max(ago, 0) / 3600:.1f} hours ago"
+    said += f"; applied {max(ago, 0) / 3600:.1f} hours ago"
     if ago > _RETENTION_LATE_S:
-        return Check("retention", "failed", f"{said}: start the server, whose log says what fails")
+        return Check("retention", "failed", f"{said}: start the server and see its log")
     return Check("retention", "ok", said)
 
 
@@ -262,7 +264,7 @@ def _sealing(settings: Settings) -> Check:
         return Check(
             "sealing",
             "warning",
-            f"records are sealed by {settings.vault.name}, and what fires of them lies open in "
+            f"records are sealed by {settings.vault.name}, but matches are unsealed in "
             f"topic {topic!r}, which erasures do not reach: keep its retention short",
         )
     if settings.privacy.sealed_log:
@@ -282,7 +284,7 @@ def _rules(path: Path) -> Check:
 
 
 def _lists(settings: Settings) -> Check:
-    """The files that say how lists are made."""
+    """Check the files of ranking arms and placement rules."""
     from tactful.rerank.arm_policy import Policy, policies, ranking_experiment
     from tactful.rerank.placement_rules import load_placement
 
@@ -295,7 +297,7 @@ def _lists(settings: Settings) -> Check:
 
 
 def _kafka(settings: Settings) -> Check:
-    """Whether a broker answers and has the topic; nothing is made."""
+    """Check that a broker answers and has the topic."""
     from tactful.metadata.connections import kafka_settings
     from tactful_streaming.errors import LogError, TopicError
     from tactful_streaming.kafka.kafka_log import KafkaLog
@@ -305,7 +307,7 @@ def _kafka(settings: Settings) -> Check:
         with KafkaLog(kafka_settings(log), connect_timeout_s=_PATIENCE_S) as kafka:
             count = kafka.partitions
     except TopicError:
-        return Check("log", "warning", f"no topic {log.topic!r} yet: `tactful serve` makes it")
+        return Check("log", "warning", f"no topic {log.topic!r} yet: `tactful serve` creates it")
     except (TactfulError, LogError) as error:
         return Check("log", "failed", str(error))
     wanted = 2 * log.consumer_threads
@@ -328,13 +330,13 @@ def _redis(settings: Settings) -> Check:
     except (OSError, TactfulError, StreamingError) as error:
         return Check("online store", "failed", str(error))
     if not copied and not settings.log.in_files:
-        said = "Redis answers; nothing is there for these features: start `tactful worker`"
+        said = "Redis answers, without data of these features: start `tactful worker`"
         return Check("online store", "warning", said)
     return Check("online store", "ok", "Redis answers")
 
 
 def _webhook(settings: Settings) -> Check:
-    """Whether the secret is there; nothing is sent."""
+    """Check that the secret exists; nothing is sent."""
     from tactful.config.settings import secret
 
     actions = settings.actions
@@ -345,5 +347,5 @@ def _webhook(settings: Settings) -> Check:
     except TactfulError as error:
         return Check("webhook", "failed", str(error))
     if not signed:
-        return Check("webhook", "warning", "what is posted is not signed: set actions.secret_env")
-    return Check("webhook", "ok", "there is a secret to sign with")
+        return Check("webhook", "warning", "requests are not signed: set actions.secret_env")
+    return Check("webhook", "ok", "requests are signed")

@@ -1,7 +1,7 @@
-"""What is kept outside the log for too long: backups, exports of people, and models that are over.
+"""Expiry of copies outside the log: backups, exports of users, and unused models.
 
-A server forgets what is too old in its log and state by itself. Copies lie where only whoever made
-them knows, so a command is told where, and does it by the same times.
+A server applies retention to its log and state. Copies lie in places unknown to it, so a command
+gets their directories and applies the same times.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ _UNFINISHED = ".unfinished"
 
 
 class Expired(msgspec.Struct, kw_only=True, frozen=True):
-    """One thing that is too old.
+    """An expired copy.
 
     Attributes:
-        kind: ``backup``, ``export``, ``model``, or ``unreadable``: no age can be told, so it stays.
-        what: a path, or the number of a version.
-        made_at: epoch milliseconds; 0 where it is not known.
-        removed: whether it was removed; not in a dry run, nor where it serves.
-        note: why it stays, in words.
+        kind: ``backup``, ``export``, ``model``, or ``unreadable``: of unknown age, so it stays.
+        what: path, or number of a version.
+        made_at: epoch milliseconds; 0 if unknown.
+        removed: whether it was removed; not in a dry run, nor while it serves.
+        note: reason for which it stays.
     """
 
     kind: str
@@ -42,43 +42,43 @@ class Expired(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class _Export(msgspec.Struct):
-    """What of an export says when it was made."""
+    """Fields of an export with its age."""
 
     made_at: int
     person: str
 
 
 def kept_for(settings: Settings, days: float | None = None) -> int:
-    """How long a copy of everything may be kept, milliseconds.
+    """Return the milliseconds for which a copy of all data may be kept.
 
     Args:
-        settings: whose shortest time of `[retention]` it is, since a copy holds what has that time.
-        days: another time, if given.
+        settings: the shortest time of `[retention]` applies.
+        days: overrides it.
 
     Raises:
-        ConfigError: if neither is given.
+        ConfigError: if neither is set.
     """
     if days is not None:
         return days_to_ms(days)
     limits = retention_limits(settings.retention)
     if not limits:
-        raise ConfigError("nothing says how long copies are kept: set [retention], or --older-than")
+        raise ConfigError("no retention time of copies is set: set [retention], or --older-than")
     return min(limits.values())
 
 
 def expire_backups(directory: Path, before: int, *, dry_run: bool) -> Iterator[Expired]:
     """Remove the backups in a directory that were begun before a time.
 
-    One that goes gets another name first, by which the next run finds what a kill left of it. So
-    does what a kill left of the making of one, which is as old as its directory.
+    An expired backup is renamed first, so that the next run removes the rest after a kill. A
+    killed backup run leaves a directory whose own age counts.
 
     Args:
-        directory: holds backups, one a directory.
+        directory: holds one directory for each backup.
         before: epoch milliseconds.
-        dry_run: only tell.
+        dry_run: only report.
 
     Raises:
-        StorageError: if one cannot be removed.
+        StorageError: if a file cannot be removed.
     """
     for path in sorted(directory.iterdir()):
         if path.name.startswith(".") and path.suffix in (_GOING, _UNFINISHED) and path.is_dir():
@@ -105,15 +105,15 @@ def expire_backups(directory: Path, before: int, *, dry_run: bool) -> Iterator[E
 
 
 def expire_exports(directory: Path, before: int, *, dry_run: bool) -> Iterator[Expired]:
-    """Remove what ``tactful user export --to`` wrote before a time, anywhere below a directory.
+    """Remove old files of ``tactful user export --to``, anywhere below a directory.
 
     Args:
-        directory: is searched.
+        directory: directory to search.
         before: epoch milliseconds.
-        dry_run: only tell.
+        dry_run: only report.
 
     Raises:
-        StorageError: if one cannot be removed.
+        StorageError: if a file cannot be removed.
     """
     for path in sorted(directory.rglob(_EXPORT[0])):
         try:
@@ -125,7 +125,7 @@ def expire_exports(directory: Path, before: int, *, dry_run: bool) -> Iterator[E
             continue
         if not dry_run:
             with _explained(path):
-                # The page first: without the data beside it, nothing would tell how old it is.
+                # The page first: its age is in the data file.
                 for name in reversed(_EXPORT):
                     path.with_name(name).unlink(missing_ok=True)
         yield Expired(kind="export", what=str(path.parent), made_at=made_at, removed=not dry_run)
@@ -138,13 +138,13 @@ def expire_models(
     *,
     dry_run: bool,
 ) -> Iterator[Expired]:
-    """Remove versions that were trained before a time and stand for nothing any more.
+    """Remove model versions without an alias that were trained before a time.
 
     Args:
         versions: number, time of training in epoch milliseconds, and aliases of each.
         before: epoch milliseconds.
-        forget: removes one.
-        dry_run: only tell.
+        forget: removes a version.
+        dry_run: only report.
     """
     for version, made_at, aliases in versions:
         if made_at >= before:

@@ -1,8 +1,8 @@
-"""Changes the keys of an installation: the master key of its vault, and the epoch of pseudonyms.
+"""Rotation of an installation's keys: master key of the vault, epoch of pseudonyms.
 
-A new master key lies in a file of its own until the vault is wrapped by it. Then it takes the place
-of the old one in the file that the settings name, so that it comes into use at the next start. A
-kill at any place leaves the key of the vault where it can be read: the same command goes on.
+A new master key is in a file of its own until the vault is wrapped by it. Then it replaces the old
+key in the file of the settings, for the next start. After a kill at any step the vault's key is
+still readable, and the same command resumes.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from tactful_privacy.people.vault_rotation import rewrap_vault
 
 
 class MasterKeyChanged(msgspec.Struct, kw_only=True, frozen=True):
-    """What became of the master key.
+    """Result of a change of the master key.
 
     Attributes:
-        wrapped: how many data keys were wrapped anew by this run.
-        destroyed: whether the old master key was overwritten; otherwise it is yours to destroy.
-        todo: what is left to do, in words; empty if nothing is.
+        wrapped: number of data keys that this run wrapped anew.
+        destroyed: whether the old master key was overwritten; otherwise the operator does that.
+        todo: remaining steps of the operator; empty if there are none.
     """
 
     wrapped: int
@@ -44,21 +44,21 @@ def change_master_key(
 ) -> MasterKeyChanged:
     """Wrap the vault by the master key in the file `new`, and destroy the old one.
 
-    The caller holds the data directory: no server may go on with the old key.
+    The caller holds the data directory: no server may use the old key meanwhile.
 
     Args:
         settings: of the installation.
         new: file with the new key; removed when the settings' file has it.
-        advanced: told how many keys were wrapped since it was told last.
+        advanced: called with the number of keys wrapped since the last call.
 
     Raises:
-        ConfigError: if one of the keys is not there, or is none.
-        StorageError: if vault or files cannot be used, or the vault has yet another master key.
+        ConfigError: if one of the keys is missing or invalid.
+        StorageError: if vault or files cannot be used, or the vault has a third master key.
     """
     current = settings.privacy.master_key_file
     in_file = current != Path() and not settings.privacy.master_key_env
     if in_file and new.exists() and current.exists() and new.samefile(current):
-        raise ConfigError(f"{new}: holds the present master key: write the new one to another file")
+        raise ConfigError(f"{new} holds the present master key: write the new one to another file")
     after = read_master_key(secret("--master-key-file", "", new) or "", str(new))
     before = master_key(settings)
     try:
@@ -67,7 +67,7 @@ def change_master_key(
         raise StorageError(str(error)) from error
     if not in_file:
         name = settings.privacy.master_key_env
-        todo = f"let {name} hold the new key before the start, and destroy the old one"
+        todo = f"set {name} to the new key before the start, and destroy the old one"
         return MasterKeyChanged(wrapped=wrapped, destroyed=False, todo=todo)
     try:
         if before != after:
@@ -76,17 +76,17 @@ def change_master_key(
         sync(new.parent)
     except OSError as error:
         raise StorageError(
-            f"{current}: the vault has the new key and this file has not, or {new} is left: "
-            f"{error}; say the same command again"
+            f"{current}: the vault has the new key but this file has not, or {new} is left: "
+            f"{error}; run the same command again"
         ) from error
     return MasterKeyChanged(wrapped=wrapped, destroyed=True, todo="")
 
 
 def begin_epoch(settings: Settings, *, clock: Callable[[], int]) -> int:
-    """Begin an epoch of pseudonyms; the number of its key.
+    """Begin an epoch of pseudonyms and return the number of its key.
 
-    The keys of earlier epochs stay: without them, nobody who was erased or has a key in the vault
-    would be recognised. Running servers may go on: they follow the file.
+    The keys of earlier epochs stay: without them, erased users and users with a key in the vault
+    would not be recognised. Running servers read the changed file.
 
     Raises:
         StorageError: if the keyring cannot be used.
@@ -98,7 +98,7 @@ def begin_epoch(settings: Settings, *, clock: Callable[[], int]) -> int:
 
 
 def _replace(path: Path, content: bytes) -> None:
-    """Put content in the place of a file, and overwrite what it held."""
+    """Replace the content of a file, and overwrite the old content on disk."""
     with path.open("r+b") as old:
         replace_file(path, content, private=True)
         os.pwrite(old.fileno(), bytes(os.fstat(old.fileno()).st_size), 0)

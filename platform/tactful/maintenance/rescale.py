@@ -1,11 +1,11 @@
-"""Moving what workers have computed to a log with another number of partitions.
+"""Move the states of workers to a log with another number of partitions.
 
-The log goes on in a new topic, in which people are routed by the new number; so the old topic, the
-old states and who reads them stay as they are, and one can go back. The new states are built beside
-the place where workers look for them and appear there at once, by one renaming.
+The log continues in a new topic, in which users are routed by the new number. The old topic and
+states are unchanged, so one can go back. The new states are built in a folder of their own and
+put in place by one rename.
 
-A run that was killed goes on where it was: ``rescaling.json`` says up to where the old partitions
-were drained, and the first new state how many keys were moved.
+A killed run resumes: ``rescaling.json`` holds the offsets to which the old partitions were drained,
+and the first new state the number of moved keys.
 """
 
 from __future__ import annotations
@@ -46,12 +46,12 @@ _WAIT_S = 1.0
 
 @dataclass(frozen=True)
 class Target:
-    """Where the log goes on.
+    """The new log.
 
     Attributes:
-        topic: name of the new topic; it is made unless it is there, and has to be empty.
-        partitions: how many it has.
-        data: data directory of the workers that are going to read it.
+        topic: name of the new topic, created on demand; it must be empty.
+        partitions: number of its partitions.
+        data: data directory of its workers.
     """
 
     topic: str
@@ -60,13 +60,13 @@ class Target:
 
 
 class Drained(msgspec.Struct, frozen=True):
-    """The old partitions as they are left, and what becomes of them.
+    """Drained partitions of the old topic, and the new topic.
 
     Attributes:
-        source: the old topic.
-        topic: the new one.
-        partitions: how many that has.
-        ends: offset behind the last record of each old partition.
+        source: old topic.
+        topic: new topic.
+        partitions: number of new partitions.
+        ends: end offset of each old partition.
     """
 
     source: str
@@ -89,26 +89,26 @@ def rescale_workers(
 ) -> Drained | None:
     """Move the states of all partitions of the log to those of a new topic.
 
-    Whoever appends to the log has to be stopped, and all workers. If that is not so it is noticed,
-    and nothing appears. After a crash, call it again with the same arguments.
+    Servers and workers must be stopped; otherwise it fails and leaves no new states. After a crash,
+    call it again with the same arguments.
 
     Args:
-        settings: of the workers as they are.
-        definitions: likewise.
-        target: where the log goes on.
-        matches_topic: where matches go, as for workers.
-        erasures: who was erased, likewise.
-        seal: opens and seals records, likewise.
-        progress: told how many keys were moved, and how many there are.
-        stop: asked now and then.
-        patience_s: how long to wait until the group gives us all partitions, seconds.
+        settings: settings of the present workers.
+        definitions: their feature definitions.
+        target: the new log.
+        matches_topic: topic of matches, as for workers.
+        erasures: erased users, as for workers.
+        seal: opens and seals records, as for workers.
+        progress: called with the numbers of moved keys and of all keys.
+        stop: polled; True interrupts.
+        patience_s: time to wait for all partitions of the consumer group, seconds.
 
     Returns:
-        What was moved; None if it was told to stop.
+        The drained partitions; None if it was stopped.
 
     Raises:
-        ConfigError: if the target is no other place than the source.
-        StorageError: if the target is in use, or something runs that must not.
+        ConfigError: if the target is the source.
+        StorageError: if the target is in use, or a server or worker runs.
         StreamingError: if the log or a state cannot be used.
     """
     kafka = kafka_settings(settings.log)
@@ -125,7 +125,7 @@ def rescale_workers(
             note.unlink()  # killed after the last step
             return drained
         raise StorageError(
-            f"{target.data / _STATES}: there are states already: name a new data directory"
+            f"{target.data / _STATES}: states exist already: name a new data directory"
         )
     new = replace(kafka, topic=target.topic)
     _make_empty_topic(settings, new, target.partitions)
@@ -148,7 +148,7 @@ def rescale_workers(
         if not _is_at_end(kafka, drained):
             note.unlink()
             raise StorageError(
-                f"topic {kafka.topic!r} has got records since its partitions were drained, so "
+                f"topic {kafka.topic!r} received records after its partitions were drained, so "
                 "nothing was changed: stop the servers and workers, and run this again"
             )
         _publish(target.data)
@@ -159,25 +159,25 @@ def rescale_workers(
 def _check(settings: Settings, target: Target) -> None:
     if target.topic == settings.log.topic:
         raise ConfigError(
-            f"--topic {target.topic!r} is the topic of the log as it is: in it people are routed "
-            "by the old number of partitions; name a new one"
+            f"--topic {target.topic!r} is the present topic, which routes users by the old number "
+            "of partitions; name a new one"
         )
     if target.data.absolute() == settings.storage.data.absolute():
-        raise ConfigError(f"--into {target.data}: is the data directory itself; name a new one")
+        raise ConfigError(f"--into {target.data} is the present data directory; name a new one")
 
 
 def _make_empty_topic(settings: Settings, kafka: KafkaSettings, partitions: int) -> None:
     count = make_topic(settings.log, kafka, partitions=partitions)
     if count != partitions:
         raise StorageError(
-            f"topic {kafka.topic!r} is there with {count} partitions: name another one, or ask for "
+            f"topic {kafka.topic!r} exists with {count} partitions: name another one, or ask for "
             f"{count}"
         )
     for partition in _opened(kafka, partitions):
         if partition.begin or partition.read(0, 1):
             raise StorageError(
-                f"topic {kafka.topic!r} holds records already: the states begin with the first "
-                "record of a new topic, so name one that is empty"
+                f"topic {kafka.topic!r} holds records: the states begin with the first record of a "
+                "new topic, so name an empty one"
             )
 
 
@@ -189,7 +189,7 @@ def _drain(
     stop: Callable[[], bool],
     patience_s: float,
 ) -> Drained | None:
-    """Bring all old partitions to their ends and to one time, and note it."""
+    """Apply all old partitions to their ends and to one time, and write the offsets."""
     shutil.rmtree(target.data / _DRAFT, ignore_errors=True)
     (target.data / _NOTE).unlink(missing_ok=True)
     kafka = kafka_settings(settings.log)
@@ -236,8 +236,8 @@ def _open_sources(
         if state.offset != end:
             raise StorageError(
                 f"{settings.storage.data}: the state of partition {number} is at offset "
-                f"{state.offset} and not at {end}, where it was drained to: a worker ran since. "
-                "Stop all workers, remove what is in the new data directory, and run this again"
+                f"{state.offset} instead of {end}, to which it was drained: a worker ran since. "
+                "Stop all workers, empty the new data directory, and run this again"
             )
         sources.append(state.store)
     return sources
@@ -251,7 +251,7 @@ def _is_whole(state: RocksState) -> bool:
 
 
 def _is_at_end(kafka: KafkaSettings, drained: Drained) -> bool:
-    """Whether nothing was appended to the old topic since it was drained."""
+    """Return whether the old topic has no records after the drained ones."""
     partitions = _opened(kafka, len(drained.ends))
     return not any(
         partition.read(end, 1) for partition, end in zip(partitions, drained.ends, strict=True)
@@ -259,7 +259,7 @@ def _is_at_end(kafka: KafkaSettings, drained: Drained) -> bool:
 
 
 def _opened(kafka: KafkaSettings, count: int) -> Iterator[KafkaPartition]:
-    """The partitions of a topic, each as long as it is looked at."""
+    """Open the partitions of a topic, one at a time."""
     with KafkaLog(kafka) as log:
         for number in range(count):
             with contextlib.closing(KafkaPartition(log, number, wait_s=_WAIT_S)) as partition:
@@ -267,13 +267,13 @@ def _opened(kafka: KafkaSettings, count: int) -> Iterator[KafkaPartition]:
 
 
 def _route(partitions: int) -> Callable[[str], int]:
-    """As the door and every client of Kafka route a key."""
+    """Return the partitioner of ingestion and of every Kafka client."""
     murmur2 = import_kafka().murmur2
     return lambda key: int(murmur2(key.encode(), partitions))
 
 
 def _publish(data: Path) -> None:
-    """Let the new states appear where workers look for them, durably and all at once."""
+    """Move the new states into place durably, by one rename."""
     try:
         (data / _DRAFT).rename(data / _STATES)
         sync(data)

@@ -1,14 +1,13 @@
-"""Restores: a backup takes the place of what is in a data directory, and the erased stay erased.
+"""Restore of a backup into a data directory, in which erased users stay erased.
 
-All is gathered and checked beside the data, under ``.restoring``. Then the list of what is to be
-put in place is written, and from there on the restore only goes forward: whoever holds the data
-directory next, a server at its start or the next restore, moves the rest. Before that, what was
-there is untouched.
+Files are copied and checked under ``.restoring``. Then the journal with the files to move is
+written; from there on, the restore is completed by the next process that holds the data directory,
+after a kill, too. Until then the present files are untouched.
 
-Some things must never go back to what they were when the backup was made: what the ledger says was
-spent, which people are erased, what people agreed to since, which API keys are revoked, and keys
-that were destroyed. Where the directory still has them, it keeps them (`tactful.maintenance.restore_merge`).
-What was erased since is removed from what was restored before a server opens its door.
+Some data must not be reset to the time of the backup: spent privacy budgets, erased users,
+decisions on consent, revoked API keys and destroyed keys. If the directory still has them, it keeps
+them (`tactful.maintenance.restore_merge`). Users erased since the backup are erased again before a
+server starts.
 """
 
 from __future__ import annotations
@@ -61,32 +60,32 @@ def restore_backup(
     copied: Copied = lambda size: None,
     say: Callable[[str], None] = lambda stage: None,
 ) -> tuple[Manifest, Parts]:
-    """Put a backup in the place of a data directory that this process holds.
+    """Replace the content of a data directory, which this process holds, by a backup.
 
     Args:
         settings: of the installation.
         source: directory of the backup.
-        clock: now in epoch milliseconds.
-        replace: whether what is in the data directory may be replaced.
-        without_tombstones: go on although nothing says who was erased since the backup.
-        copied: told of every piece that was copied, in bytes.
-        say: told of each stage.
+        clock: returns epoch milliseconds.
+        replace: whether present data may be replaced.
+        without_tombstones: continue although users erased since the backup are unknown.
+        copied: called with the bytes of every copied piece.
+        say: called with each stage.
 
     Returns:
-        What the backup holds, and what was kept or taken instead.
+        The manifest, and the origins of the parts that are never reset.
 
     Raises:
-        BackupError: if the backup is damaged or partial, does not fit what is there, or it cannot
-            be known who was erased since. The data directory is as it was.
+        BackupError: if the backup is damaged or partial, belongs to another installation, or users
+            erased since are unknown. The data directory is unchanged.
     """
     data = settings.storage.data
     finish_restore(data)
     manifest = read_manifest(source)
     present = sorted(path.name for path in data.iterdir() if path.name not in ("lock", RESTORING))
     if any((data / name).exists() for name in ("log", "state")) and not replace:
-        raise BackupError(f"{data}: there are a log and a state here: --replace replaces them")
+        raise BackupError(f"{data} has a log and a state already: --replace replaces them")
     if source.absolute().is_relative_to(data.absolute()):
-        raise BackupError(f"{source}: lies in the data directory; move it out first")
+        raise BackupError(f"{source} lies in the data directory; move it out first")
     restoring = data / RESTORING
     staged = restoring / STAGED
     try:
@@ -103,10 +102,10 @@ def restore_backup(
         )
         replace_file(staged / RESTORED, msgspec.json.encode(_Restored(manifest.begun_at, clock())))
         say("place")
-        comes = sorted(path.name for path in staged.iterdir())
+        restored = sorted(path.name for path in staged.iterdir())
         for directory in (*(path for path in staged.rglob("*") if path.is_dir()), staged):
             sync(directory)
-        replace_file(restoring / READY, msgspec.json.encode(Ready(present, comes)))
+        replace_file(restoring / READY, msgspec.json.encode(Ready(present, restored)))
         sync(data)
     except BackupError:
         shutil.rmtree(restoring, ignore_errors=True)
@@ -119,10 +118,10 @@ def restore_backup(
 
 
 def _stop_counting(state: Path) -> None:
-    """Let published statistics begin anew on a day of which nothing was released.
+    """Restart published statistics on a day of which nothing was released.
 
-    What people contributed between the backup and now is not in the restored counters, and some of
-    it may be in what was released: they could contribute twice to one day.
+    Contributions between the backup and now are missing in the restored counters, but may be in
+    releases: users could contribute twice to one day.
     """
     with contextlib.closing(RocksState(state, sync=True)) as store:
         for name in ("statistics", "statistics.changes"):

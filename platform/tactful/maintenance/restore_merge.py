@@ -1,16 +1,16 @@
-"""What a restore must not take back: spent budgets, erasures, decisions, keys that are gone.
+"""Parts that a restore must not reset: spent budgets, erasures, decisions, destroyed keys.
 
 ==================  ==============================================================================
-``ledger.db``       both copies together: all that either says was released, asked and granted
-``metadata.db``     the one in place, if it is later than the backup's; it holds decisions, erasures
-                    and API keys; the backup's where there is none, or an empty one
+``ledger.db``       both merged: every release, request and grant of either
+``metadata.db``     the present one, if it is later than the backup's; it holds decisions, erasures
+                    and API keys; the backup's if there is none, or an empty one
 ``keyring.json``    likewise: keys that were destroyed since stay destroyed
-``vault.db``        both together, until the erased are gone from what came; then without their keys
+``vault.db``        both merged, until erased users are removed; then without their keys
 ==================  ==============================================================================
 
-Where the data directory is lost, the backup's are all there is. Then only the file of tombstones
-says who was erased since, so without one a restore is refused; and of the ledger nobody knows what
-it granted since, so nothing is released of a day on which that may have been.
+If the data directory is lost, only the backup's parts exist. Then users erased since are known only
+from the file of tombstones, so a restore without one is refused; and grants of the ledger since are
+unknown, so nothing is released of the days that they may concern.
 """
 
 from __future__ import annotations
@@ -51,13 +51,13 @@ _DAY_MS = 86_400_000
 
 @dataclass(frozen=True)
 class Parts:
-    """Where the parts that never go back came from.
+    """Origins of the parts that are never reset.
 
     Attributes:
         ledger: ``both``, ``backup``, ``elsewhere`` or ``none``.
         metadata: ``present``, ``backup`` or ``elsewhere``.
         keyring: ``present``, ``backup`` or ``elsewhere``.
-        erased_since: people whose erasure the backup did not know of, as far as that is known.
+        erased_since: known number of users erased after the backup.
     """
 
     ledger: str
@@ -73,18 +73,18 @@ def keep_what_never_goes_back(
     clock: Callable[[], int],
     without_tombstones: bool = False,
 ) -> Parts:
-    """Replace, in what was gathered from a backup, what is known better in the data directory.
+    """Replace parts of a backup by newer ones of the data directory.
 
     Args:
         settings: of the installation, whose data directory this process holds.
-        staged: the files of the backup.
-        clock: now in epoch milliseconds.
-        without_tombstones: go on although nothing says who was erased since the backup.
+        staged: files of the backup.
+        clock: returns epoch milliseconds.
+        without_tombstones: continue although users erased since the backup are unknown.
 
     Raises:
-        BackupError: if present and restored parts are not of one installation, or it cannot be
-            known who was erased.
-        StorageError: if one of them cannot be used.
+        BackupError: if present and restored parts are of two installations, or users erased since
+            are unknown.
+        StorageError: if a part cannot be used.
     """
     data = settings.storage.data
     keyring = _keyring(settings, staged)
@@ -93,13 +93,13 @@ def keep_what_never_goes_back(
     known = metadata in ("present", "elsewhere") or (stones != Path() and stones.exists())
     if not known and not without_tombstones:
         raise BackupError(
-            f"nothing says who was erased since this backup: {data} has no metadata of it, and "
+            f"the users erased since this backup are unknown: {data} has no metadata of it, and "
             f"{stones if stones != Path() else 'consent.tombstones'} "
-            f"{'is not there' if stones != Path() else 'names no file'}. Give the file of "
-            "tombstones with --tombstones, or say --without-tombstones if nobody was"
+            f"{'does not exist' if stones != Path() else 'names no file'}. Give the file of "
+            "tombstones with --tombstones, or --without-tombstones if no user was erased"
         )
     ledger = _ledger(settings, staged)
-    # Released of today it may have been by a ledger that is lost, or of events that are.
+    # A lost ledger may have released statistics of today, or of lost events.
     tomorrow = (clock() // _DAY_MS + 1) * _DAY_MS
     (staged / NOT_BEFORE).write_text(f"{tomorrow}\n")
     erased_since = _take_tombstones(settings, staged, clock)
@@ -112,14 +112,14 @@ def _ledger(settings: Settings, staged: Path) -> str:
     if settings.statistics.ledger_url_env:
         if restored.exists():
             raise BackupError(
-                f"the backup holds {LEDGER}, and statistics.ledger_url_env names another ledger:"
-                " what one has released the other would draw a second time. Restore it with the"
-                " settings that it was made with"
+                f"the backup holds {LEDGER}, but statistics.ledger_url_env names another ledger,"
+                " which would release the same statistics again. Restore it with the settings of"
+                " the backup"
             )
         return "elsewhere"
     if not present.exists():
         return "backup" if restored.exists() else "none"
-    # A copy of the one in place, so that this is untouched if anything fails.
+    # A copy of the present one, which stays untouched if anything fails.
     merged = staged / f".{LEDGER}"
     _copy_database(present, merged)
     if restored.exists():
@@ -131,7 +131,7 @@ def _ledger(settings: Settings, staged: Path) -> str:
 
 
 def _metadata(settings: Settings, staged: Path, *, same: bool) -> str:
-    """Decide which metadata go on; `same` says that the keyring in place is of the backup's."""
+    """Choose the metadata; `same`: the present keyring is that of the backup."""
     if settings.metadata.url_env:
         return "elsewhere"
     present, restored = settings.storage.data / METADATA, staged / METADATA
@@ -142,21 +142,21 @@ def _metadata(settings: Settings, staged: Path, *, same: bool) -> str:
     if not restored.exists():
         copy.replace(restored)
         return "present"
-    mine, theirs = _identity(copy), _identity(restored)
-    if not any(mine.values()) and (any(theirs.values()) or not same):
+    here, there = _identity(copy), _identity(restored)
+    if not any(here.values()) and (any(there.values()) or not same):
         copy.unlink()
         return "backup"
-    if not all(theirs[name] <= mine[name] for name in ("keys", "erased")):
+    if not all(there[name] <= here[name] for name in ("keys", "erased")):
         raise BackupError(
             f"{present} is neither empty nor later than the backup's: it lacks API keys or erased "
-            "people that the backup knows. If it does not belong to this installation, move it away"
+            "users of the backup. If it does not belong to this installation, move it away"
         )
     copy.replace(restored)
     return "present"
 
 
 def _identity(path: Path) -> dict[str, set[object]]:
-    """Of whose installation a database is, and how far it has come."""
+    """Read ids that identify the installation of a database and its age."""
     with contextlib.closing(open_metadata(path)) as metadata:
 
         def rows(*columns: sa.Column[Any]) -> set[object]:
@@ -190,7 +190,7 @@ def _keyring(settings: Settings, staged: Path) -> str:
 
 
 def _take_tombstones(settings: Settings, staged: Path, clock: Callable[[], int]) -> int:
-    """Let the restored metadata know of all who were erased since; how many there were."""
+    """Add users erased since to the restored metadata and return their number."""
     if settings.metadata.url_env:
         return 0
     keyring = _place_of(settings.keyring, settings, staged) or settings.keyring
@@ -211,7 +211,7 @@ def _take_tombstones(settings: Settings, staged: Path, clock: Callable[[], int])
 
 
 def _place_of(path: Path, settings: Settings, staged: Path) -> Path | None:
-    """Where a file of the data directory is among the restored ones; None if it lies elsewhere."""
+    """Return the restored path of a file; None if it lies outside the data directory."""
     path, data = path.absolute(), settings.storage.data.absolute()
     return staged / path.relative_to(data) if path.is_relative_to(data) else None
 
@@ -223,9 +223,9 @@ def _copy_file(source: Path, target: Path) -> None:
 
 
 def _vault(settings: Settings, staged: Path) -> None:
-    """Keep the keys in place, and add the backup's, by which what came can be read and erased.
+    """Merge the present keys and the backup's, by which its records can be read and erased.
 
-    Those of the erased are dropped when that is done, see `tactful.erasure.erase.complete_erasures`.
+    `tactful.erasure.erase.complete_erasures` then deletes the keys of erased users.
     """
     present, restored = settings.vault, _place_of(settings.vault, settings, staged)
     if restored is None or not present.exists():
@@ -246,6 +246,6 @@ def _copy_database(source: Path, target: Path) -> None:
 
 
 def _into_one_file(path: Path) -> None:
-    """Fold what lies beside a database into its file, which is about to be moved."""
+    """Merge the journal of a database into its file, which is about to be moved."""
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
         connection.execute("PRAGMA journal_mode=DELETE")

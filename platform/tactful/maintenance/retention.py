@@ -1,21 +1,21 @@
-"""Retention by purpose: what people left is forgotten when the time is over for which it is kept.
+"""Retention by purpose: records of users are blanked when their time has passed.
 
 ===================  ====================================================  =========================
-setting              what it is about                                      in the log
+setting              records                                               in the log
 ===================  ====================================================  =========================
-``measurement``      events that may be counted and not be used for lists  blank
-``impressions``      lists that were shown, with their features            blank
-``personalisation``  everything else that names a person                   blank; the state, too
+``measurement``      events for counting, not for recommendations          blank
+``impressions``      recommendations that were shown, with features        blank
+``personalisation``  all other records of users                            blank; the state, too
                      decisions on coupons, after they expired              –
-``model_log``        who changed which model                               –
+``model_log``        changes of models                                     –
 ===================  ====================================================  =========================
 
-Items stay. A segment of the log is looked at as a whole, once for each purpose: when the youngest
-record in it is too old. The segment at hand is ended when a sixteenth of the shortest time has gone
-by, so nothing stays for longer than a sixteenth beyond its time. Age counts from receipt.
+Items stay. A segment of the log is processed as a whole, once for each purpose, when its youngest
+record is too old. The current segment is ended after a sixteenth of the shortest time, so no record
+stays longer than a sixteenth beyond its time. Age counts from receipt.
 
-The state forgets people of whom nothing came for so long, no description either, at the next start
-of the server.
+At its next start the server deletes users from the state without events or descriptions for the
+time of ``personalisation``.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ from tactful_streaming.log.redaction import BLANK, draft_segment
 from tactful_streaming.state.store import RocksState
 
 PROGRESS = "retention.json"
-"""File in the data directory that says how far the job has come."""
+"""File of the job's progress in the data directory."""
 
 _SHARE = 16
 _NOTED_EVERY_MS = 600_000
@@ -61,12 +61,12 @@ _EVERYTHING = (b"",)
 
 
 class Progress(msgspec.Struct, kw_only=True):
-    """How far retention has come.
+    """Progress of retention.
 
     Attributes:
-        until: by kind, the log offset before which nothing of it is left.
-        at: when the job has ended last, within ten minutes, epoch milliseconds.
-        removed: how many records it has made blank in all.
+        until: by kind, the log offset before which its records are blank.
+        at: last end of the job, within ten minutes, epoch milliseconds.
+        removed: number of blanked records in total.
     """
 
     until: dict[str, int] = {}
@@ -75,7 +75,7 @@ class Progress(msgspec.Struct, kw_only=True):
 
 
 class Retention:
-    """The job of a server that forgets; for one thread at a time."""
+    """Job of a server that blanks old records; for one thread at a time."""
 
     def __init__(
         self,
@@ -87,15 +87,15 @@ class Retention:
         executor: Executor | None = None,
         clock: Callable[[], int],
     ) -> None:
-        """Prepare; nothing is done before `run`.
+        """Prepare the job; `run` does the work.
 
         Args:
-            settings: say how long what is kept.
-            log: of which this process is the writer.
-            models: who changed which model, where that is to be forgotten.
-            metadata: has decisions on coupons, where these are to be forgotten.
-            executor: runs what takes long; None: a process of low priority, when there is any.
-            clock: now in epoch milliseconds.
+            settings: retention times.
+            log: log that this process writes.
+            models: log of model changes, if these are to be deleted.
+            metadata: decisions on coupons, if these are to be deleted.
+            executor: runs long work; None: a process of low priority, started on demand.
+            clock: returns epoch milliseconds.
         """
         self._settings = settings
         self._days = settings.retention
@@ -109,17 +109,17 @@ class Retention:
         self.stopping = False
 
     def run(self, needed: int) -> int:
-        """Forget what is too old and not needed any more.
+        """Blank the records that are too old and not needed any more.
 
         Args:
-            needed: lowest log offset that somebody has yet to read.
+            needed: lowest log offset that has yet to be read.
 
         Returns:
-            How many records became blank.
+            The number of blanked records.
 
         Raises:
             StorageError: if the progress or the metadata cannot be used.
-            StreamingError: if the log cannot be used; what was done is done.
+            StreamingError: if the log cannot be used; finished segments stay blank.
         """
         now = self._clock()
         if self._models is not None and self._days.model_log_days:
@@ -166,7 +166,7 @@ class Retention:
 
 
 def kind_of(payload: bytes) -> RecordKind | None:
-    """What a record of the log is kept for; None for one that names nobody or is not legible."""
+    """Return the kind of a record; None for one without a user or a damaged one."""
     try:
         entry = decode_entry(payload)
     except StreamingError:
@@ -189,7 +189,7 @@ def kind_of(payload: bytes) -> RecordKind | None:
 def forget_segment(
     settings: Settings, segment: Path, kinds: frozenset[RecordKind]
 ) -> tuple[Path, int] | None:
-    """Write a segment anew without the records of some kinds; None where there are none of them.
+    """Write a segment anew without the records of some kinds; None if it has none of them.
 
     Raises:
         StreamingError: if it is damaged.
@@ -203,7 +203,7 @@ def forget_segment(
         if seal is not None:
             (payload,) = seal.open([payload])
             if payload == BLANK:
-                return BLANK  # nobody can open it any more
+                return BLANK  # its key is deleted
         return BLANK if kind_of(payload) in kinds else None
 
     needles = _EVERYTHING
@@ -222,10 +222,10 @@ def forget_segment(
 
 
 def expire_state(settings: Settings, *, clock: Callable[[], int]) -> int:
-    """Remove people from the state of whom nothing came for too long, before it is opened.
+    """Delete users without recent events from the state, before it is opened.
 
     Returns:
-        How many of them there were, as `tactful_streaming.expire_users` counts.
+        Their number, as counted by `expire_users`.
 
     Raises:
         StreamingError: if the state cannot be used.
@@ -241,7 +241,7 @@ def expire_state(settings: Settings, *, clock: Callable[[], int]) -> int:
 
 
 def read_progress(path: Path) -> Progress:
-    """How far the job has come; one whose file is lost begins anew, which is harmless.
+    """Read the progress of the job; without a file it starts again, which is harmless.
 
     Raises:
         StorageError: if the file cannot be read.
@@ -251,4 +251,4 @@ def read_progress(path: Path) -> Progress:
     except FileNotFoundError:
         return Progress()
     except (OSError, msgspec.MsgspecError) as error:
-        raise StorageError(f"{path}: cannot be read: {error}; remove it, to begin anew") from error
+        raise StorageError(f"{path}: cannot be read: {error}; remove it to start again") from error

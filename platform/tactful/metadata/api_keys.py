@@ -1,4 +1,4 @@
-"""API keys: made once, shown once, kept only as a hash (`tactful.metadata.key_cache` says which)."""
+"""API keys of an installation, stored as hashes (see `tactful.metadata.key_cache`)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["SCOPES", "ApiKey", "KeyStore"]
 class KeyStore(ValidKeys):
     """The keys of one installation, in its metadata.
 
-    Valid keys are held in memory; `refresh` picks up what other processes changed.
+    Valid keys are cached in memory; `refresh` reads the changes of other processes.
     """
 
     def __init__(
@@ -34,9 +34,9 @@ class KeyStore(ValidKeys):
         """Open the store.
 
         Args:
-            metadata: where they are kept; the path of an SQLite file opens it (or makes it), and
+            metadata: database of the keys; the path of an SQLite file opens or creates it, and
                 :meth:`close` then closes it.
-            clock: now in epoch milliseconds.
+            clock: returns epoch milliseconds.
             token: source of random bytes.
 
         Raises:
@@ -52,14 +52,14 @@ class KeyStore(ValidKeys):
         self.refresh()
 
     def create(self, scopes: Iterable[str], *, note: str = "") -> tuple[str, ApiKey]:
-        """Make a key.
+        """Create a key.
 
         Args:
             scopes: one or more of `SCOPES`.
-            note: who gets it or what for.
+            note: owner or purpose.
 
         Returns:
-            The key, which is shown here and never again, and what is kept of it.
+            The key, which cannot be read again, and its stored record.
 
         Raises:
             ApiKeyError: if a scope is unknown, none is given, or ``browser`` is not alone.
@@ -71,8 +71,8 @@ class KeyStore(ValidKeys):
             raise ApiKeyError(f"a key needs at least one scope of {', '.join(SCOPES)}")
         if "browser" in chosen and len(chosen) > 1:
             raise ApiKeyError(
-                "a key with the scope 'browser' is read by everybody, so it has no other scope: "
-                "make a second key for what your server does"
+                "a key with the scope 'browser' is public, so it has no other scope: create a "
+                "second key for your server"
             )
         identifier = self._token(4).hex()
         key = f"tactful_{identifier}_{_urlsafe(self._token(32))}"
@@ -89,10 +89,10 @@ class KeyStore(ValidKeys):
         return key, about
 
     def revoke(self, identifier: str) -> None:
-        """Make a key invalid for good.
+        """Revoke a key permanently.
 
         Raises:
-            ApiKeyError: if there is no valid key of that id.
+            ApiKeyError: if no valid key has that id.
         """
         update = (
             sa.update(api_keys)
@@ -104,32 +104,32 @@ class KeyStore(ValidKeys):
         self.refresh()
 
     def list(self) -> list[ApiKey]:
-        """All keys, oldest first, revoked ones included."""
+        """List all keys, oldest first, also revoked ones."""
         return [key for _, key in self._rows()]
 
     def refresh(self) -> None:
-        """Load what other processes changed; one query.
+        """Read the keys again, with changes of other processes; one query.
 
         Raises:
-            StorageError: if the database cannot be reached; the keys stay as they were.
+            StorageError: if the database cannot be reached; the cache is unchanged.
         """
         self.replace(self._rows())
 
     def adopt(self, path: Path) -> int:
-        """Take over the keys of an SQLite file of its own, and rename it to ``….moved``.
+        """Import the keys of a separate SQLite file, and rename it to ``….moved``.
 
         Args:
-            path: what an earlier version wrote as ``keys.db``.
+            path: file ``keys.db`` of an earlier version.
 
         Returns:
-            How many keys were not known here. Running it again adds none.
+            The number of new keys. Running it again adds none.
 
         Raises:
             StorageError: if it cannot be read; nothing was changed then.
         """
         query = "SELECT id, digest, scopes, note, created_at, revoked_at FROM api_keys"
         try:
-            # Closing the last connection brings what lies in the write-ahead log into the file.
+            # Closing the last connection merges the write-ahead log into the file.
             with contextlib.closing(
                 sqlite3.connect(f"{path.absolute().as_uri()}?mode=rw", uri=True)
             ) as old:
@@ -137,11 +137,11 @@ class KeyStore(ValidKeys):
         except sqlite3.Error as error:
             raise StorageError(f"{path}: the API keys cannot be read: {error}") from error
         columns = ("id", "digest", "scopes", "note", "created_at", "revoked_at")
-        found = [dict(zip(columns, row, strict=True)) for row in rows]
+        adopted = [dict(zip(columns, row, strict=True)) for row in rows]
 
         def insert(connection: sa.Connection) -> int:
             known = set(connection.execute(sa.select(api_keys.c.id).with_for_update()).scalars())
-            news = [row for row in found if row["id"] not in known]
+            news = [row for row in adopted if row["id"] not in known]
             if news:
                 connection.execute(sa.insert(api_keys), news)
             return len(news)

@@ -1,4 +1,4 @@
-"""Connections to the services that the settings name: Kafka, Redis, the metadata's database."""
+"""Connections to the services in the settings: Kafka, Redis, database of the metadata."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ _TAG_LENGTH = 16
 
 
 def kafka_settings(log: LogSettings, *, environ: Mapping[str, str] | None = None) -> KafkaSettings:
-    """How to reach the log in Kafka.
+    """Build the connection settings of the log in Kafka.
 
     Args:
         log: settings whose `kind` is ``kafka``.
         environ: environment variables; None means those of the process.
 
     Raises:
-        ConfigError: naming the setting that cannot work.
+        ConfigError: if a setting is invalid; it is named.
     """
     from tactful_streaming.errors import LogSettingsError
     from tactful_streaming.kafka.config import KafkaSettings
@@ -55,8 +55,8 @@ def kafka_settings(log: LogSettings, *, environ: Mapping[str, str] | None = None
             linger_ms=log.linger_ms,
         )
     except LogSettingsError as error:
-        said = str(error).removeprefix("kafka.").replace("servers ", "brokers ", 1)
-        raise ConfigError(f"log.{said}") from error
+        setting = str(error).removeprefix("kafka.").replace("servers ", "brokers ", 1)
+        raise ConfigError(f"log.{setting}") from error
 
 
 def make_topic(
@@ -66,19 +66,19 @@ def make_topic(
     partitions: int | None = None,
     timeout_s: float = 30.0,
 ) -> int:
-    """Make the topic of the log, unless it is there.
+    """Create the topic of the log if it is missing.
 
     Args:
-        log: what it is made like.
-        kafka: where, and what it is called.
-        partitions: how many it gets; None: as the settings say.
-        timeout_s: how long to try, seconds.
+        log: settings of the topic.
+        kafka: connection and name.
+        partitions: number of partitions; None: as the settings say.
+        timeout_s: timeout in seconds.
 
     Returns:
-        How many partitions it has.
+        The number of its partitions.
 
     Raises:
-        LogError: if it cannot be made, or no broker answers.
+        LogError: if it cannot be created, or no broker answers.
     """
     from tactful_streaming.kafka.topics import ensure_topic
 
@@ -94,7 +94,7 @@ def make_topic(
 
 
 def online_tag(definitions: Definitions) -> str:
-    """What blobs packed by `definitions` lie under in an online store."""
+    """Return the part of online keys that identifies the definitions."""
     return definitions.fingerprint[:_TAG_LENGTH]
 
 
@@ -106,17 +106,17 @@ def open_redis(
     timeout_s: float = 2.0,
     environ: Mapping[str, str] | None = None,
 ) -> RedisOnlineStore:
-    """The online store in Redis; it connects at the first use.
+    """Create the online store in Redis; it connects at the first use.
 
     Args:
         online: settings whose `kind` is ``redis``.
-        definitions: what packs the blobs.
-        attempts: how often an operation is tried.
-        timeout_s: for connecting and for each answer, seconds.
+        definitions: definitions that pack the blobs.
+        attempts: number of attempts of an operation.
+        timeout_s: timeout of connecting and of each response, seconds.
         environ: environment variables; None means those of the process.
 
     Raises:
-        ConfigError: if the address is not there or is none.
+        ConfigError: if the address is missing or invalid.
     """
     from tactful_streaming.errors import OnlineStoreError
     from tactful_streaming.online.store import RedisOnlineStore
@@ -140,7 +140,7 @@ def open_redis(
 def open_installation(
     settings: Settings, *, environ: Mapping[str, str] | None = None
 ) -> MetadataStore:
-    """The metadata of the installation: in the database that the settings name, else in a file.
+    """Open the metadata, in the database of the settings or a file in the data directory.
 
     Raises:
         ConfigError: if the settings name a variable that is not set.
@@ -155,9 +155,9 @@ def open_installation(
 def open_keys(
     settings: Settings, *, environ: Mapping[str, str] | None = None
 ) -> Iterator[tuple[MetadataStore, KeyStore]]:
-    """The metadata of the installation and the API keys in it, as long as the context lasts.
+    """Open the metadata and the API keys in it.
 
-    Keys that an earlier version kept in a file of their own move there.
+    Keys in a separate file of an earlier version are imported.
 
     Raises:
         ConfigError: if the settings name a variable that is not set.
@@ -176,7 +176,7 @@ def open_keys(
 
 
 def retention_ms(days: float) -> int | None:
-    """Days of the settings as the log wants to have them; 0 is for ever."""
+    """Convert days to milliseconds; 0, which is unlimited, becomes None."""
     return round(days * _DAY_S * 1000) or None
 
 

@@ -1,4 +1,4 @@
-"""A data directory, which one process at a time may use."""
+"""Exclusive lock of a data directory."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tactful.metadata.restore_journal import finish_restore
 
 @contextlib.contextmanager
 def exclusive(directory: Path) -> Iterator[None]:
-    """Hold a data directory for this process alone; it is made, private, if there is none.
+    """Lock a data directory for this process; create it, private, if it is missing.
 
     Raises:
         StorageError: if it cannot be used, or another process holds it.

@@ -1,9 +1,8 @@
-"""The API keys that are valid now, in memory: what every process that answers requests needs.
+"""Valid API keys in memory, for every process that serves requests.
 
-A key is ``tactful_<id>_<secret>``: eight hexadecimal digits to find it by and 256 random bits. What
-is held is SHA-256 of the whole key. A fast hash is enough here, because a secret of 256 bits cannot
-be guessed; slow password hashes protect secrets that can. Where keys are kept for good is
-`tactful.metadata.api_keys`.
+A key is ``tactful_<id>_<secret>``: an id of eight hexadecimal digits and 256 random bits. The cache
+holds SHA-256 of the whole key. A fast hash is enough, because a secret of 256 bits cannot be
+guessed; slow password hashes are for secrets that can. `tactful.metadata.api_keys` stores keys.
 """
 
 from __future__ import annotations
@@ -15,20 +14,20 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 SCOPES = ("ingest", "recommend", "browser", "analyst", "monitor", "admin")
-"""What a key may do; ``admin`` may do everything, ``browser`` what any visitor of a page may."""
+"""Permissions of keys; ``admin`` has all, ``browser`` those of any visitor of a page."""
 
 _KEY = re.compile(r"tactful_([0-9a-f]{8})_[A-Za-z0-9_-]{43}")
-_NOBODY = bytes(32)
+_NO_DIGEST = bytes(32)
 
 
 @dataclass(frozen=True)
 class ApiKey:
-    """What is known of a key; the key itself is not.
+    """Record of a key, without its secret.
 
     Attributes:
         id: public part, for `revoke`.
-        scopes: what it may do.
-        note: who has it or what for.
+        scopes: its permissions.
+        note: owner or purpose.
         created_at: epoch milliseconds.
         revoked_at: epoch milliseconds; None while it is valid.
     """
@@ -40,15 +39,15 @@ class ApiKey:
     revoked_at: int | None
 
     def allows(self, scope: str) -> bool:
-        """Whether the key may be used where `scope` is needed."""
+        """Return whether the key has a permission."""
         return scope in self.scopes or "admin" in self.scopes
 
 
 class ValidKeys:
-    """Keys by their hashes; a check costs two microseconds and needs no database."""
+    """Cache of keys by id; a check takes two microseconds and no database access."""
 
     def __init__(self) -> None:
-        """No key is valid yet."""
+        """Start without valid keys."""
         self._valid: dict[str, tuple[bytes, ApiKey]] = {}
 
     @property
@@ -57,18 +56,18 @@ class ValidKeys:
         return [*self._valid.values()]
 
     def replace(self, valid: Iterable[tuple[bytes, ApiKey]]) -> None:
-        """Let exactly these be valid from now on."""
+        """Replace the valid keys."""
         self._valid = {key.id: (hashed, key) for hashed, key in valid if key.revoked_at is None}
 
     def check(self, key: str) -> ApiKey | None:
-        """The valid key that `key` is, or None. Digests are compared in constant time."""
-        form = _KEY.fullmatch(key)
-        if form is None:
+        """Return the record of a valid key, or None; compares digests in constant time."""
+        match = _KEY.fullmatch(key)
+        if match is None:
             return None
-        hashed, about = self._valid.get(form[1], (_NOBODY, None))
+        hashed, about = self._valid.get(match[1], (_NO_DIGEST, None))
         return about if hmac.compare_digest(hashed, digest(key)) else None
 
 
 def digest(key: str) -> bytes:
-    """What is kept of a key."""
+    """Return the stored hash of a key."""
     return hashlib.sha256(key.encode()).digest()

@@ -1,7 +1,10 @@
-"""Puts restored files in their place, also after the process that began it was killed.
+"""Journal of a restore, which completes it also after a kill.
 
-What is to be put in place lies in the data directory under ``.restoring``, whole, before a list
-says so. From there on it only goes forward.
+The restored files are complete under ``.restoring`` before the journal is written. From then on the
+restore can only be completed::
+
+    .restoring/files/...      restored files
+    .restoring/ready          {"goes": ["log", "state"], "comes": ["log", "models"]}
 """
 
 from __future__ import annotations
@@ -15,32 +18,32 @@ from tactful.errors import BackupError
 from tactful_privacy.durable_files import sync
 
 RESTORING = ".restoring"
-"""Directory in which a restore gathers what it puts in place."""
+"""Directory of a restore in the data directory."""
 
 READY = "ready"
-"""The list in it of what goes and what comes."""
+"""Journal in it."""
 
 STAGED = "files"
-"""The files in it."""
+"""Folder of the restored files in it."""
 
 
 class Ready(msgspec.Struct, frozen=True):
-    """What is to be done: names in the data directory that go, and that come."""
+    """Names in the data directory to remove, and to put in place."""
 
     goes: list[str]
     comes: list[str]
 
 
 def finish_restore(data: Path) -> bool:
-    """Go on with a restore that was broken off, by whoever holds the data directory.
+    """Complete an interrupted restore; the caller holds the data directory.
 
-    One that had not gathered everything is given up: what was there is still there.
+    A restore without a journal is discarded: the present files are untouched.
 
     Returns:
-        Whether there was something to be put in place.
+        Whether files were put in place.
 
     Raises:
-        BackupError: if that cannot be done.
+        BackupError: if a file cannot be moved.
     """
     restoring = data / RESTORING
     if not restoring.exists():
@@ -54,7 +57,7 @@ def finish_restore(data: Path) -> bool:
         raise BackupError(f"{restoring / READY}: cannot be read: {error}") from error
     staged = restoring / STAGED
     try:
-        # In two rounds, and what is staged is gone when it is in place: so again is harmless.
+        # Repeatable: a staged file is gone when it is in place.
         for name in ready.goes:
             if name not in ready.comes:
                 _remove(data / name)
@@ -71,14 +74,14 @@ def finish_restore(data: Path) -> bool:
 
 
 def refuse_unfinished(data: Path) -> None:
-    """Refuse to work on a data directory that is half restored.
+    """Raise if a data directory is partly restored.
 
     Raises:
-        BackupError: if a restore was broken off when it had begun to put things in place.
+        BackupError: if a restore was interrupted after its journal was written.
     """
     if (data / RESTORING / READY).exists():
         raise BackupError(
-            f"{data}: a restore was broken off here. Start the server, or run `tactful restore "
+            f"{data}: a restore was interrupted. Start the server, or run `tactful restore "
             "--finish`, before anything else"
         )
 

@@ -1,8 +1,7 @@
-"""What an installation knows about itself: API keys, definitions, backfills, changes of models.
+"""The metadata of an installation: keys, definitions, jobs, rollouts, consent, erasures.
 
-It also holds rollouts, coupons, what people agreed to, and erasures. One database, SQLite or
-MySQL/MariaDB, shared by all processes of the installation. Its schema is brought up to date when it
-is opened, by the migrations in ``tactful/migrations``.
+One database, SQLite or MySQL/MariaDB, is shared by all processes of the installation. Opening it
+upgrades its schema by the migrations.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ SCHEMA = "0006"
 """The newest migration: the schema that this version reads and writes."""
 
 VERSION_TABLE = "tactful_schema"
-"""Where the schema's version is kept. Not Alembic's default, which MLflow may use in the place."""
+"""Table of the schema's version; MLflow may use Alembic's default in the same database."""
 
 _T = TypeVar("_T")
 _LOCK_SECONDS = 60
@@ -39,7 +38,7 @@ _ATTEMPTS = 5
 # A lock that took too long, a deadlock, and a row that changed under MariaDB's snapshot.
 _MYSQL_TRY_AGAIN = (1205, 1213, 1020)
 
-# Names are compared byte by byte, as in SQLite: `Shop` and `shop` are two.
+# Names are compared byte by byte, as in SQLite: `Shop` and `shop` differ.
 _OPTIONS: dict[str, Any] = {
     "mysql_engine": "InnoDB",
     "mysql_charset": "utf8mb4",
@@ -47,10 +46,10 @@ _OPTIONS: dict[str, Any] = {
 }
 _long_text = sa.Text().with_variant(mysql.MEDIUMTEXT(), "mysql", "mariadb")
 _digest = sa.LargeBinary(32).with_variant(mysql.BINARY(32), "mysql", "mariadb")
-_number = sa.BigInteger().with_variant(sa.Integer(), "sqlite")  # may count itself up in SQLite
+_number = sa.BigInteger().with_variant(sa.Integer(), "sqlite")  # allows autoincrement in SQLite
 
 tables = sa.MetaData()
-"""All tables, as the newest migration leaves them."""
+"""All tables after the newest migration."""
 
 api_keys = sa.Table(
     "api_keys",
@@ -219,13 +218,13 @@ coupon_positions = sa.Table(
 
 @dataclass(frozen=True)
 class DefinitionVersion:
-    """Definitions that were applied at some time.
+    """Applied definitions.
 
     Attributes:
-        fingerprint: of what they compute, whatever their style.
+        fingerprint: hash of the computation, independent of the YAML's style.
         definitions: canonical YAML.
         applied_at: epoch milliseconds.
-        applied_by: which command or process applied them.
+        applied_by: command or process that applied them.
     """
 
     fingerprint: str
@@ -239,16 +238,16 @@ class BackfillJob:
     """A computation of added features from the log.
 
     Attributes:
-        id: the same for the same features, definitions and partition.
+        id: hash of features, definitions and partition.
         fingerprint: of the definitions.
         partition: number of the log's partition.
-        features: names of what is computed.
-        state: ``running`` also after its process was killed, until it is resumed.
+        features: names of the computed features.
+        state: ``running`` also after a kill, until it is resumed.
         position: next offset of the log to read.
         end: offset up to which it reads.
         started_at: epoch milliseconds.
         updated_at: epoch milliseconds.
-        error: why it failed.
+        error: message of a failure.
     """
 
     id: str
@@ -264,7 +263,7 @@ class BackfillJob:
 
 
 class MetadataStore:
-    """The metadata of one installation; made by :func:`open_metadata`."""
+    """The metadata of one installation; open it by :func:`open_metadata`."""
 
     def __init__(self, engine: sa.Engine, clock: Callable[[], int]) -> None:
         """Use a database whose schema is up to date."""
@@ -272,7 +271,7 @@ class MetadataStore:
         self._clock = clock
 
     def fetch(self, query: sa.Select[Any]) -> Sequence[sa.Row[Any]]:
-        """Rows of one query.
+        """Return the rows of a query.
 
         Raises:
             StorageError: if the database cannot be reached or refuses.
@@ -282,7 +281,7 @@ class MetadataStore:
             return reading.execute(query).all()
 
     def change(self, work: Callable[[sa.Connection], _T]) -> _T:
-        """Do `work` in one transaction, one at a time; again if the database broke a deadlock.
+        """Run `work` in a serial transaction; repeat it if the database broke a deadlock.
 
         Raises:
             StorageError: if the database cannot be reached or refuses; nothing was changed.
@@ -298,22 +297,22 @@ class MetadataStore:
 
     def _change(self, work: Callable[[sa.Connection], _T]) -> _T:
         with self._engine.begin() as connection:
-            if self._engine.dialect.name != "sqlite":  # there BEGIN IMMEDIATE lets nobody else in
-                # A row that is always there. Of what is not there yet, MySQL gives all who ask the
-                # gap in which it belongs, and then lets none of them insert it.
+            if self._engine.dialect.name != "sqlite":  # there BEGIN IMMEDIATE is exclusive
+                # Lock a row that always exists: on missing rows MySQL grants gap locks to several
+                # transactions, and then none of them can insert.
                 connection.execute(sa.text(f"SELECT version_num FROM {VERSION_TABLE} FOR UPDATE"))
             return work(connection)
 
     def record_definitions(self, fingerprint: str, definitions: str, *, applied_by: str) -> bool:
-        """Note that definitions are in force from now on.
+        """Record the applied definitions.
 
         Args:
-            fingerprint: of what they compute.
+            fingerprint: hash of the computation.
             definitions: canonical YAML.
-            applied_by: which command or process applies them.
+            applied_by: command or process that applies them.
 
         Returns:
-            Whether that is news: False if they were in force already.
+            False if they were the last applied ones already.
         """
         latest = sa.select(definition_versions.c.fingerprint).order_by(
             definition_versions.c.id.desc()
@@ -335,7 +334,7 @@ class MetadataStore:
         return self.change(record)
 
     def definitions_history(self, limit: int = 100) -> list[DefinitionVersion]:
-        """What was in force, newest first."""
+        """List applied definitions, newest first."""
         query = sa.select(definition_versions).order_by(definition_versions.c.id.desc())
         return [
             DefinitionVersion(row.fingerprint, row.definitions, row.applied_at, row.applied_by)
@@ -345,13 +344,13 @@ class MetadataStore:
     def begin_backfill(
         self, fingerprint: str, features: Sequence[str], *, partition: int, position: int, end: int
     ) -> BackfillJob:
-        """Begin a backfill, or go on with one that did not end.
+        """Begin a backfill, or resume an unfinished one.
 
         Args:
             fingerprint: of the definitions.
-            features: names of what is to be computed.
+            features: names of the features to compute.
             partition: number of the log's partition.
-            position: offset to begin at; one that goes on keeps its own.
+            position: first offset; a resumed one keeps its own.
             end: offset up to which to read.
         """
         names = sorted(features)
@@ -369,44 +368,44 @@ class MetadataStore:
             "updated_at": now,
             "error": None,
         }
-        mine = backfill_jobs.c.id == identity
+        same = backfill_jobs.c.id == identity
 
         def begin(connection: sa.Connection) -> None:
             found = connection.execute(
-                sa.select(backfill_jobs.c.state).where(mine).with_for_update()
+                sa.select(backfill_jobs.c.state).where(same).with_for_update()
             ).scalar()
             if found is None:
                 connection.execute(sa.insert(backfill_jobs).values(id=identity, **values))
             else:
-                going_on = {"started_at", "position"} if found != "done" else set[str]()
-                changed = {name: values[name] for name in values.keys() - going_on}
-                connection.execute(sa.update(backfill_jobs).where(mine).values(**changed))
+                kept = {"started_at", "position"} if found != "done" else set[str]()
+                changed = {name: values[name] for name in values.keys() - kept}
+                connection.execute(sa.update(backfill_jobs).where(same).values(**changed))
 
         self.change(begin)
         return self._backfill(identity)
 
     def advance_backfill(self, job: str, position: int) -> None:
-        """Note how far a backfill has come."""
+        """Record the next offset of a backfill."""
         self._update_backfill(job, position=position)
 
     def finish_backfill(self, job: str, *, error: str | None = None) -> None:
-        """Note the end of a backfill, good or bad."""
+        """Record the end of a backfill; `error` if it failed."""
         if error is None:
             self._update_backfill(job, state="done", position=backfill_jobs.c.end_position)
         else:
             self._update_backfill(job, state="failed", error=error)
 
     def backfills(self) -> list[BackfillJob]:
-        """All backfills, the last begun first."""
+        """List all backfills, newest first."""
         table = backfill_jobs.c
         rows = self.fetch(sa.select(backfill_jobs).order_by(table.started_at.desc(), table.id))
         return [_job(row) for row in rows]
 
     def compact(self) -> bool:
-        """Remove from an SQLite file what was deleted in it; other databases see to that.
+        """Remove the bytes of deleted rows from an SQLite file.
 
         Returns:
-            Whether it is gone; not while somebody else reads, from what was written before.
+            False while another connection reads older data; True for other databases.
 
         Raises:
             StorageError: if the database cannot be used.
@@ -417,7 +416,7 @@ class MetadataStore:
             raw = self._engine.raw_connection()
             try:
                 raw.cursor().execute("VACUUM").fetchall()
-                # Nobody can write while this waits for readers.
+                # Waiting for readers blocks writers.
                 raw.cursor().execute(f"PRAGMA busy_timeout={_READERS_MS}")
                 busy, *_ = raw.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
             finally:
@@ -432,7 +431,7 @@ class MetadataStore:
     def _backfill(self, job: str) -> BackfillJob:
         rows = self.fetch(sa.select(backfill_jobs).where(backfill_jobs.c.id == job))
         if not rows:
-            raise StorageError(f"there is no backfill {job!r}")
+            raise StorageError(f"no backfill has the id {job!r}")
         return _job(rows[0])
 
     def _update_backfill(self, job: str, **values: Any) -> None:
@@ -442,19 +441,19 @@ class MetadataStore:
             .values(updated_at=self._clock(), **values)
         )
         if not self.change(lambda connection: connection.execute(statement).rowcount):
-            self._backfill(job)  # MySQL counts an update that changed nothing as none
+            self._backfill(job)  # MySQL does not count updates without a change
 
 
 def open_metadata(location: str | Path, *, clock: Callable[[], int] = now_ms) -> MetadataStore:
-    """Open the metadata, making or upgrading its tables.
+    """Open the metadata; create or upgrade its tables.
 
-    Of processes that start at once, one upgrades and the others wait for it. There is no way back
-    to an older schema but a backup.
+    If processes start at once, one upgrades and the others wait. Only a backup leads back to an
+    older schema.
 
     Args:
         location: path of an SQLite file, or a database URL: ``mysql+pymysql://user:password@host/
             database``, ``mariadb+pymysql://…`` or ``sqlite:///path``.
-        clock: now in epoch milliseconds.
+        clock: returns epoch milliseconds.
 
     Raises:
         StorageError: if the database cannot be reached or used, its driver is not installed, or a
@@ -476,13 +475,13 @@ def _connect(location: str | Path) -> sa.Engine:
         url = sa.make_url(text) if "://" in text else sa.URL.create("sqlite", database=text)
     except (sa.exc.ArgumentError, ValueError):
         raise StorageError(
-            "the location of the metadata is no database URL; write "
+            "the location of the metadata is not a database URL; write "
             "mysql+pymysql://user:password@host/database or the path of an SQLite file"
         ) from None
     backend = url.get_backend_name()
     if backend == "sqlite":
         if url.database in (None, "", ":memory:"):
-            raise StorageError("metadata in memory is lost at the end: give the path of a file")
+            raise StorageError("metadata in memory is lost at exit: give the path of a file")
         return _connect_sqlite(url)
     if backend not in ("mysql", "mariadb"):
         raise StorageError(f"metadata cannot be kept in {backend}: use SQLite, MySQL or MariaDB")
@@ -501,7 +500,7 @@ def _connect(location: str | Path) -> sa.Engine:
             "pip install 'tactful[mysql]'"
         ) from error
 
-    # A server without strict mode would shorten what is too long, and only warn.
+    # Without strict mode a server truncates long values with a warning only.
     @sa.event.listens_for(engine, "connect")
     def configure(connection: Any, _record: Any) -> None:
         with connection.cursor() as cursor:
@@ -513,8 +512,8 @@ def _connect(location: str | Path) -> sa.Engine:
 def _connect_sqlite(url: sa.URL) -> sa.Engine:
     engine = sa.create_engine(url, connect_args={"timeout": _LOCK_SECONDS})
 
-    # The driver would begin a transaction at its first write and commit before a CREATE TABLE, so
-    # it is told to begin none, and we begin them.
+    # The driver begins transactions at the first write and commits before a CREATE TABLE, so its
+    # transactions are switched off.
     @sa.event.listens_for(engine, "connect")
     def configure(connection: Any, _record: Any) -> None:
         connection.isolation_level = None
@@ -544,8 +543,8 @@ def _upgrade(engine: sa.Engine) -> None:
         found = _schema(connection)
         if found is not None and found not in known:
             raise StorageError(
-                f"{_name(engine)}: the metadata has schema {found}, and this version of tactful "
-                f"knows no newer one than {SCHEMA}: start the newer version that upgraded it, or "
+                f"{_name(engine)}: the metadata has schema {found}, but this version of tactful "
+                f"supports {SCHEMA} at most: start the newer version that upgraded it, or "
                 "restore the backup from before"
             )
         config.attributes["connection"] = connection
@@ -563,10 +562,10 @@ def _schema(connection: sa.Connection) -> str | None:
 
 @contextlib.contextmanager
 def _alone(engine: sa.Engine) -> Iterator[sa.Connection]:
-    """A transaction that no other process upgrades beside."""
+    """Begin a transaction that excludes upgrades by other processes."""
     with contextlib.ExitStack() as stack:
-        if engine.dialect.name != "sqlite":  # there BEGIN IMMEDIATE lets nobody else in
-            # MySQL commits at every CREATE TABLE, so a transaction would not keep others away.
+        if engine.dialect.name != "sqlite":  # there BEGIN IMMEDIATE is exclusive
+            # MySQL commits at every CREATE TABLE, so a transaction does not exclude others.
             try:
                 stack.enter_context(
                     hold_named_lock(engine, "tactful schema", timeout_s=_LOCK_SECONDS)
@@ -580,12 +579,12 @@ def _alone(engine: sa.Engine) -> Iterator[sa.Connection]:
 
 @contextlib.contextmanager
 def _explained(engine: sa.Engine) -> Iterator[None]:
-    """Turn what drivers raise into ours, without the statement and the values in it."""
+    """Convert errors of drivers to StorageError, without statement and values."""
     try:
         yield
     except sa.exc.SQLAlchemyError as error:
         cause = getattr(error, "orig", None) or error
-        # Of this very class is what SQLite says of a file that it cannot read as a database.
+        # SQLite raises exactly this class for a file that is no database.
         cure = ": restore it from a backup" if type(error) is sa.exc.DatabaseError else ""
         raise StorageError(
             f"{_name(engine)}: the metadata cannot be used: {cause}{cure}"

@@ -166,14 +166,14 @@ def test_ingest_keeps_its_place_when_the_server_goes(settings: Settings, tmp_pat
         host = live.platform.settings.server.host
         fixed = replace(settings, server=replace(settings.server, port=live.port))
         answers = iter([True, True])
-        append = live.platform.door.events
+        append = live.platform.ingest.events
 
         async def twice(*arguments: Any, **options: Any) -> Any:
             if not next(answers, False):
                 raise RuntimeError("gone")
             return await append(*arguments, **options)
 
-        live.platform.door.events = twice  # type: ignore[method-assign]
+        live.platform.ingest.events = twice  # type: ignore[method-assign]
         broken = run("ingest", file, "--url", live.url, "--batch", 10)
         assert broken.exit_code == 4
     with Live(Platform.open(fixed, build)):
@@ -232,7 +232,7 @@ def test_the_doctor_fails_for_what_keeps_a_server_from_working(tmp_path: Path) -
 def test_the_doctor_tells_of_what_lists_are_made_from(settings: Settings) -> None:
     found = next(check for check in examine(settings) if check.name == "features")
     assert found.state == "warning"
-    assert "lists are made without" in found.said and "sold_28d" in found.said
+    assert "recommendations need" in found.said and "sold_28d" in found.said
 
 
 def test_the_doctor_knows_its_own_server(live: Live) -> None:

@@ -188,7 +188,7 @@ def test_rescaled_workers_are_those_of_a_log_that_always_had_so_many(
     assert json.loads(done.stdout)["partitions"] == AFTER
     assert [it.name for it in (tmp_path / "new").iterdir()] == ["partitions"]
     again = CliRunner().invoke(main, command)
-    assert "there are states already" in again.stderr
+    assert "states exist already" in again.stderr
 
     always = Always(
         Definitions(

@@ -40,8 +40,7 @@ from tactful.metadata.connections import open_installation, open_keys
 from tactful.metadata.restore_journal import RESTORING, finish_restore
 from tactful.metadata.store import suppressions
 from tactful.server.platform import Platform
-from tactful.statistics.counter import NOT_BEFORE
-from tactful.statistics.service import PrivateStatistics
+from tactful.statistics.counter import NOT_BEFORE, StatisticsCounter
 from tactful.subjects.consent import ConsentStore
 from tactful.subjects.installation import Installation
 from tactful.subjects.suppression import open_suppression
@@ -174,7 +173,7 @@ def of_a_newer_version(backup: Path) -> None:
         (damaged_by_a_bit, "damaged"),
         (cut_short, "damaged"),
         (without_a_file, "missing"),
-        (without_manifest, "no backup"),
+        (without_manifest, "no complete backup"),
         (with_a_manifest_that_was_changed, "checksum"),
         (of_a_newer_version, "format 99"),
     ],
@@ -402,7 +401,7 @@ def test_where_counting_begins_anew_nothing_of_the_day_is_released(
     now = [today * DAY_MS + 3_600_000]
     path = tmp_path / "ledger.db"
     with contextlib.closing(Ledger(path, daily_epsilon=10)) as ledger:
-        counts = PrivateStatistics(
+        counter = StatisticsCounter(
             (LINES,),
             ledger,
             secret=b"a secret of these tests, 32 bytes",
@@ -410,10 +409,10 @@ def test_where_counting_begins_anew_nothing_of_the_day_is_released(
             not_before=(today + 1) * DAY_MS if restored_today else 0,
         )
         for hours in range(60):
-            counts.counter.apply(
+            counter.apply(
                 Event(event_id=f"e-{hours}", type="view", timestamp=now[0], user_id="a"), None
             )
-            counts.counter.before_commit()
+            counter.before_commit()
             now[0] += 3_600_000
         assert min(ledger.released_days(0, 30_000)[LINES.name]) == today + restored_today
 

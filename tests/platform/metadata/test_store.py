@@ -248,7 +248,7 @@ def test_many_processes_may_start_at_once(location: Location) -> None:
 def test_a_newer_schema_is_refused_and_left_alone(location: Location) -> None:
     open_metadata(location).close()
     execute(location, f"UPDATE {metadata.VERSION_TABLE} SET version_num = '9999'")
-    with pytest.raises(StorageError, match=r"schema 9999.*no newer one than \d+.*backup"):
+    with pytest.raises(StorageError, match=r"schema 9999.*supports \d+ at most.*backup"):
         open_metadata(location)
     execute(location, f"UPDATE {metadata.VERSION_TABLE} SET version_num = '{metadata.SCHEMA}'")
     open_metadata(location).close()
@@ -282,8 +282,8 @@ def test_an_upgrade_waits_for_another_one(
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
-        ("sqlite://", "lost at the end"),
-        ("sqlite:///:memory:", "lost at the end"),
+        ("sqlite://", "lost at exit"),
+        ("sqlite:///:memory:", "lost at exit"),
         ("postgresql://u:secret@h/d", "cannot be kept in postgresql"),
         ("mysql://u:secret@host:port/d", "no database URL"),
         ("mysql+other://u:secret@host/d", "write mysql\\+pymysql"),

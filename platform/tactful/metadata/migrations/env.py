@@ -1,4 +1,4 @@
-"""Alembic runs this to run the steps, on the connection that ``tactful.metadata.store`` gives it."""
+"""Environment of Alembic: runs migrations on the connection of ``tactful.metadata.store``."""
 
 from __future__ import annotations
 

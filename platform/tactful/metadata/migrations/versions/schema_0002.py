@@ -1,4 +1,4 @@
-"""Who made which model serve, when and why."""
+"""Changes of the serving model, with time and reason."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What people agreed to, whose data may not come back, and erasures."""
+"""Decisions on consent, suppressed users and erasures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Erasures that the owners of partitions have to do, and how far each of them is."""
+"""Erasures by the owners of partitions, and their progress."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Changes that are rolled out in stages, what every look at them said, and who moved them."""
+"""Rollouts, their looks and their changes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Coupons that were decided, what their budgets have left, and how far the log was read."""
+"""Decisions on coupons, budgets and read offsets of the log."""
 
 from __future__ import annotations
 
