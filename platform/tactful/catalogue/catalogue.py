@@ -1,4 +1,4 @@
-"""The catalogue as columns, one row for each item: features are assembled by indexing."""
+"""The catalogue as columns, one row for each item, to assemble features by index."""
 
 from __future__ import annotations
 

@@ -69,7 +69,7 @@ class ReadsLate(Protocol):
     """A feature engine that reads features at their first use."""
 
     def read_late(self, entity: str, key: str, at: int) -> Values:
-        """Read as `FeatureSource.read` does; use the result before the next batch is applied."""
+        """Read as `FeatureSource.read`; use the result before the next batch is applied."""
 
 
 class ReadsPlaced(Protocol):

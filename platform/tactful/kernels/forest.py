@@ -142,7 +142,7 @@ def _has_tables() -> bool:
 def _compare_block_code(
     _: Any, values: Any, thresholds: Any, begin: Any, end: Any, answers: Any, right: Any, left: Any
 ) -> Any:
-    """Write ``values[row] >= threshold``, a bit a row, from the answers `right` and `left` on.
+    """Write ``values[row] >= threshold``, a bit a row, from `right` and `left` on.
 
     There is one answer for each of ``thresholds[begin:end]``. For a missing value, those from
     `right` on have a one, the others a zero.

@@ -51,7 +51,7 @@ class Scores:
 def sum_by_key(
     keys: NDArray[np.integer[Any]], values: NDArray[Any]
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Sum values by key, in float64 and in the order they come; sums of 0 or less are left out.
+    """Sum values by key, in float64 and in their order; drop sums of 0 or less.
 
     Args:
         keys: whole numbers in any order, shape (n,).

@@ -1,7 +1,7 @@
-"""From margins to probabilities: what share of items with such a score was taken.
+"""Calibration: a map from margins of a forest to probabilities of being taken.
 
-A forest that ranks says which item is better, not how likely it is. A monotone map from its margin
-to a probability is fitted on lists later than those it learned from, and judged on later ones yet.
+A forest that ranks orders items, and gives no probabilities. A monotone map from margins to
+probabilities is fitted on lists later than its training data, and evaluated on still later ones.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ _POINTS = 64
 
 
 class Calibration(msgspec.Struct, frozen=True, kw_only=True):
-    """A map from margins to probabilities, and how good it is on lists it was not fitted on.
+    """A map from margins to probabilities, and its quality on lists of later time.
 
     Attributes:
         method: ``isotonic`` regression, or ``platt`` scaling where little was taken.
-        of: of items that were ``shown``, or of the ``candidates`` of replayed lists.
+        of: items that were ``shown``, or ``candidates`` of replayed lists.
         margins: points of the map, ascending; between them it is linear, beyond them flat.
         probabilities: their probabilities.
         brier: mean squared error of the probabilities.
-        brier_constant: the same of the share that was taken, for everybody.
+        brier_constant: the same for the share that was taken, as a constant.
         error: expected calibration error: mean distance, over ten parts of equal size, of the
             mean probability from the share that was taken.
         predicted: mean probability of each of these parts, ascending.
         observed: share that was taken of each.
-        rows: items it was judged on.
+        rows: number of items it was evaluated on.
     """
 
     method: Literal["isotonic", "platt"]
@@ -49,7 +49,7 @@ class Calibration(msgspec.Struct, frozen=True, kw_only=True):
     rows: int
 
     def probability(self, margins: NDArray[np.float32]) -> NDArray[np.float64]:
-        """Probabilities of margins, of their shape."""
+        """Return the probabilities of margins, in their shape."""
         return np.interp(margins, self.margins, self.probabilities)
 
 
@@ -59,20 +59,20 @@ def calibrate(
     half: int,
     of: Literal["shown", "candidates"],
 ) -> Calibration | None:
-    """Fit a map on the first rows, and judge it on the others.
+    """Fit a map on the first rows, and evaluate it on the others.
 
     Isotonic regression (Zadrozny and Elkan, "Transforming classifier scores into accurate
     multiclass probability estimates", KDD 2002); where fewer than 200 items were taken, Platt
     scaling ("Probabilistic outputs for support vector machines", 1999), which has two parameters.
 
     Args:
-        margins: of the forest, in time order, shape (n,).
+        margins: margins of the forest, in time order, shape (n,).
         taken: whether the item was taken, shape (n,).
-        half: rows to fit on; the others judge.
-        of: what the rows are of.
+        half: rows to fit on; the others evaluate.
+        of: see `Calibration`.
 
     Returns:
-        The map; None where too little was taken.
+        The map; None if too few items were taken.
     """
     # A server reads calibrations and fits none; this brings pandas into the process.
     from sklearn.isotonic import IsotonicRegression
@@ -93,9 +93,9 @@ def calibrate(
         fitted = logistic.predict_proba(points[:, None])[:, 1]
         if fitted[-1] < fitted[0]:  # a better score never means a smaller probability
             fitted = np.full(len(points), float(first.mean()))
-    found = np.interp(margins[half:], points, fitted)
-    parts = np.array_split(np.argsort(found, kind="stable"), _BINS)
-    predicted = [float(found[part].mean()) for part in parts]
+    probabilities = np.interp(margins[half:], points, fitted)
+    parts = np.array_split(np.argsort(probabilities, kind="stable"), _BINS)
+    predicted = [float(probabilities[part].mean()) for part in parts]
     observed = [float(second[part].mean()) for part in parts]
     sizes = np.array([len(part) for part in parts])
     return Calibration(
@@ -103,7 +103,7 @@ def calibrate(
         of=of,
         margins=points.astype(float).tolist(),
         probabilities=fitted.astype(float).tolist(),
-        brier=float(np.mean((found - second) ** 2)),
+        brier=float(np.mean((probabilities - second) ** 2)),
         brier_constant=float(np.mean((float(first.mean()) - second) ** 2)),
         error=float(np.average(np.abs(np.subtract(predicted, observed)), weights=sizes)),
         predicted=predicted,

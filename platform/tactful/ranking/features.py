@@ -1,7 +1,7 @@
-"""The ranker's features: one definition for training and serving.
+"""The features of the ranker: one definition for training and serving.
 
-Training replays the log through the same engine and calls the same `assemble` as a request
-does, so a feature cannot mean one thing to the model and another to the server.
+Training replays the log through the same engine and calls the same `assemble` as a request, so
+that every feature means the same to the model and to the server.
 """
 
 from __future__ import annotations
@@ -70,11 +70,11 @@ RANKING_FEATURES: tuple[str, ...] = (
 
 
 REQUESTED: tuple[str, ...] = ("intent_weight", "intent_place")
-"""Columns of what comes with a request, which no log holds: they cannot be computed again."""
+"""Columns of fields of a request that are not logged: they cannot be computed again."""
 
 
 def layout(definitions: str) -> str:
-    """What a logged row of features means: two rows with the same layout can be compared.
+    """Return a hash of the meaning of feature rows: equal ones can be compared.
 
     Args:
         definitions: fingerprint of the feature definitions the engine computes.
@@ -84,10 +84,12 @@ def layout(definitions: str) -> str:
 
 
 def absent_features(definitions: Definitions) -> tuple[str, ...]:
-    """Names of features that lists are made from and `definitions` lack: each counts as nothing."""
-    has = {(one.entity, one.name) for one in definitions.features}
+    """Return the packaged features that `definitions` lack: each counts as 0."""
+    defined = {(feature.entity, feature.name) for feature in definitions.features}
     packaged = load_definitions(PACKAGED_FEATURES).features
-    return tuple(one.name for one in packaged if (one.entity, one.name) not in has)
+    return tuple(
+        feature.name for feature in packaged if (feature.entity, feature.name) not in defined
+    )
 
 
 _DAY = 86_400_000.0
@@ -107,13 +109,13 @@ _SCORED = _columns(*_SCORES)
 _LIFT = _COLUMN["cohort_lift"]
 _SCORED_AND_LIFT = _columns(*_SCORES, "cohort_lift")
 _DONE = _columns("in_session", "taken_28d", "taken_364d", "days_since_taken")
-_OF_PERSON = _columns(
+_OF_USER = _columns(
     *("in_session", "taken_28d", "taken_364d", "taken_per_visit", "taken_share"),
     *("days_since_taken", "session_length", "history_items", "visits_364d", "spend_28d"),
     "days_since_visit",
 )
 _OF_CATEGORIES = _columns("category_share", "category_in_session", "category_viewed_1h")
-_OF_EVERYBODY = _columns(*SOLD, "sold_trend", "category_sold_28d")
+_SALES = _columns(*SOLD, "sold_trend", "category_sold_28d")
 _NEARNESS = _columns("vector_last", "vector_session", "vector_history")
 _INTENDED = _columns(*REQUESTED)
 
@@ -128,14 +130,14 @@ def assemble(
     """Lay out the features of every candidate.
 
     Args:
-        candidates: what recall found.
-        context: who asks, and when.
-        source: the feature engine, for what items and categories do with everybody.
+        candidates: the candidates, with their scores.
+        context: user, visit and time.
+        source: the feature engine, for the sales of items and categories.
         catalogue: prices and categories.
 
     Returns:
         Features, shape (len(candidates.rows), len(RANKING_FEATURES)), each column contiguous; NaN
-        where a value does not exist, such as the days since an item was taken that never was.
+        where a value does not exist, such as the days since taken of an item never taken.
     """
     rows = candidates.rows
     features = np.empty((len(RANKING_FEATURES), len(rows)), np.float32)
@@ -143,16 +145,16 @@ def assemble(
         return features.T
     features[_NEARNESS] = _nearness(candidates)
     _scores(candidates, features)
-    _person(context, catalogue, rows, features)
+    _user(context, catalogue, rows, features)
     category = _catalogue(context, catalogue, rows, features)
-    _everybody(source, catalogue, rows, category, context.at, features)
+    _sales(source, catalogue, rows, category, context.at, features)
     intended = _intended(candidates.intent, catalogue)
     features[_INTENDED] = np.nan if intended is None else intended[:, category]
     return features.T
 
 
 def _scores(candidates: Candidates, features: NDArray[np.float32]) -> None:
-    """Fill the columns of scores and of places; a row without a score has 0, and no place."""
+    """Fill the columns of scores and places; without a score 0, and no place."""
     rows = candidates.rows
     lists = [*candidates.neighbours, candidates.similar_sessions]
     columns = _SCORED
@@ -163,12 +165,12 @@ def _scores(candidates: Candidates, features: NDArray[np.float32]) -> None:
         features[_LIFT] = 0.0
         lists.append(candidates.lift)
         columns = _SCORED_AND_LIFT
-    # All lists are looked up at once: one by one would cost a call of numpy for each step of each.
+    # All lists are looked up at once: one by one takes a numpy call for each step of each.
     places, there = _find(np.concatenate([scores.rows for scores in lists]), rows)
     numbers = np.repeat(columns, [len(scores.rows) for scores in lists])
     values = np.concatenate([scores.values for scores in lists])
     features[numbers[there], places[there]] = values[there]
-    # Places among all that are scored, so that they depend on nothing but the context.
+    # Places among all scored items, so that they depend on the context alone.
     for column, scores in (
         (_COLUMN["next_place"], candidates.neighbours.next_three),
         (_COLUMN["similar_place"], candidates.similar_sessions),
@@ -182,13 +184,13 @@ def _scores(candidates: Candidates, features: NDArray[np.float32]) -> None:
 def _find(
     wanted: NDArray[np.int64], rows: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """Places of `wanted` in ascending `rows`, which are not empty, and whether each is there."""
+    """Return places of `wanted` in ascending `rows`, and whether they match."""
     places = np.minimum(np.searchsorted(rows, wanted), len(rows) - 1)
     return places, rows[places] == wanted
 
 
 def _nearness(candidates: Candidates) -> NDArray[np.float32]:
-    """Inner products with the latest item, the visit and the history, shape (3, n)."""
+    """Return inner products with the last item, the visit, the history, shape (3, n)."""
     directions = (
         candidates.last_vector,
         candidates.session_vector,
@@ -196,14 +198,14 @@ def _nearness(candidates: Candidates) -> NDArray[np.float32]:
     )
     near = products(candidates.vectors.read(), np.array(directions))
     if not candidates.last_vector.any():
-        near[0] = np.nan  # without a latest item, nothing is near to it
+        near[0] = np.nan  # there is no latest item
     return near
 
 
 def _intended(
     intent: Mapping[str, float] | None, catalogue: Catalogue
 ) -> NDArray[np.float32] | None:
-    """What the device believes of each category; None where it said nothing at all."""
+    """Return weight and place of each category in the intent; None without an intent."""
     if not intent:
         return None
     # Number -1, an unknown category, reads the spare last element of each table.
@@ -216,18 +218,18 @@ def _intended(
     return tables
 
 
-def _person(
+def _user(
     context: RequestContext,
     catalogue: Catalogue,
     rows: NDArray[np.int64],
     features: NDArray[np.float32],
 ) -> None:
-    """Fill the columns of what the person did with items, and how active the person is."""
+    """Fill the columns of the user's items and activity."""
     session = context.session
     month, year, ever = map(context.grouped, ("taken_28d", "taken_364d", "taken_last"))
     taken = catalogue.rows.of_many([*month, *year, *ever])
     visits, latest = context.number("visits_364d"), context.number("last_taken")
-    features[_OF_PERSON] = np.array(
+    features[_OF_USER] = np.array(
         [
             *(0.0, 0.0, 0.0, 0.0, 0.0, np.nan),
             float(len(session)),
@@ -250,14 +252,14 @@ def _person(
         np.float32,
     )
     places, there = _find(done, rows)
-    columns = np.repeat(_DONE, [len(each) for each in (session, month, year, ever)])
+    columns = np.repeat(_DONE, [len(items) for items in (session, month, year, ever)])
     features[columns[there], places[there]] = amounts[there]
     of_year = features[_COLUMN["taken_364d"]]
     features[_COLUMN["taken_per_visit"]] = of_year / np.float32(max(visits, 1.0))
     features[_COLUMN["taken_share"]] = of_year / np.float32(max(sum(year.values()), 1.0))
 
 
-def _everybody(
+def _sales(
     source: FeatureSource,
     catalogue: Catalogue,
     rows: NDArray[np.int64],
@@ -265,7 +267,7 @@ def _everybody(
     at: int,
     features: NDArray[np.float32],
 ) -> None:
-    """What everybody takes, of each item and of its category."""
+    """Fill the columns of sales of each item and of its category."""
     sold = read_placed(source, "item", catalogue.item_places, rows, SOLD, at)
     of_category = read_placed(
         source,
@@ -276,7 +278,7 @@ def _everybody(
         at,
     )
     week, month, quarter = sold.astype(np.float32).T
-    features[_OF_EVERYBODY[:4]] = week, month, quarter, week / (month + np.float32(1.0))
+    features[_SALES[:4]] = week, month, quarter, week / (month + np.float32(1.0))
     in_category = features[_COLUMN["category_sold_28d"]]
     in_category[:] = np.nan
     in_category[category >= 0] = of_category[:, 0]
@@ -288,12 +290,12 @@ def _catalogue(
     rows: NDArray[np.int64],
     features: NDArray[np.float32],
 ) -> NDArray[np.int64]:
-    """Fill the columns of price and category, beside those of the visit; the categories of rows."""
-    mine = context.grouped("categories_182d")
+    """Fill the columns of price and category; return the category of each row."""
+    own = context.grouped("categories_182d")
     # Number -1, an unknown category, reads the spare last element of each table.
     tables = np.zeros((3, len(catalogue.categories) + 1), np.float32)
     share, visits, viewed = tables
-    _of_categories(mine, catalogue, share, whole=max(sum(mine.values()), 1.0))
+    _of_categories(own, catalogue, share, whole=max(sum(own.values()), 1.0))
     _of_categories(context.grouped("viewed_1h"), catalogue, viewed)
     visited = catalogue.category[np.array(context.session, np.int64)]
     visits[:-1] = np.bincount(visited[visited >= 0], minlength=len(visits) - 1)
@@ -316,11 +318,11 @@ def _catalogue(
 def _of_categories(
     values: Mapping[str, float],
     catalogue: Catalogue,
-    found: NDArray[np.float32],
+    table: NDArray[np.float32],
     whole: float = 1.0,
 ) -> None:
-    """Values by category number, as shares of a whole."""
+    """Write values by category number into a table, as shares of a whole."""
     for name, value in values.items():
         number = catalogue.category_numbers.get(name)
         if number is not None:
-            found[number] = value / whole
+            table[number] = value / whole

@@ -1,4 +1,4 @@
-"""Ranking without a model: own repeats per visit, then what followed, then what is popular."""
+"""Ranking without a model: own repeats per visit, following items, popularity."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ def heuristic_scores(
     """Score candidates, larger is better.
 
     Args:
-        candidates: what recall found.
-        context: who asks.
+        candidates: the candidates, with their scores.
+        context: user and visit.
         catalogue: the items.
-        popular: what everybody takes.
+        popular: their popularity.
         source: the feature engine.
 
     Returns:
@@ -46,7 +46,7 @@ def heuristic_scores(
     places = popular.places_of(candidates.rows)
     cold = coldness(context)
     if candidates.lift is not None and cold and len(places):
-        # What people like this one take stands for what everybody takes.
+        # Sales to the user's cohorts replace sales to all users.
         lift = np.float32(cold) * candidates.lift.of(candidates.rows)
         items = catalogue.item_ids.of_rows(candidates.rows)
         sold = read_columns(source, "item", items, ("sold_28d",), context.at)[:, 0]

@@ -1,9 +1,8 @@
-"""The ranking model: an XGBoost forest, the recall index it was trained with, and a manifest.
+"""The ranking model: an XGBoost forest, its recall index and a manifest.
 
-A model is a directory: ``manifest.json`` (what it is), ``model.ubj`` (the forest), ``forest.npz``
-(the same, laid out for serving) and ``index/`` (the recall index). ``champion.json`` beside the
-versions names the one that serves; it is replaced atomically, so a reader sees the old model or the
-new one, never half of each.
+A model is a directory: ``manifest.json``, ``model.ubj`` (the forest), ``forest.npz`` (the same,
+laid out for serving) and ``index/`` (the recall index). ``champion.json`` beside the versions names
+the one that serves; it is replaced atomically, so a reader gets the old model or the new one.
 """
 
 from __future__ import annotations
@@ -41,25 +40,25 @@ Margins = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
-    """What a model is.
+    """Description of a model.
 
     Attributes:
-        format: of the directory.
+        format: format of the directory.
         name: registered model name.
         version: registry version, empty until registered.
         run_id: MLflow run it came from, empty until registered.
         features: names of the input columns, in order.
         definitions: fingerprint of the feature definitions it was trained on.
-        trained_until: event time up to which it knows the world, epoch milliseconds.
+        trained_until: event time up to which events were used, epoch milliseconds.
         data_hash: hash of the training rows.
         rows: number of training rows.
         questions: number of lists behind the rows.
-        metrics: measured on questions later than those it was trained on, which also chose the
-            number of trees: a little too good, so never the figures to claim.
+        metrics: measured on questions later than its training data, which also chose the number
+            of trees: a little too good, so never figures to claim.
         gains: total gain by feature.
-        shown: lists among what it learned from that were really shown.
-        looked: how often each place of them is looked at, relative to the first.
-        calibration: from its margins to probabilities; None where too little was taken.
+        shown: lists of its training data that were really shown.
+        looked: rate at which each of their places is looked at, relative to the first.
+        calibration: map from margins to probabilities; None if too few items were taken.
     """
 
     name: str
@@ -80,11 +79,11 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Pointer(msgspec.Struct, frozen=True, kw_only=True):
-    """Which version serves.
+    """Version that serves.
 
     Attributes:
         version: the champion.
-        previous: the one before, for a rollback; empty for the first.
+        previous: the champion before, for a rollback; empty for the first.
     """
 
     version: str
@@ -96,26 +95,17 @@ class RankingModel:
     """A model in memory, ready to score.
 
     Attributes:
-        manifest: what it is.
+        manifest: its description.
         index: the recall index it was trained with.
         evaluated: by the ``kernel`` of this package, or by ``xgboost`` where that is not covered.
+        score: returns margins, shape (n,), larger is better and XGBoost's own to the last bit, of
+            features of shape (n, len(RANKING_FEATURES)), NaN for missing.
     """
 
     manifest: Manifest
     index: RecallIndex
     evaluated: Literal["kernel", "xgboost"]
-    _margins: Margins
-
-    def score(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Margins of the forest, larger is better; XGBoost's own to the last bit.
-
-        Args:
-            features: shape (n, len(RANKING_FEATURES)), NaN for missing.
-
-        Returns:
-            Shape (n,).
-        """
-        return self._margins(features)
+    score: Margins
 
 
 def save_model(
@@ -129,11 +119,11 @@ def save_model(
     """Write a model directory; an existing one is completed, not cleared.
 
     Args:
-        directory: it is made.
-        manifest: what the model is.
+        directory: made if it is missing.
+        manifest: description of the model.
         forest: the ranker.
         index: the recall index it was trained with.
-        kernels: where compiled code is kept; None leaves it to numba.
+        kernels: directory of compiled code; None leaves it to numba.
     """
     from tactful.kernels.forest import load_kernel
 
@@ -171,12 +161,12 @@ def read_manifest(directory: Path) -> Manifest:
 
 
 def load_model(directory: Path, *, definitions: str, kernels: Path | None = None) -> RankingModel:
-    """Load a model for serving. All that has to be compiled is compiled here.
+    """Load a model for serving, and compile its kernels.
 
     Args:
-        directory: what `save_model` wrote.
+        directory: a model that `save_model` wrote.
         definitions: fingerprint of the feature definitions the engine computes.
-        kernels: where compiled code is kept; None leaves it to numba.
+        kernels: directory of compiled code; None leaves it to numba.
 
     Returns:
         The model.
@@ -197,7 +187,7 @@ def load_model(directory: Path, *, definitions: str, kernels: Path | None = None
 
 
 def read_pointer(models: Path) -> Pointer | None:
-    """Which version serves; None while nothing was promoted.
+    """Return the version that serves; None before the first promotion.
 
     Raises:
         ModelError: if the pointer is damaged.
@@ -212,18 +202,18 @@ def read_pointer(models: Path) -> Pointer | None:
 
 
 def write_pointer(models: Path, pointer: Pointer) -> None:
-    """Name the version that serves, atomically and durably."""
+    """Set the version that serves, atomically and durably."""
     models.mkdir(parents=True, exist_ok=True)
     replace_file(models / _POINTER, msgspec.json.encode(pointer))
 
 
 def version_directory(models: Path, version: str) -> Path:
-    """Where the files of a version lie."""
+    """Return the directory of a version."""
     return models / "versions" / version
 
 
 def load_trees(directory: Path) -> xgboost.Booster:
-    """The forest of a model directory, by XGBoost itself; for one thread.
+    """Load the forest of a model directory by XGBoost itself, for one thread.
 
     Raises:
         ModelError: if it is missing or damaged.
@@ -238,13 +228,13 @@ def load_trees(directory: Path) -> xgboost.Booster:
     try:
         forest.load_model(path)
     except xgboost.core.XGBoostError as error:
-        said = str(error).partition("\n")[0]  # a stack trace follows
-        raise ModelError(f"{path}: not an XGBoost model: {said}") from error
+        reason = str(error).partition("\n")[0]  # a stack trace follows
+        raise ModelError(f"{path}: not an XGBoost model: {reason}") from error
     return forest
 
 
 def gains(forest: xgboost.Booster, names: Sequence[str]) -> Mapping[str, float]:
-    """Total gain by feature name, largest first."""
+    """Return the total gain by feature name, largest first."""
     raw: dict[str, Any] = forest.get_score(importance_type="total_gain")
     named: dict[str, float] = {names[int(key[1:])]: value for key, value in raw.items()}
     return dict(sorted(named.items(), key=lambda pair: -pair[1]))
@@ -253,7 +243,7 @@ def gains(forest: xgboost.Booster, names: Sequence[str]) -> Mapping[str, float]:
 def _load_forest(
     directory: Path, kernels: Path | None
 ) -> tuple[Literal["kernel", "xgboost"], Margins]:
-    """XGBoost is imported only where a forest was not laid out before, or cannot be."""
+    """Load a forest; import XGBoost only if it is not laid out, or cannot be."""
     from tactful.kernels.forest import load_kernel
 
     try:
@@ -289,11 +279,11 @@ def _check_columns(directory: Path, columns: int) -> None:
         )
 
 
-def _check_schema(directory: Path, found: Sequence[str], wanted: Sequence[str]) -> None:
-    if tuple(found) == tuple(wanted):
+def _check_schema(directory: Path, present: Sequence[str], wanted: Sequence[str]) -> None:
+    if tuple(present) == tuple(wanted):
         return
-    missing = [name for name in wanted if name not in found]
-    unknown = [name for name in found if name not in wanted]
+    missing = [name for name in wanted if name not in present]
+    unknown = [name for name in present if name not in wanted]
     raise ModelError(
         f"{directory}: the model's features are not the server's: lacks {missing or 'none'}, "
         f"has unknown {unknown or 'none'}"

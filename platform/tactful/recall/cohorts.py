@@ -40,7 +40,7 @@ Properties = Mapping[str, Any]
 
 
 class _Layout(msgspec.Struct, frozen=True):
-    """Layout of the cohorts, such as ``{"member": {"yes": 0}, "age": {"#0": 1, "#5": 2}}``.
+    """Layout of the cohorts, such as ``{"member": {"yes": 0}, "age": {"#0": 1}}``.
 
     Attributes:
         values: cohort by property and value; of a number, by bin.

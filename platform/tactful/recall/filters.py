@@ -14,7 +14,7 @@ from tactful.catalogue.request_context import RequestContext
 
 @dataclass(frozen=True)
 class Filter:
-    """Conditions on the items of a recommendation. Without any field all available items pass.
+    """Conditions on the items of a recommendation; by default all available ones pass.
 
     Attributes:
         categories: only items of these; empty for all.

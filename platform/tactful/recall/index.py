@@ -284,7 +284,7 @@ def _together(seen: Interactions, count: int) -> sparse.csr_matrix:
 
 
 def _cosine(together: sparse.csr_matrix) -> sparse.csr_matrix:
-    """Divide by the square root of both items' totals, against a bias to frequent items."""
+    """Divide by the root of both items' totals, against a bias to frequent items."""
     from scipy import sparse  # only learning needs it: 20 MB in every process that serves
 
     totals = np.maximum(np.asarray(together.sum(axis=1)).ravel(), 1.0)

@@ -1,4 +1,4 @@
-"""Views of the catalogue, the vectors and popularity, kept up to date for requests.
+"""Views of catalogue, vectors and popularity, kept up to date for requests.
 
 Training fixes the recall index; items come and change all the time. Every refresh applies the
 changes since the last one, at their cost, and returns a new `CatalogueView`. A request works with
@@ -28,7 +28,8 @@ from tactful.recall.candidates import CatalogueView, VectorSearch
 from tactful.recall.index import RecallIndex
 from tactful.recall.popularity import Popularity, popular_rows
 from tactful.recall.trending import Rising, Trending
-from tactful.vectors.updatable_index import LiveIndex, Snapshot
+from tactful.vectors.snapshot import Snapshot
+from tactful.vectors.updatable_index import LiveIndex
 from tactful_streaming.contract.log_entries import Item
 
 _LOG = logging.getLogger(__name__)
@@ -269,9 +270,7 @@ def _merge(live: LiveIndex) -> None:
     try:
         live.merge()
     except Exception:
-        _LOG.exception(
-            "vector index: merging failed; the build in use stays, changes are kept"
-        )
+        _LOG.exception("vector index: merging failed; the build in use stays, changes are kept")
 
 
 def _open(directory: Path, index: RecallIndex, may_write: bool) -> LiveIndex:

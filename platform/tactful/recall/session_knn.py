@@ -134,7 +134,7 @@ class SessionNeighbours:
         return Scores.summed(items, strength * np.repeat(votes, lengths))
 
     def rows_beside(self, row: int, step: int) -> tuple[NDArray[np.int32], int]:
-        """Return the rows at a distance from an item in its latest visits, one for a visit.
+        """Return the rows at a distance from an item, one for each of its latest visits.
 
         Args:
             row: row of the item, which is not returned itself.

@@ -160,7 +160,7 @@ def rises(
 
     Shares, so that a general increase, in the evening or before a feast, is no trend. A key rises
     when its sum exceeds the sum expected by its former share, by a quarter and by three standard
-    deviations: of the published noise, and of the counts, to which one user may add up to `cap`.
+    deviations of the published noise and of the counts, to which one user may add up to `cap`.
 
     Args:
         followed: the statistic.

@@ -36,7 +36,7 @@ from tactful.rerank.diversity import Likeness
 from tactful.rerank.exploration import generator_of
 from tactful.rerank.frequency_caps import Shown, ShownToday, exhausted
 from tactful.rerank.placement_rules import PlacementRule, load_placement, on_page
-from tactful.rerank.rerank import Arrangement, arrange
+from tactful.rerank.rerank import Arrangement, Bounds, arrange
 from tactful.schemas.fields import to_milliseconds
 from tactful.schemas.problems import ProblemError
 from tactful.schemas.recommendations import (
@@ -306,13 +306,15 @@ class Recommender:
             likeness = Likeness(candidates.vectors.read(), category)
         if policy.exploration.temperature:
             generator = generator_of(state.recommendation_id)
-        count = state.request.count
+        count, bounds = state.request.count, Bounds()
+        if state.rules:
+            bounds = bounds_of(
+                state.rules, candidates, view.catalogue, count=count, learned=view.trained_rows
+            )
         state.arrangement = arrange(
             state.values,
             count,
-            bounds=bounds_of(
-                state.rules, candidates, view.catalogue, count=count, learned=view.trained_rows
-            ),
+            bounds=bounds,
             diversity=policy.diversity,
             likeness=likeness,
             exploration=policy.exploration,

@@ -1,9 +1,9 @@
-"""Vectors for items that nobody has touched yet, from their descriptions.
+"""Vectors of items without events, from their descriptions.
 
 A linear map from words, category and price to the learned vectors, fitted on the items that have
 both. Gantner, Drumond, Freudenthaler, Rendle and Schmidt-Thieme, "Learning attribute-to-feature
-mappings for cold-start recommendations" (ICDM 2010). Words are hashed, so that any description has
-a place in the map.
+mappings for cold-start recommendations" (ICDM 2010). Words are hashed, so that the map applies to
+any description.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ class ContentVectors:
     """A map from descriptions to vectors.
 
     Attributes:
-        weights: what each hashed word adds, shape (buckets, dimensions); no buckets for a map
-            that was never fitted and gives zero vectors.
+        weights: vector of each hashed word, shape (buckets, dimensions); no buckets for a map
+            that was never fitted and returns zero vectors.
     """
 
     weights: NDArray[np.float32]
@@ -49,7 +49,7 @@ class ContentVectors:
         Args:
             items: description of each row; None where there is none.
             vectors: learned ones, zero where nothing was learned, shape (len(items), dimensions).
-            buckets: how many words are told apart.
+            buckets: number of hash values of words.
         """
         from scipy.sparse.linalg import lsmr
 
@@ -66,11 +66,11 @@ class ContentVectors:
 
     @classmethod
     def nothing(cls, dimensions: int) -> ContentVectors:
-        """A map that knows no word."""
+        """Make a map that was never fitted."""
         return cls(np.zeros((0, dimensions), np.float32))
 
     def vectors(self, items: Sequence[Item]) -> NDArray[np.float32]:
-        """Unit vectors of items, zero where no word is known, shape (len(items), dimensions)."""
+        """Return unit vectors of items, or zero, shape (len(items), dimensions)."""
         made = np.zeros((len(items), self.weights.shape[1]), np.float32)
         if len(self.weights) and items:
             made[:] = _words(items, len(self.weights)) @ self.weights
@@ -79,14 +79,14 @@ class ContentVectors:
         return made
 
     def fill(self, items: Sequence[Item | None], vectors: NDArray[np.float32]) -> None:
-        """Give described rows of zeros their vectors, in place."""
+        """Replace zero vectors of described rows, in place."""
         rows = [row for row, item in enumerate(items) if item and not vectors[row].any()]
         vectors[rows] = self.vectors([item for row in rows if (item := items[row])])
 
 
 def _words(items: Sequence[Item], buckets: int) -> sparse.csr_matrix:
-    """One row an item, of length 1; its words by their hashes."""
-    from scipy import sparse  # only who writes an index needs it: 20 MB
+    """Return one row for each item, of length 1, its words by their hashes."""
+    from scipy import sparse  # only the writer of an index needs it: 20 MB
 
     columns: list[int] = []
     starts = [0]
@@ -99,7 +99,7 @@ def _words(items: Sequence[Item], buckets: int) -> sparse.csr_matrix:
 
 
 def _described(item: Item) -> list[str]:
-    """What a description says, as words with the field they come from."""
+    """Return the words of a description, each with its field."""
     words = {f"title:{word}" for word in _WORD.findall((item.title or "").lower())[:_MOST_WORDS]}
     if item.category is not None:
         words.add(f"category:{item.category}")

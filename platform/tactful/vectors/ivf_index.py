@@ -1,12 +1,11 @@
-"""Search for the nearest of a million item vectors, exact where that is fast enough.
+"""Search for the nearest of a million vectors, exact where that is fast enough.
 
 Up to `EXACT_BELOW` vectors, and among as few that pass a filter, every vector is compared. Above,
-the vectors lie in cells (Faiss ``IVF,SQfp16``) of which a search probes some. How many is not for
-a person to guess: the index asks itself real queries after each build, and takes the fewest probes
-that find `Tuning.target` of the true 1,000 nearest. One half of the queries choose, the other
-half check.
+the vectors lie in cells (Faiss ``IVF,SQfp16``) of which a search probes some. Their number is
+tuned after each build: the index runs real queries, and takes the fewest probes that find
+`Tuning.target` of the true 1,000 nearest. One half of the queries choose, the other half check.
 
-An index never changes. What changes between builds is in `tactful.vectors.updatable_index`.
+An index never changes. Changes between builds are in `tactful.vectors.updatable_index`.
 """
 
 from __future__ import annotations
@@ -28,10 +27,10 @@ from tactful.vectors.storage import StoredVectors
 _LOG = logging.getLogger(__name__)
 
 EXACT_BELOW = 50_000
-"""So many vectors are compared one by one: about as fast as probing, and exact."""
+"""Up to so many vectors are all compared: about as fast as probing, and exact."""
 
 RECALL_AT = 1_000
-"""How many of the nearest the tuning counts."""
+"""Number of nearest rows that the tuning counts."""
 
 _FORMAT = 1
 _TRAINING_POINTS = 64
@@ -47,20 +46,20 @@ Nearest = tuple[NDArray[np.int64], NDArray[np.float32]]
 
 
 class Tuning(msgspec.Struct, frozen=True, kw_only=True):
-    """How an index was tuned, and how well it then searched.
+    """Tuning of an index, and its measured recall.
 
     Attributes:
         recall: share of the true nearest that a search finds, on queries that did not choose the
             probes; 1 for an exact index.
-        target: what it was to reach.
-        at: how many of the nearest were looked at.
-        exact_below: so many vectors, or as many that pass a filter, are compared one by one.
-        probes: cells a search without a filter probes; 0 for an exact index.
+        target: recall to reach.
+        at: number of nearest rows that were counted.
+        exact_below: up to so many vectors, in all or after a filter, are all compared.
+        probes: cells that a search without a filter probes; 0 for an exact index.
         cells: cells in all; 0 for an exact index.
-        trained_on: vectors there were when the cells were laid out.
-        queries: queries asked.
-        source: where the queries came from: ``visits`` of people, or ``mixtures`` of a few items
-            where there were not enough visits.
+        trained_on: number of vectors when the cells were laid out.
+        queries: number of queries.
+        source: source of the queries: ``visits`` of users, or ``mixtures`` of a few items where
+            there were not enough visits.
     """
 
     recall: float = 1.0
@@ -76,11 +75,11 @@ class Tuning(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True)
 class Queries:
-    """What an index is tuned on.
+    """Queries to tune an index on.
 
     Attributes:
         vectors: unit length, shape (n, dimensions).
-        source: as in `Tuning`.
+        source: see `Tuning`.
     """
 
     vectors: NDArray[np.float32]
@@ -89,7 +88,7 @@ class Queries:
 
 @dataclass(frozen=True)
 class _Selected:
-    """A filter, made ready for a search. Kept for the next one, which often has the same."""
+    """A filter prepared for a search, and kept for the next one."""
 
     allowed: NDArray[np.bool_]
     count: int
@@ -98,14 +97,14 @@ class _Selected:
 
 
 class VectorIndex:
-    """Inner-product search over one vector a row. Rows of zeros are near to nothing.
+    """Inner-product search over one vector a row; rows of zeros are never found.
 
     Searching is safe from several threads.
 
     Attributes:
         vectors: shape (rows, dimensions); mapped from a file where the index was loaded.
-        stored: the same by row.
-        tuning: how it was tuned.
+        stored: the same, by row.
+        tuning: its tuning.
     """
 
     def __init__(
@@ -116,7 +115,7 @@ class VectorIndex:
         cells: _Cells = None,
         tuning: Tuning | None = None,
     ) -> None:
-        """Make an exact index over `vectors`; `build` and `load` make the others."""
+        """Make an exact index over `vectors`; `build` and `load` make others."""
         self.vectors = vectors
         self.stored = StoredVectors(vectors)
         self.tuning = tuning or Tuning()
@@ -141,13 +140,13 @@ class VectorIndex:
 
         Args:
             vectors: unit length or zero, shape (rows, dimensions).
-            queries: what to tune on; mixtures of a few items when there are none.
+            queries: queries to tune on; None for mixtures of a few items.
             target: share of the true 1,000 nearest to be found, in (0, 1].
             exact_below: up to so many vectors the index is exact.
-            before: an index whose cells are taken over, unless there are half as many vectors
-                again as when they were laid out.
+            before: an index whose cells are reused, unless the number of vectors grew by half
+                since they were laid out.
             threads: to build with.
-            seed: of all that is drawn.
+            seed: seed of all random draws.
         """
         exact = cls(vectors, tuning=Tuning(target=target, exact_below=exact_below))
         if exact._size <= exact_below:
@@ -179,10 +178,10 @@ class VectorIndex:
         return self._size
 
     def holds(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Whether there is a vector, other than zero, for each of `rows`; -1 is no row."""
-        found = rows >= 0
-        found[found] = self._present[rows[found]]
-        return found
+        """Return whether each row has a vector other than zero; -1 is no row."""
+        present = rows >= 0
+        present[present] = self._present[rows[present]]
+        return present
 
     def nearest(
         self, query: NDArray[np.float32], count: int, allowed: NDArray[np.bool_] | None = None
@@ -191,9 +190,9 @@ class VectorIndex:
 
         Args:
             query: shape (dimensions,).
-            count: how many to find at most.
-            allowed: which rows may be found, shape (at least rows,); None for all. The fewer pass,
-                the more cells are probed; few are compared one by one.
+            count: most rows to find.
+            allowed: whether each row may be found, shape (at least rows,); None for all. The fewer
+                pass, the more cells are probed; few are all compared.
 
         Returns:
             At most `count` rows, best first, ties by row; all of them allowed.
@@ -205,7 +204,7 @@ class VectorIndex:
         if self._cells is None or selected.probing is None:
             return self._exact(query, count, selected)
         rows, scores = _searched(self._cells, query, count, selected.probing)
-        if len(rows) < count:  # the cells near the query held too few that are allowed
+        if len(rows) < count:  # the probed cells had too few allowed rows
             return self._exact(query, count, selected)
         return rows, scores
 
@@ -271,7 +270,7 @@ class VectorIndex:
         return selected
 
     def _probing(self, count: int, bits: NDArray[np.uint8] = _NO_BITS) -> _Probing | None:
-        """How the cells are searched where `count` rows may be found: the fewer, the more cells."""
+        """Choose the number of cells for a search among `count` rows."""
         if self._cells is None or not count:
             return None
         probes = int(np.ceil(self.tuning.probes / (count / self._size)))
@@ -302,11 +301,11 @@ class _About(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def best(rows: NDArray[np.int64], scores: NDArray[np.float32], count: int) -> Nearest:
-    """The `count` rows with the highest scores, best first, ties by row; `rows` ascend."""
+    """Return the `count` best of ascending rows, best first, ties by row."""
     if count <= 0:
         return rows[:0], scores[:0]
     if len(rows) > count:
-        # All that tie with the last one are kept until the ties are broken by row.
+        # Ties with the last one are kept until they are broken by row.
         least = np.partition(scores, len(scores) - count)[len(scores) - count]
         kept = np.flatnonzero(scores >= least)
         rows, scores = rows[kept], scores[kept]
@@ -315,7 +314,7 @@ def best(rows: NDArray[np.int64], scores: NDArray[np.float32], count: int) -> Ne
 
 
 def mixtures(index: VectorIndex, count: int, seed: int) -> Queries:
-    """Queries that look like people's: each a mixture of one to four items."""
+    """Make queries like those of users: mixtures of one to four items."""
     generator = np.random.default_rng(seed)
     rows = np.flatnonzero(index._present)
     drawn = rows[generator.integers(0, len(rows), (count, 4))]
@@ -333,10 +332,10 @@ def _any(vectors: NDArray[np.float32]) -> NDArray[np.bool_]:
 
 @dataclass(frozen=True)
 class _Probing:
-    """How many cells are searched, and for which rows.
+    """Cells to search, and rows to find.
 
     Attributes:
-        probes: how many of the nearest.
+        probes: number of nearest cells.
         bits: a bit for each row that may be found; empty where all may.
     """
 
@@ -368,7 +367,7 @@ def _bitmap(bits: NDArray[np.uint8]) -> Any:
 
 
 def _lay_out(vectors: NDArray[np.float32], rows: NDArray[np.int64], seed: int) -> _Cells:
-    """Empty cells around k-means centroids: about four times the root of the number of vectors."""
+    """Lay out cells around k-means centroids, about four times the root of the rows."""
     dimensions = vectors.shape[1]
     count = 2 ** round(np.log2(4.0 * np.sqrt(len(rows))))
     cells = faiss.IndexIVFScalarQuantizer(
@@ -392,19 +391,19 @@ def _lay_out(vectors: NDArray[np.float32], rows: NDArray[np.int64], seed: int) -
 
 
 def _tune(exact: VectorIndex, cells: _Cells, queries: Queries, target: float) -> Tuning:
-    """Find the fewest probes that reach the target on one half of the queries and on the other."""
-    asked = np.ascontiguousarray(queries.vectors, np.float32)
+    """Find the fewest probes that reach the target on both halves of the queries."""
+    vectors = np.ascontiguousarray(queries.vectors, np.float32)
     at = min(RECALL_AT, exact.size)
     rows = np.flatnonzero(exact._present)
     whole = exact.vectors if len(rows) == len(exact.vectors) else exact.vectors[rows]
-    _, places = faiss.knn(asked, np.ascontiguousarray(whole), at, faiss.METRIC_INNER_PRODUCT)
+    _, places = faiss.knn(vectors, np.ascontiguousarray(whole), at, faiss.METRIC_INNER_PRODUCT)
     wanted = np.sort(rows[places], axis=1)
-    half = (len(asked) + 1) // 2
+    half = (len(vectors) + 1) // 2
 
     def recall(probes: int, part: slice) -> tuple[float, float]:
-        """Mean recall of a part of the queries, and its standard error."""
-        _, found = cells.search(asked[part], at, params=_parameters(probes))
-        hits = [np.isin(f, w).sum() for f, w in zip(found, wanted[part], strict=True)]
+        """Return the mean recall of a part of the queries, and its standard error."""
+        _, near = cells.search(vectors[part], at, params=_parameters(probes))
+        hits = [np.isin(f, w).sum() for f, w in zip(near, wanted[part], strict=True)]
         shares = np.array(hits) / at
         return float(shares.mean()), float(shares.std()) / np.sqrt(len(shares))
 
@@ -413,7 +412,7 @@ def _tune(exact: VectorIndex, cells: _Cells, queries: Queries, target: float) ->
     while low < high:
         middle = (low + high) // 2
         mean, error = recall(ladder[middle], slice(0, half))
-        # Two standard errors to spare: other queries are to reach the target as well.
+        # With two standard errors to spare, so that other queries reach the target as well.
         if mean - 2.0 * error >= target:
             high = middle
         else:
@@ -438,6 +437,6 @@ def _tune(exact: VectorIndex, cells: _Cells, queries: Queries, target: float) ->
         at=at,
         probes=ladder[low],
         cells=cells.nlist,
-        queries=len(asked),
+        queries=len(vectors),
         source=queries.source,
     )

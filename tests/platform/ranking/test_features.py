@@ -274,14 +274,7 @@ def test_a_row_depends_on_its_item_alone(tmp_path: Path) -> None:
     candidates, context, features = world.look(event.user_id, event.session_id, event.timestamp)
     generator = np.random.default_rng(0)
     kept = np.sort(generator.choice(len(candidates.rows), 15, replace=False))
-    fewer = Candidates(
-        **{
-            **{name: getattr(candidates, name) for name in Candidates.__dataclass_fields__},
-            "rows": candidates.rows[kept],
-            "channel": candidates.channel[kept],
-            "vectors": candidates.vectors[kept],
-        }
-    )
+    fewer = candidates.with_rows(candidates.rows[kept], candidates.channel[kept])
 
     alone = world.lay_out(fewer, context)
 

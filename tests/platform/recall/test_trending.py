@@ -22,7 +22,7 @@ from tactful.recall.trending import Rise, Trending, Trends, TrendSource, noise_v
 from tactful.recommend.recommender import Recommender, RecommenderOptions
 from tactful.schemas.recommendations import RecommendRequest
 from tactful.schemas.statistics import StatisticCell, StatisticsPage
-from tactful.statistics.counter import CLOCK_EVENT
+from tactful.statistics.counter import CLOCK_EVENT, StatisticsCounter
 from tactful.statistics.definitions import StatisticDefinition, load_statistics
 from tactful.statistics.service import PrivateStatistics
 from tactful_bandits.assignment.assign import Arm, Experiment
@@ -300,7 +300,7 @@ def test_exact_counts_do_not_reach_it(tmp_path: Path) -> None:
     told = []
     for name, liked in (("one", "quiet"), ("other", "loud")):
         ledger = Ledger(tmp_path / f"{name}.db", daily_epsilon=1)
-        published = PrivateStatistics([VIEWS], ledger, secret=SECRET, clock=None)
+        published = PrivateStatistics(StatisticsCounter([VIEWS], ledger, secret=SECRET, clock=None))
         statistic = Statistic(VIEWS.name, VIEWS.keys, HOUR, VIEWS.cap, Fraction(VIEWS.epsilon))
         trends = published.trends()
         assert trends is not None
@@ -338,7 +338,10 @@ def test_exact_counts_do_not_reach_it(tmp_path: Path) -> None:
 def test_without_a_statistic_for_it_there_is_nothing_to_read(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path / "ledger.db", daily_epsilon=1)
     silent = StatisticDefinition(name="views", event="view", by="category", keys=("a",), cap=20)
-    assert PrivateStatistics([silent], ledger, secret=SECRET, clock=None).trends() is None
+    assert (
+        PrivateStatistics(StatisticsCounter([silent], ledger, secret=SECRET, clock=None)).trends()
+        is None
+    )
     ledger.close()
 
 

@@ -34,7 +34,8 @@ from tactful.recommend.recommender import (
 )
 from tactful.schemas.recommendations import RecommendRequest
 from tactful.server.platform import Platform
-from tactful.training.train import TrainingOptions, train
+from tactful.training.options import TrainingOptions
+from tactful.training.train import train
 from tactful_bandits.assignment.assign import Arm, Experiment
 from tactful_streaming.contract.log_entries import Event, decode_entry, encode_entry
 from tactful_streaming.engine.engine import Engine

@@ -34,6 +34,7 @@ from tactful.ranking.model import (
     write_pointer,
 )
 from tactful.recall.index import CHANNELS
+from tactful.recommend import served_models
 from tactful.recommend.recommender import (
     HEURISTIC,
     LEARNED,
@@ -46,7 +47,9 @@ from tactful.schemas.problems import ProblemError
 from tactful.schemas.recommendations import Recommendation, RecommendRequest
 from tactful.server.platform import Platform
 from tactful.training.evaluation import CUTOFF
-from tactful.training.train import Question, TrainingOptions, collect, train
+from tactful.training.options import TrainingOptions
+from tactful.training.replay_rows import Question, collect
+from tactful.training.train import train
 from tactful_bandits.assignment.assign import Arm, Experiment, assign
 from tactful_bandits.assignment.definitions import load_experiments
 from tactful_streaming.contract.log_entries import Event, Item, decode_entry, encode_entry
@@ -773,7 +776,7 @@ def test_new_items_are_candidates_without_a_new_model(engine: Engine, models: Pa
     ("how", "told_why"),
     [("raises", "fails (ValueError: a planted one)"), ("gives no number", "no numbers")],
 )
-def test_where_a_model_on_trial_fails_the_champion_ranks_and_the_list_says_so(
+def test_the_champion_ranks_where_a_model_on_trial_fails(
     how: str,
     told_why: str,
     engine: Engine,
@@ -782,16 +785,16 @@ def test_where_a_model_on_trial_fails_the_champion_ranks_and_the_list_says_so(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    ranks = RankingModel.score
-
-    def score(model: RankingModel, features: NDArray[np.float32]) -> NDArray[np.float32]:
-        if model.manifest.version == "1":
-            return ranks(model, features)
+    def score(features: NDArray[np.float32]) -> NDArray[np.float32]:
         if how == "raises":
             raise ValueError("a planted one")
         return np.full(len(features), np.nan, np.float32)
 
-    monkeypatch.setattr(RankingModel, "score", score)
+    def load(directory: Path, **options: Any) -> RankingModel:
+        model = load_model(directory, **options)
+        return model if model.manifest.version == "1" else replace(model, score=score)
+
+    monkeypatch.setattr(served_models, "load_model", load)
     file = tmp_path / "rollouts.json"
     tried = RolloutDefinition(key="trial", change={"model": "2"})
     file.write_bytes(msgspec.json.encode([ServedNow(tried, 1.0)]))

@@ -24,7 +24,8 @@ import tactful.vectors.updatable_index
 from tactful.catalogue.ids import ItemIds
 from tactful.errors import ModelError, StorageError
 from tactful.vectors.ivf_index import VectorIndex
-from tactful.vectors.updatable_index import LiveIndex, Snapshot
+from tactful.vectors.snapshot import Snapshot
+from tactful.vectors.updatable_index import LiveIndex
 
 DIMENSIONS = 8
 Vectors = dict[str, NDArray[np.float32]]
@@ -341,7 +342,7 @@ def test_death_at_each_step_of_a_merge_loses_nothing(
         elif at == "current":
             patch.setattr(tactful.vectors.updatable_index, "replace_file", die)
         else:
-            patch.setattr(LiveIndex, "_forget", die)
+            patch.setattr(LiveIndex, "_delete_old", die)
         with pytest.raises(Death):
             live.merge()
     live.update({"b": drawn(2), "i1": None})
