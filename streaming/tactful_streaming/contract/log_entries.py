@@ -1,4 +1,4 @@
-"""Entries of the log: events, item and user upserts, clock ticks, and device links.
+"""Entries of the log: events, item and user upserts, clock ticks, device links.
 
 Events with restricted purposes are wrapped, so that readers that ignore purposes skip them.
 

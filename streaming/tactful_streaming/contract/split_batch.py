@@ -1,4 +1,4 @@
-"""Splitting of a batch with invalid JSON into elements, so that valid ones are kept.
+"""Splitting of a batch with invalid JSON into elements, to keep the valid ones.
 
 Only brackets, strings and commas are parsed, so an element may hold NaN, bad UTF-8, a missing value
 or ten thousand brackets: it is rejected later, by itself. One pass, no recursion, linear time: the

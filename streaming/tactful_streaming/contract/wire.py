@@ -185,7 +185,7 @@ def decode_events(
         mint: makes the id of an event that came without one.
 
     Returns:
-        Accepted events with their index in the batch, and a rejection for each other one.
+        Accepted elements with their index in the batch, and a rejection for each other one.
 
     Raises:
         PayloadError: if the body cannot be split into elements, or is too long.
@@ -241,18 +241,7 @@ def decode_items(
 ) -> tuple[list[tuple[int, Item]], list[Rejection]]:
     """Decode a body of item upserts; an item without a timestamp is as of `now`.
 
-    Args:
-        body: one object, an array, or NDJSON.
-        now: server time, epoch milliseconds.
-        limits: limits of a batch.
-        content_type: content type of the request; ``application/x-ndjson`` selects NDJSON, else the
-            body decides.
-
-    Returns:
-        Accepted items with their index in the batch, and a rejection for each other one.
-
-    Raises:
-        PayloadError: if the body cannot be split into elements, or is too long.
+    Arguments, result and errors are those of :func:`decode_events`.
     """
 
     def accept(wire: _WireItem, plain: bool) -> Item:
@@ -284,18 +273,7 @@ def decode_users(
 ) -> tuple[list[tuple[int, User]], list[Rejection]]:
     """Decode a body of user upserts; a user without a timestamp is as of `now`.
 
-    Args:
-        body: one object, an array, or NDJSON.
-        now: server time, epoch milliseconds.
-        limits: limits of a batch.
-        content_type: content type of the request; ``application/x-ndjson`` selects NDJSON, else the
-            body decides.
-
-    Returns:
-        Accepted users with their index in the batch, and a rejection for each other one.
-
-    Raises:
-        PayloadError: if the body cannot be split into elements, or is too long.
+    Arguments, result and errors are those of :func:`decode_events`.
     """
 
     def accept(wire: _WireUser, plain: bool) -> User:

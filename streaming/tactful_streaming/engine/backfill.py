@@ -217,7 +217,7 @@ class PartComputation:
         until: int | None,
         options: EngineOptions = DEFAULT_OPTIONS,
     ) -> None:
-        """Begin, or continue `scratch`; the arguments are those of :func:`compute_missing`.
+        """Begin, or continue `scratch`; arguments as in :func:`compute_missing`.
 
         Without `until` it reads to the end of the log, which has to be finite.
 
@@ -375,7 +375,7 @@ def _age(transfer: Transfer) -> tuple[int, str]:
 def _merged(
     store: StateStore, scratch: StateStore, definitions: Definitions, missing: Collection[str]
 ) -> Iterator[list[Change]]:
-    """Yield, in pieces, the changes that merge the features; repeating them is harmless.
+    """Yield, in pieces, the changes that merge the features; they may be repeated.
 
     Columns of the state under the same keys are replaced, also by nothing: they may be left from
     before a feature was dropped.

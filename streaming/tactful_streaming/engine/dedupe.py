@@ -97,7 +97,7 @@ class Deduplicator:
         return seen >= watermark // _DAY_MS - self._days
 
     def changes(self, offset: int, watermark: int) -> Iterator[Change]:
-        """Yield the writes of a commit at log offset `offset`; drops few old ids each time."""
+        """Yield the writes of a commit at log offset `offset`; drops a few old ids."""
         for generation in sorted(set(self._recent.values())):
             ids = [event_id for event_id, of in self._recent.items() if of == generation]
             value = generation.to_bytes(4, "big")

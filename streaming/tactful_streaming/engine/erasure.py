@@ -244,7 +244,7 @@ def delete_subjects(
     *,
     references: SubjectReferences | None = None,
 ) -> int:
-    """Delete users from the state in `store`, in batches; after a crash, call it again.
+    """Delete users from the state in `store`; after a crash, call it again.
 
     Args:
         store: has no other writer meanwhile.

@@ -1,4 +1,4 @@
-"""Rows that workers write: a JSON object each, with window results as Flink's jobs write them.
+"""Rows that workers write: a JSON object each, as written by Flink's jobs.
 
 A row has a key, so that a compacted topic keeps the last result of each entity and group.
 """

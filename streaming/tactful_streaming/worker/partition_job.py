@@ -52,6 +52,12 @@ class PartitionJob:
         records → engine ──→ state (RocksDB) → checkpoints
                     │  └───→ copy of entities in the online store
                     └→ producer: results, matches, late events; actions, ticks, transfers → log
+
+    Attributes:
+        number: number of the partition.
+        engine: the engine, to read features from.
+        purged: number of the last erasure that this partition was purged by.
+        rows: number of rows written.
     """
 
     def __init__(self, number: int, definitions: Definitions, options: JobOptions) -> None:
@@ -69,14 +75,14 @@ class PartitionJob:
             TopicError: if the state is of a topic that is gone.
             LogError: if no broker answers.
         """
-        self._number = number
+        self.number = number
         self._options = options
         self._seal = options.seal
         self._name = f"{options.kafka.topic}-{number}"
         self._suppressed: Container[str] = (
             frozenset() if options.erasures is None else options.erasures.suppressed
         )
-        self._purged = 0
+        self.purged = 0
         self._online: PartitionView | None = None
         self._producer: TransactionalProducer | None = None
         self._dead_letters: DeadLetters | None = None
@@ -94,12 +100,12 @@ class PartitionJob:
             self._partition_of: Callable[[str], int] | None = None
             if options.engine.identity is not None:
                 self._partition_of = self._writer.partition_of(options.kafka.topic)
-            self._engine = Engine(definitions, self._state.store, self._engine_options())
+            self.engine = Engine(definitions, self._state.store, self._engine_options())
             self._end = self._find_end() if emitted_types(definitions) else 0
         except BaseException:
             self.close()
             raise
-        self._committed = self._engine.offset
+        self._committed = self.engine.offset
         self._ticked = 0
 
     def _open_stores(self, folder: Path, definitions: Definitions) -> None:
@@ -114,8 +120,8 @@ class PartitionJob:
         )
         erasures, purged = options.erasures, None
         if erasures is not None:
-            self._purged = purged_number(store)
-            if self._purged < erasures.newest:
+            self.purged = purged_number(store)
+            if self.purged < erasures.newest:
                 purged = purge_partition(store, folder, definitions, erasures, self._seal)
         if options.make_cleaner is not None:
             self._dead_letters = DeadLetters.open(
@@ -123,11 +129,11 @@ class PartitionJob:
             )
         self._producer = TransactionalProducer(options.kafka, f"{options.group}.{self._name}")
         if options.online is not None:
-            self._online = options.online(self._number, store, self._state.offset)
+            self._online = options.online(self.number, store, self._state.offset)
         if purged is not None:
             self._finish_purge(*purged)
         if erasures is not None:
-            erasures.purged(f"{options.group}.{self._name}", self._purged)
+            erasures.purged(f"{options.group}.{self._name}", self.purged)
 
     def _engine_options(self) -> EngineOptions:
         options = self._options
@@ -136,7 +142,7 @@ class PartitionJob:
             options.engine,
             cleaner=None if make_cleaner is None else make_cleaner(),
             online=self._online,
-            partition=self._number,
+            partition=self.number,
             suppressed=self._suppressed,
             partition_of=self._partition_of,
             on_results=self._write_results if options.features_topic is not None else None,
@@ -151,40 +157,25 @@ class PartitionJob:
         return self._producer
 
     @property
-    def number(self) -> int:
-        """Number of the partition."""
-        return self._number
-
-    @property
     def offset(self) -> int:
         """Next offset to apply."""
-        return self._engine.offset
+        return self.engine.offset
 
     @property
     def watermark(self) -> int:
         """Watermark of the partition, epoch milliseconds."""
-        return self._engine.watermark
-
-    @property
-    def engine(self) -> Engine:
-        """The engine, to read features from."""
-        return self._engine
-
-    @property
-    def purged(self) -> int:
-        """Number of the last erasure that this partition was purged by."""
-        return self._purged
+        return self.engine.watermark
 
     def apply(self, records: Sequence[Record]) -> Applied:
         """Count records of the log."""
         if self._seal is not None:
             payloads = self._seal.open(payloads_of(records))
             records = Records([offset for offset, _ in records], payloads)
-        return self._engine.apply(records)
+        return self.engine.apply(records)
 
     def publish(self) -> None:
         """Copy applied changes to the online store, if any, before the next commit."""
-        self._engine.publish()
+        self.engine.publish()
 
     def commit(self) -> int:
         """Publish the results of windows and store the state.
@@ -197,15 +188,15 @@ class PartitionJob:
             LogError: if the rows cannot be published; nothing was stored.
             StateError: if the disk refused; the rows are published, and will be again.
         """
-        if self._engine.offset != self._committed:
+        if self.engine.offset != self._committed:
             self._writer.commit()
             if self._dead_letters is not None:
                 self._dead_letters.add(self._rejected)
                 self._rejected.clear()
-            self._engine.commit()
+            self.engine.commit()
             if self._online is not None:
                 self._online.committed()
-            self._committed = self._engine.offset
+            self._committed = self.engine.offset
         return self._committed
 
     def append_actions(self) -> int:
@@ -217,18 +208,18 @@ class PartitionJob:
         Raises:
             LogError: if no broker answers; they are appended later, or were.
         """
-        if self._engine.offset < self._end:
+        if self.engine.offset < self._end:
             return 0
-        waiting = self._engine.outbox()
+        waiting = self.engine.outbox()
         # An action in the same batch as its cause, in a replay, is in the log already.
         actions = [
             action
             for action in waiting
-            if not (self._engine.seen(action.event_id) or is_erased(action, self._suppressed))
+            if not (self.engine.seen(action.event_id) or is_erased(action, self._suppressed))
         ]
         if actions:
             self._append(actions)
-        self._engine.sent(waiting)
+        self.engine.sent(waiting)
         return len(actions)
 
     def append_transfers(self) -> int:
@@ -241,7 +232,7 @@ class PartitionJob:
             FencedError: if another process owns the partition now.
             LogError: if no broker answers; they are appended again, which is harmless.
         """
-        waiting = self._engine.transfers.ready()
+        waiting = self.engine.transfers.ready()
         if not waiting:
             return 0
         assert self._partition_of is not None
@@ -255,7 +246,7 @@ class PartitionJob:
                 row = b"", self._seal.seal([row[1]])[0]
             self._writer.write(self._options.kafka.topic, [row], self._partition_of(key))
         self._writer.commit()
-        self._engine.transfers.discard(waiting)
+        self.engine.transfers.discard(waiting)
         return len(waiting)
 
     def tick(self, now: int) -> bool:
@@ -270,12 +261,12 @@ class PartitionJob:
         Raises:
             LogError: if no broker answers.
         """
-        timer = self._engine.next_timer()
+        timer = self.engine.next_timer()
         due = timer is not None and timer + self._options.engine.watermark_delay_ms <= now
         # One tick is enough, until it has been read from the log.
         if (
             not due
-            or self._ticked > self._engine.watermark + self._options.engine.watermark_delay_ms
+            or self._ticked > self.engine.watermark + self._options.engine.watermark_delay_ms
         ):
             return False
         self._append([Tick(timestamp=now)])
@@ -326,7 +317,7 @@ class PartitionJob:
             self._online.remove(traces.sessions, kind="session")
         self._state.replace_checkpoints()
         note_purged(self._state.store, number)
-        self._purged = number
+        self.purged = number
 
     def _find_end(self) -> int:
         """Find the end of the log, behind all actions of former owners.
@@ -340,7 +331,7 @@ class PartitionJob:
         values = [encode_entry(entry, "json") for entry in entries]
         if self._seal is not None:
             values = self._seal.seal(values)
-        return self._writer.append(self._options.kafka.topic, values, self._number)
+        return self._writer.append(self._options.kafka.topic, values, self.number)
 
     def _write_results(self, results: list[WindowResult]) -> None:
         for rows in encode_in_turn(drop_erased_results(results, self._suppressed)):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import gc
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -55,6 +56,7 @@ class WorkerProgress:
     """Counts of a worker since its start.
 
     Attributes:
+        partitions: owned partitions, by number.
         entries: entries of the log applied.
         rows: rows of window results, matches and late events written.
         actions: actions appended to the log.
@@ -64,19 +66,18 @@ class WorkerProgress:
         duplicates: events that had been applied before.
         invalid: records that are no entry.
         dropped: events that the rules kept back.
-        partitions: owned partitions, by number.
     """
 
-    entries: int
-    rows: int
-    actions: int
-    handovers: int
-    ticks: int
-    late: int
-    duplicates: int
-    invalid: int
-    dropped: int
     partitions: Mapping[int, PartitionProgress]
+    entries: int = 0
+    rows: int = 0
+    actions: int = 0
+    handovers: int = 0
+    ticks: int = 0
+    late: int = 0
+    duplicates: int = 0
+    invalid: int = 0
+    dropped: int = 0
 
 
 class Worker:
@@ -121,7 +122,7 @@ class Worker:
         self._committed: dict[int, int] = {}
         self._paused: set[int] = set()
         self._commit_at = self._checkpoint_at = self._tell_at = self._read_at = clock()
-        self._counts = dict.fromkeys(_COUNTS, 0)
+        self._counts: Counter[str] = Counter()
         self._purged = 0
         self._group = PartitionGroup(
             options.kafka,
@@ -227,10 +228,8 @@ class Worker:
                 self._jobs[number].publish()
             self._heard[number] = self._clock()
             self._counts["entries"] += applied.applied
-            self._counts["late"] += applied.late
-            self._counts["duplicates"] += applied.duplicates
-            self._counts["invalid"] += applied.invalid
-            self._counts["dropped"] += applied.dropped
+            for name in ("late", "duplicates", "invalid", "dropped"):
+                self._counts[name] += getattr(applied, name)
         self._align()
         due = self._is_due(busy=bool(records))
         if due:
@@ -244,12 +243,8 @@ class Worker:
         If batches are copied at once, a commit waits until there is nothing to read, at most for a
         second interval: it would delay the next copy.
         """
-        late_s = (
-            self._pace.commit_interval_s
-            if busy and self._pace.publish_interval_s is not None
-            else 0.0
-        )
-        return self._clock() >= self._commit_at + late_s
+        waits = busy and self._pace.publish_interval_s is not None
+        return self._clock() >= self._commit_at + self._pace.commit_interval_s * waits
 
     def _rest(self) -> None:
         """Wait between batches that are copied at once: most of their cost is fixed."""
@@ -380,19 +375,6 @@ class Worker:
             for number in self._paused - paused:
                 self._heard[number] = self._clock()
             self._paused = paused
-
-
-_COUNTS = (
-    "entries",
-    "rows",
-    "actions",
-    "handovers",
-    "ticks",
-    "late",
-    "duplicates",
-    "invalid",
-    "dropped",
-)
 
 
 def leading(watermarks: Mapping[int, int], idle: Collection[int], bound_ms: int) -> set[int]:
