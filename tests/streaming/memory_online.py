@@ -28,6 +28,18 @@ class MemoryOnlineStore:
             raise OnlineStoreLostError(f"partition {partition} is marked at {present}")
         self.marks[partition] = offset
 
+    def put_marked(
+        self,
+        blobs: Mapping[str, Mapping[str, bytes | None]],
+        partition: int,
+        offset: int,
+        *,
+        previous: int,
+    ) -> None:
+        for kind, of_kind in blobs.items():
+            self.put_many(of_kind, kind=kind)
+        self.mark(partition, offset, previous=previous)
+
     def marked(self, partition: int) -> int | None:
         return self.marks.get(partition)
 

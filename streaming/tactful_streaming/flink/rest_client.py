@@ -11,8 +11,7 @@ import base64
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import httpx
 
@@ -31,24 +30,24 @@ _LONGEST_REASON = 2000
 class _Http:
     """JSON over HTTP; failures raise FlinkError."""
 
-    def __init__(self, url: str, timeout: float, headers: Mapping[str, str] | None) -> None:
+    def __init__(
+        self, url: str, *, timeout: float = 60.0, headers: Mapping[str, str] | None = None
+    ) -> None:
+        """Address the server at `url`.
+
+        Args:
+            url: such as ``http://127.0.0.1:8081``.
+            timeout: longest wait for an answer, seconds.
+            headers: headers of each request, such as an authorization.
+        """
         self._url = url.rstrip("/")
         self._client = httpx.Client(base_url=self._url, timeout=timeout, headers=headers)
 
-    def __enter__(self) -> Any:
+    def __enter__(self) -> Self:
         """Return itself."""
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Close the connections."""
-        self.close()
-
-    def close(self) -> None:
+    def __exit__(self, *_: object) -> None:
         """Close the connections."""
         self._client.close()
 
@@ -71,18 +70,6 @@ class _Http:
 
 class FlinkCluster(_Http):
     """A session cluster's REST address."""
-
-    def __init__(
-        self, url: str, *, timeout: float = 60.0, headers: Mapping[str, str] | None = None
-    ) -> None:
-        """Address the cluster at `url`.
-
-        Args:
-            url: such as ``http://127.0.0.1:8081``.
-            timeout: longest wait for an answer, seconds.
-            headers: headers of each request, such as an authorization.
-        """
-        super().__init__(url, timeout, headers)
 
     def version(self) -> str:
         """Ask for the cluster's version of Flink."""
@@ -201,18 +188,6 @@ class FlinkCluster(_Http):
 
 class SqlGateway(_Http):
     """A SQL Gateway's REST address."""
-
-    def __init__(
-        self, url: str, *, timeout: float = 60.0, headers: Mapping[str, str] | None = None
-    ) -> None:
-        """Address the gateway at `url`.
-
-        Args:
-            url: such as ``http://127.0.0.1:8083``.
-            timeout: longest wait for an answer, seconds.
-            headers: headers of each request, such as an authorization.
-        """
-        super().__init__(url, timeout, headers)
 
     def run(
         self,

@@ -14,7 +14,7 @@ from typing import Any
 
 from tactful_streaming.errors import FencedError, OnlineStoreLostError
 from tactful_streaming.online.mirror import stored_blobs
-from tactful_streaming.online.store import OnlineStore, RedisOnlineStore, put_marked
+from tactful_streaming.online.store import OnlineStore, RedisOnlineStore
 from tactful_streaming.online.write_behind import WriteBehind
 from tactful_streaming.state.store import StateStore
 
@@ -159,9 +159,7 @@ class FencedRedisStore(RedisOnlineStore):
             for key, blob in of_kind.items()
         }
         if len(named) > _BATCH:  # a long script would block other clients of Redis
-            for kind, of_kind in blobs.items():
-                self.put_many(of_kind, kind=kind)
-            self.mark(partition, offset, previous=previous)
+            super().put_marked(blobs, partition, offset, previous=previous)
             return
         kept = {name: blob for name, blob in named.items() if blob is not None}
         removed = [name for name, blob in named.items() if blob is None]
@@ -254,7 +252,7 @@ class PartitionView:
             self.mark(partition, offset, previous=previous)
             return
         kinds = {k: b for k, b in blobs.items() if self._kinds is None or k in self._kinds}
-        put_marked(self._store, kinds, partition, offset, previous=previous)
+        self._store.put_marked(kinds, partition, offset, previous=previous)
 
     def remove(self, keys: Collection[str], *, kind: str = "user") -> None:
         """Remove blobs, also if the copy is ahead of the state; they are gone on return.

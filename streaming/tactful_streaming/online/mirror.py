@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 
 from tactful_streaming.definitions.model import ENTITIES
 from tactful_streaming.errors import OnlineStoreError, OnlineStoreLostError
-from tactful_streaming.online.store import OnlineStore, put_marked
+from tactful_streaming.online.store import OnlineStore
 from tactful_streaming.state.key_layout import CHANGED_APART, entity_prefix
 from tactful_streaming.state.store import StateStore
 
@@ -86,7 +86,7 @@ class Mirror:
         if self._marked is None:
             return
         try:
-            put_marked(self._online, self._waiting, self._partition, offset, previous=self._marked)
+            self._online.put_marked(self._waiting, self._partition, offset, previous=self._marked)
         except OnlineStoreLostError as error:
             _logger.warning("all entities are put into the online store again: %s", error)
             self._marked = None

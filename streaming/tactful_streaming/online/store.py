@@ -20,7 +20,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol
 
 from tactful_streaming.errors import OnlineStoreError, OnlineStoreLostError
 from tactful_streaming.online.redis import RedisConnection
@@ -66,17 +66,6 @@ class OnlineStore(Protocol):
                 and all must be put again.
         """
 
-    def marked(self, partition: int) -> int | None:
-        """Read the mark of a partition; None if there is none."""
-
-    def close(self) -> None:
-        """Release connections."""
-
-
-@runtime_checkable
-class PutsMarked(Protocol):
-    """An online store that stores blobs and their mark in one call."""
-
     def put_marked(
         self,
         blobs: Mapping[str, Mapping[str, bytes | None]],
@@ -85,29 +74,17 @@ class PutsMarked(Protocol):
         *,
         previous: int,
     ) -> None:
-        """Store blobs by kind and key, then the mark."""
+        """Store blobs by kind and key, then the mark of a partition.
 
+        Raises:
+            OnlineStoreLostError: see :meth:`mark`.
+        """
 
-def put_marked(
-    store: OnlineStore,
-    blobs: Mapping[str, Mapping[str, bytes | None]],
-    partition: int,
-    offset: int,
-    *,
-    previous: int,
-) -> None:
-    """Store blobs by kind and key, then the mark of a partition.
+    def marked(self, partition: int) -> int | None:
+        """Read the mark of a partition; None if there is none."""
 
-    Raises:
-        OnlineStoreLostError: see :meth:`OnlineStore.mark`.
-        OnlineStoreError: if the store cannot be reached or refuses.
-    """
-    if isinstance(store, PutsMarked):
-        store.put_marked(blobs, partition, offset, previous=previous)
-        return
-    for kind, of_kind in blobs.items():
-        store.put_many(of_kind, kind=kind)
-    store.mark(partition, offset, previous=previous)
+    def close(self) -> None:
+        """Release connections."""
 
 
 class RedisOnlineStore:
@@ -221,6 +198,24 @@ class RedisOnlineStore:
         present = self._offset(name, answer)
         if previous is not None and present not in (offset, previous):
             raise _misplaced(partition, present, previous)
+
+    def put_marked(
+        self,
+        blobs: Mapping[str, Mapping[str, bytes | None]],
+        partition: int,
+        offset: int,
+        *,
+        previous: int,
+    ) -> None:
+        """Store blobs by kind and key, then the mark of a partition.
+
+        Raises:
+            OnlineStoreLostError: see :meth:`OnlineStore.mark`.
+            OnlineStoreError: if Redis cannot be reached or refuses.
+        """
+        for kind, of_kind in blobs.items():
+            self.put_many(of_kind, kind=kind)
+        self.mark(partition, offset, previous=previous)
 
     def marked(self, partition: int) -> int | None:
         """Read the mark of a partition; None if there is none.

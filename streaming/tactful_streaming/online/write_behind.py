@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from tactful_streaming.errors import OnlineStoreError, OnlineStoreLostError
-from tactful_streaming.online.store import OnlineStore, put_marked
+from tactful_streaming.online.store import OnlineStore
 
 _logger = logging.getLogger(__name__)
 
@@ -286,7 +286,7 @@ class WriteBehind:
         if len(marks) == 1:
             ((partition, (offset, previous)),) = marks.items()
             if previous is not None:
-                put_marked(self._store, changes.by_kind(), partition, offset, previous=previous)
+                self._store.put_marked(changes.by_kind(), partition, offset, previous=previous)
                 self._marks[partition] = offset
                 return
         self._put(changes)

@@ -38,7 +38,7 @@ from tactful_streaming.kafka.kafka_log import KafkaLog
 from tactful_streaming.kafka.kafka_partition import KafkaPartition
 from tactful_streaming.kafka.topics import ensure_topic
 from tactful_streaming.log.event_log import Positions
-from tactful_streaming.log.group_commit import GroupCommit, KeyedCommit
+from tactful_streaming.log.group_commit import KeyedCommit
 
 pytest.importorskip("confluent_kafka")
 
@@ -618,26 +618,6 @@ def test_close_waits_for_appends_also_cancelled_ones(
 
     with new_log(kafka_servers, linger_ms=300) as log:
         asyncio.run(run(log))
-
-
-def test_group_commit_over_one_partition(log: KafkaLog) -> None:
-    async def run(partition: KafkaPartition) -> None:
-        group = GroupCommit(partition)
-
-        async def client(name: int) -> None:
-            end = await group.append([b"%d" % name] * 3)
-            assert end % 3 == 0
-
-        await asyncio.gather(*(client(name) for name in range(50)))
-        assert await group.append_keyed([b"last"], ["whoever"]) == {0: 151}
-        await group.close()
-
-    partition = log.partition(2)
-    asyncio.run(run(partition))
-    records = read_to(partition, 151)
-    assert all(records[n] == records[n + 1] == records[n + 2] for n in range(0, 150, 3))
-    assert len(set(records)) == 51
-    partition.close()
 
 
 def test_settings_are_frozen() -> None:

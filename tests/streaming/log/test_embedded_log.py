@@ -18,7 +18,6 @@ from tactful_streaming.errors import (
     LogError,
     LogLockedError,
     LogWriteError,
-    OffsetError,
 )
 from tactful_streaming.log.embedded_log import EmbeddedLog
 
@@ -48,25 +47,6 @@ def overwrite(file: Path, position: int, data: bytes) -> None:
     with file.open("r+b") as stream:
         stream.seek(position)
         stream.write(data)
-
-
-def test_offsets_are_dense(log: EmbeddedLog) -> None:
-    assert (log.begin, log.end) == (0, 0)
-    assert log.read(0, 10) == []
-    assert log.append(numbered(3)) == 3
-    assert log.append([]) == 3
-    assert log.append([b"", b"\x00" * 500]) == 5
-    assert [*enumerate([*numbered(3), b"", b"\x00" * 500])] == log.read(0, 99)
-    assert log.read(4, 1) == [(4, b"\x00" * 500)]
-    assert log.read(2, 0) == []
-    assert log.read(5, 10) == []
-
-
-@pytest.mark.parametrize("offset", [-1, 4, 10**9])
-def test_offsets_outside_the_log(log: EmbeddedLog, offset: int) -> None:
-    log.append(numbered(3))
-    with pytest.raises(OffsetError, match=r"outside the log \[0, 3\]"):
-        log.read(offset, 1)
 
 
 @given(
@@ -224,14 +204,6 @@ def test_a_reader_does_not_cut_an_append_in_progress(tmp_path: Path) -> None:
     with EmbeddedLog(tmp_path, read_only=True) as log:
         assert [*enumerate(numbered(15))] == log.read(0, 99)
     assert before == last.read_bytes()
-
-
-def test_closed(tmp_path: Path) -> None:
-    log = EmbeddedLog(tmp_path)
-    log.close()
-    log.close()
-    with pytest.raises(LogError):
-        log.append([b"x"])
 
 
 def test_a_full_disk_acknowledges_nothing_and_loses_nothing(

@@ -2,7 +2,7 @@
 
 import random
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -21,11 +21,11 @@ from tactful_streaming.state.store import RocksState
 from tactful_streaming.windows.entity_table import read_packed
 
 
-class Gate:
+class Gate(MemoryOnlineStore):
     """A store that can block, be emptied, and records the order of writes."""
 
     def __init__(self) -> None:
-        self.inner = MemoryOnlineStore()
+        super().__init__()
         self.open = threading.Event()
         self.open.set()
         self.entered = threading.Event()
@@ -33,27 +33,22 @@ class Gate:
         self.calls: list[str] = []
         self.closed = False
 
-    def get_many(self, keys: Sequence[str], *, kind: str = "user") -> list[bytes | None]:
-        return self.inner.get_many(keys, kind=kind)
-
     def put_many(self, blobs: Mapping[str, bytes | None], *, kind: str = "user") -> None:
         self._enter()
         self.calls.append(f"put {kind} {' '.join(sorted(blobs))}")
-        self.inner.put_many(blobs, kind=kind)
+        super().put_many(blobs, kind=kind)
 
     def mark(self, partition: int, offset: int, *, previous: int | None) -> None:
         self._enter()
         self.calls.append(f"mark {partition} {offset}")
-        self.inner.mark(partition, offset, previous=previous)
-
-    def marked(self, partition: int) -> int | None:
-        return self.inner.marked(partition)
+        super().mark(partition, offset, previous=previous)
 
     def close(self) -> None:
         self.closed = True
 
     def lose_everything(self) -> None:
-        self.inner = MemoryOnlineStore()
+        self.blobs.clear()
+        self.marks.clear()
 
     def _enter(self) -> None:
         self.entered.set()
