@@ -225,7 +225,7 @@ class _Opening:
         return Backend(
             engine=engine,
             state=state,
-            source=engine,
+            source=engine.reads,
             followed=SinglePartitionLog(sealed, max(engine.offset, log.begin)),
             commit=commit,
             append=append,
@@ -296,7 +296,7 @@ class _Opening:
         return Backend(
             engine=engine,
             state=state,
-            source=engine if shared is None else shared,
+            source=engine.reads if shared is None else shared,
             followed=followed,
             commit=KeyedCommit(target),
             append=append,
