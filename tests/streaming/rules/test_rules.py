@@ -400,7 +400,7 @@ def test_damaged_state_is_refused_and_foreign_state_ignored() -> None:
     assert rules.pack_changes() == {}, "nothing new"
     kept = {key: blob for key, blob in stored.items() if blob is not None}
     damaged = {key: blob[:-1] for key, blob in kept.items()}
-    with pytest.raises(StateError, match="remembered is damaged"):
+    with pytest.raises(StateError, match="state of the rules is damaged"):
         load_rules(text).restore(damaged.items())
     other = load_rules(text.replace("1d", "2d"))
     other.restore(kept.items())
