@@ -1,4 +1,4 @@
-"""A Flink inside one JVM, started once and used for every script, and the topics around it."""
+"""A Flink in one JVM, started once for all scripts, and its topics."""
 
 from __future__ import annotations
 
@@ -16,8 +16,10 @@ from typing import Any
 import msgspec
 
 from tactful_streaming.contract.log_entries import Entry, encode_entry
-from tactful_streaming.flink.jar import JVM_OPTIONS, RUNNER_CLASS, build_runner
+from tactful_streaming.flink.jar import RUNNER_CLASS, build_runner
 
+# Packages that a JVM since 17 must open to Flink, from Flink's own configuration.
+_OPENED = "lang net io nio lang.reflect text time util util.concurrent util.concurrent.atomic"
 # Each job brings thousands of methods: after some jobs the 48 MB are full that a JVM without its
 # second compiler keeps for compiled code. It then compiles no more, and says so on standard output,
 # between our answers, unless it is told to say such things elsewhere.
@@ -32,6 +34,11 @@ _JVM = [
     # To verify the classes of Flink takes a seventh of a first job; a cluster does, in tests, too.
     "-XX:+UnlockDiagnosticVMOptions",
     "-XX:-BytecodeVerificationRemote",
+    "--add-exports=java.base/sun.net.util=ALL-UNNAMED",
+    "--add-exports=java.rmi/sun.rmi.registry=ALL-UNNAMED",
+    "--add-opens=java.base/sun.nio.ch=ALL-UNNAMED",
+    "--add-opens=java.base/java.util.concurrent.locks=ALL-UNNAMED",
+    *(f"--add-opens=java.base/java.{name}=ALL-UNNAMED" for name in _OPENED.split()),
 ]
 # A job that has failed would begin again and again, until nobody knows why any more.
 _ONCE = "SET 'restart-strategy.type' = 'none';\n\n"
@@ -44,7 +51,7 @@ class LocalFlink:
     def __init__(self, flink_home: Path, log: Path) -> None:
         jar = build_runner(flink_home)
         self.log = log
-        command = ["java", *_JVM, *JVM_OPTIONS]
+        command = ["java", *_JVM]
         command += ["-cp", f"{flink_home}/lib/*:{jar}", RUNNER_CLASS, "serve"]
         with log.open("wb") as written:
             self._process = subprocess.Popen(
@@ -153,7 +160,7 @@ def write_log(
 
 
 def read_rows(servers: str, topic: str, expected: int) -> list[dict[str, Any]]:
-    """The rows of a topic with one partition: those expected, and what comes soon after them."""
+    """Rows of a topic with one partition: the expected ones, and those soon after."""
     from confluent_kafka import Consumer, TopicPartition
 
     consumer = Consumer(

@@ -14,7 +14,7 @@ from tactful.config.settings import secret
 from tactful.util.clock import now_ms
 from tactful_streaming.errors import LogError, StateError
 from tactful_streaming.log.event_log import EventLog
-from tactful_streaming.sinks.webhook import Delivery, RetryPolicy, StoredQueue, WebhookSender
+from tactful_streaming.sinks.webhook import Delivery, DeliveryQueue, RetryPolicy, WebhookSender
 from tactful_streaming.state.store import RocksState
 
 logger = logging.getLogger(__name__)
@@ -23,7 +23,7 @@ _LOOK_S = 0.5
 
 
 class Webhooks:
-    """Reads the partitions of a log and delivers their actions; one queue for each partition.
+    """Delivers the actions of a log; one queue for each partition.
 
     A new queue begins at the end of its partition: earlier actions are not delivered.
 
@@ -66,7 +66,7 @@ class Webhooks:
         self._partitions = partitions
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="tactful-webhooks", daemon=True)
-        self._queues: list[StoredQueue] = []
+        self._queues: list[DeliveryQueue] = []
         self._senders: list[WebhookSender] = []
         self._states: list[RocksState] = []
         self.delivered = self.failed = self.buried = 0
@@ -75,7 +75,7 @@ class Webhooks:
                 state = RocksState(directory / str(number))
                 stack.callback(state.close)
                 is_new = next(iter(state.scan(b"")), None) is None
-                queue = StoredQueue(state)
+                queue = DeliveryQueue(state)
                 if is_new:
                     queue.add([], log.end)
                 self._queues.append(queue)

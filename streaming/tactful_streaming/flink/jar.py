@@ -21,17 +21,6 @@ RUNNER_CLASS: Final = "tactful.flink.ScriptRunner"
 
 _SOURCES = Path(__file__).parents[2] / "flink" / "src"
 
-# Packages that a JVM since 17 must open to Flink, from Flink's own configuration.
-_OPENED = "lang net io nio lang.reflect text time util util.concurrent util.concurrent.atomic"
-JVM_OPTIONS: Final = (
-    "--add-exports=java.base/sun.net.util=ALL-UNNAMED",
-    "--add-exports=java.rmi/sun.rmi.registry=ALL-UNNAMED",
-    "--add-opens=java.base/sun.nio.ch=ALL-UNNAMED",
-    "--add-opens=java.base/java.util.concurrent.locks=ALL-UNNAMED",
-    *(f"--add-opens=java.base/java.{name}=ALL-UNNAMED" for name in _OPENED.split()),
-)
-"""Options that a JVM needs to run Flink."""
-
 
 def build_runner(flink_home: Path, *, sources: Path = _SOURCES) -> Path:
     """Compile the runner, unless these sources were compiled before.

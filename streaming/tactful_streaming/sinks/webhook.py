@@ -23,7 +23,7 @@ import urllib.parse
 import urllib.request
 from collections.abc import Callable, Collection, Container, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 
@@ -67,34 +67,8 @@ class Delivery(msgspec.Struct, frozen=True, gc=False):
 _decoder = msgspec.msgpack.Decoder(Delivery)
 
 
-class DeliveryQueue(Protocol):
-    """Queue of deliveries; changes are durable when a method returns."""
-
-    @property
-    def position(self) -> int:
-        """Next offset of the log to read."""
-
-    def add(self, events: Sequence[Event], position: int) -> None:
-        """Queue `events` and store the position behind them, atomically."""
-
-    def due(self, now: int, limit: int) -> list[Delivery]:
-        """Return up to `limit` deliveries that are due, the longest due first."""
-
-    def next_due(self) -> int | None:
-        """Return the time of the next attempt, epoch milliseconds; None if none waits."""
-
-    def done(self, delivery: Delivery) -> None:
-        """Remove a delivery that arrived."""
-
-    def retry(self, delivery: Delivery) -> None:
-        """Store the new time and number of attempts of a delivery."""
-
-    def mark_dead(self, delivery: Delivery) -> None:
-        """End the attempts of a delivery; it is stored as dead."""
-
-
-class StoredQueue:
-    """A :class:`DeliveryQueue` in a state store of its own; thread-safe."""
+class DeliveryQueue:
+    """Queue of deliveries in a state store of its own; durable and thread-safe."""
 
     def __init__(self, store: StateStore) -> None:
         """Open the queue in `store`.

@@ -13,9 +13,9 @@ from tactful_streaming.errors import StateError
 from tactful_streaming.sinks.webhook import (
     SIGNATURE_HEADER,
     Answer,
+    DeliveryQueue,
     RetryPolicy,
     SendResult,
-    StoredQueue,
     WebhookSender,
     post_request,
     sign,
@@ -62,7 +62,7 @@ class Clock:
         return self.now
 
 
-def sender(queue: StoredQueue, receiver: Receiver, clock: Clock, **more: Any) -> WebhookSender:
+def sender(queue: DeliveryQueue, receiver: Receiver, clock: Clock, **more: Any) -> WebhookSender:
     return WebhookSender(queue, URL, clock=clock, post=receiver, jitter=lambda: 0.0, **more)
 
 
@@ -76,7 +76,7 @@ def test_actions_are_delivered_once_without_failures() -> None:
             encode_entry(action(4)),
         ]
     )
-    queue, receiver = StoredQueue(MemoryState()), Receiver()
+    queue, receiver = DeliveryQueue(MemoryState()), Receiver()
     hook = sender(queue, receiver, Clock())
     assert hook.collect(log, {"x.coupon"}, limit=3) == 3
     assert hook.collect(log, {"x.coupon"}) == 2
@@ -90,7 +90,7 @@ def test_actions_are_delivered_once_without_failures() -> None:
 
 def test_a_trimmed_log_is_followed_from_its_beginning() -> None:
     log: Any = Shelf([encode_entry(action(n)) for n in range(4)], begin=2)
-    queue, receiver = StoredQueue(MemoryState()), Receiver()
+    queue, receiver = DeliveryQueue(MemoryState()), Receiver()
     hook = sender(queue, receiver, Clock())
     assert hook.collect(log, {"x.coupon"}) == 2
     assert queue.position == 4
@@ -98,7 +98,7 @@ def test_a_trimmed_log_is_followed_from_its_beginning() -> None:
 
 def test_failures_are_retried_with_growing_waits() -> None:
     clock, state = Clock(), MemoryState()
-    queue = StoredQueue(state)
+    queue = DeliveryQueue(state)
     receiver = Receiver(Answer(500), TimeoutError(), Answer(302), ConnectionRefusedError())
     hook = sender(queue, receiver, clock)
     queue.add([action(1)], 1)
@@ -110,7 +110,7 @@ def test_failures_are_retried_with_growing_waits() -> None:
         clock.now = next_due - 1
         assert hook.send_due() == SendResult(), "too early"
         clock.now = next_due
-        queue = StoredQueue(state)  # a restart in between
+        queue = DeliveryQueue(state)  # a restart in between
         hook = sender(queue, receiver, clock)
     assert waits == [1000, 2000, 4000, 8000]
     assert len(receiver.requests) == 5
@@ -119,7 +119,7 @@ def test_failures_are_retried_with_growing_waits() -> None:
 
 
 def test_retry_after_is_used_up_to_the_longest_wait() -> None:
-    clock, queue = Clock(), StoredQueue(MemoryState())
+    clock, queue = Clock(), DeliveryQueue(MemoryState())
     receiver = Receiver(Answer(429, 30.0), Answer(503, 1e9), Answer(503, 0.0))
     hook = sender(queue, receiver, clock, policy=RetryPolicy(longest_ms=60_000))
     queue.add([action(1)], 1)
@@ -131,7 +131,7 @@ def test_retry_after_is_used_up_to_the_longest_wait() -> None:
 
 
 def test_jitter_shortens_a_wait_by_a_quarter_at_most() -> None:
-    clock, queue = Clock(), StoredQueue(MemoryState())
+    clock, queue = Clock(), DeliveryQueue(MemoryState())
     hook = WebhookSender(
         queue, URL, clock=clock, post=Receiver(Answer(500)), jitter=lambda: 0.999999
     )
@@ -142,7 +142,7 @@ def test_jitter_shortens_a_wait_by_a_quarter_at_most() -> None:
 
 def test_a_delivery_is_dead_after_the_last_attempt() -> None:
     clock, state = Clock(), MemoryState()
-    queue = StoredQueue(state)
+    queue = DeliveryQueue(state)
     receiver = Receiver(Answer(404), Answer(200), Answer(404), Answer(410))
     hook = sender(queue, receiver, clock, policy=RetryPolicy(attempts=3))
     queue.add([action(1), action(2)], 2)
@@ -152,19 +152,19 @@ def test_a_delivery_is_dead_after_the_last_attempt() -> None:
     clock.now += 10_000
     assert hook.send_due() == SendResult(dead=1)
     assert hook.send_due() == SendResult()
-    queue = StoredQueue(state)
+    queue = DeliveryQueue(state)
     (dead,) = queue.dead
     assert (dead.event_id, dead.attempts, dead.problem) == ("e1", 3, "answered with status 410")
     assert queue.revive() == 1
     assert queue.dead == []
-    assert sender(StoredQueue(state), receiver, clock).send_due() == SendResult(delivered=1)
+    assert sender(DeliveryQueue(state), receiver, clock).send_due() == SendResult(delivered=1)
 
 
 def test_a_crash_before_the_answer_repeats_with_the_same_key() -> None:
     class Killed(BaseException):
         pass
 
-    class Dying(StoredQueue):
+    class Dying(DeliveryQueue):
         def done(self, delivery: Any) -> None:
             raise Killed
 
@@ -173,7 +173,7 @@ def test_a_crash_before_the_answer_repeats_with_the_same_key() -> None:
     queue.add([action(1)], 1)
     with pytest.raises(Killed):
         sender(queue, receiver, Clock()).send_due()
-    again = StoredQueue(state)
+    again = DeliveryQueue(state)
     assert again.position == 1
     assert sender(again, receiver, Clock()).send_due() == SendResult(delivered=1)
     assert [headers["Idempotency-Key"] for _, _, headers in receiver.requests] == ["e1", "e1"]
@@ -181,16 +181,16 @@ def test_a_crash_before_the_answer_repeats_with_the_same_key() -> None:
 
 def test_a_damaged_queue_is_refused() -> None:
     state = MemoryState()
-    StoredQueue(state).add([action(1)], 1)
+    DeliveryQueue(state).add([action(1)], 1)
     state.write([(b"we1", b"\xc1")])
     with pytest.raises(StateError, match="begin an empty one"):
-        StoredQueue(state)
+        DeliveryQueue(state)
 
 
 @pytest.mark.parametrize("url", ["", "file:///etc/passwd", "ftp://h/x", "http://", "example.com/x"])
 def test_other_addresses_are_refused(url: str) -> None:
     with pytest.raises(ValueError, match="http or https"):
-        WebhookSender(StoredQueue(MemoryState()), url, clock=Clock())
+        WebhookSender(DeliveryQueue(MemoryState()), url, clock=Clock())
 
 
 def test_a_signature_is_bound_to_body_secret_and_time() -> None:
@@ -207,7 +207,7 @@ def test_a_signature_is_bound_to_body_secret_and_time() -> None:
 
 
 def test_each_request_is_signed_anew() -> None:
-    clock, queue = Clock(), StoredQueue(MemoryState())
+    clock, queue = Clock(), DeliveryQueue(MemoryState())
     receiver = Receiver(Answer(500))
     hook = sender(queue, receiver, clock, secret=b"secret")
     queue.add([action(1)], 1)
@@ -250,7 +250,7 @@ def server() -> Iterator[tuple[str, list[tuple[str, dict[str, str], bytes]]]]:
 
 def test_over_http(server: tuple[str, list[tuple[str, dict[str, str], bytes]]]) -> None:
     url, seen = server
-    queue = StoredQueue(MemoryState())
+    queue = DeliveryQueue(MemoryState())
     queue.add([action(1)], 1)
     assert WebhookSender(queue, url + "/200", clock=Clock()).send_due() == SendResult(delivered=1)
     path, headers, body = seen[0]
@@ -264,7 +264,7 @@ def test_over_http(server: tuple[str, list[tuple[str, dict[str, str], bytes]]]) 
 
 
 def test_an_unreachable_address_is_retried() -> None:
-    clock, queue = Clock(), StoredQueue(MemoryState())
+    clock, queue = Clock(), DeliveryQueue(MemoryState())
     queue.add([action(1)], 1)
     hook = WebhookSender(queue, "http://127.0.0.1:1/x", clock=clock, jitter=lambda: 0.0)
     assert hook.send_due() == SendResult(failed=1)
@@ -274,7 +274,7 @@ def test_an_unreachable_address_is_retried() -> None:
 def test_actions_of_erased_users_are_not_queued() -> None:
     clock, receiver, suppressed = Clock(), Receiver(), set[str]()
     store = MemoryState()
-    queue = StoredQueue(store)
+    queue = DeliveryQueue(store)
     told = sender(queue, receiver, clock, suppressed=suppressed)
     people = ("zq-ada", "bob", "zq-ada", "bob")
     log: Any = Shelf([encode_entry(action_of(n, user)) for n, user in enumerate(people)])
@@ -297,7 +297,7 @@ def test_actions_of_erased_users_are_not_queued() -> None:
 def test_queued_actions_of_erased_users_are_not_sent() -> None:
     receiver = Receiver()
     suppressed = set[str]()
-    queue = StoredQueue(MemoryState())
+    queue = DeliveryQueue(MemoryState())
     queue.add([action_of(0, "ada"), action_of(1, "bob")], 2)
     suppressed.add("ada")
     assert sender(queue, receiver, Clock(), suppressed=suppressed).send_due() == SendResult(
