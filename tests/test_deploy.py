@@ -25,6 +25,7 @@ from tests.test_docs import unknown_words
 from tactful.config.load import load_settings
 from tactful.config.settings import Settings
 from tactful.metadata import store as metadata
+from tactful.metadata.tables import tables as metadata_tables
 
 ROOT = Path(__file__).resolve().parents[1]
 DEPLOY = ROOT / "deploy"
@@ -188,7 +189,7 @@ def running(
 def database(mysql_url: str) -> Iterator[sa.Engine]:
     engine = sa.create_engine(mysql_url)
     yield engine
-    tables = [*metadata.tables.tables, metadata.VERSION_TABLE, "tactful_fired_values"]
+    tables = [*metadata_tables.tables, metadata.VERSION_TABLE, "tactful_fired_values"]
     with engine.begin() as connection:
         for name in tables:
             connection.execute(sa.text(f"DROP TABLE IF EXISTS {name}"))

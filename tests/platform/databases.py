@@ -1,4 +1,4 @@
-"""Databases for the metadata's tests: one of each backend, without our tables."""
+"""Databases for the metadata's tests: one of each backend, without tables."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from tactful.metadata import store as metadata
+from tactful.metadata.store import VERSION_TABLE
+from tactful.metadata.tables import tables
 
 Location = str | Path
 BACKENDS = ["sqlite", pytest.param("mysql", marks=pytest.mark.service("mysql"))]
@@ -20,7 +21,7 @@ def empty_database(request: pytest.FixtureRequest, folder: Path) -> Iterator[Loc
         yield folder / "metadata.db"
         return
     url: str = request.getfixturevalue("mysql_url")
-    names = [*metadata.tables.tables, metadata.VERSION_TABLE]
+    names = [*tables.tables, VERSION_TABLE]
     execute(url, *(f"DROP TABLE IF EXISTS {name}" for name in names))
     yield url
     execute(url, *(f"DROP TABLE IF EXISTS {name}" for name in names))

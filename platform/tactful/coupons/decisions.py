@@ -16,7 +16,8 @@ import msgspec
 import sqlalchemy as sa
 
 from tactful.coupons.definitions import OFFER, WITHHELD, CouponDefinition
-from tactful.metadata.store import MetadataStore, coupon_budgets, coupon_offers, coupon_positions
+from tactful.metadata.store import MetadataStore
+from tactful.metadata.tables import coupon_budgets, coupon_offers, coupon_positions
 from tactful_bandits.assignment.conditions import matches
 from tactful_bandits.assignment.eligibility import Holdout
 from tactful_bandits.assignment.hashing import bucket
@@ -108,7 +109,7 @@ class CouponIssuer:
             StreamingError: if the log cannot be read.
         """
         now = self._clock()
-        self._lately = {who: at for who, at in self._lately.items() if now - at < _AGAIN_MS}
+        self._lately = {key: at for key, at in self._lately.items() if now - at < _AGAIN_MS}
         entries: list[bytes] = []
         for number, log in enumerate(self._logs):
             end = log.end

@@ -24,7 +24,7 @@ from tactful.erasure.offline_stores import check_rebuild, find_person
 from tactful.erasure.personal_stores import StepReport, derived_stores, recorded_stores
 from tactful.erasure.verify import VERIFICATION, WORK, still_there, verified
 from tactful.errors import StorageError
-from tactful.metadata.store import suppressions
+from tactful.metadata.tables import suppressions
 from tactful.schemas.users import Erasure, ErasureStep
 from tactful.subjects.enumerate import people_kept
 from tactful.subjects.installation import Installation
@@ -111,7 +111,7 @@ def is_purged_here(installation: Installation, receipt: str) -> bool:
 def complete_erasures(
     installation: Installation, *, say: Say = lambda stage: None
 ) -> list[Erasure]:
-    """Complete waiting erasures before a server starts, also those a restored backup undid.
+    """Complete waiting erasures before a server starts, and those a restore undid.
 
     Returns:
         The receipts.
@@ -133,7 +133,7 @@ def complete_erasures(
 
 
 def _drop_restored_keys(installation: Installation) -> None:
-    """Delete the keys of erased users, which were restored so that the data could be read."""
+    """Delete restored keys of erased users, which were needed to read their data."""
     vault = installation.settings.vault
     if not vault.exists():
         return
@@ -201,7 +201,7 @@ def run_erasures(
 
 @contextlib.contextmanager
 def names_dropped(installation: Installation) -> Iterator[None]:
-    """Remove the bytes of user ids that are deleted in the context from the metadata's files.
+    """Remove the bytes of ids deleted in this context from the metadata's files.
 
     Receipts are complete only then; while another process reads the database, a later call does
     it. A marker file makes it survive a kill.
@@ -291,7 +291,7 @@ def close_erasure(
     steps: Sequence[ErasureStep],
     hits: Sequence[str],
 ) -> None:
-    """Delete the user id of an erasure, or keep it until all owners of partitions are done.
+    """Delete the user id of an erasure, once all owners of partitions are done.
 
     Args:
         installation: owner of the receipt.

@@ -29,7 +29,7 @@ from tactful_streaming.state.store import RocksState
 
 
 class LiveStores:
-    """State, webhooks, recent recommendations, counts and decisions of a running server.
+    """State, webhooks, recent recommendations and decisions of a running server.
 
     For one thread at a time.
     """
@@ -76,7 +76,9 @@ class LiveStores:
         self._applier.between(lambda: 0)
 
     def derived_stores(self, references: SubjectReferences) -> PersonalStores:
-        """List the stores that are computed from the log; the bytes stay until :meth:`purge`.
+        """List the stores that are computed from the log.
+
+        Deleted bytes stay on disk until :meth:`purge`.
 
         Args:
             references: result of a search of the state after the users were suppressed.

@@ -232,7 +232,7 @@ class OnlineErasures:
     def _rewrite(
         self, executor: Executor, name: str, log: EmbeddedLog, found: SearchResult
     ) -> ErasureStep | None:
-        """Remove records from a log, segment by segment; None if the server stops meanwhile."""
+        """Remove records from a log by segments; None if the server stops meanwhile."""
         settings = self._installation.settings
         replaced = written = 0
         for segment in log.seal():

@@ -1,4 +1,4 @@
-"""The list of stores that hold data of users, shared by offline and online erasure."""
+"""The stores that hold data of users, for offline and online erasure."""
 
 from __future__ import annotations
 

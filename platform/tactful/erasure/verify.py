@@ -146,7 +146,7 @@ def _occurs_in(names: MultiSubstring, path: Path) -> bool:
 
 
 def _is_delimited(path: Path) -> bool:
-    """Return whether a file separates ids: logs, state stores and JSON do, SQLite does not."""
+    """Return whether a file separates ids, as logs, state stores and JSON do."""
     return (
         ".log" in path.suffixes
         or path.suffix in (".json", ".jsonl")

@@ -1,4 +1,4 @@
-"""The event log as the product reads it: merged partitions, encryption, impressions.
+"""Readers of the event log: merged partitions, encryption, impressions.
 
 It may import `catalogue`, `client`, `config`, `kernels`, `metadata`, `metrics`, `schemas`,
 `util`, `vectors`.

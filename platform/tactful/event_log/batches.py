@@ -26,12 +26,12 @@ class Bounded(Protocol):
 
 
 def reach_of(log: EventLog) -> Position:
-    """Where a log ends now."""
+    """Return the present end of a log."""
     return log.reach if isinstance(log, Bounded) else log.end
 
 
 def reach_to(log: EventLog, position: object) -> bool:
-    """Let a log end where it ended before, if it is bounded; whether it goes so far."""
+    """End a bounded log at an earlier end; return whether it reaches that."""
     if isinstance(log, Bounded):
         return isinstance(position, int | str) and log.reach_to(position)
     return isinstance(position, int) and position <= log.end

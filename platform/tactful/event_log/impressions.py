@@ -186,7 +186,7 @@ def read_impressions(log: EventLog, *, latest: int | None = None) -> Iterator[Im
 
 
 def _newest(log: EventLog, latest: int | None) -> Iterator[Sequence[Record]]:
-    """Read the newest records, or all; also past the end, which some brokers understate."""
+    """Read the newest records, or all, also past the end that brokers understate."""
     end = log.end
     begin = log.begin if latest is None else max(log.begin, end - latest)
     return read_batches(log, begin, end + _CHUNK, size=_CHUNK)

@@ -134,7 +134,7 @@ _of_msgpack = msgspec.msgpack.Decoder(_Head)
 
 
 class MergedLog:
-    """All partitions of a topic as one log, read by one thread over its own connection.
+    """All partitions of a topic as one log, read by one thread.
 
     Upserts and ticks are in every partition, so those of partition 0 are read. It is a read-only
     :class:`~tactful_streaming.EventLog` with dense numbers; reading may restart at its begin. Up to

@@ -21,7 +21,7 @@ _WAIT_S = 30.0
 def open_log(
     settings: Settings, *, clock: Callable[[], int], latest: int | None = None
 ) -> Iterator[EventLog]:
-    """Open the log beside its server, to be read from its beginning, with unsealed records.
+    """Open the log beside its server, with unsealed records.
 
     A topic is read as one log, in the order of event time between partitions, up to its present
     end.

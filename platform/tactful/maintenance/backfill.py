@@ -1,4 +1,4 @@
-"""Backfill: compute features of changed definitions in the states of an installation."""
+"""Backfill: compute features of changed definitions in existing states."""
 
 from __future__ import annotations
 
@@ -157,7 +157,7 @@ class Backfill:
         self._opened.close()
 
     def _delete_erased(self, scratch: StateStore, definitions: Definitions) -> None:
-        """Delete users that were erased meanwhile: the states are not purged of them again."""
+        """Delete users erased meanwhile, of whom the states are not purged again."""
         traces = find_subject_ids(scratch, self._suppression.suppressed, definitions)
         if traces != SubjectIds():
             delete_subjects(scratch, traces, definitions, {})

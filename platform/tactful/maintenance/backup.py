@@ -52,7 +52,7 @@ def make_backup(
     clock: Callable[[], int],
     copied: Copied = lambda size: None,
 ) -> Manifest:
-    """Copy an installation into the new directory `target`, also beside a running server.
+    """Copy an installation into a new directory, also beside a running server.
 
     The directory gets its name when it is complete. The next run removes the files of a killed one.
 

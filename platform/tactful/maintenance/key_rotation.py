@@ -1,4 +1,4 @@
-"""Rotation of an installation's keys: master key of the vault, epoch of pseudonyms.
+"""Rotation of keys: master key of the vault, epoch of pseudonyms.
 
 A new master key is in a file of its own until the vault is wrapped by it. Then it replaces the old
 key in the file of the settings, for the next start. After a kill at any step the vault's key is

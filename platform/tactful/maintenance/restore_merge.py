@@ -1,4 +1,4 @@
-"""Parts that a restore must not reset: spent budgets, erasures, decisions, destroyed keys.
+"""Parts that a restore must not reset: budgets, erasures, decisions, keys.
 
 ==================  ==============================================================================
 ``ledger.db``       both merged: every release, request and grant of either
@@ -29,13 +29,8 @@ from tactful.config.ledger_location import LEDGER
 from tactful.config.settings import Settings
 from tactful.config.storage import StorageSettings
 from tactful.errors import BackupError, StorageError
-from tactful.metadata.store import (
-    api_keys,
-    consent_decisions,
-    erasures,
-    open_metadata,
-    suppressions,
-)
+from tactful.metadata.store import open_metadata
+from tactful.metadata.tables import api_keys, consent_decisions, erasures, suppressions
 from tactful.statistics.counter import NOT_BEFORE
 from tactful.subjects.suppression import open_suppression
 from tactful_privacy.errors import KeyringError
@@ -223,7 +218,7 @@ def _copy_file(source: Path, target: Path) -> None:
 
 
 def _vault(settings: Settings, staged: Path) -> None:
-    """Merge the present keys and the backup's, by which its records can be read and erased.
+    """Merge the present keys and the backup's, with which its records are erased.
 
     `tactful.erasure.erase.complete_erasures` then deletes the keys of erased users.
     """

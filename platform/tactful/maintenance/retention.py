@@ -189,7 +189,7 @@ def kind_of(payload: bytes) -> RecordKind | None:
 def forget_segment(
     settings: Settings, segment: Path, kinds: frozenset[RecordKind]
 ) -> tuple[Path, int] | None:
-    """Write a segment anew without the records of some kinds; None if it has none of them.
+    """Write a segment anew without records of some kinds; None if it has none.
 
     Raises:
         StreamingError: if it is damaged.

@@ -1,4 +1,4 @@
-"""The metadata database (API keys, definitions, decisions, erasures) and connections.
+"""The metadata database (keys, definitions, decisions, erasures), connections.
 
 It may import `catalogue`, `client`, `config`, `kernels`, `metrics`, `schemas`, `util`.
 Begin with `store`.

@@ -1,4 +1,4 @@
-"""API keys of an installation, stored as hashes (see `tactful.metadata.key_cache`)."""
+"""API keys of an installation, stored as hashes (`tactful.metadata.key_cache`)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ import sqlalchemy as sa
 
 from tactful.errors import ApiKeyError, StorageError
 from tactful.metadata.key_cache import SCOPES, ApiKey, ValidKeys, digest
-from tactful.metadata.store import MetadataStore, api_keys, open_metadata
+from tactful.metadata.store import MetadataStore, open_metadata
+from tactful.metadata.tables import api_keys
 
 __all__ = ["SCOPES", "ApiKey", "KeyStore"]
 

@@ -1,4 +1,4 @@
-"""Connections to the services in the settings: Kafka, Redis, database of the metadata."""
+"""Connections to Kafka, Redis and the database of the metadata."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ def open_redis(
 def open_installation(
     settings: Settings, *, environ: Mapping[str, str] | None = None
 ) -> MetadataStore:
-    """Open the metadata, in the database of the settings or a file in the data directory.
+    """Open the metadata in the configured database or a file of the data directory.
 
     Raises:
         ConfigError: if the settings name a variable that is not set.

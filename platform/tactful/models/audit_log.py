@@ -16,7 +16,8 @@ from typing import Any, Literal, cast
 import sqlalchemy as sa
 
 from tactful.experiments.store import refuse_while_rolled_out
-from tactful.metadata.store import MetadataStore, model_changes
+from tactful.metadata.store import MetadataStore
+from tactful.metadata.tables import model_changes
 
 Action = Literal["train", "promote", "rollback"]
 State = Literal["begun", "done", "failed"]

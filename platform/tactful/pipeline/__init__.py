@@ -1,4 +1,4 @@
-"""From an accepted event to online features: ingestion, applying, visibility, webhooks.
+"""Ingestion, application of the log, visibility of features, webhooks.
 
 It may import `catalogue`, `client`, `config`, `event_log`, `kernels`, `metadata`, `metrics`,
 `ranking`, `recall`, `rerank`, `schemas`, `statistics`, `subjects`, `util`, `vectors`.

@@ -332,7 +332,7 @@ class _Opening:
     def _topic_engine(
         self, kafka: KafkaSettings, partitions: int, state: RocksState, letters: DeadLetterBuffer
     ) -> tuple[Engine, MergedLog]:
-        """Open the engine, check that its state is of the topic, and continue reading that."""
+        """Open the engine, check that its state is of the topic, and resume reading."""
         data, computed = self.settings.storage.data, self.definitions
         if self.settings.online.shared:
             computed = own_definitions(computed)

@@ -236,7 +236,7 @@ class EventIngest:
         return Upserted(accepted=len(entries), rejected=_to_response(refusals), position=position)
 
     def append_internal(self, payload: bytes) -> asyncio.Future[Offsets]:
-        """Append an entry of the platform; while the log is full it is dropped and counted.
+        """Append an entry of the platform; if the log is full, drop and count it.
 
         It is appended with others, after 20 ms at most, or ahead of the next request before that.
 
@@ -327,7 +327,7 @@ class EventIngest:
                 self._pending.pop(identifier, None)
 
     async def _written(self, writes: set[asyncio.Future[Offsets]]) -> Position:
-        """Wait until all writes are durable; return the position after them, or the log's end."""
+        """Wait for durable writes; return the position after them, or the log's end."""
         if not writes:
             return self._backend.show(self._backend.ends())
         offsets: Offsets = {}

@@ -1,4 +1,4 @@
-"""Features from two sources: users and sessions from the online store, others from the engine.
+"""Features of users and sessions from the online store, others from the engine.
 
 Workers own partitions of the log and copy the features of users and sessions to the online store.
 Features by item or category need all partitions, so the server's own engine computes them.
@@ -51,8 +51,9 @@ def _chosen(definitions: Definitions, wanted: Callable[[str], bool]) -> Definiti
 
 
 class SharedFeatures:
-    """A :class:`~tactful.catalogue.request_context.FeatureSource` of an engine and an online store.
+    """A source of features that reads an engine and an online store.
 
+    Implements :class:`~tactful.catalogue.request_context.FeatureSource`.
     While the store does not answer, reads of users fail at once and it is tried again every second,
     so that no requests queue up.
     """

@@ -1,4 +1,4 @@
-"""Read-your-writes: the highest visible offsets, and requests that wait for others."""
+"""Read-your-writes: the visible offsets, and requests that wait for others."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class VisibilityTracker:
         return {n: min(at, self._marks.get(n, 0)) for n, at in applied.items()}
 
     async def reach(self, wanted: Offsets, timeout: float) -> bool:
-        """Wait until offsets are visible; return whether they are within `timeout` seconds."""
+        """Wait for offsets; return whether they are visible within `timeout` seconds."""
         if reaches(self.offsets, wanted):
             return True
         self._loop = asyncio.get_running_loop()

@@ -1,4 +1,4 @@
-"""Rights of users: consent, suppression, export, search for a user, erasure requests.
+"""Rights of users: consent, suppression, export, search, erasure requests.
 
 It may import `catalogue`, `client`, `config`, `event_log`, `kernels`, `metadata`, `metrics`,
 `recall`, `schemas`, `util`, `vectors`.

@@ -15,7 +15,8 @@ from typing import Any
 import sqlalchemy as sa
 
 from tactful.config.settings import Settings
-from tactful.metadata.store import MetadataStore, consent_decisions
+from tactful.metadata.store import MetadataStore
+from tactful.metadata.tables import consent_decisions
 from tactful_privacy.people.consent import EVERYTHING, NOTHING, Consents, Decision, Purpose
 
 _table = consent_decisions.c

@@ -1,4 +1,4 @@
-"""The log as training may read it: without users who do not agree now, or were erased.
+"""The log without users who do not agree now or were erased, for training.
 
 Events of users who withdraw consent stay in the log until retention or an erasure removes them.
 This reader blanks them, so models learn only from users who agree on the day of the training, also
@@ -128,7 +128,7 @@ def training_permissions(
     clock: Callable[[], int],
     purpose: Purpose = Purpose.PERSONALISATION,
 ) -> Iterator[Allows]:
-    """Give a function that checks whether an event may be used, by the present decisions.
+    """Open a check whether an event may be used, by the present decisions.
 
     A device counts under its own decisions and under those of the user that an event names. The log
     holds events of users without a decision as the default at their time allowed; they are used
@@ -152,7 +152,7 @@ def training_permissions(
 
 
 def _require_metadata(settings: Settings) -> None:
-    """Check that the decisions are on this host; a topic can be read where they are not."""
+    """Check that the decisions are on this host, where a topic can be read."""
     file = settings.storage.data / "metadata.db"
     if not settings.log.in_files and not settings.metadata.url_env and not file.exists():
         raise StorageError(

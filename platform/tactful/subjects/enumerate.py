@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from tactful.event_log.batches import read_batches
 from tactful.event_log.encryption import log_in_files
-from tactful.metadata.store import consent_decisions
+from tactful.metadata.tables import consent_decisions
 from tactful.subjects.installation import Installation
 from tactful_streaming.contract.log_entries import DEVICE_PREFIX
 from tactful_streaming.engine.erasure import user_keys_in
@@ -22,7 +22,7 @@ _CHUNK = 4_096
 
 
 def people_kept(installation: Installation) -> Iterator[Collection[str]]:
-    """Yield the keys of all users in log, state and decisions, in batches, with repeats."""
+    """Yield the keys of all users in log, state and decisions, with repeats."""
     if (log := installation.data / "log").is_dir():
         EmbeddedLog(log).close()  # removes the torn tail of a crash
         with log_in_files(installation.settings, clock=installation.clock) as opened:

@@ -8,7 +8,8 @@ from collections.abc import Callable, Sequence
 import msgspec
 import sqlalchemy as sa
 
-from tactful.metadata.store import MetadataStore, erasures
+from tactful.metadata.store import MetadataStore
+from tactful.metadata.tables import erasures
 from tactful.schemas.users import Erasure, ErasureStep
 
 _table = erasures.c

@@ -12,7 +12,8 @@ from collections.abc import Callable, Container
 import msgspec
 import sqlalchemy as sa
 
-from tactful.metadata.store import MetadataStore, purged_partitions, purges
+from tactful.metadata.store import MetadataStore
+from tactful.metadata.tables import purged_partitions, purges
 from tactful.subjects.suppression import SuppressionStore
 from tactful_streaming.contract.subject_ids import SubjectIds
 
@@ -85,7 +86,7 @@ class PartitionErasures:
             self._newest = max(self._newest, newest)
 
     def after(self, number: int) -> tuple[int, SubjectIds]:
-        """Return the number of the last erasure, and the subject ids of those after `number`.
+        """Return the last erasure's number, and the subject ids of those after `number`.
 
         Raises:
             StorageError: if the database cannot be reached.

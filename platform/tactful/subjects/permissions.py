@@ -118,7 +118,7 @@ def _keys_of(user_id: str | None, device_id: str | None) -> tuple[str, ...]:
 
 @functools.lru_cache(maxsize=256)
 def claimed(claim: object) -> frozenset[Purpose] | None:
-    """Parse the field ``consent`` of a context: names of purposes, separated by blanks.
+    """Parse the field ``consent`` of a context: purposes, separated by blanks.
 
     Returns:
         The purposes; None if it is no text, so that the default applies.

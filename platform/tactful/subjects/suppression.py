@@ -1,8 +1,8 @@
 """Erased users, stored as keyed hashes, whose later events are refused.
 
 The hashes are in the metadata, for all processes of an installation, and also in a file of
-tombstones if the settings name one. That is kept apart from backups: users in it who are missing in
-a restored database are erased again.
+tombstones if the settings name one. Keep that apart from backups: its users who are missing in a
+restored database are erased again.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ import sqlalchemy as sa
 
 from tactful.config.settings import Settings
 from tactful.errors import StorageError
-from tactful.metadata.store import MetadataStore, suppressions
+from tactful.metadata.store import MetadataStore
+from tactful.metadata.tables import suppressions
 from tactful_privacy.errors import KeyringError
 from tactful_privacy.people.pseudonyms import Keyring, Pseudonym, Suppressed
 

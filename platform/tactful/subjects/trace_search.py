@@ -101,7 +101,7 @@ class SearchResult:
         return False
 
     def owns_payload(self, offset: int, payload: bytes) -> bool:
-        """Return the same of an encoded record; a damaged one is theirs if it holds their ids."""
+        """Return the same of an encoded record; a damaged one matches by its bytes."""
         try:
             return self.owns(offset, decode_entry(payload))
         except StreamingError:

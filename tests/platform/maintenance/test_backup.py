@@ -38,7 +38,7 @@ from tactful.maintenance.restore import check_backup, restore_backup
 from tactful.maintenance.retention import PROGRESS
 from tactful.metadata.connections import open_installation, open_keys
 from tactful.metadata.restore_journal import RESTORING, finish_restore
-from tactful.metadata.store import suppressions
+from tactful.metadata.tables import suppressions
 from tactful.server.platform import Platform
 from tactful.statistics.counter import NOT_BEFORE, StatisticsCounter
 from tactful.subjects.consent import ConsentStore

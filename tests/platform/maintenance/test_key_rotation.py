@@ -25,7 +25,7 @@ from tactful.maintenance import key_rotation
 from tactful.maintenance.key_rotation import begin_epoch, change_master_key
 from tactful.metadata.connections import open_installation
 from tactful.metadata.directory_lock import exclusive
-from tactful.metadata.store import suppressions
+from tactful.metadata.tables import suppressions
 from tactful.subjects.suppression import open_suppression
 from tactful_streaming.contract.log_entries import Event, encode_entry
 from tactful_streaming.log.redaction import BLANK

@@ -25,7 +25,7 @@ from tactful.errors import ConfigError
 from tactful.maintenance.doctor import examine
 from tactful.maintenance.retention import PROGRESS, Retention, expire_state, kind_of, read_progress
 from tactful.metadata.connections import open_installation
-from tactful.metadata.store import coupon_offers
+from tactful.metadata.tables import coupon_offers
 from tactful.models.audit_log import ModelLog
 from tactful.server.platform import Platform
 from tactful_streaming.contract.log_entries import (

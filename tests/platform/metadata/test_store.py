@@ -19,6 +19,7 @@ from tests.platform.databases import Location, execute
 from tactful.errors import StorageError
 from tactful.metadata import store as metadata
 from tactful.metadata.store import BackfillJob, DefinitionVersion, MetadataStore, open_metadata
+from tactful.metadata.tables import backfill_jobs, definition_versions, tables
 
 
 @pytest.fixture
@@ -147,7 +148,7 @@ def test_backfills_differ_by_definitions_partition_and_features(store: MetadataS
 
 @pytest.mark.parametrize("update", ["advance", "finish"])
 def test_a_backfill_nobody_began_is_refused(store: MetadataStore, update: str) -> None:
-    with pytest.raises(StorageError, match="no backfill 'nobody'"):
+    with pytest.raises(StorageError, match="no backfill has the id 'nobody'"):
         if update == "advance":
             store.advance_backfill("nobody", 1)
         else:
@@ -160,7 +161,7 @@ def test_a_backfill_nobody_began_is_refused(store: MetadataStore, update: str) -
 def test_work_that_fails_changes_nothing(store: MetadataStore) -> None:
     def work(connection: sa.Connection) -> None:
         values = {"fingerprint": "f", "definitions": "", "applied_at": 0, "applied_by": ""}
-        connection.execute(sa.insert(metadata.definition_versions).values(**values))
+        connection.execute(sa.insert(definition_versions).values(**values))
         raise ValueError("changed my mind")
 
     with pytest.raises(ValueError, match="changed my mind"):
@@ -178,7 +179,7 @@ def test_what_is_too_long_is_refused_not_shortened(store: MetadataStore) -> None
 
 def test_counters_that_many_threads_raise_at_once_lose_nothing(store: MetadataStore) -> None:
     job = store.begin_backfill("f", ["a"], partition=0, position=0, end=10).id
-    table = metadata.backfill_jobs
+    table = backfill_jobs
 
     def raise_position(connection: sa.Connection) -> None:
         where = table.c.id == job
@@ -204,11 +205,9 @@ def test_the_migrations_end_where_the_code_begins(store: MetadataStore, location
 
     def differences(connection: sa.Connection) -> list[Any]:
         options = {"version_table": metadata.VERSION_TABLE, "compare_type": True}
-        options["include_name"] = lambda name, kind, _: (
-            kind != "table" or name in metadata.tables.tables
-        )
+        options["include_name"] = lambda name, kind, _: kind != "table" or name in tables.tables
         context = MigrationContext.configure(connection, opts=options)
-        return list(compare_metadata(context, metadata.tables))
+        return list(compare_metadata(context, tables))
 
     assert store.change(differences) == []
 
@@ -285,7 +284,7 @@ def test_an_upgrade_waits_for_another_one(
         ("sqlite://", "lost at exit"),
         ("sqlite:///:memory:", "lost at exit"),
         ("postgresql://u:secret@h/d", "cannot be kept in postgresql"),
-        ("mysql://u:secret@host:port/d", "no database URL"),
+        ("mysql://u:secret@host:port/d", "not a database URL"),
         ("mysql+other://u:secret@host/d", "write mysql\\+pymysql"),
         ("mysql+pymysql://u:secret@127.0.0.1:1/d", r"u:\*\*\*@127.0.0.1:1/d.*cannot be used"),
     ],

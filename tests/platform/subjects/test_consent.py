@@ -23,7 +23,8 @@ from tests.platform.support import (
 from tactful.config.privacy import ConsentSettings
 from tactful.config.settings import Settings
 from tactful.event_log.impressions import decode_impression
-from tactful.metadata.store import consent_decisions, open_metadata
+from tactful.metadata.store import open_metadata
+from tactful.metadata.tables import consent_decisions
 from tactful.server.platform import Platform
 from tactful.subjects.consent import ConsentStore
 from tactful.subjects.consented_log import PermittedLog

@@ -1,10 +1,11 @@
-"""Environment of Alembic: runs migrations on the connection of ``tactful.metadata.store``."""
+"""Environment of Alembic, on the connection of ``tactful.metadata.store``."""
 
 from __future__ import annotations
 
 from alembic import context
 
-from tactful.metadata.store import VERSION_TABLE, tables
+from tactful.metadata.store import VERSION_TABLE
+from tactful.metadata.tables import tables
 
 context.configure(
     connection=context.config.attributes["connection"],
