@@ -83,7 +83,7 @@ class Broker:
 
 
 class Proxy:
-    """Stands between clients and a broker; cut, it drops all connections and takes none.
+    """Proxy between clients and a broker; once cut, it refuses all connections.
 
     Attributes:
         answers_after: seconds that each answer takes longer.
@@ -172,7 +172,7 @@ def broker_behind_proxy() -> Iterator[tuple[Broker, Proxy]]:
 
 @contextlib.contextmanager
 def mock_cluster() -> Iterator[str]:
-    """Address of the Kafka client's own pretended cluster: small, but exact about offsets."""
+    """Address of the Kafka client's mock cluster: small, but exact about offsets."""
     pytest.importorskip("confluent_kafka")
     process = subprocess.Popen(
         [sys.executable, "-c", _MOCK],

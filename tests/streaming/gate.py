@@ -1,4 +1,4 @@
-"""One log, three ways to compute: what fired and what was found, in one comparable form."""
+"""Results of one log, computed in three ways, in one comparable form."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ UNWINDOWED = ("last_n", "last_time")
 
 @dataclass
 class Results:
-    """What a log came to.
+    """Results of a log.
 
     Attributes:
-        fired: value of each window, the last one where it fired more than once.
-        found: how often each match and pair was found.
-        latest: what features without windows say at the end, by feature, key and group.
+        fired: value of each window, the last one of several results.
+        found: count of each match and pair.
+        latest: last values of features without windows, by feature, key and group.
     """
 
     fired: dict[FiredKey, Any] = field(default_factory=dict)
@@ -77,7 +77,7 @@ def by_engine(
     restarts: bool = False,
     dedupe_days: int = 7,
 ) -> Results:
-    """Compute by the engine, in batches of random sizes; with restarts, from its last commits."""
+    """Compute by the engine, in random batches; restarts continue at the last commit."""
     log = [(offset, encode_entry(entry)) for offset, entry in enumerate(entries)]
     results = Results()
     store = MemoryState()
@@ -92,7 +92,7 @@ def by_engine(
     def found(matches: list[Match]) -> None:
         for match in matches:
             row = (match.name, match.key, match.same, match.start, match.end, match.events)
-            # After a restart what was found since the last commit is found again.
+            # After a restart matches since the last commit are found again.
             results.found[row] = 1 if restarts else results.found[row] + 1
 
     def open_engine() -> Engine:
@@ -182,7 +182,7 @@ def _keys_of(feature: Feature, entries: Sequence[Entry]) -> set[str]:
 
 def _note_latest(results: Results, feature: Feature, key: str, value: Any) -> None:
     if isinstance(feature.window, Window):
-        return  # An age: it is the read that leaves out what is older.
+        return  # an age: only the read leaves out older values
     groups = value if isinstance(value, dict) else {None: value}
     for group, one in groups.items():
         results.latest[feature.name, key, group] = one

@@ -1,4 +1,4 @@
-"""Two real data sets as entries of the log, for replays whose results can be checked by hand."""
+"""Two real data sets as log entries, for replays that can be checked by hand."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _OTTO_TYPES = {"clicks": "click", "carts": "add_to_cart", "orders": "purchase"}
 
 
 def retail_events(shared: Path) -> Iterator[Event]:
-    """A purchase for each invoice line of Online Retail; a return where the invoice is cancelled.
+    """Yield a purchase for each invoice line of Online Retail; cancelled: a return.
 
     The lines keep the order of the file. Line k of an invoice happens k milliseconds after the
     minute of the invoice. The category is the country.

@@ -1,4 +1,4 @@
-"""Aggregates the plainest way: keep every event of every feature, look at all of them each time."""
+"""Oracle of aggregates: stores every event and reads all of them each time."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ class Naive:
         self._evict(f, key)
 
     def _open(self, gap: int, place: tuple[str, str, str | None]) -> list[list[Row]]:
-        """Forget the sessions that are over; returns the others."""
+        """Delete the sessions that are over; return the others."""
         horizon = self.watermark - self.lateness
         kept = [one for one in self.sessions.get(place, []) if one[-1].timestamp + gap > horizon]
         self.sessions[place] = kept
@@ -147,7 +147,7 @@ class Naive:
         return rows
 
     def _evict(self, f: Feature, key: str) -> None:
-        """Forget groups, or values told apart, beyond the bound."""
+        """Delete groups, or distinct values, beyond the bound."""
         if not f.bounds_groups or (f.group_by is None and isinstance(f.window, SessionWindow)):
             return
         rows = self.rows[f.name, key]

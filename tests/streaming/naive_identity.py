@@ -1,4 +1,4 @@
-"""Whose each event is, worked out anew from everything that was said so far, by brute force."""
+"""Oracle of identity: computes the user of each event from all entries so far."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ UNNAMED = ""
 
 @dataclass
 class NaiveIdentity:
-    """Labels of events; a label changes when somebody claims what nobody had claimed."""
+    """Labels of events; a label changes when a user claims an unclaimed device."""
 
     identity: Identity
     marks: dict[str, list[tuple[int, int, str | None, bool]]] = field(default_factory=dict)
@@ -117,7 +117,7 @@ class NaiveIdentity:
 
 
 def people(entries: Sequence[Entry]) -> list[str]:
-    """Ids of all users who are named."""
+    """Ids of all named users."""
     return sorted({e.user_id for e in entries if isinstance(e, Event) and e.user_id is not None})
 
 

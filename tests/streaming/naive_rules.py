@@ -1,4 +1,4 @@
-"""Rules by brute force: every condition looks at the whole history of events, nothing is kept."""
+"""Oracle of rules: every condition reads the whole history of events."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The slowest, plainest way to compute the features: keep every event, look at all of them.
+"""Oracle of features: stores every event and reads all of them.
 
 Written from the definitions' meaning alone. It shares no code with the engine but the definitions
-and the entries, and knows no pane table, no packed state and no micro-batch.
+and the entries; it has no pane table, no packed state and no micro-batch.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Row(NamedTuple):
 
 
 class WindowRow(NamedTuple):
-    """A window's value when the watermark reached its end, or when it changed after that."""
+    """A window's value at its end, or at a change after that."""
 
     feature: str
     key: str
@@ -46,7 +46,7 @@ MOST_VERSIONS = 8
 
 
 class ItemVersions:
-    """Updates of items that have arrived: of each item the eight that are newest by their time."""
+    """Item updates that have arrived: the eight newest of each item by their time."""
 
     def __init__(self) -> None:
         self.newest: dict[str, Item] = {}
@@ -59,7 +59,7 @@ class ItemVersions:
         self._versions[item.item_id] = versions[-MOST_VERSIONS:]
 
     def as_of(self, item_id: str | None, timestamp: int) -> Item | None:
-        """The newest version that is not newer than `timestamp`; of equals the last to arrive."""
+        """Newest version up to `timestamp`; of equals, the last to arrive."""
         versions = self._versions.get(item_id, []) if item_id is not None else []
         known = [item for item in versions if item.timestamp <= timestamp]
         return known[-1] if known else None
@@ -150,7 +150,7 @@ class Oracle:
         return self._is_over(windows_of(f, row.timestamp)[-1][1])
 
     def _end_sessions(self, gap: int, rows: list[Row], watermark: int) -> None:
-        """Drop the sessions that were over before the event came: nothing joins them any more."""
+        """Drop the sessions that were over before the event came."""
         rows[:] = [
             row for row in rows if self._session_of(gap, rows, row)[1] + self.lateness > watermark
         ]
@@ -184,7 +184,7 @@ class Oracle:
         self._changed |= {(f, key, row.group, s, e) for s, e in windows if not self._is_over(e)}
 
     def _evict(self, f: Feature, rows: list[Row]) -> None:
-        """Keep `max_groups` groups, those that were seen last; of equals the greater in text."""
+        """Keep the `max_groups` newest groups; of equals, the greater texts."""
         last: dict[str, int] = {}
         for timestamp, group, _ in rows:
             assert group is not None
@@ -205,7 +205,7 @@ class Oracle:
 
 
 def value_of(source: str | None, event: Event, catalogue: ItemVersions) -> Any:
-    """What `source` is for an event, given what is known of its item by now."""
+    """Value of `source` for an event, with the item versions so far."""
     if source is None:
         return None
     if source == "user_id":
@@ -230,7 +230,7 @@ def key_source(entity: str) -> str:
 
 
 def has_windows(f: Feature) -> bool:
-    """Whether there are windows that end; an age or a decay only says what a read counts."""
+    """Whether the feature has windows that end, not an age or a decay."""
     return f.aggregate != "last_n" and not isinstance(f.window, ForwardDecay | None)
 
 
@@ -257,7 +257,7 @@ def last_end(f: Feature, timestamp: int) -> int:
 
 
 def rows_read_at(f: Feature, rows: Sequence[Row], at: int) -> Sequence[Row]:
-    """Those of `rows` that a read at `at` counts: the window that a pane which holds `at` ends."""
+    """Rows that a read at `at` counts: the window that ends with the pane of `at`."""
     window = f.window
     if window is None:
         return rows

@@ -1,7 +1,7 @@
-"""Sequences and joins by brute force: all events are kept, and every assignment is tried.
+"""Oracle of sequences and joins: tries every assignment of all events.
 
-A match assigns events to steps in the order of event time. Of an assignment it is asked only
-whether it is allowed; nothing here is an automaton, and nothing knows what came in which batch.
+A match assigns events to steps in the order of event time. The oracle only checks whether an
+assignment is allowed; it has no automaton and no batches.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from tactful_streaming.definitions.model import Definitions, Join, Sequence, Ste
 
 
 class MatchRow(NamedTuple):
-    """A sequence found, or a pair of a join (`same` is its item, `events` the one event)."""
+    """A match, or a pair of a join (`same`: its item, `events`: its event)."""
 
     name: str
     key: str
@@ -69,7 +69,7 @@ class SequenceOracle:
         return found
 
     def pairs(self) -> list[MatchRow]:
-        """Every event of a join with every update near it, if both came before it was too late."""
+        """Every event of a join with every near update, if both came in time."""
         found = []
         for join, key, event, event_heard in self.heard:
             for item, item_heard in self.updates:
@@ -81,7 +81,7 @@ class SequenceOracle:
         return found
 
     def read_pairs(self, join: Join, key: str) -> list[tuple[str, int]]:
-        """What is read of a join: the ten newest events that were paired, with their items."""
+        """The ten newest paired events of a join, with their items."""
         times = {event.event_id: event.timestamp for _, _, event, _ in self.heard}
         mine = [row for row in self.pairs() if (row.name, row.key) == (join.name, key)]
         newest = sorted({(times[row.events[0]], row.same or "", row.events[0]) for row in mine})
@@ -122,7 +122,7 @@ def matches_of(s: Sequence, events: Rows[Event], watermark: int) -> list[tuple[E
 def _match_from(
     s: Sequence, events: Rows[Event], first: int, watermark: int
 ) -> tuple[int, ...] | None:
-    """The match that begins with event `first`; None if there is none, () while that is open."""
+    """The match that begins with event `first`; None without one, () while open."""
     steps = [number for number, step in enumerate(s.steps) if not step.negated]
     begin = events[first].timestamp
     chosen: list[int] = []

@@ -1,4 +1,4 @@
-"""Random definitions: every aggregate with every window it takes, sequences and joins."""
+"""Random definitions: aggregates with all their windows, sequences, joins."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _AGGREGATES = (*_WINDOWED, "count", "sum", "last_n", "last_time")
 
 
 def random_features(rng: random.Random, count: int) -> tuple[Feature, ...]:
-    """So many features, named f0, f1…; about a third of them share their panes with another."""
+    """Features named f0, f1…; about a third share their panes with another."""
     features: list[Feature] = []
     for number in range(count):
         feature = _feature(rng, f"f{number}")

@@ -1,4 +1,4 @@
-"""Random streams for the gate: disordered, late, repeated, in bursts and silences, with updates."""
+"""Random streams for the gate: disordered, late, repeated, with updates."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _COLOURS: list[str | int] = ["red", "blue", 'o\'brien | "x"', 7]
 def random_stream(seed: int, count: int) -> list[Entry]:
     """So many entries of one partition, in the order of the log.
 
-    A handful of people, 12 items, 3 categories. An event is up to some seconds out of order; one in
+    A few users, 12 items, 3 categories. An event is up to some seconds out of order; one in
     ten is later than that, up to twenty minutes. In two of three streams times are whole seconds or
     multiples of five, or a millisecond beside: events meet the ends of windows and of waits.
     """
@@ -39,7 +39,7 @@ def random_stream(seed: int, count: int) -> list[Entry]:
 
 
 def with_items_in_order(entries: Sequence[Entry]) -> list[Entry]:
-    """The same log with the updates of each item in the order of their times, each once."""
+    """The log with the updates of each item in order of time, each once."""
     updates: dict[str, list[Item]] = {}
     for entry in entries:
         if isinstance(entry, Item):
@@ -50,7 +50,7 @@ def with_items_in_order(entries: Sequence[Entry]) -> list[Entry]:
 
 
 def with_end(entries: Sequence[Entry], after_ms: int = 10 * 86_400_000) -> list[Entry]:
-    """The entries, and a tick so much later that every window ends and every wait is over."""
+    """The entries, and a tick so late that every window and every timer ends."""
     newest = max((entry.timestamp for entry in entries), default=START)
     return [*entries, Tick(timestamp=newest + after_ms)]
 

@@ -1,4 +1,4 @@
-"""A Redis of a test's own: to be killed, restarted, emptied, or run with options of its own."""
+"""A Redis for one test, which may kill, restart, empty or configure it."""
 
 from __future__ import annotations
 

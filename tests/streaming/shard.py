@@ -1,4 +1,4 @@
-"""What tests of workers share: a log in Kafka, and what an uninterrupted run makes of it."""
+"""Support for tests of workers: a log in Kafka, and its uninterrupted results."""
 
 from __future__ import annotations
 
@@ -98,9 +98,9 @@ def read_topic(
 ) -> dict[int, list[tuple[int, bytes]]]:
     """All records of a topic, with their offsets, by partition.
 
-    Where a producer was replaced while the broker still had requests of its transaction, the broker
-    of the tests may never end that transaction, and so hide what others commit after it.
-    `uncommitted` reads this, too. It shows the records that were given up in any case: rows that
+    If a producer was replaced while the broker still had requests of its transaction, the broker of
+    the tests may never end that transaction, and so hide later commits of others.
+    `uncommitted` reads these, too. It shows the records that were given up in any case: rows that
     come again with the same values.
     """
     return topics.read_topic(settings.servers, settings.topic, uncommitted=uncommitted)
@@ -132,7 +132,7 @@ def add_fired(rows: Rows, records: Sequence[bytes]) -> None:
 
 @dataclass
 class Truth:
-    """What an uninterrupted run makes of a log."""
+    """Results of an uninterrupted run."""
 
     fired: Rows
     matches: set[str]

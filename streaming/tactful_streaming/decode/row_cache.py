@@ -28,7 +28,7 @@ class Placing(Protocol):
         """Return the place of a key; None without one."""
 
 
-class PlacedRows:
+class RowCache:
     """Rows of the keys of one placing in one table.
 
     Attributes:

@@ -17,7 +17,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from tactful_streaming.arrays import Floats, Rows
-from tactful_streaming.decode.row_cache import PlacedRows, Placing
+from tactful_streaming.decode.row_cache import Placing, RowCache
 from tactful_streaming.errors import EngineError
 from tactful_streaming.kernels.gather import load_gather
 from tactful_streaming.windows.entity_rows import NOBODY
@@ -59,7 +59,7 @@ class ColumnCache:
         self._views = views
         self._columns: dict[str, _Column] = {}
         self._numbers: Floats = np.zeros((0, 0))
-        self._placed: WeakKeyDictionary[Placing, PlacedRows] = WeakKeyDictionary()
+        self._placed: WeakKeyDictionary[Placing, RowCache] = WeakKeyDictionary()
 
     @property
     def nbytes(self) -> int:
@@ -97,7 +97,7 @@ class ColumnCache:
         """Like :meth:`read`, for keys at `places` of `placing`; `row_of` gives their rows."""
         placed = self._placed.get(placing)
         if placed is None:
-            placed = self._placed[placing] = PlacedRows()
+            placed = self._placed[placing] = RowCache()
         columns = self._held(names, at) if at >= horizon else None
         if columns is None:
             return self.read(placed.at(places, placing, row_of, NOBODY), names, at, horizon)

@@ -33,9 +33,7 @@ def rows(arrivals: Arrivals | None) -> list[tuple[int, int, int, int, str, str |
     start=st.sampled_from([0, 1 << 30]),
     gap=st.sampled_from([1, 1 << 21]),
 )
-def test_events_leave_in_order_once_the_watermark_has_passed_them(
-    steps: Steps, start: int, gap: int
-) -> None:
+def test_events_leave_in_order_behind_the_watermark(steps: Steps, start: int, gap: int) -> None:
     buffer, waiting = ReorderBuffer(), list[tuple[int, int, int, int, str, str | None]]()
     place = start
     for times, watermark in steps:
@@ -63,7 +61,7 @@ def test_partitions_leave_or_change_their_name() -> None:
     )
 
 
-def test_what_is_left_of_a_run_keeps_nothing_else_in_memory() -> None:
+def test_the_rest_of_a_run_frees_the_released_part() -> None:
     buffer = ReorderBuffer()
     for n in range(50):
         late = [(10**9, 1000 * n, 0, 0, "late", None)]
@@ -76,7 +74,7 @@ def test_what_is_left_of_a_run_keeps_nothing_else_in_memory() -> None:
     assert buffer._runs[0].ids.base is None or len(buffer._runs[0].ids.base) <= 50
 
 
-def test_what_waited_longest_comes_first_among_events_of_one_time() -> None:
+def test_ties_leave_in_the_order_of_the_log() -> None:
     buffer = ReorderBuffer()
     buffer.extend(arrivals_of((n, n, 0, 0, f"e{n}", None) for n in (1, 7)))
     later = [(2 if n == 10 else 7, n, 0, 0, f"e{n}", None) for n in range(10, 400)]
@@ -87,7 +85,7 @@ def test_what_waited_longest_comes_first_among_events_of_one_time() -> None:
     assert [row[1] for row in rows(released(buffer, 8))] == [7, *range(11, 400)]
 
 
-def test_one_long_id_does_not_make_all_of_them_wide() -> None:
+def test_a_long_id_does_not_widen_the_others() -> None:
     """The server refuses such an id, but another program may write to the topic."""
     for long in ("y" * 100_000, "\u00fc" * 100_000):
         ids = quoted(long if number == 7 else f"e{number}" for number in range(200))

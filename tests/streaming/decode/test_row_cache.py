@@ -1,4 +1,4 @@
-"""What is read by place, or of all at once, is what is read by key, whatever comes and goes."""
+"""Reads by place, or of all entities, equal reads by key."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from tactful_streaming.decode import row_cache as placed_rows
-from tactful_streaming.decode.row_cache import PlacedRows
+from tactful_streaming.decode import row_cache
+from tactful_streaming.decode.row_cache import RowCache
 from tactful_streaming.definitions.reader import load_definitions
 from tactful_streaming.engine.engine import Engine
 from tactful_streaming.errors import EngineError
@@ -33,7 +33,7 @@ KEYS = [f"i{number}" for number in range(12)]
 
 
 class Growing:
-    """The first of `KEYS`, of which there are more and more; counts what is looked up."""
+    """The first of `KEYS`, a growing number; counts look-ups."""
 
     def __init__(self, size: int) -> None:
         self.size = size
@@ -63,21 +63,21 @@ def wrong(table: EntityTable, placing: Growing, places: NDArray[np.int64], at: i
     return int((found != np.array(wanted, np.float64).reshape(found.shape)).sum())
 
 
-def told(table: EntityTable, name: str, at: int) -> dict[str, float]:
-    """Who has a number that is not 0, part by part."""
+def nonzero(table: EntityTable, name: str, at: int) -> dict[str, float]:
+    """All numbers that are not 0, read in pages."""
     found: dict[str, float] = {}
     start: int | None = 0
     while start is not None:
         part = table.read_nonzero(name, at, start)
         assert part is not None
-        assert not found.keys() & set(part.keys), "nobody comes twice while nothing happens"
+        assert not found.keys() & set(part.keys), "no entity comes twice without changes"
         found |= zip(part.keys, part.numbers.tolist(), strict=True)
         start = part.following
     return found
 
 
 def live(seed: int, *, spills: bool = False, rounds: int = 60) -> int:
-    """Events, silence, merges, new keys and reads in any order; counts what was read wrong."""
+    """Run events, time, merges, new keys and reads in any order; count wrong reads."""
     rng = random.Random(seed)
     stored: dict[str, bytes | None] = {}
     load = (lambda keys: [stored.get(key) for key in keys]) if spills else None
@@ -108,7 +108,7 @@ def live(seed: int, *, spills: bool = False, rounds: int = 60) -> int:
                 read = {key: table.read(key, now) for key in KEYS}
                 for name in NAMES:
                     some = {key: values[name] for key, values in read.items() if values[name]}
-                    bad += told(table, name, now) != some
+                    bad += nonzero(table, name, now) != some
     return bad
 
 
@@ -118,31 +118,29 @@ def test_a_place_reads_what_its_key_reads(seed: int, spills: bool) -> None:
     assert live(seed, spills=spills) == 0
 
 
-def test_so_it_does_when_more_move_than_are_noted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(placed_rows, "_MOST_MOVED", 3)
+def test_a_place_reads_its_key_after_many_moves(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(row_cache, "_MOST_MOVED", 3)
     assert sum(map(live, range(20))) == 0
 
 
-def test_forgetting_to_note_a_move_would_be_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(PlacedRows, "moved", lambda self, keys: None)
+def test_a_move_without_a_note_is_detected(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(RowCache, "moved", lambda self, keys: None)
     assert sum(map(live, range(20))) > 0
 
 
 @pytest.mark.parametrize("size", [1, 2, 5])
-def test_all_that_have_a_number_are_told_in_parts(
-    size: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_nonzero_numbers_come_in_pages(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(entities, "_ROWS_AT_ONCE", size)
     assert sum(map(live, range(20))) == 0
 
 
-def test_who_may_be_in_the_store_alone_is_not_told() -> None:
+def test_no_page_while_entities_may_be_in_the_store_alone() -> None:
     table = EntityTable(FEATURES, lambda keys: [None for _ in keys])
     feed(table, KEYS[:3], START, START)
     assert table.read_nonzero("n5", START, 0) is None
 
 
-def test_an_engine_tells_of_what_it_computes_and_of_nothing_else() -> None:
+def test_an_engine_reads_defined_features_only() -> None:
     engine = Engine(load_definitions(TEXT), MemoryState())
     nothing = engine.read_nonzero("item", "n5", START)
     assert nothing is not None and (nothing.keys, nothing.following) == ([], None)
@@ -163,7 +161,7 @@ def test_keys_are_looked_up_once() -> None:
     assert placing.asked == len(KEYS) + 1
 
 
-def test_people_are_not_read_by_place() -> None:
+def test_users_are_not_read_by_place() -> None:
     engine = Engine(load_definitions(TEXT.replace("item", "user")), MemoryState())
     with pytest.raises(EngineError, match="by place"):
         engine.read_placed("user", Growing(1), np.zeros(1, np.int64), ["n5"], START)

@@ -65,7 +65,7 @@ GOOD = """\
 MINUTE, HOUR, DAY = 60_000, 3_600_000, 86_400_000
 
 
-def test_what_is_written_is_read() -> None:
+def test_written_definitions_are_read() -> None:
     features = load_definitions(GOOD).features
     assert (
         Feature(
@@ -168,7 +168,7 @@ def test_sequences_and_joins_are_read() -> None:
     assert len(definitions.lines) == len(definitions.all)
 
 
-def test_an_approximate_tail_chooses_the_slide_and_holds_a_pane_more() -> None:
+def test_an_approximate_tail_sets_the_slide_and_adds_a_pane() -> None:
     slides = {"12d": DAY, "11d": HOUR, "12h": HOUR, "11h": 5 * MINUTE, "1h": 5 * MINUTE}
     for size, slide in {**slides, "59m": MINUTE}.items():
         text = GOOD.replace("30d, tail", f"{size}, tail")

@@ -1,4 +1,4 @@
-"""What is kept is taken from many places as numpy takes it, and what is unknown is said."""
+"""The kernel gathers like numpy, and reports unknown places."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ NUMBERS = st.lists(st.sampled_from([0.0, 1.5, np.nan]), max_size=12)
 
 @given(PLACES, ROWS, COLUMNS, NUMBERS)
 @settings(deadline=None)
-def test_it_is_what_numpy_takes(
+def test_gather_equals_numpy(
     places: list[int], rows: list[int], columns: list[int], numbers: list[float]
 ) -> None:
     kept = np.array(numbers[: len(numbers) // 3 * 3]).reshape(-1, 3)

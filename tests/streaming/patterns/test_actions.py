@@ -35,7 +35,7 @@ def test_the_types_of_actions_are_read_from_the_definitions() -> None:
     assert emitted_types(definitions) == {"a": "x.coupon", "c": "x.changed"}
 
 
-def test_an_action_is_an_event_of_whoever_caused_the_match() -> None:
+def test_an_action_is_an_event_of_the_user_of_the_match() -> None:
     action = action_of(MATCH, "x.coupon")
     assert action is not None
     assert (action.type, action.user_id, action.device_id) == ("x.coupon", "u", None)

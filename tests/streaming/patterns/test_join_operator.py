@@ -19,7 +19,7 @@ Entry = Event | Item
 
 
 def feed(operator: JoinOperator, entries: Rows[Entry], watermarks: Rows[int]) -> None:
-    """Hand a batch over as an engine does: its events together, and its updates together."""
+    """Apply a batch like an engine: first its events, then its updates."""
     pairs = list(zip(entries, watermarks, strict=True))
     events = [(e, w) for e, w in pairs if isinstance(e, Event)]
     items = [(i, w) for i, w in pairs if isinstance(i, Item)]
@@ -140,7 +140,7 @@ def test_the_bound_belongs_to_the_pair_on_both_sides(
     assert len(operator.take()) == pairs
 
 
-def test_what_is_too_old_to_be_paired_is_late() -> None:
+def test_events_too_old_for_a_pair_are_late() -> None:
     operator = JoinOperator(JOIN)
     feed(operator, [view(1, 1000), view(2, 989), view(3, 990), view(4, 995)], [1000] * 4)
     assert operator.late == 1

@@ -1,4 +1,4 @@
-"""Memory of sequences, joins and the catalogue, which no cap bounds: the sizing rule.
+"""Memory of sequences, joins and the catalogue, which no limit bounds.
 
 The bounds are those of ``docs/how-to/operate.md``.
 """
@@ -51,7 +51,7 @@ def items(count: int) -> list[Entry]:
 
 
 def taken(definitions: str, entries: Sequence[Entry]) -> int:
-    """Bytes that an engine keeps of entries once they are committed."""
+    """Bytes that an engine holds for committed entries."""
     engine = Engine(
         load(definitions), MemoryState(), EngineOptions(dedupe_days=0, memory_bytes=1 << 30)
     )
@@ -81,7 +81,7 @@ def taken(definitions: str, entries: Sequence[Entry]) -> int:
         pytest.param(LAST, items, 500, id="an item"),
     ],
 )
-def test_memory_that_no_cap_bounds(
+def test_memory_without_a_limit(
     definitions: str, made: Callable[[int], list[Entry]], most: int
 ) -> None:
     # The difference of two sizes leaves out fixed parts; the first run also fills caches.

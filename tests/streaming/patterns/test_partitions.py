@@ -1,4 +1,4 @@
-"""Partitions of a sequence in chains, beside the same partitions as objects."""
+"""Partitions of a sequence in columns, against the same partitions as objects."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from tactful_streaming.patterns.partial_match_columns import CompletedMatch, Par
 from tactful_streaming.patterns.sequence_operator import SequenceOperator
 
 PATTERNS = [
-    # Whoever begins ends what waits.
+    # A new partial match ends the waiting one.
     "sequence: [view, add_to_cart, leave], within: 30s, contiguity: strict",
     "sequence: [view, add_to_cart, leave], within: 30s, contiguity: strict, same: item_id",
     "sequence: [[view, click], leave, leave], within: 5s, contiguity: strict",
     "sequence: [view, click, click], within: 30s, contiguity: strict",
     "sequence: [view], within: 30s",
     "sequence: [view, {event: click, times: [1, 3]}, leave], within: 30s, contiguity: strict",
-    # Beginnings wait beside each other.
+    # Partial matches wait beside each other.
     "sequence: [view, add_to_cart, leave], within: 30s",
     "sequence: [view, view, leave], within: 30s, contiguity: strict",
     "sequence: [view, leave, purchase], within: 30s, skip: to_next",
     "sequence: [view, {event: click, optional: true}, leave], within: 1h",
     "sequence: [view, {not: purchase}, leave], within: 30s",
     "sequence: [view, {event: click, times: [1, null]}, leave], within: 30s, skip: to_next",
-    # Time alone decides.
+    # Matches depend on time.
     "sequence: [view, leave, {not: purchase, for: 3s}], within: 30s",
     "sequence: [view, {not: any}], within: 4s, contiguity: strict",
 ]
@@ -46,7 +46,7 @@ def operator(pattern: str) -> SequenceOperator:
 
 
 def stream(seed: int, count: int) -> list[E]:
-    """Events of few people, some of whose ids are long."""
+    """Events of few users, some with long ids."""
     rng = random.Random(seed)
     tails = [""] * 20 + ["é" * 30] * min(seed, 1) + ["x" * 1_100] * (seed // 2)
     types = ["view", "view", "click", "add_to_cart", "leave", "purchase"]
@@ -67,13 +67,13 @@ def texts_of(events: list[E]) -> Callable[[str], list[str | None]]:
 
 
 MERGED = 50
-"""After so many events the history of a person becomes part of another's."""
+"""Number of events between merges of the histories of two users."""
 
 
 def run(
     shop: SequenceOperator, events: list[E], sizes: Callable[[], int]
 ) -> tuple[list[object], dict[str, bytes | None]]:
-    """What is found, and the state at the end."""
+    """Matches, and the state at the end."""
     watermarks = watermarks_of(events, 1_500)
     matches: list[object] = []
     state: dict[str, bytes | None] = {}
@@ -103,23 +103,23 @@ def stays_an_object(self: PartialMatchColumns, row: int, by_state: MatchesByStat
 
 
 @pytest.mark.parametrize("pattern", PATTERNS)
-def test_chains_find_what_objects_find(pattern: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_columns_find_the_matches_of_objects(pattern: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for seed in range(3):
         events = stream(seed, 1_500)
         sizes = partial(random.Random(seed).choice, [1, 40, 700])
         with monkeypatch.context() as patched:
             patched.setattr(module, "MAX_MATCHES", [64, 64, 3][seed])
-            chains = run(operator(pattern), events, sizes)
+            columns = run(operator(pattern), events, sizes)
         with monkeypatch.context() as patched:
             patched.setattr(PartialMatchColumns, "move", left_to_objects)
             patched.setattr(PartialMatchColumns, "put", stays_an_object)
             objects = run(operator(pattern), events, lambda: 3)
-        assert chains == objects
-        assert len(chains[0]) > 10, "something is found"
+        assert columns == objects
+        assert len(columns[0]) > 10, "there are matches"
 
 
 @pytest.mark.parametrize("pattern", PATTERNS[:3])
-def test_most_events_are_left_to_nobody(pattern: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_most_events_need_no_object(pattern: str, monkeypatch: pytest.MonkeyPatch) -> None:
     shown = []
     move = PartialMatchColumns.move
 
@@ -135,7 +135,7 @@ def test_most_events_are_left_to_nobody(pattern: str, monkeypatch: pytest.Monkey
     assert sum(shown) == 0
 
 
-def test_rows_of_partitions_that_are_over_are_used_again() -> None:
+def test_rows_of_finished_partitions_are_used_again() -> None:
     shop = operator(PATTERNS[0])
     for number in range(40):
         begin = 1_000_000 + number * 100_000
@@ -147,7 +147,7 @@ def test_rows_of_partitions_that_are_over_are_used_again() -> None:
 
 
 @pytest.mark.parametrize(("gap", "found"), [(4_999, 1), (5_000, 0)])
-def test_a_beginning_that_no_sweep_has_met_is_as_old_as_it_is(gap: int, found: int) -> None:
+def test_a_partial_match_expires_without_a_sweep(gap: int, found: int) -> None:
     shop = operator("sequence: [view, leave], within: 5s")
     begin = 1_001_000  # the next sweep comes a minute after the first one
     events = [

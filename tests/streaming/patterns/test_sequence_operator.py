@@ -36,7 +36,7 @@ def stream(text: str, key: str = "u", every: int = 1000) -> list[E]:
 
 
 def matches(text: str, events: Rows[E]) -> list[str]:
-    """Numbers of the events of each match of one person."""
+    """Numbers of the events of each match of one user."""
     found = operator(text)
     feed(found, events, watermarks_of(events, 0))
     found.advance(START + 10_000 * MINUTE)
@@ -115,7 +115,7 @@ ABANDONED = (
 )
 
 
-def test_a_coupon_fires_when_nobody_comes_back_and_only_the_clock_moves() -> None:
+def test_a_coupon_is_emitted_when_only_the_clock_moves() -> None:
     shop = operator(ABANDONED)
     events = stream("view add_to_cart leave")
     feed(shop, events, watermarks_of(events, 0))
@@ -158,7 +158,7 @@ def test_a_last_not_without_time_waits_until_within_is_over() -> None:
     assert [match.decided for match in shop.take()] == [START + 5 * MINUTE]
 
 
-def test_a_match_waits_for_an_earlier_beginning_and_is_told_when_that_has_failed() -> None:
+def test_a_match_waits_until_an_earlier_partial_match_failed() -> None:
     definition = (
         "sequence: [view, {event: rating, optional: true, times: 2}, click], within: 1m, "
         "skip: to_next"
@@ -188,7 +188,7 @@ def test_events_in_disorder_are_put_in_order() -> None:
     assert shop.late == 0
 
 
-def test_what_is_before_the_watermark_is_late() -> None:
+def test_events_before_the_watermark_are_late() -> None:
     shop = operator("sequence: [view, leave], within: 5m")
     events = [E("1", "view", START), E("2", "rating", START - 9), E("3", "leave", START - 1)]
     feed(shop, events, [START, START, START])
@@ -224,7 +224,7 @@ def test_the_last_match_is_remembered_for_some_time() -> None:
     assert shop.pack_changes() == {"u": None}, "nothing of them is kept"
 
 
-def test_people_who_left_cost_nothing() -> None:
+def test_users_without_partial_matches_cost_nothing() -> None:
     shop = operator("sequence: [view, leave], within: 5m")
     stored: dict[str, bytes] = {}
     for number in range(300):
@@ -278,7 +278,7 @@ def test_merged_people_have_the_past_of_both() -> None:
         assert shop.read("u", START + 4) == START + 3
 
 
-def test_merged_silence_still_fires() -> None:
+def test_merged_timers_still_expire() -> None:
     shop = operator("sequence: [view, {not: purchase, for: 1m}], within: 5m, same: item_id")
     feed(shop, [E("1", "view", START, "a", "i")], [START])
     shop.advance(START + 1)
@@ -345,7 +345,7 @@ def test_actions_may_follow_from_actions() -> None:
     assert operators[0].types == frozenset({"view", "leave", "x.a"})
 
 
-def test_a_match_has_one_form_for_everybody() -> None:
+def test_the_published_form_of_a_match() -> None:
     match = Match("s", "user", "u", None, 1, 2, 2, ("a", "b"))
     assert match.as_data() == {
         "sequence": "s",

@@ -1,5 +1,4 @@
-"""Sequences against their definition: enumerate every assignment of events to steps, keep the one
-that the rules allow."""
+"""Sequences against an oracle that tries every assignment of events to steps."""
 
 from __future__ import annotations
 
@@ -100,7 +99,7 @@ class Oracle:
         return self.completes(match) and (not self.ends_in_not(match) or self.survives(match))
 
     def leads_to(self, match: tuple[tuple[int, int], ...]) -> bool:
-        """Every event is taken by the step by which it has to be, and none is skipped wrongly."""
+        """Whether the right step takes each event, and none is skipped wrongly."""
         for n, (index, step) in enumerate(match):
             if self.taker(match[:n], index) != step:
                 return False
@@ -128,7 +127,7 @@ class Oracle:
         return [*result, len(steps)]
 
     def barred(self, prefix: tuple[tuple[int, int], ...], index: int, target: int) -> bool:
-        """Whether something between the last event and `index` forbids `target`."""
+        """Whether an event between the last one and `index` forbids `target`."""
         if not prefix:
             return False
         last, at = prefix[-1]
@@ -177,7 +176,7 @@ class Oracle:
         return any(step.negated for step in self.sequence.steps[prefix[-1][1] + 1 :])
 
     def survives(self, match: tuple[tuple[int, int], ...]) -> bool:
-        """Whether nothing forbidden, and nothing that would be taken, comes before its time."""
+        """Whether no event that is forbidden or would be taken comes before its time."""
         first, last = self.events[match[0][0]], self.events[match[-1][0]]
         for_ms = self.sequence.steps[-1].for_ms
         until = (

@@ -1,4 +1,4 @@
-"""Numbers that are kept between reads are the numbers that reading anew gives."""
+"""Cached numbers equal the numbers that another read computes."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def feed(table: EntityTable, keys: Sequence[str], times: Sequence[int], watermar
 
 
 def wrong(table: EntityTable, at: int) -> list[tuple[str, str]]:
-    """Where a column is not what the entity alone reads."""
+    """Keys and names whose column differs from the read of the entity alone."""
     keys = [*KEYS, "nobody"]
     columns = table.read_columns(keys, NAMES, at)
     return [
@@ -59,7 +59,7 @@ def wrong(table: EntityTable, at: int) -> list[tuple[str, str]]:
 
 
 def live(seed: int, rounds: int = 40) -> list[tuple[str, str]]:
-    """Events, time, merges, spills and reads in any order; returns what was read wrong."""
+    """Run events, time, merges, spills and reads in any order; return wrong reads."""
     rng = random.Random(seed)
     stored: dict[str, bytes] = {}
     table = EntityTable(FEATURES, lambda keys: [stored.get(key) for key in keys], capacity=2)
@@ -94,13 +94,13 @@ def test_columns_are_what_each_entity_reads(seed: int) -> None:
     assert live(seed) == []
 
 
-def test_forgetting_to_note_a_change_would_be_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_change_without_a_note_is_detected(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ColumnCache, "note_change", lambda self, rows: None)
     assert any(live(seed) for seed in range(20))
 
 
 def counting(table: EntityTable, monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many rows of ``n5`` each read computes from now on."""
+    """Row counts that later reads of ``n5`` compute."""
     view, counts = table._views["n5"], []
     compute = view.read_many
 
@@ -131,7 +131,7 @@ def test_only_what_changed_is_computed_again(monkeypatch: pytest.MonkeyPatch) ->
     assert [read(later), read(later), read(later)] == [8, 8, 0], "time went on"
 
 
-def test_what_depends_on_the_moment_is_not_kept() -> None:
+def test_only_paned_windows_are_cached() -> None:
     table = EntityTable(FEATURES)
     feed(table, KEYS, [START] * len(KEYS), START)
     table.read_columns(KEYS, NAMES, START)

@@ -1,4 +1,4 @@
-"""Entities: rows that come and go, packed state, memory. What they compute: test_aggregates.py."""
+"""Entities: rows, packed state, memory. Their values: test_shared_aggregate.py."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def commit(table: EntityTable, stored: dict[str, bytes], horizon: int = START) -
             stored[key] = blob
 
 
-def test_events_of_nobody_have_no_row() -> None:
+def test_events_without_a_key_have_no_row() -> None:
     table = EntityTable(features())
     assert table.touch(["a", None, "a"], np.full(3, START)).tolist() == [1, -1, 1]
     assert len(table) == 1
@@ -95,7 +95,7 @@ def test_reads_do_not_insert_and_shrinking_loses_nothing() -> None:
     assert table.read("u7", START)["g"] == {"i": 2}
 
 
-def test_the_longest_untouched_leave_first_and_what_changed_stays() -> None:
+def test_the_longest_untouched_leave_first_and_changes_stay() -> None:
     stored: dict[str, bytes] = {}
     table = loaded(stored)
     for number in range(10):
@@ -127,7 +127,7 @@ def test_memory_stays_under_the_cap_while_keys_keep_coming() -> None:
     assert table.read("u0", START)["n"] == 1
 
 
-def test_with_windows_to_fire_entities_stay_until_they_have() -> None:
+def test_entities_stay_until_their_windows_are_emitted() -> None:
     stored: dict[str, bytes] = {}
     table = loaded(stored, "n", emits=True)
     feed(table, ["u"])
@@ -140,7 +140,7 @@ def test_with_windows_to_fire_entities_stay_until_they_have() -> None:
     assert len(table) == 0
 
 
-def test_an_entity_that_was_dropped_is_not_taken_from_the_store_again() -> None:
+def test_a_dropped_entity_is_not_loaded_again() -> None:
     stored: dict[str, bytes] = {}
     table = loaded(stored)
     feed(table, ["a", "b"], item="x")
@@ -153,7 +153,7 @@ def test_an_entity_that_was_dropped_is_not_taken_from_the_store_again() -> None:
     assert loaded(stored).read("a", START)["g"] == {"y": 1}
 
 
-def test_merging_brings_in_what_left_memory_and_nothing_comes_of_nothing() -> None:
+def test_merging_loads_spilled_entities_and_ignores_unknown_ones() -> None:
     stored: dict[str, bytes] = {}
     table = loaded(stored)
     feed(table, ["a"], item="x")
@@ -225,7 +225,7 @@ def test_packed_state_is_read_elsewhere() -> None:
             reader.read(b"\x81\xa0\x01\x01", START)
 
 
-def test_state_computed_apart_joins_what_was_kept() -> None:
+def test_recomputed_state_joins_stored_state() -> None:
     part = EntityTable(features("last"))
     later = EntityTable(features("last"))
     feed(later, ["a"], item="other")
@@ -290,7 +290,7 @@ def test_state_of_another_form_is_refused_or_read(seed: int) -> None:
             EntityTable(features()).unpack([("a", msgspec.msgpack.encode(state))])
 
 
-def test_a_merge_counts_what_both_had_before_it_makes_room() -> None:
+def test_a_merge_counts_the_groups_of_both_before_evicting() -> None:
     (feature,) = load_definitions(
         "- {name: g, entity: user, event: view, aggregate: count, group_by: item_id, "
         "max_groups: 2, window: {size: 5m, slide: 1m}}"
@@ -307,7 +307,7 @@ def test_a_merge_counts_what_both_had_before_it_makes_room() -> None:
     assert table.read("target", START + 3)["g"] == {"c": 2, "d": 1}
 
 
-def test_a_session_that_has_fired_does_not_fire_after_a_restart() -> None:
+def test_a_session_is_not_emitted_again_after_a_restart() -> None:
     (feature,) = load_definitions(
         "- {name: s, entity: user, event: view, aggregate: count, window: {gap: 3m}}"
     ).features
@@ -361,7 +361,7 @@ def test_rows_are_used_again() -> None:
 
 
 @pytest.mark.parametrize("name", ["n", "recent"])
-def test_the_memory_that_a_table_counts_is_about_what_it_takes(name: str) -> None:
+def test_the_estimate_of_memory_is_near_the_real_one(name: str) -> None:
     keys = [f"user-{n:08}" for n in range(40_000)]
     tracemalloc.start()
     try:

@@ -1,4 +1,4 @@
-"""Linked panes against a dictionary, and what they do about time, memory and order."""
+"""Linked panes against a dictionary: values, time, memory and order."""
 
 from __future__ import annotations
 
@@ -99,8 +99,8 @@ def test_a_source_read_far_ahead_of_another_aliases_nothing() -> None:
         assert table.read(np.arange(2), newest - 4, newest, None).tolist() == [expected] * 2
 
 
-def test_memory_follows_what_happened_not_how_wide_the_window_is() -> None:
-    """A day in minutes for many cells, of which each was there for a few."""
+def test_memory_follows_events_not_the_width_of_windows() -> None:
+    """A day in minutes for many cells, each with few of them."""
     rng = np.random.default_rng(1)
     table = PaneTable(FOLDS["count"])
     table.resize(50_000)
@@ -122,14 +122,14 @@ def test_memory_follows_what_happened_not_how_wide_the_window_is() -> None:
         (CumulativeWindow(300, 100), 900, (9, 9)),
     ],
 )
-def test_which_panes_a_window_holds(
+def test_panes_of_a_window(
     window: Window | CumulativeWindow, at: int, panes: tuple[int, int]
 ) -> None:
     assert panes == window_at(window, at)
 
 
 @given(st.integers(1, 50), st.integers(1, 20), st.integers(0, 10_000), st.booleans())
-def test_the_oldest_open_pane_is_the_oldest_in_a_window_that_has_not_ended(
+def test_the_oldest_open_pane_is_in_a_window_not_ended(
     slide: int, count: int, horizon: int, cumulative: bool
 ) -> None:
     size = slide * count

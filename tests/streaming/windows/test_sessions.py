@@ -1,4 +1,4 @@
-"""Sessions by example: what joins, what fires, what is late. Random streams: test_aggregates.py."""
+"""Sessions by example. Random streams: test_shared_aggregate.py."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_silence_of_more_than_the_gap_ends_a_session() -> None:
     assert table.next_pending(1000) is None
 
 
-def test_events_a_gap_apart_are_one_session_and_a_bit_more_are_two() -> None:
+def test_events_a_gap_apart_are_one_session_further_ones_two() -> None:
     table = EntityTable(features(), emits=True)
     feed(table, [100, 130])
     assert rows(table.emit(0, 500)) == [(100, 160, ["u"], [2.0])]
@@ -65,7 +65,7 @@ def test_an_event_between_joins_two_sessions() -> None:
 
 
 def test_an_event_after_the_end_begins_anew_however_near_it_is() -> None:
-    """The session has fired: without allowed lateness nothing is left that could be joined."""
+    """Without allowed lateness no event joins a session that was emitted."""
     table = EntityTable(features(), emits=True)
     feed(table, [100])
     assert rows(table.emit(0, 130)) == [(100, 130, ["u"], [1.0])]
@@ -73,14 +73,14 @@ def test_an_event_after_the_end_begins_anew_however_near_it_is() -> None:
     assert rows(table.emit(130, 140)) == [(110, 140, ["u"], [1.0])]
 
 
-def test_an_event_whose_own_session_would_be_over_is_late() -> None:
+def test_an_event_is_late_if_its_own_session_is_over() -> None:
     table = EntityTable(features(), emits=True)
     feed(table, [200])
     assert feed(table, [100, 169, 170, 171], watermark=200) == 2
     assert rows(table.emit(0, 500)) == [(170, 230, ["u"], [3.0])]
 
 
-def test_within_the_allowed_lateness_a_session_is_fired_again() -> None:
+def test_a_session_is_emitted_again_within_the_lateness() -> None:
     table = EntityTable(features(), emits=True, allowed_lateness_ms=50)
     feed(table, [100])
     assert rows(table.emit(0, 130)) == [(100, 130, ["u"], [1.0])]
@@ -97,7 +97,7 @@ def test_within_the_allowed_lateness_a_session_is_fired_again() -> None:
 
 @pytest.mark.parametrize("cut", range(1, 7))
 def test_where_a_batch_is_cut_does_not_matter(cut: int) -> None:
-    """Sessions end in the midst of a batch, and events come that would have joined them."""
+    """Sessions end within a batch, before events that would have joined them."""
     times = [100, 110, 200, 120, 171, 300, 150]
     table = EntityTable(features(), emits=True)
     middle = max(times[:cut])

@@ -1,4 +1,4 @@
-"""Every aggregate over every window, against one that keeps all events."""
+"""Every aggregate over every window, against one that stores all events."""
 
 from __future__ import annotations
 
@@ -147,7 +147,7 @@ class Driver:
         return self.watermark - self.lateness
 
     def apply(self, events: Sequence[Happening], watermarks: Sequence[int]) -> None:
-        """Apply a batch, cut where windows fire."""
+        """Apply a batch, split at window ends."""
         start = 0
         while start < len(events):
             end = len(events)
@@ -235,7 +235,7 @@ def watermarks_of(events: Sequence[Happening], delay: int) -> list[int]:
 
 
 def same(feature: Feature, expected: Any, found: Any) -> bool:
-    """Equal; sketches of few values are as good as exact, forward decay up to rounding."""
+    """Assert equality: small sketches are exact, forward decay rounds."""
     if feature.sketch == "hll":
         return bool(found == pytest.approx(expected, rel=1e-3))
     if isinstance(feature.window, ForwardDecay):
@@ -378,7 +378,7 @@ def check_fired(seed: int, texts: Sequence[str], lateness: int, delay: int) -> i
     return len(naive.fired)
 
 
-def test_all_windows_fire() -> None:
+def test_all_windows_are_emitted() -> None:
     assert check_fired(1, every_text(), 0, 10_000) > 5000
 
 
@@ -389,7 +389,7 @@ def test_all_windows_fire() -> None:
     st.sampled_from([0, 30_000]),
 )
 @settings(max_examples=30, deadline=None)
-def test_windows_fire_as_the_watermark_passes_and_again_when_they_change(
+def test_windows_are_emitted_at_their_end_and_after_changes(
     seed: int, texts: list[str], lateness: int, delay: int
 ) -> None:
     check_fired(seed, texts, lateness, delay)
@@ -405,7 +405,7 @@ def test_many_at_once_over_longer_streams(seed: int) -> None:
     check_fired(seed, rng.sample(every_text(), 12), 0, delay)
 
 
-def test_features_of_one_source_share_a_store_and_its_panes() -> None:
+def test_features_of_one_source_share_panes() -> None:
     texts = [
         "- {name: a, entity: user, event: view, aggregate: count, window: {size: 5m, slide: 1m}}\n",
         "- {name: b, entity: user, event: view, aggregate: count, window: {size: 1h, slide: 1m}}\n",

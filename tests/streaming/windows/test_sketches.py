@@ -58,7 +58,7 @@ def test_distinct_counts_of_few_are_as_good_as_exact() -> None:
 
 @given(st.integers(0, 2**32), st.sampled_from([10, 1500, 3000, 20_000]), st.integers(1, 5))
 @settings(max_examples=25, deadline=None)
-def test_a_distinct_count_does_not_depend_on_order_cuts_and_packing(
+def test_a_distinct_count_is_independent_of_order_and_packing(
     seed: int, count: int, pieces: int
 ) -> None:
     rng = random.Random(seed)
