@@ -30,14 +30,12 @@ import msgspec
 import numpy as np
 from prometheus_client import CollectorRegistry
 
-from tactful.config.engine import EngineSettings
 from tactful.event_log.merged_log import SinglePartitionLog
 from tactful.metrics.registry import Metrics
-from tactful.pipeline.applier import LogApplier
-from tactful.statistics.counter import ALLOWANCE_MS
+from tactful.pipeline.applier import ApplierOptions, LogApplier
+from tactful.statistics.counter import ALLOWANCE_MS, StatisticsCounter
 from tactful.statistics.definitions import StatisticDefinition
 from tactful.statistics.export import write_topic
-from tactful.statistics.service import PrivateStatistics
 from tactful_privacy.counting.publisher import Publisher
 from tactful_privacy.ledger.ledger import Ledger
 from tactful_streaming.contract.log_entries import Event
@@ -121,7 +119,7 @@ def run_minutes(minutes: int) -> Run:
         folder = Path(name)
         ledger = Ledger(folder / "ledger.db", daily_epsilon=1)
         begin = time.time_ns() // 1_000_000 + 3_000
-        statistics = PrivateStatistics(
+        counter = StatisticsCounter(
             [definition],
             ledger,
             secret=b"a benchmark's secret",
@@ -131,17 +129,16 @@ def run_minutes(minutes: int) -> Run:
         engine = Engine(
             load_definitions("[]"),
             RocksState(folder / "state"),
-            EngineOptions(consumers=statistics.counter.consumers()),
+            EngineOptions(consumers=counter.consumers()),
         )
         applier = LogApplier(
             SinglePartitionLog(log, 0),
             engine,
             threading.Lock(),
-            EngineSettings(),
             Metrics(CollectorRegistry()),
+            ApplierOptions(commit_idle=True),
             progressed=lambda: None,
             append=lambda entries: None,
-            commit_idle=True,
         )
         command = [sys.executable, "-m", __name__, str(begin), str(_START_MS), str(seconds)]
         with subprocess.Popen(command, stdout=subprocess.PIPE) as sender:
@@ -177,7 +174,7 @@ def run_minutes(minutes: int) -> Run:
         publishing = _make_records(ledger, made[-1].pane, folder / "published")
         engine.close()
         log.close()
-        statistics.close()
+        ledger.close()
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
     return Run(made, taken, events, applied, max(lags), spent, memory, publishing)
 
@@ -198,7 +195,7 @@ def _timed() -> Iterator[list[Release]]:
                 releases.append(Release(start, taken / len(stored["items"]), waited, behind))
             return stored
 
-    with mock.patch("tactful.statistics.service.Publisher", Timed):
+    with mock.patch("tactful.statistics.counter.Publisher", Timed):
         yield releases
 
 

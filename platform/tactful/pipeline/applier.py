@@ -18,6 +18,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
 
 from tactful.config.engine import EngineSettings
 from tactful.event_log.merged_log import AppliedLog, behind
@@ -96,6 +97,28 @@ def dead_letters_of(event: LateEvent) -> list[DeadLetter]:
     ]
 
 
+@dataclass(frozen=True)
+class ApplierOptions:
+    """Options of a `LogApplier`.
+
+    Attributes:
+        settings: batch and commit sizes.
+        permits: returns whether actions may address a user, by the key of the history.
+        commit_idle: commit every ten seconds also without events, for consumers that act by the
+            clock: a private statistic appears on time with and without events.
+        sends_ticks: append a tick when no event comes and a timer is due.
+        clock: returns monotonic seconds.
+        wall: returns epoch milliseconds.
+    """
+
+    settings: EngineSettings = field(default_factory=EngineSettings)
+    permits: Callable[[str], bool] = lambda key: True
+    commit_idle: bool = False
+    sends_ticks: bool = True
+    clock: Callable[[], float] = time.monotonic
+    wall: Callable[[], int] = now_ms
+
+
 class LogApplier:
     """Applies the log to the engine, in order, once.
 
@@ -111,17 +134,12 @@ class LogApplier:
         log: AppliedLog,
         engine: Engine,
         lock: AbstractContextManager[object],
-        settings: EngineSettings,
         metrics: Metrics,
+        options: ApplierOptions,
         *,
         progressed: Callable[[], None],
         append: Callable[[Sequence[Entry]], None],
         letters: DeadLetterBuffer | None = None,
-        permits: Callable[[str], bool] = lambda key: True,
-        commit_idle: bool = False,
-        tells_time: bool = True,
-        clock: Callable[[], float] = time.monotonic,
-        wall: Callable[[], int] = now_ms,
     ) -> None:
         """Prepare the thread; `start` starts it.
 
@@ -129,31 +147,25 @@ class LogApplier:
             log: log to read.
             engine: engine to apply it to; only this thread may change it.
             lock: held while a batch is applied.
-            settings: batch and commit sizes.
             metrics: counts results.
+            options: batch sizes, commits and clocks.
             progressed: called in the thread after every batch, and when the thread dies.
             append: appends actions and ticks to the log, durably.
             letters: buffer of the engine's dead letters.
-            permits: returns whether actions may address a user, by the key of the history.
-            commit_idle: commit every ten seconds also without events, for consumers that act by
-                the clock: a private statistic appears on time with and without events.
-            tells_time: append a tick when no event comes and a timer is due.
-            clock: returns monotonic seconds.
-            wall: returns epoch milliseconds.
         """
         self._log = log
         self._engine = engine
         self._lock = lock
-        self._settings = settings
+        self._settings = settings = options.settings
         self._metrics = metrics
         self._progressed = progressed
         self._append = append
         self._letters = letters or DeadLetterBuffer(None)
-        self._permits = permits
-        self._commit_idle = commit_idle
-        self._tells_time = tells_time and settings.clock == "wall"
-        self._clock = clock
-        self._wall = wall
+        self._permits = options.permits
+        self._commit_idle = options.commit_idle
+        self._sends_ticks = options.sends_ticks and settings.clock == "wall"
+        self._clock = options.clock
+        self._wall = options.wall
         self._wake = threading.Event()
         self._stopping = False
         self._accepted: collections.deque[tuple[Offsets, float]] = collections.deque()
@@ -292,7 +304,7 @@ class LogApplier:
             if not uncommitted:
                 self._answer()
             if not records:
-                if not self.recovering and (self._act() or self._tell_time(came)):
+                if not self.recovering and (self._act() or self._send_tick(came)):
                     continue
                 self._wake.wait(max(due, 0.0) if uncommitted else _IDLE_WAIT_S)
 
@@ -360,9 +372,9 @@ class LogApplier:
             return True
         return False
 
-    def _tell_time(self, came: float) -> bool:
+    def _send_tick(self, came: float) -> bool:
         """Append a tick if no event came for a while and a timer is due."""
-        if not self._tells_time or self._clock() - came < self._settings.idle_s:
+        if not self._sends_ticks or self._clock() - came < self._settings.idle_s:
             return False
         timer = self._engine.next_timer()
         now = self._wall()

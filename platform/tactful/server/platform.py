@@ -26,7 +26,7 @@ from tactful.erasure.online import OnlineErasures
 from tactful.errors import StorageError
 from tactful.experiments.controller import RolloutController
 from tactful.metrics.registry import Metrics
-from tactful.pipeline.applier import LogApplier
+from tactful.pipeline.applier import ApplierOptions, LogApplier
 from tactful.pipeline.ingest import EventIngest, IngestOptions
 from tactful.pipeline.recent_lists import RecentRecommendations
 from tactful.pipeline.visibility import VisibilityTracker
@@ -314,14 +314,16 @@ class Platform:
             self.backend.followed,
             self.engine,
             self.lock,
-            self.settings.engine,
             self.metrics,
+            ApplierOptions(
+                settings=self.settings.engine,
+                permits=lambda key: Purpose.MARKETING in self.permissions.of_key(key),
+                commit_idle=self.statistics is not None,
+                sends_ticks=self.settings.statistics.clock == "wall",
+            ),
             progressed=visibility.progressed,
             append=self.backend.append,
             letters=self.backend.letters,
-            permits=lambda key: Purpose.MARKETING in self.permissions.of_key(key),
-            commit_idle=self.statistics is not None,
-            tells_time=self.settings.statistics.clock == "wall",
         )
 
     def _ingest_options(self) -> IngestOptions:

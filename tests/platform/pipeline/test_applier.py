@@ -9,7 +9,7 @@ from prometheus_client import CollectorRegistry
 
 from tactful.config.engine import EngineSettings
 from tactful.metrics.registry import Metrics
-from tactful.pipeline.applier import LogApplier
+from tactful.pipeline.applier import ApplierOptions, LogApplier
 from tactful.schemas.positions import Offsets
 from tactful.util.adaptive_batch import AdaptiveBatch
 from tactful_streaming.contract.log_entries import Event
@@ -61,21 +61,17 @@ def hurried() -> Iterator[float]:
 
 
 @pytest.mark.parametrize(("commit_idle", "expected"), [(True, True), (False, False)])
-def test_passengers_with_a_clock_get_commits_while_nothing_comes(
-    commit_idle: bool, expected: bool
-) -> None:
+def test_consumers_with_a_clock_get_idle_commits(commit_idle: bool, expected: bool) -> None:
     clock = hurried()
     engine = CountingEngine(enough=2)
     applier = LogApplier(
         EmptyLog(),
         engine,  # type: ignore[arg-type]
         threading.Lock(),
-        EngineSettings(),
         Metrics(CollectorRegistry()),
+        ApplierOptions(commit_idle=commit_idle, clock=lambda: next(clock)),
         progressed=lambda: None,
         append=lambda entries: None,
-        commit_idle=commit_idle,
-        clock=lambda: next(clock),
     )
     applier.start()
     for position in range(3):
@@ -89,15 +85,15 @@ def test_passengers_with_a_clock_get_commits_while_nothing_comes(
         assert engine.commits == 0
 
 
-def test_what_was_applied_before_it_was_said_to_be_there_is_fresh_at_once() -> None:
+def test_records_applied_before_their_notice_are_fresh() -> None:
     """A log can be read as soon as it is written, and who wrote it says so a moment later."""
     metrics, waited = Metrics(CollectorRegistry()), threading.Event()
     applier = LogApplier(
         EmptyLog(),  # all that it has, nothing, is applied
         CountingEngine(enough=1),  # type: ignore[arg-type]
         threading.Lock(),
-        EngineSettings(),
         metrics,
+        ApplierOptions(),
         progressed=waited.set,
         append=lambda entries: None,
     )
@@ -197,11 +193,10 @@ def follow(log: TimedLog, engine: CostlyEngine, clock: Ticking, settings: Engine
         log,
         engine,  # type: ignore[arg-type]
         threading.Lock(),
-        settings,
         Metrics(CollectorRegistry()),
+        ApplierOptions(settings=settings, clock=clock),
         progressed=engine.reach(log.count),
         append=lambda entries: None,
-        clock=clock,
     )
     applier.start()
     assert engine.reached.wait(60.0)
