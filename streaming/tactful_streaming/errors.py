@@ -1,25 +1,25 @@
-"""Everything this package raises on purpose.
+"""Errors of this package.
 
 * ``StreamingError``
     * ``PayloadError``: a request body cannot be split into events, items or users
     * ``EntryError``: a log entry cannot be decoded
-    * ``LogError``: the event log cannot do what was asked
-        * ``LogCorruptedError``: bytes on disk are not what was written
+    * ``LogError``: the event log failed
+        * ``LogCorruptedError``: bytes on disk differ from those written
         * ``LogWriteError``: the disk refused an append; nothing of it is acknowledged
         * ``LogLockedError``: another process writes to this log
         * ``OffsetError``: the offset is outside the log
         * ``BackpressureError``: too many bytes wait to be written
-        * ``LogSettingsError``: a setting of the log cannot work
+        * ``LogSettingsError``: a setting of the log is invalid
         * ``LogUnreachableError``: no broker of the log answers
-        * ``TopicError``: the topic of the log, or a partition of it, is not there
-        * ``FencedError``: another process owns the partition now
-    * ``DefinitionError``: the feature definitions are wrong
-    * ``RuleError``: the rules that clean events are wrong
-    * ``EngineError``: the engine cannot go on
+        * ``TopicError``: the topic of the log or one of its partitions does not exist
+        * ``FencedError``: another process owns the partition
+    * ``DefinitionError``: the feature definitions are invalid
+    * ``RuleError``: the rules that clean events are invalid
+    * ``EngineError``: the engine cannot continue
         * ``FingerprintError``: the state was computed by other definitions
         * ``StateError``: the stored state is damaged or of another version
     * ``OnlineStoreError``: the online store cannot be reached or is not installed
-        * ``OnlineStoreLostError``: it no longer holds what was put there
+        * ``OnlineStoreLostError``: it lost entities
     * ``FlinkError``: Flink, its gateway or its jar refused or cannot be reached
 """
 
@@ -33,11 +33,11 @@ class PayloadError(StreamingError, ValueError):
 
     Attributes:
         code: short stable name of the reason.
-        message: what was wrong and what to do.
+        message: the problem and what to do.
     """
 
     def __init__(self, code: str, message: str) -> None:
-        """Refuse a body for reason `code`, explained by `message`."""
+        """Make an error with reason `code` and text `message`."""
         super().__init__(message)
         self.code = code
         self.message = message
@@ -48,15 +48,15 @@ class EntryError(StreamingError, ValueError):
 
 
 class LogError(StreamingError):
-    """The event log cannot do what was asked."""
+    """The event log failed."""
 
 
 class LogCorruptedError(LogError, ValueError):
-    """Bytes on disk are not what was written. Restore the segment from a backup."""
+    """Bytes on disk differ from those written. Restore the segment from a backup."""
 
 
 class LogWriteError(LogError, OSError):
-    """The disk refused an append: nothing of it is acknowledged, what was before is intact."""
+    """The disk refused an append: it is not acknowledged, earlier records are intact."""
 
 
 class LogLockedError(LogError, RuntimeError):
@@ -75,46 +75,46 @@ class BackpressureError(LogError, RuntimeError):
     """
 
     def __init__(self, message: str, retry_after: float) -> None:
-        """Refuse with `message`; the caller may come back after `retry_after` seconds."""
+        """Make an error with text `message`; retry after `retry_after` seconds."""
         super().__init__(message)
         self.retry_after = retry_after
 
 
 class LogSettingsError(LogError, ValueError):
-    """A setting of the log cannot work; the message names it."""
+    """A setting of the log is invalid; the message names it."""
 
 
 class LogUnreachableError(LogError, ConnectionError):
-    """No broker of the log answers. What was being appended may or may not have arrived.
+    """No broker of the log answers; pending appends may or may not be in the log.
 
     Attributes:
         retry_after: seconds after which a retry makes sense.
     """
 
     def __init__(self, message: str, retry_after: float) -> None:
-        """Refuse with `message`; the caller may come back after `retry_after` seconds."""
+        """Make an error with text `message`; retry after `retry_after` seconds."""
         super().__init__(message)
         self.retry_after = retry_after
 
 
 class TopicError(LogError, LookupError):
-    """The topic of the log, or a partition of it, is not there."""
+    """The topic of the log or one of its partitions does not exist."""
 
 
 class FencedError(LogError, RuntimeError):
-    """Another process owns the partition now: what this one had to write is refused."""
+    """Another process owns the partition: writes of this process are refused."""
 
 
 class DefinitionError(StreamingError, ValueError):
-    """The feature definitions are wrong; the message names file, line and key."""
+    """The feature definitions are invalid; the message names file, line and key."""
 
 
 class RuleError(StreamingError, ValueError):
-    """The rules that clean events are wrong; the message names file, line and key."""
+    """The rules that clean events are invalid; the message names file, line and key."""
 
 
 class EngineError(StreamingError, RuntimeError):
-    """The engine cannot go on."""
+    """The engine cannot continue."""
 
 
 class FingerprintError(EngineError, ValueError):
@@ -126,12 +126,12 @@ class StateError(EngineError, ValueError):
 
 
 class OnlineStoreError(StreamingError, ConnectionError):
-    """The online store cannot be reached, or what it needs is not installed."""
+    """The online store cannot be reached, or its client is not installed."""
 
 
 class OnlineStoreLostError(OnlineStoreError):
-    """The online store no longer holds what was put there: everything has to be put again."""
+    """The online store lost entities: all must be put again."""
 
 
 class FlinkError(StreamingError, RuntimeError):
-    """Flink or its SQL Gateway refused something or cannot be reached, or its jar is missing."""
+    """Flink or its SQL Gateway refused a request or cannot be reached, or its jar is missing."""

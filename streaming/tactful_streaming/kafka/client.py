@@ -7,7 +7,13 @@ from collections.abc import Callable, Mapping
 from types import ModuleType
 from typing import Any, TypeVar
 
-from tactful_streaming.errors import LogError, LogUnreachableError, OffsetError, TopicError
+from tactful_streaming.errors import (
+    LogError,
+    LogSettingsError,
+    LogUnreachableError,
+    OffsetError,
+    TopicError,
+)
 from tactful_streaming.kafka.config import KafkaSettings
 
 _Answer = TypeVar("_Answer")
@@ -33,7 +39,8 @@ def open_producer(config: Mapping[str, Any], on_error: Callable[[Any], None]) ->
     """Connect a producer.
 
     Raises:
-        LogError: if the client is not installed or refuses its settings.
+        LogSettingsError: if the client refuses its settings.
+        LogError: if the client is not installed.
     """
     return _opened(import_kafka().Producer, config, on_error)
 
@@ -42,7 +49,8 @@ def open_consumer(config: Mapping[str, Any], on_error: Callable[[Any], None]) ->
     """Connect a consumer.
 
     Raises:
-        LogError: if the client is not installed or refuses its settings.
+        LogSettingsError: if the client refuses its settings.
+        LogError: if the client is not installed.
     """
     return _opened(import_kafka().Consumer, config, on_error)
 
@@ -53,7 +61,7 @@ def _opened(
     try:
         return client(config, error_cb=on_error, logger=_logger)
     except (import_kafka().KafkaException, ValueError) as error:
-        raise LogError(f"the Kafka client refuses its settings: {error}") from error
+        raise LogSettingsError(f"the Kafka client refuses its settings: {error}") from error
 
 
 def ask(question: Callable[[], _Answer]) -> _Answer:
@@ -173,7 +181,7 @@ def lasting_problem(
 
 
 def lost_identity(error: Any) -> bool:
-    """Whether brokers refuse this producer for good, so that a new one is needed."""
+    """Whether brokers refuse this producer permanently, so that a new one is needed."""
     kafka = import_kafka().KafkaError
     return error.code() in (
         kafka._FATAL,

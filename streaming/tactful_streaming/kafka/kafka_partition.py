@@ -66,7 +66,7 @@ class KafkaPartition:
         """Offset of the oldest record.
 
         Raises:
-            LogError: if the broker cannot be asked or the topic is gone.
+            LogError: if no broker answers or the topic was deleted.
         """
         return self._bounds()[0]
 
@@ -75,7 +75,7 @@ class KafkaPartition:
         """Offset of the next record, by the broker's answer or a record read or written here.
 
         Raises:
-            LogError: if the broker cannot be asked or the topic is gone.
+            LogError: if no broker answers or the topic was deleted.
         """
         return self._bounds()[1]
 

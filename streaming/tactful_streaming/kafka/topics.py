@@ -1,12 +1,18 @@
-"""The topic of the log: create it, and detect one that was deleted and created anew."""
+"""The topic of the log: create it, and detect that it was deleted and created again."""
 
 from __future__ import annotations
 
 import logging
 from typing import Final
 
-from tactful_streaming.errors import LogSettingsError, TopicError
-from tactful_streaming.kafka.client import Causes, count_partitions, explain, import_kafka
+from tactful_streaming.errors import TopicError
+from tactful_streaming.kafka.client import (
+    Causes,
+    count_partitions,
+    explain,
+    import_kafka,
+    open_producer,
+)
 from tactful_streaming.kafka.config import MAX_KAFKA_BATCH, KafkaSettings
 from tactful_streaming.state.key_layout import TOPIC
 from tactful_streaming.state.store import StateStore
@@ -65,14 +71,11 @@ def ensure_topic(
         },
     )
     causes = Causes()
+    # The admin client does not say why it has no connection; a producer does.
+    producer = open_producer(settings.client_config(), causes.note)
+    admin = AdminClient(settings.client_config())
     try:
-        # The admin client does not say why it has no connection; a producer does.
-        asking = kafka.Producer(settings.client_config(), error_cb=causes.note)
-        admin = AdminClient(settings.client_config())
-    except (kafka.KafkaException, ValueError) as error:
-        raise LogSettingsError(f"the Kafka client refuses its settings: {error}") from error
-    try:
-        count = count_partitions(asking, settings, timeout_s)
+        count = count_partitions(producer, settings, timeout_s)
         if count is not None:
             return count
         admin.create_topics([topic], request_timeout=timeout_s)[settings.topic].result()
@@ -80,7 +83,7 @@ def ensure_topic(
     except kafka.KafkaException as error:
         # Another process may have created it just now.
         if error.args[0].code() != kafka.KafkaError.TOPIC_ALREADY_EXISTS:
-            asking.poll(0)
+            producer.poll(0)
             raise explain(error.args[0], settings, causes) from error
     return count_partitions(admin, settings, timeout_s) or wanted
 
@@ -131,7 +134,7 @@ def check_topic(
         cure: command that begins again with the records of the new topic, for the message.
 
     Raises:
-        TopicError: if the topic was created anew since the state was begun.
+        TopicError: if the topic was created again after the begin of the state.
         StateError: if the state cannot be written.
     """
     stored = store.get(TOPIC)

@@ -74,8 +74,8 @@ class Mirror:
                 for kind, stored in stored_blobs(self._store):
                     self._online.put_many(stored, kind=kind)
                 for kind, blobs in self._waiting.items():
-                    gone = {key: None for key, blob in blobs.items() if blob is None}
-                    self._online.put_many(gone, kind=kind)
+                    removed = {key: None for key, blob in blobs.items() if blob is None}
+                    self._online.put_many(removed, kind=kind)
                 self._online.mark(self._partition, offset, previous=None)
                 self._mark_copied(offset)
         except OnlineStoreError as error:

@@ -127,10 +127,10 @@ class DeliveryQueue:
 
     def mark_dead(self, delivery: Delivery) -> None:
         """End the attempts of a delivery that still waits; it is stored as dead."""
-        gone = (_WAITING + delivery.event_id.encode(), None)
+        removal = (_WAITING + delivery.event_id.encode(), None)
         with self._lock:
             if delivery.event_id in self._waiting:
-                self._store.write([gone, _change(_DEAD, delivery)])
+                self._store.write([removal, _change(_DEAD, delivery)])
                 self._drop([delivery.event_id])
 
     def revive(self) -> int:
@@ -146,15 +146,15 @@ class DeliveryQueue:
     def remove(self, matches: Callable[[Delivery], bool]) -> int:
         """Remove matching deliveries, also dead ones; return their number."""
         with self._lock:
-            gone = [
+            keys = [
                 prefix + delivery.event_id.encode()
                 for prefix in (_WAITING, _DEAD)
                 for delivery in self._stored(prefix)
                 if matches(delivery)
             ]
-            self._store.write([(key, None) for key in gone])
-            self._drop([key[len(_WAITING) :].decode() for key in gone])
-        return len(gone)
+            self._store.write([(key, None) for key in keys])
+            self._drop([key[len(_WAITING) :].decode() for key in keys])
+        return len(keys)
 
     def _drop(self, event_ids: Collection[str]) -> None:
         for event_id in event_ids:
