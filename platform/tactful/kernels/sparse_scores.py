@@ -62,12 +62,15 @@ def sum_by_key(
     """
     whole = np.asarray(keys, np.int64)
     order = stable_order(whole)
-    ordered = whole[order]
+    ordered = whole.take(order)
     starts = np.ones(len(keys), np.bool_)
     np.not_equal(ordered[1:], ordered[:-1], out=starts[1:])
-    totals = np.bincount(np.cumsum(starts) - 1, values[order])
+    totals = np.bincount(np.cumsum(starts) - 1, values.take(order))
+    distinct = ordered.take(np.flatnonzero(starts))  # faster than by flags
     positive = totals > 0
-    return ordered[starts][positive], totals[positive].astype(np.float32)
+    if not positive.all():
+        distinct, totals = distinct[positive], totals[positive]
+    return distinct, totals.astype(np.float32)
 
 
 def stable_order(keys: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -80,9 +83,11 @@ def stable_order(keys: NDArray[np.int64]) -> NDArray[np.int64]:
         keys: below ``2**62 / len(keys)``, positive or negative.
     """
     bits = len(keys).bit_length()
-    packed = (keys << bits) | np.arange(len(keys))
+    packed = keys << bits
+    packed |= np.arange(len(keys))
     packed.sort()
-    return packed & ((1 << bits) - 1)
+    packed &= (1 << bits) - 1
+    return packed
 
 
 def descending(values: NDArray[np.float32]) -> NDArray[np.int64]:

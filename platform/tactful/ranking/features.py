@@ -166,10 +166,9 @@ def _scores(candidates: Candidates, features: NDArray[np.float32]) -> None:
         lists.append(candidates.lift)
         columns = _SCORED_AND_LIFT
     # All lists are looked up at once: one by one takes a numpy call for each step of each.
-    places, there = _find(np.concatenate([scores.rows for scores in lists]), rows)
     numbers = np.repeat(columns, [len(scores.rows) for scores in lists])
     values = np.concatenate([scores.values for scores in lists])
-    features[numbers[there], places[there]] = values[there]
+    _write(features, numbers, np.concatenate([scores.rows for scores in lists]), values, rows)
     # Places among all scored items, so that they depend on the context alone.
     for column, scores in (
         (_COLUMN["next_place"], candidates.neighbours.next_three),
@@ -177,16 +176,34 @@ def _scores(candidates: Candidates, features: NDArray[np.float32]) -> None:
     ):
         features[column] = np.nan
         ranked = scores.ranked[: np.count_nonzero(scores.values > 0)]
-        places, there = _find(ranked, rows)
-        features[column, places[there]] = np.flatnonzero(there)
+        places, present = _find(ranked, rows)
+        features[column][places] = present
 
 
 def _find(
     wanted: NDArray[np.int64], rows: NDArray[np.int64]
-) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """Return places of `wanted` in ascending `rows`, and whether they match."""
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Find `wanted` in ascending `rows`, which are not empty.
+
+    Returns:
+        Places in `rows` of those present, and their places in `wanted`.
+    """
     places = np.minimum(np.searchsorted(rows, wanted), len(rows) - 1)
-    return places, rows[places] == wanted
+    present = np.flatnonzero(rows.take(places) == wanted)
+    return places.take(present), present
+
+
+def _write(
+    features: NDArray[np.float32],
+    columns: NDArray[np.int64],
+    wanted: NDArray[np.int64],
+    values: NDArray[np.float32],
+    rows: NDArray[np.int64],
+) -> None:
+    """Write values into columns, each at the place of its wanted row, where that is in `rows`."""
+    places, present = _find(wanted, rows)
+    # Flat places are several times as fast as pairs of them.
+    features.reshape(-1)[columns.take(present) * len(rows) + places] = values.take(present)
 
 
 def _nearness(candidates: Candidates) -> NDArray[np.float32]:
@@ -251,9 +268,8 @@ def _user(
         ],
         np.float32,
     )
-    places, there = _find(done, rows)
     columns = np.repeat(_DONE, [len(items) for items in (session, month, year, ever)])
-    features[columns[there], places[there]] = amounts[there]
+    _write(features, columns, done, amounts, rows)
     of_year = features[_COLUMN["taken_364d"]]
     features[_COLUMN["taken_per_visit"]] = of_year / np.float32(max(visits, 1.0))
     features[_COLUMN["taken_share"]] = of_year / np.float32(max(sum(year.values()), 1.0))

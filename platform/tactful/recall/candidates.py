@@ -174,9 +174,10 @@ class _Union:
         channels = np.repeat(np.array(self._channels, np.int8), sizes)
         # By row, then by place; of two channels at the same place the earlier one comes first.
         order = stable_order(rows * max(sizes) + places)
+        ordered = rows.take(order)
         first = np.ones(len(rows), np.bool_)
-        first[1:] = rows[order[1:]] != rows[order[:-1]]
-        kept = order[first]
+        np.not_equal(ordered[1:], ordered[:-1], out=first[1:])
+        kept = order.take(np.flatnonzero(first))
         if len(kept) > total:
             highest = stable_order(places[kept])[:total]
             kept = kept[np.sort(highest)]
@@ -250,7 +251,7 @@ def _proposals(
     """Yield the allowed items of each channel, best first, within its quota."""
 
     def first(rows: NDArray[np.int64], quota: int) -> NDArray[np.int64]:
-        return rows[allowed[rows]][:quota]
+        return rows.take(np.flatnonzero(allowed.take(rows))[:quota])
 
     neighbours, popular, catalogue = scored.neighbours, view.popular, view.catalogue
     # In a short visit `next_three` has all that `next_session` could add.

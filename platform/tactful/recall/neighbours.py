@@ -158,5 +158,6 @@ def _neighbour_keys(
     rows[~known] = -1
     rows = rows.take(blend.places, axis=0)
     weights = table.weights.take(sources, axis=0).take(blend.places, axis=0)
-    filled = rows >= 0
-    return (rows + blend.relations * count)[filled], (weights * blend.shares)[filled]
+    filled = np.flatnonzero(rows >= 0)
+    keys = rows + blend.relations * count
+    return keys.take(filled), (weights * blend.shares).take(filled)
