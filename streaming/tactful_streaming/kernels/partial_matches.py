@@ -247,6 +247,7 @@ def load_kernel() -> Callable[..., tuple[int, int, int, int]]:
         Outcome: (flags, links, links, whole),
     }
     events, pattern, matches, outcome = (
-        types.NamedTuple(kinds, structure) for structure, kinds in members.items()
+        types.NamedTuple(kinds, structure)  # type: ignore[no-untyped-call]
+        for structure, kinds in members.items()
     )
     return compiled(move_matches, (whole, events, pattern, matches, types.int64, outcome))

@@ -8,7 +8,6 @@ batches, panes, packed states and merges.
 from __future__ import annotations
 
 import math
-import operator
 from collections.abc import Callable, Mapping, Sequence
 from functools import reduce
 from types import MappingProxyType
@@ -69,11 +68,15 @@ class Total:
     nbytes = 56
     packed_type: ClassVar[Any] = int | float
     initial: ClassVar[float] = 0.0
-    combine: ClassVar[Callable[[float, float], float]] = staticmethod(operator.add)
 
     def __init__(self, feature: Feature) -> None:
         """Create an empty total."""
         self.total = self.initial
+
+    @staticmethod
+    def combine(left: float, right: float) -> float:
+        """Combine two totals."""
+        return left + right
 
     def add(self, value: Any, timestamp: int) -> None:
         """Combine the total with `value`."""
@@ -105,7 +108,11 @@ class Least(Total):
 
     __slots__ = ()
     initial = math.inf
-    combine = staticmethod(min)
+
+    @staticmethod
+    def combine(left: float, right: float) -> float:
+        """Return the lesser."""
+        return min(left, right)
 
 
 class Greatest(Total):
@@ -113,7 +120,11 @@ class Greatest(Total):
 
     __slots__ = ()
     initial = -math.inf
-    combine = staticmethod(max)
+
+    @staticmethod
+    def combine(left: float, right: float) -> float:
+        """Return the greater."""
+        return max(left, right)
 
 
 class Newest:

@@ -72,6 +72,7 @@ class StateColumn(Protocol):
 
     def resize(self, capacity: int) -> None:
         """Make room for cells below `capacity`, unless cells are in a dictionary."""
+        return
 
     @abstractmethod
     def apply(self, cells: Rows, events: Selection, lateness_ms: int) -> Rows:
@@ -91,7 +92,8 @@ class StateColumn(Protocol):
         """Delete the state of cells."""
 
     def expire(self, horizon: int) -> None:
-        """Delete state that no read at or after `horizon` can return, where that is cheap."""
+        """Delete state that no read from `horizon` on returns, where that is cheap."""
+        return
 
 
 def sampled_bytes(states: Collection[Any], size: Callable[[Any], int]) -> int:
