@@ -20,44 +20,24 @@ from tactful_streaming.state.store import StateStore
 
 _BATCH = 512
 
-# KEYS: the partition's epoch, then blobs. ARGV: our epoch, time to live, values.
-_PUT_SCRIPT = """
-if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
-for i = 2, #KEYS do
-  if ARGV[2] == '0' then redis.call('SET', KEYS[i], ARGV[i + 1])
-  else redis.call('SET', KEYS[i], ARGV[i + 1], 'PX', ARGV[2]) end
-end
-return 1
-"""
-_REMOVE_SCRIPT = """
-if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
-for i = 2, #KEYS do redis.call('UNLINK', KEYS[i]) end
-return 1
-"""
-# KEYS: the epoch, the mark. ARGV: our epoch, the offset, the mark before it or nothing.
-_MARK_SCRIPT = """
+# Writes blobs and a mark, unless another owner or another mark is there.
+# KEYS: the epoch, the mark, blobs. ARGV: our epoch, the offset or '' to keep the mark, the mark to
+# replace or '' for any, time to live, number of blobs to store (the others are removed), values.
+_WRITE_SCRIPT = """
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return {0, false} end
-local found = redis.call('GET', KEYS[2])
-if ARGV[3] == '' or found == ARGV[2] or found == ARGV[3] then
-  redis.call('SET', KEYS[2], ARGV[2])
-end
-return {1, found}
-"""
-# KEYS: the epoch, the mark, blobs. ARGV: our epoch, the offset, the mark before it, time to live,
-# how many of the blobs are kept and not removed, values.
-_PUT_MARKED_SCRIPT = """
-if redis.call('GET', KEYS[1]) ~= ARGV[1] then return {0, false} end
-local found = redis.call('GET', KEYS[2])
-if found ~= ARGV[2] and found ~= ARGV[3] then return {1, found} end
-local kept = 2 + tonumber(ARGV[5])
+local present = redis.call('GET', KEYS[2])
+if ARGV[3] ~= '' and present ~= ARGV[2] and present ~= ARGV[3] then return {1, present} end
+local stored = 2 + tonumber(ARGV[5])
 for i = 3, #KEYS do
-  if i > kept then redis.call('UNLINK', KEYS[i])
+  if i > stored then redis.call('UNLINK', KEYS[i])
   elseif ARGV[4] == '0' then redis.call('SET', KEYS[i], ARGV[i + 3])
   else redis.call('SET', KEYS[i], ARGV[i + 3], 'PX', ARGV[4]) end
 end
-redis.call('SET', KEYS[2], ARGV[2])
-return {1, found}
+if ARGV[2] ~= '' then redis.call('SET', KEYS[2], ARGV[2]) end
+return {1, present}
 """
+
+_Blobs = Sequence[tuple[str, bytes | None]]
 
 
 class FencedRedisStore(RedisOnlineStore):
@@ -103,23 +83,16 @@ class FencedRedisStore(RedisOnlineStore):
             FencedError: if another process owns the partition; nothing was stored.
             OnlineStoreError: if Redis cannot be reached or refuses.
         """
-        prefix = self._prefix(kind)
-        kept = [(prefix + key, blob) for key, blob in blobs.items() if blob is not None]
-        removed = [prefix + key for key, blob in blobs.items() if blob is None]
+        named = self._named(kind, blobs)
 
-        def write(client: Any) -> list[int]:
+        def write(client: Any) -> list[tuple[int, bytes | None]]:
             pipeline = client.pipeline(transaction=False)
-            for start in range(0, len(kept), _BATCH):
-                names, values = zip(*kept[start : start + _BATCH], strict=True)
-                keys = [self._epoch_key, *names]
-                pipeline.eval(_PUT_SCRIPT, len(keys), *keys, self._epoch, self._ttl_ms, *values)
-            for start in range(0, len(removed), _BATCH):
-                keys = [self._epoch_key, *removed[start : start + _BATCH]]
-                pipeline.eval(_REMOVE_SCRIPT, len(keys), *keys, self._epoch)
+            for start in range(0, len(named), _BATCH):
+                self._evaluate(pipeline, named[start : start + _BATCH], self._partition, "", "")
             return list(pipeline.execute())
 
-        if blobs:
-            self._check(all(self._redis.run(write)))
+        if named:
+            self._check(all(owned for owned, _ in self._redis.run(write)))
 
     def mark(self, partition: int, offset: int, *, previous: int | None) -> None:
         """Store the mark of the partition; see :meth:`OnlineStore.mark`.
@@ -129,14 +102,7 @@ class FencedRedisStore(RedisOnlineStore):
             OnlineStoreLostError: if another mark is stored.
             OnlineStoreError: if Redis cannot be reached or refuses.
         """
-        name = self._mark_key(partition)
-        before = "" if previous is None else previous
-        answer = self._redis.run(
-            lambda client: client.eval(
-                _MARK_SCRIPT, 2, self._epoch_key, name, self._epoch, offset, before
-            )
-        )
-        self._check_mark(answer, name, offset, previous)
+        self._write([], partition, offset, previous)
 
     def put_marked(
         self,
@@ -153,34 +119,37 @@ class FencedRedisStore(RedisOnlineStore):
             OnlineStoreLostError: if another mark is stored; nothing was changed.
             OnlineStoreError: if Redis cannot be reached or refuses.
         """
-        named = {
-            self._prefix(kind) + key: blob
-            for kind, of_kind in blobs.items()
-            for key, blob in of_kind.items()
-        }
+        named = [entry for kind, of_kind in blobs.items() for entry in self._named(kind, of_kind)]
         if len(named) > _BATCH:  # a long script would block other clients of Redis
             super().put_marked(blobs, partition, offset, previous=previous)
-            return
-        kept = {name: blob for name, blob in named.items() if blob is not None}
-        removed = [name for name, blob in named.items() if blob is None]
-        name = self._mark_key(partition)
-        keys = [self._epoch_key, name, *kept, *removed]
-        values = [self._epoch, offset, previous, self._ttl_ms, len(kept), *kept.values()]
-        answer = self._redis.run(
-            lambda client: client.eval(_PUT_MARKED_SCRIPT, len(keys), *keys, *values)
-        )
-        self._check_mark(answer, name, offset, previous)
+        else:
+            self._write(named, partition, offset, previous)
 
-    def _check_mark(
-        self, answer: tuple[object, bytes | None], name: str, offset: int, previous: int | None
-    ) -> None:
-        owned, mark = answer
+    def _named(self, kind: str, blobs: Mapping[str, bytes | None]) -> _Blobs:
+        prefix = self._prefix(kind)
+        return [(prefix + key, blob) for key, blob in blobs.items()]
+
+    def _write(self, blobs: _Blobs, partition: int, offset: int, previous: int | None) -> None:
+        before = "" if previous is None else previous
+        owned, mark = self._redis.run(
+            lambda client: self._evaluate(client, blobs, partition, offset, before)
+        )
         self._check(owned)
+        name = self._mark_key(partition)
         present = self._offset(name, mark)
         if previous is not None and present not in (offset, previous):
             raise OnlineStoreLostError(
                 f"{name} is at {present}, not {previous}: put all entities again"
             )
+
+    def _evaluate(
+        self, client: Any, blobs: _Blobs, partition: int, offset: int | str, before: int | str
+    ) -> Any:
+        stored = {name: blob for name, blob in blobs if blob is not None}
+        removed = [name for name, blob in blobs if blob is None]
+        keys = [self._epoch_key, self._mark_key(partition), *stored, *removed]
+        values = [self._epoch, offset, before, self._ttl_ms, len(stored), *stored.values()]
+        return client.eval(_WRITE_SCRIPT, len(keys), *keys, *values)
 
     def _check(self, owned: object) -> None:
         if not owned:
