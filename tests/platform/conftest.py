@@ -35,7 +35,7 @@ def live(settings: Settings) -> Iterator[Live]:
 
 @pytest.fixture
 def locked(settings: Settings) -> Iterator[Live]:
-    """A running server that asks for API keys."""
+    """A running server that checks API keys."""
     closed = replace(settings, server=replace(settings.server, dev=False))
     with Live(Platform.open(closed, build)) as server:
         yield server
@@ -57,7 +57,7 @@ def database(location: Location) -> Iterator[MetadataStore]:
 
 @pytest.fixture
 def sqlite(tmp_path: Path) -> Iterator[MetadataStore]:
-    """The metadata in a file, for what no backend does otherwise."""
+    """The metadata in a file, for tests that do not depend on the backend."""
     opened = open_metadata(tmp_path / "metadata.db")
     yield opened
     opened.close()
@@ -75,7 +75,7 @@ def empty_registry(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def tracking_uri(empty_registry: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """An MLflow store of the test's own, in the environment; its files lie in `tmp_path`, too."""
+    """MLflow store of the test, in the environment, with its files in `tmp_path`."""
     uri = f"sqlite:///{shutil.copy(empty_registry, tmp_path / 'mlflow.db')}"
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
@@ -92,10 +92,10 @@ def upgraded_metadata(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def prepared_metadata(upgraded_metadata: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """New SQLite files of this process are copies of one that was upgraded.
+    """Make new SQLite files of this process as copies of one that was upgraded.
 
-    Going through all migrations takes longer than most tests. `test_metadata.py` goes through them
-    every time, and so do the processes that tests start.
+    All migrations take longer than most tests. `test_metadata.py` runs them every time, and so do
+    the processes that tests start.
     """
     upgrade = metadata._upgrade
 
@@ -103,7 +103,7 @@ def prepared_metadata(upgraded_metadata: Path, monkeypatch: pytest.MonkeyPatch) 
         if engine.dialect.name == "sqlite" and engine.url.database:
             path = Path(engine.url.database)
             draft = path.with_name(f"{uuid.uuid4().hex}.new")
-            # Where it cannot be put the upgrade says why. Of threads that open at once, one wins.
+            # If it cannot be written, the upgrade reports why. Of several threads one wins.
             with contextlib.suppress(OSError):
                 if not path.exists():
                     shutil.copyfile(upgraded_metadata, draft)

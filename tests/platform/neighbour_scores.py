@@ -1,4 +1,4 @@
-"""Scores of neighbours, added up one by one: the oracle of what a request computes at once."""
+"""Scores of neighbours, added up one by one: the oracle of the fast computation."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def neighbour_scores(
 
 
 def beside(sessions: SessionNeighbours, row: int, step: int) -> Scores:
-    """Share of the latest visits of an item in which each other one stood so many places after."""
+    """Return the share of visits of an item with each other item `step` places after."""
     counts: dict[int, float] = defaultdict(float)
     if row >= len(sessions.visit_starts) - 1:
         return _scores(counts)

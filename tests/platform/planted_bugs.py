@@ -1,7 +1,6 @@
-"""The command line with a mistake in it: ``python planted_bugs.py MISTAKE ARGUMENTS…``.
+"""Command line with a planted mistake: ``planted_bugs.py MISTAKE ARGUMENTS``.
 
-Each is one that a kill has to bring to light, and that nobody sees without one. For the tests of
-what looks for the damage.
+Each mistake shows after a kill only: the kill tests must find it.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from tactful_streaming.state.store import Change, RocksState
 
 
 def acknowledge_before_append() -> None:
-    """The log has an event a quarter of a second after it was acknowledged."""
+    """Append an event a quarter of a second after its acknowledgement."""
     append = GroupCommit.append
     under_way: set[asyncio.Task[Any]] = set()
 
@@ -42,7 +41,7 @@ def acknowledge_before_append() -> None:
 
 
 def offset_before_state() -> None:
-    """The offset of a commit is stored with the changes of the commit before."""
+    """Store the offset of a commit with the changes of the previous commit."""
     write, close = RocksState.write, RocksState.close
     held: dict[int, list[Change]] = {}
 
@@ -62,7 +61,7 @@ def offset_before_state() -> None:
 
 
 def actions_stay_in_the_outbox() -> None:
-    """Whoever starts anew does not see in the log which actions are there."""
+    """Never discard actions from the outbox, so that a restart appends them again."""
 
     def planted(self: Outbox[Any], keys: Collection[bytes]) -> None:
         pass
@@ -71,7 +70,7 @@ def actions_stay_in_the_outbox() -> None:
 
 
 def rows_after_state() -> None:
-    """What fired is published some time after the state that will not fire it again."""
+    """Publish triggered windows after the state that will not trigger them again."""
     write = TransactionalProducer.write
     # By producer: a transaction begun for another partition stays open where that one has nothing
     # more to commit, and readers of what is committed wait for its end.
@@ -95,7 +94,7 @@ def rows_after_state() -> None:
 
 
 def sink_commits_before_it_writes() -> None:
-    """The group hears of rows before the target has them."""
+    """Commit the offsets of rows before the target has the rows."""
     poll, write = PartitionGroup.poll, SqlRows.write
 
     def planted(self: PartitionGroup, limit: int, wait_s: float) -> Any:

@@ -1,8 +1,8 @@
-"""A small made-up shop with a planted structure, seeded, as a replay and as a log.
+"""A small simulated shop with a planted structure, as a replay and as a log.
 
-What a good recommender can find in it: every person takes a few items again and again; an item is
-followed by one certain other item half of the time; people stay within two categories; a few
-items are taken by everybody; and nobody takes an item twice in one visit.
+Its structure: every user takes a few items again and again; an item is followed by one certain
+other item half of the time; users stay within two categories; a few items are taken by all users;
+and no user takes an item twice in one visit.
 """
 
 from __future__ import annotations
@@ -11,11 +11,15 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from tactful.config.settings import Settings
 from tactful.demo.datasets import Ask, Replay
+from tactful.ranking.model import read_manifest, version_directory
 from tactful.recall.index import Interactions, RecallIndex, build_index
+from tactful.training.options import TrainingOptions
+from tactful.training.train import train
 from tactful_streaming.contract.log_entries import Entry, Event, Item, User, encode_entry
 from tactful_streaming.definitions.model import Definitions
 from tactful_streaming.definitions.reader import load_definitions
@@ -34,12 +38,12 @@ KINDS = ("add_to_cart", "purchase", "return", "view")
 
 
 def definitions() -> Definitions:
-    """The feature definitions that ship."""
+    """Return the packaged feature definitions."""
     return load_definitions(Settings().features)
 
 
 def learned(count: int, **options: Any) -> RecallIndex:
-    """What recall learns from made-up visits to `count` items."""
+    """Build a recall index from simulated visits to `count` items."""
     generator = np.random.default_rng(0)
     size = 900
     return build_index(
@@ -66,13 +70,13 @@ def make_shop(
     """Generate a shop.
 
     Args:
-        seed: of everything.
-        people: identified people.
+        seed: seed of all draws.
+        people: number of identified users.
         items: catalogue size, beside the one that is not available.
         days: length.
-        tied: whether all items of a visit carry one time, as receipts do, and whole baskets are
-            asked for; otherwise the next item is.
-        guests: whether some visits are of people known only by a device.
+        tied: whether all items of a visit have one time, as receipts do, and whole baskets are to
+            be predicted; otherwise the next item.
+        guests: whether some visits are of users known only by a device.
     """
     generator = np.random.default_rng(seed)
     catalogue = [f"item-{number:03d}" for number in range(items)]
@@ -106,7 +110,7 @@ def make_shop(
 
 
 def entries(replay: Replay) -> list[Entry]:
-    """Everything of a replay as the log would hold it: items, users, then events in time order."""
+    """Return a replay as log entries: items, users, then events in time order."""
     before = int(replay.timestamp[0]) - DAY
     events: list[dict[str, Any]] = list(replay.events(0, len(replay)))
     return [
@@ -121,6 +125,20 @@ def write_log(path: Path, what: Iterable[Entry]) -> EmbeddedLog:
     log = EmbeddedLog(path, durability="process")
     log.append([encode_entry(entry) for entry in what])
     return log
+
+
+def train_version(log: EmbeddedLog, models: Path, version: str = "1", rounds: int = 15) -> Path:
+    """Train a model from a log, as a version in `models`; return its directory."""
+    place = version_directory(models, version)
+    train(log, definitions(), place, TrainingOptions(label_days=15, rounds=rounds, threads=1))
+    rename_version(place, version)
+    return place
+
+
+def rename_version(place: Path, version: str, **changes: Any) -> None:
+    """Write the version, and other changes, into the manifest of a model."""
+    manifest = msgspec.structs.replace(read_manifest(place), version=version, **changes)
+    (place / "manifest.json").write_bytes(msgspec.json.encode(manifest))
 
 
 def engine_at(engine: Engine, log: EmbeddedLog, offset: int, *, chunk: int = 500) -> Engine:

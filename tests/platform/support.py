@@ -1,4 +1,4 @@
-"""A small platform for tests: real log, real engine, real HTTP, and a recommender of ten lines."""
+"""A small platform for tests: real log, engine and HTTP, and a tiny recommender."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ FEATURES = """
 
 
 class TinyRecommender:
-    """Recommends the catalogue by id, and says how many views it knows of."""
+    """Recommends the catalogue by id, and reports the number of views."""
 
     def __init__(self, engine: Any) -> None:
         self.engine = engine
@@ -131,7 +131,7 @@ def small_settings(directory: Path) -> Settings:
 
 
 class Live:
-    """A server in a thread of this process, answering on a real socket."""
+    """Server in a thread of this process, on a real socket."""
 
     def __init__(self, platform: Platform, *, ready: bool = True) -> None:
         self.platform = platform
@@ -144,7 +144,7 @@ class Live:
         self._thread = threading.Thread(
             target=self._server.run, args=([self._listener],), daemon=True
         )
-        # Without what TLS trusts, which takes longer to load than most requests.
+        # Loading the trusted certificates takes longer than most requests.
         self.http = httpx.Client(base_url=self.url, timeout=60, verify=False)
 
     def __enter__(self) -> Live:
@@ -165,7 +165,7 @@ class Live:
         self._listener.close()
 
     def views(self, user: str, after: Position) -> float:
-        """How many views of `user` count, once everything up to `after` is applied."""
+        """Return the number of views of `user`, once everything up to `after` is applied."""
         answer = self.http.post(
             "/v1/recommend", json={"user_id": user, "after": after, "explain": True}
         )
@@ -174,7 +174,7 @@ class Live:
 
 
 class AtOnce(Executor):
-    """Runs what it is given where it stands."""
+    """Runs work at once, in the calling thread."""
 
     def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
         done: Future[Any] = Future()
@@ -183,7 +183,7 @@ class AtOnce(Executor):
 
 
 def view(number: int, user: str = "u", **changes: Any) -> dict[str, Any]:
-    """A view event, as it is sent."""
+    """Return a view event for a request."""
     return {
         "event_id": f"{user}-{number}",
         "type": "view",
@@ -196,7 +196,7 @@ def view(number: int, user: str = "u", **changes: Any) -> dict[str, Any]:
 
 
 def events(count: int) -> list[Event]:
-    """The same events as `view`, as the log holds them."""
+    """Return `count` view events as log entries."""
     return [
         Event(event_id=f"u-{number}", type="view", timestamp=now_ms(), user_id="u")
         for number in range(count)
@@ -204,7 +204,7 @@ def events(count: int) -> list[Event]:
 
 
 def work(seconds: float) -> Callable[[], None]:
-    """Something that takes a while."""
+    """Return a function that takes `seconds`."""
     return lambda: time.sleep(seconds)
 
 
@@ -227,20 +227,29 @@ def now_ms() -> int:
 
 
 def wait_until(holds: Callable[[], bool], seconds: float = 120.0) -> None:
-    """Wait for something that is about to happen in another thread."""
+    """Wait until a condition holds that another thread will fulfil."""
     end = time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < end, "it did not happen in time"
         time.sleep(0.005)
 
 
+class Gate(threading.Event):
+    """Event that blocked calls wait for; `reached` is set when the first one waits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reached = threading.Event()
+
+
 @contextlib.contextmanager
-def blocked(target: Any, name: str) -> Iterator[threading.Event]:
-    """Let calls of a method wait until the event is set; it is set at the end."""
-    gate = threading.Event()
+def blocked(target: Any, name: str) -> Iterator[Gate]:
+    """Let calls of a method wait until the gate is set; it is set at the end."""
+    gate = Gate()
     original = getattr(target, name)
 
     def wait(*args: Any, **kwargs: Any) -> Any:
+        gate.reached.set()
         gate.wait(120)
         return original(*args, **kwargs)
 

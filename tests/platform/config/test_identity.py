@@ -1,4 +1,4 @@
-"""How devices are joined to people: from the settings to what is recommended to whom."""
+"""Links of devices and users: from the settings to recommendations."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_what_makes_no_sense_is_named(wrong: IdentitySettings, said: str) -> Non
         identity_of(wrong)
 
 
-def test_features_in_the_online_store_are_those_of_who_holds_the_device() -> None:
+def test_online_features_of_a_device_are_those_of_its_user() -> None:
     definitions = load_definitions(
         "- {name: views, entity: user, event: view, aggregate: count, window: {size: 1h}}\n"
         "- {name: seen, entity: item, event: view, aggregate: count, window: {size: 1h}}\n"

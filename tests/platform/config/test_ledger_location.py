@@ -1,4 +1,4 @@
-"""The ledger of an installation in a database: published from, told of, and never beside a file."""
+"""The ledger in a database: publication, messages, and no second one in a file."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def opened(settings: Settings) -> PrivateStatistics:
 
 
 def minutes_pass(statistics: PrivateStatistics, first: int, last: int) -> None:
-    """Somebody looks at something; then the minutes up to the last but one are released."""
+    """Post a view; then the minutes up to the last but one are released."""
     for event in (
         Event(event_id="a", type=CLOCK_EVENT, timestamp=NOON + first * MINUTE, device_id="c"),
         Event(event_id="b", type="view", timestamp=NOON + first * MINUTE, user_id="ada"),
@@ -175,9 +175,10 @@ def test_an_address_that_is_none_is_refused_without_saying_it(
     assert "hunter2" not in str(caught.value)
 
 
-def test_with_the_database_away_nothing_is_published_and_no_password_said(
+def test_without_the_database_nothing_is_published(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """No message contains the password."""
     pytest.importorskip("pymysql", reason="needs the extra tactful[mysql]")
     monkeypatch.setenv("LEDGER_URL", "mysql+pymysql://tactful:hunter2@127.0.0.1:1/ledger")
     away = installed(tmp_path, variable="LEDGER_URL")
@@ -192,7 +193,7 @@ def test_with_the_database_away_nothing_is_published_and_no_password_said(
 def test_a_server_outlives_a_ledger_that_is_away_for_a_while(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As when its database restarts: nothing is published meanwhile, and then once."""
+    """While its database restarts nothing is published, and then everything once."""
     base = small_settings(tmp_path)
     settings = replace(base, statistics=installed(tmp_path).statistics)
     statistics = opened(settings)
@@ -247,7 +248,7 @@ def test_a_server_outlives_a_ledger_that_is_away_for_a_while(
 
 
 def test_an_erasure_waits_for_a_ledger_that_is_away() -> None:
-    """The engine commits before it forgets; what the server's job does not know would end it."""
+    """The engine commits before it erases; an unknown error would end the job."""
 
     class Away:
         def between(self, work: Any) -> int:
@@ -272,7 +273,7 @@ def test_an_erasure_waits_for_a_ledger_that_is_away() -> None:
         )
 
 
-def test_a_backup_with_a_ledger_of_its_own_is_not_restored_beside_a_database(
+def test_a_backup_with_a_ledger_is_refused_beside_a_database(
     tmp_path: Path,
 ) -> None:
     staged = tmp_path / "staged"

@@ -46,7 +46,7 @@ def test_text_lines_begin_with_time_and_level() -> None:
 
 @pytest.fixture
 def own_logging() -> Iterator[None]:
-    """What the test configures ends with it."""
+    """Restore the logging configuration after the test."""
     root = logging.getLogger()
     before = root.level, root.handlers[:]
     yield

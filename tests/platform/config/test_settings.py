@@ -1,4 +1,4 @@
-"""Settings: where they come from, who wins, and what is said when they are wrong."""
+"""Settings: sources, precedence, and messages about wrong values."""
 
 from __future__ import annotations
 

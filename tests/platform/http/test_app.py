@@ -1,4 +1,4 @@
-"""The API over real HTTP: bad input of every kind, limits, keys, and a server that stays up."""
+"""The API over real HTTP: invalid input, limits, keys, and a server that stays up."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ _numbers = itertools.count()
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
-    """One server for tests that leave no trace, or one of their own user's."""
+    """Server of tests that change nothing but data of their own user."""
     with Live(Platform.open(small_settings(tmp_path_factory.mktemp("shared")), build)) as server:
         yield server
 
 
 @pytest.fixture
 def user() -> str:
-    """A user no other test knows."""
+    """User of this test alone."""
     return f"user-{next(_numbers)}"
 
 
-def said(answer: httpx.Response) -> tuple[int, str]:
-    """Status and code of a problem, which is checked to be one."""
+def problem_of(answer: httpx.Response) -> tuple[int, str]:
+    """Check a problem, and return its status and code."""
     assert answer.headers["content-type"] == PROBLEM, answer.text
     body = answer.json()
     assert body["status"] == answer.status_code
@@ -90,7 +90,7 @@ BAD_EVENTS: list[tuple[str, str]] = [
 
 
 @pytest.mark.parametrize(("bad", "code"), BAD_EVENTS, ids=range(len(BAD_EVENTS)))
-def test_a_bad_event_is_told_by_index_and_its_neighbours_are_accepted(
+def test_invalid_events_are_rejected_and_others_accepted(
     shared: Live, user: str, bad: str, code: str
 ) -> None:
     element = bad % now_ms() if "%d" in bad else bad
@@ -150,7 +150,7 @@ def test_a_body_that_is_no_json_is_a_problem(shared: Live, body: bytes) -> None:
         ("POST", "/v1/recommend"),
         ("POST", "/v1/recommend/batch"),
     ):
-        assert said(shared.http.request(method, path, content=body)) == (400, "bad_body")
+        assert problem_of(shared.http.request(method, path, content=body)) == (400, "bad_body")
 
 
 @pytest.mark.parametrize(
@@ -175,7 +175,7 @@ def test_a_body_that_is_no_json_is_a_problem(shared: Live, body: bytes) -> None:
 def test_a_request_that_is_not_valid_is_told_where(shared: Live, body: str, field: str) -> None:
     answer = shared.http.post("/v1/recommend", content=body)
 
-    assert said(answer) == (422, "invalid")
+    assert problem_of(answer) == (422, "invalid")
     assert answer.json()["field"] == field
     assert answer.json()["detail"]
 
@@ -201,7 +201,7 @@ def test_a_batch_answers_each_request(shared: Live) -> None:
     assert results[1]["problem"]["field"] == "$.after"
     for count in (0, 101):
         empty = shared.http.post("/v1/recommend/batch", json={"requests": [{}] * count})
-        assert said(empty) == (422, "invalid")
+        assert problem_of(empty) == (422, "invalid")
 
 
 def test_a_body_over_the_limit_is_refused_unread(shared: Live, user: str) -> None:
@@ -212,8 +212,8 @@ def test_a_body_over_the_limit_is_refused_unread(shared: Live, user: str) -> Non
             yield large[start : start + 65_536]
 
     for method, path in (("POST", "/v1/events"), ("PUT", "/v1/items"), ("POST", "/v1/recommend")):
-        assert said(shared.http.request(method, path, content=large)) == (413, "too_large")
-        assert said(shared.http.request(method, path, content=pieces())) == (413, "too_large")
+        assert problem_of(shared.http.request(method, path, content=large)) == (413, "too_large")
+        assert problem_of(shared.http.request(method, path, content=pieces())) == (413, "too_large")
     with socket.create_connection(("127.0.0.1", shared.port), timeout=60) as connection:
         connection.sendall(
             b"POST /v1/events HTTP/1.1\r\nhost: localhost\r\ncontent-length: 999999999\r\n\r\n["
@@ -238,7 +238,7 @@ def test_what_is_left_of_a_refused_body_is_not_read_for_ever(
 def test_too_many_in_one_batch_are_refused(shared: Live) -> None:
     many = [{"type": "view", "timestamp": now_ms(), "user_id": "u"}] * 1001
 
-    assert said(shared.http.post("/v1/events", json=many)) == (400, "bad_body")
+    assert problem_of(shared.http.post("/v1/events", json=many)) == (400, "bad_body")
 
 
 def test_compressed_bodies_are_refused(shared: Live) -> None:
@@ -246,7 +246,7 @@ def test_compressed_bodies_are_refused(shared: Live) -> None:
         "/v1/events", content=b"\x1f\x8b", headers={"content-encoding": "gzip"}
     )
 
-    assert said(answer) == (415, "unsupported_encoding")
+    assert problem_of(answer) == (415, "unsupported_encoding")
 
 
 def test_a_slow_head_is_cut_off_and_a_slow_body_gets_a_problem(shared: Live) -> None:
@@ -279,7 +279,7 @@ def test_other_methods_and_paths_are_problems(shared: Live) -> None:
     for path in sorted({endpoint.path for endpoint in ENDPOINTS}):
         real = path.replace("{user_id}", "u").replace("{name}", "demo")
         answer = shared.http.request("PATCH", real)
-        assert said(answer) == (405, "method_not_allowed")
+        assert problem_of(answer) == (405, "method_not_allowed")
         assert answer.headers["allow"] == ", ".join(
             sorted(endpoint.method for endpoint in ENDPOINTS if endpoint.path == path)
         )
@@ -293,7 +293,7 @@ def test_other_methods_and_paths_are_problems(shared: Live) -> None:
         "/%ff",
         "/v1/x/y",
     ):
-        assert said(shared.http.get(path)) == (404, "not_found")
+        assert problem_of(shared.http.get(path)) == (404, "not_found")
     head = shared.http.head("/healthz")
     assert (head.status_code, head.content) == (200, b"")
 
@@ -302,7 +302,7 @@ def test_other_methods_and_paths_are_problems(shared: Live) -> None:
     "query", ["?att=1", "?at=soon", "?at=1&at=2", "?at=-1", "?at=%ff", "?at=1969-01-01T00:00:00Z"]
 )
 def test_wrong_query_parameters_are_problems(shared: Live, query: str) -> None:
-    assert said(shared.http.get(f"/v1/users/u/features{query}")) == (400, "bad_query")
+    assert problem_of(shared.http.get(f"/v1/users/u/features{query}")) == (400, "bad_query")
 
 
 def test_features_of_any_id_can_be_read(shared: Live) -> None:
@@ -319,7 +319,7 @@ def test_features_of_any_id_can_be_read(shared: Live) -> None:
         assert found["features"]["views"] == 1
         assert found["features"]["by_category"] == {"kitchen": 1}
         assert found["features"]["recent"] == [["i-1", stamp]]
-    assert said(shared.http.get(f"/v1/users/{'x' * 257}/features")) == (404, "not_found")
+    assert problem_of(shared.http.get(f"/v1/users/{'x' * 257}/features")) == (404, "not_found")
     assert shared.http.get("/v1/users/nobody/features").json()["features"]["views"] == 0
 
 
@@ -375,7 +375,7 @@ def test_reports_cannot_be_left(shared: Live, name: str) -> None:
 
 def test_statistics_are_none_until_published(shared: Live) -> None:
     assert shared.http.get("/v1/statistics").json()["statistics"] == []
-    assert said(shared.http.get("/v1/statistics/views")) == (404, "not_found")
+    assert problem_of(shared.http.get("/v1/statistics/views")) == (404, "not_found")
 
 
 def test_request_ids_are_kept_when_sane_and_made_otherwise(shared: Live) -> None:
@@ -394,18 +394,21 @@ def test_request_ids_are_kept_when_sane_and_made_otherwise(shared: Live) -> None
 
 def test_without_keys_only_loopback_names_are_served(shared: Live) -> None:
     for host in ("evil.example", "localhost.evil.example", "127.0.0.1.evil.example", "10.0.0.1"):
-        assert said(shared.http.get("/v1/models", headers={"host": host})) == (421, "wrong_host")
+        assert problem_of(shared.http.get("/v1/models", headers={"host": host})) == (
+            421,
+            "wrong_host",
+        )
     for host in ("localhost", "LOCALHOST:80", "127.0.0.1:8420", "[::1]:1"):
         assert shared.http.get("/v1/models", headers={"host": host}).status_code == 200
 
 
 def test_without_keys_pages_of_other_origins_are_refused(shared: Live) -> None:
-    """A browser sends a page's plain POST without asking first, and names the page's origin."""
+    """A browser sends a page's plain POST without a preflight, with the page's origin."""
     event = b'{"type": "view", "timestamp": 1, "user_id": "planted"}'
     for origin in ("https://evil.example", "null", "http://127.0.0.1.evil.example"):
         headers = {"origin": origin, "content-type": "text/plain"}
         answer = shared.http.post("/v1/events", content=event, headers=headers)
-        assert said(answer) == (421, "wrong_host")
+        assert problem_of(answer) == (421, "wrong_host")
     for origin in ("http://localhost:8501", "https://127.0.0.1"):
         assert shared.http.get("/v1/models", headers={"origin": origin}).status_code == 200
 
@@ -427,13 +430,13 @@ def test_every_scope_opens_its_doors_and_no_other(locked: Live) -> None:
             allowed = endpoint.scope in (None, scope) or scope == "admin"
             assert (answer.status_code != 403) == allowed, (endpoint.path, scope)
             if not allowed:
-                assert said(answer) == (403, "missing_scope")
+                assert problem_of(answer) == (403, "missing_scope")
         for wrong in (None, "x", "nonsense", keys["admin"][:-1] + "_"):
             answer = _call(endpoint, locked.http, wrong)
             if endpoint.scope is None:
                 assert answer.status_code == 200
             else:
-                assert said(answer) == (401, "no_key")
+                assert problem_of(answer) == (401, "no_key")
                 assert answer.headers["www-authenticate"].startswith("Bearer")
 
 
@@ -442,12 +445,15 @@ def test_keys_come_in_either_header_and_go_when_revoked(locked: Live) -> None:
     for headers in ({"x-api-key": key}, {"authorization": f"bearer {key}"}):
         assert locked.http.post("/v1/events", json=view(1), headers=headers).status_code == 202
     basic = {"authorization": f"Basic {key}"}
-    assert said(locked.http.post("/v1/events", json=view(2), headers=basic)) == (401, "no_key")
+    assert problem_of(locked.http.post("/v1/events", json=view(2), headers=basic)) == (
+        401,
+        "no_key",
+    )
 
     locked.platform.keys.revoke(about.id)
 
     answer = locked.http.post("/v1/events", json=view(3), headers={"x-api-key": key})
-    assert said(answer) == (401, "no_key")
+    assert problem_of(answer) == (401, "no_key")
 
 
 def test_only_admins_choose_time_and_arm(locked: Live) -> None:
@@ -455,7 +461,7 @@ def test_only_admins_choose_time_and_arm(locked: Live) -> None:
     admin = {"x-api-key": locked.platform.keys.create(["admin"])[0]}
     for body in ({"timestamp": 0}, {"force": {"ranking": "b"}}):
         refused = locked.http.post("/v1/recommend", json=body, headers=plain)
-        assert said(refused) == (403, "missing_scope")
+        assert problem_of(refused) == (403, "missing_scope")
         assert locked.http.post("/v1/recommend", json=body, headers=admin).status_code == 200
 
 

@@ -1,4 +1,4 @@
-"""Web pages: who may call from where, and what a key that everybody can read is good for."""
+"""Web pages: allowed origins, and the limits of a key that everybody can read."""
 
 from __future__ import annotations
 
@@ -214,9 +214,8 @@ def test_no_answer_tells_a_page_how_much_goes_on(shop: Live, key: str) -> None:
     assert answer["explanation"] is None
 
 
-def test_where_no_header_can_be_sent_a_browser_key_may_lie_in_the_address(
-    shop: Live, key: str
-) -> None:
+def test_only_a_browser_key_may_be_in_the_address(shop: Live, key: str) -> None:
+    """A beacon cannot send headers."""
     server_key = shop.platform.keys.create(["ingest"])[0]
     beacon = {"origin": SHOP, "content-type": "text/plain;charset=UTF-8"}
 

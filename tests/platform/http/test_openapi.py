@@ -1,4 +1,4 @@
-"""The OpenAPI document cannot drift: one table makes it and the routes, and its examples work."""
+"""The OpenAPI document agrees with the routes, and its examples work."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Answers leave whole, head and body in one write; and memory goes back while they are made."""
+"""Responses are one write, head and body together; memory is returned."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _ASKED = (
 
 
 class _Wire(asyncio.Transport):
-    """A transport that keeps every write."""
+    """Transport that records every write."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -46,7 +46,7 @@ class _Wire(asyncio.Transport):
 
 
 async def _written(application: Application, sent: bytes) -> _Wire:
-    """What the server writes to answer the bytes of one connection."""
+    """Return the transport after the server has answered the bytes of a connection."""
     server = make_server(application, ServerSettings(), lifespan=False)
     config, state = server.config, ServerState()
     config.load()
@@ -113,7 +113,7 @@ def test_a_request_says_whether_its_body_is_there() -> None:
     assert said == [True, True, False, False]
 
 
-def test_a_request_that_was_answered_leaves_nothing_to_the_collector() -> None:
+def test_answered_requests_leave_no_reference_cycles() -> None:
     asked = b"POST / HTTP/1.1\r\nhost: localhost\r\ncontent-length: 2\r\n\r\nhi"
     left: list[int] = []
 

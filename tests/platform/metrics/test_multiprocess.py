@@ -1,4 +1,4 @@
-"""What several processes count, as the numbers of one server."""
+"""Sum of the metrics of several processes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What Prometheus reads holds no exact total of what people did."""
+"""Public metrics contain no exact total of user activity."""
 
 import functools
 
@@ -27,7 +27,7 @@ class Clock:
 
 
 def busy(metrics: Metrics, people: int) -> None:
-    """What so many people make a server count, each with ten events, one of which is refused."""
+    """Count ten events of each of several users, one of them rejected."""
     for _ in range(people):
         metrics.ingested("event", "accepted", 9)
         metrics.ingested("event", "rejected", 1)
@@ -39,7 +39,7 @@ def busy(metrics: Metrics, people: int) -> None:
         metrics.actions.inc()
 
 
-def test_leak_5_one_person_more_changes_nothing_that_prometheus_reads() -> None:
+def test_leak_5_one_more_user_changes_no_public_metric() -> None:
     some, more = Metrics(CollectorRegistry()), Metrics(CollectorRegistry())
     letters = iter([200, 201])
     for metrics, people in ((some, 200), (more, 201)):

@@ -1,4 +1,4 @@
-"""Admission control, in a time of its own: an event loop whose clock jumps to what happens next."""
+"""Admission control on a simulated clock, which jumps to the next event."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TURN_S = 0.003
 
 
 class Jumping(selectors.DefaultSelector):
-    """Passes the time that it is asked to wait for."""
+    """Advance the clock by the time to wait."""
 
     now = 0.0
 
@@ -40,7 +40,7 @@ def loop() -> Iterator[asyncio.SelectorEventLoop]:
 
 @dataclass
 class Load:
-    """What came of a load: seconds to each answer, when each was refused, and after how long."""
+    """Outcome of a load: seconds to each answer, and to each refusal."""
 
     answered: list[float] = field(default_factory=list)
     refused: list[float] = field(default_factory=list)
@@ -147,9 +147,10 @@ def test_slow_work_still_lets_one_wait(loop: asyncio.SelectorEventLoop) -> None:
     assert load.refused == []
 
 
-def test_nobody_waits_longer_than_allowed_or_keeps_the_turn_by_leaving(
+def test_waits_are_bounded_and_cancelled_waits_release_the_turn(
     loop: asyncio.SelectorEventLoop,
 ) -> None:
+    """No task waits longer than allowed, and a cancelled one does not keep the turn."""
     admission, load = make(loop, wait_s=0.5), Load()
 
     async def story() -> None:

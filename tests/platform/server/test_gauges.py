@@ -1,4 +1,4 @@
-"""What the metrics of a server show as it stands."""
+"""Gauges of a server."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tactful.server.gauges import add_gauges
 
 
 class Engine:
-    """Of a size that may only be looked at while nothing is applied."""
+    """Engine with a size that may be read under the lock only."""
 
     watermark = 0
     missing = ()
@@ -33,7 +33,7 @@ class Engine:
 @pytest.mark.parametrize(
     ("size", "told"), [(0, 0), (490, 0), (7 * 2**20 - 490, 7), (7 * 2**20 + 490, 7), (2**30, 1024)]
 )
-def test_the_size_of_the_state_tells_nothing_of_one_person(size: int, told: int) -> None:
+def test_the_size_of_the_state_is_rounded(size: int, told: int) -> None:
     metrics, lock = Metrics(CollectorRegistry()), threading.Lock()
     backend: Any = SimpleNamespace(
         engine=Engine(size, lock),

@@ -1,4 +1,4 @@
-"""The assembled platform: reading your own writes, overload, a dead engine, a clean stop."""
+"""The assembled platform: read-your-writes, overload, a failed engine, a stop."""
 
 from __future__ import annotations
 
@@ -44,9 +44,10 @@ def test_after_reads_your_own_writes(live: Live) -> None:
         assert answer["position"] >= position
 
 
-def test_definitions_without_what_lists_are_made_from_still_serve(
+def test_definitions_without_packaged_features_still_serve(
     settings: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """Missing features are named in a warning and count as 0."""
     with Live(Platform.open(settings, recommender)) as live:
         assert live.http.put("/v1/items", json=[{"item_id": "a"}, {"item_id": "b"}]).is_success
         assert live.http.post("/v1/events", json=view(1)).status_code == 202
@@ -289,9 +290,10 @@ def test_one_data_directory_has_one_server(settings: Settings) -> None:
     Platform.open(settings, build).close()
 
 
-def test_other_features_are_missing_until_they_are_computed_which_loses_nothing(
+def test_changed_features_are_missing_until_a_rebuild(
     settings: Settings,
 ) -> None:
+    """A changed definition counts nothing before `rebuild`, and loses nothing by it."""
     with Live(Platform.open(settings, build)) as live:
         live.http.post("/v1/events", json=[view(number) for number in range(50)])
     settings.features.write_text(FEATURES.replace("364d, slide: 28d", "90d, slide: 9d"))

@@ -1,6 +1,6 @@
-"""What an acknowledged event outlives: a stop, a crash in the midst of a write, a damaged disk.
+"""Durability of acknowledged events: stops, torn writes, damaged and full disks.
 
-How servers, workers and sinks stand being killed is in ``test_kills.py``.
+``test_kills.py`` kills servers, workers and sinks.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -39,7 +39,7 @@ WRITERS = 4
 
 
 class Process:
-    """``tactful serve`` on one data directory and one port, however often it is started."""
+    """``tactful serve`` on one data directory and one port, over several starts."""
 
     def __init__(self, directory: Path) -> None:
         self.data = directory / "data"
@@ -158,7 +158,8 @@ def test_only_in_power_durability_an_answer_waits_for_the_disk(
     with live, blocked(os, "fdatasync") as disk, ThreadPoolExecutor(1) as pool:
         answer = pool.submit(live.http.post, "/v1/events", json=[view(1)])
         if durability == "power":
-            assert not wait([answer], timeout=0.5).done
+            assert disk.reached.wait(120)
+            assert not answer.done()
             disk.set()
         assert answer.result(120).status_code == 202
 
@@ -170,7 +171,7 @@ def test_the_torn_tail_of_a_crash_costs_nothing(settings: Settings) -> None:
     (segment,) = (settings.storage.data / "log").glob("*.log")
     whole = segment.read_bytes()
     with segment.open("ab") as file:
-        file.write(whole[:60])  # the begin of a record that was never finished
+        file.write(whole[:60])  # the beginning of an unfinished record
 
     with Live(Platform.open(settings, build)) as live:
         again = live.http.post("/v1/events", json=[view(n) for n in range(10)]).json()
@@ -222,7 +223,7 @@ def test_damage_that_is_met_later_is_told_with_what_to_do(
 
 
 @pytest.mark.parametrize("victim", ["CURRENT", "MANIFEST-*", "*.sst"])
-def test_a_damaged_state_is_refused_and_computed_again_from_the_log(
+def test_a_damaged_state_is_refused_and_rebuilt_from_the_log(
     settings: Settings, victim: str
 ) -> None:
     with Live(Platform.open(settings, build)) as live:
@@ -246,7 +247,7 @@ def test_a_damaged_state_is_refused_and_computed_again_from_the_log(
 
 
 @pytest.mark.slow
-def test_a_server_that_is_watched_is_started_again_when_it_crashes(tmp_path: Path) -> None:
+def test_a_supervised_server_restarts_after_a_crash(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tactful", "serve", "--dev", "--json", "--supervise"]
     command += ["--port", str(free_port()), "--data", str(tmp_path / "data")]
     with (tmp_path / "err").open("wb") as err:
@@ -269,7 +270,7 @@ def test_a_server_that_is_watched_is_started_again_when_it_crashes(tmp_path: Pat
 
 
 class FullDisk:
-    """A disk under a server that is full, or lets its files grow to a size only, until `free`."""
+    """Disk of a server that is full, or limits the size of files, until `free`."""
 
     def __init__(self, server: Process, how: str) -> None:
         self._pid, self._ballast = server.process.pid, server.data.parent / "ballast"
@@ -285,7 +286,7 @@ class FullDisk:
         self._limit(resource.RLIM_INFINITY)
 
     def _limit(self, size: int) -> None:
-        # The kernel refuses what is beyond, as a full disk does.
+        # The kernel refuses larger files, as a full disk does.
         resource.prlimit(self._pid, resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
 
 
@@ -363,7 +364,7 @@ def _fill_and_free(folder: Path, how: str) -> None:
         server.end(signal.SIGTERM)
 
 
-def test_the_serving_process_imports_neither_torch_nor_mlflow_nor_streamlit(tmp_path: Path) -> None:
+def test_the_server_imports_no_torch_mlflow_or_streamlit(tmp_path: Path) -> None:
     code = (
         "import sys, tactful.cli.main, tactful.http.app, tactful.http.uvicorn_server\n"
         "import tactful.recommend.recommender, tactful.statistics.service, tactful.client\n"

@@ -1,4 +1,4 @@
-"""Whatever is sent, to whatever route: no 500, every error a problem, and the server stays up."""
+"""Random requests to every route: no 500, every error is a problem."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ values = st.recursive(
 
 @st.composite
 def spoilt(draw: st.DrawFn) -> Any:
-    """A good event, item, user or request with some of its parts exchanged."""
+    """A valid event, item, user or request with some of its parts exchanged."""
     good = draw(
         st.sampled_from([it.request_example for it in ENDPOINTS if it.request_example is not None])
     )

@@ -1,4 +1,4 @@
-"""The server on Kafka, alone and with workers and Redis: its promises, and outages of either."""
+"""The server on Kafka, alone and with workers and Redis: guarantees, and outages."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.streaming.redis_server import RedisServer
 from tactful.config.settings import Settings
 from tactful.config.storage import LogSettings, OnlineSettings
 from tactful.errors import StorageError
-from tactful.event_log.merged_log import MergedLog
+from tactful.event_log.merged_log import MergedLog, Span
 from tactful.metadata.connections import kafka_settings, open_redis
 from tactful.pipeline.online_features import SharedFeatures, own_definitions, shared_definitions
 from tactful.schemas.problems import ProblemError
@@ -51,7 +51,7 @@ def on_kafka(settings: Settings, servers: str, **changes: Any) -> Settings:
 
 @pytest.fixture
 def kafka(settings: Settings, broker: Broker) -> Settings:
-    """Settings of a server that computes everything itself, from a topic of its own."""
+    """Settings of a server that computes all features itself, from a topic of its own."""
     return on_kafka(settings, broker.servers)
 
 
@@ -66,8 +66,8 @@ def post(live: Live, events: list[dict[str, Any]]) -> Any:
 
 
 def records(settings: Settings, count: int) -> list[bytes]:
-    """What the topic holds, once there are so many records."""
-    with contextlib.closing(MergedLog(kafka_settings(settings.log), 4)) as log:
+    """Return the records of the topic, at least `count`."""
+    with contextlib.closing(MergedLog(kafka_settings(settings.log), 4, Span())) as log:
         found: list[bytes] = []
         until = time.monotonic() + 120
         while len(found) < count and time.monotonic() < until:
@@ -186,9 +186,10 @@ def proxied(settings: Settings) -> Iterator[tuple[Settings, Proxy]]:
         yield on_kafka(settings, broker.servers), proxy
 
 
-def test_while_no_broker_answers_events_are_refused_and_then_taken_again(
+def test_events_are_refused_while_no_broker_answers(
     proxied: tuple[Settings, Proxy],
 ) -> None:
+    """They are accepted again afterwards."""
     settings, proxy = proxied
     with Live(Platform.open(settings, build)) as live:
         before = post(live, [view(1)])
@@ -209,7 +210,7 @@ def test_while_no_broker_answers_events_are_refused_and_then_taken_again(
         assert live.views("u", after["position"]) == 3
 
 
-def test_what_is_spooled_while_no_broker_answers_counts_once_it_does(
+def test_spooled_events_count_once_a_broker_answers(
     proxied: tuple[Settings, Proxy],
 ) -> None:
     settings, proxy = proxied
@@ -228,7 +229,7 @@ def test_what_is_spooled_while_no_broker_answers_counts_once_it_does(
 
 
 class Workers(threading.Thread):
-    """A worker in a thread of this process, begun anew when it ends, as a service manager does."""
+    """A worker in a thread of this process, which is restarted when it ends."""
 
     def __init__(self, settings: Settings, url: str, data: Path) -> None:
         super().__init__(daemon=True)
@@ -292,7 +293,7 @@ def test_people_are_read_from_redis_where_workers_put_them(
             assert live.http.get("/readyz").json()["checks"]["online"]
             accepted = post(live, [view(4, user) for user in people(9)])
 
-            redis.start()  # empty: the worker puts everything again
+            redis.start()  # empty: the worker writes everything again
             wait_until(
                 lambda: live.http.post("/v1/recommend", json={"user_id": "u"}).status_code == 200
             )
@@ -330,7 +331,7 @@ CONTRACT = """
 """
 
 
-def test_each_definition_is_computed_where_it_is_known_as_a_whole() -> None:
+def test_definitions_are_computed_where_data_are_complete() -> None:
     definitions = load_definitions(
         CONTRACT
         + """

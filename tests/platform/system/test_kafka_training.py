@@ -1,4 +1,4 @@
-"""Training and reports from a log in Kafka: what files with the same events give, or a reason."""
+"""Training and reports from a log in Kafka, equal to those from files."""
 
 from __future__ import annotations
 
@@ -42,7 +42,8 @@ from tactful.ranking.model import Pointer, version_directory, write_pointer
 from tactful.schemas.positions import parse
 from tactful.subjects.consented_log import Allows, PermittedLog, measured_log
 from tactful.training.history import History
-from tactful.training.train import Trained, TrainingOptions, train
+from tactful.training.options import TrainingOptions
+from tactful.training.train import Trained, train
 from tactful.util.checkpoint import Checkpoint
 from tactful.util.clock import now_ms
 from tactful_streaming.contract.log_entries import (
@@ -76,16 +77,16 @@ def on_kafka(servers: str, folder: Path) -> Settings:
 
 
 def fill(settings: Settings, what: Sequence[Entry]) -> None:
-    """Append entries to the topic.
+    """Append entries to the topic, and one in a batch of its own.
 
-    The broker of the tests takes a batch at the end of a partition for one record, so one is last.
+    The broker of the tests counts the last batch of a partition as one record.
     """
     append(settings, what)
     append(settings, [Tick(timestamp=0)])
 
 
 def lists_shown(of: Sequence[Entry], count: int = 200) -> Iterator[Event]:
-    """Lists of people of a shop, what they took of them, and lists that may not be learned from."""
+    """Yield impressions, takings, and impressions that training must leave out."""
     events = [it for it in of if isinstance(it, Event)]
     people = sorted({it.user_id for it in events if it.user_id})
     end = max(it.timestamp for it in events)
@@ -93,7 +94,7 @@ def lists_shown(of: Sequence[Entry], count: int = 200) -> Iterator[Event]:
     meaning = layout(definitions().fingerprint)
     for number in range(count):
         features = draw.standard_normal((5, len(RANKING_FEATURES))).astype("<f4")
-        # No other event has this time: partitions are in no order where times are the same.
+        # No other event has this time: partitions have no order at equal times.
         at = end - 12 * DAY + number * (10 * DAY // count) // 1000 * 1000 + 999
         person = people[number % len(people)]
         about: dict[str, Any] = {"user_id": person, "recommendation_id": f"r{number}"}
@@ -122,7 +123,7 @@ def lists_shown(of: Sequence[Entry], count: int = 200) -> Iterator[Event]:
 
 
 def everything() -> list[Entry]:
-    """Whatever a log may hold: also what is sent twice, restricted, or told to other partitions."""
+    """Return entries of every kind: also repeated and restricted ones."""
     what = entries(make_shop(3, people=12, items=40, days=30, guests=True))
     upserts = [it for it in what if not isinstance(it, Event)]
     events = [it for it in what if isinstance(it, Event)]
@@ -160,15 +161,15 @@ def run(*arguments: object) -> Result:
     return CliRunner().invoke(main, [str(it) for it in arguments])
 
 
-# The same
+# Equal results
 
 
-def test_the_same_events_make_the_same_model_in_files_and_in_kafka(
+def test_the_model_is_the_same_from_files_and_from_kafka(
     kafka_servers: str, tmp_path: Path
 ) -> None:
     what = everything()
     settings = on_kafka(kafka_servers, tmp_path)
-    # What one partition tells another is nothing new to who reads all of them.
+    # Forwarded events are repetitions for a reader of all partitions.
     events = [it for it in what if isinstance(it, Event) and it.user_id is None]
     forwarded = [Forwarded(target="person-01", timestamp=it.timestamp, event=it) for it in events]
     fill(settings, [*what, *forwarded])
@@ -190,9 +191,10 @@ def test_the_same_events_make_the_same_model_in_files_and_in_kafka(
     assert min(map(len, held.values())) > upserts, "people are in every partition"
 
 
-def test_a_sealed_topic_is_opened_and_who_has_no_key_any_more_is_not_in_it(
+def test_training_reads_a_sealed_topic_without_erased_users(
     kafka_servers: str, tmp_path: Path
 ) -> None:
+    """Users whose key was deleted are left out."""
     what = entries(make_shop(3, people=12, items=40, days=30))
     key = tmp_path / "key"
     key.write_text("5c" * 32)
@@ -235,7 +237,7 @@ KILLED = f"""
 import os, signal, sys
 from pathlib import Path
 from tactful.config.settings import load_settings
-from tactful.training.train import TrainingOptions
+from tactful.training.options import TrainingOptions
 from tactful.models.training_run import run_training
 
 def say(stage, done, total):
@@ -246,7 +248,7 @@ run_training(load_settings(Path(sys.argv[1])), {OPTIONS!r}, say=say)
 """
 
 
-def test_a_training_that_was_killed_goes_on_with_the_topic_as_it_was(
+def test_a_killed_training_continues_with_the_same_records(
     kafka_servers: str, tmp_path: Path, tracking_uri: str
 ) -> None:
     what = everything()
@@ -259,7 +261,7 @@ def test_a_training_that_was_killed_goes_on_with_the_topic_as_it_was(
         command = [sys.executable, "-c", KILLED, str(config), stage]
         killed = subprocess.run(command, capture_output=True, check=False)
         assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
-        # The server goes on meanwhile; the training sees the topic as it was.
+        # The server appends meanwhile; the training reads the topic as it was.
         fill(settings, [later(it) for it in what if isinstance(it, Event)][-300:])
 
     result = run_training(settings, OPTIONS)
@@ -288,7 +290,7 @@ def test_a_training_of_a_topic_is_a_command_like_any_other(
     settings = on_kafka(kafka_servers, tmp_path)
     config = tmp_path / "tactful.toml"
     config.write_text(toml(settings))
-    # A log in files, as from before the topic, is none of its business.
+    # A log in files, from before the topic, is ignored.
     write_log(tmp_path / "data" / "log", []).close()
     fill(settings, everything())
 
@@ -316,13 +318,13 @@ def toml(settings: Settings) -> str:
     )
 
 
-# When it is due
+# Drift
 
 
 def test_drift_in_a_topic_makes_a_training_due(
     kafka_servers: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is asked of the newest records alone: in earlier ones there would be none."""
+    """Only the newest records are checked: earlier ones have no drift."""
     what = entries(make_shop(3, people=8, items=20, days=30))
     events = [it for it in what if isinstance(it, Event)]
     shown = [it for it in lists_shown(what, 2_400) if it.type == "impression"]
@@ -351,7 +353,7 @@ def moved_by(far: float, shown: Event, column: int) -> Event:
     return msgspec.structs.replace(shown, properties={**changed, "forced": False})
 
 
-# What else reads the log
+# Reports
 
 
 def test_reports_of_a_topic_are_those_of_files(
@@ -405,7 +407,7 @@ def purchase_of(identity: str, person: str, at: int) -> Event:
     )
 
 
-# What cannot be read
+# Missing topics, brokers and records
 
 
 def test_a_topic_that_is_not_there_is_told(kafka_servers: str, tmp_path: Path) -> None:
@@ -419,9 +421,7 @@ def test_a_topic_that_is_not_there_is_told(kafka_servers: str, tmp_path: Path) -
         pass
 
 
-def test_a_topic_is_not_learned_from_where_nobody_knows_who_agrees(
-    kafka_servers: str, tmp_path: Path
-) -> None:
+def test_training_from_a_topic_needs_known_consent(kafka_servers: str, tmp_path: Path) -> None:
     settings = on_kafka(kafka_servers, tmp_path)
     fill(settings, [Tick(timestamp=1)])
     elsewhere = replace(settings, storage=StorageSettings(data=tmp_path / "elsewhere"))
@@ -447,7 +447,7 @@ def test_a_broker_that_is_away_is_told(tmp_path: Path, monkeypatch: pytest.Monke
             run_training(settings, OPTIONS, say=gone)
         with pytest.raises(ModelError, match=r"nothing to train from: .*no broker answers"):
             run_training(settings, OPTIONS)
-        # What it had done by then is there still.
+        # Its checkpoint remains.
         proxy.restore()
         with Checkpoint.hold(settings.models / "training") as checkpoint:
             assert checkpoint.about() is not None
@@ -455,7 +455,7 @@ def test_a_broker_that_is_away_is_told(tmp_path: Path, monkeypatch: pytest.Monke
 
 @pytest.fixture
 def small_topic(tmp_path: Path) -> Iterator[Settings]:
-    """A topic of a pretended cluster, which keeps some 5 MiB of each partition."""
+    """Topic of a mock cluster, which keeps some 5 MiB of each partition."""
     from confluent_kafka.admin import AdminClient
 
     with mock_cluster() as servers:
@@ -465,7 +465,7 @@ def small_topic(tmp_path: Path) -> Iterator[Settings]:
 
 
 def fill_up(settings: Settings) -> None:
-    """Append so much that nothing of what was there is kept."""
+    """Append so much that no earlier record is kept."""
     with KafkaLog(kafka_settings(settings.log)) as log:
         for number in range(log.partitions):
             for _ in range(14):
@@ -510,7 +510,7 @@ def every(log: Any) -> Iterator[tuple[int, bytes]]:
         yield from records
 
 
-# The log as one
+# Merged log
 
 
 def test_a_topic_ends_where_it_did_and_is_read_again_as_it_was(

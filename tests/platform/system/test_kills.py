@@ -1,4 +1,4 @@
-"""``kill -9`` under load, everywhere: nothing acknowledged is lost, and no number is wrong.
+"""``kill -9`` under load: no acknowledged event is lost, and no number is wrong.
 
 The same code measures the figures ``kills``, ``kill_lost_events`` and ``kill_wrong_values``.
 """
@@ -44,7 +44,7 @@ Launcher = tuple[str, ...]
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A folder whose name no other run has given to a topic."""
+    """Folder with a name that no other run has given to a topic."""
     return tmp_path / uuid.uuid4().hex[:12]
 
 
@@ -61,7 +61,7 @@ def drop_rows(url: str) -> None:
 
 
 def check(outcome: Outcome, kills: int) -> None:
-    """Whether a run was one, and found nothing."""
+    """Check that a run had load and kills, and found no loss."""
     assert outcome.kills >= kills
     assert outcome.acknowledged > 50 * kills, "there was hardly any load"
     assert outcome.comparison.compared > 1000
@@ -156,7 +156,7 @@ def test_a_sink_to_redis(folder: Path, kafka_brokers: Brokers, redis_url: str) -
     check(run_sink(kafka_brokers, SINK_KILLS, folder, 8, lambda _: redis_url), SINK_KILLS)
 
 
-# Whether it would be seen.
+# Planted faults that a run must find.
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""A champion is swapped while people ask: over HTTP, back and forth, and no request fails."""
+"""Champions are swapped under load, over HTTP, and no request fails."""
 
 from __future__ import annotations
 
@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import msgspec
 import pytest
-from tests.platform.shop import definitions, entries, make_shop, write_log
+from tests.platform.shop import entries, make_shop, rename_version, train_version, write_log
 from tests.platform.support import Live, now_ms, wait_until
 
 from tactful.config.engine import EngineSettings
@@ -25,7 +24,6 @@ from tactful.config.storage import StorageSettings
 from tactful.ranking.model import Pointer, read_manifest, version_directory, write_pointer
 from tactful.recommend.recommender import LEARNED, RANKING_EXPERIMENT, build
 from tactful.server.platform import Platform
-from tactful.training.train import TrainingOptions, train
 
 SHOP = make_shop(7, people=14, items=70, days=40)
 SPOILED = "9"
@@ -36,17 +34,13 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A log, and in `models` three versions that fit and one that does not."""
     directory = tmp_path_factory.mktemp("trained")
     log = write_log(directory / "log", entries(SHOP))
-    first = version_directory(directory / "models", "1")
-    train(log, definitions(), first, TrainingOptions(label_days=15, rounds=10, threads=1))
+    first = train_version(log, directory / "models", rounds=10)
     log.close()
-    for version in ("1", "2", "3", SPOILED):
-        place = version_directory(directory / "models", version)
-        if version != "1":
-            shutil.copytree(first, place)
-        manifest = msgspec.structs.replace(read_manifest(place), version=version)
-        if version == SPOILED:
-            manifest = msgspec.structs.replace(manifest, features=manifest.features[::-1])
-        (place / "manifest.json").write_bytes(msgspec.json.encode(manifest))
+    features = read_manifest(first).features
+    for version in ("2", "3", SPOILED):
+        place = Path(shutil.copytree(first, version_directory(directory / "models", version)))
+        order = -1 if version == SPOILED else 1
+        rename_version(place, version, features=features[::order])
     return directory
 
 
@@ -56,7 +50,7 @@ def settings(trained: Path, tmp_path: Path) -> Settings:
     models = Path(shutil.copytree(trained / "models", tmp_path / "models"))
     write_pointer(models, Pointer(version="1"))
     return Settings(
-        # Four threads ask as fast as they can: on a slow machine that is more than it can answer.
+        # Four threads send as fast as they can: a slow machine cannot keep up.
         server=ServerSettings(port=0, dev=True, recommend_wait_s=60, recommend_standing_s=60),
         storage=StorageSettings(data=tmp_path / "data", models=models, durability="process"),
         engine=EngineSettings(clock="events"),
@@ -64,7 +58,7 @@ def settings(trained: Path, tmp_path: Path) -> Settings:
 
 
 class Load:
-    """What those who ask were answered."""
+    """Outcomes of the requests."""
 
     def __init__(self) -> None:
         self.statuses: Counter[int] = Counter()
@@ -72,14 +66,14 @@ class Load:
         self.failures: list[str] = []
 
     def seen(self, version: str) -> None:
-        """Wait until a list of a version is given."""
+        """Wait for a recommendation of a version."""
         before = self.versions[version]
         wait_until(lambda: self.versions[version] > before, seconds=60)
 
 
 @contextmanager
-def asking(live: Live) -> Iterator[Load]:
-    """Several people ask, and events and items come in, until the context ends."""
+def load_on(live: Live) -> Iterator[Load]:
+    """Send requests, events and items until the context ends."""
     load, stop, lock = Load(), threading.Event(), threading.Lock()
 
     def ask(number: int) -> None:
@@ -128,7 +122,7 @@ def asking(live: Live) -> Iterator[Load]:
 def test_no_request_fails_while_champions_come_and_go(settings: Settings) -> None:
     models = settings.models
     with Live(Platform.open(settings, build)) as live:
-        with asking(live) as load:
+        with load_on(live) as load:
             load.seen("1")
             for version, previous in (("2", "1"), ("3", "2"), ("2", "3"), ("1", "2")):
                 write_pointer(models, Pointer(version=version, previous=previous))
@@ -145,7 +139,7 @@ def test_no_request_fails_while_champions_come_and_go(settings: Settings) -> Non
     assert "order differs" in said["refused"]
 
 
-def test_a_restart_under_a_champion_that_does_not_fit_serves_the_one_before(
+def test_a_restart_with_an_unfit_champion_serves_the_last_one(
     settings: Settings,
 ) -> None:
     write_pointer(settings.models, Pointer(version=SPOILED, previous="2"))

@@ -1,4 +1,4 @@
-"""Over HTTP: what a first click changes, how soon a new item shows, and what arms and rules do."""
+"""Recommendations over HTTP: first clicks, new items, arms and placement rules."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from tests.platform.shop import DAY, definitions, entries, make_shop, write_log
+from tests.platform.shop import DAY, entries, make_shop, train_version, write_log
 from tests.platform.support import Live, small_settings, wait_until
 
 from tactful.config.engine import EngineSettings
@@ -20,12 +20,12 @@ from tactful.config.recommendation import RecommendSettings
 from tactful.config.settings import Settings
 from tactful.errors import ConfigError
 from tactful.maintenance.doctor import examine
-from tactful.ranking.model import Pointer, read_manifest, version_directory, write_pointer
+from tactful.ranking.model import Pointer, version_directory, write_pointer
 from tactful.recall.index import RecallIndex
 from tactful.recommend.recommender import HEURISTIC, LEARNED, RANKING_EXPERIMENT, build, open_shown
 from tactful.rerank.arm_policy import ranking_experiment
+from tactful.rerank.frequency_caps import ShownToday
 from tactful.server.platform import Platform
-from tactful.training.train import TrainingOptions, train
 from tactful_streaming.contract.log_entries import Entry, Event, Item, User, decode_entry
 from tactful_streaming.log.embedded_log import EmbeddedLog
 
@@ -52,7 +52,7 @@ RULES = """
 
 
 def described() -> list[Entry]:
-    """The shop, where half of the people are of the one kind and half of the other."""
+    """Return the shop, with two kinds of users, half of each."""
     found: list[Entry] = []
     for entry in entries(SHOP):
         if isinstance(entry, User):
@@ -92,19 +92,16 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("shaped")
     log = write_log(directory / "log", described())
     models = directory / "models"
-    place = version_directory(models, "1")
-    train(log, definitions(), place, TrainingOptions(label_days=15, rounds=15, threads=1))
+    train_version(log, models)
     log.close()
-    manifest = msgspec.structs.replace(read_manifest(place), version="1")
-    (place / "manifest.json").write_bytes(msgspec.json.encode(manifest))
     write_pointer(models, Pointer(version="1"))
     return models
 
 
 @contextmanager
-def serving(shop: Shop, rules: str = "") -> Iterator[Live]:
+def serving(shop: Shop, rules: str = "", shown: ShownToday | None = None) -> Iterator[Live]:
     shop.settings.placement.write_text(rules)
-    shown = open_shown(shop.settings)
+    shown = shown or open_shown(shop.settings)
     consumers = {} if shown is None else {"shown": shown}
     platform = Platform.open(shop.settings, partial(build, shown=shown), consumers=consumers)
     with Live(platform) as live:
@@ -126,7 +123,7 @@ def ids(answer: dict[str, Any]) -> list[str]:
 
 
 def logged(shop: Shop, answer: dict[str, Any]) -> dict[str, Any]:
-    """What the log says of a list, once it is there."""
+    """Return the logged properties of a recommendation."""
     wanted = f"impression:{answer['recommendation_id']}"
     found: list[dict[str, Any]] = []
 
@@ -148,7 +145,7 @@ def logged(shop: Shop, answer: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.mark.parametrize("arm", [HEURISTIC, LEARNED])
 @pytest.mark.parametrize("properties", [{}, {"gender": "F", "member": True}])
-def test_the_second_request_of_a_new_person_uses_their_first_click(
+def test_the_second_request_of_a_new_user_uses_the_first_click(
     shop: Shop, arm: str, properties: dict[str, Any]
 ) -> None:
     with serving(shop) as live:
@@ -156,7 +153,7 @@ def test_the_second_request_of_a_new_person_uses_their_first_click(
             body = [{"user_id": "new", "timestamp": NOW - 9, "properties": properties}]
             assert live.http.put("/v1/users", json=body).json()["accepted"] == 1
         before = ask(live, arm, user_id="new", session_id="first", after=0)
-        # What follows most often may be a service, which is in no list.
+        # The item that follows most often may be a service, which is never recommended.
         shown = {*ids(ask(live, arm, user_id="nobody", count=100))}
         clicked = next(item for item in ids(before) if strongest_after(shop, item) in shown)
         click = {
@@ -179,7 +176,7 @@ def test_the_second_request_of_a_new_person_uses_their_first_click(
 
 
 def strongest_after(shop: Shop, item: str) -> str | None:
-    """What follows an item most often, if anything does."""
+    """Return the item that follows an item most often, if any."""
     found = int(shop.index.following.items[row(shop, item)][0])
     return shop.index.item_ids[found] if found >= 0 else None
 
@@ -356,9 +353,11 @@ def test_rules_hold_and_are_logged(shop: Shop) -> None:
 
 
 def test_nobody_sees_an_item_more_often_than_the_cap_on_a_day(shop: Shop) -> None:
-    with serving(shop, RULES) as live:
+    shop.settings.placement.write_text(RULES)
+    today = open_shown(shop.settings)
+    assert today is not None
+    with serving(shop, RULES, today) as live:
         shown: dict[str, int] = {}
-        recommender: Any = live.platform.recommender
         for number in range(5):
             answer = ask(live, user_id=EVERYBODY[0], count=20)
             for item in ids(answer):
@@ -366,12 +365,7 @@ def test_nobody_sees_an_item_more_often_than_the_cap_on_a_day(shop: Shop) -> Non
             total = 20 * (number + 1)
             if len(answer["items"]) == 20:
                 wait_until(
-                    lambda total=total: (
-                        sum(  # type: ignore[misc]
-                            recommender._shown.of(EVERYBODY[0], NOW).values()
-                        )
-                        == total
-                    ),
+                    lambda total=total: sum(today.of(EVERYBODY[0], NOW).values()) == total,  # type: ignore[misc]
                     60,
                 )
         assert max(shown.values()) == 2

@@ -1,4 +1,4 @@
-"""Data that earlier versions stored are read as before: data directory, backup and Redis."""
+"""Data that earlier versions stored are read unchanged: files, backup, Redis."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_a_stored_data_directory(installation: Installation, made: Any) -> None:
 
 
 def test_a_stored_backup(installation: Installation, made: Any, tmp_path: Path) -> None:
-    """A server on the restored backup answers everything as when it was first restored."""
+    """A server on the restored backup answers as when it was first restored."""
     restored = restore(installation, tmp_path / "restored")
     assert_same(restored, made, recorded("expected.json") | recorded("expected_restored.json"))
 
@@ -80,7 +80,7 @@ def online(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[OnlineSe
 
 
 def test_stored_blobs_in_redis(online: OnlineSettings) -> None:
-    """Features read from the blobs are those that the server answered."""
+    """Features read from the blobs are those that the server returned."""
     definitions = load_definitions(HERE / "configuration" / "features.yaml")
     store = open_redis(online, definitions)
     blobs = dict(zip(PEOPLE, store.get_many(PEOPLE), strict=True))

@@ -1,4 +1,4 @@
-"""Several processes that answer requests around one that keeps the state, as real processes."""
+"""Worker processes around the process that owns the state, as real processes."""
 
 from __future__ import annotations
 
@@ -17,15 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import msgspec
 import pytest
-from tests.platform.shop import definitions, entries, make_shop, write_log
+from tests.platform.shop import entries, make_shop, train_version, write_log
 
 from tactful.config.settings import Settings
 from tactful.config.storage import StorageSettings
 from tactful.metadata.connections import open_keys
-from tactful.ranking.model import Pointer, read_manifest, version_directory, write_pointer
-from tactful.training.train import TrainingOptions, train
+from tactful.ranking.model import Pointer, write_pointer
 
 SHOP = make_shop(7, people=14, items=70, days=40)
 ENTRIES = entries(SHOP)
@@ -100,11 +98,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data directory with a log and a model that does not serve yet."""
     data = tmp_path_factory.mktemp("trained")
     log = write_log(data / "log", ENTRIES)
-    place = version_directory(data / "models", "1")
-    train(log, definitions(), place, TrainingOptions(label_days=15, rounds=15, threads=1))
+    train_version(log, data / "models")
     log.close()
-    manifest = msgspec.structs.replace(read_manifest(place), version="1")
-    (place / "manifest.json").write_bytes(msgspec.json.encode(manifest))
     return data
 
 
@@ -115,7 +110,7 @@ def data(trained: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def server(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """One with two workers, for all tests that leave it with two that serve."""
+    """Server with two workers, for all tests that leave two that serve."""
     data = tmp_path_factory.mktemp("shared") / "data"
     started = Server(Path(shutil.copytree(trained, data)), workers=2)
     yield started
@@ -123,13 +118,13 @@ def server(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 
 def answer_of(server: Server, person: str | None) -> list[Any]:
-    """A list, without what no two answers share."""
+    """Return a recommendation without its id and time."""
     asked = {"session_id": "s", "count": 20, **({} if person is None else {"user_id": person})}
     answer = server.recommend(**asked)
     return [answer[key] for key in ("items", "model_version", "variant", "fallback")]
 
 
-def test_a_worker_imports_nothing_that_only_the_keeper_or_training_needs() -> None:
+def test_a_worker_imports_no_training_or_database_libraries() -> None:
     code = (
         "import sys; import tactful.workers.serving_worker; "
         "print(*{m.partition('.')[0] for m in sys.modules})"
@@ -155,7 +150,7 @@ def test_workers_read_no_history_of_who_withdrew(server: Server) -> None:
     assert answer_of(server, person) == theirs
 
 
-def test_workers_give_back_what_they_do_not_need_unless_told_otherwise(
+def test_workers_return_memory_unless_the_environment_says_not(
     data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "12345")
@@ -187,8 +182,8 @@ def test_keys_hold_in_workers_and_end_when_they_are_revoked(data: Path) -> None:
 
 def test_workers_answer_as_one_process_does(data: Path, tmp_path: Path) -> None:
     write_pointer(data / "models", Pointer(version="1"))
-    # What is popular is counted at the start and from time to time, as of the newest event: so the
-    # state has to be there, and a list of today in it, before anything is compared.
+    # Popularity is counted at the start and periodically, up to the newest event: so the state
+    # must exist, with an impression of today, before anything is compared.
     first = Server(data, workers=0)
     first.recommend(user_id="somebody")
     assert first.stop() == 0
@@ -246,7 +241,7 @@ def test_a_killed_worker_fails_nobody_else_and_is_replaced(server: Server) -> No
 
     def call() -> None:
         while not stopping.is_set():
-            # A new connection each time: none is tied to the worker that dies.
+            # A new connection each time: none is bound to the killed worker.
             try:
                 answer = httpx.post(f"{server.url}/v1/recommend", json={"user_id": "u"}, timeout=30)
                 ok = answer.status_code == 200
@@ -272,15 +267,15 @@ def test_a_killed_worker_fails_nobody_else_and_is_replaced(server: Server) -> No
         stopping.set()
         for caller in callers:
             caller.join()
-    # Only who was being answered by the one that died may notice.
+    # Only requests in progress at the killed worker may break.
     assert outcomes["broken"] <= kills * CALLERS
-    # A busy machine may turn somebody away, which is no failure.
+    # A busy machine may refuse a request, which is no failure.
     assert set(outcomes) <= {"200", "broken", "overloaded"}, outcomes
     assert server.metric("tactful_serving_workers_restarted") == restarted + kills
 
 
 def readiness(server: Server) -> dict[str, Any]:
-    """What ``/readyz`` says, asked of whoever takes a new connection."""
+    """Return the answer of ``/readyz`` on a new connection."""
     while True:
         with contextlib.suppress(httpx.TransportError):
             answer = httpx.get(f"{server.url}/readyz", timeout=60)
@@ -290,7 +285,7 @@ def readiness(server: Server) -> dict[str, Any]:
 
 
 def restarts(server: Server) -> list[int]:
-    """How often each worker was started again, once all are ready and have what is newest."""
+    """Return the restarts of each worker, once all are ready and up to date."""
     workers: list[dict[str, Any]] = []
 
     def all_ready() -> bool:
@@ -306,7 +301,7 @@ def restarts(server: Server) -> list[int]:
     return [worker["restarts"] for worker in workers]
 
 
-def test_a_dead_worker_shows_in_readiness_until_another_has_its_place(server: Server) -> None:
+def test_a_dead_worker_shows_in_readiness_until_replaced(server: Server) -> None:
     write_pointer(server.data / "models", Pointer(version="1"))
     before = restarts(server)
     assert len(before) == 2
@@ -332,8 +327,8 @@ def test_a_worker_that_hangs_is_told_from_one_that_serves(server: Server) -> Non
     hanging = server.workers()[0]
     os.kill(hanging, signal.SIGSTOP)
     try:
-        # Only the keeper knows; the other worker asks it. A connection that the one that hangs has
-        # taken is never answered, so each is given up soon.
+        # The other worker forwards the request. A connection accepted by the hanging worker is
+        # never answered, so the time-out is short.
         def silent() -> bool:
             with contextlib.suppress(httpx.TransportError):
                 said = httpx.get(f"{server.url}/readyz", timeout=2).json()
@@ -346,7 +341,7 @@ def test_a_worker_that_hangs_is_told_from_one_that_serves(server: Server) -> Non
     until(lambda: readiness(server)["checks"]["workers"] == "ok")
 
 
-def test_what_was_acknowledged_through_a_worker_outlives_the_keeper(data: Path) -> None:
+def test_events_acknowledged_by_a_worker_survive_kills(data: Path) -> None:
     server = Server(data, workers=2)
     sent = [
         {"event_id": f"e-{n}", "type": "view", "timestamp": NOW + n, "user_id": "u", "item_id": "x"}

@@ -1,4 +1,4 @@
-"""Inter-process requests: responses in any order, problems, time-outs and lost connections."""
+"""Inter-process requests: order of responses, problems, time-outs, lost ends."""
 
 from __future__ import annotations
 

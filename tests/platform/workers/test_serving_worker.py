@@ -40,7 +40,7 @@ class FakeState:
 
 
 def test_refresh_reports_and_trims_despite_failures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keys, items, reports, metrics and freed memory follow each other, whatever fails."""
+    """Keys, items, reports, metrics and freed memory follow, whatever fails."""
     state: Any = FakeState()
     monkeypatch.setattr(serving_worker, "_REFRESH_S", 0.001)
     monkeypatch.setattr(serving_worker, "_METRICS_S", 0.001)
