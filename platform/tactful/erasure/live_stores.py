@@ -10,7 +10,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from functools import partial
 
-from tactful.erasure.offline_stores import erase_consent
+from tactful.erasure.offline_stores import erase_consent, matches_delivery
 from tactful.erasure.personal_stores import PersonalStores
 from tactful.experiments.controller import RolloutController
 from tactful.pipeline.applier import LogApplier
@@ -20,11 +20,9 @@ from tactful.schemas.users import ErasureStep
 from tactful.subjects.consent import ConsentStore
 from tactful.subjects.trace_search import SearchResult
 from tactful_privacy.errors import LedgerError
-from tactful_streaming.contract.log_entries import decode_entry
 from tactful_streaming.engine.engine import Engine
-from tactful_streaming.engine.erasure import SubjectReferences, names_subject
-from tactful_streaming.errors import StateError, StreamingError
-from tactful_streaming.sinks.webhook import Delivery
+from tactful_streaming.engine.erasure import SubjectReferences
+from tactful_streaming.errors import StateError
 from tactful_streaming.state.store import RocksState
 
 
@@ -126,17 +124,8 @@ class LiveStores:
     def _purge_webhooks(self, found: SearchResult) -> ErasureStep:
         removed = 0
         if self._webhooks is not None:
-            removed = self._webhooks.forget(partial(_concerns, found))
+            removed = self._webhooks.forget(partial(matches_delivery, found))
         return ErasureStep(place="webhooks", removed=removed)
 
     def _purge_recommendations(self, found: SearchResult) -> ErasureStep:
         return ErasureStep(place="explanations", removed=self._drop_recommendations(found))
-
-
-def _concerns(found: SearchResult, delivery: Delivery) -> bool:
-    if delivery.event_id in found.traces.event_ids:
-        return True
-    try:
-        return names_subject(decode_entry(delivery.body), found.traces)
-    except StreamingError:
-        return any(needle in delivery.body for needle in found.needles)

@@ -29,12 +29,14 @@ from tactful.subjects.trace_search import (
 )
 from tactful.util.checkpoint import Checkpoint
 from tactful_privacy.people.consent import NOTHING
-from tactful_streaming.contract.log_entries import Tick, encode_entry
+from tactful_streaming.contract.log_entries import Tick, decode_entry, encode_entry
 from tactful_streaming.definitions.model import Definitions
-from tactful_streaming.engine.erasure import delete_subjects
+from tactful_streaming.engine.erasure import delete_subjects, names_subject
+from tactful_streaming.errors import StreamingError
 from tactful_streaming.log.dead_letters import DeadLetter
 from tactful_streaming.log.embedded_log import EmbeddedLog
 from tactful_streaming.log.redaction import BLANK, redact
+from tactful_streaming.sinks.webhook import Delivery, DeliveryQueue
 from tactful_streaming.state.store import RocksState, open_beside
 
 LETTERS = ("dead-letters", "late")
@@ -153,17 +155,21 @@ def purge_webhooks(path: Path, found: SearchResult) -> ErasureStep:
     removed = 0
     for directory in sorted(path.glob("*")) if path.is_dir() else ():
         with contextlib.closing(RocksState(directory)) as store:
-            keys = [
-                key
-                for key, value in store.scan(b"")
-                if any(needle in value for needle in found.needles)
-                or any(event_id.encode() in key for event_id in found.traces.event_ids)
-            ]
-            if keys:
-                store.write([(key, None) for key in keys])
+            count = DeliveryQueue(store).remove(partial(matches_delivery, found))
+            if count:
                 store.purge()
-            removed += len(keys)
+            removed += count
     return ErasureStep(place="webhooks", removed=removed)
+
+
+def matches_delivery(found: SearchResult, delivery: Delivery) -> bool:
+    """Return whether a waiting call concerns the users; a damaged one matches by its bytes."""
+    if delivery.event_id in found.traces.event_ids:
+        return True
+    try:
+        return names_subject(decode_entry(delivery.body), found.traces)
+    except StreamingError:
+        return any(needle in delivery.body for needle in found.needles)
 
 
 def purge_state(path: Path, definitions: Definitions, found: SearchResult) -> ErasureStep:

@@ -14,6 +14,7 @@ import sys
 import uuid
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from tactful.config.privacy import ConsentSettings
 from tactful.config.settings import Settings
 from tactful.config.storage import LogSettings
 from tactful.erasure.erase import look_up, request_erasure, run_erasures
+from tactful.erasure.offline_stores import purge_webhooks
 from tactful.erasure.preview import preview
 from tactful.errors import ConfigError, StorageError
 from tactful.maintenance.doctor import examine
@@ -35,12 +37,15 @@ from tactful.server.platform import Platform
 from tactful.subjects.erasure_requests import ErasureJobs
 from tactful.subjects.installation import Installation
 from tactful.subjects.suppression import open_suppression
+from tactful.subjects.trace_search import SearchResult
 from tactful_streaming.contract.log_entries import Event, decode_entry, encode_entry
+from tactful_streaming.contract.subject_ids import SubjectIds
 from tactful_streaming.definitions.reader import load_definitions
 from tactful_streaming.engine.engine import Engine
 from tactful_streaming.log.dead_letters import DeadLetter, DeadLetters
 from tactful_streaming.log.embedded_log import EmbeddedLog
 from tactful_streaming.log.redaction import BLANK
+from tactful_streaming.sinks.webhook import DeliveryQueue
 from tactful_streaming.state.store import RocksState
 
 FEATURES = """
@@ -331,6 +336,7 @@ from tactful.metadata.connections import open_installation
 from tactful.erasure.erase import run_erasures
 from tactful.subjects.installation import Installation
 from tactful.subjects.suppression import open_suppression
+from tactful.subjects.trace_search import SearchResult
 
 settings = pickle.loads(Path(sys.argv[1]).read_bytes())
 count = int(sys.argv[2])
@@ -463,6 +469,20 @@ def test_dead_letters_of_a_person_say_nothing(settings: Settings, metadata: Meta
     assert kept.user_id == "other-person"
 
 
+def test_webhooks_of_ids_that_begin_alike_stay(tmp_path: Path) -> None:
+    """Only the calls of shop-85 are removed, and not those of shop-850."""
+    events = [
+        Event(event_id=f"e-{user}", type="x.coupon", timestamp=1, user_id=user)
+        for user in ("shop-85", "shop-850")
+    ]
+    with contextlib.closing(RocksState(tmp_path / "0")) as store:
+        DeliveryQueue(store).add(events, 2)
+    found = SearchResult(SubjectIds(users=frozenset({"shop-85"})), frozenset(), 1)
+    assert purge_webhooks(tmp_path, found).removed == 1
+    with contextlib.closing(RocksState(tmp_path / "0")) as store:
+        assert [call.event_id for call in DeliveryQueue(store).due(1, 9)] == ["e-shop-850"]
+
+
 def test_an_export_holds_everything_that_a_scan_finds(tmp_path: Path, settings: Settings) -> None:
     tokens = Tokens(*FIELDS)
     with Live(Platform.open(settings, build)) as live:
@@ -534,8 +554,8 @@ def test_the_command_suppresses_beside_a_server_and_purges_without_one(
         (waiting,) = run("erase", "ada-lovelace")
         assert waiting["state"] == "requested"
         for person in ("ada-lovelace", "bob"):
-            event = [view(2, person)]
-            wait_until(lambda: not live.http.post("/v1/events", json=event).json()["accepted"])
+            post = partial(live.http.post, "/v1/events", json=[view(2, person)])
+            wait_until(lambda post=post: not post().json()["accepted"])
     assert run("erase", "ada-lovelace", "--dry-run")[0]["removed"] >= 1
     (done,) = run("erase")
     assert (done["receipt"], done["state"]) == (waiting["receipt"], "done")
