@@ -13,6 +13,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import msgspec
@@ -133,6 +134,26 @@ _of_json = msgspec.json.Decoder(_Head)
 _of_msgpack = msgspec.msgpack.Decoder(_Head)
 
 
+@dataclass(frozen=True)
+class Span:
+    """Records of a topic to read.
+
+    Attributes:
+        begin: number of the first record; None: the number of skipped records.
+        offsets: first offsets by partition; others begin with the oldest record.
+        latest: number of newest records to read, divided equally among the partitions without
+            `offsets`; None: all.
+        bounded: end at the present ends of the partitions.
+        ends: other ends by partition, if it is bounded.
+    """
+
+    begin: int | None = 0
+    offsets: Offsets = field(default_factory=dict)
+    latest: int | None = None
+    bounded: bool = False
+    ends: Offsets = field(default_factory=dict)
+
+
 class MergedLog:
     """All partitions of a topic as one log, read by one thread.
 
@@ -145,12 +166,8 @@ class MergedLog:
         self,
         settings: KafkaSettings,
         partitions: int,
+        span: Span,
         *,
-        begin: int | None = 0,
-        offsets: Offsets | None = None,
-        latest: int | None = None,
-        bounded: bool = False,
-        ends: Offsets | None = None,
         opened: Callable[[Sequence[bytes]], list[bytes]] = list,
         wait_s: float = 0.1,
         timeout_s: float = 10.0,
@@ -161,12 +178,7 @@ class MergedLog:
         Args:
             settings: connection and topic.
             partitions: number of its partitions.
-            begin: number of the first record; None: the number of skipped records.
-            offsets: first offsets by partition; others begin with the oldest record.
-            latest: number of newest records to read, divided equally among the partitions without
-                `offsets`; None: all.
-            bounded: end at the present ends of the partitions.
-            ends: other ends by partition, if it is bounded.
+            span: records to read.
             opened: opens sealed payloads.
             wait_s: longest wait of a read for a record.
             timeout_s: timeout of the broker's responses.
@@ -178,7 +190,7 @@ class MergedLog:
         """
         self._settings = settings
         self._kafka = import_kafka()
-        self._bounded = bounded
+        self._bounded = span.bounded
         self._opened = opened
         self._wait_s = wait_s
         self._clock = clock
@@ -191,13 +203,13 @@ class MergedLog:
                 n: partition_bounds(self._consumer, settings, n, timeout_s)
                 for n in range(partitions)
             }
-            for number, end in (ends or {}).items():
+            for number, end in span.ends.items():
                 self._bounds[number] = self._bounds[number][0], end
-            self._starts = {n: self._start(n, offsets or {}, latest) for n in range(partitions)}
+            self._starts = {n: self._start(n, span) for n in range(partitions)}
         except BaseException:
             self._consumer.close()
             raise
-        self.begin = sum(self._starts.values()) if begin is None else begin
+        self.begin = sum(self._starts.values()) if span.begin is None else span.begin
         self._rewind()
 
     @property
@@ -292,10 +304,10 @@ class MergedLog:
         self._full = set()
         self._consumer.assign([self._tp(number, at) for number, at in self._starts.items()])
 
-    def _start(self, number: int, offsets: Offsets, latest: int | None) -> int:
+    def _start(self, number: int, span: Span) -> int:
         low, high = self._bounds[number]
-        oldest = low if latest is None else max(low, high - latest // len(self._bounds))
-        start = offsets.get(number, oldest)
+        oldest = low if span.latest is None else max(low, high - span.latest // len(self._bounds))
+        start = span.offsets.get(number, oldest)
         if start < low:
             raise dropped_records(self._settings, number, low, start)
         return start

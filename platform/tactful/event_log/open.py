@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from tactful.config.settings import Settings
 from tactful.event_log.encryption import log_in_files, open_seal
-from tactful.event_log.merged_log import MergedLog
+from tactful.event_log.merged_log import MergedLog, Span
 from tactful.metadata.connections import kafka_settings, make_topic
 from tactful_streaming.kafka.kafka_log import KafkaLog
 from tactful_streaming.log.encrypted_log import SealedLog
@@ -49,9 +49,7 @@ def open_log(
         log = MergedLog(
             kafka,
             partitions,
-            begin=None,
-            latest=latest,
-            bounded=True,
+            Span(begin=None, latest=latest, bounded=True),
             opened=list if seal is None else seal.open,
             wait_s=_WAIT_S,
         )

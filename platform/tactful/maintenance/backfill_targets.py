@@ -23,7 +23,7 @@ import msgspec
 from tactful.config.settings import Settings
 from tactful.errors import StorageError
 from tactful.event_log.encryption import RecordSeal, log_in_files, open_seal
-from tactful.event_log.merged_log import LogOffsets, MergedLog
+from tactful.event_log.merged_log import LogOffsets, MergedLog, Span
 from tactful.metadata.connections import kafka_settings
 from tactful.pipeline.backends import engine_options
 from tactful.pipeline.online_features import own_definitions, shared_definitions
@@ -238,10 +238,12 @@ class _ServerPart(_FilesPart):
         log = MergedLog(
             self._kafka,
             self._partitions,
-            begin=0 if meta is None else meta.offset,
-            offsets=_offsets_in(scratch),
-            bounded=True,
-            ends=_offsets_in(state),
+            Span(
+                begin=0 if meta is None else meta.offset,
+                offsets=_offsets_in(scratch),
+                bounded=True,
+                ends=_offsets_in(state),
+            ),
             opened=list if self._seal is None else self._seal.open,
             wait_s=_WAIT_S,
         )

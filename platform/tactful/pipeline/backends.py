@@ -25,7 +25,7 @@ from tactful.config.identity import identity_of
 from tactful.config.settings import Settings
 from tactful.errors import StorageError
 from tactful.event_log.encryption import RecordSeal, open_seal
-from tactful.event_log.merged_log import AppliedLog, LogOffsets, MergedLog, SinglePartitionLog
+from tactful.event_log.merged_log import AppliedLog, LogOffsets, MergedLog, SinglePartitionLog, Span
 from tactful.metadata.connections import kafka_settings, make_topic, open_redis, retention_ms
 from tactful.pipeline.applier import DeadLetterBuffer
 from tactful.pipeline.online_features import SharedFeatures, own_definitions
@@ -353,8 +353,7 @@ class _Opening:
         followed = MergedLog(
             kafka,
             partitions,
-            begin=engine.offset,
-            offsets=read.offsets(),
+            Span(begin=engine.offset, offsets=read.offsets()),
             opened=list if self.seal is None else self.seal.open,
         )
         self.stack.callback(followed.close)
