@@ -251,6 +251,10 @@ def test_nothing_comes_back(settings: Settings) -> None:
     log.close()
 
 
+def is_refused(live: Live, event: dict[str, Any]) -> bool:
+    return not live.http.post("/v1/events", json=[event]).json()["accepted"]
+
+
 def refused_by(live: Live, tokens: Tokens, devices: tuple[str, ...]) -> None:
     sent: list[dict[str, Any]] = [view(1, tokens["user"], timestamp=now_ms() - 86_400_000)]
     for device in devices:
@@ -554,8 +558,7 @@ def test_the_command_suppresses_beside_a_server_and_purges_without_one(
         (waiting,) = run("erase", "ada-lovelace")
         assert waiting["state"] == "requested"
         for person in ("ada-lovelace", "bob"):
-            post = partial(live.http.post, "/v1/events", json=[view(2, person)])
-            wait_until(lambda post=post: not post().json()["accepted"])
+            wait_until(partial(is_refused, live, view(2, person)))
     assert run("erase", "ada-lovelace", "--dry-run")[0]["removed"] >= 1
     (done,) = run("erase")
     assert (done["receipt"], done["state"]) == (waiting["receipt"], "done")
