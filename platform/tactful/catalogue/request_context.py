@@ -54,8 +54,8 @@ class FeatureSource(Protocol):
         """Return ungrouped features of entities, shape (len(keys), len(names))."""
 
 
-class ReadsUsers(Protocol):
-    """A feature engine that keeps descriptions of users."""
+class EngineReads(FeatureSource, Protocol):
+    """Further reads of an engine in this process; other sources may lack each of them."""
 
     @property
     def users(self) -> Mapping[str, User]:
@@ -64,16 +64,8 @@ class ReadsUsers(Protocol):
     def resolve(self, key: str, at: int) -> str:
         """Return the key of the user of ``device:<device_id>`` at a time."""
 
-
-class ReadsLate(Protocol):
-    """A feature engine that reads features at their first use."""
-
     def read_late(self, entity: str, key: str, at: int) -> Values:
-        """Read as `FeatureSource.read`; use the result before the next batch is applied."""
-
-
-class ReadsPlaced(Protocol):
-    """A feature engine that caches its rows by the reader's numbers of entities."""
+        """Read as `read`, each feature at its first use, before the next batch is applied."""
 
     def read_placed(
         self,
@@ -84,10 +76,6 @@ class ReadsPlaced(Protocol):
         at: int,
     ) -> NDArray[np.float64]:
         """Return ungrouped features by place, shape (len(places), len(names))."""
-
-
-class ReadsNonZero(Protocol):
-    """A feature engine that can list the entities with a nonzero feature."""
 
     def read_nonzero(self, entity: str, name: str, at: int, start: int = 0) -> NonZero | None:
         """Return a part of the entities with a nonzero number; None if it cannot."""
@@ -146,7 +134,10 @@ def build_context(
         session_id: the visit, if known.
         at: time, epoch milliseconds.
     """
-    user: Values = _read_late(source, subject, at) if subject is not None else {}
+    user: Values = {}
+    if subject is not None:
+        read = cast(EngineReads, source).read_late if hasattr(source, "read_late") else source.read
+        user = read("user", subject, at)
     visit: Values = source.read("session", session_id, at) if session_id is not None else {}
     visited = [item for item, _ in visit.get("session_items", ())]
     recent = [item for item, _ in user.get("recent_items", ())]
@@ -165,13 +156,6 @@ def build_context(
         history=history,
         properties={} if subject is None else described(source, subject, at),
     )
-
-
-def _read_late(source: FeatureSource, subject: str, at: int) -> Values:
-    """Read features of a user, each at its first use where the source can."""
-    if hasattr(source, "read_late"):
-        return cast(ReadsLate, source).read_late("user", subject, at)
-    return source.read("user", subject, at)
 
 
 def read_placed(
@@ -197,7 +181,7 @@ def read_placed(
     """
     # By attribute: to check a protocol takes longer than to read.
     if hasattr(source, "read_placed"):
-        placed = cast(ReadsPlaced, source)
+        placed = cast(EngineReads, source)
         return _read_defined(
             source,
             entity,
@@ -227,7 +211,7 @@ def read_nonzero(
     if not hasattr(source, "read_nonzero"):
         return None
     try:
-        return cast(ReadsNonZero, source).read_nonzero(entity, name, at, start)
+        return cast(EngineReads, source).read_nonzero(entity, name, at, start)
     except EngineError:
         if name in {feature.name for feature in source.definitions.of_entity(entity)}:
             raise
@@ -289,6 +273,6 @@ def described(source: FeatureSource, subject: str, at: int) -> Values:
     """
     if not hasattr(source, "users"):
         return {}
-    users = cast(ReadsUsers, source)
-    user = users.users.get(users.resolve(subject, at))
+    engine = cast(EngineReads, source)
+    user = engine.users.get(engine.resolve(subject, at))
     return {} if user is None else user.properties

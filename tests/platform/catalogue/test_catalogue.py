@@ -171,9 +171,7 @@ def test_many_rows_are_those_of_one_by_one() -> None:
             assert catalogue.rows.of_many(iter(asked)) == wanted
     assert after.rows.of_many(["new"]) == [60]
     assert before.rows.of_many(["new"]) == [None], "a catalogue never changes"
-    assert after.rows._cached == {item_id: row for row, item_id in enumerate(known)} | {
-        "new": 60
-    }
+    assert after.rows._cached == {item_id: row for row, item_id in enumerate(known)} | {"new": 60}
 
 
 def test_an_update_in_place_costs_what_changed() -> None:

@@ -53,7 +53,7 @@ def names(rows: Sequence[int]) -> str:
     return "".join(CATALOGUE.item_ids[row] for row in rows)
 
 
-def test_the_visit_is_newest_first_and_the_history_is_the_rest_once(engine: Engine) -> None:
+def test_the_visit_is_newest_first_and_the_history_the_rest(engine: Engine) -> None:
     before, now = {"user_id": "u", "session_id": "s1"}, {"user_id": "u", "session_id": "s2"}
     see(
         engine,

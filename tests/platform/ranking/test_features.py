@@ -281,7 +281,7 @@ def test_a_row_depends_on_its_item_alone(tmp_path: Path) -> None:
     assert np.array_equal(alone, features[kept], equal_nan=True)
 
 
-def test_items_without_price_or_category_are_missing_values_not_others(tmp_path: Path) -> None:
+def test_items_without_price_or_category_are_missing_values(tmp_path: Path) -> None:
     world = World(tmp_path, len(EVENTS) // 2)
     bare = {**ITEMS, "item-000": Item(item_id="item-000", timestamp=0)}
     world.catalogue = Catalogue(world.index.item_ids, bare)

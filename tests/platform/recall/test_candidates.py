@@ -243,7 +243,7 @@ def test_nothing_is_found_when_nothing_is_allowed_or_known() -> None:
     assert silent.rows.shape == (0,)
 
 
-def test_items_the_index_does_not_know_are_recalled_by_what_people_do_with_them() -> None:
+def test_items_unknown_to_the_index_are_recalled_by_use() -> None:
     candidates = found(
         asked([COUNT + 1], [COUNT], {"new-a": 1.0}), np.ones(COUNT + 2, bool), [COUNT + 1]
     )
@@ -284,7 +284,7 @@ def test_no_more_than_the_total_stay_and_those_placed_highest() -> None:
     assert firsts <= set(cut.rows.tolist())
 
 
-def test_a_long_list_is_filled_from_the_popular_whatever_the_quotas() -> None:
+def test_the_popular_fill_a_long_list_whatever_the_quotas() -> None:
     everything = np.ones(COUNT + 2, bool)
     popular = np.random.default_rng(1).permutation(COUNT + 2).tolist()
     short = found(asked([], []), everything, popular)

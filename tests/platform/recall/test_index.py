@@ -158,7 +158,7 @@ def test_a_flipped_byte_anywhere_is_found(tmp_path: Path) -> None:
     RecallIndex.load(tmp_path / "index")
 
 
-def test_an_item_nobody_touched_lies_near_what_is_described_like_it() -> None:
+def test_an_item_without_events_is_near_to_like_descriptions() -> None:
     generator = np.random.default_rng(0)
     visits = [
         (generator.choice(5, 3, replace=False) + 5 * (number % 2)).tolist() for number in range(300)

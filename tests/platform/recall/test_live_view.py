@@ -78,9 +78,7 @@ def test_a_new_item_is_found_among_its_like_and_moves_no_row(
     live.close()
 
 
-def test_what_changes_is_taken_in_and_what_is_sold_out_is_not_found(
-    tmp_path: Path, engine: Engine
-) -> None:
+def test_changes_are_applied_and_sold_out_items_not_found(tmp_path: Path, engine: Engine) -> None:
     live = LiveCatalogue(INDEX, tmp_path / "live")
     live.refresh(engine)
     send(engine, item("new", "green tea"))
@@ -187,7 +185,8 @@ def test_an_index_that_follows_another_is_merged_once_it_stays(
     held.refresh(engine)
     send(engine, *(item(f"new{number}", KINDS[number % 2]) for number in range(4)))
     live = LiveCatalogue(INDEX, tmp_path / "live", monotonic=lambda: now, after=held)
-    for now in (0.0, 59.0):
+    for seconds in (0.0, 59.0):
+        now = seconds
         live.refresh(engine)
         assert (live.describe()["changes"], live._merging) == (4, None)
     now = 61.0

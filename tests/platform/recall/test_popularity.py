@@ -144,7 +144,7 @@ def test_popular_is_of_what_can_be_had() -> None:
     st.booleans(),
 )
 @settings(max_examples=200, deadline=None)
-def test_what_grows_equals_what_is_made_anew_and_leaves_the_others_as_they_were(
+def test_a_grown_popularity_equals_one_made_anew(
     at_first: list[bool], batches: list[list[tuple[int, bool]]], told: bool
 ) -> None:
     """`told`: it is said which rows may have changed."""

@@ -179,7 +179,7 @@ def test_a_catalogue_nobody_touched_yet_is_shown_nevertheless(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("trained", [False, True])
-def test_nothing_unavailable_excluded_or_of_another_category_is_shown(
+def test_only_available_allowed_items_of_the_category_are_shown(
     engine: Engine, models: Path, tmp_path: Path, trained: bool
 ) -> None:
     recommend = recommender(engine, models if trained else tmp_path / "none").recommend
@@ -642,7 +642,7 @@ def lose(directory: Path) -> None:
         (lose, "cannot be read as a model manifest"),
     ],
 )
-def test_a_champion_that_does_not_fit_is_refused_and_the_old_one_goes_on(
+def test_a_champion_that_does_not_fit_is_refused(
     engine: Engine, models: Path, spoil: Any, said: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     ranked = recommender(engine, models)
@@ -666,9 +666,7 @@ def test_a_champion_that_does_not_fit_is_refused_and_the_old_one_goes_on(
     assert ranked.describe()["refused"] is None, "what is asked for serves again"
 
 
-def test_a_champion_that_does_not_fit_at_the_start_leaves_the_heuristic(
-    engine: Engine, models: Path
-) -> None:
+def test_an_unfit_champion_at_the_start_leaves_the_heuristic(engine: Engine, models: Path) -> None:
     spoil_forest(version_directory(models, "1"))
 
     ranked = recommender(engine, models)
@@ -678,9 +676,7 @@ def test_a_champion_that_does_not_fit_at_the_start_leaves_the_heuristic(
     assert len(ranked.recommend(RecommendRequest(user_id="u"), now=NOW)[0].items) == 20
 
 
-def test_a_champion_that_does_not_fit_at_the_start_gives_way_to_the_one_before(
-    engine: Engine, models: Path
-) -> None:
+def test_an_unfit_champion_at_the_start_leaves_the_one_before(engine: Engine, models: Path) -> None:
     spoil_forest(version_directory(models, "2"))
     write_pointer(models, Pointer(version="2", previous="1"))
 

@@ -67,7 +67,7 @@ def test_an_exact_index_finds_what_brute_force_finds(
     assert (np.diff(scores) <= 0).all()
 
 
-def test_ties_go_to_the_lower_row_and_counts_beyond_the_end_are_cut() -> None:
+def test_ties_go_to_the_lower_row_and_large_counts_are_cut() -> None:
     rows, scores = np.arange(6), np.array([1, 3, 1, 3, 2, 1], np.float32)
     for count in range(8):
         found, kept = best(rows, scores, count)
@@ -82,7 +82,7 @@ def test_ties_go_to_the_lower_row_and_counts_beyond_the_end_are_cut() -> None:
     st.integers(1, 1_500),
 )
 @settings(max_examples=120, deadline=None)
-def test_a_filter_is_never_violated_and_few_rows_are_compared_exactly(
+def test_a_filter_always_holds_and_few_rows_are_compared_exactly(
     kind: str, share: float, number: int, count: int
 ) -> None:
     index, queries = large()
@@ -229,9 +229,7 @@ def test_the_same_vectors_give_the_same_index() -> None:
 
 
 @pytest.mark.parametrize("exact_below", [500, EXACT_BELOW])
-def test_a_loaded_index_answers_as_the_built_one_from_mapped_files(
-    tmp_path: Path, exact_below: int
-) -> None:
+def test_a_loaded_index_answers_as_the_built_one(tmp_path: Path, exact_below: int) -> None:
     built = VectorIndex.build(clustered(), exact_below=exact_below)
     built.save(tmp_path / "index")
 

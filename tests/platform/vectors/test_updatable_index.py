@@ -359,7 +359,7 @@ def test_death_at_each_step_of_a_merge_loses_nothing(
         check(again.snapshot, wanted, 3, frozenset())
 
 
-def test_planted_a_merge_that_drops_the_old_journal_too_early_is_caught(
+def test_a_planted_early_deletion_of_the_journal_is_caught(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def hasty(self: LiveIndex, number: int) -> FileIO:
