@@ -538,9 +538,10 @@ def test_a_page_shows_text_as_text(settings: Settings) -> None:
     assert "<script" not in page
 
 
-def test_the_command_suppresses_beside_a_server_and_purges_without_one(
+def test_the_command_suppresses_now_and_purges_offline(
     settings: Settings,
 ) -> None:
+    """Beside a server the command suppresses; without one it purges."""
     data = str(settings.storage.data)
     environment = {"TACTFUL_ENGINE__FEATURES": str(settings.features)}
 
@@ -616,7 +617,7 @@ def test_a_state_is_not_thrown_away_for_a_log_that_is_not_there(
     assert (settings.storage.data / "state" / "CURRENT").exists()
 
 
-def test_who_erases_in_kafka_is_told_of_a_rebuild_before_anything_is_done(
+def test_a_rebuild_from_kafka_is_refused_before_any_step(
     settings: Settings, metadata: MetadataStore
 ) -> None:
     environment = {

@@ -157,9 +157,10 @@ def test_a_training_that_begins_meanwhile_does_not_read_them(settings: Settings)
     assert sum(b"other-" in payload for payload in permitted) >= 5
 
 
-def test_an_erasure_waits_for_a_training_that_began_before_their_devices_were_known(
+def test_an_erasure_waits_for_a_training_with_its_devices(
     settings: Settings,
 ) -> None:
+    """A training that began before the devices were suppressed delays the erasure."""
     tokens = Tokens(*FIELDS)
     with Live(Platform.open(settings, build)) as live, contextlib.ExitStack() as training:
         leave_traces(live, tokens)
@@ -183,9 +184,10 @@ def test_an_erasure_waits_for_a_training_that_began_before_their_devices_were_kn
         assert live.http.get(f"/v1/erasures/{receipt}").json()["state"] == "done"
 
 
-def test_retention_does_not_bring_back_whom_an_erasure_removes_meanwhile(
+def test_retention_does_not_restore_erased_records(
     settings: Settings,
 ) -> None:
+    """Retention and erasure rewrite the same segment at the same time."""
     day = 86_400_000
     now = [0]
     settings = replace(settings, retention=RetentionSettings(impressions_days=40))
@@ -395,9 +397,8 @@ def test_what_came_after_the_search_is_found_by_the_last_one(
     assert stages.count("consent") == 2
 
 
-def test_several_people_are_verified_together_and_have_a_receipt_each(
-    tmp_path: Path, settings: Settings
-) -> None:
+def test_several_users_are_verified_together(tmp_path: Path, settings: Settings) -> None:
+    """Each user has a receipt of their own."""
     people = [Tokens(*FIELDS) for _ in range(3)]
     with Live(Platform.open(settings, build)) as live:
         for tokens in people:
@@ -456,9 +457,8 @@ for line in sys.stdin:
 
 
 @pytest.mark.slow
-def test_a_server_that_is_killed_at_any_step_leaves_an_erasure_that_goes_on(
-    tmp_path: Path, settings: Settings
-) -> None:
+def test_an_erasure_resumes_after_a_kill_at_any_step(tmp_path: Path, settings: Settings) -> None:
+    """The next server completes the erasure of a killed one."""
     tokens = Tokens(*FIELDS)
     with Live(Platform.open(settings, build)) as live:
         leave_traces(live, tokens)

@@ -258,9 +258,10 @@ class Partitions:
         pass
 
 
-def test_the_key_beside_a_record_leads_to_the_same_partition_and_names_nobody(
+def test_record_keys_keep_the_partition_without_an_id(
     tmp_path: Path,
 ) -> None:
+    """The routing key of a sealed record is no user id."""
     keyring = Keyring(tmp_path / "keyring.json", clock=lambda: 0)
     vault = Vault(tmp_path / "vault.db", bytes(32), keyring)
     seal = RecordSeal(vault, format="json", writes=True)
@@ -300,7 +301,7 @@ class Held:
         return list(payloads)
 
 
-def test_what_waits_to_be_sealed_is_seen_and_is_refused_beyond_the_limit() -> None:
+def test_records_that_wait_to_be_sealed_are_limited() -> None:
     seal = Held()
     through = SealedPartitions(Partitions(), seal, max_waiting_bytes=100)
     waiting = [through.submit([b"x" * 60], ["ada"]), through.submit([b"x" * 40], ["bob"])]
@@ -339,7 +340,7 @@ def letters_of(people: Sequence[str]) -> list[DeadLetter]:
 
 
 @pytest.mark.parametrize("name", ["dead-letters", "late"])
-def test_dead_letters_are_sealed_like_the_log_and_their_bytes_go_with_an_erasure(
+def test_dead_letters_are_sealed_and_erased_like_the_log(
     settings: Settings, tmp_path: Path, name: str
 ) -> None:
     people = ("erased-person", "other-person")
@@ -399,9 +400,10 @@ class OneErasure:
 @pytest.mark.parametrize(
     ("key_is_gone", "is_idle"), [(False, False), (True, False), (False, True), (True, True)]
 )
-def test_sealed_letters_of_a_worker_become_blank_before_and_after_the_key_is_deleted(
+def test_sealed_letters_of_a_worker_become_blank(
     settings: Settings, tmp_path: Path, key_is_gone: bool, is_idle: bool
 ) -> None:
+    """They do so before and after the key is deleted."""
     keyring = Keyring(tmp_path / "keyring.json", clock=lambda: 0)
     seal = RecordSeal(Vault(tmp_path / "vault.db", bytes(32), keyring), format="json", writes=True)
     folder = tmp_path / "partitions" / "events-3"

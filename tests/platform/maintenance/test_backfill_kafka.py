@@ -84,7 +84,7 @@ def everything(worker: Worker, entries: Sequence[Entry]) -> Mapping[str, Any]:
 @pytest.mark.slow
 @pytest.mark.service("kafka")
 @pytest.mark.parametrize("identity", [True, False])
-def test_backfilled_workers_are_those_that_began_with_the_definitions(
+def test_backfilled_workers_equal_freshly_started_ones(
     kafka_servers: str, tmp_path: Path, identity: bool
 ) -> None:
     topic = topic_name()

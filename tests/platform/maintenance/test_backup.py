@@ -90,9 +90,7 @@ def log_of(settings: Settings) -> list[tuple[int, bytes]]:
         return log.read(log.begin, 100_000)
 
 
-def test_a_backup_of_a_running_server_holds_all_that_was_acknowledged(
-    tmp_path: Path, settings: Settings
-) -> None:
+def test_a_live_backup_holds_all_acknowledged_events(tmp_path: Path, settings: Settings) -> None:
     """While events come in all the time; what is restored goes on as if nothing had happened."""
     with Live(Platform.open(settings, build)) as live:
         others(live)
@@ -327,9 +325,8 @@ def test_nothing_is_counted_of_the_day_of_a_restore(tmp_path: Path, settings: Se
         assert store.get_many(names) == [None, None]
 
 
-def test_a_lost_ledger_of_which_the_backup_knows_nothing_may_have_released_today(
-    tmp_path: Path, settings: Settings
-) -> None:
+def test_a_lost_ledger_may_have_released_today(tmp_path: Path, settings: Settings) -> None:
+    """The backup has no ledger, so nothing is released of today."""
     Platform.open(settings, build).close()
     make_backup(settings, tmp_path / "backup", clock=now_ms)
     data = settings.storage.data
@@ -358,7 +355,7 @@ def test_how_far_retention_has_come_is_asked_of_the_log_again(
     assert not (settings.storage.data / PROGRESS).exists()
 
 
-def test_a_database_is_copied_while_others_write_to_it_all_the_time(tmp_path: Path) -> None:
+def test_a_database_is_copied_beside_constant_writers(tmp_path: Path) -> None:
     """A copy that begins again with every change would not end."""
     source, row = tmp_path / "source.db", b"x" * 4_096
     with contextlib.closing(sqlite3.connect(source, isolation_level=None)) as connection:
@@ -437,9 +434,8 @@ def test_decisions_and_revoked_keys_outlive_a_restore(tmp_path: Path, settings: 
         assert len(ConsentStore(metadata, NOTHING, clock=now_ms).history("ada")) == 2
 
 
-def test_a_database_of_another_installation_is_refused_an_empty_one_replaced(
-    tmp_path: Path, settings: Settings
-) -> None:
+def test_a_database_of_another_installation_is_refused(tmp_path: Path, settings: Settings) -> None:
+    """An empty database is replaced."""
     with open_keys(settings) as (_, keys):
         keys.create(["ingest"])
     make_backup(settings, tmp_path / "backup", clock=now_ms)
@@ -520,9 +516,10 @@ def test_keys_and_tombstones_are_where_the_settings_put_them(
         assert "ada" in open_suppression(settings, metadata, clock=now_ms).suppressed
 
 
-def test_sealed_records_of_who_was_erased_since_cannot_be_opened_after_a_restore(
+def test_a_restore_does_not_open_records_of_erased_users(
     tmp_path: Path, settings: Settings
 ) -> None:
+    """Sealed records of users erased after the backup stay sealed."""
     master = tmp_path / "apart" / "master.key"
     master.write_text("ab" * 32)
     settings = replace(settings, privacy=PrivacySettings(sealed_log=True, master_key_file=master))

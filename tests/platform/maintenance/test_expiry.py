@@ -88,9 +88,10 @@ def test_backups_that_are_too_old_go_and_a_dry_run_only_tells(backups: Path) -> 
     assert json.loads(run("--backups", backups, "--older-than", 30, "--json").stdout) == []
 
 
-def test_what_a_kill_left_of_a_backup_is_none_and_goes_with_the_next_run(
+def test_a_half_removed_backup_goes_with_the_next_run(
     backups: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """A killed expiry leaves no directory that counts as a backup."""
     child = os.fork()
     if child == 0:
         try:
@@ -108,7 +109,7 @@ def test_what_a_kill_left_of_a_backup_is_none_and_goes_with_the_next_run(
     assert names(backups) == {"new", "other"}
 
 
-def test_what_a_kill_left_of_the_making_of_a_backup_goes_when_it_is_too_old(backups: Path) -> None:
+def test_an_unfinished_backup_expires_by_its_age(backups: Path) -> None:
     for name, days in ((".begun.unfinished", 0), (".left.unfinished", 40)):
         (backups / name).mkdir()
         (backups / name / "metadata.db").write_text("people")
@@ -150,7 +151,7 @@ def test_exports_that_are_too_old_go_with_their_page(tmp_path: Path) -> None:
     assert (tmp_path / "exports" / "export.json").exists()
 
 
-def test_models_that_stand_for_nothing_go_and_those_that_serve_are_told() -> None:
+def test_unused_models_expire_and_serving_ones_are_reported() -> None:
     gone: list[str] = []
     versions = [("3", 300, ""), ("2", 100, "champion"), ("1", 50, "")]
     for dry_run, removed in ((True, []), (False, ["1"])):
@@ -191,7 +192,8 @@ def test_when_models_are_without_a_person_is_said_in_words(
     assert re.search(said, after_erasure(training))
 
 
-def test_an_erasure_says_when_models_follow_and_makes_a_training_due(settings: Settings) -> None:
+def test_an_erasure_makes_a_training_due(settings: Settings) -> None:
+    """Its receipt names the time of the next training."""
     settings = replace(settings, training=TrainingSettings(every_hours=1_000))
     Platform.open(settings, build).close()
     metadata = open_installation(settings)

@@ -196,7 +196,7 @@ def test_people_of_earlier_epochs_are_found_refused_and_erased(settings: Setting
     metadata.close()
 
 
-def test_who_is_erased_is_noted_by_an_epoch_that_another_process_has_begun(
+def test_erasures_use_an_epoch_of_another_process(
     settings: Settings,
 ) -> None:
     """The vault may know them by that one alone; and a person of two epochs is one person."""

@@ -58,7 +58,7 @@ def settings(tmp_path: Path) -> Settings:
     return replace(made, retention=kept)
 
 
-def test_decisions_on_coupons_go_once_nothing_can_be_redeemed_of_them(settings: Settings) -> None:
+def test_expired_coupon_decisions_are_deleted(settings: Settings) -> None:
     settings = replace(settings, retention=RetentionSettings(personalisation_days=40))
     settings.storage.data.mkdir(exist_ok=True)
     rows = [
@@ -118,7 +118,7 @@ def entry(number: int, day: int) -> bytes:
     looks=st.lists(st.integers(0, 90), min_size=1, max_size=5).map(sorted),
     days=st.lists(st.integers(0, 90), min_size=1, max_size=12).map(sorted),
 )
-def test_every_record_is_kept_for_its_time_and_a_sixteenth_more_at_most(
+def test_records_stay_a_sixteenth_beyond_their_time(
     tmp_path_factory: pytest.TempPathFactory, looks: list[int], days: list[int]
 ) -> None:
     """Whenever the job looks, compared with what the age of each record alone says."""

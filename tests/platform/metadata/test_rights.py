@@ -146,7 +146,7 @@ def test_names_lie_on_while_somebody_reads_them_and_go_afterwards(
         assert (has_name(), mark.exists(), told.state) == (False, False, "done")
 
 
-def test_no_receipt_is_complete_while_the_name_is_in_the_file_of_the_metadata(
+def test_a_receipt_waits_until_the_id_left_the_database(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whoever reads "done" may look at once; a kill in between leaves it open, and is mended."""

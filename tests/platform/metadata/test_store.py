@@ -59,7 +59,7 @@ def test_definitions_are_recorded_when_they_change(
     again.close()
 
 
-def test_processes_that_start_at_once_record_the_same_definitions_once(
+def test_processes_record_the_same_definitions_once(
     location: Location, request: pytest.FixtureRequest
 ) -> None:
     def start(_: int) -> bool:

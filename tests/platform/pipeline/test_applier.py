@@ -215,7 +215,8 @@ def test_a_commit_holds_up_what_comes_no_longer_than_allowed(rate: float) -> Non
     assert len(engine.commits) > 100
 
 
-def test_commits_leave_time_for_other_work_whatever_each_of_them_costs() -> None:
+def test_commits_leave_time_for_other_work() -> None:
+    """Commits of any cost leave a share of time for other work."""
     clock = Ticking()
     engine = CostlyEngine(clock, fixed_s=0.03, each_s=0.0)
     follow(TimedLog(clock, 50_000), engine, clock, EngineSettings(commit_pause_ms=8.0))
@@ -223,7 +224,7 @@ def test_commits_leave_time_for_other_work_whatever_each_of_them_costs() -> None
     assert min(engine.idle_s[1:-1]) >= 4 * (0.03 - 0.008)
 
 
-def test_more_is_applied_before_it_is_committed_when_the_engine_is_behind() -> None:
+def test_an_engine_that_is_behind_commits_less_often() -> None:
     clock = Ticking()
     engine = CostlyEngine(clock, fixed_s=0.0005, each_s=20e-6)
     log = TimedLog(clock, 50_000, rate=1e9)
@@ -231,7 +232,7 @@ def test_more_is_applied_before_it_is_committed_when_the_engine_is_behind() -> N
     assert min(engine.commits[:-1]) >= 10_000
 
 
-def test_what_is_in_the_log_at_the_start_is_applied_with_large_commits() -> None:
+def test_a_replay_uses_large_commits() -> None:
     clock = Ticking()
     engine = CostlyEngine(clock, fixed_s=0.0005, each_s=20e-6)
     log = TimedLog(clock, 50_000, begin=50_000)

@@ -113,7 +113,7 @@ def test_concurrent_posts_of_one_id_write_it_once_and_all_wait(settings: Setting
     assert sorted(logged(settings)) == sorted(["u-1", *(f"u-{n + 10}" for n in range(20))])
 
 
-def test_a_write_that_fails_is_not_acknowledged_and_can_be_repeated(settings: Settings) -> None:
+def test_a_failed_write_is_refused_and_can_be_repeated(settings: Settings) -> None:
     async def scenario(platform: Platform) -> None:
         append = platform.backend.partitions()[0].append
 
@@ -288,7 +288,7 @@ def test_lists_that_were_shown_are_applied_together(settings: Settings) -> None:
     run(settings, scenario)
 
 
-def test_a_list_goes_into_the_log_ahead_of_what_may_follow_from_it(settings: Settings) -> None:
+def test_a_recommendation_precedes_its_clicks_in_the_log(settings: Settings) -> None:
     async def scenario(platform: Platform) -> None:
         appended: list[int] = []
         append = platform.backend.commit.append_keyed

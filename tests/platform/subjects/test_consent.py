@@ -200,7 +200,8 @@ def test_actions_only_for_those_who_agree_to_marketing(live: Live) -> None:
     assert coupons == ["yes"]
 
 
-def test_without_personalisation_no_profile_is_read_and_the_list_is_of_nobody(live: Live) -> None:
+def test_without_personalisation_no_profile_is_read(live: Live) -> None:
+    """The recommendation is that of an anonymous request."""
     live.http.put("/v1/items", json=[{"item_id": f"i-{n}", "category": "k"} for n in range(3)])
     say(live, "ada", personalisation=True, measurement=True)
     told = send(live, view(1, "ada"))
@@ -237,7 +238,8 @@ def test_a_refusal_on_the_device_or_by_its_holder_counts(live: Live) -> None:
     assert Watched.asked == []
 
 
-def test_a_withdrawal_holds_when_it_is_answered_and_after_a_restart(tmp_path: Path) -> None:
+def test_a_withdrawal_is_effective_at_once_and_later(tmp_path: Path) -> None:
+    """A withdrawal is effective with the response and after a restart."""
     settings = settings_of(tmp_path, "assume")
     with Live(Platform.open(settings, build)) as live:
         assert send(live, view(1, "ada"))["accepted"] == 1

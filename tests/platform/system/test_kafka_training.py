@@ -236,7 +236,7 @@ def test_an_event_that_was_sent_twice_is_taken_once(tmp_path: Path) -> None:
 KILLED = f"""
 import os, signal, sys
 from pathlib import Path
-from tactful.config.settings import load_settings
+from tactful.config.load import load_settings
 from tactful.training.options import TrainingOptions
 from tactful.models.training_run import run_training
 
