@@ -239,8 +239,9 @@ class Admission:
         event_class = self._projection.event_class
         if self._resolver is not None:
             self._resolver.prepare(entry for entry in decoded if type(entry) is event_class)
+        handler, other = self._handlers.get, self._admit_other
         for position, entry in enumerate(decoded):
-            self._handlers.get(type(entry), self._admit_other)(position, entry, pending)
+            handler(type(entry), other)(position, entry, pending)
         return pending.finish()
 
     def _admit_event(self, position: int, event: Any, pending: _Pending) -> None:

@@ -39,6 +39,18 @@ class Engine:
         log → apply → EngineState (memory) → commit → state store
                           ↑ reads                ↓ outbox, transfers → log
 
+    >>> from tactful_streaming import Event, MemoryState, encode_entry, load_definitions
+    >>> definitions = load_definitions(
+    ...     "- {name: views, entity: user, event: view, aggregate: count, window: {size: 5m}}"
+    ... )
+    >>> engine = Engine(definitions, MemoryState())
+    >>> event = Event(event_id="e1", type="view", timestamp=60_000, user_id="ada", item_id="tea")
+    >>> engine.apply([(0, encode_entry(event))]).applied
+    1
+    >>> engine.commit()
+    >>> engine.read("user", "ada", at=60_000)
+    {'views': 1.0}
+
     Attributes:
         reads: the read side, with the same methods as here.
         erasure: deletes users from state and memory.

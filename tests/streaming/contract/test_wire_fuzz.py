@@ -1,4 +1,4 @@
-"""Whatever comes, the door answers: no exception but PayloadError, no good neighbour lost."""
+"""Any body is answered: no exception but PayloadError, no valid neighbour lost."""
 
 import contextlib
 import json

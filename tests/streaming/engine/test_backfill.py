@@ -186,7 +186,8 @@ def test_what_is_dropped_and_comes_back_is_computed_anew(tmp_path: Path) -> None
         assert everything(rebuilt, NEW, log) == everything(Engine(NEW, store), NEW, log)
 
 
-def test_the_long_part_may_run_ahead_of_the_engine_but_not_the_merge(tmp_path: Path) -> None:
+def test_computation_runs_ahead_of_the_engine(tmp_path: Path) -> None:
+    """The long computation may run before the engine catches up, the merge may not."""
     with EmbeddedLog(tmp_path) as log:
         fill(log, 4, 1000)
         store, scratch = MemoryState(), MemoryState()

@@ -29,7 +29,7 @@ def test_a_full_filter_seldom_takes_a_new_id_for_an_old_one() -> None:
 @settings(max_examples=20, deadline=None)
 @given(st.integers(0, 2**32))
 def test_every_id_is_known_whatever_the_filter_has_seen(seed: int) -> None:
-    """Against a dictionary, through commits, restarts, growth of the filter, and forgetting."""
+    """A dictionary agrees, through commits, restarts, filter growth and expiry."""
     rng = random.Random(seed)
     store, days = MemoryState(), rng.choice([1, 2])
     with pytest.MonkeyPatch.context() as patch:

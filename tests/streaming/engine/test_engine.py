@@ -56,7 +56,8 @@ def compare(engine: Engine, oracle: Oracle, at: int) -> int:
     return compared
 
 
-def test_its_size_grows_with_whom_it_knows_and_not_with_what_they_do() -> None:
+def test_memory_grows_with_users_not_events() -> None:
+    """Memory grows with the number of users, not with their events."""
     engine = Engine(definitions(), MemoryState())
 
     def after(people: int) -> int:
@@ -230,7 +231,7 @@ def test_silence_ages_a_window_pane_by_pane() -> None:
 
 
 def test_a_replay_that_reads_far_ahead_aliases_nothing() -> None:
-    """One source is read a hundred windows ahead of another, whose panes are still open."""
+    """One source is read a hundred windows ahead of another with open panes."""
     engine = Engine(small(), MemoryState(), EngineOptions(allowed_lateness_ms=1000 * MINUTE))
     ahead = [view(number, START + number * MINUTE) for number in range(500)]
     behind = [view(500 + number, START + number * MINUTE, user_id="v") for number in range(500)]
@@ -280,7 +281,8 @@ def test_wrong_questions_are_refused() -> None:
     assert engine.read("item", "i", START) == {}
 
 
-def test_a_device_is_a_user_of_its_own_and_categories_come_from_the_catalogue() -> None:
+def test_device_keys_and_catalogue_categories() -> None:
+    """A device has its own history, and the catalogue gives the category of an event."""
     engine = Engine(
         small("- {name: c, entity: category, event: view, aggregate: count, window: {size: 5m}}\n"),
         MemoryState(),
@@ -331,7 +333,8 @@ def test_the_items_since_a_version_are_those_that_changed(
                 assert all(engine.items[each.item_id] is each for each in told)
 
 
-def test_records_below_the_offset_are_skipped_and_rubbish_is_counted() -> None:
+def test_old_records_are_skipped_and_invalid_ones_counted() -> None:
+    """Records below the offset are skipped, and invalid ones are counted."""
     engine = Engine(small(), MemoryState())
     rubbish = [(1, b""), (2, b"\xc1"), (3, b"{}"), (4, view(4, user_id=None)[1])]
     huge = (5, view(5)[1].replace(START.to_bytes(8, "big"), b"\xff" * 8))
@@ -342,7 +345,8 @@ def test_records_below_the_offset_are_skipped_and_rubbish_is_counted() -> None:
     assert engine.offset == 7
 
 
-def test_every_event_id_counts_once_across_batches_commits_and_restarts() -> None:
+def test_event_ids_count_once() -> None:
+    """An event id counts once across batches, commits and restarts."""
     store = MemoryState()
     engine = Engine(small(), store)
     payload = view(7)[1]
@@ -362,7 +366,8 @@ def keys_of(store: StateStore, prefix: bytes) -> list[bytes]:
     return [key for key, _ in store.scan(prefix)]
 
 
-def test_event_ids_are_forgotten_after_their_days_and_the_store_shrinks() -> None:
+def test_event_ids_expire() -> None:
+    """Event ids are deleted after their days, and the store shrinks."""
     store = MemoryState()
     engine = Engine(small(), store, EngineOptions(dedupe_days=2, allowed_lateness_ms=0))
     noon = START // DAY * DAY + DAY // 2
@@ -395,7 +400,8 @@ def test_forgetting_many_ids_is_spread_over_commits() -> None:
     assert not engine.seen("0")
 
 
-def test_entities_of_which_nothing_is_left_leave_memory_and_store() -> None:
+def test_expired_entities_are_deleted() -> None:
+    """Entities without readable features are deleted from memory and store."""
     only_sessions = load_definitions(
         "- {name: v, entity: session, event: view, aggregate: last_n, of: item_id, n: 3,"
         " window: {size: 1h}}\n"
@@ -498,7 +504,7 @@ def test_a_damaged_state_is_refused(key: bytes, value: bytes) -> None:
 
 
 class Tally(CoCommittedConsumer):
-    """A passenger that counts events by the category of their item."""
+    """A consumer that counts events by the category of their item."""
 
     def __init__(self) -> None:
         self.counts: dict[str, int] = {}
@@ -524,7 +530,7 @@ class Tally(CoCommittedConsumer):
         self.counts = eval(state)
 
 
-def test_passengers_ride_with_the_offset() -> None:
+def test_consumers_commit_with_the_offset() -> None:
     entries = random_entries(5, 3000)
     stream = records(entries)
     straight = Tally()
@@ -543,7 +549,7 @@ def test_passengers_ride_with_the_offset() -> None:
     assert sum(straight.counts.values()) < len(stream)
 
 
-def test_an_unchanged_passenger_is_not_written_again() -> None:
+def test_an_unchanged_consumer_is_not_written_again() -> None:
     tally = Tally()
     engine = Engine(small(), MemoryState(), EngineOptions(consumers={"tally": tally}))
     engine.apply([view(0)])
@@ -570,7 +576,7 @@ def test_consumers_prepare_before_any_snapshot_is_taken() -> None:
     assert calls == ["before_commit", "before_commit", "snapshot", "snapshot"]
 
 
-def test_a_passenger_that_stayed_away_begins_anew() -> None:
+def test_a_consumer_that_was_absent_begins_anew() -> None:
     store = MemoryState()
     for offset, consumers in enumerate([{"tally": Tally()}, {}, {"tally": Tally()}]):
         engine = Engine(small(), store, EngineOptions(consumers=consumers))
@@ -579,7 +585,8 @@ def test_a_passenger_that_stayed_away_begins_anew() -> None:
     assert consumers["tally"].counts == {"?": 1}
 
 
-def test_a_failing_passenger_stops_the_engine_and_loses_nothing() -> None:
+def test_a_failing_consumer_stops_the_engine() -> None:
+    """A failing consumer stops the engine, and no event is lost."""
     store, tally = MemoryState(), Tally()
     engine = Engine(small(), store, EngineOptions(consumers={"tally": tally}))
     engine.apply([view(0)])
@@ -626,7 +633,9 @@ def test_a_refused_commit_loses_nothing_and_may_be_tried_again() -> None:
     assert (again.counts, list(engine.users), engine.seen("1")) == ({"?": 3}, ["u"], True)
 
 
-def test_commits_that_are_refused_for_long_take_no_more_memory_each_time() -> None:
+def test_refused_commits_do_not_accumulate() -> None:
+    """Repeated refused commits take no more memory each time."""
+
     class Counting(FullStore):
         def write(self, changes: Sequence[Change]) -> None:
             sizes.append(len(changes))
@@ -681,7 +690,7 @@ def test_a_damaged_block_on_disk_is_loud(tmp_path: Path) -> None:
 
 
 class Nobody(CoCommittedConsumer):
-    """A passenger that makes the engine look at every event on its own."""
+    """A consumer that makes the engine admit events one by one."""
 
     def apply(self, event: Event, item: Item | None) -> None:
         pass
@@ -778,7 +787,8 @@ class Tidy:
         self.seen = int(dict(stored)["seen"])
 
 
-def test_a_cleaner_judges_every_event_once_and_its_memory_commits_with_the_offset() -> None:
+def test_a_cleaner_commits_with_the_offset() -> None:
+    """A cleaner judges every event once, and its memory commits with the offset."""
     features = small("- {name: c, entity: category, event: view, aggregate: last_time}")
     store, letters = MemoryState(), list[DeadLetter]()
     engine = Engine(features, store, EngineOptions(cleaner=Tidy(), on_dead_letter=letters.extend))

@@ -1,4 +1,4 @@
-"""People are removed from an engine at work: it goes on as if it had never seen them."""
+"""Erasure from a running engine, which continues as if the users had never existed."""
 
 from __future__ import annotations
 
@@ -161,7 +161,7 @@ def apply(engine: Engine, log: Sequence[Entry], begin: int, end: int, commits: i
 
 
 def kept(store: MemoryState) -> dict[bytes, bytes]:
-    """All but counts over everybody, how far the state is, numbers of events in sequences.
+    """Return the state without common counts, positions and numbers in sequences.
 
     Sequences of an item, too: what the events of others were a part of depends on hers.
     """
@@ -202,7 +202,7 @@ def test_an_engine_goes_on_as_if_it_had_never_seen_them(
     memory_bytes: int | None,
     killed_after: int | None,
 ) -> None:
-    """At any place of a stream, with any cuts and commits, and a kill before any write of it."""
+    """Erasure at any place of a stream, with any commits, and a kill before any write."""
     log = entries(drawn)
     place = round(share * len(log))
     suppressed: set[str] = set()
@@ -269,10 +269,10 @@ def test_an_engine_goes_on_as_if_it_had_never_seen_them(
         assert again.read("item", item, at) == engine.read("item", item, at)
 
 
-def test_of_a_sequence_that_several_had_a_part_in_what_they_took_goes(
+def test_a_shared_partial_match_loses_erased_steps(
     definitions: Definitions,
 ) -> None:
-    """Beginnings and buffered events of others stay as they are, in memory and in the store."""
+    """Partial matches and buffered events of others stay, in memory and store."""
     found: list[Match] = []
     store = MemoryState()
     engine = opened(definitions, store, on_match=found.extend)
@@ -299,7 +299,7 @@ def test_of_a_sequence_that_several_had_a_part_in_what_they_took_goes(
         found.clear()
 
 
-def test_an_unknown_person_is_found_by_what_they_caused_of_an_item(
+def test_an_unknown_user_is_found_by_mentions(
     definitions: Definitions,
 ) -> None:
     """A state that turns up late shows by itself that somebody had a part in it."""
@@ -319,7 +319,7 @@ def test_an_unknown_person_is_found_by_what_they_caused_of_an_item(
     assert dict(store.scan(b"")) == theirs
 
 
-def test_a_copy_elsewhere_is_made_anew_wherever_an_erasure_was_killed(
+def test_a_copy_is_renewed_after_a_killed_erasure(
     definitions: Definitions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of blobs of items that a first run changed, the second would know nothing."""

@@ -79,7 +79,8 @@ def test_matches_and_actions_depend_on_the_log_alone() -> None:
         assert sorted(map(repr, actions_again)) == sorted(map(repr, actions))
 
 
-def test_a_sequence_is_read_beside_the_features_and_a_tick_completes_it() -> None:
+def test_a_tick_completes_a_sequence() -> None:
+    """A sequence is read with the features, and a tick completes it."""
     engine = Engine(
         load_definitions(DEFINITIONS), MemoryState(), EngineOptions(watermark_delay_ms=1000)
     )

@@ -44,7 +44,7 @@ def run(
     delay: int = 0,
     lateness: int = 300_000,
 ) -> Rows:
-    """What is fired when the log is cut and the engine restarted at random."""
+    """Return the results with the log split and the engine restarted at random."""
     rng = random.Random(seed)
     stream = [(offset, encode_entry(entry)) for offset, entry in enumerate(entries)]
     store, fired = MemoryState(), list[WindowResult]()
@@ -72,7 +72,7 @@ def run(
 
 
 def without_repeats(rows: Rows) -> Rows:
-    """A session that has fired may fire once more after a restart, with the same value."""
+    """An emitted session may be emitted again after a restart, with the same value."""
     return {place: [value for value, _ in groupby(values)] for place, values in rows.items()}
 
 
@@ -124,7 +124,8 @@ def view(number: int, at: int) -> tuple[int, bytes]:
     return number, encode_entry(event)
 
 
-def test_a_window_fires_once_its_end_is_reached_and_again_when_it_changes() -> None:
+def test_a_window_is_emitted_again_when_it_changes() -> None:
+    """A window is emitted when its end is reached, and again when it changes."""
     start = START // MINUTE * MINUTE
     fired: list[WindowResult] = []
     engine = Engine(

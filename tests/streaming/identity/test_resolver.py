@@ -1,4 +1,4 @@
-"""Devices and people: links that people make, histories that meet and part, and nothing covert."""
+"""Identity resolution: explicit links, merged histories, and nothing covert."""
 
 from __future__ import annotations
 
@@ -195,7 +195,7 @@ def test_what_happens_after_a_logout_belongs_to_who_comes_next() -> None:
     assert (views(engine, "u"), views(engine, "v")) == (1, 1)
 
 
-def test_a_login_that_comes_late_takes_nothing_from_who_came_after() -> None:
+def test_a_late_login_takes_nothing_from_later_users() -> None:
     engine = new_engine()
     feed(
         engine,
@@ -210,7 +210,8 @@ def test_a_login_that_comes_late_takes_nothing_from_who_came_after() -> None:
     assert (views(engine, "u"), views(engine, "v")) == (1, 2)
 
 
-def test_a_login_that_comes_late_does_not_claim_what_waits_for_the_next() -> None:
+def test_a_late_login_claims_no_later_history() -> None:
+    """A late login does not claim the history that waits for the next user."""
     check_late_login()
 
 
@@ -309,7 +310,7 @@ def test_consent_outlives_a_restart() -> None:
     assert engine.reads.devices_of("v") == ("e",)
 
 
-def test_without_identity_nothing_is_linked_whatever_the_log_says() -> None:
+def test_nothing_is_linked_without_identity() -> None:
     engine = new_engine(identity=None)
     feed(engine, [view(device="d", at=1), event("x.login", "u", "d", at=2), view(device="d", at=3)])
     feed(engine, [Link(device_id="d", timestamp=START, user_id="u")])
@@ -406,7 +407,7 @@ Read = Callable[[str, str, int], dict[str, Any]]
 
 
 def check(read: Read, entries: Sequence[Entry], naive: NaiveIdentity, **options: Any) -> int:
-    """Every feature is what it is where all had named themselves; returns how many were seen."""
+    """Check features against a log in which all events name users; return their number."""
     naive.feed(once(entries))
     named = new_engine(identity=None, dedupe_days=0, **options)
     for each in naive.relabelled():
@@ -590,7 +591,8 @@ class Partition:
 
 
 @pytest.mark.parametrize("partitions", [3])
-def test_partitions_whose_devices_move_compute_what_is_missing_together(partitions: int) -> None:
+def test_partitions_with_transfers_backfill_together(partitions: int) -> None:
+    """Partitions whose devices move compute missing features together."""
     rng = random.Random(partitions)
     entries = random_lives(rng, 90)
     cluster = OldCluster([MemoryState() for _ in range(partitions)], rng)
@@ -689,7 +691,8 @@ def test_who_refuses_meanwhile_gets_neither_history_nor_events() -> None:
     assert views(person, "u") == 0
 
 
-def test_who_reads_the_whole_log_passes_over_what_partitions_tell_each_other() -> None:
+def test_a_whole_log_reader_skips_transfers() -> None:
+    """A reader of the whole log skips entries between partitions."""
     entries = [view(device="d", at=1), event("x.login", "u", "d", at=2), view(device="d", at=3)]
     home = new_engine(partition=0, partition_of=split)
     feed(home, [entries[0], Link(device_id="d", timestamp=START + 2, user_id="u"), entries[2]])

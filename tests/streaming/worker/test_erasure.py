@@ -1,4 +1,4 @@
-"""What the owner of a partition keeps of people goes, found by the log or by the state itself."""
+"""Erasure of users from a partition, found by the log or by the state itself."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def test_a_state_shows_by_itself_whose_it_is(
     tmp_path_factory: pytest.TempPathFactory,
     drawn: list[tuple[str | None, str | None, str, int, int]],
 ) -> None:
-    """With nothing known from the log, as of a state that turns up long after the erasure."""
+    """Nothing is known from the log, as for a state found long after the erasure."""
     folder = tmp_path_factory.mktemp("partition")
     payloads = [encode_entry(entry) for entry in entries(drawn)]
     store = RocksState(folder / "state")
@@ -246,9 +246,10 @@ class Killed(RocksState):
 
 
 @pytest.mark.parametrize("killed", [False, True])
-def test_bytes_leave_the_disk_also_where_little_went_or_after_a_kill(
+def test_deleted_bytes_leave_the_disk(
     definitions: Definitions, tmp_path: Path, killed: bool
 ) -> None:
+    """Deleted bytes leave the disk, also after few deletions or a kill."""
     if not killed:  # all there is of them is a mention
         definitions = load_definitions(
             "[{name: bought, entity: item, sequence: [view, add_to_cart], within: 5m}]"

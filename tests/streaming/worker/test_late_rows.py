@@ -1,4 +1,4 @@
-"""Events that come too late leave a worker as rows, each with what it does not count for."""
+"""Rows of late events, each with the features that it does not count for."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rows of fired windows: valid JSON of exactly what fired, whatever the names hold."""
+"""Rows of window results: valid JSON of exactly these results, with any names."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""When a worker asks its client for records, and when it tells its group of commits."""
+"""Times at which a worker polls its client and commits to its group."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -73,7 +73,7 @@ class OneRecord(SilentGroup):
 
 
 class Noting:
-    """The work on a partition, which notes what it is told to do."""
+    """A partition job that records its calls."""
 
     rows = watermark = 0
 
@@ -100,7 +100,7 @@ class Noting:
 def timed(
     silent: JobOptions, sleep: Callable[[float], None], *, publish_s: float, commit_s: float
 ) -> tuple[Worker, Noting, list[float]]:
-    """A worker with one partition that notes what is asked of it, and the clock of both."""
+    """Return a worker, its only job, which records its calls, and their clock."""
     now, job = [0.0], Noting()
     worker = Worker(
         definitions(),
@@ -113,9 +113,10 @@ def timed(
     return worker, job, now
 
 
-def test_each_batch_is_copied_at_once_and_commits_come_more_seldom(
+def test_batches_are_copied_before_commits(
     monkeypatch: pytest.MonkeyPatch, silent: JobOptions
 ) -> None:
+    """Each batch is copied at once, and commits are less frequent."""
     monkeypatch.setattr("tactful_streaming.worker.worker.PartitionGroup", OneRecord)
     slept: list[float] = []
 
@@ -185,9 +186,10 @@ class Acting(Noting):
         return 0
 
 
-def test_a_log_is_not_drained_before_what_followed_from_its_end_is_read(
+def test_draining_reads_entries_appended_at_the_end(
     monkeypatch: pytest.MonkeyPatch, silent: JobOptions
 ) -> None:
+    """A log is drained once entries appended because of its end are read."""
     job = Acting()
 
     class Reading(SilentGroup):

@@ -78,7 +78,7 @@ def settle(workers: Sequence[Worker], rounds: int) -> None:
 
 
 def settled(shard: Shard, workers: Sequence[Worker]) -> tuple[Logs, Truth]:
-    """The log when all actions have gone round, and what an uninterrupted run makes of it."""
+    """Return the log with all actions appended, and an uninterrupted run of it."""
     until = time.monotonic() + PATIENCE_S
     while time.monotonic() < until:
         logs = read_topic(shard.kafka)
@@ -226,7 +226,7 @@ def test_a_former_owner_is_shut_out(kafka_servers: str, shard: Shard) -> None:
 
 
 def test_what_is_committed_is_found_behind_what_was_given_up(shard: Shard) -> None:
-    """Two owners are replaced in the midst of transactions that lie one across the other."""
+    """Two owners are replaced in the middle of overlapping transactions."""
     from confluent_kafka import Producer
 
     given_up = []
@@ -298,7 +298,7 @@ def refuse(*_: object) -> None:
 
 
 def test_what_was_not_committed_is_computed_again(shard: Shard) -> None:
-    """A worker dies again and again, at any point between two commits, also of a full disk."""
+    """A worker is killed repeatedly between two commits, also by a full disk."""
     rng = random.Random(3)
     ends = append(shard, random_entries(3, 2_000))
     for full_disk in (False, True, False):
@@ -395,7 +395,7 @@ def reopened_state(folder: Path) -> Iterator[PartitionState]:
 
 
 def test_silence_lets_the_clock_into_the_log(shard: Shard) -> None:
-    """What waits for time to pass happens although no event comes."""
+    """Timers are triggered although no event comes."""
     clock = START + 10_000
     worker = new_worker(shard, now=lambda: clock)
     view = Event(event_id="v", type="view", timestamp=START, user_id="u1", item_id="i")
