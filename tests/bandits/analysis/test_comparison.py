@@ -251,6 +251,7 @@ def test_the_sequence_is_wider_than_the_planned_look(estimate: Estimate) -> None
     )
     anytime = confidence_sequence(estimate)
     assert anytime.low < planned.low and planned.high < anytime.high
+    assert anytime == confidence_sequence(estimate, tightest_at=5000)
 
 
 @pytest.mark.parametrize("tightest_at", [100, 5000, 200_000])

@@ -138,6 +138,19 @@ def _log(
     )
 
 
+def test_shrinkage_by_its_formula() -> None:
+    """With weights w of 4 and 0.5 the factors ``s w / (w² + s)`` are 40/26 and 5/10.25."""
+    log = LoggedDecisions(
+        rewards=np.array([1.0, 0.0]),
+        propensities=np.array([0.2, 0.8]),
+        target=np.array([0.8, 0.4]),
+        expected=np.array([0.5, 0.25]),
+        expected_target=np.array([0.3, 0.1]),
+    )
+    expected = [0.3 + 40 / 26 * 0.5, 0.1 - 5 / 10.25 * 0.25]
+    assert shrunk_doubly_robust(log, 10).value == pytest.approx(np.mean(expected))
+
+
 @pytest.mark.parametrize("name", _ESTIMATORS)
 def test_estimates_are_unbiased_where_they_say_so(name: str) -> None:
     # A wrong model, where a right one is not asked for.

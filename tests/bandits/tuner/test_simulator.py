@@ -56,6 +56,19 @@ def test_environments_differ_by_chance_or_by_weights_alone() -> None:
     assert step.expected_click_rate[0] != step.expected_click_rate[2]
 
 
+def test_state_has_smoothed_rates() -> None:
+    """A fifth of each smoothed rate is the last hour's, without noise of a release."""
+    settings = MarketSettings(release_scale=0.0)
+    market = MarketSimulator(2, settings=settings)
+    clicks, bought = 0.12, 0.02
+    for _ in range(3):
+        step = market.step(CHAMPION)
+        clicks = 0.8 * clicks + 0.2 * step.click_rate[0]
+        bought = 0.8 * bought + 0.2 * step.purchases[0] / (settings.sessions * settings.shown)
+        assert market.state[0, 7] == pytest.approx(10 * (clicks - 0.12))
+        assert market.state[0, 8] == pytest.approx(20 * (bought - 0.02))
+
+
 def test_clicks_and_purchases_have_their_expectation() -> None:
     """Clicks are drawn from their expectation and purchases from clicks."""
     market = MarketSimulator(2, environments=4, settings=MarketSettings(drift=0.0))
