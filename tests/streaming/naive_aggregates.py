@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
+
+from tests.streaming.oracle import Row, aggregate, windows_of
 
 from tactful_streaming.definitions.model import (
     CumulativeWindow,
@@ -24,12 +24,6 @@ class Happening(NamedTuple):
     key: str
     timestamp: int
     sources: dict[str, Any]
-
-
-class Row(NamedTuple):
-    timestamp: int
-    group: str | None
-    value: Any
 
 
 FiredKey = tuple[str, str, str | None, int, int]
@@ -79,10 +73,12 @@ class Naive:
             newest = sorted(rows, key=lambda row: row.timestamp)[::-1][: f.n]
             return [(row.value, row.timestamp) for row in newest if row.timestamp > oldest]
         found = {}
+        decays = isinstance(f.window, ForwardDecay)  # read as of the newest event
         for group in dict.fromkeys(row.group for row in rows):
             inside = self._inside(f, key, group, at)
             if inside:
-                found[group] = value_of(f, inside, at)
+                last = max(row.timestamp for row in inside)
+                found[group] = aggregate(f, inside, max(at, last) if decays else at)
         if f.group_by is not None:
             return found
         return found.get(None, [] if f.aggregate == "top_k" else 0.0)
@@ -95,7 +91,7 @@ class Naive:
             return []
         rows = [row for row in self.rows.get((f.name, key), []) if row.group == group]
         if isinstance(f.window, Window | CumulativeWindow):
-            start, end = windows_of(f.window, at)[0]
+            start, end = windows_of(f, at)[0]
             return [row for row in rows if start <= row.timestamp < end]
         if isinstance(f.window, ForwardDecay) and rows:
             silence = at - max(row.timestamp for row in rows)
@@ -115,7 +111,7 @@ class Naive:
                 return
             self.changed.add((*place, joined[0].timestamp, end))
         elif isinstance(f.window, Window | CumulativeWindow) and f.aggregate != "last_n":
-            windows = windows_of(f.window, row.timestamp)
+            windows = windows_of(f, row.timestamp)
             if windows[-1][1] <= horizon:
                 self.late += 1
                 return
@@ -174,63 +170,4 @@ class Naive:
                 and (inside[0].timestamp, inside[-1].timestamp + f.window.gap_ms) == (start, end)
             )
             if inside and spans:
-                self.fired[name, key, group, start, end] = value_of(f, inside, end - 1)
-
-
-def windows_of(window: Window | CumulativeWindow, at: int) -> list[tuple[int, int]]:
-    """Start and end of each window that holds `at`, in order."""
-    if isinstance(window, CumulativeWindow):
-        start = at // window.size_ms * window.size_ms
-        steps = range(start + window.step_ms, start + window.size_ms + 1, window.step_ms)
-        return [(start, end) for end in steps if end > at]
-    span = window.size_ms + (window.slide_ms if window.tail == "approximate" else 0)
-    first = at // window.slide_ms * window.slide_ms + window.slide_ms
-    return [(end - span, end) for end in range(first, first + span, window.slide_ms)]
-
-
-def value_of(f: Feature, rows: Sequence[Row], at: int) -> Any:
-    """The aggregate of rows, at least one, of one group."""
-    values = [row.value for row in rows]
-    match f.aggregate:
-        case "count":
-            return weighted(f, [(row.timestamp, 1.0) for row in rows], at)
-        case "sum":
-            return weighted(f, [(row.timestamp, row.value) for row in rows], at)
-        case "mean":
-            total = weighted(f, [(row.timestamp, row.value) for row in rows], at)
-            return total / weighted(f, [(row.timestamp, 1.0) for row in rows], at)
-        case "min":
-            return min(values)
-        case "max":
-            return max(values)
-        case "last":
-            newest = max(row.timestamp for row in rows)
-            return next(row.value for row in reversed(rows) if row.timestamp == newest)
-        case "last_time":
-            return float(max(row.timestamp for row in rows))
-        case "distinct":
-            return float(len(set(values)))
-        case "top_k":
-            return sorted(Counter(values).items(), key=lambda pair: (-pair[1], pair[0]))[: f.n]
-        case "quantile":
-            assert f.q is not None
-            return sorted(values)[max(math.ceil(f.q * len(values)), 1) - 1]
-    raise AssertionError(f.aggregate)
-
-
-def weighted(f: Feature, amounts: Sequence[tuple[int, float]], at: int) -> float:
-    """A sum with decay, from the oldest pane to the newest."""
-    if isinstance(f.window, ForwardDecay):
-        moment = max(at, *(time for time, _ in amounts), 0)
-        return math.fsum(a * 2.0 ** ((t - moment) / f.window.half_life_ms) for t, a in amounts)
-    if not isinstance(f.window, Window):
-        return sum(amount for _, amount in amounts)
-    panes: dict[int, float] = {}
-    for time, amount in amounts:
-        pane = time // f.window.slide_ms
-        panes[pane] = panes.get(pane, 0.0) + amount
-    newest = at // f.window.slide_ms
-    total = 0.0
-    for pane in sorted(panes):
-        total += f.window.decay ** (newest - pane) * panes[pane]
-    return total
+                self.fired[name, key, group, start, end] = aggregate(f, inside, end - 1)
