@@ -17,7 +17,7 @@ from tactful.maintenance.expiry import (
     expire_models,
     kept_for,
 )
-from tactful.models.audited_registry import audited_registry
+from tactful.models.mlflow_registry import audited_registry
 from tactful.util.clock import now_ms
 
 _directory = click.Path(exists=True, file_okay=False, path_type=Path)

@@ -11,8 +11,8 @@ import msgspec
 from tactful.cli.options import by_option, config_option, data_option, json_option
 from tactful.config.load import load_settings
 from tactful.config.settings import Settings
-from tactful.models.audited_registry import audited_registry, open_model_log
-from tactful.models.mlflow_registry import Registry
+from tactful.models.audit_log import open_model_log
+from tactful.models.mlflow_registry import Registry, audited_registry
 
 _name_option = click.option("--name", default="ranker", show_default=True, help="Model name.")
 

@@ -98,7 +98,7 @@ class RolloutController:
 
     def _run(self) -> list[LookRecord]:
         looks = []
-        active = [it for it in self._store.all() if it.rollout.state in ("canary", "held")]
+        active = [row for row in self._store.all() if row.rollout.state in ("canary", "held")]
         keys = {stored.key for stored in active}
         self._watched = {key: it for key, it in self._watched.items() if key in keys}
         for stored in active:
@@ -216,12 +216,12 @@ def served_now(stored: Iterable[StoredRollout]) -> list[Served]:
     archived, except a model, which becomes the champion.
     """
     served = []
-    for each in stored:
-        rollout = each.rollout
-        ends = rollout.state == "rolled back" or rollout.decision in ("keep", "inconclusive")
-        shipped_model = rollout.state == "decided" and bool(each.definition.model)
-        if not (each.archived or ends or shipped_model):
-            served.append(Served(each.definition, rollout.share))
+    for row in stored:
+        rollout = row.rollout
+        ended = rollout.state == "rolled back" or rollout.decision in ("keep", "inconclusive")
+        shipped_model = rollout.state == "decided" and bool(row.definition.model)
+        if not (row.archived or ended or shipped_model):
+            served.append(Served(row.definition, rollout.share))
     return served
 
 

@@ -62,12 +62,12 @@ def read_out(outcomes: ArmOutcomes, experiment: Experiment, *, alpha: float = 0.
         else None
     )
     control = experiment.control.name
-    found = {name: samples(outcomes.arms.get(name, {})) for name in people}
+    arms = {name: samples(outcomes.arms.get(name, {})) for name in people}
     comparisons = {
-        (name, metric): compare(found[control][metric], found[name][metric], alpha=alpha)
+        (name, metric): compare(arms[control][metric], arms[name][metric], alpha=alpha)
         for name in people
         for metric in METRICS
-        if name != control and comparable(metric, found.get(control, {}), found[name])
+        if name != control and comparable(metric, arms.get(control, {}), arms[name])
     }
     adjusted = holm([compared.anytime_p for compared in comparisons.values()])
     total = seen + outcomes.crossed

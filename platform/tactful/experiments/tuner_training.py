@@ -70,15 +70,15 @@ def train_in_simulator(
     def always(action: Floats) -> StatePolicy:
         return lambda states: np.tile(action, (len(states), 1))
 
-    ours = rate(lambda states: np.array([network.act(it) for it in states], np.float64))
+    tuned = rate(lambda states: np.array([network.act(state) for state in states], np.float64))
     figures = {
-        "tuner_vs_champion": ours / rate(always(np.zeros(len(_CHAMPION)))),
+        "tuner_vs_champion": tuned / rate(always(np.zeros(len(_CHAMPION)))),
         "worst_loss_where_it_learnt": worst_loss(course.expected_click_rate, course.champion),
     }
     if rivals:
-        figures["tuner_vs_static"] = ours / rate(always(best_static(bounds, seed + 500)))
+        figures["tuner_vs_static"] = tuned / rate(always(best_static(bounds, seed + 500)))
         linear = linear_policy(linear_contextual(bounds, seed + 600))
-        figures["tuner_vs_linear"] = ours / rate(linear)
+        figures["tuner_vs_linear"] = tuned / rate(linear)
     manifest = TunerManifest(
         champion=_CHAMPION,
         reach=bounds.reach,

@@ -15,9 +15,12 @@ from typing import Any, Literal, cast
 
 import sqlalchemy as sa
 
+from tactful.config.settings import Settings
 from tactful.experiments.store import refuse_while_rolled_out
+from tactful.metadata.connections import open_installation
 from tactful.metadata.store import MetadataStore
 from tactful.metadata.tables import model_changes
+from tactful.util.clock import now_ms
 
 Action = Literal["train", "promote", "rollback"]
 State = Literal["begun", "done", "failed"]
@@ -164,6 +167,18 @@ class ModelLog:
             .values(ended_at=self._clock(), **values)
         )
         self._metadata.change(lambda connection: connection.execute(statement))
+
+
+@contextlib.contextmanager
+def open_model_log(settings: Settings) -> Iterator[ModelLog]:
+    """Open the audit log of models while the context lasts.
+
+    Raises:
+        StorageError: if the metadata cannot be used.
+    """
+    settings.storage.data.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with contextlib.closing(open_installation(settings)) as metadata:
+        yield ModelLog(metadata, clock=now_ms)
 
 
 def login_and_host() -> str:

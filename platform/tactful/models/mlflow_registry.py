@@ -11,8 +11,8 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
-from contextlib import ExitStack, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,8 +21,9 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from tactful.config.settings import Settings
 from tactful.errors import ModelError
-from tactful.models.audit_log import Action, ModelLog, login_and_host
+from tactful.models.audit_log import Action, ModelLog, login_and_host, open_model_log
 from tactful.ranking.features import layout
 from tactful.ranking.model import (
     Manifest,
@@ -253,20 +254,20 @@ class Registry:
         aliases: dict[str, list[str]] = {}
         for alias, version in client.get_registered_model(self._name).aliases.items():
             aliases.setdefault(str(version), []).append(alias)
-        found = client.search_model_versions(f"name='{self._name}'")
+        versions = client.search_model_versions(f"name='{self._name}'")
         return [
             {
                 "version": str(version.version),
                 "run_id": version.run_id or "",
                 "aliases": ", ".join(sorted(aliases.get(str(version.version), []))),
             }
-            for version in sorted(found, key=lambda v: -int(v.version))
+            for version in sorted(versions, key=lambda version: -int(version.version))
         ]
 
     def ages(self) -> list[tuple[str, int, str]]:
         """Return number, registration time (epoch milliseconds) and aliases of every version."""
-        found = self._client().search_model_versions(f"name='{self._name}'")
-        registered = {str(version.version): int(version.creation_timestamp) for version in found}
+        versions = self._client().search_model_versions(f"name='{self._name}'")
+        registered = {str(it.version): int(it.creation_timestamp) for it in versions}
         return [(it["version"], registered[it["version"]], it["aliases"]) for it in self.versions()]
 
     def forget(self, version: str) -> None:
@@ -324,6 +325,13 @@ class Registry:
                 f"{self._models} holds versions of {', '.join(sorted(others))}: give {self._name} "
                 "a directory of its own with storage.models"
             )
+
+
+@contextmanager
+def audited_registry(settings: Settings, name: str, *, by: str | None = None) -> Iterator[Registry]:
+    """Open the model registry, whose changes are recorded, while the context lasts."""
+    with open_model_log(settings) as audit:
+        yield Registry(name, settings.models, audit=audit, by=by)
 
 
 def _delete(uri: str) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 from tactful.config.settings import Settings
 from tactful.errors import ConfigError
 from tactful.experiments.store import RolloutStore, StoredRollout
-from tactful.models.audited_registry import audited_registry
+from tactful.models.mlflow_registry import audited_registry
 from tactful.models.schedule import environment, run_command
 
 logger = logging.getLogger(__name__)

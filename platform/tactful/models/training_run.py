@@ -18,8 +18,7 @@ from tactful.config.settings import Settings
 from tactful.errors import ConfigError, ModelError
 from tactful.event_log.open import open_log
 from tactful.metadata.connections import open_installation
-from tactful.models.audit_log import login_and_host
-from tactful.models.audited_registry import open_model_log
+from tactful.models.audit_log import login_and_host, open_model_log
 from tactful.models.drift import LATEST, Drift, measure_drift
 from tactful.models.mlflow_registry import Registered, Registry
 from tactful.models.schedule import why_due
@@ -30,8 +29,10 @@ from tactful.schemas.positions import Position
 from tactful.subjects.consented_log import PermittedLog, training_permissions
 from tactful.subjects.erasure_requests import ErasureJobs
 from tactful.training.evaluation import list_metrics
+from tactful.training.options import TrainingOptions
+from tactful.training.plots import plot_training
 from tactful.training.replay_rows import Progress
-from tactful.training.train import Trained, TrainingOptions, plot_training, train
+from tactful.training.train import Trained, train
 from tactful.util.checkpoint import Checkpoint
 from tactful.util.clock import now_ms
 from tactful_streaming.definitions.model import Definitions
@@ -170,16 +171,17 @@ def no_worse(models: Path, trained: Trained, directory: Path) -> bool:
         return True
     place = version_directory(models, pointer.version)
     try:
-        held, champion = read_manifest(place), load_trees(place)
+        manifest, champion = read_manifest(place), load_trees(place)
     except ModelError:
         return True
-    ours = trained.manifest
-    if (held.features, held.definitions) != (ours.features, ours.definitions):
+    fresh = trained.manifest
+    if (manifest.features, manifest.definitions) != (fresh.features, fresh.definitions):
         return True  # the server refuses such a champion
-    first = int(np.searchsorted(trained.held_back_at, held.trained_until))
+    first = int(np.searchsorted(trained.held_back_at, manifest.trained_until))
     rows = trained.held_back.split(first)[1]
     ends = np.cumsum(rows.sizes)[:-1]
-    positives = [int(it.sum()) for it in np.split(rows.labels, ends)] if len(rows.sizes) else []
+    lists = np.split(rows.labels, ends) if len(rows.sizes) else []
+    positives = [int(labels.sum()) for labels in lists]
     if sum(count > 0 for count in positives) < _FEWEST_TO_JUDGE:
         return False
     new, old = (
@@ -221,7 +223,7 @@ def reason_to_train(settings: Settings, *, now: int) -> str | None:
         champion=champion,
         drift=drift,
         erased_at=erased_at,
-        kept_ms=min((limits[it] for it in _LEARNED_FROM if it in limits), default=0),
+        kept_ms=min((limits[kind] for kind in _LEARNED_FROM if kind in limits), default=0),
     )
 
 

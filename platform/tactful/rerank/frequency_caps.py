@@ -100,7 +100,7 @@ class ShownToday(CoCommittedConsumer):
         if self._changed * _UNWRITTEN_SHARE <= self._held or not self._changed:
             return None
         newest = max((day for day, _ in self._people.values()), default=0)
-        for subject in [who for who, (day, _) in self._people.items() if day < newest - 1]:
+        for subject in [key for key, (day, _) in self._people.items() if day < newest - 1]:
             self._held -= len(self._people.pop(subject)[1])
         self._changed = 0
         return msgspec.msgpack.encode(list(self._people.items()))
@@ -122,7 +122,7 @@ def without_people(state: bytes, people: Collection[str]) -> bytes:
     """
     kind = list[tuple[str, tuple[int, dict[str, int]]]]
     held = msgspec.msgpack.decode(state, type=kind)
-    return msgspec.msgpack.encode([(who, counts) for who, counts in held if who not in people])
+    return msgspec.msgpack.encode([(key, counts) for key, counts in held if key not in people])
 
 
 def exhausted(
