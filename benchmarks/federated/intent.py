@@ -27,7 +27,7 @@ from benchmarks.figures import Figure
 from benchmarks.quality.served import served_lists
 from tactful.demo.datasets import DAY, Replay, online_retail
 from tactful.training.evaluation import Scorecard
-from tactful.training.train import TrainingOptions
+from tactful.training.options import TrainingOptions
 from tactful_federated.model.tokens import BOUNDARY, FIRST_CATEGORY, OTHER
 from tactful_federated.model.vectors import Vector
 

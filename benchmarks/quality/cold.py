@@ -30,7 +30,8 @@ from tactful.ranking.model import Pointer, version_directory, write_pointer
 from tactful.recommend.recommender import HEURISTIC, LEARNED, RANKING_EXPERIMENT, Recommender, build
 from tactful.schemas.recommendations import RecommendRequest
 from tactful.training.evaluation import CUTOFF
-from tactful.training.train import TrainingOptions, train
+from tactful.training.options import TrainingOptions
+from tactful.training.train import train
 from tactful_streaming.contract.log_entries import Entry, Event, Item, User, encode_entry
 from tactful_streaming.definitions.reader import load_definitions
 from tactful_streaming.engine.engine import Engine

@@ -20,7 +20,7 @@ from benchmarks.figures import Figure
 from benchmarks.quality.served import served_lists
 from tactful.demo.datasets import Ask, Replay, online_retail
 from tactful.training.evaluation import Scorecard
-from tactful.training.train import TrainingOptions
+from tactful.training.options import TrainingOptions
 
 COLD_ITEM_FIGURES = {
     "cold_item_recall20_ratio": "1",

@@ -28,7 +28,7 @@ from benchmarks.quality.questions import Trial, earlier_trial, final_trial
 from benchmarks.quality.served import served_lists
 from tactful.demo.datasets import Replay, completejourney, online_retail
 from tactful.training.evaluation import Scorecard
-from tactful.training.train import TrainingOptions
+from tactful.training.options import TrainingOptions
 
 _ROOT = Path(__file__).resolve().parents[2]
 _IMPLICIT = "implicit>=0.7.2,<0.8"

@@ -20,7 +20,9 @@ from tactful.recommend.recommender import (
 from tactful.rerank.arm_policy import ranking_experiment
 from tactful.schemas.recommendations import RecommendRequest
 from tactful.training.evaluation import CUTOFF
-from tactful.training.train import Question, TrainingOptions, train
+from tactful.training.options import TrainingOptions
+from tactful.training.replay_rows import Question
+from tactful.training.train import train
 from tactful_streaming.contract.log_entries import Entry, Event, Item, User, encode_entry
 from tactful_streaming.definitions.reader import load_definitions
 from tactful_streaming.engine.engine import Engine

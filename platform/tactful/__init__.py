@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from tactful.models.mlflow_registry import Registry
     from tactful.recommend.recommender import Recommender
     from tactful.server.platform import Platform
-    from tactful.training.train import TrainingOptions, train
+    from tactful.training.options import TrainingOptions
+    from tactful.training.train import train
 
 __all__ = [
     "AsyncClient",
@@ -41,7 +42,7 @@ _HOMES = {
     "Registry": "models.mlflow_registry",
     "Settings": "config.settings",
     "TactfulError": "errors",
-    "TrainingOptions": "training.train",
+    "TrainingOptions": "training.options",
     "load_settings": "config.load",
     "train": "training.train",
 }

@@ -17,7 +17,7 @@ from benchmarks.quality.questions import Question, Trial, earlier_trial, final_t
 from benchmarks.quality.served import served_lists
 from tactful.demo.datasets import Replay
 from tactful.training.evaluation import CUTOFF
-from tactful.training.train import TrainingOptions
+from tactful.training.options import TrainingOptions
 
 
 @pytest.fixture(scope="module", params=[False, True], ids=["next", "basket"])

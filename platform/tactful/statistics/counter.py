@@ -74,6 +74,11 @@ class StatisticsCounter(CoCommittedConsumer):
     Unit of privacy, guarantee and assumptions: `tactful_privacy.Statistic`.
 
     Attributes:
+        definitions: the published statistics.
+        ledger: store of their releases.
+        allowance: time for which a pane stays open after its end, milliseconds.
+        bases: statistic of the panes, by name of its definition.
+        further: its longer periods and totals, by name of its definition.
         changes: the consumer that stores changes since the last snapshot; None for none.
     """
 
@@ -89,12 +94,26 @@ class StatisticsCounter(CoCommittedConsumer):
         allowance_ms: int = ALLOWANCE_MS,
         not_before: int = 0,
     ) -> None:
-        """Register the statistics with the ledger; arguments as for `PrivateStatistics`."""
-        self._definitions = tuple(definitions)
-        self._ledger = ledger
+        """Register the statistics with the ledger.
+
+        Args:
+            definitions: the statistics to publish.
+            ledger: store of the releases.
+            secret: keys the hash of users; the same for as long as the state is kept.
+            clock: now in epoch milliseconds, or None to follow `x.clock` events.
+            allowance_ms: time for which a pane stays open after its end.
+            not_before: nothing is counted of panes before this time, epoch milliseconds, where
+                counting begins anew: a restored ledger may lack releases of them. It holds for a
+                replay as well, whose days are mostly older.
+
+        Raises:
+            PrivacyError: if a statistic is not publishable or the day's budget does not allow it.
+        """
+        self.definitions = tuple(definitions)
+        self.ledger = ledger
         self._secret = secret
         self._clock = clock
-        self._allowance = allowance_ms
+        self.allowance = allowance_ms
         self._not_before = not_before
         self._replayed = 0
         self._tracks: dict[str, _Track] = {}
@@ -103,7 +122,7 @@ class StatisticsCounter(CoCommittedConsumer):
         self._whole = False  # whether there is a snapshot that changes can belong to
         self._awaits = False  # whether changes that belong to what was restored are missing
         self._written = 0  # entries that all changes since the last snapshot have written
-        released = {definition.name: definition.statistics() for definition in self._definitions}
+        released = {definition.name: definition.statistics() for definition in self.definitions}
         self.bases = {name: statistics[0] for name, statistics in released.items()}
         self.further = {name: statistics[1:] for name, statistics in released.items()}
         # Queries about days that are over do not block a statistic that begins today.
@@ -112,6 +131,11 @@ class StatisticsCounter(CoCommittedConsumer):
             [statistic for statistics in released.values() for statistic in statistics],
             first_day=first_day,
         )
+
+    @property
+    def wall(self) -> bool:
+        """Whether the wall clock closes panes, and not `x.clock` events."""
+        return self._clock is not None
 
     @property
     def now(self) -> int:
@@ -139,7 +163,7 @@ class StatisticsCounter(CoCommittedConsumer):
         if unit is None or not self._begun():
             return
         watermark = self._watermark()
-        for definition in self._definitions:
+        for definition in self.definitions:
             if (key := definition.key(event, item)) is not None:
                 counts, _ = self._tracks[definition.name]
                 counts.add(unit, event.timestamp, key, watermark=watermark)
@@ -245,7 +269,7 @@ class StatisticsCounter(CoCommittedConsumer):
         return True
 
     def _watermark(self) -> int:
-        return max(0, self.now - self._allowance)
+        return max(0, self.now - self.allowance)
 
     def _begun(self) -> bool:
         """Return whether counting has begun; it begins with the first time of the clock."""
@@ -263,7 +287,7 @@ class StatisticsCounter(CoCommittedConsumer):
 
         The clock may have been set back: the day of the newest release counts, too.
         """
-        now, last = self.now, self._ledger.last_pane(name)
+        now, last = self.now, self.ledger.last_pane(name)
         begins = now if last is None else (day_of(max(now, last)) + 1) * DAY_MS
         if begins < self._not_before and self._clock is None:
             logger.warning(
@@ -279,7 +303,7 @@ class StatisticsCounter(CoCommittedConsumer):
         closed, statistic = counts.closed_until, counts.statistic
         if closed is None:
             return
-        last = self._ledger.last_pane(statistic.name)
+        last = self.ledger.last_pane(statistic.name)
         if last is None or last + statistic.pane_ms < closed:
             raise StateError(
                 f"the ledger does not hold all releases of {statistic.name!r} that were made: it is"
@@ -291,10 +315,10 @@ class StatisticsCounter(CoCommittedConsumer):
         base = self.bases[name]
         if base.kind == FOUND_KEYS:
             keys = BoundedKeys(base, secret=self._secret, start=start)
-            self._tracks[name] = keys, KeysPublisher(keys, self._ledger)
+            self._tracks[name] = keys, KeysPublisher(keys, self.ledger)
         else:
             counts = BoundedCounts(base, secret=self._secret, start=start)
-            publisher = Publisher(counts, self._ledger, further=self.further[name])
+            publisher = Publisher(counts, self.ledger, further=self.further[name])
             self._tracks[name] = counts, publisher
         return self._tracks[name]
 

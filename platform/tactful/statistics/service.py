@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tactful.config.ledger_location import ledger_location
@@ -42,51 +41,19 @@ _SHOWN_AFTER_MS = 15_000
 
 
 class PrivateStatistics:
-    """Counts events for the published statistics, and answers queries for released numbers.
+    """Answers queries for the released numbers of the published statistics.
 
     Attributes:
         counter: counts and releases; its guarantees are described there.
     """
 
-    def __init__(
-        self,
-        definitions: Sequence[StatisticDefinition],
-        ledger: Ledger,
-        *,
-        secret: bytes,
-        clock: Callable[[], int] | None,
-        allowance_ms: int = ALLOWANCE_MS,
-        not_before: int = 0,
-    ) -> None:
-        """Prepare to count.
-
-        Args:
-            definitions: the statistics to publish.
-            ledger: store of the releases.
-            secret: keys the hash of users; the same for as long as the state is kept.
-            clock: now in epoch milliseconds, or None to follow `x.clock` events.
-            allowance_ms: time for which a pane stays open after its end.
-            not_before: nothing is counted of panes before this time, epoch milliseconds, where
-                counting begins anew: a restored ledger may lack releases of them. It holds for a
-                replay as well, whose days are mostly older.
-
-        Raises:
-            PrivacyError: if a statistic is not publishable or the day's budget does not allow it.
-        """
-        self.counter = StatisticsCounter(
-            definitions,
-            ledger,
-            secret=secret,
-            clock=clock,
-            allowance_ms=allowance_ms,
-            not_before=not_before,
-        )
-        self._definitions = tuple(definitions)
-        self._ledger = ledger
-        self._clock = clock
-        self._allowance = allowance_ms
+    def __init__(self, counter: StatisticsCounter) -> None:
+        """Answer queries about the statistics of a counter."""
+        self.counter = counter
+        self._definitions = counter.definitions
+        self._ledger = counter.ledger
         self._statistics: dict[str, Statistic] = {
-            it.name: it for definition in definitions for it in self._released(definition)
+            it.name: it for definition in self._definitions for it in self._released(definition)
         }
 
     def index(self) -> StatisticsIndex:
@@ -128,8 +95,7 @@ class PrivateStatistics:
         statistic = self._statistics.get(name)
         if statistic is None:
             raise KeyError(name)
-        if self._clock is not None:
-            shown = shown_before(statistic, self.counter.now, self._allowance)
+        if (shown := self._shown_before(statistic)) is not None:
             until = shown if until is None else min(until, shown)
         try:
             page = read_released(
@@ -188,11 +154,15 @@ class PrivateStatistics:
     def _released(self, definition: StatisticDefinition) -> list[Statistic]:
         return [self.counter.bases[definition.name], *self.counter.further[definition.name]]
 
+    def _shown_before(self, statistic: Statistic) -> int | None:
+        counter = self.counter
+        return shown_before(statistic, counter.now, counter.allowance) if counter.wall else None
+
     def _panes(self, name: str, since: int, until: int) -> list[ReleasedPane]:
         """Return the released and shown panes that start in [since, until), oldest first."""
         statistic = self._statistics[name]
-        if self._clock is not None:
-            until = min(until, shown_before(statistic, self.counter.now, self._allowance))
+        if (shown := self._shown_before(statistic)) is not None:
+            until = min(until, shown)
         panes: list[ReleasedPane] = []
         cursor: str | None = None
         # Small pages, so that little more than the limit is read before it is noticed.
@@ -265,7 +235,7 @@ def open_statistics(settings: Settings) -> PrivateStatistics | None:
     document = load_statistics(definitions)
     wall = settings.statistics.clock == "wall"
     try:
-        return PrivateStatistics(
+        counter = StatisticsCounter(
             document.statistics,
             Ledger(ledger_location(settings), budgets=document.all_budgets()),
             secret=_secret(data / "statistics.secret"),
@@ -274,6 +244,7 @@ def open_statistics(settings: Settings) -> PrivateStatistics | None:
         )
     except PrivacyError as error:
         raise ConfigError(f"{definitions}: {error}") from error
+    return PrivateStatistics(counter)
 
 
 def _not_before(path: Path) -> int:

@@ -30,7 +30,6 @@ from tactful.training.boosting import fit
 from tactful.training.evaluation import list_metrics
 from tactful.training.history import History
 from tactful.training.options import TrainingOptions
-from tactful.training.plots import plot_training
 from tactful.training.position_bias import examination
 from tactful.training.replay_rows import Progress, Question, Rows, collect, sample_questions
 from tactful.training.shown_rows import ShownLists, read_shown
@@ -39,17 +38,6 @@ from tactful.util.checkpoint import Checkpoint
 from tactful_streaming.definitions.model import Definitions
 from tactful_streaming.identity.resolver import Identity
 from tactful_streaming.log.event_log import EventLog
-
-__all__ = [
-    "Question",
-    "Rows",
-    "Trained",
-    "TrainingOptions",
-    "collect",
-    "plot_training",
-    "sample_questions",
-    "train",
-]
 
 _DAY = 86_400_000
 _HOUR = 3_600_000
@@ -130,7 +118,7 @@ def train(
     history = _read_history(log, end, progress)
     until = int(history.timestamp.max()) + 1
     labels_from = until - int(options.label_days * _DAY)
-    questions = [as_asked(each) for each in _sample(history, labels_from, options)]
+    questions = list(map(as_asked, _sample(history, labels_from, options)))
     meaning = layout(definitions.fingerprint)
     shown = read_shown(log, meaning, labels_from, until, options, end=end, progress=progress)
     past, index = _indexes(history, options, checkpoint, progress, before=questions[0].offset)
@@ -300,8 +288,8 @@ def _measure(
         [len(question.positives) for question in questions],
     )
     if len(sets.shown_judge.sizes):
-        ours, served = _judge_shown(forest, sets.shown_judge)
-        metrics |= {"shown_ndcg": ours, "shown_ndcg_as_served": served}
+        ranked, served = _judge_shown(forest, sets.shown_judge)
+        metrics |= {"shown_ndcg": ranked, "shown_ndcg_as_served": served}
     return metrics
 
 
@@ -314,8 +302,8 @@ def _judge_shown(forest: xgboost.Booster, rows: Rows) -> tuple[float, float]:
         place = int(np.argmax(labels))  # each of these lists holds one item that was taken
         above = int((margins > margins[place]).sum())
         gains.append((1.0 / np.log2(above + 2), 1.0 / np.log2(place + 2)))
-    ours, served = np.average(np.array(gains), axis=0, weights=rows.weights).tolist()
-    return ours, served
+    ranked, served = np.average(np.array(gains), axis=0, weights=rows.weights).tolist()
+    return ranked, served
 
 
 def _calibrated(forest: xgboost.Booster, shown: ShownLists, judge: Rows) -> Calibration | None:

@@ -40,7 +40,8 @@ from tactful.ranking.model import Pointer, version_directory, write_pointer
 from tactful.recommend.recommender import HEURISTIC, LEARNED, RANKING_EXPERIMENT, build
 from tactful.server.platform import Platform
 from tactful.statistics.counter import CLOCK_EVENT
-from tactful.training.train import TrainingOptions, train
+from tactful.training.options import TrainingOptions
+from tactful.training.train import train
 from tactful_streaming.contract.log_entries import Entry, Event, decode_entry
 from tactful_streaming.engine.engine import Engine
 from tactful_streaming.log.embedded_log import EmbeddedLog

@@ -1,4 +1,4 @@
-"""A backup is taken beside a running server, and a restore takes back nothing that was spent."""
+"""Backups beside a running server; restores that reset no spent budget."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def log_of(settings: Settings) -> list[tuple[int, bytes]]:
 
 
 def test_a_live_backup_holds_all_acknowledged_events(tmp_path: Path, settings: Settings) -> None:
-    """While events come in all the time; what is restored goes on as if nothing had happened."""
+    """Events arrive all the time; the restored server continues without a difference."""
     with Live(Platform.open(settings, build)) as live:
         others(live)
         manifest = make_backup(settings, tmp_path / "first", clock=now_ms)
@@ -121,7 +121,7 @@ def test_a_live_backup_holds_all_acknowledged_events(tmp_path: Path, settings: S
 def test_the_log_in_a_backup_reaches_at_least_as_far_as_its_state(
     tmp_path: Path, settings: Settings
 ) -> None:
-    """With a writer at work, each of several backups is one that a server starts on."""
+    """A server starts on each of several backups made beside a writer."""
     with Live(Platform.open(settings, build)) as live:
         for number in range(3):
             others(live, 20 * number)
@@ -311,7 +311,7 @@ def test_two_ledgers_that_are_no_copies_of_each_other_are_refused(
 
 
 def test_nothing_is_counted_of_the_day_of_a_restore(tmp_path: Path, settings: Settings) -> None:
-    """What people contributed to it since the backup is not known any more."""
+    """Contributions since the backup are lost."""
     Platform.open(settings, build).close()
     draw(settings, 0, 10)
     with contextlib.closing(RocksState(settings.storage.data / "state")) as store:
@@ -346,7 +346,7 @@ def test_a_lost_ledger_may_have_released_today(tmp_path: Path, settings: Setting
 def test_how_far_retention_has_come_is_asked_of_the_log_again(
     tmp_path: Path, settings: Settings
 ) -> None:
-    """It may have gone on after the log was copied, and the copy holds what it removed since."""
+    """Retention may advance after the log was copied with records that it blanked since."""
     Platform.open(settings, build).close()
     (settings.storage.data / PROGRESS).write_text('{"until": {"impressions": 9}}')
     manifest = make_backup(settings, tmp_path / "backup", clock=now_ms)
@@ -487,7 +487,7 @@ def test_erased_keys_of_the_vault_are_not_brought_back(tmp_path: Path, settings:
 def test_keys_and_tombstones_are_where_the_settings_put_them(
     tmp_path: Path, settings: Settings, inside: bool
 ) -> None:
-    """A copy in another place would keep keys that an erasure deletes, or lose who was erased."""
+    """A copy elsewhere would keep deleted keys, or lose erased users."""
     data = settings.storage.data
     secrets = (data if inside else tmp_path / "apart") / "secrets"
     secrets.mkdir(parents=True)
@@ -580,7 +580,7 @@ for line in sys.stdin:
 
 @contextlib.contextmanager
 def killed(settings: Settings, what: str, place: Path) -> Iterator[Callable[[int], bool]]:
-    """Tries the work in a process that dies at its n-th change of a file; whether it died."""
+    """Run work in a process that dies at its n-th change of a file."""
     written = settings.storage.data.parent / "settings.pickle"
     written.write_bytes(pickle.dumps(settings))
     with subprocess.Popen(
@@ -699,7 +699,7 @@ def test_the_commands_say_what_they_did(tmp_path: Path, settings: Settings) -> N
 def test_a_keyring_in_a_backup_has_the_keys_of_its_metadata(
     tmp_path: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An epoch begins while files are copied, and somebody is erased under it."""
+    """An epoch begins while files are copied, and a user is erased under it."""
     Platform.open(settings, build).close()
     copy = backup.copy_database
 

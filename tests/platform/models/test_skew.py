@@ -25,8 +25,9 @@ from tactful.recommend.recommender import (
     RecommenderOptions,
 )
 from tactful.schemas.recommendations import RecommendRequest
+from tactful.training.options import TrainingOptions
 from tactful.training.shown_rows import read_shown
-from tactful.training.train import TrainingOptions, train
+from tactful.training.train import train
 from tactful_bandits.assignment.assign import Arm, Experiment
 from tactful_streaming.contract.log_entries import Entry, Event, Item, decode_entry, encode_entry
 from tactful_streaming.engine.engine import Engine

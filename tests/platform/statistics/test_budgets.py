@@ -13,6 +13,7 @@ from tactful.config.privacy import StatisticsSettings
 from tactful.config.settings import Settings
 from tactful.config.storage import StorageSettings
 from tactful.errors import ConfigError
+from tactful.statistics.counter import StatisticsCounter
 from tactful.statistics.definitions import (
     CapChoiceDefinition,
     StatisticDefinition,
@@ -52,7 +53,8 @@ def viewed(number: int, at: int, who: str = "u") -> Event:
 def opened(
     ledger: Ledger, clock: Callable[[], int], definition: StatisticDefinition = DEFINITION
 ) -> PrivateStatistics:
-    return PrivateStatistics([definition], ledger, secret=SECRET, clock=clock, allowance_ms=0)
+    counter = StatisticsCounter([definition], ledger, secret=SECRET, clock=clock, allowance_ms=0)
+    return PrivateStatistics(counter)
 
 
 def committed(statistics: PrivateStatistics) -> bytes | None:

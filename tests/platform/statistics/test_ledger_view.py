@@ -12,6 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from tactful.cli.main import main
+from tactful.statistics.counter import StatisticsCounter
 from tactful.statistics.definitions import StatisticDefinition
 from tactful.statistics.ledger_view import PrivacyLedger, as_text, report_month
 from tactful.statistics.service import PrivateStatistics
@@ -165,9 +166,10 @@ def test_a_damaged_ledger_is_an_error_of_one_line(tmp_path: Path) -> None:
 def test_the_statistics_tell_by_their_own_clock(tmp_path: Path) -> None:
     definition = StatisticDefinition(name="a", event="view", by="category", keys=("x",), cap=20)
     ledger = Ledger(tmp_path / "ledger.db", daily_epsilon=1)
-    statistics = PrivateStatistics(
+    counter = StatisticsCounter(
         [definition], ledger, secret=bytes(16), clock=lambda: TODAY * DAY + HOUR
     )
+    statistics = PrivateStatistics(counter)
     report = statistics.ledger()
     assert (report.month, report.spends[0].epsilon_each_day) == ("2026-03", 1.0)
     assert report.spends[0].epsilon_forecast == 22.0

@@ -75,7 +75,8 @@ def counting(
     *wanted: StatisticDefinition,
     clock: Callable[[], int] | None = None,
 ) -> PrivateStatistics:
-    return PrivateStatistics(wanted or (LINES,), ledger, secret=SECRET, clock=clock)
+    counter = StatisticsCounter(wanted or (LINES,), ledger, secret=SECRET, clock=clock)
+    return PrivateStatistics(counter)
 
 
 def committed(counts: PrivateStatistics) -> bytes | None:
@@ -474,7 +475,9 @@ def test_a_replay_after_a_restore_begins_later(
     """The file that a restore leaves holds for a replay, too: its days are older than the file."""
     days = sorted({it.timestamp // DAY for it in SHOP if isinstance(it, Event)})
     begins = days[3] * DAY
-    counts = PrivateStatistics((LINES,), ledger, secret=SECRET, clock=None, not_before=begins)
+    counts = PrivateStatistics(
+        StatisticsCounter((LINES,), ledger, secret=SECRET, clock=None, not_before=begins)
+    )
     run(engine_with(counts), SHOP, 0)
 
     wanted = recount(SHOP, LINES.cap)
@@ -520,9 +523,9 @@ def test_a_state_of_another_secret_is_refused(ledger: Ledger) -> None:
     counts.counter.apply(tick(MONDAY), None)
     state = committed(counts)
     assert state is not None
-    other = PrivateStatistics((LINES,), ledger, secret=b"another secret of tests", clock=None)
+    other = StatisticsCounter((LINES,), ledger, secret=b"another secret of tests", clock=None)
     with pytest.raises(PrivateStateError, match="another secret"):
-        other.counter.restore(state)
+        other.restore(state)
 
 
 # What is answered

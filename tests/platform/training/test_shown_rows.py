@@ -20,10 +20,11 @@ from tactful.ranking.calibration import calibrate
 from tactful.ranking.features import RANKING_FEATURES, layout
 from tactful.ranking.model import read_manifest
 from tactful.training.boosting import fit
+from tactful.training.options import TrainingOptions
 from tactful.training.position_bias import LEAST, examination
 from tactful.training.replay_rows import Rows
 from tactful.training.shown_rows import ShownLists, read_shown
-from tactful.training.train import TrainingOptions, train
+from tactful.training.train import train
 from tactful_streaming.contract.log_entries import Entry, Event
 
 WIDTH = len(RANKING_FEATURES)

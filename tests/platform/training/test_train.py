@@ -36,15 +36,10 @@ from tactful.training import replay_rows as training_rows
 from tactful.training import train as training
 from tactful.training.evaluation import Scorecard
 from tactful.training.history import History
-from tactful.training.train import (
-    Question,
-    Rows,
-    TrainingOptions,
-    collect,
-    plot_training,
-    sample_questions,
-    train,
-)
+from tactful.training.options import TrainingOptions
+from tactful.training.plots import plot_training
+from tactful.training.replay_rows import Question, Rows, collect, sample_questions
+from tactful.training.train import train
 from tactful_streaming.contract.log_entries import Entry, Event, Item
 from tactful_streaming.engine.engine import Engine
 from tactful_streaming.log.embedded_log import EmbeddedLog
@@ -72,7 +67,7 @@ def laid_out(
 ) -> tuple[Sequence[Question], list[NDArray[np.float32]], list[NDArray[np.bool_]]]:
     """What `train` learns from this log: questions, and features and labels of each."""
 
-    honest = training.collect
+    honest = collect
 
     def stop(*given: Any, **named: Any) -> None:
         raise _Collected(honest(*given, **named), given[3])
@@ -448,7 +443,7 @@ def test_too_little_to_learn_from_says_what_is_missing(
 def test_nothing_taken_among_the_candidates_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    honest = training.collect
+    honest = collect
 
     def blind(*arguments: Any, **named: Any) -> Rows:
         rows = honest(*arguments, **named)

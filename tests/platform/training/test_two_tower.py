@@ -19,8 +19,8 @@ from tests.platform.shop import definitions, entries, make_shop, write_log
 from tactful.errors import ModelError
 from tactful.recall.index import FADE, Interactions, direction
 from tactful.training.history import History
-from tactful.training.options import Vectors
-from tactful.training.train import TrainingOptions, _index, train
+from tactful.training.options import TrainingOptions, Vectors
+from tactful.training.train import _index, train
 from tactful.training.two_tower import (
     Steps,
     TowerOptions,

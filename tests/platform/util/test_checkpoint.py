@@ -19,7 +19,8 @@ from tactful.errors import ModelError, TrainingBusy
 from tactful.ranking.features import assemble
 from tactful.ranking.model import read_manifest
 from tactful.training import replay_rows as training_rows
-from tactful.training.train import Trained, TrainingOptions, train
+from tactful.training.options import TrainingOptions
+from tactful.training.train import Trained, train
 from tactful.util.checkpoint import Checkpoint
 from tactful_streaming.contract.log_entries import encode_entry
 from tactful_streaming.log.embedded_log import EmbeddedLog
@@ -34,7 +35,8 @@ from pathlib import Path
 from tactful.training import replay_rows
 from tactful.util.checkpoint import Checkpoint
 from tactful.config.settings import Settings
-from tactful.training.train import TrainingOptions, train
+from tactful.training.options import TrainingOptions
+from tactful.training.train import train
 from tactful_streaming.definitions.reader import load_definitions
 from tactful_streaming.log.embedded_log import EmbeddedLog
 
