@@ -1,4 +1,4 @@
-"""A person leaves: suppressed at once, removed from every file, and never back."""
+"""Erasure: suppressed at once, removed from every file, permanently."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def settings_of(directory: Path) -> Settings:
 
 
 class Tokens:
-    """Texts that occur nowhere else, one for each field that can name a person."""
+    """Unique texts, one for each field that can identify a user."""
 
     def __init__(self, *fields: str) -> None:
         self.of = {field: f"zq{uuid.uuid4().hex}" for field in fields}
@@ -76,7 +76,7 @@ class Tokens:
         return self.of[field]
 
     def needles(self) -> list[bytes]:
-        """The tokens, and as other encodings would show them."""
+        """The tokens in several encodings."""
         found = []
         for token in self.of.values():
             raw = token.encode()
@@ -92,7 +92,7 @@ FIELDS = ("user", "device", "session", "event", "recommendation", "query", "page
 
 
 def leave_traces(live: Live, tokens: Tokens) -> Any:
-    """The whole life of a person: described, anonymous, logged in, shown a list, given a coupon."""
+    """All kinds of data of a user: description, events, recommendation, coupon."""
     http, at = live.http, now_ms()
     person = {"user_id": tokens["user"], "properties": {"email": tokens["email"]}}
     assert http.put("/v1/users", json=[person]).json()["accepted"] == 1
@@ -152,7 +152,7 @@ def others(live: Live) -> Any:
 
 
 def scan(directory: Path, needles: list[bytes]) -> dict[str, int]:
-    """In which files, and in which values of state stores, how many needles occur."""
+    """Count the needles in each file and in values of state stores."""
     hits: dict[str, int] = {}
     for path in sorted(directory.rglob("*")):
         if path.is_file():
@@ -421,7 +421,7 @@ def test_a_restored_backup_is_erased_again(tmp_path: Path) -> None:
 def test_half_a_tombstone_is_none(
     tmp_path: Path, settings: Settings, metadata: MetadataStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A disk that fills up takes a part of what is written, and says so by a number only."""
+    """A full disk writes a part of the bytes and returns their number only."""
     stones = tmp_path / "stones"
     settings = replace(settings, consent=replace(settings.consent, tombstones=stones))
     store = open_suppression(settings, metadata, clock=now_ms)

@@ -1,4 +1,4 @@
-"""People are erased from the log of a server that is at work, and nobody else notices."""
+"""Erasure from the log of a running server, without effect on other users."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ def test_the_log_is_rewritten_while_events_come_in(
 
 
 def test_a_training_that_begins_meanwhile_does_not_read_them(settings: Settings) -> None:
-    """Between the look for an unfinished one and the rewriting of the log it could."""
+    """It could between the check for unfinished trainings and the rewriting of the log."""
     tokens = Tokens(*FIELDS)
     read: list[list[bytes]] = []
 
@@ -194,7 +194,7 @@ def test_retention_does_not_restore_erased_records(
     settings.storage.data.mkdir()
 
     class Overtaken(AtOnce):
-        """Hands on its draft when the erasure has had the time to make its own."""
+        """Returns its draft after the erasure has made its own."""
 
         def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
             done = super().submit(fn, *args, **kwargs)
@@ -375,7 +375,7 @@ def growing() -> Iterator[int]:
 def test_what_came_after_the_search_is_found_by_the_last_one(
     tmp_path: Path, settings: Settings
 ) -> None:
-    """Another process may have accepted it: the last search sees it, and it goes, too."""
+    """Another process may have accepted it: the verification finds and removes it."""
     tokens = Tokens(*FIELDS)
     late = Event(event_id="late-one", type="view", timestamp=1, user_id=tokens["user"])
     stages: list[str] = []

@@ -1,4 +1,4 @@
-"""What a killed backfill or rescaling has left outlives no erasure and misleads no resumption."""
+"""Erasure removes files of killed backfills and rescalings; both can be resumed."""
 
 from __future__ import annotations
 

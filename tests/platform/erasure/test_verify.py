@@ -1,4 +1,4 @@
-"""The last search of an erasure looks into every place that an installation keeps something in."""
+"""The verification of an erasure searches every place of an installation."""
 
 from __future__ import annotations
 

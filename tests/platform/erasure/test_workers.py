@@ -1,4 +1,4 @@
-"""Workers forget who was erased: what Kafka still holds of them reaches nothing any more."""
+"""Workers erase users: their remaining records in Kafka have no effect."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ def work_to(worker: Worker, ends: dict[str, int]) -> None:
 
 
 def life(tokens: Tokens, name: str, at: int) -> list[Any]:
-    """A person: described, anonymous, logged in, and given a coupon."""
+    """A user with a description, anonymous and known events, and a coupon."""
     context = {"page": tokens["page"]}
     common = {
         "session_id": tokens["session"],
@@ -195,7 +195,7 @@ def topic_bytes(settings: Settings, topic: str) -> bytes:
 
 
 def written_bytes(settings: Settings) -> bytes:
-    """Keys and values of the log's topic, as they lie there."""
+    """Stored keys and values of the log's topic."""
     from confluent_kafka import Consumer, KafkaError, TopicPartition
 
     consumer = Consumer(
@@ -226,7 +226,7 @@ def written_bytes(settings: Settings) -> bytes:
 
 
 class Passed:
-    """A seal in whose place the records are sealed already."""
+    """A seal for records that are sealed already."""
 
     def __init__(self, records: list[bytes]) -> None:
         self._records = records
@@ -336,7 +336,7 @@ def test_a_replay_leaves_out_who_was_erased(
 
 
 def seal_log(config: Path, key: Path) -> None:
-    """Let the settings seal the log; rows of windows that fired are not sealed, so none do."""
+    """Settings that seal the log, without windows, whose result rows are unsealed."""
     key.write_text("5a" * 32)
     kept = [line for line in config.read_text().splitlines() if not line.startswith("fired_topic")]
     text = "\n".join(kept)
@@ -453,7 +453,7 @@ def test_a_server_at_work_erases_from_kafka_and_its_workers(
 
 
 def opened_bytes(settings: Settings, seal: Seal) -> bytes:
-    """The log's topic, as whoever has the vault and its key reads it."""
+    """Records of the log's topic, opened with the vault and its key."""
     partitions = read_topic(kafka_settings(settings.log), uncommitted=True).values()
     return b"\0".join(seal.open([value for records in partitions for _, value in records]))
 

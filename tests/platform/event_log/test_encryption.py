@@ -1,4 +1,4 @@
-"""Records of the log are sealed for their person: read by who has the vault, until an erasure."""
+"""Sealed log records: readable with the vault, until an erasure."""
 
 from __future__ import annotations
 
@@ -236,7 +236,7 @@ def more(live: Live, number: int) -> Any:
 
 
 class Partitions:
-    """A log in memory that notes what comes."""
+    """A log in memory that records its payloads."""
 
     partitions = 7
 
@@ -285,7 +285,7 @@ def test_record_keys_keep_the_partition_without_an_id(
 
 
 class Held:
-    """A seal that waits, as for the disk, until it is let go."""
+    """A seal that waits until it is released."""
 
     def __init__(self) -> None:
         self.go = threading.Event()
@@ -388,7 +388,7 @@ def test_the_letters_of_a_sealed_log_are_listed_by_the_command(settings: Setting
 
 
 class OneErasure:
-    """What a worker follows, of one person who was erased."""
+    """Erasures of a worker, with one erased user."""
 
     newest = 1
     suppressed = frozenset({"erased-person"})

@@ -1,4 +1,4 @@
-"""What is kept outside the log goes by the same times; an erasure says when models follow."""
+"""Copies outside the log expire by retention times; erasures name the next training."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def settings(tmp_path: Path) -> Settings:
 
 @pytest.fixture
 def backups(tmp_path: Path) -> Path:
-    """Two backups, one of them forty days old, and what is none."""
+    """Two backups, one of them forty days old, and other files."""
     directory = tmp_path / "backups"
     for name, days in (("new", 0), ("old", 40)):
         at = now_ms() - days * DAY
@@ -68,7 +68,7 @@ def run(*arguments: object) -> Result:
 
 
 def trained(metadata: MetadataStore) -> None:
-    """Note a training as `tactful train` does."""
+    """Record a training like `tactful train`."""
     with ModelLog(metadata, clock=now_ms).entry("train", "ranker", by="test", reason="") as made:
         made("1")
 

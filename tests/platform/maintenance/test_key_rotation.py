@@ -1,4 +1,4 @@
-"""``tactful privacy rotate``: killed anywhere, it goes on, and nobody is lost by it."""
+"""``tactful privacy rotate`` resumes after a kill, without loss of a key."""
 
 from __future__ import annotations
 
@@ -199,7 +199,7 @@ def test_people_of_earlier_epochs_are_found_refused_and_erased(settings: Setting
 def test_erasures_use_an_epoch_of_another_process(
     settings: Settings,
 ) -> None:
-    """The vault may know them by that one alone; and a person of two epochs is one person."""
+    """The vault may hold that epoch only; a user of two epochs is one user."""
     settings.storage.data.mkdir()
     stones = settings.storage.data / "stones"
     kept = replace(settings, consent=replace(settings.consent, tombstones=stones))

@@ -1,4 +1,4 @@
-"""What people left is forgotten when its time is over, by purpose, and nothing else is."""
+"""Retention by purpose blanks old records and no others."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def entry(number: int, day: int) -> bytes:
 def test_records_stay_a_sixteenth_beyond_their_time(
     tmp_path_factory: pytest.TempPathFactory, looks: list[int], days: list[int]
 ) -> None:
-    """Whenever the job looks, compared with what the age of each record alone says."""
+    """Runs at any time, compared with the age of each record."""
     directory = tmp_path_factory.mktemp("kept")
     settings = settings_of(directory)
     kept = RetentionSettings(
@@ -300,7 +300,7 @@ def test_the_state_forgets_who_has_not_come_for_long(settings: Settings) -> None
 
 
 def test_descriptions_are_forgotten_by_their_own_age(settings: Settings) -> None:
-    """Of people without any events, too; one that came lately outlives older events."""
+    """Also of users without events; a recent description outlasts older events."""
     at = now_ms()
     old, new = at - 60 * DAY_MS, at - DAY_MS
     with Live(Platform.open(settings, build)) as live:

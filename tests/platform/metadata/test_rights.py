@@ -1,4 +1,4 @@
-"""What the metadata keeps of people's rights, in SQLite and in MariaDB/MySQL; and Redis."""
+"""Users' rights in the metadata, in SQLite, MariaDB/MySQL and Redis."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def test_a_job_keeps_its_receipt_and_forgets_the_person(store: MetadataStore) ->
 def test_names_lie_on_while_somebody_reads_them_and_go_afterwards(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Beside a server there are readers; what they hold is not said to be gone."""
+    """Readers of a server delay the receipt."""
     monkeypatch.setattr(metadata, "_READERS_MS", 50)
     settings = small_settings(tmp_path)
     settings.storage.data.mkdir(exist_ok=True)
@@ -149,7 +149,7 @@ def test_names_lie_on_while_somebody_reads_them_and_go_afterwards(
 def test_a_receipt_waits_until_the_id_left_the_database(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whoever reads "done" may look at once; a kill in between leaves it open, and is mended."""
+    """The bytes are gone when the state is "done"; a kill in between is repaired."""
     settings = small_settings(tmp_path)
     settings.storage.data.mkdir(exist_ok=True)
     with closing(open_installation(settings)) as store:

@@ -1,4 +1,4 @@
-"""One contract, SQLite and MariaDB/MySQL: what is written, who upgrades, what is refused."""
+"""One contract for SQLite and MariaDB/MySQL: rows, upgrades, refusals."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tactful.metadata.tables import backfill_jobs, definition_versions, tables
 
 @pytest.fixture
 def prepared_metadata() -> None:
-    """Here every database goes through all upgrades."""
+    """Run all upgrades in every database."""
 
 
 @pytest.fixture

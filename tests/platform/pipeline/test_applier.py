@@ -1,4 +1,4 @@
-"""The engine thread on its own: when it commits, and how much."""
+"""The engine thread alone: times and sizes of its commits."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -18,7 +18,7 @@ from tactful_streaming.errors import StateError
 
 
 class EmptyLog:
-    """A log to which nobody writes."""
+    """An empty log."""
 
     reached: Offsets = MappingProxyType({0: 0})
     ends: Offsets = MappingProxyType({0: 0})
@@ -31,7 +31,7 @@ class EmptyLog:
 
 
 class CountingEngine:
-    """Counts commits and tells when there were enough."""
+    """Counts commits and sets an event at a number."""
 
     offset = 0
 
@@ -53,7 +53,7 @@ class CountingEngine:
 
 
 def hurried() -> Iterator[float]:
-    """A clock that gains eleven seconds at every look."""
+    """A clock that advances eleven seconds with each call."""
     now = 0.0
     while True:
         yield now
@@ -86,7 +86,7 @@ def test_consumers_with_a_clock_get_idle_commits(commit_idle: bool, expected: bo
 
 
 def test_records_applied_before_their_notice_are_fresh() -> None:
-    """A log can be read as soon as it is written, and who wrote it says so a moment later."""
+    """A record can be read before its writer notifies the applier."""
     metrics, waited = Metrics(CollectorRegistry()), threading.Event()
     applier = LogApplier(
         EmptyLog(),  # all that it has, nothing, is applied
@@ -107,7 +107,7 @@ def test_records_applied_before_their_notice_are_fresh() -> None:
 
 
 class Ticking:
-    """A clock that only work moves, seconds."""
+    """A clock that only work advances, seconds."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -117,7 +117,7 @@ class Ticking:
 
 
 class TimedLog:
-    """A log to which `rate` records a second come, until there are `count`; some are there."""
+    """A log that gets `rate` records a second up to `count`, after initial ones."""
 
     def __init__(self, clock: Ticking, count: int, *, rate: float = 5000.0, begin: int = 0) -> None:
         self._clock = clock
@@ -143,7 +143,7 @@ class TimedLog:
 
 
 class CostlyEngine:
-    """Takes its time to commit, and notes how much each commit held and when it ended."""
+    """Takes time for commits, and records their sizes and ends."""
 
     offset = 0
 
@@ -165,7 +165,7 @@ class CostlyEngine:
         return Applied(applied=len(records))
 
     def reach(self, count: int) -> Callable[[], None]:
-        """Tells when so many are applied."""
+        """Set an event when a number of records is applied."""
         return lambda: self.reached.set() if self._total >= count else None
 
     def commit(self) -> None:

@@ -1,4 +1,4 @@
-"""The door: every event once, durable before the answer, whatever happens at the same time."""
+"""Ingestion: every event once, durable before the response, under concurrency."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who waits for what they wrote is told when it shows: here, and with workers."""
+"""Read-your-writes: waits end when writes are visible, here and with workers."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_an_engine_thread_wakes_those_whose_offsets_are_reached() -> None:
 
 
 class Marks:
-    """Workers that are one record further each time they are asked, or cannot be asked."""
+    """Workers that advance one record with each read, or cannot be read."""
 
     def __init__(self) -> None:
         self.asked: list[Sequence[int]] = []

@@ -58,7 +58,7 @@ COUPON = "x.coupon"
 
 
 class Counting(CoCommittedConsumer):
-    """A passenger that counts who it is shown, as published statistics do."""
+    """A consumer that counts its events by user, like published statistics."""
 
     purpose = Purpose.MEASUREMENT
 
@@ -76,7 +76,7 @@ class Counting(CoCommittedConsumer):
 
 
 class Watched(TinyRecommender):
-    """Remembers whose profile was asked for."""
+    """Records the keys of read profiles."""
 
     asked: ClassVar[list[str]] = []
 
@@ -141,7 +141,7 @@ def logged(live: Live) -> list[Any]:
 
 
 def test_purposes_by_event_type_by_consumer(live: Live, counting: Counting) -> None:
-    """Every set of the four purposes, all types of events, and who gets to see them."""
+    """Every set of the four purposes, all types of events, and their consumers."""
     chosen = ("personalisation", "measurement", "marketing", "service")
     people: dict[str, dict[str, bool]] = {}
     for wanted in itertools.product([False, True], repeat=len(chosen)):
@@ -302,7 +302,7 @@ def test_processes_follow_each_other(tmp_path: Path) -> None:
 
 
 def test_an_erased_decision_leaves_no_number_to_be_given_again(tmp_path: Path) -> None:
-    """Whoever knows a number passes over what comes with it: the next decision of somebody else."""
+    """A process skips decisions of known versions, such as a reused one."""
     metadata = open_metadata(tmp_path / "metadata.db")
     follower, writer = (ConsentStore(metadata, NOTHING, clock=now_ms) for _ in range(2))
     writer.record("bob", {Purpose.MEASUREMENT: True}, source="form")
@@ -363,7 +363,7 @@ def test_a_list_that_may_not_be_learned_from_is_none() -> None:
 
 
 def test_what_comes_along_stands_in_for_who_said_nothing(live: Live) -> None:
-    """As the browser sends it: the visitor has agreed on the page, and the server knows nothing."""
+    """A browser claims the consent of a visitor without stored decisions."""
     agrees = {"consent": "personalisation measurement whatever"}
     anonymous = {**view(1, "d"), "user_id": None, "device_id": "d"}
     assert send(live, anonymous)["accepted"] == 0
