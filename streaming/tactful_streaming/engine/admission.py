@@ -27,7 +27,7 @@ from tactful_streaming.engine.selection import Batch, Plan
 from tactful_streaming.errors import StateError
 from tactful_streaming.identity.resolver import Move, Resolver
 from tactful_streaming.log.dead_letters import UNREADABLE
-from tactful_streaming.patterns.join_operator import ItemVersions
+from tactful_streaming.patterns.item_versions import ItemVersions
 
 
 @dataclass(frozen=True)

@@ -1,18 +1,13 @@
-"""Joins events with updates of their items, and with item versions at a time.
+"""Joins events with updates of their items that are near in time.
 
-``JoinOperator`` pairs an event with every update of its item at most ``within`` away, before or
-after it. Each side is stored until the watermark is ``within`` past it, so each pair is found once,
-in any order of arrival, unless the later side comes too late.
-
-``ItemVersions`` stores the last versions of each item, for sources ``item.<field>``: an event reads
-the newest version that is not younger than itself, among those that have arrived.
+An event is paired with every update of its item at most ``within`` away, before or after it. Each
+side is stored until the watermark is ``within`` past it, so each pair is found once, in any order
+of arrival, unless the later side comes too late.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from operator import attrgetter
 
 import msgspec
 import numpy as np
@@ -23,9 +18,6 @@ from tactful_streaming.definitions.model import Join
 from tactful_streaming.errors import StateError
 from tactful_streaming.patterns.match import EventLike, Match, Texts
 
-MAX_VERSIONS = 8
-"""Most versions stored of an item."""
-
 MAX_PAIRS = 10
 """Most pairs of a key that can be read."""
 
@@ -33,7 +25,6 @@ SHARED_KEY = ""
 """Key of the item updates, which belong to no entity; each partition has a copy."""
 
 _SWEEP_MS = 60_000
-_timestamp = attrgetter("timestamp")
 _encoder = msgspec.msgpack.Encoder()
 
 
@@ -65,7 +56,6 @@ class _PackedKey(msgspec.Struct, array_like=True):
 
 _key_decoder = msgspec.msgpack.Decoder(_PackedKey)
 _updates_decoder = msgspec.msgpack.Decoder(list[_JoinUpdate])
-_versions_decoder = msgspec.msgpack.Decoder(list[Item])
 
 
 class JoinOperator:
@@ -323,56 +313,3 @@ def _unpacked(blob: bytes) -> _PackedKey:
         return _key_decoder.decode(blob)
     except msgspec.MsgspecError as error:
         raise StateError(f"the packed state of a join is damaged: {error}") from error
-
-
-class ItemVersions:
-    """Last versions of each item by timestamp; ties in the order of arrival.
-
-    An event older than every stored version reads none.
-    """
-
-    def __init__(self, limit: int = MAX_VERSIONS) -> None:
-        """Create a store of at most `limit` versions of an item."""
-        self._limit = limit
-        self._versions: dict[str, list[Item]] = {}
-
-    def add(self, item: Item) -> None:
-        """Add an update that arrives now."""
-        versions = self._versions.setdefault(item.item_id, [])
-        versions.insert(bisect_right(versions, item.timestamp, key=_timestamp), item)
-        if len(versions) > self._limit:
-            del versions[0]
-
-    def at(self, item_id: str, timestamp: int) -> Item | None:
-        """Return the newest version at `timestamp`, epoch milliseconds; None without one."""
-        versions = self._versions.get(item_id)
-        if not versions:
-            return None
-        if versions[-1].timestamp <= timestamp:
-            return versions[-1]
-        place = bisect_right(versions, timestamp, key=_timestamp)
-        return versions[place - 1] if place else None
-
-    def lookup(
-        self, item_ids: Iterable[str | None], timestamps: Iterable[int]
-    ) -> list[Item | None]:
-        """Return the version that each event reads: :meth:`at` for columns."""
-        return [
-            None if item_id is None else self.at(item_id, timestamp)
-            for item_id, timestamp in zip(item_ids, timestamps, strict=True)
-        ]
-
-    def pack(self, item_id: str) -> bytes:
-        """Return the packed versions of an item."""
-        return _encoder.encode(self._versions.get(item_id, []))
-
-    def unpack(self, item_id: str, blob: bytes) -> None:
-        """Restore versions that :meth:`pack` returned.
-
-        Raises:
-            StateError: `blob` is no packed state.
-        """
-        try:
-            self._versions[item_id] = _versions_decoder.decode(blob)
-        except msgspec.MsgspecError as error:
-            raise StateError(f"the versions of an item are damaged: {error}") from error

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tactful_streaming.contract.log_entries import Event, Item, subject_key
 from tactful_streaming.definitions.model import Join
 from tactful_streaming.errors import StateError
-from tactful_streaming.patterns.join_operator import MAX_PAIRS, ItemVersions, JoinOperator
+from tactful_streaming.patterns.join_operator import MAX_PAIRS, JoinOperator
 from tactful_streaming.patterns.match import Match
 
 WITHIN = 10
@@ -189,43 +189,3 @@ def test_damaged_state_is_refused() -> None:
     for key in ("", "u"):
         with pytest.raises(StateError, match="damaged"):
             JoinOperator(JOIN).unpack(key, b"\xc1")
-
-
-# ---------------------------------------------------------------------------- versions of items
-
-
-@given(
-    st.lists(st.tuples(st.sampled_from("ij"), st.integers(0, 20)), max_size=12),
-    st.integers(1, 5),
-    st.integers(-1, 21),
-)
-def test_a_version_is_the_newest_not_younger_than_the_event(
-    updates: list[tuple[str, int]], limit: int, at: int
-) -> None:
-    versions = ItemVersions(limit)
-    items = [
-        Item(item_id=item, timestamp=timestamp, price=float(number))
-        for number, (item, timestamp) in enumerate(updates)
-    ]
-    kept: dict[str, list[Item]] = {}
-    for item in items:
-        versions.add(item)
-        # Stable: among equal timestamps the later arrival is newer.
-        mine = sorted([*kept.get(item.item_id, []), item], key=lambda i: i.timestamp)
-        kept[item.item_id] = mine[-limit:]
-    restored = ItemVersions(limit)
-    for key in "ij":
-        restored.unpack(key, versions.pack(key))
-        visible = [item for item in kept.get(key, []) if item.timestamp <= at]
-        expected = visible[-1] if visible else None
-        assert versions.at(key, at) == restored.at(key, at) == expected
-    assert versions.lookup(["i", None, "j"], [at] * 3) == [
-        versions.at("i", at),
-        None,
-        versions.at("j", at),
-    ]
-
-
-def test_damaged_versions_are_refused() -> None:
-    with pytest.raises(StateError, match="versions"):
-        ItemVersions().unpack("i", b"\xc1")
