@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 from tactful_streaming.contract.log_entries import DEVICE_PREFIX
 
@@ -37,12 +38,12 @@ class SubjectIds:
             event_ids=self.event_ids | other.event_ids,
         )
 
-    @property
+    @cached_property
     def people(self) -> frozenset[str]:
         """Keys of their histories: the users and their devices."""
         return self.users | {DEVICE_PREFIX + device for device in self.devices}
 
-    @property
+    @cached_property
     def by_source(self) -> Mapping[str, frozenset[str]]:
         """Texts that name them in features and sequences, by source of the text."""
         return {"user_id": self.people, "session_id": self.sessions}

@@ -309,21 +309,28 @@ def _outbox_keys(store: StateStore, subjects: SubjectIds) -> Iterator[bytes]:
                 yield key
 
 
+def named_keys(entry: Entry) -> Iterator[str]:
+    """Yield the keys of the users and devices that an entry names."""
+    if isinstance(entry, Event | Link):
+        if entry.user_id is not None:
+            yield entry.user_id
+        if entry.device_id is not None:
+            yield DEVICE_PREFIX + entry.device_id
+    elif isinstance(entry, Restricted):
+        yield from named_keys(entry.event)
+    elif isinstance(entry, Forwarded):
+        yield entry.target
+        yield from named_keys(entry.event)
+    elif isinstance(entry, UserEntry):
+        yield entry.user_id
+    elif isinstance(entry, Transfer):
+        yield entry.target
+        yield entry.source
+
+
 def names_subject(entry: Entry, subjects: SubjectIds) -> bool:
     """Whether an entry names these users."""
-    if isinstance(entry, Restricted):
-        entry = entry.event
-    if isinstance(entry, Event):
-        return entry.user_id in subjects.users or entry.device_id in subjects.devices
-    if isinstance(entry, UserEntry):
-        return entry.user_id in subjects.users
-    if isinstance(entry, Link):
-        return entry.user_id in subjects.users or entry.device_id in subjects.devices
-    if isinstance(entry, Transfer):
-        return entry.target in subjects.users or entry.source in subjects.people
-    if isinstance(entry, Forwarded):
-        return entry.target in subjects.users or entry.event.device_id in subjects.devices
-    return False
+    return not subjects.people.isdisjoint(named_keys(entry))
 
 
 def _cleaner_keys(store: StateStore, subjects: SubjectIds) -> Iterator[bytes]:

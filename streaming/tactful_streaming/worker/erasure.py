@@ -8,7 +8,7 @@ unused for months, and to a checkpoint.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
@@ -16,15 +16,8 @@ from typing import Protocol
 import msgspec
 
 from tactful_streaming.contract.log_entries import (
-    DEVICE_PREFIX,
     Entry,
-    Event,
-    Forwarded,
-    Link,
-    Restricted,
     Tick,
-    Transfer,
-    User,
     decode_entry,
 )
 from tactful_streaming.contract.subject_ids import SubjectIds
@@ -34,6 +27,7 @@ from tactful_streaming.engine.erasure import (
     delete_subjects,
     find_references,
     find_subject_ids,
+    named_keys,
     names_subject,
 )
 from tactful_streaming.errors import EntryError, StateError
@@ -70,7 +64,7 @@ class Erasures(Protocol):
 
 def is_erased(entry: Entry, suppressed: Container[str]) -> bool:
     """Whether an entry names an erased user."""
-    return bool(suppressed) and any(name in suppressed for name in _names(entry))
+    return bool(suppressed) and any(key in suppressed for key in named_keys(entry))
 
 
 def drop_erased_results(
@@ -151,29 +145,6 @@ def purge_partition(
 def note_purged(store: StateStore, number: int) -> None:
     """Store that the state was purged by the erasures up to `number`."""
     store.write([(ERASED, b"%d" % number)])
-
-
-def _names(entry: Entry) -> Iterator[str]:
-    """Keys of the users whom an entry names."""
-    if isinstance(entry, Event):
-        if entry.user_id is not None:
-            yield entry.user_id
-        if entry.device_id is not None:
-            yield DEVICE_PREFIX + entry.device_id
-    elif isinstance(entry, Restricted):
-        yield from _names(entry.event)
-    elif isinstance(entry, Forwarded):
-        yield entry.target
-        yield from _names(entry.event)
-    elif isinstance(entry, User):
-        yield entry.user_id
-    elif isinstance(entry, Link):
-        yield DEVICE_PREFIX + entry.device_id
-        if entry.user_id is not None:
-            yield entry.user_id
-    elif isinstance(entry, Transfer):
-        yield entry.target
-        yield entry.source
 
 
 def _kept(result: WindowResult, suppressed: Container[str]) -> WindowResult:
