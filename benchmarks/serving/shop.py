@@ -87,7 +87,7 @@ class Shop:
                 np.repeat(np.arange(_VISITS), visits.shape[1]), visits.ravel(), count
             ),
             nearest=VectorIndex.build(self.vectors, threads=threads),
-            content=ContentVectors.nothing(DIMENSIONS),
+            content=ContentVectors.empty(DIMENSIONS),
             popular=generator.permutation(count)[:10_000].astype(np.int32),
             built_until=1,
         )

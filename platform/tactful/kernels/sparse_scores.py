@@ -30,7 +30,7 @@ class Scores:
         return cls(*sum_by_key(rows, values))
 
     @classmethod
-    def nothing(cls) -> Scores:
+    def empty(cls) -> Scores:
         """Make scores of no row."""
         return cls(np.zeros(0, np.int64), np.zeros(0, np.float32))
 

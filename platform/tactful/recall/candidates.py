@@ -53,7 +53,7 @@ class CatalogueView:
     search: VectorSearch
     catalogue: Catalogue
     popular: Popularity
-    trending: Trending = field(default_factory=Trending.nothing)
+    trending: Trending = field(default_factory=Trending.empty)
 
     @property
     def trained_rows(self) -> int:

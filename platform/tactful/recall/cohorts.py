@@ -69,7 +69,7 @@ class Cohorts:
     shares: NDArray[np.float32]
 
     @classmethod
-    def nobody(cls) -> Cohorts:
+    def empty(cls) -> Cohorts:
         """Make an empty set of cohorts."""
         return cls(
             _Layout({}, {}),
@@ -106,7 +106,7 @@ class Cohorts:
 
         active = np.unique(person)
         if len(active) < FEWEST_PEOPLE:
-            return cls.nobody()
+            return cls.empty()
         shape = (len(people), count)
         took = sparse.coo_matrix((np.ones(len(item), np.float32), (person, item)), shape=shape)
         taken = took.tocsr()
@@ -136,7 +136,7 @@ class Cohorts:
             msgspec.DecodeError: if it is damaged.
         """
         layout = msgspec.json.decode((directory / _FILE).read_bytes(), type=_Layout)
-        return cls(layout, *(arrays[name] for name in cls.nobody().arrays()))
+        return cls(layout, *(arrays[name] for name in cls.empty().arrays()))
 
     def save(self, directory: Path) -> None:
         """Write the layout; the arrays go with those of the index."""

@@ -113,7 +113,7 @@ class RecallIndex:
     content: ContentVectors
     popular: NDArray[np.int32]
     built_until: int
-    cohorts: Cohorts = field(default_factory=Cohorts.nobody)
+    cohorts: Cohorts = field(default_factory=Cohorts.empty)
 
     @property
     def vectors(self) -> NDArray[np.float32]:
@@ -230,7 +230,7 @@ def build_index(
         sessions=SessionNeighbours.build(interactions.session, interactions.item, count),
         nearest=VectorIndex.build(vectors, queries=queries, threads=threads, seed=seed),
         content=content,
-        cohorts=cohorts or Cohorts.nobody(),
+        cohorts=cohorts or Cohorts.empty(),
         popular=_popular(interactions, count, popular_days),
         built_until=int(interactions.timestamp.max()) + 1 if len(interactions.item) else 0,
     )
@@ -400,9 +400,9 @@ def empty_index(dimensions: int = 1) -> RecallIndex:
         item_ids=ItemIds.of(()),
         following=nothing,
         together=nothing,
-        sessions=SessionNeighbours.nobody(),
+        sessions=SessionNeighbours.empty(),
         nearest=VectorIndex(np.zeros((0, dimensions), np.float32)),
-        content=ContentVectors.nothing(dimensions),
+        content=ContentVectors.empty(dimensions),
         popular=np.zeros(0, np.int32),
         built_until=0,
     )

@@ -99,13 +99,13 @@ def score_neighbours(
             weights.append(np.ones(len(rows), np.float32))
             divisors[relation] = np.float32(visits + DOUBT)
     if not keys:
-        return NeighbourScores(*[Scores.nothing()] * _RELATIONS)
-    found, sums = sum_by_key(np.concatenate(keys), np.concatenate(weights))
-    ends = np.searchsorted(found, count * np.arange(_RELATIONS + 1)).tolist()
+        return NeighbourScores(*[Scores.empty()] * _RELATIONS)
+    present, sums = sum_by_key(np.concatenate(keys), np.concatenate(weights))
+    ends = np.searchsorted(present, count * np.arange(_RELATIONS + 1)).tolist()
     for relation, divisor in divisors.items():
         sums[ends[relation] : ends[relation + 1]] /= divisor
     return NeighbourScores._make(
-        Scores(found[start:end] - relation * count, sums[start:end])
+        Scores(present[start:end] - relation * count, sums[start:end])
         for relation, (start, end) in enumerate(pairwise(ends))
     )
 

@@ -109,7 +109,7 @@ class SessionNeighbours:
             slice(int(self.visit_starts[row]), int(self.visit_starts[row + 1])) for row in known
         ]
         if not any(span.stop > span.start for span in spans):
-            return Scores.nothing()
+            return Scores.empty()
         shared = np.concatenate([self.visits[span] for span in spans])
         places = np.concatenate([self.visit_places[span] for span in spans])
         ages = np.repeat(np.arange(len(spans)), [span.stop - span.start for span in spans])
@@ -163,7 +163,7 @@ class SessionNeighbours:
         return cls(**{name: arrays[name] for name in _FIELDS})
 
     @classmethod
-    def nobody(cls) -> SessionNeighbours:
+    def empty(cls) -> SessionNeighbours:
         """Make it without visits."""
         nothing = np.zeros(0, np.int64)
         return cls.build(nothing, nothing, 0)

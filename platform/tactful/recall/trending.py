@@ -102,7 +102,7 @@ class Trends:
     def __init__(
         self,
         statistics: Published,
-        followed: Sequence[TrendSource],
+        sources: Sequence[TrendSource],
         *,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -110,15 +110,15 @@ class Trends:
 
         Args:
             statistics: the published statistics.
-            followed: those to read.
+            sources: those to read.
             monotonic: seconds that never go back; new panes are read every so often.
         """
         self._statistics = statistics
-        self._followed = tuple(followed)
+        self._sources = tuple(sources)
         self._monotonic = monotonic
         self._due = -math.inf
         self._panes: dict[str, dict[int, dict[str, float]]] = {
-            source.name: {} for source in followed
+            source.name: {} for source in sources
         }
         self._latest: tuple[Rise, ...] = ()
 
@@ -134,27 +134,27 @@ class Trends:
         """
         if (now := self._monotonic()) >= self._due:
             self._due = now + _READ_EVERY_S
-            found = [rise for followed in self._followed for rise in self._read(followed)]
-            found.sort(key=lambda rise: (-rise.growth, rise.by, rise.key))
-            self._latest = tuple(found[:_MOST_RISES])
+            latest = [rise for source in self._sources for rise in self._read(source)]
+            latest.sort(key=lambda rise: (-rise.growth, rise.by, rise.key))
+            self._latest = tuple(latest[:_MOST_RISES])
         return self._latest
 
-    def _read(self, followed: TrendSource) -> list[Rise]:
-        panes, cursor = self._panes[followed.name], None
-        since = max(panes) + 1 if panes else max(self._statistics.now - followed.span_ms, 0)
+    def _read(self, source: TrendSource) -> list[Rise]:
+        panes, cursor = self._panes[source.name], None
+        since = max(panes) + 1 if panes else max(self._statistics.now - source.span_ms, 0)
         while True:
-            page = self._statistics.page(followed.name, cursor, _PAGE, since, None)
+            page = self._statistics.page(source.name, cursor, _PAGE, since, None)
             for cell in page.cells:
                 panes.setdefault(cell.pane_start, {})[cell.key] = cell.value
             if (cursor := page.next_cursor) is None:
                 break
-        _drop_old(panes, followed)
+        _drop_old(panes, source)
         variance = noise_variance(page.cap, page.epsilon)
-        return rises(followed, panes, variance=variance, cap=page.cap)
+        return rises(source, panes, variance=variance, cap=page.cap)
 
 
 def rises(
-    followed: TrendSource, panes: Mapping[int, Mapping[str, float]], *, variance: float, cap: int
+    source: TrendSource, panes: Mapping[int, Mapping[str, float]], *, variance: float, cap: int
 ) -> list[Rise]:
     """Find keys with a clearly larger share of the latest panes than of earlier ones.
 
@@ -163,7 +163,7 @@ def rises(
     deviations of the published noise and of the counts, to which one user may add up to `cap`.
 
     Args:
-        followed: the statistic.
+        source: the statistic.
         panes: released values by start and key.
         variance: variance of the noise of one cell.
         cap: most contributions of one user and day.
@@ -173,25 +173,25 @@ def rises(
     """
     if not panes:
         return []
-    border = max(panes) - followed.recent * followed.pane_ms
+    border = max(panes) - source.recent * source.pane_ms
     recent = [values for start, values in panes.items() if start > border]
     before = [values for start, values in panes.items() if start <= border]
-    if len(before) < _FEWEST_BEFORE * followed.recent:
+    if len(before) < _FEWEST_BEFORE * source.recent:
         return []
     now, then = _sums(recent), _sums(before)
     total_now, total_then = sum(now.values()), sum(then.values())
     if total_now <= 0 or total_then <= 0:
         return []
     scale = total_now / total_then
-    found = []
+    rising = []
     for key, value in now.items():
         expected = scale * max(then.get(key, 0.0), 0.0)
         noise = variance * (len(recent) + scale**2 * len(before))
         deviation = math.sqrt(noise + cap * (1.0 + scale) * expected)
         growth = (value - _DEVIATIONS * deviation) / max(expected, deviation, 1.0)
         if growth >= _GROWTH:
-            found.append(Rise(followed.by, key, round(growth, 2)))
-    return found
+            rising.append(Rise(source.by, key, round(growth, 2)))
+    return rising
 
 
 def noise_variance(cap: int, epsilon: float) -> float:
@@ -223,7 +223,7 @@ class Trending:
     reason: NDArray[np.int32]
 
     @classmethod
-    def nothing(cls) -> Trending:
+    def empty(cls) -> Trending:
         """Make trends without any rise."""
         return cls((), np.zeros(0, np.int64), np.zeros(0, np.int32))
 
@@ -239,7 +239,7 @@ class Trending:
             catalogue: the items.
         """
         if not rises:
-            return cls.nothing()
+            return cls.empty()
         groups = [_rows(rise, catalogue) for rise in rises]
         rows = np.concatenate(groups)
         places = np.concatenate([np.arange(len(group)) for group in groups])
@@ -278,9 +278,9 @@ def _sums(panes: Sequence[Mapping[str, float]]) -> dict[str, float]:
     return sums
 
 
-def _drop_old(panes: dict[int, dict[str, float]], followed: TrendSource) -> None:
+def _drop_old(panes: dict[int, dict[str, float]], source: TrendSource) -> None:
     """Drop panes before the time that is compared with."""
     if panes:
-        first = max(panes) - followed.span_ms
+        first = max(panes) - source.span_ms
         for start in [start for start in panes if start <= first]:
             del panes[start]

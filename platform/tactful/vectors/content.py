@@ -56,7 +56,7 @@ class ContentVectors:
         taught = [row for row, item in enumerate(items) if item is not None and vectors[row].any()]
         dimensions = vectors.shape[1]
         if not taught:
-            return cls.nothing(dimensions)
+            return cls.empty(dimensions)
         words = _words([item for row in taught if (item := items[row]) is not None], buckets)
         weights = np.zeros((buckets, dimensions), np.float32)
         for dimension in range(dimensions):
@@ -65,7 +65,7 @@ class ContentVectors:
         return cls(weights)
 
     @classmethod
-    def nothing(cls, dimensions: int) -> ContentVectors:
+    def empty(cls, dimensions: int) -> ContentVectors:
         """Make a map that was never fitted."""
         return cls(np.zeros((0, dimensions), np.float32))
 

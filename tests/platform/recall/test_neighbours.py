@@ -55,6 +55,6 @@ def test_scores_are_the_sums_of_single_neighbours(
     made = score_neighbours(index, np.array([*visit, *history], np.int64), len(visit), COUNT + 2)
 
     for name in NeighbourScores._fields:
-        scores, expected = getattr(made, name), wanted.get(name, Scores.nothing())
+        scores, expected = getattr(made, name), wanted.get(name, Scores.empty())
         assert scores.rows.tolist() == expected.rows.tolist(), name
         assert scores.values.tobytes() == expected.values.tobytes(), name

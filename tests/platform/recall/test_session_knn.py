@@ -99,8 +99,8 @@ def test_what_stood_beside_an_item_equals_a_recount(
 
 
 def test_nobody_has_no_neighbours() -> None:
-    assert SessionNeighbours.nobody().scores([0, 1]).rows.shape == (0,)
-    rows, visits = SessionNeighbours.nobody().rows_beside(0, 1)
+    assert SessionNeighbours.empty().scores([0, 1]).rows.shape == (0,)
+    rows, visits = SessionNeighbours.empty().rows_beside(0, 1)
     assert (len(rows), visits) == (0, 0)
     assert built([[0, 1]]).scores([]).rows.shape == (0,)
     assert built([[0, 1]]).scores([5, 99]).rows.shape == (0,)
