@@ -96,14 +96,14 @@ def expected(last: int) -> dict[tuple[str, int], float]:
 def test_a_job_survives_a_stop_and_the_loss_of_its_worker(
     scripts: dict[str, str], kafka_servers: str, flink_home: Path
 ) -> None:
-    log, features, found = topic_name(), topic_name(), topic_name()
-    for topic in (log, features, found):
+    log, features, match_topic = topic_name(), topic_name(), topic_name()
+    for topic in (log, features, match_topic):
         make_topic(kafka_servers, topic)
     options = FlinkOptions(
         kafka_servers,
         log,
         features_topic=features,
-        matches_topic=found,
+        matches_topic=match_topic,
         group_id=log,
         watermark_delay_ms=0,
         parallelism=1,
@@ -115,7 +115,7 @@ def test_a_job_survives_a_stop_and_the_loss_of_its_worker(
         return counts(read_rows(kafka_servers, features, 0))
 
     def matches() -> set[tuple[str, ...]]:
-        return {tuple(row["events"]) for row in read_rows(kafka_servers, found, 0)}
+        return {tuple(row["events"]) for row in read_rows(kafka_servers, match_topic, 0)}
 
     with FlinkCluster(f"http://127.0.0.1:{scripts['TACTFUL_FLINK_PORT']}") as cluster:
         jar = cluster.upload(build_runner(flink_home))

@@ -22,9 +22,9 @@ def inserted(yaml: str, **options: object) -> str:
 
 
 def view(text: str, name: str) -> str:
-    found = re.search(rf"CREATE TEMPORARY VIEW `?{name}`? AS\n(.*?);\n\n", text, re.DOTALL)
-    assert found is not None, name
-    return found[1]
+    statement = re.search(rf"CREATE TEMPORARY VIEW `?{name}`? AS\n(.*?);\n\n", text, re.DOTALL)
+    assert statement is not None, name
+    return statement[1]
 
 
 def test_a_hopping_count_is_readable_sql() -> None:
@@ -199,7 +199,7 @@ def test_items_are_joined_only_if_needed() -> None:
 def test_statements_are_in_script_order() -> None:
     yaml = "- {name: f, entity: user, event: view, aggregate: count, window: {size: 1m}}"
     statements = compile_flink(load_definitions(yaml), OPTIONS).statements
-    kinds = [re.match(r"SET|CREATE TEMPORARY SYSTEM|CREATE|EXECUTE", one) for one in statements]
+    kinds = [re.match(r"SET|CREATE TEMPORARY SYSTEM|CREATE|EXECUTE", text) for text in statements]
     words = [kind[0] for kind in kinds if kind is not None]
     order = ["SET", "CREATE TEMPORARY SYSTEM", "CREATE", "EXECUTE"]
     assert words == sorted(words, key=order.index) and len(words) == len(kinds)

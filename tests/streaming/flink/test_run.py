@@ -53,16 +53,16 @@ def run(
     matches: int = 0,
     **options: Any,
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """What a log comes to: `rows` rows of features, `matches` matches, and no more."""
-    log, features, found = topic_name(), topic_name(), topic_name()
+    """Run a job; expect exactly `rows` rows of features and `matches` matches."""
+    log, features, match_topic = topic_name(), topic_name(), topic_name()
     ends = write_log(servers, log, partitions)
     make_topic(servers, features)
-    make_topic(servers, found)
+    make_topic(servers, match_topic)
     settings = FlinkOptions(
         servers,
         log,
         features_topic=features,
-        matches_topic=found,
+        matches_topic=match_topic,
         group_id=log,
         watermark_delay_ms=0,
         parallelism=1,
@@ -70,7 +70,7 @@ def run(
     )
     script = compile_flink(definitions, replace(settings, **options))
     flink.run(script.text)
-    return read_rows(servers, features, rows), read_rows(servers, found, matches)
+    return read_rows(servers, features, rows), read_rows(servers, match_topic, matches)
 
 
 def test_everything_by_hand(flink: LocalFlink, kafka_servers: str) -> None:

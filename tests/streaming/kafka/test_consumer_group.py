@@ -186,7 +186,7 @@ def test_lag_in_records_and_time(log: KafkaLog) -> None:
     patiently(
         lambda: (
             worker.work() == 0
-            and all((it.records, it.behind_ms) == (0, 0) for it in worker.group.lag().values())
+            and all((lag.records, lag.behind_ms) == (0, 0) for lag in worker.group.lag().values())
         )
     )
     # The mark that ends a transaction has an offset, and nobody reads it.
@@ -198,7 +198,7 @@ def test_lag_in_records_and_time(log: KafkaLog) -> None:
     patiently(
         lambda: (
             worker.work() == 0
-            and all((it.records, it.behind_ms) == (0, 0) for it in worker.group.lag().values())
+            and all((lag.records, lag.behind_ms) == (0, 0) for lag in worker.group.lag().values())
         ),
         20,
     )
@@ -355,7 +355,7 @@ def test_kill_9_of_a_worker_leaves_exact_state(log: KafkaLog, tmp_path: Path) ->
         return subprocess.Popen(command, stdout=subprocess.DEVNULL)
 
     def states() -> dict[int, dict[str, int]]:
-        return {int(it.stem): json.loads(it.read_text()) for it in tmp_path.glob("*.json")}
+        return {int(file.stem): json.loads(file.read_text()) for file in tmp_path.glob("*.json")}
 
     def done() -> int:
         assert all(worker.poll() is None for worker in workers), "a worker has ended by itself"

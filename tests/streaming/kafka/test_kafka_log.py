@@ -51,13 +51,13 @@ def log(kafka_servers: str) -> Iterator[KafkaLog]:
 
 def contents(log: KafkaLog, ends: Positions) -> dict[int, list[bytes]]:
     """All records of the partitions in `ends`, read up to there."""
-    found = {}
+    by_partition = {}
     for number, end in ends.items():
         partition = log.partition(number)
         records = read_to(partition, end)
         partition.close()
-        found[number] = records
-    return found
+        by_partition[number] = records
+    return by_partition
 
 
 def read_to(partition: KafkaPartition, end: int) -> list[bytes]:
@@ -217,9 +217,9 @@ def test_many_threads_append(log: KafkaLog) -> None:
 
     def append(name: int) -> None:
         for turn in range(50):
-            mine = [b"%d %d %d" % (name, turn, n) for n in range(7)]
+            sent = [b"%d %d %d" % (name, turn, n) for n in range(7)]
             try:
-                log.append(mine, [f"{name}"] * 7)
+                log.append(sent, [f"{name}"] * 7)
             except Exception as error:
                 wrong.append(error)
 
@@ -229,10 +229,16 @@ def test_many_threads_append(log: KafkaLog) -> None:
     for thread in threads:
         thread.join()
     assert wrong == []
-    found = contents(log, {n: log.known_end(n) for n in range(log.partitions) if log.known_end(n)})
+    by_partition = contents(
+        log, {n: log.known_end(n) for n in range(log.partitions) if log.known_end(n)}
+    )
     for name in range(8):
-        mine = [it for it in found[log.partition_of(f"{name}")] if it.split()[0] == b"%d" % name]
-        assert [b"%d %d %d" % (name, turn, n) for turn in range(50) for n in range(7)] == mine
+        sent = [
+            record
+            for record in by_partition[log.partition_of(f"{name}")]
+            if record.split()[0] == b"%d" % name
+        ]
+        assert [b"%d %d %d" % (name, turn, n) for turn in range(50) for n in range(7)] == sent
     assert log.waiting_bytes == 0
 
 
@@ -396,11 +402,17 @@ def test_cut_connections_lose_no_acknowledged_record() -> None:
         for thread in threads:
             thread.join()
         partitions = {key: log.partition_of(key) for key in acknowledged}
-        found = contents(log, {number: log.known_end(number) for number in partitions.values()})
+        by_partition = contents(
+            log, {number: log.known_end(number) for number in partitions.values()}
+        )
     for key, payloads in acknowledged.items():
-        mine = [it for it in found[partitions[key]] if it.startswith(key.encode() + b" ")]
-        assert set(payloads) <= set(mine)
-        assert [it for it in mine if it in set(payloads)] == payloads
+        sent = [
+            record
+            for record in by_partition[partitions[key]]
+            if record.startswith(key.encode() + b" ")
+        ]
+        assert set(payloads) <= set(sent)
+        assert [record for record in sent if record in set(payloads)] == payloads
 
 
 def test_reading_goes_on_after_an_outage() -> None:
@@ -525,7 +537,7 @@ from tactful_streaming.kafka.kafka_log import KafkaLog
 
 settings = KafkaSettings(servers=sys.argv[1], topic=sys.argv[2], linger_ms=1)
 ensure_topic(settings, consumer_threads=2)
-said = []
+texts = []
 with KafkaLog(settings) as log:
     log.append_to(0, [b"x"])
     partition = log.partition(0)
@@ -534,13 +546,13 @@ with KafkaLog(settings) as log:
     try:
         partition.read(0, 1)
     except TopicError as error:
-        said.append(str(error))
+        texts.append(str(error))
     partition.close()
 try:
     KafkaLog(settings)
 except TopicError as error:
-    said.append(str(error))
-print(*said, sep="\\n")
+    texts.append(str(error))
+print(*texts, sep="\\n")
 """
 
 
@@ -587,10 +599,10 @@ def test_every_coroutine_gets_its_own_position(log: KafkaLog) -> None:
 
         async def client(name: int) -> None:
             for turn in range(20):
-                mine = [b"%d.%d.%d" % (name, turn, n) for n in range(1 + (name + turn) % 4)]
-                positions = await commit.append_keyed(mine, [f"{name}"] * len(mine))
+                sent = [b"%d.%d.%d" % (name, turn, n) for n in range(1 + (name + turn) % 4)]
+                positions = await commit.append_keyed(sent, [f"{name}"] * len(sent))
                 ((number, end),) = positions.items()
-                claimed[number].update(enumerate(mine, end - len(mine)))
+                claimed[number].update(enumerate(sent, end - len(sent)))
 
         await asyncio.gather(*(client(name) for name in range(30)))
         await commit.close()
@@ -599,8 +611,10 @@ def test_every_coroutine_gets_its_own_position(log: KafkaLog) -> None:
         return claimed
 
     claimed = asyncio.run(run())
-    found = contents(log, {number: len(records) for number, records in claimed.items() if records})
-    for number, records in found.items():
+    by_partition = contents(
+        log, {number: len(records) for number, records in claimed.items() if records}
+    )
+    for number, records in by_partition.items():
         assert dict(enumerate(records)) == claimed[number]
 
 

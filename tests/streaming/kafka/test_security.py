@@ -111,22 +111,22 @@ def test_everything_speaks_tls(settings: KafkaSettings) -> None:
     with KafkaLog(settings) as log:
         log.append([b"1", b"2"], [None, None])
         partition = log.partition(0)
-        found: list[bytes] = []
-        while len(found) < 3:
-            found += [payload for _, payload in partition.read(len(found), 9)]
-        assert found == [b"0", b"1", b"2"]
+        payloads: list[bytes] = []
+        while len(payloads) < 3:
+            payloads += [payload for _, payload in partition.read(len(payloads), 9)]
+        assert payloads == [b"0", b"1", b"2"]
         partition.close()
     group = PartitionGroup(
         settings, "g", assigned=lambda _: 0, revoked=lambda _: None, lost=lambda _: None
     )
-    found.clear()
+    payloads.clear()
 
     def read() -> bool:
-        found.extend(payload for run in group.poll(9, 0.05).values() for _, payload in run)
-        return len(group.partitions) == 2 and len(found) >= 5
+        payloads.extend(payload for run in group.poll(9, 0.05).values() for _, payload in run)
+        return len(group.partitions) == 2 and len(payloads) >= 5
 
     patiently(read)
-    assert sorted(found) == [b"0", b"1", b"1", b"2", b"2"]
+    assert sorted(payloads) == [b"0", b"1", b"1", b"2", b"2"]
     group.close()
 
 

@@ -33,17 +33,17 @@ def settings(kafka_servers: str) -> KafkaSettings:
 def records(settings: KafkaSettings) -> dict[int, list[Row]]:
     """Keys and values of all records by partition, in order."""
     consumer = confluent_kafka.Consumer(settings.consumer_config("g"))
-    found: dict[int, list[Row]] = {}
+    rows_by_partition: dict[int, list[Row]] = {}
     for number, values in read_topic(settings).items():
-        found[number] = []
+        rows_by_partition[number] = []
         consumer.assign([confluent_kafka.TopicPartition(settings.topic, number, 0)])
-        while len(found[number]) < len(values):
+        while len(rows_by_partition[number]) < len(values):
             message = consumer.poll(60)
             assert message is not None
             if message.error() is None:
-                found[number].append((message.key() or b"", message.value() or b""))
+                rows_by_partition[number].append((message.key() or b"", message.value() or b""))
     consumer.close()
-    return found
+    return rows_by_partition
 
 
 def test_rows_wait_for_the_commit_with_any_linger(
@@ -75,14 +75,14 @@ def test_rows_are_appended_by_key_or_to_one_partition(settings: KafkaSettings) -
     producer.write(settings.topic, [])
     producer.commit()
     producer.close()
-    found = records(settings)
-    assert found[2][-70:] == some_rows(70)
-    del found[2][-70:]
-    assert all(found.values())
-    for number, part in found.items():
+    rows_by_partition = records(settings)
+    assert rows_by_partition[2][-70:] == some_rows(70)
+    del rows_by_partition[2][-70:]
+    assert all(rows_by_partition.values())
+    for number, part in rows_by_partition.items():
         keys = {key for key, _ in part}
         assert part == [row for row in rows if row[0] in keys], number
-    assert sum(map(len, found.values())) == len(rows)
+    assert sum(map(len, rows_by_partition.values())) == len(rows)
 
 
 def test_rows_without_room_wait(settings: KafkaSettings) -> None:

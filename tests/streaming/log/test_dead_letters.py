@@ -56,7 +56,7 @@ def test_letters_are_read_back_as_they_were(tmp_path: Path) -> None:
     assert list(kept.read(2500)) == []
     kept.close()
     reader = DeadLetters.open(tmp_path / "letters", read_only=True)
-    assert [one.offset for _, one in reader.read()] == list(range(2500))
+    assert [record.offset for _, record in reader.read()] == list(range(2500))
     with pytest.raises(LogError, match="not open for writing"):
         reader.add(letters[:1])
     reader.close()
@@ -65,7 +65,7 @@ def test_letters_are_read_back_as_they_were(tmp_path: Path) -> None:
 def test_dead_letters_can_be_decoded(tmp_path: Path) -> None:
     kept = DeadLetters.open(tmp_path)
     kept.add([letter(7), letter(8, UNREADABLE, payload=b"\xc1 no entry"), letter(9, payload=b"{")])
-    entries = [one.entry() for _, one in kept.read()]
+    entries = [record.entry() for _, record in kept.read()]
     assert entries[0] == Event(event_id="7", type="view", timestamp=7, user_id="u")
     assert entries[1:] == [None, None]
     kept.close()
@@ -76,18 +76,18 @@ def test_repetitions_after_a_crash_are_skipped(tmp_path: Path) -> None:
     kept.add([letter(1), letter(3)])
     kept.add([letter(1), letter(3), letter(4)])  # applied again from the last commit
     kept.add([letter(3, partition=1), letter(3, rule="other")])
-    found = [(one.partition, one.offset, one.rule) for _, one in kept.read()]
-    assert found == [(0, 1, "r"), (0, 3, "r"), (0, 4, "r"), (1, 3, "r"), (0, 3, "other")]
+    places = [(record.partition, record.offset, record.rule) for _, record in kept.read()]
+    assert places == [(0, 1, "r"), (0, 3, "r"), (0, 4, "r"), (1, 3, "r"), (0, 3, "other")]
     kept.close()
 
 
 def test_another_letter_at_the_same_offset_is_no_repetition(tmp_path: Path) -> None:
     """Partitions that are read as one may come in another order after a crash."""
     kept = DeadLetters.open(tmp_path)
-    first, second = (letter(7, payload=it) for it in (b"one", b"two"))
+    first, second = (letter(7, payload=payload) for payload in (b"one", b"two"))
     kept.add([first])
     kept.add([second, first])
-    assert [one.payload for _, one in kept.read()] == [b"one", b"two"]
+    assert [record.payload for _, record in kept.read()] == [b"one", b"two"]
     kept.close()
 
 
@@ -100,7 +100,7 @@ def test_old_letters_are_deleted_in_whole_segments(tmp_path: Path) -> None:
         kept.add([letter(offset)])
     kept.trim()
     assert 0 < kept.begin < 60
-    left = [one.offset for _, one in kept.read()]
+    left = [record.offset for _, record in kept.read()]
     assert left == list(range(kept.begin, 60)), "reading from 0 begins at the oldest one left"
     assert 20 <= len(left) < 30, "nothing younger than the retention goes"
     kept.close()
@@ -128,7 +128,7 @@ def test_a_worker_deletes_old_letters_at_checkpoints(
         kept = DeadLetters.open(folder, read_only=True)
         assert kept.end == 2500
         assert (kept.begin > 0) == (retention is not None)
-        left = [one.offset for _, one in kept.read()]
+        left = [record.offset for _, record in kept.read()]
         assert left == list(range(kept.begin, 2500))
         kept.close()
 
@@ -169,7 +169,7 @@ def test_added_letters_survive_a_kill(tmp_path: Path) -> None:
             os.kill(writer.pid, signal.SIGKILL)
             acknowledged += [int(line) for line in writer.stdout if line.endswith("\n")]
         kept = DeadLetters.open(tmp_path)
-        offsets = [one.offset for _, one in kept.read()]
+        offsets = [record.offset for _, record in kept.read()]
         kept.close()
         assert set(acknowledged) <= set(offsets)
         assert offsets == list(range(len(offsets)))

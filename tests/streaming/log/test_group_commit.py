@@ -56,10 +56,10 @@ def test_every_caller_gets_its_own_offset(tmp_path: Path) -> None:
 
             async def client(name: int) -> None:
                 for turn in range(20):
-                    mine = [b"%d.%d.%d" % (name, turn, i) for i in range(1 + (name + turn) % 4)]
-                    end = await group.append(mine)
-                    read = [payload for _, payload in log.read(end - len(mine), len(mine))]
-                    assert mine == read
+                    batch = [b"%d.%d.%d" % (name, turn, i) for i in range(1 + (name + turn) % 4)]
+                    end = await group.append(batch)
+                    read = [payload for _, payload in log.read(end - len(batch), len(batch))]
+                    assert batch == read
 
             await asyncio.gather(*(client(name) for name in range(20)))
             await group.close()

@@ -62,11 +62,11 @@ def test_only_matching_records_are_replaced(
     path = tmp_path_factory.mktemp("log")
     marked = [b"secret" + p if n in chosen else p for n, p in enumerate(payloads)]
     fill(path, marked)
-    found = dict(matching_records(path, {b"secret"}))
+    matches = dict(matching_records(path, {b"secret"}))
     done = redact(path, {b"secret"}, lambda offset, payload: BLANK)
 
     wanted = {n: p for n, p in enumerate(marked) if b"secret" in p}
-    assert found == wanted
+    assert matches == wanted
     assert done.records == len(wanted)
     assert contents(path) == [BLANK if n in wanted else p for n, p in enumerate(marked)]
     assert not any(b"secret" in file.read_bytes() for file in path.iterdir())
@@ -173,14 +173,14 @@ def run(
 
 
 def readings(opened: Engine, people: Sequence[str], at: int) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    matches: dict[str, Any] = {}
     for entity, keys in ENTITIES.items():
         for key in keys:
             if entity in ("item", "category") or any(key.startswith(p) for p in people):
-                found[f"{entity}:{key}"] = opened.read(entity, key, at)
-    found["seen"] = [opened.seen(f"{person}-{n}") for person in people for n in range(40)]
-    found["outbox"] = sorted(action.user_id or "" for action in opened.outbox())
-    return found
+                matches[f"{entity}:{key}"] = opened.read(entity, key, at)
+    matches["seen"] = [opened.seen(f"{person}-{n}") for person in people for n in range(40)]
+    matches["outbox"] = sorted(action.user_id or "" for action in opened.outbox())
+    return matches
 
 
 @settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -210,11 +210,11 @@ def test_erasure_keeps_the_state_of_other_users(
     store, kept = MemoryState(), MemoryState()
     run(definitions, payloads, store, sorted(cuts))
     untouched = run(definitions, payloads, kept, sorted(cuts))
-    theirs = [event for event in happened if event.user_id == "ada"]
+    of_ada = [event for event in happened if event.user_id == "ada"]
     traces = SubjectIds(
         users=frozenset({"ada"}),
-        sessions=frozenset(e.session_id for e in theirs if e.session_id),
-        event_ids=frozenset(e.event_id for e in theirs),
+        sessions=frozenset(e.session_id for e in of_ada if e.session_id),
+        event_ids=frozenset(e.event_id for e in of_ada),
     )
     delete_subjects(store, traces, definitions, {})
     delete_subjects(store, traces, definitions, {})  # as after a crash
@@ -227,7 +227,7 @@ def test_erasure_keeps_the_state_of_other_users(
     assert after == before
     fresh = engine(definitions, MemoryState())
     assert left.read("user", "ada", at) == fresh.read("user", "ada", at)
-    assert not any(left.seen(event.event_id) for event in theirs)
+    assert not any(left.seen(event.event_id) for event in of_ada)
 
 
 @settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -257,8 +257,8 @@ def test_events_of_suppressed_users_do_not_count(
     wanted = run(definitions, plain, MemoryState(), ())
 
     at, others = 20 * MINUTE, ("bob", "cyd")
-    found, expected = readings(opened, others, at), readings(wanted, others, at)
-    assert {**found, "outbox": []} == {**expected, "outbox": []}
+    matches, expected = readings(opened, others, at), readings(wanted, others, at)
+    assert {**matches, "outbox": []} == {**expected, "outbox": []}
     for person in ("ada", "device:ada"):
         assert opened.read("user", person, at) == wanted.read("user", person, at)
     assert "ada" not in opened.users

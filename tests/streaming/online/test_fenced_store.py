@@ -62,7 +62,7 @@ def test_blobs_and_their_mark_are_put_atomically(space: dict[str, Any]) -> None:
     first.mark(0, 10, previous=None)
     users = {"new": b"2", "gone": None, "empty": b""}
     first.put_marked({"user": users, "session": {"new": b"visit"}}, 0, 20, previous=10)
-    first.put_marked({"user": users}, 0, 20, previous=10)  # said again after an answer was lost
+    first.put_marked({"user": users}, 0, 20, previous=10)  # repeated after an answer was lost
     reader = RedisOnlineStore(space["url"], prefix=space["prefix"])
     keys = ["new", "gone", "empty", "stays"]
     assert reader.get_many(keys) == [b"2", None, b"", b"1"]
@@ -121,13 +121,13 @@ def test_the_copy_follows_the_owner_through_hosts(
 ) -> None:
     append(shard, random_entries(8, 2_000))
     records = read_topic(shard.kafka)[0]
-    here = replace(shard.options, online=redis_online(**space))
-    zombie = PartitionJob(0, definitions(), here)
+    first_host = replace(shard.options, online=redis_online(**space))
+    zombie = PartitionJob(0, definitions(), first_host)
     zombie.apply(records[:300])
     zombie.commit()
     # Another host begins anew, from the beginning of the log.
-    there = replace(here, data=tmp_path / "elsewhere")
-    owner = PartitionJob(0, definitions(), there)
+    second_host = replace(first_host, data=tmp_path / "elsewhere")
+    owner = PartitionJob(0, definitions(), second_host)
     for begin in range(0, len(records), 100):
         owner.apply(records[begin : begin + 100])
         owner.commit()

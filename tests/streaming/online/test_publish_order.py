@@ -28,12 +28,12 @@ Reading = dict[str, dict[str, Value]]
 def truth(stream: list[tuple[int, bytes]]) -> dict[int, tuple[int, Reading]]:
     """By offset, the watermark and all reads of an engine without crashes."""
     engine = Engine(definitions(), MemoryState(), EngineOptions(allowed_lateness_ms=0))
-    found = {}
+    by_offset = {}
     for begin in range(0, len(stream), BATCH):
         engine.apply(stream[begin : begin + BATCH])
         at = engine.watermark
-        found[engine.offset] = at, {key: engine.read("user", key, at) for key in KEYS}
-    return found
+        by_offset[engine.offset] = at, {key: engine.read("user", key, at) for key in KEYS}
+    return by_offset
 
 
 @pytest.mark.parametrize(

@@ -138,7 +138,7 @@ def test_a_mark_replaces_the_previous_one(store: OnlineStore) -> None:
     assert store.marked(2) is None
     store.mark(2, 10, previous=None)
     store.mark(2, 20, previous=10)
-    store.mark(2, 20, previous=10)  # said again after an answer was lost
+    store.mark(2, 20, previous=10)  # repeated after an answer was lost
     store.mark(2, 30, previous=20)
     assert (store.marked(2), store.marked(0)) == (30, None)
 

@@ -345,10 +345,10 @@ def test_a_redis_killed_under_load_ends_with_everything(tmp_path: Path, seed: in
     def check(reader: OnlineStore) -> None:
         try:
             promised = reader.marked(0)
-            found = reader.get_many([f"u{n}" for n in range(500)])
+            blobs = reader.get_many([f"u{n}" for n in range(500)])
         except OnlineStoreError:
             return
-        for n, blob in enumerate(found):
+        for n, blob in enumerate(blobs):
             changes = last_change[n]
             due = max((c for c in changes if c <= (promised or 0)), default=None)
             if due is not None and reader.marked(0) == promised:

@@ -229,7 +229,7 @@ def test_values_are_stored_exactly(target: RowTarget, value: Any) -> None:
 def test_keys_differ_by_every_byte(target: RowTarget) -> None:
     keys = ["a", "A", "a ", "á", "a\u0301", "a|b", "\x00", "", "x" * 4_096, "😀"]
     target.write([row(n, 100, entity=key) for n, key in enumerate(keys)])
-    assert [found["f"].value for found in target.read(keys)] == [*range(len(keys))]
+    assert [values["f"].value for values in target.read(keys)] == [*range(len(keys))]
     assert target.read(["B", "a"])[0] == {}
     assert target.read([]) == []
     target.write([])
@@ -304,10 +304,10 @@ def test_sinks_that_share_entities_survive_kills(location: Location, seed: int) 
 )
 def test_newest_rows_equal_writing_one_by_one(rows: list[WindowRow]) -> None:
     kept: dict[tuple[str, str | None], WindowRow] = {}
-    for it in rows:
-        there = kept.setdefault((it.feature, it.group_key), it)
-        if (it.window_end, it.offset) >= (there.window_end, there.offset):
-            kept[it.feature, it.group_key] = it
+    for row in rows:
+        newest = kept.setdefault((row.feature, row.group_key), row)
+        if (row.window_end, row.offset) >= (newest.window_end, newest.offset):
+            kept[row.feature, row.group_key] = row
     assert newest_rows(rows) == list(kept.values())
 
 
@@ -391,17 +391,17 @@ def test_an_unreachable_target_is_retried() -> None:
     target = Away(9)
     source = Topic({0: [encode(row(1, 100))]}, random.Random(1), {})
     pauses: list[float] = []
-    told: list[SinkProgress] = []
+    reports: list[SinkProgress] = []
     done = run_sink(
         source,
         target,
         stop=lambda: bool(target.rows),
-        progress=told.append,
+        progress=reports.append,
         sleep=pauses.append,
     )
     assert pauses == [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 10.0, 10.0]
     assert (done.rows, done.failures) == (1, 9)
-    assert [it.failures for it in told if it.failures] == [*range(1, 10), 9]
+    assert [progress.failures for progress in reports if progress.failures] == [*range(1, 10), 9]
 
 
 def test_a_stop_without_target_commits_nothing() -> None:
@@ -465,7 +465,7 @@ def test_entities_without_new_rows_expire(redis_url: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("url", "said"),
+    ("url", "problem"),
     [
         ("nonsense", "not a database URL"),
         ("mysql://u:secret@host:port/d", "not a database URL"),
@@ -474,8 +474,8 @@ def test_entities_without_new_rows_expire(redis_url: str) -> None:
         ("sqlite:////nowhere/at/all/rows.db", "the database failed"),
     ],
 )
-def test_other_databases_are_refused_without_their_password(url: str, said: str) -> None:
-    with pytest.raises(OnlineStoreError, match=said) as refusal:
+def test_other_databases_are_refused_without_their_password(url: str, problem: str) -> None:
+    with pytest.raises(OnlineStoreError, match=problem) as refusal:
         SqlRows(url)
     assert "secret" not in str(refusal.value)
 

@@ -275,21 +275,21 @@ def test_actions_of_erased_users_are_not_queued() -> None:
     clock, receiver, suppressed = Clock(), Receiver(), set[str]()
     store = MemoryState()
     queue = DeliveryQueue(store)
-    told = sender(queue, receiver, clock, suppressed=suppressed)
+    webhooks = sender(queue, receiver, clock, suppressed=suppressed)
     people = ("zq-ada", "bob", "zq-ada", "bob")
     log: Any = Shelf([encode_entry(action_of(n, user)) for n, user in enumerate(people)])
-    assert told.collect(log, {"x.coupon"}, 2) == 2
+    assert webhooks.collect(log, {"x.coupon"}, 2) == 2
     queue.mark_dead(queue.due(clock(), 9)[0])
     queue.revive()
     (waiting,) = (d for d in queue.due(clock(), 9) if b"zq-ada" in d.body)
     suppressed.add("zq-ada")
-    assert told.collect(log, {"x.coupon"}) == 2
+    assert webhooks.collect(log, {"x.coupon"}) == 2
     assert [d.event_id for d in queue.due(clock(), 9)] == ["e0", "e1", "e3"]
 
     assert queue.remove(lambda delivery: b"zq-ada" in delivery.body) == 1
     queue.retry(waiting)  # by whoever was sending it just then
     queue.mark_dead(waiting)
-    assert told.send_due() == SendResult(delivered=2)
+    assert webhooks.send_due() == SendResult(delivered=2)
     assert all(b"zq-ada" not in body for _, body, _ in receiver.requests)
     assert not any(b"zq-ada" in value for _, value in store.scan(b""))
 
