@@ -651,9 +651,9 @@ def test_a_restore_killed_anywhere_is_the_old_or_the_new(
                 break
             kills += 1
             if (data / RESTORING / "ready").exists():
-                with pytest.raises(BackupError, match="broken off"):
+                with pytest.raises(BackupError, match="interrupted"):
                     open_installation(settings)
-                with pytest.raises(BackupError, match="broken off"):
+                with pytest.raises(BackupError, match="interrupted"):
                     make_backup(settings, tmp_path / "another", clock=now_ms)
             finish_restore(data)
             assert not (data / RESTORING).exists()
