@@ -1,5 +1,6 @@
 """Public names of the package: sorted, documented, and used by a document or an example."""
 
+import doctest
 import inspect
 import pkgutil
 import re
@@ -44,6 +45,13 @@ def test_public_methods_are_documented() -> None:
             for method, function in methods if inspect.isclass(member) else ():
                 if function.__module__ == info.name and not method.startswith("_"):
                     assert function.__doc__, f"{info.name}.{name}.{method}"
+
+
+def test_examples_in_docstrings_run() -> None:
+    modules = pkgutil.walk_packages(tactful_streaming.__path__, "tactful_streaming.")
+    results = [doctest.testmod(import_module(module.name)) for module in modules]
+    assert sum(result.failed for result in results) == 0
+    assert sum(result.attempted for result in results) >= 5
 
 
 def test_errors_share_one_root() -> None:
