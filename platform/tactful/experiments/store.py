@@ -72,7 +72,14 @@ class Judged(NamedTuple):
 
 
 class RolloutStore:
-    """The rollouts of one installation."""
+    """The rollouts of one installation, in three tables.
+
+    ```text
+    rollouts         key → definition, rollout, version, archived, looks, looked_at, run_id
+    rollout_changes  key, number → at, action, share, changed_by, reason
+    rollout_looks    key, number → at, stage, said (a `LookRecord`)
+    ```
+    """
 
     def __init__(self, metadata: MetadataStore, *, clock: Callable[[], int]) -> None:
         """Use a metadata store and a clock, epoch milliseconds."""

@@ -77,10 +77,9 @@ class Scorecard:
         right = [place for place, item in enumerate(top) if item in taken]
         self._people.append(person)
         self._shown.append(top)
-        self._values["hr20"].append(float(bool(right)))
-        self._values["ndcg20"].append(ndcg(right, len(taken)))
-        self._values["mrr20"].append(1.0 / (right[0] + 1) if right else 0.0)
-        self._values["recall20"].append(len(right) / len(taken))
+        figures = {**_figures(right, len(taken)), "recall20": len(right) / len(taken)}
+        for measure, value in figures.items():
+            self._values[measure].append(value)
         return bool(right)
 
     def mean(self, measure: str) -> float:
@@ -235,6 +234,14 @@ def ndcg(right: Sequence[int], relevant: int) -> float:
     return float(_DISCOUNTS[list(right)].sum()) / ideal
 
 
+def _figures(right: Sequence[int], relevant: int) -> dict[str, float]:
+    return {
+        "hr20": float(bool(right)),
+        "ndcg20": ndcg(right, relevant),
+        "mrr20": 1.0 / (right[0] + 1) if right else 0.0,
+    }
+
+
 def list_metrics(
     scores: NDArray[np.float32],
     labels: NDArray[np.bool_],
@@ -252,18 +259,16 @@ def list_metrics(
     Returns:
         `hr20`, `ndcg20`, `mrr20` and `recall` (share of lists with a right item found by recall).
     """
-    card: dict[str, list[float]] = {"hr20": [], "ndcg20": [], "mrr20": [], "recall": []}
+    figures = []
     start = 0
-    for size, wanted in zip(sizes.tolist(), relevant, strict=True):
+    for size, count in zip(sizes.tolist(), relevant, strict=True):
         end = start + size
         order = np.argsort(-scores[start:end], kind="stable")[:CUTOFF]
         right = np.flatnonzero(labels[start:end][order]).tolist()
-        card["hr20"].append(float(bool(right)))
-        card["ndcg20"].append(ndcg(right, wanted))
-        card["mrr20"].append(1.0 / (right[0] + 1) if right else 0.0)
-        card["recall"].append(float(labels[start:end].any()))
+        figures.append({**_figures(right, count), "recall": float(labels[start:end].any())})
         start = end
-    return {name: float(np.mean(values)) if values else 0.0 for name, values in card.items()}
+    names = ("hr20", "ndcg20", "mrr20", "recall")
+    return {name: float(np.mean([row[name] for row in figures] or [0.0])) for name in names}
 
 
 def best_baseline(hit_rates: Mapping[str, float]) -> tuple[str, float]:
