@@ -132,11 +132,6 @@ class EntityTable:
         state = sum(aggregate.nbytes for aggregate in self.aggregates)
         return _ROW_BYTES * len(self) + state + self._cache.nbytes
 
-    def keys_of(self, name: str) -> tuple[str, ...]:
-        """Return the keys of the columns stored for the feature `name`."""
-        view = self._views[name]
-        return view.aggregate.keys_of(view.feature)
-
     def touch(self, keys: Sequence[str | None], timestamps: NDArray[np.int64]) -> Rows:
         """Record events of `keys`; return the row of each, new or not; -1 for None."""
         self._fetch(keys)

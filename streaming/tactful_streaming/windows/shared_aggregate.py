@@ -134,13 +134,7 @@ class SharedAggregate:
         self.groups = GroupIndex(source.max_groups) if source.grouped else None
         self.memory_ms: int | None = None
         self._emits = emits
-        self._columns_of: dict[str, tuple[AnyColumn, ...]] = {}
         self._keys_of: dict[str, tuple[str, ...]] = {}
-
-    @property
-    def events(self) -> tuple[str, ...]:
-        """Types of the events that count."""
-        return self.source.events
 
     def serve(self, feature: Feature) -> None:
         """Add a feature with this source."""
@@ -152,20 +146,14 @@ class SharedAggregate:
             kinds = ("count",)
         elif feature.aggregate == "top_k" or feature.sketch == "exact":
             kinds = ("values",)
-        keys = tuple(self._column(kind, feature) for kind in kinds)
-        self._keys_of[feature.name] = keys
-        self._columns_of[feature.name] = tuple(self.columns[key] for key in keys)
+        self._keys_of[feature.name] = tuple(self._column(kind, feature) for kind in kinds)
         spans = [column.memory_ms for column in self.columns.values()]
         known = [span for span in spans if span is not None]
         self.memory_ms = max(known) if len(known) == len(spans) else None
 
     def columns_of(self, feature: Feature) -> tuple[AnyColumn, ...]:
         """Return the columns that `feature` is read from."""
-        return self._columns_of[feature.name]
-
-    def keys_of(self, feature: Feature) -> tuple[str, ...]:
-        """Return the keys of the columns that `feature` is read from."""
-        return self._keys_of[feature.name]
+        return tuple(self.columns[key] for key in self._keys_of[feature.name])
 
     @property
     def nbytes(self) -> int:
