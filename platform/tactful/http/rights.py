@@ -9,20 +9,64 @@ import msgspec
 
 from tactful.http.asgi import Call, Endpoint, Reply, json_reply
 from tactful.http.common import EVENT_EXAMPLE, NoQuery, person_of, stored
-from tactful.http.consent import get_consent, put_consent
+from tactful.schemas.fields import to_milliseconds
 from tactful.schemas.problems import ProblemError
-from tactful.schemas.users import Consent, Erasure, NewConsent, PersonExport
+from tactful.schemas.users import Consent, ConsentDecision, Erasure, NewConsent, PersonExport
+from tactful_privacy.errors import ParameterError
+from tactful_privacy.people.consent import Purpose, parse_purposes
 
 if TYPE_CHECKING:
     from tactful.server.platform import Platform
 
 _UNAVAILABLE = "erasures cannot be kept now"
+_new_consent = msgspec.json.Decoder(NewConsent)
 
 
 class ExportQuery(msgspec.Struct, forbid_unknown_fields=True):
     """Format: JSON, or an HTML page to read."""
 
     format: Literal["json", "html"] = "json"
+
+
+async def _get_consent(platform: Platform, call: Call) -> Reply:
+    return json_reply(await _consent(platform, person_of(call)))
+
+
+async def _put_consent(platform: Platform, call: Call) -> Reply:
+    person = person_of(call)
+    decision = await call.json(_new_consent)
+    try:
+        parse_purposes(decision.purposes)
+        at = None if decision.at is None else to_milliseconds(decision.at)
+    except (ParameterError, ValueError) as error:
+        raise ProblemError("invalid", str(error), field="$") from None
+    if platform.permissions.is_erased(person):
+        raise ProblemError("invalid", "this user was erased: a user who returns needs a new id")
+    purposes = {Purpose(name): agrees for name, agrees in decision.purposes.items()}
+    record = partial(platform.consents.record, person, purposes, source=decision.source, at=at)
+    await stored(record, "consent cannot be recorded now; send it again")
+    return json_reply(await _consent(platform, person))
+
+
+async def _consent(platform: Platform, person: str) -> Consent:
+    consents = platform.consents.consents
+    read = partial(platform.consents.history, person)
+    history = await stored(read, "consent cannot be read now")
+    return Consent(
+        person=person,
+        allowed=sorted(platform.permissions.of_key(person)),
+        said={str(purpose): agrees for purpose, agrees in consents.said(person).items()},
+        default=sorted(consents.default),
+        history=[
+            ConsentDecision(
+                version=decision.version,
+                purposes={str(purpose): agrees for purpose, agrees in decision.purposes.items()},
+                at=decision.at,
+                source=decision.source,
+            )
+            for decision in history
+        ],
+    )
 
 
 async def _get_export(platform: Platform, call: Call) -> Reply:
@@ -89,7 +133,7 @@ RIGHTS_ENDPOINTS: tuple[Endpoint, ...] = (
         "GET",
         "/v1/users/{user_id}/consent",
         "Read the consent of a user",
-        get_consent,
+        _get_consent,
         details=(
             "With the history of decisions, their times and sources. The id is a user id, or "
             "`device:` and a device id."
@@ -105,7 +149,7 @@ RIGHTS_ENDPOINTS: tuple[Endpoint, ...] = (
         "PUT",
         "/v1/users/{user_id}/consent",
         "Record a consent decision of a user",
-        put_consent,
+        _put_consent,
         details=(
             "Purposes that are not named stay unchanged. The decision is in force when the "
             "response comes, and within a second in the other servers of the installation."
