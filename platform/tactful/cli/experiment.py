@@ -18,7 +18,7 @@ from tactful.cli.options import (
 from tactful.config.load import load_settings
 from tactful.errors import ConfigError
 from tactful.experiments.metrics import METRICS
-from tactful.experiments.readout import plain, read_out
+from tactful.experiments.readout import read_out, to_response
 from tactful.experiments.tally import read_arm_outcomes
 from tactful.subjects.consented_log import measured_log
 from tactful.util.clock import now_ms
@@ -185,7 +185,7 @@ def report(
         )
     read = read_out(seen, found[key])
     if as_json:
-        _print_json(plain(read))
+        _print_json(to_response(read))
         return
     if read.sample_ratio is not None and read.sample_ratio.mismatch:
         click.echo(

@@ -81,14 +81,14 @@ def read_out(outcomes: ArmOutcomes, experiment: Experiment, *, alpha: float = 0.
     )
 
 
-def plain(found: ReadOut) -> dict[str, Any]:
+def to_response(result: ReadOut) -> dict[str, Any]:
     """Return a read-out for JSON: differences and intervals, no number of users."""
     return {
-        "control": found.control,
+        "control": result.control,
         "sample_ratio_mismatch": None
-        if found.sample_ratio is None
-        else found.sample_ratio.mismatch,
-        "crossed_share": round(found.crossed, 3),
+        if result.sample_ratio is None
+        else result.sample_ratio.mismatch,
+        "crossed_share": round(result.crossed, 3),
         "comparisons": [
             {
                 "arm": arm,
@@ -96,10 +96,10 @@ def plain(found: ReadOut) -> dict[str, Any]:
                 "difference": compared.estimate.value,
                 "low": compared.anytime.low if np.isfinite(compared.anytime.low) else None,
                 "high": compared.anytime.high if np.isfinite(compared.anytime.high) else None,
-                "adjusted_p": found.adjusted_p[arm, metric],
-                "verdict": found.verdict(arm, metric),
+                "adjusted_p": result.adjusted_p[arm, metric],
+                "verdict": result.verdict(arm, metric),
             }
-            for (arm, metric), compared in found.comparisons.items()
+            for (arm, metric), compared in result.comparisons.items()
         ],
     }
 
@@ -110,7 +110,7 @@ def samples(people: Mapping[str, PersonOutcome]) -> dict[str, Sample]:
         return {}
     columns = np.array(list(people.values()), np.float64).T
     shown, took, revenue, latency, timed, failed, flat = columns
-    found: dict[str, Sample] = {
+    metrics: dict[str, Sample] = {
         "taken_lists": Ratio.from_units(took, shown),
         "errors": Proportion(len(people), int((failed > 0).sum())),
         "anomalies": Proportion(len(people), int((flat > 0).sum())),
@@ -118,8 +118,8 @@ def samples(people: Mapping[str, PersonOutcome]) -> dict[str, Sample]:
         "revenue": Mean.from_units(revenue),
     }
     if np.count_nonzero(timed) >= 2:
-        found["latency"] = Ratio.from_units(latency[timed > 0], timed[timed > 0])
-    return found
+        metrics["latency"] = Ratio.from_units(latency[timed > 0], timed[timed > 0])
+    return metrics
 
 
 def comparable(metric: str, *arms: Mapping[str, Sample]) -> bool:

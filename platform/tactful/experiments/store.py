@@ -224,7 +224,7 @@ class RolloutStore:
                 number=held.looks + 1,
                 at=now,
                 stage=held.rollout.stage,
-                sample_ratio=_ratio_said(look),
+                sample_ratio=_ratio_verdict(look),
                 guardrails={guard.guardrail.metric: guard.verdict for guard in look.guardrails},
                 state=look.rollout.state,
                 released=released,
@@ -370,7 +370,7 @@ def _require_free(connection: sa.Connection, definition: RolloutDefinition, now:
             )
 
 
-def _ratio_said(look: RolloutLook) -> str:
+def _ratio_verdict(look: RolloutLook) -> str:
     if look.sample_ratio is None:
         return "too few data"
     return "mismatch" if look.sample_ratio.mismatch else "ok"

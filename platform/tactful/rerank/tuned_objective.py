@@ -220,4 +220,6 @@ def require_better(directory: Path) -> None:
     if evaluation.network != network_check(directory):
         raise ConfigError(f"{directory}: another network was evaluated: evaluate this one")
     if evaluation.verdict != "better":
-        raise ConfigError(f"{directory}: the evaluation said {evaluation.verdict}, not better")
+        raise ConfigError(
+            f"{directory}: the verdict of the evaluation is {evaluation.verdict}, not better"
+        )

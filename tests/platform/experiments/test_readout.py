@@ -14,7 +14,7 @@ from click.testing import CliRunner, Result
 from tests.platform.shop import BEGIN, DAY, HOUR, write_log
 
 from tactful.cli.main import main
-from tactful.experiments.readout import plain, read_out
+from tactful.experiments.readout import read_out, to_response
 from tactful.experiments.tally import ArmOutcomes, PersonOutcome, read_arm_outcomes
 from tactful_bandits.assignment.assign import Arm, Experiment
 from tactful_streaming.contract.log_entries import Entry, Event
@@ -121,8 +121,8 @@ def test_a_difference_is_called_and_equality_is_not() -> None:
     assert compared.conclusive
     assert found.sample_ratio is not None
     assert not found.sample_ratio.mismatch
-    assert {row["verdict"] for row in plain(found)["comparisons"]} == {"higher"}
-    same = plain(read_out(outcomes(4000, 0.2, 0.2), EXPERIMENT))
+    assert {row["verdict"] for row in to_response(found)["comparisons"]} == {"higher"}
+    same = to_response(read_out(outcomes(4000, 0.2, 0.2), EXPERIMENT))
     assert {row["verdict"] for row in same["comparisons"]} == {"inconclusive"}
     assert all(row["adjusted_p"] >= 0.05 for row in same["comparisons"])
 
@@ -145,12 +145,12 @@ def test_verdicts_hold_over_all_comparisons() -> None:
     assert many.comparisons[key].conclusive
     assert alone.verdict(*key) == "higher"
     assert many.verdict(*key) == "inconclusive"
-    assert {row["verdict"] for row in plain(many)["comparisons"]} == {"inconclusive"}
+    assert {row["verdict"] for row in to_response(many)["comparisons"]} == {"inconclusive"}
 
 
 def test_lost_people_are_noticed_and_no_number_of_people_is_told() -> None:
     found = read_out(outcomes(4000, 0.2, 0.2, tilt=0.4), EXPERIMENT)
-    told = plain(found)
+    told = to_response(found)
     assert told["sample_ratio_mismatch"] is True
     text = json.dumps(told)
     assert not any(str(len(people)) in text for people in outcomes(4000, 0.2, 0.2).arms.values())

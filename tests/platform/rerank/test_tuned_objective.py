@@ -266,7 +266,7 @@ def test_only_a_better_tuner_passes_its_evaluation(
         with pytest.raises(ConfigError, match="another network was evaluated"):
             require_better(candidate)
     else:
-        with pytest.raises(ConfigError, match=f"said {found.verdict}, not better"):
+        with pytest.raises(ConfigError, match=f"is {found.verdict}, not better"):
             store.apply(tuned, by="ann", reason="r")
         assert store.find("tuned") is None
     database.close()
