@@ -45,8 +45,8 @@ def test_replay_keeps_the_latest(on_disk: bool, tmp_path: Path) -> None:
         drawn = np.column_stack([np.atleast_2d(part.T).T for part in replay.sample(5, rng)])
         assert all(row in kept for row in drawn.tolist())
     assert len(replay) == 7
+    replay.flush()
     if path is not None:
-        replay.flush()
         again = Replay(2, 1, capacity=7, path=path)
         again.resume(replay.added, replay.latest)
         np.testing.assert_array_equal(again.all().states, replay.all().states)
