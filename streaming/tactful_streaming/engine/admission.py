@@ -58,8 +58,8 @@ class AdmittedBatch:
         moves: histories that move, each with the numbers of events and items that come before.
         ids: ids of all events, also of those that do not count; empty if not needed.
         duplicates: number of events that had been applied before.
-        invalid: number of records that are no entry, or an event of nobody other than an
-            impression.
+        invalid: number of records that are no entry, or an event without user and device, unless
+            an impression.
         dropped: number of events that the cleaner kept back.
         rejected: records for the dead letters.
     """
@@ -171,7 +171,7 @@ class Admission:
         self.versions = ItemVersions() if plan.reads_versions else None
 
     def resume(self, newest: int, watermark: int) -> None:
-        """Go on from a stored state."""
+        """Continue from a stored state."""
         self.newest = newest
         self.watermark = max(watermark, newest - self._delay, 0)
 
@@ -246,7 +246,7 @@ class Admission:
 
     def _admit_event(self, position: int, event: Any, pending: _Pending) -> None:
         if event.user_id is None and event.device_id is None:
-            # An impression shown to nobody in particular is logged for training only.
+            # An impression without a user is logged for training only.
             if event.type != "impression":
                 pending.reject(position, "an event of neither a user nor a device")
             return
@@ -289,7 +289,7 @@ class Admission:
             self._resolver.describe(user, self.newest)
 
     def _admit_link(self, position: int, entry: Link | Transfer, pending: _Pending) -> None:
-        """Apply what another partition sent about a device."""
+        """Apply a link or transfer of a device from another partition."""
         if self._resolver is None or not self._resolver.is_partitioned:
             return
         try:

@@ -108,7 +108,7 @@ def merge_computed(store: StateStore, scratch: StateStore, definitions: Definiti
     """Merge the features computed up to the offset of a state, and empty `scratch`.
 
     Raises:
-        StateError: if one of the states is damaged or the disk refused.
+        StateError: if one of the states is damaged or the write failed.
     """
     meta = read_meta(store)
     if meta is not None and meta.missing:

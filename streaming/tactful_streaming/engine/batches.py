@@ -32,7 +32,7 @@ class Applied:
         duplicates: events whose id had been applied before.
         late: times an event was dropped from a feature because its last window had ended, or from a
             sequence or join that could not wait for it.
-        invalid: records that are no entry, or an event of nobody other than an impression.
+        invalid: records that are no entry, or an event (but an impression) without user and device.
         evicted: groups dropped to keep an entity within ``max_groups``, and partial matches dropped
             to keep their number bounded.
         dropped: events that the cleaner kept back.

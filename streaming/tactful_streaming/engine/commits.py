@@ -38,24 +38,24 @@ _SWEEP = 256
 class EngineCommits:
     """Writes the state of an engine to its store, and reads it at an opening.
 
-    A refused write loses nothing: its changes stay in `_unwritten`, and the next commit writes them
+    A failed write loses nothing: its changes stay in `_unwritten`, and the next commit writes them
     with its own.
     """
 
     def __init__(self, state: EngineState) -> None:
-        """Commit `state`; :meth:`restore` reads what was committed before."""
+        """Commit `state`; :meth:`restore` reads the last commit."""
         self._state = state
         self._definitions = dump_definitions(state.definitions)
         self._unwritten: list[Change] = []
         self._sweep_from: dict[str, bytes] = {}
 
     @property
-    def is_refused(self) -> bool:
-        """Whether the changes of a refused commit wait to be written."""
+    def has_failed(self) -> bool:
+        """Whether the changes of a failed commit wait to be written."""
         return bool(self._unwritten)
 
     def publish(self) -> None:
-        """Copy what changed to the online store, before the next commit makes it durable."""
+        """Copy the changes to the online store, before the next commit makes them durable."""
         self._state.check_usable()
         if self._state.mirror is not None:
             self._pack()
@@ -65,14 +65,14 @@ class EngineCommits:
         """Write all changes since the last commit, with the offset, atomically.
 
         Raises:
-            StateError: if the store refused, as with a full disk.
+            StateError: if the write failed, as with a full disk.
         """
         state = self._state
         state.check_usable()
         for consumer in state.options.consumers.values():
             consumer.before_commit()
         self._pack()
-        # Much of what was refused is packed again below: each key is kept once.
+        # Many failed changes are packed again below: each key is kept once.
         changes = self._unwritten = [*dict(self._unwritten).items()]
         if not changes:
             changes += self._sweep_expired()
@@ -129,12 +129,12 @@ class EngineCommits:
             state.mirror.resume(state.offset)
 
     def restore_cleaner(self) -> None:
-        """Give the cleaner what is stored of it."""
+        """Restore the cleaner from the store."""
         if self._state.options.cleaner is not None:
             self._state.options.cleaner.restore(self._state.stored(CLEANER))
 
     def _adopt(self, meta: Meta) -> Meta:
-        """Adapt the stored state to other definitions and consumers; its new meta record."""
+        """Adapt the stored state to definitions and consumers; return its new head."""
         state = self._state
         adopted, removals = adopt(meta, state.definitions, state.store)
         absent = set(meta.consumers) - state.options.consumers.keys()
@@ -148,7 +148,7 @@ class EngineCommits:
         return adopted
 
     def _entities_in_memory(self, entity: str, table: EntityTable) -> Iterator[tuple[str, bytes]]:
-        """The stored entities that have to be in memory from the start."""
+        """Yield the stored entities that have to be in memory from the start."""
         options = self._state.options
         if options.memory_bytes is not None and options.on_results is None:
             return
@@ -227,7 +227,7 @@ class EngineCommits:
                 yield CLEANER + key.encode(), blob
 
     def _sweep_expired(self) -> Iterator[Change]:
-        """Removals of entities without readable features, among the next few stored.
+        """Yield removals of expired entities, among the next few stored.
 
         Entities in memory expire there; the sweep is for those that left it.
         """
@@ -237,7 +237,7 @@ class EngineCommits:
             if state.options.memory_bytes is None or memory_ms is None:
                 continue
             prefix, expired = entity_prefix(entity), dict[str, bytes | None]()
-            packed = state.packed.get(entity, {})  # newer than what is stored of the same keys
+            packed = state.packed.get(entity, {})  # newer than the stored entities of the same keys
             start = self._sweep_from.pop(entity, prefix)
             for number, (key, blob) in enumerate(state.store.scan(prefix, start)):
                 if number == _SWEEP:

@@ -9,7 +9,7 @@ from tactful_streaming.contract.log_entries import PERSONALISATION, Event, Item
 
 
 class CoCommittedConsumer(ABC):
-    """A consumer of events whose state commits in the same write as the log offset.
+    """A consumer of events whose state commits together with the log offset.
 
     A commit calls :meth:`before_commit` of all consumers, then :meth:`snapshot` of each, in the
     order of their registration. A crash after :meth:`before_commit` repeats the events since the
@@ -26,7 +26,7 @@ class CoCommittedConsumer(ABC):
         """Count an accepted event; `item` is its current description in the catalogue."""
 
     def before_commit(self) -> None:  # noqa: B027  # most consumers have no side effects
-        """Do what a commit has to be preceded by, such as writing to another store."""
+        """Perform side effects before a commit, such as writing to another store."""
 
     @abstractmethod
     def snapshot(self) -> bytes | None:
@@ -37,4 +37,4 @@ class CoCommittedConsumer(ABC):
         """Replace the state by a snapshot."""
 
     def delete_users(self, keys: Collection[str]) -> None:  # noqa: B027
-        """Delete what is kept of users, by the keys of their histories."""
+        """Delete the data of users, by the keys of their histories."""

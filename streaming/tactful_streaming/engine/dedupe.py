@@ -46,7 +46,7 @@ class Deduplicator:
         return self._days > 0
 
     def seen_many(self, event_ids: Sequence[str]) -> dict[str, int]:
-        """Generations of those of `event_ids` that are remembered or not yet purged."""
+        """Return the generations of those of `event_ids` that are still stored."""
         recent = self._recent
         candidates = event_ids
         if self._fill_from is None:

@@ -178,7 +178,7 @@ class Engine:
         return applied
 
     def publish(self) -> None:
-        """Copy what changed to the online store, before the next commit makes it durable.
+        """Copy the changes to the online store, before the next commit makes them durable.
 
         The copy can never turn out to be wrong: after a crash the log gives the same values again.
         Until the state has caught up with the copy, its owner leaves the copy as it is
@@ -194,7 +194,7 @@ class Engine:
         It changes nothing that a reader sees, so readers need not be kept away.
 
         Raises:
-            StateError: if the store refused, as with a full disk. Nothing is lost: the next commit
+            StateError: if the write failed, as with a full disk. Nothing is lost: the next commit
                 writes it.
         """
         self._commits.commit()
@@ -213,7 +213,7 @@ class Engine:
         self._state.outbox.mark_sent(action.event_id.encode() for action in actions)
 
     def drop(self, actions: Iterable[Event]) -> None:
-        """Give up actions of :meth:`outbox`: the next commit deletes them."""
+        """Discard actions of :meth:`outbox`: the next commit deletes them."""
         self._state.outbox.discard({action.event_id.encode() for action in actions})
 
     def next_timer(self) -> int | None:
@@ -234,7 +234,7 @@ class Engine:
     def _limit_memory(self) -> None:
         """Remove entities from memory if they take too much; the store has them."""
         limit, tables = self._state.options.memory_bytes, self._state.tables
-        if limit is None or self._commits.is_refused:
+        if limit is None or self._commits.has_failed:
             return
         sizes = {entity: table.nbytes for entity, table in tables.items()}
         total = sum(sizes.values())

@@ -103,10 +103,10 @@ class EngineState:
         return max(self.watermark - self.options.allowed_lateness_ms, 0)
 
     def check_usable(self) -> None:
-        """Refuse to go on after an error in the middle of a batch, and after closing.
+        """Check that no batch has failed and the engine is not closed.
 
         Raises:
-            EngineError: if there was one.
+            EngineError: if one has failed or it is closed.
         """
         if self.broken:
             raise EngineError("the engine is closed or has failed: open it again")
@@ -122,12 +122,12 @@ class EngineState:
         return self.tables.get(entity)
 
     def stored(self, prefix: bytes) -> Iterator[tuple[str, bytes]]:
-        """Yield what is committed under a prefix: the rest of each key, and its value."""
+        """Yield the committed entries under a prefix: rest of the key, and value."""
         for key, blob in self.store.scan(prefix):
             yield key[len(prefix) :].decode(), blob
 
     def _sources(self) -> frozenset[str] | None:
-        """Fields of events that are decoded; None: all of them."""
+        """Return the fields of events to decode; None: all of them."""
         if self.options.consumers or self.options.cleaner is not None:
             return None
         sources = self.plan.sources | sources_of(self.options.also_reads)

@@ -52,7 +52,7 @@ class EngineErasure:
             Number of keys removed.
 
         Raises:
-            StateError: if the store refused; call it again.
+            StateError: if the write failed; call it again.
         """
         state = self._state
         self._commits.commit()

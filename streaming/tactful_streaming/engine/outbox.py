@@ -71,7 +71,7 @@ class Outbox(Generic[E]):
         self._sent.update(key for key in keys if key in self._waiting)
 
     def discard(self, keys: Collection[bytes]) -> None:
-        """Remove entries, with the next commit from the store."""
+        """Remove entries; the next commit deletes them from the store."""
         for key in self._waiting.keys() & keys:
             if key in self._committed:
                 self._discarded.add(key)

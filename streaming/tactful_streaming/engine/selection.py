@@ -110,7 +110,7 @@ class Columns:
         self._plan = plan
         self._projection = projection
         self.batch = batch
-        # An event is judged by what came before it: it may still join a session that it ends.
+        # The watermark before an event counts: it may still join a session that it ends.
         self._watermarks = np.concatenate([np.array([before], np.int64), batch.watermarks[:-1]])
         self.timestamps = batch.timestamps
         self._texts: dict[str, list[str | None]] = {}
@@ -118,14 +118,14 @@ class Columns:
 
     @cached_property
     def _codes(self) -> NDArray[np.int64]:
-        """Code of the type of each event."""
+        """Codes of the types of the events."""
         events, plan = self.batch.events, self._plan
         types = map(attrgetter("type"), events)
         codes = map(plan.codes.get, types, repeat(plan.other))
         return np.fromiter(codes, np.int64, len(events))
 
     def keys(self, entity: str) -> Sequence[str | None]:
-        """Key of the `entity` of each event; None where no feature of it counts the event."""
+        """Return the key of the `entity` of each event; None if no feature counts it."""
         keys = self.texts(entity_source(entity))
         counts = self._plan.of_entity[entity][self._codes]
         if counts.all():
@@ -133,11 +133,11 @@ class Columns:
         return [key if wanted else None for key, wanted in zip(keys, counts.tolist(), strict=True)]
 
     def select(self, entity: str, number: int, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Which events count for a store: their positions in the batch, in order.
+        """Return the positions of the events that count for an aggregate, in order.
 
         Args:
             entity: kind of entity.
-            number: which of the stores of its table.
+            number: number of the aggregate in its table.
             rows: row of its entity of each event of the batch, -1 where there is none.
         """
         source, wanted = self._plan.of_store[entity, number]

@@ -71,7 +71,7 @@ class PartitionState:
         """Write the committed state as the newest checkpoint; keep one older one.
 
         Raises:
-            StateError: if the disk refused.
+            StateError: if the write failed.
         """
         assert self._checkpoints is not None
         meta = read_meta(self.store)
@@ -87,7 +87,7 @@ class PartitionState:
         """Replace all checkpoints by one of the committed state.
 
         Raises:
-            StateError: if the disk refused.
+            StateError: if the write failed.
         """
         old = _checkpoints(self._checkpoints)
         if not old:

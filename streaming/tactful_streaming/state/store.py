@@ -140,8 +140,8 @@ class RocksState:
         options.set_compression_type(DBCompressionType.lz4())
         options.set_max_background_jobs(2)
         options.set_keep_log_file_num(2)
-        # A new list of files at every change of them: in an old one stand the first and last keys
-        # of files that are gone (see `purge`).
+        # A new manifest at every change of files: an old one holds the first and last keys of
+        # deleted files (see `purge`).
         options.set_max_manifest_file_size(1)
         self._path = path
         self._options = options
@@ -154,7 +154,7 @@ class RocksState:
         self._open()
 
     def get(self, key: bytes) -> bytes | None:
-        """Value of `key`, if there is one.
+        """Return the value of `key`, if there is one.
 
         Raises:
             StateError: if the stored data is damaged.
@@ -194,7 +194,7 @@ class RocksState:
         """Apply all of `changes` or, after a crash, none.
 
         Raises:
-            StateError: if the disk refused; nothing was changed.
+            StateError: if the write failed; nothing was changed.
         """
         if self._failed:
             with suppress(Exception):  # it repeats the error of the write
@@ -224,7 +224,7 @@ class RocksState:
         the time of writing everything once. Earlier checkpoints keep their data.
 
         Raises:
-            StateError: if the disk refused; call it again.
+            StateError: if the write failed; call it again.
         """
         with self._explained():
             self._db.flush()
@@ -251,7 +251,7 @@ class RocksState:
         system. It appears as a whole or not at all.
 
         Raises:
-            StateError: if `path` exists or the disk refused.
+            StateError: if `path` exists or the write failed.
         """
         if path.exists():
             raise StateError(f"{path}: a checkpoint needs a new directory; this one is there")
@@ -360,7 +360,7 @@ def restore_checkpoint(checkpoint: Path, path: Path) -> None:
         path: directory of the new state; must not exist.
 
     Raises:
-        StateError: if `checkpoint` is none, `path` exists or the disk refused.
+        StateError: if `checkpoint` is none, `path` exists or the write failed.
     """
     if not (checkpoint / "CURRENT").is_file():
         raise StateError(f"{checkpoint}: not a checkpoint of a state: it has no file CURRENT")

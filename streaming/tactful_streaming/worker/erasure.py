@@ -122,7 +122,7 @@ def purge_partition(
         The number to be noted, and the deleted ids.
 
     Raises:
-        StateError: if the disk refused.
+        StateError: if the write failed.
         LogError: if the dead letters cannot be rewritten.
     """
     number, known = erasures.after(purged_number(store))

@@ -186,7 +186,7 @@ class PartitionJob:
         Raises:
             FencedError: if another process owns the partition now.
             LogError: if the rows cannot be published; nothing was stored.
-            StateError: if the disk refused; the rows are published, and will be again.
+            StateError: if the write failed; the rows are published, and will be again.
         """
         if self.engine.offset != self._committed:
             self._writer.commit()
@@ -299,7 +299,7 @@ class PartitionJob:
             _logger.warning("no checkpoint was written; the previous one stays valid: %s", error)
 
     def close(self) -> None:
-        """Release everything; the next owner computes again what was not committed."""
+        """Release everything; the next owner computes uncommitted results again."""
         try:
             if self._producer is not None:
                 self._producer.close()
