@@ -70,6 +70,10 @@ def test_noise_on_the_squares_leaves_fewer_degrees_of_freedom() -> None:
     clear = ReleasedRatio(1000, sums, RatioSums(50, 50, 0, 0, 0))
     assert noisy.variance == clear.variance
     assert noisy.degrees_of_freedom < 50 < clear.degrees_of_freedom
+    r, squares = 0.12, 152 + 50 + 0.12**2 * 50
+    uncertainty = 1e4 * (1 + 4 * r**2 + r**4)
+    degrees = 1 / (1 / 999 + uncertainty / (2 * squares**2))
+    assert noisy.degrees_of_freedom == pytest.approx(degrees, rel=1e-9)
 
 
 def test_a_share_below_zero_is_kept_and_still_has_an_interval() -> None:
