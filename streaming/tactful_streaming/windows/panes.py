@@ -250,15 +250,15 @@ class PaneTable:
     def _entries(self, cells: Rows, panes: Rows) -> NDArray[np.int32]:
         """Return the entry of each pane of each cell, added where missing."""
         entries = self._head[cells]
-        found = self._panes[entries]
-        if np.array_equal(found, panes):
+        current = self._panes[entries]
+        if np.array_equal(current, panes):
             return entries
-        ahead = (found > panes).nonzero()[0]
+        ahead = (current > panes).nonzero()[0]
         while len(ahead):
             entries[ahead] = self._older[entries[ahead]]
-            found[ahead] = self._panes[entries[ahead]]
-            ahead = ahead[found[ahead] > panes[ahead]]
-        missing = (found != panes).nonzero()[0]
+            current[ahead] = self._panes[entries[ahead]]
+            ahead = ahead[current[ahead] > panes[ahead]]
+        missing = (current != panes).nonzero()[0]
         if len(missing):
             entries[missing] = self._insert(cells[missing], panes[missing])
         return entries

@@ -322,9 +322,9 @@ class SharedAggregate:
             column, packed = self.columns[key], [states[number][key] for number in having]
             own = np.concatenate([cells[ends[n] : ends[n + 1]] for n in having])
             if isinstance(column, Recorded):
-                each = np.frombuffer(b"".join(state[0] for state in packed), "<u2")
+                counts_of = np.frombuffer(b"".join(state[0] for state in packed), "<u2")
                 records = np.frombuffer(b"".join(state[1] for state in packed), "<f8")
-                column.absorb_records(np.repeat(own, each), records.reshape(-1, column.width))
+                column.absorb_records(np.repeat(own, counts_of), records.reshape(-1, column.width))
             else:
                 column.absorb(own, [state for states_of in packed for state in states_of[0]])
         return evicted
@@ -333,9 +333,9 @@ class SharedAggregate:
         if not isinstance(column, Recorded):
             column.absorb(rows, packed)
             return
-        each = [len(data) // (8 * column.width) for data in packed]
+        counts_of = [len(data) // (8 * column.width) for data in packed]
         records = np.frombuffer(b"".join(packed), "<f8").reshape(-1, column.width)
-        column.absorb_records(np.repeat(rows, each), records)
+        column.absorb_records(np.repeat(rows, counts_of), records)
 
     def _pack_rows(self, column: AnyColumn, rows: Rows, horizon: int) -> Sequence[Any]:
         if not isinstance(column, Recorded):
