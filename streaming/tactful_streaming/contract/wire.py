@@ -154,8 +154,8 @@ class _Format(Generic[_Wire]):
     """Decoders of one kind of element."""
 
     def __init__(self, wire: type[_Wire]) -> None:
-        self.one: msgspec.json.Decoder[_Wire] = msgspec.json.Decoder(wire)
-        self.many: msgspec.json.Decoder[list[_Wire]] = msgspec.json.Decoder(list[wire])  # type: ignore[valid-type]
+        self.element: msgspec.json.Decoder[_Wire] = msgspec.json.Decoder(wire)
+        self.array: msgspec.json.Decoder[list[_Wire]] = msgspec.json.Decoder(list[wire])  # type: ignore[valid-type]
 
 
 _EVENTS = _Format(_WireEvent)
@@ -308,11 +308,11 @@ def _decode(
     shape = _shape(body, content_type)
     try:
         if shape == "array":
-            decoded = format_.many.decode(body)
+            decoded = format_.array.decode(body)
         elif shape == "lines":
-            decoded = format_.one.decode_lines(body)
+            decoded = format_.element.decode_lines(body)
         else:
-            decoded = [format_.one.decode(body)]
+            decoded = [format_.element.decode(body)]
         wires = decoded if _same_strings(body, decoded) else _split(body, shape, limits.max_batch)
     except _ERRORS:
         wires = _split(body, shape, limits.max_batch)
@@ -367,7 +367,7 @@ def _decode_one(element: bytes, format_: _Format[_Wire]) -> _Wire:
             f"nested deeper than {_MAX_DEPTH} levels: properties hold scalars and lists of scalars",
         )
     try:
-        wire = format_.one.decode(element)
+        wire = format_.element.decode(element)
     except msgspec.ValidationError as error:
         raise _RejectedError(_validation_code(str(error)), str(error)) from error
     except (UnicodeDecodeError, msgspec.DecodeError) as error:

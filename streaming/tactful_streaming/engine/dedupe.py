@@ -52,14 +52,14 @@ class Deduplicator:
         if self._fill_from is None:
             candidates = self._filter.maybe(event_ids)
         stored = self._store.get_many([_key(event_id) for event_id in candidates])
-        found = {
+        generations = {
             event_id: int.from_bytes(value, "big")
             for event_id, value in zip(candidates, stored, strict=True)
             if value is not None
         }
         if not recent.keys().isdisjoint(event_ids):
-            found.update((known, recent[known]) for known in event_ids if known in recent)
-        return found
+            generations.update((id_, recent[id_]) for id_ in event_ids if id_ in recent)
+        return generations
 
     def is_new(self, event_id: str, known: Mapping[str, int], watermark: int) -> bool:
         """Whether `event_id` is not remembered.
