@@ -412,7 +412,9 @@ def purchase_of(identity: str, person: str, at: int) -> Event:
 
 def test_a_topic_that_is_not_there_is_told(kafka_servers: str, tmp_path: Path) -> None:
     settings = on_kafka(kafka_servers, tmp_path)
-    with pytest.raises(ModelError, match=r"nothing to train from: topic 'test-\w+' is not at"):
+    with pytest.raises(
+        ModelError, match=r"nothing to train from: topic 'test-\w+' does not exist at"
+    ):
         run_training(settings, OPTIONS)
     with (
         pytest.raises(StorageError, match="nothing to measure: topic"),
