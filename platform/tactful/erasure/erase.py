@@ -147,10 +147,10 @@ def _drop_restored_keys(installation: Installation) -> None:
 
 def look_up(installation: Installation, person: str) -> list[ErasureStep]:
     """Count the records and ids that an erasure would remove."""
-    found = find_person(installation, person)
-    traces = found.traces
+    result = find_person(installation, person)
+    traces = result.traces
     return [
-        ErasureStep(place="log", removed=found.records),
+        ErasureStep(place="log", removed=result.records),
         ErasureStep(
             place="names",
             removed=len(traces.event_ids) + len(traces.sessions) + len(traces.devices),
@@ -192,7 +192,7 @@ def run_erasures(
     if removed:
         say("verify")
     # One pass over all files for all users; only if it matches, one pass for each.
-    clean = not still_there(installation.settings, [job.found for job in removed])
+    clean = not still_there(installation.settings, [job.result for job in removed])
     with names_dropped(installation):
         for job in removed:
             _finish(installation, job, clean=clean, rebuild=rebuild, say=say)
@@ -227,14 +227,14 @@ class _Removed:
     Attributes:
         receipt: id of the job.
         person: id of the user.
-        found: result of the search.
+        result: result of the search.
         steps: steps that were done.
         searched: whether this run searched the log, and not the server that wrote it.
     """
 
     receipt: str
     person: str
-    found: SearchResult
+    result: SearchResult
     steps: list[ErasureStep]
     searched: bool
 
@@ -251,43 +251,43 @@ def _remove(
     work = work_of(installation, receipt)
     say("find")
     report = StepReport(installation, receipt, say)
-    found = load_found(work)
-    searched = again or found is None or "log" not in report
+    result = load_found(work)
+    searched = again or result is None or "log" not in report
     if searched:
         # Also after an interrupted run: a server may have written since.
         new = find_person(installation, person)
-        found = new if found is None else found | new
-    assert found is not None
-    save_found(work, found)
-    installation.suppression.suppress({person, *found.traces.people})
+        result = new if result is None else result | new
+    assert result is not None
+    save_found(work, result)
+    installation.suppression.suppress({person, *result.traces.people})
     stores = {
         **derived_stores(installation, rebuild=rebuild),
         **recorded_stores(installation, receipt),
     }
     if not searched:
         del stores["log"]
-    report.purge(stores, found)
-    return _Removed(receipt, person, found, report.steps, searched)
+    report.purge(stores, result)
+    return _Removed(receipt, person, result, report.steps, searched)
 
 
 def _finish(
     installation: Installation, removed: _Removed, *, clean: bool, rebuild: bool, say: Say
 ) -> None:
     """Verify an erasure and close it."""
-    hits = [] if clean else still_there(installation.settings, [removed.found])
+    hits = [] if clean else still_there(installation.settings, [removed.result])
     if "log" in {hit.split("/")[0] for hit in hits} and not removed.searched:
         # Written by the server after its search.
         removed = _remove(
             installation, removed.receipt, removed.person, rebuild=rebuild, say=say, again=True
         )
-        hits = still_there(installation.settings, [removed.found])
-    close_erasure(installation, removed.receipt, removed.found, removed.steps, hits)
+        hits = still_there(installation.settings, [removed.result])
+    close_erasure(installation, removed.receipt, removed.result, removed.steps, hits)
 
 
 def close_erasure(
     installation: Installation,
     receipt: str,
-    found: SearchResult,
+    result: SearchResult,
     steps: Sequence[ErasureStep],
     hits: Sequence[str],
 ) -> None:
@@ -296,11 +296,11 @@ def close_erasure(
     Args:
         installation: owner of the receipt.
         receipt: id of the job.
-        found: result of the search.
+        result: result of the search.
         steps: steps that were done.
         hits: files and stores in which the verification found ids.
     """
-    verification = verified(found, hits)
+    verification = verified(result, hits)
     steps = [*steps, msgspec.structs.replace(verification, at=installation.clock())]
     work_of(installation, receipt).unlink(missing_ok=True)
     if not installation.settings.log.in_files and installation.partitions.missing(receipt):
@@ -320,7 +320,7 @@ def load_found(path: Path) -> SearchResult | None:
     return msgspec.msgpack.decode(path.read_bytes(), type=SearchResult) if path.exists() else None
 
 
-def save_found(path: Path, found: SearchResult) -> None:
+def save_found(path: Path, result: SearchResult) -> None:
     """Write the search result of a job, before anything is deleted."""
     path.parent.mkdir(mode=0o700, exist_ok=True)
-    replace_file(path, msgspec.msgpack.encode(found), private=True)
+    replace_file(path, msgspec.msgpack.encode(result), private=True)

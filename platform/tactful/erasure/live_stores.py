@@ -41,8 +41,8 @@ class LiveStores:
         *,
         consents: ConsentStore,
         webhooks: Webhooks | None,
-        drop_lists: Callable[[SearchResult], int],
-        keeper: RolloutController,
+        drop_recommendations: Callable[[SearchResult], int],
+        rollouts: RolloutController,
     ) -> None:
         """Take the stores of a server.
 
@@ -53,8 +53,8 @@ class LiveStores:
             lock: held while the state that readers of the engine see changes.
             consents: decisions of users.
             webhooks: waiting calls, if actions are sent to a webhook.
-            drop_lists: deletes recent recommendations; returns their number.
-            keeper: counts users in the arms of rollouts.
+            drop_recommendations: deletes recent recommendations; returns their number.
+            rollouts: counts users in the arms of rollouts.
         """
         self._engine = engine
         self._state = state
@@ -62,8 +62,8 @@ class LiveStores:
         self._lock = lock
         self._consents = consents
         self._webhooks = webhooks
-        self._drop_recommendations = drop_lists
-        self._rollouts = keeper
+        self._drop_recommendations = drop_recommendations
+        self._rollouts = rollouts
 
     def settle(self) -> None:
         """Store everything that was applied, so that a search of the state finds it.
@@ -101,17 +101,17 @@ class LiveStores:
         if self._webhooks is not None:
             self._webhooks.purge()
 
-    def _purge_state(self, references: SubjectReferences, found: SearchResult) -> ErasureStep:
+    def _purge_state(self, references: SubjectReferences, result: SearchResult) -> ErasureStep:
         """Delete users from counts of rollouts, the engine's memory and its state.
 
         Raises:
             StateError: if disk or ledger refused, or the engine does not run; it may be repeated.
         """
-        self._rollouts.forget(found.traces)
+        self._rollouts.forget(result.traces)
         work = partial(
             self._engine.erasure.delete,
-            found.traces,
-            {"shown": partial(without_people, people=found.traces.people)},
+            result.traces,
+            {"shown": partial(without_people, people=result.traces.people)},
             references=references,
             lock=self._lock,
         )
@@ -121,11 +121,11 @@ class LiveStores:
             raise StateError(f"the engine cannot commit: {error}") from error
         return ErasureStep(place="state", removed=removed)
 
-    def _purge_webhooks(self, found: SearchResult) -> ErasureStep:
+    def _purge_webhooks(self, result: SearchResult) -> ErasureStep:
         removed = 0
         if self._webhooks is not None:
-            removed = self._webhooks.forget(partial(matches_delivery, found))
+            removed = self._webhooks.forget(partial(matches_delivery, result))
         return ErasureStep(place="webhooks", removed=removed)
 
-    def _purge_recommendations(self, found: SearchResult) -> ErasureStep:
-        return ErasureStep(place="explanations", removed=self._drop_recommendations(found))
+    def _purge_recommendations(self, result: SearchResult) -> ErasureStep:
+        return ErasureStep(place="explanations", removed=self._drop_recommendations(result))

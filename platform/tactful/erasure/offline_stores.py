@@ -48,7 +48,7 @@ Blank = Callable[[int, bytes], bytes | None]
 """Returns the replacement of a record at an offset; None keeps the record."""
 
 
-def purge_log(installation: Installation, found: SearchResult) -> ErasureStep:
+def purge_log(installation: Installation, result: SearchResult) -> ErasureStep:
     """Blank the records of the log in files; a topic keeps them until its retention."""
     if not installation.settings.log.in_files:
         return ErasureStep(place="log", removed=0, note="stays in the topic until its retention")
@@ -59,17 +59,17 @@ def purge_log(installation: Installation, found: SearchResult) -> ErasureStep:
     def written(segment: Path) -> None:
         hashes.update(hashlib.sha256(segment.read_bytes()).digest())
 
-    with blanking(installation, found) as (needles, replace):
+    with blanking(installation, result) as (needles, replace):
         done = redact(path, needles, replace, written=written)
     return ErasureStep(
         place="log",
-        removed=found.records,
+        removed=result.records,
         note=f"{len(done.segments)} segments were written anew",
         sha256=hashes.hexdigest() if done.segments else "",
     )
 
 
-def purge_spool(path: Path, found: SearchResult) -> ErasureStep:
+def purge_spool(path: Path, result: SearchResult) -> ErasureStep:
     """Replace records that wait for an absent broker by ticks without a user."""
     blank = msgspec.msgpack.encode(("", encode_entry(Tick(timestamp=0), "json")))
 
@@ -78,17 +78,17 @@ def purge_spool(path: Path, found: SearchResult) -> ErasureStep:
             _, payload = msgspec.msgpack.decode(record, type=tuple[str | None, bytes])
         except msgspec.MsgspecError:
             return None
-        return blank if found.owns_payload(_NO_OFFSET, payload) else None
+        return blank if result.owns_payload(_NO_OFFSET, payload) else None
 
     _cut_torn_tail(path)
-    return ErasureStep(place="spool", removed=redact(path, found.needles, replace).records)
+    return ErasureStep(place="spool", removed=redact(path, result.needles, replace).records)
 
 
-def purge_letters(installation: Installation, name: str, found: SearchResult) -> ErasureStep:
+def purge_letters(installation: Installation, name: str, result: SearchResult) -> ErasureStep:
     """Blank the dead letters in a folder of the data directory."""
     path = installation.data / name
     _cut_torn_tail(path)
-    with blanking(installation, found) as (needles, replace):
+    with blanking(installation, result) as (needles, replace):
         done = redact(path, needles, blank_letter(replace))
     return ErasureStep(place=name, removed=done.records)
 
@@ -101,18 +101,18 @@ def _cut_torn_tail(path: Path) -> None:
 
 @contextlib.contextmanager
 def blanking(
-    installation: Installation, found: SearchResult
+    installation: Installation, result: SearchResult
 ) -> Iterator[tuple[frozenset[bytes], Blank]]:
     """Give the bytes that occur in users' records of the log, and their replacement."""
-    needles = found.needles
+    needles = result.needles
     seal = open_seal(installation.settings, clock=installation.clock)
     if seal is not None:
-        needles |= seal.references(found.keys)
+        needles |= seal.references(result.keys)
 
     def replace(offset: int, payload: bytes) -> bytes | None:
         if seal is not None:
             (payload,) = seal.open([payload])
-        return BLANK if found.owns_payload(offset, payload) else None
+        return BLANK if result.owns_payload(offset, payload) else None
 
     with contextlib.nullcontext() if seal is None else contextlib.closing(seal):
         yield needles, replace
@@ -140,45 +140,45 @@ def blank_letter(replace: Blank) -> Blank:
     return blank
 
 
-def delete_keys(installation: Installation, found: SearchResult) -> ErasureStep:
+def delete_keys(installation: Installation, result: SearchResult) -> ErasureStep:
     """Delete the keys of sealed records, so that no copy of these can be opened."""
     seal = open_seal(installation.settings, clock=installation.clock)
     assert seal is not None
     with contextlib.closing(seal):
-        deleted = seal.erase(found.traces.people)
+        deleted = seal.erase(result.traces.people)
     note = "sealed records cannot be opened any more, in topics and backups, too"
     return ErasureStep(place="keys", removed=deleted, note=note)
 
 
-def purge_webhooks(path: Path, found: SearchResult) -> ErasureStep:
+def purge_webhooks(path: Path, result: SearchResult) -> ErasureStep:
     """Delete waiting calls of webhooks."""
     removed = 0
     for directory in sorted(path.glob("*")) if path.is_dir() else ():
         with contextlib.closing(RocksState(directory)) as store:
-            count = DeliveryQueue(store).remove(partial(matches_delivery, found))
+            count = DeliveryQueue(store).remove(partial(matches_delivery, result))
             if count:
                 store.purge()
             removed += count
     return ErasureStep(place="webhooks", removed=removed)
 
 
-def matches_delivery(found: SearchResult, delivery: Delivery) -> bool:
+def matches_delivery(result: SearchResult, delivery: Delivery) -> bool:
     """Return whether a waiting call concerns the users; a damaged one matches by its bytes."""
-    if delivery.event_id in found.traces.event_ids:
+    if delivery.event_id in result.traces.event_ids:
         return True
     try:
-        return names_subject(decode_entry(delivery.body), found.traces)
+        return names_subject(decode_entry(delivery.body), result.traces)
     except StreamingError:
-        return any(needle in delivery.body for needle in found.needles)
+        return any(needle in delivery.body for needle in result.needles)
 
 
-def purge_state(path: Path, definitions: Definitions, found: SearchResult) -> ErasureStep:
+def purge_state(path: Path, definitions: Definitions, result: SearchResult) -> ErasureStep:
     """Delete users from the stored state of the engine."""
     if not path.is_dir():
         return ErasureStep(place="state", removed=0)
     with contextlib.closing(RocksState(path)) as store:
-        snapshots = {"shown": partial(without_people, people=found.traces.people)}
-        removed = delete_subjects(store, found.traces, definitions, snapshots)
+        snapshots = {"shown": partial(without_people, people=result.traces.people)}
+        removed = delete_subjects(store, result.traces, definitions, snapshots)
         store.purge()
     return ErasureStep(place="state", removed=removed)
 
@@ -214,9 +214,9 @@ def rebuild_state(data: Path) -> ErasureStep:
     return ErasureStep(place="state", removed=0, note="computed again from the log at the start")
 
 
-def purge_online(settings: Settings, definitions: Definitions, found: SearchResult) -> ErasureStep:
+def purge_online(settings: Settings, definitions: Definitions, result: SearchResult) -> ErasureStep:
     """Delete users and their sessions from the online store."""
-    people, sessions = found.traces.people, found.traces.sessions
+    people, sessions = result.traces.people, result.traces.sessions
     with contextlib.closing(open_redis(settings.online, definitions)) as online:
         online.put_many(dict.fromkeys(people), kind="user")
         online.put_many(dict.fromkeys(sessions), kind="session")
@@ -242,26 +242,26 @@ def purge_training(settings: Settings) -> ErasureStep:
     return ErasureStep(place="models", removed=files, note=note)
 
 
-def purge_consent(installation: Installation, found: SearchResult) -> ErasureStep:
+def purge_consent(installation: Installation, result: SearchResult) -> ErasureStep:
     """Delete users' decisions; their suppression stays, under pseudonyms."""
     return erase_consent(
-        ConsentStore(installation.metadata, NOTHING, clock=installation.clock), found
+        ConsentStore(installation.metadata, NOTHING, clock=installation.clock), result
     )
 
 
-def erase_consent(consents: ConsentStore, found: SearchResult) -> ErasureStep:
+def erase_consent(consents: ConsentStore, result: SearchResult) -> ErasureStep:
     """Delete users' decisions from an open store."""
-    removed = sum(consents.erase(key) for key in found.traces.people)
+    removed = sum(consents.erase(key) for key in result.traces.people)
     return ErasureStep(place="consent", removed=removed)
 
 
-def ask_owners(installation: Installation, receipt: str, found: SearchResult) -> ErasureStep:
+def ask_owners(installation: Installation, receipt: str, result: SearchResult) -> ErasureStep:
     """Request the erasure from the workers that own partitions."""
     settings = installation.settings
     count = 0
     if settings.online.shared:
         count = make_topic(settings.log, kafka_settings(settings.log))
-    installation.partitions.publish(receipt, found.traces, partitions=count)
+    installation.partitions.publish(receipt, result.traces, partitions=count)
     note = "the owner of each partition purges its state and its share of the online store"
     return ErasureStep(place="partitions", removed=0, note=note)
 

@@ -177,20 +177,20 @@ class OnlineErasures:
         if self._running is not None:
             self._running.settle()
         known = load_found(work)
-        found, references = executor.submit(_find, installation.settings, person, known).result()
+        result, references = executor.submit(_find, installation.settings, person, known).result()
         suppressed = installation.suppression.suppressed
-        if any(key not in suppressed for key in found.traces.people - {person}):
+        if any(key not in suppressed for key in result.traces.people - {person}):
             # Devices were not suppressed until now: their events on the way come first.
-            installation.suppression.suppress(found.traces.people)
+            installation.suppression.suppress(result.traces.people)
             del self._first_seen[receipt]
             return None
-        save_found(work, found)
+        save_found(work, result)
         self._say("find")
-        job = _Job(receipt, found, StepReport(installation, receipt, self._say))
+        job = _Job(receipt, result, StepReport(installation, receipt, self._say))
         if self._running is not None:
             assert training is not None
             stores = derived_stores(installation) | self._running.derived_stores(references)
-            job.report.purge(stores | {"models": lambda found: training}, found)
+            job.report.purge(stores | {"models": lambda result: training}, result)
         return job
 
     def _remove(self, executor: Executor, job: _Job) -> bool:
@@ -203,13 +203,13 @@ class OnlineErasures:
         offline_only = {"spool", "consent", *LETTERS} - live.keys()
         stores = recorded_stores(self._installation, job.receipt) | live
         stores = {place: purge for place, purge in stores.items() if place not in offline_only}
-        return job.report.purge(stores, job.found)
+        return job.report.purge(stores, job.result)
 
     def _close(self, executor: Executor, jobs: Sequence[_Job]) -> None:
         """Search every file for the ids of all jobs, and close those without a match."""
         if self._running is None or not jobs:
             return
-        settings, results = self._installation.settings, [job.found for job in jobs]
+        settings, results = self._installation.settings, [job.result for job in jobs]
         clean = not executor.submit(still_there, settings, results).result()
         with names_dropped(self._installation):
             self._complete(executor, jobs, clean=clean)
@@ -217,7 +217,7 @@ class OnlineErasures:
     def _complete(self, executor: Executor, jobs: Sequence[_Job], *, clean: bool) -> None:
         settings = self._installation.settings
         for job in jobs:
-            hits = [] if clean else executor.submit(still_there, settings, [job.found]).result()
+            hits = [] if clean else executor.submit(still_there, settings, [job.result]).result()
             if any(not Path(hit).is_absolute() for hit in hits):
                 # A reader held a file open, or another process wrote since: try again.
                 attempts = self._attempts[job.receipt] = self._attempts.get(job.receipt, 0) + 1
@@ -226,11 +226,11 @@ class OnlineErasures:
                 if attempts < _ATTEMPTS:
                     self._again.add(job.receipt)
                 continue
-            close_erasure(self._installation, job.receipt, job.found, job.report.steps, hits)
+            close_erasure(self._installation, job.receipt, job.result, job.report.steps, hits)
             self._say("close")
 
     def _rewrite(
-        self, executor: Executor, name: str, log: EmbeddedLog, found: SearchResult
+        self, executor: Executor, name: str, log: EmbeddedLog, result: SearchResult
     ) -> ErasureStep | None:
         """Remove records from a log by segments; None if the server stops meanwhile."""
         settings = self._installation.settings
@@ -239,12 +239,12 @@ class OnlineErasures:
             if self._stopping:
                 return None
             with log.rewriting:
-                drafted = executor.submit(_draft, settings, name, segment, found).result()
+                drafted = executor.submit(_draft, settings, name, segment, result).result()
                 adopted = drafted is not None and log.adopt(drafted[0])
             if drafted is not None and adopted:
                 replaced += drafted[1]
                 written += 1
-        removed = replaced if name in LETTERS else max(replaced, found.records)
+        removed = replaced if name in LETTERS else max(replaced, result.records)
         note = f"{written} segments were written anew while the server ran"
         return ErasureStep(place=name, removed=removed, note=note)
 
@@ -254,7 +254,7 @@ class _Job:
     """An erasure in progress: receipt, result of the search, steps that were done."""
 
     receipt: str
-    found: SearchResult
+    result: SearchResult
     report: StepReport
 
 
@@ -263,22 +263,22 @@ def _find(
 ) -> tuple[SearchResult, SubjectReferences]:
     """Search log and state for a user; adds the result of an earlier run."""
     with _installation(settings) as installation:
-        found = find_person(installation, person)
-    found = found if known is None else found | known
+        result = find_person(installation, person)
+    result = result if known is None else result | known
     if not (state := settings.storage.data / "state").is_dir():
-        return found, SubjectReferences()
+        return result, SubjectReferences()
     with contextlib.closing(open_beside(state)) as store:
-        return found, find_references(store, found.traces, load_definitions(settings.features))
+        return result, find_references(store, result.traces, load_definitions(settings.features))
 
 
 def _draft(
-    settings: Settings, name: str, segment: Path, found: SearchResult
+    settings: Settings, name: str, segment: Path, result: SearchResult
 ) -> tuple[Path, int] | None:
     """Write one segment anew; None if it holds no record of the users."""
     with contextlib.ExitStack() as stack:
         try:
             installation = stack.enter_context(_installation(settings))
-            needles, replace = stack.enter_context(blanking(installation, found))
+            needles, replace = stack.enter_context(blanking(installation, result))
             if name in LETTERS:
                 replace = blank_letter(replace)
             draft, count = draft_segment(segment, needles, replace)

@@ -55,9 +55,9 @@ def derived_stores(installation: Installation, *, rebuild: bool = False) -> Pers
     definitions = load_definitions(settings.features)
     state = partial(purge_state, data / "state", definitions)
     return {
-        "models": lambda found: purge_training(settings),
-        "unfinished work": lambda found: purge_unfinished(settings, definitions, found.traces),
-        "state": (lambda found: rebuild_state(data)) if rebuild else state,
+        "models": lambda result: purge_training(settings),
+        "unfinished work": lambda result: purge_unfinished(settings, definitions, result.traces),
+        "state": (lambda result: rebuild_state(data)) if rebuild else state,
         "webhooks": partial(purge_webhooks, data / "webhooks"),
     }
 
@@ -113,10 +113,10 @@ class StepReport:
         """The steps that were done."""
         return [*self._steps.values()]
 
-    def purge(self, stores: PersonalStores, found: SearchResult) -> bool:
+    def purge(self, stores: PersonalStores, result: SearchResult) -> bool:
         """Purge stores and report each; False if the server stops meanwhile."""
         for purge in stores.values():
-            step = purge(found)
+            step = purge(result)
             if step is None:
                 return False
             self.add(step)

@@ -21,18 +21,18 @@ def preview(installation: Installation, person: str) -> list[ErasureStep]:
     settings = installation.settings
     if not settings.log.in_files:
         return look_up(installation, person)
-    found = export_person(settings, installation.metadata, person, clock=installation.clock)
-    events = sum(record["kind"] == "event" for record in found.records)
+    export = export_person(settings, installation.metadata, person, clock=installation.clock)
+    events = sum(record["kind"] == "event" for record in export.records)
     return [
-        ErasureStep(place="log", removed=len(found.records), note=f"{events} of them events"),
+        ErasureStep(place="log", removed=len(export.records), note=f"{events} of them events"),
         ErasureStep(
             place="names",
-            removed=events + len(found.sessions) + len(found.devices),
-            note=f"{events} events, {len(found.sessions)} visits, {len(found.devices)} devices of"
-            f" their own, {len(found.shared_devices)} shared",
+            removed=events + len(export.sessions) + len(export.devices),
+            note=f"{events} events, {len(export.sessions)} visits, {len(export.devices)} devices of"
+            f" their own, {len(export.shared_devices)} shared",
         ),
-        ErasureStep(place="state", removed=len(found.features), note="sets of features"),
-        ErasureStep(place="dead letters", removed=len(found.dead_letters)),
-        ErasureStep(place="webhooks", removed=len(found.waiting_actions)),
-        ErasureStep(place="consent", removed=len(found.consent), note="decisions"),
+        ErasureStep(place="state", removed=len(export.features), note="sets of features"),
+        ErasureStep(place="dead letters", removed=len(export.dead_letters)),
+        ErasureStep(place="webhooks", removed=len(export.waiting_actions)),
+        ErasureStep(place="consent", removed=len(export.consent), note="decisions"),
     ]

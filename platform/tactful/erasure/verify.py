@@ -28,17 +28,17 @@ WORK = "erasures"
 _SQLITE = "sqlite:///"
 
 
-def still_there(settings: Settings, found: Sequence[SearchResult]) -> list[str]:
+def still_there(settings: Settings, results: Sequence[SearchResult]) -> list[str]:
     """List the files and stores in which any id occurs, also in compressed values.
 
     Returns:
         Paths, those in the data directory relative to it.
     """
-    if not found:
+    if not results:
         return []
     names = MultiSubstring(
         needle
-        for result in found
+        for result in results
         for needle in needles_of(_names_of(result))
         if len(needle) >= SHORTEST
     )
@@ -82,9 +82,9 @@ def places_elsewhere(
     return tuple(path for path in paths if not path.is_relative_to(data))
 
 
-def verified(found: SearchResult, hits: Sequence[str]) -> ErasureStep:
+def verified(result: SearchResult, hits: Sequence[str]) -> ErasureStep:
     """Describe the result of a verification as a step of the receipt."""
-    names = _names_of(found)
+    names = _names_of(result)
     short = sum(len(name.encode()) < SHORTEST for name in names)
     note = (
         f"{len(names) - short} ids were searched for in every file of the data directory, of the "
@@ -104,8 +104,8 @@ def verified(found: SearchResult, hits: Sequence[str]) -> ErasureStep:
     return ErasureStep(place=VERIFICATION, removed=len(hits), note=note)
 
 
-def _names_of(found: SearchResult) -> frozenset[str]:
-    traces = found.traces
+def _names_of(result: SearchResult) -> frozenset[str]:
+    traces = result.traces
     return traces.users | traces.devices | traces.sessions | traces.event_ids
 
 

@@ -74,14 +74,14 @@ class RecordSeal:
         people = [person_of(payload) for payload in payloads]
         places = [place for place, person in enumerate(people) if person is not None]
         try:
-            found = self._vault.seal_many(
+            records = self._vault.seal_many(
                 [person for person in people if person is not None],
                 [payloads[place] for place in places],
                 context=_CONTEXT,
             )
         except (VaultError, KeyringError) as error:
             raise LogError(f"records cannot be sealed: {error}") from error
-        for place, record in zip(places, found, strict=True):
+        for place, record in zip(places, records, strict=True):
             sealed[place] = record
         return sealed
 
@@ -97,18 +97,18 @@ class RecordSeal:
         if not places:
             return opened
         try:
-            found = self._vault.open_many([payloads[n] for n in places], context=_CONTEXT)
+            contents = self._vault.open_many([payloads[n] for n in places], context=_CONTEXT)
         except SealError as error:
             raise LogCorruptedError(f"a sealed record of the log is damaged: {error}") from error
         except VaultError as error:
             raise LogError(f"sealed records cannot be opened: {error}") from error
-        if None in found and not self._warned:
+        if None in contents and not self._warned:
             self._warned = True
             logger.warning(
                 "keys of sealed records are missing: the users were erased, or the records were "
                 "sealed with another vault"
             )
-        for place, content in zip(places, found, strict=True):
+        for place, content in zip(places, contents, strict=True):
             opened[place] = self._blank if content is None else content
         return opened
 
@@ -119,8 +119,8 @@ class RecordSeal:
             StorageError: if the vault cannot be used.
         """
         with _explained():
-            found = (self._vault.reference(person) for person in people)
-            return frozenset(reference for reference in found if reference is not None)
+            references = (self._vault.reference(person) for person in people)
+            return frozenset(reference for reference in references if reference is not None)
 
     def erase(self, people: Collection[str]) -> int:
         """Delete the keys of users and return their number.

@@ -137,11 +137,11 @@ def _metadata(settings: Settings, staged: Path, *, same: bool) -> str:
     if not restored.exists():
         copy.replace(restored)
         return "present"
-    here, there = _identity(copy), _identity(restored)
-    if not any(here.values()) and (any(there.values()) or not same):
+    present_ids, restored_ids = _identity(copy), _identity(restored)
+    if not any(present_ids.values()) and (any(restored_ids.values()) or not same):
         copy.unlink()
         return "backup"
-    if not all(there[name] <= here[name] for name in ("keys", "erased")):
+    if not all(restored_ids[name] <= present_ids[name] for name in ("keys", "erased")):
         raise BackupError(
             f"{present} is neither empty nor later than the backup's: it lacks API keys or erased "
             "users of the backup. If it does not belong to this installation, move it away"
@@ -157,14 +157,14 @@ def _identity(path: Path) -> dict[str, set[object]]:
         def rows(*columns: sa.Column[Any]) -> set[object]:
             return {tuple(row) for row in metadata.fetch(sa.select(*columns))}
 
-        found = {
+        ids = {
             "keys": rows(api_keys.c.id),
             "erased": rows(suppressions.c.key_id, suppressions.c.digest),
             "decisions": rows(consent_decisions.c.version),
             "erasures": rows(erasures.c.receipt),
         }
     _into_one_file(path)
-    return found
+    return ids
 
 
 def _keyring(settings: Settings, staged: Path) -> str:

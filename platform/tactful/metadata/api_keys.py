@@ -142,10 +142,10 @@ class KeyStore(ValidKeys):
 
         def insert(connection: sa.Connection) -> int:
             known = set(connection.execute(sa.select(api_keys.c.id).with_for_update()).scalars())
-            news = [row for row in adopted if row["id"] not in known]
-            if news:
-                connection.execute(sa.insert(api_keys), news)
-            return len(news)
+            new = [row for row in adopted if row["id"] not in known]
+            if new:
+                connection.execute(sa.insert(api_keys), new)
+            return len(new)
 
         added = self._metadata.change(insert)
         path.rename(path.with_name(f"{path.name}.moved"))

@@ -194,13 +194,13 @@ class MetadataStore:
         same = backfill_jobs.c.id == identity
 
         def begin(connection: sa.Connection) -> None:
-            found = connection.execute(
+            state = connection.execute(
                 sa.select(backfill_jobs.c.state).where(same).with_for_update()
             ).scalar()
-            if found is None:
+            if state is None:
                 connection.execute(sa.insert(backfill_jobs).values(id=identity, **values))
             else:
-                kept = {"started_at", "position"} if found != "done" else set[str]()
+                kept = {"started_at", "position"} if state != "done" else set[str]()
                 changed = {name: values[name] for name in values.keys() - kept}
                 connection.execute(sa.update(backfill_jobs).where(same).values(**changed))
 
@@ -363,24 +363,24 @@ def _upgrade(engine: sa.Engine) -> None:
     config.set_main_option("script_location", folder.replace("%", "%%"))
     known = {step.revision for step in ScriptDirectory.from_config(config).walk_revisions()}
     with _alone(engine) as connection:
-        found = _schema(connection)
-        if found is not None and found not in known:
+        version = _schema(connection)
+        if version is not None and version not in known:
             raise StorageError(
-                f"{_name(engine)}: the metadata has schema {found}, but this version of tactful "
+                f"{_name(engine)}: the metadata has schema {version}, but this version of tactful "
                 f"supports {SCHEMA} at most: start the newer version that upgraded it, or "
                 "restore the backup from before"
             )
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
-        if found != SCHEMA:
-            logger.info("the metadata was upgraded from schema %s to %s", found or "none", SCHEMA)
+        if version != SCHEMA:
+            logger.info("the metadata was upgraded from schema %s to %s", version or "none", SCHEMA)
 
 
 def _schema(connection: sa.Connection) -> str | None:
     if not sa.inspect(connection).has_table(VERSION_TABLE):
         return None
-    found = connection.execute(sa.text(f"SELECT version_num FROM {VERSION_TABLE}")).scalar()
-    return None if found is None else str(found)
+    version = connection.execute(sa.text(f"SELECT version_num FROM {VERSION_TABLE}")).scalar()
+    return None if version is None else str(version)
 
 
 @contextlib.contextmanager

@@ -54,10 +54,10 @@ class RecentRecommendations:
         Raises:
             ProblemError: if the log cannot be searched now.
         """
-        found = self._recent.find(recommendation_id)
-        return found or await asyncio.to_thread(self._search, recommendation_id)
+        event = self._recent.find(recommendation_id)
+        return event or await asyncio.to_thread(self._search, recommendation_id)
 
-    def forget(self, found: SearchResult) -> int:
+    def forget(self, result: SearchResult) -> int:
         """Delete the recent recommendations of users and return their number.
 
         For other threads than the loop's.
@@ -65,7 +65,7 @@ class RecentRecommendations:
 
         async def drop() -> int:
             return self._recent.forget(
-                found.needles, lambda entry: names_subject(entry, found.traces)
+                result.needles, lambda entry: names_subject(entry, result.traces)
             )
 
         return asyncio.run_coroutine_threadsafe(drop(), self._loop).result(_FORGET_S)
@@ -74,10 +74,10 @@ class RecentRecommendations:
         with self._backend.searched() as partitions:
             latest = _SEARCHED_RECORDS // len(partitions)
             try:
-                found = (
+                events = (
                     find_impression(log, recommendation_id, latest=latest) for log in partitions
                 )
-                return next(filter(None, found), None)
+                return next(filter(None, events), None)
             except LogError as error:
                 raise ProblemError(
                     "not_ready", f"the log cannot be searched now: {error}", retry_after=2

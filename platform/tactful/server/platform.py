@@ -150,8 +150,8 @@ class Platform:
                 self.lock,
                 consents=self.consents,
                 webhooks=resources.webhooks,
-                drop_lists=self._recent.forget,
-                keeper=self.rollout_controller,
+                drop_recommendations=self._recent.forget,
+                rollouts=self.rollout_controller,
             ),
         )
         self._background = BackgroundTasks(
@@ -361,10 +361,10 @@ class Platform:
         """
         erased = self.permissions.is_erased
         described = {u.user_id: u.properties for u in users if not erased(u.user_id)}
-        news = self.consents.news(described)
-        record = partial(self.consents.record_many, news, source="users")
+        decisions = self.consents.new_decisions(described)
+        record = partial(self.consents.record_many, decisions, source="users")
         try:
-            if news:
+            if decisions:
                 await asyncio.to_thread(record)
         except StorageError as error:
             logger.error("consent cannot be recorded: %s", error)

@@ -118,13 +118,15 @@ class ConsentStore:
             self._metadata.change(insert)
             self.refresh()
 
-    def news(self, properties: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[Purpose, bool]]:
+    def new_decisions(
+        self, properties: Mapping[str, Mapping[str, Any]]
+    ) -> dict[str, dict[Purpose, bool]]:
         """Extract new decisions from user properties.
 
         Args:
             properties: properties by user id.
         """
-        news: dict[str, dict[Purpose, bool]] = {}
+        changes: dict[str, dict[Purpose, bool]] = {}
         for person, described in properties.items():
             decided = {
                 Purpose(name): value
@@ -135,8 +137,8 @@ class ConsentStore:
             }
             known = self.consents.said(person) if decided else {}
             if any(known.get(purpose) is not agrees for purpose, agrees in decided.items()):
-                news[person] = decided
-        return news
+                changes[person] = decided
+        return changes
 
     def history(self, person: str) -> Sequence[Decision]:
         """Read all decisions of a user, oldest first.

@@ -49,9 +49,9 @@ class ErasureJobs:
         waiting = sa.select(erasures).where(_table.person == person, _table.state != "done")
 
         def insert(connection: sa.Connection) -> str:
-            found = connection.execute(waiting.with_for_update()).first()
-            if found is not None:
-                return str(found.receipt)
+            row = connection.execute(waiting.with_for_update()).first()
+            if row is not None:
+                return str(row.receipt)
             receipt = uuid.uuid4().hex
             connection.execute(
                 sa.insert(erasures).values(
@@ -67,9 +67,9 @@ class ErasureJobs:
             return receipt
 
         receipt = self._metadata.change(insert)
-        found = self.find(receipt)
-        assert found is not None
-        return found
+        erasure = self.find(receipt)
+        assert erasure is not None
+        return erasure
 
     def find(self, receipt: str) -> Erasure | None:
         """Read an erasure by its receipt."""

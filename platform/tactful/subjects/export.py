@@ -35,7 +35,7 @@ _LETTERS = ("dead-letters", "late")
 NOTES = (
     "Counts of items and categories, to which you contributed together with others, name nobody.",
     "Models were learned from what many people did; they hold no record of you.",
-    "Published statistics carry noise, so that nothing about you can be told from them.",
+    "Published statistics carry noise, so nothing about you can be inferred from them.",
 )
 """Data that an export does not hold, with the reasons."""
 
@@ -69,12 +69,12 @@ def export_person(
         if (data / "state").is_dir():
             store = RocksState(data / "state", read_only=True)
             stack.callback(store.close)
-        found = find_traces(search, store, [person])
+        result = find_traces(search, store, [person])
         features, described = {}, None
         if store is not None:
-            features = dict(_features(store, found, load_definitions(settings.features), now))
-        records = list(_records(search, found))
-    traces = found.traces
+            features = dict(_features(store, result, load_definitions(settings.features), now))
+        records = list(_records(search, result))
+    traces = result.traces
     for record in records:
         if record["kind"] == "user":
             described = record["properties"]
@@ -99,45 +99,45 @@ def export_person(
         sessions=sorted(traces.sessions),
         records=records,
         features=features,
-        dead_letters=list(_letters(settings, found, clock)),
-        waiting_actions=list(_actions(data / "webhooks", found)),
+        dead_letters=list(_letters(settings, result, clock)),
+        waiting_actions=list(_actions(data / "webhooks", result)),
         notes=list(NOTES),
     )
 
 
-def _records(search: Search, found: SearchResult) -> Iterator[dict[str, Any]]:
-    for offset, payload in search(found.needles):
+def _records(search: Search, result: SearchResult) -> Iterator[dict[str, Any]]:
+    for offset, payload in search(result.needles):
         try:
             entry = decode_entry(payload)
         except StreamingError:
             continue
-        if found.owns(offset, entry):
+        if result.owns(offset, entry):
             yield {"offset": offset, **msgspec.to_builtins(entry)}
 
 
 def _features(
-    store: RocksState, found: SearchResult, definitions: Definitions, now: int
+    store: RocksState, result: SearchResult, definitions: Definitions, now: int
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    for entity, key, blob in stored_entities(store, found.traces):
+    for entity, key, blob in stored_entities(store, result.traces):
         yield f"{entity} {key}", dict(read_packed(definitions.of_entity(entity), blob, now))
 
 
 def _letters(
-    settings: Settings, found: SearchResult, clock: Callable[[], int]
+    settings: Settings, result: SearchResult, clock: Callable[[], int]
 ) -> Iterator[dict[str, Any]]:
-    needles = found.needles
+    needles = result.needles
     with contextlib.ExitStack() as stack:
         seal = open_seal(settings, clock=clock)
         if seal is not None:
             stack.callback(seal.close)
-            needles |= seal.references(found.keys)
+            needles |= seal.references(result.keys)
         for path in (settings.storage.data / name for name in _LETTERS):
             if not path.is_dir():
                 continue
             for _, record in matching_records(path, needles):
                 letter = msgspec.msgpack.decode(record, type=DeadLetter)
                 payload = letter.payload if seal is None else seal.open([letter.payload])[0]
-                if found.owns_payload(letter.offset, payload):
+                if result.owns_payload(letter.offset, payload):
                     yield {
                         "reason": letter.reason,
                         "rule": letter.rule,
@@ -146,8 +146,8 @@ def _letters(
                     }
 
 
-def _actions(path: Path, found: SearchResult) -> Iterator[dict[str, Any]]:
-    needles = needles_of(found.traces.users | found.traces.devices)
+def _actions(path: Path, result: SearchResult) -> Iterator[dict[str, Any]]:
+    needles = needles_of(result.traces.users | result.traces.devices)
     for directory in sorted(path.glob("*")) if path.is_dir() else ():
         with contextlib.closing(RocksState(directory, read_only=True)) as store:
             for _, value in store.scan(b""):

@@ -110,8 +110,8 @@ class PartitionErasures:
         values = {"number": number, "at": self._clock()}
 
         def put(connection: sa.Connection) -> None:
-            found = connection.execute(sa.select(_partition.number).where(same)).scalar()
-            if found is None:
+            stored = connection.execute(sa.select(_partition.number).where(same)).scalar()
+            if stored is None:
                 row = sa.insert(purged_partitions).values(name=partition, **values)
                 connection.execute(row)
             else:
@@ -168,5 +168,5 @@ class PartitionErasures:
 
 
 def _decoded(blob: bytes) -> SubjectIds:
-    found = msgspec.msgpack.decode(blob, type=_Traces)
-    return SubjectIds(found.users, found.devices, found.shared, found.sessions, found.event_ids)
+    ids = msgspec.msgpack.decode(blob, type=_Traces)
+    return SubjectIds(ids.users, ids.devices, ids.shared, ids.sessions, ids.event_ids)

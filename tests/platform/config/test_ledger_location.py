@@ -264,8 +264,8 @@ def test_an_erasure_waits_for_a_ledger_that_is_away() -> None:
         nullcontext(),
         consents=nothing,
         webhooks=None,
-        drop_lists=lambda found: 0,
-        keeper=nothing,
+        drop_recommendations=lambda found: 0,
+        rollouts=nothing,
     )
     with pytest.raises(StateError, match="ledger"):
         stores.derived_stores(SubjectReferences())["state"](
