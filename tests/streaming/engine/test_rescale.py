@@ -219,7 +219,7 @@ def test_a_rescaling_that_died_at_any_write_goes_on_there(monkeypatch: pytest.Mo
         with pytest.raises(KeyboardInterrupt):
             run(targets)
         if targets[0].get(RESCALING) is not None:
-            with pytest.raises(StateError, match="run the rescaling again"):
+            with pytest.raises(StateError, match="run it again"):
                 Engine(chosen(), targets[0])
         lives[0] = 10**6
         went_on += run(targets)[0][0] > 0
