@@ -10,7 +10,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from functools import partial
 
-from tactful.erasure.offline_stores import erase_consent, matches_delivery
+from tactful.erasure.offline_stores import erase_consent
 from tactful.erasure.personal_stores import PersonalStores
 from tactful.experiments.controller import RolloutController
 from tactful.pipeline.applier import LogApplier
@@ -124,7 +124,7 @@ class LiveStores:
     def _purge_webhooks(self, result: SearchResult) -> ErasureStep:
         removed = 0
         if self._webhooks is not None:
-            removed = self._webhooks.forget(partial(matches_delivery, result))
+            removed = self._webhooks.forget(result.owns_delivery)
         return ErasureStep(place="webhooks", removed=removed)
 
     def _purge_recommendations(self, result: SearchResult) -> ErasureStep:

@@ -29,14 +29,13 @@ from tactful.subjects.trace_search import (
 )
 from tactful.util.checkpoint import Checkpoint
 from tactful_privacy.people.consent import NOTHING
-from tactful_streaming.contract.log_entries import Tick, decode_entry, encode_entry
+from tactful_streaming.contract.log_entries import Tick, encode_entry
 from tactful_streaming.definitions.model import Definitions
-from tactful_streaming.engine.erasure import delete_subjects, names_subject
-from tactful_streaming.errors import StreamingError
+from tactful_streaming.engine.erasure import delete_subjects
 from tactful_streaming.log.dead_letters import DeadLetter
 from tactful_streaming.log.embedded_log import EmbeddedLog
 from tactful_streaming.log.redaction import BLANK, redact
-from tactful_streaming.sinks.webhook import Delivery, DeliveryQueue
+from tactful_streaming.sinks.webhook import DeliveryQueue
 from tactful_streaming.state.store import RocksState, open_beside
 
 LETTERS = ("dead-letters", "late")
@@ -155,21 +154,11 @@ def purge_webhooks(path: Path, result: SearchResult) -> ErasureStep:
     removed = 0
     for directory in sorted(path.glob("*")) if path.is_dir() else ():
         with contextlib.closing(RocksState(directory)) as store:
-            count = DeliveryQueue(store).remove(partial(matches_delivery, result))
+            count = DeliveryQueue(store).remove(result.owns_delivery)
             if count:
                 store.purge()
             removed += count
     return ErasureStep(place="webhooks", removed=removed)
-
-
-def matches_delivery(result: SearchResult, delivery: Delivery) -> bool:
-    """Return whether a waiting call concerns the users; a damaged one matches by its bytes."""
-    if delivery.event_id in result.traces.event_ids:
-        return True
-    try:
-        return names_subject(decode_entry(delivery.body), result.traces)
-    except StreamingError:
-        return any(needle in delivery.body for needle in result.needles)
 
 
 def purge_state(path: Path, definitions: Definitions, result: SearchResult) -> ErasureStep:

@@ -18,7 +18,7 @@ from tactful.event_log.encryption import open_seal
 from tactful.metadata.store import MetadataStore
 from tactful.schemas.users import ConsentDecision, PersonExport
 from tactful.subjects.consent import ConsentStore
-from tactful.subjects.trace_search import Search, SearchResult, find_traces, needles_of, search_log
+from tactful.subjects.trace_search import Search, SearchResult, find_traces, search_log
 from tactful_privacy.people.consent import NOTHING
 from tactful_streaming.contract.log_entries import DEVICE_PREFIX, decode_entry
 from tactful_streaming.definitions.model import Definitions
@@ -27,6 +27,7 @@ from tactful_streaming.engine.erasure import stored_entities
 from tactful_streaming.errors import StreamingError
 from tactful_streaming.log.dead_letters import DeadLetter
 from tactful_streaming.log.redaction import matching_records
+from tactful_streaming.sinks.webhook import Delivery
 from tactful_streaming.state.store import RocksState
 from tactful_streaming.windows.entity_table import read_packed
 
@@ -147,11 +148,14 @@ def _letters(
 
 
 def _actions(path: Path, result: SearchResult) -> Iterator[dict[str, Any]]:
-    needles = needles_of(result.traces.users | result.traces.devices)
     for directory in sorted(path.glob("*")) if path.is_dir() else ():
         with contextlib.closing(RocksState(directory, read_only=True)) as store:
             for _, value in store.scan(b""):
-                if any(needle in value for needle in needles):
+                try:
+                    delivery = msgspec.msgpack.decode(value, type=Delivery)
+                except msgspec.MsgspecError:  # the position of the queue
+                    continue
+                if result.owns_delivery(delivery):
                     yield {"action": value.decode("utf-8", "backslashreplace")}
 
 

@@ -27,12 +27,13 @@ from tactful_streaming.contract.log_entries import (
     decode_entry,
 )
 from tactful_streaming.contract.subject_ids import SubjectIds
-from tactful_streaming.engine.erasure import devices_of, sessions_of
+from tactful_streaming.engine.erasure import devices_of, names_subject, sessions_of
 from tactful_streaming.errors import StreamingError
 from tactful_streaming.log.embedded_log import EmbeddedLog
 from tactful_streaming.log.encrypted_log import SealedLog
 from tactful_streaming.log.event_log import EventLog
 from tactful_streaming.log.redaction import matching_records
+from tactful_streaming.sinks.webhook import Delivery
 from tactful_streaming.state.store import StateStore
 
 _CHUNK = 4_096
@@ -106,6 +107,15 @@ class SearchResult:
             return self.owns(offset, decode_entry(payload))
         except StreamingError:
             return any(needle in payload for needle in self.needles)
+
+    def owns_delivery(self, delivery: Delivery) -> bool:
+        """Return whether a waiting webhook call concerns the users."""
+        if delivery.event_id in self.traces.event_ids:
+            return True
+        try:
+            return names_subject(decode_entry(delivery.body), self.traces)
+        except StreamingError:
+            return any(needle in delivery.body for needle in self.needles)
 
 
 def needles_of(names: Iterable[str]) -> frozenset[bytes]:

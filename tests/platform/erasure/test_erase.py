@@ -35,6 +35,7 @@ from tactful.metadata.connections import open_installation
 from tactful.metadata.store import MetadataStore
 from tactful.server.platform import Platform
 from tactful.subjects.erasure_requests import ErasureJobs
+from tactful.subjects.export import _actions
 from tactful.subjects.installation import Installation
 from tactful.subjects.suppression import open_suppression
 from tactful.subjects.trace_search import SearchResult
@@ -338,6 +339,7 @@ import os, pickle, signal, sys, time
 from pathlib import Path
 from tactful.metadata.connections import open_installation
 from tactful.erasure.erase import run_erasures
+from tactful.subjects.export import _actions
 from tactful.subjects.installation import Installation
 from tactful.subjects.suppression import open_suppression
 from tactful.subjects.trace_search import SearchResult
@@ -474,7 +476,7 @@ def test_dead_letters_of_a_person_say_nothing(settings: Settings, metadata: Meta
 
 
 def test_webhooks_of_ids_that_begin_alike_stay(tmp_path: Path) -> None:
-    """Only the calls of shop-85 are removed, and not those of shop-850."""
+    """The calls of shop-85 are exported and removed, and not those of shop-850."""
     events = [
         Event(event_id=f"e-{user}", type="x.coupon", timestamp=1, user_id=user)
         for user in ("shop-85", "shop-850")
@@ -482,6 +484,8 @@ def test_webhooks_of_ids_that_begin_alike_stay(tmp_path: Path) -> None:
     with contextlib.closing(RocksState(tmp_path / "0")) as store:
         DeliveryQueue(store).add(events, 2)
     found = SearchResult(SubjectIds(users=frozenset({"shop-85"})), frozenset(), 1)
+    (action,) = _actions(tmp_path, found)
+    assert "e-shop-850" not in action["action"]
     assert purge_webhooks(tmp_path, found).removed == 1
     with contextlib.closing(RocksState(tmp_path / "0")) as store:
         assert [call.event_id for call in DeliveryQueue(store).due(1, 9)] == ["e-shop-850"]
