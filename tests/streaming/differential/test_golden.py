@@ -1,4 +1,4 @@
-"""Two real data sets through the engine: what comes out is what ``golden/`` says, row by row."""
+"""Two real data sets: the engine gives the rows of ``golden/``, one by one."""
 
 import csv
 import datetime as dt
@@ -15,7 +15,7 @@ from tactful_streaming.patterns.match import Match
 from tactful_streaming.state.store import MemoryState
 from tactful_streaming.windows.triggers import WindowResult
 
-GOLDEN = Path(__file__).parent / "golden"
+GOLDEN = Path(__file__).parents[1] / "golden"
 DAY = 86_400_000
 BATCH = 10_000
 
