@@ -21,8 +21,8 @@ from tactful.errors import StorageError
 from tactful.event_log.encryption import open_seal
 from tactful.feature_workers.prepare import followed_erasures, prepare_worker
 from tactful.metrics.public import PublicMetrics
-from tactful.util import gc_tuning as interpreter
 from tactful.util.clock import now_ms
+from tactful.util.gc_tuning import freeze_living_objects, short_delays
 from tactful.util.signals import on_stop_signals
 from tactful_streaming.definitions.reader import load_definitions
 from tactful_streaming.errors import FencedError, LogError, OnlineStoreError, StreamingError
@@ -61,11 +61,11 @@ def run_workers(
             if seal is not None:
                 stack.callback(seal.close)
             make = prepare_worker(settings, definitions, matches_topic, erasures, seal)
-            interpreter.freeze_living_objects()
+            freeze_living_objects()
             workers = _WorkerThreads(settings.worker.threads, make)
         except (LogError, OnlineStoreError) as error:
             raise StorageError(str(error)) from error
-        stack.enter_context(interpreter.short_delays())
+        stack.enter_context(short_delays())
         stack.enter_context(on_stop_signals(workers.stop))
         _watch(workers, _serve_metrics(settings), idle_exit, as_json)
     _show(workers.progress(), as_json)

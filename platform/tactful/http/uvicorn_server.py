@@ -16,7 +16,7 @@ from tactful.config.server import ServerSettings
 from tactful.http.asgi import ARRIVED
 from tactful.schemas import problems
 from tactful.schemas.problems import ProblemError
-from tactful.util import gc_tuning as interpreter
+from tactful.util.gc_tuning import freeze_living_objects, short_delays
 from tactful.util.malloc import return_large_pieces
 
 _DISCARD_BYTES = 64 * 1024 * 1024
@@ -209,14 +209,14 @@ def run(server: Server, listener: socket.socket, *, started: Callable[[], None])
         Whether it came to accept requests.
     """
     return_large_pieces()
-    with interpreter.short_delays():
+    with short_delays():
 
         async def serve() -> None:
             serving = asyncio.create_task(server.serve(sockets=[listener]))
             while not server.started and not serving.done():
                 await asyncio.sleep(0.005)
             if server.started:
-                interpreter.freeze_living_objects()
+                freeze_living_objects()
                 started()
             await serving
 
