@@ -195,7 +195,7 @@ class SqlGateway(_Http):
         *,
         jar: str | None = None,
         timeout: float = 600.0,
-        on_progress: Callable[[int, int], None] | None = None,
+        on_progress: Callable[[int, int], object] | None = None,
     ) -> str:
         """Run the statements of `script` in a session of their own.
 

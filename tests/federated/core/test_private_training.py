@@ -255,7 +255,7 @@ def test_a_run_goes_on_from_its_checkpoint_as_if_never_stopped(tmp_path: Path) -
 def test_kill_9_keeps_the_budget(tmp_path: Path, step: str) -> None:
     """After kill -9 the budget is intact, and nothing is released twice."""
     died = subprocess.run(
-        [sys.executable, str(Path(__file__).with_name("private_run.py")), str(tmp_path), step],
+        [sys.executable, str(Path(__file__).parents[1] / "private_run.py"), str(tmp_path), step],
         capture_output=True,
         text=True,
         timeout=300,

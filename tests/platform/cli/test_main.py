@@ -77,7 +77,7 @@ def test_mistakes_end_with_one_line_and_their_code(tmp_path: Path) -> None:
     (tmp_path / "events.ndjson").write_text("{}\n")
     for arguments, code, part in (
         (("serve", "--config", "bad.toml"), 2, "did you mean 'port'"),
-        (("serve", "--dev", "--host", "0.0.0.0"), 2, "API keys off"),
+        (("serve", "--dev", "--host", "0.0.0.0"), 2, "disables API keys"),
         (("serve", "--port", "70000"), 2, "65535"),
         (("keys", "create", "--scope", "root"), 1, "unknown scope"),
         (("recommend", "--url", nobody(), "--user", "u"), 3, "does not answer"),
@@ -283,7 +283,8 @@ def test_help_imports_no_command() -> None:
         "print(sorted(m for m in sys.modules if m.startswith('tactful') or m == 'numpy'))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    modules = ["tactful", "tactful.cli.main", "tactful.errors", "tactful.util.lazy_commands"]
+    modules = ["tactful", "tactful.cli", "tactful.cli.main", "tactful.errors", "tactful.util"]
+    modules.append("tactful.util.lazy_commands")
     assert done.stdout.splitlines()[-1] == str(modules)
 
 
