@@ -200,7 +200,7 @@ def _write(
     values: NDArray[np.float32],
     rows: NDArray[np.int64],
 ) -> None:
-    """Write values into columns, each at the place of its wanted row, where that is in `rows`."""
+    """Write values into columns, each at the place of its wanted row in `rows`."""
     places, present = _find(wanted, rows)
     # Flat places are several times as fast as pairs of them.
     features.reshape(-1)[columns.take(present) * len(rows) + places] = values.take(present)

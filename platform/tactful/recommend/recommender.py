@@ -482,10 +482,10 @@ def _fallback(state: _RequestState, count: int) -> str | None:
     if state.serving.model is None:
         reasons.append("no model is trained yet: ordered by own repeats and popularity")
     if request.subject is None:
-        reasons.append("nobody was named: not personal")
+        reasons.append("no user is named: not personal")
     elif not state.context.known:
-        by = "popularity" if state.candidates.lift is None else "what people like them take"
-        reasons.append(f"nothing is known of this person yet: ordered by {by}")
+        by = "popularity" if state.candidates.lift is None else "the cohorts of the user"
+        reasons.append(f"this user has no history yet: ordered by {by}")
     if count < request.count:
         reasons.append(
             f"only {count} items passed the filters and placement rules, or were found by any "

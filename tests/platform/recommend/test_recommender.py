@@ -174,7 +174,7 @@ def test_a_catalogue_nobody_touched_yet_is_shown_nevertheless(tmp_path: Path) ->
     assert impression is not None
     assert answer.fallback == (
         "no model is trained yet: ordered by own repeats and popularity; "
-        "nothing is known of this person yet: ordered by popularity"
+        "this user has no history yet: ordered by popularity"
     )
 
 
@@ -303,9 +303,9 @@ def test_a_list_is_never_longer_than_asked_and_best_first(engine: Engine, models
 def test_a_stranger_gets_what_is_popular_and_is_told_so(engine: Engine, models: Path) -> None:
     ranked = recommender(engine, models)
     for request, reason in (
-        (RecommendRequest(user_id="stranger"), "nothing is known of this person yet"),
-        (RecommendRequest(device_id="stranger"), "nothing is known of this person yet"),
-        (RecommendRequest(), "nobody was named: not personal"),
+        (RecommendRequest(user_id="stranger"), "this user has no history yet"),
+        (RecommendRequest(device_id="stranger"), "this user has no history yet"),
+        (RecommendRequest(), "no user is named: not personal"),
     ):
         answer, impression = ranked.recommend(request, now=NOW)
         assert len(answer.items) == 20
@@ -353,7 +353,7 @@ def test_a_device_has_a_history_of_its_own(models: Path, engine: Engine) -> None
     assert mine.fallback is None
     assert set(taken) <= set(ids(mine))
     assert ids(mine) != ids(other)
-    assert "nothing is known" in (other.fallback or "")
+    assert "no history yet" in (other.fallback or "")
 
 
 def test_the_arm_is_the_one_the_experiment_assigns(engine: Engine, models: Path) -> None:

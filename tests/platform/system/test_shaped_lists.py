@@ -165,7 +165,7 @@ def test_the_second_request_of_a_new_user_uses_the_first_click(
             live, arm, user_id="new", session_id="first", after=sent["position"], timestamp=NOW + 2
         )
 
-    assert "nothing is known" in before["fallback"]
+    assert "no history yet" in before["fallback"]
     assert after["fallback"] is None
     assert ids(after) != ids(before)
     strongest = strongest_after(shop, clicked)
@@ -197,7 +197,7 @@ def test_what_people_are_decides_until_they_do_something(shop: Shop) -> None:
         known = ask(live, user_id=EVERYBODY[0])
         other = ask(live, user_id="nobody-described")
     assert described["model_version"] == HEURISTIC
-    assert "what people like them take" in described["fallback"]
+    assert "the cohorts of the user" in described["fallback"]
     assert known["model_version"] == other["model_version"] == "1"
     assert known["fallback"] is None
     assert "ordered by popularity" in other["fallback"]
