@@ -222,6 +222,9 @@ def test_every_sub_package_has_a_short_docstring() -> None:
                 text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
                 assert text, path
                 assert len(text.splitlines()) <= 10, path
+                begin = re.search(r"^Begin with `(\w+)`\.$", text, re.MULTILINE)
+                assert begin, path
+                assert (path.parent / f"{begin[1]}.py").is_file(), path
 
 
 def test_dashboard_uses_nothing_of_the_platform_but_its_client() -> None:
