@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import stat
 from collections import Counter, defaultdict
@@ -24,7 +25,6 @@ from tactful.config.storage import StorageSettings
 from tactful.errors import ConfigError
 from tactful.recommend.recommender import build
 from tactful.schemas.conclusion_query import ConclusionQuery
-from tactful.schemas.statistics import StatisticsPage
 from tactful.server.platform import Platform
 from tactful.statistics import counter, service
 from tactful.statistics.counter import CLOCK_EVENT, StatisticsCounter
@@ -49,6 +49,15 @@ MONDAY = 1_700_438_400_000
 LINES = StatisticDefinition(
     name="lines", event="add_to_cart", by="properties.family", keys=FAMILIES, cap=5
 )
+
+
+ITEM = Item(item_id="x", timestamp=0, properties={"family": "family-0"})
+
+
+def cart(number: object, at: int, **changes: Any) -> Event:
+    """An event that LINES counts under the family of ITEM."""
+    fields: dict[str, Any] = {"user_id": "u", "item_id": "x", **changes}
+    return Event(event_id=str(number), type="add_to_cart", timestamp=at, **fields)
 
 
 def makes_every_draw_zero(n: int) -> bytes:
@@ -85,12 +94,27 @@ def committed(counts: PrivateStatistics) -> bytes | None:
     return counts.counter.snapshot()
 
 
-def engine_with(counts: PrivateStatistics, store: StateStore | None = None) -> Engine:
-    return Engine(
-        definitions(),
-        store or MemoryState(),
-        EngineOptions(consumers={"statistics": counts.counter}),
+@contextlib.contextmanager
+def served(settings: Settings) -> Iterator[tuple[Live, PrivateStatistics]]:
+    """A server with the statistics of its settings."""
+    opened = open_statistics(settings)
+    assert opened is not None
+    platform = Platform.open(
+        settings, build, consumers={"statistics": opened.counter}, statistics=opened
     )
+    with contextlib.closing(opened), Live(platform) as live:
+        yield live, opened
+
+
+def wire(entry: Entry) -> dict[str, Any]:
+    """An entry as a client sends it."""
+    fields = msgspec.to_builtins(entry)
+    return {k: v for k, v in fields.items() if k != "kind" and v not in (None, {}, [])}
+
+
+def engine_with(counts: PrivateStatistics, store: StateStore | None = None) -> Engine:
+    options = EngineOptions(consumers={"statistics": counts.counter})
+    return Engine(definitions(), store or MemoryState(), options)
 
 
 def tick(at: int) -> Event:
@@ -155,6 +179,17 @@ def run(engine: Engine, what: Sequence[Entry], seed: int) -> None:
         if draw.random() < 0.5:
             engine.commit()
     engine.commit()
+
+
+def run_and_die(engine: Engine, draw: random.Random, parts: int) -> None:
+    """Apply at most a `parts`-th of the log; close without a commit of the last entries."""
+    stop = min(len(SHOP), engine.offset + draw.randint(1, len(SHOP) // parts))
+    while engine.offset < stop:
+        end = min(stop, engine.offset + draw.randint(1, 60))
+        engine.apply([(n, encode_entry(SHOP[n])) for n in range(engine.offset, end)])
+        if draw.random() < 0.4:
+            engine.commit()
+    engine.close()
 
 
 # What is counted
@@ -225,14 +260,23 @@ def test_only_known_keys_of_the_right_events_count(quiet: None, ledger: Ledger) 
     assert released(counts, "lists") == {MONDAY: {"a": 0}}
 
 
-def test_a_duplicate_is_counted_once(quiet: None, ledger: Ledger) -> None:
-    item = Item(item_id="x", timestamp=0, properties={"family": "family-0"})
-    event = Event(event_id="e", type="add_to_cart", timestamp=MONDAY, user_id="u", item_id="x")
-    counts = counting(ledger)
+@pytest.mark.parametrize(
+    ("cap", "changes", "count"),
+    [
+        (5, [("same", {}), ("same", {})], 1),
+        (1, [("of a user", {}), ("of a device", {"user_id": None, "device_id": "u"})], 2),
+    ],
+    ids=["a duplicate", "a user and a device of one id"],
+)
+def test_an_event_counts_once_for_its_unit(
+    quiet: None, ledger: Ledger, cap: int, changes: list[tuple[str, dict[str, Any]]], count: int
+) -> None:
+    counts = counting(ledger, msgspec.structs.replace(LINES, cap=cap))
+    events = [cart(event_id, MONDAY, **fields) for event_id, fields in changes]
 
-    run(engine_with(counts), [item, tick(MONDAY), event, event, tick(MONDAY + 2 * HOUR)], 0)
+    run(engine_with(counts), [ITEM, tick(MONDAY), *events, tick(MONDAY + 2 * HOUR)], 0)
 
-    assert released(counts)[MONDAY]["family-0"] == 1
+    assert released(counts)[MONDAY]["family-0"] == count
 
 
 # The clock
@@ -253,13 +297,7 @@ def test_no_event_but_the_clocks_closes_a_pane(ledger: Ledger) -> None:
     """One person with a fast clock must not decide what of the others comes too late."""
     counts = counting(ledger)
     engine = engine_with(counts)
-    fast = Event(
-        event_id="fast",
-        type="add_to_cart",
-        timestamp=MONDAY + 30 * DAY,
-        user_id="u",
-        item_id="item-000",
-    )
+    fast = cart("fast", MONDAY + 30 * DAY, item_id="item-000")
 
     run(engine, [tick(MONDAY), fast], 0)
     assert released(counts) == {}
@@ -272,14 +310,7 @@ def test_the_wall_clock_closes_panes_on_time_whatever_happens(quiet: None, ledge
     now = [MONDAY + 5 * HOUR + 1]
     counts = counting(ledger, clock=lambda: now[0])
     engine = engine_with(counts)
-    item = Item(item_id="x", timestamp=0, properties={"family": "family-0"})
-
-    def take(number: int, at: int) -> Event:
-        return Event(
-            event_id=str(number), type="add_to_cart", timestamp=at, user_id="u", item_id="x"
-        )
-
-    what: list[Entry] = [item, take(0, now[0]), take(1, now[0] - HOUR), tick(MONDAY + 99 * DAY)]
+    what: list[Entry] = [ITEM, cart(0, now[0]), cart(1, now[0] - HOUR), tick(MONDAY + 99 * DAY)]
     run(engine, what, 0)
     assert released(counts) == {}, "a clock event does not count here"
     now[0] = MONDAY + 6 * HOUR + 59_999
@@ -292,7 +323,7 @@ def test_the_wall_clock_closes_panes_on_time_whatever_happens(quiet: None, ledge
     now[0] += 1
     wanted = dict.fromkeys(FAMILIES, 0)
     assert released(counts) == {MONDAY + 5 * HOUR: {**wanted, "family-0": 1}}
-    late = [*what, take(2, MONDAY + 5 * HOUR + 2), take(3, now[0])]
+    late = [*what, cart(2, MONDAY + 5 * HOUR + 2), cart(3, now[0])]
     run(engine, late, 0)
     now[0] = MONDAY + 8 * HOUR + 75_000
     engine.commit()
@@ -313,32 +344,15 @@ def test_whose_commit_closes_a_pane_does_not_decide_what_counts(
         now = [MONDAY + HOUR // 2]
         counts = counting(ledger, clock=partial(now.__getitem__, 0))
         engine = engine_with(counts)
-        item = Item(item_id="x", timestamp=0, properties={"family": "family-0"})
-        late = Event(
-            event_id="late", type="add_to_cart", timestamp=MONDAY + 1, user_id="u", item_id="x"
-        )
-        run(engine, [item, msgspec.structs.replace(late, event_id="on-time")], 0)
+        run(engine, [ITEM, cart("on-time", MONDAY + 1)], 0)
         now[0] = MONDAY + HOUR + 60_001
         if somebody_else_came:
             engine.commit()
-        run(engine, [item, item, late], 0)
+        run(engine, [ITEM, ITEM, cart("late", MONDAY + 1)], 0)
         now[0] += HOUR
         found.append(released(counts))
         ledger.close()
     assert found[0] == found[1] == {MONDAY: {"family-0": 1, "family-1": 0, "family-2": 0}}
-
-
-def test_a_user_and_a_device_of_one_id_are_two_units(quiet: None, ledger: Ledger) -> None:
-    counts = counting(ledger, msgspec.structs.replace(LINES, cap=1))
-    item = Item(item_id="x", timestamp=0, properties={"family": "family-0"})
-    who: list[dict[str, Any]] = [{"user_id": "u"}, {"device_id": "u"}]
-    events = [
-        Event(event_id=str(n), type="add_to_cart", timestamp=MONDAY + n, item_id="x", **unit)
-        for n, unit in enumerate(who)
-    ]
-    run(engine_with(counts), [item, tick(MONDAY), *events, tick(MONDAY + 2 * HOUR)], 0)
-
-    assert released(counts)[MONDAY]["family-0"] == 2
 
 
 # Through crashes
@@ -356,13 +370,7 @@ def test_a_killed_engine_releases_what_an_uninterrupted_one_does(
         if life == 8:
             run(engine, SHOP, seed)
             assert released(counts) == recount(SHOP, LINES.cap)
-        stop = min(len(SHOP), engine.offset + draw.randint(1, len(SHOP) // 4))
-        while engine.offset < stop:
-            end = min(stop, engine.offset + draw.randint(1, 60))
-            engine.apply([(n, encode_entry(SHOP[n])) for n in range(engine.offset, end)])
-            if draw.random() < 0.4:
-                engine.commit()
-        engine.close()  # without a commit: what was applied since the last one is gone
+        run_and_die(engine, draw, 4)
         ledger.close()
 
 
@@ -402,18 +410,7 @@ def test_a_release_before_a_crash_is_not_drawn_again(ledger: Ledger) -> None:
 
 def day_of_a_busy_person(directory: Path) -> int:
     """What a day of one person adds to all releases, with a crash every few hours."""
-    item = Item(item_id="x", timestamp=0, properties={"family": "family-0"})
-    busy = [
-        Event(
-            event_id=str(n),
-            type="add_to_cart",
-            timestamp=MONDAY + n * 60_000,
-            user_id="busy",
-            item_id="x",
-        )
-        for n in range(600)
-    ]
-    what = [item, *ticking(busy)]
+    what = [ITEM, *ticking([cart(n, MONDAY + n * 60_000) for n in range(600)])]
     for stop in [*range(150, len(what), 150), len(what)]:
         ledger = Ledger(directory / "ledger.db", daily_epsilon=1)
         counts = counting(ledger)
@@ -445,23 +442,10 @@ def test_where_the_caps_are_lost_the_next_day_begins(quiet: None, ledger: Ledger
     before = released(counting(ledger))
     last = max(before)
     morning = (last // DAY + 1) * DAY
-    item = Item(item_id="x", timestamp=0, properties={"family": "family-0"})
-
-    def take(number: int, at: int) -> Event:
-        return Event(
-            event_id=f"new-{number}", type="add_to_cart", timestamp=at, user_id="u", item_id="x"
-        )
-
     again = counting(ledger)
-    what: list[Entry] = [
-        item,
-        tick(last + HOUR),
-        take(1, morning - 1),
-        tick(morning),
-        take(2, morning + 1),
-        tick(morning + 2 * HOUR),
-    ]
-    run(engine_with(again), what, 0)
+    before_midnight = [tick(last + HOUR), cart("new-1", morning - 1), tick(morning)]
+    after_midnight = [cart("new-2", morning + 1), tick(morning + 2 * HOUR)]
+    run(engine_with(again), [ITEM, *before_midnight, *after_midnight], 0)
 
     after = released(again)
     new = {start: cells for start, cells in after.items() if start not in before}
@@ -511,14 +495,14 @@ def test_a_snapshot_is_taken_only_when_something_changed(ledger: Ledger) -> None
     counts.counter.apply(tick(MONDAY), None)
     assert committed(counts) is not None
     assert committed(counts) is None
-    event = Event(event_id="e", type="add_to_cart", timestamp=MONDAY, user_id="u", item_id="x")
-    counts.counter.apply(event, Item(item_id="x", timestamp=0, properties={"family": "family-0"}))
+    event = cart("e", MONDAY)
+    counts.counter.apply(event, ITEM)
     assert committed(counts) is not None
     counts.counter.apply(event, Item(item_id="y", timestamp=0))
     assert committed(counts) is None
 
 
-def test_a_state_of_another_secret_is_refused(ledger: Ledger) -> None:
+def test_a_state_of_another_secret_is_refused_and_an_older_one_read(ledger: Ledger) -> None:
     counts = counting(ledger)
     counts.counter.apply(tick(MONDAY), None)
     state = committed(counts)
@@ -526,6 +510,8 @@ def test_a_state_of_another_secret_is_refused(ledger: Ledger) -> None:
     other = StatisticsCounter((LINES,), ledger, secret=b"another secret of tests", clock=None)
     with pytest.raises(PrivateStateError, match="another secret"):
         other.restore(state)
+    without_sums = msgspec.msgpack.encode(msgspec.msgpack.decode(state)[:2])
+    counting(ledger).counter.restore(without_sums)
 
 
 # What is answered
@@ -554,16 +540,9 @@ def test_pages_hold_every_cell_once_in_time_order(ledger: Ledger, limit: int) ->
     for cell in found:
         assert cell.value - cell.low == cell.high - cell.value > 0
     assert (page.epsilon, page.cap, page.unit) == (1.0, 5, "one user, one UTC day")
-
-
-def test_a_span_is_half_open(ledger: Ledger) -> None:
-    counts = counting(ledger)
-    run(engine_with(counts), SHOP, 0)
     starts = sorted(released(counts))
-
-    page = counts.page("lines", None, 1000, starts[3], starts[6])
-
-    assert sorted({cell.pane_start for cell in page.cells}) == starts[3:6]
+    span = counts.page("lines", None, 1000, starts[3], starts[6])
+    assert sorted({cell.pane_start for cell in span.cells}) == starts[3:6], "it is half open"
 
 
 def test_what_is_not_published_is_not_found(ledger: Ledger) -> None:
@@ -607,6 +586,17 @@ def changed(**changes: Any) -> dict[str, Any]:
 def without(field: str) -> dict[str, Any]:
     kept = {key: value for key, value in GOOD["statistics"][0].items() if key != field}  # type: ignore[attr-defined]
     return {**GOOD, "statistics": [kept]}
+
+
+def found_keys(**changes: Any) -> dict[str, Any]:
+    """A definition of keys that nobody listed."""
+    kept = {
+        **{"name": "searches.daily", "event": "search", "by": "event.query", "cap": 2},
+        **{"threshold_delta": "0.000001", "epsilon": "1/2", "count": "users", "pane": "1d"},
+        **changes,
+    }
+    statistics = [GOOD["statistics"][0], kept]
+    return {"daily_epsilon": "1", "daily_delta": "0.000001", "statistics": statistics}
 
 
 def test_no_file_means_no_statistics(tmp_path: Path) -> None:
@@ -669,6 +659,13 @@ def test_a_good_file_opens_again_with_the_same_secret(tmp_path: Path) -> None:
         (changed(name="A B"), "'A B': a name is"),
         (changed(colour="red"), "colour"),
         ({**GOOD, "statistics": [GOOD["statistics"][0]] * 2}, "given twice: a"),
+        (found_keys(keys=["tea"]), "no keys and no edges"),
+        (found_keys(count="events"), "count: users and pane: 1d"),
+        (found_keys(pane="1h"), "count: users and pane: 1d"),
+        (found_keys(hour_cap=1), "no hour_cap"),
+        (found_keys(running_total="1/4"), "no running_total"),
+        (found_keys(threshold_delta="0"), "delta"),
+        (found_keys(threshold_delta="1/1000"), "delta"),
     ],
 )
 def test_a_mistake_is_named_with_file_and_key(tmp_path: Path, content: Any, said: str) -> None:
@@ -706,29 +703,16 @@ def test_a_server_publishes_what_its_log_holds(quiet: None, tmp_path: Path) -> N
     )
     half = len(SHOP) // 2
     for part in (SHOP[:half], SHOP[half:]):
-        opened = open_statistics(settings)
-        assert opened is not None
-        platform = Platform.open(
-            settings, build, consumers={"statistics": opened.counter}, statistics=opened
-        )
-        with Live(platform) as live:
-            for kind, path in ((Item, "/v1/items"), (Event, "/v1/events")):
-                some = [msgspec.to_builtins(it) for it in part if isinstance(it, kind)]
-                for start in range(0, len(some), 500):
-                    chunk = [
-                        {k: v for k, v in it.items() if k != "kind" and v not in (None, {}, [])}
-                        for it in some[start : start + 500]
-                    ]
-                    method = "PUT" if kind is Item else "POST"
-                    answer = live.http.request(method, path, json=chunk)
+        with served(settings) as (live, _):
+            for kind, method, path in (
+                (Item, "PUT", "/v1/items"),
+                (Event, "POST", "/v1/events"),
+            ):
+                sent = [wire(it) for it in part if isinstance(it, kind)]
+                for start in range(0, len(sent), 500):
+                    answer = live.http.request(method, path, json=sent[start : start + 500])
                     assert answer.json()["rejected"] == []
-        opened.close()
-    opened = open_statistics(settings)
-    assert opened is not None
-    platform = Platform.open(
-        settings, build, consumers={"statistics": opened.counter}, statistics=opened
-    )
-    with Live(platform) as live:
+    with served(settings) as (live, _):
         found: dict[int, dict[str, int]] = defaultdict(dict)
         cursor: str | None = None
         while True:
@@ -745,7 +729,6 @@ def test_a_server_publishes_what_its_log_holds(quiet: None, tmp_path: Path) -> N
         assert told["budgets"][0]["reserved"] == told["spends"][0]["epsilon_each_day"]
         wrong = live.http.get("/v1/statistics/lines", params={"cursor": "x"})
         assert (wrong.status_code, wrong.json()["code"]) == (400, "bad_query")
-    opened.close()
 
     assert found == recount(SHOP, LINES.cap)
 
@@ -816,13 +799,7 @@ def test_periods_and_totals_are_released_beside_the_panes(quiet: None, tmp_path:
                 "lines.1d": "panes",
                 "lines.total": "running_totals",
             }
-        stop = min(len(SHOP), engine.offset + draw.randint(1, len(SHOP) // 3))
-        while engine.offset < stop:
-            end = min(stop, engine.offset + draw.randint(1, 60))
-            engine.apply([(n, encode_entry(SHOP[n])) for n in range(engine.offset, end)])
-            if draw.random() < 0.4:
-                engine.commit()
-        engine.close()
+        run_and_die(engine, draw, 3)
         ledger.close()
 
     def of_day(start: int, before: int) -> dict[str, int]:
@@ -868,15 +845,6 @@ def test_every_number_says_what_it_is(ledger: Ledger) -> None:
     for cell in page.cells:
         assert cell.counted_from == cell.pane_start - cell.pane_start % DAY
         assert cell.low < cell.value < cell.high
-
-
-def test_a_state_of_before_there_were_sums_is_read(ledger: Ledger) -> None:
-    counts = counting(ledger)
-    counts.counter.apply(tick(MONDAY), None)
-    state = committed(counts)
-    assert state is not None
-    older = msgspec.msgpack.encode(msgspec.msgpack.decode(state)[:2])
-    counting(ledger).counter.restore(older)
 
 
 def test_totals_with_gaussian_noise_need_a_delta_in_the_budget(tmp_path: Path) -> None:
@@ -983,22 +951,10 @@ def test_conclusions_are_answered_over_http(tmp_path: Path) -> None:
         small_settings(tmp_path),
         statistics=configured(tmp_path, GOOD, clock="replay").statistics,
     )
-    opened = open_statistics(settings)
-    assert opened is not None
-    platform = Platform.open(
-        settings, build, consumers={"statistics": opened.counter}, statistics=opened
-    )
-    with Live(platform) as live:
+    with served(settings) as (live, opened):
         begins = event_of(timestamp=MORNING)  # counting begins with what is counted first
         happened = [tick(MORNING), begins, *(tick(MORNING + n * HOUR) for n in range(1, 4))]
-        sent = [
-            {
-                k: v
-                for k, v in msgspec.to_builtins(it).items()
-                if k != "kind" and v not in (None, {})
-            }
-            for it in happened
-        ]
+        sent = [wire(it) for it in happened]
         assert live.http.post("/v1/events", json=sent).json()["rejected"] == []
         wait_until(lambda: len(opened.page("a", None, 10, None, None).cells) == 2)
         span = {"since": MORNING, "until": MORNING + DAY}
@@ -1009,34 +965,9 @@ def test_conclusions_are_answered_over_http(tmp_path: Path) -> None:
         assert live.http.get("/v1/statistics/a/sum").status_code == 400
         wrong = live.http.get("/v1/statistics/a/sum", params={**span, "keys": "y"})
         assert (wrong.status_code, wrong.json()["code"]) == (400, "bad_query")
-    opened.close()
 
 
 # -- keys that nobody listed
-
-FOUND = {
-    "name": "searches.daily",
-    "event": "search",
-    "by": "event.query",
-    "threshold_delta": "0.000001",
-    "count": "users",
-    "pane": "1d",
-    "cap": 2,
-    "epsilon": "1/2",
-}
-
-
-def found_keys(**changes: Any) -> dict[str, Any]:
-    kept = {**FOUND, **changes}
-    return {
-        "daily_epsilon": "1",
-        "daily_delta": "0.000001",
-        "statistics": [GOOD["statistics"][0], kept],
-    }
-
-
-def _has_cells(page: Callable[[], StatisticsPage]) -> bool:
-    return bool(page().cells)
 
 
 def test_discovered_keys_are_published_and_survive_a_restart(quiet: None, tmp_path: Path) -> None:
@@ -1054,42 +985,35 @@ def test_discovered_keys_are_published_and_survive_a_restart(quiet: None, tmp_pa
             (f"{word} {n}", word) for word, many in asked_for.items() for n in range(part, many, 2)
         ]
         return [
-            {
-                "event_id": f"{who} {word} {n}",
-                "type": "search",
-                "timestamp": day + 2 * HOUR,
-                "user_id": who,
-                "properties": {"query": word},
-            }
+            wire(
+                event_of(
+                    event_id=f"{who} {word} {n}",
+                    type="search",
+                    timestamp=day + 2 * HOUR,
+                    user_id=who,
+                    properties={"query": word},
+                )
+            )
             for who, first in people
             for n, word in enumerate((first, first, "salt", "pepper"))
         ]
 
-    def clock(at: int) -> dict[str, Any]:
-        return {"event_id": f"t{at}", "type": CLOCK_EVENT, "timestamp": at, "device_id": "clock"}
-
     for part in (0, 1):
-        opened = open_statistics(settings)
-        assert opened is not None
-        shown = partial(opened.page, "searches.daily", None, 10, None, None)
-        platform = Platform.open(
-            settings, build, consumers={"statistics": opened.counter}, statistics=opened
-        )
-        with Live(platform) as live:
-            sent = [clock(day + HOUR + part), *searches(part)]
+        with served(settings) as (live, opened):
+            shown = partial(opened.page, "searches.daily", None, 10, None, None)
+            sent = [wire(tick(day + HOUR + part)), *searches(part)]
             if part:
-                sent.append(clock(day + DAY + HOUR))
+                sent.append(wire(tick(day + DAY + HOUR)))
             for begin in range(0, len(sent), 500):
                 answer = live.http.post("/v1/events", json=sent[begin : begin + 500])
                 assert answer.json()["rejected"] == []
             if part:
-                wait_until(partial(_has_cells, shown))
+                wait_until(lambda shown=shown: bool(shown().cells))  # type: ignore[misc]
                 told = live.http.get("/v1/statistics/searches.daily").json()
                 index = live.http.get("/v1/statistics").json()
                 month = live.http.get("/v1/privacy/ledger").json()
                 span = {"since": day, "until": day + DAY}
                 refused = live.http.get("/v1/statistics/searches.daily/top", params=span)
-        opened.close()
     cells = {it["key"]: it for it in told["cells"]}
     assert cells.keys() == {"tea", "coffee", "salt"}, "first two words of 281 people"
     for word, many in (("tea", 150), ("coffee", 130), ("salt", 281)):
@@ -1109,25 +1033,6 @@ def test_discovered_keys_are_published_and_survive_a_restart(quiet: None, tmp_pa
         (it["key"], it["value"]) for it in told["cells"]
     ]
     assert {it["kind"] for it in written} == {"found_keys"}
-
-
-@pytest.mark.parametrize(
-    ("changes", "said"),
-    [
-        ({"keys": ["tea"]}, "no keys and no edges"),
-        ({"count": "events"}, "count: users and pane: 1d"),
-        ({"pane": "1h"}, "count: users and pane: 1d"),
-        ({"hour_cap": 1}, "no hour_cap"),
-        ({"running_total": "1/4"}, "no running_total"),
-        ({"threshold_delta": "0"}, "delta"),
-        ({"threshold_delta": "1/1000"}, "delta"),
-    ],
-)
-def test_mistakes_about_a_threshold_are_named(
-    tmp_path: Path, changes: dict[str, Any], said: str
-) -> None:
-    with pytest.raises(ConfigError, match=said):
-        open_statistics(configured(tmp_path, found_keys(**changes)))
 
 
 # Only what changed is written
