@@ -14,6 +14,7 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from tactful_federated.core.invitation import Invitation
 from tactful_federated.core.plan import Wishes
@@ -52,7 +53,6 @@ def invited(directory: Path, tier: str, devices: int) -> Invitation:
         availability=1.0,
         update_norm=1.0,
     )
-
     return invite(directory, wishes, CATEGORIES, run="test", tier=tier)  # type: ignore[arg-type]
 
 
@@ -69,8 +69,6 @@ def let_in(link: SuperLink, home: Path, server: Path) -> int:
     """Enrol the device of a directory; returns its node."""
     request = msgspec.json.decode((home / "request.json").read_bytes(), type=EnrolmentRequest)
     node = link.enrol(request.node)
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-
     identity = Ed25519PublicKey.from_public_bytes(request.identity)
     enrolment = enrol(authority_key(server), node, identity)
     (home / "enrolment").write_bytes(msgspec.msgpack.encode(enrolment))

@@ -18,8 +18,6 @@ from tactful_federated.model.vectors import Vector
 from tactful_federated.secagg.collectors import ClearCollector
 
 SIZE = 6
-
-
 WISHES = Wishes(
     epsilon=4.0,
     delta=1e-4,

@@ -24,13 +24,8 @@ def member(
     number: int, of: Session, claim: Callable[[Session], None] = lambda _: None
 ) -> SecureSumDevice:
     identity = Ed25519PrivateKey.generate()
-    return SecureSumDevice(
-        of,
-        enrol(AUTHORITY, number, identity.public_key()),
-        identity,
-        AUTHORITY.public_key(),
-        claim=claim,
-    )
+    enrolled = enrol(AUTHORITY, number, identity.public_key())
+    return SecureSumDevice(of, enrolled, identity, AUTHORITY.public_key(), claim=claim)
 
 
 def stranger(number: int, of: Session) -> SecureSumDevice:

@@ -69,9 +69,7 @@ def test_import_pulls_neither_torch_nor_flwr() -> None:
 
 @pytest.mark.parametrize("missing", ["torch", "flwr"])
 def test_missing_dependency_names_the_extra(missing: str) -> None:
-    names = (
-        ["Device", "IntentModel", "simulate"] if missing == "torch" else ["LocalGrid", "simulate"]
-    )
+    names = ["simulate", *(["Device", "IntentModel"] if missing == "torch" else ["LocalGrid"])]
     done = run(
         "import sys\n"
         "class Missing:\n"
@@ -97,14 +95,13 @@ def test_app_folder_agrees_with_the_distribution() -> None:
     app = tomllib.loads((FOLDER / "pyproject.toml").read_text("utf-8"))
     whole = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
     assert app["project"]["version"] == whole["project"]["version"]
-    known = (
-        whole["project"]["dependencies"] + whole["project"]["optional-dependencies"]["federated"]
-    )
-    assert set(app["project"]["dependencies"]) <= set(known)
+    known = {*whole["project"]["dependencies"]}
+    known |= {*whole["project"]["optional-dependencies"]["federated"]}
+    assert set(app["project"]["dependencies"]) <= known
     assert (FOLDER / "LICENSE").read_bytes() == (ROOT / "LICENSE").read_bytes()
     for component in app["tool"]["flwr"]["app"]["components"].values():
         module, _, name = component.partition(":")
-        assert (FOLDER / f"{module.replace('.', '/')}.py").is_file() and name in {
+        assert (FOLDER / f"{module.replace('.', '/')}.py").is_file() and name in (
             "client",
             "server",
-        }
+        )

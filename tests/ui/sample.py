@@ -49,10 +49,7 @@ def report(seed: int = 7, *, panes: int = 72) -> dict[str, Any]:
         "freshness_ms": {"p50": 4.1, "p99": 18.6, "samples": 900},
         "experiment": {
             "key": "ranker-canary",
-            "arms": [
-                _arm("control", 720, 3790, 0.409),
-                _arm("treatment", 81, 423, 0.418),
-            ],
+            "arms": [_arm("control", 720, 3790, 0.409), _arm("treatment", 81, 423, 0.418)],
             "difference": {
                 "value": 0.009,
                 "low": -0.041,
@@ -200,13 +197,7 @@ def statistics_of_days(days: int) -> dict[str, Any]:
         {"pane_start": start + day * 86_400_000, "key": "DAIRY", "value": day, "low": 0, "high": 99}
         for day in range(days)
     ]
-    return {
-        "name": "daily",
-        "epsilon": 1.0,
-        "cap": 20,
-        "unit": UNIT,
-        "sample": sample,
-    }
+    return {"name": "daily", "epsilon": 1.0, "cap": 20, "unit": UNIT, "sample": sample}
 
 
 def _ranking(name: str, label: str, hits: float) -> dict[str, Any]:

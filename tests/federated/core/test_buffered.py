@@ -63,13 +63,11 @@ def test_unfit_and_long_updates_count_and_do_no_harm(tmp_path: Path) -> None:
     assert length <= BARE.update_norm * (BARE.report_goal - 2) / BARE.report_goal + 1e-6
 
 
-@pytest.mark.parametrize("trained_from", [-2, 1])
-def test_too_old_or_impossible_updates_are_refused_uncharged(
-    tmp_path: Path, trained_from: int
-) -> None:
+def test_too_old_or_impossible_updates_are_refused_uncharged(tmp_path: Path) -> None:
     run = training(tmp_path, BARE)
-    with pytest.raises(BudgetError, match="releases old"):
-        BufferedTraining(run, most_stale=1).accept(1, constant(1, 0), trained_from)
-    assert run.ledger.eligible([1], 0) == [1]
+    for trained_from in (-2, 1):
+        with pytest.raises(BudgetError, match="releases old"):
+            BufferedTraining(run, most_stale=1).accept(1, constant(1, 0), trained_from)
+        assert run.ledger.eligible([1], 0) == [1]
     with pytest.raises(SettingsError):
         BufferedTraining(run, most_stale=-1)

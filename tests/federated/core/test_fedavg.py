@@ -68,20 +68,11 @@ def test_reports_beyond_the_goal_are_not_read() -> None:
     assert tally.reports == 4 and state.model.weights.tolist() == [1.0, 0.0]
 
 
-@pytest.mark.parametrize(
-    "poison",
-    [
-        vector(math.nan, 0),
-        vector(math.inf, 0),
-        vector(10.001, 0),
-        vector(0, 0, 0),
-        np.zeros((2, 1), dtype=np.float32),
-        np.zeros(2, dtype=np.float64),
-        np.zeros(2, dtype=np.complex64),
-        np.array([None, None]),
-    ],
-    ids=["nan", "inf", "too long", "size", "shape", "double", "complex", "object"],
-)
+POISONS = [vector(math.nan, 0), vector(math.inf, 0), vector(10.001, 0), vector(0, 0, 0)]
+POISONS += [np.zeros((2, 1), np.float32), np.zeros(2, np.float64), np.zeros(2, np.complex64)]
+
+
+@pytest.mark.parametrize("poison", [*POISONS, np.array([None, None])])
 def test_poisoned_update_is_refused_and_the_others_count(poison: Any) -> None:
     good = [(1, vector(4, 0)), (2, vector(4, 0))]
     clean, _ = apply_reports(start(vector(0, 0)), range(5), good, PLAIN)
@@ -98,12 +89,9 @@ def test_strangers_and_repeated_reports_are_ignored() -> None:
 
 def test_round_below_the_minimum_is_void() -> None:
     settings = RoundSettings(cohort=5, report_goal=4, minimum_reports=2, update_norm=10.0)
-    before, _ = apply_reports(
-        start(vector(0, 0)), range(5), [(1, vector(1, 0)), (2, vector(1, 0))], settings
-    )
-    after, tally = apply_reports(
-        before, range(5), [(1, vector(1, 0)), (2, vector(math.nan, 0))], settings
-    )
+    one = (1, vector(1, 0))
+    before, _ = apply_reports(start(vector(0, 0)), range(5), [one, (2, vector(1, 0))], settings)
+    after, tally = apply_reports(before, range(5), [one, (2, vector(math.nan, 0))], settings)
     assert (tally.reports, tally.refused, tally.void) == (1, 1, True)
     assert same(after, before) and after.round == before.round + 1
 
@@ -193,22 +181,14 @@ def test_too_few_devices_are_refused_before_a_round() -> None:
         run_rounds(Fixed(1), start(vector(0, 0)), PLAIN, rounds=1, seed=1)
 
 
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        {"minimum_reports": 0},
-        {"report_goal": 30},
-        {"minimum_reports": 25},
-        {"update_norm": 0.0},
-        {"update_norm": math.inf},
-        {"update_norm": math.nan},
-    ],
-)
-def test_settings_out_of_range_are_refused(wrong: dict[str, Any]) -> None:
-    with pytest.raises(SettingsError):
-        RoundSettings(**wrong)
-
-
-def test_poisoned_start_is_refused() -> None:
+def test_settings_out_of_range_and_a_poisoned_start_are_refused() -> None:
+    for name, values in {
+        "minimum_reports": (0, 25),
+        "report_goal": (30,),
+        "update_norm": (0.0, math.inf, math.nan),
+    }.items():
+        for value in values:
+            with pytest.raises(SettingsError):
+                RoundSettings(**{name: value})  # type: ignore[arg-type]
     with pytest.raises(WeightsError):
         start(vector(0, math.nan))

@@ -14,14 +14,9 @@ from tactful_federated.errors import SettingsError
 from tactful_privacy.mechanisms.wide_gaussian import WideGaussian
 
 WISHES = Wishes(
-    epsilon=2.0,
-    delta=1e-6,
-    population=500_000,
-    rounds=300,
-    report_goal=2_000,
-    parameters=10_000,
-    most_bands=16,
+    epsilon=2.0, delta=1e-6, population=500_000, rounds=300, report_goal=2_000, parameters=10_000
 )
+WISHES = replace(WISHES, most_bands=16)
 
 
 @pytest.fixture(scope="module")

@@ -104,30 +104,18 @@ def test_too_few_devices_or_nothing_but_noise_is_no_evaluation(tmp_path: Path) -
     run.close()
 
 
-def test_scores_are_added_in_a_secure_sum(
-    tmp_path: Path,
-) -> None:
+def test_scores_are_added_in_a_secure_sum(tmp_path: Path) -> None:
     """Devices score the model they receive, and a secure sum adds the scores."""
-    plan = replace(
-        without_noise(
-            plan_evaluations(replace(WISHES, population=16, report_goal=4, minimum_reports=3))
-        ),
-        minimum_reports=3,
-    )
+    wishes = replace(WISHES, population=16, report_goal=4, minimum_reports=3)
+    plan = replace(without_noise(plan_evaluations(wishes)), minimum_reports=3)
     authority = Ed25519PrivateKey.generate()
     held = {number: Device(sample_history(number), VOCABULARY, MODEL) for number in range(1, 17)}
 
     def join(number: int) -> SecureRounds:
         identity = Ed25519PrivateKey.generate()
-        return SecureRounds(
-            "evaluation",
-            plan,
-            evaluator(held[number].evaluate),
-            enrol(authority, number, identity.public_key()),
-            identity,
-            authority.public_key(),
-            claim=lambda session: asked.append(number),
-        )
+        enrolled = enrol(authority, number, identity.public_key())
+        rounds = plan, evaluator(held[number].evaluate), enrolled, identity, authority.public_key()
+        return SecureRounds("evaluation", *rounds, claim=lambda session: asked.append(number))
 
     asked: list[int] = []
     transport = LocalTransport({number: join(number) for number in held})
@@ -143,21 +131,13 @@ def test_scores_are_added_in_a_secure_sum(
 
 def test_evaluations_have_their_own_ledger(tmp_path: Path) -> None:
     """A device answers evaluations and training, each charged to its own run."""
-    trained = invite(
-        tmp_path / "server",
-        replace(WISHES, minimum_reports=1),
-        list(SAMPLE_CATALOGUE),
-        run="training",
-        tier="clear",
-    )
-    wishes = replace(WISHES, minimum_reports=1)
-    asked = invite_to_evaluations(tmp_path / "server", wishes)
-    assert invite_to_evaluations(tmp_path / "server", wishes) == asked
-    with pytest.raises(
-        SettingsError, match="written with other settings"
-    ):  # the budget is what it was
-        invite_to_evaluations(tmp_path / "server", replace(wishes, epsilon=8.0))
-    assert read_invitation(tmp_path / "server" / "evaluation.json") == asked
+    server, wishes = tmp_path / "server", replace(WISHES, minimum_reports=1)
+    trained = invite(server, wishes, list(SAMPLE_CATALOGUE), run="training", tier="clear")
+    asked = invite_to_evaluations(server, wishes)
+    assert invite_to_evaluations(server, wishes) == asked
+    with pytest.raises(SettingsError, match="written with other settings"):  # the budget stays
+        invite_to_evaluations(server, replace(wishes, epsilon=8.0))
+    assert read_invitation(server / "evaluation.json") == asked
     found = {}
     for invitation in (trained, asked):  # one directory: the visits are kept once
         home = DeviceHome(tmp_path / "device", invitation)
@@ -173,9 +153,7 @@ def test_evaluations_have_their_own_ledger(tmp_path: Path) -> None:
     assert score.steps and np.array_equal(found["training-evaluation"], said)
 
 
-def test_a_served_evaluation_waits_and_retries(
-    tmp_path: Path,
-) -> None:
+def test_a_served_evaluation_waits_and_retries(tmp_path: Path) -> None:
     """An evaluation waits for devices, retries, and stops when the budget is spent."""
     wishes = replace(WISHES, rounds=1, population=24, report_goal=8, delta=1e-3, spare=1)
     invitation = Invitation(
@@ -194,13 +172,12 @@ def test_a_served_evaluation_waits_and_retries(
         devices.count = 24
 
     collector = ClearCollector(devices)
+    polling = Polling(sleep=sleep)
     for unfit in (WEIGHTS[:-1], np.full_like(WEIGHTS, np.nan)):  # devices would answer zeros
         with pytest.raises(WeightsError):
-            serve_evaluation(tmp_path, invitation, unfit, collector, polling=Polling(sleep=sleep))
+            serve_evaluation(tmp_path, invitation, unfit, collector, polling=polling)
     assert devices.count == 0, "nobody was waited for"
-    found, left = serve_evaluation(
-        tmp_path, invitation, WEIGHTS, collector, polling=Polling(sleep=sleep)
-    )
+    found, left = serve_evaluation(tmp_path, invitation, WEIGHTS, collector, polling=polling)
     assert (len(devices.asked), left) == (2, 0)  # the first round was void
     assert found.top1 == pytest.approx(0.5, abs=1e-3)
     with pytest.raises(BudgetError, match="spent"):

@@ -14,10 +14,7 @@ UPDATES = [0.5, -0.25, 0.0, 0.125, 2.0]
 
 @pytest.mark.parametrize("kind", ["fedavg", "fedadam", "fedyogi"])
 def test_steps_follow_the_formulas(kind: Any) -> None:
-    settings = Optimizer(
-        kind, 0.5, momentum=0.8, second_moment=0.9, adaptivity=0.01, averaging=0.15
-    )
-    state = ModelState.begin(np.array([1.0, -1.0], dtype=np.float32))
+    settings = Optimizer(kind, 0.5, 0.8, second_moment=0.9, adaptivity=0.01, averaging=0.15)
     for sign, column in ((1.0, 0), (-1.0, 1)):
         w, m, v, mean = sign, 0.0, 0.0, sign
         state = ModelState.begin(np.array([1.0, -1.0], dtype=np.float32))
@@ -42,27 +39,19 @@ def test_steps_follow_the_formulas(kind: Any) -> None:
     assert state.release().dtype == state.broadcast().dtype == np.float32
 
 
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        {"kind": "sgd"},
-        {"learning_rate": 0.0},
-        {"learning_rate": math.nan},
-        {"learning_rate": math.inf},
-        {"adaptivity": math.inf},
-        {"momentum": 1.0},
-        {"second_moment": -0.1},
-        {"averaging": 1.0},
-        {"averaging": -0.1},
-    ],
-)
-def test_settings_out_of_range_are_refused(wrong: dict[str, Any]) -> None:
-    with pytest.raises(SettingsError):
-        Optimizer(**wrong)
-
-
-def test_an_average_that_does_not_fit_is_refused() -> None:
+def test_settings_out_of_range_and_averages_that_do_not_fit_are_refused() -> None:
+    wrong: dict[str, tuple[Any, ...]] = {
+        "kind": ("sgd",),
+        "learning_rate": (0.0, math.nan, math.inf),
+        "adaptivity": (math.inf,),
+        "momentum": (1.0,),
+        "second_moment": (-0.1,),
+        "averaging": (1.0, -0.1),
+    }
+    for name, value in ((name, value) for name, values in wrong.items() for value in values):
+        with pytest.raises(SettingsError):
+            Optimizer(**{name: value})
     state = ModelState.begin(np.zeros(2, dtype=np.float32))
-    for wrong in (np.zeros(3), np.array([0.0, np.nan])):
+    for average in (np.zeros(3), np.array([0.0, np.nan])):
         with pytest.raises(WeightsError):
-            step(state, wrong, Optimizer())
+            step(state, average, Optimizer())

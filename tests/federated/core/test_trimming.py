@@ -58,9 +58,7 @@ def test_silence_is_a_row_of_zeros_wherever_it_falls(silent: set[int]) -> None:
     )
 
 
-def test_trimming_bounds_two_poisoned_devices(
-    tmp_path: Path,
-) -> None:
+def test_trimming_bounds_two_poisoned_devices(tmp_path: Path) -> None:
     """Two poisoned devices of eight move the sum no further than honest ones could."""
 
     def update(device: int, round_number: int) -> Vector:

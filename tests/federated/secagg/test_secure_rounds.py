@@ -36,15 +36,14 @@ def joins(
     device: int, plan: TrainingPlan, claim: Callable[[Session], None] = lambda _: None
 ) -> SecureRounds:
     identity = Ed25519PrivateKey.generate()
-    return SecureRounds(
-        "intent",
-        plan,
-        lambda weights, number: own(device, number),
-        enrol(AUTHORITY, device, identity.public_key()),
-        identity,
-        AUTHORITY.public_key(),
-        claim=claim,
-    )
+    enrolled = enrol(AUTHORITY, device, identity.public_key())
+    rounds = plan, lambda _, number: own(device, number), enrolled, identity, AUTHORITY.public_key()
+    return SecureRounds("intent", *rounds, claim=claim)
+
+
+def flower(devices: dict[int, SecureRounds]) -> FlowerSecureTransport:
+    app = secure_client_app(lambda context: devices[context.node_id])
+    return FlowerSecureTransport(LocalGrid(app, len(devices)))
 
 
 def over_flower(
@@ -102,9 +101,7 @@ def test_an_impossible_sum_voids_the_round() -> None:
 
     devices = {node: joins(node, BARE) for node in range(1, 9)}
     devices[3].__class__ = Poisoned
-    app = secure_client_app(lambda context: devices[context.node_id])
-    transport = FlowerSecureTransport(LocalGrid(app, 8))
-    assert collector(transport).collect(range(1, 9), ZERO, BARE, 1).reports == 0
+    assert collector(flower(devices)).collect(range(1, 9), ZERO, BARE, 1).reports == 0
 
 
 def test_noise_inside_the_sum_has_the_planned_width() -> None:
@@ -121,10 +118,8 @@ def test_noise_inside_the_sum_has_the_planned_width() -> None:
         return rounds
 
     devices = {node: silent(node) for node in range(1, count + 1)}
-    app = secure_client_app(lambda context: devices[context.node_id])
-    transport = FlowerSecureTransport(LocalGrid(app, count))
     weights = np.zeros(size, dtype=np.float32)
-    found = collector(transport).collect(range(1, count + 1), weights, plan, 1)
+    found = collector(flower(devices)).collect(range(1, count + 1), weights, plan, 1)
     assert found.reports == count
     z = float(found.total.std()) / (plan.units * np.sqrt(plan.participations))
     assert z == pytest.approx(plan.noise_multiplier, rel=0.07)
@@ -165,9 +160,7 @@ def test_a_device_whose_training_fails_sends_zeros(broken: float | None) -> None
 
     devices = {node: joins(node, BARE) for node in range(1, 9)}
     devices[3]._trainer = fails
-    app = secure_client_app(lambda context: devices[context.node_id])
-    transport = FlowerSecureTransport(LocalGrid(app, 8))
-    found = collector(transport).collect(range(1, 9), ZERO, BARE, 1)
+    found = collector(flower(devices)).collect(range(1, 9), ZERO, BARE, 1)
     assert found.reports == 8
     expected = sum(BARE.grid.encode(own(node, 1)) for node in range(1, 9) if node != 3)
     assert found.total.tolist() == np.asarray(expected).tolist()
@@ -175,15 +168,14 @@ def test_a_device_whose_training_fails_sends_zeros(broken: float | None) -> None
 
 def test_a_device_agrees_to_its_own_plan_only(tmp_path: Path) -> None:
     device = joins(1, BARE)
-    for session in (
-        Session("other", 1, b"n" * 32, SIZE),
-        Session("intent", 1, b"n" * 32, SIZE + 1),
+    right = encode(Session("intent", 1, b"n" * 32, SIZE))
+    for session, weights in (
+        (encode(Session("other", 1, b"n" * 32, SIZE)), ZERO),
+        (encode(Session("intent", 1, b"n" * 32, SIZE + 1)), ZERO),
+        (right, None),
     ):
         with pytest.raises(SecureSumError, match="not for the run or the plan"):
-            device.answer(1, encode(session), ZERO)
-    right = encode(Session("intent", 1, b"n" * 32, SIZE))
-    with pytest.raises(SecureSumError, match="not for the run or the plan"):
-        device.answer(1, right, None)
+            device.answer(1, session, weights)
     for stage in (2, 3, 4, 5):
         with pytest.raises(SecureSumError, match="no open session"):
             device.answer(stage, b"", None)

@@ -56,10 +56,7 @@ def test_torch_threads_are_restored() -> None:
 def test_short_histories_are_refused() -> None:
     with pytest.raises(HistoryError, match="0 of 12 households have 50 baskets"):
         simulate(
-            HISTORIES,
-            SAMPLE_CATALOGUE,
-            rounds=1,
-            settings=SimulationSettings(minimum_baskets=50),
+            HISTORIES, SAMPLE_CATALOGUE, rounds=1, settings=SimulationSettings(minimum_baskets=50)
         )
 
 

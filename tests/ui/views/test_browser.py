@@ -31,11 +31,7 @@ def dashboard(fake: FakePlatform, folder: Path) -> Iterator[str]:
     log = folder / "streamlit.log"
     with log.open("wb") as out:
         process = subprocess.Popen(
-            command,
-            cwd=folder,
-            stdout=out,
-            stderr=out,
-            env={**os.environ, "TACTFUL_URL": fake.url},
+            command, cwd=folder, stdout=out, stderr=out, env={**os.environ, "TACTFUL_URL": fake.url}
         )
         try:
             address = f"http://127.0.0.1:{port}"
@@ -72,10 +68,7 @@ def test_a_running_demo_refreshes_until_finished(
     fake.publish(demo=sample.partial("train the ranker", 0.4))
     report = sample.report()
     report["verdict"] += " [click](https://example.org) <i id=planted>x</i>"
-    with (
-        dashboard(fake, tmp_path) as address,
-        browser(chromium_path, tmp_path / "profile") as page,
-    ):
+    with dashboard(fake, tmp_path) as address, browser(chromium_path, tmp_path / "profile") as page:
         page.open(address, height=2900)
         page.wait_for(says("train the ranker · 40 %"))
         fake.publish(demo=report)
@@ -101,10 +94,7 @@ def test_a_dark_reader_gets_dark_charts(
 ) -> None:
     fake.publish(demo=sample.report())
     fake.publish_statistic(sample.report()["statistics"])
-    with (
-        dashboard(fake, tmp_path) as address,
-        browser(chromium_path, tmp_path / "profile") as page,
-    ):
+    with dashboard(fake, tmp_path) as address, browser(chromium_path, tmp_path / "profile") as page:
         page.open(f"{address}/statistics", height=1300, dark=True)
         page.wait_for(says("in 95 of 100 cases"))
         page.wait_for("document.querySelectorAll('.marks').length == 3")
@@ -124,11 +114,7 @@ def read(path: Path) -> Image.Image:
 
 
 def assert_drawn(
-    path: Path,
-    size: tuple[int, int],
-    *,
-    background: tuple[int, ...],
-    mark: tuple[int, int, int],
+    path: Path, size: tuple[int, int], *, background: tuple[int, ...], mark: tuple[int, int, int]
 ) -> None:
     """The picture is neither blank nor covered, and charts are drawn in their colour."""
     picture = read(path)
