@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,17 @@ SIZES = (0, 1, 2, BLOCK - 1, BLOCK, BLOCK + 1, 1_000)
 @pytest.fixture(scope="module")
 def kernel() -> Kernel:
     return load_kernel()
+
+
+@pytest.fixture(scope="module")
+def made(kernel: Kernel) -> BinnedForest:
+    return bin_forest(some_forest(np.random.default_rng(8)), kernel)
+
+
+@pytest.fixture
+def binned(made: BinnedForest) -> BinnedForest:
+    """A forest that a test may change."""
+    return deepcopy(made)
 
 
 def some_rows(generator: np.random.Generator, count: int, columns: int = COLUMNS) -> Any:
@@ -109,41 +121,29 @@ def assert_same_bits(
 @settings(deadline=None, max_examples=40)
 @given(
     seed=st.integers(0, 2**32 - 1),
-    objective=st.sampled_from(["rank:ndcg", "rank:pairwise", "binary:logistic", "reg:logistic"]),
-    depth=st.integers(1, 8),
+    options=st.fixed_dictionaries(
+        {
+            "objective": st.sampled_from(
+                ["rank:ndcg", "rank:pairwise", "binary:logistic", "reg:logistic"]
+            ),
+            "max_depth": st.integers(1, 8),
+            "tree_method": st.sampled_from(["hist", "exact", "approx"]),
+            "num_parallel_tree": st.sampled_from([1, 1, 3]),
+            "min_child_weight": st.sampled_from([0.0, 5.0, 1e9]),  # the last leaves a single leaf
+        },
+    ),
     bins=st.sampled_from([2, 16, 64, 256]),
-    method=st.sampled_from(["hist", "exact", "approx"]),
-    parallel=st.sampled_from([1, 1, 3]),
-    base=st.sampled_from([None, 0.5, 0.07, 0.93]),
+    base=st.sampled_from([{}, {"base_score": 0.5}, {"base_score": 0.07}, {"base_score": 0.93}]),
     size=st.sampled_from(SIZES),
-    weight=st.sampled_from([0.0, 5.0, 1e9]),  # the last leaves a single leaf
 )
 def test_margins_have_the_bits_of_xgboost(
-    kernel: Kernel,
-    seed: int,
-    objective: str,
-    depth: int,
-    bins: int,
-    method: str,
-    parallel: int,
-    base: float | None,
-    size: int,
-    weight: float,
+    kernel: Kernel, seed: int, options: dict[str, Any], bins: int, base: dict[str, Any], size: int
 ) -> None:
     generator = np.random.default_rng(seed)
-    options: dict[str, Any] = {} if base is None else {"base_score": base}
-    if method != "exact":
+    options |= {"subsample": 0.8 if options["num_parallel_tree"] > 1 else 1.0, **base}
+    if options["tree_method"] != "exact":
         options["max_bin"] = bins
-    forest = some_forest(
-        generator,
-        objective=objective,
-        max_depth=depth,
-        tree_method=method,
-        num_parallel_tree=parallel,
-        min_child_weight=weight,
-        subsample=0.8 if parallel > 1 else 1.0,
-        **options,
-    )
+    forest = some_forest(generator, **options)
     assert_same_bits(forest, kernel, questions(generator, forest, size))
 
 
@@ -257,6 +257,10 @@ def unsupported() -> dict[str, Callable[[], xgboost.Booster]]:
         "by category": categorical,
         "several outputs": classes,
         "several outputs ": targets,
+        "not a number": lambda: edited(
+            some_forest(generator),
+            lambda tree: tree["split_conditions"].__setitem__(0, float("nan")),
+        ),
     }
 
 
@@ -264,15 +268,6 @@ def unsupported() -> dict[str, Callable[[], xgboost.Booster]]:
 def test_what_is_not_covered_is_refused_by_name(kernel: Kernel, reason: str) -> None:
     with pytest.raises(UnsupportedForest, match=reason.strip()):
         bin_forest(unsupported()[reason](), kernel)
-
-
-def test_a_threshold_that_is_no_number_is_refused(kernel: Kernel) -> None:
-    def change(tree: dict[str, Any]) -> None:
-        tree["split_conditions"][0] = float("nan")
-
-    forest = edited(some_forest(np.random.default_rng(6)), change)
-    with pytest.raises(UnsupportedForest, match="not a number"):
-        bin_forest(forest, kernel)
 
 
 def faults(kernel: Kernel) -> dict[str, Kernel]:
@@ -314,8 +309,7 @@ def test_the_proof_finds_a_kernel_that_is_wrong(kernel: Kernel, fault: str) -> N
 # Files
 
 
-def test_a_saved_forest_is_the_same(tmp_path: Path, kernel: Kernel) -> None:
-    binned = bin_forest(some_forest(np.random.default_rng(8)), kernel)
+def test_a_saved_forest_is_the_same(tmp_path: Path, kernel: Kernel, binned: BinnedForest) -> None:
     binned.save(tmp_path / "forest.npz", source="abc")
 
     loaded = BinnedForest.load(tmp_path / "forest.npz", source="abc")
@@ -325,17 +319,6 @@ def test_a_saved_forest_is_the_same(tmp_path: Path, kernel: Kernel) -> None:
     assert loaded.margins(rows, kernel).tobytes() == binned.margins(rows, kernel).tobytes()
     assert BinnedForest.load(tmp_path / "forest.npz", source="abd") is None
     assert BinnedForest.load(tmp_path / "nothing.npz", source="abc") is None
-
-
-@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.95, 0.999])
-def test_a_file_cut_short_is_refused(tmp_path: Path, kernel: Kernel, share: float) -> None:
-    path = tmp_path / "forest.npz"
-    bin_forest(some_forest(np.random.default_rng(8)), kernel).save(path, source="abc")
-    whole = path.read_bytes()
-    path.write_bytes(whole[: int(share * len(whole))])
-
-    with pytest.raises(ModelError, match=r"forest\.npz: not a binned forest"):
-        BinnedForest.load(path, source="abc")
 
 
 @settings(deadline=None, max_examples=60)
@@ -361,18 +344,25 @@ def test_a_damaged_file_never_reaches_the_kernel(
 
 
 @pytest.mark.parametrize(
-    ("place", "value"), [(8, 1), (10, 99), (10, 8)], ids=["encrypted", "unknown", "deflated"]
+    ("share", "place", "value"),
+    [
+        *((share, 0, 0) for share in (0.0, 0.1, 0.5, 0.95, 0.999)),
+        (1, 8, 1),
+        (1, 10, 99),
+        (1, 10, 8),
+    ],
 )
-def test_entries_that_zip_cannot_read_are_refused(
-    tmp_path: Path, kernel: Kernel, place: int, value: int
+def test_a_file_that_cannot_be_read_is_refused(
+    tmp_path: Path, binned: BinnedForest, share: float, place: int, value: int
 ) -> None:
+    """Files cut short, and zip entries marked as encrypted, unknown or deflated."""
     path = tmp_path / "forest.npz"
-    bin_forest(some_forest(np.random.default_rng(8)), kernel).save(path, source="abc")
+    binned.save(path, source="abc")
     content = bytearray(path.read_bytes())
-    content[content.rindex(b"PK\x01\x02") + place] = value
-    path.write_bytes(content)
-
-    with pytest.raises(ModelError, match="not a binned forest"):
+    if place:
+        content[content.rindex(b"PK\x01\x02") + place] = value
+    path.write_bytes(content[: int(share * len(content))])
+    with pytest.raises(ModelError, match=r"forest\.npz: not a binned forest"):
         BinnedForest.load(path, source="abc")
 
 
@@ -391,9 +381,8 @@ def test_entries_that_zip_cannot_read_are_refused(
     ],
 )
 def test_arrays_that_do_not_fit_are_refused(
-    tmp_path: Path, kernel: Kernel, name: str, value: int
+    tmp_path: Path, binned: BinnedForest, name: str, value: int
 ) -> None:
-    binned = bin_forest(some_forest(np.random.default_rng(8)), kernel)
     getattr(binned, name)[0] = value
     binned.save(tmp_path / "forest.npz", source="abc")
 
@@ -404,8 +393,7 @@ def test_arrays_that_do_not_fit_are_refused(
 # Compiling
 
 
-def test_a_call_never_compiles(kernel: Kernel) -> None:
-    binned = bin_forest(some_forest(np.random.default_rng(8)), kernel)
+def test_a_call_never_compiles(kernel: Kernel, binned: BinnedForest) -> None:
     arguments = [getattr(binned, name) for name in list(vars(binned))[1:]]
     with pytest.raises(TypeError):
         kernel(np.zeros((COLUMNS, 3), np.float64), *arguments, np.empty(3, np.float32))
@@ -453,24 +441,7 @@ def test_without_a_place_for_the_code_it_is_compiled(
     assert_same_bits(some_forest(np.random.default_rng(8)), kernel, ODD[:, None].repeat(5, 1))
 
 
-def test_reading_a_forest_needs_no_xgboost(tmp_path: Path, kernel: Kernel) -> None:
-    binned = bin_forest(some_forest(np.random.default_rng(8)), kernel)
-    binned.save(tmp_path / "forest.npz", source="abc")
-    code = (
-        "import sys, numpy; from pathlib import Path\n"
-        "from tactful.ranking.forest import BinnedForest\n"
-        "from tactful.kernels.forest import load_kernel\n"
-        "forest = BinnedForest.load(Path('forest.npz'), source='abc')\n"
-        "forest.margins(numpy.zeros((3, 5), numpy.float32), load_kernel())\n"
-        "print(sorted({'xgboost', 'pandas', 'sklearn', 'torch', 'mlflow'} & {*sys.modules}))"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path
-    )
-    assert done.stdout.strip() == "[]"
-
-
-def test_any_processor_gives_the_same_bits(tmp_path: Path, kernel: Kernel) -> None:
+def test_any_processor_gives_the_same_bits_without_xgboost(tmp_path: Path, kernel: Kernel) -> None:
     generator = np.random.default_rng(12)
     forest = some_forest(generator, max_depth=6, rounds=30)
     binned = bin_forest(forest, kernel)
@@ -478,18 +449,15 @@ def test_any_processor_gives_the_same_bits(tmp_path: Path, kernel: Kernel) -> No
     rows = questions(generator, forest, 1_000)
     np.save(tmp_path / "rows.npy", rows)
     code = (
-        "import numpy; from pathlib import Path\n"
+        "import sys, numpy; from pathlib import Path\n"
         "from tactful.ranking.forest import BinnedForest\n"
         "from tactful.kernels import forest\n"
         "binned = BinnedForest.load(Path('forest.npz'), source='abc')\n"
         "rows, kernel = numpy.load('rows.npy'), forest.load_kernel(Path('kernels'))\n"
         "assert not forest._TABLES\n"
         "numpy.save('margins.npy', binned.margins(rows, kernel))\n"
+        "assert not {'xgboost', 'pandas', 'sklearn', 'torch', 'mlflow'} & {*sys.modules}"
     )
-    subprocess.run(
-        [sys.executable, "-c", code],
-        check=True,
-        cwd=tmp_path,
-        env={**os.environ, "NUMBA_CPU_NAME": "generic"},
-    )
+    environment = {**os.environ, "NUMBA_CPU_NAME": "generic"}
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path, env=environment)
     assert np.load(tmp_path / "margins.npy").tobytes() == binned.margins(rows, kernel).tobytes()

@@ -19,7 +19,6 @@ from tactful.ranking.model import (
     Pointer,
     gains,
     load_model,
-    read_manifest,
     read_pointer,
     save_model,
     version_directory,
@@ -101,56 +100,65 @@ def test_scores_are_the_same_in_every_thread(model: Path) -> None:
     assert not wrong
 
 
-def rewrite(directory: Path, **changes: object) -> None:
+@pytest.mark.parametrize(
+    ("changes", "definitions", "said"),
+    [
+        (
+            {"features": RANKING_FEATURES[1:]},
+            DEFINITIONS,
+            f"lacks \\['{RANKING_FEATURES[0]}'\\], has unknown none",
+        ),
+        (
+            {"features": (*RANKING_FEATURES, "moon")},
+            DEFINITIONS,
+            r"lacks none, has unknown \['moon'\]",
+        ),
+        ({"features": RANKING_FEATURES[::-1]}, DEFINITIONS, "the order differs"),
+        ({}, "abc", r"trained on feature definitions ffffffffffff, .* abc"),
+        ({"format": 2}, DEFINITIONS, "format 2, this version reads 1"),
+    ],
+)
+def test_a_model_of_something_else_is_refused(
+    model: Path, changes: dict[str, object], definitions: str, said: str
+) -> None:
     manifest = msgspec.structs.replace(MANIFEST, **changes)
-    (directory / "manifest.json").write_bytes(msgspec.json.encode(manifest))
+    (model / "manifest.json").write_bytes(msgspec.json.encode(manifest))
+    with pytest.raises(ModelError, match=said) as caught:
+        load_model(model, definitions=definitions)
+    if "features" in changes:
+        assert str(model) in str(caught.value)
+        assert "tactful train" in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    ("features", "said"),
+    ("part", "content", "said"),
     [
-        (RANKING_FEATURES[1:], f"lacks \\['{RANKING_FEATURES[0]}'\\], has unknown none"),
-        ((*RANKING_FEATURES, "moon"), r"lacks none, has unknown \['moon'\]"),
-        (RANKING_FEATURES[::-1], "the order differs"),
+        *(
+            ("manifest.json", content, r"manifest\.json: cannot be read as a model manifest")
+            for content in (b"", b"{}", b"[1]", b"\xff\xfe", b'{"name": 3}')
+        ),
+        *(
+            ("model.ubj", share, r"model\.ubj: not an XGBoost model")
+            for share in (0.0, 0.01, 0.3, 0.7, 0.999)
+        ),
+        ("index/vectors/vectors.npy", 0.999, "recall index cannot be read"),
+        ("manifest.json", None, "manifest.json"),
+        ("model.ubj", None, "model.ubj"),
+        ("index/index.json", None, "index"),
     ],
 )
-def test_a_model_of_other_features_is_refused(
-    model: Path, features: tuple[str, ...], said: str
+def test_a_damaged_part_is_refused_by_name(
+    model: Path, part: str, content: bytes | float | None, said: str
 ) -> None:
-    rewrite(model, features=features)
-
-    with pytest.raises(ModelError, match=said) as caught:
-        load_model(model, definitions=DEFINITIONS)
-
-    assert str(model) in str(caught.value)
-    assert "tactful train" in str(caught.value)
-
-
-def test_a_model_of_other_definitions_is_refused(model: Path) -> None:
-    with pytest.raises(ModelError, match=r"trained on feature definitions ffffffffffff, .* abc"):
-        load_model(model, definitions="abc")
-
-
-def test_a_model_of_another_format_is_refused(model: Path) -> None:
-    rewrite(model, format=2)
-
-    with pytest.raises(ModelError, match="format 2, this version reads 1"):
-        load_model(model, definitions=DEFINITIONS)
-
-
-@pytest.mark.parametrize("content", [b"", b"{}", b"[1]", b"\xff\xfe", b'{"name": 3}'])
-def test_a_damaged_manifest_is_refused_by_name(model: Path, content: bytes) -> None:
-    (model / "manifest.json").write_bytes(content)
-
-    with pytest.raises(ModelError, match=r"manifest\.json: cannot be read as a model manifest"):
-        read_manifest(model)
-
-
-@pytest.mark.parametrize("lost", ["manifest.json", "model.ubj", "index/index.json"])
-def test_a_missing_part_is_refused_by_name(model: Path, lost: str) -> None:
-    (model / lost).unlink()
-
-    with pytest.raises(ModelError, match=lost.partition("/")[0]):
+    """A part is overwritten, cut to a share of it, or missing."""
+    path = model / part
+    whole = path.read_bytes()
+    if content is None:
+        path.unlink()
+    else:
+        damaged = content if isinstance(content, bytes) else whole[: int(content * len(whole))]
+        path.write_bytes(damaged)
+    with pytest.raises(ModelError, match=said):
         load_model(model, definitions=DEFINITIONS)
 
 
@@ -159,28 +167,11 @@ def test_a_missing_model_is_refused(tmp_path: Path) -> None:
         load_model(tmp_path / "nowhere", definitions=DEFINITIONS)
 
 
-@pytest.mark.parametrize("share", [0.0, 0.01, 0.3, 0.7, 0.999])
-def test_a_forest_cut_short_is_refused(model: Path, share: float) -> None:
-    whole = (model / "model.ubj").read_bytes()
-    (model / "model.ubj").write_bytes(whole[: int(share * len(whole))])
-
-    with pytest.raises(ModelError, match=r"model\.ubj: not an XGBoost model"):
-        load_model(model, definitions=DEFINITIONS)
-
-
 def test_a_forest_of_other_columns_is_refused(model: Path) -> None:
     few = xgboost.DMatrix(some_features(0)[:, :4], np.arange(200) % 2)
     xgboost.train({"nthread": 1}, few, 2).save_model(model / "model.ubj")
 
     with pytest.raises(ModelError, match=r"model\.ubj.*4"):
-        load_model(model, definitions=DEFINITIONS)
-
-
-def test_an_index_cut_short_is_refused(model: Path) -> None:
-    path = model / "index" / "vectors" / "vectors.npy"
-    path.write_bytes(path.read_bytes()[:-4])
-
-    with pytest.raises(ModelError, match="recall index cannot be read"):
         load_model(model, definitions=DEFINITIONS)
 
 
@@ -208,12 +199,9 @@ def test_the_pointer_is_what_was_written(tmp_path: Path) -> None:
         assert read_pointer(models) == pointer
     assert [path.name for path in models.iterdir()] == ["champion.json"], "no scratch file stays"
     assert version_directory(models, "2") == models / "versions" / "2"
-
-
-def test_a_damaged_pointer_is_refused_by_name(tmp_path: Path) -> None:
-    (tmp_path / "champion.json").write_bytes(b"{")
+    (models / "champion.json").write_bytes(b"{")
     with pytest.raises(ModelError, match=r"champion\.json: not a champion pointer"):
-        read_pointer(tmp_path)
+        read_pointer(models)
 
 
 def test_a_reader_of_the_pointer_sees_one_or_the_other(tmp_path: Path) -> None:

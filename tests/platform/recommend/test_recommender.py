@@ -138,26 +138,15 @@ def features_of(impression: Event) -> NDArray[np.float32]:
 # What may be shown
 
 
-def test_an_empty_catalogue_gives_an_empty_list_and_says_why(tmp_path: Path) -> None:
-    empty = Engine(definitions(), MemoryState())
-
-    answer, impression = recommender(empty, tmp_path).recommend(
-        RecommendRequest(user_id="u"), now=NOW
-    )
-
+def test_an_empty_catalogue_says_why_and_the_first_items_show_at_once(tmp_path: Path) -> None:
+    fresh = Engine(definitions(), MemoryState())
+    ranked = recommender(fresh, tmp_path)
+    answer, impression = ranked.recommend(RecommendRequest(user_id="u"), now=NOW)
     assert (answer.items, impression) == ([], None)
     assert answer.fallback == "the catalogue is empty: send items with PUT /v1/items"
     assert answer.model_version == HEURISTIC
-
-
-def test_the_first_items_show_in_the_next_answer(tmp_path: Path) -> None:
-    fresh = Engine(definitions(), MemoryState())
-    ranked = recommender(fresh, tmp_path)
     fresh.apply([(0, encode_entry(Item(item_id="tea", timestamp=0)))])
-
-    answer, _ = ranked.recommend(RecommendRequest(user_id="ada"), now=NOW)
-
-    assert ids(answer) == ["tea"]
+    assert ids(ranked.recommend(RecommendRequest(user_id="ada"), now=NOW)[0]) == ["tea"]
 
 
 def test_a_catalogue_nobody_touched_yet_is_shown_nevertheless(tmp_path: Path) -> None:
@@ -388,6 +377,7 @@ def test_a_forced_arm_is_marked_and_leaves_others_alone(engine: Engine, models: 
         said = decoded(impression).properties
         assert (answer.model_version, answer.variant) == (version, {RANKING_EXPERIMENT: arm})
         assert (said["forced"], said["propensity"], said["arm"]) == (True, None, arm)
+        assert ("features" in said) is (arm == LEARNED)
     assert ranked.recommend(RecommendRequest(user_id=person), now=NOW)[0].model_version == "1"
 
 
@@ -499,17 +489,6 @@ def test_features_as_served_are_the_features_training_lays_out(
     live.close()
 
 
-def test_scores_are_those_of_the_logged_features(engine: Engine, models: Path) -> None:
-    ranked = recommender(engine, models)
-    model = load_model(version_directory(models, "1"), definitions=definitions().fingerprint)
-    request = RecommendRequest(user_id=learner(), count=30)
-
-    answer, impression = ranked.recommend(request, now=NOW)
-
-    features = features_of(decoded(impression))
-    assert model.score(features).tolist() == [item.score for item in answer.items]
-
-
 # What is logged
 
 
@@ -534,14 +513,8 @@ def test_an_impression_holds_the_list_as_it_was_shown(engine: Engine, models: Pa
     assert said["scores"] == [item.score for item in answer.items]
     assert said["channels"] == [item.channel for item in answer.items]
     assert said["model_version"] == answer.model_version == "1"
-
-
-def test_a_heuristic_list_is_logged_without_features(engine: Engine, models: Path) -> None:
-    request = RecommendRequest(user_id="u", force={RANKING_EXPERIMENT: HEURISTIC})
-
-    _, impression = recommender(engine, models).recommend(request, now=NOW)
-
-    assert "features" not in decoded(impression).properties
+    model = load_model(version_directory(models, "1"), definitions=definitions().fingerprint)
+    assert model.score(features_of(event)).tolist() == said["scores"]
 
 
 def test_an_impression_changes_nobodys_features(engine: Engine, models: Path) -> None:
@@ -558,15 +531,11 @@ def test_an_impression_changes_nobodys_features(engine: Engine, models: Path) ->
 
     before = everything()
 
-    engine.apply([(engine.offset, impression)])
-
+    _, nobodys = recommender(engine, models).recommend(RecommendRequest(), now=NOW)
+    assert nobodys is not None
+    for each in (impression, nobodys):
+        assert engine.apply([(engine.offset, each)]).invalid == 0
     assert everything() == before
-
-
-def test_an_impression_of_nobody_is_no_dead_letter(engine: Engine, models: Path) -> None:
-    _, impression = recommender(engine, models).recommend(RecommendRequest(), now=NOW)
-    assert impression is not None
-    assert engine.apply([(engine.offset, impression)]).invalid == 0
 
 
 # Models come and go
@@ -609,46 +578,38 @@ def test_before_the_first_champion_the_heuristic_serves(engine: Engine, tmp_path
     assert answer.fallback == "no model is trained yet: ordered by own repeats and popularity"
 
 
-def spoil_features(directory: Path) -> None:
-    manifest = msgspec.structs.replace(read_manifest(directory), features=RANKING_FEATURES[1:])
-    (directory / "manifest.json").write_bytes(msgspec.json.encode(manifest))
-
-
-def spoil_definitions(directory: Path) -> None:
-    manifest = msgspec.structs.replace(read_manifest(directory), definitions="0" * 64)
-    (directory / "manifest.json").write_bytes(msgspec.json.encode(manifest))
-
-
-def spoil_forest(directory: Path) -> None:
-    path = directory / "model.ubj"
-    path.write_bytes(path.read_bytes()[:-40])
-
-
-def spoil_index(directory: Path) -> None:
-    (directory / "index" / "popular.npy").unlink()
-
-
-def lose(directory: Path) -> None:
-    shutil.rmtree(directory)
+def spoil(directory: Path, what: str) -> None:
+    """Damage a model: a field of its manifest, a part of it, or all."""
+    changes: dict[str, object] = {"features": RANKING_FEATURES[1:], "definitions": "0" * 64}
+    forest = directory / "model.ubj"
+    if what in changes:
+        manifest = msgspec.structs.replace(read_manifest(directory), **{what: changes[what]})
+        (directory / "manifest.json").write_bytes(msgspec.json.encode(manifest))
+    elif what == "forest":
+        forest.write_bytes(forest.read_bytes()[:-40])
+    elif what == "index":
+        (directory / "index" / "popular.npy").unlink()
+    else:
+        shutil.rmtree(directory)
 
 
 @pytest.mark.parametrize(
-    ("spoil", "said"),
+    ("what", "said"),
     [
-        (spoil_features, "features are not the server's"),
-        (spoil_definitions, "trained on feature definitions"),
-        (spoil_forest, "not an XGBoost model"),
-        (spoil_index, "recall index cannot be read"),
-        (lose, "cannot be read as a model manifest"),
+        ("features", "features are not the server's"),
+        ("definitions", "trained on feature definitions"),
+        ("forest", "not an XGBoost model"),
+        ("index", "recall index cannot be read"),
+        ("all", "cannot be read as a model manifest"),
     ],
 )
 def test_a_champion_that_does_not_fit_is_refused(
-    engine: Engine, models: Path, spoil: Any, said: str, caplog: pytest.LogCaptureFixture
+    engine: Engine, models: Path, what: str, said: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     ranked = recommender(engine, models)
     request = RecommendRequest(user_id=learner())
     before, _ = ranked.recommend(request, now=NOW)
-    spoil(version_directory(models, "2"))
+    spoil(version_directory(models, "2"), what)
     write_pointer(models, Pointer(version="2", previous="1"))
 
     for _ in range(3):
@@ -666,25 +627,20 @@ def test_a_champion_that_does_not_fit_is_refused(
     assert ranked.describe()["refused"] is None, "what is asked for serves again"
 
 
-def test_an_unfit_champion_at_the_start_leaves_the_heuristic(engine: Engine, models: Path) -> None:
-    spoil_forest(version_directory(models, "1"))
-
+@pytest.mark.parametrize("previous", ["", "1"])
+def test_an_unfit_champion_at_the_start_leaves_the_one_before(
+    engine: Engine, models: Path, previous: str
+) -> None:
+    """If there was none before, the heuristic serves."""
+    spoil(version_directory(models, "2"), "forest")
+    write_pointer(models, Pointer(version="2", previous=previous))
     ranked = recommender(engine, models)
-
-    assert ranked.describe()["champion"] is None
-    assert "not an XGBoost model" in ranked.describe()["refused"]
-    assert len(ranked.recommend(RecommendRequest(user_id="u"), now=NOW)[0].items) == 20
-
-
-def test_an_unfit_champion_at_the_start_leaves_the_one_before(engine: Engine, models: Path) -> None:
-    spoil_forest(version_directory(models, "2"))
-    write_pointer(models, Pointer(version="2", previous="1"))
-
-    ranked = recommender(engine, models)
-    ranked.refresh()
-
-    assert ranked.describe()["champion"]["version"] == "1"
-    assert "not an XGBoost model" in ranked.describe()["refused"]
+    for _ in range(2):
+        champion = ranked.describe()["champion"]
+        assert (champion["version"] if champion else "") == previous
+        assert "not an XGBoost model" in ranked.describe()["refused"]
+        assert len(ranked.recommend(RecommendRequest(user_id="u"), now=NOW)[0].items) == 20
+        ranked.refresh()
 
 
 def test_a_damaged_pointer_changes_nothing(engine: Engine, models: Path) -> None:

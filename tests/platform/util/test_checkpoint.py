@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -69,13 +70,24 @@ def killed(folder: Path, stage: str, share: float) -> None:
     assert done.returncode == -signal.SIGKILL, done.stderr.decode()
 
 
-def trained(folder: Path, name: str, options: TrainingOptions = OPTIONS) -> Trained:
+class Stopped(Exception):
+    """Ends a training like a kill."""
+
+
+def trained(
+    folder: Path, name: str, options: TrainingOptions = OPTIONS, *, until: str = ""
+) -> Trained:
+    """Train; stop when the stage `until` begins ("any": at once)."""
+
+    def progress(stage: str, done: int, total: int) -> None:
+        if until in ("any", stage):
+            raise Stopped
+
     log = EmbeddedLog(folder / "log", read_only=True)
-    try:
-        with Checkpoint.hold(folder / "checkpoint") as checkpoint:
-            return train(log, definitions(), folder / name, options, checkpoint=checkpoint)
-    finally:
-        log.close()
+    with contextlib.closing(log), Checkpoint.hold(folder / "checkpoint") as checkpoint:
+        return train(
+            log, definitions(), folder / name, options, checkpoint=checkpoint, progress=progress
+        )
 
 
 @pytest.fixture
@@ -85,35 +97,33 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.fixture(scope="module")
+def killed_twice(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A log and the checkpoint of a training that was killed at its rows and at its trees."""
+    folder = tmp_path_factory.mktemp("killed")
+    write_log(folder / "log", ENTRIES).close()
+    killed(folder, "replay", 0.97)
+    assert len(list((folder / "checkpoint" / "parts").glob("*.npz"))) >= 2
+    killed(folder, "fit", 0.5)
+    forests = (folder / "checkpoint").glob("forest-*.ubj")
+    assert [path.name for path in forests] == ["forest-10.ubj"]
+    return folder
+
+
 def test_a_training_that_was_killed_twice_ends_as_one_that_was_not(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
+    folder: Path, killed_twice: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     log = EmbeddedLog(folder / "log", read_only=True)
     train(log, definitions(), folder / "whole", OPTIONS)
     log.close()
-
-    killed(folder, "replay", 0.97)
-    rows = len(list((folder / "checkpoint" / "parts").glob("*.npz")))
-    assert rows >= 2
-    killed(folder, "fit", 0.5)
-    forests = list((folder / "checkpoint").glob("forest-*.ubj"))
-    assert [path.name for path in forests] == ["forest-10.ubj"]
-
+    shutil.copytree(killed_twice / "checkpoint", folder / "checkpoint")
     # The server goes on meanwhile; the training sees the log as it was.
     grown = EmbeddedLog(folder / "log", durability="process")
     grown.append([encode_entry(entry) for entry in ENTRIES[-50:]])
     grown.close()
-    laid_out: list[int] = []
+    monkeypatch.setattr(training_rows, "assemble", None)  # all rows were there
 
-    def count(*given: Any, **named: Any) -> Any:
-        laid_out.append(1)
-        return assemble(*given, **named)
-
-    monkeypatch.setattr(training_rows, "assemble", count)
-    result = trained(folder, "resumed")
-
-    assert result.resumed
-    assert not laid_out, "all rows were there"
+    assert trained(folder, "resumed").resumed
     assert read_manifest(folder / "resumed") == read_manifest(folder / "whole")
     assert (folder / "resumed/model.ubj").read_bytes() == (folder / "whole/model.ubj").read_bytes()
 
@@ -121,9 +131,6 @@ def test_a_training_that_was_killed_twice_ends_as_one_that_was_not(
 def test_what_was_laid_out_is_not_laid_out_again(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Stopped(Exception):
-        """Ends a training like a kill."""
-
     number = [0]
 
     def stop(*given: Any, **named: Any) -> Any:
@@ -136,23 +143,27 @@ def test_what_was_laid_out_is_not_laid_out_again(
     with pytest.raises(Stopped):
         trained(folder, "stopped")
     number[0] = -(10**6)
-    trained(folder, "model")
+    with pytest.raises(Stopped):
+        trained(folder, "model", until="fit")
 
     assert number[0] + 10**6 == 120 - 3 * SMALL_PART
 
 
-def test_another_training_begins_anew(folder: Path) -> None:
-    killed(folder, "fit", 0.5)
-    left, checkpoint = folder / "left", folder / "checkpoint"
-    shutil.copytree(checkpoint, left)
-    assert not trained(folder, "other", replace(OPTIONS, seed=1)).resumed
-
-    shutil.rmtree(checkpoint, ignore_errors=True)
-    shutil.copytree(left, checkpoint)
-    about = checkpoint / "about.json"
-    old = about.stat().st_mtime - 90_000
+@pytest.mark.parametrize(
+    ("options", "older_s", "kept"),
+    [(OPTIONS, 0, True), (replace(OPTIONS, seed=1), 0, False), (OPTIONS, 90_000, False)],
+)
+def test_another_training_begins_anew(
+    folder: Path, killed_twice: Path, options: TrainingOptions, older_s: int, kept: bool
+) -> None:
+    shutil.copytree(killed_twice / "checkpoint", folder / "checkpoint")
+    about = folder / "checkpoint" / "about.json"
+    old = about.stat().st_mtime - older_s
     os.utime(about, (old, old))
-    assert not trained(folder, "stale").resumed
+    with pytest.raises(Stopped):
+        trained(folder, "model", options, until="any")
+    for kind in ("parts/*.npz", "forest-*.ubj"):
+        assert bool(list((folder / "checkpoint").glob(kind))) is kept
 
 
 def test_a_damaged_part_says_what_to_do(tmp_path: Path) -> None:
