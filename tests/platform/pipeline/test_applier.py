@@ -226,18 +226,11 @@ def test_commits_leave_time_for_other_work() -> None:
     assert min(engine.idle_s[1:-1]) >= 4 * (0.03 - 0.008)
 
 
-def test_an_engine_that_is_behind_commits_less_often() -> None:
+@pytest.mark.parametrize(("rate", "begin"), [(1e9, 0), (5000.0, 50_000)])
+def test_an_engine_that_is_behind_or_replays_commits_less_often(rate: float, begin: int) -> None:
     clock = Ticking()
     engine = CostlyEngine(clock, fixed_s=0.0005, each_s=20e-6)
-    log = TimedLog(clock, 50_000, rate=1e9)
-    follow(log, engine, clock, EngineSettings(commit_records=10_000, commit_ms=60_000))
-    assert min(engine.commits[:-1]) >= 10_000
-
-
-def test_a_replay_uses_large_commits() -> None:
-    clock = Ticking()
-    engine = CostlyEngine(clock, fixed_s=0.0005, each_s=20e-6)
-    log = TimedLog(clock, 50_000, begin=50_000)
+    log = TimedLog(clock, 50_000, rate=rate, begin=begin)
     follow(log, engine, clock, EngineSettings(commit_records=10_000, commit_ms=60_000))
     assert min(engine.commits[:-1]) >= 10_000
 
@@ -252,20 +245,14 @@ def test_a_refused_commit_is_not_tried_again_at_once() -> None:
 
 @pytest.mark.parametrize(
     ("count", "seconds", "expected"),
-    [(64, 0.001, 128), (63, 0.001, 64), (64, 0.006, 64), (64, 0.011, 32)],
+    [(64, 0.001, 128), (63, 0.001, 64), (64, 0.006, 64), (64, 0.011, 32), (0, 0, 100), (0, 1, 16)],
 )
-def test_a_pace_follows_the_time_that_work_takes(count: int, seconds: float, expected: int) -> None:
-    pace = AdaptiveBatch(16, 256, 0.01)
+def test_a_pace_follows_the_time_that_work_takes_within_bounds(
+    count: int, seconds: float, expected: int
+) -> None:
+    """Without a count: ten times as much as the pace allows."""
+    pace = AdaptiveBatch(16, 256 if count else 100, 0.01)
     pace.size = 64
-    pace.note(count, seconds)
+    for _ in range(1 if count else 10):
+        pace.note(count or pace.size, seconds)
     assert pace.size == expected
-
-
-def test_a_pace_keeps_to_its_bounds() -> None:
-    pace = AdaptiveBatch(16, 100, 0.01)
-    for _ in range(10):
-        pace.note(pace.size, 0.0)
-    assert pace.size == 100
-    for _ in range(10):
-        pace.note(pace.size, 1.0)
-    assert pace.size == 16

@@ -54,42 +54,32 @@ def body(*events: Any) -> bytes:
     return json.dumps(events).encode()
 
 
-def test_accepted_events_are_in_the_log_when_it_answers(settings: Settings) -> None:
-    async def scenario(platform: Platform) -> None:
-        answer = await platform.ingest.events(body(view(1), view(2)))
-
-        assert answer == EventsAccepted(accepted=2, duplicates=0, rejected=[], position=2)
-        assert logged(settings) == ["u-1", "u-2"]
-
-    run(settings, scenario)
+def impression(number: int) -> bytes:
+    return encode_entry(Event(event_id=f"s-{number}", type="impression", timestamp=1, user_id="u"))
 
 
-def test_a_repeated_id_counts_once_within_and_across_batches(settings: Settings) -> None:
+def test_a_repeated_id_counts_once_within_and_across_batches_and_restarts(
+    settings: Settings,
+) -> None:
     async def scenario(platform: Platform) -> None:
         first = await platform.ingest.events(body(view(1), view(2), view(1)))
+        assert first == EventsAccepted(accepted=2, duplicates=1, rejected=[], position=2)
+        assert logged(settings) == ["u-1", "u-2"], "it is in the log when it is answered"
         second = await platform.ingest.events(body(view(2), view(3)))
         assert await platform.recommendations.applied(second.position, 60)
         third = await platform.ingest.events(body(view(1), view(2), view(3)))
 
-        assert (first.accepted, first.duplicates) == (2, 1)
         assert (second.accepted, second.duplicates) == (1, 1)
         assert (third.accepted, third.duplicates) == (0, 3)
         assert covers(third.position, second.position)
 
+    async def again(platform: Platform) -> None:
+        answer = await platform.ingest.events(body(view(1), view(2)))
+        assert (answer.accepted, answer.duplicates) == (0, 2)
+
     run(settings, scenario)
+    run(settings, again)
     assert logged(settings) == ["u-1", "u-2", "u-3"]
-
-
-def test_a_repeated_id_counts_once_across_restarts(settings: Settings) -> None:
-    async def post(platform: Platform) -> None:
-        answers.append(await platform.ingest.events(body(view(1), view(2))))
-
-    answers: list[EventsAccepted] = []
-    run(settings, post)
-    run(settings, post)
-
-    assert [(it.accepted, it.duplicates) for it in answers] == [(2, 0), (0, 2)]
-    assert logged(settings) == ["u-1", "u-2"]
 
 
 def test_concurrent_posts_of_one_id_write_it_once_and_all_wait(settings: Settings) -> None:
@@ -154,30 +144,6 @@ def test_a_caller_that_goes_away_does_not_undo_its_write(settings: Settings) -> 
 
     run(settings, scenario)
     assert logged(settings) == ["u-1"]
-
-
-def test_bad_elements_are_rejected_and_others_accepted(settings: Settings) -> None:
-    async def scenario(platform: Platform) -> None:
-        answer = await platform.ingest.events(
-            body(view(1), {"type": "view"}, view(2), 7, view(3, type="dance"))
-        )
-
-        assert answer.accepted == 2
-        assert [it.index for it in answer.rejected] == [1, 3, 4]
-
-    run(settings, scenario)
-    assert logged(settings) == ["u-1", "u-2"]
-
-
-def test_a_body_that_is_nothing_is_a_problem(settings: Settings) -> None:
-    async def scenario(platform: Platform) -> None:
-        for nothing in (b"", b"hello", b"\xff\xfe", b"3"):
-            with pytest.raises(ProblemError) as caught:
-                await platform.ingest.events(nothing)
-            assert caught.value.kind.code == "bad_body"
-
-    run(settings, scenario)
-    assert logged(settings) == []
 
 
 def test_too_much_waiting_for_the_disk_is_refused_with_a_time(settings: Settings) -> None:
@@ -273,12 +239,8 @@ def test_lists_that_were_shown_are_applied_together(settings: Settings) -> None:
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(platform.ingest._applier, "notice", noticed)
-            shown = [
-                Event(event_id=f"s-{number}", type="impression", timestamp=1, user_id="u")
-                for number in range(50)
-            ]
             await asyncio.gather(
-                *(platform.ingest.append_internal(encode_entry(each)) for each in shown)
+                *(platform.ingest.append_internal(impression(number)) for number in range(50))
             )
             assert await platform.recommendations.applied(50, 60), "although no event comes"
             assert 1 <= len(woken) < 50
@@ -300,11 +262,7 @@ def test_a_recommendation_precedes_its_clicks_in_the_log(settings: Settings) -> 
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(platform.backend.commit, "append_keyed", counted)
-            shown = [
-                Event(event_id=f"s-{number}", type="impression", timestamp=1, user_id="u")
-                for number in range(3)
-            ]
-            noted = [platform.ingest.append_internal(encode_entry(each)) for each in shown]
+            noted = [platform.ingest.append_internal(impression(number)) for number in range(3)]
             await platform.ingest.events(body(view(1)))
             await asyncio.gather(*noted)
         assert appended == [3, 1], "lists share an append, which waits for no timer"
@@ -322,10 +280,9 @@ def test_lists_that_find_no_room_are_counted_and_events_go_on(settings: Settings
                 raise LogWriteError("no room")
             return await append(payloads, keys)
 
-        shown = Event(event_id="s-1", type="impression", timestamp=1, user_id="u")
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(platform.backend.commit, "append_keyed", refuse)
-            noted = [platform.ingest.append_internal(encode_entry(shown)) for _ in range(3)]
+            noted = [platform.ingest.append_internal(impression(1)) for _ in range(3)]
             answer = await platform.ingest.events(body(view(1)))
             assert answer.accepted == 1
             with pytest.raises(LogWriteError):
@@ -341,13 +298,9 @@ def test_lists_that_still_wait_are_in_the_log_when_it_ends(settings: Settings) -
         await asyncio.gather(platform.ingest.append_internal(note))
 
     async def scenario(platform: Platform) -> None:
-        shown = [
-            encode_entry(Event(event_id=f"s-{number}", type="impression", timestamp=1, user_id="u"))
-            for number in range(2)
-        ]
-        platform.recommendations.log_impression("r-0", shown[0])
+        platform.recommendations.log_impression("r-0", impression(0))
         # It shares the write, and is cancelled as the tasks of a server are when it ends.
-        task = asyncio.create_task(interrupted(platform, shown[1]))
+        task = asyncio.create_task(interrupted(platform, impression(1)))
         await asyncio.sleep(0)
         task.cancel()
         with contextlib.suppress(asyncio.CancelledError):

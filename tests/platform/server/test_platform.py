@@ -42,6 +42,9 @@ def test_after_reads_your_own_writes(live: Live) -> None:
 
         assert answer["explanation"]["rules"]["views"] == number
         assert answer["position"] >= position
+    recommender = live.platform.recommender
+    assert isinstance(recommender, TinyRecommender)
+    wait_until(lambda: recommender.refreshed >= 2)
 
 
 def test_definitions_without_packaged_features_still_serve(
@@ -74,28 +77,16 @@ def test_after_waits_for_the_engine_but_not_for_ever(settings: Settings) -> None
         assert live.views("u", position) == 1
 
 
-def test_a_position_nobody_was_given_is_refused_at_once(live: Live) -> None:
-    answer = live.http.post("/v1/recommend", json={"user_id": "u", "after": 10**9})
-
-    assert (answer.status_code, answer.json()["field"]) == (422, "$.after")
-
-
 def test_the_request_may_say_when_and_which_arm_in_dev(live: Live) -> None:
     body = {"user_id": "u", "explain": True, "force": {"ranking": "b"}}
-
-    millis = live.http.post("/v1/recommend", json={**body, "timestamp": 1_700_000_000_000})
-    text = live.http.post("/v1/recommend", json={**body, "timestamp": "2023-11-14T22:13:20Z"})
-
-    assert millis.json()["explanation"]["at"] == 1_700_000_000_000
-    assert text.json()["explanation"]["at"] == 1_700_000_000_000
-    assert text.json()["variant"] == {"ranking": "b"}
-
-
-def test_nobody_gets_an_answer_that_is_not_personal(live: Live) -> None:
-    answer = live.http.post("/v1/recommend", json={})
-
-    assert answer.status_code == 200
-    assert answer.json()["fallback"] == "nobody was named"
+    for at in (1_700_000_000_000, "2023-11-14T22:13:20Z"):
+        answer = live.http.post("/v1/recommend", json={**body, "timestamp": at}).json()
+        assert answer["explanation"]["at"] == 1_700_000_000_000
+        assert answer["variant"] == {"ranking": "b"}
+    refused = live.http.post("/v1/recommend", json={"user_id": "u", "after": 10**9})
+    assert (refused.status_code, refused.json()["field"]) == (422, "$.after")
+    nobody = live.http.post("/v1/recommend", json={})
+    assert (nobody.status_code, nobody.json()["fallback"]) == (200, "nobody was named")
 
 
 def test_impressions_reach_the_log_off_the_request_path(settings: Settings) -> None:
@@ -114,12 +105,6 @@ def test_impressions_reach_the_log_off_the_request_path(settings: Settings) -> N
     assert [it.recommendation_id for it in logged] == shown
 
 
-def impressions_lost(live: Live) -> float:
-    metrics = live.http.get("/metrics").text.splitlines()
-    lost = next(line for line in metrics if line.startswith("tactful_impressions_lost_t"))
-    return float(lost.split()[1])
-
-
 def test_an_impression_without_room_is_dropped_and_counted(settings: Settings) -> None:
     tight = replace(settings, limits=replace(settings.limits, body_bytes=1024, pending_bytes=1024))
     with Live(Platform.open(tight, build)) as live:
@@ -127,44 +112,33 @@ def test_an_impression_without_room_is_dropped_and_counted(settings: Settings) -
         def lost() -> bool:  # what is shown within 20 ms is written together
             answer = live.http.post("/v1/recommend", json={"user_id": "u"})
             assert answer.status_code == 200
-            return impressions_lost(live) > 0
+            metrics = live.http.get("/metrics").text.splitlines()
+            (line,) = (it for it in metrics if it.startswith("tactful_impressions_lost_t"))
+            return float(line.split()[1]) > 0
 
         with blocked(live.platform.backend.partitions()[0], "append"):
             wait_until(lost)
 
 
-def test_overload_is_turned_away_and_the_rest_served(settings: Settings) -> None:
-    narrow = replace(
-        settings, server=replace(settings.server, recommend_queue=2, recommend_wait_s=30)
-    )
-    with Live(Platform.open(narrow, build)) as live:
+@pytest.mark.parametrize(("queue", "wait_s"), [(2, 30), (100, 0.1)])
+def test_overload_is_turned_away_and_the_rest_served(
+    settings: Settings, queue: int, wait_s: float
+) -> None:
+    """Requests are refused for which there is no room, and those that waited too long."""
+    server = replace(settings.server, recommend_queue=queue, recommend_wait_s=wait_s)
+    with Live(Platform.open(replace(settings, server=server), build)) as live:
         recommender = live.platform.recommender
         assert isinstance(recommender, TinyRecommender)
         recommender.before = work(0.05)
 
         answers = post_all(live.url, "/v1/recommend", [{"user_id": "u"}] * 30)
 
-        statuses = [answer.status_code for answer in answers]
-        assert set(statuses) == {200, 503}
+        assert {answer.status_code for answer in answers} == {200, 503}
         for answer in answers:
             if answer.status_code == 503:
                 assert answer.json()["code"] == "overloaded"
                 assert int(answer.headers["retry-after"]) >= 1
         assert live.http.post("/v1/recommend", json={"user_id": "u"}).status_code == 200
-
-
-def test_a_request_that_waited_too_long_is_turned_away(settings: Settings) -> None:
-    impatient = replace(
-        settings, server=replace(settings.server, recommend_queue=100, recommend_wait_s=0.1)
-    )
-    with Live(Platform.open(impatient, build)) as live:
-        recommender = live.platform.recommender
-        assert isinstance(recommender, TinyRecommender)
-        recommender.before = work(0.05)
-
-        statuses = {it.status_code for it in post_all(live.url, "/v1/recommend", [{}] * 20)}
-
-        assert statuses == {200, 503}
 
 
 def test_a_dead_engine_shows_and_is_not_quoted(
@@ -223,30 +197,18 @@ def test_a_stop_applies_and_commits_what_was_accepted(settings: Settings) -> Non
     assert (offset, views) == (2000, 2000)
 
 
-def test_until_it_has_caught_up_it_is_not_ready(settings: Settings) -> None:
+def test_until_it_and_its_lists_have_caught_up_it_is_not_ready(settings: Settings) -> None:
     never = replace(settings, engine=replace(settings.engine, commit_ms=60_000))
     first = Platform.open(never, build)
     first.backend.partitions()[0].append([encode_entry(it) for it in events(20)])
     first.close()
 
     platform = Platform.open(settings, build)
-    with blocked(platform.engine, "apply") as gate, Live(platform, ready=False) as live:
+    with blocked(platform.engine, "apply") as applying, Live(platform, ready=False) as live:
         assert live.http.get("/readyz").json()["detail"] == "engine: catching up"
         assert live.http.get("/healthz").status_code == 200
         refused = live.http.post("/v1/events", json=view(1))
         assert (refused.status_code, refused.json()["code"]) == (503, "not_ready")
-        gate.set()
-        wait_until(lambda: live.http.get("/readyz").status_code == 200)
-        assert live.http.post("/v1/events", json=view(1)).json()["duplicates"] == 1
-
-
-def test_until_lists_know_the_items_of_the_log_it_is_not_ready(settings: Settings) -> None:
-    first = Platform.open(settings, build)
-    first.backend.partitions()[0].append([encode_entry(it) for it in events(20)])
-    first.close()
-
-    platform = Platform.open(settings, build)
-    with blocked(platform.engine, "apply") as applying, Live(platform, ready=False) as live:
         with blocked(platform.recommender, "refresh") as refreshing:
             # One that began while the engine was behind may end; it saw too little.
             applying.set()
@@ -257,6 +219,7 @@ def test_until_lists_know_the_items_of_the_log_it_is_not_ready(settings: Setting
             assert int(refused.headers["retry-after"]) >= 1
             refreshing.set()
         wait_until(lambda: live.http.get("/readyz").status_code == 200)
+        assert live.http.post("/v1/events", json=view(1)).json()["duplicates"] == 1
         assert live.http.post("/v1/recommend", json={"user_id": "u"}).status_code == 200
 
 
@@ -313,10 +276,3 @@ def test_a_state_that_is_ahead_of_the_log_is_refused(settings: Settings) -> None
     with pytest.raises(StorageError, match="--rebuild"):
         Platform.open(settings, build)
     Platform.open(settings, build, rebuild=True).close()
-
-
-def test_the_recommender_is_refreshed(live: Live) -> None:
-    recommender = live.platform.recommender
-    assert isinstance(recommender, TinyRecommender)
-
-    wait_until(lambda: recommender.refreshed >= 2)
