@@ -1,7 +1,5 @@
 """A Redis for one test, which may kill, restart, empty or configure it."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import socket
@@ -48,7 +46,7 @@ class RedisServer:
         self._process.kill()
         self._process.wait()
 
-    def __enter__(self) -> RedisServer:
+    def __enter__(self) -> "RedisServer":
         return self
 
     def __exit__(

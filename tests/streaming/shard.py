@@ -1,7 +1,6 @@
 """Support for tests of workers: a log in Kafka, and its uninterrupted results."""
 
-from __future__ import annotations
-
+import functools
 import json
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -83,6 +82,7 @@ def new_shard(
         yield Shard(log, made)
 
 
+@functools.cache
 def definitions() -> Definitions:
     return load_definitions(DEFINITIONS)
 

@@ -1,7 +1,6 @@
 """Random streams as a shop sends them: out of order, late, repeated, incomplete."""
 
-from __future__ import annotations
-
+import functools
 import random
 from collections.abc import Sequence
 
@@ -43,6 +42,7 @@ DEFINITIONS = """
 """
 
 
+@functools.cache
 def definitions() -> Definitions:
     return load_definitions(DEFINITIONS)
 

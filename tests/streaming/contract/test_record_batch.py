@@ -1,7 +1,5 @@
 """Runs of records read as the pairs they stand for."""
 
-from __future__ import annotations
-
 import pytest
 
 from tactful_streaming.contract.record_batch import Records, from_offset, payloads_of

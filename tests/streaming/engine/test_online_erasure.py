@@ -1,7 +1,5 @@
 """Erasure from a running engine, which continues as if the users had never existed."""
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Callable, Collection, Sequence
 from functools import partial
@@ -269,9 +267,7 @@ def test_an_engine_goes_on_as_if_it_had_never_seen_them(
         assert again.read("item", item, at) == engine.read("item", item, at)
 
 
-def test_a_shared_partial_match_loses_erased_steps(
-    definitions: Definitions,
-) -> None:
+def test_a_shared_partial_match_loses_erased_steps(definitions: Definitions) -> None:
     """Partial matches and buffered events of others stay, in memory and store."""
     found: list[Match] = []
     store = MemoryState()
@@ -299,9 +295,7 @@ def test_a_shared_partial_match_loses_erased_steps(
         found.clear()
 
 
-def test_an_unknown_user_is_found_by_mentions(
-    definitions: Definitions,
-) -> None:
+def test_an_unknown_user_is_found_by_mentions(definitions: Definitions) -> None:
     """A state that turns up late shows by itself that somebody had a part in it."""
     store = MemoryState()
     engine = opened(definitions, store)

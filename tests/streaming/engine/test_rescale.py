@@ -1,3 +1,4 @@
+import functools
 import zlib
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -27,6 +28,7 @@ SEQUENCES = """
 """
 
 
+@functools.cache
 def chosen() -> Definitions:
     """What the streams are made for, without bounds on groups: those depend on the partition."""
     features = tuple(f for f in definitions().features if f.group_by != "item_id")

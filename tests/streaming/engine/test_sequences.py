@@ -31,6 +31,7 @@ DEFINITIONS = """
 - {name: twice, entity: item, sequence: [purchase, purchase], within: 1h}
 - {name: fresh, entity: user, join: {event: view, with: item_updates, within: 30s}, emit: look}
 """
+LOADED = load_definitions(DEFINITIONS)
 
 
 def stream(seed: int, count: int) -> list[Event | Item | User | Tick]:
@@ -48,7 +49,7 @@ def run(entries: list[Event | Item | User | Tick], seed: int) -> tuple[list[Matc
     rng = random.Random(seed)
     log = [encode_entry(entry) for entry in entries]
     store, matches, actions = MemoryState(), list[Match](), list[Event]()
-    engine = Engine(load_definitions(DEFINITIONS), store, EngineOptions(on_match=matches.extend))
+    engine = Engine(LOADED, store, EngineOptions(on_match=matches.extend))
     while engine.offset < len(log):
         begin = engine.offset
         until = min(begin + rng.choice([1, 10, 300]), len(log))
@@ -61,9 +62,7 @@ def run(entries: list[Event | Item | User | Tick], seed: int) -> tuple[list[Matc
                 actions += ready
                 engine.sent(ready)
             if rng.random() < 0.3:
-                engine = Engine(
-                    load_definitions(DEFINITIONS), store, EngineOptions(on_match=matches.extend)
-                )
+                engine = Engine(LOADED, store, EngineOptions(on_match=matches.extend))
     assert engine.outbox() == []
     return matches, actions
 
@@ -81,9 +80,7 @@ def test_matches_and_actions_depend_on_the_log_alone() -> None:
 
 def test_a_tick_completes_a_sequence() -> None:
     """A sequence is read with the features, and a tick completes it."""
-    engine = Engine(
-        load_definitions(DEFINITIONS), MemoryState(), EngineOptions(watermark_delay_ms=1000)
-    )
+    engine = Engine(LOADED, MemoryState(), EngineOptions(watermark_delay_ms=1000))
     for offset, type_ in enumerate(["view", "click"]):
         event = Event(event_id=type_, type=type_, timestamp=START + offset, user_id="u")
         engine.apply([(offset, encode_entry(event))])

@@ -1,7 +1,5 @@
 """Rules against an interpreter without state that reads all of history each time."""
 
-from __future__ import annotations
-
 import operator
 import random
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """Rules for each kind of invalid event; reading of rules; refusals with their line."""
 
-from __future__ import annotations
-
 import random
 import re
 import string
@@ -317,7 +315,7 @@ def test_a_report_counts_each_rule() -> None:
 
 
 @given(st.data())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=110, deadline=None)
 def test_clean_events_pass_unchanged(data: st.DataObject) -> None:
     """Packaged rules pass the events of a correct shop unchanged."""
     rules = load_rules(PACKAGED)
@@ -336,7 +334,7 @@ def test_clean_events_pass_unchanged(data: st.DataObject) -> None:
             "order_id": text,
         },
     )
-    for number in range(data.draw(st.integers(1, 5))):
+    for number in range(data.draw(st.integers(1, 15))):
         one = Event(
             event_id=str(number),
             type=data.draw(st.sampled_from(["view", "click", "search", "add_to_cart", "purchase"])),
@@ -462,6 +460,86 @@ def test_rule_state_commits_with_the_engine() -> None:
 GOOD = "- {name: a, when: {properties.price: {below: 0}}, action: drop}\n"
 
 
+MISTAKES = """
+normalise: {} => nothing to normalise
+when: {}, action: drop => when: there is no condition
+event: view => either action: drop
+event: view, action: drop, normalise: {item_id: strip} => either action
+action: drop => would drop every event
+event: view, action: delete => action: 'delete' is not one of drop, dead_
+evnt: view, action: drop => 'evnt' is no key of a rule; it has name, event
+evnt: view, action: drop => did you mean 'event'?
+event: look, action: drop => event: 'look' is not one of add_to_cart
+event: [view, view], action: drop => event: 'view' is listed twice
+event: [], action: drop => event: the list is empty
+when: [], action: drop => when: 1 to 100 alternatives
+when: view, action: drop => when: a condition is written as keys
+event: view, when: {type: click}, action: drop => about view only
+when: {item_id: x}, unless: [{item_id: x}], action: drop => unless: this holds whenever the rule
+"""
+MISTAKEN_CONDITIONS = """
+price: 3 => when: 'price' is no field of an event
+propertys.price: 3 => did you mean 'properties.price'
+usr_id: x => did you mean 'user_id'?
+properties.: x => 'properties.' is no field
+properties.a: {} => properties.a: there is no test
+properties.a: {over: 3} => 'over' is no key of a test
+properties.a: {above: x} => above: 'x' is not a number
+properties.a: {above: .inf} => is not a number
+properties.a: {missing: maybe} => one of true, false
+properties.a: {kind: date} => one of text, number
+user_id: {kind: text} => always of the same kind
+user_id: {above: 3} => user_id is no number
+age: {below: 5} => age: below: '5' is no duration
+timestamp: {below: soon} => neither epoch milli
+item.price: cheap => item.price: 'cheap' is not a num
+item.available: 3 => write true or false
+type: look => type: 'look' is not one of
+properties.a: {above: {of: user_id}} => no number
+properties.a: {above: {of: properties.a}} => another
+user_agent: robot => user_agent: 'robot' is not one of
+user_id: {matches: '('} => no regular expression of RE2
+user_id: {matches: ''} => would match everything
+user_id: {matches: '(?=a)b'} => matches: '(?=a)b': no
+user_id: {starts: ''} => starts with nothing
+rate: {by: user_id} => rate: above is missing
+rate: {by: usr, above: 1, within: 1m} => no field
+rate: {by: user_id, above: 0, within: 1m} => rate: above: '0' is not a whole number from 1
+rate: {by: user_id, above: 1, within: 0m} => rate: within: '0m' is no duration above zero
+earlier: {same: [content, user_id], within: 1m} => earlier: same: content is all fields
+earlier: {same: user_id, within: 1m, most: 0} => earlier: most: '0'
+properties.a: {above: 5, below: 5} => no event can meet
+properties.a: {above: 5, equals: 5} => the other tests
+properties.a: {missing: true, above: 1} => no value
+properties.a: {kind: text, above: 1} => than a text
+properties.a: {starts: x, above: 1} => as text
+"""
+MISTAKEN_STEPS = """
+user_id: lower => user_id cannot be changed
+item.price: absolute => item.price cannot be changed
+properties.a: [] => properties.a: the list is empty
+properties.a: lowr => did you mean 'lower'?
+properties.a: {lower: 1} => 'lower' is no key of a step
+properties.a: {set: 1, round: 1} => a step has one key
+timestamp: lower => lower does not suit timestamp
+item_id: absolute => absolute does not suit item_id
+properties.a: {clamp: [3, 1]} => the lower one first
+properties.a: {clamp: 3} => [lowest, highest]
+properties.category: {set: 3} => a category is text
+properties.a: {rename: context.a} => part of the same mapping
+properties.a: {correct_clock: context.t} => does not suit
+timestamp: {correct_clock: properties.t} => in context.<name>
+properties.a: {convert: {currency: properties.c, to: EUR}} => convert: rates are missing
+properties.a: {convert: {currency: properties.c, to: EUR, rates: {X: 0}}} => X needs a rate above 0
+"""
+
+
+def rows(table: str, form: str) -> list[tuple[str, str]]:
+    """Rules of the given form with a part of each line, and the words of its error."""
+    lines = [line.split(" => ") for line in table.strip().splitlines()]
+    return [(form % part, words) for part, words in lines]
+
+
 @pytest.mark.parametrize(
     ("rule", "words"),
     [
@@ -471,123 +549,9 @@ GOOD = "- {name: a, when: {properties.price: {below: 0}}, action: drop}\n"
         ("- {name: a, event: view, action: drop}", "name: 'a' is taken by the rule of line 1"),
         ("- {name: unreadable, event: view, action: drop}", "reserved for records"),
         ("- {event: view, action: drop}", "name is missing"),
-        ("- {name: b, event: view}", "either action: drop"),
-        ("- {name: b, event: view, action: drop, normalise: {item_id: strip}}", "either action"),
-        ("- {name: b, action: drop}", "would drop every event"),
-        ("- {name: b, event: view, action: delete}", "action: 'delete' is not one of drop, dead_"),
-        ("- {name: b, evnt: view, action: drop}", "'evnt' is no key of a rule; it has name, event"),
-        ("- {name: b, evnt: view, action: drop}", "did you mean 'event'?"),
-        ("- {name: b, event: look, action: drop}", "event: 'look' is not one of add_to_cart"),
-        ("- {name: b, event: [view, view], action: drop}", "event: 'view' is listed twice"),
-        ("- {name: b, event: [], action: drop}", "event: the list is empty"),
-        ("- {name: b, when: [], action: drop}", "when: 1 to 100 alternatives"),
-        ("- {name: b, when: {}, action: drop}", "when: there is no condition"),
-        ("- {name: b, when: view, action: drop}", "when: a condition is written as keys"),
-        ("- {name: b, when: {price: 3}, action: drop}", "when: 'price' is no field of an event"),
-        (
-            "- {name: b, when: {propertys.price: 3}, action: drop}",
-            "did you mean 'properties.price'",
-        ),
-        ("- {name: b, when: {usr_id: x}, action: drop}", "did you mean 'user_id'?"),
-        ("- {name: b, when: {properties.: x}, action: drop}", "'properties.' is no field"),
-        ("- {name: b, when: {properties.a: {}}, action: drop}", "properties.a: there is no test"),
-        (
-            "- {name: b, when: {properties.a: {over: 3}}, action: drop}",
-            "'over' is no key of a test",
-        ),
-        (
-            "- {name: b, when: {properties.a: {above: x}}, action: drop}",
-            "above: 'x' is not a number",
-        ),
-        ("- {name: b, when: {properties.a: {above: .inf}}, action: drop}", "is not a number"),
-        ("- {name: b, when: {properties.a: {missing: maybe}}, action: drop}", "one of true, false"),
-        ("- {name: b, when: {properties.a: {kind: date}}, action: drop}", "one of text, number"),
-        ("- {name: b, when: {user_id: {kind: text}}, action: drop}", "always of the same kind"),
-        ("- {name: b, when: {user_id: {above: 3}}, action: drop}", "user_id is no number"),
-        ("- {name: b, when: {age: {below: 5}}, action: drop}", "age: below: '5' is no duration"),
-        ("- {name: b, when: {timestamp: {below: soon}}, action: drop}", "neither epoch milli"),
-        (
-            "- {name: b, when: {item.price: cheap}, action: drop}",
-            "item.price: 'cheap' is not a num",
-        ),
-        ("- {name: b, when: {item.available: 3}, action: drop}", "write true or false"),
-        ("- {name: b, when: {type: look}, action: drop}", "type: 'look' is not one of"),
-        ("- {name: b, when: {properties.a: {above: {of: user_id}}}, action: drop}", "no number"),
-        ("- {name: b, when: {properties.a: {above: {of: properties.a}}}, action: drop}", "another"),
-        (
-            "- {name: b, when: {user_agent: robot}, action: drop}",
-            "user_agent: 'robot' is not one of",
-        ),
-        (
-            "- {name: b, when: {user_id: {matches: '('}}, action: drop}",
-            "no regular expression of RE2",
-        ),
-        ("- {name: b, when: {user_id: {matches: ''}}, action: drop}", "would match everything"),
-        (
-            "- {name: b, when: {user_id: {matches: '(?=a)b'}}, action: drop}",
-            "matches: '(?=a)b': no",
-        ),
-        ("- {name: b, when: {user_id: {starts: ''}}, action: drop}", "starts with nothing"),
-        ("- {name: b, when: {rate: {by: user_id}}, action: drop}", "rate: above is missing"),
-        ("- {name: b, when: {rate: {by: usr, above: 1, within: 1m}}, action: drop}", "no field"),
-        (
-            "- {name: b, when: {rate: {by: user_id, above: 0, within: 1m}}, action: drop}",
-            "rate: above: '0' is not a whole number from 1",
-        ),
-        (
-            "- {name: b, when: {rate: {by: user_id, above: 1, within: 0m}}, action: drop}",
-            "rate: within: '0m' is no duration above zero",
-        ),
-        (
-            "- {name: b, when: {earlier: {same: [content, user_id], within: 1m}}, action: drop}",
-            "earlier: same: content is all fields",
-        ),
-        (
-            "- {name: b, when: {earlier: {same: user_id, within: 1m, most: 0}}, action: drop}",
-            "earlier: most: '0'",
-        ),
-        # Contradictions
-        (
-            "- {name: b, when: {properties.a: {above: 5, below: 5}}, action: drop}",
-            "no event can meet",
-        ),
-        (
-            "- {name: b, when: {properties.a: {above: 5, equals: 5}}, action: drop}",
-            "the other tests",
-        ),
-        ("- {name: b, when: {properties.a: {missing: true, above: 1}}, action: drop}", "no value"),
-        ("- {name: b, when: {properties.a: {kind: text, above: 1}}, action: drop}", "than a text"),
-        ("- {name: b, when: {properties.a: {starts: x, above: 1}}, action: drop}", "as text"),
-        ("- {name: b, event: view, when: {type: click}, action: drop}", "about view only"),
-        (
-            "- {name: b, when: {item_id: x}, unless: [{item_id: x}], action: drop}",
-            "unless: this holds whenever the rule would hold",
-        ),
-        # Changes
-        ("- {name: b, normalise: {}}", "nothing to normalise"),
-        ("- {name: b, normalise: {user_id: lower}}", "user_id cannot be changed"),
-        ("- {name: b, normalise: {item.price: absolute}}", "item.price cannot be changed"),
-        ("- {name: b, normalise: {properties.a: []}}", "properties.a: the list is empty"),
-        ("- {name: b, normalise: {properties.a: lowr}}", "did you mean 'lower'?"),
-        ("- {name: b, normalise: {properties.a: {lower: 1}}}", "'lower' is no key of a step"),
-        ("- {name: b, normalise: {properties.a: {set: 1, round: 1}}}", "a step has one key"),
-        ("- {name: b, normalise: {timestamp: lower}}", "lower does not suit timestamp"),
-        ("- {name: b, normalise: {item_id: absolute}}", "absolute does not suit item_id"),
-        ("- {name: b, normalise: {properties.a: {clamp: [3, 1]}}}", "the lower one first"),
-        ("- {name: b, normalise: {properties.a: {clamp: 3}}}", "[lowest, highest]"),
-        ("- {name: b, normalise: {properties.category: {set: 3}}}", "a category is text"),
-        ("- {name: b, normalise: {properties.a: {rename: context.a}}}", "part of the same mapping"),
-        ("- {name: b, normalise: {properties.a: {correct_clock: context.t}}}", "does not suit"),
-        ("- {name: b, normalise: {timestamp: {correct_clock: properties.t}}}", "in context.<name>"),
-        (
-            "- {name: b, normalise: {properties.a: {convert: {currency: properties.c, to: EUR}}}}",
-            "convert: rates are missing",
-        ),
-        (
-            "- {name: b, normalise: {properties.a: "
-            "{convert: {currency: properties.c, to: EUR, rates: {USD: 0}}}}}",
-            "USD needs a rate above 0",
-        ),
+        *rows(MISTAKES, "- {name: b, %s}"),
+        *rows(MISTAKEN_CONDITIONS, "- {name: b, when: {%s}, action: drop}"),
+        *rows(MISTAKEN_STEPS, "- {name: b, normalise: {%s}}"),
     ],
 )
 def test_mistakes_are_named_with_their_line(rule: str, words: str) -> None:
@@ -647,50 +611,16 @@ def test_any_text_is_read_or_refused(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "pattern",
-    [
-        "bot|crawl|spider",
-        r"^(?:test|qa)[-_.@]",
-        r"test[0-9]+@example\.com$",
-        r"^/admin/.*",
-        r"Chrome/\d+\.\d+",
-        r"\d{1,3}\.\d{1,3}\.\d{1,3}\.\d{1,3}",
-        r"^(\d+,)+x",
-        r"(?i)^qa-.*$",
-        r"^.*foo.*bar",
-        r"(a|ab)*c",
-        "(a+)+b",
-        "(?i)(aA?|Aa?)+b",
-        ".*.*=.*",
-        "(a?){30}a{30}",
-        "(?m)^.*a.*b",
-    ],
-)
-def test_patterns_of_re2_are_admitted(pattern: str) -> None:
-    compile_safely(pattern)
-
-
-@pytest.mark.parametrize(
     ("pattern", "reason"),
     [
-        ("(?=a)b", "look-ahead"),
-        ("(?!a)b", "look-ahead"),
-        ("(?<!a)b", "look-behind"),
-        (r"(a)\1", "back-reference"),
-        ("(?P<a>x)(?P=a)", "back-reference"),
-        ("a*+b", "possessive"),
-        ("(?>a)b", "atomic group"),
-        ("(a)?(?(1)b)", "conditional group"),
-    ],
-)
-def test_patterns_that_need_backtracking_are_refused(pattern: str, reason: str) -> None:
-    with pytest.raises(ValueError, match=f"{reason}.* is not supported"):
-        compile_safely(pattern)
-
-
-@pytest.mark.parametrize(
-    ("pattern", "reason"),
-    [
+        ("(?=a)b", "look-ahead.* is not supported"),
+        ("(?!a)b", "look-ahead.* is not supported"),
+        ("(?<!a)b", "look-behind.* is not supported"),
+        (r"(a)\1", "back-reference.* is not supported"),
+        ("(?P<a>x)(?P=a)", "back-reference.* is not supported"),
+        ("a*+b", "possessive.* is not supported"),
+        ("(?>a)b", "atomic group.* is not supported"),
+        ("(a)?(?(1)b)", "conditional group.* is not supported"),
         ("(a{1,100}){1,100}b", "too large"),
         ("a{1001}", "too large"),
         (r"\pL{200}", "over 1 MiB of memory"),
@@ -699,13 +629,22 @@ def test_patterns_that_need_backtracking_are_refused(pattern: str, reason: str) 
         ("[b-a]", "invalid character class range"),
     ],
 )
-def test_large_and_foreign_patterns_are_refused(pattern: str, reason: str) -> None:
+def test_backtracking_large_and_foreign_patterns_are_refused(pattern: str, reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
         compile_safely(pattern)
 
 
+ADMITTED = r"""
+bot|crawl|spider ^(?:test|qa)[-_.@] test[0-9]+@example\.com$ ^/admin/.* Chrome/\d+\.\d+
+\d{1,3}\.\d{1,3}\.\d{1,3}\.\d{1,3} ^(\d+,)+x (?i)^qa-.*$ ^.*foo.*bar (a|ab)*c (a+)+b
+(?i)(aA?|Aa?)+b .*.*=.* (a?){30}a{30} (?m)^.*a.*b
+"""
+
+
 def test_admitted_patterns_are_fast_on_hostile_texts() -> None:
     """RE2 matches as Python's engine where that ends, and ends on all patterns."""
+    for pattern in ADMITTED.split():
+        compile_safely(pattern)
     rng = random.Random(11)
     pieces = ["a", "b", "[ab]", ".", r"\w", "(a|b)", "(a|ab)", "(ab?)", "(b*)", "(a+b)"]
     repeats = ["", "", "*", "+", "?", "{2,9}", "*?"]

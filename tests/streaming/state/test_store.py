@@ -48,6 +48,9 @@ def test_rocks_state_outlives_the_object(tmp_path: Path) -> None:
     for sync in (False, True):
         store = RocksState(tmp_path, sync=sync)
         store.write([(b"%d" % sync, b"x")])
+        with pytest.raises(StateError, match="cannot be opened"):
+            RocksState(tmp_path)
+        store.close()
         store.close()
     store = RocksState(tmp_path)
     assert store.get_many([b"0", b"1"]) == [b"x", b"x"]

@@ -1,7 +1,5 @@
 """Entities: rows, packed state, memory. Their values: test_shared_aggregate.py."""
 
-from __future__ import annotations
-
 import contextlib
 import gc
 import random
@@ -21,11 +19,7 @@ from tactful_streaming.engine.options import EngineOptions
 from tactful_streaming.errors import EngineError, StateError
 from tactful_streaming.state.store import MemoryState
 from tactful_streaming.windows.columns import Selection
-from tactful_streaming.windows.entity_table import (
-    EntityTable,
-    PackedReader,
-    read_packed,
-)
+from tactful_streaming.windows.entity_table import EntityTable, PackedReader, read_packed
 from tactful_streaming.windows.packed_entity import combine_packed, newest_packed
 
 START = 1_700_000_000_000
@@ -221,8 +215,11 @@ def test_packed_state_is_read_elsewhere() -> None:
     for _ in range(2):
         assert reader.read(blob(), START)["g"] == {"i": 1}
         assert reader.read(None, START)["g"] == {}
-        with pytest.raises(StateError):
-            reader.read(b"\x81\xa0\x01\x01", START)
+        for wrong in (b"\x81\xa0\x01\x01", b"", b"\xc1", b"\x91\x00"):
+            with pytest.raises(StateError):
+                reader.read(wrong, START)
+            with pytest.raises(StateError):
+                read_packed(features(), wrong, 0)
 
 
 def test_recomputed_state_joins_stored_state() -> None:
@@ -251,6 +248,9 @@ def test_recomputed_state_joins_stored_state() -> None:
         b"",
         b"\xc1",
         b"\x91\x01",
+        blob()[:-1],
+        blob() + b"\xc0",
+        blob() * 2,
         msgspec.msgpack.encode({}),
         msgspec.msgpack.encode({"": "x"}),
         *(
@@ -262,8 +262,10 @@ def test_recomputed_state_joins_stored_state() -> None:
     ],
 )
 def test_damaged_state_is_refused(state: bytes) -> None:
-    with pytest.raises(StateError, match="packed state of an entity"):
-        EntityTable(features()).unpack([("a", state)])
+    for before, after in ((0, 0), (0, 4), (2, 2), (4, 0)):  # alone at first, then among others
+        states = [*[blob()] * before, state, *[blob()] * after]
+        with pytest.raises(StateError, match="packed state of an entity"):
+            EntityTable(features()).unpack((f"u{n}", packed) for n, packed in enumerate(states))
 
 
 WRONG: list[Any] = [None, 7, -1.5, "text", b"", b"abc", b"\0" * 16, [], {}, [[]], {1: b"x"}]
@@ -322,27 +324,6 @@ def test_a_session_is_not_emitted_again_after_a_restart() -> None:
     again.unpack(stored.items())
     assert again.next_pending(end) is None
     assert again.emit(end, end + 60_000) == []
-
-
-def damaged(kind: str) -> bytes:
-    state = blob()
-    return {
-        "cut short": state[:-1],
-        "too long": state + b"\xc0",
-        "two": state + state,
-        "nothing": b"",
-        "another": msgspec.msgpack.encode({"": "x"}),
-    }[kind]
-
-
-@pytest.mark.parametrize("kind", ["cut short", "too long", "two", "nothing", "another"])
-@pytest.mark.parametrize("place", [0, 2, 4])
-def test_damaged_state_is_refused_among_others(kind: str, place: int) -> None:
-    states = [blob()] * 4
-    states.insert(place, damaged(kind))
-    table = EntityTable(features())
-    with pytest.raises(StateError, match="packed state of an entity"):
-        table.unpack((f"u{number}", state) for number, state in enumerate(states))
 
 
 def test_rows_are_used_again() -> None:
