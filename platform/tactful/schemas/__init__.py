@@ -1,5 +1,5 @@
 """Requests and responses of the HTTP API, problem details and log positions.
 
 It may import `kernels`, `metrics`.
-Begin with `recommendations` and `ingestion`.
+Begin with `recommendations`.
 """
