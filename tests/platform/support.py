@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import signal
+import subprocess
+import sys
 import threading
 import time
 import uuid
@@ -232,6 +236,65 @@ def wait_until(holds: Callable[[], bool], seconds: float = 120.0) -> None:
     while not holds():
         assert time.monotonic() < end, "it did not happen in time"
         time.sleep(0.005)
+
+
+_FORKED = """
+import os, signal, sys
+
+def countdown(count, events=("os.rename", "os.remove")):
+    # A function that kills the process at its count-th call, for steps and for changes of files.
+    def step(event="", arguments=(0, 0, 0)):
+        nonlocal count
+        writes = event == "open" and isinstance(arguments[2], int) and arguments[2] & 3
+        if event in ("", *events) or writes:
+            count -= 1
+            if count < 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+    return step
+"""
+_ATTEMPTS = """
+# A child for each attempt, so that what takes long is imported once.
+for line in sys.stdin:
+    child = os.fork()
+    if not child:
+        try:
+            work(int(line))
+        except BaseException as error:
+            print(repr(error), file=sys.stderr, flush=True)
+            os._exit(1)
+        os._exit(0)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
+
+
+@contextlib.contextmanager
+def killed_after(code: str, *arguments: object) -> Iterator[Callable[[int], bool]]:
+    """Run `work(count)` of a program in children of its process; the result: was it killed?
+
+    The program kills itself by `countdown(count)`, at a step or, as an audit hook, at a change of
+    a file.
+    """
+    # `support` can be imported; another package may be named `tests`.
+    paths = [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
+    with subprocess.Popen(
+        [sys.executable, "-c", _FORKED + code + _ATTEMPTS, *map(str, arguments)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        bufsize=1,
+    ) as process:
+        sent, answered = process.stdin, process.stdout
+        assert sent is not None and answered is not None
+
+        def attempt(count: int) -> bool:
+            sent.write(f"{count}\n")
+            ended = int(answered.readline())
+            assert ended in (0, -signal.SIGKILL)
+            return ended != 0
+
+        yield attempt
+        sent.close()
 
 
 class Gate(threading.Event):

@@ -5,11 +5,7 @@ from __future__ import annotations
 import contextlib
 import pickle
 import shutil
-import signal
-import subprocess
-import sys
 import threading
-from collections.abc import Iterator
 from concurrent.futures import Executor, Future
 from dataclasses import replace
 from functools import partial
@@ -26,7 +22,7 @@ from tests.platform.erasure.test_erase import (
     scan,
     settings_of,
 )
-from tests.platform.support import AtOnce, Live, build, view
+from tests.platform.support import AtOnce, Live, build, killed_after, view
 
 from tactful.config.privacy import RetentionSettings
 from tactful.config.settings import Settings
@@ -66,9 +62,7 @@ def erase(platform: Platform, executor: Executor | None) -> None:
 
 
 @pytest.mark.parametrize("apart", [False, pytest.param(True, marks=pytest.mark.slow)])
-def test_the_log_is_rewritten_while_events_come_in(
-    tmp_path: Path, settings: Settings, apart: bool
-) -> None:
+def test_the_log_is_rewritten_online(tmp_path: Path, settings: Settings, apart: bool) -> None:
     tokens = Tokens(*FIELDS)
     leave_unfinished(settings, tokens)
     log = settings.storage.data / "log"
@@ -157,9 +151,7 @@ def test_a_training_that_begins_meanwhile_does_not_read_them(settings: Settings)
     assert sum(b"other-" in payload for payload in permitted) >= 5
 
 
-def test_an_erasure_waits_for_a_training_with_its_devices(
-    settings: Settings,
-) -> None:
+def test_an_erasure_waits_for_a_training_with_its_devices(settings: Settings) -> None:
     """A training that began before the devices were suppressed delays the erasure."""
     tokens = Tokens(*FIELDS)
     with Live(Platform.open(settings, build)) as live, contextlib.ExitStack() as training:
@@ -184,9 +176,7 @@ def test_an_erasure_waits_for_a_training_with_its_devices(
         assert live.http.get(f"/v1/erasures/{receipt}").json()["state"] == "done"
 
 
-def test_retention_does_not_restore_erased_records(
-    settings: Settings,
-) -> None:
+def test_retention_does_not_restore_erased_records(settings: Settings) -> None:
     """Retention and erasure rewrite the same segment at the same time."""
     day = 86_400_000
     now = [0]
@@ -225,9 +215,7 @@ def test_retention_does_not_restore_erased_records(
     assert scan(settings.storage.data / "log", [b"ada-1815", b"bob"]) == {}
 
 
-def test_drafts_of_processes_are_apart_and_none_is_left(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_drafts_are_apart_and_none_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with EmbeddedLog(tmp_path, durability="process") as log:
         log.append([b"of ada", b"of bob"])
         (segment,) = log.seal()
@@ -304,35 +292,17 @@ def test_readers_of_all_kinds_see_old_or_new_and_nothing_else(tmp_path: Path) ->
 
 
 WORK = """
-import os, signal, sys
 from pathlib import Path
 from tactful_streaming.log.embedded_log import EmbeddedLog
 from tactful_streaming.log.redaction import BLANK, draft_segment
 
-path = Path(sys.argv[1])
-
 def work(count):
-    def audit(event, arguments):
-        nonlocal count
-        writes = event == "open" and isinstance(arguments[2], int) and arguments[2] & 3
-        if event in ("os.rename", "os.remove") or writes:
-            count -= 1
-            if count < 0:
-                os.kill(os.getpid(), signal.SIGKILL)
-
-    sys.addaudithook(audit)
-    with EmbeddedLog(path) as log:
+    sys.addaudithook(countdown(count))
+    with EmbeddedLog(Path(sys.argv[1])) as log:
         for segment in log.seal():
             draft, _ = draft_segment(segment, [b"ada"], lambda offset, payload: BLANK)
             if draft is not None:
                 log.adopt(draft)
-
-for line in sys.stdin:
-    child = os.fork()
-    if not child:
-        work(int(line))
-        os._exit(0)
-    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 """
 
 
@@ -343,24 +313,12 @@ def test_a_rewriting_that_is_killed_anywhere_leaves_a_whole_log(tmp_path: Path) 
             log.append(payloads[start : start + 30])
     wanted = [BLANK if b"ada" in payload else payload for payload in payloads]
     kills = 0
-    with subprocess.Popen(
-        [sys.executable, "-c", WORK, str(tmp_path)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        bufsize=1,
-    ) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        for count in growing():
-            process.stdin.write(f"{count}\n")
-            if int(process.stdout.readline()) == 0:
-                break
+    with killed_after(WORK, tmp_path) as killed_at:
+        while killed_at(kills):
             kills += 1
             with EmbeddedLog(tmp_path, read_only=True) as log:
                 found = [payload for _, payload in log.read(0, 300)]
             assert all(f in (p, w) for f, p, w in zip(found, payloads, wanted, strict=True))
-        process.stdin.close()
     assert kills >= 8
     with EmbeddedLog(tmp_path) as log:
         assert [payload for _, payload in log.read(0, 300)] == wanted
@@ -368,13 +326,7 @@ def test_a_rewriting_that_is_killed_anywhere_leaves_a_whole_log(tmp_path: Path) 
     assert list(tmp_path.glob("*.redacting")) == []
 
 
-def growing() -> Iterator[int]:
-    yield from range(1_000)
-
-
-def test_what_came_after_the_search_is_found_by_the_last_one(
-    tmp_path: Path, settings: Settings
-) -> None:
+def test_the_last_search_finds_late_records(tmp_path: Path, settings: Settings) -> None:
     """Another process may have accepted it: the verification finds and removes it."""
     tokens = Tokens(*FIELDS)
     late = Event(event_id="late-one", type="view", timestamp=1, user_id=tokens["user"])
@@ -418,41 +370,26 @@ def test_several_users_are_verified_together(tmp_path: Path, settings: Settings)
 
 
 SERVER = """
-import os, pickle, signal, sys, time
+import pickle, time
 from dataclasses import replace
 from pathlib import Path
-
-sys.path.insert(0, sys.argv[2])
 from support import AtOnce, Live, build
 from tactful.server.platform import Platform
 
 settings, person = pickle.loads(Path(sys.argv[1]).read_bytes())
 
 def work(count):
-    def say(stage):
-        nonlocal count
-        count -= 1
-        if count < 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    platform = Platform.open(settings, build)
-    with Live(platform) as live:
+    step = countdown(count)
+    with Live(Platform.open(settings, build)) as live:
         told = live.http.delete(f"/v1/users/{person}").json()
         Path(sys.argv[1] + ".receipt").write_text(told["receipt"])
-        own = platform.online_erasures
-        own._executor, own._say = AtOnce(), say
+        own = live.platform.online_erasures
+        own._executor, own._say = AtOnce(), lambda stage: step()
         now, installation = time.time_ns() // 1_000_000, own._installation
         for later in range(0, 30_000, 3_000):
             own._installation = replace(installation, clock=lambda later=later: now + later)
             if own.run():
                 break
-
-for line in sys.stdin:
-    child = os.fork()
-    if not child:
-        work(int(line))
-        os._exit(0)
-    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 """
 
 
@@ -468,23 +405,8 @@ def test_an_erasure_resumes_after_a_kill_at_any_step(tmp_path: Path, settings: S
     kills = 0
     kept = tmp_path.with_name(f"{tmp_path.name}.kept")
     shutil.copytree(tmp_path, kept)
-    with subprocess.Popen(
-        [sys.executable, "-c", SERVER, str(written), str(Path(__file__).parent)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        bufsize=1,
-    ) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        for stage in growing():
-            shutil.rmtree(tmp_path)
-            shutil.copytree(kept, tmp_path)
-            process.stdin.write(f"{stage}\n")
-            ended = int(process.stdout.readline())
-            if ended == 0:
-                break
-            assert ended == -signal.SIGKILL
+    with killed_after(SERVER, written) as killed_at:
+        while killed_at(kills):
             kills += 1
             receipt = Path(f"{written}.receipt").read_text()
             # The next server finds the rest before its door opens.
@@ -495,7 +417,8 @@ def test_an_erasure_resumes_after_a_kill_at_any_step(tmp_path: Path, settings: S
                 live.http.post("/v1/recommend", json={})
                 answer = live.http.get("/v1/users/other-1/features").json()
                 assert answer["features"]["views"] == 7
-        process.stdin.close()
+            shutil.rmtree(tmp_path)
+            shutil.copytree(kept, tmp_path)
     assert kills >= 10
 
 

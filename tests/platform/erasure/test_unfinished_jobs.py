@@ -15,9 +15,7 @@ from tactful_streaming.definitions.reader import load_definitions
 from tactful_streaming.state.store import RocksState
 
 
-def test_no_note_speaks_for_half_a_rescaling(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_note_covers_no_half_rescaling(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Killed while its states are removed: a rescaling that trusted the note would miss some."""
     settings = small_settings(tmp_path)
     data = settings.storage.data

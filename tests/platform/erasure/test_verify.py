@@ -57,9 +57,7 @@ def test_every_configured_place_is_searched(settings: Settings, tmp_path: Path) 
     assert "expire --models" in step.note and "--rebuild" not in step.note
 
 
-def test_a_store_of_runs_may_be_a_directory_or_on_another_host(
-    settings: Settings, tmp_path: Path
-) -> None:
+def test_runs_in_a_directory_or_on_another_host(settings: Settings, tmp_path: Path) -> None:
     for uri, more in (
         (f"file://{tmp_path}/all-runs", [tmp_path / "all-runs"]),
         ("http://mlflow.example:5000", []),

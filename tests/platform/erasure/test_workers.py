@@ -255,9 +255,7 @@ def installed(settings: Settings) -> Iterator[Installation]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_what_kafka_holds_of_the_erased_reaches_nothing(
-    config: Path, redis: RedisServer, tmp_path: Path
-) -> None:
+def test_erased_records_have_no_effect(config: Path, redis: RedisServer, tmp_path: Path) -> None:
     settings = load_settings(config)
     data, topic = settings.storage.data, settings.log.topic
     tokens = Tokens(*FIELDS)
@@ -310,9 +308,7 @@ def test_what_kafka_holds_of_the_erased_reaches_nothing(
 
 
 @pytest.mark.timeout(600)
-def test_a_replay_leaves_out_who_was_erased(
-    config: Path, redis: RedisServer, tmp_path: Path
-) -> None:
+def test_a_replay_leaves_out_the_erased(config: Path, redis: RedisServer, tmp_path: Path) -> None:
     settings = load_settings(config)
     tokens = Tokens(*FIELDS)
     needles = tokens.needles()
@@ -344,9 +340,7 @@ def seal_log(config: Path, key: Path) -> None:
 
 
 @pytest.mark.timeout(600)
-def test_sealed_topics_say_nothing_of_the_erased(
-    config: Path, redis: RedisServer, tmp_path: Path
-) -> None:
+def test_sealed_topics_hide_the_erased(config: Path, redis: RedisServer, tmp_path: Path) -> None:
     seal_log(config, tmp_path / "master.key")
     settings = load_settings(config)
     settings.storage.data.mkdir()
@@ -395,9 +389,7 @@ def test_sealed_topics_say_nothing_of_the_erased(
 
 @pytest.mark.timeout(600)
 @pytest.mark.slow
-def test_a_server_at_work_erases_from_kafka_and_its_workers(
-    config: Path, redis: RedisServer, tmp_path: Path
-) -> None:
+def test_a_server_erases_from_its_workers(config: Path, redis: RedisServer, tmp_path: Path) -> None:
     seal_log(config, tmp_path / "master.key")
     loaded = load_settings(config)
     settings = replace(loaded, server=replace(small_settings(tmp_path).server, after_wait_s=50))

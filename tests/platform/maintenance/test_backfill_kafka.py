@@ -84,9 +84,7 @@ def everything(worker: Worker, entries: Sequence[Entry]) -> Mapping[str, Any]:
 @pytest.mark.slow
 @pytest.mark.service("kafka")
 @pytest.mark.parametrize("identity", [True, False])
-def test_backfilled_workers_equal_freshly_started_ones(
-    kafka_servers: str, tmp_path: Path, identity: bool
-) -> None:
+def test_backfilled_workers_equal_fresh(kafka_servers: str, tmp_path: Path, identity: bool) -> None:
     topic = topic_name()
     config, features = tmp_path / "tactful.toml", tmp_path / "features.yaml"
     features.write_text(OLD)

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import pickle
 import shutil
-import signal
 import sqlite3
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -24,7 +22,7 @@ import sqlalchemy as sa
 from click.testing import CliRunner
 from tests.platform.erasure.test_erase import FIELDS, Tokens, leave_traces, scan, settings_of
 from tests.platform.statistics.test_service import LINES
-from tests.platform.support import Live, build, now_ms, view
+from tests.platform.support import Live, build, killed_after, now_ms, view
 
 from tactful.cli.main import main
 from tactful.config.privacy import PrivacySettings
@@ -66,6 +64,16 @@ def settings(tmp_path: Path) -> Settings:
     return replace(made, consent=replace(made.consent, tombstones=apart / "tombstones"))
 
 
+def remake(directory: Path) -> None:
+    shutil.rmtree(directory)
+    directory.mkdir()
+
+
+def suppress(settings: Settings, person: str) -> None:
+    with contextlib.closing(open_installation(settings)) as metadata:
+        open_suppression(settings, metadata, clock=now_ms).suppress([person])
+
+
 def others(live: Live, first: int = 0) -> Any:
     told: Any = None
     for number in range(first, first + 20):
@@ -100,14 +108,14 @@ def test_a_live_backup_holds_all_acknowledged_events(tmp_path: Path, settings: S
         second = make_backup(settings, tmp_path / "second", clock=now_ms)
         values = values_of(live)
     assert manifest.log == (0, 20)
+    assert (manifest.state or 0) <= 20
     assert second.log is not None
     assert second.log[1] >= 40
     assert second.state is not None
     assert second.state <= second.log[1]
     before = log_of(settings)
 
-    shutil.rmtree(settings.storage.data)
-    settings.storage.data.mkdir()
+    remake(settings.storage.data)
     restored(settings, tmp_path / "second", without_tombstones=True)
 
     assert log_of(settings) == before[: second.log[1]]
@@ -118,81 +126,52 @@ def test_a_live_backup_holds_all_acknowledged_events(tmp_path: Path, settings: S
     assert not (settings.storage.data / RESTORED).exists()
 
 
-def test_the_log_in_a_backup_reaches_at_least_as_far_as_its_state(
-    tmp_path: Path, settings: Settings
-) -> None:
-    """A server starts on each of several backups made beside a writer."""
-    with Live(Platform.open(settings, build)) as live:
-        for number in range(3):
-            others(live, 20 * number)
-            manifest = make_backup(settings, tmp_path / f"b{number}", clock=now_ms)
-            assert manifest.log is not None
-            assert (manifest.state or 0) <= manifest.log[1]
-            assert manifest.log[1] >= 20 * (number + 1)
+def log_file(backup: Path) -> Path:
+    return next((backup / FILES / "log").glob("*.log"))
 
 
-def damaged_by_a_bit(backup: Path) -> None:
-    path = next((backup / FILES / "log").glob("*.log"))
-    data = bytearray(path.read_bytes())
+def flip_a_bit(backup: Path) -> None:
+    data = bytearray(log_file(backup).read_bytes())
     data[len(data) // 2] ^= 1
-    path.write_bytes(data)
+    log_file(backup).write_bytes(data)
 
 
-def cut_short(backup: Path) -> None:
-    path = next((backup / FILES / "log").glob("*.log"))
-    os.truncate(path, path.stat().st_size - 1)
-
-
-def without_a_file(backup: Path) -> None:
-    (backup / FILES / "metadata.db").unlink()
-
-
-def without_manifest(backup: Path) -> None:
-    (backup / "manifest.json").unlink()
-
-
-def with_a_manifest_that_was_changed(backup: Path) -> None:
+def change_the_manifest(backup: Path) -> None:
     path = backup / "manifest.json"
     path.write_text(path.read_text().replace('"path":"metadata.db"', '"path":"metadate.db"'))
 
 
-def of_a_newer_version(backup: Path) -> None:
-    import hashlib
-
+def make_it_newer(backup: Path) -> None:
     path = backup / "manifest.json"
     inner = json.dumps({**json.loads(path.read_text())["manifest"], "format": 99})
     digest = hashlib.sha256(inner.encode()).hexdigest()
     path.write_text(f'{{"sha256":"{digest}","manifest":{inner}}}')
 
 
-@pytest.mark.parametrize(
-    ("harm", "said"),
-    [
-        (damaged_by_a_bit, "damaged"),
-        (cut_short, "damaged"),
-        (without_a_file, "missing"),
-        (without_manifest, "no complete backup"),
-        (with_a_manifest_that_was_changed, "checksum"),
-        (of_a_newer_version, "format 99"),
-    ],
-)
-def test_a_damaged_or_partial_backup_is_refused_and_changes_nothing(
-    tmp_path: Path, settings: Settings, harm: Callable[[Path], None], said: str
-) -> None:
+HARMS: list[tuple[Callable[[Path], Any], str]] = [
+    (flip_a_bit, "damaged"),
+    (lambda it: os.truncate(log_file(it), log_file(it).stat().st_size - 1), "damaged"),
+    (lambda it: (it / FILES / "metadata.db").unlink(), "missing"),
+    (lambda it: (it / "manifest.json").unlink(), "no complete backup"),
+    (change_the_manifest, "checksum"),
+    (make_it_newer, "format 99"),
+]
+
+
+def test_a_damaged_backup_changes_nothing(tmp_path: Path, settings: Settings) -> None:
     with Live(Platform.open(settings, build)) as live:
         others(live)
-    backup = tmp_path / "backup"
-    make_backup(settings, backup, clock=now_ms)
-    check_backup(backup)
-    harm(backup)
+    make_backup(settings, tmp_path / "whole", clock=now_ms)
+    check_backup(tmp_path / "whole")
     before = files_of(settings.storage.data)
-
-    with pytest.raises(BackupError, match=said):
-        check_backup(backup)
-    with pytest.raises(BackupError, match=said):
-        restored(settings, backup, replace=True)
-
-    assert files_of(settings.storage.data) == before
+    for number, (harm, message) in enumerate(HARMS):
+        backup = Path(shutil.copytree(tmp_path / "whole", tmp_path / f"harmed-{number}"))
+        harm(backup)
+        with pytest.raises(BackupError, match=message):
+            check_backup(backup)
+        with pytest.raises(BackupError, match=message):
+            restored(settings, backup, replace=True)
+        assert files_of(settings.storage.data) == before
 
 
 def files_of(directory: Path) -> dict[str, bytes]:
@@ -203,7 +182,7 @@ def files_of(directory: Path) -> dict[str, bytes]:
     }
 
 
-def test_a_backup_is_no_place_for_another(tmp_path: Path, settings: Settings) -> None:
+def test_no_backup_or_restore_overwrites_by_accident(tmp_path: Path, settings: Settings) -> None:
     Platform.open(settings, build).close()
     make_backup(settings, tmp_path / "backup", clock=now_ms)
     with pytest.raises(BackupError, match="exists already"):
@@ -213,6 +192,11 @@ def test_a_backup_is_no_place_for_another(tmp_path: Path, settings: Settings) ->
     with pytest.raises(BackupError, match="--replace"):
         restored(settings, tmp_path / "backup")
     assert list(tmp_path.glob(".*")) == []
+    remake(settings.storage.data)
+    with pytest.raises(BackupError, match="users erased since"):
+        restored(settings, tmp_path / "backup")
+    assert list(settings.storage.data.iterdir()) == []
+    restored(settings, tmp_path / "backup", without_tombstones=True)
 
 
 def erase(settings: Settings, person: str) -> None:
@@ -224,9 +208,7 @@ def erase(settings: Settings, person: str) -> None:
 
 
 @pytest.mark.parametrize("lost", [False, True])
-def test_who_was_erased_since_is_erased_from_what_is_restored(
-    tmp_path: Path, settings: Settings, lost: bool
-) -> None:
+def test_a_restore_erases_who_was_erased(tmp_path: Path, settings: Settings, lost: bool) -> None:
     tokens = Tokens(*FIELDS)
     with Live(Platform.open(settings, build)) as live:
         leave_traces(live, tokens)
@@ -238,8 +220,7 @@ def test_who_was_erased_since_is_erased_from_what_is_restored(
     if lost:
         keys = settings.storage.data / "keyring.json"
         kept = keys.read_bytes()
-        shutil.rmtree(settings.storage.data)
-        settings.storage.data.mkdir()
+        remake(settings.storage.data)
         keys.write_bytes(kept)
 
     restored(settings, backup, replace=True)
@@ -251,19 +232,6 @@ def test_who_was_erased_since_is_erased_from_what_is_restored(
         told = live.http.post("/v1/events", json=[view(1, tokens["user"])]).json()
         assert told["rejected"][0]["code"] == "no_consent"
         assert values_of(live)[0]["views"] == 7
-
-
-def test_a_restore_that_cannot_know_who_was_erased_is_refused(
-    tmp_path: Path, settings: Settings
-) -> None:
-    Platform.open(settings, build).close()
-    make_backup(settings, tmp_path / "backup", clock=now_ms)
-    shutil.rmtree(settings.storage.data)
-    settings.storage.data.mkdir()
-    with pytest.raises(BackupError, match="users erased since"):
-        restored(settings, tmp_path / "backup")
-    assert list(settings.storage.data.iterdir()) == []
-    restored(settings, tmp_path / "backup", without_tombstones=True)
 
 
 STATISTIC = Statistic(name="views", epsilon=Fraction(1), cap=5, keys=("a", "b"), pane_ms=60_000)
@@ -294,14 +262,7 @@ def test_the_ledger_forgets_nothing_that_was_released(tmp_path: Path, settings: 
     draw(settings, 0, 10)
     restored(settings, tmp_path / "later", replace=True)
     assert draw(settings, 60_000, 99) == [20, 20]
-
-
-def test_two_ledgers_that_are_no_copies_of_each_other_are_refused(
-    tmp_path: Path, settings: Settings
-) -> None:
-    Platform.open(settings, build).close()
-    draw(settings, 0, 10)
-    make_backup(settings, tmp_path / "backup", clock=now_ms)
+    # A ledger that is no copy of the backup's is refused.
     (settings.storage.data / "ledger.db").unlink()
     draw(settings, 0, 11)
     before = files_of(settings.storage.data)
@@ -310,19 +271,23 @@ def test_two_ledgers_that_are_no_copies_of_each_other_are_refused(
     assert files_of(settings.storage.data) == before
 
 
-def test_nothing_is_counted_of_the_day_of_a_restore(tmp_path: Path, settings: Settings) -> None:
+def test_a_restore_resets_retention_and_counts_later(tmp_path: Path, settings: Settings) -> None:
     """Contributions since the backup are lost."""
     Platform.open(settings, build).close()
     draw(settings, 0, 10)
     with contextlib.closing(RocksState(settings.storage.data / "state")) as store:
         names = (b"cstatistics", b"cstatistics.changes")
         store.write([(name, b"counters of people") for name in names])
-    make_backup(settings, tmp_path / "backup", clock=now_ms)
+    # Retention may advance after the log was copied with records that it blanked since.
+    (settings.storage.data / PROGRESS).write_text('{"until": {"impressions": 9}}')
+    manifest = make_backup(settings, tmp_path / "backup", clock=now_ms)
+    assert PROGRESS not in {file.path for file in manifest.files}
     restore_backup(settings, tmp_path / "backup", clock=lambda: 20_000 * DAY_MS + 5, replace=True)
     data = settings.storage.data
     assert int((data / NOT_BEFORE).read_text()) == 20_001 * DAY_MS
     with contextlib.closing(RocksState(data / "state", read_only=True)) as store:
         assert store.get_many(names) == [None, None]
+    assert not (data / PROGRESS).exists()
 
 
 def test_a_lost_ledger_may_have_released_today(tmp_path: Path, settings: Settings) -> None:
@@ -331,8 +296,7 @@ def test_a_lost_ledger_may_have_released_today(tmp_path: Path, settings: Setting
     make_backup(settings, tmp_path / "backup", clock=now_ms)
     data = settings.storage.data
     assert not (data / "ledger.db").exists()
-    shutil.rmtree(data)  # with a ledger that was begun since
-    data.mkdir()
+    remake(data)  # without a ledger that was begun since
     _, parts = restore_backup(
         settings,
         tmp_path / "backup",
@@ -341,18 +305,6 @@ def test_a_lost_ledger_may_have_released_today(tmp_path: Path, settings: Setting
     )
     assert parts.ledger == "none"
     assert int((data / NOT_BEFORE).read_text()) == 20_001 * DAY_MS
-
-
-def test_how_far_retention_has_come_is_asked_of_the_log_again(
-    tmp_path: Path, settings: Settings
-) -> None:
-    """Retention may advance after the log was copied with records that it blanked since."""
-    Platform.open(settings, build).close()
-    (settings.storage.data / PROGRESS).write_text('{"until": {"impressions": 9}}')
-    manifest = make_backup(settings, tmp_path / "backup", clock=now_ms)
-    assert PROGRESS not in {file.path for file in manifest.files}
-    restored(settings, tmp_path / "backup", replace=True)
-    assert not (settings.storage.data / PROGRESS).exists()
 
 
 def test_a_database_is_copied_beside_constant_writers(tmp_path: Path) -> None:
@@ -391,9 +343,7 @@ def test_a_database_is_copied_beside_constant_writers(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("restored_today", [False, True])
-def test_where_counting_begins_anew_nothing_of_the_day_is_released(
-    tmp_path: Path, restored_today: bool
-) -> None:
+def test_counting_anew_releases_nothing_of_the_day(tmp_path: Path, restored_today: bool) -> None:
     today = 20_000
     now = [today * DAY_MS + 3_600_000]
     path = tmp_path / "ledger.db"
@@ -467,8 +417,7 @@ def test_erased_keys_of_the_vault_are_not_brought_back(tmp_path: Path, settings:
     make_backup(settings, tmp_path / "backup", clock=now_ms)
     with contextlib.closing(vault()) as made:
         made.erase("ada")
-    with contextlib.closing(open_installation(settings)) as metadata:
-        open_suppression(settings, metadata, clock=now_ms).suppress(["ada"])
+    suppress(settings, "ada")
     # Also where the vault in place is lost: then the list of the erased says whose keys go.
     for lost in (False, True):
         if lost:
@@ -484,9 +433,7 @@ def test_erased_keys_of_the_vault_are_not_brought_back(tmp_path: Path, settings:
 
 
 @pytest.mark.parametrize("inside", [False, True])
-def test_keys_and_tombstones_are_where_the_settings_put_them(
-    tmp_path: Path, settings: Settings, inside: bool
-) -> None:
+def test_keys_and_tombstones_elsewhere(tmp_path: Path, settings: Settings, inside: bool) -> None:
     """A copy elsewhere would keep deleted keys, or lose erased users."""
     data = settings.storage.data
     secrets = (data if inside else tmp_path / "apart") / "secrets"
@@ -502,8 +449,7 @@ def test_keys_and_tombstones_are_where_the_settings_put_them(
     manifest = make_backup(settings, tmp_path / "backup", clock=now_ms)
     assert any("vault: " in line for line in manifest.elsewhere) is not inside
     keyring.rotate()
-    with contextlib.closing(open_installation(settings)) as metadata:
-        open_suppression(settings, metadata, clock=now_ms).suppress(["ada"])
+    suppress(settings, "ada")
     before = settings.consent.tombstones.read_bytes()
 
     restored(settings, tmp_path / "backup", replace=True)
@@ -516,9 +462,7 @@ def test_keys_and_tombstones_are_where_the_settings_put_them(
         assert "ada" in open_suppression(settings, metadata, clock=now_ms).suppressed
 
 
-def test_a_restore_does_not_open_records_of_erased_users(
-    tmp_path: Path, settings: Settings
-) -> None:
+def test_a_restore_opens_no_records_of_the_erased(tmp_path: Path, settings: Settings) -> None:
     """Sealed records of users erased after the backup stay sealed."""
     master = tmp_path / "apart" / "master.key"
     master.write_text("ab" * 32)
@@ -538,7 +482,7 @@ def test_a_restore_does_not_open_records_of_erased_users(
 
 
 WORK = """
-import os, pickle, signal, sys, time
+import pickle, time
 from pathlib import Path
 import tactful.maintenance.backup as backup, tactful.maintenance.restore as restore
 
@@ -549,59 +493,21 @@ def clock():
     return time.time_ns() // 1_000_000
 
 def work(count):
-    def audit(event, arguments):
-        # Every change of a name, and every file that is opened to be written.
-        nonlocal count
-        writes = event == "open" and isinstance(arguments[2], int) and arguments[2] & 3
-        if event in ("os.rename", "os.remove", "os.mkdir", "os.rmdir") or writes:
-            count -= 1
-            if count < 0:
-                os.kill(os.getpid(), signal.SIGKILL)
-
-    sys.addaudithook(audit)
+    sys.addaudithook(countdown(count, ("os.rename", "os.remove", "os.mkdir", "os.rmdir")))
     if what == "backup":
         backup.make_backup(settings, place, clock=clock)
     else:
         restore.restore_backup(settings, place, clock=clock, replace=True)
-
-# A child for each attempt, so that what takes long is imported once.
-for line in sys.stdin:
-    child = os.fork()
-    if not child:
-        try:
-            work(int(line))
-        except BaseException as error:
-            print(repr(error), file=sys.stderr, flush=True)
-            os._exit(1)
-        os._exit(0)
-    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 """
 
 
-@contextlib.contextmanager
-def killed(settings: Settings, what: str, place: Path) -> Iterator[Callable[[int], bool]]:
+def killed(
+    settings: Settings, what: str, place: Path
+) -> contextlib.AbstractContextManager[Callable[[int], bool]]:
     """Run work in a process that dies at its n-th change of a file."""
     written = settings.storage.data.parent / "settings.pickle"
     written.write_bytes(pickle.dumps(settings))
-    with subprocess.Popen(
-        [sys.executable, "-c", WORK, str(written), what, str(place)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        bufsize=1,
-    ) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        sent, told = process.stdin, process.stdout
-
-        def attempt(count: int) -> bool:
-            sent.write(f"{count}\n")
-            ended = int(told.readline())
-            assert ended in (0, -signal.SIGKILL)
-            return ended != 0
-
-        yield attempt
-        sent.close()
+    return killed_after(WORK, written, what, place)
 
 
 def steps() -> Iterator[int]:
@@ -629,9 +535,7 @@ def test_a_backup_killed_anywhere_is_none(tmp_path: Path, settings: Settings) ->
     check_backup(target)
 
 
-def test_a_restore_killed_anywhere_is_the_old_or_the_new(
-    tmp_path: Path, settings: Settings
-) -> None:
+def test_a_killed_restore_is_the_old_or_the_new(tmp_path: Path, settings: Settings) -> None:
     with Live(Platform.open(settings, build)) as live:
         others(live)
     backup = tmp_path / "backup"
@@ -691,7 +595,7 @@ def test_the_commands_say_what_they_did(tmp_path: Path, settings: Settings) -> N
     assert code == 0, said
     told = json.loads(said)
     assert (told["erasures"], told["parts"]["metadata"]) == (0, "present")
-    damaged_by_a_bit(tmp_path / "backup")
+    flip_a_bit(tmp_path / "backup")
     code, said = run("backup", str(tmp_path / "backup"), "--check")
     assert (code, "damaged" in said) == (1, True)
 
@@ -706,23 +610,19 @@ def test_a_keyring_in_a_backup_has_the_keys_of_its_metadata(
     def rotating(source: Path, target: Path) -> None:
         if source.name == "metadata.db":
             Keyring(settings.keyring, clock=now_ms).rotate()
-            with contextlib.closing(open_installation(settings)) as metadata:
-                open_suppression(settings, metadata, clock=now_ms).suppress(["ada"])
+            suppress(settings, "ada")
         copy(source, target)
 
     monkeypatch.setattr(backup, "copy_database", rotating)
     make_backup(settings, tmp_path / "backup", clock=now_ms)
     monkeypatch.undo()
-    shutil.rmtree(settings.storage.data)
-    settings.storage.data.mkdir()
+    remake(settings.storage.data)
     restored(settings, tmp_path / "backup", without_tombstones=True)
     with contextlib.closing(open_installation(settings)) as metadata:
         assert "ada" in open_suppression(settings, metadata, clock=now_ms).suppressed
 
 
-def test_keys_go_of_whom_a_copy_knows_by_an_earlier_epoch_alone(
-    tmp_path: Path, settings: Settings
-) -> None:
+def test_vault_keys_of_an_earlier_epoch_are_deleted(tmp_path: Path, settings: Settings) -> None:
     settings.storage.data.mkdir(exist_ok=True)
     with contextlib.closing(open_installation(settings)) as metadata:
         keyring = Keyring(settings.keyring, clock=now_ms)

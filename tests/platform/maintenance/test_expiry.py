@@ -88,9 +88,7 @@ def test_backups_that_are_too_old_go_and_a_dry_run_only_tells(backups: Path) -> 
     assert json.loads(run("--backups", backups, "--older-than", 30, "--json").stdout) == []
 
 
-def test_a_half_removed_backup_goes_with_the_next_run(
-    backups: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_half_removed_backup_is_removed(backups: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A killed expiry leaves no directory that counts as a backup."""
     child = os.fork()
     if child == 0:
@@ -186,9 +184,7 @@ def test_how_long_copies_are_kept_follows_from_the_shortest_time(settings: Setti
         ),
     ],
 )
-def test_when_models_are_without_a_person_is_said_in_words(
-    training: TrainingSettings, said: str
-) -> None:
+def test_the_next_training_is_said_in_words(training: TrainingSettings, said: str) -> None:
     assert re.search(said, after_erasure(training))
 
 

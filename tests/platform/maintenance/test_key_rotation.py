@@ -73,9 +73,7 @@ def rotate(settings: Settings, *arguments: object) -> Result:
     return CliRunner().invoke(main, what, env=environment)
 
 
-def test_the_vault_has_the_new_key_and_the_old_one_is_overwritten(
-    settings: Settings, new: Path
-) -> None:
+def test_the_old_key_is_overwritten_by_the_new(settings: Settings, new: Path) -> None:
     records = sealed(settings, "ada", "bob")
     key = settings.privacy.master_key_file
     with key.open("rb") as old:
@@ -116,9 +114,7 @@ def killed_before(place: str) -> Callable[[pytest.MonkeyPatch], None]:
     "place",
     ["the vault is through", "the file of the settings has it", "the new file is removed"],
 )
-def test_killed_between_two_steps_the_same_command_goes_on(
-    settings: Settings, new: Path, place: str
-) -> None:
+def test_a_killed_rotation_goes_on(settings: Settings, new: Path, place: str) -> None:
     records = sealed(settings, "ada", "bob")
     child = os.fork()
     if child == 0:
@@ -196,9 +192,7 @@ def test_people_of_earlier_epochs_are_found_refused_and_erased(settings: Setting
     metadata.close()
 
 
-def test_erasures_use_an_epoch_of_another_process(
-    settings: Settings,
-) -> None:
+def test_erasures_use_an_epoch_of_another_process(settings: Settings) -> None:
     """The vault may hold that epoch only; a user of two epochs is one user."""
     settings.storage.data.mkdir()
     stones = settings.storage.data / "stones"

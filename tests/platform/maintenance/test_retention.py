@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import pickle
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +14,7 @@ from hypothesis import given
 from hypothesis import settings as settings_
 from hypothesis import strategies as st
 from tests.platform.erasure.test_erase import settings_of
-from tests.platform.support import AtOnce, Live, build, now_ms, view
+from tests.platform.support import AtOnce, Live, build, killed_after, now_ms, view
 
 from tactful.config.privacy import PrivacySettings, RetentionSettings
 from tactful.config.settings import Settings
@@ -44,18 +42,18 @@ from tactful_streaming.state.store import RocksState
 
 DAY_MS = 86_400_000
 MEASUREMENT, IMPRESSIONS, PERSONALISATION = 16, 40, 60
+KEPT = RetentionSettings(
+    personalisation_days=PERSONALISATION,
+    measurement_days=MEASUREMENT,
+    impressions_days=IMPRESSIONS,
+)
 
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
     made = settings_of(tmp_path)
-    kept = RetentionSettings(
-        personalisation_days=PERSONALISATION,
-        measurement_days=MEASUREMENT,
-        impressions_days=IMPRESSIONS,
-    )
     made.storage.data.mkdir()
-    return replace(made, retention=kept)
+    return replace(made, retention=KEPT)
 
 
 def test_expired_coupon_decisions_are_deleted(settings: Settings) -> None:
@@ -123,13 +121,7 @@ def test_records_stay_a_sixteenth_beyond_their_time(
 ) -> None:
     """Runs at any time, compared with the age of each record."""
     directory = tmp_path_factory.mktemp("kept")
-    settings = settings_of(directory)
-    kept = RetentionSettings(
-        personalisation_days=PERSONALISATION,
-        measurement_days=MEASUREMENT,
-        impressions_days=IMPRESSIONS,
-    )
-    settings = replace(settings, retention=kept)
+    settings = replace(settings_of(directory), retention=KEPT)
     settings.storage.data.mkdir()
     now = [0]
     slack = MEASUREMENT / 16 + 1
@@ -181,40 +173,19 @@ def test_kinds_are_by_what_a_record_may_be_used_for() -> None:
 
 
 WORK = """
-import os, pickle, signal, sys
-from concurrent.futures import Executor, Future
+import pickle
 from pathlib import Path
+from support import AtOnce
 from tactful.maintenance.retention import Retention
 from tactful_streaming.log.embedded_log import EmbeddedLog
 
 settings = pickle.loads(Path(sys.argv[1]).read_bytes())
 NOW = 1_000 * 86_400_000
 
-class AtOnce(Executor):
-    def submit(self, fn, /, *args, **kwargs):
-        done = Future()
-        done.set_result(fn(*args, **kwargs))
-        return done
-
 def work(count):
-    def audit(event, arguments):
-        nonlocal count
-        writes = event == "open" and isinstance(arguments[2], int) and arguments[2] & 3
-        if event in ("os.rename", "os.remove") or writes:
-            count -= 1
-            if count < 0:
-                os.kill(os.getpid(), signal.SIGKILL)
-
-    sys.addaudithook(audit)
+    sys.addaudithook(countdown(count))
     with EmbeddedLog(settings.storage.data / "log", clock=lambda: NOW) as log:
         Retention(settings, log, executor=AtOnce(), clock=lambda: NOW).run(log.end)
-
-for line in sys.stdin:
-    child = os.fork()
-    if not child:
-        work(int(line))
-        os._exit(0)
-    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 """
 
 
@@ -230,24 +201,12 @@ def test_a_job_killed_anywhere_goes_on(tmp_path: Path, settings: Settings) -> No
     written = tmp_path / "settings.pickle"
     written.write_bytes(pickle.dumps(settings))
     kills = 0
-    with subprocess.Popen(
-        [sys.executable, "-c", WORK, str(written)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        bufsize=1,
-    ) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        for count in range(500):
-            process.stdin.write(f"{count}\n")
-            if int(process.stdout.readline()) == 0:
-                break
+    with killed_after(WORK, written) as killed_at:
+        while killed_at(kills):
             kills += 1
             with EmbeddedLog(settings.storage.data / "log", read_only=True) as log:
                 found = [payload for _, payload in log.read(0, 80)]
             assert all(f in (p, w) for f, p, w in zip(found, payloads, wanted, strict=True))
-        process.stdin.close()
     assert kills >= 5
     with EmbeddedLog(settings.storage.data / "log", read_only=True) as log:
         assert [payload for _, payload in log.read(0, 80)] == wanted
@@ -280,33 +239,14 @@ def test_dead_letters_expire_although_none_comes_after_them(tmp_path: Path) -> N
         assert [offset for offset, _ in again.read(3, 9)] == [3]
 
 
-def test_the_state_forgets_who_has_not_come_for_long(settings: Settings) -> None:
-    at = now_ms()
-    with Live(Platform.open(settings, build)) as live:
-        for number, user in enumerate(("gone-long-ago", "still-here")):
-            age = 60 * DAY_MS if user == "gone-long-ago" else 0
-            sent = view(number, user, timestamp=at - age, device_id=f"d-{user}")
-            told = live.http.post("/v1/events", json=[sent]).json()
-            assert told["accepted"] == 1, told
-        live.http.post("/v1/recommend", json={"after": told["position"]})
-    shorter = replace(settings, retention=RetentionSettings(personalisation_days=50))
-    assert expire_state(shorter, clock=lambda: at) == 1
-    with Live(Platform.open(settings, build)) as live:
-        found = {
-            user: live.http.get(f"/v1/users/{user}/features").json()["features"]["views"]
-            for user in ("gone-long-ago", "still-here")
-        }
-        assert found == {"gone-long-ago": 0, "still-here": 1}
-
-
-def test_descriptions_are_forgotten_by_their_own_age(settings: Settings) -> None:
-    """Also of users without events; a recent description outlasts older events."""
+def test_features_and_descriptions_expire_by_their_own_age(settings: Settings) -> None:
+    """Also descriptions of users without events; a recent one outlasts older events."""
     at = now_ms()
     old, new = at - 60 * DAY_MS, at - DAY_MS
     with Live(Platform.open(settings, build)) as live:
-        sent = view(1, "described-lately", timestamp=old)
-        told = live.http.post("/v1/events", json=[sent]).json()
-        assert told["accepted"] == 1, told
+        for user, seen in (("gone", old), ("still-here", at), ("described-lately", old)):
+            event = view(1, user, timestamp=seen, device_id=f"d-{user}")
+            assert live.http.post("/v1/events", json=[event]).json()["accepted"] == 1
         users = [
             {"user_id": "described-lately", "timestamp": new, "properties": {"age": 30}},
             {"user_id": "never-came", "timestamp": old, "properties": {"age": 40}},
@@ -314,18 +254,19 @@ def test_descriptions_are_forgotten_by_their_own_age(settings: Settings) -> None
         told = live.http.put("/v1/users", json=users).json()
         live.http.post("/v1/recommend", json={"after": told["position"]})
     shorter = replace(settings, retention=RetentionSettings(personalisation_days=50))
-    assert expire_state(shorter, clock=lambda: at) == 2
+    assert expire_state(shorter, clock=lambda: at) == 3
     with contextlib.closing(RocksState(settings.storage.data / "state", read_only=True)) as state:
-        left = [key for key, _ in state.scan(b"") if b"never-came" in key]
-        assert left == []
+        assert [key for key, _ in state.scan(b"") if b"never-came" in key] == []
         assert [key for key, _ in state.scan(b"udescribed-lately")] == [b"udescribed-lately"]
     assert expire_state(shorter, clock=lambda: at) == 0
+    with Live(Platform.open(settings, build)) as live:
+        for user, views in (("gone", 0), ("still-here", 1)):
+            answer = live.http.get(f"/v1/users/{user}/features").json()
+            assert answer["features"]["views"] == views
 
 
 @pytest.mark.parametrize("sealed", [False, True])
-def test_records_that_are_sealed_are_forgotten_like_others(
-    tmp_path: Path, settings: Settings, sealed: bool
-) -> None:
+def test_sealed_records_are_blanked_too(tmp_path: Path, settings: Settings, sealed: bool) -> None:
     master = tmp_path / "master.key"
     master.write_text("ab" * 32)
     settings = replace(settings, privacy=PrivacySettings(sealed_log=sealed, master_key_file=master))
