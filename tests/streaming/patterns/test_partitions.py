@@ -1,7 +1,5 @@
 """Partitions of a sequence in columns, against the same partitions as objects."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Callable
 from functools import partial
@@ -64,6 +62,18 @@ def stream(seed: int, count: int) -> list[E]:
 
 def texts_of(events: list[E]) -> Callable[[str], list[str | None]]:
     return lambda source: [e.key if source == "user_id" else e.same for e in events]
+
+
+def test_cleared_rows_free_their_memory() -> None:
+    """A full pool is used again after its rows were cleared."""
+    columns = operator(PATTERNS[6])._partitions.columns
+    columns.grow(module._FIRST_CAPACITY)
+    for _ in range(2):
+        for row in range(module._FIRST_CAPACITY):
+            assert columns.put(row, {0: [(1000, row, 1000, row, (f"e{row}",), None)]})
+        assert len(columns._pool) == module._FIRST_CAPACITY
+        for row in range(module._FIRST_CAPACITY):
+            columns.clear(row)
 
 
 MERGED = 50

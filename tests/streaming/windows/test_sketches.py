@@ -1,9 +1,9 @@
 """Sketches: how far off, and that they say the same in every order of work."""
 
-from __future__ import annotations
-
 import bisect
+import gc
 import random
+import tracemalloc
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 
@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tactful_streaming.definitions.model import Feature, Window
-from tactful_streaming.windows.accumulators import Distinct
+from tactful_streaming.windows.accumulators import Distinct, Quantiles
 from tactful_streaming.windows.kll import CAPACITY, QuantileSketch
 
 FEATURE = Feature(
@@ -155,3 +155,17 @@ def test_a_replay_gives_the_same_sketch() -> None:
         if number % 777 == 0:
             stopped = QuantileSketch.unpack(stopped.pack())
     assert straight.pack() == stopped.pack()
+
+
+def test_memory_of_quantiles_is_near_the_estimate() -> None:
+    tracemalloc.start()
+    try:
+        parts = [Quantiles(FEATURE) for _ in range(20)]
+        for part in parts:
+            for number in range(5_000):
+                part.add(number + 0.5, 0)
+        gc.collect()
+        taken, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert 0.5 < sum(part.nbytes for part in parts) / taken < 2
