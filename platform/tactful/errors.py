@@ -1,25 +1,25 @@
-"""What can go wrong, as one tree.
+"""Errors of this package, as one tree.
 
 * TactfulError
   x ConfigError (ValueError): a setting, an environment variable or a configuration file is wrong
   x StorageError (OSError): the data directory cannot be used
-    - BackupError: a backup cannot be made, is damaged, or does not fit what is there
+    - BackupError: a backup cannot be made, is damaged, or does not fit its target
   x ModelError (ValueError): a model or an index cannot be used
     - UnsupportedForest: a forest has something that only XGBoost evaluates
     - TrainingBusy: another process trains the model
   x DatasetError (ValueError): a data set cannot be read
   x ApiKeyError (ValueError): an API key cannot be made or revoked
-  x NotPersonal: the history of a person must not be read
+  x NotPersonal: the history of a user must not be read
   x ProblemError: a request is answered with an RFC 9457 problem (``tactful.schemas.problems``)
-  x ClientError: the client got no usable answer
-    - ConnectionFailed (ConnectionError): nothing answered
+  x ClientError: the client got no usable response
+    - ConnectionFailed (ConnectionError): no response
     - ApiError: the server answered with a problem
       + BadRequest (ValueError): 400, 404, 405, 409, 413, 415, 422
       + NotAllowed (PermissionError): 401, 403
       + Busy: 429, 503, after all retries
       + ServerFault: 5xx
     - QueueError (OSError): the client's queue of events cannot be used
-      + QueueFull: there is no room for more events
+      + QueueFull: the queue is full
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class StorageError(TactfulError, OSError):
 
 
 class BackupError(StorageError):
-    """A backup cannot be made, is damaged or partial, or does not fit what is in its place."""
+    """A backup cannot be made, is damaged or partial, or does not fit its target."""
 
 
 class ModelError(TactfulError, ValueError):
@@ -51,7 +51,7 @@ class ModelError(TactfulError, ValueError):
 
 
 class UnsupportedForest(ModelError):
-    """A forest has something that is left to XGBoost; the message says what."""
+    """A forest needs XGBoost to evaluate; the message names the reason."""
 
 
 class TrainingBusy(ModelError):
@@ -59,7 +59,7 @@ class TrainingBusy(ModelError):
 
 
 class NotPersonal(TactfulError):
-    """The person has not agreed that their history is read; it was not."""
+    """The user has not agreed to the use of their history; it was not read."""
 
 
 class DatasetError(TactfulError, ValueError):

@@ -1,6 +1,6 @@
-"""What a training has done so far, so that it goes on where it was killed.
+"""Checkpoints of a training, which resumes after a kill.
 
-A directory: ``about.json`` says what the training is of, ``parts/`` holds rows that were laid out,
+A directory: ``about.json`` identifies the training, ``parts/`` holds computed rows,
 ``forest.ubj`` and ``curve.json`` the trees so far. Every file is written aside and moved to its
 place, so a reader finds it whole or not at all.
 """
@@ -28,7 +28,7 @@ Arrays = Mapping[str, NDArray[Any]]
 
 
 class Checkpoint:
-    """The directory of one training, held by this process alone; see `hold`."""
+    """Checkpoint directory of one training, locked by this process; see `hold`."""
 
     def __init__(self, directory: Path, clock: Callable[[], float]) -> None:
         """Use a directory that `hold` prepared."""
@@ -40,10 +40,10 @@ class Checkpoint:
     def hold(
         cls, directory: Path, *, clock: Callable[[], float] = time.time
     ) -> Iterator[Checkpoint]:
-        """Hold a directory as long as the context lasts; it is made.
+        """Create and lock a directory while the context lasts.
 
         Args:
-            directory: of this training alone.
+            directory: directory of this training alone.
             clock: now, seconds since 1970.
 
         Raises:
@@ -60,7 +60,7 @@ class Checkpoint:
             yield cls(directory, clock)
 
     def about(self) -> dict[str, Any] | None:
-        """What the unfinished training is of; None if there is none, or none of the last day."""
+        """Return the identity of an unfinished training of the last day, or None."""
         path = self._directory / "about.json"
         try:
             if self._clock() - path.stat().st_mtime > _STALE_S:
@@ -71,12 +71,12 @@ class Checkpoint:
         return found if isinstance(found, dict) else None
 
     def begin(self, about: Mapping[str, Any]) -> None:
-        """Forget what was done and begin a training of something else."""
+        """Delete the checkpoint and begin another training."""
         self.clear()
         replace_file(self._directory / "about.json", msgspec.json.encode(about))
 
     def clear(self) -> None:
-        """Forget what was done."""
+        """Delete the checkpoint."""
         for path in self._directory.iterdir():
             if path.is_dir():
                 shutil.rmtree(path)
@@ -84,7 +84,7 @@ class Checkpoint:
                 path.unlink()
 
     def place(self, name: str) -> Path:
-        """A place for something that is written as a whole by whoever writes it."""
+        """Return the path of a file that its writer replaces atomically."""
         return self._directory / name
 
     def save_part(self, number: int, part: Arrays) -> None:
@@ -95,7 +95,7 @@ class Checkpoint:
             np.savez(file, allow_pickle=False, **part)
 
     def parts(self) -> list[dict[str, NDArray[Any]]]:
-        """The rows that were laid out, part by part, up to the first that is missing."""
+        """Return the computed rows, part by part, up to the first missing part."""
         found: list[dict[str, NDArray[Any]]] = []
         while (path := self._directory / "parts" / f"{len(found):06}.npz").exists():
             try:
@@ -108,16 +108,16 @@ class Checkpoint:
         return found
 
     def save_forest(self, forest: bytes, curve: Sequence[float]) -> None:
-        """Keep the trees so far and how good they were after each."""
+        """Store the trees so far and the score after each."""
         replace_file(self._directory / f"forest-{len(curve)}.ubj", forest)
-        # The curve last: it says which forest belongs to it.
+        # The curve comes last: its length names the forest.
         replace_file(self._directory / "curve.json", msgspec.json.encode(list(curve)))
         for path in self._directory.glob("forest-*.ubj"):
             if path.name != f"forest-{len(curve)}.ubj":
                 path.unlink()
 
     def forest(self) -> tuple[bytes | None, list[float]]:
-        """The trees so far, None for none, and how good they were after each."""
+        """Return the trees so far, or None, and the score after each."""
         try:
             curve = msgspec.json.decode(
                 (self._directory / "curve.json").read_bytes(), type=list[float]
