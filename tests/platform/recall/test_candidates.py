@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from tests.platform.shop import learned
@@ -104,6 +104,8 @@ def direction(rows: list[int]) -> NDArray[np.float64]:
     return total / norm if norm else total
 
 
+EVERY = {*range(COUNT + 2)}
+SHUFFLED = np.random.default_rng(0).permutation(COUNT + 2).tolist()
 rows = st.integers(0, COUNT + 1)
 situations = st.builds(
     asked,
@@ -121,6 +123,18 @@ situations = st.builds(
     st.lists(rows, unique=True, max_size=20),
     st.dictionaries(st.sampled_from(["c0", "c1", "c2", "none"]), st.floats(0, 1), max_size=3),
 )
+@example(
+    asked([*range(20)], [*range(20, 50)], {it: n + 1.0 for it, n in CATALOGUE.rows.items()}),
+    set(),
+    [*range(COUNT)],
+    {},
+)
+@example(asked([1, 2], [3], {"i01": 1.0}), EVERY, [1, 2], {})
+@example(asked([], []), set(), [], {})
+@example(asked([COUNT + 1], [COUNT], {"new-a": 1.0}), set(), [COUNT + 1], {})
+@example(asked([], []), EVERY - {3}, SHUFFLED, {})
+@example(asked([], []), EVERY - {COUNT, 2}, SHUFFLED, {})
+@example(asked([], []), EVERY - {*range(0, COUNT, 9)}, SHUFFLED, {})
 @settings(max_examples=150, deadline=None)
 def test_the_union_is_what_the_channels_say_by_hand(
     context: RequestContext, banned: set[int], popular: list[int], intent: dict[str, float]
@@ -134,19 +148,13 @@ def test_the_union_is_what_the_channels_say_by_hand(
     session, history = context.session, context.history
     last = (session or history)[:3]
     fading = [(row, 0.9**place) for place, row in enumerate(session)]
+    of_history = [(row, 0.9**place) for place, row in enumerate(history)]
     three = added(following, [(row, 1 / (place + 1)) for place, row in enumerate(last)])
     lists = [
         ("next", best(three, permitted, 4)),
         ("next", best(added(following, fading), permitted, 4) if len(session) > 3 else []),
         ("together", best(added(together, fading), permitted, 5)),
-        (
-            "together",
-            best(
-                added(together, [(row, 0.9**place) for place, row in enumerate(history)]),
-                permitted,
-                5,
-            ),
-        ),
+        ("together", best(added(together, of_history), permitted, 5)),
     ]
     taken = context.grouped("taken_364d")
     ranked_own = sorted(taken.keys() - {"gone"}, key=lambda it: (-taken[it], it))
@@ -195,21 +203,13 @@ def test_scores_belong_to_their_sources() -> None:
     context = asked([7, 3, 9, 1], [20, 30])
     candidates = found(context, np.ones(COUNT + 2, bool), [])
     neighbours = candidates.neighbours
-    every = range(COUNT)
+    every, visit = range(COUNT), [(7, 1.0), (3, 0.9), (9, 0.81), (1, 0.729)]
     following, together = INDEX.following, INDEX.together
     for scores, table, sources in (
         (neighbours.next_last, following, [(7, 1.0)]),
         (neighbours.next_three, following, [(7, 1.0), (3, 1 / 2), (9, 1 / 3)]),
-        (
-            candidates.neighbours.next_session,
-            following,
-            [(7, 1.0), (3, 0.9), (9, 0.81), (1, 0.729)],
-        ),
-        (
-            candidates.neighbours.together_session,
-            together,
-            [(7, 1.0), (3, 0.9), (9, 0.81), (1, 0.729)],
-        ),
+        (neighbours.next_session, following, visit),
+        (neighbours.together_session, together, visit),
         (neighbours.together_history, together, [(20, 1.0), (30, 0.9)]),
     ):
         wanted = added(table, sources)
@@ -218,49 +218,6 @@ def test_scores_belong_to_their_sources() -> None:
         )
     assert candidates.session_vector == pytest.approx(direction([7, 3, 9, 1]), abs=1e-6)
     assert candidates.history_vector == pytest.approx(direction([20, 30]), abs=1e-6)
-
-
-def test_each_channel_keeps_to_its_quota_however_much_is_asked() -> None:
-    taken = {it: float(number) for number, it in enumerate(CATALOGUE.item_ids)}
-    candidates = found(
-        asked(list(range(20)), list(range(20, 50)), taken),
-        np.ones(COUNT + 2, bool),
-        list(range(COUNT)),
-    )
-
-    by_channel = np.bincount(candidates.channel, minlength=len(CHANNELS)).tolist()
-
-    # What followed and what was together are asked twice: for two spans of the past.
-    most = [2 * 4, 2 * 5, 6, 3, 7, 6, 0, 2, 0, 0, 0]
-    assert all(a <= b for a, b in zip(by_channel, most, strict=True))
-
-
-def test_nothing_is_found_when_nothing_is_allowed_or_known() -> None:
-    full = asked([1, 2], [3], {"i01": 1.0})
-    nothing = found(full, np.zeros(COUNT + 2, bool), [1, 2])
-    assert nothing.rows.shape == nothing.channel.shape == (0,)
-    silent = found(asked([], []), np.ones(COUNT + 2, bool), [])
-    assert silent.rows.shape == (0,)
-
-
-def test_items_unknown_to_the_index_are_recalled_by_use() -> None:
-    candidates = found(
-        asked([COUNT + 1], [COUNT], {"new-a": 1.0}), np.ones(COUNT + 2, bool), [COUNT + 1]
-    )
-
-    assert candidates.rows.tolist() == [COUNT, COUNT + 1]
-    assert [CHANNELS[number] for number in candidates.channel] == ["repeat", "popular"]
-
-
-def test_a_narrow_filter_finds_the_popular_of_what_is_left() -> None:
-    for left in ([], [3], [COUNT, 2], list(range(0, COUNT, 9))):
-        allowed = np.isin(np.arange(COUNT + 2), left)
-        popular = np.random.default_rng(0).permutation(COUNT + 2)
-
-        candidates = found(asked([], []), allowed, popular.tolist())
-
-        wanted = [row for row in popular.tolist() if row in left][:7]
-        assert candidates.rows.tolist() == sorted(wanted)
 
 
 def test_no_more_than_the_total_stay_and_those_placed_highest() -> None:

@@ -129,15 +129,6 @@ def test_popular_is_ordered_by_amount_place_before_and_row(
     ]
 
 
-def test_popular_is_of_what_can_be_had() -> None:
-    nothing_sold = Engine(definitions(), MemoryState())
-    items = {it: Item(item_id=it, timestamp=0, available=it != "b") for it in "cba"}
-    catalogue = Catalogue((), items)
-    found = popular_rows(nothing_sold, catalogue, empty_index())
-    assert [catalogue.item_ids[row] for row in found.rows] == ["a", "c"]
-    assert popular_rows(nothing_sold, Catalogue((), {}), empty_index()).rows.shape == (0,)
-
-
 @given(
     st.lists(st.booleans(), max_size=8),
     st.lists(st.lists(st.tuples(st.integers(0, 11), st.booleans()), max_size=5), max_size=5),

@@ -67,13 +67,6 @@ def test_only_the_visits_most_like_this_one_vote() -> None:
     assert set(scores.rows.tolist()) == {0, 1, 9}
 
 
-def test_what_came_next_counts_more_than_what_came_before() -> None:
-    scores = built([[3, 0, 4, 5]]).scores([0])
-    values = dict(zip(scores.rows.tolist(), scores.values.tolist(), strict=True))
-    assert values[4] > values[5]
-    assert values[4] > values[3]
-
-
 def test_visits_are_numbered_by_their_last_event() -> None:
     session, item = np.array([7, 3, 3, 7]), np.array([0, 0, 1, 2])
     made = SessionNeighbours.build(session, item, 3, latest=1)

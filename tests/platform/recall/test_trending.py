@@ -71,11 +71,15 @@ def test_variance_is_that_of_the_noise_that_is_drawn() -> None:
     assert np.var(np.asarray(drawn, float)) == pytest.approx(noise_variance(CAP, 1.0), rel=0.06)
 
 
-def test_what_takes_a_larger_share_rises_and_nothing_else() -> None:
+def test_what_takes_a_larger_share_or_is_new_rises_and_nothing_else() -> None:
     exact = counts()
     exact[-24:, 7] *= 4
     exact[-24:, 9] //= 4
     assert [*found(noisy(exact))] == ["c-7"]
+    exact = counts()
+    exact[:, 3] = 0
+    exact[-24:, 3] = 50
+    assert [*found(noisy(exact))] == ["c-3"]
 
 
 def test_a_busier_day_of_everybody_is_no_trend_and_noise_is_none() -> None:
@@ -94,13 +98,6 @@ def test_with_less_than_two_days_before_it_nothing_is_said() -> None:
     assert "c-7" in found(noisy(exact))
     assert found(noisy(exact[1:])) == {}
     assert found({}) == {}
-
-
-def test_what_was_never_there_before_rises() -> None:
-    exact = counts()
-    exact[:, 3] = 0
-    exact[-24:, 3] = 50
-    assert [*found(noisy(exact))] == ["c-3"]
 
 
 class Board:
