@@ -1,7 +1,5 @@
 """Records made blank in the files of a log, and people removed from a stored state."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +8,7 @@ import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tests.streaming.streams import engine_of
 
 from tactful_streaming.contract.log_entries import Entry, Event, Item, Tick, User, encode_entry
 from tactful_streaming.contract.subject_ids import SubjectIds
@@ -245,9 +244,7 @@ def test_events_of_suppressed_users_do_not_count(
     written: list[Entry] = [*ITEMS, User(user_id="ada", timestamp=0), *happened]
     payloads = [encode_entry(entry) for entry in written]
     suppressed = {"device:ada" if by_device else "ada", "ada"}
-    opened = Engine(
-        definitions, MemoryState(), EngineOptions(allowed_lateness_ms=0, suppressed=suppressed)
-    )
+    opened = engine_of(definitions, allowed_lateness_ms=0, suppressed=suppressed)
     opened.apply(list(enumerate(payloads)))
     # Time passes all the same, so the others are as with ticks in the place of the person.
     ticks: list[Entry] = [

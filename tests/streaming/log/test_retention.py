@@ -69,15 +69,6 @@ def test_size_drops_the_oldest(tmp_path: Path) -> None:
         assert sum(file.stat().st_size for file in tmp_path.glob("*.log")) == 13 * 33
 
 
-def test_only_the_writer_trims(tmp_path: Path) -> None:
-    EmbeddedLog(tmp_path).close()
-    with (
-        EmbeddedLog(tmp_path, read_only=True) as reader,
-        pytest.raises(LogError, match="not open for writing"),
-    ):
-        reader.trim(0)
-
-
 def test_a_crash_in_the_midst_of_trimming_leaves_a_log(tmp_path: Path) -> None:
     class PowerCut(BaseException):
         pass
@@ -105,10 +96,10 @@ def test_a_crash_in_the_midst_of_trimming_leaves_a_log(tmp_path: Path) -> None:
 
 
 def test_trimming_does_not_disturb_readers(tmp_path: Path) -> None:
-    total = 4000
+    total = 2000
     log = EmbeddedLog(tmp_path, segment_bytes=2000, retention_bytes=4000, durability="process")
     wrong: list[object] = []
-    progress = [0, 0, 0]
+    progress = [0] * 4
 
     def follow(number: int, step: int) -> None:
         offset = 0
@@ -124,7 +115,7 @@ def test_trimming_does_not_disturb_readers(tmp_path: Path) -> None:
 
     readers = [
         threading.Thread(target=follow, args=(number, step))
-        for number, step in enumerate((3, 50, 1000))
+        for number, step in enumerate((1, 7, 100, 1000))
     ]
     for reader in readers:
         reader.start()

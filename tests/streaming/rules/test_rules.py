@@ -50,9 +50,6 @@ def packaged() -> Rules:
     return load_rules(PACKAGED)
 
 
-# The kinds of dirt, by the rules that come with the package
-
-
 @pytest.mark.parametrize(
     ("user_agent", "rule"),
     [
@@ -205,9 +202,6 @@ def test_one_spelling(packaged: Rules) -> None:
     assert properties == {"category": " shoes ", "currency": "eur"}, "the event itself is untouched"
 
 
-# Single steps
-
-
 @pytest.mark.parametrize(
     ("field", "step", "before", "after"),
     [
@@ -348,9 +342,6 @@ def test_clean_events_pass_unchanged(data: st.DataObject) -> None:
         assert rules.clean(one, received=one.timestamp + 50) is one
 
 
-# ExpiringMap
-
-
 def test_expiring_map_is_bounded_and_deletes_the_oldest() -> None:
     rng = random.Random(3)
     memory, model = ExpiringMap(5), dict[int, int]()
@@ -454,8 +445,6 @@ def test_rule_state_commits_with_the_engine() -> None:
     engine.apply(records[engine.offset :])
     assert read(engine) == expected
 
-
-# Reading
 
 GOOD = "- {name: a, when: {properties.price: {below: 0}}, action: drop}\n"
 
@@ -605,9 +594,6 @@ def test_any_text_is_read_or_refused(text: str) -> None:
         load_rules(text)
     except RuleError as error:
         assert str(error).startswith("rules:")
-
-
-# Regular expressions
 
 
 @pytest.mark.parametrize(
