@@ -1,7 +1,6 @@
 """Identity resolution: explicit links, merged histories, and nothing covert."""
 
-from __future__ import annotations
-
+import functools
 import itertools
 import random
 import zlib
@@ -67,6 +66,7 @@ FEATURES = """
 IDENTITY = Identity(ttl_ms=3650 * DAY)
 
 
+@functools.cache
 def chosen() -> Definitions:
     return load_definitions(FEATURES)
 
@@ -101,16 +101,19 @@ def feed(engine: Engine, entries: Sequence[Entry]) -> None:
     engine.apply([(engine.offset + n, encode_entry(entry)) for n, entry in enumerate(entries)])
 
 
+def fed(*entries: Entry, **options: Any) -> Engine:
+    """Return a new engine that has applied these entries."""
+    engine = new_engine(**options)
+    feed(engine, entries)
+    return engine
+
+
 def views(engine: Engine, key: str, at: int = MINUTE) -> object:
     return engine.read("user", key, START + at)["views"]
 
 
-# What links
-
-
 def test_a_login_joins_what_the_device_did_and_will_do() -> None:
-    engine = new_engine()
-    feed(engine, [view(device="d", at=1), view("u", at=2)])
+    engine = fed(view(device="d", at=1), view("u", at=2))
     assert (views(engine, "device:d"), views(engine, "u")) == (1, 1)
     feed(engine, [event("x.login", "u", "d", at=3), view(device="d", at=4)])
     assert (views(engine, "u"), views(engine, "device:d")) == (3, 3)
@@ -120,15 +123,13 @@ def test_a_login_joins_what_the_device_did_and_will_do() -> None:
 
 @pytest.mark.parametrize("type_", ["x.login", "x.link", "purchase"])
 def test_logins_orders_and_explicit_links_link(type_: str) -> None:
-    engine = new_engine()
-    feed(engine, [view(device="d", at=1), event(type_, "u", "d", at=2)])
+    engine = fed(view(device="d", at=1), event(type_, "u", "d", at=2))
     assert engine.resolve("device:d", START + 3) == "u"
     assert views(engine, "u") == 1
 
 
 def test_an_event_of_another_type_that_names_both_links_nothing() -> None:
-    engine = new_engine()
-    feed(engine, [view(device="d", at=1), view("u", "d", at=2), event("payment", "u", "d", at=3)])
+    engine = fed(view(device="d", at=1), view("u", "d", at=2), event("payment", "u", "d", at=3))
     assert engine.resolve("device:d", START + 4) == "device:d"
     assert (views(engine, "u"), views(engine, "device:d")) == (1, 1)
 
@@ -139,25 +140,18 @@ def test_nothing_that_would_tell_people_apart_covertly_links() -> None:
         "properties": {"email": "a@example.org", "fingerprint": "f", "price": 1.0},
         "session_id": "s",
     }
-    engine = new_engine()
-    feed(
-        engine,
-        [
-            event("x.login", "u", "d", at=1, **traits),
-            view(device="other", at=2, **traits),
-            event("purchase", "v", at=3, **traits),
-            view(device="third", at=4, **traits),
-            event("x.login", device="third", at=5, **traits),
-        ],
+    engine = fed(
+        event("x.login", "u", "d", at=1, **traits),
+        view(device="other", at=2, **traits),
+        event("purchase", "v", at=3, **traits),
+        view(device="third", at=4, **traits),
+        event("x.login", device="third", at=5, **traits),
     )
     for device in ("other", "third"):
         assert engine.resolve(f"device:{device}", START + 9) == f"device:{device}"
         assert views(engine, f"device:{device}") == 1
     assert (views(engine, "u"), views(engine, "v")) == (0, 0)
     assert (engine.reads.devices_of("u"), engine.reads.devices_of("v")) == (("d",), ())
-
-
-# Hands
 
 
 def test_a_device_that_changes_hands_leaves_each_their_own() -> None:
@@ -196,35 +190,25 @@ def test_what_happens_after_a_logout_belongs_to_who_comes_next() -> None:
 
 
 def test_a_late_login_takes_nothing_from_later_users() -> None:
-    engine = new_engine()
-    feed(
-        engine,
-        [
-            view(device="d", at=1),
-            event("x.login", "v", "d", at=20),
-            event("x.login", "u", "d", at=10),
-            view(device="d", at=12),
-            view(device="d", at=22),
-        ],
+    engine = fed(
+        view(device="d", at=1),
+        event("x.login", "v", "d", at=20),
+        event("x.login", "u", "d", at=10),
+        view(device="d", at=12),
+        view(device="d", at=22),
     )
     assert (views(engine, "u"), views(engine, "v")) == (1, 2)
 
 
 def test_a_late_login_claims_no_later_history() -> None:
     """A late login does not claim the history that waits for the next user."""
-    check_late_login()
-
-
-def check_late_login() -> None:
-    engine = new_engine()
-    feed(engine, [event("x.login", "v", "d", at=20), event("x.logout", "v", "d", at=30)])
+    engine = fed(event("x.login", "v", "d", at=20), event("x.logout", "v", "d", at=30))
     feed(engine, [view(device="d", at=40), event("x.login", "u", "d", at=10)])
     assert (views(engine, "u"), views(engine, "v"), views(engine, "device:d")) == (0, 0, 1)
 
 
 def test_a_link_is_forgotten_in_time() -> None:
-    engine = new_engine(identity=Identity(ttl_ms=HOUR))
-    feed(engine, [event("x.login", "u", "d"), view(device="d", at=1)])
+    engine = fed(event("x.login", "u", "d"), view(device="d", at=1), identity=Identity(ttl_ms=HOUR))
     feed(engine, [view(device="d", at=HOUR)])
     assert engine.resolve("device:d", START + HOUR) == "device:d"
     assert engine.reads.devices_of("u") == ()
@@ -232,34 +216,33 @@ def test_a_link_is_forgotten_in_time() -> None:
 
 
 def test_a_person_has_so_many_devices_and_no_more() -> None:
-    engine = new_engine(identity=replace(IDENTITY, devices_per_user=2))
-    feed(engine, [event("x.login", "u", f"d{n}", at=n) for n in range(3)])
+    engine = fed(
+        *[event("x.login", "u", f"d{n}", at=n) for n in range(3)],
+        identity=replace(IDENTITY, devices_per_user=2),
+    )
     assert engine.reads.devices_of("u") == ("d1", "d2")
     feed(engine, [view(device="d0", at=9)])
     assert views(engine, "u") == 0
 
 
 def test_marks_are_bounded_and_what_is_forgotten_is_nobodys() -> None:
-    engine = new_engine(identity=replace(IDENTITY, marks_per_device=4))
-    feed(engine, [event("x.login", f"u{n}", "d", at=10 * n) for n in range(9)])
+    engine = fed(
+        *[event("x.login", f"u{n}", "d", at=10 * n) for n in range(9)],
+        identity=replace(IDENTITY, marks_per_device=4),
+    )
     feed(engine, [view(device="d", at=5), view(device="d", at=85)])
     assert [views(engine, f"u{n}") for n in range(9)] == [0] * 8 + [1]
 
 
-# Consent
+def agree(user: str, at: int = 0, answer: Any = True) -> User:
+    return User(user_id=user, timestamp=START + at, properties={CONSENT_PROPERTY: answer})
 
 
-def refuse(user: str, at: int = 0) -> User:
-    return User(user_id=user, timestamp=START + at, properties={CONSENT_PROPERTY: False})
-
-
-def agree(user: str, at: int = 0) -> User:
-    return User(user_id=user, timestamp=START + at, properties={CONSENT_PROPERTY: True})
+refuse = functools.partial(agree, answer=False)
 
 
 def test_who_refuses_is_never_linked() -> None:
-    engine = new_engine()
-    feed(engine, [refuse("u"), view(device="d", at=1), event("x.login", "u", "d", at=2)])
+    engine = fed(refuse("u"), view(device="d", at=1), event("x.login", "u", "d", at=2))
     feed(engine, [view(device="d", at=3)])
     assert views(engine, "u") == 0
     assert engine.resolve("device:d", START + 4) != "u"
@@ -270,8 +253,7 @@ def test_who_refuses_is_never_linked() -> None:
 
 
 def test_who_withdraws_is_unlinked_from_then_on() -> None:
-    engine = new_engine()
-    feed(engine, [view(device="d", at=1), event("x.login", "u", "d", at=2)])
+    engine = fed(view(device="d", at=1), event("x.login", "u", "d", at=2))
     feed(engine, [refuse("u", 3), view(device="d", at=4), view(device="d", at=1)])
     assert views(engine, "u") == 1
     assert engine.reads.devices_of("u") == ()
@@ -294,7 +276,7 @@ def test_where_consent_is_required_silence_is_none() -> None:
 @pytest.mark.parametrize("said", ["yes", 1, None])
 def test_only_true_and_false_are_answers(said: Any) -> None:
     engine = new_engine(identity=replace(IDENTITY, consent_required=True))
-    user = User(user_id="u", timestamp=START, properties={CONSENT_PROPERTY: said})
+    user = agree("u", answer=said)
     feed(engine, [user, view(device="d", at=1), event("x.login", "u", "d", at=2)])
     assert views(engine, "u") == 0
 
@@ -311,8 +293,12 @@ def test_consent_outlives_a_restart() -> None:
 
 
 def test_nothing_is_linked_without_identity() -> None:
-    engine = new_engine(identity=None)
-    feed(engine, [view(device="d", at=1), event("x.login", "u", "d", at=2), view(device="d", at=3)])
+    engine = fed(
+        view(device="d", at=1),
+        event("x.login", "u", "d", at=2),
+        view(device="d", at=3),
+        identity=None,
+    )
     feed(engine, [Link(device_id="d", timestamp=START, user_id="u")])
     assert (views(engine, "u"), views(engine, "device:d")) == (0, 2)
     assert engine.resolve("device:d", START + 3) == "device:d"
@@ -325,9 +311,6 @@ def test_an_identity_that_makes_no_sense_is_refused() -> None:
     for wrong in ({"ttl_ms": 0}, {"devices_per_user": 0}, {"marks_per_device": 1}):
         with pytest.raises(EngineError, match="at least"):
             Identity(**wrong)  # type: ignore[arg-type]
-
-
-# Sequences and joins
 
 
 def test_a_sequence_goes_on_where_the_device_began_it() -> None:
@@ -354,9 +337,6 @@ def test_late_events_of_operators_are_counted() -> None:
     applied = engine.apply([(1, encode_entry(view("u", at=1)))])
     assert applied.late == 2
     assert engine.apply([(2, encode_entry(view("u", at=HOUR)))]).late == 0
-
-
-# Against brute force
 
 
 def random_lives(rng: random.Random, count: int, *, consent: bool = True) -> list[Entry]:
@@ -460,9 +440,6 @@ def check_one(rng: random.Random, count: int, identity: Identity, lateness: int)
     return check(engine.read, entries, NaiveIdentity(identity), allowed_lateness_ms=lateness)
 
 
-# Several partitions
-
-
 class Cluster:
     """A log in partitions, an engine for each, and owners that die at any point."""
 
@@ -563,19 +540,19 @@ def test_links_move_to_another_number_of_partitions(before: int, after: int) -> 
 class OldCluster(Cluster):
     """A cluster that computes less."""
 
+    def options(self, number: int) -> EngineOptions:
+        return EngineOptions(
+            identity=IDENTITY,
+            allowed_lateness_ms=365 * DAY,
+            partition=number,
+            partition_of=self.route,
+        )
+
     def _open(self, number: int) -> Engine:
         all_ = chosen()
         kept = tuple(it for it in all_.features if it.name in ("spend", "visit", "item_views"))
-        return Engine(
-            Definitions(kept, all_.sequences, all_.joins),
-            self.stores[number],
-            EngineOptions(
-                identity=IDENTITY,
-                allowed_lateness_ms=365 * DAY,
-                partition=number,
-                partition_of=self.route,
-            ),
-        )
+        less = Definitions(kept, all_.sequences, all_.joins)
+        return Engine(less, self.stores[number], self.options(number))
 
 
 class Partition:
@@ -590,9 +567,9 @@ class Partition:
         return [*enumerate(self._payloads)][offset : offset + min(limit, 17)]
 
 
-@pytest.mark.parametrize("partitions", [3])
-def test_partitions_with_transfers_backfill_together(partitions: int) -> None:
+def test_partitions_with_transfers_backfill_together() -> None:
     """Partitions whose devices move compute missing features together."""
+    partitions = 3
     rng = random.Random(partitions)
     entries = random_lives(rng, 90)
     cluster = OldCluster([MemoryState() for _ in range(partitions)], rng)
@@ -606,18 +583,9 @@ def test_partitions_with_transfers_backfill_together(partitions: int) -> None:
         for number, store in enumerate(cluster.stores):
             meta = adopt_definitions(store, chosen())
             assert meta is not None
-            options = EngineOptions(
-                identity=IDENTITY,
-                allowed_lateness_ms=365 * DAY,
-                partition=number,
-                partition_of=cluster.route,
-            )
             log: Any = Partition(cluster.logs[number])
-            parts.append(
-                PartComputation(
-                    log, scratches[number], chosen(), meta.missing, until[number], options
-                )
-            )
+            place = log, scratches[number], chosen(), meta.missing, until[number]
+            parts.append(PartComputation(*place, cluster.options(number)))
         return parts
 
     ends = [len(log) for log in cluster.logs]
@@ -651,8 +619,12 @@ def split(key: str) -> int:
 
 
 def test_a_history_travels_once_however_often_it_is_sent() -> None:
-    home = new_engine(partition=0, partition_of=split)
-    feed(home, [view(device="d", at=1), Link(device_id="d", timestamp=START + 2, user_id="u")])
+    home = fed(
+        view(device="d", at=1),
+        Link(device_id="d", timestamp=START + 2, user_id="u"),
+        partition=0,
+        partition_of=split,
+    )
     feed(home, [view(device="d", at=3)])
     home.commit()
     transfer, forwarded = home.transfers.ready().values()
@@ -666,39 +638,49 @@ def test_a_history_travels_once_however_often_it_is_sent() -> None:
     person = new_engine(store, partition=1, partition_of=split)
     feed(person, [forwarded, transfer])
     assert views(person, "u") == 2
+    # Who refuses meanwhile gets neither history nor events.
+    refusing = fed(refuse("u"), transfer, forwarded, partition=1, partition_of=split)
+    assert views(refusing, "u") == 0
+
+
+@pytest.mark.parametrize("erased", ["u", "device:d"])
+def test_an_erased_user_gets_no_history(erased: str) -> None:
+    """The history of a device is not added when its user or the device was erased."""
+    home = fed(
+        view(device="d", at=0),
+        Link(device_id="d", timestamp=START + 1, user_id="u"),
+        partition=0,
+        partition_of=split,
+    )
+    home.commit()
+    (transfer,) = home.transfers.ready().values()
+    assert views(fed(transfer, partition=1, partition_of=split), "u") == 1
+    assert views(fed(transfer, partition=1, partition_of=split, suppressed={erased}), "u") == 0
 
 
 def test_a_forwarded_order_is_no_login() -> None:
-    home = new_engine(partition=0, partition_of=split)
-    feed(home, [Link(device_id="d", timestamp=START, user_id="u")])
+    home = fed(Link(device_id="d", timestamp=START, user_id="u"), partition=0, partition_of=split)
     feed(home, [event("purchase", device="d", at=3)])
     home.commit()
     (forwarded,) = home.transfers.ready().values()
-    person = new_engine(partition=1, partition_of=split)
-    feed(person, [forwarded])
+    person = fed(forwarded, partition=1, partition_of=split)
     person.commit()
     assert person.transfers.ready() == {}
     assert person.read("user", "u", START + MINUTE)["spend"] == 1
 
 
-def test_who_refuses_meanwhile_gets_neither_history_nor_events() -> None:
-    home = new_engine(partition=0, partition_of=split)
-    feed(home, [view(device="d", at=1), Link(device_id="d", timestamp=START + 2, user_id="u")])
-    feed(home, [view(device="d", at=3)])
-    home.commit()
-    person = new_engine(partition=1, partition_of=split)
-    feed(person, [refuse("u"), *home.transfers.ready().values()])
-    assert views(person, "u") == 0
-
-
 def test_a_whole_log_reader_skips_transfers() -> None:
     """A reader of the whole log skips entries between partitions."""
     entries = [view(device="d", at=1), event("x.login", "u", "d", at=2), view(device="d", at=3)]
-    home = new_engine(partition=0, partition_of=split)
-    feed(home, [entries[0], Link(device_id="d", timestamp=START + 2, user_id="u"), entries[2]])
+    home = fed(
+        entries[0],
+        Link(device_id="d", timestamp=START + 2, user_id="u"),
+        entries[2],
+        partition=0,
+        partition_of=split,
+    )
     home.commit()
-    whole = new_engine()
-    feed(whole, [*entries, *home.transfers.ready().values()])
+    whole = fed(*entries, *home.transfers.ready().values())
     assert views(whole, "u") == 2
 
 
@@ -711,9 +693,6 @@ def test_a_damaged_history_is_set_aside() -> None:
     feed(engine, [bad, view("u", at=1)])
     assert "damaged" in letters[0].reason
     assert views(engine, "u") == 1
-
-
-# The checks see mistakes
 
 
 def _ignore_logouts(self: DeviceMarks, at: int, ttl_ms: int) -> str | None:
@@ -769,7 +748,7 @@ def test_a_planted_mistake_in_linking_is_seen(
 ) -> None:
     monkeypatch.setattr(owner, name, wrong)
     with pytest.raises(AssertionError):
-        check_late_login()
+        test_a_late_login_claims_no_later_history()
         for seed in range(20):
             check_one(random.Random(seed), 150, IDENTITY, 365 * DAY)
 
