@@ -1,7 +1,10 @@
 """Ledgers and keyrings of tests; a test with `location` runs on each database."""
 
-from collections.abc import Iterator
+import os
+import traceback
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -37,3 +40,23 @@ def ledger(tmp_path: Path) -> Iterator[Ledger]:
 def keyring(tmp_path: Path) -> Keyring:
     """A new keyring with one key."""
     return Keyring(tmp_path / "keyring.json", clock=lambda: 0)
+
+
+@pytest.fixture
+def in_child() -> Callable[..., int]:
+    """Run a function in a forked process; the result is its exit status, -9 if it was killed."""
+
+    def run(work: Callable[..., object], *arguments: Any) -> int:
+        child = os.fork()
+        if child == 0:
+            status = 1
+            try:
+                work(*arguments)
+                status = 0
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                os._exit(status)
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+    return run

@@ -47,21 +47,14 @@ def matrix(root: RootOfSums) -> np.ndarray[tuple[int, int], np.dtype[np.int64]]:
     return found
 
 
-# -- the matrix ------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("bits", [2, 6, 12])
 def test_the_root_squared_is_the_sum_but_for_rounding(bits: int) -> None:
-    root = RootOfSums(24, bits)
+    """And the decoder is the sum after the root's inverse."""
+    root, sums = RootOfSums(24, bits), np.tril(np.ones((24, 24)))
     squared = matrix(root) @ matrix(root) / 4**bits
-    np.testing.assert_allclose(squared, np.tril(np.ones((24, 24))), atol=24 * 2.0**-bits)
+    np.testing.assert_allclose(squared, sums, atol=24 * 2.0**-bits)
     assert list(root.coefficients) == sorted(root.coefficients, reverse=True)
-
-
-@pytest.mark.parametrize("bits", [2, 6, 12])
-def test_the_decoder_is_the_sum_after_the_inverse(bits: int) -> None:
-    root = RootOfSums(24, bits)
-    wanted = np.tril(np.ones((24, 24))) @ np.linalg.inv(matrix(root))
+    wanted = sums @ np.linalg.inv(matrix(root))
     np.testing.assert_allclose(root.decoder, wanted[:, 0], atol=1e-9)
     np.testing.assert_allclose(wanted[5:, 5], root.decoder[:-5], atol=1e-9)
 
@@ -111,17 +104,12 @@ def test_noise_keeps_to_the_delta_it_was_given(epsilon: str, delta: str) -> None
     assert found.noise().sigma_squared == found.sensitivity_squared / (2 * found.rho)
 
 
-# -- what is released ------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("seed", [4])
-def test_totals_match_bounded_counts_within_intervals(tmp_path: Path, seed: int) -> None:
+def test_totals_match_bounded_counts_within_intervals(ledger: Ledger) -> None:
     """Through restarts, seeded; of 144 totals at 95 %, fewer than 115 within: probability 1e-8.
 
     Errors of one key and day go together, hence the slack.
     """
-    rng, entropy = random.Random(seed), np.random.default_rng(seed).bytes
-    ledger = Ledger(tmp_path / "ledger.db", budgets=[BUDGET])
+    rng, entropy = random.Random(4), np.random.default_rng(4).bytes
     counts = counting()
     publisher = Publisher(counts, ledger, entropy=entropy)
     true: dict[tuple[int, str], int] = {}
@@ -155,20 +143,17 @@ def test_totals_match_bounded_counts_within_intervals(tmp_path: Path, seed: int)
         *read_released(ledger, "totals", limit=30).panes,
         *read_released(ledger, "totals", start=30 * HOUR).panes,
     ), "a page in the middle of a day is decoded from midnight on"
-    ledger.close()
 
 
-def test_intervals_cover_as_often_as_they_say(tmp_path: Path) -> None:
+def test_intervals_cover_as_often_as_they_say(ledger: Ledger) -> None:
     """1,000 keys, seeded: fewer than 915 covered at one time of day has probability 1e-6."""
     statistic = replace(TOTALS, keys=tuple(str(n) for n in range(1_000)))
-    ledger = Ledger(tmp_path / "ledger.db", budgets=[BUDGET])
     counts, entropy = counting(statistic, start=2 * HOUR), np.random.default_rng(5).bytes
     pages = Publisher(counts, ledger, entropy=entropy).publish(DAY_MS)
     for page in (pages[0], pages[9], pages[-1]):
         covered = sum(abs(value) <= page.half_width for value in page.values.values())
         assert 915 <= covered < 1_000
     assert pages[0].half_width < pages[-1].half_width < 3 * pages[0].half_width
-    ledger.close()
 
 
 def test_what_was_released_before_a_crash_stays(ledger: Ledger) -> None:
@@ -184,20 +169,18 @@ def test_what_was_released_before_a_crash_stays(ledger: Ledger) -> None:
     assert publisher.publish(7 * HOUR)[:5] == before
 
 
-# -- what is refused -------------------------------------------------------------------------------
-
-
-def test_a_ledger_without_delta_grants_no_gaussian_totals(tmp_path: Path) -> None:
-    ledger = Ledger(tmp_path / "ledger.db", daily_epsilon=1)
+def test_what_does_not_fit_is_refused(ledger: Ledger, tmp_path: Path) -> None:
+    without_delta = Ledger(tmp_path / "without.db", daily_epsilon=1)
     with pytest.raises(BudgetError, match="delta"):
-        Publisher(counting(), ledger)
-    ledger.close()
-
-
-def test_nothing_is_concluded_from_several_totals(ledger: Ledger) -> None:
-    pages = Publisher(counting(), ledger).publish(2 * HOUR)
+        Publisher(counting(), without_delta)
+    without_delta.close()
+    other = Ledger(tmp_path / "other.db", budgets=[BUDGET])
+    fewer = Publisher(counting(replace(TOTALS, keys=("a",))), other)
+    with pytest.raises(StateError, match="another statistic"):
+        Publisher(counting(), ledger).restore(fewer.snapshot())
+    other.close()
     with pytest.raises(ParameterError, match="Gaussian"):
-        sum_released(pages[:1])
+        sum_released(Publisher(counting(), ledger).publish(2 * HOUR)[:1])
 
 
 def test_the_definition_is_checked_and_kept() -> None:
@@ -210,11 +193,3 @@ def test_the_definition_is_checked_and_kept() -> None:
         replace(TOTALS, delta=Fraction(2))
     with pytest.raises(ParameterError, match="Gaussian"):
         TOTALS.mechanism()
-
-
-def test_a_snapshot_of_other_keys_is_refused(ledger: Ledger, tmp_path: Path) -> None:
-    other = Ledger(tmp_path / "other.db", budgets=[BUDGET])
-    fewer = Publisher(counting(replace(TOTALS, keys=("a",))), other)
-    with pytest.raises(StateError, match="another statistic"):
-        Publisher(counting(), ledger).restore(fewer.snapshot())
-    other.close()
