@@ -40,9 +40,6 @@ def released(true: dict[str, int], noise: DiscreteLaplace, start: int = 0) -> Re
     return pane({k: n + z for (k, n), z in zip(true.items(), drawn, strict=True)}, start)
 
 
-# -- shares ----------------------------------------------------------------------------------------
-
-
 @settings(max_examples=40, deadline=None)
 @given(
     st.integers(-6, 12),
@@ -124,18 +121,33 @@ def test_a_share_needs_disjoint_known_keys() -> None:
         share_released(panes, "click", "other", "1")
 
 
-# -- quantiles -------------------------------------------------------------------------------------
-
-
 def true_quantile(counts: list[int], p: float) -> int:
     cumulative = np.cumsum(counts)
     return int(np.searchsorted(cumulative, p * cumulative[-1] - 1e-9))
 
 
-def test_quantile_between_two_buckets() -> None:
-    """The median of two equal buckets may be either, and the interval has both."""
-    result = quantile_released([pane({"0": 0, "1": 1000, "2": 1000})], "0.5")
-    assert (result.low, result.key, result.high) == ("1", "1", "2")
+@pytest.mark.parametrize(
+    ("counts", "probability", "wanted"),
+    [
+        ((0, 1000, 1000), "0.5", "112"),  # either may be the median: the interval has both
+        ((100_000, 300_000, 300_000, 300_000), "0.05", "000"),
+        ((100_000, 300_000, 300_000, 300_000), "0.5", "222"),
+        ((100_000, 300_000, 300_000, 300_000), "0.99", "333"),
+    ],
+)
+def test_quantiles_of_large_counts(counts: tuple[int, ...], probability: str, wanted: str) -> None:
+    histogram = pane({str(n): count for n, count in enumerate(counts)})
+    found = quantile_released([histogram], probability)
+    assert (found.low, found.key, found.high) == tuple(wanted)
+
+
+def test_a_quantile_of_nothing_but_noise_is_anywhere() -> None:
+    panes = [pane({"a": 1, "b": -4, "c": 2, "d": 3})]
+    found = quantile_released(panes, "0.5")
+    assert (found.low, found.high) == ("a", "d")
+    for probability in ("0", "1", "-0.1", "a lot"):
+        with pytest.raises(ParameterError, match="probability"):
+            quantile_released(panes, probability)
 
 
 @pytest.mark.parametrize("probability", ["0.1", "0.5", "0.9"])
@@ -155,30 +167,6 @@ def test_quantile_intervals_have_their_coverage(probability: str) -> None:
         assert int(found.low) <= int(found.key) <= int(found.high)
     assert covered >= 265
     assert right >= 150, "the estimate is mostly right where counts are far above the noise"
-
-
-def test_a_quantile_of_nothing_but_noise_is_anywhere() -> None:
-    found = quantile_released([pane({"a": 1, "b": -4, "c": 2, "d": 3})], "0.5")
-    assert (found.low, found.high) == ("a", "d")
-
-
-def test_a_quantile_of_large_counts_is_exact() -> None:
-    histogram = pane({"0": 100_000, "1": 300_000, "2": 300_000, "3": 300_000})
-    found = {q: quantile_released([histogram], q) for q in ("0.05", "0.5", "0.99")}
-    assert {q: (it.low, it.key, it.high) for q, it in found.items()} == {
-        "0.05": ("0", "0", "0"),
-        "0.5": ("2", "2", "2"),
-        "0.99": ("3", "3", "3"),
-    }
-
-
-@pytest.mark.parametrize("probability", ["0", "1", "-0.1", "a lot"])
-def test_a_quantile_out_of_range_is_refused(probability: str) -> None:
-    with pytest.raises(ParameterError, match="probability"):
-        quantile_released([pane({"a": 1, "b": 2})], probability)
-
-
-# -- places ----------------------------------------------------------------------------------------
 
 
 def test_places_hold_all_at_once_as_often_as_they_say() -> None:
@@ -205,15 +193,9 @@ def test_places_are_those_of_every_pair_of_intervals() -> None:
         low, high = it.value - it.half_width, it.value + it.half_width
         assert it.best == 1 + sum(v - it.half_width > high for v in values.values())
         assert it.worst == 40 - sum(v + it.half_width < low for v in values.values())
-
-
-def test_far_apart_places_are_certain() -> None:
-    first, second = top_released([pane({"a": 10, "b": 1_000, "c": 500})], 2)
-    assert (first.key, first.best, first.worst) == ("b", 1, 1)
-    assert (second.key, second.best, second.worst) == ("c", 2, 2)
-
-
-@pytest.mark.parametrize("k", [0, -1, 4])
-def test_a_number_of_places_beyond_the_catalogue_is_refused(k: int) -> None:
-    with pytest.raises(ParameterError, match="k is"):
-        top_released([pane({"a": 10, "b": 1_000, "c": 500})], k)
+    far_apart = [pane({"a": 10, "b": 1_000, "c": 500})]
+    found = [(it.key, it.best, it.worst) for it in top_released(far_apart, 2)]
+    assert found == [("b", 1, 1), ("c", 2, 2)]
+    for k in (0, -1, 4):
+        with pytest.raises(ParameterError, match="k is"):
+            top_released(far_apart, k)

@@ -68,9 +68,7 @@ def report(seeded_noise: SeededNoise) -> AuditReport:
         return audit(5, 1, SMALL)
 
 
-def test_real_pipelines_pass_within_the_claim(
-    report: AuditReport,
-) -> None:
+def test_real_pipelines_pass_within_the_claim(report: AuditReport) -> None:
     """The product's pipelines pass, and no attack proves more than claimed."""
     panes, *totals = report.real
     assert report.passed, str(report)
@@ -89,6 +87,11 @@ def test_every_planted_bug_fails_in_the_layers_made_for_it(report: AuditReport) 
     for bug in report.planted:
         assert FOUND_BY[bug.name] <= set(bug.failed_layers), str(report)
     assert report.trustworthy
+    missed = Audited("double firing", report.real[0].findings)
+    blind = replace(report, planted=(*report.planted[1:], missed))
+    assert not blind.trustworthy
+    assert "MISSED  double firing" in str(blind)
+    assert blind.to_dict()["planted_bugs_caught"] == len(FOUND_BY) - 1
 
 
 def test_the_report_says_all_of_it(report: AuditReport) -> None:
@@ -100,18 +103,6 @@ def test_the_report_says_all_of_it(report: AuditReport) -> None:
     assert document["planted_bugs_caught"] == document["planted_bugs"] == len(FOUND_BY)
     assert document["epsilon"] == "1"
     assert document["real"][0]["findings"][0]["layer"] == 1
-
-
-def test_audit_that_misses_a_bug_is_not_trustworthy(report: AuditReport) -> None:
-    """An audit that misses a planted bug reports that it is not trustworthy."""
-    missed = Audited("double firing", report.real[0].findings)
-    blind = replace(report, planted=(*report.planted[1:], missed))
-    assert not blind.trustworthy
-    assert "MISSED  double firing" in str(blind)
-    assert blind.to_dict()["planted_bugs_caught"] == len(FOUND_BY) - 1
-
-
-def test_a_leaking_pipeline_is_said_to_fail(report: AuditReport) -> None:
     leaking = replace(report, real=(report.real[1], report.planted[0]))
     assert leaking.to_dict()["passed"] is False
     assert "FAIL  1 delta of the noise" in str(leaking)
@@ -121,14 +112,6 @@ def test_a_leaking_pipeline_is_said_to_fail(report: AuditReport) -> None:
 def test_other_caps_and_losses_pass_too(cap: int, epsilon: str) -> None:
     result = examine(Pipeline(cap, Fraction(epsilon)), SMALL, canaries=2_000)
     assert result.passed, result
-
-
-def test_a_statistic_that_cannot_be_published_is_refused() -> None:
-    with pytest.raises(ParameterError, match="epsilon"):
-        audit(5, 0, SMALL)
-
-
-# -- single checks --------------------------------------------------------------------------------
 
 
 def test_one_percent_of_scale_shows_in_the_computed_delta() -> None:
@@ -172,12 +155,9 @@ def test_sensitivity_of_a_wrong_counter_is_caught(counter: type[BoundedCounts]) 
     finding = check_sensitivity(Wrong(5, ONE), streams=60, seed=3)
     assert not finding.passed
     assert finding.measured > 5
-
-
-def test_sensitivity_of_the_real_counter_is_the_cap_and_reached() -> None:
-    finding = check_sensitivity(Pipeline(5, ONE), streams=60, seed=3)
-    assert finding.passed
-    assert finding.measured == 5
+    right = check_sensitivity(Pipeline(5, ONE), streams=60, seed=3)
+    assert right.passed
+    assert right.measured == 5, "the cap, and reached"
 
 
 def test_freshness_of_one_repeated_run_of_noise_is_caught(tmp_path: Path) -> None:
@@ -242,6 +222,8 @@ def test_audit_leaves_out_gaussian_totals_of_large_caps() -> None:
     """Gaussian totals are left out if the cap is too large to publish them."""
     with pytest.raises(ParameterError):
         GaussianPipeline(100, Fraction(1, 10))
+    with pytest.raises(ParameterError, match="epsilon"):
+        audit(5, 0, SMALL)
     assert "Gaussian noise of a fifth" not in {it.name for it in planted_bugs(100, Fraction(1, 10))}
 
 
@@ -275,27 +257,23 @@ def test_delta_counts_outputs_beyond_reach() -> None:
 def test_draws_as_stated_look_rare_as_seldom_as_is_said(epsilon: int) -> None:
     """Also where nearly all noise is 0; there chi-square alone cried wolf five times too often."""
     stated, generator = laplace_noise(1, epsilon), np.random.default_rng(epsilon)
+    # At 10 nine draws of 100,000 are not 0: that they are fewer can be chance.
+    draws = 100_000 if epsilon == 10 else 20_000
 
     def drawn(scale: float) -> NDArray[np.int64]:
         falls = 1 - np.exp(-scale * epsilon)
-        return generator.geometric(falls, 100_000) - generator.geometric(falls, 100_000)
+        return generator.geometric(falls, draws) - generator.geometric(falls, draws)
 
     chances = np.array([chance_of(drawn(1), stated) for _ in range(1_000)])
     assert (chances < 0.01).mean() <= 0.02
     assert chances.min() > 1e-6
     assert chance_of(drawn(0.7), stated) < 1e-6, "noise too wide"
-    # At 10 nine draws of 100,000 are not 0: that they are fewer can be chance.
     assert epsilon == 10 or chance_of(drawn(1.7), stated) < 1e-6, "too narrow"
-
-
-# -- at length ------------------------------------------------------------------------------------
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(3_600)
-def test_million_canaries_catch_a_scale_5_percent_low(
-    tmp_path: Path,
-) -> None:
+def test_million_canaries_catch_a_scale_5_percent_low(tmp_path: Path) -> None:
     """A million canaries pass the correct scale and catch a scale 5 % too low."""
     for pipeline, low, high in ((Pipeline(5, ONE), 0.95, 1.0), (low_scale(5, ONE, 5), 1.0, 1.06)):
         ((_, bound),) = attack(pipeline, 1_000_000, 1e-6, tmp_path, spreads=["together"])
@@ -304,9 +282,7 @@ def test_million_canaries_catch_a_scale_5_percent_low(
 
 @pytest.mark.slow
 @pytest.mark.timeout(3_600)
-def test_attacks_on_totals_are_tight_and_catch_bugs(
-    tmp_path: Path,
-) -> None:
+def test_attacks_on_totals_are_tight_and_catch_bugs(tmp_path: Path) -> None:
     """Attacks on totals prove most of the claim and refute planted bugs."""
     for pipeline, low, high in (
         (TotalsPipeline(5, ONE), 0.85, 1.0),
