@@ -77,9 +77,7 @@ def loaded(models: Path, version: str) -> RankingModel:
     return load_model(version_directory(models, version), definitions=DEFINITIONS)
 
 
-def test_a_version_is_a_run_with_everything_that_made_it(
-    registry: Registry, tracking_uri: str, tmp_path: Path
-) -> None:
+def test_a_version_is_a_run(registry: Registry, tracking_uri: str, tmp_path: Path) -> None:
     import mlflow
 
     picture = tmp_path / "curve.png"
@@ -106,68 +104,42 @@ def test_a_version_is_a_run_with_everything_that_made_it(
     assert [column.name for column in logged.signature.inputs] == list(RANKING_FEATURES)
     assert Path(tmp_path / "mlruns").is_dir(), "artifacts lie beside the database"
 
-
-def test_the_model_in_mlflow_scores_as_the_one_that_serves(
-    registry: Registry, tmp_path: Path
-) -> None:
-    import mlflow
-
-    register(registry, make_model(tmp_path / "m", 2))
-
+    # The model in MLflow scores as the one that serves.
     theirs = mlflow.xgboost.load_model("models:/ranker/1")
-
     rows = some_rows(9)
     ours = loaded(tmp_path / "models", "1").score(rows)
     assert np.array_equal(theirs.inplace_predict(rows, predict_type="margin"), ours)
 
 
-def test_registering_completes_the_manifest_and_keeps_a_copy(
-    registry: Registry, tmp_path: Path
-) -> None:
-    for number in (1, 2):
+def test_promotion_moves_the_aliases_and_the_pointer(registry: Registry, tmp_path: Path) -> None:
+    """Registering completes the manifest and keeps a copy; promoting makes it serve."""
+    models = tmp_path / "models"
+    assert registry.versions() == []
+    with pytest.raises(ModelError, match="no version '1'"):
+        registry.promote("1")
+    for number in (1, 2, 3):
         made = register(registry, make_model(tmp_path / f"m{number}", number))
         assert made.version == str(number)
-        kept = read_manifest(version_directory(tmp_path / "models", made.version))
-        assert (kept.version, kept.run_id) == (made.version, made.run_id)
-        alike = {"version": made.version, "run_id": made.run_id}
         given = read_manifest(tmp_path / f"m{number}")
-        assert kept == msgspec.structs.replace(given, **alike)
-    assert read_pointer(tmp_path / "models") is None, "nothing serves before it is promoted"
-    names = sorted(path.name for path in (tmp_path / "models" / "versions").iterdir())
-    assert names == ["1", "2"]
-
-
-def test_promotion_moves_the_aliases_and_the_pointer(registry: Registry, tmp_path: Path) -> None:
-    for number in (1, 2, 3):
-        register(registry, make_model(tmp_path / f"m{number}", number))
-    models = tmp_path / "models"
+        kept = read_manifest(version_directory(models, made.version))
+        assert kept == msgspec.structs.replace(given, version=made.version, run_id=made.run_id)
+    assert sorted(path.name for path in (models / "versions").iterdir()) == ["1", "2", "3"]
+    assert read_pointer(models) is None, "nothing serves before it is promoted"
 
     def aliases() -> dict[str, str]:
         return {it["version"]: it["aliases"] for it in registry.versions()}
 
     assert aliases() == {"3": "challenger", "2": "", "1": ""}
-    registry.promote("1")
-    assert read_pointer(models) == Pointer(version="1")
-    assert aliases() == {"3": "challenger", "2": "", "1": "champion"}
-    registry.promote("3")
-    assert read_pointer(models) == Pointer(version="3", previous="1")
-    assert aliases() == {"3": "champion", "2": "", "1": "previous"}
-    registry.promote("1")
-    assert read_pointer(models) == Pointer(version="1", previous="3")
-    assert aliases() == {"3": "previous", "2": "", "1": "champion"}
+    for version, previous, expected in (
+        ("1", "", {"3": "challenger", "2": "", "1": "champion"}),
+        ("3", "1", {"3": "champion", "2": "", "1": "previous"}),
+        ("1", "3", {"3": "previous", "2": "", "1": "champion"}),
+        ("1", "3", {"3": "previous", "2": "", "1": "champion"}),  # again: the way back stays
+    ):
+        registry.promote(version)
+        assert read_pointer(models) == Pointer(version=version, previous=previous)
+        assert aliases() == expected
     assert [it["version"] for it in registry.versions()] == ["3", "2", "1"], "newest first"
-
-
-def test_promoting_the_champion_again_keeps_the_way_back(
-    registry: Registry, tmp_path: Path
-) -> None:
-    for number in (1, 2):
-        register(registry, make_model(tmp_path / f"m{number}", number))
-        registry.promote(str(number))
-
-    registry.promote("2")
-
-    assert read_pointer(tmp_path / "models") == Pointer(version="2", previous="1")
 
 
 def test_what_is_pulled_equals_what_was_registered(registry: Registry, tmp_path: Path) -> None:
@@ -192,49 +164,34 @@ def test_what_is_pulled_equals_what_was_registered(registry: Registry, tmp_path:
     assert read_pointer(models) == Pointer(version="1")
 
 
-@pytest.mark.parametrize("damaged", ["model.ubj", "manifest.json"])
-def test_pulling_replaces_a_damaged_copy(registry: Registry, tmp_path: Path, damaged: str) -> None:
+def test_a_damaged_copy_is_replaced_by_pulling(registry: Registry, tmp_path: Path) -> None:
     register(registry, make_model(tmp_path / "m", 1))
-    place = version_directory(tmp_path / "models", "1")
-    (place / damaged).write_bytes(b"rubbish")
-    (place / "left-over").touch()
-
-    registry.pull("1")
-
-    assert loaded(tmp_path / "models", "1").manifest.version == "1"
-    assert not (place / "left-over").exists()
-
-
-@pytest.mark.parametrize("version", ["9", "champion", "", "../../etc"])
-def test_an_unknown_version_is_named_and_changes_nothing(
-    registry: Registry, tmp_path: Path, version: str
-) -> None:
-    register(registry, make_model(tmp_path / "m", 1))
-    registry.promote("1")
-    for act in (registry.promote, registry.pull):
-        with pytest.raises(ModelError, match="ranker has no version") as caught:
-            act(version)
-        assert repr(version) in str(caught.value)
-        assert "sqlite:///" in str(caught.value)
-    assert read_pointer(tmp_path / "models") == Pointer(version="1")
-    assert [p.name for p in (tmp_path / "models" / "versions").iterdir()] == ["1"]
-
-
-def test_nothing_is_registered_yet(registry: Registry) -> None:
-    assert registry.versions() == []
-    with pytest.raises(ModelError, match="no version '1'"):
-        registry.promote("1")
-
-
-def test_a_damaged_version_is_not_promoted(registry: Registry, tmp_path: Path) -> None:
-    register(registry, make_model(tmp_path / "m", 1))
-    (version_directory(tmp_path / "models", "1") / "manifest.json").write_bytes(b"{}")
-
+    models = tmp_path / "models"
+    place = version_directory(models, "1")
+    for damaged in ("model.ubj", "manifest.json"):
+        (place / damaged).write_bytes(b"rubbish")
+        (place / "left-over").touch()
+        registry.pull("1")
+        assert loaded(models, "1").manifest.version == "1"
+        assert not (place / "left-over").exists()
+    (place / "manifest.json").write_bytes(b"{}")
     with pytest.raises(ModelError, match=r"manifest\.json"):
         registry.promote("1")
-
-    assert read_pointer(tmp_path / "models") is None
+    assert read_pointer(models) is None
     assert registry.versions()[0]["aliases"] == "challenger"
+
+
+def test_unknown_versions_change_nothing(registry: Registry, tmp_path: Path) -> None:
+    register(registry, make_model(tmp_path / "m", 1))
+    registry.promote("1")
+    for version in ("9", "champion", "", "../../etc"):
+        for act in (registry.promote, registry.pull):
+            with pytest.raises(ModelError, match="ranker has no version") as caught:
+                act(version)
+            assert repr(version) in str(caught.value)
+            assert "sqlite:///" in str(caught.value)
+        assert read_pointer(tmp_path / "models") == Pointer(version="1")
+        assert [p.name for p in (tmp_path / "models" / "versions").iterdir()] == ["1"]
 
 
 def test_two_names_do_not_overwrite_each_other(tracking_uri: str, tmp_path: Path) -> None:

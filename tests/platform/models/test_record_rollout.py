@@ -45,9 +45,7 @@ def test_who_fails_is_tried_three_times(tmp_path: Path) -> None:
         record(store, small_settings(tmp_path), "going")
 
 
-def test_a_shipped_model_becomes_champion_before_its_record(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_shipped_model_becomes_champion(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The champion changes before the run is recorded."""
     store = ended(tmp_path)
     promoted: list[str] = []
@@ -75,9 +73,7 @@ def test_a_shipped_model_becomes_champion_before_its_record(
 
 
 @pytest.mark.slow
-def test_an_end_is_one_run_with_who_and_why(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_end_is_one_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = ended(tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
     monkeypatch.chdir(tmp_path)

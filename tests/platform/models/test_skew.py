@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 from base64 import b64decode, b64encode
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -102,18 +103,20 @@ def serve(
     return log
 
 
+@pytest.fixture(scope="module")
+def served(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedLog]:
+    """A log with lists as the server logged them, for tests that only read it."""
+    with serve(tmp_path_factory.mktemp("served"), models) as log:
+        yield log
+
+
 def measured(directory: Path, models: Path, **how: Any) -> Skew:
-    log = serve(directory, models, **how)
-    try:
+    with serve(directory, models, **how) as log:
         return measure_skew(log, definitions(), models)
-    finally:
-        log.close()
 
 
 @pytest.mark.parametrize("lag", [0, 7, 100])
-def test_features_as_served_are_the_features_of_training(
-    tmp_path: Path, models: Path, lag: int
-) -> None:
+def test_served_features_are_those_of_training(tmp_path: Path, models: Path, lag: int) -> None:
     found = measured(tmp_path, models, lag=lag)
 
     assert found.lists > 10
@@ -183,9 +186,7 @@ def without_decay(name: str, factor: float) -> Change:
 
 
 @pytest.mark.parametrize(("name", "factor"), [("price", 1.001), ("sold_28d", 2.0)])
-def test_a_column_with_another_meaning_is_named(
-    tmp_path: Path, models: Path, name: str, factor: float
-) -> None:
+def test_a_changed_column_is_named(tmp_path: Path, models: Path, name: str, factor: float) -> None:
     found = measured(tmp_path, models, change=without_decay(name, factor))
 
     assert list(found.by_feature) == [name]
@@ -234,45 +235,47 @@ def moved(payload: bytes, by: int) -> bytes:
     return encode_entry(msgspec.structs.replace(entry, properties=properties))
 
 
-def test_lists_of_a_model_that_is_gone_are_counted_apart(tmp_path: Path, models: Path) -> None:
-    log = serve(tmp_path, models)
+def test_lists_of_a_missing_model(tmp_path: Path, models: Path, served: EmbeddedLog) -> None:
     away = Path(shutil.copytree(models, tmp_path / "models"))
     shutil.rmtree(version_directory(away, "1"))
 
-    found = measure_skew(log, definitions(), away)
-    log.close()
+    found = measure_skew(served, definitions(), away)
 
     assert found.lists == found.values == 0
     assert found.skipped > 10
     assert found.share == 0.0
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"features": "no base64!"},
-        {"features": "AAA="},
-        {"features": None},
-        {"items": []},
-        {"items": "a"},
-    ],
-)
-def test_lists_that_say_nonsense_are_passed_over(
-    tmp_path: Path, models: Path, changes: dict[str, Any]
-) -> None:
-    found = measured(tmp_path, models, change=lambda properties: {**properties, **changes})
+NONSENSE: list[dict[str, Any]] = [
+    {"features": "no base64!"},
+    {"features": "AAA="},
+    {"features": None},
+    {"items": []},
+    {"items": "a"},
+]
 
+
+def test_lists_that_say_nonsense_are_passed_over(tmp_path: Path, models: Path) -> None:
+    """Each list of the log has one of several kinds of nonsense."""
+    changes = itertools.cycle(NONSENSE)
+    lists = itertools.count()
+
+    def change(properties: dict[str, Any]) -> dict[str, Any]:
+        next(lists)
+        return {**properties, **next(changes)}
+
+    found = measured(tmp_path, models, change=change)
+
+    assert next(lists) > 2 * len(NONSENSE)
     assert (found.lists, found.values) == (0, 0)
 
 
-def test_only_the_latest_lists_are_compared(tmp_path: Path, models: Path) -> None:
-    log = serve(tmp_path, models)
+def test_only_the_latest_lists_are_compared(models: Path, served: EmbeddedLog) -> None:
     reached: list[tuple[int, int]] = []
 
     found = measure_skew(
-        log, definitions(), models, lists=3, progress=lambda *done: reached.append(done)
+        served, definitions(), models, lists=3, progress=lambda *done: reached.append(done)
     )
-    log.close()
 
     assert found.lists == 3
     assert [done for done, _ in reached] == sorted(done for done, _ in reached)

@@ -62,9 +62,20 @@ class _Collected(Exception):
         self.questions = questions
 
 
-def laid_out(
-    what: Sequence[Entry], options: TrainingOptions = ALL
-) -> tuple[Sequence[Question], list[NDArray[np.float32]], list[NDArray[np.bool_]]]:
+Laid = tuple[Sequence[Question], list[NDArray[np.float32]], list[NDArray[np.bool_]]]
+
+
+@cache
+def whole_shop(tied: bool = False) -> Laid:
+    """What `train` learns from the small shop; computed once."""
+    return laid_out(small_shop(tied), task_of(tied))
+
+
+def task_of(tied: bool) -> TrainingOptions:
+    return replace(ALL, task="basket" if tied else "next")
+
+
+def laid_out(what: Sequence[Entry], options: TrainingOptions = ALL) -> Laid:
     """What `train` learns from this log: questions, and features and labels of each."""
 
     honest = collect
@@ -122,10 +133,10 @@ def other_future(what: Sequence[Entry], after: int, seed: int) -> list[Entry]:
     return [*changed, *what[last:]]
 
 
-def knows_the_future(what: Sequence[Entry], number: int, seed: int, *, tied: bool = False) -> bool:
+def knows_the_future(laid: Laid, number: int, seed: int, *, tied: bool = False) -> bool:
     """Whether the rows of the questions up to `number` change when what came later does."""
-    options = replace(ALL, task="basket" if tied else "next")
-    questions, features, labels = laid_out(what, options)
+    what = small_shop(tied)
+    questions, features, labels = laid
     until = questions[number].offset
     if tied:  # The label is the whole basket: it ends with the purchase.
         until = next(
@@ -135,7 +146,7 @@ def knows_the_future(what: Sequence[Entry], number: int, seed: int, *, tied: boo
             and it.type == "purchase"
             and it.session_id == questions[number].session_id
         )
-    asked, other, other_labels = laid_out(other_future(what, until, seed), options)
+    asked, other, other_labels = laid_out(other_future(what, until, seed), task_of(tied))
     assert list(asked[: number + 1]) == list(questions[: number + 1])
     assert questions != asked, "the futures differ"
     return any(
@@ -150,17 +161,16 @@ def knows_the_future(what: Sequence[Entry], number: int, seed: int, *, tied: boo
 @given(share=st.floats(0, 0.7), seed=st.integers(0, 10**6), tied=st.booleans())
 @settings(max_examples=6, deadline=None)
 def test_no_row_knows_what_came_after_its_question(share: float, seed: int, tied: bool) -> None:
-    what = small_shop(tied)
-    count = len(laid_out(what, replace(ALL, task="basket" if tied else "next"))[0])
+    laid = whole_shop(tied)
 
-    assert not knows_the_future(what, int(share * count), seed, tied=tied)
+    assert not knows_the_future(laid, int(share * len(laid[0])), seed, tied=tied)
 
 
 def test_an_index_of_everything_would_be_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     honest = History.interactions
     monkeypatch.setattr(History, "interactions", lambda self, **_: honest(self))
 
-    assert knows_the_future(small_shop(), 5, 1)
+    assert knows_the_future(laid_out(small_shop()), 5, 1)
 
 
 def test_an_index_by_event_time_would_be_caught(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -175,7 +185,7 @@ def test_an_index_by_event_time_would_be_caught(monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(History, "interactions", by_time)
 
-    assert knows_the_future(small_shop(), 5, 1)
+    assert knows_the_future(laid_out(small_shop()), 5, 1)
 
 
 def test_looking_one_event_too_far_would_be_caught(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -188,12 +198,10 @@ def test_looking_one_event_too_far_would_be_caught(monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(training_rows, "_replay", hasty)
 
-    assert knows_the_future(small_shop(), 5, 1)
+    assert knows_the_future(laid_out(small_shop()), 5, 1)
 
 
-def test_the_index_ends_before_the_first_question(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_index_ends_before_questions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The index of the lists is that of the log before the first."""
     what = small_shop()
     used: list[tuple[RecallIndex, Sequence[Question]]] = []
@@ -211,15 +219,18 @@ def test_the_index_ends_before_the_first_question(
     log.close()
 
     ((index, questions),) = used
-    cut = write_log(tmp_path / "cut", what[: questions[0].offset])
-    before = History.read(cut)
-    cut.close()
+    before = history_of(tmp_path / "cut", what[: questions[0].offset])
     wanted = build_index(before.item_ids, before.interactions())
     assert index.built_until == wanted.built_until <= questions[0].at
     assert np.array_equal(index.following.items, wanted.following.items)
     assert np.array_equal(index.together.weights, wanted.together.weights)
     assert np.array_equal(index.vectors, wanted.vectors)
     assert np.array_equal(index.popular, wanted.popular)
+
+
+def history_of(path: Path, what: Sequence[Entry]) -> History:
+    with write_log(path, what) as log:
+        return History.read(log)
 
 
 def test_rows_equal_those_of_a_log_that_ends_at_the_question(tmp_path: Path) -> None:
@@ -245,32 +256,25 @@ def test_rows_equal_those_of_a_log_that_ends_at_the_question(tmp_path: Path) -> 
 
 def test_an_item_is_no_candidate_before_it_is_in_the_catalogue(tmp_path: Path) -> None:
     what = list(small_shop())
-    log = write_log(tmp_path / "log", what)
-    history = History.read(log)
-    log.close()
+    history = history_of(tmp_path / "log", what)
     questions = sample_questions(history, history.timestamp[-1] - 14 * DAY, ALL)
     place = questions[-1].offset
     star = "item-000"
     late = [it for it in what if not (isinstance(it, Item) and it.item_id == star)]
     late.insert(place - 1, next(it for it in what if isinstance(it, Item) and it.item_id == star))
 
-    def features_of(entries: Sequence[Entry], upto: int) -> int:
-        """How many candidates the questions up to a place have, when asked one by one."""
-        return sum(len(rows) for rows in laid_out(entries)[1][:upto])
-
-    asked = sum(question.offset < place - 1 for question in laid_out(late)[0])
+    late_questions, late_rows, _ = laid_out(late)
+    asked = sum(question.offset < place - 1 for question in late_questions)
     assert asked > 20
     # All 40 items are within the quotas: the missing one is missing everywhere.
-    assert features_of(what, asked) == 40 * asked
-    assert features_of(late, asked) == 39 * asked
+    assert sum(map(len, whole_shop()[1][:asked])) == 40 * asked
+    assert sum(map(len, late_rows[:asked])) == 39 * asked
 
 
 def test_next_item_questions_skip_the_first_place(tmp_path: Path) -> None:
     """Every place of a visit but the first gives a question."""
     what = small_shop()
-    log = write_log(tmp_path / "log", what)
-    history = History.read(log)
-    log.close()
+    history = history_of(tmp_path / "log", what)
     since = int(history.timestamp[-1]) - 14 * DAY
     visits: dict[str, list[tuple[int, Event]]] = {}
     for offset, it in enumerate(what):
@@ -294,9 +298,7 @@ def test_next_item_questions_skip_the_first_place(tmp_path: Path) -> None:
 
 def test_questions_of_a_basket_come_before_it_and_want_all_of_it(tmp_path: Path) -> None:
     what = small_shop(tied=True)
-    log = write_log(tmp_path / "log", what)
-    history = History.read(log)
-    log.close()
+    history = history_of(tmp_path / "log", what)
     for task in ("basket", "auto"):
         for question in sample_questions(history, 0, replace(ALL, task=task)):
             basket = [
@@ -314,7 +316,7 @@ def test_earlier_lists_sample_their_negatives() -> None:
     """Earlier lists keep all positives and a sample of the others."""
     options = replace(ALL, validation=0.5, negatives=5)
     questions, features, labels = laid_out(small_shop(), options)
-    _, whole, whole_labels = laid_out(small_shop())
+    _, whole, whole_labels = whole_shop()
     half = len(questions) // 2
     for number in range(len(questions)):
         rows = {row.tobytes() for row in whole[number]}
@@ -381,34 +383,24 @@ def test_a_training_writes_a_model_that_says_what_it_is(learned: Path) -> None:
     assert list(manifest.gains.values()) == sorted(manifest.gains.values(), reverse=True)
 
 
-def test_the_same_log_gives_the_same_model(tmp_path: Path) -> None:
-    log = write_log(tmp_path / "log", small_shop())
+def test_the_same_log_gives_the_same_model_with_progress_and_pictures(tmp_path: Path) -> None:
+    told: list[tuple[str, int, int]] = []
     options = TrainingOptions(label_days=20, rounds=5, lists=60, threads=1)
-    for name in "ab":
-        train(log, definitions(), tmp_path / name, options)
-    train(log, definitions(), tmp_path / "c", replace(options, seed=1))
-    log.close()
+    with write_log(tmp_path / "log", small_shop()) as log:
+        train(log, definitions(), tmp_path / "a", options)
+        trained = train(
+            log,
+            definitions(),
+            tmp_path / "b",
+            options,
+            progress=lambda stage, done, total: told.append((stage, done, total)),
+        )
+        train(log, definitions(), tmp_path / "c", replace(options, seed=1))
 
     a, b, c = (read_manifest(tmp_path / name) for name in "abc")
     assert a == b
     assert (tmp_path / "a/model.ubj").read_bytes() == (tmp_path / "b/model.ubj").read_bytes()
     assert c.data_hash != a.data_hash
-
-
-def test_progress_and_pictures(tmp_path: Path) -> None:
-    log = write_log(tmp_path / "log", small_shop())
-    told: list[tuple[str, int, int]] = []
-    options = TrainingOptions(label_days=20, rounds=5, lists=60, threads=1)
-
-    trained = train(
-        log,
-        definitions(),
-        tmp_path / "model",
-        options,
-        progress=lambda stage, done, total: told.append((stage, done, total)),
-    )
-    log.close()
-
     stages = list(dict.fromkeys(stage for stage, _, _ in told))
     assert stages == ["read", "outcomes", "index", "replay", "fit"]
     for stage in stages:
@@ -440,9 +432,7 @@ def test_too_little_to_learn_from_says_what_is_missing(
     assert not (tmp_path / "model").exists()
 
 
-def test_nothing_taken_among_the_candidates_says_so(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_nothing_taken_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     honest = collect
 
     def blind(*arguments: Any, **named: Any) -> Rows:

@@ -58,9 +58,7 @@ SEEN = visits()
 START = np.zeros((ITEMS + 1, 8), np.float32)
 
 
-@given(
-    rows=st.lists(st.tuples(st.integers(0, 3), st.integers(0, 5)), max_size=60),
-)
+@given(rows=st.lists(st.tuples(st.integers(0, 3), st.integers(0, 5)), max_size=60))
 def test_steps_are_what_stood_before_each_item_of_a_visit(rows: list[tuple[int, int]]) -> None:
     columns = np.array(rows, np.int64).reshape(-1, 2)
     seen = Interactions(columns[:, 0], columns[:, 1], np.arange(len(rows)))
@@ -75,6 +73,7 @@ def test_steps_are_what_stood_before_each_item_of_a_visit(rows: list[tuple[int, 
 
 def test_the_loss_is_the_sampled_softmax_with_its_correction() -> None:
     towers = _Towers(torch, steps_of(SEEN), START, OPTIONS)
+    assert towers._fade.tolist() == pytest.approx([FADE**place for place in range(20)])
     part = steps_of(SEEN)[:40]
     assert len({*part.target.tolist()}) < len(part), "some items are targets twice"
     share = np.random.default_rng(5).uniform(0.01, 0.2, ITEMS + 1).astype(np.float32)
@@ -115,14 +114,11 @@ def test_it_learns_what_follows_and_leaves_the_untouched_alone() -> None:
     assert foreseen(learned, later) > 0.3
 
 
-def test_the_same_seed_learns_the_same_and_another_does_not() -> None:
-    first = learn_vectors(SEEN, START, OPTIONS)
-    assert np.array_equal(first, learn_vectors(SEEN, START, OPTIONS))
-    assert not np.array_equal(first, learn_vectors(SEEN, START, replace(OPTIONS, seed=1)))
-
-
 def test_what_was_interrupted_ends_as_what_was_not(tmp_path: Path) -> None:
+    """So does the same seed, and another does not."""
     whole = learn_vectors(SEEN, START, OPTIONS)
+    assert np.array_equal(whole, learn_vectors(SEEN, START, OPTIONS))
+    assert not np.array_equal(whole, learn_vectors(SEEN, START, replace(OPTIONS, seed=1)))
 
     class Killed(Exception):
         pass
@@ -164,9 +160,7 @@ def test_too_little_to_learn_from_leaves_what_there_was() -> None:
     assert learn_vectors(few, START, OPTIONS) is START
 
 
-def test_without_pytorch_it_is_refused_before_anything_is_read(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_pytorch_is_required_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ModelError, match=r"pip install 'tactful\[two-tower\]'"):
         require_torch()
@@ -200,8 +194,3 @@ def test_an_index_of_two_towers_is_read_without_pytorch(tmp_path: Path) -> None:
     )
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True)
     assert said.stdout.strip() == "False"
-
-
-def test_the_tower_of_a_person_fades_as_a_request_does() -> None:
-    towers = _Towers(torch, steps_of(SEEN), START, OPTIONS)
-    assert towers._fade.tolist() == pytest.approx([FADE**place for place in range(20)])
