@@ -19,7 +19,7 @@ import sys
 import tempfile
 import time
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -272,7 +272,9 @@ def judge(
     """
     state.mkdir(parents=True, exist_ok=True)
     modules = sorted(target.package.rglob("*.py"))
-    mutants = sample(_places(target, modules), count, _SEED, equivalent)
+    all_places = _places(target, modules)
+    _warn_of_unknown(all_places, equivalent)
+    mutants = sample(all_places, count, _SEED, equivalent)
     journal = state / "results.jsonl"
     known = _read_results(journal)
     verdicts: list[Verdict] = []
@@ -308,6 +310,16 @@ def _places(target: Target, modules: Sequence[Path]) -> list[Place]:
         if not target.folders or path.relative_to(target.package).parts[0] in target.folders
     ]
     return [place for path in chosen for place in places(path, _module(target, path))]
+
+
+def _warn_of_unknown(all_places: Sequence[Place], ids: Iterable[str]) -> None:
+    """Print the ids of mutants whose module no longer has the place."""
+    names = {(place.module, place.function, f"{place.text}#{place.number}") for place in all_places}
+    modules = {place.module for place in all_places}
+    for id in ids:
+        module, function, _, text = id.split(":", 3)
+        if module in modules and (module, function, text) not in names:
+            print(f"{_REASONS.name}: no such place any more: {id}", file=sys.stderr)
 
 
 def _verdict(

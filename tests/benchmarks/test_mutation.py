@@ -96,15 +96,25 @@ def test_sample_is_stable(toy: Target) -> None:
     assert [mutant.id for mutant in sample(all_places, 2, 1)] == before[:2]
 
 
-def test_judge(toy: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_judge(
+    toy: Target,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     """Mutants are killed, survive or have no test; a second run repeats no first result."""
     state = tmp_path / "state"
+    off = "def test_off():\n    assert twice(1) == 3\n"  # fails without a mutation: kills nothing
+    tests = toy.tests[0] / "test_calc.py"
+    tests.write_text(_TESTS.replace("def test_age", f"{off}\n\ndef test_age"))
     forever = time.monotonic() + 3600
     left_out = {id: "no caller" for id in _ids(toy) if ":never:" in id}
     assert len(left_out) == 1
-    verdicts, left = judge(toy, 99, state, left_out, forever)
+    former = "toy.calc:never:AddNot:if number:#1"
+    verdicts, left = judge(toy, 99, state, {**left_out, former: "gone"}, forever)
+    assert f"no such place any more: {former}" in capsys.readouterr().err
     outcomes = {verdict.id: verdict.outcome for verdict in verdicts}
-    assert left == 0
+    assert left == 0 and not any("test_off" in verdict.test for verdict in verdicts)
     assert len(outcomes) == 5 and not left_out.keys() & outcomes.keys()
     by_line: dict[str, set[str]] = {}
     for id, outcome in outcomes.items():
@@ -131,15 +141,6 @@ def test_shared_lines(toy: Target, tmp_path: Path) -> None:
     number = str(_MODULE.splitlines().index("    return number * 2") + 1)
     tests = {test.partition("::")[2] for test in record["lines"]["calc.py"][number]}
     assert tests == {"test_twice", "test_doubled", "test_cached"}
-
-
-def test_failing_tests(toy: Target, tmp_path: Path) -> None:
-    """Tests that fail without a mutation kill nothing."""
-    (toy.tests[0] / "test_calc.py").write_text(
-        _TESTS + "\n\ndef test_off():\n    assert twice(1) == 3\n"
-    )
-    verdicts, _ = judge(toy, 1, tmp_path / "state", {}, time.monotonic() + 3600)
-    assert "test_off" not in verdicts[0].test
 
 
 def test_figures() -> None:
