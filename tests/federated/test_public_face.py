@@ -58,9 +58,15 @@ def run(code: str) -> subprocess.CompletedProcess[str]:
 def test_import_pulls_neither_torch_nor_flwr() -> None:
     done = run(
         "import sys, tactful_federated as f, numpy as np\n"
+        "from tactful_federated.model.vectors import parameter_count\n"
         "v = f.Vocabulary.from_catalogue(['a', 'b'])\n"
         "f.windows(v.sequence([['a'], ['b']]))\n"
         "f.start(np.zeros(3, dtype=np.float32))\n"
+        "f.SimulatedPopulation, f.TrainerSettings\n"
+        "assert 'scipy' not in sys.modules\n"
+        "w = np.zeros(parameter_count(v.size), dtype=np.float32)\n"
+        "f.personalise(f.IntentPredictor(w, v.size), [['a'], ['b']] * 20, v)\n"
+        "f.DeviceIntent\n"
         "found = {'torch', 'flwr', 'opacus', 'ray'} & set(sys.modules)\n"
         "assert not found, found\n"
     )

@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-from typing import Any
 
 import pytest
 from hypothesis import given
@@ -52,11 +51,8 @@ def test_the_latest_visits_that_fit_are_kept(visits: list[list[str]], most: int)
         assert len(vocabulary.sequence(visits[len(visits) - len(kept) - 1 :])) > most
 
 
-def test_a_long_history_is_cut() -> None:
+def test_a_long_history_is_cut_and_limits_out_of_range_are_refused() -> None:
     assert len(latest([["a"]] * MOST_TOKENS)) == MOST_TOKENS // 2
-
-
-@pytest.mark.parametrize("wrong", [{"memory_mb": 0}, {"threads": 0}, {"niceness": 20}])
-def test_limits_out_of_range_are_refused(wrong: dict[str, Any]) -> None:
-    with pytest.raises(SettingsError):
-        Limits(**wrong)
+    for name, wrong in {"memory_mb": 0, "threads": 0, "niceness": 20}.items():
+        with pytest.raises(SettingsError):
+            Limits(**{name: wrong})  # type: ignore[arg-type]

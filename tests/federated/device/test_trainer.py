@@ -87,39 +87,19 @@ def test_diverging_training_is_an_error_and_a_missing_report(
     assert "a device failed" in caplog.text
 
 
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        {"epochs": 0},
-        {"batch_size": 0},
-        {"scored": 0},
-        {"context": -1},
-        {"learning_rate": 0.0},
-        {"gradient_norm": math.inf},
-        {"update_norm": math.nan},
-        {"held_out": 1.0},
-    ],
-)
-def test_settings_out_of_range_are_refused(wrong: dict[str, Any]) -> None:
-    with pytest.raises(SettingsError):
-        TrainerSettings(**wrong)
+def test_settings_out_of_range_are_refused() -> None:
+    wrong = {"epochs": 0, "batch_size": 0, "scored": 0, "context": -1, "learning_rate": 0.0}
+    wrong |= {"gradient_norm": math.inf, "update_norm": math.nan, "held_out": 1.0, "proximal": -0.1}
+    for name, value in wrong.items():
+        with pytest.raises(SettingsError):
+            TrainerSettings(**{name: value})  # type: ignore[arg-type]
 
 
 def test_rounds_learn_a_planted_chain_beyond_unigram_and_markov() -> None:
-    devices = {
-        number: Device(
-            sample_history(number), VOCABULARY, IntentModel(VOCABULARY.size), seed=number
-        )
-        for number in range(16)
-    }
+    devices = {number: make(number, seed=number) for number in range(16)}
     settings = RoundSettings(cohort=8, report_goal=8, minimum_reports=4)
-    state, results = run_rounds(
-        LocalPopulation(devices),
-        start(IntentModel(VOCABULARY.size, seed=1).vector()),
-        settings,
-        rounds=40,
-        seed=1,
-    )
+    first = start(IntentModel(VOCABULARY.size, seed=1).vector())
+    state, results = run_rounds(LocalPopulation(devices), first, settings, rounds=40, seed=1)
     parts = [split_by_time(sample_history(number), VOCABULARY, 0.2) for number in devices]
     past = [tokens[:cut] for tokens, cut in parts]
     scores = {
@@ -135,15 +115,10 @@ def test_rounds_learn_a_planted_chain_beyond_unigram_and_markov() -> None:
 
 def test_a_proximal_device_stays_closer_to_where_it_began() -> None:
     """FedProx: a pull of mu to the broadcast weights, exact for one step from elsewhere."""
-    history = sample_history(1)
-    vocabulary = Vocabulary.from_catalogue(SAMPLE_CATALOGUE)
 
     def moved(proximal: float) -> float:
         settings = TrainerSettings(epochs=4, learning_rate=0.5, update_norm=1e6, proximal=proximal)
-        model = IntentModel(vocabulary.size)
-        return l2_norm(Device(history, vocabulary, model, settings).train(model.vector(), 1))
+        return l2_norm(make(1, settings).train(IntentModel(VOCABULARY.size).vector(), 1))
 
     distances = [moved(mu) for mu in (0.0, 0.05, 0.5)]
     assert distances == sorted(distances, reverse=True) and distances[0] > 1.2 * distances[2] > 0
-    with pytest.raises(SettingsError, match="proximal"):
-        TrainerSettings(proximal=-0.1)

@@ -25,39 +25,24 @@ def test_vocabulary_is_a_function_of_the_set_of_categories() -> None:
     assert VOCABULARY.categories == ("bread", "milk", "soup")
     assert Vocabulary.from_catalogue(["soup", "milk", "bread"]) == VOCABULARY
     assert VOCABULARY.size == 6
-    assert [VOCABULARY.token(name) for name in ("bread", "milk", "soup", "eggs")] == [
-        3,
-        4,
-        5,
-        OTHER,
-    ]
+    tokens = [VOCABULARY.token(name) for name in ("bread", "milk", "soup", "eggs")]
+    assert tokens == [3, 4, 5, OTHER]
     assert VOCABULARY.category(5) == "soup"
-
-
-def test_fingerprint_tells_catalogues_apart() -> None:
+    same = Vocabulary.from_catalogue(["soup", "milk", "bread"])
     other = Vocabulary.from_catalogue(["bread", "milk", "soap"])
-    assert (
-        VOCABULARY.fingerprint == Vocabulary.from_catalogue(["soup", "milk", "bread"]).fingerprint
-    )
-    assert VOCABULARY.fingerprint != other.fingerprint
+    assert VOCABULARY.fingerprint == same.fingerprint != other.fingerprint
     assert Vocabulary(("a", "bc")).fingerprint != Vocabulary(("ab", "c")).fingerprint
 
 
-@pytest.mark.parametrize("categories", [[], ["", " "]])
-def test_empty_catalogue_is_refused(categories: list[str]) -> None:
-    with pytest.raises(VocabularyError, match="no category"):
-        Vocabulary.from_catalogue(categories)
-
-
-def test_repeated_category_is_refused() -> None:
+def test_wrong_catalogues_and_tokens_are_refused() -> None:
+    for categories in ([], ["", " "]):
+        with pytest.raises(VocabularyError, match="no category"):
+            Vocabulary.from_catalogue(categories)
     with pytest.raises(VocabularyError, match="'milk' more than once"):
         Vocabulary(("milk", "soup", "milk"))
-
-
-@pytest.mark.parametrize("token", [PAD, BOUNDARY, OTHER, 6, -1])
-def test_token_without_a_category_is_refused(token: int) -> None:
-    with pytest.raises(VocabularyError, match="is not a category"):
-        VOCABULARY.category(token)
+    for token in (PAD, BOUNDARY, OTHER, 6, -1):
+        with pytest.raises(VocabularyError, match="is not a category"):
+            VOCABULARY.category(token)
 
 
 def test_lead_category_comes_first_then_catalogue_order() -> None:

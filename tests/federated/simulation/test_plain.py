@@ -40,35 +40,25 @@ def test_verdict_says_what_was_measured() -> None:
 
 
 def test_torch_threads_are_restored() -> None:
-    before = torch.get_num_threads()
-    inside: list[int] = []
-    simulate(
-        HISTORIES,
-        SAMPLE_CATALOGUE,
-        households=4,
-        rounds=1,
-        settings=SimulationSettings(threads=2),
-        progress=lambda result: inside.append(torch.get_num_threads()),
-    )
+    before, inside = torch.get_num_threads(), list[int]()
+
+    def progress(result: RoundResult) -> None:
+        inside.append(torch.get_num_threads())
+
+    options = {"settings": SimulationSettings(threads=2), "progress": progress}
+    simulate(HISTORIES, SAMPLE_CATALOGUE, households=4, rounds=1, **options)  # type: ignore[arg-type]
     assert inside == [2] and torch.get_num_threads() == before
 
 
-def test_short_histories_are_refused() -> None:
+def test_short_histories_and_settings_out_of_range_are_refused() -> None:
+    long = SimulationSettings(minimum_baskets=50)
     with pytest.raises(HistoryError, match="0 of 12 households have 50 baskets"):
-        simulate(
-            HISTORIES, SAMPLE_CATALOGUE, rounds=1, settings=SimulationSettings(minimum_baskets=50)
-        )
-
-
-def test_foreign_catalogue_leaves_nothing_to_ask() -> None:
+        simulate(HISTORIES, SAMPLE_CATALOGUE, rounds=1, settings=long)
     with pytest.raises(HistoryError, match="nothing to ask"):
         simulate(HISTORIES, ["tyres"], households=3, rounds=1)
-
-
-@pytest.mark.parametrize("wrong", [{"rounds": 0}, {"households": 1}])
-def test_settings_out_of_range_are_refused(wrong: dict[str, int]) -> None:
-    with pytest.raises(SettingsError):
-        simulate(HISTORIES, SAMPLE_CATALOGUE, **wrong)  # type: ignore[arg-type]
+    for wrong in ({"rounds": 0}, {"households": 1}):
+        with pytest.raises(SettingsError):
+            simulate(HISTORIES, SAMPLE_CATALOGUE, **wrong)  # type: ignore[arg-type]
     with pytest.raises(SettingsError):
         SimulationSettings(minimum_baskets=1)
 

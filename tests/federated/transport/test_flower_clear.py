@@ -22,7 +22,15 @@ from tests.federated.local_population import LocalPopulation
 from tests.federated.private_run import small_plan
 
 from tactful_federated.core.compression import Encoding
-from tactful_federated.core.fedavg import RoundSettings, apply_reports, run_rounds, start
+from tactful_federated.core.fedavg import (
+    Population,
+    RoundResult,
+    RoundSettings,
+    ServerState,
+    apply_reports,
+    run_rounds,
+    start,
+)
 from tactful_federated.device.trainer import Device
 from tactful_federated.errors import HistoryError, SettingsError, WeightsError
 from tactful_federated.model.lstm_torch import IntentModel
@@ -56,16 +64,22 @@ def make_grid(**more: Any) -> LocalGrid:
     return LocalGrid(client_app(lambda context: devices[context.node_id]), NODES, **more)
 
 
+def rounds_of(
+    population: Population, rounds: int, settings: RoundSettings = SETTINGS
+) -> tuple[ServerState, list[RoundResult]]:
+    return run_rounds(population, START, settings, rounds=rounds, seed=5)
+
+
+def flower(grid: LocalGrid, **more: Any) -> FlowerPopulation:
+    return FlowerPopulation(grid, VOCABULARY, **more)
+
+
 def test_flower_and_direct_path_are_bit_equal() -> None:
-    direct, direct_rounds = run_rounds(
-        LocalPopulation(make_devices()), START, SETTINGS, rounds=3, seed=5
-    )
-    flower, flower_rounds = run_rounds(
-        FlowerPopulation(make_grid(), VOCABULARY), START, SETTINGS, rounds=3, seed=5
-    )
+    direct, direct_rounds = rounds_of(LocalPopulation(make_devices()), 3)
+    flower_, flower_rounds = rounds_of(flower(make_grid()), 3)
     assert flower_rounds == direct_rounds
     for name in ("weights", "velocity", "average"):
-        assert np.array_equal(getattr(flower.model, name), getattr(direct.model, name))
+        assert np.array_equal(getattr(flower_.model, name), getattr(direct.model, name))
 
 
 def _update(values: np.ndarray, /, **forged: Any) -> ConfigRecord:
@@ -122,7 +136,7 @@ def test_messages_hold_an_update_or_counts_only() -> None:
     """A message of a device contains an update or counts, and nothing else."""
     devices = make_devices()
     grid = Spy(client_app(lambda context: devices[context.node_id]), NODES)
-    run_rounds(FlowerPopulation(grid, VOCABULARY), START, SETTINGS, rounds=2, seed=5)
+    rounds_of(flower(grid), 2)
     assert len(grid.answers) == len(grid.requests) == 2 * (SETTINGS.cohort + NODES)
     size = START.model.weights.size
     for answer in grid.answers:
@@ -162,13 +176,10 @@ def test_the_scan_catches_a_planted_leak(leak: str) -> None:
 def test_encoded_updates_are_smaller_and_train_nearly_the_same(
     encoding: Encoding, bytes_each: int
 ) -> None:
-    plain, _ = run_rounds(
-        FlowerPopulation(make_grid(), VOCABULARY), START, SETTINGS, rounds=3, seed=5
-    )
+    plain, _ = rounds_of(flower(make_grid()), 3)
     devices = make_devices()
     grid = Spy(client_app(lambda context: devices[context.node_id]), NODES)
-    population = FlowerPopulation(grid, VOCABULARY, encoding=encoding)
-    state, results = run_rounds(population, START, SETTINGS, rounds=3, seed=5)
+    state, results = rounds_of(flower(grid, encoding=encoding), 3)
     assert [(r.reports, r.refused) for r in results] == [(SETTINGS.report_goal, 0)] * 3
     moved = l2_norm(plain.model.weights - START.model.weights)
     assert 0 < l2_norm(state.model.weights - plain.model.weights) < 0.1 * moved
@@ -203,7 +214,7 @@ def test_an_answer_of_other_records_ends_no_round(forged: Any) -> None:
     def train(message: Message, context: Context) -> Message:
         return Message(RecordDict({"update": forged}), reply_to=message)
 
-    population = FlowerPopulation(LocalGrid(app, 2), VOCABULARY, encoding="int8")
+    population = flower(LocalGrid(app, 2), encoding="int8")
     assert list(population.train([1, 2], START.model.broadcast(), 1)) == []
 
 
@@ -212,7 +223,7 @@ def test_an_answer_of_other_records_ends_no_round(forged: Any) -> None:
     [
         {"encoding": "float64"},
         {"encoding": ["int8"]},
-        {"encoding": "float32", "values": b"12345"},
+        {"values": b"1", "encoding": "float32"},
         {"scale": math.inf},
     ],
 )
@@ -225,7 +236,7 @@ def test_a_forged_encoding_counts_as_a_report_of_zeros(forged: dict[str, Any]) -
         return Message(RecordDict({"update": update}), reply_to=message)
 
     plan = small_plan(parameters=START.model.weights.size)
-    collector = ClearCollector(FlowerPopulation(LocalGrid(app, 2), VOCABULARY, encoding="int8"))
+    collector = ClearCollector(flower(LocalGrid(app, 2), encoding="int8"))
     found = collector.collect([1, 2], START.model.broadcast(), plan, 1)
     assert found.reports == 2 and not found.total.any()
 
@@ -241,23 +252,17 @@ def test_vanishing_and_failing_nodes_are_missing_reports() -> None:
     settings = RoundSettings(cohort=NODES, report_goal=NODES, minimum_reports=4)
     grid = LocalGrid(client_app(find), NODES, drops=lambda node, message: node == 5)
     direct = LocalPopulation({n: d for n, d in make_devices().items() if n not in (2, 5)})
-    state, results = run_rounds(
-        FlowerPopulation(grid, VOCABULARY), START, settings, rounds=2, seed=5
-    )
-    expected, expected_results = run_rounds(direct, START, settings, rounds=2, seed=5)
-    assert [r.reports for r in results] == [4, 4]
-    assert results == expected_results and np.array_equal(
-        state.model.weights, expected.model.weights
-    )
+    state, results = rounds_of(flower(grid), 2, settings)
+    expected, expected_results = rounds_of(direct, 2, settings)
+    assert [r.reports for r in results] == [4, 4] and results == expected_results
+    assert np.array_equal(state.model.weights, expected.model.weights)
 
 
 def test_round_is_void_when_most_nodes_vanish() -> None:
     grid = make_grid(
         drops=lambda node, message: node > 1 and message.metadata.message_type == MessageType.TRAIN
     )
-    state, results = run_rounds(
-        FlowerPopulation(grid, VOCABULARY), START, SETTINGS, rounds=2, seed=5
-    )
+    state, results = rounds_of(flower(grid), 2)
     assert all(r.void for r in results)
     assert np.array_equal(state.model.weights, START.model.weights)
 
@@ -288,8 +293,7 @@ def test_poisoned_and_empty_replies_do_not_stop_a_round() -> None:
         return honest(message, context)
 
     settings = RoundSettings(cohort=NODES, report_goal=NODES, minimum_reports=2)
-    population = FlowerPopulation(LocalGrid(app, NODES), VOCABULARY)
-    state, results = run_rounds(population, START, settings, rounds=1, seed=5)
+    state, results = rounds_of(flower(LocalGrid(app, NODES)), 1, settings)
     assert (results[0].reports, results[0].refused) == (4, 1)
     assert 0 <= results[0].top1 <= 1 and np.isfinite(state.model.weights).all()
 
@@ -301,7 +305,7 @@ def test_diverged_training_is_a_report_of_zeros() -> None:
         raise WeightsError("an update with values that are not finite cannot be clipped")
 
     plan = small_plan(parameters=START.model.weights.size)
-    population = FlowerPopulation(LocalGrid(training_app(VOCABULARY, train), 2), VOCABULARY)
+    population = flower(LocalGrid(training_app(VOCABULARY, train), 2))
     assert [len(u) for _, u in population.train([1, 2], START.model.broadcast(), 1)] == [0, 0]
     found = ClearCollector(population).collect([1, 2], START.model.broadcast(), plan, 1)
     assert found.reports == 2 and not found.total.any()
@@ -323,7 +327,7 @@ def test_device_of_another_vocabulary_answers_an_error(caplog: pytest.LogCapture
 
 def test_grid_keeps_nodes_apart_and_replies_once() -> None:
     grid = make_grid(run_config={"seed": 3})
-    population = FlowerPopulation(grid, VOCABULARY)
+    population = flower(grid)
     (message,) = population.requests(MessageType.EVALUATE, [4], START.model.broadcast(), 1)
     ids = grid.push_messages([message])
     (reply,) = grid.pull_messages(ids)
@@ -335,17 +339,12 @@ def test_grid_keeps_nodes_apart_and_replies_once() -> None:
     assert made.metadata.group_id == "1" and again.content["score"] == reply.content["score"]
 
 
+PRIVATE = {"epsilon": 4.0, "delta": 1e-3, "population": 100}
+
+
 def _config(**more: Any) -> dict[str, Any]:
-    return {
-        "seed": 7,
-        "rounds": 2,
-        "cohort": 4,
-        "report-goal": 4,
-        "minimum-reports": 2,
-        "timeout-s": 1.0,
-        "catalogue-file": "",
-        "weights-file": "",
-    } | more
+    rounds = {"seed": 7, "rounds": 2, "cohort": 4, "report-goal": 4, "minimum-reports": 2}
+    return rounds | {"timeout-s": 1.0, "catalogue-file": "", "weights-file": ""} | more
 
 
 def _context(config: dict[str, Any], node: dict[str, Any] | None = None) -> Context:
@@ -365,18 +364,9 @@ def test_the_apps_run_against_each_other(tmp_path: Path) -> None:
 
 
 def test_a_private_run_goes_on_in_its_directory(tmp_path: Path) -> None:
-    config = _config(
-        **{
-            "rounds": 3,
-            "report-goal": 2,
-            "minimum-reports": 1,
-            "epsilon": 4.0,
-            "delta": 1e-3,
-            "population": 100,
-            "directory": str(tmp_path / "run"),
-            "weights-file": str(tmp_path / "weights.npy"),
-        }
-    )
+    files = {"directory": str(tmp_path / "run"), "weights-file": str(tmp_path / "weights.npy")}
+    wishes = {"report-goal": 2, "minimum-reports": 1, **PRIVATE}
+    config = _config(**files, **wishes, rounds=3)
 
     def run(nodes: int) -> None:
         server(LocalGrid(client, nodes, run_config=config), _context(config))
@@ -393,13 +383,10 @@ def test_a_private_run_goes_on_in_its_directory(tmp_path: Path) -> None:
     assert np.array_equal(np.load(tmp_path / "weights.npy"), before)
 
 
-def test_a_private_run_has_a_directory() -> None:
-    config = _config(epsilon=4.0, delta=1e-3, population=100, directory="")
+def test_a_run_without_a_directory_or_devices_is_refused() -> None:
+    config = _config(directory="", **PRIVATE)
     with pytest.raises(SettingsError, match="directory is empty"):
         server(LocalGrid(client, 4, run_config=config), _context(config))
-
-
-def test_the_server_app_gives_up_without_devices() -> None:
     config = _config(**{"timeout-s": 0.0})
     with pytest.raises(HistoryError, match="fewer than 2 devices"):
         server(LocalGrid(client, 1, run_config=config), _context(config))
