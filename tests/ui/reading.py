@@ -12,19 +12,8 @@ from streamlit.testing.v1 import AppTest
 
 def words(page: AppTest) -> str:
     """All text on the page, one element a line, Markdown's escapes taken away."""
-    elements = [
-        *page.title,
-        *page.header,
-        *page.subheader,
-        *page.caption,
-        *page.markdown,
-        *page.info,
-        *page.success,
-        *page.warning,
-        *page.error,
-        *page.code,
-    ]
-    said = [str(element.value) for element in elements]
+    kinds = "title header subheader caption markdown info success warning error code"
+    said = [str(element.value) for kind in kinds.split() for element in getattr(page, kind)]
     said += [f"{metric.label}: {metric.value} {metric.delta}" for metric in page.metric]
     said += [table.value.to_string() for table in page.table]
     return re.sub(r"\\(?=[^A-Za-z0-9\s])", "", "\n".join(said))

@@ -11,17 +11,12 @@ FIRST_PANE = datetime(2021, 3, 1, tzinfo=UTC)
 UNIT = "one user, one UTC day"
 CATEGORIES = ("DAIRY", "SOFT DRINKS", "BAKED GOODS", "FROZEN MEALS", "PET_FOOD $*", "SEAFOOD")
 SECTIONS = (
-    "quality",
-    "verdict",
-    "latency_ms",
-    "freshness_ms",
-    "experiment",
-    "statistics",
-    "federated",
-    "model",
-    "real_and_simulated",
-    "timings_s",
-    "environment",
+    *("quality", "verdict", "latency_ms", "freshness_ms", "experiment", "statistics"),
+    *("federated", "model", "real_and_simulated", "timings_s", "environment"),
+)
+FEATURES = (
+    "own_purchases_90d covisitation_last_3 item_purchases_7d days_since_own_purchase"
+    " category_views_30d vector_similarity price hour_of_day"
 )
 
 
@@ -50,12 +45,7 @@ def report(seed: int = 7, *, panes: int = 72) -> dict[str, Any]:
         "experiment": {
             "key": "ranker-canary",
             "arms": [_arm("control", 720, 3790, 0.409), _arm("treatment", 81, 423, 0.418)],
-            "difference": {
-                "value": 0.009,
-                "low": -0.041,
-                "high": 0.059,
-                "method": "confidence sequence, two proportions",
-            },
+            "difference": {"value": 0.009, "low": -0.041, "high": 0.059, "method": "sequence"},
         },
         "statistics": statistics(random_, panes=panes),
         "federated": {
@@ -81,32 +71,14 @@ def report(seed: int = 7, *, panes: int = 72) -> dict[str, Any]:
             "rows": 183204,
             "features": [
                 {"name": name, "gain": 900 * 0.72**place}
-                for place, name in enumerate(
-                    (
-                        "own_purchases_90d",
-                        "covisitation_last_3",
-                        "item_purchases_7d",
-                        "days_since_own_purchase",
-                        "category_views_30d",
-                        "vector_similarity",
-                        "price",
-                        "hour_of_day",
-                    )
-                )
+                for place, name in enumerate(FEATURES.split())
             ],
         },
         "real_and_simulated": [
             "Real: nothing. This report was invented for the tests of the dashboard.",
             "Simulated: every number, by a seeded generator.",
         ],
-        "timings_s": {
-            "start the platform": 1.2,
-            "load the data": 9.8,
-            "replay the first part": 61.0,
-            "train the ranker": 34.5,
-            "replay and ask": 88.1,
-            "federated rounds": 21.3,
-        },
+        "timings_s": {"load the data": 9.8, "train the ranker": 34.5, "replay and ask": 88.1},
         "environment": {"python": "3.11.7", "cpus": 2, "machine": "x86_64", "tactful": "0.1.0"},
     }
 
@@ -171,15 +143,8 @@ def statistics(random_: random.Random, *, panes: int = 72) -> dict[str, Any]:
             wave = 1 + math.sin((hour % 24 - 8) * math.pi / 12)
             noise = random_.choice((-1, 1)) * random_.expovariate(epsilon / cap)
             value = round(420 * wave / (place + 1) ** 1.5 + noise)
-            sample.append(
-                {
-                    "pane_start": round(start.timestamp() * 1000),
-                    "key": key,
-                    "value": value,
-                    "low": value - half,
-                    "high": value + half,
-                }
-            )
+            cell = {"pane_start": round(start.timestamp() * 1000), "key": key, "value": value}
+            sample.append({**cell, "low": value - half, "high": value + half})
     return {
         "name": "category_purchases_hourly",
         "epsilon": epsilon,
@@ -217,12 +182,5 @@ def _interval(value: float, half: float) -> dict[str, float]:
 
 def _arm(name: str, units: int, questions: int, rate: float) -> dict[str, Any]:
     half = 1.96 * math.sqrt(rate * (1 - rate) / questions)
-    return {
-        "arm": name,
-        "units": units,
-        "questions": questions,
-        "hits": round(rate * questions),
-        "rate": rate,
-        "low": rate - half,
-        "high": rate + half,
-    }
+    counts = {"units": units, "questions": questions, "hits": round(rate * questions)}
+    return {"arm": name, **counts, "rate": rate, "low": rate - half, "high": rate + half}

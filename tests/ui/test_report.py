@@ -1,4 +1,3 @@
-import json
 import math
 from datetime import UTC, datetime
 from typing import Any
@@ -14,16 +13,9 @@ from tactful_ui.report import Estimate, Report, parse_time
 KEYS = st.sampled_from(
     [*sample.report(), "value", "low", "high", "name", "arms", "rounds", "sample", "pane_start"]
 )
-SCALARS = (
-    st.none()
-    | st.booleans()
-    | st.integers()
-    | st.floats()
-    | st.text(max_size=5)
-    | st.sampled_from(
-        [10**400, -(10**400), 1e308, "2021-01-01T00:00:00Z", "0001-01-01T00:00+23:00"]
-    )
-)
+EDGES = [10**400, -(10**400), 1e308, "2021-01-01T00:00:00Z", "0001-01-01T00:00+23:00"]
+SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5)
+SCALARS |= st.sampled_from(EDGES)
 JSON = st.recursive(
     SCALARS,
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(KEYS, inner, max_size=6),
@@ -78,17 +70,15 @@ def test_malformed_values_are_left_out_and_good_neighbours_kept() -> None:
 def test_no_object_is_refused_and_no_number_is_infinite(raw: dict[str, Any]) -> None:
     report = Report.parse(raw)
     assert 0.0 <= report.progress <= 1.0
-    for row in report.quality:
-        for estimate in row.metrics.values():
-            assert math.isfinite(estimate.value)
-    for _, seconds in report.timings:
-        assert math.isfinite(seconds)
+    numbers = [estimate.value for row in report.quality for estimate in row.metrics.values()]
+    assert all(map(math.isfinite, [*numbers, *(seconds for _, seconds in report.timings)]))
 
 
-@pytest.mark.parametrize("raw", [None, [], "demo", 3, [sample.report()]])
-def test_what_is_no_object_is_no_report(raw: object) -> None:
-    with pytest.raises(BadAnswer, match="JSON object"):
-        Report.parse(raw)
+def test_what_is_no_object_is_no_report() -> None:
+    wrongs: list[object] = [None, [], "demo", 3, [sample.report()]]
+    for raw in wrongs:
+        with pytest.raises(BadAnswer, match="JSON object"):
+            Report.parse(raw)
 
 
 def test_best_baseline_is_the_best_of_the_others() -> None:
@@ -119,7 +109,3 @@ def test_keys_come_largest_total_first() -> None:
     }
     assert sorted(totals.values(), reverse=True) == list(totals.values())
     assert set(statistics.keys) == set(sample.CATEGORIES)
-
-
-def test_the_sample_survives_json() -> None:
-    assert Report.parse(json.loads(json.dumps(sample.report()))) == Report.parse(sample.report())

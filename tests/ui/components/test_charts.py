@@ -24,11 +24,8 @@ def test_quality_draws_every_ranking_with_its_interval(metric: str) -> None:
         assert Estimate(row["value"], row["low"], row["high"]) == estimate
         assert row["colour"] == (LIGHT.platform if ranking.served else LIGHT.other)
         assert f"{ranking.label} {estimate.value:.3f}" in chart.to_dict()["description"]
-
-
-def test_quality_of_an_unknown_metric_is_no_chart() -> None:
-    assert charts.quality(Report.parse(sample.report()).quality, "auc", LIGHT) is None
-    assert charts.quality([], "hr20", LIGHT) is None
+    assert charts.quality(report.quality, "auc", LIGHT) is None
+    assert charts.quality([], metric, LIGHT) is None
 
 
 def test_arms_are_drawn_in_per_cent() -> None:

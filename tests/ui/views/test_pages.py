@@ -44,28 +44,21 @@ def test_no_state_of_a_report_breaks_a_page(
 
 
 @pytest.mark.parametrize("name", PAGES)
-def test_server_down_names_the_command(open_page: Open, fake: FakePlatform, name: str) -> None:
-    fake.url = "http://127.0.0.1:9"
-    said = asked(open_page(name))
-    assert "does not answer" in said and fake.url in said
-    assert "tactful serve --dev" in said
-
-
-@pytest.mark.parametrize("name", PAGES)
-def test_a_refused_key_says_so(open_page: Open, fake: FakePlatform, name: str) -> None:
+def test_failures_of_the_server_are_explained(
+    open_page: Open, fake: FakePlatform, name: str
+) -> None:
+    """A bad answer, a refused key and a server that is down are explained, without a traceback."""
+    fake.publish(demo=None)
+    answers: list[tuple[int, object]] = [(500, b"oops"), (200, b"not json"), (200, [])]
+    for status, body in answers:
+        fake.answer("/v1/reports/demo", body, status)
+        assert "cannot be shown" in asked(open_page(name))
     fake.key = "sesame"
     said = asked(open_page(name))
     assert "TACTFUL_API_KEY" in said and "analyst" in said
-
-
-@pytest.mark.parametrize("name", PAGES)
-@pytest.mark.parametrize(("status", "body"), [(500, b"oops"), (200, b"not json"), (200, [])])
-def test_an_answer_that_is_none_is_no_traceback(
-    open_page: Open, fake: FakePlatform, name: str, status: int, body: object
-) -> None:
-    fake.publish(demo=None)
-    fake.answer("/v1/reports/demo", body, status)
-    assert "cannot be shown" in asked(open_page(name))
+    fake.url = "http://127.0.0.1:9"
+    said = asked(open_page(name))
+    assert "does not answer" in said and fake.url in said and "tactful serve --dev" in said
 
 
 def test_no_report_names_the_demo(open_page: Open) -> None:
@@ -82,20 +75,12 @@ def test_the_finished_demo_shows_all_its_results(open_page: Open, fake: FakePlat
     fake.publish(demo=sample.report())
     page = open_page("overview")
     said = asked(page)
-    for expected in (
-        "0.412 [0.397, 0.427]",
-        "+0.057 vs Own frequency",
-        "Recommend p50: 3.42 ms",
-        "Recommend p99: 11.8 ms",
-        "Freshness p99: 18.6 ms",
-        "beats every baseline",
-        "inconclusive",
-        "0f3c9a7be1d24c55",
-        "Real: nothing.",
-        "took 3 min 41 s",
-        "4,213 questions",
-    ):
-        assert expected in said
+    results = (
+        "0.412 [0.397, 0.427]|+0.057 vs Own frequency|Recommend p50: 3.42 ms"
+        "|Recommend p99: 11.8 ms|Freshness p99: 18.6 ms|beats every baseline|inconclusive"
+        "|0f3c9a7be1d24c55|Real: nothing.|took 3 min 41 s|4,213 questions"
+    )
+    assert [text for text in results.split("|") if text not in said] == []
     assert len(charts(page)) == 8
     assert not page.get("progress")
     assert "not in this report yet" not in said
@@ -167,14 +152,11 @@ def test_statistics_show_the_guarantee_and_what_bars_mean(
     fake.publish_statistic(sample.report()["statistics"])
     page = open_page("released")
     said = asked(page)
-    for expected in (
-        "Privacy loss ε per unit: 1.00",
-        "Cap, events per unit: 20",
-        "Unit of privacy: **one user, one UTC day**",
-        "Panes in these days: 72",
-        "in 95 of 100 cases",
-    ):
-        assert expected in said
+    facts = (
+        "Privacy loss ε per unit: 1.00|Cap, events per unit: 20|Panes in these days: 72"
+        "|Unit of privacy: **one user, one UTC day**|in 95 of 100 cases"
+    )
+    assert [text for text in facts.split("|") if text not in said] == []
     assert page.multiselect[0].value == ["DAIRY", "SOFT DRINKS", "BAKED GOODS"]
     assert len(charts(page)) == 3
 
@@ -196,7 +178,7 @@ def test_chosen_days_are_asked_of_the_server(open_page: Open, fake: FakePlatform
     fake.publish(demo=sample.report())
     fake.publish_statistic(sample.report()["statistics"])
     page = open_page("released")
-    page.multiselect[0].set_value(["DAIRY", "SEAFOOD"]).run()
+    page.multiselect[0].set_value(["DAIRY", "SEAFOOD"])
     day = date(2021, 3, 2)
     page.date_input[0].set_value((day, day)).run()
     assert "Panes in these days: 24" in asked(page)
