@@ -3,10 +3,14 @@
 import functools
 import random
 from collections.abc import Sequence
+from typing import Any
 
 from tactful_streaming.contract.log_entries import Event, Item, User, encode_entry
 from tactful_streaming.definitions.model import Definitions
 from tactful_streaming.definitions.reader import load_definitions
+from tactful_streaming.engine.engine import Engine
+from tactful_streaming.engine.options import EngineOptions
+from tactful_streaming.state.store import MemoryState, StateStore
 
 START = 1_700_000_000_000
 
@@ -45,6 +49,17 @@ DEFINITIONS = """
 @functools.cache
 def definitions() -> Definitions:
     return load_definitions(DEFINITIONS)
+
+
+def engine_of(chosen: Definitions, store: StateStore | None = None, **options: Any) -> Engine:
+    """Return an engine with these options, in memory unless a store is given."""
+    return Engine(chosen, MemoryState() if store is None else store, EngineOptions(**options))
+
+
+def event_of(
+    event_id: str, type_: str, timestamp: int, user_id: str | None = None, **more: Any
+) -> Event:
+    return Event(event_id=event_id, type=type_, timestamp=timestamp, user_id=user_id, **more)
 
 
 def random_entries(seed: int, count: int) -> list[Event | Item | User]:

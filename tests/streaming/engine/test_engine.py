@@ -15,7 +15,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.streaming.oracle import Oracle
-from tests.streaming.streams import DEFINITIONS, START, definitions, random_entries, records
+from tests.streaming.streams import (
+    DEFINITIONS,
+    START,
+    definitions,
+    engine_of,
+    random_entries,
+    records,
+)
 
 import tactful_streaming.engine.engine_state
 from tactful_streaming.contract.log_entries import (
@@ -100,51 +107,6 @@ def test_the_oracle_agrees_on_10_000_events(seed: int, lateness: int) -> None:
         assert late > 100
 
 
-@given(st.integers(0, 2**32), st.integers(1, 300), st.integers(0, 3_000_000), st.data())
-@settings(max_examples=30, deadline=None)
-def test_the_oracle_agrees_on_any_stream(
-    seed: int, count: int, lateness: int, data: st.DataObject
-) -> None:
-    entries = random_entries(seed, count)
-    oracle = Oracle(definitions(), lateness)
-    engine = Engine(definitions(), MemoryState(), EngineOptions(allowed_lateness_ms=lateness))
-    stream = records(entries)
-    cut = data.draw(st.integers(0, count))
-    for entry in entries:
-        oracle.apply(entry)
-    for record in stream[:cut]:
-        engine.apply([record])
-    engine.apply(stream[cut:])
-    compare(engine, oracle, oracle.newest + data.draw(st.integers(0, 10**7)))
-
-
-def test_restarts_change_nothing() -> None:
-    entries = random_entries(3, 6000)
-    stream = records(entries)
-    rng = random.Random(3)
-    oracle = Oracle(definitions(), 0)
-    for entry in entries:
-        oracle.apply(entry)
-    straight = Engine(definitions(), MemoryState(), EngineOptions(allowed_lateness_ms=0))
-    counts = straight.apply(stream)
-    store = MemoryState()
-    engine = Engine(definitions(), store, EngineOptions(allowed_lateness_ms=0))
-    while engine.offset < len(stream):
-        engine.apply(stream[engine.offset : engine.offset + rng.randrange(1, 200)])
-        if rng.random() < 0.6:
-            engine.commit()
-        if rng.random() < 0.3:
-            engine = Engine(definitions(), store, EngineOptions(allowed_lateness_ms=0))
-    assert counts.applied + counts.duplicates == len(stream)
-    assert (straight.watermark, straight.items, straight.users, straight.items_version) == (
-        engine.watermark,
-        engine.items,
-        engine.users,
-        engine.items_version,
-    )
-    assert compare(engine, oracle, oracle.newest) == compare(straight, oracle, oracle.newest)
-
-
 APPLY_ALL = """
 import sys
 from pathlib import Path
@@ -199,9 +161,7 @@ def test_kill_9_counts_every_event_once(tmp_path: Path, seed: int, count: int) -
     oracle = Oracle(definitions(), 0)
     for entry in entries:
         oracle.apply(entry)
-    engine = Engine(
-        definitions(), RocksState(tmp_path / "state"), EngineOptions(allowed_lateness_ms=0)
-    )
+    engine = engine_of(definitions(), RocksState(tmp_path / "state"), allowed_lateness_ms=0)
     assert len(entries) == engine.offset
     assert {e.item_id: e for e in entries if isinstance(e, Item)} == engine.items
     assert compare(engine, oracle, oracle.newest) > 100
@@ -520,23 +480,36 @@ class Tally(CoCommittedConsumer):
         self.counts = eval(state)
 
 
-def test_consumers_commit_with_the_offset() -> None:
+def test_restarts_change_nothing_and_consumers_commit_with_the_offset() -> None:
     entries = random_entries(5, 3000)
     stream = records(entries)
-    straight = Tally()
-    Engine(small(), MemoryState(), EngineOptions(consumers={"tally": straight})).apply(stream)
+    oracle = Oracle(definitions(), 0)
+    for entry in entries:
+        oracle.apply(entry)
+    tally = Tally()
+    options: dict[str, Any] = {"allowed_lateness_ms": 0}
+    straight = engine_of(definitions(), consumers={"tally": tally}, **options)
+    counts = straight.apply(stream)
+    assert counts.applied + counts.duplicates == len(stream)
+    assert sum(tally.counts.values()) < len(stream)
     rng = random.Random(5)
-    store, tally = MemoryState(), Tally()
-    engine = Engine(small(), store, EngineOptions(consumers={"tally": tally}))
+    store, again = MemoryState(), Tally()
+    engine = engine_of(definitions(), store, consumers={"tally": again}, **options)
     while engine.offset < len(stream):
         engine.apply(stream[engine.offset : engine.offset + rng.randrange(1, 100)])
         if rng.random() < 0.5:
             engine.commit()
         if rng.random() < 0.3:
-            tally = Tally()
-            engine = Engine(small(), store, EngineOptions(consumers={"tally": tally}))
-    assert straight.counts == tally.counts
-    assert sum(straight.counts.values()) < len(stream)
+            again = Tally()
+            engine = engine_of(definitions(), store, consumers={"tally": again}, **options)
+    assert tally.counts == again.counts
+    assert (straight.watermark, straight.items, straight.users, straight.items_version) == (
+        engine.watermark,
+        engine.items,
+        engine.users,
+        engine.items_version,
+    )
+    assert compare(engine, oracle, oracle.newest) == compare(straight, oracle, oracle.newest)
 
 
 def test_consumers_prepare_before_any_snapshot_is_taken() -> None:
@@ -707,9 +680,7 @@ def test_events_count_alike_whether_taken_together_or_one_by_one(
 
 
 def test_a_tick_moves_the_watermark_and_counts_for_nothing() -> None:
-    engine = Engine(
-        small(), MemoryState(), EngineOptions(watermark_delay_ms=1000, allowed_lateness_ms=500)
-    )
+    engine = engine_of(small(), watermark_delay_ms=1000, allowed_lateness_ms=500)
     engine.apply([view(0)])
     assert (engine.watermark, engine.horizon) == (START - 1000, START - 1500)
     later = START + 10 * MINUTE

@@ -10,6 +10,7 @@ import msgspec
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from tests.streaming.streams import event_of
 
 from tactful_streaming.contract.log_entries import Entry, Event, Item, Tick, User, encode_entry
 from tactful_streaming.contract.subject_ids import SubjectIds
@@ -300,9 +301,7 @@ def test_an_unknown_user_is_found_by_mentions(definitions: Definitions) -> None:
     store = MemoryState()
     engine = opened(definitions, store)
     for number, who in enumerate(("ada", "bob")):
-        event = Event(
-            event_id=f"{who}-1", type="view", timestamp=1, user_id=who, item_id=f"i{number}"
-        )
+        event = event_of(f"{who}-1", "view", 1, who, item_id=f"i{number}")
         engine.apply([(number, encode_entry(event))])
     engine.commit()
     theirs = {key: blob for key, blob in store.scan(b"q") if b"bob" in blob}
@@ -323,9 +322,7 @@ def test_a_copy_is_renewed_after_a_killed_erasure(
         store = Breaking()
         engine = opened(definitions, store)
         for number in range(2):
-            event = Event(
-                event_id=f"e{number}", type="view", timestamp=1, user_id="ada", item_id=f"i{number}"
-            )
+            event = event_of(f"e{number}", "view", 1, "ada", item_id=f"i{number}")
             engine.apply([(number, encode_entry(event))])
         engine.commit()
         before = {key: blob for key, blob in store.scan(b"eitem:")}

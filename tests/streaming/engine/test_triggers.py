@@ -8,6 +8,7 @@ from tests.streaming.gate import FiredKey, equal
 from tests.streaming.oracle import Oracle
 from tests.streaming.random_definitions import random_features
 from tests.streaming.random_streams import START, random_stream, with_end
+from tests.streaming.streams import engine_of
 
 from tactful_streaming.contract.log_entries import Entry, Event, Tick, decode_entry, encode_entry
 from tactful_streaming.definitions.model import Definitions
@@ -128,9 +129,7 @@ def test_a_window_is_emitted_again_when_it_changes() -> None:
     """A window is emitted when its end is reached, and again when it changes."""
     start = START // MINUTE * MINUTE
     fired: list[WindowResult] = []
-    engine = Engine(
-        HOP, MemoryState(), EngineOptions(allowed_lateness_ms=2 * MINUTE, on_results=fired.extend)
-    )
+    engine = engine_of(HOP, allowed_lateness_ms=2 * MINUTE, on_results=fired.extend)
 
     def told() -> list[tuple[int, float]]:
         rows = [((row.window_end - start) // MINUTE, row.values[0]) for row in fired]
@@ -152,9 +151,7 @@ def test_a_window_is_emitted_again_when_it_changes() -> None:
 def test_silence_fires_by_ticks_that_a_replay_repeats() -> None:
     start = START // MINUTE * MINUTE
     fired: list[WindowResult] = []
-    engine = Engine(
-        HOP, MemoryState(), EngineOptions(watermark_delay_ms=SECOND, on_results=fired.extend)
-    )
+    engine = engine_of(HOP, watermark_delay_ms=SECOND, on_results=fired.extend)
     log = [view(0, start)]
     engine.apply(log)
     while (timer := engine.next_timer()) is not None:
@@ -162,9 +159,7 @@ def test_silence_fires_by_ticks_that_a_replay_repeats() -> None:
         engine.apply(log[-1:])
     assert [(row.window_end - start) // MINUTE for row in fired] == [1, 2, 3]
     again: list[WindowResult] = []
-    Engine(
-        HOP, MemoryState(), EngineOptions(watermark_delay_ms=SECOND, on_results=again.extend)
-    ).apply(log)
+    engine_of(HOP, watermark_delay_ms=SECOND, on_results=again.extend).apply(log)
     assert rows_of(again) == rows_of(fired)
 
 
@@ -176,9 +171,7 @@ def test_late_events_are_handed_out_with_the_features_they_miss() -> None:
     )
     start = START // (60 * MINUTE) * 60 * MINUTE
     late: list[LateEvent] = []
-    engine = Engine(
-        definitions, MemoryState(), EngineOptions(allowed_lateness_ms=0, on_late=late.extend)
-    )
+    engine = engine_of(definitions, allowed_lateness_ms=0, on_late=late.extend)
     nobody = Event(event_id="x", type="view", timestamp=start)
     stream = [view(0, start + 30 * MINUTE), (1, encode_entry(nobody)), view(2, start)]
     assert engine.apply([*stream, view(3, start - 1)]).late == 3

@@ -3,7 +3,7 @@ import logging
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +63,28 @@ class Worker:
         return sum(map(len, records.values()))
 
 
+def member(
+    settings: KafkaSettings, assigned: Callable[[int], int | None], group: str = "g"
+) -> PartitionGroup:
+    return PartitionGroup(
+        settings, group, assigned=assigned, revoked=lambda _: None, lost=lambda _: None
+    )
+
+
+def first_offsets(group: PartitionGroup, count: int) -> dict[int, int]:
+    """Poll until the group has all partitions and `count` have given records; their offsets."""
+    starts: dict[int, int] = {}
+
+    def begun() -> bool:
+        for number, run in group.poll(1000, 0.05).items():
+            starts.setdefault(number, run[0][0])
+        return len(group.partitions) == 4 and len(starts) >= count
+
+    patiently(begun)
+    group.close()
+    return starts
+
+
 def filled(log: KafkaLog, count: int) -> dict[int, list[bytes]]:
     """Append records of a hundred users and return them by partition."""
     expected: dict[int, list[bytes]] = {number: [] for number in range(log.partitions)}
@@ -100,33 +122,9 @@ def test_a_member_without_state_begins_at_the_groups_offset(log: KafkaLog) -> No
     finish([first], expected)
     first.group.commit({0: 3, 1: 5, 77: 1}, wait=True)
     first.group.close()
-    starts: dict[int, int] = {}
-    group = PartitionGroup(
-        log.settings, "g", assigned=lambda _: None, revoked=lambda _: None, lost=lambda _: None
-    )
-
-    def all_here() -> bool:
-        for number, run in group.poll(1000, 0.05).items():
-            starts.setdefault(number, run[0][0])
-        return len(group.partitions) == 4 and starts.keys() >= {0, 1}
-
-    patiently(all_here)
-    assert (starts[0], starts[1]) == (3, 5)
-    assert starts.keys() == {0, 1}
-    group.close()
-    fresh: dict[int, int] = {}
-    group = PartitionGroup(
-        log.settings, "other", assigned=lambda _: None, revoked=lambda _: None, lost=lambda _: None
-    )
-
-    def begun() -> bool:
-        for number, run in group.poll(1000, 0.05).items():
-            fresh.setdefault(number, run[0][0])
-        return len(fresh) == 4
-
-    patiently(begun)
+    assert first_offsets(member(log.settings, lambda _: None), 2) == {0: 3, 1: 5}
+    fresh = first_offsets(member(log.settings, lambda _: None, "other"), 4)
     assert set(fresh.values()) == {0}
-    group.close()
 
 
 def test_rebalances_lose_and_repeat_no_record(log: KafkaLog) -> None:
@@ -176,6 +174,11 @@ def test_paused_partitions_wait(log: KafkaLog) -> None:
 def test_lag_in_records_and_time(log: KafkaLog) -> None:
     filled(log, 400)
     worker = Worker(log, {})
+
+    def no_lag() -> bool:
+        lags = [] if worker.work() else worker.group.lag().values()
+        return bool(lags) and all((lag.records, lag.behind_ms) == (0, 0) for lag in lags)
+
     patiently(lambda: worker.work(limit=1) > 0)
     time.sleep(0.05)
     (number,) = (number for number, run in worker.state.items() if run)
@@ -183,25 +186,14 @@ def test_lag_in_records_and_time(log: KafkaLog) -> None:
     assert lag.keys() == {0, 1, 2, 3}
     assert lag[number].behind_ms >= 50
     patiently(lambda: worker.work() == 0 and sum(map(len, worker.state.values())) == 400)
-    patiently(
-        lambda: (
-            worker.work() == 0
-            and all((lag.records, lag.behind_ms) == (0, 0) for lag in worker.group.lag().values())
-        )
-    )
+    patiently(no_lag)
     # The mark that ends a transaction has an offset, and nobody reads it.
     producer = TransactionalProducer(log.settings, topic_name())
     producer.write(log.settings.topic, [(b"", b"x")], number)
     producer.commit()
     producer.close()
     patiently(lambda: worker.work() == 1)
-    patiently(
-        lambda: (
-            worker.work() == 0
-            and all((lag.records, lag.behind_ms) == (0, 0) for lag in worker.group.lag().values())
-        ),
-        20,
-    )
+    patiently(no_lag, 20)
     log.append_to(number, [b"x"] * 3)
     patiently(lambda: worker.group.poll(1, 0.05))
     time.sleep(0.002)
@@ -216,9 +208,7 @@ def test_errors_of_callbacks_are_raised(log: KafkaLog) -> None:
     def assigned(_: int) -> int:
         raise StateGoneError
 
-    group = PartitionGroup(
-        log.settings, "g", assigned=assigned, revoked=lambda _: None, lost=lambda _: None
-    )
+    group = member(log.settings, assigned)
     with pytest.raises(StateGoneError):
         patiently(lambda: group.poll(1, 0.05) and False)
     group.close()
@@ -226,9 +216,7 @@ def test_errors_of_callbacks_are_raised(log: KafkaLog) -> None:
 
 def test_an_absent_topic(kafka_servers: str) -> None:
     settings = KafkaSettings(servers=kafka_servers, topic=topic_name(), session_timeout_ms=2000)
-    group = PartitionGroup(
-        settings, "g", assigned=lambda _: 0, revoked=lambda _: None, lost=lambda _: None
-    )
+    group = member(settings, lambda _: 0)
     with pytest.raises(TopicError, match="is not there"):
         patiently(lambda: group.poll(1, 0.05) and False)
     group.close()
@@ -240,17 +228,13 @@ def test_a_state_ahead_of_the_log_is_refused() -> None:
         AdminClient({"bootstrap.servers": servers}).list_topics(settings.topic, timeout=60)
         with KafkaLog(settings) as log:
             log.append([b"x"], [None])
-            group = PartitionGroup(
-                settings, "g", assigned=lambda _: 500, revoked=lambda _: None, lost=lambda _: None
-            )
+            group = member(settings, lambda _: 500)
             with pytest.raises(OffsetError, match="does not hold offset 500"):
                 patiently(lambda: group.poll(1, 0.05) and False)
             group.close()
 
 
-def test_an_outage_is_logged_once_and_reading_continues(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
+def test_an_outage_is_logged_once_and_reading_continues(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "tactful_streaming.kafka.consumer_group")
 
     def told(words: str) -> int:
@@ -298,9 +282,7 @@ class Remains:
 
 def test_records_of_revoked_partitions_are_skipped() -> None:
     settings = KafkaSettings(servers="127.0.0.1:1", topic=topic_name())
-    group = PartitionGroup(
-        settings, "g", assigned=lambda _: 0, revoked=lambda _: None, lost=lambda _: None
-    )
+    group = member(settings, lambda _: 0)
     group._consumer = Remains(group._consumer)
     assert group.poll(10, 0.0) == {}
     assert group.partitions == frozenset()

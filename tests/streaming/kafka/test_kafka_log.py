@@ -69,9 +69,6 @@ def read_to(partition: KafkaPartition, end: int) -> list[bytes]:
     return records
 
 
-# Settings
-
-
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -122,6 +119,8 @@ def test_secrets_are_not_shown(tmp_path: Path) -> None:
     assert config["sasl.password"] == "hunter2"
     assert config["ssl.key.location"] == str(key)
     assert "ssl.ca.location" not in config
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        settings.topic = "other"  # type: ignore[misc]
 
 
 def test_settings_the_client_refuses_are_explained(kafka_servers: str) -> None:
@@ -143,9 +142,6 @@ def test_without_the_client(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "confluent_kafka", None)
     with pytest.raises(LogError, match=r"pip install 'tactful\[kafka\]'"):
         KafkaLog(KafkaSettings(servers="broker:9092"))
-
-
-# Topics and routing
 
 
 def test_topics_are_made_once(kafka_servers: str) -> None:
@@ -205,9 +201,6 @@ def test_keys_stay_together_in_order_and_copies_go_everywhere(log: KafkaLog) -> 
     assert log.append([], []) == {}
     with pytest.raises(ValueError, match="shorter"):
         log.append([b"x"], [])
-
-
-def test_an_unknown_partition_is_refused(log: KafkaLog) -> None:
     with pytest.raises(LogError, match="not one of 0 to 3"):
         log.partition(4)
 
@@ -240,9 +233,6 @@ def test_many_threads_append(log: KafkaLog) -> None:
         ]
         assert [b"%d %d %d" % (name, turn, n) for turn in range(50) for n in range(7)] == sent
     assert log.waiting_bytes == 0
-
-
-# Bounds and refusals
 
 
 def test_backpressure_refuses_before_memory_grows(kafka_servers: str) -> None:
@@ -311,9 +301,6 @@ def test_without_a_broker_appends_are_refused_until_one_answers() -> None:
         assert caught.value.retry_after > 0
         with pytest.raises(LogUnreachableError):
             log.partition_of("u")
-
-
-# Outages
 
 
 def appended(log: KafkaLog, payload: bytes) -> bool:
@@ -589,9 +576,6 @@ def test_a_topic_made_anew_does_not_hold_the_old_offset() -> None:
             partition.close()
 
 
-# Many coroutines at once
-
-
 def test_every_coroutine_gets_its_own_position(log: KafkaLog) -> None:
     async def run() -> dict[int, dict[int, bytes]]:
         commit = KeyedCommit(log)
@@ -618,9 +602,7 @@ def test_every_coroutine_gets_its_own_position(log: KafkaLog) -> None:
         assert dict(enumerate(records)) == claimed[number]
 
 
-def test_close_waits_for_appends_also_cancelled_ones(
-    kafka_servers: str,
-) -> None:
+def test_close_waits_for_appends_also_cancelled_ones(kafka_servers: str) -> None:
     async def run(log: KafkaLog) -> None:
         commit = KeyedCommit(log)
         gone = asyncio.create_task(commit.append_keyed([b"gone"], ["u"]))
@@ -632,9 +614,3 @@ def test_close_waits_for_appends_also_cancelled_ones(
 
     with new_log(kafka_servers, linger_ms=300) as log:
         asyncio.run(run(log))
-
-
-def test_settings_are_frozen() -> None:
-    settings = KafkaSettings(servers="broker:9092")
-    with pytest.raises(dataclasses.FrozenInstanceError):
-        settings.topic = "other"  # type: ignore[misc]

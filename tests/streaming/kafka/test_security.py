@@ -1,7 +1,5 @@
 """Kafka over TLS with certificates of both sides; what is refused is explained."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import ssl

@@ -1,7 +1,5 @@
 """A topic that was made anew is not the topic that a state is of."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 

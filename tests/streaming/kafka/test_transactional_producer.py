@@ -1,7 +1,5 @@
 """Rows written in transactions: where they land, and when they are refused."""
 
-from __future__ import annotations
-
 import itertools
 from dataclasses import replace
 from typing import Any
@@ -12,7 +10,7 @@ from tests.streaming.brokers import topic_name
 from tests.streaming.shard import read_topic
 
 from tactful_streaming.contract.record_batch import Row
-from tactful_streaming.errors import FencedError, LogError, LogWriteError
+from tactful_streaming.errors import LogError, LogWriteError
 from tactful_streaming.kafka.config import KafkaSettings
 from tactful_streaming.kafka.topics import ensure_topic
 from tactful_streaming.kafka.transactional_producer import TransactionalProducer
@@ -46,9 +44,7 @@ def records(settings: KafkaSettings) -> dict[int, list[Row]]:
     return rows_by_partition
 
 
-def test_rows_wait_for_the_commit_with_any_linger(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_rows_wait_for_the_commit_with_any_linger(monkeypatch: pytest.MonkeyPatch) -> None:
     """With a short one, a worker's producers ask their sockets without a pause."""
     made: list[dict[str, Any]] = []
 
@@ -115,17 +111,3 @@ def test_rows_the_client_refuses_are_an_error(settings: KafkaSettings) -> None:
             producer.write(settings.topic, some_rows(2), 7)
             producer.commit()
     producer.close()
-
-
-def test_a_former_owner_is_fenced(settings: KafkaSettings) -> None:
-    name = f"owner-{settings.topic}"
-    first = TransactionalProducer(settings, name)
-    first.write(settings.topic, some_rows(20), 0)
-    first.commit()
-    second = TransactionalProducer(settings, name)
-    with pytest.raises(FencedError, match="another process has taken over"):
-        for _ in range(100):
-            first.write(settings.topic, some_rows(20), 0)
-            first.commit()
-    first.close()
-    second.close()

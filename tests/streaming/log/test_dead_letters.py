@@ -1,7 +1,5 @@
 """Dead letters: kept as they came, read back once each, through crashes and repeats."""
 
-from __future__ import annotations
-
 import itertools
 import os
 import signal
@@ -12,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from tests.streaming.shard import definitions, new_shard
+from tests.streaming.streams import event_of
 
 from tactful_streaming.contract.log_entries import Event, encode_entry
 from tactful_streaming.errors import LogCorruptedError, LogError
@@ -35,13 +34,7 @@ def letter(
 
 
 def event(event_id: str, timestamp: int, text: str = "") -> Event:
-    return Event(
-        event_id=event_id,
-        type="view",
-        timestamp=timestamp,
-        user_id="u",
-        properties={"text": text} if text else {},
-    )
+    return event_of(event_id, "view", timestamp, "u", properties={"text": text} if text else {})
 
 
 def test_letters_are_read_back_as_they_were(tmp_path: Path) -> None:

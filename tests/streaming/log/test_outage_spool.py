@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from tests.streaming.brokers import Proxy, broker_behind_proxy, new_log, patiently
+from tests.streaming.kafka.test_kafka_log import contents
 
 from tactful_streaming.errors import (
     BackpressureError,
@@ -290,14 +291,7 @@ def test_an_outage_of_kafka(tmp_path: Path, seconds: float) -> None:
         asyncio.run(send(spool, time.monotonic() + seconds + 1.5))
         outage.join()
         patiently(lambda: not spool.waiting)
-        by_partition: dict[int, list[bytes]] = {}
-        for number in range(log.partitions):
-            partition = log.partition(number)
-            records: list[bytes] = []
-            while len(records) < log.known_end(number):
-                records += [payload for _, payload in partition.read(len(records), 1000)]
-            partition.close()
-            by_partition[number] = records
+        by_partition = contents(log, {n: log.known_end(n) for n in range(log.partitions)})
         again = 0
         for name in range(6):
             sent = [record for record in acknowledged if record.split()[0] == b"%d" % name]

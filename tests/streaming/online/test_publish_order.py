@@ -1,11 +1,9 @@
 """A copy written before the commit never shows values that a crash would revert."""
 
-from __future__ import annotations
-
 import random
-from collections.abc import Sequence
 
 import pytest
+from tests.streaming.engine.test_engine import FullStore
 from tests.streaming.memory_online import MemoryOnlineStore
 from tests.streaming.streams import START, definitions, random_entries, records
 
@@ -15,7 +13,7 @@ from tactful_streaming.engine.engine import Engine
 from tactful_streaming.engine.options import EngineOptions
 from tactful_streaming.errors import StateError
 from tactful_streaming.online.fenced_store import PartitionView
-from tactful_streaming.state.store import Change, MemoryState
+from tactful_streaming.state.store import MemoryState
 from tactful_streaming.windows.entity_table import read_packed
 from tactful_streaming.windows.shared_aggregate import Value
 
@@ -91,17 +89,6 @@ def test_without_an_online_store_there_is_nothing_to_publish() -> None:
     assert list(state.scan(b"")) == []
     engine.commit()
     assert Engine(definitions(), state).offset == len(stream)
-
-
-class FullStore(MemoryState):
-    """A state whose disk may be full."""
-
-    full = False
-
-    def write(self, changes: Sequence[Change]) -> None:
-        if self.full:
-            raise StateError("No space left on device")
-        super().write(changes)
 
 
 HOURLY = load_definitions(

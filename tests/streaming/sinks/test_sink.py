@@ -1,7 +1,5 @@
 """Every target equals a brute-force reading of the topic, also after kills."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import random
@@ -178,34 +176,22 @@ def check(target: RowTarget, truth: Truth) -> None:
     assert dict(zip(entities, target.read(entities), strict=True)) == {**truth, "nobody": {}}
 
 
-# What a target keeps.
-
-
-def test_the_newest_window_counts_at_any_offset(target: RowTarget) -> None:
-    target.write([row(1, 100, 50)])
-    target.write([row(2, 160, 3)])  # the topic was made anew
-    assert target.read(["u"]) == [{"f": WindowValue(150, 160, 2)}]
-    target.write([row(4, 160, 2)])
-    assert target.read(["u"]) == [{"f": WindowValue(150, 160, 2)}]
-    target.write([row(3, 160, 4)])
-    assert target.read(["u"]) == [{"f": WindowValue(150, 160, 3)}]
-
-
-def test_a_newer_window_replaces_an_older_one(target: RowTarget) -> None:
-    target.write([row(1, 100, 5)])
-    target.write([row(2, 160, 6)])
-    target.write([row(9, 100, 7)])  # an older window that fires late
-    assert target.read(["u"]) == [{"f": WindowValue(150, 160, 2)}]
-
-
-def test_the_last_row_of_a_window_counts(target: RowTarget) -> None:
-    target.write([row(1, 100, 5)])
-    target.write([row(2, 100, 6)])
-    assert target.read(["u"]) == [{"f": WindowValue(90, 100, 2)}]
-    target.write([row(1, 100, 5)])  # delivered again, by a sink that had been paused
-    assert target.read(["u"]) == [{"f": WindowValue(90, 100, 2)}]
-    target.write([row(3, 100, 6)])  # delivered again as it is: equal rows have equal offsets
-    assert target.read(["u"])[0]["f"].value == 3
+@pytest.mark.parametrize(
+    "writes",
+    [
+        # Value, end and offset of a row, and what counts afterwards: at first the topic is made
+        # anew, then an older window fires late, then a paused sink delivers a row again.
+        [((1, 100, 50), 1), ((2, 160, 3), 2), ((4, 160, 2), 2), ((3, 160, 4), 3)],
+        [((1, 100, 5), 1), ((2, 160, 6), 2), ((9, 100, 7), 2)],
+        [((1, 100, 5), 1), ((2, 100, 6), 2), ((1, 100, 5), 2), ((3, 100, 6), 3)],
+    ],
+)
+def test_the_last_row_of_the_newest_window_counts(target: RowTarget, writes: list[Any]) -> None:
+    end = 0
+    for written, value in writes:
+        target.write([row(*written)])
+        end = max(end, written[1])
+        assert target.read(["u"]) == [{"f": WindowValue(end - 10, end, value)}]
 
 
 def test_groups_outside_the_newest_window_are_removed(target: RowTarget) -> None:
@@ -311,7 +297,7 @@ def test_newest_rows_equal_writing_one_by_one(rows: list[WindowRow]) -> None:
     assert newest_rows(rows) == list(kept.values())
 
 
-# What is no row.
+ROW = b'{"feature":"%s","entity_key":%s,"window_start":0,"window_end":%s,"feature_value":%s}'
 
 
 @pytest.mark.parametrize(
@@ -320,23 +306,17 @@ def test_newest_rows_equal_writing_one_by_one(rows: list[WindowRow]) -> None:
         b"no json",
         b"[]",
         b"{}",
-        b'{"feature":"f","entity_key":"u","window_start":0,"window_end":9}',
-        b'{"feature":"","entity_key":"u","window_start":0,"window_end":9,"feature_value":1}',
-        b'{"feature":"f","entity_key":1,"window_start":0,"window_end":9,"feature_value":1}',
-        b'{"feature":"f","entity_key":"u","window_start":0.5,"window_end":9,"feature_value":1}',
-        b'{"feature":"f","entity_key":"u","window_start":0,"window_end":9e99,"feature_value":1}',
-        b'{"feature":"f","entity_key":"u","window_start":0,"window_end":9,"feature_value":NaN}',
-        b'{"feature":"f","entity_key":"u","window_start":0,"window_end":9,"feature_value":"\xff"}',
-        b'{"feature":"f","entity_key":"u","window_start":0,"window_end":9,"feature_value":"\\ud800"}',
-        b'{"feature":"f","entity_key":"u","window_start":0,"window_end":9,"feature_value":'
-        + b"[" * 5_000
-        + b"]" * 5_000
-        + b"}",
-        b'{"feature":"f","entity_key":"u","window_start":0,"window_end":9,"feature_value":"'
-        + b"x" * (1 << 20)
-        + b'"}',
-        b'{"feature":"f","entity_key":"' + b"k" * 5_000 + b'","window_start":0,"window_end":9,'
-        b'"feature_value":1}',
+        ROW.replace(b',"feature_value":%s', b"") % (b"f", b'"u"', b"9"),
+        ROW % (b"", b'"u"', b"9", b"1"),
+        ROW % (b"f", b"1", b"9", b"1"),
+        (ROW % (b"f", b'"u"', b"9", b"1")).replace(b":0,", b":0.5,"),
+        ROW % (b"f", b'"u"', b"9e99", b"1"),
+        *(
+            ROW % (b"f", b'"u"', b"9", value)
+            for value in (b"NaN", b'"\xff"', b'"\\ud800"', b"[" * 5_000 + b"]" * 5_000)
+        ),
+        ROW % (b"f", b'"u"', b"9", b'"' + b"x" * (1 << 20) + b'"'),
+        ROW % (b"f", b'"' + b"k" * 5_000 + b'"', b"9", b"1"),
     ],
 )
 def test_invalid_rows_are_skipped_and_logged(
@@ -362,9 +342,6 @@ def test_a_group_of_null_is_no_group(target: RowTarget) -> None:
     source = Topic({0: [payload]}, random.Random(0), {})
     run_sink(source, target, stop=source.finished)
     assert target.read(["u"]) == [{"f": WindowValue(0, 9, 1.5)}]
-
-
-# A target that is away, or something else.
 
 
 class Away:
@@ -393,11 +370,7 @@ def test_an_unreachable_target_is_retried() -> None:
     pauses: list[float] = []
     reports: list[SinkProgress] = []
     done = run_sink(
-        source,
-        target,
-        stop=lambda: bool(target.rows),
-        progress=reports.append,
-        sleep=pauses.append,
+        source, target, stop=lambda: bool(target.rows), progress=reports.append, sleep=pauses.append
     )
     assert pauses == [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 10.0, 10.0]
     assert (done.rows, done.failures) == (1, 9)
@@ -500,8 +473,6 @@ def test_a_missing_driver_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> No
     with pytest.raises(OnlineStoreError, match=r"pip install 'tactful\[mysql\]'"):
         SqlRows("mysql://u@h/d")
 
-
-# Kafka.
 
 SINK = """
 import json, sys

@@ -14,10 +14,7 @@ import pytest
 
 from tactful_streaming.definitions.model import Feature
 from tactful_streaming.definitions.reader import load_definitions
-from tactful_streaming.engine.engine import Engine
-from tactful_streaming.engine.options import EngineOptions
 from tactful_streaming.errors import EngineError, StateError
-from tactful_streaming.state.store import MemoryState
 from tactful_streaming.windows.columns import Selection
 from tactful_streaming.windows.entity_table import EntityTable, PackedReader, read_packed
 from tactful_streaming.windows.packed_entity import combine_packed, newest_packed
@@ -353,46 +350,3 @@ def test_the_estimate_of_memory_is_near_the_real_one(name: str) -> None:
     finally:
         tracemalloc.stop()
     assert 0.6 < table.nbytes / taken < 1.6
-
-
-@pytest.mark.parametrize("seed", range(2))
-def test_an_engine_that_spills_comes_to_the_same_state(seed: int) -> None:
-    rng = random.Random(seed)
-    encode = msgspec.json.Encoder().encode
-    payloads = []
-    for number in range(2500):
-        at = START + number * 1000 - rng.randrange(100_000)
-        event = {
-            "kind": "event",
-            "event_id": f"{seed}-{number}",
-            "type": "view",
-            "timestamp": at,
-            "user_id": f"u{rng.randrange(350)}",
-            "item_id": f"i{rng.randrange(60)}",
-        }
-        payloads.append((number, encode(event)))
-    definitions = load_definitions(TEXT)
-    capped, whole = (
-        Engine(definitions, MemoryState(), EngineOptions(memory_bytes=limit))
-        for limit in (75_000, None)
-    )
-    fewest = 350
-    begin = 0
-    while begin < len(payloads):
-        batch = payloads[begin : begin + rng.randrange(1, 400)]
-        begin += len(batch)
-        for engine in (capped, whole):
-            engine.apply(batch)
-        if rng.random() < 0.7:
-            for engine in (capped, whole):
-                engine.commit()
-        fewest = min(fewest, len(capped._state.tables["user"]))
-        for key in (f"u{rng.randrange(350)}" for _ in range(3)):
-            at = capped.watermark + rng.randrange(400_000)
-            assert capped.read("user", key, at) == whole.read("user", key, at)
-    for engine in (capped, whole):
-        engine.commit()
-    assert fewest < 250, "it did not spill"
-    for key in (f"u{number}" for number in range(350)):
-        for at in (whole.watermark, whole.watermark + 200_000):
-            assert capped.read("user", key, at) == whole.read("user", key, at)
