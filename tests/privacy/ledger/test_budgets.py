@@ -48,8 +48,7 @@ def never() -> NDArray[np.int64]:
 
 
 class Clock:
-    def __init__(self) -> None:
-        self.now = TODAY * DAY + HOUR
+    now = TODAY * DAY + HOUR
 
     def __call__(self) -> int:
         return self.now
@@ -66,8 +65,6 @@ def ledger(location: str, clock: Clock) -> Iterator[Ledger]:
     yield opened
     opened.close()
 
-
-# -- budgets by tenant and purpose --------------------------------------------------------------
 
 BUDGETS = (
     Budget(Fraction(1, 2), tenant="north"),
@@ -140,7 +137,7 @@ def test_the_choice_of_a_cap_costs_too(ledger: Ledger) -> None:
 
 
 @pytest.mark.parametrize("epsilon", ["0", "-1", "nan", "inf", "", 1.0, float("nan"), None, True])
-def test_an_epsilon_that_is_none_is_refused(ledger: Ledger, epsilon: Any) -> None:
+def test_an_epsilon_that_is_none_is_refused(epsilon: Any) -> None:
     for make in (
         lambda: Budget(epsilon),
         lambda: Loss(epsilon),
@@ -150,29 +147,24 @@ def test_an_epsilon_that_is_none_is_refused(ledger: Ledger, epsilon: Any) -> Non
     ):
         with pytest.raises(ParameterError, match="epsilon"):
             make()
-    assert ledger.charges() == []
 
 
 @pytest.mark.parametrize(
-    ("wrong", "said"),
+    ("field", "values", "said"),
     [
-        ({"delta": "-1/2"}, "delta"),
-        ({"delta": "1"}, "delta"),
-        ({"composition": "hope"}, "composition"),
-        ({"composition": "zcdp"}, "delta at which"),
-        ({"tenant": "A B"}, "tenant"),
-        ({"purpose": ""}, "purpose"),
-        ({"days": 0}, "days"),
-        ({"days": 401}, "days"),
-        ({"days": "30"}, "days"),
+        ("delta", ["-1/2", "1"], "delta"),
+        ("composition", ["hope"], "composition"),
+        ("composition", ["zcdp"], "delta at which"),
+        ("tenant", ["A B"], "tenant"),
+        ("purpose", [""], "purpose"),
+        ("days", [0, 401, "30"], "days"),
     ],
 )
-def test_a_budget_that_makes_no_sense_is_refused(wrong: dict[str, Any], said: str) -> None:
-    with pytest.raises(ParameterError, match=said):
-        Budget(Fraction(1), **wrong)
+def test_a_budget_that_makes_no_sense_is_refused(field: str, values: list[Any], said: str) -> None:
+    for value in values:
+        with pytest.raises(ParameterError, match=said):
+            Budget(Fraction(1), **{field: value})
 
-
-# -- the rule itself, against a plain sum for each day ------------------------------------------
 
 tenants = st.sampled_from(["north", "south"])
 purposes = st.sampled_from(["reports", "research"])
@@ -310,9 +302,6 @@ def test_the_whole_ledger_can_add_up_by_zcdp(location: str) -> None:
     assert Ledger(location).budgets == (whole,)
 
 
-# -- queries ------------------------------------------------------------------------------------
-
-
 def test_a_query_is_drawn_once_and_charged_once(ledger: Ledger) -> None:
     query = asking("most viewed", "1/2")
     first = ledger.answer_once(query, seven)
@@ -386,11 +375,11 @@ def test_a_name_stands_for_one_query(ledger: Ledger) -> None:
             ledger.answer_once(other, never)
 
 
-@pytest.mark.parametrize("wrong", [np.zeros((1, 1), np.int64), np.zeros(1), np.int64(3)])
-def test_an_answer_of_wrong_shape_is_not_stored(ledger: Ledger, wrong: Any) -> None:
-    with pytest.raises(LedgerError, match="int64"):
-        ledger.answer_once(asking("q", "1/2"), lambda: wrong)
-    assert ledger.answers(TODAY - 1, TODAY - 1)[0].values is None
+def test_an_answer_of_wrong_shape_is_not_stored(ledger: Ledger) -> None:
+    for wrong in (np.zeros((1, 1), np.int64), np.zeros(1), np.int64(3)):
+        with pytest.raises(LedgerError, match="int64"):
+            ledger.answer_once(asking("q", "1/2"), lambda wrong=wrong: wrong)  # type: ignore[misc]
+        assert ledger.answers(TODAY - 1, TODAY - 1)[0].values is None
 
 
 def test_a_clock_that_goes_back_over_midnight_renews_nothing(ledger: Ledger, clock: Clock) -> None:
@@ -405,9 +394,6 @@ def test_a_clock_that_goes_back_over_midnight_renews_nothing(ledger: Ledger, clo
             ledger.answer_once(asking(f"again {day}", "1/100", day, day), never)
     with pytest.raises(LedgerError, match="not over by the clock"):
         ledger.answer_once(asking("today", "1/100", 0, 0), never)
-
-
-# -- reservations of a statistic ----------------------------------------------------------------
 
 
 def test_what_a_statistic_reserved_for_queries_is_a_limit_too(ledger: Ledger) -> None:

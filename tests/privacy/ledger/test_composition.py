@@ -105,9 +105,7 @@ losses = st.builds(
 
 @given(st.lists(st.tuples(losses, st.integers(0, 5)), min_size=1, max_size=3))
 @settings(max_examples=12, deadline=None)
-def test_methods_agree_with_addition_and_with_each_other(
-    spent: list[tuple[Loss, int]],
-) -> None:
+def test_methods_agree_with_addition_and_with_each_other(spent: list[tuple[Loss, int]]) -> None:
     added = sum((loss.epsilon * times for loss, times in spent), Fraction(0))
     pure = compose(spent, method="pure")
     assert Fraction(pure.epsilon) >= added
@@ -153,14 +151,11 @@ def test_zcdp_conversion_is_above_the_renyi_accountant() -> None:
         assert theirs <= ours <= 1.35 * theirs
 
 
-@pytest.mark.parametrize("method", ["pure", "zcdp"])
-def test_a_method_that_does_not_apply_is_refused(method: str) -> None:
-    with pytest.raises(ParameterError):
-        compose([(Loss(ONE, Fraction(1, 10**6)), 1)], method=method)  # type: ignore[arg-type]
-
-
 def test_wrong_questions_are_refused() -> None:
     loss = Loss(ONE, Fraction(1, 10))
+    for method in ("pure", "zcdp"):  # do not apply
+        with pytest.raises(ParameterError):
+            compose([(Loss(ONE, Fraction(1, 10**6)), 1)], method=method)  # type: ignore[arg-type]
     with pytest.raises(ParameterError, match="delta"):
         compose([(loss, 1)], method="approximate", delta=0)
     with pytest.raises(ParameterError, match="method"):

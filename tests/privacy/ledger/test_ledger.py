@@ -1,15 +1,15 @@
 """The ledger: one release per pane whoever races and whatever is killed, and no overspending."""
 
-import json
+import itertools
+import multiprocessing
 import os
 import signal
-import subprocess
-import sys
-import textwrap
-import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
+from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -50,9 +50,6 @@ def fresh() -> NDArray[np.int64]:
     return np.frombuffer(os.urandom(24), dtype=np.int64)
 
 
-# -- releases -----------------------------------------------------------------------------------
-
-
 def test_a_pane_is_drawn_once(ledger: Ledger) -> None:
     first = ledger.release_once(HOURLY, HOUR, draws_of(-3, 0, 2**40))
     again = ledger.release_once(HOURLY, HOUR, never)
@@ -64,20 +61,15 @@ def test_a_pane_is_drawn_once(ledger: Ledger) -> None:
 
 
 def test_many_panes_keep_what_is_stored_and_the_order_asked(ledger: Ledger) -> None:
+    """Also more panes than a query holds."""
     ledger.release_once(HOURLY, 2 * HOUR, draws_of(9, 9, 9))
-    releases = ledger.release_many(
-        HOURLY, {3 * HOUR: draws_of(3, 3, 3), 2 * HOUR: never, 0: draws_of(0, 0, 0)}
-    )
-    assert [release.start for release in releases] == [3 * HOUR, 2 * HOUR, 0]
-    assert [release.noisy_counts[0] for release in releases] == [3, 9, 0]
-
-
-def test_more_panes_than_a_query_holds(ledger: Ledger) -> None:
+    few = {3 * HOUR: draws_of(3, 3, 3), 2 * HOUR: never, 0: draws_of(0, 0, 0)}
+    releases = ledger.release_many(HOURLY, few)
+    assert [(it.start // HOUR, it.noisy_counts[0]) for it in releases] == [(3, 3), (2, 9), (0, 0)]
     n = 2 * MAX_PAGE + 7
-    first = ledger.release_many(HOURLY, {i * HOUR: draws_of(i, 0, 0) for i in range(n)})
-    again = ledger.release_many(HOURLY, {i * HOUR: never for i in range(n)})
-    assert [int(r.noisy_counts[0]) for r in first] == list(range(n))
-    assert [int(r.noisy_counts[0]) for r in again] == list(range(n))
+    for draw in (lambda i: draws_of(i, 0, 0), lambda i: never):
+        many = ledger.release_many(HOURLY, {i * HOUR: draw(i) for i in range(9, n)})
+        assert [int(release.noisy_counts[0]) for release in many] == list(range(9, n))
 
 
 def test_a_reopened_ledger_gives_the_same(location: str) -> None:
@@ -98,27 +90,16 @@ def test_a_failing_draw_stores_nothing_of_its_batch(ledger: Ledger) -> None:
     assert ledger.read("hourly").releases == ()
 
 
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        np.zeros(2, dtype=np.int64),
-        np.zeros((1, 3), dtype=np.int64),
-        np.zeros(3, dtype=np.float64),
-        np.zeros(3, dtype=np.int32),
-    ],
-)
-def test_a_draw_of_wrong_shape_is_refused(ledger: Ledger, wrong: NDArray[np.int64]) -> None:
-    with pytest.raises(LedgerError, match="one count for every key"):
-        ledger.release_once(HOURLY, 0, lambda: wrong)
+def test_a_draw_of_wrong_shape_is_refused(ledger: Ledger) -> None:
+    for shape, kind in ((2, "i8"), ((1, 3), "i8"), (3, "f8"), (3, "i4")):
+        with pytest.raises(LedgerError, match="one count for every key"):
+            ledger.release_once(HOURLY, 0, lambda: np.zeros(shape, kind))  # noqa: B023
     assert ledger.read("hourly").releases == ()
 
 
-def test_a_start_between_panes_is_refused(ledger: Ledger) -> None:
+def test_an_unregistered_or_changed_statistic_is_refused(ledger: Ledger) -> None:
     with pytest.raises(LedgerError, match="not the start of a pane"):
         ledger.release_once(HOURLY, HOUR // 2, never)
-
-
-def test_an_unregistered_or_changed_statistic_is_refused(ledger: Ledger) -> None:
     other = Statistic("other", HOURLY.keys, HOUR, 5, Fraction(1))
     changed = Statistic("hourly", HOURLY.keys, HOUR, 500, Fraction(1))
     with pytest.raises(UnknownStatisticError, match="register it first"):
@@ -127,9 +108,6 @@ def test_an_unregistered_or_changed_statistic_is_refused(ledger: Ledger) -> None
         ledger.release_once(changed, 0, never)
     with pytest.raises(LedgerError, match="another definition"):
         ledger.register(changed)
-
-
-# -- budget -------------------------------------------------------------------------------------
 
 
 def costing(name: str, epsilon: str) -> Statistic:
@@ -163,15 +141,9 @@ def test_a_new_ledger_needs_a_budget(location: str) -> None:
         Ledger(location, daily_epsilon=0)
     with pytest.raises(ParameterError, match="exact number"):
         Ledger(location, daily_epsilon=1.0)  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize("where", ["postgresql://localhost/x", "sqlite://", ":memory:"])
-def test_other_databases_are_refused(where: str) -> None:
-    with pytest.raises((ParameterError, ModuleNotFoundError)):
-        Ledger(where, daily_epsilon=1)
-
-
-# -- reading ------------------------------------------------------------------------------------
+    for other in ("postgresql://localhost/x", "sqlite://", ":memory:"):
+        with pytest.raises((ParameterError, ModuleNotFoundError)):
+            Ledger(other, daily_epsilon=1)
 
 
 def test_pages_cover_a_range_in_order_without_gap_or_repeat(ledger: Ledger) -> None:
@@ -186,12 +158,8 @@ def test_pages_cover_a_range_in_order_without_gap_or_repeat(ledger: Ledger) -> N
             break
     assert seen == list(range(2, 21))
     assert pages == 4
-
-
-def test_a_full_last_page_has_no_cursor(ledger: Ledger) -> None:
-    ledger.release_many(HOURLY, {i * HOUR: draws_of(i, 0, 0) for i in range(4)})
-    assert ledger.read("hourly", limit=4).cursor is None
-    assert ledger.read("hourly", limit=3).cursor is not None
+    assert ledger.read("hourly", limit=23).cursor is None
+    assert ledger.read("hourly", limit=22).cursor is not None
 
 
 def test_wrong_questions_are_refused(ledger: Ledger) -> None:
@@ -221,132 +189,90 @@ def test_sqlite_is_opened_to_survive_a_power_cut(tmp_path: Path) -> None:
     ledger.close()
 
 
-# -- races and kills ----------------------------------------------------------------------------
-
-PRELUDE = """
-import json, os, signal, sys, time
-from fractions import Fraction
-import numpy as np
-from tactful_privacy import BudgetError, Ledger, Statistic
-HOUR = 3_600_000
-HOURLY = Statistic("hourly", ("bread", "milk", "tea"), HOUR, 5, Fraction(1))
-def fresh():
-    return np.frombuffer(os.urandom(24), dtype=np.int64)
-def die(*_):
-    os.kill(os.getpid(), signal.SIGKILL)
-location, gate = sys.argv[1:]
-print("ready", flush=True)
-while not os.path.exists(gate):
-    time.sleep(0.001)
-"""
+FORK = multiprocessing.get_context("fork")
 
 
-def start(code: str, location: str, gate: Path) -> subprocess.Popen[str]:
-    """Start a process, wait until it is ready; it runs the code once the gate exists."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", PRELUDE + textwrap.dedent(code), location, str(gate)],
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdout is not None
-    assert process.stdout.readline() == "ready\n"
-    return process
+def race(work: Callable[[], Any], n: int) -> list[Any]:
+    """Run a function in several processes that begin at once; return their results."""
+    gate, results = FORK.Barrier(n), FORK.SimpleQueue()
+
+    def run() -> None:
+        gate.wait(120)
+        results.put(work())
+
+    processes = [FORK.Process(target=run) for _ in range(n)]
+    for process in processes:
+        process.start()
+    found = [results.get() for _ in processes]
+    for process in processes:
+        process.join(120)
+    assert [process.exitcode for process in processes] == [0] * n
+    return found
 
 
-def finish(process: subprocess.Popen[str]) -> tuple[int, list[str]]:
-    """What is left to read, and how it ended."""
-    assert process.stdout is not None
-    # Not communicate: that passes over what readline has taken in beyond its line.
-    with process.stdout as out:
-        lines = out.read().splitlines()
-    return process.wait(120), lines
-
-
-def test_processes_racing_for_the_same_panes_get_one_value(location: str, tmp_path: Path) -> None:
+def test_processes_racing_for_the_same_panes_get_one_value(location: str) -> None:
     """Also the creation of the tables is raced for: nobody made them before."""
-    code = """
+
+    def release() -> dict[int, list[int]]:
         ledger = Ledger(location, daily_epsilon=1)
         ledger.register(HOURLY)
-        shown = {}
-        for start in range(0, 20 * HOUR, HOUR):
-            shown[start] = ledger.release_once(HOURLY, start, fresh).noisy_counts.tolist()
-        panes = {start: fresh for start in range(20 * HOUR, 60 * HOUR, HOUR)}
-        for release in ledger.release_many(HOURLY, panes):
-            shown[release.start] = release.noisy_counts.tolist()
-        print(json.dumps(shown))
-    """
-    gate = tmp_path / "gate"
-    processes = [start(code, location, gate) for _ in range(4)]
-    gate.touch()
-    results = [finish(process) for process in processes]
-    assert [status for status, _ in results] == [0] * 4
-    shown = [json.loads(lines[-1]) for _, lines in results]
+        releases = [ledger.release_once(HOURLY, n * HOUR, fresh) for n in range(20)]
+        releases += ledger.release_many(HOURLY, {n * HOUR: fresh for n in range(20, 60)})
+        return {release.start: release.noisy_counts.tolist() for release in releases}
+
+    shown = race(release, 4)
     assert len(shown[0]) == 60
     assert shown == [shown[0]] * 4
 
 
 def test_threads_racing_for_the_same_panes_get_one_value(ledger: Ledger) -> None:
-    shown: list[list[list[int]]] = []
-
-    def run() -> None:
-        panes = {i * HOUR: fresh for i in range(30)}
-        shown.append([r.noisy_counts.tolist() for r in ledger.release_many(HOURLY, panes)])
-
-    threads = [threading.Thread(target=run) for _ in range(6)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    panes = {i * HOUR: fresh for i in range(30)}
+    with ThreadPoolExecutor(6) as pool:
+        found = list(pool.map(lambda _: ledger.release_many(HOURLY, panes), range(6)))
+    shown = [[release.noisy_counts.tolist() for release in releases] for releases in found]
     assert shown == [shown[0]] * 6
 
 
-def test_processes_racing_for_the_budget_do_not_overspend(location: str, tmp_path: Path) -> None:
-    code = """
+def test_processes_racing_for_the_budget_do_not_overspend(location: str) -> None:
+    def register() -> str:
         ledger = Ledger(location, daily_epsilon=1)
-        name = f"statistic-{os.getpid()}"
         try:
-            ledger.register(Statistic(name, ("bread",), HOUR, 5, Fraction(1, 3)))
-            print("registered")
+            ledger.register(costing(f"statistic-{os.getpid()}", "1/3"))
         except BudgetError:
-            print("refused")
-    """
-    gate = tmp_path / "gate"
-    processes = [start(code, location, gate) for _ in range(5)]
-    gate.touch()
-    answers = sorted(finish(process)[1][-1] for process in processes)
-    assert answers == ["refused"] * 2 + ["registered"] * 3
+            return "refused"
+        return "registered"
+
+    assert sorted(race(register, 5)) == ["refused"] * 2 + ["registered"] * 3
 
 
-KILLED_IN = {
-    "draw": "ledger.release_once(HOURLY, 0, die)",
-    "transaction": """
-import sqlalchemy
-sqlalchemy.event.listen(ledger._engine, "commit", die)
-ledger.release_once(HOURLY, 0, fresh)
-""",
-    "answer": """
-import sys
-schema = sys.modules[type(ledger).__module__].schema
-reading, calls = schema.reading, []
-def killed_after_the_commit(engine):
-    calls.append(1)
-    return reading(engine) if len(calls) == 1 else die()
-schema.reading = killed_after_the_commit
-ledger.release_once(HOURLY, 0, fresh)
-""",
-}
+def die(*_: object) -> NDArray[np.int64]:
+    os.kill(os.getpid(), signal.SIGKILL)
+    raise AssertionError("survived")
 
 
-@pytest.mark.parametrize("moment", KILLED_IN)
+def release_and_die(location: str, moment: str) -> None:
+    """Release a pane and die: in the draw, in the transaction, or before the answer."""
+    ledger = Ledger(location)
+    reading, calls = ledger_schema.reading, []
+
+    def killed_after_the_commit(engine: sa.Engine) -> Any:
+        calls.append(1)
+        return reading(engine) if len(calls) == 1 else die()
+
+    if moment == "transaction":
+        sa.event.listen(ledger._engine, "commit", die)
+    elif moment == "answer":
+        ledger_schema.reading = killed_after_the_commit  # type: ignore[assignment]
+    ledger.release_once(HOURLY, 0, die if moment == "draw" else fresh)
+
+
+@pytest.mark.parametrize("moment", ["draw", "transaction", "answer"])
 def test_kill_9_at_any_moment_leaves_one_release_or_none(
-    moment: str, location: str, tmp_path: Path
+    moment: str, location: str, in_child: Callable[..., int]
 ) -> None:
-    ledger = Ledger(location, daily_epsilon=1)
-    ledger.register(HOURLY)
-    gate = tmp_path / "gate"
-    gate.touch()
-    code = "ledger = Ledger(location)\n" + KILLED_IN[moment]
-    assert finish(start(code, location, gate))[0] == -signal.SIGKILL
+    Ledger(location, daily_epsilon=1).register(HOURLY)
+    assert in_child(release_and_die, location, moment) == -signal.SIGKILL
+    ledger = Ledger(location)
     stored = ledger.read("hourly").releases
     if moment == "answer":
         (release,) = stored
@@ -358,31 +284,35 @@ def test_kill_9_at_any_moment_leaves_one_release_or_none(
     ledger.close()
 
 
-def test_what_was_shown_before_kill_9_is_shown_again(location: str, tmp_path: Path) -> None:
-    """Each run starts over with fresh noise, prints what it publishes, and is killed."""
-    code = """
-        ledger = Ledger(location, daily_epsilon=1)
-        ledger.register(HOURLY)
-        for start in range(0, 100_000 * HOUR, 3 * HOUR):
-            panes = {start + i * HOUR: fresh for i in range(3)}
-            for release in ledger.release_many(HOURLY, panes):
-                print(json.dumps([release.start, release.noisy_counts.tolist()]), flush=True)
-    """
-    gate = tmp_path / "gate"
-    gate.touch()
+def publish_for_ever(location: str, shown: Connection) -> None:
+    ledger = Ledger(location, daily_epsilon=1)
+    ledger.register(HOURLY)
+    for start in range(0, 100_000 * HOUR, 3 * HOUR):
+        for release in ledger.release_many(HOURLY, {start + i * HOUR: fresh for i in range(3)}):
+            shown.send((release.start, release.noisy_counts.tolist()))
+
+
+def test_what_was_shown_before_kill_9_is_shown_again(location: str) -> None:
+    """Each run starts over with fresh noise, shows what it publishes, and is killed."""
     shown: dict[int, list[int]] = {}
     for run in range(4):
-        process = start(code, location, gate)
-        assert process.stdout is not None
-        lines = [process.stdout.readline() for _ in range(20 + 25 * run)]
-        assert all(lines), f"the process ended by itself, with {process.wait(60)}"
-        process.kill()
-        lines += finish(process)[1][:-1]  # the last may be cut
-        for line in lines:
-            pane, values = json.loads(line)
+        receiver, sender = FORK.Pipe(duplex=False)
+        process = FORK.Process(target=publish_for_ever, args=(location, sender))
+        process.start()
+        sender.close()
+        for n in itertools.count(1):
+            try:
+                pane, values = receiver.recv()
+            except EOFError:
+                break
             assert shown.setdefault(pane, values) == values
+            if n == 20 + 25 * run:
+                process.kill()
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
+        receiver.close()
     ledger = Ledger(location)
     assert len(shown) > 20
-    for pane, values in shown.items():
-        assert ledger.release_once(HOURLY, pane, never).noisy_counts.tolist() == values
+    again = ledger.release_many(HOURLY, {pane: never for pane in shown})
+    assert {release.start: release.noisy_counts.tolist() for release in again} == shown
     ledger.close()

@@ -1,6 +1,7 @@
 """Merging two copies of a ledger: nothing spent is lost, and strangers are refused."""
 
 import shutil
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -54,22 +55,21 @@ def test_releases_and_answers_of_the_other_copy_are_added(tmp_path: Path) -> Non
     ledger.close()
 
 
-def test_another_definition_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [
+        ((Fraction(1, 3), 7), r"at 'views': they are not copies"),
+        ((Fraction(1, 2), 8), r"differ in [a-z_]*releases at 'views'"),
+    ],
+)
+def test_another_definition_or_draw_is_refused(
+    tmp_path: Path, other: tuple[Fraction, int], said: str
+) -> None:
     paths = [tmp_path / "kept.db", tmp_path / "other.db"]
-    for path, epsilon in zip(paths, ("1/2", "1/3"), strict=True):
-        ledger = open_ledger(path)
-        ledger.register(Statistic("views", ("bread",), HOUR, 5, Fraction(epsilon)))
+    for path, (epsilon, drawn) in zip(paths, ((Fraction(1, 2), 7), other), strict=True):
+        statistic, ledger = replace(VIEWS, epsilon=epsilon), open_ledger(path)
+        ledger.register_all([statistic], first_day=TODAY)
+        ledger.release_once(statistic, TODAY * DAY, lambda drawn=drawn: np.array([drawn]))  # type: ignore[misc]
         ledger.close()
-    with pytest.raises(LedgerError, match="at 'views': they are not copies"):
-        merge_ledger(*paths)
-
-
-def test_another_draw_is_refused(tmp_path: Path) -> None:
-    paths = [tmp_path / "kept.db", tmp_path / "other.db"]
-    for path, drawn in zip(paths, (7, 8), strict=True):
-        ledger = open_ledger(path)
-        ledger.register_all([VIEWS], first_day=TODAY)
-        ledger.release_once(VIEWS, TODAY * DAY, lambda drawn=drawn: np.array([drawn]))  # type: ignore[misc]
-        ledger.close()
-    with pytest.raises(LedgerError, match=r"differ in [a-z_]*releases at 'views'"):
+    with pytest.raises(LedgerError, match=said):
         merge_ledger(*paths)
