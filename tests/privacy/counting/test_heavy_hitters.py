@@ -172,19 +172,15 @@ def test_nothing_is_concluded_from_keys_above_a_threshold(ledger: Ledger) -> Non
 
 
 def test_stored_keys_come_back_and_damaged_ones_are_told() -> None:
-    assert found_values(stored_keys({"b": 3, "a": 3, "grüße": 9}), "x") == {
-        "grüße": 9,
-        "a": 3,
-        "b": 3,
-    }
+    found = found_values(stored_keys({"b": 3, "a": 3, "grüße": 9}), "x")
+    assert found == {"grüße": 9, "a": 3, "b": 3}
     with pytest.raises(LedgerError, match="damaged"):
         found_values(stored_keys({"a": 3})[:-1], "x")
 
 
-@pytest.mark.parametrize("key", ["", "x" * 129])
-def test_keys_of_odd_length_charge_nobody(key: str) -> None:
+def test_keys_of_odd_length_charge_nobody() -> None:
     keys = counting()
-    assert not keys.add("u", 0, key)
+    assert not any(keys.add("u", 0, key) for key in ("", "x" * 129))
     assert [keys.add("u", 0, f"t{n}") for n in range(4)] == [True, True, True, False]
 
 

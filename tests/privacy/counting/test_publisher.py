@@ -2,20 +2,16 @@
 
 import logging
 import random
-from collections.abc import Mapping
 from dataclasses import replace
 from fractions import Fraction
-from pathlib import Path
 
-import numpy as np
 import pytest
-from scipy import stats
 
 from tactful_privacy.counting.bounded_counts import BoundedCounts
 from tactful_privacy.counting.publisher import Publisher
 from tactful_privacy.counting.released import ReleasedPane, read_released, sum_released
 from tactful_privacy.errors import BudgetError, ParameterError
-from tactful_privacy.ledger.ledger import Draw, Ledger, Release
+from tactful_privacy.ledger.ledger import Ledger
 from tactful_privacy.ledger.statistic import DAY_MS, Statistic
 from tactful_privacy.mechanisms.laplace import DiscreteLaplace
 
@@ -33,55 +29,7 @@ def published(ledger: Ledger, statistic: Statistic, hours: int = 24) -> list[Rel
     return Publisher(counting(statistic), ledger).publish(hours * HOUR)
 
 
-def wide(name: str, keys: int = 2_000) -> Statistic:
-    return Statistic(name, tuple(f"item {n}" for n in range(keys)), HOUR, 5, Fraction(1, 2))
-
-
-# -- noise on everything, once --------------------------------------------------------------------
-
-
-def zeros_are_chance(values: list[int], noise: DiscreteLaplace) -> bool:
-    """Whether zeros are as frequent as noise on true zeros makes them; false alarm rate 1e-11."""
-    return bool(
-        stats.binomtest(values.count(0), len(values), float(noise.probability(0))).pvalue > 1e-11
-    )
-
-
-def test_empty_cells_are_noised_and_every_key_and_pane_is_there(ledger: Ledger) -> None:
-    statistic = wide("empty")
-    panes = published(ledger, statistic, hours=3)
-    assert [pane.start for pane in panes] == [0, HOUR, 2 * HOUR]
-    for pane in panes:
-        assert tuple(pane.values) == statistic.keys
-        assert zeros_are_chance(list(pane.values.values()), statistic.mechanism())
-
-
-def test_planted_silence_of_empty_cells_is_caught() -> None:
-    noise = wide("empty").mechanism()
-    counts = np.zeros(2_000, dtype=np.int64)
-    planted = np.where(counts > 0, counts + noise.sample(2_000), 0)
-    assert not zeros_are_chance(planted.tolist(), noise)
-
-
-def test_two_platforms_over_equal_data_publish_independent_noise(tmp_path: Path) -> None:
-    values = []
-    for name in ("first.db", "second.db"):
-        ledger = Ledger(tmp_path / name, daily_epsilon=1)
-        panes = published(ledger, wide("same"), hours=2)
-        values.append([list(pane.values.values()) for pane in panes])
-        ledger.close()
-    noise = wide("same").mechanism()
-    same = float(sum(noise.probability(k) ** 2 for k in range(-400, 401)))
-    runs = [values[0][0], values[0][1], values[1][0], values[1][1]]
-    for i, first in enumerate(runs):
-        for second in runs[:i]:
-            equal = sum(a == b for a, b in zip(first, second, strict=True))
-            assert stats.binomtest(equal, len(first), same).pvalue > 1e-11  # false alarm rate
-
-
-def test_published_counts_are_bounded_counts_plus_noise(
-    ledger: Ledger,
-) -> None:
+def test_published_counts_are_bounded_counts_plus_noise(ledger: Ledger) -> None:
     """Published counts are the bounded counts plus the noise of the mechanism."""
     counts = counting()
     for _ in range(20):
@@ -102,37 +50,6 @@ def test_a_pane_says_what_it_promises(ledger: Ledger) -> None:
     assert 0 < pane.delta < 1e-15
     low, high = pane.interval("milk")
     assert (high - low, low + high) == (30, 2 * pane.values["milk"])
-
-
-def test_stored_panes_are_published_unchanged_after_a_crash(ledger: Ledger) -> None:
-    """After a crash the stored panes are published again, unchanged."""
-    counts = counting()
-    saved = counts.snapshot()
-    before = Publisher(counts, ledger).publish(DAY_MS)
-    restored = counting()
-    restored.restore(saved)
-    restored.add("u", 0, "milk")  # the replay may even differ
-    assert Publisher(restored, ledger).publish(DAY_MS) == before
-
-
-class FailingOnce(Ledger):
-    failed = False
-
-    def release_many(self, statistic: Statistic, draws: Mapping[int, Draw]) -> list[Release]:
-        if not self.failed:
-            self.failed = True
-            raise OSError("disk full")
-        return super().release_many(statistic, draws)
-
-
-def test_panes_wait_for_a_ledger_that_fails(tmp_path: Path) -> None:
-    ledger = FailingOnce(tmp_path / "ledger.db", daily_epsilon=1)
-    publisher = Publisher(counting(), ledger)
-    with pytest.raises(OSError, match="disk full"):
-        publisher.publish(2 * HOUR)
-    assert [pane.start for pane in publisher.publish(3 * HOUR)] == [0, HOUR, 2 * HOUR]
-    assert publisher.publish(3 * HOUR) == []
-    ledger.close()
 
 
 def test_the_budget_is_asked_before_anything_is_published(ledger: Ledger) -> None:
@@ -157,9 +74,6 @@ def test_logs_hold_no_person_and_no_count(ledger: Ledger, caplog: pytest.LogCapt
     assert [record.getMessage() for record in caplog.records] == [
         "registered statistic hourly, epsilon 1"
     ]
-
-
-# -- reading and adding -------------------------------------------------------------------------
 
 
 def test_what_is_read_equals_what_was_published(ledger: Ledger) -> None:
@@ -202,17 +116,12 @@ def test_intervals_of_published_sums_cover_the_bounded_counts(ledger: Ledger) ->
     assert sum(true.values()) == 2_000
 
 
-@pytest.mark.parametrize("keys", ["gin", [], ["milk", "milk"], ["milk", "gin"]])
-def test_wrong_keys_are_refused(ledger: Ledger, keys: str | list[str]) -> None:
-    with pytest.raises(ParameterError, match="keys"):
-        sum_released(published(ledger, HOURLY), keys)
-
-
-def test_wrong_panes_are_refused(ledger: Ledger) -> None:
+def test_wrong_panes_and_keys_are_refused(ledger: Ledger) -> None:
     panes = published(ledger, HOURLY)
-    with pytest.raises(ParameterError, match="no pane"):
-        sum_released([])
-    with pytest.raises(ParameterError, match="twice"):
-        sum_released([panes[0], panes[0]])
-    with pytest.raises(ParameterError, match="different"):
-        sum_released([panes[0], replace(panes[1], statistic="other")])
+    for keys in ("gin", [], ["milk", "milk"], ["milk", "gin"]):
+        with pytest.raises(ParameterError, match="keys"):
+            sum_released(panes, keys)
+    different = [panes[0], replace(panes[1], statistic="other")]
+    for wrong, said in (([], "no pane"), ([panes[0]] * 2, "twice"), (different, "different")):
+        with pytest.raises(ParameterError, match=said):
+            sum_released(wrong)

@@ -107,9 +107,7 @@ def drawn_around_midnight(
     return again, counted
 
 
-def test_clock_back_over_midnight_gives_no_second_cap(
-    tmp_path: Path,
-) -> None:
+def test_clock_back_over_midnight_gives_no_second_cap(tmp_path: Path) -> None:
     """A clock that goes back over midnight gives no second cap and no second draw."""
     counts = BoundedCounts(HOURS, secret=SECRET, start=0)
     again, counted = drawn_around_midnight(counts, tmp_path)

@@ -4,6 +4,7 @@ import itertools
 import math
 from decimal import Decimal, localcontext
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 import pytest
@@ -44,20 +45,12 @@ def distance(noise: DiscreteGaussian, sigma_squared: Fraction) -> Decimal:
 
 @pytest.mark.parametrize(("sensitivity_squared", "rho"), SETTINGS)
 def test_table_is_within_its_stated_error(sensitivity_squared: int | str, rho: str) -> None:
-    """The table lies within the stated distance of the ideal distribution."""
+    """The table lies within the stated distance of the ideal; sigma one percent low does not."""
     noise = DiscreteGaussian(sensitivity_squared, rho)
     assert noise.table_error < Fraction(1, 10**14)
-    assert distance(noise, noise.sigma_squared) <= Decimal(float(noise.table_error)) * 2
     assert float(distance(noise, noise.sigma_squared)) <= float(noise.table_error)
-
-
-@pytest.mark.parametrize(("sensitivity_squared", "rho"), SETTINGS)
-def test_planted_sigma_one_percent_low_is_far_outside(
-    sensitivity_squared: int | str, rho: str
-) -> None:
     planted = DiscreteGaussian(sensitivity_squared, Fraction(rho) / Fraction("0.99") ** 2)
-    right = Fraction(sensitivity_squared) / (2 * Fraction(rho))
-    assert float(distance(planted, right)) > 1e-4 > 1e9 * float(planted.table_error)
+    assert float(distance(planted, noise.sigma_squared)) > 1e-4 > 1e9 * float(planted.table_error)
 
 
 @pytest.mark.parametrize("order", [1.5, 2, 8, 32])
@@ -166,24 +159,16 @@ def test_interval_of_a_sum_is_the_normal_one(n: int, confidence: str) -> None:
     assert abs(noise.interval_of_sum(n, confidence) - normal) < 1
 
 
-@pytest.mark.parametrize(
-    ("sensitivity_squared", "rho", "what"),
-    [
-        (0, 1, "sensitivity_squared"),
-        (-1, 1, "sensitivity_squared"),
-        (1.0, 1, "sensitivity_squared"),
-        (1, 0, "rho"),
-        (1, "nan", "rho"),
-        (1, 0.5, "rho"),
-        (1, Fraction(1, 10**11), "sigma"),
-    ],
-)
-def test_parameters_out_of_range_are_refused(sensitivity_squared: int, rho: str, what: str) -> None:
-    with pytest.raises(ParameterError, match=what):
-        DiscreteGaussian(sensitivity_squared, rho)
-
-
-def test_epsilon_out_of_range_is_refused() -> None:
-    for epsilon in ("-1", "41", 0.5):
+def test_parameters_out_of_range_are_refused() -> None:
+    wrong: Any
+    for wrong in (0, -1, 1.0):
+        with pytest.raises(ParameterError, match="sensitivity_squared"):
+            DiscreteGaussian(wrong, 1)
+    for wrong in (0, "nan", 0.5):
+        with pytest.raises(ParameterError, match="rho"):
+            DiscreteGaussian(1, wrong)
+    with pytest.raises(ParameterError, match="sigma"):
+        DiscreteGaussian(1, Fraction(1, 10**11))
+    for wrong in ("-1", "41", 0.5):
         with pytest.raises(ParameterError, match="epsilon"):
-            DiscreteGaussian(1, 1).delta(epsilon)  # type: ignore[arg-type]
+            DiscreteGaussian(1, 1).delta(wrong)

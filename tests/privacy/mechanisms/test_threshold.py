@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 import pytest
@@ -67,13 +68,6 @@ def test_the_threshold_is_the_published_one(keys: int, epsilon: str, threshold: 
     assert threshold <= found <= threshold + 2
 
 
-@given(st.integers(1, 12), st.integers(1, 12), st.sampled_from(["1/2", "1", "4"]))
-@settings(max_examples=40, deadline=None)
-def test_delta_is_kept(cap: int, cell_cap: int, epsilon: str) -> None:
-    release = ThresholdRelease(cap, epsilon, "1e-9", cell_cap=min(cap, cell_cap))
-    assert 0 < release.delta <= Fraction(1, 10**9)
-
-
 def test_a_key_of_one_person_is_shown_as_rarely_as_computed() -> None:
     release = ThresholdRelease(2, 2, "1/50", entropy=np.random.default_rng(6).bytes)
     lonely = {f"word {n}": 2 for n in range(40_000)}
@@ -91,22 +85,23 @@ def test_frequent_keys_are_shown_in_the_order_of_their_text() -> None:
     assert release.release({}) == {}
 
 
-@pytest.mark.parametrize(
-    ("cap", "epsilon", "delta", "cell_cap", "what"),
-    [
-        (0, 1, "1e-6", None, "sensitivity"),
-        (5, 0, "1e-6", None, "epsilon"),
-        (5, 1, "0", None, "delta"),
-        (5, 1, "1", None, "delta"),
-        (5, 1, 1e-6, None, "delta"),
-        (5, 1, "1e-30", None, "allow a larger delta"),
-        (5, 1, "1e-6", 6, "cell_cap"),
-        (5, 1, "1e-6", 0, "cell_cap"),
-        (5, 1, "1e-6", True, "cell_cap"),
-    ],
-)
-def test_parameters_out_of_range_are_refused(
-    cap: int, epsilon: int, delta: str, cell_cap: int | None, what: str
-) -> None:
-    with pytest.raises(ParameterError, match=what):
-        ThresholdRelease(cap, epsilon, delta, cell_cap=cell_cap)
+def test_parameters_out_of_range_are_refused() -> None:
+    good: dict[str, Any] = {"sensitivity": 5, "epsilon": 1, "delta": "1e-6", "cell_cap": None}
+    for name, wrong, said in (
+        ("sensitivity", [0], "sensitivity"),
+        ("epsilon", [0], "epsilon"),
+        ("delta", ["0", "1", 1e-6], "delta"),
+        ("delta", ["1e-30"], "allow a larger delta"),
+        ("cell_cap", [6, 0, True], "cell_cap"),
+    ):
+        for value in wrong:
+            cap, epsilon, delta, cell_cap = (good | {name: value}).values()
+            with pytest.raises(ParameterError, match=said):
+                ThresholdRelease(cap, epsilon, delta, cell_cap=cell_cap)
+
+
+@given(st.integers(1, 12), st.integers(1, 12), st.sampled_from(["1/2", "1", "4"]))
+@settings(max_examples=40, deadline=None)
+def test_delta_is_kept(cap: int, cell_cap: int, epsilon: str) -> None:
+    release = ThresholdRelease(cap, epsilon, "1e-9", cell_cap=min(cap, cell_cap))
+    assert 0 < release.delta <= Fraction(1, 10**9)

@@ -87,10 +87,6 @@ def test_decisions_that_are_known_change_nothing(
     assert twice.version == len(said)
 
 
-def test_nobody_who_said_nothing_is_used_for_anything() -> None:
-    assert Consents().allowed("ada") == NOTHING
-
-
 def test_agreement_includes_and_refusal_excludes_service() -> None:
     """An agreement includes the service, and a refused service refuses everything."""
     consents = Consents()
@@ -101,16 +97,10 @@ def test_agreement_includes_and_refusal_excludes_service() -> None:
     refused = {Purpose.SERVICE: False}
     consents.take([Decision(version=2, person="ada", purposes=refused, at=1)])
     assert consents.allowed("ada") == NOTHING
-
-
-def test_who_is_forgotten_said_nothing() -> None:
-    consents = Consents()
-    agreed = {Purpose.PERSONALISATION: True}
-    consents.take([Decision(version=1, person="ada", purposes=agreed, at=0)])
-    consents.forget("ada")
-
-    assert consents.said("ada") == {}
-    assert consents.allowed("ada") == NOTHING
+    consents.take([Decision(version=3, person="bob", purposes=agreed, at=2)])
+    consents.forget("bob")
+    assert consents.said("bob") == {}
+    assert consents.allowed("bob") == NOTHING
 
 
 def test_an_unknown_purpose_is_refused_by_name() -> None:

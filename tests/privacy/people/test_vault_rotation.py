@@ -8,6 +8,7 @@ import signal
 import sqlite3
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
@@ -53,17 +54,6 @@ def few_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(vault_rotation, "_BATCH", 100)
 
 
-def die_in_child(work: Callable[[], object]) -> None:
-    """Run `work` in a process that ends in it by signal 9."""
-    child = os.fork()
-    if child == 0:
-        try:
-            work()
-        finally:
-            os._exit(1)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
-
-
 def kill_oneself(*_: object) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
@@ -85,7 +75,7 @@ def test_only_the_new_master_key_opens_the_vault(
 
 @pytest.mark.parametrize("dies_after", [1, 2, 3])
 def test_killed_rotation_keeps_the_old_key_and_repeats(
-    path: Path, keyring: Keyring, sealed: list[bytes], dies_after: int
+    path: Path, keyring: Keyring, sealed: list[bytes], in_child: Callable[..., int], dies_after: int
 ) -> None:
     """After a kill in the middle the old key opens everything, and a repetition succeeds."""
     told: list[int] = []
@@ -95,7 +85,7 @@ def test_killed_rotation_keeps_the_old_key_and_repeats(
         if len(told) == dies_after:
             kill_oneself()
 
-    die_in_child(lambda: rewrap_vault(path, OLD, NEW, advanced=advanced))
+    assert in_child(lambda: rewrap_vault(path, OLD, NEW, advanced=advanced)) == -signal.SIGKILL
     assert not opens(path, NEW, keyring, sealed)
     assert opens(path, OLD, keyring, sealed)
     assert rewrap_vault(path, OLD, NEW) == len(PEOPLE)
@@ -103,7 +93,11 @@ def test_killed_rotation_keeps_the_old_key_and_repeats(
 
 
 def test_planted_wrapping_without_a_transaction_is_caught(
-    path: Path, keyring: Keyring, sealed: list[bytes], monkeypatch: pytest.MonkeyPatch
+    path: Path,
+    keyring: Keyring,
+    sealed: list[bytes],
+    in_child: Callable[..., int],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The same kill, where every key is stored at once: then neither master key opens it all."""
     right = sqlite3.connect
@@ -119,7 +113,8 @@ def test_planted_wrapping_without_a_transaction_is_caught(
 
     with monkeypatch.context() as planted:
         planted.setattr(sqlite3, "connect", connect)
-        die_in_child(lambda: rewrap_vault(path, OLD, NEW, advanced=kill_oneself))
+        killed = in_child(lambda: rewrap_vault(path, OLD, NEW, advanced=kill_oneself))
+    assert killed == -signal.SIGKILL
     assert not opens(path, OLD, keyring, sealed)
     assert not opens(path, NEW, keyring, sealed)
 
@@ -232,10 +227,7 @@ def test_epoch_of_another_process_makes_no_second_key(path: Path, keyring: Keyri
 
 def test_epochs_that_begin_at_once_lose_no_key(keyring: Keyring) -> None:
     rings = [Keyring(keyring.path, clock=lambda: 0) for _ in range(4)]
-    threads = [threading.Thread(target=ring.rotate) for ring in rings for _ in range(3)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(12) as pool:
+        list(pool.map(Keyring.rotate, rings * 3))
     keyring.follow()
     assert len(set(keyring.key_ids)) == 13
