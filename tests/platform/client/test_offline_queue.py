@@ -26,6 +26,12 @@ def bodies(*numbers: int) -> list[bytes]:
     return [b'{"n":%d}' % number for number in numbers]
 
 
+def oldest(queue: OfflineQueue, count: int = 9) -> Any:
+    waiting = queue.oldest(count=count, max_bytes=1000)
+    assert waiting is not None
+    return waiting
+
+
 def answering(answer: Callable[[list[Any]], httpx.Response], queue: OfflineQueue) -> Client:
     def handle(request: httpx.Request) -> httpx.Response:
         return answer(json.loads(request.content))
@@ -49,8 +55,7 @@ def test_it_keeps_the_order_and_gives_the_rest_to_the_next_process(tmp_path: Pat
     queue = OfflineQueue(path)
     assert queue.put(bodies(1, 2)) == 2
     queue.put(bodies(3))
-    waiting = queue.oldest(count=2, max_bytes=1000)
-    assert waiting is not None
+    waiting = oldest(queue, 2)
     assert waiting.bodies == bodies(1, 2)
     queue.remove(waiting)
     queue.close()
@@ -58,8 +63,7 @@ def test_it_keeps_the_order_and_gives_the_rest_to_the_next_process(tmp_path: Pat
     again = OfflineQueue(path)
     assert len(again) == 1
     again.put(bodies(4))
-    waiting = again.oldest(count=9, max_bytes=1000)
-    assert waiting is not None
+    waiting = oldest(again)
     assert waiting.bodies == bodies(3, 4)
     again.remove(waiting)
     assert again.oldest(count=9, max_bytes=1000) is None
@@ -99,8 +103,7 @@ def test_a_full_queue_takes_nothing_and_has_room_again_later(tmp_path: Path) -> 
         queue.put([b"y" * 3, b"z" * 3])
 
     assert len(queue) == 1
-    waiting = queue.oldest(count=9, max_bytes=100)
-    assert waiting is not None
+    waiting = oldest(queue)
     queue.remove(waiting)
     queue.remove(waiting)  # another process was faster: it is not counted twice
     queue.put([b"y" * 20])
@@ -112,8 +115,7 @@ def test_two_processes_share_a_file(tmp_path: Path) -> None:
     one, other = OfflineQueue(tmp_path / "queue"), OfflineQueue(tmp_path / "queue")
     one.put(bodies(1))
     other.put(bodies(2))
-    waiting = one.oldest(count=9, max_bytes=100)
-    assert waiting is not None
+    waiting = oldest(one)
     assert waiting.bodies == bodies(1, 2)
     other.put(bodies(3))
     one.remove(waiting)
@@ -173,9 +175,7 @@ def test_what_waits_is_sent_in_order_with_the_ids_it_was_given() -> None:
         (problem(400), ValueError),
     ],
 )
-def test_what_was_not_answered_for_stays(
-    failure: httpx.Response | Exception, expected: type[Exception]
-) -> None:
+def test_unanswered_stays(failure: httpx.Response | Exception, expected: type[Exception]) -> None:
     online = False
     sent: list[Any] = []
 
@@ -201,9 +201,7 @@ def test_what_was_not_answered_for_stays(
     assert [event["n"] for event in sent] == list(range(502))
 
 
-def test_one_impossible_event_does_not_hold_the_others_up(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
+def test_an_impossible_event_does_not_hold_others_up(caplog: pytest.LogCaptureFixture) -> None:
     sent: list[int] = []
 
     def answer(events: list[Any]) -> httpx.Response:
@@ -255,9 +253,7 @@ for number in range(100_000):
 """
 
 
-def test_nothing_is_lost_or_counted_twice_when_the_sender_is_killed(
-    live: Live, tmp_path: Path
-) -> None:
+def test_a_killed_sender_loses_and_repeats_nothing(live: Live, tmp_path: Path) -> None:
     path, total = tmp_path / "queue", 0
     for lives in range(4):
         arguments = [sys.executable, "-c", _VICTIM, live.url, str(path), str(now_ms())]
@@ -278,13 +274,10 @@ def test_nothing_is_lost_or_counted_twice_when_the_sender_is_killed(
         assert total <= views <= total + 4
 
 
-def test_the_test_would_see_an_event_without_an_id_counted_twice(
-    live: Live, tmp_path: Path
-) -> None:
+def test_planted_event_without_an_id_counts_twice(live: Live, tmp_path: Path) -> None:
     queue = OfflineQueue(tmp_path / "queue")
     queue.put([json.dumps({"type": "view", "timestamp": now_ms(), "user_id": "u"}).encode()])
-    waiting = queue.oldest(count=1, max_bytes=1)
-    assert waiting is not None
+    waiting = oldest(queue, 1)
     with Client(live.url, queue=queue) as client:
         client.flush()
         queue.put(waiting.bodies)  # as after a crash between the answer and the removal

@@ -89,22 +89,18 @@ def problem(status: int, **fields: object) -> httpx.Response:
     return httpx.Response(status, json={"title": "No", "status": status, **fields})
 
 
-def test_the_key_travels_as_bearer(scripted: Script) -> None:
+def test_structs_and_mappings_are_sent_alike_with_the_key(scripted: Script) -> None:
     script = scripted(httpx.Response(202, json=ACCEPTED))
-
-    script.client(api_key="k").events([{"type": "view"}])
-
-    assert script.requests[0].headers["authorization"] == "Bearer k"
-    assert script.requests[0].headers["content-type"] == "application/json"
-
-
-def test_structs_and_mappings_are_sent_alike(scripted: Script) -> None:
-    script = scripted(httpx.Response(202, json=ACCEPTED))
+    client = script.client(api_key="k")
+    assert client.events([]).accepted == 0
+    assert script.requests == []
     event = NewEvent(type="view", timestamp=1, user_id="u")
+    client.events([event, {"type": "view", "timestamp": 1, "user_id": "u"}])
 
-    script.client().events([event, {"type": "view", "timestamp": 1, "user_id": "u"}])
-
-    first, second = json.loads(script.requests[0].content)
+    (request,) = script.requests
+    assert request.headers["authorization"] == "Bearer k"
+    assert request.headers["content-type"] == "application/json"
+    first, second = json.loads(request.content)
     assert first.pop("event_id") != second.pop("event_id")
     assert first == second == {"type": "view", "timestamp": 1, "user_id": "u"}
 
@@ -126,9 +122,7 @@ def test_an_event_has_its_id_before_the_first_attempt(scripted: Script) -> None:
     assert identifiers[2] == "e"
 
 
-def test_lines_without_an_id_are_given_one_and_the_others_stay_as_they_are(
-    scripted: Script,
-) -> None:
+def test_lines_without_an_id_are_given_one(scripted: Script) -> None:
     lines = [
         b'{"event_id": "a", "type": "view"}',
         b'  {"type": "x", "properties": {"event_id": "not this one"}}',
@@ -139,27 +133,21 @@ def test_lines_without_an_id_are_given_one_and_the_others_stay_as_they_are(
         b'"\xff"',
         b'{"type": "last"}\r',
     ]
-    script = scripted(httpx.ReadTimeout("lost"), httpx.Response(202, json=ACCEPTED))
+    items = httpx.Response(202, json={"accepted": 1, "rejected": [], "position": 5})
+    script = scripted(httpx.ReadTimeout("lost"), httpx.Response(202, json=ACCEPTED), items)
 
     script.client().send_lines("events", b"\n".join(lines))
+    script.client().send_lines("items", b'{"item_id": "a"}')
 
-    first, second = (request.content for request in script.requests)
+    first, second, third = (request.content for request in script.requests)
     assert first == second
+    assert third == b'{"item_id": "a"}', "items have ids"
     sent = first.split(b"\n")
     assert [sent[n] for n in (0, 3, 4, 5, 6)] == [lines[n] for n in (0, 3, 4, 5, 6)]
     named = [json.loads(sent[n]) for n in (1, 2, 7)]
     identifiers = {event.pop("event_id") for event in named}
     assert len(identifiers) == 3
     assert named == [json.loads(lines[n]) for n in (1, 2, 7)]
-
-
-def test_lines_of_items_are_sent_as_they_are(scripted: Script) -> None:
-    answer = {"accepted": 1, "rejected": [], "position": 5}
-    script = scripted(httpx.Response(202, json=answer))
-
-    script.client().send_lines("items", b'{"item_id": "a"}')
-
-    assert script.requests[0].content == b'{"item_id": "a"}'
 
 
 def test_a_request_stays_below_a_mebibyte(scripted: Script) -> None:
@@ -192,13 +180,6 @@ def test_large_batches_are_cut_and_indices_put_together(scripted: Script) -> Non
         Rejection(index=2, code="c", message="m"),
         Rejection(index=502, code="c", message="m"),
     ]
-
-
-def test_nothing_to_send_sends_nothing(scripted: Script) -> None:
-    script = scripted()
-
-    assert script.client().events([]).accepted == 0
-    assert script.requests == []
 
 
 def test_passing_failures_are_retried_and_retry_after_is_honoured(scripted: Script) -> None:
@@ -269,34 +250,43 @@ def test_other_failures_are_raised_at_once(
     assert script.pauses == []
 
 
-def test_a_problem_is_told_in_full(scripted: Script) -> None:
-    script = scripted(problem(422, detail="too many", code="invalid", request_id="r-1", new="x"))
-
-    with pytest.raises(BadRequest, match=r"422 No: too many \(request r-1\)") as caught:
-        script.client().recommend(count=1000)
-
-    assert caught.value.problem.code == "invalid"
-
-
-def test_after_all_retries_it_is_busy_or_not_connected(scripted: Script) -> None:
-    with pytest.raises(Busy):
-        scripted(*[problem(503)] * 3).client(retries=2).health()
-    with pytest.raises(ConnectionFailed, match="tactful serve"):
-        scripted(*[httpx.ReadTimeout("slow")] * 3).client(retries=2).health()
-
-
-def test_an_error_that_is_no_problem_document_is_still_typed(scripted: Script) -> None:
-    script = scripted(httpx.Response(502, text="<html>bad gateway</html>"))
-
-    with pytest.raises(ServerFault, match="502 Bad Gateway"):
-        script.client(retries=0).models()
-
-
-def test_an_answer_it_does_not_understand_is_named(scripted: Script) -> None:
-    script = scripted(httpx.Response(200, json={"items": 3}))
-
-    with pytest.raises(ClientError, match=r"/v1/recommend answered"):
-        script.client().recommend(user_id="u")
+@pytest.mark.parametrize(
+    ("answers", "call", "expected", "message"),
+    [
+        (
+            [problem(422, detail="too many", code="invalid", request_id="r-1", new="x")],
+            lambda client: client.recommend(count=1000),
+            BadRequest,
+            r"422 No: too many \(request r-1\)",
+        ),
+        (
+            [httpx.Response(200, json={"items": 3})],
+            lambda client: client.recommend(user_id="u"),
+            ClientError,
+            "/v1/recommend: the response cannot be decoded",
+        ),
+        (
+            [httpx.Response(502, text="<html>bad gateway</html>")],
+            lambda client: client.models(),
+            ServerFault,
+            "502 Bad Gateway",
+        ),
+        ([problem(503)] * 3, lambda client: client.health(), Busy, "."),
+        (
+            [httpx.ReadTimeout("slow")] * 3,
+            lambda client: client.health(),
+            ConnectionFailed,
+            "tactful serve",
+        ),
+    ],
+)
+def test_errors_are_typed_and_say_what_happened(
+    scripted: Script, answers: list[Any], call: Callable[[Any], object], expected: Any, message: str
+) -> None:
+    """The last two are raised after all retries."""
+    with pytest.raises(expected, match=message) as caught:
+        call(scripted(*answers).client(retries=len(answers) - 1))
+    assert expected is not BadRequest or caught.value.problem.code == "invalid"
 
 
 def test_a_request_struct_sends_only_what_was_set(scripted: Script) -> None:
@@ -319,9 +309,7 @@ def test_a_request_struct_sends_only_what_was_set(scripted: Script) -> None:
         (lambda client: client.explain("../users"), "/v1/explain/..%2Fusers"),
     ],
 )
-def test_ids_cannot_change_the_path(
-    scripted: Script, call: Callable[[Any], object], path: str
-) -> None:
+def test_ids_are_escaped(scripted: Script, call: Callable[[Any], object], path: str) -> None:
     script = scripted(problem(404))
 
     with pytest.raises(BadRequest):

@@ -85,9 +85,7 @@ BAD_EVENTS: list[tuple[str, str]] = [
 
 
 @pytest.mark.parametrize(("bad", "code"), BAD_EVENTS, ids=range(len(BAD_EVENTS)))
-def test_invalid_events_are_rejected_and_others_accepted(
-    shared: Live, user: str, bad: str, code: str
-) -> None:
+def test_invalid_events_are_rejected(shared: Live, user: str, bad: str, code: str) -> None:
     element = bad % now_ms() if "%d" in bad else bad
     body = f"[{json.dumps(view(1, user))}, {element}, {json.dumps(view(2, user))}]"
 
@@ -210,9 +208,7 @@ def test_a_body_over_the_limit_is_refused_unread(shared: Live, user: str) -> Non
     assert shared.http.post("/v1/events", json=view(1, user)).status_code == 202
 
 
-def test_what_is_left_of_a_refused_body_is_not_read_for_ever(
-    live: Live, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_refused_body_is_not_read_on(live: Live, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tactful.http.uvicorn_server._DISCARD_BYTES", 1024 * 1024)
     with socket.create_connection(("127.0.0.1", live.port), timeout=60) as connection:
         connection.sendall(
@@ -415,10 +411,10 @@ def test_keys_come_in_either_header_and_go_when_revoked(locked: Live) -> None:
     assert problem_of(answer) == (401, "no_key")
 
 
-def test_only_admins_choose_time_and_arm(locked: Live) -> None:
+def test_only_admins_choose_time_and_arm_and_get_explanations(locked: Live) -> None:
     plain = {"x-api-key": locked.platform.keys.create(["recommend"])[0]}
     admin = {"x-api-key": locked.platform.keys.create(["admin"])[0]}
-    for body in ({"timestamp": 0}, {"force": {"ranking": "b"}}):
+    for body in ({"timestamp": 0}, {"force": {"ranking": "b"}}, {"user_id": "u", "explain": True}):
         refused = locked.http.post("/v1/recommend", json=body, headers=plain)
         assert problem_of(refused) == (403, "missing_scope")
         assert locked.http.post("/v1/recommend", json=body, headers=admin).status_code == 200

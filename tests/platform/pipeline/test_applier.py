@@ -247,9 +247,7 @@ def test_a_refused_commit_is_not_tried_again_at_once() -> None:
     ("count", "seconds", "expected"),
     [(64, 0.001, 128), (63, 0.001, 64), (64, 0.006, 64), (64, 0.011, 32), (0, 0, 100), (0, 1, 16)],
 )
-def test_a_pace_follows_the_time_that_work_takes_within_bounds(
-    count: int, seconds: float, expected: int
-) -> None:
+def test_a_pace_follows_the_time_of_work(count: int, seconds: float, expected: int) -> None:
     """Without a count: ten times as much as the pace allows."""
     pace = AdaptiveBatch(16, 256 if count else 100, 0.01)
     pace.size = 64

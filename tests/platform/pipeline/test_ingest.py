@@ -58,9 +58,7 @@ def impression(number: int) -> bytes:
     return encode_entry(Event(event_id=f"s-{number}", type="impression", timestamp=1, user_id="u"))
 
 
-def test_a_repeated_id_counts_once_within_and_across_batches_and_restarts(
-    settings: Settings,
-) -> None:
+def test_a_repeated_id_counts_once(settings: Settings) -> None:
     async def scenario(platform: Platform) -> None:
         first = await platform.ingest.events(body(view(1), view(2), view(1)))
         assert first == EventsAccepted(accepted=2, duplicates=1, rejected=[], position=2)

@@ -71,12 +71,7 @@ class World:
         return candidates, context, self.lay_out(candidates, context)
 
     def lay_out(self, candidates: Candidates, context: RequestContext) -> NDArray[np.float32]:
-        return assemble(
-            candidates,
-            context,
-            source=self.engine,
-            catalogue=self.catalogue,
-        )
+        return assemble(candidates, context, source=self.engine, catalogue=self.catalogue)
 
 
 def window(events: list[Event], at: int, days: int, slide: int, decay: float = 1.0) -> float:
@@ -201,21 +196,12 @@ def test_columns_of_recall_are_the_scores_of_recall(tmp_path: Path) -> None:
     candidates, context, features = world.look(event.user_id, event.session_id, event.timestamp)
     column = dict(zip(RANKING_FEATURES, features.T, strict=True))
     vectors = world.index.vectors
-    by_name = {
-        **candidates.neighbours._asdict(),
-        "similar_sessions": candidates.similar_sessions,
-    }
+    by_name = {**candidates.neighbours._asdict(), "similar_sessions": candidates.similar_sessions}
 
+    assert len(set(RANKING_FEATURES)) == len(RANKING_FEATURES)
     for name in (
-        "next_last",
-        "next_three",
-        "next_session",
-        "after_last",
-        "after_second",
-        "before_last",
-        "similar_sessions",
-        "together_last",
-        "together_session",
+        *("next_last", "next_three", "next_session", "after_last", "after_second"),
+        *("before_last", "similar_sessions", "together_last", "together_session"),
     ):
         assert np.array_equal(column[name], by_name[name].of(candidates.rows)), name
         assert column[name].any(), name
@@ -296,7 +282,3 @@ def test_items_without_price_or_category_are_missing_values(tmp_path: Path) -> N
         assert math.isnan(found[name]), name
     for name in ("category_share", "category_in_session", "category_viewed_1h", "category_of_last"):
         assert found[name] == 0.0, name
-
-
-def test_every_column_is_said_once() -> None:
-    assert len(set(RANKING_FEATURES)) == len(RANKING_FEATURES)

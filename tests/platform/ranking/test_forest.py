@@ -130,7 +130,7 @@ def assert_same_bits(
             "tree_method": st.sampled_from(["hist", "exact", "approx"]),
             "num_parallel_tree": st.sampled_from([1, 1, 3]),
             "min_child_weight": st.sampled_from([0.0, 5.0, 1e9]),  # the last leaves a single leaf
-        },
+        }
     ),
     bins=st.sampled_from([2, 16, 64, 256]),
     base=st.sampled_from([{}, {"base_score": 0.5}, {"base_score": 0.07}, {"base_score": 0.93}]),
@@ -149,9 +149,7 @@ def test_margins_have_the_bits_of_xgboost(
 
 @settings(deadline=None, max_examples=40)
 @given(seed=st.integers(0, 2**32 - 1), depth=st.integers(1, 8), size=st.sampled_from(SIZES))
-def test_margins_have_the_bits_of_xgboost_whatever_a_tree_says(
-    kernel: Kernel, seed: int, depth: int, size: int
-) -> None:
+def test_margins_of_edited_trees(kernel: Kernel, seed: int, depth: int, size: int) -> None:
     """Thresholds, ways of missing values and leaves that no training would come to."""
     generator = np.random.default_rng(seed)
     pool = np.concatenate([ODD[~np.isnan(ODD)], generator.standard_normal(9).astype(np.float32)])
@@ -380,9 +378,7 @@ def test_a_file_that_cannot_be_read_is_refused(
         ("leaf_start", 3),
     ],
 )
-def test_arrays_that_do_not_fit_are_refused(
-    tmp_path: Path, binned: BinnedForest, name: str, value: int
-) -> None:
+def test_arrays_that_misfit(tmp_path: Path, binned: BinnedForest, name: str, value: int) -> None:
     getattr(binned, name)[0] = value
     binned.save(tmp_path / "forest.npz", source="abc")
 
@@ -424,9 +420,7 @@ def test_the_code_is_kept_for_the_next_process(
     assert_same_bits(forest, third, rows)
 
 
-def test_without_a_place_for_the_code_it_is_compiled(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_no_cache_folder(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     compiler = numba.njit
 
     def nowhere(**options: Any) -> Any:

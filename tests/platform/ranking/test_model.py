@@ -66,9 +66,7 @@ def model(tmp_path: Path, forest: xgboost.Booster) -> Path:
     return directory
 
 
-def test_a_loaded_model_scores_as_the_one_that_was_saved(
-    model: Path, forest: xgboost.Booster
-) -> None:
+def test_a_loaded_model_scores_as_the_saved_one(model: Path, forest: xgboost.Booster) -> None:
     features = some_features(1)
 
     loaded = load_model(model, definitions=DEFINITIONS)
@@ -118,9 +116,7 @@ def test_scores_are_the_same_in_every_thread(model: Path) -> None:
         ({"format": 2}, DEFINITIONS, "format 2, this version reads 1"),
     ],
 )
-def test_a_model_of_something_else_is_refused(
-    model: Path, changes: dict[str, object], definitions: str, said: str
-) -> None:
+def test_other_models(model: Path, changes: dict[str, object], definitions: str, said: str) -> None:
     manifest = msgspec.structs.replace(MANIFEST, **changes)
     (model / "manifest.json").write_bytes(msgspec.json.encode(manifest))
     with pytest.raises(ModelError, match=said) as caught:
@@ -147,9 +143,7 @@ def test_a_model_of_something_else_is_refused(
         ("index/index.json", None, "index"),
     ],
 )
-def test_a_damaged_part_is_refused_by_name(
-    model: Path, part: str, content: bytes | float | None, said: str
-) -> None:
+def test_damaged_parts(model: Path, part: str, content: bytes | float | None, said: str) -> None:
     """A part is overwritten, cut to a share of it, or missing."""
     path = model / part
     whole = path.read_bytes()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 from base64 import b64encode
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,15 @@ import xgboost
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.platform.models.test_mlflow_registry import make_model
-from tests.platform.shop import definitions, engine_at, entries, make_shop, write_log
+from tests.platform.recommend.test_recommender import (
+    NOW,
+    SHOP,
+    Served,
+    decoded,
+    recommender,
+    served,
+)
+from tests.platform.shop import definitions, engine_at
 from tests.platform.support import Live, build, wait_until
 
 from tactful.client import Client
@@ -23,70 +30,29 @@ from tactful.config.settings import Settings
 from tactful.errors import ModelError
 from tactful.event_log.impressions import RecentImpressions, as_impression, find_impression
 from tactful.ranking.features import RANKING_FEATURES, layout
-from tactful.ranking.model import Pointer, read_manifest, version_directory, write_pointer
+from tactful.ranking.model import version_directory
 from tactful.recommend.explanation import Explainer, contributions_of
-from tactful.recommend.recommender import (
-    HEURISTIC,
-    LEARNED,
-    RANKING_EXPERIMENT,
-    Recommender,
-    RecommenderOptions,
-)
+from tactful.recommend.recommender import HEURISTIC, LEARNED, RANKING_EXPERIMENT, Recommender
 from tactful.schemas.recommendations import RecommendRequest
 from tactful.server.platform import Platform
-from tactful.training.options import TrainingOptions
-from tactful.training.train import train
-from tactful_bandits.assignment.assign import Arm, Experiment
-from tactful_streaming.contract.log_entries import Event, decode_entry, encode_entry
+from tactful_streaming.contract.log_entries import Event, encode_entry
 from tactful_streaming.engine.engine import Engine
 from tactful_streaming.log.embedded_log import EmbeddedLog
 from tactful_streaming.state.store import MemoryState
 
-SHOP = make_shop(7, people=14, items=70, days=40)
-ENTRIES = entries(SHOP)
-NOW = int(SHOP.timestamp[-1]) + 1
-PEOPLE = Experiment(RANKING_EXPERIMENT, (Arm(HEURISTIC, 0.1), Arm(LEARNED, 0.9)))
+trained = served  # the fixture
 
 
 @pytest.fixture(scope="module")
-def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A log, and in `models` version 1, which serves."""
-    directory = tmp_path_factory.mktemp("shop")
-    log = write_log(directory / "log", ENTRIES)
-    place = version_directory(directory / "models", "1")
-    train(log, definitions(), place, TrainingOptions(label_days=15, rounds=20, threads=1))
-    log.close()
-    manifest = msgspec.structs.replace(read_manifest(place), version="1")
-    (place / "manifest.json").write_bytes(msgspec.json.encode(manifest))
-    write_pointer(directory / "models", Pointer(version="1"))
-    return directory
-
-
-@pytest.fixture(scope="module")
-def ranked(shop: Path) -> Recommender:
-    log = EmbeddedLog(shop / "log", read_only=True)
-    engine = engine_at(Engine(definitions(), MemoryState()), log, log.end)
-    log.close()
-    return Recommender(
-        engine,
-        RecommenderOptions(
-            models=shop / "models",
-            definitions=definitions().fingerprint,
-            experiment=PEOPLE,
-            new_id=lambda: "r-1",
-        ),
-    )
+def ranked(trained: Served) -> Recommender:
+    engine = engine_at(Engine(definitions(), MemoryState()), trained.log, trained.log.end)
+    return recommender(engine, trained.models, new_id=lambda: "r-1")
 
 
 def shown(ranked: Recommender, arm: str = LEARNED, **asked: Any) -> Event:
-    request = RecommendRequest(
-        user_id=SHOP.person[-1], force={RANKING_EXPERIMENT: arm}, **{"count": 12, **asked}
-    )
-    _, impression = ranked.recommend(request, now=NOW)
-    assert impression is not None
-    event = decode_entry(impression)
-    assert isinstance(event, Event)
-    return event
+    force = {RANKING_EXPERIMENT: arm}
+    request = RecommendRequest(user_id=SHOP.person[-1], force=force, **{"count": 12, **asked})
+    return decoded(ranked.recommend(request, now=NOW)[1])
 
 
 def test_contributions_add_up_to_the_score(ranked: Recommender) -> None:
@@ -151,14 +117,11 @@ def test_filters_that_took_part_are_told(ranked: Recommender) -> None:
     assert "filters" not in plain.rules
 
 
-def test_what_is_told_later_is_what_was_told_then(
-    ranked: Recommender, shop: Path, tmp_path: Path
-) -> None:
+def test_explanations_stay_the_same(ranked: Recommender, trained: Served, tmp_path: Path) -> None:
     event = shown(ranked)
-    models = Path(shutil.copytree(shop / "models", tmp_path / "models"))
-    for version in ("2", "3", "4"):
-        place = shutil.copytree(version_directory(models, "1"), version_directory(models, version))
-        assert place.exists()
+    models = Path(shutil.copytree(trained.models, tmp_path / "models"))
+    for version in ("3", "4"):
+        shutil.copytree(version_directory(models, "1"), version_directory(models, version))
     explainer = Explainer(models)
     now = explainer.explain(event)
     for version in ("2", "3", "4"):
@@ -175,12 +138,12 @@ def test_what_is_told_later_is_what_was_told_then(
     assert [item.score for item in gone.items] == [item.score for item in now.items]
 
 
-def test_what_is_no_list_is_refused(shop: Path) -> None:
+def test_what_is_no_list_is_refused(trained: Served) -> None:
     unreadable: list[dict[str, Any]] = [{}, {"items": []}, {"items": ["a"], "features": "%%"}]
     for properties in unreadable:
         event = Event(event_id="e", type="impression", timestamp=0, properties=properties)
         with pytest.raises(ModelError, match="not an impression that can be read"):
-            Explainer(shop / "models").explain(event)
+            Explainer(trained.models).explain(event)
 
 
 def test_a_list_of_another_width_has_no_contributions(ranked: Recommender) -> None:
@@ -264,20 +227,3 @@ def test_it_is_asked_for_over_http_also_after_a_restart(settings: Settings) -> N
         assert live.http.get("/v1/explain/nobody").json()["code"] == "not_found"
     with Live(Platform.open(settings, build)) as again:
         assert again.http.get(path).json() == given["explanation"]
-
-
-def test_it_needs_a_key_of_an_administrator(settings: Settings) -> None:
-    closed = replace(settings, server=replace(settings.server, dev=False))
-    with Live(Platform.open(closed, build)) as live:
-        keys = {
-            scope: {"x-api-key": live.platform.keys.create([scope])[0]}
-            for scope in ("recommend", "analyst", "admin")
-        }
-        body = {"user_id": "u", "explain": True}
-        ask = live.http.post
-        assert ask("/v1/recommend", json=body, headers=keys["recommend"]).status_code == 403
-        given = ask("/v1/recommend", json=body, headers=keys["admin"]).json()
-        assert given["explanation"]["recommendation_id"] == given["recommendation_id"]
-        path = f"/v1/explain/{given['recommendation_id']}"
-        for scope, status in (("recommend", 403), ("analyst", 403), ("admin", 200)):
-            assert live.http.get(path, headers=keys[scope]).status_code == status

@@ -8,6 +8,7 @@ import threading
 from base64 import b64decode
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,7 @@ from tactful.training.replay_rows import Question, collect
 from tactful.training.train import train
 from tactful_bandits.assignment.assign import Arm, Experiment, assign
 from tactful_bandits.assignment.definitions import load_experiments
-from tactful_streaming.contract.log_entries import Event, Item, decode_entry, encode_entry
+from tactful_streaming.contract.log_entries import Entry, Event, Item, decode_entry, encode_entry
 from tactful_streaming.engine.engine import Engine
 from tactful_streaming.log.embedded_log import EmbeddedLog
 from tactful_streaming.state.store import MemoryState, RocksState
@@ -100,17 +101,17 @@ def engine(served: Served) -> Engine:
 
 
 def recommender(engine: Engine, models: Path, **changes: Any) -> Recommender:
-    return Recommender(
-        engine,
-        RecommenderOptions(
-            **{
-                "models": models,
-                "definitions": definitions().fingerprint,
-                "experiment": SHIPPED,
-                **changes,
-            },
-        ),
-    )
+    fingerprint = definitions().fingerprint
+    options: dict[str, Any] = {"definitions": fingerprint, "experiment": SHIPPED, **changes}
+    return Recommender(engine, RecommenderOptions(models=models, **options))
+
+
+def apply(engine: Engine, *entries: Entry) -> None:
+    first = engine.offset
+    engine.apply([(first + number, encode_entry(it)) for number, it in enumerate(entries)])
+
+
+bought = partial(Event, type="purchase", timestamp=NOW)
 
 
 def learner() -> str:
@@ -145,14 +146,13 @@ def test_an_empty_catalogue_says_why_and_the_first_items_show_at_once(tmp_path: 
     assert (answer.items, impression) == ([], None)
     assert answer.fallback == "the catalogue is empty: send items with PUT /v1/items"
     assert answer.model_version == HEURISTIC
-    fresh.apply([(0, encode_entry(Item(item_id="tea", timestamp=0)))])
+    apply(fresh, Item(item_id="tea", timestamp=0))
     assert ids(ranked.recommend(RecommendRequest(user_id="ada"), now=NOW)[0]) == ["tea"]
 
 
 def test_a_catalogue_nobody_touched_yet_is_shown_nevertheless(tmp_path: Path) -> None:
     fresh = Engine(definitions(), MemoryState())
-    items = [Item(item_id=it, timestamp=0, available=it != "c") for it in "bac"]
-    fresh.apply([(number, encode_entry(item)) for number, item in enumerate(items)])
+    apply(fresh, *(Item(item_id=it, timestamp=0, available=it != "c") for it in "bac"))
 
     answer, impression = recommender(fresh, tmp_path).recommend(
         RecommendRequest(user_id="u", count=2), now=NOW
@@ -168,9 +168,7 @@ def test_a_catalogue_nobody_touched_yet_is_shown_nevertheless(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("trained", [False, True])
-def test_only_available_allowed_items_of_the_category_are_shown(
-    engine: Engine, models: Path, tmp_path: Path, trained: bool
-) -> None:
+def test_items_are_filtered(engine: Engine, models: Path, tmp_path: Path, trained: bool) -> None:
     recommend = recommender(engine, models if trained else tmp_path / "none").recommend
     person = learner()
 
@@ -206,6 +204,8 @@ def test_prices_what_was_seen_and_what_was_taken_are_filtered(engine: Engine, mo
         request = RecommendRequest(user_id=person, count=1_000, **fields)
         return set(ids(ranked.recommend(request, now=NOW)[0]))
 
+    with pytest.raises(ProblemError, match="above"):
+        ask(min_price=2.0, max_price=1.0)
     everything = ask()
     on_sale = {it.item_id for it in engine.items.values() if it.available}
     assert everything == on_sale, "a long list holds all there is"
@@ -222,13 +222,6 @@ def test_prices_what_was_seen_and_what_was_taken_are_filtered(engine: Engine, mo
     assert ask(exclude_taken=True) == on_sale - took
     seen = {it for it, _ in user["recent_items"]}
     assert ask(exclude_seen=True) == on_sale - took - seen
-
-
-def test_prices_that_leave_no_range_are_the_callers_mistake(engine: Engine, models: Path) -> None:
-    with pytest.raises(ProblemError, match="above"):
-        recommender(engine, models).recommend(
-            RecommendRequest(min_price=2.0, max_price=1.0), now=NOW
-        )
 
 
 def test_an_intent_adds_candidates_of_its_categories(engine: Engine, models: Path) -> None:
@@ -258,15 +251,13 @@ def test_an_arm_may_have_quotas_of_its_own(engine: Engine, models: Path) -> None
         recommender(engine, models, experiment=Experiment(RANKING_EXPERIMENT, wrong))
 
 
-def test_an_item_that_is_sold_out_is_gone_after_the_next_refresh(
-    engine: Engine, models: Path
-) -> None:
+def test_a_sold_out_item_is_gone_after_the_refresh(engine: Engine, models: Path) -> None:
     ranked = recommender(engine, models)
     request = RecommendRequest(user_id=learner(), count=20)
     before = ids(ranked.recommend(request, now=NOW)[0])
     sold_out = msgspec.structs.replace(engine.items[before[0]], available=False)
 
-    engine.apply([(engine.offset, encode_entry(sold_out))])
+    apply(engine, sold_out)
     ranked.refresh()
 
     after = ids(ranked.recommend(request, now=NOW)[0])
@@ -322,17 +313,9 @@ def test_nobody_is_in_no_arm_unless_one_is_forced(engine: Engine, models: Path) 
 
 def test_a_device_has_a_history_of_its_own(models: Path, engine: Engine) -> None:
     taken = [f"item-{number:03d}" for number in range(5)] * 3
-    events = [
-        Event(
-            event_id=f"phone-{number}",
-            type="purchase",
-            timestamp=NOW - 1000 + number,
-            device_id="phone",
-            item_id=item,
-        )
-        for number, item in enumerate(taken)
-    ]
-    engine.apply([(engine.offset + n, encode_entry(event)) for n, event in enumerate(events)])
+    ids_of = [f"phone-{number}" for number in range(len(taken))]
+    made = zip(ids_of, taken, strict=True)
+    apply(engine, *(bought(event_id=n, device_id="phone", item_id=item) for n, item in made))
     ranked = recommender(engine, models)
     force = {RANKING_EXPERIMENT: HEURISTIC}
 
@@ -371,8 +354,7 @@ def test_a_forced_arm_is_marked_and_leaves_others_alone(engine: Engine, models: 
     person = learner()
     for arm, version in ((LEARNED, "1"), (HEURISTIC, HEURISTIC)):
         answer, impression = ranked.recommend(
-            RecommendRequest(user_id=person, force={RANKING_EXPERIMENT: arm, "other": "x"}),
-            now=NOW,
+            RecommendRequest(user_id=person, force={RANKING_EXPERIMENT: arm, "other": "x"}), now=NOW
         )
         said = decoded(impression).properties
         assert (answer.model_version, answer.variant) == (version, {RANKING_EXPERIMENT: arm})
@@ -437,7 +419,7 @@ def test_ties_do_not_depend_on_a_restart(tmp_path: Path) -> None:
     first = Engine(definitions(), RocksState(tmp_path / "state"))
     items = [Item(item_id=f"i{number * 7 % 30}", timestamp=0) for number in range(30)]
     assert [item.item_id for item in items] != sorted(item.item_id for item in items)
-    first.apply([(number, encode_entry(item)) for number, item in enumerate(items)])
+    apply(first, *items)
     request = RecommendRequest(user_id="u", count=30)
     before = ids(recommender(first, tmp_path / "none").recommend(request, now=NOW)[0])
     assert len(before) == 30
@@ -453,9 +435,7 @@ def test_ties_do_not_depend_on_a_restart(tmp_path: Path) -> None:
 # No skew
 
 
-def test_features_as_served_are_the_features_training_lays_out(
-    served: Served, models: Path, tmp_path: Path
-) -> None:
+def test_no_training_serving_skew(served: Served, models: Path, tmp_path: Path) -> None:
     """Float for float: the list is logged before its event, and training replays to the same."""
     index = load_model(version_directory(models, "1"), definitions=definitions().fingerprint).index
     live = Engine(definitions(), RocksState(tmp_path / "state"))
@@ -560,10 +540,7 @@ def test_a_new_champion_takes_over_at_the_next_refresh(engine: Engine, models: P
     }
     assert told["refused"] is None
     assert told["items"] == told["indexed_items"] == len(SHOP.items)
-    assert told["experiment"] == {
-        "key": RANKING_EXPERIMENT,
-        "arms": {HEURISTIC: 0.1, LEARNED: 0.9},
-    }
+    assert told["experiment"] == {"key": RANKING_EXPERIMENT, "arms": {HEURISTIC: 0.1, LEARNED: 0.9}}
 
 
 def test_before_the_first_champion_the_heuristic_serves(engine: Engine, tmp_path: Path) -> None:
@@ -628,9 +605,7 @@ def test_a_champion_that_does_not_fit_is_refused(
 
 
 @pytest.mark.parametrize("previous", ["", "1"])
-def test_an_unfit_champion_at_the_start_leaves_the_one_before(
-    engine: Engine, models: Path, previous: str
-) -> None:
+def test_unfit_champion_at_the_start(engine: Engine, models: Path, previous: str) -> None:
     """If there was none before, the heuristic serves."""
     spoil(version_directory(models, "2"), "forest")
     write_pointer(models, Pointer(version="2", previous=previous))
@@ -704,18 +679,8 @@ def test_a_swap_under_load_leaves_every_list_of_one_model(engine: Engine, models
 def test_new_items_are_candidates_without_a_new_model(engine: Engine, models: Path) -> None:
     ranked = recommender(engine, models)
     new = Item(item_id="new", timestamp=NOW, category="kind-0", price=1.0)
-    events = [
-        Event(
-            event_id=f"new-{number}",
-            type="purchase",
-            timestamp=NOW,
-            user_id=f"early-{number}",
-            item_id="new",
-        )
-        for number in range(200)
-    ]
-    payloads = [encode_entry(new), *map(encode_entry, events)]
-    engine.apply([(engine.offset + n, payload) for n, payload in enumerate(payloads)])
+    people = [f"early-{number}" for number in range(200)]
+    apply(engine, new, *(bought(event_id=it, user_id=it, item_id="new") for it in people))
 
     ranked.refresh()
 

@@ -47,9 +47,7 @@ def test_after_reads_your_own_writes(live: Live) -> None:
     wait_until(lambda: recommender.refreshed >= 2)
 
 
-def test_definitions_without_packaged_features_still_serve(
-    settings: Settings, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_missing_features_count_as_0(settings: Settings, caplog: pytest.LogCaptureFixture) -> None:
     """Missing features are named in a warning and count as 0."""
     with Live(Platform.open(settings, recommender)) as live:
         assert live.http.put("/v1/items", json=[{"item_id": "a"}, {"item_id": "b"}]).is_success
@@ -121,9 +119,7 @@ def test_an_impression_without_room_is_dropped_and_counted(settings: Settings) -
 
 
 @pytest.mark.parametrize(("queue", "wait_s"), [(2, 30), (100, 0.1)])
-def test_overload_is_turned_away_and_the_rest_served(
-    settings: Settings, queue: int, wait_s: float
-) -> None:
+def test_overload_is_turned_away(settings: Settings, queue: int, wait_s: float) -> None:
     """Requests are refused for which there is no room, and those that waited too long."""
     server = replace(settings.server, recommend_queue=queue, recommend_wait_s=wait_s)
     with Live(Platform.open(replace(settings, server=server), build)) as live:
@@ -141,9 +137,7 @@ def test_overload_is_turned_away_and_the_rest_served(
         assert live.http.post("/v1/recommend", json={"user_id": "u"}).status_code == 200
 
 
-def test_a_dead_engine_shows_and_is_not_quoted(
-    live: Live, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_dead_engine_is_reported(live: Live, caplog: pytest.LogCaptureFixture) -> None:
     def fail(records: list[tuple[int, bytes]]) -> None:
         raise RuntimeError(str(records))
 
@@ -166,9 +160,7 @@ def test_a_dead_engine_shows_and_is_not_quoted(
     assert "kitchen" not in caplog.text + live.http.get("/readyz").text
 
 
-def test_an_error_in_the_recommender_is_a_problem_and_not_quoted(
-    live: Live, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_errors_are_problems_without_ids(live: Live, caplog: pytest.LogCaptureFixture) -> None:
     def fail(request: RecommendRequest, *, now: int) -> None:
         raise KeyError(request.user_id)
 
@@ -253,9 +245,7 @@ def test_one_data_directory_has_one_server(settings: Settings) -> None:
     Platform.open(settings, build).close()
 
 
-def test_changed_features_are_missing_until_a_rebuild(
-    settings: Settings,
-) -> None:
+def test_changed_features_need_a_rebuild(settings: Settings) -> None:
     """A changed definition counts nothing before `rebuild`, and loses nothing by it."""
     with Live(Platform.open(settings, build)) as live:
         live.http.post("/v1/events", json=[view(number) for number in range(50)])

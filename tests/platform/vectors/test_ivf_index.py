@@ -53,9 +53,7 @@ vectors_of_few = st.integers(0, 9).map(lambda seed: clustered(300, seed=seed, ab
 
 @given(vectors_of_few, st.integers(1, 400), st.floats(0, 1), st.integers(0, 99))
 @settings(max_examples=80, deadline=None)
-def test_an_exact_index_finds_what_brute_force_finds(
-    vectors: NDArray[np.float32], count: int, share: float, seed: int
-) -> None:
+def test_exact_search(vectors: NDArray[np.float32], count: int, share: float, seed: int) -> None:
     generator = np.random.default_rng(seed)
     allowed = generator.random(300) < share
     query = generator.standard_normal(DIMENSIONS).astype(np.float32)
@@ -82,9 +80,7 @@ def test_ties_go_to_the_lower_row_and_large_counts_are_cut() -> None:
     st.integers(1, 1_500),
 )
 @settings(max_examples=120, deadline=None)
-def test_a_filter_always_holds_and_few_rows_are_compared_exactly(
-    kind: str, share: float, number: int, count: int
-) -> None:
+def test_filters_always_hold(kind: str, share: float, number: int, count: int) -> None:
     index, queries = large()
     query = queries.vectors[number]
     if kind == "cluster":  # as a category is: far from independent of the query
@@ -115,9 +111,7 @@ def tied() -> VectorIndex:
 
 @given(st.integers(1, 2_000), st.floats(0.3, 1), st.integers(0, 99))
 @settings(max_examples=25, deadline=None)
-def test_a_filtered_search_finds_what_passes_of_a_full_one(
-    count: int, share: float, seed: int
-) -> None:
+def test_filtered_search_equals_a_full_one(count: int, share: float, seed: int) -> None:
     index, generator = tied(), np.random.default_rng(seed)
     allowed = generator.random(ROWS) < share
     query = generator.integers(-1, 2, DIMENSIONS).astype(np.float32)
@@ -250,14 +244,12 @@ def test_a_damaged_index_is_refused_with_the_name_of_the_file(tmp_path: Path) ->
     for name in ("about.json", "vectors.npy", "present.npy", "cells.faiss"):
         path = tmp_path / "index" / name
         whole = path.read_bytes()
-        damaged = bytearray(whole)
-        damaged[len(whole) // 2] ^= 0xFF
-        path.write_bytes(damaged)
-        with pytest.raises(ModelError, match=f"{name}: damaged"):
-            VectorIndex.load(tmp_path / "index")
-        path.write_bytes(whole[:-1])
-        with pytest.raises(ModelError, match=f"{name}: damaged"):
-            VectorIndex.load(tmp_path / "index")
+        flipped = bytearray(whole)
+        flipped[len(whole) // 2] ^= 0xFF
+        for damaged in (flipped, whole[:-1]):
+            path.write_bytes(damaged)
+            with pytest.raises(ModelError, match=f"{name}: damaged"):
+                VectorIndex.load(tmp_path / "index")
         path.write_bytes(whole)
     assert VectorIndex.load(tmp_path / "index").size == large()[0].size
 

@@ -129,9 +129,7 @@ class Differential(RuleBasedStateMachine):
             self.writer.close()
 
 
-def test_any_changes_merges_and_restarts_equal_a_dictionary(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_index_equals_a_dictionary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LIVE_INDEX_TESTS", str(tmp_path))
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)  # nothing here cuts the power
     from hypothesis.stateful import run_state_machine_as_test
@@ -141,9 +139,7 @@ def test_any_changes_merges_and_restarts_equal_a_dictionary(
     )
 
 
-def test_many_changes_are_looked_up_at_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_batched_look_ups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each look-up gives the interpreter's lock back for a moment: many starve other threads."""
 
     def alone(ids: ItemIds, item_id: str) -> int:
@@ -158,8 +154,8 @@ def test_many_changes_are_looked_up_at_once(
 
 
 def test_the_delta_and_the_cells_are_searched_as_one(tmp_path: Path) -> None:
-    ids, _ = base(3_000)
-    made = VectorIndex.build(base(3_000)[1].vectors, exact_below=200, target=0.99)
+    ids, exact = base(3_000)
+    made = VectorIndex.build(exact.vectors, exact_below=200, target=0.99)
     assert made.tuning.cells
     with LiveIndex(tmp_path, ids, made, writes=True, exact_below=200, target=0.99) as live:
         changed = {f"i{row}": drawn(10_000 + row) for row in range(0, 900, 3)}
@@ -186,8 +182,8 @@ def test_the_delta_and_the_cells_are_searched_as_one(tmp_path: Path) -> None:
 
 
 def test_a_merge_tunes_on_what_was_asked(tmp_path: Path) -> None:
-    ids, _ = base(1_000)
-    made = VectorIndex.build(base(1_000)[1].vectors, exact_below=100)
+    ids, exact = base(1_000)
+    made = VectorIndex.build(exact.vectors, exact_below=100)
     with LiveIndex(tmp_path, ids, made, writes=True, exact_below=100) as live:
         assert live.merge().source == "mixtures"
         for seed in range(150):
@@ -195,9 +191,7 @@ def test_a_merge_tunes_on_what_was_asked(tmp_path: Path) -> None:
         assert (live.merge().source, live.tuning.queries) == ("requests", 150)
 
 
-def test_searches_and_updates_go_on_during_a_merge(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_updates_during_a_merge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = base(50)
     building, go_on = threading.Event(), threading.Event()
     build = VectorIndex.build
@@ -308,24 +302,23 @@ def _survived(directory: Path, confirmed: int) -> int:
         return found
 
 
-def test_kill_9_at_any_moment_loses_nothing_confirmed(tmp_path: Path) -> None:
-    updates = 0
-    for moment in (0.0, 0.05, 0.11):
-        updates = _survived(tmp_path, _killed_run(tmp_path, updates, moment))
-
-
-@pytest.mark.slow
-def test_twenty_kills_lose_nothing_confirmed(tmp_path: Path) -> None:
-    moments = np.random.default_rng(0).uniform(0, 0.4, 20).tolist()
+@pytest.mark.parametrize(
+    "moments",
+    [
+        [0.0, 0.05, 0.11],
+        pytest.param(
+            np.random.default_rng(0).uniform(0, 0.4, 20).tolist(), marks=pytest.mark.slow, id="20"
+        ),
+    ],
+)
+def test_kill_9_at_any_moment_loses_nothing_confirmed(tmp_path: Path, moments: list[float]) -> None:
     updates = 0
     for moment in moments:
         updates = _survived(tmp_path, _killed_run(tmp_path, updates, moment))
 
 
 @pytest.mark.parametrize("at", ["index", "ids", "current", "forget"])
-def test_death_at_each_step_of_a_merge_loses_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: str
-) -> None:
+def test_death_during_a_merge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: str) -> None:
     class Death(BaseException):
         pass
 
@@ -359,9 +352,7 @@ def test_death_at_each_step_of_a_merge_loses_nothing(
         check(again.snapshot, wanted, 3, frozenset())
 
 
-def test_a_planted_early_deletion_of_the_journal_is_caught(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_planted_deletion_is_caught(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def hasty(self: LiveIndex, number: int) -> FileIO:
         for path in self._directory.glob("journal-*.log"):
             path.unlink()
@@ -375,10 +366,7 @@ def test_a_planted_early_deletion_of_the_journal_is_caught(
         live.merge()
     monkeypatch.undo()
     live.close()
-    with (
-        LiveIndex(tmp_path, *base(5), writes=True) as again,
-        pytest.raises(AssertionError),
-    ):
+    with LiveIndex(tmp_path, *base(5), writes=True) as again, pytest.raises(AssertionError):
         check(again.snapshot, {**held(*base(5)), "a": drawn(1)}, 2, frozenset())
 
 
