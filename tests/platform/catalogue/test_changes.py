@@ -47,9 +47,7 @@ def test_a_feed_gives_what_changed_and_nothing_twice(batches: list[list[int]]) -
 
 @given(changes, st.integers(0, 12), st.booleans())
 @settings(deadline=None)
-def test_a_reader_of_the_list_ends_with_the_items_as_they_are(
-    batches: list[list[int]], late: int, compacted: bool
-) -> None:
+def test_readers_get_all_items(batches: list[list[int]], late: int, compacted: bool) -> None:
     source = Source()
     listed = ChangeList(source, compact_above=0 if compacted else 10_000)  # type: ignore[arg-type]
     held: dict[str, Item] = {}

@@ -31,22 +31,17 @@ def engine() -> Engine:
 
 def see(engine: Engine, *what: tuple[str, str, dict[str, Any]]) -> None:
     """Apply events of (item, type, who), a second apart and the last one a second ago."""
-    records = [
-        (
-            engine.offset + number,
-            encode_entry(
-                Event(
-                    event_id=f"{engine.offset + number}",
-                    type=kind,
-                    timestamp=NOW - 1000 * (len(what) - number),
-                    item_id=item,
-                    **who,
-                )
-            ),
-        )
-        for number, (item, kind, who) in enumerate(what)
-    ]
+    begin, end = engine.offset, engine.offset + len(what)
+    records = []
+    for offset, (item, kind, who) in enumerate(what, begin):
+        at = NOW - 1000 * (end - offset)
+        event = Event(event_id=f"{offset}", type=kind, timestamp=at, item_id=item, **who)
+        records.append((offset, encode_entry(event)))
     engine.apply(records)
+
+
+def ask(source: Any, subject: str | None, session: str | None = None, at: int = NOW) -> Any:
+    return build_context(source, CATALOGUE, subject=subject, session_id=session, at=at)
 
 
 def names(rows: Sequence[int]) -> str:
@@ -67,7 +62,7 @@ def test_the_visit_is_newest_first_and_the_history_the_rest(engine: Engine) -> N
         ("b", "add_to_cart", now),
     )
 
-    found = build_context(engine, CATALOGUE, subject="u", session_id="s2", at=NOW)
+    found = ask(engine, "u", "s2")
 
     assert names(found.session) == "bcb"
     assert names(found.history) == "ad"
@@ -77,41 +72,28 @@ def test_the_visit_is_newest_first_and_the_history_the_rest(engine: Engine) -> N
     assert found.at == NOW
 
 
-def test_without_a_visit_all_is_history(engine: Engine) -> None:
-    see(engine, ("a", "view", {"user_id": "u", "session_id": "s"}))
-
-    found = build_context(engine, CATALOGUE, subject="u", session_id=None, at=NOW)
-
-    assert (names(found.session), names(found.history)) == ("", "a")
-
-
-def test_nobody_has_a_visit_at_most(engine: Engine) -> None:
-    see(engine, ("a", "view", {"device_id": "phone", "session_id": "s"}))
-
-    found = build_context(engine, CATALOGUE, subject=None, session_id="s", at=NOW)
-
-    assert (names(found.session), names(found.history)) == ("a", "")
-    assert found.grouped("taken_28d") == {}
-    assert found.number("visits_364d") == 0.0
-
-
-def test_a_device_is_known_by_its_key(engine: Engine) -> None:
-    see(engine, ("a", "view", {"device_id": "phone"}), ("b", "view", {"user_id": "phone"}))
-
-    found = build_context(engine, CATALOGUE, subject="device:phone", session_id=None, at=NOW)
-
-    assert names(found.history) == "a"
+def test_without_a_visit_all_is_history_and_nobody_has_a_visit_at_most(engine: Engine) -> None:
+    see(
+        engine,
+        ("a", "view", {"user_id": "u", "session_id": "s1"}),
+        ("b", "view", {"device_id": "phone", "session_id": "s2"}),
+        ("c", "view", {"user_id": "phone"}),
+    )
+    for subject, session, visit, history in (
+        ("u", None, "", "a"),
+        (None, "s2", "b", ""),
+        ("device:phone", None, "", "b"),
+        ("stranger", "new", "", ""),
+    ):
+        found = ask(engine, subject, session)
+        assert (names(found.session), names(found.history)) == (visit, history)
+        assert found.known is bool(visit or history)
+    nobody = ask(engine, None, "s2")
+    assert nobody.grouped("taken_28d") == {}
+    assert nobody.number("visits_364d") == 0.0
 
 
-def test_a_stranger_is_not_known(engine: Engine) -> None:
-    found = build_context(engine, CATALOGUE, subject="stranger", session_id="new", at=NOW)
-
-    assert (found.session, found.history, found.known) == ([], [], False)
-
-
-def test_of_a_person_nothing_is_read_before_it_is_asked_for(
-    engine: Engine, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_features_are_read_lazily(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     see(engine, ("a", "add_to_cart", {"user_id": "u"}))
     whole = engine.read("user", "u", NOW)
     asked, read = [], View.read
@@ -122,7 +104,7 @@ def test_of_a_person_nothing_is_read_before_it_is_asked_for(
 
     monkeypatch.setattr(View, "read", noted)
 
-    found = build_context(engine, CATALOGUE, subject="u", session_id=None, at=NOW)
+    found = ask(engine, "u")
     assert (names(found.history), asked) == ("a", ["recent_items"])
     for _ in range(2):
         assert found.grouped("taken_364d") == whole["taken_364d"]
@@ -138,16 +120,16 @@ def test_a_source_that_reads_all_at_once_is_enough(engine: Engine) -> None:
             return engine.read(entity, key, at)
 
     whole: Any = Whole()
-    found = build_context(whole, CATALOGUE, subject="u", session_id=None, at=NOW)
+    found = ask(whole, "u")
 
     assert names(found.history) == "a"
-    assert found.user == build_context(engine, CATALOGUE, subject="u", session_id=None, at=NOW).user
+    assert found.user == ask(engine, "u").user
 
 
 def test_silence_ages_what_is_seen(engine: Engine) -> None:
     see(engine, ("a", "add_to_cart", {"user_id": "u", "session_id": "s"}))
 
-    later = build_context(engine, CATALOGUE, subject="u", session_id="s", at=NOW + 40 * DAY)
+    later = ask(engine, "u", "s", NOW + 40 * DAY)
 
     assert later.session == [], "a visit does not last for weeks"
     assert names(later.history) == "a"
