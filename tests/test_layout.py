@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -30,16 +31,20 @@ def project() -> dict[str, Any]:
     return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 
 
-@pytest.fixture(scope="module")
-def files() -> list[Path]:
-    """Files of the checkout that git tracks or would track, relative to the root."""
-    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+def tracked(*patterns: str) -> list[Path]:
+    """Return files that git tracks or would track, relative to the root; none without git."""
+    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", *patterns]
     try:
         listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
-        pytest.skip("not a git checkout")
+        return []
     paths = [Path(name) for name in listed.stdout.split("\0") if name]
     return [path for path in paths if (ROOT / path).is_file()]
+
+
+@pytest.fixture(scope="module")
+def files() -> list[Path]:
+    return tracked() or pytest.skip("not a git checkout")
 
 
 # `platform` stays the standard library's.
@@ -163,20 +168,10 @@ def test_floors_catch_a_planted_import(tmp_path: Path, package: str, imported: s
     assert f"{package} -> {imported}" in ran.stdout
 
 
-def modules_by_folder() -> dict[Path, list[str]]:
-    """Folders of the six packages that hold Python, and the names of their modules."""
-    folders: dict[Path, list[str]] = {}
-    for folder, package in PACKAGES.items():
-        for path in sorted((ROOT / folder / package).rglob("*.py")):
-            if path.name != "__init__.py":
-                folders.setdefault(path.parent.relative_to(ROOT), []).append(path.stem)
-    return folders
-
-
 def test_a_folder_holds_at_most_24_modules() -> None:
-    assert {str(path): len(names) for path, names in modules_by_folder().items()} == {
-        str(path): len(names) for path, names in modules_by_folder().items() if len(names) <= 24
-    }
+    paths = [path for item in PACKAGES.items() for path in ROOT.joinpath(*item).rglob("*.py")]
+    modules = Counter(path.parent for path in paths if path.name != "__init__.py")
+    assert {path: count for path, count in modules.items() if count > 24} == {}
 
 
 def test_every_sub_package_has_a_level(project: dict[str, Any]) -> None:
@@ -208,6 +203,8 @@ def test_every_sub_package_has_a_short_docstring() -> None:
 
 
 def test_dashboard_uses_nothing_of_the_platform_but_its_client() -> None:
+    source = "import tactful.client as c\ndef f():\n    from tactful import recall\n"
+    assert imported_modules(source) == {"tactful.client", "tactful"}
     assert {"tactful.client"} >= {
         name
         for path in (ROOT / "ui").rglob("*.py")
@@ -218,18 +215,9 @@ def test_dashboard_uses_nothing_of_the_platform_but_its_client() -> None:
 
 def imported_modules(source: str) -> set[str]:
     """Full names of the modules that a source text imports (``from a import b`` counts as a)."""
-    names = set()
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            names.add(node.module)
-    return names
-
-
-def test_imported_modules_sees_both_forms() -> None:
-    source = "import tactful.client as c\ndef f():\n    from tactful import recall\n"
-    assert imported_modules(source) == {"tactful.client", "tactful"}
+    nodes = list(ast.walk(ast.parse(source)))
+    names = {alias.name for it in nodes if isinstance(it, ast.Import) for alias in it.names}
+    return names | {it.module for it in nodes if isinstance(it, ast.ImportFrom) and it.module}
 
 
 # What is in the repository.

@@ -7,6 +7,7 @@ from email.parser import Parser
 from pathlib import Path
 
 import pytest
+from tests.test_layout import tracked
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -27,15 +28,8 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
 def test_wheel_holds_every_file_of_the_packages(wheel: zipfile.ZipFile) -> None:
     packages = sorted(str(path.parent) for path in ROOT.glob("*/tactful*/__init__.py"))
     assert len(packages) == 6
-    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", *packages]
-    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    if listed.returncode != 0:
-        pytest.skip("not a git checkout")
-    expected = {
-        Path(*Path(name).parts[1:]).as_posix()
-        for name in listed.stdout.split("\0")
-        if name and (ROOT / name).is_file()
-    }
+    files = tracked(*packages) or pytest.skip("not a git checkout")
+    expected = {Path(*path.parts[1:]).as_posix() for path in files}
     packed = {name for name in wheel.namelist() if ".dist-info/" not in name}
     assert packed == expected
 

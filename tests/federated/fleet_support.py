@@ -8,16 +8,17 @@ import socket
 import ssl
 import subprocess
 import threading
-import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from tests.federated.private_run import WISHES
+from tests.platform.support import wait_until
 
 from tactful_federated.core.invitation import Invitation
-from tactful_federated.core.plan import Wishes
 from tactful_federated.device.home import EnrolmentRequest
 from tactful_federated.model.vectors import Vector
 from tactful_federated.secagg.messages import enrol
@@ -30,29 +31,13 @@ ROOT = Path(__file__).resolve().parents[2]
 CATEGORIES = ["bread", "cheese", "milk"]
 
 
-def until(true: Callable[[], object], seconds: float = 120.0) -> None:
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end, "what was waited for did not happen"
-        time.sleep(0.05)
-
-
 def tls(directory: Path) -> Tls:
     return make_tls(directory, ["localhost", "127.0.0.1"], now=datetime.datetime.now(datetime.UTC))
 
 
 def invited(directory: Path, tier: str, devices: int) -> Invitation:
-    wishes = Wishes(
-        epsilon=4.0,
-        delta=1e-3,
-        population=devices * 8,
-        rounds=6,
-        report_goal=devices,
-        over_selection=1.0,
-        minimum_reports=min(3, devices),
-        availability=1.0,
-        update_norm=1.0,
-    )
+    wishes = replace(WISHES, delta=1e-3, population=devices * 8, minimum_reports=min(3, devices))
+    wishes = replace(wishes, rounds=6, report_goal=devices, over_selection=1.0)
     return invite(directory, wishes, CATEGORIES, run="test", tier=tier)  # type: ignore[arg-type]
 
 
@@ -160,7 +145,7 @@ def proxy(folder: Path, certificates: Tls, upstream: str) -> Iterator[str]:
         return False
 
     try:
-        until(listens)
+        wait_until(listens)
         yield f"127.0.0.1:{port}"
     finally:
         process.terminate()

@@ -116,11 +116,9 @@ def gate(upstream: str) -> Iterator[Gate]:
                 if not callable(trouble):
                     status, extra = trouble
                     problem = json.dumps({"code": "trouble", "status": status}).encode()
-                    allow = {
-                        "access-control-allow-origin": headers.get("origin", ""),
-                        "access-control-expose-headers": "retry-after",
-                    }
-                    _answer(self, status, allow | extra, problem)
+                    extra = {"access-control-expose-headers": "retry-after", **extra}
+                    extra["access-control-allow-origin"] = headers.get("origin", "")
+                    _answer(self, status, extra, problem)
                     return
                 trouble()
             passed = {k: v for k, v in headers.items() if k not in ("host", "connection")}

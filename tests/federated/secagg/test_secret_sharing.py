@@ -11,7 +11,7 @@ from tactful_federated.errors import SecureSumError
 from tactful_federated.secagg.secret_sharing import _PRIME, join, split, weights_at_zero
 
 
-def entropy(seed: int) -> "np.random.Generator":
+def entropy(seed: int) -> np.random.Generator:
     return np.random.default_rng(seed)
 
 

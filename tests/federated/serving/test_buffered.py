@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from flwr.app import Message
+from tests.federated.private_run import WISHES as SMALL
 
 from tactful_federated.core.invitation import Invitation
 from tactful_federated.core.plan import Wishes
@@ -23,16 +24,8 @@ from tactful_federated.serving.rounds import invite
 from tactful_federated.transport.flower_clear import LocalGrid, training_app
 
 CATEGORIES = ["bread", "cheese", "milk"]
-WISHES = Wishes(
-    epsilon=8.0,
-    delta=1e-3,
-    population=16,
-    rounds=6,
-    report_goal=3,
-    over_selection=2.0,
-    minimum_reports=2,
-    availability=1.0,
-)
+WISHES = replace(SMALL, epsilon=8.0, delta=1e-3, over_selection=2.0, minimum_reports=2)
+WISHES = replace(WISHES, population=16, rounds=6, report_goal=3, update_norm=2.0)
 
 
 class Phones(LocalGrid):
@@ -100,14 +93,9 @@ def serve(
 ) -> list[int]:
     clock, told = Clock(), list[int]()
     stream = FlowerStream(grid, invitation.vocabulary, deadline=30.0, clock=clock)
-    serve_buffered(
-        directory,
-        invitation,
-        stream,
-        progress=lambda outcome, view: told.append(outcome.releases),
-        polling=Polling(0.5, clock, sleep or clock.sleep),
-        **more,
-    )
+    more["polling"] = Polling(0.5, clock, sleep or clock.sleep)
+    more["progress"] = lambda outcome, view: told.append(outcome.releases)
+    serve_buffered(directory, invitation, stream, **more)
     return told
 
 
@@ -181,9 +169,6 @@ def test_what_a_buffer_cannot_do_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"optimizer\.json"):
         other = Optimizer("fedyogi", 0.01)
         serve(tmp_path, invitation, Phones(invitation), optimizer=other)
-
-
-def test_devices_are_told_how_far_to_stray(tmp_path: Path) -> None:
-    assert invited(tmp_path, proximal=0.1).proximal == 0.1
+    assert invited(tmp_path / "near", proximal=0.1).proximal == 0.1
     with pytest.raises(SettingsError, match="proximal"):
         invited(tmp_path / "other", proximal=-1.0)

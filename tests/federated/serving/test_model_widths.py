@@ -8,9 +8,9 @@ import msgspec
 import numpy as np
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from tests.federated.private_run import WISHES as SMALL
 
 from tactful_federated.core.invitation import Invitation, read_invitation
-from tactful_federated.core.plan import Wishes
 from tactful_federated.device.home import DeviceHome
 from tactful_federated.device.model_package import ModelSlot, pack_model
 from tactful_federated.errors import PackageError, SettingsError, WeightsError
@@ -24,16 +24,8 @@ from tactful_federated.serving.rounds import initial_weights, invite, serve_roun
 CATEGORIES = ["bread", "cheese", "milk"]
 VOCABULARY = Vocabulary.from_catalogue(CATEGORIES)
 KEY = Ed25519PrivateKey.generate()
-WISHES = Wishes(
-    epsilon=8.0,
-    delta=1e-3,
-    population=12,
-    rounds=2,
-    report_goal=3,
-    over_selection=1.0,
-    availability=1.0,
-    update_norm=1.0,
-)
+WISHES = replace(SMALL, epsilon=8.0, delta=1e-3, over_selection=1.0, minimum_reports=0)
+WISHES = replace(WISHES, population=12, rounds=2, report_goal=3)
 
 
 class Homes:
@@ -65,18 +57,16 @@ class Homes:
             home.close()
 
 
-def without_widths(path: Path) -> None:
-    """As the invitation was written before there was a choice."""
-    written = msgspec.json.decode(path.read_bytes())
-    del written["embedding"], written["hidden"]
-    path.write_bytes(msgspec.json.encode(written))
+def invited_to(directory: Path, embedding: int = 32, hidden: int = 32) -> Invitation:
+    widths = {"embedding": embedding, "hidden": hidden}
+    return invite(directory, WISHES, CATEGORIES, run="test", tier="clear", **widths)
 
 
 @pytest.mark.parametrize(("embedding", "hidden"), [(16, 16), (64, 48)])
 def test_a_run_trains_the_invited_widths(tmp_path: Path, embedding: int, hidden: int) -> None:
     """A run trains and signs a model of the widths of its invitation."""
     wide = {"embedding": embedding, "hidden": hidden}
-    invited = invite(tmp_path, WISHES, CATEGORIES, run="test", tier="clear", **wide)
+    invited = invited_to(tmp_path, embedding, hidden)
     assert read_invitation(tmp_path / "invitation.json").widths == (embedding, hidden)
     devices = Homes(tmp_path / "devices", invited)
     trained = serve_rounds(tmp_path, invited, ClearCollector(devices), rounds=1)
@@ -98,27 +88,21 @@ def test_a_run_trains_the_invited_widths(tmp_path: Path, embedding: int, hidden:
 
 
 def test_a_run_keeps_its_widths(tmp_path: Path) -> None:
-    def again(embedding: int = 32, hidden: int = 32) -> Invitation:
-        return invite(
-            tmp_path,
-            WISHES,
-            CATEGORIES,
-            run="test",
-            tier="clear",
-            embedding=embedding,
-            hidden=hidden,
-        )
-
-    begun = again()
-    without_widths(tmp_path / "invitation.json")
-    assert read_invitation(tmp_path / "invitation.json") == begun == again()
+    begun, path = invited_to(tmp_path), tmp_path / "invitation.json"
+    written = msgspec.json.decode(path.read_bytes())
+    del written["embedding"], written["hidden"]  # as it was before there was a choice
+    path.write_bytes(msgspec.json.encode(written))
+    assert read_invitation(path) == begun == invited_to(tmp_path)
     assert begun.widths == (32, 32)
     with pytest.raises(SettingsError, match="written with other settings"):
-        again(16, 16)
+        invited_to(tmp_path, 16, 16)
+    with pytest.raises(SettingsError, match="embedding 128 and hidden 128 make"):
+        invited_to(tmp_path / "large", 128, 128)
+    assert not (tmp_path / "large" / "invitation.json").exists()
 
 
 def test_a_device_refuses_a_plan_for_a_model_of_another_size(tmp_path: Path) -> None:
-    invited = invite(tmp_path, WISHES, CATEGORIES, run="test", tier="clear", embedding=16)
+    invited = invited_to(tmp_path, 16)
     home = DeviceHome(tmp_path / "device", msgspec.structs.replace(invited, embedding=32))
     with pytest.raises(SettingsError, match="embedding 32 and hidden 32"):
         home.app()
@@ -144,9 +128,3 @@ def test_a_package_of_other_widths_is_refused(tmp_path: Path) -> None:
     slot(None).install(packed(2, 32, 32))  # who names no widths takes any
     found = slot((16, 8)).predictor()  # what does not fit gives way to the model before
     assert found is not None and (found.embedding, found.hidden) == (16, 8)
-
-
-def test_widths_that_make_a_model_too_large_begin_no_run(tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match="embedding 128 and hidden 128 make"):
-        invite(tmp_path, WISHES, CATEGORIES, run="test", tier="clear", embedding=128, hidden=128)
-    assert not (tmp_path / "invitation.json").exists()

@@ -2,6 +2,7 @@
 
 import datetime
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,7 +11,7 @@ import msgspec
 import numpy as np
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-from flwr.app import ConfigRecord, Message
+from flwr.app import Message
 from flwr.app.message import remove_content_from_message
 from flwr.common.serde import message_to_proto
 from flwr.supercore.inflatable.inflatable_object import (
@@ -19,9 +20,9 @@ from flwr.supercore.inflatable.inflatable_object import (
     iterate_object_tree,
 )
 from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
+from tests.federated.private_run import WISHES
 
 from tactful_federated.core.invitation import Invitation, Tier
-from tactful_federated.core.plan import Wishes
 from tactful_federated.device.home import DeviceHome
 from tactful_federated.model.vectors import Vector
 from tactful_federated.secagg.messages import Advert, Agreement, Boxes, Masked, Opened, enrol
@@ -142,27 +143,21 @@ class Fleet(LocalGrid):
         return remembering
 
 
-def one_round(directory: Path, tier: Tier) -> tuple[Fleet, Invitation, Any]:
-    wishes = Wishes(
-        epsilon=4.0,
-        delta=1e-3,
-        population=40,
-        rounds=6,
-        report_goal=5,
-        over_selection=1.0,
-        minimum_reports=3,
-        availability=1.0,
-        update_norm=1.0,
-    )
-    invitation = invite(directory, wishes, CATEGORIES, run="test", tier=tier)
-    fleet = Fleet(directory, invitation)
+@pytest.mark.parametrize("tier", ["clear", "secret", "noise-in-sum"])
+def test_a_device_shows_what_its_tier_says(tmp_path: Path, tier: Tier) -> None:
+    wishes = replace(WISHES, delta=1e-3, population=40, rounds=6, report_goal=5)
+    wishes = replace(wishes, over_selection=1.0, minimum_reports=3)
+    invitation = invite(tmp_path, wishes, CATEGORIES, run="test", tier=tier)
+    fleet, plan = Fleet(tmp_path, invitation), invitation.plan
     weights = initial_weights(invitation.vocabulary)
-    collector = collector_for(invitation, fleet, deadline=60.0)
-    collected = collector.collect(list(NODES), weights, invitation.plan, 1)
+    collected = collector_for(invitation, fleet, deadline=60.0).collect(
+        list(NODES), weights, plan, 1
+    )
     for home in fleet.homes.values():
         home.close()
     assert collected.reports == len(NODES) and len(fleet.updates) == len(NODES)
-    return fleet, invitation, collected
+    check_readable(tmp_path, fleet, plan, collected.total, tier)
+    check_room(fleet, plan.parameters, tier)
 
 
 def fields(answer: Message) -> Mapping[str, Any]:
@@ -184,49 +179,41 @@ def readings(update: Vector, plan: Any) -> list[bytes]:
     ]
 
 
-@pytest.mark.parametrize("tier", ["clear", "secret", "noise-in-sum"])
-def test_what_can_be_read_of_a_device_is_what_its_tier_says(tmp_path: Path, tier: Tier) -> None:
-    fleet, invitation, collected = one_round(tmp_path, tier)
-    plan, sent = invitation.plan, fleet.sent
+def check_readable(directory: Path, fleet: Fleet, plan: Any, total: Any, tier: Tier) -> None:
+    sent = fleet.sent
     exact = sum(plan.grid.encode(update) for update in fleet.updates.values())
     # No tier: what a person did, or a key that opens what the device keeps.
-    for text in [*CATEGORIES, "visits", str(tmp_path)]:
+    for text in [*CATEGORIES, "visits", str(directory)]:
         assert text.encode() not in sent
     for node in NODES:
         for name in ("store.key", "identity.key"):
-            assert (tmp_path / f"device-{node}" / name).read_bytes() not in sent
+            assert (directory / f"device-{node}" / name).read_bytes() not in sent
     # An update: in the clear alone.
     found = [any(r in sent for r in readings(update, plan)) for update in fleet.updates.values()]
     assert found == [tier == "clear"] * len(NODES)
     # The exact sum: not where devices add the noise, which is as wide as planned.
-    away = (collected.total - exact).astype(float)
+    away = (total - exact).astype(float)
     assert (not away.any()) == (tier != "noise-in-sum")
     planned = len(NODES) * plan.device_sigma_squared
     assert float(away.var()) == pytest.approx(planned, rel=0.1)
 
 
-@pytest.mark.parametrize("tier", ["clear", "secret", "noise-in-sum"])
-def test_there_is_room_for_nothing_else(tmp_path: Path, tier: Tier) -> None:
+def check_room(fleet: Fleet, size: int, tier: Tier) -> None:
     """Each answer has the fields that are declared, and they are all that is sent."""
-    fleet, invitation, _ = one_round(tmp_path, tier)
-    size, stages = invitation.plan.parameters, {node: 0 for node in NODES}
+    stages = dict.fromkeys(NODES, 0)
     for answer in fleet.answers:
         assert not answer.has_error()
+        record: Any
         if tier == "clear":
             said = {"values": "bytes", "encoding": "str", "scale": "float"}
             assert fields(answer) == {"update": said}
             record = answer.content["update"]
-            assert isinstance(record, ConfigRecord)
-            values = record["values"]
-            assert isinstance(values, bytes) and len(values) == 4 * size
+            assert len(record["values"]) == 4 * size
             assert (record["encoding"], record["scale"]) == ("float32", 1.0)
             continue
         assert fields(answer) == {"secure-sum": {"data": "bytes"}}
         record = answer.content["secure-sum"]
-        assert isinstance(record, ConfigRecord)
-        data = record["data"]
-        assert isinstance(data, bytes)
-        node = answer.metadata.src_node_id
+        data, node = record["data"], answer.metadata.src_node_id
         stages[node] += 1
         said = msgspec.msgpack.decode(data, type=STAGES[stages[node]])
         assert msgspec.msgpack.encode(said) == data
