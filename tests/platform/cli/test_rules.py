@@ -61,14 +61,10 @@ def lines(elements: list[dict[str, Any]]) -> str:
     return "".join(json.dumps(element) + "\n" for element in elements)
 
 
-def write_items(path: Path) -> None:
-    path.write_text(lines([{"item_id": "cheap", "price": 5.0}]))
-
-
 @pytest.mark.parametrize("form", ["ndjson", "array", "gz", "spread"])
 def test_a_check_counts_by_rule_and_shows_samples(tmp_path: Path, form: str) -> None:
     file = tmp_path / "events"
-    write_items(tmp_path / "items")
+    (tmp_path / "items").write_text(lines([{"item_id": "cheap", "price": 5.0}]))
     text = lines(events())
     if form == "array":
         text = json.dumps(events(), indent=1)
@@ -81,11 +77,8 @@ def test_a_check_counts_by_rule_and_shows_samples(tmp_path: Path, form: str) -> 
     assert (report["events"], report["clean"], report["changed"]) == (5, 3, 1)
     assert (report["dropped"], report["dead_lettered"], report["refused"]) == (1, 1, 0)
     found = {rule["rule"]: rule for rule in report["rules"]}
-    assert {name: rule["events"] for name, rule in found.items()} == {
-        "tests": 1,
-        "category": 1,
-        "dear": 1,
-    }
+    counts = {name: rule["events"] for name, rule in found.items()}
+    assert counts == {"tests": 1, "category": 1, "dear": 1}
     place = 4 if form in ("array", "ndjson", "gz") else 7
     (dear,) = found["dear"]["samples"]
     assert (dear["place"], dear["event"]["item_id"]) == (place, "cheap")
@@ -143,12 +136,8 @@ def test_records_of_a_topic_are_taken_as_they_are(tmp_path: Path) -> None:
         RULES + "- {name: negative, when: {properties.price: {below: 0}}, action: dead_letter}\n"
     )
     report = checked("more.yaml", file, "--source", "topic")
-    assert {rule["rule"]: rule["events"] for rule in report["rules"]} == {
-        "tests": 0,
-        "category": 0,
-        "dear": 1,
-        "negative": 1,
-    }
+    counts = {rule["rule"]: rule["events"] for rule in report["rules"]}
+    assert counts == {"tests": 0, "category": 0, "dear": 1, "negative": 1}
     assert [refusal["place"] for refusal in report["refusals"]] == [4]
     assert checked("more.yaml", file)["refused"] == 4, "the door lets none of these in"
 
@@ -170,9 +159,6 @@ def test_mistakes_end_with_one_line_and_their_code(tmp_path: Path) -> None:
         assert result.exit_code == code, (arguments, result.output)
         assert part in result.stderr
         assert "Traceback" not in result.output
-
-
-def test_an_empty_file_is_clean(tmp_path: Path) -> None:
     Path("empty").write_text("")
     assert checked("rules.yaml", "empty")["events"] == 0
     assert run("check", "rules.yaml", "empty").exit_code == 0

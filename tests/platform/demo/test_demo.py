@@ -18,7 +18,7 @@ from tests.platform.shop import make_shop
 
 from tactful.cli.main import main
 from tactful.demo import demo
-from tactful.demo.demo import DemoOptions, category_histories, clear, run, summary
+from tactful.demo.demo import DemoOptions, category_histories, run, summary
 from tactful.demo.replay import Outcomes
 from tactful.errors import DatasetError, TactfulError
 from tactful.training.evaluation import Scorecard
@@ -27,41 +27,20 @@ from tactful_streaming.log.embedded_log import EmbeddedLog
 
 SHOP = make_shop(51, people=24, items=50, days=48)
 
-SECTIONS = {
-    "name": str,
-    "data": str,
-    "quick": bool,
-    "started_at": int,
-    "finished_at": int,
-    "stage": str,
-    "progress": float,
-    "protocol": str,
-    "questions": int,
-    "quality": list,
-    "verdict": str,
-    "latency_ms": dict,
-    "freshness_ms": dict,
-    "experiment": dict,
-    "statistics": dict,
-    "federated": dict,
-    "model": dict,
-    "real_and_simulated": list,
-    "timings_s": dict,
-    "environment": dict,
+SECTIONS: dict[type, str] = {
+    str: "name data stage protocol verdict",
+    bool: "quick",
+    int: "started_at finished_at questions",
+    float: "progress",
+    list: "quality real_and_simulated",
+    dict: "latency_ms freshness_ms experiment statistics federated model timings_s environment",
 }
 MEASURES = ("hr20", "ndcg20", "mrr20", "coverage20")
 
 
 def options(directory: Path, **changes: Any) -> DemoOptions:
-    return DemoOptions(
-        **{
-            "quick": True,
-            "directory": directory / "data",
-            "reports": directory / "reports",
-            "port": 0,
-            **changes,
-        }
-    )
+    places = {"directory": directory / "data", "reports": directory / "reports"}
+    return DemoOptions(**{"quick": True, "port": 0, **places, **changes})
 
 
 @pytest.fixture
@@ -73,18 +52,13 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def check_report(report: dict[str, Any]) -> None:
     """What the dashboard and the documentation rely on."""
-    for section, kind in SECTIONS.items():
-        assert isinstance(report[section], kind), section
+    for kind, sections in SECTIONS.items():
+        assert all(isinstance(report[section], kind) for section in sections.split())
     assert (report["stage"], report["progress"]) == ("finished", 1.0)
     assert report["started_at"] < report["finished_at"]
     rows = {row["name"]: row for row in report["quality"]}
-    assert list(rows) == [
-        "served",
-        "popularity",
-        "own_frequency",
-        "co_visitation",
-        "co_visitation_live",
-    ]
+    baselines = ["popularity", "own_frequency", "co_visitation", "co_visitation_live"]
+    assert list(rows) == ["served", *baselines]
     for row in rows.values():
         for measure in MEASURES:
             assert 0 <= row[measure]["low"] <= row[measure]["value"] <= row[measure]["high"] <= 1
@@ -168,9 +142,7 @@ def test_a_server_that_cannot_start_says_why(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_training_that_fails_says_why_and_ends_the_server(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failed_training_ends_the_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tiny = make_shop(1, people=1, items=10, days=8)
     monkeypatch.setattr(demo, "_load", lambda options: tiny)
     monkeypatch.setitem(sys.modules, "tactful_federated", None)
@@ -197,25 +169,6 @@ def test_data_that_is_not_there_is_said_before_anything_is_touched(tmp_path: Pat
     assert (result.exit_code, result.stderr.splitlines()[-1][:9]) == (1, "tactful: ")
 
 
-def test_a_run_removes_what_a_run_left_and_nothing_else(tmp_path: Path) -> None:
-    clear(tmp_path / "nowhere")
-    empty = tmp_path / "empty"
-    empty.mkdir()
-    clear(empty)
-    assert not empty.exists()
-    home = tmp_path / "home"
-    home.mkdir()
-    (home / "letters").touch()
-    with pytest.raises(TactfulError, match="holds something that no demo left there"):
-        clear(home)
-    (home / "tactful.toml").write_text("[server]\n")
-    with pytest.raises(TactfulError, match="name another --directory"):
-        clear(home)
-    assert (home / "letters").exists()
-    with pytest.raises(TactfulError, match="holds something"):
-        clear(home / "letters")
-
-
 def test_a_device_holds_its_own_visits_of_the_past() -> None:
     shop = make_shop(52, people=10, items=30, days=20, guests=True)
     category = {item["item_id"]: item["category"] for item in shop.items}
@@ -236,11 +189,8 @@ def test_a_device_holds_its_own_visits_of_the_past() -> None:
 
 def outcomes(served: float, popular: float, arms: dict[str, dict[str, list[int]]]) -> Outcomes:
     """Outcomes of a hundred questions with these hit rates."""
-    found = Outcomes(
-        baselines={"popularity": Scorecard()},
-        labels={"popularity": "Popularity"},
-        arms=arms,
-    )
+    cards, labels = {"popularity": Scorecard()}, {"popularity": "Popularity"}
+    found = Outcomes(baselines=cards, labels=labels, arms=arms)
     for card, rate in ((found.served, served), (found.baselines["popularity"], popular)):
         for number in range(100):
             card.add(f"p{number % 10}", ["x" if number < 100 * rate else "y"], {"x"})

@@ -349,9 +349,7 @@ def state_of(server: Process) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-def test_a_replay_through_kills_ends_where_an_uninterrupted_one_does(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_killed_replay_ends_as_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(asking, "_BATCH", 25)
     wanted = uninterrupted(tmp_path)
     server = Process(tmp_path)

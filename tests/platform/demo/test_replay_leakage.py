@@ -35,22 +35,16 @@ def invoices(after: dict[str, float]) -> pd.DataFrame:
     )
 
 
-def test_invoices_after_the_cut_set_no_price(tmp_path: Path) -> None:
+def test_later_invoices_set_no_price_and_describe_only_new_items(tmp_path: Path) -> None:
     path = tmp_path / "invoices.parquet"
     invoices({"A": 900.0, "B": 0.01, "NEW": 7.0}).to_parquet(path)
-    assert prices(online_retail(path)) == {"A": 2.5, "B": 5.0, "NEW": None}
-
-
-def test_invoices_after_the_cut_describe_only_what_is_new(tmp_path: Path) -> None:
-    path = tmp_path / "invoices.parquet"
-    invoices({"A": 900.0, "B": 0.01, "NEW": 7.0}).to_parquet(path)
-    titles = {item["item_id"]: item["title"] for item in online_retail(path).items}
+    replay = online_retail(path)
+    assert prices(replay) == {"A": 2.5, "B": 5.0, "NEW": None}
+    titles = {item["item_id"]: item["title"] for item in replay.items}
     assert titles == {"A": "A OF 2", "B": "B OF 2", "NEW": "NEW OF 3"}
 
 
-def test_baskets_after_the_cut_set_no_price(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_later_baskets_set_no_price(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "data"
     folder.mkdir()
     monkeypatch.setattr(datasets, "_completejourney_folder", lambda: folder)

@@ -33,10 +33,10 @@ def on_disk(path: Path) -> dict[str, Any]:
     return found
 
 
-def test_a_report_begins_at_once(tmp_path: Path, clock: Clock) -> None:
+def test_a_report_begins_at_once_and_gets_sections(tmp_path: Path, clock: Clock) -> None:
     path = tmp_path / "new" / "demo.json"
 
-    Report(path, clock=clock, data="a shop", questions=3)
+    report = Report(path, clock=clock, data="a shop", questions=3)
 
     assert on_disk(path) == {
         "name": "demo",
@@ -48,6 +48,10 @@ def test_a_report_begins_at_once(tmp_path: Path, clock: Clock) -> None:
         "data": "a shop",
         "questions": 3,
     }
+    report.put(model={"version": "1"}, verdict="none yet")
+    report.put(model={"version": "2"})
+    found = on_disk(path)
+    assert (found["model"], found["verdict"]) == ({"version": "2"}, "none yet")
 
 
 def test_stages_keep_their_time_and_start_at_nothing(tmp_path: Path, clock: Clock) -> None:
@@ -81,14 +85,6 @@ def test_progress_is_written_once_a_second_and_stays_a_share(tmp_path: Path, clo
         clock.now += 1
         report.progress(share)
         assert on_disk(tmp_path / "demo.json")["progress"] == kept
-
-
-def test_sections_are_added_and_replaced(tmp_path: Path, clock: Clock) -> None:
-    report = Report(tmp_path / "demo.json", clock=clock)
-    report.put(model={"version": "1"}, verdict="none yet")
-    report.put(model={"version": "2"})
-    found = on_disk(tmp_path / "demo.json")
-    assert (found["model"], found["verdict"]) == ({"version": "2"}, "none yet")
 
 
 def test_a_reader_never_sees_half_of_it(tmp_path: Path) -> None:

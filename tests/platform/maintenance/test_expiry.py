@@ -9,6 +9,7 @@ import shutil
 import signal
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
@@ -47,17 +48,9 @@ def backups(tmp_path: Path) -> Path:
         at = now_ms() - days * DAY
         (directory / name).mkdir(parents=True)
         (directory / name / "metadata.db").write_text("people")
-        manifest = Manifest(
-            format=FORMAT,
-            version="0",
-            begun_at=at,
-            ended_at=at,
-            log=None,
-            state=None,
-            elsewhere=[],
-            files=[],
-        )
-        write_manifest(directory / name, manifest)
+        nothing: dict[str, Any] = {"log": None, "state": None, "elsewhere": [], "files": []}
+        made = {"format": FORMAT, "version": "0", "begun_at": at, "ended_at": at}
+        write_manifest(directory / name, Manifest(**made, **nothing))
     (directory / "other").mkdir()
     (directory / "other" / "file").write_text("not ours")
     return directory
@@ -132,9 +125,8 @@ def test_exports_that_are_too_old_go_with_their_page(tmp_path: Path) -> None:
     for name, age in (("a/ada", 40), ("bob", 3)):
         directory = tmp_path / "exports" / name
         directory.mkdir(parents=True)
-        (directory / "export.json").write_text(
-            json.dumps({"made_at": now - age * DAY, "person": name})
-        )
+        export = {"made_at": now - age * DAY, "person": name}
+        (directory / "export.json").write_text(json.dumps(export))
         (directory / "export.html").write_text("<h1>Your data</h1>")
     (tmp_path / "exports" / "export.json").write_text('{"of": "another program"}')
     before = now - 30 * DAY

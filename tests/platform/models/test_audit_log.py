@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.platform.models.test_mlflow_registry import make_model, register
@@ -26,17 +27,9 @@ def log(database: MetadataStore) -> ModelLog:
 def test_an_entry_is_there_before_the_change_and_closed_after_it(log: ModelLog) -> None:
     with log.entry("train", "ranker", by="ann@shop", reason="é: wöchentlich") as made:
         (begun,) = log.changes()
-        assert begun == ModelChange(
-            id=begun.id,
-            action="train",
-            name="ranker",
-            version="",
-            previous="",
-            changed_by="ann@shop",
-            reason="é: wöchentlich",
-            state="begun",
-            begun_at=1_000,
-        )
+        names: dict[str, Any] = {"action": "train", "name": "ranker", "version": "", "previous": ""}
+        why: dict[str, Any] = {"changed_by": "ann@shop", "reason": "é: wöchentlich"}
+        assert begun == ModelChange(id=begun.id, state="begun", begun_at=1_000, **names, **why)
         made("7")
     (done,) = log.changes()
     assert (done.state, done.version, done.ended_at, done.error) == ("done", "7", 1_001, None)
@@ -86,9 +79,7 @@ def audited(tracking_uri: str, tmp_path: Path) -> Iterator[tuple[Registry, Model
     store.close()
 
 
-def test_promotions_and_rollbacks_are_recorded(
-    audited: tuple[Registry, ModelLog], tmp_path: Path
-) -> None:
+def test_changes_are_recorded(audited: tuple[Registry, ModelLog], tmp_path: Path) -> None:
     registry, log = audited
     registry.promote("1", reason="the first")
     registry.promote("2", reason="better")
@@ -104,9 +95,7 @@ def test_promotions_and_rollbacks_are_recorded(
     ]
 
 
-def test_what_is_refused_before_it_begins_is_no_change(
-    audited: tuple[Registry, ModelLog],
-) -> None:
+def test_what_is_refused_before_it_begins_is_no_change(audited: tuple[Registry, ModelLog]) -> None:
     registry, log = audited
     for act in (lambda: registry.promote("9"), lambda: registry.rollback(reason="none")):
         with pytest.raises(ModelError):

@@ -37,7 +37,13 @@ from tactful.models.drift import SCORE, Drift, measure_drift, population_stabili
 from tactful.models.schedule import environment, retrain, why_due
 from tactful.models.training_run import no_worse
 from tactful.ranking.features import RANKING_FEATURES, layout
-from tactful.ranking.model import Pointer, load_trees, version_directory, write_pointer
+from tactful.ranking.model import (
+    Pointer,
+    load_trees,
+    read_manifest,
+    version_directory,
+    write_pointer,
+)
 from tactful.recommend import recommender
 from tactful.server.platform import Platform
 from tactful.training.replay_rows import Rows
@@ -53,17 +59,9 @@ WIDTH = len(RANKING_FEATURES)
 
 
 def change(hours_ago: float, state: Any = "done", version: str = "3") -> ModelChange:
-    return ModelChange(
-        id=1,
-        action="train",
-        name="ranker",
-        version=version,
-        previous="",
-        changed_by="a",
-        reason="",
-        state=state,
-        begun_at=NOW - int(hours_ago * HOUR),
-    )
+    train: dict[str, Any] = {"action": "train", "name": "ranker", "previous": ""}
+    train |= {"changed_by": "a", "reason": "", "begun_at": NOW - int(hours_ago * HOUR)}
+    return ModelChange(id=1, version=version, state=state, **train)
 
 
 def never() -> Drift | None:
@@ -126,9 +124,7 @@ def test_drift_makes_it_due(
         (None, 1.0, False),
     ],
 )
-def test_an_erasure_makes_it_due(
-    last: ModelChange | None, erased_hours_ago: float, due: bool
-) -> None:
+def test_erasure_is_due(last: ModelChange | None, erased_hours_ago: float, due: bool) -> None:
     found = why_due(
         TrainingSettings(),
         now=NOW,
@@ -279,9 +275,7 @@ def stand_in(directory: Path, body: str) -> str:
     return str(path)
 
 
-def test_it_asks_again_and_again_and_says_what_failed(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_it_retries_and_says_what_failed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     python = stand_in(
         tmp_path,
         f'echo "$@ $TACTFUL_STORAGE__DATA" >> {tmp_path}/asked\n'
@@ -333,9 +327,7 @@ def test_a_server_that_stops_ends_its_training(tmp_path: Path) -> None:
         os.kill(pid, 0)
 
 
-def test_a_server_retrains_if_the_settings_say_so(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_server_may_retrain(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     started: list[Settings] = []
 
     async def note(given: Settings) -> None:
@@ -422,8 +414,6 @@ def test_a_version_that_is_worse_does_not_take_over(tmp_path: Path) -> None:
     models = tmp_path / "models"
 
     def may(directory: Path, lists: int = 200) -> bool:
-        from tactful.ranking.model import read_manifest
-
         manifest = read_manifest(directory)
         at = np.arange(200) + 1_700_000_000_000 + 100 - (200 - lists)
         # The champion knows the world up to 1_700_000_000_000 and its number.

@@ -1,7 +1,8 @@
 """Budgets and caps in ``statistics.yaml``, and clocks and ledgers that are not the latest."""
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -39,11 +40,21 @@ DEFINITION = StatisticDefinition(
 
 
 class Clock:
-    def __init__(self, now: int) -> None:
-        self.now = now
+    now = NOW
 
     def __call__(self) -> int:
         return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def ledger(tmp_path: Path, clock: Clock) -> Iterator[Ledger]:
+    with closing(Ledger(tmp_path / "l.db", daily_epsilon=1, clock=clock)) as ledger:
+        yield ledger
 
 
 def viewed(number: int, at: int, who: str = "u") -> Event:
@@ -170,27 +181,23 @@ def counted(statistics: PrivateStatistics) -> BoundedCounts:
     return counts
 
 
-def test_caps_hold_for_what_the_engine_applies(tmp_path: Path) -> None:
-    clock = Clock(NOW)
+def test_caps_hold_for_what_the_engine_applies(ledger: Ledger, clock: Clock) -> None:
     definition = msgspec.structs.replace(DEFINITION, hour_cap=2)
-    statistics = opened(Ledger(tmp_path / "l.db", daily_epsilon=1), clock, definition)
+    statistics = opened(ledger, clock, definition)
     for number in range(12):
         statistics.counter.apply(viewed(number, NOW + number // 4 * HOUR), ITEM)
     counts = counted(statistics)
     panes = [int(pane.counts.sum()) for pane in counts.closed(NOW + 3 * HOUR)]
     assert panes == [2, 2, 0]  # two an hour, four a day
-    statistics.close()
 
 
-def test_a_cap_that_is_chosen_is_the_same_after_a_crash(tmp_path: Path) -> None:
+def test_a_cap_that_is_chosen_is_the_same_after_a_crash(ledger: Ledger, clock: Clock) -> None:
     definition = msgspec.structs.replace(
         DEFINITION,
         cap_choice=CapChoiceDefinition(candidates=(1, 2, 4), epsilon="1/4"),
         periods={"1d": "1/8"},
         running_total="1/8",
     )
-    clock = Clock(NOW)
-    ledger = Ledger(tmp_path / "l.db", daily_epsilon=1, clock=clock)
     statistics = opened(ledger, clock, definition)
     # The last candidate wins where noise of scale 4 makes it a ninth of so many: chance 1e-12.
     for person in range(1_000):
@@ -210,16 +217,13 @@ def test_a_cap_that_is_chosen_is_the_same_after_a_crash(tmp_path: Path) -> None:
     assert len(ledger.answers(20_000, 20_000)) == 1
     for name in ("views", "views.1d", "views.total"):
         assert statistics.page(name, None, 1_000, None, None).cells
-    ledger.close()
 
 
 # -- clocks and copies --------------------------------------------------------------------------
 
 
-def test_a_clock_set_back_over_midnight_hands_out_no_second_cap(tmp_path: Path) -> None:
+def test_a_clock_set_back_hands_out_no_second_cap(ledger: Ledger, clock: Clock) -> None:
     """The state is lost, and the clock stands on the day before the newest release."""
-    clock = Clock(NOW)
-    ledger = Ledger(tmp_path / "l.db", daily_epsilon=1, clock=clock)
     statistics = opened(ledger, clock)
     statistics.counter.apply(viewed(1, NOW), ITEM)
     clock.now += HOUR
@@ -229,14 +233,10 @@ def test_a_clock_set_back_over_midnight_hands_out_no_second_cap(tmp_path: Path) 
         clock.now = NOW + 2 * HOUR - back
         lost = opened(ledger, clock)
         lost.counter.apply(viewed(2, clock.now), ITEM)
-        counts = counted(lost)
-        assert counts.open_from == (today + 1) * DAY
-    ledger.close()
+        assert counted(lost).open_from == (today + 1) * DAY
 
 
-def test_a_clock_set_back_closes_nothing_and_draws_nothing(tmp_path: Path) -> None:
-    clock = Clock(NOW)
-    ledger = Ledger(tmp_path / "l.db", daily_epsilon=1, clock=clock)
+def test_a_clock_set_back_closes_and_draws_nothing(ledger: Ledger, clock: Clock) -> None:
     statistics = opened(ledger, clock)
     statistics.counter.apply(viewed(1, NOW), ITEM)
     clock.now += DAY
@@ -249,12 +249,10 @@ def test_a_clock_set_back_closes_nothing_and_draws_nothing(tmp_path: Path) -> No
     clock.now += 2 * DAY + HOUR
     committed(statistics)
     assert len(read_released(ledger, "views").panes) == 25
-    ledger.close()
 
 
-def test_an_older_copy_of_the_ledger_is_refused(tmp_path: Path) -> None:
+def test_an_older_copy_of_the_ledger_is_refused(tmp_path: Path, clock: Clock) -> None:
     """It has forgotten draws, and would draw the same panes again."""
-    clock = Clock(NOW)
     path = tmp_path / "l.db"
     ledger = Ledger(path, daily_epsilon=1, clock=clock)
     statistics = opened(ledger, clock)
@@ -283,8 +281,7 @@ def test_an_older_copy_of_the_ledger_is_refused(tmp_path: Path) -> None:
     right.close()
 
 
-def test_a_ledger_that_fails_stops_the_commit_and_shows_nothing(tmp_path: Path) -> None:
-    clock = Clock(NOW)
+def test_a_ledger_that_fails_stops_the_commit(tmp_path: Path, clock: Clock) -> None:
     path = tmp_path / "l.db"
     statistics = opened(Ledger(path, daily_epsilon=1, clock=clock), clock)
     statistics.counter.apply(viewed(1, NOW), ITEM)

@@ -99,13 +99,8 @@ def test_files_hold_every_released_number_and_what_it_is(ledger: Ledger, tmp_pat
             for key, value in pane.values.items()
         ]
         mine = [it for it in found if it["statistic"] == statistic.name]
-        assert [
-            tuple(
-                it[f]
-                for f in ("pane_start", "pane_end", "counted_from", "key", "value", "low", "high")
-            )
-            for it in mine
-        ] == wanted
+        names = ("pane_start", "pane_end", "counted_from", "key", "value", "low", "high")
+        assert [tuple(it[name] for name in names) for it in mine] == wanted
         assert {it["kind"] for it in mine} == {statistic.kind}
         assert {(it["epsilon"], it["cap"], it["unit"], it["confidence"]) for it in mine} == {
             (0.5, 5, "one user, one UTC day", 0.95)
@@ -131,9 +126,7 @@ def test_leak_4_empty_panes_are_written_by_the_clock(ledger: Ledger, tmp_path: P
         assert len(found) == panes * 2, "none is there twice"
 
 
-def test_writing_again_writes_the_same_and_goes_on(
-    ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_writing_again(ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clock, out = Clock(ledger), tmp_path / "out"
     clock.reach(30)
     write_files(ledger, [HOURS], out, shown_before=everything)
@@ -149,9 +142,7 @@ def test_writing_again_writes_the_same_and_goes_on(
     assert len(lines(out)) == 160
 
 
-def test_a_file_is_whole_or_as_it_was(
-    ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_is_whole(ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clock, out = Clock(ledger), tmp_path / "out"
     clock.reach(5)
     write_files(ledger, [HOURS], out, shown_before=everything)
@@ -186,9 +177,7 @@ class Topic:
             raise ConnectionError("the process dies here")
 
 
-def test_records_of_a_topic_come_at_least_once_and_never_change(
-    ledger: Ledger, tmp_path: Path
-) -> None:
+def test_topic_records_come_at_least_once_unchanged(ledger: Ledger, tmp_path: Path) -> None:
     clock, topic, position = Clock(ledger), Topic(), tmp_path / "position.json"
     clock.reach(10)
     topic.dies_after = 9
@@ -199,9 +188,8 @@ def test_records_of_a_topic_come_at_least_once_and_never_change(
     write_topic(ledger, [HOURS], topic.write, position=position, shown_before=everything)
     assert len(topic.records) == 24
     assert topic.written == 26, "the pane whose commit was not noted came again"
-    assert (
-        write_topic(ledger, [HOURS], topic.write, position=position, shown_before=everything) == 0
-    )
+    again = write_topic(ledger, [HOURS], topic.write, position=position, shown_before=everything)
+    assert again == 0
     cell = json.loads(topic.records[b"hours/3600000/milk"])
     assert cell.keys() == FIELDS
     assert (cell["pane_start"], cell["key"]) == (HOUR, "milk")
@@ -209,34 +197,31 @@ def test_records_of_a_topic_come_at_least_once_and_never_change(
 
 def test_a_damaged_position_is_reported(ledger: Ledger, tmp_path: Path) -> None:
     (tmp_path / "position.json").write_bytes(b"{")
+    position = tmp_path / "position.json"
     with pytest.raises(OSError, match="delete it"):
-        write_topic(
-            ledger,
-            [HOURS],
-            Topic().write,
-            position=tmp_path / "position.json",
-            shown_before=everything,
-        )
+        write_topic(ledger, [HOURS], Topic().write, position=position, shown_before=everything)
 
 
 # -- the command -----------------------------------------------------------------------------------
 
 
+def publishing(tmp_path: Path, definition: dict[str, Any], **changes: Any) -> Settings:
+    """Settings with one statistic of views by category."""
+    common = {"event": "view", "by": "category", "cap": 5}
+    path = tmp_path / "statistics.yaml"
+    content = {"daily_epsilon": "1", "statistics": [{**common, **definition}]}
+    path.write_bytes(msgspec.json.encode(content))
+    return replace(
+        small_settings(tmp_path), statistics=StatisticsSettings(definitions=path, **changes)
+    )
+
+
 def installation(tmp_path: Path, **changes: Any) -> Settings:
     """Settings with a statistic of hours, and a ledger with two days of it."""
-    definition = {
-        "name": "hours",
-        "event": "view",
-        "by": "category",
-        "keys": list(KEYS),
-        "cap": 5,
-        "epsilon": "1/2",
-        "running_total": "1/2",
-    }
-    path = tmp_path / "statistics.yaml"
-    path.write_bytes(msgspec.json.encode({"daily_epsilon": "1", "statistics": [definition]}))
-    settings = replace(
-        small_settings(tmp_path), statistics=StatisticsSettings(definitions=path, **changes)
+    settings = publishing(
+        tmp_path,
+        {"name": "hours", "keys": KEYS, "epsilon": "1/2", "running_total": "1/2"},
+        **changes,
     )
     settings.storage.data.mkdir(parents=True)
     ledger = Ledger(settings.storage.data / "ledger.db", daily_epsilon=1)
@@ -340,21 +325,8 @@ def test_leak_5_ids_and_counts_stay_in_their_places(
     from tests.ui.reading import charts, words
 
     caplog.set_level(logging.DEBUG)
-    definition = {
-        "name": "views",
-        "event": "view",
-        "by": "category",
-        "keys": ["tea"],
-        "pane": "1m",
-        "cap": 5,
-        "epsilon": "1",
-    }
-    path = tmp_path / "statistics.yaml"
-    path.write_bytes(msgspec.json.encode({"daily_epsilon": "1", "statistics": [definition]}))
-    settings = replace(
-        small_settings(tmp_path),
-        statistics=StatisticsSettings(definitions=path, clock="replay"),
-    )
+    definition = {"name": "views", "keys": ["tea"], "pane": "1m", "epsilon": "1"}
+    settings = publishing(tmp_path, definition, clock="replay")
     opened = open_statistics(settings)
     assert opened is not None
     platform = Platform.open(
@@ -372,15 +344,8 @@ def test_leak_5_ids_and_counts_stay_in_their_places(
 
         item = {"item_id": MARKS["item"], "title": MARKS["word"], "category": "tea"}
         assert live.http.put("/v1/items", json=[item]).status_code == 202
-        ticks = [
-            {
-                "event_id": f"t{n}",
-                "type": CLOCK_EVENT,
-                "timestamp": now + n * 60_000,
-                "device_id": "c",
-            }
-            for n in range(5)
-        ]
+        clock = {"type": CLOCK_EVENT, "device_id": "c"}
+        ticks = [{**clock, "event_id": f"t{n}", "timestamp": now + n * 60_000} for n in range(5)]
         sent = [ticks[0], *(marked(n, now + n) for n in range(40)), *ticks[1:]]
         assert live.http.post("/v1/events", json=sent).json()["rejected"] == []
         wait_until(lambda: bool(opened.page("views", None, 10, None, None).cells))
@@ -444,11 +409,7 @@ def test_the_search_for_marks_finds_one() -> None:
     assert marks_in(str({"error": MARKS["word"]})) == ["word"]
 
 
-def test_a_lost_ledger_leaves_no_partial_file(
-    tmp_path: Path,
-) -> None:
-    """A ledger that disappears during an export leaves no part of a file."""
-
+def test_a_lost_ledger_leaves_no_partial_file(tmp_path: Path) -> None:
     def lines() -> Iterator[bytes]:
         yield b"{}"
         raise LedgerError("the ledger cannot be used, and nothing is released without it")

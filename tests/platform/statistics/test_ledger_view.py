@@ -29,6 +29,7 @@ FIRST = (date(2026, 3, 1) - date(1970, 1, 1)).days
 TODAY = FIRST + 9
 VIEWS = Statistic("views", ("x", "y"), HOUR, 20, Fraction(1, 2))
 SALES = Statistic("sales", ("x",), DAY, 5, Fraction(1, 4), tenant="north", purpose="research")
+ASKED = Query("top", FIRST - 3, FIRST + 1, Fraction(1, 8), purpose="research", mechanism="m")
 
 
 @pytest.fixture
@@ -47,8 +48,7 @@ def ledger(tmp_path: Path) -> Iterator[Ledger]:
             opened.release_once(VIEWS, start, lambda: np.zeros(2, np.int64))
     for day in (FIRST, FIRST + 3):
         opened.release_once(SALES, day * DAY, lambda: np.zeros(1, np.int64))
-    asked = Query("top", FIRST - 3, FIRST + 1, Fraction(1, 8), purpose="research", mechanism="m")
-    opened.answer_once(asked, lambda: np.zeros(1, np.int64))
+    opened.answer_once(ASKED, lambda: np.zeros(1, np.int64))
     yield opened
     opened.close()
 
@@ -75,13 +75,9 @@ def test_a_month_adds_up_by_hand(ledger: Ledger) -> None:
     assert whole.days == 5
     assert whole.spent == views.spent + sales.spent + asked.spent
     assert whole.forecast == views.forecast + sales.forecast + asked.forecast
-    parts = [(VIEWS.loss, 25), (SALES.loss, 24), (asking().loss, 2)]
+    parts = [(VIEWS.loss, 25), (SALES.loss, 24), (ASKED.loss, 2)]
     assert whole.forecast_composed == compose(parts, method="pld")
     assert whole.forecast_composed.epsilon < whole.forecast
-
-
-def asking() -> Query:
-    return Query("top", FIRST - 3, FIRST + 1, Fraction(1, 8), purpose="research", mechanism="m")
 
 
 def test_the_room_that_is_left_is_told_for_each_budget(ledger: Ledger) -> None:
@@ -125,9 +121,7 @@ def test_words_say_what_a_day_and_a_month_mean(ledger: Ledger) -> None:
     quiet.close()
 
 
-def test_the_command_prints_and_writes_what_the_ledger_tells(
-    ledger: Ledger, tmp_path: Path
-) -> None:
+def test_the_command_prints_and_writes_the_ledger(ledger: Ledger, tmp_path: Path) -> None:
     arguments = ["privacy", "ledger", "--data", str(tmp_path), "--day", "2026-03-10"]
     printed = CliRunner().invoke(main, arguments)
     assert printed.exit_code == 0
@@ -136,12 +130,6 @@ def test_the_command_prints_and_writes_what_the_ledger_tells(
     written = CliRunner().invoke(main, [*arguments, "--json"])
     assert msgspec.json.decode(written.output, type=PrivacyLedger) == report_month(ledger, TODAY)
     assert json.loads(written.output)["spends"][0]["epsilon_spent"] == 2.75
-
-
-def test_without_a_ledger_the_command_makes_none(tmp_path: Path) -> None:
-    failed = CliRunner().invoke(main, ["privacy", "ledger", "--data", str(tmp_path)])
-    assert failed.exit_code != 0
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_statistic_is_retired_by_its_name(ledger: Ledger, tmp_path: Path) -> None:
@@ -156,7 +144,11 @@ def test_a_statistic_is_retired_by_its_name(ledger: Ledger, tmp_path: Path) -> N
     assert last < 2**40
 
 
-def test_a_damaged_ledger_is_an_error_of_one_line(tmp_path: Path) -> None:
+def test_a_missing_or_damaged_ledger_is_reported(tmp_path: Path) -> None:
+    """A missing ledger is not made."""
+    missing = CliRunner().invoke(main, ["privacy", "ledger", "--data", str(tmp_path)])
+    assert missing.exit_code != 0
+    assert list(tmp_path.iterdir()) == []
     (tmp_path / "ledger.db").write_bytes(b"no database at all, " * 500)
     failed = CliRunner().invoke(main, ["privacy", "ledger", "--data", str(tmp_path)])
     assert failed.exit_code != 0

@@ -181,6 +181,19 @@ def run(engine: Engine, what: Sequence[Entry], seed: int) -> None:
     engine.commit()
 
 
+@pytest.fixture(scope="module")
+def concluding(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrivateStatistics]:
+    """Panes, days and running totals of the whole shop, for tests that only read them."""
+    path = tmp_path_factory.mktemp("concluding") / "ledger.db"
+    wanted = msgspec.structs.replace(
+        LINES, epsilon="1/2", periods={"1d": "1/2"}, running_total="1/2"
+    )
+    with contextlib.closing(Ledger(path, daily_epsilon=2)) as ledger:
+        counts = counting(ledger, wanted)
+        run(engine_with(counts), SHOP, 0)
+        yield counts
+
+
 def run_and_die(engine: Engine, draw: random.Random, parts: int) -> None:
     """Apply at most a `parts`-th of the log; close without a commit of the last entries."""
     stop = min(len(SHOP), engine.offset + draw.randint(1, len(SHOP) // parts))
@@ -204,9 +217,7 @@ def test_panes_equal_a_bounded_recount(quiet: None, ledger: Ledger, cap: int) ->
     assert released(counts) == recount(SHOP, cap)
 
 
-def test_empty_hours_are_released_with_noise_like_all_others(
-    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_empty_hours_are_noisy_as_well(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
     seeded = partial(Publisher, entropy=random.Random(1).randbytes)
     monkeypatch.setattr(counter, "Publisher", seeded)
     counts = counting(ledger)
@@ -334,9 +345,7 @@ def test_the_wall_clock_closes_panes_on_time_whatever_happens(quiet: None, ledge
     }, "what came too late is not counted"
 
 
-def test_whose_commit_closes_a_pane_does_not_decide_what_counts(
-    quiet: None, tmp_path: Path
-) -> None:
+def test_the_commit_that_closes_a_pane_does_not_matter(quiet: None, tmp_path: Path) -> None:
     """An event of a pane that is over by the clock is late, whether or not a commit came before."""
     found = []
     for somebody_else_came in (False, True):
@@ -359,9 +368,7 @@ def test_whose_commit_closes_a_pane_does_not_decide_what_counts(
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_a_killed_engine_releases_what_an_uninterrupted_one_does(
-    quiet: None, tmp_path: Path, seed: int
-) -> None:
+def test_a_killed_engine_releases_the_same(quiet: None, tmp_path: Path, seed: int) -> None:
     draw = random.Random(seed)
     for life in range(9):
         ledger = Ledger(tmp_path / "ledger.db", daily_epsilon=1)
@@ -428,9 +435,7 @@ def test_a_day_spent_stays_spent_through_a_crash(quiet: None, tmp_path: Path) ->
     assert day_of_a_busy_person(tmp_path) == LINES.cap
 
 
-def test_a_counter_that_forgets_would_be_caught(
-    quiet: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_planted_forgetting(quiet: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(StatisticsCounter, "restore", lambda self, state: None)
     monkeypatch.setattr(StatisticsCounter, "_first_pane", lambda self, name: self.now)
 
@@ -518,9 +523,8 @@ def test_a_state_of_another_secret_is_refused_and_an_older_one_read(ledger: Ledg
 
 
 @pytest.mark.parametrize("limit", [1, 3, 7, 100, 1000])
-def test_pages_hold_every_cell_once_in_time_order(ledger: Ledger, limit: int) -> None:
-    counts = counting(ledger)
-    run(engine_with(counts), SHOP, 0)
+def test_pages_hold_every_cell_once(concluding: PrivateStatistics, limit: int) -> None:
+    counts = concluding
     whole = counts.page("lines", None, 1000, None, None).cells
     assert len(whole) > 150
     found: list[Any] = []
@@ -539,7 +543,7 @@ def test_pages_hold_every_cell_once_in_time_order(ledger: Ledger, limit: int) ->
     ]
     for cell in found:
         assert cell.value - cell.low == cell.high - cell.value > 0
-    assert (page.epsilon, page.cap, page.unit) == (1.0, 5, "one user, one UTC day")
+    assert (page.epsilon, page.cap, page.unit) == (0.5, 5, "one user, one UTC day")
     starts = sorted(released(counts))
     span = counts.page("lines", None, 1000, starts[3], starts[6])
     assert sorted({cell.pane_start for cell in span.cells}) == starts[3:6], "it is half open"
@@ -832,11 +836,8 @@ def test_users_are_counted_once_a_pane_and_key(quiet: None, ledger: Ledger) -> N
     assert released(counts, "visitors")[morning] == {"all": 7}
 
 
-def test_every_number_says_what_it_is(ledger: Ledger) -> None:
-    wanted = msgspec.structs.replace(LINES, epsilon="1/2", running_total="1/2")
-    counts = counting(ledger, wanted)
-    run(engine_with(counts), SHOP, 0)
-    page = counts.page("lines.total", None, 100, None, None)
+def test_every_number_says_what_it_is(concluding: PrivateStatistics) -> None:
+    page = concluding.page("lines.total", None, 100, None, None)
     assert page.unit == "one user, one UTC day"
     assert (page.epsilon, page.confidence, page.pane_ms) == (0.5, 0.95, HOUR)
     assert page.kind == "running_totals"
@@ -865,16 +866,6 @@ def asked(**what: Any) -> ConclusionQuery:
     return msgspec.convert(
         {"since": MORNING, "until": MORNING + DAY, **what}, ConclusionQuery, strict=False
     )
-
-
-@pytest.fixture
-def concluding(ledger: Ledger) -> PrivateStatistics:
-    wanted = msgspec.structs.replace(
-        LINES, epsilon="1/2", periods={"1d": "1/2"}, running_total="1/2"
-    )
-    counts = counting(ledger, wanted)
-    run(engine_with(counts), SHOP, 0)
-    return counts
 
 
 def test_conclusions_are_those_of_the_released_panes(concluding: PrivateStatistics) -> None:

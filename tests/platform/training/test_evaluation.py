@@ -20,12 +20,10 @@ def test_a_list_is_scored_by_hand() -> None:
     ideal = 1 / math.log2(2) + 1 / math.log2(3)
     assert quality.ndcg20.value == pytest.approx((1 / math.log2(3)) / ideal / 2)
     assert quality.coverage20.value == 0.3
-
-
-def test_only_the_first_twenty_count() -> None:
-    card = Scorecard()
-    assert not card.add("p", [str(i) for i in range(30)], {"25"})
-    assert card.quality(100).coverage20.value == 0.2
+    long = Scorecard()
+    assert not long.add("p", [str(i) for i in range(30)], {"25"}), "the first twenty count"
+    assert long.quality(100).coverage20.value == 0.2
+    assert math.isnan(Scorecard().quality(10).hr20.value)
 
 
 @given(st.sets(st.integers(0, CUTOFF - 1)), st.integers(1, 50))
@@ -63,10 +61,6 @@ def test_the_interval_covers_the_truth_as_often_as_it_says() -> None:
         found = card.quality(1, resamples=200, seed=sample).hr20
         missed += not found.low <= 0.4 <= found.high
     assert missed <= 21
-
-
-def test_no_question_is_no_figure() -> None:
-    assert math.isnan(Scorecard().quality(10).hr20.value)
 
 
 def test_list_metrics_count_lists_recall_did_not_serve() -> None:

@@ -87,9 +87,11 @@ def test_without_a_visit_id_a_day_of_one_person_is_a_visit(tmp_path: Path) -> No
     assert found.session_ids[3] == "s"
 
 
-def test_an_empty_log_is_an_empty_history(tmp_path: Path) -> None:
+def test_an_empty_log_and_receipts_have_no_order(tmp_path: Path) -> None:
+    shop = entries(make_shop(2, people=5, days=10, tied=True))
+    with write_log(tmp_path / "tied", shop) as log:
+        assert not History.read(log).ordered
     found = read(tmp_path)
-
     assert found.item.shape == found.timestamp.shape == (0,)
     assert list(found.visits(0)) == []
     assert not found.ordered
@@ -122,15 +124,6 @@ def test_visits_are_those_that_began_late_enough(rows: list[tuple[int, int]], si
         if (numbers := [n for n, row in enumerate(rows) if row[0] == visit])
         and min(rows[n][1] for n in numbers) >= since
     ]
-
-
-def test_items_of_one_receipt_have_no_order(tmp_path: Path) -> None:
-    shop = make_shop(2, people=5, days=10, tied=True)
-    log = write_log(tmp_path / "log", entries(shop))
-
-    assert not History.read(log).ordered
-
-    log.close()
 
 
 def test_descriptions_are_the_latest_of_before(tmp_path: Path) -> None:

@@ -77,9 +77,7 @@ def test_a_simulation_trains_a_model_of_the_widths_that_were_asked_for(tmp_path:
     assert refused.exit_code == 2 and "--embedding 96 and --hidden 128" in refused.stderr
 
 
-def test_what_devices_said_is_told_though_it_cannot_be_logged(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_results_are_told_without_a_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It cost a budget that nobody gives back."""
 
     class Down:

@@ -10,11 +10,13 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from benchmarks.ports import free_port
 from tactful.cli.federated.mlflow_runs import FederatedRuns
 from tactful.cli.main import main
 from tactful.errors import StorageError
@@ -64,6 +66,25 @@ def start(*arguments: object, log: Path) -> "subprocess.Popen[bytes]":
         return subprocess.Popen(command, stdout=output, stderr=output, env=environment)
 
 
+def start_devices(
+    server: Path, invitation: Path, port: int, count: int, log: Path
+) -> "list[subprocess.Popen[bytes]]":
+    """Make devices with a history, enrol them at a server, and start them."""
+    history = server.parent / "history.json"
+    history.write_text(json.dumps([["milk", "bread"], ["cheese"]] * 6))
+    homes = [server.parent / f"device-{n}" for n in range(count)]
+    for home in homes:
+        made = ["federated", "device", str(home), "--invitation", str(invitation), "--consent"]
+        assert CliRunner().invoke(main, [*made, "--history", str(history)]).exit_code == 0
+    requests = [str(home / "request.json") for home in homes]
+    enrol = ["federated", "enrol", str(server), *requests, "--port", str(port)]
+    shown = CliRunner().invoke(main, enrol)
+    assert shown.exit_code == 0, shown.output
+    common = ["--invitation", invitation, "--poll", 0.2, "--server", f"localhost:{port}"]
+    pinned = ["--authority", server / "tls" / "authority.pem"]
+    return [start("device", home, *common, *pinned, log=log) for home in homes]
+
+
 def listening(port: int) -> bool:
     with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
         return True
@@ -72,16 +93,9 @@ def listening(port: int) -> bool:
 
 def test_devices_make_a_request_and_forget_when_told(tmp_path: Path) -> None:
     invitation = tmp_path / "invitation.json"
+    keys: dict[str, Any] = {"authority": bytes(32), "signer": bytes(32)}
     save_invitation(
-        invitation,
-        Invitation(
-            run="test",
-            tier="clear",
-            plan=PLAN,
-            categories=CATEGORIES,
-            authority=bytes(32),
-            signer=bytes(32),
-        ),
+        invitation, Invitation(run="test", tier="clear", plan=PLAN, categories=CATEGORIES, **keys)
     )
     home, history = tmp_path / "device", tmp_path / "history.json"
     history.write_text(json.dumps([["milk", "bread"]] * 3))
@@ -140,8 +154,7 @@ def test_what_cannot_be_served_is_named(tmp_path: Path, wrong: list[str], named:
 def test_a_served_run_goes_on_after_its_server_was_killed(tmp_path: Path) -> None:
     server, catalogue, log = tmp_path / "server", tmp_path / "catalogue.txt", tmp_path / "log"
     catalogue.write_text("\n".join(CATEGORIES))
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
+    port = free_port()
     serve = [
         *("serve", server, "--catalogue", catalogue, "--population", 12, "--rounds", 3),
         *("--report-goal", 3, "--minimum-reports", 3, "--over-selection", 1.0, "--json"),
@@ -152,25 +165,11 @@ def test_a_served_run_goes_on_after_its_server_was_killed(tmp_path: Path) -> Non
     processes = [start(*serve, log=log)]
     try:
         until(lambda: listening(port) or processes[0].poll() is not None)
-        history = tmp_path / "history.json"
-        history.write_text(json.dumps([["milk", "bread"], ["cheese"]] * 6))
-        # Three for the first round, three to whom the killed one stays charged, three for the next:
-        # by this plan nobody takes part twice.
-        homes = [tmp_path / f"device-{n}" for n in range(9)]
         invitation = server / "invitation.json"
         assert read_invitation(invitation).widths == (16, 24)
-        for home in homes:
-            made = ["federated", "device", str(home), "--invitation", str(invitation), "--consent"]
-            assert CliRunner().invoke(main, [*made, "--history", str(history)]).exit_code == 0
-        requests = [str(home / "request.json") for home in homes]
-        enrol = ["federated", "enrol", str(server), *requests, "--port", str(port)]
-        shown = CliRunner().invoke(main, enrol)
-        assert shown.exit_code == 0, shown.output
-        for home in homes:
-            common = ["--invitation", invitation, "--poll", 0.2]
-            pinned = ["--authority", server / "tls" / "authority.pem"]
-            where = ["--server", f"localhost:{port}", *pinned]
-            processes.append(start("device", home, *common, *where, log=log))
+        # Three for the first round, three to whom the killed one stays charged, three for the next:
+        # by this plan nobody takes part twice.
+        processes += start_devices(server, invitation, port, 9, log)
         until(lambda: (server / "live.json").exists())
         os.kill(processes[0].pid, signal.SIGKILL)
         processes[0].wait()
@@ -195,19 +194,11 @@ def test_a_served_run_goes_on_after_its_server_was_killed(tmp_path: Path) -> Non
 @pytest.mark.slow
 def test_devices_say_how_good_a_model_is_to_a_command(tmp_path: Path) -> None:
     server, log = tmp_path / "server", tmp_path / "log"
-    wishes = Wishes(
-        epsilon=8.0,
-        delta=1e-3,
-        population=12,
-        rounds=1,
-        report_goal=3,
-        minimum_reports=3,
-        availability=1.0,
-    )
+    budget: dict[str, Any] = {"epsilon": 8.0, "delta": 1e-3, "availability": 1.0}
+    wishes = Wishes(population=12, rounds=1, report_goal=3, minimum_reports=3, **budget)
     trained = invite(server, wishes, CATEGORIES, run="test", tier="secret")
     np.save(server / "weights.npy", initial_weights(trained.vocabulary))
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
+    port = free_port()
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     evaluate = [
         *("evaluate", server, "--population", 12, "--evaluations", 2, "--report-goal", 3),
@@ -220,19 +211,7 @@ def test_devices_say_how_good_a_model_is_to_a_command(tmp_path: Path) -> None:
         invitation = server / "evaluation.json"
         assert invitation.exists(), log.read_text()[-3000:]
         noise = read_invitation(invitation).plan.step_noise
-        history = tmp_path / "history.json"
-        history.write_text(json.dumps([["milk", "bread"], ["cheese"]] * 6))
-        homes = [tmp_path / f"device-{n}" for n in range(3)]
-        for home in homes:
-            made = ["federated", "device", str(home), "--invitation", str(invitation), "--consent"]
-            assert CliRunner().invoke(main, [*made, "--history", str(history)]).exit_code == 0
-        requests = [str(home / "request.json") for home in homes]
-        enrol = ["federated", "enrol", str(server), *requests, "--port", str(port)]
-        assert CliRunner().invoke(main, enrol).exit_code == 0
-        for home in homes:
-            where = ["--server", f"localhost:{port}", "--authority", server / "tls/authority.pem"]
-            more = ["--invitation", invitation, "--poll", 0.2]
-            processes.append(start("device", home, *more, *where, log=log))
+        processes += start_devices(server, invitation, port, 3, log)
         assert processes[0].wait(240) == 0, log.read_text()[-3000:]
         said = [line for line in log.read_text().splitlines() if line.startswith("{")]
         found = json.loads(said[-1])
@@ -251,23 +230,12 @@ def test_a_store_that_is_away_is_told_and_ends_no_training(
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     wishes = Wishes(epsilon=4.0, delta=1e-3, population=60, rounds=3, report_goal=4)
     invitation = invite(tmp_path, wishes, CATEGORIES, run="test", tier="clear")
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]  # where nobody listens from here on
-    runs = FederatedRuns(tmp_path, tracking_uri=f"http://127.0.0.1:{port}")
+    runs = FederatedRuns(tmp_path, tracking_uri=f"http://127.0.0.1:{free_port()}")
     with pytest.raises(StorageError, match="MLflow at http://127"):
         runs.begin(invitation)
     assert not (tmp_path / "mlflow-run").exists()
-    view = LiveView(
-        run="test",
-        tier="clear",
-        round=1,
-        releases=1,
-        planned=3,
-        epsilon=0.5,
-        delta=1e-3,
-        reason="",
-        seconds=1.0,
-    )
+    about: dict[str, Any] = {"run": "test", "tier": "clear", "reason": ""}
+    view = LiveView(round=1, releases=1, planned=3, epsilon=0.5, delta=1e-3, seconds=1.0, **about)
     for _ in range(2):
         runs.show("a-run", view)
     (warned,) = [it for it in caplog.records if it.name == "tactful.cli.federated.mlflow_runs"]
@@ -279,15 +247,8 @@ def test_rounds_are_in_mlflow_and_the_model_is_the_champion(tmp_path: Path) -> N
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
     from mlflow import MlflowClient
 
-    wishes = Wishes(
-        epsilon=4.0,
-        delta=1e-3,
-        population=60,
-        rounds=3,
-        report_goal=4,
-        over_selection=1.0,
-        availability=1.0,
-    )
+    everybody: dict[str, Any] = {"over_selection": 1.0, "availability": 1.0}
+    wishes = Wishes(epsilon=4.0, delta=1e-3, population=60, rounds=3, report_goal=4, **everybody)
     invitation = invite(tmp_path, wishes, CATEGORIES, run="test", tier="clear")
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     views: list[LiveView] = []
