@@ -1,7 +1,5 @@
 """Two real data sets as log entries, for replays that can be checked by hand."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Oracle of identity: computes the user of each event from all entries so far."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 

@@ -1,7 +1,5 @@
 """Random definitions: aggregates with all their windows, sequences, joins."""
 
-from __future__ import annotations
-
 import dataclasses
 import random
 from typing import Any
@@ -63,9 +61,7 @@ def random_definitions(
 ) -> Definitions:
     rng = random.Random(seed)
     return Definitions(
-        random_features(rng, features),
-        random_sequences(rng, sequences),
-        random_joins(rng, joins),
+        random_features(rng, features), random_sequences(rng, sequences), random_joins(rng, joins)
     )
 
 

@@ -1,7 +1,5 @@
 """Random streams for the gate: disordered, late, repeated, with updates."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Sequence
 

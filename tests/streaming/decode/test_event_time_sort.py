@@ -1,7 +1,5 @@
 """The buffer that puts events in order, beside a sorted list."""
 
-from __future__ import annotations
-
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st

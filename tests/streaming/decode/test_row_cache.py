@@ -1,9 +1,8 @@
 """Reads by place, or of all entities, equal reads by key."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -118,20 +117,20 @@ def test_a_place_reads_what_its_key_reads(seed: int, spills: bool) -> None:
     assert live(seed, spills=spills) == 0
 
 
-def test_a_place_reads_its_key_after_many_moves(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(row_cache, "_MOST_MOVED", 3)
+@pytest.mark.parametrize(
+    ("module", "name", "size"),
+    [(row_cache, "_MOST_MOVED", 3), *((entities, "_ROWS_AT_ONCE", size) for size in (1, 2, 5))],
+)
+def test_small_pages_and_many_moves_change_nothing(
+    module: Any, name: str, size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, name, size)
     assert sum(map(live, range(20))) == 0
 
 
 def test_a_move_without_a_note_is_detected(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(RowCache, "moved", lambda self, keys: None)
     assert sum(map(live, range(20))) > 0
-
-
-@pytest.mark.parametrize("size", [1, 2, 5])
-def test_nonzero_numbers_come_in_pages(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(entities, "_ROWS_AT_ONCE", size)
-    assert sum(map(live, range(20))) == 0
 
 
 def test_no_page_while_entities_may_be_in_the_store_alone() -> None:
@@ -148,6 +147,9 @@ def test_an_engine_reads_defined_features_only() -> None:
         engine.read_nonzero("item", "n6", START)
     with pytest.raises(EngineError, match="category"):
         engine.read_nonzero("category", "n5", START)
+    engine = Engine(load_definitions(TEXT.replace("item", "user")), MemoryState())
+    with pytest.raises(EngineError, match="by place"):
+        engine.read_placed("user", Growing(1), np.zeros(1, np.int64), ["n5"], START)
 
 
 def test_keys_are_looked_up_once() -> None:
@@ -159,9 +161,3 @@ def test_keys_are_looked_up_once() -> None:
     feed(table, [KEYS[3], KEYS[0]], START, START)
     assert table.read_placed(placing, everything, NAMES, START)[:, 0].sum() == 5
     assert placing.asked == len(KEYS) + 1
-
-
-def test_users_are_not_read_by_place() -> None:
-    engine = Engine(load_definitions(TEXT.replace("item", "user")), MemoryState())
-    with pytest.raises(EngineError, match="by place"):
-        engine.read_placed("user", Growing(1), np.zeros(1, np.int64), ["n5"], START)

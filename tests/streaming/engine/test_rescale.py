@@ -47,18 +47,10 @@ class Cluster:
         self.matches: list[Match] = []
         self.logs: list[list[bytes]] = [[] for _ in stores]
         self.stores = stores
-        self.engines = [
-            Engine(
-                chosen(),
-                store,
-                EngineOptions(
-                    watermark_delay_ms=DELAY,
-                    allowed_lateness_ms=10**8,
-                    on_match=self.matches.extend,
-                ),
-            )
-            for store in stores
-        ]
+        options = EngineOptions(
+            watermark_delay_ms=DELAY, allowed_lateness_ms=10**8, on_match=self.matches.extend
+        )
+        self.engines = [Engine(chosen(), store, options) for store in stores]
 
     def route(self, key: str) -> int:
         return route_to(len(self.logs))(key)

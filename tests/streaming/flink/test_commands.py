@@ -1,7 +1,5 @@
 """``tactful flink``: what is printed, and the exit codes."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

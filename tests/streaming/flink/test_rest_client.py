@@ -4,8 +4,6 @@ The cluster's calls also run against a real one (``test_flink_cluster.py``). A S
 package that the tests can have: that it answers like this is taken from Flink's documentation.
 """
 
-from __future__ import annotations
-
 import base64
 import json
 import re

@@ -1,7 +1,5 @@
 """The kernel gathers like numpy, and reports unknown places."""
 
-from __future__ import annotations
-
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st

@@ -1,7 +1,5 @@
 """Versions of items against sorted lists."""
 
-from __future__ import annotations
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st

@@ -1,7 +1,5 @@
 """Linked panes against a dictionary: values, time, memory and order."""
 
-from __future__ import annotations
-
 import random
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Sessions by example. Random streams: test_shared_aggregate.py."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

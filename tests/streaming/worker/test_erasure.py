@@ -1,7 +1,5 @@
 """Erasure of users from a partition, found by the log or by the state itself."""
 
-from __future__ import annotations
-
 from collections.abc import Collection
 from pathlib import Path
 
@@ -157,9 +155,7 @@ def test_a_state_shows_by_itself_whose_it_is(
 @settings(max_examples=40, deadline=None)
 @given(events, st.booleans())
 def test_what_the_log_holds_of_the_erased_leaves_no_trace(
-    definitions: Definitions,
-    drawn: list[tuple[str | None, str | None, str, int, int]],
-    apart: bool,
+    definitions: Definitions, drawn: list[tuple[str | None, str | None, str, int, int]], apart: bool
 ) -> None:
     happened = entries(drawn)
     others: list[Entry] = [
