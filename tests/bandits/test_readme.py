@@ -12,23 +12,15 @@ from tactful_bandits.assignment.assign import assign
 README = Path(__file__).parents[2] / "bandits" / "README.md"
 
 
-def _run_example() -> dict[str, Any]:
+def test_the_example_runs_and_finds_a_simulated_difference() -> None:
+    """The example's experiment on 5,000 simulated users finds the difference put in."""
     code = README.read_text(encoding="utf-8").split("```python\n")[1].split("```")[0]
     names: dict[str, Any] = {}
     exec(compile(code, str(README), "exec"), names)
-    return names
-
-
-def test_the_example_runs() -> None:
-    names = _run_example()
-    assert names["arm"] in names["experiment"].shares
-    assert names["result"].estimate.value == pytest.approx(6 / 26 - 3 / 24)
-    assert names["low"] < names["result"].estimate.value < names["high"]
-
-
-def test_a_simulated_difference_is_found() -> None:
-    """The example's experiment on 5,000 simulated users finds the difference put in."""
-    experiment = _run_example()["experiment"]
+    experiment, estimate = names["experiment"], names["result"].estimate
+    assert names["arm"] in experiment.shares
+    assert estimate.value == pytest.approx(6 / 26 - 3 / 24)
+    assert names["low"] < estimate.value < names["high"]
     users = [f"user-{number}" for number in range(5000)]
     arms = np.array([assign(experiment, user).arm for user in users])
     rng = np.random.default_rng(1)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from tactful_bandits.assignment.assign import Arm, Experiment, assign
-from tactful_bandits.assignment.eligibility import Namespace
+from tactful_bandits.assignment.eligibility import Holdout, Namespace
 from tactful_bandits.assignment.hashing import BUCKETS, bucket
 from tactful_bandits.assignment.ranges import bucket_ranges, choose_range
 from tactful_bandits.errors import AssignmentError, DefinitionError
@@ -48,6 +48,10 @@ def experiments(draw: st.DrawFn) -> Experiment:
 
 def test_assignment_follows_the_published_rule() -> None:
     """Assignment agrees with the published rule on every bucket."""
+    quarters = Experiment("seed", (Arm("champion", 0.25), Arm("challenger", 0.75)))
+    # Published places under this seed: a 0.0505, b 0.2696.
+    assert [assign(quarters, unit).arm for unit in "ab"] == ["champion", "challenger"]
+    assert assign(quarters, "b").propensity == 0.75
     weights = [0.1, 0.2, 0.3, 0.4]  # sums of these miss 0.3 and 0.6 by one rounding
     experiment = Experiment("edges", tuple(Arm(str(i), w) for i, w in enumerate(weights)), 0.7)
     ranges = bucket_ranges(4, 0.7, weights)
@@ -56,14 +60,6 @@ def test_assignment_follows_the_published_rule() -> None:
         got = assign(experiment, unit)
         assert got.bucket == number / BUCKETS
         assert got.arm == (None if expected is None else str(expected))
-
-
-def test_ninety_ten_by_value() -> None:
-    experiment = Experiment("seed", (Arm("champion", 0.25), Arm("challenger", 0.75)))
-    # Published places under this seed: a 0.0505, b 0.2696.
-    assert assign(experiment, "a").arm == "champion"
-    assert assign(experiment, "b").arm == "challenger"
-    assert assign(experiment, "b").propensity == 0.75
 
 
 @given(experiments(), st.sampled_from(USERS))
@@ -110,15 +106,12 @@ def test_propensities_are_exact_shares_of_the_buckets(experiment: Experiment) ->
     for i, arm in enumerate(experiment.arms):
         assert experiment.shares[arm.name] == counts[i] / enrolled
     assert sum(experiment.shares.values()) == pytest.approx(1)
-    for unit in USERS[:50]:
-        got = assign(experiment, unit)
-        assert got.propensity == (None if got.arm is None else experiment.shares[got.arm])
-
-
-def test_shares_tell_when_few_buckets_cannot_hold_the_weights() -> None:
     # 1 % of 0.1 % of 10,000 buckets is a tenth of a bucket; the arm gets a whole one.
     tiny = Experiment("tiny", (Arm("a", 0.99), Arm("b", 0.01)), coverage=0.001)
     assert tiny.shares == {"a": 10 / 11, "b": 1 / 11}
+    for unit in USERS[:50]:
+        got = assign(experiment, unit)
+        assert got.propensity == (None if got.arm is None else experiment.shares[got.arm])
 
 
 def test_units_arrive_in_proportion() -> None:
@@ -150,13 +143,16 @@ def test_disjoint_slices_share_no_unit_and_together_hold_all(version: int) -> No
         assert assign(low, unit).randomised != assign(high, unit).randomised
 
 
-def test_a_slice_does_not_tilt_the_arms() -> None:
-    experiment = Experiment("tilt", HALVES, namespace=Namespace("page", 0, 0.3))
-    counts = Counter(assign(experiment, unit).arm for unit in USERS)
-    inside = counts["control"] + counts["treatment"]
+@pytest.mark.parametrize(
+    ("part", "inside"),
+    [({"namespace": Namespace("page", 0, 0.3)}, 0.3), ({"holdout": Holdout("all", 0.3)}, 0.7)],
+)
+def test_a_slice_or_holdout_does_not_tilt_the_arms(part: dict[str, Any], inside: float) -> None:
+    counts = Counter(assign(Experiment("tilt", HALVES, **part), unit).arm for unit in USERS)
+    drawn = counts["control"] + counts["treatment"]
     # Fixed ids, as above.
-    assert stats.binomtest(counts["control"], inside, 0.5).pvalue > 1e-4
-    assert stats.binomtest(inside, len(USERS), 0.3).pvalue > 1e-4
+    assert stats.binomtest(counts["control"], drawn, 0.5).pvalue > 1e-4
+    assert stats.binomtest(drawn, len(USERS), inside).pvalue > 1e-4
 
 
 @pytest.mark.parametrize("corpus", CORPORA)

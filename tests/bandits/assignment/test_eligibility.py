@@ -1,4 +1,3 @@
-from collections import Counter
 from dataclasses import replace
 
 import pytest
@@ -27,13 +26,6 @@ def test_a_holdout_is_spared_by_every_experiment_and_only_grows() -> None:
         assert (forced.arm, forced.randomised) == ("treatment", False)
 
 
-def test_a_holdout_does_not_tilt_the_arms() -> None:
-    experiment = Experiment("tilt", HALVES, holdout=Holdout("all", 0.3))
-    counts = Counter(assign(experiment, user).arm for user in USERS)
-    inside = counts["control"] + counts["treatment"]
-    assert stats.binomtest(counts["control"], inside, 0.5).pvalue > 1e-4
-
-
 def test_a_condition_lets_in_who_fulfils_it_and_moves_nobody() -> None:
     adults = replace(EXPERIMENT, condition={"age": {"$gte": 18}})
     for user in USERS[:200]:
@@ -56,11 +48,10 @@ def test_prerequisites_are_assigned_first_whatever_the_order() -> None:
         assert got["next"].randomised == (got["base"].arm == "treatment")
         assert got["third"].randomised == (got["next"].arm == "control")
     assert assign_all([follow_up], "a")["next"].arm is None
-
-
-def test_prerequisites_in_a_circle_are_refused() -> None:
-    one = Experiment("one", HALVES, prerequisites=(Prerequisite("two", ("control",)),))
-    two = Experiment("two", HALVES, prerequisites=(Prerequisite("one", ("control",)),))
+    one, two = (
+        Experiment(key, HALVES, prerequisites=(Prerequisite(other, ("control",)),))
+        for key, other in (("one", "two"), ("two", "one"))
+    )
     with pytest.raises(AssignmentError, match=r"circle among \['one', 'two'\]"):
         assign_all([one, two], "a")
 
@@ -108,11 +99,7 @@ def test_they_are_read_from_yaml() -> None:
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        (
-            "$in: [CH, AT]",
-            "$inn: [CH]",
-            r"\[1\]: .*condition\.country\.\$inn: unknown",
-        ),
+        ("$in: [CH, AT]", "$inn: [CH]", r"\[1\]: .*condition\.country\.\$inn: unknown"),
         ("share: 0.02", "share: 1", r"experiments:7: \[1\]\.holdout: .*between 0 and 1, not 1"),
         ("share: 0.02", "part: 0.02", "unknown field; expected one of name, share"),
         ("experiment: base", "experiment: bas", r"experiments:8: .*no experiment 'bas'"),

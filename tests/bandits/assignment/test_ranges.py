@@ -35,45 +35,33 @@ def test_some_published_ranges_by_value(
 
 
 @pytest.mark.parametrize("corpus", CORPORA)
-def test_all_published_ranges(published: Callable[[str], Any], corpus: str) -> None:
-    cases = published(corpus)["getBucketRange"]
-    assert len(cases) >= 13
-    for name, (arms, coverage, weights), expected in cases:
-        ranges = bucket_ranges(arms, coverage, weights)
+def test_all_published_ranges_choices_and_weights(
+    published: Callable[[str], Any], corpus: str
+) -> None:
+    cases = published(corpus)
+    assert min(len(cases["getBucketRange"]), len(cases["chooseVariation"])) >= 13
+    for name, asked, expected in cases["getBucketRange"]:
+        ranges = bucket_ranges(*asked)
         assert [pytest.approx(pair, abs=1e-8) for pair in expected] == list(ranges), name
-
-
-@pytest.mark.parametrize("corpus", CORPORA)
-def test_all_published_choices(published: Callable[[str], Any], corpus: str) -> None:
-    cases = published(corpus)["chooseVariation"]
-    assert len(cases) >= 13
-    for name, place, ranges, expected in cases:
+    for name, place, ranges, expected in cases["chooseVariation"]:
         chosen = choose_range(place, ranges)
         assert (-1 if chosen is None else chosen) == expected, name
-
-
-@pytest.mark.parametrize("corpus", CORPORA)
-def test_all_published_equal_weights(published: Callable[[str], Any], corpus: str) -> None:
-    cases = published(corpus)["getEqualWeights"]
-    assert len(cases) >= 6
-    for arms, expected in cases:
+    assert len(cases["getEqualWeights"]) >= 6
+    for arms, expected in cases["getEqualWeights"]:
         assert list(equal_weights(arms)) == pytest.approx(expected, abs=1e-8)
 
 
 shares = st.floats(0, 1)
 
 
-@given(shares, shares)
+edges = shares | st.integers(0, BUCKETS).map(lambda bucket: bucket / BUCKETS)
+
+
+@given(edges, edges)
 def test_buckets_within_agrees_with_comparing_each_bucket(start: float, end: float) -> None:
     listed = buckets_within((start, end))
     compared = [n for n in range(BUCKETS) if start <= n / BUCKETS < end]
     assert list(listed) == compared
-
-
-@given(st.integers(0, BUCKETS), st.integers(0, BUCKETS))
-def test_an_edge_belongs_to_the_arm_that_starts_there(first: int, after: int) -> None:
-    """A bucket at an edge belongs to the arm that starts there."""
-    assert buckets_within((first / BUCKETS, after / BUCKETS)) == range(first, after)
 
 
 @given(st.lists(st.integers(1, 100), min_size=2, max_size=8), shares, shares)

@@ -60,6 +60,16 @@ def test_any_reward_by_the_weight_of_the_whole_list() -> None:
     assert wrong != pytest.approx(truth, abs=1e-3), "the reward on top depends on what is below"
 
 
+def _below(values: np.ndarray) -> list[float]:
+    """For each arm on top the mean value, over the policy, of what is below it."""
+
+    def chance(a: int, b: int) -> float:
+        return _plackett_luce(PI, (a, b)) / _plackett_luce(PI, (a,))
+
+    arms = range(ARMS)
+    return [sum(chance(a, b) * float(values[a, b]) for b in arms if b != a) for a in arms]
+
+
 def _cascade_rewards() -> np.ndarray:
     first = _RNG.random(ARMS)
     second = _RNG.random((ARMS, ARMS))
@@ -75,33 +85,18 @@ def test_cascade_estimates_are_exact_for_cascades() -> None:
     top, below = _RNG.random(ARMS), _RNG.random((ARMS, ARMS))
     q = np.array([[top[a], below[a, b]] for a, b in SLATES])
     v_top = sum(_plackett_luce(PI, (a,)) * top[a] for a in range(ARMS))
-    v_below = [
-        sum(
-            _plackett_luce(PI, (a, b)) / _plackett_luce(PI, (a,)) * below[a, b]
-            for b in range(ARMS)
-            if b != a
-        )
-        for a in range(ARMS)
-    ]
-    v = np.array([[v_top, v_below[a]] for a, _ in SLATES])
+    v = np.array([[v_top, _below(below)[a]] for a, _ in SLATES])
     terms = _terms(cascade_doubly_robust(RATIOS, rewards, q, v))
     assert _exact(list(terms), MU_CHANCES) == pytest.approx(truth)
 
 
 def test_a_right_model_leaves_no_variance_below_the_top() -> None:
     rewards = _cascade_rewards()
-    below = {
-        a: sum(
-            _plackett_luce(PI, (a, b)) / _plackett_luce(PI, (a,)) * rewards[SLATES.index((a, b)), 1]
-            for b in range(ARMS)
-            if b != a
-        )
-        for a in range(ARMS)
-    }
+    below = _below(np.array([[dict(zip(SLATES, rewards[:, 1], strict=True)).get((a, b), 0.0)
+                              for b in range(ARMS)] for a in range(ARMS)]))  # fmt: skip
     q = np.array([[r[0] + below[a], r[1]] for (a, _), r in zip(SLATES, rewards, strict=True)])
-    v_top = sum(
-        _plackett_luce(PI, (a,)) * q[[s[0] for s in SLATES].index(a), 0] for a in range(ARMS)
-    )
+    top = dict(zip([slate[0] for slate in SLATES], q[:, 0], strict=True))
+    v_top = sum(_plackett_luce(PI, (a,)) * top[a] for a in range(ARMS))
     v = np.array([[v_top, below[a]] for a, _ in SLATES])
     terms = _terms(cascade_doubly_robust(RATIOS, rewards, q, v))
     np.testing.assert_allclose(terms, v_top)

@@ -58,12 +58,8 @@ def test_the_sensitivity_bound_holds(batches: list[list[Decision]], contribution
 
 def test_the_promised_sensitivity_is_reached() -> None:
     # A promise that nobody can reach would be noise for nothing.
-    def make() -> PrivateLinearBandit:
-        return PrivateLinearBandit(1, 1, rho=Fraction(10**9), batches=4, contributions=3)
-
-    policy = make()
-    batches: list[list[Decision]] = [[("a", 0, [1.0], 1.0)] * 5, [], [], []]
-    moved = _run(policy, batches)
+    policy = PrivateLinearBandit(1, 1, rho=Fraction(10**9), batches=4, contributions=3)
+    moved = _run(policy, [[("a", 0, [1.0], 1.0)] * 5, [], [], []])
     assert sum(int((node**2).sum()) for node in moved) == policy.sensitivity_squared
     assert not policy.record("a", 0, [1.0], 1.0)
 
@@ -102,20 +98,8 @@ def test_choices_depend_on_closed_batches_only() -> None:
     assert policy.choose([1.0, 0.0], np.random.default_rng(1)).arm == 1
 
 
-def test_forgetting_in_the_open_batch_is_exact() -> None:
-    """Decisions forgotten before their batch closes leave no trace."""
-    policy, never = (PrivateLinearBandit(2, 2, rho=Fraction(1), batches=3) for _ in range(2))
-    policy.record("a", 1, [0.3, 0.4], 0.5)
-    policy.record("b", 0, [0.1, 0.9], 1.0)
-    never.record("b", 0, [0.1, 0.9], 1.0)
-    policy.forget("a", [(1, [0.3, 0.4], 0.5)])
-    np.testing.assert_array_equal(policy._open, never._open)
-    with pytest.raises(PolicyError, match="fewer decisions in the open batch"):
-        policy.forget("c", [(1, [0.3, 0.4], 0.5)])
-
-
 def test_invalid_removals_change_nothing() -> None:
-    """No removal happens twice, from a closed batch, or in part."""
+    """No removal happens twice, from a closed batch, or in part; a valid one leaves no trace."""
     policy = PrivateLinearBandit(2, 2, rho=Fraction(1), batches=3, contributions=2)
     decision = (1, [0.3, 0.4], 0.5)
     policy.record("a", *decision)
@@ -128,10 +112,14 @@ def test_invalid_removals_change_nothing() -> None:
         with pytest.raises(PolicyError):
             policy.forget("a", list(wrong))
         assert policy.to_bytes() == before
+    policy.record("b", 0, [0.1, 0.9], 1.0)
     policy.forget("a", [decision])
-    assert not policy._open.any()
-    with pytest.raises(PolicyError, match="fewer decisions in the open batch"):
-        policy.forget("a", [decision])
+    never = PrivateLinearBandit(2, 2, rho=Fraction(1), batches=3)
+    never.record("b", 0, [0.1, 0.9], 1.0)
+    np.testing.assert_array_equal(policy._open, never._open)
+    for nobody in "ac":
+        with pytest.raises(PolicyError, match="fewer decisions in the open batch"):
+            policy.forget(nobody, [decision])
 
 
 def test_delta_follows_from_rho() -> None:

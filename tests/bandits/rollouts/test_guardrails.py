@@ -1,3 +1,4 @@
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -50,25 +51,48 @@ def test_false_rollbacks_stay_below_five_percent(rate: float) -> None:
     assert canary.simulate(4000, rate, 0.0, seed=16).share <= 0.05
 
 
-def test_each_verdict() -> None:
-    control = Proportion(90_000, 10_800)
-    assert verdict(CTR, control, Proportion(10_000, 960)) == "harm"
-    assert verdict(CTR, control, Proportion(10_000, 1200)) == "undecided"
-    assert verdict(CTR, control, Proportion(10_000, 1500)) == "no harm"
-    assert verdict(CTR, control, Proportion(399, 60)) == "too few data"
-    lower = Guardrail("ctr", better="lower")
-    assert verdict(lower, control, Proportion(10_000, 1500)) == "harm"
-    assert verdict(lower, control, Proportion(10_000, 960)) == "no harm"
+MANY, FEW_ERRORS = Proportion(90_000, 10_800), Proportion(9000, 4)
+WORSE = Proportion(900_000, 108_000), Proportion(100_000, 11_300)  # 5.8 % lower
+SLOWER = tuple(Mean(5000, 5000 * m, 5000 * (m**2 + 400)) for m in (100.0, 105.0))
+LOWER = Guardrail("m", better="lower")
+RARE = Guardrail("m", better="lower", margin=0.5)
 
 
-def test_a_margin_puts_up_with_a_small_loss() -> None:
-    control, slightly_worse = Proportion(900_000, 108_000), Proportion(100_000, 11_300)
-    assert verdict(CTR, control, slightly_worse) == "harm"  # 5.8 % lower
-    assert verdict(Guardrail("ctr", margin=0.1), control, slightly_worse) == "no harm"
-    latency = Guardrail("ms", better="lower", margin=0.1)
-    fast, slower = (Mean(5000, 5000 * m, 5000 * (m**2 + 400)) for m in (100.0, 105.0))
-    assert verdict(Guardrail("ms", better="lower"), fast, slower) == "harm"
-    assert verdict(latency, fast, slower) == "no harm"
+@pytest.mark.parametrize(
+    ("guardrail", "control", "treatment", "expected"),
+    [
+        (CTR, MANY, Proportion(10_000, 960), "harm"),
+        (CTR, MANY, Proportion(10_000, 1200), "undecided"),
+        (CTR, MANY, Proportion(10_000, 1500), "no harm"),
+        (CTR, MANY, Proportion(399, 60), "too few data"),
+        (LOWER, MANY, Proportion(10_000, 1500), "harm"),
+        (LOWER, MANY, Proportion(10_000, 960), "no harm"),
+        # A margin permits a small loss.
+        (CTR, *WORSE, "harm"),
+        (Guardrail("ctr", margin=0.1), *WORSE, "no harm"),
+        (LOWER, *SLOWER, "harm"),
+        (Guardrail("ms", better="lower", margin=0.1), *SLOWER, "no harm"),
+        # No clicks at all: the counts that the normal law asks for would never come.
+        (CTR, Proportion(4500, 540), Proportion(500, 0), "harm"),
+        (CTR, ReleasedProportion(540, 3960, 20, 20), ReleasedProportion(-3, 503, 20, 20), "harm"),
+        # Rare outcomes are judged exactly.
+        (RARE, FEW_ERRORS, Proportion(1000, 0), "undecided"),
+        (RARE, FEW_ERRORS, Proportion(1000, 2), "undecided"),
+        (RARE, FEW_ERRORS, Proportion(1000, 60), "harm"),
+        (RARE, FEW_ERRORS, Proportion(399, 60), "too few data"),
+        (replace(RARE, margin=0.9), Proportion(90_000, 40), Proportion(90_000, 0), "no harm"),
+        (
+            RARE,
+            ReleasedProportion(4, 8996, 2, 2),
+            ReleasedProportion(60, 940, 2, 2),
+            "too few data",
+        ),
+    ],
+)
+def test_each_verdict(
+    guardrail: Guardrail, control: Sample, treatment: Sample, expected: str
+) -> None:
+    assert verdict(guardrail, control, treatment) == expected
 
 
 def test_what_is_not_critical_warns_only_and_all_share_alpha() -> None:
@@ -104,26 +128,6 @@ def test_the_last_look_sees_what_was_saved_for_it() -> None:
         samples = {"ctr": (control, Proportion(6000, clicks))}
         assert check_guardrails([CTR], samples)[0].verdict == "undecided"
         assert check_guardrails([CTR], samples, last_look=True)[0].verdict == at_last
-
-
-def test_a_change_that_breaks_everything_is_not_waited_for() -> None:
-    # No clicks at all: the counts that the normal law asks for would never come.
-    assert verdict(CTR, Proportion(4500, 540), Proportion(500, 0)) == "harm"
-    released = ReleasedProportion(540, 3960, 20, 20), ReleasedProportion(-3, 503, 20, 20)
-    assert verdict(CTR, *released) == "harm"
-
-
-def test_rare_outcomes_are_judged_exactly() -> None:
-    errors = Guardrail("errors", better="lower", margin=0.5)
-    control = Proportion(9000, 4)
-    assert verdict(errors, control, Proportion(1000, 0)) == "undecided"
-    assert verdict(errors, control, Proportion(1000, 2)) == "undecided"
-    assert verdict(errors, control, Proportion(1000, 60)) == "harm"
-    assert verdict(errors, control, Proportion(399, 60)) == "too few data"
-    plenty = Proportion(90_000, 40), Proportion(90_000, 0)
-    assert verdict(Guardrail("errors", better="lower", margin=0.9), *plenty) == "no harm"
-    released = ReleasedProportion(4, 8996, 2, 2), ReleasedProportion(60, 940, 2, 2)
-    assert verdict(errors, *released) == "too few data"
 
 
 def test_rare_errors_seldom_cry_wolf() -> None:

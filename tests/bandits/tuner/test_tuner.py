@@ -1,6 +1,7 @@
 """The tuner and its rivals in the simulated shop."""
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -68,16 +69,21 @@ def test_a_linear_policy_reads_the_state() -> None:
 
 
 def test_losses_are_the_worst_over_a_window() -> None:
-    champion = np.ones(10)
     ours = np.array([1, 1, 0.5, 0.5, 1, 1, 2, 2, 1, 1.0])
-    assert worst_loss(ours, champion, window=2) == pytest.approx(0.5)
-    assert worst_loss(ours, champion, window=4) == pytest.approx(0.25)
-    assert worst_loss(ours, champion, window=100) == pytest.approx(-0.1)
+    for window, loss in ((2, 0.5), (4, 0.25), (100, -0.1)):
+        assert worst_loss(ours, np.ones(10), window=window) == pytest.approx(loss)
 
 
-def test_a_course_is_logged_so_that_another_actor_can_be_judged() -> None:
+@pytest.fixture
+def one_thread() -> Iterator[None]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_a_course_is_logged_so_that_another_actor_can_be_judged() -> None:
     settings = MarketSettings(sessions=8)
     noise, hours = 0.2, 250
     rng = np.random.default_rng(3)
@@ -92,24 +98,20 @@ def test_a_course_is_logged_so_that_another_actor_can_be_judged() -> None:
         target.append(math.exp(gaussian_log_density(drawn, np.array([0, 0.1, 0, 0, 0]), noise)))
     log = LoggedDecisions(np.array(rewards), np.array(logged), np.array(target), densities=True)
     assert log.weights.mean() == pytest.approx(1, abs=0.15)
-    shifted = play(
-        lambda states: np.tile([0, 0.1, 0, 0, 0], (len(states), 1)),
-        5,
-        hours,
-        BOUNDS,
-        settings=settings,
-    )[0]
+
+    def shift(states: np.ndarray) -> np.ndarray:
+        return np.tile([0, 0.1, 0, 0, 0], (len(states), 1))
+
+    shifted = play(shift, 5, hours, BOUNDS, settings=settings)[0]
     assert snips(log).value == pytest.approx(shifted.mean(), abs=0.03)
     agent = DdpgAgent(10, 5, settings=TUNER_SETTINGS)
     course = tune_in_market(agent, 1, 3, BOUNDS, reward_scale=20.0)
-    assert course.log_densities == pytest.approx(
-        [-5 * math.log(2 * TUNER_SETTINGS.warm_up_reach)] * 3
-    )
+    density = -5 * math.log(2 * TUNER_SETTINGS.warm_up_reach)
+    assert course.log_densities == pytest.approx([density] * 3)
     assert (np.abs(course.rewards / 20) < 0.5).all(), "the gain over the champion beside it"
     with pytest.raises(PolicyError):
         tune_in_market(agent, 1, 3, BOUNDS, share=1.0)
     np.testing.assert_allclose(course.weights.sum(axis=1), 1)
-    torch.set_num_threads(threads)
 
 
 @pytest.mark.parametrize("bounds", [BOUNDS, WeightBounds((1.0, 0, 0, 0, 0), reach=1.0)])
@@ -130,13 +132,11 @@ def test_what_actions_come_to_is_the_weights_they_lead_to(bounds: WeightBounds) 
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("one_thread")
 def test_the_tuner_beats_the_champion() -> None:
     """The tuner beats the champion, raises the price weight, and costs little to train."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
     agent = make_tuner(BOUNDS, 1)
     course = tune_in_market(agent, 101, 2500, BOUNDS)
-    torch.set_num_threads(threads)
     network = agent.export()
 
     def tuned(states: Any) -> np.ndarray:
