@@ -155,7 +155,7 @@ def test_wrong_questions_are_refused() -> None:
     loss = Loss(ONE, Fraction(1, 10))
     for method in ("pure", "zcdp"):  # do not apply
         with pytest.raises(ParameterError):
-            compose([(Loss(ONE, Fraction(1, 10**6)), 1)], method=method)  # type: ignore[arg-type]
+            compose([(Loss(ONE, Fraction(1, 10**6)), 1)], method=method)
     with pytest.raises(ParameterError, match="delta"):
         compose([(loss, 1)], method="approximate", delta=0)
     with pytest.raises(ParameterError, match="method"):
