@@ -67,9 +67,7 @@ def test_definitions_are_checked_with_the_line_of_what_is_wrong(tmp_path: Path) 
     assert f"{file}:1: emit: the action x.x of x leads to x again" in endless.stderr
 
 
-def test_a_plan_changes_nothing_and_says_what_a_backfill_reads(
-    settings: Settings, new_features: Path
-) -> None:
+def test_a_plan_says_what_a_backfill_reads(settings: Settings, new_features: Path) -> None:
     data = settings.storage.data
     with Live(Platform.open(settings, build)) as live:
         live.http.post("/v1/events", json=[view(number) for number in range(30)])
@@ -87,9 +85,7 @@ def test_a_plan_changes_nothing_and_says_what_a_backfill_reads(
         assert live.platform.engine.missing == ()
 
 
-def test_a_backfill_runs_beside_a_server_and_ends_when_that_has_stopped(
-    settings: Settings, new_features: Path
-) -> None:
+def test_a_backfill_ends_without_a_server(settings: Settings, new_features: Path) -> None:
     data = settings.storage.data
     arguments = ("features", "backfill", "--data", data, "--features", new_features)
     with Live(Platform.open(settings, build)) as live:

@@ -134,9 +134,7 @@ def write(path: Path, *elements: Any) -> None:
     path.write_text("".join(line + "\n" for line in lines))
 
 
-def test_ingest_tells_refused_lines_and_goes_on_where_it_stopped(
-    live: Live, tmp_path: Path
-) -> None:
+def test_ingest_resumes_and_tells_refused_lines(live: Live, tmp_path: Path) -> None:
     file = tmp_path / "events.ndjson"
     write(file, view(1), "", {"type": "view"}, view(2), view(1), "not json")
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from click.testing import CliRunner, Result
@@ -25,6 +28,9 @@ from tactful_streaming.contract.log_entries import Entry, Event
 from tactful_streaming.engine.engine import Engine
 from tactful_streaming.log.embedded_log import EmbeddedLog
 from tactful_streaming.state.store import MemoryState
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
 
 
 @pytest.fixture(autouse=True)
@@ -59,34 +65,32 @@ def test_where_there_is_no_log_it_says_where_to_get_one(tmp_path: Path) -> None:
     assert not (tmp_path / "nowhere").exists(), "looking makes nothing"
 
 
-def test_an_empty_log_says_what_to_send(tmp_path: Path) -> None:
-    write_log(tmp_path / "data" / "log", []).close()
+@pytest.mark.parametrize(
+    ("keep", "arguments", "code", "messages"),
+    [
+        (
+            *(0, [], 1),
+            ["no add_to_cart or purchase of a known item; send items and such events"],
+        ),
+        (
+            *(100, ["--label-days", "1", "--json"], 1),
+            ["visits in the last 1 days; at least 20 are needed", "--label-days"],
+        ),
+        (100, ["--config", "bad.toml"], 2, ["features.yaml:1"]),
+    ],
+    ids=["an empty log", "too few visits", "wrong definitions"],
+)
+def test_nothing_to_train_from(
+    keep: int, arguments: list[str], code: int, messages: list[str]
+) -> None:
+    shop_log(Path("data"), keep=keep)
+    Path("features.yaml").write_text("- {name: a, entity: moon}\n")
+    Path("bad.toml").write_text('[engine]\nfeatures = "features.yaml"\n')
 
-    result = run("train", "--data", "data")
+    result = run("train", "--data", "data", *arguments)
 
-    assert result.exit_code == 1
-    assert "no add_to_cart or purchase of a known item; send items and such events" in result.stderr
-
-
-def test_too_few_visits_say_how_many_there_are(tmp_path: Path) -> None:
-    shop_log(tmp_path / "data", keep=100)
-
-    result = run("train", "--data", "data", "--label-days", "1", "--json")
-
-    assert result.exit_code == 1
-    assert "visits in the last 1 days; at least 20 are needed" in result.stderr
-    assert "--label-days" in result.stderr
-
-
-def test_wrong_definitions_are_a_mistake_in_the_configuration(tmp_path: Path) -> None:
-    shop_log(tmp_path / "data", keep=100)
-    (tmp_path / "features.yaml").write_text("- {name: a, entity: moon}\n")
-    (tmp_path / "tactful.toml").write_text('[engine]\nfeatures = "features.yaml"\n')
-
-    result = run("train", "--data", "data")
-
-    assert result.exit_code == 2
-    assert "features.yaml:1" in result.stderr
+    assert result.exit_code == code
+    assert all(message in result.stderr for message in messages)
 
 
 @pytest.mark.parametrize(
@@ -125,12 +129,8 @@ def test_versions_are_trained_listed_promoted_and_rolled_back(data: Path) -> Non
     assert first.stdout.startswith(
         "ranker version 1; `tactful models promote 1` makes it the champion\n"
     )
-    assert {line.split()[0] for line in first.stdout.splitlines()[1:]} >= {
-        "hr20",
-        "ndcg20",
-        "mrr20",
-        "recall",
-    }
+    measures = {line.split()[0] for line in first.stdout.splitlines()[1:]}
+    assert measures >= {"hr20", "ndcg20", "mrr20", "recall"}
     assert read_pointer(data / "models") is None
     promoted = run("models", "promote", "1", "--data", data)
     assert (promoted.exit_code, promoted.stderr) == (0, "ranker 1 is the champion.\n")
@@ -141,10 +141,8 @@ def test_versions_are_trained_listed_promoted_and_rolled_back(data: Path) -> Non
     assert second.stdout.startswith("ranker version 2 is the champion\n")
     assert read_pointer(data / "models") == Pointer(version="2", previous="1")
     listed = json.loads(run("models", "list", "--data", data, "--json").stdout)
-    assert [(it["version"], it["aliases"]) for it in listed] == [
-        ("2", "champion"),
-        ("1", "previous"),
-    ]
+    aliases = [(it["version"], it["aliases"]) for it in listed]
+    assert aliases == [("2", "champion"), ("1", "previous")]
     told = run("models", "list", "--data", data).stdout.splitlines()
     assert [line.split() for line in told] == [
         [it["version"], it["run_id"], it["aliases"]] for it in listed
@@ -153,9 +151,8 @@ def test_versions_are_trained_listed_promoted_and_rolled_back(data: Path) -> Non
     back = run("models", "rollback", "--reason", "worse", "--data", data)
     assert (back.exit_code, back.stderr) == (0, "ranker 1 is the champion again.\n")
     assert read_pointer(data / "models") == Pointer(version="1", previous="2")
-    assert run("models", "rollback", "--reason", "worse", "--data", data).exit_code == 0, (
-        "and forth again"
-    )
+    forth = run("models", "rollback", "--reason", "worse", "--data", data)
+    assert forth.exit_code == 0
     assert read_pointer(data / "models") == Pointer(version="2", previous="1")
     log = json.loads(run("models", "log", "--data", data, "--json").stdout)
     assert [(it["action"], it["version"], it["previous"], it["reason"]) for it in log] == [
@@ -172,23 +169,53 @@ def test_versions_are_trained_listed_promoted_and_rolled_back(data: Path) -> Non
     assert run("models", "rollback", "--data", data).exit_code == 2, "why?"
 
 
-def test_training_tells_programs_how_far_it_is_and_what_came_out(data: Path) -> None:
-    lines = [json.loads(line) for line in train(data, "--promote", "--json").stdout.splitlines()]
+@dataclass(frozen=True)
+class Trained:
+    """A data directory with a champion, and what the training of it printed."""
 
-    result = lines.pop()
-    assert list(dict.fromkeys(line["stage"] for line in lines)) == [
-        "read",
-        "outcomes",
-        "index",
-        "replay",
-        "fit",
-        "register",
-    ]
+    data: Path
+    client: MlflowClient
+    lines: list[Any]
+    result: dict[str, Any]
+    log_before: dict[str, bytes]
+
+
+def files_of(directory: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in directory.iterdir() if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def trained(empty_registry: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trained]:
+    """One training for several tests; MLflow's files lie in the working directory."""
+    from mlflow import MlflowClient
+
+    folder = tmp_path_factory.mktemp("trained")
+    uri = f"sqlite:///{shutil.copy(empty_registry, folder / 'mlflow.db')}"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("MLFLOW_TRACKING_URI", uri)
+        shop_log(folder / "data")
+        before = files_of(folder / "data" / "log")
+        arguments = ("--task", "basket", "--promote", "--json")
+        *lines, result = map(json.loads, train(folder / "data", *arguments).stdout.splitlines())
+        yield Trained(folder / "data", MlflowClient(uri), lines, result, before)
+
+
+@pytest.fixture
+def at_trained(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> Trained:
+    monkeypatch.chdir(trained.data.parent)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{trained.data.parent / 'mlflow.db'}")
+    return trained
+
+
+def test_training_tells_programs_how_far_it_is_and_what_came_out(trained: Trained) -> None:
+    lines, result = trained.lines, trained.result
+    stages = ["read", "outcomes", "index", "replay", "fit", "register"]
+    assert list(dict.fromkeys(line["stage"] for line in lines)) == stages
     assert all(0 <= line["done"] <= line["total"] for line in lines)
     assert (result["name"], result["version"], result["alias"]) == ("ranker", "1", "champion")
-    model = load_model(
-        version_directory(data / "models", "1"), definitions=definitions().fingerprint
-    )
+    place = version_directory(trained.data / "models", "1")
+    model = load_model(place, definitions=definitions().fingerprint)
     assert model.manifest.run_id == result["run_id"]
     assert model.manifest.metrics == result["metrics"]
     assert (model.manifest.rows, model.manifest.questions) == (result["rows"], result["questions"])
@@ -196,23 +223,21 @@ def test_training_tells_programs_how_far_it_is_and_what_came_out(data: Path) -> 
     assert [it["name"] for it in result["features"]] == list(model.manifest.gains)
 
 
-def test_the_run_says_how_it_was_trained(data: Path, tracking_uri: str) -> None:
-    from mlflow import MlflowClient
-
-    result = json.loads(train(data, "--task", "basket", "--json").stdout.splitlines()[-1])
-
-    run_data = MlflowClient(tracking_uri).get_run(result["run_id"]).data
+def test_the_run_says_how_it_was_trained(trained: Trained) -> None:
+    """Training changes nothing in the log."""
+    run_data = trained.client.get_run(trained.result["run_id"]).data
     assert run_data.params["task"] == "basket"
     assert run_data.params["lists"] == "100"
     assert run_data.params["label_days"] == "20.0"
-    pictures = MlflowClient(tracking_uri).list_artifacts(result["run_id"], "figures")
+    pictures = trained.client.list_artifacts(trained.result["run_id"], "figures")
     assert {it.path for it in pictures} >= {"figures/learning_curve.png", "figures/gain.png"}
+    assert files_of(trained.data / "log") == trained.log_before
 
 
-def test_a_version_is_fetched_again(data: Path) -> None:
-    train(data)
+def test_a_version_is_fetched_again(at_trained: Trained) -> None:
+    data = at_trained.data
     place = version_directory(data / "models", "1")
-    before = {path.name: path.read_bytes() for path in place.glob("*.*")}
+    before = files_of(place)
     for path in before:
         (place / path).unlink()
 
@@ -220,7 +245,7 @@ def test_a_version_is_fetched_again(data: Path) -> None:
 
     assert pulled.exit_code == 0
     assert pulled.stdout.strip() == str(place)
-    assert {path.name: path.read_bytes() for path in place.glob("*.*")} == before
+    assert files_of(place) == before
 
 
 @pytest.mark.parametrize("command", ["promote", "pull"])
@@ -232,19 +257,10 @@ def test_an_unknown_version_is_one_line(data: Path, command: str) -> None:
     assert len(result.stderr.splitlines()) == 1
 
 
-def test_training_changes_nothing_in_the_log(data: Path) -> None:
-    before = {path.name: path.read_bytes() for path in (data / "log").iterdir()}
-
-    train(data)
-
-    assert {path.name: path.read_bytes() for path in (data / "log").iterdir()} == before
-
-
-def test_impressions_in_the_log_do_not_disturb_a_training(data: Path, tmp_path: Path) -> None:
+def test_impressions_in_the_log_do_not_disturb_a_training(at_trained: Trained) -> None:
     """Lists that were shown are in the log, too; what is learned is what was taken."""
-    what = entries(make_shop(41, people=12, items=40, days=40))
     shown: list[Entry] = []
-    for number, entry in enumerate(what):
+    for number, entry in enumerate(entries(make_shop(41, people=12, items=40, days=40))):
         if isinstance(entry, Event) and number % 5 == 0:
             properties: dict[str, Any] = {"items": ["item-000", "item-001"], "arm": "learned"}
             shown.append(
@@ -259,31 +275,24 @@ def test_impressions_in_the_log_do_not_disturb_a_training(data: Path, tmp_path: 
                 )
             )
         shown.append(entry)
-    write_log(tmp_path / "shown" / "log", shown).close()
+    write_log(Path("shown", "log"), shown).close()
 
-    results = [
-        json.loads(train(place, "--json").stdout.splitlines()[-1])
-        for place in (data, tmp_path / "shown")
-    ]
+    result = json.loads(train(Path("shown"), "--task", "basket", "--json").stdout.splitlines()[-1])
 
     for key in ("rows", "questions", "metrics", "features"):
-        assert results[0][key] == results[1][key]
+        assert at_trained.result[key] == result[key]
 
 
-def test_a_training_compares_what_was_served_with_what_it_computes(
-    data: Path, tracking_uri: str
-) -> None:
-    from mlflow import MlflowClient
-
-    first = json.loads(train(data, "--promote", "--json").stdout.splitlines()[-1])
+def test_a_training_compares_what_was_served_with_what_it_computes(at_trained: Trained) -> None:
+    first = at_trained.result
     assert first["skew"] == {"lists": 0, "skipped": 0, "share": None, "by_feature": {}}
-    serve_lists(data)
+    serve_lists(at_trained.data)
 
-    second = json.loads(train(data, "--json").stdout.splitlines()[-1])
+    second = json.loads(train(at_trained.data, "--json").stdout.splitlines()[-1])
 
     assert second["skew"]["lists"] >= 10
     assert (second["skew"]["share"], second["skew"]["by_feature"]) == (0.0, {})
-    run_of = MlflowClient(tracking_uri).get_run
+    run_of = at_trained.client.get_run
     assert run_of(second["run_id"]).data.metrics["skew"] == 0.0
     assert "skew" not in run_of(first["run_id"]).data.metrics
 

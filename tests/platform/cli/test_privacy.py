@@ -41,15 +41,37 @@ def two_bugs(*of: Any) -> list[Pipeline]:
     return [bug for bug in planted_bugs(*of) if bug.name in ("scale 50 % low", "key leak")]
 
 
-@pytest.fixture(scope="module")
-def found(seeded_noise: SeededNoise) -> AuditReport:
-    with seeded_noise(1), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tactful_privacy.audit.audit, "planted_bugs", two_bugs)
-        return audit(5, 1, TINY)
-
-
 def run(*arguments: object) -> Result:
     return CliRunner().invoke(main, ["privacy", "audit", *map(str, arguments)])
+
+
+@pytest.fixture(scope="module")
+def audited(seeded_noise: SeededNoise) -> tuple[AuditReport, Result]:
+    """An audit by the command, with few trials: its report, and the result of the command."""
+    reports: list[AuditReport] = []
+
+    def noted(*arguments: Any, **options: Any) -> AuditReport:
+        reports.append(audit(*arguments, **options))
+        return reports[0]
+
+    with seeded_noise(2), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tactful_privacy.audit.audit, "planted_bugs", two_bugs)
+        patch.setattr(privacy_cli, "QUICK", TINY)
+        patch.setattr(privacy_cli, "audit", noted)
+        result = run("--quick", "--cap", "2", "--epsilon", "1.5", "--json")
+    assert result.exit_code == 0, result.output
+    return reports[0], result
+
+
+@pytest.fixture
+def found(audited: tuple[AuditReport, Result]) -> AuditReport:
+    return audited[0]
+
+
+def test_the_real_audit_runs(audited: tuple[AuditReport, Result]) -> None:
+    document = json.loads(audited[1].stdout)
+    assert Fraction(document["epsilon"]) == Fraction(3, 2)
+    assert document["epsilon_lower_bound"] <= 1.5
 
 
 def answering(monkeypatch: pytest.MonkeyPatch, report: AuditReport) -> list[tuple[object, ...]]:
@@ -71,23 +93,19 @@ def test_it_reports_in_words_and_in_pictures(
     pictures = tmp_path / "plots"
     result = run("--quick", "--cap", 5, "--canaries", 2_000, "--plots", pictures)
     assert result.exit_code == 0, result.output
-    assert "Claimed: epsilon 1 for one user and one UTC day, cap 5." in result.stdout
+    assert "Claimed: epsilon 3/2 for one user and one UTC day, cap 2." in result.stdout
     assert {path.name for path in pictures.iterdir()} == {"epsilon.png", "noise.png"}
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in pictures.iterdir())
     assert asked == [(5, "1", replace(tactful_privacy.audit.audit.QUICK, canaries=2_000))]
 
 
-def test_json_on_standard_output_is_all_there_is(
-    found: AuditReport, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_json_is_the_only_output(found: AuditReport, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = answering(monkeypatch, found)
     assert json.loads(run("--json").stdout) == json.loads(json.dumps(found.to_dict()))
     assert asked[0][2] == tactful_privacy.audit.audit.THOROUGH
 
 
-def test_a_leak_is_exit_code_1_and_a_blind_audit_5(
-    found: AuditReport, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_exit_codes(found: AuditReport, monkeypatch: pytest.MonkeyPatch) -> None:
     leaking = replace(found, real=found.planted[:1])
     answering(monkeypatch, leaking)
     assert run("--quick").exit_code == 1
@@ -103,16 +121,3 @@ def test_an_impossible_claim_is_wrong_usage(epsilon: str) -> None:
     result = run("--quick", "--epsilon", epsilon)
     assert result.exit_code == 2
     assert "epsilon" in result.stderr
-
-
-def test_the_real_audit_runs_from_the_command_line(
-    seeded_noise: SeededNoise, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(privacy_cli, "QUICK", TINY)
-    monkeypatch.setattr(tactful_privacy.audit.audit, "planted_bugs", two_bugs)
-    with seeded_noise(2):
-        result = run("--quick", "--cap", "2", "--epsilon", "1.5", "--json")
-    assert result.exit_code == 0, result.output
-    document = json.loads(result.stdout)
-    assert Fraction(document["epsilon"]) == Fraction(3, 2)
-    assert document["epsilon_lower_bound"] <= 1.5

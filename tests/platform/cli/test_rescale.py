@@ -147,9 +147,7 @@ def actions(settings: Settings, *topics: str) -> set[str]:
 
 @pytest.mark.slow
 @pytest.mark.service("kafka")
-def test_rescaled_workers_are_those_of_a_log_that_always_had_so_many(
-    kafka_servers: str, tmp_path: Path
-) -> None:
+def test_rescaled_workers_equal_fresh_ones(kafka_servers: str, tmp_path: Path) -> None:
     old, new = topic_name(), topic_name()
     config = configured(tmp_path, kafka_servers, old)
     settings = load_settings(config)

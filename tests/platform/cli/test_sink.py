@@ -104,9 +104,7 @@ def test_what_cannot_work_is_said_at_once(
     assert "Traceback" not in ran.output
 
 
-def test_the_target_may_come_from_the_environment(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_target_in_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TACTFUL_SINK_TARGET", "nonsense")
     ran = run("--kafka", "127.0.0.1:1", "--topic", "t")
     assert ran.exit_code == 1

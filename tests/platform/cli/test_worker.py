@@ -90,9 +90,7 @@ def offsets(data: Path, topic: str) -> list[int]:
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.service("kafka")
-def test_a_topic_that_vanished_is_told_and_the_state_of_it_stays(
-    kafka_servers: str, tmp_path: Path
-) -> None:
+def test_a_vanished_topic_is_told_and_its_state_stays(kafka_servers: str, tmp_path: Path) -> None:
     topic = topic_name()
     config = configured(tmp_path, kafka_servers, topic)
     with started(config, tmp_path / "first", "--supervise") as first:

@@ -124,9 +124,7 @@ def ids(records: list[tuple[int, bytes]]) -> list[str]:
 
 
 @pytest.mark.parametrize("sign", [signal.SIGTERM, signal.SIGINT])
-def test_a_stop_under_load_finishes_and_commits_what_it_accepted(
-    server: Process, sign: signal.Signals
-) -> None:
+def test_a_stop_commits_what_was_accepted(server: Process, sign: signal.Signals) -> None:
     server.start()
     writers = [Writer(server, number, again=False) for number in range(WRITERS)]
     for writer in writers:
@@ -150,9 +148,7 @@ def test_a_stop_under_load_finishes_and_commits_what_it_accepted(
 
 
 @pytest.mark.parametrize("durability", ["power", "process"])
-def test_only_in_power_durability_an_answer_waits_for_the_disk(
-    settings: Settings, durability: Literal["power", "process"]
-) -> None:
+def test_power_durability(settings: Settings, durability: Literal["power", "process"]) -> None:
     storage = replace(settings.storage, durability=durability)
     live = Live(Platform.open(replace(settings, storage=storage), build))
     with live, blocked(os, "fdatasync") as disk, ThreadPoolExecutor(1) as pool:
@@ -199,9 +195,7 @@ def test_a_damaged_log_is_refused_with_what_to_do(settings: Settings) -> None:
     assert segment.read_bytes() == damaged, "nothing was changed"
 
 
-def test_damage_that_is_met_later_is_told_with_what_to_do(
-    settings: Settings, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_damage_met_later_is_reported(settings: Settings, caplog: pytest.LogCaptureFixture) -> None:
     with Live(Platform.open(settings, build)) as live:
         live.http.post("/v1/events", json=[view(number) for number in range(3)])
     data = settings.storage.data
@@ -223,9 +217,7 @@ def test_damage_that_is_met_later_is_told_with_what_to_do(
 
 
 @pytest.mark.parametrize("victim", ["CURRENT", "MANIFEST-*", "*.sst"])
-def test_a_damaged_state_is_refused_and_rebuilt_from_the_log(
-    settings: Settings, victim: str
-) -> None:
+def test_a_damaged_state_is_refused_and_rebuilt(settings: Settings, victim: str) -> None:
     with Live(Platform.open(settings, build)) as live:
         posted = live.http.post("/v1/events", json=[view(number) for number in range(3)]).json()
         live.views("u", posted["position"])

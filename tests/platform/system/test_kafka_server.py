@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from tests.platform.support import Live, build, now_ms, view, wait_until
 from tests.streaming.brokers import Broker, Proxy, broker_behind_proxy, running_broker, topic_name
@@ -120,9 +121,7 @@ def test_a_list_is_explained_from_the_log_after_a_restart(kafka: Settings) -> No
         assert live.http.get("/v1/explain/nobody").json()["code"] == "not_found"
 
 
-def test_a_search_of_the_log_leaves_no_connections_behind(
-    kafka: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_searches_close_their_connections(kafka: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     with Live(Platform.open(kafka, build)) as live:
         live.http.put("/v1/items", json=[{"item_id": "a"}])
         post(live, [view(number) for number in range(3)])
@@ -173,11 +172,11 @@ def test_a_topic_made_anew_is_not_the_topic_of_the_state(kafka: Settings) -> Non
     Platform.open(kafka, build).close()
 
 
-@pytest.mark.parametrize("position", ["1:", "a", "99:1", 3, "0:1,"])
-def test_a_position_that_nobody_was_given_is_refused(kafka: Settings, position: Any) -> None:
+def test_positions_that_nobody_was_given_are_refused(kafka: Settings) -> None:
     with Live(Platform.open(kafka, build)) as live:
-        answer = live.http.post("/v1/recommend", json={"user_id": "u", "after": position})
-        assert (answer.status_code, answer.json()["field"]) == (422, "$.after")
+        for position in ("1:", "a", "99:1", 3, "0:1,"):
+            answer = live.http.post("/v1/recommend", json={"user_id": "u", "after": position})
+            assert (answer.status_code, answer.json()["field"]) == (422, "$.after")
 
 
 @pytest.fixture
@@ -186,9 +185,7 @@ def proxied(settings: Settings) -> Iterator[tuple[Settings, Proxy]]:
         yield on_kafka(settings, broker.servers), proxy
 
 
-def test_events_are_refused_while_no_broker_answers(
-    proxied: tuple[Settings, Proxy],
-) -> None:
+def test_events_are_refused_while_no_broker_answers(proxied: tuple[Settings, Proxy]) -> None:
     """They are accepted again afterwards."""
     settings, proxy = proxied
     with Live(Platform.open(settings, build)) as live:
@@ -210,9 +207,7 @@ def test_events_are_refused_while_no_broker_answers(
         assert live.views("u", after["position"]) == 3
 
 
-def test_spooled_events_count_once_a_broker_answers(
-    proxied: tuple[Settings, Proxy],
-) -> None:
+def test_spooled_events_count_once_a_broker_answers(proxied: tuple[Settings, Proxy]) -> None:
     settings, proxy = proxied
     settings = replace(settings, log=replace(settings.log, on_outage="spool"))
     with Live(Platform.open(settings, build)) as live:
@@ -267,11 +262,8 @@ def test_people_are_read_from_redis_where_workers_put_them(
     kafka: Settings, redis: RedisServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("TACTFUL_REDIS_URL", redis.url)
-    settings = replace(
-        kafka,
-        online=OnlineSettings(kind="redis"),
-        server=replace(kafka.server, after_wait_s=50),
-    )
+    online, server = OnlineSettings(kind="redis"), replace(kafka.server, after_wait_s=50)
+    settings = replace(kafka, online=online, server=server)
     with Live(Platform.open(settings, build)) as live:
         worker = Workers(settings, redis.url, tmp_path / "worker")
         try:
@@ -304,15 +296,10 @@ def test_people_are_read_from_redis_where_workers_put_them(
             worker.stop()
 
 
-def test_after_waits_for_the_worker_but_not_for_ever(
-    kafka: Settings, redis: RedisServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_waiting_ends(kafka: Settings, redis: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TACTFUL_REDIS_URL", redis.url)
-    settings = replace(
-        kafka,
-        online=OnlineSettings(kind="redis"),
-        server=replace(kafka.server, after_wait_s=0.3),
-    )
+    online, server = OnlineSettings(kind="redis"), replace(kafka.server, after_wait_s=0.3)
+    settings = replace(kafka, online=online, server=server)
     with Live(Platform.open(settings, build)) as live:
         position = post(live, [view(1)])["position"]
 
@@ -347,9 +334,7 @@ def test_definitions_are_computed_where_data_are_complete() -> None:
     assert [one.name for one in own.all] == ["sold", "heat", "wanted", "fresh"]
 
 
-def test_both_sources_of_features_answer_alike(
-    redis: RedisServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_feature_sources_agree(redis: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TACTFUL_REDIS_URL", redis.url)
     definitions = load_definitions(CONTRACT)
     online = open_redis(OnlineSettings(kind="redis"), definitions)
@@ -357,42 +342,28 @@ def test_both_sources_of_features_answer_alike(
     own = Engine(own_definitions(definitions), MemoryState())
     start = now_ms()
     entries = [Item(item_id=f"i{n}", timestamp=start, category=f"c{n % 2}") for n in range(4)]
-    log = [encode_entry(item) for item in entries] + [
-        encode_entry(
-            Event(
-                event_id=str(n),
-                type="view",
-                timestamp=start + n * 1000,
-                user_id=f"u{n % 3}",
-                session_id=f"s{n % 5}",
-                item_id=f"i{n % 4}",
-            )
-        )
-        for n in range(100)
-    ]
+    log = [encode_entry(item) for item in entries]
+    for n in range(100):
+        about: dict[str, Any] = {"user_id": f"u{n % 3}", "session_id": f"s{n % 5}"}
+        about["item_id"] = f"i{n % 4}"
+        event = Event(event_id=str(n), type="view", timestamp=start + n * 1000, **about)
+        log.append(encode_entry(event))
     for engine in (whole, own):
         engine.apply(list(enumerate(log)))
         engine.commit()
     shared = SharedFeatures(own, definitions, online)
 
     at = start + 2 * 3_600_000
-    for entity, key in (
-        ("user", "u1"),
-        ("user", "nobody"),
-        ("session", "s4"),
-        ("item", "i2"),
-        ("category", "c1"),
-    ):
+    people = (("user", "u1"), ("user", "nobody"), ("session", "s4"))
+    for entity, key in (*people, ("item", "i2"), ("category", "c1")):
         for moment in (start + 100_000, at):
             assert shared.read(entity, key, moment) == whole.read(entity, key, moment)
     for entity, keys, names in (
         ("user", ["u0", "nobody", "u2"], ["views"]),
         ("item", ["i0", "i9"], ["sold"]),
     ):
-        assert (
-            shared.read_columns(entity, keys, names, at)
-            == whole.read_columns(entity, keys, names, at)
-        ).all()
+        columns = (source.read_columns(entity, keys, names, at) for source in (shared, whole))
+        assert np.array_equal(*columns)
     assert shared.items == whole.items
     assert (shared.items_version, shared.watermark) == (whole.items_version, whole.watermark)
     assert shared.marks([0]) == {0: len(log)}

@@ -11,6 +11,7 @@ from base64 import b64decode, b64encode
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -164,9 +165,7 @@ def run(*arguments: object) -> Result:
 # Equal results
 
 
-def test_the_model_is_the_same_from_files_and_from_kafka(
-    kafka_servers: str, tmp_path: Path
-) -> None:
+def test_the_model_is_that_of_files(kafka_servers: str, tmp_path: Path) -> None:
     what = everything()
     settings = on_kafka(kafka_servers, tmp_path)
     # Forwarded events are repetitions for a reader of all partitions.
@@ -191,9 +190,7 @@ def test_the_model_is_the_same_from_files_and_from_kafka(
     assert min(map(len, held.values())) > upserts, "people are in every partition"
 
 
-def test_training_reads_a_sealed_topic_without_erased_users(
-    kafka_servers: str, tmp_path: Path
-) -> None:
+def test_a_sealed_topic_without_erased_users(kafka_servers: str, tmp_path: Path) -> None:
     """Users whose key was deleted are left out."""
     what = entries(make_shop(3, people=12, items=40, days=30))
     key = tmp_path / "key"
@@ -248,9 +245,7 @@ run_training(load_settings(Path(sys.argv[1])), {OPTIONS!r}, say=say)
 """
 
 
-def test_a_killed_training_continues_with_the_same_records(
-    kafka_servers: str, tmp_path: Path, tracking_uri: str
-) -> None:
+def test_a_killed_training_continues(kafka_servers: str, tmp_path: Path, tracking_uri: str) -> None:
     what = everything()
     settings = on_kafka(kafka_servers, tmp_path)
     config = tmp_path / "tactful.toml"
@@ -282,9 +277,7 @@ def later(event: Event) -> Event:
     )
 
 
-def test_a_training_of_a_topic_is_a_command_like_any_other(
-    kafka_servers: str, tmp_path: Path, tracking_uri: str
-) -> None:
+def test_the_command_trains_a_topic(kafka_servers: str, tmp_path: Path, tracking_uri: str) -> None:
     from mlflow import MlflowClient
 
     settings = on_kafka(kafka_servers, tmp_path)
@@ -321,9 +314,7 @@ def toml(settings: Settings) -> str:
 # Drift
 
 
-def test_drift_in_a_topic_makes_a_training_due(
-    kafka_servers: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_topic_drift(kafka_servers: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Only the newest records are checked: earlier ones have no drift."""
     what = entries(make_shop(3, people=8, items=20, days=30))
     events = [it for it in what if isinstance(it, Event)]
@@ -364,9 +355,13 @@ def test_reports_of_a_topic_are_those_of_files(
     what: list[Entry] = []
     for number in range(400):
         arm, identity = ("learned", "heuristic")[number % 2], f"r{number}"
-        what.append(impression_of(identity, f"p{number}", arm, at + number))
+        about: dict[str, Any] = {"user_id": f"p{number}", "recommendation_id": identity}
+        shown: dict[str, Any] = {"items": ["a", "b"], "experiment": "ranking", "arm": arm}
+        event = partial(Event, timestamp=at + number, **about)
+        what.append(event(event_id=f"i-{identity}", type="impression", properties=shown))
         if number % 2 == 0 or number % 10 == 1:
-            what.append(purchase_of(identity, f"p{number}", at + number + HOUR))
+            bought = event(event_id=f"bought-{identity}", type="purchase", item_id="a")
+            what.append(msgspec.structs.replace(bought, timestamp=at + number + HOUR))
     what.sort(key=lambda it: it.timestamp)
     settings = on_kafka(kafka_servers, tmp_path)
     fill(settings, what)
@@ -383,28 +378,6 @@ def test_reports_of_a_topic_are_those_of_files(
     assert [it.exit_code for it in said] == [0, 0], said[1].output
     assert said[1].stdout == said[0].stdout
     assert {row["verdict"] for row in json.loads(said[1].stdout)["comparisons"]} == {"higher"}
-
-
-def impression_of(identity: str, person: str, arm: str, at: int) -> Event:
-    return Event(
-        event_id=f"impression:{identity}",
-        type="impression",
-        timestamp=at,
-        user_id=person,
-        recommendation_id=identity,
-        properties={"items": ["a", "b"], "experiment": "ranking", "arm": arm},
-    )
-
-
-def purchase_of(identity: str, person: str, at: int) -> Event:
-    return Event(
-        event_id=f"bought-{identity}",
-        type="purchase",
-        timestamp=at,
-        user_id=person,
-        item_id="a",
-        recommendation_id=identity,
-    )
 
 
 # Missing topics, brokers and records

@@ -217,9 +217,7 @@ def test_windows_that_are_fired_too_late_are_missed(
 
 @pytest.mark.slow
 @with_mistake("sink_commits_before_it_writes")
-def test_rows_that_are_committed_too_early_are_missed(
-    folder: Path, planted: Launcher, kafka_brokers: Brokers
-) -> None:
+def test_rows_committed_too_early(folder: Path, planted: Launcher, kafka_brokers: Brokers) -> None:
     assert run_sink(kafka_brokers, 3, folder, 1, in_sqlite, planted).lost > 0
 
 

@@ -139,9 +139,7 @@ def test_no_request_fails_while_champions_come_and_go(settings: Settings) -> Non
     assert "order differs" in said["refused"]
 
 
-def test_a_restart_with_an_unfit_champion_serves_the_last_one(
-    settings: Settings,
-) -> None:
+def test_a_restart_with_an_unfit_champion_serves_the_last_one(settings: Settings) -> None:
     write_pointer(settings.models, Pointer(version=SPOILED, previous="2"))
     calm = replace(settings, server=replace(settings.server, recommend_wait_s=1))
     with Live(Platform.open(calm, build)) as live:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from tactful_streaming.log.embedded_log import EmbeddedLog
 
 SHOP = make_shop(7, people=14, items=70, days=40)
 NOW = int(SHOP.timestamp[-1]) + 1
+BOTH = (HEURISTIC, LEARNED)
 EVERYBODY = sorted(set(SHOP.person))
 EXPERIMENTS = """
 - key: ranking
@@ -143,36 +145,34 @@ def logged(shop: Shop, answer: dict[str, Any]) -> dict[str, Any]:
 # Cold start
 
 
-@pytest.mark.parametrize("arm", [HEURISTIC, LEARNED])
-@pytest.mark.parametrize("properties", [{}, {"gender": "F", "member": True}])
-def test_the_second_request_of_a_new_user_uses_the_first_click(
-    shop: Shop, arm: str, properties: dict[str, Any]
-) -> None:
+def test_the_first_click_is_used_at_once(shop: Shop) -> None:
+    """In each arm, for new users with and without a description."""
+    described = {"gender": "F", "member": True}
     with serving(shop) as live:
-        if properties:
-            body = [{"user_id": "new", "timestamp": NOW - 9, "properties": properties}]
-            assert live.http.put("/v1/users", json=body).json()["accepted"] == 1
-        before = ask(live, arm, user_id="new", session_id="first", after=0)
-        # The item that follows most often may be a service, which is never recommended.
-        shown = {*ids(ask(live, arm, user_id="nobody", count=100))}
-        clicked = next(item for item in ids(before) if strongest_after(shop, item) in shown)
-        click = {
-            "event_id": "c", "type": "click", "timestamp": NOW + 1, "user_id": "new",
-            "session_id": "first", "item_id": clicked,
-        }  # fmt: skip
-        sent = live.http.post("/v1/events", json=click).json()
-        after = ask(
-            live, arm, user_id="new", session_id="first", after=sent["position"], timestamp=NOW + 2
-        )
-
-    assert "no history yet" in before["fallback"]
-    assert after["fallback"] is None
-    assert ids(after) != ids(before)
-    strongest = strongest_after(shop, clicked)
-    assert strongest is not None
-    assert ids(after).index(strongest) < (
-        ids(before).index(strongest) if strongest in ids(before) else 20
-    ), "what follows the click came up"
+        shown = {arm: {*ids(ask(live, arm, user_id="nobody", count=100))} for arm in BOTH}
+        for number, (arm, properties) in enumerate(product(BOTH, ({}, described))):
+            user = {"user_id": f"new-{number}", "session_id": f"first-{number}"}
+            if properties:
+                body = [
+                    {"user_id": user["user_id"], "timestamp": NOW - 9, "properties": properties}
+                ]
+                assert live.http.put("/v1/users", json=body).json()["accepted"] == 1
+            before = ask(live, arm, **user, after=0)
+            # The item that follows most often may be a service, which is never recommended.
+            clicked = next(it for it in ids(before) if strongest_after(shop, it) in shown[arm])
+            click = {
+                "event_id": f"c-{number}", "type": "click", "timestamp": NOW + 1, **user,
+                "item_id": clicked,
+            }  # fmt: skip
+            sent = live.http.post("/v1/events", json=click).json()
+            after = ask(live, arm, **user, after=sent["position"], timestamp=NOW + 2)
+            assert "no history yet" in before["fallback"]
+            assert after["fallback"] is None
+            assert ids(after) != ids(before)
+            strongest = strongest_after(shop, clicked)
+            assert strongest is not None
+            place = ids(before).index(strongest) if strongest in ids(before) else 20
+            assert ids(after).index(strongest) < place, "what follows the click came up"
 
 
 def strongest_after(shop: Shop, item: str) -> str | None:
@@ -266,7 +266,8 @@ def test_arms_weigh_vary_and_explore_and_say_so(shop: Shop) -> None:
         {kinds[item] for item in ids(plain)[:5]}
     )
     assert said["varied"]["diversity"] == 50.0
-    pool = {item["item_id"] for item in ask_scores(plain)[:9]}
+    best = sorted(plain["items"], key=lambda item: -item["score"])
+    pool = {item["item_id"] for item in best[:9]}
     assert all(set(ids(each)[:5]) <= pool for each in curious)
     assert len({tuple(ids(each)) for each in curious}) > 1, "once in 15,000^5 all are alike"
     chances = said["curious"]["propensities"]
@@ -279,10 +280,6 @@ def test_arms_weigh_vary_and_explore_and_say_so(shop: Shop) -> None:
     assert chances[0] == pytest.approx(math.exp(scores[ids(curious[0])[0]]) / total, rel=1e-4)
     for name in ("objective", "diversity", "temperature", "propensities", "placement"):
         assert name not in said["plain"]
-
-
-def ask_scores(answer: dict[str, Any]) -> list[dict[str, Any]]:
-    return sorted(answer["items"], key=lambda item: -item["score"])
 
 
 @pytest.mark.parametrize(
@@ -419,7 +416,7 @@ def test_a_rollout_changes_the_lists_of_those_who_get_it(shop: Shop) -> None:
         moved = live.http.post("/v1/experiments/novel/rollback", json={"reason": "odd"})
         assert moved.status_code == 200
         wait_until(lambda: "novel" not in live.http.get("/v1/models").json()["rollouts"])
-    with closing_log(shop) as log:
+    with EmbeddedLog(shop.settings.storage.data / "log", read_only=True) as log:
         shown = [decode_entry(payload) for _, payload in log.read(0, log.end)]
     logged = [
         str(entry.properties["rollouts"])
@@ -427,10 +424,3 @@ def test_a_rollout_changes_the_lists_of_those_who_get_it(shop: Shop) -> None:
         if isinstance(entry, Event) and "rollouts" in entry.properties
     ]
     assert sum("novel:" in each for each in logged) == len(told)  # forced ones are none of it
-
-
-@contextmanager
-def closing_log(shop: Shop) -> Iterator[EmbeddedLog]:
-    log = EmbeddedLog(shop.settings.storage.data / "log", read_only=True)
-    yield log
-    log.close()

@@ -10,15 +10,15 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 from tests.platform.shop import entries, make_shop, train_version, write_log
+from tests.platform.support import wait_until
 
 from tactful.config.settings import Settings
 from tactful.config.storage import StorageSettings
@@ -52,7 +52,7 @@ class Server:
         assert line, Path(self._errors.name).read_text()
         self.url = json.loads(line)["url"]
         self.http = httpx.Client(base_url=self.url, timeout=30)
-        until(lambda: self.http.get("/readyz").status_code == 200)
+        wait_until(lambda: self.http.get("/readyz").status_code == 200)
 
     def workers(self) -> list[int]:
         children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
@@ -76,13 +76,6 @@ class Server:
         code = self.process.wait(60)
         self._errors.close()
         return code
-
-
-def until(true: Callable[[], bool], seconds: float = 120.0) -> None:
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end, "it did not come true in time"
-        time.sleep(0.05)
 
 
 def is_running(pid: int) -> bool:
@@ -150,32 +143,23 @@ def test_workers_read_no_history_of_who_withdrew(server: Server) -> None:
     assert answer_of(server, person) == theirs
 
 
-def test_workers_return_memory_unless_the_environment_says_not(
-    data: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_worker_checks_keys_and_frees_memory(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "12345")
-    server = Server(data, workers=1)
-    try:
-        (worker,) = server.workers()
-        environment = Path(f"/proc/{worker}/environ").read_text().split("\0")
-        assert "MALLOC_MMAP_THRESHOLD_=1048576" in environment
-        assert "MALLOC_TRIM_THRESHOLD_=12345" in environment
-    finally:
-        assert server.stop() == 0
-
-
-def test_keys_hold_in_workers_and_end_when_they_are_revoked(data: Path) -> None:
     with open_keys(Settings(storage=StorageSettings(data=data))) as (_, store):
         key, about = store.create(["recommend"])
         server = Server(data, workers=1, dev=False)
         try:
+            (worker,) = server.workers()
+            environment = Path(f"/proc/{worker}/environ").read_text().split("\0")
+            assert "MALLOC_MMAP_THRESHOLD_=1048576" in environment
+            assert "MALLOC_TRIM_THRESHOLD_=12345" in environment
             server.http.headers["authorization"] = f"Bearer {key}"
             assert server.recommend(count=1)["items"]
             refused = server.http.post("/v1/events", json={})
             assert (refused.status_code, refused.json()["code"]) == (403, "missing_scope")
             assert server.http.get("/v1/recommend").status_code == 405
             store.revoke(about.id)
-            until(lambda: server.http.post("/v1/recommend", json={}).status_code == 401)
+            wait_until(lambda: server.http.post("/v1/recommend", json={}).status_code == 401)
         finally:
             assert server.stop() == 0
 
@@ -206,31 +190,25 @@ def test_workers_answer_as_one_process_does(data: Path, tmp_path: Path) -> None:
 
 
 def test_workers_see_events_items_and_models_and_count_together(server: Server) -> None:
-    sent = server.http.post(
-        "/v1/events",
-        json={
-            "event_id": "new",
-            "type": "purchase",
-            "timestamp": NOW,
-            "user_id": "newcomer",
-            "item_id": "item-000",
-        },
-    )
+    event = {"event_id": "new", "type": "purchase", "timestamp": NOW, "item_id": "item-000"}
+    sent = server.http.post("/v1/events", json={**event, "user_id": "newcomer"})
     assert sent.status_code == 202, sent.text
     answer = server.recommend(user_id="newcomer", after=sent.json()["position"])
     assert answer["position"] >= sent.json()["position"]
 
     server.http.put("/v1/items", json=[{"item_id": "fresh", "category": "fresh"}])
-    until(lambda: [i["item_id"] for i in server.recommend(category="fresh")["items"]] == ["fresh"])
+    wait_until(
+        lambda: [i["item_id"] for i in server.recommend(category="fresh")["items"]] == ["fresh"]
+    )
 
     write_pointer(server.data / "models", Pointer(version="1"))
     people = sorted({*SHOP.person})
-    until(lambda: "1" in {server.recommend(user_id=it)["model_version"] for it in people})
+    wait_until(lambda: "1" in {server.recommend(user_id=it)["model_version"] for it in people})
 
     refused = 'tactful_answers_total{route="/v1/recommend",status="422"}'
     before = server.metric(refused)
     assert server.http.post("/v1/recommend", content=b"[").status_code == 422
-    until(lambda: server.metric(refused) > before)
+    wait_until(lambda: server.metric(refused) > before)
     assert server.metric("tactful_serving_workers ") == 2
 
 
@@ -259,10 +237,10 @@ def test_a_killed_worker_fails_nobody_else_and_is_replaced(server: Server) -> No
             asked = sum(outcomes.values())
             os.kill(victim, signal.SIGKILL)
             kills += 1
-            until(lambda victim=victim: victim not in server.workers())  # type: ignore[misc]
-            until(lambda: len(server.workers()) == 2)
-            until(lambda asked=asked: sum(outcomes.values()) > asked + 50)  # type: ignore[misc]
-        until(lambda: server.metric("tactful_serving_workers ") == 2)
+            wait_until(lambda victim=victim: victim not in server.workers())  # type: ignore[misc]
+            wait_until(lambda: len(server.workers()) == 2)
+            wait_until(lambda asked=asked: sum(outcomes.values()) > asked + 50)  # type: ignore[misc]
+        wait_until(lambda: server.metric("tactful_serving_workers ") == 2)
     finally:
         stopping.set()
         for caller in callers:
@@ -297,7 +275,7 @@ def restarts(server: Server) -> list[int]:
         ]
         return bool(workers == wanted and said["checks"]["workers"] == "ok")
 
-    until(all_ready)
+    wait_until(all_ready)
     return [worker["restarts"] for worker in workers]
 
 
@@ -313,7 +291,7 @@ def test_a_dead_worker_shows_in_readiness_until_replaced(server: Server) -> None
         said.update(readiness(server))
         return bool(said["checks"]["workers"] == "1 of 2 ready")
 
-    until(fewer)
+    wait_until(fewer)
     states = sorted(worker["state"] for worker in said["workers"])
     assert said["status"] == "ok"
     assert states in (["down", "ready"], ["ready", "starting"])
@@ -323,7 +301,7 @@ def test_a_dead_worker_shows_in_readiness_until_replaced(server: Server) -> None
 
 
 def test_a_worker_that_hangs_is_told_from_one_that_serves(server: Server) -> None:
-    until(lambda: readiness(server)["checks"]["workers"] == "ok")
+    wait_until(lambda: readiness(server)["checks"]["workers"] == "ok")
     hanging = server.workers()[0]
     os.kill(hanging, signal.SIGSTOP)
     try:
@@ -335,10 +313,10 @@ def test_a_worker_that_hangs_is_told_from_one_that_serves(server: Server) -> Non
                 return sorted(it["state"] for it in said["workers"]) == ["ready", "silent"]
             return False
 
-        until(silent)
+        wait_until(silent)
     finally:
         os.kill(hanging, signal.SIGCONT)
-    until(lambda: readiness(server)["checks"]["workers"] == "ok")
+    wait_until(lambda: readiness(server)["checks"]["workers"] == "ok")
 
 
 def test_events_acknowledged_by_a_worker_survive_kills(data: Path) -> None:
@@ -350,7 +328,7 @@ def test_events_acknowledged_by_a_worker_survive_kills(data: Path) -> None:
     assert server.http.post("/v1/events", json=sent).json()["accepted"] == 50
     workers = server.workers()
     server.stop(signal.SIGKILL)
-    until(lambda: not any(map(is_running, workers)))
+    wait_until(lambda: not any(map(is_running, workers)))
 
     again = Server(data, workers=1)
     try:

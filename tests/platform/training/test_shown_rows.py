@@ -245,15 +245,12 @@ def test_places_are_worth_what_they_were_made_to_be_worth(noise: float) -> None:
     assert np.abs(found - np.maximum(LOOKED, LEAST)).max() < 0.15
 
 
-def test_where_every_place_is_looked_at_nothing_is_corrected() -> None:
+def test_without_bias_or_with_few_outcomes_nothing_is_corrected() -> None:
     lists, _ = shop_of_clicks(1_500, 2, np.ones(12), noise=1.0)
 
     assert examination(lists.features, lists.taken, lists.place).min() > 0.8
 
-
-def test_with_few_outcomes_nothing_is_estimated() -> None:
     lists, _ = shop_of_clicks(20, 3, LOOKED, noise=1.0)
-
     assert examination(lists.features, lists.taken, lists.place).tolist() == [1.0] * 12
     nothing = np.zeros((0, 4), np.float32), np.zeros(0, np.bool_), np.zeros(0, np.int64)
     assert examination(*nothing).tolist() == [1.0]
@@ -371,9 +368,7 @@ def test_a_training_learns_from_what_was_shown(tmp_path: Path) -> None:
     assert min(with_.looked) > 0.7, "an order of chance, and every place was looked at"
 
 
-def test_lists_that_cross_the_cut_are_on_neither_side(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_lists_across_the_cut_are_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from tactful.training import train as training
 
     what: list[Entry] = list(entries(make_shop(3, people=8, items=40, days=30)))
