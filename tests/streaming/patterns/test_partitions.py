@@ -76,6 +76,17 @@ def test_cleared_rows_free_their_memory() -> None:
             columns.clear(row)
 
 
+def test_places_continue_after_a_restart() -> None:
+    """A restored operator gives the next event a place after those of its matches."""
+    shop, again = operator(PATTERNS[6]), operator(PATTERNS[6])
+    events = [E(event_id="e", type="view", timestamp=1_000_000, key="u0", same=None)]
+    shop.apply(events, ["u0"], np.array([1_000_000], np.int64), texts_of(events))
+    for key, blob in shop.pack_changes().items():
+        assert blob is not None
+        again.unpack(key, blob)
+    assert again._place == shop._place == 1
+
+
 MERGED = 50
 """Number of events between merges of the histories of two users."""
 
