@@ -23,11 +23,10 @@ DAY = 86_400_000
 AT = 1_700_000_000_000
 
 
-def test_the_defaults_are_those_of_the_engine() -> None:
-    assert identity_of(IdentitySettings()) == Identity()
-
-
 def test_every_setting_arrives(tmp_path: Path) -> None:
+    assert identity_of(IdentitySettings()) == Identity()
+    off = load_settings(environ={"TACTFUL_IDENTITY__ENABLED": "false"})
+    assert identity_of(off.identity) is None
     file = tmp_path / "tactful.toml"
     file.write_text(
         '[identity]\nlogins = "x.signed_in , payment"\nlogouts = ""\nlink_days = 0.5\n'
@@ -40,11 +39,6 @@ def test_every_setting_arrives(tmp_path: Path) -> None:
         devices_per_user=3,
         consent_required=True,
     )
-
-
-def test_it_can_be_switched_off() -> None:
-    settings = load_settings(environ={"TACTFUL_IDENTITY__ENABLED": "false"})
-    assert identity_of(settings.identity) is None
 
 
 @pytest.mark.parametrize(

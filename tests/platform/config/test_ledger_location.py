@@ -15,7 +15,7 @@ import msgspec
 import pytest
 import sqlalchemy as sa
 from click.testing import CliRunner, Result
-from tests.platform.support import Live, build, small_settings, wait_until
+from tests.platform.support import Live, build, small_settings, view, wait_until
 
 from tactful.cli.main import main
 from tactful.config.ledger_location import LEDGER, existing_ledger, ledger_location, named
@@ -41,14 +41,7 @@ from tactful_streaming.errors import StateError
 MINUTE = 60_000
 NOON = 1_772_366_400_000
 NOT_NOW = "the ledger cannot be read now"
-VIEWS = {
-    "name": "views",
-    "event": "view",
-    "by": "any",
-    "pane": "1m",
-    "cap": 5,
-    "epsilon": "1/2",
-}
+VIEWS = dict(name="views", event="view", by="any", pane="1m", cap=5, epsilon="1/2")
 
 
 def installed(folder: Path, *statistics: dict[str, object], variable: str = "") -> Settings:
@@ -106,9 +99,7 @@ def run(settings: Settings, *arguments: str) -> Result:
 
 
 @pytest.mark.service("mysql")
-def test_a_ledger_in_a_database_is_published_from_and_told_of(
-    in_database: Settings, tmp_path: Path
-) -> None:
+def test_ledger_in_a_database(in_database: Settings, tmp_path: Path) -> None:
     statistics = opened(in_database)
     minutes_pass(statistics, 0, 4)
     first = statistics.page("views", None, 100, None, None)
@@ -141,9 +132,7 @@ def test_the_budget_in_a_database_holds_for_every_process(in_database: Settings)
         open_statistics(installed(in_database.storage.data.parent, more, variable="LEDGER_URL"))
 
 
-def test_a_file_beside_a_database_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_file_beside_a_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Both of them would draw the same panes."""
     monkeypatch.setenv("LEDGER_URL", "mysql+pymysql://tactful:hunter2@127.0.0.1:1/ledger")
     opened(installed(tmp_path)).close()
@@ -175,9 +164,7 @@ def test_an_address_that_is_none_is_refused_without_saying_it(
     assert "hunter2" not in str(caught.value)
 
 
-def test_without_the_database_nothing_is_published(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_unreachable_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No message contains the password."""
     pytest.importorskip("pymysql", reason="needs the extra tactful[mysql]")
     monkeypatch.setenv("LEDGER_URL", "mysql+pymysql://tactful:hunter2@127.0.0.1:1/ledger")
@@ -190,9 +177,7 @@ def test_without_the_database_nothing_is_published(
     assert "hunter2" not in named(ledger_location(away))
 
 
-def test_a_server_outlives_a_ledger_that_is_away_for_a_while(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_server_outlives_its_ledger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """While its database restarts nothing is published, and then everything once."""
     base = small_settings(tmp_path)
     settings = replace(base, statistics=installed(tmp_path).statistics)
@@ -211,22 +196,19 @@ def test_a_server_outlives_a_ledger_that_is_away_for_a_while(
 
     monkeypatch.setattr(Ledger, "release_many", release)
 
-    def sent(name: str, kind: str, at: int, **whose: str) -> dict[str, Any]:
-        return {"event_id": name, "type": kind, "timestamp": at, **whose}
-
     def unreadable(self: Ledger, *what: Any, **how: Any) -> Any:
         raise LedgerError("the ledger cannot be used")
 
     with Live(platform) as live:
         several = [
-            sent("a", CLOCK_EVENT, NOON, device_id="c"),
-            sent("b", "view", NOON + 1, user_id="ada"),
-            sent("c", CLOCK_EVENT, NOON + 4 * MINUTE, device_id="c"),
+            view(1, "c", type=CLOCK_EVENT, timestamp=NOON),
+            view(1, "ada", timestamp=NOON + 1),
+            view(2, "c", type=CLOCK_EVENT, timestamp=NOON + 4 * MINUTE),
         ]
         assert live.http.post("/v1/events", json=several).json()["accepted"] == 3
         assert refused.wait(60)
         assert live.http.get("/v1/statistics/views").json()["cells"] == []
-        more = [sent("d", "view", NOON + 4 * MINUTE, user_id="bob")]
+        more = [view(1, "bob", timestamp=NOON + 4 * MINUTE)]
         assert live.http.post("/v1/events", json=more).json()["accepted"] == 1
         away = False
         wait_until(lambda: len(statistics.page("views", None, 9, None, None).cells) == 3)
@@ -273,9 +255,7 @@ def test_an_erasure_waits_for_a_ledger_that_is_away() -> None:
         )
 
 
-def test_a_backup_with_a_ledger_is_refused_beside_a_database(
-    tmp_path: Path,
-) -> None:
+def test_a_backup_with_a_ledger_beside_a_database(tmp_path: Path) -> None:
     staged = tmp_path / "staged"
     staged.mkdir()
     settings = installed(tmp_path, variable="LEDGER_URL")

@@ -58,9 +58,7 @@ def prepared_metadata() -> None:
     """A first start goes through all upgrades."""
 
 
-def test_a_first_start_says_one_line_about_the_metadata(
-    own_logging: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_first_start(own_logging: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     configure(LoggingSettings(level="info"))
 
     open_metadata(tmp_path / "metadata.db").close()

@@ -12,9 +12,7 @@ from tactful.config.settings import Settings, is_loopback
 from tactful.errors import ConfigError
 
 
-def test_defaults_need_no_file_and_no_environment(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_defaults_and_the_found_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
     settings = load_settings(environ={})
@@ -66,9 +64,7 @@ def test_environment_beats_file_and_options_beat_both(tmp_path: Path) -> None:
         (("TACTFUL_LOGGING__LEVEL", "loud"), ["TACTFUL_", "loud"]),
     ],
 )
-def test_a_wrong_file_or_variable_is_refused_with_the_key_named(
-    tmp_path: Path, text: str | tuple[str, str], expected: list[str]
-) -> None:
+def test_wrong_keys(tmp_path: Path, text: str | tuple[str, str], expected: list[str]) -> None:
     file = tmp_path / "t.toml"
     file.write_text(text if isinstance(text, str) else "")
     with pytest.raises(ConfigError) as caught:

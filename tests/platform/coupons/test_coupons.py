@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from tests.platform.shop import BEGIN, DAY, HOUR, write_log
-from tests.platform.support import Live, build, now_ms, small_settings, wait_until
+from tests.platform.support import Live, build, small_settings, view, wait_until
 
 from tactful.cli.main import main
 from tactful.config.recommendation import CouponSettings
@@ -79,10 +79,7 @@ class Clock:
 
 def action(person: str, number: int = 0) -> Event:
     return Event(
-        event_id=f"action-{person}-{number}",
-        type="x.coupon",
-        timestamp=BEGIN,
-        user_id=person,
+        event_id=f"action-{person}-{number}", type="x.coupon", timestamp=BEGIN, user_id=person
     )
 
 
@@ -127,9 +124,7 @@ def people_of(definition: CouponDefinition, group: str, count: int) -> list[str]
     return [next(found) for _ in range(count)]
 
 
-def test_the_budget_holds_and_unused_costs_are_refunded(
-    database: MetadataStore, tmp_path: Path
-) -> None:
+def test_the_budget_holds(database: MetadataStore, tmp_path: Path) -> None:
     """The budget is never exceeded, and unused costs return to it."""
     bench = Bench(tmp_path / "log", database, campaign())
     people = people_of(bench.definition, "explore", 25)
@@ -155,9 +150,7 @@ def test_the_budget_holds_and_unused_costs_are_refunded(
     assert bench.desk.left("cart") == 91.0
 
 
-def test_a_coupon_redeemed_in_time_is_booked_after_downtime(
-    sqlite: MetadataStore, tmp_path: Path
-) -> None:
+def test_coupons_are_booked_after_downtime(sqlite: MetadataStore, tmp_path: Path) -> None:
     """Coupons redeemed in time are booked although the issuer was down."""
     bench = Bench(tmp_path / "log", sqlite, campaign())
     in_time, late = people_of(bench.definition, "explore", 2)
@@ -172,9 +165,7 @@ def test_a_coupon_redeemed_in_time_is_booked_after_downtime(
     assert bench.desk.left("cart") == 95.0
 
 
-def test_a_smaller_budget_is_not_exceeded_by_what_comes_back(
-    sqlite: MetadataStore, tmp_path: Path
-) -> None:
+def test_refunds_and_a_smaller_budget(sqlite: MetadataStore, tmp_path: Path) -> None:
     bench = Bench(tmp_path / "log", sqlite, campaign())
     first, *others = people_of(bench.definition, "explore", 6)
     offers = {it.user_id: it for it in bench.run(*map(action, (first, *others[:3])))}
@@ -189,9 +180,7 @@ def test_a_smaller_budget_is_not_exceeded_by_what_comes_back(
     assert bench.desk.left("cart") == 85.0
 
 
-def test_one_action_is_decided_once_however_often_it_is_met(
-    database: MetadataStore, tmp_path: Path
-) -> None:
+def test_actions_are_decided_once(database: MetadataStore, tmp_path: Path) -> None:
     bench = Bench(tmp_path / "log", database, campaign(eligible={"spend": {"$lt": 1}}))
     (person,) = people_of(bench.definition, "explore", 1)
     bench.log.append([encode_entry(action(person))])
@@ -211,9 +200,7 @@ def test_one_action_is_decided_once_however_often_it_is_met(
     assert bench.desk.run() == []
 
 
-def test_who_is_not_eligible_or_had_one_just_now_gets_none(
-    sqlite: MetadataStore, tmp_path: Path
-) -> None:
+def test_ineligible_users_get_none(sqlite: MetadataStore, tmp_path: Path) -> None:
     bench = Bench(tmp_path / "log", sqlite, campaign(eligible={"spend": {"$gte": 10}}))
     rich, poor = people_of(bench.definition, "explore", 2)
     bench.known = {rich: 20.0}
@@ -323,16 +310,10 @@ def test_over_a_real_server_from_the_cart_to_the_report(tmp_path: Path) -> None:
 
     def leave(live: Live, people: Sequence[str], visit: int) -> None:
         for number, type_ in enumerate(("view", "add_to_cart", "leave")):
+            session = f"{visit}-{number}"
             sent = [
-                {
-                    "event_id": f"{person}-{visit}-{number}",
-                    "type": type_,
-                    "timestamp": now_ms(),
-                    "user_id": person,
-                    "session_id": f"{person}-{visit}",
-                    "item_id": "kettle",
-                }
-                for person in people
+                view(0, it, event_id=f"{it}-{session}", type=type_, session_id=f"{it}-{visit}")
+                for it in people
             ]
             answer = live.http.post("/v1/events", json=sent).json()
             assert answer["accepted"] == len(people), answer
@@ -344,34 +325,18 @@ def test_over_a_real_server_from_the_cart_to_the_report(tmp_path: Path) -> None:
     with Live(Platform.open(settings, build)) as live:
         leave(live, [*held, *given], 0)
         wait_until(lambda: all(count(live, person) == 1 for person in given))
-        forged = {
-            "event_id": "f",
-            "type": OFFER,
-            "timestamp": now_ms(),
-            "user_id": given[0],
-            "properties": {"code": "free"},
-        }
+        forged = view(0, given[0], event_id="f", type=OFFER, properties={"code": "free"})
         assert live.http.post("/v1/events", json=[forged]).json()["accepted"] == 0
         offers = {each.user_id: each for each in decided(live) if each.type == OFFER}
         assert {*offers} == {*given}
         sold = [
-            {
-                "event_id": f"buy-{person}",
-                "type": "purchase",
-                "timestamp": now_ms(),
-                "user_id": person,
-                "item_id": "kettle",
-                "properties": {
-                    "price": 30.0 if person in offers else 20.0,
-                    **(
-                        {"coupon": offers[person].properties["code"], "discount": 3.0}
-                        if person in offers
-                        else {}
-                    ),
-                },
-            }
-            for person in (*held, *given)
+            view(0, person, event_id=f"buy-{person}", type="purchase", properties={"price": 20.0})
+            for person in held
         ]
+        for person, offer in offers.items():
+            bought = {"price": 30.0, "coupon": offer.properties["code"], "discount": 3.0}
+            sold.append(view(0, str(person), event_id=f"buy-{person}", type="purchase"))
+            sold[-1]["properties"] = bought
         assert live.http.post("/v1/events", json=sold).json()["accepted"] == 12
         desk = live.platform.coupons
         assert desk is not None

@@ -7,6 +7,7 @@ import shutil
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -124,9 +125,7 @@ def test_an_entry_is_sealed_for_whom_it_is_of(seal: RecordSeal, format: str) -> 
 
 @examples(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.binary(max_size=60), max_size=6), st.data())
-def test_a_changed_record_is_told_from_an_erased_one(
-    seal: RecordSeal, others: list[bytes], data: st.DataObject
-) -> None:
+def test_damaged_records(seal: RecordSeal, others: list[bytes], data: st.DataObject) -> None:
     others = [payload for payload in others if payload[:1] != b"\x01"]
     (sealed,) = seal.seal([encode_entry(EVENT)])
     place = data.draw(st.integers(17, len(sealed) - 1))
@@ -137,9 +136,7 @@ def test_a_changed_record_is_told_from_an_erased_one(
         seal.open([*others, bytes(bad)])
 
 
-def test_a_server_reads_what_it_sealed_and_files_say_nothing(
-    settings: Settings, tmp_path: Path
-) -> None:
+def test_a_server_reads_what_it_sealed(settings: Settings, tmp_path: Path) -> None:
     tokens = Tokens(*FIELDS)
     with Live(Platform.open(settings, build)) as live:
         others(live)
@@ -258,9 +255,7 @@ class Partitions:
         pass
 
 
-def test_record_keys_keep_the_partition_without_an_id(
-    tmp_path: Path,
-) -> None:
+def test_record_keys_keep_the_partition(tmp_path: Path) -> None:
     """The routing key of a sealed record is no user id."""
     keyring = Keyring(tmp_path / "keyring.json", clock=lambda: 0)
     vault = Vault(tmp_path / "vault.db", bytes(32), keyring)
@@ -325,24 +320,14 @@ def test_records_that_wait_to_be_sealed_are_limited() -> None:
 
 
 def letters_of(people: Sequence[str]) -> list[DeadLetter]:
-    return [
-        DeadLetter(
-            payload=encode_entry(
-                Event(event_id=f"of-{person}", type="view", timestamp=1, user_id=person)
-            ),
-            rule="r",
-            reason="why",
-            partition=0,
-            offset=number,
-        )
-        for number, person in enumerate(people)
-    ]
+    viewed = partial(Event, type="view", timestamp=1)
+    made = partial(DeadLetter, rule="r", reason="why", partition=0)
+    payloads = [encode_entry(viewed(event_id=f"of-{it}", user_id=it)) for it in people]
+    return [made(payload=payload, offset=number) for number, payload in enumerate(payloads)]
 
 
 @pytest.mark.parametrize("name", ["dead-letters", "late"])
-def test_dead_letters_are_sealed_and_erased_like_the_log(
-    settings: Settings, tmp_path: Path, name: str
-) -> None:
+def test_dead_letters_are_sealed(settings: Settings, tmp_path: Path, name: str) -> None:
     people = ("erased-person", "other-person")
     letters = letters_of(people)
     # Some lie there from before the log was sealed; the last one comes again after a crash.
@@ -400,9 +385,7 @@ class OneErasure:
 @pytest.mark.parametrize(
     ("key_is_gone", "is_idle"), [(False, False), (True, False), (False, True), (True, True)]
 )
-def test_sealed_letters_of_a_worker_become_blank(
-    settings: Settings, tmp_path: Path, key_is_gone: bool, is_idle: bool
-) -> None:
+def test_worker_purge(settings: Settings, tmp_path: Path, key_is_gone: bool, is_idle: bool) -> None:
     """They do so before and after the key is deleted."""
     keyring = Keyring(tmp_path / "keyring.json", clock=lambda: 0)
     seal = RecordSeal(Vault(tmp_path / "vault.db", bytes(32), keyring), format="json", writes=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections.abc import Sequence
@@ -23,19 +24,14 @@ EXPERIMENT = Experiment("ranking", (Arm("heuristic", 0.5), Arm("learned", 0.5)))
 
 
 def shown(identity: str, person: str | None, arm: str | None, at: int, **changes: Any) -> Event:
+    given: dict[str, Any] = {"experiment": "ranking", "arm": arm, "forced": False, **changes}
     return Event(
         event_id=f"impression:{identity}",
         type="impression",
         timestamp=at,
         user_id=person,
         recommendation_id=identity,
-        properties={
-            "items": ["i1", "i2"],
-            "experiment": "ranking",
-            "arm": arm,
-            "forced": False,
-            **changes,
-        },
+        properties={"items": ["i1", "i2"], **given},
     )
 
 
@@ -51,18 +47,9 @@ def took(identity: str, at: int, item: str = "i1", kind: str = "click") -> Event
 
 
 def read(path: Path, what: Sequence[Entry]) -> ArmOutcomes:
-    log = write_log(path, what)
-    try:
-        return read_arm_outcomes(
-            log,
-            "ranking",
-            since=BEGIN,
-            until=BEGIN + DAY,
-            types=("click", "purchase"),
-            lasts=2 * HOUR,
-        )
-    finally:
-        log.close()
+    span = {"since": BEGIN, "until": BEGIN + DAY, "lasts": 2 * HOUR}
+    with contextlib.closing(write_log(path, what)) as log:
+        return read_arm_outcomes(log, "ranking", types=("click", "purchase"), **span)
 
 
 def test_lists_count_by_person_and_what_followed_in_time(tmp_path: Path) -> None:

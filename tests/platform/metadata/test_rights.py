@@ -5,20 +5,20 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tests.platform.databases import Location
 from tests.platform.support import Live, build, now_ms, small_settings, view
 
+from tactful.config.settings import Settings
 from tactful.config.storage import OnlineSettings
 from tactful.erasure.erase import FORGOTTEN, names_dropped, request_erasure, run_erasures, work_of
 from tactful.erasure.online import OnlineErasures
 from tactful.metadata import store as metadata
 from tactful.metadata.connections import open_installation, open_redis
-from tactful.metadata.store import MetadataStore, open_metadata
+from tactful.metadata.store import MetadataStore
 from tactful.schemas.users import ErasureStep
 from tactful.server.platform import Platform
 from tactful.subjects.consent import ConsentStore
@@ -32,15 +32,22 @@ from tactful_streaming.contract.subject_ids import SubjectIds
 from tactful_streaming.definitions.reader import load_definitions
 
 
-@pytest.fixture
-def store(location: Location) -> Iterator[MetadataStore]:
-    opened = open_metadata(location)
-    yield opened
-    opened.close()
+@contextmanager
+def installed(settings: Settings) -> Iterator[Installation]:
+    settings.storage.data.mkdir(exist_ok=True)
+    with closing(open_installation(settings)) as database:
+        suppression = open_suppression(settings, database, clock=now_ms)
+        yield Installation(settings, database, suppression, now_ms)
 
 
-def test_decisions_of_many_writers_are_all_followed_in_order(store: MetadataStore) -> None:
-    writers = [ConsentStore(store, NOTHING, clock=now_ms) for _ in range(4)]
+def state_of(installation: Installation, receipt: str) -> str:
+    told = installation.jobs.find(receipt)
+    assert told is not None
+    return told.state
+
+
+def test_decisions_of_many_writers_are_all_followed_in_order(database: MetadataStore) -> None:
+    writers = [ConsentStore(database, NOTHING, clock=now_ms) for _ in range(4)]
 
     def decide(number: int) -> None:
         said = {Purpose.MARKETING: number % 2 == 0, Purpose.MEASUREMENT: True}
@@ -48,7 +55,7 @@ def test_decisions_of_many_writers_are_all_followed_in_order(store: MetadataStor
 
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(decide, range(40)))
-    late = ConsentStore(store, NOTHING, clock=now_ms)
+    late = ConsentStore(database, NOTHING, clock=now_ms)
     for writer in writers:
         writer.refresh()
 
@@ -61,12 +68,10 @@ def test_decisions_of_many_writers_are_all_followed_in_order(store: MetadataStor
             assert each.consents.said(person)[Purpose.MARKETING] is last
 
 
-def test_the_suppressed_are_followed_and_kept_by_a_hash_alone(
-    store: MetadataStore, tmp_path: Path
-) -> None:
+def test_suppressed_ids_are_kept_as_hashes(database: MetadataStore, tmp_path: Path) -> None:
     keyring = Keyring(tmp_path / "keyring.json", clock=now_ms)
     one, other = (
-        SuppressionStore(store, keyring, tombstones=tmp_path / "stones", clock=now_ms)
+        SuppressionStore(database, keyring, tombstones=tmp_path / "stones", clock=now_ms)
         for _ in range(2)
     )
     one.suppress(["ada", "bob"])
@@ -86,9 +91,9 @@ def test_the_suppressed_are_followed_and_kept_by_a_hash_alone(
         other.take_tombstones()
 
 
-def test_a_job_keeps_its_receipt_and_forgets_the_person(store: MetadataStore) -> None:
+def test_a_job_keeps_its_receipt_and_forgets_the_person(database: MetadataStore) -> None:
     now = 1_000
-    jobs = ErasureJobs(store, clock=lambda: now, days=2.0)
+    jobs = ErasureJobs(database, clock=lambda: now, days=2.0)
     asked = jobs.request("ada")
     assert jobs.request("ada").receipt == asked.receipt
     assert (asked.state, asked.due_at) == ("requested", 1_000 + 2 * 86_400_000)
@@ -105,7 +110,7 @@ def test_a_job_keeps_its_receipt_and_forgets_the_person(store: MetadataStore) ->
     assert (jobs.overdue(), jobs.waiting(), jobs.latest()) == (1, [], 0)
     assert jobs.incomplete() == 1
     assert jobs.forgotten()
-    store.compact()
+    database.compact()
     jobs.complete()
     assert not jobs.forgotten()
     assert (jobs.overdue(), jobs.waiting(), jobs.latest()) == (0, [], now)
@@ -114,21 +119,16 @@ def test_a_job_keeps_its_receipt_and_forgets_the_person(store: MetadataStore) ->
     assert jobs.find("none") is None
 
 
-def test_names_lie_on_while_somebody_reads_them_and_go_afterwards(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_readers_delay_a_receipt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Readers of a server delay the receipt."""
     monkeypatch.setattr(metadata, "_READERS_MS", 50)
     settings = small_settings(tmp_path)
-    settings.storage.data.mkdir(exist_ok=True)
     path = settings.storage.data / "metadata.db"
 
     def has_name() -> bool:
         return any(b"sentinel-ada" in file.read_bytes() for file in path.parent.glob("metadata*"))
 
-    with closing(open_installation(settings)) as store:
-        suppression = open_suppression(settings, store, clock=now_ms)
-        installation = Installation(settings, store, suppression, now_ms)
+    with installed(settings) as installation:
         mark = work_of(installation, FORGOTTEN)
         receipt = installation.jobs.request("sentinel-ada").receipt
         with closing(sqlite3.connect(path, isolation_level=None)) as reader:
@@ -136,34 +136,22 @@ def test_names_lie_on_while_somebody_reads_them_and_go_afterwards(
             reader.execute("SELECT * FROM erasures").fetchall()
             with names_dropped(installation):
                 installation.jobs.forget(receipt, [])
-            told = installation.jobs.find(receipt)
-            assert told is not None
-            assert (has_name(), mark.exists(), told.state) == (True, True, "purging")
-        online = OnlineErasures(installation, {})
-        assert online.run() == 0
-        told = installation.jobs.find(receipt)
-        assert told is not None
-        assert (has_name(), mark.exists(), told.state) == (False, False, "done")
+            state = state_of(installation, receipt)
+            assert (has_name(), mark.exists(), state) == (True, True, "purging")
+        assert OnlineErasures(installation, {}).run() == 0
+        state = state_of(installation, receipt)
+        assert (has_name(), mark.exists(), state) == (False, False, "done")
 
 
-def test_a_receipt_waits_until_the_id_left_the_database(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_compaction_precedes_a_receipt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The bytes are gone when the state is "done"; a kill in between is repaired."""
-    settings = small_settings(tmp_path)
-    settings.storage.data.mkdir(exist_ok=True)
-    with closing(open_installation(settings)) as store:
-        installation = Installation(
-            settings, store, open_suppression(settings, store, clock=now_ms), now_ms
-        )
+    with installed(small_settings(tmp_path)) as installation:
         receipt = request_erasure(installation, "sentinel-ada").receipt
         compact = MetadataStore.compact
         states: list[str] = []
 
         def killed(metadata: MetadataStore) -> bool:
-            told = installation.jobs.find(receipt)
-            assert told is not None
-            states.append(told.state)
+            states.append(state_of(installation, receipt))
             raise KeyboardInterrupt
 
         monkeypatch.setattr(MetadataStore, "compact", killed)
@@ -173,19 +161,18 @@ def test_a_receipt_waits_until_the_id_left_the_database(
         assert installation.jobs.waiting() == []
         monkeypatch.setattr(MetadataStore, "compact", compact)
         assert run_erasures(installation) == []
-        told = installation.jobs.find(receipt)
-        assert told is not None
-        assert (told.state, installation.jobs.forgotten()) == ("done", False)
+        assert state_of(installation, receipt) == "done"
+        assert not installation.jobs.forgotten()
 
 
-def test_an_erasure_is_complete_when_every_partition_has_reported(
-    store: MetadataStore, tmp_path: Path
-) -> None:
+def test_every_partition_reports(database: MetadataStore, tmp_path: Path) -> None:
     keyring = Keyring(tmp_path / "keyring.json", clock=now_ms)
     now = 5_000
 
     def opened() -> PartitionErasures:
-        return PartitionErasures(store, SuppressionStore(store, keyring, clock=now_ms), clock=clock)
+        return PartitionErasures(
+            database, SuppressionStore(database, keyring, clock=now_ms), clock=clock
+        )
 
     def clock() -> int:
         return now
@@ -195,7 +182,7 @@ def test_an_erasure_is_complete_when_every_partition_has_reported(
     traces = SubjectIds(*names)
     assert server.missing("one") is None
     assert worker.newest == 0
-    SuppressionStore(store, keyring, clock=now_ms).suppress(["ada"])
+    SuppressionStore(database, keyring, clock=now_ms).suppress(["ada"])
     server.publish("one", traces, partitions=3)
     server.publish("one", SubjectIds(), partitions=0)  # as after a kill: the first holds
     assert "ada" not in worker.suppressed
@@ -228,9 +215,7 @@ def test_an_erasure_is_complete_when_every_partition_has_reported(
 
 
 @pytest.mark.service("redis")
-def test_redis_forgets_who_was_erased(
-    redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_erasure_in_redis(redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TACTFUL_REDIS_URL", redis_url)
     online = OnlineSettings(kind="redis", prefix=f"erasure-{tmp_path.name}:")
     settings = replace(small_settings(tmp_path), online=online)
@@ -243,12 +228,9 @@ def test_redis_forgets_who_was_erased(
     try:
         before = opened.get_many(["erased-person", "other-person"])
         assert None not in before
-        metadata = open_installation(settings)
-        suppression = open_suppression(settings, metadata, clock=now_ms)
-        installation = Installation(settings, metadata, suppression, now_ms)
-        request_erasure(installation, "erased-person")
-        (receipt,) = run_erasures(installation)
-        metadata.close()
+        with installed(settings) as installation:
+            request_erasure(installation, "erased-person")
+            (receipt,) = run_erasures(installation)
         assert "online store" in [step.place for step in receipt.steps]
         assert opened.get_many(["erased-person", "other-person"]) == [None, before[1]]
     finally:

@@ -17,10 +17,7 @@ from tactful.errors import ConfigError
 from tactful.kernels.sparse_scores import Scores
 from tactful.recall import candidates as candidates_of
 from tactful.recall.candidates import Candidates, CatalogueView, Quotas, gather
-from tactful.recall.index import (
-    CHANNELS,
-    NeighbourTable,
-)
+from tactful.recall.index import CHANNELS, NeighbourTable
 from tactful.recall.popularity import Popularity
 from tactful_streaming.contract.log_entries import Item
 

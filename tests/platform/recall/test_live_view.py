@@ -61,9 +61,7 @@ def engine() -> Engine:
     return made
 
 
-def test_a_new_item_is_found_among_its_like_and_moves_no_row(
-    tmp_path: Path, engine: Engine
-) -> None:
+def test_a_new_item_is_found_and_moves_no_row(tmp_path: Path, engine: Engine) -> None:
     live = LiveCatalogue(INDEX, tmp_path / "live")
     before = live.refresh(engine)
     send(engine, item("z-new", "Tea, green"), item("a-new", "mug for coffee"))
@@ -90,9 +88,7 @@ def test_changes_are_applied_and_sold_out_items_not_found(tmp_path: Path, engine
     live.close()
 
 
-def test_a_restart_a_merge_and_a_second_process_see_the_same(
-    tmp_path: Path, engine: Engine, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_processes_agree(tmp_path: Path, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tactful.vectors.updatable_index, "MERGE_ABOVE", 2)
     writer = LiveCatalogue(INDEX, tmp_path / "live")
     writer.refresh(engine)
@@ -121,9 +117,7 @@ def test_a_restart_a_merge_and_a_second_process_see_the_same(
     again.close()
 
 
-def test_views_of_another_index_go_on_with_what_changed(
-    tmp_path: Path, engine: Engine, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_another_index(tmp_path: Path, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     other = build_index(
         ["i7", *(f"i{row}" for row in range(6)), "never"],
         Interactions(np.repeat(np.arange(200), 2), np.tile([1, 2], 200), np.arange(400)),
@@ -176,9 +170,7 @@ def test_views_that_were_followed_in_vain_read_all_again(tmp_path: Path, engine:
     held.close()
 
 
-def test_an_index_that_follows_another_is_merged_once_it_stays(
-    tmp_path: Path, engine: Engine, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_late_merge(tmp_path: Path, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tactful.vectors.updatable_index, "MERGE_ABOVE", 2)
     now = 0.0
     held = LiveCatalogue(INDEX, tmp_path / "held", monotonic=lambda: now)
@@ -221,9 +213,7 @@ def test_popularity_is_counted_anew_where_rows_moved(tmp_path: Path, engine: Eng
         live.close()
 
 
-def test_a_damaged_directory_is_begun_anew(
-    tmp_path: Path, engine: Engine, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_damaged_files(tmp_path: Path, engine: Engine, caplog: pytest.LogCaptureFixture) -> None:
     first = LiveCatalogue(INDEX, tmp_path / "live")
     first.refresh(engine)
     send(engine, item("new", "green tea"))

@@ -20,15 +20,9 @@ INDEX = learned(COUNT, neighbours=12)
 rows = st.integers(0, COUNT + 1)
 
 
-@given(
-    st.lists(rows, max_size=20),
-    st.lists(rows, max_size=30, unique=True),
-    st.booleans(),
-)
+@given(st.lists(rows, max_size=20), st.lists(rows, max_size=30, unique=True), st.booleans())
 @settings(deadline=None)
-def test_scores_are_the_sums_of_single_neighbours(
-    visit: list[int], history: list[int], nothing: bool
-) -> None:
+def test_scores_are_sums_by_hand(visit: list[int], history: list[int], nothing: bool) -> None:
     index = empty_index() if nothing else INDEX
     last = (visit or history)[:3]
     visit_shares = [FADE**place for place in range(len(visit))]

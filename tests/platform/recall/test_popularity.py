@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from random import Random
 from typing import Any
 
@@ -33,17 +34,9 @@ CATALOGUE = Catalogue(INDEX.item_ids, ITEMS)
 
 def sold(*items: str) -> Engine:
     engine = Engine(definitions(), MemoryState())
-    events = [
-        Event(
-            event_id=str(number),
-            type="purchase",
-            timestamp=100 * DAY + number,
-            user_id="u",
-            item_id=item,
-        )
-        for number, item in enumerate(items)
-    ]
-    engine.apply([(number, encode_entry(event)) for number, event in enumerate(events)])
+    bought = partial(Event, type="purchase", timestamp=100 * DAY, user_id="u")
+    for number, item in enumerate(items):
+        engine.apply([(number, encode_entry(bought(event_id=str(number), item_id=item)))])
     return engine
 
 
@@ -103,9 +96,7 @@ class Told:
     st.booleans(),
 )
 @settings(max_examples=200, deadline=None)
-def test_popular_is_ordered_by_amount_place_before_and_row(
-    items: list[tuple[float, bool]], chance: Random, part: int, told: bool
-) -> None:
+def test_any_order(items: list[tuple[float, bool]], chance: Random, part: int, told: bool) -> None:
     sold, rows = [amount for amount, _ in items], [*range(len(items))]
     described = [
         Item(item_id=f"{row:02}", timestamp=0, available=available)
@@ -135,7 +126,7 @@ def test_popular_is_ordered_by_amount_place_before_and_row(
     st.booleans(),
 )
 @settings(max_examples=200, deadline=None)
-def test_a_grown_popularity_equals_one_made_anew(
+def test_any_growth(
     at_first: list[bool], batches: list[list[tuple[int, bool]]], told: bool
 ) -> None:
     """`told`: it is said which rows may have changed."""
@@ -170,9 +161,7 @@ def test_a_grown_popularity_equals_one_made_anew(
 
 @given(st.integers(1, 300), st.floats(0, 1), st.integers(0, 60), st.integers(0, 99))
 @settings(max_examples=100, deadline=None)
-def test_the_first_of_the_popular_are_those_a_scan_finds(
-    count: int, share: float, wanted: int, seed: int
-) -> None:
+def test_first_equals_a_scan(count: int, share: float, wanted: int, seed: int) -> None:
     generator = np.random.default_rng(seed)
     order = generator.permutation(count)[: int(0.9 * count)]
     allowed = generator.random(count) < share

@@ -51,9 +51,7 @@ def by_hand(visits: list[list[int]], session: list[int], *, latest: int = 500) -
 
 @given(visits_of, st.lists(st.integers(0, ITEMS + 2), max_size=14), st.integers(1, 6))
 @settings(max_examples=200, deadline=None)
-def test_scores_equal_those_by_hand(
-    visits: list[list[int]], session: list[int], latest: int
-) -> None:
+def test_scores_by_hand(visits: list[list[int]], session: list[int], latest: int) -> None:
     scores = built(visits, latest=latest).scores(session)
 
     wanted = by_hand(visits, session, latest=latest)
@@ -65,6 +63,8 @@ def test_only_the_visits_most_like_this_one_vote() -> None:
     visits = [[0, 1, 2, 9], [0, 3], [0, 4], [0, 5]]
     scores = built(visits).scores([2, 1, 0], neighbours=1)
     assert set(scores.rows.tolist()) == {0, 1, 9}
+    again = SessionNeighbours.of(built(visits).arrays()).scores([2, 1, 0], neighbours=1)
+    assert np.array_equal(scores.values, again.values)
 
 
 def test_visits_are_numbered_by_their_last_event() -> None:
@@ -76,9 +76,7 @@ def test_visits_are_numbered_by_their_last_event() -> None:
 
 @given(visits_of, st.integers(0, ITEMS + 2), st.sampled_from([-2, -1, 1, 2, 3]), st.integers(1, 6))
 @settings(max_examples=200, deadline=None)
-def test_what_stood_beside_an_item_equals_a_recount(
-    visits: list[list[int]], row: int, step: int, latest: int
-) -> None:
+def test_rows_beside_by_hand(visits: list[list[int]], row: int, step: int, latest: int) -> None:
     rows, visited = built(visits, latest=latest).rows_beside(row, step)
 
     expected = []
@@ -97,9 +95,3 @@ def test_nobody_has_no_neighbours() -> None:
     assert (len(rows), visits) == (0, 0)
     assert built([[0, 1]]).scores([]).rows.shape == (0,)
     assert built([[0, 1]]).scores([5, 99]).rows.shape == (0,)
-
-
-def test_arrays_lead_back() -> None:
-    made = built([[0, 1, 2], [1, 2]])
-    again = SessionNeighbours.of(made.arrays())
-    assert np.array_equal(made.scores([1]).values, again.scores([1]).values)

@@ -161,9 +161,7 @@ def catalogue_of(items: Sequence[Item]) -> Catalogue:
 @given(
     items=st.lists(
         st.tuples(
-            st.sampled_from(["a", "b", "c", None]),
-            st.booleans(),
-            st.none() | st.integers(0, 3),
+            st.sampled_from(["a", "b", "c", None]), st.booleans(), st.none() | st.integers(0, 3)
         ),
         max_size=12,
     ),
@@ -227,17 +225,11 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
 def listed(engine: Engine, models: Path, **changes: Any) -> tuple[dict[str, str], dict[str, Any]]:
     """The channel of each item of a list for a stranger, and the rules that took part."""
     arms = (Arm("heuristic", 0.5), Arm("learned", 0.5))
+    options: dict[str, Any] = {"quotas": Quotas(popular=2, trending=COUNT), **changes}
+    options["experiment"] = Experiment("ranking", arms)
+    fingerprint = definitions().fingerprint
     made = Recommender(
-        engine,
-        RecommenderOptions(
-            **{
-                "models": models,
-                "definitions": definitions().fingerprint,
-                "experiment": Experiment("ranking", arms),
-                "quotas": Quotas(popular=2, trending=COUNT),
-                **changes,
-            },
-        ),
+        engine, RecommenderOptions(models=models, definitions=fingerprint, **options)
     )
     request = RecommendRequest(user_id="stranger", count=COUNT)
     answer, impression = made.recommend(request, now=NOW)
@@ -267,9 +259,7 @@ def test_lists_propose_what_rises_and_tell_why(engine: Engine, tmp_path: Path) -
         {"rising": lambda: [Rise("category", CATEGORY, 9.0)], "quotas": Quotas(trending=0)},
     ],
 )
-def test_nothing_rises_or_nobody_wants_it(
-    engine: Engine, tmp_path: Path, changes: dict[str, Any]
-) -> None:
+def test_nothing_is_trending(engine: Engine, tmp_path: Path, changes: dict[str, Any]) -> None:
     channels, rules = listed(engine, tmp_path, **changes)
     assert len(channels) == COUNT
     assert "trending" not in channels.values()
@@ -328,18 +318,13 @@ def test_exact_counts_do_not_reach_it(tmp_path: Path) -> None:
         assert trends is not None
         told.append(trends.look())
         ledger.close()
-    assert told[0] == told[1]
-    assert [rise.key for rise in told[0]] == ["loud"]
-
-
-def test_without_a_statistic_for_it_there_is_nothing_to_read(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path / "ledger.db", daily_epsilon=1)
     silent = StatisticDefinition(name="views", event="view", by="category", keys=("a",), cap=20)
-    assert (
-        PrivateStatistics(StatisticsCounter([silent], ledger, secret=SECRET, clock=None)).trends()
-        is None
-    )
+    counter = StatisticsCounter([silent], ledger, secret=SECRET, clock=None)
+    assert PrivateStatistics(counter).trends() is None, "no statistic is for trends"
     ledger.close()
+    assert told[0] == told[1]
+    assert [rise.key for rise in told[0]] == ["loud"]
 
 
 def test_only_what_a_catalogue_knows_can_be_trending(tmp_path: Path) -> None:

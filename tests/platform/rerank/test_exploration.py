@@ -18,12 +18,7 @@ from scipy import stats
 
 from tactful.errors import ConfigError
 from tactful.rerank.diversity import Diversity, Likeness
-from tactful.rerank.exploration import (
-    Exploration,
-    draw,
-    generator_of,
-    log_probabilities,
-)
+from tactful.rerank.exploration import Exploration, draw, generator_of, log_probabilities
 from tactful.rerank.rerank import Arrangement, Bounds, Group, arrange
 
 FALSE_ALARM = 1e-4
@@ -143,9 +138,7 @@ def test_without_a_temperature_nothing_is_left_to_chance() -> None:
     st.lists(st.floats(-(2.0**99), 2.0**99, width=32), min_size=1, max_size=20),
     st.floats(0.001, 100.0),
 )
-def test_whatever_the_size_and_sign_the_better_is_likelier(
-    values: list[float], temperature: float
-) -> None:
+def test_better_items_are_likelier(values: list[float], temperature: float) -> None:
     """Weights of exp(T·score)/Σ score turn the order round where scores are negative."""
     scores = np.array(values, np.float64)
     logs = log_probabilities(scores, temperature)
@@ -161,15 +154,8 @@ def test_whatever_the_size_and_sign_the_better_is_likelier(
 @pytest.mark.parametrize(
     "options",
     [
-        0.5,
-        {"epsilon": 0.1},
-        {"temperature": -0.1},
-        {"temperature": 0.0001},
-        {"temperature": float("nan")},
-        {"temperature": True},
-        {"places": 0},
-        {"places": 2.5},
-        {"pool": 1},
+        *(0.5, {"epsilon": 0.1}, {"places": 0}, {"places": 2.5}, {"pool": 1}),
+        *({"temperature": wrong} for wrong in (-0.1, 0.0001, float("nan"), True)),
     ],
 )
 def test_exploration_out_of_range_is_refused(options: object) -> None:

@@ -13,7 +13,7 @@ from tactful.catalogue.catalogue import Catalogue
 from tactful.config.settings import Settings
 from tactful.errors import ConfigError
 from tactful.rerank.frequency_caps import DAY_MS, ShownToday, exhausted
-from tactful.rerank.placement_rules import PlacementRule, load_placement, on_page
+from tactful.rerank.placement_rules import load_placement, on_page
 from tactful_streaming.contract.log_entries import Event, Item
 
 GOOD = """
@@ -27,21 +27,18 @@ GOOD = """
 """
 
 
-def test_rules_are_read_and_hold_on_their_page() -> None:
+def test_rules_are_read_and_hold_on_their_page(tmp_path: Path) -> None:
     rules = load_placement(GOOD)
-    assert [rule.target for rule in rules] == [
-        ("pin", "item-7"),
-        ("category", "tea"),
-        ("category", "tea"),
-        ("campaign", "any"),
-        ("new", True),
-        ("item", "any"),
-        ("campaign", "spring"),
-    ]
+    targets = " ".join(f"{name}={value}" for name, value in (rule.target for rule in rules))
+    assert targets == (
+        "pin=item-7 category=tea category=tea campaign=any new=True item=any campaign=spring"
+    )
     assert [rule.name for rule in on_page(rules, "home")] == [rule.name for rule in rules]
     assert "welcome" not in {rule.name for rule in on_page(rules, None)}
     assert load_placement("") == ()
     assert load_placement(Settings().placement), "what ships can be read"
+    with pytest.raises(ConfigError, match=r"none\.yaml: cannot be read"):
+        load_placement(tmp_path / "none.yaml")
 
 
 @pytest.mark.parametrize(
@@ -102,11 +99,6 @@ def test_rules_of_different_pages_do_not_contradict_each_other() -> None:
     assert len(load_placement(text)) == 2
     with pytest.raises(ConfigError, match=r"placement:3: rule 'c'"):
         load_placement(f"{text}\n- {{name: c, pin: z, position: 1}}")
-
-
-def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"none\.yaml: cannot be read"):
-        load_placement(tmp_path / "none.yaml")
 
 
 # Caps
@@ -176,10 +168,6 @@ def test_memory_is_bounded_by_forgetting_who_was_away_longest() -> None:
     assert [len(counts.of(f"u{number}", at)) for number in range(5)] == [0, 0, 3, 3, 3]
 
 
-def rules(text: str) -> tuple[PlacementRule, ...]:
-    return load_placement(text)
-
-
 def test_items_and_campaigns_are_exhausted_each_by_their_cap() -> None:
     campaigns = {"a": None, "b": "spring", "c": "spring", "d": "fall"}
     items = {
@@ -189,7 +177,7 @@ def test_items_and_campaigns_are_exhausted_each_by_their_cap() -> None:
     catalogue = Catalogue([*items], items)
 
     def gone(text: str, times: Mapping[str, int]) -> list[str]:
-        found = exhausted(rules(text), times, catalogue)
+        found = exhausted(load_placement(text), times, catalogue)
         return [catalogue.item_ids[row] for row in found.tolist()]
 
     item = "- {name: i, item: any, per_day: 2}"
@@ -203,4 +191,4 @@ def test_items_and_campaigns_are_exhausted_each_by_their_cap() -> None:
     assert gone(f"{item}\n{spring}", {"d": 2, "b": 3}) == ["b", "c", "d"]
     assert gone(other, {"a": 99}) == []
     assert gone("- {name: n, campaign: none_such, per_day: 1}", {"a": 99}) == []
-    assert isinstance(exhausted(rules(item), {}, catalogue), np.ndarray)
+    assert isinstance(exhausted(load_placement(item), {}, catalogue), np.ndarray)

@@ -37,9 +37,7 @@ def alike(one: int, other: int, vectors: NDArray[np.float32], category: NDArray[
 
 @given(values_of, st.integers(0, 2**31), st.sampled_from([0.0, 0.5, 1.0, 10.0]), st.data())
 @settings(max_examples=100, deadline=None)
-def test_maximal_marginal_relevance_is_that_of_its_definition(
-    values: list[float], seed: int, strength: float, data: st.DataObject
-) -> None:
+def test_mmr_by_hand(values: list[float], seed: int, strength: float, data: st.DataObject) -> None:
     generator, total = np.random.default_rng(seed), len(values)
     # Steps of a quarter: sums in another order are the same.
     vectors = np.float32(0.25) * generator.integers(-2, 3, (total, 3)).astype(np.float32)
@@ -89,15 +87,9 @@ def test_a_near_duplicate_makes_room_and_none_is_lost() -> None:
 @pytest.mark.parametrize(
     "options",
     [
-        3,
-        {"power": 1},
-        {"strength": -1},
-        {"strength": 101},
-        {"strength": "1"},
-        {"strength": float("nan")},
-        {"places": 0},
-        {"places": 1.5},
-        {"places": True},
+        *(3, {"power": 1}),
+        *({"strength": wrong} for wrong in (-1, 101, "1", float("nan"))),
+        *({"places": wrong} for wrong in (0, 1.5, True)),
     ],
 )
 def test_diversity_out_of_range_is_refused(options: object) -> None:
@@ -148,9 +140,7 @@ def check_forbidden(found: Arrangement, bounds: Bounds, total: int) -> None:
 )
 @settings(max_examples=100, deadline=None)
 def test_demands_of_categories_are_met_where_possible(
-    items: list[tuple[float, int]],
-    count: int,
-    demands: list[tuple[int, int, int]],
+    items: list[tuple[float, int]], count: int, demands: list[tuple[int, int, int]]
 ) -> None:
     """Demands are met whenever some list meets them."""
     kinds = np.array([kind for _, kind in items], np.int64)
@@ -158,7 +148,7 @@ def test_demands_of_categories_are_met_where_possible(
         groups=[
             Group(f"rule-{number}", kinds == kind, within=within, least=min(least, within))
             for number, (kind, within, least) in enumerate(demands)
-        ],
+        ]
     )
 
     found = arrange(floats([value for value, _ in items]), count, bounds=bounds)

@@ -95,9 +95,7 @@ def test_weights_follow_the_situation_within_their_bounds(tmp_path: Path) -> Non
         (AT + 60_000, {"promotion": 1.0}),  # of a clock that is ahead
     ],
 )
-def test_where_it_knows_too_little_the_champion_holds(
-    at: int, values: dict[str, float], tmp_path: Path
-) -> None:
+def test_bad_signals_leave_the_champion(at: int, values: dict[str, float], tmp_path: Path) -> None:
     directory = made(tmp_path / "tuner")
     tuner = Tuner(directory)
     assert tuner.objective(AT) is None  # no signals at all
@@ -120,9 +118,7 @@ def test_signals_are_read_again_and_again(tmp_path: Path) -> None:
     assert later.price > first.price
 
 
-def test_a_rollout_serves_a_tuner_unless_it_is_damaged(
-    tmp_path: Path,
-) -> None:
+def test_a_rollout_serves_a_tuner_unless_damaged(tmp_path: Path) -> None:
     """The change arm gets the tuner; a damaged tuner is left out for all."""
     directory = made(tmp_path / "tuner")
     signal(directory, promotion=1.0)
@@ -173,9 +169,7 @@ def test_parts_that_do_not_fit_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_tuner_of_the_simulator_beats_the_champion(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_tuner_beats_the_champion(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The trained directory serves, and beats the champion in the simulator."""
     pytest.importorskip("torch")
     pytest.importorskip("gymnasium")
@@ -229,9 +223,7 @@ def probed_log(candidate: Path, probe: Path, path: Path, *, gain: float) -> Embe
 
 
 @pytest.mark.parametrize(("gain", "verdict"), [(0.3, "better"), (-0.3, "worse"), (0.0, "")])
-def test_only_a_better_tuner_passes_its_evaluation(
-    gain: float, verdict: str, tmp_path: Path
-) -> None:
+def test_only_better_tuners_start(gain: float, verdict: str, tmp_path: Path) -> None:
     """A tuner is evaluated by a probe, and starts only if it is better."""
     candidate, probe = made(tmp_path / "tuner"), tmp_path / "probe"
     about = msgspec.json.decode((candidate / MANIFEST).read_bytes(), type=TunerManifest)
@@ -306,9 +298,7 @@ def test_the_commands_write_a_probe_and_evaluate(tmp_path: Path) -> None:
         ({"log_density": -1e6}, 0.2, "cannot be evaluated by"),
     ],
 )
-def test_lists_that_no_probe_can_have_made_are_refused(
-    forged: dict[str, Any], noise: float, why: str, tmp_path: Path
-) -> None:
+def test_forged_lists(forged: dict[str, Any], noise: float, why: str, tmp_path: Path) -> None:
     candidate = made(tmp_path / "tuner")
     states = len(Tuner(candidate).manifest.state)
 

@@ -110,9 +110,7 @@ def killed_twice(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_a_training_that_was_killed_twice_ends_as_one_that_was_not(
-    folder: Path, killed_twice: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_killed_twice(folder: Path, killed_twice: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     log = EmbeddedLog(folder / "log", read_only=True)
     train(log, definitions(), folder / "whole", OPTIONS)
     log.close()
@@ -128,9 +126,7 @@ def test_a_training_that_was_killed_twice_ends_as_one_that_was_not(
     assert (folder / "resumed/model.ubj").read_bytes() == (folder / "whole/model.ubj").read_bytes()
 
 
-def test_what_was_laid_out_is_not_laid_out_again(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_finished_rows_are_kept(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     number = [0]
 
     def stop(*given: Any, **named: Any) -> Any:

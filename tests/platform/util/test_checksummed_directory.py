@@ -61,9 +61,7 @@ def test_what_a_killed_writer_left_is_cleared_and_nothing_else(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("size", [0, 15, 16, 17, 48, 50])
-def test_the_checksum_is_that_of_the_whole_file(
-    size: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_checksums_of_blocks(size: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sealed, "_BLOCK", 16)
     data = bytes(range(size))
     write(tmp_path / "thing", one=data)
@@ -75,9 +73,7 @@ def test_the_checksum_is_that_of_the_whole_file(
 
 @given(st.data())
 @settings(max_examples=60, deadline=None)
-def test_any_flipped_byte_and_any_cut_is_found(
-    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
-) -> None:
+def test_any_damage_is_found(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
     place = tmp_path_factory.mktemp("sealed") / "thing"
     write(place, one=b"the first file", two=b"the second")
     victim = place / data.draw(st.sampled_from(["one", "two"]))

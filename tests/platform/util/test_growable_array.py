@@ -10,9 +10,7 @@ from tactful.util.growable_array import append_to, filled_array
 
 
 @given(st.lists(st.lists(st.integers(-9, 9), max_size=90), max_size=8))
-def test_what_grows_holds_all_that_was_added_and_what_was_before_stays(
-    parts: list[list[int]],
-) -> None:
+def test_grown_arrays_equal_lists(parts: list[list[int]]) -> None:
     array, said = np.zeros(0, np.int32), list[int]()
     before: list[tuple[object, list[int]]] = []
     for part in parts:

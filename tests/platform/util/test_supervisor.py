@@ -29,12 +29,7 @@ def run(file: Path, ends: str) -> tuple[int, list[str]]:
 
 @pytest.mark.parametrize(
     ("ends", "code", "starts"),
-    [
-        ("SIGSEGV,SIGABRT,75,0", 0, 4),
-        ("SIGBUS,1", 1, 2),
-        ("3", 3, 1),
-        ("SIGKILL", 137, 1),
-    ],
+    [("SIGSEGV,SIGABRT,75,0", 0, 4), ("SIGBUS,1", 1, 2), ("3", 3, 1), ("SIGKILL", 137, 1)],
 )
 def test_what_crashes_is_started_again(tmp_path: Path, ends: str, code: int, starts: int) -> None:
     file = tmp_path / "runs"

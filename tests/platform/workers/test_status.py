@@ -88,13 +88,7 @@ def test_a_replacement_starts_afresh(pool: Pool) -> None:
     assert [worker.restarts for worker in pool.status.health()] == [1, 0]
 
 
-@pytest.mark.parametrize(
-    ("described", "wanted"),
-    [
-        ({}, Served("", 0)),
-        ({"champion": None, "items": 7}, Served("", 7)),
-        ({"champion": {"version": "3"}, "items": 7}, Served("3", 7)),
-    ],
-)
-def test_served_model_of_a_description(described: dict[str, object], wanted: Served) -> None:
-    assert served(described) == wanted
+def test_served_model_of_a_description() -> None:
+    assert served({}) == Served("", 0)
+    assert served({"champion": None, "items": 7}) == Served("", 7)
+    assert served({"champion": {"version": "3"}, "items": 7}) == Served("3", 7)
