@@ -49,7 +49,7 @@ def backups(tmp_path: Path) -> Path:
         (directory / name).mkdir(parents=True)
         (directory / name / "metadata.db").write_text("people")
         nothing: dict[str, Any] = {"log": None, "state": None, "elsewhere": [], "files": []}
-        made = {"format": FORMAT, "version": "0", "begun_at": at, "ended_at": at}
+        made: dict[str, Any] = {"format": FORMAT, "version": "0", "begun_at": at, "ended_at": at}
         write_manifest(directory / name, Manifest(**made, **nothing))
     (directory / "other").mkdir()
     (directory / "other" / "file").write_text("not ours")

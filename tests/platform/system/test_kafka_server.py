@@ -362,8 +362,8 @@ def test_feature_sources_agree(redis: RedisServer, monkeypatch: pytest.MonkeyPat
         ("user", ["u0", "nobody", "u2"], ["views"]),
         ("item", ["i0", "i9"], ["sold"]),
     ):
-        columns = (source.read_columns(entity, keys, names, at) for source in (shared, whole))
-        assert np.array_equal(*columns)
+        columns = [source.read_columns(entity, keys, names, at) for source in (shared, whole)]
+        assert np.array_equal(columns[0], columns[1])
     assert shared.items == whole.items
     assert (shared.items_version, shared.watermark) == (whole.items_version, whole.watermark)
     assert shared.marks([0]) == {0: len(log)}
