@@ -57,60 +57,37 @@ def run(folder: Path, text: str, *options: str, **environment: str) -> tuple[int
     kept = {name: value for name, value in os.environ.items() if not name.startswith("TACTFUL_")}
     kept.pop("CI", None)
     kept.pop("PYTEST_XDIST_WORKER", None)
-    done = subprocess.run(
-        [
-            *(sys.executable, "-m", "pytest", "-p", "no:cacheprovider"),
-            *("-c", os.devnull, "--rootdir", str(folder), *options, "test_it.py"),
-        ],
-        cwd=folder,
-        env={**kept, "TACTFUL_SHARED": str(folder), **environment},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-    )
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-c", os.devnull]
+    command += ["--rootdir", str(folder), *options, "test_it.py"]
+    env = {**kept, "TACTFUL_SHARED": str(folder), **environment}
+    done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=300)
     return done.returncode, done.stdout + done.stderr
 
 
-@pytest.mark.parametrize(
-    ("options", "environment", "code", "counts"),
-    [
-        ((), {}, 0, {"passed": 1, "skipped": 4}),
-        (("-n", "2"), {"CI": "true"}, 1, {"passed": 1, "skipped": 1, "error": 3}),
-    ],
-)
-def test_missing_services(
-    tmp_path: Path,
-    options: tuple[str, ...],
-    environment: dict[str, str],
-    code: int,
-    counts: dict[str, int],
-) -> None:
-    """One line says which services were missing; in CI that fails, but for shared data."""
-    returned, output = run(tmp_path, SERVICES, *options, **environment)
-    assert returned == code, output
-    assert output.count("services missing:") == 1
-    assert "services missing: flink (1 tests), redis (2 tests); see CONTRIBUTING.md" in output
-    found = re.findall(r"(\d+) (passed|skipped|failed|error)", output.splitlines()[-1])
-    assert {outcome: int(count) for count, outcome in found} == counts
+def test_services_and_examples(tmp_path: Path) -> None:
+    """One line says which services were missing; in CI that fails, but for shared data.
 
+    The default run has the same examples each time, a random one those of its seed.
+    """
 
-def test_examples(tmp_path: Path) -> None:
-    """The default run has the same examples each time, a random one those of its seed."""
-
-    def examples(**environment: str) -> list[str]:
+    def outcomes(code: int, *options: str, **environment: str) -> tuple[dict[str, int], list[str]]:
         written = tmp_path / "examples"
         written.unlink(missing_ok=True)
-        seed = environment.get("TACTFUL_TEST_SEED")
-        options = [] if seed is None else [f"--hypothesis-seed={seed}"]
-        code, output = run(tmp_path, EXAMPLES, *options, **environment)
-        assert code == 0, output
-        return written.read_text().split()
+        returned, output = run(tmp_path, SERVICES + EXAMPLES, *options, **environment)
+        assert returned == code, output
+        assert output.count("services missing:") == 1
+        assert "services missing: flink (1 tests), redis (2 tests); see CONTRIBUTING.md" in output
+        found = re.findall(r"(\d+) (passed|skipped|failed|error)", output.splitlines()[-1])
+        return {outcome: int(count) for count, outcome in found}, written.read_text().split()
 
-    default = examples()
-    assert examples(CI="true") == default
-    first = examples(TACTFUL_TEST_SEED="1")
-    assert examples(TACTFUL_TEST_SEED="2") != first
+    counts, default = outcomes(0)
+    assert counts == {"passed": 2, "skipped": 4}
+    counts, examples = outcomes(1, "-n", "2", CI="true")
+    assert counts == {"passed": 2, "skipped": 1, "error": 3}
+    assert examples == default
+    _, first = outcomes(0, "--hypothesis-seed=1", TACTFUL_TEST_SEED="1")
+    _, second = outcomes(0, "--hypothesis-seed=2", TACTFUL_TEST_SEED="2")
+    assert second != first
     assert (len(default), len(first)) == (20, 60)
 
 

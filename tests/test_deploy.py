@@ -12,7 +12,7 @@ import sys
 import time
 import tomllib
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +72,7 @@ CONTAINERS = {name: (command, environment) for name, command, environment in con
 
 
 def settings_of(name: str) -> Settings:
-    _, environment = CONTAINERS[name]
+    environment = CONTAINERS[name][1]
     assert all(isinstance(value, str) for value in environment.values()), "quote numbers"
     return load_settings(environ=environment)
 
@@ -98,9 +98,8 @@ def test_commands_and_variables_exist(name: str, monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize("where", ["compose {}", "kubernetes StatefulSet/tactful-{}"])
 def test_servers_and_workers_compute_the_same(where: str) -> None:
     server, worker = (settings_of(where.format(what)) for what in ("server", "worker"))
-    assert server.engine == worker.engine
-    assert server.identity == worker.identity
-    assert server.online == worker.online
+    for section in ("engine", "identity", "online"):
+        assert getattr(server, section) == getattr(worker, section)
     for name in ("brokers", "topic", "consumer_threads", "replication", "security", "username"):
         assert getattr(server.log, name) == getattr(worker.log, name)
     assert server.server.host == "0.0.0.0"
@@ -219,13 +218,9 @@ def test_the_compose_file_without_its_containers(
     now = int(time.time() * 1000)
 
     def event(number: int, minutes_ago: int) -> dict[str, object]:
-        return {
-            "event_id": f"{run}-{number}",
-            "type": "view",
-            "timestamp": now - minutes_ago * 60_000,
-            "user_id": f"{run}-{number % 5}",
-            "item_id": "cup",
-        }
+        user, timestamp = f"{run}-{number % 5}", now - minutes_ago * 60_000
+        named = {"event_id": f"{run}-{number}", "type": "view", "timestamp": timestamp}
+        return {**named, "user_id": user, "item_id": "cup"}
 
     with contextlib.ExitStack() as stack:
         of_server = {**changes, "TACTFUL_STORAGE__DATA": str(tmp_path / "server")}
@@ -242,9 +237,10 @@ def test_the_compose_file_without_its_containers(
         http.put("/v1/items", json=[{"item_id": "cup", "category": "kitchen", "price": 8}])
         sent = [event(number, 45) for number in range(10)] + [event(n, 0) for n in range(10, 15)]
         position = http.post("/v1/events", json=sent).json()["position"]
-
         asked = {"user_id": f"{run}-3", "after": position}
-        answer = patiently(lambda: http.post("/v1/recommend", json=asked))
+        until = time.monotonic() + 120
+        while (answer := http.post("/v1/recommend", json=asked)).status_code == 503:
+            assert time.monotonic() < until, answer.text
         assert [item["item_id"] for item in answer.json()["items"]] == ["cup"]
         features = http.get(f"/v1/users/{run}-3/features").json()["features"]
         assert len(features["recent_items"]) == 3, "what the workers computed"
@@ -269,11 +265,3 @@ def test_the_compose_file_without_its_containers(
 def first_line(process: subprocess.Popen[str]) -> str:
     assert process.stdout is not None
     return process.stdout.readline()
-
-
-def patiently(ask: Callable[[], httpx.Response]) -> httpx.Response:
-    until = time.monotonic() + 120
-    while (answer := ask()).status_code == 503:
-        assert time.monotonic() < until, answer.text
-    assert answer.status_code == 200, answer.text
-    return answer

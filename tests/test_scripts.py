@@ -17,14 +17,8 @@ def run(*command: object, path: Path | None = None) -> subprocess.CompletedProce
     environment = dict(os.environ)
     if path is not None:
         environment["PATH"] = f"{path}{os.pathsep}{environment['PATH']}"
-    return subprocess.run(
-        [str(part) for part in command],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
+    words = [str(part) for part in command]
+    return subprocess.run(words, env=environment, capture_output=True, text=True, timeout=60)
 
 
 def program(path: Path, text: str) -> None:
@@ -36,10 +30,7 @@ def program(path: Path, text: str) -> None:
 
 @pytest.mark.parametrize(
     ("output", "code", "calls"),
-    [
-        ("E: Could not get lock /var/lib/apt/lists/lock. It is held by process 7", 0, 4),
-        ("E: Unable to locate package jq", 1, 1),
-    ],
+    [("E: Could not get lock /var/lib/apt/lists/lock", 0, 4), ("E: Unable to locate", 1, 1)],
 )
 def test_apt(tmp_path: Path, output: str, code: int, calls: int) -> None:
     """A lock is waited for; any other error is shown at once."""
@@ -90,13 +81,9 @@ def test_commit_subjects(checkout: Path, subject: str, problem: str | None) -> N
     since = run("git", "-C", checkout, "rev-parse", "HEAD").stdout.strip()
     commit(checkout, subject)
     done = run(checkout / "scripts" / "subjects", since)
-    assert done.returncode == (problem is not None)
+    assert done.returncode == bool(done.stdout) == (problem is not None)
     assert (problem or "") in done.stdout
-    assert bool(done.stdout) == (problem is not None)
-
-
-def test_commit_subjects_without_history(checkout: Path) -> None:
-    """A checkout without the commit that the rule begins with passes, and says so."""
+    # A checkout without the commit that the rule begins with passes, and says so.
     done = run(checkout / "scripts" / "subjects")
     assert done.returncode == 0
     assert done.stdout.startswith("skipped: ")

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable
+from typing import Any
 
 import msgspec
 import pytest
@@ -111,23 +112,15 @@ def test_a_list_that_has_not_seen_the_event_is_an_error() -> None:
 
 
 def test_runs_are_pooled_and_what_gets_slower_shows() -> None:
-    runs = [
-        Run(
-            Observed(
-                seconds=4.0,
-                offered=4 * RATE,
-                accepted=4 * RATE,
-                refused={"503": refused} if refused else {},
-                fresh_ms=[10.0, 20.0, 30.0, 40.0 + shift],
-                fresh_at_s=[0.5, 1.5, 2.5, 3.5],
-                fresh_ack_ms=[1.0] * 4,
-                late_ms=[0.0],
-            ),
-            {"worker": cores},
-        )
-        for shift, cores, refused in ((0.0, 0.2, 0), (60.0, 0.4, 2))
-    ]
-    run = pooled(runs)
+
+    def observed(newest_ms: float, refused: dict[str, int]) -> Observed:
+        fresh = {"fresh_ms": [10.0, 20.0, 30.0, newest_ms], "fresh_at_s": [0.5, 1.5, 2.5, 3.5]}
+        load = {"seconds": 4.0, "offered": 4 * RATE, "accepted": 4 * RATE, "refused": refused}
+        more: dict[str, Any] = {**fresh, **load}
+        return Observed(fresh_ack_ms=[1.0] * 4, late_ms=[0.0], **more)
+
+    slow = Run(observed(100.0, {"503": 2}), {"worker": 0.4})
+    run = pooled([Run(observed(40.0, {}), {"worker": 0.2}), slow])
     assert run.cores == {"worker": pytest.approx(0.3)}
     assert run.observed.seconds == 8.0
     assert run.observed.refused == {"503": 2}

@@ -32,14 +32,11 @@ def planted() -> _Films:
 @pytest.mark.slow
 def test_cold_people_gain_from_what_they_are(tmp_path: Path) -> None:
     asked = np.arange(0, 150, 5)
-
     learned, heuristic, popular = _precisions(planted(), asked, tmp_path).T
-
     # All eight likes lie among the twenty films of one's own side: 0.4 is the most there is.
-    assert learned.max() <= 0.4
-    assert heuristic.max() <= 0.4
-    assert learned.mean() >= 0.36
-    assert heuristic.mean() >= 0.36
+    for found in (learned, heuristic):
+        assert found.max() <= 0.4
+        assert found.mean() >= 0.36
     assert 0.1 < popular.mean() < 0.3
 
 
@@ -55,9 +52,7 @@ def test_the_shop_knows_nothing_of_what_those_asked_liked() -> None:
 def test_the_past_of_cold_items_is_gone_and_all_else_stays() -> None:
     shop = make_shop(5, people=12, items=40, days=40)
     cold = {"item-003", "item-017", "item-030"}
-
     less = without(shop, cold)
-
     wire = list(shop.events(0, len(shop)))
     gone = [number for number in range(shop.cut) if shop.item[number] in cold]
     assert gone

@@ -15,11 +15,9 @@ class LocalPopulation:
     """`Population` of devices in this process, called one after the other."""
 
     def __init__(self, devices: Mapping[int, Device]) -> None:
-        """Keep the devices by number."""
         self._devices = devices
 
     def ids(self) -> Sequence[int]:
-        """Return the numbers of the devices."""
         return list(self._devices)
 
     def train(
@@ -35,5 +33,4 @@ class LocalPopulation:
     def evaluate(
         self, ids: Sequence[int], weights: Vector, round_number: int
     ) -> Mapping[int, Score]:
-        """Return the scores of the devices."""
         return {number: self._devices[number].evaluate(weights) for number in ids}

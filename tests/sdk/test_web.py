@@ -38,13 +38,13 @@ class Shop:
         self.page.open(f"{self.pages}{path}")
         self.page.wait_for(f"location.pathname === {json.dumps(path)} && !!window.tactful")
 
-    def start(self, **options: Any) -> None:
-        """Make the client of the page."""
+    def start(self, script: str = "", **options: Any) -> Any:
+        """Make the client of the page; run a script with it."""
         given = {"url": self.gate.url, "key": self.key, "flushAfterMs": 30, **options}
-        self.page.run(
+        return self.page.run(
             "window.errors = [];"
             f"window.client = new tactful.Tactful({{...{json.dumps(given)},"
-            " onError: (error) => errors.push(error.code)});"
+            f" onError: (error) => errors.push(error.code)}}); {script}"
         )
 
     def stored(self) -> dict[str, str]:
@@ -56,16 +56,10 @@ class Shop:
     def views(self, device: str) -> float:
         """How many views of a device the engine counts in the end."""
         position = self.live.platform.position
-        answer = self.live.http.post(
-            "/v1/recommend",
-            json={"device_id": device, "explain": True, "after": position},
-            headers={"x-api-key": self.admin},
-        )
+        body = {"device_id": device, "explain": True, "after": position}
+        key = {"x-api-key": self.live.platform.keys.create(["admin"])[0]}
+        answer = self.live.http.post("/v1/recommend", json=body, headers=key)
         return float(answer.json()["explanation"]["rules"]["views"])
-
-    @property
-    def admin(self) -> str:
-        return self.live.platform.keys.create(["admin"])[0]
 
 
 @pytest.fixture(scope="module")
@@ -104,8 +98,7 @@ def arrived(shop: Shop, count: int) -> Callable[[], bool]:
 
 
 def test_nothing_is_stored_or_sent_before_consent(shop: Shop) -> None:
-    shop.start()
-    got = shop.page.run(
+    got = shop.start(
         "const id = client.track({type: 'view', item_id: 'i-1'});"
         "await client.flush();"
         "const failed = await client.recommend().catch((error) => error.code);"
@@ -113,21 +106,17 @@ def test_nothing_is_stored_or_sent_before_consent(shop: Shop) -> None:
         "await new Promise((resolve) => setTimeout(resolve, 150));"
         "return [id === undefined, client.deviceId === undefined, client.consented, failed]"
     )
-
     assert got == [True, True, False, "no_consent"]
     assert shop.stored() == {}
     assert shop.page.run("return document.cookie") == ""
     assert shop.gate.seen == shop.gate.asked == []
-
     shop.page.run("client.setConsent(true); client.track({type: 'view', item_id: 'i-2'})")
     wait_until(arrived(shop, 1))
     assert [event["item_id"] for event in shop.gate.events()] == ["i-2"]
 
 
 def test_the_list_for_everybody_names_nobody_and_stores_nothing(shop: Shop) -> None:
-    shop.start()
-    answer = shop.page.run("return client.recommend({count: 2}, {anonymous: true})")
-
+    answer = shop.start("return client.recommend({count: 2}, {anonymous: true})")
     assert len(answer["items"]) == 2
     assert shop.gate.seen[-1].body == {"count": 2}
     assert "cookie" not in shop.gate.seen[-1].headers
@@ -135,13 +124,12 @@ def test_the_list_for_everybody_names_nobody_and_stores_nothing(shop: Shop) -> N
 
 
 def test_an_event_counts_and_names_one_device_and_one_visit(shop: Shop) -> None:
-    shop.start(consent=True)
-    device = shop.page.run(
+    device = shop.start(
         "client.track({type: 'view', item_id: 'i-1', properties: {price: 2.5}});"
         "client.track({type: 'view', item_id: 'i-2'});"
-        "await client.flush(); return client.deviceId"
+        "await client.flush(); return client.deviceId",
+        consent=True,
     )
-
     events = shop.gate.events()
     assert {event["device_id"] for event in events} == {device}
     assert len({event["session_id"] for event in events}) == 1
@@ -149,35 +137,25 @@ def test_an_event_counts_and_names_one_device_and_one_visit(shop: Shop) -> None:
     assert events[0]["properties"] == {"price": 2.5}
     assert shop.views(device) == 2
     shop.visit("/next")
-    shop.start(consent=True)
-    assert shop.page.run("return client.deviceId") == device
+    assert shop.start("return client.deviceId", consent=True) == device
     shop.page.run("client.track({type: 'view'}); await client.flush()")
     assert shop.gate.events()[-1]["session_id"] == events[0]["session_id"]
     assert shop.nothing_waits()
-
-
-def test_the_device_id_is_random_and_not_a_fingerprint(shop: Shop) -> None:
-    shop.start(consent=True)
-    first = shop.page.run(
-        "const id = client.deviceId; client.setConsent(false); client.setConsent(true); return id"
-    )
-
-    assert len(first) == 32
-    assert shop.page.run("return client.deviceId") != first
+    # The id is random and not a fingerprint.
+    shop.page.run("client.setConsent(false); client.setConsent(true)")
+    assert len(device) == 32
+    assert shop.page.run("return client.deviceId") != device
 
 
 def test_withdrawing_wipes_the_queue_and_the_ids_in_all_tabs(shop: Shop) -> None:
     shop.gate.offline = True
-    shop.start(consent=True)
-    shop.page.run("client.track({type: 'view'}); await client.flush()")
+    shop.start("client.track({type: 'view'}); await client.flush()", consent=True)
     shop.page.run("localStorage.setItem('tactful.queue.other', '{\"at\": 0, \"events\": []}')")
     shop.page.run("localStorage.setItem('shop.basket', 'tea')")
     assert len(shop.stored()) == 5
     shop.gate.offline = False
     shop.gate.seen.clear()
-
     shop.page.run("client.setConsent(false)")
-
     assert shop.stored() == {"shop.basket": "tea"}
     shop.page.run(
         "client.track({type: 'view'}); await client.flush();"
@@ -189,26 +167,24 @@ def test_withdrawing_wipes_the_queue_and_the_ids_in_all_tabs(shop: Shop) -> None
 
 
 def test_withdrawing_in_another_tab_stops_this_one(shop: Shop) -> None:
-    shop.start(consent=True)
-    got = shop.page.run(
+    got = shop.start(
         "const frame = document.createElement('iframe'); frame.src = '/frame';"
         "const loaded = new Promise((resolve) => frame.onload = resolve);"
         "document.body.append(frame); await loaded;"
         "const other = new frame.contentWindow.tactful.Tactful({url: 'http://127.0.0.1:9'});"
         "const heard = new Promise((resolve) => window.addEventListener('storage', resolve));"
-        "other.setConsent(false); await heard; return client.consented"
+        "other.setConsent(false); await heard;"
+        "return [client.consented, client.track({type: 'view'}) === undefined]",
+        consent=True,
     )
-
-    assert got is False
-    assert shop.page.run("return client.track({type: 'view'}) === undefined") is True
+    assert got == [False, True]
 
 
 def test_events_travel_in_batches(shop: Shop) -> None:
-    shop.start(consent=True, flushAfterMs=60_000, batchSize=10)
-    shop.page.run("for (let n = 0; n < 9; n++) client.track({type: 'view'})")
+    tracks = "for (let n = 0; n < 9; n++) client.track({type: 'view'})"
+    shop.start(tracks, consent=True, flushAfterMs=60_000, batchSize=10)
     time.sleep(0.2)
     assert shop.gate.seen == []
-
     shop.page.run("client.track({type: 'view'})")
     wait_until(shop.nothing_waits)
     shop.page.run("client.track({type: 'view'})")
@@ -219,13 +195,11 @@ def test_events_travel_in_batches(shop: Shop) -> None:
 
 def test_what_cannot_be_sent_is_sent_again_and_counts_once(shop: Shop) -> None:
     shop.gate.trouble = [(503, {}), (429, {"retry-after": "1"})]
-    shop.start(consent=True)
-    # The pauses are random up to one and two seconds; the middle of them is enough here.
-    shop.page.run("Math.random = () => 0.05")
-    device = shop.page.run("client.track({type: 'view'}); return client.deviceId")
+    # The pauses are random up to one and two seconds; the start of them is enough here.
+    track = "Math.random = () => 0.05; client.track({type: 'view'}); return client.deviceId"
+    device = shop.start(track, consent=True)
     wait_until(arrived(shop, 3))
     wait_until(shop.nothing_waits)
-
     assert len({event["event_id"] for event in shop.gate.events()}) == 1
     assert shop.views(device) == 1
     assert shop.page.run("return errors") == ["trouble", "trouble"]
@@ -233,21 +207,20 @@ def test_what_cannot_be_sent_is_sent_again_and_counts_once(shop: Shop) -> None:
 
 def test_a_pause_that_the_server_asks_for_is_kept(shop: Shop) -> None:
     shop.gate.trouble = [(429, {"retry-after": "3600"})]
-    shop.start(consent=True)
-    shop.page.run("client.track({type: 'view'}); await client.flush()")
-    shop.page.run(
-        "client.track({type: 'view'}); await client.flush();"
-        "window.dispatchEvent(new Event('online')); window.dispatchEvent(new Event('pagehide'));"
-        "await new Promise((resolve) => setTimeout(resolve, 150))"
+    track = "client.track({type: 'view'}); await client.flush();"
+    shop.start(
+        f"{track}{track} window.dispatchEvent(new Event('online'));"
+        "window.dispatchEvent(new Event('pagehide'));"
+        "await new Promise((resolve) => setTimeout(resolve, 150))",
+        consent=True,
     )
-
     assert len(shop.gate.seen) == 1
-    assert len(json.loads(queue(shop))["events"]) == 2
+    assert len(queued(shop)) == 2
 
 
-def queue(shop: Shop) -> str:
+def queued(shop: Shop) -> list[dict[str, Any]]:
     (found,) = [value for name, value in shop.stored().items() if "queue" in name]
-    return found
+    return list(json.loads(found)["events"])
 
 
 def test_an_answer_that_was_lost_counts_once(shop: Shop) -> None:
@@ -258,31 +231,27 @@ def test_an_answer_that_was_lost_counts_once(shop: Shop) -> None:
         raise ConnectionError("the answer is lost")
 
     shop.gate.trouble = [answer_is_lost]
-    shop.start(consent=True)
-    shop.page.run("Math.random = () => 0.05")
-    device = shop.page.run("client.track({type: 'view'}); return client.deviceId")
+    track = "Math.random = () => 0.05; client.track({type: 'view'}); return client.deviceId"
+    device = shop.start(track, consent=True)
     wait_until(arrived(shop, 2))
     wait_until(shop.nothing_waits)
-
     assert shop.views(device) == 1
 
 
 def test_events_of_a_page_without_network_are_sent_by_the_next_page(shop: Shop) -> None:
     shop.gate.offline = True
-    shop.start(consent=True)
-    device = shop.page.run(
+    device = shop.start(
         "for (let n = 0; n < 3; n++) client.track({type: 'view'});"
-        "await client.flush(); return client.deviceId"
+        "await client.flush(); return client.deviceId",
+        consent=True,
     )
     shop.visit("/later")
     shop.gate.seen.clear()
     shop.gate.offline = False
-    assert len(json.loads(queue(shop))["events"]) == 3
-
+    assert len(queued(shop)) == 3
     shop.start()
     time.sleep(0.1)
     assert shop.gate.seen == []  # this page has no consent yet
-
     shop.page.run("client.setConsent(true)")
     wait_until(arrived(shop, 3))
     wait_until(shop.nothing_waits)
@@ -291,17 +260,15 @@ def test_events_of_a_page_without_network_are_sent_by_the_next_page(shop: Shop) 
 
 def test_the_network_comes_back(shop: Shop) -> None:
     shop.gate.offline = True
-    shop.start(consent=True)
-    shop.page.run("Math.random = () => 0.999; client.track({type: 'view'}); await client.flush()")
-    shop.page.run(
+    shop.start(
+        "Math.random = () => 0.999; client.track({type: 'view'}); await client.flush();"
         "for (let n = 0; n < 9; n++) { window.dispatchEvent(new Event('online'));"
-        " await client.flush() }"
+        " await client.flush() }",
+        consent=True,
     )
     shop.gate.seen.clear()
     shop.gate.offline = False
-
     shop.page.run("window.dispatchEvent(new Event('online')); await client.flush()")
-
     assert len(shop.gate.events()) == 1
 
 
@@ -309,9 +276,7 @@ def test_the_queue_is_bounded_and_drops_the_oldest(shop: Shop) -> None:
     shop.gate.offline = True
     shop.start(consent=True, maxQueued=5, batchSize=100, flushAfterMs=60_000)
     shop.page.run("for (let n = 0; n < 8; n++) client.track({type: 'view', item_id: `i-${n}`})")
-
-    kept = json.loads(queue(shop))["events"]
-    assert [event["item_id"] for event in kept] == [f"i-{n}" for n in range(3, 8)]
+    assert [event["item_id"] for event in queued(shop)] == [f"i-{n}" for n in range(3, 8)]
     assert shop.page.run("return errors") == ["dropped"] * 3
 
 
@@ -319,15 +284,10 @@ def test_the_queue_is_bounded_and_drops_the_oldest(shop: Shop) -> None:
 def test_leaving_the_page_sends_what_waits(shop: Shop, way: str) -> None:
     if way == "beacon":
         shop.page.run("delete Request.prototype.keepalive")
-    shop.start(consent=True, flushAfterMs=60_000)
-    device = shop.page.run(
-        "client.track({type: 'view', item_id: 'i-1'}); client.track({type: 'leave'});"
-        "return client.deviceId"
-    )
+    track = "client.track({type: 'view', item_id: 'i-1'}); client.track({type: 'leave'});"
+    device = shop.start(f"{track} return client.deviceId", consent=True, flushAfterMs=60_000)
     assert shop.gate.seen == []
-
     shop.visit("/elsewhere")
-
     wait_until(arrived(shop, 2))
     (left,) = shop.gate.seen
     assert left.query == {"key": [shop.key]}
@@ -342,28 +302,20 @@ def test_leaving_the_page_sends_what_waits(shop: Shop, way: str) -> None:
 
 
 def test_hiding_the_page_sends_once_and_showing_it_goes_on(shop: Shop) -> None:
-    shop.start(consent=True, flushAfterMs=60_000)
-    shop.page.run(
-        "client.track({type: 'view'});"
-        "window.dispatchEvent(new Event('pagehide')); window.dispatchEvent(new Event('pagehide'))"
-    )
+    track, hide = "client.track({type: 'view'});", "window.dispatchEvent(new Event('pagehide'));"
+    shop.start(f"{track} {hide} {hide}", consent=True, flushAfterMs=60_000)
     wait_until(shop.nothing_waits)
     assert len(shop.gate.events()) == 1
-
-    shop.page.run("window.dispatchEvent(new Event('pageshow')); client.track({type: 'view'})")
-    shop.page.run("window.dispatchEvent(new Event('pagehide'))")
+    shop.page.run(f"window.dispatchEvent(new Event('pageshow')); {track} {hide}")
     wait_until(arrived(shop, 2))
 
 
 def test_leaving_sends_no_more_than_browsers_let_it(shop: Shop) -> None:
-    shop.start(consent=True, flushAfterMs=60_000, batchSize=100)
-    shop.page.run(
-        "for (let n = 0; n < 60; n++)"
-        "  client.track({type: 'view', properties: {t: '\xfc'.repeat(1000)}})"
-    )
+    track = "client.track({type: 'view', properties: {t: '\xfc'.repeat(1000)}})"
+    tracks = f"for (let n = 0; n < 60; n++) {track}"
+    shop.start(tracks, consent=True, flushAfterMs=60_000, batchSize=100)
     shop.visit("/elsewhere")
     wait_until(arrived(shop, 1))
-
     sent = len(shop.gate.events())
     assert 20 < sent < 60
     shop.start(consent=True)
@@ -371,51 +323,43 @@ def test_leaving_sends_no_more_than_browsers_let_it(shop: Shop) -> None:
 
 
 def test_one_event_that_is_refused_does_not_hold_the_others_up(shop: Shop) -> None:
-    shop.start(consent=True, batchSize=100)
-    device = shop.page.run(
+    device = shop.start(
         "client.track({type: 'payment'}); client.track({type: 'nonsense'});"
         "client.track({type: 'view', user_id: 'somebody'}); client.track({type: 'view'});"
-        "await client.flush(); return client.deviceId"
+        "await client.flush(); return client.deviceId",
+        consent=True,
+        batchSize=100,
     )
-
     assert shop.views(device) == 1
     assert shop.page.run("return errors") == ["forbidden", "unknown_type", "forbidden"]
     assert shop.nothing_waits()
 
 
 def test_a_batch_that_is_too_large_is_cut(shop: Shop) -> None:
-    shop.start(consent=True, batchSize=200, flushAfterMs=60_000)
-    device = shop.page.run(
-        "for (let n = 0; n < 150; n++)"
-        "  client.track({type: 'view', properties: {t: 'x'.repeat(2000)}});"
-        "await client.flush(); return client.deviceId"
-    )
-
+    track = "for (let n = 0; n < 150; n++) client.track({type: 'view', properties: {t: long}});"
+    script = f"const long = 'x'.repeat(2000); {track} await client.flush(); return client.deviceId"
+    device = shop.start(script, consent=True, batchSize=200, flushAfterMs=60_000)
     assert [len(each.body) for each in shop.gate.seen] == [150, 75, 75]
     assert shop.views(device) == 150
 
 
 def test_a_list_its_impressions_and_its_clicks(shop: Shop) -> None:
-    shop.start(consent=True)
-    answer = shop.page.run(
+    answer = shop.start(
         "window.list = await client.recommend({count: 3, exclude: ['i-0']});"
         "client.impression(list, ['i-1', 'i-3', 'not there']); client.click(list, 'i-3');"
-        "await client.flush(); return {list, device: client.deviceId}"
+        "await client.flush(); return {list, device: client.deviceId}",
+        consent=True,
     )
-
     listed = answer["list"]
     assert [item["item_id"] for item in listed["items"]] == ["i-1", "i-2", "i-3"]
     request = shop.gate.seen[0]
     assert request.body["device_id"] == answer["device"]
     assert set(request.body) == {"count", "exclude", "device_id", "session_id", "context"}
     assert request.body["context"] == {"consent": "personalisation measurement"}
-    said = [
-        (each["type"], each["item_id"], each["properties"]["position"])
-        for each in shop.gate.events()
-    ]
-    assert said == [("impression", "i-1", 0), ("impression", "i-3", 2), ("click", "i-3", 2)]
-    ids = {event["recommendation_id"] for event in shop.gate.events()}
-    assert ids == {listed["recommendation_id"]}
+    events = shop.gate.events()
+    said = [f"{it['type']} {it['item_id']} {it['properties']['position']}" for it in events]
+    assert said == ["impression i-1 0", "impression i-3 2", "click i-3 2"]
+    assert {it["recommendation_id"] for it in events} == {listed["recommendation_id"]}
 
 
 def test_a_busy_server_is_asked_again_within_the_time(shop: Shop) -> None:
@@ -423,7 +367,6 @@ def test_a_busy_server_is_asked_again_within_the_time(shop: Shop) -> None:
     shop.start(consent=True)
     assert shop.page.run("return (await client.recommend({count: 1})).items.length") == 1
     assert len(shop.gate.seen) == 3
-
     shop.gate.trouble = [(503, {"retry-after": "60"})]
     got = shop.page.run(
         "return client.recommend().catch((error) => [error.code, error.status, error.retryAfterMs])"
@@ -432,54 +375,42 @@ def test_a_busy_server_is_asked_again_within_the_time(shop: Shop) -> None:
 
 
 @pytest.mark.parametrize(
-    ("call", "code"),
+    ("option", "code"),
     [
-        ("client.recommend({}, {timeoutMs: 100})", "timeout"),
-        (
-            "(() => { const stop = new AbortController(); setTimeout(() => stop.abort(), 50);"
-            " return client.recommend({}, {signal: stop.signal}) })()",
-            "aborted",
-        ),
-        ("client.recommend({}, {signal: AbortSignal.abort()})", "aborted"),
+        ("timeoutMs: 100", "timeout"),
+        ("signal: stop.signal", "aborted"),
+        ("signal: AbortSignal.abort()", "aborted"),
     ],
 )
-def test_a_call_ends_when_it_should(shop: Shop, call: str, code: str) -> None:
-    shop.start(consent=True)
+def test_a_call_ends_when_it_should(shop: Shop, option: str, code: str) -> None:
     shop.gate.trouble = [lambda: time.sleep(1)]
-
-    assert shop.page.run(f"return {call}.catch((error) => error.code)") == code
+    stop = "const stop = new AbortController(); setTimeout(() => stop.abort(), 50);"
+    call = f"return client.recommend({{}}, {{{option}}}).catch((error) => error.code)"
+    assert shop.start(f"{stop if 'stop' in option else ''} {call}", consent=True) == code
 
 
 def test_an_abort_also_ends_a_pause(shop: Shop) -> None:
-    shop.start(consent=True)
     shop.gate.trouble = [(503, {"retry-after": "2"})]
-    got = shop.page.run(
+    got = shop.start(
         "const stop = new AbortController(); setTimeout(() => stop.abort(), 150);"
         "const began = performance.now();"
         "const code = await client.recommend({}, {signal: stop.signal}).catch((e) => e.code);"
-        "return [code, performance.now() - began < 1900]"
+        "return [code, performance.now() - began < 1900]",
+        consent=True,
     )
-
     assert got == ["aborted", True]
 
 
-@pytest.mark.parametrize(("key", "code"), [("wrong", "no_key"), (None, "no_key")])
-def test_a_wrong_key_is_told_and_not_asked_with_again_at_once(
-    shop: Shop, key: str | None, code: str
-) -> None:
-    shop.start(consent=True, **({"key": key} if key else {}))
-    if key is None:
-        shop.page.run(
-            f"client.close(); client = new tactful.Tactful({{url: '{shop.gate.url}',"
-            " consent: true, onError: (error) => errors.push(error.code)})"
-        )
-    shop.page.run(
+@pytest.mark.parametrize("key", ["'wrong'", "undefined"])
+def test_a_wrong_key_is_told_and_not_asked_with_again_at_once(shop: Shop, key: str) -> None:
+    shop.start(
+        f"client.close(); client = new tactful.Tactful({{url: '{shop.gate.url}', key: {key},"
+        " consent: true, onError: (error) => errors.push(error.code)});"
         "Math.random = () => 0.5; client.track({type: 'view'}); await client.flush();"
         "await client.flush(); await client.flush()"
     )
-
-    assert shop.page.run("return errors") == [code]
-    assert shop.page.run("return client.recommend().catch((error) => error.code)") == code
+    assert shop.page.run("return errors") == ["no_key"]
+    assert shop.page.run("return client.recommend().catch((error) => error.code)") == "no_key"
 
 
 def test_a_page_of_another_origin_gets_nothing(shop: Shop) -> None:
@@ -487,7 +418,6 @@ def test_a_page_of_another_origin_gets_nothing(shop: Shop) -> None:
     shop.page.open(f"{other}/")
     shop.page.wait_for("location.hostname === 'localhost' && window.tactful !== undefined")
     shop.start(consent=True)
-
     # A pause that is too long for a second try: the last one may end with its time instead.
     shop.page.run("Math.random = () => 1000")
     asked = "return client.recommend({}, {timeoutMs: 30000}).catch((error) => error.code)"
@@ -501,9 +431,7 @@ def test_a_page_of_another_origin_gets_nothing(shop: Shop) -> None:
 def test_what_others_left_in_the_storage_does_no_harm(shop: Shop, planted: str) -> None:
     shop.page.run(f"localStorage.setItem('tactful.queue.x', {json.dumps(planted)})")
     shop.page.run("localStorage.setItem('tactful.session', 'x'.repeat(10))")
-    shop.start(consent=True)
-    shop.page.run("client.track({type: 'view'}); await client.flush()")
-
+    shop.start("client.track({type: 'view'}); await client.flush()", consent=True)
     assert len(shop.gate.events()) == 1
     assert "tactful.queue.x" not in shop.stored()
 
@@ -517,12 +445,8 @@ def test_what_others_left_in_the_storage_does_no_harm(shop: Shop, planted: str) 
 )
 def test_a_page_without_storage_still_sends(shop: Shop, broken: str) -> None:
     shop.page.run(broken)
-    shop.start(consent=True)
-    device = shop.page.run(
-        "client.track({type: 'view'}); client.track({type: 'view'}); await client.flush();"
-        "return client.deviceId"
-    )
-
+    tracks = "client.track({type: 'view'}); client.track({type: 'view'}); await client.flush();"
+    device = shop.start(f"{tracks} return client.deviceId", consent=True)
     assert {event["device_id"] for event in shop.gate.events()} == {device}
     assert shop.views(device) == 2
 
@@ -530,11 +454,8 @@ def test_a_page_without_storage_still_sends(shop: Shop, broken: str) -> None:
 def test_a_handler_that_throws_holds_nothing_up(shop: Shop) -> None:
     shop.page.run(
         f"window.client = new tactful.Tactful({{url: '{shop.gate.url}', key: '{shop.key}',"
-        " consent: true, onError: () => { throw new Error('planted') }})"
-    )
-    shop.page.run(
+        " consent: true, onError: () => { throw new Error('planted') }});"
         "client.track({type: 'nonsense'}); await client.flush();"
         "client.track({type: 'view'}); await client.flush()"
     )
-
     assert [event["type"] for event in shop.gate.events()] == ["nonsense", "view"]

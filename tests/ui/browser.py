@@ -47,12 +47,8 @@ class Page:
 
     def run(self, code: str) -> Any:
         """Run the body of an async JavaScript function; a RuntimeError quotes what it throws."""
-        params = {
-            "expression": f"(async () => {{ {code} }})()",
-            "returnByValue": True,
-            "awaitPromise": True,
-        }
-        answer = self._call("Runtime.evaluate", params)
+        params = {"expression": f"(async () => {{ {code} }})()", "returnByValue": True}
+        answer = self._call("Runtime.evaluate", {**params, "awaitPromise": True})
         if (thrown := answer.get("exceptionDetails")) is not None:
             raise RuntimeError(thrown.get("exception", {}).get("description", thrown["text"]))
         return answer["result"].get("value")
@@ -80,18 +76,9 @@ class Page:
 @contextmanager
 def browser(executable: str | Path, profile: Path) -> Iterator[Page]:
     """A page of a Chromium that lives for the length of the block, with its own empty profile."""
-    command = [
-        str(executable),
-        "--headless=new",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--disable-dev-shm-usage",
-        "--no-first-run",
-        "--hide-scrollbars",
-        "--remote-debugging-port=0",
-        f"--user-data-dir={profile}",
-        "about:blank",
-    ]
+    command = [str(executable), "--headless=new", "--no-sandbox", "--disable-gpu"]
+    command += ["--disable-dev-shm-usage", "--no-first-run", "--hide-scrollbars"]
+    command += ["--remote-debugging-port=0", f"--user-data-dir={profile}", "about:blank"]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         port = _debugging_port(process, profile)

@@ -91,13 +91,11 @@ def test_best_baseline_is_the_best_of_the_others() -> None:
 
 def test_moments_are_read_in_both_forms_as_utc() -> None:
     expected = datetime(2021, 3, 1, 12, tzinfo=UTC)
-    assert parse_time("2021-03-01T12:00:00Z") == expected
-    assert parse_time("2021-03-01T14:00:00+02:00") == expected
-    assert parse_time("2021-03-01T12:00:00") == expected
+    for zone in ("12:00:00Z", "14:00:00+02:00", "12:00:00"):
+        assert parse_time(f"2021-03-01T{zone}") == expected
     assert parse_time(round(expected.timestamp() * 1000)) == expected
     nothings: list[object] = [None, "noon", True, math.nan, 1e300, {}, []]
-    for wrong in nothings:
-        assert parse_time(wrong) is None
+    assert [wrong for wrong in nothings if parse_time(wrong) is not None] == []
 
 
 def test_keys_come_largest_total_first() -> None:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -43,18 +44,19 @@ def same(a: ServerState, b: ServerState) -> bool:
     )
 
 
+def applied(reports: Iterable[tuple[int, Any]]) -> tuple[ServerState, Any]:
+    return apply_reports(start(vector(0, 0)), range(5), reports, PLAIN)
+
+
 def test_denominator_stays_the_report_goal_when_devices_drop_out() -> None:
-    state, tally = apply_reports(
-        start(vector(0, 0)), range(5), [(0, vector(4, 0)), (3, vector(0, 8))], PLAIN
-    )
+    state, tally = applied([(0, vector(4, 0)), (3, vector(0, 8))])
     assert state.model.weights.tolist() == [1.0, 2.0]
     assert (tally.reports, tally.refused, tally.void) == (2, 0, False)
 
 
 def test_one_device_moves_the_model_by_at_most_its_share() -> None:
     others = [(device, vector(1, 1)) for device in range(3)]
-    without, _ = apply_reports(start(vector(0, 0)), range(5), others, PLAIN)
-    moved, _ = apply_reports(start(vector(0, 0)), range(5), [*others, (4, vector(0, 10))], PLAIN)
+    without, moved = (applied(sent)[0] for sent in (others, [*others, (4, vector(0, 10))]))
     step = np.linalg.norm(moved.model.weights - without.model.weights)
     assert step == pytest.approx(PLAIN.update_norm / PLAIN.report_goal)
 
@@ -64,7 +66,7 @@ def test_reports_beyond_the_goal_are_not_read() -> None:
         yield from [(device, vector(1, 0)) for device in range(4)]
         raise AssertionError("read on after the report goal")
 
-    state, tally = apply_reports(start(vector(0, 0)), range(5), arriving(), PLAIN)
+    state, tally = applied(arriving())
     assert tally.reports == 4 and state.model.weights.tolist() == [1.0, 0.0]
 
 
@@ -75,15 +77,14 @@ POISONS += [np.zeros((2, 1), np.float32), np.zeros(2, np.float64), np.zeros(2, n
 @pytest.mark.parametrize("poison", [*POISONS, np.array([None, None])])
 def test_poisoned_update_is_refused_and_the_others_count(poison: Any) -> None:
     good = [(1, vector(4, 0)), (2, vector(4, 0))]
-    clean, _ = apply_reports(start(vector(0, 0)), range(5), good, PLAIN)
-    state, tally = apply_reports(start(vector(0, 0)), range(5), [(0, poison), *good], PLAIN)
-    assert same(state, clean)
+    state, tally = applied([(0, poison), *good])
+    assert same(state, applied(good)[0])
     assert (tally.reports, tally.refused) == (2, 1)
 
 
 def test_strangers_and_repeated_reports_are_ignored() -> None:
     reports = [(9, vector(9, 9)), (1, vector(4, 0)), (1, vector(4, 0)), (2, vector(4, 0))]
-    state, tally = apply_reports(start(vector(0, 0)), range(5), reports, PLAIN)
+    state, tally = applied(reports)
     assert tally.reports == 2 and state.model.weights.tolist() == [2.0, 0.0]
 
 
@@ -105,13 +106,8 @@ def test_order_of_arrival_does_not_matter(order: list[int]) -> None:
 
 
 def test_momentum_and_average_follow_their_formulas() -> None:
-    settings = RoundSettings(
-        cohort=2,
-        report_goal=2,
-        minimum_reports=1,
-        update_norm=10.0,
-        optimizer=Optimizer(learning_rate=0.5, momentum=0.9, averaging=0.15),
-    )
+    optimizer = Optimizer(learning_rate=0.5, momentum=0.9, averaging=0.15)
+    settings = replace(PLAIN, cohort=2, report_goal=2, minimum_reports=1, optimizer=optimizer)
     state = start(vector(0))
     weights = velocity = average = 0.0
     for applied, mean in enumerate((1.0, -2.0, 0.5, 0.0), start=1):

@@ -75,11 +75,8 @@ def test_noised_rates_are_near_the_true_ones_and_say_how_near(tmp_path: Path) ->
 def test_evaluations_end_with_their_budget_also_after_a_restart(tmp_path: Path) -> None:
     few = replace(MANY, population=4_000, report_goal=2_000, rounds=2)
     plan = plan_evaluations(few)
-
-    def said(device: int, round_number: int) -> Vector:
-        return evaluator(lambda weights: Score(2, 1, 1, 1.0))(WEIGHTS, round_number)
-
-    collector = ClearCollector(Devices(few.population, said))
+    said = evaluator(lambda weights: Score(2, 1, 1, 1.0))
+    collector = ClearCollector(Devices(few.population, lambda _, number: said(WEIGHTS, number)))
     entropy = np.random.default_rng(2).bytes
     for left in (1, 0):
         run = PrivateEvaluations(tmp_path, plan, entropy=entropy)

@@ -35,17 +35,10 @@ def test_the_divisor_is_the_report_goal(tmp_path: Path) -> None:
     """The sum is divided by the report goal, and all updates have equal weight."""
 
     def six_report(device: int, round_number: int) -> Vector | None:
-        return constant(device, round_number) if device in cohort[:6] else None
+        return constant(device, round_number) if device in devices.asked[-1][:6] else None
 
-    class Once(Devices):
-        def train(self, ids, weights, round_number):  # type: ignore[no-untyped-def]
-            cohort.extend(ids)
-            return super().train(ids, weights, round_number)
-
-    cohort: list[int] = []
-    run = training(tmp_path, BARE)
-    outcome = run.run_round(ClearCollector(Once(60, six_report)))
-    assert outcome.released
+    devices, run = Devices(60, six_report), training(tmp_path, BARE)
+    assert run.run_round(ClearCollector(devices)).released
     # Silent devices do not raise the others' weight (flwr divides by those who replied).
     assert np.allclose(run.weights, 6 * 0.25 / BARE.report_goal, atol=1e-4)
 
@@ -106,6 +99,9 @@ def test_a_ledger_of_an_earlier_version_is_read(tmp_path: Path) -> None:
     assert ledger.eligible(range(1, 5), 7, 10) == [1]
     assert ledger.eligible(range(1, 5), 7, 11) == [1, 2, 4]
     ledger.close()
+    ledger = Participation(tmp_path / "ledger.db", times=1, separation=1)
+    ledger.charge([2**64 - 1], 0)  # numbers of 64 bits
+    assert ledger.eligible([2**64 - 1, 2**63], 5) == [2**63]
 
 
 def test_spare_participations_add_noise() -> None:
@@ -139,12 +135,8 @@ def test_epsilon_counts_void_rounds_of_visible_sums(tmp_path: Path, tier: Tier) 
 
 def test_unfit_updates_count_as_reports_of_zeros(tmp_path: Path) -> None:
     """Were they left out, whether a round is released would depend on what they hold."""
-    poisons: list[Any] = [
-        np.full(SIZE, np.nan, dtype=np.float32),
-        np.full(SIZE, np.inf, dtype=np.float32),
-        np.zeros(SIZE + 1, dtype=np.float32),
-        np.zeros(SIZE, dtype=np.float64),
-    ]
+    poisons: list[Any] = [np.full(SIZE, bad, dtype=np.float32) for bad in (np.nan, np.inf)]
+    poisons += [np.zeros(SIZE + 1, dtype=np.float32), np.zeros(SIZE, dtype=np.float64)]
 
     def poisoned(device: int, round_number: int) -> Vector:
         poison: Vector = poisons[device % 4]
@@ -237,13 +229,9 @@ def test_a_run_goes_on_from_its_checkpoint_as_if_never_stopped(tmp_path: Path) -
 @pytest.mark.parametrize("step", ["training", "saving", "recording"])
 def test_kill_9_keeps_the_budget(tmp_path: Path, step: str) -> None:
     """After kill -9 the budget is intact, and nothing is released twice."""
-    died = subprocess.run(
-        [sys.executable, str(Path(__file__).parents[1] / "private_run.py"), str(tmp_path), step],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+    program = Path(__file__).parents[1] / "private_run.py"
+    command = [sys.executable, str(program), str(tmp_path), step]
+    died = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert died.returncode == -9, died.stderr
     told = [line.split() for line in died.stdout.splitlines()]
     assert [line[0] for line in told] == ["1", "2"]
@@ -286,15 +274,16 @@ def test_an_older_checkpoint_is_refused(tmp_path: Path) -> None:
     old = (tmp_path / "state.npz").read_bytes()
     run.run_round(ClearCollector(Devices(60, constant)))
     run.close()
-    (tmp_path / "state.npz").write_bytes(old)
-    with pytest.raises(CheckpointError, match="older than the ledger"):
-        training(tmp_path, small_plan())
-    (tmp_path / "state.npz").unlink()
-    with pytest.raises(CheckpointError, match="older than the ledger"):
-        training(tmp_path, small_plan())
-    (tmp_path / "state.npz").write_bytes(old[: len(old) // 2])
-    with pytest.raises(CheckpointError, match="damaged"):
-        training(tmp_path, small_plan())
+    for content, problem in (
+        (old, "older than the ledger"),
+        (None, "older than the ledger"),
+        (old[: len(old) // 2], "damaged"),
+    ):
+        (tmp_path / "state.npz").unlink(missing_ok=True)
+        if content is not None:
+            (tmp_path / "state.npz").write_bytes(content)
+        with pytest.raises(CheckpointError, match=problem):
+            training(tmp_path, small_plan())
 
 
 def test_a_run_keeps_its_plan_and_its_directory_to_itself(tmp_path: Path) -> None:
@@ -313,30 +302,21 @@ def test_a_run_keeps_its_plan_and_its_directory_to_itself(tmp_path: Path) -> Non
 @given(st.lists(st.tuples(st.sets(st.integers(0, 7)), st.integers(0, 2)), max_size=25))
 def test_the_ledger_agrees_with_a_naive_one(asked: list[tuple[set[int], int]]) -> None:
     ledger = Participation(Path(":memory:"), times=2, separation=3)
-    took: dict[int, list[int]] = {}
+    took: dict[int, list[int]] = {device: [] for device in range(8)}
     release = 0
     for devices, passed in asked:
         release += passed
-        may = [
-            d
-            for d in range(8)
-            if len(took.get(d, [])) < 2 and all(release - r >= 3 for r in took.get(d, []))
-        ]
+        rested = {d for d in range(8) if all(release - r >= 3 for r in took[d])}
+        may = [d for d in range(8) if len(took[d]) < 2 and d in rested]
         assert ledger.eligible(range(8), release) == may
         if devices <= set(may):
             ledger.charge(sorted(devices), release)
             for device in devices:
-                took.setdefault(device, []).append(release)
+                took[device].append(release)
         else:
             with pytest.raises(BudgetError):
                 ledger.charge(sorted(devices), release)
             assert ledger.eligible(range(8), release) == may
-
-
-def test_the_ledger_takes_numbers_of_64_bits(tmp_path: Path) -> None:
-    ledger = Participation(tmp_path / "ledger.db", times=1, separation=1)
-    ledger.charge([2**64 - 1], 0)
-    assert ledger.eligible([2**64 - 1, 2**63], 5) == [2**63]
 
 
 def test_the_noise_is_for_the_norm_that_clips_and_neither_moves(tmp_path: Path) -> None:

@@ -25,19 +25,14 @@ def test_stacked_devices_train_as_they_would_alone(proximal: float) -> None:
         n: windows(VOCABULARY.sequence(history), scored=6, context=4)
         for n, history in histories.items()
     }
-    population = SimulatedPopulation(
-        questions, VOCABULARY.size, settings=settings, seed=40, group=3
-    )
+
+    def population(asked: dict[int, Windows], threads: int = 1) -> SimulatedPopulation:
+        more = {"seed": 40, "group": 3, "threads": threads}
+        return SimulatedPopulation(asked, VOCABULARY.size, settings=settings, **more)
+
     weights = IntentModel(VOCABULARY.size, seed=9).vector()
-    together = dict(population.train(list(histories), weights, 7))
-    threaded = SimulatedPopulation(
-        {n: of.compact() for n, of in questions.items()},
-        VOCABULARY.size,
-        settings=settings,
-        seed=40,
-        group=3,
-        threads=2,
-    )
+    together = dict(population(questions).train(list(histories), weights, 7))
+    threaded = population({n: of.compact() for n, of in questions.items()}, threads=2)
     for number, update in threaded.train(list(histories), weights, 7):
         assert np.array_equal(update, together[number])
     for number, history in histories.items():

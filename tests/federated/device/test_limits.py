@@ -55,4 +55,4 @@ def test_a_long_history_is_cut_and_limits_out_of_range_are_refused() -> None:
     assert len(latest([["a"]] * MOST_TOKENS)) == MOST_TOKENS // 2
     for name, wrong in {"memory_mb": 0, "threads": 0, "niceness": 20}.items():
         with pytest.raises(SettingsError):
-            Limits(**{name: wrong})  # type: ignore[arg-type]
+            Limits(**{name: wrong})

@@ -83,7 +83,7 @@ def test_epsilon_is_that_of_another_accountant(
     accountant = dp_accounting.pld.PLDAccountant()
     accountant.compose(dp_accounting.SelfComposedDpEvent(sampled, steps))
     reference = accountant.get_epsilon(delta)
-    changes = {"sample_rate": sample_rate, "steps": steps, "delta": delta}
+    changes: dict[str, Any] = {"sample_rate": sample_rate, "steps": steps, "delta": delta}
     ours = epsilon_of(replace(SETTINGS, noise_multiplier=noise_multiplier, **changes))
     # Both are upper bounds: of the discretisation of one, and an error of 0.01 of the other.
     assert reference - 0.01 < ours < reference * 1.01 + 0.03

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import dp_accounting
 import numpy as np
@@ -41,19 +42,14 @@ def joins(
     return SecureRounds("intent", *rounds, claim=claim)
 
 
-def flower(devices: dict[int, SecureRounds]) -> FlowerSecureTransport:
+def flower(devices: dict[int, SecureRounds], drops: Any = None) -> FlowerSecureTransport:
     app = secure_client_app(lambda context: devices[context.node_id])
-    return FlowerSecureTransport(LocalGrid(app, len(devices)))
+    more = {} if drops is None else {"drops": drops}
+    return FlowerSecureTransport(LocalGrid(app, len(devices), **more))
 
 
-def over_flower(
-    plan: TrainingPlan,
-    count: int,
-    drops: Callable[[int, Message], bool] = lambda node, message: False,
-) -> SecureTransport:
-    devices = {node: joins(node, plan) for node in range(1, count + 1)}
-    app = secure_client_app(lambda context: devices[context.node_id])
-    return FlowerSecureTransport(LocalGrid(app, count, drops=drops))
+def over_flower(plan: TrainingPlan, count: int, drops: Any = None) -> SecureTransport:
+    return flower({node: joins(node, plan) for node in range(1, count + 1)}, drops)
 
 
 def collector(transport: SecureTransport) -> SecureCollector:

@@ -195,27 +195,32 @@ def test_encoded_updates_are_smaller_and_train_nearly_the_same(
     )
 
 
-@pytest.mark.parametrize(
-    "forged",
-    [
-        ArrayRecord({"values": Array(np.ones(START.model.weights.size, np.int8))}),
-        MetricRecord({"values": [1.0], "scale": 1.0}),
-        ConfigRecord({"scale": 1e-9, "encoding": "int8"}),
-        _update(np.ones(START.model.weights.size, np.int8), scale="x"),
-        _update(np.ones(START.model.weights.size, np.int8), scale=[1.0]),
-        _update(np.ones(START.model.weights.size, np.int8), values="x"),
-        _update(np.ones(START.model.weights.size, np.int8), values=[1, 2]),
-    ],
-)
-def test_an_answer_of_other_records_ends_no_round(forged: Any) -> None:
+ONES = np.ones(START.model.weights.size, np.int8)
+
+
+def answering(update: Any) -> FlowerPopulation:
+    """Two devices that answer with a record of their own."""
     app = ClientApp()
 
     @app.train()
     def train(message: Message, context: Context) -> Message:
-        return Message(RecordDict({"update": forged}), reply_to=message)
+        return Message(RecordDict({"update": update}), reply_to=message)
 
-    population = flower(LocalGrid(app, 2), encoding="int8")
-    assert list(population.train([1, 2], START.model.broadcast(), 1)) == []
+    return flower(LocalGrid(app, 2), encoding="int8")
+
+
+@pytest.mark.parametrize(
+    "forged",
+    [
+        ArrayRecord({"values": Array(ONES)}),
+        MetricRecord({"values": [1.0], "scale": 1.0}),
+        ConfigRecord({"scale": 1e-9, "encoding": "int8"}),
+        *(_update(ONES, scale=scale) for scale in ("x", [1.0])),
+        *(_update(ONES, values=values) for values in ("x", [1, 2])),
+    ],
+)
+def test_an_answer_of_other_records_ends_no_round(forged: Any) -> None:
+    assert list(answering(forged).train([1, 2], START.model.broadcast(), 1)) == []
 
 
 @pytest.mark.parametrize(
@@ -228,15 +233,8 @@ def test_an_answer_of_other_records_ends_no_round(forged: Any) -> None:
     ],
 )
 def test_a_forged_encoding_counts_as_a_report_of_zeros(forged: dict[str, Any]) -> None:
-    app = ClientApp()
-
-    @app.train()
-    def train(message: Message, context: Context) -> Message:
-        update = _update(np.ones(START.model.weights.size, np.int8), **forged)
-        return Message(RecordDict({"update": update}), reply_to=message)
-
     plan = small_plan(parameters=START.model.weights.size)
-    collector = ClearCollector(flower(LocalGrid(app, 2), encoding="int8"))
+    collector = ClearCollector(answering(_update(ONES, **forged)))
     found = collector.collect([1, 2], START.model.broadcast(), plan, 1)
     assert found.reports == 2 and not found.total.any()
 

@@ -81,9 +81,7 @@ def test_a_reply_whose_parts_come_later_is_waited_for(
     monkeypatch.setattr("flwr.supercore.heartbeat.HeartbeatSender.start", lambda _: None)
     grid = SuperLinkGrid("nowhere", b"", "token", polling=Polling(sleep=lambda _: None))
     message = Message(RecordDict(), dst_node_id=7, message_type="train")
-
     replies: Iterable[Message] = grid.send_and_receive([message], timeout=60.0)
-
     (reply,) = replies
     assert not reply.has_error()
     assert reply.content["update"] == ConfigRecord({"is": 3})

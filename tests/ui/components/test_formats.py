@@ -52,7 +52,6 @@ def test_difference_with_zero_in_its_interval_is_inconclusive() -> None:
     assert "+1.00 percentage points" in said
     assert "−2.00 to +4.00" in said
     assert "inconclusive" in said
-
     for gap in (Estimate(0.03, 0.01, 0.05), Estimate(-0.03, -0.05, -0.01)):
         said = formats.difference_sentence(replace(EXPERIMENT, difference=gap))
         assert "the arms differ" in said and "inconclusive" not in said

@@ -4,14 +4,14 @@ import json
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import httpx
 import pytest
 from PIL import Image
+from tests.platform.support import wait_until
 from tests.ui import sample
 from tests.ui.browser import browser
 from tests.ui.server import FakePlatform
@@ -33,27 +33,20 @@ def dashboard(fake: FakePlatform, folder: Path) -> Iterator[str]:
         process = subprocess.Popen(
             command, cwd=folder, stdout=out, stderr=out, env={**os.environ, "TACTFUL_URL": fake.url}
         )
+        address = f"http://127.0.0.1:{port}"
+
+        def served() -> bool:
+            assert process.poll() is None, log.read_text(errors="replace")
+            with suppress(httpx.TransportError):
+                return httpx.get(f"{address}/_stcore/health", trust_env=False).is_success
+            return False
+
         try:
-            address = f"http://127.0.0.1:{port}"
-            wait_until_served(process, address, log)
+            wait_until(served)
             yield address
         finally:
             process.terminate()
             process.wait(timeout=60)
-
-
-def wait_until_served(process: subprocess.Popen[bytes], address: str, log: Path) -> None:
-    deadline = time.monotonic() + 90
-    while time.monotonic() < deadline:
-        if process.poll() is not None:
-            raise RuntimeError(log.read_text(errors="replace"))
-        try:
-            if httpx.get(f"{address}/_stcore/health", trust_env=False).is_success:
-                return
-        except httpx.TransportError:
-            pass
-        time.sleep(0.2)
-    raise TimeoutError(log.read_text(errors="replace"))
 
 
 def says(text: str) -> str:
@@ -61,7 +54,7 @@ def says(text: str) -> str:
     return f"(document.body ? document.body.innerText : '').includes({json.dumps(text)})"
 
 
-def test_a_running_demo_refreshes_until_finished(
+def test_a_running_demo_refreshes_and_dark_readers_get_dark_charts(
     fake: FakePlatform, tmp_path: Path, chromium_path: Path
 ) -> None:
     """The page shows a running demo, then the finished one, without a reload."""
@@ -74,7 +67,6 @@ def test_a_running_demo_refreshes_until_finished(
         fake.publish(demo=report)
         page.wait_for(says("0.412 [0.397, 0.427]"))
         page.wait_for("document.querySelectorAll('.marks').length == 8")
-
         page.wait_for(f"!{says('train the ranker · 40 %')}")
         page.wait_for(says("beats every baseline"))
         page.wait_for(says("[click](https://example.org) <i id=planted>x</i>"))
@@ -83,18 +75,10 @@ def test_a_running_demo_refreshes_until_finished(
             "[...document.querySelectorAll('[aria-label]')].map(it => it.ariaLabel)"
         )
         assert [label for label in described if label and "Own frequency 0.355" in label]
-
         light = tmp_path / "light.png"
         page.screenshot(light)
         assert_drawn(light, (1400, 2900), background=(255, 255, 255), mark=(0x00, 0x72, 0xB2))
-
-
-def test_a_dark_reader_gets_dark_charts(
-    fake: FakePlatform, tmp_path: Path, chromium_path: Path
-) -> None:
-    fake.publish(demo=sample.report())
-    fake.publish_statistic(sample.report()["statistics"])
-    with dashboard(fake, tmp_path) as address, browser(chromium_path, tmp_path / "profile") as page:
+        fake.publish_statistic(sample.report()["statistics"])
         page.open(f"{address}/statistics", height=1300, dark=True)
         page.wait_for(says("in 95 of 100 cases"))
         page.wait_for("document.querySelectorAll('.marks').length == 3")
@@ -103,7 +87,6 @@ def test_a_dark_reader_gets_dark_charts(
         background = read(dark).getpixel((1390, 600))
         assert isinstance(background, tuple) and max(background) < 64
         assert_drawn(dark, (1400, 1300), background=background, mark=(0x56, 0xB4, 0xE9))
-
         page.open(f"{address}/system", height=1300)
         page.wait_for(says("replay and ask"))
         page.wait_for(says("3.11.7"))

@@ -210,10 +210,8 @@ def test_without_a_published_statistic_the_report_is_shown(
 def test_counts_lost_in_the_noise_are_called_so(open_page: Open, fake: FakePlatform) -> None:
     statistic = sample.report()["statistics"]
     for cell in statistic["sample"]:
-        if cell["key"] == "DAIRY":
-            cell.update(value=5000, low=4940, high=5060)
-        else:
-            cell.update(value=9, low=-51, high=69)
+        value = 5000 if cell["key"] == "DAIRY" else 9
+        cell.update(value=value, low=value - 60, high=value + 60)
     fake.publish(demo={**sample.report(), "statistics": statistic})
     said = asked(open_page("released"))
     assert "**DAIRY** (events per pane, UTC): 72 of 72 intervals exclude zero" in said
