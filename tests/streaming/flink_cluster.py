@@ -1,7 +1,5 @@
 """A Flink in one JVM, started once for all scripts, and its topics."""
 
-from __future__ import annotations
-
 import base64
 import queue
 import subprocess
@@ -55,10 +53,7 @@ class LocalFlink:
         command += ["-cp", f"{flink_home}/lib/*:{jar}", RUNNER_CLASS, "serve"]
         with log.open("wb") as written:
             self._process = subprocess.Popen(
-                command,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=written,
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=written
             )
         self._answers: queue.Queue[bytes] = queue.Queue()
         self._strays: list[bytes] = []
@@ -110,12 +105,6 @@ def local_flink(flink_home: Path) -> Iterator[LocalFlink]:
             flink.close()
 
 
-def run_script(flink_home: Path, script: str, timeout: float = 400.0) -> None:
-    """Run one script in a JVM of its own and wait for its end."""
-    with local_flink(flink_home) as flink:
-        flink.run(script, timeout)
-
-
 def make_topic(servers: str, topic: str, partitions: int = 1) -> None:
     from confluent_kafka.admin import AdminClient
     from confluent_kafka.cimpl import NewTopic
@@ -126,12 +115,7 @@ def make_topic(servers: str, topic: str, partitions: int = 1) -> None:
 
 
 def append(
-    servers: str,
-    topic: str,
-    entries: Sequence[Entry],
-    *,
-    partition: int = 0,
-    codec: str = "none",
+    servers: str, topic: str, entries: Sequence[Entry], *, partition: int = 0, codec: str = "none"
 ) -> None:
     """Append entries in JSON to a partition."""
     from confluent_kafka import Producer

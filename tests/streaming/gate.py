@@ -1,7 +1,5 @@
 """Results of one log, computed in three ways, in one comparable form."""
 
-from __future__ import annotations
-
 import math
 import random
 from collections import Counter

@@ -1,7 +1,5 @@
 """Oracle of aggregates: stores every event and reads all of them each time."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple

@@ -1,7 +1,5 @@
 """Oracle of rules: every condition reads the whole history of events."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Sequence

@@ -4,8 +4,6 @@ Written from the definitions' meaning alone. It shares no code with the engine b
 and the entries; it has no pane table, no packed state and no micro-batch.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple

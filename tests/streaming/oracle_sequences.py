@@ -4,8 +4,6 @@ A match assigns events to steps in the order of event time. The oracle only chec
 assignment is allowed; it has no automaton and no batches.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence as Rows
 from typing import NamedTuple
 
@@ -79,13 +77,6 @@ class SequenceOracle:
                     ids = (event.event_id,)
                     found.append(MatchRow(join.name, key, item.item_id, start, end, ids))
         return found
-
-    def read_pairs(self, join: Join, key: str) -> list[tuple[str, int]]:
-        """The ten newest paired events of a join, with their items."""
-        times = {event.event_id: event.timestamp for _, _, event, _ in self.heard}
-        mine = [row for row in self.pairs() if (row.name, row.key) == (join.name, key)]
-        newest = sorted({(times[row.events[0]], row.same or "", row.events[0]) for row in mine})
-        return [(item_id, timestamp) for timestamp, item_id, _ in newest[::-1][:10]]
 
     def _keep(self, s: Sequence, event: Event) -> None:
         if all(step.events for step in s.steps) and not _is_named(s, event):

@@ -15,6 +15,7 @@ from tests.streaming.gate import by_engine, by_oracle, differences, equal, once,
 from tests.streaming.oracle import Oracle
 from tests.streaming.random_definitions import random_definitions
 from tests.streaming.random_streams import random_stream, with_end
+from tests.streaming.streams import engine_of
 
 from tactful_streaming.contract.log_entries import encode_entry
 from tactful_streaming.definitions.model import (
@@ -28,11 +29,8 @@ from tactful_streaming.definitions.model import (
     SessionWindow,
     Step,
     Window,
-    dump_definitions,
 )
-from tactful_streaming.definitions.reader import load_definitions
 from tactful_streaming.engine.engine import Engine
-from tactful_streaming.engine.options import EngineOptions
 from tactful_streaming.state.store import MemoryState
 
 DELAYS = (0, 5000, 60_000)
@@ -97,9 +95,7 @@ def test_what_is_read(seed: int) -> None:
 
 
 def _engine(definitions: Definitions, store: MemoryState, delay: int, lateness: int) -> Engine:
-    return Engine(
-        definitions, store, EngineOptions(watermark_delay_ms=delay, allowed_lateness_ms=lateness)
-    )
+    return engine_of(definitions, store, watermark_delay_ms=delay, allowed_lateness_ms=lateness)
 
 
 def _compare_reads(oracle: Oracle, engine: Engine, rng: random.Random) -> int:
@@ -123,36 +119,6 @@ def _compare_reads(oracle: Oracle, engine: Engine, rng: random.Random) -> int:
                 compared += 1
     return compared
 
-
-@pytest.mark.parametrize("seed", range(50))
-def test_definitions_survive_being_written(seed: int) -> None:
-    definitions = random_definitions(seed)
-    assert load_definitions(dump_definitions(definitions)) == definitions
-
-
-def test_partitions_do_not_see_each_other() -> None:
-    """Partitions read in any turns give what each gives alone."""
-    definitions = random_definitions(5, 8)
-    logs = [with_end(random_stream(seed, 300)) for seed in (61, 62, 63)]
-    rng = random.Random(5)
-    engines = [_engine(definitions, MemoryState(), 5000, 0) for _ in logs]
-    while any(engine.offset < len(log) for engine, log in zip(engines, logs, strict=True)):
-        place = rng.randrange(len(logs))
-        engine, log = engines[place], logs[place]
-        end = min(engine.offset + rng.choice([1, 10, 100]), len(log))
-        engine.apply([(o, encode_entry(log[o])) for o in range(engine.offset, end)])
-    for engine, log in zip(engines, logs, strict=True):
-        oracle = Oracle(definitions, 0, 5000)
-        for entry in log:
-            oracle.apply(entry)
-        for feature in definitions.features:
-            for name, key in oracle.kept:
-                if name == feature.name:
-                    expected = oracle.read(feature, key, oracle.newest)
-                    assert engine.read(feature.entity, key, oracle.newest)[name] == expected
-
-
-# What an engine with a small mistake would compute: the gate has to see each of them.
 
 MINUTE = 60_000
 HOP = Window(5 * MINUTE, MINUTE, 0.8)

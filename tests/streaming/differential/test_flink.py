@@ -9,16 +9,10 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pytest
-from tests.streaming.flink_cluster import (
-    LocalFlink,
-    local_flink,
-    make_topic,
-    read_rows,
-    write_log,
-)
+from tests.streaming.flink_cluster import LocalFlink, local_flink, make_topic, read_rows, write_log
 from tests.streaming.gate import UNWINDOWED, Results, by_oracle, differences, only
 from tests.streaming.random_definitions import random_definitions, random_sequences
 from tests.streaming.random_streams import random_stream, with_end, with_items_in_order
@@ -114,7 +108,6 @@ def by_flink(
     entries: Sequence[Entry],
     delay: int,
     expected: Results,
-    state: Literal["rocksdb", "hashmap"] = "hashmap",
 ) -> Results:
     """Compute by Flink: compile, write the log to a topic, run to its end, read the results.
 
@@ -129,7 +122,7 @@ def by_flink(
         group_id=name,
         watermark_delay_ms=delay,
         parallelism=1,
-        state_backend=state,
+        state_backend="hashmap",
         end_offsets=write_log(servers, f"log-{name}", [entries]),
     )
     for topic in (options.features_topic, options.matches_topic):

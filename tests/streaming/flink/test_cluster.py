@@ -1,7 +1,5 @@
 """A real cluster of two processes: submit, stop, resume, lose a worker."""
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess
@@ -13,6 +11,7 @@ from typing import Any
 import pytest
 from tests.streaming.brokers import patiently, topic_name
 from tests.streaming.flink_cluster import append, make_topic, read_rows
+from tests.streaming.streams import event_of
 
 from benchmarks.ports import free_port
 from tactful_streaming.contract.log_entries import Entry, Event
@@ -65,13 +64,8 @@ def call(
 def events(first: int, last: int) -> list[Entry]:
     """A view every half second by each of some users in turn; every seventh is a leave."""
     return [
-        Event(
-            event_id=f"e{number}",
-            type="view" if number % 7 else "leave",
-            timestamp=T0 + 500 * number,
-            user_id=f"u{number % USERS}",
-        )
-        for number in range(first, last)
+        event_of(f"e{n}", "view" if n % 7 else "leave", T0 + 500 * n, f"u{n % USERS}")
+        for n in range(first, last)
     ]
 
 

@@ -4,8 +4,6 @@ Another test compares whole definition files with brute force and the engine, ro
 checks properties of Flink that it depends on, and cases that random files omit.
 """
 
-from __future__ import annotations
-
 import math
 import random
 import shutil
@@ -30,6 +28,7 @@ from tactful_streaming.flink.jar import build_runner
 
 pytestmark = pytest.mark.service("kafka", "flink")
 
+COUNT = "- {name: n, entity: user, event: view, aggregate: count, window: {size: 1m}}"
 T0 = 1_700_000_040_000  # a whole minute
 MINUTE = 60_000
 
@@ -112,17 +111,7 @@ def test_everything_by_hand(flink: LocalFlink, kafka_servers: str) -> None:
     }  # fmt: skip
     # Windows of five minutes are aligned to the epoch, not to the first event.
     (spent,) = [row for row in rows if row["feature"] == "spent"]
-    assert (
-        spent
-        == {
-            "feature": "spent",
-            "entity_key": "ann",
-            "window_start": T0 - 4 * MINUTE,
-            "window_end": T0 + MINUTE,
-            "feature_value": 2.5,
-        }
-        or spent["window_start"] % (5 * MINUTE) == 0
-    )
+    assert spent["window_start"] % (5 * MINUTE) == 0
     assert [row["feature_value"] for row in rows if row["feature"] == "paid"] == [4.0]
     assert [row["feature_value"] for row in rows if row["feature"] == "top"] == [
         [["drinks", 1.0], ["ware 🍵", 1.0]],
@@ -157,9 +146,7 @@ def test_partitions_do_not_mix_their_items_but_their_rows(
 
 @pytest.mark.slow
 def test_a_device_counts_as_a_user_of_its_own(flink: LocalFlink, kafka_servers: str) -> None:
-    definitions = load_definitions(
-        "- {name: n, entity: user, event: view, aggregate: count, window: {size: 1m}}"
-    )
+    definitions = load_definitions(COUNT)
     entries: list[Entry] = [
         event(1, "view", 0, None, device_id="d|1"),
         event(2, "view", 1, "ann", device_id="d|1"),
@@ -229,9 +216,7 @@ def _by_window(rows: list[dict[str, Any]]) -> dict[str, float]:
 def test_topics_are_read_with_any_compression(
     flink: LocalFlink, kafka_servers: str, codec: str
 ) -> None:
-    definitions = load_definitions(
-        "- {name: n, entity: user, event: view, aggregate: count, window: {size: 1m}}"
-    )
+    definitions = load_definitions(COUNT)
     log, features = topic_name(), topic_name()
     ends = write_log(kafka_servers, log, [[event(n, "view", n) for n in range(50)]], codec=codec)
     make_topic(kafka_servers, features)

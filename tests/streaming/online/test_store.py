@@ -211,9 +211,6 @@ def test_the_copy_catches_up_after_an_outage() -> None:
     assert online.get_many(["u1", "u2"]) == fresh.get_many(["u1", "u2"])
 
 
-# What Redis may do to us.
-
-
 def test_retries_of_an_unreachable_redis_are_bounded() -> None:
     port = free_port()
     for cluster in (False, True):

@@ -3,19 +3,15 @@
 The bounds are those of ``docs/how-to/operate.md``.
 """
 
-from __future__ import annotations
-
 import gc
 import tracemalloc
 from collections.abc import Callable, Sequence
 
 import pytest
+from tests.streaming.streams import engine_of
 
 from tactful_streaming.contract.log_entries import Entry, Event, Item, encode_entry
 from tactful_streaming.definitions.reader import load_definitions as load
-from tactful_streaming.engine.engine import Engine
-from tactful_streaming.engine.options import EngineOptions
-from tactful_streaming.state.store import MemoryState
 
 START = 1_700_000_000_000
 COUNT = 1_500
@@ -52,9 +48,7 @@ def items(count: int) -> list[Entry]:
 
 def taken(definitions: str, entries: Sequence[Entry]) -> int:
     """Bytes that an engine holds for committed entries."""
-    engine = Engine(
-        load(definitions), MemoryState(), EngineOptions(dedupe_days=0, memory_bytes=1 << 30)
-    )
+    engine = engine_of(load(definitions), dedupe_days=0, memory_bytes=1 << 30)
     # The store of a real engine is on disk.
     engine._state.store.write = lambda changes: None  # type: ignore[method-assign]
     records = [(offset, encode_entry(entry)) for offset, entry in enumerate(entries)]

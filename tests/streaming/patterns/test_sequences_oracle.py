@@ -1,7 +1,5 @@
 """Sequences against an oracle that tries every assignment of events to steps."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence as Rows
 from dataclasses import dataclass, replace
@@ -49,9 +47,6 @@ def watermarks_of(events: Rows[E], delay: int) -> list[int]:
         newest = max(newest, event.timestamp)
         result.append(max(newest - delay, 0))
     return result
-
-
-# ---------------------------------------------------------------------------- the oracle
 
 
 class Oracle:
@@ -210,8 +205,6 @@ def expected(sequence: Sequence, events: Rows[E], watermarks: Rows[int]) -> list
     ]
 
 
-# ---------------------------------------------------------------------------- random sequences
-
 TYPES = "abcd"
 
 
@@ -319,9 +312,6 @@ def test_batches_ticks_and_restarts_change_nothing(
     parts.advance(FOREVER)
     assert all(blob is None or parts.read(k, 400) for k, blob in parts.pack_changes().items())
     assert parts.next_timer() is None
-
-
-# ---------------------------------------------------------------------------- regular expressions
 
 
 @given(

@@ -1,7 +1,5 @@
 """Cached numbers equal the numbers that another read computes."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Sequence
 

@@ -1,8 +1,7 @@
 """Every aggregate over every window, against one that stores all events."""
 
-from __future__ import annotations
-
 import random
+import re
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
@@ -49,10 +48,7 @@ WINDOWS = {
     "session": "{gap: 3m}",
     "approximate": "{size: 7m, tail: approximate}",
 }
-DECAYS = {
-    "decayed": "{size: 10m, slide: 2m, decay: 0.7}",
-    "halving": "{half_life: 4m}",
-}
+DECAYS = {"decayed": "{size: 10m, slide: 2m, decay: 0.7}", "halving": "{half_life: 4m}"}
 LASTING = [
     "aggregate: last_n, of: item_id, n: 4",
     "aggregate: last_n, of: item_id, n: 4, window: {size: 4m}",
@@ -69,17 +65,11 @@ def every_text(*, bounded: bool = True) -> list[str]:
         for window in WINDOWS.values()
     ]
     forms += [
-        f"{AGGREGATES[name]}, window: {window}"
-        for name, window in [
-            ("count", DECAYS["decayed"]),
-            ("sum", DECAYS["decayed"]),
-            ("mean", DECAYS["decayed"]),
-            ("count", DECAYS["halving"]),
-            ("sum", DECAYS["halving"]),
-        ]
+        f"{table[name]}, window: {DECAYS[decay]}"
+        for table in (AGGREGATES, GROUPS)
+        for decay, names in (("decayed", ("count", "sum", "mean")), ("halving", ("count", "sum")))
+        for name in names
     ]
-    forms += [f"{GROUPS[name]}, window: {DECAYS['decayed']}" for name in ("count", "sum", "mean")]
-    forms += [f"{GROUPS[name]}, window: {DECAYS['halving']}" for name in ("count", "sum")]
     forms += LASTING
     types = ["view", "[view, click]", "[click, view]"]
     texts = [
@@ -87,8 +77,7 @@ def every_text(*, bounded: bool = True) -> list[str]:
         for number, form in enumerate(forms)
     ]
     if not bounded:
-        texts = [text.replace("max_groups: 3", "max_groups: 99") for text in texts]
-        texts = [text.replace("max_groups: 2", "max_groups: 99") for text in texts]
+        texts = [re.sub("max_groups: [23]", "max_groups: 99", text) for text in texts]
     return texts
 
 

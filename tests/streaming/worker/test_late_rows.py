@@ -1,7 +1,5 @@
 """Rows of late events, each with the features that it does not count for."""
 
-from __future__ import annotations
-
 import json
 from collections import Counter
 from dataclasses import replace

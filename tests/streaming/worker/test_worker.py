@@ -1,5 +1,4 @@
 import contextlib
-import json
 import random
 import threading
 import time
@@ -9,8 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from tests.streaming.shard import (
     Logs,
     Shard,
@@ -24,16 +21,14 @@ from tests.streaming.shard import (
     read_topic,
     truth,
 )
-from tests.streaming.streams import START, random_entries
+from tests.streaming.streams import START, event_of, random_entries
 
 from tactful_streaming.contract.log_entries import Event
 from tactful_streaming.errors import FencedError, LogError, StateError
 from tactful_streaming.kafka.transactional_producer import TransactionalProducer
 from tactful_streaming.state.partition_checkpoint import PartitionState
 from tactful_streaming.state.store import RocksState
-from tactful_streaming.windows.triggers import WindowResult
 from tactful_streaming.worker.options import WorkerOptions
-from tactful_streaming.worker.output_rows import encode_results
 from tactful_streaming.worker.partition_job import PartitionJob
 from tactful_streaming.worker.worker import Worker, leading
 
@@ -118,40 +113,6 @@ def check(shard: Shard, workers: Sequence[Worker], *, given_up: bool = False) ->
     assert compared
 
 
-# Rows
-
-
-text = st.text(st.characters(codec="utf-8"), max_size=8)
-
-
-@given(
-    st.lists(
-        st.tuples(text, text, st.one_of(st.floats(allow_nan=False, allow_infinity=False), text)),
-        max_size=8,
-    ),
-    st.booleans(),
-)
-def test_rows_are_json_of_what_fired(cells: list[tuple[str, str, object]], grouped: bool) -> None:
-    keys, groups, values = ([cell[n] for cell in cells] for n in range(3))
-    fired = WindowResult('née "x"', "user", 1, 2, keys, groups if grouped else None, values)  # type: ignore[arg-type]
-    rows = encode_results([fired, fired])
-    assert rows[: len(cells)] == rows[len(cells) :]
-    assert len(rows) == 2 * len(cells)
-    for (key, row), (entity, group, value) in zip(rows, cells, strict=False):
-        assert key.decode() == f"{entity}|{group if grouped else ''}"
-        expected = {
-            "feature": 'née "x"',
-            "entity_key": entity,
-            "window_start": 1,
-            "window_end": 2,
-            "feature_value": value,
-        }
-        assert json.loads(row) == expected | ({"group_key": group} if grouped else {})
-
-
-# Alignment
-
-
 @pytest.mark.parametrize(
     ("watermarks", "idle", "expected"),
     [
@@ -167,9 +128,6 @@ def test_rows_are_json_of_what_fired(cells: list[tuple[str, str, object]], group
 )
 def test_the_leading_wait(watermarks: dict[int, int], idle: list[int], expected: set[int]) -> None:
     assert leading(watermarks, idle, 100) == expected
-
-
-# State
 
 
 def test_a_state_has_one_owner(tmp_path: Path) -> None:
@@ -196,9 +154,6 @@ def test_a_damaged_state_is_refused_and_released(tmp_path: Path) -> None:
     for _ in range(2):
         with pytest.raises(StateError, match="cannot be opened"):
             PartitionState(tmp_path / "p", patience_s=0)
-
-
-# Producer
 
 
 def test_a_former_owner_is_shut_out(kafka_servers: str, shard: Shard) -> None:
@@ -257,9 +212,6 @@ def test_what_is_committed_is_found_behind_what_was_given_up(shard: Shard) -> No
     found = [value for _, value in read_topic(shard.kafka)[0]]
     # As above.
     assert [value for value in found if value != b"given up"] == [b"1", b"2"]
-
-
-# Workers
 
 
 def test_one_worker_computes_what_an_uninterrupted_run_does(shard: Shard) -> None:
@@ -418,13 +370,7 @@ def test_silence_lets_the_clock_into_the_log(shard: Shard) -> None:
 def test_a_leading_partition_waits(shard: Shard) -> None:
     """One partition is a day ahead of another one, which is not idle."""
     entries = [
-        Event(
-            event_id=f"e{n}",
-            type="view",
-            timestamp=START + n * 1_000 * (n % 2),
-            user_id=f"u{n % 2}",
-        )
-        for n in range(4_000)
+        event_of(f"e{n}", "view", START + n * 1_000 * (n % 2), f"u{n % 2}") for n in range(4_000)
     ]
     ends = append(shard, entries)
     ahead, behind = (shard.log.partition_of(f"u{user}") for user in (1, 0))
