@@ -83,7 +83,7 @@ def feature(
 
 def test_written_definitions_are_read() -> None:
     bought, dear = ("purchase",), {"of": "item.price", "q": 0.9, "sketch": "kll"}
-    heat = {"entity": "category", "of": "user_id", "sketch": "hll"}
+    heat: dict[str, Any] = {"entity": "category", "of": "user_id", "sketch": "hll"}
     assert load_definitions(GOOD).features == (
         feature("views_5m", "count", Window(5 * MINUTE, MINUTE, 0.8), group_by="category"),
         feature("spend_30d", "sum", Window(30 * DAY, 30 * DAY), ("purchase", "x.order"), of=PRICE),

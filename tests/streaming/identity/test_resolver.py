@@ -238,7 +238,8 @@ def agree(user: str, at: int = 0, answer: Any = True) -> User:
     return User(user_id=user, timestamp=START + at, properties={CONSENT_PROPERTY: answer})
 
 
-refuse = functools.partial(agree, answer=False)
+def refuse(user: str, at: int = 0) -> User:
+    return agree(user, at, False)
 
 
 def test_who_refuses_is_never_linked() -> None:
