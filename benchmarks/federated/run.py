@@ -20,7 +20,7 @@ import torch
 
 from benchmarks.federated import families, fleet, intent, personal, scale, secure
 from benchmarks.figures import Figure, Part, main, measure
-from tactful_federated.core.matrix_noise import CorrelatedNoise, NoiseMemory
+from tactful_federated.core.correlated_noise import CorrelatedNoise, NoiseMemory
 from tactful_federated.core.plan import TrainingPlan, Wishes, plan_training
 from tactful_federated.core.server_optimizer import ModelState, Optimizer, step
 from tactful_federated.device.batched_trainer import SimulatedPopulation

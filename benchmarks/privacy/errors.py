@@ -15,9 +15,9 @@ from tactful_privacy.counting.publisher import Publisher
 from tactful_privacy.counting.released import ReleasedPane, read_released
 from tactful_privacy.ledger.ledger import Ledger
 from tactful_privacy.ledger.statistic import DAY_MS, RUNNING_TOTALS, Statistic
+from tactful_privacy.mechanisms.counting_tree import best_tree
 from tactful_privacy.mechanisms.laplace import DiscreteLaplace
 from tactful_privacy.mechanisms.matrix_factorisation import gaussian_totals
-from tactful_privacy.mechanisms.tree import best_tree
 
 FIGURES = [
     (name, "1")

@@ -23,8 +23,8 @@ from tactful_federated.model.settings import TrainerSettings
 from tactful_federated.model.tokens import Vocabulary, Windows, windows
 
 if TYPE_CHECKING:
+    from tactful_federated.core.correlated_noise import CorrelatedNoise, NoiseMemory
     from tactful_federated.core.invitation import Invitation, read_invitation
-    from tactful_federated.core.matrix_noise import CorrelatedNoise, NoiseMemory
     from tactful_federated.core.plan import (
         TrainingPlan,
         Wishes,
@@ -148,7 +148,7 @@ __all__ = [
 _MODULE_OF = {
     "CentralSettings": "model.dp_sgd",
     "ClearCollector": "secagg.collectors",
-    "CorrelatedNoise": "core.matrix_noise",
+    "CorrelatedNoise": "core.correlated_noise",
     "Device": "device.trainer",
     "DeviceHome": "device.home",
     "DeviceIntent": "device.intent",
@@ -167,7 +167,7 @@ _MODULE_OF = {
     "LiveView": "serving.rounds",
     "LocalGrid": "transport.flower_clear",
     "ModelSlot": "device.model_package",
-    "NoiseMemory": "core.matrix_noise",
+    "NoiseMemory": "core.correlated_noise",
     "Outcome": "core.private_training",
     "PrivateEvaluations": "core.private_evaluation",
     "PrivateSimulationSettings": "simulation.private",

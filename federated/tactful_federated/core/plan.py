@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Final
 
+from tactful_federated.core.correlated_noise import BandedRoot, noise_scale
 from tactful_federated.core.fixed_point import FixedPoint
-from tactful_federated.core.matrix_noise import BandedRoot, noise_scale
 from tactful_federated.errors import SettingsError, missing_extra, require
 from tactful_privacy.mechanisms.wide_gaussian import WideGaussian
 

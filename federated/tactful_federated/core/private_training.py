@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tactful_federated.core.checkpoint import load_arrays, lock_directory, save_arrays, write_whole
+from tactful_federated.core.correlated_noise import CorrelatedNoise, NoiseMemory
 from tactful_federated.core.fixed_point import IntegerVector
-from tactful_federated.core.matrix_noise import CorrelatedNoise, NoiseMemory
 from tactful_federated.core.participation import Participation
 from tactful_federated.core.plan import TrainingPlan
 from tactful_federated.core.polling import Polling

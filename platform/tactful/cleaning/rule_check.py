@@ -13,8 +13,8 @@ import msgspec
 from tactful.cleaning.redrive import as_sent
 from tactful.errors import DatasetError
 from tactful.util.clock import now_ms
+from tactful_streaming.contract.decode_requests import Limits, decode_events, decode_items
 from tactful_streaming.contract.log_entries import Event, Item, decode_entry
-from tactful_streaming.contract.wire import Limits, decode_events, decode_items
 from tactful_streaming.errors import EntryError, PayloadError
 from tactful_streaming.rules.rules import Dropped, Rules
 

@@ -176,8 +176,7 @@ def _decode(path: str, response: httpx.Response, kind: type[T]) -> T:
         return msgspec.json.decode(response.content, type=kind)
     except msgspec.DecodeError as error:
         raise ClientError(
-            f"{path}: the response cannot be decoded: {error}; "
-            "use a client of the server's version"
+            f"{path}: the response cannot be decoded: {error}; use a client of the server's version"
         ) from error
 
 

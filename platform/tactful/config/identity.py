@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tactful.config.engine import IdentitySettings
 from tactful.errors import ConfigError
-from tactful_streaming.contract.wire import EVENT_TYPES
+from tactful_streaming.contract.decode_requests import EVENT_TYPES
 from tactful_streaming.errors import EngineError
 from tactful_streaming.identity.resolver import Identity
 

@@ -24,6 +24,13 @@ from tactful.pipeline.backends import Backend
 from tactful.schemas.ingestion import EventsAccepted, Rejection, Upserted
 from tactful.schemas.positions import Offsets, Position, merged, reaches
 from tactful.schemas.problems import ProblemError
+from tactful_streaming.contract.decode_requests import (
+    Limits,
+    decode_events,
+    decode_items,
+    decode_users,
+)
+from tactful_streaming.contract.decode_requests import Rejection as WireRejection
 from tactful_streaming.contract.log_entries import (
     Entry,
     Event,
@@ -34,8 +41,6 @@ from tactful_streaming.contract.log_entries import (
     route_key,
     subject_key,
 )
-from tactful_streaming.contract.wire import Limits, decode_events, decode_items, decode_users
-from tactful_streaming.contract.wire import Rejection as WireRejection
 from tactful_streaming.errors import BackpressureError, LogError, LogUnreachableError, PayloadError
 
 logger = logging.getLogger(__name__)

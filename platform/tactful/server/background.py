@@ -11,7 +11,7 @@ from typing import Any
 
 from tactful.coupons.decisions import CouponIssuer
 from tactful.erasure.erase import settle_erasures
-from tactful.erasure.online import OnlineErasures
+from tactful.erasure.running_server import OnlineErasures
 from tactful.errors import StorageError, TactfulError
 from tactful.experiments.controller import RolloutController
 from tactful.maintenance.retention import Retention

@@ -9,7 +9,7 @@ from tactful.metrics.registry import Metrics
 from tactful.pipeline.applier import LogApplier
 from tactful.pipeline.backends import Backend
 from tactful.pipeline.webhooks import Webhooks
-from tactful.server.admission import AdmissionControl
+from tactful.server.overload import AdmissionControl
 
 _MEGABYTE = 2**20
 

@@ -22,7 +22,7 @@ from tactful.config.settings import Settings
 from tactful.coupons.decisions import CouponIssuer
 from tactful.coupons.definitions import OFFER, WITHHELD
 from tactful.erasure.live_stores import LiveStores
-from tactful.erasure.online import OnlineErasures
+from tactful.erasure.running_server import OnlineErasures
 from tactful.errors import StorageError
 from tactful.experiments.controller import RolloutController
 from tactful.metrics.registry import Metrics
@@ -44,8 +44,8 @@ from tactful.subjects.permissions import CLAIM, Permissions, claimed
 from tactful.subjects.trace_search import search_partitions
 from tactful.util.yielding_lock import YieldingLock
 from tactful_privacy.people.consent import Purpose
+from tactful_streaming.contract.decode_requests import Limits
 from tactful_streaming.contract.log_entries import Event, User
-from tactful_streaming.contract.wire import Limits
 from tactful_streaming.definitions.model import emitted_types
 from tactful_streaming.engine.consumers import CoCommittedConsumer
 

@@ -23,7 +23,7 @@ from tactful.schemas.recommendations import (
     Recommendation,
     RecommendRequest,
 )
-from tactful.server.admission import AdmissionControl
+from tactful.server.overload import AdmissionControl
 from tactful.server.resources import Resources
 from tactful.subjects.permissions import Permissions
 

@@ -43,7 +43,7 @@ from tactful.schemas.recommendations import (
     RecommendBatchRequest,
     RecommendRequest,
 )
-from tactful.server.admission import AdmissionControl
+from tactful.server.overload import AdmissionControl
 from tactful.util import malloc
 from tactful.util.clock import now_ms
 from tactful.util.gc_tuning import freeze_living_objects, short_delays

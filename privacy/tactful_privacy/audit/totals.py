@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from tactful_privacy.audit.pipeline import Contribution, Pipeline, laplace_likelihood
 from tactful_privacy.ledger.statistic import RUNNING_TOTALS, Statistic
 from tactful_privacy.mechanisms._table import Entropy
+from tactful_privacy.mechanisms.counting_tree import best_tree
 from tactful_privacy.mechanisms.laplace import DiscreteLaplace
-from tactful_privacy.mechanisms.tree import best_tree
 
 
 class TotalsPipeline(Pipeline):

@@ -26,9 +26,9 @@ from tactful_privacy.ledger.statistic import (
     Statistic,
 )
 from tactful_privacy.mechanisms._exact import Exact, fraction
+from tactful_privacy.mechanisms.counting_tree import best_tree
 from tactful_privacy.mechanisms.laplace import DiscreteLaplace
 from tactful_privacy.mechanisms.matrix_factorisation import GaussianTotals
-from tactful_privacy.mechanisms.tree import best_tree
 
 CONFIDENCE = Fraction(95, 100)
 """Default confidence of intervals."""

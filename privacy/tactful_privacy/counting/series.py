@@ -17,8 +17,8 @@ from tactful_privacy.counting.bounded_counts import Pane
 from tactful_privacy.errors import StateError
 from tactful_privacy.ledger.ledger import Draw, Ledger
 from tactful_privacy.ledger.statistic import DAY_MS, GAUSSIAN_TOTALS, RUNNING_TOTALS, Statistic
+from tactful_privacy.mechanisms.counting_tree import Node, best_tree
 from tactful_privacy.mechanisms.laplace import DiscreteLaplace, Entropy
-from tactful_privacy.mechanisms.tree import Node, best_tree
 
 
 class Series(Protocol):

@@ -16,10 +16,10 @@ from tactful_privacy.ledger.budget import UNIT as UNIT
 from tactful_privacy.ledger.cap_choice import CapChoice
 from tactful_privacy.mechanisms._exact import decode_fraction, fraction
 from tactful_privacy.mechanisms._table import open_share
+from tactful_privacy.mechanisms.counting_tree import best_tree
 from tactful_privacy.mechanisms.laplace import DiscreteLaplace, Entropy, noise_scale
 from tactful_privacy.mechanisms.matrix_factorisation import GaussianTotals, gaussian_totals
 from tactful_privacy.mechanisms.threshold import ThresholdRelease
-from tactful_privacy.mechanisms.tree import best_tree
 
 DAY_MS = 86_400_000
 PANES = "panes"

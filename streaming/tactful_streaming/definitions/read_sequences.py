@@ -7,7 +7,7 @@ from typing import Final
 
 import yaml
 
-from tactful_streaming.contract.wire import EVENT_TYPES
+from tactful_streaming.contract.decode_requests import EVENT_TYPES
 from tactful_streaming.definitions import model as d
 from tactful_streaming.definitions.model import Join, Step
 from tactful_streaming.definitions.yaml_nodes import Keys, NodeReader, suggestion

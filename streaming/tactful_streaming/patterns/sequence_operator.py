@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tactful_streaming.contract.log_entries import Item
-from tactful_streaming.decode.event_time_sort import Arrivals, ReorderBuffer, arrivals_of, quoted
+from tactful_streaming.decode.reorder_buffer import Arrivals, ReorderBuffer, arrivals_of, quoted
 from tactful_streaming.definitions import model as definitions
 from tactful_streaming.errors import StateError
 from tactful_streaming.patterns.match import EventLike, Match, Texts

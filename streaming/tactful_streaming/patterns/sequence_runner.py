@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tactful_streaming.arrays import Rows
-from tactful_streaming.decode.event_time_sort import Arrivals
+from tactful_streaming.decode.reorder_buffer import Arrivals
 from tactful_streaming.definitions.model import Sequence
 from tactful_streaming.patterns.match import Match
 from tactful_streaming.patterns.partial_match import (

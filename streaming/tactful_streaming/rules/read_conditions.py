@@ -9,8 +9,8 @@ from typing import Any, Final
 
 import yaml
 
+from tactful_streaming.contract.decode_requests import EVENT_TYPES
 from tactful_streaming.contract.log_entries import Scalar
-from tactful_streaming.contract.wire import EVENT_TYPES
 from tactful_streaming.definitions.yaml_nodes import NodeReader, suggestion
 from tactful_streaming.rules import fields
 from tactful_streaming.rules.conditions import KINDS

@@ -17,7 +17,7 @@ from datasketches import HLL_4, hll_sketch, hll_union  # type: ignore[import-unt
 
 from tactful_streaming.definitions.model import Feature
 from tactful_streaming.errors import StateError
-from tactful_streaming.windows.kll import QuantileSketch
+from tactful_streaming.windows.quantile_sketch import QuantileSketch
 
 HLL_LG_K: Final = 14
 """Logarithm to base 2 of the number of registers of an HLL sketch.

@@ -15,7 +15,7 @@ import pytest
 
 from tactful.demo.datasets import Replay, completejourney, online_retail
 from tactful.errors import DatasetError
-from tactful_streaming.contract.wire import decode_events, decode_items, decode_users
+from tactful_streaming.contract.decode_requests import decode_events, decode_items, decode_users
 
 UCI = [
     # invoice, code, description, quantity, date, price, customer

@@ -15,7 +15,7 @@ from tests.platform.support import Live, build, now_ms, small_settings, view
 from tactful.config.settings import Settings
 from tactful.config.storage import OnlineSettings
 from tactful.erasure.erase import FORGOTTEN, names_dropped, request_erasure, run_erasures, work_of
-from tactful.erasure.online import OnlineErasures
+from tactful.erasure.running_server import OnlineErasures
 from tactful.metadata import store as metadata
 from tactful.metadata.connections import open_installation, open_redis
 from tactful.metadata.store import MetadataStore

@@ -30,6 +30,7 @@ from tactful.subjects.consent import ConsentStore
 from tactful.subjects.consented_log import PermittedLog
 from tactful.subjects.permissions import claimed
 from tactful_privacy.people.consent import NOTHING, Purpose
+from tactful_streaming.contract.decode_requests import EVENT_TYPES
 from tactful_streaming.contract.log_entries import (
     EntryFormat,
     Event,
@@ -39,7 +40,6 @@ from tactful_streaming.contract.log_entries import (
     decode_entry,
     encode_entry,
 )
-from tactful_streaming.contract.wire import EVENT_TYPES
 from tactful_streaming.engine.consumers import CoCommittedConsumer
 from tactful_streaming.log.embedded_log import EmbeddedLog
 

@@ -30,8 +30,8 @@ from tactful_privacy.errors import ParameterError
 from tactful_privacy.ledger.cap_choice import CapChoice
 from tactful_privacy.ledger.ledger import Ledger
 from tactful_privacy.ledger.statistic import DAY_MS, HOUR_MS, Statistic
+from tactful_privacy.mechanisms.counting_tree import best_tree
 from tactful_privacy.mechanisms.laplace import DiscreteLaplace
-from tactful_privacy.mechanisms.tree import best_tree
 
 SECRET = b"sixteen bytes or more"
 KEYS = ("bread", "milk", "tea")

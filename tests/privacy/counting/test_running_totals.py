@@ -20,8 +20,8 @@ from tactful_privacy.errors import BudgetError, ParameterError, StateError
 from tactful_privacy.ledger.ledger import Draw, Ledger
 from tactful_privacy.ledger.noise import SharedNoise
 from tactful_privacy.ledger.statistic import DAY_MS, RUNNING_TOTALS, Statistic
+from tactful_privacy.mechanisms.counting_tree import best_tree
 from tactful_privacy.mechanisms.laplace import DiscreteLaplace
-from tactful_privacy.mechanisms.tree import best_tree
 
 MINUTE, HOUR = 60_000, 3_600_000
 KEYS = ("bread", "milk", "tea")

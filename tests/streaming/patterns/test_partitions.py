@@ -9,7 +9,7 @@ import pytest
 from tests.streaming.patterns.test_sequences_oracle import E, feed, watermarks_of
 
 from tactful_streaming.arrays import Rows
-from tactful_streaming.decode.event_time_sort import Arrivals
+from tactful_streaming.decode.reorder_buffer import Arrivals
 from tactful_streaming.definitions.reader import load_definitions
 from tactful_streaming.patterns import partial_match_columns as module
 from tactful_streaming.patterns.partial_match import MatchesByState

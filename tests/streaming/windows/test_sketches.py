@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from tactful_streaming.definitions.model import Feature, Window
 from tactful_streaming.windows.accumulators import Distinct, Quantiles
-from tactful_streaming.windows.kll import CAPACITY, QuantileSketch
+from tactful_streaming.windows.quantile_sketch import CAPACITY, QuantileSketch
 
 FEATURE = Feature(
     name="f",

@@ -8,8 +8,8 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tactful_streaming.contract.decode_requests import decode_events, decode_items
 from tactful_streaming.contract.log_entries import decode_entry, encode_entry
-from tactful_streaming.contract.wire import decode_events, decode_items
 from tactful_streaming.errors import PayloadError
 
 NOW = 1_750_000_000_000

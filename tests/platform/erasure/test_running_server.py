@@ -27,7 +27,7 @@ from tests.platform.support import AtOnce, Live, build, killed_after, view
 from tactful.config.privacy import RetentionSettings
 from tactful.config.settings import Settings
 from tactful.erasure.erase import request_erasure
-from tactful.erasure.online import OnlineErasures
+from tactful.erasure.running_server import OnlineErasures
 from tactful.errors import StorageError
 from tactful.event_log.encryption import log_in_files
 from tactful.maintenance.retention import Retention

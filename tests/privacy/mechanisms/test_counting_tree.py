@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 
+from tactful_privacy.mechanisms.counting_tree import CountingTree, Node, best_tree
 from tactful_privacy.mechanisms.laplace import DiscreteLaplace
-from tactful_privacy.mechanisms.tree import CountingTree, Node, best_tree
 
 LENGTHS = [1, 2, 3, 24, 25, 96, 288, 1_440]
 

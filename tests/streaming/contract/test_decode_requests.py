@@ -4,8 +4,13 @@ from typing import Any
 
 import pytest
 
+from tactful_streaming.contract.decode_requests import (
+    Limits,
+    decode_events,
+    decode_items,
+    decode_users,
+)
 from tactful_streaming.contract.log_entries import Event, Item, User, decode_entry, encode_entry
-from tactful_streaming.contract.wire import Limits, decode_events, decode_items, decode_users
 from tactful_streaming.errors import EntryError, PayloadError
 
 NOW = 1_750_000_000_000

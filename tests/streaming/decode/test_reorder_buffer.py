@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tactful_streaming.decode.event_time_sort import (
+from tactful_streaming.decode.reorder_buffer import (
     Arrivals,
     ReorderBuffer,
     arrivals_of,

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from tactful_federated.core.matrix_noise import BandedRoot, CorrelatedNoise, NoiseMemory
+from tactful_federated.core.correlated_noise import BandedRoot, CorrelatedNoise, NoiseMemory
 from tactful_federated.errors import WeightsError
 from tactful_privacy.errors import ParameterError
 

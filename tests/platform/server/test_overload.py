@@ -14,7 +14,7 @@ import pytest
 
 from tactful.config.server import ServerSettings
 from tactful.schemas.problems import ProblemError
-from tactful.server.admission import AdmissionControl
+from tactful.server.overload import AdmissionControl
 
 TURN_S = 0.003
 
