@@ -1,7 +1,7 @@
-"""What every recommender is told: past visits, and for each question what is known then.
+"""Input of every recommender: past visits, and for each question the events until then.
 
-The questions are those of `tactful.demo.datasets`. A second trial of the same kind lies wholly before
-the cut; settings are chosen on it.
+The questions are those of `tactful.demo.datasets`. A second trial of the same kind lies wholly
+before the cut; settings are chosen on it.
 """
 
 from __future__ import annotations

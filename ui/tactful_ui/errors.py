@@ -6,7 +6,8 @@
   - NoReport: the server has nothing to show yet.
   - BadAnswer: the dashboard cannot read the answer.
 
-Every page shows these as a sentence and a command (see `tactful_ui.components.shell`), never as a traceback.
+Every page shows these as a sentence and a command (see `tactful_ui.components.shell`), never as a
+traceback.
 """
 
 from __future__ import annotations

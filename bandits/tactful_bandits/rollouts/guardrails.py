@@ -6,8 +6,8 @@ changes, and one that tests anew at every look a third. Here one-sided confidenc
 harm; their probability of a false alarm is bounded over all looks and all guardrails together. A
 part of that probability is kept for one more test at the planned last look, which also spends the
 alpha that the sequence saved for looks after it. Its level counts only rejections that the sequence
-has not made before (`tactful_bandits.analysis.saved_alpha`). Another part is for rare outcomes such as
-errors, where exact intervals replace asymptotic ones.
+has not made before (`tactful_bandits.analysis.saved_alpha`). Another part is for rare outcomes
+such as errors, where exact intervals replace asymptotic ones.
 """
 
 from collections.abc import Mapping, Sequence

@@ -1,6 +1,7 @@
 """Erasure of users from the data directory and Redis, while no server runs.
 
-A job runs through these steps; `tactful.erasure.running_server` is the same beside a running server::
+A job runs through these steps; `tactful.erasure.running_server` does the same
+beside a running server::
 
     suppress -> find -> purge each store -> verify -> delete the user id, keep the receipt
 
