@@ -118,14 +118,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def _limited(test: Callable[..., None]) -> Callable[..., None]:
     """Wrap the body of a test: when its time is over, further examples pass untried.
 
-    A test that draws from `data` is not limited, since it has to draw the same each time.
+    A test that draws from `data` or from a generator of random numbers is not limited, since an
+    example that is tried again has to draw the same.
     """
     failed = False
 
     @functools.wraps(test)
     def limited(*arguments: Any, **named: Any) -> None:
         nonlocal failed
-        draws = any(isinstance(value, DataObject) for value in (*arguments, *named.values()))
+        values = (*arguments, *named.values())
+        draws = any(isinstance(value, DataObject | random.Random) for value in values)
         if time.monotonic() > _test_started + _TEST_S and not (failed or draws):
             return
         try:
