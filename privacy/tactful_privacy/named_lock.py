@@ -17,7 +17,6 @@ def hold_named_lock(engine: sa.Engine, name: str, *, timeout_s: int) -> Iterator
 
     Args:
         engine: a MySQL or MariaDB database.
-        name: name of the lock.
         timeout_s: longest wait for the lock, seconds.
 
     Raises:

@@ -81,9 +81,6 @@ def request_suppressed(installation: Installation) -> int:
 def settle_erasures(installation: Installation) -> list[Erasure]:
     """Complete the erasures that only waited for the owners of partitions.
 
-    Returns:
-        The receipts.
-
     Raises:
         StorageError: if the metadata cannot be used.
     """
@@ -113,9 +110,6 @@ def complete_erasures(
     installation: Installation, *, say: Say = lambda stage: None
 ) -> list[Erasure]:
     """Complete waiting erasures before a server starts, and those a restore undid.
-
-    Returns:
-        The receipts.
 
     Raises:
         StorageError: if a store cannot be used.
@@ -170,10 +164,6 @@ def run_erasures(
         installation: owner of the data directory, which this process holds.
         rebuild: delete the engine's state instead of deleting users from it; the next start
             computes it again from the log.
-        say: called with each stage.
-
-    Returns:
-        The receipts.
 
     Raises:
         ConfigError: if the state is to be rebuilt from a log that is not in files.
@@ -226,10 +216,6 @@ class _Removed:
     """An erasure that is done but for the verification.
 
     Attributes:
-        receipt: id of the job.
-        person: id of the user.
-        result: result of the search.
-        steps: steps that were done.
         searched: whether this run searched the log, and not the server that wrote it.
     """
 
@@ -295,10 +281,6 @@ def close_erasure(
     """Delete the user id of an erasure, once all owners of partitions are done.
 
     Args:
-        installation: owner of the receipt.
-        receipt: id of the job.
-        result: result of the search.
-        steps: steps that were done.
         hits: files and stores in which the verification found ids.
     """
     verification = verified(result, hits)

@@ -47,14 +47,9 @@ class LiveStores:
         """Take the stores of a server.
 
         Args:
-            engine: computes features.
-            state: store of the engine's state.
-            applier: its thread uses the engine.
             lock: held while the state that readers of the engine see changes.
-            consents: decisions of users.
             webhooks: waiting calls, if actions are sent to a webhook.
             drop_recommendations: deletes recent recommendations; returns their number.
-            rollouts: counts users in the arms of rollouts.
         """
         self._engine = engine
         self._state = state

@@ -48,7 +48,6 @@ def derived_stores(installation: Installation, *, rebuild: bool = False) -> Pers
     """List the stores that are computed from the log, which are purged first.
 
     Args:
-        installation: owner of the stores.
         rebuild: delete the engine's state; the next start computes it again from the log.
     """
     settings, data = installation.settings, installation.data
@@ -91,13 +90,7 @@ class StepReport:
     def __init__(
         self, installation: Installation, receipt: str, say: Callable[[str], None]
     ) -> None:
-        """Continue the report of a receipt.
-
-        Args:
-            installation: owner of the receipt.
-            receipt: id of the job.
-            say: called with the place of each step.
-        """
+        """Continue the report of a receipt."""
         self._installation = installation
         self._receipt = receipt
         self._say = say

@@ -95,7 +95,6 @@ class OnlineErasures:
             running: other stores that this process holds; None: none, so the next process that
                 holds the data directory finishes the erasure.
             executor: runs long work; None: a process of low priority, started on demand.
-            say: called with each step.
         """
         self._installation = installation
         self._logs = dict(logs)

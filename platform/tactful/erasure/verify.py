@@ -67,7 +67,6 @@ def places_elsewhere(
     """List the files and directories of an installation outside the data directory.
 
     Args:
-        settings: of the installation.
         environ: environment variables; they name MLflow's store.
     """
     places = [settings.models, settings.storage.reports]

@@ -27,7 +27,6 @@ def conclude(kind: str, levels: Levels, query: ConclusionQuery) -> Conclusion:
     Args:
         kind: `sum`, `share`, `quantile`, `top` or `consistent`.
         levels: released panes of the statistic and, for `consistent`, of its longer periods.
-        query: parameters of the conclusion.
 
     Raises:
         KeyError: if there is no such conclusion.

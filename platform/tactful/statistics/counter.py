@@ -74,8 +74,6 @@ class StatisticsCounter(CoCommittedConsumer):
     Unit of privacy, guarantee and assumptions: `tactful_privacy.Statistic`.
 
     Attributes:
-        definitions: the published statistics.
-        ledger: store of their releases.
         allowance: time for which a pane stays open after its end, milliseconds.
         bases: statistic of the panes, by name of its definition.
         further: its longer periods and totals, by name of its definition.
@@ -97,8 +95,6 @@ class StatisticsCounter(CoCommittedConsumer):
         """Register the statistics with the ledger.
 
         Args:
-            definitions: the statistics to publish.
-            ledger: store of the releases.
             secret: keys the hash of users; the same for as long as the state is kept.
             clock: now in epoch milliseconds, or None to follow `x.clock` events.
             allowance_ms: time for which a pane stays open after its end.

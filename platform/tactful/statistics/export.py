@@ -99,11 +99,7 @@ def write_files(
     export continues with the newest present day, since more of it may have been released.
 
     Args:
-        ledger: source of the releases.
-        statistics: those to write.
-        directory: of the files; created if absent.
         shown_before: start before which panes may be shown, epoch milliseconds; None: all.
-        written: called with each file.
 
     Raises:
         OSError: if a file cannot be written.
@@ -138,8 +134,6 @@ def write_topic(
     again, with the same keys and values.
 
     Args:
-        ledger: source of the releases.
-        statistics: those to write.
         write: writes and commits records, all or none.
         position: file that holds the last pane of each statistic.
         shown_before: start before which panes may be shown, epoch milliseconds; None: all.

@@ -31,12 +31,7 @@ _NAME = "tactful-statistics"
 
 
 class Published(msgspec.Struct, frozen=True, kw_only=True):
-    """Result of an export.
-
-    Attributes:
-        files: number of files.
-        records: number of records of the topic.
-    """
+    """Result of an export."""
 
     files: int
     records: int
@@ -55,11 +50,9 @@ def publish(
     The clock decides which panes are shown, as for `GET /v1/statistics`.
 
     Args:
-        settings: name the definitions, the clock, the data directory and the cluster.
         out: directory of the files; None: no files.
         topic: Kafka topic; None: no records.
         follow: continue until SIGTERM or SIGINT.
-        clock: now, epoch milliseconds.
 
     Raises:
         ConfigError: if nothing is published here, or the definitions do not agree with the ledger.

@@ -208,7 +208,6 @@ def shown_before(statistic: Statistic, now: int, allowance_ms: int = ALLOWANCE_M
     """Return the start, epoch milliseconds, before which panes are shown: by the clock alone.
 
     Args:
-        statistic: the statistic.
         now: the public clock, epoch milliseconds.
         allowance_ms: time for which a pane stays open after its end.
     """
@@ -217,9 +216,6 @@ def shown_before(statistic: Statistic, now: int, allowance_ms: int = ALLOWANCE_M
 
 def open_statistics(settings: Settings) -> PrivateStatistics | None:
     """Open the statistics of an installation: its ledger and its secret.
-
-    Args:
-        settings: name the definitions, the clock and the data directory.
 
     Returns:
         The statistics; None when none are published.

@@ -45,9 +45,7 @@ class ConsentStore:
         """Read all decisions.
 
         Args:
-            metadata: database of the decisions.
             default: purposes allowed for users without a decision.
-            clock: returns epoch milliseconds.
 
         Raises:
             StorageError: if the database cannot be used.
@@ -78,9 +76,7 @@ class ConsentStore:
         """Record one decision, durably.
 
         Args:
-            person: key of the user.
             purposes: agreement by purpose; missing purposes stay unchanged.
-            source: origin of the decision.
             at: time of the decision, epoch milliseconds; None: now.
 
         Raises:
@@ -121,11 +117,7 @@ class ConsentStore:
     def new_decisions(
         self, properties: Mapping[str, Mapping[str, Any]]
     ) -> dict[str, dict[Purpose, bool]]:
-        """Extract new decisions from user properties.
-
-        Args:
-            properties: properties by user id.
-        """
+        """Extract new decisions from user properties."""
         changes: dict[str, dict[Purpose, bool]] = {}
         for person, described in properties.items():
             decided = {

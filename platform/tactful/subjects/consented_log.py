@@ -165,10 +165,6 @@ def _require_metadata(settings: Settings) -> None:
 def measured_log(settings: Settings, *, clock: Callable[[], int]) -> Iterator[PermittedLog]:
     """Open the log with the events that may be used to measure recommendations.
 
-    Args:
-        settings: of the installation.
-        clock: returns epoch milliseconds.
-
     Raises:
         StorageError: if there is no log, it is damaged, or it does not answer.
     """

@@ -31,8 +31,6 @@ class ErasureJobs:
         """Use a database whose schema is up to date.
 
         Args:
-            metadata: of the installation.
-            clock: returns epoch milliseconds.
             days: days within which an erasure is due.
         """
         self._metadata = metadata

@@ -52,10 +52,7 @@ def export_person(
     """Collect all data of a user, also beside a running server.
 
     Args:
-        settings: of the installation.
-        metadata: of the installation.
         person: user id, or ``device:`` and a device id.
-        clock: returns epoch milliseconds.
         search: searches the log; None: the log of the data directory.
 
     Raises:

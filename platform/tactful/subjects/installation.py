@@ -15,14 +15,7 @@ from tactful.subjects.suppression import SuppressionStore
 
 @dataclass(frozen=True)
 class Installation:
-    """Parts of an installation whose data directory this process holds.
-
-    Attributes:
-        settings: checked settings.
-        metadata: database of the installation.
-        suppression: erased users.
-        clock: returns epoch milliseconds.
-    """
+    """Parts of an installation whose data directory this process holds."""
 
     settings: Settings
     metadata: MetadataStore

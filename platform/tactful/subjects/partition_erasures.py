@@ -48,11 +48,6 @@ class PartitionErasures:
     ) -> None:
         """Read the number of the last erasure.
 
-        Args:
-            metadata: database of the erasures.
-            suppression: the erased users.
-            clock: returns epoch milliseconds.
-
         Raises:
             StorageError: if the database or the keyring cannot be used.
         """
@@ -123,7 +118,6 @@ class PartitionErasures:
         """Request an erasure from the owners of partitions, once for each receipt.
 
         Args:
-            receipt: id of the erasure.
             traces: subject ids in the log; the users are suppressed already.
             partitions: least number of partitions that must report.
 

@@ -27,7 +27,6 @@ class Permissions:
         """Use decisions, erased users and device links.
 
         Args:
-            consents: users' decisions.
             suppressed: keys of erased users, for whom nothing is allowed.
             holder: returns the key of the user of ``device:<device_id>`` at a time, epoch
                 milliseconds; the same key if there is none.
@@ -48,8 +47,6 @@ class Permissions:
         On a device that is linked to a user, refusals of that user apply, too.
 
         Args:
-            user_id: user of the event or request.
-            device_id: device of it.
             at: time of it, epoch milliseconds.
             claimed: purposes that it claims, see `claimed`.
         """
@@ -98,8 +95,6 @@ class Permissions:
         """Return whether the history under a key may be read for a request from a device.
 
         Args:
-            key: key of the history.
-            device_id: id of the device.
             at: time of the request, epoch milliseconds.
             claim: consent that the request claims, see `claimed`.
         """

@@ -31,8 +31,6 @@ class Tombstone(msgspec.Struct, frozen=True):
     """A line of the file of tombstones.
 
     Attributes:
-        key_id: number of the key.
-        digest: pseudonym of the user.
         at: time of the erasure, epoch milliseconds.
     """
 
@@ -59,10 +57,7 @@ class SuppressionStore:
         """Read the erased users.
 
         Args:
-            metadata: database of the hashes.
-            keyring: the keys of the installation.
             tombstones: file with the same hashes; ``Path()`` for none.
-            clock: returns epoch milliseconds.
 
         Raises:
             StorageError: if the database, the keyring or the file cannot be used.

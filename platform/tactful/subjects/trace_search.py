@@ -176,7 +176,6 @@ def find_traces(log: Search, store: StateStore | None, people: Collection[str]) 
     user of the last login before it, or of the first login if there is none before.
 
     Args:
-        log: searches the log.
         store: state of the engine, with devices of records that retention removed; None if there
             is none.
         people: user ids, or ``device:`` and device ids of users without one.

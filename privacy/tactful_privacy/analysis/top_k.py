@@ -18,7 +18,6 @@ class RankedKey:
     """One of the largest keys.
 
     Attributes:
-        key: The key.
         value: Noisy count of the key.
         half_width: With the requested confidence, all true counts of the catalogue lie within their
             value ± half_width at once.

@@ -99,10 +99,7 @@ class AuditReport:
     """Result of an audit.
 
     Attributes:
-        cap: Most contributions of one user and day.
-        epsilon: Claimed loss of one user and day.
         alpha: Largest probability that a correct pipeline fails any of its checks.
-        effort: Number of trials.
         real: Pipelines of the product: counts by pane, and totals since midnight with both kinds
             of noise.
         planted: Pipelines with a planted bug.
@@ -173,9 +170,6 @@ def examine(pipeline: Pipeline, effort: Effort, canaries: int, alpha: float = AL
     the same counter bounds their contributions.
 
     Args:
-        pipeline: A pipeline of the product or one with a planted bug.
-        effort: Number of trials.
-        canaries: Trials of the attack.
         alpha: Probability that a correct pipeline fails, split over the random checks (Bonferroni).
     """
     share = alpha / _RANDOM_CHECKS
@@ -209,9 +203,7 @@ def audit(
     Gaussian noise are left out if the cap is too large to publish them.
 
     Args:
-        cap: Most contributions of one user and day.
         epsilon: Claimed loss of one user and day; exact.
-        effort: Number of trials.
         alpha: Probability that a correct pipeline fails.
         progress: Called with the name of each finished pipeline, the real pipelines first.
 

@@ -29,7 +29,6 @@ class Finding:
 
     Attributes:
         layer: 1 exact noise, 2 sensitivity, 3 attack, 4 freshness.
-        check: Name of the check.
         passed: Whether the pipeline meets the claim.
         measured: The deciding number.
         allowed: Limit of that number.

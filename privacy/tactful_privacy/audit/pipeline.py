@@ -65,12 +65,7 @@ class Pipeline:
     spreads: tuple[str, ...] = ("together", "spread")
 
     def __init__(self, cap: int, epsilon: Fraction) -> None:
-        """Set up a statistic that publishes a day of eight panes.
-
-        Args:
-            cap: Most contributions of one user and day.
-            epsilon: Claimed loss of one user and day.
-        """
+        """Set up a statistic that publishes a day of eight panes."""
         self.cap = cap
         self.epsilon = epsilon
 
@@ -125,7 +120,6 @@ class Pipeline:
 
         Args:
             contributions: Contributions in the order of arrival.
-            keys: Number of keys.
             restart_after: Number of contributions after which the counter is lost and restored from
                 its snapshot; None: never.
         """
@@ -137,7 +131,6 @@ class Pipeline:
 
         Args:
             contributions: Contributions in the order of arrival.
-            keys: Number of keys.
             ledger: File of the ledger, which may hold the day already.
         """
         counter = self._filled(contributions, keys)

@@ -181,12 +181,7 @@ class _KeyLeak(Pipeline):
 
 
 def planted_bugs(cap: int, epsilon: Fraction) -> list[Pipeline]:
-    """Return every planted bug.
-
-    Args:
-        cap: Most contributions of one user and day in the audited pipeline.
-        epsilon: Claimed loss.
-    """
+    """Return every planted bug."""
     bugs = [
         low_scale(cap, epsilon, 50),
         _ForgottenCap(cap, epsilon),

@@ -15,7 +15,6 @@ class SnapshotSeal:
         """Derive the key.
 
         Args:
-            secret: secret of the installation.
             purpose: kind of the snapshot, so that snapshots of two kinds cannot be exchanged.
         """
         self._key = hmac.digest(secret, purpose, "sha256")

@@ -43,13 +43,7 @@ def decide_cap(
     noisy histogram is in the ledger before the cap is used; after a crash the same cap results.
 
     Args:
-        counts: Counter that needs the cap of the day.
-        ledger: Ledger with the registered statistic.
         day: Result of `BoundedCounts.undecided`.
-        entropy: See `DiscreteLaplace`.
-
-    Returns:
-        The cap.
     """
     statistic = counts.statistic
     query = cap_query(statistic, day)

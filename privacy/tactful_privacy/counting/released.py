@@ -110,9 +110,7 @@ class ReleasedSum:
     """Sum of released counts.
 
     Attributes:
-        value: The sum.
         half_width: The true bounded sum lies within value ± half_width with at least `confidence`.
-        confidence: Confidence of the interval.
         cells: Number of added counts, each with its own noise.
     """
 
@@ -210,7 +208,6 @@ def check_addable(panes: Sequence[ReleasedPane], *, of_other_caps: bool = False)
     """Check that the noise of all panes is independent; return the first pane.
 
     Args:
-        panes: Panes to add.
         of_other_caps: Whether their noise may differ, for days with chosen caps.
 
     Raises:

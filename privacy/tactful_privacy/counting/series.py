@@ -25,7 +25,6 @@ class Series(Protocol):
     """Turns the panes of one counter into the releases of one statistic.
 
     Attributes:
-        statistic: The released statistic.
         one_by_one: Whether a release needs the previous release stored first.
     """
 

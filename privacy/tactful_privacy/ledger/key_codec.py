@@ -24,7 +24,6 @@ def found_values(stored: NDArray[np.int64], where: str) -> dict[str, int]:
 
     Args:
         stored: Result of `stored_keys`.
-        where: Name of the release, for the message.
 
     Raises:
         LedgerError: The integers are not from `stored_keys`.

@@ -36,12 +36,8 @@ class SharedNoise:
         """Return the stored noise of a period; draw and store missing parts first.
 
         Args:
-            statistic: A registered statistic.
             period_start: Start of the period, such as a day; epoch milliseconds.
             draws: Name of each part, at most 64 characters, and its draw, int64 ``[keys]``.
-
-        Returns:
-            The stored noise of every part.
 
         Raises:
             LedgerError: Not registered like this, or a draw of wrong shape.

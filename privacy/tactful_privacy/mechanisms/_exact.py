@@ -13,7 +13,6 @@ def fraction(value: Exact, name: str) -> Fraction:
 
     Args:
         value: An integer, a fraction, or text such as ``"0.1"`` or ``"1/24"``.
-        name: Name of the value, for the error message.
 
     Raises:
         ParameterError: The value is a float, a bool, or not a number.

@@ -43,7 +43,6 @@ class Estimate:
         low: Lower confidence limits, not below 0.
         high: Upper confidence limits, not above the number of reports.
         confidence: Least probability that the limits of a category contain its count.
-        reports: Number of reports.
     """
 
     counts: NDArray[np.float64]

@@ -51,7 +51,6 @@ class MasterKey:
         """Use 32 bytes.
 
         Args:
-            key: the master key.
             random: cryptographically secure bytes, for nonces.
 
         Raises:
