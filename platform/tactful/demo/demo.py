@@ -52,32 +52,20 @@ _RANKER = "ranker"
 
 @dataclass(frozen=True)
 class DemoOptions:
-    """Options of the demo.
+    """Options of the demo."""
 
-    Attributes:
-        data: ``completejourney`` or ``online-retail``.
-        path: the UCI file, for online-retail.
-        quick: a slice in under a minute.
-        directory: data directory of the run; it is made anew.
-        reports: where report and picture go.
-        port: TCP port of the server, so that a dashboard can watch; 0 takes a free one.
-        tracking_uri: MLflow store; None takes the default of `tactful.models.mlflow_registry`.
-    """
-
-    data: str = "completejourney"
-    path: Path | None = None
-    quick: bool = False
-    directory: Path = Path("tactful-data/demo")
-    reports: Path = Path("reports")
-    port: int = 8420
+    data: str = "completejourney"  # ``completejourney`` or ``online-retail``
+    path: Path | None = None  # the UCI file, for online-retail
+    quick: bool = False  # a slice in under a minute
+    directory: Path = Path("tactful-data/demo")  # data directory of the run; it is made anew
+    reports: Path = Path("reports")  # where report and picture go
+    port: int = 8420  # TCP port of the server, so that a dashboard can watch; 0 takes a free one
+    # MLflow store; None takes the default of `tactful.models.mlflow_registry`
     tracking_uri: str | None = None
 
 
 def run(options: DemoOptions) -> dict[str, Any]:
-    """Run the demo, writing ``demo.json`` and ``demo.png`` as it goes.
-
-    Returns:
-        The report.
+    """Run the demo, writing ``demo.json`` and ``demo.png`` as it goes; return the report.
 
     Raises:
         DatasetError: if the data cannot be read.

@@ -29,29 +29,22 @@ _HOUR = 3_600_000
 
 @dataclass
 class Outcomes:
-    """Results of the requests.
+    """Results of the requests."""
 
-    Attributes:
-        served: scores of the ranking under test.
-        baselines: scores of each baseline by name, on the same questions.
-        labels: how each baseline is written.
-        arms: by arm, by person: hits and questions of the list the person was really given.
-        latency_ms: of every request for a list, as the client saw it.
-        freshness_ms: from sending an event to reading its feature over HTTP.
-        answered: channels of the items that were taken.
-        short: lists with fewer items than asked for.
-    """
-
-    served: Scorecard = field(default_factory=Scorecard)
+    served: Scorecard = field(default_factory=Scorecard)  # scores of the ranking under test
+    # scores of each baseline by name, on the same questions
     baselines: dict[str, Scorecard] = field(default_factory=dict)
-    labels: dict[str, str] = field(default_factory=dict)
+    labels: dict[str, str] = field(default_factory=dict)  # how each baseline is written
     arms: dict[str, dict[str, list[int]]] = field(
         default_factory=lambda: defaultdict(lambda: defaultdict(lambda: [0, 0]))
-    )
+    )  # by arm, by person: hits and questions of the list the person was really given
+    # of every request for a list, as the client saw it
     latency_ms: list[float] = field(default_factory=list)
+    # from sending an event to reading its feature over HTTP
     freshness_ms: list[float] = field(default_factory=list)
+    # channels of the items that were taken
     answered: dict[str, int] = field(default_factory=lambda: defaultdict(int))
-    short: int = 0
+    short: int = 0  # lists with fewer items than asked for
 
 
 class Replayer:
@@ -127,15 +120,6 @@ class Replayer:
         Each person's own list comes from the arm they are assigned to and feeds the experiment.
         The quality figures are of `arm`: where a person was assigned another one, the same question
         is asked once more with that arm forced.
-
-        Args:
-            asks: in event order.
-            experiment: key of the running experiment.
-            arm: the arm under test.
-            progress: told after each question.
-
-        Returns:
-            The outcomes.
         """
         self._later(self._popular.freeze)
         self._later(self._together.freeze)

@@ -24,16 +24,10 @@ class Report:
         self,
         path: Path,
         *,
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float] = time.time,  # seconds since the epoch
         **opening: Any,
     ) -> None:
-        """Begin the report.
-
-        Args:
-            path: where it is written.
-            clock: seconds since the epoch.
-            opening: first sections.
-        """
+        """Begin the report."""
         self._path = path
         self._clock = clock
         self._written = 0.0

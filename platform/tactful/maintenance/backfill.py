@@ -58,18 +58,11 @@ class Backfill:
         self,
         parts: Sequence[Part],
         definitions: Definitions,
-        metadata: MetadataStore,
-        suppression: SuppressionStore,
-        progress: Progress,
+        metadata: MetadataStore,  # records the jobs; the caller closes it
+        suppression: SuppressionStore,  # users erased during the run are left out, too
+        progress: Progress,  # called with the reached and the final offset, summed over partitions
     ) -> None:
         """Open the scratch states, maybe of an earlier run.
-
-        Args:
-            parts: states to change.
-            definitions: definitions that they shall have.
-            metadata: records the jobs; the caller closes it.
-            suppression: erased users; also users erased during the run are left out.
-            progress: called with the reached and the final offset, summed over partitions.
 
         Raises:
             StreamingError: if the state of an earlier run cannot be used.
@@ -120,10 +113,7 @@ class Backfill:
         return [part.hold(stack) for part in self._parts]
 
     def complete(self, states: Sequence[StateStore]) -> tuple[str, ...]:
-        """Compute the rest and merge it into the states of :meth:`hold`.
-
-        Returns:
-            Names of the computed features.
+        """Compute the rest, merge it into the states of :meth:`hold`, and return the features.
 
         Raises:
             StreamingError: if log or state cannot be used; the jobs are recorded as failed.
@@ -241,9 +231,7 @@ class Backfill:
 
 
 def unfinished(settings: Settings, definitions: Definitions) -> list[BackfillJob]:
-    """List the unfinished backfills of definitions.
-
-    A missing metadata database is not created.
+    """List the unfinished backfills of definitions; a missing database is not created.
 
     Raises:
         ConfigError: if the settings name a variable that is not set.

@@ -50,21 +50,13 @@ _WAIT_S = 10.0
 
 
 class Part(Protocol):
-    """One state, and the computation of its missing features.
+    """One state, and the computation of its missing features."""
 
-    Attributes:
-        number: partition of the state; 0 if it is of the whole log.
-        path: directory of the state.
-        scratch: directory of the scratch state, in which features are computed.
-        definitions: definitions of the features in the state.
-        linked: whether histories of devices move to it from other partitions.
-    """
-
-    number: int
-    path: Path
-    scratch: Path
-    definitions: Definitions
-    linked: bool
+    number: int  # partition of the state; 0 if it is of the whole log
+    path: Path  # directory of the state
+    scratch: Path  # directory of the scratch state, in which features are computed
+    definitions: Definitions  # definitions of the features in the state
+    linked: bool  # whether histories of devices move to it from other partitions
 
     @property
     def begin(self) -> int:
@@ -109,11 +101,6 @@ def opened_parts(
     settings: Settings, definitions: Definitions, suppressed: Container[str] = frozenset()
 ) -> Iterator[Sequence[Part]]:
     """List the states in the data directory, with their logs open.
-
-    Args:
-        settings: of the installation.
-        definitions: definitions that the states shall have.
-        suppressed: keys of erased users, whose records are skipped.
 
     Raises:
         StorageError: if there is no state.

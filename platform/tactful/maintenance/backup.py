@@ -47,23 +47,14 @@ _CHATTER = ("LOCK", "LOG")
 
 def make_backup(
     settings: Settings,
-    target: Path,
+    target: Path,  # must not exist, and must not lie in the data directory
     *,
-    clock: Callable[[], int],
+    clock: Callable[[], int],  # epoch milliseconds
     copied: Copied = lambda size: None,
 ) -> Manifest:
     """Copy an installation into a new directory, also beside a running server.
 
     The directory gets its name when it is complete. The next run removes the files of a killed one.
-
-    Args:
-        settings: of the installation.
-        target: must not exist, and must not lie in the data directory.
-        clock: returns epoch milliseconds.
-        copied: called with the bytes of every copied piece.
-
-    Returns:
-        The manifest.
 
     Raises:
         BackupError: if it fails; then there is no `target`.

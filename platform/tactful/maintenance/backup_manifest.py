@@ -26,44 +26,29 @@ FILES = "files"
 _CHUNK = 1 << 20
 
 Copied = Callable[[int], None]
+"""Called with the size of every copied piece, bytes."""
 
 
 class BackupFile(msgspec.Struct, kw_only=True, frozen=True):
-    """One file of a backup.
+    """One file of a backup."""
 
-    Attributes:
-        path: path below ``files/`` and below a data directory.
-        size: bytes.
-        sha256: digest of its content, hexadecimal.
-    """
-
-    path: str
-    size: int
-    sha256: str
+    path: str  # path below ``files/`` and below a data directory
+    size: int  # bytes
+    sha256: str  # digest of its content, hexadecimal
 
 
 class Manifest(msgspec.Struct, kw_only=True, frozen=True):
-    """Content of a backup.
-
-    Attributes:
-        format: version of the layout.
-        version: version of tactful that made it.
-        begun_at: events acknowledged by then are in it, epoch milliseconds.
-        ended_at: time of completion.
-        log: first and next offset of the log in files, None for a log in Kafka.
-        state: next offset of the log to apply to the state.
-        elsewhere: names of parts of the installation that are not in the backup.
-        files: sorted by path.
-    """
+    """Content of a backup."""
 
     format: int
-    version: str
-    begun_at: int
-    ended_at: int
+    version: str  # version of tactful that made it
+    begun_at: int  # events acknowledged by then are in it, epoch milliseconds
+    ended_at: int  # epoch milliseconds
+    # first and next offset of the log in files, None for a log in Kafka
     log: tuple[int, int] | None
-    state: int | None
-    elsewhere: list[str]
-    files: list[BackupFile]
+    state: int | None  # next offset of the log to apply to the state
+    elsewhere: list[str]  # names of parts of the installation that are not in the backup
+    files: list[BackupFile]  # sorted by path
 
     @property
     def size(self) -> int:
@@ -137,13 +122,7 @@ def describe(root: Path, path: Path) -> BackupFile:
 
 
 def copy_checked(backup: Path, file: BackupFile, target: Path | None, copied: Copied) -> None:
-    """Copy a file of a backup durably, and compare it with the manifest.
-
-    Args:
-        backup: directory of the backup.
-        file: its entry in the manifest.
-        target: new file; None only checks.
-        copied: called with the bytes of every piece.
+    """Copy a file of a backup durably and compare it with the manifest; None only compares.
 
     Raises:
         BackupError: if the file is missing or damaged, or cannot be written.

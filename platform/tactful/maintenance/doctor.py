@@ -37,17 +37,11 @@ _RETENTION_LATE_S = 86_400
 
 @dataclass(frozen=True)
 class Check:
-    """Result of one check.
-
-    Attributes:
-        name: name of the check.
-        state: ``failed`` keeps the server from working, ``warning`` does not.
-        said: finding and cure; a name of the JSON output.
-    """
+    """Result of one check."""
 
     name: str
-    state: State
-    said: str
+    state: State  # ``failed`` keeps the server from working, ``warning`` does not
+    said: str  # finding and cure; a name of the JSON output
 
 
 def examine(settings: Settings) -> Iterator[Check]:

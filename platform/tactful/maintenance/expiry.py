@@ -24,21 +24,13 @@ _UNFINISHED = ".unfinished"
 
 
 class Expired(msgspec.Struct, kw_only=True, frozen=True):
-    """An expired copy.
+    """An expired copy."""
 
-    Attributes:
-        kind: ``backup``, ``export``, ``model``, or ``unreadable``: of unknown age, so it stays.
-        what: path, or number of a version.
-        made_at: epoch milliseconds; 0 if unknown.
-        removed: whether it was removed; not in a dry run, nor while it serves.
-        note: reason for which it stays.
-    """
-
-    kind: str
-    what: str
-    made_at: int = 0
-    removed: bool = False
-    note: str = ""
+    kind: str  # ``backup``, ``export``, ``model``; ``unreadable``: of unknown age, so it stays
+    what: str  # path, or number of a version
+    made_at: int = 0  # epoch milliseconds; 0 if unknown
+    removed: bool = False  # whether it was removed; not in a dry run, nor while it serves
+    note: str = ""  # reason for which it stays
 
 
 class _Export(msgspec.Struct):
@@ -51,9 +43,7 @@ class _Export(msgspec.Struct):
 def kept_for(settings: Settings, days: float | None = None) -> int:
     """Return the milliseconds for which a copy of all data may be kept.
 
-    Args:
-        settings: the shortest time of `[retention]` applies.
-        days: overrides it.
+    Without `days`, the shortest time of `[retention]` applies.
 
     Raises:
         ConfigError: if neither is set.
@@ -67,15 +57,10 @@ def kept_for(settings: Settings, days: float | None = None) -> int:
 
 
 def expire_backups(directory: Path, before: int, *, dry_run: bool) -> Iterator[Expired]:
-    """Remove the backups in a directory that were begun before a time.
+    """Remove the backups in a directory that were begun before a time, epoch milliseconds.
 
     An expired backup is renamed first, so that the next run removes the rest after a kill. A
     killed backup run leaves a directory whose own age counts.
-
-    Args:
-        directory: holds one directory for each backup.
-        before: epoch milliseconds.
-        dry_run: only report.
 
     Raises:
         StorageError: if a file cannot be removed.
@@ -105,12 +90,9 @@ def expire_backups(directory: Path, before: int, *, dry_run: bool) -> Iterator[E
 
 
 def expire_exports(directory: Path, before: int, *, dry_run: bool) -> Iterator[Expired]:
-    """Remove old files of ``tactful user export --to``, anywhere below a directory.
+    """Remove files of ``tactful user export --to`` made before a time, epoch milliseconds.
 
-    Args:
-        directory: directory to search.
-        before: epoch milliseconds.
-        dry_run: only report.
+    They are searched anywhere below the directory.
 
     Raises:
         StorageError: if a file cannot be removed.
@@ -132,20 +114,13 @@ def expire_exports(directory: Path, before: int, *, dry_run: bool) -> Iterator[E
 
 
 def expire_models(
-    versions: list[tuple[str, int, str]],
-    before: int,
+    versions: list[tuple[str, int, str]],  # number, time of training, aliases
+    before: int,  # epoch milliseconds
     forget: Callable[[str], None],
     *,
     dry_run: bool,
 ) -> Iterator[Expired]:
-    """Remove model versions without an alias that were trained before a time.
-
-    Args:
-        versions: number, time of training in epoch milliseconds, and aliases of each.
-        before: epoch milliseconds.
-        forget: removes a version.
-        dry_run: only report.
-    """
+    """Remove model versions without an alias that were trained before a time."""
     for version, made_at, aliases in versions:
         if made_at >= before:
             continue

@@ -23,33 +23,23 @@ from tactful_privacy.people.vault_rotation import rewrap_vault
 
 
 class MasterKeyChanged(msgspec.Struct, kw_only=True, frozen=True):
-    """Result of a change of the master key.
+    """Result of a change of the master key."""
 
-    Attributes:
-        wrapped: number of data keys that this run wrapped anew.
-        destroyed: whether the old master key was overwritten; otherwise the operator does that.
-        todo: remaining steps of the operator; empty if there are none.
-    """
-
-    wrapped: int
-    destroyed: bool
-    todo: str
+    wrapped: int  # number of data keys that this run wrapped anew
+    destroyed: bool  # whether the old master key was overwritten; otherwise the operator does that
+    todo: str  # remaining steps of the operator; empty if there are none
 
 
 def change_master_key(
     settings: Settings,
-    new: Path,
+    new: Path,  # file with the new key; removed when the settings' file has it
     *,
     advanced: Callable[[int], object] = lambda count: None,
 ) -> MasterKeyChanged:
     """Wrap the vault by the master key in the file `new`, and destroy the old one.
 
-    The caller holds the data directory: no server may use the old key meanwhile.
-
-    Args:
-        settings: of the installation.
-        new: file with the new key; removed when the settings' file has it.
-        advanced: called with the number of keys wrapped since the last call.
+    The caller holds the data directory: no server may use the old key meanwhile. `advanced` is
+    called with the number of keys wrapped since its last call.
 
     Raises:
         ConfigError: if one of the keys is missing or invalid.

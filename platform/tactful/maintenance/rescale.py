@@ -46,33 +46,20 @@ _WAIT_S = 1.0
 
 @dataclass(frozen=True)
 class Target:
-    """The new log.
+    """The new log."""
 
-    Attributes:
-        topic: name of the new topic, created on demand; it must be empty.
-        partitions: number of its partitions.
-        data: data directory of its workers.
-    """
-
-    topic: str
+    topic: str  # name of the new topic, created on demand; it must be empty
     partitions: int
-    data: Path
+    data: Path  # data directory of its workers
 
 
 class Drained(msgspec.Struct, frozen=True):
-    """Drained partitions of the old topic, and the new topic.
+    """Drained partitions of the old topic, and the new topic."""
 
-    Attributes:
-        source: old topic.
-        topic: new topic.
-        partitions: number of new partitions.
-        ends: end offset of each old partition.
-    """
-
-    source: str
-    topic: str
+    source: str  # old topic
+    topic: str  # new topic
     partitions: int
-    ends: list[int]
+    ends: list[int]  # end offset of each old partition
 
 
 def rescale_workers(
@@ -80,31 +67,17 @@ def rescale_workers(
     definitions: Definitions,
     target: Target,
     *,
-    matches_topic: str | None = None,
-    erasures: Erasures | None = None,
-    seal: Seal | None = None,
+    matches_topic: str | None = None,  # topic of matches, as for workers
+    erasures: Erasures | None = None,  # erased users, as for workers
+    seal: Seal | None = None,  # opens and seals records, as for workers
     progress: Progress = lambda moved, total: None,
-    stop: Callable[[], bool] = lambda: False,
-    patience_s: float = 60.0,
+    stop: Callable[[], bool] = lambda: False,  # polled; True interrupts
+    patience_s: float = 60.0,  # time to wait for all partitions of the consumer group, seconds
 ) -> Drained | None:
     """Move the states of all partitions of the log to those of a new topic.
 
     Servers and workers must be stopped; otherwise it fails and leaves no new states. After a crash,
-    call it again with the same arguments.
-
-    Args:
-        settings: settings of the present workers.
-        definitions: their feature definitions.
-        target: the new log.
-        matches_topic: topic of matches, as for workers.
-        erasures: erased users, as for workers.
-        seal: opens and seals records, as for workers.
-        progress: called with the numbers of moved keys and of all keys.
-        stop: polled; True interrupts.
-        patience_s: time to wait for all partitions of the consumer group, seconds.
-
-    Returns:
-        The drained partitions; None if it was stopped.
+    call it again with the same arguments. It returns None if it was stopped.
 
     Raises:
         ConfigError: if the target is the source.

@@ -54,25 +54,13 @@ def restore_backup(
     settings: Settings,
     source: Path,
     *,
-    clock: Callable[[], int],
-    replace: bool = False,
-    without_tombstones: bool = False,
+    clock: Callable[[], int],  # epoch milliseconds
+    replace: bool = False,  # whether present data may be replaced
+    without_tombstones: bool = False,  # users erased since the backup are unknown: continue
     copied: Copied = lambda size: None,
-    say: Callable[[str], None] = lambda stage: None,
+    say: Callable[[str], None] = lambda stage: None,  # called with each stage
 ) -> tuple[Manifest, Parts]:
     """Replace the content of a data directory, which this process holds, by a backup.
-
-    Args:
-        settings: of the installation.
-        source: directory of the backup.
-        clock: returns epoch milliseconds.
-        replace: whether present data may be replaced.
-        without_tombstones: continue although users erased since the backup are unknown.
-        copied: called with the bytes of every copied piece.
-        say: called with each stage.
-
-    Returns:
-        The manifest, and the origins of the parts that are never reset.
 
     Raises:
         BackupError: if the backup is damaged or partial, belongs to another installation, or users

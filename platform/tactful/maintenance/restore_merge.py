@@ -46,35 +46,22 @@ _DAY_MS = 86_400_000
 
 @dataclass(frozen=True)
 class Parts:
-    """Origins of the parts that are never reset.
+    """Origins of the parts that are never reset."""
 
-    Attributes:
-        ledger: ``both``, ``backup``, ``elsewhere`` or ``none``.
-        metadata: ``present``, ``backup`` or ``elsewhere``.
-        keyring: ``present``, ``backup`` or ``elsewhere``.
-        erased_since: known number of users erased after the backup.
-    """
-
-    ledger: str
-    metadata: str
-    keyring: str
-    erased_since: int
+    ledger: str  # ``both``, ``backup``, ``elsewhere`` or ``none``
+    metadata: str  # ``present``, ``backup`` or ``elsewhere``
+    keyring: str  # ``present``, ``backup`` or ``elsewhere``
+    erased_since: int  # known number of users erased after the backup
 
 
 def keep_what_never_goes_back(
     settings: Settings,
     staged: Path,
     *,
-    clock: Callable[[], int],
-    without_tombstones: bool = False,
+    clock: Callable[[], int],  # epoch milliseconds
+    without_tombstones: bool = False,  # users erased since the backup are unknown: continue
 ) -> Parts:
     """Replace parts of a backup by newer ones of the data directory.
-
-    Args:
-        settings: of the installation, whose data directory this process holds.
-        staged: files of the backup.
-        clock: returns epoch milliseconds.
-        without_tombstones: continue although users erased since the backup are unknown.
 
     Raises:
         BackupError: if present and restored parts are of two installations, or users erased since

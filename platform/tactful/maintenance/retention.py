@@ -61,17 +61,11 @@ _EVERYTHING = (b"",)
 
 
 class Progress(msgspec.Struct, kw_only=True):
-    """Progress of retention.
+    """Progress of retention."""
 
-    Attributes:
-        until: by kind, the log offset before which its records are blank.
-        at: last end of the job, within ten minutes, epoch milliseconds.
-        removed: number of blanked records in total.
-    """
-
-    until: dict[str, int] = {}
-    at: int = 0
-    removed: int = 0
+    until: dict[str, int] = {}  # by kind, the log offset before which its records are blank
+    at: int = 0  # last end of the job, within ten minutes, epoch milliseconds
+    removed: int = 0  # number of blanked records in total
 
 
 class Retention:
@@ -82,21 +76,12 @@ class Retention:
         settings: Settings,
         log: EmbeddedLog,
         *,
-        models: ModelLog | None = None,
-        metadata: MetadataStore | None = None,
-        executor: Executor | None = None,
-        clock: Callable[[], int],
+        models: ModelLog | None = None,  # log of model changes, if these are to be deleted
+        metadata: MetadataStore | None = None,  # decisions on coupons, if these are to be deleted
+        executor: Executor | None = None,  # None: a process of low priority, started on demand
+        clock: Callable[[], int],  # epoch milliseconds
     ) -> None:
-        """Prepare the job; `run` does the work.
-
-        Args:
-            settings: retention times.
-            log: log that this process writes.
-            models: log of model changes, if these are to be deleted.
-            metadata: decisions on coupons, if these are to be deleted.
-            executor: runs long work; None: a process of low priority, started on demand.
-            clock: returns epoch milliseconds.
-        """
+        """Prepare the job; `run` does the work."""
         self._settings = settings
         self._days = settings.retention
         self._path = settings.storage.data / PROGRESS
@@ -109,13 +94,7 @@ class Retention:
         self.stopping = False
 
     def run(self, needed: int) -> int:
-        """Blank the records that are too old and not needed any more.
-
-        Args:
-            needed: lowest log offset that has yet to be read.
-
-        Returns:
-            The number of blanked records.
+        """Blank the records before offset `needed` that are too old, and return their number.
 
         Raises:
             StorageError: if the progress or the metadata cannot be used.
@@ -222,10 +201,7 @@ def forget_segment(
 
 
 def expire_state(settings: Settings, *, clock: Callable[[], int]) -> int:
-    """Delete users without recent events from the state, before it is opened.
-
-    Returns:
-        Their number, as counted by `expire_users`.
+    """Delete users without recent events from the state before it is opened; count them.
 
     Raises:
         StreamingError: if the state cannot be used.

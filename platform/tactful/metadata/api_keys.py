@@ -29,16 +29,12 @@ class KeyStore(ValidKeys):
         self,
         metadata: MetadataStore | Path,
         *,
-        clock: Callable[[], int],
+        clock: Callable[[], int],  # epoch milliseconds
         token: Callable[[int], bytes] = secrets.token_bytes,
     ) -> None:
         """Open the store.
 
-        Args:
-            metadata: database of the keys; the path of an SQLite file opens or creates it, and
-                :meth:`close` then closes it.
-            clock: returns epoch milliseconds.
-            token: source of random bytes.
+        A path opens or creates an SQLite file, which :meth:`close` then closes.
 
         Raises:
             StorageError: if the database cannot be used.
@@ -53,14 +49,7 @@ class KeyStore(ValidKeys):
         self.refresh()
 
     def create(self, scopes: Iterable[str], *, note: str = "") -> tuple[str, ApiKey]:
-        """Create a key.
-
-        Args:
-            scopes: one or more of `SCOPES`.
-            note: owner or purpose.
-
-        Returns:
-            The key, which cannot be read again, and its stored record.
+        """Create a key; return it, which cannot be read again, and its stored record.
 
         Raises:
             ApiKeyError: if a scope is unknown, none is given, or ``browser`` is not alone.
@@ -117,13 +106,9 @@ class KeyStore(ValidKeys):
         self.replace(self._rows())
 
     def adopt(self, path: Path) -> int:
-        """Import the keys of a separate SQLite file, and rename it to ``….moved``.
+        """Import the keys of ``keys.db`` of an earlier version, and rename it to ``….moved``.
 
-        Args:
-            path: file ``keys.db`` of an earlier version.
-
-        Returns:
-            The number of new keys. Running it again adds none.
+        Running it again adds none. It returns the number of new keys.
 
         Raises:
             StorageError: if it cannot be read; nothing was changed then.

@@ -27,10 +27,6 @@ _TAG_LENGTH = 16
 def kafka_settings(log: LogSettings, *, environ: Mapping[str, str] | None = None) -> KafkaSettings:
     """Build the connection settings of the log in Kafka.
 
-    Args:
-        log: settings whose `kind` is ``kafka``.
-        environ: environment variables; None means those of the process.
-
     Raises:
         ConfigError: if a setting is invalid; it is named.
     """
@@ -63,19 +59,10 @@ def make_topic(
     log: LogSettings,
     kafka: KafkaSettings,
     *,
-    partitions: int | None = None,
+    partitions: int | None = None,  # None: as the settings say
     timeout_s: float = 30.0,
 ) -> int:
-    """Create the topic of the log if it is missing.
-
-    Args:
-        log: settings of the topic.
-        kafka: connection and name.
-        partitions: number of partitions; None: as the settings say.
-        timeout_s: timeout in seconds.
-
-    Returns:
-        The number of its partitions.
+    """Create the topic of the log if it is missing; return the number of its partitions.
 
     Raises:
         LogError: if it cannot be created, or no broker answers.
@@ -100,20 +87,13 @@ def online_tag(definitions: Definitions) -> str:
 
 def open_redis(
     online: OnlineSettings,
-    definitions: Definitions,
+    definitions: Definitions,  # definitions that pack the blobs
     *,
     attempts: int = 4,
-    timeout_s: float = 2.0,
+    timeout_s: float = 2.0,  # seconds, of connecting and of each response
     environ: Mapping[str, str] | None = None,
 ) -> RedisOnlineStore:
     """Create the online store in Redis; it connects at the first use.
-
-    Args:
-        online: settings whose `kind` is ``redis``.
-        definitions: definitions that pack the blobs.
-        attempts: number of attempts of an operation.
-        timeout_s: timeout of connecting and of each response, seconds.
-        environ: environment variables; None means those of the process.
 
     Raises:
         ConfigError: if the address is missing or invalid.

@@ -22,21 +22,13 @@ _NO_DIGEST = bytes(32)
 
 @dataclass(frozen=True)
 class ApiKey:
-    """Record of a key, without its secret.
+    """Record of a key, without its secret."""
 
-    Attributes:
-        id: public part, for `revoke`.
-        scopes: its permissions.
-        note: owner or purpose.
-        created_at: epoch milliseconds.
-        revoked_at: epoch milliseconds; None while it is valid.
-    """
-
-    id: str
+    id: str  # public part, for `revoke`
     scopes: frozenset[str]
-    note: str
-    created_at: int
-    revoked_at: int | None
+    note: str  # owner or purpose
+    created_at: int  # epoch milliseconds
+    revoked_at: int | None  # epoch milliseconds; None while it is valid
 
     def allows(self, scope: str) -> bool:
         """Return whether the key has a permission."""

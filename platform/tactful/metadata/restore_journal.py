@@ -37,10 +37,8 @@ class Ready(msgspec.Struct, frozen=True):
 def finish_restore(data: Path) -> bool:
     """Complete an interrupted restore; the caller holds the data directory.
 
-    A restore without a journal is discarded: the present files are untouched.
-
-    Returns:
-        Whether files were put in place.
+    A restore without a journal is discarded: the present files are untouched. It returns whether
+    files were put in place.
 
     Raises:
         BackupError: if a file cannot be moved.
@@ -74,7 +72,7 @@ def finish_restore(data: Path) -> bool:
 
 
 def refuse_unfinished(data: Path) -> None:
-    """Raise if a data directory is partly restored.
+    """Refuse a data directory that is partly restored.
 
     Raises:
         BackupError: if a restore was interrupted after its journal was written.

@@ -41,47 +41,28 @@ _MYSQL_TRY_AGAIN = (1205, 1213, 1020)
 
 @dataclass(frozen=True)
 class DefinitionVersion:
-    """Applied definitions.
+    """Applied definitions."""
 
-    Attributes:
-        fingerprint: hash of the computation, independent of the YAML's style.
-        definitions: canonical YAML.
-        applied_at: epoch milliseconds.
-        applied_by: command or process that applied them.
-    """
-
-    fingerprint: str
-    definitions: str
-    applied_at: int
-    applied_by: str
+    fingerprint: str  # hash of the computation, independent of the YAML's style
+    definitions: str  # canonical YAML
+    applied_at: int  # epoch milliseconds
+    applied_by: str  # command or process that applied them
 
 
 @dataclass(frozen=True)
 class BackfillJob:
-    """A computation of added features from the log.
+    """A computation of added features from the log."""
 
-    Attributes:
-        id: hash of features, definitions and partition.
-        fingerprint: of the definitions.
-        partition: number of the log's partition.
-        features: names of the computed features.
-        state: ``running`` also after a kill, until it is resumed.
-        position: next offset of the log to read.
-        end: offset up to which it reads.
-        started_at: epoch milliseconds.
-        updated_at: epoch milliseconds.
-        error: message of a failure.
-    """
-
-    id: str
+    id: str  # hash of features, definitions and partition
     fingerprint: str
     partition: int
     features: tuple[str, ...]
+    # ``running`` also after a kill, until it is resumed
     state: Literal["running", "done", "failed"]
-    position: int
-    end: int
-    started_at: int
-    updated_at: int
+    position: int  # next offset of the log to read
+    end: int  # offset up to which it reads
+    started_at: int  # epoch milliseconds
+    updated_at: int  # epoch milliseconds
     error: str | None = None
 
 
@@ -127,16 +108,7 @@ class MetadataStore:
             return work(connection)
 
     def record_definitions(self, fingerprint: str, definitions: str, *, applied_by: str) -> bool:
-        """Record the applied definitions.
-
-        Args:
-            fingerprint: hash of the computation.
-            definitions: canonical YAML.
-            applied_by: command or process that applies them.
-
-        Returns:
-            False if they were the last applied ones already.
-        """
+        """Record the applied definitions; return False if they were the last applied ones."""
         latest = sa.select(definition_versions.c.fingerprint).order_by(
             definition_versions.c.id.desc()
         )
@@ -167,15 +139,7 @@ class MetadataStore:
     def begin_backfill(
         self, fingerprint: str, features: Sequence[str], *, partition: int, position: int, end: int
     ) -> BackfillJob:
-        """Begin a backfill, or resume an unfinished one.
-
-        Args:
-            fingerprint: of the definitions.
-            features: names of the features to compute.
-            partition: number of the log's partition.
-            position: first offset; a resumed one keeps its own.
-            end: offset up to which to read.
-        """
+        """Begin a backfill, or resume an unfinished one, which keeps its own position."""
         names = sorted(features)
         seed = json.dumps([fingerprint, partition, names])
         identity = hashlib.sha256(seed.encode()).hexdigest()[:32]
@@ -227,8 +191,7 @@ class MetadataStore:
     def compact(self) -> bool:
         """Remove the bytes of deleted rows from an SQLite file.
 
-        Returns:
-            False while another connection reads older data; True for other databases.
+        It returns False while another connection reads older data.
 
         Raises:
             StorageError: if the database cannot be used.
@@ -271,12 +234,8 @@ def open_metadata(location: str | Path, *, clock: Callable[[], int] = now_ms) ->
     """Open the metadata; create or upgrade its tables.
 
     If processes start at once, one upgrades and the others wait. Only a backup leads back to an
-    older schema.
-
-    Args:
-        location: path of an SQLite file, or a database URL: ``mysql+pymysql://user:password@host/
-            database``, ``mariadb+pymysql://…`` or ``sqlite:///path``.
-        clock: returns epoch milliseconds.
+    older schema. The location is the path of an SQLite file, or a database URL:
+    ``mysql+pymysql://user:password@host/database``, ``mariadb+pymysql://…`` or ``sqlite:///path``.
 
     Raises:
         StorageError: if the database cannot be reached or used, its driver is not installed, or a

@@ -30,33 +30,20 @@ _ERROR_LENGTH = 2_000
 
 @dataclass(frozen=True)
 class ModelChange:
-    """An entry of the audit log.
+    """An entry of the audit log."""
 
-    Attributes:
-        id: grows with every entry.
-        action: kind of the change.
-        name: registered model name.
-        version: the version that was trained, or that serves from then on; empty until it has one.
-        previous: the version that served before; empty for none.
-        changed_by: author: the login and host of a command, or a part of the server.
-        reason: in the author's words.
-        state: `begun` also after its process was killed.
-        begun_at: epoch milliseconds.
-        ended_at: epoch milliseconds; None in the state `begun`.
-        error: reason of the failure.
-    """
-
-    id: int
+    id: int  # grows with every entry
     action: Action
-    name: str
+    name: str  # registered model name
+    # the version that was trained, or that serves from then on; empty until it has one
     version: str
-    previous: str
-    changed_by: str
-    reason: str
-    state: State
-    begun_at: int
-    ended_at: int | None = None
-    error: str | None = None
+    previous: str  # the version that served before; empty for none
+    changed_by: str  # author: the login and host of a command, or a part of the server
+    reason: str  # in the author's words
+    state: State  # `begun` also after its process was killed
+    begun_at: int  # epoch milliseconds
+    ended_at: int | None = None  # epoch milliseconds; None in the state `begun`
+    error: str | None = None  # reason of the failure
 
 
 class ModelLog:
@@ -73,23 +60,14 @@ class ModelLog:
         action: Action,
         name: str,
         *,
-        by: str,
+        by: str,  # author
         reason: str,
-        version: str = "",
-        previous: str = "",
+        version: str = "",  # of the entry, where it is known before
+        previous: str = "",  # the version that serves before it
     ) -> Iterator[Callable[[str], None]]:
         """Write an entry, and close it when the context ends, as done or as failed.
 
-        Args:
-            action: kind of the change.
-            name: registered model name.
-            by: author.
-            reason: of the author.
-            version: of the entry, where it is known before.
-            previous: the version that serves before it.
-
-        Yields:
-            A function that sets the version, where it was not known before.
+        It yields a function that sets the version, where it was not known before.
 
         Raises:
             ModelError: if a rollout compares the champion with another model.
@@ -121,12 +99,7 @@ class ModelLog:
         self._close(number, state="done", version=versions[-1])
 
     def changes(self, *, limit: int = 100, before: int | None = None) -> list[ModelChange]:
-        """Return entries, newest first.
-
-        Args:
-            limit: most entries.
-            before: only entries with a smaller id; None for the newest.
-        """
+        """Return entries with a smaller id than `before`, newest first."""
         query = sa.select(model_changes).order_by(model_changes.c.id.desc()).limit(limit)
         if before is not None:
             query = query.where(model_changes.c.id < before)

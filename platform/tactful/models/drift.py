@@ -25,12 +25,9 @@ _FLOOR = 1e-4
 
 @dataclass(frozen=True)
 class Drift:
-    """Change of values.
+    """Change of values."""
 
-    Attributes:
-        by_name: population stability index of the score and of each feature, largest first.
-    """
-
+    # population stability index of the score and of each feature, largest first
     by_name: Mapping[str, float]
 
     @property
@@ -42,20 +39,11 @@ class Drift:
 def measure_drift(
     log: EventLog, version: str, layout: str, *, lists: int = 500, latest: int = LATEST
 ) -> Drift | None:
-    """Compare the first lists of a model version with its latest.
+    """Compare the first lists of a model version with as many of its latest.
 
     The rows of its training are no reference: they hold candidates that are never shown, and differ
-    from every list from the beginning.
-
-    Args:
-        log: of the lists.
-        version: of the model; only its lists are compared.
-        layout: of the features, see `tactful.ranking.features.layout`.
-        lists: number of first and of latest lists that are compared.
-        latest: number of the newest records of the log that are read.
-
-    Returns:
-        The drift; None while there are fewer than twice as many lists.
+    from every list from the beginning. Read are the `latest` newest records of the log. It returns
+    None while there are fewer than twice `lists` lists.
     """
     first: list[Impression] = []
     last: deque[Impression] = deque(maxlen=lists)
@@ -79,19 +67,12 @@ def measure_drift(
 
 
 def population_stability(before: NDArray[np.float32], now: NDArray[np.float32]) -> float:
-    """Compute the population stability index of two samples.
+    """Compute the population stability index of two samples, NaN for missing values.
 
     The sum over ten parts of `(q - p) * ln(q / p)`, where p and q are the shares of the values
     before and now in each part (Siddiqi, "Credit Risk Scorecards", 2006). Parts hold a tenth of the
     values before each; missing values are a part of their own. By custom, less than 0.1 is no
     change and more than 0.25 a large one.
-
-    Args:
-        before: values before, NaN for missing, not empty.
-        now: values now.
-
-    Returns:
-        0 for the same distribution, and more the further they differ.
     """
     known = before[~np.isnan(before)]
     inner = np.linspace(0.0, 1.0, _BINS + 1)[1:-1]

@@ -45,13 +45,7 @@ PREVIOUS = "previous"
 
 @dataclass(frozen=True)
 class Registered:
-    """A version in the registry.
-
-    Attributes:
-        name: registered model name.
-        version: its number, as text.
-        run_id: its run in MLflow.
-    """
+    """A version in the registry."""
 
     name: str
     version: str

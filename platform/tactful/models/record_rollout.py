@@ -28,13 +28,7 @@ class Recorder:
     def __init__(
         self, settings: Settings, store: RolloutStore, *, python: str = sys.executable
     ) -> None:
-        """Prepare to record.
-
-        Args:
-            settings: of the server.
-            store: the rollouts.
-            python: the interpreter to start.
-        """
+        """Prepare to record."""
         self._settings = settings
         self._store = store
         self._python = python
@@ -62,11 +56,6 @@ def record(store: RolloutStore, settings: Settings, key: str) -> str:
     """Record the end of a rollout in MLflow, and return the id of the run.
 
     A shipped model becomes the champion first.
-
-    Args:
-        store: the rollouts.
-        settings: of the installation.
-        key: of the rollout.
 
     Raises:
         ConfigError: if there is no such rollout, or it goes on.

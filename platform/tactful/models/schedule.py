@@ -32,24 +32,14 @@ _NICENESS = 10
 def why_due(
     training: TrainingSettings,
     *,
-    now: int,
-    last: ModelChange | None,
-    champion: str | None,
-    drift: Callable[[], Drift | None],
-    erased_at: int = 0,
-    kept_ms: int = 0,
+    now: int,  # epoch milliseconds
+    last: ModelChange | None,  # the latest training of the model, in any state
+    champion: str | None,  # the version that serves
+    drift: Callable[[], Drift | None],  # measures the drift of the champion; it may take a while
+    erased_at: int = 0,  # time of the latest erasure, epoch milliseconds; 0 for none
+    kept_ms: int = 0,  # retention of the training data, milliseconds; 0 for no limit
 ) -> str | None:
-    """Return the reason why a training is due; None where it is not.
-
-    Args:
-        training: settings of the schedule.
-        now: epoch milliseconds.
-        last: the latest training of the model, in any state.
-        champion: the version that serves.
-        drift: measures the drift of the champion; it may take a while.
-        erased_at: time of the latest erasure, epoch milliseconds; 0 for none.
-        kept_ms: retention of the training data, milliseconds; 0 for no limit.
-    """
+    """Return the reason why a training is due; None where it is not."""
     if last is not None and last.state == "begun":
         return "the last training was killed"
     since = None if last is None else now - last.begun_at
@@ -88,12 +78,7 @@ def after_erasure(training: TrainingSettings) -> str:
 
 
 async def retrain(settings: Settings, *, python: str = sys.executable) -> None:
-    """Start the training process at intervals; it trains if a training is due.
-
-    Args:
-        settings: of the server.
-        python: the interpreter to start.
-    """
+    """Start the training process at intervals; it trains if a training is due."""
     training = settings.training
     command = [
         *(python, "-m", "tactful", "train", "--if-due", "--json", "--by", "tactful serve"),

@@ -49,21 +49,14 @@ _NO_QUOTAS = Quotas(**dict.fromkeys(Quotas.__dataclass_fields__, 0))
 
 @dataclass(frozen=True)
 class Skew:
-    """Comparison of served features with the same features computed again.
-
-    Attributes:
-        lists: number of compared lists.
-        skipped: number of lists that cannot be compared: their model is missing or has other
-            features, or the beginning of the log was deleted.
-        values: number of compared values.
-        different: number of values that differ by more than `TOLERANCE`, or exist on one side only.
-        by_feature: share of differing values of each feature that has any, largest first.
-    """
+    """Comparison of served features with the same features computed again."""
 
     lists: int
+    # not comparable: other features, or the model or the beginning of the log is missing
     skipped: int
     values: int
-    different: int
+    different: int  # by more than `TOLERANCE`, or missing on one side only
+    # share of differing values of each feature that has any, largest first
     by_feature: Mapping[str, float]
 
     @property
@@ -75,25 +68,16 @@ class Skew:
 def measure_skew(
     log: EventLog,
     definitions: Definitions,
-    models: Path,
+    models: Path,  # directory with the model versions that served
     *,
-    identity: Identity | None = None,
-    lists: int = 500,
+    identity: Identity | None = None,  # rules by which the server joins devices to users
+    lists: int = 500,  # most lists, the latest, that are compared
     progress: Progress = lambda done, total: None,
 ) -> Skew:
     """Compute the features of the latest lists again and compare.
 
-    Args:
-        log: events, items and lists. If its beginning was deleted, features cannot be computed
-            again, and every list is skipped.
-        definitions: the features the server computes.
-        models: directory with the model versions that served.
-        identity: rules by which the server joins devices to users.
-        lists: most lists, the latest, that are compared.
-        progress: called with done and total.
-
-    Returns:
-        The skew. Lists of the heuristic have no features and are not counted at all.
+    If the beginning of the log was deleted, features cannot be computed again, and every list is
+    skipped. Lists of the heuristic have no features and are not counted at all.
     """
     served = sorted(_served(log, lists), key=lambda shown: shown.applied)
     if log.begin:

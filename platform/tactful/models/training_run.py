@@ -47,29 +47,17 @@ def run_training(
     settings: Settings,
     options: TrainingOptions,
     *,
-    promote: bool = False,
-    if_better: bool = False,
-    fresh: bool = False,
+    promote: bool = False,  # serve the new version at once …
+    if_better: bool = False,  # … if it is `no_worse` than the champion
+    fresh: bool = False,  # discard the checkpoint of a killed training
     reason: str = "",
-    by: str | None = None,
+    by: str | None = None,  # author for the audit log; None: login and host of this process
     say: Progress = lambda stage, done, total: None,
 ) -> dict[str, Any]:
     """Train from the log of a data directory and register the new version.
 
-    A training that was killed within the last day is continued, if the options are the same.
-
-    Args:
-        settings: of the installation.
-        options: of the training.
-        promote: the new version serves at once …
-        if_better: … if it is no worse than the champion on lists neither learned from (`no_worse`).
-        fresh: discard the checkpoint of a killed training.
-        reason: for the audit log.
-        by: author for the audit log; None means the login and host of this process.
-        say: called with stage, done and total.
-
-    Returns:
-        The result as `tactful train --json` prints it.
+    A training that was killed within the last day is continued, if the options are the same. The
+    result is as `tactful train --json` prints it.
 
     Raises:
         ConfigError: if the feature definitions are wrong.
@@ -155,16 +143,9 @@ def no_worse(models: Path, trained: Trained, directory: Path) -> bool:
     """Return whether a new model may take the place of the champion.
 
     Both rank the replayed lists that the new one was judged on, as far as they are later than the
-    champion's data. They chose the number of the new one's trees, so it is favoured a little.
-
-    Args:
-        models: directory with the champion.
-        trained: the new model.
-        directory: its files.
-
-    Returns:
-        True if NDCG@20 of the new model is at least that of the champion, on 50 lists or more, or
-        if there is no champion that could serve.
+    champion's data. They chose the number of the new one's trees, so it is favoured a little. True
+    if NDCG@20 of the new model is at least that of the champion, on 50 lists or more, or if there
+    is no champion that could serve.
     """
     pointer = read_pointer(models)
     if pointer is None:

@@ -22,26 +22,16 @@ _BLOCK = 10
 
 def fit(
     learn: Rows,
-    judge: Rows,
+    judge: Rows,  # later lists, for early stopping
     options: TrainingOptions,
     *,
-    checkpoint: Checkpoint | None = None,
-    progress: Progress = lambda stage, done, total: None,
+    checkpoint: Checkpoint | None = None,  # keeps the trees after each block
+    progress: Progress = lambda stage, done, total: None,  # called with the stage `fit`
 ) -> tuple[xgboost.Booster, list[float]]:
-    """Grow a forest.
+    """Grow a forest; return it up to its best tree, and NDCG@20 of `judge` after each tree.
 
     LambdaMART (Burges, "From RankNet to LambdaRank to LambdaMART", 2010) of XGBoost, on the lists
     in which something was taken, each with its weight.
-
-    Args:
-        learn: the lists to learn from.
-        judge: later lists, for early stopping.
-        options: of the training.
-        checkpoint: keeps the trees after each block.
-        progress: called with the stage `fit`.
-
-    Returns:
-        The forest up to its best tree, and NDCG@20 of `judge` after each tree.
 
     Raises:
         ModelError: if no item was taken in all lists of one of the two.

@@ -22,13 +22,7 @@ _DISCOUNTS = 1.0 / np.log2(np.arange(2, CUTOFF + 2))
 
 @dataclass(frozen=True)
 class Estimate:
-    """A figure and its 95 % interval.
-
-    Attributes:
-        value: the figure.
-        low: lower end.
-        high: upper end.
-    """
+    """A figure and its 95 % interval."""
 
     value: float
     low: float
@@ -37,19 +31,12 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Quality:
-    """Quality of a recommender.
+    """Quality of a recommender."""
 
-    Attributes:
-        hr20: share of lists with an item that was taken.
-        ndcg20: normalised discounted cumulative gain of the lists.
-        mrr20: reciprocal place of the first item that was taken, 0 when none was.
-        coverage20: share of the catalogue that appeared in some list.
-    """
-
-    hr20: Estimate
-    ndcg20: Estimate
-    mrr20: Estimate
-    coverage20: Estimate
+    hr20: Estimate  # share of lists with an item that was taken
+    ndcg20: Estimate  # normalised discounted cumulative gain of the lists
+    mrr20: Estimate  # reciprocal place of the first item that was taken, 0 when none was
+    coverage20: Estimate  # share of the catalogue that appeared in some list
 
 
 class Scorecard:
@@ -66,12 +53,9 @@ class Scorecard:
         return len(self._people)
 
     def add(self, person: str, shown: Sequence[str], taken: Collection[str]) -> bool:
-        """Score one list, and return whether it had a hit.
+        """Score one list, best first, and return whether it had a hit.
 
-        Args:
-            person: the user.
-            shown: item ids, best first; only the first `CUTOFF` count.
-            taken: item ids that were right, at least one.
+        Only its first `CUTOFF` items count; at least one item was `taken`.
         """
         top = tuple(shown[:CUTOFF])
         right = [place for place, item in enumerate(top) if item in taken]
@@ -88,30 +72,16 @@ class Scorecard:
         return float(np.mean(values)) if values else float("nan")
 
     def estimate(self, measure: str, *, resamples: int = 1000, seed: int = 0) -> Estimate:
-        """Estimate one of `MEASURES` with its percentile bootstrap interval over users.
-
-        Args:
-            measure: name of the figure.
-            resamples: bootstrap resamples.
-            seed: of the resampling.
-        """
+        """Estimate one of `MEASURES` with its percentile bootstrap interval over users."""
         if not self._people:
             return Estimate(float("nan"), float("nan"), float("nan"))
         return _over_people(np.array(self._values[measure]), self._people, resamples, seed)
 
     def quality(self, catalogue_size: int, *, resamples: int = 1000, seed: int = 0) -> Quality:
-        """Estimate all figures, with percentile bootstrap intervals over users.
+        """Estimate all figures, with percentile bootstrap intervals over users; NaN for none.
 
         Coverage of a resample is smaller by construction, so its interval is the value plus and
         minus 1.96 bootstrap standard deviations.
-
-        Args:
-            catalogue_size: number of items that could have been recommended.
-            resamples: bootstrap resamples.
-            seed: of the resampling.
-
-        Returns:
-            The figures; all NaN when there is no request.
         """
         if not self._people:
             nothing = Estimate(float("nan"), float("nan"), float("nan"))
@@ -129,13 +99,8 @@ class Scorecard:
     def lead(self, other: Scorecard, *, resamples: int = 1000, seed: int = 0) -> Estimate:
         """Estimate the hit rate minus that of another recommender, with a paired interval.
 
-        Args:
-            other: scored on the same requests of the same users in the same order.
-            resamples: bootstrap resamples over users.
-            seed: of the resampling.
-
         Raises:
-            ValueError: if the requests are not the same.
+            ValueError: if the requests of the two are not the same, in the same order.
         """
         self._check_paired(other)
         gained = np.array(self._values["hr20"]) - np.array(other._values["hr20"])
@@ -146,17 +111,11 @@ class Scorecard:
     ) -> Estimate:
         """Estimate one of `MEASURES` divided by another recommender's, with a paired interval.
 
-        Args:
-            other: scored on the same requests of the same users in the same order.
-            measure: name of the figure.
-            resamples: bootstrap resamples over users; each draws the same users for both.
-            seed: of the resampling.
-
-        Returns:
-            The ratio; infinite where the other scored nothing.
+        Each resample draws the same users for both. The ratio is infinite where the other scored
+        nothing.
 
         Raises:
-            ValueError: if the requests are not the same, or there is none.
+            ValueError: if the requests of the two are not the same, in the same order, or none.
         """
         self._check_paired(other)
         if not self._people:
@@ -217,16 +176,10 @@ def _draws(people: int, resamples: int, seed: int) -> NDArray[np.int64]:
 
 
 def ndcg(right: Sequence[int], relevant: int) -> float:
-    """Compute NDCG@20 with binary gains.
+    """Compute NDCG@20, between 0 and 1, with binary gains.
 
-    Jarvelin and Kekalainen, "Cumulated gain-based evaluation of IR techniques" (2002).
-
-    Args:
-        right: places (from 0) of the right items within the list.
-        relevant: number of right items in all, at least 1.
-
-    Returns:
-        Between 0 and 1.
+    Jarvelin and Kekalainen, "Cumulated gain-based evaluation of IR techniques" (2002). `right` are
+    the places (from 0) of the right items within the list, `relevant` their number in all.
     """
     if not right:
         return 0.0
@@ -243,21 +196,15 @@ def _figures(right: Sequence[int], relevant: int) -> dict[str, float]:
 
 
 def list_metrics(
-    scores: NDArray[np.float32],
-    labels: NDArray[np.bool_],
-    sizes: NDArray[np.int64],
-    relevant: Sequence[int],
+    scores: NDArray[np.float32],  # of all rows, list after list, shape (n,)
+    labels: NDArray[np.bool_],  # whether each row is right, shape (n,)
+    sizes: NDArray[np.int64],  # rows of each list, shape (lists,)
+    relevant: Sequence[int],  # number of right items of each list, found by recall or not
 ) -> dict[str, float]:
     """Compute the mean figures of scored lists, for a training run.
 
-    Args:
-        scores: of all rows, list after list, shape (n,).
-        labels: whether each row is right, shape (n,).
-        sizes: rows of each list, shape (lists,).
-        relevant: number of right items of each list, found by recall or not.
-
-    Returns:
-        `hr20`, `ndcg20`, `mrr20` and `recall` (share of lists with a right item found by recall).
+    They are `hr20`, `ndcg20`, `mrr20` and `recall`, the share of lists with a right item found by
+    recall.
     """
     figures = []
     start = 0

@@ -22,28 +22,18 @@ _CHUNK = 8_192
 
 @dataclass(frozen=True)
 class History:
-    """Taken items in log order, as columns of equal length.
+    """Taken items in log order, as columns of equal length."""
 
-    Attributes:
-        item_ids: the catalogue in the order its items first appeared.
-        updates: log offset and description of every item update, in log order.
-        item: row in `item_ids` of each taken item.
-        session: visit number of each.
-        timestamp: event time, epoch milliseconds.
-        offset: log offset.
-        session_ids: visit id by visit number.
-        subjects: key of the user by visit number, None for none.
-        people: log offset and description of every user update, in log order.
-    """
-
-    item_ids: tuple[str, ...]
+    item_ids: tuple[str, ...]  # the catalogue in the order its items first appeared
+    # log offset and description of every item update, in log order
     updates: tuple[tuple[int, Item], ...]
-    item: NDArray[np.int64]
-    session: NDArray[np.int64]
-    timestamp: NDArray[np.int64]
-    offset: NDArray[np.int64]
-    session_ids: tuple[str, ...]
-    subjects: tuple[str | None, ...]
+    item: NDArray[np.int64]  # row in `item_ids` of each taken item
+    session: NDArray[np.int64]  # visit number of each
+    timestamp: NDArray[np.int64]  # event time, epoch milliseconds
+    offset: NDArray[np.int64]  # log offset
+    session_ids: tuple[str, ...]  # visit id by visit number
+    subjects: tuple[str | None, ...]  # key of the user by visit number, None for none
+    # log offset and description of every user update, in log order
     people: tuple[tuple[int, User], ...] = ()
 
     @classmethod
@@ -51,16 +41,10 @@ class History:
         cls,
         log: EventLog,
         *,
-        until: int | None = None,
+        until: int | None = None,  # offset to stop at; None for the end
         progress: Callable[[int, int], None] = lambda done, total: None,
     ) -> History:
-        """Read the log. Entries that cannot be decoded are skipped, as the engine does.
-
-        Args:
-            log: from its beginning.
-            until: offset to stop at; None for the end.
-            progress: called with done and total.
-        """
+        """Read the log. Entries that cannot be decoded are skipped, as the engine does."""
         rows: dict[str, int] = {}
         updates: list[tuple[int, Item]] = []
         people: list[tuple[int, User]] = []
@@ -111,20 +95,12 @@ class History:
         return bool((same & ~tied).sum() > (same & tied).sum())
 
     def interactions(self, *, before: int | None = None) -> Interactions:
-        """Return the columns of a recall index.
-
-        Args:
-            before: offset at which to stop; None for the end.
-        """
+        """Return the columns of a recall index before an offset."""
         end = len(self.offset) if before is None else int(np.searchsorted(self.offset, before))
         return Interactions(self.session[:end], self.item[:end], self.timestamp[:end])
 
     def cohorts(self, *, before: int | None = None) -> Cohorts:
-        """Fit the items that users take by the properties of the users.
-
-        Args:
-            before: offset at which to stop; None for the end.
-        """
+        """Fit the items that users take by the properties of the users, before an offset."""
         seen = self.interactions(before=before)
         described = {
             user.user_id: user for offset, user in self.people if before is None or offset < before
@@ -141,11 +117,7 @@ class History:
         )
 
     def descriptions(self, *, before: int | None = None) -> list[Item | None]:
-        """Return the latest description of each item of `item_ids`, None where there is none yet.
-
-        Args:
-            before: offset at which to stop; None for the end.
-        """
+        """Return the description of each item of `item_ids` before an offset, None for none yet."""
         latest = {
             item.item_id: item for offset, item in self.updates if before is None or offset < before
         }

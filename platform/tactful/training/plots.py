@@ -13,12 +13,7 @@ if TYPE_CHECKING:
 def plot_training(trained: Trained, directory: Path) -> dict[str, Path]:
     """Draw the learning curve, the gain of each feature, the calibration and the position bias.
 
-    Args:
-        trained: result of the training.
-        directory: of the plots; it is created.
-
-    Returns:
-        Path by plot; without those whose figures were not estimated.
+    Plots whose figures were not estimated are left out.
     """
     directory.mkdir(parents=True, exist_ok=True)
     paths = {

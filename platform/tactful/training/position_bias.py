@@ -24,9 +24,9 @@ _ROWS = 100_000
 
 
 def examination(
-    features: NDArray[np.float32],
-    taken: NDArray[np.bool_],
-    place: NDArray[np.int64],
+    features: NDArray[np.float32],  # of every item of every list, shape (n, columns)
+    taken: NDArray[np.bool_],  # whether it was taken, shape (n,)
+    place: NDArray[np.int64],  # its place in its list, 0 the first, shape (n,)
     *,
     threads: int = 1,
     seed: int = 0,
@@ -39,13 +39,6 @@ def examination(
     Estimation for Unbiased Learning to Rank in Personal Search", WSDM 2018), which needs no
     randomised lists, but gets better with them: where every list is in the order of the same
     features, the two can hardly be separated. Attention is assumed never to grow further down.
-
-    Args:
-        features: of every item of every list, shape (n, columns).
-        taken: whether it was taken, shape (n,).
-        place: its place in its list, 0 the first, shape (n,).
-        threads: used by XGBoost.
-        seed: of the sample and the trees.
 
     Returns:
         Shape (places,): 1 for the first place, and at least `LEAST` for every other; places

@@ -42,40 +42,25 @@ _PART = 256
 
 @dataclass(frozen=True)
 class Question:
-    """A request that could have been made.
+    """A request that could have been made."""
 
-    Attributes:
-        offset: log offset of the event it comes just before.
-        at: time of the request, epoch milliseconds.
-        subject: key of the user in the engine; None for no user.
-        session_id: the visit; None where the request does not name it.
-        positives: item ids that were taken.
-        intent: weight by category that the device sends along; None for nothing.
-    """
-
-    offset: int
-    at: int
-    subject: str | None
-    session_id: str | None
-    positives: frozenset[str]
+    offset: int  # log offset of the event it comes just before
+    at: int  # time of the request, epoch milliseconds
+    subject: str | None  # key of the user in the engine; None for no user
+    session_id: str | None  # the visit; None where the request does not name it
+    positives: frozenset[str]  # item ids that were taken
+    # weight by category that the device sends along; None for nothing
     intent: Mapping[str, float] | None = None
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Training rows, list by list.
+    """Training rows, list by list."""
 
-    Attributes:
-        features: shape (n, len(RANKING_FEATURES)).
-        labels: whether the item was taken, shape (n,).
-        sizes: rows of each list, shape (lists,).
-        weights: weight of each list, shape (lists,).
-    """
-
-    features: NDArray[np.float32]
-    labels: NDArray[np.bool_]
-    sizes: NDArray[np.int64]
-    weights: NDArray[np.float32]
+    features: NDArray[np.float32]  # shape (n, len(RANKING_FEATURES))
+    labels: NDArray[np.bool_]  # whether the item was taken, shape (n,)
+    sizes: NDArray[np.int64]  # rows of each list, shape (lists,)
+    weights: NDArray[np.float32]  # weight of each list, shape (lists,)
 
     @classmethod
     def none(cls) -> Rows:
@@ -109,15 +94,9 @@ class Rows:
 def sample_questions(
     history: History, labels_from: int, options: TrainingOptions
 ) -> list[Question]:
-    """Draw the requests to learn from, in log order.
+    """Draw at most `options.lists` requests to learn from, in log order.
 
-    Args:
-        history: the visits.
-        labels_from: earliest start of a visit that may give requests, epoch milliseconds.
-        options: the task and how many.
-
-    Returns:
-        At most `options.lists` questions.
+    They are of visits that began at `labels_from`, epoch milliseconds, or later.
     """
     task = options.task
     if task == "auto":
@@ -147,32 +126,19 @@ def sample_questions(
 def collect(
     log: EventLog,
     definitions: Definitions,
-    index: RecallIndex,
-    questions: Sequence[Question],
-    held_back: int,
-    options: TrainingOptions,
-    identity: Identity | None = None,
-    progress: Progress = lambda stage, done, total: None,
+    index: RecallIndex,  # recall index of the log before the first question
+    questions: Sequence[Question],  # in log order
+    held_back: int,  # from this question on, all candidates are kept; before, a sample
+    options: TrainingOptions,  # number of the others, and the seed
+    identity: Identity | None = None,  # rules by which the server joins devices to users
+    progress: Progress = lambda stage, done, total: None,  # called with the stage `replay`
     *,
     checkpoint: Checkpoint | None = None,
 ) -> Rows:
     """Replay the log and lay out the rows of every request as the server would have.
 
-    Args:
-        log: from the beginning.
-        definitions: the features to compute.
-        index: recall index of the log before the first question.
-        questions: in log order.
-        held_back: questions from this one on keep all their candidates; earlier ones keep the
-            positives and a sample of the others.
-        options: number of the others, and the seed.
-        identity: rules by which the server joins devices to users.
-        progress: called with the stage `replay`.
-        checkpoint: keeps rows as they are laid out. A resumed training replays the log again, but
-            lays out only the missing rows.
-
-    Returns:
-        The rows, each list counting 1.
+    Each list counts 1. A training resumed from a checkpoint replays the log again, but lays out
+    only the missing rows.
     """
     engine = Engine(definitions, MemoryState(), EngineOptions(identity=identity))
     view = _View(engine, index)

@@ -28,21 +28,13 @@ _HOUR = 3_600_000
 
 @dataclass(frozen=True)
 class ShownLists:
-    """Shown lists whose outcome time is over, in the order of their times.
+    """Shown lists whose outcome time is over, in the order of their times."""
 
-    Attributes:
-        features: served values, shape (n, columns).
-        taken: whether the item was taken in time, shape (n,).
-        place: its place in its list, 0 the first, shape (n,).
-        sizes: items of each list, shape (lists,).
-        at: time of each list, epoch milliseconds, shape (lists,).
-    """
-
-    features: NDArray[np.float32]
-    taken: NDArray[np.bool_]
-    place: NDArray[np.int64]
-    sizes: NDArray[np.int64]
-    at: NDArray[np.int64]
+    features: NDArray[np.float32]  # served values, shape (n, columns)
+    taken: NDArray[np.bool_]  # whether the item was taken in time, shape (n,)
+    place: NDArray[np.int64]  # its place in its list, 0 the first, shape (n,)
+    sizes: NDArray[np.int64]  # items of each list, shape (lists,)
+    at: NDArray[np.int64]  # time of each list, epoch milliseconds, shape (lists,)
 
     def __len__(self) -> int:
         """Return the number of lists."""
@@ -62,15 +54,12 @@ class ShownLists:
         )
 
     def rows(self, looked: NDArray[np.float64]) -> Rows:
-        """Return training rows.
+        """Return training rows, corrected by the attention of each place (`examination`).
 
         Every taken item makes a list of its own with the items of its list that were not taken. Its
         weight is the inverse of how often its place is looked at, which makes the loss equal to
         that of places that are all looked at (Joachims, Swaminathan and Schnabel, "Unbiased
         Learning-to-Rank with Biased Feedback", WSDM 2017). Weights are scaled to a mean of 1.
-
-        Args:
-            looked: attention of each place, see `position_bias.examination`.
         """
         kept: list[NDArray[np.intp]] = []
         weights: list[float] = []
@@ -97,27 +86,18 @@ class ShownLists:
 
 def read_shown(
     log: EventLog,
-    layout: str,
-    since: int,
-    until: int,
-    options: TrainingOptions,
+    layout: str,  # of the present features, see `tactful.ranking.features.layout`
+    since: int,  # earliest time of a list, epoch milliseconds
+    until: int,  # time at which the log ends, epoch milliseconds
+    options: TrainingOptions,  # types and time of outcomes; most lists
     *,
-    end: int | None = None,
-    progress: Progress = lambda stage, done, total: None,
+    end: int | None = None,  # offset to stop at; None for the end of the log
+    progress: Progress = lambda stage, done, total: None,  # called with the stage `outcomes`
 ) -> ShownLists:
     """Read the shown lists that can be learned from, and their outcomes.
 
     Lists without features or with another layout, lists of a forced arm, and lists whose outcome
     time is not over are left out.
-
-    Args:
-        log: events and lists.
-        layout: of the present features, see `tactful.ranking.features.layout`.
-        since: earliest time of a list, epoch milliseconds.
-        until: time at which the log ends, epoch milliseconds.
-        options: types and time of outcomes; most lists.
-        end: offset to stop at; None for the end of the log.
-        progress: called with the stage `outcomes`.
     """
     lasts = int(options.outcome_hours * _HOUR)
     lists: dict[str, Impression] = {}

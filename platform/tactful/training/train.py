@@ -45,25 +45,15 @@ _HOUR = 3_600_000
 
 @dataclass(frozen=True)
 class Trained:
-    """Result of a training.
-
-    Attributes:
-        manifest: of the model.
-        curve: NDCG@20 on the held-back lists after each tree.
-        example: a few rows of features.
-        held_back: the replayed lists that were held back, to judge others on.
-        held_back_at: time of each of them, epoch milliseconds.
-        reach: position up to which the log was read.
-        resumed: whether it continued a training that was killed.
-    """
+    """Result of a training."""
 
     manifest: Manifest
-    curve: list[float]
-    example: NDArray[np.float32]
-    held_back: Rows
-    held_back_at: NDArray[np.int64]
-    reach: Position
-    resumed: bool = False
+    curve: list[float]  # NDCG@20 on the held-back lists after each tree
+    example: NDArray[np.float32]  # a few rows of features
+    held_back: Rows  # the replayed lists that were held back, to judge others on
+    held_back_at: NDArray[np.int64]  # time of each of them, epoch milliseconds
+    reach: Position  # position up to which the log was read
+    resumed: bool = False  # whether it continued a training that was killed
 
 
 @dataclass(frozen=True)

@@ -36,42 +36,27 @@ _FEWEST = 20
 
 @dataclass(frozen=True)
 class TowerOptions:
-    """Options of the training of two towers.
+    """Options of the training of two towers."""
 
-    Attributes:
-        passes: most passes; one is over `steps` steps drawn from all visits.
-        steps: of a pass.
-        patience: number of passes without improvement on the latest visits after which to stop.
-        batch: steps of a batch; each has the items of the others as negatives.
-        learning_rate: of Adam.
-        temperature: divisor of the inner products of unit vectors.
-        held_back: share of the steps, the latest, for early stopping.
-        threads: used by PyTorch.
-        seed: of the order of the steps.
-    """
-
-    passes: int = 40
-    steps: int = 65_536
+    passes: int = 40  # most passes; one is over `steps` steps drawn from all visits
+    steps: int = 65_536  # of a pass
+    # number of passes without improvement on the latest visits after which to stop
     patience: int = 4
-    batch: int = 1_024
-    learning_rate: float = 0.005
-    temperature: float = 0.1
-    held_back: float = 0.05
+    batch: int = 1_024  # steps of a batch; each has the items of the others as negatives
+    learning_rate: float = 0.005  # of Adam
+    temperature: float = 0.1  # divisor of the inner products of unit vectors
+    held_back: float = 0.05  # share of the steps, the latest, for early stopping
     threads: int = 2
-    seed: int = 0
+    seed: int = 0  # of the order of the steps
 
 
 @dataclass(frozen=True)
 class Steps:
-    """Every item of a visit but its first, and the items before it.
+    """Every item of a visit but its first, and the items before it."""
 
-    Attributes:
-        context: rows of the items before, the latest first, -1 for none, shape (n, 20).
-        target: row of the item, shape (n,).
-    """
-
+    # rows of the items before, the latest first, -1 for none, shape (n, 20)
     context: NDArray[np.int64]
-    target: NDArray[np.int64]
+    target: NDArray[np.int64]  # row of the item, shape (n,)
 
     def __len__(self) -> int:
         """Return the number of steps."""
@@ -96,7 +81,7 @@ def require_torch() -> None:
 
 
 def learn_vectors(
-    seen: Interactions,
+    seen: Interactions,  # the visits, in time order
     start: NDArray[np.float32],
     options: TowerOptions,
     *,
@@ -105,16 +90,9 @@ def learn_vectors(
 ) -> NDArray[np.float32]:
     """Improve item vectors by training on visits.
 
-    Args:
-        seen: the visits, in time order.
-        start: vectors to begin with, shape (n_items, dimensions); zero for unknown items.
-        options: of the training.
-        checkpoint: file that keeps each pass, so that the same training continues there.
-        progress: called with the number of passes done, and the most passes.
-
-    Returns:
-        Unit vectors of the items that share a visit with another, shape (n_items, dimensions), and
-        `start` for all others. With too little to learn from, `start`.
+    `start`, shape (n_items, dimensions), is zero for unknown items. The result holds unit vectors
+    of the items that share a visit with another, and `start` for all others; with too little to
+    learn from, `start`. The file `checkpoint` keeps each pass.
 
     Raises:
         ModelError: if PyTorch is not installed, or the checkpoint is of another training.
