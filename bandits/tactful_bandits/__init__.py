@@ -7,8 +7,7 @@ SciPy, are loaded at their first use.
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tactful_bandits.assignment.assign import (
     Arm,
@@ -31,6 +30,7 @@ from tactful_bandits.errors import (
     PolicyError,
     StatisticsError,
 )
+from tactful_privacy.lazy_imports import lazy_names
 
 if TYPE_CHECKING:
     from tactful_bandits.analysis.bayesian import Prior, posterior
@@ -213,93 +213,44 @@ __all__ = [
     "winsorised",
 ]
 
-_LOADED_WHEN_USED = {
-    "Alternative": "analysis.comparison",
-    "BetaBandit": "policies.thompson",
-    "BudgetPacing": "policies.budget_pacing",
-    "Comparison": "analysis.comparison",
-    "Design": "analysis.power",
-    "Estimate": "analysis.comparison",
-    "Guardrail": "rollouts.guardrails",
-    "Interval": "analysis.comparison",
-    "LinearBandit": "policies.linear",
-    "LoggedDecisions": "evaluation.off_policy",
-    "MarketSimulator": "tuner.simulator",
-    "Mean": "analysis.samples",
-    "Memory": "policies.memory",
-    "NetworkPolicy": "tuner.network",
-    "Observation": "policies.memory",
-    "Paired": "analysis.cuped",
-    "PendingRewards": "policies.delayed_rewards",
-    "Prior": "analysis.bayesian",
-    "PrivateLinearBandit": "policies.private_linear",
-    "Proportion": "analysis.samples",
-    "Ratio": "analysis.samples",
-    "RatioSums": "analysis.noisy_samples",
-    "ReleasedProportion": "analysis.noisy_samples",
-    "ReleasedRatio": "analysis.noisy_samples",
-    "Rollout": "rollouts.model",
-    "RolloutLook": "rollouts.model",
-    "RolloutPlan": "rollouts.model",
-    "Rule": "policies.choice",
-    "Sample": "analysis.samples",
-    "SampleRatio": "analysis.sample_ratio",
-    "SharedLinearBandit": "policies.shared_linear",
-    "SoftmaxBandit": "policies.softmax",
-    "StageObservations": "rollouts.model",
-    "Thompson": "policies.choice",
-    "UpperConfidence": "policies.choice",
-    "WeightBounds": "tuner.weight_bounds",
-    "adjusted_difference": "analysis.cuped",
-    "anytime_p_value": "analysis.comparison",
-    "benjamini_hochberg": "analysis.multiplicity",
-    "check_guardrails": "rollouts.guardrails",
-    "check_sample_ratio": "analysis.sample_ratio",
-    "clipped_ips": "evaluation.off_policy",
-    "compare": "analysis.comparison",
-    "confidence_sequence": "analysis.comparison",
-    "days_needed": "analysis.power",
-    "decide_rollout": "rollouts.lifecycle",
-    "difference": "analysis.comparison",
-    "direct_method": "evaluation.off_policy",
-    "doubly_robust": "evaluation.off_policy",
-    "dump_rollout": "rollouts.model",
-    "effect_trend": "analysis.diagnostics",
-    "error_of_peeking": "analysis.diagnostics",
-    "evaluate_policy": "evaluation.verdict",
-    "fixed_horizon_interval": "analysis.comparison",
-    "fixed_horizon_p_value": "analysis.comparison",
-    "group_sequential_bounds": "analysis.group_sequential",
-    "holm": "analysis.multiplicity",
-    "honest_uplift": "analysis.heterogeneity",
-    "ips": "evaluation.off_policy",
-    "judge_rollout": "rollouts.lifecycle",
-    "level": "analysis.comparison",
-    "load_rollout": "rollouts.model",
-    "poolable_stages": "rollouts.lifecycle",
-    "posterior": "analysis.bayesian",
-    "proportion_sequence": "analysis.exact_sequences",
-    "resume_rollout": "rollouts.lifecycle",
-    "roll_back": "rollouts.lifecycle",
-    "segment_effects": "analysis.heterogeneity",
-    "self_normalised_doubly_robust": "evaluation.off_policy",
-    "shrunk_doubly_robust": "evaluation.off_policy",
-    "snips": "evaluation.off_policy",
-    "start_canary": "rollouts.lifecycle",
-    "start_shadow": "rollouts.lifecycle",
-    "stratified_difference": "analysis.cuped",
-    "switch_doubly_robust": "evaluation.off_policy",
-    "units_behind_noise": "analysis.noisy_samples",
-    "winsorised": "analysis.cuped",
+_LAZY = {
+    "analysis.bayesian": "Prior posterior",
+    "analysis.comparison": (
+        "Alternative Comparison Estimate Interval anytime_p_value compare confidence_sequence "
+        "difference fixed_horizon_interval fixed_horizon_p_value level"
+    ),
+    "analysis.cuped": "Paired adjusted_difference stratified_difference winsorised",
+    "analysis.diagnostics": "effect_trend error_of_peeking",
+    "analysis.exact_sequences": "proportion_sequence",
+    "analysis.group_sequential": "group_sequential_bounds",
+    "analysis.heterogeneity": "honest_uplift segment_effects",
+    "analysis.multiplicity": "benjamini_hochberg holm",
+    "analysis.noisy_samples": "RatioSums ReleasedProportion ReleasedRatio units_behind_noise",
+    "analysis.power": "Design days_needed",
+    "analysis.sample_ratio": "SampleRatio check_sample_ratio",
+    "analysis.samples": "Mean Proportion Ratio Sample",
+    "evaluation.off_policy": (
+        "LoggedDecisions clipped_ips direct_method doubly_robust ips self_normalised_doubly_robust "
+        "shrunk_doubly_robust snips switch_doubly_robust"
+    ),
+    "evaluation.verdict": "evaluate_policy",
+    "policies.budget_pacing": "BudgetPacing",
+    "policies.choice": "Rule Thompson UpperConfidence",
+    "policies.delayed_rewards": "PendingRewards",
+    "policies.linear": "LinearBandit",
+    "policies.memory": "Memory Observation",
+    "policies.private_linear": "PrivateLinearBandit",
+    "policies.shared_linear": "SharedLinearBandit",
+    "policies.softmax": "SoftmaxBandit",
+    "policies.thompson": "BetaBandit",
+    "rollouts.guardrails": "Guardrail check_guardrails",
+    "rollouts.lifecycle": (
+        "decide_rollout judge_rollout poolable_stages resume_rollout roll_back start_canary "
+        "start_shadow"
+    ),
+    "rollouts.model": "Rollout RolloutLook RolloutPlan StageObservations dump_rollout load_rollout",
+    "tuner.network": "NetworkPolicy",
+    "tuner.simulator": "MarketSimulator",
+    "tuner.weight_bounds": "WeightBounds",
 }
-
-
-def __getattr__(name: str) -> Any:
-    """Load a public name at its first use."""
-    if name not in _LOADED_WHEN_USED:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_LOADED_WHEN_USED[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return __all__
+__getattr__, __dir__ = lazy_names(__name__, __all__, _LAZY)

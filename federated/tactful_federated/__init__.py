@@ -7,8 +7,7 @@ numpy; other modules are imported on first use and need `pip install 'tactful[fe
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tactful_federated.core.fedavg import RoundSettings, run_rounds, start
 from tactful_federated.core.polling import Polling
@@ -21,6 +20,7 @@ from tactful_federated.errors import (
 )
 from tactful_federated.model.settings import TrainerSettings
 from tactful_federated.model.tokens import Vocabulary, Windows, windows
+from tactful_privacy.lazy_imports import lazy_names
 
 if TYPE_CHECKING:
     from tactful_federated.core.correlated_noise import CorrelatedNoise, NoiseMemory
@@ -145,77 +145,39 @@ __all__ = [
     "without_noise",
 ]
 
-_MODULE_OF = {
-    "CentralSettings": "model.dp_sgd",
-    "ClearCollector": "secagg.collectors",
-    "CorrelatedNoise": "core.correlated_noise",
-    "Device": "device.trainer",
-    "DeviceHome": "device.home",
-    "DeviceIntent": "device.intent",
-    "Enrolment": "secagg.messages",
-    "EnrolmentRequest": "device.home",
-    "Evaluation": "core.private_evaluation",
-    "EventStore": "device.event_store",
-    "FleetClient": "transport.fleet_client",
-    "FlowerPopulation": "transport.flower_clear",
-    "FlowerSecureTransport": "transport.flower_secure",
-    "FlowerStream": "serving.buffered",
-    "IntentModel": "model.lstm_torch",
-    "IntentPredictor": "model.lstm_numpy",
-    "Invitation": "core.invitation",
-    "Limits": "device.limits",
-    "LiveView": "serving.rounds",
-    "LocalGrid": "transport.flower_clear",
-    "ModelSlot": "device.model_package",
-    "NoiseMemory": "core.correlated_noise",
-    "Outcome": "core.private_training",
-    "PrivateEvaluations": "core.private_evaluation",
-    "PrivateSimulationSettings": "simulation.private",
-    "PrivateTraining": "core.private_training",
-    "SecureCollector": "secagg.collectors",
-    "SecureRounds": "secagg.round",
-    "SecureSumServer": "secagg.server",
-    "Session": "secagg.messages",
-    "SimulatedPopulation": "device.batched_trainer",
-    "SimulationSettings": "simulation.plain",
-    "SuperLink": "transport.superlink",
-    "Tls": "transport.certificates",
-    "TrainingPlan": "core.plan",
-    "Trigger": "device.intent",
-    "Wishes": "core.plan",
-    "client_app": "transport.flower_clear",
-    "collector_for": "serving.rounds",
-    "enrol": "secagg.messages",
-    "invite": "serving.rounds",
-    "invite_to_evaluations": "serving.evaluations",
-    "keep_within": "device.limits",
-    "make_tls": "transport.certificates",
-    "mean_curvature": "model.curvature",
-    "personalise": "device.personalise",
-    "plan_evaluations": "core.private_evaluation",
-    "plan_noise_in_sum": "core.plan",
-    "plan_training": "core.plan",
-    "read_invitation": "core.invitation",
-    "secure_client_app": "transport.flower_secure",
-    "serve_buffered": "serving.buffered",
-    "serve_evaluation": "serving.evaluations",
-    "serve_rounds": "serving.rounds",
-    "simulate": "simulation.plain",
-    "simulate_privately": "simulation.private",
-    "sum_in_secret": "secagg.server",
-    "to_onnx": "model.onnx",
-    "to_torchscript": "model.torchscript",
-    "train_privately": "model.dp_sgd",
-    "without_noise": "core.plan",
+_LAZY = {
+    "core.correlated_noise": "CorrelatedNoise NoiseMemory",
+    "core.invitation": "Invitation read_invitation",
+    "core.plan": "TrainingPlan Wishes plan_noise_in_sum plan_training without_noise",
+    "core.private_evaluation": "Evaluation PrivateEvaluations plan_evaluations",
+    "core.private_training": "Outcome PrivateTraining",
+    "device.batched_trainer": "SimulatedPopulation",
+    "device.event_store": "EventStore",
+    "device.home": "DeviceHome EnrolmentRequest",
+    "device.intent": "DeviceIntent Trigger",
+    "device.limits": "Limits keep_within",
+    "device.model_package": "ModelSlot",
+    "device.personalise": "personalise",
+    "device.trainer": "Device",
+    "model.curvature": "mean_curvature",
+    "model.dp_sgd": "CentralSettings train_privately",
+    "model.lstm_numpy": "IntentPredictor",
+    "model.lstm_torch": "IntentModel",
+    "model.onnx": "to_onnx",
+    "model.torchscript": "to_torchscript",
+    "secagg.collectors": "ClearCollector SecureCollector",
+    "secagg.messages": "Enrolment Session enrol",
+    "secagg.round": "SecureRounds",
+    "secagg.server": "SecureSumServer sum_in_secret",
+    "serving.buffered": "FlowerStream serve_buffered",
+    "serving.evaluations": "invite_to_evaluations serve_evaluation",
+    "serving.rounds": "LiveView collector_for invite serve_rounds",
+    "simulation.plain": "SimulationSettings simulate",
+    "simulation.private": "PrivateSimulationSettings simulate_privately",
+    "transport.certificates": "Tls make_tls",
+    "transport.fleet_client": "FleetClient",
+    "transport.flower_clear": "FlowerPopulation LocalGrid client_app",
+    "transport.flower_secure": "FlowerSecureTransport secure_client_app",
+    "transport.superlink": "SuperLink",
 }
-
-
-def __getattr__(name: str) -> Any:
-    """Import the module of a public name on first use."""
-    if name not in _MODULE_OF:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return __all__
+__getattr__, __dir__ = lazy_names(__name__, __all__, _LAZY)

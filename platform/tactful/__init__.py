@@ -5,8 +5,9 @@ Importing this package costs nothing: its names are loaded when they are first u
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from tactful_privacy.lazy_imports import lazy_names
 
 if TYPE_CHECKING:
     from tactful.client import AsyncClient, Client, OfflineQueue
@@ -33,24 +34,15 @@ __all__ = [
     "train",
 ]
 
-_HOMES = {
-    "AsyncClient": "client.sync",
-    "Client": "client.sync",
-    "OfflineQueue": "client.sync",
-    "Platform": "server.platform",
-    "Recommender": "recommend.recommender",
-    "Registry": "models.mlflow_registry",
-    "Settings": "config.settings",
-    "TactfulError": "errors",
-    "TrainingOptions": "training.options",
-    "load_settings": "config.load",
-    "train": "training.train",
+_LAZY = {
+    "client.sync": "AsyncClient Client OfflineQueue",
+    "config.load": "load_settings",
+    "config.settings": "Settings",
+    "errors": "TactfulError",
+    "models.mlflow_registry": "Registry",
+    "recommend.recommender": "Recommender",
+    "server.platform": "Platform",
+    "training.options": "TrainingOptions",
+    "training.train": "train",
 }
-
-
-def __getattr__(name: str) -> Any:
-    """Load a public name on first use."""
-    home = _HOMES.get(name)
-    if home is None:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{home}"), name)
+__getattr__, __dir__ = lazy_names(__name__, __all__, _LAZY)

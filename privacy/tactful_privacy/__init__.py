@@ -8,8 +8,7 @@ only; other names are loaded at their first use, so that a serving worker loads 
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tactful_privacy.errors import (
     BudgetError,
@@ -22,6 +21,7 @@ from tactful_privacy.errors import (
     UnknownStatisticError,
     VaultError,
 )
+from tactful_privacy.lazy_imports import lazy_names
 
 if TYPE_CHECKING:
     from tactful_privacy.analysis.consistency import consistent
@@ -146,72 +146,33 @@ __all__ = [
     "top_released",
 ]
 
-_LOADED_WHEN_USED = {
-    "Answer": "ledger.query",
-    "BoundedCounts": "counting.bounded_counts",
-    "BoundedKeys": "counting.heavy_hitters",
-    "Budget": "ledger.budget",
-    "CONFIDENCE": "counting.released",
-    "CapChoice": "ledger.cap_choice",
-    "Charge": "ledger.budget",
-    "Consents": "people.consent",
-    "Decision": "people.consent",
-    "DiffprivlibGeometric": "mechanisms.backends",
-    "DiscreteGaussian": "mechanisms.gaussian",
-    "DiscreteLaplace": "mechanisms.laplace",
-    "EVERYTHING": "people.consent",
-    "FOUND_KEYS": "ledger.statistic",
-    "GAUSSIAN_TOTALS": "ledger.statistic",
-    "Keyring": "people.pseudonyms",
-    "KeysPublisher": "counting.heavy_hitters",
-    "Ledger": "ledger.ledger",
-    "NOTHING": "people.consent",
-    "Noise": "mechanisms.backends",
-    "Odometer": "ledger.odometer",
-    "OneHotReport": "mechanisms.local",
-    "OpenDPLaplace": "mechanisms.backends",
-    "PANES": "ledger.statistic",
-    "Pseudonym": "people.pseudonyms",
-    "Publisher": "counting.publisher",
-    "Purpose": "people.consent",
-    "Query": "ledger.query",
-    "RUNNING_TOTALS": "ledger.statistic",
-    "RandomizedResponse": "mechanisms.local",
-    "Release": "ledger.ledger",
-    "ReleasedPane": "counting.released",
-    "Spend": "ledger.odometer",
-    "Statistic": "ledger.statistic",
-    "Suppressed": "people.pseudonyms",
-    "ThresholdRelease": "mechanisms.threshold",
-    "UNIT": "ledger.statistic",
-    "Vault": "people.vault",
-    "WideGaussian": "mechanisms.wide_gaussian",
-    "WideLaplace": "mechanisms.wide_laplace",
-    "consistent": "analysis.consistency",
-    "delta_of": "counting.released",
-    "drop_keys": "people.vault_merge",
-    "laplace_noise": "mechanisms.backends",
-    "merge_ledger": "ledger.merge",
-    "merge_vault": "people.vault_merge",
-    "method_of": "counting.released",
-    "parse_purposes": "people.consent",
-    "quantile_released": "analysis.quantiles",
-    "read_odometer": "ledger.odometer",
-    "read_released": "counting.released",
-    "refuse_overspending": "ledger.budget",
-    "rewrap_vault": "people.vault_rotation",
-    "share_released": "analysis.shares",
-    "sum_released": "counting.released",
-    "top_released": "analysis.top_k",
+_LAZY = {
+    "analysis.consistency": "consistent",
+    "analysis.quantiles": "quantile_released",
+    "analysis.shares": "share_released",
+    "analysis.top_k": "top_released",
+    "counting.bounded_counts": "BoundedCounts",
+    "counting.heavy_hitters": "BoundedKeys KeysPublisher",
+    "counting.publisher": "Publisher",
+    "counting.released": "CONFIDENCE ReleasedPane delta_of method_of read_released sum_released",
+    "ledger.budget": "Budget Charge refuse_overspending",
+    "ledger.cap_choice": "CapChoice",
+    "ledger.ledger": "Ledger Release",
+    "ledger.merge": "merge_ledger",
+    "ledger.odometer": "Odometer Spend read_odometer",
+    "ledger.query": "Answer Query",
+    "ledger.statistic": "FOUND_KEYS GAUSSIAN_TOTALS PANES RUNNING_TOTALS Statistic UNIT",
+    "mechanisms.backends": "DiffprivlibGeometric Noise OpenDPLaplace laplace_noise",
+    "mechanisms.gaussian": "DiscreteGaussian",
+    "mechanisms.laplace": "DiscreteLaplace",
+    "mechanisms.local": "OneHotReport RandomizedResponse",
+    "mechanisms.threshold": "ThresholdRelease",
+    "mechanisms.wide_gaussian": "WideGaussian",
+    "mechanisms.wide_laplace": "WideLaplace",
+    "people.consent": "Consents Decision EVERYTHING NOTHING Purpose parse_purposes",
+    "people.pseudonyms": "Keyring Pseudonym Suppressed",
+    "people.vault": "Vault",
+    "people.vault_merge": "drop_keys merge_vault",
+    "people.vault_rotation": "rewrap_vault",
 }
-
-
-def __getattr__(name: str) -> Any:
-    """Load a public name at its first use."""
-    if name not in _LOADED_WHEN_USED:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_LOADED_WHEN_USED[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return __all__
+__getattr__, __dir__ = lazy_names(__name__, __all__, _LAZY)

@@ -5,8 +5,9 @@ It may import `tactful_privacy`. Begin with `Engine`. A public name is loaded at
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from tactful_privacy.lazy_imports import lazy_names
 
 if TYPE_CHECKING:
     from tactful_streaming.contract.log_entries import Entry, Event, Item, Tick, encode_entry
@@ -48,37 +49,20 @@ __all__ = [
     "verify_signature",
 ]
 
-_LOADED_WHEN_USED = {
-    "EmbeddedLog": "log.embedded_log",
-    "Engine": "engine.engine",
-    "EngineOptions": "engine.options",
-    "Entry": "contract.log_entries",
-    "Event": "contract.log_entries",
-    "Item": "contract.log_entries",
-    "KafkaLog": "kafka.kafka_log",
-    "MemoryState": "state.store",
-    "RedisOnlineStore": "online.store",
-    "RedisRows": "sinks.redis",
-    "RocksState": "state.store",
-    "StreamingError": "errors",
-    "Tick": "contract.log_entries",
-    "WebhookSender": "sinks.webhook",
-    "Worker": "worker.worker",
-    "WriteBehind": "online.write_behind",
-    "encode_entry": "contract.log_entries",
-    "load_definitions": "definitions.reader",
-    "read_packed": "windows.entity_table",
-    "restore_checkpoint": "state.store",
-    "verify_signature": "sinks.webhook",
+_LAZY = {
+    "contract.log_entries": "Entry Event Item Tick encode_entry",
+    "definitions.reader": "load_definitions",
+    "engine.engine": "Engine",
+    "engine.options": "EngineOptions",
+    "errors": "StreamingError",
+    "kafka.kafka_log": "KafkaLog",
+    "log.embedded_log": "EmbeddedLog",
+    "online.store": "RedisOnlineStore",
+    "online.write_behind": "WriteBehind",
+    "sinks.redis": "RedisRows",
+    "sinks.webhook": "WebhookSender verify_signature",
+    "state.store": "MemoryState RocksState restore_checkpoint",
+    "windows.entity_table": "read_packed",
+    "worker.worker": "Worker",
 }
-
-
-def __getattr__(name: str) -> Any:
-    """Load a public name at its first use."""
-    if name not in _LOADED_WHEN_USED:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_LOADED_WHEN_USED[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return __all__
+__getattr__, __dir__ = lazy_names(__name__, __all__, _LAZY)
