@@ -2,156 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import datetime as dt
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import chain
-from typing import TypeVar, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tactful.catalogue.columns import ItemColumns
-from tactful.catalogue.ids import ItemIds
+from tactful.catalogue.ids import CatalogueIds, CatalogueRows, ItemIds
+from tactful.util.growable_array import append_to, filled_array
 from tactful_streaming.contract.log_entries import Item
-
-T = TypeVar("T")
 
 _KeysAt = Callable[[NDArray[np.int64]], Sequence[str]]
 _PlaceOf = Callable[[str], int | None]
+Rows = slice | NDArray[np.int64]
 
-_CACHED = 65_536
-
-
-class CatalogueIds(Sequence[str]):
-    """Ids by row: those of an index first, then others."""
-
-    def __init__(self, known: ItemIds, others: tuple[str, ...]) -> None:
-        """Append `others` to `known`."""
-        self._known = known
-        self._others = others
-
-    def __len__(self) -> int:
-        """Number of rows."""
-        return len(self._known) + len(self._others)
-
-    @overload
-    def __getitem__(self, row: int) -> str: ...
-    @overload
-    def __getitem__(self, row: slice) -> tuple[str, ...]: ...
-    def __getitem__(self, row: int | slice) -> str | tuple[str, ...]:
-        """Return the item of a row, or the items of a slice of rows."""
-        known = len(self._known)
-        if isinstance(row, slice):
-            start, stop, step = row.indices(len(self))
-            if start >= known and step == 1:
-                return self._others[start - known : max(stop - known, 0)]
-            return tuple(self[number] for number in range(start, stop, step))
-        if row < 0:
-            row += len(self)
-        return self._known[row] if row < known else self._others[row - known]
-
-    def of_rows(self, rows: NDArray[np.int64]) -> list[str]:
-        """Return the items of many rows; faster than one by one."""
-        known = len(self._known)
-        if not len(rows) or rows.max() < known:
-            return self._known.of_rows(rows)
-        return [
-            self._known[row] if row < known else self._others[row - known] for row in rows.tolist()
-        ]
-
-    def __iter__(self) -> Iterator[str]:
-        """Iterate over the items in row order."""
-        return chain(self._known, self._others)
-
-
-class CatalogueRows(Mapping[str, int]):
-    """Row of each item, with a cache: most look-ups are of few items.
-
-    Attributes:
-        others: rows of the items that the index does not have.
-    """
-
-    def __init__(
-        self,
-        known: ItemIds,
-        others: Mapping[str, int],
-        cached: dict[str, int] | None = None,
-    ) -> None:
-        """Look up `others` first, then `known`.
-
-        Args:
-            known: ids of the rows of an index.
-            others: rows behind those.
-            cached: earlier look-ups, in rows that have not moved since.
-        """
-        self._known = known
-        self.others = others
-        self._cached: dict[str, int] = {} if cached is None else cached
-        self._count = len(known) + len(others)
-
-    def row(self, item_id: str) -> int | None:
-        """Return the row of an item; None if there is no such item."""
-        row = self._cached.get(item_id)
-        if row is not None:
-            # Later catalogues share the cache, and have more items.
-            return row if row < self._count else None
-        row = self.others.get(item_id)
-        if row is None:
-            row = self._known.row(item_id)
-        if row is not None:
-            if len(self._cached) >= _CACHED:
-                self._cached.clear()
-            self._cached[item_id] = row
-        return row
-
-    def of_many(self, item_ids: Iterable[str]) -> list[int | None]:
-        """Return the rows of many items, None for unknown ones; faster than one by one."""
-        item_ids = [*item_ids]
-        rows = [*map(self._cached.get, item_ids)]
-        absent = [number for number, row in enumerate(rows) if row is None]
-        if absent:
-            if len(self._cached) + len(absent) > _CACHED:
-                self._cached.clear()
-            cached = self._cached if len(absent) <= _CACHED else {}
-            known = self._known.rows_of([item_ids[number] for number in absent])
-            for number, row in zip(absent, known, strict=True):
-                item_id = item_ids[number]
-                row = self.others.get(item_id) if row is None else row
-                if row is not None:
-                    rows[number] = cached[item_id] = row
-        count = self._count  # later catalogues share the cache, and have more items
-        return [row if row is not None and row < count else None for row in rows]
-
-    @overload
-    def get(self, item_id: str, default: None = None, /) -> int | None: ...
-    @overload
-    def get(self, item_id: str, default: int | T, /) -> int | T: ...
-    def get(self, item_id: str, default: object = None, /) -> object:
-        """Return the row of an item, or a default; a mapping's own way raises exceptions."""
-        row = self.row(item_id)
-        return default if row is None else row
-
-    def __getitem__(self, item_id: str) -> int:
-        """Return the row of an item.
-
-        Raises:
-            KeyError: if there is no such item.
-        """
-        row = self.row(item_id)
-        if row is None:
-            raise KeyError(item_id)
-        return row
-
-    def __contains__(self, item_id: object) -> bool:
-        """Whether there is such an item."""
-        return isinstance(item_id, str) and self.row(item_id) is not None
-
-    def __len__(self) -> int:
-        """Number of items."""
-        return len(self._known) + len(self.others)
-
-    def __iter__(self) -> Iterator[str]:
-        """Iterate over the items in row order."""
-        return chain(self._known, self.others)
+_DAY_MS = 86_400_000.0
 
 
 class Places:
@@ -174,6 +41,68 @@ class Places:
         self._lookups = keys_at, place_of
 
 
+@dataclass(frozen=True)
+class ItemColumns:
+    """Columns of a `Catalogue`, one element for each row."""
+
+    price: NDArray[np.float32]
+    category: NDArray[np.int32]
+    available: NDArray[np.bool_]
+    margin: NDArray[np.float32]
+    released: NDArray[np.float32]
+    campaign: NDArray[np.int32]
+    described: NDArray[np.bool_]
+
+    @classmethod
+    def unknown(cls, count: int) -> ItemColumns:
+        """Make columns of undescribed rows."""
+        return cls(
+            price=filled_array(count, np.nan, np.float32),
+            category=filled_array(count, -1, np.int32),
+            available=filled_array(count, False, np.bool_),
+            margin=filled_array(count, 0.0, np.float32),
+            released=filled_array(count, np.nan, np.float32),
+            campaign=filled_array(count, -1, np.int32),
+            described=filled_array(count, False, np.bool_),
+        )
+
+    def placed(self, count: int, to: Rows, rows: Rows) -> ItemColumns:
+        """Copy `rows` to the rows `to` of `count` rows; the others are undescribed."""
+        placed = ItemColumns.unknown(count)
+        for name, column in vars(self).items():
+            getattr(placed, name)[to] = column[rows]
+        return placed
+
+    def grown(self, count: int) -> ItemColumns:
+        """Append undescribed rows, up to `count` in all.
+
+        The result shares memory with this one where its capacity allows: a write to one is a write
+        to both. Only the latest may grow.
+        """
+        more = ItemColumns.unknown(count - len(self.price))
+        return ItemColumns(
+            **{name: append_to(column, getattr(more, name)) for name, column in vars(self).items()}
+        )
+
+    def describe(
+        self,
+        items: Iterable[tuple[int, Item]],
+        numbers: dict[str, int],
+        campaigns: dict[str, int],
+    ) -> None:
+        """Write the items of some rows, and number new categories and campaigns."""
+        for row, item in items:
+            self.available[row] = item.available
+            self.price[row] = np.nan if item.price is None else item.price
+            self.category[row] = (
+                -1 if item.category is None else numbers.setdefault(item.category, len(numbers))
+            )
+            self.campaign[row] = _campaign_number(item, campaigns)
+            self.margin[row] = _margin(item.properties.get("margin"))
+            self.released[row] = _days(item.properties.get("released"))
+            self.described[row] = True
+
+
 class Catalogue:
     """Items as columns, immutable once made, unless it is updated in its place.
 
@@ -183,8 +112,6 @@ class Catalogue:
     A row of the recall index is thus a row of the catalogue, and a restart gives the same rows.
 
     Attributes:
-        item_ids: item of each row.
-        rows: row of each item.
         price: shape (n,), NaN where unknown.
         category: category number of each row, -1 where unknown.
         categories: names of the categories, by number.
@@ -193,7 +120,6 @@ class Catalogue:
         margin: property ``margin``, what the shop earns as a share of the price; 0 where unknown.
         released: property ``released`` in days since the epoch, NaN where unknown.
         campaign: number of the property ``campaign`` of each row, -1 where there is none.
-        campaigns: names of the campaigns, by number.
         in_campaign: rows of the items that are in a campaign, ascending.
         item_places: the items by row, to read features of many of them at once.
         category_places: the categories by number, likewise.
@@ -202,13 +128,7 @@ class Catalogue:
     def __init__(
         self, known: Sequence[str], items: Mapping[str, Item], *, then: Sequence[str] = ()
     ) -> None:
-        """Lay out `items`.
-
-        Args:
-            known: item ids of the recall index, in its order.
-            items: the items to lay out.
-            then: ids of further rows, none of them in `known`.
-        """
+        """Lay out `items` behind the ids of an index, in its order, and those of `then`."""
         ids = ItemIds.of(known)
         placed = {*ids, *then}
         others = (*then, *sorted(items.keys() - placed))
@@ -224,7 +144,7 @@ class Catalogue:
         lookup = CatalogueRows(ids, rows)
         self._fill(ids, others, lookup, columns, categories, campaigns)
         self.in_campaign: NDArray[np.int64] = np.flatnonzero(columns.campaign >= 0)
-        self.item_places = Places(self.item_ids.of_rows, self.rows.row)
+        self.item_places = Places(self.item_ids.of_rows, self.rows.get)
         self.category_places = Places(self._categories_at, self.category_numbers.get)
 
     def updated(
@@ -235,7 +155,7 @@ class Catalogue:
         then: Sequence[str] = (),
         in_place: bool = False,
     ) -> Catalogue | None:
-        """Return the catalogue after some items changed.
+        """Return the catalogue after some items changed; None if rows would move.
 
         Args:
             known: item ids of the recall index now: the former ones, and maybe more behind them.
@@ -244,9 +164,6 @@ class Catalogue:
             in_place: write the changes into the columns of this one, at their cost: both catalogues
                 show them from then on, and only the new one may be updated further. No other
                 thread may read it meanwhile.
-
-        Returns:
-            The catalogue; None if rows would move, so that all must be laid out anew.
         """
         ids = ItemIds.of(known)
         now = CatalogueIds(ids, tuple(then))
@@ -278,13 +195,7 @@ class Catalogue:
     def moved(
         self, known: Sequence[str], changed: Sequence[Item] = (), *, then: Sequence[str] = ()
     ) -> Catalogue:
-        """Return the catalogue in the rows of another index, as if laid out anew.
-
-        Args:
-            known: item ids of the other index, in its order.
-            changed: new descriptions of items.
-            then: ids of further rows, none of them in `known`.
-        """
+        """Return the catalogue in the rows of another index, as if laid out anew."""
         ids, held = ItemIds.of(known), len(self._ids)
         rows = np.full(len(self), -1, np.int64)
         rows[:held] = self._ids.rows_in(ids)
@@ -302,11 +213,7 @@ class Catalogue:
         return self._made(ids, others, places, changes, columns, stays=stays)
 
     def rows_of(self, items: Sequence[Item]) -> NDArray[np.int64]:
-        """Return the rows of known items, without the cache, which is for requests.
-
-        Raises:
-            KeyError: if an item is unknown.
-        """
+        """Return the rows of known items, without the cache, which is for requests."""
         return _rows(_with_rows(self._ids, items), self.rows.others)
 
     def rows_at(self, item_ids: Sequence[str]) -> NDArray[np.int64]:
@@ -346,9 +253,9 @@ class Catalogue:
             made.in_campaign = np.flatnonzero(columns.campaign >= 0)
         if stays:
             made.item_places = self.item_places
-            made.item_places.grow(made.item_ids.of_rows, lookup.row)
+            made.item_places.grow(made.item_ids.of_rows, lookup.get)
         else:
-            made.item_places = Places(made.item_ids.of_rows, lookup.row)
+            made.item_places = Places(made.item_ids.of_rows, lookup.get)
         # Categories keep their numbers, also when rows move.
         made.category_places = self.category_places
         made.category_places.grow(made._categories_at, made.category_numbers.get)
@@ -378,7 +285,6 @@ class Catalogue:
         self.margin: NDArray[np.float32] = columns.margin
         self.released: NDArray[np.float32] = columns.released
         self.campaign: NDArray[np.int32] = columns.campaign
-        self.campaigns: tuple[str, ...] = tuple(campaigns)
         self.campaign_numbers: Mapping[str, int] = campaigns
 
     def __len__(self) -> int:
@@ -398,3 +304,28 @@ def _rows(pairs: Sequence[tuple[Item, int | None]], others: Mapping[str, int]) -
     """Return the rows of items, from `others` for items that an index does not have."""
     rows = (others[item.item_id] if row is None else row for item, row in pairs)
     return np.fromiter(rows, np.int64, len(pairs))
+
+
+def _campaign_number(item: Item, numbers: dict[str, int]) -> int:
+    name = item.properties.get("campaign")
+    return numbers.setdefault(str(name), len(numbers)) if name else -1
+
+
+def _margin(value: object) -> float:
+    """Clip to a share from -1 (sold at a loss of its price) to 1; 0 for no number."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or value != value:
+        return 0.0
+    return min(max(float(value), -1.0), 1.0)
+
+
+def _days(value: object) -> float:
+    """Convert epoch milliseconds or an ISO 8601 text to days; NaN for anything else."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value) / _DAY_MS
+    if not isinstance(value, str):
+        return float("nan")
+    try:
+        moment = dt.datetime.fromisoformat(value)
+    except ValueError:
+        return float("nan")
+    return (moment if moment.tzinfo else moment.replace(tzinfo=dt.UTC)).timestamp() * 1e3 / _DAY_MS

@@ -6,9 +6,9 @@ in one file, and a table sorted by hash maps an id to its row; both are memory-m
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from hashlib import blake2b
-from itertools import compress
+from itertools import chain, compress
 from pathlib import Path
 from typing import Any, overload
 
@@ -19,6 +19,7 @@ _BETWEEN = 0xFF
 """A byte that UTF-8 never contains, to join texts by."""
 
 _AT_ONCE = 8_192
+_CACHED = 65_536
 
 _SEPARATOR = bytes([_BETWEEN])
 _ESCAPED = _SEPARATOR.decode("utf-8", "surrogateescape")
@@ -153,11 +154,7 @@ class ItemIds(Sequence[str]):
         return other_rows
 
     def of_rows(self, rows: NDArray[np.int64]) -> list[str]:
-        """Return the ids of many rows; faster than one by one.
-
-        Args:
-            rows: each at least 0 and below the number of ids.
-        """
+        """Return the ids of many rows, each at least 0; faster than one by one."""
         # All are decoded at once: one by one costs five times as much.
         return self._joined(rows).tobytes().decode("utf-8", "surrogateescape").split(_ESCAPED)[:-1]
 
@@ -214,6 +211,94 @@ class ItemIds(Sequence[str]):
     def _bytes(self, row: int) -> bytes:
         start = int(self._ends[row - 1]) if row else 0
         return self._text[start : int(self._ends[row])].tobytes()
+
+
+class CatalogueIds(Sequence[str]):
+    """Ids by row: those of an index first, then others."""
+
+    def __init__(self, known: ItemIds, others: tuple[str, ...]) -> None:
+        """Append `others` to `known`."""
+        self._known = known
+        self._others = others
+
+    def __len__(self) -> int:
+        """Number of rows."""
+        return len(self._known) + len(self._others)
+
+    @overload
+    def __getitem__(self, row: int) -> str: ...
+    @overload
+    def __getitem__(self, row: slice) -> tuple[str, ...]: ...
+    def __getitem__(self, row: int | slice) -> str | tuple[str, ...]:
+        """Return the item of a row, or the items of a slice of rows."""
+        known = len(self._known)
+        if isinstance(row, slice):
+            start, stop, step = row.indices(len(self))
+            if start >= known and step == 1:
+                return self._others[start - known : max(stop - known, 0)]
+            return tuple(self[number] for number in range(start, stop, step))
+        if row < 0:
+            row += len(self)
+        return self._known[row] if row < known else self._others[row - known]
+
+    def of_rows(self, rows: NDArray[np.int64]) -> list[str]:
+        """Return the items of many rows; faster than one by one."""
+        known = len(self._known)
+        if not len(rows) or rows.max() < known:
+            return self._known.of_rows(rows)
+        return [
+            self._known[row] if row < known else self._others[row - known] for row in rows.tolist()
+        ]
+
+    def __iter__(self) -> Iterator[str]:
+        """Iterate over the items in row order."""
+        return chain(self._known, self._others)
+
+
+class CatalogueRows:
+    """Row of each item, with a cache: most look-ups are of few items."""
+
+    def __init__(
+        self, known: ItemIds, others: Mapping[str, int], cached: dict[str, int] | None = None
+    ) -> None:
+        """Look up `others` first, then `known`; `cached` rows have not moved since."""
+        self._known = known
+        self.others = others
+        self._cached: dict[str, int] = {} if cached is None else cached
+        self._count = len(known) + len(others)
+
+    def get(self, item_id: str) -> int | None:
+        """Return the row of an item; None if there is no such item."""
+        row = self._cached.get(item_id)
+        if row is not None:
+            # Later catalogues share the cache, and have more items.
+            return row if row < self._count else None
+        row = self.others.get(item_id)
+        if row is None:
+            row = self._known.row(item_id)
+        if row is not None:
+            if len(self._cached) >= _CACHED:
+                self._cached.clear()
+            self._cached[item_id] = row
+        return row
+
+    def of_many(self, item_ids: Iterable[str]) -> list[int | None]:
+        """Return the rows of many items, None for unknown ones; faster than one by one."""
+        item_ids = [*item_ids]
+        rows = [*map(self._cached.get, item_ids)]
+        absent = [number for number, row in enumerate(rows) if row is None]
+        if absent:
+            if len(self._cached) + len(absent) > _CACHED:
+                self._cached.clear()
+            cached = self._cached if len(absent) <= _CACHED else {}
+            known = self._known.rows_of([item_ids[number] for number in absent])
+            for number, row in zip(absent, known, strict=True):
+                item_id = item_ids[number]
+                row = self.others.get(item_id) if row is None else row
+                if row is not None:
+                    rows[number] = cached[item_id] = row
+        count = self._count  # later catalogues share the cache, and have more items
+        return [row if row is not None and row < count else None for row in rows]
 
 
 def _hash(encoded: bytes) -> int:

@@ -76,10 +76,10 @@ def test_updates_equal_a_new_catalogue_and_move_no_row(
             assert content(held) == said, "what is copied stays as it was"
         assert list(catalogue.item_ids)[: len(before)] == before
         assert content(catalogue) == content(Catalogue(known, items, then=then))
-        assert all(catalogue.rows[it] == row for row, it in enumerate(catalogue.item_ids))
-        assert dict(catalogue.rows.items()) == {it: r for r, it in enumerate(catalogue.item_ids)}
-        assert "nothing" not in catalogue.rows
-        assert len(catalogue) == len(catalogue.rows) == len({*known, *then, *items})
+        assert [*map(catalogue.rows.get, catalogue.item_ids)] == [*range(len(catalogue))]
+        assert catalogue.rows.of_many(catalogue.item_ids) == [*range(len(catalogue))]
+        assert catalogue.rows.get("nothing") is None
+        assert len(catalogue) == len({*known, *then, *items})
         assert not catalogue.available.flags.writeable
         listed = list(catalogue.item_ids)
         assert catalogue.item_ids.of_rows(np.arange(len(catalogue))) == listed
@@ -119,7 +119,7 @@ def test_what_moves_to_another_index_equals_a_new_catalogue(
     assert list(moved.item_ids) == list(anew.item_ids)
     assert content(moved) == content(anew)
     assert np.array_equal(moved.described, anew.described)
-    assert dict(moved.rows.items()) == {it: row for row, it in enumerate(anew.item_ids)}
+    assert moved.rows.of_many(anew.item_ids) == [*range(len(anew))]
     assert not moved.available.flags.writeable
     assert content(catalogue) == before
     rows = np.arange(len(moved))
@@ -152,7 +152,7 @@ def test_only_what_was_asked_for_is_cached() -> None:
     assert updated is not None
     assert updated.price.tolist() == [2.0] * 11
     assert updated.rows._cached == {}
-    assert (updated.rows["k3"], updated.rows.get("new"), updated.rows.get("none")) == (3, 10, None)
+    assert [*map(updated.rows.get, ("k3", "new", "none"))] == [3, 10, None]
     assert updated.rows._cached == {"k3": 3, "new": 10}
 
 

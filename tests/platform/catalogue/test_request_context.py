@@ -146,7 +146,7 @@ def test_what_the_definitions_lack_is_nothing() -> None:
 
     columns = read_columns(engine, "item", ["a", "b"], asked, NOW)
     assert columns.tolist() == [[0, 0], [0, 1]]
-    places = np.array([CATALOGUE.rows["b"], CATALOGUE.rows["a"]])
+    places = np.array(CATALOGUE.rows.of_many("ba"))
     placed = read_placed(engine, "item", CATALOGUE.item_places, places, asked, NOW)
     assert placed.tolist() == [[0, 1], [0, 0]]
     assert read_columns(engine, "category", ["x"], asked, NOW).tolist() == [[0, 0]]

@@ -271,7 +271,7 @@ def test_items_without_price_or_category_are_missing_values(tmp_path: Path) -> N
     world = World(tmp_path, len(EVENTS) // 2)
     bare = {**ITEMS, "item-000": Item(item_id="item-000", timestamp=0)}
     world.catalogue = Catalogue(world.index.item_ids, bare)
-    row = world.catalogue.rows["item-000"]
+    row = world.catalogue.item_ids.index("item-000")
     event = EVENTS[len(EVENTS) // 2]
 
     candidates, _, features = world.look(event.user_id, event.session_id, event.timestamp)

@@ -121,7 +121,7 @@ situations = st.builds(
     st.dictionaries(st.sampled_from(["c0", "c1", "c2", "none"]), st.floats(0, 1), max_size=3),
 )
 @example(
-    asked([*range(20)], [*range(20, 50)], {it: n + 1.0 for it, n in CATALOGUE.rows.items()}),
+    asked([*range(20)], [*range(20, 50)], {it: n + 1.0 for n, it in enumerate(CATALOGUE.item_ids)}),
     set(),
     [*range(COUNT)],
     {},
@@ -155,7 +155,7 @@ def test_the_union_is_what_the_channels_say_by_hand(
     ]
     taken = context.grouped("taken_364d")
     ranked_own = sorted(taken.keys() - {"gone"}, key=lambda it: (-taken[it], it))
-    own = [CATALOGUE.rows[it] for it in ranked_own]
+    own = CATALOGUE.rows.of_many(ranked_own)
     lists += [
         ("repeat", [row for row in own if row in permitted][:3]),
         ("popular", [row for row in popular if row in permitted][:7]),
