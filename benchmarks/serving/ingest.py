@@ -38,7 +38,7 @@ from benchmarks.serving.request import cpu_s
 from tactful.config.server import ServerSettings
 from tactful.config.settings import Settings
 from tactful.config.storage import StorageSettings
-from tactful.http.app import make_application
+from tactful.http.routes import make_application
 from tactful.http.uvicorn_server import listen, make_server, run
 from tactful.recommend.recommender import build
 from tactful.server.platform import Platform

@@ -15,7 +15,7 @@ from tactful.config.engine import EngineSettings
 from tactful.config.server import ServerSettings
 from tactful.config.settings import Settings
 from tactful.config.storage import StorageSettings
-from tactful.http.app import make_application
+from tactful.http.routes import make_application
 from tactful.http.uvicorn_server import listen, make_server, run
 from tactful.server.platform import Platform
 from tactful.workers.pool import run_pool

@@ -23,7 +23,7 @@ from tactful.config.privacy import ConsentSettings
 from tactful.config.server import LimitSettings, ServerSettings
 from tactful.config.settings import Settings
 from tactful.config.storage import StorageSettings
-from tactful.http.app import make_application
+from tactful.http.routes import make_application
 from tactful.http.uvicorn_server import Server, listen, make_server
 from tactful.schemas.positions import Position
 from tactful.schemas.recommendations import (

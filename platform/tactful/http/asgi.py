@@ -1,4 +1,4 @@
-"""ASGI mechanics that every endpoint shares: routing, API keys, bodies, problems.
+"""ASGI mechanics that every endpoint shares: routing, API keys, bodies, problems, lifespan.
 
 An `Endpoint` is a row of data: method, path, handler, types, scope. A `Resource` is the ASGI
 application of one path: it selects the endpoint by method, checks the API key, runs the handler
@@ -10,6 +10,7 @@ some twenty microseconds here.
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import re
 import secrets
@@ -45,8 +46,6 @@ ARRIVED = "tactful.arrived"
 """Key of a scope: function that returns whether the whole body has arrived."""
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{8,64}")
-_UNKNOWN_FIELD = re.compile(r"unknown field")
-_FIELD = re.compile(r" - at `(.*)`$")
 _LOOPBACK_HOST = re.compile(rb"(localhost|127(\.\d{1,3}){3}|\[::1\])(:\d{1,5})?", re.IGNORECASE)
 _SCHEME = re.compile(rb"https?://")
 _encoder = msgspec.json.Encoder()
@@ -68,6 +67,16 @@ class Host(Protocol):
         """Metrics that count responses."""
 
 
+class Lifespan(Protocol):
+    """Part of a server that starts and stops with it."""
+
+    async def start(self) -> None:
+        """Start."""
+
+    async def stop(self) -> None:
+        """Stop."""
+
+
 class Reply(NamedTuple):
     """Response of a handler."""
 
@@ -82,22 +91,15 @@ class Endpoint:
     """One row of the API.
 
     Attributes:
-        method: HTTP method.
         path: template, e.g. ``/v1/users/{user_id}/features``.
-        summary: one line for the OpenAPI document.
-        handle: handler of a call.
         scope: scope the API key must have; None for public endpoints.
         browser: whether web pages may call it: CORS, and keys with the scope ``browser``.
-        body: type of the request body, or None.
-        query: struct of the query parameters, or None.
-        answer: type of the body of a successful response; None when it is not JSON of ours.
+        body: type of the request body, `query` of its parameters, `answer` of a successful
+            response; None of `answer` when that is not JSON of ours.
         status: status of a successful response.
-        request_example: a body that is answered with `status`.
-        answer_example: a response to it.
+        request_example: a body that is answered with `status` and `answer_example`.
         parameters_example: path and query parameters that go with it.
         problems: codes of problems beside those every endpoint has.
-        media: media types of the request body.
-        answer_media: media type of a successful response.
         details: description for the OpenAPI document.
     """
 
@@ -238,7 +240,7 @@ class Call:
         try:
             return msgspec.convert(values, kind, strict=False)
         except msgspec.ValidationError as error:
-            raise invalid(error, "bad_query", kind) from None
+            raise problems.invalid(error, "bad_query", kind) from None
 
 
 class Disconnected(Exception):
@@ -256,6 +258,9 @@ class Resource:
         self._allow = ", ".join(sorted(endpoints)).encode()
         pages = any(endpoint.browser for endpoint in endpoints.values())
         self._origins = browser.parse_origins(host.settings.server.cors_origins if pages else "")
+        # Looking a series up by its labels at every request would be slow.
+        self._observe = host.metrics.requests.labels(path).observe
+        self._answers = functools.cache(functools.partial(host.metrics.answers.labels, path))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -276,8 +281,8 @@ class Resource:
             cors = self._origins.headers(self._origins.of(headers))
             reply = reply._replace(headers=(*reply.headers, *cors))
         await send_reply(reply, request_id, send)
-        seconds = time.perf_counter() - started
-        self._host.metrics.answered(self._path, reply.status, seconds)
+        self._observe(time.perf_counter() - started)
+        self._answers(reply.status).inc()
 
     async def _answer(self, scope: Scope, receive: Receive, headers: dict[bytes, bytes]) -> Reply:
         method = scope["method"]
@@ -339,7 +344,7 @@ def decoded(body: bytes, decoder: msgspec.json.Decoder[T]) -> T:
     try:
         return decoder.decode(body)
     except msgspec.ValidationError as error:
-        raise invalid(error, "invalid", decoder.type) from None
+        raise problems.invalid(error, "invalid", decoder.type) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise ProblemError("bad_body", "the body must be one JSON object in UTF-8") from None
 
@@ -367,12 +372,15 @@ async def send_reply(reply: Reply, request_id: bytes, send: Send) -> None:
     await send({"type": "http.response.body", "body": reply.body})
 
 
-def route(endpoints: Sequence[Endpoint], host: Host) -> Application:
-    """Make an application that answers requests for `endpoints`, without a lifespan.
+def route(
+    endpoints: Sequence[Endpoint], host: Host, lifespan: Lifespan | None = None
+) -> Application:
+    """Make an application that answers requests for `endpoints`.
 
     Args:
         endpoints: rows of the API.
         host: first argument of their handlers.
+        lifespan: starts before the first request and stops after the last response.
     """
     resources = {
         path: Resource(
@@ -394,27 +402,35 @@ def route(endpoints: Sequence[Endpoint], host: Host) -> Application:
     async def application(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             await fixed.get(scope["path"], router)(scope, receive, send)
+        elif lifespan is not None:
+            await _run_lifespan(lifespan, receive, send)
 
     return application
+
+
+async def _run_lifespan(lifespan: Lifespan, receive: Receive, send: Send) -> None:
+    await receive()
+    try:
+        await lifespan.start()
+    except Exception as error:
+        logger.exception("the platform cannot start")
+        await send({"type": "lifespan.startup.failed", "message": type(error).__name__})
+        return
+    await send({"type": "lifespan.startup.complete"})
+    await receive()
+    try:
+        await lifespan.stop()
+    except Exception as error:
+        logger.exception("the platform did not stop cleanly; it will recover at the next start")
+        await send({"type": "lifespan.shutdown.failed", "message": type(error).__name__})
+        return
+    await send({"type": "lifespan.shutdown.complete"})
 
 
 async def _not_found(scope: Scope, receive: Receive, send: Send) -> None:
     request_id = _request_id(dict(scope["headers"]))
     error = ProblemError("not_found", "GET /openapi.json lists all paths")
     await send_reply(_problem_reply(error, request_id), request_id, send)
-
-
-def invalid(error: msgspec.ValidationError, code: str, kind: Any) -> ProblemError:
-    """Return the problem of a value of the wrong type, without quoting the value."""
-    message = str(error)
-    place = _FIELD.search(message)
-    message = _FIELD.sub("", message).replace("`", "")
-    if _UNKNOWN_FIELD.search(message):
-        message = "there is an unknown field"
-        if isinstance(kind, type) and issubclass(kind, msgspec.Struct) and place is None:
-            message += f"; known are {', '.join(sorted(kind.__struct_encode_fields__))}"
-    path = "$" if place is None else place[1]
-    return ProblemError(code, message, field=path)
 
 
 def _problem_reply(error: ProblemError, request_id: bytes) -> Reply:
@@ -452,11 +468,5 @@ def _check_host(headers: Mapping[bytes, bytes]) -> None:
 def _log_failure(path: str, method: str, request_id: bytes, error: Exception) -> None:
     """Log the place of a failure without its message, which may quote personal data."""
     where = "".join(traceback.format_tb(error.__traceback__))
-    logger.error(
-        "%s %s failed with %s, request %s\n%s",
-        method,
-        path,
-        type(error).__name__,
-        request_id.decode(),
-        where,
-    )
+    failure, request = type(error).__name__, request_id.decode()
+    logger.error("%s %s failed with %s, request %s\n%s", method, path, failure, request, where)

@@ -1,6 +1,6 @@
 """All endpoints: their handlers, and the table that registers and documents them.
 
-`ENDPOINTS` is the place to look up a path; `asgi.route` makes the application of it.
+`ENDPOINTS` is the place to look up a path; `make_application` serves it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from tactful.http.asgi import Call, Endpoint, Reply, json_reply
+from tactful.http.asgi import Application, Call, Endpoint, Reply, json_reply, route
 from tactful.http.common import EVENT_EXAMPLE, NoQuery, PageQuery, moment_of, person_of
 from tactful.http.openapi import document
 from tactful.http.reports import list_reports, report_path
@@ -427,3 +427,8 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         answer=dict[str, Any],
     ),
 )
+
+
+def make_application(platform: Platform) -> Application:
+    """Make the application that serves `platform`; its lifespan starts and stops it."""
+    return route(ENDPOINTS, platform, platform)

@@ -8,17 +8,22 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric
 from prometheus_client.core import CounterMetricFamily
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector
+from prometheus_client.samples import Sample
 
-from tactful.metrics.multiprocess import SampleRow, SummedRegistry, samples
 from tactful.metrics.public import PublicMetrics
 from tactful_streaming.rules.rules import RuleReport
 
+SampleRow = tuple[str, dict[str, str], float]
+"""Name, labels and value of a sample: ``("tactful_answers_total", {"status": "200"}, 17.0)``."""
+
+_Key = tuple[str, tuple[tuple[str, str], ...]]
+_GROWING = ("_total", "_bucket", "_count", "_sum")
 CONTENT_TYPE = CONTENT_TYPE_LATEST.encode()
 
 _REQUEST_BUCKETS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
@@ -29,6 +34,8 @@ class Metrics:
     """All metrics of one server, in a registry of their own.
 
     Attributes:
+        requests: seconds from the head of a request to the end of its response, by route.
+        answers: responses by route and status; a route is the template of a path, never the path.
         freshness: seconds from accepting an event until its features were visible.
         impressions_lost: impressions that could not be logged because the log was full.
         commits_refused: commits of the engine's state that the disk refused; they are repeated.
@@ -49,14 +56,14 @@ class Metrics:
             ("kind", "result"),
             registry=registry,
         )
-        self._requests = Histogram(
+        self.requests = Histogram(
             "tactful_request_seconds",
             "Time from the head of a request to the end of its answer",
             ("route",),
             buckets=_REQUEST_BUCKETS,
             registry=registry,
         )
-        self._answers = Counter(
+        self.answers = Counter(
             "tactful_answers_total",
             "Answers by route and status",
             ("route", "status"),
@@ -92,19 +99,12 @@ class Metrics:
 
         # Looking a series up by its labels at every request would be slow.
         self._series_of_ingested = functools.cache(self._ingested.labels)
-        self._series_of_requests = functools.cache(self._requests.labels)
-        self._series_of_answers = functools.cache(self._answers.labels)
         self._series_of_applied = functools.cache(self._applied.labels)
 
     def ingested(self, kind: str, result: str, count: int) -> None:
         """Count elements of an ingestion request."""
         if count:
             self._series_of_ingested(kind, result).inc(count)
-
-    def answered(self, route: str, status: int, seconds: float) -> None:
-        """Count a response; `route` is the template of the path, never the path itself."""
-        self._series_of_requests(route).observe(seconds)
-        self._series_of_answers(route, status).inc()
 
     def applied(self, result: str, count: int) -> None:
         """Count log records that the engine has read."""
@@ -121,11 +121,65 @@ class Metrics:
 
     def samples(self) -> list[SampleRow]:
         """Return all samples, exact, to send them to another process of the same server."""
-        return samples(self._registry)
+        return [
+            (sample.name, dict(sample.labels), float(sample.value))
+            for family in self._registry.collect()
+            for sample in family.samples
+            if not sample.name.endswith("_created")
+        ]
 
     def render(self) -> bytes:
         """Return the text that Prometheus reads, of this process and of `others`."""
         return generate_latest(self._public)
+
+
+class SummedRegistry:
+    """Registry whose numbers include the samples of other processes.
+
+    Families are those of this process: others are left out.
+    """
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        """Add to the numbers of `registry`."""
+        self._registry = registry
+        self._others: dict[int, dict[_Key, float]] = {}
+        self._ended: dict[_Key, float] = {}
+
+    def take(self, process: int, rows: Iterable[SampleRow]) -> None:
+        """Replace the samples of a process."""
+        self._others[process] = {_key(name, labels): value for name, labels, value in rows}
+
+    def end(self, process: int) -> None:
+        """Drop the gauges of an ended process; keep its counts: a sum must not decrease."""
+        for key, value in self._others.pop(process, {}).items():
+            if key[0].endswith(_GROWING):
+                self._ended[key] = self._ended.get(key, 0.0) + value
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the families for `generate_latest`."""
+        others = [*self._others.values(), self._ended]
+        for family in self._registry.collect():
+            if any(others):
+                family.samples = _added(family, others)
+            yield family
+
+
+def _added(family: Metric, others: Sequence[dict[_Key, float]]) -> list[Sample]:
+    names = {family.name, *(family.name + suffix for suffix in _GROWING)}
+    sums: dict[_Key, float] = {}
+    for numbers in others:
+        for key, value in numbers.items():
+            if key[0] in names:
+                sums[key] = sums.get(key, 0.0) + value
+    own = [
+        sample._replace(value=sample.value + sums.pop(_key(sample.name, sample.labels), 0.0))
+        for sample in family.samples
+    ]
+    return own + [Sample(name, dict(labels), value) for (name, labels), value in sums.items()]
+
+
+def _key(name: str, labels: dict[str, str]) -> _Key:
+    return name, tuple(sorted(labels.items()))
 
 
 class _DeadLetters(Collector):

@@ -18,6 +18,7 @@ import logging
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
+from operator import methodcaller
 from pathlib import Path
 
 from tactful.catalogue.request_context import FeatureSource
@@ -225,12 +226,12 @@ class _Opening:
         return Backend(
             engine=engine,
             state=state,
-            source=engine.reads,
+            source=engine,
             followed=SinglePartitionLog(sealed, max(engine.offset, log.begin)),
             commit=commit,
             append=append,
             ends=lambda: {0: log.end},
-            show=lambda offsets: offsets.get(0, 0),
+            show=methodcaller("get", 0, 0),  # the offset in partition 0
             format="msgpack",
             partitions=lambda: [sealed],
             searched=lambda: contextlib.nullcontext([sealed]),
@@ -296,7 +297,7 @@ class _Opening:
         return Backend(
             engine=engine,
             state=state,
-            source=engine.reads if shared is None else shared,
+            source=engine if shared is None else shared,
             followed=followed,
             commit=KeyedCommit(target),
             append=append,

@@ -26,12 +26,7 @@ class RecentRecommendations:
     """
 
     def __init__(self, ingest: EventIngest, backend: Backend) -> None:
-        """Start empty.
-
-        Args:
-            ingest: writes recommendations to the log.
-            backend: its log is searched for older ones.
-        """
+        """Start empty; write to the log by `ingest`, and search that of `backend`."""
         self._ingest = ingest
         self._backend = backend
         self._recent = RecentImpressions()

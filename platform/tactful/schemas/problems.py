@@ -6,8 +6,10 @@ their codes. A detail never quotes the request: ids and payloads are personal da
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import msgspec
 
@@ -15,6 +17,7 @@ from tactful.errors import TactfulError
 
 MEDIA_TYPE = b"application/problem+json"
 
+_FIELD = re.compile(r" - at `(.*)`$")
 _encoder = msgspec.json.Encoder()
 
 
@@ -120,3 +123,15 @@ class ProblemError(TactfulError):
 def encode(problem: Problem) -> bytes:
     """Encode a problem as JSON."""
     return _encoder.encode(problem)
+
+
+def invalid(error: msgspec.ValidationError, code: str, kind: Any) -> ProblemError:
+    """Return the problem of a value of the wrong type, without quoting the value."""
+    message = str(error)
+    place = _FIELD.search(message)
+    message = _FIELD.sub("", message).replace("`", "")
+    if "unknown field" in message:
+        message = "there is an unknown field"
+        if isinstance(kind, type) and issubclass(kind, msgspec.Struct) and place is None:
+            message += f"; known are {', '.join(sorted(kind.__struct_encode_fields__))}"
+    return ProblemError(code, message, field="$" if place is None else place[1])

@@ -19,9 +19,8 @@ from tactful.models.record_rollout import Recorder
 from tactful.models.schedule import retrain
 from tactful.pipeline.applier import LogApplier
 from tactful.pipeline.ingest import EventIngest
-from tactful.pipeline.visibility import VisibilityTracker
 from tactful.schemas.problems import ProblemError
-from tactful.server.recommendations import Recommendations
+from tactful.server.recommendations import Recommendations, VisibilityTracker
 from tactful.server.resources import Resources, publish_rollouts
 from tactful.util.periodic import repeat
 from tactful_bandits.errors import ExperimentError
@@ -62,18 +61,7 @@ class BackgroundTasks:
         controller: RolloutController,
         coupons: CouponIssuer | None,
     ) -> None:
-        """Prepare; nothing runs before `start`.
-
-        Args:
-            resources: open stores.
-            applier: applies the log to the engine.
-            ingest: writes coupon decisions to the log.
-            visibility: log offsets that features include.
-            recommendations: ready after the first refresh.
-            erasures: erases users while the server runs.
-            controller: moves rollouts.
-            coupons: decides about coupons, if there are campaigns.
-        """
+        """Prepare; nothing runs before `start`."""
         self._resources = resources
         self._applier = applier
         self._ingest = ingest

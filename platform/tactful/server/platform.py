@@ -29,7 +29,6 @@ from tactful.metrics.registry import Metrics
 from tactful.pipeline.applier import ApplierOptions, LogApplier
 from tactful.pipeline.ingest import EventIngest, IngestOptions
 from tactful.pipeline.recent_lists import RecentRecommendations
-from tactful.pipeline.visibility import VisibilityTracker
 from tactful.schemas.health import Health, WorkerHealth
 from tactful.schemas.positions import Position
 from tactful.schemas.problems import ProblemError
@@ -37,7 +36,7 @@ from tactful.schemas.users import PersonExport, UserFeatures
 from tactful.server.background import BackgroundTasks
 from tactful.server.gauges import add_gauges
 from tactful.server.protocols import Recommender, Statistics
-from tactful.server.recommendations import Recommendations
+from tactful.server.recommendations import Recommendations, VisibilityTracker
 from tactful.server.resources import Resources, open_resources, publish_rollouts
 from tactful.subjects.export import export_person
 from tactful.subjects.permissions import CLAIM, Permissions, claimed
@@ -76,6 +75,7 @@ class Platform:
         ingest: accepts events, items and users.
         recommender: makes recommendations; `recommendations` serves them.
         recommendations: answers requests for recommendations.
+        recent: latest recommendations, to be explained.
         statistics: published statistics, if any.
         model_log: audit log of model changes.
         rollouts: changes that are rolled out in stages.
@@ -131,14 +131,15 @@ class Platform:
         """Connect ingestion, log, engine, recommender and background tasks."""
         resources, backend = self._resources, self.backend
         installation = resources.installation
-        visibility = VisibilityTracker(lambda: self._applier.applied, backend.shared)
-        self._applier = self._make_applier(visibility)
+        self._applier = self._make_applier()
+        visibility = VisibilityTracker(self._applier, backend.shared)
+        self._visibility = visibility
         self.ingest = EventIngest(
             backend, self._applier, self.metrics, self._ingest_options(), clock=installation.clock
         )
-        self._recent = RecentRecommendations(self.ingest, backend)
+        self.recent = RecentRecommendations(self.ingest, backend)
         self.recommendations = Recommendations(
-            resources, self._applier, visibility, self._recent, self.permissions, self.lock
+            resources, self._applier, visibility, self.recent, self.permissions, self.lock
         )
         self.online_erasures = OnlineErasures(
             installation,
@@ -150,7 +151,7 @@ class Platform:
                 self.lock,
                 consents=self.consents,
                 webhooks=resources.webhooks,
-                drop_recommendations=self._recent.forget,
+                drop_recommendations=self.recent.forget,
                 rollouts=self.rollout_controller,
             ),
         )
@@ -214,7 +215,7 @@ class Platform:
             refresh: takes over models and items, in a thread; None: the recommender's own.
         """
         recommender, reading = self.recommender, YieldingLock(self.lock)
-        self._recent.begin()
+        self.recent.begin()
         self._applier.start()
         await self._background.start(refresh or (lambda: recommender.refresh(reading)))
         self._status = "ok"
@@ -225,7 +226,7 @@ class Platform:
         self._background.cancel()
         self.ingest.flush_internal()  # entries of cancelled tasks are written, too
         await self._background.ended()
-        await asyncio.gather(*self._recent.waiting, return_exceptions=True)
+        await asyncio.gather(*self.recent.waiting, return_exceptions=True)
         await self.backend.commit.close()
         await asyncio.to_thread(self._applier.stop)
         await asyncio.to_thread(self.close)
@@ -235,11 +236,7 @@ class Platform:
         self._resources.closing.close()
 
     def check(self) -> None:
-        """Refuse work while the engine cannot do it.
-
-        Raises:
-            ProblemError: while it recovers, and after it failed.
-        """
+        """Raise a `ProblemError` while the engine recovers, and after it failed."""
         self._applier.check()
 
     @property
@@ -309,7 +306,7 @@ class Platform:
         """
         publish_rollouts(self.settings, self.rollouts)
 
-    def _make_applier(self, visibility: VisibilityTracker) -> LogApplier:
+    def _make_applier(self) -> LogApplier:
         return LogApplier(
             self.backend.followed,
             self.engine,
@@ -321,7 +318,7 @@ class Platform:
                 commit_idle=self.statistics is not None,
                 sends_ticks=self.settings.statistics.clock == "wall",
             ),
-            progressed=visibility.progressed,
+            progressed=lambda: self._visibility.progressed(),
             append=self.backend.append,
             letters=self.backend.letters,
         )

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 import time
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Iterable
 
 import msgspec
 
 from tactful.errors import ModelError
 from tactful.pipeline.applier import LogApplier
+from tactful.pipeline.online_features import SharedFeatures
 from tactful.pipeline.recent_lists import RecentRecommendations
-from tactful.pipeline.visibility import VisibilityTracker
 from tactful.schemas.fields import to_milliseconds
-from tactful.schemas.positions import Position, parse, reaches
+from tactful.schemas.positions import Offsets, Position, parse, reaches
 from tactful.schemas.problems import ProblemError
 from tactful.schemas.recommendations import (
     NOT_PERSONALISED,
@@ -26,6 +26,86 @@ from tactful.schemas.recommendations import (
 from tactful.server.overload import AdmissionControl
 from tactful.server.resources import Resources
 from tactful.subjects.permissions import Permissions
+
+_MARKS_S = 0.003
+
+
+class VisibilityTracker:
+    """Tracks the offsets that features show, here and in the workers' online store."""
+
+    def __init__(self, applier: LogApplier, shared: SharedFeatures | None = None) -> None:
+        """Start without waiting requests; `shared` if workers compute features of users."""
+        self._applier = applier
+        self._shared = shared
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._waiters: list[tuple[Offsets, asyncio.Future[None]]] = []
+        self._marks: Offsets = {}
+        self._watching: asyncio.Task[None] | None = None
+
+    @property
+    def offsets(self) -> Offsets:
+        """Visible offsets by partition."""
+        applied = self._applier.applied
+        if self._shared is None:
+            return applied
+        return {n: min(at, self._marks.get(n, 0)) for n, at in applied.items()}
+
+    async def reach(self, wanted: Offsets, timeout: float) -> bool:
+        """Wait for offsets; return whether they are visible within `timeout` seconds."""
+        if reaches(self.offsets, wanted):
+            return True
+        self._loop = asyncio.get_running_loop()
+        reached: asyncio.Future[None] = self._loop.create_future()
+        self._waiters.append((wanted, reached))
+        if self._shared is not None and self._watching is None:
+            self._watching = asyncio.create_task(self._watch_marks(self._shared))
+        self._wake()
+        try:
+            async with asyncio.timeout(timeout):
+                await reached
+        except TimeoutError:
+            return False
+        return True
+
+    def progressed(self) -> None:
+        """Wake waiting requests; called in the engine thread."""
+        if self._waiters and self._loop is not None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed already
+                self._loop.call_soon_threadsafe(self._wake)
+
+    async def read_marks(self) -> None:
+        """Read the workers' offsets from the online store."""
+        if self._shared is not None:
+            await self._look(self._shared, self._applier.applied)
+
+    def _wake(self) -> None:
+        offsets = self.offsets
+        waiting: list[tuple[Offsets, asyncio.Future[None]]] = []
+        for wanted, reached in self._waiters:
+            if reached.done():
+                continue
+            if reaches(offsets, wanted):
+                reached.set_result(None)
+            else:
+                waiting.append((wanted, reached))
+        self._waiters = waiting
+
+    async def _watch_marks(self, shared: SharedFeatures) -> None:
+        """Read the workers' offsets while requests wait."""
+        try:
+            while self._waiters:
+                await self._look(
+                    shared, {number for wanted, _ in self._waiters for number in wanted}
+                )
+                self._wake()
+                await asyncio.sleep(_MARKS_S)
+        finally:
+            self._watching = None
+
+    async def _look(self, shared: SharedFeatures, partitions: Iterable[int]) -> None:
+        with contextlib.suppress(ProblemError):
+            marks = await asyncio.to_thread(shared.marks, list(partitions))
+            self._marks = {**self._marks, **marks}
 
 
 class Recommendations:
@@ -51,16 +131,7 @@ class Recommendations:
         permissions: Permissions,
         lock: threading.Lock,
     ) -> None:
-        """Recommend from `resources`.
-
-        Args:
-            resources: open stores, with the recommender.
-            applier: applies the log to the engine.
-            visibility: log offsets that features include.
-            recent: writes impressions to the log, and keeps the latest.
-            permissions: say whose history may be read.
-            lock: held while the engine is read.
-        """
+        """Recommend from `resources`; `lock` is held while the engine is read."""
         server = resources.installation.settings.server
         self._recommender = resources.recommender
         self._backend = resources.backend
@@ -80,18 +151,14 @@ class Recommendations:
         return self._backend.show(self._visibility.offsets)
 
     async def recommend(self, request: RecommendRequest, *, trusted: bool) -> Recommendation:
-        """Answer one request.
-
-        Args:
-            request: decoded request.
-            trusted: whether the caller may choose time and arms.
+        """Answer one request; a `trusted` caller may choose time and arms.
 
         Raises:
             ProblemError: if the caller may not, or it cannot be answered in time.
         """
         started = time.perf_counter()
-        self._applier.check()
-        if not self.ready:
+        if self._applier.failure is not None or not self.ready:
+            self._applier.check()
             raise ProblemError("not_ready", "the items of the log are being read", retry_after=1)
         now = self._clock()
         if request.force or request.timestamp is not None or request.explain:
@@ -107,22 +174,20 @@ class Recommendations:
                 position = self.position
         if not personal:
             answer = msgspec.structs.replace(answer, fallback=NOT_PERSONALISED)
+        identifier = answer.recommendation_id
         if impression is not None and not request.explain:
             # After the response is sent, and before the next request is read.
-            log = partial(self._log_encoded, answer.recommendation_id, impression)
-            asyncio.get_running_loop().call_soon(log)
+            note = self._recent.note
+            asyncio.get_running_loop().call_soon(lambda: note(identifier, impression()))
         elif impression is not None:
-            self._log_encoded(answer.recommendation_id, impression)
-            explanation = await self.explain(answer.recommendation_id)
+            self._recent.note(identifier, impression())
+            explanation = await self.explain(identifier)
             answer = msgspec.structs.replace(answer, explanation=explanation)
         took = (time.perf_counter() - started) * 1000
         return msgspec.structs.replace(answer, position=position, took_ms=round(took, 3))
 
     async def explain(self, recommendation_id: str) -> Explanation:
         """Explain a recent recommendation.
-
-        Args:
-            recommendation_id: id that was returned with it.
 
         Raises:
             ProblemError: if it is neither among the latest recommendations nor among the latest
@@ -139,10 +204,7 @@ class Recommendations:
             raise ProblemError("not_found", str(error)) from None
 
     async def applied(self, position: Position, timeout: float) -> bool:
-        """Wait until the log is applied up to `position`.
-
-        Returns:
-            Whether that happened within `timeout` seconds.
+        """Wait until the log is applied to `position`; False after `timeout` seconds.
 
         Raises:
             ValueError: if it is no position.
@@ -169,13 +231,6 @@ class Recommendations:
         if not await self.applied(position, self._after_wait_s):
             self._applier.check()
             raise ProblemError("not_caught_up", retry_after=1)
-
-    def log_impression(self, recommendation_id: str, impression: bytes) -> None:
-        """Append an impression to the log, and keep it for a while to be explained."""
-        self._recent.note(recommendation_id, impression)
-
-    def _log_encoded(self, recommendation_id: str, impression: Callable[[], bytes]) -> None:
-        self.log_impression(recommendation_id, impression())
 
 
 def _time_of(request: RecommendRequest, now: int, trusted: bool) -> int:

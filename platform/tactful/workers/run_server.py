@@ -14,7 +14,7 @@ from tactful.config import logging as logs
 from tactful.config.server import ServerSettings
 from tactful.config.settings import Settings
 from tactful.errors import TactfulError
-from tactful.http.app import make_application
+from tactful.http.routes import make_application
 from tactful.http.uvicorn_server import listen, make_server, run
 from tactful.metadata.directory_lock import exclusive
 from tactful.recommend.recommender import build, open_shown

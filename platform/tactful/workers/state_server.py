@@ -121,7 +121,7 @@ class StateServer:
             case TrendsRequest():
                 return () if self._trends is None else self._trends.latest
             case ImpressionNotice(recommendation_id, impression):
-                platform.recommendations.log_impression(recommendation_id, impression)
+                platform.recent.note(recommendation_id, impression)
                 return None
             case KeysRequest():
                 return platform.keys.valid

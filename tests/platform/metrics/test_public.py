@@ -1,9 +1,10 @@
-"""Public metrics contain no exact total of user activity."""
+"""Public metrics contain no exact total of activity; several processes add up."""
 
 import functools
 
 import pytest
 from prometheus_client import CollectorRegistry
+from prometheus_client.parser import text_string_to_metric_families
 
 from tactful.metrics.public import LEVELS, level
 from tactful.metrics.registry import Metrics
@@ -26,6 +27,11 @@ class Clock:
         return self.now
 
 
+def answered(metrics: Metrics, route: str, status: int, seconds: float) -> None:
+    metrics.requests.labels(route).observe(seconds)
+    metrics.answers.labels(route, status).inc()
+
+
 def busy(metrics: Metrics, people: int) -> None:
     """Count ten events of each of several users, one of them rejected."""
     for _ in range(people):
@@ -33,8 +39,8 @@ def busy(metrics: Metrics, people: int) -> None:
         metrics.ingested("event", "rejected", 1)
         metrics.applied("applied", 9)
         metrics.applied("late", 1)
-        metrics.answered("/v1/events", 202, 0.004)
-        metrics.answered("/v1/recommend", 200, 0.004)
+        answered(metrics, "/v1/events", 202, 0.004)
+        answered(metrics, "/v1/recommend", 200, 0.004)
         metrics.freshness.observe(0.004)
         metrics.actions.inc()
 
@@ -63,7 +69,7 @@ def test_leak_5_one_more_user_changes_no_public_metric() -> None:
 def test_what_the_machine_failed_at_is_counted_exactly() -> None:
     metrics = Metrics(CollectorRegistry())
     for status in (200, 202, 404, 503, 503):
-        metrics.answered("/v1/recommend", status, 0.01)
+        answered(metrics, "/v1/recommend", status, 0.01)
     metrics.commits_refused.inc(3)
     metrics.impressions_lost.inc(2)
     found = read(metrics)
@@ -77,7 +83,7 @@ def test_what_the_machine_failed_at_is_counted_exactly() -> None:
 def test_quantiles_and_shares_are_of_the_last_minute() -> None:
     clock = Clock()
     metrics = Metrics(CollectorRegistry(), clock)
-    metrics.answered("/v1/events", 202, 4.0)
+    answered(metrics, "/v1/events", 202, 4.0)
     metrics.ingested("event", "rejected", 1)
     slow = 'tactful_request_seconds{quantile="0.99",route="/v1/events"}'
     found = read(metrics)
@@ -87,13 +93,13 @@ def test_quantiles_and_shares_are_of_the_last_minute() -> None:
     assert read(metrics)[slow] == 5.0
     clock.now += 61
     assert slow not in read(metrics), "nobody asked since"
-    metrics.answered("/v1/events", 202, 0.9)
+    answered(metrics, "/v1/events", 202, 0.9)
     assert read(metrics)[slow] == 1.0
     clock.now += 61
     assert read(metrics)[slow] == 1.0, "a reading of a minute ago is older than that answer"
     clock.now += 61
     for _ in range(2_000):
-        metrics.answered("/v1/events", 202, 0.0007)
+        answered(metrics, "/v1/events", 202, 0.0007)
     metrics.ingested("event", "accepted", 2_000)
     found = read(metrics)
     assert found[slow] == 0.001
@@ -123,3 +129,44 @@ def test_a_counter_that_nobody_decided_about_stays_inside() -> None:
     Counter("tactful_orders", "Orders", registry=registry).inc(7)
     metrics = Metrics(registry)
     assert not any("orders" in name for name in read(metrics))
+
+
+def numbers(metrics: Metrics) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
+    families = text_string_to_metric_families(metrics.render().decode())
+    return {
+        (sample.name, tuple(sorted(sample.labels.items()))): sample.value
+        for family in families
+        for sample in family.samples
+        if not sample.name.endswith("_created")
+    }
+
+
+def made() -> tuple[Metrics, list[float]]:
+    metrics, waiting = Metrics(CollectorRegistry()), [0.0]
+    metrics.gauge("recommend_waiting", "Waiting", lambda: waiting[0])
+    return metrics, waiting
+
+
+def test_counts_of_all_processes_add_up_and_never_go_back() -> None:
+    keeper, _ = made()
+    first, first_waiting = made()
+    second, _ = made()
+    together, together_waiting = made()
+    for metrics, seconds in ((first, 0.003), (second, 0.5), (second, 7.0), (keeper, 0.001)):
+        for each in (metrics, together):
+            answered(each, "/v1/recommend", 200, seconds)
+    answered(first, "/healthz", 503, 0.1)
+    answered(together, "/healthz", 503, 0.1)
+    first_waiting[0] = together_waiting[0] = 3.0
+
+    keeper.others.take(1, first.samples())
+    keeper.others.take(2, second.samples())
+    keeper.others.take(2, second.samples())  # told again, counted once
+
+    assert numbers(keeper) == numbers(together)
+
+    keeper.others.end(1)
+    together_waiting[0] = 0.0
+    assert numbers(keeper) == numbers(together)
+    keeper.others.end(2)
+    assert numbers(keeper) == numbers(together)

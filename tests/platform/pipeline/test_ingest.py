@@ -296,7 +296,7 @@ def test_lists_that_still_wait_are_in_the_log_when_it_ends(settings: Settings) -
         await asyncio.gather(platform.ingest.append_internal(note))
 
     async def scenario(platform: Platform) -> None:
-        platform.recommendations.log_impression("r-0", impression(0))
+        platform.recent.note("r-0", impression(0))
         # It shares the write, and is cancelled as the tasks of a server are when it ends.
         task = asyncio.create_task(interrupted(platform, impression(1)))
         await asyncio.sleep(0)

@@ -358,7 +358,7 @@ def _fill_and_free(folder: Path, how: str) -> None:
 
 def test_the_server_imports_no_torch_mlflow_or_streamlit(tmp_path: Path) -> None:
     code = (
-        "import sys, tactful.cli.main, tactful.http.app, tactful.http.uvicorn_server\n"
+        "import sys, tactful.cli.main, tactful.http.routes, tactful.http.uvicorn_server\n"
         "import tactful.recommend.recommender, tactful.statistics.service, tactful.client\n"
         "import tactful.config.logging, tactful.server.platform\n"
         "print(sorted({m.partition('.')[0] for m in sys.modules}"

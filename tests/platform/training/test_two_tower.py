@@ -187,7 +187,7 @@ def test_an_index_of_two_towers_is_read_without_pytorch(tmp_path: Path) -> None:
     assert not np.allclose(first, second)
     found["two_tower"].save(tmp_path / "index")
     code = (
-        "import sys; from pathlib import Path; import tactful.server.platform, tactful.http.app; "
+        "import sys, tactful.server.platform, tactful.http.routes; from pathlib import Path; "
         "from tactful.recall.index import RecallIndex; "
         f"RecallIndex.load(Path({str(tmp_path)!r}, 'index'));"
         " print('torch' in sys.modules)"

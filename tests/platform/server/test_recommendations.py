@@ -5,15 +5,21 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any
 
-from tactful.pipeline.visibility import VisibilityTracker
 from tactful.schemas.problems import ProblemError
+from tactful.server.recommendations import VisibilityTracker
+
+
+def tracker(applied: dict[int, int], shared: Any = None) -> VisibilityTracker:
+    applier: Any = SimpleNamespace(applied=applied)
+    return VisibilityTracker(applier, shared)
 
 
 def test_an_engine_thread_wakes_those_whose_offsets_are_reached() -> None:
     applied = {0: 3, 1: 5}
-    visible = VisibilityTracker(lambda: dict(applied))
+    visible = tracker(applied)
 
     def apply() -> None:
         applied[0] = 4
@@ -48,7 +54,7 @@ class Marks:
 
 def test_workers_are_asked_as_long_as_somebody_waits_for_them() -> None:
     marks: Any = Marks()
-    visible = VisibilityTracker(lambda: {0: 9, 1: 9}, marks)
+    visible = tracker({0: 9, 1: 9}, marks)
     assert visible.offsets == {0: 0, 1: 0}
 
     async def story() -> None:
