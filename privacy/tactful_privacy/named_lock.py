@@ -10,14 +10,10 @@ import sqlalchemy as sa
 
 @contextlib.contextmanager
 def hold_named_lock(engine: sa.Engine, name: str, *, timeout_s: int) -> Iterator[None]:
-    """Hold a lock that other processes take by the same name in the same database.
+    """Hold a lock of a MySQL or MariaDB database, known by its name to other processes.
 
     The lock has its own connection, so that it outlives the guarded transaction: released before
     the commit, it would let the next process read stale data.
-
-    Args:
-        engine: a MySQL or MariaDB database.
-        timeout_s: longest wait for the lock, seconds.
 
     Raises:
         TimeoutError: if another process holds the lock for that long.

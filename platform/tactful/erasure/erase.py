@@ -213,17 +213,13 @@ def names_dropped(installation: Installation) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class _Removed:
-    """An erasure that is done but for the verification.
-
-    Attributes:
-        searched: whether this run searched the log, and not the server that wrote it.
-    """
+    """An erasure that is done but for the verification."""
 
     receipt: str
     person: str
     result: SearchResult
     steps: list[ErasureStep]
-    searched: bool
+    searched: bool  # whether this run searched the log, and not the server that wrote it
 
 
 def _remove(
@@ -276,13 +272,9 @@ def close_erasure(
     receipt: str,
     result: SearchResult,
     steps: Sequence[ErasureStep],
-    hits: Sequence[str],
+    hits: Sequence[str],  # files and stores in which the verification found ids
 ) -> None:
-    """Delete the user id of an erasure, once all owners of partitions are done.
-
-    Args:
-        hits: files and stores in which the verification found ids.
-    """
+    """Delete the user id of an erasure, once all owners of partitions are done."""
     verification = verified(result, hits)
     steps = [*steps, msgspec.structs.replace(verification, at=installation.clock())]
     work_of(installation, receipt).unlink(missing_ok=True)

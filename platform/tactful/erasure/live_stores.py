@@ -37,20 +37,16 @@ class LiveStores:
         engine: Engine,
         state: RocksState,
         applier: LogApplier,
+        # held while the state that readers of the engine see changes
         lock: AbstractContextManager[object],
         *,
         consents: ConsentStore,
-        webhooks: Webhooks | None,
+        webhooks: Webhooks | None,  # waiting calls, if actions are sent to a webhook
+        # deletes recent recommendations; returns their number
         drop_recommendations: Callable[[SearchResult], int],
         rollouts: RolloutController,
     ) -> None:
-        """Take the stores of a server.
-
-        Args:
-            lock: held while the state that readers of the engine see changes.
-            webhooks: waiting calls, if actions are sent to a webhook.
-            drop_recommendations: deletes recent recommendations; returns their number.
-        """
+        """Take the stores of a server."""
         self._engine = engine
         self._state = state
         self._applier = applier

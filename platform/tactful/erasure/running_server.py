@@ -80,22 +80,18 @@ class OnlineErasures:
 
     def __init__(
         self,
-        installation: Installation,
+        installation: Installation,  # owner of the data directory, which this process holds
+        # logs that this process writes, by their folders in the data directory
         logs: Mapping[str, EmbeddedLog],
         *,
+        # other stores that this process holds; None: none, so the next process that holds the data
+        # directory finishes the erasure
         running: LiveStores | None = None,
+        # runs long work; None: a process of low priority, started on demand
         executor: Executor | None = None,
         say: Say = lambda stage: None,
     ) -> None:
-        """Prepare; nothing is done before `run`.
-
-        Args:
-            installation: owner of the data directory, which this process holds.
-            logs: logs that this process writes, by their folders in the data directory.
-            running: other stores that this process holds; None: none, so the next process that
-                holds the data directory finishes the erasure.
-            executor: runs long work; None: a process of low priority, started on demand.
-        """
+        """Prepare; nothing is done before `run`."""
         self._installation = installation
         self._logs = dict(logs)
         self._running = running

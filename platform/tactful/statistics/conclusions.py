@@ -24,9 +24,7 @@ Levels = Sequence[Sequence[ReleasedPane]]
 def conclude(kind: str, levels: Levels, query: ConclusionQuery) -> Conclusion:
     """Draw one conclusion.
 
-    Args:
-        kind: `sum`, `share`, `quantile`, `top` or `consistent`.
-        levels: released panes of the statistic and, for `consistent`, of its longer periods.
+    The levels hold released panes of the statistic and, for `consistent`, of its longer periods.
 
     Raises:
         KeyError: if there is no such conclusion.

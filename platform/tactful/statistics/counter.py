@@ -87,20 +87,16 @@ class StatisticsCounter(CoCommittedConsumer):
         definitions: Sequence[StatisticDefinition],
         ledger: Ledger,
         *,
-        secret: bytes,
+        secret: bytes,  # keys the hash of users; the same for as long as the state is kept
+        # now in epoch milliseconds, or None to follow `x.clock` events
         clock: Callable[[], int] | None,
-        allowance_ms: int = ALLOWANCE_MS,
+        allowance_ms: int = ALLOWANCE_MS,  # time for which a pane stays open after its end
+        # nothing is counted of panes before this time, epoch milliseconds, where counting begins
+        # anew: a restored ledger may lack releases of them. It holds for a replay as well, whose
+        # days are mostly older.
         not_before: int = 0,
     ) -> None:
         """Register the statistics with the ledger.
-
-        Args:
-            secret: keys the hash of users; the same for as long as the state is kept.
-            clock: now in epoch milliseconds, or None to follow `x.clock` events.
-            allowance_ms: time for which a pane stays open after its end.
-            not_before: nothing is counted of panes before this time, epoch milliseconds, where
-                counting begins anew: a restored ledger may lack releases of them. It holds for a
-                replay as well, whose days are mostly older.
 
         Raises:
             PrivacyError: if a statistic is not publishable or the day's budget does not allow it.

@@ -30,17 +30,11 @@ _OF_EVENT = "event."
 
 
 class CapChoiceDefinition(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Choice of each day's cap from the contributions of the day before.
+    """Choice of each day's cap from the contributions of the day before."""
 
-    Attributes:
-        candidates: caps to choose from, rising; the last is the statistic's `cap`.
-        epsilon: cost of the choice for one user and UTC day, on top, exact, as text.
-        quantile: share of the users whose contributions should all count.
-    """
-
-    candidates: tuple[int, ...]
-    epsilon: Exact
-    quantile: Exact = "9/10"
+    candidates: tuple[int, ...]  # caps to choose from, rising; the last is the statistic's `cap`
+    epsilon: Exact  # cost of the choice for one user and UTC day, on top, exact, as text
+    quantile: Exact = "9/10"  # share of the users whose contributions should all count
 
     def choice(self) -> CapChoice:
         """Return the choice.
@@ -52,23 +46,14 @@ class CapChoiceDefinition(msgspec.Struct, frozen=True, kw_only=True, forbid_unkn
 
 
 class BudgetDefinition(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A limit for one user and UTC day, or several in a row, beside the overall limit.
+    """A limit for one user and UTC day, or several in a row, beside the overall limit."""
 
-    Attributes:
-        epsilon: the limit, exact, as text.
-        delta: the limit on delta.
-        tenant: tenant of the users; all unless given.
-        purpose: purpose of the statistics; all unless given.
-        composition: of losses: `basic` or `zcdp`.
-        days: number of UTC days in a row for which the limit holds.
-    """
-
-    epsilon: Exact
-    delta: Exact = "0"
-    tenant: str = ANY
-    purpose: str = ANY
-    composition: Literal["basic", "zcdp"] = "basic"
-    days: int = 1
+    epsilon: Exact  # the limit, exact, as text
+    delta: Exact = "0"  # the limit on delta
+    tenant: str = ANY  # tenant of the users; all unless given
+    purpose: str = ANY  # purpose of the statistics; all unless given
+    composition: Literal["basic", "zcdp"] = "basic"  # of losses: `basic` or `zcdp`
+    days: int = 1  # number of UTC days in a row for which the limit holds
 
     def budget(self) -> Budget:
         """Return the budget.
@@ -87,53 +72,38 @@ class BudgetDefinition(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
 
 
 class StatisticDefinition(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A published count, as written in `statistics.yaml`.
+    """A published count, as written in `statistics.yaml`."""
 
-    Attributes:
-        name: of the statistic.
-        event: event type that is counted, or several.
-        by: source of the key: `category`, `item_id`, `price` or `properties.<name>` of the item;
-            `event.<name>`, a property of the event; `type`, its type; or `any` for a single total.
-        keys: the public list of keys; other values are not counted.
-        threshold_delta: instead of keys: a key is shown from a noisy number of users on, such that
-            the key of a single user is shown with at most this probability; exact, as text.
-        edges: instead of keys: rising bounds of the buckets of a number, for quantiles.
-        count: `events`, or `users`: each user once for a pane and key.
-        pane: length of a pane: 1m, 5m, 1h or 1d.
-        cap: most contributions of one user and UTC day.
-        hour_cap: most contributions of one user and hour; `cap` unless given.
-        cap_choice: choice of each day's cap, at most `cap`; fixed unless given.
-        tenant: tenant of the counted users.
-        purpose: of the statistic; budgets can be of a tenant and a purpose.
-        epsilon: privacy loss of one user and UTC day, exact, as text.
-        periods: longer periods that are released as well, and the epsilon of each, on top.
-        running_total: epsilon of the totals since midnight after each pane, on top; none without.
-        running_total_delta: with it, totals have Gaussian noise; on top, too.
-        title: description in words.
-        trending: whether its rising keys are recommended; only for categories and items.
-    """
-
-    name: str
-    event: str | tuple[str, ...]
+    name: str  # of the statistic
+    event: str | tuple[str, ...]  # event type that is counted, or several
+    # source of the key: `category`, `item_id`, `price` or `properties.<name>` of the item;
+    # `event.<name>`, a property of the event; `type`, its type; or `any` for a single total
     by: Annotated[
         str, Meta(pattern=r"^(any|type|category|item_id|price|properties\.\w+|event\.\w+)$")
     ]
-    keys: tuple[str, ...] = ()
+    keys: tuple[str, ...] = ()  # the public list of keys; other values are not counted
+    # instead of keys: a key is shown from a noisy number of users on, such that the key of a single
+    # user is shown with at most this probability; exact, as text
     threshold_delta: Exact | None = None
+    # instead of keys: rising bounds of the buckets of a number, for quantiles
     edges: tuple[float, ...] = ()
+    # `events`, or `users`: each user once for a pane and key
     count: Literal["events", "users"] = "events"
-    pane: str = "1h"
-    cap: int
-    hour_cap: int | None = None
+    pane: str = "1h"  # length of a pane: 1m, 5m, 1h or 1d
+    cap: int  # most contributions of one user and UTC day
+    hour_cap: int | None = None  # most contributions of one user and hour; `cap` unless given
+    # choice of each day's cap, at most `cap`; fixed unless given
     cap_choice: CapChoiceDefinition | None = None
-    tenant: str = DEFAULT_TENANT
-    purpose: str = DEFAULT_PURPOSE
-    epsilon: Exact = "1"
+    tenant: str = DEFAULT_TENANT  # tenant of the counted users
+    purpose: str = DEFAULT_PURPOSE  # of the statistic; budgets can be of a tenant and a purpose
+    epsilon: Exact = "1"  # privacy loss of one user and UTC day, exact, as text
+    # longer periods that are released as well, and the epsilon of each, on top
     periods: dict[str, Exact] = {}
+    # epsilon of the totals since midnight after each pane, on top; none without
     running_total: Exact | None = None
-    running_total_delta: Exact | None = None
-    title: str = ""
-    trending: bool = False
+    running_total_delta: Exact | None = None  # with it, totals have Gaussian noise; on top, too
+    title: str = ""  # description in words
+    trending: bool = False  # whether its rising keys are recommended; only for categories and items
 
     @property
     def catalogue(self) -> tuple[str, ...]:
@@ -205,19 +175,12 @@ class StatisticDefinition(msgspec.Struct, frozen=True, kw_only=True, forbid_unkn
 
 
 class StatisticsFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Content of `statistics.yaml`.
+    """Content of `statistics.yaml`."""
 
-    Attributes:
-        daily_epsilon: budget of one user and UTC day over all statistics, exact, as text.
-        statistics: the published statistics.
-        daily_delta: the same for delta, for totals with Gaussian noise.
-        budgets: further limits, by tenant and purpose.
-    """
-
-    daily_epsilon: Exact
-    statistics: tuple[StatisticDefinition, ...]
-    daily_delta: Exact = "0"
-    budgets: tuple[BudgetDefinition, ...] = ()
+    daily_epsilon: Exact  # budget of one user and UTC day over all statistics, exact, as text
+    statistics: tuple[StatisticDefinition, ...]  # the published statistics
+    daily_delta: Exact = "0"  # the same for delta, for totals with Gaussian noise
+    budgets: tuple[BudgetDefinition, ...] = ()  # further limits, by tenant and purpose
 
     def all_budgets(self) -> list[Budget]:
         """Return the overall budget of one user and UTC day, and the further ones.

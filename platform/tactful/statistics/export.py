@@ -26,41 +26,23 @@ _encode = msgspec.json.Encoder().encode
 
 
 class ReleasedCell(msgspec.Struct, frozen=True, kw_only=True):
-    """One published number with its metadata.
+    """One published number with its metadata."""
 
-    Attributes:
-        statistic: name of the statistic.
-        key: key of the count.
-        value: the noisy count.
-        low: lower end of its confidence interval.
-        high: upper end.
-        confidence: of the interval.
-        pane_start: start of the pane, epoch milliseconds.
-        pane_end: its end.
-        counted_from: begin of the counting: the start of the pane, or midnight (UTC).
-        kind: `panes`, `running_totals` or `gaussian_totals`.
-        epsilon: privacy loss of one unit.
-        delta: its probability bound, computed.
-        cap: most contributions of one unit.
-        unit: the protected unit.
-        method: the mechanism.
-    """
-
-    statistic: str
-    key: str
-    value: int
-    low: int
-    high: int
-    confidence: float
-    pane_start: int
-    pane_end: int
-    counted_from: int
-    kind: str
-    epsilon: float
-    delta: float
-    cap: int
-    unit: str
-    method: str
+    statistic: str  # name of the statistic
+    key: str  # key of the count
+    value: int  # the noisy count
+    low: int  # lower end of its confidence interval
+    high: int  # upper end
+    confidence: float  # of the interval
+    pane_start: int  # start of the pane, epoch milliseconds
+    pane_end: int  # its end
+    counted_from: int  # begin of the counting: the start of the pane, or midnight (UTC)
+    kind: str  # `panes`, `running_totals` or `gaussian_totals`
+    epsilon: float  # privacy loss of one unit
+    delta: float  # its probability bound, computed
+    cap: int  # most contributions of one unit
+    unit: str  # the protected unit
+    method: str  # the mechanism
 
 
 def cells(pane: ReleasedPane) -> Iterator[ReleasedCell]:
@@ -90,6 +72,7 @@ def write_files(
     statistics: Sequence[Statistic],
     directory: Path,
     *,
+    # start before which panes may be shown, epoch milliseconds; None: all
     shown_before: Callable[[Statistic], int | None],
     written: Callable[[Path], None] = lambda path: None,
 ) -> int:
@@ -97,9 +80,6 @@ def write_files(
 
     A file is complete: it is written beside its place, synchronised to disk and then renamed. An
     export continues with the newest present day, since more of it may have been released.
-
-    Args:
-        shown_before: start before which panes may be shown, epoch milliseconds; None: all.
 
     Raises:
         OSError: if a file cannot be written.
@@ -123,20 +103,17 @@ def write_files(
 def write_topic(
     ledger: Ledger,
     statistics: Sequence[Statistic],
+    # writes and commits records, all or none
     write: Callable[[Sequence[tuple[bytes, bytes]]], None],
     *,
-    position: Path,
+    position: Path,  # file that holds the last pane of each statistic
+    # start before which panes may be shown, epoch milliseconds; None: all
     shown_before: Callable[[Statistic], int | None],
 ) -> int:
     """Write each number as a record `<statistic>/<pane start>/<key>`, and return their number.
 
     The position is stored after the records are committed: a crash in between writes some records
     again, with the same keys and values.
-
-    Args:
-        write: writes and commits records, all or none.
-        position: file that holds the last pane of each statistic.
-        shown_before: start before which panes may be shown, epoch milliseconds; None: all.
 
     Raises:
         OSError: if the position cannot be read or written.

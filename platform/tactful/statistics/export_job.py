@@ -39,20 +39,15 @@ class Published(msgspec.Struct, frozen=True, kw_only=True):
 
 def publish(
     settings: Settings,
-    out: Path | None,
-    topic: str | None,
+    out: Path | None,  # directory of the files; None: no files
+    topic: str | None,  # Kafka topic; None: no records
     *,
-    follow: bool = False,
+    follow: bool = False,  # continue until SIGTERM or SIGINT
     clock: Callable[[], int] = now_ms,
 ) -> Published:
     """Write the published panes that are shown by now.
 
     The clock decides which panes are shown, as for `GET /v1/statistics`.
-
-    Args:
-        out: directory of the files; None: no files.
-        topic: Kafka topic; None: no records.
-        follow: continue until SIGTERM or SIGINT.
 
     Raises:
         ConfigError: if nothing is published here, or the definitions do not agree with the ledger.

@@ -42,10 +42,7 @@ class ConsentStore:
         *,
         clock: Callable[[], int],
     ) -> None:
-        """Read all decisions.
-
-        Args:
-            default: purposes allowed for users without a decision.
+        """Read all decisions; `default` is allowed for users without one.
 
         Raises:
             StorageError: if the database cannot be used.
@@ -73,11 +70,9 @@ class ConsentStore:
     def record(
         self, person: str, purposes: Mapping[Purpose, bool], *, source: str, at: int | None = None
     ) -> None:
-        """Record one decision, durably.
+        """Record one decision, durably; missing purposes stay unchanged.
 
-        Args:
-            purposes: agreement by purpose; missing purposes stay unchanged.
-            at: time of the decision, epoch milliseconds; None: now.
+        The time `at` is in epoch milliseconds; None: now.
 
         Raises:
             StorageError: if the database cannot be used; nothing was recorded.

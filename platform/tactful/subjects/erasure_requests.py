@@ -28,11 +28,7 @@ class ErasureJobs:
     def __init__(
         self, metadata: MetadataStore, *, clock: Callable[[], int], days: float = 30.0
     ) -> None:
-        """Use a database whose schema is up to date.
-
-        Args:
-            days: days within which an erasure is due.
-        """
+        """Use a database whose schema is up to date; erasures are due within `days`."""
         self._metadata = metadata
         self._clock = clock
         self._days = days

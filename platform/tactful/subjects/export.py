@@ -49,11 +49,9 @@ def export_person(
     clock: Callable[[], int],
     search: Search | None = None,
 ) -> PersonExport:
-    """Collect all data of a user, also beside a running server.
+    """Collect all data of a user or ``device:<device_id>``, also beside a running server.
 
-    Args:
-        person: user id, or ``device:`` and a device id.
-        search: searches the log; None: the log of the data directory.
+    Without a `search` it reads the log of the data directory.
 
     Raises:
         StorageError: if the metadata cannot be used.

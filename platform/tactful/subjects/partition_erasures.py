@@ -117,9 +117,7 @@ class PartitionErasures:
     def publish(self, receipt: str, traces: SubjectIds, *, partitions: int = 0) -> None:
         """Request an erasure from the owners of partitions, once for each receipt.
 
-        Args:
-            traces: subject ids in the log; the users are suppressed already.
-            partitions: least number of partitions that must report.
+        The users are suppressed already. At least `partitions` partitions must report.
 
         Raises:
             StorageError: if the database cannot be written.

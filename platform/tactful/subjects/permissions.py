@@ -24,12 +24,10 @@ class Permissions:
         holder: Callable[[str, int], str] = lambda key, at: key,
         suppressed: Container[str] = (),
     ) -> None:
-        """Use decisions, erased users and device links.
+        """Use decisions, device links and erased users, for whom nothing is allowed.
 
-        Args:
-            suppressed: keys of erased users, for whom nothing is allowed.
-            holder: returns the key of the user of ``device:<device_id>`` at a time, epoch
-                milliseconds; the same key if there is none.
+        `holder` returns the key of the user of ``device:<device_id>`` at a time, epoch
+        milliseconds; the same key if there is none.
         """
         self._consents = consents
         self._holder = holder
@@ -44,11 +42,8 @@ class Permissions:
     ) -> frozenset[Purpose]:
         """Return the allowed purposes of an event or a request; the default without ids.
 
-        On a device that is linked to a user, refusals of that user apply, too.
-
-        Args:
-            at: time of it, epoch milliseconds.
-            claimed: purposes that it claims, see `claimed`.
+        On a device that is linked to a user, refusals of that user apply, too. The time `at` is in
+        epoch milliseconds; the event or request claims the purposes `claimed`.
         """
         keys = _keys_of(user_id, device_id)
         if user_id is None and device_id is not None:
@@ -94,9 +89,7 @@ class Permissions:
     ) -> bool:
         """Return whether the history under a key may be read for a request from a device.
 
-        Args:
-            at: time of the request, epoch milliseconds.
-            claim: consent that the request claims, see `claimed`.
+        The time `at` is in epoch milliseconds; the request may claim consent, see `claimed`.
         """
         user = None if key.startswith(DEVICE_PREFIX) else key
         device = key.removeprefix(DEVICE_PREFIX) if user is None else device_id

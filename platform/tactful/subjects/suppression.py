@@ -28,15 +28,11 @@ _table = suppressions.c
 
 
 class Tombstone(msgspec.Struct, frozen=True):
-    """A line of the file of tombstones.
-
-    Attributes:
-        at: time of the erasure, epoch milliseconds.
-    """
+    """A line of the file of tombstones."""
 
     key_id: int
     digest: bytes
-    at: int
+    at: int  # time of the erasure, epoch milliseconds
 
 
 class SuppressionStore:
@@ -54,10 +50,7 @@ class SuppressionStore:
         tombstones: Path = Path(),
         clock: Callable[[], int],
     ) -> None:
-        """Read the erased users.
-
-        Args:
-            tombstones: file with the same hashes; ``Path()`` for none.
+        """Read the erased users; `tombstones` is ``Path()`` for no such file.
 
         Raises:
             StorageError: if the database, the keyring or the file cannot be used.

@@ -51,16 +51,11 @@ class SearchResult:
             offsets={512},  # anonymous, on the shared device d-2 while ada used it
             records=9,
         )
-
-    Attributes:
-        traces: their ids.
-        offsets: offsets of their anonymous records on shared devices.
-        records: number of their records in the log.
     """
 
-    traces: SubjectIds
-    offsets: frozenset[int]
-    records: int
+    traces: SubjectIds  # their ids
+    offsets: frozenset[int]  # offsets of their anonymous records on shared devices
+    records: int  # number of their records in the log
 
     def __or__(self, other: SearchResult) -> SearchResult:
         """Combine two searches, the second maybe after some records were removed."""
@@ -173,12 +168,9 @@ def find_traces(log: Search, store: StateStore | None, people: Collection[str]) 
     """Find the data of users.
 
     An anonymous event belongs to the only user of its device. On a shared device it belongs to the
-    user of the last login before it, or of the first login if there is none before.
-
-    Args:
-        store: state of the engine, with devices of records that retention removed; None if there
-            is none.
-        people: user ids, or ``device:`` and device ids of users without one.
+    user of the last login before it, or of the first login if there is none before. People are user
+    ids, or ``device:`` and device ids. The engine's state, if there is one, adds devices of records
+    that retention removed.
 
     Raises:
         LogCorruptedError: if a record before the end of the log is damaged.

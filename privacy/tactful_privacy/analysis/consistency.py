@@ -26,23 +26,15 @@ from tactful_privacy.mechanisms._exact import Exact, fraction
 
 @dataclass(frozen=True)
 class ConsistentPeriod:
-    """Estimates of one period.
+    """Estimates of one period."""
 
-    Attributes:
-        start: First millisecond of the period (epoch).
-        end: First millisecond after it.
-        values: Estimate of every key, a real number; the values of a period are the sums of its
-            parts.
-        half_width: Each true bounded count lies within value ± half_width with at least
-            `confidence`.
-        confidence: Confidence of the interval.
-    """
-
-    start: int
-    end: int
+    start: int  # first millisecond of the period (epoch)
+    end: int  # first millisecond after it
+    # estimate of every key, a real number; the values of a period are the sums of its parts
     values: dict[str, float]
+    # each true bounded count lies within value ± half_width with at least `confidence`
     half_width: float
-    confidence: float
+    confidence: float  # confidence of the interval
 
 
 @dataclass(frozen=True)

@@ -18,18 +18,12 @@ _MARGIN = 1e-9
 
 @dataclass(frozen=True)
 class ReleasedQuantile:
-    """The bucket of a quantile.
+    """The bucket of a quantile."""
 
-    Attributes:
-        key: Estimated bucket.
-        low: Lowest bucket of the interval.
-        high: Highest bucket of the interval.
-        confidence: Least probability that the interval holds the bucket of the true bounded counts.
-    """
-
-    key: str
-    low: str
-    high: str
+    key: str  # estimated bucket
+    low: str  # lowest bucket of the interval
+    high: str  # highest bucket of the interval
+    # least probability that the interval holds the bucket of the true bounded counts
     confidence: float
 
 

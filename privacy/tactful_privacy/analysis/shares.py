@@ -35,18 +35,12 @@ _COARSE, _FINE, _HALVINGS = 41, 121, 8
 
 @dataclass(frozen=True)
 class ReleasedShare:
-    """Share of a part in a whole.
+    """Share of a part in a whole."""
 
-    Attributes:
-        value: The estimate, within 0 and 1; 0 if the noisy whole is not positive.
-        low: Lower end of the interval; 0 if the noise exceeds the whole.
-        high: Upper end of the interval; 1 if the noise exceeds the whole.
-        confidence: Least probability that the interval holds the share of the true bounded counts.
-    """
-
-    value: float
-    low: float
-    high: float
+    value: float  # the estimate, within 0 and 1; 0 if the noisy whole is not positive
+    low: float  # lower end of the interval; 0 if the noise exceeds the whole
+    high: float  # upper end of the interval; 1 if the noise exceeds the whole
+    # least probability that the interval holds the share of the true bounded counts
     confidence: float
 
 
@@ -87,17 +81,13 @@ def share_released(
 
 @dataclass(frozen=True, eq=False)
 class TwoNoises:
-    """Independent noise of two sums of released cells.
+    """Independent noise of two sums of released cells."""
 
-    Attributes:
-        mass: Probabilities of the noise of the first sum, around 0, ``[2 R + 1]``.
-        below: Probabilities that the noise of the second is at most -Q, ..., Q, ``[2 Q + 1]``.
-        variances: Variances of both sums.
-    """
-
+    # probabilities of the noise of the first sum, around 0, ``[2 R + 1]``
     mass: NDArray[np.float64]
+    # probabilities that the noise of the second is at most -Q, ..., Q, ``[2 Q + 1]``
     below: NDArray[np.float64]
-    variances: tuple[float, float]
+    variances: tuple[float, float]  # variances of both sums
 
     @classmethod
     def of(cls, pane: ReleasedPane, first: int, second: int) -> TwoNoises:

@@ -15,21 +15,15 @@ from tactful_privacy.mechanisms._table import open_share
 
 @dataclass(frozen=True)
 class RankedKey:
-    """One of the largest keys.
-
-    Attributes:
-        value: Noisy count of the key.
-        half_width: With the requested confidence, all true counts of the catalogue lie within their
-            value ± half_width at once.
-        best: Best possible rank of the true count then, 1 for the largest.
-        worst: Worst possible rank. Equal counts may have either order.
-    """
+    """One of the largest keys."""
 
     key: str
-    value: int
+    value: int  # noisy count of the key
+    # with the requested confidence, all true counts of the catalogue lie within their value ±
+    # half_width at once
     half_width: int
-    best: int
-    worst: int
+    best: int  # best possible rank of the true count then, 1 for the largest
+    worst: int  # Worst possible rank. Equal counts may have either order.
 
 
 def top_released(

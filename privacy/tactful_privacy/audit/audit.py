@@ -34,23 +34,14 @@ _RANDOM_CHECKS = 4
 
 @dataclass(frozen=True)
 class Effort:
-    """Number of trials of each part of an audit.
+    """Number of trials of each part of an audit."""
 
-    Attributes:
-        canaries: Trials of the attack on counts by pane.
-        canaries_of_totals: Trials of the attack on running totals, correct and planted.
-        canaries_of_bug: Trials of the attack on each other planted bug.
-        streams: Random streams of the sensitivity check.
-        draws: Draws of noise to compare with its probabilities.
-        keys: Keys of the freshness check.
-    """
-
-    canaries: int
-    canaries_of_totals: int
-    canaries_of_bug: int
-    streams: int
-    draws: int
-    keys: int
+    canaries: int  # trials of the attack on counts by pane
+    canaries_of_totals: int  # trials of the attack on running totals, correct and planted
+    canaries_of_bug: int  # trials of the attack on each other planted bug
+    streams: int  # random streams of the sensitivity check
+    draws: int  # draws of noise to compare with its probabilities
+    keys: int  # keys of the freshness check
 
 
 QUICK = Effort(
@@ -96,21 +87,15 @@ class Audited:
 
 @dataclass(frozen=True)
 class AuditReport:
-    """Result of an audit.
-
-    Attributes:
-        alpha: Largest probability that a correct pipeline fails any of its checks.
-        real: Pipelines of the product: counts by pane, and totals since midnight with both kinds
-            of noise.
-        planted: Pipelines with a planted bug.
-    """
+    """Result of an audit."""
 
     cap: int
     epsilon: Fraction
-    alpha: float
+    alpha: float  # largest probability that a correct pipeline fails any of its checks
     effort: Effort
+    # pipelines of the product: counts by pane, and totals since midnight with both kinds of noise
     real: tuple[Audited, ...]
-    planted: tuple[Audited, ...]
+    planted: tuple[Audited, ...]  # pipelines with a planted bug
 
     @property
     def passed(self) -> bool:
@@ -190,10 +175,11 @@ def examine(pipeline: Pipeline, effort: Effort, canaries: int, alpha: float = AL
 
 def audit(
     cap: int = 5,
-    epsilon: Exact = 1,
+    epsilon: Exact = 1,  # claimed loss of one user and day; exact
     effort: Effort = QUICK,
     *,
-    alpha: float = ALPHA,
+    alpha: float = ALPHA,  # probability that a correct pipeline fails
+    # called with the name of each finished pipeline, the real pipelines first
     progress: Callable[[str], None] = lambda name: None,
 ) -> AuditReport:
     """Audit the installed pipeline of counts, and the audit itself.
@@ -201,11 +187,6 @@ def audit(
     `BoundedCounts`, `Publisher`, `Ledger` and `read_released` run as in service, over synthetic
     users. Other parts of a deployment, such as a log or a dashboard, are not attacked. Totals with
     Gaussian noise are left out if the cap is too large to publish them.
-
-    Args:
-        epsilon: Claimed loss of one user and day; exact.
-        alpha: Probability that a correct pipeline fails.
-        progress: Called with the name of each finished pipeline, the real pipelines first.
 
     Raises:
         ParameterError: The statistic cannot be published at all.

@@ -18,20 +18,14 @@ _CERTIFIED = 3
 
 @dataclass(frozen=True)
 class LowerBound:
-    """A proved privacy loss.
+    """A proved privacy loss."""
 
-    Attributes:
-        epsilon: The loss is at least this, except with probability `alpha`.
-        event: The set of outputs that proves it, in words.
-        probability_with: Confidence limit (lower or upper, as the bound needs) of the event's
-            probability with the person.
-        probability_without: Confidence limit of its probability without the person.
-    """
-
-    epsilon: float
-    event: str
+    epsilon: float  # the loss is at least this, except with probability `alpha`
+    event: str  # the set of outputs that proves it, in words
+    # confidence limit (lower or upper, as the bound needs) of the event's probability with the
+    # person
     probability_with: float
-    probability_without: float
+    probability_without: float  # confidence limit of its probability without the person
 
 
 NOTHING_PROVED = LowerBound(0.0, "none", 0.0, 0.0)
@@ -55,11 +49,12 @@ class _Event:
 
 
 def prove_loss(
+    # scores of outputs with the person, by name, each ``[trials]``, numbers or bools
     present: Mapping[str, NDArray[Any]],
-    absent: Mapping[str, NDArray[Any]],
+    absent: Mapping[str, NDArray[Any]],  # scores of outputs without the person, likewise
     *,
-    alpha: float,
-    delta: float = 0.0,
+    alpha: float,  # probability that the result is above the true loss
+    delta: float = 0.0,  # allowed delta of the mechanism
 ) -> LowerBound:
     """Return the largest epsilon proved by outputs with and without a person.
 
@@ -67,12 +62,6 @@ def prove_loss(
     + delta for every event, and the other way round. The first third of the outputs selects the
     three most promising events; the remaining outputs, independent of the selection, certify them
     by Clopper-Pearson limits. Both limits of the three events share alpha (Bonferroni).
-
-    Args:
-        present: Scores of outputs with the person, by name, each ``[trials]``, numbers or bools.
-        absent: Scores of outputs without the person, likewise.
-        alpha: Probability that the result is above the true loss.
-        delta: Allowed delta of the mechanism.
     """
     trials = min(len(scores) for scores in (*present.values(), *absent.values()))
     picking = trials // 3

@@ -25,22 +25,14 @@ _CHUNK = 50_000
 
 @dataclass(frozen=True)
 class Finding:
-    """Result of one check.
+    """Result of one check."""
 
-    Attributes:
-        layer: 1 exact noise, 2 sensitivity, 3 attack, 4 freshness.
-        passed: Whether the pipeline meets the claim.
-        measured: The deciding number.
-        allowed: Limit of that number.
-        detail: Explanation in words.
-    """
-
-    layer: int
+    layer: int  # 1 exact noise, 2 sensitivity, 3 attack, 4 freshness
     check: str
-    passed: bool
-    measured: float
-    allowed: float
-    detail: str
+    passed: bool  # whether the pipeline meets the claim
+    measured: float  # the deciding number
+    allowed: float  # limit of that number
+    detail: str  # explanation in words
 
 
 # -- layer 1 --------------------------------------------------------------------------------------

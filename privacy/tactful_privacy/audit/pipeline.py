@@ -33,15 +33,10 @@ class Contribution(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Output:
-    """Public output of a day.
+    """Public output of a day."""
 
-    Attributes:
-        values: Published numbers, ``[panes, keys]``.
-        listed: Whether a key appears at all, ``[keys]``.
-    """
-
-    values: NDArray[Any]
-    listed: NDArray[np.bool_]
+    values: NDArray[Any]  # published numbers, ``[panes, keys]``
+    listed: NDArray[np.bool_]  # whether a key appears at all, ``[keys]``
 
 
 def laplace_likelihood(

@@ -12,11 +12,7 @@ class SnapshotSeal:
     """Seals snapshots under a key derived from a secret; the content stays readable."""
 
     def __init__(self, secret: bytes, purpose: bytes) -> None:
-        """Derive the key.
-
-        Args:
-            purpose: kind of the snapshot, so that snapshots of two kinds cannot be exchanged.
-        """
+        """Derive the key for one purpose, so that snapshots of two kinds cannot be exchanged."""
         self._key = hmac.digest(secret, purpose, "sha256")
 
     def seal(self, body: bytes) -> bytes:

@@ -31,16 +31,11 @@ _UNIT = 16
 
 @dataclass(frozen=True, eq=False)
 class Pane:
-    """Exact counts of one closed pane. Secret: only its noisy release may be shown.
+    """Exact counts of one closed pane. Secret: only its noisy release may be shown."""
 
-    Attributes:
-        start: First millisecond of the pane (epoch).
-        end: First millisecond after it.
-        counts: One count for every key of the catalogue in its order, zeros included, ``[keys]``.
-    """
-
-    start: int
-    end: int
+    start: int  # first millisecond of the pane (epoch)
+    end: int  # first millisecond after it
+    # one count for every key of the catalogue in its order, zeros included, ``[keys]``
     counts: NDArray[np.int64]
 
 

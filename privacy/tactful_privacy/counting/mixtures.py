@@ -25,19 +25,12 @@ _MAX_FREQUENCIES = 2_000_000
 
 @dataclass(frozen=True)
 class NoiseTerms:
-    """Independent draws of one noise with one weight.
+    """Independent draws of one noise with one weight."""
 
-    Attributes:
-        weight: Factor of each draw.
-        terms: Number of draws.
-        sensitivity: Sensitivity of the discrete Laplace noise.
-        epsilon: Epsilon of the discrete Laplace noise.
-    """
-
-    weight: float
-    terms: int
-    sensitivity: int
-    epsilon: Fraction
+    weight: float  # factor of each draw
+    terms: int  # number of draws
+    sensitivity: int  # sensitivity of the discrete Laplace noise
+    epsilon: Fraction  # epsilon of the discrete Laplace noise
 
     @property
     def variance(self) -> float:

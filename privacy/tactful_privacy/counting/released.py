@@ -107,17 +107,13 @@ class ReleasedPane:
 
 @dataclass(frozen=True)
 class ReleasedSum:
-    """Sum of released counts.
-
-    Attributes:
-        half_width: The true bounded sum lies within value ± half_width with at least `confidence`.
-        cells: Number of added counts, each with its own noise.
-    """
+    """Sum of released counts."""
 
     value: int
+    # the true bounded sum lies within value ± half_width with at least `confidence`
     half_width: int
     confidence: float
-    cells: int
+    cells: int  # number of added counts, each with its own noise
 
 
 @dataclass(frozen=True)

@@ -22,14 +22,10 @@ from tactful_privacy.mechanisms.laplace import DiscreteLaplace, Entropy
 
 
 class Series(Protocol):
-    """Turns the panes of one counter into the releases of one statistic.
-
-    Attributes:
-        one_by_one: Whether a release needs the previous release stored first.
-    """
+    """Turns the panes of one counter into the releases of one statistic."""
 
     statistic: Statistic
-    one_by_one: bool
+    one_by_one: bool  # whether a release needs the previous release stored first
 
     def take(self, pane: Pane, cap: int | None = None) -> tuple[int, Draw] | None:
         """Add the next closed pane; return start and draw of a release now due.

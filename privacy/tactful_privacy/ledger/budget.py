@@ -28,21 +28,17 @@ _ROUNDED_UP = 1 + 1e-12
 
 @dataclass(frozen=True)
 class Loss:
-    """Privacy loss of one mechanism for one user and one UTC day.
+    """Privacy loss of one mechanism for one user and one UTC day."""
 
-    Attributes:
-        epsilon: The mechanism is (epsilon, delta)-private.
-        delta: Declared delta, 0 for a pure mechanism. The computed delta of the noise tables (at
-            most 1e-12 a statistic) comes on top.
-        rho: The mechanism is also rho-zCDP (Bun and Steinke, TCC 2016), like Gaussian noise; None:
-            not known. A pure mechanism is (epsilon^2 / 2)-zCDP (there, prop. 1.4).
-        sensitivity: L1 sensitivity where the noise is discrete Laplace of scale
-            sensitivity / epsilon; it makes tight composition tighter. None: any mechanism.
-    """
-
-    epsilon: Fraction
+    epsilon: Fraction  # the mechanism is (epsilon, delta)-private
+    # Declared delta, 0 for a pure mechanism. The computed delta of the noise tables (at most 1e-12
+    # a statistic) comes on top.
     delta: Fraction = Fraction(0)
+    # The mechanism is also rho-zCDP (Bun and Steinke, TCC 2016), like Gaussian noise; None: not
+    # known. A pure mechanism is (epsilon^2 / 2)-zCDP (there, prop. 1.4).
     rho: Fraction | None = None
+    # L1 sensitivity where the noise is discrete Laplace of scale sensitivity / epsilon; it makes
+    # tight composition tighter. None: any mechanism.
     sensitivity: int | None = None
 
     def __post_init__(self) -> None:

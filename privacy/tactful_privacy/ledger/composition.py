@@ -21,17 +21,11 @@ _FINEST = 200_000  # steps of the grid that a year's loss may take
 
 @dataclass(frozen=True)
 class Composed:
-    """Composed loss of several mechanisms: together they are (epsilon, delta)-private.
+    """Composed loss of several mechanisms: together they are (epsilon, delta)-private."""
 
-    Attributes:
-        epsilon: Composed epsilon, rounded up.
-        delta: Delta at which epsilon holds.
-        method: Method of composition, see `compose`.
-    """
-
-    epsilon: float
-    delta: float
-    method: Method
+    epsilon: float  # composed epsilon, rounded up
+    delta: float  # delta at which epsilon holds
+    method: Method  # method of composition, see `compose`
 
 
 def compose(

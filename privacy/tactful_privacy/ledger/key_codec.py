@@ -22,9 +22,6 @@ def stored_keys(values: Mapping[str, int]) -> NDArray[np.int64]:
 def found_values(stored: NDArray[np.int64], where: str) -> dict[str, int]:
     """Decode shown keys and their noisy numbers of users, largest first.
 
-    Args:
-        stored: Result of `stored_keys`.
-
     Raises:
         LedgerError: The integers are not from `stored_keys`.
     """

@@ -41,17 +41,12 @@ class Spend:
 
 @dataclass(frozen=True)
 class Room:
-    """A budget and its use.
+    """A budget and its use."""
 
-    Attributes:
-        budget: The limit on each day, or on each run of days.
-        taken: Epsilon reserved of each day, or of a run of days, from today on.
-        largest_day: Largest epsilon granted on a day of the month so far, or on a run of days that
-            ends on one of them.
-    """
-
-    budget: Budget
-    taken: Fraction
+    budget: Budget  # the limit on each day, or on each run of days
+    taken: Fraction  # epsilon reserved of each day, or of a run of days, from today on
+    # largest epsilon granted on a day of the month so far, or on a run of days that ends on one of
+    # them
     largest_day: Fraction
 
 

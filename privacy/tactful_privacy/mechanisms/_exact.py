@@ -9,10 +9,9 @@ Exact = Fraction | str | int
 
 
 def fraction(value: Exact, name: str) -> Fraction:
-    """Convert an exact number to a fraction; refuse floats, as 0.1 is not one tenth.
+    """Convert an int, a fraction or text (``"0.1"``, ``"1/24"``) to a fraction.
 
-    Args:
-        value: An integer, a fraction, or text such as ``"0.1"`` or ``"1/24"``.
+    Floats are refused: 0.1 is not one tenth.
 
     Raises:
         ParameterError: The value is a float, a bool, or not a number.

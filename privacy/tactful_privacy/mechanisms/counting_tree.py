@@ -47,17 +47,11 @@ class Node(NamedTuple):
 
 @dataclass(frozen=True)
 class CountingTree:
-    """A tree over `length` panes.
+    """A tree over `length` panes."""
 
-    Attributes:
-        length: Number of panes in a period.
-        base: Children of a node, odd.
-        levels: Number of nodes that contain a pane; ``(base^levels - 1) / 2 >= length``.
-    """
-
-    length: int
-    base: int
-    levels: int
+    length: int  # number of panes in a period
+    base: int  # children of a node, odd
+    levels: int  # number of nodes that contain a pane; ``(base^levels - 1) / 2 >= length``
 
     def nodes(self, t: int) -> list[Node]:
         """Return the signed nodes that cover the first t panes, each of them exactly once.

@@ -36,19 +36,13 @@ _WHOLE = 1 << 64
 
 @dataclass(frozen=True, eq=False)
 class Estimate:
-    """Estimated number of people in each category.
+    """Estimated number of people in each category."""
 
-    Attributes:
-        counts: Unbiased estimate for each category, ``[categories]``; may be negative.
-        low: Lower confidence limits, not below 0.
-        high: Upper confidence limits, not above the number of reports.
-        confidence: Least probability that the limits of a category contain its count.
-    """
-
+    # unbiased estimate for each category, ``[categories]``; may be negative
     counts: NDArray[np.float64]
-    low: NDArray[np.float64]
-    high: NDArray[np.float64]
-    confidence: float
+    low: NDArray[np.float64]  # lower confidence limits, not below 0
+    high: NDArray[np.float64]  # upper confidence limits, not above the number of reports
+    confidence: float  # least probability that the limits of a category contain its count
     reports: int
 
 

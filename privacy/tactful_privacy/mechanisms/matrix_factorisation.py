@@ -37,15 +37,10 @@ _SIGMA_SQUARED = (1_000**2, 20_000**2)
 
 @dataclass(frozen=True)
 class RootOfSums:
-    """R for the panes of a period, in integers.
+    """R for the panes of a period, in integers."""
 
-    Attributes:
-        length: Number of panes in a period.
-        bits: R is rounded at 2^-bits and multiplied by 2^bits.
-    """
-
-    length: int
-    bits: int
+    length: int  # number of panes in a period
+    bits: int  # R is rounded at 2^-bits and multiplied by 2^bits
 
     @cached_property
     def coefficients(self) -> tuple[int, ...]:
@@ -100,19 +95,12 @@ class RootOfSums:
 
 @dataclass(frozen=True)
 class GaussianTotals:
-    """R and the noise of R x for an (epsilon, delta).
+    """R and the noise of R x for an (epsilon, delta)."""
 
-    Attributes:
-        root: R.
-        sensitivity_squared: Squared L2 sensitivity of R x, for one user and period.
-        rho: R x + z is rho-zCDP.
-        cells: Most cells of R x that one user and period changes.
-    """
-
-    root: RootOfSums
-    sensitivity_squared: int
-    rho: Fraction
-    cells: int
+    root: RootOfSums  # R
+    sensitivity_squared: int  # squared L2 sensitivity of R x, for one user and period
+    rho: Fraction  # R x + z is rho-zCDP
+    cells: int  # most cells of R x that one user and period changes
 
     @property
     def sigma_squared(self) -> Fraction:

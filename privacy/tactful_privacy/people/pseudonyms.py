@@ -41,17 +41,11 @@ class Pseudonym(NamedTuple):
 
 
 class Epoch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Key of one epoch.
+    """Key of one epoch."""
 
-    Attributes:
-        key_id: number computed from the secret; different keys hardly ever share a number.
-        secret: 32 bytes.
-        begins_at: first time of use, epoch milliseconds.
-    """
-
-    key_id: int
-    secret: bytes
-    begins_at: int
+    key_id: int  # number computed from the secret; different keys hardly ever share a number
+    secret: bytes  # 32 bytes
+    begins_at: int  # first time of use, epoch milliseconds
 
 
 class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
