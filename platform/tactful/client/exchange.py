@@ -37,10 +37,6 @@ class Send:
     """Send a request; its result is an `httpx.Response` or `httpx.TransportError`.
 
     Attributes:
-        method: HTTP method.
-        path: path below the address of the server.
-        content: the body.
-        content_type: media type of the body.
         params: query parameters; None values are left out.
     """
 
@@ -143,9 +139,7 @@ def exchange(policy: Policy, request: Send, kind: type[T]) -> Call[T]:
 def retry_after(value: str | None, now: float) -> float | None:
     """Return the seconds of a ``Retry-After`` header (RFC 9110, 10.2.3), or None.
 
-    Args:
-        value: the header: seconds, or a date.
-        now: epoch seconds.
+    The header holds seconds or a date; `now` is in epoch seconds.
     """
     if value is None:
         return None

@@ -44,11 +44,8 @@ class Outcome:
     """Result of one run.
 
     Attributes:
-        accepted: number of new elements.
-        duplicates: number of known elements.
         rejected: line number, from 1, and reason of each rejected element.
         resumed_at: first line of the run, from 1.
-        position: log position after the last batch.
     """
 
     accepted: int = 0
@@ -67,15 +64,10 @@ def ingest_file(
     restart: bool,
     advanced: Callable[[int], object],
 ) -> Outcome:
-    """Send a file from the progress of the last run on.
+    """Send an NDJSON file, `batch` lines a request, from the progress of the last run on.
 
-    Args:
-        client: client of the server.
-        path: NDJSON, one object a line.
-        kind: kind of the lines.
-        batch: lines in a request.
-        restart: ignore the progress of an earlier run.
-        advanced: called with the bytes of an earlier run, then of each acknowledged batch.
+    `restart` ignores that progress. `advanced` is called with the bytes of an earlier run, then of
+    each acknowledged batch.
 
     Raises:
         DatasetError: if the file cannot be read, or changed since the earlier run.

@@ -169,16 +169,9 @@ def is_loopback(host: str) -> bool:
 def secret(
     where: str, variable: str, file: Path = Path(), *, environ: Mapping[str, str] | None = None
 ) -> str | None:
-    """Read a secret from the variable or file that the settings name.
+    """Read a secret from the variable or file that the setting `where` names; None for neither.
 
-    Args:
-        where: setting, for messages.
-        variable: name of an environment variable, or empty.
-        file: a file that holds it, or ``Path()``; blanks and line breaks at its ends are ignored.
-        environ: environment variables; None for those of the process.
-
-    Returns:
-        The secret; None if the settings name neither.
+    Blanks and line breaks at the ends of a file are ignored.
 
     Raises:
         ConfigError: if the variable or file is missing or empty.

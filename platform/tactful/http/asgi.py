@@ -127,9 +127,6 @@ class Call:
 
     Attributes:
         headers: by lower-case name; the last of repeated ones.
-        content_type: header, or None.
-        path: parameters of the path.
-        query_string: undecoded query.
         trusted: whether the caller has the rights of an administrator.
         public: whether the key lies in a web page, where everybody can read it.
     """
@@ -375,12 +372,9 @@ async def send_reply(reply: Reply, request_id: bytes, send: Send) -> None:
 def route(
     endpoints: Sequence[Endpoint], host: Host, lifespan: Lifespan | None = None
 ) -> Application:
-    """Make an application that answers requests for `endpoints`.
+    """Make an application; `host` is the first argument of the handlers of `endpoints`.
 
-    Args:
-        endpoints: rows of the API.
-        host: first argument of their handlers.
-        lifespan: starts before the first request and stops after the last response.
+    `lifespan` starts before the first request and stops after the last response.
     """
     resources = {
         path: Resource(

@@ -72,10 +72,6 @@ def person_of(call: Call) -> str:
 async def stored(work: Callable[[], T], unavailable: str) -> T:
     """Read or write a store in a thread.
 
-    Args:
-        work: uses the store.
-        unavailable: detail of the problem if the store cannot be used.
-
     Raises:
         ProblemError: if the store cannot be used now.
     """

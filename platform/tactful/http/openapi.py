@@ -20,15 +20,7 @@ _ATTRIBUTE = re.compile(r"^(\w+): ", re.MULTILINE)
 
 
 def document(endpoints: Sequence[Endpoint], *, version: str) -> dict[str, Any]:
-    """Make the document of `endpoints`.
-
-    Args:
-        endpoints: table of the API.
-        version: version of the software.
-
-    Returns:
-        The document, ready to be encoded as JSON.
-    """
+    """Make the document of `endpoints`, ready to be encoded as JSON."""
     types: list[Any] = [Problem]
     for endpoint in endpoints:
         types += [kind for kind in (endpoint.body, endpoint.answer, endpoint.query) if kind]

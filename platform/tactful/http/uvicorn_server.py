@@ -162,13 +162,7 @@ class Server(uvicorn.Server):
 
 
 def make_server(application: Any, settings: ServerSettings, *, lifespan: bool = True) -> Server:
-    """Make the server of `application`; it listens when it runs.
-
-    Args:
-        application: ASGI application.
-        settings: time-outs.
-        lifespan: whether the application has a lifespan.
-    """
+    """Make the server of `application`; it listens when it runs."""
     protocol = type("Protocol", (GuardedProtocol,), {"header_timeout_s": settings.header_timeout_s})
     return Server(
         uvicorn.Config(
@@ -198,15 +192,9 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def run(server: Server, listener: socket.socket, *, started: Callable[[], None]) -> bool:
-    """Serve until SIGTERM or SIGINT.
+    """Serve until SIGTERM or SIGINT; return whether it came to accept requests.
 
-    Args:
-        server: from `make_server`.
-        listener: from `listen`.
-        started: called when the server accepts requests.
-
-    Returns:
-        Whether it came to accept requests.
+    `started` is called when it does.
     """
     return_large_pieces()
     with short_delays():

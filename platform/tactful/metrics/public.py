@@ -54,12 +54,7 @@ class PublicMetrics:
     """
 
     def __init__(self, exact: _Families, clock: Callable[[], float]) -> None:
-        """Read from `exact`.
-
-        Args:
-            exact: exact families.
-            clock: monotonic seconds.
-        """
+        """Read from `exact`; `clock` returns monotonic seconds."""
         self._exact = exact
         self._clock = clock
         self._before: deque[tuple[float, _Numbers]] = deque([(clock(), {})])

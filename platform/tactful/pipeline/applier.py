@@ -141,17 +141,10 @@ class LogApplier:
         append: Callable[[Sequence[Entry]], None],
         letters: DeadLetterBuffer | None = None,
     ) -> None:
-        """Prepare the thread; `start` starts it.
+        """Prepare the thread; only it may change `engine`, with `lock` held.
 
-        Args:
-            log: log to read.
-            engine: engine to apply it to; only this thread may change it.
-            lock: held while a batch is applied.
-            metrics: counts results.
-            options: batch sizes, commits and clocks.
-            progressed: called in the thread after every batch, and when the thread dies.
-            append: appends actions and ticks to the log, durably.
-            letters: buffer of the engine's dead letters.
+        `progressed` is called in the thread after every batch, and when the thread dies. `append`
+        appends actions and ticks to the log, durably.
         """
         self._log = log
         self._engine = engine

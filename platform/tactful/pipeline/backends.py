@@ -63,22 +63,16 @@ class Backend:
     """An opened log and engine.
 
     Attributes:
-        engine: computes features; opened from its state.
         state: store of the engine's state; only the engine writes to it.
         source: features that recommendations read.
         followed: the log, as the engine reads it.
         commit: the log, as ingestion appends to it.
-        append: appends entries of the platform durably.
         ends: known ends of the log by partition.
         show: converts offsets to the position that clients get.
-        format: encoding of entries.
         partitions: opens the partitions of the log until the backend is closed.
         searched: opens them for one search.
         shared: features of users in the online store, if workers compute them.
-        letters: buffer of dead letters.
-        dead_letters: log of dead letters.
         late: log of late events, if they are kept.
-        rules: rules that clean events, if any.
         trim: applies retention before an offset, to a log in files.
         problem: message while the log cannot be used.
         waiting_bytes: bytes accepted and not durable in the log yet.
@@ -134,15 +128,7 @@ def open_backend(
     suppressed: Container[str] = frozenset(),
     rebuild: bool = False,
 ) -> Backend:
-    """Open log, engine and online store.
-
-    Args:
-        settings: checked settings; this process holds the data directory.
-        definitions: feature definitions.
-        stack: closes what is opened.
-        consumers: co-committed consumers of the engine.
-        suppressed: keys of erased users.
-        rebuild: delete the engine's state and compute it again from the log.
+    """Open log, engine and online store; everything opened is closed with `stack`.
 
     Raises:
         ConfigError: if a secret is missing, or an address is invalid.

@@ -100,15 +100,7 @@ class EventIngest:
         *,
         clock: Callable[[], int],
     ) -> None:
-        """Prepare ingestion.
-
-        Args:
-            backend: log to append to, and the engine that holds the applied event ids.
-            applier: is notified of appended records.
-            metrics: counts results.
-            options: limits and rules.
-            clock: returns epoch milliseconds.
-        """
+        """Prepare ingestion."""
         self._backend = backend
         self._engine = backend.engine
         self._applier = applier
@@ -129,12 +121,7 @@ class EventIngest:
         *,
         forbidden: Callable[[Event], str | None] | None = None,
     ) -> EventsAccepted:
-        """Accept the events of one request body.
-
-        Args:
-            body: body of the request.
-            content_type: media type of the body.
-            forbidden: returns the reason for which the sender may not send an event, or None.
+        """Accept the events of one body; `forbidden` returns a reason to reject an event.
 
         Raises:
             ProblemError: if the body is invalid, or the engine or the log is behind.

@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 from tactful.schemas.positions import Offsets
 from tactful.schemas.problems import ProblemError
 from tactful_streaming.contract.log_entries import Item, User
-from tactful_streaming.decode.row_cache import Placing
 from tactful_streaming.definitions.model import Definitions
 from tactful_streaming.engine.engine import Engine
 from tactful_streaming.errors import OnlineStoreError
 from tactful_streaming.online.store import OnlineStore
+from tactful_streaming.windows.column_cache import Placing
 from tactful_streaming.windows.entity_table import NonZero, PackedReader
 from tactful_streaming.windows.shared_aggregate import Value
 
@@ -66,13 +66,9 @@ class SharedFeatures:
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Read features from an engine and an online store.
+        """Read from an engine of `own_definitions(definitions)` and an online store.
 
-        Args:
-            engine: computes `own_definitions(definitions)`.
-            definitions: all definitions.
-            online: store with short timeouts; closed with this object.
-            clock: returns monotonic seconds.
+        The store has short timeouts and is closed with this object.
         """
         self._engine = engine
         self._definitions = definitions

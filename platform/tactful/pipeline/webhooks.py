@@ -46,14 +46,7 @@ class Webhooks:
     ) -> None:
         """Open the queues in `directory`; `start` starts the thread.
 
-        Args:
-            settings: address, secret and retries.
-            partitions: partitions of the log, in order; the caller closes them.
-            types: event types of the actions.
-            directory: folder of the queues.
-            clock: returns epoch milliseconds.
-            post: sends one request; by default over HTTP.
-            suppressed: keys of erased users, of whom nothing is delivered.
+        Of `suppressed` keys nothing is delivered. `post` sends one request; by default over HTTP.
 
         Raises:
             ConfigError: if the secret is missing.

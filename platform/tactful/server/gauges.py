@@ -24,17 +24,7 @@ def add_gauges(
     lock: AbstractContextManager[object],
     clock: Callable[[], int],
 ) -> None:
-    """Register the gauges of a server.
-
-    Args:
-        metrics: registry that receives them.
-        backend: log and engine.
-        applier: applies the log to the engine.
-        admission: queue of recommendation requests.
-        webhooks: sends actions to the shop, if configured.
-        lock: held while the engine is read.
-        clock: now in epoch milliseconds.
-    """
+    """Register the gauges of a server; `lock` is held while the engine is read."""
 
     def state_bytes() -> float:
         with lock:

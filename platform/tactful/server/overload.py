@@ -36,13 +36,7 @@ class AdmissionControl:
     def __init__(
         self, settings: ServerSettings, *, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        """Start with an empty queue.
-
-        Args:
-            settings: `recommend_queue` bounds the queue, `recommend_wait_s` the wait during a
-                burst, `recommend_standing_s` the predicted wait once the queue stands.
-            clock: monotonic seconds.
-        """
+        """Start with an empty queue; `clock` returns monotonic seconds."""
         self._lock = asyncio.Lock()
         self._queue = settings.recommend_queue
         self._wait_s = settings.recommend_wait_s

@@ -61,27 +61,12 @@ class Platform:
                            `-> webhooks       `-> statistics (released at commits)
 
     Attributes:
-        settings: checked settings.
-        metrics: metrics of this process.
-        keys: API keys.
-        consents: consent decisions.
         suppression: erased users.
         erasures: requested erasures and their receipts.
         permissions: allowed purposes of an event or a request.
-        backend: log and engine.
         engine: feature engine; read it with `lock` held.
         lock: held by readers of the engine.
         online_erasures: erases users while the server runs.
-        ingest: accepts events, items and users.
-        recommender: makes recommendations; `recommendations` serves them.
-        recommendations: answers requests for recommendations.
-        recent: latest recommendations, to be explained.
-        statistics: published statistics, if any.
-        model_log: audit log of model changes.
-        rollouts: changes that are rolled out in stages.
-        rollout_controller: moves them from stage to stage.
-        coupons: decides about coupons, if there are campaigns.
-        version: version of the software.
         workers: returns the health of the worker processes; None without workers.
     """
 

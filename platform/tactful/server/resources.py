@@ -41,15 +41,6 @@ class Resources:
 
     Attributes:
         installation: settings, metadata, suppressed users and clock.
-        backend: log and engine.
-        keys: API keys.
-        consents: consent decisions.
-        rollouts: changes that are rolled out in stages.
-        recommender: makes recommendations.
-        statistics: published statistics, if any.
-        webhooks: sends actions to the shop, if configured.
-        model_log: audit log of model changes.
-        coupons: coupon campaigns.
         closing: closes all of them, in reverse order.
     """
 

@@ -16,13 +16,7 @@ class AdaptiveBatch:
     """
 
     def __init__(self, smallest: int, largest: int, allowed_s: float) -> None:
-        """Begin with the smallest size.
-
-        Args:
-            smallest: lower bound of the size.
-            largest: upper bound of the size.
-            allowed_s: time limit of a batch, seconds; a batch may exceed it a little.
-        """
+        """Begin with the smallest size; a batch may exceed `allowed_s` a little."""
         self.size = smallest
         self.rest_s = 0.0
         self._smallest = smallest

@@ -40,11 +40,7 @@ class Checkpoint:
     def hold(
         cls, directory: Path, *, clock: Callable[[], float] = time.time
     ) -> Iterator[Checkpoint]:
-        """Create and lock a directory while the context lasts.
-
-        Args:
-            directory: directory of this training alone.
-            clock: now, seconds since 1970.
+        """Create and lock a directory of this training alone while the context lasts.
 
         Raises:
             TrainingBusy: if another process trains there.

@@ -14,13 +14,7 @@ _LEAST = 64
 
 
 def filled_array(count: int, value: float, dtype: type[_Scalar]) -> NDArray[_Scalar]:
-    """Return an array of one value with spare capacity behind it.
-
-    Args:
-        count: length.
-        value: value of each element.
-        dtype: type of the elements.
-    """
+    """Return an array of one value with spare capacity behind it."""
     room = np.zeros(_with_room(count), dtype)
     if value:  # untouched pages of zeros take no memory
         room[:count] = value
@@ -32,10 +26,6 @@ def append_to(array: NDArray[_Scalar], more: NDArray[_Scalar]) -> NDArray[_Scala
 
     The result shares memory with `array`. Only the latest array of such a chain may grow: an
     earlier one would overwrite the elements appended to it.
-
-    Args:
-        array: shape (n,); from an earlier call, or an array of its own.
-        more: shape (m,).
     """
     count = len(array) + len(more)
     room: NDArray[Any] = array if array.base is None else array.base

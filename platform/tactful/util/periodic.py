@@ -16,13 +16,9 @@ async def repeat(
     failures: tuple[type[Exception], ...],
     message: str,
 ) -> None:
-    """Run `work` for ever, with a pause before each run.
+    """Run `work` for ever, with a pause before each run; log `failures`.
 
-    Args:
-        seconds: pause before each run.
-        work: the coroutine function.
-        failures: errors that are logged; others end the loop.
-        message: beginning of the log line of a failure.
+    Other errors end the loop.
     """
     while True:
         await asyncio.sleep(seconds)

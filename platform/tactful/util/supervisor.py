@@ -36,15 +36,8 @@ def supervise(
     """Run `command` until it ends by itself or this process receives a stop signal.
 
     SIGTERM and SIGINT are passed on to the child, whose end is then final. Main thread only.
-
-    Args:
-        command: program and arguments.
-        again: exit code that requests a restart; None: none does.
-        report: called with one line for each restart and its reason.
-        pause_s: wait before the first restart, seconds; it doubles each time, up to 30 s.
-
-    Returns:
-        The exit code of the child; 128 plus the signal number where a signal ended it.
+    After a crash or the exit code `again` it starts anew, first after `pause_s` seconds; the pause
+    doubles up to 30 s. The result is the exit code, or 128 plus the number of the last signal.
     """
     stopping = threading.Event()
     running: list[subprocess.Popen[bytes]] = []
@@ -79,11 +72,7 @@ def supervise(
 
 
 def supervise_this(again: int | None = None) -> NoReturn:
-    """Supervise the present command without ``--supervise``, and exit with its code.
-
-    Args:
-        again: exit code that requests a restart; None: none does.
-    """
+    """Supervise the present command without ``--supervise``, and exit with its code."""
     arguments = [argument for argument in sys.argv[1:] if argument != "--supervise"]
     sys.exit(
         supervise(

@@ -236,13 +236,7 @@ class BlockingClient:
         timeout_s: float = 5.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Use one end of a socket pair.
-
-        Args:
-            end: one end of the pair.
-            timeout_s: longest wait for a response.
-            clock: monotonic seconds.
-        """
+        """Use one end of a socket pair; `timeout_s` is the longest wait for a response."""
         self._end = end
         self._timeout_s = timeout_s
         self._clock = clock

@@ -189,19 +189,10 @@ def run_pool(
     shown: Shown | None = None,
     trends: Trends | None = None,
 ) -> bool:
-    """Serve with several processes until SIGTERM or SIGINT.
+    """Serve with `count` processes until SIGTERM or SIGINT; return whether all came to serve.
 
-    Args:
-        platform: not started yet; closed at the end.
-        listener: socket that workers accept from.
-        build: module and name of the function that makes the recommender of a worker.
-        count: number of workers.
-        started: called when all workers accept requests.
-        shown: counts the impressions of each item today, if anything does.
-        trends: rises in published statistics, where they are read for that.
-
-    Returns:
-        Whether all workers came to accept requests.
+    `build` is the module and name of the function that makes the recommender of a worker.
+    `platform` is not started yet; it is closed at the end.
     """
 
     async def serve() -> bool:

@@ -40,13 +40,7 @@ class RemoteFeatures:
     def __init__(
         self, definitions: Definitions, requests: BlockingClient, refresh: BlockingClient
     ) -> None:
-        """Request features through two clients.
-
-        Args:
-            definitions: features that the engine computes.
-            requests: for the thread that answers requests.
-            refresh: for the thread that refreshes items and popularity.
-        """
+        """Request features for the thread of requests and for the one that refreshes."""
         self._definitions = definitions
         self._requests = requests
         self._refresh = refresh
@@ -94,12 +88,7 @@ class RemoteFeatures:
         return 0 if self._changed is None else self._changed.watermark
 
     def begin(self, device: str | None = None, claim: object = None) -> None:
-        """Begin a request: its first read determines `offset`.
-
-        Args:
-            device: id of the device that sent it.
-            claim: consent that it claims.
-        """
+        """Begin a request of `device`, which claims consent; its first read determines `offset`."""
         self._first, self._serving = None, threading.get_ident()
         self._device = device
         self._claim = claim if isinstance(claim, str) else None

@@ -78,9 +78,7 @@ class WorkerConfig:
     """Configuration that a worker receives at its start.
 
     Attributes:
-        settings: checked settings.
         build: module and name of the function that makes the recommender.
-        definitions: features that the engine computes.
         counts_shown: whether the impressions of each item today are counted.
         reads_trends: whether published statistics are read for rises.
     """
@@ -99,11 +97,6 @@ class ServingWorker:
     POST /v1/recommend  ->  recommender here, features by `FeaturesRequest`
     everything else     ->  `ForwardRequest` to the process that owns the state
     ```
-
-    Attributes:
-        settings: checked settings.
-        keys: API keys of the installation.
-        metrics: metrics of this process.
     """
 
     def __init__(
@@ -116,16 +109,7 @@ class ServingWorker:
         refresh_client: BlockingClient,
         clock: Callable[[], int] = now_ms,
     ) -> None:
-        """Prepare to serve.
-
-        Args:
-            settings: checked settings.
-            recommender: reads from `source`.
-            source: features of the process that owns the state.
-            client: reaches that process from the event loop.
-            refresh_client: reaches it from the thread that refreshes keys, models and items.
-            clock: now in epoch milliseconds.
-        """
+        """Prepare to serve; `refresh_client` is for the thread that refreshes."""
         self.settings = settings
         self.keys = ValidKeys()
         self.metrics = Metrics(CollectorRegistry())
@@ -170,12 +154,7 @@ class ServingWorker:
         return response
 
     async def forward(self, endpoint: Endpoint, call: Call, body: bytes | None = None) -> Reply:
-        """Forward a request to the process that owns the state.
-
-        Args:
-            endpoint: endpoint of the request.
-            call: the request.
-            body: its body, if it was read.
+        """Forward a request, and its `body` if it was read, to the owner of the state.
 
         Raises:
             ProblemError: if it is refused, or that process does not respond.

@@ -55,15 +55,9 @@ class StateServer:
     def __init__(
         self, platform: Platform, build: str, shown: Shown | None, trends: Trends | None
     ) -> None:
-        """Answer from `platform`.
+        """Answer from `platform`, whose own recommender refreshes `trends`.
 
-        Args:
-            platform: started.
-            build: module and name of the function that makes the recommender of a worker, as
-                ``module:name``.
-            shown: counts the impressions of each item today, if anything does.
-            trends: rises in published statistics, where they are read for that; `platform`'s own
-                recommender refreshes them.
+        `build` is the ``module:name`` of the function that makes the recommender of a worker.
         """
         self._platform = platform
         self._source = platform.backend.source

@@ -54,13 +54,7 @@ class WorkerStatus:
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Begin with no worker started.
-
-        Args:
-            count: number of places.
-            current: returns the model and catalogue of the process that owns the state.
-            clock: monotonic seconds.
-        """
+        """Begin with no worker started; `current` returns what the owner of the state serves."""
         self._places = [_Place() for _ in range(count)]
         self._current = current
         self._clock = clock
