@@ -9,13 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tactful_bandits.assignment.assign import (
-    Arm,
-    Assignment,
-    Experiment,
-    assign,
-    assign_all,
-)
+from tactful_bandits.assignment.assign import Arm, Assignment, Experiment, assign, assign_all
 from tactful_bandits.assignment.conditions import matches, require_condition
 from tactful_bandits.assignment.definitions import load_experiments
 from tactful_bandits.assignment.eligibility import Holdout
@@ -46,6 +40,7 @@ if TYPE_CHECKING:
         fixed_horizon_interval,
         fixed_horizon_p_value,
         level,
+        proportion_sequence,
     )
     from tactful_bandits.analysis.cuped import (
         Paired,
@@ -53,10 +48,8 @@ if TYPE_CHECKING:
         stratified_difference,
         winsorised,
     )
-    from tactful_bandits.analysis.diagnostics import effect_trend, error_of_peeking
-    from tactful_bandits.analysis.exact_sequences import proportion_sequence
-    from tactful_bandits.analysis.group_sequential import group_sequential_bounds
-    from tactful_bandits.analysis.heterogeneity import honest_uplift, segment_effects
+    from tactful_bandits.analysis.group_sequential import error_of_peeking, group_sequential_bounds
+    from tactful_bandits.analysis.heterogeneity import effect_trend, honest_uplift, segment_effects
     from tactful_bandits.analysis.multiplicity import benjamini_hochberg, holm
     from tactful_bandits.analysis.noisy_samples import (
         RatioSums,
@@ -66,12 +59,7 @@ if TYPE_CHECKING:
     )
     from tactful_bandits.analysis.power import Design, days_needed
     from tactful_bandits.analysis.sample_ratio import SampleRatio, check_sample_ratio
-    from tactful_bandits.analysis.samples import (
-        Mean,
-        Proportion,
-        Ratio,
-        Sample,
-    )
+    from tactful_bandits.analysis.samples import Mean, Proportion, Ratio, Sample
     from tactful_bandits.evaluation.off_policy import (
         LoggedDecisions,
         clipped_ips,
@@ -217,13 +205,11 @@ _LAZY = {
     "analysis.bayesian": "Prior posterior",
     "analysis.comparison": (
         "Alternative Comparison Estimate Interval anytime_p_value compare confidence_sequence "
-        "difference fixed_horizon_interval fixed_horizon_p_value level"
+        "difference fixed_horizon_interval fixed_horizon_p_value level proportion_sequence"
     ),
     "analysis.cuped": "Paired adjusted_difference stratified_difference winsorised",
-    "analysis.diagnostics": "effect_trend error_of_peeking",
-    "analysis.exact_sequences": "proportion_sequence",
-    "analysis.group_sequential": "group_sequential_bounds",
-    "analysis.heterogeneity": "honest_uplift segment_effects",
+    "analysis.group_sequential": "error_of_peeking group_sequential_bounds",
+    "analysis.heterogeneity": "effect_trend honest_uplift segment_effects",
     "analysis.multiplicity": "benjamini_hochberg holm",
     "analysis.noisy_samples": "RatioSums ReleasedProportion ReleasedRatio units_behind_noise",
     "analysis.power": "Design days_needed",

@@ -114,6 +114,25 @@ def crossing_probability(information: Sequence[float], bounds: Sequence[float]) 
     return crossed
 
 
+def error_of_peeking(information: Sequence[float], *, alpha: float = 0.05) -> float:
+    """Compute the real error of repeating a single-look test at each of several looks.
+
+    Args:
+        information: Units at each look, rising, in any scale.
+        alpha: Two-sided error of each test by itself.
+
+    Returns:
+        Probability of any false difference: 0.142 for five equally spaced looks at 0.05.
+
+    Raises:
+        StatisticsError: The looks do not rise, or `alpha` is out of range.
+    """
+    if not 0 < alpha <= 0.5:
+        raise StatisticsError(f"alpha must be above 0 and at most 0.5, not {alpha}")
+    bound = float(special.ndtri(1 - alpha / 2))
+    return crossing_probability(information, [bound] * len(information))
+
+
 def repeated_interval(estimate: Estimate, bound: float, *, alpha: float = 0.05) -> Interval:
     """Compute the interval that covers the truth at all planned looks.
 

@@ -1,4 +1,4 @@
-"""Heterogeneous treatment effects: by segment, with honest search for segments.
+"""Heterogeneous treatment effects: by segment, with honest search, and over time.
 
 With many segments some effect is large by chance. P-values of segments named beforehand are
 corrected for their number. Segments from a *search* are chosen on one half of the units and
@@ -8,7 +8,7 @@ upwards.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -27,6 +27,9 @@ from tactful_bandits.errors import StatisticsError
 
 if TYPE_CHECKING:
     from sklearn.tree import DecisionTreeRegressor
+
+Course = Literal["steady", "fading", "growing"]
+"""Course of an effect over time: "fading" is novelty that wears off, "growing" is learning."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,6 +191,68 @@ def honest_uplift(
     by_rule = {effect.name: effect.estimate.value for effect in ordered}
     effects = {leaf: by_rule[rules[leaf]] for leaf in arms_by_leaf}
     return Uplift(Heterogeneity(tuple(ordered), heterogeneity.p), names, tree, effects)
+
+
+@dataclass(frozen=True, slots=True)
+class Trend:
+    """Linear change of an effect over the days since the units' first exposure.
+
+    Attributes:
+        slope: Change of the effect per day.
+        standard_error: Standard error of the slope.
+        p: Two-sided p-value of the hypothesis that the effect does not change.
+        effect: Mean effect over all days, weighted by precision.
+        alpha: Significance level of the trend.
+    """
+
+    slope: float
+    standard_error: float
+    p: float
+    effect: float
+    alpha: float
+
+    @property
+    def course(self) -> Course:
+        """Course of the effect; "steady" also if no change is significant."""
+        if self.p >= self.alpha:
+            return "steady"
+        return "growing" if self.slope * self.effect > 0 else "fading"
+
+
+def effect_trend(days: Sequence[tuple[Sample, Sample]], *, alpha: float = 0.05) -> Trend:
+    """Test whether the effect changes with the days since first exposure.
+
+    A straight line is fitted to the daily effects, weighted by their precision. Novelty wears off,
+    and habits form slowly; in both cases the average so far differs from the later effect.
+
+    Args:
+        days: Control and treatment on each day *since a unit's first exposure*, not of the
+            calendar: there a rising share of new units looks like a trend. Include only units with
+            all the days behind them, or late units count on the first days alone. Units that count
+            on several days correlate the days, and make the p-value too small where a unit's days
+            are more similar in one arm than in the other.
+        alpha: Significance level of the trend.
+
+    Returns:
+        The trend.
+
+    Raises:
+        StatisticsError: Fewer than three days, or a day without any variation.
+    """
+    if len(days) < 3:
+        raise StatisticsError(f"a trend needs at least 3 days, not {len(days)}")
+    estimates = [difference(*pair) for pair in days]
+    if any(estimate.standard_error == 0 for estimate in estimates):
+        raise StatisticsError("a day without any variation has no error; leave it out")
+    weights = np.array([estimate.standard_error**-2 for estimate in estimates])
+    effects = np.array([estimate.value for estimate in estimates])
+    day = np.arange(len(days), dtype=np.float64)
+    effect = float(weights @ effects / weights.sum())
+    centred = day - weights @ day / weights.sum()
+    spread = float(weights @ centred**2)
+    slope = float(weights @ (centred * effects)) / spread
+    error = spread**-0.5
+    return Trend(slope, error, float(2 * special.ndtr(-abs(slope) / error)), effect, alpha)
 
 
 def _require_units(

@@ -20,9 +20,9 @@ from tactful_bandits.analysis.comparison import (
     confidence_sequence,
     fixed_horizon_p_value,
     level,
+    proportion_sequence,
     welch_freedom,
 )
-from tactful_bandits.analysis.exact_sequences import proportion_sequence
 from tactful_bandits.analysis.noisy_samples import ReleasedProportion
 from tactful_bandits.analysis.samples import Proportion, Sample
 from tactful_bandits.analysis.saved_alpha import last_level

@@ -6,6 +6,8 @@ import pytest
 from tactful_bandits.analysis.comparison import Estimate
 from tactful_bandits.analysis.group_sequential import (
     Spending,
+    crossing_probability,
+    error_of_peeking,
     group_sequential_bounds,
     obrien_fleming_spending,
     pocock_spending,
@@ -60,3 +62,24 @@ def test_a_look_that_may_spend_nothing_calls_nothing() -> None:
 def test_information_that_does_not_rise_is_refused(wrong: list[float]) -> None:
     with pytest.raises(StatisticsError, match=r"information must rise|at most 1"):
         group_sequential_bounds(wrong)
+
+
+def test_published_errors_of_repeated_tests() -> None:
+    # Armitage, McPherson, Rowe (1969), table 2, at 5 %.
+    for looks, error in ((1, 0.05), (2, 0.083), (5, 0.142), (10, 0.193)):
+        assert error_of_peeking(range(1, looks + 1)) == pytest.approx(error, abs=6e-4)
+
+
+def test_planned_bounds_cross_as_often_as_they_may() -> None:
+    looks = [0.3, 0.5, 1.0]
+    bounds = group_sequential_bounds(looks, alpha=0.1)
+    assert crossing_probability([300, 500, 1000], bounds) == pytest.approx(0.1, abs=1e-6)
+
+
+def test_what_is_no_plan_is_refused() -> None:
+    with pytest.raises(StatisticsError, match="must rise"):
+        error_of_peeking([2, 1])
+    with pytest.raises(StatisticsError, match="alpha must be"):
+        error_of_peeking([1, 2], alpha=0)
+    with pytest.raises(StatisticsError, match="as many bounds"):
+        crossing_probability([1, 2], [2])

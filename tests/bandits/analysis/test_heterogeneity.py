@@ -8,8 +8,8 @@ import pytest
 from scipy import stats
 
 from tactful_bandits.analysis.comparison import difference
-from tactful_bandits.analysis.heterogeneity import honest_uplift, segment_effects
-from tactful_bandits.analysis.samples import Mean, Proportion
+from tactful_bandits.analysis.heterogeneity import effect_trend, honest_uplift, segment_effects
+from tactful_bandits.analysis.samples import Mean, Proportion, Sample
 from tactful_bandits.errors import StatisticsError
 
 
@@ -119,3 +119,57 @@ def test_what_cannot_be_searched_is_refused(change: dict[str, Any], message: str
     with pytest.raises(StatisticsError, match="at least one segment"):
         segment_effects({})
     assert segment_effects({"a": (Mean(2, 2, 2), Mean(2, 2, 2))}).p == 1
+
+
+def days(rng: np.random.Generator, effects: list[float]) -> list[tuple[Sample, Sample]]:
+    def arm(mean: float) -> Mean:
+        return Mean.from_units(rng.normal(mean, 1, 2000))
+
+    return [(arm(0), arm(effect)) for effect in effects]
+
+
+def test_courses_are_told_apart() -> None:
+    rng = np.random.default_rng(1)
+    fading = effect_trend(days(rng, [0.5, 0.4, 0.3, 0.2, 0.1]))
+    assert fading.course == "fading"
+    assert fading.slope == pytest.approx(-0.1, abs=0.03)
+    assert effect_trend(days(rng, [0.1, 0.2, 0.3, 0.4, 0.5])).course == "growing"
+    assert effect_trend(days(rng, [-0.1, -0.2, -0.3, -0.4, -0.5])).course == "growing"
+    assert effect_trend(days(rng, [-0.5, -0.3, -0.2, -0.1])).course == "fading"
+    assert effect_trend(days(rng, [0.3] * 6)).course == "steady"
+
+
+def test_a_steady_effect_is_seldom_called_a_trend() -> None:
+    rng = np.random.default_rng(2)
+    called = 0
+    for _ in range(300):
+        pairs: list[tuple[Sample, Sample]] = [
+            (
+                Proportion(900, int(rng.binomial(900, 0.1))),
+                Proportion(500, int(rng.binomial(500, 0.13))),
+            )
+            for _ in range(10)
+        ]
+        called += effect_trend(pairs).course != "steady"
+    assert stats.binomtest(called, 300, 0.05).pvalue > 1e-3
+
+
+def test_the_line_is_weighed_least_squares() -> None:
+    rng = np.random.default_rng(3)
+    pairs: list[tuple[Sample, Sample]] = [
+        (Mean.from_units(rng.normal(0, 1, n)), Mean.from_units(rng.normal(n / 500, 2, n)))
+        for n in (100, 300, 50, 400)
+    ]
+    got = effect_trend(pairs)
+    effects = [t.value - c.value for c, t in pairs]
+    errors = [np.sqrt(t.variance / t.units + c.variance / c.units) for c, t in pairs]
+    slope, _ = np.polyfit(range(4), effects, 1, w=1 / np.array(errors))
+    assert got.slope == pytest.approx(slope)
+
+
+def test_what_has_no_trend_is_refused() -> None:
+    pair = (Proportion(100, 10), Proportion(100, 12))
+    with pytest.raises(StatisticsError, match="at least 3 days, not 2"):
+        effect_trend([pair] * 2)
+    with pytest.raises(StatisticsError, match="without any variation"):
+        effect_trend([pair, pair, (Proportion(100, 0), Proportion(100, 0))])
