@@ -13,13 +13,10 @@ from typing import BinaryIO
 def replacing(path: Path, *, private: bool = False) -> Iterator[BinaryIO]:
     """Open a draft that replaces a file, forced to disk, after a block without error.
 
-    After an error, a kill or a power cut the file holds the old content or the new, whole.
-
-    Args:
-        path: the file, there or not; its directory is there.
-        private: only the owner may read the file, and the draft that a killed process leaves is
-            replaced by the next one; for secrets and for what must be erased. One process at a time
-            may write such a file.
+    After an error, a kill or a power cut the file holds the old content or the new, whole. A
+    `private` file is readable by its owner only, and the draft that a killed process leaves is
+    replaced by the next one; for secrets and for data that must be erased. One process at a time
+    may write such a file.
     """
     draft = path.with_name(f".{path.name}.new" if private else f".{path.name}.{os.getpid()}")
     draft.unlink(missing_ok=True)

@@ -10,13 +10,11 @@ import sqlalchemy as sa
 
 @contextlib.contextmanager
 def hold_named_lock(engine: sa.Engine, name: str, *, timeout_s: int) -> Iterator[None]:
-    """Hold a lock of a MySQL or MariaDB database, known by its name to other processes.
+    """Hold a named lock of a MySQL or MariaDB database, shared with other processes.
 
     The lock has its own connection, so that it outlives the guarded transaction: released before
-    the commit, it would let the next process read stale data.
-
-    Raises:
-        TimeoutError: if another process holds the lock for that long.
+    the commit, it would let the next process read stale data. After `timeout_s` seconds of waiting
+    TimeoutError is raised.
     """
     with engine.connect() as connection:
         digest = sa.text("SELECT SHA1(CONCAT(:name, ' ', DATABASE()))")

@@ -9,18 +9,11 @@ _PAUSE_S = 0.01
 
 
 def use_write_ahead_log(connection: sqlite3.Connection, *, timeout_s: float = 60.0) -> None:
-    """Switch to a write-ahead log with synchronous commits.
+    """Switch to a write-ahead log with synchronous commits, outside a transaction.
 
     Readers then continue beside a writer, and a commit is on disk when it returns. SQLite needs
     exclusive access to change the mode and ignores the connection's timeout for it, so processes
-    that open a new file together would fail; this function retries.
-
-    Args:
-        connection: connection outside a transaction.
-        timeout_s: longest wait for other processes, seconds.
-
-    Raises:
-        sqlite3.OperationalError: if the file cannot be used, or is locked for too long.
+    that open a new file together would fail; this function retries for `timeout_s` seconds.
     """
     until = time.monotonic() + timeout_s
     while True:

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from tactful.schemas.conclusion_query import ConclusionQuery
-from tactful.schemas.statistics import ConcludedNumber, Conclusion
+from tactful.schemas.statistics import ConcludedNumber, Conclusion, ConclusionQuery
 from tactful_privacy.analysis.consistency import consistent
 from tactful_privacy.analysis.quantiles import quantile_released
 from tactful_privacy.analysis.shares import share_released
@@ -22,13 +21,9 @@ Levels = Sequence[Sequence[ReleasedPane]]
 
 
 def conclude(kind: str, levels: Levels, query: ConclusionQuery) -> Conclusion:
-    """Draw one conclusion.
+    """Draw one conclusion; `ParameterError` if these panes allow none.
 
     The levels hold released panes of the statistic and, for `consistent`, of its longer periods.
-
-    Raises:
-        KeyError: if there is no such conclusion.
-        ParameterError: if it cannot be drawn from these panes.
     """
     draw = _KINDS[kind]
     panes = levels[0]

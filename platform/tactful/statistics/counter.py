@@ -96,11 +96,7 @@ class StatisticsCounter(CoCommittedConsumer):
         # days are mostly older.
         not_before: int = 0,
     ) -> None:
-        """Register the statistics with the ledger.
-
-        Raises:
-            PrivacyError: if a statistic is not publishable or the day's budget does not allow it.
-        """
+        """Register the statistics; `PrivacyError` if the day's budget does not allow them."""
         self.definitions = tuple(definitions)
         self.ledger = ledger
         self._secret = secret
@@ -207,11 +203,7 @@ class StatisticsCounter(CoCommittedConsumer):
                     publisher.restore(stored.sums[name])
 
     def restore_changes(self, state: bytes) -> None:
-        """Continue from packed changes, after `restore`.
-
-        Raises:
-            StateError: if they are damaged, or belong to another snapshot.
-        """
+        """Continue from packed changes, after `restore`; `StateError` for other changes."""
         stored = msgspec.msgpack.decode(state, type=_Changes)
         # The snapshot keeps a statistic that is not published any more without its later changes:
         # published again, it would hand out those contributions a second time.

@@ -37,11 +37,7 @@ class CapChoiceDefinition(msgspec.Struct, frozen=True, kw_only=True, forbid_unkn
     quantile: Exact = "9/10"  # share of the users whose contributions should all count
 
     def choice(self) -> CapChoice:
-        """Return the choice.
-
-        Raises:
-            ParameterError: if a parameter is out of range.
-        """
+        """Return the choice."""
         return CapChoice(self.candidates, Fraction(self.epsilon), Fraction(self.quantile))
 
 
@@ -56,11 +52,7 @@ class BudgetDefinition(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     days: int = 1  # number of UTC days in a row for which the limit holds
 
     def budget(self) -> Budget:
-        """Return the budget.
-
-        Raises:
-            ParameterError: if a parameter is out of range.
-        """
+        """Return the budget."""
         return Budget(
             Fraction(self.epsilon),
             Fraction(self.delta),
@@ -115,11 +107,7 @@ class StatisticDefinition(msgspec.Struct, frozen=True, kw_only=True, forbid_unkn
         return tuple(_bucket(self.edges, index) for index in range(len(self.edges) + 1))
 
     def statistics(self) -> list[Statistic]:
-        """Return the released statistics: the panes first, then longer periods and totals.
-
-        Raises:
-            ParameterError: if one of them is not publishable.
-        """
+        """Return the released statistics: panes first, then longer periods and totals."""
         discovered = self.threshold_delta is not None
         panes = Statistic(
             name=self.name,
@@ -183,21 +171,13 @@ class StatisticsFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     budgets: tuple[BudgetDefinition, ...] = ()  # further limits, by tenant and purpose
 
     def all_budgets(self) -> list[Budget]:
-        """Return the overall budget of one user and UTC day, and the further ones.
-
-        Raises:
-            ParameterError: if a parameter is out of range.
-        """
+        """Return the overall budget of one user and UTC day, and the further ones."""
         whole = Budget(Fraction(self.daily_epsilon), Fraction(self.daily_delta))
         return [whole, *(definition.budget() for definition in self.budgets)]
 
 
 def load_statistics(path: Path) -> StatisticsFile:
-    """Read `statistics.yaml`.
-
-    Raises:
-        ConfigError: if it cannot be read or an entry is wrong; the message names file and entry.
-    """
+    """Read `statistics.yaml`; a `ConfigError` names the file and the wrong entry."""
     try:
         document = yaml.safe_load(path.read_text("utf-8"))
         file = msgspec.convert(document, type=StatisticsFile)

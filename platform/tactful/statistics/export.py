@@ -76,13 +76,10 @@ def write_files(
     shown_before: Callable[[Statistic], int | None],
     written: Callable[[Path], None] = lambda path: None,
 ) -> int:
-    """Write `<statistic>/<UTC day>.jsonl`, a line for each number, and return the number of files.
+    """Write `<statistic>/<UTC day>.jsonl`, a line for each number; return the number of files.
 
     A file is complete: it is written beside its place, synchronised to disk and then renamed. An
     export continues with the newest present day, since more of it may have been released.
-
-    Raises:
-        OSError: if a file cannot be written.
     """
     count = 0
     for statistic in statistics:
@@ -110,13 +107,10 @@ def write_topic(
     # start before which panes may be shown, epoch milliseconds; None: all
     shown_before: Callable[[Statistic], int | None],
 ) -> int:
-    """Write each number as a record `<statistic>/<pane start>/<key>`, and return their number.
+    """Write each number as a record `<statistic>/<pane start>/<key>`; return their number.
 
     The position is stored after the records are committed: a crash in between writes some records
     again, with the same keys and values.
-
-    Raises:
-        OSError: if the position cannot be read or written.
     """
     last = _read_position(position)
     count = 0

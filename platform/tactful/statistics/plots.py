@@ -16,12 +16,7 @@ _RIGHT, _WRONG, _INK = "#00897b", "#c62828", "#37474f"
 
 
 def write_plots(report: AuditReport, directory: Path) -> list[Path]:
-    """Write `epsilon.png` and `noise.png`, and return their paths.
-
-    Args:
-        report: of an audit.
-        directory: of the files; created if missing.
-    """
+    """Write `epsilon.png` and `noise.png` of an audit, and return their paths."""
     directory.mkdir(parents=True, exist_ok=True)
     with matplotlib.rc_context({"font.size": 9, "axes.spines.top": False}):
         figures = {"epsilon.png": _epsilon(report), "noise.png": _noise(report)}

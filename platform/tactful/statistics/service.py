@@ -9,10 +9,11 @@ from tactful.config.ledger_location import ledger_location
 from tactful.config.settings import Settings
 from tactful.errors import ConfigError
 from tactful.recall.trending import Trends, TrendSource
-from tactful.schemas.conclusion_query import CONCLUSIONS, ConclusionQuery
 from tactful.schemas.fields import to_milliseconds
 from tactful.schemas.statistics import (
+    CONCLUSIONS,
     Conclusion,
+    ConclusionQuery,
     StatisticCell,
     StatisticInfo,
     StatisticsIndex,
@@ -41,11 +42,7 @@ _SHOWN_AFTER_MS = 15_000
 
 
 class PrivateStatistics:
-    """Answers queries for the released numbers of the published statistics.
-
-    Attributes:
-        counter: counts and releases; its guarantees are described there.
-    """
+    """Answers queries for the released numbers of the published statistics."""
 
     def __init__(self, counter: StatisticsCounter) -> None:
         """Answer queries about the statistics of a counter."""
@@ -86,11 +83,8 @@ class PrivateStatistics:
         """Return one page of released panes that start in [since, until), oldest first.
 
         By the wall clock, a pane shows 15 s after it may be closed. It is closed by the next
-        commit, which comes at once when there are events and later when there are none.
-
-        Raises:
-            KeyError: if there is no such statistic.
-            ValueError: if the cursor is invalid.
+        commit, which comes at once when there are events and later when there are none. An unknown
+        statistic raises KeyError, a wrong cursor ValueError.
         """
         statistic = self._statistics.get(name)
         if statistic is None:
@@ -136,9 +130,7 @@ class PrivateStatistics:
     def conclude(self, name: str, conclusion: str, query: ConclusionQuery) -> Conclusion:
         """Draw a conclusion from the released and shown panes of a span.
 
-        Raises:
-            KeyError: if there is no such statistic or conclusion.
-            ValueError: if it cannot be drawn; the message gives the reason.
+        An unknown statistic or conclusion raises KeyError, one that cannot be drawn ValueError.
         """
         if name not in self._statistics or conclusion not in CONCLUSIONS:
             raise KeyError(name)
@@ -205,20 +197,12 @@ class PrivateStatistics:
 
 
 def shown_before(statistic: Statistic, now: int, allowance_ms: int = ALLOWANCE_MS) -> int:
-    """Return the start, epoch milliseconds, before which panes are shown: by the clock alone.
-
-    Args:
-        now: the public clock, epoch milliseconds.
-        allowance_ms: time for which a pane stays open after its end.
-    """
+    """Return the pane start, epoch milliseconds, before which the clock lets panes show."""
     return max(0, now - allowance_ms) - _SHOWN_AFTER_MS - statistic.pane_ms + 1
 
 
 def open_statistics(settings: Settings) -> PrivateStatistics | None:
-    """Open the statistics of an installation: its ledger and its secret.
-
-    Returns:
-        The statistics; None when none are published.
+    """Open the statistics of an installation, its ledger and its secret; None without any.
 
     Raises:
         ConfigError: if the definitions are wrong, or do not agree with the ledger.

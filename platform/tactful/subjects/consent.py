@@ -29,10 +29,9 @@ _NOBODY = ""
 
 
 class ConsentStore:
-    """The decisions of one installation.
+    """The decisions of one installation; StorageError if the database cannot be used.
 
-    Attributes:
-        consents: decisions that this process has read.
+    `consents` holds the decisions that this process has read.
     """
 
     def __init__(
@@ -42,11 +41,7 @@ class ConsentStore:
         *,
         clock: Callable[[], int],
     ) -> None:
-        """Read all decisions; `default` is allowed for users without one.
-
-        Raises:
-            StorageError: if the database cannot be used.
-        """
+        """Read all decisions; `default` is allowed for users without one."""
         self.consents = Consents(default)
         self._metadata = metadata
         self._clock = clock
@@ -54,11 +49,7 @@ class ConsentStore:
         self.refresh()
 
     def refresh(self) -> None:
-        """Read the decisions of other processes; one query.
-
-        Raises:
-            StorageError: if the database cannot be reached; the cache stays.
-        """
+        """Read the decisions of other processes; one query; the cache stays if it fails."""
         with self._lock:
             query = (
                 sa.select(consent_decisions)
@@ -73,9 +64,6 @@ class ConsentStore:
         """Record one decision, durably; missing purposes stay unchanged.
 
         The time `at` is in epoch milliseconds; None: now.
-
-        Raises:
-            StorageError: if the database cannot be used; nothing was recorded.
         """
         self.record_many({person: purposes}, source=source, at=at)
 
@@ -128,11 +116,7 @@ class ConsentStore:
         return changes
 
     def history(self, person: str) -> Sequence[Decision]:
-        """Read all decisions of a user, oldest first.
-
-        Raises:
-            StorageError: if the database cannot be reached.
-        """
+        """Read all decisions of a user, oldest first."""
         query = sa.select(consent_decisions).where(_table.person == person)
         return [_decision(row) for row in self._metadata.fetch(query.order_by(_table.version))]
 

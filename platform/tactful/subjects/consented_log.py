@@ -133,10 +133,8 @@ def training_permissions(
     A device counts under its own decisions and under those of the user that an event names. The log
     holds events of users without a decision as the default at their time allowed; they are used
     unless the settings say ``deny`` now. Events of an erased user are unused from the request on.
-
-    Raises:
-        StorageError: if the metadata or the keyring cannot be used, or are missing where a log in
-            Kafka is read.
+    Metadata or keyring that cannot be used, or are missing beside a log in Kafka, raise
+    StorageError.
     """
     _require_metadata(settings)
     with contextlib.closing(open_installation(settings)) as metadata:
@@ -165,8 +163,7 @@ def _require_metadata(settings: Settings) -> None:
 def measured_log(settings: Settings, *, clock: Callable[[], int]) -> Iterator[PermittedLog]:
     """Open the log with the events that may be used to measure recommendations.
 
-    Raises:
-        StorageError: if there is no log, it is damaged, or it does not answer.
+    A log that is absent, damaged or does not answer raises StorageError.
     """
     purpose = Purpose.MEASUREMENT
     try:

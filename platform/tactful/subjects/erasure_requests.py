@@ -18,7 +18,7 @@ _steps = msgspec.json.Decoder(list[ErasureStep])
 
 
 class ErasureJobs:
-    """The erasure jobs of one installation.
+    """The erasure jobs of one installation; StorageError if the database cannot be used.
 
     Their states, and the user id in each::
 
@@ -34,11 +34,7 @@ class ErasureJobs:
         self._days = days
 
     def request(self, person: str) -> Erasure:
-        """Add a job for a user; a waiting job keeps its receipt.
-
-        Raises:
-            StorageError: if the database cannot be used.
-        """
+        """Add a job for a user; a waiting job keeps its receipt."""
         now = self._clock()
         waiting = sa.select(erasures).where(_table.person == person, _table.state != "done")
 

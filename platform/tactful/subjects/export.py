@@ -51,11 +51,8 @@ def export_person(
 ) -> PersonExport:
     """Collect all data of a user or ``device:<device_id>``, also beside a running server.
 
-    Without a `search` it reads the log of the data directory.
-
-    Raises:
-        StorageError: if the metadata cannot be used.
-        StreamingError: if log or state cannot be read.
+    Without a `search` it reads the log of the data directory. Metadata that cannot be used raise
+    StorageError, log or state StreamingError.
     """
     data, now = settings.storage.data, clock()
     with contextlib.ExitStack() as stack:

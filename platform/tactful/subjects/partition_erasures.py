@@ -33,10 +33,12 @@ class PartitionErasures:
     """The partitions' erasures of one installation; thread-safe.
 
     Subject ids are stored only until their erasure is complete. A state that is opened later is
-    purged by the ids in it::
+    purged by the ids in it. Methods raise StorageError if the database or keyring cannot be used.
 
-        purges             number | receipt | subject ids | partitions
-        purged_partitions  partition -> number of the last erasure that it was purged by
+    ::
+
+        purges             number | receipt | subject ids | partitions     purged_partitions
+    partition -> number of the last erasure that it was purged by
     """
 
     def __init__(
@@ -46,11 +48,7 @@ class PartitionErasures:
         *,
         clock: Callable[[], int],
     ) -> None:
-        """Read the number of the last erasure.
-
-        Raises:
-            StorageError: if the database or the keyring cannot be used.
-        """
+        """Read the number of the last erasure."""
         self._metadata = metadata
         self._suppression = suppression
         self._clock = clock
@@ -69,11 +67,7 @@ class PartitionErasures:
         return self._newest
 
     def refresh(self) -> None:
-        """Read the erasures of other processes.
-
-        Raises:
-            StorageError: if the database cannot be reached, or a key is missing.
-        """
+        """Read the erasures of other processes."""
         newest = self._metadata.fetch(sa.select(sa.func.max(_purge.number)))[0][0] or 0
         # Users are suppressed before their erasure is requested.
         self._suppression.refresh()
@@ -81,11 +75,7 @@ class PartitionErasures:
             self._newest = max(self._newest, newest)
 
     def after(self, number: int) -> tuple[int, SubjectIds]:
-        """Return the last erasure's number, and the subject ids of those after `number`.
-
-        Raises:
-            StorageError: if the database cannot be reached.
-        """
+        """Return the last erasure's number, and the subject ids of those after `number`."""
         query = sa.select(_purge.number, _purge.traces).where(_purge.number > number)
         rows = self._metadata.fetch(query.order_by(_purge.number))
         self._suppression.refresh()
@@ -96,11 +86,7 @@ class PartitionErasures:
         return max([number, *(row.number for row in rows)]), traces
 
     def purged(self, partition: str, number: int) -> None:
-        """Record that a partition was purged by the erasures up to `number`.
-
-        Raises:
-            StorageError: if the database cannot be reached.
-        """
+        """Record that a partition was purged by the erasures up to `number`."""
         same = _partition.name == partition
         values = {"number": number, "at": self._clock()}
 
@@ -118,9 +104,6 @@ class PartitionErasures:
         """Request an erasure from the owners of partitions, once for each receipt.
 
         The users are suppressed already. At least `partitions` partitions must report.
-
-        Raises:
-            StorageError: if the database cannot be written.
         """
         encoded = msgspec.msgpack.encode(
             _Traces(traces.users, traces.devices, traces.shared, traces.sessions, traces.event_ids)

@@ -108,8 +108,7 @@ def _keys_of(user_id: str | None, device_id: str | None) -> tuple[str, ...]:
 def claimed(claim: object) -> frozenset[Purpose] | None:
     """Parse the field ``consent`` of a context: purposes, separated by blanks.
 
-    Returns:
-        The purposes; None if it is no text, so that the default applies.
+    None, so that the default applies, if it is no text.
     """
     if not isinstance(claim, str):
         return None

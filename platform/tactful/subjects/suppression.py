@@ -36,10 +36,9 @@ class Tombstone(msgspec.Struct, frozen=True):
 
 
 class SuppressionStore:
-    """The erased users of one installation.
+    """The erased users of one installation; `suppressed` is a set-like view of their keys.
 
-    Attributes:
-        suppressed: set-like view of their keys.
+    Methods raise StorageError if the database, the keyring or the file cannot be used.
     """
 
     def __init__(
@@ -50,11 +49,7 @@ class SuppressionStore:
         tombstones: Path = Path(),
         clock: Callable[[], int],
     ) -> None:
-        """Read the erased users; `tombstones` is ``Path()`` for no such file.
-
-        Raises:
-            StorageError: if the database, the keyring or the file cannot be used.
-        """
+        """Read the erased users; `tombstones` is ``Path()`` for no such file."""
         self.suppressed = Suppressed(keyring)
         self._metadata = metadata
         self._keyring = keyring
@@ -65,11 +60,7 @@ class SuppressionStore:
         self.refresh()
 
     def refresh(self) -> None:
-        """Read the erased users of other processes; one query.
-
-        Raises:
-            StorageError: if the database cannot be reached, or a key is missing.
-        """
+        """Read the erased users of other processes; one query."""
         with self._lock:
             query = sa.select(suppressions).where(_table.number > self._read)
             rows = self._metadata.fetch(query.order_by(_table.number))
@@ -81,16 +72,10 @@ class SuppressionStore:
                 self._read = rows[-1].number
 
     def suppress(self, people: Iterable[str]) -> None:
-        """Refuse all later data of users, permanently.
+        """Refuse all later data of users (or ``device:`` and device ids), permanently.
 
         Their pseudonyms of all epochs are stored: an older copy of a vault holds only an earlier
         one, and no pseudonym can be converted to another.
-
-        Args:
-            people: user ids, or ``device:`` and device ids.
-
-        Raises:
-            StorageError: if database or file cannot be written.
         """
         new = [person for person in people if person not in self.suppressed]
         try:
@@ -109,11 +94,7 @@ class SuppressionStore:
     def take_tombstones(self) -> int:
         """Add the users of the file of tombstones that the database lacks after a restore.
 
-        Returns:
-            The number of these users, estimated from the pseudonyms of one epoch.
-
-        Raises:
-            StorageError: if the file is damaged or a key is missing.
+        Return their number, estimated from the pseudonyms of one epoch.
         """
         if self._tombstones == Path() or not self._tombstones.exists():
             return 0
@@ -170,11 +151,7 @@ class SuppressionStore:
 def open_suppression(
     settings: Settings, metadata: MetadataStore, *, clock: Callable[[], int]
 ) -> SuppressionStore:
-    """Open the erased users of an installation.
-
-    Raises:
-        StorageError: if the database, the keyring or the file of tombstones cannot be used.
-    """
+    """Open the erased users of an installation; StorageError if that fails."""
     try:
         keyring = Keyring(settings.keyring, clock=clock)
     except KeyringError as error:

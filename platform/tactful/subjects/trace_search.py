@@ -148,11 +148,7 @@ def search_partitions(partitions: Sequence[EventLog]) -> Search:
 
 @contextlib.contextmanager
 def search_log(settings: Settings, *, clock: Callable[[], int]) -> Iterator[Search]:
-    """Search the log of the data directory, also with sealed records.
-
-    Raises:
-        StorageError: if the vault cannot be used.
-    """
+    """Search the log of the data directory, also with sealed records."""
     path = settings.storage.data / "log"
     with contextlib.ExitStack() as stack:
         seal = open_seal(settings, clock=clock) if path.is_dir() else None
@@ -165,15 +161,12 @@ def search_log(settings: Settings, *, clock: Callable[[], int]) -> Iterator[Sear
 
 
 def find_traces(log: Search, store: StateStore | None, people: Collection[str]) -> SearchResult:
-    """Find the data of users.
+    """Find the data of users; LogCorruptedError if the log is damaged before its end.
 
     An anonymous event belongs to the only user of its device. On a shared device it belongs to the
     user of the last login before it, or of the first login if there is none before. People are user
     ids, or ``device:`` and device ids. The engine's state, if there is one, adds devices of records
     that retention removed.
-
-    Raises:
-        LogCorruptedError: if a record before the end of the log is damaged.
     """
     users = frozenset(p for p in people if not p.startswith(DEVICE_PREFIX))
     given = frozenset(people) - users

@@ -152,10 +152,8 @@ def examine(pipeline: Pipeline, effort: Effort, canaries: int, alpha: float = AL
     """Check one pipeline in all four layers.
 
     Totals share noise between panes, so the checks for independent cells do not apply to them, and
-    the same counter bounds their contributions.
-
-    Args:
-        alpha: Probability that a correct pipeline fails, split over the random checks (Bonferroni).
+    the same counter bounds their contributions. A correct pipeline fails with probability `alpha`,
+    split over the random checks (Bonferroni).
     """
     share = alpha / _RANDOM_CHECKS
 
@@ -186,10 +184,8 @@ def audit(
 
     `BoundedCounts`, `Publisher`, `Ledger` and `read_released` run as in service, over synthetic
     users. Other parts of a deployment, such as a log or a dashboard, are not attacked. Totals with
-    Gaussian noise are left out if the cap is too large to publish them.
-
-    Raises:
-        ParameterError: The statistic cannot be published at all.
+    Gaussian noise are left out if the cap is too large to publish them. A statistic that cannot be
+    published at all raises `ParameterError`.
     """
     claim = fraction(epsilon, "epsilon")
     correct = [Pipeline(cap, claim), TotalsPipeline(cap, claim)]

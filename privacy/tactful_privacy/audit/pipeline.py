@@ -94,40 +94,24 @@ class Pipeline:
     def likelihood(
         self, values: NDArray[Any], present: NDArray[np.int64], absent: NDArray[np.int64]
     ) -> NDArray[Any]:
-        """Return the likelihood ratio of each key's output with and without a person.
+        """Return the likelihood ratio of each key's output with and without a person, ``[keys]``.
 
         Any increasing function of the ratio is valid.
-
-        Args:
-            values: Published values, ``[panes, keys]``.
-            present: Exact values of a key with the person, ``[panes]``.
-            absent: Exact values of a key without the person, ``[panes]``.
-
-        Returns:
-            Ratio of each key, ``[keys]``.
         """
         return laplace_likelihood(values, present, absent)
 
     def exact(
         self, contributions: Iterable[Contribution], keys: int, restart_after: int | None = None
     ) -> NDArray[np.int64]:
-        """Return the values before noise, ``[panes, keys]``.
+        """Return the values before noise, ``[panes, keys]``, of contributions in order of arrival.
 
-        Args:
-            contributions: Contributions in the order of arrival.
-            restart_after: Number of contributions after which the counter is lost and restored from
-                its snapshot; None: never.
+        After `restart_after` contributions the counter is lost and restored from its snapshot.
         """
         counter = self._filled(contributions, keys, restart_after)
         return np.array([pane.counts for pane in counter.closed(DAY_MS)])
 
     def publish(self, contributions: Iterable[Contribution], keys: int, ledger: Path) -> Output:
-        """Return the public output of a day.
-
-        Args:
-            contributions: Contributions in the order of arrival.
-            ledger: File of the ledger, which may hold the day already.
-        """
+        """Return the public output of a day; the file of the ledger may hold the day already."""
         counter = self._filled(contributions, keys)
         loss = counter.statistic.loss
         opened = Ledger(ledger, budgets=[Budget(loss.epsilon, loss.delta)])

@@ -15,11 +15,7 @@ from tactful_privacy.mechanisms.laplace import Entropy
 
 
 def cap_query(statistic: Statistic, day: int) -> Query:
-    """Return the query about the day before, whose answer gives the cap of a UTC day.
-
-    Raises:
-        ParameterError: The statistic has a fixed cap.
-    """
+    """Return the query whose answer about the day before gives the cap of a UTC day."""
     if statistic.cap_choice is None:
         raise ParameterError(f"the cap of {statistic.name!r} is fixed")
     return Query(
@@ -37,13 +33,10 @@ def cap_query(statistic: Statistic, day: int) -> Query:
 def decide_cap(
     counts: BoundedCounts, ledger: Ledger, day: int, *, entropy: Entropy = os.urandom
 ) -> int:
-    """Choose the cap of a day from the contributions of the day before, at most once.
+    """Choose the cap of an undecided day from the contributions of the day before, at most once.
 
     Guarantee: `CapChoice.epsilon` for one user and the day before; the statistic reserved it. The
     noisy histogram is in the ledger before the cap is used; after a crash the same cap results.
-
-    Args:
-        day: Result of `BoundedCounts.undecided`.
     """
     statistic = counts.statistic
     query = cap_query(statistic, day)
@@ -60,10 +53,7 @@ def decide_cap(
 def chosen_caps(
     ledger: Ledger, statistic: Statistic, first_day: int, last_day: int
 ) -> dict[int, int]:
-    """Return the chosen caps of UTC days in [first_day, last_day].
-
-    Other days have the `cap` of the statistic.
-    """
+    """Return the chosen caps of UTC days; other days have the `cap` of the statistic."""
     choice = statistic.cap_choice
     if choice is None:
         return {}

@@ -40,18 +40,12 @@ class NoiseTerms:
 
 
 def half_width_of_mixture(parts: Sequence[NoiseTerms], confidence: Exact = CONFIDENCE) -> float:
-    """Return h with P(|weighted sum| <= h) >= confidence.
+    """Return h with P(|weighted sum| <= h) >= confidence, which is at most 1 - 1e-6.
 
     The sum may have atoms, at which the inversion would be slow. So the computation adds a little
     Gaussian noise S: ``P(|X| <= h + s) >= P(|X + S| <= h) - P(|S| > s)``. This makes h too large by
-    at most a fiftieth of the sum's standard deviation, and never too small.
-
-    Args:
-        parts: Terms of the sum, at least one with a weight other than 0.
-        confidence: Exact, at most 1 - 1e-6.
-
-    Raises:
-        ParameterError: The sum has no noise, or the confidence is out of range.
+    at most a fiftieth of the sum's standard deviation, and never too small. A sum without noise
+    raises `ParameterError`.
     """
     p = open_share(confidence, "confidence")
     if p > 1 - Fraction(1, 10**6):

@@ -203,11 +203,7 @@ def _half_width_of_sum(panes: Sequence[ReleasedPane], keys: int, confidence: Fra
 def check_addable(panes: Sequence[ReleasedPane], *, of_other_caps: bool = False) -> ReleasedPane:
     """Check that the noise of all panes is independent; return the first pane.
 
-    Args:
-        of_other_caps: Whether their noise may differ, for days with chosen caps.
-
-    Raises:
-        ParameterError: See `sum_released`.
+    Panes of days with different chosen caps differ in noise and are refused unless `of_other_caps`.
     """
     if not panes:
         raise ParameterError("there is no pane to add")
@@ -237,11 +233,7 @@ def check_addable(panes: Sequence[ReleasedPane], *, of_other_caps: bool = False)
 
 
 def check_keys(pane: ReleasedPane, keys: Sequence[str]) -> None:
-    """Check that one or more keys are in the catalogue, each given once.
-
-    Raises:
-        ParameterError: No key, a key outside the catalogue, or a key twice.
-    """
+    """Check that one or more keys are in the catalogue, each given once."""
     unknown = [key for key in keys if key not in pane.values]
     if unknown or not keys or len(set(keys)) < len(keys):
         raise ParameterError(

@@ -30,9 +30,7 @@ class Series(Protocol):
     def take(self, pane: Pane, cap: int | None = None) -> tuple[int, Draw] | None:
         """Add the next closed pane; return start and draw of a release now due.
 
-        Args:
-            pane: Exact counts.
-            cap: Chosen cap of the day; None: the cap of the statistic.
+        The noise is that of the day's chosen `cap`; None: of the cap of the statistic.
         """
 
     def stored(self, start: int) -> None:
@@ -42,11 +40,7 @@ class Series(Protocol):
         """Return the unreleased counts; they are exact, so keep them secret."""
 
     def restore(self, snapshot: bytes) -> None:
-        """Continue from a snapshot.
-
-        Raises:
-            StateError: It belongs to another catalogue.
-        """
+        """Continue from a snapshot; `StateError` if it belongs to another catalogue."""
 
 
 def open_series(statistic: Statistic, ledger: Ledger, entropy: Entropy) -> Series:

@@ -42,11 +42,7 @@ class Loss:
     sensitivity: int | None = None
 
     def __post_init__(self) -> None:
-        """Check and normalise.
-
-        Raises:
-            ParameterError: epsilon is not above 0, delta not in [0, 1), or rho not above 0.
-        """
+        """Check and normalise."""
         object.__setattr__(self, "epsilon", fraction(self.epsilon, "epsilon"))
         object.__setattr__(self, "delta", fraction(self.delta, "delta"))
         if self.epsilon <= 0:

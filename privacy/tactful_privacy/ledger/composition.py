@@ -31,18 +31,14 @@ class Composed:
 def compose(
     losses: Iterable[tuple[Loss, int]], *, method: Method, delta: Exact = DELTA
 ) -> Composed:
-    """Compose losses, each repeated a number of times.
+    """Compose losses, each repeated a number of times, at a delta (which ``pure`` ignores).
 
-    Args:
-        losses: Each loss with its number of occurrences.
-        method: ``pure``: epsilons are added; every delta must be 0 (Dwork and Roth 2014, th.
-            3.16). ``approximate``: deltas are added as well. ``zcdp``: rhos are added (Bun and
-            Steinke, TCC 2016). ``pld``: the distributions of the privacy loss are convolved
-            numerically, rounded up (Koskela, Jälkö, Honkela, AISTATS 2020; by the library
-            dp-accounting). Discrete Laplace noise is taken with the whole sensitivity in one cell,
-            Gaussian noise at the sensitivity of its rho, any other mechanism as the worst mechanism
-            of its (epsilon, delta) (Kairouz, Oh, Viswanath, ICML 2015).
-        delta: Delta at which epsilon is computed; ignored by ``pure``.
+    ``pure``: epsilons are added; every delta must be 0 (Dwork and Roth 2014, th. 3.16).
+    ``approximate``: deltas are added as well. ``zcdp``: rhos are added (Bun and Steinke, TCC 2016).
+    ``pld``: the distributions of the privacy loss are convolved numerically, rounded up (Koskela,
+    Jälkö, Honkela, AISTATS 2020; by the library dp-accounting). Discrete Laplace noise is taken
+    with the whole sensitivity in one cell, Gaussian noise at the sensitivity of its rho, any other
+    mechanism as the worst mechanism of its (epsilon, delta) (Kairouz, Oh, Viswanath, ICML 2015).
 
     Raises:
         ParameterError: The method does not apply to one of the losses, delta is out of range, or
@@ -91,11 +87,9 @@ def tightest(losses: Sequence[tuple[Loss, int]], *, delta: Exact = DELTA) -> Com
 def largest_belief(epsilon: float, prior: float = 0.5) -> float:
     """Return the largest posterior belief of an attacker about an action of a person.
 
-    An attacker with the belief `prior` who reads all releases reaches at most this belief: the odds
-    grow by a factor of at most e^epsilon (Kasiviswanathan and Smith, JPC 2014), up to delta.
-
-    Raises:
-        ParameterError: The prior does not lie between 0 and 1.
+    An attacker with the belief `prior`, between 0 and 1, who reads all releases reaches at most
+    this belief: the odds grow by a factor of at most e^epsilon (Kasiviswanathan and Smith, JPC
+    2014), up to delta.
     """
     if not 0 < prior < 1:
         raise ParameterError(f"prior is {prior}: it must lie between 0 and 1")

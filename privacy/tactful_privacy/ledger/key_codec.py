@@ -20,11 +20,7 @@ def stored_keys(values: Mapping[str, int]) -> NDArray[np.int64]:
 
 
 def found_values(stored: NDArray[np.int64], where: str) -> dict[str, int]:
-    """Decode shown keys and their noisy numbers of users, largest first.
-
-    Raises:
-        LedgerError: The integers are not from `stored_keys`.
-    """
+    """Decode `stored_keys`, largest number first; `LedgerError` for other integers."""
     try:
         text = stored.astype(np.uint8).tobytes()
         values = msgspec.json.decode(text, type=dict[str, int])

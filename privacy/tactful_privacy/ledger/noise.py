@@ -33,14 +33,10 @@ class SharedNoise:
     def draw_once(
         self, statistic: Statistic, period_start: int, draws: Mapping[str, Draw]
     ) -> dict[str, NDArray[np.int64]]:
-        """Return the stored noise of a period; draw and store missing parts first.
+        """Return the stored noise of the parts of a period; draw and store missing parts first.
 
-        Args:
-            period_start: Start of the period, such as a day; epoch milliseconds.
-            draws: Name of each part, at most 64 characters, and its draw, int64 ``[keys]``.
-
-        Raises:
-            LedgerError: Not registered like this, or a draw of wrong shape.
+        The period begins at an epoch millisecond, such as a day. A part has a name of at most 64
+        characters and a draw, int64 ``[keys]``; another shape raises `LedgerError`.
         """
         period = sa.and_(
             _noise.c.statistic == statistic.name, _noise.c.period_start == period_start

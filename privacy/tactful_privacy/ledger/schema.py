@@ -121,10 +121,8 @@ _version = sa.Table(
 def connect(location: str | Path) -> sa.Engine:
     """Return an engine whose SQLite transactions begin with the write lock.
 
-    Connections with the execution option ``reads_only`` do not take the lock.
-
-    Raises:
-        ParameterError: The database is not SQLite, MySQL or MariaDB, or is in memory.
+    Connections with the execution option ``reads_only`` do not take the lock. Other databases than
+    SQLite files, MySQL and MariaDB raise `ParameterError`.
     """
     text = str(location)
     url = sa.make_url(text if "://" in text else f"sqlite:///{text}")
@@ -176,10 +174,7 @@ def upgrade(engine: sa.Engine) -> None:
     """Create the tables or upgrade those of an older version; releases stay unchanged.
 
     Each step creates only missing parts: MySQL commits table by table, so an earlier upgrade may
-    have stopped at any step.
-
-    Raises:
-        LedgerError: A newer version of tactful wrote the ledger, or the database failed.
+    have stopped at any step. A ledger of a newer version raises `LedgerError`.
     """
     with engine.connect().execution_options(reads_only=True) as connection:
         if _stored_version(connection) == SCHEMA:
@@ -239,11 +234,7 @@ def _exclusive_transaction(engine: sa.Engine) -> Iterator[sa.Connection]:
 
 @contextlib.contextmanager
 def reading(engine: sa.Engine) -> Iterator[sa.Connection]:
-    """Open a connection that only reads.
-
-    Raises:
-        LedgerError: The database failed.
-    """
+    """Open a connection that only reads; failures of the database are `LedgerError`."""
     with (
         _translated_errors(),
         engine.connect().execution_options(reads_only=True) as connection,
@@ -253,11 +244,7 @@ def reading(engine: sa.Engine) -> Iterator[sa.Connection]:
 
 @_translated_errors()
 def write(engine: sa.Engine, work: Callable[[sa.Connection], None]) -> None:
-    """Run one transaction; repeat it if MySQL chose it as the victim of a deadlock.
-
-    Raises:
-        LedgerError: The database failed.
-    """
+    """Run one transaction; repeat it if MySQL chose it as the victim of a deadlock."""
     for attempt in range(1, _ATTEMPTS + 1):
         try:
             with engine.begin() as connection:
@@ -295,11 +282,7 @@ def insert_where_absent(
 
 
 def exact(text: str, what: str) -> Fraction:
-    """Parse a stored number.
-
-    Raises:
-        LedgerError: The text is not a number.
-    """
+    """Parse a stored number; `LedgerError` if the text is none."""
     try:
         return Fraction(text)
     except (ValueError, ZeroDivisionError) as error:

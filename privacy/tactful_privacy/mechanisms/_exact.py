@@ -11,10 +11,7 @@ Exact = Fraction | str | int
 def fraction(value: Exact, name: str) -> Fraction:
     """Convert an int, a fraction or text (``"0.1"``, ``"1/24"``) to a fraction.
 
-    Floats are refused: 0.1 is not one tenth.
-
-    Raises:
-        ParameterError: The value is a float, a bool, or not a number.
+    Anything else raises `ParameterError`, also a float: 0.1 is not one tenth.
     """
     if isinstance(value, bool) or not isinstance(value, Fraction | str | int):
         raise ParameterError(
@@ -28,11 +25,7 @@ def fraction(value: Exact, name: str) -> Fraction:
 
 
 def decode_fraction(kind: type, value: Any) -> Fraction:
-    """Decode a number that JSON holds as text; a ``dec_hook`` of msgspec.
-
-    Raises:
-        NotImplementedError: The type is not Fraction.
-    """
+    """Decode a number that JSON holds as text; a ``dec_hook`` of msgspec."""
     if kind is not Fraction:
         raise NotImplementedError(kind)
     return fraction(value, "a number")

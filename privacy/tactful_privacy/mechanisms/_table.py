@@ -66,13 +66,10 @@ class Table:
         return Fraction(self.weight(k), self.total)
 
     def sample(self, n: int, entropy: Entropy) -> NDArray[np.int64]:
-        """Return n independent draws, ``[n]``.
+        """Return n >= 0 independent draws, ``[n]``.
 
         The first 16 of a draw's 64 bits usually decide its value; the other 48 bits are fetched
         only if needed. Draws beyond the sum of the weights are repeated.
-
-        Raises:
-            ParameterError: n is negative.
         """
         if n < 0:
             raise ParameterError(f"n is {n}: give 0 or more draws")
@@ -90,14 +87,11 @@ class Table:
         return draws
 
     def excess(self, epsilon: Exact, shift: int) -> Fraction:
-        """Return sum_k max(0, P(X = k) - e^epsilon P(X = k - shift)).
+        """Return sum_k max(0, P(X = k) - e^epsilon P(X = k - shift)) for an epsilon in [0, 40].
 
         The largest amount by which any set of outputs breaks e^epsilon between two values that are
         `shift` apart (Dwork and Roth 2014, def. 2.4). e^epsilon is rounded down at 192 bits, so the
         result is never too small.
-
-        Raises:
-            ParameterError: epsilon lies outside [0, 40].
         """
         value = fraction(epsilon, "epsilon")
         if not 0 <= value <= MAX_EPSILON:
@@ -133,11 +127,7 @@ class TableNoise:
         return self._table.probability(k)
 
     def sample(self, n: int) -> NDArray[np.int64]:
-        """Return n fresh independent draws, shape ``[n]``.
-
-        Raises:
-            ParameterError: n is negative.
-        """
+        """Return n >= 0 fresh independent draws, shape ``[n]``."""
         return self._table.sample(n, self._entropy)
 
     @cached_property
@@ -168,12 +158,9 @@ class TableNoise:
 
         Computed by n-fold convolution of the table with a Fourier transform. The mass outside the
         transform's range is at most 1e-12 (Chernoff bound from the table's own moments). The
-        confidence is raised by more than the rounding error, so h is never too small and at most
-        the next integer too large.
-
-        Raises:
-            ParameterError: n is below 1, the confidence is not below 1 - 1e-6, or the sum is too
-                wide to be computed in memory.
+        confidence, below 1 - 1e-6, is raised by more than the rounding error, so h is never too
+        small and at most the next integer too large. A sum too wide to be computed in memory raises
+        `ParameterError`.
         """
         if n < 1:
             raise ParameterError(f"a sum of {n} draws has no interval: give 1 or more")
@@ -191,10 +178,8 @@ class TableNoise:
     def mass_of_sum(self, n: int) -> NDArray[np.float64]:
         """Return P(Z_1 + ... + Z_n = k) for k = -R..R, where P(|sum| > R) <= 1e-12.
 
-        The error of each probability is about 1e-14 n at most.
-
-        Raises:
-            ParameterError: n is negative, or the sum is too wide to be computed in memory.
+        The error of each probability is about 1e-14 n at most. A sum too wide to be computed in
+        memory raises `ParameterError`.
         """
         if n < 0:
             raise ParameterError(f"a sum of {n} draws: give 0 or more")
@@ -231,11 +216,7 @@ class TableNoise:
 
 
 def open_share(value: Exact, name: str) -> Fraction:
-    """Check that a number lies strictly between 0 and 1.
-
-    Raises:
-        ParameterError: The number is outside; the message names it `name`.
-    """
+    """Check that a number lies strictly between 0 and 1; messages call it `name`."""
     p = fraction(value, name)
     if not 0 < p < 1:
         raise ParameterError(f"{name} is {p}: it must lie between 0 and 1")

@@ -54,14 +54,11 @@ class CountingTree:
     levels: int  # number of nodes that contain a pane; ``(base^levels - 1) / 2 >= length``
 
     def nodes(self, t: int) -> list[Node]:
-        """Return the signed nodes that cover the first t panes, each of them exactly once.
+        """Return the signed nodes that cover the first t panes of the period, each once.
 
         Example:
             >>> [(node.name, node.sign) for node in CountingTree(9, base=3, levels=3).nodes(5)]
             [('2.0', 1), ('1.2', -1), ('0.5', -1)]
-
-        Raises:
-            ValueError: t is negative or beyond the period.
         """
         if not 0 <= t <= self.length:
             raise ValueError(f"t is {t}: give 0 to {self.length}, the panes of the period")
@@ -99,10 +96,7 @@ def best_tree(length: int) -> CountingTree:
 
     The error is proportional to ``levels * sqrt(mean number of nodes)``. For each number of levels
     the smallest sufficient base is best; one level is the plain sum of panes. The choice depends on
-    the length alone. It must never change, because ledgers hold noise of these nodes.
-
-    Raises:
-        ValueError: length is below 1.
+    the length, 1 or more, alone. It must never change, because ledgers hold noise of these nodes.
     """
     if length < 1:
         raise ValueError(f"length is {length}: a period needs 1 pane or more")

@@ -104,10 +104,7 @@ class DiscreteGaussian(TableNoise):
 def largest_rho(epsilon: Exact, delta: Exact) -> Fraction:
     """Return the largest rho whose rho-zCDP implies (epsilon, delta), rounded down.
 
-    Uses the bound of `DiscreteGaussian.delta`, without the error of a table.
-
-    Raises:
-        ParameterError: epsilon lies outside (0, 40], or delta outside (0, 1).
+    Uses the bound of `DiscreteGaussian.delta`, without the error of a table; epsilon is at most 40.
     """
     value = _positive(epsilon, "epsilon")
     if value > MAX_EPSILON:

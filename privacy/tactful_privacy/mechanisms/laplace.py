@@ -18,20 +18,15 @@ MAX_SCALE = 100_000
 
 
 def noise_scale(sensitivity: int, epsilon: Exact) -> Fraction:
-    """Check the parameters of a `DiscreteLaplace` and return its scale.
-
-    Raises:
-        ParameterError: See `DiscreteLaplace`.
-    """
+    """Check the parameters of a `DiscreteLaplace` and return its scale."""
     return checked_scale(sensitivity, epsilon, largest=MAX_SCALE)
 
 
 def checked_scale(sensitivity: int, epsilon: Exact, *, largest: int) -> Fraction:
     """Check sensitivity and epsilon and return their quotient, the scale.
 
-    Raises:
-        ParameterError: The sensitivity is not a positive integer, epsilon is not an exact number
-            above 0 and at most 40, or the scale is above `largest`.
+    The sensitivity must be a positive integer, epsilon an exact number above 0 and at most 40, and
+    the scale at most `largest`; else `ParameterError` is raised.
     """
     if isinstance(sensitivity, bool) or not isinstance(sensitivity, int) or sensitivity < 1:
         raise ParameterError(f"sensitivity is {sensitivity!r}: give a positive integer")

@@ -61,10 +61,6 @@ class RootOfSums:
         as the columns move apart or later, and none is negative; so the worst case fills the first
         panes of one key, `cell_cap` each. If `cap` is no multiple of `cell_cap` it is rounded up to
         one; contributions beyond the panes of one key go to the next key.
-
-        Args:
-            cap: Most contributions of one user and period, 1 or more.
-            cell_cap: Most contributions in one pane and key.
         """
         weight = min(cap, cell_cap)
         full, rest = divmod(-(-cap // weight), self.length)
@@ -120,19 +116,12 @@ class GaussianTotals:
 def gaussian_totals(
     length: int, cap: int, cell_cap: int, epsilon: Fraction, delta: Fraction
 ) -> GaussianTotals:
-    """Choose R and the noise for totals of a period.
+    """Choose R and the noise for totals of a period of so many panes.
 
-    R is as fine as possible with a small noise table: sigma is between 1,000 and 20,000 units.
-
-    Args:
-        length: Panes of a period.
-        cap: Most contributions of one user and period.
-        cell_cap: Most contributions in one pane and key.
-        epsilon: Privacy loss of one user and period, at `delta`.
-        delta: Largest allowed delta, including the error of the noise table.
-
-    Raises:
-        ParameterError: A parameter is out of range, or the cap is too large for the epsilon.
+    R is as fine as possible with a small noise table: sigma is between 1,000 and 20,000 units. One
+    user and period contributes at most `cap`, `cell_cap` of it to one pane and key, and loses
+    epsilon at `delta`, which includes the error of the noise table. A cap too large for the epsilon
+    raises `ParameterError`.
     """
     for share in _SHARES_OF_DELTA:
         totals = _scaled(length, cap, cell_cap, largest_rho(epsilon, delta * share))

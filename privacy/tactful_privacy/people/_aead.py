@@ -48,14 +48,7 @@ class MasterKey:
     """Wraps data keys, each bound to its reference."""
 
     def __init__(self, key: bytes, random: Callable[[int], bytes]) -> None:
-        """Use 32 bytes.
-
-        Args:
-            random: cryptographically secure bytes, for nonces.
-
-        Raises:
-            ParameterError: if the key does not have 32 bytes.
-        """
+        """Use a key of 32 bytes, and secure random bytes for nonces."""
         if len(key) != KEY:
             raise ParameterError(f"a master key has {KEY} bytes, not {len(key)}")
         self._cipher = Cipher(key)
