@@ -1,26 +1,4 @@
-"""Errors of this package, as one tree.
-
-* TactfulError
-  x ConfigError (ValueError): a setting, an environment variable or a configuration file is wrong
-  x StorageError (OSError): the data directory cannot be used
-    - BackupError: a backup cannot be made, is damaged, or does not fit its target
-  x ModelError (ValueError): a model or an index cannot be used
-    - UnsupportedForest: a forest has something that only XGBoost evaluates
-    - TrainingBusy: another process trains the model
-  x DatasetError (ValueError): a data set cannot be read
-  x ApiKeyError (ValueError): an API key cannot be made or revoked
-  x NotPersonal: the history of a user must not be read
-  x ProblemError: a request is answered with an RFC 9457 problem (``tactful.schemas.problems``)
-  x ClientError: the client got no usable response
-    - ConnectionFailed (ConnectionError): no response
-    - ApiError: the server answered with a problem
-      + BadRequest (ValueError): 400, 404, 405, 409, 413, 415, 422
-      + NotAllowed (PermissionError): 401, 403
-      + Busy: 429, 503, after all retries
-      + ServerFault: 5xx
-    - QueueError (OSError): the client's queue of events cannot be used
-      + QueueFull: the queue is full
-"""
+"""Errors of this package, as one tree; `tactful.schemas.problems` adds `ProblemError`."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -174,6 +174,7 @@ def _explain_properties(component: dict[str, Any]) -> None:
 
 
 def _attribute_texts(block: str) -> dict[str, str]:
-    pieces: Iterable[str] = _ATTRIBUTE.split(block)[1:]
-    names, texts = list(pieces)[::2], _ATTRIBUTE.split(block)[2::2]
-    return {name: " ".join(text.split()) for name, text in zip(names, texts, strict=True)}
+    parts = _ATTRIBUTE.split(block)[1:]
+    return {
+        name: " ".join(text.split()) for name, text in zip(parts[::2], parts[1::2], strict=True)
+    }

@@ -9,15 +9,20 @@ import msgspec
 
 from tactful.http.asgi import Call, Endpoint, Reply, json_reply
 from tactful.http.common import Cursor, Limit, NoQuery, moment_of, stored
-from tactful.schemas.conclusion_query import CONCLUSIONS, ConclusionQuery
 from tactful.schemas.fields import Moment
 from tactful.schemas.problems import ProblemError
-from tactful.schemas.statistics import Conclusion, StatisticsIndex, StatisticsPage
+from tactful.schemas.statistics import (
+    CONCLUSIONS,
+    Conclusion,
+    ConclusionQuery,
+    StatisticsIndex,
+    StatisticsPage,
+)
 from tactful.statistics.ledger_view import PrivacyLedger
 
 if TYPE_CHECKING:
     from tactful.server.platform import Platform
-    from tactful.server.protocols import Statistics
+    from tactful.statistics.service import PrivateStatistics
 
 _UNAVAILABLE = "the ledger cannot be read now"
 
@@ -31,7 +36,7 @@ class StatisticsQuery(msgspec.Struct, forbid_unknown_fields=True):
     until: Moment | None = None
 
 
-def _published(platform: Platform) -> Statistics:
+def _published(platform: Platform) -> PrivateStatistics:
     if platform.statistics is None:
         raise ProblemError("not_found", "no statistics are published here")
     return platform.statistics

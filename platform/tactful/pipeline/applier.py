@@ -25,7 +25,6 @@ from tactful.event_log.merged_log import AppliedLog, behind
 from tactful.metrics.registry import Metrics
 from tactful.schemas.positions import Offsets, reaches
 from tactful.schemas.problems import ProblemError
-from tactful.util.adaptive_batch import AdaptiveBatch
 from tactful.util.clock import now_ms
 from tactful_privacy.errors import LedgerError
 from tactful_streaming.contract.log_entries import Entry, Tick, subject_key
@@ -42,6 +41,36 @@ _SMALLEST_COMMIT = 256
 _IDLE_WAIT_S = 1.0
 _IDLE_COMMIT_S = 10.0
 _RETRY_S = 1.0
+_REST = 4
+_LONGEST_REST_S = 0.25
+
+
+class AdaptiveBatch:
+    """A batch size that grows and shrinks with the measured time of batches.
+
+    Attributes:
+        size: records of the next batch.
+        rest_s: pause before the next batch, seconds; above 0 where even a small batch takes
+            longer than allowed, since its fixed cost is then not worth paying often.
+    """
+
+    def __init__(self, smallest: int, largest: int, allowed_s: float) -> None:
+        """Begin with the smallest size; a batch may exceed `allowed_s` a little."""
+        self.size = smallest
+        self.rest_s = 0.0
+        self._smallest = smallest
+        self._largest = max(largest, smallest)
+        self._allowed_s = allowed_s
+
+    def note(self, count: int, seconds: float) -> None:
+        """Adapt to a batch of `count` records that took `seconds`."""
+        if seconds > self._allowed_s:
+            self.size = max(self._smallest, self.size // 2)
+        elif count >= self.size and seconds < self._allowed_s / 2:
+            self.size = min(self._largest, self.size * 2)
+        # The time of a large batch says little about the fixed cost of a batch.
+        if count <= 2 * self._smallest:
+            self.rest_s = min(_REST * max(seconds - self._allowed_s, 0.0), _LONGEST_REST_S)
 
 
 class DeadLetterBuffer:
@@ -78,23 +107,19 @@ class DeadLetterBuffer:
             self._waiting = []
         if self._waiting_late and self._late is not None:
             self._late.add(
-                [letter for event in self._waiting_late for letter in dead_letters_of(event)]
+                [
+                    DeadLetter(
+                        payload=event.payload,
+                        rule=feature,
+                        reason="it came after the last window that it belongs to",
+                        partition=event.partition,
+                        offset=event.offset,
+                    )
+                    for event in self._waiting_late
+                    for feature in event.features
+                ]
             )
             self._waiting_late.clear()
-
-
-def dead_letters_of(event: LateEvent) -> list[DeadLetter]:
-    """Convert a late event to letters, one for each feature that it missed."""
-    return [
-        DeadLetter(
-            payload=event.payload,
-            rule=feature,
-            reason="it came after the last window that it belongs to",
-            partition=event.partition,
-            offset=event.offset,
-        )
-        for feature in event.features
-    ]
 
 
 @dataclass(frozen=True)
@@ -276,8 +301,9 @@ class LogApplier:
                     oldest = came
                 self._apply(records)
                 uncommitted += len(records)
-            elif self.applied != self._log.reached:
-                self._advance()
+            elif self.applied != self._log.reached:  # offsets that hold no record
+                self.applied = dict(self._log.reached)
+                self._note_progress()
             elif self._accepted:  # read before `notice` was called
                 self._note_progress()
             done = stopping and (not records or self.recovering)
@@ -312,11 +338,6 @@ class LogApplier:
         self._note_progress()
         for result in ("applied", "duplicates", "late", "invalid", "dropped"):
             self._metrics.applied(result, getattr(applied, result))
-
-    def _advance(self) -> None:
-        """Advance over offsets that hold no record."""
-        self.applied = dict(self._log.reached)
-        self._note_progress()
 
     def _note_progress(self) -> None:
         now = self._clock()

@@ -56,7 +56,7 @@ Rising = Callable[[], Sequence[Rise]]
 
 
 class Published(Protocol):
-    """Statistics as they are published; see `tactful.server.protocols.Statistics`."""
+    """Statistics as they are published; see `PrivateStatistics`."""
 
     @property
     def now(self) -> int:

@@ -1,8 +1,19 @@
-"""Published statistics and conclusions from them."""
+"""Published statistics, conclusions from them, and the query parameters of these."""
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import msgspec
+from msgspec import Meta
+
+from tactful.schemas.fields import Moment
+
+CONCLUSIONS = ("sum", "share", "quantile", "top", "consistent")
+"""Kinds of conclusion."""
+
+_Exact = Annotated[str, Meta(pattern=r"^\d+(\.\d+|/0*[1-9]\d*)?$", max_length=32)]
+_Keys = Annotated[str, Meta(min_length=1, max_length=4_096)]
 
 
 class StatisticInfo(msgspec.Struct, kw_only=True, frozen=True):
@@ -87,6 +98,30 @@ class StatisticsPage(msgspec.Struct, kw_only=True, frozen=True):
     kind: str = "panes"
     method: str = ""
     confidence: float = 0.95
+
+
+class ConclusionQuery(msgspec.Struct, forbid_unknown_fields=True):
+    """Span of panes, and parameters of the conclusion.
+
+    Attributes:
+        since: start of the first pane.
+        until: end of the span; panes start before it.
+        confidence: level of the intervals.
+        keys: for a sum: these keys together, separated by commas; else each key by itself.
+        part: for a share: keys of the part.
+        rest: for a share: keys of the rest of the whole.
+        probability: for a quantile.
+        k: number of the largest keys.
+    """
+
+    since: Moment
+    until: Moment
+    confidence: _Exact = "0.95"
+    keys: _Keys | None = None
+    part: _Keys | None = None
+    rest: _Keys | None = None
+    probability: _Exact = "0.5"
+    k: Annotated[int, Meta(ge=1, le=1_000)] = 10
 
 
 class ConcludedNumber(msgspec.Struct, kw_only=True, frozen=True):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from concurrent.futures import BrokenExecutor
 from functools import partial
 from typing import Any
@@ -22,7 +22,6 @@ from tactful.pipeline.ingest import EventIngest
 from tactful.schemas.problems import ProblemError
 from tactful.server.recommendations import Recommendations, VisibilityTracker
 from tactful.server.resources import Resources, publish_rollouts
-from tactful.util.periodic import repeat
 from tactful_bandits.errors import ExperimentError
 from tactful_streaming.errors import StreamingError
 
@@ -111,13 +110,13 @@ class BackgroundTasks:
         settings, recommend = installation.settings, installation.settings.recommend
         cleaning = (StorageError, StreamingError, OSError, BrokenExecutor)
         yield self._refresh()
-        yield repeat(
+        yield _repeat(
             _TRIM_S,
             partial(asyncio.to_thread, self._trim),
             failures=cleaning,
             message="nothing was trimmed",
         )
-        yield repeat(
+        yield _repeat(
             _ERASE_S,
             partial(asyncio.to_thread, self._erasures.run),
             failures=cleaning,
@@ -125,7 +124,7 @@ class BackgroundTasks:
         )
         rollouts = self._resources.rollouts
         recorder = Recorder(settings, rollouts) if recommend.record_rollouts else None
-        yield repeat(
+        yield _repeat(
             min(recommend.look_minutes * 60 / 4, _ROLLOUT_S),
             partial(self._control_rollouts, recorder),
             failures=(TactfulError, StreamingError, ExperimentError, OSError),
@@ -134,7 +133,7 @@ class BackgroundTasks:
         if self._coupons is not None:
             yield self._issue(self._coupons)
         if not settings.log.in_files:
-            yield repeat(
+            yield _repeat(
                 _ERASE_S,
                 partial(asyncio.to_thread, settle_erasures, installation),
                 failures=(StorageError,),
@@ -212,3 +211,22 @@ class BackgroundTasks:
             needed = min(needed, *self._coupons.needed)
         webhooks = self._resources.webhooks
         return needed if webhooks is None else min(needed, *webhooks.positions)
+
+
+async def _repeat(
+    seconds: float,
+    work: Callable[[], Awaitable[object]],
+    *,
+    failures: tuple[type[Exception], ...],
+    message: str,
+) -> None:
+    """Run `work` for ever, with a pause before each run; log `failures`.
+
+    Other errors end the loop.
+    """
+    while True:
+        await asyncio.sleep(seconds)
+        try:
+            await work()
+        except failures as error:
+            logger.warning("%s: %s", message, error)

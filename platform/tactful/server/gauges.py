@@ -32,49 +32,26 @@ def add_gauges(
         # Exact bytes would reveal each new user.
         return _MEGABYTE * round(size / _MEGABYTE)
 
-    gauges: list[tuple[str, str, Callable[[], float]]] = [
-        ("engine_lag", "Log records not applied yet", lambda: applier.lag),
-        (
-            "engine_state_bytes",
-            "About how much memory the state of entities takes, in whole megabytes",
-            state_bytes,
-        ),
-        (
-            "watermark_age_seconds",
-            "Age of the event time up to which events are expected to be complete",
-            lambda: max(0.0, (clock() - backend.engine.watermark) / 1000),
-        ),
-        ("commit_pending_bytes", "Bytes accepted and not durable yet", backend.waiting_bytes),
-        (
-            "recommend_waiting",
-            "Recommendations waiting for their turn",
-            lambda: admission.waiting,
-        ),
-        (
-            "features_missing",
-            "Features that are to be computed from the log",
-            lambda: len(backend.engine.missing),
-        ),
-        (
-            "log_unreachable",
-            "Whether the event log takes no events at present",
-            lambda: backend.problem() is not None,
-        ),
-        ("log_spooled", "Records that wait on disk for an absent broker", backend.spooled),
-    ]
+    gauge, engine = metrics.gauge, backend.engine
+    gauge("engine_lag", "Log records not applied yet", lambda: applier.lag)
+    text = "About how much memory the state of entities takes, in whole megabytes"
+    gauge("engine_state_bytes", text, state_bytes)
+    text = "Age of the event time up to which events are expected to be complete"
+    gauge("watermark_age_seconds", text, lambda: max(0.0, (clock() - engine.watermark) / 1000))
+    gauge("commit_pending_bytes", "Bytes accepted and not durable yet", backend.waiting_bytes)
+    text = "Recommendations waiting for their turn"
+    gauge("recommend_waiting", text, lambda: admission.waiting)
+    text = "Features that are to be computed from the log"
+    gauge("features_missing", text, lambda: len(engine.missing))
+    text = "Whether the event log takes no events at present"
+    gauge("log_unreachable", text, lambda: backend.problem() is not None)
+    gauge("log_spooled", "Records that wait on disk for an absent broker", backend.spooled)
     if (copied := backend.copied) is not None:
         text = "Bytes that wait for the online store"
-        gauges.append(("online_waiting_bytes", text, lambda: copied.waiting_bytes))
+        gauge("online_waiting_bytes", text, lambda: copied.waiting_bytes)
     if webhooks is not None:
-        gauges += [
-            (
-                "webhooks_failed",
-                "Attempts that failed and are repeated",
-                lambda: webhooks.failed,
-            ),
-            ("webhooks_buried", "Actions that were given up", lambda: webhooks.buried),
-        ]
-    for name, text, read in gauges:
-        metrics.gauge(name, text, read)
+        text = "Attempts that failed and are repeated"
+        gauge("webhooks_failed", text, lambda: webhooks.failed)
+        gauge("webhooks_buried", "Actions that were given up", lambda: webhooks.buried)
     if backend.rules is not None:
         metrics.rules(backend.rules.report)

@@ -35,9 +35,14 @@ from tactful.schemas.problems import ProblemError
 from tactful.schemas.users import PersonExport, UserFeatures
 from tactful.server.background import BackgroundTasks
 from tactful.server.gauges import add_gauges
-from tactful.server.protocols import Recommender, Statistics
 from tactful.server.recommendations import Recommendations, VisibilityTracker
-from tactful.server.resources import Resources, open_resources, publish_rollouts
+from tactful.server.resources import (
+    Recommender,
+    Resources,
+    open_resources,
+    publish_rollouts,
+)
+from tactful.statistics.service import PrivateStatistics
 from tactful.subjects.export import export_person
 from tactful.subjects.permissions import CLAIM, Permissions, claimed
 from tactful.subjects.trace_search import search_partitions
@@ -167,7 +172,7 @@ class Platform:
         build: Callable[..., Recommender],
         *,
         consumers: Mapping[str, CoCommittedConsumer] | None = None,
-        statistics: Statistics | None = None,
+        statistics: PrivateStatistics | None = None,
         rebuild: bool = False,
     ) -> Platform:
         """Open the data directory and assemble a platform.

@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol
 
 from tactful.config.settings import PACKAGED_FEATURES, Settings
 from tactful.coupons.definitions import OFFER, CouponDefinition, load_coupons
@@ -23,16 +25,50 @@ from tactful.models.audit_log import ModelLog
 from tactful.pipeline.backends import Backend, open_backend
 from tactful.pipeline.webhooks import Webhooks
 from tactful.ranking.features import absent_features
-from tactful.server.protocols import Recommender, Statistics
+from tactful.schemas.recommendations import Explanation, Recommendation, RecommendRequest
+from tactful.statistics.service import PrivateStatistics
 from tactful.subjects.consent import ConsentStore, default_purposes
 from tactful.subjects.installation import Installation
 from tactful.subjects.suppression import open_suppression
 from tactful.util.clock import now_ms
+from tactful_streaming.contract.log_entries import Event
 from tactful_streaming.definitions.model import Definitions, dump_definitions, emitted_types
 from tactful_streaming.definitions.reader import load_definitions
 from tactful_streaming.engine.consumers import CoCommittedConsumer
 
 logger = logging.getLogger(__name__)
+
+
+class Recommender(Protocol):
+    """Makes recommendations from features and models."""
+
+    def answer(
+        self, request: RecommendRequest, *, now: int
+    ) -> tuple[Recommendation, Callable[[], bytes] | None]:
+        """Answer `request` at the time `now` (epoch ms), in a few milliseconds.
+
+        It is called with the read lock held. The second value encodes the impression for the log;
+        it is called once, after the response is sent and before the next request.
+        """
+
+    def refresh(self, reading: AbstractContextManager[object]) -> None:
+        """Take over a new model and new items; called several times a second in a thread.
+
+        Hold `reading` while the engine is read, and never for long.
+        """
+
+    def explain(self, impression: Event) -> Explanation:
+        """Explain a logged impression; called in a thread.
+
+        Raises:
+            ModelError: if it cannot be explained.
+        """
+
+    def describe(self) -> Mapping[str, Any]:
+        """Return the models in use and the number of items."""
+
+    def close(self) -> None:
+        """Release its files; it is not called any more."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +86,7 @@ class Resources:
     consents: ConsentStore
     rollouts: RolloutStore
     recommender: Recommender
-    statistics: Statistics | None
+    statistics: PrivateStatistics | None
     webhooks: Webhooks | None
     model_log: ModelLog
     coupons: Sequence[CouponDefinition]
@@ -62,7 +98,7 @@ def open_resources(
     build: Callable[..., Recommender],
     *,
     consumers: Mapping[str, CoCommittedConsumer],
-    statistics: Statistics | None,
+    statistics: PrivateStatistics | None,
     rebuild: bool,
 ) -> Resources:
     """Open the data directory and every store in it; arguments as for `Platform.open`.

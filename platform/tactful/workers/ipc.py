@@ -212,7 +212,7 @@ class _Problem(msgspec.Struct, frozen=True, array_like=True):
     detail: str | None
     field: str | None
     retry_after: int | None
-    headers: list[tuple[bytes, bytes]]
+    headers: tuple[tuple[bytes, bytes], ...]
     close: bool
 
 
@@ -386,31 +386,15 @@ def encode_response(value: Any) -> bytes:
 
 def encode_problem(error: ProblemError) -> bytes:
     """Encode a refusal as the payload of a frame."""
-    return _encoder.encode(
-        _Response(
-            problem=_Problem(
-                error.kind.code,
-                error.detail,
-                error.field,
-                error.retry_after,
-                [*error.headers],
-                error.close,
-            )
-        )
-    )
+    kind, retry_after = error.kind.code, error.retry_after
+    problem = _Problem(kind, error.detail, error.field, retry_after, error.headers, error.close)
+    return _encoder.encode(_Response(problem=problem))
 
 
 def _decode_response(payload: bytes, kind: type[T]) -> T:
     response = _responses.decode(payload)
-    if (problem := response.problem) is not None:
-        raise ProblemError(
-            problem.code,
-            problem.detail,
-            field=problem.field,
-            retry_after=problem.retry_after,
-            headers=tuple(problem.headers),
-            close=problem.close,
-        )
+    if response.problem is not None:
+        raise ProblemError(**msgspec.structs.asdict(response.problem))
     return msgspec.convert(response.value, kind)
 
 

@@ -9,9 +9,8 @@ from prometheus_client import CollectorRegistry
 
 from tactful.config.engine import EngineSettings
 from tactful.metrics.registry import Metrics
-from tactful.pipeline.applier import ApplierOptions, LogApplier
+from tactful.pipeline.applier import AdaptiveBatch, ApplierOptions, LogApplier
 from tactful.schemas.positions import Offsets
-from tactful.util.adaptive_batch import AdaptiveBatch
 from tactful_streaming.contract.log_entries import Event
 from tactful_streaming.engine.batches import Applied
 from tactful_streaming.errors import StateError

@@ -24,7 +24,7 @@ from tactful.config.settings import Settings
 from tactful.config.storage import StorageSettings
 from tactful.errors import ConfigError
 from tactful.recommend.recommender import build
-from tactful.schemas.conclusion_query import ConclusionQuery
+from tactful.schemas.statistics import ConclusionQuery
 from tactful.server.platform import Platform
 from tactful.statistics import counter, service
 from tactful.statistics.counter import CLOCK_EVENT, StatisticsCounter
