@@ -43,23 +43,17 @@ class Prior:
     def scaled(self, factor: float) -> "Prior":
         """Return this prior in other units.
 
-        A prior of relative differences, times the absolute value of the control, is a prior of
-        absolute differences.
+        The prior of a relative difference, times the control's value, is that of an absolute one.
         """
         return Prior(self.mean * factor, self.standard_deviation * abs(factor))
 
 
 @dataclass(frozen=True, slots=True)
 class Posterior:
-    """Normal posterior of a difference.
+    """Normal posterior of a difference."""
 
-    Attributes:
-        mean: Expected difference, treatment minus control.
-        standard_deviation: Standard deviation of the posterior.
-    """
-
-    mean: float
-    standard_deviation: float
+    mean: float  # expected difference, treatment minus control
+    standard_deviation: float  # standard deviation of the posterior
 
     def chance_to_win(self, *, higher_is_better: bool = True) -> float:
         """Compute the probability that the treatment is better than the control."""
@@ -69,18 +63,13 @@ class Posterior:
     def risk(self, *, higher_is_better: bool = True) -> tuple[float, float]:
         """Compute the expected losses of choosing control and of choosing treatment.
 
-        The loss of the control is ``E max(d, 0)`` for the difference ``d``, that of the treatment
-        ``E max(-d, 0)``.
+        For the difference ``d`` they are ``E max(d, 0)`` and ``E max(-d, 0)``.
         """
         gain, loss = self._expected_positive(1.0), self._expected_positive(-1.0)
         return (gain, loss) if higher_is_better else (loss, gain)
 
     def credible_interval(self, *, alpha: float = 0.05) -> Interval:
-        """Compute the equal-tailed interval with ``1 - alpha`` of the posterior.
-
-        Raises:
-            StatisticsError: `alpha` is not between 0 and 1.
-        """
+        """Compute the equal-tailed interval with ``1 - alpha`` of the posterior."""
         if not 0 < alpha < 1:
             raise StatisticsError(f"alpha must lie between 0 and 1, not {alpha}")
         half = float(special.ndtri(1 - alpha / 2)) * self.standard_deviation
@@ -99,13 +88,12 @@ class Posterior:
 def posterior(estimate: Estimate, prior: Prior | None = None) -> Posterior:
     """Compute the posterior of a difference from its estimate.
 
+    Estimate and prior are weighted by their precision.
+
     Args:
         estimate: Estimate of the difference, with a standard error above 0.
         prior: Prior in the same units, that is shares where the difference is relative; None is a
             flat prior.
-
-    Returns:
-        The normal posterior; estimate and prior are weighted by their precision.
 
     Raises:
         StatisticsError: No variation was seen, so the data have no finite precision.

@@ -99,16 +99,13 @@ def compare(
 ) -> Comparison:
     """Compare two arms on one metric.
 
+    No unit may be in both arms.
+
     Args:
-        control: Outcomes of the control's units.
-        treatment: Outcomes of the treatment's units; no unit is in both arms.
         relative: Express the difference as a share of the control's value.
         alpha: Probability of missing the truth, in (0, 0.5].
         tightest_at: Number of units of both arms at which the confidence sequence is narrowest;
             choose it before looking at data.
-
-    Returns:
-        The difference with both intervals and p-values.
 
     Raises:
         StatisticsError: `alpha` or `tightest_at` is out of range, or a relative difference is
@@ -129,10 +126,7 @@ def conclude(
     alpha: float = 0.05,
     tightest_at: float = 5000,
 ) -> Comparison:
-    """Compute intervals and p-values of a difference from any estimator.
-
-    The arguments and errors are those of `compare`.
-    """
+    """Compute intervals and p-values of a difference from any estimator, as `compare`."""
     return Comparison(
         estimate,
         relative,
@@ -355,7 +349,7 @@ def _around(
 def welch_freedom(var_a: float, freedom_a: float, var_b: float, freedom_b: float) -> float:
     """Compute the degrees of freedom of a difference by Welch and Satterthwaite.
 
-    The variances are squared standard errors of the two values, each with its own degrees.
+    The variances are squared standard errors of the two values.
     """
     if var_a + var_b == 0:
         return freedom_a + freedom_b

@@ -27,7 +27,6 @@ class Paired:
 
     Attributes:
         outcome: Sums of the outcomes.
-        covariate: Sums of the covariate, over the same units.
         products: Sum of outcome times covariate.
 
     Raises:
@@ -122,15 +121,11 @@ def stratified_difference(strata: Sequence[tuple[Sample, Sample]]) -> Estimate:
     """Estimate treatment minus control, averaged over strata by their units.
 
     Strata must be known before assignment, such as country or device. In addition to the error
-    within strata, the variance holds ``Σ w (d - mean d)² / units``, because the strata of the
-    units are random as well.
+    within strata, the variance holds ``Σ w (d - mean d)² / units``, because the strata of the units
+    are random as well. Degrees of freedom are those of Welch and Satterthwaite over all parts.
 
     Args:
         strata: Control and treatment of each stratum.
-
-    Returns:
-        The absolute difference; its degrees of freedom are those of Welch and Satterthwaite over
-        all parts.
 
     Raises:
         StatisticsError: There is no stratum.
@@ -162,15 +157,12 @@ def stratified_difference(strata: Sequence[tuple[Sample, Sample]]) -> Estimate:
 def winsorised(
     control: ArrayLike, treatment: ArrayLike, *, share: float = 0.99
 ) -> tuple[Mean, Mean]:
-    """Cap the values of both arms at one quantile of all of them, and sum up.
+    """Cap the values of both arms, one per unit, at one quantile of all of them.
+
+    A cap for each arm would remove part of the effect.
 
     Args:
-        control: One value per unit, shape ``[units]``.
-        treatment: One value per unit of the other arm.
         share: Level of the quantile, in (0.5, 1]; 1 caps nothing.
-
-    Returns:
-        The capped arms. One cap holds for both: a cap for each would remove part of the effect.
 
     Raises:
         StatisticsError: The share is out of range, or the values are not one per unit.

@@ -56,16 +56,12 @@ def group_sequential_bounds(
 
     Between looks the score moves by independent normal steps. The density of the paths that have
     crossed no bound is propagated from look to look by Gauss-Legendre quadrature; each bound leaves
-    as much probability beyond it as the look may spend.
+    as much probability beyond it as the look may spend, and is infinite where that is nothing.
 
     Args:
         information: Share of the planned information (units, commonly) at each look so far, rising,
             in (0, 1].
         alpha: Two-sided error of all looks together, in (0, 0.5].
-        spending: Spending function.
-
-    Returns:
-        One bound per look, for the absolute z-score; infinite where a look may spend nothing.
 
     Raises:
         StatisticsError: The shares do not rise within (0, 1], or `alpha` is out of range.
@@ -94,12 +90,7 @@ def group_sequential_bounds(
 def crossing_probability(information: Sequence[float], bounds: Sequence[float]) -> float:
     """Compute the probability that any look crosses its bound without a difference.
 
-    Args:
-        information: Units at each look, rising, in any scale.
-        bounds: One bound of the absolute z-score per look, above 0.
-
-    Raises:
-        StatisticsError: The looks do not rise, or their number differs from that of the bounds.
+    Information is the units at each look, rising, in any scale; bounds are above 0.
     """
     looks = list(information)
     if not looks or any(a >= b for a, b in zip([0.0, *looks], [*looks, math.inf], strict=True)):
@@ -117,12 +108,11 @@ def crossing_probability(information: Sequence[float], bounds: Sequence[float]) 
 def error_of_peeking(information: Sequence[float], *, alpha: float = 0.05) -> float:
     """Compute the real error of repeating a single-look test at each of several looks.
 
+    It is 0.142 for five equally spaced looks at 0.05.
+
     Args:
         information: Units at each look, rising, in any scale.
         alpha: Two-sided error of each test by itself.
-
-    Returns:
-        Probability of any false difference: 0.142 for five equally spaced looks at 0.05.
 
     Raises:
         StatisticsError: The looks do not rise, or `alpha` is out of range.
@@ -136,10 +126,7 @@ def error_of_peeking(information: Sequence[float], *, alpha: float = 0.05) -> fl
 def repeated_interval(estimate: Estimate, bound: float, *, alpha: float = 0.05) -> Interval:
     """Compute the interval that covers the truth at all planned looks.
 
-    Args:
-        estimate: Estimate at the latest look.
-        bound: Bound of this look, from `group_sequential_bounds` with the same alpha.
-        alpha: Two-sided error of all looks together.
+    The bound of the latest look is from `group_sequential_bounds` with the same alpha.
 
     Source: Jennison and Turnbull, "Interim analyses: the repeated confidence interval approach",
     JRSS B 51 (1989).

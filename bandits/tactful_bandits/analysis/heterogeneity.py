@@ -34,34 +34,23 @@ Course = Literal["steady", "fading", "growing"]
 
 @dataclass(frozen=True, slots=True)
 class SegmentEffect:
-    """Effect in one segment.
+    """Effect in one segment."""
 
-    Attributes:
-        name: Name of the segment.
-        share: Share of all units.
-        estimate: Treatment minus control in the segment.
-        interval: Interval for one look; all intervals together cover with the stated probability.
-        p: P-value after Holm's adjustment over all segments.
-    """
-
-    name: str
-    share: float
-    estimate: Estimate
+    name: str  # name of the segment
+    share: float  # share of all units
+    estimate: Estimate  # treatment minus control in the segment
+    # Interval for one look; all intervals together cover with the stated probability
     interval: Interval
-    p: float
+    p: float  # P-value after Holm's adjustment over all segments
 
 
 @dataclass(frozen=True, slots=True)
 class Heterogeneity:
-    """Effects by segment, and a test whether they differ.
+    """Effects by segment, and a test whether they differ."""
 
-    Attributes:
-        segments: Effects in the order given.
-        p: P-value of equal effects in all segments, by Cochran's Q. Above alpha, the differences
-            are within chance, and the overall effect is the best estimate for each segment.
-    """
-
-    segments: tuple[SegmentEffect, ...]
+    segments: tuple[SegmentEffect, ...]  # effects in the order given
+    # P-value of equal effects in all segments, by Cochran's Q. Above alpha, the differences are
+    # within chance, and the overall effect is the best estimate for each segment.
     p: float
 
 
@@ -74,9 +63,6 @@ def segment_effects(
         segments: Control and treatment by segment; each unit is in one segment, which was known
             before its assignment.
         alpha: Probability of any segment's interval missing its truth (Bonferroni).
-
-    Returns:
-        The effects, in the order given.
 
     Raises:
         StatisticsError: There is no segment, or `alpha` is out of range.
@@ -104,27 +90,16 @@ def segment_effects(
 
 @dataclass(frozen=True, slots=True)
 class Uplift:
-    """Segments chosen on one half of the units, and their effects in the other half.
+    """Segments chosen on one half of the units, and their effects in the other half."""
 
-    Attributes:
-        heterogeneity: Effects in the half that was not used to choose, the largest first.
-        features: Names of the columns.
-    """
-
+    # Effects in the half that was not used to choose, the largest first
     heterogeneity: Heterogeneity
-    features: tuple[str, ...]
+    features: tuple[str, ...]  # names of the columns
     _tree: "DecisionTreeRegressor"
     _effects: Mapping[int, float]
 
     def predict(self, x: ArrayLike) -> NDArray[np.float64]:
-        """Predict each unit's effect as the effect of its segment.
-
-        Args:
-            x: Features, shape ``[units, features]``.
-
-        Returns:
-            One effect per unit, shape ``[units]``.
-        """
+        """Predict each unit's effect as that of its segment, ``[units]``, from features."""
         leaves = self._tree.apply(_matrix(x, self.features))
         return np.array([self._effects[int(leaf)] for leaf in leaves])
 
@@ -145,21 +120,16 @@ def honest_uplift(
 
     A regression tree is grown on the transformed outcome ``(y - mean y) (w - p) / (p (1 - p))``,
     whose expectation given the features is the effect. A random half of the units grows the tree;
-    the other half gives the effect in each leaf.
+    the other half gives the effect in each leaf. There is a single segment if no split improves the
+    fit.
 
     Args:
         x: Features of the units from before their assignment, shape ``[units, features]``.
-        treated: 1 for the treatment, 0 for the control, shape ``[units]``.
-        outcome: The metric, one value per unit, shape ``[units]``.
-        features: Names of the columns of `x`.
         treatment_share: Probability ``p`` that the draw gave the treatment, in (0, 1).
         seed: Seed of the split.
         segments: Largest number of segments, at least 2.
         smallest: Units that a segment needs in each half.
         alpha: Probability of any segment's interval missing its truth.
-
-    Returns:
-        The segments; a single one if no split improves the fit.
 
     Raises:
         StatisticsError: Shapes differ, a value is out of range, or there are too few units.
@@ -195,21 +165,13 @@ def honest_uplift(
 
 @dataclass(frozen=True, slots=True)
 class Trend:
-    """Linear change of an effect over the days since the units' first exposure.
+    """Linear change of an effect over the days since the units' first exposure."""
 
-    Attributes:
-        slope: Change of the effect per day.
-        standard_error: Standard error of the slope.
-        p: Two-sided p-value of the hypothesis that the effect does not change.
-        effect: Mean effect over all days, weighted by precision.
-        alpha: Significance level of the trend.
-    """
-
-    slope: float
-    standard_error: float
-    p: float
-    effect: float
-    alpha: float
+    slope: float  # change of the effect per day
+    standard_error: float  # standard error of the slope
+    p: float  # two-sided p-value of the hypothesis that the effect does not change
+    effect: float  # mean effect over all days, weighted by precision
+    alpha: float  # significance level of the trend
 
     @property
     def course(self) -> Course:
@@ -231,10 +193,6 @@ def effect_trend(days: Sequence[tuple[Sample, Sample]], *, alpha: float = 0.05) 
             all the days behind them, or late units count on the first days alone. Units that count
             on several days correlate the days, and make the p-value too small where a unit's days
             are more similar in one arm than in the other.
-        alpha: Significance level of the trend.
-
-    Returns:
-        The trend.
 
     Raises:
         StatisticsError: Fewer than three days, or a day without any variation.

@@ -18,12 +18,6 @@ def holm(p_values: Sequence[float]) -> tuple[float, ...]:
 
     The bound holds under any dependence between the p-values.
 
-    Args:
-        p_values: One per test, each in [0, 1].
-
-    Returns:
-        The adjusted p-values in the same order.
-
     Raises:
         StatisticsError: A p-value is not in [0, 1].
 
@@ -39,12 +33,6 @@ def benjamini_hochberg(p_values: Sequence[float]) -> tuple[float, ...]:
     """Adjust p-values so that the false discovery rate is at most alpha.
 
     The bound holds for independent or positively dependent p-values.
-
-    Args:
-        p_values: One per test, each in [0, 1].
-
-    Returns:
-        The adjusted p-values in the same order.
 
     Raises:
         StatisticsError: A p-value is not in [0, 1].

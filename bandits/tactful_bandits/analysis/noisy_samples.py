@@ -80,8 +80,6 @@ def units_behind_noise(
     accepts them at every look like exact counts.
 
     Args:
-        control: Units of the control.
-        treatment: Units of the treatment.
         share: Expected share of the treatment's units, in (0, 1).
 
     Raises:
@@ -101,21 +99,13 @@ def units_behind_noise(
 
 @dataclass(frozen=True, slots=True)
 class RatioSums:
-    """Sums over units for a ratio, or the variances of the noise in them.
+    """Sums over units for a ratio, or the variances of the noise in them."""
 
-    Attributes:
-        numerator: Sum of the units' numerators.
-        denominator: Sum of the units' denominators.
-        numerator_squares: Sum of the squared numerators.
-        denominator_squares: Sum of the squared denominators.
-        products: Sum of numerator times denominator.
-    """
-
-    numerator: float
-    denominator: float
-    numerator_squares: float
-    denominator_squares: float
-    products: float
+    numerator: float  # sum of the units' numerators
+    denominator: float  # sum of the units' denominators
+    numerator_squares: float  # sum of the squared numerators
+    denominator_squares: float  # sum of the squared denominators
+    products: float  # sum of numerator times denominator
 
 
 @dataclass(frozen=True, slots=True)

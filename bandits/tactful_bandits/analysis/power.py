@@ -69,10 +69,7 @@ class Design:
         """Compute the probability of detecting a true absolute difference.
 
         With any number of looks it is the probability at the last look, slightly less than the
-        truth, since earlier looks detect as well.
-
-        Raises:
-            StatisticsError: Fewer than 4 units, or the effect is not finite.
+        truth, since earlier looks detect as well. It needs at least 4 units.
         """
         if units < 4 or not math.isfinite(effect):
             raise StatisticsError(
@@ -85,9 +82,7 @@ class Design:
     def units_for(self, effect: float, *, power: float = 0.8) -> int:
         """Compute the smallest number of units of both arms that reaches a power.
 
-        Raises:
-            StatisticsError: The effect is 0, the power is out of range, or more than 10¹² units
-                would be needed.
+        Effects that would need more than 10¹² units are refused.
         """
         _require_power(power, self.alpha)
         if effect == 0:
@@ -103,11 +98,7 @@ class Design:
         return high
 
     def detectable_effect(self, units: int, *, power: float = 0.8) -> float:
-        """Compute the smallest absolute difference that a number of units detects.
-
-        Raises:
-            StatisticsError: Fewer than 4 units, or the power is out of range.
-        """
+        """Compute the smallest absolute difference that a number of units detects."""
         _require_power(power, self.alpha)
         low, high = 0.0, 40 * self.standard_error(units)
         for _ in range(60):
@@ -128,14 +119,10 @@ def days_needed(units: int, new_units: Sequence[float], *, whole_weeks: bool = T
     """Compute the number of days until enough units have arrived.
 
     Args:
-        units: Number of units needed.
         new_units: Units seen for the first time on each day of a past period, from its first day.
             Returning units do not count again, so these numbers fall; beyond the period the mean of
             its last week is used.
         whole_weeks: Round up to whole weeks, since weekdays differ from weekends.
-
-    Returns:
-        Number of days, at least one.
 
     Raises:
         StatisticsError: No day is given, a number is negative, or too few units would arrive.

@@ -240,13 +240,8 @@ class Quantile(_OfUnits):
     def from_events(cls, values: ArrayLike, units: ArrayLike, level: float) -> Self:
         """Compute the quantile of many values per unit, such as a user's requests.
 
-        Args:
-            values: One value per event, shape ``[events]``.
-            units: Number of the unit of each event, the same shape.
-            level: Share of the values below the quantile, in (0, 1).
-
-        Raises:
-            StatisticsError: There are too few values for this level, or they are not numbers.
+        Values and the numbers of their units have the shape ``[events]``; `level` is the share of
+        the values below the quantile, in (0, 1).
 
         Source: Deng, Knoblich, Lu, "Applying the Delta Method in Metric Analytics" (KDD 2018),
         arXiv 1803.06336, section 4.
@@ -287,16 +282,9 @@ def retention(
     A unit that joined yesterday could not yet return after a week; counting it as lost would
     penalise the arm that grew faster. A unit therefore counts only once its whole span has passed.
 
-    Args:
-        joined: Day of each unit's first exposure, shape ``[units]``.
-        visitors: Unit of each visit as an index into `joined`, shape ``[visits]``.
-        visited: Day of each visit, the same shape.
-        span: Days after joining, half-open: ``(7, 14)`` is the second week.
-        now: Day up to which visits are known.
-
-    Raises:
-        StatisticsError: The span is empty, a visit has no unit, or the span has passed for fewer
-            than two units.
+    `joined` is the day of each unit's first exposure, ``[units]``; a visit has the index of its
+    unit and its day, ``[visits]``. `span` is half-open: ``(7, 14)`` is the second week. Visits are
+    known up to the day `now`.
     """
     start, end = span
     if not 0 <= start < end:
@@ -320,11 +308,7 @@ def _beyond_rounding(difference: float, scale: float) -> float:
 
 
 def columns(*arrays: ArrayLike) -> list[np.ndarray[tuple[int], np.dtype[np.float64]]]:
-    """Convert arrays to columns of numbers of one shape ``[units]``.
-
-    Raises:
-        StatisticsError: The shapes differ or are not one-dimensional.
-    """
+    """Convert arrays to columns of numbers of one shape ``[units]``."""
     read = [np.asarray(array, dtype=np.float64) for array in arrays]
     if any(column.ndim != 1 or column.shape != read[0].shape for column in read):
         shapes = ", ".join(str(column.shape) for column in read)

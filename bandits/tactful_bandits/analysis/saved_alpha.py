@@ -34,19 +34,8 @@ def spent_alpha(*, alpha: float, tightest_at: float, first: float, last: float) 
     density below the bound is propagated from step to step (Armitage, McPherson, Rowe 1969), and
     the bound is corrected from steps to continuous monitoring (Broadie, Glasserman, Kou, "A
     continuity correction for discrete barrier options", Mathematical Finance 7, 1997). Fewer looks
-    spend less than this. Asymptotic, like the sequence.
-
-    Args:
-        alpha: Alpha of the one-sided sequence, in (0, 0.5].
-        tightest_at: Tuning of the sequence.
-        first: Units at the first look, above 0.
-        last: Units at the last look, at least `first`.
-
-    Returns:
-        At most `alpha`.
-
-    Raises:
-        StatisticsError: A value is out of range.
+    spend less than this. Asymptotic, like the sequence. The result is at most `alpha`, which is in
+    (0, 0.5]; the looks are given in units.
     """
     return min(alpha, _watched(alpha, *_positions(tightest_at, first, last)).spent)
 
@@ -56,23 +45,10 @@ def last_level(
 ) -> float:
     """Compute the level of a last test that spends ``alpha + kept`` with the sequence.
 
-    The test uses the same z-score as the sequence, which mostly has rejected before: its level may
-    be higher than the alpha that is left. Like in group-sequential designs, the level
+    The test uses the same z-score as the sequence, which mostly has rejected before: its level, at
+    most 0.5, may be higher than the alpha that is left. Like in group-sequential designs, it
     follows from the density of the paths that never crossed (Jennison and Turnbull, "Group
     Sequential Methods with Applications to Clinical Trials", 1999, chapter 19).
-
-    Args:
-        alpha: Alpha of the one-sided sequence, in (0, 0.5].
-        kept: Alpha that the test may spend in addition to the unspent part of `alpha`, from 0.
-        tightest_at: Tuning of the sequence.
-        first: Units at the first look, above 0.
-        last: Units at the last look, at least `first`.
-
-    Returns:
-        A level of at least ``alpha + kept`` less the spent part, at most 0.5.
-
-    Raises:
-        StatisticsError: A value is out of range.
     """
     if not 0 <= kept <= 0.5:
         raise StatisticsError(f"kept must lie between 0 and 0.5, not {kept}")
@@ -93,9 +69,6 @@ def _positions(tightest_at: float, first: float, last: float) -> tuple[float, fl
     """Compute the logarithms of ``first`` and ``last`` over `tightest_at`.
 
     They are rounded so that similar looks share a cache entry.
-
-    Raises:
-        StatisticsError: The looks are not above 0 or do not rise.
     """
     if not 0 < first <= last < math.inf:
         raise StatisticsError(
