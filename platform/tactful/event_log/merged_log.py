@@ -23,6 +23,7 @@ from tactful_streaming.contract.log_entries import Event, Item
 from tactful_streaming.engine.consumers import CoCommittedConsumer
 from tactful_streaming.errors import LogError, LogUnreachableError, OffsetError
 from tactful_streaming.kafka.client import (
+    NO_OFFSET,
     dropped_records,
     import_kafka,
     lasting_problem,
@@ -434,9 +435,8 @@ class MergedLog:
     def _on_error(self, error: Any) -> None:
         self._problem = lasting_problem(error, self._settings) or self._problem
 
-    def _tp(self, number: int, offset: int | None = None) -> Any:
-        tp, topic = self._kafka.TopicPartition, self._settings.topic
-        return tp(topic, number) if offset is None else tp(topic, number, offset)
+    def _tp(self, number: int, offset: int = NO_OFFSET) -> Any:
+        return self._kafka.TopicPartition(self._settings.topic, number, offset)
 
 
 def behind(reached: Offsets, ends: Offsets) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from types import ModuleType
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from tactful_streaming.errors import (
     LogError,
@@ -19,6 +19,9 @@ from tactful_streaming.kafka.config import KafkaSettings
 _Answer = TypeVar("_Answer")
 
 _logger = logging.getLogger(__name__)
+
+NO_OFFSET: Final = -1001
+"""Offset of a partition that is named without one: the client's `OFFSET_INVALID`."""
 
 
 def import_kafka() -> ModuleType:
@@ -36,22 +39,12 @@ def import_kafka() -> ModuleType:
 
 
 def open_producer(config: Mapping[str, Any], on_error: Callable[[Any], None]) -> Any:
-    """Connect a producer.
-
-    Raises:
-        LogSettingsError: if the client refuses its settings.
-        LogError: if the client is not installed.
-    """
+    """Connect a producer; raise LogSettingsError if the client refuses its settings."""
     return _opened(import_kafka().Producer, config, on_error)
 
 
 def open_consumer(config: Mapping[str, Any], on_error: Callable[[Any], None]) -> Any:
-    """Connect a consumer.
-
-    Raises:
-        LogSettingsError: if the client refuses its settings.
-        LogError: if the client is not installed.
-    """
+    """Connect a consumer; raise LogSettingsError if the client refuses its settings."""
     return _opened(import_kafka().Consumer, config, on_error)
 
 
@@ -69,9 +62,6 @@ def ask(question: Callable[[], _Answer]) -> _Answer:
 
     A client that learns of other brokers closes its connections and drops the requests that wait
     on them.
-
-    Raises:
-        confluent_kafka.KafkaException: as the question.
     """
     kafka = import_kafka()
     try:
@@ -83,11 +73,7 @@ def ask(question: Callable[[], _Answer]) -> _Answer:
 
 
 def count_partitions(client: Any, settings: KafkaSettings, timeout_s: float) -> int | None:
-    """Ask any client for the number of partitions of the topic; None if there is no topic.
-
-    Raises:
-        confluent_kafka.KafkaException: if no broker answers.
-    """
+    """Ask any client for the number of partitions of the topic; None if there is no topic."""
     # All topics are listed: a request for one creates it where brokers auto-create topics.
     topic = ask(lambda: client.list_topics(timeout=timeout_s)).topics.get(settings.topic)
     return len(topic.partitions) if topic is not None and topic.partitions else None

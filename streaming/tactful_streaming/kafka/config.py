@@ -51,51 +51,32 @@ class KafkaSettings:
     The caller reads passwords from the environment or a file; `repr` does not contain them.
 
     ``KafkaSettings("broker:9092", topic="tactful-log", security="ssl", ca_file=Path("ca.pem"))``
-
-    Attributes:
-        servers: ``host:port``, several separated by commas.
-        topic: the topic of the log.
-        security: ``plaintext``, ``ssl``, ``sasl_plaintext`` or ``sasl_ssl``.
-        ca_file: trusted certificates, PEM; None for those of the system.
-        certificate_file: certificate of this client, PEM; with `key_file`.
-        key_file: private key of this client, PEM.
-        key_password: password of the private key.
-        sasl_mechanism: ``PLAIN``, ``SCRAM-SHA-256`` or ``SCRAM-SHA-512``.
-        username: for SASL.
-        password: for SASL.
-        linger_ms: longest wait of a producer to fill a batch, milliseconds. A short one makes
-            events readable sooner if requests contain many events; if they contain few, use ten:
-            a fetch of many tiny batches is slow. Rows that workers write in transactions wait for
-            the commit instead.
-        delivery_timeout_ms: time after which an append fails, milliseconds.
-        session_timeout_ms: time without a heartbeat after which a group member is removed,
-            milliseconds.
-        extra: more properties of librdkafka, by their names there.
     """
 
-    servers: str
+    servers: str  # `host:port`, several separated by commas
     topic: str = "tactful-log"
     security: Security = "plaintext"
-    ca_file: Path | None = None
-    certificate_file: Path | None = None
-    key_file: Path | None = None
+    ca_file: Path | None = None  # trusted certificates, PEM; None for those of the system
+    certificate_file: Path | None = None  # certificate of this client, PEM; with `key_file`
+    key_file: Path | None = None  # private key of this client, PEM
     key_password: str | None = field(default=None, repr=False)
     sasl_mechanism: SaslMechanism | None = None
     username: str | None = None
     password: str | None = field(default=None, repr=False)
+    # Longest wait of a producer to fill a batch, milliseconds. A short one makes events readable
+    # sooner if requests contain many events; if they contain few, use ten: a fetch of many tiny
+    # batches is slow. Rows that workers write in transactions wait for the commit instead.
     linger_ms: int = 5
-    delivery_timeout_ms: int = 30_000
+    delivery_timeout_ms: int = 30_000  # time after which an append fails, milliseconds
+    # Time without a heartbeat after which a group member is removed, milliseconds
     session_timeout_ms: int = 6_000
+    # More properties of librdkafka, by their names there
     extra: Mapping[str, str | int | float | bool] = field(
         default_factory=lambda: MappingProxyType({})
     )
 
     def __post_init__(self) -> None:
-        """Check all fields.
-
-        Raises:
-            LogSettingsError: naming the field and what to do.
-        """
+        """Check all fields; a LogSettingsError names the field and what to do."""
         _check(_SERVERS.fullmatch(self.servers), "servers", "is host:port, several by commas")
         _check(
             _TOPIC.fullmatch(self.topic) and self.topic not in (".", ".."),

@@ -16,6 +16,7 @@ from typing import Any
 
 from tactful_streaming.contract.record_batch import Records
 from tactful_streaming.kafka.client import (
+    NO_OFFSET,
     Causes,
     ask,
     dropped_records,
@@ -33,15 +34,11 @@ _logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Lag:
-    """Lag of one partition.
+    """Lag of one partition."""
 
-    Attributes:
-        records: records not read yet, by the broker's answer. Some brokers report too few.
-        behind_ms: age of the newest record read while more are waiting; 0 at the end of the
-            partition. It depends on the records alone, not on the broker's answer.
-    """
-
-    records: int
+    records: int  # records not read yet, by the broker's answer. Some brokers report too few.
+    # Age of the newest record read while more are waiting; 0 at the end of the partition. It
+    # depends on the records alone, not on the broker's answer.
     behind_ms: int
 
 
@@ -85,15 +82,10 @@ class PartitionGroup:
                 partitions; None for a new member each time.
             timeout_s: longest wait for an answer of the broker, seconds.
             clock: current time, epoch milliseconds.
-
-        Raises:
-            LogError: if the client is not installed or refuses the settings.
         """
         self._settings = settings
         self._kafka = import_kafka()
         self._assigned = assigned
-        self._revoked = revoked
-        self._lost = lost
         self._timeout_s = timeout_s
         self._clock = clock
         self._next: dict[int, int] = {}
@@ -110,8 +102,8 @@ class PartitionGroup:
         self._consumer.subscribe(
             [settings.topic],
             on_assign=self._on_assign,
-            on_revoke=self._on_revoke,
-            on_lost=self._on_lost,
+            on_revoke=lambda _, partitions: self._drop(partitions, revoked),
+            on_lost=lambda _, partitions: self._drop(partitions, lost),
         )
 
     @property
@@ -124,10 +116,6 @@ class PartitionGroup:
 
         Call it every few seconds also if there is nothing to read; otherwise the group removes this
         member.
-
-        Args:
-            limit: largest number of records in all.
-            wait_s: longest wait for the first, seconds; more only if they were fetched already.
 
         Raises:
             OffsetError: if a partition does not hold the offset to read from.
@@ -160,10 +148,6 @@ class PartitionGroup:
 
         Only monitoring and members without state read these offsets; after a failure the next
         commit covers them.
-
-        Args:
-            offsets: by partition, the next offset to read.
-            wait: whether to wait for the answer, as before a partition is revoked.
         """
         owned = [self._tp(number, at) for number, at in offsets.items() if number in self._next]
         if not owned:
@@ -261,12 +245,6 @@ class PartitionGroup:
             raise explain(error.args[0], self._settings) from error
         return max(int(committed[0].offset), low)
 
-    def _on_revoke(self, consumer: Any, partitions: Sequence[Any]) -> None:
-        self._drop(partitions, self._revoked)
-
-    def _on_lost(self, consumer: Any, partitions: Sequence[Any]) -> None:
-        self._drop(partitions, self._lost)
-
     def _drop(self, partitions: Sequence[Any], callback: Callable[[Sequence[int]], None]) -> None:
         numbers = [tp.partition for tp in partitions if tp.partition in self._next]
         _logger.info("partitions %s of topic %s are revoked", numbers, self._settings.topic)
@@ -313,7 +291,5 @@ class PartitionGroup:
         """Make the next poll raise the first problem."""
         self._problem = self._problem or problem
 
-    def _tp(self, number: int, offset: int | None = None) -> Any:
-        tp = self._kafka.TopicPartition
-        topic = self._settings.topic
-        return tp(topic, number) if offset is None else tp(topic, number, offset)
+    def _tp(self, number: int, offset: int = NO_OFFSET) -> Any:
+        return self._kafka.TopicPartition(self._settings.topic, number, offset)

@@ -104,11 +104,7 @@ class KafkaLog:
 
     @property
     def partitions(self) -> int:
-        """Number of partitions.
-
-        Raises:
-            LogUnreachableError: if no broker has answered yet.
-        """
+        """Number of partitions."""
         if self._count is None:
             problem = self._problem or LogError("the log is closed")
             raise problem.with_traceback(None)
@@ -138,32 +134,14 @@ class KafkaLog:
     def append(self, payloads: Sequence[bytes], keys: Sequence[str | None]) -> Positions:
         """Append `payloads`; all in-sync replicas have them on return.
 
-        Args:
-            payloads: encoded records.
-            keys: the routing key of each, or None for a copy in every partition.
-
         Returns:
             By partition, the offset behind the last record. After an outage a partition may be
             missing: its records are in the log at offsets that the broker did not report.
-
-        Raises:
-            BackpressureError: if too many bytes wait; nothing was queued.
-            LogError: see :meth:`submit`.
         """
         return self.submit(payloads, keys).result()
 
     def submit(self, payloads: Sequence[bytes], keys: Sequence[str | None]) -> Future[Positions]:
-        """Begin to append, behind all earlier records of the same key.
-
-        Returns:
-            Done when all records are acknowledged. It fails with a LogWriteError if Kafka refused,
-            or LogUnreachableError if no broker answered in time.
-
-        Raises:
-            BackpressureError: if too many bytes wait; nothing was queued.
-            LogUnreachableError: if no broker answers; nothing was queued.
-            LogError: if the log is closed, or a payload is over 5 MiB.
-        """
+        """Begin to append, behind all earlier records of the same key."""
         count = self.partitions
         route = self._kafka.murmur2
         routed = collections.defaultdict[int, list[dict[str, Any]]](list)

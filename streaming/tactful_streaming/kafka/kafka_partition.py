@@ -14,6 +14,7 @@ from tactful_streaming.kafka.client import (
     explain,
     import_kafka,
     lasting_problem,
+    missing_offset,
     open_consumer,
     partition_bounds,
 )
@@ -25,7 +26,8 @@ if TYPE_CHECKING:
 class KafkaPartition:
     """One partition as an `EventLog`, read from any offset by a consumer of its own.
 
-    It belongs to no consumer group and commits no offsets. One thread reads at a time.
+    It belongs to no consumer group and commits no offsets. One thread reads at a time. Each method
+    raises LogError if no broker answers, or TopicError if the topic or the partition was deleted.
     """
 
     def __init__(
@@ -37,15 +39,7 @@ class KafkaPartition:
         timeout_s: float = 10.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Read partition `number` of `log`.
-
-        Args:
-            log: appends go through it; the caller closes it.
-            number: number of the partition.
-            wait_s: longest wait of a read at the end of the log, seconds.
-            timeout_s: longest wait of a read for a record that exists, seconds.
-            clock: monotonic seconds.
-        """
+        """Read partition `number` of `log`, which appends and which the caller closes."""
         self._log = log
         self._number = number
         self._wait_s = wait_s
@@ -58,36 +52,22 @@ class KafkaPartition:
         self._read_end = 0
         self._broker_end = 0
         self._problem: LogError | None = None
-        config = self._settings.consumer_config("tactful-readers")
-        self._consumer = open_consumer(config, self._on_error)
+        self._consumer = open_consumer(
+            self._settings.consumer_config("tactful-readers"), self._on_error
+        )
 
     @property
     def begin(self) -> int:
-        """Offset of the oldest record.
-
-        Raises:
-            LogError: if no broker answers or the topic was deleted.
-        """
+        """Offset of the oldest record."""
         return self._bounds()[0]
 
     @property
     def end(self) -> int:
-        """Offset of the next record, by the broker's answer or a record read or written here.
-
-        Raises:
-            LogError: if no broker answers or the topic was deleted.
-        """
+        """Offset of the next record, by the broker's answer or a record read or written here."""
         return self._bounds()[1]
 
     def append(self, payloads: Sequence[bytes]) -> int:
-        """Append `payloads` to this partition; durable on return.
-
-        Returns:
-            The offset after the last payload.
-
-        Raises:
-            LogError: see :meth:`KafkaLog.append`.
-        """
+        """Append to this partition; durable on return. Return the offset behind the last."""
         positions = self._log.append_to(self._number, payloads)
         end = positions.get(self._number)
         return self.end if end is None else end
@@ -96,11 +76,6 @@ class KafkaPartition:
         """Read up to `limit` records from `offset` on; empty if none came within the wait.
 
         Offsets grow, but skip numbers if the topic holds records of other writers.
-
-        Raises:
-            OffsetError: if the record at `offset` was dropped or never existed.
-            TopicError: if the topic or the partition was deleted.
-            LogError: if the broker does not deliver a record that exists.
         """
         with self._lock:
             messages = self._receive(offset, limit)
@@ -114,12 +89,6 @@ class KafkaPartition:
         """Find the first record appended at or after `timestamp`; the end if there is none.
 
         This reads some twenty records, since not every broker has an index by time.
-
-        Args:
-            timestamp: epoch milliseconds, compared with the time of appending.
-
-        Raises:
-            LogError: if a record cannot be read or carries no time.
         """
         with self._lock:
             begin, end = self._bounds()
@@ -202,7 +171,8 @@ class KafkaPartition:
     def _assign(self, offset: int) -> None:
         self._problem = None
         self._position = offset
-        self._consumer.assign([self._tp(offset)])
+        topic = self._settings.topic
+        self._consumer.assign([self._kafka.TopicPartition(topic, self._number, offset)])
 
     def _appended_at(self, offset: int) -> int:
         message = next(iter(self._receive(offset, 1)), None)
@@ -224,22 +194,14 @@ class KafkaPartition:
 
     def _on_error(self, error: Any) -> None:
         if error.code() == self._kafka.KafkaError._AUTO_OFFSET_RESET:
-            self._problem = OffsetError(
-                f"offset {self._position} is outside the log in {self._where()}: retention dropped "
-                "it, or the topic was made anew"
-            )
-            return
-        self._problem = lasting_problem(error, self._settings) or self._problem
+            self._problem = missing_offset(self._settings, self._number, self._position)
+        else:
+            self._problem = lasting_problem(error, self._settings) or self._problem
 
     def _check(self) -> None:
         if self._problem is not None:
             problem, self._problem, self._position = self._problem, None, None
             raise problem
-
-    def _tp(self, offset: int | None = None) -> Any:
-        arguments = (self._settings.topic, self._number)
-        tp = self._kafka.TopicPartition
-        return tp(*arguments) if offset is None else tp(*arguments, offset)
 
     def _where(self) -> str:
         return f"partition {self._number} of topic {self._settings.topic!r}"

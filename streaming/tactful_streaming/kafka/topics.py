@@ -89,18 +89,10 @@ def ensure_topic(
 
 
 def topic_id(settings: KafkaSettings, *, timeout_s: float = 10.0) -> str | None:
-    """Ask for the id that the brokers gave the topic when it was created.
-
-    Args:
-        settings: address and name of the topic.
-        timeout_s: timeout, seconds.
-
-    Returns:
-        The id; None if brokers give none, as before Kafka 2.8.
+    """Ask for the id that brokers gave the topic; None before Kafka 2.8.
 
     Raises:
         TopicError: if there is no such topic.
-        LogError: if no broker answers, or it refuses the request.
     """
     kafka = import_kafka()
     from confluent_kafka.admin import AdminClient
@@ -132,10 +124,6 @@ def check_topic(
         fresh: whether no record was applied to the state yet.
         where: the topic and the state, for the message.
         cure: command that begins again with the records of the new topic, for the message.
-
-    Raises:
-        TopicError: if the topic was created again after the begin of the state.
-        StateError: if the state cannot be written.
     """
     stored = store.get(TOPIC)
     if known is None or stored == known.encode():

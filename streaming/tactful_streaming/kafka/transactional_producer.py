@@ -22,6 +22,7 @@ from tactful_streaming.kafka.config import KafkaSettings
 _logger = logging.getLogger(__name__)
 
 _MOST_WAITING = 500_000
+_BY_KEY = -1  # the client's PARTITION_UA
 _TOGETHER = 2_000  # rows passed to the client in one call
 _TRANSACTION_TIMEOUT_MS = 300_000
 _LINGER_MS = 500
@@ -36,7 +37,8 @@ class TransactionalProducer:
     """Appends to topics of one cluster, all or nothing between two commits.
 
     Readers of committed records, such as all readers of this package, see records soon after
-    :meth:`commit` has returned. One thread uses it.
+    :meth:`commit` has returned. One thread uses it. Each method raises FencedError if another
+    process has taken the name, and LogError if the cluster refuses or does not answer.
     """
 
     def __init__(
@@ -46,17 +48,7 @@ class TransactionalProducer:
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Take `name`, which fences its former owner and aborts the open transaction.
-
-        Args:
-            settings: address of the cluster; the topic is ignored.
-            name: transactional id.
-            clock: monotonic seconds.
-
-        Raises:
-            LogUnreachableError: if no broker answers.
-            LogError: if the cluster refuses, or the client is not installed.
-        """
+        """Take `name`, which fences its former owner and aborts the open transaction."""
         self._settings = settings
         self._kafka = import_kafka()
         self._name = name
@@ -75,11 +67,7 @@ class TransactionalProducer:
             self._producer.init_transactions(self._timeout_s)
 
     def partition_of(self, topic: str) -> Callable[[str], int]:
-        """Return the function from a record's key to its partition in a topic.
-
-        Raises:
-            LogError: if no broker answers, or the topic does not exist.
-        """
+        """Return the function from a record's key to its partition in a topic."""
         with self._explained():
             count = count_partitions(
                 self._producer, replace(self._settings, topic=topic), self._timeout_s
@@ -88,25 +76,14 @@ class TransactionalProducer:
             raise TopicError(f"{self._where()}: topic {topic!r} does not exist: make it first")
         return lambda key: int(self._kafka.murmur2(key.encode(), count))
 
-    def write(self, topic: str, rows: Sequence[Row], partition: int | None = None) -> None:
-        """Append rows with the next commit.
-
-        Args:
-            topic: name of the topic.
-            rows: key and value of each; empty for no key.
-            partition: number of the partition; None: by the key.
-
-        Raises:
-            FencedError: if another process has taken the name.
-            LogError: if the client refuses the rows; the transaction is lost.
-        """
+    def write(self, topic: str, rows: Sequence[Row], partition: int = _BY_KEY) -> None:
+        """Append rows, each a key (empty: none) and a value, with the next commit."""
         if not rows:
             return
         self._begin()
         until = self._clock() + self._timeout_s
-        placed = {} if partition is None else {"partition": partition}
         for begin in range(0, len(rows), _TOGETHER):
-            self._produce(topic, rows[begin : begin + _TOGETHER], placed, until)
+            self._produce(topic, rows[begin : begin + _TOGETHER], partition, until)
 
     def commit(self) -> None:
         """Commit the rows that were written; without rows, do nothing.
@@ -123,14 +100,7 @@ class TransactionalProducer:
         self._open = False
 
     def append(self, topic: str, values: Sequence[bytes], partition: int) -> int:
-        """Append to one partition and commit, together with rows written before.
-
-        Returns:
-            Offset of the last value.
-
-        Raises:
-            FencedError, LogError: see :meth:`commit`.
-        """
+        """Append to one partition, commit, and return the offset of the last value."""
         places: list[int] = []
         self._begin()
         with self._explained():
@@ -158,24 +128,20 @@ class TransactionalProducer:
                 _logger.info("%s: the open transaction will time out: %s", self._name, error)
         self._producer.flush(0)
 
-    def _produce(
-        self, topic: str, rows: Sequence[Row], placed: dict[str, int], until: float
-    ) -> None:
+    def _produce(self, topic: str, rows: Sequence[Row], partition: int, until: float) -> None:
         # If a message is not delivered, the commit fails.
         messages: list[dict[str, Any]] = [
             {"key": key, "value": value} if key else {"value": value} for key, value in rows
         ]
         while messages:
             with self._explained():
-                taken = self._producer.produce_batch(topic, messages, **placed)
+                taken = self._producer.produce_batch(topic, messages, partition)
             messages = list(self._not_taken(messages)) if taken < len(messages) else []
-            self._make_room(len(messages), until)
-
-    def _make_room(self, refused: int, until: float) -> None:
-        """Process delivery reports; wait for some if messages were refused or many wait."""
-        self._producer.poll(0 if not refused and len(self._producer) < _MOST_WAITING else 0.05)
-        if refused and self._clock() > until:
-            raise LogWriteError(f"{self._where()}: the client has no room for more rows")
+            # Process delivery reports; wait for some if messages were refused or many wait.
+            full = bool(messages) or len(self._producer) >= _MOST_WAITING
+            self._producer.poll(0.05 if full else 0)
+            if messages and self._clock() > until:
+                raise LogWriteError(f"{self._where()}: the client has no room for more rows")
 
     def _begin(self) -> None:
         if not self._open:

@@ -28,23 +28,14 @@ _SEGMENT_BYTES = 1024 * 1024
 
 
 class DeadLetter(msgspec.Struct, kw_only=True, frozen=True):
-    """One record that was set aside.
+    """One record that was set aside."""
 
-    Attributes:
-        payload: the record in the log, unchanged by rules.
-        rule: name of the rule, or :data:`UNREADABLE`.
-        reason: explanation for operators; contains no data of the event.
-        partition: its partition of the log.
-        offset: its offset in the partition.
-        received: its time of receipt, epoch milliseconds, if known.
-    """
-
-    payload: bytes
-    rule: str
-    reason: str
-    partition: int
-    offset: int
-    received: int | None = None
+    payload: bytes  # the record in the log, unchanged by rules
+    rule: str  # name of the rule, or :data:`UNREADABLE`
+    reason: str  # explanation for operators; contains no data of the event
+    partition: int  # its partition of the log
+    offset: int  # its offset in the partition
+    received: int | None = None  # its time of receipt, epoch milliseconds, if known
 
     def entry(self) -> Entry | None:
         """Decode the record; None if it is no entry."""
@@ -77,13 +68,6 @@ class DeadLetters:
         seal: Seal | None = None,
     ) -> DeadLetters:
         """Open the dead letters in directory `path`.
-
-        Args:
-            path: created if needed, unless `read_only`.
-            read_only: read beside the process that adds.
-            retention_ms: age at which :meth:`trim` may delete a letter; None: never.
-            durability: durability of added letters.
-            seal: encrypts and decrypts payloads; the caller closes it. None: no encryption.
 
         Raises:
             LogError: if the directory cannot be opened, or there is no log to read.
@@ -132,14 +116,10 @@ class DeadLetters:
     def read(
         self, start: int = 0, rules: Collection[str] | None = None
     ) -> Iterator[tuple[int, DeadLetter]]:
-        """Iterate over letters from position `start` on, oldest first, without repetitions.
+        """Iterate over letters from position `start`, oldest first, without repetitions.
 
         Payloads whose key was deleted are ticks that move no clock; without a seal, encrypted ones
         stay encrypted.
-
-        Args:
-            start: first position; a deleted one counts as the oldest.
-            rules: names of rules to select; None: all.
 
         Raises:
             LogError: if keys are not available.

@@ -9,18 +9,20 @@ and is cut off.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import logging
 import math
 import os
+import struct
 import threading
 import time
-from collections.abc import Callable, Sequence
+import zlib
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from tactful_privacy.durable_files import sync
-from tactful_streaming.errors import LogError, LogWriteError, OffsetError
-from tactful_streaming.log.bounds_file import BoundsFile
-from tactful_streaming.log.directory_lock import lock_directory
+from tactful_streaming.errors import LogError, LogLockedError, LogWriteError, OffsetError
 from tactful_streaming.log.event_log import Durability
 from tactful_streaming.log.segment import UNFINISHED, UnknownTailError, encode_records
 from tactful_streaming.log.segment_list import EndedSegment, SegmentList
@@ -28,6 +30,7 @@ from tactful_streaming.log.segment_list import EndedSegment, SegmentList
 _logger = logging.getLogger(__name__)
 
 _SHARE = 16
+_BOUNDS = struct.Struct("<QQ")
 
 
 class EmbeddedLog:
@@ -35,7 +38,9 @@ class EmbeddedLog:
 
     Other processes open it ``read_only`` and follow it: their `end` and `read` look for records
     that the writer has acknowledged since, and so never see a record that a failing disk makes the
-    writer take back.
+    writer take back. Each method raises LogCorruptedError for a damaged record; one that writes
+    raises LogError if the log is closed or read-only, and LogWriteError if the disk refuses (then
+    nothing of the append is acknowledged). `read` raises OffsetError outside ``[begin, end]``.
 
     ::
 
@@ -97,7 +102,7 @@ class EmbeddedLog:
         with contextlib.ExitStack() as resources:
             if not read_only:
                 path.mkdir(parents=True, exist_ok=True)
-                resources.callback(os.close, lock_directory(path))
+                resources.enter_context(lock_directory(path))
                 for leftover in path.glob(f"*{UNFINISHED}"):
                     leftover.unlink()
             self._segments = SegmentList(path, writable=not read_only)
@@ -108,7 +113,7 @@ class EmbeddedLog:
                 raise LogError(f"{path}: there is no event log here")
             else:
                 self._segments.add(0)
-            self._bounds = BoundsFile(path, writable=not read_only)
+            self._bounds = _BoundsFile(path, writable=not read_only)
             resources.callback(self._bounds.close)
             self._check_bounds()
             self._resources = resources.pop_all()
@@ -135,10 +140,6 @@ class EmbeddedLog:
 
         Returns:
             The offset after the last payload.
-
-        Raises:
-            LogWriteError: if the disk refused, or had refused before: nothing is acknowledged.
-            LogError: if the log is closed or read-only, or a payload is over 16 MiB.
         """
         with self._append_lock:
             self._check_writable()
@@ -165,12 +166,7 @@ class EmbeddedLog:
             return self._end
 
     def read(self, offset: int, limit: int) -> list[tuple[int, bytes]]:
-        """Read up to `limit` records from `offset` on; empty at the end of the log.
-
-        Raises:
-            OffsetError: if `offset` lies outside ``[begin, end]``.
-            LogCorruptedError: if a record is damaged.
-        """
+        """Read up to `limit` records from `offset` on; empty at the end of the log."""
         if self._read_only and offset >= self._end:
             self._follow()
         begin, end = self.begin, self._end
@@ -182,18 +178,11 @@ class EmbeddedLog:
         return self._segments.read(offset, min(end, offset + max(limit, 0)), end)
 
     def offset_at(self, timestamp: int) -> int:
-        """Find the first record received at or after `timestamp`; the end if there is none.
-
-        Args:
-            timestamp: epoch milliseconds, compared with the time of receipt, not of the event.
-
-        Raises:
-            LogCorruptedError: if a record is damaged.
-        """
+        """Find the first record received at or after `timestamp`, epoch ms, or the end."""
         return self._segments.offset_at(timestamp, self.end)
 
     def trim(self, retain_from: int) -> int:
-        """Drop the oldest segments that exceed the retention settings.
+        """Drop the oldest segments that exceed the retention; return the new begin.
 
         Only whole segments are dropped, and never the active one, which is ended when its first
         record has a sixteenth of the retention age, so no record stays longer than a sixteenth
@@ -202,13 +191,6 @@ class EmbeddedLog:
         Args:
             retain_from: lowest offset that is still needed: by an engine that has not committed it,
                 or by a replay.
-
-        Returns:
-            Offset of the oldest record left.
-
-        Raises:
-            LogCorruptedError: if a record of a segment that may be dropped is damaged.
-            LogError: if the log is closed or read-only.
         """
         with self._append_lock:
             self._check_writable()
@@ -236,9 +218,6 @@ class EmbeddedLog:
         Args:
             older_than: end the active segment if its first record was received by then, epoch
                 milliseconds.
-
-        Raises:
-            LogError: if the log is closed, read-only, or the disk refused.
         """
         with self._append_lock:
             self._check_writable()
@@ -247,11 +226,7 @@ class EmbeddedLog:
             return self._segments.ended
 
     def received_by(self, segment: EndedSegment, time: int) -> bool:
-        """Whether all records of a segment were received by a time, epoch milliseconds.
-
-        Raises:
-            LogCorruptedError: if a record is damaged.
-        """
+        """Whether all records of a segment were received by a time, epoch milliseconds."""
         with self._append_lock:
             for number, ended in enumerate(self._segments.ended):
                 if ended.path == segment.path:
@@ -259,34 +234,18 @@ class EmbeddedLog:
         return False
 
     def seal(self) -> list[Path]:
-        """End the active segment if it is not empty; later appends begin another.
-
-        Returns:
-            The files of all segments that are ended, oldest first.
-
-        Raises:
-            LogWriteError: if the disk refused.
-            LogError: if the log is closed or read-only.
-        """
+        """End the active segment if not empty; return the files of all ended ones."""
         with self._append_lock:
             self._check_writable()
             self._end_active()
             return [segment.path for segment in self._segments.ended]
 
     def adopt(self, draft: Path) -> bool:
-        """Replace a segment by the file that `draft_segment` wrote; offsets stay.
+        """Replace an ended segment by the file that `draft_segment` wrote beside it.
 
-        Reads of the old file that have begun are completed; other processes open the new one when
-        they follow the log into its next segment.
-
-        Args:
-            draft: beside its segment, which is ended; written with `rewriting` held.
-
-        Returns:
-            Whether the segment still existed; otherwise the draft is removed.
-
-        Raises:
-            LogError: if the log is closed or read-only.
+        The caller has held `rewriting` since. Reads of the old file that have begun are completed;
+        other processes open the new one when they follow the log into its next segment. If
+        retention has dropped the segment, the draft is removed and the result is False.
         """
         with self._append_lock:
             self._check_writable()
@@ -309,9 +268,6 @@ class EmbeddedLog:
 
         Returns:
             The copy's begin and end.
-
-        Raises:
-            LogCorruptedError: if a segment is shorter than its records.
         """
         end = self.end
         path.mkdir(mode=0o700, parents=True)
@@ -380,3 +336,68 @@ class EmbeddedLog:
             with self._append_lock:
                 self._segments.follow(bounds.last)
                 self._end = max(self._end, bounds.end)
+
+
+class _Bounds(NamedTuple):
+    """Acknowledged bounds of a log."""
+
+    last: int  # offset of the first record of the last segment
+    end: int  # offset behind the last acknowledged record
+
+
+class _BoundsFile:
+    """File ``bounds`` of a log directory: the acknowledged end, for other processes.
+
+    ::
+
+        offset of the last segment 8 | acknowledged end 8 | CRC-32 of both 4
+    """
+
+    def __init__(self, path: Path, *, writable: bool) -> None:
+        self._file: int | None = None
+        with contextlib.suppress(FileNotFoundError):
+            flags = os.O_RDWR | os.O_CREAT if writable else os.O_RDONLY
+            self._file = os.open(path / "bounds", flags, 0o644)
+
+    def read(self) -> _Bounds | None:
+        """Read the bounds; None if the file does not exist or is not intact."""
+        if self._file is None:
+            return None
+        data = os.pread(self._file, _BOUNDS.size + 4, 0)
+        fields, checksum = data[: _BOUNDS.size], data[_BOUNDS.size :]
+        if len(fields) < _BOUNDS.size or checksum != _checksum(fields):
+            return None
+        return _Bounds(*_BOUNDS.unpack(fields))
+
+    def write(self, last: int, end: int) -> None:
+        """Publish new bounds. After a refused write, readers see them with the next one."""
+        assert self._file is not None
+        fields = _BOUNDS.pack(last, end)
+        with contextlib.suppress(OSError):
+            os.pwrite(self._file, fields + _checksum(fields), 0)
+
+    def close(self) -> None:
+        if self._file is not None:
+            os.close(self._file)
+
+
+def _checksum(data: bytes) -> bytes:
+    return zlib.crc32(data).to_bytes(4, "little")
+
+
+@contextlib.contextmanager
+def lock_directory(path: Path) -> Iterator[None]:
+    """Hold the lock by which a log directory has one writer at a time.
+
+    Raises:
+        LogLockedError: if another process has it.
+    """
+    file = os.open(path / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise LogLockedError(f"{path}: another process writes to this log") from None
+        yield
+    finally:
+        os.close(file)

@@ -91,11 +91,8 @@ class SealedPartitions:
     ) -> None:
         """Append to `log`, which the caller closes.
 
-        Args:
-            log: log of the encrypted records.
-            seal: encrypts them.
-            max_waiting_bytes: bytes not yet durable beyond which appends are refused; includes
-                records that wait for encryption, which the log's own bound does not.
+        More than `max_waiting_bytes` not yet durable are refused; they include records that wait
+        for encryption, which the log's own bound does not.
         """
         self._log = log
         self._seal = seal
@@ -125,10 +122,6 @@ class SealedPartitions:
         """Begin to append; done when durable. A record without a key goes to every partition.
 
         The future also fails with errors of the log's own ``submit``.
-
-        Raises:
-            BackpressureError: if too many bytes wait.
-            LogError: if this object is closed.
         """
         size = sum(map(len, payloads))
         with self._lock:

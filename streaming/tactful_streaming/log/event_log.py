@@ -38,7 +38,12 @@ class EventLog(Protocol):
 
 
 class PartitionedLog(Protocol):
-    """A log of partitions, selected by the key of a record; each is an :class:`EventLog`."""
+    """A log of partitions, selected by the key of a record; each is an :class:`EventLog`.
+
+    `submit` raises BackpressureError if too many bytes wait (nothing was queued) and LogError if
+    the log is closed or refuses; its future fails with a LogError: nothing is acknowledged. Until a
+    broker has answered once, `partitions` and `partition_of` raise LogUnreachableError.
+    """
 
     @property
     def partitions(self) -> int:
@@ -48,7 +53,10 @@ class PartitionedLog(Protocol):
         """Return the partition that holds all records of `key`."""
 
     def submit(self, payloads: Sequence[bytes], keys: Sequence[str | None]) -> Future[Positions]:
-        """Begin to append; done when durable. A record without a key goes to every partition."""
+        """Begin to append; done when durable. A record without a key goes to all partitions.
+
+        The result is, by partition, the offset behind the last record.
+        """
 
     def close(self) -> None:
         """Finish submitted appends and release resources."""

@@ -19,7 +19,11 @@ from tactful_streaming.log.segment import MAX_PAYLOAD
 
 
 class Commit(Protocol):
-    """Interface by which requests append to any log."""
+    """Interface by which requests append to any log.
+
+    It raises BackpressureError if too many bytes wait (nothing was queued) and LogError if the log
+    refuses (nothing is acknowledged).
+    """
 
     async def append_keyed(
         self, payloads: Sequence[bytes], keys: Sequence[str | None]
@@ -51,13 +55,7 @@ class GroupCommit:
         max_waiting_bytes: int = 64 * 1024 * 1024,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Write to `log`, with at most `max_waiting_bytes` in the queue.
-
-        Args:
-            log: log to append to; the caller closes it.
-            max_waiting_bytes: queued bytes beyond which appends are refused.
-            clock: seconds, to estimate the ``retry_after`` of a refused append.
-        """
+        """Write to `log`, which the caller closes; queue at most `max_waiting_bytes`."""
         self._log = log
         self._max_waiting_bytes = max_waiting_bytes
         self._clock = clock
@@ -75,9 +73,6 @@ class GroupCommit:
 
     async def append(self, payloads: Sequence[bytes]) -> int:
         """Append `payloads`; durable when it returns.
-
-        Returns:
-            The offset after the last of `payloads`.
 
         Raises:
             BackpressureError: if the queue is full; nothing was queued.
@@ -164,10 +159,6 @@ class KeyedCommit:
 
         Returns:
             By partition, the offset behind the last record; empty for records spooled to disk.
-
-        Raises:
-            BackpressureError: if the queue is full; nothing was queued.
-            LogError: if the log refused; nothing is acknowledged.
         """
         if self._closed:
             raise LogError("the log is closing: no more appends")

@@ -56,12 +56,6 @@ class Spool:
     ) -> None:
         """Begin to send the records that an earlier process left in directory `path`.
 
-        Args:
-            log: the log behind; the caller closes it after this object.
-            path: directory of the spooled records.
-            max_bytes: size on disk beyond which appends are refused.
-            durability: durability of spooled records.
-
         Raises:
             LogLockedError: if another process uses the directory.
             LogCorruptedError: if spooled records are damaged.
@@ -90,11 +84,7 @@ class Spool:
 
     @property
     def partitions(self) -> int:
-        """Number of partitions.
-
-        Raises:
-            LogUnreachableError: if no broker has answered yet.
-        """
+        """Number of partitions."""
         return self._log.partitions
 
     @property
@@ -103,11 +93,7 @@ class Spool:
         return self._disk.end - self._sent
 
     def partition_of(self, key: str) -> int:
-        """Return the partition that holds all records of `key`.
-
-        Raises:
-            LogUnreachableError: if no broker has answered yet.
-        """
+        """Return the partition that holds all records of `key`."""
         return self._log.partition_of(key)
 
     def submit(self, payloads: Sequence[bytes], keys: Sequence[str | None]) -> Future[Positions]:
@@ -116,10 +102,6 @@ class Spool:
         Returns:
             By partition, the offset behind the last record; empty for records on disk. It fails
             with a LogError if the log or the disk refused.
-
-        Raises:
-            BackpressureError: if the disk queue is full; nothing was queued.
-            LogError: if the spool is closed, or the log refuses for another reason than an outage.
         """
         done: Future[Positions] = Future()
         done.set_running_or_notify_cancel()

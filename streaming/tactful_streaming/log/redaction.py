@@ -12,14 +12,13 @@ from __future__ import annotations
 import bisect
 import os
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from tactful_privacy.durable_files import sync
 from tactful_streaming.contract.log_entries import Tick, encode_entry
 from tactful_streaming.errors import LogCorruptedError
-from tactful_streaming.log.directory_lock import lock_directory
+from tactful_streaming.log.embedded_log import lock_directory
 from tactful_streaming.log.segment import (
     UNFINISHED,
     intact_payload,
@@ -33,23 +32,16 @@ BLANK = encode_entry(Tick(timestamp=0))
 
 @dataclass(frozen=True)
 class Redacted:
-    """Result of a redaction.
+    """Result of a redaction."""
 
-    Attributes:
-        records: number of replaced records.
-        segments: names of the rewritten files.
-    """
-
-    records: int
-    segments: tuple[str, ...]
+    records: int  # number of replaced records
+    segments: tuple[str, ...]  # names of the rewritten files
 
 
 def matching_records(path: Path, needles: Collection[bytes]) -> Iterator[tuple[int, bytes]]:
     """Iterate over offset and payload of records with one of `needles`, oldest first.
 
-    Args:
-        path: directory of a log that no process writes to.
-        needles: byte strings to search.
+    No process may write to the log in directory `path`.
 
     Raises:
         LogCorruptedError: if a record before the end of the log is damaged.
@@ -68,13 +60,10 @@ def redact(
     *,
     written: Callable[[Path], None] = lambda segment: None,
 ) -> Redacted:
-    """Replace records of the log in directory `path`.
+    """Replace records of the log in directory `path`, which need not exist.
 
-    Args:
-        path: directory of a log; need not exist.
-        needles: byte strings; records without any of them stay.
-        replace: returns the new payload of a record from offset and payload; None keeps it.
-        written: called with each rewritten segment.
+    `replace` gets offset and payload of each record with one of `needles`; None keeps the record.
+    `written` is called with each rewritten segment.
 
     Raises:
         LogLockedError: if a process writes to the log.
@@ -83,7 +72,7 @@ def redact(
     if not path.is_dir() or not needles:
         return Redacted(0, ())
     count, names = 0, []
-    with _alone(path):
+    with lock_directory(path):
         for leftover in path.glob(f"*{UNFINISHED}"):
             leftover.unlink()
         for segment in _segments(path):
@@ -100,12 +89,7 @@ def redact(
 def draft_segment(
     segment: Path, needles: Collection[bytes], replace: Callable[[int, bytes], bytes | None]
 ) -> tuple[Path | None, int]:
-    """Write a copy of a segment with some of its records replaced.
-
-    Args:
-        segment: file of an ended segment.
-        needles: byte strings; records without any of them stay.
-        replace: returns the new payload of a record from offset and payload; None keeps it.
+    """Write a copy of an ended segment with some of its records replaced, as `redact`.
 
     Returns:
         The draft, forced to disk, or None without replacements; and the number of replacements.
@@ -166,12 +150,3 @@ def _damaged(segment: Path, number: int, begin: int) -> LogCorruptedError:
         f"{segment}: record {int(segment.stem) + number} at byte {begin} is damaged. Nothing was "
         "changed in this segment; restore it from a backup"
     )
-
-
-@contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    lock = lock_directory(path)
-    try:
-        yield
-    finally:
-        os.close(lock)

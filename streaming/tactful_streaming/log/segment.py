@@ -102,14 +102,12 @@ class Segment:
     The sparse index holds the position of every 128th record::
 
         _marks  [(4096, 0), (4224, 18_176), …]   offset, position in the file
+
+    Each method that reads raises LogCorruptedError for a damaged or missing record.
     """
 
     def __init__(self, path: Path, *, writable: bool) -> None:
-        """Open `path`, named after its first offset.
-
-        Raises:
-            LogError: if its name is no offset.
-        """
+        """Open `path`, named after its first offset."""
         try:
             self.base = int(path.stem)
         except ValueError:
@@ -129,10 +127,6 @@ class Segment:
 
     def write(self, data: bytes, *, force: bool) -> None:
         """Write `data` behind the last record; the caller then indexes it and adds to `size`.
-
-        Args:
-            data: one append.
-            force: whether to wait until the disk has it.
 
         Raises:
             LogWriteError: if the disk refuses; the file is as before.
@@ -227,11 +221,7 @@ class Segment:
         return position + at
 
     def copy(self, path: Path, size: int | None, copied: Callable[[int], None]) -> None:
-        """Copy the first `size` bytes, or all, to the new file `path`, forced to disk.
-
-        Raises:
-            LogCorruptedError: if the file is shorter.
-        """
+        """Copy the first `size` bytes, or all, to the new file `path`, forced to disk."""
         wanted = os.fstat(self.file).st_size if size is None else size
         position = 0
         with path.open("xb") as file:

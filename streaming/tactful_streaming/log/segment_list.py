@@ -22,17 +22,11 @@ _MAX_CURSORS = 64
 
 
 class EndedSegment(NamedTuple):
-    """A segment to which nothing is appended any more.
-
-    Attributes:
-        path: its file.
-        begin: offset of its first record.
-        end: offset behind its last record.
-    """
+    """A segment to which nothing is appended any more."""
 
     path: Path
-    begin: int
-    end: int
+    begin: int  # offset of its first record
+    end: int  # offset behind its last record
 
 
 class SegmentList:
@@ -44,14 +38,11 @@ class SegmentList:
         offsets 0 to 4095          4096 to 8999               9000 to the end: active
 
     A reader continues with the list that it began with: the list is replaced, or grows at its end.
+    Each method that reads raises LogCorruptedError for a damaged record.
     """
 
     def __init__(self, path: Path, *, writable: bool) -> None:
-        """Open the segments in directory `path`.
-
-        Raises:
-            LogError: if a file is not named after an offset.
-        """
+        """Open the segments in directory `path`."""
         self._path = path
         self._writable = writable
         self._index_lock = threading.Lock()
@@ -98,11 +89,7 @@ class SegmentList:
         return [segment.size for segment in self._segments]
 
     def add(self, base: int) -> None:
-        """Create an empty segment that begins at offset `base`.
-
-        Raises:
-            LogWriteError: if the disk refuses.
-        """
+        """Create an empty segment that begins at offset `base`."""
         path = self._path / f"{base:020d}.log"
         try:
             path.touch()
@@ -118,9 +105,6 @@ class SegmentList:
 
         Returns:
             Offset behind the last record, and its time of receipt, epoch milliseconds (0: none).
-
-        Raises:
-            LogCorruptedError: if acknowledged records are damaged.
         """
         last = self.active
         end, position, damage = last.build_index()
@@ -137,11 +121,7 @@ class SegmentList:
         return end, received
 
     def read(self, offset: int, stop: int, end: int) -> list[tuple[int, bytes]]:
-        """Read records `offset` to `stop` of a log that ends at `end`.
-
-        Raises:
-            LogCorruptedError: if a record is damaged.
-        """
+        """Read records `offset` to `stop` of a log that ends at `end`."""
         segments = self._segments
         records: list[tuple[int, bytes]] = []
         while offset < stop:
@@ -167,11 +147,7 @@ class SegmentList:
         return records
 
     def offset_at(self, timestamp: int, end: int) -> int:
-        """Find the first record received at or after `timestamp`; `end` if there is none.
-
-        Raises:
-            LogCorruptedError: if a record is damaged.
-        """
+        """Find the first record received at or after `timestamp`; `end` if there is none."""
         segments = [segment for segment in self._segments if segment.base < end]
         after = bisect.bisect_left(segments, timestamp, key=Segment.first_received)
         following = segments[after].base if after < len(segments) else end
@@ -185,15 +161,7 @@ class SegmentList:
             return segment.base + bisect.bisect_left(offsets, timestamp, key=segment.received)
 
     def received_by(self, number: int, time: int) -> bool:
-        """Whether all records of ended segment `number` were received by a time.
-
-        Args:
-            number: place in the list.
-            time: epoch milliseconds.
-
-        Raises:
-            LogCorruptedError: if a record is damaged.
-        """
+        """Whether ended segment `number` was received by `time`, epoch milliseconds."""
         segment, following = self._segments[number : number + 2]
         # These two checks usually save the index of the segment.
         if following.size and following.first_received() <= time:
@@ -223,11 +191,7 @@ class SegmentList:
         return False
 
     def copy(self, path: Path, end: int, copied: Callable[[int], None]) -> int:
-        """Copy the records before `end` to directory `path`; returns the offset of the oldest.
-
-        Raises:
-            LogCorruptedError: if a segment is shorter than its records.
-        """
+        """Copy the records before `end` to directory `path`; returns the offset of the oldest."""
         *ended, last = self._segments
         for segment in ended:
             segment.copy(path / segment.path.name, None, copied)
