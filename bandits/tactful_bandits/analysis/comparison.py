@@ -99,9 +99,9 @@ def compare(
 ) -> Comparison:
     """Compare two arms on one metric.
 
-    No unit may be in both arms.
-
     Args:
+        control: Outcomes of the control's units.
+        treatment: Outcomes of the treatment's units; no unit is in both arms.
         relative: Express the difference as a share of the control's value.
         alpha: Probability of missing the truth, in (0, 0.5].
         tightest_at: Number of units of both arms at which the confidence sequence is narrowest;

@@ -159,10 +159,8 @@ def winsorised(
 ) -> tuple[Mean, Mean]:
     """Cap the values of both arms, one per unit, at one quantile of all of them.
 
-    A cap for each arm would remove part of the effect.
-
-    Args:
-        share: Level of the quantile, in (0.5, 1]; 1 caps nothing.
+    A cap for each arm would remove part of the effect. `share` is the level of the quantile, in
+    (0.5, 1]; 1 caps nothing.
 
     Raises:
         StatisticsError: The share is out of range, or the values are not one per unit.

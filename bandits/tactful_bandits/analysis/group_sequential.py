@@ -62,6 +62,7 @@ def group_sequential_bounds(
         information: Share of the planned information (units, commonly) at each look so far, rising,
             in (0, 1].
         alpha: Two-sided error of all looks together, in (0, 0.5].
+        spending: Part of alpha that may be spent up to a share of the information.
 
     Raises:
         StatisticsError: The shares do not rise within (0, 1], or `alpha` is out of range.

@@ -125,6 +125,9 @@ def honest_uplift(
 
     Args:
         x: Features of the units from before their assignment, shape ``[units, features]``.
+        treated: 1 for the treatment, 0 for the control, shape ``[units]``.
+        outcome: The metric, one value per unit, shape ``[units]``.
+        features: Names of the columns of `x`.
         treatment_share: Probability ``p`` that the draw gave the treatment, in (0, 1).
         seed: Seed of the split.
         segments: Largest number of segments, at least 2.
@@ -187,12 +190,10 @@ def effect_trend(days: Sequence[tuple[Sample, Sample]], *, alpha: float = 0.05) 
     A straight line is fitted to the daily effects, weighted by their precision. Novelty wears off,
     and habits form slowly; in both cases the average so far differs from the later effect.
 
-    Args:
-        days: Control and treatment on each day *since a unit's first exposure*, not of the
-            calendar: there a rising share of new units looks like a trend. Include only units with
-            all the days behind them, or late units count on the first days alone. Units that count
-            on several days correlate the days, and make the p-value too small where a unit's days
-            are more similar in one arm than in the other.
+    Give both arms for each day *since a unit's first exposure*, not of the calendar: there a rising
+    share of new units looks like a trend. Include only units with all the days behind them, or late
+    units count on the first days alone. Units that count on several days correlate the days, and
+    make the p-value too small where a unit's days are more similar in one arm than in the other.
 
     Raises:
         StatisticsError: Fewer than three days, or a day without any variation.

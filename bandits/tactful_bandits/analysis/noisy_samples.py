@@ -79,11 +79,8 @@ def units_behind_noise(
     the ratio of ``d`` to its standard error is unchanged. `tactful_bandits.check_sample_ratio`
     accepts them at every look like exact counts.
 
-    Args:
-        share: Expected share of the treatment's units, in (0, 1).
-
     Raises:
-        StatisticsError: The share is out of range.
+        StatisticsError: The share ``s`` is not in (0, 1).
     """
     if not 0 < share < 1:
         raise StatisticsError(f"the treatment's share must lie between 0 and 1, not {share}")

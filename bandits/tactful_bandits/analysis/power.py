@@ -119,6 +119,7 @@ def days_needed(units: int, new_units: Sequence[float], *, whole_weeks: bool = T
     """Compute the number of days until enough units have arrived.
 
     Args:
+        units: Number of units needed.
         new_units: Units seen for the first time on each day of a past period, from its first day.
             Returning units do not count again, so these numbers fall; beyond the period the mean of
             its last week is used.
