@@ -19,8 +19,8 @@ from benchmarks.serving.ranking import forest
 from tactful.catalogue.ids import ItemIds
 from tactful.ranking.features import RANKING_FEATURES
 from tactful.ranking.model import Manifest, Pointer, save_model, version_directory, write_pointer
-from tactful.recall.index import NeighbourTable, RecallIndex
-from tactful.recall.session_knn import SessionNeighbours
+from tactful.recall.index import RecallIndex
+from tactful.recall.neighbours import NeighbourTable, SessionNeighbours
 from tactful.vectors.content import ContentVectors
 from tactful.vectors.ivf_index import VectorIndex
 from tactful_streaming.contract.log_entries import Event, Item, encode_entry

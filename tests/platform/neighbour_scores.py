@@ -8,8 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from tactful.kernels.sparse_scores import Scores
-from tactful.recall.index import NeighbourTable
-from tactful.recall.session_knn import DOUBT, SessionNeighbours
+from tactful.recall.neighbours import DOUBT, NeighbourTable, SessionNeighbours
 
 
 def neighbour_scores(

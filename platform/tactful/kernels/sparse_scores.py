@@ -60,17 +60,23 @@ def sum_by_key(
     Returns:
         The keys, ascending, and their sums.
     """
-    whole = np.asarray(keys, np.int64)
-    order = stable_order(whole)
-    ordered = whole.take(order)
-    starts = np.ones(len(keys), np.bool_)
-    np.not_equal(ordered[1:], ordered[:-1], out=starts[1:])
-    totals = np.bincount(np.cumsum(starts) - 1, values.take(order))
-    distinct = ordered.take(np.flatnonzero(starts))  # faster than by flags
+    keys = np.asarray(keys, np.int64)
+    order = stable_order(keys)
+    ordered = keys.take(order)
+    first = begins(ordered)
+    totals = np.bincount(np.cumsum(first) - 1, values.take(order))
+    distinct = ordered.take(np.flatnonzero(first))  # faster than by flags
     positive = totals > 0
     if not positive.all():
         distinct, totals = distinct[positive], totals[positive]
     return distinct, totals.astype(np.float32)
+
+
+def begins(ordered: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Return whether each of some sorted numbers differs from the one before it."""
+    first = np.ones(len(ordered), np.bool_)
+    np.not_equal(ordered[1:], ordered[:-1], out=first[1:])
+    return first
 
 
 def stable_order(keys: NDArray[np.int64]) -> NDArray[np.int64]:

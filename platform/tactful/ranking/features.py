@@ -20,7 +20,6 @@ from tactful.config.settings import PACKAGED_FEATURES
 from tactful.recall.candidates import Candidates
 from tactful.recall.neighbours import NeighbourScores
 from tactful.recall.popularity import SOLD
-from tactful.vectors.storage import products
 from tactful_streaming.definitions.model import Definitions
 from tactful_streaming.definitions.reader import load_definitions
 
@@ -213,10 +212,27 @@ def _nearness(candidates: Candidates) -> NDArray[np.float32]:
         candidates.session_vector,
         candidates.history_vector,
     )
-    near = products(candidates.vectors.read(), np.array(directions))
+    near = products(candidates.vectors(), np.array(directions))
     if not candidates.last_vector.any():
         near[0] = np.nan  # there is no latest item
     return near
+
+
+def products(vectors: NDArray[np.float32], directions: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Compute inner products, each of which depends on its two vectors alone.
+
+    A matrix product of BLAS adds up in an order that depends on the number of rows, so a feature
+    would differ in its last bits between training and serving.
+
+    Args:
+        vectors: shape (n, dimensions), C-contiguous.
+        directions: shape (m, dimensions), C-contiguous.
+
+    Returns:
+        Shape (m, n).
+    """
+    matrix: NDArray[np.float32] = np.einsum("nd,md->mn", vectors, directions)
+    return matrix
 
 
 def _intended(

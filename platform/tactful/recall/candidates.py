@@ -1,11 +1,10 @@
-"""Gathers at most a thousand candidates, with scores, for a request context."""
+"""The candidates of a request: filters, and at most a thousand items of all channels."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from heapq import nsmallest
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,28 +12,15 @@ from numpy.typing import NDArray
 from tactful.catalogue.catalogue import Catalogue
 from tactful.catalogue.request_context import RequestContext
 from tactful.errors import ConfigError
-from tactful.kernels.sparse_scores import Scores, stable_order
+from tactful.kernels.sparse_scores import Scores, begins, stable_order
 from tactful.recall.cohorts import coldness
-from tactful.recall.index import CHANNELS, RecallIndex, direction
-from tactful.recall.neighbours import NEAREST, NeighbourScores, score_neighbours
+from tactful.recall.index import CHANNELS, RecallIndex
+from tactful.recall.neighbours import NEAREST, NeighbourScores, direction, score_neighbours
 from tactful.recall.popularity import Popularity
 from tactful.recall.trending import Trending
+from tactful.schemas.recommendations import RecommendRequest
 from tactful.util.scalars import is_whole_number
-from tactful.vectors.ivf_index import Nearest
-from tactful.vectors.storage import RowVectors, StoredVectors
-
-
-class VectorSearch(Protocol):
-    """Search over the vectors of items: an index, or an index with later changes."""
-
-    @property
-    def stored(self) -> StoredVectors:
-        """The vectors by row."""
-
-    def nearest(
-        self, query: NDArray[np.float32], count: int, allowed: NDArray[np.bool_] | None = None
-    ) -> Nearest:
-        """Return up to `count` allowed rows with the largest inner products, best first."""
+from tactful.vectors.snapshot import Snapshot
 
 
 @dataclass(frozen=True)
@@ -50,7 +36,7 @@ class CatalogueView:
     """
 
     index: RecallIndex
-    search: VectorSearch
+    search: Snapshot
     catalogue: Catalogue
     popular: Popularity
     trending: Trending = field(default_factory=Trending.empty)
@@ -125,7 +111,7 @@ class Candidates:
     Attributes:
         rows: catalogue rows, ascending, shape (n,).
         channel: number in `CHANNELS` of the channel that ranked the item best, shape (n,).
-        vectors: their vectors, zero where there is none.
+        search: search over the vectors of items.
         neighbours: scores by the neighbours of the items of the visit and the history.
         similar_sessions: scores by similar visits.
         last_vector: vector of the latest item of the visit, or of the history when the visit is
@@ -139,7 +125,7 @@ class Candidates:
 
     rows: NDArray[np.int64]
     channel: NDArray[np.int8]
-    vectors: RowVectors
+    search: Snapshot
     neighbours: NeighbourScores
     similar_sessions: Scores
     last_vector: NDArray[np.float32]
@@ -150,38 +136,11 @@ class Candidates:
 
     def with_rows(self, rows: NDArray[np.int64], channel: NDArray[np.int8]) -> Candidates:
         """Replace the candidates by other rows, ascending."""
-        vectors = RowVectors(self.vectors.stored, rows)
-        return replace(self, rows=rows, channel=channel, vectors=vectors)
+        return replace(self, rows=rows, channel=channel)
 
-
-class _Union:
-    """Collects candidates; an item belongs to the channel that placed it highest."""
-
-    def __init__(self) -> None:
-        self._rows: list[NDArray[np.int64]] = []
-        self._channels: list[int] = []
-
-    def add(self, channel: str, rows: NDArray[np.int64]) -> None:
-        """Add rows of a channel, its best first."""
-        self._rows.append(rows)
-        self._channels.append(CHANNELS.index(channel))
-
-    def merged(self, total: int) -> tuple[NDArray[np.int64], NDArray[np.int8]]:
-        """Return at most `total` rows, ascending, and the channel of each."""
-        sizes = [len(rows) for rows in self._rows]
-        rows = np.concatenate(self._rows)
-        places = np.concatenate([np.arange(size) for size in sizes])
-        channels = np.repeat(np.array(self._channels, np.int8), sizes)
-        # By row, then by place; of two channels at the same place the earlier one comes first.
-        order = stable_order(rows * max(sizes) + places)
-        ordered = rows.take(order)
-        first = np.ones(len(rows), np.bool_)
-        np.not_equal(ordered[1:], ordered[:-1], out=first[1:])
-        kept = order.take(np.flatnonzero(first))
-        if len(kept) > total:
-            highest = stable_order(places[kept])[:total]
-            kept = kept[np.sort(highest)]
-        return rows[kept], channels[kept]
+    def vectors(self) -> NDArray[np.float32]:
+        """Read the vectors of the candidates, or zero, shape (n, dimensions)."""
+        return self.search.vectors_of(self.rows)
 
 
 def gather(
@@ -209,14 +168,40 @@ def gather(
         The candidates; none when every channel is silent or everything is filtered.
     """
     scored = _score(view, context, intent)
-    union = _Union()
-    for channel, rows in _proposals(view, context, scored, quotas, allowed):
-        union.add(channel, rows)
-    rows, channels = union.merged(max(quotas.total, least))
+    proposals = [*_proposals(view, context, scored, quotas, allowed)]
+    rows, channels = _merged(proposals, max(quotas.total, least))
     if len(rows) < least:
-        union.add("popular", view.popular.first(allowed, least))
-        rows, channels = union.merged(len(rows) + least)
+        proposals.append(("popular", view.popular.first(allowed, least)))
+        rows, channels = _merged(proposals, len(rows) + least)
     return scored.with_rows(rows, channels)
+
+
+def allowed_rows(
+    request: RecommendRequest, catalogue: Catalogue, context: RequestContext
+) -> NDArray[np.bool_]:
+    """Return whether each row passes the request's filters, shape (len(catalogue),), read-only.
+
+    An unknown price passes no limit of price.
+    """
+    hidden = [row for row in map(catalogue.rows.get, request.exclude) if row is not None]
+    if request.exclude_seen:
+        hidden += [*context.session, *context.history]
+    if request.exclude_seen or request.exclude_taken:
+        taken = [*context.grouped("taken_last"), *context.grouped("taken_364d")]
+        hidden += [row for row in catalogue.rows.of_many(taken) if row is not None]
+    lowest, highest = request.min_price, request.max_price
+    if not hidden and request.category is None and lowest is None and highest is None:
+        return catalogue.available
+    passing = catalogue.available.copy()
+    if request.category is not None:
+        passing &= catalogue.category == catalogue.category_numbers.get(request.category, -2)
+    if lowest is not None:
+        passing &= catalogue.price >= lowest
+    if highest is not None:
+        passing &= catalogue.price <= highest
+    passing[hidden] = False
+    passing.flags.writeable = False
+    return passing
 
 
 def _score(
@@ -225,18 +210,18 @@ def _score(
     """Compute the scores that need no candidates; the result has no rows yet."""
     session, history = context.session[:20], context.history[:30]
     recent = np.array([*session, *history], np.int64)
-    stored = view.search.stored
-    vectors = stored.of(recent)
+    vectors, index = view.search.vectors_of(recent), view.index
+    tables = index.following, index.together, index.sessions
     return Candidates(
         rows=recent[:0],
         channel=np.zeros(0, np.int8),
-        vectors=RowVectors(stored, recent[:0]),
-        neighbours=score_neighbours(view.index, recent, len(session), len(view.catalogue)),
-        similar_sessions=view.index.sessions.scores(session),
+        search=view.search,
+        neighbours=score_neighbours(*tables, recent, len(session), len(view.catalogue.item_ids)),
+        similar_sessions=index.sessions.scores(session),
         last_vector=direction(vectors[:1], (session or history)[:1]),
         session_vector=direction(vectors[: len(session)], session),
         history_vector=direction(vectors[len(session) :], history),
-        lift=view.index.cohorts.lift(context.properties),
+        lift=index.cohorts.lift(context.properties) if context.properties else None,
         intent=intent or None,
     )
 
@@ -281,6 +266,23 @@ def _proposals(
         yield "cohort", first(view.index.cohorts.expected(scored.lift), quotas.cohort)
     if len(view.trending.rows):
         yield "trending", first(view.trending.rows, quotas.trending)
+
+
+def _merged(
+    proposals: Sequence[tuple[str, NDArray[np.int64]]], total: int
+) -> tuple[NDArray[np.int64], NDArray[np.int8]]:
+    """Return at most `total` rows, ascending, and of each the channel that placed it highest."""
+    sizes = [len(rows) for _, rows in proposals]
+    rows = np.concatenate([rows for _, rows in proposals])
+    places = np.concatenate([np.arange(size) for size in sizes])
+    channels = np.repeat([np.int8(CHANNELS.index(channel)) for channel, _ in proposals], sizes)
+    # By row, then by place; of two channels at the same place the earlier one comes first.
+    order = stable_order(rows * max(sizes) + places)
+    kept = order.take(np.flatnonzero(begins(rows.take(order))))
+    if len(kept) > total:
+        highest = stable_order(places[kept])[:total]
+        kept = kept[np.sort(highest)]
+    return rows[kept], channels[kept]
 
 
 def extended(candidates: Candidates, channel: str, rows: NDArray[np.int64]) -> Candidates:

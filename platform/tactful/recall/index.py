@@ -16,7 +16,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +26,7 @@ from numpy.typing import NDArray
 from tactful.catalogue.ids import ItemIds
 from tactful.errors import ModelError
 from tactful.recall.cohorts import Cohorts
-from tactful.recall.session_knn import SessionNeighbours
+from tactful.recall.neighbours import NeighbourTable, SessionNeighbours, direction
 from tactful.util.checksummed_directory import check_seal, sealing
 from tactful.vectors.content import ContentVectors
 from tactful.vectors.ivf_index import Queries, VectorIndex
@@ -50,8 +49,6 @@ CHANNELS = (
     "trending",
 )
 
-FADE = 0.9
-"""Weight of an item of a visit, relative to the one after it."""
 
 _FORMAT = 3
 _NEXT_REACH = 3
@@ -74,19 +71,6 @@ class Interactions:
     session: NDArray[np.int64]
     item: NDArray[np.int64]
     timestamp: NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class NeighbourTable:
-    """The strongest `k` neighbours of every item, best first.
-
-    Attributes:
-        items: neighbour rows, shape (n_items, k); -1 where there are fewer.
-        weights: their weights in (0, 1], shape (n_items, k); 0 where there are fewer.
-    """
-
-    items: NDArray[np.int32]
-    weights: NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -352,28 +336,6 @@ def _popular(seen: Interactions, count: int, half_life_days: float) -> NDArray[n
     mass = np.bincount(seen.item, weights=np.exp2(-age_days / half_life_days), minlength=count)
     order = np.lexsort((np.arange(count), -mass))
     return order[mass[order] > 0].astype(np.int32)
-
-
-@lru_cache
-def fading(count: int) -> NDArray[np.float32]:
-    """Return the weights of the items of a visit, newest first; cached, so read-only."""
-    counts = np.array([FADE**place for place in range(count)], np.float32)
-    counts.flags.writeable = False
-    return counts
-
-
-def direction(vectors: NDArray[np.float32], rows: Sequence[int]) -> NDArray[np.float32]:
-    """Return the unit vector of the weighted sum of vectors; zero for a sum of zero.
-
-    Args:
-        vectors: vectors of the rows, shape (len(rows), dimensions).
-        rows: newest first.
-    """
-    if not len(rows):
-        return np.zeros(vectors.shape[1], np.float32)
-    total = fading(len(rows)) @ vectors
-    norm = np.sqrt(total.dot(total))
-    return total / norm if norm > 0 else total
 
 
 def _visit_queries(seen: Interactions, vectors: NDArray[np.float32], seed: int) -> Queries | None:

@@ -24,7 +24,7 @@ from tactful.catalogue.catalogue import Catalogue
 from tactful.catalogue.changes import ItemFeed, feed_of
 from tactful.catalogue.request_context import FeatureSource
 from tactful.errors import ModelError, StorageError
-from tactful.recall.candidates import CatalogueView, VectorSearch
+from tactful.recall.candidates import CatalogueView
 from tactful.recall.index import RecallIndex
 from tactful.recall.popularity import Popularity, popular_rows
 from tactful.recall.trending import Rising, Trending
@@ -74,6 +74,7 @@ class LiveCatalogue:
         self._rising = rising
         self._monotonic = monotonic
         self._changing = changing or nullcontext()
+        self._trained = Snapshot.of(index.item_ids, index.nearest)
         self._live = None if directory is None else _open(directory, index, writes)
         self._feed: ItemFeed | None = None
         self._counted_at = -_POPULAR_S
@@ -85,8 +86,8 @@ class LiveCatalogue:
         else:
             # A build takes minutes, and is wasted if this index is soon replaced, too.
             self._merging, self._merges_from = after._merging, monotonic() + _SETTLED_S
-            known, then = self._rows()
-            catalogue = after.view.catalogue.moved(known, then=then)
+            search = self._search()
+            catalogue = after.view.catalogue.moved(search.ids, then=search.new_ids)
             # If these fail, the others begin anew: later changes come through this feed only.
             self._feed, after._feed = after._feed, None
         nothing = Popularity.of(np.zeros(0, np.int64), len(catalogue))
@@ -196,7 +197,7 @@ class LiveCatalogue:
 
     def _taken_in(self, catalogue: Catalogue, changed: Sequence[Item]) -> Catalogue:
         """Apply changes to the catalogue, in the rows of the present index."""
-        known, then = self._rows()
+        known, then = self._search().ids, self._search().new_ids
         few = len(changed) <= _FEW  # many go into a copy, and no request waits for that
         with self._changing if few else nullcontext():
             updated = catalogue.updated(known, changed, then=then, in_place=few)
@@ -209,14 +210,8 @@ class LiveCatalogue:
             return
         self._live.update(unlearned(self._index, self._live.snapshot, changed))
 
-    def _search(self) -> VectorSearch:
-        return self._index.nearest if self._live is None else self._live.snapshot
-
-    def _rows(self) -> tuple[Any, tuple[str, ...]]:
-        if self._live is None:
-            return self._index.item_ids, ()
-        snapshot = self._live.snapshot
-        return snapshot.ids, snapshot.new_ids
+    def _search(self) -> Snapshot:
+        return self._trained if self._live is None else self._live.snapshot
 
     def _merge(self) -> None:
         live = self._live
@@ -247,7 +242,7 @@ def unlearned(
     ids, vectors = [item.item_id for item in fresh], index.content.vectors(fresh)
     there = snapshot.rows_of(ids)
     same = np.array([row is not None for row in there], np.bool_)
-    held = snapshot.stored.of(np.array([row for row in there if row is not None], np.int64))
+    held = snapshot.vectors_of(np.array([row for row in there if row is not None], np.int64))
     # After a restart every item is new to this process, but few are to the index.
     same[same] = (held == vectors[same]).all(axis=1)
     return {

@@ -2,21 +2,203 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tactful.kernels.sparse_scores import Scores, sum_by_key
-from tactful.recall.index import NeighbourTable, RecallIndex, fading
-from tactful.recall.session_knn import DOUBT
+from tactful.kernels.sparse_scores import Scores, begins, stable_order, sum_by_key
+
+FADE = 0.9
+"""Weight of an item of a visit, relative to the one after it."""
 
 NEAREST = 3
 """Items of a visit that `NeighbourScores.next_three` counts."""
 
 _NEAREST_SHARES = np.array([1.0 / (place + 1) for place in range(NEAREST)], np.float32)
+
+_FADE = 0.5
+_LOOKS_BACK = 10
+_NEIGHBOURS = 500
+_LENGTH_POWER = 0.25
+_AGE = 0.2
+_DISTANCE_POWER = 1.5
+_BEFORE = 0.3
+DOUBT = 5.0
+
+_FIELDS = ("session_starts", "session_items", "visit_starts", "visits", "visit_places")
+
+
+@dataclass(frozen=True)
+class NeighbourTable:
+    """The strongest `k` neighbours of every item, best first.
+
+    Attributes:
+        items: neighbour rows, shape (n_items, k); -1 where there are fewer.
+        weights: their weights in (0, 1], shape (n_items, k); 0 where there are fewer.
+    """
+
+    items: NDArray[np.int32]
+    weights: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class SessionNeighbours:
+    """Past visits, and for each item its latest visits. No visit has a user.
+
+        session_starts [0, 3, 5]   session_items [7, 2, 9, | 2, 7]   two visits
+        visit_starts [..., 4, 6]   visits [..., | 0, 1]   visit_places [..., | 1, 0]   item 2
+
+    Attributes:
+        session_starts: start of each visit in `session_items`, shape (visits + 1,).
+        session_items: item rows visit by visit, in the order of each visit.
+        visit_starts: start of each item in `visits`, shape (n_items + 1,).
+        visits: the latest visits of each item.
+        visit_places: the place of the item in each of them, the last if it occurs twice.
+    """
+
+    session_starts: NDArray[np.int64]
+    session_items: NDArray[np.int32]
+    visit_starts: NDArray[np.int64]
+    visits: NDArray[np.int32]
+    visit_places: NDArray[np.int32]
+
+    @classmethod
+    def build(
+        cls,
+        session: NDArray[np.int64],
+        item: NDArray[np.int64],
+        count: int,
+        *,
+        latest: int = 500,
+    ) -> SessionNeighbours:
+        """Lay out past visits.
+
+        Args:
+            session: visit number of each event, in time order.
+            item: item row of each event.
+            count: number of items.
+            latest: visits kept for each item.
+        """
+        # Visits are numbered by their last event, so a higher number is a later visit.
+        distinct, last = np.unique(session[::-1], return_index=True)
+        rank = np.empty(len(distinct), np.int64)
+        rank[np.argsort(-last, kind="stable")] = np.arange(len(distinct))
+        number = rank[np.searchsorted(distinct, session)]
+        order = np.argsort(number, kind="stable")
+        number, items = number[order], item[order]
+        sizes = np.bincount(number, minlength=len(distinct))
+        starts = np.concatenate([[0], np.cumsum(sizes)])
+        places = np.arange(len(items)) - starts[number]
+        # By item, then visit, then place: of one item in one visit the last place is kept.
+        by_item = np.lexsort((places, number, items))
+        items_, number_, places_ = items[by_item], number[by_item], places[by_item]
+        final = np.ones(len(items_), np.bool_)
+        final[:-1] = (items_[1:] != items_[:-1]) | (number_[1:] != number_[:-1])
+        items_, number_, places_ = items_[final], number_[final], places_[final]
+        ends = np.cumsum(np.bincount(items_, minlength=count))
+        recent = np.arange(len(items_)) >= ends[items_] - latest
+        kept = np.bincount(items_[recent], minlength=count)
+        return cls(
+            session_starts=starts.astype(np.int64),
+            session_items=items.astype(np.int32),
+            visit_starts=np.concatenate([[0], np.cumsum(kept)]).astype(np.int64),
+            visits=number_[recent].astype(np.int32),
+            visit_places=places_[recent].astype(np.int32),
+        )
+
+    def scores(self, session: Sequence[int], *, neighbours: int = _NEIGHBOURS) -> Scores:
+        """Score the items of the visits most like this one, at most `neighbours` visits.
+
+        `session` has item rows, newest first; unknown rows are skipped.
+        """
+        distinct = list(dict.fromkeys(session))[:_LOOKS_BACK]
+        known = np.array([row for row in distinct if row < len(self.visit_starts) - 1], np.int64)
+        starts = self.visit_starts[known]
+        sizes = self.visit_starts[known + 1] - starts
+        held = _ranges(starts, sizes)
+        if not len(held):
+            return Scores.empty()
+        shared = self.visits.take(held).astype(np.int64)
+        places = self.visit_places.take(held)
+        ages = np.repeat(np.arange(len(known)), sizes)
+        fades = np.repeat(_FADE ** np.arange(len(known)), sizes)
+        # Of one visit's entries the first is that of the newest shared item.
+        order = stable_order(shared)
+        first = begins(shared.take(order))
+        newest = order.take(np.flatnonzero(first))
+        visits = shared.take(newest)
+        lengths = self.session_starts[visits + 1] - self.session_starts[visits]
+        damping, strengths = self._powers
+        likeness = np.bincount(np.cumsum(first) - 1, fades.take(order)) / damping.take(lengths)
+        if len(visits) > neighbours:
+            chosen = np.argpartition(-likeness, neighbours)[:neighbours]
+            visits, newest, lengths, likeness = (
+                column.take(chosen) for column in (visits, newest, lengths, likeness)
+            )
+        votes = likeness * np.maximum(0.0, 1.0 - _AGE * ages.take(newest))
+        starts = self.session_starts[visits]
+        at = _ranges(starts, lengths)
+        distance = at - np.repeat(starts + places.take(newest), lengths)
+        votes = strengths[distance] * np.repeat(votes, lengths)
+        return Scores.summed(self.session_items.take(at), votes)
+
+    @cached_property
+    def _powers(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Damping by length of a visit, and strength of a vote by distance from the shared item.
+
+        As tables, since powers are slow. A negative distance counts from the end of its table.
+        """
+        longest = int(np.diff(self.session_starts).max(initial=1))
+        after = np.arange(1.0, longest) ** -_DISTANCE_POWER
+        strengths = np.concatenate([[0.0], after, _BEFORE * after[::-1]])
+        return np.arange(longest + 1.0) ** _LENGTH_POWER, strengths
+
+    def rows_beside(self, row: int, step: int) -> tuple[NDArray[np.int32], int]:
+        """Return the rows at a distance from an item, one for each of its latest visits.
+
+        Args:
+            row: row of the item, which is not returned itself.
+            step: 1 for right after it, -1 for right before it, 2 for two places after it.
+
+        Returns:
+            The rows, and the number of visits; both are empty for an unknown item.
+        """
+        if row >= len(self.visit_starts) - 1:
+            return self.session_items[:0], 0
+        span = slice(int(self.visit_starts[row]), int(self.visit_starts[row + 1]))
+        visits = self.visits[span]
+        begins = self.session_starts[visits]
+        places = begins + self.visit_places[span] + step
+        inside = (places >= begins) & (places < self.session_starts[visits + 1])
+        rows = self.session_items[places[inside]]
+        return rows[rows != row], len(visits)
+
+    def arrays(self) -> Mapping[str, NDArray[Any]]:
+        """Return the arrays to save, by name."""
+        return {name: getattr(self, name) for name in _FIELDS}
+
+    @classmethod
+    def of(cls, arrays: Mapping[str, NDArray[Any]]) -> SessionNeighbours:
+        """Make it from the result of `arrays`."""
+        return cls(**{name: arrays[name] for name in _FIELDS})
+
+    @classmethod
+    def empty(cls) -> SessionNeighbours:
+        """Make it without visits."""
+        nothing = np.zeros(0, np.int64)
+        return cls.build(nothing, nothing, 0)
+
+
+def _ranges(starts: NDArray[np.int64], sizes: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the numbers from each start on, one range after the other: [3, 9], [2, 1] -> 3 4 9."""
+    ends = np.cumsum(sizes)
+    total = int(ends[-1]) if len(ends) else 0
+    return np.arange(total) + np.repeat(starts - ends + sizes, sizes)
 
 
 class NeighbourScores(NamedTuple):
@@ -66,25 +248,21 @@ class _Blend(NamedTuple):
 
 
 def score_neighbours(
-    index: RecallIndex, recent: NDArray[np.int64], visited: int, count: int
+    following: NeighbourTable,
+    together: NeighbourTable,
+    sessions: SessionNeighbours,
+    recent: NDArray[np.int64],
+    visited: int,
+    count: int,
 ) -> NeighbourScores:
-    """Sum the weights of the neighbours of recent items.
+    """Sum the weights of the neighbours of recent items, in float64 and in their order.
 
-    Args:
-        index: the learned tables.
-        recent: rows of the visit and then of the history, each newest first; rows that the index
-            does not have count for nothing.
-        visited: number of rows of the visit.
-        count: number of rows of the catalogue.
-
-    Returns:
-        Scores, summed in float64 in the order of `recent`.
+    `recent` has the rows of the visit and then of the history, each newest first, `visited` of them
+    in the visit; unknown rows count for nothing. `count` is the number of rows of the catalogue.
     """
     # All relations are summed at once, by keys of ``relation * count + row``.
     keys, weights = [], []
-    for table, blend in zip(
-        (index.following, index.together), _blends(visited, len(recent)), strict=True
-    ):
+    for table, blend in zip((following, together), _blends(visited, len(recent)), strict=True):
         if len(table.items) and len(blend.places):
             table_keys, table_weights = _neighbour_keys(table, recent, blend, count)
             keys.append(table_keys)
@@ -94,7 +272,7 @@ def score_neighbours(
     for name, place, step in _BESIDE:
         if place < last:
             relation = NeighbourScores._fields.index(name)
-            rows, visits = index.sessions.rows_beside(int(recent[place]), step)
+            rows, visits = sessions.rows_beside(int(recent[place]), step)
             keys.append(rows + np.int64(relation * count))
             weights.append(np.ones(len(rows), np.float32))
             divisors[relation] = np.float32(visits + DOUBT)
@@ -108,6 +286,28 @@ def score_neighbours(
         Scores(present[start:end] - relation * count, sums[start:end])
         for relation, (start, end) in enumerate(pairwise(ends))
     )
+
+
+@lru_cache
+def fading(count: int) -> NDArray[np.float32]:
+    """Return the weights of the items of a visit, newest first; cached, so read-only."""
+    counts = np.array([FADE**place for place in range(count)], np.float32)
+    counts.flags.writeable = False
+    return counts
+
+
+def direction(vectors: NDArray[np.float32], rows: Sequence[int]) -> NDArray[np.float32]:
+    """Return the unit vector of the weighted sum of vectors; zero for a sum of zero.
+
+    Args:
+        vectors: vectors of the rows, shape (len(rows), dimensions).
+        rows: newest first.
+    """
+    if not len(rows):
+        return np.zeros(vectors.shape[1], np.float32)
+    total = fading(len(rows)) @ vectors
+    norm = np.sqrt(total.dot(total))
+    return total / norm if norm > 0 else total
 
 
 @lru_cache(maxsize=1_024)

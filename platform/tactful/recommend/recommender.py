@@ -23,19 +23,23 @@ from tactful.event_log.impressions import encode_impression
 from tactful.experiments.serving import FILE, Drawn
 from tactful.ranking.features import assemble, layout
 from tactful.ranking.heuristic import heuristic_scores
-from tactful.recall.candidates import Candidates, Quotas, gather
-from tactful.recall.filters import Filter
+from tactful.recall.candidates import Candidates, Quotas, allowed_rows, gather
 from tactful.recall.index import CHANNELS
 from tactful.recall.trending import Rising
 from tactful.recommend.explanation import Explainer
 from tactful.recommend.served_models import ServedModels, ServingState
-from tactful.rerank.apply_placement import bounds_of, with_demanded
 from tactful.rerank.arm_policy import RANKING_EXPERIMENT as RANKING_EXPERIMENT
 from tactful.rerank.arm_policy import Policy, policies, ranking_experiment
 from tactful.rerank.diversity import Likeness
 from tactful.rerank.exploration import generator_of
 from tactful.rerank.frequency_caps import Shown, ShownToday, exhausted
-from tactful.rerank.placement_rules import PlacementRule, load_placement, on_page
+from tactful.rerank.placement_rules import (
+    PlacementRule,
+    bounds_of,
+    load_placement,
+    on_page,
+    with_demanded,
+)
 from tactful.rerank.rerank import Arrangement, Bounds, arrange
 from tactful.schemas.fields import to_milliseconds
 from tactful.schemas.problems import ProblemError
@@ -48,8 +52,7 @@ from tactful.schemas.recommendations import (
 from tactful_bandits.assignment.assign import Assignment, Experiment, assign
 from tactful_bandits.errors import AssignmentError
 from tactful_streaming.contract.log_entries import Event
-from tactful_streaming.kernels.gather import load_gather
-from tactful_streaming.kernels.panes import load_kernel as load_pane_kernel
+from tactful_streaming.kernels.feature_reads import load_add_panes, load_gather
 
 HEURISTIC = "heuristic"
 LEARNED = "learned"
@@ -144,7 +147,7 @@ class Recommender:
         self._explainer = Explainer(options.models)
         self._default_policy = Policy(quotas=options.quotas)
         self._policies = policies(options.experiment, default=self._default_policy)
-        load_pane_kernel()  # or the first request would wait for it
+        load_add_panes()  # or the first request would wait for it
         load_gather()
         self._changing = threading.RLock()  # the first request may refresh while it holds it
         self._models = ServedModels(
@@ -222,7 +225,7 @@ class Recommender:
         started = self._options.stopwatch()
         if _or(request.min_price, 0.0) > _or(request.max_price, float("inf")):
             raise ProblemError("invalid", "`min_price` is above `max_price`", field="$.min_price")
-        if not len(self._models.current.view.catalogue) and self._source.items:
+        if not len(self._models.current.view.catalogue.item_ids) and self._source.items:
             self.refresh()  # or a shop that just sent its first items would get none of them
         serving = self._models.current
         at = now if request.timestamp is None else to_milliseconds(request.timestamp)
@@ -235,6 +238,7 @@ class Recommender:
             at=at,
         )
         drawn = self._draw(request, serving, at)
+        policy = self._policies.get(assignment.arm or "", self._default_policy)
         return _RequestState(
             request=request,
             started=started,
@@ -243,7 +247,7 @@ class Recommender:
             context=context,
             assignment=assignment,
             drawn=drawn,
-            policy=drawn.over(self._policies.get(assignment.arm or "", self._default_policy)),
+            policy=drawn.over(policy) if drawn.parts else policy,
             rules=on_page(self._options.placement, request.context.get("page")),
         )
 
@@ -281,20 +285,25 @@ class Recommender:
             state.features = assemble(
                 candidates, context, source=self._source, catalogue=view.catalogue
             )
-            scores, state.trial_failed = self._models.score(
-                state.drawn.model, model, state.features
-            )
+            if state.drawn.model:
+                scores, state.trial_failed = self._models.score_on_trial(
+                    state.drawn.model, model, state.features
+                )
+            else:
+                scores = model.score(state.features)
         else:
             scores = heuristic_scores(
                 candidates, context, view.catalogue, view.popular, source=self._source
             )
-        state.values = state.policy.objective.value(
-            scores,
-            candidates.rows,
-            catalogue=view.catalogue,
-            context=context,
-            popular=view.popular,
-        )
+        state.values = scores
+        if not state.policy.objective.plain:
+            state.values = state.policy.objective.value(
+                scores,
+                candidates.rows,
+                catalogue=view.catalogue,
+                context=context,
+                popular=view.popular,
+            )
 
     def _arrange(self, state: _RequestState) -> None:
         """Choose and order the items, by values, rules, diversity and chance."""
@@ -303,7 +312,7 @@ class Recommender:
         likeness = generator = None
         if policy.diversity.strength:
             category = view.catalogue.category[candidates.rows]
-            likeness = Likeness(candidates.vectors.read(), category)
+            likeness = Likeness(candidates.vectors(), category)
         if policy.exploration.temperature:
             generator = generator_of(state.recommendation_id)
         count, bounds = state.request.count, Bounds()
@@ -336,13 +345,15 @@ class Recommender:
         if state.learned:
             version = (not state.trial_failed and drawn.model) or state.serving.version
         assignment = state.assignment
-        arm = {} if assignment.arm is None else {assignment.experiment: assignment.arm}
+        variant = {} if assignment.arm is None else {assignment.experiment: assignment.arm}
+        if drawn.assignments:
+            variant |= drawn.variant()
         state.applied = self._source.offset
         return Recommendation(
             recommendation_id=state.recommendation_id,
             items=items,
             model_version=version,
-            variant={**arm, **drawn.variant()},
+            variant=variant,
             fallback=_fallback(state, len(items)),
             took_ms=(self._options.stopwatch() - state.started) * 1e3,
         )
@@ -377,7 +388,7 @@ class Recommender:
 
     def _draw(self, request: RecommendRequest, serving: ServingState, at: int) -> Drawn:
         """Draw the rollouts' arms of the user; none while no model makes lists personal."""
-        if serving.model is None:
+        if serving.model is None or not self._models.rollouts.rollouts:
             return Drawn()
         try:
             has_model = self._models.on_trial.__contains__
@@ -393,7 +404,7 @@ class Recommender:
         rules: Sequence[PlacementRule],
     ) -> NDArray[np.bool_]:
         """Find the rows that pass the filters and the daily caps of the user."""
-        allowed = _filter(request).rows(catalogue, context)
+        allowed = allowed_rows(request, catalogue, context)
         if self._options.shown is not None:
             shown = self._options.shown.of(request.subject, context.at)
             if len(rows := exhausted(rules, shown, catalogue)):
@@ -406,8 +417,7 @@ class Recommender:
         """Assign the user's arm; none without a user or without a model."""
         experiment = self._options.experiment
         forced = request.force.get(experiment.key)
-        arms = [arm.name for arm in experiment.arms]
-        if forced is not None and forced not in arms:
+        if forced is not None and forced not in (arms := [arm.name for arm in experiment.arms]):
             raise ProblemError(
                 "invalid",
                 f"the arms of experiment {experiment.key!r} are {', '.join(arms)}",
@@ -462,21 +472,10 @@ def _or(value: float | None, default: float) -> float:
     return default if value is None else value
 
 
-def _filter(request: RecommendRequest) -> Filter:
-    return Filter(
-        categories=() if request.category is None else (request.category,),
-        min_price=request.min_price,
-        max_price=request.max_price,
-        exclude=request.exclude,
-        seen=request.exclude_seen,
-        taken=request.exclude_taken,
-    )
-
-
 def _fallback(state: _RequestState, count: int) -> str | None:
-    """Say why a response of `count` items is less than a personal list of full length."""
+    """Return why a response of `count` items is less than a personal list of full length."""
     request = state.request
-    if not len(state.serving.view.catalogue):
+    if not count and not len(state.serving.view.catalogue):
         return "the catalogue is empty: send items with PUT /v1/items"
     reasons = []
     if state.serving.model is None:

@@ -126,7 +126,7 @@ class ServedModels:
                 self._delete_vectors(but=version)
             _LOG.info("ranking model %s serves, %d items", version, len(view.catalogue))
 
-    def score(
+    def score_on_trial(
         self, version: str, champion: RankingModel, features: NDArray[np.float32]
     ) -> tuple[NDArray[np.float32], bool]:
         """Score candidates by the model on trial, or by the champion where that fails.

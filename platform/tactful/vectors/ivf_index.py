@@ -22,7 +22,6 @@ from numpy.typing import NDArray
 
 from tactful.errors import ModelError
 from tactful.util.checksummed_directory import check_seal, sealing
-from tactful.vectors.storage import StoredVectors
 
 _LOG = logging.getLogger(__name__)
 
@@ -103,7 +102,6 @@ class VectorIndex:
 
     Attributes:
         vectors: shape (rows, dimensions); mapped from a file where the index was loaded.
-        stored: the same, by row.
         tuning: its tuning.
     """
 
@@ -116,8 +114,7 @@ class VectorIndex:
         tuning: Tuning | None = None,
     ) -> None:
         """Make an exact index over `vectors`; `build` and `load` make others."""
-        self.vectors = vectors
-        self.stored = StoredVectors(vectors)
+        self.vectors = np.ascontiguousarray(vectors, np.float32)
         self.tuning = tuning or Tuning()
         self._present = _any(vectors) if present is None else present
         self._size = int(np.count_nonzero(self._present))

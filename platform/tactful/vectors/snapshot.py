@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +12,6 @@ from numpy.typing import NDArray
 from tactful.catalogue.ids import ItemIds
 from tactful.errors import ModelError
 from tactful.vectors.ivf_index import Nearest, Queries, VectorIndex, best
-from tactful.vectors.storage import StoredVectors
 
 _MOST_QUERIES = 512
 _ENOUGH_QUERIES = 128
@@ -121,12 +119,20 @@ class Snapshot:
         order = np.argsort(merged, kind="stable")
         return best(merged[order], np.concatenate([scores, products])[order], count)
 
-    @cached_property
-    def stored(self) -> StoredVectors:
-        """The vectors by row."""
-        return StoredVectors(
-            self.index.vectors, kept=self.kept, rows=self.rows, vectors=self.vectors
-        )
+    def vectors_of(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Return the vectors of rows, or zero, shape (len(rows), dimensions)."""
+        built = rows < len(self.index.vectors)
+        if self.kept is None and built.all():
+            return self.index.vectors.take(rows, axis=0)
+        vectors = np.zeros((len(rows), self.vectors.shape[1]), np.float32)
+        if self.kept is not None:
+            built[built] = self.kept[rows[built]]
+        vectors[built] = self.index.vectors.take(rows[built], axis=0)
+        if len(self.rows):
+            places = np.minimum(np.searchsorted(self.rows, rows), len(self.rows) - 1)
+            fresh = self.rows[places] == rows
+            vectors[fresh] = self.vectors[places[fresh]]
+        return vectors
 
     def add_queries(self, other: Snapshot) -> None:
         """Add the recent queries of another snapshot, to tune the next build on."""

@@ -8,17 +8,20 @@ from statistics import median
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 from tests.platform.neighbour_scores import beside, neighbour_scores
 from tests.platform.shop import DAY, HOUR, definitions, engine_at, entries, make_shop, write_log
 
 from tactful.catalogue.catalogue import Catalogue
 from tactful.catalogue.request_context import RequestContext, build_context
-from tactful.ranking.features import RANKING_FEATURES, assemble
+from tactful.ranking.features import RANKING_FEATURES, assemble, products
 from tactful.recall.candidates import Candidates, CatalogueView, Quotas, gather
 from tactful.recall.index import RecallIndex, build_index
 from tactful.recall.popularity import popular_rows
 from tactful.training.history import TAKEN, History
+from tactful.vectors.snapshot import Snapshot
 from tactful_streaming.contract.log_entries import Event, Item
 from tactful_streaming.engine.engine import Engine
 from tactful_streaming.state.store import MemoryState
@@ -61,8 +64,9 @@ class World:
             self.engine, self.catalogue, subject=person, session_id=session, at=at
         )
         popular = popular_rows(self.engine, self.catalogue, self.index)
+        search = Snapshot.of(self.index.item_ids, self.index.nearest)
         candidates = gather(
-            CatalogueView(self.index, self.index.nearest, self.catalogue, popular),
+            CatalogueView(self.index, search, self.catalogue, popular),
             context,
             quotas=Quotas(),
             allowed=self.catalogue.available,
@@ -282,3 +286,22 @@ def test_items_without_price_or_category_are_missing_values(tmp_path: Path) -> N
         assert math.isnan(found[name]), name
     for name in ("category_share", "category_in_session", "category_viewed_1h", "category_of_last"):
         assert found[name] == 0.0, name
+
+
+@given(st.integers(0, 10_000), st.sampled_from([5, 16, 64, 100]), st.integers(1, 70))
+@settings(max_examples=100, deadline=None)
+def test_a_product_depends_on_its_two_vectors_alone(seed: int, dimensions: int, count: int) -> None:
+    generator = np.random.default_rng(seed)
+    vectors = generator.standard_normal((count, dimensions)).astype(np.float32)
+    directions = generator.standard_normal((3, dimensions)).astype(np.float32)
+
+    found = products(vectors, directions)
+
+    exact = directions.astype(np.float64) @ vectors.astype(np.float64).T
+    np.testing.assert_allclose(found, exact, atol=1e-5 * dimensions)
+    for row in range(count):
+        alone = products(vectors[row : row + 1].copy(), directions)
+        assert alone[:, 0].tolist() == found[:, row].tolist()
+    for number in range(3):
+        alone = products(vectors, directions[number : number + 1].copy())
+        assert alone[0].tolist() == found[number].tolist()

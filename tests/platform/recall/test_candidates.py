@@ -17,8 +17,10 @@ from tactful.errors import ConfigError
 from tactful.kernels.sparse_scores import Scores
 from tactful.recall import candidates as candidates_of
 from tactful.recall.candidates import Candidates, CatalogueView, Quotas, gather
-from tactful.recall.index import CHANNELS, NeighbourTable
+from tactful.recall.index import CHANNELS
+from tactful.recall.neighbours import NeighbourTable
 from tactful.recall.popularity import Popularity
+from tactful.vectors.snapshot import Snapshot
 from tactful_streaming.contract.log_entries import Item
 
 DAY = 86_400_000
@@ -29,7 +31,7 @@ QUOTAS = Quotas(
 
 
 INDEX = learned(COUNT)
-SEARCH = INDEX.nearest
+SEARCH = Snapshot.of(INDEX.item_ids, INDEX.nearest)
 # Two items came after the index was learned.
 CATALOGUE = Catalogue(
     INDEX.item_ids,
@@ -291,10 +293,8 @@ def test_channels_merge_by_place(seed: int, total: int, rows: int) -> None:
                 best[row] = (place, channel)
     kept = sorted(sorted(best, key=lambda row: (best[row][0], row))[:total])
 
-    union = candidates_of._Union()
-    for channel, theirs in zip(channels.tolist(), brought, strict=True):
-        union.add(CHANNELS[channel], theirs)
-    merged, of = union.merged(total)
+    names = [CHANNELS[channel] for channel in channels]
+    merged, of = candidates_of._merged([*zip(names, brought, strict=True)], total)
 
     assert merged.tolist() == kept
     assert of.tolist() == [best[row][1] for row in kept]

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from tactful.catalogue.catalogue import Catalogue
 from tactful.catalogue.request_context import RequestContext
-from tactful.recall.filters import Filter
+from tactful.recall.candidates import allowed_rows
+from tactful.schemas.recommendations import RecommendRequest
 from tactful_streaming.contract.log_entries import Item
 
 IDS = [f"i{number}" for number in range(24)]
@@ -32,19 +33,21 @@ catalogues = st.lists(
 ).map(lambda items: (items, Catalogue(IDS[:10], {item.item_id: item for item in items})))
 
 filters = st.builds(
-    Filter,
-    categories=st.lists(st.sampled_from(["tea", "mugs", "none"]), max_size=2),
+    RecommendRequest,
+    category=st.sampled_from([None, "tea", "mugs", "none"]),
     min_price=prices,
     max_price=prices,
-    exclude=st.lists(names, max_size=4),
-    seen=st.booleans(),
-    taken=st.booleans(),
+    exclude=st.lists(names, max_size=4).map(tuple),
+    exclude_seen=st.booleans(),
+    exclude_taken=st.booleans(),
 )
 
 
 @given(catalogues, filters, st.data())
 @settings(max_examples=120, deadline=None)
-def test_any_filter(shop: tuple[list[Item], Catalogue], which: Filter, data: st.DataObject) -> None:
+def test_any_filter(
+    shop: tuple[list[Item], Catalogue], which: RecommendRequest, data: st.DataObject
+) -> None:
     items, catalogue = shop
     any_row = st.integers(0, len(catalogue) - 1)
     taken: Mapping[str, Mapping[str, float]] = data.draw(
@@ -63,7 +66,7 @@ def test_any_filter(shop: tuple[list[Item], Catalogue], which: Filter, data: st.
         history=data.draw(st.lists(any_row, max_size=3)),
     )
 
-    passing = which.rows(catalogue, context)
+    passing = allowed_rows(which, catalogue, context)
 
     described = {item.item_id: item for item in items}
     took = {item for group in taken.values() for item in group}
@@ -72,7 +75,7 @@ def test_any_filter(shop: tuple[list[Item], Catalogue], which: Filter, data: st.
         wanted = (
             item is not None
             and item.available
-            and (not which.categories or item.category in which.categories)
+            and which.category in (None, item.category)
             and (
                 which.min_price is None
                 or (item.price is not None and item.price >= which.min_price)
@@ -82,8 +85,8 @@ def test_any_filter(shop: tuple[list[Item], Catalogue], which: Filter, data: st.
                 or (item.price is not None and item.price <= which.max_price)
             )
             and item_id not in which.exclude
-            and not (which.seen and (row in context.session or row in context.history))
-            and not ((which.seen or which.taken) and item_id in took)
+            and not (which.exclude_seen and (row in context.session or row in context.history))
+            and not ((which.exclude_seen or which.exclude_taken) and item_id in took)
         )
         # Prices are kept in single precision.
         if item is None or item.price != 9.99:
@@ -94,5 +97,6 @@ def test_any_filter(shop: tuple[list[Item], Catalogue], which: Filter, data: st.
 def test_without_a_filter_nothing_is_copied() -> None:
     catalogue = Catalogue(["a"], {"a": Item(item_id="a", timestamp=0)})
     nobody = RequestContext(at=0, user={}, session=[0], history=[])
-    assert Filter().rows(catalogue, nobody) is catalogue.available
-    assert np.array_equal(Filter(seen=True).rows(catalogue, nobody), [False])
+    assert allowed_rows(RecommendRequest(), catalogue, nobody) is catalogue.available
+    seen = allowed_rows(RecommendRequest(exclude_seen=True), catalogue, nobody)
+    assert np.array_equal(seen, [False])

@@ -167,7 +167,8 @@ def test_an_item_without_events_is_near_to_like_descriptions() -> None:
 
 
 def test_what_visits_ask_tunes_the_vectors() -> None:
-    from tactful.recall.index import _visit_queries, direction
+    from tactful.recall.index import _visit_queries
+    from tactful.recall.neighbours import direction
 
     index = build_index([str(i) for i in range(12)], interactions(random_visits(1)))
     queries = _visit_queries(interactions(random_visits(1)), index.vectors, 0)

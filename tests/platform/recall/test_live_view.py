@@ -50,7 +50,7 @@ def send(engine: Engine, *items: Item) -> None:
 
 def near(view: CatalogueView, item_id: str, count: int = 6) -> set[str]:
     rows = np.array([view.catalogue.item_ids.index(item_id)])
-    found, _ = view.search.nearest(view.search.stored.of(rows)[0], count, view.catalogue.available)
+    found, _ = view.search.nearest(view.search.vectors_of(rows)[0], count, view.catalogue.available)
     return {view.catalogue.item_ids[row] for row in found.tolist()}
 
 
@@ -148,7 +148,7 @@ def test_another_index(tmp_path: Path, engine: Engine, monkeypatch: pytest.Monke
         row, of = (each.catalogue.item_ids.index(item_id) for each in (view, wanted))
         assert view.catalogue.available[row] == wanted.catalogue.available[of], item_id
         vectors = (
-            each.search.stored.of(np.array([at]))[0] for each, at in ((view, row), (wanted, of))
+            each.search.vectors_of(np.array([at]))[0] for each, at in ((view, row), (wanted, of))
         )
         assert np.array_equal(*vectors), item_id
     assert near(view, "i1") == near(wanted, "i1")

@@ -9,8 +9,8 @@ from tests.platform.neighbour_scores import beside, neighbour_scores
 from tests.platform.shop import learned
 
 from tactful.kernels.sparse_scores import Scores
-from tactful.recall.index import FADE, empty_index
-from tactful.recall.neighbours import NeighbourScores, score_neighbours
+from tactful.recall.index import empty_index
+from tactful.recall.neighbours import FADE, NeighbourScores, score_neighbours
 
 COUNT = 80
 
@@ -46,7 +46,9 @@ def test_scores_are_sums_by_hand(visit: list[int], history: list[int], nothing: 
         },
     }
 
-    made = score_neighbours(index, np.array([*visit, *history], np.int64), len(visit), COUNT + 2)
+    tables = index.following, index.together, index.sessions
+    recent = np.array([*visit, *history], np.int64)
+    made = score_neighbours(*tables, recent, len(visit), COUNT + 2)
 
     for name in NeighbourScores._fields:
         scores, expected = getattr(made, name), wanted.get(name, Scores.empty())

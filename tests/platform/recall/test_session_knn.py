@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tactful.recall.session_knn import SessionNeighbours
+from tactful.recall.neighbours import SessionNeighbours
 
 ITEMS = 12
 visits_of = st.lists(

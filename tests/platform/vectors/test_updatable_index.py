@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from numpy.typing import NDArray
@@ -56,7 +56,7 @@ def check(snapshot: Snapshot, wanted: Vectors, seed: int, banned: frozenset[str]
     assert snapshot.rows_of(known) == [*range(len(known))]
     assert wanted.keys() <= set(known)
     zero = np.zeros(DIMENSIONS, np.float32)
-    vectors = snapshot.stored.of(np.arange(len(known)))
+    vectors = snapshot.vectors_of(np.arange(len(known)))
     assert np.array_equal(vectors, np.stack([wanted.get(it, zero) for it in known]))
     query = drawn(seed)
     allowed = np.array([item_id not in banned for item_id in known])
@@ -293,7 +293,7 @@ def _survived(directory: Path, confirmed: int) -> int:
         # records, and only whole ones count.
         exact = _after(found)
         known = names(live.snapshot)
-        stored = dict(zip(known, live.snapshot.stored.of(np.arange(len(known))), strict=True))
+        stored = dict(zip(known, live.snapshot.vectors_of(np.arange(len(known))), strict=True))
         last = f"i{(found - 1) % 40}"
         assert stored.keys() == exact.keys()
         assert all(np.array_equal(stored[it], exact[it]) for it in exact if it != last)
@@ -414,3 +414,24 @@ def test_only_the_writer_changes_and_only_what_fits(tmp_path: Path) -> None:
         with pytest.raises(ModelError, match="same training"):
             live.update({"a": drawn(1), "b": np.ones(3, np.float32)})
         check(live.snapshot, held(*base(5)), 1, frozenset())
+
+
+@given(st.integers(0, 10_000), st.booleans(), st.booleans())
+@settings(max_examples=60, deadline=None)
+def test_the_latest_vector_of_a_row_is_read(seed: int, some_left: bool, some_new: bool) -> None:
+    generator = np.random.default_rng(seed)
+    built = generator.standard_normal((30, 4)).astype(np.float32)
+    kept = generator.random(30) < 0.7 if some_left else None
+    rows = np.flatnonzero(generator.random(40) < 0.3) if some_new else np.zeros(0, np.int64)
+    vectors = generator.standard_normal((len(rows), 4)).astype(np.float32)
+    every = np.zeros((40, 4), np.float32)
+    every[:30] = built
+    if kept is not None:
+        every[:30][~kept] = 0.0
+    every[rows] = vectors
+    asked = generator.integers(0, 40, 25)
+
+    ids = ItemIds.of([f"i{row}" for row in range(30)])
+    snapshot = Snapshot(ids, VectorIndex(built), (), {}, rows, vectors, kept)
+
+    assert np.array_equal(snapshot.vectors_of(asked), every[asked])
