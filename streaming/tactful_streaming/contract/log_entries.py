@@ -85,13 +85,7 @@ class Item(Struct, kw_only=True, frozen=True, gc=False, tag="item", tag_field="k
 
 
 class User(Struct, kw_only=True, frozen=True, gc=False, tag="user", tag_field="kind"):
-    """The latest description of a user.
-
-    Attributes:
-        user_id: identity of the user.
-        timestamp: when the description was updated or received, epoch milliseconds.
-        properties: demographics, membership…
-    """
+    """The latest description of a user, with demographics, membership and such as properties."""
 
     user_id: str
     timestamp: Timestamp
@@ -115,7 +109,6 @@ class Link(Struct, kw_only=True, frozen=True, gc=False, tag="link", tag_field="k
     """A login or logout, sent to the partition of the device by that of the user.
 
     Attributes:
-        device_id: the device.
         timestamp: when it happened, epoch milliseconds.
         user_id: user who logged in or out; None if any user has left.
         ends: whether it is a logout.
@@ -148,10 +141,7 @@ class Transfer(Struct, kw_only=True, frozen=True, gc=False, tag="transfer", tag_
 class Forwarded(Struct, kw_only=True, frozen=True, tag="forwarded", tag_field="kind"):
     """An anonymous event, forwarded from the partition of its device to its user's.
 
-    Attributes:
-        target: id of the user.
-        timestamp: when it happened, epoch milliseconds.
-        event: the event as it was sent; it names nobody.
+    The event is as it was sent and names nobody; `target` is the id of the user.
     """
 
     target: str
@@ -160,14 +150,9 @@ class Forwarded(Struct, kw_only=True, frozen=True, tag="forwarded", tag_field="k
 
 
 class Restricted(Struct, kw_only=True, frozen=True, tag="restricted", tag_field="kind"):
-    """An event with restricted purposes.
+    """An event as it was sent, with the purposes that it is permitted for.
 
     It is an entry of its own, so that a reader that ignores purposes skips it.
-
-    Attributes:
-        timestamp: when it happened, epoch milliseconds.
-        purposes: permitted purposes.
-        event: the event as it was sent.
     """
 
     timestamp: Timestamp
@@ -197,21 +182,12 @@ ENTRY_ERRORS = (msgspec.MsgspecError, ValueError, RecursionError)
 
 
 def encode_entry(entry: Entry, format: EntryFormat = "msgpack") -> bytes:
-    """Encode an entry for the log.
-
-    Args:
-        entry: the entry.
-        format: ``msgpack`` or ``json``; JSON cannot represent a number that is not finite.
-    """
+    """Encode an entry for the log; JSON cannot represent a number that is not finite."""
     return _encoders[format].encode(entry)
 
 
 def decode_entry(payload: bytes) -> Entry:
-    """Decode an entry of :func:`encode_entry`, in either format.
-
-    Raises:
-        EntryError: if `payload` is anything else.
-    """
+    """Decode an entry of :func:`encode_entry`, in either format; else EntryError."""
     try:
         if is_json(payload):
             return json_entry_decoder.decode(payload)

@@ -16,14 +16,10 @@ Row = tuple[bytes, bytes]
 class Records(Sequence[Record]):
     """Consecutive records of one partition, as a sequence of (offset, payload) pairs.
 
-    The pairs are made on access::
+    The pairs are made on access; the offsets are a range if there is no gap::
 
         offsets   range(7, 10)
         payloads  [b"…", b"…", b"…"]
-
-    Attributes:
-        offsets: offset of each; a range if there is no gap.
-        payloads: payload of each.
     """
 
     __slots__ = ("offsets", "payloads")

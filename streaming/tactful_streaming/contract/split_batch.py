@@ -25,11 +25,7 @@ _BLANK = b" \t\r\n"
 
 
 def split_array(body: bytes, most: int) -> list[bytes]:
-    """Cut ``[a, b, …]`` at its top-level commas.
-
-    Args:
-        body: begins with a bracket.
-        most: most elements to return; one more ends the search.
+    """Cut ``[a, b, …]`` at its top-level commas; one more than `most` ends the search.
 
     Raises:
         PayloadError: if there are more brackets of one direction than of the other.

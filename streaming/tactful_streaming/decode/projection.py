@@ -59,20 +59,13 @@ Decoded = EventRecord | Item | User
 
 
 class Projection:
-    """Decodes records, and reads columns of decoded events.
-
-    Attributes:
-        event_class: class of events.
-        forwarded_class: class of events forwarded by other partitions.
-        restricted_class: class of events with restricted purposes.
-    """
+    """Decodes records, and reads columns of decoded events."""
 
     def __init__(self, sources: Iterable[str] | None) -> None:
         """Prepare to read `sources` of each event; None: every field.
 
-        Args:
-            sources: ``event_id``, ``item_id``, ``session_id``, ``properties.<name>``; others are
-                ignored.
+        Sources are ``event_id``, ``item_id``, ``session_id`` and ``properties.<name>``; others are
+        ignored.
         """
         self._properties: Mapping[str, str] = {}
         self.event_class: type[Any] = Event

@@ -22,23 +22,17 @@ from tactful_streaming.contract.log_entries import (
 )
 from tactful_streaming.decode.projection import Projection
 from tactful_streaming.engine.dedupe import Deduplicator
+from tactful_streaming.engine.descriptions import ItemVersions
 from tactful_streaming.engine.options import EngineOptions
 from tactful_streaming.engine.selection import Batch, Plan
 from tactful_streaming.errors import StateError
 from tactful_streaming.identity.resolver import Move, Resolver
 from tactful_streaming.log.dead_letters import UNREADABLE
-from tactful_streaming.patterns.item_versions import ItemVersions
 
 
 @dataclass(frozen=True)
 class RejectedRecord:
-    """A record that does not count.
-
-    Attributes:
-        position: its position in the batch.
-        rule: name of the rule that rejected it, or :data:`~tactful_streaming.UNREADABLE`.
-        reason: explanation for operators.
-    """
+    """A record that does not count, by its position in the batch and the rule that rejects it."""
 
     position: int
     rule: str
@@ -52,14 +46,12 @@ class AdmittedBatch:
     Attributes:
         batch: events that count, in the order of the log, and ticks.
         positions: position of the record of each of them; None if they are all records.
-        items: item updates, in the order of the log.
-        item_watermarks: watermark when each came.
-        users: user updates.
+        item_watermarks: watermark when each item update came.
         moves: histories that move, each with the numbers of events and items that come before.
         ids: ids of all events, also of those that do not count; empty if not needed.
         duplicates: number of events that had been applied before.
-        invalid: number of records that are no entry, or an event without user and device, unless
-            an impression.
+        invalid: number of records that are no entry, or an event without user and device, unless an
+            impression.
         dropped: number of events that the cleaner kept back.
         rejected: records for the dead letters.
     """
@@ -123,7 +115,6 @@ class Admission:
     Attributes:
         newest: newest timestamp admitted, epoch milliseconds.
         watermark: `newest` minus the delay; it never goes back.
-        catalogue: newest description of each item.
         versions: the last descriptions of each item, if features need the one of an event's time.
     """
 
@@ -139,13 +130,8 @@ class Admission:
     ) -> None:
         """Begin before the first event.
 
-        Args:
-            plan: fields of events that the features need.
-            projection: decodes; with a cleaner or consumers it has to decode whole events.
-            dedupe: ids that have been applied before.
-            options: options of the engine.
-            reads_ids: whether :attr:`AdmittedBatch.ids` are needed.
-            resolver: links devices to users; None: an event belongs to the user it names.
+        With a cleaner or consumers, `projection` has to decode whole events. `reads_ids` asks for
+        :attr:`AdmittedBatch.ids`.
         """
         self._plan = plan
         self._projection = projection
@@ -384,10 +370,11 @@ class Admission:
     def _unwrap(self, decoded: list[Any]) -> tuple[dict[int, str], dict[int, Collection[str]]]:
         """Replace forwarded and restricted entries by their events.
 
+        An engine that reads the whole log has read the events that were forwarded: it skips their
+        copies.
+
         Returns:
-            By position, the target of each forwarded event, and the permitted purposes of each
-            restricted one. An engine that reads the whole log has read the events that were
-            forwarded: it skips their copies.
+            The target of each forwarded event and the purposes of each restricted one, by position.
         """
         targets: dict[int, str] = {}
         purposes: dict[int, Collection[str]] = {}

@@ -68,8 +68,8 @@ def backfill(
         store: the state; no engine may have it open.
         scratch: store for the missing features; empty at first, and afterwards.
         definitions: the new definitions.
-        options: options of the engine of the state: `dedupe_days`, `watermark_delay_ms`,
-            `allowed_lateness_ms`, and its `cleaner` as it was at the beginning of the log.
+        options: options of the engine of the state, with its `cleaner` as it was at the beginning
+            of the log.
         progress: called with the offset reached and the last one.
 
     Returns:
@@ -90,11 +90,7 @@ def backfill(
 
 
 def adopt_definitions(store: StateStore, definitions: Definitions) -> Meta | None:
-    """Adapt the state in `store`, if any, to `definitions`; return its new head.
-
-    Raises:
-        StateError: if the state is damaged.
-    """
+    """Adapt the state in `store`, if any, to `definitions`; return its new head."""
     meta = read_meta(store)
     if meta is None:
         return None
@@ -105,11 +101,7 @@ def adopt_definitions(store: StateStore, definitions: Definitions) -> Meta | Non
 
 
 def merge_computed(store: StateStore, scratch: StateStore, definitions: Definitions) -> None:
-    """Merge the features computed up to the offset of a state, and empty `scratch`.
-
-    Raises:
-        StateError: if one of the states is damaged or the write failed.
-    """
+    """Merge the features computed up to the offset of a state, and empty `scratch`."""
     meta = read_meta(store)
     if meta is not None and meta.missing:
         for changes in _merged(store, scratch, definitions, meta.missing):
@@ -139,15 +131,7 @@ def compute_missing(
 
 
 def compute_to_end(part: PartComputation, progress: Callable[[], None]) -> None:
-    """Compute missing features of one partition.
-
-    Args:
-        part: the computation.
-        progress: called from time to time, and at the end.
-
-    Raises:
-        StateError: if a state is damaged or further in the log.
-    """
+    """Compute missing features of one partition; `progress` is called at times and at the end."""
     batches = 0
     while part.advance():
         batches += 1
@@ -177,9 +161,6 @@ def compute_together(
         final: whether the logs are complete. If not, waiting partitions are left for another call;
             if so, the computations are further than the logs afterwards, and cannot be continued.
         progress: called from time to time.
-
-    Raises:
-        StateError: if a state is damaged or further in the log.
     """
     transfers = _Transfers(parts)
     for rounds in itertools.count(1):
@@ -220,9 +201,6 @@ class PartComputation:
         """Begin, or continue `scratch`; arguments as in :func:`compute_missing`.
 
         Without `until` it reads to the end of the log, which has to be finite.
-
-        Raises:
-            StateError: if `scratch` is damaged or further in the log.
         """
         wanted = required_features(definitions, missing)
         meta = read_meta(scratch)
@@ -245,9 +223,8 @@ class PartComputation:
     def advance(self, find: Callable[[Transfer], Transfer | None] | None = None) -> bool:
         """Apply some records; return whether there were any.
 
-        Args:
-            find: returns the new version of a transfer, or None if it is not computed yet; None:
-                all are applied as they are.
+        `find` returns the new version of a transfer, or None if it is not computed yet; without it
+        all are applied as they are.
 
         Raises:
             StateError: if the log ends too early.

@@ -16,9 +16,8 @@ from tactful_streaming.engine.options import LateEvent
 from tactful_streaming.engine.selection import Batch, Columns, entity_source
 from tactful_streaming.identity.resolver import Move
 from tactful_streaming.log.dead_letters import DeadLetter
-from tactful_streaming.patterns.actions import action_of
-from tactful_streaming.windows.batch_split import BatchSplitter
-from tactful_streaming.windows.triggers import WindowResult
+from tactful_streaming.patterns.match import action_of
+from tactful_streaming.windows.triggers import BatchSplitter, WindowResult
 
 _logger = logging.getLogger(__name__)
 
@@ -113,16 +112,10 @@ class BatchApplier:
     def _aggregate(
         self, columns: Columns, before: int, begin: int, late: dict[str, list[int]]
     ) -> int:
-        """Count a part of a batch and emit the windows that end.
+        """Count a part of a batch, and emit the windows that end; return the evicted groups.
 
-        Args:
-            columns: the part.
-            before: watermark before it, epoch milliseconds.
-            begin: position of its first event in the batch.
-            late: gets, by feature, the positions of events that came too late for it.
-
-        Returns:
-            Number of evicted groups.
+        The part begins at position `begin` of the batch, with the watermark `before` it. `late`
+        gets, by feature, the positions of events that came too late for it.
         """
         state, batch, evicted = self._state, columns.batch, 0
         if not batch.events:

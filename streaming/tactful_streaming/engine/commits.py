@@ -62,11 +62,7 @@ class EngineCommits:
             self._state.mirror.publish(self._state.offset)
 
     def commit(self) -> None:
-        """Write all changes since the last commit, with the offset, atomically.
-
-        Raises:
-            StateError: if the write failed, as with a full disk.
-        """
+        """Write all changes since the last commit, with the offset, atomically."""
         state = self._state
         state.check_usable()
         for consumer in state.options.consumers.values():

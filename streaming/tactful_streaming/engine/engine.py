@@ -10,26 +10,22 @@ The results follow from the log alone, never from its division into batches.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
-from tactful_streaming.arrays import Floats, Rows
-from tactful_streaming.contract.log_entries import Entry, Event, Item, User
+from tactful_streaming.contract.log_entries import Entry, Event
 from tactful_streaming.contract.record_batch import Record, from_offset
-from tactful_streaming.decode.row_cache import Placing
 from tactful_streaming.definitions.model import Definitions
 from tactful_streaming.engine.batches import Applied, BatchApplier
 from tactful_streaming.engine.commits import EngineCommits
 from tactful_streaming.engine.engine_state import EngineState
-from tactful_streaming.engine.live_erasure import EngineErasure
+from tactful_streaming.engine.erasure import EngineErasure
 from tactful_streaming.engine.options import DEFAULT_OPTIONS, EngineOptions
 from tactful_streaming.engine.outbox import Outbox
 from tactful_streaming.engine.reads import EngineReads
 from tactful_streaming.state.store import StateStore
-from tactful_streaming.windows.entity_table import NonZero
-from tactful_streaming.windows.shared_aggregate import Value
 
 
-class Engine:
+class Engine(EngineReads):
     """Computes features from the log.
 
     One thread applies and commits; readers are kept away while it applies, by a lock of the caller.
@@ -52,7 +48,6 @@ class Engine:
     {'views': 1.0}
 
     Attributes:
-        reads: the read side, with the same methods as here.
         erasure: deletes users from state and memory.
         transfers: committed entries for other partitions. The caller appends each to the partition
             that ``partition_of`` gives for its :func:`~tactful_streaming.route_key`, in order, and
@@ -75,23 +70,12 @@ class Engine:
         Raises:
             StateError: if the state is damaged or of another version.
         """
-        self._state = EngineState(definitions, store, options)
+        super().__init__(EngineState(definitions, store, options))
         self._applier = BatchApplier(self._state)
         self._commits = EngineCommits(self._state)
         self._commits.restore()
-        self.reads = EngineReads(self._state)
         self.erasure = EngineErasure(self._state, self._commits)
         self.transfers: Outbox[Entry] = self._state.transfers
-
-    @property
-    def definitions(self) -> Definitions:
-        """The computed features, sequences and joins."""
-        return self._state.definitions
-
-    @property
-    def missing(self) -> tuple[str, ...]:
-        """Features that a backfill has to compute; they read as zeros and empties."""
-        return self._state.missing
 
     @property
     def nbytes(self) -> int:
@@ -99,70 +83,13 @@ class Engine:
         return sum(table.nbytes for table in self._state.tables.values())
 
     @property
-    def offset(self) -> int:
-        """Next offset of the log to apply."""
-        return self._state.offset
-
-    @property
-    def watermark(self) -> int:
-        """Newest event timestamp applied minus the delay, epoch milliseconds."""
-        return self._state.watermark
-
-    @property
     def horizon(self) -> int:
         """Windows that ended up to here are closed for good, epoch milliseconds."""
         return self._state.horizon
 
-    @property
-    def items(self) -> Mapping[str, Item]:
-        """The catalogue: latest upsert of each item."""
-        return self.reads.items
-
-    @property
-    def users(self) -> Mapping[str, User]:
-        """Latest upsert of each user."""
-        return self._state.users
-
-    @property
-    def items_version(self) -> int:
-        """Number of item upserts applied."""
-        return self._state.items_version
-
-    def items_since(self, version: int) -> list[Item]:
-        """Return the items changed since `version`, as :meth:`EngineReads.items_since`."""
-        return self.reads.items_since(version)
-
     def seen(self, event_id: str) -> bool:
         """Whether an event of this id was applied and is still remembered."""
         return self._state.dedupe.seen(event_id, self.watermark)
-
-    def read(self, entity: str, key: str, at: int) -> dict[str, Value]:
-        """Return all features of one entity at a time, as :meth:`EngineReads.read`."""
-        return self.reads.read(entity, key, at)
-
-    def read_late(self, entity: str, key: str, at: int) -> Mapping[str, Value]:
-        """Return features that are computed on access, as :meth:`EngineReads.read_late`."""
-        return self.reads.read_late(entity, key, at)
-
-    def read_columns(
-        self, entity: str, keys: Sequence[str], names: Sequence[str], at: int
-    ) -> Floats:
-        """Return features of many entities, as :meth:`EngineReads.read_columns`."""
-        return self.reads.read_columns(entity, keys, names, at)
-
-    def read_placed(
-        self, entity: str, placing: Placing, places: Rows, names: Sequence[str], at: int
-    ) -> Floats:
-        """Return features by an index of the reader, as :meth:`EngineReads.read_placed`."""
-        return self.reads.read_placed(entity, placing, places, names, at)
-
-    def read_nonzero(self, entity: str, name: str, at: int, start: int = 0) -> NonZero | None:
-        """Return entities whose number is not 0, as :meth:`EngineReads.read_nonzero`."""
-        return self.reads.read_nonzero(entity, name, at, start)
-
-    def resolve(self, key: str, at: int) -> str:
-        """Return the user who holds a device at a time, as :meth:`EngineReads.resolve`."""
-        return self.reads.resolve(key, at)
 
     def apply(self, records: Sequence[Record]) -> Applied:
         """Count log records, in memory only; those below :attr:`offset` are skipped.

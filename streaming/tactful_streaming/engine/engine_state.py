@@ -10,10 +10,10 @@ from tactful_streaming.decode.projection import Projection
 from tactful_streaming.definitions.model import ENTITIES, Definitions, emitted_types
 from tactful_streaming.engine.admission import Admission
 from tactful_streaming.engine.dedupe import Deduplicator
+from tactful_streaming.engine.descriptions import Users
 from tactful_streaming.engine.options import EngineOptions
 from tactful_streaming.engine.outbox import Outbox
 from tactful_streaming.engine.selection import Plan, sources_of
-from tactful_streaming.engine.users import Users
 from tactful_streaming.errors import EngineError
 from tactful_streaming.identity.history_merge import ProfileMerger
 from tactful_streaming.identity.resolver import Resolver
@@ -103,23 +103,9 @@ class EngineState:
         return max(self.watermark - self.options.allowed_lateness_ms, 0)
 
     def check_usable(self) -> None:
-        """Check that no batch has failed and the engine is not closed.
-
-        Raises:
-            EngineError: if one has failed or it is closed.
-        """
+        """Raise EngineError if a batch has failed or the engine is closed."""
         if self.broken:
             raise EngineError("the engine is closed or has failed: open it again")
-
-    def table(self, entity: str) -> EntityTable | None:
-        """Return the features of a kind of entity; None if no feature describes it.
-
-        Raises:
-            EngineError: if there is no such kind.
-        """
-        if entity not in ENTITIES:
-            raise EngineError(f"{entity!r} is not one of {', '.join(ENTITIES)}")
-        return self.tables.get(entity)
 
     def stored(self, prefix: bytes) -> Iterator[tuple[str, bytes]]:
         """Yield the committed entries under a prefix: rest of the key, and value."""

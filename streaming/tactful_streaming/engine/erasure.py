@@ -1,17 +1,17 @@
-"""Erasure of users from the stored state of an engine.
+"""Erasure of users from the stored state of an engine, and from a running engine.
 
 Deleted are the entries under the keys of users, of their devices and sessions, their event ids, the
 links to their devices and the actions for them, and mentions of them under the keys of items
 (`references`). Counts of items and categories, to which many users contributed, name nobody and
 stay; to remove the contributions too, rebuild the state from the log.
-
-`EngineErasure` does the same for a running engine.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import msgspec
 
@@ -29,7 +29,16 @@ from tactful_streaming.contract.log_entries import (
 from tactful_streaming.contract.log_entries import User as UserEntry
 from tactful_streaming.contract.subject_ids import SubjectIds
 from tactful_streaming.definitions.model import Definitions
-from tactful_streaming.engine.references import find_mentions, people_mentioned, without_mentions
+from tactful_streaming.engine.commits import EngineCommits
+from tactful_streaming.engine.engine_state import EngineState
+from tactful_streaming.engine.references import (
+    drops_of,
+    entity_key,
+    find_mentions,
+    operator_key,
+    people_mentioned,
+    without_mentions,
+)
 from tactful_streaming.identity.device_links import holders_of
 from tactful_streaming.state.key_layout import (
     CHANGED_APART,
@@ -93,13 +102,9 @@ def sessions_of(store: StateStore, people: Container[str]) -> Iterator[str]:
 
 
 def expire_users(store: StateStore, before: int) -> int:
-    """Delete users and sessions without events since a time.
+    """Delete users and sessions of a closed engine's state without events since `before`.
 
     A newer description stays, and an old one is deleted if nothing else is stored of its user.
-
-    Args:
-        store: state of a closed engine.
-        before: event time, epoch milliseconds.
 
     Returns:
         Number of deleted histories, sessions and descriptions.
@@ -140,15 +145,11 @@ def drop_consumer(store: StateStore, name: str) -> None:
 def find_subject_ids(
     store: StateStore, people: Container[str], definitions: Definitions
 ) -> SubjectIds:
-    """Find the ids of users in a stored state, given only a membership test.
+    """Find the ids of users in a closed engine's state, given only a membership test.
 
-    It reads the key of every entity. It finds only the event ids that a sequence or join keeps with
-    their user: no other part of a state says whose they are.
-
-    Args:
-        store: state of a closed engine.
-        people: contains the keys (:attr:`SubjectIds.people`) of these users.
-        definitions: definitions of the state.
+    It reads the key of every entity; `people` contains the keys (:attr:`SubjectIds.people`) of
+    these users. It finds only the event ids that a sequence or join keeps with their user: no other
+    part of a state says whose they are.
     """
     users, devices, shared, sessions = set[str](), set[str](), set[str](), set[str]()
 
@@ -347,3 +348,94 @@ def _chunk_changes(
         if blob is not None:  # else it was deleted since
             kept = [id_ for id_ in _ids.decode(blob) if id_ not in subjects.event_ids]
             yield key, msgspec.msgpack.encode(kept) if kept else None
+
+
+class EngineErasure:
+    """Deletes users from the state and the memory of an engine."""
+
+    def __init__(self, state: EngineState, commits: EngineCommits) -> None:
+        """Delete from `state`, which `commits` stores."""
+        self._state = state
+        self._commits = commits
+
+    def delete(
+        self,
+        subjects: SubjectIds,
+        snapshots: Mapping[str, Callable[[bytes], bytes]] = MappingProxyType({}),
+        *,
+        references: SubjectReferences | None = None,
+        lock: AbstractContextManager[object] | None = None,
+    ) -> int:
+        """Delete users from the state and the memory of the engine.
+
+        They are suppressed already, so that nothing of them is added any more. Counts to which many
+        users contributed stay. To remove the bytes from disk, too, purge the store afterwards. If
+        the write failed (StateError), call it again.
+
+        Args:
+            subjects: ids to delete.
+            snapshots: by name of a consumer, makes its snapshot without these users.
+            references: result of a search of the stored state since a commit after they were
+                suppressed; None: it is searched here.
+            lock: held, briefly, while what readers see changes.
+
+        Returns:
+            Number of keys removed.
+        """
+        state = self._state
+        self._commits.commit()
+        keys = history_keys(state.store, subjects)
+        if references is None:
+            references = find_references(state.store, subjects, state.definitions)
+        removed = delete_subjects(
+            state.store, subjects, state.definitions, snapshots, references=references
+        )
+        with nullcontext() if lock is None else lock:
+            self._delete_from_memory(subjects, keys, references.mentions)
+        self._commits.restore_cleaner()
+        if state.mirror is not None:
+            state.mirror.put("user", dict.fromkeys(keys))
+            state.mirror.put("session", dict.fromkeys(subjects.sessions))
+            state.mirror.flush(state.offset)
+        return removed
+
+    def _delete_from_memory(
+        self, subjects: SubjectIds, keys: Collection[str], mentions: Iterable[bytes]
+    ) -> None:
+        """Delete from memory what was deleted from the store."""
+        state = self._state
+        for entity, names in (("user", keys), ("session", subjects.sessions)):
+            if entity in state.tables:
+                state.tables[entity].forget(names)
+        for operator in state.operators:
+            for key in (*keys, *subjects.sessions):
+                operator.detach(key)
+        self._reload_mentions(subjects, mentions)
+        for operator in state.operators:
+            operator.pack_changes()  # nothing else has changed since the commit
+        state.users.delete(subjects.users)
+        state.outbox.delete(lambda action: names_subject(action, subjects))
+        state.transfers.delete(lambda entry: names_subject(entry, subjects))
+        if state.resolver is not None:
+            state.resolver.drop(subjects.users, subjects.devices | subjects.shared)
+        for consumer in state.options.consumers.values():
+            consumer.delete_users(keys)
+
+    def _reload_mentions(self, subjects: SubjectIds, mentions: Iterable[bytes]) -> None:
+        """Reload entities and partial matches of others that named the users."""
+        state = self._state
+        operators = {operator.name: operator for operator in state.operators}
+        drops = drops_of(subjects)
+        for stored in mentions:
+            blob = state.store.get(stored)
+            if not stored.startswith(OPERATOR):
+                entity, _, key = entity_key(stored)
+                state.tables[entity].drop_texts([key], drops)
+                if state.mirror is not None:
+                    state.mirror.put(entity, {key: blob})
+                continue
+            name, _, key = operator_key(stored)
+            if name in operators:
+                operators[name].detach(key)
+                if blob is not None:
+                    operators[name].unpack(key, blob)

@@ -17,14 +17,7 @@ from tactful_streaming.windows.triggers import WindowResult
 
 @dataclass(frozen=True)
 class LateEvent:
-    """An event that came too late for some features.
-
-    Attributes:
-        payload: the record.
-        features: those that it does not count for.
-        partition: partition of the log it came from.
-        offset: its offset there.
-    """
+    """An event that came too late for some features, with its place in the log."""
 
     payload: bytes
     features: tuple[str, ...]

@@ -30,11 +30,7 @@ class Outbox(Generic[E]):
     """
 
     def __init__(self, store: StateStore, prefix: bytes) -> None:
-        """Read the entries that wait in `store` under `prefix`.
-
-        Raises:
-            StateError: if one is damaged.
-        """
+        """Read the entries that wait in `store` under `prefix`; StateError if one is damaged."""
         self._prefix = prefix
         self._waiting: dict[bytes, E] = {}
         self._sent: set[bytes] = set()

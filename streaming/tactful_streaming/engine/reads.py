@@ -8,26 +8,30 @@ from itertools import islice
 import numpy as np
 
 from tactful_streaming.arrays import Floats, Rows
-from tactful_streaming.contract.log_entries import Item, User
-from tactful_streaming.decode.row_cache import Placing
-from tactful_streaming.definitions.model import Definitions
+from tactful_streaming.contract.log_entries import DEVICE_PREFIX, Item, User
+from tactful_streaming.definitions.model import ENTITIES, Definitions
 from tactful_streaming.engine.engine_state import EngineState
 from tactful_streaming.errors import EngineError
+from tactful_streaming.windows.column_cache import Placing
 from tactful_streaming.windows.entity_table import EntityTable, NonZero
 from tactful_streaming.windows.shared_aggregate import Value
 
 
 class EngineReads:
-    """The read side of an engine; readers are kept away while a batch is applied.
+    """The read side of an engine, which inherits it; no reader while a batch is applied.
 
     A window read at a time before the horizon (the watermark less the allowed lateness) may miss
     panes that no later window holds.
+
+    Attributes:
+        users: latest upsert of each user.
     """
 
     def __init__(self, state: EngineState) -> None:
         """Read from `state`."""
         self._state = state
         self._with_operators = {operator.entity for operator in state.operators}
+        self.users: Mapping[str, User] = state.users.view
 
     @property
     def definitions(self) -> Definitions:
@@ -55,20 +59,15 @@ class EngineReads:
         return self._state.admission.catalogue
 
     @property
-    def users(self) -> Mapping[str, User]:
-        """Latest upsert of each user."""
-        return self._state.users
-
-    @property
     def items_version(self) -> int:
         """Number of item upserts applied."""
         return self._state.items_version
 
     def items_since(self, version: int) -> list[Item]:
-        """Return the items that changed since a version, each once.
+        """Return the items that changed since `version`, a former :attr:`items_version`, each once.
 
-        `version` is a former :attr:`items_version`. The cost is that of the changes, unless they
-        are too many to be remembered: then all items are returned.
+        The cost is that of the changes, unless they are too many to be remembered: then all items
+        are returned.
         """
         changes = self.items_version - version
         if changes > len(self._state.latest_items):
@@ -86,11 +85,11 @@ class EngineReads:
             at: request time, epoch milliseconds.
 
         Returns:
-            By name: a number; a number for each group; or (value, timestamp) pairs, newest first.
-            A sequence gives the time of its last match, a join its newest pairs of item and time.
+            By name: a number; a number for each group; or (value, timestamp) pairs, newest first. A
+            sequence gives the time of its last match, a join its newest pairs of item and time.
             Zeros and empties for an entity without events.
         """
-        table = self._state.table(entity)
+        table = self._table(entity)
         key = self.resolve(key, at) if entity == "user" else key
         values = table.read(key, at) if table is not None else {}
         for name in self.missing:
@@ -106,7 +105,7 @@ class EngineReads:
 
         The mapping is to be used before the next batch is applied.
         """
-        table = self._state.table(entity)
+        table = self._table(entity)
         if table is None or self.missing or entity in self._with_operators:
             return self.read(entity, key, at)
         return table.read_late(self.resolve(key, at) if entity == "user" else key, at)
@@ -114,13 +113,7 @@ class EngineReads:
     def read_columns(
         self, entity: str, keys: Sequence[str], names: Sequence[str], at: int
     ) -> Floats:
-        """Return features with one number for each entity, of many entities at once.
-
-        Args:
-            entity: kind of entity.
-            keys: ids.
-            names: features, without group_by.
-            at: request time, epoch milliseconds.
+        """Return features without group_by of many entities at once.
 
         Returns:
             float64 of shape ``(len(keys), len(names))``.
@@ -138,22 +131,14 @@ class EngineReads:
     ) -> Floats:
         """Return the columns of :meth:`read_columns` by an index of the reader.
 
-        It is several times as fast, once their keys have been looked up.
-
-        Args:
-            entity: kind of entity, not ``user``: devices change hands.
-            placing: the index; look-ups are remembered as long as it lives.
-            places: at least 0, shape ``(n,)``.
-            names: features, without group_by.
-            at: request time, epoch milliseconds.
-
-        Returns:
-            float64 of shape ``(n, len(names))``.
+        It is several times as fast, once their keys have been looked up: look-ups are remembered as
+        long as `placing` lives. `places` are at least 0.
 
         Raises:
-            EngineError: if a name is no such feature, or `entity` is ``user``.
+            EngineError: if a name is no such feature, or `entity` is ``user``: devices change
+                hands.
         """
-        table = self._state.table(entity)
+        table = self._table(entity)
         if table is None or entity == "user":
             raise EngineError(f"entities {entity!r} have no features that are read by place")
         return self._without_missing(table.read_placed(placing, places, names, at), names)
@@ -165,26 +150,19 @@ class EngineReads:
 
         Args:
             entity: kind of entity.
-            name: a feature, without group_by.
+            name: a feature, without group_by; another raises EngineError.
             at: request time, epoch milliseconds.
             start: begin of the part: 0, then the end of the part before.
 
         Returns:
             None if not all entities are kept in memory: they are to be read by key.
-
-        Raises:
-            EngineError: if the name is no such feature.
         """
         part = self._described(entity).read_nonzero(name, at, start)
         return NonZero([], np.zeros(0), None) if part and name in self.missing else part
 
     def resolve(self, key: str, at: int) -> str:
-        """Return the key of the user who holds ``device:<device_id>`` at time `at`.
-
-        Returns:
-            The id of the user, or `key` itself if none is known.
-        """
-        if self._state.resolver is None:
+        """Return the user who holds ``device:<device_id>`` at time `at`; `key` if none is known."""
+        if self._state.resolver is None or not key.startswith(DEVICE_PREFIX):
             return key
         return self._state.resolver.resolve(key, at, self._state.admission.newest)
 
@@ -194,8 +172,14 @@ class EngineReads:
             return ()
         return self._state.resolver.devices_of(user_id, self._state.admission.newest)
 
+    def _table(self, entity: str) -> EntityTable | None:
+        """Return the features of a kind of entity; None if no feature describes it."""
+        if entity not in ENTITIES:
+            raise EngineError(f"{entity!r} is not one of {', '.join(ENTITIES)}")
+        return self._state.tables.get(entity)
+
     def _described(self, entity: str) -> EntityTable:
-        table = self._state.table(entity)
+        table = self._table(entity)
         if table is None:
             raise EngineError(f"no feature describes entity {entity!r}")
         return table

@@ -50,10 +50,7 @@ def find_mentions(
 ) -> Iterator[bytes]:
     """Yield the keys of features, sequences and joins whose entries name users.
 
-    Args:
-        store: state of an engine; another process may write to it.
-        definitions: definitions of the state.
-        subjects: ids of the users.
+    Another process may write to `store` meanwhile.
     """
     if subjects == SubjectIds():
         return

@@ -135,13 +135,9 @@ def rescale(
 
 
 class _Mark(msgspec.Struct, frozen=True, array_like=True):
-    """Progress of a rescaling.
+    """Progress of a rescaling: stage at work, last key moved, keys moved over all sources.
 
-    Attributes:
-        identity: value that identifies the sources and the number of targets.
-        stage: number of the stage at work.
-        key: the last key that was moved, with all before it.
-        moved: number of keys moved, over all sources.
+    `identity` identifies the sources and the number of targets.
     """
 
     identity: bytes

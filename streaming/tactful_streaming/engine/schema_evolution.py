@@ -38,7 +38,7 @@ class EvolutionPlan:
         dropped: removed definitions, whose state is deleted.
         recomputed: features that are missing until they are computed from the log.
         restarted: new or changed sequences and joins, which begin at `offset`.
-        begin: first log offset to read.
+        begin: offset of the first record to read.
         offset: log offset up to which to read.
     """
 
@@ -58,13 +58,7 @@ class EvolutionPlan:
 def plan_evolution(store: StateStore, definitions: Definitions, *, begin: int = 0) -> EvolutionPlan:
     """Plan the effects of `definitions` on the state in `store`, without changing it.
 
-    Args:
-        store: a state of the engine, or an empty store.
-        definitions: the new definitions.
-        begin: offset of the oldest record that the log still holds.
-
-    Raises:
-        StateError: if the state is damaged or of another version.
+    `begin` is the offset of the oldest record that the log still holds.
     """
     meta = read_meta(store)
     if meta is None:
@@ -95,11 +89,7 @@ def adopt(meta: Meta, definitions: Definitions, store: StateStore) -> tuple[Meta
 
 
 def stored_definitions(meta: Meta) -> Definitions:
-    """Return the definitions of a state.
-
-    Raises:
-        StateError: if they cannot be read.
-    """
+    """Return the definitions of a state; StateError if they cannot be read."""
     try:
         return load_definitions(meta.definitions)
     except DefinitionError as error:

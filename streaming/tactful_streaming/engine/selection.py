@@ -31,8 +31,7 @@ class Batch:
     """Admitted events in the order of the log, with their users and items.
 
     Attributes:
-        events: events as decoded by the projection.
-        users: key of the history of each.
+        users: key of the history of each event.
         timestamps: when each happened, epoch milliseconds.
         watermarks: watermark after each, epoch milliseconds.
         items: newest description of the item of each; empty if not needed, or none is known.
@@ -98,12 +97,7 @@ class Plan:
 
 
 class Columns:
-    """A batch as columns, and selections from them.
-
-    Attributes:
-        batch: the batch.
-        timestamps: when each event happened, epoch milliseconds.
-    """
+    """A batch as columns, and selections from them."""
 
     def __init__(self, plan: Plan, projection: Projection, batch: Batch, before: int) -> None:
         """Arrange the events of `batch`; `before` is the watermark before the first."""
@@ -135,10 +129,7 @@ class Columns:
     def select(self, entity: str, number: int, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the positions of the events that count for an aggregate, in order.
 
-        Args:
-            entity: kind of entity.
-            number: number of the aggregate in its table.
-            rows: row of its entity of each event of the batch, -1 where there is none.
+        `rows` holds the row of its entity of each event of the batch, -1 where there is none.
         """
         source, wanted = self._plan.of_store[entity, number]
         counts = wanted[self._codes]

@@ -47,11 +47,9 @@ class Mark(msgspec.Struct, array_like=True, frozen=True, gc=False):
 
 
 class DeviceMarks(msgspec.Struct, array_like=True):
-    """Marks of one device.
+    """Marks of one device by time, those of equal times in the order in which they came.
 
-    Attributes:
-        marks: by time; marks of equal times in the order in which they came.
-        floor: start of the remembered time, epoch milliseconds.
+    Times before `floor`, epoch milliseconds, are not remembered.
     """
 
     marks: list[Mark] = []
@@ -60,9 +58,7 @@ class DeviceMarks(msgspec.Struct, array_like=True):
     def owner(self, at: int, ttl_ms: int) -> str | None:
         """Return the user of an anonymous event at time `at`.
 
-        Args:
-            at: epoch milliseconds.
-            ttl_ms: time after a login for which a user holds the device.
+        A user holds the device for `ttl_ms` after a login.
 
         Returns:
             The holder at that time, else the next user to log in; None if there is none yet;
@@ -77,10 +73,10 @@ class DeviceMarks(msgspec.Struct, array_like=True):
         return next((mark.user_id for mark in self.marks[place:] if not mark.ends), None)
 
     def add(self, mark: Mark, *, most: int, ttl_ms: int, newest: int) -> str | None:
-        """Add a mark; a repeated one changes nothing.
+        """Add a mark, which may be older than others; a repeated one changes nothing.
 
         Args:
-            mark: it may be older than others.
+            mark: the mark.
             most: most marks to keep; those between logins of one user are removed first.
             ttl_ms: time after a login for which a user holds the device.
             newest: newest event timestamp so far, epoch milliseconds.
@@ -293,20 +289,12 @@ def _decode_device(blob: bytes) -> DeviceMarks:
 
 
 def holders_of(blob: bytes) -> frozenset[str]:
-    """Return the users in the stored marks of a device, maybe with :data:`UNNAMED`.
-
-    Raises:
-        StateError: if `blob` is something else.
-    """
+    """Return the users in the stored marks of a device, maybe with :data:`UNNAMED`."""
     return frozenset(m.user_id for m in _decode_device(blob).marks if m.user_id is not None)
 
 
 def decode_devices(blob: bytes) -> dict[str, int]:
-    """Return the stored devices of a user, with the time of the last login on each.
-
-    Raises:
-        StateError: if `blob` is something else.
-    """
+    """Return the stored devices of a user, with the time of the last login on each."""
     try:
         return _devices_decoder.decode(blob)
     except msgspec.MsgspecError as error:

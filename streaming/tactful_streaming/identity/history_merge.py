@@ -30,13 +30,10 @@ class ProfileMerger:
     def __init__(
         self, table: EntityTable | None, operators: Sequence[Operator], fingerprint: str
     ) -> None:
-        """Move entries of `table` and of those of `operators` that describe users.
+        """Move entries of `table`, if any, and of those of `operators` that describe users.
 
-        Args:
-            table: features of users; None if there are none.
-            operators: sequences and joins.
-            fingerprint: identifies the definitions. Partial matches are dropped by an engine with
-                other definitions.
+        `fingerprint` identifies the definitions: partial matches are dropped by an engine with
+        others.
         """
         self._table = table
         self._operators = [operator for operator in operators if operator.entity == "user"]
@@ -63,11 +60,7 @@ class ProfileMerger:
         return _encoder.encode(_Packed(self._fingerprint, features, operators))
 
     def check(self, packed: bytes) -> None:
-        """Check that :meth:`attach` accepts `packed`.
-
-        Raises:
-            StateError: if it is no packed history.
-        """
+        """Check that :meth:`attach` accepts `packed`; StateError if it is no packed history."""
         history = _decode(packed)
         if self._table is not None and history.features is not None:
             EntityTable(self._table.features, capacity=2).unpack([("", history.features)])

@@ -97,10 +97,8 @@ class Move:
     """The merge of the history of one key into that of another.
 
     Attributes:
-        source: key whose history moves.
-        target: key whose history it joins.
-        transfer_id: set if the target is in another partition.
         timestamp: time of the login, epoch milliseconds.
+        transfer_id: set if the target is in another partition.
         state: packed history from another partition; None if it is in this one.
     """
 
@@ -135,9 +133,6 @@ class Resolver:
             check: raises a :class:`~tactful_streaming.StateError` for an invalid packed history.
             partition: number of this partition of the log.
             partition_of: partition that a key is routed to; None: there is one partition.
-
-        Raises:
-            StateError: if a stored link is damaged.
         """
         self._identity = identity
         self._store = store
@@ -158,14 +153,11 @@ class Resolver:
         return self._partition_of is not None
 
     def resolve(self, key: str, at: int, newest: int) -> str:
-        """Return the key of the history of `key` at a time.
+        """Return the key of the history of ``device:<device_id>`` at time `at`.
 
-        Args:
-            key: id of a user, or ``device:<device_id>``.
-            at: request time, epoch milliseconds.
-            newest: newest event timestamp so far.
+        `newest` is the newest event timestamp so far, epoch milliseconds.
         """
-        if not key.startswith(DEVICE_PREFIX) or self._links.is_empty:
+        if self._links.is_empty:
             return key
         return self._owner(key.removeprefix(DEVICE_PREFIX), at, newest) or key
 
@@ -223,14 +215,8 @@ class Resolver:
     def subject(self, event: Any, newest: int, payload: bytes) -> str | None:
         """Return the key of the user of an event; apply the links that it makes or ends.
 
-        Args:
-            event: an event with a user or a device.
-            newest: newest event timestamp, this one included, epoch milliseconds.
-            payload: its record.
-
-        Returns:
-            The key, or None if the event is forwarded to another partition and does not count in
-            this one.
+        The event has a user or a device; `newest` is the newest timestamp, its own included. None
+        if it is forwarded to another partition and does not count in this one.
         """
         device_id: str | None = event.device_id
         user_id: str | None = event.user_id
@@ -264,9 +250,7 @@ class Resolver:
     def forwarded(self, target: str, event: Any) -> str:
         """Return the key of the history of an event that another partition forwarded.
 
-        Args:
-            target: user of the event, as the other partition resolved it.
-            event: the event.
+        `target` is its user, as the other partition resolved it.
         """
         if self._may_link(target):
             return target
@@ -280,11 +264,7 @@ class Resolver:
             self._mark(link.device_id, mark, newest)
 
     def receive(self, transfer: Transfer, newest: int) -> None:
-        """Apply a history from another partition, once, unless its user refuses by now.
-
-        Raises:
-            StateError: if it is no packed history.
-        """
+        """Apply a history from another partition, once, unless its user refuses by now."""
         id_ = transfer.transfer_id
         if id_ in self._received or self._store.get(RECEIVED + id_.encode()) is not None:
             return

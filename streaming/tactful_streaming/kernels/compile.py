@@ -12,9 +12,9 @@ from numba import types
 _logger = logging.getLogger(__name__)
 
 
-def array(kind: Any, dimensions: int = 1) -> Any:
+def array(kind: Any, dimensions: int = 1, *, readonly: bool = False) -> Any:
     """Return the numba type of contiguous arrays of `kind`."""
-    return types.Array(kind, dimensions, "C")
+    return types.Array(kind, dimensions, "C", readonly=readonly)
 
 
 def compiled(function: Callable[..., Any], signature: tuple[Any, ...]) -> Callable[..., Any]:

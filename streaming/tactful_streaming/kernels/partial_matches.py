@@ -118,13 +118,7 @@ def move_matches(
 ) -> tuple[int, int, int, int]:
     """Apply events, in `order`, to the partial matches of their partitions.
 
-    Args:
-        order: positions of the events.
-        events: the events.
-        pattern: the pattern.
-        matches: partial matches, changed in place.
-        free: first free element of the pool.
-        outcome: takes the results.
+    `free` is the first free element of the pool.
 
     Returns:
         The first free element, how many fewer are free, how many were touched and how many

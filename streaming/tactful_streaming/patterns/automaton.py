@@ -65,11 +65,7 @@ class Automaton:
 
 
 def compile_pattern(sequence: Sequence) -> Automaton:
-    """Compile the steps of `sequence`.
-
-    Raises:
-        DefinitionError: the steps need more than :data:`MAX_STATES` states.
-    """
+    """Compile `sequence`; DefinitionError if it needs more than :data:`MAX_STATES` states."""
     return _Compiler(sequence).automaton()
 
 

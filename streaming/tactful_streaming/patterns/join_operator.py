@@ -64,12 +64,7 @@ class JoinOperator:
     wants_items = True
 
     def __init__(self, join: Join, *, remembered_ms: int = 30 * 86_400_000) -> None:
-        """Create an operator without events.
-
-        Args:
-            join: the join.
-            remembered_ms: time in which the pairs of a key can be read.
-        """
+        """Create an operator without events; pairs can be read for `remembered_ms`."""
         self.name = join.name
         self.entity = join.entity
         self.types: frozenset[str] | None = frozenset(join.events)
@@ -165,11 +160,7 @@ class JoinOperator:
         return packed
 
     def unpack(self, key: str, blob: bytes) -> None:
-        """Restore the state of a key that :meth:`pack_changes` returned.
-
-        Raises:
-            StateError: `blob` is no packed state.
-        """
+        """Restore the state of a key that :meth:`pack_changes` returned; else StateError."""
         try:
             if key == SHARED_KEY:
                 for update in _updates_decoder.decode(blob):
@@ -274,15 +265,8 @@ class JoinOperator:
 def without(blob: bytes, drops: Callable[[Iterable[str], str | None], bool]) -> bytes | None:
     """Return the packed state of a key without some events; `blob` itself if all stay.
 
-    Args:
-        blob: packed state of any key but :data:`SHARED_KEY`.
-        drops: whether an event goes, by its id and its user, if known.
-
-    Returns:
-        None if nothing is left.
-
-    Raises:
-        StateError: `blob` is no packed state.
+    `drops` decides by the id of an event and its user, if known. None if nothing is left. `blob` is
+    of any key but :data:`SHARED_KEY`.
     """
     state = _unpacked(blob)
     events = [event for event in state.events if not drops((event.event_id,), event.subject)]
@@ -298,11 +282,7 @@ def without(blob: bytes, drops: Callable[[Iterable[str], str | None], bool]) -> 
 
 
 def causes_in(blob: bytes) -> Iterator[tuple[str, str]]:
-    """Yield the ids of events in a packed key, each with its user, where known.
-
-    Raises:
-        StateError: `blob` is no packed state.
-    """
+    """Yield the ids of events in a packed key, each with its user, where known."""
     for event in _unpacked(blob).events:
         if event.subject is not None:
             yield event.event_id, event.subject

@@ -1,19 +1,29 @@
-"""Matches of sequences and joins, and the interface of their operators."""
+"""Matches of sequences and joins, the interface of their operators, and actions.
+
+An action is an event of type ``x.<emit>`` that a match adds to the log, once. Its id depends on the
+match alone. A match found again, after a crash or in a replay, gives the same id, and readers of
+the log count an id once.
+"""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from tactful_streaming.contract.log_entries import Item
+from tactful_streaming.contract.log_entries import APART, DEVICE_PREFIX, Event, Item, Property
 from tactful_streaming.windows.shared_aggregate import Value
 
 Texts = Callable[[str], Sequence[str | None]]
 """Returns the text of a source (``item_id``, ``properties.colour``…) for each event of a batch."""
+
+_MAX_EVENT_IDS = 64
+"""Most event ids in an action: the first ones of a longer match."""
 
 
 class EventLike(Protocol):
@@ -74,7 +84,6 @@ class Operator(Protocol):
     Its matches depend on the order of the log and the watermarks in it, never on batches.
 
     Attributes:
-        name: name of the definition.
         entity: kind of entity of the keys.
         types: types of the events to apply; None: all.
         sources: fields of events that :meth:`apply` reads, or gets from `texts`, without
@@ -105,11 +114,8 @@ class Operator(Protocol):
     ) -> None:
         """Apply accepted events in the order of the log; other types are ignored.
 
-        Args:
-            events: the events.
-            keys: entity of each, or None.
-            watermarks: watermark after each.
-            texts: returns the text of a source for each of `events`.
+        Each comes with the key of its entity, or None, and the watermark after it; `texts` returns
+        the text of a source for each of `events`.
         """
 
     def apply_items(self, items: Sequence[Item], watermarks: NDArray[np.int64]) -> None:
@@ -131,14 +137,56 @@ class Operator(Protocol):
         """Return packed state of keys changed since the last call; None if none is left."""
 
     def unpack(self, key: str, blob: bytes) -> None:
-        """Restore the state of a key that :meth:`pack_changes` returned.
-
-        Raises:
-            StateError: `blob` is no packed state of a key.
-        """
+        """Restore the state of a key that :meth:`pack_changes` returned; else StateError."""
 
     def merge(self, source_key: str, target_key: str) -> None:
         """Move the state of one key to another: both are the same entity."""
 
     def detach(self, key: str) -> bytes | None:
         """Remove the state of a key and return it packed; None without any."""
+
+
+def action_of(match: Match, type_: str) -> Event | None:
+    """Return the event of type `type_` that a match causes; None if no user is known.
+
+    It is of the user of the match, at the event time at which the match was certain.
+    """
+    if match.subject is None:
+        return None
+    device = match.subject.startswith(DEVICE_PREFIX)
+    device_id = match.subject.removeprefix(DEVICE_PREFIX).removesuffix(APART) if device else None
+    properties: dict[str, Property] = {
+        "sequence": match.name,
+        "start": match.start,
+        "end": match.end,
+        "events": list(_own_events(match)[:_MAX_EVENT_IDS]),
+    }
+    if match.same is not None:
+        properties["same"] = match.same
+    if match.item_timestamp is not None:
+        properties["item_timestamp"] = match.item_timestamp
+    return Event(
+        event_id=_action_id(match),
+        type=type_,
+        timestamp=match.decided,
+        user_id=None if device else match.subject,
+        device_id=device_id,
+        item_id=match.key if match.entity == "item" else None,
+        session_id=match.key if match.entity == "session" else None,
+        properties=properties,
+    )
+
+
+def _own_events(match: Match) -> tuple[str, ...]:
+    """Return the ids of events known to come from the user of a match.
+
+    Matches of an item include events of other users, whose ids must not stay in this user's record
+    after the others are erased.
+    """
+    return match.events if match.entity in ("user", "session") else match.events[-1:]
+
+
+def _action_id(match: Match) -> str:
+    """Return 32 hex digits that identify the match."""
+    identity = [match.name, match.key, match.same, match.item_timestamp, match.events]
+    return hashlib.sha256(msgspec.json.encode(identity)).hexdigest()[:32]

@@ -57,20 +57,10 @@ class Partition:
 
 
 class PatternMatcher:
-    """Applies events and time to the partitions of one sequence; holds none itself.
-
-    Attributes:
-        automaton: the compiled pattern.
-        within_ms: time after its first event in which a partial match takes others.
-        evicted: partial matches dropped to bound the memory.
-    """
+    """Applies events and time to the partitions of one sequence; holds none itself."""
 
     def __init__(self, sequence: Sequence, max_partial_matches: int) -> None:
-        """Prepare; at most `max_partial_matches` of a partition are in the same state.
-
-        Raises:
-            DefinitionError: the pattern is too large.
-        """
+        """Prepare; at most `max_partial_matches` of a partition are in the same state."""
         self.automaton = compile_pattern(sequence)
         self.within_ms = sequence.within_ms
         self.evicted = 0

@@ -57,15 +57,10 @@ class SequenceOperator:
         max_partial_matches: int = MAX_PARTIAL_MATCHES,
         remembered_ms: int = REMEMBERED_MS,
     ) -> None:
-        """Create an operator without events.
+        """Create an operator without events; DefinitionError if the pattern is too large.
 
-        Args:
-            sequence: the pattern.
-            max_partial_matches: most partial matches of one key in one state.
-            remembered_ms: time in which the last match of a key can be read.
-
-        Raises:
-            DefinitionError: the pattern is too large.
+        At most `max_partial_matches` of one key are in one state; the last match of a key can be
+        read for `remembered_ms`.
         """
         self.name = sequence.name
         self.entity = sequence.entity
@@ -162,11 +157,7 @@ class SequenceOperator:
         return self._pack(rows, events)
 
     def unpack(self, key: str, blob: bytes) -> None:
-        """Restore the state of a key that :meth:`pack_changes` returned.
-
-        Raises:
-            StateError: `blob` is no packed state of a key.
-        """
+        """Restore the state of a key that :meth:`pack_changes` returned; else StateError."""
         last, waiting, partitions = unpack_key(blob, self.name)
         states, codes = len(self._automaton.rows), len(self._automaton.first)
         if any(not 0 <= event[3] < codes for event in waiting) or any(

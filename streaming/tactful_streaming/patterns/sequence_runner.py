@@ -20,12 +20,15 @@ from tactful_streaming.patterns.partial_match import (
     PatternMatcher,
     SequenceEvent,
 )
-from tactful_streaming.patterns.partial_match_columns import (
+from tactful_streaming.patterns.partitions import (
     MAX_SLOTS,
     CompletedMatch,
     PartialMatchColumns,
+    PartitionKey,
+    Partitions,
+    key_of,
+    same_of,
 )
-from tactful_streaming.patterns.partitions import PartitionKey, Partitions, key_of, same_of
 
 _SWEEP_MS: Final = 60_000
 
@@ -49,11 +52,7 @@ class SequenceRunner:
     """
 
     def __init__(self, sequence: Sequence, max_partial_matches: int) -> None:
-        """Create a runner without partitions.
-
-        Raises:
-            DefinitionError: the pattern is too large.
-        """
+        """Create a runner without partitions; DefinitionError if the pattern is too large."""
         self.matcher = PatternMatcher(sequence, max_partial_matches)
         automaton = self.matcher.automaton
         taken = sum(step.most or MAX_SLOTS for step in sequence.steps if not step.negated)
@@ -114,10 +113,8 @@ class SequenceRunner:
     def sweep(self, watermark: int, waiting: Rows, remembered_ms: int) -> None:
         """Delete, from time to time, what can match no more, and last matches of long ago.
 
-        Args:
-            watermark: event time reached, epoch milliseconds.
-            waiting: rows of events that wait.
-            remembered_ms: age from which the time of a last match is deleted.
+        `waiting` are the rows of events that wait; the time of a last match is deleted at the age
+        of `remembered_ms`.
         """
         self._next_sweep = watermark + max(self._sequence.within_ms // 2, _SWEEP_MS)
         for row, partition in list(self.partitions.held.items()):
@@ -142,9 +139,7 @@ class SequenceRunner:
     ) -> None:
         """Apply events to partitions that are objects; report completed matches between.
 
-        Args:
-            left: the events, with their positions in the order of all.
-            completed: matches by the positions of the events that completed them.
+        Both come with the positions of their events in the order of all.
         """
         for position, event in left:
             self._report_completed(completed, position)

@@ -32,11 +32,7 @@ def pack_key(
 
 
 def unpack_key(blob: bytes, name: str = "a sequence") -> PackedKey:
-    """Decode the state of a key of the sequence `name`.
-
-    Raises:
-        StateError: `blob` is no packed state of a key.
-    """
+    """Decode the state of a key of the sequence `name`; StateError if `blob` is none."""
     try:
         packed: PackedKey = _decoder.decode(blob)
     except msgspec.MsgspecError as error:
@@ -49,16 +45,8 @@ def without(
 ) -> bytes | None:
     """Return the packed state of a key without some events; `blob` itself if all stay.
 
-    Args:
-        blob: packed state.
-        drops: whether events go, by their ids and the user of the last of them.
-        names: events with one of these in common go, too.
-
-    Returns:
-        None if nothing is left.
-
-    Raises:
-        StateError: `blob` is no packed state of a key.
+    `drops` decides by the ids of events and the user of the last of them; events with one of
+    `names` in common go, too. None if nothing is left.
     """
     last, waiting, partitions = unpack_key(blob)
     events = [
@@ -84,11 +72,7 @@ def without(
 
 
 def causes_in(blob: bytes) -> Iterator[tuple[str, str]]:
-    """Yield the ids of events in a packed key, each with its user, where known.
-
-    Raises:
-        StateError: `blob` is no packed state of a key.
-    """
+    """Yield the ids of events in a packed key, each with its user, where known."""
     _, waiting, partitions = unpack_key(blob)
     for event in waiting:
         if event[5] is not None:

@@ -62,7 +62,6 @@ class Meta(msgspec.Struct, kw_only=True, frozen=True):
     Attributes:
         format: version of this layout.
         definitions: the definitions, as ``features.yaml``.
-        fingerprint: identifies the definitions.
         offset: next offset of the log to apply.
         newest: newest event timestamp, epoch milliseconds.
         watermark: time up to which windows were emitted, epoch milliseconds.

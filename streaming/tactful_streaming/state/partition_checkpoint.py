@@ -30,9 +30,7 @@ _POLL_S = 0.05
 class PartitionState:
     """The opened state of a partition.
 
-    Attributes:
-        store: the state.
-        offset: next offset of the log to apply, when it was opened.
+    `offset` is the next one of the log to apply, when it was opened.
     """
 
     def __init__(
@@ -68,11 +66,7 @@ class PartitionState:
             raise
 
     def checkpoint(self) -> None:
-        """Write the committed state as the newest checkpoint; keep one older one.
-
-        Raises:
-            StateError: if the write failed.
-        """
+        """Write the committed state as the newest checkpoint; keep one older one."""
         assert self._checkpoints is not None
         meta = read_meta(self.store)
         if meta is None:
@@ -84,11 +78,7 @@ class PartitionState:
             shutil.rmtree(old, ignore_errors=True)
 
     def replace_checkpoints(self) -> None:
-        """Replace all checkpoints by one of the committed state.
-
-        Raises:
-            StateError: if the write failed.
-        """
+        """Replace all checkpoints by one of the committed state."""
         old = _checkpoints(self._checkpoints)
         if not old:
             return

@@ -154,21 +154,13 @@ class RocksState:
         self._open()
 
     def get(self, key: bytes) -> bytes | None:
-        """Return the value of `key`, if there is one.
-
-        Raises:
-            StateError: if the stored data is damaged.
-        """
+        """Return the value of `key`, if there is one."""
         with self._explained():
             value: bytes | None = self._db.get(key)
             return value
 
     def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
-        """Return the values of `keys`, in their order.
-
-        Raises:
-            StateError: if the stored data is damaged.
-        """
+        """Return the values of `keys`, in their order."""
         if not keys:
             return []
         with self._explained():
@@ -176,11 +168,7 @@ class RocksState:
             return list(values)
 
     def scan(self, prefix: bytes, start: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
-        """Yield keys with `prefix`, from `start` on, in order, with values.
-
-        Raises:
-            StateError: if the stored data is damaged.
-        """
+        """Yield keys with `prefix`, from `start` on, in order, with values."""
         with self._explained():
             cursor: Any = self._db.iter()
             cursor.seek(max(prefix, start))
@@ -302,12 +290,7 @@ def copy_state(
     """Copy the state in directory `source` to the new directory `target` by key.
 
     Another process may write to it meanwhile: the copy is a consistent snapshot. Deleted data that
-    is still on disk is not copied.
-
-    Args:
-        source: directory of a state.
-        target: must not exist.
-        copied: called with the size of each copied piece, bytes.
+    is still on disk is not copied. `copied` is called with the size of each copied piece, bytes.
 
     Raises:
         StateError: if `target` exists, or one of the two cannot be used.
@@ -336,11 +319,7 @@ def copy_state(
 
 
 def open_beside(source: Path) -> RocksState:
-    """Open a state read-only, also while another process writes to it.
-
-    Raises:
-        StateError: if it is damaged, or there is none.
-    """
+    """Open a state read-only, also while another process writes to it."""
     # Files may vanish between being listed and being opened.
     for _ in range(_ATTEMPTS - 1):
         try:
@@ -353,11 +332,8 @@ def open_beside(source: Path) -> RocksState:
 def restore_checkpoint(checkpoint: Path, path: Path) -> None:
     """Copy a checkpoint to a new state directory `path`.
 
-    The engine then continues from the log offset of the checkpoint.
-
-    Args:
-        checkpoint: directory written by :meth:`RocksState.checkpoint`.
-        path: directory of the new state; must not exist.
+    The engine then continues from the log offset of the checkpoint, which
+    :meth:`RocksState.checkpoint` wrote.
 
     Raises:
         StateError: if `checkpoint` is none, `path` exists or the write failed.

@@ -17,7 +17,7 @@ from datasketches import HLL_4, hll_sketch, hll_union  # type: ignore[import-unt
 
 from tactful_streaming.definitions.model import Feature
 from tactful_streaming.errors import StateError
-from tactful_streaming.windows.quantile_sketch import QuantileSketch
+from tactful_streaming.windows.quantile_sketch import Quantiles
 
 HLL_LG_K: Final = 14
 """Logarithm to base 2 of the number of registers of an HLL sketch.
@@ -271,52 +271,6 @@ class Values:
     def nbytes(self) -> int:
         """Approximate memory of the dictionary."""
         return 64 + 150 * len(self._counts)
-
-
-class Quantiles:
-    """Sketch of the distribution of numbers."""
-
-    __slots__ = ("_sketch",)
-    packed_type: ClassVar[Any] = list[int | float | list[int | float]]
-
-    def __init__(self, feature: Feature) -> None:
-        """Create an empty accumulator."""
-        self._sketch = QuantileSketch()
-
-    def add(self, value: Any, timestamp: int) -> None:
-        """Add `value`."""
-        self._sketch.add(value)
-
-    def merge(self, other: Quantiles) -> None:
-        """Add the values of `other`."""
-        self._sketch.merge(other._sketch)
-
-    def pack(self) -> Any:
-        """Return the sketch."""
-        return self._sketch.pack()
-
-    @classmethod
-    def unpack(cls, packed: Any, feature: Feature) -> Self:
-        """Restore a sketch."""
-        self = cls(feature)
-        self._sketch = QuantileSketch.unpack(packed)
-        return self
-
-    @classmethod
-    def result(cls, parts: Sequence[Self], feature: Feature) -> float:
-        """Return the quantile."""
-        assert feature.q is not None
-        merged = parts[0]._sketch
-        if len(parts) > 1:
-            merged = QuantileSketch()
-            for part in parts:
-                merged.merge(part._sketch)
-        return merged.quantile(feature.q)
-
-    @property
-    def nbytes(self) -> int:
-        """Approximate memory of the values held."""
-        return 200 + 32 * self._sketch.held
 
 
 ACCUMULATORS: Final[Mapping[str, type[Accumulator]]] = MappingProxyType(

@@ -26,16 +26,10 @@ class EntityRows:
     With the entities "a" and "c"::
 
         keys     [None, "a", None, "c"]           None: free, or the row NOBODY
-        newest   [0, 1700000050000, 0, 1700000090000]
+        newest   [0, 1700000050000, 0, 1700000090000]    of the newest event, epoch milliseconds
         touched  [0, 5, -1, 7]                    -1: free
-        dirty    [False, False, False, True]
+        dirty    [False, False, False, True]      changed since the row was packed
         row_of   {"a": 1, "c": 3}
-
-    Attributes:
-        keys: key by row.
-        row_of: row by key.
-        newest: time of the newest event by row, epoch milliseconds.
-        dirty: whether a row changed since it was packed.
     """
 
     def __init__(self, capacity: int) -> None:

@@ -12,9 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tactful_streaming.arrays import Floats, Rows
-from tactful_streaming.decode.row_cache import Placing
 from tactful_streaming.definitions.model import Feature, SessionWindow
-from tactful_streaming.windows.column_cache import ColumnCache
+from tactful_streaming.windows.column_cache import ColumnCache, Placing
 from tactful_streaming.windows.columns import Selection
 from tactful_streaming.windows.entity_rows import NOBODY, EntityRows
 from tactful_streaming.windows.packed_entity import NEWEST, decode_all, encode
@@ -43,11 +42,12 @@ _SHRINK_TO = 0.9
 class NonZero:
     """One page of the entities whose number is not 0.
 
+    Entities may change between two pages: an entity on both has its present number on the later
+    one.
+
     Attributes:
-        keys: ids of the entities.
-        numbers: number of each, shape ``(len(keys),)``.
-        following: start of the next page; None after the last. Entities may change between two
-            pages: an entity on both has its present number on the later one.
+        numbers: number of each entity, shape ``(len(keys),)``.
+        following: start of the next page; None after the last.
     """
 
     keys: list[str]
@@ -83,10 +83,10 @@ class EntityTable:
         emits: bool = False,
         allowed_lateness_ms: int = 0,
     ) -> None:
-        """Create an empty table.
+        """Create an empty table for the features of one kind of entity.
 
         Args:
-            features: features of one kind of entity.
+            features: the features.
             load: loads entities that are not in memory; None: all are in memory.
             capacity: initial number of rows.
             emits: whether :meth:`emit` will be called.
@@ -163,11 +163,7 @@ class EntityTable:
         return LazyValues(table._views, row, at)
 
     def read_columns(self, keys: Sequence[str], names: Sequence[str], at: int) -> Floats:
-        """Return numbers of many keys at time `at`; shape ``(len(keys), len(names))``.
-
-        Raises:
-            EngineError: a name is no feature with one number for each entity.
-        """
+        """Return numbers of many keys at time `at`; shape ``(len(keys), len(names))``."""
         rows = self._rows.find(keys)
         absent = np.flatnonzero(rows < 0).tolist()
         rows[absent] = NOBODY
@@ -191,10 +187,7 @@ class EntityTable:
     def read_nonzero(self, name: str, at: int, start: int) -> NonZero | None:
         """Return a page of the entities whose number is not 0 at time `at`.
 
-        Args:
-            name: a feature with one number for each entity; another raises EngineError.
-            at: request time, epoch milliseconds.
-            start: 0, then `following` of the page before.
+        `start` is 0, then `following` of the page before.
 
         Returns:
             None if entities may be in the store alone.
@@ -250,10 +243,8 @@ class EntityTable:
     def unpack(self, entities: Iterable[tuple[str, bytes]]) -> None:
         """Restore packed state of entities that the table does not hold.
 
-        State of other features is ignored; features without state begin empty.
-
-        Raises:
-            StateError: a blob is no packed state of an entity.
+        State of other features is ignored; features without state begin empty. StateError if a blob
+        is no packed state of an entity.
         """
         blobs = dict(entities)
         if not blobs:
@@ -298,10 +289,8 @@ class EntityTable:
         """Remove the longest untouched entities from memory if it exceeds `limit` bytes.
 
         Memory is then about nine tenths of it. Only entities without open windows go that have not
-        changed since they were packed; their packed state must be in the store.
-
-        Returns:
-            Number of entities removed.
+        changed since they were packed; their packed state must be in the store. Returns their
+        number.
         """
         size = self.nbytes
         if self._load is None or size <= limit or not len(self):
@@ -415,11 +404,7 @@ class PackedReader:
         self._table = EntityTable(features, capacity=2)
 
     def read(self, blob: bytes | None, at: int) -> dict[str, Value]:
-        """Return the features of one entity at request time.
-
-        Args:
-            blob: packed state; None for an unknown entity.
-            at: request time, epoch milliseconds.
+        """Return the features of one entity at request time; None is an unknown entity.
 
         Raises:
             StateError: `blob` is no packed state of an entity.

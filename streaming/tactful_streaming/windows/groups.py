@@ -20,12 +20,9 @@ _SWEEP = 16_384
 
 
 class EvictedGroup(NamedTuple):
-    """A cell whose group was removed for another.
+    """A cell whose group was removed for another, by the event at the position `by`.
 
-    Attributes:
-        cell: number of the cell.
-        newest: time of its newest event, epoch milliseconds.
-        by: position of the event that replaced it.
+    `newest` is the time of its newest event, epoch milliseconds.
     """
 
     cell: int
@@ -38,19 +35,14 @@ class GroupIndex:
 
     Row 1 with the groups "shoes" and "hats", row 2 with "shoes"::
 
-        cell     0         1         2
-        rows     1         2         1
-        texts    "shoes"   "shoes"   "hats"      None: free
-        newest   1700...   1700...   1700...     -1: free
+        cells    {1: {"shoes": 0, "hats": 2}, 2: {"shoes": 1}}
+        rows     [1, 2, 1]                           by cell
+        texts    ["shoes", "shoes", "hats"]          by cell; None: free
+        newest   [1700..., 1700..., 1700...]         by cell, of the newest event; -1: free
 
     An entity keeps the `max_groups` groups with the newest events; of equals, the greater texts.
-    Groups deleted because their windows are over are older than all others, so the groups that
-    stay do not depend on the length of the windows.
-
-    Attributes:
-        newest: time of the newest event of each cell, epoch milliseconds.
-        rows: row of each cell.
-        texts: group of each cell.
+    Groups deleted because their windows are over are older than all others, so the groups that stay
+    do not depend on the length of the windows.
     """
 
     def __init__(self, max_groups: int) -> None:
@@ -59,7 +51,7 @@ class GroupIndex:
         self.rows: NDArray[np.int64] = np.zeros(_FIRST_CAPACITY, np.int64)
         self.texts: list[str | None] = []
         self._max_groups = max_groups
-        self._of_row: dict[int, dict[str, int]] = {}
+        self.cells: dict[int, dict[str, int]] = {}
         self._bounded: dict[int, Recency] = {}
         self._free: list[int] = []
         self._sweep_from = 0
@@ -79,24 +71,15 @@ class GroupIndex:
         assert None not in names
         return cast("list[str]", names)
 
-    def of_row(self, row: int) -> dict[str, int]:
-        """Return the cell of each group of one row."""
-        return self._of_row.get(row, {})
-
     def of_rows(self, rows: Iterable[int]) -> list[int]:
         """Return all cells of `rows`."""
-        of_row = self._of_row
+        of_row = self.cells
         return [cell for row in rows if row in of_row for cell in of_row[row].values()]
 
     def find(
         self, rows: Rows, groups: Sequence[str], timestamps: NDArray[np.int64]
     ) -> tuple[Rows, list[EvictedGroup]]:
         """Return the cell of each event in the order of the log; bounded after each event.
-
-        Args:
-            rows: row of each event.
-            groups: group of each event.
-            timestamps: time of each event, epoch milliseconds.
 
         Returns:
             The cells, and the evicted ones, which may be among them: clear these after the events,
@@ -105,7 +88,7 @@ class GroupIndex:
         of_events: list[int] = []
         evicted: list[EvictedGroup] = []
         fresh: list[tuple[int, int]] = []
-        of_row, bounded, most = self._of_row, self._bounded, self._max_groups
+        of_row, bounded, most = self.cells, self._bounded, self._max_groups
         noted = 0
         for row, group in zip(rows.tolist(), groups, strict=True):
             cells = of_row.get(row)
@@ -147,18 +130,18 @@ class GroupIndex:
 
     def take(self, row: int, drops: Callable[[str], bool]) -> list[int]:
         """Remove groups from a row; return their cells, to clear and then :meth:`free`."""
-        cells = self._of_row.get(row, {})
+        cells = self.cells.get(row, {})
         taken = [cells.pop(group) for group in [*cells] if drops(group)]
         if taken:
             self._bounded.pop(row, None)  # rebuilt from those that stay
             if not cells:
-                del self._of_row[row]
+                del self.cells[row]
         return taken
 
     def clear(self, rows: Iterable[int]) -> None:
         """Delete rows, and free their cells."""
         for row in rows:
-            cells = self._of_row.pop(row, None)
+            cells = self.cells.pop(row, None)
             self._bounded.pop(row, None)
             if cells:
                 self.free(list(cells.values()))
@@ -166,8 +149,7 @@ class GroupIndex:
     def silent(self, until: int) -> list[int]:
         """Remove cells without an event after `until`; each call checks part of all.
 
-        Returns:
-            The cells, to clear and then :meth:`free`.
+        The caller clears and then frees (:meth:`free`) the returned cells.
         """
         begin, end = self._sweep_from, min(self._sweep_from + _SWEEP, len(self.texts))
         self._sweep_from = end if end < len(self.texts) else 0
@@ -176,10 +158,10 @@ class GroupIndex:
         for cell in silent:
             row, group = self.rows.item(cell), self.texts[cell]
             assert group is not None
-            cells = self._of_row[row]
+            cells = self.cells[row]
             del cells[group]
             if not cells:
-                del self._of_row[row]
+                del self.cells[row]
             if row in self._bounded:
                 del self._bounded[row]
         return silent
@@ -233,10 +215,8 @@ class Recency:
     def evict(self, most: int) -> list[tuple[int, str]]:
         """Drop the oldest groups until `most` are left; ties in text order.
 
-        The heap also holds outdated pairs; it is rebuilt when these prevail.
-
-        Returns:
-            Time of the newest event of each, and the group.
+        The heap also holds outdated pairs; it is rebuilt when these prevail. Returns the time of
+        the newest event of each dropped group, and the group.
         """
         evicted: list[tuple[int, str]] = []
         while len(self._last) > most:

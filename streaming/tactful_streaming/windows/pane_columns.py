@@ -1,8 +1,7 @@
-"""State columns that keep panes: numbers, or accumulators such as sketches."""
+"""State columns that keep panes: their windows, and accumulators such as sketches."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -10,19 +9,36 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tactful_streaming.arrays import Floats, Rows
-from tactful_streaming.definitions.model import Feature, Window
+from tactful_streaming.definitions.model import CumulativeWindow, Feature, Window
 from tactful_streaming.windows.accumulators import ACCUMULATORS, Accumulator
 from tactful_streaming.windows.columns import NO_ROWS, Selection, StateColumn, sampled_bytes
-from tactful_streaming.windows.panes import (
-    ENTRY_BYTES,
-    FOLDS,
-    PanedWindow,
-    PaneTable,
-    length_of,
-    oldest_open,
-    slide_of,
-    window_at,
-)
+
+PanedWindow = Window | CumulativeWindow
+
+
+def slide_of(window: PanedWindow) -> int:
+    """Return the length of the panes of `window`, milliseconds."""
+    return window.step_ms if isinstance(window, CumulativeWindow) else window.slide_ms
+
+
+def length_of(window: PanedWindow) -> int:
+    """Return how long a pane can be part of a window at most, milliseconds."""
+    return window.size_ms if isinstance(window, CumulativeWindow) else window.span_ms
+
+
+def window_at(window: PanedWindow, at: int) -> tuple[int, int]:
+    """Return the oldest and the newest pane of the window read at time `at`."""
+    if isinstance(window, CumulativeWindow):
+        return at // window.size_ms * (window.size_ms // window.step_ms), at // window.step_ms
+    newest = at // window.slide_ms
+    return newest - window.panes + 1, newest
+
+
+def oldest_open(window: PanedWindow, horizons: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the oldest pane in time at each of `horizons`; older ones are late."""
+    if isinstance(window, CumulativeWindow):
+        return horizons // window.size_ms * (window.size_ms // window.step_ms)
+    return horizons // window.slide_ms - window.panes + 1
 
 
 class PanedColumn(StateColumn):
@@ -84,85 +100,6 @@ class PanedColumn(StateColumn):
         if self.changed:
             kept = [(c, p, w, ~np.isin(c, cells)) for c, p, w in self.changed]
             self.changed = [(c[keep], p[keep], w[keep]) for c, p, w, keep in kept]
-
-
-class NumberPanes(PanedColumn):
-    """Counts, sums, minima or maxima by pane."""
-
-    width = 2
-
-    def __init__(self, kind: str, window: PanedWindow, *, emits: bool) -> None:
-        """Create an empty column; `kind` is a key of `FOLDS`."""
-        super().__init__(window, emits=emits)
-        self._counts = kind == "count"
-        self.table = PaneTable(FOLDS[kind])
-        self._weights: dict[PanedWindow, Floats | None] = {}
-
-    @property
-    def nbytes(self) -> int:
-        """Approximate memory of the panes."""
-        return ENTRY_BYTES * len(self.table)
-
-    def resize(self, capacity: int) -> None:
-        """Make room for cells below `capacity`."""
-        self.table.resize(capacity)
-
-    def apply(self, cells: Rows, events: Selection, lateness_ms: int) -> Rows:
-        """Add the events in time."""
-        panes, in_time = self.panes_of(events, lateness_ms)
-        amounts = None if self._counts else events.amounts
-        watermarks = events.watermarks
-        if in_time is not None:
-            cells, panes, watermarks = cells[in_time], panes[in_time], watermarks[in_time]
-            amounts = amounts[in_time] if amounts is not None else None
-        if len(cells):
-            self.table.add(cells, panes, amounts)
-            self.note_changes(cells, panes, watermarks)
-        return NO_ROWS
-
-    def read_one(self, cell: int, feature: Feature, at: int) -> float | None:
-        """Return the total of one cell; None without panes."""
-        total = self.table.read_one(cell, *self._view(feature, at))
-        return None if math.isnan(total) else total
-
-    def read(self, cells: Rows, feature: Feature, at: int) -> Floats:
-        """Return the totals of `cells`; NaN without panes."""
-        return self.table.read(cells, *self._view(feature, at))
-
-    def read_all(self, feature: Feature, at: int) -> tuple[Rows, Floats]:
-        """Return the cells with panes, and their totals."""
-        return self.table.read_all(*self._view(feature, at))
-
-    def panes_between(self, oldest: int, newest: int) -> list[int]:
-        """Return the panes with events."""
-        return self.table.distinct(oldest, newest)
-
-    def clear(self, cells: Rows) -> None:
-        """Delete cells."""
-        self.table.clear(cells)
-        self.forget_changes(cells)
-
-    def expire(self, horizon: int) -> None:
-        """Delete panes whose last window is over."""
-        if self.table.worth_expiring:  # asked first: this is called with every batch
-            self.table.expire(int(self.oldest(np.array(horizon))))
-
-    def pack_records(self, cells: Rows, horizon: int) -> tuple[Rows, Floats]:
-        """Return how many panes each cell has, and (pane, number) of all."""
-        return self.table.pack(cells, int(self.oldest(np.array(horizon))))
-
-    def absorb_records(self, cells: Rows, records: Floats) -> None:
-        """Add panes."""
-        self.table.absorb(cells, records)
-
-    def _view(self, feature: Feature, at: int) -> tuple[int, int, Floats | None]:
-        window = feature.window
-        assert isinstance(window, PanedWindow)
-        if window not in self._weights:
-            decay = window.decay if isinstance(window, Window) else 1.0
-            ages = range(window.panes) if isinstance(window, Window) else ()
-            self._weights[window] = np.array([decay**age for age in ages]) if decay != 1 else None
-        return *window_at(window, at), self._weights[window]
 
 
 class AccumulatorPanes(PanedColumn):

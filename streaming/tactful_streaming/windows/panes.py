@@ -15,19 +15,20 @@ ring buffer would not allow. Every operation follows the links of many cells at 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tactful_streaming.arrays import Floats, Rows
-from tactful_streaming.definitions.model import CumulativeWindow, Window
-from tactful_streaming.kernels.panes import load_kernel
+from tactful_streaming.definitions.model import Feature, Window
+from tactful_streaming.kernels.feature_reads import load_add_panes
+from tactful_streaming.windows.columns import NO_ROWS, Selection
+from tactful_streaming.windows.pane_columns import PanedColumn, PanedWindow
 
 _Number = TypeVar("_Number", bound=np.generic)
-
-PanedWindow = Window | CumulativeWindow
 
 _NOWHERE: Final = -(2**62)
 """Pane of an unused entry; every list ends with entry 0, which is one."""
@@ -44,10 +45,7 @@ ENTRY_BYTES: Final = 24
 class Fold:
     """Operation that combines the amounts of a pane, and the panes of a window.
 
-    Attributes:
-        combine: the binary operation.
-        identity: its neutral element.
-        ordered: whether the order of the panes can change the last bits of the result.
+    The order of the panes can change the last bits of the result of an `ordered` one.
     """
 
     combine: np.ufunc
@@ -63,29 +61,84 @@ FOLDS: Final = {
 }
 
 
-def slide_of(window: PanedWindow) -> int:
-    """Return the length of the panes of `window`, milliseconds."""
-    return window.step_ms if isinstance(window, CumulativeWindow) else window.slide_ms
+class NumberPanes(PanedColumn):
+    """Counts, sums, minima or maxima by pane."""
 
+    width = 2
 
-def length_of(window: PanedWindow) -> int:
-    """Return how long a pane can be part of a window at most, milliseconds."""
-    return window.size_ms if isinstance(window, CumulativeWindow) else window.span_ms
+    def __init__(self, kind: str, window: PanedWindow, *, emits: bool) -> None:
+        """Create an empty column; `kind` is a key of `FOLDS`."""
+        super().__init__(window, emits=emits)
+        self._counts = kind == "count"
+        self.table = PaneTable(FOLDS[kind])
+        self._shapes: dict[PanedWindow, tuple[int, int, Floats | None]] = {}
 
+    @property
+    def nbytes(self) -> int:
+        """Approximate memory of the panes."""
+        return ENTRY_BYTES * len(self.table)
 
-def window_at(window: PanedWindow, at: int) -> tuple[int, int]:
-    """Return the oldest and the newest pane of the window read at time `at`."""
-    if isinstance(window, CumulativeWindow):
-        return at // window.size_ms * (window.size_ms // window.step_ms), at // window.step_ms
-    newest = at // window.slide_ms
-    return newest - window.panes + 1, newest
+    def resize(self, capacity: int) -> None:
+        """Make room for cells below `capacity`."""
+        self.table.resize(capacity)
 
+    def apply(self, cells: Rows, events: Selection, lateness_ms: int) -> Rows:
+        """Add the events in time."""
+        panes, in_time = self.panes_of(events, lateness_ms)
+        amounts = None if self._counts else events.amounts
+        watermarks = events.watermarks
+        if in_time is not None:
+            cells, panes, watermarks = cells[in_time], panes[in_time], watermarks[in_time]
+            amounts = amounts[in_time] if amounts is not None else None
+        if len(cells):
+            self.table.add(cells, panes, amounts)
+            self.note_changes(cells, panes, watermarks)
+        return NO_ROWS
 
-def oldest_open(window: PanedWindow, horizons: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return the oldest pane in time at each of `horizons`; older ones are late."""
-    if isinstance(window, CumulativeWindow):
-        return horizons // window.size_ms * (window.size_ms // window.step_ms)
-    return horizons // window.slide_ms - window.panes + 1
+    def read_one(self, cell: int, feature: Feature, at: int) -> float | None:
+        """Return the total of one cell; None without panes."""
+        total = self.table.read_one(cell, *self._view(feature, at))
+        return None if math.isnan(total) else total
+
+    def read(self, cells: Rows, feature: Feature, at: int) -> Floats:
+        """Return the totals of `cells`; NaN without panes."""
+        return self.table.read(cells, *self._view(feature, at))
+
+    def read_all(self, feature: Feature, at: int) -> tuple[Rows, Floats]:
+        """Return the cells with panes, and their totals."""
+        return self.table.read_all(*self._view(feature, at))
+
+    def panes_between(self, oldest: int, newest: int) -> list[int]:
+        """Return the panes with events."""
+        return self.table.distinct(oldest, newest)
+
+    def clear(self, cells: Rows) -> None:
+        """Delete cells."""
+        self.table.clear(cells)
+        self.forget_changes(cells)
+
+    def expire(self, horizon: int) -> None:
+        """Delete panes whose last window is over."""
+        if self.table.worth_expiring:  # asked first: this is called with every batch
+            self.table.expire(int(self.oldest(np.array(horizon))))
+
+    def pack_records(self, cells: Rows, horizon: int) -> tuple[Rows, Floats]:
+        """Return how many panes each cell has, and (pane, number) of all."""
+        return self.table.pack(cells, int(self.oldest(np.array(horizon))))
+
+    def absorb_records(self, cells: Rows, records: Floats) -> None:
+        """Add panes."""
+        self.table.absorb(cells, records)
+
+    def _view(self, feature: Feature, at: int) -> tuple[int, int, Floats | None]:
+        """Return the oldest and the newest pane of the window at time `at`, and the weights."""
+        window: Any = feature.window
+        shape = self._shapes.get(window)
+        if shape is None:
+            shape = self._shapes[window] = _shape_of(window)
+        behind, steps, weights = shape
+        newest = at // self.slide_ms
+        return newest - behind if behind >= 0 else newest // steps * steps, newest, weights
 
 
 class PaneTable:
@@ -127,15 +180,11 @@ class PaneTable:
     def read(self, cells: Rows, oldest: int, newest: int, weights: Floats | None) -> Floats:
         """Combine the panes `oldest` to `newest` of each of `cells`; NaN without panes.
 
-        Args:
-            cells: the cells.
-            oldest: first pane.
-            newest: last pane.
-            weights: weight of a pane by its distance from the newest; None: all weigh 1.
+        `weights` are by distance of a pane from the newest; None: all weigh 1.
         """
         if self._adds:
             total = np.empty(len(cells))
-            load_kernel()(
+            load_add_panes()(
                 np.ascontiguousarray(cells, np.int64),
                 *(self._head, self._panes, self._older, self._values),
                 *(oldest, newest, _ALL_ONE if weights is None else weights, total),
@@ -311,8 +360,7 @@ class PaneTable:
     def _walk(self, cells: Rows, oldest: int, newest: int) -> list[tuple[Rows, NDArray[np.int32]]]:
         """Return the entries in panes `oldest` to `newest`, newest first, in rounds.
 
-        Returns:
-            For round k, positions in `cells` and their k-th newest entries.
+        Round k holds positions in `cells` and their k-th newest entries.
         """
         # Read with every recommendation: `take` and `nonzero` cost half of an index by arrays.
         panes, older = self._panes, self._older
@@ -361,3 +409,14 @@ def _grown(array: NDArray[_Number], capacity: int, fill: int) -> NDArray[_Number
     grown = np.full(capacity, fill, array.dtype)
     grown[: len(array)] = array
     return grown
+
+
+def _shape_of(window: PanedWindow) -> tuple[int, int, Floats | None]:
+    """Return the oldest pane, counted back from the newest, or -1 and the steps of a period.
+
+    The weight of a pane by its age comes last; None: all weigh 1.
+    """
+    if not isinstance(window, Window):
+        return -1, window.size_ms // window.step_ms, None
+    weights = np.array([window.decay**age for age in range(window.panes)])
+    return window.panes - 1, 0, weights if window.decay != 1 else None

@@ -10,9 +10,11 @@ stream made without knowledge of the sequence.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from itertools import chain
-from typing import Any, Final, Self
+from typing import Any, ClassVar, Final, Self
 
+from tactful_streaming.definitions.model import Feature
 from tactful_streaming.errors import StateError
 
 CAPACITY: Final = 200
@@ -25,12 +27,13 @@ _SHRINK = 2 / 3
 _SMALLEST = 8
 
 
-class QuantileSketch:
+class Quantiles:
     """Quantiles of a stream of numbers; exact up to :data:`CAPACITY` of them."""
 
     __slots__ = ("_full", "_greatest", "_least", "_levels", "_tosses")
+    packed_type: ClassVar[Any] = list[int | float | list[int | float]]
 
-    def __init__(self) -> None:
+    def __init__(self, feature: Feature) -> None:
         """Create an empty sketch."""
         self._levels: list[list[float]] = [[]]
         self._least, self._greatest = math.inf, -math.inf
@@ -38,11 +41,16 @@ class QuantileSketch:
         self._full = CAPACITY
 
     @property
+    def nbytes(self) -> int:
+        """Approximate memory of the values held."""
+        return 200 + 32 * self.held
+
+    @property
     def held(self) -> int:
         """Number of values held."""
         return sum(map(len, self._levels))
 
-    def add(self, value: float) -> None:
+    def add(self, value: float, timestamp: int) -> None:
         """Add one number."""
         if value < self._least:
             self._least = value
@@ -53,7 +61,7 @@ class QuantileSketch:
         if len(lowest) >= self._full:
             self._compress()
 
-    def merge(self, other: QuantileSketch) -> None:
+    def merge(self, other: Quantiles) -> None:
         """Add the values of `other`."""
         self._least = min(self._least, other._least)
         self._greatest = max(self._greatest, other._greatest)
@@ -89,16 +97,27 @@ class QuantileSketch:
         return [self._tosses, self._least, self._greatest, *map(list, self._levels)]
 
     @classmethod
-    def unpack(cls, packed: Any) -> Self:
+    def unpack(cls, packed: Any, feature: Feature) -> Self:
         """Restore the state that :meth:`pack` returned."""
         numbers, levels = packed[:_NUMBERS], packed[_NUMBERS:]
         if not levels or list in map(type, numbers) or {list} != set(map(type, levels)):
             raise StateError("a packed sketch of quantiles is damaged")
-        self = cls()
+        self = cls(feature)
         self._tosses, self._least, self._greatest = numbers
         self._levels = [list(values) for values in levels]
         self._full = self._capacity(0)
         return self
+
+    @classmethod
+    def result(cls, parts: Sequence[Self], feature: Feature) -> float:
+        """Return the quantile."""
+        assert feature.q is not None
+        merged = parts[0]
+        if len(parts) > 1:
+            merged = cls(feature)
+            for part in parts:
+                merged.merge(part)
+        return merged.quantile(feature.q)
 
     def _compress(self) -> None:
         """Move values up until every level has room."""

@@ -10,7 +10,8 @@ import numpy as np
 from tactful_streaming.arrays import Floats, Rows
 from tactful_streaming.definitions.model import Feature
 from tactful_streaming.windows.accumulators import most_frequent
-from tactful_streaming.windows.pane_columns import AccumulatorPanes, NumberPanes
+from tactful_streaming.windows.pane_columns import AccumulatorPanes
+from tactful_streaming.windows.panes import NumberPanes
 from tactful_streaming.windows.shared_aggregate import SharedAggregate, Value, counts_values
 
 _LISTS = ("last_n", "top_k")
@@ -20,7 +21,6 @@ class View:
     """Reader of one feature.
 
     Attributes:
-        feature: the feature.
         aggregate: holds its state.
         is_number: whether its value is one number for each row.
         columns: columns it is read from.
@@ -98,7 +98,8 @@ class View:
         return np.array([*counts], np.int64), None, [*map(self._of_counts, counts.values())]
 
     def _by_group(self, row: int, at: int) -> dict[str, float]:
-        cells = self.aggregate.cells_of(row)
+        assert self.aggregate.groups is not None
+        cells = self.aggregate.groups.cells.get(row)
         if not cells:
             return {}
         numbers = self.read_cells(np.array([*cells.values()], np.int64), at)
@@ -121,10 +122,7 @@ class View:
 
 
 class LazyValues(Mapping[str, Value]):
-    """Features of one row at one time, each read at its first use.
-
-    Valid until the next change of the state.
-    """
+    """Features of one row at one time, each read at its first use, until the state changes."""
 
     def __init__(self, views: Mapping[str, View], row: int, at: int) -> None:
         """Prepare to read the features of `row` at time `at`."""

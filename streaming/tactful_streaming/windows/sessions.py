@@ -21,14 +21,10 @@ from tactful_streaming.windows.columns import Selection, StateColumn, sampled_by
 
 
 class Closed(NamedTuple):
-    """A session whose end the watermark has reached.
+    """A session whose end, a gap after its last event, the watermark has reached.
 
-    Attributes:
-        end: a gap after the last event, epoch milliseconds.
-        start: time of the first event, epoch milliseconds.
-        row: row of its entity.
-        group: its group; None without groups.
-        state: its accumulator, packed at the end.
+    Times are epoch milliseconds. The group is None without groups; the accumulator is packed as it
+    was at the end.
     """
 
     end: int
@@ -51,12 +47,10 @@ class Sessions(StateColumn):
     def __init__(
         self, kind: str, feature: Feature, name_of: Callable[[int], tuple[int, str | None]] | None
     ) -> None:
-        """Create an empty column.
+        """Create an empty column for `feature` and others of the same kind and gap.
 
-        Args:
-            kind: key of `ACCUMULATORS`.
-            feature: feature computed; others of the same kind and gap share the column.
-            name_of: returns row and group of a cell; None if nothing is emitted.
+        `kind` is a key of `ACCUMULATORS`. `name_of` returns row and group of a cell; None if
+        nothing is emitted.
         """
         assert isinstance(feature.window, SessionWindow)
         self._gap = feature.window.gap_ms

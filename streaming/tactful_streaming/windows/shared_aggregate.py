@@ -27,15 +27,22 @@ from tactful_streaming.windows.columns import (
     Selection,
 )
 from tactful_streaming.windows.groups import CELL_BYTES, EvictedGroup, GroupIndex
-from tactful_streaming.windows.packed_check import (
+from tactful_streaming.windows.packed_entity import (
     NAMES_AT,
+    SEPARATOR,
     AnyColumn,
     Recorded,
     check_groups,
     check_rows,
 )
-from tactful_streaming.windows.pane_columns import AccumulatorPanes, NumberPanes, PanedColumn
-from tactful_streaming.windows.panes import PanedWindow, oldest_open, slide_of
+from tactful_streaming.windows.pane_columns import (
+    AccumulatorPanes,
+    PanedColumn,
+    PanedWindow,
+    oldest_open,
+    slide_of,
+)
+from tactful_streaming.windows.panes import NumberPanes
 from tactful_streaming.windows.sessions import Sessions
 
 Value = float | dict[str, float] | list[tuple[str, int]]
@@ -44,9 +51,6 @@ Value = float | dict[str, float] | list[tuple[str, int]]
 
 _NUMERIC = ("sum", "mean", "min", "max", "last", "quantile")
 _FOLDED = ("count", "sum", "min", "max")
-_SEPARATOR = "."
-"""Between the key of an aggregate and that of a column."""
-
 _KINDS = {"mean": ("sum", "count"), "quantile": ("kll",), "top_k": ("count",)}
 
 
@@ -74,8 +78,8 @@ class Source:
 
     Attributes:
         events: types of the events, sorted.
-        amounts: source of the number, as `of` of a feature; None: none is read. An event without
-            a finite number does not count.
+        amounts: source of the number, as `of` of a feature; None: none is read. An event without a
+            finite number does not count.
         texts: source of the text; None: none is read. An event without text does not count.
         grouped: whether each text is a group with its own cell.
         max_groups: most groups of an entity.
@@ -117,9 +121,7 @@ class SharedAggregate:
         columns    {"4f2180aa.9ab0c1": counts by minute of the cells 0, 1 and 2}
 
     Attributes:
-        source: events that count.
         key: short name of the source, the same in every process.
-        features: features computed.
         columns: state columns by the key of their packed state.
         groups: cells of groups; None: each row is a cell.
         memory_ms: time after its newest event in which a cell counts, milliseconds; None: no limit.
@@ -206,11 +208,6 @@ class SharedAggregate:
             return cell, None
         return self.groups.rows.item(cell), self.groups.texts[cell]
 
-    def cells_of(self, row: int) -> Mapping[str, int]:
-        """Return the cell of each group of a row."""
-        assert self.groups is not None
-        return self.groups.of_row(row)
-
     def clear(self, rows: Sequence[int]) -> None:
         """Delete rows."""
         cells = rows if self.groups is None else self.groups.of_rows(rows)
@@ -248,7 +245,7 @@ class SharedAggregate:
             for key, column in self.columns.items():
                 _put(into, key, self._pack_rows(column, rows, horizon))
             return
-        groups = [self.groups.of_row(row) for row in rows.tolist()]
+        groups = [self.groups.cells.get(row, {}) for row in rows.tolist()]
         cells = np.array([cell for of_row in groups for cell in of_row.values()], np.int64)
         ends = np.cumsum([0, *map(len, groups)]).tolist()
         newest = _slices(self.groups.newest[cells].astype("<i8"), ends)
@@ -300,7 +297,7 @@ class SharedAggregate:
         # Present groups come first: their times are known before others need room.
         order = np.argsort(
             [
-                group not in self.groups.of_row(row)
+                group not in self.groups.cells.get(row, ())
                 for row, group in zip(of_group.tolist(), groups, strict=True)
             ],
             kind="stable",
@@ -375,7 +372,7 @@ class SharedAggregate:
         else:
             assert isinstance(window, PanedWindow)
             shape = {"slide": slide_of(window)}
-        key = self.key + _SEPARATOR + _short([kind, shape], 6)
+        key = self.key + SEPARATOR + _short([kind, shape], 6)
         column = self.columns.get(key)
         if column is None:
             self.columns[key] = self._make(kind, feature)
@@ -440,12 +437,6 @@ def make_shared_aggregates(features: Iterable[Feature], *, emits: bool) -> list[
             stores[source] = SharedAggregate(source, emits=emits)
         stores[source].serve(feature)
     return list(stores.values())
-
-
-def with_groups(key: str, state: Mapping[str, Any]) -> Any:
-    """Return the packed state of the column `key`, with the names of its groups."""
-    names = state.get(key.partition(_SEPARATOR)[0])
-    return state[key] if names is None else [*state[key][:NAMES_AT], *names]
 
 
 def _short(canonical: Any, length: int) -> str:

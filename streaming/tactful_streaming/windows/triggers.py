@@ -1,33 +1,88 @@
-"""Emits the values of windows whose ends the watermark passes."""
+"""Splits batches at window ends, and emits the values of windows that the watermark passes."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, Final, cast
 
 import numpy as np
 
-from tactful_streaming.windows.pane_columns import AccumulatorPanes, NumberPanes, PanedColumn
-from tactful_streaming.windows.panes import PanedWindow, oldest_open, slide_of, window_at
+from tactful_streaming.arrays import Rows
+from tactful_streaming.definitions.model import CumulativeWindow, Feature, SessionWindow, Window
+from tactful_streaming.windows.pane_columns import (
+    AccumulatorPanes,
+    PanedColumn,
+    PanedWindow,
+    oldest_open,
+    slide_of,
+    window_at,
+)
+from tactful_streaming.windows.panes import NumberPanes
 from tactful_streaming.windows.reads import View
 from tactful_streaming.windows.sessions import Closed, Sessions
 
 _FOR_EVER: Final = 2**62
 
 
+class BatchSplitter:
+    """Splits a batch at window ends, for the results of events applied one by one.
+
+    A window is emitted when the watermark reaches its end, without later events of the batch. An
+    event that changes an emitted window makes it be emitted again at once. So each part of a batch
+    ends with such an event.
+
+    Attributes:
+        has_windows: whether one of the features has windows that end.
+    """
+
+    def __init__(self, features: Iterable[Feature], allowed_lateness_ms: int) -> None:
+        """Prepare to split for the windows of `features`."""
+        steps: set[int] = set()
+        gaps: set[int] = set()
+        for feature in features:
+            if isinstance(feature.window, Window) and feature.aggregate != "last_n":
+                steps.add(feature.window.slide_ms)
+            elif isinstance(feature.window, CumulativeWindow):
+                steps.add(feature.window.step_ms)
+            elif isinstance(feature.window, SessionWindow):
+                gaps.add(feature.window.gap_ms)
+        # The end of a step is also the end of every step that divides it.
+        self._steps = [s for s in sorted(steps) if not any(s % t == 0 for t in steps if t < s)]
+        self._gap = min(gaps, default=None)
+        self._emits_again = allowed_lateness_ms > 0
+        self.has_windows = bool(steps or gaps)
+
+    def split(self, timestamps: Rows, watermarks: Rows, before: int) -> list[tuple[int, int]]:
+        """Return begin and end of each part.
+
+        `watermarks` are those after each event, and `before` the one before the first.
+        """
+        count = len(timestamps)
+        last = np.zeros(count, np.bool_)
+        for step in self._steps:
+            if self._emits_again:
+                last |= timestamps // step < watermarks // step
+            if int(watermarks[-1]) // step != before // step:
+                number = watermarks // step
+                last[0] |= number[0] != before // step
+                last[1:] |= number[1:] != number[:-1]
+        if self._emits_again and self._gap is not None:
+            last |= timestamps + self._gap <= watermarks
+        ends = (np.flatnonzero(last) + 1).tolist()
+        if not ends or ends[-1] != count:
+            ends.append(count)
+        return list(zip([0, *ends[:-1]], ends, strict=True))
+
+
 @dataclass(frozen=True)
 class WindowResult:
-    """Values of one feature in one window.
+    """Values of one feature in one window ``[window_start, window_end)``, epoch milliseconds.
 
     The rows and their values do not depend on how the log was split into batches; their order may.
 
     Attributes:
-        feature: name of the feature.
-        entity: kind of entity that it describes.
-        window_start: epoch milliseconds.
-        window_end: epoch milliseconds; the window is ``[window_start, window_end)``.
         keys: entity of each row, with state in the window.
         groups: group of each row; None for a feature without groups.
         values: value of each row.
@@ -52,12 +107,8 @@ def emit_windows(
 ) -> list[WindowResult]:
     """Return windows that ended, and those that changed after their end.
 
-    Args:
-        views: features with windows that end.
-        keys: key of each row.
-        before: watermark at the last call.
-        after: watermark now.
-        lateness_ms: time after its end in which a window may still change.
+    `views` have windows that end, `keys` are those of the rows, and the watermark went from
+    `before` to `after`. A window may change for `lateness_ms` after its end.
     """
     results: list[WindowResult] = []
     closed = {

@@ -5,8 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tactful_streaming.engine import dedupe as dedupe_module
-from tactful_streaming.engine.bloom_filter import IdFilter
-from tactful_streaming.engine.dedupe import Deduplicator
+from tactful_streaming.engine.dedupe import Deduplicator, IdFilter
 from tactful_streaming.state.store import MemoryState
 
 DAY = 86_400_000

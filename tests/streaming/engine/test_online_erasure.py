@@ -227,7 +227,7 @@ def test_an_engine_goes_on_as_if_it_had_never_seen_them(
     at = 20 * MINUTE
     for key in ADA:
         assert not any(engine.read("user", key, at).values())
-    assert engine.reads.devices_of("ada") == ()
+    assert engine.devices_of("ada") == ()
     assert "ada" not in engine.users
     assert not any(is_theirs(action) for action in engine.outbox())
     needles = [b"ada", *(event_id.encode() for event_id in traces.event_ids)]

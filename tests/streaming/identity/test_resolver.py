@@ -118,7 +118,7 @@ def test_a_login_joins_what_the_device_did_and_will_do() -> None:
     feed(engine, [event("x.login", "u", "d", at=3), view(device="d", at=4)])
     assert (views(engine, "u"), views(engine, "device:d")) == (3, 3)
     assert engine.resolve("device:d", START + 5) == "u"
-    assert engine.reads.devices_of("u") == ("d",)
+    assert engine.devices_of("u") == ("d",)
 
 
 @pytest.mark.parametrize("type_", ["x.login", "x.link", "purchase"])
@@ -151,7 +151,7 @@ def test_nothing_that_would_tell_people_apart_covertly_links() -> None:
         assert engine.resolve(f"device:{device}", START + 9) == f"device:{device}"
         assert views(engine, f"device:{device}") == 1
     assert (views(engine, "u"), views(engine, "v")) == (0, 0)
-    assert (engine.reads.devices_of("u"), engine.reads.devices_of("v")) == (("d",), ())
+    assert (engine.devices_of("u"), engine.devices_of("v")) == (("d",), ())
 
 
 def test_a_device_that_changes_hands_leaves_each_their_own() -> None:
@@ -211,7 +211,7 @@ def test_a_link_is_forgotten_in_time() -> None:
     engine = fed(event("x.login", "u", "d"), view(device="d", at=1), identity=Identity(ttl_ms=HOUR))
     feed(engine, [view(device="d", at=HOUR)])
     assert engine.resolve("device:d", START + HOUR) == "device:d"
-    assert engine.reads.devices_of("u") == ()
+    assert engine.devices_of("u") == ()
     assert (views(engine, "u"), views(engine, "device:d", HOUR)) == (1, 1)
 
 
@@ -220,7 +220,7 @@ def test_a_person_has_so_many_devices_and_no_more() -> None:
         *[event("x.login", "u", f"d{n}", at=n) for n in range(3)],
         identity=replace(IDENTITY, devices_per_user=2),
     )
-    assert engine.reads.devices_of("u") == ("d1", "d2")
+    assert engine.devices_of("u") == ("d1", "d2")
     feed(engine, [view(device="d0", at=9)])
     assert views(engine, "u") == 0
 
@@ -247,7 +247,7 @@ def test_who_refuses_is_never_linked() -> None:
     feed(engine, [view(device="d", at=3)])
     assert views(engine, "u") == 0
     assert engine.resolve("device:d", START + 4) != "u"
-    assert engine.reads.devices_of("u") == ()
+    assert engine.devices_of("u") == ()
     # Nor does anybody else get what happened on the device then.
     feed(engine, [event("x.login", "v", "d", at=9)])
     assert views(engine, "v") == 0
@@ -257,7 +257,7 @@ def test_who_withdraws_is_unlinked_from_then_on() -> None:
     engine = fed(view(device="d", at=1), event("x.login", "u", "d", at=2))
     feed(engine, [refuse("u", 3), view(device="d", at=4), view(device="d", at=1)])
     assert views(engine, "u") == 1
-    assert engine.reads.devices_of("u") == ()
+    assert engine.devices_of("u") == ()
     # A description that says nothing of it changes nothing.
     feed(engine, [User(user_id="u", timestamp=START + 5), event("x.login", "u", "d", at=6)])
     assert engine.resolve("device:d", START + 7) != "u"
@@ -289,8 +289,8 @@ def test_consent_outlives_a_restart() -> None:
     engine.commit()
     engine = new_engine(store, identity=replace(IDENTITY, consent_required=True))
     feed(engine, [event("x.login", "u", "d", at=1), event("x.login", "v", "e", at=1)])
-    assert engine.reads.devices_of("u") == ()
-    assert engine.reads.devices_of("v") == ("e",)
+    assert engine.devices_of("u") == ()
+    assert engine.devices_of("v") == ("e",)
 
 
 def test_nothing_is_linked_without_identity() -> None:
@@ -303,7 +303,7 @@ def test_nothing_is_linked_without_identity() -> None:
     feed(engine, [Link(device_id="d", timestamp=START, user_id="u")])
     assert (views(engine, "u"), views(engine, "device:d")) == (0, 2)
     assert engine.resolve("device:d", START + 3) == "device:d"
-    assert engine.reads.devices_of("u") == ()
+    assert engine.devices_of("u") == ()
 
 
 def test_an_identity_that_makes_no_sense_is_refused() -> None:

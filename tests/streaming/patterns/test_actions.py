@@ -7,8 +7,7 @@ from tactful_streaming.contract.decode_requests import decode_events
 from tactful_streaming.contract.log_entries import decode_entry, encode_entry
 from tactful_streaming.definitions.model import emitted_types
 from tactful_streaming.definitions.reader import load_definitions
-from tactful_streaming.patterns.actions import action_of
-from tactful_streaming.patterns.match import Match
+from tactful_streaming.patterns.match import Match, action_of
 
 MATCH = Match(
     name="abandoned",

@@ -11,9 +11,9 @@ from tests.streaming.patterns.test_sequences_oracle import E, feed, watermarks_o
 from tactful_streaming.arrays import Rows
 from tactful_streaming.decode.reorder_buffer import Arrivals
 from tactful_streaming.definitions.reader import load_definitions
-from tactful_streaming.patterns import partial_match_columns as module
+from tactful_streaming.patterns import partitions as module
 from tactful_streaming.patterns.partial_match import MatchesByState
-from tactful_streaming.patterns.partial_match_columns import CompletedMatch, PartialMatchColumns
+from tactful_streaming.patterns.partitions import CompletedMatch, PartialMatchColumns
 from tactful_streaming.patterns.sequence_operator import SequenceOperator
 
 PATTERNS = [

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tactful_streaming.definitions.model import CumulativeWindow, Window
-from tactful_streaming.windows.panes import FOLDS, PaneTable, oldest_open, window_at
+from tactful_streaming.windows.pane_columns import oldest_open, window_at
+from tactful_streaming.windows.panes import FOLDS, PaneTable
 
 
 class Plain:

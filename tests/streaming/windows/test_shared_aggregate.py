@@ -16,7 +16,7 @@ from tactful_streaming.definitions.model import Feature, ForwardDecay
 from tactful_streaming.definitions.reader import load_definitions
 from tactful_streaming.windows.columns import Selection
 from tactful_streaming.windows.entity_table import EntityTable
-from tactful_streaming.windows.panes import PanedWindow, slide_of
+from tactful_streaming.windows.pane_columns import PanedWindow, slide_of
 
 MINUTE = 60_000
 START = 1_700_000_000_000 // (60 * MINUTE) * 60 * MINUTE

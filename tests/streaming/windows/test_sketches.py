@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tactful_streaming.definitions.model import Feature, Window
-from tactful_streaming.windows.accumulators import Distinct, Quantiles
-from tactful_streaming.windows.quantile_sketch import CAPACITY, QuantileSketch
+from tactful_streaming.windows.accumulators import Distinct
+from tactful_streaming.windows.quantile_sketch import CAPACITY, Quantiles
 
 FEATURE = Feature(
     name="f",
@@ -85,7 +85,7 @@ SHAPES: list[Callable[[random.Random, int], float]] = [
 ]
 
 
-def worst_rank_error(sketch: QuantileSketch, values: Sequence[float]) -> float:
+def worst_rank_error(sketch: Quantiles, values: Sequence[float]) -> float:
     """Greatest distance of a quantile's ranks from where it should be."""
     ranked, worst = sorted(values), 0.0
     for percent in range(101):
@@ -104,31 +104,33 @@ def test_quantiles_are_off_by_less_than_two_percent_of_ranks(
     for seed in range(6):
         rng = random.Random(seed)
         values = [shape(rng, n) for n in range(rng.choice([500, 5000, 20_000]))]
-        sketch = QuantileSketch()
+        sketch = Quantiles(FEATURE)
         for value in values:
-            sketch.add(value)
+            sketch.add(value, 0)
         assert worst_rank_error(sketch, values) <= 0.02
         assert sketch.held < 3.5 * CAPACITY
 
 
 def test_quantiles_of_merged_sketches_are_as_good() -> None:
     rng = random.Random(3)
-    values, merged = [], QuantileSketch()
+    values, merged = [], Quantiles(FEATURE)
     for part in range(60):
-        sketch = QuantileSketch()
+        sketch = Quantiles(FEATURE)
         for _ in range(rng.randrange(1000)):
             values.append(rng.gauss(part % 7, 1))
-            sketch.add(values[-1])
-        merged.merge(QuantileSketch.unpack(msgspec.json.decode(msgspec.json.encode(sketch.pack()))))
+            sketch.add(values[-1], 0)
+        merged.merge(
+            Quantiles.unpack(msgspec.json.decode(msgspec.json.encode(sketch.pack())), FEATURE)
+        )
     assert worst_rank_error(merged, values) <= 0.025
     assert merged.held < 3.5 * CAPACITY
 
 
 @given(st.lists(st.floats(-1e9, 1e9), min_size=1, max_size=CAPACITY - 1), st.floats(0, 1))
 def test_quantiles_of_few_are_exact(values: list[float], q: float) -> None:
-    sketch = QuantileSketch()
+    sketch = Quantiles(FEATURE)
     for value in values:
-        sketch.add(value)
+        sketch.add(value, 0)
     found, ranked = sketch.quantile(q), sorted(values)
     at_most = bisect.bisect_right(ranked, found)
     less = bisect.bisect_left(ranked, found)
@@ -138,9 +140,9 @@ def test_quantiles_of_few_are_exact(values: list[float], q: float) -> None:
 
 
 def test_no_value_gets_lost_and_weights_add_up() -> None:
-    sketch = QuantileSketch()
+    sketch = Quantiles(FEATURE)
     for number in range(12_345):
-        sketch.add(float(number))
+        sketch.add(float(number), 0)
     _, least, greatest, *levels = sketch.pack()
     assert (least, greatest) == (0, 12_344)
     assert sum(len(level) * 2**height for height, level in enumerate(levels)) == 12_345
@@ -148,12 +150,12 @@ def test_no_value_gets_lost_and_weights_add_up() -> None:
 
 def test_a_replay_gives_the_same_sketch() -> None:
     values = [random.Random(5).random() for _ in range(5000)]
-    straight, stopped = QuantileSketch(), QuantileSketch()
+    straight, stopped = Quantiles(FEATURE), Quantiles(FEATURE)
     for number, value in enumerate(values):
-        straight.add(value)
-        stopped.add(value)
+        straight.add(value, 0)
+        stopped.add(value, 0)
         if number % 777 == 0:
-            stopped = QuantileSketch.unpack(stopped.pack())
+            stopped = Quantiles.unpack(stopped.pack(), FEATURE)
     assert straight.pack() == stopped.pack()
 
 

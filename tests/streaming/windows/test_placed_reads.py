@@ -10,13 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from tactful_streaming.decode import row_cache
-from tactful_streaming.decode.row_cache import RowCache
 from tactful_streaming.definitions.reader import load_definitions
 from tactful_streaming.engine.engine import Engine
 from tactful_streaming.errors import EngineError
 from tactful_streaming.state.store import MemoryState
+from tactful_streaming.windows import column_cache
 from tactful_streaming.windows import entity_table as entities
+from tactful_streaming.windows.column_cache import RowCache
 from tactful_streaming.windows.columns import Selection
 from tactful_streaming.windows.entity_table import EntityTable
 
@@ -119,7 +119,7 @@ def test_a_place_reads_what_its_key_reads(seed: int, spills: bool) -> None:
 
 @pytest.mark.parametrize(
     ("module", "name", "size"),
-    [(row_cache, "_MOST_MOVED", 3), *((entities, "_ROWS_AT_ONCE", size) for size in (1, 2, 5))],
+    [(column_cache, "_MOST_MOVED", 3), *((entities, "_ROWS_AT_ONCE", size) for size in (1, 2, 5))],
 )
 def test_small_pages_and_many_moves_change_nothing(
     module: Any, name: str, size: int, monkeypatch: pytest.MonkeyPatch

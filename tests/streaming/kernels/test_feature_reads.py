@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tactful_streaming.kernels.gather import load_gather
+from tactful_streaming.kernels.feature_reads import load_gather
 
 PLACES = st.lists(st.integers(0, 9), max_size=12)
 ROWS = st.lists(st.integers(-1, 6), max_size=8)
