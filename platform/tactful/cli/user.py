@@ -17,9 +17,8 @@ import msgspec
 
 from tactful.config.load import load_settings
 from tactful.config.settings import Settings
-from tactful.erasure.erase import request_erasure, request_suppressed, run_erasures
+from tactful.erasure.erase import preview, request_erasure, request_suppressed, run_erasures
 from tactful.erasure.offline_stores import check_rebuild
-from tactful.erasure.preview import preview
 from tactful.errors import ConfigError, StorageError
 from tactful.metadata.connections import open_installation
 from tactful.metadata.directory_lock import exclusive

@@ -21,8 +21,8 @@ from pathlib import Path
 import msgspec
 import sqlalchemy as sa
 
-from tactful.erasure.offline_stores import check_rebuild, find_person
-from tactful.erasure.personal_stores import StepReport, derived_stores, recorded_stores
+from tactful.erasure.offline_stores import LETTERS, check_rebuild, find_person
+from tactful.erasure.personal_stores import PersonalStore, StepReport, personal_stores
 from tactful.erasure.verify import VERIFICATION, WORK, still_there, verified
 from tactful.errors import StorageError
 from tactful.metadata.tables import suppressions
@@ -49,11 +49,7 @@ Say = Callable[[str], None]
 
 
 def request_erasure(installation: Installation, person: str) -> Erasure:
-    """Suppress a user and add an erasure job; return its receipt.
-
-    Raises:
-        StorageError: if the database cannot be written.
-    """
+    """Suppress a user and add an erasure job; return its receipt."""
     installation.suppression.suppress([person])
     return installation.jobs.request(person)
 
@@ -61,11 +57,7 @@ def request_erasure(installation: Installation, person: str) -> Erasure:
 def request_suppressed(installation: Installation) -> int:
     """Add erasure jobs for all suppressed users with stored data, as after a restore.
 
-    Returns:
-        The number of these users.
-
-    Raises:
-        StorageError: if log, state or metadata cannot be read.
+    Return the number of these users; StorageError if log, state or metadata cannot be read.
     """
     erased: set[str] = set()
     try:
@@ -79,11 +71,7 @@ def request_suppressed(installation: Installation) -> int:
 
 
 def settle_erasures(installation: Installation) -> list[Erasure]:
-    """Complete the erasures that only waited for the owners of partitions.
-
-    Raises:
-        StorageError: if the metadata cannot be used.
-    """
+    """Complete the erasures that only waited for the owners of partitions."""
     ready = [
         receipt
         for receipt, _ in installation.jobs.waiting()
@@ -111,8 +99,7 @@ def complete_erasures(
 ) -> list[Erasure]:
     """Complete waiting erasures before a server starts, and those a restore undid.
 
-    Raises:
-        StorageError: if a store cannot be used.
+    A store that cannot be used raises StorageError.
     """
     restored = installation.data / RESTORED
     if installation.suppression.take_tombstones() or restored.exists():
@@ -140,18 +127,34 @@ def _drop_restored_keys(installation: Installation) -> None:
         raise StorageError(str(error)) from error
 
 
-def look_up(installation: Installation, person: str) -> list[ErasureStep]:
-    """Count the records and ids that an erasure would remove."""
+def preview(installation: Installation, person: str) -> list[ErasureStep]:
+    """Count the data of a user in each store, also beside a running server.
+
+    With the log in Kafka only log and ids are searched: workers hold the states of partitions.
+    Metadata that cannot be used raise StorageError, log or state StreamingError.
+    """
     result = find_person(installation, person)
     traces = result.traces
+    ids = len(traces.event_ids), len(traces.sessions), len(traces.devices)
+    events, visits, devices = ids
+    shared = len(traces.shared)
+    names = ErasureStep(
+        place="names",
+        removed=sum(ids),
+        note=f"{events} events, {visits} visits, {devices} devices of their own, {shared} shared",
+    )
+    if not installation.settings.log.in_files:
+        return [ErasureStep(place="log", removed=result.records), names]
+    stores = personal_stores(installation, "")
+    found = {store.place: len(store.find(result)) for store in stores}
+    letters = sum(found[name] for name in LETTERS)
     return [
-        ErasureStep(place="log", removed=result.records),
-        ErasureStep(
-            place="names",
-            removed=len(traces.event_ids) + len(traces.sessions) + len(traces.devices),
-            note=f"{len(traces.event_ids)} events, {len(traces.sessions)} visits, "
-            f"{len(traces.devices)} devices of their own, {len(traces.shared)} shared",
-        ),
+        ErasureStep(place="log", removed=found["log"], note=f"{events} of them events"),
+        names,
+        ErasureStep(place="state", removed=found["state"], note="sets of features"),
+        ErasureStep(place="dead letters", removed=letters),
+        ErasureStep(place="webhooks", removed=found["webhooks"]),
+        ErasureStep(place="consent", removed=found["consent"], note="decisions"),
     ]
 
 
@@ -160,34 +163,29 @@ def run_erasures(
 ) -> list[Erasure]:
     """Complete all waiting erasures, also interrupted ones.
 
-    Args:
-        installation: owner of the data directory, which this process holds.
-        rebuild: delete the engine's state instead of deleting users from it; the next start
-            computes it again from the log.
-
-    Raises:
-        ConfigError: if the state is to be rebuilt from a log that is not in files.
-        StorageError: if a store cannot be used; the remaining steps wait for the next run.
+    `rebuild` deletes the engine's state instead of deleting users from it; the next start computes
+    it again from the log, which must be in files. A store that cannot be used raises StorageError;
+    the remaining steps wait for the next run.
     """
     if rebuild:
         check_rebuild(installation.settings)
     receipts = settle_erasures(installation)
-    removed: list[_Removed] = []
+    jobs: list[ErasureJob] = []
     for receipt, person in installation.jobs.waiting():
         if is_purged_here(installation, receipt):
             continue
         try:
-            removed.append(_remove(installation, receipt, person, rebuild=rebuild, say=say))
+            jobs.append(_remove(installation, receipt, person, rebuild=rebuild, say=say))
         except StreamingError as error:
             raise StorageError(f"erasure {receipt} is not complete: {error}") from error
-    if removed:
+    if jobs:
         say("verify")
     # One pass over all files for all users; only if it matches, one pass for each.
-    clean = not still_there(installation.settings, [job.result for job in removed])
+    clean = not still_there(installation.settings, [job.result for job in jobs])
     with names_dropped(installation):
-        for job in removed:
+        for job in jobs:
             _finish(installation, job, clean=clean, rebuild=rebuild, say=say)
-    return receipts + _erasures(installation, [job.receipt for job in removed])
+    return receipts + _erasures(installation, [job.receipt for job in jobs])
 
 
 @contextlib.contextmanager
@@ -212,14 +210,15 @@ def names_dropped(installation: Installation) -> Iterator[None]:
 
 
 @dataclass(frozen=True)
-class _Removed:
-    """An erasure that is done but for the verification."""
+class ErasureJob:
+    """An erasure in progress."""
 
     receipt: str
     person: str
     result: SearchResult
-    steps: list[ErasureStep]
-    searched: bool  # whether this run searched the log, and not the server that wrote it
+    report: StepReport
+    stores: Sequence[PersonalStore]
+    searched: bool = True  # whether this run searched the log, and not the server that wrote it
 
 
 def _remove(
@@ -230,7 +229,7 @@ def _remove(
     rebuild: bool,
     say: Say,
     again: bool = False,
-) -> _Removed:
+) -> ErasureJob:
     work = work_of(installation, receipt)
     say("find")
     report = StepReport(installation, receipt, say)
@@ -243,46 +242,36 @@ def _remove(
     assert result is not None
     save_found(work, result)
     installation.suppression.suppress({person, *result.traces.people})
-    stores = {
-        **derived_stores(installation, rebuild=rebuild),
-        **recorded_stores(installation, receipt),
-    }
-    if not searched:
-        del stores["log"]
-    report.purge(stores, result)
-    return _Removed(receipt, person, result, report.steps, searched)
+    stores = personal_stores(installation, receipt, rebuild=rebuild)
+    report.purge((store for store in stores if searched or store.place != "log"), result)
+    return ErasureJob(receipt, person, result, report, stores, searched)
 
 
 def _finish(
-    installation: Installation, removed: _Removed, *, clean: bool, rebuild: bool, say: Say
+    installation: Installation, job: ErasureJob, *, clean: bool, rebuild: bool, say: Say
 ) -> None:
     """Verify an erasure and close it."""
-    hits = [] if clean else still_there(installation.settings, [removed.result])
-    if "log" in {hit.split("/")[0] for hit in hits} and not removed.searched:
-        # Written by the server after its search.
-        removed = _remove(
-            installation, removed.receipt, removed.person, rebuild=rebuild, say=say, again=True
-        )
-        hits = still_there(installation.settings, [removed.result])
-    close_erasure(installation, removed.receipt, removed.result, removed.steps, hits)
+    hits = [] if clean else still_there(installation.settings, [job.result])
+    (log,) = (store for store in job.stores if store.place == "log")
+    if log.verify(hits) and not job.searched:  # written by the server after its search
+        job = _remove(installation, job.receipt, job.person, rebuild=rebuild, say=say, again=True)
+        hits = still_there(installation.settings, [job.result])
+    close_erasure(installation, job, hits)
 
 
-def close_erasure(
-    installation: Installation,
-    receipt: str,
-    result: SearchResult,
-    steps: Sequence[ErasureStep],
-    hits: Sequence[str],  # files and stores in which the verification found ids
-) -> None:
-    """Delete the user id of an erasure, once all owners of partitions are done."""
-    verification = verified(result, hits)
-    steps = [*steps, msgspec.structs.replace(verification, at=installation.clock())]
-    work_of(installation, receipt).unlink(missing_ok=True)
-    if not installation.settings.log.in_files and installation.partitions.missing(receipt):
-        installation.jobs.note(receipt, steps)
+def close_erasure(installation: Installation, job: ErasureJob, hits: Sequence[str]) -> None:
+    """Delete the user id of an erasure, once all owners of partitions are done.
+
+    The hits are files and stores in which the verification found ids.
+    """
+    verification = verified(job.result, hits)
+    steps = [*job.report.steps, msgspec.structs.replace(verification, at=installation.clock())]
+    work_of(installation, job.receipt).unlink(missing_ok=True)
+    if not installation.settings.log.in_files and installation.partitions.missing(job.receipt):
+        installation.jobs.note(job.receipt, steps)
     else:
-        installation.partitions.finish(receipt)
-        installation.jobs.forget(receipt, steps)
+        installation.partitions.finish(job.receipt)
+        installation.jobs.forget(job.receipt, steps)
 
 
 def work_of(installation: Installation, receipt: str) -> Path:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -19,6 +20,7 @@ from tactful.metadata.connections import kafka_settings, make_topic, open_redis
 from tactful.models.schedule import after_erasure
 from tactful.rerank.frequency_caps import without_people
 from tactful.schemas.users import ErasureStep
+from tactful.subjects import export
 from tactful.subjects.consent import ConsentStore
 from tactful.subjects.installation import Installation
 from tactful.subjects.trace_search import (
@@ -28,23 +30,40 @@ from tactful.subjects.trace_search import (
     search_partitions,
 )
 from tactful.util.checkpoint import Checkpoint
-from tactful_privacy.people.consent import NOTHING
 from tactful_streaming.contract.log_entries import Tick, encode_entry
+from tactful_streaming.contract.subject_ids import SubjectIds
 from tactful_streaming.definitions.model import Definitions
 from tactful_streaming.engine.erasure import delete_subjects
+from tactful_streaming.errors import StateError
 from tactful_streaming.log.dead_letters import DeadLetter
 from tactful_streaming.log.embedded_log import EmbeddedLog
 from tactful_streaming.log.redaction import BLANK, redact
 from tactful_streaming.sinks.webhook import DeliveryQueue
 from tactful_streaming.state.store import RocksState, open_beside
 
-LETTERS = ("dead-letters", "late")
-"""Folders of dead letters and of late events in the data directory."""
+LETTERS = export.LETTERS
+
+BACKFILL = "backfill"
+"""Folder of a backfill's states in the data directory."""
+
+RESCALING = ("partitions.rescaling", "rescaling.json")
+"""Files of an unfinished rescaling in the data directory; without them it restarts."""
 
 _NO_OFFSET = -1  # records in the spool have no offset in the log yet
 
 Blank = Callable[[int, bytes], bytes | None]
 """Returns the replacement of a record at an offset; None keeps the record."""
+
+
+def find_log(installation: Installation, result: SearchResult) -> Sequence[Any]:
+    """List the records of users in the log of the data directory."""
+    with search_log(installation.settings, clock=installation.clock) as search:
+        return [*export.records_in(search, result)]
+
+
+def find_letters(installation: Installation, name: str, result: SearchResult) -> Sequence[Any]:
+    """List the dead letters of users in a folder of the data directory."""
+    return [*export.letters_in(installation.settings, name, result, installation.clock)]
 
 
 def purge_log(installation: Installation, result: SearchResult) -> ErasureStep:
@@ -161,6 +180,43 @@ def purge_webhooks(path: Path, result: SearchResult) -> ErasureStep:
     return ErasureStep(place="webhooks", removed=removed)
 
 
+def purge_unfinished(
+    settings: Settings, definitions: Definitions, traces: SubjectIds
+) -> ErasureStep:
+    """Delete users from an unfinished backfill, and discard an unfinished rescaling.
+
+    The backfill can be resumed; the rescaling starts again. StorageError while one of them runs;
+    it may be repeated after a StateError of the disk.
+    """
+    data, removed = settings.storage.data, 0
+    for path in _states_in(data / BACKFILL):
+        with _held(path) as store:
+            removed += delete_subjects(store, traces, definitions, {})
+            store.purge()
+    draft, note = (data / name for name in RESCALING)
+    for path in _states_in(draft):
+        with _held(path):
+            removed += 1
+    if not (data / "partitions").exists():  # else the note means that all is done
+        note.unlink(missing_ok=True)  # first: it must not outlive deleted states
+    shutil.rmtree(draft, ignore_errors=True)
+    return ErasureStep(place="unfinished work", removed=removed)
+
+
+def _states_in(folder: Path) -> list[Path]:
+    return sorted(path.parent for path in folder.rglob("CURRENT"))
+
+
+def _held(path: Path) -> contextlib.closing[RocksState]:
+    try:
+        return contextlib.closing(RocksState(path))
+    except StateError as error:
+        raise StorageError(
+            f"{path}: a backfill or rescaling uses this state; run the erasure again when it has "
+            f"ended: {error}"
+        ) from error
+
+
 def purge_state(path: Path, definitions: Definitions, result: SearchResult) -> ErasureStep:
     """Delete users from the stored state of the engine."""
     if not path.is_dir():
@@ -175,9 +231,8 @@ def purge_state(path: Path, definitions: Definitions, result: SearchResult) -> E
 def check_rebuild(settings: Settings) -> None:
     """Check that the state can be computed again from the log.
 
-    Raises:
-        ConfigError: if the log is in Kafka: the server reads that again.
-        StorageError: if there is no log, or it does not reach back to its beginning.
+    A log in Kafka, which the server reads again, raises ConfigError; a log that is absent or does
+    not reach back to its beginning raises StorageError.
     """
     data = settings.storage.data
     if not settings.log.in_files:
@@ -213,11 +268,7 @@ def purge_online(settings: Settings, definitions: Definitions, result: SearchRes
 
 
 def purge_training(settings: Settings) -> ErasureStep:
-    """Delete the files of an unfinished training.
-
-    Raises:
-        StorageError: while a training runs; run the erasure again when it has ended.
-    """
+    """Delete the files of an unfinished training; StorageError while one runs."""
     directory = settings.models / "training"
     note = after_erasure(settings.training)
     if not directory.is_dir():
@@ -231,15 +282,8 @@ def purge_training(settings: Settings) -> ErasureStep:
     return ErasureStep(place="models", removed=files, note=note)
 
 
-def purge_consent(installation: Installation, result: SearchResult) -> ErasureStep:
+def purge_consent(consents: ConsentStore, result: SearchResult) -> ErasureStep:
     """Delete users' decisions; their suppression stays, under pseudonyms."""
-    return erase_consent(
-        ConsentStore(installation.metadata, NOTHING, clock=installation.clock), result
-    )
-
-
-def erase_consent(consents: ConsentStore, result: SearchResult) -> ErasureStep:
-    """Delete users' decisions from an open store."""
     removed = sum(consents.erase(key) for key in result.traces.people)
     return ErasureStep(place="consent", removed=removed)
 

@@ -1,84 +1,208 @@
-"""The stores that hold data of users, for offline and online erasure."""
+"""The stores that hold data of users, for previews, offline and online erasure."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from functools import partial
 
 import msgspec
 
-from tactful.erasure.offline_stores import (
-    LETTERS,
-    ask_owners,
-    delete_keys,
-    purge_consent,
-    purge_letters,
-    purge_log,
-    purge_online,
-    purge_spool,
-    purge_state,
-    purge_training,
-    purge_webhooks,
-    rebuild_state,
-)
-from tactful.erasure.unfinished_jobs import purge_unfinished
+from tactful.erasure import offline_stores as offline
 from tactful.event_log.encryption import is_sealed
+from tactful.experiments.controller import RolloutController
+from tactful.pipeline.applier import LogApplier
+from tactful.pipeline.webhooks import Webhooks
+from tactful.rerank.frequency_caps import without_people
 from tactful.schemas.users import ErasureStep
+from tactful.subjects import export
+from tactful.subjects.consent import ConsentStore
 from tactful.subjects.installation import Installation
 from tactful.subjects.trace_search import SearchResult
+from tactful_privacy.errors import LedgerError
+from tactful_privacy.people.consent import NOTHING
 from tactful_streaming.definitions.reader import load_definitions
-
-Purge = Callable[[SearchResult], ErasureStep | None]
-"""Deletes what was found from one store; None if the server stops meanwhile. May be repeated."""
-
-PersonalStores = dict[str, Purge]
-"""Stores by their places in receipts, in the order of erasure.
-
-::
-
-    derived_stores    models, unfinished work, state, webhooks
-    recorded_stores   log, spool, dead-letters, late, online store, keys, consent, partitions
-
-A server replaces the entries of stores that it holds open by those of
-`tactful.erasure.live_stores`. Keys are deleted after the logs: sealed records are found by them.
-"""
+from tactful_streaming.engine.engine import Engine
+from tactful_streaming.engine.erasure import SubjectReferences
+from tactful_streaming.errors import StateError
+from tactful_streaming.state.store import RocksState
 
 
-def derived_stores(installation: Installation, *, rebuild: bool = False) -> PersonalStores:
-    """List the stores that are computed from the log, which are purged first.
+@dataclass(frozen=True)
+class PersonalStore:
+    """A store of users' data: `find`, `purge` and `verify` it.
 
-    Args:
-        rebuild: delete the engine's state; the next start computes it again from the log.
+    ::
+
+        computed from the log   models, unfinished work, state, webhooks, explanations (live only)
+        recorded                log, spool, dead-letters, late, online store, keys, consent,
+                                partitions
+
+    A server gives the stores that it holds open another `purge`, by `LiveStores` and its logs.
+    """
+
+    place: str  # name in receipts; of files also their folder in the data directory
+    # deletes the users' data; None if the server stops meanwhile; may be repeated
+    purge: Callable[[SearchResult], ErasureStep | None]
+    # lists the users' data as an export shows them; of some stores nothing is shown
+    find: Callable[[SearchResult], Sequence[object]] = lambda result: ()
+    recorded: bool = True  # False: computed from the log, so it is purged first
+
+    def verify(self, hits: Iterable[str]) -> list[str]:
+        """Return the files of this store among those that a search for the ids has found."""
+        return [hit for hit in hits if hit.split("/")[0] == self.place]
+
+
+def personal_stores(
+    installation: Installation,
+    receipt: str,
+    *,
+    rebuild: bool = False,  # delete the engine's state; the next start computes it from the log
+    live: Sequence[PersonalStore] = (),  # replace stores of the same place, or come last
+) -> list[PersonalStore]:
+    """List the stores of an installation in the order of erasure.
+
+    Keys come after the logs: sealed records are found by them.
     """
     settings, data = installation.settings, installation.data
     definitions = load_definitions(settings.features)
-    state = partial(purge_state, data / "state", definitions)
-    return {
-        "models": lambda result: purge_training(settings),
-        "unfinished work": lambda result: purge_unfinished(settings, definitions, result.traces),
-        "state": (lambda result: rebuild_state(data)) if rebuild else state,
-        "webhooks": partial(purge_webhooks, data / "webhooks"),
-    }
-
-
-def recorded_stores(installation: Installation, receipt: str) -> PersonalStores:
-    """List logs, copies, keys and decisions."""
-    settings, data = installation.settings, installation.data
-    stores: PersonalStores = {"log": partial(purge_log, installation)}
-    if not settings.log.in_files:
-        stores["spool"] = partial(purge_spool, data / "spool")
-    for name in LETTERS:
-        stores[name] = partial(purge_letters, installation, name)
-    if settings.online.shared:
-        stores["online store"] = partial(
-            purge_online, settings, load_definitions(settings.features)
+    in_files = settings.log.in_files
+    purge_state = partial(offline.purge_state, data / "state", definitions)
+    consents = partial(ConsentStore, installation.metadata, NOTHING, clock=installation.clock)
+    stores = [
+        PersonalStore("models", lambda result: offline.purge_training(settings), recorded=False),
+        PersonalStore(
+            "unfinished work",
+            lambda result: offline.purge_unfinished(settings, definitions, result.traces),
+            recorded=False,
+        ),
+        PersonalStore(
+            "state",
+            (lambda result: offline.rebuild_state(data)) if rebuild else purge_state,
+            lambda result: [*export.features_in(settings, result, installation.clock())],
+            recorded=False,
+        ),
+        PersonalStore(
+            "webhooks",
+            partial(offline.purge_webhooks, data / "webhooks"),
+            lambda result: [*export.actions_in(data / "webhooks", result)],
+            recorded=False,
+        ),
+        PersonalStore(
+            "log", partial(offline.purge_log, installation), partial(offline.find_log, installation)
+        ),
+    ]
+    if not in_files:
+        stores.append(PersonalStore("spool", partial(offline.purge_spool, data / "spool")))
+    stores += [
+        PersonalStore(
+            name,
+            partial(offline.purge_letters, installation, name),
+            partial(offline.find_letters, installation, name),
         )
+        for name in offline.LETTERS
+    ]
+    if settings.online.shared:
+        purge_online = partial(offline.purge_online, settings, definitions)
+        stores.append(PersonalStore("online store", purge_online))
     if is_sealed(settings):
-        stores["keys"] = partial(delete_keys, installation)
-    stores["consent"] = partial(purge_consent, installation)
-    if not settings.log.in_files:
-        stores["partitions"] = partial(ask_owners, installation, receipt)
-    return stores
+        stores.append(PersonalStore("keys", partial(offline.delete_keys, installation)))
+    stores.append(
+        PersonalStore(
+            "consent",
+            lambda result: offline.purge_consent(consents(), result),
+            lambda result: export.decisions_in(consents(), result),
+        )
+    )
+    if not in_files:
+        purge_partitions = partial(offline.ask_owners, installation, receipt)
+        stores.append(PersonalStore("partitions", purge_partitions))
+    return [*({store.place: store for store in (*stores, *live)}.values())]
+
+
+class LiveStores:
+    """The stores that a running server holds open; for one thread at a time.
+
+    The engine's thread changes the state, between two batches. The bytes leave the disk by a
+    compaction, during which the server works on.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        state: RocksState,
+        applier: LogApplier,
+        # held while the state that readers of the engine see changes
+        lock: AbstractContextManager[object],
+        *,
+        consents: ConsentStore,
+        webhooks: Webhooks | None,  # waiting calls, if actions are sent to a webhook
+        # deletes recent recommendations; returns their number
+        drop_recommendations: Callable[[SearchResult], int],
+        rollouts: RolloutController,
+    ) -> None:
+        """Take the stores of a server."""
+        self._engine = engine
+        self._state = state
+        self._applier = applier
+        self._lock = lock
+        self._consents = consents
+        self._webhooks = webhooks
+        self._drop_recommendations = drop_recommendations
+        self._rollouts = rollouts
+
+    def settle(self) -> None:
+        """Store everything that was applied, so that a search of the state finds it.
+
+        An engine that does not run any more raises StateError.
+        """
+        self._applier.between(lambda: 0)
+
+    def stores(self, references: SubjectReferences) -> list[PersonalStore]:
+        """List the stores; deleted bytes stay on disk until :meth:`purge`.
+
+        The references come from a search of the state after the users were suppressed.
+        """
+        return [
+            PersonalStore("state", partial(self._purge_state, references), recorded=False),
+            PersonalStore("webhooks", self._purge_webhooks, recorded=False),
+            PersonalStore("explanations", self._purge_recommendations, recorded=False),
+            PersonalStore("consent", partial(offline.purge_consent, self._consents)),
+        ]
+
+    def purge(self) -> None:
+        """Remove the bytes of deleted data from disk; rewrites the whole state.
+
+        It may be repeated after a StateError of the disk.
+        """
+        self._state.purge()
+        if self._webhooks is not None:
+            self._webhooks.purge()
+
+    def _purge_state(self, references: SubjectReferences, result: SearchResult) -> ErasureStep:
+        """Delete users from counts of rollouts, the engine's memory and its state."""
+        self._rollouts.forget(result.traces)
+        work = partial(
+            self._engine.erasure.delete,
+            result.traces,
+            {"shown": partial(without_people, people=result.traces.people)},
+            references=references,
+            lock=self._lock,
+        )
+        try:
+            removed = self._applier.between(work)
+        except LedgerError as error:  # the engine commits before it deletes
+            raise StateError(f"the engine cannot commit: {error}") from error
+        return ErasureStep(place="state", removed=removed)
+
+    def _purge_webhooks(self, result: SearchResult) -> ErasureStep:
+        calls = self._webhooks
+        removed = 0 if calls is None else calls.forget(result.owns_delivery)
+        return ErasureStep(place="webhooks", removed=removed)
+
+    def _purge_recommendations(self, result: SearchResult) -> ErasureStep:
+        return ErasureStep(place="explanations", removed=self._drop_recommendations(result))
 
 
 class StepReport:
@@ -90,7 +214,7 @@ class StepReport:
     def __init__(
         self, installation: Installation, receipt: str, say: Callable[[str], None]
     ) -> None:
-        """Continue the report of a receipt."""
+        """Continue the report of a receipt; `say` is called with the place of each step."""
         self._installation = installation
         self._receipt = receipt
         self._say = say
@@ -106,16 +230,16 @@ class StepReport:
         """The steps that were done."""
         return [*self._steps.values()]
 
-    def purge(self, stores: PersonalStores, result: SearchResult) -> bool:
+    def purge(self, stores: Iterable[PersonalStore], result: SearchResult) -> bool:
         """Purge stores and report each; False if the server stops meanwhile."""
-        for purge in stores.values():
-            step = purge(result)
+        for store in stores:
+            step = store.purge(result)
             if step is None:
                 return False
-            self.add(step)
+            self._add(step)
         return True
 
-    def add(self, step: ErasureStep) -> None:
+    def _add(self, step: ErasureStep) -> None:
         """Write a step to the receipt."""
         earlier = self._steps.get(step.place)
         if earlier is not None and earlier.removed > step.removed:

@@ -20,13 +20,13 @@ import logging
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from tactful.config.settings import Settings
 from tactful.erasure.erase import (
     FORGOTTEN,
+    ErasureJob,
     Say,
     close_erasure,
     is_purged_here,
@@ -35,7 +35,6 @@ from tactful.erasure.erase import (
     save_found,
     work_of,
 )
-from tactful.erasure.live_stores import LiveStores
 from tactful.erasure.offline_stores import (
     LETTERS,
     blank_letter,
@@ -44,10 +43,10 @@ from tactful.erasure.offline_stores import (
     purge_training,
 )
 from tactful.erasure.personal_stores import (
-    PersonalStores,
+    LiveStores,
+    PersonalStore,
     StepReport,
-    derived_stores,
-    recorded_stores,
+    personal_stores,
 )
 from tactful.erasure.verify import still_there
 from tactful.metadata.connections import open_installation
@@ -112,9 +111,7 @@ class OnlineErasures:
     def run(self) -> int:
         """Run the waiting erasures as far as possible; return the number of finished ones.
 
-        Raises:
-            StorageError: if a store cannot be used; the remaining steps wait.
-            StreamingError: if a log or state cannot be used.
+        A store that cannot be used raises StorageError or StreamingError; the remaining steps wait.
         """
         if not self._working.acquire(blocking=False):
             return 0  # another thread runs
@@ -152,7 +149,7 @@ class OnlineErasures:
             if begun and self._running is not None:
                 self._running.purge()
                 self._say("purge")
-            done = [job for job in begun if self._remove(executor, job)]
+            done = [job for job in begun if _purge(job, recorded=True)]
             self._close(executor, done)
         again, self._again = self._again, set()
         done = [job for job in done if job.receipt not in again]
@@ -165,7 +162,7 @@ class OnlineErasures:
 
     def _begin(
         self, executor: Executor, receipt: str, person: str, training: ErasureStep | None
-    ) -> _Job | None:
+    ) -> ErasureJob | None:
         """Find the data of a user and purge the server's derived stores; None for later."""
         installation = self._installation
         work = work_of(installation, receipt)
@@ -181,26 +178,23 @@ class OnlineErasures:
             return None
         save_found(work, result)
         self._say("find")
-        job = _Job(receipt, result, StepReport(installation, receipt, self._say))
+        live = [
+            PersonalStore(name, partial(self._rewrite, executor, name, log))
+            for name, log in self._logs.items()
+        ]
         if self._running is not None:
-            assert training is not None
-            stores = derived_stores(installation) | self._running.derived_stores(references)
-            job.report.purge(stores | {"models": lambda result: training}, result)
+            live.append(PersonalStore("models", lambda result: training, recorded=False))
+            live += self._running.stores(references)
+        offline_only = {"spool", "consent", *LETTERS} - {store.place for store in live}
+        stores = personal_stores(installation, receipt, live=live)
+        stores = [store for store in stores if store.place not in offline_only]
+        report = StepReport(installation, receipt, self._say)
+        job = ErasureJob(receipt, person, result, report, stores)
+        if self._running is not None:
+            _purge(job, recorded=False)
         return job
 
-    def _remove(self, executor: Executor, job: _Job) -> bool:
-        """Purge the other stores; False if the server stops meanwhile."""
-        live: PersonalStores = {
-            name: partial(self._rewrite, executor, name, log) for name, log in self._logs.items()
-        }
-        if self._running is not None:
-            live |= self._running.recorded_stores()
-        offline_only = {"spool", "consent", *LETTERS} - live.keys()
-        stores = recorded_stores(self._installation, job.receipt) | live
-        stores = {place: purge for place, purge in stores.items() if place not in offline_only}
-        return job.report.purge(stores, job.result)
-
-    def _close(self, executor: Executor, jobs: Sequence[_Job]) -> None:
+    def _close(self, executor: Executor, jobs: Sequence[ErasureJob]) -> None:
         """Search every file for the ids of all jobs, and close those without a match."""
         if self._running is None or not jobs:
             return
@@ -209,7 +203,7 @@ class OnlineErasures:
         with names_dropped(self._installation):
             self._complete(executor, jobs, clean=clean)
 
-    def _complete(self, executor: Executor, jobs: Sequence[_Job], *, clean: bool) -> None:
+    def _complete(self, executor: Executor, jobs: Sequence[ErasureJob], *, clean: bool) -> None:
         settings = self._installation.settings
         for job in jobs:
             hits = [] if clean else executor.submit(still_there, settings, [job.result]).result()
@@ -221,7 +215,7 @@ class OnlineErasures:
                 if attempts < _ATTEMPTS:
                     self._again.add(job.receipt)
                 continue
-            close_erasure(self._installation, job.receipt, job.result, job.report.steps, hits)
+            close_erasure(self._installation, job, hits)
             self._say("close")
 
     def _rewrite(
@@ -244,13 +238,10 @@ class OnlineErasures:
         return ErasureStep(place=name, removed=removed, note=note)
 
 
-@dataclass(frozen=True)
-class _Job:
-    """An erasure in progress: receipt, result of the search, steps that were done."""
-
-    receipt: str
-    result: SearchResult
-    report: StepReport
+def _purge(job: ErasureJob, *, recorded: bool) -> bool:
+    """Purge the recorded or the computed stores of a job; False if the server stops meanwhile."""
+    stores = (store for store in job.stores if store.recorded is recorded)
+    return job.report.purge(stores, job.result)
 
 
 def _find(

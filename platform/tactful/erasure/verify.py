@@ -31,8 +31,7 @@ _SQLITE = "sqlite:///"
 def still_there(settings: Settings, results: Sequence[SearchResult]) -> list[str]:
     """List the files and stores in which any id occurs, also in compressed values.
 
-    Returns:
-        Paths, those in the data directory relative to it.
+    Paths in the data directory are relative to it.
     """
     if not results:
         return []
@@ -66,8 +65,7 @@ def places_elsewhere(
 ) -> tuple[Path, ...]:
     """List the files and directories of an installation outside the data directory.
 
-    Args:
-        environ: environment variables; they name MLflow's store.
+    Environment variables name MLflow's store.
     """
     places = [settings.models, settings.storage.reports]
     tracking = environ.get("MLFLOW_TRACKING_URI") or f"{_SQLITE}mlflow.db"

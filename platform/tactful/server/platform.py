@@ -21,7 +21,7 @@ from prometheus_client import CollectorRegistry
 from tactful.config.settings import Settings
 from tactful.coupons.decisions import CouponIssuer
 from tactful.coupons.definitions import OFFER, WITHHELD
-from tactful.erasure.live_stores import LiveStores
+from tactful.erasure.personal_stores import LiveStores
 from tactful.erasure.running_server import OnlineErasures
 from tactful.errors import StorageError
 from tactful.experiments.controller import RolloutController

@@ -21,7 +21,6 @@ from tactful.subjects.consent import ConsentStore
 from tactful.subjects.trace_search import Search, SearchResult, find_traces, search_log
 from tactful_privacy.people.consent import NOTHING
 from tactful_streaming.contract.log_entries import DEVICE_PREFIX, decode_entry
-from tactful_streaming.definitions.model import Definitions
 from tactful_streaming.definitions.reader import load_definitions
 from tactful_streaming.engine.erasure import stored_entities
 from tactful_streaming.errors import StreamingError
@@ -31,7 +30,8 @@ from tactful_streaming.sinks.webhook import Delivery
 from tactful_streaming.state.store import RocksState
 from tactful_streaming.windows.entity_table import read_packed
 
-_LETTERS = ("dead-letters", "late")
+LETTERS = ("dead-letters", "late")
+"""Folders of dead letters and of late events in the data directory."""
 
 NOTES = (
     "Counts of items and categories, to which you contributed together with others, name nobody.",
@@ -63,42 +63,43 @@ def export_person(
             store = RocksState(data / "state", read_only=True)
             stack.callback(store.close)
         result = find_traces(search, store, [person])
-        features, described = {}, None
-        if store is not None:
-            features = dict(_features(store, result, load_definitions(settings.features), now))
-        records = list(_records(search, result))
+        records = list(records_in(search, result))
     traces = result.traces
-    for record in records:
-        if record["kind"] == "user":
-            described = record["properties"]
-    consents = ConsentStore(metadata, NOTHING, clock=clock)
-    own = [person, *(DEVICE_PREFIX + device for device in sorted(traces.devices))]
+    described = [record["properties"] for record in records if record["kind"] == "user"]
     return PersonExport(
         person=person,
         made_at=now,
-        consent=[
-            ConsentDecision(
-                version=decision.version,
-                purposes={str(purpose): agrees for purpose, agrees in decision.purposes.items()},
-                at=decision.at,
-                source=decision.source,
-            )
-            for key in dict.fromkeys(own)
-            for decision in consents.history(key)
-        ],
-        description=described,
+        consent=decisions_in(ConsentStore(metadata, NOTHING, clock=clock), result),
+        description=described[-1] if described else None,
         devices=sorted(traces.devices),
         shared_devices=sorted(traces.shared),
         sessions=sorted(traces.sessions),
         records=records,
-        features=features,
-        dead_letters=list(_letters(settings, result, clock)),
-        waiting_actions=list(_actions(data / "webhooks", result)),
+        features=dict(features_in(settings, result, now)),
+        dead_letters=[r for name in LETTERS for r in letters_in(settings, name, result, clock)],
+        waiting_actions=list(actions_in(data / "webhooks", result)),
         notes=list(NOTES),
     )
 
 
-def _records(search: Search, result: SearchResult) -> Iterator[dict[str, Any]]:
+def decisions_in(consents: ConsentStore, result: SearchResult) -> list[ConsentDecision]:
+    """Return the decisions of users and of their own devices."""
+    return [
+        ConsentDecision(
+            version=decision.version,
+            purposes={str(purpose): agrees for purpose, agrees in decision.purposes.items()},
+            at=decision.at,
+            source=decision.source,
+        )
+        for key in sorted(
+            result.traces.people, key=lambda key: (key.startswith(DEVICE_PREFIX), key)
+        )
+        for decision in consents.history(key)
+    ]
+
+
+def records_in(search: Search, result: SearchResult) -> Iterator[dict[str, Any]]:
+    """Yield the records of users in a log."""
     for offset, payload in search(result.needles):
         try:
             entry = decode_entry(payload)
@@ -108,38 +109,44 @@ def _records(search: Search, result: SearchResult) -> Iterator[dict[str, Any]]:
             yield {"offset": offset, **msgspec.to_builtins(entry)}
 
 
-def _features(
-    store: RocksState, result: SearchResult, definitions: Definitions, now: int
+def features_in(
+    settings: Settings, result: SearchResult, now: int
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    for entity, key, blob in stored_entities(store, result.traces):
-        yield f"{entity} {key}", dict(read_packed(definitions.of_entity(entity), blob, now))
+    """Yield the features of users and their sessions in the state, at a time."""
+    if not (path := settings.storage.data / "state").is_dir():
+        return
+    definitions = load_definitions(settings.features)
+    with contextlib.closing(RocksState(path, read_only=True)) as store:
+        for entity, key, blob in stored_entities(store, result.traces):
+            yield f"{entity} {key}", dict(read_packed(definitions.of_entity(entity), blob, now))
 
 
-def _letters(
-    settings: Settings, result: SearchResult, clock: Callable[[], int]
+def letters_in(
+    settings: Settings, name: str, result: SearchResult, clock: Callable[[], int]
 ) -> Iterator[dict[str, Any]]:
-    needles = result.needles
+    """Yield the dead letters of users in a folder of the data directory."""
+    path, needles = settings.storage.data / name, result.needles
+    if not path.is_dir():
+        return
     with contextlib.ExitStack() as stack:
         seal = open_seal(settings, clock=clock)
         if seal is not None:
             stack.callback(seal.close)
             needles |= seal.references(result.keys)
-        for path in (settings.storage.data / name for name in _LETTERS):
-            if not path.is_dir():
-                continue
-            for _, record in matching_records(path, needles):
-                letter = msgspec.msgpack.decode(record, type=DeadLetter)
-                payload = letter.payload if seal is None else seal.open([letter.payload])[0]
-                if result.owns_payload(letter.offset, payload):
-                    yield {
-                        "reason": letter.reason,
-                        "rule": letter.rule,
-                        "offset": letter.offset,
-                        "record": payload.decode("utf-8", "backslashreplace"),
-                    }
+        for _, record in matching_records(path, needles):
+            letter = msgspec.msgpack.decode(record, type=DeadLetter)
+            payload = letter.payload if seal is None else seal.open([letter.payload])[0]
+            if result.owns_payload(letter.offset, payload):
+                yield {
+                    "reason": letter.reason,
+                    "rule": letter.rule,
+                    "offset": letter.offset,
+                    "record": payload.decode("utf-8", "backslashreplace"),
+                }
 
 
-def _actions(path: Path, result: SearchResult) -> Iterator[dict[str, Any]]:
+def actions_in(path: Path, result: SearchResult) -> Iterator[dict[str, Any]]:
+    """Yield the waiting calls of webhooks that concern users."""
     for directory in sorted(path.glob("*")) if path.is_dir() else ():
         with contextlib.closing(RocksState(directory, read_only=True)) as store:
             for _, value in store.scan(b""):

@@ -22,9 +22,9 @@ from tactful.config.ledger_location import LEDGER, existing_ledger, ledger_locat
 from tactful.config.privacy import StatisticsSettings
 from tactful.config.settings import Settings
 from tactful.config.storage import StorageSettings
-from tactful.erasure.live_stores import LiveStores
+from tactful.erasure.personal_stores import LiveStores
 from tactful.errors import BackupError, ConfigError
-from tactful.maintenance import doctor
+from tactful.maintenance.doctor import examine
 from tactful.maintenance.restore_merge import _ledger
 from tactful.server.platform import Platform
 from tactful.statistics.counter import CLOCK_EVENT
@@ -120,7 +120,8 @@ def test_ledger_in_a_database(in_database: Settings, tmp_path: Path) -> None:
     (file,) = (tmp_path / "out" / "views").iterdir()
     published = [json.loads(line)["value"] for line in file.read_text().splitlines()]
     assert published == [cell.value for cell in first.cells]
-    assert doctor._ledger(in_database).state == "ok"
+    checks = {check.name: check.state for check in examine(in_database)}
+    assert checks["ledger"] == "ok"
     assert run(in_database, "retire", "views").exit_code == 0
 
 
@@ -172,7 +173,7 @@ def test_unreachable_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     with pytest.raises(ConfigError, match="nothing is released without it") as caught:
         open_statistics(away)
     assert "hunter2" not in str(caught.value)
-    looked = doctor._ledger(away)
+    looked = next(check for check in examine(away) if check.name == "ledger")
     assert (looked.state, "hunter2" in looked.said) == ("failed", False)
     assert "hunter2" not in named(ledger_location(away))
 
@@ -250,9 +251,7 @@ def test_an_erasure_waits_for_a_ledger_that_is_away() -> None:
         rollouts=nothing,
     )
     with pytest.raises(StateError, match="ledger"):
-        stores.derived_stores(SubjectReferences())["state"](
-            SearchResult(SubjectIds(), frozenset(), 0)
-        )
+        stores.stores(SubjectReferences())[0].purge(SearchResult(SubjectIds(), frozenset(), 0))
 
 
 def test_a_backup_with_a_ledger_beside_a_database(tmp_path: Path) -> None:

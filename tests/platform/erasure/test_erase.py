@@ -30,16 +30,20 @@ from tests.platform.support import (
 from tactful.cli.main import main
 from tactful.config.privacy import ConsentSettings
 from tactful.config.settings import Settings
-from tactful.erasure.erase import look_up, request_erasure, run_erasures
-from tactful.erasure.offline_stores import purge_webhooks
-from tactful.erasure.preview import preview
+from tactful.erasure.erase import preview, request_erasure, run_erasures
+from tactful.erasure.offline_stores import (
+    RESCALING,
+    find_person,
+    purge_unfinished,
+    purge_webhooks,
+)
 from tactful.errors import StorageError
 from tactful.maintenance.doctor import examine
 from tactful.metadata.connections import open_installation
 from tactful.metadata.store import MetadataStore
 from tactful.server.platform import Platform
 from tactful.subjects.erasure_requests import ErasureJobs
-from tactful.subjects.export import _actions
+from tactful.subjects.export import actions_in
 from tactful.subjects.installation import Installation
 from tactful.subjects.suppression import open_suppression
 from tactful.subjects.trace_search import SearchResult
@@ -289,12 +293,13 @@ def test_a_dry_run_changes_nothing(settings: Settings, metadata: MetadataStore) 
         beside = preview(installation_of(settings, metadata), tokens["user"])
     before = scan(settings.storage.data, tokens.needles())
     installation = installation_of(settings, metadata)
-    steps = look_up(installation, tokens["user"])
-    found = {step.place: step.removed for step in preview(installation, tokens["user"])}
+    result = find_person(installation, tokens["user"])
+    traces, steps = result.traces, preview(installation, tokens["user"])
+    found = {step.place: step.removed for step in steps}
 
-    assert steps[0].removed >= 7
-    assert found["log"] == steps[0].removed
-    assert found["names"] == steps[1].removed
+    assert result.records >= 7
+    assert found["log"] == result.records
+    assert found["names"] == sum(map(len, (traces.event_ids, traces.sessions, traces.devices)))
     assert found["consent"] == 1
     assert found["state"] >= 1
     assert tokens["user"] not in str(beside)
@@ -472,7 +477,7 @@ def test_webhooks_of_ids_that_begin_alike_stay(tmp_path: Path) -> None:
     with contextlib.closing(RocksState(tmp_path / "0")) as store:
         DeliveryQueue(store).add(events, 2)
     found = SearchResult(SubjectIds(users=frozenset({"shop-85"})), frozenset(), 1)
-    (action,) = _actions(tmp_path, found)
+    (action,) = actions_in(tmp_path, found)
     assert "e-shop-850" not in action["action"]
     assert purge_webhooks(tmp_path, found).removed == 1
     with contextlib.closing(RocksState(tmp_path / "0")) as store:
@@ -609,3 +614,29 @@ def test_a_rebuild_from_kafka_is_refused(settings: Settings, metadata: MetadataS
     assert "in Kafka" in str(shown.exception) + shown.output
     assert "ada" not in installation_of(settings, metadata).suppression.suppressed
     assert installation_of(settings, metadata).jobs.waiting() == []
+
+
+def test_a_note_covers_no_half_rescaling(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed while its states are removed: a rescaling that trusted the note would miss some."""
+    settings = small_settings(tmp_path)
+    data = settings.storage.data
+    for number in range(2):
+        folder = data / RESCALING[0] / f"events-{number}" / "state"
+        folder.mkdir(parents=True)
+        RocksState(folder).close()
+    (data / RESCALING[1]).write_text("{}")
+
+    def killed(path: Path, **_: Any) -> None:
+        removed(path / "events-1")
+        raise KeyboardInterrupt
+
+    removed = shutil.rmtree
+    traces = SubjectIds(users=frozenset({"ada"}))
+    with monkeypatch.context() as patched:
+        patched.setattr(shutil, "rmtree", killed)
+        with pytest.raises(KeyboardInterrupt):
+            purge_unfinished(settings, load_definitions(settings.features), traces)
+    assert not (data / RESCALING[1]).exists()
+    step = purge_unfinished(settings, load_definitions(settings.features), traces)
+    assert step.removed == 1
+    assert not (data / RESCALING[0]).exists()
