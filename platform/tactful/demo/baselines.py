@@ -9,25 +9,12 @@ do.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Protocol
+from collections.abc import Mapping, Sequence
 
 from tactful.training.evaluation import CUTOFF
 
 _REACH = 3
 _KEPT = 60
-
-
-class Baseline(Protocol):
-    """A recommender that learns event by event."""
-
-    label: str
-
-    def took(self, person: str, session: str, item: str) -> None:
-        """Learn a taken item."""
-
-    def ranked(self, person: str, session: str) -> list[str]:
-        """Return the best `CUTOFF` items for a user in a visit."""
 
 
 class Popularity:
@@ -109,14 +96,12 @@ class CoVisitation:
         """Return items that went with those of the visit."""
         at_hand = self._visit.get(session, [])[-_REACH:]
         if not at_hand:
-            previous = self._latest.get(person, "")
-            at_hand = self._visit.get(previous, [])
+            at_hand = self._visit.get(self._latest.get(person, ""), [])
         scores: Counter[str] = Counter()
         for place, item in enumerate(reversed(at_hand)):
             for other, weight in self._neighbours(item):
                 scores[other] += weight / (place + 1)  # type: ignore[assignment]
-        own = [item for item, _ in scores.most_common(CUTOFF)]
-        return _filled(own, self._popular.ranked(person, session))
+        return _filled(_top(scores, CUTOFF), self._popular.ranked(person, session))
 
     def _neighbours(self, item: str) -> Sequence[tuple[str, float]]:
         if self._frozen is not None:
@@ -124,11 +109,14 @@ class CoVisitation:
         return self._next[item].most_common(_KEPT) if item in self._next else ()
 
 
+Baseline = Popularity | OwnFrequency | CoVisitation
+"""Recommenders that learn event by event."""
+
+
 def _top(counts: Counter[str], count: int) -> list[str]:
     return [item for item, _ in counts.most_common(count)]
 
 
-def _filled(own: Iterable[str], rest: Sequence[str]) -> list[str]:
-    ranked = list(own)
-    held = set(ranked)
-    return ranked + [item for item in rest if item not in held][: CUTOFF - len(ranked)]
+def _filled(own: list[str], rest: Sequence[str]) -> list[str]:
+    held = set(own)
+    return own + [item for item in rest if item not in held][: CUTOFF - len(own)]

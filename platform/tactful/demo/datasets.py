@@ -89,13 +89,11 @@ class Replay:
                 "type": self.kinds[kind],
                 "timestamp": timestamp,
                 "session_id": session,
-                "device_id" if person.startswith("guest-") else "user_id": person,
+                "device_id" if _is_guest(person) else "user_id": person,
             }
             if item is not None:
                 event["item_id"] = item
-            properties: dict[str, float] = {}
-            if price == price:
-                properties["price"] = price
+            properties = {"price": price} if price == price else {}
             if quantity:
                 properties["quantity"] = quantity
             if properties:
@@ -194,30 +192,13 @@ def online_retail(path: Path, *, quick: bool = False) -> Replay:
     """
     import pandas as pd
 
-    raw = _read_online_retail(path)
-    lines = raw[(raw["unit_price"] >= 0) & (raw["quantity"] != 0)]
+    lines = _read_online_retail(path)
+    lines = lines[(lines["unit_price"] >= 0) & (lines["quantity"] != 0)]
     if quick:
         lines = lines[lines["invoice_ts"] >= pd.Timestamp("2011-09-01")]
-    cancelled = lines["invoice_no"].str.startswith("C")
-    lines = lines[cancelled | (lines["quantity"] > 0)]
+    lines = lines[lines["invoice_no"].str.startswith("C") | (lines["quantity"] > 0)]
     lines = lines.sort_values("invoice_ts", kind="stable").reset_index(drop=True)
-    within = lines.groupby("invoice_no").cumcount()
-    guest = lines["customer_id"].isna()
-    frame = pd.DataFrame(
-        {
-            "timestamp": _milliseconds(lines["invoice_ts"]) + within,
-            "person": np.where(
-                guest,
-                "guest-" + lines["invoice_no"],
-                lines["customer_id"].fillna(0).astype(np.int64).astype(str),
-            ),
-            "session": lines["invoice_no"],
-            "item": lines["stock_code"],
-            "price": lines["unit_price"],
-            "quantity": lines["quantity"].abs(),
-            "returned": lines["invoice_no"].str.startswith("C"),
-        }
-    )
+    frame = _invoice_lines(lines)
     described = _descriptions(lines, _ONLINE_RETAIL_CUT)
     usual = _usual_prices(frame, _ONLINE_RETAIL_CUT)
     items = [
@@ -261,10 +242,33 @@ def online_retail(path: Path, *, quick: bool = False) -> Replay:
             "anyway, so a hit is a right guess, not a sale caused.",
         ),
         items=items,
-        users=[{"user_id": p} for p in sorted(set(frame.loc[~guest, "person"]))],
+        users=[{"user_id": p} for p in sorted(set(frame["person"])) if not _is_guest(p)],
         cut=cut,
         asks=asks,
         category_property="family",
+    )
+
+
+def _invoice_lines(lines: pd.DataFrame) -> pd.DataFrame:
+    """Return the lines as columns of a replay; a guest is named after the invoice."""
+    import pandas as pd
+
+    person = np.where(
+        lines["customer_id"].isna(),
+        "guest-" + lines["invoice_no"],
+        lines["customer_id"].fillna(0).astype(np.int64).astype(str),
+    )
+    return pd.DataFrame(
+        {
+            "timestamp": _milliseconds(lines["invoice_ts"])
+            + lines.groupby("invoice_no").cumcount(),
+            "person": person,
+            "session": lines["invoice_no"],
+            "item": lines["stock_code"],
+            "price": lines["unit_price"],
+            "quantity": lines["quantity"].abs(),
+            "returned": lines["invoice_no"].str.startswith("C"),
+        }
     )
 
 
@@ -286,7 +290,6 @@ _UCI_COLUMNS = {
     "InvoiceDate": "invoice_ts",
     "UnitPrice": "unit_price",
     "CustomerID": "customer_id",
-    "Country": "country",
 }
 
 
@@ -308,7 +311,7 @@ def _read_online_retail(path: Path) -> pd.DataFrame:
     except (OSError, ValueError, KeyError, ImportError, BadZipFile) as error:
         raise DatasetError(f"{path}: cannot be read: {error}") from error
     frame = frame.rename(columns=_UCI_COLUMNS)
-    missing = sorted(set(_UCI_COLUMNS.values()) - {"country"} - set(frame.columns))
+    missing = sorted(set(_UCI_COLUMNS.values()) - set(frame.columns))
     if missing:
         raise DatasetError(f"{path}: not the UCI Online Retail file: lacks {', '.join(missing)}")
     try:
@@ -389,16 +392,10 @@ def _lines(events: pd.DataFrame, cut: int) -> pd.DataFrame:
 
 
 def _ask_before_visits(events: pd.DataFrame, cut: int) -> list[Ask]:
-    asks = [
-        Ask(
-            before=int(visit.index[0]),
-            at=int(visit["timestamp"].iloc[0]),
-            person=str(visit["person"].iloc[0]),
-            session_id=str(session),
-            taken=frozenset(visit["item"]),
-        )
-        for session, visit in _lines(events, cut).groupby("session", sort=False)
-    ]
+    asks = []
+    for session, visit in _lines(events, cut).groupby("session", sort=False):
+        number, at, person = next(visit[["timestamp", "person"]].itertuples(name=None))
+        asks.append(Ask(int(number), int(at), person, str(session), frozenset(visit["item"])))
     return sorted(asks, key=lambda ask: ask.before)
 
 
@@ -407,28 +404,15 @@ def _ask_within_visits(events: pd.DataFrame, cut: int, count: int) -> list[Ask]:
     lines = _lines(events, cut)
     following = lines[lines.groupby("session").cumcount() > 0]
     order = {session: place for place, session in enumerate(lines["session"].unique())}
-    following = following.iloc[
-        np.argsort(following["session"].map(order).to_numpy(), kind="stable")
-    ]
+    places = following["session"].map(order).to_numpy()
+    following = following.iloc[np.argsort(places, kind="stable")]
     # Sampling positions draws the same questions as sampling the questions themselves.
     drawn = random.Random(0).sample(range(len(following)), min(count, len(following)))
     chosen = following.iloc[sorted(drawn)]
+    columns = chosen[["timestamp", "person", "session", "item"]]
     asks = [
-        Ask(
-            before=int(number),
-            at=int(at),
-            person=person,
-            session_id=session,
-            taken=frozenset([item]),
-        )
-        for number, at, person, session, item in zip(
-            chosen.index,
-            chosen["timestamp"],
-            chosen["person"],
-            chosen["session"],
-            chosen["item"],
-            strict=True,
-        )
+        Ask(int(number), int(at), person, session, frozenset([item]))
+        for number, at, person, session, item in columns.itertuples(name=None)
     ]
     return sorted(asks, key=lambda ask: ask.before)
 
@@ -446,6 +430,10 @@ def _replay(events: pd.DataFrame, **rest: Any) -> Replay:
         quantity=events["quantity"].to_numpy(np.int64),
         **rest,
     )
+
+
+def _is_guest(person: str) -> bool:
+    return person.startswith("guest-")
 
 
 def _present(row: Mapping[Any, Any]) -> dict[str, Any]:

@@ -14,13 +14,13 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -35,19 +35,14 @@ from tactful_bandits.analysis.comparison import compare, fixed_horizon_interval,
 from tactful_bandits.analysis.sample_ratio import check_sample_ratio
 from tactful_bandits.analysis.samples import Ratio
 
-if TYPE_CHECKING:
-    from tactful_federated.simulation.plain import SimulationReport
-
 EXPERIMENT = "ranking"
 LEARNED = "learned"
 HEURISTIC = "heuristic"
-
 STATISTIC = "lines_1h"
 
 _SIGNED = "# Written by `tactful demo`.\n"
 
 _QUICK_HOUSEHOLDS = 220
-_RANKER = "ranker"
 
 
 @dataclass(frozen=True)
@@ -96,16 +91,13 @@ def run(options: DemoOptions) -> dict[str, Any]:
             replayer.send(replay.cut, advance)
         replayer.settle()
         report.stage("training")
-        intent = _Intent(replay, quick=options.quick)
-        intent.start()
+        intent = ThreadPoolExecutor(1).submit(_run_intent, replay, quick=options.quick)
         report.put(model=_train(options, report))
         _await_model(client, report.content["model"]["version"])
         report.put(federated=intent.result())
         report.stage("asking")
         with _bar(report, "questions", len(replay.asks)) as advance:
-            outcomes = replayer.ask(
-                replay.asks, experiment=EXPERIMENT, arm=LEARNED, progress=advance
-            )
+            outcomes = replayer.ask(replay.asks, EXPERIMENT, LEARNED, progress=advance)
         # Items taken after the last recommendations belong in the log as well.
         replayer.send(len(replay), lambda count: None)
         report.stage("scoring")
@@ -222,33 +214,24 @@ def _write_statistics(path: Path, replay: Replay) -> None:
     such a list; the invoices of Online Retail, and a quick run, have none but what was sold.
     """
     keys = sorted({i["properties"].get(replay.category_property, "") for i in replay.items} - {""})
-    path.write_text(
-        json.dumps(
-            {
-                "daily_epsilon": "1",
-                "statistics": [
-                    {
-                        "name": STATISTIC,
-                        "title": f"Lines taken per hour and {replay.category_property}",
-                        "event": "add_to_cart",
-                        "by": f"properties.{replay.category_property}",
-                        "keys": keys,
-                        "pane": "1h",
-                        "cap": 20,
-                        "epsilon": "1",
-                    }
-                ],
-            },
-            indent=1,
-        ),
-        "utf-8",
-    )
+    statistic = {
+        "name": STATISTIC,
+        "title": f"Lines taken per hour and {replay.category_property}",
+        "event": "add_to_cart",
+        "by": f"properties.{replay.category_property}",
+        "keys": keys,
+        "pane": "1h",
+        "cap": 20,
+        "epsilon": "1",
+    }
+    definitions = {"daily_epsilon": "1", "statistics": [statistic]}
+    path.write_text(json.dumps(definitions, indent=1), "utf-8")
 
 
 def _train(options: DemoOptions, report: Report) -> dict[str, Any]:
     """Run ``tactful train`` as a child process and follow its progress."""
     command = [sys.executable, "-m", "tactful", "train", "--promote", "--json"]
-    command += ["--config", str(options.directory / "tactful.toml"), "--name", _RANKER]
+    command += ["--config", str(options.directory / "tactful.toml"), "--name", "ranker"]
     command += ["--lists", "2000" if options.quick else "6000"]
     environment = dict(os.environ)
     if options.tracking_uri is not None:
@@ -260,16 +243,16 @@ def _train(options: DemoOptions, report: Report) -> dict[str, Any]:
     result: dict[str, Any] = {}
     stage, bar = "", tqdm(total=0, disable=True)
     for line in process.stdout:
-        said = json.loads(line)
-        if "stage" not in said:
-            result = said
+        message = json.loads(line)
+        if "stage" not in message:
+            result = message
             continue
-        if said["stage"] != stage:
+        if message["stage"] != stage:
             bar.close()
-            stage = said["stage"]
-            bar = tqdm(desc=f"training: {stage}", total=said["total"], **_BAR)
-        bar.update(said["done"] - bar.n)
-        report.progress(said["done"] / max(said["total"], 1))
+            stage = message["stage"]
+            bar = tqdm(desc=f"training: {stage}", total=message["total"], **_BAR)
+        bar.update(message["done"] - bar.n)
+        report.progress(message["done"] / max(message["total"], 1))
     bar.close()
     if process.wait() != 0 or not result:
         raise TactfulError(f"training failed: {_last_line(log_path)}")
@@ -285,8 +268,7 @@ def _await_model(client: Client, version: str, *, timeout: float = 60.0) -> None
     deadline = time.monotonic() + timeout
     while True:
         models = client.models()
-        champion = models.get("champion") or {}
-        if champion.get("version") == version:
+        if (models.get("champion") or {}).get("version") == version:
             return
         if time.monotonic() > deadline:
             raise TactfulError(
@@ -296,40 +278,24 @@ def _await_model(client: Client, version: str, *, timeout: float = 60.0) -> None
         time.sleep(0.1)
 
 
-class _Intent:
-    """The intent model's rounds, in a thread beside the training process."""
+def _run_intent(replay: Replay, *, quick: bool) -> dict[str, Any]:
+    """Run the rounds of the intent model and return their section of the report."""
+    try:
+        from tactful_federated.simulation.plain import simulate
 
-    def __init__(self, replay: Replay, *, quick: bool) -> None:
-        self._replay = replay
-        self._rounds = 30 if quick else 60
-        self._thread = threading.Thread(target=self._run, name="intent rounds")
-        self._result: dict[str, Any] = {}
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def result(self) -> dict[str, Any]:
-        """Wait for the rounds and return their section of the report."""
-        self._thread.join()
-        return self._result
-
-    def _run(self) -> None:
-        try:
-            from tactful_federated.simulation.plain import simulate
-        except ImportError as error:
-            self._result = {"skipped": str(error), "households": 0, "rounds": []}
-            return
-        try:
-            found = simulate(
-                category_histories(self._replay),
-                {str(item["category"]) for item in self._replay.items if "category" in item},
-                households=48,
-                rounds=self._rounds,
-            )
-        except Exception as error:  # the rest of the demo does not depend on it
-            self._result = {"skipped": f"failed: {error}", "households": 0, "rounds": []}
-            return
-        self._result = _intent_section(found)
+        result = simulate(
+            category_histories(replay),
+            {str(item["category"]) for item in replay.items if "category" in item},
+            households=48,
+            rounds=30 if quick else 60,
+        )
+    except Exception as error:  # the rest of the demo does not depend on it
+        reason = str(error) if isinstance(error, ImportError) else f"failed: {error}"
+        return {"skipped": reason, "households": 0, "rounds": []}
+    section = _fields(result, "households top1 top5 markov_top1 markov_top5 popularity_top1")
+    section |= _fields(result, "popularity_top5 steps task verdict privacy")
+    rounds = [_fields(each, "round loss top1 top5 reports") for each in result.rounds]
+    return {**section, "rounds": rounds}
 
 
 def category_histories(replay: Replay) -> dict[str, list[list[str]]]:
@@ -344,53 +310,30 @@ def category_histories(replay: Replay) -> dict[str, list[list[str]]]:
     return {person: list(own.values()) for person, own in visits.items()}
 
 
-def _intent_section(found: SimulationReport) -> dict[str, Any]:
-    return {
-        "households": found.households,
-        "rounds": [
-            {"round": r.round, "loss": r.loss, "top1": r.top1, "top5": r.top5, "reports": r.reports}
-            for r in found.rounds
-        ],
-        "top1": found.top1,
-        "top5": found.top5,
-        "markov_top1": found.markov_top1,
-        "markov_top5": found.markov_top5,
-        "popularity_top1": found.popularity_top1,
-        "popularity_top5": found.popularity_top5,
-        "steps": found.steps,
-        "task": found.task,
-        "verdict": found.verdict,
-        "privacy": found.privacy,
-    }
-
-
 def _score(outcomes: Outcomes, replay: Replay) -> dict[str, Any]:
     """Quality, verdict, latency and freshness."""
     size = len(replay.items)  # a baseline may show items that are not available
-    rows = [
-        quality_section("served", "Served ranking", outcomes.served.quality(size)),
-        *(
-            quality_section(name, outcomes.labels[name], card.quality(size))
-            for name, card in outcomes.baselines.items()
-        ),
+    rows = [quality_section("served", "Served ranking", outcomes.served.quality(size))]
+    rows += [
+        quality_section(name, outcomes.labels[name], card.quality(size))
+        for name, card in outcomes.baselines.items()
     ]
     served = rows[0]["hr20"]["value"]
     best, rate = best_baseline({row["name"]: row["hr20"]["value"] for row in rows[1:]})
     label = outcomes.labels[best]
     beaten = served > rate
     lead = outcomes.served.lead(outcomes.baselines[best])
-    sure = lead.low > 0 or lead.high < 0
     verdict = (
         f"The served ranking {'beats' if beaten else 'does NOT beat'} every baseline on HR@20: "
         f"{served:.3f} against {rate:.3f} of {label}, the best of them. The difference is "
         f"{lead.value:+.3f} [{lead.low:+.3f}, {lead.high:+.3f}], paired over people"
-        + ("." if sure else ": inconclusive.")
+        + ("." if lead.low > 0 or lead.high < 0 else ": inconclusive.")
     )
     return {
         "quality": rows,
         "verdict": verdict,
         "beats_every_baseline": beaten,
-        "lead": {"over": best, "value": lead.value, "low": lead.low, "high": lead.high},
+        "lead": {"over": best, **_fields(lead, "value low high")},
         "latency_ms": _percentiles(outcomes.latency_ms, "requests"),
         "freshness_ms": _percentiles(outcomes.freshness_ms, "samples"),
         "channels": dict(Counter(outcomes.answered).most_common()),
@@ -422,19 +365,17 @@ def _experiment(outcomes: Outcomes, shares: dict[str, float]) -> dict[str, Any]:
     )
     section["sample_ratio_mismatch"] = ratio.mismatch
     if samples.keys() >= {LEARNED, HEURISTIC}:
-        found = compare(samples[HEURISTIC], samples[LEARNED])
-        sure = found.fixed_horizon.low > 0 or found.fixed_horizon.high < 0
+        compared = compare(samples[HEURISTIC], samples[LEARNED])
+        value, fixed = compared.estimate.value, compared.fixed_horizon
         section["difference"] = {
-            "value": found.estimate.value,
-            "low": found.fixed_horizon.low,
-            "high": found.fixed_horizon.high,
-            "method": found.fixed_horizon.method,
-            "anytime": {"low": found.anytime.low, "high": found.anytime.high},
+            "value": value,
+            **_fields(fixed, "low high method"),
+            "anytime": _fields(compared.anytime, "low high"),
         }
         section["words"] = (
-            f"learned minus heuristic {found.estimate.value:+.3f} hits a question "
-            f"[{found.fixed_horizon.low:+.3f}, {found.fixed_horizon.high:+.3f}]; "
-            + ("" if sure else "inconclusive; ")
+            f"learned minus heuristic {value:+.3f} hits a question "
+            f"[{fixed.low:+.3f}, {fixed.high:+.3f}]; "
+            + ("" if fixed.low > 0 or fixed.high < 0 else "inconclusive; ")
             + ("the arms' sizes do NOT fit the split; " if ratio.mismatch else "")
             + f"{len(outcomes.arms[LEARNED])} and {len(outcomes.arms[HEURISTIC])} people."
         )
@@ -448,26 +389,16 @@ def _statistics(client: Client) -> dict[str, Any]:
     about = next(s for s in client.statistics_list() if s.name == STATISTIC)
     cells = client.statistics(STATISTIC).cells
     panes = sorted({cell.pane_start for cell in cells})
-    recent = set(panes[-24:])
+    recent = [cell for cell in cells if cell.pane_start in panes[-24:]]
     return {
-        "name": about.name,
-        "title": about.title,
-        "epsilon": about.epsilon,
-        "cap": about.cap,
-        "unit": about.unit,
+        **_fields(about, "name title epsilon cap unit"),
         "released_panes": len(panes),
-        "sample": [
-            {
-                "pane_start": cell.pane_start,
-                "key": cell.key,
-                "value": cell.value,
-                "low": cell.low,
-                "high": cell.high,
-            }
-            for cell in cells
-            if cell.pane_start in recent
-        ],
+        "sample": [_fields(cell, "pane_start key value low high") for cell in recent],
     }
+
+
+def _fields(record: object, names: str) -> dict[str, Any]:
+    return {name: getattr(record, name) for name in names.split()}
 
 
 def _percentiles(values: list[float], count: str) -> dict[str, Any]:

@@ -35,9 +35,10 @@ class Outcomes:
     # scores of each baseline by name, on the same questions
     baselines: dict[str, Scorecard] = field(default_factory=dict)
     labels: dict[str, str] = field(default_factory=dict)  # how each baseline is written
+    # by arm, by person: hits and questions of the list the person was really given
     arms: dict[str, dict[str, list[int]]] = field(
         default_factory=lambda: defaultdict(lambda: defaultdict(lambda: [0, 0]))
-    )  # by arm, by person: hits and questions of the list the person was really given
+    )
     # of every request for a list, as the client saw it
     latency_ms: list[float] = field(default_factory=list)
     # from sending an event to reading its feature over HTTP
@@ -54,8 +55,7 @@ class Replayer:
         """Prepare without sending."""
         self._client = client
         self._replay = replay
-        popular = Popularity()
-        self._popular = popular
+        self._popular = popular = Popularity()
         self._together = CoVisitation(popular)
         self._baselines: dict[str, Baseline] = {
             "popularity": popular,
@@ -88,10 +88,9 @@ class Replayer:
     def send(self, end: int, progress: Callable[[int], None]) -> None:
         """Send the events before number `end`; report the size of each batch as progress."""
         while self.sent < end:
-            until = min(self.sent + _BATCH, end)
-            sent = until - self.sent
-            self._send(until)
-            progress(sent)
+            start = self.sent
+            self._send(min(start + _BATCH, end))
+            progress(self.sent - start)
 
     def settle(self, *, timeout: float = 300.0) -> None:
         """Wait until the engine has applied all sent events.
@@ -108,12 +107,7 @@ class Replayer:
             time.sleep(0.05)
 
     def ask(
-        self,
-        asks: Sequence[Ask],
-        *,
-        experiment: str,
-        arm: str,
-        progress: Callable[[int], None],
+        self, asks: Sequence[Ask], experiment: str, arm: str, *, progress: Callable[[int], None]
     ) -> Outcomes:
         """Send the requests in order, with the events between them.
 
@@ -151,28 +145,18 @@ class Replayer:
         started = time.perf_counter()
         answer = self._client.recommend(**request)
         outcomes.latency_ms.append((time.perf_counter() - started) * 1e3)
-        self._shown[ask.session_id] = (
-            answer.recommendation_id,
-            frozenset(item.item_id for item in answer.items),
-        )
-        tested = answer
-        if answer.variant.get(experiment, arm) != arm:
+        items = frozenset(item.item_id for item in answer.items)
+        self._shown[ask.session_id] = (answer.recommendation_id, items)
+        assigned, tested = answer.variant.get(experiment, arm), answer
+        if assigned != arm:
             tested = self._client.recommend(**request, force={experiment: arm})
-        self._later(self._score, ask, answer, tested, outcomes, experiment, arm)
-
-    def _score(
-        self,
-        ask: Ask,
-        given: Recommendation,
-        tested: Recommendation,
-        outcomes: Outcomes,
-        experiment: str,
-        arm: str,
-    ) -> None:
-        """Score the shown recommendation, the one under test and every baseline's."""
-        tally = outcomes.arms[given.variant.get(experiment, arm)][ask.person]
-        tally[0] += any(item.item_id in ask.taken for item in given.items)
+        tally = outcomes.arms[assigned][ask.person]
+        tally[0] += not items.isdisjoint(ask.taken)
         tally[1] += 1
+        self._later(self._score, ask, tested, outcomes)
+
+    def _score(self, ask: Ask, tested: Recommendation, outcomes: Outcomes) -> None:
+        """Score the recommendation under test and every baseline's."""
         shown = [item.item_id for item in tested.items]
         outcomes.short += len(shown) < CUTOFF
         outcomes.served.add(ask.person, shown, ask.taken)
@@ -180,9 +164,8 @@ class Replayer:
             if item.item_id in ask.taken:
                 outcomes.answered[item.channel] += 1
         for name, baseline in self._baselines.items():
-            outcomes.baselines[name].add(
-                ask.person, baseline.ranked(ask.person, ask.session_id), ask.taken
-            )
+            ranked = baseline.ranked(ask.person, ask.session_id)
+            outcomes.baselines[name].add(ask.person, ranked, ask.taken)
 
     def _learn(self, start: int, end: int) -> None:
         """Feed events `start` to `end` to the baselines."""

@@ -93,9 +93,7 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> Told:
         replayer.send(shop.cut, heard.append)
         replayer.settle()
         live.platform.recommender.refresh(live.platform.lock)
-        outcomes = replayer.ask(
-            shop.asks, experiment=RANKING_EXPERIMENT, arm=LEARNED, progress=heard.append
-        )
+        outcomes = replayer.ask(shop.asks, RANKING_EXPERIMENT, LEARNED, progress=heard.append)
         replayer.send(len(shop), heard.append)
     found = [it for it in logged(settings.storage.data) if isinstance(it, Event)]
     return Told(shop, outcomes, found, heard)
@@ -292,7 +290,7 @@ def test_a_failure_while_scoring_is_not_lost(server: Live, monkeypatch: pytest.M
         replayer = Replayer(client, shop)
         replayer.upsert(nothing)
         with pytest.raises(RuntimeError, match="scoring broke"):
-            replayer.ask(shop.asks, experiment="ranking", arm=LEARNED, progress=nothing)
+            replayer.ask(shop.asks, "ranking", LEARNED, progress=nothing)
 
 
 # kill -9
@@ -334,7 +332,7 @@ def replayed(client: Client, replayer: Replayer) -> None:
     """The whole replay, questions and all."""
     replayer.upsert(nothing)
     replayer.send(SHORT.cut, nothing)
-    replayer.ask(SHORT.asks, experiment=RANKING_EXPERIMENT, arm=LEARNED, progress=nothing)
+    replayer.ask(SHORT.asks, RANKING_EXPERIMENT, LEARNED, progress=nothing)
     replayer.send(len(SHORT), nothing)
     replayer.settle()
 
