@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import contextlib
-import sys
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 import msgspec
-from tqdm import tqdm
 
+from tactful.cli.options import (
+    any_directory,
+    any_path,
+    config_option,
+    data_option,
+    existing_file,
+    json_option,
+    print_json,
+    progress_bar,
+    with_options,
+    with_settings,
+)
 from tactful.config.load import load_settings
+from tactful.config.settings import Settings
 from tactful.erasure.erase import complete_erasures
 from tactful.maintenance.backup import make_backup
 from tactful.maintenance.restore import check_backup, restore_backup
@@ -23,40 +33,26 @@ from tactful.subjects.installation import Installation
 from tactful.subjects.suppression import open_suppression
 from tactful.util.clock import now_ms
 
-F = TypeVar("F", bound=Callable[..., Any])
-
-
-def _options(command: F) -> F:
-    """Add the options of both commands."""
-    for option in (
-        click.option("--json", "as_json", is_flag=True, help="Print JSON."),
-        click.option("--data", type=click.Path(path_type=Path), help="Data directory."),
-        click.option("--config", type=click.Path(path_type=Path), help="Settings file."),
-    ):
-        command = option(command)
-    return command
-
 
 @click.command()
-@_options
-@click.argument("target", type=click.Path(path_type=Path))
+@with_settings
+@json_option
+@click.argument("target", type=any_path)
 @click.option("--check", is_flag=True, help="Only check the backup that is there.")
-def backup(
-    target: Path, config: Path | None, data: Path | None, as_json: bool, check: bool
-) -> None:
+def backup(target: Path, settings: Settings, as_json: bool, check: bool) -> None:
     """Copy the installation to the new directory TARGET, with or without a running server.
 
     TARGET appears when it is complete, with the checksum of every file. It holds personal data:
     encrypt it, and delete it when its retention is over.
     """
-    with _progress(target.name, quiet=as_json) as copied:
+    with progress_bar(quiet=as_json, unit="B", unit_scale=True, desc=target.name) as bar:
         if check:
-            manifest = check_backup(target, copied=copied)
+            manifest = check_backup(target, copied=bar.update)
         else:
-            settings = load_settings(config, overrides={"storage.data": data})
-            manifest = make_backup(settings, target, clock=now_ms, copied=copied)
+            manifest = make_backup(settings, target, clock=now_ms, copied=bar.update)
     if as_json:
-        _print({**msgspec.to_builtins(manifest), "files": len(manifest.files), **_sum(manifest)})
+        counts = {"files": len(manifest.files), "bytes": manifest.size}
+        print_json(msgspec.to_builtins(manifest) | counts)
         return
     click.echo(f"{target}: {len(manifest.files)} files, {manifest.size / 1e6:,.1f} MB, all intact")
     for line in manifest.elsewhere:
@@ -64,12 +60,12 @@ def backup(
 
 
 @click.command()
-@_options
-@click.argument("source", required=False, type=click.Path(path_type=Path, file_okay=False))
+@with_options(config_option, data_option, json_option)
+@click.argument("source", required=False, type=any_directory)
 @click.option("--replace", is_flag=True, help="Replace what is in the data directory.")
 @click.option(
     "--tombstones",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    type=existing_file,
     help="File with the ids of erased users, if the settings name none.",
 )
 @click.option(
@@ -99,45 +95,26 @@ def restore(
     told: dict[str, Any] = {"data": str(settings.storage.data)}
     with exclusive(settings.storage.data):
         if source is not None:
-            with _progress(source.name, quiet=as_json) as copied:
+            with progress_bar(quiet=as_json, unit="B", unit_scale=True, desc=source.name) as bar:
                 manifest, parts = restore_backup(
                     settings,
                     source,
                     clock=now_ms,
                     replace=replace,
                     without_tombstones=without_tombstones,
-                    copied=copied,
+                    copied=bar.update,
                 )
             told |= {"begun_at": manifest.begun_at, "log": manifest.log, "state": manifest.state}
-            told |= {"files": len(manifest.files), **_sum(manifest), "parts": parts}
+            told |= {"files": len(manifest.files), "bytes": manifest.size, "parts": parts}
         with contextlib.closing(open_installation(settings)) as metadata:
             suppression = open_suppression(settings, metadata, clock=now_ms)
             erased = complete_erasures(Installation(settings, metadata, suppression, now_ms))
         told["erasures"] = len(erased)
     if as_json:
-        _print(told)
+        print_json(told)
         return
     click.echo(f"{settings.storage.data}: restored; {len(erased)} people were erased once more")
     if source is not None:
         at = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(manifest.begun_at / 1000))
         click.echo(f"what was acknowledged up to {at} UTC is there")
         click.echo(f"ledger: {parts.ledger}, metadata: {parts.metadata}, keyring: {parts.keyring}")
-
-
-@contextlib.contextmanager
-def _progress(name: str, *, quiet: bool) -> Iterator[Callable[[int], None]]:
-    hidden = quiet or not sys.stderr.isatty()
-    with tqdm(unit="B", unit_scale=True, disable=hidden, desc=name) as bar:
-
-        def copied(size: int) -> None:
-            bar.update(size)
-
-        yield copied
-
-
-def _sum(manifest: Any) -> dict[str, int]:
-    return {"bytes": manifest.size}
-
-
-def _print(value: Any) -> None:
-    click.echo(msgspec.json.encode(value).decode())

@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import cast
 
 import click
 import msgspec
-from tqdm import tqdm
 
-from tactful.cli.options import api_key, json_option, key_file_option, url_option
+from tactful.cli.options import (
+    api_key,
+    existing_file,
+    json_option,
+    key_file_option,
+    print_json,
+    progress_bar,
+    url_option,
+)
 from tactful.client import Client, Kind
 from tactful.client.ingest_file import ingest_file
 from tactful.schemas.recommendations import RecommendRequest
 
 
 @click.command()
-@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option(
-    "--kind", type=click.Choice(["events", "items", "users"]), default="events", show_default=True
-)
-@click.option("--batch", type=click.IntRange(1, 1000), default=500, show_default=True)
+@click.argument("file", type=existing_file)
+@click.option("--kind", type=click.Choice(["events", "items", "users"]), default="events")
+@click.option("--batch", type=click.IntRange(1, 1000), default=500)
 @click.option(
     "--restart", is_flag=True, help="Start at the beginning of the file instead of resuming."
 )
@@ -38,17 +42,15 @@ def ingest(
     as_json: bool,
 ) -> None:
     """Send an NDJSON file to a server; run it again to resume."""
-    quiet = as_json or not sys.stderr.isatty()
-    size = file.stat().st_size
-    with (
-        Client(url, api_key(key_file)) as client,
-        tqdm(total=size, unit="B", unit_scale=True, disable=quiet, desc=file.name) as bar,
-    ):
+    bar = progress_bar(
+        quiet=as_json, total=file.stat().st_size, unit="B", unit_scale=True, desc=file.name
+    )
+    with Client(url, api_key(key_file)) as client, bar:
         outcome = ingest_file(
             client, file, cast(Kind, kind), batch=batch, restart=restart, advanced=bar.update
         )
     if as_json:
-        click.echo(msgspec.json.encode(outcome))
+        print_json(outcome)
     else:
         for line, refusal in outcome.rejected:
             click.echo(f"{file}:{line}: {refusal.code}: {refusal.message}", err=True)
@@ -63,7 +65,7 @@ def ingest(
 @click.command()
 @click.option("--user", "user_id", help="User id.")
 @click.option("--device", "device_id", help="Device id, if the user is unknown.")
-@click.option("--count", type=click.IntRange(1, 200), default=10, show_default=True)
+@click.option("--count", type=click.IntRange(1, 200), default=10)
 @click.option("--category", help="Only items of this category.")
 @click.option("--after", help="Wait until the log is applied up to this position.")
 @click.option("--explain", is_flag=True, help="Explain the recommendation.")
@@ -93,7 +95,7 @@ def recommend(
     with Client(url, api_key(key_file)) as client:
         answer = client.recommend(request)
     if as_json:
-        click.echo(msgspec.json.encode(answer))
+        print_json(answer)
         return
     for place, item in enumerate(answer.items, 1):
         click.echo(f"{place:>3}  {item.item_id}  {item.score:.4f}  {item.channel}")

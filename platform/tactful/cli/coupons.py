@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
-import msgspec
 
-from tactful.cli.options import config_option, data_option, json_option
+from tactful.cli.options import config_option, existing_file, json_option, print_json, with_settings
 from tactful.config.load import load_settings
+from tactful.config.settings import Settings
 from tactful.coupons.definitions import CouponDefinition, load_coupons
 from tactful.coupons.report import CouponOutcomes, fit_gain, lift, read_coupon_outcomes
 from tactful.errors import ConfigError
@@ -23,14 +23,12 @@ _margin_option = click.option(
     "--margin",
     type=click.FloatRange(0, 1, min_open=True),
     default=0.3,
-    show_default=True,
     help="Profit margin: share of the revenue.",
 )
 _hours_option = click.option(
     "--hours",
     type=click.FloatRange(0, min_open=True),
     default=168.0,
-    show_default=True,
     help="Hours after the decision in which purchases count.",
 )
 
@@ -42,7 +40,7 @@ def coupons() -> None:
 
 @coupons.command("check")
 @config_option
-@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("file", type=existing_file)
 def check(config: Path | None, file: Path) -> None:
     """Check the campaigns in FILE against the actions of the definitions."""
     types = emitted_types(load_definitions(load_settings(config).features)).values()
@@ -54,39 +52,34 @@ def check(config: Path | None, file: Path) -> None:
 
 
 @coupons.command("report")
-@config_option
-@data_option
+@with_settings
 @click.argument("name")
 @_margin_option
 @_hours_option
 @json_option
-def report(
-    config: Path | None, data: Path | None, name: str, margin: float, hours: float, as_json: bool
-) -> None:
+def report(settings: Settings, name: str, margin: float, hours: float, as_json: bool) -> None:
     """Report the effect of the campaign NAME against the held-out users, at any time."""
-    campaign, seen = _read(config, data, name, hours)
+    campaign, seen = _read(settings, name, hours)
     found = lift(seen, campaign, margin=margin)
     if found is None:
         click.echo("null" if as_json else "Too few people yet: nothing to compare.")
         return
-    told = {
-        "sample_ratio_mismatch": found.sample_ratio.mismatch,
-        **{
+    metrics = (("revenue", found.revenue), ("profit", found.profit))
+    if as_json:
+        effects = {
             metric: {
                 "difference": compared.estimate.value,
                 "low": compared.anytime.low,
                 "high": compared.anytime.high,
                 "conclusive": compared.conclusive,
             }
-            for metric, compared in (("revenue", found.revenue), ("profit", found.profit))
-        },
-    }
-    if as_json:
-        click.echo(msgspec.json.encode(told))
+            for metric, compared in metrics
+        }
+        print_json({"sample_ratio_mismatch": found.sample_ratio.mismatch, **effects})
         return
     if found.sample_ratio.mismatch:
         click.echo("NOT as many people are held out as should be: find out why first.")
-    for metric, compared in (("revenue", found.revenue), ("profit", found.profit)):
+    for metric, compared in metrics:
         low, high = compared.anytime.low, compared.anytime.high
         verdict = "" if compared.conclusive else ", inconclusive"
         click.echo(
@@ -95,32 +88,27 @@ def report(
 
 
 @coupons.command("fit")
-@config_option
-@data_option
+@with_settings
 @click.argument("name")
 @_margin_option
 @_hours_option
-def fit(config: Path | None, data: Path | None, name: str, margin: float, hours: float) -> None:
+def fit(settings: Settings, name: str, margin: float, hours: float) -> None:
     """Learn the gain of a coupon of NAME by user; prints weights for `gain`."""
-    campaign, seen = _read(config, data, name, hours)
+    campaign, seen = _read(settings, name, hours)
     weights = fit_gain(seen, campaign.features, margin=margin)
     if not weights:
         raise ConfigError(f"{name}: nobody was offered a coupon by chance and nobody held out yet")
     click.echo("gain: {" + ", ".join(f"{key}: {value:.6g}" for key, value in weights.items()) + "}")
 
 
-def _read(
-    config: Path | None, data: Path | None, name: str, hours: float
-) -> tuple[CouponDefinition, CouponOutcomes]:
-    settings = load_settings(config, overrides={"storage.data": data})
+def _read(settings: Settings, name: str, hours: float) -> tuple[CouponDefinition, CouponOutcomes]:
     if settings.coupons.definitions == Path():
         raise ConfigError("coupons.definitions is empty: there are no campaigns here")
-    found: dict[str, CouponDefinition] = {
-        each.name: each for each in load_coupons(settings.coupons.definitions)
-    }
-    if name not in found:
-        raise ConfigError(f"there is no campaign {name!r}; there are {', '.join(found)}")
+    campaigns = {campaign.name: campaign for campaign in load_coupons(settings.coupons.definitions)}
+    if name not in campaigns:
+        raise ConfigError(f"there is no campaign {name!r}; there are {', '.join(campaigns)}")
+    campaign = campaigns[name]
     with measured_log(settings, clock=now_ms) as log:
-        return found[name], read_coupon_outcomes(
-            log, found[name], until=now_ms(), lasts=int(hours * _HOUR)
+        return campaign, read_coupon_outcomes(
+            log, campaign, until=now_ms(), lasts=int(hours * _HOUR)
         )

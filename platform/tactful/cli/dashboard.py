@@ -16,7 +16,7 @@ from tactful.errors import TactfulError
 
 @click.command()
 @url_option
-@click.option("--port", type=int, default=8501, show_default=True, help="Port of the dashboard.")
+@click.option("--port", default=8501, help="Port of the dashboard.")
 def dashboard(url: str, port: int) -> None:
     """Open the dashboard of a server; its key comes from TACTFUL_API_KEY."""
     package = util.find_spec("tactful_ui")

@@ -7,42 +7,29 @@ import sys
 from pathlib import Path
 
 import click
-import msgspec
 
-from tactful.cli.options import json_option
+from tactful.cli.options import any_path, json_option, print_json
 from tactful.demo.demo import DemoOptions, run, summary
 
 
 @click.command()
 @click.option(
-    "--data",
-    type=click.Choice(["completejourney", "online-retail"]),
-    default="completejourney",
-    show_default=True,
+    "--data", type=click.Choice(["completejourney", "online-retail"]), default="completejourney"
 )
 @click.option(
     "--path",
-    type=click.Path(path_type=Path),
+    type=any_path,
     help="The UCI Online Retail file: xlsx, csv or parquet.",
 )
 @click.option("--quick", is_flag=True, help="Replay a small part of the data, in under a minute.")
 @click.option(
     "--directory",
-    type=click.Path(path_type=Path),
+    type=any_path,
     default=Path("tactful-data/demo"),
-    show_default=True,
     help="Data directory of the run; it is replaced.",
 )
-@click.option(
-    "--reports", type=click.Path(path_type=Path), default=Path("reports"), show_default=True
-)
-@click.option(
-    "--port",
-    type=int,
-    default=8420,
-    show_default=True,
-    help="Port of the server; 0 takes a free one.",
-)
+@click.option("--reports", type=any_path, default=Path("reports"))
+@click.option("--port", default=8420, help="Port of the server; 0 takes a free one.")
 @json_option
 def demo(
     data: str,
@@ -61,6 +48,6 @@ def demo(
     )
     report = run(options)
     if as_json:
-        click.echo(msgspec.json.encode(report))
+        print_json(report)
     else:
         click.echo(summary(report, options))

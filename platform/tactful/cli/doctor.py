@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
-import msgspec
 
-from tactful.cli.options import config_option, data_option, json_option
+from tactful.cli.options import config_option, data_option, json_option, print_json
 from tactful.config.load import load_settings
 from tactful.maintenance.doctor import examine
 
@@ -26,6 +25,6 @@ def doctor(config: Path | None, data: Path | None, port: int | None, as_json: bo
         if not as_json:
             click.echo(f"{check.state:<8} {check.name:<16} {check.said}")
     if as_json:
-        click.echo(msgspec.json.encode(checks))
+        print_json(checks)
     if any(check.state == "failed" for check in checks):
         raise SystemExit(1)

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import click
-import msgspec
 
 from tactful.cli.options import (
-    config_option,
-    data_option,
+    existing_file,
     json_option,
     outcome_hours_option,
     outcome_option,
+    print_json,
+    reported_as,
+    with_settings,
 )
-from tactful.config.load import load_settings
+from tactful.config.settings import Settings
 from tactful.errors import ConfigError
 from tactful.experiments.metrics import METRICS
 from tactful.experiments.readout import read_out, to_response
@@ -29,34 +29,19 @@ from tactful_bandits.errors import DefinitionError, StatisticsError
 
 _HOUR = 3_600_000
 
+_HELP = {
+    "apply": "Store the rollouts in FILE, and start those that ask for it.",
+    "list": "List the rollouts with their states.",
+    "show": "Show state, history and looks of the rollout KEY.",
+    "start": "Start the shadow of the rollout KEY.",
+    "advance": "Start the first stage of KEY, or continue after a hold.",
+    "rollback": "End KEY and serve everybody as before it.",
+    "decide": "End KEY by hand before its last stage is over.",
+    "archive": "Archive KEY, which has ended; its change is no longer served.",
+    "record": "Record the end of the rollout KEY in MLflow; a shipped model becomes the champion.",
+}
 _ROLLOUTS = {
-    "apply": LazyCommand(
-        "tactful.cli.rollout:apply", "Store the rollouts in FILE, and start those that ask for it."
-    ),
-    "list": LazyCommand(
-        "tactful.cli.rollout:list_rollouts", "List the rollouts with their states."
-    ),
-    "show": LazyCommand(
-        "tactful.cli.rollout:show", "Show state, history and looks of the rollout KEY."
-    ),
-    "start": LazyCommand("tactful.cli.rollout:start", "Start the shadow of the rollout KEY."),
-    "advance": LazyCommand(
-        "tactful.cli.rollout:advance", "Start the first stage of KEY, or continue after a hold."
-    ),
-    "rollback": LazyCommand(
-        "tactful.cli.rollout:rollback", "End KEY and serve everybody as before it."
-    ),
-    "decide": LazyCommand(
-        "tactful.cli.rollout:decide", "End KEY by hand before its last stage is over."
-    ),
-    "archive": LazyCommand(
-        "tactful.cli.rollout:archive",
-        "Archive KEY, which has ended; its change is no longer served.",
-    ),
-    "record": LazyCommand(
-        "tactful.cli.rollout:record_end",
-        "Record the end of the rollout KEY in MLflow; a shipped model becomes the champion.",
-    ),
+    name: LazyCommand(f"tactful.cli.rollout:{name}_command", text) for name, text in _HELP.items()
 }
 
 
@@ -66,18 +51,14 @@ def experiment() -> None:
 
 
 @experiment.command("check")
-@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("file", type=existing_file)
 @json_option
 def check(file: Path, as_json: bool) -> None:
     """Check the experiments in FILE; the first error is printed with its line."""
-    found = _experiments(file)
+    with reported_as(ConfigError, OSError, DefinitionError):
+        found = load_experiments(file)
     if as_json:
-        _print_json(
-            [
-                {"key": each.key, "status": each.status, "shares": dict(each.shares)}
-                for each in found
-            ]
-        )
+        print_json([{"key": e.key, "status": e.status, "shares": dict(e.shares)} for e in found])
         return
     for each in found:
         arms = ", ".join(f"{name} {share:.2%}" for name, share in each.shares.items())
@@ -101,7 +82,6 @@ def check(file: Path, as_json: bool) -> None:
     "--share",
     type=click.FloatRange(0, 1, min_open=True, max_open=True),
     default=0.5,
-    show_default=True,
     help="Share of the people who get the change.",
 )
 @click.option(
@@ -109,12 +89,11 @@ def check(file: Path, as_json: bool) -> None:
     type=click.FloatRange(0, min_open=True),
     help="New people per day; if given, the number of days is printed too.",
 )
-@click.option("--power", type=float, default=0.8, show_default=True)
+@click.option("--power", default=0.8)
 @click.option(
     "--looks",
     type=click.Choice(["one", "any"]),
     default="any",
-    show_default=True,
     help="Evaluate once at the end, or at any time.",
 )
 @json_option
@@ -128,36 +107,31 @@ def plan(
     as_json: bool,
 ) -> None:
     """Compute how many users an experiment needs to detect a change of a share."""
-    try:
+    with reported_as(ConfigError, StatisticsError):
         design = Design(rate * (1 - rate), treatment_share=share, looks=looks)
         people = design.units_for(rate * change, power=power)
         days = None if people_per_day is None else days_needed(people, [people_per_day])
-    except StatisticsError as error:
-        raise ConfigError(str(error)) from error
     if as_json:
-        _print_json({"people": people, "days": days})
+        print_json({"people": people, "days": days})
         return
     words = f"{people:,} people in both arms together"
     click.echo(words if days is None else f"{words}: {days} days, in whole weeks")
 
 
 @experiment.command("report")
-@config_option
-@data_option
-@click.option("--key", default="ranking", show_default=True, help="Key of the experiment.")
+@with_settings
+@click.option("--key", default="ranking", help="Key of the experiment.")
 @click.option(
     "--days",
     type=click.FloatRange(min=0, min_open=True),
     default=28.0,
-    show_default=True,
     help="Days of recommendations to count; not more than since the arms were changed.",
 )
 @outcome_option
 @outcome_hours_option
 @json_option
 def report(
-    config: Path | None,
-    data: Path | None,
+    settings: Settings,
     key: str,
     days: float,
     outcomes: tuple[str, ...],
@@ -169,8 +143,8 @@ def report(
     Each interval is valid at any number of looks. "higher" and "lower" hold for all comparisons
     together. Users who do not consent to measurement are not counted.
     """
-    settings = load_settings(config, overrides={"storage.data": data})
-    found = {each.key: each for each in _experiments(settings.experiments)}
+    with reported_as(ConfigError, OSError, DefinitionError):
+        found = {each.key: each for each in load_experiments(settings.experiments)}
     if key not in found:
         raise ConfigError(f"there is no experiment {key!r}; there are {', '.join(found)}")
     now = now_ms()
@@ -185,7 +159,7 @@ def report(
         )
     read = read_out(seen, found[key])
     if as_json:
-        _print_json(to_response(read))
+        print_json(to_response(read))
         return
     if read.sample_ratio is not None and read.sample_ratio.mismatch:
         click.echo(
@@ -199,14 +173,3 @@ def report(
             f"{arm} minus {read.control}, {METRICS[metric].words}: "
             f"{compared.estimate.value:+.4f} [{low:+.4f}, {high:+.4f}], {read.verdict(arm, metric)}"
         )
-
-
-def _experiments(file: Path) -> Any:
-    try:
-        return load_experiments(file)
-    except (OSError, DefinitionError) as error:
-        raise ConfigError(str(error)) from error
-
-
-def _print_json(value: object) -> None:
-    click.echo(msgspec.json.encode(value).decode())

@@ -6,10 +6,9 @@ import time
 from pathlib import Path
 
 import click
-import msgspec
 
-from tactful.cli.options import config_option, data_option, json_option
-from tactful.config.load import load_settings
+from tactful.cli.options import existing_directory, json_option, print_json, with_settings
+from tactful.config.settings import Settings
 from tactful.maintenance.expiry import (
     Expired,
     expire_backups,
@@ -20,14 +19,13 @@ from tactful.maintenance.expiry import (
 from tactful.models.mlflow_registry import audited_registry
 from tactful.util.clock import now_ms
 
-_directory = click.Path(exists=True, file_okay=False, path_type=Path)
-
 
 @click.command()
-@config_option
-@data_option
-@click.option("--backups", type=_directory, help="Directory that holds backups.")
-@click.option("--exports", type=_directory, help="Directory that contains exports of users.")
+@with_settings
+@click.option("--backups", type=existing_directory, help="Directory that holds backups.")
+@click.option(
+    "--exports", type=existing_directory, help="Directory that contains exports of users."
+)
 @click.option("--models", is_flag=True, help="Remove unused model versions from MLflow.")
 @click.option(
     "--older-than", type=float, metavar="DAYS", help="Maximum age in days, instead of the settings."
@@ -35,8 +33,7 @@ _directory = click.Path(exists=True, file_okay=False, path_type=Path)
 @click.option("--dry-run", is_flag=True, help="Only list what would be removed.")
 @json_option
 def expire(
-    config: Path | None,
-    data: Path | None,
+    settings: Settings,
     backups: Path | None,
     exports: Path | None,
     models: bool,
@@ -52,7 +49,6 @@ def expire(
         raise click.UsageError("--older-than is a number of days above 0")
     if backups is None and exports is None and not models:
         raise click.UsageError("give --backups, --exports or --models")
-    settings = load_settings(config, overrides={"storage.data": data})
     before = now_ms() - kept_for(settings, older_than)
     found: list[Expired] = []
     if backups is not None:
@@ -63,7 +59,7 @@ def expire(
         with audited_registry(settings, settings.training.name) as registry:
             found += expire_models(registry.ages(), before, registry.forget, dry_run=dry_run)
     if as_json:
-        click.echo(msgspec.json.encode(found))
+        print_json(found)
     else:
         for one in found:
             made = time.strftime("%Y-%m-%d", time.gmtime(one.made_at / 1000)) if one.made_at else ""

@@ -6,17 +6,23 @@
 from __future__ import annotations
 
 import contextlib
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import click
 import msgspec
-from tqdm import tqdm
 
-from tactful.cli.options import json_option
-from tactful.config.load import load_settings
+from tactful.cli.options import (
+    advance,
+    existing_file,
+    json_option,
+    print_json,
+    progress_bar,
+    reported_as,
+    with_options,
+    with_settings,
+)
+from tactful.config.settings import Settings
 from tactful.errors import ConfigError, StorageError, TactfulError
 from tactful.maintenance.backfill import Backfill, unfinished
 from tactful.maintenance.backfill_targets import opened_parts, require_state
@@ -39,19 +45,14 @@ _COMMANDS = {
 }
 
 
-def _state_options(command: Any) -> Any:
-    """Add the options of commands that read a data directory."""
-    for option in (
-        click.option("--data", type=click.Path(path_type=Path), help="Data directory."),
-        click.option("--config", type=click.Path(path_type=Path), help="Settings file."),
-        click.option(
-            "--features",
-            type=click.Path(exists=True, dir_okay=False, path_type=Path),
-            help="Definitions to plan for; by default those of the settings.",
-        ),
-    ):
-        command = option(command)
-    return command
+_state_options = with_options(
+    click.option(
+        "--features",
+        type=existing_file,
+        help="Definitions to plan for; by default those of the settings.",
+    ),
+    with_settings,
+)
 
 
 @click.group(cls=LazyGroup, lazy=_COMMANDS)
@@ -60,17 +61,18 @@ def features() -> None:
 
 
 @features.command("check")
-@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("file", type=existing_file)
 @json_option
 def check(file: Path, as_json: bool) -> None:
     """Check the definitions in FILE; the first error is printed with its line."""
-    definitions = _definitions(file)
+    with reported_as(ConfigError, DefinitionError):
+        definitions = load_definitions(file)
     try:
         make_operators(definitions)  # a sequence may need too many states
     except DefinitionError as error:
         raise ConfigError(f"{file}: {error}") from error
     if as_json:
-        _print_json(
+        print_json(
             {
                 "fingerprint": definitions.fingerprint,
                 "definitions": [definition.as_data() for definition in definitions.all],
@@ -88,12 +90,12 @@ def check(file: Path, as_json: bool) -> None:
 @features.command("plan")
 @_state_options
 @json_option
-def plan(features: Path | None, config: Path | None, data: Path | None, as_json: bool) -> None:
+def plan(settings: Settings, features: Path | None, as_json: bool) -> None:
     """Print the effect of changed definitions on the state; changes nothing."""
-    settings = load_settings(config, overrides={"storage.data": data})
-    definitions = _definitions(features or settings.features)
+    with reported_as(ConfigError, DefinitionError):
+        definitions = load_definitions(features or settings.features)
     plans: list[EvolutionPlan] = []
-    with _explained(), opened_parts(settings, definitions) as parts:
+    with reported_as(TactfulError, StreamingError), opened_parts(settings, definitions) as parts:
         for part in parts:
             with contextlib.closing(part.read()) as state:
                 plans.append(plan_evolution(state, part.definitions, begin=part.begin))
@@ -101,14 +103,8 @@ def plan(features: Path | None, config: Path | None, data: Path | None, as_json:
     planned = _together(plans)
     records = sum(plan.records for plan in plans)
     if as_json:
-        _print_json(
-            {
-                **msgspec.to_builtins(planned),
-                "records": records,
-                "states": len(plans),
-                "backfills": msgspec.to_builtins(begun),
-            }
-        )
+        figures = {"records": records, "states": len(plans), "backfills": begun}
+        print_json(msgspec.to_builtins(planned) | figures)
         return
     for what, names in (
         ("kept", planned.kept),
@@ -158,28 +154,21 @@ def _together(plans: Sequence[EvolutionPlan]) -> EvolutionPlan:
 @features.command("backfill")
 @_state_options
 @json_option
-def backfill(features: Path | None, config: Path | None, data: Path | None, as_json: bool) -> None:
+def backfill(settings: Settings, features: Path | None, as_json: bool) -> None:
     """Compute missing features from the log; run it again to resume.
 
     Servers and workers with the old definitions may be running; only the last step, the merge,
     needs them stopped.
     """
-    settings = load_settings(config, overrides={"storage.data": data})
-    definitions = _definitions(features or settings.features)
+    with reported_as(ConfigError, DefinitionError):
+        definitions = load_definitions(features or settings.features)
     require_state(settings)
-    with _explained(), contextlib.ExitStack() as stack:
+    with reported_as(TactfulError, StreamingError), contextlib.ExitStack() as stack:
         metadata = stack.enter_context(contextlib.closing(open_installation(settings)))
         suppression = open_suppression(settings, metadata, clock=now_ms)
         parts = stack.enter_context(opened_parts(settings, definitions, suppression.suppressed))
-        bar = stack.enter_context(
-            tqdm(unit="record", disable=as_json or not sys.stderr.isatty(), desc="backfill")
-        )
-
-        def progress(reached: int, wanted: int) -> None:
-            bar.total = wanted
-            bar.update(reached - bar.n)
-
-        work = Backfill(parts, definitions, metadata, suppression, progress)
+        bar = stack.enter_context(progress_bar(quiet=as_json, unit="record", desc="backfill"))
+        work = Backfill(parts, definitions, metadata, suppression, advance(bar))
         stack.callback(work.close)
         work.compute_ahead()
         try:
@@ -195,26 +184,6 @@ def backfill(features: Path | None, config: Path | None, data: Path | None, as_j
         done = work.complete(states)
         bar.close()
     if as_json:
-        _print_json({"computed": done})
+        print_json({"computed": done})
     else:
         click.echo(f"{', '.join(done) or 'nothing'} computed from the log", err=True)
-
-
-def _definitions(file: Path) -> Any:
-    try:
-        return load_definitions(file)
-    except DefinitionError as error:
-        raise ConfigError(str(error)) from error
-
-
-@contextlib.contextmanager
-def _explained() -> Iterator[None]:
-    """Convert errors of the streaming package into errors of this package."""
-    try:
-        yield
-    except StreamingError as error:
-        raise TactfulError(str(error)) from error
-
-
-def _print_json(value: Any) -> None:
-    click.echo(msgspec.json.encode(value))

@@ -6,14 +6,23 @@ from pathlib import Path
 from typing import Any
 
 import click
-import msgspec
 from tqdm import tqdm
 
-from tactful.cli.options import with_options
+from tactful.cli.options import (
+    advance,
+    any_file,
+    any_path,
+    existing_file,
+    grouped,
+    json_option,
+    print_json,
+    reported_as,
+    with_options,
+)
 from tactful.errors import ConfigError, TactfulError
 from tactful_streaming.definitions.reader import load_definitions
 from tactful_streaming.errors import DefinitionError, FlinkError
-from tactful_streaming.flink.compiler import FlinkOptions, compile_flink
+from tactful_streaming.flink.compiler import FlinkOptions, FlinkScript, compile_flink
 from tactful_streaming.flink.jar import build_runner
 from tactful_streaming.flink.rest_client import FlinkCluster, SqlGateway
 
@@ -45,7 +54,7 @@ class _Property(click.ParamType[tuple[str, str]]):
 
 
 _job_options = with_options(  # what is compiled
-    click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path)),
+    click.argument("file", type=existing_file),
     click.option(
         "--kafka",
         "servers",
@@ -53,82 +62,70 @@ _job_options = with_options(  # what is compiled
         envvar="TACTFUL_KAFKA_SERVERS",
         help="Bootstrap servers of Kafka, as Flink reaches them.",
     ),
-    click.option("--topic", default="tactful-log", show_default=True, help="The log's topic."),
+    click.option("--topic", default="tactful-log", help="The log's topic."),
+    click.option("--features-topic", default="features", help="Topic for values of features."),
     click.option(
-        "--features-topic",
-        default="features",
-        show_default=True,
-        help="Topic for values of features.",
-    ),
-    click.option(
-        "--matches-topic",
-        default="matches",
-        show_default=True,
-        help="Topic for matches of sequences and joins.",
+        "--matches-topic", default="matches", help="Topic for matches of sequences and joins."
     ),
     click.option(
         "--group",
+        "group_id",
         default="tactful-flink",
-        show_default=True,
         help="Consumer group, and prefix of transactions.",
     ),
     click.option(
         "--delay",
+        "watermark_delay_ms",
         type=_Duration(),
         default="5m",
-        show_default=True,
         help="Maximum lateness of events that count.",
     ),
     click.option(
         "--idle",
+        "idle_timeout_ms",
         type=_Duration(),
         default="1m",
-        show_default=True,
         help="Time without events after which a partition no longer holds back the watermark.",
     ),
     click.option(
         "--dedupe-days",
         type=click.IntRange(0),
         default=7,
-        show_default=True,
         help="Days for which duplicate event ids are detected; 0: none.",
     ),
     click.option(
-        "--items/--no-items",
-        "catalogue",
-        default=True,
-        show_default=True,
-        help="Whether the topic also holds items.",
+        "--items/--no-items", "catalogue", default=True, help="Whether the topic also holds items."
     ),
     click.option(
         "--decay",
         type=click.Choice(["exact", "panes"]),
         default="exact",
-        show_default=True,
         help="Computation of decayed windows.",
     ),
     click.option(
         "--parallelism",
         type=click.IntRange(0),
         default=0,
+        show_default=False,
         help="Subtasks of each operator; 0: the default of the cluster.",
     ),
     click.option(
         "--checkpoint",
+        "checkpoint_ms",
         type=_Duration(),
         default="10s",
-        show_default=True,
         help="Time between checkpoints.",
     ),
     click.option("--exactly-once", is_flag=True, help="Write results in transactions."),
     click.option(
         "--kafka-property",
-        "properties",
+        "kafka",
         type=_Property(),
         multiple=True,
+        callback=lambda context, option, pairs: dict(pairs),
         help="Additional property of the Kafka client; may be repeated.",
     ),
-    click.option("--name", default="tactful", show_default=True, help="Name of the job."),
+    click.option("--name", "job", default="tactful", help="Name of the job."),
 )
 
 
@@ -139,10 +136,11 @@ def flink() -> None:
 
 @flink.command("compile")
 @_job_options
-@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="File to write.")
-def compile_(out: Path | None, **options: Any) -> None:
+@click.option("--out", type=any_file, help="File to write.")
+@grouped("options", FlinkOptions)
+def compile_(file: Path, options: FlinkOptions, out: Path | None) -> None:
     """Print FILE, a features.yaml, as Flink SQL."""
-    text = _compile(options).text
+    text = _compile(file, options).text
     if out is None:
         click.echo(text, nl=False)
         return
@@ -164,14 +162,16 @@ def compile_(out: Path | None, **options: Any) -> None:
     "--flink-home",
     envvar="TACTFUL_FLINK_HOME",
     default=".flink",
-    show_default=True,
-    type=click.Path(path_type=Path),
+    type=any_path,
     help="Directory of Flink, as fetched by scripts/flink.",
 )
 @click.option("--savepoint", help="Savepoint to restore the state from (cluster only).")
 @click.option("--wait", is_flag=True, help="Wait until the job ends (cluster only).")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
+@grouped("options", FlinkOptions)
 def submit(
+    file: Path,
+    options: FlinkOptions,
     cluster: str | None,
     gateway: str | None,
     jar: str | None,
@@ -179,14 +179,13 @@ def submit(
     savepoint: str | None,
     wait: bool,
     as_json: bool,
-    **options: Any,
 ) -> None:
     """Compile FILE, a features.yaml, and start it as a job."""
     if (cluster is None) == (gateway is None):
         raise click.UsageError("either --cluster or --gateway is needed")
     if gateway is not None and (wait or savepoint is not None):
         raise click.UsageError("--wait and --savepoint need --cluster: a gateway knows no jobs")
-    script = _compile(options)
+    script = _compile(file, options)
     state: str | None = None
     try:
         if cluster is not None:
@@ -197,7 +196,7 @@ def submit(
                 job = flink.run(
                     flink.upload(path),
                     script.text,
-                    parallelism=options["parallelism"],
+                    parallelism=options.parallelism,
                     savepoint=savepoint,
                 )
                 state = flink.wait(job, on_state=said) if wait else flink.state(job)
@@ -207,15 +206,13 @@ def submit(
                 SqlGateway(gateway) as flink,
                 tqdm(total=len(script.statements), desc="statements", disable=as_json) as bar,
             ):
-                job = flink.run(
-                    script, jar=jar, on_progress=lambda done, of: bar.update(done - bar.n)
-                )
+                job = flink.run(script, jar=jar, on_progress=advance(bar))
     except FlinkError as error:
         raise TactfulError(str(error)) from error
     except OSError as error:
         raise TactfulError(f"{error.filename}: {error.strerror}") from error
     if as_json:
-        click.echo(msgspec.json.encode({"job": job, "state": state}))
+        print_json({"job": job, "state": state})
     else:
         click.echo(job)
 
@@ -224,26 +221,6 @@ def _say_nothing(text: str) -> None:
     pass
 
 
-def _compile(options: dict[str, Any]) -> Any:
-    file: Path = options["file"]
-    job = FlinkOptions(
-        servers=options["servers"],
-        topic=options["topic"],
-        features_topic=options["features_topic"],
-        matches_topic=options["matches_topic"],
-        group_id=options["group"],
-        watermark_delay_ms=options["delay"],
-        idle_timeout_ms=options["idle"],
-        dedupe_days=options["dedupe_days"],
-        catalogue=options["catalogue"],
-        decay=options["decay"],
-        parallelism=options["parallelism"],
-        checkpoint_ms=options["checkpoint"],
-        exactly_once=options["exactly_once"],
-        kafka=dict(options["properties"]),
-        job=options["name"],
-    )
-    try:
-        return compile_flink(load_definitions(file), job, file=str(file))
-    except DefinitionError as error:
-        raise ConfigError(str(error)) from error
+def _compile(file: Path, options: FlinkOptions) -> FlinkScript:
+    with reported_as(ConfigError, DefinitionError):
+        return compile_flink(load_definitions(file), options, file=str(file))

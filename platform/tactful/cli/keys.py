@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
-
 import click
 import msgspec
 
-from tactful.cli.options import config_option, data_option, json_option
-from tactful.config.load import load_settings
+from tactful.cli.options import json_option, print_json, with_settings
+from tactful.config.settings import Settings
 from tactful.metadata.connections import open_keys
 
 
@@ -18,41 +15,35 @@ def keys() -> None:
     """Create, list and revoke API keys."""
 
 
-def _key_store(config: Path | None, data: Path | None) -> Any:
-    return open_keys(load_settings(config, overrides={"storage.data": data}))
-
-
 @keys.command("create")
-@config_option
-@data_option
+@with_settings
 @click.option(
     "--scope", "scopes", multiple=True, required=True, help="Scope of the key; may be repeated."
 )
-@click.option("--note", default="", help="Note, such as owner and purpose of the key.")
+@click.option(
+    "--note", default="", show_default=False, help="Note, such as owner and purpose of the key."
+)
 @json_option
-def keys_create(
-    config: Path | None, data: Path | None, scopes: tuple[str, ...], note: str, as_json: bool
-) -> None:
+def keys_create(settings: Settings, scopes: tuple[str, ...], note: str, as_json: bool) -> None:
     """Create a key and print it once."""
-    with _key_store(config, data) as (_, store):
+    with open_keys(settings) as (_, store):
         key, about = store.create(scopes, note=note)
     if as_json:
-        _print({"key": key, "id": about.id, "scopes": sorted(about.scopes)})
+        print_json({"key": key, "id": about.id, "scopes": sorted(about.scopes)})
     else:
         click.echo(key)
         click.echo("Keep it now: only its hash is stored.", err=True)
 
 
 @keys.command("list")
-@config_option
-@data_option
+@with_settings
 @json_option
-def keys_list(config: Path | None, data: Path | None, as_json: bool) -> None:
+def keys_list(settings: Settings, as_json: bool) -> None:
     """List ids, states, scopes and notes of the keys."""
-    with _key_store(config, data) as (_, store):
+    with open_keys(settings) as (_, store):
         known = store.list()
     if as_json:
-        _print([{**msgspec.to_builtins(key), "scopes": sorted(key.scopes)} for key in known])
+        print_json([{**msgspec.to_builtins(key), "scopes": sorted(key.scopes)} for key in known])
         return
     for key in known:
         state = "valid" if key.revoked_at is None else "revoked"
@@ -60,15 +51,10 @@ def keys_list(config: Path | None, data: Path | None, as_json: bool) -> None:
 
 
 @keys.command("revoke")
-@config_option
-@data_option
+@with_settings
 @click.argument("key_id")
-def keys_revoke(config: Path | None, data: Path | None, key_id: str) -> None:
+def keys_revoke(settings: Settings, key_id: str) -> None:
     """Revoke a key; a running server refuses it within a second."""
-    with _key_store(config, data) as (_, store):
+    with open_keys(settings) as (_, store):
         store.revoke(key_id)
     click.echo(f"{key_id} is revoked.", err=True)
-
-
-def _print(value: Any) -> None:
-    click.echo(msgspec.json.encode(value))

@@ -1,51 +1,57 @@
-"""Options that several commands share, and their grouping into structs."""
+"""Options, output, progress bars and error handling that several commands share."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import fields
 from functools import wraps
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+import msgspec
+from tqdm import tqdm
+
+from tactful.config.load import load_settings
+from tactful.errors import TactfulError
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
+any_path = click.Path(path_type=Path)
+any_file = click.Path(dir_okay=False, path_type=Path)
+any_directory = click.Path(file_okay=False, path_type=Path)
 existing_file = click.Path(exists=True, dir_okay=False, path_type=Path)
+existing_directory = click.Path(exists=True, file_okay=False, path_type=Path)
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-config_option = click.option("--config", type=click.Path(path_type=Path), help="Settings file.")
-data_option = click.option("--data", type=click.Path(path_type=Path), help="Data directory.")
+config_option = click.option("--config", type=any_path, help="Settings file.")
+data_option = click.option("--data", type=any_path, help="Data directory.")
 url_option = click.option(
-    "--url",
-    envvar="TACTFUL_URL",
-    default="http://127.0.0.1:8420",
-    show_default=True,
-    help="Address of the server.",
+    "--url", envvar="TACTFUL_URL", default="http://127.0.0.1:8420", help="Address of the server."
 )
 key_file_option = click.option(
-    "--key-file",
-    type=existing_file,
-    help="File with the API key; else TACTFUL_API_KEY is used.",
+    "--key-file", type=existing_file, help="File with the API key; else TACTFUL_API_KEY is used."
 )
 by_option = click.option(
     "--by", help="Author of the change, for the audit log; default: your login and host."
+)
+reason_option = click.option(
+    "--reason", default="", show_default=False, help="Reason, for the audit log."
 )
 outcome_option = click.option(
     "--outcome",
     "outcomes",
     multiple=True,
     default=("click", "add_to_cart", "purchase"),
-    show_default=True,
     help="Event type that counts as taking a recommended item; may be repeated.",
 )
 outcome_hours_option = click.option(
     "--outcome-hours",
     type=click.FloatRange(min=0.01),
     default=24.0,
-    show_default=True,
     help="Hours after a recommendation in which such events count.",
 )
 
@@ -59,6 +65,17 @@ def with_options(*options: Callable[[_Command], _Command]) -> Callable[[_Command
         return command
 
     return decorate
+
+
+def with_settings(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add `--config` and `--data` to a command, which takes the `settings` they select."""
+
+    @wraps(command)
+    def call(config: Path | None, data: Path | None, **values: Any) -> Any:
+        settings = load_settings(config, overrides={"storage.data": data})
+        return command(settings=settings, **values)
+
+    return with_options(config_option, data_option)(call)
 
 
 def grouped(argument: str, struct: type) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -91,3 +108,33 @@ def api_key(key_file: Path | None) -> str | None:
     if key_file is not None:
         return key_file.read_text("utf-8").strip()
     return os.environ.get("TACTFUL_API_KEY")
+
+
+def print_json(value: object, *, pretty: bool = False) -> None:
+    """Print a value as one line of JSON, or indented."""
+    text = msgspec.json.encode(value)
+    click.echo(msgspec.json.format(text, indent=2) if pretty else text)
+
+
+def progress_bar(*, quiet: bool = False, **options: Any) -> tqdm[Any]:
+    """Return a bar on standard error; hidden if `quiet` or if that is no terminal."""
+    return tqdm(disable=quiet or not sys.stderr.isatty(), **options)
+
+
+def advance(bar: tqdm[Any]) -> Callable[[int, int], None]:
+    """Return a callback that sets a bar to (done, total)."""
+
+    def progress(done: int, total: int) -> None:
+        bar.total = total
+        bar.update(done - bar.n)
+
+    return progress
+
+
+@contextmanager
+def reported_as(kind: type[TactfulError], *errors: type[Exception]) -> Iterator[None]:
+    """Convert errors of a library into an error that ends the command with one line."""
+    try:
+        yield
+    except errors as error:
+        raise kind(str(error)) from error

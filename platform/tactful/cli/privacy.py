@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
-import sys
+import contextlib
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 import click
 import msgspec
-from tqdm import tqdm
 
-from tactful.cli.options import config_option, data_option
+from tactful.cli.options import (
+    any_directory,
+    any_file,
+    json_option,
+    print_json,
+    progress_bar,
+    reported_as,
+    with_settings,
+)
 from tactful.config.ledger_location import existing_ledger, named
-from tactful.config.load import load_settings
+from tactful.config.settings import Settings
 from tactful.errors import ConfigError
 from tactful.maintenance.key_rotation import begin_epoch, change_master_key
 from tactful.metadata.directory_lock import exclusive
@@ -35,18 +43,11 @@ def privacy() -> None:
 
 @privacy.command("audit")
 @click.option("--quick", is_flag=True, help="Fewer trials; takes half a minute.")
-@click.option("--cap", type=click.IntRange(1, 100), default=5, show_default=True)
-@click.option(
-    "--epsilon",
-    default="1",
-    show_default=True,
-    help="Claimed epsilon; an exact number, such as 1/2.",
-)
+@click.option("--cap", type=click.IntRange(1, 100), default=5)
+@click.option("--epsilon", default="1", help="Claimed epsilon; an exact number, such as 1/2.")
 @click.option("--canaries", type=click.IntRange(min=1_000), help="Number of trials of the attack.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@click.option(
-    "--plots", type=click.Path(file_okay=False, path_type=Path), help="Directory for plots."
-)
+@json_option
+@click.option("--plots", type=any_directory, help="Directory for plots.")
 def audit_command(
     quick: bool,
     cap: int,
@@ -59,22 +60,19 @@ def audit_command(
     effort = QUICK if quick else THOROUGH
     if canaries is not None:
         effort = replace(effort, canaries=canaries)
-    try:
-        with tqdm(unit="pipeline", disable=not sys.stderr.isatty()) as bar:
+    with reported_as(ConfigError, ParameterError), progress_bar(unit="pipeline") as bar:
 
-            def done(name: str) -> None:
-                bar.set_postfix_str(name)
-                bar.update()
+        def done(name: str) -> None:
+            bar.set_postfix_str(name)
+            bar.update()
 
-            report = audit(cap, epsilon, effort, progress=done)
-    except ParameterError as error:
-        raise ConfigError(str(error)) from error
+        report = audit(cap, epsilon, effort, progress=done)
     if plots is not None:
         from tactful.statistics.plots import write_plots
 
         write_plots(report, plots)
     if as_json:
-        click.echo(msgspec.json.format(msgspec.json.encode(report.to_dict()), indent=2))
+        print_json(report.to_dict(), pretty=True)
     else:
         click.echo(str(report))
     if not report.passed:
@@ -84,46 +82,30 @@ def audit_command(
 
 
 @privacy.command("ledger")
-@config_option
-@data_option
+@with_settings
 @click.option(
     "--day", type=click.DateTime(["%Y-%m-%d"]), help="Last day of the month that is reported."
 )
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def ledger_command(
-    config: Path | None, data: Path | None, day: datetime | None, as_json: bool
-) -> None:
+@json_option
+def ledger_command(settings: Settings, day: datetime | None, as_json: bool) -> None:
     """Report the privacy loss of one user in a month, so far and at its end."""
-    place = existing_ledger(load_settings(config, overrides={"storage.data": data}))
     moment = datetime.now(UTC) if day is None else day.replace(tzinfo=UTC)
-    try:
-        ledger = Ledger(place)
-        try:
-            report = report_month(ledger, day_of(int(moment.timestamp() * 1_000)))
-        finally:
-            ledger.close()
-    except PrivacyError as error:
-        raise ConfigError(f"{named(place)}: {error}") from error
+    with _ledger(settings) as ledger:
+        report = report_month(ledger, day_of(int(moment.timestamp() * 1_000)))
     if as_json:
-        click.echo(msgspec.json.format(msgspec.json.encode(report), indent=2))
+        print_json(report, pretty=True)
     else:
         click.echo(as_text(report))
 
 
 @privacy.command("release")
-@config_option
-@data_option
-@click.option("--out", type=click.Path(file_okay=False, path_type=Path), help="Directory of files.")
+@with_settings
+@click.option("--out", type=any_directory, help="Directory of files.")
 @click.option("--topic", help="Kafka topic, in the cluster of the settings' log.")
 @click.option("--follow", is_flag=True, help="Repeat every 15 s until SIGTERM or Ctrl-C.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 def release_command(
-    config: Path | None,
-    data: Path | None,
-    out: Path | None,
-    topic: str | None,
-    follow: bool,
-    as_json: bool,
+    settings: Settings, out: Path | None, topic: str | None, follow: bool, as_json: bool
 ) -> None:
     """Write published numbers from the ledger as JSON lines, to files or a Kafka topic.
 
@@ -131,52 +113,37 @@ def release_command(
     """
     if out is None and topic is None:
         raise click.UsageError("give --out, --topic or both")
-    done = publish(
-        load_settings(config, overrides={"storage.data": data}), out, topic, follow=follow
-    )
+    done = publish(settings, out, topic, follow=follow)
     if as_json:
-        click.echo(msgspec.json.encode(done))
+        print_json(done)
     else:
         click.echo(f"{done.files} files and {done.records} records written")
 
 
 @privacy.command("retire")
 @click.argument("name")
-@config_option
-@data_option
-def retire_command(name: str, config: Path | None, data: Path | None) -> None:
+@with_settings
+def retire_command(settings: Settings, name: str) -> None:
     """End the statistic NAME for good; its share of the budget is free from tomorrow.
 
     Before, remove it from statistics.yaml and stop the servers that count it.
     """
-    place = existing_ledger(load_settings(config, overrides={"storage.data": data}))
-    try:
-        ledger = Ledger(place)
-        try:
-            last = ledger.retire(name)
-        finally:
-            ledger.close()
-    except PrivacyError as error:
-        raise ConfigError(f"{named(place)}: {error}") from error
+    with _ledger(settings) as ledger:
+        last = ledger.retire(name)
     click.echo(f"{name} takes its part of the budget up to {date_of(last)}, and none afterwards")
 
 
 @privacy.command("rotate")
-@config_option
-@data_option
+@with_settings
 @click.option(
     "--master-key-file",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=any_file,
     help="File with a new master key; the vault is wrapped by it, the old key is destroyed.",
 )
 @click.option("--pseudonyms", is_flag=True, help="Begin a new epoch of pseudonyms.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 def rotate_command(
-    config: Path | None,
-    data: Path | None,
-    master_key_file: Path | None,
-    pseudonyms: bool,
-    as_json: bool,
+    settings: Settings, master_key_file: Path | None, pseudonyms: bool, as_json: bool
 ) -> None:
     """Change the master key of the vault, or the key of the pseudonyms.
 
@@ -184,17 +151,15 @@ def rotate_command(
     """
     if master_key_file is None and not pseudonyms:
         raise click.UsageError("give --master-key-file, --pseudonyms or both")
-    settings = load_settings(config, overrides={"storage.data": data})
     told: dict[str, object] = {}
     if master_key_file is not None:
-        quiet = as_json or not sys.stderr.isatty()
-        with exclusive(settings.storage.data), tqdm(unit="key", disable=quiet) as bar:
+        with exclusive(settings.storage.data), progress_bar(quiet=as_json, unit="key") as bar:
             changed = change_master_key(settings, master_key_file, advanced=bar.update)
         told |= msgspec.to_builtins(changed)
     if pseudonyms:
         told["epoch"] = begin_epoch(settings, clock=now_ms)
     if as_json:
-        click.echo(msgspec.json.encode(told))
+        print_json(told)
         return
     if master_key_file is not None:
         click.echo(f"{changed.wrapped} keys were wrapped anew")
@@ -202,3 +167,13 @@ def rotate_command(
             click.echo(f"Yet to do: {changed.todo}")
     if pseudonyms:
         click.echo(f"new pseudonyms are made by key {told['epoch']}; earlier ones are still known")
+
+
+@contextlib.contextmanager
+def _ledger(settings: Settings) -> Iterator[Ledger]:
+    place = existing_ledger(settings)
+    try:
+        with contextlib.closing(Ledger(place)) as ledger:
+            yield ledger
+    except PrivacyError as error:
+        raise ConfigError(f"{named(place)}: {error}") from error

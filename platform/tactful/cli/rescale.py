@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-import sys
+import contextlib
 import threading
 from pathlib import Path
 
 import click
-import msgspec
-from tqdm import tqdm
 
-from tactful.cli.options import config_option, data_option, json_option
-from tactful.config.load import load_settings
+from tactful.cli.options import (
+    advance,
+    any_directory,
+    json_option,
+    print_json,
+    progress_bar,
+    reported_as,
+    with_settings,
+)
+from tactful.config.settings import Settings
 from tactful.errors import ConfigError, StorageError, TactfulError
 from tactful.event_log.encryption import open_seal
 from tactful.feature_workers.prepare import followed_erasures
@@ -23,8 +29,7 @@ from tactful_streaming.errors import StreamingError
 
 
 @click.command("rescale")
-@config_option
-@data_option
+@with_settings
 @click.option("--topic", required=True, help="New topic of the log.")
 @click.option(
     "--partitions",
@@ -35,14 +40,13 @@ from tactful_streaming.errors import StreamingError
 @click.option(
     "--into",
     required=True,
-    type=click.Path(file_okay=False, path_type=Path),
+    type=any_directory,
     help="New data directory of the workers.",
 )
 @click.option("--matches-topic", help="Topic for matches, as given to the workers.")
 @json_option
 def rescale(
-    config: Path | None,
-    data: Path | None,
+    settings: Settings,
     topic: str,
     partitions: int,
     into: Path,
@@ -54,7 +58,6 @@ def rescale(
     Stop the servers and all workers first; the command refuses to run otherwise. The old topic and
     states are unchanged. Run it again to resume.
     """
-    settings = load_settings(config, overrides={"storage.data": data})
     if settings.log.in_files:
         raise ConfigError(
             'log.kind is "embedded": that log has one partition, which is never divided; a log of '
@@ -65,34 +68,27 @@ def rescale(
     with (
         followed_erasures(settings) as erasures,
         on_stop_signals(stopping.set),
-        tqdm(unit="key", disable=as_json or not sys.stderr.isatty(), desc="rescale") as bar,
+        progress_bar(quiet=as_json, unit="key", desc="rescale") as bar,
+        reported_as(StorageError, StreamingError),
+        contextlib.ExitStack() as stack,
     ):
-
-        def progress(moved: int, total: int) -> None:
-            bar.total = total
-            bar.update(moved - bar.n)
-
         seal = open_seal(settings, clock=now_ms)
-        try:
-            done = rescale_workers(
-                settings,
-                definitions,
-                Target(topic, partitions, into),
-                matches_topic=matches_topic,
-                erasures=erasures,
-                seal=seal,
-                progress=progress,
-                stop=stopping.is_set,
-            )
-        except StreamingError as error:
-            raise StorageError(str(error)) from error
-        finally:
-            if seal is not None:
-                seal.close()
+        if seal is not None:
+            stack.callback(seal.close)
+        done = rescale_workers(
+            settings,
+            definitions,
+            Target(topic, partitions, into),
+            matches_topic=matches_topic,
+            erasures=erasures,
+            seal=seal,
+            progress=advance(bar),
+            stop=stopping.is_set,
+        )
     if done is None:
         raise TactfulError("stopped before anything was moved: run it again")
     if as_json:
-        click.echo(msgspec.json.encode(done))
+        print_json(done)
         return
     click.echo(
         f"{len(done.ends)} partitions of topic {done.source!r} are now {done.partitions} of "

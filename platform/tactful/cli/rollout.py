@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
-from collections.abc import Callable, Iterator
-from functools import wraps
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import click
-import msgspec
 
-from tactful.cli.options import by_option, config_option, data_option, json_option
-from tactful.config.load import load_settings
+from tactful.cli.options import (
+    by_option,
+    existing_file,
+    json_option,
+    print_json,
+    reason_option,
+    with_options,
+    with_settings,
+)
 from tactful.config.settings import Settings
 from tactful.errors import ConfigError
 from tactful.experiments.definitions import load_rollouts
@@ -26,15 +31,14 @@ from tactful.util.clock import now_ms
 
 
 @click.command("apply")
-@config_option
-@data_option
-@click.option("--reason", default="", help="Reason, for the audit log.")
+@with_settings
+@reason_option
 @by_option
-@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-def apply(config: Path | None, data: Path | None, reason: str, by: str | None, file: Path) -> None:
+@click.argument("file", type=existing_file)
+def apply_command(settings: Settings, reason: str, by: str | None, file: Path) -> None:
     """Store the rollouts in FILE, and start those that ask for it."""
     found = load_rollouts(file)
-    with _opened(config, data) as (store, _):
+    with _rollouts(settings) as store:
         for definition in found:
             changed = store.apply(
                 definition,
@@ -45,15 +49,14 @@ def apply(config: Path | None, data: Path | None, reason: str, by: str | None, f
 
 
 @click.command("list")
-@config_option
-@data_option
+@with_settings
 @json_option
-def list_rollouts(config: Path | None, data: Path | None, as_json: bool) -> None:
+def list_command(settings: Settings, as_json: bool) -> None:
     """List the rollouts with their states."""
-    with _opened(config, data) as (store, _):
+    with _rollouts(settings) as store:
         found = [rollout_info(each) for each in store.all()]
     if as_json:
-        click.echo(msgspec.json.encode(found))
+        print_json(found)
         return
     for each in found:
         state = each.state if each.decision is None else f"{each.state}: {each.decision}"
@@ -62,19 +65,18 @@ def list_rollouts(config: Path | None, data: Path | None, as_json: bool) -> None
 
 
 @click.command("show")
-@config_option
-@data_option
+@with_settings
 @click.argument("key")
 @json_option
-def show(config: Path | None, data: Path | None, key: str, as_json: bool) -> None:
+def show_command(settings: Settings, key: str, as_json: bool) -> None:
     """Show state, history and looks of the rollout KEY."""
-    with _opened(config, data) as (store, _):
+    with _rollouts(settings) as store:
         stored = store.find(key)
         if stored is None:
             raise ConfigError(f"there is no rollout {key!r}")
         found = details(store, stored)
     if as_json:
-        click.echo(msgspec.json.encode(found))
+        print_json(found)
         return
     click.echo(f"{found.rollout.key}  {found.rollout.state}  {found.rollout.share:.2%}")
     for line in found.history:
@@ -92,36 +94,23 @@ def _mover(name: str, words: str, *options: Any) -> click.Command:
     """Return a command for one of the steps of `tactful.experiments.messages.move`."""
 
     def work(
-        config: Path | None,
-        data: Path | None,
-        key: str,
-        reason: str,
-        by: str | None,
-        decision: str | None = None,
+        settings: Settings, key: str, reason: str, by: str | None, decision: str | None = None
     ) -> None:
-        with _opened(config, data) as (store, _):
+        with _rollouts(settings) as store:
             after = move(
                 store, key, name, by=by or login_and_host(), reason=reason, decision=decision
             )
         click.echo(f"{key} is {after.rollout.state}, {after.rollout.share:.2%} get it", err=True)
 
-    command: Callable[..., Any] = work
-    for option in (
-        click.argument("key"),
-        by_option,
-        click.option("--reason", required=True, help="Reason, for the audit log."),
-        data_option,
-        config_option,
-        *options,
-    ):
-        command = option(command)
-    return click.command(name, help=words)(wraps(work)(command))
+    reason_required = click.option("--reason", required=True, help="Reason, for the audit log.")
+    shared = (with_settings, reason_required, by_option, click.argument("key"))
+    return click.command(name, help=words)(with_options(*options, *shared)(work))
 
 
-start = _mover("start", "Start the shadow of the rollout KEY.")
-advance = _mover("advance", "Start the first stage of KEY, or continue after a hold.")
-rollback = _mover("rollback", "End KEY and serve everybody as before it.")
-decide = _mover(
+start_command = _mover("start", "Start the shadow of the rollout KEY.")
+advance_command = _mover("advance", "Start the first stage of KEY, or continue after a hold.")
+rollback_command = _mover("rollback", "End KEY and serve everybody as before it.")
+decide_command = _mover(
     "decide",
     "End KEY by hand before its last stage is over.",
     click.option(
@@ -131,21 +120,19 @@ decide = _mover(
         help="Whether the change replaces what was.",
     ),
 )
-archive = _mover("archive", "Archive KEY, which has ended; its change is no longer served.")
+archive_command = _mover("archive", "Archive KEY, which has ended; its change is no longer served.")
 
 
 @click.command("record")
-@config_option
-@data_option
+@with_settings
 @click.argument("key")
-def record_end(config: Path | None, data: Path | None, key: str) -> None:
+def record_command(settings: Settings, key: str) -> None:
     """Record the end of the rollout KEY in MLflow; a shipped model becomes the champion."""
-    with _opened(config, data) as (store, settings):
+    with _rollouts(settings) as store:
         click.echo(record(store, settings, key))
 
 
 @contextlib.contextmanager
-def _opened(config: Path | None, data: Path | None) -> Iterator[tuple[RolloutStore, Settings]]:
-    settings = load_settings(config, overrides={"storage.data": data})
+def _rollouts(settings: Settings) -> Iterator[RolloutStore]:
     with contextlib.closing(open_installation(settings)) as metadata:
-        yield RolloutStore(metadata, clock=now_ms), settings
+        yield RolloutStore(metadata, clock=now_ms)

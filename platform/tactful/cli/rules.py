@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import collections
 import contextlib
-import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,22 +11,23 @@ from typing import Any
 
 import click
 import msgspec
-from tqdm import tqdm
 
 from tactful.cleaning.redrive import as_sent
 from tactful.cleaning.redrive import redrive as send
 from tactful.cleaning.rule_check import check_file
 from tactful.cli.options import (
     api_key,
-    config_option,
-    data_option,
     existing_file,
     json_option,
     key_file_option,
+    print_json,
+    progress_bar,
+    reported_as,
     url_option,
+    with_settings,
 )
 from tactful.client import Client
-from tactful.config.load import load_settings
+from tactful.config.settings import Settings
 from tactful.errors import ConfigError, DatasetError
 from tactful.event_log.encryption import open_seal
 from tactful.util.clock import now_ms
@@ -57,11 +57,10 @@ def rules() -> None:
     "--source",
     type=click.Choice(["door", "topic"]),
     default="door",
-    show_default=True,
     help="Content of FILE: requests of clients (door) or unchecked records of a topic.",
 )
 @click.option("--items", type=existing_file, help="Item upserts, for rules that look at item.*.")
-@click.option("--samples", type=click.IntRange(0, 100), default=3, show_default=True)
+@click.option("--samples", type=click.IntRange(0, 100), default=3)
 @click.option("--expect-clean", is_flag=True, help="Fail if an event is dropped or set aside.")
 @json_option
 def check(
@@ -74,20 +73,21 @@ def check(
     as_json: bool,
 ) -> None:
     """Test the rules of RULES on the events of FILE: JSON or NDJSON, also gzipped."""
-    quiet = as_json or not sys.stderr.isatty()
-    with tqdm(
-        total=file.stat().st_size, unit="B", unit_scale=True, disable=quiet, desc=file.name
-    ) as bar:
+    size = file.stat().st_size
+    with (
+        progress_bar(quiet=as_json, total=size, unit="B", unit_scale=True, desc=file.name) as bar,
+        reported_as(ConfigError, RuleError),
+    ):
         report = check_file(
             file,
-            _load(rules_file),
+            load_rules(rules_file),
             source=source,  # type: ignore[arg-type]
             items=items,
             samples=samples,
             advanced=bar.update,
         )
     if as_json:
-        click.echo(msgspec.json.encode(report))
+        print_json(report)
     else:
         _print_report(report, rules_file)
     if report.refused or (expect_clean and report.clean < report.events):
@@ -95,20 +95,17 @@ def check(
 
 
 @rules.command("letters")
-@config_option
-@data_option
+@with_settings
 @_rule_option
 @click.option("--late", is_flag=True, help="List late events by feature instead.")
 @json_option
-def letters(
-    config: Path | None, data: Path | None, rules: tuple[str, ...], late: bool, as_json: bool
-) -> None:
+def letters(settings: Settings, rules: tuple[str, ...], late: bool, as_json: bool) -> None:
     """Count the dead letters by rule; --json prints them with their personal data."""
-    with _opened(config, data, _LATE if late else _DIRECTORY) as (kept, _):
+    with _opened(settings, _LATE if late else _DIRECTORY) as (kept, _):
         found = kept.read(rules=rules or None)
         if as_json:
             for position, letter in found:
-                click.echo(msgspec.json.encode(_as_data(position, letter)))
+                print_json(_as_data(position, letter))
             return
         counts: dict[str, list[Any]] = {}
         for _, letter in found:
@@ -121,8 +118,7 @@ def letters(
 
 
 @rules.command("redrive")
-@config_option
-@data_option
+@with_settings
 @_rule_option
 @click.option(
     "--mend", type=existing_file, help="File with rules that correct each event before it is sent."
@@ -132,8 +128,7 @@ def letters(
 @url_option
 @json_option
 def redrive(
-    config: Path | None,
-    data: Path | None,
+    settings: Settings,
     rules: tuple[str, ...],
     mend: Path | None,
     restart: bool,
@@ -142,12 +137,14 @@ def redrive(
     as_json: bool,
 ) -> None:
     """Send dead letters again; run it again to resume."""
-    mending = None if mend is None else _load(mend)
-    quiet = as_json or not sys.stderr.isatty()
-    with _opened(config, data) as (kept, directory), Client(url, api_key(key_file)) as client:
+    with reported_as(ConfigError, RuleError):
+        mending = None if mend is None else load_rules(mend)
+    with _opened(settings) as (kept, directory), Client(url, api_key(key_file)) as client:
         counts = collections.Counter(letter.rule for _, letter in kept.read(rules=rules or None))
         chosen = rules or tuple(counts)
-        with tqdm(total=counts.total(), unit="letter", disable=quiet, desc="redrive") as bar:
+        with progress_bar(
+            quiet=as_json, total=counts.total(), unit="letter", desc="redrive"
+        ) as bar:
             done = send(
                 client,
                 kept,
@@ -158,7 +155,7 @@ def redrive(
                 advanced=bar.update,
             )
     if as_json:
-        click.echo(msgspec.json.encode(done))
+        print_json(done)
     else:
         for refusal in done.refusals:
             click.echo(f"letter {refusal.position}: {refusal.code}: {refusal.message}", err=True)
@@ -170,19 +167,9 @@ def redrive(
         raise SystemExit(1)
 
 
-def _load(path: Path) -> Any:
-    try:
-        return load_rules(path)
-    except RuleError as error:
-        raise ConfigError(str(error)) from error
-
-
 @contextlib.contextmanager
-def _opened(
-    config: Path | None, data: Path | None, name: str = _DIRECTORY
-) -> Iterator[tuple[Any, Path]]:
+def _opened(settings: Settings, name: str = _DIRECTORY) -> Iterator[tuple[DeadLetters, Path]]:
     """Open the dead letters of a data directory; returns them and their directory."""
-    settings = load_settings(config, overrides={"storage.data": data})
     directory = settings.storage.data / name
     with contextlib.ExitStack() as stack:
         seal = open_seal(settings, clock=now_ms)
@@ -199,24 +186,22 @@ def _opened(
                 f"--data{keep}"
             ) from error
         stack.callback(kept.close)
-        try:
+        with reported_as(DatasetError, LogError):
             yield kept, directory
-        except LogError as error:
-            raise DatasetError(str(error)) from error
 
 
 def _as_data(position: int, letter: Any) -> dict[str, Any]:
-    entry = letter.entry()
-    received = letter.received
+    entry, received = letter.entry(), letter.received
+    if received is not None:
+        moment = datetime.fromtimestamp(received / 1000, UTC)
+        received = moment.isoformat(timespec="milliseconds")
     return {
         "position": position,
         "rule": letter.rule,
         "reason": letter.reason,
         "partition": letter.partition,
         "offset": letter.offset,
-        "received": None
-        if received is None
-        else datetime.fromtimestamp(received / 1000, UTC).isoformat(timespec="milliseconds"),
+        "received": received,
         "event": as_sent(entry) if isinstance(entry, Event) else None,
     }
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import sys
 import threading
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import click
-from tqdm import tqdm
 
+from tactful.cli.options import existing_file, json_option, print_json, progress_bar, reported_as
 from tactful.errors import ConfigError, StorageError
 from tactful.util.signals import on_stop_signals
 from tactful_streaming.errors import LogError, LogSettingsError, OnlineStoreError
@@ -43,19 +42,17 @@ _SETTINGS = {
     required=True,
     help="redis://…, mysql+pymysql://… or sqlite:///…; give passwords in the environment.",
 )
-@click.option("--group", default="tactful-sink", show_default=True, help="Consumer group.")
-@click.option(
-    "--prefix", default="tactful-fired", show_default=True, help="Prefix of the keys in Redis."
-)
+@click.option("--group", default="tactful-sink", help="Consumer group.")
+@click.option("--prefix", default="tactful-fired", help="Prefix of the keys in Redis.")
 @click.option("--ttl", type=click.FloatRange(min=1), help="Seconds an entity stays in Redis.")
 @click.option(
     "--kafka-properties",
     "properties",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    type=existing_file,
     help="File of client properties, NAME=VALUE a line, for TLS and SASL.",
 )
 @click.option("--idle-exit", type=click.FloatRange(min=0), help="End after so many idle seconds.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 def sink(
     servers: str,
     topic: str,
@@ -71,18 +68,19 @@ def sink(
 
     After a crash uncommitted windows are read again; the newest one counts.
     """
-    try:
+    with reported_as(ConfigError, LogSettingsError):
         settings = _kafka_settings(servers, topic, properties)
-    except LogSettingsError as error:
-        raise ConfigError(str(error)) from error
-    try:
+    with reported_as(StorageError, OnlineStoreError, LogError):
         target = _open_target(location, prefix, ttl)
         source = open_rows(settings, group)
-    except (OnlineStoreError, LogError) as error:
-        raise StorageError(str(error)) from error
-    quiet = as_json or not sys.stderr.isatty()
     told = threading.Event()  # a batch at hand is written and committed
-    with tqdm(unit=" rows", disable=quiet, desc=topic) as bar, on_stop_signals(told.set):
+    with (
+        progress_bar(quiet=as_json, unit=" rows", desc=topic) as bar,
+        on_stop_signals(told.set),
+        reported_as(StorageError, LogError),
+        closing(target),
+        closing(source),
+    ):
         idle = _Idle(idle_exit)
 
         def advanced(progress: SinkProgress) -> None:
@@ -92,22 +90,16 @@ def sink(
         def pause(seconds: float) -> None:
             told.wait(seconds)
 
-        try:
-            done = run_sink(
-                source,
-                target,
-                stop=lambda: told.is_set() or idle.over(),
-                progress=advanced,
-                sleep=pause,
-            )
-        except LogError as error:
-            raise StorageError(str(error)) from error
-        finally:
-            source.close()
-            target.close()
-    found = {"rows": done.rows, "invalid": done.invalid, "empty": done.empty}
+        done = run_sink(
+            source,
+            target,
+            stop=lambda: told.is_set() or idle.over(),
+            progress=advanced,
+            sleep=pause,
+        )
     if as_json:
-        click.echo(json.dumps({**found, "failures": done.failures}))
+        figures = {"rows": done.rows, "invalid": done.invalid, "empty": done.empty}
+        print_json({**figures, "failures": done.failures})
     else:
         click.echo(f"{done.rows} rows written, {done.invalid} invalid, {done.empty} empty")
 

@@ -5,22 +5,22 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import click
-import msgspec
 from tqdm import tqdm
 
 from tactful.cli.options import (
+    advance,
     by_option,
-    config_option,
-    data_option,
     grouped,
     json_option,
     outcome_hours_option,
+    print_json,
+    reason_option,
+    with_settings,
 )
-from tactful.config.load import load_settings
+from tactful.config.settings import Settings
 from tactful.errors import TrainingBusy
 from tactful.models.training_run import reason_to_train, run_training
 from tactful.training.options import TrainingOptions, Vectors
@@ -39,35 +39,30 @@ class _Registration:
 
 
 @click.command()
-@config_option
-@data_option
-@click.option("--name", default="ranker", show_default=True, help="Model name.")
+@with_settings
+@click.option("--name", default="ranker", help="Model name.")
 @click.option(
     "--label-days",
     type=click.FloatRange(min=0.1),
     default=35.0,
-    show_default=True,
     help="Number of most recent days to learn from.",
 )
 @click.option(
     "--lists",
     type=click.IntRange(min=20),
     default=8_000,
-    show_default=True,
     help="Maximum number of replayed recommendations to learn from.",
 )
 @click.option(
     "--task",
     type=click.Choice(["auto", "basket", "next"]),
     default="auto",
-    show_default=True,
     help="Target of the training: whole baskets or the next item.",
 )
 @click.option(
     "--shown",
     type=click.IntRange(min=0),
     default=20_000,
-    show_default=True,
     help="Maximum number of shown recommendations to learn from; 0 for none.",
 )
 @click.option(
@@ -75,14 +70,12 @@ class _Registration:
     "outcomes",
     multiple=True,
     default=("add_to_cart", "purchase"),
-    show_default=True,
     help="Event type that counts as taking a shown item; may be repeated.",
 )
 @outcome_hours_option
 @click.option(
     "--debias/--no-debias",
     default=True,
-    show_default=True,
     help="Weight shown items by the inverse probability that their position is seen.",
 )
 @click.option(
@@ -91,7 +84,7 @@ class _Registration:
     type=click.Choice(["co_occurrence", "two_tower"]),
     help="Method for item vectors; default: the setting of [training]. two_tower needs PyTorch.",
 )
-@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--seed", default=0)
 @click.option(
     "--if-due",
     is_flag=True,
@@ -105,15 +98,19 @@ class _Registration:
 @click.option(
     "--fresh", is_flag=True, help="Start anew instead of resuming a training that was killed."
 )
-@click.option("--reason", default="", help="Reason, for the audit log.")
+@reason_option
 @by_option
-@click.option("--promote/--no-promote", default=False, help="Make the new version the champion.")
+@click.option(
+    "--promote/--no-promote",
+    default=False,
+    show_default=False,
+    help="Make the new version the champion.",
+)
 @json_option
 @grouped("options", TrainingOptions)
 @grouped("registration", _Registration)
 def train(
-    config: Path | None,
-    data: Path | None,
+    settings: Settings,
     options: TrainingOptions,
     vectors_kind: Vectors | None,
     registration: _Registration,
@@ -124,11 +121,10 @@ def train(
 
     After a kill, the same command with the same options resumes within a day.
     """
-    settings = load_settings(config, overrides={"storage.data": data})
     if if_due:
         due = reason_to_train(settings, now=now_ms())
         if due is None:
-            click.echo(msgspec.json.encode({"due": None}) if as_json else "It is not time.")
+            print_json({"due": None}) if as_json else click.echo("It is not time.")
             return
         registration = replace(registration, reason=registration.reason or due)
     try:
@@ -141,23 +137,18 @@ def train(
     except TrainingBusy:
         if not if_due:
             raise
-        click.echo(msgspec.json.encode({"due": None}) if as_json else "It is being trained.")
+        print_json({"due": None}) if as_json else click.echo("It is being trained.")
         return
     if as_json:
-        click.echo(msgspec.json.encode(result))
+        print_json(result)
     else:
         _print_result(options.name, result)
 
 
 def _print_result(name: str, result: dict[str, Any]) -> None:
-    click.echo(
-        f"{name} version {result['version']}"
-        + (
-            " is the champion"
-            if result["alias"]
-            else f"; `tactful models promote {result['version']}` makes it the champion"
-        )
-    )
+    version = result["version"]
+    note = f"; `tactful models promote {version}` makes it the champion"
+    click.echo(f"{name} version {version}{' is the champion' if result['alias'] else note}")
     for measure, value in result["metrics"].items():
         click.echo(f"  {measure:<20} {value:.4f}")
     calibration = result["calibration"]
@@ -167,13 +158,12 @@ def _print_result(name: str, result: dict[str, Any]) -> None:
     if skew["lists"]:
         click.echo(f"  {'skew':<20} {skew['share']:.4f}")
         for feature, share in skew["by_feature"].items():
-            click.echo(
-                f"    {feature} differs in {share:.1%} of the rows that were served", err=True
-            )
+            note = f"    {feature} differs in {share:.1%} of the rows that were served"
+            click.echo(note, err=True)
 
 
 def _json_progress(stage: str, done: int, total: int) -> None:
-    click.echo(msgspec.json.encode({"stage": stage, "done": done, "total": total}))
+    print_json({"stage": stage, "done": done, "total": total})
 
 
 def _bars() -> Callable[[str, int, int], None]:
@@ -185,7 +175,6 @@ def _bars() -> Callable[[str, int, int], None]:
             for bar in held.values():
                 bar.close()
             held[stage] = tqdm(desc=stage, total=total, file=sys.stderr, unit_scale=True)
-        held[stage].total = total  # known better the further it is
-        held[stage].update(done - held[stage].n)
+        advance(held[stage])(done, total)  # the total is known better the further it is
 
     return say

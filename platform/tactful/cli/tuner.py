@@ -5,18 +5,24 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
-import msgspec
 
 from tactful.cli.options import (
-    config_option,
-    data_option,
+    any_directory,
+    any_path,
+    existing_directory,
     json_option,
     outcome_hours_option,
     outcome_option,
+    print_json,
+    with_settings,
 )
-from tactful.config.load import load_settings
-from tactful.experiments.tuner_evaluation import evaluate_tuner, read_probed, write_probe
-from tactful.experiments.tuner_training import train_in_simulator
+from tactful.config.settings import Settings
+from tactful.experiments.tuner import (
+    evaluate_tuner,
+    read_probed,
+    train_in_simulator,
+    write_probe,
+)
 from tactful.rerank.tuned_objective import Tuner
 from tactful.subjects.consented_log import measured_log
 from tactful.util.clock import now_ms
@@ -30,13 +36,12 @@ def tuner() -> None:
 
 
 @tuner.command("train")
-@click.argument("directory", type=click.Path(file_okay=False, path_type=Path))
-@click.option("--hours", type=click.IntRange(min=500), default=4_000, show_default=True)
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.argument("directory", type=any_directory)
+@click.option("--hours", type=click.IntRange(min=500), default=4_000)
+@click.option("--seed", type=click.IntRange(min=0), default=0)
 @click.option(
     "--rivals/--no-rivals",
     default=True,
-    show_default=True,
     help="Also train the best fixed and the best linear weights for comparison.",
 )
 @json_option
@@ -48,7 +53,7 @@ def train(directory: Path, hours: int, seed: int, rivals: bool, as_json: bool) -
     """
     figures = train_in_simulator(directory, hours=hours, seed=seed, rivals=rivals)
     if as_json:
-        click.echo(msgspec.json.encode(figures))
+        print_json(figures)
         return
     for name, value in figures.items():
         click.echo(f"  {name:<24} {value:.4f}")
@@ -56,14 +61,14 @@ def train(directory: Path, hours: int, seed: int, rivals: bool, as_json: bool) -
 
 
 @tuner.command("show")
-@click.argument("directory", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("directory", type=existing_directory)
 @json_option
 def show(directory: Path, as_json: bool) -> None:
     """Show the weights that the tuner in DIRECTORY sets now; null: the champion's."""
     objective = Tuner(directory).objective(now_ms())
     told = None if objective is None else objective.nonzero_weights()
     if as_json:
-        click.echo(msgspec.json.encode(told))
+        print_json(told)
     elif told is None:
         click.echo("The champion's weights hold: signals are missing, old, or out of range.")
     else:
@@ -72,9 +77,9 @@ def show(directory: Path, as_json: bool) -> None:
 
 
 @tuner.command("probe")
-@click.argument("candidate", type=click.Path(exists=True, file_okay=False, path_type=Path))
-@click.argument("directory", type=click.Path(path_type=Path))
-@click.option("--noise", type=click.FloatRange(0.01, 1), default=0.2, show_default=True)
+@click.argument("candidate", type=existing_directory)
+@click.argument("directory", type=any_path)
+@click.option("--noise", type=click.FloatRange(0.01, 1), default=0.2)
 def probe(candidate: Path, directory: Path, noise: float) -> None:
     """Write a probe for CANDIDATE to DIRECTORY: its champion's weights with random noise.
 
@@ -85,27 +90,23 @@ def probe(candidate: Path, directory: Path, noise: float) -> None:
 
 
 @tuner.command("evaluate")
-@click.argument("candidate", type=click.Path(exists=True, file_okay=False, path_type=Path))
-@config_option
-@data_option
+@click.argument("candidate", type=existing_directory)
+@with_settings
 @click.option(
     "--probe",
     "probe_directory",
     required=True,
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    type=existing_directory,
     help="Directory of the probe.",
 )
 @click.option("--key", required=True, help="Key of the probe's rollout.")
-@click.option(
-    "--days", type=click.FloatRange(min=0, min_open=True), default=28.0, show_default=True
-)
+@click.option("--days", type=click.FloatRange(min=0, min_open=True), default=28.0)
 @outcome_option
 @outcome_hours_option
 @json_option
 def evaluate(
+    settings: Settings,
     candidate: Path,
-    config: Path | None,
-    data: Path | None,
     probe_directory: Path,
     key: str,
     days: float,
@@ -117,7 +118,6 @@ def evaluate(
 
     A rollout with `evaluated: true` starts its canary only if the verdict is "better".
     """
-    settings = load_settings(config, overrides={"storage.data": data})
     now = now_ms()
     with measured_log(settings, clock=lambda: now) as log:
         lists = read_probed(
@@ -130,7 +130,7 @@ def evaluate(
         )
     found = evaluate_tuner(candidate, lists, noise=Tuner(probe_directory).manifest.noise)
     if as_json:
-        click.echo(msgspec.json.encode(found))
+        print_json(found)
         return
     click.echo(f"{found.verdict}: {found.gain:+.4f} [{found.low:+.4f}, {found.high:+.4f}] of lists")
     for reason in found.reasons:

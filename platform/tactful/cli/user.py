@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 import msgspec
 
-from tactful.config.load import load_settings
+from tactful.cli.options import any_directory, json_option, print_json, reported_as, with_settings
 from tactful.config.settings import Settings
 from tactful.erasure.erase import preview, request_erasure, request_suppressed, run_erasures
 from tactful.erasure.offline_stores import check_rebuild
@@ -31,27 +31,15 @@ from tactful_privacy.errors import ParameterError
 from tactful_privacy.people.consent import parse_purposes
 from tactful_streaming.errors import StreamingError
 
-F = TypeVar("F", bound=Callable[..., Any])
-
 
 @click.group()
 def user() -> None:
     """Manage consent, export and erasure of one user."""
 
 
-def _options(command: F) -> F:
-    """Add the options of all these commands."""
-    for option in (
-        click.option("--json", "as_json", is_flag=True, help="Print JSON."),
-        click.option("--data", type=click.Path(path_type=Path), help="Data directory."),
-        click.option("--config", type=click.Path(path_type=Path), help="Settings file."),
-    ):
-        command = option(command)
-    return command
-
-
 @user.command("consent")
-@_options
+@with_settings
+@json_option
 @click.argument("person")
 @click.option(
     "--allow",
@@ -63,11 +51,12 @@ def _options(command: F) -> F:
 @click.option(
     "--deny", "denied", multiple=True, metavar="PURPOSE", help="Purpose that the person refuses."
 )
-@click.option("--source", default="tactful user consent", help="Source of the decision.")
+@click.option(
+    "--source", default="tactful user consent", show_default=False, help="Source of the decision."
+)
 def consent(
+    settings: Settings,
     person: str,
-    config: Path | None,
-    data: Path | None,
     as_json: bool,
     allowed: tuple[str, ...],
     denied: tuple[str, ...],
@@ -77,13 +66,11 @@ def consent(
 
     PERSON is a user id, or device: and a device id.
     """
-    try:
+    with reported_as(ConfigError, ParameterError):
         agreed, refused = parse_purposes(allowed), parse_purposes(denied)
-    except ParameterError as error:
-        raise ConfigError(str(error)) from error
     if both := sorted(agreed & refused):
         raise ConfigError(f"--allow and --deny both name {both[0]}: say one of them")
-    with _installation(config, data) as (settings, metadata):
+    with _metadata(settings) as metadata:
         store = ConsentStore(metadata, default_purposes(settings), clock=now_ms)
         suppressed = open_suppression(settings, metadata, clock=now_ms).suppressed
         if person in suppressed:
@@ -94,7 +81,7 @@ def consent(
         history = store.history(person)
         holds = sorted(store.consents.allowed(person))
     if as_json:
-        _print({"person": person, "allowed": holds, "history": history})
+        print_json({"person": person, "allowed": holds, "history": history})
         return
     click.echo(f"may be used for: {', '.join(holds) or 'nothing'}")
     for decision in history:
@@ -103,25 +90,19 @@ def consent(
 
 
 @user.command("export")
-@_options
+@with_settings
+@json_option
 @click.argument("person")
-@click.option(
-    "--to", type=click.Path(path_type=Path, file_okay=False), help="Directory for the two files."
-)
-def export(
-    person: str, config: Path | None, data: Path | None, as_json: bool, to: Path | None
-) -> None:
+@click.option("--to", type=any_directory, help="Directory for the two files.")
+def export(settings: Settings, person: str, as_json: bool, to: Path | None) -> None:
     """Export all data of PERSON: export.json for programs, export.html for readers.
 
     Without --to the data are printed. PERSON is a user id, or device: and a device id.
     """
-    with _installation(config, data) as (settings, metadata):
+    with _metadata(settings) as metadata, reported_as(StorageError, StreamingError):
         if not settings.log.in_files:
             raise ConfigError("the log is in Kafka: ask a server, GET /v1/users/{user_id}/export")
-        try:
-            found = export_person(settings, metadata, person, clock=now_ms)
-        except StreamingError as error:
-            raise StorageError(str(error)) from error
+        found = export_person(settings, metadata, person, clock=now_ms)
     encoded = msgspec.json.encode(found)
     if to is None:
         click.echo(encoded.decode())
@@ -130,13 +111,14 @@ def export(
     for name, content in (("export.json", encoded), ("export.html", export_page(found).encode())):
         (to / name).write_bytes(content)
     if as_json:
-        _print({"directory": str(to), "records": len(found.records)})
+        print_json({"directory": str(to), "records": len(found.records)})
     else:
         click.echo(f"{len(found.records)} records: {to / 'export.json'}, {to / 'export.html'}")
 
 
 @user.command("erase")
-@_options
+@with_settings
+@json_option
 @click.argument("person", required=False)
 @click.option(
     "--dry-run", is_flag=True, help="Only list the stored data of the person; change nothing."
@@ -146,13 +128,7 @@ def export(
 )
 @click.option("--again", is_flag=True, help="Repeat all earlier erasures; after a restore.")
 def erase(
-    person: str | None,
-    config: Path | None,
-    data: Path | None,
-    as_json: bool,
-    dry_run: bool,
-    rebuild: bool,
-    again: bool,
+    settings: Settings, person: str | None, as_json: bool, dry_run: bool, rebuild: bool, again: bool
 ) -> None:
     """Erase PERSON, and finish every pending erasure.
 
@@ -165,18 +141,16 @@ def erase(
     """
     if dry_run and person is None:
         raise ConfigError("--dry-run needs to know who: name a person")
-    with _installation(config, data) as (settings, metadata):
+    with _metadata(settings) as metadata:
         if rebuild:
             check_rebuild(settings)
         suppression = open_suppression(settings, metadata, clock=now_ms)
         installation = Installation(settings, metadata, suppression, now_ms)
         if dry_run and person is not None:
-            try:
+            with reported_as(StorageError, StreamingError):
                 steps = preview(installation, person)
-            except StreamingError as error:
-                raise StorageError(str(error)) from error
             if as_json:
-                _print(steps)
+                print_json(steps)
             for step in () if as_json else steps:
                 click.echo(f"{step.place:<14} {step.removed:>9}  {step.note}")
             return
@@ -188,7 +162,7 @@ def erase(
             if receipt is None:
                 raise
             if as_json:
-                _print([receipt])
+                print_json([receipt])
             else:
                 click.echo(
                     f"{receipt.receipt}: a server uses {settings.storage.data}. Nothing is taken "
@@ -205,7 +179,7 @@ def erase(
                 request_suppressed(installation)
             done = run_erasures(installation, rebuild=rebuild)
     if as_json:
-        _print(done)
+        print_json(done)
         return
     for erasure in done:
         click.echo(f"{erasure.receipt}: {erasure.state}")
@@ -216,17 +190,12 @@ def erase(
 
 
 @contextlib.contextmanager
-def _installation(config: Path | None, data: Path | None) -> Iterator[tuple[Settings, Any]]:
-    settings = load_settings(config, overrides={"storage.data": data})
+def _metadata(settings: Settings) -> Iterator[Any]:
     if not settings.storage.data.is_dir():
         raise StorageError(f"{settings.storage.data}: there is no data directory here")
     with contextlib.closing(open_installation(settings)) as metadata:
-        yield settings, metadata
+        yield metadata
 
 
 def _day(at: int) -> str:
     return time.strftime("%Y-%m-%d %H:%M", time.gmtime(at / 1000)) + " UTC"
-
-
-def _print(value: Any) -> None:
-    click.echo(msgspec.json.encode(value).decode())

@@ -282,7 +282,8 @@ def test_help_imports_no_command() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     modules = ["tactful", "tactful.cli", "tactful.cli.main", "tactful.errors", "tactful.util"]
-    modules.append("tactful.util.lazy_commands")
+    modules += ["tactful.util.lazy_commands", "tactful_privacy", "tactful_privacy.errors"]
+    modules.append("tactful_privacy.lazy_imports")
     assert done.stdout.splitlines()[-1] == str(modules)
 
 

@@ -6,35 +6,21 @@ import click
 
 from tactful.util.lazy_commands import LazyCommand, LazyGroup
 
+_HELP = {
+    "serve": "Run private training over a SuperLink; a restart resumes the run in DIRECTORY.",
+    "enrol": (
+        "Enrol devices: DIRECTORY of the server, REQUESTS written by `device` as request.json."
+    ),
+    "device": "Take part in a run as one device until stopped; its data stay in DIRECTORY.",
+    "evaluate": "Evaluate a model once, privately, on the devices of the server in DIRECTORY.",
+    "intent": "Print the intent that the device in DIRECTORY would send with a request.",
+    "plan": "Compute privacy, noise and expected loss of a training run before it starts.",
+    "simulate": "Train privately on simulated shoppers; a restart resumes the run in DIRECTORY.",
+}
+_MODULES = {"serve": "fleet", "enrol": "fleet", "device": "fleet"}
 _COMMANDS = {
-    "serve": LazyCommand(
-        "tactful.cli.federated.fleet:serve_command",
-        "Run private training over a SuperLink; a restart resumes the run in DIRECTORY.",
-    ),
-    "enrol": LazyCommand(
-        "tactful.cli.federated.fleet:enrol_command",
-        "Enrol devices: DIRECTORY of the server, REQUESTS written by `device` as request.json.",
-    ),
-    "device": LazyCommand(
-        "tactful.cli.federated.fleet:device_command",
-        "Take part in a run as one device until stopped; its data stay in DIRECTORY.",
-    ),
-    "evaluate": LazyCommand(
-        "tactful.cli.federated.evaluate:evaluate_command",
-        "Evaluate a model once, privately, on the devices of the server in DIRECTORY.",
-    ),
-    "intent": LazyCommand(
-        "tactful.cli.federated.intent:intent_command",
-        "Print the intent that the device in DIRECTORY would send with a request.",
-    ),
-    "plan": LazyCommand(
-        "tactful.cli.federated.plan:plan_command",
-        "Compute privacy, noise and expected loss of a training run before it starts.",
-    ),
-    "simulate": LazyCommand(
-        "tactful.cli.federated.simulate:simulate_command",
-        "Train privately on simulated shoppers; a restart resumes the run in DIRECTORY.",
-    ),
+    name: LazyCommand(f"tactful.cli.federated.{_MODULES.get(name, name)}:{name}_command", text)
+    for name, text in _HELP.items()
 }
 
 

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Unpack
 
 import click
-import msgspec
 import numpy as np
 
 from tactful.cli.federated.mlflow_runs import FederatedRuns
-from tactful.cli.federated.options import (
-    LeaderOptions,
-    cohort_options,
-    link_options,
-    tls_of,
-    wishes_of,
+from tactful.cli.federated.options import Cohort, Link, cohort_options, link_options, tier_choice
+from tactful.cli.options import (
+    existing_directory,
+    existing_file,
+    json_option,
+    print_json,
+    reported_as,
 )
-from tactful.cli.options import existing_file
 from tactful.errors import ConfigError, TactfulError
 from tactful.util.signals import leave, on_stop_signals
 from tactful_federated.core.invitation import Tier, read_invitation
@@ -30,7 +28,7 @@ from tactful_federated.transport.superlink import SuperLink
 
 
 @click.command("evaluate")
-@click.argument("directory", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("directory", type=existing_directory)
 @click.option(
     "--weights",
     type=existing_file,
@@ -40,49 +38,37 @@ from tactful_federated.transport.superlink import SuperLink
     "--evaluations",
     type=click.IntRange(1),
     default=20,
-    show_default=True,
     help="Number of evaluations in all; the budget is divided among them.",
 )
-@click.option(
-    "--epsilon",
-    type=float,
-    default=0.5,
-    show_default=True,
-    help="Privacy budget epsilon of all evaluations together.",
-)
+@click.option("--epsilon", default=0.5, help="Privacy budget epsilon of all evaluations together.")
 @cohort_options
 @click.option(
     "--tier",
-    type=click.Choice(["clear", "secret", "noise-in-sum"]),
+    type=tier_choice,
     help="What the server sees of answers; default: the tier of the training.",
 )
-@click.option(
-    "--deadline",
-    type=float,
-    default=120.0,
-    show_default=True,
-    help="Time limit of a round, seconds.",
-)
+@click.option("--deadline", default=120.0, help="Time limit of a round, seconds.")
 @link_options
 @click.option("--tracking-uri", help="MLflow store; default as for `tactful train`.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 def evaluate_command(
     directory: Path,
     weights: Path | None,
     evaluations: int,
     epsilon: float,
+    cohort: Cohort,
     tier: Tier | None,
     deadline: float,
+    link: Link,
     tracking_uri: str | None,
     as_json: bool,
-    **options: Unpack[LeaderOptions],
 ) -> None:
     """Evaluate a model once, privately, on the devices of the server in DIRECTORY.
 
     The first call plans all evaluations and writes evaluation.json, the --invitation of devices;
     epsilon is added to that of the training.
     """
-    tls = tls_of(options, directory)
+    tls = link.tls(directory)
     model = weights or directory / "weights.npy"
     if not model.exists():
         raise ConfigError(f"{model} is missing: say by --weights which model to ask about")
@@ -94,30 +80,19 @@ def evaluate_command(
         ) from error
     # Before anything is spent: a store that cannot be opened is known by now.
     runs = FederatedRuns(directory, tracking_uri=tracking_uri)
-    try:
+    with reported_as(ConfigError, SettingsError):
         trained = read_invitation(directory / "invitation.json")
-        invitation = invite_to_evaluations(
-            directory,
-            wishes_of(options, epsilon=epsilon, rounds=evaluations),
-            tier=tier,
-        )
-    except SettingsError as error:
-        raise ConfigError(str(error)) from error
-    try:
-        with (
-            on_stop_signals(leave),
-            SuperLink(directory, tls, port=options["port"]) as link,
-            link.run() as grid,
-        ):
-            click.echo(f"devices take {directory / 'evaluation.json'} as invitation", err=True)
-            found, left = serve_evaluation(
-                directory,
-                invitation,
-                vector,
-                collector_for(invitation, grid, deadline=deadline),
-            )
-    except FederatedError as error:
-        raise TactfulError(str(error)) from error
+        wishes = cohort.wishes(epsilon=epsilon, rounds=evaluations)
+        invitation = invite_to_evaluations(directory, wishes, tier=tier)
+    with (
+        reported_as(TactfulError, FederatedError),
+        on_stop_signals(leave),
+        SuperLink(directory, tls, port=link.port) as superlink,
+        superlink.run() as grid,
+    ):
+        click.echo(f"devices take {directory / 'evaluation.json'} as invitation", err=True)
+        collector = collector_for(invitation, grid, deadline=deadline)
+        found, left = serve_evaluation(directory, invitation, vector, collector)
     # Before it is logged: an answer that cost its budget is not lost with a store that is down.
     _tell(found, left, evaluations, as_json=as_json)
     runs.show_evaluation(trained, found)
@@ -125,7 +100,7 @@ def evaluate_command(
 
 def _tell(found: Evaluation, left: int, evaluations: int, *, as_json: bool) -> None:
     if as_json:
-        click.echo(msgspec.json.encode(asdict(found) | {"left": left}))
+        print_json(asdict(found) | {"left": left})
     elif not found.devices:
         click.echo(f"what came back is no more than noise: ask more devices; {left} are left")
     else:

@@ -6,29 +6,34 @@ import contextlib
 import json
 import shlex
 import subprocess
-import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal, Unpack
+from typing import Literal
 
 import click
 import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-from tqdm import tqdm
 
 from tactful.cli.federated.mlflow_runs import FederatedRuns
 from tactful.cli.federated.options import (
-    ServeOptions,
+    Cohort,
+    Link,
+    Widths,
     cohort_options,
     link_options,
-    tls_of,
+    tier_choice,
     width_options,
-    widths_of,
-    wishes_of,
 )
-from tactful.cli.options import existing_file, grouped
+from tactful.cli.options import (
+    any_directory,
+    existing_file,
+    grouped,
+    print_json,
+    progress_bar,
+    reported_as,
+)
 from tactful.errors import ConfigError, TactfulError
 from tactful.util.signals import leave, on_stop_signals
 from tactful_federated.core.checkpoint import write_whole
@@ -100,7 +105,7 @@ class _Method:
 
 
 _rate = click.FloatRange(0, min_open=True)
-_directory = click.argument("directory", type=click.Path(file_okay=False, path_type=Path))
+_directory = click.argument("directory", type=any_directory)
 
 
 @click.command("serve")
@@ -111,42 +116,32 @@ _directory = click.argument("directory", type=click.Path(file_okay=False, path_t
     required=True,
     help="File with the public categories, one per line.",
 )
-@click.option("--run", "name", default="intent-1", show_default=True, help="Name of the run.")
-@click.option(
-    "--epsilon",
-    type=float,
-    default=2.0,
-    show_default=True,
-    help="Privacy budget epsilon of the whole run.",
-)
-@click.option("--rounds", type=click.IntRange(1), default=500, show_default=True)
+@click.option("--run", "name", default="intent-1", help="Name of the run.")
+@click.option("--epsilon", default=2.0, help="Privacy budget epsilon of the whole run.")
+@click.option("--rounds", type=click.IntRange(1), default=500)
 @cohort_options
 @click.option(
     "--tier",
-    type=click.Choice(["clear", "secret", "noise-in-sum"]),
+    type=tier_choice,
     default="secret",
-    show_default=True,
     help="What the server sees.",
 )
 @click.option(
     "--encoding",
     type=click.Choice(["float32", "float16", "int8"]),
     default="float32",
-    show_default=True,
     help="Encoding of updates; other than float32 only with --tier clear.",
 )
 @click.option(
     "--trim",
     type=click.FloatRange(0, 0.5, max_open=True),
     default=0.0,
-    show_default=True,
     help="Share of updates left out at either end of each coordinate; only with --tier clear.",
 )
 @click.option(
     "--optimizer",
     type=click.Choice(["fedavg", "fedadam", "fedyogi"]),
     default="fedavg",
-    show_default=True,
     help="Optimiser of the server.",
 )
 @click.option(
@@ -154,18 +149,11 @@ _directory = click.argument("directory", type=click.Path(file_okay=False, path_t
     type=_rate,
     help="Learning rate of the server; default: 1, or 0.003 for adaptive optimisers.",
 )
-@click.option(
-    "--device-rate",
-    type=_rate,
-    default=1.0,
-    show_default=True,
-    help="Learning rate of the devices.",
-)
+@click.option("--device-rate", type=_rate, default=1.0, help="Learning rate of the devices.")
 @click.option(
     "--proximal",
     type=click.FloatRange(0),
     default=0.0,
-    show_default=True,
     help="Weight mu of the proximal term of FedProx.",
 )
 @width_options
@@ -178,16 +166,9 @@ _directory = click.argument("directory", type=click.Path(file_okay=False, path_t
     "--most-stale",
     type=click.IntRange(0),
     default=20,
-    show_default=True,
     help="Maximum age of a buffered update, in releases.",
 )
-@click.option(
-    "--deadline",
-    type=float,
-    default=120.0,
-    show_default=True,
-    help="Time limit of a round, seconds.",
-)
+@click.option("--deadline", default=120.0, help="Time limit of a round, seconds.")
 @click.option(
     "--host",
     "hosts",
@@ -203,32 +184,32 @@ def serve_command(
     directory: Path,
     catalogue: Path,
     run: _Run,
+    cohort: Cohort,
     method: _Method,
+    widths: Widths,
     hosts: tuple[str, ...],
+    link: Link,
     tracking_uri: str | None,
     as_json: bool,
-    **options: Unpack[ServeOptions],
 ) -> None:
     """Run private training over a SuperLink; a restart resumes the run in DIRECTORY."""
     method.check(run.tier)
     categories = [line for line in catalogue.read_text("utf-8").splitlines() if line]
-    widths = widths_of(options, categories)
-    tls = tls_of(options, directory, hosts)
-    try:
+    widths.check(categories)
+    tls = link.tls(directory, hosts)
+    with reported_as(ConfigError, SettingsError):
         optimizer = method.server_optimizer()
         invitation = invite(
             directory,
-            wishes_of(options, epsilon=run.epsilon, rounds=run.rounds),
+            cohort.wishes(epsilon=run.epsilon, rounds=run.rounds),
             categories,
             run=run.name,
             tier=run.tier,
             learning_rate=method.device_rate,
             proximal=method.proximal,
-            **widths,
+            **asdict(widths),
         )
-    except SettingsError as error:
-        raise ConfigError(str(error)) from error
-    bar = tqdm(total=run.rounds, unit="release", disable=as_json or not sys.stderr.isatty())
+    bar = progress_bar(quiet=as_json, total=run.rounds, unit="release")
     runs = FederatedRuns(directory, tracking_uri=tracking_uri)
     logged = runs.begin(invitation)
 
@@ -237,23 +218,21 @@ def serve_command(
         bar.set_postfix(epsilon=f"{view.epsilon:.3g}")
         runs.show(logged, view)
         if as_json:
-            click.echo(msgspec.json.encode(view))
+            print_json(view)
 
-    try:
-        with (
-            on_stop_signals(leave),
-            SuperLink(directory, tls, port=options["port"]) as link,
-            link.run() as grid,
-            bar,
-        ):
-            click.echo(
-                f"SuperLink on {link.address}; put the proxy of deploy/fleet-proxy.conf before it,"
-                f" and give devices {directory / 'invitation.json'} and {tls.authority}",
-                err=True,
-            )
-            _lead(directory, invitation, grid, method, optimizer, show)
-    except FederatedError as error:
-        raise TactfulError(str(error)) from error
+    with (
+        reported_as(TactfulError, FederatedError),
+        on_stop_signals(leave),
+        SuperLink(directory, tls, port=link.port) as superlink,
+        superlink.run() as grid,
+        bar,
+    ):
+        click.echo(
+            f"SuperLink on {superlink.address}; put the proxy of deploy/fleet-proxy.conf before"
+            f" it, and give devices {directory / 'invitation.json'} and {tls.authority}",
+            err=True,
+        )
+        _lead(directory, invitation, grid, method, optimizer, show)
     version = runs.finish(logged)
     click.echo(
         f"intent model version {version} is the champion; its package: {directory / 'model'}"
@@ -290,7 +269,7 @@ def _lead(
 @click.command("enrol")
 @_directory
 @click.argument("requests", nargs=-1, type=existing_file, required=True)
-@click.option("--port", type=int, default=9092, show_default=True, help="Port of the SuperLink.")
+@click.option("--port", default=9092, help="Port of the SuperLink.")
 @click.option(
     "--authority",
     type=existing_file,
@@ -308,10 +287,8 @@ def enrol_command(
     pinned = authority or directory / "tls" / "authority.pem"
     if not pinned.exists():
         raise ConfigError(f"{pinned} is missing: say by --authority what `serve` was given")
-    try:
+    with reported_as(ConfigError, FederatedError):
         key = authority_key(directory)
-    except FederatedError as error:
-        raise ConfigError(str(error)) from error
     for path in requests:
         written = path.with_name("enrolment")
         try:
@@ -349,16 +326,8 @@ def enrol_command(
     "--only-while", help="Train only while this command succeeds, such as a check for power supply."
 )
 @click.option("--rotate", is_flag=True, help="Create new keys; the server then sees a new device.")
-@click.option(
-    "--poll",
-    type=float,
-    default=30.0,
-    show_default=True,
-    help="Interval between requests, seconds.",
-)
-@click.option(
-    "--memory", type=click.IntRange(600), default=1024, show_default=True, help="Memory limit, MB."
-)
+@click.option("--poll", default=30.0, help="Interval between requests, seconds.")
+@click.option("--memory", type=click.IntRange(600), default=1024, help="Memory limit, MB.")
 def device_command(
     directory: Path,
     invitation: Path,
@@ -372,11 +341,12 @@ def device_command(
     memory: int,
 ) -> None:
     """Take part in a run as one device until stopped; its data stay in DIRECTORY."""
-    try:
-        home = DeviceHome(directory, read_invitation(invitation), rotate=rotate)
-    except FederatedError as error:
-        raise TactfulError(str(error)) from error
-    try:
+    with (
+        reported_as(TactfulError, FederatedError),
+        contextlib.closing(
+            DeviceHome(directory, read_invitation(invitation), rotate=rotate)
+        ) as home,
+    ):
         if consent is not None:
             (home.events.give_consent if consent else home.withdraw)()
         if history is not None:
@@ -400,10 +370,6 @@ def device_command(
         keep_within(Limits(memory_mb=memory))
         with contextlib.closing(client), on_stop_signals(lambda: stopped.append(True)):
             client.work(lambda: bool(stopped))
-    except FederatedError as error:
-        raise TactfulError(str(error)) from error
-    finally:
-        home.close()
 
 
 def _visits(path: Path) -> list[list[str]]:

@@ -7,10 +7,9 @@ import time
 from pathlib import Path
 
 import click
-import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from tactful.cli.options import existing_file
+from tactful.cli.options import existing_directory, existing_file, print_json, reported_as
 from tactful.errors import ConfigError, TactfulError
 from tactful_federated.core.invitation import read_invitation
 from tactful_federated.device.event_store import EventStore
@@ -23,7 +22,7 @@ from tactful_privacy.errors import ParameterError
 
 
 @click.command("intent")
-@click.argument("directory", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("directory", type=existing_directory)
 @click.option(
     "--invitation",
     type=existing_file,
@@ -31,7 +30,7 @@ from tactful_privacy.errors import ParameterError
     help="File invitation.json, as written by the server.",
 )
 @click.option("--model", type=existing_file, help="File with a newer signed model to install.")
-@click.option("--count", type=click.IntRange(1, 32), default=3, show_default=True)
+@click.option("--count", type=click.IntRange(1, 32), default=3)
 @click.option(
     "--randomise",
     metavar="EPSILON",
@@ -41,17 +40,12 @@ from tactful_privacy.errors import ParameterError
     "--about", multiple=True, help="Category whose probability is printed; may be repeated."
 )
 @click.option(
-    "--steps",
-    type=click.IntRange(1),
-    default=3,
-    show_default=True,
-    help="Number of next steps for --about.",
+    "--steps", type=click.IntRange(1), default=3, help="Number of next steps for --about."
 )
 @click.option(
     "--own",
     type=click.Choice(["head", "all", "nothing"]),
     default="head",
-    show_default=True,
     help="Part of the model that is fitted to this person.",
 )
 def intent_command(
@@ -70,7 +64,7 @@ def intent_command(
     `about_to`: the probability that one of these categories comes within the next steps, which
     stays on the device. Without consent, or before there is a model, the intent is empty.
     """
-    try:
+    with reported_as(TactfulError, FederatedError):
         invited = read_invitation(invitation)
         unknown = set(about) - set(invited.vocabulary.categories)
         if unknown:
@@ -89,13 +83,11 @@ def intent_command(
             )
             if model is not None:
                 device.install(model.read_bytes())
-            told: dict[str, object] = {
-                "intent": device.randomised(randomise) if randomise else device.coarse(count)
-            }
+            try:
+                intent = device.randomised(randomise) if randomise else device.coarse(count)
+            except ParameterError as error:
+                raise ConfigError(f"--randomise {randomise}: {error}") from error
+            told: dict[str, object] = {"intent": intent}
             if about:
                 told["about_to"] = round(device.about_to(about, steps=steps), 3)
-    except ParameterError as error:
-        raise ConfigError(f"--randomise {randomise}: {error}") from error
-    except FederatedError as error:
-        raise TactfulError(str(error)) from error
-    click.echo(msgspec.json.encode(told))
+    print_json(told)

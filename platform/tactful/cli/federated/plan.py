@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Unpack
 
 import click
-import msgspec
 
-from tactful.cli.federated.options import CohortOptions, cohort_options, wishes_of
+from tactful.cli.federated.options import Cohort, cohort_options
+from tactful.cli.options import json_option, print_json, reported_as
 from tactful.errors import ConfigError
 from tactful_federated.core.plan import plan_training
 from tactful_federated.errors import SettingsError
@@ -16,58 +15,41 @@ from tactful_federated.model.curvature import CURVATURE
 
 
 @click.command("plan")
-@click.option(
-    "--epsilon",
-    type=float,
-    default=2.0,
-    show_default=True,
-    help="Privacy budget epsilon of the whole run.",
-)
-@click.option("--rounds", type=click.IntRange(1), default=500, show_default=True)
+@click.option("--epsilon", default=2.0, help="Privacy budget epsilon of the whole run.")
+@click.option("--rounds", type=click.IntRange(1), default=500)
 @cohort_options
-@click.option("--update-norm", type=float, default=2.0, show_default=True)
-@click.option("--parameters", type=click.IntRange(1), default=20_000, show_default=True)
-@click.option(
-    "--bands",
-    type=click.IntRange(1),
-    default=64,
-    show_default=True,
-    help="Maximum number of bands.",
-)
+@click.option("--update-norm", default=2.0)
+@click.option("--parameters", type=click.IntRange(1), default=20_000)
+@click.option("--bands", type=click.IntRange(1), default=64, help="Maximum number of bands.")
 @click.option(
     "--curvature",
     type=click.FloatRange(0),
     help="Curvature of the loss, for its expected increase; default: as measured on a shop.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 def plan_command(
     epsilon: float,
     rounds: int,
+    cohort: Cohort,
     update_norm: float,
     parameters: int,
     bands: int,
     curvature: float | None,
     as_json: bool,
-    **cohort: Unpack[CohortOptions],
 ) -> None:
     """Compute privacy, noise and expected loss of a training run before it starts."""
-    try:
-        plan = plan_training(
-            wishes_of(
-                cohort,
-                epsilon=epsilon,
-                rounds=rounds,
-                update_norm=update_norm,
-                parameters=parameters,
-                most_bands=bands,
-            )
+    with reported_as(ConfigError, SettingsError):
+        wishes = cohort.wishes(
+            epsilon=epsilon,
+            rounds=rounds,
+            update_norm=update_norm,
+            parameters=parameters,
+            most_bands=bands,
         )
-    except SettingsError as error:
-        raise ConfigError(str(error)) from error
+        plan = plan_training(wishes)
     loss = plan.expected_loss(CURVATURE if curvature is None else curvature)
     if as_json:
-        document = asdict(plan) | {"expected_loss": loss}
-        click.echo(msgspec.json.format(msgspec.json.encode(document), indent=2).decode())
+        print_json(asdict(plan) | {"expected_loss": loss}, pretty=True)
         return
     rows = [
         ("promise", f"epsilon {plan.epsilon:g} at delta {plan.delta:g}; rho {plan.rho:.4g}"),
