@@ -1,27 +1,4 @@
-"""Errors of this package.
-
-* ``StreamingError``
-    * ``PayloadError``: a request body cannot be split into events, items or users
-    * ``EntryError``: a log entry cannot be decoded
-    * ``LogError``: the event log failed
-        * ``LogCorruptedError``: bytes on disk differ from those written
-        * ``LogWriteError``: the disk refused an append; nothing of it is acknowledged
-        * ``LogLockedError``: another process writes to this log
-        * ``OffsetError``: the offset is outside the log
-        * ``BackpressureError``: too many bytes wait to be written
-        * ``LogSettingsError``: a setting of the log is invalid
-        * ``LogUnreachableError``: no broker of the log answers
-        * ``TopicError``: the topic of the log or one of its partitions does not exist
-        * ``FencedError``: another process owns the partition
-    * ``DefinitionError``: the feature definitions are invalid
-    * ``RuleError``: the rules that clean events are invalid
-    * ``EngineError``: the engine cannot continue
-        * ``FingerprintError``: the state was computed by other definitions
-        * ``StateError``: the stored state is damaged or of another version
-    * ``OnlineStoreError``: the online store cannot be reached or is not installed
-        * ``OnlineStoreLostError``: it lost entities
-    * ``FlinkError``: Flink, its gateway or its jar refused or cannot be reached
-"""
+"""Errors of this package; all derive from `StreamingError`."""
 
 
 class StreamingError(Exception):
@@ -29,15 +6,10 @@ class StreamingError(Exception):
 
 
 class PayloadError(StreamingError, ValueError):
-    """A request body as a whole cannot be split into elements.
-
-    Attributes:
-        code: short stable name of the reason.
-        message: the problem and what to do.
-    """
+    """A request body as a whole cannot be split into elements."""
 
     def __init__(self, code: str, message: str) -> None:
-        """Make an error with reason `code` and text `message`."""
+        """Keep the short stable name of the reason, and the problem and what to do."""
         super().__init__(message)
         self.code = code
         self.message = message
@@ -68,14 +40,10 @@ class OffsetError(LogError, LookupError):
 
 
 class BackpressureError(LogError, RuntimeError):
-    """Too many bytes wait to be written; nothing was queued.
-
-    Attributes:
-        retry_after: seconds after which a retry is likely to be accepted.
-    """
+    """Too many bytes wait to be written; nothing was queued."""
 
     def __init__(self, message: str, retry_after: float) -> None:
-        """Make an error with text `message`; retry after `retry_after` seconds."""
+        """Make an error with text `message`; a retry makes sense after `retry_after` s."""
         super().__init__(message)
         self.retry_after = retry_after
 
@@ -85,14 +53,10 @@ class LogSettingsError(LogError, ValueError):
 
 
 class LogUnreachableError(LogError, ConnectionError):
-    """No broker of the log answers; pending appends may or may not be in the log.
-
-    Attributes:
-        retry_after: seconds after which a retry makes sense.
-    """
+    """No broker of the log answers; pending appends may or may not be in the log."""
 
     def __init__(self, message: str, retry_after: float) -> None:
-        """Make an error with text `message`; retry after `retry_after` seconds."""
+        """Make an error with text `message`; a retry makes sense after `retry_after` s."""
         super().__init__(message)
         self.retry_after = retry_after
 

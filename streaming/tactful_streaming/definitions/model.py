@@ -62,17 +62,12 @@ class Window:
     With ``tail="approximate"`` the slide follows from the size (:func:`coarse_slide`), and the
     window reaches from the start of the pane with ``at - size`` to `at`: an exact window and up to
     one slide more.
-
-    Attributes:
-        size_ms: length, milliseconds.
-        slide_ms: distance of successive windows, milliseconds; divides `size_ms`.
-        decay: weight of a pane relative to the next newer one, in (0, 1].
-        tail: whether the oldest pane is cut exactly, or a whole pane is added.
     """
 
-    size_ms: int
-    slide_ms: int
-    decay: float = 1.0
+    size_ms: int  # length, milliseconds
+    slide_ms: int  # distance of successive windows, milliseconds; divides `size_ms`
+    decay: float = 1.0  # weight of a pane relative to the next newer one, in (0, 1]
+    # Whether the oldest pane is cut exactly, or a whole pane is added
     tail: Literal["exact", "approximate"] = "exact"
 
     @property
@@ -98,15 +93,10 @@ class Window:
 
 @dataclass(frozen=True)
 class CumulativeWindow:
-    """Events since the start of the present period of `size`; emitted every `step`.
+    """Events since the start of the present period of `size`; emitted every `step`."""
 
-    Attributes:
-        size_ms: length of a period, milliseconds; periods are aligned to the epoch.
-        step_ms: milliseconds between results; divides `size_ms`.
-    """
-
-    size_ms: int
-    step_ms: int
+    size_ms: int  # length of a period, milliseconds; periods are aligned to the epoch
+    step_ms: int  # milliseconds between results; divides `size_ms`
 
     def as_data(self) -> Data:
         """Return the window as in ``features.yaml``."""
@@ -115,13 +105,9 @@ class CumulativeWindow:
 
 @dataclass(frozen=True)
 class SessionWindow:
-    """Events at most `gap` from the next; ends `gap` after the last.
+    """Events at most `gap` from the next; ends `gap` after the last."""
 
-    Attributes:
-        gap_ms: longest silence within a session, milliseconds.
-    """
-
-    gap_ms: int
+    gap_ms: int  # longest silence within a session, milliseconds
 
     def as_data(self) -> Data:
         """Return the window as in ``features.yaml``."""
@@ -135,12 +121,9 @@ class ForwardDecay:
     At time `at` an event of time t weighs ``2 ** (-(at - t) / half_life)``: exponential decay,
     common to forward and backward decay (Cormode, Shkapenyuk, Srivastava and Xu, "Forward decay",
     ICDE 2009).
-
-    Attributes:
-        half_life_ms: milliseconds after which the weight of an event halves.
     """
 
-    half_life_ms: int
+    half_life_ms: int  # milliseconds after which the weight of an event halves
 
     def as_data(self) -> Data:
         """Return the decay as in ``features.yaml``."""
@@ -153,34 +136,21 @@ AnyWindow = Window | CumulativeWindow | SessionWindow | ForwardDecay
 
 @dataclass(frozen=True)
 class Feature:
-    """One feature of one kind of entity.
+    """One feature of one kind of entity."""
 
-    Attributes:
-        name: snake_case, unique.
-        entity: kind of entity, one of :data:`ENTITIES`.
-        events: event types that count.
-        aggregate: one of :data:`AGGREGATES`.
-        of: source of the value: ``item_id``, ``category``, ``session_id``, ``user_id``,
-            ``properties.<name>``, ``item.<field or property>``.
-        group_by: source of a group; each group has its own value.
-        n: number of values of ``last_n`` and ``top_k``.
-        q: quantile, in [0, 1].
-        sketch: ``hll`` or ``exact`` for ``distinct``, ``kll`` for ``quantile``.
-        max_groups: most groups, or different values, of an entity.
-        window: events that count, by their age.
-    """
-
-    name: str
-    entity: str
-    events: tuple[str, ...]
-    aggregate: str
+    name: str  # snake_case, unique
+    entity: str  # kind of entity, one of :data:`ENTITIES`
+    events: tuple[str, ...]  # event types that count
+    aggregate: str  # one of :data:`AGGREGATES`
+    # Source of the value: `item_id`, `category`, `session_id`, `user_id`, `properties.<name>`,
+    # `item.<field or property>`
     of: str | None = None
-    group_by: str | None = None
-    n: int | None = None
-    q: float | None = None
-    sketch: str | None = None
-    max_groups: int = DEFAULT_GROUPS
-    window: AnyWindow | None = None
+    group_by: str | None = None  # source of a group; each group has its own value
+    n: int | None = None  # number of values of `last_n` and `top_k`
+    q: float | None = None  # quantile, in [0, 1]
+    sketch: str | None = None  # `hll` or `exact` for `distinct`, `kll` for `quantile`
+    max_groups: int = DEFAULT_GROUPS  # most groups, or different values, of an entity
+    window: AnyWindow | None = None  # events that count, by their age
 
     def __post_init__(self) -> None:
         """Set the default sketch."""
@@ -215,23 +185,15 @@ class Feature:
 
 @dataclass(frozen=True)
 class Step:
-    """One step of a sequence.
+    """One step of a sequence."""
 
-    Attributes:
-        events: event types that match; empty: any type.
-        optional: whether it may be missing.
-        least: least number of repetitions.
-        most: most repetitions; None: no limit.
-        negated: no such event may come between the steps around it.
-        for_ms: of a negated last step: time without such an event, milliseconds; None: the rest of
-            the sequence's `within`.
-    """
-
-    events: tuple[str, ...]
-    optional: bool = False
-    least: int = 1
-    most: int | None = 1
-    negated: bool = False
+    events: tuple[str, ...]  # event types that match; empty: any type
+    optional: bool = False  # whether it may be missing
+    least: int = 1  # least number of repetitions
+    most: int | None = 1  # most repetitions; None: no limit
+    negated: bool = False  # no such event may come between the steps around it
+    # For a negated last step: time without such an event, milliseconds; None: the rest of the
+    # sequence's `within`
     for_ms: int | None = None
 
     def as_data(self) -> Any:
@@ -252,29 +214,20 @@ class Step:
 
 @dataclass(frozen=True)
 class Sequence:
-    """A pattern of events of one entity, in the order of event time.
+    """A pattern of events of one entity, in the order of event time."""
 
-    Attributes:
-        name: snake_case, unique.
-        entity: kind of entity of the events, one of :data:`ENTITIES`.
-        steps: steps in order.
-        within_ms: longest time from the first event to the last, milliseconds.
-        contiguity: ``strict``: no other event of a type named in the sequence comes between;
-            ``relaxed``: others are skipped.
-        skip: continue after a match behind its last event (``past_last``) or behind its first
-            (``to_next``).
-        same: source of a value that all events of a match have in common, as `of` of a feature.
-        emit: a match emits an event of type ``x.<emit>``; None: it emits none.
-    """
-
-    name: str
-    entity: str
+    name: str  # snake_case, unique
+    entity: str  # kind of entity of the events, one of :data:`ENTITIES`
     steps: tuple[Step, ...]
-    within_ms: int
+    within_ms: int  # longest time from the first event to the last, milliseconds
+    # `strict`: no other event of a type named in the sequence comes between; `relaxed`: others are
+    # skipped
     contiguity: Literal["strict", "relaxed"] = "relaxed"
+    # Continue after a match behind its last event (`past_last`) or behind its first (`to_next`)
     skip: Literal["past_last", "to_next"] = "past_last"
+    # Source of a value that all events of a match have in common, as `of` of a feature
     same: str | None = None
-    emit: str | None = None
+    emit: str | None = None  # a match emits an event of type `x.<emit>`; None: it emits none
 
     def as_data(self) -> Data:
         """Return the sequence as in ``features.yaml``."""
@@ -294,21 +247,13 @@ class Sequence:
 
 @dataclass(frozen=True)
 class Join:
-    """Pairs of an event and an update of its item, at most `within` apart.
+    """Pairs of an event and an update of its item, at most `within` apart."""
 
-    Attributes:
-        name: snake_case, unique.
-        entity: kind of entity of the events, one of :data:`ENTITIES`.
-        events: event types that are paired.
-        within_ms: longest time between the event and the update, in either order, milliseconds.
-        emit: a pair emits an event of type ``x.<emit>``; None: it emits none.
-    """
-
-    name: str
-    entity: str
-    events: tuple[str, ...]
-    within_ms: int
-    emit: str | None = None
+    name: str  # snake_case, unique
+    entity: str  # kind of entity of the events, one of :data:`ENTITIES`
+    events: tuple[str, ...]  # event types that are paired
+    within_ms: int  # longest time between the event and the update, in either order, milliseconds
+    emit: str | None = None  # a pair emits an event of type `x.<emit>`; None: it emits none
 
     def as_data(self) -> Data:
         """Return the join as in ``features.yaml``."""
@@ -332,21 +277,15 @@ Definition = Feature | Sequence | Join
 
 @dataclass(frozen=True)
 class Definitions:
-    """A set of features, sequences and joins.
+    """A set of features, sequences and joins."""
 
-    Attributes:
-        features: in the order written.
-        sequences: in the order written.
-        joins: in the order written.
-        lines: line of each definition by name, if read from a text.
-        fingerprint: hash of the canonical form, equal for equal definitions.
-    """
-
+    # All in the order written.
     features: tuple[Feature, ...]
     sequences: tuple[Sequence, ...] = ()
     joins: tuple[Join, ...] = ()
+    # Line of each definition by name, if read from a text
     lines: Mapping[str, int] = field(default_factory=dict, compare=False, repr=False)
-    fingerprint: str = field(init=False)
+    fingerprint: str = field(init=False)  # hash of the canonical form, equal for equal definitions
 
     def __post_init__(self) -> None:
         """Compute the fingerprint."""

@@ -7,16 +7,13 @@ from typing import Final
 
 import yaml
 
-from tactful_streaming.contract.decode_requests import EVENT_TYPES
 from tactful_streaming.definitions import model as d
 from tactful_streaming.definitions.model import Join, Step
-from tactful_streaming.definitions.yaml_nodes import Keys, NodeReader, suggestion
+from tactful_streaming.definitions.yaml_nodes import Keys, NodeReader
 
 _TEXT_SOURCES = ("item_id", "category", "session_id", "user_id")
-_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
 PROPERTY = re.compile(r"properties\.[^\s.]{1,64}")
 ITEM = re.compile(r"item\.[^\s.]{1,64}")
-_CUSTOM_TYPE = re.compile(r"x\.[a-z0-9_.-]{1,62}")
 _EMITTED = re.compile(r"[a-z0-9_.-]{1,62}")
 _UNBOUNDED = ("null", "~", "")
 _JOIN_WITHIN = 10_000
@@ -134,13 +131,6 @@ class PatternReader(NodeReader):
         within = self.optional(keys, "within", self.duration, _JOIN_WITHIN)
         return self.required(keys, node, "event", self.events), within
 
-    def name(self, node: yaml.Node) -> str:
-        """Read the name of a definition."""
-        text = self.text(node)
-        if not _NAME.fullmatch(text):
-            raise self.mistake(node, f"{text!r} is not snake_case of at most 64 characters")
-        return text
-
     def _emitted(self, node: yaml.Node) -> str:
         text = self.text(node)
         if not _EMITTED.fullmatch(text):
@@ -151,22 +141,7 @@ class PatternReader(NodeReader):
 
     def events(self, node: yaml.Node) -> tuple[str, ...]:
         """Read one or several event types."""
-        nodes = node.value if isinstance(node, yaml.SequenceNode) else [node]
-        if not nodes:
-            raise self.mistake(node, "the list is empty")
-        events: list[str] = []
-        for element in nodes:
-            text = self.text(element)
-            if text not in EVENT_TYPES and not _CUSTOM_TYPE.fullmatch(text):
-                raise self.mistake(
-                    element,
-                    f"{text!r} is not one of {', '.join(sorted(EVENT_TYPES))} or x.<custom>"
-                    f"{suggestion(text, tuple(EVENT_TYPES))}",
-                )
-            if text in events:
-                raise self.mistake(element, f"{text!r} is listed twice")
-            events.append(text)
-        return tuple(events)
+        return self.many(self.event)(node)
 
     def source(self, node: yaml.Node) -> str:
         """Read the source of a text: a field or property of the event or its item."""

@@ -10,18 +10,12 @@ from pathlib import Path
 import yaml
 
 from tactful_streaming.definitions import model as d
-from tactful_streaming.definitions.model import (
-    Definition,
-    Definitions,
-    Feature,
-    Join,
-    endless_action,
-)
+from tactful_streaming.definitions.model import Definition, Definitions, Feature, Join
 from tactful_streaming.definitions.read_sequences import ITEM, PROPERTY, PatternReader
 from tactful_streaming.definitions.yaml_nodes import Keys, read_text
 from tactful_streaming.errors import DefinitionError
 
-_FEATURE_KEYS = (
+_FEATURE_KEYS = [
     "name",
     "entity",
     "event",
@@ -33,7 +27,7 @@ _FEATURE_KEYS = (
     "sketch",
     "max_groups",
     "window",
-)
+]
 _SEQUENCE_KEYS = ("name", "entity", "sequence", "within", "contiguity", "skip", "same", "emit")
 _JOIN_KEYS = ("name", "entity", "join", "emit")
 
@@ -55,10 +49,7 @@ _MAX_GROUPS = 100_000
 
 
 def load_definitions(source: Path | str) -> Definitions:
-    """Read definitions from a file or a YAML text.
-
-    Args:
-        source: a path, or the text itself.
+    """Read definitions from a file (a path) or a YAML text.
 
     Raises:
         DefinitionError: names file, line and key of the first mistake.
@@ -94,7 +85,7 @@ class _Reader(PatternReader):
             tuple(entry for entry in read if isinstance(entry, Join)),
             {name: node.start_mark.line + 1 for name, node in named.items()},
         )
-        if (endless := endless_action(definitions)) is not None:
+        if (endless := d.endless_action(definitions)) is not None:
             name, problem = endless
             raise self.mistake(named[name], problem)
         return definitions

@@ -10,6 +10,7 @@ from typing import TypeVar
 
 import yaml
 
+from tactful_streaming.contract.decode_requests import EVENT_TYPES
 from tactful_streaming.contract.log_entries import Scalar
 from tactful_streaming.definitions.model import DURATION_UNITS
 from tactful_streaming.errors import StreamingError
@@ -19,6 +20,8 @@ D = TypeVar("D")
 Keys = dict[str, tuple[yaml.Node, yaml.Node]]
 """Nodes of the keys and values of a mapping, by key."""
 
+_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
+_CUSTOM_TYPE = re.compile(r"x\.[a-z0-9_.-]{1,62}")
 _DURATION = re.compile(r"(-?)([0-9]{1,13})(ms|s|m|h|d)")
 _INTEGER = re.compile(r"-?[0-9]{1,18}")
 _DECIMAL = re.compile(r"-?(?:[0-9]+\.[0-9]*|\.?[0-9]+)(?:[eE][+-]?[0-9]{1,2})?")
@@ -53,6 +56,24 @@ class NodeReader:
         if not isinstance(node, yaml.ScalarNode):
             raise self.mistake(node, "a single value is needed here")
         return str(node.value)
+
+    def name(self, node: yaml.Node) -> str:
+        """Read the name of a definition or rule."""
+        text = self.text(node)
+        if not _NAME.fullmatch(text):
+            raise self.mistake(node, f"{text!r} is not snake_case of at most 64 characters")
+        return text
+
+    def event(self, node: yaml.Node) -> str:
+        """Read an event type."""
+        text = self.text(node)
+        if text not in EVENT_TYPES and not _CUSTOM_TYPE.fullmatch(text):
+            raise self.mistake(
+                node,
+                f"{text!r} is not one of {', '.join(sorted(EVENT_TYPES))} or x.<custom>"
+                f"{suggestion(text, tuple(EVENT_TYPES))}",
+            )
+        return text
 
     def scalar(self, node: yaml.Node) -> Scalar:
         """Read text, a number, true or false; in quotes always text."""

@@ -42,62 +42,44 @@ _DAY_MS = 86_400_000
 
 @dataclass(frozen=True)
 class FlinkOptions:
-    """Options of a compiled job: topics, watermark, state and execution.
+    """Options of a compiled job: topics, watermark, state and execution."""
 
-    Attributes:
-        servers: bootstrap servers of Kafka.
-        topic: the log's topic, with entries in JSON.
-        features_topic: topic for values of features.
-        matches_topic: topic for matches of sequences and pairs of joins.
-        group_id: consumer group whose offsets show the job's progress.
-        watermark_delay_ms: delay of the watermark behind the newest event, milliseconds: the
-            engine's delay plus its allowed lateness.
-        idle_timeout_ms: time without an entry after which a partition does not hold back the
-            watermark; 0: never.
-        dedupe_days: days for which an event id is stored; 0: events are not deduplicated.
-        catalogue: whether the topic holds items, too. Without them the category comes from the
-            event alone, and ``item.`` sources are refused.
-        decay: ``exact`` counts an event for every decayed window that has not ended, as the engine
-            does; ``panes`` adds up panes first and windows from them (TUMBLE, then HOP over
-            ``window_time``): faster, but an event that is late for its pane is lost.
-        parallelism: subtasks of each operator; 0: the cluster's default.
-        checkpoint_ms: milliseconds between checkpoints.
-        state_backend: Flink's state backend.
-        exactly_once: whether results are written in transactions at every checkpoint; otherwise at
-            once, and possibly twice.
-        end_offsets: by partition, the offset at which reading ends; None: never.
-        kafka: further client properties: security, tuning.
-        job: name of the job.
-    """
-
-    servers: str
-    topic: str
-    features_topic: str = "features"
-    matches_topic: str = "matches"
-    group_id: str = "tactful-flink"
+    servers: str  # bootstrap servers of Kafka
+    topic: str  # the log's topic, with entries in JSON
+    features_topic: str = "features"  # topic for values of features
+    matches_topic: str = "matches"  # topic for matches of sequences and pairs of joins
+    group_id: str = "tactful-flink"  # consumer group whose offsets show the job's progress
+    # Delay of the watermark behind the newest event, milliseconds: the engine's delay plus its
+    # allowed lateness
     watermark_delay_ms: int = 300_000
+    # Time without an entry after which a partition does not hold back the watermark; 0: never
     idle_timeout_ms: int = 60_000
-    dedupe_days: int = 7
+    dedupe_days: int = 7  # days for which an event id is stored; 0: events are not deduplicated
+    # Whether the topic holds items, too. Without them the category comes from the event alone, and
+    # `item.` sources are refused.
     catalogue: bool = True
+    # `exact` counts an event for every decayed window that has not ended, as the engine does;
+    # `panes` adds up panes first and windows from them (TUMBLE, then HOP over `window_time`):
+    # faster, but an event that is late for its pane is lost
     decay: DecayPlan = "exact"
-    parallelism: int = 0
-    checkpoint_ms: int = 10_000
+    parallelism: int = 0  # subtasks of each operator; 0: the cluster's default
+    checkpoint_ms: int = 10_000  # milliseconds between checkpoints
     state_backend: Literal["rocksdb", "hashmap"] = "rocksdb"
+    # Whether results are written in transactions at every checkpoint; otherwise at once, and
+    # possibly twice
     exactly_once: bool = False
+    # By partition, the offset at which reading ends; None: never
     end_offsets: Mapping[int, int] | None = None
+    # Further client properties: security, tuning
     kafka: Mapping[str, str] = field(default_factory=dict)
     job: str = "tactful"
 
 
 @dataclass(frozen=True)
 class FlinkScript:
-    """A compiled job.
+    """A compiled job."""
 
-    Attributes:
-        statements: SQL statements in order, without semicolons.
-    """
-
-    statements: tuple[str, ...]
+    statements: tuple[str, ...]  # SQL statements in order, without semicolons
 
     @property
     def text(self) -> str:
@@ -109,11 +91,6 @@ def compile_flink(
     definitions: Definitions, options: FlinkOptions, *, file: str = "features"
 ) -> FlinkScript:
     """Compile all of `definitions` to one job.
-
-    Args:
-        definitions: definitions to compile; not empty.
-        options: options of the job.
-        file: name of the definitions in messages.
 
     Raises:
         DefinitionError: names file, line and definition of the first that Flink SQL cannot compute,

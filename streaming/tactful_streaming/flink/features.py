@@ -39,11 +39,7 @@ _TIME = "`timestamp`"
 
 
 def feature_statements(feature: Feature, decay_plan: DecayPlan) -> tuple[list[str], str]:
-    """Compile a feature to views and the INSERT of its values.
-
-    Raises:
-        CannotCompile: if Flink SQL cannot compute it.
-    """
+    """Compile a feature to views and the INSERT of its values."""
     source = name(f"in_{feature.name}")
     views = [f"CREATE TEMPORARY VIEW {source} AS\n{_source(feature)}"]
     if feature.aggregate in ("last_time", "last_n"):

@@ -23,15 +23,10 @@ _SOURCES = Path(__file__).parents[2] / "flink" / "src"
 
 
 def build_runner(flink_home: Path, *, sources: Path = _SOURCES) -> Path:
-    """Compile the runner, unless these sources were compiled before.
+    """Compile the runner, unless these sources were compiled before; return the jar.
 
-    Args:
-        flink_home: folder with Flink's jars in ``lib/``, as ``scripts/flink fetch`` makes it; the
-            jar is stored there.
-        sources: folder of the Java sources, which are part of the repository.
-
-    Returns:
-        The jar.
+    `flink_home` has Flink's jars in ``lib/``, as ``scripts/flink fetch`` makes it; the jar is
+    stored there.
 
     Raises:
         FlinkError: if there are no sources, no Flink or no JDK, or they do not compile.

@@ -33,13 +33,7 @@ class _Http:
     def __init__(
         self, url: str, *, timeout: float = 60.0, headers: Mapping[str, str] | None = None
     ) -> None:
-        """Address the server at `url`.
-
-        Args:
-            url: such as ``http://127.0.0.1:8081``.
-            timeout: longest wait for an answer, seconds.
-            headers: headers of each request, such as an authorization.
-        """
+        """Address the server at `url`, such as ``http://127.0.0.1:8081``."""
         self._url = url.rstrip("/")
         self._client = httpx.Client(base_url=self._url, timeout=timeout, headers=headers)
 
@@ -85,16 +79,10 @@ class FlinkCluster(_Http):
     def run(
         self, jar_id: str, script: str, *, parallelism: int = 0, savepoint: str | None = None
     ) -> str:
-        """Start a script as a job.
+        """Start an SQL script as a job with the jar of :meth:`upload`; return the job's id.
 
-        Args:
-            jar_id: id that :meth:`upload` returned.
-            script: the SQL.
-            parallelism: subtasks of each operator; 0: the default of script and cluster.
-            savepoint: path of the savepoint to restore.
-
-        Returns:
-            The job's id.
+        `parallelism` 0 is the default of script and cluster; `savepoint` is the path of one to
+        restore.
         """
         body: dict[str, Any] = {
             "entryClass": RUNNER_CLASS,
@@ -121,18 +109,12 @@ class FlinkCluster(_Http):
         self._call("PATCH", f"/jobs/{job}", params={"mode": "cancel"})
 
     def stop(self, job: str, folder: str | None = None, *, timeout: float = 600.0) -> str:
-        """Stop a job with a savepoint.
+        """Stop a job; return the path of its savepoint, which :meth:`run` can restore.
 
-        Args:
-            job: id of the job.
-            folder: folder of the savepoint; None: the cluster's default.
-            timeout: longest wait for the savepoint, seconds.
-
-        Returns:
-            Path of the savepoint, from which :meth:`run` can continue.
+        The savepoint is made in `folder`, by default the cluster's.
 
         Raises:
-            FlinkError: if no savepoint was made.
+            FlinkError: if no savepoint was made within `timeout` seconds.
         """
         body = {} if folder is None else {"targetDirectory": folder}
         request = self._call("POST", f"/jobs/{job}/stop", json=body)["request-id"]
@@ -156,18 +138,12 @@ class FlinkCluster(_Http):
         timeout: float | None = None,
         on_state: Callable[[str], None] | None = None,
     ) -> str:
-        """Wait until a job has ended.
+        """Wait until a job has ended, and return its final state.
 
-        Args:
-            job: id of the job.
-            timeout: longest wait, seconds; None: for ever.
-            on_state: called with each new state, and the reason of a restart.
-
-        Returns:
-            The final state.
+        `on_state` is called with each new state, and the reason of a restart.
 
         Raises:
-            FlinkError: if it has not ended in time, or failed.
+            FlinkError: if it has not ended within `timeout` seconds, or failed.
         """
         until = None if timeout is None else time.monotonic() + timeout
         before = ""
@@ -197,23 +173,17 @@ class SqlGateway(_Http):
         timeout: float = 600.0,
         on_progress: Callable[[int, int], object] | None = None,
     ) -> str:
-        """Run the statements of `script` in a session of their own.
+        """Run the statements of `script` in a session; return the id of the job they start.
 
-        Args:
-            script: a compiled job.
-            jar: path of our jar at the gateway; None: it is loaded already.
-            timeout: longest wait for a statement, seconds.
-            on_progress: called with the numbers of executed and of all statements.
-
-        Returns:
-            The id of the job, which continues after the session.
+        `jar` is the path of our jar at the gateway, unless it is loaded already; `timeout` the
+        longest wait for a statement, seconds. `on_progress` is called with the numbers of executed
+        and of all statements.
 
         Raises:
             FlinkError: names the statement that was refused, with the reason.
         """
-        statements = script.statements if jar is None else (f"ADD JAR {literal(jar)}",)
-        if jar is not None:
-            statements += script.statements
+        loading = () if jar is None else (f"ADD JAR {literal(jar)}",)
+        statements = (*loading, *script.statements)
         session = self._call("POST", "/v1/sessions", json={})["sessionHandle"]
         job: str | None = None
         try:

@@ -295,11 +295,7 @@ def _array(ids: list[str], slots: list[_Slot]) -> str:
 
 
 def sequence_statements(sequence: Sequence) -> tuple[list[str], str]:
-    """Compile a sequence to views and the INSERT of its matches.
-
-    Raises:
-        CannotCompile: if Flink SQL cannot compute it.
-    """
+    """Compile a sequence to views and the INSERT of its matches."""
     pattern = _Pattern(sequence)
     rows, final = name(f"in_{sequence.name}"), name(f"found_{sequence.name}")
     begun = name(f"begun_{sequence.name}") if pattern.silence else final
@@ -313,15 +309,7 @@ def sequence_statements(sequence: Sequence) -> tuple[list[str], str]:
 
 
 def join_statements(join: Join, watermark_delay_ms: int) -> tuple[list[str], str]:
-    """Compile a join to views and the INSERT of its pairs.
-
-    Args:
-        join: the join.
-        watermark_delay_ms: delay of the engine's watermark behind the newest event.
-
-    Raises:
-        CannotCompile: if Flink SQL cannot compute it.
-    """
+    """Compile a join to views and the INSERT of its pairs."""
     rows, updates = name(f"in_{join.name}"), name(f"items_{join.name}")
     key = entity_column(join.entity)
     # Flink removes rows later than the engine. The watermark at the arrival of each side (including

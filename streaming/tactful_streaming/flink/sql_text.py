@@ -30,11 +30,7 @@ def double(number: float) -> str:
 
 
 def interval(milliseconds: int) -> str:
-    """Write a duration as an INTERVAL.
-
-    Raises:
-        CannotCompile: if it is over 999 days.
-    """
+    """Write a duration as an INTERVAL."""
     seconds, millisecond = divmod(milliseconds, 1000)
     minutes, second = divmod(seconds, 60)
     hours, minute = divmod(minutes, 60)

@@ -27,16 +27,11 @@ class Relative:
 
 @dataclass(frozen=True)
 class FieldTest:
-    """A test of one field: ``properties.price: {below: 0}``.
+    """A test of one field: ``properties.price: {below: 0}``."""
 
-    Attributes:
-        field: ``type``, ``properties.price``, ``item.price``, ``age``…
-        operator: ``equals``, ``in``, ``matches``, ``starts``, ``above``, ``below``, ``at_least``,
-            ``at_most``, ``missing`` or ``kind``.
-        operand: value to compare with.
-    """
-
-    field: str
+    field: str  # `type`, `properties.price`, `item.price`, `age`…
+    # `equals`, `in`, `matches`, `starts`, `above`, `below`, `at_least`, `at_most`, `missing` or
+    # `kind`
     operator: str
     operand: Scalar | tuple[Scalar, ...] | Relative
 
@@ -55,20 +50,14 @@ class Rate:
     The rate counts the events that reach this condition. An event whose window ended a window
     before the newest timestamp so far is late and does not count. After the rate was exceeded, all
     events of the key exceed it for `hold_ms`, by the newest timestamp so far.
-
-    Attributes:
-        by: fields whose values form the key; an event that lacks one never exceeds the rate.
-        above: largest allowed number of events in a window.
-        within_ms: length of the window, milliseconds.
-        hold_ms: time for which a key continues to exceed the rate, milliseconds.
-        most: largest number of stored keys.
     """
 
+    # Fields whose values form the key; an event that lacks one never exceeds the rate
     by: tuple[str, ...]
-    above: int
-    within_ms: int
-    hold_ms: int = 0
-    most: int = 100_000
+    above: int  # largest allowed number of events in a window
+    within_ms: int  # length of the window, milliseconds
+    hold_ms: int = 0  # time for which a key continues to exceed the rate, milliseconds
+    most: int = 100_000  # largest number of stored keys
 
 
 @dataclass(frozen=True)
@@ -77,19 +66,14 @@ class Earlier:
 
     It counts while its timestamp is at most `within_ms` older than the newest so far. Values are
     compared as they are when the event reaches the rule.
-
-    Attributes:
-        events: types that count; empty for any.
-        same: fields that are equal, or ``content`` for all but the ``event_id``; an event that
-            lacks one of them has nothing earlier.
-        within_ms: milliseconds of event time.
-        most: largest number of stored keys.
     """
 
-    events: tuple[str, ...]
+    events: tuple[str, ...]  # types that count; empty for any
+    # Fields that are equal, or `content` for all but the `event_id`; an event that lacks one of
+    # them has nothing earlier
     same: tuple[str, ...]
-    within_ms: int
-    most: int = 200_000
+    within_ms: int  # milliseconds of event time
+    most: int = 200_000  # largest number of stored keys
 
 
 Condition = FieldTest | UserAgent | Rate | Earlier
@@ -97,54 +81,34 @@ Condition = FieldTest | UserAgent | Rate | Earlier
 
 @dataclass(frozen=True)
 class FieldChange:
-    """One step of normalising a field.
-
-    Attributes:
-        field: the field to change.
-        operation: ``strip``, ``lower``, ``map``, ``clamp``, ``convert``…
-        operand: operand of the operation, if it has one.
-    """
+    """One step of normalising a field."""
 
     field: str
-    operation: str
+    operation: str  # `strip`, `lower`, `map`, `clamp`, `convert`…
     operand: Scalar | tuple[tuple[str, Scalar], ...] | Conversion = None
 
 
 @dataclass(frozen=True)
 class Conversion:
-    """Conversion of amounts to one currency, by a table.
+    """Conversion of amounts to one currency, by a table."""
 
-    Attributes:
-        currency: field that names the currency; set to `to` with the amount.
-        to: currency of the result.
-        rates: value in `to` of one unit of each other currency.
-    """
-
-    currency: str
-    to: str
-    rates: tuple[tuple[str, float], ...]
+    currency: str  # field that names the currency; set to `to` with the amount
+    to: str  # currency of the result
+    rates: tuple[tuple[str, float], ...]  # value in `to` of one unit of each other currency
 
 
 @dataclass(frozen=True)
 class Rule:
-    """One rule.
+    """One rule."""
 
-    Attributes:
-        name: snake_case, unique.
-        action: effect on an event that it matches.
-        events: event types it is about; empty for any.
-        when: alternatives; all conditions of one must hold; empty: always.
-        unless: alternatives; if one holds, the rule does not match.
-        changes: steps of normalising, in order.
-        reason: explanation of a set-aside event, for operators.
-        line: line in the file, from 1; not part of the fingerprint.
-    """
-
-    name: str
-    action: Action
-    events: tuple[str, ...] = ()
+    name: str  # snake_case, unique
+    action: Action  # effect on an event that it matches
+    events: tuple[str, ...] = ()  # event types it is about; empty for any
+    # Alternatives; all conditions of one must hold; empty: always
     when: tuple[tuple[Condition, ...], ...] = ()
+    # Alternatives; if one holds, the rule does not match
     unless: tuple[tuple[Condition, ...], ...] = ()
-    changes: tuple[FieldChange, ...] = ()
-    reason: str = ""
+    changes: tuple[FieldChange, ...] = ()  # steps of normalising, in order
+    reason: str = ""  # explanation of a set-aside event, for operators
+    # Line in the file, from 1; not part of the fingerprint
     line: int = field(default=0, compare=False)

@@ -9,7 +9,6 @@ from typing import Any, Final
 
 import yaml
 
-from tactful_streaming.contract.decode_requests import EVENT_TYPES
 from tactful_streaming.contract.log_entries import Scalar
 from tactful_streaming.definitions.yaml_nodes import NodeReader, suggestion
 from tactful_streaming.rules import fields
@@ -27,7 +26,6 @@ from tactful_streaming.rules.model import (
 from tactful_streaming.rules.safe_regex import compile_safely
 from tactful_streaming.rules.user_agents import USER_AGENT_CLASSES
 
-_CUSTOM_TYPE = re.compile(r"x\.[a-z0-9_.-]{1,62}")
 _PART = re.compile(r"[^\s.][^\s]{0,63}")
 _FAMILIES = tuple(f"{mapping}.<name>" for mapping in fields.MAPPINGS)
 _KNOWN_FIELDS: Final = (
@@ -44,14 +42,6 @@ _MAX_ALTERNATIVES = 100
 
 class ConditionReader(NodeReader):
     """Reads the nodes of conditions, and of the fields and values in them."""
-
-    def event(self, node: yaml.Node) -> str:
-        """Read an event type."""
-        text = self.text(node)
-        if text not in EVENT_TYPES and not _CUSTOM_TYPE.fullmatch(text):
-            known = sorted(EVENT_TYPES)
-            raise self.mistake(node, f"{text!r} is not one of {', '.join(known)} or x.<custom>")
-        return text
 
     def alternatives(self, node: yaml.Node) -> tuple[tuple[Condition, ...], ...]:
         """Read one set of conditions or a list of alternative sets."""

@@ -1,24 +1,50 @@
-"""Reads rules from YAML; every error names file, line and key."""
+"""Reads rules from YAML; every error names file, line and key.
+
+The default reason of a rule describes its conditions in words.
+"""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import yaml
 
+from tactful_streaming.contract.log_entries import Scalar
+from tactful_streaming.definitions.model import format_duration
 from tactful_streaming.definitions.yaml_nodes import NodeReader, read_text
 from tactful_streaming.errors import RuleError
 from tactful_streaming.log.dead_letters import UNREADABLE
-from tactful_streaming.rules.contradictions import find_contradiction
-from tactful_streaming.rules.describe import describe
-from tactful_streaming.rules.model import Condition, Rule
+from tactful_streaming.rules.conditions import KINDS
+from tactful_streaming.rules.model import (
+    BOUNDS,
+    TEXT_TESTS,
+    Condition,
+    Earlier,
+    FieldTest,
+    Rate,
+    Relative,
+    Rule,
+    UserAgent,
+)
 from tactful_streaming.rules.read_changes import ChangeReader
 from tactful_streaming.rules.read_conditions import ConditionReader
 
 _RULE_KEYS = ("name", "event", "when", "unless", "action", "normalise", "reason")
-_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
+_WORDS = {
+    "equals": "is",
+    "in": "is one of",
+    "matches": "matches",
+    "starts": "starts with",
+    "above": "is above",
+    "below": "is below",
+    "at_least": "is at least",
+    "at_most": "is at most",
+    "kind": "is of kind",
+}
+_LONGEST = 200
 
 
 def read_rules(source: Path | str) -> tuple[Rule, ...]:
@@ -65,7 +91,7 @@ class _RuleReader(NodeReader):
     def _rule(self, node: yaml.Node) -> Rule:
         keys = self.mapping(node, "a rule", _RULE_KEYS)
         name = self.required(keys, node, "name", self._name)
-        events = self.optional(keys, "event", self.many(self._conditions.event), ())
+        events = self.optional(keys, "event", self.many(self.event), ())
         when = self.optional(keys, "when", self._conditions.alternatives, ())
         unless = self.optional(keys, "unless", self._conditions.alternatives, ())
         action = self.optional(keys, "action", self.choice(("drop", "dead_letter")), "normalise")
@@ -95,14 +121,12 @@ class _RuleReader(NodeReader):
             when=when,
             unless=unless,
             changes=changes,
-            reason=reason or describe(events, when, unless),
+            reason=reason or _describe(events, when, unless),
             line=node.start_mark.line + 1,
         )
 
     def _name(self, node: yaml.Node) -> str:
-        text = self.text(node)
-        if not _NAME.fullmatch(text):
-            raise self.mistake(node, f"{text!r} is not snake_case of at most 64 characters")
+        text = self.name(node)
         if text == UNREADABLE:
             raise self.mistake(node, f"{text!r} is reserved for records that are no event")
         return text
@@ -116,7 +140,7 @@ class _RuleReader(NodeReader):
     def _check_consistent(
         self, node: yaml.Node, key: str, events: tuple[str, ...], part: tuple[Condition, ...]
     ) -> None:
-        contradiction = find_contradiction(events, part)
+        contradiction = _find_contradiction(events, part)
         if contradiction is not None:
             field, reason = contradiction
             place = next((k for k in _key_nodes(node) if k.value == field), node)
@@ -135,3 +159,123 @@ def _takes_all(first: Rule, second: Rule) -> bool:
     """Whether `first` drops or sets aside all events that `second` is about."""
     unconditional = not first.when and not first.unless and first.action != "normalise"
     return unconditional and bool(second.events) and set(second.events) <= set(first.events)
+
+
+def _find_contradiction(
+    events: tuple[str, ...], conditions: Sequence[Condition]
+) -> tuple[str, str] | None:
+    """Find a field that cannot meet all `conditions`, and the reason; else None."""
+    by_field: dict[str, list[FieldTest]] = {}
+    for condition in conditions:
+        if isinstance(condition, FieldTest):
+            by_field.setdefault(condition.field, []).append(condition)
+    for field, tests in by_field.items():
+        operators = {test.operator: test.operand for test in tests}
+        reason = _conflict(operators)
+        if field == "type" and events:
+            wanted = operators.get("in", (operators.get("equals"),))
+            if isinstance(wanted, tuple) and not set(wanted) & {*events, None}:
+                reason = f"the rule is about {', '.join(events)} only"
+        if reason:
+            return field, reason
+    return None
+
+
+def _conflict(tests: dict[str, Any]) -> str:
+    """Return the reason why no value meets all `tests` of a field; "" if one does."""
+    if tests.get("missing") is True and len(tests) > 1:
+        return "a missing field has no value"
+    low, high = -math.inf, math.inf
+    for operator, bound in tests.items():
+        if operator not in BOUNDS or isinstance(bound, Relative):
+            continue
+        if operator in ("above", "at_least"):
+            low = max(low, bound)
+        else:
+            high = min(high, bound)
+    if low > high or (low == high and ("above" in tests or "below" in tests)):
+        return "the bounds leave nothing between them"
+    wanted = [tests["equals"]] if "equals" in tests else list(tests.get("in", ()))
+    bounded = any(operator in tests for operator in BOUNDS)
+    if wanted and not any(_meets(value, low, high, bounded, tests) for value in wanted):
+        return "the value does not meet the other tests"
+    if "kind" in tests and (
+        (bounded and tests["kind"] != "number")
+        or (any(operator in tests for operator in TEXT_TESTS) and tests["kind"] != "text")
+    ):
+        return f"it is tested as something else than a {tests['kind']}"
+    if bounded and any(operator in tests for operator in TEXT_TESTS):
+        return "it is tested as a number and as text"
+    return ""
+
+
+def _meets(value: Any, low: float, high: float, bounded: bool, tests: dict[str, Any]) -> bool:
+    if "kind" in tests and type(value) not in KINDS[tests["kind"]]:
+        return False
+    if bounded:
+        if type(value) not in (int, float) or not low <= value <= high:
+            return False
+        if ("above" in tests and value == low) or ("below" in tests and value == high):
+            return False
+    if "starts" in tests and not (type(value) is str and value.startswith(tests["starts"])):
+        return False
+    return "in" not in tests or "equals" not in tests or value in tests["in"]
+
+
+def _describe(
+    events: tuple[str, ...],
+    when: tuple[tuple[Condition, ...], ...],
+    unless: tuple[tuple[Condition, ...], ...],
+) -> str:
+    """Describe the events that a rule matches, in at most 200 characters."""
+    parts = [f"type is {' or '.join(events)}"] if events else []
+    if when:
+        parts.append(_alternatives(when))
+    text = " and ".join(parts)
+    if unless:
+        text = f"{text or 'always'}, unless {_alternatives(unless)}"
+    return text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"
+
+
+def _alternatives(alternatives: tuple[tuple[Condition, ...], ...]) -> str:
+    return ", or ".join(" and ".join(map(_describe_condition, part)) for part in alternatives)
+
+
+def _describe_condition(condition: Condition) -> str:
+    if isinstance(condition, FieldTest):
+        return _describe_test(condition)
+    if isinstance(condition, UserAgent):
+        return f"the user agent is of class {' or '.join(condition.classes)}"
+    if isinstance(condition, Rate):
+        return (
+            f"over {condition.above} events in {_duration(condition.within_ms)} "
+            f"by {' and '.join(condition.by)}"
+        )
+    assert isinstance(condition, Earlier)
+    earlier = f"a {' or '.join(condition.events)}" if condition.events else "an event"
+    same = " and ".join(condition.same)
+    return f"{earlier} of the same {same} came within {_duration(condition.within_ms)}"
+
+
+def _describe_test(test: FieldTest) -> str:
+    if test.operator == "missing":
+        return f"{test.field} is {'missing' if test.operand else 'given'}"
+    if isinstance(test.operand, Relative):
+        operand = f"{test.operand.times:g} × {test.operand.of}"
+    elif isinstance(test.operand, tuple):
+        operand = ", ".join(_value(value) for value in test.operand)
+    elif test.field == "age" and type(test.operand) is int:
+        operand = _duration(test.operand)
+    else:
+        operand = _value(test.operand)
+    return f"{test.field} {_WORDS[test.operator]} {operand}"
+
+
+def _value(value: Scalar) -> str:
+    if type(value) is bool:
+        return "true" if value else "false"
+    return str(value)
+
+
+def _duration(milliseconds: int) -> str:
+    return ("-" if milliseconds < 0 else "") + format_duration(abs(milliseconds))

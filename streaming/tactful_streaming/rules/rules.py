@@ -32,37 +32,24 @@ _MOST_PLANS = 1000
 
 @dataclass(frozen=True)
 class Dropped:
-    """The rule that dropped or dead-lettered an event.
-
-    Attributes:
-        rule: name of the rule.
-        reason: explanation for operators; contains no data of the event.
-        action: ``drop``: the event is only counted; ``dead_letter``: it is stored.
-    """
+    """The rule that dropped or dead-lettered an event."""
 
     rule: str
-    reason: str
+    reason: str  # explanation for operators; contains no data of the event
+    # `drop`: the event is only counted; `dead_letter`: it is stored
     action: Literal["drop", "dead_letter"]
 
 
 @dataclass(frozen=True)
 class RuleReport:
-    """Numbers of events since the rules were opened.
-
-    Attributes:
-        events: events tested.
-        clean: events that passed, changed or not.
-        changed: events that passed changed.
-        dropped: events dropped.
-        dead_lettered: events dead-lettered.
-        by_rule: for each rule, in order, the events it changed, dropped or dead-lettered.
-    """
+    """Numbers of events since the rules were opened."""
 
     events: int
-    clean: int
-    changed: int
+    clean: int  # events that passed, changed or not
+    changed: int  # events that passed changed
     dropped: int
     dead_lettered: int
+    # For each rule, in order, the events it changed, dropped or dead-lettered
     by_rule: Mapping[str, int]
 
 
@@ -243,9 +230,6 @@ class Rules:
 
 def load_rules(source: Path | str) -> Rules:
     """Read rules from a file or a YAML text.
-
-    Args:
-        source: a path, or the text itself.
 
     Raises:
         RuleError: names file, line and key of the first thing that is wrong.

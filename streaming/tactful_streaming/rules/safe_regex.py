@@ -50,11 +50,7 @@ def compile_safely(pattern: str) -> Pattern:
 
 
 def compile_linear(pattern: str, memory: int) -> Pattern:
-    """Compile `pattern` with RE2.
-
-    Args:
-        pattern: the regular expression.
-        memory: bytes for the compiled program and the states that a search keeps.
+    """Compile `pattern` with RE2, which may use `memory` bytes.
 
     Raises:
         ValueError: RE2 refuses the pattern.

@@ -33,11 +33,7 @@ _ORDER: Final = ("preview", "monitor", "automation", "crawler")  # the narrowest
 
 @lru_cache(maxsize=8192)
 def classify(user_agent: str) -> str | None:
-    """Return the class of a user agent, one of :data:`USER_AGENT_CLASSES`.
-
-    Returns:
-        None for a browser or an app.
-    """
+    """Return the class of a user agent; None for a browser or an app."""
     text = user_agent[:_TEXT_LIMIT].encode("utf-8", "replace")
     for name, pattern in _patterns():
         if pattern.search(text) is not None:

@@ -53,7 +53,8 @@ class RedisRows:
         {feature: [window_end, {group: [offset, window_start, JSON of the value]}]}
 
     A group's key begins with ``=``; the value of a feature without groups has the empty key. Only
-    groups of the newest window are stored.
+    groups of the newest window are stored. Methods raise OnlineStoreError if Redis cannot be
+    reached or refuses.
     """
 
     def __init__(
@@ -89,11 +90,7 @@ class RedisRows:
         self._batch = 1 if cluster else _BATCH
 
     def write(self, rows: Sequence[WindowRow]) -> None:
-        """Store those of `rows` that are newer than the stored ones.
-
-        Raises:
-            OnlineStoreError: if Redis cannot be reached or refuses.
-        """
+        """Store those of `rows` that are newer than the stored ones."""
         entities: dict[str, list[tuple[Any, ...]]] = {}
         for row in rows:
             group = _NO_GROUP if row.group_key is None else _GROUP + row.group_key
@@ -114,11 +111,7 @@ class RedisRows:
             self._redis.run(merge)
 
     def read(self, entity_keys: Sequence[str]) -> list[dict[str, WindowValue]]:
-        """Read the values by feature of each of `entity_keys`, in their order.
-
-        Raises:
-            OnlineStoreError: if Redis cannot be reached or refuses, or a blob is no sink's.
-        """
+        """Read the values by feature of each of `entity_keys`, in their order."""
 
         def get(client: Any) -> list[bytes | None]:
             pipeline = client.pipeline(transaction=False)

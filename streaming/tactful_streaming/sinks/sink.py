@@ -38,41 +38,26 @@ _Time = Annotated[int, Meta(ge=-LATEST_TIMESTAMP, le=2 * LATEST_TIMESTAMP)]
 
 
 class WindowRow(Struct, frozen=True, gc=False):
-    """One value of a window result.
-
-    Attributes:
-        feature: name of the feature.
-        entity_key: key of the user, session, item or category.
-        window_start: epoch milliseconds.
-        window_end: epoch milliseconds.
-        feature_value: the value as JSON.
-        group_key: the group, for a feature with ``group_by``.
-        offset: offset in its partition of the topic; the greatest of a window counts.
-    """
+    """One value of a window result."""
 
     feature: _Name
-    entity_key: _Text
-    window_start: _Time
-    window_end: _Time
-    feature_value: msgspec.Raw
-    group_key: _Text | None = None
-    offset: int = 0
+    entity_key: _Text  # key of the user, session, item or category
+    window_start: _Time  # epoch milliseconds
+    window_end: _Time  # epoch milliseconds
+    feature_value: msgspec.Raw  # the value as JSON
+    group_key: _Text | None = None  # the group, for a feature with `group_by`
+    offset: int = 0  # offset in its partition of the topic; the greatest of a window counts
 
 
 @dataclass(frozen=True)
 class WindowValue:
-    """The stored value of a feature.
+    """The stored value of a feature."""
 
-    Attributes:
-        window_start: start of the newest window, epoch milliseconds.
-        window_end: its end. Windows without events have no result: if this end is long past, there
-            is no present value.
-        value: the value; with ``group_by``, the value of each group of the newest window.
-    """
-
-    window_start: int
+    window_start: int  # start of the newest window, epoch milliseconds
+    # Its end. Windows without events have no result: if this end is long past, there is no present
+    # value.
     window_end: int
-    value: Any
+    value: Any  # the value; with `group_by`, the value of each group of the newest window
 
 
 class RowSource(Protocol):
@@ -89,11 +74,7 @@ class RowTarget(Protocol):
     """Database of rows."""
 
     def write(self, rows: Sequence[WindowRow]) -> None:
-        """Store those of `rows` durably that are newer than the stored ones.
-
-        Raises:
-            OnlineStoreError: if the target fails; some rows may be stored.
-        """
+        """Store those of `rows` durably that are newer than the stored ones."""
 
     def read(self, entity_keys: Sequence[str]) -> list[dict[str, WindowValue]]:
         """Read the values by feature of each of `entity_keys`, in their order."""
@@ -104,33 +85,18 @@ class RowTarget(Protocol):
 
 @dataclass(frozen=True)
 class SinkProgress:
-    """Counts of a sink since its start.
-
-    Attributes:
-        rows: rows written.
-        invalid: skipped records that are no rows.
-        empty: skipped records without a value, such as Flink's retractions.
-        failures: failed writes to the target.
-        positions: next offset to read, by partition.
-    """
+    """Counts of a sink since its start."""
 
     rows: int = 0
-    invalid: int = 0
-    empty: int = 0
-    failures: int = 0
+    invalid: int = 0  # skipped records that are no rows
+    empty: int = 0  # skipped records without a value, such as Flink's retractions
+    failures: int = 0  # failed writes to the target
+    # By partition, the next offset to read.
     positions: Mapping[int, int] = field(default_factory=lambda: MappingProxyType({}))
 
 
 def open_rows(settings: KafkaSettings, group: str) -> PartitionGroup:
-    """Join a group that reads rows; several sinks of one group share the partitions.
-
-    Args:
-        settings: address and name of the topic of the rows.
-        group: name of the group; Kafka stores its offsets. A new group begins at the oldest row.
-
-    Raises:
-        LogError: if the client is not installed or refuses the settings.
-    """
+    """Join a group that reads rows: its sinks share the partitions, from the oldest row."""
     return PartitionGroup(
         settings,
         group,
@@ -152,17 +118,8 @@ def run_sink(
     """Copy rows from the source to the target until `stop` returns True.
 
     While the target cannot be reached, the batch is retried with growing pauses, and no more rows
-    are read.
-
-    Args:
-        source: source of rows; not closed.
-        target: target of rows; not closed.
-        stop: called before each batch and each attempt.
-        progress: called after each batch and each failure.
-        sleep: waits between attempts, seconds.
-
-    Returns:
-        The final counts.
+    are read. `stop` is called before each batch and each attempt, `progress` after each batch and
+    each failure. The result is the final counts.
 
     Raises:
         LogError: if the topic cannot be read; offsets of written rows are committed.

@@ -54,7 +54,7 @@ class SqlRows:
 
     It has one line for each feature, entity and group (NULL without ``group_by``), of its newest
     window. A group whose ``window_end`` is not the newest of its feature and entity is not in the
-    newest window.
+    newest window. Methods raise OnlineStoreError if the database cannot be reached or refuses.
     """
 
     def __init__(self, url: str) -> None:
@@ -63,9 +63,6 @@ class SqlRows:
         Args:
             url: ``mysql+pymysql://user:password@host/database``, ``mariadb+pymysql://…`` or
                 ``sqlite:///path``.
-
-        Raises:
-            OnlineStoreError: if the database cannot be reached or its driver is not installed.
         """
         try:
             self._engine = _connect(url)
@@ -84,11 +81,7 @@ class SqlRows:
             self._make_index()
 
     def write(self, rows: Sequence[WindowRow]) -> None:
-        """Store those of `rows` that are newer than the stored ones, in one transaction.
-
-        Raises:
-            OnlineStoreError: if the database cannot be reached or refuses; nothing was stored.
-        """
+        """Store those of `rows` that are newer than the stored ones, in one transaction."""
         # In one order in every sink, which prevents deadlocks.
         lines = sorted(map(_line, rows), key=lambda line: line["id"])
         if not lines:
@@ -97,11 +90,7 @@ class SqlRows:
             self._try(lambda connection: connection.execute(self._upsert, lines))
 
     def read(self, entity_keys: Sequence[str]) -> list[dict[str, WindowValue]]:
-        """Read the values by feature of each of `entity_keys`, in their order.
-
-        Raises:
-            OnlineStoreError: if the database cannot be reached or refuses.
-        """
+        """Read the values by feature of each of `entity_keys`, in their order."""
         query = sa.select(_values).where(_values.c.entity_key.in_(list(set(entity_keys))))
         with self._explained(), self._engine.connect() as connection:
             rows = connection.execute(query).all()

@@ -47,21 +47,13 @@ _encoder = msgspec.msgpack.Encoder()
 
 
 class Delivery(msgspec.Struct, frozen=True, gc=False):
-    """One action to deliver.
-
-    Attributes:
-        event_id: id of the action.
-        body: the action as JSON.
-        attempts: failed attempts.
-        due: time of the next attempt, epoch milliseconds.
-        problem: reason of the last failure.
-    """
+    """One action to deliver."""
 
     event_id: str
-    body: bytes
-    attempts: int = 0
-    due: int = 0
-    problem: str = ""
+    body: bytes  # the action as JSON
+    attempts: int = 0  # failed attempts
+    due: int = 0  # time of the next attempt, epoch milliseconds
+    problem: str = ""  # reason of the last failure
 
 
 _decoder = msgspec.msgpack.Decoder(Delivery)
@@ -71,11 +63,7 @@ class DeliveryQueue:
     """Queue of deliveries in a state store of its own; durable and thread-safe."""
 
     def __init__(self, store: StateStore) -> None:
-        """Open the queue in `store`.
-
-        Raises:
-            StateError: if the stored queue is damaged.
-        """
+        """Open the queue in `store`."""
         self._store = store
         stored = store.get(_POSITION)
         self._position = int.from_bytes(stored, "big") if stored is not None else 0
@@ -172,15 +160,10 @@ class DeliveryQueue:
 
 @dataclass(frozen=True)
 class Answer:
-    """Answer of a web address.
-
-    Attributes:
-        status: HTTP status.
-        retry_after: seconds of the header ``Retry-After``, if there is one.
-    """
+    """Answer of a web address."""
 
     status: int
-    retry_after: float | None = None
+    retry_after: float | None = None  # seconds of the header `Retry-After`, if there is one
 
 
 Post = Callable[[str, bytes, Mapping[str, str], float], Answer]
@@ -189,34 +172,21 @@ Post = Callable[[str, bytes, Mapping[str, str], float], Answer]
 
 @dataclass(frozen=True)
 class RetryPolicy:
-    """Times of the attempts of a delivery.
-
-    Attributes:
-        attempts: largest number of attempts.
-        first_ms: wait after the first failure; it doubles with each.
-        longest_ms: longest wait, also if ``Retry-After`` is longer.
-        timeout_s: timeout of one attempt, seconds.
-    """
+    """Times of the attempts of a delivery."""
 
     attempts: int = 12
-    first_ms: int = 1000
-    longest_ms: int = 3_600_000
-    timeout_s: float = 10.0
+    first_ms: int = 1000  # wait after the first failure; it doubles with each
+    longest_ms: int = 3_600_000  # longest wait, also if `Retry-After` is longer
+    timeout_s: float = 10.0  # timeout of one attempt, seconds
 
 
 @dataclass(frozen=True)
 class SendResult:
-    """Numbers of the deliveries that were due.
+    """Numbers of the deliveries that were due."""
 
-    Attributes:
-        delivered: answered with 2xx.
-        failed: to be retried.
-        dead: failed the last time.
-    """
-
-    delivered: int = 0
-    failed: int = 0
-    dead: int = 0
+    delivered: int = 0  # answered with 2xx
+    failed: int = 0  # to be retried
+    dead: int = 0  # failed the last time
 
 
 class WebhookSender:
@@ -263,11 +233,7 @@ class WebhookSender:
         self._suppressed = suppressed
 
     def collect(self, log: EventLog, types: Collection[str], limit: int = 1000) -> int:
-        """Queue the actions of `types` among the next `limit` records of the log.
-
-        Returns:
-            The number of records read; 0 at the end of the log.
-        """
+        """Queue the actions of `types` in the next records; return how many were read."""
         records = log.read(max(self._queue.position, log.begin), limit)
         if not records:
             return 0

@@ -10,8 +10,8 @@ from tests.streaming.naive_rules import Naive
 
 from tactful_streaming.contract.log_entries import Event, Item
 from tactful_streaming.rules import conditions
+from tactful_streaming.rules.conditions import ExpiringMap
 from tactful_streaming.rules.rules import Dropped, Rules, load_rules
-from tactful_streaming.rules.state import ExpiringMap
 
 START = 1_700_000_000_000
 
