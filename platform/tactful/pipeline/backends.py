@@ -25,7 +25,7 @@ from tactful.catalogue.request_context import FeatureSource
 from tactful.config.identity import identity_of
 from tactful.config.settings import Settings
 from tactful.errors import StorageError
-from tactful.event_log.encryption import RecordSeal, open_seal
+from tactful.event_log.encryption import open_seal
 from tactful.event_log.merged_log import AppliedLog, LogOffsets, MergedLog, SinglePartitionLog, Span
 from tactful.metadata.connections import kafka_settings, make_topic, open_redis, retention_ms
 from tactful.pipeline.applier import DeadLetterBuffer
@@ -48,7 +48,7 @@ from tactful_streaming.log.group_commit import Commit, GroupCommit, KeyedCommit
 from tactful_streaming.log.outage_spool import Spool
 from tactful_streaming.online.mirror import stored_blobs
 from tactful_streaming.online.write_behind import WriteBehind
-from tactful_streaming.rules.rules import Cleaner, Rules, load_rules
+from tactful_streaming.rules.rules import Rules, load_rules
 from tactful_streaming.state.store import RocksState
 
 logger = logging.getLogger(__name__)
@@ -135,47 +135,46 @@ def open_backend(
         StorageError: if the state was computed from another log.
         StreamingError: if log, state or rules cannot be used.
     """
-    rules = None
-    if settings.engine.rules != Path():
-        rules = load_rules(settings.engine.rules)
-    seal = open_seal(settings, clock=now_ms)
-    if seal is not None:
-        stack.callback(seal.close)
-    letters = _open_letters(settings, _DEAD_LETTERS, stack, seal)
-    late = _open_letters(settings, _LATE, stack, seal) if settings.engine.keep_late else None
-    opening = _Opening(
-        settings, definitions, stack, consumers, suppressed, rules, letters, late, rebuild, seal
-    )
+    opening = _Opening(settings, definitions, stack, consumers, suppressed, rebuild)
     return opening.embedded() if settings.log.in_files else opening.kafka()
 
 
-def _open_letters(
-    settings: Settings, name: str, stack: contextlib.ExitStack, seal: RecordSeal | None
-) -> DeadLetters:
-    letters = DeadLetters.open(
-        settings.storage.data / name,
-        retention_ms=retention_ms(settings.engine.dead_letter_days),
-        durability=settings.storage.durability,
-        seal=seal,
-    )
-    stack.callback(letters.close)
-    return letters
-
-
-@dataclass
 class _Opening:
     """Arguments of `open_backend`, with what both kinds of backend need."""
 
-    settings: Settings
-    definitions: Definitions
-    stack: contextlib.ExitStack
-    consumers: Mapping[str, CoCommittedConsumer]
-    suppressed: Container[str]
-    rules: Rules | None
-    dead_letters: DeadLetters
-    late: DeadLetters | None
-    rebuild: bool
-    seal: RecordSeal | None
+    def __init__(
+        self,
+        settings: Settings,
+        definitions: Definitions,
+        stack: contextlib.ExitStack,
+        consumers: Mapping[str, CoCommittedConsumer],
+        suppressed: Container[str],
+        rebuild: bool,
+    ) -> None:
+        self.settings = settings
+        self.definitions = definitions
+        self.stack = stack
+        self.consumers = consumers
+        self.suppressed = suppressed
+        self.rebuild = rebuild
+        rules = settings.engine.rules
+        self.rules = None if rules == Path() else load_rules(rules)
+        self.seal = open_seal(settings, clock=now_ms)
+        if self.seal is not None:
+            stack.callback(self.seal.close)
+        self.dead_letters = self._open_letters(_DEAD_LETTERS)
+        self.late = self._open_letters(_LATE) if settings.engine.keep_late else None
+        self.letters = DeadLetterBuffer(self.dead_letters, self.late)
+
+    def _open_letters(self, name: str) -> DeadLetters:
+        letters = DeadLetters.open(
+            self.settings.storage.data / name,
+            retention_ms=retention_ms(self.settings.engine.dead_letter_days),
+            durability=self.settings.storage.durability,
+            seal=self.seal,
+        )
+        self.stack.callback(letters.close)
+        return letters
 
     def embedded(self) -> Backend:
         settings, stack = self.settings, self.stack
@@ -196,8 +195,7 @@ class _Opening:
                 lambda: stored_blobs(state),
                 max_bytes=settings.online.waiting_bytes,
             )
-        letters = DeadLetterBuffer(self.dead_letters, self.late)
-        engine = self._engine(self.definitions, state, letters, self.consumers, copied)
+        engine = self._engine(self.definitions, state, self.consumers, copied)
         if engine.offset > log.end:
             raise StorageError(
                 f"{data}: the engine's state is ahead of the log, so a part of the log is "
@@ -221,7 +219,7 @@ class _Opening:
             format="msgpack",
             partitions=lambda: [sealed],
             searched=lambda: contextlib.nullcontext([sealed]),
-            letters=letters,
+            letters=self.letters,
             dead_letters=self.dead_letters,
             late=self.late,
             rules=self.rules,
@@ -234,10 +232,10 @@ class _Opening:
         )
 
     def _written(self, log: EmbeddedLog | None = None) -> Mapping[str, EmbeddedLog]:
-        letters = {_DEAD_LETTERS: self.dead_letters, _LATE: self.late}
-        logs = {name: kept.log for name, kept in letters.items() if kept is not None}
-        written = {name: kept for name, kept in logs.items() if isinstance(kept, EmbeddedLog)}
-        return written if log is None else {"log": log, **written}
+        logs = {"log": log, _DEAD_LETTERS: self.dead_letters.log}
+        if self.late is not None:
+            logs[_LATE] = self.late.log
+        return {name: kept for name, kept in logs.items() if isinstance(kept, EmbeddedLog)}
 
     def kafka(self) -> Backend:
         settings, stack = self.settings, self.stack
@@ -253,9 +251,8 @@ class _Opening:
                 target, self.seal, max_waiting_bytes=settings.limits.pending_bytes
             )
             stack.callback(waits.close)
-        letters = DeadLetterBuffer(self.dead_letters, self.late)
         state = RocksState(settings.storage.data / "state")
-        engine, followed = self._topic_engine(kafka, count, state, letters)
+        engine, followed = self._topic_engine(kafka, count, state)
         shared = self._shared_features(engine) if settings.online.shared else None
 
         def append(entries: Sequence[Entry]) -> None:
@@ -292,7 +289,7 @@ class _Opening:
             format="json",
             partitions=lambda: opened(stack),
             searched=searched,
-            letters=letters,
+            letters=self.letters,
             dead_letters=self.dead_letters,
             late=self.late,
             rules=self.rules,
@@ -317,14 +314,14 @@ class _Opening:
         return spool
 
     def _topic_engine(
-        self, kafka: KafkaSettings, partitions: int, state: RocksState, letters: DeadLetterBuffer
+        self, kafka: KafkaSettings, partitions: int, state: RocksState
     ) -> tuple[Engine, MergedLog]:
         """Open the engine, check that its state is of the topic, and resume reading."""
         data, computed = self.settings.storage.data, self.definitions
         if self.settings.online.shared:
             computed = own_definitions(computed)
         read = LogOffsets(kafka.topic)
-        engine = self._engine(computed, state, letters, {**self.consumers, _OFFSETS: read}, None)
+        engine = self._engine(computed, state, {**self.consumers, _OFFSETS: read}, None)
         if read.topic != kafka.topic or (engine.offset and not read.offsets()):
             raise StorageError(
                 f"{data}: the engine's state is of another log than topic {kafka.topic!r}: name "
@@ -357,12 +354,10 @@ class _Opening:
         self,
         definitions: Definitions,
         state: RocksState,
-        letters: DeadLetterBuffer,
         consumers: Mapping[str, CoCommittedConsumer],
         copied: WriteBehind | None,
     ) -> Engine:
         engine = self.settings.engine
-        cleaner: Cleaner | None = self.rules
         try:
             opened = Engine(
                 definitions,
@@ -372,11 +367,11 @@ class _Opening:
                     memory_bytes=engine.memory_mb * 1024 * 1024 or None,
                     consumers=consumers,
                     suppressed=self.suppressed,
-                    cleaner=cleaner,
+                    cleaner=self.rules,
                     online=copied,
                     rebuild=self.rebuild,
-                    on_dead_letter=letters.note,
-                    on_late=letters.note_late,
+                    on_dead_letter=self.letters.note,
+                    on_late=self.letters.note_late,
                 ),
             )
         except BaseException:

@@ -15,6 +15,7 @@ import logging
 import math
 from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import msgspec
 
@@ -53,6 +54,12 @@ _NO_CONSENT = (
     "this user has not agreed that data of them are kept, or was erased: send their decision with "
     "PUT /v1/users/{user_id}/consent; consent.default applies to users without a decision"
 )
+
+_RESERVED = "{!r} is the action of a sequence or a join: only the platform creates such events"
+
+_T = TypeVar("_T")
+Decoded = tuple[Sequence[tuple[int, _T]], Sequence[WireRejection]]
+"""Valid elements of a body with their indexes, and the rejected ones."""
 
 
 @dataclass(frozen=True)
@@ -126,26 +133,23 @@ class EventIngest:
         Raises:
             ProblemError: if the body is invalid, or the engine or the log is behind.
         """
-        self._check_room()
+        decoded, refused = self._decode(decode_events, body, content_type)
         self._forget_applied()
         now = self._clock()
-        try:
-            decoded, refused = decode_events(
-                body, now=now, limits=self._options.limits, content_type=content_type
-            )
-        except PayloadError as error:
-            raise _bad_body(error) from None
-        for reason in (forbidden, self._reject_reserved if self._options.reserved else None):
-            if reason is not None:
-                decoded, refused = _without(decoded, refused, reason)
+        refusals = [*refused]
         fresh: dict[str, Entry] = {}
         writes: set[asyncio.Future[Offsets]] = set()
         pending, seen = self._pending, self._engine.seen
-        unwanted: list[WireRejection] = []
         for index, event in decoded:
+            message = None if forbidden is None else forbidden(event)
+            if message is None and event.type in self._options.reserved:
+                message = _RESERVED.format(event.type)
+            if message is not None:
+                refusals.append(WireRejection(index=index, code="forbidden", message=message))
+                continue
             entry = self._options.permit(_stamped(event, now) if self._options.stamps else event)
             if entry is None:
-                unwanted.append(WireRejection(index=index, code="no_consent", message=_NO_CONSENT))
+                refusals.append(_no_consent(index))
                 continue
             identifier = event.event_id
             if identifier in pending:
@@ -157,75 +161,59 @@ class EventIngest:
             pending.update(dict.fromkeys(fresh, written))
             writes.add(written)
         position = await self._written(writes)
-        duplicates = len(decoded) - len(unwanted) - len(fresh)
-        if unwanted:
-            refused = sorted([*refused, *unwanted], key=lambda refusal: refusal.index)
-        self._count("event", len(fresh), duplicates, len(refused))
+        duplicates = len(decoded) + len(refused) - len(refusals) - len(fresh)
+        self._count("event", len(fresh), duplicates, len(refusals))
         return EventsAccepted(
             accepted=len(fresh),
             duplicates=duplicates,
-            rejected=_to_response(refused),
+            rejected=_rejections(refusals),
             position=position,
         )
 
-    def _reject_reserved(self, event: Event) -> str | None:
-        if event.type not in self._options.reserved:
-            return None
-        return (
-            f"{event.type!r} is the action of a sequence or a join: only the platform creates such "
-            "events"
-        )
-
     async def items(self, body: bytes, content_type: str | None = None) -> Upserted:
-        """Accept the items of one request body; the last version of an item counts.
-
-        Raises:
-            ProblemError: if the body is invalid, or the engine or the log is behind.
-        """
+        """Accept the items of one body; the last version of an item counts; see `events`."""
         return await self._upserts("item", decode_items, body, content_type)
 
     async def users(self, body: bytes, content_type: str | None = None) -> Upserted:
-        """Accept the users of one request body; the last version of a user counts.
-
-        Raises:
-            ProblemError: if the body is invalid, or the engine or the log is behind.
-        """
+        """Accept the users of one body; the last version of a user counts; see `events`."""
         return await self._upserts("user", decode_users, body, content_type)
 
     async def _upserts(
         self,
         kind: str,
-        decode: Callable[..., tuple[Sequence[tuple[int, Item | User]], Sequence[WireRejection]]],
+        decode: Callable[..., Decoded[Item | User]],
         body: bytes,
         content_type: str | None,
     ) -> Upserted:
-        self._check_room()
+        decoded, refused = self._decode(decode, body, content_type)
+        describe = self._options.describe
+        users = [entry for _, entry in decoded if isinstance(entry, User)]
+        unwanted = await describe(users) if users and describe is not None else ()
+        entries: list[Entry] = []
+        refusals = [*refused]
+        for index, entry in decoded:
+            if isinstance(entry, User) and entry.user_id in unwanted:
+                refusals.append(_no_consent(index))
+            else:
+                entries.append(entry)
+        position = await self._written({self._append(entries, ())} if entries else set())
+        self._count(kind, len(entries), 0, len(refusals))
+        return Upserted(accepted=len(entries), rejected=_rejections(refusals), position=position)
+
+    def _decode(
+        self, decode: Callable[..., Decoded[_T]], body: bytes, content_type: str | None
+    ) -> Decoded[_T]:
+        self._applier.check()
+        if self._applier.lag > self._options.engine_lag:
+            raise ProblemError(
+                "too_many_events", "the engine is behind; send it again later", retry_after=2
+            )
         try:
-            decoded, refused = decode(
+            return decode(
                 body, now=self._clock(), limits=self._options.limits, content_type=content_type
             )
         except PayloadError as error:
-            raise _bad_body(error) from None
-        writes: set[asyncio.Future[Offsets]] = set()
-        refusals = list(refused)
-        entries = [entry for _, entry in decoded]
-        if entries and self._options.describe is not None:
-            users = [entry for entry in entries if isinstance(entry, User)]
-            unwanted = await self._options.describe(users) if users else ()
-            entries = []
-            for index, entry in decoded:
-                if isinstance(entry, User) and entry.user_id in unwanted:
-                    refusals.append(
-                        WireRejection(index=index, code="no_consent", message=_NO_CONSENT)
-                    )
-                else:
-                    entries.append(entry)
-            refusals.sort(key=lambda refusal: refusal.index)
-        if entries:
-            writes.add(self._append(entries, ()))
-        position = await self._written(writes)
-        self._count(kind, len(entries), 0, len(refusals))
-        return Upserted(accepted=len(entries), rejected=_to_response(refusals), position=position)
+            raise ProblemError("bad_body", error.message) from None
 
     def append_internal(self, payload: bytes) -> asyncio.Future[Offsets]:
         """Append an entry of the platform; if the log is full, drop and count it.
@@ -291,13 +279,6 @@ class EventIngest:
             noted.set_exception(error)
             noted.exception()  # marks it as retrieved: often nothing waits
 
-    def _check_room(self) -> None:
-        self._applier.check()
-        if self._applier.lag > self._options.engine_lag:
-            raise ProblemError(
-                "too_many_events", "the engine is behind; send it again later", retry_after=2
-            )
-
     def _settle(self, identifiers: tuple[str, ...], written: asyncio.Future[Offsets]) -> None:
         """Keep the ids of written events until they are applied; drop the ids of others."""
         if written.cancelled() or written.exception() is not None or not written.result():
@@ -327,16 +308,12 @@ class EventIngest:
             try:
                 # A cancelled caller must not cancel the write, for which others wait.
                 offsets = merged((offsets, await asyncio.shield(write)))
-            except BackpressureError as error:
+            except (BackpressureError, LogUnreachableError) as error:
+                behind = isinstance(error, BackpressureError)
                 raise ProblemError(
-                    "too_many_events",
-                    "the event log is behind; send it again later",
-                    retry_after=math.ceil(error.retry_after),
-                ) from None
-            except LogUnreachableError as error:
-                raise ProblemError(
-                    "not_ready",
-                    "the event log cannot be reached; send it again later",
+                    "too_many_events" if behind else "not_ready",
+                    f"the event log {'is behind' if behind else 'cannot be reached'}; send it again"
+                    " later",
                     retry_after=math.ceil(error.retry_after),
                 ) from None
             except LogError as error:
@@ -367,28 +344,10 @@ def _stamped(event: Event, now: int) -> Event:
     return msgspec.structs.replace(event, context={**event.context, "received_at": now})
 
 
-def _without(
-    decoded: Sequence[tuple[int, Event]],
-    refused: Sequence[WireRejection],
-    forbidden: Callable[[Event], str | None],
-) -> tuple[list[tuple[int, Event]], list[WireRejection]]:
-    allowed: list[tuple[int, Event]] = []
-    refusals = list(refused)
-    for index, event in decoded:
-        reason = forbidden(event)
-        if reason is None:
-            allowed.append((index, event))
-        else:
-            refusals.append(WireRejection(index=index, code="forbidden", message=reason))
-    return allowed, sorted(refusals, key=lambda refusal: refusal.index)
+def _no_consent(index: int) -> WireRejection:
+    return WireRejection(index=index, code="no_consent", message=_NO_CONSENT)
 
 
-def _bad_body(error: PayloadError) -> ProblemError:
-    return ProblemError("bad_body", error.message)
-
-
-def _to_response(refused: Iterable[WireRejection]) -> list[Rejection]:
-    return [
-        Rejection(index=refusal.index, code=refusal.code, message=refusal.message)
-        for refusal in refused
-    ]
+def _rejections(refusals: Iterable[WireRejection]) -> list[Rejection]:
+    ordered = sorted(refusals, key=lambda refusal: refusal.index)
+    return msgspec.convert(ordered, list[Rejection], from_attributes=True)

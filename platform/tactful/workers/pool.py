@@ -25,17 +25,28 @@ import socket
 import sys
 import time
 from collections.abc import Callable
-from functools import partial
 
 from tactful.http.uvicorn_server import loop_factory
+from tactful.metrics.registry import SummedRegistry
 from tactful.recall.trending import Trends
 from tactful.rerank.frequency_caps import Shown
+from tactful.schemas.problems import ProblemError
 from tactful.server.platform import Platform
 from tactful.util import malloc
 from tactful.util.gc_tuning import freeze_living_objects, short_delays
-from tactful.workers.ipc import MetricsNotice
-from tactful.workers.state_server import StateServer, WorkerConnection
-from tactful.workers.status import WorkerStatus
+from tactful.workers.ipc import (
+    ForwardRequest,
+    FrameProtocol,
+    MetricsNotice,
+    PositionRequest,
+    ReadyNotice,
+    ServedNotice,
+    decode_request,
+    encode_problem,
+    encode_response,
+)
+from tactful.workers.state_server import StateServer
+from tactful.workers.status import Served, WorkerStatus
 
 logger = logging.getLogger(__name__)
 
@@ -69,18 +80,15 @@ class WorkerPool:
         self._keeping: list[asyncio.Task[None]] = []
         self._started = 0
         platform.workers = self._status.health
-        platform.metrics.gauge(
-            "serving_workers", "Workers that accept requests", lambda: self._status.serving
-        )
-        platform.metrics.gauge(
-            "serving_workers_restarted",
-            "Workers that replaced another one",
-            lambda: self._status.restarted,
-        )
-        platform.metrics.gauge(
+        gauge, status = platform.metrics.gauge, self._status
+        gauge("serving_workers", "Workers that accept requests", lambda: status.serving)
+        text = "Workers that replaced another one"
+        gauge("serving_workers_restarted", text, lambda: status.restarted)
+        text = "Workers that answer from the present model and items"
+        gauge(
             "serving_workers_ready",
-            "Workers that answer from the present model and items",
-            lambda: sum(worker.state == "ready" for worker in self._status.health()),
+            text,
+            lambda: sum(worker.state == "ready" for worker in status.health()),
         )
 
     async def start(self) -> bool:
@@ -161,22 +169,76 @@ class WorkerPool:
         self, place: int, number: int, ends: list[socket.socket]
     ) -> WorkerConnection:
         """Make a socket pair; append the end for the worker to `ends`."""
-        metrics = self._platform.metrics.others
-
-        def count(notice: MetricsNotice) -> None:
-            metrics.take(number, notice.samples)
-
         ours, end = socket.socketpair()
         ends.append(end)
-        connection = WorkerConnection(
-            self._server,
-            ready=partial(self._status.is_ready, place),
-            report=partial(self._status.report, place),
-            count=count,
-        )
+        others = self._platform.metrics.others
+        connection = WorkerConnection(self._server, self._status, others, place, number)
         loop = asyncio.get_running_loop()
         await loop.create_unix_connection(lambda: connection.frames, sock=ours)
         return connection
+
+
+class WorkerConnection:
+    """One connection to a worker: receives its requests and sends the responses.
+
+    Attributes:
+        frames: end of the socket pair.
+    """
+
+    def __init__(
+        self,
+        server: StateServer,
+        status: WorkerStatus,
+        metrics: SummedRegistry,
+        place: int,
+        number: int,
+    ) -> None:
+        """Answer worker `number` from `server`; pass its reports to `status` and `metrics`."""
+        self._server = server
+        self._status = status
+        self._metrics = metrics
+        self._place = place
+        self._number = number
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.frames = FrameProtocol(self._arrived)
+
+    def _arrived(self, number: int, payload: bytes) -> None:
+        request = decode_request(payload)
+        value = None
+        match request:
+            case PositionRequest() | ForwardRequest():
+                task = asyncio.create_task(self._respond_later(number, request))
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
+                return
+            case ReadyNotice():
+                self._status.is_ready(self._place)
+            case ServedNotice(model, items):
+                self._status.report(self._place, Served(model, items))
+            case MetricsNotice(samples):
+                self._metrics.take(self._number, samples)
+            case _:
+                try:
+                    value = self._server.respond(request)
+                except Exception as error:
+                    self.frames.send(number, encode_problem(_problem(error)))
+                    return
+        self.frames.send(number, encode_response(value))
+
+    async def _respond_later(self, number: int, request: PositionRequest | ForwardRequest) -> None:
+        try:
+            payload = encode_response(await self._server.respond_later(request))
+        except Exception as error:
+            payload = encode_problem(_problem(error))
+        self.frames.send(number, payload)
+
+
+def _problem(error: Exception) -> ProblemError:
+    if isinstance(error, ProblemError):
+        return error
+    # Only the type is logged: the message may quote personal data.
+    logger.error("the request of a worker failed with %s", type(error).__name__)
+    return ProblemError("internal", "report it with the request id")
 
 
 def run_pool(

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import pickle
-from collections.abc import Callable, Mapping, MutableMapping
+from collections.abc import Mapping, MutableMapping
 from typing import Any
 
 from tactful.catalogue.changes import ChangeList
@@ -14,7 +13,6 @@ from tactful.http.asgi import Call, Endpoint
 from tactful.http.routes import ENDPOINTS
 from tactful.recall.trending import Trends
 from tactful.rerank.frequency_caps import Shown
-from tactful.schemas.problems import ProblemError
 from tactful.server.platform import Platform
 from tactful.util.yielding_lock import YieldingLock
 from tactful.workers.ipc import (
@@ -26,20 +24,13 @@ from tactful.workers.ipc import (
     FeaturesResponse,
     ForwardRequest,
     ForwardResponse,
-    FrameProtocol,
     ImpressionNotice,
     KeysRequest,
-    MetricsNotice,
     NonZeroRequest,
     NonZeroResponse,
     PositionRequest,
-    ReadyNotice,
     Request,
-    ServedNotice,
     TrendsRequest,
-    decode_request,
-    encode_problem,
-    encode_response,
 )
 from tactful.workers.serving_worker import WorkerConfig
 from tactful.workers.status import Served, served
@@ -169,65 +160,3 @@ class StateServer:
         )
         reply = await _ENDPOINTS[request.method, request.path].handle(self._platform, call)
         return ForwardResponse(reply.status, reply.body, reply.content_type, [*reply.headers])
-
-
-class WorkerConnection:
-    """One connection to a worker: receives its requests and sends the responses.
-
-    Attributes:
-        frames: end of the socket pair.
-    """
-
-    def __init__(
-        self,
-        server: StateServer,
-        *,
-        ready: Callable[[], None],
-        report: Callable[[Served], None],
-        count: Callable[[MetricsNotice], None],
-    ) -> None:
-        """Answer from `server`, and call the others with what the worker reports."""
-        self._server = server
-        self._ready = ready
-        self._report = report
-        self._count = count
-        self._tasks: set[asyncio.Task[None]] = set()
-        self.frames = FrameProtocol(self._arrived)
-
-    def _arrived(self, number: int, payload: bytes) -> None:
-        request = decode_request(payload)
-        value = None
-        match request:
-            case PositionRequest() | ForwardRequest():
-                task = asyncio.create_task(self._respond_later(number, request))
-                self._tasks.add(task)
-                task.add_done_callback(self._tasks.discard)
-                return
-            case ReadyNotice():
-                self._ready()
-            case ServedNotice(model, items):
-                self._report(Served(model, items))
-            case MetricsNotice():
-                self._count(request)
-            case _:
-                try:
-                    value = self._server.respond(request)
-                except Exception as error:
-                    self.frames.send(number, encode_problem(_problem(error)))
-                    return
-        self.frames.send(number, encode_response(value))
-
-    async def _respond_later(self, number: int, request: PositionRequest | ForwardRequest) -> None:
-        try:
-            payload = encode_response(await self._server.respond_later(request))
-        except Exception as error:
-            payload = encode_problem(_problem(error))
-        self.frames.send(number, payload)
-
-
-def _problem(error: Exception) -> ProblemError:
-    if isinstance(error, ProblemError):
-        return error
-    # Only the type is logged: the message may quote personal data.
-    logger.error("the request of a worker failed with %s", type(error).__name__)
-    return ProblemError("internal", "report it with the request id")
