@@ -5,8 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import shutil
-from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 
 from tactful.config.settings import Settings
 from tactful.errors import TactfulError
@@ -33,16 +32,6 @@ from tactful_streaming.state.store import RocksState, StateStore
 _logger = logging.getLogger(__name__)
 
 _NEARLY = 10_000
-
-
-@dataclass
-class _Running:
-    """A part whose missing features are being computed."""
-
-    part: Part
-    computation: PartComputation
-    offset: int
-    job: BackfillJob
 
 
 class Backfill:
@@ -94,12 +83,8 @@ class Backfill:
                     stack.callback(state.close)
                     states.append(state)
                 plans = self._plans(states)
-                left = sum(
-                    plan.offset - at
-                    for plan, at in zip(plans, reached, strict=True)
-                    if plan.recomputed
-                )
-                if left < _NEARLY:
+                pairs = zip(plans, reached, strict=True)
+                if sum(plan.offset - at for plan, at in pairs if plan.recomputed) < _NEARLY:
                     return
                 self._compute(states, plans, final=False)
             reached = [plan.offset for plan in plans]
@@ -162,29 +147,34 @@ class Backfill:
         self, states: Sequence[StateStore], plans: Sequence[EvolutionPlan], *, final: bool
     ) -> None:
         with self._recording_failure():
-            running = []
+            running: list[tuple[Part, PartComputation, BackfillJob]] = []
             together = self._missing_together(plans)
             for part, state, scratch, plan in zip(
                 self._parts, states, self._scratches, plans, strict=True
             ):
                 missing = together if part.linked else set(plan.recomputed)
                 if missing:
-                    job = self._begin(part, missing, plan.offset)
+                    job = self._metadata.begin_backfill(
+                        self._definitions.fingerprint,
+                        [*missing],
+                        partition=part.number,
+                        position=part.begin,
+                        end=plan.offset,
+                    )
+                    self._jobs[job.id] = job
                     computation = part.computation(state, scratch, missing, plan.offset)
-                    running.append(_Running(part, computation, plan.offset, job))
+                    running.append((part, computation, job))
 
             def report() -> None:
-                for task in running:
-                    self._metadata.advance_backfill(task.job.id, task.computation.position)
-                self._progress(
-                    sum(task.computation.position for task in running),
-                    sum(task.offset for task in running),
-                )
+                for _, computation, job in running:
+                    self._metadata.advance_backfill(job.id, computation.position)
+                reached = sum(computation.position for _, computation, _ in running)
+                self._progress(reached, sum(job.end for _, _, job in running))
 
-            linked = [task.computation for task in running if task.part.linked]
-            for task in running:
-                if not task.part.linked:
-                    compute_to_end(task.computation, report)
+            linked = [computation for part, computation, _ in running if part.linked]
+            for part, computation, _ in running:
+                if not part.linked:
+                    compute_to_end(computation, report)
             if linked:
                 compute_together(linked, self._parts[-1].partition_of, final=final, progress=report)
 
@@ -204,18 +194,6 @@ class Backfill:
             for scratch, _ in linked:
                 scratch.clear()
         return {name for _, plan in linked for name in plan.recomputed}
-
-    def _begin(self, part: Part, missing: Collection[str], end: int) -> BackfillJob:
-        """Record the job, or resume the record of an earlier run."""
-        job = self._metadata.begin_backfill(
-            self._definitions.fingerprint,
-            [*missing],
-            partition=part.number,
-            position=part.begin,
-            end=end,
-        )
-        self._jobs[job.id] = job
-        return job
 
     @contextlib.contextmanager
     def _recording_failure(self) -> Iterator[None]:
@@ -240,8 +218,5 @@ def unfinished(settings: Settings, definitions: Definitions) -> list[BackfillJob
     if not settings.metadata.url_env and not (settings.storage.data / "metadata.db").is_file():
         return []
     with contextlib.closing(open_installation(settings)) as metadata:
-        return [
-            job
-            for job in metadata.backfills()
-            if job.state != "done" and job.fingerprint == definitions.fingerprint
-        ]
+        jobs = [job for job in metadata.backfills() if job.state != "done"]
+    return [job for job in jobs if job.fingerprint == definitions.fingerprint]

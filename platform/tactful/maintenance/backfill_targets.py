@@ -16,7 +16,6 @@ import contextlib
 from collections.abc import Collection, Container, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
 
 import msgspec
 
@@ -34,7 +33,6 @@ from tactful_streaming.engine.backfill import PartComputation
 from tactful_streaming.engine.options import EngineOptions
 from tactful_streaming.engine.schema_evolution import required_features
 from tactful_streaming.errors import StateError
-from tactful_streaming.kafka.config import KafkaSettings
 from tactful_streaming.kafka.kafka_log import KafkaLog
 from tactful_streaming.kafka.kafka_partition import KafkaPartition
 from tactful_streaming.log.encrypted_log import SealedLog
@@ -47,37 +45,6 @@ from tactful_streaming.state.store import RocksState, StateStore
 _OFFSETS = "places"
 _WAIT_S = 10.0
 """Longer than a healthy broker takes to deliver existing records."""
-
-
-class Part(Protocol):
-    """One state, and the computation of its missing features."""
-
-    number: int  # partition of the state; 0 if it is of the whole log
-    path: Path  # directory of the state
-    scratch: Path  # directory of the scratch state, in which features are computed
-    definitions: Definitions  # definitions of the features in the state
-    linked: bool  # whether histories of devices move to it from other partitions
-
-    @property
-    def begin(self) -> int:
-        """Oldest offset of the log, as the state counts offsets."""
-
-    def computation(
-        self, state: StateStore, scratch: StateStore, missing: Collection[str], offset: int
-    ) -> PartComputation:
-        """Begin or resume to compute features up to `offset`, that of `state`."""
-
-    def partition_of(self, key: str) -> int:
-        """Return the partition of a key."""
-
-    def read(self) -> RocksState:
-        """Open the state to read it beside its writer; the caller closes it."""
-
-    def hold(self, stack: contextlib.ExitStack) -> StateStore:
-        """Open the state exclusively until `stack` is closed."""
-
-    def merged(self) -> None:
-        """Update copies of the state after a merge, while it is held."""
 
 
 def require_state(settings: Settings) -> None:
@@ -102,6 +69,8 @@ def opened_parts(
 ) -> Iterator[Sequence[Part]]:
     """List the states in the data directory, with their logs open.
 
+    Records of the keys in `suppressed`, those of erased users, are skipped.
+
     Raises:
         StorageError: if there is no state.
         StreamingError: if the log cannot be used.
@@ -111,18 +80,15 @@ def opened_parts(
     with contextlib.ExitStack() as stack:
         if settings.log.in_files:
             log = stack.enter_context(log_in_files(settings, clock=now_ms))
-            yield [_FilesPart(settings, definitions, suppressed, log)]
+            yield [Part(settings, definitions, suppressed, log)]
             return
         seal = open_seal(settings, clock=now_ms)
         if seal is not None:
             stack.callback(seal.close)
-        kafka = kafka_settings(settings.log)
-        topic = stack.enter_context(KafkaLog(kafka))
+        topic = stack.enter_context(KafkaLog(kafka_settings(settings.log)))
         parts: list[Part] = []
         if (state / "CURRENT").is_file():
-            parts.append(
-                _ServerPart(settings, definitions, suppressed, kafka, topic.partitions, seal, stack)
-            )
+            parts.append(_ServerPart(settings, definitions, suppressed, topic, seal, stack))
         numbers = [n for n in range(topic.partitions) if _folder(settings, n).is_dir()]
         if numbers and settings.identity.enabled and len(numbers) < topic.partitions:
             missing = sorted(set(range(topic.partitions)) - set(numbers))
@@ -139,19 +105,23 @@ def opened_parts(
         yield parts
 
 
-class _FilesPart:
-    number = 0
-    linked = False
+class Part:
+    """The state of a log in files, and the computation of its missing features."""
+
+    number = 0  # partition of the state; 0 if it is of the whole log
+    linked = False  # whether histories of devices move to it from other partitions
 
     def __init__(
         self,
         settings: Settings,
         definitions: Definitions,
         suppressed: Container[str],
-        log: EventLog,
+        log: EventLog | None,
+        scratch: str = "",
     ) -> None:
+        """Compute the features of `definitions` in a scratch state below ``backfill``."""
         self.path = settings.storage.data / "state"
-        self.scratch = settings.storage.data / "backfill"
+        self.scratch = settings.storage.data / "backfill" / scratch
         self.definitions = definitions
         self._settings = settings
         self._suppressed = suppressed
@@ -159,30 +129,40 @@ class _FilesPart:
 
     @property
     def begin(self) -> int:
-        return self._log.begin
+        """Oldest offset of the log, as the state counts offsets."""
+        return 0 if self._log is None else self._log.begin
 
     def computation(
         self, state: StateStore, scratch: StateStore, missing: Collection[str], offset: int
     ) -> PartComputation:
-        options = computing_options(self._settings, self._suppressed)
-        return PartComputation(self._log, scratch, self.definitions, missing, offset, options)
+        """Begin or resume to compute features up to `offset`, that of `state`."""
+        assert self._log is not None
+        return PartComputation(
+            self._log, scratch, self.definitions, missing, offset, self._options()
+        )
+
+    def _options(self) -> EngineOptions:
+        return computing_options(self._settings, self._suppressed)
+
+    def partition_of(self, key: str) -> int:
+        """Return the partition of a key."""
+        return 0
 
     def read(self) -> RocksState:
+        """Open the state to read it beside its writer; the caller closes it."""
         return RocksState(self.path, read_only=True)
 
     def hold(self, stack: contextlib.ExitStack) -> StateStore:
+        """Open the state exclusively until `stack` is closed."""
         state = RocksState(self.path)
         stack.callback(state.close)
         return state
 
-    def partition_of(self, key: str) -> int:
-        return 0
-
     def merged(self) -> None:
-        """Do nothing: there is no copy."""
+        """Update copies of the state after a merge, while it is held; here there is none."""
 
 
-class _ServerPart(_FilesPart):
+class _ServerPart(Part):
     """The state of a server that reads all partitions as one log.
 
     State and scratch state hold the offset of each partition.
@@ -193,25 +173,15 @@ class _ServerPart(_FilesPart):
         settings: Settings,
         definitions: Definitions,
         suppressed: Container[str],
-        kafka: KafkaSettings,
-        partitions: int,
+        topic: KafkaLog,
         seal: RecordSeal | None,
         stack: contextlib.ExitStack,
     ) -> None:
-        self.path = settings.storage.data / "state"
-        self.scratch = settings.storage.data / "backfill" / "server"
-        shares = settings.online.shared
-        self.definitions = own_definitions(definitions) if shares else definitions
-        self._settings = settings
-        self._suppressed = suppressed
-        self._kafka = kafka
-        self._partitions = partitions
+        own = own_definitions(definitions) if settings.online.shared else definitions
+        super().__init__(settings, own, suppressed, None, "server")
+        self._partitions = topic.partitions
         self._seal = seal
         self._stack = stack
-
-    @property
-    def begin(self) -> int:
-        return 0
 
     def computation(
         self, state: StateStore, scratch: StateStore, missing: Collection[str], offset: int
@@ -221,9 +191,10 @@ class _ServerPart(_FilesPart):
         if meta is not None and meta.fingerprint != wanted.fingerprint:
             scratch.clear()
             meta = None
-        read = LogOffsets(self._kafka.topic)
+        kafka = kafka_settings(self._settings.log)
+        read = LogOffsets(kafka.topic)
         log = MergedLog(
-            self._kafka,
+            kafka,
             self._partitions,
             Span(
                 begin=0 if meta is None else meta.offset,
@@ -235,14 +206,15 @@ class _ServerPart(_FilesPart):
             wait_s=_WAIT_S,
         )
         self._stack.callback(log.close)
-        options = computing_options(self._settings, self._suppressed)
-        options = replace(options, consumers={_OFFSETS: read})
+        options = replace(self._options(), consumers={_OFFSETS: read})
         part = PartComputation(log, scratch, self.definitions, missing, None, options)
         read.offsets = lambda: log.reached
         return part
 
 
-class _WorkerPart:
+class _WorkerPart(Part):
+    """The state of one partition, of a worker."""
+
     def __init__(
         self,
         settings: Settings,
@@ -254,35 +226,21 @@ class _WorkerPart:
         stack: contextlib.ExitStack,
     ) -> None:
         several = topic.partitions > 1
-        self.number = number
-        self.linked = several and settings.identity.enabled
-        self._folder = _folder(settings, number)
-        self.path = self._folder / "state"
-        self.scratch = settings.storage.data / "backfill" / self._folder.name
-        self.definitions = shared_definitions(definitions) if several else definitions
-        self._settings = settings
-        self._suppressed = suppressed
-        self._topic = topic
+        own = shared_definitions(definitions) if several else definitions
         partition = KafkaPartition(topic, number, wait_s=_WAIT_S)
         stack.callback(partition.close)
-        self._log: EventLog = partition if seal is None else SealedLog(partition, seal)
+        log: EventLog = partition if seal is None else SealedLog(partition, seal)
+        self._folder = _folder(settings, number)
+        super().__init__(settings, own, suppressed, log, self._folder.name)
+        self.path = self._folder / "state"
+        self.number = number
+        self.linked = several and settings.identity.enabled
+        self._topic = topic
         self._held: PartitionState | None = None
 
-    @property
-    def begin(self) -> int:
-        return self._log.begin
-
-    def computation(
-        self, state: StateStore, scratch: StateStore, missing: Collection[str], offset: int
-    ) -> PartComputation:
-        options = computing_options(self._settings, self._suppressed)
-        options = replace(options, partition=self.number)
-        if self.linked:
-            options = replace(options, partition_of=self._topic.partition_of)
-        return PartComputation(self._log, scratch, self.definitions, missing, offset, options)
-
-    def read(self) -> RocksState:
-        return RocksState(self.path, read_only=True)
+    def _options(self) -> EngineOptions:
+        options = replace(super()._options(), partition=self.number)
+        return replace(options, partition_of=self._topic.partition_of) if self.linked else options
 
     def hold(self, stack: contextlib.ExitStack) -> StateStore:
         share = self._settings.worker.checkpoints

@@ -22,7 +22,6 @@ from tactful.errors import BackupError
 from tactful.maintenance.backup_manifest import (
     FILES,
     FORMAT,
-    BackupFile,
     Copied,
     Manifest,
     describe,
@@ -75,11 +74,9 @@ def make_backup(
         write_manifest(begun, manifest)
         begun.rename(target)
         sync(target.parent)
-    except StreamingError as error:
-        raise BackupError(f"{target}: no backup was made: {error}") from error
-    except (OSError, sqlite3.Error) as error:
-        if isinstance(error, BackupError):
-            raise
+    except BackupError:
+        raise
+    except (OSError, sqlite3.Error, StreamingError) as error:
         raise BackupError(f"{target}: no backup was made: {error}") from error
     return manifest
 
@@ -123,7 +120,7 @@ def _copy(settings: Settings, begun: Path, clock: Callable[[], int], copied: Cop
         log=spans.get("log"),
         state=offset,
         elsewhere=list(_elsewhere(settings)),
-        files=sorted(described, key=_by_path),
+        files=sorted(described, key=lambda file: file.path),
     )
 
 
@@ -131,13 +128,14 @@ def _walk(directory: Path) -> Iterator[Path]:
     """Yield the files to copy; files of unfinished jobs are left out."""
     for path in directory.rglob("*"):
         within = path.relative_to(directory).parts
-        if any(part.startswith(".") for part in within) or within[0] in _LEFT_OUT:
-            continue
-        if "training" in within[:2] or path.name == "lock" or path.name.endswith((".new", "-wal")):
-            continue
-        if path.name.endswith(("-shm", "-journal")):
-            continue
-        if path.is_file() and not path.is_symlink():
+        left_out = (
+            within[0] in _LEFT_OUT
+            or "training" in within[:2]
+            or path.name == "lock"
+            or path.name.endswith((".new", "-wal", "-shm", "-journal"))
+            or any(part.startswith(".") for part in within)
+        )
+        if not left_out and path.is_file() and not path.is_symlink():
             yield path
 
 
@@ -208,7 +206,3 @@ def _elsewhere(settings: Settings) -> Iterator[str]:
     if settings.privacy.sealed_log:
         yield "the master key of the vault, without which sealed records cannot be read"
     yield "settings, definitions of features and statistics, and MLflow's registry"
-
-
-def _by_path(file: BackupFile) -> str:
-    return file.path

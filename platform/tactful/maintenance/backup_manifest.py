@@ -6,6 +6,7 @@ directory without one is an incomplete backup.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 from collections.abc import Callable
@@ -111,14 +112,10 @@ def read_manifest(backup: Path) -> Manifest:
 
 def describe(root: Path, path: Path) -> BackupFile:
     """Describe a file below `root` for the manifest, and force it to disk."""
-    digest = hashlib.sha256()
-    size = 0
     with path.open("rb") as file:
-        while block := file.read(_CHUNK):
-            digest.update(block)
-            size += len(block)
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
         os.fsync(file.fileno())
-    return BackupFile(path=path.relative_to(root).as_posix(), size=size, sha256=digest.hexdigest())
+        return BackupFile(path=path.relative_to(root).as_posix(), size=file.tell(), sha256=digest)
 
 
 def copy_checked(backup: Path, file: BackupFile, target: Path | None, copied: Copied) -> None:
@@ -131,21 +128,18 @@ def copy_checked(backup: Path, file: BackupFile, target: Path | None, copied: Co
     digest = hashlib.sha256()
     size = 0
     try:
-        with source.open("rb") as reading:
-            writing = None if target is None else open_private(target)
-            try:
-                while block := reading.read(_CHUNK):
-                    digest.update(block)
-                    size += len(block)
-                    if writing is not None:
-                        writing.write(block)
-                    copied(len(block))
+        with contextlib.ExitStack() as stack:
+            reading = stack.enter_context(source.open("rb"))
+            writing = None if target is None else stack.enter_context(open_private(target))
+            while block := reading.read(_CHUNK):
+                digest.update(block)
+                size += len(block)
                 if writing is not None:
-                    writing.flush()
-                    os.fsync(writing.fileno())
-            finally:
-                if writing is not None:
-                    writing.close()
+                    writing.write(block)
+                copied(len(block))
+            if writing is not None:
+                writing.flush()
+                os.fsync(writing.fileno())
     except FileNotFoundError:
         raise BackupError(f"{source} is missing from the backup; use another one") from None
     except OSError as error:

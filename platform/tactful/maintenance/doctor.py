@@ -8,18 +8,36 @@ import shutil
 import socket
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from tactful.client import Client
+from tactful.config.ledger_location import ledger_location, named
 from tactful.config.retention_limits import DAY_MS, retention_limits
-from tactful.config.settings import Settings, is_loopback
-from tactful.errors import ConfigError, TactfulError
+from tactful.config.settings import Settings, is_loopback, secret
+from tactful.errors import ClientError, TactfulError
+from tactful.event_log.encryption import open_seal
+from tactful.maintenance.retention import PROGRESS, read_progress
+from tactful.metadata.connections import kafka_settings, open_keys, open_redis
+from tactful.metadata.directory_lock import exclusive
+from tactful.ranking.features import absent_features
+from tactful.rerank.arm_policy import Policy, policies, ranking_experiment
+from tactful.rerank.placement_rules import load_placement
+from tactful.subjects.erasure_requests import ErasureJobs
 from tactful.util.clock import now_ms
+from tactful_privacy.errors import ParameterError, PrivacyError
+from tactful_privacy.ledger.ledger import Ledger
+from tactful_streaming.definitions.reader import load_definitions
+from tactful_streaming.errors import StreamingError, TopicError
+from tactful_streaming.kafka.kafka_log import KafkaLog
+from tactful_streaming.patterns.factory import make_operators
+from tactful_streaming.rules.rules import load_rules
 
 State = Literal["ok", "warning", "failed"]
+Finding = tuple[State, str]
 
 _EXTRAS = {
     "federated": ("torch", "flwr", "opacus", "dp_accounting"),
@@ -45,68 +63,73 @@ class Check:
 
 
 def examine(settings: Settings) -> Iterator[Check]:
-    """Run all checks, cheapest first."""
-    yield _python()
-    yield from _extras()
-    yield _features(settings)
-    if settings.engine.rules != Path():
-        yield _rules(settings.engine.rules)
-    yield _lists(settings)
-    yield _disk(settings.storage.data)
-    yield _room(settings.storage.data)
-    yield _holder(settings)
-    yield _port(settings.server.host, settings.server.port)
-    yield _model(settings.models)
-    yield _keys(settings)
-    if settings.statistics.ledger_url_env:
-        yield _ledger(settings)
-    yield from _erasures(settings)
-    yield _retention(settings)
-    if settings.privacy.sealed_log or settings.vault.exists():
-        yield _sealing(settings)
-    if not settings.log.in_files:
-        yield _kafka(settings)
-    if settings.online.shared:
-        yield _redis(settings)
-    if settings.actions.webhook_url:
-        yield _webhook(settings)
-
-
-def _python() -> Check:
-    version = ".".join(map(str, sys.version_info[:3]))
-    if (3, 11) <= sys.version_info[:2] <= (3, 13):
-        return Check("python", "ok", version)
-    return Check("python", "failed", f"{version}: install Python 3.11, 3.12 or 3.13")
-
-
-def _extras() -> Iterator[Check]:
+    """Run all checks."""
+    yield Check("python", *_python())
     for extra, modules in _EXTRAS.items():
         missing = [name for name in modules if importlib.util.find_spec(name) is None]
         said = f"{', '.join(missing)} not installed: pip install 'tactful[{extra}]'"
-        yield Check(
-            f"extra {extra}", "warning" if missing else "ok", said if missing else "installed"
-        )
+        yield Check(f"extra {extra}", *(("warning", said) if missing else ("ok", "installed")))
+    for name, check in _checks(settings):
+        try:
+            finding = check(settings)
+        except (OSError, TactfulError, StreamingError, PrivacyError) as error:
+            finding = "failed", str(error)
+        yield Check(name, *finding)
+    yield from _metadata(settings)
 
 
-def _features(settings: Settings) -> Check:
-    from tactful.ranking.features import absent_features
-    from tactful_streaming.definitions.reader import load_definitions
-    from tactful_streaming.errors import StreamingError
-    from tactful_streaming.patterns.factory import make_operators
+def _checks(settings: Settings) -> Iterator[tuple[str, Callable[[Settings], Finding]]]:
+    yield "features", _features
+    if settings.engine.rules != Path():
+        yield "rules", _rules
+    yield "lists", _lists
+    yield "disk", _disk
+    yield "space", _room
+    yield "data directory", _holder
+    yield f"port {settings.server.port}", _port
+    yield "model", _model
+    if settings.statistics.ledger_url_env:
+        yield "ledger", _ledger
+    yield "retention", _retention
+    if settings.privacy.sealed_log or settings.vault.exists():
+        yield "sealing", _sealing
+    if not settings.log.in_files:
+        yield "log", _kafka
+    if settings.online.shared:
+        yield "online store", _redis
+    if settings.actions.webhook_url:
+        yield "webhook", _webhook
 
-    try:
-        definitions = load_definitions(settings.features)
-        make_operators(definitions)  # a sequence may need too many states
-    except (OSError, StreamingError) as error:
-        return Check("features", "failed", str(error))
+
+def _python() -> Finding:
+    version = ".".join(map(str, sys.version_info[:3]))
+    if (3, 11) <= sys.version_info[:2] <= (3, 13):
+        return "ok", version
+    return "failed", f"{version}: install Python 3.11, 3.12 or 3.13"
+
+
+def _features(settings: Settings) -> Finding:
+    definitions = load_definitions(settings.features)
+    make_operators(definitions)  # a sequence may need too many states
     said = f"{len(definitions.all)} definitions in {settings.features.name}"
     if absent := absent_features(definitions):
-        lacks = f"{said}; recommendations need {', '.join(absent)}, which are missing"
-        return Check("features", "warning", lacks)
-    return Check("features", "ok", said)
+        return "warning", f"{said}; recommendations need {', '.join(absent)}, which are missing"
+    return "ok", said
 
 
-def _disk(data: Path) -> Check:
+def _rules(settings: Settings) -> Finding:
+    path = settings.engine.rules
+    return "ok", f"{len(load_rules(path).rules)} in {path.name}"
+
+
+def _lists(settings: Settings) -> Finding:
+    """Check the files of ranking arms and placement rules."""
+    arms = policies(ranking_experiment(settings.experiments), default=Policy())
+    return "ok", f"{len(arms)} arms, {len(load_placement(settings.placement))} placement rules"
+
+
+def _disk(settings: Settings) -> Finding:
+    data = settings.storage.data
     probe = data / f"doctor-{os.getpid()}"
     try:
         data.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -117,47 +140,41 @@ def _disk(data: Path) -> Check:
             took = (time.perf_counter() - started) * 1000
         probe.unlink()
     except OSError as error:
-        return Check("disk", "failed", f"{data} cannot be written: {error.strerror}")
+        return "failed", f"{data} cannot be written: {error.strerror}"
     if took > _SLOW_SYNC_MS:
-        return Check("disk", "warning", f"a sync takes {took:.0f} ms: events will be slow")
-    return Check("disk", "ok", f"written and synced in {took:.1f} ms")
+        return "warning", f"a sync takes {took:.0f} ms: events will be slow"
+    return "ok", f"written and synced in {took:.1f} ms"
 
 
-def _room(data: Path) -> Check:
+def _room(settings: Settings) -> Finding:
+    data = settings.storage.data
     free = shutil.disk_usage(data if data.exists() else Path.cwd()).free
     said = f"{free / 1024**3:.1f} GiB free"
-    if free < _FREE_BYTES:
-        return Check("space", "warning", f"{said}: free some space")
-    return Check("space", "ok", said)
+    return ("warning", f"{said}: free some space") if free < _FREE_BYTES else ("ok", said)
 
 
-def _holder(settings: Settings) -> Check:
-    from tactful.metadata.directory_lock import exclusive
-
+def _holder(settings: Settings) -> Finding:
     try:
         with exclusive(settings.storage.data):
-            return Check("data directory", "ok", f"{settings.storage.data} is free")
+            return "ok", f"{settings.storage.data} is free"
     except TactfulError as error:
-        return Check("data directory", "warning", str(error))
+        return "warning", str(error)
 
 
-def _port(host: str, port: int) -> Check:
-    name = f"port {port}"
+def _port(settings: Settings) -> Finding:
+    host, port = settings.server.host, settings.server.port
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         with closing(socket.create_server((host.strip("[]"), port), family=family)):
-            return Check(name, "ok", f"free on {host}")
+            return "ok", f"free on {host}"
     except OSError as error:
         reason = error.strerror or str(error)
     if is_loopback(host) and _tactful_answers(host, port):
-        return Check(name, "warning", f"a tactful server is running on {host} already")
-    return Check(name, "failed", f"{host}: {reason}; choose another one with --port")
+        return "warning", f"a tactful server is running on {host} already"
+    return "failed", f"{host}: {reason}; choose another one with --port"
 
 
 def _tactful_answers(host: str, port: int) -> bool:
-    from tactful.client import Client
-    from tactful.errors import ClientError
-
     try:
         with Client(f"http://{host}:{port}", retries=0, timeout=2.0) as client:
             return bool(client.health().version)
@@ -165,52 +182,38 @@ def _tactful_answers(host: str, port: int) -> bool:
         return False
 
 
-def _model(models: Path) -> Check:
+def _model(settings: Settings) -> Finding:
+    models = settings.models
     if models.is_dir() and any(models.iterdir()):
-        return Check("model", "ok", f"in {models}")
-    return Check("model", "warning", f"none in {models}: `tactful demo` trains one")
+        return "ok", f"in {models}"
+    return "warning", f"none in {models}: `tactful demo` trains one"
 
 
-def _keys(settings: Settings) -> Check:
-    """Check the metadata, whose schema this updates, and the API keys in it."""
-    from tactful.metadata.connections import open_keys
-
-    try:
-        with open_keys(settings) as (_, store):
-            valid = sum(key.revoked_at is None for key in store.list())
-    except TactfulError as error:
-        return Check("metadata", "failed", str(error))
-    if valid:
-        return Check("API keys", "ok", f"{valid} valid")
-    return Check("API keys", "warning", "none: create one with `tactful keys create --scope admin`")
-
-
-def _ledger(settings: Settings) -> Check:
+def _ledger(settings: Settings) -> Finding:
     """Check the ledger in a database of its own."""
-    from tactful.config.ledger_location import ledger_location, named
-    from tactful_privacy.errors import ParameterError, PrivacyError
-    from tactful_privacy.ledger.ledger import Ledger
-
+    place = ledger_location(settings)
     try:
-        place = ledger_location(settings)
         Ledger(place).close()
     except ParameterError as error:
-        return Check("ledger", "warning", f"{error}; the first start of the server creates it")
-    except (TactfulError, PrivacyError) as error:
-        return Check("ledger", "failed", str(error))
-    return Check("ledger", "ok", named(place))
+        return "warning", f"{error}; the first start of the server creates it"
+    return "ok", named(place)
 
 
-def _erasures(settings: Settings) -> Iterator[Check]:
-    from tactful.metadata.connections import open_keys
-    from tactful.subjects.erasure_requests import ErasureJobs
-
+def _metadata(settings: Settings) -> Iterator[Check]:
+    """Check the metadata, whose schema this updates, and the API keys and erasures in it."""
     try:
-        with open_keys(settings) as (metadata, _):
+        with open_keys(settings) as (metadata, store):
+            valid = sum(key.revoked_at is None for key in store.list())
             jobs = ErasureJobs(metadata, clock=now_ms)
             waiting, overdue = jobs.incomplete(), jobs.overdue()
-    except TactfulError:  # reported by the check of the keys
+    except TactfulError as error:
+        yield Check("metadata", "failed", str(error))
         return
+    if valid:
+        yield Check("API keys", "ok", f"{valid} valid")
+    else:
+        said = "none: create one with `tactful keys create --scope admin`"
+        yield Check("API keys", "warning", said)
     if overdue:
         said = f"{overdue} of {waiting} are overdue: stop the server and run `tactful user erase`"
         yield Check("erasures", "failed", said)
@@ -221,125 +224,67 @@ def _erasures(settings: Settings) -> Iterator[Check]:
         yield Check("erasures", "ok", "none waits")
 
 
-def _retention(settings: Settings) -> Check:
+def _retention(settings: Settings) -> Finding:
     """Check the retention times, and that the server applies them."""
-    from tactful.maintenance.retention import PROGRESS, read_progress
-
     limits = retention_limits(settings.retention)
     if not limits:
-        said = "data of users are kept for ever: set [retention]"
-        return Check("retention", "warning", said)
+        return "warning", "data of users are kept for ever: set [retention]"
     said = ", ".join(f"{kind} {limit / DAY_MS:g} days" for kind, limit in limits.items())
     if not settings.log.in_files:
-        return Check("retention", "ok", f"{said}; the topic {settings.log.retention_days:g} days")
-    try:
-        progress = read_progress(settings.storage.data / PROGRESS)
-    except TactfulError as error:
-        return Check("retention", "failed", str(error))
+        return "ok", f"{said}; the topic {settings.log.retention_days:g} days"
+    progress = read_progress(settings.storage.data / PROGRESS)
     if not progress.at:
-        return Check("retention", "warning", f"{said}; no server has applied them yet")
+        return "warning", f"{said}; no server has applied them yet"
     ago = time.time() - progress.at / 1000
     said += f"; applied {max(ago, 0) / 3600:.1f} hours ago"
     if ago > _RETENTION_LATE_S:
-        return Check("retention", "failed", f"{said}: start the server and see its log")
-    return Check("retention", "ok", said)
+        return "failed", f"{said}: start the server and see its log"
+    return "ok", said
 
 
-def _sealing(settings: Settings) -> Check:
-    from tactful.event_log.encryption import open_seal
-
-    try:
-        seal = open_seal(settings, clock=now_ms)
-    except TactfulError as error:
-        return Check("sealing", "failed", str(error))
+def _sealing(settings: Settings) -> Finding:
+    seal = open_seal(settings, clock=now_ms)
     assert seal is not None
     seal.close()
-    if settings.privacy.sealed_log and (topic := settings.worker.fired_topic):
-        return Check(
-            "sealing",
-            "warning",
-            f"records are sealed by {settings.vault.name}, but matches are unsealed in "
-            f"topic {topic!r}, which erasures do not reach: keep its retention short",
+    vault, topic = settings.vault.name, settings.worker.fired_topic
+    if not settings.privacy.sealed_log:
+        return "ok", f"switched off; {vault} opens earlier records"
+    if topic:
+        return "warning", (
+            f"records are sealed by {vault}, but matches are unsealed in topic {topic!r}, which "
+            "erasures do not reach: keep its retention short"
         )
-    if settings.privacy.sealed_log:
-        return Check("sealing", "ok", f"records are sealed by {settings.vault.name}")
-    return Check("sealing", "ok", f"switched off; {settings.vault.name} opens earlier records")
+    return "ok", f"records are sealed by {vault}"
 
 
-def _rules(path: Path) -> Check:
-    from tactful_streaming.errors import RuleError
-    from tactful_streaming.rules.rules import load_rules
-
-    try:
-        count = len(load_rules(path).rules)
-    except (OSError, RuleError) as error:
-        return Check("rules", "failed", str(error))
-    return Check("rules", "ok", f"{count} in {path.name}")
-
-
-def _lists(settings: Settings) -> Check:
-    """Check the files of ranking arms and placement rules."""
-    from tactful.rerank.arm_policy import Policy, policies, ranking_experiment
-    from tactful.rerank.placement_rules import load_placement
-
-    try:
-        arms = policies(ranking_experiment(settings.experiments), default=Policy())
-        rules = load_placement(settings.placement)
-    except ConfigError as error:
-        return Check("lists", "failed", str(error))
-    return Check("lists", "ok", f"{len(arms)} arms, {len(rules)} placement rules")
-
-
-def _kafka(settings: Settings) -> Check:
+def _kafka(settings: Settings) -> Finding:
     """Check that a broker answers and has the topic."""
-    from tactful.metadata.connections import kafka_settings
-    from tactful_streaming.errors import LogError, TopicError
-    from tactful_streaming.kafka.kafka_log import KafkaLog
-
     log = settings.log
     try:
         with KafkaLog(kafka_settings(log), connect_timeout_s=_PATIENCE_S) as kafka:
             count = kafka.partitions
     except TopicError:
-        return Check("log", "warning", f"no topic {log.topic!r} yet: `tactful serve` creates it")
-    except (TactfulError, LogError) as error:
-        return Check("log", "failed", str(error))
-    wanted = 2 * log.consumer_threads
+        return "warning", f"no topic {log.topic!r} yet: `tactful serve` creates it"
     said = f"topic {log.topic!r} at {log.brokers} has {count} partitions"
-    if count < wanted:
-        return Check("log", "warning", f"{said}, log.consumer_threads asks for {wanted}")
-    return Check("log", "ok", said)
+    if count < (wanted := 2 * log.consumer_threads):
+        return "warning", f"{said}, log.consumer_threads asks for {wanted}"
+    return "ok", said
 
 
-def _redis(settings: Settings) -> Check:
-    from tactful.metadata.connections import open_redis
-    from tactful_streaming.definitions.reader import load_definitions
-    from tactful_streaming.errors import StreamingError
-
-    try:
-        definitions = load_definitions(settings.features)
-        online = open_redis(settings.online, definitions, attempts=1, timeout_s=_PATIENCE_S)
-        with closing(online):
-            copied = online.marked(0) is not None
-    except (OSError, TactfulError, StreamingError) as error:
-        return Check("online store", "failed", str(error))
+def _redis(settings: Settings) -> Finding:
+    definitions = load_definitions(settings.features)
+    online = open_redis(settings.online, definitions, attempts=1, timeout_s=_PATIENCE_S)
+    with closing(online):
+        copied = online.marked(0) is not None
     if not copied and not settings.log.in_files:
-        said = "Redis answers, without data of these features: start `tactful worker`"
-        return Check("online store", "warning", said)
-    return Check("online store", "ok", "Redis answers")
+        return "warning", "Redis answers, without data of these features: start `tactful worker`"
+    return "ok", "Redis answers"
 
 
-def _webhook(settings: Settings) -> Check:
+def _webhook(settings: Settings) -> Finding:
     """Check that the secret exists; nothing is sent."""
-    from tactful.config.settings import secret
-
     actions = settings.actions
-    try:
-        signed = secret("actions.secret_env", actions.secret_env) or secret(
-            "actions.secret_file", "", actions.secret_file
-        )
-    except TactfulError as error:
-        return Check("webhook", "failed", str(error))
-    if not signed:
-        return Check("webhook", "warning", "requests are not signed: set actions.secret_env")
-    return Check("webhook", "ok", "requests are signed")
+    signed = secret("actions.secret_env", actions.secret_env)
+    if not (signed or secret("actions.secret_file", "", actions.secret_file)):
+        return "warning", "requests are not signed: set actions.secret_env"
+    return "ok", "requests are signed"

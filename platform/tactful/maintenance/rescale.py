@@ -88,18 +88,14 @@ def rescale_workers(
     _check(settings, target)
     note = target.data / _NOTE
     drained = _read_note(note)
-    fits = drained is not None and (drained.source, drained.topic, drained.partitions) == (
-        kafka.topic,
-        target.topic,
-        target.partitions,
-    )
+    wanted = (kafka.topic, target.topic, target.partitions)
+    fits = drained is not None and wanted == (drained.source, drained.topic, drained.partitions)
     if (target.data / _STATES).exists():
         if fits and drained is not None and not (target.data / _DRAFT).exists():
             note.unlink()  # killed after the last step
             return drained
-        raise StorageError(
-            f"{target.data / _STATES}: states exist already: name a new data directory"
-        )
+        problem = "states exist already: name a new data directory"
+        raise StorageError(f"{target.data / _STATES}: {problem}")
     new = replace(kafka, topic=target.topic)
     _make_empty_topic(settings, new, target.partitions)
     if drained is None or not fits or not _is_at_end(kafka, drained):
@@ -117,7 +113,14 @@ def rescale_workers(
             for state in targets:
                 opened.callback(state.close)
             if not all(_is_whole(state) for state in targets):
-                rescale(sources, targets, _route(target.partitions), progress=progress)
+                # The partitioner of ingestion and of every Kafka client.
+                murmur2 = import_kafka().murmur2
+                rescale(
+                    sources,
+                    targets,
+                    lambda key: int(murmur2(key.encode(), target.partitions)),
+                    progress=progress,
+                )
         if not _is_at_end(kafka, drained):
             note.unlink()
             raise StorageError(
@@ -237,12 +240,6 @@ def _opened(kafka: KafkaSettings, count: int) -> Iterator[KafkaPartition]:
         for number in range(count):
             with contextlib.closing(KafkaPartition(log, number, wait_s=_WAIT_S)) as partition:
                 yield partition
-
-
-def _route(partitions: int) -> Callable[[str], int]:
-    """Return the partitioner of ingestion and of every Kafka client."""
-    murmur2 = import_kafka().murmur2
-    return lambda key: int(murmur2(key.encode(), partitions))
 
 
 def _publish(data: Path) -> None:

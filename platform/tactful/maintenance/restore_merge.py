@@ -29,6 +29,7 @@ from tactful.config.ledger_location import LEDGER
 from tactful.config.settings import Settings
 from tactful.config.storage import StorageSettings
 from tactful.errors import BackupError, StorageError
+from tactful.maintenance.backup import copy_database
 from tactful.metadata.store import open_metadata
 from tactful.metadata.tables import api_keys, consent_decisions, erasures, suppressions
 from tactful.statistics.counter import NOT_BEFORE
@@ -39,8 +40,6 @@ from tactful_privacy.people.pseudonyms import Keyring
 from tactful_privacy.people.vault_merge import merge_vault
 
 METADATA = "metadata.db"
-VAULT = "vault.db"
-
 _DAY_MS = 86_400_000
 
 
@@ -103,7 +102,7 @@ def _ledger(settings: Settings, staged: Path) -> str:
         return "backup" if restored.exists() else "none"
     # A copy of the present one, which stays untouched if anything fails.
     merged = staged / f".{LEDGER}"
-    _copy_database(present, merged)
+    copy_database(present, merged)
     if restored.exists():
         merge_ledger(merged, restored)
         for path in (merged, restored):
@@ -120,7 +119,7 @@ def _metadata(settings: Settings, staged: Path, *, same: bool) -> str:
     if not present.exists():
         return "backup"
     copy = staged / f".{METADATA}"
-    _copy_database(present, copy)
+    copy_database(present, copy)
     if not restored.exists():
         copy.replace(restored)
         return "present"
@@ -212,19 +211,13 @@ def _vault(settings: Settings, staged: Path) -> None:
     present, restored = settings.vault, _place_of(settings.vault, settings, staged)
     if restored is None or not present.exists():
         return
-    kept = staged / f".{VAULT}"
-    _copy_database(present, kept)
+    kept = staged / ".vault.db"
+    copy_database(present, kept)
     if restored.exists():
         merge_vault(kept, restored)
         _into_one_file(kept)
     restored.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     kept.replace(restored)
-
-
-def _copy_database(source: Path, target: Path) -> None:
-    from tactful.maintenance.backup import copy_database
-
-    copy_database(source, target)
 
 
 def _into_one_file(path: Path) -> None:

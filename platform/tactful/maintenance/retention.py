@@ -57,7 +57,6 @@ PROGRESS = "retention.json"
 
 _SHARE = 16
 _NOTED_EVERY_MS = 600_000
-_EVERYTHING = (b"",)
 
 
 class Progress(msgspec.Struct, kw_only=True):
@@ -128,9 +127,8 @@ class Retention:
                     return removed
                 executor = executor or stack.enter_context(low_priority())
                 with self._log.rewriting:
-                    drafted = executor.submit(
-                        forget_segment, self._settings, segment.path, due
-                    ).result()
+                    job = executor.submit(forget_segment, self._settings, segment.path, due)
+                    drafted = job.result()
                     adopted = drafted is not None and self._log.adopt(drafted[0])
                 if drafted is not None and adopted:
                     removed += drafted[1]
@@ -185,7 +183,7 @@ def forget_segment(
                 return BLANK  # its key is deleted
         return BLANK if kind_of(payload) in kinds else None
 
-    needles = _EVERYTHING
+    needles = (b"",)  # all records
     if seal is None and kinds == {"impressions"}:
         needles = (b"impression",)
     elif seal is None and kinds == {"measurement"}:

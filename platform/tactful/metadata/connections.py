@@ -21,10 +21,9 @@ if TYPE_CHECKING:
     from tactful_streaming.online.store import RedisOnlineStore
 
 _DAY_S = 86_400
-_TAG_LENGTH = 16
 
 
-def kafka_settings(log: LogSettings, *, environ: Mapping[str, str] | None = None) -> KafkaSettings:
+def kafka_settings(log: LogSettings) -> KafkaSettings:
     """Build the connection settings of the log in Kafka.
 
     Raises:
@@ -33,9 +32,9 @@ def kafka_settings(log: LogSettings, *, environ: Mapping[str, str] | None = None
     from tactful_streaming.errors import LogSettingsError
     from tactful_streaming.kafka.config import KafkaSettings
 
-    password = secret("log.password_env", log.password_env, environ=environ)
+    password = secret("log.password_env", log.password_env)
     if password is None:
-        password = secret("log.password_file", "", log.password_file, environ=environ)
+        password = secret("log.password_file", "", log.password_file)
     try:
         return KafkaSettings(
             log.brokers,
@@ -44,7 +43,7 @@ def kafka_settings(log: LogSettings, *, environ: Mapping[str, str] | None = None
             ca_file=_file(log.ca_file),
             certificate_file=_file(log.certificate_file),
             key_file=_file(log.key_file),
-            key_password=secret("log.key_password_env", log.key_password_env, environ=environ),
+            key_password=secret("log.key_password_env", log.key_password_env),
             sasl_mechanism=log.sasl_mechanism or None,
             username=log.username or None,
             password=password,
@@ -60,7 +59,6 @@ def make_topic(
     kafka: KafkaSettings,
     *,
     partitions: int | None = None,  # None: as the settings say
-    timeout_s: float = 30.0,
 ) -> int:
     """Create the topic of the log if it is missing; return the number of its partitions.
 
@@ -76,13 +74,12 @@ def make_topic(
         replication=log.replication,
         retention_ms=retention_ms(log.retention_days),
         retention_bytes=log.retention_bytes or None,
-        timeout_s=timeout_s,
     )
 
 
 def online_tag(definitions: Definitions) -> str:
     """Return the part of online keys that identifies the definitions."""
-    return definitions.fingerprint[:_TAG_LENGTH]
+    return definitions.fingerprint[:16]
 
 
 def open_redis(
@@ -117,9 +114,7 @@ def open_redis(
         raise ConfigError(f"online: {error}") from error
 
 
-def open_installation(
-    settings: Settings, *, environ: Mapping[str, str] | None = None
-) -> MetadataStore:
+def open_installation(settings: Settings) -> MetadataStore:
     """Open the metadata in the configured database or a file of the data directory.
 
     Raises:
@@ -127,17 +122,13 @@ def open_installation(
         StorageError: if the database cannot be used.
     """
     refuse_unfinished(settings.storage.data)
-    url = secret("metadata.url_env", settings.metadata.url_env, environ=environ)
+    url = secret("metadata.url_env", settings.metadata.url_env)
     return open_metadata(settings.storage.data / "metadata.db" if url is None else url)
 
 
 @contextlib.contextmanager
-def open_keys(
-    settings: Settings, *, environ: Mapping[str, str] | None = None
-) -> Iterator[tuple[MetadataStore, KeyStore]]:
-    """Open the metadata and the API keys in it.
-
-    Keys in a separate file of an earlier version are imported.
+def open_keys(settings: Settings) -> Iterator[tuple[MetadataStore, KeyStore]]:
+    """Open the metadata and the API keys in it; import ``keys.db`` of an earlier version.
 
     Raises:
         ConfigError: if the settings name a variable that is not set.
@@ -148,7 +139,7 @@ def open_keys(
         data.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
         raise StorageError(f"{data}: cannot be used as data directory: {error}") from error
-    with contextlib.closing(open_installation(settings, environ=environ)) as metadata:
+    with contextlib.closing(open_installation(settings)) as metadata:
         keys = KeyStore(metadata, clock=now_ms)
         if (old := data / "keys.db").exists():
             keys.adopt(old)

@@ -11,9 +11,9 @@ import hashlib
 import json
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar, cast
+from typing import Any, Literal, TypeVar
 
 import sqlalchemy as sa
 
@@ -36,12 +36,12 @@ _LOCK_SECONDS = 60
 _READERS_MS = 1_000
 _ATTEMPTS = 5
 # A lock that took too long, a deadlock, and a row that changed under MariaDB's snapshot.
-_MYSQL_TRY_AGAIN = (1205, 1213, 1020)
+_MYSQL_TRY_AGAIN = ((1205,), (1213,), (1020,))
 
 
 @dataclass(frozen=True)
 class DefinitionVersion:
-    """Applied definitions."""
+    """Applied definitions; fields are in the order of the table."""
 
     fingerprint: str  # hash of the computation, independent of the YAML's style
     definitions: str  # canonical YAML
@@ -51,7 +51,7 @@ class DefinitionVersion:
 
 @dataclass(frozen=True)
 class BackfillJob:
-    """A computation of added features from the log."""
+    """A computation of added features from the log; fields are in the order of the table."""
 
     id: str  # hash of features, definitions and partition
     fingerprint: str
@@ -81,8 +81,7 @@ class MetadataStore:
             StorageError: if the database cannot be reached or refuses.
         """
         with _explained(self._engine), self._engine.connect() as connection:
-            reading = connection.execution_options(reads_only=True)
-            return reading.execute(query).all()
+            return connection.execution_options(reads_only=True).execute(query).all()
 
     def change(self, work: Callable[[sa.Connection], _T]) -> _T:
         """Run `work` in a serial transaction; repeat it if the database broke a deadlock.
@@ -95,7 +94,7 @@ class MetadataStore:
                 try:
                     return self._change(work)
                 except sa.exc.OperationalError as error:
-                    if not _may_retry(error):
+                    if error.orig is None or error.orig.args[:1] not in _MYSQL_TRY_AGAIN:
                         raise
             return self._change(work)
 
@@ -109,21 +108,14 @@ class MetadataStore:
 
     def record_definitions(self, fingerprint: str, definitions: str, *, applied_by: str) -> bool:
         """Record the applied definitions; return False if they were the last applied ones."""
-        latest = sa.select(definition_versions.c.fingerprint).order_by(
-            definition_versions.c.id.desc()
-        )
+        table = definition_versions
+        latest = sa.select(table.c.fingerprint).order_by(table.c.id.desc()).limit(1)
+        version = DefinitionVersion(fingerprint, definitions, self._clock(), applied_by)
 
         def record(connection: sa.Connection) -> bool:
-            if connection.execute(latest.limit(1).with_for_update()).scalar() == fingerprint:
+            if connection.execute(latest.with_for_update()).scalar() == fingerprint:
                 return False
-            connection.execute(
-                sa.insert(definition_versions).values(
-                    fingerprint=fingerprint,
-                    definitions=definitions,
-                    applied_at=self._clock(),
-                    applied_by=applied_by,
-                )
-            )
+            connection.execute(sa.insert(table).values(asdict(version)))
             return True
 
         return self.change(record)
@@ -131,10 +123,7 @@ class MetadataStore:
     def definitions_history(self, limit: int = 100) -> list[DefinitionVersion]:
         """List applied definitions, newest first."""
         query = sa.select(definition_versions).order_by(definition_versions.c.id.desc())
-        return [
-            DefinitionVersion(row.fingerprint, row.definitions, row.applied_at, row.applied_by)
-            for row in self.fetch(query.limit(limit))
-        ]
+        return [DefinitionVersion(*row[1:]) for row in self.fetch(query.limit(limit))]
 
     def begin_backfill(
         self, fingerprint: str, features: Sequence[str], *, partition: int, position: int, end: int
@@ -144,29 +133,27 @@ class MetadataStore:
         seed = json.dumps([fingerprint, partition, names])
         identity = hashlib.sha256(seed.encode()).hexdigest()[:32]
         now = self._clock()
+        kept = {"position": position, "started_at": now}
         values = {
             "fingerprint": fingerprint,
             "log_partition": partition,
             "features": json.dumps(names),
             "state": "running",
-            "position": position,
             "end_position": end,
-            "started_at": now,
             "updated_at": now,
             "error": None,
         }
         same = backfill_jobs.c.id == identity
 
         def begin(connection: sa.Connection) -> None:
-            state = connection.execute(
-                sa.select(backfill_jobs.c.state).where(same).with_for_update()
-            ).scalar()
+            present = sa.select(backfill_jobs.c.state).where(same).with_for_update()
+            state = connection.execute(present).scalar()
             if state is None:
-                connection.execute(sa.insert(backfill_jobs).values(id=identity, **values))
+                row = sa.insert(backfill_jobs).values(id=identity, **values, **kept)
             else:
-                kept = {"started_at", "position"} if state != "done" else set[str]()
-                changed = {name: values[name] for name in values.keys() - kept}
-                connection.execute(sa.update(backfill_jobs).where(same).values(**changed))
+                changed = values | kept if state == "done" else values
+                row = sa.update(backfill_jobs).where(same).values(**changed)
+            connection.execute(row)
 
         self.change(begin)
         return self._backfill(identity)
@@ -185,8 +172,8 @@ class MetadataStore:
     def backfills(self) -> list[BackfillJob]:
         """List all backfills, newest first."""
         table = backfill_jobs.c
-        rows = self.fetch(sa.select(backfill_jobs).order_by(table.started_at.desc(), table.id))
-        return [_job(row) for row in rows]
+        query = sa.select(backfill_jobs).order_by(table.started_at.desc(), table.id)
+        return [_job(row) for row in self.fetch(query)]
 
     def compact(self) -> bool:
         """Remove the bytes of deleted rows from an SQLite file.
@@ -348,14 +335,12 @@ def _alone(engine: sa.Engine) -> Iterator[sa.Connection]:
     with contextlib.ExitStack() as stack:
         if engine.dialect.name != "sqlite":  # there BEGIN IMMEDIATE is exclusive
             # MySQL commits at every CREATE TABLE, so a transaction does not exclude others.
+            lock = hold_named_lock(engine, "tactful schema", timeout_s=_LOCK_SECONDS)
             try:
-                stack.enter_context(
-                    hold_named_lock(engine, "tactful schema", timeout_s=_LOCK_SECONDS)
-                )
+                stack.enter_context(lock)
             except TimeoutError as error:
-                raise StorageError(
-                    f"{_name(engine)}: another process does not finish its upgrade"
-                ) from error
+                cause = f"{_name(engine)}: another process does not finish its upgrade"
+                raise StorageError(cause) from error
         yield stack.enter_context(engine.begin())
 
 
@@ -368,9 +353,8 @@ def _explained(engine: sa.Engine) -> Iterator[None]:
         cause = getattr(error, "orig", None) or error
         # SQLite raises exactly this class for a file that is no database.
         cure = ": restore it from a backup" if type(error) is sa.exc.DatabaseError else ""
-        raise StorageError(
-            f"{_name(engine)}: the metadata cannot be used: {cause}{cure}"
-        ) from error
+        message = f"{_name(engine)}: the metadata cannot be used: {cause}{cure}"
+        raise StorageError(message) from error
 
 
 def _name(engine: sa.Engine) -> str:
@@ -379,21 +363,6 @@ def _name(engine: sa.Engine) -> str:
     return engine.url.set(query={}).render_as_string(hide_password=True)
 
 
-def _may_retry(error: sa.exc.OperationalError) -> bool:
-    code = error.orig.args[0] if error.orig and error.orig.args else None
-    return code in _MYSQL_TRY_AGAIN
-
-
 def _job(row: sa.Row[Any]) -> BackfillJob:
-    return BackfillJob(
-        id=row.id,
-        fingerprint=row.fingerprint,
-        partition=row.log_partition,
-        features=tuple(json.loads(row.features)),
-        state=cast(Any, row.state),
-        position=row.position,
-        end=row.end_position,
-        started_at=row.started_at,
-        updated_at=row.updated_at,
-        error=row.error,
-    )
+    identity, fingerprint, partition, features, *rest = row
+    return BackfillJob(identity, fingerprint, partition, tuple(json.loads(features)), *rest)
