@@ -149,22 +149,17 @@ class Catalogue:
 
     def updated(
         self,
+        # item ids of the recall index now: the former ones, and maybe more behind them
         known: Sequence[str],
-        changed: Sequence[Item],
+        changed: Sequence[Item],  # the new descriptions
         *,
-        then: Sequence[str] = (),
+        then: Sequence[str] = (),  # ids of the further rows now
+        # write the changes into the columns of this one, at their cost: both catalogues show them
+        # from then on, and only the new one may be updated further. No other thread may read it
+        # meanwhile.
         in_place: bool = False,
     ) -> Catalogue | None:
-        """Return the catalogue after some items changed; None if rows would move.
-
-        Args:
-            known: item ids of the recall index now: the former ones, and maybe more behind them.
-            changed: the new descriptions.
-            then: ids of the further rows now.
-            in_place: write the changes into the columns of this one, at their cost: both catalogues
-                show them from then on, and only the new one may be updated further. No other
-                thread may read it meanwhile.
-        """
+        """Return the catalogue after some items changed; None if rows would move."""
         ids = ItemIds.of(known)
         now = CatalogueIds(ids, tuple(then))
         if len(now) >= len(self):

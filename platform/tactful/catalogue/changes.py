@@ -21,8 +21,7 @@ class ItemFeed(Protocol):
     def changes(self, reading: Reading = None) -> Sequence[Item]:
         """Return items that changed since they were returned last; empty for none.
 
-        Args:
-            reading: held while the engine is read; None where no other thread writes to it.
+        `reading` is held while the engine is read; None where no other thread writes to it.
         """
 
 
@@ -67,12 +66,7 @@ class ChangeList:
     """
 
     def __init__(self, source: FeatureSource, *, compact_above: int = _COMPACT_ABOVE) -> None:
-        """List the items of `source`; `look` collects them.
-
-        Args:
-            source: the feature engine.
-            compact_above: number of entries about older changes that is no reason to compact.
-        """
+        """List the items of `source`; up to `compact_above` old entries are kept."""
         self._source = source
         self._compact_above = compact_above
         self._feed = EngineItems(source)

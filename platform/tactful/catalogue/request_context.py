@@ -85,21 +85,16 @@ class EngineReads(FeatureSource, Protocol):
 class RequestContext:
     """User, visit and time of a request.
 
-        session [17, 3]   history [29, 8, 40]   user {"visits_364d": 4.0, "taken_364d": {...}}
-
-    Attributes:
-        at: time, epoch milliseconds.
-        user: features of the user by name, to be used before the next batch is applied; empty
-            without a user.
-        session: catalogue rows of this visit's items, newest first.
-        history: catalogue rows of the user's latest other items, newest first, each once.
-        properties: description of the user; empty where none is kept.
+    session [17, 3]   history [29, 8, 40]   user {"visits_364d": 4.0, "taken_364d": {...}}
     """
 
-    at: int
+    at: int  # time, epoch milliseconds
+    # features of the user by name, to be used before the next batch is applied; empty without a
+    # user
     user: Values
-    session: list[int]
-    history: list[int]
+    session: list[int]  # catalogue rows of this visit's items, newest first
+    history: list[int]  # catalogue rows of the user's latest other items, newest first, each once
+    # description of the user; empty where none is kept
     properties: Values = field(default_factory=dict)
 
     @property
@@ -119,21 +114,13 @@ class RequestContext:
 
 def build_context(
     source: FeatureSource,
-    catalogue: Catalogue,
+    catalogue: Catalogue,  # gives items their rows; unknown items are left out
     *,
-    subject: str | None,
+    subject: str | None,  # key of the `user` entity, None without a user
     session_id: str | None,
-    at: int,
+    at: int,  # time, epoch milliseconds
 ) -> RequestContext:
-    """Read the features of the user and the visit.
-
-    Args:
-        source: the feature engine.
-        catalogue: gives items their rows; unknown items are left out.
-        subject: key of the `user` entity, None without a user.
-        session_id: the visit, if known.
-        at: time, epoch milliseconds.
-    """
+    """Read the features of the user and the visit."""
     user: Values = {}
     if subject is not None:
         read = cast(EngineReads, source).read_late if hasattr(source, "read_late") else source.read
@@ -160,21 +147,13 @@ def build_context(
 
 def read_placed(
     source: FeatureSource,
-    entity: str,
-    placing: Placing,
-    places: NDArray[np.int64],
+    entity: str,  # ``item`` or ``category``
+    placing: Placing,  # numbers of the entities, such as `Catalogue.item_places`
+    places: NDArray[np.int64],  # at least 0, shape (n,)
     names: Sequence[str],
-    at: int,
+    at: int,  # time, epoch milliseconds
 ) -> NDArray[np.float64]:
     """Read ungrouped features of many entities by place; undefined features are 0.
-
-    Args:
-        source: the feature engine.
-        entity: ``item`` or ``category``.
-        placing: numbers of the entities, such as `Catalogue.item_places`.
-        places: at least 0, shape (n,).
-        names: features.
-        at: time, epoch milliseconds.
 
     Returns:
         Shape (n, len(names)).
@@ -198,15 +177,8 @@ def read_nonzero(
 ) -> NonZero | None:
     """Read a part of the entities with a nonzero number; none if it is undefined.
 
-    Args:
-        source: the feature engine.
-        entity: kind of entity.
-        name: feature.
-        at: time, epoch milliseconds.
-        start: 0, then `NonZero.following` of the part before.
-
-    Returns:
-        None where the source cannot list them, and must be read by key.
+    `start` is 0, then `NonZero.following` of the part before. None where the source cannot list
+    them, and must be read by key.
     """
     if not hasattr(source, "read_nonzero"):
         return None
@@ -221,18 +193,7 @@ def read_nonzero(
 def read_columns(
     source: FeatureSource, entity: str, keys: Sequence[str], names: Sequence[str], at: int
 ) -> NDArray[np.float64]:
-    """Read ungrouped features of several entities; undefined features are 0.
-
-    Args:
-        source: the feature engine.
-        entity: kind of entity.
-        keys: ids.
-        names: features.
-        at: time, epoch milliseconds.
-
-    Returns:
-        Shape (len(keys), len(names)).
-    """
+    """Read ungrouped features of entities; undefined ones are 0. Shape (len(keys), len(names))."""
     return _read_defined(
         source,
         entity,
@@ -264,13 +225,7 @@ def _read_defined(
 
 
 def described(source: FeatureSource, subject: str, at: int) -> Values:
-    """Read the properties of a user; none where the source keeps no descriptions.
-
-    Args:
-        source: the feature engine.
-        subject: key of the `user` entity.
-        at: time, epoch milliseconds.
-    """
+    """Read the properties of a user; none where the source keeps no descriptions."""
     if not hasattr(source, "users"):
         return {}
     engine = cast(EngineReads, source)

@@ -14,15 +14,11 @@ from numpy.typing import NDArray
 class Scores:
     """Scores of some rows; every other row scores 0.
 
-        rows   [3, 17, 29]      values [.5, .1, .9]      ranked [29, 3, 17]
-
-    Attributes:
-        rows: ascending, each once, shape (n,).
-        values: their scores, shape (n,).
+    rows   [3, 17, 29]      values [.5, .1, .9]      ranked [29, 3, 17]
     """
 
-    rows: NDArray[np.int64]
-    values: NDArray[np.float32]
+    rows: NDArray[np.int64]  # ascending, each once, shape (n,)
+    values: NDArray[np.float32]  # their scores, shape (n,)
 
     @classmethod
     def summed(cls, rows: NDArray[np.integer[Any]], values: NDArray[Any]) -> Scores:
@@ -51,15 +47,7 @@ class Scores:
 def sum_by_key(
     keys: NDArray[np.integer[Any]], values: NDArray[Any]
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Sum values by key, in float64 and in their order; drop sums of 0 or less.
-
-    Args:
-        keys: whole numbers in any order, shape (n,).
-        values: a value for each of them, shape (n,).
-
-    Returns:
-        The keys, ascending, and their sums.
-    """
+    """Sum values by key, ascending, in float64 and in their order; drop sums of 0 or less."""
     keys = np.asarray(keys, np.int64)
     order = stable_order(keys)
     ordered = keys.take(order)
@@ -80,13 +68,10 @@ def begins(ordered: NDArray[np.int64]) -> NDArray[np.bool_]:
 
 
 def stable_order(keys: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Argsort whole numbers, ties in the order they come in.
+    """Argsort whole numbers below ``2**62 / len(keys)``, ties in the order they come in.
 
     The position is a part of the number that is sorted: numpy sorts numbers by vector instructions,
     and its own stable argsort takes two to four times as long.
-
-    Args:
-        keys: below ``2**62 / len(keys)``, positive or negative.
     """
     bits = len(keys).bit_length()
     packed = keys << bits

@@ -21,32 +21,23 @@ _POINTS = 64
 
 
 class Calibration(msgspec.Struct, frozen=True, kw_only=True):
-    """A map from margins to probabilities, and its quality on lists of later time.
+    """A map from margins to probabilities, and its quality on lists of later time."""
 
-    Attributes:
-        method: ``isotonic`` regression, or ``platt`` scaling where little was taken.
-        of: items that were ``shown``, or ``candidates`` of replayed lists.
-        margins: points of the map, ascending; between them it is linear, beyond them flat.
-        probabilities: their probabilities.
-        brier: mean squared error of the probabilities.
-        brier_constant: the same for the share that was taken, as a constant.
-        error: expected calibration error: mean distance, over ten parts of equal size, of the
-            mean probability from the share that was taken.
-        predicted: mean probability of each of these parts, ascending.
-        observed: share that was taken of each.
-        rows: number of items it was evaluated on.
-    """
-
+    # ``isotonic`` regression, or ``platt`` scaling where little was taken
     method: Literal["isotonic", "platt"]
+    # items that were ``shown``, or ``candidates`` of replayed lists
     of: Literal["shown", "candidates"]
+    # points of the map, ascending; between them it is linear, beyond them flat
     margins: list[float]
     probabilities: list[float]
-    brier: float
-    brier_constant: float
+    brier: float  # mean squared error of the probabilities
+    brier_constant: float  # the same for the share that was taken, as a constant
+    # expected calibration error: mean distance, over ten parts of equal size, of the mean
+    # probability from the share that was taken
     error: float
-    predicted: list[float]
-    observed: list[float]
-    rows: int
+    predicted: list[float]  # mean probability of each of these parts, ascending
+    observed: list[float]  # share that was taken of each
+    rows: int  # number of items it was evaluated on
 
     def probability(self, margins: NDArray[np.float32]) -> NDArray[np.float64]:
         """Return the probabilities of margins, in their shape."""
@@ -54,22 +45,16 @@ class Calibration(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def calibrate(
-    margins: NDArray[np.float32],
-    taken: NDArray[np.bool_],
-    half: int,
-    of: Literal["shown", "candidates"],
+    margins: NDArray[np.float32],  # margins of the forest, in time order, shape (n,)
+    taken: NDArray[np.bool_],  # whether the item was taken, shape (n,)
+    half: int,  # rows to fit on; the others evaluate
+    of: Literal["shown", "candidates"],  # see `Calibration`
 ) -> Calibration | None:
     """Fit a map on the first rows, and evaluate it on the others.
 
     Isotonic regression (Zadrozny and Elkan, "Transforming classifier scores into accurate
     multiclass probability estimates", KDD 2002); where fewer than 200 items were taken, Platt
     scaling ("Probabilistic outputs for support vector machines", 1999), which has two parameters.
-
-    Args:
-        margins: margins of the forest, in time order, shape (n,).
-        taken: whether the item was taken, shape (n,).
-        half: rows to fit on; the others evaluate.
-        of: see `Calibration`.
 
     Returns:
         The map; None if too few items were taken.

@@ -73,11 +73,7 @@ REQUESTED: tuple[str, ...] = ("intent_weight", "intent_place")
 
 
 def layout(definitions: str) -> str:
-    """Return a hash of the meaning of feature rows: equal ones can be compared.
-
-    Args:
-        definitions: fingerprint of the feature definitions the engine computes.
-    """
+    """Return a hash of the meaning of feature rows; `definitions` is the engine's fingerprint."""
     text = "\n".join((definitions, *RANKING_FEATURES))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -123,20 +119,13 @@ def assemble(
     candidates: Candidates,
     context: RequestContext,
     *,
-    source: FeatureSource,
+    source: FeatureSource,  # the feature engine, for the sales of items and categories
     catalogue: Catalogue,
 ) -> NDArray[np.float32]:
-    """Lay out the features of every candidate.
+    """Lay out the features of every candidate, shape (len(candidates.rows), len(RANKING_FEATURES)).
 
-    Args:
-        candidates: the candidates, with their scores.
-        context: user, visit and time.
-        source: the feature engine, for the sales of items and categories.
-        catalogue: prices and categories.
-
-    Returns:
-        Features, shape (len(candidates.rows), len(RANKING_FEATURES)), each column contiguous; NaN
-        where a value does not exist, such as the days since taken of an item never taken.
+    Each column is contiguous; NaN where a value does not exist, such as the days since taken of an
+    item never taken.
     """
     rows = candidates.rows
     features = np.empty((len(RANKING_FEATURES), len(rows)), np.float32)
@@ -182,11 +171,7 @@ def _scores(candidates: Candidates, features: NDArray[np.float32]) -> None:
 def _find(
     wanted: NDArray[np.int64], rows: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Find `wanted` in ascending `rows`, which are not empty.
-
-    Returns:
-        Places in `rows` of those present, and their places in `wanted`.
-    """
+    """Find `wanted` in ascending `rows`: places in `rows` of those present, and in `wanted`."""
     places = np.minimum(np.searchsorted(rows, wanted), len(rows) - 1)
     present = np.flatnonzero(rows.take(places) == wanted)
     return places.take(present), present
@@ -219,17 +204,10 @@ def _nearness(candidates: Candidates) -> NDArray[np.float32]:
 
 
 def products(vectors: NDArray[np.float32], directions: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Compute inner products, each of which depends on its two vectors alone.
+    """Compute inner products (m, n) of (n, d) with (m, d); each depends on its two vectors alone.
 
     A matrix product of BLAS adds up in an order that depends on the number of rows, so a feature
-    would differ in its last bits between training and serving.
-
-    Args:
-        vectors: shape (n, dimensions), C-contiguous.
-        directions: shape (m, dimensions), C-contiguous.
-
-    Returns:
-        Shape (m, n).
+    would differ in its last bits between training and serving. Both are C-contiguous.
     """
     matrix: NDArray[np.float32] = np.einsum("nd,md->mn", vectors, directions)
     return matrix

@@ -51,43 +51,26 @@ class BinnedForest:
     planes of answers, one for each threshold, which differ in where a missing value goes: right in
     plane ``2 * b``, left in ``2 * b + 1``. Trees are perfect: a leaf above the last level is
     repeated, below splits that always go left. Nodes are in level order, leaves from left to right.
-
-    Attributes:
-        columns: number of input columns.
-        base: margin of a forest without trees.
-        band_column: column of each band.
-        band_start: start of each band in `thresholds`, and the end.
-        thresholds: thresholds of all bands.
-        depth: depth of each tree, 0 to `MAX_DEPTH`.
-        node_start: start of each tree in `plane` and `cut`, and the end.
-        plane: plane that a node reads.
-        cut: rank in the band of the threshold from which on a node sends values right; 255 if it
-            sends all left.
-        leaf_start: start of each tree in `leaves`, and the end.
-        leaves: values, margin of one tree.
     """
 
     columns: int
     base: np.float32
-    band_column: Offsets
-    band_start: Offsets
-    thresholds: Floats
-    depth: Offsets
-    node_start: Offsets
-    plane: NDArray[np.uint16]
+    band_column: Offsets  # column of each band
+    band_start: Offsets  # start of each band in `thresholds`, and the end
+    thresholds: Floats  # thresholds of all bands
+    depth: Offsets  # depth of each tree, 0 to `MAX_DEPTH`
+    node_start: Offsets  # start of each tree in `plane` and `cut`, and the end
+    plane: NDArray[np.uint16]  # plane that a node reads
+    # rank in the band of the threshold from which on a node sends values right; 255 if it sends all
+    # left
     cut: NDArray[np.uint8]
-    leaf_start: Offsets
-    leaves: Floats
+    leaf_start: Offsets  # start of each tree in `leaves`, and the end
+    leaves: Floats  # values, margin of one tree
 
     def margins(self, features: Floats, kernel: Kernel) -> Floats:
-        """Compute the margin of each row, with the bits of XGBoost's own.
+        """Compute the margin of each row, shape (n,), with the bits of XGBoost's own.
 
-        Args:
-            features: shape (n, columns), NaN for missing; fastest when the columns are contiguous.
-            kernel: result of `tactful.kernels.forest.load_kernel`.
-
-        Returns:
-            Shape (n,).
+        Features have shape (n, columns), NaN for missing; fastest when the columns are contiguous.
 
         Raises:
             ValueError: if the number of columns differs.
@@ -110,21 +93,13 @@ class BinnedForest:
         )
 
     def save(self, path: Path, *, source: str) -> None:
-        """Write the forest as plain arrays.
-
-        Args:
-            path: a file that ends in ``.npz``.
-            source: digest of the XGBoost model it was made from; `load` compares it.
-        """
+        """Write plain arrays to an ``.npz``; `source` is the digest of the XGBoost model."""
         arrays: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
         np.savez(path, allow_pickle=False, format=_FORMAT, source=source, **arrays)
 
     @classmethod
     def load(cls, path: Path, *, source: str) -> BinnedForest | None:
-        """Read a file that `save` wrote.
-
-        Returns:
-            The forest; None if there is none of this format made from `source`.
+        """Read a file that `save` wrote; None if there is none of this format made from `source`.
 
         Raises:
             ModelError: if the file is damaged.
@@ -147,13 +122,6 @@ class BinnedForest:
 
 def bin_forest(forest: xgboost.Booster, kernel: Kernel) -> BinnedForest:
     """Lay out an XGBoost forest, and check on probes that its margins are the same.
-
-    Args:
-        forest: a trained model.
-        kernel: evaluates the result for the check.
-
-    Returns:
-        The forest.
 
     Raises:
         UnsupportedForest: if only XGBoost can evaluate the forest: it has another booster than

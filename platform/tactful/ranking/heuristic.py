@@ -23,18 +23,7 @@ def heuristic_scores(
     *,
     source: FeatureSource,
 ) -> NDArray[np.float32]:
-    """Score candidates, larger is better.
-
-    Args:
-        candidates: the candidates, with their scores.
-        context: user and visit.
-        catalogue: the items.
-        popular: their popularity.
-        source: the feature engine.
-
-    Returns:
-        Shape (len(candidates.rows),).
-    """
+    """Score candidates, larger is better, shape (len(candidates.rows),)."""
     taken = context.grouped("taken_364d")
     visits = max(context.number("visits_364d"), 1.0)
     rows = [(catalogue.rows.get(item), amount) for item, amount in taken.items()]

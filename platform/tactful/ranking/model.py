@@ -40,71 +40,46 @@ Margins = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
-    """Description of a model.
-
-    Attributes:
-        format: format of the directory.
-        name: registered model name.
-        version: registry version, empty until registered.
-        run_id: MLflow run it came from, empty until registered.
-        features: names of the input columns, in order.
-        definitions: fingerprint of the feature definitions it was trained on.
-        trained_until: event time up to which events were used, epoch milliseconds.
-        data_hash: hash of the training rows.
-        rows: number of training rows.
-        questions: number of lists behind the rows.
-        metrics: measured on questions later than its training data, which also chose the number
-            of trees: a little too good, so never figures to claim.
-        gains: total gain by feature.
-        shown: lists of its training data that were really shown.
-        looked: rate at which each of their places is looked at, relative to the first.
-        calibration: map from margins to probabilities; None if too few items were taken.
-    """
+    """Description of a model."""
 
     name: str
-    features: tuple[str, ...]
-    definitions: str
-    trained_until: int
+    features: tuple[str, ...]  # names of the input columns, in order
+    definitions: str  # fingerprint of the feature definitions it was trained on
+    trained_until: int  # event time up to which events were used, epoch milliseconds
     data_hash: str
     rows: int
-    questions: int
+    questions: int  # number of lists behind the rows
+    # measured on questions later than its training data, which also chose the number of trees: a
+    # little too good, so never figures to claim
     metrics: dict[str, float]
     gains: dict[str, float]
-    version: str = ""
-    run_id: str = ""
-    shown: int = 0
+    version: str = ""  # registry version, empty until registered
+    run_id: str = ""  # MLflow run it came from, empty until registered
+    shown: int = 0  # lists of its training data that were really shown
+    # rate at which each of their places is looked at, relative to the first
     looked: list[float] = []
+    # map from margins to probabilities; None if too few items were taken
     calibration: Calibration | None = None
     format: int = _FORMAT
 
 
 class Pointer(msgspec.Struct, frozen=True, kw_only=True):
-    """Version that serves.
-
-    Attributes:
-        version: the champion.
-        previous: the champion before, for a rollback; empty for the first.
-    """
+    """Version that serves."""
 
     version: str
-    previous: str = ""
+    previous: str = ""  # the champion before, for a rollback; empty for the first
 
 
 @dataclass(frozen=True)
 class RankingModel:
-    """A model in memory, ready to score.
-
-    Attributes:
-        manifest: its description.
-        index: the recall index it was trained with.
-        evaluated: by the ``kernel`` of this package, or by ``xgboost`` where that is not covered.
-        score: returns margins, shape (n,), larger is better and XGBoost's own to the last bit, of
-            features of shape (n, len(RANKING_FEATURES)), NaN for missing.
-    """
+    """A model in memory, ready to score."""
 
     manifest: Manifest
     index: RecallIndex
+    # by the ``kernel`` of this package, or by ``xgboost`` where that is not covered
     evaluated: Literal["kernel", "xgboost"]
+    # returns margins, shape (n,), larger is better and XGBoost's own to the last bit, of features
+    # of shape (n, len(RANKING_FEATURES)), NaN for missing
     score: Margins
 
 
@@ -114,17 +89,9 @@ def save_model(
     forest: xgboost.Booster,
     index: RecallIndex,
     *,
-    kernels: Path | None = None,
+    kernels: Path | None = None,  # directory of compiled code; None leaves it to numba
 ) -> None:
-    """Write a model directory; an existing one is completed, not cleared.
-
-    Args:
-        directory: made if it is missing.
-        manifest: description of the model.
-        forest: the ranker.
-        index: the recall index it was trained with.
-        kernels: directory of compiled code; None leaves it to numba.
-    """
+    """Write a model directory; an existing one is completed, not cleared."""
     from tactful.kernels.forest import load_kernel
 
     directory.mkdir(parents=True, exist_ok=True)
@@ -161,19 +128,11 @@ def read_manifest(directory: Path) -> Manifest:
 
 
 def load_model(directory: Path, *, definitions: str, kernels: Path | None = None) -> RankingModel:
-    """Load a model for serving, and compile its kernels.
-
-    Args:
-        directory: a model that `save_model` wrote.
-        definitions: fingerprint of the feature definitions the engine computes.
-        kernels: directory of compiled code; None leaves it to numba.
-
-    Returns:
-        The model.
+    """Load a model for serving, and compile its kernels, which `kernels` keeps.
 
     Raises:
         ModelError: if a part is missing or damaged, or the model was trained on other features than
-            the server computes; the message names the difference.
+            the server computes (`definitions`); the message names the difference.
     """
     manifest = read_manifest(directory)
     _check_schema(directory, manifest.features, RANKING_FEATURES)

@@ -25,19 +25,11 @@ from tactful.vectors.snapshot import Snapshot
 
 @dataclass(frozen=True)
 class CatalogueView:
-    """State of the catalogue during one request.
+    """State of the catalogue during one request."""
 
-    Attributes:
-        index: the learned part of recall.
-        search: search over the vectors of the catalogue's first rows.
-        catalogue: the items; its first rows are the rows of `search`.
-        popular: the order of its items by popularity.
-        trending: items that rise in published statistics.
-    """
-
-    index: RecallIndex
-    search: Snapshot
-    catalogue: Catalogue
+    index: RecallIndex  # the learned part of recall
+    search: Snapshot  # search over the vectors of the catalogue's first rows
+    catalogue: Catalogue  # the items; its first rows are the rows of `search`
     popular: Popularity
     trending: Trending = field(default_factory=Trending.empty)
 
@@ -49,41 +41,24 @@ class CatalogueView:
 
 @dataclass(frozen=True)
 class Quotas:
-    """Most candidates of each channel; 0 turns it off. An arm may have its own.
+    """Most candidates of each channel; 0 turns it off. An arm may have its own."""
 
-    Attributes:
-        following: items that followed: so many for the last items and for the whole visit.
-        together: items of the same visits: so many for this visit and for the history.
-        sessions: items of similar visits.
-        vectors: items near to the visit, or to the history when the visit is empty.
-        repeat: items that the user takes again and again.
-        popular: items that all users take now.
-        intent: popular items of the categories in the request's intent.
-        campaign: items of a running campaign, the most popular first.
-        cohort: items of the user's cohorts, while little else is known.
-        trending: items that rise in published statistics.
-        total: limit for all channels together; the items placed highest by a channel stay.
-    """
-
-    following: int = 150
-    together: int = 150
-    sessions: int = 200
-    vectors: int = 200
-    repeat: int = 120
+    following: int = 150  # items that followed: so many for the last items and for the whole visit
+    together: int = 150  # items of the same visits: so many for this visit and for the history
+    sessions: int = 200  # items of similar visits
+    vectors: int = 200  # items near to the visit, or to the history when the visit is empty
+    repeat: int = 120  # items that the user takes again and again
     popular: int = 100
-    intent: int = 60
-    campaign: int = 20
-    cohort: int = 100
+    intent: int = 60  # popular items of the categories in the request's intent
+    campaign: int = 20  # items of a running campaign, the most popular first
+    cohort: int = 100  # items of the user's cohorts, while little else is known
     trending: int = 60
+    # limit for all channels together; the items placed highest by a channel stay
     total: int = 1_000
 
     @classmethod
     def of(cls, changes: object, *, where: str) -> Quotas:
         """Make the default quotas with some changes.
-
-        Args:
-            changes: quota by name, as read from a file.
-            where: name of their place in messages.
 
         Raises:
             ConfigError: if it is no mapping, a name is unknown or a value is not from 0 to 1,000.
@@ -105,33 +80,27 @@ class Quotas:
 class Candidates:
     """Candidate items, and scores of all items by the channels.
 
-        rows:    [3, 17, 29, ...]     channel: [0, 4, 2, ...]  positions in `CHANNELS`
-        similar_sessions.of(rows):    [.0, .8, .1, ...]
-
-    Attributes:
-        rows: catalogue rows, ascending, shape (n,).
-        channel: number in `CHANNELS` of the channel that ranked the item best, shape (n,).
-        search: search over the vectors of items.
-        neighbours: scores by the neighbours of the items of the visit and the history.
-        similar_sessions: scores by similar visits.
-        last_vector: vector of the latest item of the visit, or of the history when the visit is
-            empty; zero when there is none.
-        session_vector: direction of the visit in vector space; zero when it is empty.
-        history_vector: direction of the history.
-        lift: difference in log-odds of taking an item, between the user's cohorts and all users;
-            None where no cohort is known.
-        intent: weight by category, as a device sent it; None where it sent none.
+    rows:    [3, 17, 29, ...]     channel: [0, 4, 2, ...]  positions in `CHANNELS`
+    similar_sessions.of(rows):    [.0, .8, .1, ...]
     """
 
-    rows: NDArray[np.int64]
+    rows: NDArray[np.int64]  # catalogue rows, ascending, shape (n,)
+    # number in `CHANNELS` of the channel that ranked the item best, shape (n,)
     channel: NDArray[np.int8]
     search: Snapshot
+    # scores by the neighbours of the items of the visit and the history
     neighbours: NeighbourScores
-    similar_sessions: Scores
+    similar_sessions: Scores  # scores by similar visits
+    # vector of the latest item of the visit, or of the history when the visit is empty; zero when
+    # there is none
     last_vector: NDArray[np.float32]
+    # direction of the visit in vector space; zero when it is empty
     session_vector: NDArray[np.float32]
-    history_vector: NDArray[np.float32]
+    history_vector: NDArray[np.float32]  # direction of the history
+    # difference in log-odds of taking an item, between the user's cohorts and all users; None where
+    # no cohort is known
     lift: Scores | None = None
+    # weight by category, as a device sent it; None where it sent none
     intent: Mapping[str, float] | None = None
 
     def with_rows(self, rows: NDArray[np.int64], channel: NDArray[np.int8]) -> Candidates:
@@ -152,20 +121,11 @@ def gather(
     intent: Mapping[str, float] | None = None,
     least: int = 0,
 ) -> Candidates:
-    """Query every channel and merge their items.
+    """Query every channel and merge their items; none when all are silent or filtered.
 
-    Args:
-        view: the catalogue.
-        context: user, visit and time.
-        quotas: most candidates of each channel.
-        allowed: whether each row may be recommended to this request, shape (len(catalogue),). A
-            read-only array is prepared once and kept for the next search.
-        intent: weight by category, where the request has them.
-        least: so many candidates are found if as many are allowed, whatever the quotas: the most
-            popular fill up.
-
-    Returns:
-        The candidates; none when every channel is silent or everything is filtered.
+    At least `least` candidates come, whatever the quotas, if so many are allowed: the most popular
+    fill up. A read-only array `allowed`, shape (len(catalogue),), is prepared once and kept for the
+    next search.
     """
     scored = _score(view, context, intent)
     proposals = [*_proposals(view, context, scored, quotas, allowed)]
@@ -286,13 +246,7 @@ def _merged(
 
 
 def extended(candidates: Candidates, channel: str, rows: NDArray[np.int64]) -> Candidates:
-    """Add rows of a further channel; candidates that are there already keep theirs.
-
-    Args:
-        candidates: the candidates so far.
-        channel: one of `CHANNELS`.
-        rows: allowed rows, each once.
-    """
+    """Add allowed rows of a further channel; candidates that are there already keep theirs."""
     rows = np.setdiff1d(rows, candidates.rows, assume_unique=True)
     if not len(rows):
         return candidates

@@ -40,33 +40,23 @@ Properties = Mapping[str, Any]
 
 
 class _Layout(msgspec.Struct, frozen=True):
-    """Layout of the cohorts, such as ``{"member": {"yes": 0}, "age": {"#0": 1}}``.
+    """Layout of the cohorts, such as ``{"member": {"yes": 0}, "age": {"#0": 1}}``."""
 
-    Attributes:
-        values: cohort by property and value; of a number, by bin.
-        edges: inner edges of the bins of properties that are numbers.
-    """
-
-    values: dict[str, dict[str, int]]
-    edges: dict[str, list[float]]
+    values: dict[str, dict[str, int]]  # cohort by property and value; of a number, by bin
+    edges: dict[str, list[float]]  # inner edges of the bins of properties that are numbers
 
 
 @dataclass(frozen=True)
 class Cohorts:
-    """Lifts of items by cohort.
-
-    Attributes:
-        layout: the cohorts.
-        items: rows of items whose lift matters most, shape (cohorts, k); -1 where there are fewer.
-        lifts: their lifts, shape (cohorts, k): logarithm of the ratio between the rate at which
-            the cohort takes the item and the rate of all.
-        shares: share of all described users who took each item, shape (n_items,).
-    """
+    """Lifts of items by cohort."""
 
     layout: _Layout
+    # rows of items whose lift matters most, shape (cohorts, k); -1 where there are fewer
     items: NDArray[np.int32]
+    # their lifts, shape (cohorts, k): logarithm of the ratio between the rate at which the cohort
+    # takes the item and the rate of all
     lifts: NDArray[np.float32]
-    shares: NDArray[np.float32]
+    shares: NDArray[np.float32]  # share of all described users who took each item, shape (n_items,)
 
     @classmethod
     def empty(cls) -> Cohorts:
@@ -82,11 +72,11 @@ class Cohorts:
     def fit(
         cls,
         people: Sequence[Properties],
-        person: NDArray[np.int64],
-        item: NDArray[np.int64],
+        person: NDArray[np.int64],  # number in `people` of the user who took an item, shape (n,)
+        item: NDArray[np.int64],  # row of the item, shape (n,)
         count: int,
         *,
-        most: int = _MOST_LIFTS,
+        most: int = _MOST_LIFTS,  # lifts to keep for each cohort: those with the largest effect
     ) -> Cohorts:
         """Count the items that each cohort takes.
 
@@ -94,13 +84,6 @@ class Cohorts:
         element of a list stands for itself. Properties with more than 64 values, like postcodes,
         are left out; so are those about consent, and cohorts of fewer than `FEWEST_PEOPLE`. Lifts
         shrink towards 0 as if 50 more users of the cohort chose like all users.
-
-        Args:
-            people: properties of each user.
-            person: number in `people` of the user who took an item, shape (n,).
-            item: row of the item, shape (n,).
-            count: number of items.
-            most: lifts to keep for each cohort: those with the largest effect.
         """
         from scipy import sparse  # only learning needs it: 20 MB in every process that serves
 

@@ -60,43 +60,25 @@ _QUERY_LENGTH = 20
 
 @dataclass(frozen=True)
 class Interactions:
-    """Events as columns, in event order.
+    """Events as columns, in event order."""
 
-    Attributes:
-        session: session number of each event, shape (n,).
-        item: row of the item in the catalogue the index is built for, shape (n,).
-        timestamp: event time in epoch milliseconds, shape (n,).
-    """
-
-    session: NDArray[np.int64]
-    item: NDArray[np.int64]
-    timestamp: NDArray[np.int64]
+    session: NDArray[np.int64]  # session number of each event, shape (n,)
+    item: NDArray[np.int64]  # row of the item in the catalogue the index is built for, shape (n,)
+    timestamp: NDArray[np.int64]  # event time in epoch milliseconds, shape (n,)
 
 
 @dataclass(frozen=True)
 class RecallIndex:
-    """Neighbours, vectors and popularity of a fixed sequence of items.
+    """Neighbours, vectors and popularity of a fixed sequence of items."""
 
-    Attributes:
-        item_ids: items of the index; row i of every array is ``item_ids[i]``.
-        following: items that came next in the same session, directed.
-        together: items of the same session, symmetric.
-        sessions: past visits, to compare others with.
-        nearest: search over unit-length item vectors; zero where unknown.
-        content: vectors of items that came later, by their descriptions.
-        popular: rows by recent popularity, best first.
-        built_until: event time in epoch milliseconds up to which events were used.
-        cohorts: lifts of items by properties of users.
-    """
-
-    item_ids: ItemIds
-    following: NeighbourTable
-    together: NeighbourTable
-    sessions: SessionNeighbours
-    nearest: VectorIndex
-    content: ContentVectors
-    popular: NDArray[np.int32]
-    built_until: int
+    item_ids: ItemIds  # items of the index; row i of every array is ``item_ids[i]``
+    following: NeighbourTable  # items that came next in the same session, directed
+    together: NeighbourTable  # items of the same session, symmetric
+    sessions: SessionNeighbours  # past visits, to compare others with
+    nearest: VectorIndex  # search over unit-length item vectors; zero where unknown
+    content: ContentVectors  # vectors of items that came later, by their descriptions
+    popular: NDArray[np.int32]  # rows by recent popularity, best first
+    built_until: int  # event time in epoch milliseconds up to which events were used
     cohorts: Cohorts = field(default_factory=Cohorts.empty)
 
     @property
@@ -170,31 +152,20 @@ Improve = Callable[[Interactions, NDArray[np.float32]], NDArray[np.float32]]
 
 def build_index(
     item_ids: Sequence[str],
-    interactions: Interactions,
+    interactions: Interactions,  # events whose `item` is a row of `item_ids`, in time order
     *,
+    # description of each row of the catalogue, None where there is none. Items without events get
+    # vectors by them, now and later.
     items: Sequence[Item | None] = (),
-    cohorts: Cohorts | None = None,
-    neighbours: int = 60,
-    dimensions: int = 64,
-    popular_days: float = 28.0,
-    improve: Improve | None = None,
+    cohorts: Cohorts | None = None,  # lifts of items by properties of users; None for none
+    neighbours: int = 60,  # neighbours to keep of each item
+    dimensions: int = 64,  # length of the item vectors
+    popular_days: float = 28.0,  # half-life of popularity, in days
+    improve: Improve | None = None,  # improves the item vectors of co-occurrence; None keeps these
     threads: int = 1,
     seed: int = 0,
 ) -> RecallIndex:
     """Train a recall index.
-
-    Args:
-        item_ids: the catalogue, in row order.
-        interactions: events whose `item` is a row of `item_ids`, in time order.
-        items: description of each row of the catalogue, None where there is none. Items without
-            events get vectors by them, now and later.
-        cohorts: lifts of items by properties of users; None for none.
-        neighbours: neighbours to keep of each item.
-        dimensions: length of the item vectors.
-        popular_days: half-life of popularity, in days.
-        improve: improves the item vectors of co-occurrence; None keeps these.
-        threads: to lay out the vectors with.
-        seed: seed of all random draws.
 
     Returns:
         The index. An empty history gives a valid index without items.

@@ -113,9 +113,7 @@ class LiveCatalogue:
     ) -> CatalogueView:
         """Apply the changes since the last call; for one thread at a time.
 
-        Args:
-            source: the feature engine.
-            reading: held while the engine is read; None where no other thread writes to it.
+        `reading` is held while the engine is read; None where no other thread writes to it.
         """
         feed = self._feed or feed_of(source)
         self._feed = None  # after a failure the next call begins anew, with all items
@@ -227,13 +225,7 @@ class LiveCatalogue:
 def unlearned(
     index: RecallIndex, snapshot: Snapshot, items: Iterable[Item]
 ) -> dict[str, NDArray[np.float32]]:
-    """Return content vectors of items without training data that the snapshot lacks.
-
-    Args:
-        index: the trained index.
-        snapshot: its vectors, with later changes.
-        items: latest descriptions.
-    """
+    """Return content vectors of items without training data that the snapshot lacks."""
     items = [*items]
     rows = index.item_ids.rows_of([item.item_id for item in items])
     taught = index.nearest.holds(np.array([-1 if row is None else row for row in rows], np.int64))

@@ -35,14 +35,10 @@ _FIELDS = ("session_starts", "session_items", "visit_starts", "visits", "visit_p
 
 @dataclass(frozen=True)
 class NeighbourTable:
-    """The strongest `k` neighbours of every item, best first.
+    """The strongest `k` neighbours of every item, best first."""
 
-    Attributes:
-        items: neighbour rows, shape (n_items, k); -1 where there are fewer.
-        weights: their weights in (0, 1], shape (n_items, k); 0 where there are fewer.
-    """
-
-    items: NDArray[np.int32]
+    items: NDArray[np.int32]  # neighbour rows, shape (n_items, k); -1 where there are fewer
+    # their weights in (0, 1], shape (n_items, k); 0 where there are fewer
     weights: NDArray[np.float32]
 
 
@@ -50,40 +46,27 @@ class NeighbourTable:
 class SessionNeighbours:
     """Past visits, and for each item its latest visits. No visit has a user.
 
-        session_starts [0, 3, 5]   session_items [7, 2, 9, | 2, 7]   two visits
-        visit_starts [..., 4, 6]   visits [..., | 0, 1]   visit_places [..., | 1, 0]   item 2
-
-    Attributes:
-        session_starts: start of each visit in `session_items`, shape (visits + 1,).
-        session_items: item rows visit by visit, in the order of each visit.
-        visit_starts: start of each item in `visits`, shape (n_items + 1,).
-        visits: the latest visits of each item.
-        visit_places: the place of the item in each of them, the last if it occurs twice.
+    session_starts [0, 3, 5]   session_items [7, 2, 9, | 2, 7]   two visits
+    visit_starts [..., 4, 6]   visits [..., | 0, 1]   visit_places [..., | 1, 0]   item 2
     """
 
-    session_starts: NDArray[np.int64]
-    session_items: NDArray[np.int32]
-    visit_starts: NDArray[np.int64]
-    visits: NDArray[np.int32]
+    session_starts: NDArray[np.int64]  # start of each visit in `session_items`, shape (visits + 1,)
+    session_items: NDArray[np.int32]  # item rows visit by visit, in the order of each visit
+    visit_starts: NDArray[np.int64]  # start of each item in `visits`, shape (n_items + 1,)
+    visits: NDArray[np.int32]  # the latest visits of each item
+    # the place of the item in each of them, the last if it occurs twice
     visit_places: NDArray[np.int32]
 
     @classmethod
     def build(
         cls,
-        session: NDArray[np.int64],
-        item: NDArray[np.int64],
+        session: NDArray[np.int64],  # visit number of each event, in time order
+        item: NDArray[np.int64],  # item row of each event
         count: int,
         *,
-        latest: int = 500,
+        latest: int = 500,  # visits kept for each item
     ) -> SessionNeighbours:
-        """Lay out past visits.
-
-        Args:
-            session: visit number of each event, in time order.
-            item: item row of each event.
-            count: number of items.
-            latest: visits kept for each item.
-        """
+        """Lay out past visits."""
         # Visits are numbered by their last event, so a higher number is a later visit.
         distinct, last = np.unique(session[::-1], return_index=True)
         rank = np.empty(len(distinct), np.int64)
@@ -137,9 +120,8 @@ class SessionNeighbours:
         likeness = np.bincount(np.cumsum(first) - 1, fades.take(order)) / damping.take(lengths)
         if len(visits) > neighbours:
             chosen = np.argpartition(-likeness, neighbours)[:neighbours]
-            visits, newest, lengths, likeness = (
-                column.take(chosen) for column in (visits, newest, lengths, likeness)
-            )
+            visits, newest = visits[chosen], newest[chosen]
+            lengths, likeness = lengths[chosen], likeness[chosen]
         votes = likeness * np.maximum(0.0, 1.0 - _AGE * ages.take(newest))
         starts = self.session_starts[visits]
         at = _ranges(starts, lengths)
@@ -159,14 +141,9 @@ class SessionNeighbours:
         return np.arange(longest + 1.0) ** _LENGTH_POWER, strengths
 
     def rows_beside(self, row: int, step: int) -> tuple[NDArray[np.int32], int]:
-        """Return the rows at a distance from an item, one for each of its latest visits.
+        """Return the rows `step` places after an item in its latest visits, and the visits' number.
 
-        Args:
-            row: row of the item, which is not returned itself.
-            step: 1 for right after it, -1 for right before it, 2 for two places after it.
-
-        Returns:
-            The rows, and the number of visits; both are empty for an unknown item.
+        The item itself is left out; both are empty for an unknown item.
         """
         if row >= len(self.visit_starts) - 1:
             return self.session_items[:0], 0
@@ -202,29 +179,17 @@ def _ranges(starts: NDArray[np.int64], sizes: NDArray[np.int64]) -> NDArray[np.i
 
 
 class NeighbourScores(NamedTuple):
-    """Scores of all items, one `Scores` for each relation to the recent items.
+    """Scores of all items, one `Scores` for each relation to the recent items."""
 
-    Attributes:
-        next_last: items that followed the last item.
-        next_three: items that followed the last three items, nearer ones counting more.
-        next_session: items that followed any item of the visit.
-        together_session: items that were together with the items of the visit.
-        together_history: items that were together with the items of the history.
-        together_last: items that were together with the last item.
-        after_last: share of visits in which an item came right after the last item.
-        after_second: share of visits in which it came two places after the last item but one.
-        before_last: share of visits in which it came right before the last item.
-    """
-
-    next_last: Scores
-    next_three: Scores
-    next_session: Scores
-    together_session: Scores
-    together_history: Scores
-    together_last: Scores
-    after_last: Scores
-    after_second: Scores
-    before_last: Scores
+    next_last: Scores  # items that followed the last item
+    next_three: Scores  # items that followed the last three items, nearer ones counting more
+    next_session: Scores  # items that followed any item of the visit
+    together_session: Scores  # items that were together with the items of the visit
+    together_history: Scores  # items that were together with the items of the history
+    together_last: Scores  # items that were together with the last item
+    after_last: Scores  # share of visits in which an item came right after the last item
+    after_second: Scores  # share of visits in which it came two places after the last item but one
+    before_last: Scores  # share of visits in which it came right before the last item
 
 
 _RELATIONS = len(NeighbourScores._fields)
@@ -297,12 +262,7 @@ def fading(count: int) -> NDArray[np.float32]:
 
 
 def direction(vectors: NDArray[np.float32], rows: Sequence[int]) -> NDArray[np.float32]:
-    """Return the unit vector of the weighted sum of vectors; zero for a sum of zero.
-
-    Args:
-        vectors: vectors of the rows, shape (len(rows), dimensions).
-        rows: newest first.
-    """
+    """Return the unit vector of the faded sum of vectors, newest first; zero for a sum of zero."""
     if not len(rows):
         return np.zeros(vectors.shape[1], np.float32)
     total = fading(len(rows)) @ vectors
@@ -312,12 +272,7 @@ def direction(vectors: NDArray[np.float32], rows: Sequence[int]) -> NDArray[np.f
 
 @lru_cache(maxsize=1_024)
 def _blends(visited: int, total: int) -> tuple[_Blend, _Blend]:
-    """Lay out what counts in the relations of `following` and of `together`.
-
-    Args:
-        visited: number of items of the visit.
-        total: number of items of the visit and the history.
-    """
+    """Lay out the relations of `following` and `together`, of a visit and then a history."""
     last = min(NEAREST, visited or total)
     fades = fading(total)
     return (
@@ -347,11 +302,7 @@ def _blend(*parts: tuple[int, range, NDArray[np.float32]]) -> _Blend:
 def _neighbour_keys(
     table: NeighbourTable, recent: NDArray[np.int64], blend: _Blend, count: int
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Look up the neighbours of recent items once, and weigh them for every relation.
-
-    Returns:
-        Keys (``relation * count + row``) and weights.
-    """
+    """Return keys (``relation * count + row``) and weights of the neighbours of recent items."""
     known = recent < len(table.items)
     sources = np.where(known, recent, 0)
     rows = table.items.take(sources, axis=0)

@@ -24,15 +24,10 @@ _NOWHERE = np.iinfo(np.int32).max
 
 @dataclass(frozen=True)
 class Popularity:
-    """Order of the available items by popularity.
+    """Order of the available items by popularity."""
 
-    Attributes:
-        rows: available rows, the most popular first, such as [7, 2, 5].
-        places: place of each row in `rows`, its length or more for an absent one, shape
-            (n_items,).
-    """
-
-    rows: NDArray[np.int64]
+    rows: NDArray[np.int64]  # available rows, the most popular first, such as [7, 2, 5]
+    # place of each row in `rows`, its length or more for an absent one, shape (n_items,)
     places: NDArray[np.int32]
 
     @classmethod
@@ -47,11 +42,8 @@ class Popularity:
     ) -> Popularity:
         """Append the rows that are available now and were not counted yet.
 
-        The result shares memory with this one, which stays as it is. Only the latest may grow.
-
-        Args:
-            available: whether each row is available.
-            rows: ascending, those that may have come or changed; None for all.
+        Only ascending `rows` may have come or changed; None for all. The result shares memory with
+        this one, which stays as it is. Only the latest may grow.
         """
         fresh = np.full(len(available) - len(self.places), _NOWHERE, np.int32)
         places = append_to(self.places, fresh)
@@ -86,20 +78,15 @@ class Popularity:
 
 def popular_rows(
     source: FeatureSource,
-    catalogue: Catalogue,
-    index: RecallIndex,
+    catalogue: Catalogue,  # its first rows are the rows of `index`
+    index: RecallIndex,  # with the popularity when it was built
+    # held while the engine is read, a part of the catalogue at a time, so that neither the engine
+    # nor an answer waits long; None where nothing else uses the engine
     reading: AbstractContextManager[object] | None = None,
 ) -> Popularity:
     """Order all available rows: by sales now, by popularity when trained, by row.
 
     All of them, so that a filter leaves something to show as long as there is something to sell.
-
-    Args:
-        source: the feature engine.
-        catalogue: its first rows are the rows of `index`.
-        index: with the popularity when it was built.
-        reading: held while the engine is read, a part of the catalogue at a time, so that neither
-            the engine nor an answer waits long; None where nothing else uses the engine.
     """
     count = len(catalogue)
     taken, amount = _taken(source, catalogue, reading)

@@ -38,17 +38,11 @@ _READ_EVERY_S = 30.0
 
 
 class Rise(msgspec.Struct, frozen=True, array_like=True):
-    """A category or item with a larger share of the latest panes than of earlier ones.
+    """A category or item with a larger share of the latest panes than of earlier ones."""
 
-    Attributes:
-        by: field of items that the key belongs to.
-        key: the category or item.
-        growth: factor by which its share grew, at the cautious end.
-    """
-
-    by: By
+    by: By  # field of items that the key belongs to
     key: str
-    growth: float
+    growth: float  # factor by which its share grew, at the cautious end
 
 
 Rising = Callable[[], Sequence[Rise]]
@@ -70,17 +64,11 @@ class Published(Protocol):
 
 @dataclass(frozen=True)
 class TrendSource:
-    """A statistic that is read for trends.
-
-    Attributes:
-        name: its name.
-        by: field of items that its keys belong to.
-        pane_ms: length of its panes, milliseconds.
-    """
+    """A statistic that is read for trends."""
 
     name: str
-    by: By
-    pane_ms: int
+    by: By  # field of items that its keys belong to
+    pane_ms: int  # length of its panes, milliseconds
 
     @property
     def recent(self) -> int:
@@ -106,13 +94,7 @@ class Trends:
         *,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Read nothing yet.
-
-        Args:
-            statistics: the published statistics.
-            sources: those to read.
-            monotonic: seconds that never go back; new panes are read every so often.
-        """
+        """Read nothing yet; new panes are read every so often, by `monotonic`."""
         self._statistics = statistics
         self._sources = tuple(sources)
         self._monotonic = monotonic
@@ -156,20 +138,12 @@ class Trends:
 def rises(
     source: TrendSource, panes: Mapping[int, Mapping[str, float]], *, variance: float, cap: int
 ) -> list[Rise]:
-    """Find keys with a clearly larger share of the latest panes than of earlier ones.
+    """Find keys with a clearly larger share of the latest panes than of earlier ones, in no order.
 
     Shares, so that a general increase, in the evening or before a feast, is no trend. A key rises
     when its sum exceeds the sum expected by its former share, by a quarter and by three standard
-    deviations of the published noise and of the counts, to which one user may add up to `cap`.
-
-    Args:
-        source: the statistic.
-        panes: released values by start and key.
-        variance: variance of the noise of one cell.
-        cap: most contributions of one user and day.
-
-    Returns:
-        Rises in no order; none while there are too few panes to compare with.
+    deviations of the published noise (`variance` of a cell) and of the counts, to which one user
+    may add up to `cap` a day. There are no rises while there are too few panes to compare with.
     """
     if not panes:
         return []
@@ -197,12 +171,9 @@ def rises(
 def noise_variance(cap: int, epsilon: float) -> float:
     """Return the variance of the noise on one published cell.
 
-    The noise is discrete Laplace of scale cap / epsilon: with p = exp(-epsilon / cap) its variance
-    is 2 p / (1 - p)^2 (Inusah and Kozubowski 2006, eq. 2.6).
-
-    Args:
-        cap: most contributions of one user and day, at least 1.
-        epsilon: privacy loss of one user and day, above 0.
+    The noise is discrete Laplace of scale cap / epsilon, the contributions of one user and day by
+    their privacy loss: with p = exp(-epsilon / cap) its variance is 2 p / (1 - p)^2 (Inusah and
+    Kozubowski 2006, eq. 2.6).
     """
     rate = epsilon / cap
     return 2.0 * math.exp(-rate) / math.expm1(-rate) ** 2
@@ -210,17 +181,11 @@ def noise_variance(cap: int, epsilon: float) -> float:
 
 @dataclass(frozen=True)
 class Trending:
-    """Rows of a catalogue that belong to rises.
-
-    Attributes:
-        rises: the rises, the strongest first.
-        rows: rows of the catalogue, each once, the first to propose first.
-        reason: number in `rises` for each of `rows`.
-    """
+    """Rows of a catalogue that belong to rises."""
 
     rises: tuple[Rise, ...]
-    rows: NDArray[np.int64]
-    reason: NDArray[np.int32]
+    rows: NDArray[np.int64]  # rows of the catalogue, each once, the first to propose first
+    reason: NDArray[np.int32]  # number in `rises` for each of `rows`
 
     @classmethod
     def empty(cls) -> Trending:
@@ -229,14 +194,10 @@ class Trending:
 
     @classmethod
     def of(cls, rises: Sequence[Rise], catalogue: Catalogue) -> Trending:
-        """Collect rows: the best of each rise in turn, then the next of each.
+        """Collect rows: the best of each rise in turn, the strongest first, then the next of each.
 
         For a category these are its available items by release, the latest first; without release
         dates those with the highest row, which came last.
-
-        Args:
-            rises: the strongest first.
-            catalogue: the items.
         """
         if not rises:
             return cls.empty()

@@ -48,24 +48,13 @@ class Explainer:
     """Explains recommendations by the versions in a models directory."""
 
     def __init__(self, models: Path) -> None:
-        """Read nothing yet.
-
-        Args:
-            models: directory with the model versions.
-        """
+        """Read nothing yet."""
         self._models = models
         self._forests: dict[str, tuple[tuple[str, ...], xgboost.Booster]] = {}
         self._lock = threading.Lock()  # a forest of XGBoost is for one thread
 
     def explain(self, impression: Event) -> Explanation:
-        """Explain a recommendation.
-
-        Args:
-            impression: its event, as it was logged.
-
-        Returns:
-            The explanation; without contributions, and with a note, if the files of the version
-            are gone.
+        """Explain a recommendation; without contributions, and with a note, if its version is gone.
 
         Raises:
             ModelError: if the event is no impression.
@@ -125,18 +114,11 @@ class Explainer:
 
 
 def contributions_of(forest: xgboost.Booster, features: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return the contribution of each feature to each margin, and the base margin.
+    """Return the contribution of each feature to each margin, and last the base margin.
 
     They are SHAP values by the tree algorithm of Lundberg et al. ("Consistent Individualized
     Feature Attribution for Tree Ensembles", 2018, arXiv:1802.03888), as XGBoost computes them:
-    with the base, those of a row add up to its margin.
-
-    Args:
-        forest: the trees.
-        features: shape (n, columns), NaN for missing.
-
-    Returns:
-        Shape (n, columns + 1), the last column the base.
+    with the base, those of a row add up to its margin. Shape (n, columns + 1).
 
     Raises:
         ModelError: if the forest takes another number of columns.

@@ -61,32 +61,21 @@ TRENDING = "trending"
 
 @dataclass(frozen=True, kw_only=True)
 class RecommenderOptions:
-    """Files and rules of a `Recommender`.
-
-    Attributes:
-        models: directory with the champion pointer and the model versions.
-        definitions: fingerprint of the feature definitions the engine computes.
-        experiment: which users get which ranking.
-        quotas: candidates of each channel where an arm does not set them.
-        placement: rules on the positions of items.
-        shown: counts of items shown today; rules with a cap need them.
-        rising: source of trends in published statistics.
-        rollouts: file of the changes being rolled out, and their shares.
-        new_id: makes recommendation ids.
-        monotonic: seconds that never go back; popularity is counted anew every so often.
-        stopwatch: seconds, for the logged duration of a request.
-    """
+    """Files and rules of a `Recommender`."""
 
     models: Path
-    definitions: str
-    experiment: Experiment
+    definitions: str  # fingerprint of the feature definitions the engine computes
+    experiment: Experiment  # which users get which ranking
+    # candidates of each channel where an arm does not set them
     quotas: Quotas = field(default_factory=Quotas)
     placement: Sequence[PlacementRule] = ()
-    shown: Shown | None = None
+    shown: Shown | None = None  # counts of items shown today; rules with a cap need them
     rising: Rising | None = None
-    rollouts: Path | None = None
+    rollouts: Path | None = None  # file of the changes being rolled out, and their shares
     new_id: Callable[[], str] = lambda: os.urandom(16).hex()
+    # seconds that never go back; popularity is counted anew every so often
     monotonic: Callable[[], float] = time.monotonic
+    # seconds, for the logged duration of a request
     stopwatch: Callable[[], float] = time.perf_counter
 
 
@@ -194,11 +183,7 @@ class Recommender:
         return answer, partial(self._encode, state, answer) if answer.items else None
 
     def explain(self, impression: Event) -> Explanation:
-        """Explain a recommendation.
-
-        Args:
-            impression: its event, as it was logged.
-        """
+        """Explain a recommendation."""
         return self._explainer.explain(impression)
 
     def refresh(self, reading: AbstractContextManager[object] | None = None) -> None:
@@ -437,12 +422,6 @@ def build(
     rising: Rising | None = None,
 ) -> Recommender:
     """Make the recommender that ``tactful serve`` runs.
-
-    Args:
-        engine: the feature engine.
-        settings: paths of models, experiments and placement rules.
-        shown: counts of items shown today, by the same engine.
-        rising: source of trends in published statistics.
 
     Returns:
         The recommender, with the champion loaded when there is one.

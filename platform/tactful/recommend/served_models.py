@@ -29,14 +29,7 @@ _LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ServingState:
-    """Champion and catalogue of one request, replaced as a whole at a swap.
-
-    Attributes:
-        version: version of the champion; empty without one.
-        model: the champion.
-        live: the catalogue that is kept up to date.
-        view: the latest view of it.
-    """
+    """Champion and catalogue of one request, replaced as a whole at a swap."""
 
     version: str
     model: RankingModel | None
@@ -47,13 +40,8 @@ class ServingState:
 class ServedModels:
     """Keeps the models of a server up to date with its files and its feature engine.
 
-        champion.json -> version -> RankingModel, LiveCatalogue -> View   (`current`)
-        rollouts file -> version -> RankingModel                          (`on_trial`)
-
-    Attributes:
-        current: state for the next request.
-        rollouts: changes that are rolled out.
-        on_trial: model of each version that is compared with the champion.
+    champion.json -> version -> RankingModel, LiveCatalogue -> View   (`current`)
+    rollouts file -> version -> RankingModel                          (`on_trial`)
     """
 
     def __init__(
@@ -61,23 +49,14 @@ class ServedModels:
         source: FeatureSource,
         directory: Path,
         *,
-        definitions: str,
-        rollouts: Path | None = None,
+        definitions: str,  # fingerprint of the feature definitions the engine computes
+        rollouts: Path | None = None,  # file of the changes being rolled out
         rising: Rising | None = None,
-        monotonic: Callable[[], float] = time.monotonic,
+        monotonic: Callable[[], float] = time.monotonic,  # seconds that never go back
+        # held while shared columns are written; None without other threads
         changing: AbstractContextManager[object] | None = None,
     ) -> None:
-        """Load the champion, if there is one.
-
-        Args:
-            source: the feature engine.
-            directory: with the champion pointer and the model versions.
-            definitions: fingerprint of the feature definitions the engine computes.
-            rollouts: file of the changes being rolled out.
-            rising: source of trends in published statistics.
-            monotonic: seconds that never go back.
-            changing: held while shared columns are written; None without other threads.
-        """
+        """Load the champion, if there is one."""
         self._source = source
         self._directory = directory
         self._definitions = definitions
@@ -99,9 +78,7 @@ class ServedModels:
         """Load a new champion, new items and popularity, and swap them in at once.
 
         A champion that does not fit is refused and logged once; the present one goes on serving.
-
-        Args:
-            reading: held while the engine is read; None where no other thread writes to it.
+        `reading` is held while the engine is read; None where no other thread writes to it.
         """
         before = self.current
         version, model = self._champion(before)
@@ -129,12 +106,7 @@ class ServedModels:
     def score_on_trial(
         self, version: str, champion: RankingModel, features: NDArray[np.float32]
     ) -> tuple[NDArray[np.float32], bool]:
-        """Score candidates by the model on trial, or by the champion where that fails.
-
-        Args:
-            version: version of the model on trial; unknown ones mean the champion.
-            champion: the model that serves.
-            features: shape (n, columns).
+        """Score candidates by a version on trial, or by the champion where it is unknown or fails.
 
         Returns:
             The scores, and whether the model on trial failed.

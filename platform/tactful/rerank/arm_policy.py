@@ -21,18 +21,12 @@ RANKING_EXPERIMENT = "ranking"
 
 @dataclass(frozen=True)
 class Policy:
-    """Ranking policy for the users of an arm.
-
-    Attributes:
-        quotas: most candidates of each recall channel.
-        objective: weights of the order.
-        diversity: penalty of similar items.
-        exploration: share of the order that is drawn.
-    """
+    """Ranking policy for the users of an arm."""
 
     quotas: Quotas = field(default_factory=Quotas)
     objective: Objective = field(default_factory=Objective)
     diversity: Diversity = field(default_factory=Diversity)
+    # share of the order that is drawn
     exploration: Exploration = field(default_factory=Exploration)
 
     def to_log_fields(self) -> dict[str, Any]:
@@ -52,9 +46,6 @@ class Policy:
 
 def ranking_experiment(path: Path) -> Experiment:
     """Read the experiment on the ranking policy.
-
-    Args:
-        path: file of the experiments.
 
     Raises:
         ConfigError: if it cannot be read, is wrong, holds no such experiment, or has conditions
@@ -77,11 +68,7 @@ def ranking_experiment(path: Path) -> Experiment:
 
 
 def policies(experiment: Experiment, *, default: Policy) -> dict[str, Policy]:
-    """Return the policy of each arm, by name.
-
-    Args:
-        experiment: its arms may have parameters by the names of a policy's attributes.
-        default: the policy for parameters that an arm leaves out.
+    """Return the policy of each arm, by name; `default` for parameters that an arm leaves out.
 
     Raises:
         ConfigError: if a parameter is unknown or out of range; the message names the arm.
@@ -99,10 +86,6 @@ def policies(experiment: Experiment, *, default: Policy) -> dict[str, Policy]:
 
 def policy_parts(parameters: Mapping[str, object], *, where: str) -> dict[str, Any]:
     """Parse the parameters of an arm, by name of a policy's attribute.
-
-    Args:
-        parameters: values read from a file.
-        where: name of their place for messages.
 
     Raises:
         ConfigError: if a parameter is unknown or out of range.

@@ -22,24 +22,17 @@ MOST_STRENGTH = 100.0
 
 @dataclass(frozen=True)
 class Diversity:
-    """Diversity options of an arm.
+    """Diversity options of an arm."""
 
-    Attributes:
-        strength: loss of an item that equals one above it, in units of the score, from 0 to
-            `MOST_STRENGTH`. The classical trade-off is 1 / (1 + strength).
-        places: number of first places that are diversified, from 1 to 100; the others go by value.
-    """
-
+    # loss of an item that equals one above it, in units of the score, from 0 to `MOST_STRENGTH`.
+    # The classical trade-off is 1 / (1 + strength).
     strength: float = 0.0
+    # number of first places that are diversified, from 1 to 100; the others go by value
     places: int = 20
 
     @classmethod
     def of(cls, options: object, *, where: str) -> Diversity:
         """Parse options as read from a file.
-
-        Args:
-            options: by name.
-            where: name of their place for messages.
 
         Raises:
             ConfigError: if one is unknown or out of range.
@@ -62,12 +55,7 @@ class Likeness:
     """
 
     def __init__(self, vectors: NDArray[np.float32], category: NDArray[np.int32]) -> None:
-        """Start without chosen items.
-
-        Args:
-            vectors: of unit length, or zero where there is none, shape (n, dimensions).
-            category: number of each item's category, -1 where unknown, shape (n,).
-        """
+        """Start without chosen items; vectors have unit length, or zero where there is none."""
         self._vectors = vectors
         self._category = category
         self._placed: NDArray[np.bool_] = np.any(vectors != 0, axis=1)

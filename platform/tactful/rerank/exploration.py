@@ -25,27 +25,18 @@ from tactful.util.scalars import is_number, is_whole_number
 
 @dataclass(frozen=True)
 class Exploration:
-    """Exploration options of an arm.
+    """Exploration options of an arm."""
 
-    Attributes:
-        temperature: difference of value that makes an item e times as likely, from 0.001 to 100;
-            0 for none.
-        places: number of first places that are drawn, from 1 to 100; the others go by value.
-        pool: number of items of the highest value that take part, from 2 to 1,000; others are never
-            drawn, so nothing can be learned about them.
-    """
-
+    # difference of value that makes an item e times as likely, from 0.001 to 100; 0 for none
     temperature: float = 0.0
-    places: int = 20
+    places: int = 20  # number of first places that are drawn, from 1 to 100; the others go by value
+    # number of items of the highest value that take part, from 2 to 1,000; others are never drawn,
+    # so nothing can be learned about them
     pool: int = 100
 
     @classmethod
     def of(cls, options: object, *, where: str) -> Exploration:
         """Parse options as read from a file.
-
-        Args:
-            options: by name.
-            where: name of their place for messages.
 
         Raises:
             ConfigError: if one is unknown or out of range.
@@ -75,31 +66,14 @@ def generator_of(recommendation_id: str) -> np.random.Generator:
 def draw(
     values: NDArray[np.float64], temperature: float, generator: np.random.Generator
 ) -> tuple[int, float]:
-    """Draw one of several items.
-
-    Args:
-        values: of the items, finite, shape (n,), n > 0.
-        temperature: above 0.
-        generator: of the noise.
-
-    Returns:
-        Its number, and the probability of this draw.
-    """
+    """Draw one of several items by finite values; return its number and the probability."""
     logs = log_probabilities(values, temperature)
     drawn = int(np.argmax(logs + generator.gumbel(size=len(logs))))
     return drawn, float(np.exp(logs[drawn]))
 
 
 def log_probabilities(values: NDArray[np.float64], temperature: float) -> NDArray[np.float64]:
-    """Return the logarithms of the probabilities with which items are drawn first.
-
-    Args:
-        values: finite, shape (n,), n > 0.
-        temperature: above 0.
-
-    Returns:
-        Shape (n,).
-    """
+    """Return the logarithms of the probabilities with which items are drawn first."""
     # The largest is taken off first: a difference of finite values overflows less early.
     logs = (values - values.max()) / temperature
     normalised: NDArray[np.float64] = logs - np.log(np.exp(logs).sum())

@@ -26,6 +26,7 @@ DAY_MS = 86_400_000
 
 _MOST_COUNTS = 2_000_000
 _UNWRITTEN_SHARE = 20
+_Stored = list[tuple[str, tuple[int, dict[str, int]]]]
 
 
 class Shown(Protocol):
@@ -46,13 +47,13 @@ class ShownToday(CoCommittedConsumer):
     def __init__(self, *, most: int = _MOST_COUNTS) -> None:
         """Start empty.
 
-        Args:
-            most: counts to hold, one for each user and item. Beyond, the user who was shown nothing
-                for the longest time is dropped.
+        Of more than `most` counts, one for each user and item, the user is dropped who was shown
+        nothing for the longest time.
         """
         self._most = most
         self._held = 0
         self._changed = 0
+        self._writes = False
         self._people: OrderedDict[str, tuple[int, dict[str, int]]] = OrderedDict()
 
     def of(self, subject: str | None, at: int) -> Mapping[str, int]:
@@ -95,55 +96,41 @@ class ShownToday(CoCommittedConsumer):
             _, counts = self._people.pop(subject, (-1, {}))
             self._held -= len(counts)
 
+    def before_commit(self) -> None:
+        """Decide on a write: when enough counts have changed since the last; drop old days."""
+        self._writes = self._changed * _UNWRITTEN_SHARE > self._held
+        if self._writes:
+            self._changed = 0
+            newest = max((day for day, _ in self._people.values()), default=0)
+            for subject in [key for key, (day, _) in self._people.items() if day < newest - 1]:
+                self._held -= len(self._people.pop(subject)[1])
+
     def snapshot(self) -> bytes | None:
-        """Return the counts, when enough of them have changed since the last time."""
-        if self._changed * _UNWRITTEN_SHARE <= self._held or not self._changed:
-            return None
-        newest = max((day for day, _ in self._people.values()), default=0)
-        for subject in [key for key, (day, _) in self._people.items() if day < newest - 1]:
-            self._held -= len(self._people.pop(subject)[1])
-        self._changed = 0
-        return msgspec.msgpack.encode(list(self._people.items()))
+        """Return the counts; None where `before_commit` decided against a write."""
+        return msgspec.msgpack.encode([*self._people.items()]) if self._writes else None
 
     def restore(self, state: bytes) -> None:
         """Continue from a snapshot."""
-        kind = list[tuple[str, tuple[int, dict[str, int]]]]
-        self._people = OrderedDict(msgspec.msgpack.decode(state, type=kind))
+        self._people = OrderedDict(msgspec.msgpack.decode(state, type=_Stored))
         self._held = sum(len(counts) for _, counts in self._people.values())
         self._changed = 0
 
 
 def without_people(state: bytes, people: Collection[str]) -> bytes:
-    """Remove some users from a snapshot of `ShownToday`.
-
-    Args:
-        state: the snapshot.
-        people: keys of the users' histories.
-    """
-    kind = list[tuple[str, tuple[int, dict[str, int]]]]
-    held = msgspec.msgpack.decode(state, type=kind)
+    """Remove users, by the keys of their histories, from a snapshot of `ShownToday`."""
+    held = msgspec.msgpack.decode(state, type=_Stored)
     return msgspec.msgpack.encode([(key, counts) for key, counts in held if key not in people])
 
 
 def exhausted(
     rules: Sequence[PlacementRule], shown: Mapping[str, int], catalogue: Catalogue
 ) -> NDArray[np.int64]:
-    """Return the rows that a user has been shown as often as the rules allow for a day.
-
-    Args:
-        rules: placement rules; those without `per_day` do not matter.
-        shown: number of times that each item was shown.
-        catalogue: the items.
-    """
+    """Return the rows that a user has been shown as often as the rules allow for a day."""
     if not shown or not any(rule.per_day for rule in rules):
         return np.zeros(0, np.int64)
-    known = [
-        (row, times)
-        for item, times in shown.items()
-        if (row := catalogue.rows.get(item)) is not None
-    ]
-    rows = np.array([row for row, _ in known], np.int64)
-    counts = np.array([times for _, times in known], np.int64)
+    found = [-1 if row is None else row for row in catalogue.rows.of_many(shown)]
+    rows, counts = np.array(found, np.int64), np.array([*shown.values()], np.int64)
+    rows, counts = rows[rows >= 0], counts[rows >= 0]
     capped = [np.zeros(0, np.int64)]
     for rule in rules:
         if rule.per_day is None:

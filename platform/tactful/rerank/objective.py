@@ -32,35 +32,24 @@ _FULL_PRICE = 4.0
 
 @dataclass(frozen=True)
 class Objective:
-    """Weights of the signals, each from 0 to `MOST_WEIGHT`; a weight of 0 costs nothing.
+    """Weights of the signals, each from 0 to `MOST_WEIGHT`; a weight of 0 costs nothing."""
 
-    Attributes:
-        relevance: the score of the model, or of the heuristic.
-        price: cheapness beside the items the user looks at: 1 for a quarter of their usual price or
-            less, 0 for the same or an unknown price, -1 for four times as much or more, logarithmic
-            between them.
-        margin: the item's property `margin`, a share of its price.
-        novelty: 0 for the most popular item, 1 for an item that no user takes, logarithmic in the
-            place between them.
-        freshness: 1 at the moment of the item's property `released` (epoch milliseconds or ISO
-            8601) or before it, half as much every 30 days; 0 where unknown.
-        campaign: 1 for items with the property `campaign`.
-    """
-
-    relevance: float = 1.0
+    relevance: float = 1.0  # the score of the model, or of the heuristic
+    # cheapness beside the items the user looks at: 1 for a quarter of their usual price or less, 0
+    # for the same or an unknown price, -1 for four times as much or more, logarithmic between them
     price: float = 0.0
-    margin: float = 0.0
+    margin: float = 0.0  # the item's property `margin`, a share of its price
+    # 0 for the most popular item, 1 for an item that no user takes, logarithmic in the place
+    # between them
     novelty: float = 0.0
+    # 1 at the moment of the item's property `released` (epoch milliseconds or ISO 8601) or before
+    # it, half as much every 30 days; 0 where unknown
     freshness: float = 0.0
-    campaign: float = 0.0
+    campaign: float = 0.0  # 1 for items with the property `campaign`
 
     @classmethod
     def of(cls, weights: object, *, where: str) -> Objective:
         """Parse weights; the others keep their defaults.
-
-        Args:
-            weights: weight by name, as read from a file.
-            where: name of their place for messages.
 
         Raises:
             ConfigError: if it is no mapping, a name is unknown, a value is not from 0 to
@@ -93,25 +82,14 @@ class Objective:
 
     def value(
         self,
-        scores: NDArray[np.float32],
-        rows: NDArray[np.int64],
+        scores: NDArray[np.float32],  # of the model or the heuristic, finite, shape (n,)
+        rows: NDArray[np.int64],  # of the items in the catalogue, shape (n,)
         *,
         catalogue: Catalogue,
         context: RequestContext,
         popular: Popularity,
     ) -> NDArray[np.float32]:
-        """Add the weighted signals to the scores.
-
-        Args:
-            scores: of the model or the heuristic, finite, shape (n,).
-            rows: of the items in the catalogue, shape (n,).
-            catalogue: the items.
-            context: user and time of the request.
-            popular: items by popularity.
-
-        Returns:
-            Shape (n,); `scores` itself when it alone counts.
-        """
+        """Add the weighted signals to the scores, shape (n,)."""
         if self.plain:
             return scores
         total = np.float32(self.relevance) * scores
@@ -136,14 +114,8 @@ def cheapness(
 ) -> NDArray[np.float32]:
     """Return how much cheaper items are than those the user looks at, from -1 to 1.
 
-    The signal is 0 where a price is unknown.
-
     The usual price is the median of the visit, else of the history, else of the items themselves.
-
-    Args:
-        catalogue: the items.
-        context: visit and history of the user.
-        rows: of the items, shape (n,).
+    The signal is 0 where a price is unknown.
     """
     prices = catalogue.price[rows]
     usual = np.float32("nan")
@@ -165,10 +137,6 @@ def novelty(popular: Popularity, rows: NDArray[np.int64]) -> NDArray[np.float32]
     The logarithm of the place stands for the self-information of an item (Vargas and Castells,
     "Rank and relevance in novelty and diversity metrics for recommender systems", RecSys 2011),
     since popularity falls about like a power of the place.
-
-    Args:
-        popular: items by popularity.
-        rows: of the items, shape (n,).
     """
     places = popular.places_of(rows).astype(np.float32)
     last = np.float32(np.log1p(max(len(popular.rows), 1)))
@@ -177,13 +145,7 @@ def novelty(popular: Popularity, rows: NDArray[np.int64]) -> NDArray[np.float32]
 
 
 def freshness(catalogue: Catalogue, at: int, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-    """Return the freshness of items, from 0 to 1: halved every 30 days since their release.
-
-    Args:
-        catalogue: the items.
-        at: the moment, epoch milliseconds.
-        rows: of the items, shape (n,).
-    """
+    """Return the freshness of items, from 0 to 1: halved every 30 days since their release."""
     days = np.maximum(np.float32(at / _DAY_MS) - catalogue.released[rows], np.float32(0.0))
     signal: NDArray[np.float32] = np.nan_to_num(np.exp2(-days / np.float32(_FRESH_DAYS)), nan=0.0)
     return signal

@@ -61,38 +61,26 @@ Position = Annotated[int, Meta(ge=1, le=LAST_POSITION)]
 
 
 class PlacementRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A rule: a target, and its bound.
+    """A rule: a target, and its bound."""
 
-    Attributes:
-        name: of the rule, for logs and messages.
-        pin: target: this item …
-        position: … stands at this position, if it may be shown at all.
-        category: target: items of this category.
-        campaign: target: items of this campaign, or of ``any``.
-        new: target: items that came since the model was trained.
-        item: target: ``any`` item, each for itself.
-        at_least: least number of items of the target within the first positions.
-        at_most: most items of the target within the first positions.
-        within: number of positions that `at_least` and `at_most` count.
-        from_position: first position where an item of the target may stand.
-        per_day: most times that a user is shown the target in a UTC day: the item, or the items of
-            the campaign together.
-        page: only for requests whose context has this `page`; None for all.
-    """
-
-    name: Text
-    pin: Text | None = None
-    position: Position | None = None
-    category: Text | None = None
-    campaign: Text | None = None
-    new: bool | None = None
-    item: Text | None = None
+    name: Text  # of the rule, for logs and messages
+    pin: Text | None = None  # target: this item …
+    position: Position | None = None  # … stands at this position, if it may be shown at all
+    category: Text | None = None  # target: items of this category
+    campaign: Text | None = None  # target: items of this campaign, or of ``any``
+    new: bool | None = None  # target: items that came since the model was trained
+    item: Text | None = None  # target: ``any`` item, each for itself
+    # least number of items of the target within the first positions
     at_least: Position | None = None
+    # most items of the target within the first positions
     at_most: Annotated[int, Meta(ge=0, le=LAST_POSITION)] | None = None
-    within: Position | None = None
+    within: Position | None = None  # number of positions that `at_least` and `at_most` count
+    # first position where an item of the target may stand
     from_position: Annotated[int, Meta(ge=2, le=LAST_POSITION)] | None = None
+    # most times that a user is shown the target in a UTC day: the item, or the items of the
+    # campaign together
     per_day: Annotated[int, Meta(ge=1, le=1_000_000)] | None = None
-    page: Text | None = None
+    page: Text | None = None  # only for requests whose context has this `page`; None for all
 
     @property
     def target(self) -> tuple[str, object]:
@@ -101,11 +89,7 @@ class PlacementRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
 
 def load_placement(source: Path | str, *, name: str = "placement") -> tuple[PlacementRule, ...]:
-    """Read placement rules and check each alone and all against each other.
-
-    Args:
-        source: a YAML file, or YAML text.
-        name: name of a text for messages.
+    """Read placement rules from a file or text, and check each alone and all against each other.
 
     Raises:
         ConfigError: if it cannot be read or a rule is wrong; the message begins ``file:line:``.
@@ -150,22 +134,13 @@ def with_demanded(
     rules: Sequence[PlacementRule],
     catalogue: Catalogue,
     *,
-    allowed: NDArray[np.bool_],
-    popular: Popularity,
+    allowed: NDArray[np.bool_],  # which rows may be shown, shape (len(catalogue),)
+    popular: Popularity,  # the most popular of a target come first
+    # gives vectors; new items come by their nearness to the visit, or to the history
     search: Snapshot,
-    learned: int,
+    learned: int,  # rows from this one on came since the model was trained
 ) -> Candidates:
-    """Add the items that rules demand to the candidates, with the channel `rule`.
-
-    Args:
-        candidates: from recall.
-        rules: those that hold for the request.
-        catalogue: the items.
-        allowed: which rows may be shown, shape (len(catalogue),).
-        popular: the most popular of a target come first.
-        search: gives vectors; new items come by their nearness to the visit, or to the history.
-        learned: rows from this one on came since the model was trained.
-    """
+    """Add the items that rules demand to the candidates, with the channel `rule`."""
     demanded = []
     for rule in rules:
         if rule.pin is not None:
@@ -188,22 +163,15 @@ def with_demanded(
 
 def bounds_of(
     rules: Sequence[PlacementRule],
-    candidates: Candidates,
+    candidates: Candidates,  # with what the rules demand
     catalogue: Catalogue,
     *,
     count: int,
-    learned: int,
+    learned: int,  # rows from this one on came since the model was trained
 ) -> Bounds:
     """Translate rules into bounds on the candidates.
 
     A recommendation shorter than the positions of a rule owes it proportionally less, rounded down.
-
-    Args:
-        rules: those that hold for the request.
-        candidates: with what the rules demand.
-        catalogue: the items.
-        count: places of the recommendation.
-        learned: rows from this one on came since the model was trained.
     """
     rows = candidates.rows
     groups: list[Group] = []

@@ -20,37 +20,24 @@ from tactful.rerank.exploration import Exploration, draw
 
 @dataclass(frozen=True)
 class Group:
-    """Items of a placement rule, and its bounds. Places count from 0.
-
-    Attributes:
-        name: of the rule.
-        members: whether each item belongs to it, shape (n,).
-        within: number of first places that `least` and `most` count.
-        least: least number of members in these places.
-        most: most members in these places; None for any number.
-        first: no member stands before this place.
-    """
+    """Items of a placement rule, and its bounds. Places count from 0."""
 
     name: str
-    members: NDArray[np.bool_]
-    within: int = 0
-    least: int = 0
-    most: int | None = None
-    first: int = 0
+    members: NDArray[np.bool_]  # whether each item belongs to it, shape (n,)
+    within: int = 0  # number of first places that `least` and `most` count
+    least: int = 0  # least number of members in these places
+    most: int | None = None  # most members in these places; None for any number
+    first: int = 0  # no member stands before this place
 
 
 @dataclass(frozen=True)
 class Bounds:
-    """Bounds of placement rules on the items of a request.
-
-    Attributes:
-        groups: bounds on groups of items.
-        pins: rule and item by place, every item once.
-        missing: names of rules that demand items which are not among the candidates.
-    """
+    """Bounds of placement rules on the items of a request."""
 
     groups: Sequence[Group] = ()
+    # rule and item by place, every item once
     pins: Mapping[int, tuple[str, int]] = field(default_factory=dict)
+    # names of rules that demand items which are not among the candidates
     missing: tuple[str, ...] = ()
 
 
@@ -59,40 +46,27 @@ _NO_BOUNDS, _NO_DIVERSITY, _NO_EXPLORATION = Bounds(), Diversity(), Exploration(
 
 @dataclass(frozen=True)
 class Arrangement:
-    """An ordered recommendation.
+    """An ordered recommendation."""
 
-    Attributes:
-        order: items, best first, shape (k,).
-        propensities: probability of each at its place, given the items above it, shape (k,); None
-            without exploration.
-        short: names of rules that demanded more items than the candidates hold.
-    """
-
-    order: NDArray[np.int64]
+    order: NDArray[np.int64]  # items, best first, shape (k,)
+    # probability of each at its place, given the items above it, shape (k,); None without
+    # exploration
     propensities: NDArray[np.float64] | None = None
-    short: tuple[str, ...] = ()
+    short: tuple[str, ...] = ()  # names of rules that demanded more items than the candidates hold
 
 
 def arrange(
+    # of the items, finite; of equal values the first item is the better. Shape (n,).
     values: NDArray[np.float32],
     count: int,
     *,
     bounds: Bounds = _NO_BOUNDS,
     diversity: Diversity = _NO_DIVERSITY,
-    likeness: Likeness | None = None,
+    likeness: Likeness | None = None,  # similarity of items; None for no penalty
     exploration: Exploration = _NO_EXPLORATION,
-    generator: np.random.Generator | None = None,
+    generator: np.random.Generator | None = None,  # of the noise; None draws nothing
 ) -> Arrangement:
     """Order items.
-
-    Args:
-        values: of the items, finite; of equal values the first item is the better. Shape (n,).
-        count: places.
-        bounds: of placement rules.
-        diversity: penalty of similar items.
-        likeness: similarity of items; None for no penalty.
-        exploration: options of the draws.
-        generator: of the noise; None draws nothing.
 
     Returns:
         At most `count` items. Fewer if there are not as many, or if rules that forbid leave no item

@@ -39,66 +39,41 @@ _LOOK_MS = 5_000
 
 
 class TunerManifest(msgspec.Struct, frozen=True, kw_only=True):
-    """Manifest of a network.
+    """Manifest of a network."""
 
-    Attributes:
-        champion: weights of action 0, summing to 1.
-        reach: the largest change of one of them.
-        objectives: names of the weighed signals, in the order of the weights.
-        state: names of the inputs, in this order. `hour_sine` and `hour_cosine` are of the UTC time
-            of day; all others are read from the signals.
-        trained_in: place of the training; `simulator` is no evidence about real users.
-        figures: measurements made there.
-        signals_minutes: signals that are older count as missing.
-        noise: standard deviation of the noise added to each action; 0 adds none.
-    """
-
-    champion: tuple[float, ...]
-    reach: float
-    objectives: tuple[str, ...]
+    champion: tuple[float, ...]  # weights of action 0, summing to 1
+    reach: float  # the largest change of one of them
+    objectives: tuple[str, ...]  # names of the weighed signals, in the order of the weights
+    # names of the inputs, in this order. `hour_sine` and `hour_cosine` are of the UTC time of day;
+    # all others are read from the signals.
     state: tuple[str, ...]
-    trained_in: str
-    figures: dict[str, float] = {}
-    signals_minutes: float = 60.0
+    trained_in: str  # place of the training; `simulator` is no evidence about real users
+    figures: dict[str, float] = {}  # measurements made there
+    signals_minutes: float = 60.0  # signals that are older count as missing
+    # standard deviation of the noise added to each action; 0 adds none
     noise: Annotated[float, Meta(ge=0, le=1)] = 0.0
 
 
 class Tuned(NamedTuple):
-    """Weights of one recommendation.
-
-    Attributes:
-        objective: the weights.
-        log_fields: fields that off-policy evaluation needs; empty where nothing was drawn.
-    """
+    """Weights of one recommendation."""
 
     objective: Objective
+    # fields that off-policy evaluation needs; empty where nothing was drawn
     log_fields: dict[str, Any]
 
 
 class TunerEvaluation(msgspec.Struct, frozen=True, kw_only=True):
-    """Off-policy evaluation of a tuner from logged recommendations, before it serves.
+    """Off-policy evaluation of a tuner from logged recommendations, before it serves."""
 
-    Attributes:
-        verdict: `better` or `worse` than the logging policy, or `inconclusive`.
-        gain: share of recommendations from which something is taken, over the logging policy's.
-        low: of the gain, at 95 %.
-        high: of the gain, at 95 %.
-        effective: effective sample size, in recommendations of its own.
-        lists: number of recommendations that were read.
-        reasons: reasons for `inconclusive`.
-        network: check value of the judged network's file.
-        noise: standard deviation of the noise in its weights.
-    """
-
-    verdict: str
-    gain: float
-    low: float
-    high: float
-    effective: float
-    lists: int
+    verdict: str  # `better` or `worse` than the logging policy, or `inconclusive`
+    gain: float  # share of recommendations from which something is taken, over the logging policy's
+    low: float  # of the gain, at 95 %
+    high: float  # of the gain, at 95 %
+    effective: float  # effective sample size, in recommendations of its own
+    lists: int  # number of recommendations that were read
     reasons: tuple[str, ...]
-    network: str
-    noise: float
+    network: str  # check value of the judged network's file
+    noise: float  # standard deviation of the noise in its weights
 
 
 class _Signals(msgspec.Struct, frozen=True):
@@ -142,12 +117,7 @@ class Tuner:
         return self._weighed(self._network.act(state))
 
     def tune(self, at: int, generator: np.random.Generator) -> Tuned | None:
-        """Return the weights of one recommendation, with noise if the manifest has any.
-
-        Args:
-            at: epoch milliseconds.
-            generator: of the noise.
-        """
+        """Return the weights of one recommendation, with noise if the manifest has any."""
         state = self._state(at)
         if state is None or not self._network.covers(state):
             return None

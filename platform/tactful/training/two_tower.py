@@ -41,8 +41,7 @@ class TowerOptions:
 
     passes: int = 40  # most passes; one is over `steps` steps drawn from all visits
     steps: int = 65_536  # of a pass
-    # number of passes without improvement on the latest visits after which to stop
-    patience: int = 4
+    patience: int = 4  # passes without improvement on the latest visits after which to stop
     batch: int = 1_024  # steps of a batch; each has the items of the others as negatives
     learning_rate: float = 0.005  # of Adam
     temperature: float = 0.1  # divisor of the inner products of unit vectors
@@ -55,8 +54,7 @@ class TowerOptions:
 class Steps:
     """Every item of a visit but its first, and the items before it."""
 
-    # rows of the items before, the latest first, -1 for none, shape (n, 20)
-    context: NDArray[np.int64]
+    context: NDArray[np.int64]  # rows of the items before, latest first, -1 for none, (n, 20)
     target: NDArray[np.int64]  # row of the item, shape (n,)
 
     def __len__(self) -> int:
@@ -135,11 +133,7 @@ class _Towers:
     """The table of item vectors, and its training."""
 
     def __init__(
-        self,
-        torch: Any,
-        steps: Steps,
-        start: NDArray[np.float32],
-        options: TowerOptions,
+        self, torch: Any, steps: Steps, start: NDArray[np.float32], options: TowerOptions
     ) -> None:
         self._torch = torch
         self._options = options
@@ -159,10 +153,7 @@ class _Towers:
         self._fade = torch.tensor([FADE**place for place in range(_CONTEXT)])
 
     def learn(
-        self,
-        judge: Steps,
-        checkpoint: Path | None,
-        progress: Callable[[int, int], None],
+        self, judge: Steps, checkpoint: Path | None, progress: Callable[[int, int], None]
     ) -> NDArray[np.float32]:
         """Train pass by pass, until the latest visits are not predicted better."""
         passes, patience = self._options.passes, self._options.patience
@@ -179,7 +170,9 @@ class _Towers:
             waited = 0 if hits > best else waited + 1
             if hits > best:
                 best, best_vectors = hits, self._vectors()
-            self._keep(checkpoint, best, best_vectors, done, waited)
+            if checkpoint is not None:
+                vectors = self._torch.from_numpy(best_vectors)
+                self._keep(checkpoint, best=best, vectors=vectors, done=done, waited=waited)
             progress(done, passes)
         return best_vectors
 
@@ -258,29 +251,10 @@ class _Towers:
                 f"{checkpoint}: cannot be resumed: {error}; `tactful train --fresh` starts again"
             ) from error
 
-    def _keep(
-        self,
-        checkpoint: Path | None,
-        best: float,
-        vectors: NDArray[np.float32],
-        done: int,
-        waited: int,
-    ) -> None:
-        if checkpoint is None:
-            return
+    def _keep(self, checkpoint: Path, **progress: Any) -> None:
+        tables = {"table": self._table.state_dict(), "optimizer": self._optimizer.state_dict()}
         with replacing(checkpoint) as file:
-            self._torch.save(
-                {
-                    "about": self._about(),
-                    "table": self._table.state_dict(),
-                    "optimizer": self._optimizer.state_dict(),
-                    "best": best,
-                    "vectors": self._torch.from_numpy(vectors),
-                    "done": done,
-                    "waited": waited,
-                },
-                file,
-            )
+            self._torch.save({"about": self._about(), **tables, **progress}, file)
 
     def _about(self) -> str:
         return f"{self._options} {int(self._met.sum())} of {len(self._met)}"

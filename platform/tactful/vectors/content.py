@@ -31,26 +31,17 @@ _MOST_WORDS = 64
 
 @dataclass(frozen=True)
 class ContentVectors:
-    """A map from descriptions to vectors.
+    """A map from descriptions to vectors."""
 
-    Attributes:
-        weights: vector of each hashed word, shape (buckets, dimensions); no buckets for a map
-            that was never fitted and returns zero vectors.
-    """
-
+    # vector of each hashed word, shape (buckets, dimensions); no buckets for a map that was never
+    # fitted and returns zero vectors
     weights: NDArray[np.float32]
 
     @classmethod
     def fit(
         cls, items: Sequence[Item | None], vectors: NDArray[np.float32], *, buckets: int = _BUCKETS
     ) -> ContentVectors:
-        """Fit by damped least squares, one dimension after the other.
-
-        Args:
-            items: description of each row; None where there is none.
-            vectors: learned ones, zero where nothing was learned, shape (len(items), dimensions).
-            buckets: number of hash values of words.
-        """
+        """Fit to vectors that are not zero, by damped least squares, one dimension each time."""
         from scipy.sparse.linalg import lsmr
 
         taught = [row for row, item in enumerate(items) if item is not None and vectors[row].any()]

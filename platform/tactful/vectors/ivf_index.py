@@ -45,44 +45,30 @@ Nearest = tuple[NDArray[np.int64], NDArray[np.float32]]
 
 
 class Tuning(msgspec.Struct, frozen=True, kw_only=True):
-    """Tuning of an index, and its measured recall.
+    """Tuning of an index, and its measured recall."""
 
-    Attributes:
-        recall: share of the true nearest that a search finds, on queries that did not choose the
-            probes; 1 for an exact index.
-        target: recall to reach.
-        at: number of nearest rows that were counted.
-        exact_below: up to so many vectors, in all or after a filter, are all compared.
-        probes: cells that a search without a filter probes; 0 for an exact index.
-        cells: cells in all; 0 for an exact index.
-        trained_on: number of vectors when the cells were laid out.
-        queries: number of queries.
-        source: source of the queries: ``visits`` of users, or ``mixtures`` of a few items where
-            there were not enough visits.
-    """
-
+    # share of the true nearest that a search finds, on queries that did not choose the probes; 1
+    # for an exact index
     recall: float = 1.0
     target: float = 0.95
-    at: int = RECALL_AT
+    at: int = RECALL_AT  # number of nearest rows that were counted
+    # up to so many vectors, in all or after a filter, are all compared
     exact_below: int = EXACT_BELOW
-    probes: int = 0
-    cells: int = 0
-    trained_on: int = 0
+    probes: int = 0  # cells that a search without a filter probes; 0 for an exact index
+    cells: int = 0  # cells in all; 0 for an exact index
+    trained_on: int = 0  # number of vectors when the cells were laid out
     queries: int = 0
+    # source of the queries: ``visits`` of users, or ``mixtures`` of a few items where there were
+    # not enough visits
     source: str = ""
 
 
 @dataclass(frozen=True)
 class Queries:
-    """Queries to tune an index on.
+    """Queries to tune an index on."""
 
-    Attributes:
-        vectors: unit length, shape (n, dimensions).
-        source: see `Tuning`.
-    """
-
-    vectors: NDArray[np.float32]
-    source: str
+    vectors: NDArray[np.float32]  # unit length, shape (n, dimensions)
+    source: str  # see `Tuning`
 
 
 @dataclass(frozen=True)
@@ -98,11 +84,8 @@ class _Selected:
 class VectorIndex:
     """Inner-product search over one vector a row; rows of zeros are never found.
 
-    Searching is safe from several threads.
-
-    Attributes:
-        vectors: shape (rows, dimensions); mapped from a file where the index was loaded.
-        tuning: its tuning.
+    `vectors` are mapped from a file where the index was loaded. Searching is safe from several
+    threads.
     """
 
     def __init__(
@@ -124,27 +107,18 @@ class VectorIndex:
     @classmethod
     def build(
         cls,
-        vectors: NDArray[np.float32],
+        vectors: NDArray[np.float32],  # unit length or zero, shape (rows, dimensions)
         *,
-        queries: Queries | None = None,
-        target: float = 0.95,
-        exact_below: int = EXACT_BELOW,
+        queries: Queries | None = None,  # queries to tune on; None for mixtures of a few items
+        target: float = 0.95,  # share of the true 1,000 nearest to be found, in (0, 1]
+        exact_below: int = EXACT_BELOW,  # up to so many vectors the index is exact
+        # an index whose cells are reused, unless the number of vectors grew by half since they were
+        # laid out
         before: VectorIndex | None = None,
         threads: int = 1,
         seed: int = 0,
     ) -> VectorIndex:
-        """Build and tune.
-
-        Args:
-            vectors: unit length or zero, shape (rows, dimensions).
-            queries: queries to tune on; None for mixtures of a few items.
-            target: share of the true 1,000 nearest to be found, in (0, 1].
-            exact_below: up to so many vectors the index is exact.
-            before: an index whose cells are reused, unless the number of vectors grew by half
-                since they were laid out.
-            threads: to build with.
-            seed: seed of all random draws.
-        """
+        """Build and tune."""
         exact = cls(vectors, tuning=Tuning(target=target, exact_below=exact_below))
         if exact._size <= exact_below:
             return exact
@@ -183,16 +157,10 @@ class VectorIndex:
     def nearest(
         self, query: NDArray[np.float32], count: int, allowed: NDArray[np.bool_] | None = None
     ) -> Nearest:
-        """Find the rows with the largest inner products.
+        """Find at most `count` rows with the largest inner products, best first, ties by row.
 
-        Args:
-            query: shape (dimensions,).
-            count: most rows to find.
-            allowed: whether each row may be found, shape (at least rows,); None for all. The fewer
-                pass, the more cells are probed; few are all compared.
-
-        Returns:
-            At most `count` rows, best first, ties by row; all of them allowed.
+        `allowed` says whether each row may be found, shape (at least rows,); None for all. The
+        fewer pass, the more cells are probed; few are all compared.
         """
         selected = self._select(allowed)
         count = min(count, selected.count)
@@ -329,15 +297,10 @@ def _any(vectors: NDArray[np.float32]) -> NDArray[np.bool_]:
 
 @dataclass(frozen=True)
 class _Probing:
-    """Cells to search, and rows to find.
+    """Cells to search, and rows to find."""
 
-    Attributes:
-        probes: number of nearest cells.
-        bits: a bit for each row that may be found; empty where all may.
-    """
-
-    probes: int
-    bits: NDArray[np.uint8]
+    probes: int  # number of nearest cells
+    bits: NDArray[np.uint8]  # a bit for each row that may be found; empty where all may
 
 
 def _searched(cells: _Cells, query: NDArray[np.float32], count: int, probing: _Probing) -> Nearest:

@@ -28,24 +28,15 @@ class Snapshot:
         delta  rows [1, 3]     vectors of b and of the new item d; new_ids [d]
 
     Rows of the build come first, then new items in order of arrival.
-
-    Attributes:
-        ids: ids of the rows of the build.
-        index: the build.
-        new_ids: ids of the rows after those of the build.
-        new_rows: row by id of the same.
-        rows: rows of the delta, ascending, shape (m,).
-        vectors: their vectors, shape (m, dimensions).
-        kept: whether each row of the build is unchanged; None if all are.
     """
 
-    ids: ItemIds
+    ids: ItemIds  # ids of the rows of the build
     index: VectorIndex
-    new_ids: tuple[str, ...]
-    new_rows: Mapping[str, int]
-    rows: NDArray[np.int64]
-    vectors: NDArray[np.float32]
-    kept: NDArray[np.bool_] | None
+    new_ids: tuple[str, ...]  # ids of the rows after those of the build
+    new_rows: Mapping[str, int]  # row by id of the same
+    rows: NDArray[np.int64]  # rows of the delta, ascending, shape (m,)
+    vectors: NDArray[np.float32]  # their vectors, shape (m, dimensions)
+    kept: NDArray[np.bool_] | None  # whether each row of the build is unchanged; None if all are
     _queries: deque[NDArray[np.float32]] = field(
         default_factory=lambda: deque(maxlen=_MOST_QUERIES)
     )
@@ -80,16 +71,10 @@ class Snapshot:
     def nearest(
         self, query: NDArray[np.float32], count: int, allowed: NDArray[np.bool_] | None = None
     ) -> Nearest:
-        """Find the rows with the largest inner products, in the build and in the delta.
+        """Find at most `count` rows with the largest inner products, in the build and in the delta.
 
-        Args:
-            query: shape (dimensions,).
-            count: most rows to find.
-            allowed: whether each row may be found, shape (at least ``len(self)``,); None for all.
-                The preparation of a read-only array is kept for the next search.
-
-        Returns:
-            At most `count` rows, best first; all of them allowed.
+        `allowed` says whether each row may be found, shape (at least ``len(self)``,); None for all.
+        The preparation of a read-only array is kept for the next search.
         """
         self._queries.append(query)
         near = self.index.nearest(query, count, self._in_build(allowed))

@@ -58,23 +58,15 @@ class LiveIndex:
 
     def __init__(
         self,
-        directory: Path,
-        ids: ItemIds,
-        index: VectorIndex,
+        directory: Path,  # for this index alone; made by the writer
+        ids: ItemIds,  # ids of the rows of `index`
+        index: VectorIndex,  # the trained index, build 0
         *,
-        writes: bool,
-        target: float = 0.95,
-        exact_below: int = EXACT_BELOW,
+        writes: bool,  # whether this process writes. Only one may.
+        target: float = 0.95,  # recall that builds are tuned to
+        exact_below: int = EXACT_BELOW,  # up to so many vectors builds are exact
     ) -> None:
         """Open, and apply the journals.
-
-        Args:
-            directory: for this index alone; made by the writer.
-            ids: ids of the rows of `index`.
-            index: the trained index, build 0.
-            writes: whether this process writes. Only one may.
-            target: recall that builds are tuned to.
-            exact_below: up to so many vectors builds are exact.
 
         Raises:
             ModelError: if the build that serves or a journal is damaged.

@@ -147,6 +147,8 @@ def test_counts_come_back_but_for_a_twentieth() -> None:
     at = 20_000 * DAY_MS
     for number in range(200):
         counts.apply(shown([f"i{number}", "always"], at + number, user=f"u{number % 40}"), None)
+        counts.before_commit()
+        assert counts.snapshot() == counts.snapshot(), "it is pure"
         written = counts.snapshot() or written
     again = ShownToday()
     again.restore(written)

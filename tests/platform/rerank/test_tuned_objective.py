@@ -19,7 +19,7 @@ from tactful.experiments.controller import write_served
 from tactful.experiments.definitions import RolloutDefinition
 from tactful.experiments.serving import ServedRollouts
 from tactful.experiments.store import RolloutStore
-from tactful.experiments.tuner_evaluation import (
+from tactful.experiments.tuner import (
     ProbedList,
     evaluate_tuner,
     read_probed,
@@ -174,8 +174,8 @@ def test_tuner_beats_the_champion(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     pytest.importorskip("torch")
     pytest.importorskip("gymnasium")
     # Enough to tell: seeds gain 5 to 14 % here, and who learns nothing gains none.
-    monkeypatch.setattr("tactful.experiments.tuner_training._EVALUATED_HOURS", 100)
-    monkeypatch.setattr("tactful.experiments.tuner_training._SHOPS", 2)
+    monkeypatch.setattr("tactful.experiments.tuner._EVALUATED_HOURS", 100)
+    monkeypatch.setattr("tactful.experiments.tuner._SHOPS", 2)
     directory = tmp_path / "tuner"
     trained = CliRunner().invoke(
         main, ["tuner", "train", str(directory), "--hours", "1000", "--no-rivals", "--json"]
