@@ -38,13 +38,7 @@ def reach_to(log: EventLog, position: object) -> bool:
 
 
 def read_batches(log: EventLog, begin: int, end: int, *, size: int) -> Iterator[Sequence[Record]]:
-    """Offsets and payloads in log order; nothing where `begin` is not before `end`.
-
-    Args:
-        log: whose records.
-        begin: first offset.
-        end: offset to stop at; where the log ends earlier, there.
-        size: how many records at a time at most.
+    """Read offsets and payloads from `begin` to `end` or to the end of the log, in order.
 
     Raises:
         StreamingError: if the log cannot be read, or begins later by now.

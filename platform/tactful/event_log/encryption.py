@@ -50,24 +50,14 @@ class RecordSeal:
     """A :class:`tactful_streaming.Seal` whose keys are in a vault."""
 
     def __init__(self, vault: Vault, *, format: EntryFormat, writes: bool) -> None:
-        """Use the keys of `vault`, which is closed with this object.
-
-        Args:
-            vault: holds the key of each user.
-            format: encoding of entries.
-            writes: whether to seal; otherwise records are only opened.
-        """
+        """Use the keys of `vault`, which is closed with this object; seal only if it `writes`."""
         self._vault = vault
         self._writes = writes
         self._blank = encode_entry(Tick(timestamp=0), format)
         self._warned = False
 
     def seal(self, payloads: Sequence[bytes]) -> list[bytes]:
-        """Seal entries for the log; entries without a user stay unsealed.
-
-        Raises:
-            LogError: if the vault cannot be used.
-        """
+        """Seal entries for the log; entries without a user stay unsealed."""
         sealed = list(payloads)
         if not self._writes:
             return sealed
@@ -86,12 +76,7 @@ class RecordSeal:
         return sealed
 
     def open(self, payloads: Sequence[bytes]) -> list[bytes]:
-        """Open entries; one whose key is deleted becomes a tick at time 0.
-
-        Raises:
-            LogError: if the vault cannot be used.
-            LogCorruptedError: if a record was changed.
-        """
+        """Open entries; one whose key is deleted becomes a tick at time 0."""
         opened = list(payloads)
         places = [n for n, payload in enumerate(payloads) if payload[:1] == _SEALED]
         if not places:
@@ -113,21 +98,13 @@ class RecordSeal:
         return opened
 
     def references(self, people: Collection[str]) -> frozenset[bytes]:
-        """Return bytes that sealed records of these users hold.
-
-        Raises:
-            StorageError: if the vault cannot be used.
-        """
+        """Return bytes that sealed records of these users hold."""
         with _explained():
             references = (self._vault.reference(person) for person in people)
             return frozenset(reference for reference in references if reference is not None)
 
     def erase(self, people: Collection[str]) -> int:
-        """Delete the keys of users and return their number.
-
-        Raises:
-            StorageError: if the vault cannot be used.
-        """
+        """Delete the keys of users and return their number."""
         with _explained():
             return sum(self._vault.erase(person) for person in people)
 
@@ -159,9 +136,6 @@ def is_sealed(settings: Settings) -> bool:
 def open_seal(settings: Settings, *, clock: Callable[[], int]) -> RecordSeal | None:
     """Open the seal of an installation's log records.
 
-    Returns:
-        None if no record is or was sealed.
-
     Raises:
         ConfigError: if the master key is missing or invalid.
         StorageError: if the vault or the keyring cannot be used, or the master key differs.
@@ -182,13 +156,7 @@ def open_seal(settings: Settings, *, clock: Callable[[], int]) -> RecordSeal | N
 
 @contextlib.contextmanager
 def log_in_files(settings: Settings, *, clock: Callable[[], int]) -> Iterator[EventLog]:
-    """Open the log of the data directory beside its server, with unsealed records.
-
-    Raises:
-        ConfigError: if records are sealed and there is no master key.
-        LogError: if there is no log, or it cannot be read.
-        StorageError: if the vault cannot be used.
-    """
+    """Open the log of the data directory beside its server, with unsealed records."""
     with contextlib.ExitStack() as stack:
         log = EmbeddedLog(settings.storage.data / "log", read_only=True)
         stack.callback(log.close)
@@ -219,11 +187,7 @@ def master_key(settings: Settings) -> bytes:
 
 
 def read_master_key(text: str, where: str) -> bytes:
-    """Parse a master key.
-
-    Args:
-        text: 32 bytes in hexadecimal or Base64.
-        where: its source, for the message.
+    """Parse a master key, 32 bytes in hexadecimal or Base64; `where` is its source.
 
     Raises:
         ConfigError: if it is invalid.

@@ -35,26 +35,16 @@ _CHUNK = 2_048
 
 @dataclass(frozen=True)
 class Impression:
-    """A recommendation as it was shown.
+    """A recommendation as it was shown."""
 
-    Attributes:
-        offset: offset of its log record.
-        applied: log offset up to which events were applied at the ranking.
-        event: the event itself.
-        items: item ids, best first.
-        version: model version of the ranking, or name of a heuristic.
-        layout: names of the features, see `tactful.ranking.features.layout`; empty if not logged.
-        forced: whether the caller chose the arm, as tests do.
-        features: served features, shape (items, columns); None if there were none.
-    """
-
-    offset: int
-    applied: int
+    offset: int  # offset of its log record
+    applied: int  # log offset up to which events were applied at the ranking
     event: Event
-    items: list[str]
-    version: str
-    layout: str
-    forced: bool
+    items: list[str]  # item ids, best first
+    version: str  # model version of the ranking, or name of a heuristic
+    layout: str  # names of the features, see `tactful.ranking.features.layout`; empty if not logged
+    forced: bool  # whether the caller chose the arm, as tests do
+    # Served features, shape (items, columns); None if there were none
     features: NDArray[np.float32] | None
 
 
@@ -69,18 +59,7 @@ def encode_impression(
     features: NDArray[np.float32] | None,
     more: Mapping[str, Any],
 ) -> bytes:
-    """Encode the log record of a recommendation, with features for training.
-
-    Args:
-        request: the request.
-        answer: the recommendation.
-        assignment: arm of the experiment.
-        at: time, epoch milliseconds.
-        applied: see `Impression`; None if unknown.
-        layout: see `Impression`.
-        features: see `Impression`.
-        more: further properties by name.
-    """
+    """Encode the log record of a recommendation, with features for training."""
     properties: dict[str, Any] = {
         "items": [item.item_id for item in answer.items],
         "scores": [item.score for item in answer.items],
@@ -142,12 +121,7 @@ def decode_impression(payload: bytes, offset: int) -> Impression | None:
 
 
 def as_impression(event: Event, offset: int = 0) -> Impression | None:
-    """Convert an event to an impression; None if it is none or damaged.
-
-    Args:
-        event: any event.
-        offset: offset of its log record.
-    """
+    """Convert an event to an impression; None if it is none or damaged."""
     properties: Mapping[str, Any] = event.properties
     items = properties.get("items")
     if event.type != "impression" or not isinstance(items, list) or not items:
@@ -173,12 +147,7 @@ def as_impression(event: Event, offset: int = 0) -> Impression | None:
 
 
 def read_impressions(log: EventLog, *, latest: int | None = None) -> Iterator[Impression]:
-    """Read the impressions of a log, in order.
-
-    Args:
-        log: log to read.
-        latest: number of newest records to read; None reads all.
-    """
+    """Read the impressions of a log in order: all, or those in the `latest` records."""
     for records in _newest(log, latest):
         for offset, payload in records:
             if (impression := decode_impression(payload, offset)) is not None:
@@ -193,13 +162,7 @@ def _newest(log: EventLog, latest: int | None) -> Iterator[Sequence[Record]]:
 
 
 def find_impression(log: EventLog, recommendation_id: str, *, latest: int) -> Event | None:
-    """Find the event of a recommendation among the newest records of a log.
-
-    Args:
-        log: log to search.
-        recommendation_id: id of the recommendation.
-        latest: number of newest records to search.
-    """
+    """Find the event of a recommendation among the `latest` records of a log."""
     wanted = recommendation_id.encode()
     for records in _newest(log, latest):
         for offset, payload in records:
@@ -216,12 +179,7 @@ class RecentImpressions:
     """
 
     def __init__(self, *, most: int = 2_000, bytes_: int = 32 * 1024 * 1024) -> None:
-        """Start empty.
-
-        Args:
-            most: highest number of impressions.
-            bytes_: highest number of their bytes.
-        """
+        """Start empty; hold at most `most` impressions and `bytes_` bytes of them."""
         self._most = most
         self._bytes = bytes_
         self._held = 0
@@ -240,12 +198,7 @@ class RecentImpressions:
             self._held -= len(dropped)
 
     def forget(self, needles: Collection[bytes], matches: Callable[[Entry], bool]) -> int:
-        """Delete impressions of users and return their number.
-
-        Args:
-            needles: bytes of which one occurs in each of them.
-            matches: returns whether an entry belongs to the users.
-        """
+        """Delete impressions that contain a needle and match; return their number."""
         deleted = [
             key
             for key, payload in self._payloads.items()

@@ -88,34 +88,24 @@ class SinglePartitionLog:
 
 
 class LogOffsets(CoCommittedConsumer):
-    """Co-committed consumer that stores the read offset of each partition of a topic.
-
-    Attributes:
-        topic: topic that is read; after a restore, the stored one.
-        offsets: returns the next offset to read, by partition.
-    """
+    """Co-committed consumer that stores the read offset of each partition of a topic."""
 
     def __init__(self, topic: str) -> None:
         """Begin at the start of `topic`."""
-        self.topic = topic
-        self.offsets: Callable[[], Offsets] = dict
-        self._kept: dict[int, int] = {}
+        self.topic = topic  # after a restore, the stored one
+        self.offsets: Callable[[], Offsets] = dict  # next offset to read, by partition
 
     def apply(self, event: Event, item: Item | None) -> None:
         """Ignore events."""
 
-    def snapshot(self) -> bytes | None:
+    def snapshot(self) -> bytes:
         """Encode the offsets of the records that the engine has applied."""
-        now = dict(self.offsets())
-        if now == self._kept:
-            return None
-        self._kept = now
-        return msgspec.msgpack.encode((self.topic, now))
+        return msgspec.msgpack.encode((self.topic, dict(self.offsets())))
 
     def restore(self, state: bytes) -> None:
         """Restore stored offsets."""
-        self.topic, self._kept = msgspec.msgpack.decode(state, type=tuple[str, dict[int, int]])
-        self.offsets = self._kept.copy
+        self.topic, offsets = msgspec.msgpack.decode(state, type=tuple[str, dict[int, int]])
+        self.offsets = offsets.copy
 
 
 class _Head(msgspec.Struct, gc=False):
@@ -137,22 +127,16 @@ _of_msgpack = msgspec.msgpack.Decoder(_Head)
 
 @dataclass(frozen=True)
 class Span:
-    """Records of a topic to read.
+    """Records of a topic to read."""
 
-    Attributes:
-        begin: number of the first record; None: the number of skipped records.
-        offsets: first offsets by partition; others begin with the oldest record.
-        latest: number of newest records to read, divided equally among the partitions without
-            `offsets`; None: all.
-        bounded: end at the present ends of the partitions.
-        ends: other ends by partition, if it is bounded.
-    """
-
-    begin: int | None = 0
+    begin: int | None = 0  # number of the first record; None: the number of skipped records
+    # First offsets by partition; others begin with the oldest record
     offsets: Offsets = field(default_factory=dict)
+    # Number of newest records to read, divided equally among the partitions without `offsets`;
+    # None: all
     latest: int | None = None
-    bounded: bool = False
-    ends: Offsets = field(default_factory=dict)
+    bounded: bool = False  # end at the present ends of the partitions
+    ends: Offsets = field(default_factory=dict)  # other ends by partition, if it is bounded
 
 
 class MergedLog:
@@ -175,15 +159,6 @@ class MergedLog:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Connect.
-
-        Args:
-            settings: connection and topic.
-            partitions: number of its partitions.
-            span: records to read.
-            opened: opens sealed payloads.
-            wait_s: longest wait of a read for a record.
-            timeout_s: timeout of the broker's responses.
-            clock: returns monotonic seconds.
 
         Raises:
             OffsetError: if a partition does not hold its first offset.

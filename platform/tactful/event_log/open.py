@@ -24,12 +24,7 @@ def open_log(
     """Open the log beside its server, with unsealed records.
 
     A topic is read as one log, in the order of event time between partitions, up to its present
-    end.
-
-    Args:
-        settings: of the installation.
-        clock: returns epoch milliseconds.
-        latest: number of newest records to read; None: all. A log in files has more.
+    end; with `latest`, its newest records alone. A log in files always has all.
 
     Raises:
         ConfigError: if records are sealed and there is no master key, or a setting cannot work.

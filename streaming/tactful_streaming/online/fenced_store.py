@@ -43,6 +43,9 @@ _Blobs = Sequence[tuple[str, bytes | None]]
 class FencedRedisStore(RedisOnlineStore):
     """A `RedisOnlineStore` that only the newest owner of a partition writes to.
 
+    Each write raises FencedError, and stores nothing, if another process owns the partition;
+    OnlineStoreError if Redis cannot be reached or refuses.
+
     Attributes:
         fenced: whether a write was refused because another process owns the partition.
     """
@@ -59,16 +62,8 @@ class FencedRedisStore(RedisOnlineStore):
     ) -> None:
         """Take ownership of the partition.
 
-        Args:
-            url: see `RedisOnlineStore`; not of a cluster, where a script can use one key only.
-            partition: number of the partition.
-            prefix: prefix of every key in Redis.
-            tag: tag of the definitions.
-            ttl_s: seconds after which a blob that was not put again expires; None: never.
-            timeout_s: for connecting and for each answer, seconds.
-
-        Raises:
-            OnlineStoreError: if Redis cannot be reached.
+        The arguments are those of `RedisOnlineStore`, but not of a cluster, where a script can use
+        one key only.
         """
         super().__init__(url, prefix=prefix, tag=tag, ttl_s=ttl_s, timeout_s=timeout_s)
         self._partition = partition
@@ -77,12 +72,7 @@ class FencedRedisStore(RedisOnlineStore):
         self.fenced = False
 
     def put_many(self, blobs: Mapping[str, bytes | None], *, kind: str = "user") -> None:
-        """Store blobs by key; None removes.
-
-        Raises:
-            FencedError: if another process owns the partition; nothing was stored.
-            OnlineStoreError: if Redis cannot be reached or refuses.
-        """
+        """Store blobs by key; None removes."""
         named = self._named(kind, blobs)
 
         def write(client: Any) -> list[tuple[int, bytes | None]]:
@@ -95,13 +85,7 @@ class FencedRedisStore(RedisOnlineStore):
             self._check(all(owned for owned, _ in self._redis.run(write)))
 
     def mark(self, partition: int, offset: int, *, previous: int | None) -> None:
-        """Store the mark of the partition; see :meth:`OnlineStore.mark`.
-
-        Raises:
-            FencedError: if another process owns the partition.
-            OnlineStoreLostError: if another mark is stored.
-            OnlineStoreError: if Redis cannot be reached or refuses.
-        """
+        """Store the mark of the partition; see :meth:`OnlineStore.mark`."""
         self._write([], partition, offset, previous)
 
     def put_marked(
@@ -112,13 +96,7 @@ class FencedRedisStore(RedisOnlineStore):
         *,
         previous: int,
     ) -> None:
-        """Store blobs by kind and key and the mark of the partition, in one script.
-
-        Raises:
-            FencedError: if another process owns the partition; nothing was stored.
-            OnlineStoreLostError: if another mark is stored; nothing was changed.
-            OnlineStoreError: if Redis cannot be reached or refuses.
-        """
+        """Store blobs by kind and key and the mark of the partition, in one script."""
         named = [entry for kind, of_kind in blobs.items() for entry in self._named(kind, of_kind)]
         if len(named) > _BATCH:  # a long script would block other clients of Redis
             super().put_marked(blobs, partition, offset, previous=previous)
@@ -181,9 +159,6 @@ class PartitionView:
             fenced: whether `store` has refused a write because another process owns the partition.
             written: the store behind `store`, if that writes later.
             committed: called when the state holds all blobs that were put.
-
-        Raises:
-            OnlineStoreError: if the store cannot be read.
         """
         self._store = store
         self._partition = partition
@@ -212,11 +187,7 @@ class PartitionView:
         *,
         previous: int,
     ) -> None:
-        """Store blobs by kind and key, then the mark of the partition.
-
-        Raises:
-            OnlineStoreLostError: see :meth:`mark`.
-        """
+        """Store blobs by kind and key, then the mark of the partition."""
         if self._ahead is not None:
             self.mark(partition, offset, previous=previous)
             return
@@ -224,12 +195,7 @@ class PartitionView:
         self._store.put_marked(kinds, partition, offset, previous=previous)
 
     def remove(self, keys: Collection[str], *, kind: str = "user") -> None:
-        """Remove blobs, also if the copy is ahead of the state; they are gone on return.
-
-        Raises:
-            FencedError: if another process owns the partition.
-            OnlineStoreError: if the store refuses.
-        """
+        """Remove blobs, also if the copy is ahead of the state; they are gone on return."""
         if self._kinds is None or kind in self._kinds:
             self._written.put_many(dict.fromkeys(keys), kind=kind)
 
@@ -279,14 +245,9 @@ def redis_online(
 ) -> OpenOnline:
     """Return a function that opens the copies of partitions in Redis, for a `Worker`.
 
-    Args:
-        url: see `RedisOnlineStore`, as for the next three.
-        prefix: prefix of every key.
-        tag: tag of the definitions.
-        ttl_s: time to live, seconds.
-        kinds: kinds of entities to copy. A partition has only a part of the events of an item or
-            category, and would overwrite other partitions': leave these out, unless the log has
-            one partition.
+    Only entities of `kinds` are copied. A partition has only a part of the events of an item or
+    category, and would overwrite other partitions': leave these out, unless the log has one
+    partition. The other arguments are those of `RedisOnlineStore`.
     """
 
     def open_online(partition: int, state: StateStore, offset: int) -> PartitionView:

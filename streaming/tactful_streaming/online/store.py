@@ -92,7 +92,7 @@ class RedisOnlineStore:
 
     Operations are retried a bounded number of times with growing pauses. Redis must allow scripts
     (``EVAL``): one script call writes 512 blobs with their time to live, at a tenth of the client's
-    cost for as many ``SET``.
+    cost for as many ``SET``. Methods raise OnlineStoreError if Redis cannot be reached or refuses.
     """
 
     def __init__(
@@ -133,11 +133,7 @@ class RedisOnlineStore:
         self._cluster = cluster
 
     def get_many(self, keys: Sequence[str], *, kind: str = "user") -> list[bytes | None]:
-        """Read the blobs of `keys`, in their order; None for a missing one.
-
-        Raises:
-            OnlineStoreError: if Redis cannot be reached or refuses.
-        """
+        """Read the blobs of `keys`, in their order; None for a missing one."""
         if not keys:
             return []
         prefix = self._prefix(kind)
@@ -155,11 +151,7 @@ class RedisOnlineStore:
         return self._redis.run(read)
 
     def put_many(self, blobs: Mapping[str, bytes | None], *, kind: str = "user") -> None:
-        """Store blobs by key; None removes. Repeating it after a failure is harmless.
-
-        Raises:
-            OnlineStoreError: if Redis cannot be reached or refuses.
-        """
+        """Store blobs by key; None removes. Repeating it after a failure is harmless."""
         prefix = self._prefix(kind)
         kept = [(prefix + key, blob) for key, blob in blobs.items() if blob is not None]
         removed = [prefix + key for key, blob in blobs.items() if blob is None]
@@ -185,13 +177,7 @@ class RedisOnlineStore:
             self._redis.run(write_singly if self._cluster else write)
 
     def mark(self, partition: int, offset: int, *, previous: int | None) -> None:
-        """Store the mark of a partition; see :meth:`OnlineStore.mark`.
-
-        Raises:
-            OnlineStoreLostError: if another mark is stored: earlier blobs are lost or overwritten,
-                and all must be put again.
-            OnlineStoreError: if Redis cannot be reached or refuses.
-        """
+        """Store the mark of a partition; see :meth:`OnlineStore.mark`."""
         name = self._mark_key(partition)
         before = "" if previous is None else previous
         answer = self._redis.run(lambda client: client.eval(_MARK_SCRIPT, 1, name, offset, before))
@@ -207,22 +193,13 @@ class RedisOnlineStore:
         *,
         previous: int,
     ) -> None:
-        """Store blobs by kind and key, then the mark of a partition.
-
-        Raises:
-            OnlineStoreLostError: see :meth:`OnlineStore.mark`.
-            OnlineStoreError: if Redis cannot be reached or refuses.
-        """
+        """Store blobs by kind and key, then the mark of a partition."""
         for kind, of_kind in blobs.items():
             self.put_many(of_kind, kind=kind)
         self.mark(partition, offset, previous=previous)
 
     def marked(self, partition: int) -> int | None:
-        """Read the mark of a partition; None if there is none.
-
-        Raises:
-            OnlineStoreError: if Redis cannot be reached or refuses.
-        """
+        """Read the mark of a partition; None if there is none."""
         name = self._mark_key(partition)
         return self._offset(name, self._redis.run(lambda client: client.get(name)))
 

@@ -149,11 +149,7 @@ class WriteBehind:
         *,
         previous: int,
     ) -> None:
-        """Queue blobs by kind and key, and the mark to write after them.
-
-        Raises:
-            OnlineStoreError: see :meth:`put_many`.
-        """
+        """Queue blobs by kind and key, and the mark to write after them."""
         self._queue(blobs, {partition: (offset, previous)}, early=True)
 
     def _queue(
@@ -191,11 +187,7 @@ class WriteBehind:
                 self._uncommitted = _Changes()
 
     def mark(self, partition: int, offset: int, *, previous: int | None) -> None:
-        """Queue a mark to write after the blobs queued before it.
-
-        Raises:
-            OnlineStoreError: if this object is closed or the writing thread has failed.
-        """
+        """Queue a mark to write after the blobs queued before it."""
         self._queue({}, {partition: (offset, previous)})
 
     def marked(self, partition: int) -> int | None:
@@ -203,14 +195,7 @@ class WriteBehind:
         return self._store.marked(partition)
 
     def flush(self, timeout_s: float | None = None) -> bool:
-        """Wait until all queued changes are written.
-
-        Returns:
-            Whether they were within `timeout_s`.
-
-        Raises:
-            OnlineStoreError: if the writing thread has failed.
-        """
+        """Wait until all queued changes are written; False after `timeout_s` seconds."""
         with self._changed:
             written = self._changed.wait_for(self._settled, timeout_s)
             self._check_usable()

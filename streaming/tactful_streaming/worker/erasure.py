@@ -15,11 +15,7 @@ from typing import Protocol
 
 import msgspec
 
-from tactful_streaming.contract.log_entries import (
-    Entry,
-    Tick,
-    decode_entry,
-)
+from tactful_streaming.contract.log_entries import Entry, Tick, decode_entry
 from tactful_streaming.contract.subject_ids import SubjectIds
 from tactful_streaming.definitions.model import Definitions
 from tactful_streaming.engine.erasure import (
@@ -88,11 +84,7 @@ def drop_erased_matches(matches: Sequence[Match], suppressed: Container[str]) ->
 
 
 def purged_number(store: StateStore) -> int:
-    """Return the number of the last erasure that the state in `store` was purged by.
-
-    Raises:
-        StateError: if the stored value is no number.
-    """
+    """Return the number of the last erasure that the state in `store` was purged by."""
     stored = store.get(ERASED)
     try:
         return 0 if stored is None else int(stored)
@@ -109,17 +101,8 @@ def purge_partition(
 ) -> tuple[int, SubjectIds]:
     """Delete later erased users from a state and from the dead letters beside it.
 
-    It may be repeated, and is until :func:`note_purged` was called.
-
-    Args:
-        store: the state, which no engine uses.
-        folder: folder of the state and its dead letters.
-        definitions: definitions of the state.
-        erasures: erased users.
-        seal: opens sealed dead letters.
-
-    Returns:
-        The number to be noted, and the deleted ids.
+    No engine uses the state. The result is the number for :func:`note_purged`, and the deleted ids;
+    until it is noted, this is repeated.
 
     Raises:
         StateError: if the write failed.

@@ -53,22 +53,14 @@ class PartitionJob:
                     │  └───→ copy of entities in the online store
                     └→ producer: results, matches, late events; actions, ticks, transfers → log
 
-    Attributes:
-        number: number of the partition.
-        engine: the engine, to read features from.
-        purged: number of the last erasure that this partition was purged by.
-        rows: number of rows written.
+    Methods that write raise FencedError if another process owns the partition now, and LogError if
+    no broker answers; this is written later, or again, which is harmless.
     """
 
     def __init__(self, number: int, definitions: Definitions, options: JobOptions) -> None:
         """Open the state of partition `number`, and fence its former owners.
 
         Users who were erased since the state was written are deleted before anything else.
-
-        Args:
-            number: number of the partition.
-            definitions: features, sequences and joins to compute.
-            options: options of all jobs.
 
         Raises:
             StateError: if the state is damaged, or a process on this host keeps it.
@@ -82,12 +74,12 @@ class PartitionJob:
         self._suppressed: Container[str] = (
             frozenset() if options.erasures is None else options.erasures.suppressed
         )
-        self.purged = 0
+        self.purged = 0  # number of the last erasure that this partition was purged by
         self._online: PartitionView | None = None
         self._producer: TransactionalProducer | None = None
         self._dead_letters: DeadLetters | None = None
         self._rejected: list[DeadLetter] = []
-        self.rows = 0
+        self.rows = 0  # rows written
         folder = options.data / "partitions" / self._name
         checkpoints = options.checkpoints
         self._state = PartitionState(
@@ -178,16 +170,7 @@ class PartitionJob:
         self.engine.publish()
 
     def commit(self) -> int:
-        """Publish the results of windows and store the state.
-
-        Returns:
-            Offset up to which everything is durable.
-
-        Raises:
-            FencedError: if another process owns the partition now.
-            LogError: if the rows cannot be published; nothing was stored.
-            StateError: if the write failed; the rows are published, and will be again.
-        """
+        """Publish the results of windows, store the state, and return its offset."""
         if self.engine.offset != self._committed:
             self._writer.commit()
             if self._dead_letters is not None:
@@ -200,14 +183,7 @@ class PartitionJob:
         return self._committed
 
     def append_actions(self) -> int:
-        """Append committed actions to the log, unless they are there already.
-
-        Returns:
-            Number of actions.
-
-        Raises:
-            LogError: if no broker answers; they are appended later, or were.
-        """
+        """Append committed actions to the log, unless they are there already."""
         if self.engine.offset < self._end:
             return 0
         waiting = self.engine.outbox()
@@ -223,15 +199,7 @@ class PartitionJob:
         return len(actions)
 
     def append_transfers(self) -> int:
-        """Append committed entries for other partitions to these.
-
-        Returns:
-            Number of entries.
-
-        Raises:
-            FencedError: if another process owns the partition now.
-            LogError: if no broker answers; they are appended again, which is harmless.
-        """
+        """Append committed entries for other partitions to these."""
         waiting = self.engine.transfers.ready()
         if not waiting:
             return 0
@@ -250,17 +218,7 @@ class PartitionJob:
         return len(waiting)
 
     def tick(self, now: int) -> bool:
-        """Append a tick to the log if a timer is due.
-
-        Args:
-            now: epoch milliseconds.
-
-        Returns:
-            Whether a tick was appended.
-
-        Raises:
-            LogError: if no broker answers.
-        """
+        """Append a tick to the log if a timer is due at `now`, epoch ms; return whether."""
         timer = self.engine.next_timer()
         due = timer is not None and timer + self._options.engine.watermark_delay_ms <= now
         # One tick is enough, until it has been read from the log.
@@ -274,14 +232,7 @@ class PartitionJob:
         return True
 
     def append_tick(self, timestamp: int) -> int:
-        """Append a tick of a time, epoch milliseconds.
-
-        Returns:
-            Offset behind it.
-
-        Raises:
-            LogError: if no broker answers.
-        """
+        """Append a tick of a time, epoch milliseconds; return the offset behind it."""
         return self._append([Tick(timestamp=timestamp)]) + 1
 
     def checkpoint(self) -> None:
@@ -351,16 +302,7 @@ class PartitionJob:
 
 
 def purge_idle(options: JobOptions, definitions: Definitions, erasures: Erasures) -> None:
-    """Delete erased users from unused states of former partitions on this host.
-
-    Args:
-        options: topic, folder of the states, and the seal of their dead letters.
-        definitions: definitions of the states.
-        erasures: erased users.
-
-    Raises:
-        StateError: if one is damaged.
-    """
+    """Delete erased users from unused states of former partitions on this host."""
     for folder in sorted((options.data / "partitions").glob(f"{options.kafka.topic}-*")):
         try:
             state = PartitionState(folder, patience_s=0.0)

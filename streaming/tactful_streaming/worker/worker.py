@@ -30,54 +30,31 @@ _TELL_S = 0.5
 
 @dataclass(frozen=True)
 class PartitionProgress:
-    """Progress of a partition.
+    """Progress of a partition."""
 
-    Attributes:
-        offset: next offset to apply.
-        committed: next offset to apply after a crash.
-        watermark: epoch milliseconds.
-        records: records not read yet, by the last answer of the broker.
-        behind_ms: age of the newest record read, while more wait; 0 at the end.
-        idle: whether no record came for a while.
-        paused: whether it waits for slower partitions.
-    """
-
-    offset: int
-    committed: int
-    watermark: int
-    records: int
-    behind_ms: int
-    idle: bool
-    paused: bool
+    offset: int  # next offset to apply
+    committed: int  # next offset to apply after a crash
+    watermark: int  # epoch milliseconds
+    records: int  # records not read yet, by the last answer of the broker
+    behind_ms: int  # age of the newest record read, while more wait; 0 at the end
+    idle: bool  # whether no record came for a while
+    paused: bool  # whether it waits for slower partitions
 
 
 @dataclass(frozen=True)
 class WorkerProgress:
-    """Counts of a worker since its start.
+    """Counts of a worker since its start."""
 
-    Attributes:
-        partitions: owned partitions, by number.
-        entries: entries of the log applied.
-        rows: rows of window results, matches and late events written.
-        actions: actions appended to the log.
-        handovers: entries appended to other partitions.
-        ticks: ticks appended to the log.
-        late: times an event came too late for a feature.
-        duplicates: events that had been applied before.
-        invalid: records that are no entry.
-        dropped: events that the rules kept back.
-    """
-
-    partitions: Mapping[int, PartitionProgress]
-    entries: int = 0
-    rows: int = 0
-    actions: int = 0
-    handovers: int = 0
-    ticks: int = 0
-    late: int = 0
-    duplicates: int = 0
-    invalid: int = 0
-    dropped: int = 0
+    partitions: Mapping[int, PartitionProgress]  # owned partitions, by number
+    entries: int = 0  # entries of the log applied
+    rows: int = 0  # rows of window results, matches and late events written
+    actions: int = 0  # actions appended to the log
+    handovers: int = 0  # entries appended to other partitions
+    ticks: int = 0  # ticks appended to the log
+    late: int = 0  # times an event came too late for a feature
+    duplicates: int = 0  # events that had been applied before
+    invalid: int = 0  # records that are no entry
+    dropped: int = 0  # events that the rules kept back
 
 
 class Worker:
@@ -129,7 +106,7 @@ class Worker:
             options.group,
             assigned=self._assigned,
             revoked=self._revoked,
-            lost=self._lost,
+            lost=self._drop,
             instance=pace.instance,
         )
 
@@ -166,14 +143,6 @@ class Worker:
 
         This prepares the states for :func:`~tactful_streaming.rescale`. No other process may append
         to the log meanwhile.
-
-        Args:
-            partitions: number of partitions of the log.
-            patience_s: time to wait until this worker owns all of them, seconds.
-            stop: called after each batch.
-
-        Returns:
-            True when done, False if `stop` returned true.
 
         Raises:
             LogError: if other workers keep some of the partitions.
@@ -342,9 +311,6 @@ class Worker:
         finally:
             self._drop(owned)
 
-    def _lost(self, numbers: Sequence[int]) -> None:
-        self._drop(numbers)
-
     def _drop(self, numbers: Sequence[int]) -> None:
         for number in numbers:
             job = self._jobs.pop(number, None)
@@ -378,15 +344,9 @@ class Worker:
 
 
 def leading(watermarks: Mapping[int, int], idle: Collection[int], bound_ms: int) -> set[int]:
-    """Return the partitions that should wait for others.
+    """Return the partitions whose watermark leads the slowest by over `bound_ms`.
 
-    Args:
-        watermarks: watermark of each partition, epoch milliseconds.
-        idle: silent partitions: no other waits for them.
-        bound_ms: most milliseconds that a partition may lead the slowest.
-
-    Returns:
-        Partitions that lead by more, none of which is idle.
+    Idle partitions do not wait, and no other waits for them.
     """
     awake = {number: at for number, at in watermarks.items() if number not in idle}
     slowest = min(awake.values(), default=0)
