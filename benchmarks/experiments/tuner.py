@@ -19,7 +19,6 @@ from tactful_bandits.tuner.baselines import (
     play,
 )
 from tactful_bandits.tuner.ddpg import DdpgAgent
-from tactful_bandits.tuner.gym_env import CHAMPION
 from tactful_bandits.tuner.simulator import STATE, MarketSettings
 from tactful_bandits.tuner.tuner import (
     TuningCourse,
@@ -27,7 +26,7 @@ from tactful_bandits.tuner.tuner import (
     tune_in_market,
     worst_loss,
 )
-from tactful_bandits.tuner.weight_bounds import WeightBounds
+from tactful_bandits.tuner.weight_bounds import CHAMPION, WeightBounds
 
 PENDULUM = [("ddpg_pendulum_return_min", "1")]
 FIGURES = [

@@ -20,8 +20,13 @@ from tactful_bandits.assignment.eligibility import (
     require_name,
     require_share,
 )
-from tactful_bandits.assignment.hashing import BUCKETS, bucket_number, fnv1a_32
-from tactful_bandits.assignment.ranges import bucket_ranges, buckets_within
+from tactful_bandits.assignment.hashing import (
+    BUCKETS,
+    bucket_number,
+    bucket_ranges,
+    buckets_within,
+    fnv1a_32,
+)
 from tactful_bandits.errors import AssignmentError, DefinitionError
 
 Status = Literal["draft", "running", "stopped"]
@@ -181,9 +186,6 @@ def assign(
             whatever the present coverage, weights, condition and prerequisites; it is drawn again
             if the experiment no longer has this arm. Holdouts come first.
 
-    Returns:
-        The assignment, the same on every call.
-
     Raises:
         AssignmentError: The unit is empty, or there is no such arm to force.
     """
@@ -195,25 +197,28 @@ def assign(
     number = bucket_number(experiment._prefix, unit)
     place = number / BUCKETS
     if forced is not None:
-        _require_arm(experiment, forced)
+        if forced not in (names := [arm.name for arm in experiment.arms]):
+            raise AssignmentError(
+                f"experiment {experiment.key!r}: cannot force {forced!r}, its arms are {names}"
+            )
         return Assignment(experiment.key, forced, place, None, True)
     no_arm = Assignment(experiment.key, None, place, None, False)
     if experiment.status != "running":
         return no_arm
     if experiment.holdout is not None and experiment.holdout.holds(unit):
         return no_arm
+    drawn, share = _draw(experiment, number)
     if sticky is not None and any(name == sticky for _, _, name, _ in experiment._slots):
-        return _kept(experiment, sticky, number)
+        # An arm kept from a draw with other shares has no probability under the present shares.
+        propensity = share if drawn == sticky else None
+        return Assignment(experiment.key, sticky, place, propensity, False, True)
     if experiment.namespace is not None and not experiment.namespace.holds(unit):
         return no_arm
     if experiment.condition and not matches(experiment.condition, attributes or {}, groups):
         return no_arm
     if experiment.prerequisites and not _fulfilled(experiment.prerequisites, given or {}):
         return no_arm
-    for first, after, name, share in experiment._slots:
-        if first <= number < after:
-            return Assignment(experiment.key, name, place, share, False)
-    return no_arm
+    return Assignment(experiment.key, drawn, place, share, False)
 
 
 def assign_all(
@@ -226,15 +231,9 @@ def assign_all(
 ) -> dict[str, Assignment]:
     """Assign a unit in all experiments, in the order of their prerequisites.
 
-    Args:
-        experiments: Experiments with distinct keys; a missing prerequisite admits no unit.
-        unit: Id of the randomised unit.
-        attributes: Attributes of the unit, for the conditions.
-        groups: Named lists for the conditions.
-        sticky: Arms that the unit had before, by experiment.
-
-    Returns:
-        One assignment for each experiment, in the order of `experiments`.
+    Experiments have distinct keys; a missing prerequisite admits no unit. `sticky` holds the arms
+    that the unit had before, by experiment. The result has one assignment for each, in the given
+    order.
 
     Raises:
         AssignmentError: The unit is empty, or prerequisites form a circle.
@@ -265,18 +264,12 @@ def assign_all(
     return {experiment.key: assignments[experiment.key] for experiment in experiments}
 
 
-def _kept(experiment: Experiment, arm: str, number: int) -> Assignment:
-    drawn = next(
-        (
-            (name, share)
-            for first, after, name, share in experiment._slots
-            if first <= number < after
-        ),
-        None,
-    )
-    # An arm kept from a draw with other shares has no probability under the present shares.
-    propensity = drawn[1] if drawn is not None and drawn[0] == arm else None
-    return Assignment(experiment.key, arm, number / BUCKETS, propensity, False, True)
+def _draw(experiment: Experiment, number: int) -> tuple[str, float] | tuple[None, None]:
+    """Return the arm that owns a bucket and its share."""
+    for first, after, name, share in experiment._slots:
+        if first <= number < after:
+            return name, share
+    return None, None
 
 
 def _fulfilled(prerequisites: Sequence[Prerequisite], given: Mapping[str, str | None]) -> bool:
@@ -313,11 +306,3 @@ def _require_arms(where: str, arms: tuple[Arm, ...]) -> None:
     total = math.fsum(arm.weight for arm in arms)
     if abs(total - 1) > _WEIGHT_TOLERANCE:
         raise DefinitionError(f"{where}: arm weights must sum to 1, they sum to {total:.12g}")
-
-
-def _require_arm(experiment: Experiment, name: str) -> None:
-    names = [arm.name for arm in experiment.arms]
-    if name not in names:
-        raise AssignmentError(
-            f"experiment {experiment.key!r}: cannot force {name!r}, its arms are {names}"
-        )

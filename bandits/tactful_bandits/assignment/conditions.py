@@ -37,14 +37,9 @@ def matches(
 ) -> bool:
     """Evaluate a condition on attributes; an empty condition always holds.
 
-    Args:
-        condition: The condition to evaluate.
-        attributes: Attributes of the unit: texts, numbers, booleans, lists, mappings, None.
-        groups: Lists that ``$inGroup`` and ``$notInGroup`` name; an unknown group is empty.
-
-    Returns:
-        Whether every part holds. An unknown operator never holds; `require_condition` rejects it
-        beforehand.
+    Attributes are texts, numbers, booleans, lists, mappings or None. A group that ``$inGroup``
+    names and that is unknown is empty; an unknown operator never holds (`require_condition` rejects
+    it).
     """
     return _all(condition, attributes, groups or {})
 

@@ -27,11 +27,16 @@ import yaml
 
 from tactful_bandits.assignment.assign import Arm, Experiment
 from tactful_bandits.assignment.eligibility import Holdout, Namespace, Prerequisite
-from tactful_bandits.assignment.ranges import equal_weights
+from tactful_bandits.assignment.hashing import equal_weights
 from tactful_bandits.errors import DefinitionError
 
 _Place = tuple[str | int, ...]
 _Made = TypeVar("_Made")
+# Fields that hold one object: its type, its required and its optional fields.
+_PARTS: tuple[tuple[str, Callable[..., object], tuple[str, ...], tuple[str, ...]], ...] = (
+    ("namespace", Namespace, ("name", "start", "end"), ("version",)),
+    ("holdout", Holdout, ("name", "share"), ()),
+)
 
 
 def load_experiments(
@@ -42,9 +47,6 @@ def load_experiments(
     Args:
         source: A YAML file, YAML text, or a list of plain mappings.
         name: Name of the source in messages; by default the path, or ``experiments``.
-
-    Returns:
-        The experiments in the order written.
 
     Raises:
         DefinitionError: A definition is wrong; the message begins ``name:line:`` (``name:`` for
@@ -92,12 +94,10 @@ class _Reader:
             ("coverage", "seed", "namespace", "status", "condition", "holdout", "prerequisites"),
         )
         fields["arms"] = self._arms((*place, "arms"), fields["arms"])
-        if fields.get("namespace") is not None:
-            fields["namespace"] = self._namespace((*place, "namespace"), fields["namespace"])
-        if fields.get("holdout") is not None:
-            holdout = (*place, "holdout")
-            parts = self._mapping(holdout, fields["holdout"], ("name", "share"), ())
-            fields["holdout"] = self._build(holdout, Holdout, parts)
+        for name, make, required, optional in _PARTS:
+            if fields.get(name) is not None:
+                parts = self._mapping((*place, name), fields[name], required, optional)
+                fields[name] = self._build((*place, name), make, parts)
         if "prerequisites" in fields:
             fields["prerequisites"] = self._prerequisites(
                 (*place, "prerequisites"), fields["prerequisites"]
@@ -129,10 +129,6 @@ class _Reader:
             for entry, weight in zip(entries, equal_weights(len(entries)), strict=True):
                 entry["weight"] = weight
         return tuple(self._build((*place, i), Arm, entry) for i, entry in enumerate(entries))
-
-    def _namespace(self, place: _Place, data: object) -> Namespace:
-        fields = self._mapping(place, data, ("name", "start", "end"), ("version",))
-        return self._build(place, Namespace, fields)
 
     def _build(
         self, place: _Place, make: Callable[..., _Made], fields: Mapping[str, object]

@@ -12,20 +12,14 @@ class Namespace:
 
     Experiments with disjoint slices of one namespace never share a unit.
 
-    Attributes:
-        name: Name of the namespace; its seed is ``"__" + name``.
-        start: First place of the slice, in [0, 1].
-        end: Place after the slice, in (start, 1].
-        version: Hash version. Use 1 only to agree with published vectors: it is biased.
-
     Raises:
         DefinitionError: The name or the slice is empty, or the version is unknown.
     """
 
-    name: str
-    start: float
-    end: float
-    version: int = 2
+    name: str  # name of the namespace; its seed is ``"__" + name``
+    start: float  # first place of the slice, in [0, 1]
+    end: float  # place after the slice, in (start, 1]
+    version: int = 2  # Hash version. Use 1 only to agree with published vectors: it is biased.
 
     def __post_init__(self) -> None:
         """Validate the name, the slice and the version."""
@@ -93,16 +87,12 @@ class Holdout:
 class Prerequisite:
     """A condition on another experiment: the unit must have one of the named arms.
 
-    Attributes:
-        experiment: Key of the other experiment.
-        arms: Names of the arms that admit the unit; at least one.
-
     Raises:
         DefinitionError: A name is empty, or no arm is named.
     """
 
-    experiment: str
-    arms: tuple[str, ...]
+    experiment: str  # key of the other experiment
+    arms: tuple[str, ...]  # names of the arms that admit the unit; at least one
 
     def __post_init__(self) -> None:
         """Validate the names."""
@@ -115,11 +105,7 @@ class Prerequisite:
 
 
 def require_name(label: str, name: object) -> None:
-    """Check that a name is printable text.
-
-    Raises:
-        DefinitionError: The name is no text, empty, not printable, or has spaces at its ends.
-    """
+    """Check that a name is printable text without spaces at its ends."""
     if not isinstance(name, str):
         raise DefinitionError(f"{label} must be text, not {name!r}; quote it")
     if not name or name != name.strip() or not name.isprintable():
@@ -129,10 +115,6 @@ def require_name(label: str, name: object) -> None:
 
 
 def require_share(label: str, value: object) -> None:
-    """Check that a share is a number from 0 to 1.
-
-    Raises:
-        DefinitionError: The value is no number or out of range.
-    """
+    """Check that a share is a number from 0 to 1."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
         raise DefinitionError(f"{label} must be a number from 0 to 1, not {value!r}")

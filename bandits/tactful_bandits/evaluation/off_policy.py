@@ -63,11 +63,7 @@ class LoggedDecisions:
     densities: bool = False
 
     def __post_init__(self) -> None:
-        """Validate the arrays and number the units.
-
-        Raises:
-            EvaluationError: Shapes differ, values are not finite, or probabilities are invalid.
-        """
+        """Validate the arrays and number the units."""
         n = len(self.rewards)
         for name in ("rewards", "propensities", "target", "expected", "expected_target", "units"):
             array = getattr(self, name)
@@ -104,16 +100,9 @@ class LoggedDecisions:
     ) -> LoggedDecisions:
         """Create a log from the policy's probabilities of all arms at each decision.
 
-        Args:
-            actions: Index of the logged arm, ``[n]``.
-            rewards: Reward of each decision, ``[n]``.
-            propensities: Propensity of the logged arm, ``[n]``.
-            policy: Probability of every arm, ``[n, arms]``; rows sum to 1.
-            model: Expected reward of every arm, ``[n, arms]``.
-            units: Unit of each decision, such as its person, ``[n]``, of any sortable type.
-
-        Raises:
-            EvaluationError: Shapes differ or values are impossible.
+        Actions are indexes of the logged arms, ``[n]``; the rows of `policy`, ``[n, arms]``, sum to
+        1; `model` is the expected reward of every arm, ``[n, arms]``. Units, ``[n]``, may be of any
+        sortable type.
         """
         chances = np.asarray(policy, dtype=np.float64)
         arms = np.asarray(actions)
@@ -155,15 +144,11 @@ class LoggedDecisions:
 
 @dataclass(frozen=True, eq=False)
 class OffPolicyEstimate:
-    """Estimate of a policy's mean reward per decision.
+    """Estimate of a policy's mean reward per decision."""
 
-    Attributes:
-        value: The estimate.
-        influence: Influence of each unit on the value, ``[units]``; its mean is 0. The squared
-            standard error is its variance over the number of units.
-    """
-
-    value: float
+    value: float  # the estimate
+    # Influence of each unit on the value, ``[units]``; its mean is 0. The squared standard error is
+    # its variance over the number of units.
     influence: Floats
 
     @property
@@ -172,11 +157,7 @@ class OffPolicyEstimate:
         return float(self.influence.std(ddof=1) / np.sqrt(len(self.influence)))
 
     def interval(self, confidence: float = 0.95) -> Interval:
-        """Compute the asymptotic interval by Student's distribution.
-
-        Raises:
-            EvaluationError: `confidence` is not between 0 and 1.
-        """
+        """Compute the asymptotic interval by Student's distribution."""
         if not 0 < confidence < 1:
             raise EvaluationError(f"confidence is {confidence}: it must lie between 0 and 1")
         reach = stats.t.ppf((1 + confidence) / 2, len(self.influence) - 1) * self.standard_error
@@ -185,11 +166,7 @@ class OffPolicyEstimate:
         )
 
     def minus(self, other: OffPolicyEstimate) -> OffPolicyEstimate:
-        """Subtract another estimate from the same decisions; shared variation cancels.
-
-        Raises:
-            EvaluationError: The estimates are from different decisions.
-        """
+        """Subtract another estimate from the same decisions; shared variation cancels."""
         if self.influence.shape != other.influence.shape:
             raise EvaluationError("a difference needs two estimates from the same decisions")
         return OffPolicyEstimate(self.value - other.value, self.influence - other.influence)

@@ -16,6 +16,7 @@ Kveton et al., KDD 2018, arXiv 1804.10488 (independent); McInerney et al., KDD 2
 
 `ratios` are ``π(a_k | x, a_1..k-1) / μ(a_k | x, a_1..k-1)`` of each place given those above it,
 ``[n, places]``; for policies that fill the places independently, the ratio of each place alone.
+Functions raise EvaluationError if shapes differ or values are impossible.
 """
 
 from __future__ import annotations
@@ -30,31 +31,19 @@ Floats = NDArray[np.float64]
 
 
 def slate_ips(ratios: ArrayLike, rewards: ArrayLike) -> OffPolicyEstimate:
-    """Estimate by weights of whole lists; `rewards` per place, ``[n, places]``.
-
-    Raises:
-        EvaluationError: Shapes differ or values are impossible.
-    """
+    """Estimate by weights of whole lists; `rewards` per place, ``[n, places]``."""
     w, r = _checked(ratios, rewards)
     return _mean(w.prod(axis=1) * r.sum(axis=1))
 
 
 def independent_ips(ratios: ArrayLike, rewards: ArrayLike) -> OffPolicyEstimate:
-    """Estimate by the weight of each place; `ratios` are of marginal probabilities.
-
-    Raises:
-        EvaluationError: Shapes differ or values are impossible.
-    """
+    """Estimate by the weight of each place; `ratios` are of marginal probabilities."""
     w, r = _checked(ratios, rewards)
     return _mean((w * r).sum(axis=1))
 
 
 def cascade_ips(ratios: ArrayLike, rewards: ArrayLike) -> OffPolicyEstimate:
-    """Estimate by the product of weights down to each place.
-
-    Raises:
-        EvaluationError: Shapes differ or values are impossible.
-    """
+    """Estimate by the product of weights down to each place."""
     w, r = _checked(ratios, rewards)
     return _mean((w.cumprod(axis=1) * r).sum(axis=1))
 
@@ -71,9 +60,6 @@ def cascade_doubly_robust(
             place, ``[n, places]``.
         expected_target: The model's expectation before the place is filled, averaged over the
             policy's choices for it given the list above, ``[n, places]``.
-
-    Raises:
-        EvaluationError: Shapes differ or values are impossible.
     """
     w, r = _checked(ratios, rewards)
     q, v = _checked(expected, expected_target, positive=False)
@@ -88,12 +74,8 @@ def cascade_doubly_robust(
 def pseudo_inverse(ratios: ArrayLike, rewards: ArrayLike) -> OffPolicyEstimate:
     """Estimate by the weight ``1 + Σ (ratio_k - 1)`` of independently filled places.
 
-    Args:
-        ratios: Ratios of the places' marginal probabilities, ``[n, places]``.
-        rewards: Reward of the whole list, ``[n]``; the place that earned it need not be known.
-
-    Raises:
-        EvaluationError: Shapes differ or values are impossible.
+    `ratios` are of the places' marginal probabilities. Rewards are of whole lists, ``[n]``; the
+    place that earned one need not be known.
     """
     w = np.asarray(ratios, dtype=np.float64)
     r = np.asarray(rewards, dtype=np.float64)
@@ -106,22 +88,10 @@ def pseudo_inverse_weights(
 ) -> Floats:
     """Compute weights for any logging policy from all lists of one context.
 
-    The weight of list s is ``q_π' Γ⁺ 1_s``: ``1_s`` indicates the arm at each place, ``Γ`` is
-    the mean of ``1_s 1_s'`` over the logging policy, and ``q_π`` the mean of ``1_s`` over the
-    target policy.
-
-    Args:
-        slates: Arms of each possible list, ``[slates, places]``.
-        logging: Probability of each list under the logging policy, ``[slates]``, summing to 1.
-        target: Probability of each list under the target policy.
-        arms: Number of arms.
-
-    Returns:
-        Weight of each list, ``[slates]``; multiply the logged list's weight by the reward.
-
-    Raises:
-        EvaluationError: Shapes differ, probabilities do not sum to 1, or the target policy puts an
-            arm at a place where the logging policy never does.
+    The weight of list s is ``q_π' Γ⁺ 1_s``: ``1_s`` indicates the arm at each place, ``Γ`` is the
+    mean of ``1_s 1_s'`` over the logging policy, and ``q_π`` the mean of ``1_s`` over the target
+    policy. `slates` are the arms of each possible list, ``[slates, places]``; the probabilities of
+    the lists, ``[slates]``, sum to 1. Multiply a logged list's weight by its reward.
     """
     lists = np.asarray(slates, dtype=np.int64)
     mu, pi = np.asarray(logging, dtype=np.float64), np.asarray(target, dtype=np.float64)

@@ -34,31 +34,22 @@ _ALPHA_OF_CHECK = 0.001
 
 @dataclass(frozen=True, slots=True)
 class Overlap:
-    """Diagnostics of the importance weights.
+    """Diagnostics of the importance weights."""
 
-    Attributes:
-        decisions: Number of logged decisions.
-        effective: Effective sample size, ``(Σ w)² / Σ w²`` (Kish 1965): the number of decisions of
-            the policy itself with the same information, if rewards do not depend on the weights.
-        effective_rewards: Effective sample size of the decisions with a reward other than the most
-            frequent one, such as clicks.
-        largest_weight: Largest importance weight.
-        mean_weight: Mean weight; expected to be 1 if propensities are right and the log covers the
-            policy.
-        mean_weight_interval: Interval at confidence 0.999; a log whose interval excludes 1
-            is not reliable.
-        share_of_top: Share of all weight in the heaviest hundredth of the decisions.
-        never_logged: Share of decisions whose logged arm has probability 0 under the policy.
-    """
-
-    decisions: int
+    decisions: int  # number of logged decisions
+    # Effective sample size, ``(Σ w)² / Σ w²`` (Kish 1965): the number of decisions of the policy
+    # itself with the same information, if rewards do not depend on the weights
     effective: float
+    # Effective sample size of the decisions with a reward other than the most frequent one, such as
+    # clicks
     effective_rewards: float
-    largest_weight: float
+    largest_weight: float  # largest importance weight
+    # Mean weight; expected to be 1 if propensities are right and the log covers the policy
     mean_weight: float
+    # Interval at confidence 0.999; a log whose interval excludes 1 is not reliable
     mean_weight_interval: Interval
-    share_of_top: float
-    never_logged: float
+    share_of_top: float  # share of all weight in the heaviest hundredth of the decisions
+    never_logged: float  # share of decisions whose logged arm has probability 0 under the policy
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,28 +64,18 @@ class Sensitivity:
 
 @dataclass(frozen=True)
 class PolicyEvaluation:
-    """Evaluation of a policy on a log.
+    """Evaluation of a policy on a log."""
 
-    Attributes:
-        estimates: Estimates by name of the estimator.
-        logged: Estimate of the logging policy.
-        gain: Difference to the logging policy, by `snips`, or with a model
-            `self_normalised_doubly_robust`.
-        interval: Interval of the gain.
-        overlap: Diagnostics of the weights.
-        sensitivity: Gain with weights clipped at several limits.
-        verdict: ``better`` or ``worse`` than the logging policy, or ``inconclusive``.
-        reasons: Reasons for ``inconclusive``; empty otherwise.
-    """
-
-    estimates: dict[str, OffPolicyEstimate]
-    logged: OffPolicyEstimate
+    estimates: dict[str, OffPolicyEstimate]  # estimates by name of the estimator
+    logged: OffPolicyEstimate  # estimate of the logging policy
+    # Difference to the logging policy, by `snips`, or with a model `self_normalised_doubly_robust`
     gain: float
-    interval: Interval
-    overlap: Overlap
-    sensitivity: tuple[Sensitivity, ...]
+    interval: Interval  # interval of the gain
+    overlap: Overlap  # diagnostics of the weights
+    sensitivity: tuple[Sensitivity, ...]  # gain with weights clipped at several limits
+    # ``better`` or ``worse`` than the logging policy, or ``inconclusive``
     verdict: Literal["better", "worse", "inconclusive"]
-    reasons: tuple[str, ...]
+    reasons: tuple[str, ...]  # reasons for ``inconclusive``; empty otherwise
 
 
 def measure_overlap(log: LoggedDecisions) -> Overlap:

@@ -70,8 +70,7 @@ class BudgetPacing:
     def terms(self, costs: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
         """Compute each arm's penalty, and whether the rest of the budget covers it.
 
-        Args:
-            costs: Largest possible cost of each arm, ``[arms]``, from 0.
+        Costs are the largest possible ones, ``[arms]``, from 0.
 
         Raises:
             PolicyError: A cost is negative or not finite.
@@ -112,11 +111,7 @@ class BudgetPacing:
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Self:
-        """Restore the state of `to_bytes`.
-
-        Raises:
-            PolicyError: The bytes are damaged or hold something else.
-        """
+        """Restore the state of `to_bytes`; raise PolicyError if it is damaged."""
         state = unpack(data, _State)
         if not (0 <= state.price <= state.largest_price and 0 <= state.spent <= state.budget):
             raise PolicyError("the state of this pacing is inconsistent")

@@ -21,20 +21,14 @@ from tactful_bandits.errors import PolicyError
 
 
 class Choice(NamedTuple):
-    """One decision, as it should be logged.
+    """One decision, as it should be logged."""
 
-    Attributes:
-        arm: Index of the arm.
-        propensity: Probability with which it was chosen.
-        propensity_kind: ``exact``: every allowed arm had a positive probability, and this is the
-            probability of the chosen arm, so off-policy estimates are unbiased. ``estimated``: the
-            share of winners among the draws, without exploration: arms without a winner
-            had no chance. ``deterministic``: no chance was involved, and the log holds nothing
-            about other arms.
-    """
-
-    arm: int
-    propensity: float
+    arm: int  # index of the arm
+    propensity: float  # probability with which it was chosen
+    # ``exact``: every allowed arm had a positive probability, and this is the probability of the
+    # chosen arm, so off-policy estimates are unbiased. ``estimated``: the share of winners among
+    # the draws, without exploration: arms without a winner had no chance. ``deterministic``: no
+    # chance was involved, and the log holds nothing about other arms.
     propensity_kind: Literal["exact", "estimated", "deterministic"]
 
 
@@ -79,11 +73,7 @@ Rule = UpperConfidence | Thompson
 
 
 def require_share(explore: float) -> float:
-    """Check the share of decisions that explore.
-
-    Raises:
-        PolicyError: The share is outside [0, 1].
-    """
+    """Check the share of decisions that explore, and return it as a float."""
     if not 0 <= explore <= 1:
         raise PolicyError(f"explore is {explore}: it must lie between 0 and 1")
     return float(explore)
@@ -97,14 +87,7 @@ def choose_best(
 ) -> Choice:
     """Choose the largest score, or with probability `explore` any allowed arm.
 
-    Args:
-        scores: Score of each arm, ``[arms]``; the first of equal ones wins.
-        explore: Share of decisions that explore, from 0 to 1.
-        rng: Random generator.
-        allowed: Mask of allowed arms, ``[arms]``; None: all.
-
-    Raises:
-        PolicyError: No arm is allowed.
+    Scores and the mask are ``[arms]``; the first of equal scores wins.
     """
     arms = _allowed_arms(allowed, len(scores))
     if allowed is not None:
@@ -125,14 +108,7 @@ def choose_winner(
 ) -> Choice:
     """Choose the first draw's winner, or with probability `explore` any allowed arm.
 
-    Args:
-        draws: Scores from the posterior, ``[draws, arms]``, independent and identically drawn.
-        explore: Share of decisions that explore, from 0 to 1.
-        rng: Random generator.
-        allowed: Mask of allowed arms, ``[arms]``; None: all.
-
-    Raises:
-        PolicyError: No arm is allowed.
+    Draws ``[draws, arms]`` are scores from the posterior, independent and identically drawn.
     """
     arms = _allowed_arms(allowed, draws.shape[1])
     if allowed is not None:

@@ -20,11 +20,7 @@ def pack(state: msgspec.Struct) -> bytes:
 
 
 def unpack(data: bytes, kind: type[_State]) -> _State:
-    """Deserialise a state of the given type.
-
-    Raises:
-        PolicyError: The bytes are damaged, of another version, or of another type of policy.
-    """
+    """Deserialise a state; raise PolicyError for damaged or other bytes."""
     head = len(_MARK) + 4
     if data[: len(_MARK)] != _MARK:
         raise PolicyError("these bytes are no policy, or a policy of an unknown version")

@@ -50,11 +50,7 @@ class PendingRewards:
     """
 
     def __init__(self, window: float) -> None:
-        """Create an empty queue.
-
-        Raises:
-            PolicyError: The window is not positive.
-        """
+        """Create an empty queue."""
         if not 0 < window < float("inf"):
             raise PolicyError(f"window is {window}: it must be finite and above 0")
         self.window = float(window)
@@ -65,24 +61,16 @@ class PendingRewards:
         return len(self._waiting)
 
     def add(self, decision_id: str, decision: Observation, at: float) -> None:
-        """Add a decision; its `reward` is ignored.
-
-        Raises:
-            PolicyError: A decision with this id is pending.
-        """
+        """Add a decision with an id of its own; its `reward` is ignored."""
         if decision_id in self._waiting:
             raise PolicyError("a decision with this id is pending: ids must not repeat")
         self._waiting[decision_id] = _Waiting(float(at), decision)
 
     def settle(self, decision_id: str, reward: float, at: float) -> Observation | None:
-        """Match a reward to its decision.
+        """Match a reward to its decision, and return the decision ready to be learnt.
 
-        Returns:
-            The decision with its reward, ready to be learnt; None if it is unknown, was settled
-            before, or its window was over at `at`. In the last case it stays for `expire`.
-
-        Raises:
-            PolicyError: The reward is not finite; the decision stays pending.
+        Return None if it is unknown, was settled before, or its window was over at `at`; in the
+        last case it stays for `expire`. With a reward that is not finite it stays pending.
         """
         if not math.isfinite(reward):
             raise PolicyError(f"reward is {reward}: it must be finite")
@@ -118,11 +106,7 @@ class PendingRewards:
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Self:
-        """Restore the decisions of `to_bytes`.
-
-        Raises:
-            PolicyError: The bytes are damaged or hold something else.
-        """
+        """Restore the decisions of `to_bytes`; raise PolicyError if it is damaged."""
         state = unpack(data, _State)
         rewards = cls(state.window)
         for key, entry in state.pending.items():

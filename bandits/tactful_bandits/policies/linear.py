@@ -26,10 +26,11 @@ from tactful_bandits.policies.choice import (
     Rule,
     Thompson,
     UpperConfidence,
+    choose_best,
+    choose_winner,
     require_share,
 )
 from tactful_bandits.policies.codec import pack, unpack
-from tactful_bandits.policies.linear_models import LinearModels, require_shape
 from tactful_bandits.policies.memory import (
     GRID,
     LARGEST,
@@ -38,9 +39,11 @@ from tactful_bandits.policies.memory import (
     PeriodSums,
     on_grid,
     require_room,
+    require_small,
 )
 
 _UPDATES_BETWEEN_REFRESHES = 4096
+_MOST_CELLS = 20_000_000
 
 
 class _State(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="linear"):
@@ -79,16 +82,8 @@ class LinearBandit:
     ) -> None:
         """Create a policy without observations.
 
-        Args:
-            arms: Number of arms, at least 1.
-            features: Length of the feature vector, at least 1.
-            rule: `UpperConfidence` or `Thompson`, the default.
-            ridge: Ridge penalty, above 0.
-            explore: Share of decisions that take any arm, from 0 to 1.
-            memory: Periods and their weights; by default everything is kept without limit.
-
-        Raises:
-            PolicyError: A value is out of range.
+        The rule is Thompson sampling by default; without a `memory` everything is kept without
+        limit.
         """
         kept = memory or Memory()
         require_shape(arms, features, ridge, kept.periods or 1)
@@ -126,11 +121,7 @@ class LinearBandit:
         return inverse
 
     def predict(self, features: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Compute each arm's mean reward and standard deviation for noise variance 1.
-
-        Raises:
-            PolicyError: The features have another shape, are not finite or exceed the range.
-        """
+        """Compute each arm's mean reward and standard deviation for noise variance 1."""
         return self._models.predict(features)
 
     def choose(
@@ -143,34 +134,17 @@ class LinearBandit:
     ) -> Choice:
         """Choose an arm.
 
-        Args:
-            features: Feature vector, ``[features]``.
-            rng: Random generator.
-            penalties: Cost of each arm in units of reward, subtracted from its score, ``[arms]``.
-            allowed: Mask of allowed arms, ``[arms]``.
-
-        Raises:
-            PolicyError: The features are invalid, or no arm is allowed.
+        `penalties`, ``[arms]``, are costs in units of reward, subtracted from the scores; `allowed`
+        is the mask of the allowed arms.
         """
         return self._models.choose(features, self.rule, self.explore, rng, penalties, allowed)
 
     def update(
         self, arm: int, features: ArrayLike, reward: float, *, period: int | None = None
     ) -> bool:
-        """Learn from one decision, at once.
+        """Learn from one decision, at once; return False for one of a dropped period.
 
-        Args:
-            arm: Index of the chosen arm.
-            features: Features at the time of the choice, ``[features]``.
-            reward: Reward, between -8 and 8.
-            period: Period of the choice; None: the current one.
-
-        Returns:
-            Whether the decision counts: False for a dropped period.
-
-        Raises:
-            PolicyError: The arm does not exist, the values are invalid, or the period has not
-                begun. Nothing is learnt then.
+        Rewards lie between -8 and 8. The period is that of the choice; None: the current one.
         """
         row = self._sums.row(period)
         x, gram, moment = self._terms(arm, features, reward)
@@ -201,19 +175,12 @@ class LinearBandit:
         return self._add(observations, 1)
 
     def forget(self, observations: Iterable[Observation]) -> int:
-        """Unlearn decisions, such as all those of one person.
+        """Unlearn decisions, such as all those of one person; return their number.
 
-        Afterwards the policy equals one that never learnt them: its sums are equal to the bit, and
-        so is everything computed from them. Observations of dropped periods have no trace left.
-
-        Args:
-            observations: Decisions exactly as they were learnt, each with its period.
-
-        Returns:
-            Number of decisions removed.
-
-        Raises:
-            PolicyError: A decision cannot have been learnt. Nothing is unlearnt then.
+        Give them exactly as they were learnt, each with its period. Afterwards the policy equals
+        one that never learnt them: its sums are equal to the bit, and so is everything computed
+        from them. Observations of dropped periods have no trace left. If one cannot have been
+        learnt, nothing is unlearnt.
         """
         kept = {name: array.copy() for name, array in self._sums.rows.items()}
         try:
@@ -224,11 +191,7 @@ class LinearBandit:
             raise
 
     def advance(self, period: int) -> None:
-        """Begin a period: older periods lose weight, the oldest are dropped.
-
-        Raises:
-            PolicyError: The period is before the current one.
-        """
+        """Begin a period: older periods lose weight, the oldest are dropped."""
         if period != self._sums.newest:
             self._sums.advance(period)
             self.refresh()
@@ -260,11 +223,7 @@ class LinearBandit:
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Self:
-        """Restore the policy of `to_bytes`.
-
-        Raises:
-            PolicyError: The bytes are damaged or hold something else.
-        """
+        """Restore the policy of `to_bytes`; raise PolicyError if it is damaged."""
         state = unpack(data, _State)
         policy = cls(
             state.arms,
@@ -314,3 +273,79 @@ class LinearBandit:
         finally:
             self.refresh()
         return added
+
+
+class LinearModels:
+    """One linear model per arm.
+
+    Attributes:
+        inverse: ``A⁻¹`` of each arm, ``[arms, features, features]``: the covariance of its
+            coefficients for noise of variance 1. It may be changed in place.
+        coefficients: ``θ`` of each arm, ``[arms, features]``.
+    """
+
+    def __init__(self, inverse: NDArray[np.float64], coefficients: NDArray[np.float64]) -> None:
+        """Store both without a copy; `inverse` must be contiguous."""
+        self.inverse, self.coefficients = inverse, coefficients
+        self._arms, self._features = coefficients.shape
+        # A view: one product with a tall matrix is faster than one product per arm.
+        self._flat = inverse.reshape(self._arms * self._features, self._features)
+
+    def predict(self, features: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Compute each arm's mean reward and standard deviation for noise variance 1."""
+        x = checked_features(features, self._features)
+        spread = (self._flat @ x).reshape(self._arms, self._features) @ x
+        # A tiny variance may be negative after rounding.
+        deviations: NDArray[np.float64] = np.sqrt(np.maximum(spread, 0.0))
+        means: NDArray[np.float64] = self.coefficients @ x
+        return means, deviations
+
+    def choose(
+        self,
+        features: ArrayLike,
+        rule: Rule,
+        explore: float,
+        rng: np.random.Generator,
+        penalties: ArrayLike | None,
+        allowed: ArrayLike | None,
+    ) -> Choice:
+        """Choose an arm; see `LinearBandit.choose`."""
+        means, deviations = self.predict(features)
+        if penalties is not None:
+            means = means - checked_penalties(penalties, self._arms)
+        mask = None if allowed is None else np.asarray(allowed, dtype=np.bool_)
+        if isinstance(rule, UpperConfidence):
+            return choose_best(means + rule.width * deviations, explore, rng, mask)
+        draws = rng.standard_normal((rule.draws, self._arms))
+        draws *= rule.scale * deviations
+        draws += means
+        return choose_winner(draws, explore, rng, mask)
+
+
+def checked_penalties(penalties: ArrayLike, arms: int) -> NDArray[np.float64]:
+    """Validate the penalties, which are subtracted from the arms' scores, ``[arms]``."""
+    values = np.asarray(penalties, dtype=np.float64)
+    # A NaN would win every choice: argmax returns it.
+    if values.shape != (arms,) or not np.isfinite(values).all():
+        raise PolicyError(f"penalties must be {arms} finite numbers, one for each arm")
+    return values
+
+
+def checked_features(features: ArrayLike, length: int) -> NDArray[np.float64]:
+    """Validate a feature vector ``[length]``: finite, and at most `LARGEST`."""
+    x = np.asarray(features, dtype=np.float64)
+    if x.shape != (length,):
+        raise PolicyError(f"features have shape {x.shape}, not [{length}]")
+    require_small(x, "features")
+    return x
+
+
+def require_shape(arms: int, features: int, ridge: float, periods: int = 1) -> None:
+    """Check the dimensions and the ridge of a linear policy."""
+    if arms < 1 or features < 1 or arms * features**2 * periods > _MOST_CELLS:
+        raise PolicyError(
+            f"{arms} arms of {features} features in {periods} periods: give at least one of each,"
+            f" and at most {_MOST_CELLS:,} for arms * features² * periods"
+        )
+    if not 0 < ridge < float("inf"):
+        raise PolicyError(f"ridge is {ridge}: it must be finite and above 0")

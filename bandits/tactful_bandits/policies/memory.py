@@ -90,11 +90,7 @@ class PeriodSums:
         }
 
     def row(self, period: int | None) -> int | None:
-        """Return the row of a period, or None for a dropped period.
-
-        Raises:
-            PolicyError: The period has not begun.
-        """
+        """Return the row of a period that has begun, or None for a dropped one."""
         if self.memory.periods is None:
             return 0
         number = self.newest if period is None else period
@@ -109,11 +105,7 @@ class PeriodSums:
         return float(self.memory.discount ** (self.newest - period))
 
     def advance(self, period: int) -> None:
-        """Begin a period and drop the periods that are too old.
-
-        Raises:
-            PolicyError: The period is before the current one.
-        """
+        """Begin a period and drop the periods that are too old."""
         if period < self.newest:
             raise PolicyError(f"period {period} lies before {self.newest}, the current one")
         if self.memory.periods is not None:
@@ -137,11 +129,7 @@ class PeriodSums:
         return {name: array.astype("<i8").tobytes() for name, array in self.rows.items()}
 
     def read(self, newest: int, rows: Mapping[str, bytes]) -> None:
-        """Replace the sums by those of `to_bytes`.
-
-        Raises:
-            PolicyError: Names or sizes do not fit.
-        """
+        """Replace the sums by those of `to_bytes`; raise PolicyError if they do not fit."""
         if rows.keys() != self.rows.keys() or newest < 0:
             raise PolicyError("the state of this policy holds other sums than expected")
         for name, array in self.rows.items():
@@ -155,22 +143,14 @@ class PeriodSums:
 
 
 def on_grid(values: ArrayLike, name: str) -> NDArray[np.int64]:
-    """Round values to the grid.
-
-    Raises:
-        PolicyError: A value is NaN, infinite or beyond `LARGEST`.
-    """
+    """Round values to the grid."""
     array = np.asarray(values, dtype=np.float64)
     require_small(array, name)
     return np.rint(array * GRID).astype(np.int64)
 
 
 def require_small(values: NDArray[np.float64], name: str) -> None:
-    """Check that values are finite and within the range of the sums.
-
-    Raises:
-        PolicyError: A value is NaN, infinite or beyond `LARGEST`.
-    """
+    """Check that values are finite and within `LARGEST`, the range of the sums."""
     # No value exceeds the root of the sum of squares, so usually one product suffices.
     if not np.vdot(values, values) <= LARGEST**2 and not np.abs(values).max() <= LARGEST:
         raise PolicyError(
@@ -179,11 +159,7 @@ def require_small(values: NDArray[np.float64], name: str) -> None:
 
 
 def require_room(count: int) -> None:
-    """Check that one more observation cannot overflow a sum.
-
-    Raises:
-        PolicyError: One arm has 2^24 observations in one period.
-    """
+    """Check that one more observation of an arm in a period cannot overflow a sum."""
     if count >= _MOST_PER_CELL:
         raise PolicyError(
             f"{count:,} observations of one arm in one period are all that its sums can hold: use a"

@@ -21,7 +21,7 @@ from numpy.typing import ArrayLike, NDArray
 from tactful_bandits.errors import PolicyError
 from tactful_bandits.policies.choice import Choice, Rule, Thompson, UpperConfidence, require_share
 from tactful_bandits.policies.codec import pack, unpack
-from tactful_bandits.policies.linear_models import LinearModels, checked_features, require_shape
+from tactful_bandits.policies.linear import LinearModels, checked_features, require_shape
 from tactful_privacy.mechanisms.gaussian import DiscreteGaussian
 
 _FINEST, _COARSEST = 1024, 16
@@ -61,8 +61,6 @@ class PrivateLinearBandit:
     Features longer than norm 1 are scaled to norm 1, rewards clipped to [-1, 1].
 
     Attributes:
-        arms: Number of arms.
-        features: Length of the feature vector.
         batches: Number of batches that can be closed, in all.
         contributions: Number of decisions of one contributor that are learnt, in all; more are
             refused.
@@ -87,17 +85,8 @@ class PrivateLinearBandit:
     ) -> None:
         """Create a policy without observations.
 
-        Args:
-            arms: Number of arms, at least 1.
-            features: Length of the feature vector, at least 1.
-            rho: Privacy loss, above 0; `tactful_privacy.DiscreteGaussian` converts it to epsilon
-                and delta.
-            batches: Number of batches, at least 1.
-            contributions: Decisions per contributor, at least 1.
-            rule: `UpperConfidence` or `Thompson`, the default.
-            ridge: Ridge penalty, above 0.
-            explore: Share of decisions that take any arm.
-            entropy: Source of random bytes for the noise.
+        `tactful_privacy.DiscreteGaussian` converts rho to epsilon and delta. The rule is Thompson
+        sampling by default; `entropy` is the source of random bytes for the noise.
 
         Raises:
             PolicyError: A value is out of range, or the noise would be too large to be of use.
@@ -137,11 +126,7 @@ class PrivateLinearBandit:
         return 2 * self.contributions**2 * self._grid**4 * self.levels
 
     def delta(self, epsilon: Fraction) -> Fraction:
-        """Compute a delta for which the run is (epsilon, delta)-private for a contributor.
-
-        Raises:
-            tactful_privacy.ParameterError: epsilon lies outside [0, 40].
-        """
+        """Compute a delta for which the run is (epsilon, delta)-private, epsilon in [0, 40]."""
         cells = self.contributions * self.levels * self._open.shape[1]
         return self._noise.delta(epsilon, cells=cells)
 
@@ -160,17 +145,8 @@ class PrivateLinearBandit:
     def record(self, contributor: str, arm: int, features: ArrayLike, reward: float) -> bool:
         """Add a decision to the open batch; choices use it only after the batch is closed.
 
-        Args:
-            contributor: Key of the person of the decision, best a pseudonym.
-            arm: Index of the chosen arm.
-            features: Features at the time of the choice.
-            reward: Reward of the decision.
-
-        Returns:
-            False if the contributor has used all `contributions`: nothing is learnt then.
-
-        Raises:
-            PolicyError: The arm does not exist or the values are invalid.
+        The contributor is a key of the person, best a pseudonym. Return False if the contributor
+        has used all `contributions`: nothing is learnt then.
         """
         terms = self._terms(arm, features, reward)
         count = self._counts.get(contributor, 0)
@@ -184,18 +160,13 @@ class PrivateLinearBandit:
     def forget(self, contributor: str, decisions: list[tuple[int, ArrayLike, float]]) -> None:
         """Remove a contributor's decisions from the open batch, exactly.
 
-        Those of closed batches stay inside their noise: a second release without them
-        would reveal the difference. The key stays with its count: a returning contributor has
-        only the rest of `contributions`.
+        Give arm, features and reward of each, as recorded. Those of closed batches stay inside
+        their noise: a second release without them would reveal the difference. The key stays with
+        its count: a returning contributor has only the rest of `contributions`.
 
-        Args:
-            contributor: Key of the person.
-            decisions: Arm, features and reward of each decision in the open batch, as recorded.
-
-        Raises:
-            PolicyError: More decisions than the contributor has in the open batch, or a decision
-                that cannot have been recorded. Nothing is unlearnt then: a second removal, or one
-                from a closed batch, would move the sums by more than the noise hides.
+        More decisions than the contributor has in the open batch, or one that cannot have been
+        recorded, raise PolicyError, and nothing is unlearnt: a second removal, or one from a closed
+        batch, would move the sums by more than the noise hides.
         """
         left = self._recorded.get(contributor, 0) - len(decisions)
         if left < 0:
@@ -212,8 +183,7 @@ class PrivateLinearBandit:
     def close(self) -> None:
         """Close the batch and release it together with all earlier batches.
 
-        Raises:
-            PolicyError: All `batches` are closed: the guarantee covers no more.
+        All `batches` are covered by the guarantee, and no more: then PolicyError.
         """
         if self.closed >= self.batches:
             raise PolicyError(f"all {self.batches} batches are closed: create a new policy")
@@ -237,11 +207,7 @@ class PrivateLinearBandit:
 
     @classmethod
     def from_bytes(cls, data: bytes, *, entropy: Callable[[int], bytes] = os.urandom) -> Self:
-        """Restore the policy of `to_bytes`.
-
-        Raises:
-            PolicyError: The bytes are damaged or hold something else.
-        """
+        """Restore the policy of `to_bytes`; raise PolicyError if it is damaged."""
         state = unpack(data, _State)
         policy = cls(
             state.arms,

@@ -23,8 +23,7 @@ from tactful_bandits.policies.choice import (
     choose_winner,
     require_share,
 )
-from tactful_bandits.policies.linear import LinearBandit
-from tactful_bandits.policies.linear_models import checked_penalties
+from tactful_bandits.policies.linear import LinearBandit, checked_penalties
 from tactful_bandits.policies.memory import Memory, Observation, require_small
 
 
@@ -45,11 +44,7 @@ class SharedLinearBandit:
         explore: float = 0.0,
         memory: Memory | None = None,
     ) -> None:
-        """Create a policy without observations; the arguments are those of `LinearBandit`.
-
-        Raises:
-            PolicyError: A value is out of range.
-        """
+        """Create a policy without observations; the arguments are those of `LinearBandit`."""
         self._model = LinearBandit(1, features, rule=rule, ridge=ridge, memory=memory)
         self._model.explore = require_share(explore)
 
@@ -77,17 +72,7 @@ class SharedLinearBandit:
         penalties: ArrayLike | None = None,
         allowed: ArrayLike | None = None,
     ) -> Choice:
-        """Choose an arm.
-
-        Args:
-            arms: Features of each arm, ``[arms, features]``.
-            rng: Random generator.
-            penalties: Cost of each arm, subtracted from its score, ``[arms]``.
-            allowed: Mask of allowed arms, ``[arms]``.
-
-        Raises:
-            PolicyError: The features or penalties are invalid, or no arm is allowed.
-        """
+        """Choose one of the arms ``[arms, features]``, see `LinearBandit.choose`."""
         x = np.asarray(arms, dtype=np.float64)
         if x.ndim != 2 or not len(x) or x.shape[1] != self.features:
             raise PolicyError(f"arms have shape {x.shape}, not [arms, {self.features}]")
@@ -106,14 +91,7 @@ class SharedLinearBandit:
         return choose_winner(means + rule.scale * deviations, self.explore, rng, mask)
 
     def update(self, features: ArrayLike, reward: float, *, period: int | None = None) -> bool:
-        """Learn from one decision; `features` are those of the chosen arm.
-
-        Returns:
-            Whether the decision counts: False for a dropped period.
-
-        Raises:
-            PolicyError: The values are invalid, or the period has not begun.
-        """
+        """Learn from the features of a chosen arm, see `LinearBandit.update`."""
         return self._model.update(0, features, reward, period=period)
 
     def learn(self, observations: Iterable[Observation]) -> int:
@@ -138,11 +116,7 @@ class SharedLinearBandit:
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Self:
-        """Restore the policy of `to_bytes`.
-
-        Raises:
-            PolicyError: The bytes are damaged or hold something else.
-        """
+        """Restore the policy of `to_bytes`; raise PolicyError if it is damaged."""
         model = LinearBandit.from_bytes(data)
         if model.arms != 1:
             raise PolicyError(f"this policy has {model.arms} models, one per arm: not a shared one")

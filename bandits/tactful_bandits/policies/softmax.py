@@ -23,7 +23,7 @@ from scipy import special
 from tactful_bandits.errors import PolicyError
 from tactful_bandits.policies.choice import Choice, require_share
 from tactful_bandits.policies.codec import pack, unpack
-from tactful_bandits.policies.linear_models import checked_features
+from tactful_bandits.policies.linear import checked_features
 from tactful_bandits.policies.memory import LARGEST, Observation
 
 Baseline = Literal["none", "mean", "linear"]
@@ -46,8 +46,6 @@ class SoftmaxBandit:
     """Contextual bandit with a softmax of linear preferences.
 
     Attributes:
-        arms: Number of arms.
-        features: Length of the feature vector.
         learning_rate: Step along the gradient, above 0.
         baseline: ``none``; ``mean``, the mean reward so far; ``linear``, a linear prediction from
             the features.
@@ -63,11 +61,7 @@ class SoftmaxBandit:
         baseline: Baseline = "linear",
         explore: float = 0.0,
     ) -> None:
-        """Create a policy that chooses uniformly.
-
-        Raises:
-            PolicyError: A value is out of range.
-        """
+        """Create a policy that chooses uniformly."""
         if not 1 <= arms <= 10_000 or not 1 <= features <= 1_000:
             raise PolicyError(
                 f"{arms} arms of {features} features: give 1 to 10,000 and 1 to 1,000"
@@ -86,20 +80,12 @@ class SoftmaxBandit:
         self._updates = 0
 
     def propensities(self, features: ArrayLike) -> NDArray[np.float64]:
-        """Compute the probability of each arm, ``[arms]``, including exploration.
-
-        Raises:
-            PolicyError: The features are invalid.
-        """
+        """Compute the probability of each arm, ``[arms]``, including exploration."""
         preferred = self._preferred(checked_features(features, self.features))
         return (1 - self.explore) * preferred + self.explore / self.arms
 
     def choose(self, features: ArrayLike, rng: np.random.Generator) -> Choice:
-        """Choose an arm at features ``[features]``.
-
-        Raises:
-            PolicyError: The features are invalid.
-        """
+        """Choose an arm at features ``[features]``."""
         chances = self.propensities(features)
         sums = chances.cumsum()
         # Scaled by the last partial sum: the total of another summation order may lie beyond it.
@@ -107,17 +93,7 @@ class SoftmaxBandit:
         return Choice(arm, float(chances[arm]), "exact")
 
     def update(self, arm: int, features: ArrayLike, reward: float, *, propensity: float) -> None:
-        """Learn from one decision.
-
-        Args:
-            arm: Index of the chosen arm.
-            features: Features at the time of the choice.
-            reward: Reward, between -8 and 8.
-            propensity: Probability with which the arm was chosen.
-
-        Raises:
-            PolicyError: A value is invalid. Nothing is learnt then.
-        """
+        """Learn from one decision, with the propensity of its arm and a reward in [-8, 8]."""
         x = checked_features(features, self.features)
         if not 0 <= arm < self.arms:
             raise PolicyError(f"arm {arm}: there are {self.arms}, counted from 0")
@@ -142,9 +118,6 @@ class SoftmaxBandit:
         """Train a new policy of the same settings on decisions, in their order.
 
         To unlearn a person, leave that person's decisions out.
-
-        Raises:
-            PolicyError: A decision is invalid.
         """
         policy = type(self)(
             self.arms,
@@ -176,11 +149,7 @@ class SoftmaxBandit:
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Self:
-        """Restore the policy of `to_bytes`.
-
-        Raises:
-            PolicyError: The bytes are damaged or hold something else.
-        """
+        """Restore the policy of `to_bytes`; raise PolicyError if it is damaged."""
         state = unpack(data, _State)
         policy = cls(
             state.arms,

@@ -50,11 +50,7 @@ class BetaBandit:
         draws: int = 32,
         memory: Memory | None = None,
     ) -> None:
-        """Create a policy with the prior only.
-
-        Raises:
-            PolicyError: A value is out of range.
-        """
+        """Create a policy with the prior only."""
         if not 1 <= arms <= 10_000:
             raise PolicyError(f"{arms} arms: give 1 to 10,000")
         if not all(0 < value < float("inf") for value in prior):
@@ -82,29 +78,13 @@ class BetaBandit:
         return self._alpha.copy(), self._beta.copy()
 
     def choose(self, rng: np.random.Generator, *, allowed: ArrayLike | None = None) -> Choice:
-        """Choose an arm.
-
-        Args:
-            rng: Random generator.
-            allowed: Mask of allowed arms, ``[arms]``.
-
-        Raises:
-            PolicyError: No arm is allowed.
-        """
+        """Choose an arm; `allowed` is the mask of the allowed ones, ``[arms]``."""
         draws = rng.beta(self._alpha, self._beta, size=(self.draws, self.arms))
         mask = None if allowed is None else np.asarray(allowed, dtype=np.bool_)
         return choose_winner(draws, self.explore, rng, mask)
 
     def update(self, arm: int, reward: float, *, period: int | None = None) -> bool:
-        """Learn from one decision.
-
-        Returns:
-            Whether the decision counts: False for a dropped period.
-
-        Raises:
-            PolicyError: The arm does not exist, the reward is not 0 or 1, or the period has not
-                begun.
-        """
+        """Learn from one decision of reward 0 or 1; return False for a dropped period."""
         row = self._sums.row(period)
         rows = self._rows_of(arm, reward)
         if row is None:
@@ -116,8 +96,7 @@ class BetaBandit:
     def learn(self, observations: Iterable[Observation]) -> int:
         """Learn from many decisions and return the number that count.
 
-        Raises:
-            PolicyError: A decision is invalid; those before it are learnt.
+        A decision that is invalid raises PolicyError; those before it are learnt.
         """
         return sum(
             self.update(decision.arm, decision.reward, period=decision.period)
@@ -125,13 +104,10 @@ class BetaBandit:
         )
 
     def forget(self, observations: Iterable[Observation]) -> int:
-        """Unlearn decisions exactly, such as all those of one person.
+        """Unlearn decisions exactly, such as all those of one person; return their number.
 
-        Returns:
-            Number of decisions removed; those of dropped periods have no trace left.
-
-        Raises:
-            PolicyError: A decision cannot have been learnt. Nothing is unlearnt then.
+        Those of dropped periods have no trace left. If one cannot have been learnt, nothing is
+        unlearnt.
         """
         kept = {name: array.copy() for name, array in self._sums.rows.items()}
         removed = 0
@@ -153,11 +129,7 @@ class BetaBandit:
         return removed
 
     def advance(self, period: int) -> None:
-        """Begin a period: older periods lose weight, the oldest are dropped.
-
-        Raises:
-            PolicyError: The period is before the current one.
-        """
+        """Begin a period: older periods lose weight, the oldest are dropped."""
         self._sums.advance(period)
         self._refresh()
 
@@ -169,11 +141,7 @@ class BetaBandit:
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Self:
-        """Restore the policy of `to_bytes`.
-
-        Raises:
-            PolicyError: The bytes are damaged or hold something else.
-        """
+        """Restore the policy of `to_bytes`; raise PolicyError if it is damaged."""
         state = unpack(data, _State)
         policy = cls(
             state.arms,

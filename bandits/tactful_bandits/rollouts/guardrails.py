@@ -83,17 +83,12 @@ class Guardrail:
 
 @dataclass(frozen=True, slots=True)
 class GuardrailLook:
-    """Result of one guardrail at one look.
+    """Result of one guardrail at one look."""
 
-    Attributes:
-        guardrail: The guardrail.
-        verdict: Verdict of this look.
-        loss: Interval, valid at all looks, of the treatment's loss beyond the margin: above 0 is
-            harm. None without enough data.
-    """
-
-    guardrail: Guardrail
-    verdict: GuardrailVerdict
+    guardrail: Guardrail  # the guardrail
+    verdict: GuardrailVerdict  # verdict of this look
+    # Interval, valid at all looks, of the treatment's loss beyond the margin: above 0 is harm. None
+    # without enough data.
     loss: Interval | None
 
     @property
@@ -116,13 +111,10 @@ def check_guardrails(
         guardrails: The guardrails to check.
         samples: Control and treatment by metric, all outcomes so far, exact or released; None for a
             metric of which an arm has fewer than two units yet.
-        alpha: Probability that a harmless change is ever rolled back, over all looks and
-            all critical guardrails (each gets an equal part). The others share as much again.
+        alpha: Probability that a harmless change is ever rolled back, over all looks and all
+            critical guardrails (each gets an equal part). The others share as much again.
         tightest_at: Units of both arms at which harm is detected soonest; choose it beforehand.
         last_look: Whether this is the planned last look; there is only one.
-
-    Returns:
-        One result for each guardrail, in their order.
 
     Raises:
         StatisticsError: A metric has no samples, or `alpha` or `tightest_at` is out of range.

@@ -133,14 +133,11 @@ def decide_rollout(
 def poolable_stages(rollout: Rollout) -> tuple[int, ...]:
     """List the stages whose data may be pooled with the latest controlled stage.
 
-    These are stages up to 50 % that were each entered by advancing. After a hold and resumption
-    the earlier stages are excluded, and while a stage is held all are. To pool, pass
-    the units of each stage that were first exposed in it to
-    `stratified_difference`, stage by stage; in a plain sum over stages, the change
-    of the shares would turn any other change over the days into an effect.
-
-    Returns:
-        Numbers of the stages, rising; empty before the first.
+    These are stages up to 50 % that were each entered by advancing, rising. After a hold and
+    resumption the earlier stages are excluded, and while a stage is held all are. To pool, pass the
+    units of each stage that were first exposed in it to `stratified_difference`, stage by stage; in
+    a plain sum over stages, the change of the shares would turn any other change over the days into
+    an effect.
     """
     if rollout.state == "held":
         return ()

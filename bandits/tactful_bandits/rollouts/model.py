@@ -83,23 +83,14 @@ class RolloutPlan:
 
 @dataclass(frozen=True)
 class Transition:
-    """One entry of the audit log.
+    """One entry of the audit log."""
 
-    Attributes:
-        at: Time in epoch milliseconds.
-        before: Previous state.
-        after: New state.
-        share: Share of the units that get the change from now on.
-        by: Author of the transition; `SYSTEM` for rules.
-        reason: Names of metrics and rules, never numbers about people.
-    """
-
-    at: int
-    before: RolloutState
-    after: RolloutState
-    share: float
-    by: str
-    reason: str
+    at: int  # time in epoch milliseconds
+    before: RolloutState  # previous state
+    after: RolloutState  # new state
+    share: float  # share of the units that get the change from now on
+    by: str  # author of the transition; `SYSTEM` for rules
+    reason: str  # names of metrics and rules, never numbers about people
 
 
 @dataclass(frozen=True)
@@ -107,7 +98,6 @@ class Rollout:
     """A rollout in its present state.
 
     Attributes:
-        plan: The plan.
         state: Present state.
         stage: Number of the current or last stage.
         since: Time at which the stage began or was resumed, in epoch milliseconds. Samples of a

@@ -31,22 +31,11 @@ def cross_entropy(
     candidates: int = 16,
     deviation: float = 0.5,
 ) -> Floats:
-    """Maximise a noisy function of a vector.
+    """Maximise a noisy function of a vector, and return the mean of the last best.
 
-    Args:
-        score: Map from candidates ``[candidates, size]`` and the round to scores
-            ``[candidates]``.
-        size: Length of the vector.
-        rng: Random generator.
-        rounds: Number of rounds, at least 1.
-        candidates: Candidates per round, at least 4.
-        deviation: Standard deviation of the first candidates around 0.
-
-    Returns:
-        The mean of the last round's best candidates, ``[size]``.
-
-    Raises:
-        PolicyError: There are too few rounds or candidates.
+    `score` maps candidates ``[candidates, size]`` and the number of the round to scores
+    ``[candidates]``; the first candidates have the standard deviation `deviation` around 0. There
+    are at least 1 round and 4 candidates.
     """
     if rounds < 1 or candidates < 4:
         raise PolicyError("the cross-entropy method needs at least 1 round and 4 candidates")
@@ -71,9 +60,8 @@ def play(
 ) -> tuple[Floats, NDArray[np.bool_], Floats]:
     """Run a policy in simulated shops.
 
-    Returns:
-        Expected click rates ``[hours, environments]``, whether there was a promotion, of the same
-        shape, and the weights ``[hours, environments, 5]``.
+    Return expected click rates ``[hours, environments]``, whether there was a promotion, of the
+    same shape, and the weights ``[hours, environments, 5]``.
     """
     market = MarketSimulator(seed, environments=environments, settings=settings, common=common)
     weights = np.tile(bounds.champion, (environments, 1))

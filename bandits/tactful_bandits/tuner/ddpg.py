@@ -59,53 +59,34 @@ differentiable, because the actor is trained through it."""
 
 @dataclass(frozen=True)
 class DdpgSettings:
-    """Hyperparameters of an agent.
+    """Hyperparameters of an agent."""
 
-    Attributes:
-        hidden: Width of each hidden layer.
-        discount: Weight of the next step's value, from 0 to below 1.
-        learning_rate: Learning rate of Adam, for actor and critics.
-        batch: Transitions per update.
-        target_rate: Rate of the exponential average in the target networks.
-        warm_up: Random steps at the start, after which normalisation is frozen.
-        warm_up_reach: Random actions are uniform between minus and plus this value.
-        noise: Standard deviation of exploration, added to the action before it is clipped.
-        critics: Number of critics with different initial weights; targets use their minimum, the
-            actor their mean.
-        actor_delay: Critic updates per actor update.
-        smoothing: Standard deviation of the noise on target actions, clipped at 0.5.
-        normalise_actor_loss: Divide it by the mean absolute value of the critic.
-        saturation_penalty: Weight of the squared inputs of the actor's tanh.
-        centre_rewards: Subtract the mean of the first rewards as well. Only valid if episodes
-            never terminate: otherwise it changes the value of termination.
-        weight_decay: Decay of the critics' weights, decoupled from the gradient, per unit of the
-            learning rate.
-        average_rate: Rate of the averaged actor that acts and is exported; 1: the actor itself.
-    """
-
-    hidden: tuple[int, ...] = (64, 64)
-    discount: float = 0.98
-    learning_rate: float = 1e-3
-    batch: int = 128
-    target_rate: float = 0.005
-    warm_up: int = 1000
-    warm_up_reach: float = 1.0
+    hidden: tuple[int, ...] = (64, 64)  # width of each hidden layer
+    discount: float = 0.98  # weight of the next step's value, from 0 to below 1
+    learning_rate: float = 1e-3  # learning rate of Adam, for actor and critics
+    batch: int = 128  # transitions per update
+    target_rate: float = 0.005  # rate of the exponential average in the target networks
+    warm_up: int = 1000  # random steps at the start, after which normalisation is frozen
+    warm_up_reach: float = 1.0  # random actions are uniform between minus and plus this value
+    # Standard deviation of exploration, added to the action before it is clipped
     noise: float = 0.1
+    # Number of critics with different initial weights; targets use their minimum, the actor their
+    # mean
     critics: int = 1
-    actor_delay: int = 1
-    smoothing: float = 0.0
-    normalise_actor_loss: bool = True
-    saturation_penalty: float = 1e-2
+    actor_delay: int = 1  # critic updates per actor update
+    smoothing: float = 0.0  # standard deviation of the noise on target actions, clipped at 0.5
+    normalise_actor_loss: bool = True  # divide it by the mean absolute value of the critic
+    saturation_penalty: float = 1e-2  # weight of the squared inputs of the actor's tanh
+    # Subtract the mean of the first rewards as well. Only valid if episodes never terminate:
+    # otherwise it changes the value of termination.
     centre_rewards: bool = False
+    # Decay of the critics' weights, decoupled from the gradient, per unit of the learning rate
     weight_decay: float = 0.0
+    # Rate of the averaged actor that acts and is exported; 1: the actor itself
     average_rate: float = 1.0
 
     def __post_init__(self) -> None:
-        """Validate the values.
-
-        Raises:
-            PolicyError: A value is out of range.
-        """
+        """Validate the values."""
         counts = (*self.hidden, self.batch, self.critics, self.actor_delay, self.warm_up)
         if not self.hidden or min(counts) < 1:
             raise PolicyError("layers, batch, critics, actor_delay and warm_up must be at least 1")
@@ -125,17 +106,11 @@ class DdpgSettings:
 
 @dataclass(frozen=True, eq=False)
 class Proposal:
-    """An action with the data that off-policy evaluation needs.
+    """An action with the data that off-policy evaluation needs."""
 
-    Attributes:
-        action: Action to take, between -1 and 1.
-        drawn: The action before it was clipped to that range; log this value.
-        log_density: Log density of `drawn` under its policy; NaN without noise.
-    """
-
-    action: NDArray[np.float64]
-    drawn: NDArray[np.float64]
-    log_density: float
+    action: NDArray[np.float64]  # action to take, between -1 and 1
+    drawn: NDArray[np.float64]  # the action before it was clipped to that range; log this value
+    log_density: float  # log density of `drawn` under its policy; NaN without noise
 
 
 class DdpgAgent:
@@ -160,18 +135,8 @@ class DdpgAgent:
     ) -> None:
         """Create an agent that proposes action 0.
 
-        Args:
-            states: Length of a state.
-            actions: Length of an action.
-            settings: Hyperparameters.
-            seed: Seed of all random numbers.
-            capacity: Capacity of the replay buffer.
-            replay_path: File of the replay buffer; None: in memory.
-            effect: Map from actions to their effect, which critics get instead of the action; None:
-                the action itself. Restore a saved agent with the same map.
-
-        Raises:
-            PolicyError: Sizes are not positive, or the file is no replay of this size.
+        The replay buffer lies in memory without a `replay_path`. Critics get the `effect` of an
+        action instead of the action, if it is given; restore a saved agent with the same map.
         """
         self.settings = s = settings or DdpgSettings()
         self._sizes = states, actions
@@ -240,15 +205,7 @@ class DdpgAgent:
     ) -> None:
         """Store a transition, and update once after the warm-up.
 
-        Args:
-            state: State before the action.
-            action: Action taken, between -1 and 1.
-            reward: Reward of the action.
-            next_state: State after the action.
-            terminated: Whether the episode ended; a truncated episode did not terminate.
-
-        Raises:
-            PolicyError: A value is not finite.
+        A truncated episode did not terminate.
         """
         values = (state, action, [reward], next_state)
         if not all(np.isfinite(np.asarray(value)).all() for value in values):
@@ -300,8 +257,7 @@ class DdpgAgent:
     def load(self, path: Path) -> None:
         """Restore the state of `save`, on the same replay file.
 
-        Raises:
-            PolicyError: The file belongs to another agent, or the replay does.
+        Raise PolicyError if the file or the replay belongs to another agent.
         """
         state: dict[str, Any] = torch.load(path, weights_only=True)
         if state.get("format") != _FORMAT or state.get("sizes") != list(self._sizes):

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from tactful_bandits.errors import MissingExtraError, PolicyError
 from tactful_bandits.tuner.simulator import STATE, MarketSettings, MarketSimulator, MarketStep
-from tactful_bandits.tuner.weight_bounds import WeightBounds
+from tactful_bandits.tuner.weight_bounds import CHAMPION, WeightBounds
 
 try:
     import gymnasium
@@ -24,9 +24,6 @@ except ModuleNotFoundError as error:
         "the environment needs gymnasium: pip install 'tactful[tuner]'"
     ) from error
 
-CHAMPION = (0.59, 0.12, 0.17, 0.06, 0.06)
-"""Weights that a shop without a tuner might use, in the order of `OBJECTIVES`."""
-
 
 @dataclass(frozen=True)
 class Reward:
@@ -34,20 +31,13 @@ class Reward:
 
     ``clicks * click_rate + purchases * (purchases - returns) / sessions + margin * max(0, margin)
     - shortfall * max(0, least_margin - margin)``
-
-    Attributes:
-        clicks: Weight of the click rate.
-        purchases: Weight of kept purchases per session.
-        margin: Weight of the mean standardised margin of the clicked items.
-        shortfall: Penalty per unit of margin below `least_margin`, a soft constraint.
-        least_margin: Margin below which the penalty begins.
     """
 
-    clicks: float = 1.0
-    purchases: float = 0.0
-    margin: float = 0.0
-    shortfall: float = 0.0
-    least_margin: float = 0.0
+    clicks: float = 1.0  # weight of the click rate
+    purchases: float = 0.0  # weight of kept purchases per session
+    margin: float = 0.0  # weight of the mean standardised margin of the clicked items
+    shortfall: float = 0.0  # penalty per unit of margin below `least_margin`, a soft constraint
+    least_margin: float = 0.0  # margin below which the penalty begins
 
     def of(self, step: MarketStep, sessions: int) -> NDArray[np.float64]:
         """Compute the rewards of a step, ``[environments]``."""
@@ -74,11 +64,7 @@ class MarketEnv(gymnasium.Env[NDArray[np.float64], NDArray[np.float64]]):
     ) -> None:
         """Create the environment; call `reset` before the first step.
 
-        Args:
-            settings: Parameters of the shop.
-            bounds: Bounds of the weights.
-            reward: Reward of an hour; by default its click rate.
-            hours: Length of an episode.
+        By default the reward of an hour is its click rate.
         """
         self.settings = settings or MarketSettings()
         self.bounds = bounds or WeightBounds(CHAMPION)
@@ -102,11 +88,7 @@ class MarketEnv(gymnasium.Env[NDArray[np.float64], NDArray[np.float64]]):
     def step(
         self, action: NDArray[np.float64]
     ) -> tuple[NDArray[np.float64], float, bool, bool, dict[str, Any]]:
-        """Simulate an hour; `info` holds its click rates, promotion and weights.
-
-        Raises:
-            PolicyError: `reset` was not called, or the action is invalid.
-        """
+        """Simulate an hour; `info` holds its click rates, promotion and weights."""
         if self._market is None:
             raise PolicyError("the environment must be reset before its first step")
         self._weights = self.bounds.weights(action, self._weights)
@@ -175,11 +157,7 @@ class MarketVectorEnv(
         NDArray[np.bool_],
         dict[str, Any],
     ]:
-        """Simulate an hour in every shop.
-
-        Raises:
-            PolicyError: `reset` was not called, or an action is invalid.
-        """
+        """Simulate an hour in every shop."""
         if self._market is None:
             raise PolicyError("the environments must be reset before their first step")
         no = np.zeros(self.num_envs, dtype=np.bool_)

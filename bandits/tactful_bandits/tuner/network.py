@@ -54,11 +54,7 @@ class NetworkPolicy:
         lowest: Floats32,
         highest: Floats32,
     ) -> None:
-        """Validate and store the arrays.
-
-        Raises:
-            PolicyError: Shapes do not fit, or a value is not finite.
-        """
+        """Validate and store the arrays."""
         width = len(mean)
         for weights, biases in layers:
             if weights.shape != (width, *biases.shape) or biases.ndim != 1:
@@ -89,11 +85,7 @@ class NetworkPolicy:
         return bool(((x >= self.lowest) & (x <= self.highest)).all())
 
     def act(self, state: ArrayLike) -> Floats32:
-        """Compute the action at a state, ``[actions]``; 0 outside the covered range.
-
-        Raises:
-            PolicyError: The state has another length.
-        """
+        """Compute the action at a state, ``[actions]``; 0 outside the covered range."""
         x = np.asarray(state, dtype=np.float32)
         if not self.covers(x):
             return np.zeros(self.actions, dtype=np.float32)
@@ -112,11 +104,7 @@ class NetworkPolicy:
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Self:
-        """Restore the policy of `to_bytes`.
-
-        Raises:
-            PolicyError: The bytes are damaged or hold something else.
-        """
+        """Restore the policy of `to_bytes`; raise PolicyError if it is damaged."""
         state = unpack(data, _State)
         try:
             layers = [
@@ -138,11 +126,7 @@ def _array(raw: bytes) -> Floats32:
 
 
 def gaussian_log_density(drawn: ArrayLike, mean: ArrayLike, deviation: float) -> float:
-    """Compute the log density of an action with independent normal noise.
-
-    Raises:
-        PolicyError: The noise is not above 0, or the lengths differ.
-    """
+    """Compute the log density of an action with independent normal noise above 0."""
     action, middle = np.asarray(drawn, np.float64), np.asarray(mean, np.float64)
     if not deviation > 0:
         raise PolicyError(f"an action with noise of {deviation} has no density: use noise above 0")

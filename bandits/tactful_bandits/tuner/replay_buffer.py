@@ -28,29 +28,18 @@ class Replay:
 
     One row is ``[state, action, reward, next_state, terminated]``. ``terminated`` is 0 for an
     episode that was only truncated, because values continue after truncation.
-
-    Attributes:
-        capacity: Largest number of transitions.
-        added: Number of transitions ever added.
     """
 
     def __init__(
         self, states: int, actions: int, *, capacity: int = 100_000, path: Path | None = None
     ) -> None:
-        """Create a buffer, or open the file at `path`.
+        """Create a buffer in memory, or open the file of this buffer alone at `path`.
 
-        Args:
-            states: Length of a state.
-            actions: Length of an action.
-            capacity: Largest number of transitions, at least 1.
-            path: File of this buffer alone; None: in memory.
-
-        Raises:
-            PolicyError: The sizes are not positive, or the size of the file differs.
+        Raise PolicyError if the file has another size.
         """
         if states < 1 or actions < 1 or capacity < 1:
             raise PolicyError("states, actions and capacity of a replay must be at least 1")
-        self.capacity, self.added = capacity, 0
+        self.capacity, self.added = capacity, 0  # `added` includes overwritten transitions
         self._cuts = np.cumsum([states, actions, 1, states])
         shape = (capacity, 2 * states + actions + 2)
         if path is None:
@@ -82,11 +71,7 @@ class Replay:
         self.added += 1
 
     def sample(self, size: int, rng: np.random.Generator) -> Batch:
-        """Draw transitions with replacement.
-
-        Raises:
-            PolicyError: The buffer is empty.
-        """
+        """Draw transitions with replacement."""
         if not self.added:
             raise PolicyError("the replay is empty: add a transition before drawing")
         rows = np.asarray(self._rows[rng.integers(0, len(self), size)])
@@ -108,13 +93,9 @@ class Replay:
     def resume(self, added: int, latest: Floats32) -> None:
         """Continue a saved buffer whose rows are in the file.
 
-        Args:
-            added: `added` when it was saved.
-            latest: `latest` when it was saved.
-
-        Raises:
-            PolicyError: The row differs: the file belongs to another run, the buffer was in
-                memory, or the row was overwritten since.
+        `added` and `latest` are those when it was saved. Raise PolicyError if the latest row
+        differs: the file belongs to another run, the buffer was in memory, or the row was
+        overwritten since.
         """
         if added and not np.array_equal(self._rows[(added - 1) % self.capacity], latest):
             raise PolicyError(

@@ -50,52 +50,34 @@ _TRAFFIC = (
 
 @dataclass(frozen=True)
 class MarketSettings:
-    """Parameters of the simulated shop.
+    """Parameters of the simulated shop."""
 
-    Attributes:
-        traffic: Share of a day's visits in each trading hour. Calibrated: invoices by hour.
-        new_customers: Mean share of sessions by new customers. Calibrated: invoices that are a
-            customer's first, 23.6 %, nearly alike at all hours.
-        deepest_discount: Discounts in promotions are uniform between 10 % and this. Calibrated:
-            lines sold at 10 % or more below the item's usual price are 28.9 % below it on average.
-        return_share: Share of purchases that are returned. Calibrated: units returned per unit
-            sold.
-        promotion_start: Probability that a promotion begins in an hour. Assumed.
-        promotion_end: Probability that it ends in an hour. Assumed.
-        promotion_price_sensitivity: Additional weight of prices in promotions. Assumed.
-        drift: Standard deviation of an hour's change of tastes. Assumed.
-        tiring: Fatigue added by one hour of campaign items only. Assumed.
-        purchase_share: Probability that a click leads to a purchase, before prices. Assumed.
-        purchase_delay: Mean hours from click to purchase. Assumed.
-        release_scale: Scale of the noise on an hour's released counts, 5 for a cap of 5 clicks at
-            ε = 1. 0: exact.
-        sessions: Number of people per step.
-        candidates: Number of candidate items per session.
-        shown: Number of items shown.
-    """
-
+    # Share of a day's visits in each trading hour. Calibrated: invoices by hour.
     traffic: tuple[float, ...] = _TRAFFIC
+    # Mean share of sessions by new customers. Calibrated: invoices that are a customer's first,
+    # 23.6 %, nearly alike at all hours.
     new_customers: float = 0.236
+    # Discounts in promotions are uniform between 10 % and this. Calibrated: lines sold at 10 % or
+    # more below the item's usual price are 28.9 % below it on average.
     deepest_discount: float = 0.478
+    # Share of purchases that are returned. Calibrated: units returned per unit sold.
     return_share: float = 0.049
-    promotion_start: float = 0.04
-    promotion_end: float = 0.1
-    promotion_price_sensitivity: float = 2.2
-    drift: float = 0.02
-    tiring: float = 0.05
+    promotion_start: float = 0.04  # Probability that a promotion begins in an hour. Assumed.
+    promotion_end: float = 0.1  # Probability that it ends in an hour. Assumed.
+    promotion_price_sensitivity: float = 2.2  # Additional weight of prices in promotions. Assumed.
+    drift: float = 0.02  # Standard deviation of an hour's change of tastes. Assumed.
+    tiring: float = 0.05  # Fatigue added by one hour of campaign items only. Assumed.
+    # Probability that a click leads to a purchase, before prices. Assumed.
     purchase_share: float = 0.25
-    purchase_delay: float = 6.0
+    purchase_delay: float = 6.0  # Mean hours from click to purchase. Assumed.
+    # Scale of the noise on an hour's released counts, 5 for a cap of 5 clicks at ε = 1. 0: exact.
     release_scale: float = 5.0
-    sessions: int = 64
-    candidates: int = 60
-    shown: int = 10
+    sessions: int = 64  # number of people per step
+    candidates: int = 60  # number of candidate items per session
+    shown: int = 10  # number of items shown
 
     def __post_init__(self) -> None:
-        """Validate the parameters.
-
-        Raises:
-            PolicyError: A share lies outside [0, 1] or a size is out of range.
-        """
+        """Validate the parameters."""
         shares = (self.new_customers, self.return_share, self.promotion_start, self.promotion_end)
         if not all(0 <= share <= 1 for share in (*shares, self.purchase_share)):
             raise PolicyError("shares and chances must lie between 0 and 1")
@@ -107,31 +89,20 @@ class MarketSettings:
 
 @dataclass(frozen=True, eq=False)
 class MarketStep:
-    """Results of one hour, each per environment, ``[environments]``.
+    """Results of one hour, each per environment, ``[environments]``."""
 
-    Attributes:
-        click_rate: Clicks per shown item.
-        expected_click_rate: Expected click rate, for evaluation only; no real shop has it.
-        purchases: Purchases in this hour, from clicks of this hour or before.
-        returns: Purchases that were returned.
-        margin: Mean standardised margin of the clicked items.
-        promotion: Whether there was a promotion.
-    """
-
-    click_rate: Floats
-    expected_click_rate: Floats
-    purchases: Floats
-    returns: Floats
-    margin: Floats
-    promotion: NDArray[np.bool_]
+    click_rate: Floats  # clicks per shown item
+    expected_click_rate: Floats  # expected click rate, for evaluation only; no real shop has it
+    purchases: Floats  # purchases in this hour, from clicks of this hour or before
+    returns: Floats  # purchases that were returned
+    margin: Floats  # mean standardised margin of the clicked items
+    promotion: NDArray[np.bool_]  # whether there was a promotion
 
 
 class MarketSimulator:
     """Vectorised simulation of several shops.
 
     Attributes:
-        environments: Number of shops.
-        settings: Parameters of the shops.
         common: Whether all have the same people, items and promotions, so that they differ by their
             weights alone.
         state: State values of each shop, ``[environments, 10]``, in the order of `STATE`.
@@ -148,16 +119,9 @@ class MarketSimulator:
     ) -> None:
         """Create the shops.
 
-        Args:
-            seed: Seed of promotions, prices and tastes, from 0.
-            people: Seed of the people and their behaviour, from 0: shops with the same `seed` and
-                other people are arms of one experiment.
-            environments: Number of shops, at least 1.
-            settings: Parameters of the shops.
-            common: Whether all shops have the same people as well.
-
-        Raises:
-            PolicyError: There are no environments, or a seed is negative.
+        Seeds are whole numbers from 0: `seed` of promotions, prices and tastes, `people` of the
+        people and their behaviour. Shops with the same `seed` and other people are arms of one
+        experiment.
         """
         if seed < 0 or people < 0:
             raise PolicyError("seeds are whole numbers from 0")
@@ -186,12 +150,7 @@ class MarketSimulator:
     def step(self, weights: ArrayLike) -> MarketStep:
         """Simulate an hour of lists ordered by the weights.
 
-        Args:
-            weights: Weights of the objectives, in the order of `OBJECTIVES`, ``[5]`` or
-                ``[environments, 5]``.
-
-        Raises:
-            PolicyError: The weights have another shape, or are not finite.
+        Weights are in the order of `OBJECTIVES`, ``[5]`` or ``[environments, 5]``.
         """
         values = np.asarray(weights, dtype=np.float64)
         if values.shape[-1:] != (len(OBJECTIVES),) or not np.isfinite(values).all():

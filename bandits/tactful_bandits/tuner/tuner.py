@@ -39,11 +39,9 @@ def effect_of_weights(bounds: WeightBounds) -> Effect:
     """Return the map from an action to the action of its normalised weights.
 
     Doubled weights give the same order, and a weight below 0 becomes 0: critics need not learn
-    these known facts from clicks. Without the map, a weight with a small optimum is learnt too
-    low, because noise that would push it below 0 only ever raises it.
-
-    Args:
-        bounds: Bounds of the weights. `largest_step` is ignored: only the final weights count.
+    these known facts from clicks. Without the map, a weight with a small optimum is learnt too low,
+    because noise that would push it below 0 only ever raises it. `largest_step` is ignored: only
+    the final weights count.
     """
     champion = torch.tensor(bounds.champion, dtype=torch.float32)
 
@@ -57,12 +55,7 @@ def effect_of_weights(bounds: WeightBounds) -> Effect:
 
 
 def make_tuner(bounds: WeightBounds, seed: int = 0) -> DdpgAgent:
-    """Create an untrained agent for the state of `MarketSimulator`.
-
-    Args:
-        bounds: Bounds of the weights that it sets.
-        seed: Seed of its networks and its noise.
-    """
+    """Create an untrained agent for the state of `MarketSimulator`."""
     return DdpgAgent(
         len(STATE),
         len(bounds.champion),
@@ -74,25 +67,15 @@ def make_tuner(bounds: WeightBounds, seed: int = 0) -> DdpgAgent:
 
 @dataclass(frozen=True, eq=False)
 class TuningCourse:
-    """Record of a training run.
+    """Record of a training run."""
 
-    Attributes:
-        states: States, ``[hours, states]``.
-        drawn: Actions before clipping, ``[hours, actions]``.
-        log_densities: Log densities of `drawn`, ``[hours]``.
-        weights: Weights in service, ``[hours, weights]``.
-        rewards: Rewards, ``[hours]``.
-        expected_click_rate: Expected click rate of the agent's arm, ``[hours]``.
-        champion: Expected click rate of the champion's arm, ``[hours]``.
-    """
-
-    states: NDArray[np.float64]
-    drawn: NDArray[np.float64]
-    log_densities: NDArray[np.float64]
-    weights: NDArray[np.float64]
-    rewards: NDArray[np.float64]
-    expected_click_rate: NDArray[np.float64]
-    champion: NDArray[np.float64]
+    states: NDArray[np.float64]  # states, ``[hours, states]``
+    drawn: NDArray[np.float64]  # actions before clipping, ``[hours, actions]``
+    log_densities: NDArray[np.float64]  # log densities of `drawn`, ``[hours]``
+    weights: NDArray[np.float64]  # weights in service, ``[hours, weights]``
+    rewards: NDArray[np.float64]  # rewards, ``[hours]``
+    expected_click_rate: NDArray[np.float64]  # expected click rate of the agent's arm, ``[hours]``
+    champion: NDArray[np.float64]  # expected click rate of the champion's arm, ``[hours]``
 
 
 def tune_in_market(
@@ -107,22 +90,10 @@ def tune_in_market(
 ) -> TuningCourse:
     """Train an agent in a simulated shop, on a share of its people.
 
-    The champion serves all others at the same time. The reward is the difference of the click
-    rates: influences on both arms, such as a promotion, cancel, and
-    the shop never loses more than `share` of the agent's loss.
-
-    Args:
-        agent: Agent to train.
-        seed: Seed of the shop; evaluate with another one.
-        hours: Number of hours.
-        bounds: Bounds of the weights.
-        share: Share of all people in the agent's arm, above 0 and below 1; it has as many sessions
-            as `settings` say.
-        reward_scale: Factor of the rewards; results should not depend on it.
-        settings: Parameters of the shop.
-
-    Raises:
-        PolicyError: The share lies outside (0, 1).
+    The champion serves all others at the same time. The reward, times `reward_scale`, is the
+    difference of the click rates: influences on both arms, such as a promotion, cancel, and the
+    shop never loses more than `share` of the agent's loss. The agent's arm, of a share in (0, 1),
+    has as many sessions as `settings` say. Evaluate with another seed.
     """
     if not 0 < share < 1:
         raise PolicyError(f"share is {share}: it must lie between 0 and 1")
@@ -151,12 +122,9 @@ def tune_in_market(
 def worst_loss(
     expected: NDArray[np.float64], champion: NDArray[np.float64], window: int = 200
 ) -> float:
-    """Compute the largest relative loss in a window; below 0 for a gain.
+    """Compute the largest relative loss in a window of hours; below 0 for a gain.
 
-    Args:
-        expected: Click rates during training, ``[hours]``.
-        champion: Click rates of the champion on the same course, ``[hours]``.
-        window: Number of consecutive hours over which both are summed.
+    Both are click rates on the same course, ``[hours]``.
     """
     kernel = np.ones(min(window, len(expected)))
     agent_sums = np.convolve(expected, kernel, mode="valid")

@@ -36,23 +36,14 @@ _PACE = 0.01
 
 
 class CouponDecision(msgspec.Struct, frozen=True, kw_only=True):
-    """Decision about one action.
+    """Decision about one action."""
 
-    Attributes:
-        group: `holdout`, `explore` or `targeted`.
-        offered: whether a coupon is offered.
-        why: reason for withholding it, or empty.
-        gain: expected gain; None without weights.
-        price: of a unit of money at that time, in units of gain.
-        expires_at: epoch milliseconds.
-    """
-
-    group: str
-    offered: bool
-    why: str
-    gain: float | None
-    price: float
-    expires_at: int
+    group: str  # `holdout`, `explore` or `targeted`
+    offered: bool  # whether a coupon is offered
+    why: str  # reason for withholding it, or empty
+    gain: float | None  # expected gain; None without weights
+    price: float  # of a unit of money at that time, in units of gain
+    expires_at: int  # epoch milliseconds
 
 
 class CouponIssuer:
@@ -65,6 +56,9 @@ class CouponIssuer:
     coupon_offers    code → campaign, decision, cost, state offered | withheld | redeemed | expired
     coupon_budgets   campaign → spent, price of money
     ```
+
+    All methods raise StorageError if the database cannot be used, `run` also StreamingError if the
+    log cannot be read.
     """
 
     def __init__(
@@ -78,15 +72,7 @@ class CouponIssuer:
     ) -> None:
         """Continue at the stored positions; without any, begin at the end of the log.
 
-        Args:
-            campaigns: definitions of the campaigns.
-            metadata: store of decisions and budgets.
-            logs: the partitions of the log, in their order.
-            features: features of a user at a time.
-            clock: now in epoch milliseconds.
-
-        Raises:
-            StorageError: if the database cannot be used.
+        `logs` are the partitions in their order; `features` returns those of a user at a time.
         """
         self._campaigns = {campaign.name: campaign for campaign in campaigns}
         self._metadata = metadata
@@ -102,12 +88,7 @@ class CouponIssuer:
         self.settle()
 
     def run(self) -> list[bytes]:
-        """Decide new actions, and return the entries to append before `settle` is called.
-
-        Raises:
-            StorageError: if the database cannot be used.
-            StreamingError: if the log cannot be read.
-        """
+        """Decide new actions, and return the entries to append before `settle` is called."""
         now = self._clock()
         self._lately = {key: at for key, at in self._lately.items() if now - at < _AGAIN_MS}
         entries: list[bytes] = []
@@ -129,11 +110,7 @@ class CouponIssuer:
         return entries
 
     def settle(self) -> None:
-        """Store the positions, once the entries of `run` are in the log.
-
-        Raises:
-            StorageError: if the database cannot be used.
-        """
+        """Store the positions, once the entries of `run` are in the log."""
         table = coupon_positions
 
         def store(connection: sa.Connection) -> None:
@@ -330,13 +307,6 @@ def forget_offers(metadata: MetadataStore, before: int) -> int:
     """Delete decisions whose coupons expired before a time, and return their number.
 
     Their actions lie before the stored positions, so they are not decided again.
-
-    Args:
-        metadata: store of the decisions.
-        before: epoch milliseconds.
-
-    Raises:
-        StorageError: if the database cannot be used.
     """
     # Offered coupons stay until their cost is refunded to the budget.
     over = sa.and_(coupon_offers.c.expires_at < before, coupon_offers.c.state != "offered")

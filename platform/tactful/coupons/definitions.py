@@ -88,11 +88,7 @@ class CouponDefinition(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
 
 
 def load_coupons(path: Path, *, actions: Collection[str] | None = None) -> list[CouponDefinition]:
-    """Read the campaigns of a YAML file.
-
-    Args:
-        path: the file.
-        actions: types of the existing actions; None does not check.
+    """Read the campaigns of a YAML file; their actions must be among `actions`, if given.
 
     Raises:
         ConfigError: if the file cannot be read, or a campaign is wrong; the message names it.

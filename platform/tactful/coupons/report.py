@@ -28,38 +28,23 @@ _MEASUREMENT = "measurement"
 
 @dataclass(frozen=True)
 class CouponOutcomes:
-    """Outcomes of users after their first decision.
+    """Outcomes of users after their first decision."""
 
-    Attributes:
-        treated: whether each user is not held out, shape (n,).
-        offered: whether they were offered a coupon, shape (n,).
-        explored: whether they were offered it for exploration, shape (n,).
-        spent: on purchases, before the discount, shape (n,).
-        discount: cost of their coupons, shape (n,).
-        features: logged values, shape (n, features).
-    """
-
-    treated: NDArray[np.bool_]
-    offered: NDArray[np.bool_]
-    explored: NDArray[np.bool_]
-    spent: NDArray[np.float64]
-    discount: NDArray[np.float64]
-    features: NDArray[np.float64]
+    treated: NDArray[np.bool_]  # whether each user is not held out, shape (n,)
+    offered: NDArray[np.bool_]  # whether they were offered a coupon, shape (n,)
+    explored: NDArray[np.bool_]  # whether they were offered it for exploration, shape (n,)
+    spent: NDArray[np.float64]  # on purchases, before the discount, shape (n,)
+    discount: NDArray[np.float64]  # cost of their coupons, shape (n,)
+    features: NDArray[np.float64]  # logged values, shape (n, features)
 
 
 @dataclass(frozen=True)
 class CouponLift:
-    """Effect of a campaign.
+    """Effect of a campaign."""
 
-    Attributes:
-        revenue: amount spent by a user, campaign minus holdout.
-        profit: margin of that amount minus discounts, by a user, campaign minus holdout.
-        sample_ratio: check of the groups' sizes.
-    """
-
-    revenue: Comparison
-    profit: Comparison
-    sample_ratio: SampleRatio
+    revenue: Comparison  # amount spent by a user, campaign minus holdout
+    profit: Comparison  # margin of that amount minus discounts, by a user, campaign minus holdout
+    sample_ratio: SampleRatio  # check of the groups' sizes
 
 
 @dataclass
@@ -79,11 +64,8 @@ def read_coupon_outcomes(
 ) -> CouponOutcomes:
     """Read the outcomes of users whose outcome time after their first decision is over.
 
-    Args:
-        log: events that may be used to measure.
-        campaign: of the decisions.
-        until: time at which the log ends, epoch milliseconds.
-        lasts: time after the decision in which purchases count, milliseconds.
+    The log, of events that may be used to measure, ends at `until`, epoch milliseconds; purchases
+    count for `lasts` milliseconds after the decision.
     """
     people: dict[str, _Person] = {}
     marks = (OFFER.encode(), WITHHELD.encode(), b"purchase")
@@ -111,11 +93,8 @@ def lift(
 ) -> CouponLift | None:
     """Compare the campaign with its holdout; None where either has fewer than two users.
 
-    Args:
-        outcomes: of the campaign.
-        campaign: its definition.
-        margin: profit of the shop from a unit of revenue, in (0, 1].
-        alpha: probability that an interval ever misses the truth, at any number of looks.
+    `margin` is the profit of the shop from a unit of revenue, in (0, 1]; `alpha` the probability
+    that an interval ever misses the truth, at any number of looks.
     """
     treated = outcomes.treated
     if min(treated.sum(), (~treated).sum()) < 2:
@@ -138,17 +117,10 @@ def fit_gain(
     Both groups are drawn by a hash, so their outcomes, weighed by the inverse chance of their
     group, differ by the effect of the coupon; a ridge regression of that on the features is a
     linear uplift (Athey and Imbens, "Recursive partitioning", PNAS 2016, section 2: the transformed
-    outcome).
+    outcome). The penalty `ridge` is in users; `margin` is the profit from a unit of revenue.
 
-    Args:
-        outcomes: of the campaign, with features.
-        names: of the features.
-        margin: profit of the shop from a unit of revenue.
-        ridge: strength of the penalty, in users.
-
-    Returns:
-        Weights for `CouponDefinition.gain`. They are compared with the price of money, so discounts
-        are not subtracted. Empty without users in both groups.
+    The weights, for `CouponDefinition.gain`, are compared with the price of money, so discounts are
+    not subtracted. Empty without users in both groups.
     """
     drawn = outcomes.explored | ~outcomes.treated
     if not drawn.any():

@@ -11,8 +11,7 @@ from scipy import stats
 
 from tactful_bandits.assignment.assign import Arm, Experiment, assign
 from tactful_bandits.assignment.eligibility import Holdout, Namespace
-from tactful_bandits.assignment.hashing import BUCKETS, bucket
-from tactful_bandits.assignment.ranges import bucket_ranges, choose_range
+from tactful_bandits.assignment.hashing import BUCKETS, bucket, bucket_ranges, choose_range
 from tactful_bandits.errors import AssignmentError, DefinitionError
 
 CORPORA = ("cases-sdkjs.json", "cases-python-2.2.1.json")

@@ -7,9 +7,9 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 
 from tactful_bandits.errors import PolicyError
-from tactful_bandits.tuner.gym_env import CHAMPION, MarketEnv, MarketVectorEnv, Reward
+from tactful_bandits.tuner.gym_env import MarketEnv, MarketVectorEnv, Reward
 from tactful_bandits.tuner.simulator import MarketSettings, MarketSimulator
-from tactful_bandits.tuner.weight_bounds import WeightBounds
+from tactful_bandits.tuner.weight_bounds import CHAMPION, WeightBounds
 
 PRICES = (0.2, 0.8, 0.0, 0.0, 0.0)
 

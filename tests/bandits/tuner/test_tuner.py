@@ -12,7 +12,6 @@ from tactful_bandits.errors import PolicyError
 from tactful_bandits.evaluation.off_policy import LoggedDecisions, snips
 from tactful_bandits.tuner.baselines import best_static, cross_entropy, linear_policy, play
 from tactful_bandits.tuner.ddpg import DdpgAgent
-from tactful_bandits.tuner.gym_env import CHAMPION
 from tactful_bandits.tuner.network import gaussian_log_density
 from tactful_bandits.tuner.simulator import MarketSettings, MarketSimulator
 from tactful_bandits.tuner.tuner import (
@@ -22,7 +21,7 @@ from tactful_bandits.tuner.tuner import (
     tune_in_market,
     worst_loss,
 )
-from tactful_bandits.tuner.weight_bounds import WeightBounds
+from tactful_bandits.tuner.weight_bounds import CHAMPION, WeightBounds
 
 BOUNDS = WeightBounds(CHAMPION)
 
