@@ -89,23 +89,14 @@ class Count:
 
 @dataclass(frozen=True)
 class Statistics:
-    """Released counts and their privacy guarantee.
+    """Released counts and their privacy guarantee."""
 
-    Attributes:
-        name: Name of the statistic.
-        epsilon: Privacy loss per unit, above 0.
-        cap: Largest number of events that count for one unit.
-        unit: Description of the protected unit.
-        released_panes: Number of panes released altogether.
-        counts: Released counts of the selected days.
-    """
-
-    name: str
-    epsilon: float | None
-    cap: float | None
-    unit: str
-    released_panes: float | None
-    counts: tuple[Count, ...]
+    name: str  # name of the statistic
+    epsilon: float | None  # privacy loss per unit, above 0
+    cap: float | None  # largest number of events that count for one unit
+    unit: str  # description of the protected unit
+    released_panes: float | None  # number of panes released altogether
+    counts: tuple[Count, ...]  # released counts of the selected days
 
     @property
     def keys(self) -> tuple[str, ...]:
@@ -128,25 +119,15 @@ class Round:
 
 @dataclass(frozen=True)
 class Federated:
-    """Training of the intent model across households, compared with a Markov chain.
+    """Training of the intent model across households, compared with a Markov chain."""
 
-    Attributes:
-        households: Number of households that took part.
-        rounds: All rounds.
-        markov_top1: Top-1 accuracy of the Markov chain, 0..1.
-        markov_top5: Top-5 accuracy of the Markov chain, 0..1.
-        privacy: Description of the protection and its limits.
-        verdict: Sentence on whether the model beats the chain.
-        skipped: Reason for skipping the training; empty otherwise.
-    """
-
-    households: float | None
-    rounds: tuple[Round, ...]
-    markov_top1: float | None
-    markov_top5: float | None
-    privacy: str
-    verdict: str
-    skipped: str
+    households: float | None  # number of households that took part
+    rounds: tuple[Round, ...]  # all rounds
+    markov_top1: float | None  # top-1 accuracy of the Markov chain, 0..1
+    markov_top5: float | None  # top-5 accuracy of the Markov chain, 0..1
+    privacy: str  # description of the protection and its limits
+    verdict: str  # sentence on whether the model beats the chain
+    skipped: str  # reason for skipping the training; empty otherwise
 
 
 @dataclass(frozen=True)
@@ -204,11 +185,7 @@ class Report:
 
     @classmethod
     def parse(cls, raw: object) -> Report:
-        """Parse the JSON of ``GET /v1/reports/{name}``.
-
-        Raises:
-            BadAnswer: `raw` is no JSON object.
-        """
+        """Parse ``GET /v1/reports/{name}``; raise BadAnswer for what is no JSON object."""
         if not isinstance(raw, Mapping):
             raise BadAnswer(f"a report is a JSON object, the server sent {type(raw).__name__}")
         return cls(

@@ -1,4 +1,4 @@
-"""Data source of the pages: the platform's HTTP API behind a small protocol."""
+"""Data source of the pages: the platform's HTTP API."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from tactful.client import Client
 from tactful_ui.errors import BadAnswer, NoReport, ServerDown, SourceError, Unauthorised
@@ -35,12 +35,7 @@ class Settings:
     def load(
         cls, secrets: Mapping[str, Any], environment: Mapping[str, str] | None = None
     ) -> Settings:
-        """Read ``TACTFUL_URL`` and ``TACTFUL_API_KEY``, the environment first.
-
-        Args:
-            secrets: Content of Streamlit's secrets file.
-            environment: Environment variables; None for those of the process.
-        """
+        """Read ``TACTFUL_URL`` and ``TACTFUL_API_KEY``, the environment before the secrets file."""
         variables = os.environ if environment is None else environment
 
         def value(name: str) -> str:
@@ -53,47 +48,20 @@ class Settings:
 
 @dataclass(frozen=True)
 class Health:
-    """State of the server.
+    """State of the server."""
 
-    Attributes:
-        ready: Whether it takes traffic.
-        version: Its version; empty if unknown.
-        checks: Results of its checks, each ``ok`` or a description of the failure.
-        detail: Reason for not being ready; empty otherwise.
-    """
-
-    ready: bool
-    version: str = ""
+    ready: bool  # whether it takes traffic
+    version: str = ""  # its version; empty if unknown
+    # Results of its checks, each ``ok`` or a description of the failure
     checks: Mapping[str, str] = field(default_factory=dict)
-    detail: str = ""
+    detail: str = ""  # reason for not being ready; empty otherwise
 
 
-class ReportSource(Protocol):
-    """Data for the pages. Every method raises a `SourceError` if it has no answer."""
+class ReportSource:
+    """Data for the pages, by the platform's own client.
 
-    def health(self) -> Health:
-        """Return readiness, version and checks of the server."""
-
-    def report_names(self) -> list[str]:
-        """Return the names of the reports, in order."""
-
-    def report(self, name: str) -> Report:
-        """Return one report, finished or not."""
-
-    def statistic_titles(self) -> Mapping[str, str]:
-        """Return the titles of the published statistics by name, in order."""
-
-    def statistic(self, name: str, since: datetime, until: datetime) -> Statistics:
-        """Return the released counts of the panes that start in ``[since, until)``."""
-
-    def models(self) -> Mapping[str, Any]:
-        """Return the server's description of the models in use."""
-
-
-class ClientSource:
-    """Implementation of `ReportSource` by the platform's own client.
-
-    It tries once with a short timeout, because an open page refreshes by itself.
+    It tries once with a short timeout, because an open page refreshes by itself. Every method
+    raises a `SourceError` if it has no answer.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -143,13 +111,9 @@ class ClientSource:
 
 
 def connect(settings: Settings) -> ReportSource:
-    """Create the source for the settings.
-
-    Raises:
-        BadAnswer: The address is no URL.
-    """
+    """Create the source; raise BadAnswer if the address is no URL."""
     try:
-        return ClientSource(settings)
+        return ReportSource(settings)
     except Exception as error:
         raise BadAnswer(f"{settings.url} is no address of a server: {error}") from error
 

@@ -51,11 +51,7 @@ def heading(title: str, subtitle: str) -> None:
 
 
 def current_report(server: ReportSource) -> Report:
-    """Return the chosen report; a selection appears only for several reports.
-
-    Raises:
-        SourceError: The server has no report or does not answer.
-    """
+    """Return the chosen report; a selection appears only for several reports."""
     names = sorted(server.report_names(), key=lambda name: (name != DEFAULT_REPORT, name))
     if not names:
         raise NoReport("the server has no report yet")
@@ -63,6 +59,14 @@ def current_report(server: ReportSource) -> Report:
     if len(names) > 1:
         name = st.selectbox("Report", names, key="report") or name
     return server.report(name)
+
+
+def report_if_any(server: ReportSource) -> Report | None:
+    """Return the chosen report, or None if the server has none."""
+    try:
+        return current_report(server)
+    except NoReport:
+        return None
 
 
 def live(draw: Callable[[Report], None]) -> None:

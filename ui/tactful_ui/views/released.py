@@ -8,7 +8,7 @@ from datetime import UTC, date, datetime, time, timedelta
 import streamlit as st
 
 from tactful_ui.components import charts, formats, shell
-from tactful_ui.errors import NoReport, SourceError
+from tactful_ui.errors import SourceError
 from tactful_ui.report import Count, Statistics
 from tactful_ui.source import ReportSource
 
@@ -45,7 +45,8 @@ def _choose(server: ReportSource) -> Statistics | None:
 
     They come from the server's statistics or, if there are none, from the report's excerpt.
     """
-    excerpt = _excerpt(server)
+    report = shell.report_if_any(server)
+    excerpt = report.statistics if report else None
     titles = server.statistic_titles()
     if not (titles or excerpt):
         return None
@@ -63,13 +64,6 @@ def _choose(server: ReportSource) -> Statistics | None:
     return replace(
         excerpt, counts=tuple(cell for cell in excerpt.counts if since <= cell.start < until)
     )
-
-
-def _excerpt(server: ReportSource) -> Statistics | None:
-    try:
-        return shell.current_report(server).statistics
-    except NoReport:
-        return None
 
 
 def _days(excerpt: Statistics | None) -> tuple[datetime, datetime]:

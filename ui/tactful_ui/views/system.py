@@ -8,9 +8,9 @@ from typing import Any
 import streamlit as st
 
 from tactful_ui.components import charts, formats, shell
-from tactful_ui.errors import NoReport, SourceError
+from tactful_ui.errors import SourceError
 from tactful_ui.report import Report, flatten, parse_time
-from tactful_ui.source import Health, ReportSource
+from tactful_ui.source import Health
 
 
 def page() -> None:
@@ -24,7 +24,7 @@ def page() -> None:
         return
     _health(health)
     _section("Models", server.models, _models)
-    _section("Timings", lambda: _report(server), _timings)
+    _section("Timings", lambda: shell.report_if_any(server), _timings)
 
 
 def _section(title: str, fetch: Callable[[], Any], draw: Callable[[Any], None]) -> None:
@@ -57,13 +57,6 @@ def _models(models: Mapping[str, Any]) -> None:
         models = {**models, "champion": {**champion, "trained_until": formats.moment(trained)}}
     if facts := dict(flatten(models)):
         _table("Models in use", facts)
-
-
-def _report(server: ReportSource) -> Report | None:
-    try:
-        return shell.current_report(server)
-    except NoReport:
-        return None
 
 
 def _timings(report: Report | None) -> None:
