@@ -61,12 +61,9 @@ class RolloutController:
     ) -> None:
         """Watch no rollout yet.
 
-        Args:
-            store: store of the rollouts.
-            logs: opens the event log, partition by partition.
-            every_ms: least time between two looks at a rollout.
-            clock: now in epoch milliseconds.
-            allows: whether an event may be used to measure, by its user's present consent.
+        `logs` opens the event log, partition by partition; `every_ms` is the least time between two
+        looks at a rollout; `allows` says whether an event may be used to measure, by its user's
+        present consent.
         """
         self._store = store
         self._open = logs

@@ -197,10 +197,6 @@ def experiment_at(key: str, share: float) -> Experiment:
     """Return the assignment of a rollout at a share.
 
     The change owns the last buckets: as the share grows, users who have the change keep it.
-
-    Args:
-        key: of the rollout.
-        share: of the users, in [0, 1].
     """
     return Experiment(key, (Arm(CONTROL, 1.0 - share), Arm(CHANGE, share)))
 

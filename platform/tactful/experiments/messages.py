@@ -144,11 +144,7 @@ def rollout_info(stored: StoredRollout) -> RolloutInfo:
 
 
 def details(store: RolloutStore, stored: StoredRollout) -> RolloutDetails:
-    """Return a rollout with its audit log and latest looks.
-
-    Raises:
-        StorageError: if the database cannot be used.
-    """
+    """Return a rollout with its audit log and latest looks."""
     return RolloutDetails(
         rollout=rollout_info(stored),
         history=store.changes(stored.key),
@@ -165,16 +161,10 @@ def move(
     reason: str,
     decision: str | None = None,
 ) -> StoredRollout:
-    """Take a step of a rollout by hand.
+    """Take a step of a rollout by hand; author and reason are for the audit log.
 
-    Args:
-        store: the rollouts.
-        key: of the rollout.
-        step: one of `Step`. `advance` starts the canary, or resumes a held rollout; the controller
-            moves a rollout from stage to stage when it finds no harm.
-        by: author, for the audit log.
-        reason: for the audit log.
-        decision: for `decide`.
+    `advance` starts the canary, or resumes a held rollout; the controller moves a rollout from
+    stage to stage when it finds no harm. `decide` needs a decision.
 
     Raises:
         ConfigError: if there is none, it cannot take the step now, or no reason is given.

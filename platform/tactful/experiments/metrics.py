@@ -15,15 +15,10 @@ LARGEST_AMOUNT = 1e9
 
 
 class Metric(NamedTuple):
-    """A metric.
+    """A metric."""
 
-    Attributes:
-        words: description in plain words.
-        better: the desired direction.
-    """
-
-    words: str
-    better: Literal["higher", "lower"]
+    words: str  # description in plain words
+    better: Literal["higher", "lower"]  # the desired direction
 
 
 METRICS = {

@@ -43,9 +43,7 @@ def noise_of(epsilon: float) -> DiscreteLaplace:
 def release(firsts: Sequence[FirstList], noise: Noise) -> dict[str, tuple[int, int]]:
     """Release the counts of one look; to be drawn once for each span of time.
 
-    Args:
-        firsts: first recommendations that are over since the look before.
-        noise: of one count.
+    The first recommendations are those that are over since the look before.
     """
     counts = Counter((first.arm, first.took) for first in firsts)
     drawn = noise.sample(4).tolist()
@@ -58,10 +56,8 @@ def release(firsts: Sequence[FirstList], noise: Noise) -> dict[str, tuple[int, i
 def observations(looks: Sequence[Released], variance: float, share: float) -> StageObservations:
     """Sum the released counts of a stage for `tactful_bandits.judge_rollout`.
 
-    Args:
-        looks: of the stage so far.
-        variance: of the noise in one count.
-        share: of the users who should get the change.
+    `variance` is that of the noise in one count, `share` that of the users who should get the
+    change.
     """
     arms = []
     for arm in (CONTROL, CHANGE):

@@ -19,23 +19,16 @@ from tactful_bandits.assignment.assign import Experiment
 
 @dataclass(frozen=True)
 class ReadOut:
-    """Result of an experiment.
+    """Result of an experiment."""
 
-    Attributes:
-        control: name of the arm that the others are compared with.
-        sample_ratio: check of the arms' sizes; None without users.
-        comparisons: by arm and metric (`METRICS`), where both arms have two users.
-        adjusted_p: Holm's p-values of the comparisons, for any number of looks.
-        crossed: share of the users who were left out because they saw several arms.
-        alpha: probability that any verdict reports a difference that does not exist.
-    """
-
-    control: str
-    sample_ratio: SampleRatio | None
+    control: str  # name of the arm that the others are compared with
+    sample_ratio: SampleRatio | None  # check of the arms' sizes; None without users
+    # By arm and metric (`METRICS`), where both arms have two users
     comparisons: Mapping[tuple[str, str], Comparison]
+    # Holm's p-values of the comparisons, for any number of looks
     adjusted_p: Mapping[tuple[str, str], float]
-    crossed: float
-    alpha: float
+    crossed: float  # share of the users who were left out because they saw several arms
+    alpha: float  # probability that any verdict reports a difference that does not exist
 
     def verdict(self, arm: str, metric: str) -> str:
         """Return `higher`, `lower` or `inconclusive`, over all comparisons (Holm)."""
@@ -47,11 +40,9 @@ class ReadOut:
 def read_out(outcomes: ArmOutcomes, experiment: Experiment, *, alpha: float = 0.05) -> ReadOut:
     """Compare every arm with the control, valid at any number of looks.
 
-    Args:
-        outcomes: of the experiment.
-        experiment: its assignment while the recommendations were served.
-        alpha: probability that an interval ever misses the truth, each by itself, and that any
-            verdict reports a difference that does not exist, all together.
+    `experiment` is the assignment while the recommendations were served. `alpha` is the probability
+    that an interval ever misses the truth, each by itself, and that any verdict reports a
+    difference that does not exist, all together.
     """
     shares = {name: share for name, share in experiment.shares.items() if share > 0}
     people = {name: len(outcomes.arms.get(name, {})) for name in shares}

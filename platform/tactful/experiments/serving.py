@@ -30,49 +30,31 @@ FILE = "rollouts.json"
 
 
 class Served(msgspec.Struct, frozen=True):
-    """One rollout in the file.
+    """One rollout in the file."""
 
-    Attributes:
-        definition: the change.
-        share: of the users who get it now.
-    """
-
-    definition: RolloutDefinition
-    share: float
+    definition: RolloutDefinition  # the change
+    share: float  # of the users who get it now
 
 
 @dataclass(frozen=True)
 class ServedRollout:
-    """A rollout that requests take part in.
+    """A rollout that requests take part in."""
 
-    Attributes:
-        experiment: assignment of the change.
-        parts: replaced attributes of a policy.
-        model: version of the model that ranks; empty for the champion.
-        tuner: sets the objective; None for no tuner.
-    """
-
-    experiment: Experiment
-    parts: Mapping[str, Any]
-    model: str
-    tuner: Tuner | None = None
+    experiment: Experiment  # assignment of the change
+    parts: Mapping[str, Any]  # replaced attributes of a policy
+    model: str  # version of the model that ranks; empty for the champion
+    tuner: Tuner | None = None  # sets the objective; None for no tuner
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """Effect of rollouts on one recommendation.
+    """Effect of rollouts on one recommendation."""
 
-    Attributes:
-        assignments: the user's arm in each rollout.
-        parts: replaced attributes of the policy.
-        model: version of the model that ranks instead of the champion; empty for the champion.
-        tuned: draws of a tuner, for the log.
-    """
-
-    assignments: tuple[Assignment, ...] = ()
-    parts: Mapping[str, Any] | None = None
+    assignments: tuple[Assignment, ...] = ()  # the user's arm in each rollout
+    parts: Mapping[str, Any] | None = None  # replaced attributes of the policy
+    # Version of the model that ranks instead of the champion; empty for the champion
     model: str = ""
-    tuned: Mapping[str, Any] = field(default_factory=dict)
+    tuned: Mapping[str, Any] = field(default_factory=dict)  # draws of a tuner, for the log
 
     def over(self, policy: Policy) -> Policy:
         """Return a policy with the changes applied."""
@@ -98,12 +80,7 @@ class ServedRollouts:
     """Present rollouts, reloaded when their file changes."""
 
     def __init__(self, path: Path | None, *, generator: np.random.Generator | None = None) -> None:
-        """Follow a file; None follows none.
-
-        Args:
-            path: file that `tactful.experiments.controller.write_served` writes.
-            generator: noise of tuners; by default seeded by the system.
-        """
+        """Follow a file that `write_served` of the controller writes; None follows none."""
         self._path = path
         self._generator = generator or np.random.default_rng()
         self._seen: tuple[int, int, int] | None = None
@@ -151,14 +128,10 @@ class ServedRollouts:
         *,
         at: int = 0,
     ) -> Drawn:
-        """Draw the arms of one request.
+        """Draw the arms of one request at a time.
 
-        Args:
-            subject: key of the user; a request without one takes no part.
-            force: arms that the caller chose.
-            known: whether a version of the model can rank in this process; a rollout of another
-                version is left out for all users, so that the arms stay comparable.
-            at: time of the request, epoch milliseconds.
+        A request without a subject takes no part. A rollout of a model's version that is not
+        `known` in this process is left out for all users, so that the arms stay comparable.
 
         Raises:
             AssignmentError: if an arm is forced that does not exist.

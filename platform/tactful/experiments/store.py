@@ -33,25 +33,15 @@ _table = rollouts.c
 
 @dataclass(frozen=True)
 class StoredRollout:
-    """A stored rollout.
+    """A stored rollout."""
 
-    Attributes:
-        definition: the applied definition.
-        rollout: its state.
-        version: grows with every change.
-        archived: whether it is archived: no user gets its change any more.
-        looks: number of looks taken.
-        looked_at: time of the last look, epoch milliseconds; 0 for never.
-        run_id: MLflow run that records its end; empty until then.
-    """
-
-    definition: RolloutDefinition
-    rollout: Rollout
-    version: int
-    archived: bool
-    looks: int
-    looked_at: int
-    run_id: str
+    definition: RolloutDefinition  # the applied definition
+    rollout: Rollout  # its state
+    version: int  # grows with every change
+    archived: bool  # whether it is archived: no user gets its change any more
+    looks: int  # number of looks taken
+    looked_at: int  # time of the last look, epoch milliseconds; 0 for never
+    run_id: str  # MLflow run that records its end; empty until then
 
     @property
     def key(self) -> str:
@@ -79,6 +69,8 @@ class RolloutStore:
     rollout_changes  key, number → at, action, share, changed_by, reason
     rollout_looks    key, number → at, stage, said (a `LookRecord`)
     ```
+
+    All methods raise StorageError if the database cannot be used; nothing was changed then.
     """
 
     def __init__(self, metadata: MetadataStore, *, clock: Callable[[], int]) -> None:
@@ -87,11 +79,7 @@ class RolloutStore:
         self._clock = clock
 
     def all(self) -> list[StoredRollout]:
-        """Return all rollouts, by key.
-
-        Raises:
-            StorageError: if the database cannot be used.
-        """
+        """Return all rollouts, by key."""
         return [_stored(row) for row in self._metadata.fetch(sa.select(rollouts).order_by("key"))]
 
     def find(self, key: str) -> StoredRollout | None:
@@ -110,13 +98,7 @@ class RolloutStore:
     def looks(
         self, key: str, *, limit: int | None = 20, since: int | None = None
     ) -> list[LookRecord]:
-        """Return the latest looks, newest first.
-
-        Args:
-            key: of the rollout.
-            limit: most looks; None for all.
-            since: only looks after this time, epoch milliseconds.
-        """
+        """Return the latest looks, newest first: those after a time, and at most `limit`."""
         table = rollout_looks
         query = sa.select(table).where(table.c.key == key).order_by(table.c.number.desc())
         if since is not None:
@@ -129,18 +111,8 @@ class RolloutStore:
     def apply(self, definition: RolloutDefinition, *, by: str, reason: str) -> bool:
         """Store a definition, and start its rollout if it is defined to start.
 
-        Args:
-            definition: of the rollout.
-            by: author, for the audit log.
-            reason: for the audit log.
-
-        Returns:
-            Whether that changed anything.
-
-        Raises:
-            ConfigError: if a rollout of that key has begun with another definition, or it cannot
-                start.
-            StorageError: if the database cannot be used; nothing was changed then.
+        Return whether that changed anything. Raise ConfigError if a rollout of that key has begun
+        with another definition, or it cannot start.
         """
         rollout = Rollout(definition.plan())
 
@@ -173,15 +145,8 @@ class RolloutStore:
     ) -> StoredRollout:
         """Move a rollout by a step of `tactful_bandits`, such as `roll_back`, and return it.
 
-        Args:
-            key: of the rollout.
-            step: called with the rollout, the time, the author and `about`.
-            by: author, for the audit log.
-            about: further arguments of the step, such as a reason.
-
-        Raises:
-            ConfigError: if there is no such rollout, or the step is not possible now.
-            StorageError: if the database cannot be used; nothing was changed then.
+        The step is called with the rollout, the time, the author and `about`. Raise ConfigError if
+        there is no such rollout, or the step is not possible now.
         """
         now = self._clock()
         return self._metadata.change(
@@ -197,16 +162,8 @@ class RolloutStore:
     ) -> LookRecord | None:
         """Decide one look, unless another process did, or the rollout was moved meanwhile.
 
-        Args:
-            seen: the rollout whose users were counted.
-            judge: judges it at a time; called while no other process can change it.
-            every_ms: least time since the look before.
-
-        Returns:
-            The result; None where no look was due.
-
-        Raises:
-            StorageError: if the database cannot be used; nothing was changed then.
+        `judge` is called while no other process can change the rollout whose users were counted.
+        Return None where no look was due, `every_ms` after the look before.
         """
         now = self._clock()
 
@@ -253,9 +210,7 @@ class RolloutStore:
     def archive(self, key: str, *, by: str, reason: str) -> StoredRollout:
         """Archive a rollout that has ended: no user gets its change any more.
 
-        Raises:
-            ConfigError: if there is no such rollout, or it goes on.
-            StorageError: if the database cannot be used; nothing was changed then.
+        Raise ConfigError if there is no such rollout, or it goes on.
         """
 
         def archive(connection: sa.Connection) -> StoredRollout:
@@ -330,11 +285,7 @@ class RolloutStore:
 def refuse_while_rolled_out(connection: sa.Connection) -> None:
     """Refuse a change of the champion while a rollout compares another model with it.
 
-    Args:
-        connection: with the transaction that is to record a change of the champion.
-
-    Raises:
-        ModelError: if there is such a rollout.
+    The connection has the transaction that is to record the change. Raise ModelError if so.
     """
     query = sa.select(_table.key).where(_table.active == 1, _table.model != "")
     if (key := connection.execute(query.limit(1)).scalar()) is not None:

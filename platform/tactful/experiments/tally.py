@@ -32,54 +32,34 @@ _PURCHASE = "purchase"
 
 
 class PersonOutcome(NamedTuple):
-    """Outcomes of one user.
+    """Outcomes of one user."""
 
-    Attributes:
-        shown: recommendations whose outcome time is over.
-        took: those of them from which something was taken.
-        revenue: amount spent on their items.
-        latency_ms: sum of their latencies.
-        timed: number of them with a known latency.
-        failed: number of them whose model failed.
-        flat: number of them whose scores were all equal, or not all numbers.
-    """
-
-    shown: int
-    took: int
-    revenue: float = 0.0
-    latency_ms: float = 0.0
-    timed: int = 0
-    failed: int = 0
-    flat: int = 0
+    shown: int  # recommendations whose outcome time is over
+    took: int  # those of them from which something was taken
+    revenue: float = 0.0  # amount spent on their items
+    latency_ms: float = 0.0  # sum of their latencies
+    timed: int = 0  # number of them with a known latency
+    failed: int = 0  # number of them whose model failed
+    flat: int = 0  # number of them whose scores were all equal, or not all numbers
 
 
 class FirstList(NamedTuple):
-    """Outcome of the first recommendation that a user was shown.
+    """Outcome of the first recommendation that a user was shown."""
 
-    Attributes:
-        over: end of its outcome time, epoch milliseconds.
-        arm: its arm.
-        took: whether something was taken from it.
-    """
-
-    over: int
-    arm: str
-    took: bool
+    over: int  # end of its outcome time, epoch milliseconds
+    arm: str  # its arm
+    took: bool  # whether something was taken from it
 
 
 @dataclass(frozen=True)
 class ArmOutcomes:
-    """Outcomes of the users of each arm.
+    """Outcomes of the users of each arm."""
 
-    Attributes:
-        arms: outcomes by arm and user.
-        crossed: number of users who were shown several arms, as after a login or another split;
-            they are in no arm.
-        exposed: by arm, number of users who were shown a recommendation, over or not.
-    """
-
-    arms: Mapping[str, Mapping[str, PersonOutcome]]
+    arms: Mapping[str, Mapping[str, PersonOutcome]]  # outcomes by arm and user
+    # Number of users who were shown several arms, as after a login or another split; they are in no
+    # arm
     crossed: int
+    # By arm, number of users who were shown a recommendation, over or not
     exposed: Mapping[str, int] = field(default_factory=dict)
 
 
@@ -124,13 +104,9 @@ class Tally:
     ) -> None:
         """Start empty.
 
-        Args:
-            experiment: its key, or that of a rollout.
-            since: earliest time of a recommendation, epoch milliseconds.
-            types: types of events by which an item counts as taken.
-            lasts: time after a recommendation in which outcomes count, milliseconds.
-            until: latest time of a recommendation; None for any.
-            allows: whether an event may be used to measure, by its user's present consent.
+        Recommendations count from `since` until `until`, None for ever; events of `types` take an
+        item, within `lasts` milliseconds; `allows` says whether an event may be used to measure, by
+        its user's present consent.
         """
         self._experiment = experiment
         self._allows = allows
@@ -167,9 +143,7 @@ class Tally:
     def close(self, now: int, *, ordered: bool = False) -> None:
         """Count the recommendations whose outcome time was over by `now`, epoch milliseconds.
 
-        Args:
-            now: the end.
-            ordered: stop at the first one that is not over; some after it may be.
+        If `ordered`, stop at the first one that is not over; some after it may be.
         """
         over = []
         for identity, shown in self._open.items():
@@ -223,11 +197,8 @@ class Tally:
     def first_lists(self, after: int, until: int) -> list[FirstList]:
         """Return the first recommendations, one for each user, that were over in (after, until].
 
-        A user stands in one such span and in no other, also if the log is read again.
-
-        Args:
-            after: epoch milliseconds.
-            until: epoch milliseconds, at most the last `close`.
+        A user stands in one such span and in no other, also if the log is read again. `until` is at
+        most the last `close`.
         """
         return [first for first in self._firsts.values() if after < first.over <= until]
 
@@ -287,15 +258,8 @@ def read_arm_outcomes(
 ) -> ArmOutcomes:
     """Read an experiment's recommendations whose outcome time is over, and their outcomes.
 
-    Recommendations of a forced arm, and those without a user, are left out.
-
-    Args:
-        log: events that may be used to measure.
-        experiment: key of the experiment or of a rollout.
-        since: earliest time of a recommendation, epoch milliseconds.
-        until: time at which the log ends, epoch milliseconds.
-        types: types of events by which an item counts as taken.
-        lasts: time after a recommendation in which outcomes count, milliseconds.
+    Recommendations of a forced arm, and those without a user, are left out. The log, of events that
+    may be used to measure, ends at `until`; times are epoch milliseconds.
     """
     tally = Tally(experiment, since=since, types=types, lasts=lasts, until=until - lasts)
     read_on(log, tally, log.begin)

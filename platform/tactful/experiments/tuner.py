@@ -1,4 +1,6 @@
-"""Evaluate a tuner by recommendations with randomised weights, before it serves.
+"""Train a tuner in the simulated shop, and evaluate it by recommendations before it serves.
+
+Training needs the extra `tuner`; evaluation does not.
 
 A *probe* is a tuner that acts as the champion does, with noise: its rollout serves some users
 weights around the champion's, and logs each draw with its density. Another tuner is evaluated by
@@ -29,17 +31,22 @@ from tactful.rerank.tuned_objective import (
     STATE,
     Tuner,
     TunerEvaluation,
+    TunerManifest,
     network_check,
 )
-from tactful_bandits.errors import EvaluationError, PolicyError
+from tactful_bandits.errors import EvaluationError, MissingExtraError, PolicyError
 from tactful_bandits.evaluation.off_policy import LoggedDecisions
 from tactful_bandits.evaluation.verdict import evaluate_policy
 from tactful_bandits.tuner.network import NetworkPolicy
+from tactful_bandits.tuner.weight_bounds import CHAMPION, OBJECTIVES, WeightBounds
 from tactful_privacy.durable_files import replace_file
 from tactful_streaming.contract.log_entries import Event, subject_key
 from tactful_streaming.log.event_log import EventLog
 
 _CHUNK = 2_048
+_EVALUATED = 9_000  # first seed of the shops in which policies are compared; none learns there
+_EVALUATED_HOURS = 500
+_SHOPS = 4
 
 
 class _Drawn(msgspec.Struct, frozen=True):
@@ -50,34 +57,89 @@ class _Drawn(msgspec.Struct, frozen=True):
 
 @dataclass(slots=True)
 class ProbedList:
-    """A recommendation with randomised weights.
+    """A recommendation with randomised weights."""
 
-    Attributes:
-        person: key of its user.
-        at: time, epoch milliseconds.
-        items: its item ids.
-        state: input of the tuner.
-        drawn: its action, with the noise.
-        log_density: of `drawn`.
-        took: whether something was taken from it in time.
+    person: str  # key of its user
+    at: int  # time, epoch milliseconds
+    items: frozenset[str]  # its item ids
+    state: Sequence[float]  # input of the tuner
+    drawn: Sequence[float]  # its action, with the noise
+    log_density: float  # of `drawn`
+    took: bool = False  # whether something was taken from it in time
+
+
+def train_in_simulator(
+    directory: Path, *, hours: int, seed: int, rivals: bool = True
+) -> dict[str, float]:
+    """Train, compare, and write a directory that `tactful.rerank.tuned_objective.Tuner` reads.
+
+    An older tuner there is replaced at the end. Return click rates in shops without training,
+    relative to the champion's and, with `rivals`, to those of the best fixed and the best linear
+    weights, and the worst loss during training.
+
+    Raises:
+        ConfigError: if the extra is not installed.
     """
+    try:
+        import torch
 
-    person: str
-    at: int
-    items: frozenset[str]
-    state: Sequence[float]
-    drawn: Sequence[float]
-    log_density: float
-    took: bool = False
+        from tactful_bandits.tuner.baselines import (
+            Floats,
+            StatePolicy,
+            best_static,
+            linear_contextual,
+            linear_policy,
+            play,
+        )
+        from tactful_bandits.tuner.tuner import (
+            make_tuner,
+            tune_in_market,
+            worst_loss,
+        )
+    except (MissingExtraError, ModuleNotFoundError) as error:
+        raise ConfigError(f"training needs pip install 'tactful[tuner]': {error}") from error
+    from tactful_bandits.tuner import simulator
+
+    torch.set_num_threads(1)
+    bounds = WeightBounds(CHAMPION)
+    agent = make_tuner(bounds, seed)
+    course = tune_in_market(agent, seed, hours, bounds)
+    network = agent.export()
+
+    def rate(policy: StatePolicy) -> float:
+        rates, _, _ = play(policy, _EVALUATED + seed, _EVALUATED_HOURS, bounds, environments=_SHOPS)
+        return float(rates.mean())
+
+    def always(action: Floats) -> StatePolicy:
+        return lambda states: np.tile(action, (len(states), 1))
+
+    tuned = rate(lambda states: np.array([network.act(state) for state in states], np.float64))
+    figures = {
+        "tuner_vs_champion": tuned / rate(always(np.zeros(len(CHAMPION)))),
+        "worst_loss_where_it_learnt": worst_loss(course.expected_click_rate, course.champion),
+    }
+    if rivals:
+        figures["tuner_vs_static"] = tuned / rate(always(best_static(bounds, seed + 500)))
+        linear = linear_policy(linear_contextual(bounds, seed + 600))
+        figures["tuner_vs_linear"] = tuned / rate(linear)
+    manifest = TunerManifest(
+        champion=CHAMPION,
+        reach=bounds.reach,
+        objectives=OBJECTIVES,
+        state=simulator.STATE,
+        trained_in="simulator",
+        figures=figures,
+    )
+    directory.mkdir(parents=True, exist_ok=True)
+    replace_file(directory / POLICY, network.to_bytes())
+    replace_file(directory / MANIFEST, msgspec.json.format(msgspec.json.encode(manifest)))
+    return figures
 
 
 def write_probe(candidate: Path, directory: Path, *, noise: float) -> None:
     """Write a probe: a tuner that acts as the champion of a candidate does, with noise.
 
-    Args:
-        candidate: the tuner that is to be evaluated.
-        directory: of the probe; it must not exist yet.
-        noise: standard deviation of an action, in (0, 1].
+    The noise is the standard deviation of an action, in (0, 1].
 
     Raises:
         ConfigError: if the candidate cannot be read, or the directory exists.
@@ -106,13 +168,8 @@ def read_probed(
 ) -> list[ProbedList]:
     """Read the recommendations of a probe whose outcome time is over.
 
-    Args:
-        log: events that may be used to measure.
-        rollout: key of the rollout of the probe.
-        since: earliest time of a recommendation, epoch milliseconds.
-        until: time at which the log ends, epoch milliseconds.
-        types: types of events by which an item counts as taken.
-        lasts: time after a recommendation in which outcomes count, milliseconds.
+    They begin at `since` or later, and the log, of events that may be used to measure, ends at
+    `until`. Events of `types` take an item, within `lasts` milliseconds.
     """
     lists: dict[str, ProbedList] = {}
     for records in read_batches(log, log.begin, log.end, size=_CHUNK):
@@ -133,11 +190,6 @@ def evaluate_tuner(
     candidate: Path, lists: Sequence[ProbedList], *, noise: float
 ) -> TunerEvaluation:
     """Evaluate a tuner by recommendations of a probe, and write the result to its directory.
-
-    Args:
-        candidate: its directory.
-        lists: from `read_probed`.
-        noise: of the probe.
 
     Raises:
         ConfigError: if the tuner cannot be read, or cannot be evaluated by these recommendations.
