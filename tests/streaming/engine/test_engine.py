@@ -372,6 +372,23 @@ def test_expired_entities_are_deleted() -> None:
     assert again.read("session", "s1998", START + 1998 * 10 * MINUTE)["n"] == 1.0
 
 
+def test_stored_entities_expire_some_at_each_commit() -> None:
+    """Also those that a limit of memory left in the store alone."""
+    feature = "- {name: n, entity: user, event: view, aggregate: count, window: {size: 1m}}\n"
+    store = MemoryState()
+    options = EngineOptions(allowed_lateness_ms=0, memory_bytes=1000)
+    engine = Engine(load_definitions(feature), store, options)
+    engine.apply([view(number, user_id=f"u{number}") for number in range(600)])
+    engine.commit()
+    left = []
+    for number in range(600, 603):
+        engine.apply([view(number, START + DAY, user_id="v")])
+        engine.commit()
+        left.append(len(keys_of(store, b"e")))
+    assert (left[0] - left[1], left[2]) == (256, 1)
+    assert left[0] > 256, "the first commit deleted no more either"
+
+
 def test_a_dropped_entity_that_comes_back_is_kept() -> None:
     feature = "- {name: n, entity: user, event: view, aggregate: count, window: {size: 1m}}\n"
     store = MemoryState()

@@ -43,6 +43,7 @@ from tactful_streaming.errors import EngineError, StateError
 from tactful_streaming.identity.device_links import DeviceMarks, Mark
 from tactful_streaming.identity.history_merge import ProfileMerger
 from tactful_streaming.identity.resolver import CONSENT_PROPERTY, Identity, Resolver
+from tactful_streaming.state.key_layout import DEVICE, DEVICES_OF
 from tactful_streaming.state.store import MemoryState, StateStore
 
 MINUTE, HOUR, DAY = 60_000, 3_600_000, 86_400_000
@@ -213,6 +214,25 @@ def test_a_link_is_forgotten_in_time() -> None:
     assert engine.resolve("device:d", START + HOUR) == "device:d"
     assert engine.devices_of("u") == ()
     assert (views(engine, "u"), views(engine, "device:d", HOUR)) == (1, 1)
+
+
+def test_expired_links_are_deleted_some_at_each_commit() -> None:
+    store = MemoryState()
+    engine = new_engine(store, identity=Identity(ttl_ms=HOUR))
+    feed(engine, [event("x.login", f"u{n}", f"d{n}") for n in range(300)])
+    engine.commit()
+    stored = []
+    for number in range(3):
+        stored.append([len(list(store.scan(prefix))) for prefix in (DEVICE, DEVICES_OF)])
+        feed(engine, [view("v", at=HOUR + number)])
+        engine.commit()
+    assert stored == [[300, 300], [44, 44], [0, 0]]
+
+
+def test_features_of_a_linked_device_are_also_read_late() -> None:
+    engine = fed(event("x.login", "u", "d"), view(device="d", at=1))
+    late = engine.read_late("user", "device:d", START + MINUTE)
+    assert (late["views"], views(engine, "device:d")) == (1, 1)
 
 
 def test_a_person_has_so_many_devices_and_no_more() -> None:
