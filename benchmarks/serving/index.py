@@ -22,7 +22,8 @@ from benchmarks.serving.shop import DIMENSIONS, Shop
 from tactful.catalogue.ids import ItemIds
 from tactful.client import Client
 from tactful.util.checksummed_directory import sealing
-from tactful.vectors.ivf_index import VectorIndex, mixtures
+from tactful.vectors.build_index import build_vector_index, mixtures
+from tactful.vectors.ivf_index import VectorIndex
 from tactful.vectors.updatable_index import LiveIndex
 
 _AT = 1_000
@@ -34,7 +35,7 @@ def index_figures(quick: bool) -> list[Figure]:
     items = 100_000 if quick else 1_000_000
     vectors = Shop.of(items).vectors
     started = time.perf_counter()
-    index = VectorIndex.build(vectors, threads=2)
+    index = build_vector_index(vectors, threads=2)
     build_s = time.perf_counter() - started
     with tempfile.TemporaryDirectory(prefix="tactful-bench-") as name:
         place = Path(name)

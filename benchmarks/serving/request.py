@@ -34,7 +34,7 @@ from benchmarks.serving.ranking import forest
 from benchmarks.serving.shop import PEOPLE, VIEWS, person
 from tactful.ranking.model import version_directory
 from tactful.recall.index import RecallIndex
-from tactful.vectors.ivf_index import mixtures
+from tactful.vectors.build_index import mixtures
 
 BARE_COLUMNS = 40
 _LIST = 20
@@ -218,7 +218,7 @@ def _bare(index: RecallIndex) -> Callable[[], object]:
         [generator.standard_normal((CANDIDATES, BARE_COLUMNS)).astype(np.float32) for _ in range(9)]
     )
 
-    cells, probing = index.nearest._cells, faiss.SearchParametersIVF()
+    cells, probing = index.nearest.cells, faiss.SearchParametersIVF()
     probing.nprobe = index.nearest.tuning.probes
     faiss.omp_set_num_threads(1)
 

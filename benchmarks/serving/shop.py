@@ -21,8 +21,8 @@ from tactful.ranking.features import RANKING_FEATURES
 from tactful.ranking.model import Manifest, Pointer, save_model, version_directory, write_pointer
 from tactful.recall.index import RecallIndex
 from tactful.recall.neighbours import NeighbourTable, SessionNeighbours
+from tactful.vectors.build_index import build_vector_index
 from tactful.vectors.content import ContentVectors
-from tactful.vectors.ivf_index import VectorIndex
 from tactful_streaming.contract.log_entries import Event, Item, encode_entry
 from tactful_streaming.log.embedded_log import EmbeddedLog
 
@@ -86,7 +86,7 @@ class Shop:
             sessions=SessionNeighbours.build(
                 np.repeat(np.arange(_VISITS), visits.shape[1]), visits.ravel(), count
             ),
-            nearest=VectorIndex.build(self.vectors, threads=threads),
+            nearest=build_vector_index(self.vectors, threads=threads),
             content=ContentVectors.empty(DIMENSIONS),
             popular=generator.permutation(count)[:10_000].astype(np.int32),
             built_until=1,

@@ -27,7 +27,7 @@ from tactful.recall.candidates import CatalogueView, Quotas, gather
 from tactful.recall.index import RecallIndex
 from tactful.recall.live_view import unlearned
 from tactful.recall.popularity import Popularity
-from tactful.vectors.snapshot import Snapshot
+from tactful.vectors.ivf_index import Snapshot
 from tactful_streaming.contract.log_entries import subject_key
 from tactful_streaming.definitions.model import Definitions
 from tactful_streaming.engine.engine import Engine
@@ -39,8 +39,7 @@ from tactful_streaming.state.store import MemoryState
 Progress = Callable[[int, int], None]
 """Called with how much of the log is done, and how much there is."""
 
-TOLERANCE = 1e-6
-"""Tolerated relative difference: sums of products may be added up in another order."""
+TOLERANCE = 1e-6  # tolerated relative difference: sums of products may be added up in another order
 
 _CHUNK = 2_048
 _REQUESTED = [RANKING_FEATURES.index(name) for name in REQUESTED]
@@ -52,12 +51,10 @@ class Skew:
     """Comparison of served features with the same features computed again."""
 
     lists: int
-    # not comparable: other features, or the model or the beginning of the log is missing
-    skipped: int
+    skipped: int  # other features, or the model or the beginning of the log is missing
     values: int
     different: int  # by more than `TOLERANCE`, or missing on one side only
-    # share of differing values of each feature that has any, largest first
-    by_feature: Mapping[str, float]
+    by_feature: Mapping[str, float]  # share of differing values where there are any, largest first
 
     @property
     def share(self) -> float:
@@ -79,7 +76,8 @@ def measure_skew(
     If the beginning of the log was deleted, features cannot be computed again, and every list is
     skipped. Lists of the heuristic have no features and are not counted at all.
     """
-    served = sorted(_served(log, lists), key=lambda shown: shown.applied)
+    logged = (shown for shown in read_impressions(log) if shown.features is not None)
+    served = sorted(deque(logged, maxlen=lists), key=lambda shown: shown.applied)
     if log.begin:
         return Skew(0, len(served), 0, 0, {})
     engine = Engine(definitions, MemoryState(), EngineOptions(identity=identity))
@@ -94,9 +92,8 @@ def measure_skew(
             index = _index(models, shown.version)
             views[shown.version] = None if index is None else _View(engine, index)
         view = views[shown.version]
-        if view is None or shown.features is None:
-            continue
-        if shown.features.shape != (len(shown.items), len(RANKING_FEATURES)):
+        shape = (len(shown.items), len(RANKING_FEATURES))
+        if view is None or shown.features is None or shown.features.shape != shape:
             continue
         different += (~_same(shown.features, view.compute(shown))).sum(axis=0)
         compared += 1
@@ -113,12 +110,6 @@ def measure_skew(
         different=int(different.sum()),
         by_feature=dict(sorted(shares.items(), key=lambda pair: -pair[1])),
     )
-
-
-def _served(log: EventLog, lists: int) -> deque[Impression]:
-    """Return the latest lists that were logged with features."""
-    logged = (shown for shown in read_impressions(log) if shown.features is not None)
-    return deque(logged, maxlen=lists)
 
 
 def _index(models: Path, version: str) -> RecallIndex | None:

@@ -20,7 +20,7 @@ from tactful.recall.popularity import Popularity
 from tactful.recall.trending import Trending
 from tactful.schemas.recommendations import RecommendRequest
 from tactful.util.scalars import is_whole_number
-from tactful.vectors.snapshot import Snapshot
+from tactful.vectors.ivf_index import Snapshot
 
 
 @dataclass(frozen=True)

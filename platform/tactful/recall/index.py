@@ -28,8 +28,9 @@ from tactful.errors import ModelError
 from tactful.recall.cohorts import Cohorts
 from tactful.recall.neighbours import NeighbourTable, SessionNeighbours, direction
 from tactful.util.checksummed_directory import check_seal, sealing
+from tactful.vectors.build_index import Queries, build_vector_index
 from tactful.vectors.content import ContentVectors
-from tactful.vectors.ivf_index import Queries, VectorIndex
+from tactful.vectors.ivf_index import VectorIndex
 from tactful_streaming.contract.log_entries import Item
 
 if TYPE_CHECKING:
@@ -183,7 +184,7 @@ def build_index(
         following=_strongest(_following(interactions, count), neighbours),
         together=_strongest(_cosine(together), neighbours),
         sessions=SessionNeighbours.build(interactions.session, interactions.item, count),
-        nearest=VectorIndex.build(vectors, queries=queries, threads=threads, seed=seed),
+        nearest=build_vector_index(vectors, queries=queries, threads=threads, seed=seed),
         content=content,
         cohorts=cohorts or Cohorts.empty(),
         popular=_popular(interactions, count, popular_days),

@@ -28,7 +28,7 @@ from tactful.recall.candidates import CatalogueView
 from tactful.recall.index import RecallIndex
 from tactful.recall.popularity import Popularity, popular_rows
 from tactful.recall.trending import Rising, Trending
-from tactful.vectors.snapshot import Snapshot
+from tactful.vectors.ivf_index import Snapshot
 from tactful.vectors.updatable_index import LiveIndex
 from tactful_streaming.contract.log_entries import Item
 

@@ -33,7 +33,7 @@ from tactful.errors import ConfigError
 from tactful.recall.candidates import Candidates, extended
 from tactful.recall.popularity import Popularity
 from tactful.rerank.rerank import Bounds, Group
-from tactful.vectors.snapshot import Snapshot
+from tactful.vectors.ivf_index import Snapshot
 
 ANY = "any"
 

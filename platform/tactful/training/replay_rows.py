@@ -24,7 +24,7 @@ from tactful.recall.popularity import Popularity, popular_rows
 from tactful.training.history import History
 from tactful.training.options import TrainingOptions
 from tactful.util.checkpoint import Checkpoint
-from tactful.vectors.snapshot import Snapshot
+from tactful.vectors.ivf_index import Snapshot
 from tactful_streaming.definitions.model import Definitions
 from tactful_streaming.engine.engine import Engine
 from tactful_streaming.engine.options import EngineOptions
@@ -49,8 +49,7 @@ class Question:
     subject: str | None  # key of the user in the engine; None for no user
     session_id: str | None  # the visit; None where the request does not name it
     positives: frozenset[str]  # item ids that were taken
-    # weight by category that the device sends along; None for nothing
-    intent: Mapping[str, float] | None = None
+    intent: Mapping[str, float] | None = None  # weight by category, sent by the device
 
 
 @dataclass(frozen=True)
@@ -65,13 +64,8 @@ class Rows:
     @classmethod
     def none(cls) -> Rows:
         """Return rows of no list."""
-        width = len(RANKING_FEATURES)
-        return cls(
-            np.zeros((0, width), np.float32),
-            np.zeros(0, np.bool_),
-            np.zeros(0, np.int64),
-            np.zeros(0, np.float32),
-        )
+        features = np.zeros((0, len(RANKING_FEATURES)), np.float32)
+        return cls(features, np.zeros(0, np.bool_), np.zeros(0, np.int64), np.zeros(0, np.float32))
 
     def split(self, lists: int) -> tuple[Rows, Rows]:
         """Return the first so many lists, and the others."""
@@ -83,12 +77,8 @@ class Rows:
 
     def and_(self, others: Rows) -> Rows:
         """Return these lists followed by others."""
-        return Rows(
-            np.concatenate([self.features, others.features]),
-            np.concatenate([self.labels, others.labels]),
-            np.concatenate([self.sizes, others.sizes]),
-            np.concatenate([self.weights, others.weights]),
-        )
+        names = ("features", "labels", "sizes", "weights")
+        return Rows(*(np.concatenate([getattr(r, name) for r in (self, others)]) for name in names))
 
 
 def sample_questions(
@@ -104,19 +94,13 @@ def sample_questions(
     candidates: list[Question] = []
     for visit in history.visits(labels_from):
         ids = [history.item_ids[row] for row in history.item[visit].tolist()]
-        subject, session_id = history.subject_of(visit), history.session_id_of(visit)
-        places = range(1, len(ids)) if task == "next" else range(1)
-        for place in places:
-            taken = ids[place : place + 1] if task == "next" else ids
-            candidates.append(
-                Question(
-                    offset=int(history.offset[visit[place]]),
-                    at=int(history.timestamp[visit[place]]),
-                    subject=subject,
-                    session_id=session_id,
-                    positives=frozenset(taken),
-                )
-            )
+        number = int(history.session[visit[0]])
+        subject, session_id = history.subjects[number], history.session_ids[number]
+        for place in range(1, len(ids)) if task == "next" else range(1):
+            taken = frozenset(ids[place : place + 1] if task == "next" else ids)
+            row = visit[place]
+            offset, at = int(history.offset[row]), int(history.timestamp[row])
+            candidates.append(Question(offset, at, subject, session_id, taken))
     generator = np.random.default_rng(options.seed)
     count = min(options.lists, len(candidates))
     drawn = generator.permutation(len(candidates))[:count].tolist()

@@ -1,17 +1,17 @@
 """Search for the nearest of a million vectors, exact where that is fast enough.
 
 Up to `EXACT_BELOW` vectors, and among as few that pass a filter, every vector is compared. Above,
-the vectors lie in cells (Faiss ``IVF,SQfp16``) of which a search probes some. Their number is
-tuned after each build: the index runs real queries, and takes the fewest probes that find
-`Tuning.target` of the true 1,000 nearest. One half of the queries choose, the other half check.
+the vectors lie in cells (Faiss ``IVF,SQfp16``) of which a search probes some.
 
-An index never changes. Changes between builds are in `tactful.vectors.updatable_index`.
+An index never changes. A `Snapshot` is an index with the changes since its build, of which
+`tactful.vectors.updatable_index` makes one after the other.
 """
 
 from __future__ import annotations
 
-import logging
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,9 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from tactful.catalogue.ids import ItemIds
 from tactful.errors import ModelError
 from tactful.util.checksummed_directory import check_seal, sealing
-
-_LOG = logging.getLogger(__name__)
 
 EXACT_BELOW = 50_000
 """Up to so many vectors are all compared: about as fast as probing, and exact."""
@@ -32,16 +31,15 @@ RECALL_AT = 1_000
 """Number of nearest rows that the tuning counts."""
 
 _FORMAT = 1
-_TRAINING_POINTS = 64
-_ITERATIONS = 10
-_GROWTH = 1.5
 _PART = 2_048
-_NO_BITS = np.zeros(0, np.uint8)
-_LADDER = tuple(round(2 ** (step / 8)) for step in range(16, 128))
+_MOST_QUERIES = 512
 
-_Cells = Any  # Faiss describes its types too loosely to be of help
+Cells = Any  # Faiss describes its types too loosely to be of help
 Nearest = tuple[NDArray[np.int64], NDArray[np.float32]]
 """Rows, best first, and their inner products with the query."""
+
+Changes = Mapping[str, NDArray[np.float32] | None]
+"""New vector by item id; None for an item that must not be found any more."""
 
 
 class Tuning(msgspec.Struct, frozen=True, kw_only=True):
@@ -64,21 +62,14 @@ class Tuning(msgspec.Struct, frozen=True, kw_only=True):
 
 
 @dataclass(frozen=True)
-class Queries:
-    """Queries to tune an index on."""
-
-    vectors: NDArray[np.float32]  # unit length, shape (n, dimensions)
-    source: str  # see `Tuning`
-
-
-@dataclass(frozen=True)
 class _Selected:
     """A filter prepared for a search, and kept for the next one."""
 
     allowed: NDArray[np.bool_]
-    count: int
-    rows: NDArray[np.int64] | None
-    probing: _Probing | None
+    count: int  # number of rows that pass
+    rows: NDArray[np.int64] | None = None  # these rows, where all are compared
+    probes: int = 0  # number of cells to probe; 0 where all rows are compared
+    bits: NDArray[np.uint8] | None = None  # a bit for each row that passes; None where all do
 
 
 class VectorIndex:
@@ -93,65 +84,21 @@ class VectorIndex:
         vectors: NDArray[np.float32],
         *,
         present: NDArray[np.bool_] | None = None,
-        cells: _Cells = None,
+        cells: Cells = None,
         tuning: Tuning | None = None,
     ) -> None:
-        """Make an exact index over `vectors`; `build` and `load` make others."""
+        """Make an exact index over `vectors`; `build_vector_index` and `load` make others."""
         self.vectors = np.ascontiguousarray(vectors, np.float32)
         self.tuning = tuning or Tuning()
-        self._present = _any(vectors) if present is None else present
-        self._size = int(np.count_nonzero(self._present))
-        self._cells = cells
+        self.present = np.asarray(vectors.any(axis=1)) if present is None else present
+        self.size = int(np.count_nonzero(self.present))
+        self.cells = cells
         self._selected: _Selected | None = None
-
-    @classmethod
-    def build(
-        cls,
-        vectors: NDArray[np.float32],  # unit length or zero, shape (rows, dimensions)
-        *,
-        queries: Queries | None = None,  # queries to tune on; None for mixtures of a few items
-        target: float = 0.95,  # share of the true 1,000 nearest to be found, in (0, 1]
-        exact_below: int = EXACT_BELOW,  # up to so many vectors the index is exact
-        # an index whose cells are reused, unless the number of vectors grew by half since they were
-        # laid out
-        before: VectorIndex | None = None,
-        threads: int = 1,
-        seed: int = 0,
-    ) -> VectorIndex:
-        """Build and tune."""
-        exact = cls(vectors, tuning=Tuning(target=target, exact_below=exact_below))
-        if exact._size <= exact_below:
-            return exact
-        faiss.omp_set_num_threads(threads)
-        try:
-            kept = before if before is not None and before._fits(exact._size) else None
-            trained_on = exact._size if kept is None else kept.tuning.trained_on
-            rows = np.flatnonzero(exact._present)
-            cells: _Cells
-            if kept is None:
-                cells = _lay_out(vectors, rows, seed)
-            else:
-                cells = faiss.deserialize_index(faiss.serialize_index(kept._cells))
-                cells.reset()
-            # In parts, so that a million vectors are never twice in memory.
-            for start in range(0, len(rows), 1 << 16):
-                part = rows[start : start + (1 << 16)]
-                cells.add_with_ids(np.ascontiguousarray(vectors[part]), part)
-            tuning = _tune(exact, cells, queries or mixtures(exact, 512, seed), target)
-        finally:
-            faiss.omp_set_num_threads(1)
-        tuning = msgspec.structs.replace(tuning, trained_on=trained_on, exact_below=exact_below)
-        return cls(vectors, present=exact._present, cells=cells, tuning=tuning)
-
-    @property
-    def size(self) -> int:
-        """Number of rows that can be found."""
-        return self._size
 
     def holds(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Return whether each row has a vector other than zero; -1 is no row."""
         present = rows >= 0
-        present[present] = self._present[rows[present]]
+        present[present] = self.present[rows[present]]
         return present
 
     def nearest(
@@ -166,9 +113,9 @@ class VectorIndex:
         count = min(count, selected.count)
         if count <= 0:
             return np.zeros(0, np.int64), np.zeros(0, np.float32)
-        if self._cells is None or selected.probing is None:
+        if not selected.probes:
             return self._exact(query, count, selected)
-        rows, scores = _searched(self._cells, query, count, selected.probing)
+        rows, scores = self._probed(query, count, selected)
         if len(rows) < count:  # the probed cells had too few allowed rows
             return self._exact(query, count, selected)
         return rows, scores
@@ -178,13 +125,13 @@ class VectorIndex:
         with sealing(directory) as scratch:
             (scratch / "about.json").write_bytes(
                 msgspec.json.encode(
-                    {"format": _FORMAT, "tuning": self.tuning, "exact": self._cells is None}
+                    {"format": _FORMAT, "tuning": self.tuning, "exact": self.cells is None}
                 )
             )
             np.save(scratch / "vectors.npy", self.vectors)
-            np.save(scratch / "present.npy", self._present)
-            if self._cells is not None:
-                faiss.write_index(self._cells, str(scratch / "cells.faiss"))
+            np.save(scratch / "present.npy", self.present)
+            if self.cells is not None:
+                faiss.write_index(self.cells, str(scratch / "cells.faiss"))
 
     @classmethod
     def load(cls, directory: Path) -> VectorIndex:
@@ -211,41 +158,48 @@ class VectorIndex:
             tuning=about.tuning,
         )
 
-    def _fits(self, size: int) -> bool:
-        return self._cells is not None and size <= _GROWTH * self.tuning.trained_on
-
     def _select(self, allowed: NDArray[np.bool_] | None) -> _Selected:
         held = self._selected
         if held is not None and held.allowed is allowed:
             return held
         if allowed is None:
-            return _Selected(self._present, self._size, None, self._probing(self._size))
-        passing = np.logical_and(allowed[: len(self._present)], self._present)
+            return _Selected(self.present, self.size, probes=self._probes(self.size))
+        passing = np.logical_and(allowed[: len(self.present)], self.present)
         count = int(np.count_nonzero(passing))
-        rows, bits = None, _NO_BITS
-        if self._cells is None or count <= self.tuning.exact_below:
-            rows = np.flatnonzero(passing)
-        elif count < self._size:
-            bits = np.packbits(passing, bitorder="little")
-        probing = None if rows is not None else self._probing(count, bits)
-        selected = _Selected(allowed, count, rows, probing)
+        if self.cells is None or count <= self.tuning.exact_below:
+            selected = _Selected(allowed, count, np.flatnonzero(passing))
+        else:
+            bits = np.packbits(passing, bitorder="little") if count < self.size else None
+            selected = _Selected(allowed, count, probes=self._probes(count), bits=bits)
         # An array that may still be written to could mean something else the next time.
         if not allowed.flags.writeable:
             self._selected = selected
         return selected
 
-    def _probing(self, count: int, bits: NDArray[np.uint8] = _NO_BITS) -> _Probing | None:
+    def _probes(self, count: int) -> int:
         """Choose the number of cells for a search among `count` rows."""
-        if self._cells is None or not count:
-            return None
-        probes = int(np.ceil(self.tuning.probes / (count / self._size)))
-        return _Probing(min(self.tuning.cells, probes), bits)
+        if self.cells is None:
+            return 0
+        return min(self.tuning.cells, int(np.ceil(self.tuning.probes / (count / self.size))))
+
+    def _probed(self, query: NDArray[np.float32], count: int, selected: _Selected) -> Nearest:
+        """Find up to `count` rows in the nearest cells, best first, ties by row."""
+        select: Any = faiss.IDSelectorBitmap
+        selector = None if selected.bits is None else select(selected.bits)
+        parameters = search_parameters(selected.probes, selector)
+        scores, rows = self.cells.search(query[None, :], count, params=parameters)
+        there = rows[0] >= 0
+        rows, scores = rows[0][there], scores[0][there]
+        if (scores[1:] == scores[:-1]).any():  # Faiss leaves ties in any order
+            order = np.lexsort((rows, -scores))
+            rows, scores = rows[order], scores[order]
+        return rows, scores
 
     def _exact(self, query: NDArray[np.float32], count: int, selected: _Selected) -> Nearest:
         rows = selected.rows
         if rows is None:
-            allowed = selected.allowed[: len(self._present)]
-            rows = np.flatnonzero(np.logical_and(allowed, self._present))
+            allowed = selected.allowed[: len(self.present)]
+            rows = np.flatnonzero(np.logical_and(allowed, self.present))
         if len(rows) == len(self.vectors):
             return best(rows, self.vectors @ query, count)
         scores = np.empty(len(rows), np.float32)
@@ -265,6 +219,13 @@ class _About(msgspec.Struct, frozen=True, kw_only=True):
     exact: bool
 
 
+def search_parameters(probes: int, selector: Any = None) -> Any:
+    """Return the parameters of a search in some cells, among the selected rows."""
+    parameters: Any = faiss.SearchParametersIVF()
+    parameters.nprobe, parameters.sel = probes, selector
+    return parameters
+
+
 def best(rows: NDArray[np.int64], scores: NDArray[np.float32], count: int) -> Nearest:
     """Return the `count` best of ascending rows, best first, ties by row."""
     if count <= 0:
@@ -278,125 +239,157 @@ def best(rows: NDArray[np.int64], scores: NDArray[np.float32], count: int) -> Ne
     return rows[order], scores[order]
 
 
-def mixtures(index: VectorIndex, count: int, seed: int) -> Queries:
-    """Make queries like those of users: mixtures of one to four items."""
-    generator = np.random.default_rng(seed)
-    rows = np.flatnonzero(index._present)
-    drawn = rows[generator.integers(0, len(rows), (count, 4))]
-    weights = generator.dirichlet(np.full(4, 2.0), count)
-    weights[np.arange(4) >= generator.integers(1, 5, count)[:, None]] = 0.0
-    weights[~weights.any(axis=1), 0] = 1.0
-    mixed = np.einsum("qi,qid->qd", weights, index.vectors[drawn])
-    norms = np.maximum(np.linalg.norm(mixed, axis=1, keepdims=True), 1e-12)
-    return Queries((mixed / norms).astype(np.float32), "mixtures")
-
-
-def _any(vectors: NDArray[np.float32]) -> NDArray[np.bool_]:
-    return np.asarray(vectors.any(axis=1))
-
-
 @dataclass(frozen=True)
-class _Probing:
-    """Cells to search, and rows to find."""
+class Snapshot:
+    """An immutable state of the index: a build, and a delta of new vectors.
 
-    probes: int  # number of nearest cells
-    bits: NDArray[np.uint8]  # a bit for each row that may be found; empty where all may
+        build  ids [a, b, c]   kept [T, F, T]
+        delta  rows [1, 3]     vectors of b and of the new item d; new_ids [d]
 
+    Rows of the build come first, then new items in order of arrival.
+    """
 
-def _searched(cells: _Cells, query: NDArray[np.float32], count: int, probing: _Probing) -> Nearest:
-    """Find up to `count` rows in the cells probed, best first, ties by row."""
-    selector = _bitmap(probing.bits) if len(probing.bits) else None
-    scores, rows = cells.search(query[None, :], count, params=_parameters(probing.probes, selector))
-    there = rows[0] >= 0
-    rows, scores = rows[0][there], scores[0][there]
-    if (scores[1:] == scores[:-1]).any():  # Faiss leaves ties in any order
-        order = np.lexsort((rows, -scores))
-        rows, scores = rows[order], scores[order]
-    return rows, scores
+    ids: ItemIds  # ids of the rows of the build
+    index: VectorIndex
+    new_ids: tuple[str, ...]  # ids of the rows after those of the build
+    new_rows: Mapping[str, int]  # row by id of the same
+    rows: NDArray[np.int64]  # rows of the delta, ascending, shape (m,)
+    vectors: NDArray[np.float32]  # their vectors, shape (m, dimensions)
+    kept: NDArray[np.bool_] | None  # whether each row of the build is unchanged; None if all are
+    queries: deque[NDArray[np.float32]] = field(default_factory=lambda: deque(maxlen=_MOST_QUERIES))
+    _passing: list[tuple[NDArray[np.bool_], NDArray[np.bool_]]] = field(default_factory=list)
 
+    @classmethod
+    def of(cls, ids: ItemIds, index: VectorIndex) -> Snapshot:
+        """Make a snapshot of a build without changes."""
+        nothing = np.zeros((0, index.vectors.shape[1]), np.float32)
+        return cls(ids, index, (), {}, np.zeros(0, np.int64), nothing, None)
 
-def _parameters(probes: int, selector: Any = None) -> Any:
-    parameters: Any = faiss.SearchParametersIVF()
-    parameters.nprobe, parameters.sel = probes, selector
-    return parameters
+    def __len__(self) -> int:
+        """Number of rows."""
+        return len(self.ids) + len(self.new_ids)
 
+    @property
+    def changes(self) -> int:
+        """Number of rows that differ from the build."""
+        replaced = 0 if self.kept is None else int(np.count_nonzero(~self.kept))
+        return replaced + len(self.new_ids)
 
-def _bitmap(bits: NDArray[np.uint8]) -> Any:
-    make: Any = faiss.IDSelectorBitmap
-    return make(bits)
+    def rows_of(self, item_ids: Sequence[str]) -> list[int | None]:
+        """Return the rows of items, None for unknown ones."""
+        # Not one by one: a thread that releases the interpreter's lock as often as a search does,
+        # and takes it again at once, starves the others.
+        built = self.ids.rows_of(item_ids)
+        return [
+            self.new_rows.get(item_id) if row is None else row
+            for item_id, row in zip(item_ids, built, strict=True)
+        ]
 
+    def nearest(
+        self, query: NDArray[np.float32], count: int, allowed: NDArray[np.bool_] | None = None
+    ) -> Nearest:
+        """Find at most `count` rows with the largest inner products, in the build and in the delta.
 
-def _lay_out(vectors: NDArray[np.float32], rows: NDArray[np.int64], seed: int) -> _Cells:
-    """Lay out cells around k-means centroids, about four times the root of the rows."""
-    dimensions = vectors.shape[1]
-    count = 2 ** round(np.log2(4.0 * np.sqrt(len(rows))))
-    cells = faiss.IndexIVFScalarQuantizer(
-        faiss.IndexFlatIP(dimensions),
-        dimensions,
-        count,
-        faiss.ScalarQuantizer.QT_fp16,
-        faiss.METRIC_INNER_PRODUCT,
-        False,
-    )
-    cells.cp.niter = _ITERATIONS
-    cells.cp.spherical = True
-    cells.cp.seed = seed + 1
-    cells.cp.max_points_per_centroid = _TRAINING_POINTS
-    cells.cp.min_points_per_centroid = 1
-    generator = np.random.default_rng(seed)
-    most = min(len(rows), _TRAINING_POINTS * count)
-    sample = np.sort(generator.permutation(rows)[:most])
-    cells.train(np.ascontiguousarray(vectors[sample]))
-    return cells
+        `allowed` says whether each row may be found, shape (at least ``len(self)``,); None for all.
+        The preparation of a read-only array is kept for the next search.
+        """
+        self.queries.append(query)
+        near = self.index.nearest(query, count, self._in_build(allowed))
+        return self._with_delta(near, query, count, allowed)
 
+    def _with_delta(
+        self,
+        near: Nearest,
+        query: NDArray[np.float32],
+        count: int,
+        allowed: NDArray[np.bool_] | None,
+    ) -> Nearest:
+        """Merge the nearest of the build with those of the delta."""
+        if not len(self.rows):
+            return near
+        rows, scores = near
+        fresh, products = self.rows, self.vectors @ query
+        if len(rows) >= count > 0:  # most of the delta is further away
+            close = np.flatnonzero(products >= scores[-1])
+            fresh, products = fresh[close], products[close]
+        if allowed is not None:
+            passing = allowed[fresh]
+            fresh, products = fresh[passing], products[passing]
+        if not len(fresh):
+            return near
+        merged = np.concatenate([rows, fresh])
+        order = np.argsort(merged, kind="stable")
+        return best(merged[order], np.concatenate([scores, products])[order], count)
 
-def _tune(exact: VectorIndex, cells: _Cells, queries: Queries, target: float) -> Tuning:
-    """Find the fewest probes that reach the target on both halves of the queries."""
-    vectors = np.ascontiguousarray(queries.vectors, np.float32)
-    at = min(RECALL_AT, exact.size)
-    rows = np.flatnonzero(exact._present)
-    whole = exact.vectors if len(rows) == len(exact.vectors) else exact.vectors[rows]
-    _, places = faiss.knn(vectors, np.ascontiguousarray(whole), at, faiss.METRIC_INNER_PRODUCT)
-    wanted = np.sort(rows[places], axis=1)
-    half = (len(vectors) + 1) // 2
+    def vectors_of(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Return the vectors of rows, or zero, shape (len(rows), dimensions)."""
+        built = rows < len(self.index.vectors)
+        if self.kept is None and built.all():
+            return self.index.vectors.take(rows, axis=0)
+        vectors = np.zeros((len(rows), self.vectors.shape[1]), np.float32)
+        if self.kept is not None:
+            built[built] = self.kept[rows[built]]
+        vectors[built] = self.index.vectors.take(rows[built], axis=0)
+        if len(self.rows):
+            places = np.minimum(np.searchsorted(self.rows, rows), len(self.rows) - 1)
+            fresh = self.rows[places] == rows
+            vectors[fresh] = self.vectors[places[fresh]]
+        return vectors
 
-    def recall(probes: int, part: slice) -> tuple[float, float]:
-        """Return the mean recall of a part of the queries, and its standard error."""
-        _, near = cells.search(vectors[part], at, params=_parameters(probes))
-        hits = [np.isin(f, w).sum() for f, w in zip(near, wanted[part], strict=True)]
-        shares = np.array(hits) / at
-        return float(shares.mean()), float(shares.std()) / np.sqrt(len(shares))
+    def changed(self, changes: Changes) -> Snapshot:
+        """Return the index after further changes.
 
-    ladder = sorted({min(step, cells.nlist) for step in _LADDER})
-    low, high = 0, len(ladder) - 1
-    while low < high:
-        middle = (low + high) // 2
-        mean, error = recall(ladder[middle], slice(0, half))
-        # With two standard errors to spare, so that other queries reach the target as well.
-        if mean - 2.0 * error >= target:
-            high = middle
-        else:
-            low = middle + 1
-    checked, _ = recall(ladder[low], slice(half, None))
-    while checked < target and low < len(ladder) - 1:
-        low += 1
-        checked, _ = recall(ladder[low], slice(half, None))
-    report = _LOG.info if checked >= target else _LOG.warning
-    report(
-        "vector index tuned: %d of %d cells find %.3f of the nearest %d (target %.2f, by %s)",
-        ladder[low],
-        cells.nlist,
-        checked,
-        at,
-        target,
-        queries.source,
-    )
-    return Tuning(
-        recall=checked,
-        target=target,
-        at=at,
-        probes=ladder[low],
-        cells=cells.nlist,
-        queries=len(vectors),
-        source=queries.source,
-    )
+        Raises:
+            ModelError: if a vector has another length than those of the build.
+        """
+        dimensions = self.vectors.shape[1]
+        delta: dict[int, NDArray[np.float32]] = {}
+        new_ids, new_rows = list(self.new_ids), dict(self.new_rows)
+        kept = np.ones(len(self.ids), np.bool_) if self.kept is None else self.kept.copy()
+        replaced: list[int] = []
+        for row, (item_id, vector) in zip(self.rows_of([*changes]), changes.items(), strict=True):
+            if vector is not None and vector.shape != (dimensions,):
+                raise ModelError(
+                    f"the vector of an item has shape {vector.shape}, the index holds vectors "
+                    f"of {dimensions}; both must come from the same training"
+                )
+            if row is None and vector is None:
+                continue
+            if row is None:
+                row = len(self.ids) + len(new_ids)
+                new_ids.append(item_id)
+                new_rows[item_id] = row
+            elif row < len(kept):
+                kept[row] = False
+            replaced.append(row)
+            if vector is not None and vector.any():
+                delta[row] = vector
+        stays = np.isin(self.rows, replaced, invert=True)
+        rows = np.concatenate([self.rows[stays], np.fromiter(delta, np.int64, len(delta))])
+        more = np.array([*delta.values()], np.float32).reshape(-1, dimensions)
+        order = np.argsort(rows, kind="stable")
+        rows, vectors = rows[order], np.concatenate([self.vectors[stays], more])[order]
+        kept.flags.writeable = False
+        return Snapshot(
+            ids=self.ids,
+            index=self.index,
+            new_ids=tuple(new_ids),
+            new_rows=new_rows,
+            rows=rows,
+            vectors=vectors,
+            kept=None if kept.all() else kept,
+            queries=self.queries,
+        )
+
+    def _in_build(self, allowed: NDArray[np.bool_] | None) -> NDArray[np.bool_] | None:
+        """Return the filter for the build, without the rows that the delta replaces."""
+        if self.kept is None or allowed is None:
+            return self.kept if allowed is None else allowed
+        for cached, passing in self._passing:
+            if cached is allowed:
+                return passing
+        passing = allowed[: len(self.kept)] & self.kept
+        if not allowed.flags.writeable:
+            passing.flags.writeable = False
+            self._passing[:] = [(allowed, passing)]
+        return passing

@@ -33,8 +33,8 @@ from numpy.typing import NDArray
 from tactful.catalogue.ids import ItemIds
 from tactful.errors import ModelError, StorageError
 from tactful.util.checksummed_directory import check_seal, remove_scratch, sealing
-from tactful.vectors.ivf_index import EXACT_BELOW, Tuning, VectorIndex
-from tactful.vectors.snapshot import Changes, Snapshot
+from tactful.vectors.build_index import merge_changes
+from tactful.vectors.ivf_index import EXACT_BELOW, Changes, Snapshot, Tuning, VectorIndex
 from tactful_privacy.durable_files import replace_file
 
 _LOG = logging.getLogger(__name__)
@@ -147,8 +147,8 @@ class LiveIndex:
                 self._journal.close()
                 self._journal = self._append_to(number)
                 before = self._snapshot
-            ids, index = before.merged(
-                target=self._target, exact_below=self._exact_below, threads=threads
+            ids, index = merge_changes(
+                before, target=self._target, exact_below=self._exact_below, threads=threads
             )
             place = self._place(number)
             index.save(place / "index")
@@ -216,7 +216,7 @@ class LiveIndex:
         place = self._place(build)
         check_seal(place / "ids")
         snapshot = Snapshot.of(ItemIds.load(place / "ids"), VectorIndex.load(place / "index"))
-        snapshot.add_queries(self._snapshot)
+        snapshot.queries.extend(self._snapshot.queries)
         return snapshot
 
     def _newest_build(self) -> int:

@@ -21,7 +21,7 @@ from tactful.recall.candidates import Candidates, CatalogueView, Quotas, gather
 from tactful.recall.index import RecallIndex, build_index
 from tactful.recall.popularity import popular_rows
 from tactful.training.history import TAKEN, History
-from tactful.vectors.snapshot import Snapshot
+from tactful.vectors.ivf_index import Snapshot
 from tactful_streaming.contract.log_entries import Event, Item
 from tactful_streaming.engine.engine import Engine
 from tactful_streaming.state.store import MemoryState

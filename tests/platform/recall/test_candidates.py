@@ -20,7 +20,7 @@ from tactful.recall.candidates import Candidates, CatalogueView, Quotas, gather
 from tactful.recall.index import CHANNELS
 from tactful.recall.neighbours import NeighbourTable
 from tactful.recall.popularity import Popularity
-from tactful.vectors.snapshot import Snapshot
+from tactful.vectors.ivf_index import Snapshot
 from tactful_streaming.contract.log_entries import Item
 
 DAY = 86_400_000

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from tactful.errors import ModelError
-from tactful.vectors.ivf_index import EXACT_BELOW, Queries, Tuning, VectorIndex, best, mixtures
+from tactful.vectors.build_index import Queries, build_vector_index, mixtures
+from tactful.vectors.ivf_index import EXACT_BELOW, Tuning, VectorIndex, best
 
 ROWS, DIMENSIONS = 6_000, 16
 
@@ -45,7 +46,7 @@ def large() -> tuple[VectorIndex, Queries]:
     vectors = clustered()
     queries = mixtures(VectorIndex(vectors), 200, seed=5)
     asked = Queries(queries.vectors, "visits")
-    return VectorIndex.build(vectors, queries=asked, exact_below=500), asked
+    return build_vector_index(vectors, queries=asked, exact_below=500), asked
 
 
 vectors_of_few = st.integers(0, 9).map(lambda seed: clustered(300, seed=seed, absent=0.2))
@@ -106,7 +107,7 @@ def tied() -> VectorIndex:
     generator = np.random.default_rng(3)
     vectors = (generator.integers(-1, 2, (ROWS, DIMENSIONS)) / 4).astype(np.float32)
     vectors[ROWS // 2 :] = vectors[: ROWS // 2]
-    return VectorIndex.build(vectors, exact_below=500, target=0.8)
+    return build_vector_index(vectors, exact_below=500, target=0.8)
 
 
 @given(st.integers(1, 2_000), st.floats(0.3, 1), st.integers(0, 99))
@@ -115,14 +116,14 @@ def test_filtered_search_equals_a_full_one(count: int, share: float, seed: int) 
     index, generator = tied(), np.random.default_rng(seed)
     allowed = generator.random(ROWS) < share
     query = generator.integers(-1, 2, DIMENSIONS).astype(np.float32)
-    probing = index._select(allowed).probing
-    assert probing is not None
+    probes = index._select(allowed).probes
+    assert probes
 
     rows, scores = index.nearest(query, count, allowed)
 
     parameters = faiss.SearchParametersIVF()
-    parameters.nprobe = probing.probes
-    near, labels = index._cells.search(query[None, :], ROWS, params=parameters)
+    parameters.nprobe = probes
+    near, labels = index.cells.search(query[None, :], ROWS, params=parameters)
     passing = (labels[0] >= 0) & allowed[labels[0]]
     near, labels = near[0][passing], labels[0][passing]
     if len(labels) >= count:
@@ -134,7 +135,7 @@ def test_filtered_search_equals_a_full_one(count: int, share: float, seed: int) 
         assert (np.diff(rows[nearer:]) > 0).all()
         assert set(rows[nearer:].tolist()) <= set(labels[near == scores[-1]].tolist())
     else:  # too few in the cells near the query: compared one by one
-        assert len(rows) == min(count, int((allowed & index._present).sum()))
+        assert len(rows) == min(count, int((allowed & index.present).sum()))
 
 
 @pytest.mark.parametrize("dimensions", [16, 48, 20])
@@ -143,14 +144,14 @@ def test_products_in_cells_are_those_of_faiss(dimensions: int) -> None:
     vectors = generator.standard_normal((ROWS, dimensions)).astype(np.float32)
     vectors *= 10.0 ** generator.uniform(-8, 4, vectors.shape).astype(np.float32)
     vectors[:, 0] = np.where(generator.random(ROWS) < 0.5, 0.0, -0.0)
-    index = VectorIndex.build(vectors, exact_below=500, target=0.5)
+    index = build_vector_index(vectors, exact_below=500, target=0.5)
     query = generator.standard_normal(dimensions).astype(np.float32)
     everything = msgspec.structs.replace(index.tuning, probes=index.tuning.cells)
-    index = VectorIndex(vectors, cells=index._cells, tuning=everything)
+    index = VectorIndex(vectors, cells=index.cells, tuning=everything)
     rows, scores = index.nearest(query, ROWS)
     parameters = faiss.SearchParametersIVF()
     parameters.nprobe = index.tuning.cells
-    near, labels = index._cells.search(query[None, :], ROWS, params=parameters)
+    near, labels = index.cells.search(query[None, :], ROWS, params=parameters)
     wanted = np.empty(ROWS, np.float32)
     wanted[labels[0]] = near[0]
     assert sorted(rows.tolist()) == list(range(ROWS))
@@ -179,7 +180,7 @@ def test_the_probes_are_the_fewest_that_reach_the_target() -> None:
     ladder = sorted({round(2 ** (step / 8)) for step in range(16, 128)})
     less = ladder[ladder.index(tuning.probes) - 1]
     fewer = VectorIndex(
-        index.vectors, cells=index._cells, tuning=msgspec.structs.replace(tuning, probes=less)
+        index.vectors, cells=index.cells, tuning=msgspec.structs.replace(tuning, probes=less)
     )
     mean, error = recall(fewer, slice(0, 100))
     assert min(mean - 2 * error, recall(fewer, slice(100, None))[0]) < tuning.target
@@ -188,7 +189,7 @@ def test_the_probes_are_the_fewest_that_reach_the_target() -> None:
 def test_a_target_out_of_reach_is_reported_not_hidden(caplog: pytest.LogCaptureFixture) -> None:
     index, queries = large()
     with caplog.at_level(logging.INFO, logger="tactful.vectors.ivf_index"):
-        again = VectorIndex.build(
+        again = build_vector_index(
             index.vectors, queries=queries, target=1.0, exact_below=500, before=index
         )
     assert again.tuning.recall <= 1.0
@@ -201,22 +202,22 @@ def test_a_target_out_of_reach_is_reported_not_hidden(caplog: pytest.LogCaptureF
 def test_how_many_vectors_decides_between_the_two_ways() -> None:
     vectors = clustered(600, absent=0.0)
     vectors[:100] = 0.0
-    assert VectorIndex.build(vectors, exact_below=500).tuning.cells == 0
-    assert VectorIndex.build(vectors, exact_below=499).tuning.cells > 0
-    assert VectorIndex.build(vectors).tuning == Tuning(exact_below=EXACT_BELOW)
+    assert build_vector_index(vectors, exact_below=500).tuning.cells == 0
+    assert build_vector_index(vectors, exact_below=499).tuning.cells > 0
+    assert build_vector_index(vectors).tuning == Tuning(exact_below=EXACT_BELOW)
 
 
 def test_cells_are_taken_over_until_the_index_has_outgrown_them() -> None:
-    first = VectorIndex.build(clustered(1_000, absent=0.0), exact_below=100)
-    kept = VectorIndex.build(clustered(1_500, absent=0.0), exact_below=100, before=first)
+    first = build_vector_index(clustered(1_000, absent=0.0), exact_below=100)
+    kept = build_vector_index(clustered(1_500, absent=0.0), exact_below=100, before=first)
     assert (kept.tuning.trained_on, kept.tuning.cells) == (1_000, first.tuning.cells)
-    anew = VectorIndex.build(clustered(1_501, absent=0.0), exact_below=100, before=kept)
+    anew = build_vector_index(clustered(1_501, absent=0.0), exact_below=100, before=kept)
     assert anew.tuning.trained_on == 1_501
     assert first.nearest(first.vectors[3], 1)[0].tolist() == [3], "the old one is as it was"
 
 
 def test_the_same_vectors_give_the_same_index() -> None:
-    first, second = (VectorIndex.build(clustered(2_000), exact_below=100) for _ in "ab")
+    first, second = (build_vector_index(clustered(2_000), exact_below=100) for _ in "ab")
     assert first.tuning == second.tuning
     for query in clustered(20, seed=9, absent=0.0):
         assert first.nearest(query, 50)[0].tolist() == second.nearest(query, 50)[0].tolist()
@@ -224,7 +225,7 @@ def test_the_same_vectors_give_the_same_index() -> None:
 
 @pytest.mark.parametrize("exact_below", [500, EXACT_BELOW])
 def test_a_loaded_index_answers_as_the_built_one(tmp_path: Path, exact_below: int) -> None:
-    built = VectorIndex.build(clustered(), exact_below=exact_below)
+    built = build_vector_index(clustered(), exact_below=exact_below)
     built.save(tmp_path / "index")
 
     loaded = VectorIndex.load(tmp_path / "index")

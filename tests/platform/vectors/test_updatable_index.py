@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 import tactful.vectors.updatable_index
 from tactful.catalogue.ids import ItemIds
 from tactful.errors import ModelError, StorageError
-from tactful.vectors.ivf_index import VectorIndex
-from tactful.vectors.snapshot import Snapshot
+from tactful.vectors.build_index import build_vector_index
+from tactful.vectors.ivf_index import Snapshot, VectorIndex
 from tactful.vectors.updatable_index import LiveIndex
 
 DIMENSIONS = 8
@@ -155,7 +155,7 @@ def test_batched_look_ups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_the_delta_and_the_cells_are_searched_as_one(tmp_path: Path) -> None:
     ids, exact = base(3_000)
-    made = VectorIndex.build(exact.vectors, exact_below=200, target=0.99)
+    made = build_vector_index(exact.vectors, exact_below=200, target=0.99)
     assert made.tuning.cells
     with LiveIndex(tmp_path, ids, made, writes=True, exact_below=200, target=0.99) as live:
         changed = {f"i{row}": drawn(10_000 + row) for row in range(0, 900, 3)}
@@ -183,7 +183,7 @@ def test_the_delta_and_the_cells_are_searched_as_one(tmp_path: Path) -> None:
 
 def test_a_merge_tunes_on_what_was_asked(tmp_path: Path) -> None:
     ids, exact = base(1_000)
-    made = VectorIndex.build(exact.vectors, exact_below=100)
+    made = build_vector_index(exact.vectors, exact_below=100)
     with LiveIndex(tmp_path, ids, made, writes=True, exact_below=100) as live:
         assert live.merge().source == "mixtures"
         for seed in range(150):
@@ -194,16 +194,16 @@ def test_a_merge_tunes_on_what_was_asked(tmp_path: Path) -> None:
 def test_updates_during_a_merge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = base(50)
     building, go_on = threading.Event(), threading.Event()
-    build = VectorIndex.build
+    build = tactful.vectors.updatable_index.merge_changes
 
-    def slow(*arguments: Any, **options: Any) -> VectorIndex:
+    def slow(*arguments: Any, **options: Any) -> tuple[ItemIds, VectorIndex]:
         building.set()
         assert go_on.wait(120)
         return build(*arguments, **options)
 
     with LiveIndex(tmp_path, *made, writes=True) as live:
         live.update({"before": drawn(1)})
-        monkeypatch.setattr(VectorIndex, "build", slow)
+        monkeypatch.setattr(tactful.vectors.updatable_index, "merge_changes", slow)
         merging = threading.Thread(target=live.merge)
         merging.start()
         assert building.wait(120)
