@@ -3,30 +3,33 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import random
 import time
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine
 from types import TracebackType
-from typing import Any, Self, TypeVar, Unpack
+from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
 import httpx
 
-from tactful.client.calls import Calls, Flushed, Kind, RecommendFields, Record
+from tactful.client.calls import Calls
 from tactful.client.exchange import Call, Pause, Policy, Send, Work, headers, limits
 from tactful.client.offline_queue import OfflineQueue
-from tactful.schemas.health import Health
-from tactful.schemas.ingestion import EventsAccepted, Upserted
-from tactful.schemas.recommendations import (
-    Explanation,
-    Recommendation,
-    RecommendBatch,
-    RecommendRequest,
-)
-from tactful.schemas.reports import ReportInfo
-from tactful.schemas.statistics import StatisticInfo, StatisticsPage
-from tactful.schemas.users import UserFeatures
 
+P = ParamSpec("P")
 T = TypeVar("T")
+
+
+def _awaited(
+    call: Callable[Concatenate[Calls, P], Call[T]],
+) -> Callable[Concatenate[AsyncClient, P], Coroutine[Any, Any, T]]:
+    """Return the method of `AsyncClient` that makes a call."""
+
+    @functools.wraps(call)
+    async def method(self: AsyncClient, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return await self._run(call(self._calls, *args, **kwargs))
+
+    return method
 
 
 class AsyncClient:
@@ -84,73 +87,22 @@ class AsyncClient:
         if self._queue is not None:
             await asyncio.to_thread(self._queue.close)
 
-    async def events(self, events: Iterable[Record]) -> EventsAccepted:
-        """Send events, in order; see `Client.events`."""
-        return await self._run(self._calls.events(events))
-
-    async def items(self, items: Iterable[Record]) -> Upserted:
-        """Insert or replace items, up to 500 or 1 MiB a request."""
-        return await self._run(self._calls.upsert("items", items))
-
-    async def users(self, users: Iterable[Record]) -> Upserted:
-        """Insert or replace users, up to 500 or 1 MiB a request."""
-        return await self._run(self._calls.upsert("users", users))
-
-    async def send_lines(self, kind: Kind, lines: bytes) -> EventsAccepted | Upserted:
-        """Send one request of NDJSON; see `Client.send_lines`."""
-        return await self._run(self._calls.send_lines(kind, lines))
-
-    async def enqueue(self, events: Iterable[Record]) -> int:
-        """Append events to the queue; see `Client.enqueue`."""
-        return await self._run(self._calls.enqueue(events))
-
-    async def flush(self) -> Flushed:
-        """Send the queued events; see `Client.flush`."""
-        return await self._run(self._calls.flush())
-
-    async def recommend(
-        self, request: RecommendRequest | None = None, **fields: Unpack[RecommendFields]
-    ) -> Recommendation:
-        """Request a recommendation; see `Client.recommend`."""
-        return await self._run(self._calls.recommend(request, fields))
-
-    async def recommend_batch(self, requests: Sequence[RecommendRequest]) -> RecommendBatch:
-        """Request up to a hundred recommendations at once."""
-        return await self._run(self._calls.recommend_batch(requests))
-
-    async def explain(self, recommendation_id: str) -> Explanation:
-        """Explain a recent recommendation; needs a key with the scope ``admin``."""
-        return await self._run(self._calls.explain(recommendation_id))
-
-    async def features(self, user_id: str, *, at: int | str | None = None) -> UserFeatures:
-        """Request the features of one user, now or at `at` (epoch ms or RFC 3339)."""
-        return await self._run(self._calls.features(user_id, at))
-
-    async def statistics(
-        self, name: str, *, since: int | str | None = None, until: int | str | None = None
-    ) -> StatisticsPage:
-        """Request all released numbers of one statistic, oldest pane first."""
-        return await self._run(self._calls.statistics(name, since, until))
-
-    async def statistics_list(self) -> list[StatisticInfo]:
-        """Request the published statistics."""
-        return await self._run(self._calls.statistics_list())
-
-    async def reports(self) -> list[ReportInfo]:
-        """Request all reports of the server, by name."""
-        return await self._run(self._calls.reports())
-
-    async def report(self, name: str) -> dict[str, Any]:
-        """Request one report."""
-        return await self._run(self._calls.report(name))
-
-    async def models(self) -> dict[str, Any]:
-        """Request the models in use."""
-        return await self._run(self._calls.models())
-
-    async def health(self) -> Health:
-        """Request the readiness of the server; see `Client.health`."""
-        return await self._run(self._calls.health())
+    events = _awaited(Calls.events)
+    items = _awaited(Calls.items)
+    users = _awaited(Calls.users)
+    send_lines = _awaited(Calls.send_lines)
+    enqueue = _awaited(Calls.enqueue)
+    flush = _awaited(Calls.flush)
+    recommend = _awaited(Calls.recommend)
+    recommend_batch = _awaited(Calls.recommend_batch)
+    explain = _awaited(Calls.explain)
+    features = _awaited(Calls.features)
+    statistics = _awaited(Calls.statistics)
+    statistics_list = _awaited(Calls.statistics_list)
+    reports = _awaited(Calls.reports)
+    report = _awaited(Calls.report)
+    models = _awaited(Calls.models)
+    health = _awaited(Calls.health)
 
     async def _run(self, call: Call[T]) -> T:
         result: Any = None

@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Literal, TypedDict, TypeVar
+from typing import Any, Literal, TypedDict, TypeVar, Unpack
 from urllib.parse import quote
 
 import msgspec
@@ -108,8 +108,15 @@ class Calls:
             position=latest(answer.position for _, answer in answers),
         )
 
-    def upsert(self, kind: Literal["items", "users"], records: Iterable[Record]) -> Call[Upserted]:
-        """Insert or replace items or users."""
+    def items(self, items: Iterable[Record]) -> Call[Upserted]:
+        """Insert or replace items, up to 500 or 1 MiB a request."""
+        return self._upsert("items", items)
+
+    def users(self, users: Iterable[Record]) -> Call[Upserted]:
+        """Insert or replace users, up to 500 or 1 MiB a request."""
+        return self._upsert("users", users)
+
+    def _upsert(self, kind: Kind, records: Iterable[Record]) -> Call[Upserted]:
         answers = yield from self._send_all(kind, records, Upserted)
         return Upserted(
             accepted=sum(answer.accepted for _, answer in answers),
@@ -166,9 +173,9 @@ class Calls:
                 done.refused.append((event, refusal))
 
     def recommend(
-        self, request: RecommendRequest | None, fields: Mapping[str, Any]
+        self, request: RecommendRequest | None = None, **fields: Unpack[RecommendFields]
     ) -> Call[Recommendation]:
-        """Request a recommendation."""
+        """Request a recommendation, by a request or by its fields as keywords."""
         body = msgspec.json.encode(_compact(request) if request is not None else fields)
         return exchange(self._policy, Send("POST", "/v1/recommend", content=body), Recommendation)
 
@@ -182,14 +189,14 @@ class Calls:
         """Request the explanation of a recommendation."""
         return self._get(f"/v1/explain/{_segment(recommendation_id)}", Explanation)
 
-    def features(self, user_id: str, at: int | str | None) -> Call[UserFeatures]:
-        """Request the features of one user."""
+    def features(self, user_id: str, *, at: int | str | None = None) -> Call[UserFeatures]:
+        """Request the features of one user, now or at `at` (epoch ms or RFC 3339)."""
         return self._get(f"/v1/users/{_segment(user_id)}/features", UserFeatures, at=at)
 
     def statistics(
-        self, name: str, since: int | str | None, until: int | str | None
+        self, name: str, *, since: int | str | None = None, until: int | str | None = None
     ) -> Call[StatisticsPage]:
-        """Request all released numbers of one statistic, in one page."""
+        """Request all released numbers of one statistic, oldest pane first."""
         path = f"/v1/statistics/{_segment(name)}"
         cells: list[StatisticCell] = []
         cursor: str | None = None

@@ -124,11 +124,11 @@ class Client:
 
     def items(self, items: Iterable[Record]) -> Upserted:
         """Insert or replace items, up to 500 or 1 MiB a request."""
-        return self._run(self._calls.upsert("items", items))
+        return self._run(self._calls.items(items))
 
     def users(self, users: Iterable[Record]) -> Upserted:
         """Insert or replace users, up to 500 or 1 MiB a request."""
-        return self._run(self._calls.upsert("users", users))
+        return self._run(self._calls.users(users))
 
     def send_lines(self, kind: Kind, lines: bytes) -> EventsAccepted | Upserted:
         """Send one request of NDJSON.
@@ -172,7 +172,7 @@ class Client:
             request: the request, or give its fields as keywords.
             fields: fields of `tactful.schemas.recommendations.RecommendRequest`.
         """
-        return self._run(self._calls.recommend(request, fields))
+        return self._run(self._calls.recommend(request, **fields))
 
     def recommend_batch(self, requests: Sequence[RecommendRequest]) -> RecommendBatch:
         """Request up to a hundred recommendations at once."""
@@ -184,13 +184,13 @@ class Client:
 
     def features(self, user_id: str, *, at: int | str | None = None) -> UserFeatures:
         """Request the features of one user, now or at `at` (epoch ms or RFC 3339)."""
-        return self._run(self._calls.features(user_id, at))
+        return self._run(self._calls.features(user_id, at=at))
 
     def statistics(
         self, name: str, *, since: int | str | None = None, until: int | str | None = None
     ) -> StatisticsPage:
         """Request all released numbers of one statistic, oldest pane first."""
-        return self._run(self._calls.statistics(name, since, until))
+        return self._run(self._calls.statistics(name, since=since, until=until))
 
     def statistics_list(self) -> list[StatisticInfo]:
         """Request the published statistics."""

@@ -133,6 +133,7 @@ class Call:
 
     __slots__ = (
         "_arrived",
+        "_body",
         "_limit",
         "_receive",
         "_timeout",
@@ -156,6 +157,7 @@ class Call:
     ) -> None:
         """Wrap the request, without reading its body."""
         self._receive = receive
+        self._body: bytes | None = None
         self._arrived: Callable[[], bool] | None = scope.get(ARRIVED)
         self.query_string: bytes = scope["query_string"]
         self._limit = limit
@@ -168,25 +170,30 @@ class Call:
         self.content_type = None if kind is None else kind.decode("latin-1")
 
     async def body(self) -> bytes:
-        """Read the body, as far as it is not larger than allowed.
+        """Return the body, which is read once and must not be larger than allowed.
 
         Raises:
             ProblemError: if it is too large, too slow or encoded.
         """
+        if self._body is None:
+            self._body = await self._read()
+        return self._body
+
+    async def _read(self) -> bytes:
         declared = self.headers.get(b"content-length", b"0")
         if len(declared) > 15 or not declared.isdigit() or int(declared) > self._limit:
             raise self._too_large()
         if self.headers.get(b"content-encoding", b"identity").lower() != b"identity":
             raise ProblemError("unsupported_encoding", "send the body without Content-Encoding")
         if self._arrived is not None and self._arrived():
-            return await self._read()  # a timer would cost more than the read
+            return await self._receive_parts()  # a timer would cost more than the read
         try:
             async with asyncio.timeout(self._timeout):
-                return await self._read()
+                return await self._receive_parts()
         except TimeoutError:
             raise ProblemError("body_timeout", close=True) from None
 
-    async def _read(self) -> bytes:
+    async def _receive_parts(self) -> bytes:
         parts: list[bytes] = []
         size = 0
         while size <= self._limit:
@@ -214,7 +221,13 @@ class Call:
         Raises:
             ProblemError: if it is not JSON or not of the expected type.
         """
-        return decoded(await self.body(), decoder)
+        body = await self.body()
+        try:
+            return decoder.decode(body)
+        except msgspec.ValidationError as error:
+            raise problems.invalid(error, "invalid", decoder.type) from None
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            raise ProblemError("bad_body", "the body must be one JSON object in UTF-8") from None
 
     def query(self, kind: type[T]) -> T:
         """Decode the query parameters.
@@ -330,20 +343,6 @@ class Resource:
                 "missing_scope", f"this needs a key with the scope {endpoint.scope!r}"
             )
         return key
-
-
-def decoded(body: bytes, decoder: msgspec.json.Decoder[T]) -> T:
-    """Decode a JSON body.
-
-    Raises:
-        ProblemError: if it is not JSON or not of the expected type.
-    """
-    try:
-        return decoder.decode(body)
-    except msgspec.ValidationError as error:
-        raise problems.invalid(error, "invalid", decoder.type) from None
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        raise ProblemError("bad_body", "the body must be one JSON object in UTF-8") from None
 
 
 def json_reply(value: Any, status: int = 200) -> Reply:

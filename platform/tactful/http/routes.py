@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import functools
+from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -39,8 +41,8 @@ from tactful.schemas.users import UserFeatures
 if TYPE_CHECKING:
     from tactful.server.platform import Platform
 
-_recommend_request = msgspec.json.Decoder(RecommendRequest)
-_batch_request = msgspec.json.Decoder(RecommendBatchRequest)
+request_decoder = msgspec.json.Decoder(RecommendRequest)
+batch_decoder = msgspec.json.Decoder(RecommendBatchRequest)
 
 
 class FeaturesQuery(msgspec.Struct, forbid_unknown_fields=True):
@@ -68,7 +70,7 @@ async def _put_users(platform: Platform, call: Call) -> Reply:
 
 
 async def _post_recommend(platform: Platform, call: Call) -> Reply:
-    request = await call.json(_recommend_request)
+    request = await call.json(request_decoder)
     if call.public:
         browser.check_request(request)
     answer = await platform.recommendations.recommend(request, trusted=call.trusted)
@@ -76,12 +78,19 @@ async def _post_recommend(platform: Platform, call: Call) -> Reply:
 
 
 async def _post_recommend_batch(platform: Platform, call: Call) -> Reply:
-    batch = await call.json(_batch_request)
+    batch = await call.json(batch_decoder)
+    recommend = partial(platform.recommendations.recommend, trusted=call.trusted)
+    return await recommend_each(batch, recommend)
+
+
+async def recommend_each(
+    batch: RecommendBatchRequest, recommend: Callable[[RecommendRequest], Awaitable[Recommendation]]
+) -> Reply:
+    """Answer the requests of a batch in order, each by a recommendation or a problem."""
     results = []
     for request in batch.requests:
         try:
-            answer = await platform.recommendations.recommend(request, trusted=call.trusted)
-            results.append(BatchResult(recommendation=answer))
+            results.append(BatchResult(recommendation=await recommend(request)))
         except ProblemError as error:
             results.append(BatchResult(problem=error.problem(None)))
     return json_reply(RecommendBatch(results=results))
@@ -126,7 +135,7 @@ async def _get_model_log(platform: Platform, call: Call) -> Reply:
     if query.cursor and not (query.cursor.isdecimal() and len(query.cursor) < 19):
         raise ProblemError("bad_query", "give a cursor as it was returned")
     before = int(query.cursor) if query.cursor else None
-    read = functools.partial(platform.model_log.changes, limit=query.limit + 1, before=before)
+    read = partial(platform.model_log.changes, limit=query.limit + 1, before=before)
     entries = await asyncio.to_thread(read)
     page = entries[: query.limit]
     cursor = str(page[-1].id) if len(entries) > len(page) else None

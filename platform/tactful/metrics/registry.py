@@ -50,29 +50,27 @@ class Metrics:
         self._registry = registry
         self.others = SummedRegistry(registry)
         self._public = PublicMetrics(self.others, clock)
-        self._ingested = Counter(
-            "tactful_ingested_total",
-            "Elements of ingestion requests, by kind and result",
-            ("kind", "result"),
-            registry=registry,
-        )
+
+        def counter(name: str, text: str, *labels: str) -> Counter:
+            return Counter(name, text, labels, registry=registry)
+
+        text = "Elements of ingestion requests, by kind and result"
+        self._ingested = counter("tactful_ingested_total", text, "kind", "result")
+        text = "Answers by route and status"
+        self.answers = counter("tactful_answers_total", text, "route", "status")
+        text = "Log records the engine has seen, by result"
+        self._applied = counter("tactful_engine_records_total", text, "result")
+        text = "Impressions that could not be logged because the log had no room"
+        self.impressions_lost = counter("tactful_impressions_lost_total", text)
+        text = "Commits of the engine's state that the disk refused; each is tried again"
+        self.commits_refused = counter("tactful_commits_refused_total", text)
+        text = "Actions of sequences and joins that were appended to the log"
+        self.actions = counter("tactful_actions_total", text)
         self.requests = Histogram(
             "tactful_request_seconds",
             "Time from the head of a request to the end of its answer",
             ("route",),
             buckets=_REQUEST_BUCKETS,
-            registry=registry,
-        )
-        self.answers = Counter(
-            "tactful_answers_total",
-            "Answers by route and status",
-            ("route", "status"),
-            registry=registry,
-        )
-        self._applied = Counter(
-            "tactful_engine_records_total",
-            "Log records the engine has seen, by result",
-            ("result",),
             registry=registry,
         )
         self.freshness = Histogram(
@@ -81,22 +79,6 @@ class Metrics:
             buckets=_FRESHNESS_BUCKETS,
             registry=registry,
         )
-        self.impressions_lost = Counter(
-            "tactful_impressions_lost_total",
-            "Impressions that could not be logged because the log had no room",
-            registry=registry,
-        )
-        self.commits_refused = Counter(
-            "tactful_commits_refused_total",
-            "Commits of the engine's state that the disk refused; each is tried again",
-            registry=registry,
-        )
-        self.actions = Counter(
-            "tactful_actions_total",
-            "Actions of sequences and joins that were appended to the log",
-            registry=registry,
-        )
-
         # Looking a series up by its labels at every request would be slow.
         self._series_of_ingested = functools.cache(self._ingested.labels)
         self._series_of_applied = functools.cache(self._applied.labels)

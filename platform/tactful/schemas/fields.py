@@ -8,27 +8,13 @@ from typing import Annotated
 from msgspec import Meta
 
 Identifier = Annotated[str, Meta(min_length=1, max_length=256)]
-
-
 Scalar = str | int | float | bool | None
-
-
 MAX_COUNT = 1_000
-
-
 MAX_BATCH = 100
-
-
 LAST_MOMENT = 32_503_680_000_000
-
-
 Moment = Annotated[int, Meta(ge=0, le=LAST_MOMENT)] | Annotated[dt.datetime, Meta(tz=True)]
 """Epoch milliseconds from 1970 up to the year 3000, or RFC 3339 with an offset."""
-
-
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
-
-
 ShortText = Annotated[str, Meta(max_length=255)]
 
 

@@ -28,19 +28,15 @@ from prometheus_client import CollectorRegistry
 from tactful.config import logging as logs
 from tactful.config.settings import Settings
 from tactful.errors import NotPersonal
-from tactful.http.asgi import Application, Call, Endpoint, Reply, decoded, json_reply, route
-from tactful.http.routes import ENDPOINTS
+from tactful.http.asgi import Application, Call, Endpoint, Reply, json_reply, route
+from tactful.http.routes import ENDPOINTS, batch_decoder, recommend_each, request_decoder
 from tactful.http.uvicorn_server import Server, loop_factory, make_server
 from tactful.metadata.key_cache import ApiKey, ValidKeys
 from tactful.metrics.registry import Metrics
 from tactful.schemas import browser_access as browser
-from tactful.schemas.problems import ProblemError
 from tactful.schemas.recommendations import (
     NOT_PERSONALISED,
-    BatchResult,
     Recommendation,
-    RecommendBatch,
-    RecommendBatchRequest,
     RecommendRequest,
 )
 from tactful.server.overload import AdmissionControl
@@ -68,9 +64,6 @@ logger = logging.getLogger(__name__)
 
 _REFRESH_S = 0.25
 _METRICS_S = 1.0
-
-_recommend_request = msgspec.json.Decoder(RecommendRequest)
-_batch_request = msgspec.json.Decoder(RecommendBatchRequest)
 
 
 @dataclass(frozen=True)
@@ -153,13 +146,12 @@ class ServingWorker:
         )
         return response
 
-    async def forward(self, endpoint: Endpoint, call: Call, body: bytes | None = None) -> Reply:
-        """Forward a request, and its `body` if it was read, to the owner of the state.
+    async def forward(self, endpoint: Endpoint, call: Call) -> Reply:
+        """Forward a request to the process that owns the state.
 
         Raises:
             ProblemError: if it is refused, or that process does not respond.
         """
-        reads = endpoint.body is not None and body is None
         response = await self._client.request(
             ForwardRequest(
                 endpoint.method,
@@ -169,7 +161,7 @@ class ServingWorker:
                 dict(call.headers),
                 call.trusted,
                 call.public,
-                await call.body() if reads else body or b"",
+                b"" if endpoint.body is None else await call.body(),
             ),
             ForwardResponse,
         )
@@ -210,10 +202,9 @@ class ServingWorker:
 
 
 async def _recommend(worker: ServingWorker, call: Call, endpoint: Endpoint) -> Reply:
-    body = await call.body()
-    request = decoded(body, _recommend_request)
+    request = await call.json(request_decoder)
     if _is_special(request):
-        return await worker.forward(endpoint, call, body)
+        return await worker.forward(endpoint, call)
     if call.public:
         browser.check_request(request)
     answer = await worker.recommend(request)
@@ -221,17 +212,10 @@ async def _recommend(worker: ServingWorker, call: Call, endpoint: Endpoint) -> R
 
 
 async def _recommend_batch(worker: ServingWorker, call: Call, endpoint: Endpoint) -> Reply:
-    body = await call.body()
-    batch = decoded(body, _batch_request)
+    batch = await call.json(batch_decoder)
     if any(map(_is_special, batch.requests)):
-        return await worker.forward(endpoint, call, body)
-    results = []
-    for request in batch.requests:
-        try:
-            results.append(BatchResult(recommendation=await worker.recommend(request)))
-        except ProblemError as error:
-            results.append(BatchResult(problem=error.problem(None)))
-    return json_reply(RecommendBatch(results=results))
+        return await worker.forward(endpoint, call)
+    return await recommend_each(batch, worker.recommend)
 
 
 def _is_special(request: RecommendRequest) -> bool:
