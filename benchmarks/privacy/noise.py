@@ -7,8 +7,7 @@ import numpy as np
 
 from benchmarks.figures import Figure, Timing, interleave
 from tactful_privacy.mechanisms.gaussian import DiscreteGaussian
-from tactful_privacy.mechanisms.laplace import DiscreteLaplace
-from tactful_privacy.mechanisms.wide_laplace import WideLaplace
+from tactful_privacy.mechanisms.laplace import DiscreteLaplace, WideLaplace
 
 FIGURES = (
     ("noise_1m_cells_s", "s"),

@@ -24,10 +24,8 @@ from tactful_privacy.errors import (
 from tactful_privacy.lazy_imports import lazy_names
 
 if TYPE_CHECKING:
+    from tactful_privacy.analysis.conclusions import quantile_released, share_released, top_released
     from tactful_privacy.analysis.consistency import consistent
-    from tactful_privacy.analysis.quantiles import quantile_released
-    from tactful_privacy.analysis.shares import share_released
-    from tactful_privacy.analysis.top_k import top_released
     from tactful_privacy.counting.bounded_counts import BoundedCounts
     from tactful_privacy.counting.heavy_hitters import BoundedKeys, KeysPublisher
     from tactful_privacy.counting.publisher import Publisher
@@ -59,12 +57,10 @@ if TYPE_CHECKING:
         OpenDPLaplace,
         laplace_noise,
     )
-    from tactful_privacy.mechanisms.gaussian import DiscreteGaussian
-    from tactful_privacy.mechanisms.laplace import DiscreteLaplace
+    from tactful_privacy.mechanisms.gaussian import DiscreteGaussian, WideGaussian
+    from tactful_privacy.mechanisms.laplace import DiscreteLaplace, WideLaplace
     from tactful_privacy.mechanisms.local import OneHotReport, RandomizedResponse
     from tactful_privacy.mechanisms.threshold import ThresholdRelease
-    from tactful_privacy.mechanisms.wide_gaussian import WideGaussian
-    from tactful_privacy.mechanisms.wide_laplace import WideLaplace
     from tactful_privacy.people.consent import (
         EVERYTHING,
         NOTHING,
@@ -147,10 +143,8 @@ __all__ = [
 ]
 
 _LAZY = {
+    "analysis.conclusions": "quantile_released share_released top_released",
     "analysis.consistency": "consistent",
-    "analysis.quantiles": "quantile_released",
-    "analysis.shares": "share_released",
-    "analysis.top_k": "top_released",
     "counting.bounded_counts": "BoundedCounts",
     "counting.heavy_hitters": "BoundedKeys KeysPublisher",
     "counting.publisher": "Publisher",
@@ -163,12 +157,10 @@ _LAZY = {
     "ledger.query": "Answer Query",
     "ledger.statistic": "FOUND_KEYS GAUSSIAN_TOTALS PANES RUNNING_TOTALS Statistic UNIT",
     "mechanisms.backends": "DiffprivlibGeometric Noise OpenDPLaplace laplace_noise",
-    "mechanisms.gaussian": "DiscreteGaussian",
-    "mechanisms.laplace": "DiscreteLaplace",
+    "mechanisms.gaussian": "DiscreteGaussian WideGaussian",
+    "mechanisms.laplace": "DiscreteLaplace WideLaplace",
     "mechanisms.local": "OneHotReport RandomizedResponse",
     "mechanisms.threshold": "ThresholdRelease",
-    "mechanisms.wide_gaussian": "WideGaussian",
-    "mechanisms.wide_laplace": "WideLaplace",
     "people.consent": "Consents Decision EVERYTHING NOTHING Purpose parse_purposes",
     "people.pseudonyms": "Keyring Pseudonym Suppressed",
     "people.vault": "Vault",

@@ -26,8 +26,8 @@ from numpy.typing import NDArray
 
 from tactful_federated.core.fixed_point import IntegerVector
 from tactful_federated.errors import WeightsError, require
+from tactful_privacy.mechanisms.gaussian import WideGaussian
 from tactful_privacy.mechanisms.matrix_factorisation import RootOfSums
-from tactful_privacy.mechanisms.wide_gaussian import WideGaussian
 
 _BITS = 10
 

@@ -15,8 +15,8 @@ from typing import Final
 
 from tactful_federated.core.correlated_noise import BandedRoot, noise_scale
 from tactful_federated.core.fixed_point import FixedPoint
-from tactful_federated.errors import SettingsError, missing_extra, require
-from tactful_privacy.mechanisms.wide_gaussian import WideGaussian
+from tactful_federated.errors import SettingsError, extra, require
+from tactful_privacy.mechanisms.gaussian import WideGaussian
 
 UNIT: Final = "one device, the whole run (add or remove its updates: zero-out)"
 
@@ -320,10 +320,8 @@ def _root_mean_square(root: BandedRoot, rounds: int) -> float:
 
 
 def _noise_multiplier(epsilon: float, delta: float) -> float:
-    try:
+    with extra():
         import dp_accounting
-    except ModuleNotFoundError as error:
-        raise missing_extra(error) from error
     # dp-accounting finds the root to a tolerance; one millionth more is on the safe side.
     z = float(dp_accounting.get_sigma_gaussian(epsilon, delta)) * (1 + 1e-6)
     if dp_accounting.get_epsilon_gaussian(z, delta) > epsilon:

@@ -15,7 +15,7 @@ from tactful_federated.errors import SecureSumError, WeightsError
 from tactful_federated.model.vectors import Vector
 from tactful_federated.secagg.client import SecureSumDevice
 from tactful_federated.secagg.messages import Enrolment, Session, decode
-from tactful_privacy.mechanisms.wide_gaussian import WideGaussian
+from tactful_privacy.mechanisms.gaussian import WideGaussian
 
 _log = logging.getLogger(__name__)
 

@@ -25,7 +25,7 @@ from tactful.config.settings import Settings
 from tactful.errors import ConfigError
 from tactful.maintenance.key_rotation import begin_epoch, change_master_key
 from tactful.metadata.directory_lock import exclusive
-from tactful.statistics.export_job import publish
+from tactful.statistics.export import publish
 from tactful.statistics.ledger_view import as_text, day_of, report_month
 from tactful.util.clock import now_ms
 from tactful_privacy.audit.audit import QUICK, THOROUGH, audit

@@ -27,8 +27,7 @@ from tactful.erasure.verify import VERIFICATION, WORK, still_there, verified
 from tactful.errors import StorageError
 from tactful.metadata.tables import suppressions
 from tactful.schemas.users import Erasure, ErasureStep
-from tactful.subjects.enumerate import people_kept
-from tactful.subjects.installation import Installation
+from tactful.subjects.installation import Installation, people_kept
 from tactful.subjects.trace_search import SearchResult
 from tactful_privacy.durable_files import replace_file
 from tactful_privacy.errors import VaultError

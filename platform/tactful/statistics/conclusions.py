@@ -8,10 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from tactful.schemas.statistics import ConcludedNumber, Conclusion, ConclusionQuery
+from tactful_privacy.analysis.conclusions import quantile_released, share_released, top_released
 from tactful_privacy.analysis.consistency import consistent
-from tactful_privacy.analysis.quantiles import quantile_released
-from tactful_privacy.analysis.shares import share_released
-from tactful_privacy.analysis.top_k import top_released
 from tactful_privacy.counting.released import ReleasedPane, sum_released
 from tactful_privacy.errors import ParameterError
 

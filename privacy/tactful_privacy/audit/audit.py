@@ -21,10 +21,9 @@ from tactful_privacy.audit.checks import (
     check_noise,
     check_sensitivity,
 )
-from tactful_privacy.audit.gaussian import GaussianPipeline
 from tactful_privacy.audit.pipeline import Pipeline
 from tactful_privacy.audit.planted import planted_bugs
-from tactful_privacy.audit.totals import TotalsPipeline
+from tactful_privacy.audit.totals import GaussianPipeline, TotalsPipeline
 from tactful_privacy.errors import ParameterError
 from tactful_privacy.mechanisms._exact import Exact, fraction
 

@@ -15,9 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tactful_privacy.audit.gaussian import ContributionsForgotten
 from tactful_privacy.audit.pipeline import Contribution, Output, Pipeline
-from tactful_privacy.audit.totals import LevelsForgotten
+from tactful_privacy.audit.totals import ContributionsForgotten, LevelsForgotten, as_kind
 from tactful_privacy.counting.bounded_counts import BoundedCounts, Pane
 from tactful_privacy.errors import ParameterError
 from tactful_privacy.ledger.statistic import Statistic
@@ -48,7 +47,7 @@ class _OtherNoise(Pipeline):
 
     def statistic(self, keys: int) -> Statistic:
         correct = super().statistic(keys)
-        return self._kind(correct.name, correct.keys, correct.pane_ms, correct.cap, correct.epsilon)
+        return as_kind(self._kind, correct)
 
 
 def low_scale(cap: int, epsilon: Fraction, percent: int) -> Pipeline:

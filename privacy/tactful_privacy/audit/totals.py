@@ -1,10 +1,12 @@
-"""Audit of running totals, whose outputs are sums of independent node noise."""
+"""Audit of totals: sums of independent node noise, and totals with Gaussian noise."""
 
 from __future__ import annotations
 
+import itertools
+import math
 import os
-from collections.abc import Iterable
-from dataclasses import replace
+from collections.abc import Iterable, Iterator
+from dataclasses import fields, replace
 from fractions import Fraction
 from functools import cached_property
 from typing import Any
@@ -12,24 +14,32 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tactful_privacy.audit.pipeline import Contribution, Pipeline, laplace_likelihood
-from tactful_privacy.ledger.statistic import RUNNING_TOTALS, Statistic
+from tactful_privacy.audit.pipeline import (
+    Contribution,
+    Pipeline,
+    chance_of_normal,
+    gaussian_delta,
+    laplace_likelihood,
+)
+from tactful_privacy.ledger.statistic import GAUSSIAN_TOTALS, RUNNING_TOTALS, Statistic
 from tactful_privacy.mechanisms._table import Entropy
 from tactful_privacy.mechanisms.counting_tree import best_tree
+from tactful_privacy.mechanisms.gaussian import DiscreteGaussian
 from tactful_privacy.mechanisms.laplace import DiscreteLaplace
+from tactful_privacy.mechanisms.matrix_factorisation import GaussianTotals
+
+_RANDOM_DAYS = 300
+_SEED = 14
+_SHARE = 5
 
 
 class TotalsPipeline(Pipeline):
     """Pipeline of totals since midnight with 40 panes, a tree of two levels."""
 
+    name = "running totals"
     panes = 40
     shares_noise = True
     spreads = ("together",)
-
-    def __init__(self, cap: int, epsilon: Fraction) -> None:
-        """See `Pipeline`."""
-        super().__init__(cap, epsilon)
-        self.name = "running totals"
 
     def statistic(self, keys: int) -> Statistic:
         """See `Pipeline`."""
@@ -79,27 +89,102 @@ class TotalsPipeline(Pipeline):
         return signs
 
 
-class LevelsForgotten(TotalsPipeline):
-    """Planted bug: a contribution is charged once, but lies in a node of each level."""
+class GaussianPipeline(TotalsPipeline):
+    """Pipeline of totals with Gaussian noise: 24 panes, delta 1e-6.
+
+    A cap and epsilon for which there is no such noise raise `ParameterError`.
+    """
+
+    name = "Gaussian totals"
+    panes = 24
+    delta = Fraction(1, 10**6)
 
     def __init__(self, cap: int, epsilon: Fraction) -> None:
         """See `Pipeline`."""
         super().__init__(cap, epsilon)
-        self.name = "levels of totals forgotten"
+        self._root = np.array(self.statistic(1).gaussian.root.coefficients, dtype=np.float64)
 
     def statistic(self, keys: int) -> Statistic:
         """See `Pipeline`."""
-        correct = super().statistic(keys)
-        return _OneLevel(
-            correct.name,
-            correct.keys,
-            correct.pane_ms,
-            correct.cap,
-            correct.epsilon,
-            kind=correct.kind,
-        )
+        return replace(Pipeline.statistic(self, keys), kind=GAUSSIAN_TOTALS, delta=self.delta)
+
+    def noise(self) -> DiscreteGaussian:
+        """Return the noise of one stored cell."""
+        return self.statistic(1).gaussian.noise()
+
+    def delta_of_noise(self) -> tuple[Fraction | float, str]:
+        """See `Pipeline`: uses the largest change over many days of one user.
+
+        The change is measured, not taken from the mechanism's own sensitivity.
+        """
+        largest = max(float(np.linalg.norm(self._weighted(day))) for day in self._days())
+        distance = largest / self._sigma
+        delta = gaussian_delta(distance, float(self.epsilon))
+        return delta, f"a change of {distance:.4g} standard deviations, the largest of many days"
+
+    def chance_of(self, draws: NDArray[Any]) -> float:
+        """See `Pipeline`."""
+        return chance_of_normal(draws, self._sigma)
+
+    def likelihood(
+        self, values: NDArray[Any], present: NDArray[np.int64], absent: NDArray[np.int64]
+    ) -> NDArray[Any]:
+        """See `Pipeline`: projects the recovered stored values on the change."""
+        change = self._weighted(np.diff(present - absent, prepend=0))
+        stored = np.apply_along_axis(self._weighted, 0, np.diff(values, axis=0, prepend=0))
+        return np.asarray(change @ stored)
+
+    @cached_property
+    def _sigma(self) -> float:
+        return math.sqrt(float(self.statistic(1).gaussian.sigma_squared))
+
+    def _weighted(self, counts: NDArray[Any]) -> NDArray[np.float64]:
+        """Return R x for counts by pane, ``[panes]``."""
+        return np.convolve(self._root, counts)[: self.panes]
+
+    def _days(self) -> Iterator[NDArray[np.int64]]:
+        """Generate days of one user on one key: one pane, consecutive panes, random panes."""
+        generator = np.random.default_rng(_SEED)
+        for first, width in itertools.product(range(self.panes), range(1, self.cap + 1)):
+            day = np.zeros(self.panes, dtype=np.int64)
+            np.add.at(day, first + np.arange(self.cap) % min(width, self.panes - first), 1)
+            yield day
+        for _ in range(_RANDOM_DAYS):
+            yield np.bincount(generator.integers(self.panes, size=self.cap), minlength=self.panes)
+
+
+def as_kind(kind: type[Statistic], correct: Statistic) -> Statistic:
+    """Return a statistic with the fields of another and the noise of a planted bug."""
+    return kind(**{field.name: getattr(correct, field.name) for field in fields(correct)})
+
+
+class LevelsForgotten(TotalsPipeline):
+    """Planted bug: a contribution is charged once, but lies in a node of each level."""
+
+    name = "levels of totals forgotten"
+
+    def statistic(self, keys: int) -> Statistic:
+        """See `Pipeline`."""
+        return as_kind(_OneLevel, super().statistic(keys))
 
 
 class _OneLevel(Statistic):
     def mechanism(self, entropy: Entropy = os.urandom) -> DiscreteLaplace:
         return DiscreteLaplace(self.cap, self.epsilon, entropy=entropy)
+
+
+class ContributionsForgotten(GaussianPipeline):
+    """Planted bug: noise for a fifth of the sensitivity of a user's contributions."""
+
+    name = "Gaussian noise of a fifth"
+
+    def statistic(self, keys: int) -> Statistic:
+        """See `Pipeline`."""
+        return as_kind(_LowNoise, super().statistic(keys))
+
+
+class _LowNoise(Statistic):
+    @cached_property
+    def gaussian(self) -> GaussianTotals:
+        correct = super().gaussian
+        return replace(correct, sensitivity_squared=correct.sensitivity_squared // _SHARE**2)

@@ -11,7 +11,7 @@ from tactful_privacy.ledger.cap_choice import MECHANISM
 from tactful_privacy.ledger.ledger import Ledger
 from tactful_privacy.ledger.query import Query
 from tactful_privacy.ledger.statistic import Statistic
-from tactful_privacy.mechanisms.laplace import Entropy
+from tactful_privacy.mechanisms._table import Entropy
 
 
 def cap_query(statistic: Statistic, day: int) -> Query:

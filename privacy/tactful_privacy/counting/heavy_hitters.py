@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from tactful_privacy.counting._seal import SnapshotSeal
 from tactful_privacy.counting.released import ReleasedPane, read_released
 from tactful_privacy.errors import ParameterError, StateError
-from tactful_privacy.ledger.key_codec import stored_keys
 from tactful_privacy.ledger.ledger import Draw, Ledger
+from tactful_privacy.ledger.rows import stored_keys
 from tactful_privacy.ledger.statistic import DAY_MS, FOUND_KEYS, Statistic
 from tactful_privacy.mechanisms._table import Entropy
 from tactful_privacy.mechanisms.threshold import ThresholdRelease

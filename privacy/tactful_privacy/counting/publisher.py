@@ -16,7 +16,7 @@ from tactful_privacy.errors import ParameterError, StateError
 from tactful_privacy.ledger.ledger import Draw, Ledger
 from tactful_privacy.ledger.rows import MAX_PAGE
 from tactful_privacy.ledger.statistic import DAY_MS, PANES, Statistic
-from tactful_privacy.mechanisms.laplace import Entropy
+from tactful_privacy.mechanisms._table import Entropy
 
 MAX_DELTA = Fraction(1, 10**12)
 MAX_DELTA_OF_TOTALS = Fraction(1, 10**9)

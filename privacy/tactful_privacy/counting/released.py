@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from tactful_privacy.counting.daily_caps import chosen_caps
 from tactful_privacy.errors import ParameterError
-from tactful_privacy.ledger.key_codec import found_values
 from tactful_privacy.ledger.ledger import Ledger, Release
+from tactful_privacy.ledger.rows import found_values
 from tactful_privacy.ledger.statistic import (
     DAY_MS,
     FOUND_KEYS,

@@ -22,10 +22,9 @@ from tactful_privacy.ledger.budget import (
     date_of,
     total_budget,
 )
-from tactful_privacy.ledger.noise import Draw as Draw
-from tactful_privacy.ledger.noise import SharedNoise
 from tactful_privacy.ledger.query import Answer, Query
-from tactful_privacy.ledger.rows import MAX_PAGE
+from tactful_privacy.ledger.rows import MAX_PAGE, SharedNoise
+from tactful_privacy.ledger.rows import Draw as Draw
 from tactful_privacy.ledger.rows import Release as Release
 from tactful_privacy.ledger.statistic import DAY_MS, Statistic
 from tactful_privacy.mechanisms._exact import Exact
@@ -243,11 +242,7 @@ class Ledger:
             .where(_queries.c.name == query.name, _queries.c.answered_at.is_(None))
             .values(answer=values.astype("<i8").tobytes(), answered_at=self._clock())
         )
-
-        def store(connection: sa.Connection) -> None:
-            connection.execute(answer)
-
-        schema.write(self._engine, store)
+        schema.write(self._engine, lambda connection: connection.execute(answer))
         stored = self._answer(query)
         if stored is None or stored.values is None:
             raise LedgerError(f"the answer of {query.name!r} was not stored: nothing is shown")

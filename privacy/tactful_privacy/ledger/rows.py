@@ -1,6 +1,8 @@
 """Reading and writing of the ledger's rows, with checks for damage."""
 
-from collections.abc import Iterable
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -19,7 +21,10 @@ MAX_PAGE = 1_000
 
 _T = TypeVar("_T", Statistic, Query)
 
+Draw = Callable[[], NDArray[np.int64]]
+
 _statistics, _releases, _queries = schema.statistics, schema.releases, schema.queries
+_noise = schema.noise
 
 select_statistics = sa.select(_statistics)
 
@@ -227,10 +232,10 @@ def load_releases(
 
 def pack(noisy_counts: NDArray[np.int64], statistic: Statistic) -> bytes:
     """Encode a draw for storage; a draw of `FOUND_KEYS` may have any length."""
-    wrong = noisy_counts.dtype != np.int64 or noisy_counts.ndim != 1
-    if statistic.kind == FOUND_KEYS and not wrong:
-        return noisy_counts.astype("<i8").tobytes()
-    if noisy_counts.dtype != np.int64 or noisy_counts.shape != (len(statistic.keys),):
+    shape = (len(statistic.keys),)
+    if statistic.kind == FOUND_KEYS and noisy_counts.ndim == 1:
+        shape = noisy_counts.shape
+    if noisy_counts.dtype != np.int64 or noisy_counts.shape != shape:
         raise LedgerError(
             f"a draw of {statistic.name!r} is {noisy_counts.dtype} {noisy_counts.shape}:"
             f" it must be int64 ({len(statistic.keys)},), one count for every key"
@@ -247,3 +252,81 @@ def unpack(row: sa.Row[Any], statistic: Statistic) -> Release:
             f" {len(statistic.keys)} keys: the ledger is damaged, restore it from a backup"
         )
     return Release(row.statistic, row.pane_start, noisy_counts, row.released_at)
+
+
+def stored_keys(values: Mapping[str, int]) -> NDArray[np.int64]:
+    """Encode found keys and their noisy numbers for the ledger, ``[bytes]``.
+
+    ``{"tea": 120}`` is stored as one integer for each byte of its JSON: ``[123, 34, 116, …]``.
+    """
+    return np.frombuffer(msgspec.json.encode(values), dtype=np.uint8).astype(np.int64)
+
+
+def found_values(stored: NDArray[np.int64], where: str) -> dict[str, int]:
+    """Decode `stored_keys`, largest number first; `LedgerError` for other integers."""
+    try:
+        text = stored.astype(np.uint8).tobytes()
+        values = msgspec.json.decode(text, type=dict[str, int])
+    except msgspec.DecodeError as error:
+        raise LedgerError(f"{where} is damaged: restore the ledger from a backup") from error
+    return dict(sorted(values.items(), key=lambda item: (-item[1], item[0])))
+
+
+class SharedNoise:
+    """Noise shared by several releases, kept until its period is over; secret, unlike releases.
+
+    Each part of a period is drawn once: a second draw after a crash would reveal the secret twice.
+    A row for one node of the tree of running totals:
+
+        statistic       period_start   part   noise
+        "views.totals"  1767225600000  "1.0"  int64 [keys], little-endian
+    """
+
+    def __init__(self, engine: sa.Engine) -> None:
+        """Use the database of a ledger."""
+        self._engine = engine
+
+    def draw_once(
+        self, statistic: Statistic, period_start: int, draws: Mapping[str, Draw]
+    ) -> dict[str, NDArray[np.int64]]:
+        """Return the stored noise of the parts of a period; draw and store missing parts first.
+
+        The period begins at an epoch millisecond, such as a day. A part has a name of at most 64
+        characters and a draw, int64 ``[keys]``; another shape raises `LedgerError`.
+        """
+        period = sa.and_(
+            _noise.c.statistic == statistic.name, _noise.c.period_start == period_start
+        )
+
+        def load(connection: sa.Connection, parts: Sequence[str]) -> dict[str, NDArray[np.int64]]:
+            result = connection.execute(sa.select(_noise).where(period, _noise.c.part.in_(parts)))
+            return {row.part: np.frombuffer(row.noise, "<i8").astype(np.int64) for row in result}
+
+        with schema.reading(self._engine) as connection:
+            check_registered(connection, statistic)
+            stored = load(connection, list(draws))
+        missing = sorted(draws.keys() - stored.keys())
+        if missing:
+            new = [
+                {
+                    "statistic": statistic.name,
+                    "period_start": period_start,
+                    "part": part,
+                    "noise": pack(draws[part](), statistic),
+                }
+                for part in missing
+            ]
+            schema.write(
+                self._engine, lambda connection: schema.insert_where_absent(connection, _noise, new)
+            )
+            # Read back: another process may have stored its own draw first.
+            with schema.reading(self._engine) as connection:
+                stored |= load(connection, missing)
+        return {part: stored[part] for part in draws}
+
+    def delete_before(self, statistic: Statistic, before: int) -> None:
+        """Delete the noise of periods that start before a time, after their last release."""
+        past = sa.delete(_noise).where(
+            _noise.c.statistic == statistic.name, _noise.c.period_start < before
+        )
+        schema.write(self._engine, lambda connection: connection.execute(past))

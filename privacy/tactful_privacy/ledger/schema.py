@@ -243,7 +243,7 @@ def reading(engine: sa.Engine) -> Iterator[sa.Connection]:
 
 
 @_translated_errors()
-def write(engine: sa.Engine, work: Callable[[sa.Connection], None]) -> None:
+def write(engine: sa.Engine, work: Callable[[sa.Connection], object]) -> None:
     """Run one transaction; repeat it if MySQL chose it as the victim of a deadlock."""
     for attempt in range(1, _ATTEMPTS + 1):
         try:

@@ -1,4 +1,6 @@
-"""Exact numbers: parameters as fractions, and e^x between two integers."""
+"""Exact numbers: parameters as fractions, e^x between two integers, confidence limits."""
+
+from __future__ import annotations
 
 from fractions import Fraction
 from typing import Any
@@ -52,3 +54,17 @@ def exp_bounds(x: Fraction, bits: int) -> tuple[int, int]:
         lower = lower * lower >> guard
         upper = -(-upper * upper >> guard)
     return lower >> 128, -(-upper >> 128)
+
+
+def clopper_pearson(successes: int, trials: int, alpha: float) -> tuple[float, float]:
+    """Return confidence limits, each wrong with probability at most alpha.
+
+    Clopper and Pearson, Biometrika 1934: exact, from quantiles of the beta distribution.
+    """
+    # Imported late: publishing counts needs no statistics library.
+    from scipy import special
+
+    failures = trials - successes
+    low = special.betaincinv(successes, failures + 1, alpha) if successes else 0.0
+    high = special.betaincinv(successes + 1, failures, 1 - alpha) if failures else 1.0
+    return float(low), float(high)

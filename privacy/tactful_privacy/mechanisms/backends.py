@@ -13,9 +13,15 @@ from numpy.typing import NDArray
 
 from tactful_privacy.errors import BackendError, ParameterError
 from tactful_privacy.mechanisms._exact import Exact, fraction
-from tactful_privacy.mechanisms._table import DEFAULT_CONFIDENCE, MAX_EPSILON, Entropy
-from tactful_privacy.mechanisms.laplace import MAX_SCALE, DiscreteLaplace, checked_scale
-from tactful_privacy.mechanisms.wide_laplace import MAX_WIDE_SCALE, WideLaplace
+from tactful_privacy.mechanisms._table import DEFAULT_CONFIDENCE, Entropy
+from tactful_privacy.mechanisms.laplace import (
+    MAX_SCALE,
+    MAX_WIDE_SCALE,
+    DiscreteLaplace,
+    WideLaplace,
+    check_covered,
+    checked_scale,
+)
 
 Backend = Literal["table", "opendp", "diffprivlib"]
 
@@ -98,15 +104,6 @@ class _LibraryNoise:
         """Return the smallest h with P(|Z| <= h) >= confidence."""
         return self._distribution.interval(confidence)
 
-    def _covered(self, epsilon: Exact) -> Fraction:
-        value = fraction(epsilon, "epsilon")
-        if not self.epsilon <= value <= MAX_EPSILON:
-            raise ParameterError(
-                f"epsilon is {value}: give {self.epsilon}, the epsilon of this noise, up to"
-                f" {MAX_EPSILON}"
-            )
-        return value
-
 
 class OpenDPLaplace(_LibraryNoise):
     """Discrete Laplace noise by OpenDP's ``make_laplace``, with its own proof.
@@ -152,7 +149,7 @@ class OpenDPLaplace(_LibraryNoise):
         Raises:
             ParameterError: epsilon is below that of the noise, or above 40.
         """
-        self._covered(epsilon)
+        check_covered(epsilon, self.epsilon)
         return Fraction(0)
 
 
@@ -193,7 +190,7 @@ class DiffprivlibGeometric(_LibraryNoise):
         Raises:
             ParameterError: epsilon is below that of the noise, or above 40.
         """
-        self._covered(epsilon)
+        check_covered(epsilon, self.epsilon)
         cells = Fraction(math.ceil(1 + math.exp(self.epsilon))) * self.sensitivity
         return cells * 150 * max(Fraction(1), self.scale) / 2**53
 

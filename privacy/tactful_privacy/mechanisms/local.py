@@ -17,8 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tactful_privacy.errors import ParameterError
-from tactful_privacy.mechanisms._clopper_pearson import clopper_pearson
-from tactful_privacy.mechanisms._exact import Exact, exp_bounds, fraction
+from tactful_privacy.mechanisms._exact import Exact, clopper_pearson, exp_bounds, fraction
 from tactful_privacy.mechanisms._table import (
     BITS,
     DEFAULT_CONFIDENCE,

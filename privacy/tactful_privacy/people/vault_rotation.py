@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tactful_privacy.errors import VaultError
-from tactful_privacy.people._aead import MasterKey
+from tactful_privacy.people.vault import MasterKey
 from tactful_privacy.sqlite import use_write_ahead_log
 
 _BATCH = 1_000

@@ -11,7 +11,7 @@ from dp_accounting import pld
 
 from tactful_federated.core.plan import TrainingPlan, Wishes, plan_training
 from tactful_federated.errors import SettingsError
-from tactful_privacy.mechanisms.wide_gaussian import WideGaussian
+from tactful_privacy.mechanisms.gaussian import WideGaussian
 
 WISHES = Wishes(
     epsilon=2.0, delta=1e-6, population=500_000, rounds=300, report_goal=2_000, parameters=10_000

@@ -22,7 +22,7 @@ from tactful_federated.secagg.messages import Session, encode, enrol
 from tactful_federated.secagg.round import SecureRounds
 from tactful_federated.transport.flower_clear import LocalGrid
 from tactful_federated.transport.flower_secure import FlowerSecureTransport, secure_client_app
-from tactful_privacy.mechanisms.wide_gaussian import WideGaussian
+from tactful_privacy.mechanisms.gaussian import WideGaussian
 
 AUTHORITY = Ed25519PrivateKey.generate()
 BARE = without_noise(small_plan())

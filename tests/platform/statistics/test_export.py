@@ -25,8 +25,7 @@ from tactful.errors import ConfigError
 from tactful.server.platform import Platform
 from tactful.statistics import export as publication
 from tactful.statistics.counter import CLOCK_EVENT
-from tactful.statistics.export import write_files, write_topic
-from tactful.statistics.export_job import publish
+from tactful.statistics.export import publish, write_files, write_topic
 from tactful.statistics.service import open_statistics, shown_before
 from tactful_privacy.counting.bounded_counts import BoundedCounts
 from tactful_privacy.counting.publisher import Publisher

@@ -29,7 +29,7 @@ from tactful.server.platform import Platform
 from tactful.statistics import counter, service
 from tactful.statistics.counter import CLOCK_EVENT, StatisticsCounter
 from tactful.statistics.definitions import EVERYTHING, StatisticDefinition, load_statistics
-from tactful.statistics.export_job import publish
+from tactful.statistics.export import publish
 from tactful.statistics.service import PrivateStatistics, open_statistics
 from tactful_privacy.counting.heavy_hitters import KeysPublisher
 from tactful_privacy.counting.publisher import Publisher

@@ -9,9 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tactful_privacy.analysis.quantiles import quantile_released
-from tactful_privacy.analysis.shares import TwoNoises, share_released
-from tactful_privacy.analysis.top_k import top_released
+from tactful_privacy.analysis.conclusions import (
+    TwoNoises,
+    quantile_released,
+    share_released,
+    top_released,
+)
 from tactful_privacy.counting.released import ReleasedPane
 from tactful_privacy.errors import ParameterError
 from tactful_privacy.mechanisms.laplace import DiscreteLaplace

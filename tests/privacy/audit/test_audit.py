@@ -18,11 +18,20 @@ from numpy.typing import NDArray
 
 from tactful_privacy.audit.audit import QUICK, Audited, AuditReport, Effort, audit, examine
 from tactful_privacy.audit.checks import attack, check_freshness, check_noise, check_sensitivity
-from tactful_privacy.audit.gaussian import ContributionsForgotten, GaussianPipeline
-from tactful_privacy.audit.noise import chance_of, chance_of_normal, exact_delta
-from tactful_privacy.audit.pipeline import Contribution, Pipeline
+from tactful_privacy.audit.pipeline import (
+    Contribution,
+    Pipeline,
+    chance_of,
+    chance_of_normal,
+    exact_delta,
+)
 from tactful_privacy.audit.planted import low_scale, planted_bugs
-from tactful_privacy.audit.totals import LevelsForgotten, TotalsPipeline
+from tactful_privacy.audit.totals import (
+    ContributionsForgotten,
+    GaussianPipeline,
+    LevelsForgotten,
+    TotalsPipeline,
+)
 from tactful_privacy.counting.bounded_counts import BoundedCounts
 from tactful_privacy.errors import ParameterError
 from tactful_privacy.ledger.statistic import Statistic

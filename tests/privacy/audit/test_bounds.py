@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from tactful_privacy.audit import bounds
-from tactful_privacy.audit.bounds import prove_loss
-from tactful_privacy.mechanisms._clopper_pearson import clopper_pearson
+from tactful_privacy.audit import checks
+from tactful_privacy.audit.checks import prove_loss
+from tactful_privacy.mechanisms._exact import clopper_pearson
 
 
 @given(st.integers(0, 60), st.integers(1, 60), st.sampled_from([1e-6, 0.01, 0.2]))
@@ -30,7 +30,7 @@ def test_limits_are_where_the_tail_of_the_binomial_reaches_alpha(
 @pytest.fixture(autouse=True)
 def cached_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same limits are asked for again and again."""
-    monkeypatch.setattr(bounds, "clopper_pearson", functools.cache(clopper_pearson))
+    monkeypatch.setattr(checks, "clopper_pearson", functools.cache(clopper_pearson))
 
 
 def answers(

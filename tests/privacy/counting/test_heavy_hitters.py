@@ -10,15 +10,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tactful_privacy.analysis.top_k import top_released
+from tactful_privacy.analysis.conclusions import top_released
 from tactful_privacy.counting.bounded_counts import BoundedCounts
 from tactful_privacy.counting.heavy_hitters import BoundedKeys, KeysPublisher
 from tactful_privacy.counting.released import delta_of, read_released, sum_released
 from tactful_privacy.errors import BudgetError, LedgerError, ParameterError, StateError
 from tactful_privacy.ledger.budget import Budget
-from tactful_privacy.ledger.key_codec import found_values, stored_keys
 from tactful_privacy.ledger.ledger import Ledger
 from tactful_privacy.ledger.odometer import read_odometer
+from tactful_privacy.ledger.rows import found_values, stored_keys
 from tactful_privacy.ledger.statistic import DAY_MS, FOUND_KEYS, Statistic
 
 SECRET = b"a secret of tests only"

@@ -18,7 +18,7 @@ from tactful_privacy.counting.released import read_released, sum_released
 from tactful_privacy.counting.series import RunningTotals
 from tactful_privacy.errors import BudgetError, ParameterError, StateError
 from tactful_privacy.ledger.ledger import Draw, Ledger
-from tactful_privacy.ledger.noise import SharedNoise
+from tactful_privacy.ledger.rows import SharedNoise
 from tactful_privacy.ledger.statistic import DAY_MS, RUNNING_TOTALS, Statistic
 from tactful_privacy.mechanisms.counting_tree import best_tree
 from tactful_privacy.mechanisms.laplace import DiscreteLaplace

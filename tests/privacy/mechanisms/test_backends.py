@@ -15,7 +15,7 @@ from scipy import stats
 
 from tactful_privacy.errors import BackendError, ParameterError
 from tactful_privacy.mechanisms.backends import Backend, Noise, laplace_noise
-from tactful_privacy.mechanisms.wide_laplace import WideLaplace
+from tactful_privacy.mechanisms.laplace import WideLaplace
 
 BACKENDS: list[Backend] = ["table", "opendp", "diffprivlib"]
 FALSE_ALARM = 1e-10

@@ -9,8 +9,7 @@ import pytest
 from scipy import stats
 
 from tactful_privacy.errors import ParameterError
-from tactful_privacy.mechanisms.gaussian import DiscreteGaussian
-from tactful_privacy.mechanisms.wide_gaussian import WideGaussian
+from tactful_privacy.mechanisms.gaussian import DiscreteGaussian, WideGaussian
 
 
 @pytest.mark.parametrize("sigma_squared", [1024, 128**2, 128**2 + 1, 10**9, 10**14])

@@ -13,8 +13,7 @@ from scipy import stats
 
 from tactful_privacy.errors import ParameterError
 from tactful_privacy.mechanisms._exact import exp_bounds
-from tactful_privacy.mechanisms.laplace import DiscreteLaplace
-from tactful_privacy.mechanisms.wide_laplace import WideLaplace
+from tactful_privacy.mechanisms.laplace import DiscreteLaplace, WideLaplace
 
 SMALL = [(1, "1"), (5, "1"), (3, "1/20"), (40, "2")]
 LARGE = [(1, "1/100000"), (5_000, "1/24"), (10**6, "1/3")]

@@ -22,6 +22,7 @@ from tactful_privacy.counting.released import (
     ReleasedPane,
     check_addable,
     check_keys,
+    half_width,
     noise_table,
 )
 from tactful_privacy.errors import ParameterError
@@ -159,3 +160,131 @@ def _accepted(a: int, b: int, value: float, noise: TwoNoises, alpha: float) -> t
 @lru_cache(maxsize=32)
 def _mass(sensitivity: int, epsilon: Fraction, terms: int) -> NDArray[np.float64]:
     return noise_table(sensitivity, epsilon).mass_of_sum(terms)
+
+
+_MARGIN = 1e-9
+
+
+@dataclass(frozen=True)
+class ReleasedQuantile:
+    """The bucket of a quantile."""
+
+    key: str  # estimated bucket
+    low: str  # lowest bucket of the interval
+    high: str  # highest bucket of the interval
+    # least probability that the interval holds the bucket of the true bounded counts
+    confidence: float
+
+
+def quantile_released(
+    panes: Sequence[ReleasedPane], probability: Exact, confidence: Exact = CONFIDENCE
+) -> ReleasedQuantile:
+    """Estimate the bucket of a quantile.
+
+    It is the first bucket at which the cumulative count reaches `probability` of the whole. The
+    estimate uses the noisy cumulative counts after isotonic regression. The interval drops each
+    bucket that an exact test rules out, because too much lies below it or too little up to it. Only
+    the true bucket must survive, so two tests at half the error suffice for any number of buckets.
+
+    Args:
+        panes: Panes of one statistic, each once.
+        probability: Exact, between 0 and 1: ``"0.5"`` is the median.
+        confidence: Confidence of the interval, exact.
+
+    Raises:
+        ParameterError: See `sum_released`; or a number is out of range.
+    """
+    first = check_addable(panes)
+    p = float(open_share(probability, "probability"))
+    alpha = 1 - open_share(confidence, "confidence")
+    # Imported late: a server uses scipy for nothing else, and loading it would delay requests.
+    from scipy.optimize import isotonic_regression
+
+    keys = list(first.values)
+    counts = np.array([list(pane.values.values()) for pane in panes]).sum(axis=0)
+    cumulative = np.cumsum(counts)
+    rising = isotonic_regression(cumulative).x
+    estimate = min(int(np.searchsorted(rising, p * rising[-1])), len(keys) - 1)
+    limit = float(alpha) / 2 - _MARGIN
+    kept = [
+        index
+        for index in range(len(keys))
+        if _may_be_below(first, len(panes), cumulative, index, p) > limit
+        and _may_reach(first, len(panes), cumulative, index, p) > limit
+    ]
+    # The estimate may lie outside the kept buckets; the interval always includes it.
+    low, high = (kept[0], kept[-1]) if kept else (estimate, estimate)
+    return ReleasedQuantile(
+        keys[estimate], keys[min(low, estimate)], keys[max(high, estimate)], float(1 - alpha)
+    )
+
+
+def _may_be_below(
+    pane: ReleasedPane, panes: int, cumulative: NDArray[np.int64], index: int, p: float
+) -> float:
+    """Return the p-value of "less than p lies below"; 1 for the first bucket."""
+    if index == 0:
+        return 1.0
+    noise = TwoNoises.of(pane, panes * index, panes * (len(cumulative) - index))
+    lower = int(cumulative[index - 1])
+    return noise.tails(lower, int(cumulative[-1]) - lower, p)[0]
+
+
+def _may_reach(
+    pane: ReleasedPane, panes: int, cumulative: NDArray[np.int64], index: int, p: float
+) -> float:
+    """Return the p-value of "p or more lies up to the bucket"; 1 for the last bucket."""
+    if index == len(cumulative) - 1:
+        return 1.0
+    noise = TwoNoises.of(pane, panes * (index + 1), panes * (len(cumulative) - index - 1))
+    upto = int(cumulative[index])
+    return noise.tails(upto, int(cumulative[-1]) - upto, p)[1]
+
+
+@dataclass(frozen=True)
+class RankedKey:
+    """One of the largest keys."""
+
+    key: str
+    value: int  # noisy count of the key
+    # with the requested confidence, all true counts of the catalogue lie within their value ±
+    # half_width at once
+    half_width: int
+    best: int  # best possible rank of the true count then, 1 for the largest
+    worst: int  # Worst possible rank. Equal counts may have either order.
+
+
+def top_released(
+    panes: Sequence[ReleasedPane], k: int, confidence: Exact = CONFIDENCE
+) -> list[RankedKey]:
+    """Return the k keys with the largest noisy sums over some panes, largest first.
+
+    A ranking of released values costs nothing. The bounds on ranks hold for all keys at once: each
+    sum gets the interval of confidence ``1 - (1 - confidence) / keys`` (Bonferroni), and a key
+    certainly ranks before another if their intervals do not touch.
+
+    Args:
+        panes: Panes of one statistic, each once.
+        k: Number of keys, 1 to the size of the catalogue.
+        confidence: Confidence of all bounds together, exact.
+
+    Raises:
+        ParameterError: See `sum_released`; or k is out of range.
+    """
+    first = check_addable(panes)
+    keys = list(first.values)
+    if not 1 <= k <= len(keys):
+        raise ParameterError(f"k is {k}: give 1 to {len(keys)}, the size of the catalogue")
+    confidence_by_key = 1 - (1 - open_share(confidence, "confidence")) / len(keys)
+    terms = len(panes) * first.noise_terms
+    half = half_width(first.sensitivity, first.epsilon, terms, confidence_by_key)
+    sums = np.array([list(pane.values.values()) for pane in panes]).sum(axis=0)
+    rising = np.sort(sums)
+    top = np.argsort(-sums, kind="stable")[:k]
+    # Intervals of two keys do not touch if their sums differ by more than two half widths.
+    surely_larger = len(keys) - np.searchsorted(rising, sums[top] + 2 * half, side="right")
+    surely_smaller = np.searchsorted(rising, sums[top] - 2 * half, side="left")
+    return [
+        RankedKey(keys[index], int(sums[index]), half, int(above) + 1, len(keys) - int(below))
+        for index, above, below in zip(top, surely_larger, surely_smaller, strict=True)
+    ]
