@@ -131,20 +131,6 @@ class Call:
         public: whether the key lies in a web page, where everybody can read it.
     """
 
-    __slots__ = (
-        "_arrived",
-        "_body",
-        "_limit",
-        "_receive",
-        "_timeout",
-        "content_type",
-        "headers",
-        "path",
-        "public",
-        "query_string",
-        "trusted",
-    )
-
     def __init__(
         self,
         scope: Scope,

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import socket
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from types import FrameType
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
@@ -18,6 +18,8 @@ from tactful.schemas import problems
 from tactful.schemas.problems import ProblemError
 from tactful.util.gc_tuning import freeze_living_objects, short_delays
 from tactful.util.malloc import return_large_pieces
+
+T = TypeVar("T")
 
 _DISCARD_BYTES = 64 * 1024 * 1024
 
@@ -196,24 +198,29 @@ def run(server: Server, listener: socket.socket, *, started: Callable[[], None])
 
     `started` is called when it does.
     """
-    return_large_pieces()
-    with short_delays():
-
-        async def serve() -> None:
-            serving = asyncio.create_task(server.serve(sockets=[listener]))
-            while not server.started and not serving.done():
-                await asyncio.sleep(0.005)
-            if server.started:
-                freeze_living_objects()
-                started()
-            await serving
-
-        with asyncio.Runner(loop_factory=loop_factory()) as runner:
-            runner.run(serve())
+    run_loop(serve(server, listener, started))
     return server.started
 
 
-def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+async def serve(server: Server, listener: socket.socket, started: Callable[[], None]) -> None:
+    """Serve until the server exits; call `started` when it accepts requests."""
+    serving = asyncio.create_task(server.serve(sockets=[listener]))
+    while not server.started and not serving.done():
+        await asyncio.sleep(0.005)
+    if server.started:
+        freeze_living_objects()
+        started()
+    await serving
+
+
+def run_loop(main: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine on an event loop, with allocator and collector set for short delays."""
+    return_large_pieces()
+    with short_delays(), asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        return runner.run(main)
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     """Return uvloop's factory of event loops; None where it is not installed."""
     try:
         import uvloop

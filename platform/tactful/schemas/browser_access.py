@@ -105,13 +105,8 @@ def check_request(request: RecommendRequest) -> None:
     Raises:
         ProblemError: naming the field.
     """
-    used = {
-        "user_id": request.user_id is not None,
-        "after": request.after is not None,
-        "explain": request.explain,
-    }
-    for name, is_used in used.items():
-        if is_used:
+    for name in ("user_id", "after", "explain"):
+        if getattr(request, name) not in (None, False):
             raise ProblemError(
                 "missing_scope",
                 f"`{name}` needs a key with the scope 'recommend', which belongs on a server",

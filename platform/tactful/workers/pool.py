@@ -26,14 +26,14 @@ import sys
 import time
 from collections.abc import Callable
 
-from tactful.http.uvicorn_server import loop_factory
+from tactful.http.uvicorn_server import run_loop
 from tactful.metrics.registry import SummedRegistry
 from tactful.recall.trending import Trends
 from tactful.rerank.frequency_caps import Shown
 from tactful.schemas.problems import ProblemError
 from tactful.server.platform import Platform
 from tactful.util import malloc
-from tactful.util.gc_tuning import freeze_living_objects, short_delays
+from tactful.util.gc_tuning import freeze_living_objects
 from tactful.workers.ipc import (
     ForwardRequest,
     FrameProtocol,
@@ -281,6 +281,4 @@ def run_pool(
             await pool.stop()
             await platform.stop()
 
-    malloc.return_large_pieces()
-    with short_delays(), asyncio.Runner(loop_factory=loop_factory()) as runner:
-        return runner.run(serve())
+    return run_loop(serve())

@@ -30,7 +30,7 @@ from tactful.config.settings import Settings
 from tactful.errors import NotPersonal
 from tactful.http.asgi import Application, Call, Endpoint, Reply, json_reply, route
 from tactful.http.routes import ENDPOINTS, batch_decoder, recommend_each, request_decoder
-from tactful.http.uvicorn_server import Server, loop_factory, make_server
+from tactful.http.uvicorn_server import Server, make_server, run_loop, serve
 from tactful.metadata.key_cache import ApiKey, ValidKeys
 from tactful.metrics.registry import Metrics
 from tactful.schemas import browser_access as browser
@@ -42,7 +42,6 @@ from tactful.schemas.recommendations import (
 from tactful.server.overload import AdmissionControl
 from tactful.util import malloc
 from tactful.util.clock import now_ms
-from tactful.util.gc_tuning import freeze_living_objects, short_delays
 from tactful.workers.ipc import (
     AsyncClient,
     BlockingClient,
@@ -261,8 +260,7 @@ def main(numbers: list[int]) -> int:
     if config.reads_trends:
         options["rising"] = source.rises
     recommender = build(engine=source, settings=settings, **options)
-    with short_delays(), asyncio.Runner(loop_factory=loop_factory()) as runner:
-        return runner.run(_serve(settings, recommender, source, refresh_client, listener, loop_end))
+    return run_loop(_serve(settings, recommender, source, refresh_client, listener, loop_end))
 
 
 async def _serve(
@@ -292,13 +290,7 @@ async def _serve(
     server: Server = make_server(make_worker_application(worker), settings.server, lifespan=False)
     await client.open(loop_end)
     refreshing = asyncio.create_task(worker.refresh())
-    serving = asyncio.create_task(server.serve(sockets=[listener]))
-    while not server.started and not serving.done():
-        await asyncio.sleep(0.005)
-    if server.started:
-        freeze_living_objects()
-        client.notify(ReadyNotice())
-    await serving
+    await serve(server, listener, lambda: client.notify(ReadyNotice()))
     refreshing.cancel()
     worker.send_metrics()
     client.close()
