@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import special
 
 from tactful_bandits.errors import StatisticsError
@@ -77,10 +78,7 @@ def check_sample_ratio(
     return SampleRatio(float(log_e_value), _chi_square_p_value(n, theta), alpha)
 
 
-def _chi_square_p_value(
-    counts: np.ndarray[tuple[int], np.dtype[np.float64]],
-    shares: np.ndarray[tuple[int], np.dtype[np.float64]],
-) -> float:
+def _chi_square_p_value(counts: NDArray[np.float64], shares: NDArray[np.float64]) -> float:
     expected = counts.sum() * shares
     if not expected.any():
         return 1.0
@@ -88,17 +86,12 @@ def _chi_square_p_value(
     return float(special.chdtrc(len(counts) - 1, statistic))
 
 
-def _require_counts(
-    counts: np.ndarray[tuple[int], np.dtype[np.float64]],
-    shares: np.ndarray[tuple[int], np.dtype[np.float64]],
-) -> None:
+def _require_counts(counts: NDArray[np.float64], shares: NDArray[np.float64]) -> None:
     if counts.ndim != 1 or counts.shape != shares.shape or len(counts) < 2:
         raise StatisticsError(
             f"one count and one share per arm are needed, not {counts.shape} and {shares.shape}"
         )
-    if not (
-        np.all(counts >= 0) and np.all(counts == np.floor(counts)) and np.isfinite(counts).all()
-    ):
+    if not ((counts >= 0) & (counts == np.floor(counts)) & np.isfinite(counts)).all():
         raise StatisticsError(f"counts must be whole and not negative, not {counts.tolist()}")
     if not (np.all(shares > 0) and abs(shares.sum() - 1) <= 1e-6):
         raise StatisticsError(

@@ -25,7 +25,6 @@ Fit the model on other folds: it must not have been trained on the rewards that 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -251,47 +250,6 @@ def shrunk_doubly_robust(log: LoggedDecisions, shrinkage: float) -> OffPolicyEst
 def logged_value(log: LoggedDecisions) -> OffPolicyEstimate:
     """Estimate the mean reward of the logging policy itself."""
     return _mean(log, log.rewards)
-
-
-def bootstrap_interval(
-    estimator: Callable[[LoggedDecisions], OffPolicyEstimate],
-    log: LoggedDecisions,
-    rng: np.random.Generator,
-    *,
-    resamples: int = 1000,
-    confidence: float = 0.95,
-) -> Interval:
-    """Compute percentiles over resampled units, as a check of the asymptotic interval.
-
-    Raises:
-        EvaluationError: There are fewer than 2 resamples, or `confidence` is out of range.
-    """
-    if resamples < 2 or not 0 < confidence < 1:
-        raise EvaluationError("give at least 2 resamples and a confidence between 0 and 1")
-    n = len(log.rewards)
-    units = log.units if log.units is not None else np.arange(n)
-    members = np.split(np.argsort(units, kind="stable"), np.bincount(units).cumsum()[:-1])
-    values = []
-    for _ in range(resamples):
-        drawn = rng.integers(0, len(members), len(members))
-        rows = drawn if log.units is None else np.concatenate([members[unit] for unit in drawn])
-        values.append(estimator(_rows(log, rows)).value)
-    low, high = np.quantile(values, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return Interval(float(low), float(high), confidence, "bootstrap")
-
-
-def _rows(log: LoggedDecisions, rows: NDArray[np.intp]) -> LoggedDecisions:
-    def select(array: Floats | None) -> Floats | None:
-        return None if array is None else array[rows]
-
-    return LoggedDecisions(
-        log.rewards[rows],
-        log.propensities[rows],
-        log.target[rows],
-        select(log.expected),
-        select(log.expected_target),
-        densities=log.densities,
-    )
 
 
 def _model(log: LoggedDecisions) -> tuple[Floats, Floats]:

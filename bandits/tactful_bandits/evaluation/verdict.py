@@ -7,10 +7,11 @@ may depend on the clipping of weights. Then the verdict is "inconclusive", with 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tactful_bandits.analysis.comparison import Interval
 from tactful_bandits.errors import EvaluationError
@@ -82,7 +83,7 @@ def measure_overlap(log: LoggedDecisions) -> Overlap:
     """Compute diagnostics of the importance weights."""
     w = log.weights
     values, counts = np.unique(log.rewards, return_counts=True)
-    mean = OffPolicyEstimate(float(w.mean()), _weight_influence(log))
+    mean = logged_value(replace(log, rewards=w))
     heaviest = np.sort(w)[::-1][: max(1, len(w) // 100)]
     return Overlap(
         decisions=len(w),
@@ -189,30 +190,15 @@ def _sensitivity(
 ) -> Sensitivity:
     # Without a model, clipped weights are divided by their mean: otherwise clipping would
     # look like a loss.
-    model_free = log.expected is None
-    estimate = snips(_clipped(log, limit)) if model_free else doubly_robust(log, limit=limit)
+    if log.expected is None:
+        estimate = snips(replace(log, target=np.minimum(log.target, limit * log.propensities)))
+    else:
+        estimate = doubly_robust(log, limit=limit)
     difference = estimate.minus(logged)
     share = float((log.weights > limit).mean())
     return Sensitivity(limit, share, difference.value, difference.interval(confidence))
 
 
-def _clipped(log: LoggedDecisions, limit: float) -> LoggedDecisions:
-    return LoggedDecisions(
-        log.rewards,
-        log.propensities,
-        np.minimum(log.target, limit * log.propensities),
-        units=log.units,
-        densities=log.densities,
-    )
-
-
-def _weight_influence(log: LoggedDecisions) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
-    as_rewards = LoggedDecisions(
-        log.weights, log.propensities, log.target, units=log.units, densities=log.densities
-    )
-    return logged_value(as_rewards).influence
-
-
-def _effective(w: np.ndarray[tuple[int], np.dtype[np.float64]]) -> float:
+def _effective(w: NDArray[np.float64]) -> float:
     squares = float((w**2).sum())
     return float(w.sum()) ** 2 / squares if squares else 0.0
