@@ -13,8 +13,8 @@ from tactful.catalogue.catalogue import Catalogue
 from tactful_streaming.contract.log_entries import Item, User
 from tactful_streaming.definitions.model import Definitions
 from tactful_streaming.errors import EngineError
-from tactful_streaming.windows.column_cache import Placing
 from tactful_streaming.windows.entity_table import NonZero
+from tactful_streaming.windows.reads import Placing
 
 Values = Mapping[str, Any]
 

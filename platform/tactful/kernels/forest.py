@@ -17,7 +17,9 @@ Numba caches machine code until this file changes, so all source of the kernel m
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+import logging
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +31,9 @@ from numba.core import cgutils as _cgutils
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
-from tactful.kernels.compile import Kernel, array, compiled
+_LOG = logging.getLogger(__name__)
+
+Kernel = Callable[..., Any]
 
 _LANES = 64
 _WORDS = 8
@@ -51,22 +55,43 @@ _cg: Any = _cgutils
 def load_kernel(cache: Path | None = None) -> Kernel:
     """Compile or load the kernel, which takes long at the first call of a process.
 
-    Args:
-        cache: directory that keeps the machine code, as in `compiled`.
-
-    Returns:
-        The kernel, for `tactful.ranking.forest.BinnedForest.margins`.
+    It never compiles when it is called, refuses other arrays with a `TypeError`, and may be called
+    from several threads. `cache` keeps the machine code; the variable ``NUMBA_CACHE_DIR`` wins.
+    Write access to it allows to run code here, as write access to the package does. None is
+    numba's own choice, beside the module or with the user.
     """
-    floats, offsets = array(types.float32), array(types.int64)
+    started = time.perf_counter()
+    floats, offsets = _array(types.float32), _array(types.int64)
     signature = types.void(
-        array(types.float32, 2),
+        _array(types.float32, 2),
         types.float32,
         *(offsets, offsets, floats),
-        *(offsets, offsets, array(types.uint16), array(types.uint8)),
+        *(offsets, offsets, _array(types.uint16), _array(types.uint8)),
         *(offsets, floats),
-        array(types.float32, written=True),
+        types.Array(types.float32, 1, "C"),
     )
-    return compiled(evaluate, signature, cache)
+    settings: Any = numba.config
+    before = settings.CACHE_DIR
+    try:
+        if cache is not None and not before:
+            settings.CACHE_DIR = str(cache)
+        kernel = numba.njit(error_model="numpy", cache=True)(evaluate)
+        kernel.compile(signature)
+    except Exception as error:  # no place for a cache, or a damaged file, may raise anything
+        _LOG.warning("cached machine code cannot be used, it is compiled anew: %s", error)
+        kernel = numba.njit(error_model="numpy")(evaluate)
+        kernel.compile(signature)
+    finally:
+        settings.CACHE_DIR = before
+    kernel.disable_compile()
+    _LOG.info("kernel of the forest ready after %.1f s", time.perf_counter() - started)
+    made: Kernel = kernel
+    return made
+
+
+def _array(kind: Any, dimensions: int = 1) -> Any:
+    """Return the type of a contiguous read-only array."""
+    return types.Array(kind, dimensions, "C", readonly=True)
 
 
 def evaluate(

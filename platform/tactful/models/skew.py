@@ -43,7 +43,7 @@ TOLERANCE = 1e-6  # tolerated relative difference: sums of products may be added
 
 _CHUNK = 2_048
 _REQUESTED = [RANKING_FEATURES.index(name) for name in REQUESTED]
-_NO_QUOTAS = Quotas(**dict.fromkeys(Quotas.__dataclass_fields__, 0))
+_NO_QUOTAS = Quotas(**dict.fromkeys(Quotas.__struct_fields__, 0))
 
 
 @dataclass(frozen=True)
@@ -151,7 +151,8 @@ class _View:
         """Compute the present features of served items, in their order; NaN for unknown items."""
         self._update()
         engine, catalogue = self._engine, self._catalogue
-        rows = np.array([catalogue.rows.get(item, -1) for item in served.items], np.int64)
+        found = catalogue.rows.of_many(served.items)
+        rows = np.array([-1 if row is None else row for row in found], np.int64)
         known = np.unique(rows[rows >= 0])
         context = build_context(
             engine,

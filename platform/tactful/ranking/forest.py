@@ -26,7 +26,7 @@ from tactful.errors import ModelError, UnsupportedForest
 if TYPE_CHECKING:
     import xgboost
 
-    from tactful.kernels.compile import Kernel
+    from tactful.kernels.forest import Kernel
 
 MAX_DEPTH = 8
 """Greatest depth of a tree: the number of a leaf is a byte."""

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from heapq import nsmallest
+from typing import Annotated
 
+import msgspec
 import numpy as np
+from msgspec import Meta
 from numpy.typing import NDArray
 
 from tactful.catalogue.catalogue import Catalogue
 from tactful.catalogue.request_context import RequestContext
-from tactful.errors import ConfigError
 from tactful.kernels.sparse_scores import Scores, begins, stable_order
 from tactful.recall.cohorts import coldness
 from tactful.recall.index import CHANNELS, RecallIndex
@@ -19,7 +21,6 @@ from tactful.recall.neighbours import NEAREST, NeighbourScores, direction, score
 from tactful.recall.popularity import Popularity
 from tactful.recall.trending import Trending
 from tactful.schemas.recommendations import RecommendRequest
-from tactful.util.scalars import is_whole_number
 from tactful.vectors.ivf_index import Snapshot
 
 
@@ -39,41 +40,25 @@ class CatalogueView:
         return len(self.index.item_ids) or len(self.catalogue)
 
 
-@dataclass(frozen=True)
-class Quotas:
+Quota = Annotated[int, Meta(ge=0, le=1_000)]
+
+
+class Quotas(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Most candidates of each channel; 0 turns it off. An arm may have its own."""
 
-    following: int = 150  # items that followed: so many for the last items and for the whole visit
-    together: int = 150  # items of the same visits: so many for this visit and for the history
-    sessions: int = 200  # items of similar visits
-    vectors: int = 200  # items near to the visit, or to the history when the visit is empty
-    repeat: int = 120  # items that the user takes again and again
-    popular: int = 100
-    intent: int = 60  # popular items of the categories in the request's intent
-    campaign: int = 20  # items of a running campaign, the most popular first
-    cohort: int = 100  # items of the user's cohorts, while little else is known
-    trending: int = 60
+    # items that followed: so many for the last items and for the whole visit
+    following: Quota = 150
+    together: Quota = 150  # items of the same visits: so many for this visit and for the history
+    sessions: Quota = 200  # items of similar visits
+    vectors: Quota = 200  # items near to the visit, or to the history when the visit is empty
+    repeat: Quota = 120  # items that the user takes again and again
+    popular: Quota = 100
+    intent: Quota = 60  # popular items of the categories in the request's intent
+    campaign: Quota = 20  # items of a running campaign, the most popular first
+    cohort: Quota = 100  # items of the user's cohorts, while little else is known
+    trending: Quota = 60
     # limit for all channels together; the items placed highest by a channel stay
-    total: int = 1_000
-
-    @classmethod
-    def of(cls, changes: object, *, where: str) -> Quotas:
-        """Make the default quotas with some changes.
-
-        Raises:
-            ConfigError: if it is no mapping, a name is unknown or a value is not from 0 to 1,000.
-        """
-        known = [field.name for field in fields(cls)]
-        if not isinstance(changes, Mapping):
-            raise ConfigError(f"{where}: must be quotas by name")
-        for name, value in changes.items():
-            if name not in known:
-                raise ConfigError(
-                    f"{where}: there is no quota {name!r}; there are {', '.join(known)}"
-                )
-            if not is_whole_number(value) or not 0 <= value <= 1_000:
-                raise ConfigError(f"{where}.{name}: must be a whole number from 0 to 1000")
-        return cls(**changes)
+    total: Quota = 1_000
 
 
 @dataclass(frozen=True)

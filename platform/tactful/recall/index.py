@@ -37,17 +37,8 @@ if TYPE_CHECKING:
     from scipy import sparse
 
 CHANNELS = (
-    "next",
-    "together",
-    "vectors",
-    "repeat",
-    "popular",
-    "sessions",
-    "intent",
-    "campaign",
-    "rule",
-    "cohort",
-    "trending",
+    *("next", "together", "vectors", "repeat", "popular", "sessions"),
+    *("intent", "campaign", "rule", "cohort", "trending"),
 )
 
 

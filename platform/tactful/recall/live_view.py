@@ -77,7 +77,7 @@ class LiveCatalogue:
         self._trained = Snapshot.of(index.item_ids, index.nearest)
         self._live = None if directory is None else _open(directory, index, writes)
         self._feed: ItemFeed | None = None
-        self._counted_at = -_POPULAR_S
+        self.counted_at = -_POPULAR_S
         self._merging: threading.Thread | None = None
         self._merges_from = -math.inf
         self._followed = after is not None
@@ -91,22 +91,12 @@ class LiveCatalogue:
             # If these fail, the others begin anew: later changes come through this feed only.
             self._feed, after._feed = after._feed, None
         nothing = Popularity.of(np.zeros(0, np.int64), len(catalogue))
-        self._view = CatalogueView(index, self._search(), catalogue, nothing)
-
-    @property
-    def view(self) -> CatalogueView:
-        """The latest view."""
-        return self._view
+        self.view = CatalogueView(index, self._search(), catalogue, nothing)
 
     @property
     def writes(self) -> bool:
         """Whether this process keeps the changes that others read."""
         return self._live is not None and self._live.writes
-
-    @property
-    def counted_at(self) -> float:
-        """Time of the latest popularity count, by `monotonic`."""
-        return self._counted_at
 
     def refresh(
         self, source: FeatureSource, reading: AbstractContextManager[object] | None = None
@@ -117,10 +107,10 @@ class LiveCatalogue:
         """
         feed = self._feed or feed_of(source)
         self._feed = None  # after a failure the next call begins anew, with all items
-        self._view = self._refreshed(feed, source, reading)
+        self.view = self._refreshed(feed, source, reading)
         self._feed = feed
         self._merge()
-        return self._view
+        return self.view
 
     def describe(self) -> dict[str, Any]:
         """Describe the search of the vectors and its quality, for ``GET /v1/models``."""
@@ -149,7 +139,7 @@ class LiveCatalogue:
         source: FeatureSource,
         reading: AbstractContextManager[object] | None,
     ) -> CatalogueView:
-        held, now = self._view, self._monotonic()
+        held, now = self.view, self._monotonic()
         catalogue = held.catalogue
         if self._live is not None:
             self._live.follow()
@@ -161,7 +151,7 @@ class LiveCatalogue:
         if self._search() is not held.search:
             catalogue = self._taken_in(catalogue, ())
         # Counting every item takes longer than all else here, so it is not done each time.
-        due = now - self._counted_at >= _POPULAR_S
+        due = now - self.counted_at >= _POPULAR_S
         rows = [np.zeros(0, np.int64)]
         while changed := feed.changes(reading):
             if self._live is not None:
@@ -176,13 +166,13 @@ class LiveCatalogue:
         moved = catalogue.item_places is not held.catalogue.item_places
         if moved or due:
             popular = popular_rows(source, catalogue, self._index, reading)
-            self._counted_at = now
+            self.counted_at = now
         elif catalogue is not held.catalogue:
             popular = popular.grown(catalogue.available, np.unique(np.concatenate(rows)))
         return CatalogueView(self._index, search, catalogue, popular, self._trending(catalogue))
 
     def _trending(self, catalogue: Catalogue) -> Trending:
-        held, rises = self._view, self._view.trending.rises
+        held, rises = self.view, self.view.trending.rises
         try:
             rises = () if self._rising is None else tuple(self._rising())
         except Exception as error:  # requests go on with the trends so far

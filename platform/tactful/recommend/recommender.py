@@ -33,6 +33,7 @@ from tactful.rerank.arm_policy import Policy, policies, ranking_experiment
 from tactful.rerank.diversity import Likeness
 from tactful.rerank.exploration import generator_of
 from tactful.rerank.frequency_caps import Shown, ShownToday, exhausted
+from tactful.rerank.objective import PLAIN
 from tactful.rerank.placement_rules import (
     PlacementRule,
     bounds_of,
@@ -281,7 +282,7 @@ class Recommender:
                 candidates, context, view.catalogue, view.popular, source=self._source
             )
         state.values = scores
-        if not state.policy.objective.plain:
+        if state.policy.objective != PLAIN:
             state.values = state.policy.objective.value(
                 scores,
                 candidates.rows,

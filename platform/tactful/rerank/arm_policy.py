@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from tactful.errors import ConfigError
 from tactful.recall.candidates import Quotas
 from tactful.rerank.diversity import Diversity
 from tactful.rerank.exploration import Exploration
-from tactful.rerank.objective import Objective
+from tactful.rerank.objective import PLAIN, Objective
 from tactful_bandits.assignment.assign import Experiment
 from tactful_bandits.assignment.definitions import load_experiments
 from tactful_bandits.errors import DefinitionError
 
 RANKING_EXPERIMENT = "ranking"
+
+_PARTS: Mapping[str, type[msgspec.Struct]] = {
+    "quotas": Quotas,
+    "objective": Objective,
+    "diversity": Diversity,
+    "exploration": Exploration,
+}
 
 
 @dataclass(frozen=True)
@@ -32,7 +41,7 @@ class Policy:
     def to_log_fields(self) -> dict[str, Any]:
         """Return the differences from an order by score alone, for the log."""
         fields: dict[str, Any] = {}
-        if not self.objective.plain:
+        if self.objective != PLAIN:
             fields["objective"] = [
                 f"{name}={it:g}" for name, it in self.objective.nonzero_weights().items()
             ]
@@ -90,17 +99,18 @@ def policy_parts(parameters: Mapping[str, object], *, where: str) -> dict[str, A
     Raises:
         ConfigError: if a parameter is unknown or out of range.
     """
-    readers: dict[str, Callable[..., Any]] = {
-        "quotas": Quotas.of,
-        "objective": Objective.of,
-        "diversity": Diversity.of,
-        "exploration": Exploration.of,
-    }
     parts: dict[str, Any] = {}
     for name, value in parameters.items():
-        if name not in readers:
+        kind = _PARTS.get(name)
+        if kind is None:
             raise ConfigError(
-                f"{where}: there is no parameter {name!r}; there are {', '.join(readers)}"
+                f"{where}: there is no parameter {name!r}; there are {', '.join(_PARTS)}"
             )
-        parts[name] = readers[name](value, where=f"{where}: {name}")
+        try:
+            parts[name] = msgspec.convert(value, kind)
+        except msgspec.ValidationError as error:
+            known = ", ".join(kind.__struct_fields__)
+            raise ConfigError(f"{where}: {name}: {error}; its fields are {known}") from error
+    if not parts.get("objective", PLAIN).nonzero_weights():
+        raise ConfigError(f"{where}: objective: all weights are 0: lists would have no order")
     return parts

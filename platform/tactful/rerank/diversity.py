@@ -8,43 +8,22 @@ and items without a vector are common, and the loss of an item is one number.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import Annotated
 
+import msgspec
 import numpy as np
+from msgspec import Meta
 from numpy.typing import NDArray
 
-from tactful.errors import ConfigError
-from tactful.util.scalars import is_number
 
-MOST_STRENGTH = 100.0
-
-
-@dataclass(frozen=True)
-class Diversity:
+class Diversity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Diversity options of an arm."""
 
-    # loss of an item that equals one above it, in units of the score, from 0 to `MOST_STRENGTH`.
+    # loss of an item that equals one above it, in units of the score, from 0 to 100.
     # The classical trade-off is 1 / (1 + strength).
-    strength: float = 0.0
+    strength: Annotated[float, Meta(ge=0, le=100)] = 0.0
     # number of first places that are diversified, from 1 to 100; the others go by value
-    places: int = 20
-
-    @classmethod
-    def of(cls, options: object, *, where: str) -> Diversity:
-        """Parse options as read from a file.
-
-        Raises:
-            ConfigError: if one is unknown or out of range.
-        """
-        if not isinstance(options, Mapping) or not options.keys() <= {"strength", "places"}:
-            raise ConfigError(f"{where}: must be `strength` and `places` by name")
-        strength, places = options.get("strength", 0.0), options.get("places", 20)
-        if not is_number(strength) or not 0.0 <= strength <= MOST_STRENGTH:
-            raise ConfigError(f"{where}.strength: must be a number from 0 to {MOST_STRENGTH:g}")
-        if not is_number(places) or places != int(places) or not 1 <= places <= 100:
-            raise ConfigError(f"{where}.places: must be a whole number from 1 to 100")
-        return cls(float(strength), int(places))
+    places: Annotated[int, Meta(ge=1, le=100)] = 20
 
 
 class Likeness:

@@ -13,48 +13,29 @@ product, that of the whole recommendation.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import Annotated
 
+import msgspec
 import numpy as np
+from msgspec import Meta
 from numpy.typing import NDArray
 
-from tactful.errors import ConfigError
-from tactful.util.scalars import is_number, is_whole_number
 
-
-@dataclass(frozen=True)
-class Exploration:
+class Exploration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Exploration options of an arm."""
 
     # difference of value that makes an item e times as likely, from 0.001 to 100; 0 for none
-    temperature: float = 0.0
-    places: int = 20  # number of first places that are drawn, from 1 to 100; the others go by value
-    # number of items of the highest value that take part, from 2 to 1,000; others are never drawn,
-    # so nothing can be learned about them
-    pool: int = 100
+    temperature: Annotated[float, Meta(ge=0, le=100)] = 0.0
+    # number of first places that are drawn; the others go by value
+    places: Annotated[int, Meta(ge=1, le=100)] = 20
+    # number of items of the highest value that take part; others are never drawn, so nothing can
+    # be learned about them
+    pool: Annotated[int, Meta(ge=2, le=1_000)] = 100
 
-    @classmethod
-    def of(cls, options: object, *, where: str) -> Exploration:
-        """Parse options as read from a file.
-
-        Raises:
-            ConfigError: if one is unknown or out of range.
-        """
-        if not isinstance(options, Mapping) or not options.keys() <= {
-            "temperature",
-            "places",
-            "pool",
-        }:
-            raise ConfigError(f"{where}: must be `temperature`, `places` and `pool` by name")
-        temperature = options.get("temperature", 0.0)
-        if not is_number(temperature) or not (temperature == 0 or 0.001 <= temperature <= 100.0):
-            raise ConfigError(f"{where}.temperature: must be 0, or a number from 0.001 to 100")
-        for name, low, high in (("places", 1, 100), ("pool", 2, 1_000)):
-            value = options.get(name, low)
-            if not is_whole_number(value) or not low <= value <= high:
-                raise ConfigError(f"{where}.{name}: must be a whole number from {low} to {high}")
-        return cls(**{**options, "temperature": float(temperature)})
+    def __post_init__(self) -> None:
+        """Refuse a temperature so low that differences of values overflow."""
+        if 0 < self.temperature < 0.001:
+            raise ValueError("temperature: must be 0, or a number from 0.001 to 100")
 
 
 def generator_of(recommendation_id: str) -> np.random.Generator:

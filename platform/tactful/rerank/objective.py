@@ -9,18 +9,16 @@ with a larger signal up.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from functools import cached_property
+from typing import Annotated
 
+import msgspec
 import numpy as np
+from msgspec import Meta
 from numpy.typing import NDArray
 
 from tactful.catalogue.catalogue import Catalogue
 from tactful.catalogue.request_context import RequestContext
-from tactful.errors import ConfigError
 from tactful.recall.popularity import Popularity
-from tactful.util.scalars import is_number
 
 MOST_WEIGHT = 10.0
 """The largest weight. With it the full signal counts e^10, some 22,000, times the odds."""
@@ -30,54 +28,28 @@ _FRESH_DAYS = 30.0
 _FULL_PRICE = 4.0
 
 
-@dataclass(frozen=True)
-class Objective:
+Weight = Annotated[float, Meta(ge=0, le=MOST_WEIGHT)]
+
+
+class Objective(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Weights of the signals, each from 0 to `MOST_WEIGHT`; a weight of 0 costs nothing."""
 
-    relevance: float = 1.0  # the score of the model, or of the heuristic
+    relevance: Weight = 1.0  # the score of the model, or of the heuristic
     # cheapness beside the items the user looks at: 1 for a quarter of their usual price or less, 0
     # for the same or an unknown price, -1 for four times as much or more, logarithmic between them
-    price: float = 0.0
-    margin: float = 0.0  # the item's property `margin`, a share of its price
+    price: Weight = 0.0
+    margin: Weight = 0.0  # the item's property `margin`, a share of its price
     # 0 for the most popular item, 1 for an item that no user takes, logarithmic in the place
     # between them
-    novelty: float = 0.0
+    novelty: Weight = 0.0
     # 1 at the moment of the item's property `released` (epoch milliseconds or ISO 8601) or before
     # it, half as much every 30 days; 0 where unknown
-    freshness: float = 0.0
-    campaign: float = 0.0  # 1 for items with the property `campaign`
-
-    @classmethod
-    def of(cls, weights: object, *, where: str) -> Objective:
-        """Parse weights; the others keep their defaults.
-
-        Raises:
-            ConfigError: if it is no mapping, a name is unknown, a value is not from 0 to
-                `MOST_WEIGHT`, or all are 0.
-        """
-        if not isinstance(weights, Mapping):
-            raise ConfigError(f"{where}: must be weights by name")
-        known = [field.name for field in fields(cls)]
-        for name, value in weights.items():
-            if name not in known:
-                raise ConfigError(
-                    f"{where}: there is no weight {name!r}; there are {', '.join(known)}"
-                )
-            if not is_number(value) or not 0.0 <= value <= MOST_WEIGHT:
-                raise ConfigError(f"{where}.{name}: must be a number from 0 to {MOST_WEIGHT:g}")
-        objective = cls(**{name: float(value) for name, value in weights.items()})
-        if not objective.nonzero_weights():
-            raise ConfigError(f"{where}: all weights are 0: lists would have no order")
-        return objective
-
-    @cached_property
-    def plain(self) -> bool:
-        """Whether the score alone decides the order."""
-        return self == _PLAIN
+    freshness: Weight = 0.0
+    campaign: Weight = 0.0  # 1 for items with the property `campaign`
 
     def nonzero_weights(self) -> dict[str, float]:
         """Return the weights that are not 0, by name."""
-        weights = {field.name: float(getattr(self, field.name)) for field in fields(self)}
+        weights = msgspec.structs.asdict(self)
         return {name: weight for name, weight in weights.items() if weight}
 
     def value(
@@ -90,7 +62,7 @@ class Objective:
         popular: Popularity,
     ) -> NDArray[np.float32]:
         """Add the weighted signals to the scores, shape (n,)."""
-        if self.plain:
+        if self == PLAIN:
             return scores
         total = np.float32(self.relevance) * scores
         if self.price:
@@ -106,7 +78,8 @@ class Objective:
         return total
 
 
-_PLAIN = Objective()
+PLAIN = Objective()
+"""The order by score alone."""
 
 
 def cheapness(

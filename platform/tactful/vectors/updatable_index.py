@@ -74,47 +74,32 @@ class LiveIndex:
         """
         self._directory = directory
         self._trained = Snapshot.of(ids, index)
-        self._writes = writes
+        self.writes = writes
         self._target = target
         self._exact_below = exact_below
         self._lock = threading.Lock()
         self._merging = threading.Lock()
-        self._build = -1
+        self.build = -1
         self._read: dict[int, int] = {}
         self._journal: FileIO | None = None
         if writes:
             (directory / "builds").mkdir(parents=True, exist_ok=True)
             self._writer = _lock(directory / "writer.lock")
             remove_scratch(directory / "builds")
-        self._snapshot = self._trained
+        self.snapshot = self._trained
         self.follow()
         if writes:
-            self._journal = self._append_to(max([self._build, *self._journals()]))
-
-    @property
-    def snapshot(self) -> Snapshot:
-        """The present index."""
-        return self._snapshot
-
-    @property
-    def writes(self) -> bool:
-        """Whether this process writes."""
-        return self._writes
-
-    @property
-    def build(self) -> int:
-        """Number of the build that serves."""
-        return self._build
+            self._journal = self._append_to(max([self.build, *self._journals()]))
 
     @property
     def tuning(self) -> Tuning:
         """Tuning and measured recall of the build that serves."""
-        return self._snapshot.index.tuning
+        return self.snapshot.index.tuning
 
     @property
     def merge_due(self) -> bool:
         """Whether a new build pays."""
-        return self._snapshot.changes > MERGE_ABOVE
+        return self.snapshot.changes > MERGE_ABOVE
 
     def update(self, changes: Changes) -> None:
         """Write changes to the journal, then make them searchable.
@@ -128,10 +113,10 @@ class LiveIndex:
         with self._lock:
             if self._journal is None:
                 raise ModelError(f"{self._directory}: opened to read; its writer changes it")
-            after = self._snapshot.changed(changes)
+            after = self.snapshot.changed(changes)
             records = b"".join(_record(item_id, vector) for item_id, vector in changes.items())
             _write_all(self._journal, records)
-            self._snapshot = after
+            self.snapshot = after
 
     def merge(self, *, threads: int = 1) -> Tuning:
         """Build an index of all changes so far and move to it, while searches go on.
@@ -143,10 +128,10 @@ class LiveIndex:
             with self._lock:
                 if self._journal is None:
                     raise ModelError(f"{self._directory}: opened to read; its writer merges")
-                number = max([self._build, *self._journals()]) + 1
+                number = max([self.build, *self._journals()]) + 1
                 self._journal.close()
                 self._journal = self._append_to(number)
-                before = self._snapshot
+                before = self.snapshot
             ids, index = merge_changes(
                 before, target=self._target, exact_below=self._exact_below, threads=threads
             )
@@ -178,7 +163,7 @@ class LiveIndex:
                 # The writer may have moved on, and deleted files that were about to be read.
                 if build == self._newest_build():
                     break
-            self._snapshot, self._build, self._read = snapshot, build, read
+            self.snapshot, self.build, self._read = snapshot, build, read
             return snapshot.index.tuning
 
     def close(self) -> None:
@@ -199,8 +184,8 @@ class LiveIndex:
 
     def _caught_up(self, build: int) -> tuple[Snapshot, dict[int, int]]:
         """Return a build with all journals applied, and the position in each journal."""
-        known = build == self._build
-        snapshot, read = (self._snapshot, dict(self._read)) if known else (self._open(build), {})
+        known = build == self.build
+        snapshot, read = (self.snapshot, dict(self._read)) if known else (self._open(build), {})
         if known and self._journal is not None:
             return snapshot, read  # the writer applied its records when it wrote them
         for number in self._journals():
@@ -216,7 +201,7 @@ class LiveIndex:
         place = self._place(build)
         check_seal(place / "ids")
         snapshot = Snapshot.of(ItemIds.load(place / "ids"), VectorIndex.load(place / "index"))
-        snapshot.queries.extend(self._snapshot.queries)
+        snapshot.queries.extend(self.snapshot.queries)
         return snapshot
 
     def _newest_build(self) -> int:
@@ -237,10 +222,10 @@ class LiveIndex:
     def _delete_old(self) -> None:
         """Delete the builds and journals before the build that serves."""
         for number in self._journals():
-            if number < self._build:
+            if number < self.build:
                 self._path(number).unlink(missing_ok=True)
         for place in (self._directory / "builds").iterdir():
-            if place.name.isdecimal() and int(place.name) != self._build:
+            if place.name.isdecimal() and int(place.name) != self.build:
                 shutil.rmtree(place, ignore_errors=True)
 
     def _append_to(self, number: int) -> FileIO:

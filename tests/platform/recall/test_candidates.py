@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import example, given, settings
@@ -13,7 +14,6 @@ from tests.platform.shop import learned
 
 from tactful.catalogue.catalogue import Catalogue
 from tactful.catalogue.request_context import RequestContext
-from tactful.errors import ConfigError
 from tactful.kernels.sparse_scores import Scores
 from tactful.recall import candidates as candidates_of
 from tactful.recall.candidates import Candidates, CatalogueView, Quotas, gather
@@ -223,10 +223,8 @@ def test_no_more_than_the_total_stay_and_those_placed_highest() -> None:
     asked_for = asked([7, 3, 9, 1], [20, 30], {"i40": 2.0})
     everything = np.ones(COUNT + 2, bool)
     wide = found(asked_for, everything, list(range(COUNT)))
-    narrow = found(
-        asked_for, everything, list(range(COUNT)), quotas=Quotas.of({"total": 9}, where="")
-    )
-    few = Quotas(total=9, **{n: getattr(QUOTAS, n) for n in vars(QUOTAS) if n != "total"})
+    narrow = found(asked_for, everything, list(range(COUNT)), quotas=Quotas(total=9))
+    few = msgspec.structs.replace(QUOTAS, total=9)
     cut = found(asked_for, everything, list(range(COUNT)), quotas=few)
     assert len(wide.rows) > 9 == len(narrow.rows) == len(cut.rows)
     assert set(cut.rows.tolist()) <= set(wide.rows.tolist())
@@ -252,29 +250,12 @@ def test_the_popular_fill_a_long_list_whatever_the_quotas() -> None:
 
 
 def test_a_quota_of_nothing_silences_a_channel() -> None:
-    silent = Quotas.of(
-        {name: 0 for name in vars(QUOTAS) if name not in ("total", "repeat")}, where="test"
-    )
+    silent = Quotas(**{name: 0 for name in Quotas.__struct_fields__[:-1] if name != "repeat"})
     everything = np.ones(COUNT + 2, bool)
     only = found(
         asked([7], [3], {"i40": 1.0}), everything, [1, 2], quotas=silent, intent={"c1": 1.0}
     )
     assert only.rows.tolist() == [40]
-
-
-@pytest.mark.parametrize(
-    ("changes", "said"),
-    [
-        ({"vector": 3}, "there is no quota 'vector'; there are following"),
-        ({"vectors": 1_001}, r"arm\.vectors: must be a whole number from 0 to 1000"),
-        ({"vectors": True}, "must be a whole number"),
-        ({"vectors": 2.0}, "must be a whole number"),
-        ([], "must be quotas by name"),
-    ],
-)
-def test_wrong_quotas_of_an_arm_are_named(changes: object, said: str) -> None:
-    with pytest.raises(ConfigError, match=said):
-        Quotas.of(changes, where="arm")
 
 
 @given(st.integers(0, 2**32), st.integers(0, 80), st.sampled_from([40, 5_000, 2**40]))

@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import stats
 
-from tactful.errors import ConfigError
 from tactful.rerank.diversity import Diversity, Likeness
 from tactful.rerank.exploration import Exploration, draw, generator_of, log_probabilities
 from tactful.rerank.rerank import Arrangement, Bounds, Group, arrange
@@ -149,17 +148,3 @@ def test_better_items_are_likelier(values: list[float], temperature: float) -> N
     which, chance = draw(scores, temperature, np.random.default_rng(0))
     assert 0 <= which < len(values)
     assert 0.0 < chance <= 1.0
-
-
-@pytest.mark.parametrize(
-    "options",
-    [
-        *(0.5, {"epsilon": 0.1}, {"places": 0}, {"places": 2.5}, {"pool": 1}),
-        *({"temperature": wrong} for wrong in (-0.1, 0.0001, float("nan"), True)),
-    ],
-)
-def test_exploration_out_of_range_is_refused(options: object) -> None:
-    with pytest.raises(ConfigError, match="arm"):
-        Exploration.of(options, where="arm")
-    assert Exploration.of({"temperature": 1}, where="arm") == Exploration(1.0, 20, 100)
-    assert Exploration.of({}, where="arm").temperature == 0.0

@@ -5,12 +5,10 @@ from __future__ import annotations
 from itertools import permutations
 
 import numpy as np
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from tactful.errors import ConfigError
 from tactful.rerank.diversity import Diversity, Likeness
 from tactful.rerank.rerank import Arrangement, Bounds, Group, arrange
 
@@ -82,20 +80,6 @@ def test_a_near_duplicate_makes_room_and_none_is_lost() -> None:
     assert order(0.0) == [0, 1, 2, 3]
     assert order(0.95) == [0, 2, 1, 3]
     assert order(100.0) == [0, 2, 1, 3], "negative worth is worth, too"
-
-
-@pytest.mark.parametrize(
-    "options",
-    [
-        *(3, {"power": 1}),
-        *({"strength": wrong} for wrong in (-1, 101, "1", float("nan"))),
-        *({"places": wrong} for wrong in (0, 1.5, True)),
-    ],
-)
-def test_diversity_out_of_range_is_refused(options: object) -> None:
-    with pytest.raises(ConfigError, match="arm"):
-        Diversity.of(options, where="arm")
-    assert Diversity.of({"strength": 1, "places": 3}, where="arm") == Diversity(1.0, 3)
 
 
 # Placement rules

@@ -47,9 +47,7 @@ def visits(count: int = 300, seed: int = 0) -> Interactions:
         item = int(generator.integers(ITEMS))
         for _ in range(int(generator.integers(2, 7))):
             rows.append((number, item))
-            item = (
-                int(follows[item]) if generator.random() < 0.9 else int(generator.integers(ITEMS))
-            )
+            item = int(follows[item] if generator.random() < 0.9 else generator.integers(ITEMS))
     session, items = np.array(rows, np.int64).T
     return Interactions(session, items, np.arange(len(items), dtype=np.int64))
 
@@ -124,25 +122,19 @@ def test_what_was_interrupted_ends_as_what_was_not(tmp_path: Path) -> None:
     class Killed(Exception):
         pass
 
-    for at in (2, 5):
-
-        def interrupt(done: int, total: int, at: int = at) -> None:
-            if done == at:
-                raise Killed
-
-        with pytest.raises(Killed):
-            learn_vectors(
-                SEEN, START, OPTIONS, checkpoint=tmp_path / "towers.pt", progress=interrupt
-            )
     passes: list[int] = []
-    resumed = learn_vectors(
-        SEEN,
-        START,
-        OPTIONS,
-        checkpoint=tmp_path / "towers.pt",
-        progress=lambda done, total: passes.append(done),
-    )
-    assert passes == [6]
+
+    def interrupt(done: int, total: int) -> None:
+        passes.append(done)
+        if done in (2, 5):
+            raise Killed
+
+    how: dict[str, Any] = {"checkpoint": tmp_path / "towers.pt", "progress": interrupt}
+    for _ in range(2):
+        with pytest.raises(Killed):
+            learn_vectors(SEEN, START, OPTIONS, **how)
+    resumed = learn_vectors(SEEN, START, OPTIONS, **how)
+    assert passes == [1, 2, 3, 4, 5, 6]
     assert np.array_equal(resumed, whole)
 
 
@@ -165,23 +157,19 @@ def test_pytorch_is_required_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ModelError, match=r"pip install 'tactful\[two-tower\]'"):
         require_torch()
-    log = EmbeddedLog(tmp_path / "log")
-    with log, pytest.raises(ModelError, match="PyTorch"):
+    with EmbeddedLog(tmp_path / "log") as log, pytest.raises(ModelError, match="PyTorch"):
         train(log, definitions(), tmp_path / "model", TrainingOptions(vectors="two_tower"))
 
 
 def test_an_index_of_two_towers_is_read_without_pytorch(tmp_path: Path) -> None:
-    log = write_log(tmp_path / "log", entries(make_shop(7, people=20, items=40, days=40)))
-    history = History.read(log)
-    log.close()
-    stages: list[str] = []
+    with write_log(tmp_path / "log", entries(make_shop(7, people=20, items=40, days=40))) as log:
+        history = History.read(log)
+    stages: set[str] = set()
     found = {}
     for vectors in get_args(Vectors):
         options = TrainingOptions(threads=1, vectors=vectors)
-        found[vectors] = _index(
-            history, options, None, "past", lambda stage, done, total: stages.append(stage)
-        )
-    assert {*stages} == {"vectors of past"}
+        found[vectors] = _index(history, options, None, "past", lambda *told: stages.add(told[0]))
+    assert stages == {"vectors of past"}
     first, second = (index.vectors for index in found.values())
     assert first.shape == second.shape
     assert np.array_equal(first.any(1), second.any(1))
