@@ -11,7 +11,7 @@ import getpass
 import socket
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import sqlalchemy as sa
 
@@ -30,7 +30,7 @@ _ERROR_LENGTH = 2_000
 
 @dataclass(frozen=True)
 class ModelChange:
-    """An entry of the audit log."""
+    """An entry of the audit log; fields are in the order of the table."""
 
     id: int  # grows with every entry
     action: Action
@@ -103,7 +103,7 @@ class ModelLog:
         query = sa.select(model_changes).order_by(model_changes.c.id.desc()).limit(limit)
         if before is not None:
             query = query.where(model_changes.c.id < before)
-        return [_change(row) for row in self._metadata.fetch(query)]
+        return [ModelChange(*row) for row in self._metadata.fetch(query)]
 
     def forget(self, before: int) -> None:
         """Delete entries that ended before a time, epoch milliseconds, but the last of each kind.
@@ -130,8 +130,7 @@ class ModelLog:
             .order_by(model_changes.c.id.desc())
             .limit(1)
         )
-        rows = self._metadata.fetch(query)
-        return _change(rows[0]) if rows else None
+        return next((ModelChange(*row) for row in self._metadata.fetch(query)), None)
 
     def _close(self, number: Any, **values: str) -> None:
         statement = (
@@ -161,19 +160,3 @@ def login_and_host() -> str:
     except (KeyError, OSError):  # a container's user without a name
         login = "unknown"
     return f"{login}@{socket.gethostname()}"
-
-
-def _change(row: sa.Row[Any]) -> ModelChange:
-    return ModelChange(
-        id=row.id,
-        action=cast(Action, row.action),
-        name=row.name,
-        version=row.version,
-        previous=row.previous,
-        changed_by=row.changed_by,
-        reason=row.reason,
-        state=cast(State, row.state),
-        begun_at=row.begun_at,
-        ended_at=row.ended_at,
-        error=row.error,
-    )

@@ -13,11 +13,8 @@ from tactful.event_log.impressions import Impression, read_impressions
 from tactful.ranking.features import RANKING_FEATURES
 from tactful_streaming.log.event_log import EventLog
 
-SCORE = "score"
-"""Name of the drift of the scores."""
-
-LATEST = 2_000_000
-"""Number of the newest records of the log that are read by default."""
+SCORE = "score"  # name of the drift of the scores
+LATEST = 2_000_000  # number of the newest records of the log that are read by default
 
 _BINS = 10
 _FLOOR = 1e-4
@@ -27,8 +24,7 @@ _FLOOR = 1e-4
 class Drift:
     """Change of values."""
 
-    # population stability index of the score and of each feature, largest first
-    by_name: Mapping[str, float]
+    by_name: Mapping[str, float]  # index of the score and of each feature, largest first
 
     @property
     def largest(self) -> tuple[str, float]:
@@ -80,10 +76,8 @@ def population_stability(before: NDArray[np.float32], now: NDArray[np.float32]) 
     shares = []
     for values in (before, now):
         missing = np.isnan(values)
-        parts = np.bincount(
-            np.searchsorted(edges, values[~missing], side="left"), minlength=len(edges) + 1
-        )
-        counts = np.append(parts, missing.sum())
+        part = np.searchsorted(edges, values[~missing], side="left")
+        counts = np.append(np.bincount(part, minlength=len(edges) + 1), missing.sum())
         shares.append(np.maximum(counts / max(len(values), 1), _FLOOR))
     p, q = shares
     return float(((q - p) * np.log(q / p)).sum())

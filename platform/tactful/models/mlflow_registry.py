@@ -124,13 +124,8 @@ class Registry:
             mlflow.log_params(dict(parameters))
             mlflow.log_params({"rows": manifest.rows, "questions": manifest.questions})
             mlflow.log_metrics({**manifest.metrics, **(metrics or {})})
-            mlflow.set_tags(
-                {
-                    "data_hash": manifest.data_hash,
-                    "definitions": manifest.definitions,
-                    "trained_until": str(manifest.trained_until),
-                }
-            )
+            mlflow.set_tags({"data_hash": manifest.data_hash, "definitions": manifest.definitions})
+            mlflow.set_tag("trained_until", str(manifest.trained_until))
             for path in figures.values():
                 mlflow.log_artifact(str(path), "figures")
             logged = mlflow.xgboost.log_model(
@@ -151,18 +146,12 @@ class Registry:
             ).version
         # The newest version that has not served is the candidate of a canary.
         self._client().set_registered_model_alias(self._name, CHALLENGER, str(version))
-        self._keep(
-            directory,
-            msgspec.structs.replace(manifest, version=str(version), run_id=run.info.run_id),
-        )
-        return Registered(self._name, str(version), run.info.run_id)
+        registered = Registered(self._name, str(version), run.info.run_id)
+        self._keep(directory, manifest, registered.version, registered.run_id)
+        return registered
 
     def promote(self, version: str, *, reason: str = "") -> None:
         """Make a version the champion; the serving version becomes the previous one.
-
-        Args:
-            version: the version.
-            reason: for the audit log.
 
         Raises:
             ModelError: if the registry lacks the version, or the models directory its files.
@@ -172,9 +161,6 @@ class Registry:
 
     def rollback(self, *, reason: str) -> str:
         """Make the previous champion the champion again, and return its version.
-
-        Args:
-            reason: for the audit log.
 
         Raises:
             ModelError: if there is no previous champion, or it cannot serve.
@@ -233,36 +219,31 @@ class Registry:
                     dst_path=scratch,
                 )
             )
-            manifest = read_manifest(fetched)
-            return self._keep(
-                fetched,
-                msgspec.structs.replace(manifest, version=version, run_id=run_id),
-            )
+            return self._keep(fetched, read_manifest(fetched), version, run_id)
 
     def versions(self) -> list[dict[str, str]]:
         """Return every version, newest first, with its aliases and run."""
-        client = self._client()
-        model = client.search_registered_models(f"name='{self._name}'")
-        if not model:
-            return []
-        aliases: dict[str, list[str]] = {}
-        for alias, version in client.get_registered_model(self._name).aliases.items():
-            aliases.setdefault(str(version), []).append(alias)
-        versions = client.search_model_versions(f"name='{self._name}'")
         return [
-            {
-                "version": str(version.version),
-                "run_id": version.run_id or "",
-                "aliases": ", ".join(sorted(aliases.get(str(version.version), []))),
-            }
-            for version in sorted(versions, key=lambda version: -int(version.version))
+            {"version": str(stored.version), "run_id": stored.run_id or "", "aliases": aliases}
+            for stored, aliases in self._versions()
         ]
 
     def ages(self) -> list[tuple[str, int, str]]:
         """Return number, registration time (epoch milliseconds) and aliases of every version."""
-        versions = self._client().search_model_versions(f"name='{self._name}'")
-        registered = {str(it.version): int(it.creation_timestamp) for it in versions}
-        return [(it["version"], registered[it["version"]], it["aliases"]) for it in self.versions()]
+        return [
+            (str(stored.version), int(stored.creation_timestamp), aliases)
+            for stored, aliases in self._versions()
+        ]
+
+    def _versions(self) -> list[tuple[ModelVersion, str]]:
+        client, query = self._client(), f"name='{self._name}'"
+        if not client.search_registered_models(query):
+            return []
+        aliases: dict[str, list[str]] = {}
+        for alias, version in client.get_registered_model(self._name).aliases.items():
+            aliases.setdefault(str(version), []).append(alias)
+        newest = sorted(client.search_model_versions(query), key=lambda it: -int(it.version))
+        return [(it, ", ".join(sorted(aliases.get(str(it.version), [])))) for it in newest]
 
     def forget(self, version: str) -> None:
         """Delete a version with its run, its files in MLflow and its copy in the models directory.
@@ -296,14 +277,14 @@ class Registry:
         except Exception as error:  # each of MLflow's stores raises errors of its own
             raise ModelError(f"{self._name} has no version {version!r} in {self._uri}") from error
 
-    def _keep(self, source: Path, manifest: Manifest) -> Path:
+    def _keep(self, source: Path, manifest: Manifest, version: str, run_id: str) -> Path:
         """Copy a model directory to its place, atomically for readers."""
-        target = version_directory(self._models, manifest.version)
-        scratch = target.with_name(f".{manifest.version}.{os.getpid()}")
+        target = version_directory(self._models, version)
+        scratch = target.with_name(f".{version}.{os.getpid()}")
         shutil.copytree(source, scratch)
+        manifest = msgspec.structs.replace(manifest, version=version, run_id=run_id)
         (scratch / "manifest.json").write_bytes(msgspec.json.encode(manifest))
-        if target.exists():
-            shutil.rmtree(target)
+        shutil.rmtree(target, ignore_errors=True)
         scratch.rename(target)
         return target
 
@@ -313,8 +294,7 @@ class Registry:
         for path in self._models.glob("versions/*/manifest.json"):
             with suppress(ModelError):  # a damaged one may be pulled again
                 names.add(read_manifest(path.parent).name)
-        others = names - {self._name}
-        if others:
+        if others := names - {self._name}:
             raise ModelError(
                 f"{self._models} holds versions of {', '.join(sorted(others))}: give {self._name} "
                 "a directory of its own with storage.models"

@@ -16,6 +16,7 @@ from tactful.errors import ConfigError
 from tactful.experiments.store import RolloutStore, StoredRollout
 from tactful.models.mlflow_registry import audited_registry
 from tactful.models.schedule import environment, run_command
+from tactful.ranking.model import read_pointer
 
 logger = logging.getLogger(__name__)
 
@@ -75,8 +76,6 @@ def record(store: RolloutStore, settings: Settings, key: str) -> str:
 
 
 def _promote(settings: Settings, stored: StoredRollout) -> None:
-    from tactful.ranking.model import read_pointer
-
     version = stored.definition.model
     pointer = read_pointer(settings.models)
     if pointer is not None and pointer.version == version:
@@ -102,14 +101,9 @@ def _log_run(store: RolloutStore, stored: StoredRollout) -> str:
         for it in store.changes(stored.key)
     ]
     with mlflow.start_run(run_name=stored.key) as run:
-        mlflow.log_params(
-            {
-                "change": str(definition.change),
-                "stages": str(definition.stages),
-                "guardrails": ", ".join(guard.metric for guard in definition.guardrails),
-                "alpha": definition.alpha,
-            }
-        )
+        guardrails = ", ".join(guard.metric for guard in definition.guardrails)
+        mlflow.log_params({"change": str(definition.change), "stages": str(definition.stages)})
+        mlflow.log_params({"guardrails": guardrails, "alpha": definition.alpha})
         mlflow.set_tags({"state": rollout.state, "decision": str(rollout.decision)})
         mlflow.set_tag("rollout", stored.key)
         mlflow.log_metrics({"looks": stored.looks, "stage": rollout.stage})

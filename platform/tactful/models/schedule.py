@@ -43,7 +43,7 @@ def why_due(
     if last is not None and last.state == "begun":
         return "the last training was killed"
     since = None if last is None else now - last.begun_at
-    if since is not None and last is not None and last.state == "failed" and since < _HOUR:
+    if last is not None and last.state == "failed" and now - last.begun_at < _HOUR:
         return None
     if training.every_hours:
         if since is None:

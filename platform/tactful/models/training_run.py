@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -30,7 +30,6 @@ from tactful.subjects.consented_log import PermittedLog, training_permissions
 from tactful.subjects.erasure_requests import ErasureJobs
 from tactful.training.evaluation import list_metrics
 from tactful.training.options import TrainingOptions
-from tactful.training.plots import plot_training
 from tactful.training.replay_rows import Progress
 from tactful.training.train import Trained, train
 from tactful.util.checkpoint import Checkpoint
@@ -115,6 +114,7 @@ def _report(
     registered: Registered, trained: Trained, skew: Skew, *, champion: bool
 ) -> dict[str, Any]:
     manifest = trained.manifest
+    names = ("data_hash", "rows", "questions", "shown", "looked", "metrics", "calibration")
     return {
         "name": registered.name,
         "version": registered.version,
@@ -122,13 +122,7 @@ def _report(
         "run_id": registered.run_id,
         "resumed": trained.resumed,
         "read_until": trained.reach,
-        "data_hash": manifest.data_hash,
-        "rows": manifest.rows,
-        "questions": manifest.questions,
-        "shown": manifest.shown,
-        "looked": manifest.looked,
-        "metrics": manifest.metrics,
-        "calibration": manifest.calibration,
+        **{name: getattr(manifest, name) for name in names},
         "features": [{"name": key, "gain": gain} for key, gain in manifest.gains.items()],
         "skew": {
             "lists": skew.lists,
@@ -165,15 +159,11 @@ def no_worse(models: Path, trained: Trained, directory: Path) -> bool:
     positives = [int(labels.sum()) for labels in lists]
     if sum(count > 0 for count in positives) < _FEWEST_TO_JUDGE:
         return False
-    new, old = (
-        list_metrics(
-            forest.inplace_predict(rows.features, predict_type="margin"),
-            rows.labels,
-            rows.sizes,
-            positives,
-        )["ndcg20"]
+    margins = (
+        forest.inplace_predict(rows.features, predict_type="margin")
         for forest in (load_trees(directory), champion)
     )
+    new, old = (list_metrics(m, rows.labels, rows.sizes, positives)["ndcg20"] for m in margins)
     return new >= old
 
 
@@ -221,8 +211,7 @@ def _open_log(
             log = stack.enter_context(open_log(settings, clock=now_ms, latest=latest))
         except LogError as error:
             cure = "; send events to `tactful serve` first, or name its data directory with --data"
-            if not settings.log.in_files:
-                cure = ""
+            cure *= settings.log.in_files
             raise ModelError(f"nothing to train from: {error}{cure}") from error
         allows = stack.enter_context(training_permissions(settings, clock=now_ms))
         try:
@@ -249,3 +238,63 @@ def _metrics(trained: Trained, skew: Skew) -> dict[str, float]:
             "brier_constant": calibration.brier_constant,
         }
     return metrics
+
+
+def plot_training(trained: Trained, directory: Path) -> dict[str, Path]:
+    """Draw the learning curve, the gain of each feature, the calibration and the position bias.
+
+    Plots whose figures were not estimated are left out.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    paths = {
+        "learning_curve": _draw(directory / "learning_curve.png", (7, 4), _curve, trained),
+        "gain": _draw(directory / "gain.png", (7, 7), _gain, trained),
+    }
+    if trained.manifest.calibration is not None:
+        path = directory / "calibration.png"
+        paths["calibration"] = _draw(path, (5, 5), _calibration, trained)
+    if len(trained.manifest.looked) > 1:
+        paths["places"] = _draw(directory / "places.png", (7, 4), _places, trained)
+    return paths
+
+
+def _draw(
+    path: Path, size: tuple[float, float], draw: Callable[[Any, Trained], None], trained: Trained
+) -> Path:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=size, layout="constrained")
+    FigureCanvasAgg(figure)
+    draw(figure.subplots(), trained)
+    figure.savefig(path, dpi=110)
+    return path
+
+
+def _curve(axis: Any, trained: Trained) -> None:
+    axis.plot(range(1, len(trained.curve) + 1), trained.curve)
+    axis.set(xlabel="trees", ylabel="NDCG@20 on later lists", title="Learning curve")
+
+
+def _gain(axis: Any, trained: Trained) -> None:
+    gains = trained.manifest.gains
+    names = list(gains)[::-1]
+    axis.barh(names, [gains[name] for name in names])
+    axis.set(xlabel="total gain", title="Gain of each feature")
+
+
+def _calibration(axis: Any, trained: Trained) -> None:
+    calibration = trained.manifest.calibration
+    assert calibration is not None
+    predicted, observed = calibration.predicted, calibration.observed
+    highest = max(*predicted, *observed, 1e-9)
+    axis.plot([0, highest], [0, highest], linestyle=":", color="grey")
+    axis.plot(predicted, observed, marker="o")
+    title = f"Calibration, {calibration.of}"
+    axis.set(xlabel="predicted share", ylabel="share that was taken", title=title)
+
+
+def _places(axis: Any, trained: Trained) -> None:
+    looked = trained.manifest.looked
+    axis.plot(range(1, len(looked) + 1), looked, marker="o")
+    axis.set(xlabel="place", ylabel="looked at, relative to the first", title="Places", ylim=(0, 1))

@@ -5,15 +5,13 @@ The requests of one user are not independent: intervals come from resampling use
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-CUTOFF = 20
-"""Number of first items that count, in every figure."""
-
+CUTOFF = 20  # number of first items that count, in every figure
 MEASURES = ("hr20", "ndcg20", "mrr20", "recall20")
 """Figures of a `Scorecard`; `recall20` is the share of the taken items that a list held."""
 
@@ -75,7 +73,7 @@ class Scorecard:
         """Estimate one of `MEASURES` with its percentile bootstrap interval over users."""
         if not self._people:
             return Estimate(float("nan"), float("nan"), float("nan"))
-        return _over_people(np.array(self._values[measure]), self._people, resamples, seed)
+        return self._over_users(np.array(self._values[measure]), resamples, seed)
 
     def quality(self, catalogue_size: int, *, resamples: int = 1000, seed: int = 0) -> Quality:
         """Estimate all figures, with percentile bootstrap intervals over users; NaN for none.
@@ -86,15 +84,12 @@ class Scorecard:
         if not self._people:
             nothing = Estimate(float("nan"), float("nan"), float("nan"))
             return Quality(nothing, nothing, nothing, nothing)
-        _, person = np.unique(np.array(self._people), return_inverse=True)
-        people = int(person.max()) + 1
-        draws = _draws(people, resamples, seed)
-        return Quality(
-            hr20=self.estimate("hr20", resamples=resamples, seed=seed),
-            ndcg20=self.estimate("ndcg20", resamples=resamples, seed=seed),
-            mrr20=self.estimate("mrr20", resamples=resamples, seed=seed),
-            coverage20=self._coverage(person, draws[:200], catalogue_size),
+        hr20, ndcg20, mrr20 = (
+            self.estimate(measure, resamples=resamples, seed=seed)
+            for measure in ("hr20", "ndcg20", "mrr20")
         )
+        user, draws = self._draws(resamples, seed)
+        return Quality(hr20, ndcg20, mrr20, self._coverage(user, draws[:200], catalogue_size))
 
     def lead(self, other: Scorecard, *, resamples: int = 1000, seed: int = 0) -> Estimate:
         """Estimate the hit rate minus that of another recommender, with a paired interval.
@@ -104,7 +99,7 @@ class Scorecard:
         """
         self._check_paired(other)
         gained = np.array(self._values["hr20"]) - np.array(other._values["hr20"])
-        return _over_people(gained, self._people, resamples, seed)
+        return self._over_users(gained, resamples, seed)
 
     def ratio(
         self, other: Scorecard, measure: str, *, resamples: int = 1000, seed: int = 0
@@ -120,12 +115,9 @@ class Scorecard:
         self._check_paired(other)
         if not self._people:
             raise ValueError("the scorecards are empty: add lists before comparing them")
-        _, person = np.unique(np.array(self._people), return_inverse=True)
-        count = int(person.max()) + 1
-        draws = _draws(count, resamples, seed)
+        user, draws = self._draws(resamples, seed)
         own, others = (
-            draws @ np.bincount(person, weights=card._values[measure], minlength=count)
-            for card in (self, other)
+            draws @ np.bincount(user, weights=card._values[measure]) for card in (self, other)
         )
         with np.errstate(divide="ignore", invalid="ignore"):
             low, high = np.nanquantile(own / others, [0.025, 0.975])
@@ -136,13 +128,30 @@ class Scorecard:
         if self._people != other._people:
             raise ValueError("the two scorecards hold different requests: they cannot be paired")
 
+    def _draws(self, resamples: int, seed: int) -> tuple[NDArray[np.intp], NDArray[np.int64]]:
+        """Return the user of each request, and each resample's multiplicity of each user.
+
+        Shapes (requests,) and (resamples, users).
+        """
+        _, user = np.unique(np.array(self._people), return_inverse=True)
+        users = int(user.max()) + 1
+        generator = np.random.default_rng(seed)
+        return user, generator.multinomial(users, np.full(users, 1.0 / users), size=resamples)
+
+    def _over_users(self, values: NDArray[np.float64], resamples: int, seed: int) -> Estimate:
+        """Estimate the mean over requests with a percentile bootstrap interval over users."""
+        user, draws = self._draws(resamples, seed)
+        means = (draws @ np.bincount(user, weights=values)) / (draws @ np.bincount(user))
+        low, high = np.quantile(means, [0.025, 0.975])
+        return Estimate(float(np.mean(values)), float(low), float(high))
+
     def _coverage(
-        self, person: NDArray[np.intp], draws: NDArray[np.int64], catalogue_size: int
+        self, user: NDArray[np.intp], draws: NDArray[np.int64], catalogue_size: int
     ) -> Estimate:
         numbers: dict[str, int] = {}
         pairs = {
-            (int(user), numbers.setdefault(item, len(numbers)))
-            for user, shown in zip(person, self._shown, strict=True)
+            (int(number), numbers.setdefault(item, len(numbers)))
+            for number, shown in zip(user, self._shown, strict=True)
             for item in shown
         }
         users, items = np.array(sorted(pairs), np.int64).reshape(-1, 2).T
@@ -154,25 +163,6 @@ class Scorecard:
             covered.append(int(seen.sum()) / catalogue_size)
         spread = 1.96 * float(np.std(covered))
         return Estimate(value, max(0.0, value - spread), min(1.0, value + spread))
-
-
-def _over_people(
-    values: NDArray[np.float64], people: Sequence[str], resamples: int, seed: int
-) -> Estimate:
-    """Estimate the mean over requests with a percentile bootstrap interval over users."""
-    _, person = np.unique(np.array(people), return_inverse=True)
-    count = int(person.max()) + 1
-    draws = _draws(count, resamples, seed)
-    sums = np.bincount(person, weights=values, minlength=count)
-    means = (draws @ sums) / (draws @ np.bincount(person, minlength=count))
-    low, high = np.quantile(means, [0.025, 0.975])
-    return Estimate(float(np.mean(values)), float(low), float(high))
-
-
-def _draws(people: int, resamples: int, seed: int) -> NDArray[np.int64]:
-    """Draw the multiplicity of each user in each resample, shape (resamples, people)."""
-    generator = np.random.default_rng(seed)
-    return generator.multinomial(people, np.full(people, 1.0 / people), size=resamples)
 
 
 def ndcg(right: Sequence[int], relevant: int) -> float:
@@ -216,9 +206,3 @@ def list_metrics(
         start = end
     names = ("hr20", "ndcg20", "mrr20", "recall")
     return {name: float(np.mean([row[name] for row in figures] or [0.0])) for name in names}
-
-
-def best_baseline(hit_rates: Mapping[str, float]) -> tuple[str, float]:
-    """Return the baseline with the highest hit rate, and that rate."""
-    name = max(sorted(hit_rates), key=lambda key: hit_rates[key])
-    return name, hit_rates[name]

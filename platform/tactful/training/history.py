@@ -14,8 +14,7 @@ from tactful.recall.index import Interactions
 from tactful_streaming.contract.log_entries import Event, Item, User, subject_key
 from tactful_streaming.log.event_log import EventLog
 
-TAKEN = frozenset({"add_to_cart", "purchase"})
-"""Event types by which an item counts as taken."""
+TAKEN = frozenset({"add_to_cart", "purchase"})  # event types by which an item counts as taken
 
 _CHUNK = 8_192
 
@@ -25,16 +24,14 @@ class History:
     """Taken items in log order, as columns of equal length."""
 
     item_ids: tuple[str, ...]  # the catalogue in the order its items first appeared
-    # log offset and description of every item update, in log order
-    updates: tuple[tuple[int, Item], ...]
+    updates: tuple[tuple[int, Item], ...]  # log offset and description of every item update
     item: NDArray[np.int64]  # row in `item_ids` of each taken item
     session: NDArray[np.int64]  # visit number of each
     timestamp: NDArray[np.int64]  # event time, epoch milliseconds
     offset: NDArray[np.int64]  # log offset
     session_ids: tuple[str, ...]  # visit id by visit number
     subjects: tuple[str | None, ...]  # key of the user by visit number, None for none
-    # log offset and description of every user update, in log order
-    people: tuple[tuple[int, User], ...] = ()
+    people: tuple[tuple[int, User], ...] = ()  # log offset and description of every user update
 
     @classmethod
     def read(
@@ -102,9 +99,8 @@ class History:
     def cohorts(self, *, before: int | None = None) -> Cohorts:
         """Fit the items that users take by the properties of the users, before an offset."""
         seen = self.interactions(before=before)
-        described = {
-            user.user_id: user for offset, user in self.people if before is None or offset < before
-        }
+        end = np.inf if before is None else before
+        described = {user.user_id: user for offset, user in self.people if offset < end}
         numbers = {user_id: number for number, user_id in enumerate(described)}
         visitor = np.array([numbers.get(key or "", -1) for key in self.subjects], np.int64)
         person = visitor[seen.session]
@@ -118,9 +114,8 @@ class History:
 
     def descriptions(self, *, before: int | None = None) -> list[Item | None]:
         """Return the description of each item of `item_ids` before an offset, None for none yet."""
-        latest = {
-            item.item_id: item for offset, item in self.updates if before is None or offset < before
-        }
+        end = np.inf if before is None else before
+        latest = {item.item_id: item for offset, item in self.updates if offset < end}
         return [latest.get(item_id) for item_id in self.item_ids]
 
     def visits(self, since: int) -> Iterator[NDArray[np.intp]]:
@@ -130,11 +125,3 @@ class History:
         for rows in np.split(order, starts[1:]) if len(order) else []:
             if self.timestamp[rows].min() >= since:
                 yield rows
-
-    def subject_of(self, visit: NDArray[np.intp]) -> str | None:
-        """Return the key of the user of a visit."""
-        return self.subjects[int(self.session[visit[0]])]
-
-    def session_id_of(self, visit: NDArray[np.intp]) -> str:
-        """Return the id of a visit."""
-        return self.session_ids[int(self.session[visit[0]])]

@@ -12,15 +12,20 @@ import xgboost
 from numpy.typing import NDArray
 from sklearn.isotonic import IsotonicRegression
 
-FEWEST_OUTCOMES = 200
-"""Fewest taken items for an estimate."""
-
-LEAST = 0.1
-"""Lower bound of the estimates: a taken item counts ten times at most."""
+FEWEST_OUTCOMES = 200  # fewest taken items for an estimate
+LEAST = 0.1  # lower bound of the estimates: a taken item counts ten times at most
 
 _PLACES = 50
 _ITERATIONS = 25
 _ROWS = 100_000
+_FOREST = {
+    "objective": "binary:logistic",
+    "max_depth": 4,
+    "eta": 0.3,
+    "min_child_weight": 10,
+    "tree_method": "hist",
+    "max_bin": 64,
+}
 
 
 def examination(
@@ -54,34 +59,13 @@ def examination(
     if len(place) > _ROWS:
         chosen = np.sort(generator.choice(len(place), _ROWS, replace=False))
         features, taken, place = features[chosen], taken[chosen], place[chosen]
-    return _maximise(features, taken, place, places, threads=threads, seed=seed)
-
-
-def _maximise(
-    features: NDArray[np.float32],
-    taken: NDArray[np.bool_],
-    place: NDArray[np.int64],
-    places: int,
-    *,
-    threads: int,
-    seed: int,
-) -> NDArray[np.float64]:
-    """Estimate attention and attraction by turns: expectation maximisation."""
+    # Expectation maximisation: estimate attention and attraction by turns.
     count = np.bincount(place, minlength=places)
     rate = np.bincount(place, weights=taken, minlength=places) / np.maximum(count, 1)
     looked = np.clip(rate / max(rate[0], 1e-9), LEAST, 1.0)
     attracts = np.full(len(place), min(2.0 * float(taken.mean()), 0.5))
     matrix = xgboost.DMatrix(features)
-    parameters = {
-        "objective": "binary:logistic",
-        "max_depth": 4,
-        "eta": 0.3,
-        "min_child_weight": 10,
-        "tree_method": "hist",
-        "max_bin": 64,
-        "nthread": threads,
-        "seed": seed,
-    }
+    parameters = {**_FOREST, "nthread": threads, "seed": seed}
     for _ in range(_ITERATIONS):
         seen = looked[place]
         # Expectations for items that were not taken; taken items were looked at and attracted.

@@ -45,13 +45,8 @@ class ShownLists:
         start, end = np.searchsorted(self.at, [first, last]).tolist()
         bounds = np.concatenate([[0], np.cumsum(self.sizes)])
         inside = slice(int(bounds[start]), int(bounds[max(start, end)]))
-        return ShownLists(
-            self.features[inside],
-            self.taken[inside],
-            self.place[inside],
-            self.sizes[start:end],
-            self.at[start:end],
-        )
+        rows = (self.features[inside], self.taken[inside], self.place[inside])
+        return ShownLists(*rows, self.sizes[start:end], self.at[start:end])
 
     def rows(self, looked: NDArray[np.float64]) -> Rows:
         """Return training rows, corrected by the attention of each place (`examination`).
@@ -122,13 +117,10 @@ def read_shown(
 
 
 def _usable(shown: Impression, layout: str) -> bool:
-    return (
-        shown.features is not None
-        and shown.layout == layout
-        and shown.features.shape[1] == len(RANKING_FEATURES)
-        and not shown.forced
-        and bool(shown.event.recommendation_id)
-    )
+    if shown.features is None or shown.layout != layout or shown.forced:
+        return False
+    fits = shown.features.shape[1] == len(RANKING_FEATURES)
+    return fits and bool(shown.event.recommendation_id)
 
 
 def _outcome(payload: bytes, types: Collection[str]) -> Event | None:

@@ -58,17 +58,14 @@ class Trained:
 
 @dataclass(frozen=True)
 class _Sets:
-    """Lists to learn from and later ones to judge on; `later` are those of them that were shown.
-
-    `looked` holds the chance with which each place is looked at.
-    """
+    """Lists to learn from and later ones to judge on."""
 
     learn: Rows
     judge: Rows
     shown_learn: Rows
     shown_judge: Rows
-    later: ShownLists
-    looked: NDArray[np.float64]
+    later: ShownLists  # those of the later ones that were shown
+    looked: NDArray[np.float64]  # chance with which each place is looked at
 
 
 def train(
@@ -153,9 +150,7 @@ def train(
 
 
 def _read_history(log: EventLog, end: int, progress: Progress) -> History:
-    history = History.read(
-        log, until=end, progress=lambda done, total: progress("read", done, total)
-    )
+    history = History.read(log, until=end, progress=partial(progress, "read"))
     if not len(history.item):
         raise ModelError(
             "nothing to learn from: the log holds no add_to_cart or purchase of a known item; "
@@ -185,13 +180,8 @@ def _split(
     earlier, later = shown.between(0, cut - lasts), shown.between(cut, until)
     looked = np.ones(1)  # the same for all places where nothing is to be corrected
     if options.debias:
-        looked = examination(
-            earlier.features,
-            earlier.taken,
-            earlier.place,
-            threads=options.threads,
-            seed=options.seed,
-        )
+        seen = (earlier.features, earlier.taken, earlier.place)
+        looked = examination(*seen, threads=options.threads, seed=options.seed)
     return _Sets(learn, judge, earlier.rows(looked), later.rows(looked), later, looked)
 
 
@@ -310,10 +300,10 @@ def _calibrated(forest: xgboost.Booster, shown: ShownLists, judge: Rows) -> Cali
 
 
 def _hash(rows: Rows, shown: ShownLists) -> str:
-    digest = hashlib.sha256()
     arrays = [rows.features, rows.labels, rows.sizes]
     if len(shown):
         arrays += [shown.features, shown.taken, shown.sizes]
+    digest = hashlib.sha256()
     for array in arrays:
-        digest.update(np.ascontiguousarray(array).tobytes())
+        digest.update(array.tobytes())
     return digest.hexdigest()

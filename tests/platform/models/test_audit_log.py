@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -70,13 +71,12 @@ def test_entries_come_newest_first_page_by_page(log: ModelLog) -> None:
 
 @pytest.fixture
 def audited(tracking_uri: str, tmp_path: Path) -> Iterator[tuple[Registry, ModelLog]]:
-    store = open_metadata(tmp_path / "metadata.db", clock=lambda: 5)
-    log = ModelLog(store, clock=lambda: 5)
-    registry = Registry("ranker", tmp_path / "models", audit=log, by="ann")
-    for number in (1, 2):
-        register(registry, make_model(tmp_path / f"m{number}", number))
-    yield registry, log
-    store.close()
+    with closing(open_metadata(tmp_path / "metadata.db", clock=lambda: 5)) as store:
+        log = ModelLog(store, clock=lambda: 5)
+        registry = Registry("ranker", tmp_path / "models", audit=log, by="ann")
+        for number in (1, 2):
+            register(registry, make_model(tmp_path / f"m{number}", number))
+        yield registry, log
 
 
 def test_changes_are_recorded(audited: tuple[Registry, ModelLog], tmp_path: Path) -> None:

@@ -44,9 +44,8 @@ def make_model(directory: Path, seed: int, name: str = "ranker") -> Path:
     features = some_rows(seed)
     matrix = xgboost.DMatrix(features, (features[:, seed] > 0).astype(np.float32))
     forest = xgboost.train({"max_depth": 2, "nthread": 1}, matrix, 3)
-    index = build_index(
-        [f"i{seed}", "other"], Interactions(*[np.zeros(0, np.int64)] * 3), dimensions=2
-    )
+    nothing = Interactions(*[np.zeros(0, np.int64)] * 3)
+    index = build_index([f"i{seed}", "other"], nothing, dimensions=2)
     manifest = Manifest(
         name=name,
         features=RANKING_FEATURES,
@@ -233,10 +232,9 @@ def test_knowing_a_registry_costs_no_import_of_mlflow(tmp_path: Path) -> None:
         "Registry('ranker', Path('models'))\n"
         "print('mlflow' in sys.modules)"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path
-    )
-    assert done.stdout.strip() == "False"
+    command = [sys.executable, "-c", code]
+    printed = subprocess.check_output(command, text=True, cwd=tmp_path)
+    assert printed.strip() == "False"
 
 
 def test_a_reader_never_finds_a_version_half_there(registry: Registry, tmp_path: Path) -> None:
@@ -251,9 +249,8 @@ def test_a_reader_never_finds_a_version_half_there(registry: Registry, tmp_path:
         while not stop.is_set():
             place = version_directory(tmp_path / "models", "1")
             try:
-                manifest = msgspec.json.decode(
-                    (place / "manifest.json").read_bytes(), type=Manifest
-                )
+                encoded = (place / "manifest.json").read_bytes()
+                manifest = msgspec.json.decode(encoded, type=Manifest)
                 reads += 1
                 if manifest.version != "1":
                     wrong.append(f"version {manifest.version!r}")

@@ -57,13 +57,11 @@ def test_a_shipped_model_becomes_champion(tmp_path: Path, monkeypatch: pytest.Mo
                 raise ModelError("its files are not here")
             promoted.append(version)
 
-    monkeypatch.setattr(
-        "tactful.models.record_rollout.audited_registry", lambda *_, **__: nullcontext(Registry())
-    )
-    monkeypatch.setattr("tactful.models.record_rollout._log_run", lambda store, stored: "run")
-    store.apply(
-        RolloutDefinition(key="seven", change={"model": "7"}, start=True), by="ann", reason="r"
-    )
+    place = "tactful.models.record_rollout"
+    monkeypatch.setattr(f"{place}.audited_registry", lambda *_, **__: nullcontext(Registry()))
+    monkeypatch.setattr(f"{place}._log_run", lambda store, stored: "run")
+    definition = RolloutDefinition(key="seven", change={"model": "7"}, start=True)
+    store.apply(definition, by="ann", reason="r")
     move(store, "seven", "decide", by="ann", reason="a gain", decision="ship")
     with pytest.raises(ModelError):
         record(store, small_settings(tmp_path), "seven")
@@ -88,11 +86,8 @@ def test_an_end_is_one_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert found.data.tags["state"] == "rolled back"
     assert found.data.params["guardrails"] == "takers"
     history = mlflow.artifacts.load_dict(f"{found.info.artifact_uri}/history.json")["history"]
-    assert [(it["action"], it["by"], it["why"]) for it in history][-1] == (
-        "shadow → rolled back",
-        "bob",
-        "odd lists",
-    )
+    last = {"action": "shadow → rolled back", "by": "bob", "why": "odd lists"}
+    assert {key: history[-1][key] for key in last} == last
     stored = store.find("over")
     assert stored is not None
     assert stored.run_id == run_id

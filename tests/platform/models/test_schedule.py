@@ -105,13 +105,9 @@ def test_the_clock_makes_it_due(every: float, last: ModelChange | None, due: str
 def test_drift_makes_it_due(
     last: ModelChange | None, champion: str | None, measured: float | None, due: bool
 ) -> None:
-    found = why_due(
-        TrainingSettings(drift_psi=0.25),
-        now=NOW,
-        last=last,
-        champion=champion,
-        drift=lambda: None if measured is None else Drift({"price": measured, "score": 0.1}),
-    )
+    drift = None if measured is None else Drift({"price": measured, "score": 0.1})
+    training = TrainingSettings(drift_psi=0.25)
+    found = why_due(training, now=NOW, last=last, champion=champion, drift=lambda: drift)
     assert found == ("drift: price has moved by 0.30" if due else None)
 
 
@@ -125,14 +121,8 @@ def test_drift_makes_it_due(
     ],
 )
 def test_erasure_is_due(last: ModelChange | None, erased_hours_ago: float, due: bool) -> None:
-    found = why_due(
-        TrainingSettings(),
-        now=NOW,
-        last=last,
-        champion="3",
-        drift=never,
-        erased_at=NOW - int(erased_hours_ago * HOUR),
-    )
+    told: dict[str, Any] = {"now": NOW, "last": last, "champion": "3", "drift": never}
+    found = why_due(TrainingSettings(), **told, erased_at=NOW - int(erased_hours_ago * HOUR))
     assert found == ("a user was erased since the last training" if due else None)
 
 
@@ -152,10 +142,8 @@ def naive_stability(before: list[float], now: list[float]) -> float:
 
     total = 0.0
     for which in range(-1, len(edges) + 1):
-        p, q = (
-            max(sum(part(it) == which for it in values) / len(values), 1e-4)
-            for values in (before, now)
-        )
+        counts = [sum(part(it) == which for it in values) for values in (before, now)]
+        p, q = max(counts[0] / len(before), 1e-4), max(counts[1] / len(now), 1e-4)
         total += (q - p) * float(np.log(q / p))
     return total
 
@@ -210,18 +198,14 @@ def test_drift_compares_first_and_latest_lists(tmp_path: Path) -> None:
         what.append(listed(1_000 + number, strange, model_version="2"))
         what.append(listed(2_000 + number, strange, forced=True))
         what.append(listed(3_000 + number, strange, layout=layout("other")))
-    log = write_log(tmp_path / "log", what)
-
-    found = measure_drift(log, "3", layout("d"), lists=100)
-    calm = measure_drift(log, "2", layout("d"), lists=201)
-    log.close()
+    with write_log(tmp_path / "log", what) as log:
+        found = measure_drift(log, "3", layout("d"), lists=100)
+        calm = measure_drift(log, "2", layout("d"), lists=201)
 
     assert calm is None, "there are not twice as many"
     assert found is not None
-    assert {name for name, moved in found.by_name.items() if moved > 0.25} == {
-        "price",
-        RANKING_FEATURES[price + 1],
-    }
+    moved = {name for name, index in found.by_name.items() if index > 0.25}
+    assert moved == {"price", RANKING_FEATURES[price + 1]}
     assert set(found.by_name) == {*RANKING_FEATURES, SCORE}
     assert found.by_name[SCORE] < 0.1
     assert found.largest[1] == max(found.by_name.values())
@@ -276,11 +260,8 @@ def stand_in(directory: Path, body: str) -> str:
 
 
 def test_it_retries_and_says_what_failed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    python = stand_in(
-        tmp_path,
-        f'echo "$@ $TACTFUL_STORAGE__DATA" >> {tmp_path}/asked\n'
-        "echo tactful: too little >&2; exit 1",
-    )
+    note = f'echo "$@ $TACTFUL_STORAGE__DATA" >> {tmp_path}/asked'
+    python = stand_in(tmp_path, f"{note}\necho tactful: too little >&2; exit 1")
     chosen = Settings(
         storage=StorageSettings(data=tmp_path / "data"),
         training=TrainingSettings(every_hours=1, check_minutes=0.0005, promote=True, lists=77),
@@ -344,9 +325,8 @@ def test_a_server_may_retrain(settings: Settings, monkeypatch: pytest.MonkeyPatc
 
 
 def test_the_command_trains_only_when_it_is_due(tracking_uri: str, tmp_path: Path) -> None:
-    write_log(
-        tmp_path / "data" / "log", entries(make_shop(41, people=12, items=40, days=40))
-    ).close()
+    what = entries(make_shop(41, people=12, items=40, days=40))
+    write_log(tmp_path / "data" / "log", what).close()
     (tmp_path / "tactful.toml").write_text("[training]\nevery_hours = 24\n")
     command = ["train", "--data", "data", "--if-due", "--json", "--lists", "60", "--by", "cron"]
 
@@ -360,9 +340,9 @@ def test_the_command_trains_only_when_it_is_due(tracking_uri: str, tmp_path: Pat
     assert run()["version"] == "1"
     assert run() == {"due": None}
     log = json.loads(CliRunner().invoke(main, ["models", "log", "--data", "data", "--json"]).stdout)
-    assert [(it["action"], it["changed_by"], it["reason"]) for it in log] == [
-        ("train", "cron", "no model was trained yet")
-    ]
+    (one,) = log
+    assert (one["action"], one["changed_by"]) == ("train", "cron")
+    assert one["reason"] == "no model was trained yet"
 
 
 @pytest.mark.slow
@@ -394,9 +374,8 @@ def test_a_server_trains_and_takes_over_by_itself(tracking_uri: str, tmp_path: P
     ]
     first = answer["explanation"]["items"][0]
     assert (answer["model_version"], answer["explanation"]["model_version"]) == ("1", "1")
-    assert first["margin"] == pytest.approx(
-        answer["explanation"]["base"] + sum(first["contributions"].values()), abs=1e-4
-    )
+    margin = answer["explanation"]["base"] + sum(first["contributions"].values())
+    assert first["margin"] == pytest.approx(margin, abs=1e-4)
 
 
 # Which version may serve

@@ -46,10 +46,9 @@ Change = Callable[[dict[str, Any]], dict[str, Any]]
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("models")
-    log = write_log(directory / "log", ENTRIES[:LEARNED_FROM])
     place = version_directory(directory, "1")
-    train(log, definitions(), place, TrainingOptions(label_days=15, rounds=8, threads=1))
-    log.close()
+    with write_log(directory / "log", ENTRIES[:LEARNED_FROM]) as log:
+        train(log, definitions(), place, TrainingOptions(label_days=15, rounds=8, threads=1))
     manifest = msgspec.structs.replace(read_manifest(place), version="1")
     (place / "manifest.json").write_bytes(msgspec.json.encode(manifest))
     write_pointer(directory, Pointer(version="1"))
@@ -60,31 +59,19 @@ def serve(
     directory: Path,
     models: Path,
     *,
-    sees: Callable[[Entry], bool] = lambda entry: True,
-    change: Change = lambda properties: properties,
-    lag: int = 7,
+    sees: Callable[[Entry], bool] = lambda entry: True,  # entries that the engine applies
+    change: Change = lambda properties: properties,  # of an impression before it is logged
+    lag: int = 7,  # entries in the log, but not yet in the engine, when a list is served
 ) -> EmbeddedLog:
-    """A log in which lists were asked for now and then.
-
-    Args:
-        directory: of the log.
-        models: with the champion.
-        sees: which entries the server's engine applies; the log holds all.
-        change: what happens to the properties of an impression before it is logged.
-        lag: how many entries are in the log, but not in the engine yet, when a list is served.
-    """
+    """A log in which lists were asked for now and then."""
     log = EmbeddedLog(directory / "log", durability="process")
     log.append([encode_entry(entry) for entry in ENTRIES[:LEARNED_FROM]])
     engine = Engine(definitions(), MemoryState())
     engine.apply([record for record in log.read(0, LEARNED_FROM) if sees(decode_entry(record[1]))])
-    ranked = Recommender(
-        engine,
-        RecommenderOptions(
-            models=models,
-            definitions=definitions().fingerprint,
-            experiment=MOSTLY_LEARNED,
-        ),
+    options = RecommenderOptions(
+        models=models, definitions=definitions().fingerprint, experiment=MOSTLY_LEARNED
     )
+    ranked = Recommender(engine, options)
     for number, entry in enumerate(ENTRIES[LEARNED_FROM:]):
         log.append([encode_entry(entry)])
         if number % EVERY or not isinstance(entry, Event):
@@ -133,21 +120,16 @@ def test_lists_that_a_server_logged_are_what_training_reads(tmp_path: Path, mode
     assert not before.taken.any()
     shown = [it for it in read_impressions(log) if it.features is not None]
     bought = [(it.event.recommendation_id, it.items[3], it.event.timestamp + 1) for it in shown]
-    log.append(
-        [
-            encode_entry(
-                Event(
-                    event_id=f"bought-{number}",
-                    type="purchase",
-                    timestamp=at,
-                    user_id="anybody",
-                    item_id=item,
-                    recommendation_id=identity,
-                )
-            )
-            for number, (identity, item, at) in enumerate(bought)
-        ]
-    )
+    for number, (identity, item, at) in enumerate(bought):
+        event = Event(
+            event_id=f"bought-{number}",
+            type="purchase",
+            timestamp=at,
+            user_id="anybody",
+            item_id=item,
+            recommendation_id=identity,
+        )
+        log.append([encode_entry(event)])
 
     lists = read_shown(log, meaning, 0, until, TrainingOptions())
     log.close()
@@ -246,13 +228,8 @@ def test_lists_of_a_missing_model(tmp_path: Path, models: Path, served: Embedded
     assert found.share == 0.0
 
 
-NONSENSE: list[dict[str, Any]] = [
-    {"features": "no base64!"},
-    {"features": "AAA="},
-    {"features": None},
-    {"items": []},
-    {"items": "a"},
-]
+NONSENSE: list[dict[str, Any]] = [{"features": it} for it in ("no base64!", "AAA=", None)]
+NONSENSE += [{"items": []}, {"items": "a"}]
 
 
 def test_lists_that_say_nonsense_are_passed_over(tmp_path: Path, models: Path) -> None:
@@ -283,6 +260,5 @@ def test_only_the_latest_lists_are_compared(models: Path, served: EmbeddedLog) -
 
 
 def test_a_log_without_lists_has_no_skew(tmp_path: Path, models: Path) -> None:
-    log = write_log(tmp_path / "log", ENTRIES[:200])
-    assert measure_skew(log, definitions(), models) == Skew(0, 0, 0, 0, {})
-    log.close()
+    with write_log(tmp_path / "log", ENTRIES[:200]) as log:
+        assert measure_skew(log, definitions(), models) == Skew(0, 0, 0, 0, {})

@@ -23,11 +23,9 @@ def take(number: int, **fields: object) -> Event:
 
 
 def read(path: Path, *what: Event | Item | bytes) -> History:
-    log = EmbeddedLog(path / "log", durability="process")
-    log.append([it if isinstance(it, bytes) else encode_entry(it) for it in what])
-    found = History.read(log)
-    log.close()
-    return found
+    with EmbeddedLog(path / "log", durability="process") as log:
+        log.append([it if isinstance(it, bytes) else encode_entry(it) for it in what])
+        return History.read(log)
 
 
 def test_a_shop_is_read_as_it_was_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -103,8 +101,7 @@ def test_an_empty_log_and_receipts_have_no_order(tmp_path: Path) -> None:
 )
 @settings(max_examples=60)
 def test_visits_are_those_that_began_late_enough(rows: list[tuple[int, int]], since: int) -> None:
-    session = np.array([row[0] for row in rows], np.int64)
-    timestamp = np.array([row[1] for row in rows], np.int64)
+    session, timestamp = np.array(rows, np.int64).reshape(-1, 2).T
     found = History(
         item_ids=("a",),
         updates=(),

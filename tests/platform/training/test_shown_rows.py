@@ -66,12 +66,9 @@ def outcome(identity: str | None, at: int, item: str, kind: str = "purchase", n:
 
 
 def read(path: Path, what: Sequence[Entry], **how: Any) -> ShownLists:
-    log = write_log(path, what)
-    try:
-        limits = {"since": BEGIN, "until": BEGIN + DAY, "options": OPTIONS, **how}
+    limits = {"since": BEGIN, "until": BEGIN + DAY, "options": OPTIONS, **how}
+    with write_log(path, what) as log:
         return read_shown(log, LAYOUT, **limits)
-    finally:
-        log.close()
 
 
 def taken_of(lists: ShownLists) -> list[list[str]]:
@@ -157,27 +154,20 @@ def test_the_join_equals_a_naive_one(tmp_path_factory: pytest.TempPathFactory, s
 
     events = [it for it in what if isinstance(it, Event)]
     wanted = []
-    for each in sorted(
-        (it for it in events if it.type == "impression"), key=lambda it: it.timestamp
-    ):
-        if each.timestamp > BEGIN + DAY - 2 * HOUR:
+    for each in events:
+        if each.type != "impression" or each.timestamp > BEGIN + DAY - 2 * HOUR:
             continue
         listed = each.properties["items"]
         assert isinstance(listed, list)
-        wanted.append(
-            [
-                str(item)
-                for item in listed
-                if any(
-                    it.type in ("purchase", "add_to_cart")
-                    and it.item_id == item
-                    and it.recommendation_id == each.recommendation_id
-                    and each.timestamp <= it.timestamp < each.timestamp + 2 * HOUR
-                    for it in events
-                )
-            ]
-        )
-    assert sorted(sorted(it) for it in taken_of(found)) == sorted(sorted(it) for it in wanted)
+        taken = {
+            it.item_id
+            for it in events
+            if it.type in ("purchase", "add_to_cart")
+            and it.recommendation_id == each.recommendation_id
+            and each.timestamp <= it.timestamp < each.timestamp + 2 * HOUR
+        }
+        wanted.append(sorted(taken & {*map(str, listed)}))
+    assert sorted(sorted(it) for it in taken_of(found)) == sorted(wanted)
     assert found.at.tolist() == sorted(found.at.tolist())
 
 
@@ -210,8 +200,7 @@ def shop_of_clicks(
 ) -> tuple[ShownLists, NDArray[np.float64]]:
     """Lists in an order that prefers one feature, people who want another, and look from the top.
 
-    Returns:
-        The lists, and how much each of their items attracts.
+    They are returned with how much each of their items attracts.
     """
     draw = np.random.default_rng(seed)
     length = len(looked)
@@ -329,11 +318,16 @@ def test_calibration_depends_on_the_amount_of_data() -> None:
 # All of it
 
 
-def test_a_training_learns_from_what_was_shown(tmp_path: Path) -> None:
-    """Of lists in an order of chance, people take what has the highest price."""
+def past() -> tuple[list[Entry], int]:
+    """The log of a small shop, and the time of the last thing taken."""
     what: list[Entry] = list(entries(make_shop(3, people=8, items=40, days=30)))
     events = [it for it in what if isinstance(it, Event)]
-    end = max(it.timestamp for it in events if it.type in ("add_to_cart", "purchase"))
+    return what, max(it.timestamp for it in events if it.type in ("add_to_cart", "purchase"))
+
+
+def test_a_training_learns_from_what_was_shown(tmp_path: Path) -> None:
+    """Of lists in an order of chance, people take what has the highest price."""
+    what, end = past()
     draw = np.random.default_rng(9)
     price = RANKING_FEATURES.index("price")
     for number in range(600):
@@ -349,12 +343,11 @@ def test_a_training_learns_from_what_was_shown(tmp_path: Path) -> None:
             what.append(outcome(f"r{number}", at + 30 * HOUR, f"i{(best + 1) % 10}"))
     found: dict[int, Any] = {}
     for lists in (0, 10_000):
-        log = write_log(tmp_path / f"log-{lists}", what)
         options = TrainingOptions(
             label_days=14, lists=60, rounds=20, threads=1, shown=lists, outcome_hours=24
         )
-        train(log, definitions(), tmp_path / f"model-{lists}", options)
-        log.close()
+        with write_log(tmp_path / f"log-{lists}", what) as log:
+            train(log, definitions(), tmp_path / f"model-{lists}", options)
         found[lists] = read_manifest(tmp_path / f"model-{lists}")
 
     without, with_ = found[0], found[10_000]
@@ -369,17 +362,12 @@ def test_a_training_learns_from_what_was_shown(tmp_path: Path) -> None:
 
 
 def test_lists_across_the_cut_are_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from tactful.training import train as training
-
-    what: list[Entry] = list(entries(make_shop(3, people=8, items=40, days=30)))
-    events = [it for it in what if isinstance(it, Event)]
-    end = max(it.timestamp for it in events if it.type in ("add_to_cart", "purchase"))
+    what, end = past()
     meaning = layout(definitions().fingerprint)
     for number in range(14 * 24):
         at = end - 14 * DAY + number * HOUR
         what.append(shown(f"r{number}", at, ["i1", "i2"], layout=meaning))
         what.append(outcome(f"r{number}", at, "i2"))
-    log = write_log(tmp_path / "log", what)
     asked: list[tuple[int, int, int]] = []
     honest = ShownLists.between
 
@@ -390,8 +378,8 @@ def test_lists_across_the_cut_are_left_out(tmp_path: Path, monkeypatch: pytest.M
 
     monkeypatch.setattr(ShownLists, "between", watch)
     options = TrainingOptions(label_days=14, lists=60, rounds=3, threads=1)
-    training.train(log, definitions(), tmp_path / "model", options)
-    log.close()
+    with write_log(tmp_path / "log", what) as log:
+        train(log, definitions(), tmp_path / "model", options)
 
     (_, learned_until, learned), (judged_from, _, judged) = asked
     assert judged_from - learned_until == DAY

@@ -6,6 +6,7 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import cache
+from operator import attrgetter
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -21,6 +22,7 @@ from tests.platform.shop import DAY, definitions, engine_at, entries, make_shop,
 from tactful.config.settings import Settings
 from tactful.config.storage import StorageSettings
 from tactful.errors import ModelError
+from tactful.models.training_run import plot_training
 from tactful.ranking.features import RANKING_FEATURES
 from tactful.ranking.model import (
     Pointer,
@@ -37,7 +39,6 @@ from tactful.training import train as training
 from tactful.training.evaluation import Scorecard
 from tactful.training.history import History
 from tactful.training.options import TrainingOptions
-from tactful.training.plots import plot_training
 from tactful.training.replay_rows import Question, Rows, collect, sample_questions
 from tactful.training.train import train
 from tactful_streaming.contract.log_entries import Entry, Event, Item
@@ -85,17 +86,11 @@ def laid_out(what: Sequence[Entry], options: TrainingOptions = ALL) -> Laid:
 
     with TemporaryDirectory() as name, pytest.MonkeyPatch.context() as patch:
         patch.setattr(training, "collect", stop)
-        log = write_log(Path(name) / "log", what)
-        with pytest.raises(_Collected) as caught:
+        with write_log(Path(name) / "log", what) as log, pytest.raises(_Collected) as caught:
             train(log, definitions(), Path(name) / "model", options)
-        log.close()
-    found: Any = caught.value
-    ends = np.cumsum(found.rows.sizes)[:-1]
-    return (
-        found.questions,
-        np.split(found.rows.features, ends),
-        np.split(found.rows.labels, ends),
-    )
+    rows = caught.value.rows
+    ends = np.cumsum(rows.sizes)[:-1]
+    return caught.value.questions, np.split(rows.features, ends), np.split(rows.labels, ends)
 
 
 def other_future(what: Sequence[Entry], after: int, seed: int) -> list[Entry]:
@@ -118,16 +113,10 @@ def other_future(what: Sequence[Entry], after: int, seed: int) -> list[Entry]:
             # An event that arrives late: it happened long ago and nobody knew.
             late = draw.choice(events[: len(events) // 2])
             again = f"late-{len(changed)}"
-            changed.append(msgspec.structs.replace(late, event_id=again, session_id=again))
-            changed.append(
-                msgspec.structs.replace(
-                    late,
-                    event_id=f"{again}-2",
-                    session_id=again,
-                    type="add_to_cart",
-                    item_id=draw.choice(items).item_id,
-                )
-            )
+            late = msgspec.structs.replace(late, event_id=again, session_id=again)
+            item_id = draw.choice(items).item_id
+            taken = {"event_id": f"{again}-2", "type": "add_to_cart", "item_id": item_id}
+            changed += [late, msgspec.structs.replace(late, **taken)]
         elif entry.item_id is not None:
             changed.append(msgspec.structs.replace(entry, item_id=draw.choice(items).item_id))
     return [*changed, *what[last:]]
@@ -149,11 +138,9 @@ def knows_the_future(laid: Laid, number: int, seed: int, *, tied: bool = False) 
     asked, other, other_labels = laid_out(other_future(what, until, seed), task_of(tied))
     assert list(asked[: number + 1]) == list(questions[: number + 1])
     assert questions != asked, "the futures differ"
-    return any(
-        not (
-            np.array_equal(features[n], other[n], equal_nan=True)
-            and np.array_equal(labels[n], other_labels[n])
-        )
+    return not all(
+        np.array_equal(features[n], other[n], equal_nan=True)
+        and np.array_equal(labels[n], other_labels[n])
         for n in range(number + 1)
     )
 
@@ -213,19 +200,16 @@ def test_the_index_ends_before_questions(tmp_path: Path, monkeypatch: pytest.Mon
         raise _Collected(Rows.none(), questions)
 
     monkeypatch.setattr(training, "collect", remember)
-    log = write_log(tmp_path / "log", what)
-    with pytest.raises(_Collected):
+    with write_log(tmp_path / "log", what) as log, pytest.raises(_Collected):
         train(log, definitions(), tmp_path / "model", ALL)
-    log.close()
 
     ((index, questions),) = used
     before = history_of(tmp_path / "cut", what[: questions[0].offset])
     wanted = build_index(before.item_ids, before.interactions())
     assert index.built_until == wanted.built_until <= questions[0].at
-    assert np.array_equal(index.following.items, wanted.following.items)
-    assert np.array_equal(index.together.weights, wanted.together.weights)
-    assert np.array_equal(index.vectors, wanted.vectors)
-    assert np.array_equal(index.popular, wanted.popular)
+    for name in ("following.items", "together.weights", "vectors", "popular"):
+        one, other = (attrgetter(name)(it) for it in (index, wanted))
+        assert np.array_equal(one, other), name
 
 
 def history_of(path: Path, what: Sequence[Entry]) -> History:
@@ -242,11 +226,8 @@ def test_rows_equal_those_of_a_log_that_ends_at_the_question(tmp_path: Path) -> 
     whole = collect(log, definitions(), index, questions, 0, ALL)
     ends = np.cumsum(whole.sizes)
     for number in (0, 1, 7, len(questions) - 1):
-        cut = write_log(tmp_path / f"cut-{number}", what[: questions[number].offset])
-
-        rows = collect(cut, definitions(), index, questions[: number + 1], 0, ALL)
-
-        cut.close()
+        with write_log(tmp_path / f"cut-{number}", what[: questions[number].offset]) as cut:
+            rows = collect(cut, definitions(), index, questions[: number + 1], 0, ALL)
         end = int(ends[number])
         assert np.array_equal(rows.features, whole.features[:end], equal_nan=True)
         assert np.array_equal(rows.labels, whole.labels[:end])
@@ -302,14 +283,13 @@ def test_questions_of_a_basket_come_before_it_and_want_all_of_it(tmp_path: Path)
     for task in ("basket", "auto"):
         for question in sample_questions(history, 0, replace(ALL, task=task)):
             basket = [
-                (offset, it)
+                (offset, it.item_id)
                 for offset, it in enumerate(what)
                 if isinstance(it, Event)
-                and it.session_id == question.session_id
-                and it.type == "add_to_cart"
+                and (it.session_id, it.type) == (question.session_id, "add_to_cart")
             ]
             assert question.offset == basket[0][0]
-            assert question.positives == {event.item_id for _, event in basket}
+            assert question.positives == {item_id for _, item_id in basket}
 
 
 def test_earlier_lists_sample_their_negatives() -> None:
@@ -332,10 +312,9 @@ def learned(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("learned")
     shop = make_shop(0)
     what = entries(shop)
-    past = write_log(directory / "past", what[: len(what) - len(shop) + shop.cut])
     options = TrainingOptions(label_days=20, lists=900, rounds=60, threads=1)
-    train(past, definitions(), version_directory(directory / "models", "1"), options)
-    past.close()
+    with write_log(directory / "past", what[: len(what) - len(shop) + shop.cut]) as past:
+        train(past, definitions(), version_directory(directory / "models", "1"), options)
     write_pointer(directory / "models", Pointer(version="1"))
     write_log(directory / "log", what).close()
     return directory
@@ -345,9 +324,8 @@ def test_what_was_learned_beats_what_is_guessed(learned: Path) -> None:
     shop = make_shop(0)
     log = EmbeddedLog(learned / "log", read_only=True)
     engine = Engine(definitions(), MemoryState())
-    recommender = build(
-        engine=engine, settings=Settings(storage=StorageSettings(models=learned / "models"))
-    )
+    settings = Settings(storage=StorageSettings(models=learned / "models"))
+    recommender = build(engine=engine, settings=settings)
     cards = {LEARNED: Scorecard(), HEURISTIC: Scorecard()}
     for ask in shop.asks[:250]:
         engine_at(engine, log, log.end - len(shop) + ask.before)
@@ -366,9 +344,8 @@ def test_what_was_learned_beats_what_is_guessed(learned: Path) -> None:
 
 
 def test_a_training_writes_a_model_that_says_what_it_is(learned: Path) -> None:
-    model = load_model(
-        version_directory(learned / "models", "1"), definitions=definitions().fingerprint
-    )
+    place = version_directory(learned / "models", "1")
+    model = load_model(place, definitions=definitions().fingerprint)
     manifest = model.manifest
     shop = make_shop(0)
 
@@ -423,12 +400,9 @@ def test_the_same_log_gives_the_same_model_with_progress_and_pictures(tmp_path: 
 def test_too_little_to_learn_from_says_what_is_missing(
     tmp_path: Path, keep: Callable[[Entry], bool], label_days: float, said: str
 ) -> None:
-    log = write_log(tmp_path / "log", [it for it in small_shop() if keep(it)])
-
-    with pytest.raises(ModelError, match=said):
+    kept = [it for it in small_shop() if keep(it)]
+    with write_log(tmp_path / "log", kept) as log, pytest.raises(ModelError, match=said):
         train(log, definitions(), tmp_path / "model", TrainingOptions(label_days=label_days))
-
-    log.close()
     assert not (tmp_path / "model").exists()
 
 
@@ -440,7 +414,6 @@ def test_nothing_taken_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         return replace(rows, labels=np.zeros_like(rows.labels))
 
     monkeypatch.setattr(training, "collect", blind)
-    log = write_log(tmp_path / "log", small_shop())
-    with pytest.raises(ModelError, match="recall found none of the taken items"):
+    said = "recall found none of the taken items"
+    with write_log(tmp_path / "log", small_shop()) as log, pytest.raises(ModelError, match=said):
         train(log, definitions(), tmp_path / "model", TrainingOptions(label_days=8))
-    log.close()
