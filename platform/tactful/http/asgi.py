@@ -18,7 +18,7 @@ import time
 import traceback
 import urllib.parse
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 import msgspec
@@ -97,8 +97,6 @@ class Endpoint:
         body: type of the request body, `query` of its parameters, `answer` of a successful
             response; None of `answer` when that is not JSON of ours.
         status: status of a successful response.
-        request_example: a body that is answered with `status` and `answer_example`.
-        parameters_example: path and query parameters that go with it.
         problems: codes of problems beside those every endpoint has.
         details: description for the OpenAPI document.
     """
@@ -113,9 +111,6 @@ class Endpoint:
     query: type[msgspec.Struct] | None = None
     answer: Any = None
     status: int = 200
-    request_example: Any = None
-    answer_example: Any = None
-    parameters_example: Mapping[str, Any] = field(default_factory=dict)
     problems: tuple[str, ...] = ()
     media: tuple[str, ...] = ("application/json",)
     answer_media: str = "application/json"

@@ -1,4 +1,4 @@
-"""Parts that endpoints share: paging, times, ids, stores, an example event."""
+"""Parts that endpoints share: paging, times, ids, stores."""
 
 from __future__ import annotations
 
@@ -21,17 +21,6 @@ T = TypeVar("T")
 
 Cursor = Annotated[str, Meta(max_length=512)]
 Limit = Annotated[int, Meta(ge=1, le=1000)]
-
-EVENT_EXAMPLE = {
-    "event_id": "b7c1f0c2-1",
-    "type": "view",
-    "timestamp": "2026-03-01T12:00:00Z",
-    "user_id": "u-17",
-    "session_id": "s-3",
-    "item_id": "sku-42",
-    "properties": {"price": 12.5, "currency": "EUR", "dwell_ms": 4200},
-    "context": {"page": "home", "locale": "de-DE"},
-}
 
 
 class NoQuery(msgspec.Struct, forbid_unknown_fields=True):

@@ -1,13 +1,19 @@
-"""The OpenAPI 3.1 document, generated from the table that registers the endpoints."""
+"""The OpenAPI 3.1 document, generated from the table that registers the endpoints.
+
+The examples are those of `examples.yaml`.
+"""
 
 from __future__ import annotations
 
+import functools
 import inspect
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import msgspec
+import yaml
 
 from tactful.http.asgi import Endpoint
 from tactful.metadata.key_cache import SCOPES
@@ -17,6 +23,25 @@ from tactful.schemas.problems import KINDS, Problem, ProblemError
 _REFERENCE = "#/components/schemas/{name}"
 _PARAMETER = re.compile(r"\{(\w+)\}")
 _ATTRIBUTE = re.compile(r"^(\w+): ", re.MULTILINE)
+
+
+class Example(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Request that succeeds, with its path and query parameters, and the response."""
+
+    parameters: dict[str, Any] = {}
+    request: Any = None
+    answer: Any = None
+
+
+def example_of(endpoint: Endpoint) -> Example:
+    """Return the example of an endpoint, which is empty where there is none."""
+    return _examples().get(f"{endpoint.method} {endpoint.path}", Example())
+
+
+@functools.cache
+def _examples() -> dict[str, Example]:
+    text = Path(__file__).with_name("examples.yaml").read_text("utf-8")
+    return msgspec.convert(yaml.safe_load(text), dict[str, Example])
 
 
 def document(endpoints: Sequence[Endpoint], *, version: str) -> dict[str, Any]:
@@ -97,8 +122,12 @@ def _operation(
     if parameters := _parameters(endpoint, components):
         operation["parameters"] = parameters
     if endpoint.body is not None:
+        example = example_of(endpoint)
         content = {
-            medium: {"schema": schemas[repr(endpoint.body)], "example": endpoint.request_example}
+            medium: {
+                "schema": schemas[repr(endpoint.body)],
+                "example": example.request,
+            }
             if medium == "application/json"
             else {"schema": {"type": "string"}}
             for medium in endpoint.media
@@ -108,7 +137,7 @@ def _operation(
 
 
 def _parameters(endpoint: Endpoint, components: Mapping[str, Any]) -> list[dict[str, Any]]:
-    example = endpoint.parameters_example
+    example = example_of(endpoint).parameters
     parameters: list[dict[str, Any]] = [
         {
             "name": name,
@@ -133,8 +162,8 @@ def _responses(endpoint: Endpoint, schemas: Mapping[str, Any]) -> dict[str, Any]
     content: dict[str, Any] = {}
     if endpoint.answer is not None:
         content["schema"] = schemas[repr(endpoint.answer)]
-    if endpoint.answer_example is not None:
-        content["example"] = endpoint.answer_example
+    if (answer := example_of(endpoint).answer) is not None:
+        content["example"] = answer
     responses: dict[str, Any] = {
         str(endpoint.status): {
             "description": endpoint.summary,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 import msgspec
 
 from tactful.http.asgi import Call, Endpoint, Reply, json_reply
-from tactful.http.common import EVENT_EXAMPLE, NoQuery, person_of, stored
+from tactful.http.common import NoQuery, person_of, stored
 from tactful.schemas.fields import to_milliseconds
 from tactful.schemas.problems import ProblemError
 from tactful.schemas.users import Consent, ConsentDecision, Erasure, NewConsent, PersonExport
@@ -99,35 +99,6 @@ async def _get_erasure(platform: Platform, call: Call) -> Reply:
     return json_reply(erasure)
 
 
-_ERASURE = {
-    "receipt": "3f0c9f4e5a0b4b0f8f3a4a6f7c1d2e3b",
-    "state": "requested",
-    "requested_at": 1772366400000,
-    "due_at": 1774958400000,
-    "done_at": None,
-    "steps": [],
-}
-_CONSENT = {
-    "person": "u-17",
-    "allowed": ["measurement", "personalisation", "service"],
-    "said": {"personalisation": True, "measurement": True, "marketing": False},
-    "default": [],
-    "history": [
-        {
-            "version": 7,
-            "purposes": {"personalisation": True, "measurement": True},
-            "at": 1772366400000,
-            "source": "cookie dialogue",
-        },
-        {
-            "version": 9,
-            "purposes": {"marketing": False},
-            "at": 1772366500000,
-            "source": "settings page",
-        },
-    ],
-}
-
 RIGHTS_ENDPOINTS: tuple[Endpoint, ...] = (
     Endpoint(
         "GET",
@@ -141,8 +112,6 @@ RIGHTS_ENDPOINTS: tuple[Endpoint, ...] = (
         scope="admin",
         query=NoQuery,
         answer=Consent,
-        parameters_example={"user_id": "u-17"},
-        answer_example=_CONSENT,
         problems=("not_found", "not_ready"),
     ),
     Endpoint(
@@ -157,9 +126,6 @@ RIGHTS_ENDPOINTS: tuple[Endpoint, ...] = (
         scope="ingest",
         body=NewConsent,
         answer=Consent,
-        parameters_example={"user_id": "u-17"},
-        request_example={"purposes": {"marketing": False}, "source": "settings page"},
-        answer_example=_CONSENT,
         problems=("not_found", "invalid", "not_ready"),
     ),
     Endpoint(
@@ -175,23 +141,6 @@ RIGHTS_ENDPOINTS: tuple[Endpoint, ...] = (
         scope="admin",
         query=ExportQuery,
         answer=PersonExport,
-        parameters_example={"user_id": "u-17", "format": "json"},
-        answer_example={
-            "person": "u-17",
-            "made_at": 1772366400000,
-            "consent": _CONSENT["history"],
-            "description": {"country": "DE"},
-            "devices": ["d-17"],
-            "shared_devices": [],
-            "sessions": ["s-3"],
-            "records": [
-                {"offset": 3, "kind": "event", **EVENT_EXAMPLE, "timestamp": 1772366400000}
-            ],
-            "features": {"user u-17": {"views_5m": {"kitchen": 1.0}}},
-            "dead_letters": [],
-            "waiting_actions": [],
-            "notes": ["Published statistics carry noise, …"],
-        },
         problems=("not_found", "not_ready"),
     ),
     Endpoint(
@@ -207,8 +156,6 @@ RIGHTS_ENDPOINTS: tuple[Endpoint, ...] = (
         scope="admin",
         answer=Erasure,
         status=202,
-        parameters_example={"user_id": "u-17"},
-        answer_example=_ERASURE,
         problems=("not_found", "not_ready"),
     ),
     Endpoint(
@@ -220,13 +167,6 @@ RIGHTS_ENDPOINTS: tuple[Endpoint, ...] = (
         scope="admin",
         query=NoQuery,
         answer=Erasure,
-        parameters_example={"receipt": _ERASURE["receipt"]},
-        answer_example={
-            **_ERASURE,
-            "state": "done",
-            "done_at": 1772452800000,
-            "steps": [{"place": "log", "removed": 112, "note": "", "sha256": "5f70…"}],
-        },
         problems=("not_found", "not_ready"),
     ),
 )

@@ -91,41 +91,6 @@ def _caller(call: Call) -> str:
     return f"key {key_id[1].decode()}" if key_id else "the API without keys"
 
 
-_INFO = {
-    "key": "cheaper-first",
-    "state": "canary",
-    "stage": 1,
-    "share": 0.05,
-    "decision": None,
-    "change": {"objective": {"relevance": 1, "price": 0.3}},
-    "looks": 31,
-    "looked_at": 1772366400000,
-    "archived": False,
-    "run_id": "",
-}
-_DETAILS = {
-    "rollout": _INFO,
-    "history": [
-        {
-            "at": 1772280000000,
-            "action": "shadow → canary",
-            "share": 0.01,
-            "changed_by": "key 1a2b3c4d",
-            "reason": "started",
-        }
-    ],
-    "looks": [
-        {
-            "number": 31,
-            "at": 1772366400000,
-            "stage": 1,
-            "sample_ratio": "ok",
-            "guardrails": {"takers": "undecided"},
-            "state": "canary",
-        }
-    ],
-}
-
 ROLLOUT_ENDPOINTS: tuple[Endpoint, ...] = (
     Endpoint(
         "GET",
@@ -136,8 +101,6 @@ ROLLOUT_ENDPOINTS: tuple[Endpoint, ...] = (
         scope="analyst",
         query=PageQuery,
         answer=RolloutIndex,
-        parameters_example={"limit": 20},
-        answer_example={"experiments": [_INFO], "next_cursor": None},
         problems=("not_ready",),
     ),
     Endpoint(
@@ -153,12 +116,6 @@ ROLLOUT_ENDPOINTS: tuple[Endpoint, ...] = (
         body=RolloutDefinition,
         answer=RolloutDetails,
         status=201,
-        request_example={
-            "key": "cheaper-first",
-            "change": {"objective": {"relevance": 1, "price": 0.3}},
-            "guardrails": [{"metric": "takers", "margin": 0.02}],
-        },
-        answer_example=_DETAILS,
         problems=("invalid", "not_ready"),
     ),
     # A parameter matches slashes, too: the longer path comes first.
@@ -175,9 +132,6 @@ ROLLOUT_ENDPOINTS: tuple[Endpoint, ...] = (
         scope="admin",
         body=RolloutStep,
         answer=RolloutDetails,
-        parameters_example={"key": "cheaper-first", "step": "rollback"},
-        request_example={"reason": "complaints about the order"},
-        answer_example=_DETAILS,
         problems=("invalid", "not_found", "not_ready"),
     ),
     Endpoint(
@@ -189,8 +143,6 @@ ROLLOUT_ENDPOINTS: tuple[Endpoint, ...] = (
         scope="admin",
         query=NoQuery,
         answer=RolloutDetails,
-        parameters_example={"key": "cheaper-first"},
-        answer_example=_DETAILS,
         problems=("not_found", "not_ready"),
     ),
 )

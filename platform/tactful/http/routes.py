@@ -7,16 +7,17 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import re
 from collections.abc import Awaitable, Callable
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from tactful.http.asgi import Application, Call, Endpoint, Reply, json_reply, route
-from tactful.http.common import EVENT_EXAMPLE, NoQuery, PageQuery, moment_of, person_of
+from tactful.http.common import NoQuery, PageQuery, moment_of, person_of
 from tactful.http.openapi import document
-from tactful.http.reports import list_reports, report_path
 from tactful.http.rights import RIGHTS_ENDPOINTS
 from tactful.http.rollouts import ROLLOUT_ENDPOINTS
 from tactful.http.statistics import STATISTICS_ENDPOINTS
@@ -35,13 +36,14 @@ from tactful.schemas.recommendations import (
     RecommendBatchRequest,
     RecommendRequest,
 )
-from tactful.schemas.reports import ReportIndex
+from tactful.schemas.reports import ReportIndex, ReportInfo
 from tactful.schemas.users import UserFeatures
 
 if TYPE_CHECKING:
     from tactful.server.platform import Platform
 
 request_decoder = msgspec.json.Decoder(RecommendRequest)
+_REPORT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 batch_decoder = msgspec.json.Decoder(RecommendBatchRequest)
 
 
@@ -110,19 +112,49 @@ async def _get_features(platform: Platform, call: Call) -> Reply:
 
 
 async def _get_reports(platform: Platform, call: Call) -> Reply:
-    query = call.query(PageQuery)
-    directory = platform.settings.storage.reports
-    return json_reply(
-        await asyncio.to_thread(list_reports, directory, after=query.cursor, limit=query.limit)
-    )
+    query, directory = call.query(PageQuery), platform.settings.storage.reports
+    page = await asyncio.to_thread(_list_reports, directory, query.cursor, query.limit)
+    return json_reply(page)
 
 
 async def _get_report(platform: Platform, call: Call) -> Reply:
     call.query(NoQuery)
-    path = report_path(platform.settings.storage.reports, call.path["name"])
+    path = _report_path(platform.settings.storage.reports, call.path["name"])
     if path is None:
         raise ProblemError("not_found", "GET /v1/reports lists all reports")
     return Reply(200, await asyncio.to_thread(path.read_bytes))
+
+
+def _list_reports(directory: Path, after: str, limit: int) -> ReportIndex:
+    """Return a page of the reports, by name, from the one after `after`."""
+    if not directory.is_dir():
+        return ReportIndex(reports=[])
+    names = sorted(
+        path.stem
+        for path in directory.glob("*.json")
+        if path.stem > after and _report_path(directory, path.stem) is not None
+    )
+    reports = []
+    for name in names[:limit]:
+        status = (directory / f"{name}.json").stat()
+        reports.append(
+            ReportInfo(name=name, updated_at=status.st_mtime_ns // 1_000_000, bytes=status.st_size)
+        )
+    more = len(names) > limit
+    return ReportIndex(reports=reports, next_cursor=reports[-1].name if more else None)
+
+
+def _report_path(directory: Path, name: str) -> Path | None:
+    """Return the file of a report, or None if no report has that name.
+
+    A name has letters, digits, ``-`` and ``_`` only, so it cannot leave the directory; a symbolic
+    link that leaves it is refused.
+    """
+    if not _REPORT.fullmatch(name):
+        return None
+    path = directory / f"{name}.json"
+    inside = path.resolve().parent == directory.resolve()
+    return path if inside and path.is_file() else None
 
 
 async def _get_models(platform: Platform, call: Call) -> Reply:
@@ -168,24 +200,6 @@ def _openapi(version: str) -> bytes:
     return msgspec.json.encode(document(ENDPOINTS, version=version))
 
 
-_ITEM = {
-    "item_id": "sku-42",
-    "title": "Teapot",
-    "category": "kitchen",
-    "price": 12.5,
-    "properties": {"brand": "Brown & Sons"},
-}
-_USER = {"user_id": "u-17", "properties": {"country": "DE", "age_band": "35-44"}}
-_RECOMMENDATION = {
-    "recommendation_id": "r-0b8e",
-    "items": [{"item_id": "sku-42", "score": 0.83, "channel": "next"}],
-    "model_version": "3",
-    "variant": {"ranking": "control"},
-    "position": 128,
-    "fallback": None,
-    "took_ms": 2.4,
-    "explanation": None,
-}
 _BATCH_MEDIA = ("application/json", "application/x-ndjson")
 
 ENDPOINTS: tuple[Endpoint, ...] = (
@@ -205,16 +219,6 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         media=_BATCH_MEDIA,
         answer=EventsAccepted,
         status=202,
-        request_example=[
-            EVENT_EXAMPLE,
-            {**EVENT_EXAMPLE, "event_id": "b7c1f0c2-2", "type": "no-such-type"},
-        ],
-        answer_example={
-            "accepted": 1,
-            "duplicates": 0,
-            "rejected": [{"index": 1, "code": "unknown_type", "message": "…"}],
-            "position": 128,
-        },
         problems=("too_many_events", "not_ready"),
     ),
     Endpoint(
@@ -228,8 +232,6 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         media=_BATCH_MEDIA,
         answer=Upserted,
         status=202,
-        request_example=[_ITEM],
-        answer_example={"accepted": 1, "rejected": [], "position": 129},
         problems=("too_many_events", "not_ready"),
     ),
     Endpoint(
@@ -243,8 +245,6 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         media=_BATCH_MEDIA,
         answer=Upserted,
         status=202,
-        request_example=[_USER],
-        answer_example={"accepted": 1, "rejected": [], "position": 130},
         problems=("too_many_events", "not_ready"),
     ),
     Endpoint(
@@ -260,8 +260,6 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         browser=True,
         body=RecommendRequest,
         answer=Recommendation,
-        request_example={"user_id": "u-17", "count": 10, "context": {"page": "home"}},
-        answer_example=_RECOMMENDATION,
         problems=("invalid", "not_ready", "overloaded", "not_caught_up"),
     ),
     Endpoint(
@@ -273,8 +271,6 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         scope="recommend",
         body=RecommendBatchRequest,
         answer=RecommendBatch,
-        request_example={"requests": [{"user_id": "u-17", "count": 3}, {"device_id": "d-1"}]},
-        answer_example={"results": [{"recommendation": _RECOMMENDATION}]},
         problems=("invalid", "not_ready"),
     ),
     Endpoint(
@@ -291,30 +287,6 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         scope="admin",
         query=NoQuery,
         answer=Explanation,
-        parameters_example={"recommendation_id": "r-0b8e"},
-        answer_example={
-            "recommendation_id": "r-0b8e",
-            "at": 1772366400000,
-            "ranking": "learned",
-            "model_version": "3",
-            "experiment": "ranking",
-            "arm": "learned",
-            "forced": False,
-            "propensity": 0.9,
-            "base": 0.5,
-            "items": [
-                {
-                    "item_id": "sku-42",
-                    "channel": "next",
-                    "score": 0.83,
-                    "margin": 0.83,
-                    "features": {"next_last": 1.0, "days_since_taken": None},
-                    "contributions": {"next_last": 0.35, "days_since_taken": -0.02},
-                }
-            ],
-            "rules": {"filters": ["category: kitchen"]},
-            "note": None,
-        },
         problems=("not_found",),
     ),
     Endpoint(
@@ -326,13 +298,6 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         scope="admin",
         query=FeaturesQuery,
         answer=UserFeatures,
-        parameters_example={"user_id": "u-17", "at": "2026-03-01T12:00:00Z"},
-        answer_example={
-            "user_id": "u-17",
-            "at": 1772366400000,
-            "position": 130,
-            "features": {"views_5m": {"kitchen": 1.0}, "spend_30d": 12.5},
-        },
         problems=("not_found", "not_ready"),
     ),
     *RIGHTS_ENDPOINTS,
@@ -345,10 +310,6 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         scope="analyst",
         query=PageQuery,
         answer=ReportIndex,
-        answer_example={
-            "reports": [{"name": "demo", "updated_at": 1772366400000, "bytes": 5120}],
-            "next_cursor": None,
-        },
     ),
     Endpoint(
         "GET",
@@ -358,8 +319,6 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         scope="analyst",
         query=NoQuery,
         answer=dict[str, Any],
-        parameters_example={"name": "demo"},
-        answer_example={"name": "demo", "stage": "done", "progress": 1.0},
         problems=("not_found",),
     ),
     Endpoint(
@@ -370,7 +329,6 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         scope="analyst",
         query=NoQuery,
         answer=dict[str, Any],
-        answer_example={"ranker": {"version": "3", "alias": "champion"}},
     ),
     Endpoint(
         "GET",
@@ -381,25 +339,6 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         scope="admin",
         query=PageQuery,
         answer=ModelChanges,
-        parameters_example={"limit": 20},
-        answer_example={
-            "changes": [
-                {
-                    "id": 7,
-                    "action": "rollback",
-                    "name": "ranker",
-                    "version": "3",
-                    "previous": "4",
-                    "changed_by": "ann@shop-1",
-                    "reason": "fewer purchases since noon",
-                    "state": "done",
-                    "begun_at": 1772366400000,
-                    "ended_at": 1772366400180,
-                    "error": None,
-                }
-            ],
-            "next_cursor": None,
-        },
     ),
     *ROLLOUT_ENDPOINTS,
     Endpoint(
@@ -408,7 +347,6 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         "Check that the process is alive",
         _get_health,
         answer=Health,
-        answer_example={"status": "ok", "version": "0.1.0", "checks": {}},
     ),
     Endpoint(
         "GET",
@@ -416,7 +354,6 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         "Check whether it is ready for traffic",
         _get_readiness,
         answer=Health,
-        answer_example={"status": "ok", "version": "0.1.0", "checks": {"engine": "ok"}},
         problems=("not_ready",),
     ),
     Endpoint(

@@ -83,38 +83,6 @@ async def _get_conclusion(platform: Platform, call: Call) -> Reply:
         raise ProblemError("bad_query", str(error)) from None
 
 
-_LEDGER = {
-    "month": "2026-03",
-    "today": "2026-03-17",
-    "unit": "one user, one UTC day",
-    "delta": 1e-6,
-    "spends": [
-        {
-            "tenant": "*",
-            "purpose": "*",
-            "epsilon_each_day": 1.0,
-            "days": 17,
-            "epsilon_spent": 17.0,
-            "epsilon_spent_composed": 16.8,
-            "epsilon_forecast": 31.0,
-            "epsilon_forecast_composed": 28.6,
-        }
-    ],
-    "budgets": [
-        {
-            "tenant": "*",
-            "purpose": "*",
-            "epsilon": 1.0,
-            "delta": 0.0,
-            "composition": "basic",
-            "reserved": 1.0,
-            "largest_day": 1.0,
-        }
-    ],
-    "queries": [],
-    "in_words": "One day of one person: …",
-}
-
 STATISTICS_ENDPOINTS: tuple[Endpoint, ...] = (
     Endpoint(
         "GET",
@@ -124,9 +92,6 @@ STATISTICS_ENDPOINTS: tuple[Endpoint, ...] = (
         scope="analyst",
         query=NoQuery,
         answer=StatisticsIndex,
-        answer_example={
-            "statistics": [{"name": "views", "epsilon": 1.0, "cap": 20, "unit": "user-day"}]
-        },
     ),
     Endpoint(
         "GET",
@@ -138,7 +103,6 @@ STATISTICS_ENDPOINTS: tuple[Endpoint, ...] = (
         scope="analyst",
         query=NoQuery,
         answer=PrivacyLedger,
-        answer_example=_LEDGER,
         problems=("not_found", "not_ready"),
     ),
     # A parameter matches slashes, too: the longer path comes first.
@@ -154,29 +118,6 @@ STATISTICS_ENDPOINTS: tuple[Endpoint, ...] = (
         scope="analyst",
         query=ConclusionQuery,
         answer=Conclusion,
-        parameters_example={
-            "name": "views",
-            "conclusion": "top",
-            "since": "2026-03-01T00:00:00Z",
-            "until": "2026-03-02T00:00:00Z",
-            "k": 1,
-        },
-        answer_example={
-            "name": "views",
-            "conclusion": "top",
-            "since": 1772323200000,
-            "until": 1772409600000,
-            "panes": 24,
-            "epsilon": 1.0,
-            "delta": 2.2e-17,
-            "cap": 20,
-            "unit": "one user, one UTC day",
-            "method": "discrete Laplace, exact 64-bit table",
-            "confidence": 0.95,
-            "results": [
-                {"key": "kitchen", "value": 9012, "low": 8620, "high": 9404, "best": 1, "worst": 1}
-            ],
-        },
         problems=("not_found", "not_ready"),
     ),
     Endpoint(
@@ -188,23 +129,6 @@ STATISTICS_ENDPOINTS: tuple[Endpoint, ...] = (
         scope="analyst",
         query=StatisticsQuery,
         answer=StatisticsPage,
-        parameters_example={"name": "views", "limit": 24, "since": "2026-03-01T00:00:00Z"},
-        answer_example={
-            "name": "views",
-            "epsilon": 1.0,
-            "cap": 20,
-            "unit": "user-day",
-            "cells": [
-                {
-                    "pane_start": 1772366400000,
-                    "key": "kitchen",
-                    "value": 412.0,
-                    "low": 352.0,
-                    "high": 472.0,
-                }
-            ],
-            "next_cursor": None,
-        },
         problems=("not_found", "not_ready"),
     ),
 )

@@ -15,6 +15,7 @@ import httpx
 import pytest
 from tests.platform.support import Live, build, now_ms, small_settings, view, wait_until
 
+from tactful.http.openapi import example_of
 from tactful.http.routes import ENDPOINTS
 from tactful.metadata.api_keys import SCOPES
 from tactful.server.platform import Platform
@@ -371,7 +372,7 @@ def test_without_keys_pages_of_other_origins_are_refused(shared: Live) -> None:
 def _call(endpoint: Any, http: httpx.Client, key: str | None) -> httpx.Response:
     path = endpoint.path.replace("{user_id}", "u").replace("{name}", "nothing")
     headers = {} if key is None else {"authorization": f"Bearer {key}"}
-    return http.request(endpoint.method, path, json=endpoint.request_example, headers=headers)
+    return http.request(endpoint.method, path, json=example_of(endpoint).request, headers=headers)
 
 
 def test_every_scope_opens_its_doors_and_no_other(locked: Live) -> None:

@@ -11,7 +11,7 @@ import pytest
 from tests.platform.support import Live
 
 from tactful.http.asgi import Endpoint
-from tactful.http.openapi import document, problem_codes
+from tactful.http.openapi import _examples, document, example_of, problem_codes
 from tactful.http.routes import ENDPOINTS
 from tactful.schemas.ingestion import NewEvent, NewItem, NewUser
 from tactful.schemas.problems import KINDS, Problem
@@ -38,6 +38,7 @@ def test_it_is_openapi_and_says_everything() -> None:
     assert {(path, method) for path, it in DOCUMENT["paths"].items() for method in it} == {
         (endpoint.path, endpoint.method.lower()) for endpoint in ENDPOINTS
     }
+    assert {*_examples()} <= {f"{it.method} {it.path}" for it in ENDPOINTS}
     identifiers = [operation(endpoint)["operationId"] for endpoint in ENDPOINTS]
     assert len(identifiers) == len(set(identifiers))
     for name, schema in DOCUMENT["components"]["schemas"].items():
@@ -75,15 +76,13 @@ def test_examples_work_on_a_running_server(live: Live) -> None:
     assert served["paths"].keys() == DOCUMENT["paths"].keys()
 
     for endpoint in ENDPOINTS:
-        path, query = endpoint.path, {}
-        for name, value in endpoint.parameters_example.items():
+        path, query, example = endpoint.path, {}, example_of(endpoint)
+        for name, value in example.parameters.items():
             if f"{{{name}}}" in path:
                 path = path.replace(f"{{{name}}}", quote(value, safe=""))
             else:
                 query[name] = value
-        answer = live.http.request(
-            endpoint.method, path, params=query, json=endpoint.request_example
-        )
+        answer = live.http.request(endpoint.method, path, params=query, json=example.request)
         if endpoint.path.startswith("/v1/statistics/") or endpoint.path == "/v1/privacy/ledger":
             assert answer.status_code == 404, "none is published on this server"
             continue
@@ -101,8 +100,8 @@ def test_examples_work_on_a_running_server(live: Live) -> None:
 def test_documented_refusals_are_the_ones_that_come(live: Live) -> None:
     endpoint = next(it for it in ENDPOINTS if it.path == "/v1/events")
 
-    said = live.http.post("/v1/events", json=endpoint.request_example).json()
-    shown = endpoint.answer_example
+    example = example_of(endpoint)
+    said, shown = live.http.post("/v1/events", json=example.request).json(), example.answer
 
     assert (said["accepted"], said["duplicates"]) == (shown["accepted"], shown["duplicates"])
     assert [(it["index"], it["code"]) for it in said["rejected"]] == [

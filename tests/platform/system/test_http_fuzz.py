@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.platform.support import Live, build, now_ms, small_settings, view
 
+from tactful.http.openapi import example_of
 from tactful.http.routes import ENDPOINTS
 from tactful.server.platform import Platform
 
@@ -53,9 +54,8 @@ values = st.recursive(
 @st.composite
 def spoilt(draw: st.DrawFn) -> Any:
     """A valid event, item, user or request with some of its parts exchanged."""
-    good = draw(
-        st.sampled_from([it.request_example for it in ENDPOINTS if it.request_example is not None])
-    )
+    requests = [example_of(endpoint).request for endpoint in ENDPOINTS]
+    good = draw(st.sampled_from([request for request in requests if request is not None]))
     element = dict(good[0] if isinstance(good, list) else good)
     for name in draw(st.lists(fields, max_size=3)):
         element[name] = draw(values)
