@@ -10,18 +10,7 @@ from typing import Any
 import click
 import msgspec
 
-from tactful.cli.options import (
-    any_directory,
-    any_path,
-    config_option,
-    data_option,
-    existing_file,
-    json_option,
-    print_json,
-    progress_bar,
-    with_options,
-    with_settings,
-)
+from tactful.cli import options as cli
 from tactful.config.load import load_settings
 from tactful.config.settings import Settings
 from tactful.erasure.erase import complete_erasures
@@ -35,9 +24,9 @@ from tactful.util.clock import now_ms
 
 
 @click.command()
-@with_settings
-@json_option
-@click.argument("target", type=any_path)
+@cli.with_settings
+@cli.json_option
+@click.argument("target", type=cli.any_path)
 @click.option("--check", is_flag=True, help="Only check the backup that is there.")
 def backup(target: Path, settings: Settings, as_json: bool, check: bool) -> None:
     """Copy the installation to the new directory TARGET, with or without a running server.
@@ -45,14 +34,14 @@ def backup(target: Path, settings: Settings, as_json: bool, check: bool) -> None
     TARGET appears when it is complete, with the checksum of every file. It holds personal data:
     encrypt it, and delete it when its retention is over.
     """
-    with progress_bar(quiet=as_json, unit="B", unit_scale=True, desc=target.name) as bar:
+    with cli.progress_bar(quiet=as_json, unit="B", unit_scale=True, desc=target.name) as bar:
         if check:
             manifest = check_backup(target, copied=bar.update)
         else:
             manifest = make_backup(settings, target, clock=now_ms, copied=bar.update)
     if as_json:
         counts = {"files": len(manifest.files), "bytes": manifest.size}
-        print_json(msgspec.to_builtins(manifest) | counts)
+        cli.print_json(msgspec.to_builtins(manifest) | counts)
         return
     click.echo(f"{target}: {len(manifest.files)} files, {manifest.size / 1e6:,.1f} MB, all intact")
     for line in manifest.elsewhere:
@@ -60,12 +49,12 @@ def backup(target: Path, settings: Settings, as_json: bool, check: bool) -> None
 
 
 @click.command()
-@with_options(config_option, data_option, json_option)
-@click.argument("source", required=False, type=any_directory)
+@cli.with_options(cli.config_option, cli.data_option, cli.json_option)
+@click.argument("source", required=False, type=cli.any_directory)
 @click.option("--replace", is_flag=True, help="Replace what is in the data directory.")
 @click.option(
     "--tombstones",
-    type=existing_file,
+    type=cli.existing_file,
     help="File with the ids of erased users, if the settings name none.",
 )
 @click.option(
@@ -95,7 +84,9 @@ def restore(
     told: dict[str, Any] = {"data": str(settings.storage.data)}
     with exclusive(settings.storage.data):
         if source is not None:
-            with progress_bar(quiet=as_json, unit="B", unit_scale=True, desc=source.name) as bar:
+            with cli.progress_bar(
+                quiet=as_json, unit="B", unit_scale=True, desc=source.name
+            ) as bar:
                 manifest, parts = restore_backup(
                     settings,
                     source,
@@ -111,7 +102,7 @@ def restore(
             erased = complete_erasures(Installation(settings, metadata, suppression, now_ms))
         told["erasures"] = len(erased)
     if as_json:
-        print_json(told)
+        cli.print_json(told)
         return
     click.echo(f"{settings.storage.data}: restored; {len(erased)} people were erased once more")
     if source is not None:

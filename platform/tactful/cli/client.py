@@ -8,49 +8,35 @@ from typing import cast
 import click
 import msgspec
 
-from tactful.cli.options import (
-    api_key,
-    existing_file,
-    json_option,
-    key_file_option,
-    print_json,
-    progress_bar,
-    url_option,
-)
+from tactful.cli import options as cli
 from tactful.client import Client, Kind
 from tactful.client.ingest_file import ingest_file
 from tactful.schemas.recommendations import RecommendRequest
 
 
 @click.command()
-@click.argument("file", type=existing_file)
+@click.argument("file", type=cli.existing_file)
 @click.option("--kind", type=click.Choice(["events", "items", "users"]), default="events")
 @click.option("--batch", type=click.IntRange(1, 1000), default=500)
 @click.option(
     "--restart", is_flag=True, help="Start at the beginning of the file instead of resuming."
 )
-@url_option
-@key_file_option
-@json_option
+@cli.url_option
+@cli.key_file_option
+@cli.json_option
 def ingest(
-    file: Path,
-    kind: str,
-    batch: int,
-    restart: bool,
-    url: str,
-    key_file: Path | None,
-    as_json: bool,
+    file: Path, kind: str, batch: int, restart: bool, url: str, key_file: Path | None, as_json: bool
 ) -> None:
     """Send an NDJSON file to a server; run it again to resume."""
-    bar = progress_bar(
+    bar = cli.progress_bar(
         quiet=as_json, total=file.stat().st_size, unit="B", unit_scale=True, desc=file.name
     )
-    with Client(url, api_key(key_file)) as client, bar:
+    with Client(url, cli.api_key(key_file)) as client, bar:
         outcome = ingest_file(
             client, file, cast(Kind, kind), batch=batch, restart=restart, advanced=bar.update
         )
     if as_json:
-        print_json(outcome)
+        cli.print_json(outcome)
     else:
         for line, refusal in outcome.rejected:
             click.echo(f"{file}:{line}: {refusal.code}: {refusal.message}", err=True)
@@ -69,9 +55,9 @@ def ingest(
 @click.option("--category", help="Only items of this category.")
 @click.option("--after", help="Wait until the log is applied up to this position.")
 @click.option("--explain", is_flag=True, help="Explain the recommendation.")
-@url_option
-@key_file_option
-@json_option
+@cli.url_option
+@cli.key_file_option
+@cli.json_option
 def recommend(
     user_id: str | None,
     device_id: str | None,
@@ -92,10 +78,10 @@ def recommend(
         after=int(after) if after is not None and after.isdecimal() else after,
         explain=explain,
     )
-    with Client(url, api_key(key_file)) as client:
+    with Client(url, cli.api_key(key_file)) as client:
         answer = client.recommend(request)
     if as_json:
-        print_json(answer)
+        cli.print_json(answer)
         return
     for place, item in enumerate(answer.items, 1):
         click.echo(f"{place:>3}  {item.item_id}  {item.score:.4f}  {item.channel}")

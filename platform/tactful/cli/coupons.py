@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from tactful.cli.options import config_option, existing_file, json_option, print_json, with_settings
+from tactful.cli import options as cli
 from tactful.config.load import load_settings
 from tactful.config.settings import Settings
 from tactful.coupons.definitions import CouponDefinition, load_coupons
@@ -39,8 +39,8 @@ def coupons() -> None:
 
 
 @coupons.command("check")
-@config_option
-@click.argument("file", type=existing_file)
+@cli.config_option
+@click.argument("file", type=cli.existing_file)
 def check(config: Path | None, file: Path) -> None:
     """Check the campaigns in FILE against the actions of the definitions."""
     types = emitted_types(load_definitions(load_settings(config).features)).values()
@@ -52,11 +52,11 @@ def check(config: Path | None, file: Path) -> None:
 
 
 @coupons.command("report")
-@with_settings
+@cli.with_settings
 @click.argument("name")
 @_margin_option
 @_hours_option
-@json_option
+@cli.json_option
 def report(settings: Settings, name: str, margin: float, hours: float, as_json: bool) -> None:
     """Report the effect of the campaign NAME against the held-out users, at any time."""
     campaign, seen = _read(settings, name, hours)
@@ -75,7 +75,7 @@ def report(settings: Settings, name: str, margin: float, hours: float, as_json: 
             }
             for metric, compared in metrics
         }
-        print_json({"sample_ratio_mismatch": found.sample_ratio.mismatch, **effects})
+        cli.print_json({"sample_ratio_mismatch": found.sample_ratio.mismatch, **effects})
         return
     if found.sample_ratio.mismatch:
         click.echo("NOT as many people are held out as should be: find out why first.")
@@ -88,7 +88,7 @@ def report(settings: Settings, name: str, margin: float, hours: float, as_json: 
 
 
 @coupons.command("fit")
-@with_settings
+@cli.with_settings
 @click.argument("name")
 @_margin_option
 @_hours_option

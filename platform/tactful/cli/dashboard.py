@@ -10,12 +10,12 @@ from pathlib import Path
 
 import click
 
-from tactful.cli.options import url_option
+from tactful.cli import options as cli
 from tactful.errors import TactfulError
 
 
 @click.command()
-@url_option
+@cli.url_option
 @click.option("--port", default=8501, help="Port of the dashboard.")
 def dashboard(url: str, port: int) -> None:
     """Open the dashboard of a server; its key comes from TACTFUL_API_KEY."""

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from tactful.cli.options import any_path, json_option, print_json
+from tactful.cli import options as cli
 from tactful.demo.demo import DemoOptions, run, summary
 
 
@@ -16,21 +16,17 @@ from tactful.demo.demo import DemoOptions, run, summary
 @click.option(
     "--data", type=click.Choice(["completejourney", "online-retail"]), default="completejourney"
 )
-@click.option(
-    "--path",
-    type=any_path,
-    help="The UCI Online Retail file: xlsx, csv or parquet.",
-)
+@click.option("--path", type=cli.any_path, help="The UCI Online Retail file: xlsx, csv or parquet.")
 @click.option("--quick", is_flag=True, help="Replay a small part of the data, in under a minute.")
 @click.option(
     "--directory",
-    type=any_path,
+    type=cli.any_path,
     default=Path("tactful-data/demo"),
     help="Data directory of the run; it is replaced.",
 )
-@click.option("--reports", type=any_path, default=Path("reports"))
+@click.option("--reports", type=cli.any_path, default=Path("reports"))
 @click.option("--port", default=8420, help="Port of the server; 0 takes a free one.")
-@json_option
+@cli.json_option
 def demo(
     data: str,
     path: Path | None,
@@ -48,6 +44,6 @@ def demo(
     )
     report = run(options)
     if as_json:
-        print_json(report)
+        cli.print_json(report)
     else:
         click.echo(summary(report, options))

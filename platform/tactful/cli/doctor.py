@@ -6,16 +6,16 @@ from pathlib import Path
 
 import click
 
-from tactful.cli.options import config_option, data_option, json_option, print_json
+from tactful.cli import options as cli
 from tactful.config.load import load_settings
 from tactful.maintenance.doctor import examine
 
 
 @click.command()
-@config_option
-@data_option
+@cli.config_option
+@cli.data_option
 @click.option("--port", type=int, help="Port to check.")
-@json_option
+@cli.json_option
 def doctor(config: Path | None, data: Path | None, port: int | None, as_json: bool) -> None:
     """Check everything that a server needs; fail if something is missing."""
     settings = load_settings(config, overrides={"storage.data": data, "server.port": port})
@@ -25,6 +25,6 @@ def doctor(config: Path | None, data: Path | None, port: int | None, as_json: bo
         if not as_json:
             click.echo(f"{check.state:<8} {check.name:<16} {check.said}")
     if as_json:
-        print_json(checks)
+        cli.print_json(checks)
     if any(check.state == "failed" for check in checks):
         raise SystemExit(1)

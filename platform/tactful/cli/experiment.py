@@ -6,15 +6,7 @@ from pathlib import Path
 
 import click
 
-from tactful.cli.options import (
-    existing_file,
-    json_option,
-    outcome_hours_option,
-    outcome_option,
-    print_json,
-    reported_as,
-    with_settings,
-)
+from tactful.cli import options as cli
 from tactful.config.settings import Settings
 from tactful.errors import ConfigError
 from tactful.experiments.metrics import METRICS
@@ -51,14 +43,16 @@ def experiment() -> None:
 
 
 @experiment.command("check")
-@click.argument("file", type=existing_file)
-@json_option
+@click.argument("file", type=cli.existing_file)
+@cli.json_option
 def check(file: Path, as_json: bool) -> None:
     """Check the experiments in FILE; the first error is printed with its line."""
-    with reported_as(ConfigError, OSError, DefinitionError):
+    with cli.reported_as(ConfigError, OSError, DefinitionError):
         found = load_experiments(file)
     if as_json:
-        print_json([{"key": e.key, "status": e.status, "shares": dict(e.shares)} for e in found])
+        cli.print_json(
+            [{"key": e.key, "status": e.status, "shares": dict(e.shares)} for e in found]
+        )
         return
     for each in found:
         arms = ", ".join(f"{name} {share:.2%}" for name, share in each.shares.items())
@@ -96,7 +90,7 @@ def check(file: Path, as_json: bool) -> None:
     default="any",
     help="Evaluate once at the end, or at any time.",
 )
-@json_option
+@cli.json_option
 def plan(
     rate: float,
     change: float,
@@ -107,19 +101,19 @@ def plan(
     as_json: bool,
 ) -> None:
     """Compute how many users an experiment needs to detect a change of a share."""
-    with reported_as(ConfigError, StatisticsError):
+    with cli.reported_as(ConfigError, StatisticsError):
         design = Design(rate * (1 - rate), treatment_share=share, looks=looks)
         people = design.units_for(rate * change, power=power)
         days = None if people_per_day is None else days_needed(people, [people_per_day])
     if as_json:
-        print_json({"people": people, "days": days})
+        cli.print_json({"people": people, "days": days})
         return
     words = f"{people:,} people in both arms together"
     click.echo(words if days is None else f"{words}: {days} days, in whole weeks")
 
 
 @experiment.command("report")
-@with_settings
+@cli.with_settings
 @click.option("--key", default="ranking", help="Key of the experiment.")
 @click.option(
     "--days",
@@ -127,9 +121,9 @@ def plan(
     default=28.0,
     help="Days of recommendations to count; not more than since the arms were changed.",
 )
-@outcome_option
-@outcome_hours_option
-@json_option
+@cli.outcome_option
+@cli.outcome_hours_option
+@cli.json_option
 def report(
     settings: Settings,
     key: str,
@@ -143,7 +137,7 @@ def report(
     Each interval is valid at any number of looks. "higher" and "lower" hold for all comparisons
     together. Users who do not consent to measurement are not counted.
     """
-    with reported_as(ConfigError, OSError, DefinitionError):
+    with cli.reported_as(ConfigError, OSError, DefinitionError):
         found = {each.key: each for each in load_experiments(settings.experiments)}
     if key not in found:
         raise ConfigError(f"there is no experiment {key!r}; there are {', '.join(found)}")
@@ -159,7 +153,7 @@ def report(
         )
     read = read_out(seen, found[key])
     if as_json:
-        print_json(to_response(read))
+        cli.print_json(to_response(read))
         return
     if read.sample_ratio is not None and read.sample_ratio.mismatch:
         click.echo(

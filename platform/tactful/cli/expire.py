@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from tactful.cli.options import existing_directory, json_option, print_json, with_settings
+from tactful.cli import options as cli
 from tactful.config.settings import Settings
 from tactful.maintenance.expiry import (
     Expired,
@@ -21,17 +21,17 @@ from tactful.util.clock import now_ms
 
 
 @click.command()
-@with_settings
-@click.option("--backups", type=existing_directory, help="Directory that holds backups.")
+@cli.with_settings
+@click.option("--backups", type=cli.existing_directory, help="Directory that holds backups.")
 @click.option(
-    "--exports", type=existing_directory, help="Directory that contains exports of users."
+    "--exports", type=cli.existing_directory, help="Directory that contains exports of users."
 )
 @click.option("--models", is_flag=True, help="Remove unused model versions from MLflow.")
 @click.option(
     "--older-than", type=float, metavar="DAYS", help="Maximum age in days, instead of the settings."
 )
 @click.option("--dry-run", is_flag=True, help="Only list what would be removed.")
-@json_option
+@cli.json_option
 def expire(
     settings: Settings,
     backups: Path | None,
@@ -59,7 +59,7 @@ def expire(
         with audited_registry(settings, settings.training.name) as registry:
             found += expire_models(registry.ages(), before, registry.forget, dry_run=dry_run)
     if as_json:
-        print_json(found)
+        cli.print_json(found)
     else:
         for one in found:
             made = time.strftime("%Y-%m-%d", time.gmtime(one.made_at / 1000)) if one.made_at else ""

@@ -12,16 +12,7 @@ from pathlib import Path
 import click
 import msgspec
 
-from tactful.cli.options import (
-    advance,
-    existing_file,
-    json_option,
-    print_json,
-    progress_bar,
-    reported_as,
-    with_options,
-    with_settings,
-)
+from tactful.cli import options as cli
 from tactful.config.settings import Settings
 from tactful.errors import ConfigError, StorageError, TactfulError
 from tactful.maintenance.backfill import Backfill, unfinished
@@ -45,13 +36,13 @@ _COMMANDS = {
 }
 
 
-_state_options = with_options(
+_state_options = cli.with_options(
     click.option(
         "--features",
-        type=existing_file,
+        type=cli.existing_file,
         help="Definitions to plan for; by default those of the settings.",
     ),
-    with_settings,
+    cli.with_settings,
 )
 
 
@@ -61,18 +52,18 @@ def features() -> None:
 
 
 @features.command("check")
-@click.argument("file", type=existing_file)
-@json_option
+@click.argument("file", type=cli.existing_file)
+@cli.json_option
 def check(file: Path, as_json: bool) -> None:
     """Check the definitions in FILE; the first error is printed with its line."""
-    with reported_as(ConfigError, DefinitionError):
+    with cli.reported_as(ConfigError, DefinitionError):
         definitions = load_definitions(file)
     try:
         make_operators(definitions)  # a sequence may need too many states
     except DefinitionError as error:
         raise ConfigError(f"{file}: {error}") from error
     if as_json:
-        print_json(
+        cli.print_json(
             {
                 "fingerprint": definitions.fingerprint,
                 "definitions": [definition.as_data() for definition in definitions.all],
@@ -89,13 +80,16 @@ def check(file: Path, as_json: bool) -> None:
 
 @features.command("plan")
 @_state_options
-@json_option
+@cli.json_option
 def plan(settings: Settings, features: Path | None, as_json: bool) -> None:
     """Print the effect of changed definitions on the state; changes nothing."""
-    with reported_as(ConfigError, DefinitionError):
+    with cli.reported_as(ConfigError, DefinitionError):
         definitions = load_definitions(features or settings.features)
     plans: list[EvolutionPlan] = []
-    with reported_as(TactfulError, StreamingError), opened_parts(settings, definitions) as parts:
+    with (
+        cli.reported_as(TactfulError, StreamingError),
+        opened_parts(settings, definitions) as parts,
+    ):
         for part in parts:
             with contextlib.closing(part.read()) as state:
                 plans.append(plan_evolution(state, part.definitions, begin=part.begin))
@@ -104,7 +98,7 @@ def plan(settings: Settings, features: Path | None, as_json: bool) -> None:
     records = sum(plan.records for plan in plans)
     if as_json:
         figures = {"records": records, "states": len(plans), "backfills": begun}
-        print_json(msgspec.to_builtins(planned) | figures)
+        cli.print_json(msgspec.to_builtins(planned) | figures)
         return
     for what, names in (
         ("kept", planned.kept),
@@ -153,22 +147,22 @@ def _together(plans: Sequence[EvolutionPlan]) -> EvolutionPlan:
 
 @features.command("backfill")
 @_state_options
-@json_option
+@cli.json_option
 def backfill(settings: Settings, features: Path | None, as_json: bool) -> None:
     """Compute missing features from the log; run it again to resume.
 
     Servers and workers with the old definitions may be running; only the last step, the merge,
     needs them stopped.
     """
-    with reported_as(ConfigError, DefinitionError):
+    with cli.reported_as(ConfigError, DefinitionError):
         definitions = load_definitions(features or settings.features)
     require_state(settings)
-    with reported_as(TactfulError, StreamingError), contextlib.ExitStack() as stack:
+    with cli.reported_as(TactfulError, StreamingError), contextlib.ExitStack() as stack:
         metadata = stack.enter_context(contextlib.closing(open_installation(settings)))
         suppression = open_suppression(settings, metadata, clock=now_ms)
         parts = stack.enter_context(opened_parts(settings, definitions, suppression.suppressed))
-        bar = stack.enter_context(progress_bar(quiet=as_json, unit="record", desc="backfill"))
-        work = Backfill(parts, definitions, metadata, suppression, advance(bar))
+        bar = stack.enter_context(cli.progress_bar(quiet=as_json, unit="record", desc="backfill"))
+        work = Backfill(parts, definitions, metadata, suppression, cli.advance(bar))
         stack.callback(work.close)
         work.compute_ahead()
         try:
@@ -184,6 +178,6 @@ def backfill(settings: Settings, features: Path | None, as_json: bool) -> None:
         done = work.complete(states)
         bar.close()
     if as_json:
-        print_json({"computed": done})
+        cli.print_json({"computed": done})
     else:
         click.echo(f"{', '.join(done) or 'nothing'} computed from the log", err=True)

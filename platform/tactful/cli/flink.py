@@ -8,17 +8,7 @@ from typing import Any
 import click
 from tqdm import tqdm
 
-from tactful.cli.options import (
-    advance,
-    any_file,
-    any_path,
-    existing_file,
-    grouped,
-    json_option,
-    print_json,
-    reported_as,
-    with_options,
-)
+from tactful.cli import options as cli
 from tactful.errors import ConfigError, TactfulError
 from tactful_streaming.definitions.reader import load_definitions
 from tactful_streaming.errors import DefinitionError, FlinkError
@@ -53,8 +43,8 @@ class _Property(click.ParamType[tuple[str, str]]):
         return key, text
 
 
-_job_options = with_options(  # what is compiled
-    click.argument("file", type=existing_file),
+_job_options = cli.with_options(  # what is compiled
+    click.argument("file", type=cli.existing_file),
     click.option(
         "--kafka",
         "servers",
@@ -136,8 +126,8 @@ def flink() -> None:
 
 @flink.command("compile")
 @_job_options
-@click.option("--out", type=any_file, help="File to write.")
-@grouped("options", FlinkOptions)
+@click.option("--out", type=cli.any_file, help="File to write.")
+@cli.grouped("options", FlinkOptions)
 def compile_(file: Path, options: FlinkOptions, out: Path | None) -> None:
     """Print FILE, a features.yaml, as Flink SQL."""
     text = _compile(file, options).text
@@ -162,13 +152,13 @@ def compile_(file: Path, options: FlinkOptions, out: Path | None) -> None:
     "--flink-home",
     envvar="TACTFUL_FLINK_HOME",
     default=".flink",
-    type=any_path,
+    type=cli.any_path,
     help="Directory of Flink, as fetched by scripts/flink.",
 )
 @click.option("--savepoint", help="Savepoint to restore the state from (cluster only).")
 @click.option("--wait", is_flag=True, help="Wait until the job ends (cluster only).")
-@json_option
-@grouped("options", FlinkOptions)
+@cli.json_option
+@cli.grouped("options", FlinkOptions)
 def submit(
     file: Path,
     options: FlinkOptions,
@@ -206,13 +196,13 @@ def submit(
                 SqlGateway(gateway) as flink,
                 tqdm(total=len(script.statements), desc="statements", disable=as_json) as bar,
             ):
-                job = flink.run(script, jar=jar, on_progress=advance(bar))
+                job = flink.run(script, jar=jar, on_progress=cli.advance(bar))
     except FlinkError as error:
         raise TactfulError(str(error)) from error
     except OSError as error:
         raise TactfulError(f"{error.filename}: {error.strerror}") from error
     if as_json:
-        print_json({"job": job, "state": state})
+        cli.print_json({"job": job, "state": state})
     else:
         click.echo(job)
 
@@ -222,5 +212,5 @@ def _say_nothing(text: str) -> None:
 
 
 def _compile(file: Path, options: FlinkOptions) -> FlinkScript:
-    with reported_as(ConfigError, DefinitionError):
+    with cli.reported_as(ConfigError, DefinitionError):
         return compile_flink(load_definitions(file), options, file=str(file))

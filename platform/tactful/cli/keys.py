@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 import msgspec
 
-from tactful.cli.options import json_option, print_json, with_settings
+from tactful.cli import options as cli
 from tactful.config.settings import Settings
 from tactful.metadata.connections import open_keys
 
@@ -16,34 +16,36 @@ def keys() -> None:
 
 
 @keys.command("create")
-@with_settings
+@cli.with_settings
 @click.option(
     "--scope", "scopes", multiple=True, required=True, help="Scope of the key; may be repeated."
 )
 @click.option(
     "--note", default="", show_default=False, help="Note, such as owner and purpose of the key."
 )
-@json_option
+@cli.json_option
 def keys_create(settings: Settings, scopes: tuple[str, ...], note: str, as_json: bool) -> None:
     """Create a key and print it once."""
     with open_keys(settings) as (_, store):
         key, about = store.create(scopes, note=note)
     if as_json:
-        print_json({"key": key, "id": about.id, "scopes": sorted(about.scopes)})
+        cli.print_json({"key": key, "id": about.id, "scopes": sorted(about.scopes)})
     else:
         click.echo(key)
         click.echo("Keep it now: only its hash is stored.", err=True)
 
 
 @keys.command("list")
-@with_settings
-@json_option
+@cli.with_settings
+@cli.json_option
 def keys_list(settings: Settings, as_json: bool) -> None:
     """List ids, states, scopes and notes of the keys."""
     with open_keys(settings) as (_, store):
         known = store.list()
     if as_json:
-        print_json([{**msgspec.to_builtins(key), "scopes": sorted(key.scopes)} for key in known])
+        cli.print_json(
+            [{**msgspec.to_builtins(key), "scopes": sorted(key.scopes)} for key in known]
+        )
         return
     for key in known:
         state = "valid" if key.revoked_at is None else "revoked"
@@ -51,7 +53,7 @@ def keys_list(settings: Settings, as_json: bool) -> None:
 
 
 @keys.command("revoke")
-@with_settings
+@cli.with_settings
 @click.argument("key_id")
 def keys_revoke(settings: Settings, key_id: str) -> None:
     """Revoke a key; a running server refuses it within a second."""

@@ -6,7 +6,7 @@ import datetime as dt
 
 import click
 
-from tactful.cli.options import by_option, json_option, print_json, reason_option, with_settings
+from tactful.cli import options as cli
 from tactful.config.settings import Settings
 from tactful.models.audit_log import open_model_log
 from tactful.models.mlflow_registry import Registry, audited_registry
@@ -20,24 +20,24 @@ def models() -> None:
 
 
 @models.command("list")
-@with_settings
+@cli.with_settings
 @_name_option
-@json_option
+@cli.json_option
 def models_list(settings: Settings, name: str, as_json: bool) -> None:
     """List the versions, newest first."""
     found = Registry(name, settings.models).versions()
     if as_json:
-        print_json(found)
+        cli.print_json(found)
         return
     for version in found:
         click.echo(f"{version['version']:>4}  {version['run_id']}  {version['aliases']}")
 
 
 @models.command("promote")
-@with_settings
+@cli.with_settings
 @_name_option
-@reason_option
-@by_option
+@cli.reason_option
+@cli.by_option
 @click.argument("version")
 def models_promote(
     settings: Settings, name: str, reason: str, by: str | None, version: str
@@ -49,10 +49,10 @@ def models_promote(
 
 
 @models.command("rollback")
-@with_settings
+@cli.with_settings
 @_name_option
 @click.option("--reason", required=True, help="Reason, for the audit log.")
-@by_option
+@cli.by_option
 def models_rollback(settings: Settings, name: str, reason: str, by: str | None) -> None:
     """Make the previous champion the champion again."""
     with audited_registry(settings, name, by=by) as registry:
@@ -61,15 +61,15 @@ def models_rollback(settings: Settings, name: str, reason: str, by: str | None) 
 
 
 @models.command("log")
-@with_settings
+@cli.with_settings
 @click.option("--limit", type=click.IntRange(min=1), default=50)
-@json_option
+@cli.json_option
 def models_log(settings: Settings, limit: int, as_json: bool) -> None:
     """List trainings, promotions and rollbacks with author and reason, newest first."""
     with open_model_log(settings) as log:
         changes = log.changes(limit=limit)
     if as_json:
-        print_json(changes)
+        cli.print_json(changes)
         return
     for change in changes:
         at = dt.datetime.fromtimestamp(change.begun_at / 1000, dt.UTC)
@@ -81,7 +81,7 @@ def models_log(settings: Settings, limit: int, as_json: bool) -> None:
 
 
 @models.command("pull")
-@with_settings
+@cli.with_settings
 @_name_option
 @click.argument("version")
 def models_pull(settings: Settings, name: str, version: str) -> None:

@@ -11,15 +11,7 @@ from pathlib import Path
 import click
 import msgspec
 
-from tactful.cli.options import (
-    any_directory,
-    any_file,
-    json_option,
-    print_json,
-    progress_bar,
-    reported_as,
-    with_settings,
-)
+from tactful.cli import options as cli
 from tactful.config.ledger_location import existing_ledger, named
 from tactful.config.settings import Settings
 from tactful.errors import ConfigError
@@ -46,21 +38,16 @@ def privacy() -> None:
 @click.option("--cap", type=click.IntRange(1, 100), default=5)
 @click.option("--epsilon", default="1", help="Claimed epsilon; an exact number, such as 1/2.")
 @click.option("--canaries", type=click.IntRange(min=1_000), help="Number of trials of the attack.")
-@json_option
-@click.option("--plots", type=any_directory, help="Directory for plots.")
+@cli.json_option
+@click.option("--plots", type=cli.any_directory, help="Directory for plots.")
 def audit_command(
-    quick: bool,
-    cap: int,
-    epsilon: str,
-    canaries: int | None,
-    as_json: bool,
-    plots: Path | None,
+    quick: bool, cap: int, epsilon: str, canaries: int | None, as_json: bool, plots: Path | None
 ) -> None:
     """Attack the published counts, and check that the attack detects planted bugs."""
     effort = QUICK if quick else THOROUGH
     if canaries is not None:
         effort = replace(effort, canaries=canaries)
-    with reported_as(ConfigError, ParameterError), progress_bar(unit="pipeline") as bar:
+    with cli.reported_as(ConfigError, ParameterError), cli.progress_bar(unit="pipeline") as bar:
 
         def done(name: str) -> None:
             bar.set_postfix_str(name)
@@ -72,7 +59,7 @@ def audit_command(
 
         write_plots(report, plots)
     if as_json:
-        print_json(report.to_dict(), pretty=True)
+        cli.print_json(report.to_dict(), pretty=True)
     else:
         click.echo(str(report))
     if not report.passed:
@@ -82,28 +69,28 @@ def audit_command(
 
 
 @privacy.command("ledger")
-@with_settings
+@cli.with_settings
 @click.option(
     "--day", type=click.DateTime(["%Y-%m-%d"]), help="Last day of the month that is reported."
 )
-@json_option
+@cli.json_option
 def ledger_command(settings: Settings, day: datetime | None, as_json: bool) -> None:
     """Report the privacy loss of one user in a month, so far and at its end."""
     moment = datetime.now(UTC) if day is None else day.replace(tzinfo=UTC)
     with _ledger(settings) as ledger:
         report = report_month(ledger, day_of(int(moment.timestamp() * 1_000)))
     if as_json:
-        print_json(report, pretty=True)
+        cli.print_json(report, pretty=True)
     else:
         click.echo(as_text(report))
 
 
 @privacy.command("release")
-@with_settings
-@click.option("--out", type=any_directory, help="Directory of files.")
+@cli.with_settings
+@click.option("--out", type=cli.any_directory, help="Directory of files.")
 @click.option("--topic", help="Kafka topic, in the cluster of the settings' log.")
 @click.option("--follow", is_flag=True, help="Repeat every 15 s until SIGTERM or Ctrl-C.")
-@json_option
+@cli.json_option
 def release_command(
     settings: Settings, out: Path | None, topic: str | None, follow: bool, as_json: bool
 ) -> None:
@@ -115,14 +102,14 @@ def release_command(
         raise click.UsageError("give --out, --topic or both")
     done = publish(settings, out, topic, follow=follow)
     if as_json:
-        print_json(done)
+        cli.print_json(done)
     else:
         click.echo(f"{done.files} files and {done.records} records written")
 
 
 @privacy.command("retire")
 @click.argument("name")
-@with_settings
+@cli.with_settings
 def retire_command(settings: Settings, name: str) -> None:
     """End the statistic NAME for good; its share of the budget is free from tomorrow.
 
@@ -134,14 +121,14 @@ def retire_command(settings: Settings, name: str) -> None:
 
 
 @privacy.command("rotate")
-@with_settings
+@cli.with_settings
 @click.option(
     "--master-key-file",
-    type=any_file,
+    type=cli.any_file,
     help="File with a new master key; the vault is wrapped by it, the old key is destroyed.",
 )
 @click.option("--pseudonyms", is_flag=True, help="Begin a new epoch of pseudonyms.")
-@json_option
+@cli.json_option
 def rotate_command(
     settings: Settings, master_key_file: Path | None, pseudonyms: bool, as_json: bool
 ) -> None:
@@ -153,13 +140,13 @@ def rotate_command(
         raise click.UsageError("give --master-key-file, --pseudonyms or both")
     told: dict[str, object] = {}
     if master_key_file is not None:
-        with exclusive(settings.storage.data), progress_bar(quiet=as_json, unit="key") as bar:
+        with exclusive(settings.storage.data), cli.progress_bar(quiet=as_json, unit="key") as bar:
             changed = change_master_key(settings, master_key_file, advanced=bar.update)
         told |= msgspec.to_builtins(changed)
     if pseudonyms:
         told["epoch"] = begin_epoch(settings, clock=now_ms)
     if as_json:
-        print_json(told)
+        cli.print_json(told)
         return
     if master_key_file is not None:
         click.echo(f"{changed.wrapped} keys were wrapped anew")

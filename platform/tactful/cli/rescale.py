@@ -8,15 +8,7 @@ from pathlib import Path
 
 import click
 
-from tactful.cli.options import (
-    advance,
-    any_directory,
-    json_option,
-    print_json,
-    progress_bar,
-    reported_as,
-    with_settings,
-)
+from tactful.cli import options as cli
 from tactful.config.settings import Settings
 from tactful.errors import ConfigError, StorageError, TactfulError
 from tactful.event_log.encryption import open_seal
@@ -29,7 +21,7 @@ from tactful_streaming.errors import StreamingError
 
 
 @click.command("rescale")
-@with_settings
+@cli.with_settings
 @click.option("--topic", required=True, help="New topic of the log.")
 @click.option(
     "--partitions",
@@ -38,13 +30,10 @@ from tactful_streaming.errors import StreamingError
     help="Number of partitions of the new topic.",
 )
 @click.option(
-    "--into",
-    required=True,
-    type=any_directory,
-    help="New data directory of the workers.",
+    "--into", required=True, type=cli.any_directory, help="New data directory of the workers."
 )
 @click.option("--matches-topic", help="Topic for matches, as given to the workers.")
-@json_option
+@cli.json_option
 def rescale(
     settings: Settings,
     topic: str,
@@ -68,8 +57,8 @@ def rescale(
     with (
         followed_erasures(settings) as erasures,
         on_stop_signals(stopping.set),
-        progress_bar(quiet=as_json, unit="key", desc="rescale") as bar,
-        reported_as(StorageError, StreamingError),
+        cli.progress_bar(quiet=as_json, unit="key", desc="rescale") as bar,
+        cli.reported_as(StorageError, StreamingError),
         contextlib.ExitStack() as stack,
     ):
         seal = open_seal(settings, clock=now_ms)
@@ -82,13 +71,13 @@ def rescale(
             matches_topic=matches_topic,
             erasures=erasures,
             seal=seal,
-            progress=advance(bar),
+            progress=cli.advance(bar),
             stop=stopping.is_set,
         )
     if done is None:
         raise TactfulError("stopped before anything was moved: run it again")
     if as_json:
-        print_json(done)
+        cli.print_json(done)
         return
     click.echo(
         f"{len(done.ends)} partitions of topic {done.source!r} are now {done.partitions} of "

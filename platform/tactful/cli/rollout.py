@@ -10,15 +10,7 @@ from typing import Any
 
 import click
 
-from tactful.cli.options import (
-    by_option,
-    existing_file,
-    json_option,
-    print_json,
-    reason_option,
-    with_options,
-    with_settings,
-)
+from tactful.cli import options as cli
 from tactful.config.settings import Settings
 from tactful.errors import ConfigError
 from tactful.experiments.definitions import load_rollouts
@@ -31,32 +23,30 @@ from tactful.util.clock import now_ms
 
 
 @click.command("apply")
-@with_settings
-@reason_option
-@by_option
-@click.argument("file", type=existing_file)
+@cli.with_settings
+@cli.reason_option
+@cli.by_option
+@click.argument("file", type=cli.existing_file)
 def apply_command(settings: Settings, reason: str, by: str | None, file: Path) -> None:
     """Store the rollouts in FILE, and start those that ask for it."""
     found = load_rollouts(file)
     with _rollouts(settings) as store:
         for definition in found:
             changed = store.apply(
-                definition,
-                by=by or login_and_host(),
-                reason=reason or f"applied from {file.name}",
+                definition, by=by or login_and_host(), reason=reason or f"applied from {file.name}"
             )
             click.echo(f"{definition.key}: {'applied' if changed else 'as it was'}")
 
 
 @click.command("list")
-@with_settings
-@json_option
+@cli.with_settings
+@cli.json_option
 def list_command(settings: Settings, as_json: bool) -> None:
     """List the rollouts with their states."""
     with _rollouts(settings) as store:
         found = [rollout_info(each) for each in store.all()]
     if as_json:
-        print_json(found)
+        cli.print_json(found)
         return
     for each in found:
         state = each.state if each.decision is None else f"{each.state}: {each.decision}"
@@ -65,9 +55,9 @@ def list_command(settings: Settings, as_json: bool) -> None:
 
 
 @click.command("show")
-@with_settings
+@cli.with_settings
 @click.argument("key")
-@json_option
+@cli.json_option
 def show_command(settings: Settings, key: str, as_json: bool) -> None:
     """Show state, history and looks of the rollout KEY."""
     with _rollouts(settings) as store:
@@ -76,7 +66,7 @@ def show_command(settings: Settings, key: str, as_json: bool) -> None:
             raise ConfigError(f"there is no rollout {key!r}")
         found = details(store, stored)
     if as_json:
-        print_json(found)
+        cli.print_json(found)
         return
     click.echo(f"{found.rollout.key}  {found.rollout.state}  {found.rollout.share:.2%}")
     for line in found.history:
@@ -103,8 +93,8 @@ def _mover(name: str, words: str, *options: Any) -> click.Command:
         click.echo(f"{key} is {after.rollout.state}, {after.rollout.share:.2%} get it", err=True)
 
     reason_required = click.option("--reason", required=True, help="Reason, for the audit log.")
-    shared = (with_settings, reason_required, by_option, click.argument("key"))
-    return click.command(name, help=words)(with_options(*options, *shared)(work))
+    shared = (cli.with_settings, reason_required, cli.by_option, click.argument("key"))
+    return click.command(name, help=words)(cli.with_options(*options, *shared)(work))
 
 
 start_command = _mover("start", "Start the shadow of the rollout KEY.")
@@ -124,7 +114,7 @@ archive_command = _mover("archive", "Archive KEY, which has ended; its change is
 
 
 @click.command("record")
-@with_settings
+@cli.with_settings
 @click.argument("key")
 def record_command(settings: Settings, key: str) -> None:
     """Record the end of the rollout KEY in MLflow; a shipped model becomes the champion."""

@@ -15,17 +15,7 @@ import msgspec
 from tactful.cleaning.redrive import as_sent
 from tactful.cleaning.redrive import redrive as send
 from tactful.cleaning.rule_check import check_file
-from tactful.cli.options import (
-    api_key,
-    existing_file,
-    json_option,
-    key_file_option,
-    print_json,
-    progress_bar,
-    reported_as,
-    url_option,
-    with_settings,
-)
+from tactful.cli import options as cli
 from tactful.client import Client
 from tactful.config.settings import Settings
 from tactful.errors import ConfigError, DatasetError
@@ -51,18 +41,20 @@ def rules() -> None:
 
 
 @rules.command("check")
-@click.argument("rules_file", metavar="RULES", type=existing_file)
-@click.argument("file", type=existing_file)
+@click.argument("rules_file", metavar="RULES", type=cli.existing_file)
+@click.argument("file", type=cli.existing_file)
 @click.option(
     "--source",
     type=click.Choice(["door", "topic"]),
     default="door",
     help="Content of FILE: requests of clients (door) or unchecked records of a topic.",
 )
-@click.option("--items", type=existing_file, help="Item upserts, for rules that look at item.*.")
+@click.option(
+    "--items", type=cli.existing_file, help="Item upserts, for rules that look at item.*."
+)
 @click.option("--samples", type=click.IntRange(0, 100), default=3)
 @click.option("--expect-clean", is_flag=True, help="Fail if an event is dropped or set aside.")
-@json_option
+@cli.json_option
 def check(
     rules_file: Path,
     file: Path,
@@ -75,8 +67,10 @@ def check(
     """Test the rules of RULES on the events of FILE: JSON or NDJSON, also gzipped."""
     size = file.stat().st_size
     with (
-        progress_bar(quiet=as_json, total=size, unit="B", unit_scale=True, desc=file.name) as bar,
-        reported_as(ConfigError, RuleError),
+        cli.progress_bar(
+            quiet=as_json, total=size, unit="B", unit_scale=True, desc=file.name
+        ) as bar,
+        cli.reported_as(ConfigError, RuleError),
     ):
         report = check_file(
             file,
@@ -87,7 +81,7 @@ def check(
             advanced=bar.update,
         )
     if as_json:
-        print_json(report)
+        cli.print_json(report)
     else:
         _print_report(report, rules_file)
     if report.refused or (expect_clean and report.clean < report.events):
@@ -95,17 +89,17 @@ def check(
 
 
 @rules.command("letters")
-@with_settings
+@cli.with_settings
 @_rule_option
 @click.option("--late", is_flag=True, help="List late events by feature instead.")
-@json_option
+@cli.json_option
 def letters(settings: Settings, rules: tuple[str, ...], late: bool, as_json: bool) -> None:
     """Count the dead letters by rule; --json prints them with their personal data."""
     with _opened(settings, _LATE if late else _DIRECTORY) as (kept, _):
         found = kept.read(rules=rules or None)
         if as_json:
             for position, letter in found:
-                print_json(_as_data(position, letter))
+                cli.print_json(_as_data(position, letter))
             return
         counts: dict[str, list[Any]] = {}
         for _, letter in found:
@@ -118,15 +112,17 @@ def letters(settings: Settings, rules: tuple[str, ...], late: bool, as_json: boo
 
 
 @rules.command("redrive")
-@with_settings
+@cli.with_settings
 @_rule_option
 @click.option(
-    "--mend", type=existing_file, help="File with rules that correct each event before it is sent."
+    "--mend",
+    type=cli.existing_file,
+    help="File with rules that correct each event before it is sent.",
 )
 @click.option("--restart", is_flag=True, help="Send everything again instead of resuming.")
-@key_file_option
-@url_option
-@json_option
+@cli.key_file_option
+@cli.url_option
+@cli.json_option
 def redrive(
     settings: Settings,
     rules: tuple[str, ...],
@@ -137,12 +133,12 @@ def redrive(
     as_json: bool,
 ) -> None:
     """Send dead letters again; run it again to resume."""
-    with reported_as(ConfigError, RuleError):
+    with cli.reported_as(ConfigError, RuleError):
         mending = None if mend is None else load_rules(mend)
-    with _opened(settings) as (kept, directory), Client(url, api_key(key_file)) as client:
+    with _opened(settings) as (kept, directory), Client(url, cli.api_key(key_file)) as client:
         counts = collections.Counter(letter.rule for _, letter in kept.read(rules=rules or None))
         chosen = rules or tuple(counts)
-        with progress_bar(
+        with cli.progress_bar(
             quiet=as_json, total=counts.total(), unit="letter", desc="redrive"
         ) as bar:
             done = send(
@@ -155,7 +151,7 @@ def redrive(
                 advanced=bar.update,
             )
     if as_json:
-        print_json(done)
+        cli.print_json(done)
     else:
         for refusal in done.refusals:
             click.echo(f"letter {refusal.position}: {refusal.code}: {refusal.message}", err=True)
@@ -186,7 +182,7 @@ def _opened(settings: Settings, name: str = _DIRECTORY) -> Iterator[tuple[DeadLe
                 f"--data{keep}"
             ) from error
         stack.callback(kept.close)
-        with reported_as(DatasetError, LogError):
+        with cli.reported_as(DatasetError, LogError):
             yield kept, directory
 
 

@@ -6,21 +6,21 @@ from pathlib import Path
 
 import click
 
-from tactful.cli.options import config_option, data_option, json_option
+from tactful.cli import options as cli
 from tactful.config.load import load_settings
 from tactful.util.supervisor import supervise_this
 
 
 @click.command()
-@config_option
-@data_option
+@cli.config_option
+@cli.data_option
 @click.option("--host", help="Address to listen on.")
 @click.option("--port", type=int, help="TCP port; 0 takes a free one.")
 @click.option("--dev", is_flag=True, default=None, help="No API keys; loopback only.")
 @click.option("--workers", type=int, help="Number of additional processes that answer requests.")
 @click.option("--rebuild", is_flag=True, help="Compute all features again from the log.")
 @click.option("--supervise", is_flag=True, help="Restart the server after a crash.")
-@json_option
+@cli.json_option
 def serve(
     config: Path | None,
     data: Path | None,

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from tactful.cli.options import existing_file, json_option, print_json, progress_bar, reported_as
+from tactful.cli import options as cli
 from tactful.errors import ConfigError, StorageError
 from tactful.util.signals import on_stop_signals
 from tactful_streaming.errors import LogError, LogSettingsError, OnlineStoreError
@@ -48,11 +48,11 @@ _SETTINGS = {
 @click.option(
     "--kafka-properties",
     "properties",
-    type=existing_file,
+    type=cli.existing_file,
     help="File of client properties, NAME=VALUE a line, for TLS and SASL.",
 )
 @click.option("--idle-exit", type=click.FloatRange(min=0), help="End after so many idle seconds.")
-@json_option
+@cli.json_option
 def sink(
     servers: str,
     topic: str,
@@ -68,16 +68,16 @@ def sink(
 
     After a crash uncommitted windows are read again; the newest one counts.
     """
-    with reported_as(ConfigError, LogSettingsError):
+    with cli.reported_as(ConfigError, LogSettingsError):
         settings = _kafka_settings(servers, topic, properties)
-    with reported_as(StorageError, OnlineStoreError, LogError):
+    with cli.reported_as(StorageError, OnlineStoreError, LogError):
         target = _open_target(location, prefix, ttl)
         source = open_rows(settings, group)
     told = threading.Event()  # a batch at hand is written and committed
     with (
-        progress_bar(quiet=as_json, unit=" rows", desc=topic) as bar,
+        cli.progress_bar(quiet=as_json, unit=" rows", desc=topic) as bar,
         on_stop_signals(told.set),
-        reported_as(StorageError, LogError),
+        cli.reported_as(StorageError, LogError),
         closing(target),
         closing(source),
     ):
@@ -99,7 +99,7 @@ def sink(
         )
     if as_json:
         figures = {"rows": done.rows, "invalid": done.invalid, "empty": done.empty}
-        print_json({**figures, "failures": done.failures})
+        cli.print_json({**figures, "failures": done.failures})
     else:
         click.echo(f"{done.rows} rows written, {done.invalid} invalid, {done.empty} empty")
 

@@ -10,16 +10,7 @@ from typing import Any
 import click
 from tqdm import tqdm
 
-from tactful.cli.options import (
-    advance,
-    by_option,
-    grouped,
-    json_option,
-    outcome_hours_option,
-    print_json,
-    reason_option,
-    with_settings,
-)
+from tactful.cli import options as cli
 from tactful.config.settings import Settings
 from tactful.errors import TrainingBusy
 from tactful.models.training_run import reason_to_train, run_training
@@ -39,7 +30,7 @@ class _Registration:
 
 
 @click.command()
-@with_settings
+@cli.with_settings
 @click.option("--name", default="ranker", help="Model name.")
 @click.option(
     "--label-days",
@@ -72,7 +63,7 @@ class _Registration:
     default=("add_to_cart", "purchase"),
     help="Event type that counts as taking a shown item; may be repeated.",
 )
-@outcome_hours_option
+@cli.outcome_hours_option
 @click.option(
     "--debias/--no-debias",
     default=True,
@@ -98,17 +89,17 @@ class _Registration:
 @click.option(
     "--fresh", is_flag=True, help="Start anew instead of resuming a training that was killed."
 )
-@reason_option
-@by_option
+@cli.reason_option
+@cli.by_option
 @click.option(
     "--promote/--no-promote",
     default=False,
     show_default=False,
     help="Make the new version the champion.",
 )
-@json_option
-@grouped("options", TrainingOptions)
-@grouped("registration", _Registration)
+@cli.json_option
+@cli.grouped("options", TrainingOptions)
+@cli.grouped("registration", _Registration)
 def train(
     settings: Settings,
     options: TrainingOptions,
@@ -124,7 +115,7 @@ def train(
     if if_due:
         due = reason_to_train(settings, now=now_ms())
         if due is None:
-            print_json({"due": None}) if as_json else click.echo("It is not time.")
+            cli.print_json({"due": None}) if as_json else click.echo("It is not time.")
             return
         registration = replace(registration, reason=registration.reason or due)
     try:
@@ -137,10 +128,10 @@ def train(
     except TrainingBusy:
         if not if_due:
             raise
-        print_json({"due": None}) if as_json else click.echo("It is being trained.")
+        cli.print_json({"due": None}) if as_json else click.echo("It is being trained.")
         return
     if as_json:
-        print_json(result)
+        cli.print_json(result)
     else:
         _print_result(options.name, result)
 
@@ -163,7 +154,7 @@ def _print_result(name: str, result: dict[str, Any]) -> None:
 
 
 def _json_progress(stage: str, done: int, total: int) -> None:
-    print_json({"stage": stage, "done": done, "total": total})
+    cli.print_json({"stage": stage, "done": done, "total": total})
 
 
 def _bars() -> Callable[[str, int, int], None]:
@@ -175,6 +166,6 @@ def _bars() -> Callable[[str, int, int], None]:
             for bar in held.values():
                 bar.close()
             held[stage] = tqdm(desc=stage, total=total, file=sys.stderr, unit_scale=True)
-        advance(held[stage])(done, total)  # the total is known better the further it is
+        cli.advance(held[stage])(done, total)  # the total is known better the further it is
 
     return say

@@ -6,23 +6,9 @@ from pathlib import Path
 
 import click
 
-from tactful.cli.options import (
-    any_directory,
-    any_path,
-    existing_directory,
-    json_option,
-    outcome_hours_option,
-    outcome_option,
-    print_json,
-    with_settings,
-)
+from tactful.cli import options as cli
 from tactful.config.settings import Settings
-from tactful.experiments.tuner import (
-    evaluate_tuner,
-    read_probed,
-    train_in_simulator,
-    write_probe,
-)
+from tactful.experiments.tuner import evaluate_tuner, read_probed, train_in_simulator, write_probe
 from tactful.rerank.tuned_objective import Tuner
 from tactful.subjects.consented_log import measured_log
 from tactful.util.clock import now_ms
@@ -36,7 +22,7 @@ def tuner() -> None:
 
 
 @tuner.command("train")
-@click.argument("directory", type=any_directory)
+@click.argument("directory", type=cli.any_directory)
 @click.option("--hours", type=click.IntRange(min=500), default=4_000)
 @click.option("--seed", type=click.IntRange(min=0), default=0)
 @click.option(
@@ -44,7 +30,7 @@ def tuner() -> None:
     default=True,
     help="Also train the best fixed and the best linear weights for comparison.",
 )
-@json_option
+@cli.json_option
 def train(directory: Path, hours: int, seed: int, rivals: bool, as_json: bool) -> None:
     """Train a tuner in the simulated shop and write it to DIRECTORY.
 
@@ -53,7 +39,7 @@ def train(directory: Path, hours: int, seed: int, rivals: bool, as_json: bool) -
     """
     figures = train_in_simulator(directory, hours=hours, seed=seed, rivals=rivals)
     if as_json:
-        print_json(figures)
+        cli.print_json(figures)
         return
     for name, value in figures.items():
         click.echo(f"  {name:<24} {value:.4f}")
@@ -61,14 +47,14 @@ def train(directory: Path, hours: int, seed: int, rivals: bool, as_json: bool) -
 
 
 @tuner.command("show")
-@click.argument("directory", type=existing_directory)
-@json_option
+@click.argument("directory", type=cli.existing_directory)
+@cli.json_option
 def show(directory: Path, as_json: bool) -> None:
     """Show the weights that the tuner in DIRECTORY sets now; null: the champion's."""
     objective = Tuner(directory).objective(now_ms())
     told = None if objective is None else objective.nonzero_weights()
     if as_json:
-        print_json(told)
+        cli.print_json(told)
     elif told is None:
         click.echo("The champion's weights hold: signals are missing, old, or out of range.")
     else:
@@ -77,8 +63,8 @@ def show(directory: Path, as_json: bool) -> None:
 
 
 @tuner.command("probe")
-@click.argument("candidate", type=existing_directory)
-@click.argument("directory", type=any_path)
+@click.argument("candidate", type=cli.existing_directory)
+@click.argument("directory", type=cli.any_path)
 @click.option("--noise", type=click.FloatRange(0.01, 1), default=0.2)
 def probe(candidate: Path, directory: Path, noise: float) -> None:
     """Write a probe for CANDIDATE to DIRECTORY: its champion's weights with random noise.
@@ -90,20 +76,20 @@ def probe(candidate: Path, directory: Path, noise: float) -> None:
 
 
 @tuner.command("evaluate")
-@click.argument("candidate", type=existing_directory)
-@with_settings
+@click.argument("candidate", type=cli.existing_directory)
+@cli.with_settings
 @click.option(
     "--probe",
     "probe_directory",
     required=True,
-    type=existing_directory,
+    type=cli.existing_directory,
     help="Directory of the probe.",
 )
 @click.option("--key", required=True, help="Key of the probe's rollout.")
 @click.option("--days", type=click.FloatRange(min=0, min_open=True), default=28.0)
-@outcome_option
-@outcome_hours_option
-@json_option
+@cli.outcome_option
+@cli.outcome_hours_option
+@cli.json_option
 def evaluate(
     settings: Settings,
     candidate: Path,
@@ -130,7 +116,7 @@ def evaluate(
         )
     found = evaluate_tuner(candidate, lists, noise=Tuner(probe_directory).manifest.noise)
     if as_json:
-        print_json(found)
+        cli.print_json(found)
         return
     click.echo(f"{found.verdict}: {found.gain:+.4f} [{found.low:+.4f}, {found.high:+.4f}] of lists")
     for reason in found.reasons:

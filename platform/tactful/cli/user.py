@@ -15,7 +15,7 @@ from typing import Any
 import click
 import msgspec
 
-from tactful.cli.options import any_directory, json_option, print_json, reported_as, with_settings
+from tactful.cli import options as cli
 from tactful.config.settings import Settings
 from tactful.erasure.erase import preview, request_erasure, request_suppressed, run_erasures
 from tactful.erasure.offline_stores import check_rebuild
@@ -38,8 +38,8 @@ def user() -> None:
 
 
 @user.command("consent")
-@with_settings
-@json_option
+@cli.with_settings
+@cli.json_option
 @click.argument("person")
 @click.option(
     "--allow",
@@ -66,7 +66,7 @@ def consent(
 
     PERSON is a user id, or device: and a device id.
     """
-    with reported_as(ConfigError, ParameterError):
+    with cli.reported_as(ConfigError, ParameterError):
         agreed, refused = parse_purposes(allowed), parse_purposes(denied)
     if both := sorted(agreed & refused):
         raise ConfigError(f"--allow and --deny both name {both[0]}: say one of them")
@@ -81,7 +81,7 @@ def consent(
         history = store.history(person)
         holds = sorted(store.consents.allowed(person))
     if as_json:
-        print_json({"person": person, "allowed": holds, "history": history})
+        cli.print_json({"person": person, "allowed": holds, "history": history})
         return
     click.echo(f"may be used for: {', '.join(holds) or 'nothing'}")
     for decision in history:
@@ -90,16 +90,16 @@ def consent(
 
 
 @user.command("export")
-@with_settings
-@json_option
+@cli.with_settings
+@cli.json_option
 @click.argument("person")
-@click.option("--to", type=any_directory, help="Directory for the two files.")
+@click.option("--to", type=cli.any_directory, help="Directory for the two files.")
 def export(settings: Settings, person: str, as_json: bool, to: Path | None) -> None:
     """Export all data of PERSON: export.json for programs, export.html for readers.
 
     Without --to the data are printed. PERSON is a user id, or device: and a device id.
     """
-    with _metadata(settings) as metadata, reported_as(StorageError, StreamingError):
+    with _metadata(settings) as metadata, cli.reported_as(StorageError, StreamingError):
         if not settings.log.in_files:
             raise ConfigError("the log is in Kafka: ask a server, GET /v1/users/{user_id}/export")
         found = export_person(settings, metadata, person, clock=now_ms)
@@ -111,14 +111,14 @@ def export(settings: Settings, person: str, as_json: bool, to: Path | None) -> N
     for name, content in (("export.json", encoded), ("export.html", export_page(found).encode())):
         (to / name).write_bytes(content)
     if as_json:
-        print_json({"directory": str(to), "records": len(found.records)})
+        cli.print_json({"directory": str(to), "records": len(found.records)})
     else:
         click.echo(f"{len(found.records)} records: {to / 'export.json'}, {to / 'export.html'}")
 
 
 @user.command("erase")
-@with_settings
-@json_option
+@cli.with_settings
+@cli.json_option
 @click.argument("person", required=False)
 @click.option(
     "--dry-run", is_flag=True, help="Only list the stored data of the person; change nothing."
@@ -147,10 +147,10 @@ def erase(
         suppression = open_suppression(settings, metadata, clock=now_ms)
         installation = Installation(settings, metadata, suppression, now_ms)
         if dry_run and person is not None:
-            with reported_as(StorageError, StreamingError):
+            with cli.reported_as(StorageError, StreamingError):
                 steps = preview(installation, person)
             if as_json:
-                print_json(steps)
+                cli.print_json(steps)
             for step in () if as_json else steps:
                 click.echo(f"{step.place:<14} {step.removed:>9}  {step.note}")
             return
@@ -162,7 +162,7 @@ def erase(
             if receipt is None:
                 raise
             if as_json:
-                print_json([receipt])
+                cli.print_json([receipt])
             else:
                 click.echo(
                     f"{receipt.receipt}: a server uses {settings.storage.data}. Nothing is taken "
@@ -179,7 +179,7 @@ def erase(
                 request_suppressed(installation)
             done = run_erasures(installation, rebuild=rebuild)
     if as_json:
-        print_json(done)
+        cli.print_json(done)
         return
     for erasure in done:
         click.echo(f"{erasure.receipt}: {erasure.state}")

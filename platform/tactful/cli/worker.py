@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from tactful.cli.options import config_option, data_option
+from tactful.cli import options as cli
 from tactful.config.load import load_settings
 from tactful.errors import ConfigError
 from tactful.util.supervisor import supervise_this
@@ -16,8 +16,8 @@ FENCED = 75
 
 
 @click.command()
-@config_option
-@data_option
+@cli.config_option
+@cli.data_option
 @click.option(
     "--threads",
     type=click.IntRange(1, 256),

@@ -8,15 +8,9 @@ from pathlib import Path
 import click
 import numpy as np
 
+from tactful.cli import options as cli
 from tactful.cli.federated.mlflow_runs import FederatedRuns
 from tactful.cli.federated.options import Cohort, Link, cohort_options, link_options, tier_choice
-from tactful.cli.options import (
-    existing_directory,
-    existing_file,
-    json_option,
-    print_json,
-    reported_as,
-)
 from tactful.errors import ConfigError, TactfulError
 from tactful.util.signals import leave, on_stop_signals
 from tactful_federated.core.invitation import Tier, read_invitation
@@ -28,10 +22,10 @@ from tactful_federated.transport.superlink import SuperLink
 
 
 @click.command("evaluate")
-@click.argument("directory", type=existing_directory)
+@click.argument("directory", type=cli.existing_directory)
 @click.option(
     "--weights",
-    type=existing_file,
+    type=cli.existing_file,
     help="File with the weights of the model; default: weights.npy of DIRECTORY.",
 )
 @click.option(
@@ -50,7 +44,7 @@ from tactful_federated.transport.superlink import SuperLink
 @click.option("--deadline", default=120.0, help="Time limit of a round, seconds.")
 @link_options
 @click.option("--tracking-uri", help="MLflow store; default as for `tactful train`.")
-@json_option
+@cli.json_option
 def evaluate_command(
     directory: Path,
     weights: Path | None,
@@ -80,12 +74,12 @@ def evaluate_command(
         ) from error
     # Before anything is spent: a store that cannot be opened is known by now.
     runs = FederatedRuns(directory, tracking_uri=tracking_uri)
-    with reported_as(ConfigError, SettingsError):
+    with cli.reported_as(ConfigError, SettingsError):
         trained = read_invitation(directory / "invitation.json")
         wishes = cohort.wishes(epsilon=epsilon, rounds=evaluations)
         invitation = invite_to_evaluations(directory, wishes, tier=tier)
     with (
-        reported_as(TactfulError, FederatedError),
+        cli.reported_as(TactfulError, FederatedError),
         on_stop_signals(leave),
         SuperLink(directory, tls, port=link.port) as superlink,
         superlink.run() as grid,
@@ -100,7 +94,7 @@ def evaluate_command(
 
 def _tell(found: Evaluation, left: int, evaluations: int, *, as_json: bool) -> None:
     if as_json:
-        print_json(asdict(found) | {"left": left})
+        cli.print_json(asdict(found) | {"left": left})
     elif not found.devices:
         click.echo(f"what came back is no more than noise: ask more devices; {left} are left")
     else:

@@ -16,6 +16,7 @@ import click
 import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
+from tactful.cli import options as cli
 from tactful.cli.federated.mlflow_runs import FederatedRuns
 from tactful.cli.federated.options import (
     Cohort,
@@ -26,21 +27,12 @@ from tactful.cli.federated.options import (
     tier_choice,
     width_options,
 )
-from tactful.cli.options import (
-    any_directory,
-    existing_file,
-    grouped,
-    print_json,
-    progress_bar,
-    reported_as,
-)
 from tactful.errors import ConfigError, TactfulError
 from tactful.util.signals import leave, on_stop_signals
 from tactful_federated.core.checkpoint import write_whole
 from tactful_federated.core.compression import Encoding
 from tactful_federated.core.invitation import Invitation, Tier, read_invitation
-from tactful_federated.core.polling import Polling
-from tactful_federated.core.private_training import Outcome
+from tactful_federated.core.private_training import Outcome, Polling
 from tactful_federated.core.server_optimizer import Optimizer
 from tactful_federated.device.home import DeviceHome, EnrolmentRequest
 from tactful_federated.device.limits import Limits, keep_within
@@ -105,14 +97,14 @@ class _Method:
 
 
 _rate = click.FloatRange(0, min_open=True)
-_directory = click.argument("directory", type=any_directory)
+_directory = click.argument("directory", type=cli.any_directory)
 
 
 @click.command("serve")
 @_directory
 @click.option(
     "--catalogue",
-    type=existing_file,
+    type=cli.existing_file,
     required=True,
     help="File with the public categories, one per line.",
 )
@@ -120,12 +112,7 @@ _directory = click.argument("directory", type=any_directory)
 @click.option("--epsilon", default=2.0, help="Privacy budget epsilon of the whole run.")
 @click.option("--rounds", type=click.IntRange(1), default=500)
 @cohort_options
-@click.option(
-    "--tier",
-    type=tier_choice,
-    default="secret",
-    help="What the server sees.",
-)
+@click.option("--tier", type=tier_choice, default="secret", help="What the server sees.")
 @click.option(
     "--encoding",
     type=click.Choice(["float32", "float16", "int8"]),
@@ -178,8 +165,8 @@ _directory = click.argument("directory", type=any_directory)
 @link_options
 @click.option("--tracking-uri", help="MLflow store; default as for `tactful train`.")
 @click.option("--json", "as_json", is_flag=True, help="Print each round as a line of JSON.")
-@grouped("run", _Run)
-@grouped("method", _Method)
+@cli.grouped("run", _Run)
+@cli.grouped("method", _Method)
 def serve_command(
     directory: Path,
     catalogue: Path,
@@ -197,7 +184,7 @@ def serve_command(
     categories = [line for line in catalogue.read_text("utf-8").splitlines() if line]
     widths.check(categories)
     tls = link.tls(directory, hosts)
-    with reported_as(ConfigError, SettingsError):
+    with cli.reported_as(ConfigError, SettingsError):
         optimizer = method.server_optimizer()
         invitation = invite(
             directory,
@@ -209,7 +196,7 @@ def serve_command(
             proximal=method.proximal,
             **asdict(widths),
         )
-    bar = progress_bar(quiet=as_json, total=run.rounds, unit="release")
+    bar = cli.progress_bar(quiet=as_json, total=run.rounds, unit="release")
     runs = FederatedRuns(directory, tracking_uri=tracking_uri)
     logged = runs.begin(invitation)
 
@@ -218,10 +205,10 @@ def serve_command(
         bar.set_postfix(epsilon=f"{view.epsilon:.3g}")
         runs.show(logged, view)
         if as_json:
-            print_json(view)
+            cli.print_json(view)
 
     with (
-        reported_as(TactfulError, FederatedError),
+        cli.reported_as(TactfulError, FederatedError),
         on_stop_signals(leave),
         SuperLink(directory, tls, port=link.port) as superlink,
         superlink.run() as grid,
@@ -268,11 +255,11 @@ def _lead(
 
 @click.command("enrol")
 @_directory
-@click.argument("requests", nargs=-1, type=existing_file, required=True)
+@click.argument("requests", nargs=-1, type=cli.existing_file, required=True)
 @click.option("--port", default=9092, help="Port of the SuperLink.")
 @click.option(
     "--authority",
-    type=existing_file,
+    type=cli.existing_file,
     help="PEM file of the authority; default: tls/authority.pem of DIRECTORY.",
 )
 def enrol_command(
@@ -287,7 +274,7 @@ def enrol_command(
     pinned = authority or directory / "tls" / "authority.pem"
     if not pinned.exists():
         raise ConfigError(f"{pinned} is missing: say by --authority what `serve` was given")
-    with reported_as(ConfigError, FederatedError):
+    with cli.reported_as(ConfigError, FederatedError):
         key = authority_key(directory)
     for path in requests:
         written = path.with_name("enrolment")
@@ -308,19 +295,19 @@ def enrol_command(
 @_directory
 @click.option(
     "--invitation",
-    type=existing_file,
+    type=cli.existing_file,
     required=True,
     help="File invitation.json, as written by the server.",
 )
 @click.option("--server", help="host:port of the proxy; without it only DIRECTORY is created.")
-@click.option("--authority", type=existing_file, help="PEM file of the only trusted authority.")
+@click.option("--authority", type=cli.existing_file, help="PEM file of the only trusted authority.")
 @click.option(
     "--consent/--withdraw",
     default=None,
     help="Consent to training, or withdraw and delete everything.",
 )
 @click.option(
-    "--history", type=existing_file, help="JSON list of visits, each a list of categories."
+    "--history", type=cli.existing_file, help="JSON list of visits, each a list of categories."
 )
 @click.option(
     "--only-while", help="Train only while this command succeeds, such as a check for power supply."
@@ -342,7 +329,7 @@ def device_command(
 ) -> None:
     """Take part in a run as one device until stopped; its data stay in DIRECTORY."""
     with (
-        reported_as(TactfulError, FederatedError),
+        cli.reported_as(TactfulError, FederatedError),
         contextlib.closing(
             DeviceHome(directory, read_invitation(invitation), rotate=rotate)
         ) as home,

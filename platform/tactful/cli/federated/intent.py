@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from tactful.cli.options import existing_directory, existing_file, print_json, reported_as
+from tactful.cli import options as cli
 from tactful.errors import ConfigError, TactfulError
 from tactful_federated.core.invitation import read_invitation
 from tactful_federated.device.event_store import EventStore
@@ -22,14 +22,14 @@ from tactful_privacy.errors import ParameterError
 
 
 @click.command("intent")
-@click.argument("directory", type=existing_directory)
+@click.argument("directory", type=cli.existing_directory)
 @click.option(
     "--invitation",
-    type=existing_file,
+    type=cli.existing_file,
     required=True,
     help="File invitation.json, as written by the server.",
 )
-@click.option("--model", type=existing_file, help="File with a newer signed model to install.")
+@click.option("--model", type=cli.existing_file, help="File with a newer signed model to install.")
 @click.option("--count", type=click.IntRange(1, 32), default=3)
 @click.option(
     "--randomise",
@@ -64,7 +64,7 @@ def intent_command(
     `about_to`: the probability that one of these categories comes within the next steps, which
     stays on the device. Without consent, or before there is a model, the intent is empty.
     """
-    with reported_as(TactfulError, FederatedError):
+    with cli.reported_as(TactfulError, FederatedError):
         invited = read_invitation(invitation)
         unknown = set(about) - set(invited.vocabulary.categories)
         if unknown:
@@ -90,4 +90,4 @@ def intent_command(
             told: dict[str, object] = {"intent": intent}
             if about:
                 told["about_to"] = round(device.about_to(about, steps=steps), 3)
-    print_json(told)
+    cli.print_json(told)

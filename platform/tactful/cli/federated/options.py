@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from tactful.cli.options import existing_file, grouped, with_options
+from tactful.cli import options as cli
 from tactful.errors import ConfigError
 from tactful_federated.core.plan import Wishes
 from tactful_federated.model.tokens import Vocabulary
@@ -86,7 +86,7 @@ class Widths:
 
 tier_choice = click.Choice(["clear", "secret", "noise-in-sum"])
 
-cohort_options = with_options(
+cohort_options = cli.with_options(
     click.option(
         "--population", type=click.IntRange(1), required=True, help="Number of devices in all."
     ),
@@ -108,22 +108,22 @@ cohort_options = with_options(
         show_default=False,
         help="Additional participations of a device for void rounds.",
     ),
-    grouped("cohort", Cohort),
+    cli.grouped("cohort", Cohort),
 )
-link_options = with_options(
+link_options = cli.with_options(
     click.option("--port", default=9092, help="Port on 127.0.0.1."),
     click.option(
         "--certificate",
-        type=existing_file,
+        type=cli.existing_file,
         help="PEM file with the certificate; default: one is created.",
     ),
-    click.option("--key", type=existing_file, help="PEM file with the key of the certificate."),
+    click.option("--key", type=cli.existing_file, help="PEM file with the key of the certificate."),
     click.option(
-        "--authority", type=existing_file, help="PEM file with the authority that devices pin."
+        "--authority", type=cli.existing_file, help="PEM file with the authority that devices pin."
     ),
-    grouped("link", Link),
+    cli.grouped("link", Link),
 )
-width_options = with_options(
+width_options = cli.with_options(
     click.option(
         "--embedding",
         type=click.IntRange(1),
@@ -133,5 +133,5 @@ width_options = with_options(
     click.option(
         "--hidden", type=click.IntRange(1), default=32, help="Width of the model's state."
     ),
-    grouped("widths", Widths),
+    cli.grouped("widths", Widths),
 )

@@ -6,12 +6,12 @@ from dataclasses import asdict
 
 import click
 
+from tactful.cli import options as cli
 from tactful.cli.federated.options import Cohort, cohort_options
-from tactful.cli.options import json_option, print_json, reported_as
 from tactful.errors import ConfigError
 from tactful_federated.core.plan import plan_training
 from tactful_federated.errors import SettingsError
-from tactful_federated.model.curvature import CURVATURE
+from tactful_federated.model.lstm_numpy import CURVATURE
 
 
 @click.command("plan")
@@ -26,7 +26,7 @@ from tactful_federated.model.curvature import CURVATURE
     type=click.FloatRange(0),
     help="Curvature of the loss, for its expected increase; default: as measured on a shop.",
 )
-@json_option
+@cli.json_option
 def plan_command(
     epsilon: float,
     rounds: int,
@@ -38,7 +38,7 @@ def plan_command(
     as_json: bool,
 ) -> None:
     """Compute privacy, noise and expected loss of a training run before it starts."""
-    with reported_as(ConfigError, SettingsError):
+    with cli.reported_as(ConfigError, SettingsError):
         wishes = cohort.wishes(
             epsilon=epsilon,
             rounds=rounds,
@@ -49,7 +49,7 @@ def plan_command(
         plan = plan_training(wishes)
     loss = plan.expected_loss(CURVATURE if curvature is None else curvature)
     if as_json:
-        print_json(asdict(plan) | {"expected_loss": loss}, pretty=True)
+        cli.print_json(asdict(plan) | {"expected_loss": loss}, pretty=True)
         return
     rows = [
         ("promise", f"epsilon {plan.epsilon:g} at delta {plan.delta:g}; rho {plan.rho:.4g}"),

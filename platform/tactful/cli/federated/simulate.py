@@ -7,8 +7,8 @@ from pathlib import Path
 
 import click
 
+from tactful.cli import options as cli
 from tactful.cli.federated.options import Widths, tier_choice, width_options
-from tactful.cli.options import any_directory, json_option, print_json, progress_bar, reported_as
 from tactful.errors import ConfigError, TactfulError
 from tactful_federated.core.private_training import Outcome
 from tactful_federated.errors import CheckpointError, MissingExtraError, SettingsError
@@ -17,17 +17,12 @@ from tactful_federated.simulation.private import PrivateSimulationSettings, Tier
 
 
 @click.command("simulate")
-@click.argument("directory", type=any_directory)
+@click.argument("directory", type=cli.any_directory)
 @click.option("--devices", type=click.IntRange(10), default=2_000)
 @click.option("--rounds", type=click.IntRange(1), default=30)
 @click.option("--report-goal", type=click.IntRange(3), default=200)
 @click.option("--epsilon", default=8.0, help="Privacy budget epsilon of the whole run.")
-@click.option(
-    "--tier",
-    type=tier_choice,
-    default="clear",
-    help="What the server sees.",
-)
+@click.option("--tier", type=tier_choice, default="clear", help="What the server sees.")
 @click.option("--seed", default=7, help="Seed of the shoppers and the first weights.")
 @click.option(
     "--ray",
@@ -37,7 +32,7 @@ from tactful_federated.simulation.private import PrivateSimulationSettings, Tier
     help="Number of Ray workers that train; 0: train in this process.",
 )
 @width_options
-@json_option
+@cli.json_option
 def simulate_command(
     directory: Path,
     devices: int,
@@ -63,9 +58,9 @@ def simulate_command(
         **asdict(widths),
     )
     with (
-        progress_bar(total=rounds, unit="round") as bar,
-        reported_as(ConfigError, SettingsError),
-        reported_as(TactfulError, CheckpointError, MissingExtraError),
+        cli.progress_bar(total=rounds, unit="round") as bar,
+        cli.reported_as(ConfigError, SettingsError),
+        cli.reported_as(TactfulError, CheckpointError, MissingExtraError),
     ):
 
         def show(outcome: Outcome) -> None:
@@ -73,7 +68,7 @@ def simulate_command(
 
         found = simulate_privately(directory, settings, progress=show)
     if as_json:
-        print_json(asdict(found), pretty=True)
+        cli.print_json(asdict(found), pretty=True)
         return
     plan = found.plan
     click.echo(f"epsilon {plan.epsilon:g} at delta {plan.delta:g} for {plan.unit}")
