@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 from benchmarks.federated import families
 from benchmarks.figures import Figure
 from tactful_federated.device.personalise import personalise
-from tactful_federated.model.curvature import mean_curvature
-from tactful_federated.model.lstm_numpy import IntentPredictor
+from tactful_federated.model.lstm_numpy import IntentPredictor, mean_curvature
 from tactful_federated.model.tokens import BOUNDARY, FIRST_CATEGORY, Vocabulary, Windows, windows
 
 FIGURES = [

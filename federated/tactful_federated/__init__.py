@@ -10,7 +10,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tactful_federated.core.fedavg import RoundSettings, run_rounds, start
-from tactful_federated.core.polling import Polling
 from tactful_federated.core.server_optimizer import ModelState, Optimizer
 from tactful_federated.errors import (
     CheckpointError,
@@ -37,7 +36,7 @@ if TYPE_CHECKING:
         PrivateEvaluations,
         plan_evaluations,
     )
-    from tactful_federated.core.private_training import Outcome, PrivateTraining
+    from tactful_federated.core.private_training import Outcome, Polling, PrivateTraining
     from tactful_federated.device.batched_trainer import SimulatedPopulation
     from tactful_federated.device.event_store import EventStore
     from tactful_federated.device.home import DeviceHome, EnrolmentRequest
@@ -46,12 +45,10 @@ if TYPE_CHECKING:
     from tactful_federated.device.model_package import ModelSlot
     from tactful_federated.device.personalise import personalise
     from tactful_federated.device.trainer import Device
-    from tactful_federated.model.curvature import mean_curvature
     from tactful_federated.model.dp_sgd import CentralSettings, train_privately
-    from tactful_federated.model.lstm_numpy import IntentPredictor
-    from tactful_federated.model.lstm_torch import IntentModel
+    from tactful_federated.model.lstm_numpy import IntentPredictor, mean_curvature
+    from tactful_federated.model.lstm_torch import IntentModel, to_torchscript
     from tactful_federated.model.onnx import to_onnx
-    from tactful_federated.model.torchscript import to_torchscript
     from tactful_federated.secagg.collectors import ClearCollector, SecureCollector
     from tactful_federated.secagg.messages import Enrolment, Session, enrol
     from tactful_federated.secagg.round import SecureRounds
@@ -150,7 +147,7 @@ _LAZY = {
     "core.invitation": "Invitation read_invitation",
     "core.plan": "TrainingPlan Wishes plan_noise_in_sum plan_training without_noise",
     "core.private_evaluation": "Evaluation PrivateEvaluations plan_evaluations",
-    "core.private_training": "Outcome PrivateTraining",
+    "core.private_training": "Outcome Polling PrivateTraining",
     "device.batched_trainer": "SimulatedPopulation",
     "device.event_store": "EventStore",
     "device.home": "DeviceHome EnrolmentRequest",
@@ -159,12 +156,10 @@ _LAZY = {
     "device.model_package": "ModelSlot",
     "device.personalise": "personalise",
     "device.trainer": "Device",
-    "model.curvature": "mean_curvature",
     "model.dp_sgd": "CentralSettings train_privately",
-    "model.lstm_numpy": "IntentPredictor",
-    "model.lstm_torch": "IntentModel",
+    "model.lstm_numpy": "IntentPredictor mean_curvature",
+    "model.lstm_torch": "IntentModel to_torchscript",
     "model.onnx": "to_onnx",
-    "model.torchscript": "to_torchscript",
     "secagg.collectors": "ClearCollector SecureCollector",
     "secagg.messages": "Enrolment Session enrol",
     "secagg.round": "SecureRounds",

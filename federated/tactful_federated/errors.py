@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class FederatedError(Exception):
     """Base class of every exception that this package raises."""
@@ -27,13 +30,21 @@ class MissingExtraError(FederatedError, ImportError):
     """An optional dependency is not installed."""
 
 
-def missing_extra(error: ImportError, *, extra: str = "federated") -> MissingExtraError:
-    """Return an error that names the extra with the missing module."""
-    return MissingExtraError(
-        f"this part of tactful_federated needs {error.name!r}, which is not installed; "
-        f"install it with: pip install 'tactful[{extra}]'",
-        name=error.name,
-    )
+@contextmanager
+def extra(name: str = "federated") -> Iterator[None]:
+    """Import optional dependencies in this context.
+
+    Raises:
+        MissingExtraError: A module is not installed; the message names the extra that has it.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(
+            f"this part of tactful_federated needs {error.name!r}, which is not installed; "
+            f"install it with: pip install 'tactful[{name}]'",
+            name=error.name,
+        ) from error
 
 
 def require(condition: bool, message: str) -> None:

@@ -8,7 +8,6 @@ modulus would need more noise than it saves bytes.
 from __future__ import annotations
 
 import zlib
-from dataclasses import dataclass
 from typing import Any, Final, Literal, get_args
 
 import numpy as np
@@ -25,45 +24,28 @@ ENCODINGS: Final[tuple[Encoding, ...]] = get_args(Encoding)
 _LEVELS = 127
 
 
-@dataclass(frozen=True, eq=False)
-class Compressed:
-    """An encoded update.
-
-    Attributes:
-        values: Flat vector of the type of the encoding.
-        scale: Factor from values to the update; 1 except for `int8`.
-    """
-
-    values: NDArray[Any]
-    scale: float = 1.0
-
-
-def compress(update: Vector, encoding: Encoding) -> Compressed:
-    """Encode an update, deterministically.
+def compress(update: Vector, encoding: Encoding) -> tuple[NDArray[Any], float]:
+    """Encode a finite, flat update, deterministically, to values and their scale.
 
     `float16` rounds towards zero. `int8` rounds to a multiple of the largest magnitude / 127, up or
     down at random and without bias (Alistarh et al., "QSGD", NeurIPS 2017), then reduces the scale
-    until the norm is not larger than before.
-
-    Args:
-        update: Finite, flat float32.
-        encoding: Encoding to use.
+    until the norm is not larger than before. The scale of the others is 1.
 
     Raises:
         SettingsError: Unknown encoding.
     """
     require(encoding in ENCODINGS, f"encoding is {encoding!r}: give {', '.join(ENCODINGS)}")
     if encoding == "float32":
-        return Compressed(update)
+        return update, 1.0
     if encoding == "float16":
         limit = np.finfo(np.float16).max
         half = np.clip(update, -limit, limit).astype(np.float16)
         too_large = np.abs(half.astype(np.float32)) > np.abs(update)
-        return Compressed(np.where(too_large, np.nextafter(half, np.float16(0)), half))
+        return np.where(too_large, np.nextafter(half, np.float16(0)), half), 1.0
     largest = float(np.abs(update).max(initial=0.0))
     # Subnormal scales are too coarse to reduce a norm with, so the update becomes zero.
     if largest < 2 * _LEVELS * np.finfo(np.float32).tiny:
-        return Compressed(np.zeros(update.shape, np.int8))
+        return np.zeros(update.shape, np.int8), 1.0
     # Seeded by the update: rounding is not secret, and a repeated training sends equal bytes.
     random = np.random.default_rng(zlib.crc32(np.ascontiguousarray(update).tobytes()))
     steps = update.astype(np.float64) * (_LEVELS / largest)
@@ -73,7 +55,7 @@ def compress(update: Vector, encoding: Encoding) -> Compressed:
     while values.any() and l2_norm(restore(values, scale)) > norm:
         current = l2_norm(values.astype(np.float64)) * scale
         scale = float(np.nextafter(scale * min(1.0, norm / current), 0.0)) * (1 - 2**-24)
-    return Compressed(values, scale)
+    return values, scale
 
 
 def to_bytes(values: NDArray[Any]) -> bytes:
@@ -82,11 +64,7 @@ def to_bytes(values: NDArray[Any]) -> bytes:
 
 
 def from_bytes(data: bytes, encoding: str) -> NDArray[Any]:
-    """Return the values of `to_bytes` as a read-only array.
-
-    Args:
-        data: Untrusted bytes.
-        encoding: Untrusted name of their encoding.
+    """Return the values of `to_bytes` as a read-only array; the arguments are untrusted.
 
     Raises:
         WeightsError: Unknown encoding, or the length does not fit it.
@@ -100,11 +78,7 @@ def from_bytes(data: bytes, encoding: str) -> NDArray[Any]:
 
 
 def restore(values: NDArray[Any], scale: float = 1.0) -> Vector:
-    """Decode an update to float32.
-
-    Args:
-        values: Result of `from_bytes` or `compress`.
-        scale: Untrusted scale.
+    """Decode an update to float32; the scale is untrusted.
 
     Raises:
         WeightsError: The scale is negative or not finite.

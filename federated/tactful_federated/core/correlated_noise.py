@@ -42,12 +42,9 @@ class BandedRoot:
             [c1 c0      ]
             [c2 c1 c0   ]
             [   c2 c1 c0]
-
-    Attributes:
-        bands: Number of coefficients, 1 or more; 1 is independent noise.
     """
 
-    bands: int
+    bands: int  # number of coefficients, 1 or more; 1 is independent noise
 
     def __post_init__(self) -> None:
         """Raise `SettingsError` if `bands` is below 1."""
@@ -68,11 +65,8 @@ class BandedRoot:
 
         The rounds of one device are at least `bands` apart, so its columns have no row in common
         and their squares add up, independently of its updates: participations * units^2 *
-        norm_squared (Choquette-Choo et al. 2023, th. 2).
-
-        Args:
-            participations: Largest number of releases of one device.
-            units: Largest Euclidean norm of its update in one release.
+        norm_squared (Choquette-Choo et al. 2023, th. 2), with the largest number of releases of one
+        device and the largest Euclidean norm of its update in a release.
         """
         return participations * units**2 * self.norm_squared
 
@@ -141,11 +135,7 @@ class CorrelatedNoise:
     def release(
         self, total: IntegerVector, memory: NoiseMemory
     ) -> tuple[NDArray[np.float64], NoiseMemory]:
-        """Return the noisy estimate of the sum of a round, and the next memory.
-
-        Args:
-            total: Exact sum of the round, int64 ``[size]``.
-            memory: Memory returned by the previous release.
+        """Return the noisy estimate of the sum of a round, int64 ``[size]``, and the next memory.
 
         Raises:
             WeightsError: The total is not an int64 vector of the size of the memory.

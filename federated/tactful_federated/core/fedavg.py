@@ -77,15 +77,10 @@ class RoundSettings:
 
 @dataclass(frozen=True, eq=False)
 class ServerState:
-    """State of a run between two rounds.
+    """State of a run between two rounds."""
 
-    Attributes:
-        round: Number of rounds so far, including void ones.
-        model: Model and moments; `model.steps` counts the rounds that were not void.
-    """
-
-    round: int
-    model: ModelState
+    round: int  # number of rounds so far, including void ones
+    model: ModelState  # model and moments; `model.steps` counts the rounds that were not void
 
 
 @dataclass(frozen=True)
@@ -99,25 +94,15 @@ class Tally:
 
 @dataclass(frozen=True)
 class RoundResult:
-    """Public figures of one round.
+    """Public figures of one round, on the devices' held-out baskets after it."""
 
-    Attributes:
-        round: Number of the round, from 1.
-        loss: Mean -log p(answer) in nats on the devices' held-out baskets, after the round.
-        top1: Share of answers ranked first.
-        top5: Share of answers among the first five.
-        reports: Updates that were used.
-        refused: Updates that were invalid.
-        void: True if too few updates arrived, so the model did not change.
-    """
-
-    round: int
-    loss: float
-    top1: float
-    top5: float
-    reports: int
-    refused: int = 0
-    void: bool = False
+    round: int  # from 1
+    loss: float  # mean -log p(answer) in nats
+    top1: float  # share of answers ranked first
+    top5: float  # share of answers among the first five
+    reports: int  # updates that were used
+    refused: int = 0  # updates that were invalid
+    void: bool = False  # whether too few updates arrived, so that the model did not change
 
 
 def start(weights: Vector) -> ServerState:
@@ -147,21 +132,12 @@ def apply_reports(
     reports: Iterable[tuple[int, Vector]],
     settings: RoundSettings,
 ) -> tuple[ServerState, Tally]:
-    """Apply the updates of one round to the model.
+    """Apply the updates of one round, in order of arrival, to the model.
 
     An update is used if its device was asked and has not reported yet, and if it is a finite
     float32 vector of the size of the model with a norm of at most `update_norm`. The first
     `report_goal` of them are used; with fewer than `minimum_reports` the round is void and the
     model does not change. The result depends on the set of updates, not on their order.
-
-    Args:
-        state: State before the round.
-        asked: The cohort.
-        reports: (device, update) in order of arrival; reading stops at the report goal.
-        settings: Settings of the round.
-
-    Returns:
-        State after the round, and the counts of updates.
     """
     number, model = state.round + 1, state.model
     accepted: dict[int, Vector] = {}
@@ -231,17 +207,8 @@ def run_rounds(
             state, cohort, population.train(cohort, state.model.broadcast(), number), settings
         )
         score = sum(population.evaluate(ids, state.model.release(), number).values(), Score())
-        results.append(
-            RoundResult(
-                round=number,
-                loss=score.mean_loss,
-                top1=score.top1_rate,
-                top5=score.top5_rate,
-                reports=tally.reports,
-                refused=tally.refused,
-                void=tally.void,
-            )
-        )
+        figures = score.mean_loss, score.top1_rate, score.top5_rate
+        results.append(RoundResult(number, *figures, tally.reports, tally.refused, tally.void))
         if progress is not None:
             progress(results[-1])
     return state, results

@@ -22,16 +22,12 @@ class FixedPoint:
     """Integer grid of updates: the norm `update_norm` is `units` on the grid.
 
     Guarantee: rounding is towards zero and never increases a norm. The integers have a Euclidean
-    norm of at most `units`, exactly, so the sensitivity of their sum to one device is `units`.
-
-    Attributes:
-        update_norm: Largest Euclidean norm of an update, above 0.
-        units: The same norm on the grid, 1 to 2^24; from 2^16 on the rounding error is small for
-            tens of thousands of parameters.
+    norm of at most `units`, exactly, so the sensitivity of their sum to one device is `units`. From
+    2^16 units on the rounding error is small for tens of thousands of parameters.
     """
 
-    update_norm: float
-    units: int
+    update_norm: float  # largest Euclidean norm of an update, above 0
+    units: int  # the same norm on the grid, 1 to 2^24
 
     def __post_init__(self) -> None:
         """Raise `SettingsError` on a setting outside its range."""
@@ -45,10 +41,7 @@ class FixedPoint:
         )
 
     def encode(self, update: Vector) -> IntegerVector:
-        """Clip an update and round it to the grid.
-
-        Returns:
-            int64 of the same shape with an exact Euclidean norm of at most `units`.
+        """Clip an update and round it to the grid, to int64 with a norm of at most `units`.
 
         Raises:
             WeightsError: The update holds a value that is not finite.

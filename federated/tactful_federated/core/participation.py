@@ -30,15 +30,13 @@ class Participation:
 
         device  times  latest  before  round
         "17"    2      9       3       11
-
-    Args:
-        path: Path of the file.
-        times: Largest number of releases of one device.
-        separation: Smallest distance in releases between two participations of a device.
     """
 
     def __init__(self, path: Path, *, times: int, separation: int) -> None:
-        """Open or create the ledger."""
+        """Open or create the ledger.
+
+        A device takes part in at most `times` releases, at least `separation` releases apart.
+        """
         self._times, self._separation = times, separation
         self._file = sqlite3.connect(path, isolation_level=None)
         self._file.execute("PRAGMA synchronous = FULL")
@@ -50,13 +48,7 @@ class Participation:
     def eligible(
         self, devices: Iterable[int], release: int, round_number: int = _NO_ROUND
     ) -> list[int]:
-        """Return the devices that may take part in a release, in ascending order.
-
-        Args:
-            devices: Candidates.
-            release: Number of the release.
-            round_number: Round in which they would be asked, if there are rounds.
-        """
+        """Return the devices that may take part in a release, and be asked in a round, sorted."""
         first_rounds = self.free_from(devices, release, round_number)
         return sorted(device for device, first in first_rounds.items() if first <= round_number)
 
@@ -81,12 +73,7 @@ class Participation:
         return {device: first for device, (barred, first) in restrictions.items() if not barred}
 
     def charge(self, devices: Sequence[int], release: int, round_number: int | None = None) -> None:
-        """Charge devices for a release, durably, all or none.
-
-        Args:
-            devices: Devices to be asked.
-            release: Number of the release.
-            round_number: Round in which they are asked, if there are rounds.
+        """Charge devices for a release, durably, all or none, before they are asked in a round.
 
         Raises:
             BudgetError: A device may not take part.

@@ -71,9 +71,6 @@ def evaluator(evaluate: Callable[[Vector], Score]) -> Callable[[Vector, int], Ve
     """Return the function that answers evaluations on a device, instead of a trainer.
 
     The norm of an answer is at most 1 for every history, and each device has the same weight.
-
-    Args:
-        evaluate: Scores weights on the held-out visits of the device.
     """
 
     def answer(weights: Vector, round_number: int) -> Vector:
@@ -120,11 +117,7 @@ class PrivateEvaluations:
         return len(self._run.able(devices))
 
     def evaluate(self, weights: Vector, collector: Collector) -> Evaluation:
-        """Evaluate a model on a cohort.
-
-        Args:
-            weights: Weights to score.
-            collector: Sums the answers of devices, whose trainer is an `evaluator`.
+        """Evaluate a model on a cohort of devices whose trainer is an `evaluator`.
 
         Raises:
             BudgetError: All evaluations of the plan are spent.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,7 +19,6 @@ from tactful_federated.core.correlated_noise import CorrelatedNoise, NoiseMemory
 from tactful_federated.core.fixed_point import IntegerVector
 from tactful_federated.core.participation import Participation
 from tactful_federated.core.plan import TrainingPlan
-from tactful_federated.core.polling import Polling
 from tactful_federated.core.server_optimizer import Doubles, ModelState, Optimizer, step
 from tactful_federated.errors import BudgetError, CheckpointError
 from tactful_federated.model.vectors import Vector
@@ -30,14 +30,12 @@ _log = logging.getLogger(__name__)
 class Collected:
     """Sum of the updates of a cohort.
 
-    Attributes:
-        total: Sum of updates on the grid of the plan, int64 ``[parameters]``.
-        reports: Number of devices in the sum. An invalid update counts as a report of zeros, since
-            the content of an update must not decide whether a round is released.
+    An invalid update counts as a report of zeros, since the content of an update must not decide
+    whether a round is released.
     """
 
-    total: IntegerVector
-    reports: int
+    total: IntegerVector  # sum of updates on the grid of the plan, int64 [parameters]
+    reports: int  # number of devices in the sum
 
 
 class Collector(Protocol):
@@ -69,14 +67,23 @@ class Outcome:
     reason: str = ""
 
 
-def wait_for_devices(available: Callable[[], int], needed: int, polling: Polling) -> None:
-    """Wait until enough devices can be asked; logs one warning.
+@dataclass(frozen=True)
+class Polling:
+    """Interval and clock of a loop that waits.
 
-    Args:
-        available: Counts the devices that can be asked now.
-        needed: Number of devices to wait for.
-        polling: Interval and clock.
+    Attributes:
+        interval: Seconds between two polls, above 0.
+        monotonic: Returns seconds of a clock that never goes back.
+        sleep: Waits for a number of seconds.
     """
+
+    interval: float = 1.0
+    monotonic: Callable[[], float] = time.monotonic
+    sleep: Callable[[float], None] = time.sleep
+
+
+def wait_for_devices(available: Callable[[], int], needed: int, polling: Polling) -> None:
+    """Wait until enough devices can be asked; logs one warning."""
     warned = False
     while (count := available()) < needed:
         if not warned:
@@ -189,11 +196,7 @@ class PrivateTraining:
         return sorted(device for device, first in first_rounds.items() if first <= self.round + 1)
 
     def run_round(self, collector: Collector, weights: Vector | None = None) -> Outcome:
-        """Run one round.
-
-        Args:
-            collector: Asks the devices.
-            weights: Public weights to send, if not those of the run.
+        """Run one round; `weights` are public ones to send instead of those of the run.
 
         Raises:
             BudgetError: All releases of the plan are spent.

@@ -1,7 +1,7 @@
 """Simulated cohorts that train together: the steps of `Device.train`, stacked.
 
 The operations of a small model are too short to use a processor well, so the devices of a round are
-stacked along one more axis (`stacked_lstm.py`). Each device still has its own copy of the weights,
+stacked along one more axis (`lstm_batched.py`). Each device still has its own copy of the weights,
 shuffling, gradient clipping and update.
 """
 
@@ -108,17 +108,11 @@ class SimulatedPopulation:
         return stacked
 
     def _batches(self, device: int, round_number: int) -> list[NDArray[np.int64]]:
-        """Return the rows of each step, like `Device.train`; skip steps without question."""
+        """Return the rows of each step, like `Device.train`."""
         questions, settings = self._questions[device], self._settings
         shuffle = np.random.default_rng((self._seed + device, round_number))
-        batches = []
-        for _ in range(settings.epochs):
-            order = shuffle.permutation(len(questions.inputs))
-            for first in range(0, len(order), settings.batch_size):
-                rows = order[first : first + settings.batch_size]
-                if (questions.answers[rows] != PAD).any():
-                    batches.append(rows)
-        return batches
+        epochs = range(settings.epochs)
+        return [rows for _ in epochs for rows in questions.batches(settings.batch_size, shuffle)]
 
 
 def _stack(

@@ -96,11 +96,9 @@ class EventStore:
         self._wipe(withdrawn=True)
 
     def add(self, categories: Sequence[str], at: float | None = None) -> None:
-        """Store a visit.
+        """Store a visit: the categories of its lines in any order, and its time.
 
-        Args:
-            categories: Categories of its lines, in any order.
-            at: Time in seconds since the epoch; None or a future time is now.
+        The time is in seconds since the epoch; None or a future one is now.
 
         Raises:
             ConsentError: The user did not consent.

@@ -17,16 +17,14 @@ from tactful_federated.device.event_store import EventStore
 from tactful_federated.device.intent import FIRED
 from tactful_federated.device.ledger import DeviceLedger
 from tactful_federated.device.limits import latest
-from tactful_federated.errors import ConsentError, SettingsError, missing_extra, require
+from tactful_federated.errors import ConsentError, SettingsError, extra, require
 from tactful_federated.model.vectors import Vector
 from tactful_federated.secagg.messages import Enrolment, Session
 from tactful_federated.secagg.round import SecureRounds, Trainer
 from tactful_federated.transport.certificates import node_key, public_pem, secret_file
 
-try:
+with extra():
     from flwr.clientapp import ClientApp
-except ModuleNotFoundError as error:
-    raise missing_extra(error) from error
 
 if TYPE_CHECKING:
     from tactful_federated.device.trainer import Device

@@ -23,7 +23,7 @@ from tactful_federated.device.event_store import EventStore
 from tactful_federated.device.model_package import ModelSlot
 from tactful_federated.device.personalise import MOST_VISITS, Part, Personal, personalise
 from tactful_federated.errors import require
-from tactful_federated.model.lstm_numpy import IntentPredictor, mean_loss
+from tactful_federated.model.lstm_numpy import IntentPredictor
 from tactful_federated.model.tokens import BOUNDARY, FIRST_CATEGORY, Vocabulary, windows
 from tactful_privacy.mechanisms.local import RandomizedResponse
 
@@ -119,9 +119,7 @@ class DeviceIntent:
     def install(self, package: bytes, *, worse: float = WORSE) -> None:
         """Install a new model unless it is worse on the visits of the user.
 
-        Args:
-            package: Package from `pack_model`.
-            worse: Nats a question by which it may be worse than the installed model.
+        It may be worse than the installed model by `worse` nats a question.
 
         Raises:
             PackageError: The model is refused; the installed one is unchanged.
@@ -238,7 +236,7 @@ class DeviceIntent:
         questions = windows(self._vocabulary.sequence(visits[-MOST_VISITS:]))
         if not questions.steps:
             return 0.0
-        return mean_loss(*predictor.questions(questions), predictor.temperature)
+        return predictor.loss(questions)
 
     def _last_report(self) -> _Report | None:
         try:

@@ -26,9 +26,6 @@ class DeviceLedger:
     `plan.separation` rounds apart. (The plan counts releases, which are at most as many as rounds,
     so allowed requests are never refused. If a server counts void rounds as releases, only the
     bound on the number of participations detects it.)
-
-    Args:
-        path: Path of the file.
     """
 
     def __init__(self, path: Path) -> None:

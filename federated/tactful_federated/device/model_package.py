@@ -21,23 +21,14 @@ _LABEL = b"tactful intent model 1\0"
 
 
 class ModelPackage(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """Content of a model package.
+    """Content of a model package."""
 
-    Attributes:
-        version: Version, increasing with each package.
-        vocabulary: Fingerprint of the public vocabulary.
-        embedding: Width of a token's vector.
-        hidden: Width of the LSTM state.
-        temperature: Divisor of the logits.
-        weights: Flat float32, little-endian.
-    """
-
-    version: int
-    vocabulary: str
+    version: int  # increasing with each package
+    vocabulary: str  # fingerprint of the public vocabulary
     embedding: int
     hidden: int
     temperature: float
-    weights: bytes
+    weights: bytes  # flat float32, little-endian
 
     def predictor(self, vocabulary: Vocabulary) -> IntentPredictor:
         """Return the predictor of the model.

@@ -20,7 +20,7 @@ from tactful_federated.errors import require
 from tactful_federated.model.lstm_batched import StackedModel
 from tactful_federated.model.lstm_numpy import IntentPredictor, fit_temperature, mean_loss
 from tactful_federated.model.settings import TrainerSettings
-from tactful_federated.model.tokens import PAD, Vocabulary, Windows, split_by_time, windows
+from tactful_federated.model.tokens import Vocabulary, Windows, split_by_time, windows
 from tactful_federated.model.vectors import Vector, layer_shapes, layers
 
 Part = Literal["head", "all"]
@@ -35,18 +35,11 @@ _SETTINGS = TrainerSettings(epochs=8, learning_rate=0.5, held_out=0.25)
 
 @dataclass(frozen=True, eq=False)
 class Personal:
-    """Personal model of a user.
+    """Personal model of a user, and losses in nats a question on the held-out latest visits."""
 
-    Attributes:
-        predictor: Predictor with a temperature fitted to the user.
-        shared_loss: Loss of the shared model on the held-out latest visits, in nats a question; NaN
-            without questions.
-        own_loss: Loss of the personal model on the same visits, never higher.
-    """
-
-    predictor: IntentPredictor
-    shared_loss: float
-    own_loss: float
+    predictor: IntentPredictor  # with a temperature fitted to the user
+    shared_loss: float  # of the shared model; NaN without questions
+    own_loss: float  # of the personal model, never higher
 
 
 def personalise(
@@ -87,11 +80,11 @@ def personalise(
     if not held_out.steps:
         return Personal(shared, math.nan, math.nan)
     with ThreadpoolController().limit(limits=1, user_api="blas"):
-        shared_loss = mean_loss(*shared.questions(held_out), shared.temperature)
+        shared_loss = shared.loss(held_out)
         best, least = shared, shared_loss
         for weights in _epochs(shared, past, part, settings, seed):
-            tried = _with(shared, weights, shared.temperature)
-            loss = mean_loss(*tried.questions(held_out), tried.temperature)
+            tried = shared.replaced(weights)
+            loss = tried.loss(held_out)
             if loss < least:
                 best, least = tried, loss
         if held_out.steps >= _FEWEST_TO_CALIBRATE:
@@ -99,7 +92,7 @@ def personalise(
             temperature = fit_temperature(logits, answers)
             loss = mean_loss(logits, answers, temperature)
             if loss < least:
-                best, least = _with(best, best.weights, temperature), loss
+                best, least = best.replaced(best.weights, temperature), loss
     return Personal(best, shared_loss, least)
 
 
@@ -114,12 +107,8 @@ def _epochs(
         layer[...] = True
     weights, shuffle = shared.weights.copy(), np.random.default_rng(seed)
     for _ in range(settings.epochs):
-        order = shuffle.permutation(len(past.inputs))
-        for first in range(0, len(order), settings.batch_size):
-            rows = order[first : first + settings.batch_size]
+        for rows in past.batches(settings.batch_size, shuffle):
             answers = past.answers[rows].astype(np.int64)
-            if not (answers != PAD).any():
-                continue
             inputs = past.inputs[rows].astype(np.int64)
             gradient = model.gradient(weights[None], inputs[None], answers[None])[0]
             gradient += np.float32(settings.proximal) * (weights - shared.weights)
@@ -130,13 +119,3 @@ def _epochs(
         if not np.isfinite(weights).all():
             return
         yield weights
-
-
-def _with(model: IntentPredictor, weights: Vector, temperature: float) -> IntentPredictor:
-    return IntentPredictor(
-        weights,
-        model.vocabulary_size,
-        embedding=model.embedding,
-        hidden=model.hidden,
-        temperature=temperature,
-    )

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from tactful_federated.errors import missing_extra
+from tactful_federated.errors import extra
 from tactful_federated.model.lstm_torch import IntentModel
 from tactful_federated.model.scores import Score
 from tactful_federated.model.settings import TrainerSettings
@@ -16,17 +16,16 @@ from tactful_federated.model.tokens import (
     FIRST_CATEGORY,
     PAD,
     Vocabulary,
+    Windows,
     split_by_time,
     windows,
 )
 from tactful_federated.model.vectors import Vector, clip_to_norm
 
-try:
+with extra():
     import torch
     from torch import Tensor
     from torch.nn import functional
-except ModuleNotFoundError as error:
-    raise missing_extra(error) from error
 
 _log = logging.getLogger(__name__)
 
@@ -61,21 +60,15 @@ class Device:
         self._model = model
         self._seed = seed
         self._history, cut = split_by_time(history, vocabulary, self.settings.held_out)
-        self._training = _questions(self._history[:cut], 1, self.settings)
-        self._evaluation = _questions(self._history, cut, self.settings)
+        self._training = self._windows(self._history[:cut], 1)
+        self._evaluation = self._windows(self._history, cut)
 
     def train(self, weights: Vector, round_number: int) -> Vector:
         """Train on the history from `weights` and return the clipped change.
 
-        On one machine, equal weights, rounds and devices give bit-equal updates.
-
-        Args:
-            weights: Global weights, flat float32 of the model's size.
-            round_number: Number of the round; it selects the shuffling.
-
-        Returns:
-            Flat float32 of the same shape, Euclidean norm at most `settings.update_norm`; zero
-            if the history has no question.
+        The Euclidean norm is at most `settings.update_norm`; it is zero if the history has no
+        question. On one machine, equal weights, rounds (for the shuffling) and devices give
+        bit-equal updates.
 
         Raises:
             WeightsError: The weights do not fit, or training diverged.
@@ -83,14 +76,11 @@ class Device:
         self._model.load_vector(weights)
         parameters = list(self._model.parameters())
         initial = [parameter.detach().clone() for parameter in parameters]
-        inputs, answers = self._training
+        inputs, answers = _tensors(self._training)
         shuffle = np.random.default_rng((self._seed, round_number))
         for _ in range(self.settings.epochs):
-            order = torch.from_numpy(shuffle.permutation(len(inputs)))
-            for rows in torch.split(order, self.settings.batch_size):
+            for rows in self._training.batches(self.settings.batch_size, shuffle):
                 asked = answers[rows] != PAD
-                if not asked.any():
-                    continue
                 logits = self._model(inputs[rows], asked)
                 loss = functional.cross_entropy(logits, answers[rows][asked] - FIRST_CATEGORY)
                 gradients = torch.autograd.grad(loss, parameters)
@@ -109,7 +99,7 @@ class Device:
             WeightsError: The weights do not fit.
         """
         self._model.load_vector(weights)
-        inputs, answers = self._evaluation
+        inputs, answers = _tensors(self._evaluation)
         asked = answers != PAD
         if not asked.any():
             return Score()
@@ -119,11 +109,12 @@ class Device:
             ranked = logits.topk(min(5, logits.shape[1]), dim=1).indices == truth[:, None]
             loss = functional.cross_entropy(logits, truth, reduction="sum")
         return Score(
-            steps=len(truth),
-            top1=int(ranked[:, 0].sum()),
-            top5=int(ranked.sum()),
-            loss=float(loss),
+            steps=len(truth), top1=int(ranked[:, 0].sum()), top5=int(ranked.sum()), loss=float(loss)
         )
+
+    def _windows(self, sequence: NDArray[np.int64], start: int) -> Windows:
+        scored, context = self.settings.scored, self.settings.context
+        return windows(sequence, start=start, scored=scored, context=context)
 
     def _step(self, parameters: Sequence[Tensor], gradients: Sequence[Tensor]) -> None:
         # Plain SGD without torch.optim, whose import loads a compiler and takes seconds.
@@ -136,8 +127,5 @@ class Device:
                 parameter.sub_(gradient, alpha=step)
 
 
-def _questions(
-    sequence: NDArray[np.int64], start: int, settings: TrainerSettings
-) -> tuple[Tensor, Tensor]:
-    asked = windows(sequence, start=start, scored=settings.scored, context=settings.context)
+def _tensors(asked: Windows) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(asked.inputs), torch.from_numpy(asked.answers)

@@ -12,9 +12,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tactful_federated.errors import HistoryError, SettingsError, missing_extra, require
+from tactful_federated.errors import HistoryError, SettingsError, extra, require
 
-try:
+with extra():
     import torch
     from opacus import GradSampleModule
     from opacus.accountants import PRVAccountant
@@ -22,8 +22,6 @@ try:
     from opacus.utils.uniform_sampler import UniformWithReplacementSampler
     from opacus.validators import ModuleValidator
     from torch import Tensor, nn
-except ImportError as error:
-    raise missing_extra(error) from error
 
 PerExampleLoss = Callable[[Tensor, Tensor], Tensor]
 
@@ -54,11 +52,7 @@ class CentralSettings:
     learning_rate: float
 
     def __post_init__(self) -> None:
-        """Check the ranges.
-
-        Raises:
-            SettingsError: A setting lies outside its range.
-        """
+        """Raise `SettingsError` on a setting outside its range."""
         require(self.steps >= 1, f"steps is {self.steps}: give 1 or more")
         require(0 < self.sample_rate <= 1, f"sample_rate is {self.sample_rate}: give (0, 1]")
         require(0 < self.delta < 1, f"delta is {self.delta}: give a number between 0 and 1")
@@ -72,16 +66,9 @@ class CentralSettings:
 
 @dataclass(frozen=True)
 class CentralTraining:
-    """Result of training: its privacy loss and number of steps.
+    """Result of training: its privacy loss and number of steps."""
 
-    Attributes:
-        epsilon: Upper bound on the privacy loss of one row over the steps taken.
-        delta: Delta of that bound.
-        steps: Updates taken.
-        unit: Unit of protection.
-    """
-
-    epsilon: float
+    epsilon: float  # upper bound on the privacy loss of one row over the steps taken, at delta
     delta: float
     steps: int
     unit: str = "one person, who is one row; added or removed"
@@ -149,11 +136,23 @@ def train_privately(
     model.train()
     per_example = GradSampleModule(model, loss_reduction="sum")
     try:
-        optimizer = _optimizer(per_example, settings, generator)
+        optimizer = DPOptimizer(
+            torch.optim.SGD(per_example.parameters(), settings.learning_rate),
+            noise_multiplier=settings.noise_multiplier,
+            max_grad_norm=settings.clipping_norm,
+            expected_batch_size=settings.expected_batch,
+            generator=generator,
+        )
         optimizer.attach_step_hook(
             accountant.get_optimizer_hook_fn(sample_rate=settings.sample_rate)
         )
-        for rows in _samples(len(inputs), settings, generator):
+        samples = UniformWithReplacementSampler(
+            num_samples=len(inputs),
+            sample_rate=settings.sample_rate,
+            generator=generator,
+            steps=settings.steps,
+        )
+        for rows in samples:  # a step may have none
             optimizer.zero_grad()
             if rows:
                 total = loss(per_example(inputs[rows]), targets[rows]).sum()
@@ -166,30 +165,6 @@ def train_privately(
         epsilon=float(accountant.get_epsilon(settings.delta)),
         delta=settings.delta,
         steps=sum(steps for _, _, steps in accountant.history),
-    )
-
-
-def _optimizer(
-    model: nn.Module, settings: CentralSettings, generator: torch.Generator
-) -> DPOptimizer:
-    return DPOptimizer(
-        torch.optim.SGD(model.parameters(), settings.learning_rate),
-        noise_multiplier=settings.noise_multiplier,
-        max_grad_norm=settings.clipping_norm,
-        expected_batch_size=settings.expected_batch,
-        generator=generator,
-    )
-
-
-def _samples(
-    rows: int, settings: CentralSettings, generator: torch.Generator
-) -> UniformWithReplacementSampler:
-    """Return the rows of each step; a step may have none."""
-    return UniformWithReplacementSampler(
-        num_samples=rows,
-        sample_rate=settings.sample_rate,
-        generator=generator,
-        steps=settings.steps,
     )
 
 

@@ -35,13 +35,7 @@ class _Trace(NamedTuple):
 
 
 class StackedModel:
-    """Loss and gradient of an `IntentModel` for a stack of devices.
-
-    Args:
-        vocabulary_size: Number of tokens, including reserved ones.
-        embedding: Width of a token's vector.
-        hidden: Width of the LSTM state.
-    """
+    """Loss and gradient of an `IntentModel` for a stack of devices."""
 
     def __init__(self, vocabulary_size: int, *, embedding: int = 32, hidden: int = 32) -> None:
         """Compute the shapes of the layers."""
@@ -54,15 +48,10 @@ class StackedModel:
         self._scale, self._shift = half, _ONE - half
 
     def gradient(self, weights: Floats, inputs: Tokens, answers: Tokens) -> Floats:
-        """Return the gradient of the mean loss of each device by its weights.
+        """Return the gradient of the mean loss of each device by its weights, in nats.
 
-        Args:
-            weights: `[devices, size]`.
-            inputs: Tokens, `[devices, rows, length]`.
-            answers: Answers, same shape; `PAD` is not asked. Each device has at least one.
-
-        Returns:
-            Gradient in nats, `[devices, size]`.
+        Weights and gradient are `[devices, size]`; inputs and answers are tokens,
+        `[devices, rows, length]`. `PAD` is not asked, and each device has at least one answer.
         """
         table, input_weights, recurrent_weights, bias1, bias2, out, out_bias = layers(
             weights, self._shapes

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import io
+import warnings
 from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tactful_federated.errors import SettingsError, VocabularyError, missing_extra
+from tactful_federated.errors import SettingsError, VocabularyError, extra
+from tactful_federated.model.lstm_numpy import require_temperature
 from tactful_federated.model.tokens import BOUNDARY, FIRST_CATEGORY, PAD
 from tactful_federated.model.vectors import Vector, check_vector, parameter_count
 
-try:
+with extra():
     import torch
     from torch import Tensor, nn
-except ModuleNotFoundError as error:
-    raise missing_extra(error) from error
+    from torch.nn import functional
 
 MAX_PARAMETERS: Final = 50_000
 """Largest model: phones train, send and receive it every round."""
@@ -132,3 +134,52 @@ class IntentModel(nn.Module):
             last = torch.arange(len(tokens))[None] == len(tokens) - 1
             probabilities = torch.softmax(self(inputs, last)[0].double(), dim=-1).numpy()
         return np.concatenate([np.zeros(FIRST_CATEGORY), probabilities])
+
+
+class _NextToken(nn.Module):
+    """Map tokens, int64 `[rows, length]`, to probabilities `[rows, vocabulary]`."""
+
+    def __init__(self, model: IntentModel, temperature: float) -> None:
+        super().__init__()
+        self.embedding, self.lstm, self.output = model.embedding, model.lstm, model.output
+        self.temperature, self.reserved = temperature, FIRST_CATEGORY
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        embedded = self.embedding(tokens)
+        states, _ = self.lstm(embedded)
+        logits = self.output(torch.cat([states[:, -1], embedded[:, -1]], dim=-1))
+        probabilities = torch.softmax(logits / self.temperature, dim=-1)
+        return functional.pad(probabilities, (self.reserved, 0))
+
+
+def to_torchscript(
+    weights: Vector,
+    vocabulary_size: int,
+    *,
+    embedding: int = 32,
+    hidden: int = 32,
+    temperature: float = 1.0,
+) -> bytes:
+    """Return a program for `torch.jit.load`: tokens to probabilities of the next one.
+
+    Args:
+        weights: Flat float32, in the order of `IntentModel.vector`.
+        vocabulary_size: Number of tokens, including reserved ones.
+        embedding: Width of a token's vector.
+        hidden: Width of the LSTM state.
+        temperature: Divisor of the logits, above 0; see `fit_temperature`.
+
+    Raises:
+        WeightsError: The vector does not fit.
+        SettingsError: A size or the temperature is out of range.
+    """
+    require_temperature(temperature)
+    model = IntentModel(vocabulary_size, embedding=embedding, hidden=hidden)
+    model.load_vector(weights)
+    module = _NextToken(model, temperature).eval().requires_grad_(requires_grad=False)
+    out = io.BytesIO()
+    with warnings.catch_warnings():
+        # Torch deprecates this format, but its mobile runtime reads no other.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        torch.jit.save(torch.jit.script(module), out)
+    return out.getvalue()

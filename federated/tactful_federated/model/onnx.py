@@ -11,15 +11,13 @@ from typing import Final
 
 import numpy as np
 
-from tactful_federated.errors import missing_extra
+from tactful_federated.errors import extra
 from tactful_federated.model.lstm_numpy import require_temperature
 from tactful_federated.model.tokens import FIRST_CATEGORY
 from tactful_federated.model.vectors import Vector, checked_layers
 
-try:
+with extra("onnx"):
     from onnx import NodeProto, TensorProto, checker, helper, numpy_helper
-except ModuleNotFoundError as error:
-    raise missing_extra(error, extra="onnx") from error
 
 OPSET: Final = 17
 """Version of the operator set; runtimes support it since 2022."""

@@ -13,18 +13,8 @@ from typing import Final
 import numpy as np
 
 SAMPLE_CATALOGUE: Final = (
-    "bakery",
-    "cheese",
-    "coffee",
-    "fish",
-    "flowers",
-    "fruit",
-    "meat",
-    "milk",
-    "pasta",
-    "soap",
-    "soup",
-    "vegetables",
+    *("bakery", "cheese", "coffee", "fish", "flowers", "fruit"),
+    *("meat", "milk", "pasta", "soap", "soup", "vegetables"),
 )
 """Categories of the generated shoppers."""
 
@@ -34,10 +24,7 @@ _KEEPS = 0.8
 def sample_history(household: int, *, baskets: int = 40, seed: int = 0) -> list[list[str]]:
     """Generate the baskets of one household in time order, deterministically.
 
-    Args:
-        household: Number of the household, at least 0.
-        baskets: Number of baskets, at least 0.
-        seed: Seed of the whole population.
+    The seed is that of the whole population; household and baskets are at least 0.
     """
     random = np.random.default_rng((seed, household))
     count = len(SAMPLE_CATALOGUE)

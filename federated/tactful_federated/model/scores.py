@@ -68,12 +68,7 @@ def paired_difference(
 
     The interval is a percentile bootstrap (Efron & Tibshirani, "An Introduction to the Bootstrap",
     1993, ch. 13) with 2,000 resamples of households, since the questions of one household are not
-    independent.
-
-    Args:
-        first: (hits, questions) of the first predictor for each household.
-        second: The same households and questions for the second one.
-        seed: Seed of the resampling.
+    independent. Both sides hold (hits, questions) of the same households in the same order.
 
     Raises:
         ValueError: The two have different questions, or there are none.

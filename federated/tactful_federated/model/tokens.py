@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Final
@@ -92,14 +92,10 @@ class Vocabulary:
         return self.categories[token - FIRST_CATEGORY]
 
     def sequence(self, baskets: Iterable[Sequence[str]]) -> NDArray[np.int64]:
-        """Return the token sequence of baskets in time order.
+        """Return the token sequence of baskets in time order, int64 of shape (tokens,).
 
-        Args:
-            baskets: Categories of the lines of each basket, in any order.
-
-        Returns:
-            int64 of shape (tokens,): for each non-empty basket `BOUNDARY`, then each of its
-            categories once, sorted by number of lines (most first), then in catalogue order.
+        For each non-empty basket it holds `BOUNDARY`, then each of its categories once, sorted by
+        number of lines (most first), then in catalogue order.
         """
         out: list[int] = []
         for basket in baskets:
@@ -128,6 +124,14 @@ class Windows:
     def steps(self) -> int:
         """Number of questions scored."""
         return int(np.count_nonzero(self.answers != PAD))
+
+    def batches(self, size: int, shuffle: np.random.Generator) -> Iterator[NDArray[np.int64]]:
+        """Yield the rows of each step of an epoch; steps without question are skipped."""
+        order = shuffle.permutation(len(self.inputs))
+        for first in range(0, len(order), size):
+            rows = order[first : first + size]
+            if (self.answers[rows] != PAD).any():
+                yield rows
 
     def compact(self) -> Windows:
         """Return an int16 copy, for simulations of thousands of devices."""
@@ -172,19 +176,11 @@ def windows(
 def split_by_time(
     baskets: Sequence[Sequence[str]], vocabulary: Vocabulary, held_out: float
 ) -> tuple[NDArray[np.int64], int]:
-    """Return the sequence of all baskets and the position of the held-out ones.
+    """Return the sequence of all baskets in time order and the position of the held-out ones.
 
-    Args:
-        baskets: Baskets in time order.
-        vocabulary: Public vocabulary.
-        held_out: Share of the latest baskets to hold out, rounded down to whole baskets.
-
-    Returns:
-        Tokens of shape (tokens,), and `cut`: `tokens[:cut]` is the training part.
+    A share `held_out` of the latest baskets is held out, rounded down to whole baskets. Tokens
+    before the position are the training part.
     """
     training_count = len(baskets) - int(len(baskets) * held_out)
-    past, latest = (
-        vocabulary.sequence(baskets[:training_count]),
-        vocabulary.sequence(baskets[training_count:]),
-    )
-    return np.concatenate([past, latest]), len(past)
+    past = vocabulary.sequence(baskets[:training_count])
+    return np.concatenate([past, vocabulary.sequence(baskets[training_count:])]), len(past)

@@ -59,30 +59,24 @@ class SecureSumDevice:
 
     Call the methods in order, each at most once. An exception in one ends the session on this
     device and deletes its keys.
-
-    Args:
-        session: Session of the invitation.
-        enrolment: Enrolment of this device.
-        identity: Its private key.
-        authority: Key to check enrolments with.
-        claim: Called with the session before the first answer; must raise if this device took part
-            in a session of the same nonce, or in this or a later round of the run.
-        fewest: Smallest sum that the device takes part in, 3 or more.
-        random: Source of cryptographically secure bytes.
     """
 
     def __init__(
         self,
         session: Session,
         enrolment: Enrolment,
-        identity: Ed25519PrivateKey,
-        authority: Ed25519PublicKey,
+        identity: Ed25519PrivateKey,  # of this device
+        authority: Ed25519PublicKey,  # to check enrolments with
         *,
         claim: Callable[[Session], None],
-        fewest: int = 3,
-        random: Callable[[int], bytes] = os.urandom,
+        fewest: int = 3,  # smallest sum that the device takes part in, 3 or more
+        random: Callable[[int], bytes] = os.urandom,  # cryptographically secure bytes
     ) -> None:
-        """Claim the session and draw its keys."""
+        """Claim the session and draw its keys.
+
+        `claim` is called before the first answer. It must raise if this device took part in a
+        session of the same nonce, or in this or a later round of the run.
+        """
         if len(session.nonce) != 32 or session.size < 1:
             raise SecureSumError("a session needs a nonce of 32 bytes and at least one value")
         claim(session)
@@ -147,9 +141,7 @@ class SecureSumDevice:
     def mask(self, boxes: bytes, vector: IntegerVector) -> bytes:
         """Return the third answer: the vector plus all masks, modulo 2^32.
 
-        Args:
-            boxes: Encrypted shares from other members for this device.
-            vector: int64 ``[size]``; the sum must fit 31 bits and a sign.
+        The vector is int64 ``[size]``, and the sum must fit 31 bits and a sign.
 
         Raises:
             SecureSumError: Too few members dealt shares, or a device that is not a member did.
@@ -189,10 +181,8 @@ class SecureSumDevice:
         with self._stage(4):
             listed_survivors = decode(survivors, Survivors).devices
             self._survivors = frozenset(listed_survivors)
-            if (
-                len(listed_survivors) != len(self._survivors)
-                or not self._survivors <= self._dealers
-            ):
+            repeated = len(listed_survivors) != len(self._survivors)
+            if repeated or not self._survivors <= self._dealers:
                 raise SecureSumError("the survivors are not distinct members who dealt shares")
             if self._me not in self._survivors:
                 raise SecureSumError("this device sent its vector and is not among the survivors")

@@ -74,21 +74,13 @@ class Enrolment(_Message, frozen=True, array_like=True, forbid_unknown_fields=Tr
 
 
 class Advert(_Message, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """Stage 1, answer: keys for this session.
+    """Stage 1, answer: keys for this session."""
 
-    Attributes:
-        enrolment: Identity of the sender.
-        box_key: X25519 key to encrypt shares with.
-        mask_key: X25519 key of the pairwise masks.
-        seed_digest: Commitment to the seed of the own mask.
-        signature: Signature of the identity over the session and the fields above.
-    """
-
-    enrolment: Enrolment
-    box_key: bytes
-    mask_key: bytes
-    seed_digest: bytes
-    signature: bytes
+    enrolment: Enrolment  # of the sender
+    box_key: bytes  # X25519 key to encrypt shares with
+    mask_key: bytes  # X25519 key of the pairwise masks
+    seed_digest: bytes  # commitment to the seed of the own mask
+    signature: bytes  # of the identity, over the session and the fields above
 
 
 class Roster(_Message, frozen=True, array_like=True, forbid_unknown_fields=True):

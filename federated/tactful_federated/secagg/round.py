@@ -61,12 +61,7 @@ class SecureRounds:
         self._update: IntegerVector | None = None
 
     def answer(self, stage: int, question: bytes, weights: Vector | None) -> bytes:
-        """Answer one question.
-
-        Args:
-            stage: 1 to 5.
-            question: Message of the server.
-            weights: Weights to train from, at stage 1.
+        """Answer the question of a stage from 1 to 5; the weights come at stage 1.
 
         Raises:
             SecureSumError: The question does not belong to this run or stage, or the session

@@ -10,6 +10,7 @@ opens hundreds of secrets at the same points.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from typing import Final
 
 from tactful_federated.errors import SecureSumError
@@ -23,13 +24,10 @@ _PRIME: Final = (1 << 256) + 297
 def split(
     secret: bytes, threshold: int, holders: int, random: Callable[[int], bytes]
 ) -> list[bytes]:
-    """Return the shares of holders 1, 2, ..., each of 33 bytes.
+    """Return the shares of 32 bytes for holders 1, 2, ..., each of 33 bytes.
 
-    Args:
-        secret: 32 bytes.
-        threshold: Number of shares that determine the secret, 1 to `holders`.
-        holders: Number of shares.
-        random: Source of cryptographically secure bytes.
+    `threshold` of them, 1 to `holders`, determine the secret; `random` must be cryptographically
+    secure.
 
     Raises:
         SecureSumError: The secret or the threshold has the wrong size.
@@ -53,7 +51,8 @@ def split(
     return shares
 
 
-def weights_at_zero(holders: Sequence[int]) -> list[int]:
+@lru_cache(maxsize=8)  # the holders rarely differ between the secrets of a sum
+def weights_at_zero(holders: tuple[int, ...]) -> tuple[int, ...]:
     """Return the Lagrange coefficients of holders for the value at 0.
 
     Raises:
@@ -69,7 +68,7 @@ def weights_at_zero(holders: Sequence[int]) -> list[int]:
                 above = above * other % _PRIME
                 below = below * (other - x) % _PRIME
         weights.append(above * pow(below, -1, _PRIME) % _PRIME)
-    return weights
+    return tuple(weights)
 
 
 def join(shares: Mapping[int, bytes], weights: Sequence[int]) -> bytes:

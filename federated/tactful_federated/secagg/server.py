@@ -48,15 +48,10 @@ Exchange = Callable[[int, Mapping[int, bytes]], Mapping[int, bytes]]
 
 @dataclass(frozen=True, eq=False)
 class SecureTotal:
-    """Result of a secure sum.
+    """Result of a secure sum."""
 
-    Attributes:
-        values: Sum of the survivors' vectors, int64; exact if it fits 31 bits and a sign.
-        devices: The survivors.
-    """
-
-    values: IntegerVector
-    devices: frozenset[int]
+    values: IntegerVector  # sum of the survivors' vectors; exact if it fits 31 bits and a sign
+    devices: frozenset[int]  # the survivors
 
 
 class SecureSumServer:
@@ -170,18 +165,17 @@ class SecureSumServer:
             and set(message.mask_keys) <= dropped
         }
         self._check_size(len(opened), "opened their shares")
-        reconstruction = _Reconstruction(self._members, threshold_of(len(self._members)))
         # total = sum of vectors + own masks of survivors + pair masks with dropped devices; the
         # pair masks among survivors cancel.
         total = self._total
         for device in self._survivors:
-            seed = reconstruction.secret({h: m.seeds.get(device) for h, m in opened.items()})
+            seed = self._secret({h: m.seeds.get(device) for h, m in opened.items()})
             if seed_commitment(self._session, seed) != self._members[device].seed_digest:
                 raise SecureSumError("shares of a seed do not match the commitment of its device")
             total = total - own_mask(seed, self._context, self._session.size)
         for device in sorted(dropped):
             key = X25519PrivateKey.from_private_bytes(
-                reconstruction.secret({h: m.mask_keys.get(device) for h, m in opened.items()})
+                self._secret({h: m.mask_keys.get(device) for h, m in opened.items()})
             )
             if key.public_key().public_bytes_raw() != self._members[device].mask_key:
                 raise SecureSumError("shares of a mask key do not match the key of its device")
@@ -191,6 +185,21 @@ class SecureSumServer:
                 # The inverse of what the survivor added: see `SecureSumDevice.mask`.
                 total = total - mask if other < device else total + mask
         return SecureTotal(total.view(np.int32).astype(np.int64), frozenset(self._survivors))
+
+    def _secret(self, shares: Mapping[int, bytes | None]) -> bytes:
+        """Reconstruct a secret from the shares of its holders, who are numbered from 1."""
+        valid = {
+            place: share
+            for place, device in enumerate(self._members, 1)
+            if (share := shares.get(device)) is not None and len(share) == SHARE_BYTES
+        }
+        threshold = threshold_of(len(self._members))
+        if len(valid) < threshold:
+            raise SecureSumError(
+                f"there are {len(valid)} shares of a secret, and {threshold} are needed"
+            )
+        chosen = dict(list(valid.items())[:threshold])
+        return join(chosen, weights_at_zero(tuple(chosen)))
 
     def _decoded(self, answers: Mapping[int, bytes], kind: type[_T]) -> Iterator[tuple[int, _T]]:
         for device, data in answers.items():
@@ -223,28 +232,3 @@ def sum_in_secret(
     survivors = server.collect(ask(3, boxes))
     agreements = server.gather(ask(4, survivors))
     return server.unmask(ask(5, agreements))
-
-
-class _Reconstruction:
-    """Reconstruction of secrets; caches the weights of holders, which rarely differ."""
-
-    def __init__(self, members: Mapping[int, Advert], threshold: int) -> None:
-        self._places = {device: place for place, device in enumerate(members, 1)}
-        self._threshold = threshold
-        self._weights: dict[tuple[int, ...], list[int]] = {}
-
-    def secret(self, shares: Mapping[int, bytes | None]) -> bytes:
-        valid = {
-            self._places[holder]: share
-            for holder, share in sorted(shares.items())
-            if share is not None and len(share) == SHARE_BYTES
-        }
-        if len(valid) < self._threshold:
-            raise SecureSumError(
-                f"there are {len(valid)} shares of a secret, and {self._threshold} are needed"
-            )
-        chosen = dict(list(valid.items())[: self._threshold])
-        holders = tuple(chosen)
-        if holders not in self._weights:
-            self._weights[holders] = weights_at_zero(holders)
-        return join(chosen, self._weights[holders])

@@ -1,8 +1,9 @@
 """Asynchronous training over a network: no rounds, and late updates count.
 
 A round takes as long as its slowest report. Here a device is asked whenever the limit allows it,
-trains from the newest weights, and its update enters the next release (`buffered.py`). Updates are
-read one by one; secret sums are not possible, since their members are fixed beforehand.
+trains from the newest weights, and its update enters the next release (Nguyen et al., "Federated
+learning with buffered asynchronous aggregation", AISTATS 2022: FedBuff). Updates are read one by
+one; secret sums are not possible, since their members are fixed beforehand.
 """
 
 from __future__ import annotations
@@ -15,27 +16,88 @@ from pathlib import Path
 
 import numpy as np
 
-from tactful_federated.core.buffered import BufferedTraining
 from tactful_federated.core.compression import Encoding
 from tactful_federated.core.invitation import Invitation
-from tactful_federated.core.polling import Polling
-from tactful_federated.core.private_training import Outcome
+from tactful_federated.core.private_training import Outcome, Polling, PrivateTraining
 from tactful_federated.core.server_optimizer import Optimizer
-from tactful_federated.errors import BudgetError, missing_extra, require
+from tactful_federated.errors import BudgetError, WeightsError, extra, require
 from tactful_federated.model.tokens import Vocabulary
-from tactful_federated.model.vectors import Vector
+from tactful_federated.model.vectors import Vector, check_vector, clip_to_norm
 from tactful_federated.serving.rounds import LiveView, open_run, publish, show_round
 from tactful_federated.transport.flower_clear import FlowerPopulation, update_of
 
-try:
+with extra():
     from flwr.app import MessageType
     from flwr.serverapp import Grid
-except ModuleNotFoundError as error:
-    raise missing_extra(error) from error
 
 _log = logging.getLogger(__name__)
 
 _POLLING = Polling(interval=0.5)
+
+
+class BufferedTraining:
+    """Buffer of updates that makes a release for every `plan.report_goal` of them.
+
+    Guarantee: that of its `PrivateTraining`. A participation counts for the release that contains
+    the update, regardless of the age of the weights it was trained from; updates of a device that
+    come too early or too often are refused. A device is charged on disk before its update is added,
+    so a kill loses the buffer but no budget. Weighting old updates only shortens them.
+    """
+
+    def __init__(self, training: PrivateTraining, *, most_stale: int = 20) -> None:
+        """Create an empty buffer of a run, which must not run rounds at the same time.
+
+        `most_stale` is the largest age in releases of the weights an update was trained from.
+        """
+        require(most_stale >= 0, f"most_stale is {most_stale}: give 0 or more")
+        self._training, self._most_stale = training, most_stale
+        self._clear()
+
+    def hand_out(self) -> tuple[Vector, int]:
+        """Return the weights to train from, and the number of their release."""
+        return self._training.weights, self._training.releases
+
+    def able(self, devices: Sequence[int]) -> list[int]:
+        """Return the devices whose updates would be accepted now."""
+        ledger, release = self._training.ledger, self._training.releases
+        if not self._count:  # a buffer lost by a kill is never released
+            ledger.did_not_come(release)
+        return ledger.eligible(devices, release)
+
+    def accept(self, device: int, update: Vector, trained_from: int) -> Outcome | None:
+        """Add one update; return the outcome of the release if the buffer is full.
+
+        An update has the weight ``1 / sqrt(1 + age in releases)``, with the age since the release
+        `trained_from`. One that is not finite or has the wrong shape counts as zeros.
+
+        Raises:
+            BudgetError: The device may not take part now, the update is too old, or all releases
+                are spent. The device is not charged.
+        """
+        self._training.check_budget()
+        stale = self._training.releases - trained_from
+        if not 0 <= stale <= self._most_stale:
+            raise BudgetError(
+                f"an update is {stale} releases old, and {self._most_stale} are allowed"
+            )
+        self._training.ledger.charge([device], self._training.releases)
+        plan = self._training.plan
+        self._count += 1
+        try:
+            bounded = clip_to_norm(check_vector(update, plan.parameters), plan.update_norm)
+            weighted = (bounded / np.float32(np.sqrt(1 + stale))).astype(np.float32)
+            self._total += plan.grid.encode(weighted)
+        except WeightsError:
+            pass  # counts as zeros: the content must not decide whether there is a release
+        if self._count < plan.report_goal:
+            return None
+        total = self._total
+        self._clear()
+        return self._training.release(total)
+
+    def _clear(self) -> None:
+        self._count = 0
+        self._total = np.zeros(self._training.plan.parameters, dtype=np.int64)
 
 
 class FlowerStream:

@@ -8,13 +8,12 @@ import msgspec
 
 from tactful_federated.core.invitation import Invitation, Tier, read_invitation, save_invitation
 from tactful_federated.core.plan import Wishes
-from tactful_federated.core.polling import Polling
 from tactful_federated.core.private_evaluation import (
     Evaluation,
     PrivateEvaluations,
     plan_evaluations,
 )
-from tactful_federated.core.private_training import Collector, wait_for_devices
+from tactful_federated.core.private_training import Collector, Polling, wait_for_devices
 from tactful_federated.errors import BudgetError, HistoryError, require
 from tactful_federated.model.vectors import Vector, check_vector, parameter_count
 from tactful_federated.secagg.messages import FEWEST_DEVICES
@@ -45,11 +44,7 @@ def invite_to_evaluations(
         f"a secret sum needs {FEWEST_DEVICES} devices: raise the report goal",
     )
     invitation = msgspec.structs.replace(
-        trained,
-        run=f"{trained.run}-evaluation",
-        tier=tier,
-        plan=plan,
-        purpose="evaluation",
+        trained, run=f"{trained.run}-evaluation", tier=tier, plan=plan, purpose="evaluation"
     )
     save_invitation(directory / "evaluation.json", invitation)
     return invitation

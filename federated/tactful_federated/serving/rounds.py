@@ -16,16 +16,16 @@ from tactful_federated.core.checkpoint import write_whole
 from tactful_federated.core.compression import Encoding
 from tactful_federated.core.invitation import Invitation, Tier, read_invitation, save_invitation
 from tactful_federated.core.plan import Wishes, plan_noise_in_sum, plan_training
-from tactful_federated.core.polling import Polling
 from tactful_federated.core.private_training import (
     Collector,
     Outcome,
+    Polling,
     PrivateTraining,
     wait_for_devices,
 )
 from tactful_federated.core.server_optimizer import Optimizer
 from tactful_federated.device.model_package import pack_model
-from tactful_federated.errors import SettingsError, missing_extra, require
+from tactful_federated.errors import SettingsError, extra, require
 from tactful_federated.model.settings import TrainerSettings
 from tactful_federated.model.tokens import Vocabulary
 from tactful_federated.model.vectors import Vector
@@ -34,10 +34,8 @@ from tactful_federated.secagg.messages import FEWEST_DEVICES
 from tactful_federated.transport.certificates import secret_file
 from tactful_privacy.durable_files import replacing
 
-try:
+with extra():
     from flwr.serverapp import Grid
-except ModuleNotFoundError as error:
-    raise missing_extra(error) from error
 
 _log = logging.getLogger(__name__)
 

@@ -25,7 +25,7 @@ from tactful_federated.core.plan import Wishes, plan_training
 from tactful_federated.core.private_training import PrivateTraining
 from tactful_federated.core.server_optimizer import Optimizer
 from tactful_federated.device.trainer import Device
-from tactful_federated.errors import HistoryError, missing_extra, require
+from tactful_federated.errors import HistoryError, extra, require
 from tactful_federated.model.lstm_torch import IntentModel
 from tactful_federated.model.sample_data import SAMPLE_CATALOGUE, sample_history
 from tactful_federated.model.settings import TrainerSettings
@@ -34,11 +34,9 @@ from tactful_federated.model.vectors import Vector
 from tactful_federated.secagg.collectors import ClearCollector
 from tactful_federated.transport.flower_clear import FlowerPopulation, client_app
 
-try:
+with extra():
     from flwr.app import Context
     from flwr.serverapp import Grid, ServerApp
-except ModuleNotFoundError as error:
-    raise missing_extra(error) from error
 
 # A child of Flower's logger, since `flwr log` shows only the records of its handler.
 _log = logging.getLogger("flwr.tactful_federated")

@@ -11,7 +11,7 @@ import numpy as np
 
 from tactful_federated.core.fedavg import RoundResult, RoundSettings, run_rounds, start
 from tactful_federated.device.trainer import Device
-from tactful_federated.errors import HistoryError, missing_extra, require
+from tactful_federated.errors import HistoryError, extra, require
 from tactful_federated.model.lstm_torch import IntentModel
 from tactful_federated.model.markov import fit_markov, fit_popularity
 from tactful_federated.model.scores import Difference, Score, paired_difference
@@ -19,10 +19,8 @@ from tactful_federated.model.settings import TrainerSettings
 from tactful_federated.model.tokens import Vocabulary, split_by_time, windows
 from tactful_federated.transport.flower_clear import FlowerPopulation, LocalGrid, client_app
 
-try:
+with extra():
     import torch
-except ModuleNotFoundError as error:
-    raise missing_extra(error) from error
 
 TASK: Final = (
     "Next category of a visit: each basket is read as a set of catalogue categories, the one "
@@ -46,40 +44,22 @@ class SimulationReport:
 
     All rates are over the same `steps` questions: the held-out latest baskets of all devices. The
     baselines are fitted on the pooled training histories, which a federated server does not have.
-
-    Attributes:
-        households: Number of devices.
-        categories: Number of categories of the catalogue.
-        parameters: Number of parameters of the model.
-        steps: Number of questions.
-        rounds: Figures of each round.
-        top1: Share of answers that the final model ranks first.
-        top5: Share of answers among its first five.
-        markov_top1: `top1` of the Markov chain.
-        markov_top5: `top5` of the Markov chain.
-        popularity_top1: `top1` of the most popular categories.
-        popularity_top5: `top5` of the most popular categories.
-        top1_gain: `top1 - markov_top1` with its interval over households.
-        top5_gain: `top5 - markov_top5` with its interval over households.
-        verdict: Comparison with the chain in words.
-        task: Description of the questions.
-        privacy: Statement about privacy.
     """
 
     households: int
     categories: int
     parameters: int
-    steps: int
+    steps: int  # number of questions
     rounds: tuple[RoundResult, ...]
-    top1: float
-    top5: float
+    top1: float  # share of answers that the final model ranks first
+    top5: float  # share of answers among its first five
     markov_top1: float
     markov_top5: float
     popularity_top1: float
     popularity_top5: float
-    top1_gain: Difference
-    top5_gain: Difference
-    verdict: str
+    top1_gain: Difference  # top1 - markov_top1, with its interval over households
+    top5_gain: Difference  # top5 - markov_top5, with its interval over households
+    verdict: str  # comparison with the chain in words
     task: str = TASK
     privacy: str = PRIVACY
 
@@ -184,11 +164,13 @@ def _report(
     total, markov_total, popularity_total = (sum(part, Score()) for part in scores)
     if total.steps == 0:
         raise HistoryError("no held-out basket has a category of the catalogue: nothing to ask")
-    top1_gain = paired_difference(
-        [(s.top1, s.steps) for s in model], [(s.top1, s.steps) for s in markov], seed=seed
-    )
-    top5_gain = paired_difference(
-        [(s.top5, s.steps) for s in model], [(s.top5, s.steps) for s in markov], seed=seed
+    top1_gain, top5_gain = (
+        paired_difference(
+            [(getattr(s, hits), s.steps) for s in model],
+            [(getattr(s, hits), s.steps) for s in markov],
+            seed=seed,
+        )
+        for hits in ("top1", "top5")
     )
     return SimulationReport(
         households=len(model),

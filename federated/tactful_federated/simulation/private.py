@@ -38,21 +38,13 @@ _NORM = 1.0
 
 @dataclass(frozen=True)
 class PrivateSimulation:
-    """Result of a private simulation.
-
-    Attributes:
-        plan: Plan of the run.
-        releases: Number of releases, including those of earlier starts.
-        void: Number of void rounds of this start.
-        before: Score of the initial model on shoppers outside the population.
-        after: Score of the trained model on the same shoppers.
-    """
+    """Result of a private simulation, with scores on shoppers outside the population."""
 
     plan: TrainingPlan
-    releases: int
-    void: int
-    before: Score
-    after: Score
+    releases: int  # including those of earlier starts
+    void: int  # void rounds of this start
+    before: Score  # of the initial model
+    after: Score  # of the trained model
 
 
 @dataclass(frozen=True)

@@ -11,16 +11,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from tactful_federated.device.batched_trainer import SimulatedPopulation
-from tactful_federated.errors import missing_extra, require
+from tactful_federated.errors import extra, require
 from tactful_federated.model.scores import Score
 from tactful_federated.model.tokens import Windows
 from tactful_federated.model.vectors import Vector
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray reads it on import
-try:
+with extra("ray"):
     import ray
-except ModuleNotFoundError as error:
-    raise missing_extra(error, extra="ray") from error
 
 
 class RayPopulation:
@@ -28,12 +26,6 @@ class RayPopulation:
 
     Each worker holds a part of the devices, so only weights and updates are sent. A running Ray is
     used; otherwise one is started on this machine, and `close` stops it.
-
-    Args:
-        questions: Training questions of each device.
-        vocabulary_size: Number of tokens, including reserved ones.
-        workers: Number of Ray workers, 1 or more.
-        settings: Further arguments of `SimulatedPopulation`.
     """
 
     def __init__(
@@ -44,7 +36,7 @@ class RayPopulation:
         workers: int,
         **settings: Any,
     ) -> None:
-        """Start the workers."""
+        """Start the workers; `settings` are further arguments of `SimulatedPopulation`."""
         require(workers >= 1, f"workers is {workers}: give 1 or more")
         self._started_ray = not ray.is_initialized()
         if self._started_ray:

@@ -88,10 +88,6 @@ def node_key(path: Path, *, rotate: bool = False) -> ec.EllipticCurvePrivateKey:
     The key is the pseudonym of the device on a server, so each population has its own key. After a
     rotation the device is unknown until it is enrolled again.
 
-    Args:
-        path: PEM file, readable by its owner only.
-        rotate: Replace an existing key.
-
     Raises:
         SettingsError: The file has another kind of key.
     """
@@ -109,9 +105,7 @@ def node_key(path: Path, *, rotate: bool = False) -> ec.EllipticCurvePrivateKey:
 def private_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
     """Return a private key as unencrypted PEM."""
     return key.private_bytes(
-        serialization.Encoding.PEM,
-        serialization.PrivateFormat.PKCS8,
-        serialization.NoEncryption(),
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
 
 

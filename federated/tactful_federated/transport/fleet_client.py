@@ -14,11 +14,11 @@ from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from tactful_federated.core.polling import Polling
-from tactful_federated.errors import FederatedError, missing_extra
+from tactful_federated.core.private_training import Polling
+from tactful_federated.errors import FederatedError, extra
 from tactful_federated.transport.certificates import public_pem
 
-try:
+with extra():
     import httpx
     from flwr.app import Context, Error, Message, RecordDict
     from flwr.app.message import remove_content_from_message
@@ -47,8 +47,6 @@ try:
     from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
     from flwr.supernode.fleet_http_client import FleetHttpClient
     from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
-except ModuleNotFoundError as error:
-    raise missing_extra(error) from error
 
 _log = logging.getLogger(__name__)
 

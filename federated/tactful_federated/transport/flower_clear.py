@@ -18,6 +18,7 @@ import copy
 import logging
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -30,13 +31,12 @@ from tactful_federated.core.compression import (
     restore,
     to_bytes,
 )
-from tactful_federated.errors import VocabularyError, WeightsError, missing_extra, require
+from tactful_federated.errors import VocabularyError, WeightsError, extra, require
 from tactful_federated.model.scores import Score
 from tactful_federated.model.tokens import Vocabulary
 from tactful_federated.model.vectors import Vector
-from tactful_federated.transport.grid import OneRunGrid
 
-try:
+with extra():
     from flwr.app import (
         ConfigRecord,
         Context,
@@ -50,8 +50,6 @@ try:
     from flwr.serverapp import Grid
     from flwr.supercore.run import Run
     from flwr.supercore.task_identity import TaskIdentity
-except ModuleNotFoundError as error:
-    raise missing_extra(error) from error
 
 if TYPE_CHECKING:
     from tactful_federated.device.trainer import Device
@@ -79,20 +77,15 @@ def client_app(device_of: Callable[[Context], Device]) -> ClientApp:
     @app.evaluate()
     def evaluate(message: Message, context: Context) -> Message:
         score = device_for(message, context).evaluate(_weights(message))
-        counts = MetricRecord(
-            {"steps": score.steps, "top1": score.top1, "top5": score.top5, "loss": score.loss}
-        )
-        return Message(RecordDict({_SCORE: counts}), reply_to=message)
+        return Message(RecordDict({_SCORE: MetricRecord(asdict(score))}), reply_to=message)
 
     return app
 
 
 def training_app(vocabulary: Vocabulary, train: Callable[[Vector, int], Vector]) -> ClientApp:
-    """Return a Flower ClientApp that only trains.
+    """Return a Flower ClientApp that only trains, for servers with this vocabulary.
 
-    Args:
-        vocabulary: Vocabulary of this device; a server with another one gets an error.
-        train: Maps weights and the number of the round to a clipped update.
+    `train` maps weights and the number of the round to a clipped update.
     """
     app = ClientApp()
 
@@ -162,12 +155,9 @@ class FlowerPopulation:
                 continue
             try:
                 counts = cast(Mapping[str, Any], reply.content[_SCORE])
-                scores[reply.metadata.src_node_id] = Score(
-                    steps=int(counts["steps"]),
-                    top1=int(counts["top1"]),
-                    top5=int(counts["top5"]),
-                    loss=float(counts["loss"]),
-                )
+                steps, top1, top5 = (int(counts[name]) for name in ("steps", "top1", "top5"))
+                score = Score(steps, top1, top5, float(counts["loss"]))
+                scores[reply.metadata.src_node_id] = score
             except (KeyError, ValueError, TypeError, OverflowError):  # int(inf) overflows
                 _log.warning("round %d: a reply had no valid counts", round_number)
         return scores
@@ -198,12 +188,7 @@ class FlowerPopulation:
 
 
 def update_of(reply: Message, round_number: int) -> Vector | None:
-    """Return the update of a reply; an empty one on divergence, None on failure.
-
-    Args:
-        reply: Reply to one of `FlowerPopulation.requests`.
-        round_number: Number of the round, for the log.
-    """
+    """Return the update of a reply; an empty one on divergence, None on failure."""
     if reply.has_error():
         _log_failure(reply, round_number)
         return None
@@ -216,6 +201,24 @@ def update_of(reply: Message, round_number: int) -> Vector | None:
     except (KeyError, ValueError, TypeError):
         _log.warning("round %d: a reply had no update", round_number)
         return None
+
+
+class OneRunGrid(Grid):
+    """Flower grid of a single run."""
+
+    def set_run(self, run: Run) -> None:
+        """Do nothing: the run is fixed."""
+
+    def create_message(
+        self,
+        content: RecordDict,
+        message_type: str,
+        dst_node_id: int,
+        group_id: str,
+        ttl: float | None = None,
+    ) -> Message:
+        """Create a message to a node, as Flower's interface requires."""
+        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
 
 
 class LocalGrid(OneRunGrid):
@@ -313,17 +316,13 @@ def _trained(message: Message, train: Callable[[Vector, int], Vector]) -> Messag
     request = _request(message)
     try:
         update = train(_weights(message), request["round"])
-        encoded = compress(update, request["encoding"])
+        values, scale = compress(update, request["encoding"])
     except WeightsError:
         # Answered, since a missing report could decide whether the round is released.
         refusal = ConfigRecord({"reason": _DIVERGED})
         return Message(RecordDict({_REFUSAL: refusal}), reply_to=message)
     answer = ConfigRecord(
-        {
-            "values": to_bytes(encoded.values),
-            "encoding": encoded.values.dtype.name,
-            "scale": encoded.scale,
-        }
+        {"values": to_bytes(values), "encoding": values.dtype.name, "scale": scale}
     )
     return Message(RecordDict({_UPDATE: answer}), reply_to=message)
 

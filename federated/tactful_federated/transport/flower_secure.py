@@ -17,16 +17,14 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 from tactful_federated.core.compression import from_bytes, restore, to_bytes
-from tactful_federated.errors import missing_extra
+from tactful_federated.errors import extra
 from tactful_federated.model.vectors import Vector
 from tactful_federated.secagg.round import SecureRounds
 
-try:
+with extra():
     from flwr.app import ConfigRecord, Context, Message, MessageType, RecordDict
     from flwr.clientapp import ClientApp
     from flwr.serverapp import Grid
-except ModuleNotFoundError as error:
-    raise missing_extra(error) from error
 
 _log = logging.getLogger(__name__)
 

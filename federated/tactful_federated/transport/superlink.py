@@ -26,11 +26,11 @@ from pathlib import Path
 from typing import Any
 
 from tactful_federated.core.checkpoint import lock_directory
-from tactful_federated.errors import FederatedError, missing_extra
+from tactful_federated.errors import FederatedError, extra
 from tactful_federated.transport.certificates import Tls, secret_file
 from tactful_federated.transport.superlink_grid import SuperLinkGrid, runtime_client
 
-try:
+with extra():
     import httpx
     from flwr.cli.build import build_fab_from_files
     from flwr.common.serde import fab_to_proto
@@ -43,8 +43,6 @@ try:
         RuntimeVersionHttpInterceptor,
         SuperExecAuthHttpInterceptor,
     )
-except ModuleNotFoundError as error:
-    raise missing_extra(error) from error
 
 _log = logging.getLogger(__name__)
 
@@ -178,7 +176,7 @@ class SuperLink:
                 "LICENSE": b"Apache-2.0\n",
             }
         )
-        with control_client(self.address, self._authority) as control:
+        with contextlib.closing(control_client(self.address, self._authority)) as control:
             started = _call(
                 lambda: control.StartRun(
                     StartRunRequest(fab=fab_to_proto(Fab(_sha256(bundle), bundle, {})))
@@ -187,7 +185,8 @@ class SuperLink:
         signer = SuperExecAuthHttpInterceptor(
             master_secret=self._secret, protected_methods=frozenset({_ACQUIRE})
         )
-        with runtime_client(self.address, self._authority, [signer]) as executor:
+        client = runtime_client(self.address, self._authority, [signer])
+        with contextlib.closing(client) as executor:
             while True:
                 acquired = _call(
                     lambda: executor.AcquireTask(
@@ -266,21 +265,16 @@ def quiet_environment(home: Path) -> dict[str, str]:
 
 def enrol_node(address: str, authority: bytes, public_key: bytes) -> int:
     """Register a node key with the SuperLink at `address`; see `SuperLink.enrol`."""
-    with control_client(address, authority) as control:
+    with contextlib.closing(control_client(address, authority)) as control:
         request = RegisterNodeRequest(public_key=public_key)
         return int(_call(lambda: control.RegisterNode(request)).node_id)
 
 
-@contextlib.contextmanager
-def control_client(address: str, authority: bytes) -> Iterator[ControlHttpClient]:
-    """Open a client of the Control API for a context."""
-    client = ControlHttpClient.from_server_address(
+def control_client(address: str, authority: bytes) -> ControlHttpClient:
+    """Return a client of the Control API, to be closed."""
+    return ControlHttpClient.from_server_address(
         address, False, authority, [RuntimeVersionHttpInterceptor(component_name="flwr")]
     )
-    try:
-        yield client
-    finally:
-        client.close()
 
 
 def _call(request: Any) -> Any:

@@ -12,11 +12,11 @@ import logging
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, cast
 
-from tactful_federated.core.polling import Polling
-from tactful_federated.errors import missing_extra
-from tactful_federated.transport.grid import OneRunGrid
+from tactful_federated.core.private_training import Polling
+from tactful_federated.errors import extra
+from tactful_federated.transport.flower_clear import OneRunGrid
 
-try:
+with extra():
     from flwr.app import Message
     from flwr.app.message import remove_content_from_message
     from flwr.common.constant import SUPERLINK_NODE_ID
@@ -49,8 +49,6 @@ try:
     from flwr.supercore.run import Run
     from flwr.supercore.runtime import RuntimeHttpClient
     from flwr.supercore.task_identity import TaskIdentity
-except ModuleNotFoundError as error:
-    raise missing_extra(error) from error
 
 _log = logging.getLogger(__name__)
 
@@ -70,25 +68,14 @@ class SuperLinkGrid(OneRunGrid):
     """Grid of the nodes and messages of one run.
 
     Flower keeps the identity of a task per process, so a process can have one grid.
-
-    Args:
-        address: Address of the SuperLink.
-        authority: PEM of the certificate authority.
-        token: Token of the task of the run.
-        polling: Interval and clock.
     """
 
     def __init__(
-        self,
-        address: str,
-        authority: bytes,
-        token: str,
-        *,
-        polling: Polling = _POLLING,
+        self, address: str, authority: bytes, token: str, *, polling: Polling = _POLLING
     ) -> None:
         """Start the task and its heartbeat."""
         self._polling = polling
-        self._client = _runtime_client(
+        self._client = runtime_client(
             address, authority, [RuntimeTokenHttpInterceptor(token=token)]
         )
         self._node = Node(node_id=SUPERLINK_NODE_ID)
@@ -212,21 +199,10 @@ class SuperLinkGrid(OneRunGrid):
         return message
 
 
-@contextlib.contextmanager
 def runtime_client(
     address: str, authority: bytes, interceptors: Sequence[Any]
-) -> Iterator[RuntimeHttpClient]:
-    """Open a client of the Runtime API for a context."""
-    client = _runtime_client(address, authority, interceptors)
-    try:
-        yield client
-    finally:
-        client.close()
-
-
-def _runtime_client(
-    address: str, authority: bytes, interceptors: Sequence[Any]
 ) -> RuntimeHttpClient:
+    """Return a client of the Runtime API, to be closed."""
     return RuntimeHttpClient.from_server_address(
         address,
         False,

@@ -26,59 +26,35 @@ _cursors: msgspec.json.Decoder[dict[str, int]] = msgspec.json.Decoder(dict[str, 
 
 
 class Refused(msgspec.Struct, kw_only=True, frozen=True):
-    """A dead letter that the server refused.
+    """A dead letter that the server refused."""
 
-    Attributes:
-        position: position of the letter.
-        code: short stable name of the reason.
-        message: the reason in words and the remedy.
-    """
-
-    position: int
-    code: str
-    message: str
+    position: int  # of the letter
+    code: str  # short stable name of the reason
+    message: str  # the reason in words and the remedy
 
 
 class Redriven(msgspec.Struct, kw_only=True):
-    """Result of one run.
+    """Result of one run."""
 
-    Attributes:
-        accepted: events new to the server.
-        duplicates: events that the server had before.
-        held_back: events that the correcting rules dropped or set aside.
-        unreadable: letters that are no event.
-        rejected: events that the server refused.
-        refusals: the first refused events.
-    """
-
-    accepted: int = 0
-    duplicates: int = 0
-    held_back: int = 0
-    unreadable: int = 0
-    rejected: int = 0
-    refusals: list[Refused] = []
+    accepted: int = 0  # events new to the server
+    duplicates: int = 0  # events that the server had before
+    held_back: int = 0  # events that the correcting rules dropped or set aside
+    unreadable: int = 0  # letters that are no event
+    rejected: int = 0  # events that the server refused
+    refusals: list[Refused] = []  # the first refused events
 
 
 def redrive(
     client: Client,
     letters: DeadLetters,
-    progress: Path,
+    progress: Path,  # file with the progress of earlier runs, which `restart` ignores
     rules: Collection[str],
     *,
-    mending: Rules | None = None,
+    mending: Rules | None = None,  # rules that correct events; an event they drop stays a letter
     restart: bool = False,
-    advanced: Callable[[int], object] = lambda count: None,
+    advanced: Callable[[int], object] = lambda count: None,  # with the letters since the last call
 ) -> Redriven:
     """Send the dead letters of some rules to the server, oldest first.
-
-    Args:
-        client: client of the server.
-        letters: the dead letters.
-        progress: file with the progress of earlier runs.
-        rules: names of rules whose letters are sent.
-        mending: rules applied to each event before it is sent; an event they drop stays a letter.
-        restart: ignore the progress of earlier runs.
-        advanced: called with the number of letters processed since the last call.
 
     Raises:
         ClientError: if the server refuses; the progress is kept.

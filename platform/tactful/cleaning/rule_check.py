@@ -30,37 +30,22 @@ Source = Literal["door", "topic"]
 
 
 class Sample(msgspec.Struct, kw_only=True, frozen=True):
-    """An event that a rule applied to.
+    """An event that a rule applied to."""
 
-    Attributes:
-        place: line of the file, or element of its array, from 1.
-        event: the event as received.
-        after: the event after the rules, for a rule that normalises.
-    """
-
-    place: int
-    event: dict[str, Any]
-    after: dict[str, Any] | None = None
+    place: int  # line of the file, or element of its array, from 1
+    event: dict[str, Any]  # as received
+    after: dict[str, Any] | None = None  # after the rules, for a rule that normalises
 
 
 class RuleOutcome(msgspec.Struct, kw_only=True):
-    """Effect of one rule.
-
-    Attributes:
-        rule: name of the rule.
-        action: ``drop``, ``dead_letter`` or ``normalise``.
-        line: line in the file of rules.
-        reason: the condition in words.
-        events: number of events that it dropped, set aside or changed.
-        samples: the first of them.
-    """
+    """Effect of one rule."""
 
     rule: str
-    action: str
-    line: int
-    reason: str
-    events: int = 0
-    samples: list[Sample] = []
+    action: str  # drop, dead_letter or normalise
+    line: int  # in the file of rules
+    reason: str  # the condition in words
+    events: int = 0  # number of events that it dropped, set aside or changed
+    samples: list[Sample] = []  # the first of them
 
 
 class Refusal(msgspec.Struct, kw_only=True, frozen=True):
@@ -72,29 +57,17 @@ class Refusal(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class CheckReport(msgspec.Struct, kw_only=True):
-    """Effect of all rules on the events of a file.
-
-    Attributes:
-        file: name of the file.
-        events: number of events in the file.
-        clean: number of events that pass.
-        changed: number of passing events that are changed.
-        dropped: number of dropped events.
-        dead_lettered: number of events set aside.
-        refused: number of elements that are no event.
-        refusals: the first of these elements.
-        rules: effect of each rule, in order.
-    """
+    """Effect of all rules on the events of a file."""
 
     file: str
     events: int = 0
-    clean: int = 0
-    changed: int = 0
+    clean: int = 0  # events that pass
+    changed: int = 0  # passing events that are changed
     dropped: int = 0
     dead_lettered: int = 0
-    refused: int = 0
-    refusals: list[Refusal] = []
-    rules: list[RuleOutcome] = []
+    refused: int = 0  # elements that are no event
+    refusals: list[Refusal] = []  # the first of these elements
+    rules: list[RuleOutcome] = []  # in the order of the rules
 
 
 def check_file(
@@ -106,15 +79,11 @@ def check_file(
     samples: int = 3,
     advanced: Callable[[int], object] = lambda size: None,
 ) -> CheckReport:
-    """Try `rules` on the events of a file, in its order.
+    """Try rules without earlier events on the events of a file, in its order.
 
-    Args:
-        path: a JSON array, one JSON object or NDJSON, gzipped or not.
-        rules: rules without earlier events.
-        source: content of the file.
-        items: file of item upserts, the catalogue for ``item.*``.
-        samples: most examples of each rule.
-        advanced: called with the bytes read since the last call.
+    The file is a JSON array, one JSON object or NDJSON, gzipped or not; `items` is a file of item
+    upserts, the catalogue for ``item.*``. `advanced` is called with the bytes read since its last
+    call.
 
     Raises:
         DatasetError: if a file cannot be read.
@@ -191,8 +160,8 @@ class _Check:
     def report(self) -> CheckReport:
         counts = self._rules.report()
         report = self._report
-        report.events, report.clean, report.changed = counts.events, counts.clean, counts.changed
-        report.dropped, report.dead_lettered = counts.dropped, counts.dead_lettered
+        for name in ("events", "clean", "changed", "dropped", "dead_lettered"):
+            setattr(report, name, getattr(counts, name))
         for outcome in report.rules:
             outcome.events = counts.by_rule[outcome.rule]
         return report

@@ -13,13 +13,13 @@ from tests.federated.private_run import WISHES, Devices
 
 from tactful_federated.core.invitation import Invitation, read_invitation
 from tactful_federated.core.plan import without_noise
-from tactful_federated.core.polling import Polling
 from tactful_federated.core.private_evaluation import (
     ANSWER_SIZE,
     PrivateEvaluations,
     evaluator,
     plan_evaluations,
 )
+from tactful_federated.core.private_training import Polling
 from tactful_federated.device.home import DeviceHome
 from tactful_federated.device.trainer import Device
 from tactful_federated.errors import BudgetError, HistoryError, SettingsError, WeightsError

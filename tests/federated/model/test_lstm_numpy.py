@@ -14,13 +14,17 @@ from hypothesis import strategies as st
 
 from tactful_federated.device.model_package import ModelSlot, pack_model
 from tactful_federated.errors import PackageError, SettingsError, VocabularyError, WeightsError
-from tactful_federated.model.lstm_numpy import IntentPredictor, fit_temperature
-from tactful_federated.model.lstm_torch import IntentModel
+from tactful_federated.model.lstm_numpy import (
+    IntentPredictor,
+    fit_temperature,
+    mean_curvature,
+    mean_loss,
+)
+from tactful_federated.model.lstm_torch import IntentModel, to_torchscript
 from tactful_federated.model.onnx import to_onnx
-from tactful_federated.model.sample_data import SAMPLE_CATALOGUE
-from tactful_federated.model.tokens import Vocabulary
-from tactful_federated.model.torchscript import to_torchscript
-from tactful_federated.model.vectors import Vector
+from tactful_federated.model.sample_data import SAMPLE_CATALOGUE, sample_history
+from tactful_federated.model.tokens import Vocabulary, windows
+from tactful_federated.model.vectors import Vector, layer_shapes, layers
 
 VOCABULARY = Vocabulary.from_catalogue(SAMPLE_CATALOGUE)
 SIZE = VOCABULARY.size
@@ -29,6 +33,7 @@ MODEL.load_vector(MODEL.vector() * 3)  # far from uniform
 HALF: Vector = (MODEL.vector() / 2).astype(np.float32)
 PREDICTOR = IntentPredictor(MODEL.vector(), SIZE)
 KEY = Ed25519PrivateKey.generate()
+ASKED = windows(VOCABULARY.sequence(sample_history(1, baskets=60)))
 
 
 @settings(max_examples=40, deadline=None)
@@ -204,3 +209,38 @@ def test_an_onnx_graph_says_what_the_numpy_runner_says() -> None:
         to_onnx(weights[1:], 9, embedding=4, hidden=5)
     with pytest.raises(SettingsError):
         to_onnx(weights, 9, embedding=4, hidden=5, temperature=0.0)
+
+
+def test_it_is_the_trace_of_the_hessian_where_that_is_known() -> None:
+    """At weights of zero only the last bias matters: its softmax has a Hessian of p (1 - p)."""
+    size = MODEL.size
+    flat = IntentPredictor(np.zeros(size, dtype=np.float32), SIZE)
+    count = len(SAMPLE_CATALOGUE)
+    exact = count * (1 / count) * (1 - 1 / count) / size
+    found = mean_curvature(flat, ASKED, noise=0.01, draws=40)
+    # Noise in the other layers adds what is of fourth order in its width.
+    assert found == pytest.approx(exact, rel=0.35)
+
+
+def test_a_plan_foresees_what_noise_then_costs() -> None:
+    model = IntentPredictor(IntentModel(SIZE, seed=1).vector(), SIZE)
+    curvature = mean_curvature(model, ASKED, noise=0.03, draws=30)
+    foreseen = model.weights.size * curvature * 0.05**2 / 2
+    random, losses = np.random.default_rng(9), []
+    for _ in range(60):
+        away = random.normal(0, 0.05, model.weights.size).astype(np.float32)
+        for noised in (model.weights + away, model.weights - away):
+            losses.append(mean_loss(*IntentPredictor(noised, SIZE).questions(ASKED)))
+    cost = float(np.mean(losses)) - mean_loss(*model.questions(ASKED))
+    assert cost == pytest.approx(foreseen, rel=0.35) and cost > 0
+
+
+def test_what_cannot_be_measured_is_refused() -> None:
+    shapes = layer_shapes(SIZE, embedding=32, hidden=32)
+    weights = np.zeros(MODEL.size, dtype=np.float32)
+    layers(weights, shapes)[-1][0] = 1.0
+    model = IntentPredictor(weights, SIZE)
+    nothing = windows(VOCABULARY.sequence([]))
+    for asked, noise, draws in ((ASKED, 0.0, 1), (ASKED, 0.1, 0), (nothing, 0.1, 1)):
+        with pytest.raises(SettingsError):
+            mean_curvature(model, asked, noise=noise, draws=draws)

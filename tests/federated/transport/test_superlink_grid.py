@@ -14,7 +14,7 @@ from flwr.common.serde import message_to_proto, run_to_proto
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, get_object_tree
 from flwr.supercore.run import Run
 
-from tactful_federated.core.polling import Polling
+from tactful_federated.core.private_training import Polling
 from tactful_federated.transport import superlink_grid
 from tactful_federated.transport.superlink_grid import SuperLinkGrid
 
@@ -77,7 +77,7 @@ def test_a_reply_whose_parts_come_later_is_waited_for(
     monkeypatch: pytest.MonkeyPatch, late: int
 ) -> None:
     link = Link(late)
-    monkeypatch.setattr(superlink_grid, "_runtime_client", lambda *_: link)
+    monkeypatch.setattr(superlink_grid, "runtime_client", lambda *_: link)
     monkeypatch.setattr("flwr.supercore.heartbeat.HeartbeatSender.start", lambda _: None)
     grid = SuperLinkGrid("nowhere", b"", "token", polling=Polling(sleep=lambda _: None))
     message = Message(RecordDict(), dst_node_id=7, message_type="train")

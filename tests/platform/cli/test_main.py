@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from tactful.cli.main import main
 from tactful.config.settings import Settings
 from tactful.maintenance.doctor import examine
 from tactful.metadata.api_keys import KeyStore
+from tactful.metadata.store import open_metadata
 from tactful.server.platform import Platform
 from tactful.util.lazy_commands import LazyCommand, LazyGroup
 
@@ -47,9 +49,8 @@ def test_a_key_is_printed_once_and_works(tmp_path: Path) -> None:
 
     assert made.exit_code == 0
     key = made.stdout.strip()
-    store = KeyStore(tmp_path / "tactful-data" / "metadata.db", clock=lambda: 0)
-    found = store.check(key)
-    store.close()
+    with closing(open_metadata(tmp_path / "tactful-data" / "metadata.db")) as metadata:
+        found = KeyStore(metadata, clock=lambda: 0).check(key)
     assert found is not None
     assert found.scopes == {"ingest", "analyst"}
     listed = run("keys", "list")

@@ -68,10 +68,7 @@ def test_where_there_is_no_log_it_says_where_to_get_one(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("keep", "arguments", "code", "messages"),
     [
-        (
-            *(0, [], 1),
-            ["no add_to_cart or purchase of a known item; send items and such events"],
-        ),
+        (*(0, [], 1), ["no add_to_cart or purchase of a known item; send items and such events"]),
         (
             *(100, ["--label-days", "1", "--json"], 1),
             ["visits in the last 1 days; at least 20 are needed", "--label-days"],
@@ -305,9 +302,7 @@ def serve_lists(data: Path) -> None:
     ranked = Recommender(
         engine,
         RecommenderOptions(
-            models=data / "models",
-            definitions=definitions().fingerprint,
-            experiment=people,
+            models=data / "models", definitions=definitions().fingerprint, experiment=people
         ),
     )
     for number in range(20):

@@ -14,7 +14,7 @@ from click.testing import CliRunner, Result
 from tactful.cli.main import main
 from tactful.errors import StorageError
 from tactful_federated.core.private_evaluation import Evaluation
-from tactful_federated.model.curvature import CURVATURE
+from tactful_federated.model.lstm_numpy import CURVATURE
 from tactful_federated.model.sample_data import SAMPLE_CATALOGUE
 from tactful_federated.model.tokens import Vocabulary
 from tactful_federated.model.vectors import parameter_count

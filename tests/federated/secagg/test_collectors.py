@@ -13,10 +13,9 @@ from hypothesis.extra.numpy import arrays
 from tests.federated.private_run import SIZE, Devices, small_plan, training
 
 from tactful_federated.core.plan import without_noise
-from tactful_federated.core.trimming import trimmed_sum
 from tactful_federated.errors import SettingsError
 from tactful_federated.model.vectors import Vector
-from tactful_federated.secagg.collectors import ClearCollector
+from tactful_federated.secagg.collectors import ClearCollector, trimmed_sum
 from tactful_federated.serving.rounds import collector_for
 
 BARE = without_noise(small_plan())
