@@ -1,14 +1,4 @@
-"""Errors of the experimentation package.
-
-* ExperimentError
-    * DefinitionError (ValueError): an experiment as written cannot be run
-    * AssignmentError (ValueError): this unit or this forced arm cannot be assigned
-    * LifecycleError (ValueError): a rollout cannot do this in its state
-    * StatisticsError (ValueError): these totals cannot be compared
-    * PolicyError (ValueError): settings, features, rewards or a state do not fit a policy
-    * EvaluationError (ValueError): these logged decisions cannot be evaluated
-    * MissingExtraError (ImportError): a module needs an extra that is not installed
-"""
+"""Errors of the experimentation package."""
 
 
 class ExperimentError(Exception):

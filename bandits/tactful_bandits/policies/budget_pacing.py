@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from tactful_bandits.errors import PolicyError
-from tactful_bandits.policies.codec import pack, unpack
+from tactful_bandits.policies.codec import pack_policy, unpack
 
 
 class _State(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="pacing"):
@@ -106,8 +106,7 @@ class BudgetPacing:
 
     def to_bytes(self) -> bytes:
         """Serialise the state."""
-        parts = self.budget, self.horizon, self.step, self.largest_price
-        return pack(_State(*parts, self.price, self.spent, self.decisions))
+        return pack_policy(_State, self)
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Self:

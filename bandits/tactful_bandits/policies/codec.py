@@ -13,6 +13,12 @@ _MARK = b"tactful-policy-1"
 _State = TypeVar("_State", bound=msgspec.Struct)
 
 
+def pack_policy(kind: type[msgspec.Struct], policy: object, **others: object) -> bytes:
+    """Serialise a state whose fields are attributes of a policy, but for `others`."""
+    own = {name: getattr(policy, name) for name in kind.__struct_fields__ if name not in others}
+    return pack(kind(**own, **others))
+
+
 def pack(state: msgspec.Struct) -> bytes:
     """Serialise a state."""
     body = msgspec.msgpack.encode(state)

@@ -30,12 +30,13 @@ from tactful_bandits.policies.choice import (
     choose_winner,
     require_share,
 )
-from tactful_bandits.policies.codec import pack, unpack
+from tactful_bandits.policies.codec import pack_policy, unpack
 from tactful_bandits.policies.memory import (
     GRID,
     LARGEST,
     Memory,
     Observation,
+    PeriodPolicy,
     PeriodSums,
     on_grid,
     require_room,
@@ -57,7 +58,7 @@ class _State(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="linea
     sums: dict[str, bytes]
 
 
-class LinearBandit:
+class LinearBandit(PeriodPolicy):
     """Contextual bandit with a linear model per arm.
 
     Attributes:
@@ -94,16 +95,6 @@ class LinearBandit:
         shapes = {"gram": (arms, features, features), "moment": (arms, features), "count": (arms,)}
         self._sums = PeriodSums(kept, shapes)
         self.refresh()
-
-    @property
-    def memory(self) -> Memory:
-        """Number of periods and their weights."""
-        return self._sums.memory
-
-    @property
-    def period(self) -> int:
-        """Number of the current period."""
-        return self._sums.newest
 
     @property
     def coefficients(self) -> NDArray[np.float64]:
@@ -172,28 +163,9 @@ class LinearBandit:
         Raises:
             PolicyError: A decision is invalid; those before it are learnt.
         """
-        return self._add(observations, 1)
-
-    def forget(self, observations: Iterable[Observation]) -> int:
-        """Unlearn decisions, such as all those of one person; return their number.
-
-        Give them exactly as they were learnt, each with its period. Afterwards the policy equals
-        one that never learnt them: its sums are equal to the bit, and so is everything computed
-        from them. Observations of dropped periods have no trace left. If one cannot have been
-        learnt, nothing is unlearnt.
-        """
-        kept = {name: array.copy() for name, array in self._sums.rows.items()}
         try:
-            return self._add(observations, -1)
-        except PolicyError:
-            self._sums.rows.update(kept)
-            self.refresh()
-            raise
-
-    def advance(self, period: int) -> None:
-        """Begin a period: older periods lose weight, the oldest are dropped."""
-        if period != self._sums.newest:
-            self._sums.advance(period)
+            return self._add(observations, 1)
+        finally:
             self.refresh()
 
     def refresh(self) -> None:
@@ -208,18 +180,7 @@ class LinearBandit:
     def to_bytes(self) -> bytes:
         """Serialise the policy."""
         sums = self._sums
-        return pack(
-            _State(
-                self.arms,
-                self.features,
-                self.rule,
-                self.ridge,
-                self.explore,
-                sums.memory,
-                sums.newest,
-                sums.to_bytes(),
-            )
-        )
+        return pack_policy(_State, self, newest=sums.newest, sums=sums.to_bytes())
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Self:
@@ -249,29 +210,29 @@ class LinearBandit:
             raise PolicyError(f"rewards must lie between -{LARGEST:g} and {LARGEST:g}: scale them")
         return whole / GRID, whole[:, None] * whole, whole * round(reward * GRID)
 
+    def _subtract(self, observations: Iterable[Observation]) -> int:
+        return self._add(observations, -1)
+
     def _add(self, observations: Iterable[Observation], sign: int) -> int:
         rows = self._sums.rows
         added = 0
-        try:
-            for decision in observations:
-                row = self._sums.row(decision.period)
-                _, gram, moment = self._terms(decision.arm, decision.features, decision.reward)
-                if row is None:
-                    continue
-                count = int(rows["count"][row, decision.arm])
-                if sign > 0:
-                    require_room(count)
-                elif not count or (np.diagonal(rows["gram"][row, decision.arm] - gram) < 0).any():
-                    raise PolicyError(
-                        f"an observation of arm {decision.arm} was never learnt: unlearn only"
-                        " decisions that were learnt, with the same values"
-                    )
-                rows["gram"][row, decision.arm] += sign * gram
-                rows["moment"][row, decision.arm] += sign * moment
-                rows["count"][row, decision.arm] += sign
-                added += 1
-        finally:
-            self.refresh()
+        for decision in observations:
+            row = self._sums.row(decision.period)
+            _, gram, moment = self._terms(decision.arm, decision.features, decision.reward)
+            if row is None:
+                continue
+            count = int(rows["count"][row, decision.arm])
+            if sign > 0:
+                require_room(count)
+            elif not count or (np.diagonal(rows["gram"][row, decision.arm] - gram) < 0).any():
+                raise PolicyError(
+                    f"an observation of arm {decision.arm} was never learnt: unlearn only"
+                    " decisions that were learnt, with the same values"
+                )
+            rows["gram"][row, decision.arm] += sign * gram
+            rows["moment"][row, decision.arm] += sign * moment
+            rows["count"][row, decision.arm] += sign
+            added += 1
         return added
 
 

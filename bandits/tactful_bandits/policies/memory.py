@@ -7,7 +7,8 @@ drops the oldest period, and discounting weights a period of age k by ``discount
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -140,6 +141,52 @@ class PeriodSums:
                 )
             array[...] = np.frombuffer(rows[name], dtype="<i8").reshape(array.shape)
         self.newest = newest
+
+
+class PeriodPolicy(ABC):
+    """Base of the policies whose state is a `PeriodSums`, from which decisions are subtracted."""
+
+    _sums: PeriodSums
+
+    @property
+    def memory(self) -> Memory:
+        """Number of periods and their weights."""
+        return self._sums.memory
+
+    @property
+    def period(self) -> int:
+        """Number of the current period."""
+        return self._sums.newest
+
+    def advance(self, period: int) -> None:
+        """Begin a period: older periods lose weight, the oldest are dropped."""
+        if period != self._sums.newest:
+            self._sums.advance(period)
+            self.refresh()
+
+    def forget(self, observations: Iterable[Observation]) -> int:
+        """Unlearn decisions, such as all those of one person; return their number.
+
+        Give them exactly as they were learnt, each with its period. Afterwards the policy equals
+        one that never learnt them: its sums are equal to the bit, and so is everything computed
+        from them. Observations of dropped periods have no trace left. If one cannot have been
+        learnt, nothing is unlearnt.
+        """
+        kept = {name: array.copy() for name, array in self._sums.rows.items()}
+        try:
+            return self._subtract(observations)
+        except PolicyError:
+            self._sums.rows.update(kept)
+            raise
+        finally:
+            self.refresh()
+
+    @abstractmethod
+    def refresh(self) -> None:
+        """Recompute everything that follows from the sums."""
+
+    @abstractmethod
+    def _subtract(self, observations: Iterable[Observation]) -> int: ...
 
 
 def on_grid(values: ArrayLike, name: str) -> NDArray[np.int64]:

@@ -20,7 +20,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from tactful_bandits.errors import PolicyError
 from tactful_bandits.policies.choice import Choice, Rule, Thompson, UpperConfidence, require_share
-from tactful_bandits.policies.codec import pack, unpack
+from tactful_bandits.policies.codec import pack_policy, unpack
 from tactful_bandits.policies.linear import LinearModels, checked_features, require_shape
 from tactful_privacy.mechanisms.gaussian import DiscreteGaussian
 
@@ -199,11 +199,10 @@ class PrivateLinearBandit:
 
     def to_bytes(self) -> bytes:
         """Serialise the policy; the bytes hold exact sums and contributors: protect them."""
-        parts = self.batches, self.contributions, self.rule, self.ridge, self.explore, self.closed
         sums = {name: array.astype("<i8").tobytes() for name, array in self._arrays().items()}
         rho = self.rho.numerator, self.rho.denominator
-        counts = self._counts, sums, self._recorded
-        return pack(_State(self.arms, self.features, rho, *parts, *counts))
+        parts = {"counts": self._counts, "sums": sums, "recorded": self._recorded}
+        return pack_policy(_State, self, rho=rho, **parts)
 
     @classmethod
     def from_bytes(cls, data: bytes, *, entropy: Callable[[int], bytes] = os.urandom) -> Self:

@@ -28,12 +28,7 @@ from tactful_bandits.policies.memory import Memory, Observation, require_small
 
 
 class SharedLinearBandit:
-    """Contextual bandit over any number of arms, described by features.
-
-    Attributes:
-        features: Length of an arm's feature vector.
-        explore: Share of decisions that take any arm, from 0 to 1.
-    """
+    """Contextual bandit over any number of arms, described by features."""
 
     def __init__(
         self,
@@ -105,10 +100,6 @@ class SharedLinearBandit:
     def advance(self, period: int) -> None:
         """Begin a period, see `LinearBandit.advance`."""
         self._model.advance(period)
-
-    def refresh(self) -> None:
-        """Recompute the model from its sums."""
-        self._model.refresh()
 
     def to_bytes(self) -> bytes:
         """Serialise the policy."""

@@ -22,7 +22,7 @@ from scipy import special
 
 from tactful_bandits.errors import PolicyError
 from tactful_bandits.policies.choice import Choice, require_share
-from tactful_bandits.policies.codec import pack, unpack
+from tactful_bandits.policies.codec import pack_policy, unpack
 from tactful_bandits.policies.linear import checked_features
 from tactful_bandits.policies.memory import LARGEST, Observation
 
@@ -134,18 +134,11 @@ class SoftmaxBandit:
 
     def to_bytes(self) -> bytes:
         """Serialise the policy."""
-        return pack(
-            _State(
-                self.arms,
-                self.features,
-                self.learning_rate,
-                self.baseline,
-                self.explore,
-                self._updates,
-                self._preferences.astype("<f8").tobytes(),
-                self._expected.astype("<f8").tobytes(),
-            )
+        preferences, expected = (
+            array.astype("<f8").tobytes() for array in (self._preferences, self._expected)
         )
+        parts = {"updates": self._updates, "preferences": preferences, "expected": expected}
+        return pack_policy(_State, self, **parts)
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Self:

@@ -17,8 +17,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from tactful_bandits.errors import PolicyError
 from tactful_bandits.policies.choice import Choice, choose_winner, require_share
-from tactful_bandits.policies.codec import pack, unpack
-from tactful_bandits.policies.memory import Memory, Observation, PeriodSums
+from tactful_bandits.policies.codec import pack_policy, unpack
+from tactful_bandits.policies.memory import Memory, Observation, PeriodPolicy, PeriodSums
 
 
 class _State(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="beta"):
@@ -31,7 +31,7 @@ class _State(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="beta"
     sums: dict[str, bytes]
 
 
-class BetaBandit:
+class BetaBandit(PeriodPolicy):
     """Thompson sampling from beta posteriors of the arms' success rates.
 
     Attributes:
@@ -60,17 +60,7 @@ class BetaBandit:
         self.arms, self.prior, self.draws = arms, prior, draws
         self.explore = require_share(explore)
         self._sums = PeriodSums(memory or Memory(), {"success": (arms,), "failure": (arms,)})
-        self._refresh()
-
-    @property
-    def memory(self) -> Memory:
-        """Number of periods and their weights."""
-        return self._sums.memory
-
-    @property
-    def period(self) -> int:
-        """Number of the current period."""
-        return self._sums.newest
+        self.refresh()
 
     @property
     def parameters(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -103,41 +93,15 @@ class BetaBandit:
             for decision in observations
         )
 
-    def forget(self, observations: Iterable[Observation]) -> int:
-        """Unlearn decisions exactly, such as all those of one person; return their number.
-
-        Those of dropped periods have no trace left. If one cannot have been learnt, nothing is
-        unlearnt.
-        """
-        kept = {name: array.copy() for name, array in self._sums.rows.items()}
-        removed = 0
-        try:
-            for decision in observations:
-                row = self._sums.row(decision.period)
-                rows = self._rows_of(decision.arm, decision.reward)
-                if row is None:
-                    continue
-                if not rows[row, decision.arm]:
-                    raise PolicyError(f"an observation of arm {decision.arm} was never learnt")
-                rows[row, decision.arm] -= 1
-                removed += 1
-        except PolicyError:
-            self._sums.rows.update(kept)
-            raise
-        finally:
-            self._refresh()
-        return removed
-
-    def advance(self, period: int) -> None:
-        """Begin a period: older periods lose weight, the oldest are dropped."""
-        self._sums.advance(period)
-        self._refresh()
+    def refresh(self) -> None:
+        """Recompute the posteriors from the sums."""
+        self._alpha = self._sums.weighted("success") + self.prior[0]
+        self._beta = self._sums.weighted("failure") + self.prior[1]
 
     def to_bytes(self) -> bytes:
         """Serialise the policy."""
         sums = self._sums
-        parts = self.arms, self.prior, self.explore, self.draws, sums.memory, sums.newest
-        return pack(_State(*parts, sums.to_bytes()))
+        return pack_policy(_State, self, newest=sums.newest, sums=sums.to_bytes())
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Self:
@@ -151,8 +115,21 @@ class BetaBandit:
             memory=state.memory,
         )
         policy._sums.read(state.newest, state.sums)
-        policy._refresh()
+        policy.refresh()
         return policy
+
+    def _subtract(self, observations: Iterable[Observation]) -> int:
+        removed = 0
+        for decision in observations:
+            row = self._sums.row(decision.period)
+            rows = self._rows_of(decision.arm, decision.reward)
+            if row is None:
+                continue
+            if not rows[row, decision.arm]:
+                raise PolicyError(f"an observation of arm {decision.arm} was never learnt")
+            rows[row, decision.arm] -= 1
+            removed += 1
+        return removed
 
     def _rows_of(self, arm: int, reward: float) -> NDArray[np.int64]:
         if not 0 <= arm < self.arms:
@@ -160,7 +137,3 @@ class BetaBandit:
         if reward not in (0, 1):
             raise PolicyError(f"the reward is {reward}: it must be 0 or 1; see `LinearBandit`")
         return self._sums.rows["success" if reward else "failure"]
-
-    def _refresh(self) -> None:
-        self._alpha = self._sums.weighted("success") + self.prior[0]
-        self._beta = self._sums.weighted("failure") + self.prior[1]
