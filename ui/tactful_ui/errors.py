@@ -1,11 +1,5 @@
 """Errors between the dashboard and the server.
 
-* SourceError
-  - ServerDown: no server answers at the address.
-  - Unauthorised: the server requires a key, or a key with a wider scope.
-  - NoReport: the server has nothing to show yet.
-  - BadAnswer: the dashboard cannot read the answer.
-
 Every page shows these as a sentence and a command (see `tactful_ui.components.shell`), never as a
 traceback.
 """

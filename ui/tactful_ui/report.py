@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
@@ -188,18 +188,11 @@ class Report:
         """Parse ``GET /v1/reports/{name}``; raise BadAnswer for what is no JSON object."""
         if not isinstance(raw, Mapping):
             raise BadAnswer(f"a report is a JSON object, the server sent {type(raw).__name__}")
-        return cls(
-            name=_text(raw.get("name")),
-            data=_text(raw.get("data")),
-            quick=raw.get("quick") is True,
-            started_at=parse_time(raw.get("started_at")),
-            finished_at=parse_time(raw.get("finished_at")),
-            stage=_text(raw.get("stage")),
+        return _read(
+            cls,
+            raw,
             progress=min(1.0, max(0.0, _number(raw.get("progress")) or 0.0)),
-            protocol=_text(raw.get("protocol")),
-            questions=_number(raw.get("questions")),
             quality=_rows(raw.get("quality"), _ranking),
-            verdict=_text(raw.get("verdict")),
             latency=_section(raw, "latency_ms", lambda part: _percentiles(part, "requests")),
             freshness=_section(raw, "freshness_ms", lambda part: _percentiles(part, "samples")),
             experiment=_section(raw, "experiment", _experiment),
@@ -266,6 +259,22 @@ def _items(raw: object) -> list[tuple[Any, Any]]:
     return list(raw.items()) if isinstance(raw, Mapping) else []
 
 
+_READERS: Mapping[str, Callable[[object], object]] = {
+    "str": _text,
+    "float | None": _number,
+    "datetime | None": parse_time,
+    "bool": lambda raw: raw is True,
+}
+
+
+def _read(kind: Callable[..., _Row], raw: Mapping[str, Any], **known: object) -> _Row:
+    """Make a dataclass of the fields that are `known`, and read the others by their types."""
+    for field in fields(kind):  # type: ignore[arg-type]
+        if field.name not in known:
+            known[field.name] = _READERS[str(field.type)](raw.get(field.name))
+    return kind(**known)
+
+
 def _section(
     raw: Mapping[str, Any], key: str, parse: Callable[[Mapping[str, Any]], _Row]
 ) -> _Row | None:
@@ -295,38 +304,27 @@ def _ranking(raw: Mapping[str, Any]) -> Ranking | None:
 
 
 def _percentiles(raw: Mapping[str, Any], samples: str) -> Percentiles:
-    return Percentiles(*(_number(raw.get(key)) for key in ("p50", "p99", samples)))
+    return _read(Percentiles, raw, samples=_number(raw.get(samples)))
 
 
 def _experiment(raw: Mapping[str, Any]) -> Experiment:
     difference = raw.get("difference")
-    return Experiment(
-        key=_text(raw.get("key")),
+    return _read(
+        Experiment,
+        raw,
         arms=_rows(raw.get("arms"), _arm),
         difference=_estimate(difference),
         method=_text(difference.get("method")) if isinstance(difference, Mapping) else "",
-        words=_text(raw.get("words")),
     )
 
 
 def _arm(raw: Mapping[str, Any]) -> Arm | None:
     rate = _estimate(raw, value="rate")
-    if rate is None:
-        return None
-    return Arm(
-        _text(raw.get("arm")), _number(raw.get("units")), _number(raw.get("questions")), rate
-    )
+    return None if rate is None else _read(Arm, raw, name=_text(raw.get("arm")), rate=rate)
 
 
 def _statistics(raw: Mapping[str, Any]) -> Statistics:
-    return Statistics(
-        name=_text(raw.get("name")),
-        epsilon=_number(raw.get("epsilon")),
-        cap=_number(raw.get("cap")),
-        unit=_text(raw.get("unit")),
-        released_panes=_number(raw.get("released_panes")),
-        counts=_rows(raw.get("sample"), _count),
-    )
+    return _read(Statistics, raw, counts=_rows(raw.get("sample"), _count))
 
 
 def _count(raw: Mapping[str, Any]) -> Count | None:
@@ -337,22 +335,12 @@ def _count(raw: Mapping[str, Any]) -> Count | None:
 
 
 def _federated(raw: Mapping[str, Any]) -> Federated:
-    return Federated(
-        households=_number(raw.get("households")),
-        rounds=_rows(raw.get("rounds"), _round),
-        markov_top1=_number(raw.get("markov_top1")),
-        markov_top5=_number(raw.get("markov_top5")),
-        privacy=_text(raw.get("privacy")),
-        verdict=_text(raw.get("verdict")),
-        skipped=_text(raw.get("skipped")),
-    )
+    return _read(Federated, raw, rounds=_rows(raw.get("rounds"), _round))
 
 
 def _round(raw: Mapping[str, Any]) -> Round | None:
     number = _number(raw.get("round"))
-    if number is None:
-        return None
-    return Round(int(number), *(_number(raw.get(key)) for key in ("loss", "top1", "top5")))
+    return None if number is None else _read(Round, raw, number=int(number))
 
 
 def _model(raw: Mapping[str, Any]) -> Model:
@@ -361,11 +349,4 @@ def _model(raw: Mapping[str, Any]) -> Model:
         for row in _list(raw.get("features"))
         if isinstance(row, Mapping) and (gain := _number(row.get("gain"))) is not None
     )
-    return Model(
-        name=_text(raw.get("name")),
-        version=_text(raw.get("version")),
-        alias=_text(raw.get("alias")),
-        run_id=_text(raw.get("run_id")),
-        rows=_number(raw.get("rows")),
-        gains=tuple(sorted(gains, key=lambda pair: -pair[1])),
-    )
+    return _read(Model, raw, gains=tuple(sorted(gains, key=lambda pair: -pair[1])))
