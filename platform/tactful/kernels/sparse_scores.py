@@ -48,9 +48,9 @@ def sum_by_key(
     keys: NDArray[np.integer[Any]], values: NDArray[Any]
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """Sum values by key, ascending, in float64 and in their order; drop sums of 0 or less."""
-    keys = np.asarray(keys, np.int64)
-    order = stable_order(keys)
-    ordered = keys.take(order)
+    whole = np.asarray(keys, np.int64)
+    order = stable_order(whole)
+    ordered = whole.take(order)
     first = begins(ordered)
     totals = np.bincount(np.cumsum(first) - 1, values.take(order))
     distinct = ordered.take(np.flatnonzero(first))  # faster than by flags

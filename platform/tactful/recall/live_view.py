@@ -91,7 +91,7 @@ class LiveCatalogue:
             # If these fail, the others begin anew: later changes come through this feed only.
             self._feed, after._feed = after._feed, None
         nothing = Popularity.of(np.zeros(0, np.int64), len(catalogue))
-        self.view = CatalogueView(index, self._search(), catalogue, nothing)
+        self.view: CatalogueView = CatalogueView(index, self._search(), catalogue, nothing)
 
     @property
     def writes(self) -> bool:

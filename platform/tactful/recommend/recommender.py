@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import threading
-import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tactful.catalogue.catalogue import Catalogue
 from tactful.catalogue.request_context import FeatureSource, RequestContext, build_context
 from tactful.config.settings import Settings
 from tactful.errors import ConfigError
@@ -23,10 +19,11 @@ from tactful.event_log.impressions import encode_impression
 from tactful.experiments.serving import FILE, Drawn
 from tactful.ranking.features import assemble, layout
 from tactful.ranking.heuristic import heuristic_scores
-from tactful.recall.candidates import Candidates, Quotas, allowed_rows, gather
+from tactful.recall.candidates import Candidates, allowed_rows, gather
 from tactful.recall.index import CHANNELS
 from tactful.recall.trending import Rising
 from tactful.recommend.explanation import Explainer
+from tactful.recommend.served_models import RecommenderOptions as RecommenderOptions
 from tactful.recommend.served_models import ServedModels, ServingState
 from tactful.rerank.arm_policy import RANKING_EXPERIMENT as RANKING_EXPERIMENT
 from tactful.rerank.arm_policy import Policy, policies, ranking_experiment
@@ -50,7 +47,7 @@ from tactful.schemas.recommendations import (
     RecommendedItem,
     RecommendRequest,
 )
-from tactful_bandits.assignment.assign import Assignment, Experiment, assign
+from tactful_bandits.assignment.assign import Assignment, assign
 from tactful_bandits.errors import AssignmentError
 from tactful_streaming.contract.log_entries import Event
 from tactful_streaming.kernels.feature_reads import load_add_panes, load_gather
@@ -58,26 +55,6 @@ from tactful_streaming.kernels.feature_reads import load_add_panes, load_gather
 HEURISTIC = "heuristic"
 LEARNED = "learned"
 TRENDING = "trending"
-
-
-@dataclass(frozen=True, kw_only=True)
-class RecommenderOptions:
-    """Files and rules of a `Recommender`."""
-
-    models: Path
-    definitions: str  # fingerprint of the feature definitions the engine computes
-    experiment: Experiment  # which users get which ranking
-    # candidates of each channel where an arm does not set them
-    quotas: Quotas = field(default_factory=Quotas)
-    placement: Sequence[PlacementRule] = ()
-    shown: Shown | None = None  # counts of items shown today; rules with a cap need them
-    rising: Rising | None = None
-    rollouts: Path | None = None  # file of the changes being rolled out, and their shares
-    new_id: Callable[[], str] = lambda: os.urandom(16).hex()
-    # seconds that never go back; popularity is counted anew every so often
-    monotonic: Callable[[], float] = time.monotonic
-    # seconds, for the logged duration of a request
-    stopwatch: Callable[[], float] = time.perf_counter
 
 
 @dataclass(slots=True)
@@ -92,7 +69,6 @@ class _RequestState:
 
     request: RecommendRequest
     started: float
-    at: int
     serving: ServingState
     context: RequestContext
     assignment: Assignment
@@ -140,15 +116,7 @@ class Recommender:
         load_add_panes()  # or the first request would wait for it
         load_gather()
         self._changing = threading.RLock()  # the first request may refresh while it holds it
-        self._models = ServedModels(
-            source,
-            options.models,
-            definitions=options.definitions,
-            rollouts=options.rollouts,
-            rising=options.rising,
-            monotonic=options.monotonic,
-            changing=self._changing,
-        )
+        self._models = ServedModels(source, options, self._changing)
 
     def recommend(
         self, request: RecommendRequest, *, now: int
@@ -209,7 +177,8 @@ class Recommender:
     def _begin(self, request: RecommendRequest, now: int) -> _RequestState:
         """Check the request and find its context, arm and rules."""
         started = self._options.stopwatch()
-        if _or(request.min_price, 0.0) > _or(request.max_price, float("inf")):
+        lowest, highest = request.min_price, request.max_price
+        if lowest is not None and highest is not None and lowest > highest:
             raise ProblemError("invalid", "`min_price` is above `max_price`", field="$.min_price")
         if not len(self._models.current.view.catalogue.item_ids) and self._source.items:
             self.refresh()  # or a shop that just sent its first items would get none of them
@@ -228,7 +197,6 @@ class Recommender:
         return _RequestState(
             request=request,
             started=started,
-            at=at,
             serving=serving,
             context=context,
             assignment=assignment,
@@ -240,7 +208,7 @@ class Recommender:
     def _recall(self, state: _RequestState) -> None:
         """Gather candidates from every channel and from the placement rules."""
         request, view = state.request, state.serving.view
-        allowed = self._allowed(request, view.catalogue, state.context, state.rules)
+        allowed = self._allowed(state)
         state.candidates = gather(
             view,
             state.context,
@@ -250,15 +218,7 @@ class Recommender:
             least=request.count,
         )
         if state.rules:
-            state.candidates = with_demanded(
-                state.candidates,
-                state.rules,
-                view.catalogue,
-                allowed=allowed,
-                popular=view.popular,
-                search=view.search,
-                learned=view.trained_rows,
-            )
+            state.candidates = with_demanded(state.candidates, state.rules, view, allowed)
 
     def _rank(self, state: _RequestState) -> None:
         """Score the candidates by the model or the heuristic, and value the scores."""
@@ -278,9 +238,7 @@ class Recommender:
             else:
                 scores = model.score(state.features)
         else:
-            scores = heuristic_scores(
-                candidates, context, view.catalogue, view.popular, source=self._source
-            )
+            scores = heuristic_scores(candidates, context, view, self._source)
         state.values = scores
         if state.policy.objective != PLAIN:
             state.values = state.policy.objective.value(
@@ -303,9 +261,7 @@ class Recommender:
             generator = generator_of(state.recommendation_id)
         count, bounds = state.request.count, Bounds()
         if state.rules:
-            bounds = bounds_of(
-                state.rules, candidates, view.catalogue, count=count, learned=view.trained_rows
-            )
+            bounds = bounds_of(state.rules, candidates, view, count)
         state.arrangement = arrange(
             state.values,
             count,
@@ -365,7 +321,7 @@ class Recommender:
             state.request,
             answer,
             state.assignment,
-            at=state.at,
+            at=state.context.at,
             applied=state.applied,
             layout=self._layout,
             features=None if state.features is None else state.features[order],
@@ -382,18 +338,13 @@ class Recommender:
         except AssignmentError as error:
             raise ProblemError("invalid", str(error), field="$.force") from None
 
-    def _allowed(
-        self,
-        request: RecommendRequest,
-        catalogue: Catalogue,
-        context: RequestContext,
-        rules: Sequence[PlacementRule],
-    ) -> NDArray[np.bool_]:
+    def _allowed(self, state: _RequestState) -> NDArray[np.bool_]:
         """Find the rows that pass the filters and the daily caps of the user."""
-        allowed = allowed_rows(request, catalogue, context)
+        catalogue, context = state.serving.view.catalogue, state.context
+        allowed = allowed_rows(state.request, catalogue, context)
         if self._options.shown is not None:
-            shown = self._options.shown.of(request.subject, context.at)
-            if len(rows := exhausted(rules, shown, catalogue)):
+            shown = self._options.shown.of(state.request.subject, context.at)
+            if len(rows := exhausted(state.rules, shown, catalogue)):
                 allowed = allowed.copy()
                 allowed[rows] = False
                 allowed.flags.writeable = False
@@ -446,10 +397,6 @@ def open_shown(settings: Settings) -> ShownToday | None:
     """Make the counter of items shown today, if a placement rule needs it."""
     capped = any(rule.per_day for rule in load_placement(settings.placement))
     return ShownToday() if capped else None
-
-
-def _or(value: float | None, default: float) -> float:
-    return default if value is None else value
 
 
 def _fallback(state: _RequestState, count: int) -> str | None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 import time
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext, suppress
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,35 @@ from tactful.catalogue.request_context import FeatureSource
 from tactful.errors import ModelError
 from tactful.experiments.serving import ServedRollouts
 from tactful.ranking.model import RankingModel, load_model, read_pointer, version_directory
-from tactful.recall.candidates import CatalogueView
+from tactful.recall.candidates import CatalogueView, Quotas
 from tactful.recall.index import empty_index
 from tactful.recall.live_view import LiveCatalogue
 from tactful.recall.trending import Rising
+from tactful.rerank.frequency_caps import Shown
+from tactful.rerank.placement_rules import PlacementRule
+from tactful_bandits.assignment.assign import Experiment
 
 _LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecommenderOptions:
+    """Files and rules of a `Recommender`."""
+
+    models: Path
+    definitions: str  # fingerprint of the feature definitions the engine computes
+    experiment: Experiment  # which users get which ranking
+    # candidates of each channel where an arm does not set them
+    quotas: Quotas = field(default_factory=Quotas)
+    placement: Sequence[PlacementRule] = ()
+    shown: Shown | None = None  # counts of items shown today; rules with a cap need them
+    rising: Rising | None = None
+    rollouts: Path | None = None  # file of the changes being rolled out, and their shares
+    new_id: Callable[[], str] = lambda: os.urandom(16).hex()
+    # seconds that never go back; popularity is counted anew every so often
+    monotonic: Callable[[], float] = time.monotonic
+    # seconds, for the logged duration of a request
+    stopwatch: Callable[[], float] = time.perf_counter
 
 
 @dataclass(frozen=True)
@@ -47,29 +71,25 @@ class ServedModels:
     def __init__(
         self,
         source: FeatureSource,
-        directory: Path,
-        *,
-        definitions: str,  # fingerprint of the feature definitions the engine computes
-        rollouts: Path | None = None,  # file of the changes being rolled out
-        rising: Rising | None = None,
-        monotonic: Callable[[], float] = time.monotonic,  # seconds that never go back
-        # held while shared columns are written; None without other threads
-        changing: AbstractContextManager[object] | None = None,
+        options: RecommenderOptions,
+        changing: AbstractContextManager[object],  # held while shared columns are written
     ) -> None:
         """Load the champion, if there is one."""
         self._source = source
-        self._directory = directory
-        self._definitions = definitions
-        self._rising = rising
-        self._monotonic = monotonic
-        self._changing = changing or nullcontext()
+        self._options = options
+        self._directory = options.models
+        self._changing = changing
         self._refusal = ""
         self._logged_refusal: str | None = None
         self._failing: set[str] = set()
-        self.rollouts = ServedRollouts(rollouts)
+        self.rollouts = ServedRollouts(options.rollouts)
         self.on_trial: dict[str, RankingModel] = {}
         live = LiveCatalogue(
-            empty_index(), None, rising=rising, monotonic=monotonic, changing=self._changing
+            empty_index(),
+            None,
+            rising=options.rising,
+            monotonic=options.monotonic,
+            changing=changing,
         )
         self.current = ServingState(version="", model=None, live=live, view=live.view)
         self.refresh()
@@ -89,8 +109,8 @@ class ServedModels:
                 model.index,
                 self._directory / "live" / version,
                 writes=not isinstance(self._source, GivesItems),
-                rising=self._rising,
-                monotonic=self._monotonic,
+                rising=self._options.rising,
+                monotonic=self._options.monotonic,
                 after=before.live,
                 changing=self._changing,
             )
@@ -164,7 +184,7 @@ class ServedModels:
     def _load(self, version: str) -> RankingModel:
         return load_model(
             version_directory(self._directory, version),
-            definitions=self._definitions,
+            definitions=self._options.definitions,
             kernels=self._directory / "kernels",
         )
 

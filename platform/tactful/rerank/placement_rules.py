@@ -28,12 +28,10 @@ import yaml
 from msgspec import Meta
 from numpy.typing import NDArray
 
-from tactful.catalogue.catalogue import Catalogue
 from tactful.errors import ConfigError
-from tactful.recall.candidates import Candidates, extended
-from tactful.recall.popularity import Popularity
+from tactful.kernels.sparse_scores import descending
+from tactful.recall.candidates import Candidates, CatalogueView, extended
 from tactful.rerank.rerank import Bounds, Group
-from tactful.vectors.ivf_index import Snapshot
 
 ANY = "any"
 
@@ -132,16 +130,15 @@ def on_page(rules: Sequence[PlacementRule], page: object) -> tuple[PlacementRule
 def with_demanded(
     candidates: Candidates,
     rules: Sequence[PlacementRule],
-    catalogue: Catalogue,
-    *,
-    allowed: NDArray[np.bool_],  # which rows may be shown, shape (len(catalogue),)
-    popular: Popularity,  # the most popular of a target come first
-    # gives vectors; new items come by their nearness to the visit, or to the history
-    search: Snapshot,
-    learned: int,  # rows from this one on came since the model was trained
+    view: CatalogueView,
+    allowed: NDArray[np.bool_],  # which rows may be shown, shape (len(view.catalogue),)
 ) -> Candidates:
-    """Add the items that rules demand to the candidates, with the channel `rule`."""
-    demanded = []
+    """Add the items that rules demand to the candidates, with the channel `rule`.
+
+    The most popular of a target come first; new items by their nearness to the visit, or to the
+    history.
+    """
+    catalogue, learned, demanded = view.catalogue, view.trained_rows, []
     for rule in rules:
         if rule.pin is not None:
             row = catalogue.rows.get(rule.pin)
@@ -150,11 +147,11 @@ def with_demanded(
             count = _CHOICE * rule.at_least
             if rule.new:
                 fresh = learned + np.flatnonzero(allowed[learned:])[-_NEWEST:]
-                demanded.append(_nearest(fresh, candidates, search, count))
+                demanded.append(_nearest(fresh, candidates, count))
             else:
                 rows = catalogue.in_campaign if rule.campaign else np.flatnonzero(allowed)
-                rows = rows[allowed[rows] & _of_target(rule, catalogue, learned, rows)]
-                demanded.append(popular.best(rows, count))
+                rows = rows[allowed[rows] & _of_target(rule, view, rows)]
+                demanded.append(view.popular.best(rows, count))
     if not demanded:
         return candidates
     rows = np.unique(np.concatenate(demanded))
@@ -164,10 +161,8 @@ def with_demanded(
 def bounds_of(
     rules: Sequence[PlacementRule],
     candidates: Candidates,  # with what the rules demand
-    catalogue: Catalogue,
-    *,
+    view: CatalogueView,
     count: int,
-    learned: int,  # rows from this one on came since the model was trained
 ) -> Bounds:
     """Translate rules into bounds on the candidates.
 
@@ -179,14 +174,14 @@ def bounds_of(
     missing: list[str] = []
     for rule in rules:
         if rule.pin is not None and rule.position is not None:
-            row = catalogue.rows.get(rule.pin)
+            row = view.catalogue.rows.get(rule.pin)
             place = int(np.searchsorted(rows, -1 if row is None else row))
             if row is None or place == len(rows) or rows[place] != row:
                 missing.append(rule.name)
             else:
                 pins[rule.position - 1] = (rule.name, place)
         elif rule.per_day is None:
-            members = _of_target(rule, catalogue, learned, rows)
+            members = _of_target(rule, view, rows)
             within, least = rule.within or 0, rule.at_least or 0
             if rule.new and not members.any():
                 continue  # a shop without new items lacks nothing
@@ -198,11 +193,12 @@ def bounds_of(
 
 
 def _of_target(
-    rule: PlacementRule, catalogue: Catalogue, learned: int, rows: NDArray[np.int64]
+    rule: PlacementRule, view: CatalogueView, rows: NDArray[np.int64]
 ) -> NDArray[np.bool_]:
     """Return whether each row belongs to a rule's target, shape of `rows`."""
+    catalogue = view.catalogue
     if rule.new:
-        return rows >= learned
+        return rows >= view.trained_rows
     if rule.campaign == ANY:
         return catalogue.campaign[rows] >= 0
     if rule.campaign is not None:
@@ -212,17 +208,16 @@ def _of_target(
     return np.equal(catalogue.category[rows], number)
 
 
-def _nearest(
-    rows: NDArray[np.int64], candidates: Candidates, search: Snapshot, count: int
-) -> NDArray[np.int64]:
+def _nearest(rows: NDArray[np.int64], candidates: Candidates, count: int) -> NDArray[np.int64]:
     """Return the rows nearest to the visit, or to the history; newer ones first among equals."""
+    if not len(rows):
+        return rows
     anchor = candidates.session_vector
     if not anchor.any():
         anchor = candidates.history_vector
-    if not len(rows):
-        return rows
-    near = search.vectors_of(rows) @ anchor
-    return rows[np.lexsort((-rows, -near))[:count]]
+    newest_first = rows[::-1]
+    near = candidates.search.vectors_of(newest_first) @ anchor
+    return newest_first[descending(near)[:count]]
 
 
 def _given(rule: PlacementRule, name: str) -> bool:

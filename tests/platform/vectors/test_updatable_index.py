@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 import tactful.vectors.updatable_index
 from tactful.catalogue.ids import ItemIds
 from tactful.errors import ModelError, StorageError
-from tactful.vectors.build_index import build_vector_index
+from tactful.vectors.build_index import build_vector_index, merge_changes
 from tactful.vectors.ivf_index import Snapshot, VectorIndex
 from tactful.vectors.updatable_index import LiveIndex
 
@@ -194,7 +194,7 @@ def test_a_merge_tunes_on_what_was_asked(tmp_path: Path) -> None:
 def test_updates_during_a_merge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = base(50)
     building, go_on = threading.Event(), threading.Event()
-    build = tactful.vectors.updatable_index.merge_changes
+    build = merge_changes
 
     def slow(*arguments: Any, **options: Any) -> tuple[ItemIds, VectorIndex]:
         building.set()
