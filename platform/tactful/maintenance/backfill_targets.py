@@ -43,8 +43,7 @@ from tactful_streaming.state.partition_checkpoint import PartitionState
 from tactful_streaming.state.store import RocksState, StateStore
 
 _OFFSETS = "places"
-_WAIT_S = 10.0
-"""Longer than a healthy broker takes to deliver existing records."""
+_WAIT_S = 10.0  # longer than a healthy broker takes to deliver existing records
 
 
 def require_state(settings: Settings) -> None:

@@ -18,16 +18,13 @@ import msgspec
 from tactful.errors import BackupError
 from tactful_privacy.durable_files import replace_file
 
-FORMAT = 1
-"""Version of the layout that is written and read."""
-
+FORMAT = 1  # version of the layout that is written and read
 MANIFEST = "manifest.json"
 FILES = "files"
 
 _CHUNK = 1 << 20
 
-Copied = Callable[[int], None]
-"""Called with the size of every copied piece, bytes."""
+Copied = Callable[[int], None]  # called with the size of every copied piece, bytes
 
 
 class BackupFile(msgspec.Struct, kw_only=True, frozen=True):

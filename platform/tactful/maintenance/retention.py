@@ -52,8 +52,7 @@ from tactful_streaming.log.embedded_log import EmbeddedLog
 from tactful_streaming.log.redaction import BLANK, draft_segment
 from tactful_streaming.state.store import RocksState
 
-PROGRESS = "retention.json"
-"""File of the job's progress in the data directory."""
+PROGRESS = "retention.json"  # file of the job's progress in the data directory
 
 _SHARE = 16
 _NOTED_EVERY_MS = 600_000

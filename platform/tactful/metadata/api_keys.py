@@ -13,7 +13,7 @@ import sqlalchemy as sa
 
 from tactful.errors import ApiKeyError, StorageError
 from tactful.metadata.key_cache import SCOPES, ApiKey, ValidKeys, digest
-from tactful.metadata.store import MetadataStore, open_metadata
+from tactful.metadata.store import MetadataStore
 from tactful.metadata.tables import api_keys
 
 __all__ = ["SCOPES", "ApiKey", "KeyStore"]
@@ -27,24 +27,15 @@ class KeyStore(ValidKeys):
 
     def __init__(
         self,
-        metadata: MetadataStore | Path,
+        metadata: MetadataStore,
         *,
         clock: Callable[[], int],  # epoch milliseconds
         token: Callable[[int], bytes] = secrets.token_bytes,
     ) -> None:
-        """Open the store.
-
-        A path opens or creates an SQLite file, which :meth:`close` then closes.
-
-        Raises:
-            StorageError: if the database cannot be used.
-        """
+        """Read the keys."""
+        self._metadata = metadata
         self._clock = clock
         self._token = token
-        self._owns = isinstance(metadata, Path)
-        self._metadata = (
-            open_metadata(metadata, clock=clock) if isinstance(metadata, Path) else metadata
-        )
         super().__init__()
         self.refresh()
 
@@ -65,7 +56,8 @@ class KeyStore(ValidKeys):
                 "second key for your server"
             )
         identifier = self._token(4).hex()
-        key = f"tactful_{identifier}_{_urlsafe(self._token(32))}"
+        secret = base64.urlsafe_b64encode(self._token(32)).rstrip(b"=").decode()
+        key = f"tactful_{identifier}_{secret}"
         about = ApiKey(identifier, chosen, note, self._clock(), None)
         insert = sa.insert(api_keys).values(
             id=identifier,
@@ -113,16 +105,15 @@ class KeyStore(ValidKeys):
         Raises:
             StorageError: if it cannot be read; nothing was changed then.
         """
-        query = "SELECT id, digest, scopes, note, created_at, revoked_at FROM api_keys"
+        columns = ("id", "digest", "scopes", "note", "created_at", "revoked_at")
+        query = f"SELECT {', '.join(columns)} FROM api_keys"
+        address = f"{path.absolute().as_uri()}?mode=rw"
         try:
             # Closing the last connection merges the write-ahead log into the file.
-            with contextlib.closing(
-                sqlite3.connect(f"{path.absolute().as_uri()}?mode=rw", uri=True)
-            ) as old:
+            with contextlib.closing(sqlite3.connect(address, uri=True)) as old:
                 rows = old.execute(query).fetchall()
         except sqlite3.Error as error:
             raise StorageError(f"{path}: the API keys cannot be read: {error}") from error
-        columns = ("id", "digest", "scopes", "note", "created_at", "revoked_at")
         adopted = [dict(zip(columns, row, strict=True)) for row in rows]
 
         def insert(connection: sa.Connection) -> int:
@@ -137,17 +128,8 @@ class KeyStore(ValidKeys):
         self.refresh()
         return added
 
-    def close(self) -> None:
-        """Close the database, if this store opened it."""
-        if self._owns:
-            self._metadata.close()
-
     def _rows(self) -> Iterator[tuple[bytes, ApiKey]]:
         query = sa.select(api_keys).order_by(api_keys.c.created_at, api_keys.c.id)
         for row in self._metadata.fetch(query):
             scopes = frozenset(row.scopes.split())
             yield row.digest, ApiKey(row.id, scopes, row.note, row.created_at, row.revoked_at)
-
-
-def _urlsafe(token: bytes) -> str:
-    return base64.urlsafe_b64encode(token).rstrip(b"=").decode()

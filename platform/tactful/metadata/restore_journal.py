@@ -17,14 +17,9 @@ import msgspec
 from tactful.errors import BackupError
 from tactful_privacy.durable_files import sync
 
-RESTORING = ".restoring"
-"""Directory of a restore in the data directory."""
-
-READY = "ready"
-"""Journal in it."""
-
-STAGED = "files"
-"""Folder of the restored files in it."""
+RESTORING = ".restoring"  # directory of a restore in the data directory
+READY = "ready"  # journal in it
+STAGED = "files"  # folder of the restored files in it
 
 
 class Ready(msgspec.Struct, frozen=True):

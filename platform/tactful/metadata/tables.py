@@ -11,8 +11,7 @@ _long_text = sa.Text().with_variant(mysql.MEDIUMTEXT(), "mysql", "mariadb")
 _digest = sa.LargeBinary(32).with_variant(mysql.BINARY(32), "mysql", "mariadb")
 _number = sa.BigInteger().with_variant(sa.Integer(), "sqlite")  # allows autoincrement in SQLite
 
-tables = sa.MetaData()
-"""All tables after the newest migration."""
+tables = sa.MetaData()  # all tables after the newest migration
 
 
 def _table(name: str, *columns: sa.Column[Any]) -> sa.Table:

@@ -153,16 +153,12 @@ def test_the_state_of_a_server_is_backfilled_from_all_partitions(
         live.http.post("/v1/events", json=[view(number) for number in range(40)])
         wait_until(lambda: views(live) == 40)
     (tmp_path / "new.yaml").write_text(CHANGED)
-    for name, value in (
-        ("KIND", "kafka"),
-        ("BROKERS", kafka_servers),
-        ("TOPIC", kafka.log.topic),
-    ):
+    log = {"KIND": "kafka", "BROKERS": kafka_servers, "TOPIC": kafka.log.topic}
+    for name, value in log.items():
         monkeypatch.setenv(f"TACTFUL_LOG__{name}", value)
     data = kafka.storage.data
-    done = run(
-        "features", "backfill", "--data", data, "--features", tmp_path / "new.yaml", "--json"
-    )
+    what = ("--data", data, "--features", tmp_path / "new.yaml", "--json")
+    done = run("features", "backfill", *what)
     assert done.exit_code == 0, done.output
     assert "views" in json.loads(done.stdout)["computed"]
     kafka.features.write_text(CHANGED)

@@ -21,6 +21,7 @@ import pytest
 import sqlalchemy as sa
 from click.testing import CliRunner
 from tests.platform.erasure.test_erase import FIELDS, Tokens, leave_traces, scan, settings_of
+from tests.platform.metadata.test_rights import installed
 from tests.platform.statistics.test_service import LINES
 from tests.platform.support import Live, build, killed_after, now_ms, view
 
@@ -40,8 +41,6 @@ from tactful.metadata.tables import suppressions
 from tactful.server.platform import Platform
 from tactful.statistics.counter import NOT_BEFORE, StatisticsCounter
 from tactful.subjects.consent import ConsentStore
-from tactful.subjects.installation import Installation
-from tactful.subjects.suppression import open_suppression
 from tactful_privacy.errors import SealError
 from tactful_privacy.ledger.ledger import Ledger
 from tactful_privacy.ledger.statistic import Statistic
@@ -54,6 +53,10 @@ from tactful_streaming.log.embedded_log import EmbeddedLog
 from tactful_streaming.state.store import RocksState
 
 DAY_MS = 86_400_000
+
+
+def soon() -> int:
+    return 20_000 * DAY_MS + 5
 
 
 @pytest.fixture
@@ -70,8 +73,13 @@ def remake(directory: Path) -> None:
 
 
 def suppress(settings: Settings, person: str) -> None:
-    with contextlib.closing(open_installation(settings)) as metadata:
-        open_suppression(settings, metadata, clock=now_ms).suppress([person])
+    with installed(settings) as installation:
+        installation.suppression.suppress([person])
+
+
+def fill(settings: Settings, first: int = 0) -> None:
+    with Live(Platform.open(settings, build)) as live:
+        others(live, first)
 
 
 def others(live: Live, first: int = 0) -> Any:
@@ -84,7 +92,7 @@ def others(live: Live, first: int = 0) -> Any:
 
 
 def restored(settings: Settings, backup: Path, **options: Any) -> Any:
-    return restore_backup(settings, backup, clock=now_ms, **options)
+    return restore_backup(settings, backup, **{"clock": now_ms, **options})
 
 
 def values_of(live: Live, people: int = 3) -> list[Any]:
@@ -159,8 +167,7 @@ HARMS: list[tuple[Callable[[Path], Any], str]] = [
 
 
 def test_a_damaged_backup_changes_nothing(tmp_path: Path, settings: Settings) -> None:
-    with Live(Platform.open(settings, build)) as live:
-        others(live)
+    fill(settings)
     make_backup(settings, tmp_path / "whole", clock=now_ms)
     check_backup(tmp_path / "whole")
     before = files_of(settings.storage.data)
@@ -200,9 +207,7 @@ def test_no_backup_or_restore_overwrites_by_accident(tmp_path: Path, settings: S
 
 
 def erase(settings: Settings, person: str) -> None:
-    with contextlib.closing(open_installation(settings)) as metadata:
-        suppression = open_suppression(settings, metadata, clock=now_ms)
-        installation = Installation(settings, metadata, suppression, now_ms)
+    with installed(settings) as installation:
         request_erasure(installation, person)
         complete_erasures(installation)
 
@@ -282,7 +287,7 @@ def test_a_restore_resets_retention_and_counts_later(tmp_path: Path, settings: S
     (settings.storage.data / PROGRESS).write_text('{"until": {"impressions": 9}}')
     manifest = make_backup(settings, tmp_path / "backup", clock=now_ms)
     assert PROGRESS not in {file.path for file in manifest.files}
-    restore_backup(settings, tmp_path / "backup", clock=lambda: 20_000 * DAY_MS + 5, replace=True)
+    restored(settings, tmp_path / "backup", clock=soon, replace=True)
     data = settings.storage.data
     assert int((data / NOT_BEFORE).read_text()) == 20_001 * DAY_MS
     with contextlib.closing(RocksState(data / "state", read_only=True)) as store:
@@ -297,12 +302,7 @@ def test_a_lost_ledger_may_have_released_today(tmp_path: Path, settings: Setting
     data = settings.storage.data
     assert not (data / "ledger.db").exists()
     remake(data)  # without a ledger that was begun since
-    _, parts = restore_backup(
-        settings,
-        tmp_path / "backup",
-        clock=lambda: 20_000 * DAY_MS + 5,
-        without_tombstones=True,
-    )
+    _, parts = restored(settings, tmp_path / "backup", clock=soon, without_tombstones=True)
     assert parts.ledger == "none"
     assert int((data / NOT_BEFORE).read_text()) == 20_001 * DAY_MS
 
@@ -335,9 +335,8 @@ def test_a_database_is_copied_beside_constant_writers(tmp_path: Path) -> None:
     ended.set()
     writer.join()
     with contextlib.closing(sqlite3.connect(tmp_path / "copy.db")) as connection:
-        (first, count, last) = connection.execute(
-            "SELECT min(number), count(*), max(number) FROM t"
-        ).fetchone()
+        counted = connection.execute("SELECT min(number), count(*), max(number) FROM t")
+        (first, count, last) = counted.fetchone()
     assert first == 0
     assert count == last + 1 > 4_000
 
@@ -356,9 +355,8 @@ def test_counting_anew_releases_nothing_of_the_day(tmp_path: Path, restored_toda
             not_before=(today + 1) * DAY_MS if restored_today else 0,
         )
         for hours in range(60):
-            counter.apply(
-                Event(event_id=f"e-{hours}", type="view", timestamp=now[0], user_id="a"), None
-            )
+            event = Event(event_id=f"e-{hours}", type="view", timestamp=now[0], user_id="a")
+            counter.apply(event, None)
             counter.before_commit()
             now[0] += 3_600_000
         assert min(ledger.released_days(0, 30_000)[LINES.name]) == today + restored_today
@@ -423,9 +421,8 @@ def test_erased_keys_of_the_vault_are_not_brought_back(tmp_path: Path, settings:
         if lost:
             (data / "vault.db").unlink()
         restored(settings, tmp_path / "backup", replace=True)
-        with contextlib.closing(open_installation(settings)) as metadata:
-            suppression = open_suppression(settings, metadata, clock=now_ms)
-            complete_erasures(Installation(settings, metadata, suppression, now_ms))
+        with installed(settings) as installation:
+            complete_erasures(installation)
         with contextlib.closing(vault()) as made:
             assert made.open(sealed["bob"]) == b"secret"
             with pytest.raises(SealError):
@@ -438,9 +435,8 @@ def test_keys_and_tombstones_elsewhere(tmp_path: Path, settings: Settings, insid
     data = settings.storage.data
     secrets = (data if inside else tmp_path / "apart") / "secrets"
     secrets.mkdir(parents=True)
-    consent = replace(
-        settings.consent, keyring=secrets / "ring.json", tombstones=secrets / "stones"
-    )
+    places = {"keyring": secrets / "ring.json", "tombstones": secrets / "stones"}
+    consent = replace(settings.consent, **places)
     settings = replace(settings, consent=consent, privacy=PrivacySettings(vault=secrets / "v.db"))
     keyring = Keyring(settings.keyring, clock=now_ms)
     with contextlib.closing(Vault(settings.vault, b"m" * 32, keyring)) as vault:
@@ -458,8 +454,8 @@ def test_keys_and_tombstones_elsewhere(tmp_path: Path, settings: Settings, insid
     assert Keyring(settings.keyring, clock=now_ms).current == keyring.current
     assert not (data / "vault.db").exists()
     assert not (data / "keyring.json").exists()
-    with contextlib.closing(open_installation(settings)) as metadata:
-        assert "ada" in open_suppression(settings, metadata, clock=now_ms).suppressed
+    with installed(settings) as installation:
+        assert "ada" in installation.suppression.suppressed
 
 
 def test_a_restore_opens_no_records_of_the_erased(tmp_path: Path, settings: Settings) -> None:
@@ -519,8 +515,7 @@ def steps() -> Iterator[int]:
 
 
 def test_a_backup_killed_anywhere_is_none(tmp_path: Path, settings: Settings) -> None:
-    with Live(Platform.open(settings, build)) as live:
-        others(live)
+    fill(settings)
     target = tmp_path / "backup"
     kills = 0
     with killed(settings, "backup", target) as killed_at:
@@ -536,12 +531,10 @@ def test_a_backup_killed_anywhere_is_none(tmp_path: Path, settings: Settings) ->
 
 
 def test_a_killed_restore_is_the_old_or_the_new(tmp_path: Path, settings: Settings) -> None:
-    with Live(Platform.open(settings, build)) as live:
-        others(live)
+    fill(settings)
     backup = tmp_path / "backup"
     make_backup(settings, backup, clock=now_ms)
-    with Live(Platform.open(settings, build)) as live:
-        others(live, 20)
+    fill(settings, 20)
     data, original = settings.storage.data, tmp_path / "original"
     shutil.copytree(data, original)
     old, new = log_of(settings), log_of(settings)[:20]
@@ -618,26 +611,23 @@ def test_a_keyring_in_a_backup_has_the_keys_of_its_metadata(
     monkeypatch.undo()
     remake(settings.storage.data)
     restored(settings, tmp_path / "backup", without_tombstones=True)
-    with contextlib.closing(open_installation(settings)) as metadata:
-        assert "ada" in open_suppression(settings, metadata, clock=now_ms).suppressed
+    with installed(settings) as installation:
+        assert "ada" in installation.suppression.suppressed
 
 
 def test_vault_keys_of_an_earlier_epoch_are_deleted(tmp_path: Path, settings: Settings) -> None:
     settings.storage.data.mkdir(exist_ok=True)
     with contextlib.closing(open_installation(settings)) as metadata:
         keyring = Keyring(settings.keyring, clock=now_ms)
-        vault = Vault(tmp_path / "vault.db", bytes(32), keyring)
-        sealed = vault.seal("ada", b"secret")
-        vault.seal("bob", b"secret")
-        vault.close()
+        with contextlib.closing(Vault(tmp_path / "vault.db", bytes(32), keyring)) as vault:
+            sealed = vault.seal("ada", b"secret")
+            vault.seal("bob", b"secret")
         keyring.rotate()
-        suppression = open_suppression(settings, metadata, clock=now_ms)
-        suppression.suppress(["ada"])
+        suppress(settings, "ada")
         rows = metadata.fetch(sa.select(suppressions.c.key_id, suppressions.c.digest))
         assert {row.key_id for row in rows} == set(keyring.key_ids)
     stones = [Pseudonym(row.key_id, bytes(row.digest)) for row in rows]
     assert drop_keys(tmp_path / "vault.db", stones) == 1
-    vault = Vault(tmp_path / "vault.db", bytes(32), keyring)
-    assert vault.open_many([sealed]) == [None]
-    assert vault.reference("bob") is not None
-    vault.close()
+    with contextlib.closing(Vault(tmp_path / "vault.db", bytes(32), keyring)) as vault:
+        assert vault.open_many([sealed]) == [None]
+        assert vault.reference("bob") is not None

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
+from tests.platform.metadata.test_rights import installed
 from tests.platform.support import build, now_ms, small_settings
 
 from tactful.cli.main import main
@@ -23,14 +24,11 @@ from tactful.erasure.erase import request_erasure, run_erasures
 from tactful.errors import ConfigError
 from tactful.maintenance.backup_manifest import FORMAT, MANIFEST, Manifest, write_manifest
 from tactful.maintenance.expiry import expire_backups, expire_exports, expire_models, kept_for
-from tactful.metadata.connections import open_installation
 from tactful.metadata.store import MetadataStore
 from tactful.models.audit_log import ModelLog
 from tactful.models.schedule import after_erasure
 from tactful.models.training_run import reason_to_train
 from tactful.server.platform import Platform
-from tactful.subjects.installation import Installation
-from tactful.subjects.suppression import open_suppression
 
 DAY = 86_400_000
 
@@ -114,9 +112,8 @@ def test_what_tells_no_age_stays_and_is_told(backups: Path) -> None:
     (backups / "old" / MANIFEST).write_text("torn")
     told = run("--backups", backups, "--older-than", 30, "--json")
     assert told.exit_code == 1
-    assert [(it["kind"], it["removed"]) for it in json.loads(told.stdout)] == [
-        ("unreadable", False)
-    ]
+    (one,) = json.loads(told.stdout)
+    assert (one["kind"], one["removed"]) == ("unreadable", False)
     assert (backups / "old").is_dir()
 
 
@@ -156,9 +153,8 @@ def test_unused_models_expire_and_serving_ones_are_reported() -> None:
 def test_how_long_copies_are_kept_follows_from_the_shortest_time(settings: Settings) -> None:
     with pytest.raises(ConfigError, match="--older-than"):
         kept_for(settings)
-    kept = replace(
-        settings, retention=RetentionSettings(personalisation_days=400, impressions_days=180)
-    )
+    days = RetentionSettings(personalisation_days=400, impressions_days=180)
+    kept = replace(settings, retention=days)
     assert kept_for(kept) == 180 * DAY
     assert kept_for(kept, 2.5) == 2.5 * DAY
     assert run("--older-than", 30).exit_code == 2
@@ -184,30 +180,26 @@ def test_an_erasure_makes_a_training_due(settings: Settings) -> None:
     """Its receipt names the time of the next training."""
     settings = replace(settings, training=TrainingSettings(every_hours=1_000))
     Platform.open(settings, build).close()
-    metadata = open_installation(settings)
-
-    trained(metadata)
-    assert reason_to_train(settings, now=now_ms()) is None
-    suppression = open_suppression(settings, metadata, clock=now_ms)
-    installation = Installation(settings, metadata, suppression, now_ms)
-    request_erasure(installation, "somebody")
-    (receipt,) = run_erasures(installation)
-    (note,) = [step.note for step in receipt.steps if step.place == "models"]
-    assert note == after_erasure(settings.training)
-    assert "within 15 minutes" in note
-    assert receipt.due_at > receipt.requested_at
-    assert reason_to_train(settings, now=now_ms()) == "a user was erased since the last training"
-    trained(metadata)
-    assert reason_to_train(settings, now=now_ms()) is None
-    metadata.close()
+    with installed(settings) as installation:
+        trained(installation.metadata)
+        assert reason_to_train(settings, now=now_ms()) is None
+        request_erasure(installation, "somebody")
+        (receipt,) = run_erasures(installation)
+        (note,) = [step.note for step in receipt.steps if step.place == "models"]
+        assert note == after_erasure(settings.training)
+        assert "within 15 minutes" in note
+        assert receipt.due_at > receipt.requested_at
+        reason = reason_to_train(settings, now=now_ms())
+        assert reason == "a user was erased since the last training"
+        trained(installation.metadata)
+        assert reason_to_train(settings, now=now_ms()) is None
 
 
 def test_what_is_not_kept_any_more_makes_a_training_due(settings: Settings) -> None:
     Platform.open(settings, build).close()
     kept = replace(settings, retention=RetentionSettings(impressions_days=40))
-    with_metadata = open_installation(settings)
-    trained(with_metadata)
-    with_metadata.close()
+    with installed(settings) as installation:
+        trained(installation.metadata)
     for days, due in ((39, None), (41, "the last training used data whose retention is over")):
         assert reason_to_train(kept, now=now_ms() + days * DAY) == due
         assert reason_to_train(settings, now=now_ms() + days * DAY) is None

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from tactful.config.privacy import PrivacySettings
 from tactful.config.settings import Settings
 from tactful.config.storage import StorageSettings
 from tactful.errors import ConfigError, StorageError
-from tactful.event_log.encryption import open_seal
+from tactful.event_log.encryption import RecordSeal, open_seal
 from tactful.maintenance import key_rotation
 from tactful.maintenance.key_rotation import begin_epoch, change_master_key
 from tactful.metadata.connections import open_installation
@@ -52,17 +52,21 @@ def of(person: str) -> bytes:
     return encode_entry(Event(event_id=f"of-{person}", type="view", timestamp=1, user_id=person))
 
 
-def sealed(settings: Settings, *people: str) -> list[bytes]:
+@contextmanager
+def sealing(settings: Settings) -> Iterator[RecordSeal]:
     seal = open_seal(settings, clock=now_ms)
     assert seal is not None
     with closing(seal):
+        yield seal
+
+
+def sealed(settings: Settings, *people: str) -> list[bytes]:
+    with sealing(settings) as seal:
         return seal.seal([of(person) for person in people])
 
 
 def opened(settings: Settings, records: list[bytes]) -> list[bytes]:
-    seal = open_seal(settings, clock=now_ms)
-    assert seal is not None
-    with closing(seal):
+    with sealing(settings) as seal:
         return seal.open(records)
 
 
@@ -87,39 +91,29 @@ def test_the_old_key_is_overwritten_by_the_new(settings: Settings, new: Path) ->
     assert opened(settings, records) == [of("ada"), of("bob")]
     stale = key.with_name("stale.key")
     stale.write_text(OLD)
+    old_key = replace(settings, privacy=replace(settings.privacy, master_key_file=stale))
     with pytest.raises(StorageError, match="master key"):
-        open_seal(
-            replace(settings, privacy=replace(settings.privacy, master_key_file=stale)),
-            clock=now_ms,
-        )
+        open_seal(old_key, clock=now_ms)
 
 
 def kill_oneself(*_: object, **__: object) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def killed_before(place: str) -> Callable[[pytest.MonkeyPatch], None]:
-    def plant(patch: pytest.MonkeyPatch) -> None:
-        if place == "the vault is through":
-            patch.setattr(key_rotation, "rewrap_vault", kill_oneself)
-        elif place == "the file of the settings has it":
-            patch.setattr(key_rotation, "_replace", kill_oneself)
-        else:
-            patch.setattr(Path, "unlink", kill_oneself)
-
-    return plant
+KILLED_BEFORE: dict[str, tuple[object, str]] = {
+    "the vault is through": (key_rotation, "rewrap_vault"),
+    "the file of the settings has it": (key_rotation, "_replace"),
+    "the new file is removed": (Path, "unlink"),
+}
 
 
-@pytest.mark.parametrize(
-    "place",
-    ["the vault is through", "the file of the settings has it", "the new file is removed"],
-)
+@pytest.mark.parametrize("place", KILLED_BEFORE)
 def test_a_killed_rotation_goes_on(settings: Settings, new: Path, place: str) -> None:
     records = sealed(settings, "ada", "bob")
     child = os.fork()
     if child == 0:
         try:
-            killed_before(place)(pytest.MonkeyPatch())
+            pytest.MonkeyPatch().setattr(*KILLED_BEFORE[place], kill_oneself)
             change_master_key(settings, new)
         finally:
             os._exit(1)
@@ -180,12 +174,9 @@ def test_people_of_earlier_epochs_are_found_refused_and_erased(settings: Setting
     for store in (running, started):
         assert [person in store.suppressed for person in ("cyd", "dan", "eve")] == [True] * 3
         assert "ada" not in store.suppressed
-    assert opened(settings, [*records, *sealed(settings, "ada")]) == [
-        *(of("ada"), of("bob"), of("ada"))
-    ]
-    seal = open_seal(settings, clock=now_ms)
-    assert seal is not None
-    with closing(seal):
+    every = opened(settings, [*records, *sealed(settings, "ada")])
+    assert every == [of("ada"), of("bob"), of("ada")]
+    with sealing(settings) as seal:
         assert len(seal.references(["ada", "bob"])) == 2
         assert seal.erase(["ada"]) == 1
         assert seal.open(records) == [BLANK, of("bob")]

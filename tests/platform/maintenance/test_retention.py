@@ -86,19 +86,15 @@ def event(day: int, type_: str = "view") -> Event:
     return Event(event_id=f"{type_}-{day}", type=type_, timestamp=day * DAY_MS, user_id="ada")
 
 
+def restricted(purpose: str, about: Event) -> Restricted:
+    return Restricted(timestamp=1, purposes=(purpose,), event=about)
+
+
 ENTRIES: list[tuple[Any, int | None]] = [
     (lambda day: event(day), PERSONALISATION),
     (lambda day: event(day, "impression"), IMPRESSIONS),
-    (
-        lambda day: Restricted(timestamp=1, purposes=("measurement",), event=event(day, "click")),
-        MEASUREMENT,
-    ),
-    (
-        lambda day: Restricted(
-            timestamp=1, purposes=("personalisation",), event=event(day, "purchase")
-        ),
-        PERSONALISATION,
-    ),
+    (lambda day: restricted("measurement", event(day, "click")), MEASUREMENT),
+    (lambda day: restricted("personalisation", event(day, "purchase")), PERSONALISATION),
     (lambda day: User(user_id="ada", timestamp=1), PERSONALISATION),
     (lambda day: Link(user_id="ada", device_id="d", timestamp=1), PERSONALISATION),
     (lambda day: Item(item_id="i", timestamp=1), None),
@@ -127,9 +123,8 @@ def test_records_stay_a_sixteenth_beyond_their_time(
     slack = MEASUREMENT / 16 + 1
     received: list[tuple[int, int]] = []
     moments = sorted({*((day, "look") for day in looks), *((day, "write") for day in days)})
-    with EmbeddedLog(
-        settings.storage.data / "log", durability="process", clock=lambda: now[0]
-    ) as log:
+    place = settings.storage.data / "log"
+    with EmbeddedLog(place, durability="process", clock=lambda: now[0]) as log:
         job = Retention(settings, log, executor=AtOnce(), clock=lambda: now[0])
         for day in range(max(*looks, *days, 1) + 1):
             now[0] = day * DAY_MS
@@ -162,11 +157,8 @@ def test_what_somebody_has_yet_to_read_stays(settings: Settings) -> None:
 
 
 def test_kinds_are_by_what_a_record_may_be_used_for() -> None:
-    names = {
-        PERSONALISATION: "personalisation",
-        IMPRESSIONS: "impressions",
-        MEASUREMENT: "measurement",
-    }
+    names = {PERSONALISATION: "personalisation", IMPRESSIONS: "impressions"}
+    names[MEASUREMENT] = "measurement"
     for number, (_, days) in enumerate(ENTRIES):
         assert kind_of(entry(number, 1)) == (None if days is None else names[days])
     assert kind_of(b"not a record") is None
@@ -215,9 +207,8 @@ def test_a_job_killed_anywhere_goes_on(tmp_path: Path, settings: Settings) -> No
 def test_dead_letters_expire_although_none_comes_after_them(tmp_path: Path) -> None:
     """The segment that is written to is ended when its time has come."""
     now = [0]
-    log = EmbeddedLog(
-        tmp_path, retention_ms=30 * DAY_MS, durability="process", clock=lambda: now[0]
-    )
+    kept: dict[str, Any] = {"retention_ms": 30 * DAY_MS, "durability": "process"}
+    log = EmbeddedLog(tmp_path, **kept, clock=lambda: now[0])
     letters = DeadLetters(log)
     for number in range(3):
         letter = DeadLetter(payload=b"x", rule="r", reason="why", partition=0, offset=number)
@@ -232,7 +223,7 @@ def test_dead_letters_expire_although_none_comes_after_them(tmp_path: Path) -> N
     letters.trim()
     letters.trim()
     assert list(letters.read()) == []
-    assert letters.begin == letters.end == 3
+    assert letters.log.begin == letters.end == 3
     letters.add([DeadLetter(payload=b"x", rule="r", reason="why", partition=0, offset=9)])
     letters.close()
     with EmbeddedLog(tmp_path, read_only=True) as again:
@@ -285,14 +276,13 @@ def test_sealed_records_are_blanked_too(tmp_path: Path, settings: Settings, seal
 
 def test_changes_of_models_are_forgotten_but_the_last(settings: Settings) -> None:
     now = [0]
-    metadata = open_installation(settings)
-    models = ModelLog(metadata, clock=lambda: now[0])
-    for version in ("1", "2", "3"):
-        with models.entry("promote", "ranker", by="me", reason="r", version=version):
-            now[0] += DAY_MS
-    models.forget(10 * DAY_MS)
-    assert [change.version for change in models.changes()] == ["3"]
-    metadata.close()
+    with contextlib.closing(open_installation(settings)) as metadata:
+        models = ModelLog(metadata, clock=lambda: now[0])
+        for version in ("1", "2", "3"):
+            with models.entry("promote", "ranker", by="me", reason="r", version=version):
+                now[0] += DAY_MS
+        models.forget(10 * DAY_MS)
+        assert [change.version for change in models.changes()] == ["3"]
 
 
 def test_limits_that_cannot_be_kept_are_refused(settings: Settings) -> None:

@@ -7,8 +7,9 @@ import itertools
 import subprocess
 import sys
 from collections.abc import Iterator
-from functools import partial
+from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.platform.databases import Location
@@ -18,12 +19,17 @@ from tactful.metadata.api_keys import SCOPES, ApiKey, KeyStore
 from tactful.metadata.store import open_metadata
 
 
+@contextmanager
+def opened(location: Location, **options: Any) -> Iterator[KeyStore]:
+    with closing(open_metadata(location)) as metadata:
+        yield KeyStore(metadata, **{"clock": lambda: 0} | options)
+
+
 @pytest.fixture
 def store(location: Location) -> Iterator[KeyStore]:
     times = itertools.count(1_000)
-    metadata = open_metadata(location)
-    yield KeyStore(metadata, clock=lambda: next(times))
-    metadata.close()
+    with opened(location, clock=lambda: next(times)) as keys:
+        yield keys
 
 
 def test_a_key_is_accepted_as_what_it_is(store: KeyStore) -> None:
@@ -38,10 +44,9 @@ def test_a_key_is_accepted_as_what_it_is(store: KeyStore) -> None:
 
 
 def test_only_the_hash_is_on_disk(tmp_path: Path) -> None:
-    store = KeyStore(tmp_path / "keys.db", clock=lambda: 0)
-    key, _ = store.create(["analyst"])
+    with opened(tmp_path / "keys.db") as store:
+        key, _ = store.create(["analyst"])
     secret = key.split("_", 2)[2]
-    store.close()
 
     stored = b"".join(file.read_bytes() for file in tmp_path.iterdir())
 
@@ -72,9 +77,8 @@ def test_secrets_have_256_bits(tmp_path: Path) -> None:
         asked.append(count)
         return bytes(range(count))
 
-    store = KeyStore(tmp_path / "k.db", clock=lambda: 0, token=token)
-    key, _ = store.create(["ingest"])
-    store.close()
+    with opened(tmp_path / "k.db", token=token) as store:
+        key, _ = store.create(["ingest"])
 
     assert asked == [4, 32]
     assert key == "tactful_00010203_AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8"
@@ -82,24 +86,22 @@ def test_secrets_have_256_bits(tmp_path: Path) -> None:
 
 def test_revocation_is_final_and_followed(store: KeyStore, location: Location) -> None:
     key, about = store.create(["ingest"])
-    metadata = open_metadata(location)
-    server = KeyStore(metadata, clock=lambda: 0)
-    assert server.check(key) == about
-    assert server.list() == [about]
+    with opened(location) as server:
+        assert server.check(key) == about
+        assert server.list() == [about]
 
-    store.revoke(about.id)
-    server.refresh()
-
-    assert store.check(key) is None
-    assert server.check(key) is None
-    assert [known.revoked_at is None for known in store.list()] == [False]
-    with pytest.raises(ApiKeyError, match="no valid key"):
         store.revoke(about.id)
-    late, _ = store.create(["ingest"])
-    assert server.check(late) is None
-    server.refresh()
-    assert server.check(late) is not None
-    metadata.close()
+        server.refresh()
+
+        assert store.check(key) is None
+        assert server.check(key) is None
+        assert [known.revoked_at is None for known in store.list()] == [False]
+        with pytest.raises(ApiKeyError, match="no valid key"):
+            store.revoke(about.id)
+        late, _ = store.create(["ingest"])
+        assert server.check(late) is None
+        server.refresh()
+        assert server.check(late) is not None
 
 
 def test_wrong_scopes_are_refused(store: KeyStore) -> None:
@@ -151,18 +153,16 @@ def _old_row(key: str) -> tuple[object, ...]:
 
 
 def test_an_old_file_is_opened_as_it_is(old_file: Path) -> None:
-    store = KeyStore(old_file, clock=lambda: 77)
-    accepted = [store.check(key) for key in OLD_KEYS]
-    assert [key is not None for key in accepted] == [True, False, True]
-    assert accepted[0] == ApiKey("00000000", frozenset({"admin", "ingest"}), "é", 5, None)
-    assert [key.revoked_at for key in store.list()] == [None, 9, None]
-    store.revoke("00000002")
-    new, _ = store.create(["monitor"])
-    store.close()
-    again = KeyStore(old_file, clock=lambda: 0)
-    assert [key.revoked_at for key in again.list()] == [None, 9, 77, None]
-    assert again.check(new) is not None
-    again.close()
+    with opened(old_file, clock=lambda: 77) as store:
+        accepted = [store.check(key) for key in OLD_KEYS]
+        assert [key is not None for key in accepted] == [True, False, True]
+        assert accepted[0] == ApiKey("00000000", frozenset({"admin", "ingest"}), "é", 5, None)
+        assert [key.revoked_at for key in store.list()] == [None, 9, None]
+        store.revoke("00000002")
+        new, _ = store.create(["monitor"])
+    with opened(old_file) as again:
+        assert [key.revoked_at for key in again.list()] == [None, 9, 77, None]
+        assert again.check(new) is not None
 
 
 def test_an_old_file_moves_to_another_database_once(store: KeyStore, old_file: Path) -> None:
@@ -185,7 +185,7 @@ def test_a_file_without_keys_is_not_adopted(store: KeyStore, tmp_path: Path) -> 
     with pytest.raises(StorageError, match=r"wrong\.db"):
         store.adopt(wrong)
     wrong.write_bytes(b"no database" * 100)
-    for use in (store.adopt, partial(KeyStore, clock=lambda: 0)):
+    for use in (store.adopt, open_metadata):
         with pytest.raises(StorageError, match=r"wrong\.db"):
             use(wrong)
     assert wrong.exists()
