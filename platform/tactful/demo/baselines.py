@@ -109,8 +109,7 @@ class CoVisitation:
         return self._next[item].most_common(_KEPT) if item in self._next else ()
 
 
-Baseline = Popularity | OwnFrequency | CoVisitation
-"""Recommenders that learn event by event."""
+Baseline = Popularity | OwnFrequency | CoVisitation  # recommenders that learn event by event
 
 
 def _top(counts: Counter[str], count: int) -> list[str]:

@@ -10,16 +10,14 @@ import random
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from tactful.errors import DatasetError
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 DAY = 86_400_000
 
@@ -110,8 +108,6 @@ def completejourney(*, households: int | None = None, seed: int = 0) -> Replay:
     Raises:
         DatasetError: if the package is not installed.
     """
-    import pandas as pd
-
     folder = _completejourney_folder()
     lines = pd.read_parquet(folder / "transactions.parquet")
     products = pd.read_parquet(folder / "products.parquet")
@@ -190,8 +186,6 @@ def online_retail(path: Path, *, quick: bool = False) -> Replay:
         DatasetError: if the file is missing, cannot be read, lacks a column, or has no past to
             train on or nothing to ask.
     """
-    import pandas as pd
-
     lines = _read_online_retail(path)
     lines = lines[(lines["unit_price"] >= 0) & (lines["quantity"] != 0)]
     if quick:
@@ -251,8 +245,6 @@ def online_retail(path: Path, *, quick: bool = False) -> Replay:
 
 def _invoice_lines(lines: pd.DataFrame) -> pd.DataFrame:
     """Return the lines as columns of a replay; a guest is named after the invoice."""
-    import pandas as pd
-
     person = np.where(
         lines["customer_id"].isna(),
         "guest-" + lines["invoice_no"],
@@ -294,8 +286,6 @@ _UCI_COLUMNS = {
 
 
 def _read_online_retail(path: Path) -> pd.DataFrame:
-    import pandas as pd
-
     if not path.is_file():
         raise DatasetError(f"{path}: no such file; give the UCI Online Retail file with --path")
     if path.suffix not in (".xlsx", ".csv", ".parquet"):
@@ -327,8 +317,6 @@ def _read_online_retail(path: Path) -> pd.DataFrame:
 
 def _times(column: pd.Series[Any]) -> pd.Series[Any]:
     """UCI's csv exports write 12/1/2010 8:26, month first."""
-    import pandas as pd
-
     if pd.api.types.is_datetime64_any_dtype(column):
         return column
     slashes = column.astype(str).str.contains("/").any()
@@ -341,8 +329,6 @@ def _milliseconds(column: pd.Series[Any]) -> pd.Series[Any]:
 
 def _with_ends(frame: pd.DataFrame) -> pd.DataFrame:
     """Add the end of each visit as an event of its own, right after its last line."""
-    import pandas as pd
-
     if "returned" not in frame:
         frame = frame.assign(returned=False)
     frame = frame.assign(order=np.arange(len(frame), dtype=float), end=False)
@@ -357,8 +343,6 @@ def _with_ends(frame: pd.DataFrame) -> pd.DataFrame:
 
 def _descriptions(lines: pd.DataFrame, cut: str) -> pd.Series[str]:
     """Return the latest description before the cut, or the first of a later item."""
-    import pandas as pd
-
     known = lines.dropna(subset=["description"])
     before = known[known["invoice_ts"] < pd.Timestamp(cut)]
     latest = before.groupby("stock_code")["description"].agg("last")
@@ -377,8 +361,6 @@ def _cut(events: pd.DataFrame, date: str) -> int:
 
 
 def _moment(date: str) -> int:
-    import pandas as pd
-
     return int(pd.Timestamp(date).timestamp() * 1000)
 
 

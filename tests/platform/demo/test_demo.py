@@ -18,7 +18,7 @@ from tests.platform.shop import make_shop
 
 from tactful.cli.main import main
 from tactful.demo import demo
-from tactful.demo.demo import DemoOptions, category_histories, run, summary
+from tactful.demo.demo import DemoOptions, category_histories, clear, run, summary
 from tactful.demo.replay import Outcomes
 from tactful.errors import DatasetError, TactfulError
 from tactful.training.evaluation import Scorecard
@@ -106,16 +106,14 @@ def test_a_run_ends_with_a_whole_report_and_no_server(tracking_uri: str, tmp_pat
     assert report["questions"] == len(SHOP.asks)
     assert report["model"]["version"] == "1"
     assert report["short_lists"] == 0
-    assert sum(report["channels"].values()) == round(
-        report["quality"][0]["hr20"]["value"] * len(SHOP.asks)
-    ), "each question has one answer"
+    hits = round(report["quality"][0]["hr20"]["value"] * len(SHOP.asks))
+    assert sum(report["channels"].values()) == hits, "each question has one answer"
     assert "skipped" in report["federated"], "without torch the rest goes on"
     with pytest.raises(httpx.ConnectError):
         httpx.get(f"{report['server']}/healthz")
 
-    log = EmbeddedLog(asked.directory / "log", read_only=True)
-    entries = [decode_entry(payload) for _, payload in log.read(0, 10**7)]
-    log.close()
+    with EmbeddedLog(asked.directory / "log", read_only=True) as log:
+        entries = [decode_entry(payload) for _, payload in log.read(0, 10**7)]
     events = [it for it in entries if isinstance(it, Event)]
     lists = [it for it in events if it.type == "impression" and not it.properties["forced"]]
     assert len(lists) == report["questions"]
@@ -233,6 +231,38 @@ def test_an_experiment_that_shows_nothing_says_so() -> None:
     assert "the arms' sizes do NOT fit the split" in wrong["words"]
 
 
+def test_what_a_demo_left_is_removed(tmp_path: Path) -> None:
+    directory = tmp_path / "demo"
+    clear(directory)
+    directory.mkdir()
+    (directory / "tactful.toml").write_text("# Written by `tactful demo`.\n[storage]\n")
+    (directory / "log").mkdir()
+    clear(directory)
+    assert not directory.exists()
+
+
+def test_an_empty_directory_will_do(tmp_path: Path) -> None:
+    clear(tmp_path)
+    assert not tmp_path.exists()
+
+
+@pytest.mark.parametrize("settings", [None, "", "[storage]\ndata = '.'\n"])
+def test_files_of_others_are_not_removed(tmp_path: Path, settings: str | None) -> None:
+    (tmp_path / "keys.db").write_text("precious")
+    if settings is not None:
+        (tmp_path / "tactful.toml").write_text(settings)
+    with pytest.raises(TactfulError, match=r"holds something that no demo left there.*--directory"):
+        run(replace(options(tmp_path), directory=tmp_path))
+    assert (tmp_path / "keys.db").read_text() == "precious"
+
+
+def test_a_file_in_its_place_is_not_removed(tmp_path: Path) -> None:
+    (tmp_path / "demo").write_text("precious")
+    with pytest.raises(TactfulError, match=r"holds something.*--directory"):
+        clear(tmp_path / "demo")
+    assert (tmp_path / "demo").read_text() == "precious"
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_the_quick_run_of_the_command(tmp_path: Path) -> None:
@@ -252,9 +282,8 @@ def test_the_quick_run_of_the_command(tmp_path: Path) -> None:
     assert report["quick"] is True
     assert report["federated"]["households"] > 20
     rounds = report["federated"]["rounds"]
-    assert [it["round"] for it in rounds] == list(
-        range(rounds[0]["round"], rounds[0]["round"] + len(rounds))
-    )
+    first = rounds[0]["round"]
+    assert [it["round"] for it in rounds] == list(range(first, first + len(rounds)))
     assert rounds[-1]["loss"] < rounds[0]["loss"]
     for key in ("markov_top1", "markov_top5", "privacy"):
         assert key in report["federated"]

@@ -53,10 +53,8 @@ def nothing(count: int) -> None:
 
 
 def logged(data: Path) -> list[Entry]:
-    log = EmbeddedLog(data / "log", read_only=True)
-    found = [decode_entry(payload) for _, payload in log.read(0, 10**7)]
-    log.close()
-    return found
+    with EmbeddedLog(data / "log", read_only=True) as log:
+        return [decode_entry(payload) for _, payload in log.read(0, 10**7)]
 
 
 def platform_settings(directory: Path) -> Settings:
@@ -81,10 +79,9 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> Told:
     directory = tmp_path_factory.mktemp("asking")
     shop = make_shop(21, people=24, items=80, days=40)
     settings = platform_settings(directory)
-    past = write_log(directory / "past", entries(shop)[: len(shop.items) + shop.cut])
     options = TrainingOptions(label_days=14, rounds=20, threads=1)
-    train(past, definitions(), version_directory(settings.models, "1"), options)
-    past.close()
+    with write_log(directory / "past", entries(shop)[: len(shop.items) + shop.cut]) as past:
+        train(past, definitions(), version_directory(settings.models, "1"), options)
     write_pointer(settings.models, Pointer(version="1"))
     heard: list[int] = []
     with Live(Platform.open(settings, build)) as live, Client(live.url) as client:
@@ -209,13 +206,9 @@ def test_everything_is_sent_once_in_order(told: Told) -> None:
     ids = [event.event_id for event in told.events if event.event_id.startswith("shop-")]
     own = [it for it in ids if not it.startswith("shop-clock-")]
     assert own == [f"shop-{number}" for number in range(len(told.replay))]
-    assert sum(told.heard) == (
-        len(told.replay.items)
-        + len(told.replay.users)
-        + told.replay.cut
-        + len(told.replay.asks)
-        + (len(told.replay) - told.replay.asks[-1].before)
-    )
+    shop = told.replay
+    upserts, late = len(shop.items) + len(shop.users), len(shop) - shop.asks[-1].before
+    assert sum(told.heard) == upserts + shop.cut + len(shop.asks) + late
     assert len(told.outcomes.latency_ms) == len(told.replay.asks)
     assert 1 < len(told.outcomes.freshness_ms) <= len(told.replay.asks) / 20 + 1
 
@@ -305,27 +298,20 @@ LATER = int(SHORT.timestamp[-1]) + 1
 def everything_known(engine: Engine) -> dict[str, Any]:
     """All that an engine computed from the replay, but for times of receipt."""
     people = [f"device:{p}" if p.startswith("guest-") else p for p in sorted(set(SHORT.person))]
-    categories = sorted({str(item["category"]) for item in SHORT.items})
     keys = {
-        "user": people,
-        "session": sorted(set(SHORT.session)),
-        "item": sorted(str(item["item_id"]) for item in SHORT.items),
-        "category": categories,
+        *(("user", person) for person in people),
+        *(("session", session) for session in SHORT.session),
+        *(("item", str(item["item_id"])) for item in SHORT.items),
+        *(("category", str(item["category"])) for item in SHORT.items),
     }
-    read = {
-        f"{entity}/{key}": engine.read(entity, key, LATER)
-        for entity, some in keys.items()
-        for key in some
-    }
+    read = {f"{entity}/{key}": engine.read(entity, key, LATER) for entity, key in keys}
     catalogue = {it.item_id: (it.category, it.price, it.available) for it in engine.items.values()}
     return {**read, "items": catalogue, "users": sorted(engine.users)}
 
 
 def uninterrupted(directory: Path) -> dict[str, Any]:
-    log = write_log(directory / "uninterrupted", entries(SHORT))
-    engine = engine_at(Engine(definitions(), MemoryState()), log, log.end)
-    log.close()
-    return everything_known(engine)
+    with write_log(directory / "uninterrupted", entries(SHORT)) as log:
+        return everything_known(engine_at(Engine(definitions(), MemoryState()), log, log.end))
 
 
 def replayed(client: Client, replayer: Replayer) -> None:
@@ -354,10 +340,7 @@ def test_a_killed_replay_ends_as_another(tmp_path: Path, monkeypatch: pytest.Mon
     server.start()
     failed: list[BaseException] = []
 
-    def patient(seconds: float) -> None:
-        time.sleep(min(seconds, 0.1))
-
-    client = Client(server.url, retries=400, sleep=patient)
+    client = Client(server.url, retries=400, sleep=lambda seconds: time.sleep(min(seconds, 0.1)))
     replayer = Replayer(client, SHORT)
 
     def run() -> None:

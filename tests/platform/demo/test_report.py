@@ -135,9 +135,8 @@ def test_the_table_has_the_best_first() -> None:
 
     head, *lines = quality_table(rows).splitlines()
 
-    assert [head.index(title) for title in MEASURES.values()] == sorted(
-        head.index(title) for title in MEASURES.values()
-    )
+    places = [head.index(title) for title in MEASURES.values()]
+    assert places == sorted(places)
     assert [line.split()[0] for line in lines] == ["Served", "Co_Visitation", "Popularity"]
     assert all(line.count("[") == len(MEASURES) for line in lines)
     assert "0.410 [0.400, 0.422]" in lines[0]

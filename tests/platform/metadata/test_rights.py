@@ -70,9 +70,9 @@ def test_decisions_of_many_writers_are_all_followed_in_order(database: MetadataS
 
 def test_suppressed_ids_are_kept_as_hashes(database: MetadataStore, tmp_path: Path) -> None:
     keyring = Keyring(tmp_path / "keyring.json", clock=now_ms)
+    stones = tmp_path / "stones"
     one, other = (
-        SuppressionStore(database, keyring, tombstones=tmp_path / "stones", clock=now_ms)
-        for _ in range(2)
+        SuppressionStore(database, keyring, tombstones=stones, clock=now_ms) for _ in range(2)
     )
     one.suppress(["ada", "bob"])
     one.suppress(["ada"])
@@ -81,11 +81,11 @@ def test_suppressed_ids_are_kept_as_hashes(database: MetadataStore, tmp_path: Pa
     assert other.found_among(["ada", "bob", "cyd"]) == {"ada", "bob"}
     assert len(other.suppressed) == 2
     assert other.take_tombstones() == 0
-    with (tmp_path / "stones").open("ab") as file:
+    with stones.open("ab") as file:
         file.write(b'{"key_id":')  # a process was killed while it wrote
     assert other.take_tombstones() == 0
-    assert b"ada" not in (tmp_path / "stones").read_bytes()
-    with (tmp_path / "stones").open("ab") as file:
+    assert b"ada" not in stones.read_bytes()
+    with stones.open("ab") as file:
         file.write(b"\n")
     with pytest.raises(OSError, match="cannot be read"):
         other.take_tombstones()
@@ -170,12 +170,8 @@ def test_every_partition_reports(database: MetadataStore, tmp_path: Path) -> Non
     now = 5_000
 
     def opened() -> PartitionErasures:
-        return PartitionErasures(
-            database, SuppressionStore(database, keyring, clock=now_ms), clock=clock
-        )
-
-    def clock() -> int:
-        return now
+        suppression = SuppressionStore(database, keyring, clock=now_ms)
+        return PartitionErasures(database, suppression, clock=lambda: now)
 
     server, worker = opened(), opened()
     names = [frozenset({f"{what}-é\0{n}" for n in range(2_000)}) for what in "udhse"]
@@ -220,12 +216,10 @@ def test_erasure_in_redis(redis_url: str, tmp_path: Path, monkeypatch: pytest.Mo
     online = OnlineSettings(kind="redis", prefix=f"erasure-{tmp_path.name}:")
     settings = replace(small_settings(tmp_path), online=online)
     with Live(Platform.open(settings, build)) as live:
-        told = live.http.post(
-            "/v1/events", json=[view(1, "erased-person"), view(2, "other-person")]
-        ).json()
+        sent = [view(1, "erased-person"), view(2, "other-person")]
+        told = live.http.post("/v1/events", json=sent).json()
         live.http.post("/v1/recommend", json={"after": told["position"]})
-    opened = open_redis(online, load_definitions(settings.features))
-    try:
+    with closing(open_redis(online, load_definitions(settings.features))) as opened:
         before = opened.get_many(["erased-person", "other-person"])
         assert None not in before
         with installed(settings) as installation:
@@ -233,6 +227,4 @@ def test_erasure_in_redis(redis_url: str, tmp_path: Path, monkeypatch: pytest.Mo
             (receipt,) = run_erasures(installation)
         assert "online store" in [step.place for step in receipt.steps]
         assert opened.get_many(["erased-person", "other-person"]) == [None, before[1]]
-    finally:
         opened.put_many({"other-person": None})
-        opened.close()
