@@ -4,23 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tactful.catalogue.catalogue import Catalogue
-from tactful_streaming.contract.log_entries import Item, User
+from tactful_streaming.contract.log_entries import Item
 from tactful_streaming.definitions.model import Definitions
 from tactful_streaming.errors import EngineError
 from tactful_streaming.windows.entity_table import NonZero
 from tactful_streaming.windows.reads import Placing
 
+if TYPE_CHECKING:
+    from tactful_streaming.engine.reads import EngineReads
+
 Values = Mapping[str, Any]
 
 
 class FeatureSource(Protocol):
-    """Interface of recommendation to the feature engine."""
+    """Interface of recommendation to the feature engine.
+
+    An engine in this process has further reads, of which other sources may lack each: `users`,
+    `resolve`, `read_late`, `read_placed` and `read_nonzero`.
+    """
 
     @property
     def definitions(self) -> Definitions:
@@ -52,33 +59,6 @@ class FeatureSource(Protocol):
         self, entity: str, keys: Sequence[str], names: Sequence[str], at: int
     ) -> NDArray[np.float64]:
         """Return ungrouped features of entities, shape (len(keys), len(names))."""
-
-
-class EngineReads(FeatureSource, Protocol):
-    """Further reads of an engine in this process; other sources may lack each of them."""
-
-    @property
-    def users(self) -> Mapping[str, User]:
-        """Latest description of each user."""
-
-    def resolve(self, key: str, at: int) -> str:
-        """Return the key of the user of ``device:<device_id>`` at a time."""
-
-    def read_late(self, entity: str, key: str, at: int) -> Values:
-        """Read as `read`, each feature at its first use, before the next batch is applied."""
-
-    def read_placed(
-        self,
-        entity: str,
-        placing: Placing,
-        places: NDArray[np.int64],
-        names: Sequence[str],
-        at: int,
-    ) -> NDArray[np.float64]:
-        """Return ungrouped features by place, shape (len(places), len(names))."""
-
-    def read_nonzero(self, entity: str, name: str, at: int, start: int = 0) -> NonZero | None:
-        """Return a part of the entities with a nonzero number; None if it cannot."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +103,9 @@ def build_context(
     """Read the features of the user and the visit."""
     user: Values = {}
     if subject is not None:
-        read = cast(EngineReads, source).read_late if hasattr(source, "read_late") else source.read
+        read = (
+            cast("EngineReads", source).read_late if hasattr(source, "read_late") else source.read
+        )
         user = read("user", subject, at)
     visit: Values = source.read("session", session_id, at) if session_id is not None else {}
     visited = [item for item, _ in visit.get("session_items", ())]
@@ -153,14 +135,10 @@ def read_placed(
     names: Sequence[str],
     at: int,  # time, epoch milliseconds
 ) -> NDArray[np.float64]:
-    """Read ungrouped features of many entities by place; undefined features are 0.
-
-    Returns:
-        Shape (n, len(names)).
-    """
+    """Read ungrouped features of many entities by place; undefined ones are 0; (n, len(names))."""
     # By attribute: to check a protocol takes longer than to read.
     if hasattr(source, "read_placed"):
-        placed = cast(EngineReads, source)
+        placed = cast("EngineReads", source)
         return _read_defined(
             source,
             entity,
@@ -183,7 +161,7 @@ def read_nonzero(
     if not hasattr(source, "read_nonzero"):
         return None
     try:
-        return cast(EngineReads, source).read_nonzero(entity, name, at, start)
+        return cast("EngineReads", source).read_nonzero(entity, name, at, start)
     except EngineError:
         if name in {feature.name for feature in source.definitions.of_entity(entity)}:
             raise
@@ -228,6 +206,6 @@ def described(source: FeatureSource, subject: str, at: int) -> Values:
     """Read the properties of a user; none where the source keeps no descriptions."""
     if not hasattr(source, "users"):
         return {}
-    engine = cast(EngineReads, source)
+    engine = cast("EngineReads", source)
     user = engine.users.get(engine.resolve(subject, at))
     return {} if user is None else user.properties

@@ -112,9 +112,7 @@ def test_what_moves_to_another_index_equals_a_new_catalogue(
     before = content(catalogue)
     then = [item_id for item_id in then if item_id not in other]
     changed = {item.item_id: item for item in more}
-
     moved = catalogue.moved(other, list(changed.values()), then=then)
-
     anew = Catalogue(other, items | changed, then=then)
     assert list(moved.item_ids) == list(anew.item_ids)
     assert content(moved) == content(anew)

@@ -18,7 +18,6 @@ texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 def test_rows_and_ids_are_those_of_a_dictionary(known: list[str], others: list[str]) -> None:
     ids = ItemIds.of(known)
     rows = {item_id: row for row, item_id in enumerate(known)}
-
     assert list(ids) == known
     assert ids == known
     assert [ids[row] for row in range(len(known))] == known
@@ -56,9 +55,7 @@ def test_many_ids_are_found_in_those_of_others() -> None:
 def test_ids_survive_the_disk_and_are_mapped(tmp_path: Path) -> None:
     known = [f"item-{number}" for number in range(5_000)] + ["", "é", "日本"]
     ItemIds.of(known).save(tmp_path)
-
     again = ItemIds.load(tmp_path)
-
     assert again == known
     assert all(again.row(item_id) == row for row, item_id in enumerate(known))
     assert isinstance(again._text.base, np.memmap)
@@ -73,10 +70,8 @@ def test_ids_whose_hashes_collide_are_told_apart() -> None:
     same = np.full(3, ids._hashes[0])
     collided = ItemIds(ids._text, ids._ends, same, np.arange(3, dtype=np.int32))
     planted = int(ids._rows[0])
-
     assert collided.row(ids[planted]) == planted
     assert [collided.row(item_id) for item_id in "xyz"] == [None] * 3
-
     every = ItemIds(ids._text, ids._ends, np.full(3, ids._hashes[1]), np.arange(3, dtype=np.int32))
     hashed = ids[int(ids._rows[1])]
     assert every.rows_of([hashed, "x", hashed]) == [ids.row(hashed), None, ids.row(hashed)]

@@ -61,9 +61,7 @@ def test_the_visit_is_newest_first_and_the_history_the_rest(engine: Engine) -> N
         ("c", "add_to_cart", now),
         ("b", "add_to_cart", now),
     )
-
     found = ask(engine, "u", "s2")
-
     assert names(found.session) == "bcb"
     assert names(found.history) == "ad"
     assert found.known
@@ -103,7 +101,6 @@ def test_features_are_read_lazily(engine: Engine, monkeypatch: pytest.MonkeyPatc
         return read(view, row, at)
 
     monkeypatch.setattr(View, "read", noted)
-
     found = ask(engine, "u")
     assert (names(found.history), asked) == ("a", ["recent_items"])
     for _ in range(2):
@@ -121,16 +118,13 @@ def test_a_source_that_reads_all_at_once_is_enough(engine: Engine) -> None:
 
     whole: Any = Whole()
     found = ask(whole, "u")
-
     assert names(found.history) == "a"
     assert found.user == ask(engine, "u").user
 
 
 def test_silence_ages_what_is_seen(engine: Engine) -> None:
     see(engine, ("a", "add_to_cart", {"user_id": "u", "session_id": "s"}))
-
     later = ask(engine, "u", "s", NOW + 40 * DAY)
-
     assert later.session == [], "a visit does not last for weeks"
     assert names(later.history) == "a"
     assert later.grouped("taken_28d").get("a", 0.0) == 0.0
@@ -143,7 +137,6 @@ def test_what_the_definitions_lack_is_nothing() -> None:
     engine = Engine(load_definitions(text), MemoryState())
     see(engine, ("b", "view", {"user_id": "u"}))
     asked = ("sold_28d", "sold_7d")
-
     columns = read_columns(engine, "item", ["a", "b"], asked, NOW)
     assert columns.tolist() == [[0, 0], [0, 1]]
     places = np.array(CATALOGUE.rows.of_many("ba"))

@@ -23,12 +23,10 @@ def test_sums_are_those_of_a_dictionary(values: list[tuple[int, float]], asked: 
     for row, value in values:
         sums[row] += value
     expected = {row: np.float32(total) for row, total in sums.items() if total > 0}
-
     made = Scores.summed(
         np.array([row for row, _ in values], np.int32),
         np.array([value for _, value in values], np.float64),
     )
-
     assert dict(zip(made.rows.tolist(), made.values, strict=True)) == expected
     assert made.rows.tolist() == sorted(expected)
     assert made.of(np.array(asked, np.int64)).tolist() == [expected.get(row, 0) for row in asked]
@@ -47,5 +45,4 @@ def test_the_best_come_first_and_ties_stay_in_order(odd: list[float], seed: int)
     generator = np.random.default_rng(seed)
     more = generator.standard_normal(generator.integers(0, 60)).astype(np.float32)
     values = generator.permutation(np.concatenate([np.array(odd, np.float32), more]))
-
     assert descending(values).tolist() == np.argsort(-values, kind="stable").tolist()

@@ -78,6 +78,15 @@ class World:
         return assemble(candidates, context, source=self.engine, catalogue=self.catalogue)
 
 
+def looked_at(
+    directory: Path, share: float
+) -> tuple[World, Candidates, RequestContext, NDArray[np.float32]]:
+    """The world after a share of the events, as the next event's user gets it."""
+    number = int(share * len(EVENTS))
+    world, event = World(directory, number), EVENTS[number]
+    return world, *world.look(event.user_id, event.session_id, event.timestamp)
+
+
 def window(events: list[Event], at: int, days: int, slide: int, decay: float = 1.0) -> float:
     """A windowed count by hand: panes of `slide` days, the oldest `days` ago."""
     newest = at // (slide * DAY)
@@ -157,9 +166,7 @@ def test_columns_equal_a_recount_of_the_events(tmp_path: Path, share: float) -> 
     event = EVENTS[number]
     assert event.user_id and event.session_id
     world = World(tmp_path, number)
-
     candidates, _, features = world.look(event.user_id, event.session_id, event.timestamp)
-
     assert len(candidates.rows) > 20
     assert features.dtype == np.float32
     for row, values in zip(candidates.rows.tolist(), features, strict=True):
@@ -194,10 +201,7 @@ def test_an_intent_weighs_the_items_of_its_categories(tmp_path: Path) -> None:
 
 
 def test_columns_of_recall_are_the_scores_of_recall(tmp_path: Path) -> None:
-    number = len(EVENTS) * 3 // 4
-    event = EVENTS[number]
-    world = World(tmp_path, number)
-    candidates, context, features = world.look(event.user_id, event.session_id, event.timestamp)
+    world, candidates, context, features = looked_at(tmp_path, 0.75)
     column = dict(zip(RANKING_FEATURES, features.T, strict=True))
     vectors = world.index.vectors
     by_name = {**candidates.neighbours._asdict(), "similar_sessions": candidates.similar_sessions}
@@ -244,10 +248,8 @@ def test_columns_of_recall_are_the_scores_of_recall(tmp_path: Path) -> None:
 def test_a_stranger_has_no_history_and_items_still_have_theirs(tmp_path: Path) -> None:
     world = World(tmp_path, len(EVENTS))
     at = EVENTS[-1].timestamp + 1
-
     for person in (None, "stranger"):
         candidates, _, features = world.look(person, None, at)
-
         column = dict(zip(RANKING_FEATURES, features.T, strict=True))
         assert len(candidates.rows) == min(Quotas().popular, world.catalogue.available.sum())
         for name in ("taken_28d", "taken_share", "history_items", "visits_364d", "spend_28d"):
@@ -258,16 +260,11 @@ def test_a_stranger_has_no_history_and_items_still_have_theirs(tmp_path: Path) -
 
 
 def test_a_row_depends_on_its_item_alone(tmp_path: Path) -> None:
-    number = len(EVENTS) // 2
-    event = EVENTS[number]
-    world = World(tmp_path, number)
-    candidates, context, features = world.look(event.user_id, event.session_id, event.timestamp)
+    world, candidates, context, features = looked_at(tmp_path, 0.5)
     generator = np.random.default_rng(0)
     kept = np.sort(generator.choice(len(candidates.rows), 15, replace=False))
     fewer = candidates.with_rows(candidates.rows[kept], candidates.channel[kept])
-
     alone = world.lay_out(fewer, context)
-
     assert np.array_equal(alone, features[kept], equal_nan=True)
 
 
@@ -277,9 +274,7 @@ def test_items_without_price_or_category_are_missing_values(tmp_path: Path) -> N
     world.catalogue = Catalogue(world.index.item_ids, bare)
     row = world.catalogue.item_ids.index("item-000")
     event = EVENTS[len(EVENTS) // 2]
-
     candidates, _, features = world.look(event.user_id, event.session_id, event.timestamp)
-
     place = candidates.rows.tolist().index(row)
     found = dict(zip(RANKING_FEATURES, features[place].tolist(), strict=True))
     for name in ("price", "price_to_session", "category_sold_28d"):
@@ -294,9 +289,7 @@ def test_a_product_depends_on_its_two_vectors_alone(seed: int, dimensions: int, 
     generator = np.random.default_rng(seed)
     vectors = generator.standard_normal((count, dimensions)).astype(np.float32)
     directions = generator.standard_normal((3, dimensions)).astype(np.float32)
-
     found = products(vectors, directions)
-
     exact = directions.astype(np.float64) @ vectors.astype(np.float64).T
     np.testing.assert_allclose(found, exact, atol=1e-5 * dimensions)
     for row in range(count):

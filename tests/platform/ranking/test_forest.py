@@ -172,9 +172,7 @@ def test_a_column_may_have_more_thresholds_than_a_byte_counts(kernel: Kernel) ->
     forest = some_forest(
         generator, rows=3_000, columns=2, tree_method="exact", max_depth=8, rounds=60
     )
-
     binned = assert_same_bits(forest, kernel, questions(generator, forest, 1_000, 2))
-
     assert max(np.bincount(binned.band_column)) > 2, "several bands of one column"
     assert np.diff(binned.band_start).max() == BAND
 
@@ -274,24 +272,17 @@ def faults(kernel: Kernel) -> dict[str, Kernel]:
         kernel(*arguments)
         arguments[-1][:1] = np.nextafter(arguments[-1][:1], np.float32(np.inf))
 
-    def missing_goes_left(*arguments: Any) -> None:
-        changed = list(arguments)
-        changed[7] = arguments[7] | np.uint16(1)
-        kernel(*changed)
+    def with_change(place: int, change: Callable[[Any], Any]) -> Kernel:
+        return lambda *given: kernel(*given[:place], change(given[place]), *given[place + 1 :])
 
-    def equal_goes_left(*arguments: Any) -> None:
-        changed = list(arguments)
-        changed[4] = np.nextafter(arguments[4], np.float32(np.inf))
-        kernel(*changed)
-
-    def base_in_float64(*arguments: Any) -> None:
-        changed = list(arguments)
-        changed[1] = np.nextafter(arguments[1], np.float32(np.inf))
-        kernel(*changed)
+    def larger(value: Any) -> Any:
+        return np.nextafter(value, np.float32(np.inf))
 
     return {
-        function.__name__: function
-        for function in (by_one_bit, missing_goes_left, equal_goes_left, base_in_float64)
+        "by_one_bit": by_one_bit,
+        "missing_goes_left": with_change(7, lambda plane: plane | np.uint16(1)),
+        "equal_goes_left": with_change(4, larger),
+        "base_in_float64": with_change(1, larger),
     }
 
 
@@ -308,9 +299,7 @@ def test_the_proof_finds_a_kernel_that_is_wrong(kernel: Kernel, fault: str) -> N
 
 def test_a_saved_forest_is_the_same(tmp_path: Path, kernel: Kernel, binned: BinnedForest) -> None:
     binned.save(tmp_path / "forest.npz", source="abc")
-
     loaded = BinnedForest.load(tmp_path / "forest.npz", source="abc")
-
     assert loaded is not None
     rows = some_rows(np.random.default_rng(9), 300)
     assert loaded.margins(rows, kernel).tobytes() == binned.margins(rows, kernel).tobytes()
@@ -330,7 +319,6 @@ def test_a_damaged_file_never_reaches_the_kernel(
     place = data.draw(st.integers(0, len(content) - 1))
     content[place] ^= 1 << data.draw(st.integers(0, 7))
     path.write_bytes(content)
-
     try:
         loaded = BinnedForest.load(path, source="abc")
     except ModelError:
@@ -380,7 +368,6 @@ def test_a_file_that_cannot_be_read_is_refused(
 def test_arrays_that_misfit(tmp_path: Path, binned: BinnedForest, name: str, value: int) -> None:
     getattr(binned, name)[0] = value
     binned.save(tmp_path / "forest.npz", source="abc")
-
     with pytest.raises(ModelError, match="do not fit together"):
         BinnedForest.load(tmp_path / "forest.npz", source="abc")
 
@@ -401,18 +388,13 @@ def test_the_code_is_kept_for_the_next_process(
     fresh = load_kernel.__wrapped__
     first: Any = fresh(tmp_path / "kernels")
     second: Any = fresh(tmp_path / "kernels")
-
     assert vars(numba.config)["CACHE_DIR"] == ""
-    assert (sum(first.stats.cache_misses.values()), sum(first.stats.cache_hits.values())) == (1, 0)
-    assert (sum(second.stats.cache_misses.values()), sum(second.stats.cache_hits.values())) == (
-        0,
-        1,
-    )
-
+    for made, missed in ((first, 1), (second, 0)):
+        assert sum(made.stats.cache_misses.values()) == missed
+        assert sum(made.stats.cache_hits.values()) == 1 - missed
     (kept,) = (tmp_path / "kernels").rglob("*.nbc")
     kept.write_bytes(kept.read_bytes()[:1_000])
     third = fresh(tmp_path / "kernels")
-
     assert "it is compiled anew" in caplog.text
     rows = some_rows(np.random.default_rng(9), 20)
     forest = some_forest(np.random.default_rng(8))
@@ -429,7 +411,6 @@ def test_no_cache_folder(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCapt
 
     monkeypatch.setattr(numba, "njit", nowhere)
     kernel = load_kernel.__wrapped__()
-
     assert "compiled anew: no locator available" in caplog.text
     assert_same_bits(some_forest(np.random.default_rng(8)), kernel, ODD[:, None].repeat(5, 1))
 

@@ -113,10 +113,8 @@ def test_cohorts_add_up_and_put_their_items_first() -> None:
     people = [{"gender": "FM"[n % 2], "job": "xy"[n // 2 % 2]} for n in range(80)]
     took = [{0} | ({1} if n % 2 else {2}) | ({3} if n // 2 % 2 else {4}) for n in range(80)]
     cohorts = fit(people, took)
-
     lift = cohorts.lift({"gender": "M", "job": "y"})
     one, other = cohorts.lift({"gender": "M"}), cohorts.lift({"job": "y"})
-
     assert lift is not None
     assert one is not None
     assert other is not None
@@ -142,9 +140,7 @@ def test_cohorts_come_back_with_the_index(tmp_path: Path) -> None:
     build_index(names, Interactions(nothing, nothing, nothing), cohorts=cohorts).save(
         tmp_path / "x"
     )
-
     again = RecallIndex.load(tmp_path / "x").cohorts
-
     assert again.layout == cohorts.layout
     for name, array in cohorts.arrays().items():
         assert np.array_equal(array, again.arrays()[name])

@@ -65,9 +65,7 @@ def test_a_new_item_is_found_and_moves_no_row(tmp_path: Path, engine: Engine) ->
     live = LiveCatalogue(INDEX, tmp_path / "live")
     before = live.refresh(engine)
     send(engine, item("z-new", "Tea, green"), item("a-new", "mug for coffee"))
-
     view = live.refresh(engine)
-
     assert list(view.catalogue.item_ids)[:10] == list(before.catalogue.item_ids)
     assert near(view, "i0") == {*(f"i{row}" for row in range(5)), "z-new"}
     assert near(view, "a-new") == {*(f"i{row}" for row in range(5, 10)), "a-new"}
@@ -203,9 +201,7 @@ def test_popularity_is_counted_anew_where_rows_moved(tmp_path: Path, engine: Eng
     assert before.catalogue.item_ids[before.popular.rows[0]] == "a-new"
     send(engine, item("0-new", "green tea"))
     writer.refresh(engine)
-
     view = reader.refresh(engine)
-
     assert list(view.catalogue.item_ids)[10:] == ["0-new", "a-new", "b-new"]
     assert view.catalogue.item_ids[view.popular.rows[0]] == "a-new"
     assert sorted(view.popular.rows.tolist()) == list(range(13))
@@ -222,10 +218,8 @@ def test_damaged_files(tmp_path: Path, engine: Engine, caplog: pytest.LogCapture
     journal = tmp_path / "live" / "journal-000000.log"
     intact = journal.read_bytes()
     journal.write_bytes(intact[:-1] + bytes([intact[-1] ^ 0xFF]))
-
     with caplog.at_level(logging.WARNING):
         again = LiveCatalogue(INDEX, tmp_path / "live")
-
     assert "made anew" in caplog.text
     assert near(again.refresh(engine), "i0") == near(wanted, "i0")
     again.close()
@@ -258,14 +252,12 @@ def test_what_changed_is_written_between_two_requests(
         monkeypatch.setattr(tactful.recall.live_view, "_FEW", 0)
     send(engine, item("i0", KINDS[0], available=False), item("z-new", "Tea, green"))
     refreshing = threading.Thread(target=live.refresh, args=(engine,))
-
     with changing:
         refreshing.start()
         refreshing.join(0.3)
         assert refreshing.is_alive() is few
         assert before.catalogue.available.all(), "a request has one view from its beginning on"
     refreshing.join()
-
     row_of = live.view.catalogue.item_ids.index
     assert live.view.catalogue.available[[row_of("i0"), row_of("z-new")]].tolist() == [False, True]
     assert len(before.catalogue.available) == 11

@@ -42,9 +42,7 @@ def sold(*items: str) -> Engine:
 
 def test_popular_is_what_is_sold_now_then_what_was_then_the_rest() -> None:
     engine = sold("new-b", "i05", "i05", "i02", "unknown", "i40")
-
     rows_of = popular_rows(engine, CATALOGUE, INDEX).rows.tolist()
-
     now = [CATALOGUE.item_ids[row] for row in rows_of[:4]]
     assert now == ["i05", "i02", "i40", "new-b"], "most first, ties by row"
     before = [row for row in INDEX.popular.tolist() if row not in rows_of[:4]]
@@ -106,12 +104,10 @@ def test_any_order(items: list[tuple[float, bool]], chance: Random, part: int, t
     before = chance.sample(rows, chance.randint(0, len(rows)))
     index = replace(empty_index(), popular=np.array(before, np.int32))
     place = {row: number for number, row in enumerate(before)}
-
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(popularity, "_PART", part)
         source: Any = Told(sold, part) if told else Counted(sold)
         found = popular_rows(source, catalogue, index)
-
     wanted = sorted(rows, key=lambda row: (-sold[row], place.get(row, len(rows)), row))
     wanted = [row for row in wanted if items[row][1]]
     assert found.rows.tolist() == wanted
@@ -145,9 +141,7 @@ def test_any_growth(
             available[row] = here
         wanted += [row for row in sorted(changed) if available[row] and row not in wanted]
         rows = np.array(sorted(changed), np.int64) if told else None
-
         popular = popular.grown(available, rows)
-
         for each, said, count in [*older, (popular, wanted, len(available))]:
             assert each.rows.tolist() == said
             places = {row: place for place, row in enumerate(said)}

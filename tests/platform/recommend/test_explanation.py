@@ -58,7 +58,6 @@ def shown(ranked: Recommender, arm: str = LEARNED, **asked: Any) -> Event:
 def test_contributions_add_up_to_the_score(ranked: Recommender) -> None:
     event = shown(ranked)
     told = ranked.explain(event)
-
     assert (told.recommendation_id, told.at, told.ranking) == ("r-1", NOW, "learned")
     assert (told.model_version, told.arm, told.forced) == ("1", LEARNED, True)
     assert [item.item_id for item in told.items] == event.properties["items"]
@@ -92,9 +91,7 @@ def test_each_contribution_is_told_of_its_own_feature(tmp_path: Path, column: in
         "features": b64encode(row.tobytes()).decode(),
     }
     event = Event(event_id="e", type="impression", timestamp=0, properties=properties)
-
     (item,) = Explainer(tmp_path).explain(event).items
-
     added = {name: value or 0.0 for name, value in (item.contributions or {}).items()}
     assert max(added, key=lambda name: added[name]) == RANKING_FEATURES[column]
     assert added[RANKING_FEATURES[column]] > 0.1
@@ -102,7 +99,6 @@ def test_each_contribution_is_told_of_its_own_feature(tmp_path: Path, column: in
 
 def test_a_list_of_the_heuristic_says_so(ranked: Recommender) -> None:
     told = ranked.explain(shown(ranked, HEURISTIC))
-
     assert (told.ranking, told.model_version, told.base) == ("heuristic", HEURISTIC, None)
     assert told.note is not None
     assert "not ranked by a model" in told.note
@@ -112,7 +108,6 @@ def test_a_list_of_the_heuristic_says_so(ranked: Recommender) -> None:
 def test_filters_that_took_part_are_told(ranked: Recommender) -> None:
     told = ranked.explain(shown(ranked, category="kind-1", max_price=9.0, exclude=("a", "b")))
     plain = ranked.explain(shown(ranked))
-
     assert told.rules["filters"] == ["category: kind-1", "max_price: 9.0", "excluded: 2"]
     assert "filters" not in plain.rules
 
@@ -129,7 +124,6 @@ def test_explanations_stay_the_same(ranked: Recommender, trained: Served, tmp_pa
         explainer.explain(msgspec.structs.replace(event, properties=properties))
     assert len(explainer._forests) == 2, "forests are large: few are kept"
     assert explainer.explain(event) == now == ranked.explain(event)
-
     shutil.rmtree(version_directory(models, "1"))
     gone = Explainer(models).explain(event)
     assert gone.note is not None
@@ -163,9 +157,7 @@ def test_contributions_add_up_in_any_forest(seed: int, depth: int, missing: floa
     features[draw.random(features.shape) < missing] = np.nan
     matrix = xgboost.DMatrix(features, draw.random(60))
     forest = xgboost.train({"max_depth": depth, "nthread": 1, "seed": seed}, matrix, 7)
-
     found = contributions_of(forest, features)
-
     margins = forest.inplace_predict(features, predict_type="margin")
     assert found.shape == (60, 6)
     assert np.allclose(found.sum(axis=1), margins, atol=1e-4)

@@ -34,6 +34,7 @@ from tactful.ranking.model import (
     version_directory,
     write_pointer,
 )
+from tactful.recall.candidates import Quotas
 from tactful.recall.index import CHANNELS
 from tactful.recommend import served_models
 from tactful.recommend.recommender import (
@@ -153,11 +154,9 @@ def test_an_empty_catalogue_says_why_and_the_first_items_show_at_once(tmp_path: 
 def test_a_catalogue_nobody_touched_yet_is_shown_nevertheless(tmp_path: Path) -> None:
     fresh = Engine(definitions(), MemoryState())
     apply(fresh, *(Item(item_id=it, timestamp=0, available=it != "c") for it in "bac"))
-
     answer, impression = recommender(fresh, tmp_path).recommend(
         RecommendRequest(user_id="u", count=2), now=NOW
     )
-
     assert ids(answer) == ["a", "b"]
     assert {item.channel for item in answer.items} == {"popular"}
     assert impression is not None
@@ -235,10 +234,7 @@ def test_an_intent_adds_candidates_of_its_categories(engine: Engine, models: Pat
 
 
 def test_an_arm_may_have_quotas_of_its_own(engine: Engine, models: Path) -> None:
-    silent = {
-        name: 0
-        for name in ("following", "together", "sessions", "vectors", "repeat", "intent", "campaign")
-    }
+    silent = dict.fromkeys(Quotas.__struct_fields__[:-1], 0)
     arms = (Arm(HEURISTIC, 0.1), Arm(LEARNED, 0.9, {"quotas": {**silent, "popular": 5}}))
     ranked = recommender(engine, models, experiment=Experiment(RANKING_EXPERIMENT, arms))
     request = RecommendRequest(user_id=learner(), count=5)
@@ -256,10 +252,8 @@ def test_a_sold_out_item_is_gone_after_the_refresh(engine: Engine, models: Path)
     request = RecommendRequest(user_id=learner(), count=20)
     before = ids(ranked.recommend(request, now=NOW)[0])
     sold_out = msgspec.structs.replace(engine.items[before[0]], available=False)
-
     apply(engine, sold_out)
     ranked.refresh()
-
     after = ids(ranked.recommend(request, now=NOW)[0])
     assert before[0] not in after
     assert set(before[1:]) <= set(after)
@@ -290,10 +284,8 @@ def test_a_stranger_gets_what_is_popular_and_is_told_so(engine: Engine, models: 
         answer, impression = ranked.recommend(request, now=NOW)
         assert len(answer.items) == 20
         assert reason in (answer.fallback or "")
-        assert (decoded(impression).user_id, decoded(impression).device_id) == (
-            request.user_id,
-            request.device_id,
-        )
+        event = decoded(impression)
+        assert (event.user_id, event.device_id) == (request.user_id, request.device_id)
 
 
 def test_nobody_is_in_no_arm_unless_one_is_forced(engine: Engine, models: Path) -> None:
@@ -301,10 +293,8 @@ def test_nobody_is_in_no_arm_unless_one_is_forced(engine: Engine, models: Path) 
     answer, impression = ranked.recommend(RecommendRequest(), now=NOW)
     assert answer.variant == {}
     assert answer.model_version == "1"
-    assert (decoded(impression).properties["arm"], decoded(impression).properties["forced"]) == (
-        None,
-        False,
-    )
+    said = decoded(impression).properties
+    assert (said["arm"], said["forced"]) == (None, False)
     request = RecommendRequest(force={RANKING_EXPERIMENT: HEURISTIC})
     answer, impression = ranked.recommend(request, now=NOW)
     assert (answer.variant, answer.model_version) == ({RANKING_EXPERIMENT: HEURISTIC}, HEURISTIC)
@@ -318,10 +308,8 @@ def test_a_device_has_a_history_of_its_own(models: Path, engine: Engine) -> None
     apply(engine, *(bought(event_id=n, device_id="phone", item_id=item) for n, item in made))
     ranked = recommender(engine, models)
     force = {RANKING_EXPERIMENT: HEURISTIC}
-
     mine, _ = ranked.recommend(RecommendRequest(device_id="phone", force=force), now=NOW)
     other, _ = ranked.recommend(RecommendRequest(user_id="phone", force=force), now=NOW)
-
     assert mine.fallback is None
     assert set(taken) <= set(ids(mine))
     assert ids(mine) != ids(other)
@@ -425,9 +413,7 @@ def test_ties_do_not_depend_on_a_restart(tmp_path: Path) -> None:
     assert len(before) == 30
     first.commit()
     first.close()
-
     again = Engine(definitions(), RocksState(tmp_path / "state"))
-
     assert ids(recommender(again, tmp_path / "none").recommend(request, now=NOW)[0]) == before
     again.close()
 
@@ -477,15 +463,10 @@ def test_an_impression_holds_the_list_as_it_was_shown(engine: Engine, models: Pa
     request = RecommendRequest(
         user_id=learner(), device_id="d", session_id="s", count=7, timestamp=NOW + 5
     )
-
     answer, impression = ranked.recommend(request, now=NOW)
-
     event = decoded(impression)
-    assert (event.event_id, event.type, event.recommendation_id) == (
-        "impression:r-1",
-        "impression",
-        "r-1",
-    )
+    assert (event.event_id, event.recommendation_id) == ("impression:r-1", "r-1")
+    assert event.type == "impression"
     assert (event.user_id, event.device_id, event.session_id) == (learner(), "d", "s")
     assert event.timestamp == NOW + 5
     said = event.properties
@@ -510,7 +491,6 @@ def test_an_impression_changes_nobodys_features(engine: Engine, models: Path) ->
         ]
 
     before = everything()
-
     _, nobodys = recommender(engine, models).recommend(RecommendRequest(), now=NOW)
     assert nobodys is not None
     for each in (impression, nobodys):
@@ -524,10 +504,8 @@ def test_an_impression_changes_nobodys_features(engine: Engine, models: Path) ->
 def test_a_new_champion_takes_over_at_the_next_refresh(engine: Engine, models: Path) -> None:
     ranked = recommender(engine, models)
     assert ranked.describe()["champion"]["version"] == "1"
-
     write_pointer(models, Pointer(version="2", previous="1"))
     ranked.refresh()
-
     told = ranked.describe()
     manifest = read_manifest(version_directory(models, "2"))
     assert told["champion"] == {
@@ -545,9 +523,7 @@ def test_a_new_champion_takes_over_at_the_next_refresh(engine: Engine, models: P
 
 def test_before_the_first_champion_the_heuristic_serves(engine: Engine, tmp_path: Path) -> None:
     ranked = recommender(engine, tmp_path)
-
     answer, impression = ranked.recommend(RecommendRequest(user_id=learner()), now=NOW)
-
     assert ranked.describe()["champion"] is None
     assert answer.model_version == HEURISTIC
     assert answer.variant == {}, "nobody was exposed to an arm that cannot be served"
@@ -588,17 +564,14 @@ def test_a_champion_that_does_not_fit_is_refused(
     before, _ = ranked.recommend(request, now=NOW)
     spoil(version_directory(models, "2"), what)
     write_pointer(models, Pointer(version="2", previous="1"))
-
     for _ in range(3):
         ranked.refresh()
-
     told = ranked.describe()
     assert told["champion"]["version"] == "1"
     assert said in told["refused"]
     assert ranked.recommend(request, now=NOW)[0].items == before.items
     refusals = [record for record in caplog.records if "refused" in record.message]
     assert len(refusals) == 1, "told once, not every second"
-
     write_pointer(models, Pointer(version="1"))
     ranked.refresh()
     assert ranked.describe()["refused"] is None, "what is asked for serves again"
@@ -621,9 +594,7 @@ def test_unfit_champion_at_the_start(engine: Engine, models: Path, previous: str
 def test_a_damaged_pointer_changes_nothing(engine: Engine, models: Path) -> None:
     ranked = recommender(engine, models)
     (models / "champion.json").write_bytes(b"{")
-
     ranked.refresh()
-
     assert ranked.describe()["champion"]["version"] == "1"
     assert "champion.json" in ranked.describe()["refused"]
 
@@ -681,9 +652,7 @@ def test_new_items_are_candidates_without_a_new_model(engine: Engine, models: Pa
     new = Item(item_id="new", timestamp=NOW, category="kind-0", price=1.0)
     people = [f"early-{number}" for number in range(200)]
     apply(engine, new, *(bought(event_id=it, user_id=it, item_id="new") for it in people))
-
     ranked.refresh()
-
     answer, _ = ranked.recommend(RecommendRequest(user_id=learner(), count=200), now=NOW)
     assert "new" in ids(answer)
     assert ranked.describe()["items"] == ranked.describe()["indexed_items"] + 1

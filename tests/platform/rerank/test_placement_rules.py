@@ -131,7 +131,6 @@ def test_what_was_shown_is_counted_by_person_and_day() -> None:
         shown(["h"], noon, user_id=None, device_id="phone"),
     ):
         counts.apply(event, None)
-
     assert counts.of("u", noon) == {"a": 2, "b": 1}
     assert counts.of("v", noon) == {"c": 1}
     assert counts.of("device:phone", noon) == {"h": 1}

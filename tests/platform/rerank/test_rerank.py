@@ -42,14 +42,12 @@ def test_mmr_by_hand(values: list[float], seed: int, strength: float, data: st.D
     vectors[generator.random(total) < 0.3] = 0.0
     category = generator.integers(-1, 2, total).astype(np.int32)
     count, places = data.draw(st.integers(1, 10)), data.draw(st.integers(1, 10))
-
     found = arrange(
         floats(values),
         count,
         diversity=Diversity(strength, places),
         likeness=Likeness(vectors, category),
     )
-
     chosen: list[int] = []
     while len(chosen) < min(count, total):
         best, best_worth = -1, -np.inf
@@ -134,9 +132,7 @@ def test_demands_of_categories_are_met_where_possible(
             for number, (kind, within, least) in enumerate(demands)
         ]
     )
-
     found = arrange(floats([value for value, _ in items]), count, bounds=bounds)
-
     check_forbidden(found, bounds, len(items))
     length = min(count, len(items))
     assert len(found.order) == length

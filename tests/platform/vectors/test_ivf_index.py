@@ -58,9 +58,7 @@ def test_exact_search(vectors: NDArray[np.float32], count: int, share: float, se
     generator = np.random.default_rng(seed)
     allowed = generator.random(300) < share
     query = generator.standard_normal(DIMENSIONS).astype(np.float32)
-
     rows, scores = VectorIndex(vectors).nearest(query, count, allowed)
-
     assert set(rows.tolist()) == by_hand(vectors, query, count, allowed)
     assert scores == pytest.approx(vectors[rows] @ query, abs=1e-5)
     assert (np.diff(scores) <= 0).all()
@@ -88,9 +86,7 @@ def test_filters_always_hold(kind: str, share: float, number: int, count: int) -
         allowed = np.isin(np.argsort(-(index.vectors @ query)), np.arange(int(share * ROWS)))
     else:
         allowed = np.random.default_rng(number).random(ROWS) < (1.0 if kind == "none" else share)
-
     rows, scores = index.nearest(query, count, None if kind == "none" else allowed)
-
     wanted = by_hand(index.vectors, query, count, allowed)
     assert len(set(rows.tolist())) == len(rows) == len(wanted), "as many as there are, each once"
     assert allowed[rows].all()
@@ -118,9 +114,7 @@ def test_filtered_search_equals_a_full_one(count: int, share: float, seed: int) 
     query = generator.integers(-1, 2, DIMENSIONS).astype(np.float32)
     probes = index._select(allowed).probes
     assert probes
-
     rows, scores = index.nearest(query, count, allowed)
-
     parameters = faiss.SearchParametersIVF()
     parameters.nprobe = probes
     near, labels = index.cells.search(query[None, :], ROWS, params=parameters)
@@ -188,7 +182,7 @@ def test_the_probes_are_the_fewest_that_reach_the_target() -> None:
 
 def test_a_target_out_of_reach_is_reported_not_hidden(caplog: pytest.LogCaptureFixture) -> None:
     index, queries = large()
-    with caplog.at_level(logging.INFO, logger="tactful.vectors.ivf_index"):
+    with caplog.at_level(logging.INFO, logger="tactful.vectors.build_index"):
         again = build_vector_index(
             index.vectors, queries=queries, target=1.0, exact_below=500, before=index
         )
@@ -227,9 +221,7 @@ def test_the_same_vectors_give_the_same_index() -> None:
 def test_a_loaded_index_answers_as_the_built_one(tmp_path: Path, exact_below: int) -> None:
     built = build_vector_index(clustered(), exact_below=exact_below)
     built.save(tmp_path / "index")
-
     loaded = VectorIndex.load(tmp_path / "index")
-
     assert loaded.tuning == built.tuning
     assert isinstance(loaded.vectors.base, np.memmap)
     allowed = np.random.default_rng(0).random(ROWS) < 0.6

@@ -430,8 +430,6 @@ def test_the_latest_vector_of_a_row_is_read(seed: int, some_left: bool, some_new
         every[:30][~kept] = 0.0
     every[rows] = vectors
     asked = generator.integers(0, 40, 25)
-
     ids = ItemIds.of([f"i{row}" for row in range(30)])
     snapshot = Snapshot(ids, VectorIndex(built), (), {}, rows, vectors, kept)
-
     assert np.array_equal(snapshot.vectors_of(asked), every[asked])
