@@ -3,7 +3,7 @@
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -13,7 +13,6 @@ import numpy as np
 from tactful_federated.core.plan import TrainingPlan, Wishes, plan_training
 from tactful_federated.core.private_training import PrivateTraining
 from tactful_federated.core.server_optimizer import Optimizer
-from tactful_federated.model.scores import Score
 from tactful_federated.model.vectors import Vector
 from tactful_federated.secagg.collectors import ClearCollector
 
@@ -55,11 +54,6 @@ class Devices:
             update = self.update(device, round_number)
             if update is not None:
                 yield device, update
-
-    def evaluate(
-        self, ids: Sequence[int], weights: Vector, round_number: int
-    ) -> Mapping[int, Score]:
-        return {}
 
 
 def constant(device: int, round_number: int) -> Vector:

@@ -27,8 +27,8 @@ _NORM_TOLERANCE = 1e-6
 """Relative tolerance of a reported norm, since machines sum squares in different orders."""
 
 
-class Population(Protocol):
-    """Interface to devices, local or remote."""
+class Trainees(Protocol):
+    """Interface to devices that train, local or remote."""
 
     def ids(self) -> Sequence[int]:
         """Return the numbers of the devices that are available now."""
@@ -37,6 +37,10 @@ class Population(Protocol):
         self, ids: Sequence[int], weights: Vector, round_number: int
     ) -> Iterable[tuple[int, Vector]]:
         """Yield updates in order of arrival; devices that fail are left out."""
+
+
+class Population(Trainees, Protocol):
+    """Interface to devices that also evaluate."""
 
     def evaluate(
         self, ids: Sequence[int], weights: Vector, round_number: int

@@ -85,7 +85,7 @@ class Participation:
                 " at least one of the devices to be asked has reached this bound"
             )
         self._file.execute("BEGIN IMMEDIATE")
-        try:
+        with self._file:
             self._file.executemany(
                 "INSERT INTO participation (device, times, latest, round) VALUES (?, 1, ?, ?)"
                 " ON CONFLICT (device) DO UPDATE SET times = times + 1, before = latest,"
@@ -93,10 +93,6 @@ class Participation:
                 # Text, since unsigned 64-bit numbers do not fit the integers of SQLite.
                 [(str(device), release, round_number) for device in devices],
             )
-        except BaseException:
-            self._file.execute("ROLLBACK")
-            raise
-        self._file.execute("COMMIT")
 
     def did_not_come(self, release: int) -> None:
         """Record that an attempt at a release failed, so that nobody took part in it.

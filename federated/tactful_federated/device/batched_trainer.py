@@ -17,14 +17,13 @@ from threadpoolctl import ThreadpoolController
 
 from tactful_federated.errors import WeightsError, require
 from tactful_federated.model.lstm_batched import Floats, StackedModel, Tokens
-from tactful_federated.model.scores import Score
 from tactful_federated.model.settings import TrainerSettings
 from tactful_federated.model.tokens import PAD, Windows
 from tactful_federated.model.vectors import Vector, check_vector, clip_to_norm
 
 
 class SimulatedPopulation:
-    """Simulated devices with an `IntentModel`, as a `Population`.
+    """Simulated devices with an `IntentModel`; a simulation is evaluated separately.
 
     Args:
         questions: Training questions of each device.
@@ -82,12 +81,6 @@ class SimulatedPopulation:
                         yield device, clip_to_norm(after - weights, self._settings.update_norm)
                     except WeightsError:
                         continue
-
-    def evaluate(
-        self, ids: Sequence[int], weights: Vector, round_number: int
-    ) -> Mapping[int, Score]:
-        """Return no scores: a simulation is evaluated separately."""
-        return {}
 
     def _train_group(self, group: Sequence[int], flat: Vector, round_number: int) -> Floats:
         settings = self._settings

@@ -50,12 +50,8 @@ class DeviceLedger:
             SecureSumError: The session was joined before, or the plan does not allow it.
         """
         self._file.execute("BEGIN IMMEDIATE")
-        try:
+        with self._file:
             self._charge(session, plan)
-        except BaseException:
-            self._file.execute("ROLLBACK")
-            raise
-        self._file.execute("COMMIT")
 
     def close(self) -> None:
         """Close the file."""

@@ -14,32 +14,7 @@ from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
 from tactful_federated.core.fixed_point import IntegerVector
 from tactful_federated.errors import SecureSumError
-from tactful_federated.secagg.messages import (
-    Advert,
-    Agreement,
-    Agreements,
-    Boxes,
-    Enrolment,
-    Masked,
-    Opened,
-    Roster,
-    Session,
-    Survivors,
-    advert_text,
-    agree,
-    box_purpose,
-    check_advert,
-    decode,
-    encode,
-    index_rosters,
-    is_signed_by,
-    own_mask,
-    pair_mask,
-    roster_digest,
-    seed_commitment,
-    survivors_text,
-    threshold_of,
-)
+from tactful_federated.secagg import messages
 from tactful_federated.secagg.secret_sharing import SHARE_BYTES, split
 
 _NONCE = bytes(12)
@@ -63,12 +38,12 @@ class SecureSumDevice:
 
     def __init__(
         self,
-        session: Session,
-        enrolment: Enrolment,
+        session: messages.Session,
+        enrolment: messages.Enrolment,
         identity: Ed25519PrivateKey,  # of this device
         authority: Ed25519PublicKey,  # to check enrolments with
         *,
-        claim: Callable[[Session], None],
+        claim: Callable[[messages.Session], None],
         fewest: int = 3,  # smallest sum that the device takes part in, 3 or more
         random: Callable[[int], bytes] = os.urandom,  # cryptographically secure bytes
     ) -> None:
@@ -86,7 +61,7 @@ class SecureSumDevice:
         self._mask_key = X25519PrivateKey.from_private_bytes(random(32))
         self._seed = random(32)
         self._me = enrolment.device
-        self._members: dict[int, Advert] = {}
+        self._members: dict[int, messages.Advert] = {}
         self._context = b""
         self._dealers: frozenset[int] = frozenset()
         self._survivors: frozenset[int] = frozenset()
@@ -96,18 +71,18 @@ class SecureSumDevice:
     def advertise(self) -> bytes:
         """Return the first answer: the signed keys of this session."""
         with self._stage(1):
-            advert = Advert(
+            advert = messages.Advert(
                 self._enrolment,
                 self._box_key.public_key().public_bytes_raw(),
                 self._mask_key.public_key().public_bytes_raw(),
-                seed_commitment(self._session, self._seed),
+                messages.seed_commitment(self._session, self._seed),
                 b"",
             )
-            signature = self._identity.sign(advert_text(self._session, advert))
-            self._advert = Advert(
+            signature = self._identity.sign(messages.advert_text(self._session, advert))
+            self._advert = messages.Advert(
                 advert.enrolment, advert.box_key, advert.mask_key, advert.seed_digest, signature
             )
-            return encode(self._advert)
+            return messages.encode(self._advert)
 
     def share(self, roster: bytes) -> bytes:
         """Return the second answer: encrypted shares of the secrets for each other member.
@@ -117,17 +92,19 @@ class SecureSumDevice:
                 that no enrolled device signed.
         """
         with self._stage(2):
-            listed = decode(roster, Roster)
-            self._members = index_rosters(
-                listed, lambda advert: check_advert(advert, self._session, self._authority)
+            listed = messages.decode(roster, messages.Roster)
+            self._members = messages.index_rosters(
+                listed, lambda advert: messages.check_advert(advert, self._session, self._authority)
             )
             if self._members.get(self._me) != self._advert:
                 raise SecureSumError("the roster does not list this device with its own keys")
             self._check_size(len(self._members), "members of the roster")
-            self._context = roster_digest(self._session, listed)
+            self._context = messages.roster_digest(self._session, listed)
             count = len(self._members)
             secrets = (self._seed, self._mask_key.private_bytes_raw())
-            seeds, keys = (split(s, threshold_of(count), count, self._random) for s in secrets)
+            seeds, keys = (
+                split(s, messages.threshold_of(count), count, self._random) for s in secrets
+            )
             sealed = {}
             for member, seed_share, key_share in zip(self._members, seeds, keys, strict=True):
                 if member == self._me:
@@ -136,7 +113,7 @@ class SecureSumDevice:
                     sealed[member] = self._box(self._me, member, member).encrypt(
                         _NONCE, seed_share + key_share, self._context
                     )
-            return encode(Boxes(sealed))
+            return messages.encode(messages.Boxes(sealed))
 
     def mask(self, boxes: bytes, vector: IntegerVector) -> bytes:
         """Return the third answer: the vector plus all masks, modulo 2^32.
@@ -147,7 +124,7 @@ class SecureSumDevice:
             SecureSumError: Too few members dealt shares, or a device that is not a member did.
         """
         with self._stage(3):
-            received = decode(boxes, Boxes).sealed
+            received = messages.decode(boxes, messages.Boxes).sealed
             if self._me in received or not set(received) <= set(self._members):
                 raise SecureSumError("shares are from a device that is not on the roster")
             if vector.shape != (self._session.size,) or vector.dtype != np.int64:
@@ -164,12 +141,14 @@ class SecureSumDevice:
                 if len(shares) == 2 * SHARE_BYTES:
                     self._shares[sender] = shares[:SHARE_BYTES], shares[SHARE_BYTES:]
             # Modulo 2^32. A pair mask is added by the smaller number and subtracted by the other.
-            total = vector.astype(np.uint32) + own_mask(self._seed, self._context, len(vector))
+            total = vector.astype(np.uint32) + messages.own_mask(
+                self._seed, self._context, len(vector)
+            )
             for sender in received:
                 public = self._members[sender].mask_key
-                pair = pair_mask(self._mask_key, public, self._context, len(vector))
+                pair = messages.pair_mask(self._mask_key, public, self._context, len(vector))
                 total = total + pair if self._me < sender else total - pair
-            return encode(Masked(total.astype("<u4").tobytes()))
+            return messages.encode(messages.Masked(total.astype("<u4").tobytes()))
 
     def confirm(self, survivors: bytes) -> bytes:
         """Return the fourth answer: the signature over the survivors.
@@ -179,7 +158,7 @@ class SecureSumDevice:
                 that dealt no shares.
         """
         with self._stage(4):
-            listed_survivors = decode(survivors, Survivors).devices
+            listed_survivors = messages.decode(survivors, messages.Survivors).devices
             self._survivors = frozenset(listed_survivors)
             repeated = len(listed_survivors) != len(self._survivors)
             if repeated or not self._survivors <= self._dealers:
@@ -187,7 +166,7 @@ class SecureSumDevice:
             if self._me not in self._survivors:
                 raise SecureSumError("this device sent its vector and is not among the survivors")
             self._check_size(len(self._survivors), "survivors")
-            return encode(Agreement(self._identity.sign(self._survivors_text())))
+            return messages.encode(messages.Agreement(self._identity.sign(self._survivors_text())))
 
     def open(self, agreements: bytes) -> bytes:
         """Return the fifth answer: shares that remove the masks.
@@ -198,38 +177,40 @@ class SecureSumDevice:
             SecureSumError: Too few survivors signed the same list of survivors.
         """
         with self._stage(5):
-            signatures = decode(agreements, Agreements).signatures
+            signatures = messages.decode(agreements, messages.Agreements).signatures
             text = self._survivors_text()
             agreed = [
                 device
                 for device, signature in signatures.items()
                 if device in self._survivors
-                and is_signed_by(self._members[device].enrolment, signature, text)
+                and messages.is_signed_by(self._members[device].enrolment, signature, text)
             ]
             self._check_size(len(agreed), "survivors who signed the same list")
             dropped = self._dealers - self._survivors
-            opened = Opened(
+            opened = messages.Opened(
                 {member: self._shares[member][0] for member in self._with_share(self._survivors)},
                 {member: self._shares[member][1] for member in self._with_share(dropped)},
             )
             self._delete_keys()
-            return encode(opened)
+            return messages.encode(opened)
 
     def _with_share(self, members: Iterable[int]) -> list[int]:
         return sorted(member for member in members if member in self._shares)
 
     def _survivors_text(self) -> bytes:
-        return survivors_text(self._context, self._dealers, self._survivors)
+        return messages.survivors_text(self._context, self._dealers, self._survivors)
 
     def _check_size(self, count: int, group: str) -> None:
-        needed = max(threshold_of(len(self._members)), self._fewest)
+        needed = max(messages.threshold_of(len(self._members)), self._fewest)
         if count < needed:
             raise SecureSumError(f"there are {count} {group}, and {needed} are needed")
 
     def _box(self, sender: int, receiver: int, other: int) -> ChaCha20Poly1305:
         public = self._members[other].box_key
         return ChaCha20Poly1305(
-            agree(self._box_key, public, box_purpose(sender, receiver), self._context)
+            messages.agree(
+                self._box_key, public, messages.box_purpose(sender, receiver), self._context
+            )
         )
 
     @contextmanager

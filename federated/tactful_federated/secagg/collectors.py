@@ -13,7 +13,7 @@ import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from numpy.typing import NDArray
 
-from tactful_federated.core.fedavg import Population
+from tactful_federated.core.fedavg import Trainees
 from tactful_federated.core.fixed_point import IntegerVector
 from tactful_federated.core.plan import TrainingPlan
 from tactful_federated.core.private_training import Collected
@@ -45,7 +45,7 @@ class ClearCollector:
 
     def __init__(
         self,
-        population: Population,
+        population: Trainees,
         *,
         deadline: float = 600.0,
         clock: Callable[[], float] = time.monotonic,

@@ -14,28 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from tactful_federated.core.fixed_point import IntegerVector
 from tactful_federated.errors import SecureSumError
-from tactful_federated.secagg.messages import (
-    FEWEST_DEVICES,
-    Advert,
-    Agreement,
-    Agreements,
-    Boxes,
-    Masked,
-    Opened,
-    Roster,
-    Session,
-    Survivors,
-    check_advert,
-    decode,
-    encode,
-    is_signed_by,
-    own_mask,
-    pair_mask,
-    roster_digest,
-    seed_commitment,
-    survivors_text,
-    threshold_of,
-)
+from tactful_federated.secagg import messages
 from tactful_federated.secagg.secret_sharing import SHARE_BYTES, join, weights_at_zero
 
 _log = logging.getLogger(__name__)
@@ -68,12 +47,16 @@ class SecureSumServer:
     """
 
     def __init__(
-        self, session: Session, authority: Ed25519PublicKey, *, fewest: int = FEWEST_DEVICES
+        self,
+        session: messages.Session,
+        authority: Ed25519PublicKey,
+        *,
+        fewest: int = messages.FEWEST_DEVICES,
     ) -> None:
         """Create a session without members."""
         self._session, self._authority = session, authority
-        self._fewest = max(FEWEST_DEVICES, fewest)
-        self._members: dict[int, Advert] = {}
+        self._fewest = max(messages.FEWEST_DEVICES, fewest)
+        self._members: dict[int, messages.Advert] = {}
         self._context = b""
         self._sealed: dict[int, dict[int, bytes]] = {}
         self._survivors: list[int] = []
@@ -85,9 +68,9 @@ class SecureSumServer:
         Raises:
             SecureSumError: Too few devices answered.
         """
-        for device, advert in self._decoded(answers, Advert):
+        for device, advert in self._decoded(answers, messages.Advert):
             try:
-                check_advert(advert, self._session, self._authority)
+                messages.check_advert(advert, self._session, self._authority)
             except SecureSumError as error:
                 _log.warning("ignored an advert: %s", error)
                 continue
@@ -98,9 +81,9 @@ class SecureSumServer:
             raise SecureSumError(
                 f"{len(self._members)} devices joined, and {self._fewest} are needed"
             )
-        roster = Roster(list(self._members.values()))
-        self._context = roster_digest(self._session, roster)
-        data = encode(roster)
+        roster = messages.Roster(list(self._members.values()))
+        self._context = messages.roster_digest(self._session, roster)
+        data = messages.encode(roster)
         return dict.fromkeys(self._members, data)
 
     def deliver(self, answers: Mapping[int, bytes]) -> dict[int, bytes]:
@@ -109,13 +92,15 @@ class SecureSumServer:
         Raises:
             SecureSumError: Too few devices answered.
         """
-        for device, boxes in self._decoded(answers, Boxes):
+        for device, boxes in self._decoded(answers, messages.Boxes):
             if device in self._members and set(boxes.sealed) == set(self._members) - {device}:
                 self._sealed[device] = boxes.sealed
         self._check_size(len(self._sealed), "dealt shares")
         return {
-            receiver: encode(
-                Boxes({s: box[receiver] for s, box in self._sealed.items() if s != receiver})
+            receiver: messages.encode(
+                messages.Boxes(
+                    {s: box[receiver] for s, box in self._sealed.items() if s != receiver}
+                )
             )
             for receiver in self._sealed
         }
@@ -126,13 +111,13 @@ class SecureSumServer:
         Raises:
             SecureSumError: Too few devices answered.
         """
-        for device, masked in self._decoded(answers, Masked):
+        for device, masked in self._decoded(answers, messages.Masked):
             if device in self._sealed and len(masked.values) == 4 * self._session.size:
                 self._total = self._total + np.frombuffer(masked.values, dtype="<u4")
                 self._survivors.append(device)
         self._survivors.sort()
         self._check_size(len(self._survivors), "sent a vector")
-        return dict.fromkeys(self._survivors, encode(Survivors(self._survivors)))
+        return dict.fromkeys(self._survivors, messages.encode(messages.Survivors(self._survivors)))
 
     def gather(self, answers: Mapping[int, bytes]) -> dict[int, bytes]:
         """Take agreements; returns them all, for each who agreed.
@@ -140,15 +125,15 @@ class SecureSumServer:
         Raises:
             SecureSumError: Too few devices answered.
         """
-        text = survivors_text(self._context, self._sealed, self._survivors)
+        text = messages.survivors_text(self._context, self._sealed, self._survivors)
         signatures = {
             device: agreement.signature
-            for device, agreement in self._decoded(answers, Agreement)
+            for device, agreement in self._decoded(answers, messages.Agreement)
             if device in self._survivors
-            and is_signed_by(self._members[device].enrolment, agreement.signature, text)
+            and messages.is_signed_by(self._members[device].enrolment, agreement.signature, text)
         }
         self._check_size(len(signatures), "agreed on the survivors")
-        return dict.fromkeys(signatures, encode(Agreements(signatures)))
+        return dict.fromkeys(signatures, messages.encode(messages.Agreements(signatures)))
 
     def unmask(self, answers: Mapping[int, bytes]) -> SecureTotal:
         """Read the shares that open the masks; return the sum.
@@ -159,7 +144,7 @@ class SecureSumServer:
         survivors, dropped = set(self._survivors), set(self._sealed) - set(self._survivors)
         opened = {
             device: message
-            for device, message in self._decoded(answers, Opened)
+            for device, message in self._decoded(answers, messages.Opened)
             if device in survivors
             and set(message.seeds) <= survivors
             and set(message.mask_keys) <= dropped
@@ -170,9 +155,9 @@ class SecureSumServer:
         total = self._total
         for device in self._survivors:
             seed = self._secret({h: m.seeds.get(device) for h, m in opened.items()})
-            if seed_commitment(self._session, seed) != self._members[device].seed_digest:
+            if messages.seed_commitment(self._session, seed) != self._members[device].seed_digest:
                 raise SecureSumError("shares of a seed do not match the commitment of its device")
-            total = total - own_mask(seed, self._context, self._session.size)
+            total = total - messages.own_mask(seed, self._context, self._session.size)
         for device in sorted(dropped):
             key = X25519PrivateKey.from_private_bytes(
                 self._secret({h: m.mask_keys.get(device) for h, m in opened.items()})
@@ -181,7 +166,7 @@ class SecureSumServer:
                 raise SecureSumError("shares of a mask key do not match the key of its device")
             for other in self._survivors:
                 public = self._members[other].mask_key
-                mask = pair_mask(key, public, self._context, self._session.size)
+                mask = messages.pair_mask(key, public, self._context, self._session.size)
                 # The inverse of what the survivor added: see `SecureSumDevice.mask`.
                 total = total - mask if other < device else total + mask
         return SecureTotal(total.view(np.int32).astype(np.int64), frozenset(self._survivors))
@@ -193,7 +178,7 @@ class SecureSumServer:
             for place, device in enumerate(self._members, 1)
             if (share := shares.get(device)) is not None and len(share) == SHARE_BYTES
         }
-        threshold = threshold_of(len(self._members))
+        threshold = messages.threshold_of(len(self._members))
         if len(valid) < threshold:
             raise SecureSumError(
                 f"there are {len(valid)} shares of a secret, and {threshold} are needed"
@@ -204,12 +189,12 @@ class SecureSumServer:
     def _decoded(self, answers: Mapping[int, bytes], kind: type[_T]) -> Iterator[tuple[int, _T]]:
         for device, data in answers.items():
             try:
-                yield device, decode(data, kind)
+                yield device, messages.decode(data, kind)
             except SecureSumError as error:
                 _log.warning("ignored an answer: %s", error)
 
     def _check_size(self, count: int, action: str) -> None:
-        needed = max(threshold_of(len(self._members)), self._fewest)
+        needed = max(messages.threshold_of(len(self._members)), self._fewest)
         if count < needed:
             raise SecureSumError(f"{count} devices {action}, and {needed} are needed")
 

@@ -12,6 +12,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -199,8 +200,7 @@ def serve_buffered(
     require(invitation.tier == "clear", "buffered training needs single updates, so tier clear")
     wanted = min(rounds or invitation.plan.rounds, invitation.plan.rounds)
     draw = np.random.default_rng(int.from_bytes(os.urandom(16), "big"))
-    training = open_run(directory, invitation, optimizer)
-    try:
+    with closing(open_run(directory, invitation, optimizer)) as training:
         buffer, begun = BufferedTraining(training, most_stale=most_stale), polling.monotonic()
         warned = False
         while training.releases < wanted:
@@ -208,7 +208,11 @@ def serve_buffered(
             idle = True
             for node, update, trained_from in devices.arrived():
                 idle = False
-                outcome = _accept(buffer, node, update, trained_from)
+                try:
+                    outcome = buffer.accept(node, update, trained_from)
+                except BudgetError as refusal:
+                    _log.warning("an update was refused: %s", refusal)
+                    continue
                 if outcome is None:
                     continue
                 seconds, begun = polling.monotonic() - begun, polling.monotonic()
@@ -222,8 +226,6 @@ def serve_buffered(
             warned = idle and not devices.waiting
         publish(directory, invitation, training)
         return training.model
-    finally:
-        training.close()
 
 
 def _request(
@@ -234,13 +236,3 @@ def _request(
     eligible = buffer.able(devices.free(release))
     chosen = draw.permutation(len(eligible))[: max(0, limit - devices.waiting)]
     devices.hand_out([eligible[i] for i in chosen], weights, release)
-
-
-def _accept(
-    buffer: BufferedTraining, node: int, update: Vector, trained_from: int
-) -> Outcome | None:
-    try:
-        return buffer.accept(node, update, trained_from)
-    except BudgetError as refusal:
-        _log.warning("an update was refused: %s", refusal)
-        return None

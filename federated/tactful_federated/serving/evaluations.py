@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 
 import msgspec
@@ -83,8 +84,8 @@ def serve_evaluation(
         invitation.vocabulary.size, embedding=invitation.embedding, hidden=invitation.hidden
     )
     weights = check_vector(weights, size)
-    evaluations = PrivateEvaluations(directory / "evaluations", invitation.plan)
-    try:
+    run = PrivateEvaluations(directory / "evaluations", invitation.plan)
+    with closing(run) as evaluations:
         if not evaluations.left:
             raise BudgetError(
                 f"all {invitation.plan.rounds} evaluations are spent: another one would not be"
@@ -101,5 +102,3 @@ def serve_evaluation(
                 if attempt >= attempts:
                     raise
                 attempt += 1
-    finally:
-        evaluations.close()

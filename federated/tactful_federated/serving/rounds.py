@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -235,8 +236,7 @@ def serve_rounds(
         CheckpointError: The directory is in use, damaged, or of another run.
     """
     plan, wanted = invitation.plan, min(rounds or invitation.plan.rounds, invitation.plan.rounds)
-    training = open_run(directory, invitation, optimizer)
-    try:
+    with closing(open_run(directory, invitation, optimizer)) as training:
         while training.releases < wanted:
             wait_for_devices(
                 lambda: len(training.able(collector.ids())), plan.minimum_reports, polling
@@ -246,8 +246,6 @@ def serve_rounds(
             show_round(directory, invitation, outcome, polling.monotonic() - begun, progress)
         publish(directory, invitation, training)
         return training.model
-    finally:
-        training.close()
 
 
 def open_run(
@@ -304,16 +302,9 @@ def show_round(
     progress: Callable[[Outcome, LiveView], None] | None,
 ) -> None:
     """Write the live view after a round, and call `progress`."""
-    view = _view(invitation, outcome, seconds)
-    write_whole(directory / "live.json", msgspec.json.encode(view))
-    if progress:
-        progress(outcome, view)
-
-
-def _view(invitation: Invitation, outcome: Outcome, seconds: float) -> LiveView:
     # In other tiers the sum of a void round is never visible.
     visible_sums = outcome.round if invitation.tier == "noise-in-sum" else outcome.releases
-    return LiveView(
+    view = LiveView(
         run=invitation.run,
         tier=invitation.tier,
         round=outcome.round,
@@ -324,6 +315,9 @@ def _view(invitation: Invitation, outcome: Outcome, seconds: float) -> LiveView:
         reason=outcome.reason,
         seconds=round(seconds, 3),
     )
+    write_whole(directory / "live.json", msgspec.json.encode(view))
+    if progress:
+        progress(outcome, view)
 
 
 def publish(directory: Path, invitation: Invitation, training: PrivateTraining) -> None:

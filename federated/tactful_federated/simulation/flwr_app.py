@@ -15,6 +15,7 @@ import json
 import logging
 import time
 from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -126,9 +127,8 @@ def _run_privately(
             parameters=initial.size,
         )
     )
-    training = PrivateTraining(Path(directory), plan, Optimizer(), initial)
     collector = ClearCollector(population, deadline=timeout)
-    try:
+    with closing(PrivateTraining(Path(directory), plan, Optimizer(), initial)) as training:
         for _ in range(_ATTEMPTS * plan.rounds):
             if training.releases == plan.rounds:
                 break
@@ -140,19 +140,11 @@ def _run_privately(
                 f" {plan.rounds} releases: start again when more devices can be reached"
             )
         return training.model
-    finally:
-        training.close()
 
 
 def _report(result: RoundResult) -> None:
-    _log.info(
-        "round %d: loss %.3f, top-1 %.3f, top-5 %.3f%s",
-        result.round,
-        result.loss,
-        result.top1,
-        result.top5,
-        " (void)" if result.void else "",
-    )
+    figures = f"loss {result.loss:.3f}, top-1 {result.top1:.3f}, top-5 {result.top5:.3f}"
+    _log.info("round %d: %s%s", result.round, figures, " (void)" if result.void else "")
 
 
 def _wait_for(population: FlowerPopulation, devices: int, timeout: float) -> None:

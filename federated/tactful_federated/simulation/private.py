@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from tactful_federated.core.fedavg import Population
+from tactful_federated.core.fedavg import Trainees
+from tactful_federated.core.invitation import Tier
 from tactful_federated.core.plan import TrainingPlan, Wishes, plan_noise_in_sum, plan_training
 from tactful_federated.core.private_training import Collector, Outcome, PrivateTraining
 from tactful_federated.core.server_optimizer import Optimizer
 from tactful_federated.device.batched_trainer import SimulatedPopulation
 from tactful_federated.device.ledger import DeviceLedger
 from tactful_federated.device.trainer import Device
-from tactful_federated.errors import FederatedError, WeightsError, require
+from tactful_federated.errors import WeightsError, require
 from tactful_federated.model.lstm_torch import IntentModel
 from tactful_federated.model.sample_data import SAMPLE_CATALOGUE, sample_history
 from tactful_federated.model.scores import Score
@@ -28,8 +28,8 @@ from tactful_federated.model.vectors import Vector
 from tactful_federated.secagg.collectors import ClearCollector, SecureCollector
 from tactful_federated.secagg.messages import Session, enrol
 from tactful_federated.secagg.round import SecureRounds
-
-Tier = Literal["clear", "secret", "noise-in-sum"]
+from tactful_federated.transport.flower_clear import LocalGrid
+from tactful_federated.transport.flower_secure import FlowerSecureTransport, secure_client_app
 
 _RUN = "simulation"
 _EVALUATED = 40
@@ -145,9 +145,7 @@ def simulate_privately(
 
 
 @contextmanager
-def _population(
-    vocabulary: Vocabulary, settings: PrivateSimulationSettings
-) -> Iterator[Population]:
+def _population(vocabulary: Vocabulary, settings: PrivateSimulationSettings) -> Iterator[Trainees]:
     questions = {
         device: windows(vocabulary.sequence(sample_history(device, seed=settings.seed)), context=8)
         for device in range(1, settings.devices + 1)
@@ -180,7 +178,7 @@ def _evaluate(
     return total
 
 
-def _collector(tier: Tier, plan: TrainingPlan, population: Population, ledgers: Path) -> Collector:
+def _collector(tier: Tier, plan: TrainingPlan, population: Trainees, ledgers: Path) -> Collector:
     if tier == "clear":
         return ClearCollector(population)
     authority = Ed25519PrivateKey.generate()
@@ -209,29 +207,5 @@ def _collector(tier: Tier, plan: TrainingPlan, population: Population, ledgers: 
         )
 
     devices = {device: join(device) for device in population.ids()}
-    return SecureCollector(LocalTransport(devices), authority.public_key(), run=_RUN)
-
-
-class LocalTransport:
-    """`SecureTransport` to devices in this process, called one after the other."""
-
-    def __init__(self, devices: Mapping[int, SecureRounds]) -> None:
-        """Keep the devices by number."""
-        self._devices = devices
-
-    def ids(self) -> Sequence[int]:
-        """Return the numbers of the devices."""
-        return list(self._devices)
-
-    def exchange(
-        self, stage: int, questions: Mapping[int, bytes], weights: Vector
-    ) -> Mapping[int, bytes]:
-        """Return the answers of the devices that gave one."""
-        answers = {}
-        for device, question in questions.items():
-            sent = np.array(weights) if stage == 1 else None
-            try:
-                answers[device] = self._devices[device].answer(stage, question, sent)
-            except FederatedError:
-                continue  # like a device that does not answer
-        return answers
+    grid = LocalGrid(secure_client_app(lambda context: devices[context.node_id]), len(devices))
+    return SecureCollector(FlowerSecureTransport(grid), authority.public_key(), run=_RUN)

@@ -12,7 +12,6 @@ from typing import Any
 
 from tactful_federated.device.batched_trainer import SimulatedPopulation
 from tactful_federated.errors import extra, require
-from tactful_federated.model.scores import Score
 from tactful_federated.model.tokens import Windows
 from tactful_federated.model.vectors import Vector
 
@@ -22,7 +21,7 @@ with extra("ray"):
 
 
 class RayPopulation:
-    """`Population` with the same updates as `SimulatedPopulation`, trained on Ray.
+    """Devices with the same updates as `SimulatedPopulation`, trained on Ray.
 
     Each worker holds a part of the devices, so only weights and updates are sent. A running Ray is
     used; otherwise one is started on this machine, and `close` stops it.
@@ -69,12 +68,6 @@ class RayPopulation:
             for n, devices in devices_of.items()
         ]:
             yield from ray.get(trained)
-
-    def evaluate(
-        self, ids: Sequence[int], weights: Vector, round_number: int
-    ) -> Mapping[int, Score]:
-        """Return no scores: a simulation is evaluated separately."""
-        return {}
 
     def close(self) -> None:
         """Stop the workers, and Ray if it was started here."""

@@ -24,20 +24,7 @@ with extra():
     from flwr.app.message import remove_content_from_message
     from flwr.clientapp import ClientApp
     from flwr.common.serde import message_from_proto, message_to_proto
-    from flwr.proto.fleet_pb2 import (
-        ActivateNodeRequest,
-        DeactivateNodeRequest,
-        PullMessagesRequest,
-        PushMessagesRequest,
-    )
-    from flwr.proto.heartbeat_pb2 import SendNodeHeartbeatRequest
-    from flwr.proto.message_pb2 import (
-        ConfirmMessageReceivedRequest,
-        ObjectTree,
-        PullObjectRequest,
-        PushObjectRequest,
-    )
-    from flwr.proto.node_pb2 import Node
+    from flwr.proto import fleet_pb2, heartbeat_pb2, message_pb2, node_pb2
     from flwr.supercore.inflatable.inflatable_object import (
         get_all_nested_objects,
         get_object_tree,
@@ -147,13 +134,13 @@ class FleetClient:
     def step(self) -> bool:
         """Answer one message; return False if there was none."""
         context = self._connect()
-        node = Node(node_id=context.node_id)
+        node = node_pb2.Node(node_id=context.node_id)
         if self._polling.monotonic() - self._last_heartbeat > _HEARTBEAT_S / 2:
             self._client.SendNodeHeartbeat(
-                SendNodeHeartbeatRequest(node=node, heartbeat_interval=_HEARTBEAT_S)
+                heartbeat_pb2.SendNodeHeartbeatRequest(node=node, heartbeat_interval=_HEARTBEAT_S)
             )
             self._last_heartbeat = self._polling.monotonic()
-        response = self._client.PullMessages(PullMessagesRequest(node=node))
+        response = self._client.PullMessages(fleet_pb2.PullMessagesRequest(node=node))
         if not response.messages_list:
             return False
         head = message_from_proto(response.messages_list[0])
@@ -166,16 +153,18 @@ class FleetClient:
         """Deactivate the node and close the connection."""
         if self._context is not None:
             with contextlib.suppress(httpx.HTTPError):
-                self._client.DeactivateNode(DeactivateNodeRequest(node_id=self._context.node_id))
+                self._client.DeactivateNode(
+                    fleet_pb2.DeactivateNodeRequest(node_id=self._context.node_id)
+                )
         self._client.close()
 
     def _connect(self) -> Context:
         if self._context is None:
             if self._node is not None:
                 with contextlib.suppress(httpx.HTTPStatusError):  # the node was offline
-                    self._client.DeactivateNode(DeactivateNodeRequest(node_id=self._node))
+                    self._client.DeactivateNode(fleet_pb2.DeactivateNodeRequest(node_id=self._node))
             activated = self._client.ActivateNode(
-                ActivateNodeRequest(public_key=self._key, heartbeat_interval=_HEARTBEAT_S)
+                fleet_pb2.ActivateNodeRequest(public_key=self._key, heartbeat_interval=_HEARTBEAT_S)
             )
             self._node = activated.node_id
             self._on_accepted(activated.node_id)
@@ -189,14 +178,16 @@ class FleetClient:
             )
         return self._context
 
-    def _pull(self, node: Node, head: Message, tree: ObjectTree) -> Message | None:
+    def _pull(
+        self, node: node_pb2.Node, head: Message, tree: message_pb2.ObjectTree
+    ) -> Message | None:
         run, parts = head.metadata.run_id, [part.object_id for part in iterate_object_tree(tree)]
         if len(parts) > _MAX_PARTS:
             raise FleetError(f"a message has {len(parts)} parts, and {_MAX_PARTS} are allowed")
         contents: dict[str, bytes] = {}
         end = self._polling.monotonic() + _UPLOAD_S
         for part in parts:
-            request = PullObjectRequest(node=node, run_id=run, object_id=part)
+            request = message_pb2.PullObjectRequest(node=node, run_id=run, object_id=part)
             # The server announces a message before its parts are uploaded.
             while not (response := self._client.PullObject(request)).object_available:
                 if not response.object_found or self._polling.monotonic() > end:
@@ -206,7 +197,9 @@ class FleetClient:
                 return None
             contents[part] = response.object_content
         self._client.ConfirmMessageReceived(
-            ConfirmMessageReceivedRequest(node=node, run_id=run, message_object_id=tree.object_id)
+            message_pb2.ConfirmMessageReceivedRequest(
+                node=node, run_id=run, message_object_id=tree.object_id
+            )
         )
         message: Any = inflate_object_from_contents(tree.object_id, contents)
         if not isinstance(message, Message):
@@ -223,12 +216,12 @@ class FleetClient:
             error = Error(code=_DEVICE_FAILED, reason=type(failure).__name__)
             return Message(error, reply_to=message)
 
-    def _push(self, node: Node, reply: Message) -> None:
+    def _push(self, node: node_pb2.Node, reply: Message) -> None:
         reply.metadata.__dict__["_message_id"] = reply.object_id
         objects = get_all_nested_objects(reply)
         head = remove_content_from_message(reply) if reply.has_content() else reply
         request = self._client.PushMessages(
-            PushMessagesRequest(
+            fleet_pb2.PushMessagesRequest(
                 node=node,
                 messages_list=[message_to_proto(head)],
                 message_object_trees=[get_object_tree(reply)],
@@ -237,7 +230,7 @@ class FleetClient:
         )
         for part in request.objects_to_push:
             self._client.PushObject(
-                PushObjectRequest(
+                message_pb2.PushObjectRequest(
                     node=node,
                     run_id=reply.metadata.run_id,
                     session_id=request.session_id,

@@ -176,11 +176,10 @@ class SuperLink:
                 "LICENSE": b"Apache-2.0\n",
             }
         )
+        digest = hashlib.sha256(bundle).hexdigest()
         with contextlib.closing(control_client(self.address, self._authority)) as control:
             started = _call(
-                lambda: control.StartRun(
-                    StartRunRequest(fab=fab_to_proto(Fab(_sha256(bundle), bundle, {})))
-                )
+                lambda: control.StartRun(StartRunRequest(fab=fab_to_proto(Fab(digest, bundle, {}))))
             )
         signer = SuperExecAuthHttpInterceptor(
             master_secret=self._secret, protected_methods=frozenset({_ACQUIRE})
@@ -284,10 +283,6 @@ def _call(request: Any) -> Any:
         raise SuperLinkError(f"the SuperLink refused: {error.response.text[:300]}") from error
     except httpx.TransportError as error:
         raise SuperLinkError(f"the SuperLink cannot be reached: {error}") from error
-
-
-def _sha256(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
 
 
 def _free_port(host: str) -> int:

@@ -21,20 +21,7 @@ with extra():
     from flwr.app.message import remove_content_from_message
     from flwr.common.constant import SUPERLINK_NODE_ID
     from flwr.common.serde import message_to_proto, run_from_proto
-    from flwr.proto.message_pb2 import (
-        ConfirmMessageReceivedRequest,
-        ObjectTree,
-        PullObjectRequest,
-        PushObjectRequest,
-    )
-    from flwr.proto.node_pb2 import Node
-    from flwr.proto.runtime_pb2 import (
-        GetNodesRequest,
-        PullAppMessagesRequest,
-        PullTaskInputRequest,
-        PushAppMessagesRequest,
-        PushTaskOutputRequest,
-    )
+    from flwr.proto import message_pb2, node_pb2, runtime_pb2
     from flwr.supercore.heartbeat import HeartbeatSender, make_task_heartbeat_fn_http
     from flwr.supercore.inflatable.inflatable_object import (
         get_all_nested_objects,
@@ -60,7 +47,7 @@ class _Incomplete(NamedTuple):
     """An incomplete reply: id of its request, tree of its parts, and parts received."""
 
     request: str
-    tree: ObjectTree
+    tree: message_pb2.ObjectTree
     contents: dict[str, bytes]
 
 
@@ -78,8 +65,8 @@ class SuperLinkGrid(OneRunGrid):
         self._client = runtime_client(
             address, authority, [RuntimeTokenHttpInterceptor(token=token)]
         )
-        self._node = Node(node_id=SUPERLINK_NODE_ID)
-        begun = self._client.PullTaskInput(PullTaskInputRequest())
+        self._node = node_pb2.Node(node_id=SUPERLINK_NODE_ID)
+        begun = self._client.PullTaskInput(runtime_pb2.PullTaskInputRequest())
         TaskIdentity.task_id, TaskIdentity.run_id = begun.task_id, begun.run.run_id
         TaskIdentity.node_id = begun.context.node_id
         self._run = run_from_proto(begun.run)
@@ -94,7 +81,7 @@ class SuperLinkGrid(OneRunGrid):
 
     def get_node_ids(self) -> list[int]:
         """Return the numbers of the nodes that are online."""
-        return [node.node_id for node in self._client.GetNodes(GetNodesRequest()).nodes]
+        return [node.node_id for node in self._client.GetNodes(runtime_pb2.GetNodesRequest()).nodes]
 
     def push_messages(self, messages: Iterable[Message]) -> list[str]:
         """Send messages; objects shared by several messages are uploaded once."""
@@ -108,7 +95,7 @@ class SuperLinkGrid(OneRunGrid):
             objects.update(get_all_nested_objects(message))
             trees.append(get_object_tree(message))
         response = self._client.PushMessages(
-            PushAppMessagesRequest(
+            runtime_pb2.PushAppMessagesRequest(
                 messages_list=[
                     message_to_proto(remove_content_from_message(message)) for message in batch
                 ],
@@ -117,7 +104,7 @@ class SuperLinkGrid(OneRunGrid):
         )
         for number in set(response.objects_to_push):
             self._client.PushObject(
-                PushObjectRequest(
+                message_pb2.PushObjectRequest(
                     node=self._node,
                     run_id=self._run.run_id,
                     session_id=response.session_id,
@@ -133,7 +120,9 @@ class SuperLinkGrid(OneRunGrid):
         arriving = {reply.request for reply in self._incomplete.values()}
         waiting_ids = [number for number in message_ids if number not in arriving]
         if waiting_ids:
-            response = self._client.PullMessages(PullAppMessagesRequest(message_ids=waiting_ids))
+            response = self._client.PullMessages(
+                runtime_pb2.PullAppMessagesRequest(message_ids=waiting_ids)
+            )
             for reply, tree in zip(
                 response.messages_list, response.message_object_trees, strict=True
             ):
@@ -166,7 +155,9 @@ class SuperLinkGrid(OneRunGrid):
         if self._heartbeat.is_running:
             self._heartbeat.stop()
         with contextlib.suppress(Exception):  # the SuperLink may have stopped
-            self._client.PushTaskOutput(PushTaskOutputRequest(sub_status="completed", details=""))
+            self._client.PushTaskOutput(
+                runtime_pb2.PushTaskOutputRequest(sub_status="completed", details="")
+            )
         self._client.close()
 
     def _complete(self, number: str) -> Message | None:
@@ -175,7 +166,9 @@ class SuperLinkGrid(OneRunGrid):
             if part in reply.contents:
                 continue
             response = self._client.PullObject(
-                PullObjectRequest(node=self._node, run_id=self._run.run_id, object_id=part)
+                message_pb2.PullObjectRequest(
+                    node=self._node, run_id=self._run.run_id, object_id=part
+                )
             )
             if not response.object_found or len(response.object_content) > _MAX_PART_BYTES:
                 _log.warning("a reply was dropped: a part is missing or too large")
@@ -186,7 +179,7 @@ class SuperLinkGrid(OneRunGrid):
             reply.contents[part] = response.object_content
         del self._incomplete[number]
         self._client.ConfirmMessageReceived(
-            ConfirmMessageReceivedRequest(
+            message_pb2.ConfirmMessageReceivedRequest(
                 node=self._node, run_id=self._run.run_id, message_object_id=number
             )
         )

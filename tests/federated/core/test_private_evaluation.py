@@ -33,8 +33,8 @@ from tactful_federated.secagg.messages import enrol
 from tactful_federated.secagg.round import SecureRounds
 from tactful_federated.serving.evaluations import invite_to_evaluations, serve_evaluation
 from tactful_federated.serving.rounds import invite
-from tactful_federated.simulation.private import LocalTransport
 from tactful_federated.transport.flower_clear import FlowerPopulation, LocalGrid
+from tactful_federated.transport.flower_secure import FlowerSecureTransport, secure_client_app
 
 VOCABULARY = Vocabulary.from_catalogue(SAMPLE_CATALOGUE)
 MODEL = IntentModel(VOCABULARY.size, seed=3)
@@ -115,7 +115,9 @@ def test_scores_are_added_in_a_secure_sum(tmp_path: Path) -> None:
         return SecureRounds("evaluation", *rounds, claim=lambda session: asked.append(number))
 
     asked: list[int] = []
-    transport = LocalTransport({number: join(number) for number in held})
+    rounds = {number: join(number) for number in held}
+    app = secure_client_app(lambda context: rounds[context.node_id])
+    transport = FlowerSecureTransport(LocalGrid(app, len(rounds)))
     collector = SecureCollector(transport, authority.public_key(), run="evaluation")
     run = PrivateEvaluations(tmp_path, plan)
     found = run.evaluate(WEIGHTS, collector)

@@ -1,6 +1,6 @@
 """How wide the model is: chosen once for a run, and the same at its server and on its devices."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +14,6 @@ from tactful_federated.core.invitation import Invitation, read_invitation
 from tactful_federated.device.home import DeviceHome
 from tactful_federated.device.model_package import ModelSlot, pack_model
 from tactful_federated.errors import PackageError, SettingsError, WeightsError
-from tactful_federated.model.scores import Score
 from tactful_federated.model.tokens import Vocabulary
 from tactful_federated.model.vectors import Vector, parameter_count
 from tactful_federated.secagg.collectors import ClearCollector
@@ -46,11 +45,6 @@ class Homes:
     ) -> Iterator[tuple[int, Vector]]:
         for number in ids:
             yield number, self.homes[number]._trainer()(weights, round_number)
-
-    def evaluate(
-        self, ids: Sequence[int], weights: Vector, round_number: int
-    ) -> Mapping[int, Score]:
-        return {}
 
     def close(self) -> None:
         for home in self.homes.values():
