@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bisect
 import itertools
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -125,16 +126,12 @@ class StatisticDefinition(msgspec.Struct, frozen=True, kw_only=True, forbid_unkn
         )
 
         def another(suffix: str, epsilon: str, pane: str, **changes: Any) -> Statistic:
-            return Statistic(
+            return replace(
+                panes,
                 name=f"{self.name}.{suffix}",
-                keys=panes.keys,
                 pane_ms=PANES[pane],
-                cap=panes.cap,
                 epsilon=Fraction(epsilon),
-                cell_cap=panes.cell_cap,
-                hour_cap=panes.hour_cap,
-                tenant=panes.tenant,
-                purpose=panes.purpose,
+                cap_choice=None,
                 cap_of=None if panes.cap_choice is None else panes.name,
                 **changes,
             )

@@ -25,7 +25,7 @@ from tactful.statistics.definitions import load_statistics
 from tactful.statistics.service import shown_before
 from tactful.util.clock import now_ms
 from tactful.util.signals import on_stop_signals
-from tactful_privacy.counting.released import ReleasedPane, read_released
+from tactful_privacy.counting.released import ReleasedPane, released_panes
 from tactful_privacy.durable_files import replacing
 from tactful_privacy.errors import PrivacyError, UnknownStatisticError
 from tactful_privacy.ledger.ledger import Ledger
@@ -146,14 +146,9 @@ def write_topic(
 def _panes(
     ledger: Ledger, name: str, since: int | None, until: int | None
 ) -> Iterator[ReleasedPane]:
-    cursor: str | None = None
     keys = len(ledger.statistic(name).keys) or 1
     limit = max(1, min(_PAGE, _CELLS // keys))
-    while True:
-        page = read_released(ledger, name, start=since, end=until, cursor=cursor, limit=limit)
-        yield from page.panes
-        if (cursor := page.cursor) is None:
-            return
+    return released_panes(ledger, name, start=since, end=until, limit=limit)
 
 
 def _replace(path: Path, lines: Iterable[bytes]) -> None:

@@ -8,7 +8,6 @@ import msgspec
 
 if TYPE_CHECKING:
     from tactful_privacy.ledger.ledger import Ledger
-    from tactful_privacy.ledger.odometer import Odometer, Spend
 
 _DAY_MS = 86_400_000
 _QUERIES = 100
@@ -129,8 +128,32 @@ def report_month(ledger: Ledger, day: int) -> PrivacyLedger:
         today=odometer.today,
         unit=UNIT,
         delta=float(odometer.delta),
-        spends=[_spend(spend) for spend in odometer.spends],
-        budgets=_budgets(odometer),
+        spends=[
+            LedgerSpend(
+                tenant=spend.tenant,
+                purpose=spend.purpose,
+                epsilon_each_day=float(spend.each_day),
+                days=spend.days,
+                epsilon_spent=float(spend.spent),
+                epsilon_spent_composed=spend.spent_composed.epsilon,
+                epsilon_forecast=float(spend.forecast),
+                epsilon_forecast_composed=spend.forecast_composed.epsilon,
+            )
+            for spend in odometer.spends
+        ],
+        budgets=[
+            LedgerBudget(
+                tenant=room.budget.tenant,
+                purpose=room.budget.purpose,
+                epsilon=float(room.budget.epsilon),
+                delta=float(room.budget.delta),
+                composition=room.budget.composition,
+                reserved=float(room.taken),
+                largest_day=float(room.largest_day),
+                days=room.budget.days,
+            )
+            for room in odometer.rooms
+        ],
         queries=[
             LedgerQuery(
                 name=answer.query.name,
@@ -199,35 +222,6 @@ def as_text(report: PrivacyLedger) -> str:
     ]
     composed = f"Composed figures hold at delta {report.delta:g}."
     return "\n".join([*lines, "", report.in_words, composed])
-
-
-def _spend(spend: Spend) -> LedgerSpend:
-    return LedgerSpend(
-        tenant=spend.tenant,
-        purpose=spend.purpose,
-        epsilon_each_day=float(spend.each_day),
-        days=spend.days,
-        epsilon_spent=float(spend.spent),
-        epsilon_spent_composed=spend.spent_composed.epsilon,
-        epsilon_forecast=float(spend.forecast),
-        epsilon_forecast_composed=spend.forecast_composed.epsilon,
-    )
-
-
-def _budgets(odometer: Odometer) -> list[LedgerBudget]:
-    return [
-        LedgerBudget(
-            tenant=room.budget.tenant,
-            purpose=room.budget.purpose,
-            epsilon=float(room.budget.epsilon),
-            delta=float(room.budget.delta),
-            composition=room.budget.composition,
-            reserved=float(room.taken),
-            largest_day=float(room.largest_day),
-            days=room.budget.days,
-        )
-        for room in odometer.rooms
-    ]
 
 
 def _all(name: str) -> str:

@@ -30,6 +30,7 @@ from tactful_privacy.counting.released import (
     delta_of,
     method_of,
     read_released,
+    released_panes,
 )
 from tactful_privacy.durable_files import create_file
 from tactful_privacy.errors import PrivacyError, UnknownStatisticError
@@ -155,22 +156,18 @@ class PrivateStatistics:
         statistic = self._statistics[name]
         if (shown := self._shown_before(statistic)) is not None:
             until = min(until, shown)
-        panes: list[ReleasedPane] = []
-        cursor: str | None = None
+        if until <= since:
+            return []
         # Small pages, so that little more than the limit is read before it is noticed.
         limit = max(1, min(100, MAX_CELLS // (len(statistic.keys) or 1)))
-        while until > since:
-            page = read_released(
-                self._ledger, name, start=since, end=until, cursor=cursor, limit=limit
-            )
-            panes += page.panes
+        panes: list[ReleasedPane] = []
+        for pane in released_panes(self._ledger, name, start=since, end=until, limit=limit):
+            panes.append(pane)
             if len(panes) > MAX_PANES or len(panes) * len(statistic.keys) > MAX_CELLS:
                 raise ValueError(
                     f"the span holds more than {MAX_PANES} panes or {MAX_CELLS} cells: ask about"
                     " less, or publish longer periods"
                 )
-            if (cursor := page.cursor) is None:
-                break
         return panes
 
     @property

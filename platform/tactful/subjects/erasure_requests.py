@@ -90,20 +90,19 @@ class ErasureJobs:
 
     def note(self, receipt: str, steps: Sequence[ErasureStep]) -> None:
         """Write the steps of an erasure."""
-        report = msgspec.json.encode(list(steps)).decode()
-        change = sa.update(erasures).where(_table.receipt == receipt)
-        self._metadata.change(
-            lambda connection: connection.execute(change.values(state="purging", report=report))
-        )
+        self._write(receipt, steps)
 
     def forget(self, receipt: str, steps: Sequence[ErasureStep]) -> None:
         """Delete the user id of a finished erasure.
 
         The receipt is complete when the id has left the database's files, too; see `complete`.
         """
+        self._write(receipt, steps, person=None)
+
+    def _write(self, receipt: str, steps: Sequence[ErasureStep], **values: None) -> None:
         report = msgspec.json.encode(list(steps)).decode()
-        values = {"person": None, "state": "purging", "report": report}
-        change = sa.update(erasures).where(_table.receipt == receipt).values(**values)
+        change = sa.update(erasures).where(_table.receipt == receipt)
+        change = change.values(state="purging", report=report, **values)
         self._metadata.change(lambda connection: connection.execute(change))
 
     def complete(self) -> None:

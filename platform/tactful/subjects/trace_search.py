@@ -175,9 +175,10 @@ def find_traces(log: Search, store: StateStore | None, people: Collection[str]) 
     event_ids: set[str] = set()
     records = 0
     for _, payload in log(needles_of(users)):
-        event = _event(payload)
+        entry = _decoded(payload)
+        event = _event(entry)
         if event is None:
-            records += _describes(payload, users)
+            records += isinstance(entry, User) and entry.user_id in users
         elif event.user_id in users:
             records += 1
             event_ids.add(event.event_id)
@@ -189,7 +190,7 @@ def find_traces(log: Search, store: StateStore | None, people: Collection[str]) 
     logins: dict[str, list[tuple[int, bool]]] = defaultdict(list)
     anonymous: dict[str, list[tuple[int, Event]]] = defaultdict(list)
     for offset, payload in log(needles_of(devices)):
-        event = _event(payload)
+        event = _event(_decoded(payload))
         if event is not None and event.device_id in devices:
             if event.user_id is None:
                 anonymous[event.device_id].append((offset, event))
@@ -222,22 +223,17 @@ def find_traces(log: Search, store: StateStore | None, people: Collection[str]) 
     )
 
 
-def _event(payload: bytes) -> Event | None:
+def _decoded(payload: bytes) -> Entry | None:
     try:
-        entry = decode_entry(payload)
+        return decode_entry(payload)
     except StreamingError:
         return None
+
+
+def _event(entry: Entry | None) -> Event | None:
     if isinstance(entry, Restricted | Forwarded):
         return entry.event
     return entry if isinstance(entry, Event) else None
-
-
-def _describes(payload: bytes, users: Collection[str]) -> bool:
-    try:
-        entry = decode_entry(payload)
-    except StreamingError:
-        return False
-    return isinstance(entry, User) and entry.user_id in users
 
 
 def _held(logins: list[tuple[int, bool]], offset: int) -> bool:

@@ -17,7 +17,7 @@ from scipy import special
 
 from tactful_privacy.counting.bounded_counts import BoundedCounts
 from tactful_privacy.counting.publisher import Publisher
-from tactful_privacy.counting.released import read_released
+from tactful_privacy.counting.released import released_panes
 from tactful_privacy.ledger.budget import Budget
 from tactful_privacy.ledger.ledger import Ledger
 from tactful_privacy.ledger.statistic import DAY_MS, Statistic
@@ -213,12 +213,8 @@ class Pipeline:
         opened = Ledger(ledger, budgets=[Budget(loss.epsilon, loss.delta)])
         try:
             Publisher(counter, opened).store(DAY_MS)
-            panes, cursor = [], None
-            while True:
-                page = read_released(opened, "audited", cursor=cursor, limit=1)
-                panes += [np.array(list(pane.values.values())) for pane in page.panes]
-                if (cursor := page.cursor) is None:
-                    break
+            released = released_panes(opened, "audited", start=None, end=None, limit=1)
+            panes = [list(pane.values.values()) for pane in released]
         finally:
             opened.close()
         return Output(np.array(panes), np.ones(keys, dtype=bool))

@@ -104,12 +104,9 @@ def _overlay(counts: dict[int, dict[Any, int]], changes: dict[int, dict[Any, int
 
 
 def _hmac_sha256(key: bytes) -> Callable[[bytes], bytes]:
-    """Return a function that computes HMAC-SHA256 under one key (RFC 2104).
+    """Return a function that computes HMAC-SHA256 (RFC 2104) under a key of at most 64 bytes.
 
     It costs less than half of `hmac.digest`, because the key blocks are hashed once, here.
-
-    Args:
-        key: At most 64 bytes, the block of SHA-256.
     """
     inner = hashlib.sha256(bytes(byte ^ 0x36 for byte in key.ljust(64, b"\0")))
     outer = hashlib.sha256(bytes(byte ^ 0x5C for byte in key.ljust(64, b"\0")))
@@ -295,20 +292,15 @@ class BoundedCounts:
         return True
 
     def closed(self, watermark: int) -> list[Pane]:
-        """Close every pane that ends at or before the watermark and return it, once.
+        """Close every pane that ends at or before the watermark; return each once, in time order.
 
         Empty panes are returned as well: absence is information, and noise must cover it. A
         watermark before an earlier one closes nothing. With chosen caps, no pane of a day closes
-        before its cap is decided: call `undecided`, `decide`, and this again.
+        before its cap is decided: call `undecided`, `decide`, and this again. More than 100,000
+        panes at once, as after a clock set wrongly, raise `StateError`.
 
         Args:
             watermark: Public clock, epoch milliseconds; see the assumption in the class.
-
-        Returns:
-            The panes in time order.
-
-        Raises:
-            StateError: More than 100,000 panes would close, as after a clock set wrongly.
         """
         state, pane_ms = self._state, self.statistic.pane_ms
         until = watermark - watermark % pane_ms
@@ -335,13 +327,10 @@ class BoundedCounts:
         return panes
 
     def undecided(self, watermark: int) -> int | None:
-        """Return the UTC day whose cap has to be decided before its panes close.
+        """Return the UTC day whose cap has to be decided before its panes close; or None.
 
-        Args:
-            watermark: The watermark of the preceding call of `closed`.
-
-        Returns:
-            A day that has begun by the watermark, and whose day before is closed; or None.
+        It has begun by the watermark, that of the preceding call of `closed`, and the day before is
+        closed.
         """
         open_from = self._state.open_from
         day = open_from // DAY_MS
@@ -349,25 +338,16 @@ class BoundedCounts:
         return day if begun and self.cap_on(day) is None else None
 
     def contributions(self, day: int) -> NDArray[np.int64]:
-        """Return each person's contributions on the day before an undecided day. Secret.
+        """Return contributions of people on the day before an undecided day. Secret.
 
-        Args:
-            day: Result of `undecided`.
-
-        Returns:
-            Contributions of each person with any, up to the largest candidate, ``[people]``.
+        Each of the people has one or more, counted up to the largest candidate, ``[people]``.
         """
         return np.fromiter(self._state.spent.get(day - 1, {}).values(), dtype=np.int64)
 
     def decide(self, day: int, cap: int) -> None:
-        """Fix the cap of a day, and count the waiting contributions.
+        """Fix the cap of an undecided day, and count the waiting contributions.
 
-        Args:
-            day: Result of `undecided`.
-            cap: One of the candidates, computed from published numbers.
-
-        Raises:
-            ParameterError: The cap is not a candidate, or the day is not `undecided`.
+        The cap is one of the candidates, computed from published numbers; else `ParameterError`.
         """
         choice = self.statistic.cap_choice
         if choice is None or cap not in choice.candidates:
@@ -403,13 +383,10 @@ class BoundedCounts:
         return sealed
 
     def changes(self) -> bytes:
-        """Return the sealed changes since the last `snapshot`.
+        """Return the sealed changes since the last `snapshot`, which must exist.
 
         They replace earlier changes; store them beside their snapshot, in one write with the
         position in the input. Their size depends on the changes, not on the number of people.
-
-        Raises:
-            StateError: No snapshot was taken yet.
         """
         if not self._base:
             raise StateError(f"{self.statistic.name!r} has no snapshot to change: take one before")
@@ -446,8 +423,8 @@ class BoundedCounts:
     def restore_changes(self, changes: bytes) -> None:
         """Apply the result of `changes`, after `restore` of its snapshot.
 
-        Raises:
-            StateError: They are damaged, or belong to another snapshot: counters would be lost.
+        Changes that are damaged or belong to another snapshot raise `StateError`: counters would be
+        lost.
         """
         body = self._changes_seal.open(changes)
         if body is None:

@@ -111,11 +111,7 @@ class BoundedKeys:
     def due(self, watermark: int) -> dict[int, Counter[str]]:
         """Return the exact users of each key on each day that is over. Secret.
 
-        Args:
-            watermark: A public clock, epoch milliseconds.
-
-        Raises:
-            StateError: More than 4,000 days are over, as after a clock set wrongly.
+        More than 4,000 days at once, as after a public clock set wrongly, raise `StateError`.
         """
         today, open_from = watermark // DAY_MS, self._state.open_from
         if today - open_from > _MAX_DAYS_AT_ONCE:
@@ -144,8 +140,7 @@ class BoundedKeys:
     def restore(self, snapshot: bytes) -> None:
         """Continue from a snapshot, wholly or not at all.
 
-        Raises:
-            StateError: It is damaged, or was made for another definition or with another secret.
+        One that is damaged, or of another definition or secret, raises `StateError`.
         """
         body = self._seal.open(snapshot)
         fingerprint, state = (
@@ -185,11 +180,7 @@ class KeysPublisher:
         self._mechanism = keys.statistic.threshold_release(entropy)
 
     def publish(self, watermark: int) -> list[ReleasedPane]:
-        """Store each day that is over by the watermark, and return the stored releases.
-
-        Args:
-            watermark: A public clock, epoch milliseconds.
-        """
+        """Store each day that is over by a public clock, epoch milliseconds; return releases."""
         published: list[ReleasedPane] = []
         for name, starts in self.store(watermark).items():
             for start in starts:

@@ -10,11 +10,10 @@ import msgspec
 
 from tactful_privacy.counting.bounded_counts import BoundedCounts, Pane
 from tactful_privacy.counting.daily_caps import decide_cap
-from tactful_privacy.counting.released import ReleasedPane, delta_of, read_released
+from tactful_privacy.counting.released import ReleasedPane, delta_of, released_panes
 from tactful_privacy.counting.series import open_series
 from tactful_privacy.errors import ParameterError, StateError
 from tactful_privacy.ledger.ledger import Draw, Ledger
-from tactful_privacy.ledger.rows import MAX_PAGE
 from tactful_privacy.ledger.statistic import DAY_MS, PANES, Statistic
 from tactful_privacy.mechanisms._table import Entropy
 
@@ -73,29 +72,15 @@ class Publisher:
 
         A pane in the ledger (after a crash and a replay of the input) is returned as stored. If the
         ledger fails, the closed panes are kept and tried again at the next call: take no snapshot
-        of the counts in between.
+        of the counts in between. The released panes come by statistic, in time order.
 
         Args:
             watermark: Epoch milliseconds, a public clock; see `BoundedCounts`.
-
-        Returns:
-            The released panes by statistic, in time order.
         """
         published: list[ReleasedPane] = []
         for statistic, starts in self.store(watermark).items():
-            cursor: str | None = None
-            while starts:
-                page = read_released(
-                    self._ledger,
-                    statistic,
-                    start=starts[0],
-                    end=starts[-1] + 1,
-                    cursor=cursor,
-                    limit=MAX_PAGE,
-                )
-                published += page.panes
-                if (cursor := page.cursor) is None:
-                    break
+            span = starts[0], starts[-1] + 1
+            published += released_panes(self._ledger, statistic, start=span[0], end=span[1])
         return published
 
     def store(self, watermark: int) -> dict[str, list[int]]:
@@ -137,9 +122,8 @@ class Publisher:
     def restore(self, snapshot: bytes) -> None:
         """Continue from a snapshot, after the counter was restored from its own.
 
-        Raises:
-            StateError: It is damaged, or belongs to another moment of the counter: contributions
-                would be counted twice.
+        A snapshot that is damaged or of another moment of the counter raises `StateError`:
+        contributions would be counted twice.
         """
         try:
             open_from, snapshots = msgspec.msgpack.decode(

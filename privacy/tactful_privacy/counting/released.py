@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from tactful_privacy.counting.daily_caps import chosen_caps
 from tactful_privacy.errors import ParameterError
 from tactful_privacy.ledger.ledger import Ledger, Release
-from tactful_privacy.ledger.rows import found_values
+from tactful_privacy.ledger.rows import MAX_PAGE, found_values
 from tactful_privacy.ledger.statistic import (
     DAY_MS,
     FOUND_KEYS,
@@ -145,6 +145,18 @@ def read_released(
     return ReleasedPage(tuple(panes), page.cursor)
 
 
+def released_panes(
+    ledger: Ledger, name: str, *, start: int | None, end: int | None, limit: int = MAX_PAGE
+) -> Iterator[ReleasedPane]:
+    """Yield published panes in time order, which are read in pages of `limit` panes."""
+    cursor: str | None = None
+    while True:
+        page = read_released(ledger, name, start=start, end=end, cursor=cursor, limit=limit)
+        yield from page.panes
+        if (cursor := page.cursor) is None:
+            return
+
+
 def _with_chosen_caps(
     ledger: Ledger, statistic: Statistic, releases: Sequence[Release]
 ) -> list[ReleasedPane]:
@@ -254,12 +266,11 @@ def _decode(ledger: Ledger, statistic: Statistic, wanted: Sequence[Release]) -> 
     if not wanted:
         return []
     first, last = wanted[0].start, wanted[-1].start
+    midnight = first - first % DAY_MS
     before: list[Release] = []
     cursor: str | None = None
     while True:
-        page = ledger.read(
-            statistic.name, start=first - first % DAY_MS, end=first, cursor=cursor, limit=1_000
-        )
+        page = ledger.read(statistic.name, start=midnight, end=first, cursor=cursor, limit=MAX_PAGE)
         before += page.releases
         if (cursor := page.cursor) is None:
             break
@@ -267,7 +278,7 @@ def _decode(ledger: Ledger, statistic: Statistic, wanted: Sequence[Release]) -> 
     weights = statistic.gaussian.root.decoder
     sigma = float(statistic.gaussian.sigma_squared) ** 0.5
     panes = []
-    for day in range(first - first % DAY_MS, last + 1, DAY_MS):
+    for day in range(midnight, last + 1, DAY_MS):
         of_day = [release for release in releases if day <= release.start < day + DAY_MS]
         indices = np.array([(r.start - day) // statistic.pane_ms for r in of_day], dtype=np.int64)
         released = np.array([release.noisy_counts for release in of_day])

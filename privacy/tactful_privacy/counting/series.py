@@ -7,8 +7,6 @@ only if no release is stored.
 
 from __future__ import annotations
 
-from typing import Protocol
-
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
@@ -21,23 +19,29 @@ from tactful_privacy.mechanisms.counting_tree import Node, best_tree
 from tactful_privacy.mechanisms.laplace import DiscreteLaplace, Entropy
 
 
-class Series(Protocol):
+class Series:
     """Turns the panes of one counter into the releases of one statistic."""
 
-    statistic: Statistic
-    one_by_one: bool  # whether a release needs the previous release stored first
+    one_by_one = False  # whether a release needs the previous release stored first
+
+    def __init__(self, statistic: Statistic, entropy: Entropy) -> None:
+        """Begin without counts."""
+        self.statistic = statistic
+        self._entropy = entropy
 
     def take(self, pane: Pane, cap: int | None = None) -> tuple[int, Draw] | None:
         """Add the next closed pane; return start and draw of a release now due.
 
         The noise is that of the day's chosen `cap`; None: of the cap of the statistic.
         """
+        raise NotImplementedError
 
     def stored(self, start: int) -> None:
         """Note that the ledger holds every release up to this start."""
 
     def snapshot(self) -> bytes:
         """Return the unreleased counts; they are exact, so keep them secret."""
+        return b""
 
     def restore(self, snapshot: bytes) -> None:
         """Continue from a snapshot; `StateError` if it belongs to another catalogue."""
@@ -101,19 +105,31 @@ class _Accumulated:
         self.start, self.counts = partial.start, counts
 
 
-class Sums:
+class _LaplaceSeries(Series):
+    """A series with the noise of one cap at a time."""
+
+    def __init__(self, statistic: Statistic, entropy: Entropy) -> None:
+        super().__init__(statistic, entropy)
+        self._cap, self._noise = statistic.cap, statistic.mechanism(entropy)
+
+    def _noise_of(self, cap: int | None) -> DiscreteLaplace:
+        """Return the noise of a day's cap; a day has one cap, so all its cells have equal noise."""
+        cap = self.statistic.cap if cap is None else cap
+        if cap != self._cap:
+            self._cap = cap
+            self._noise = self.statistic.with_cap(cap).mechanism(self._entropy)
+        return self._noise
+
+
+class Sums(_LaplaceSeries):
     """Counts of each period of ``pane_ms``, one pane or several panes long.
 
     Noise is added to the exact sum once, when its last pane has closed.
     """
 
-    one_by_one = False
-
     def __init__(self, statistic: Statistic, entropy: Entropy) -> None:
         """Begin without counts."""
-        self.statistic = statistic
-        self._entropy = entropy
-        self._cap, self._noise = statistic.cap, statistic.mechanism(entropy)
+        super().__init__(statistic, entropy)
         self._sum = _Accumulated(len(statistic.keys), statistic.pane_ms)
 
     def take(self, pane: Pane, cap: int | None = None) -> tuple[int, Draw] | None:
@@ -123,17 +139,8 @@ class Sums:
             return None
         start, exact = self._sum.start, self._sum.counts
         self._sum.clear()
-        noise = self._noise_for(self.statistic.cap if cap is None else cap)
+        noise = self._noise_of(cap)
         return start, lambda: exact + noise.sample(len(exact))
-
-    def _noise_for(self, cap: int) -> DiscreteLaplace:
-        if cap != self._cap:
-            self._cap = cap
-            self._noise = self.statistic.with_cap(cap).mechanism(self._entropy)
-        return self._noise
-
-    def stored(self, start: int) -> None:
-        """See `Series`; there is nothing to forget."""
 
     def snapshot(self) -> bytes:
         """See `Series`."""
@@ -144,7 +151,7 @@ class Sums:
         self._sum.restore(snapshot)
 
 
-class RunningTotals:
+class RunningTotals(_LaplaceSeries):
     """Counts since midnight (UTC) at the end of each pane.
 
     The total after t panes is released as the exact total plus the signed noise of the nodes that
@@ -162,29 +169,20 @@ class RunningTotals:
 
     def __init__(self, statistic: Statistic, ledger: Ledger, entropy: Entropy) -> None:
         """Begin a series; the ledger holds its whole state."""
-        self.statistic = statistic
+        super().__init__(statistic, entropy)
         self._ledger = ledger
-        self._entropy = entropy
-        self._cap, self._noise = statistic.cap, statistic.mechanism(entropy)
         self._tree = best_tree(DAY_MS // statistic.pane_ms)
         self._kept: dict[tuple[int, Node], NDArray[np.int64]] = {}
         self._day = -1
 
     def take(self, pane: Pane, cap: int | None = None) -> tuple[int, Draw] | None:
         """Make the total up to the end of the pane due."""
-        cap_of_day = self.statistic.cap if cap is None else cap
 
         def draw() -> NDArray[np.int64]:
-            self._use_cap(cap_of_day)
+            self._noise_of(cap)  # for the nodes drawn below
             return self._released_before(pane.start) + pane.counts + self._noise_at(pane.start)
 
         return pane.start, draw
-
-    def _use_cap(self, cap: int) -> None:
-        """Use the noise of this cap; a day has one cap, so all its nodes have equal noise."""
-        if cap != self._cap:
-            self._cap = cap
-            self._noise = self.statistic.with_cap(cap).mechanism(self._entropy)
 
     def stored(self, start: int) -> None:
         """Delete the noise of finished days and of past nodes."""
@@ -198,13 +196,6 @@ class RunningTotals:
             for (start_of_day, node), noise in self._kept.items()
             if start_of_day == day and not self._tree.is_past(node, panes)
         }
-
-    def snapshot(self) -> bytes:
-        """See `Series`."""
-        return b""
-
-    def restore(self, snapshot: bytes) -> None:
-        """See `Series`."""
 
     def _released_before(self, start: int) -> NDArray[np.int64]:
         """Return the exact total of the previous release, zeros at midnight."""
@@ -245,18 +236,16 @@ class _History(msgspec.Struct, array_like=True):
     panes: list[tuple[int, bytes, bytes]]
 
 
-class FactorisedTotals:
-    """R x + z of each pane of a day; readers compute totals from it (`toeplitz`).
+class FactorisedTotals(Series):
+    """R x + z of each pane of a day (`matrix_factorisation`); readers compute totals from it.
 
     Each pane has its own noise, so the ledger keeps one draw for each pane, as for counts of panes.
     The exact counts of the day's panes are kept until midnight.
     """
 
-    one_by_one = False
-
     def __init__(self, statistic: Statistic, entropy: Entropy) -> None:
         """Begin without counts."""
-        self.statistic = statistic
+        super().__init__(statistic, entropy)
         self._noise = statistic.gaussian.noise(entropy)
         self._coefficients = statistic.gaussian.root.coefficients
         self._day = -1
@@ -276,9 +265,6 @@ class FactorisedTotals:
         for then, keys, counts in self._panes:
             weighted[keys] += self._coefficients[now - then] * counts
         return pane.start, lambda: weighted + self._noise.sample(len(weighted))
-
-    def stored(self, start: int) -> None:
-        """See `Series`; there is nothing to forget."""
 
     def snapshot(self) -> bytes:
         """See `Series`."""

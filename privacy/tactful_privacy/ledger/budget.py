@@ -101,11 +101,7 @@ class Budget:
     days: int = 1
 
     def __post_init__(self) -> None:
-        """Check and normalise.
-
-        Raises:
-            ParameterError: One of the attributes is outside its range; the message names it.
-        """
+        """Check and normalise."""
         object.__setattr__(self, "epsilon", fraction(self.epsilon, "epsilon"))
         object.__setattr__(self, "delta", fraction(self.delta, "delta"))
         for what, name in (("tenant", self.tenant), ("purpose", self.purpose)):
@@ -146,14 +142,10 @@ class Budget:
     def spent(
         self, losses: Mapping[str, Loss], days: Mapping[str, int] | None = None
     ) -> tuple[Fraction, Fraction]:
-        """Return the composed (epsilon, delta) of losses, never too small.
+        """Return the composed (epsilon, delta) of losses by name, never too small.
 
-        Args:
-            losses: Losses by name.
-            days: Number of days of each loss; None: one day each.
-
-        Raises:
-            BudgetError: Under zCDP, the rho of one of the losses is not known.
+        Each loss counts for its number of days; one if None. Under zCDP, a loss without a known rho
+        raises `BudgetError`.
         """
         times = {name: 1 if days is None else days[name] for name in losses}
         if self.composition == "basic":
@@ -178,16 +170,10 @@ class Budget:
         when: str,
         days: Mapping[str, int] | None = None,
     ) -> None:
-        """Raise an error if new losses together with granted ones exceed the limit.
+        """Raise `BudgetError` if new losses together with granted ones exceed the limit.
 
-        Args:
-            taken: Losses granted before, by name.
-            asked: New losses, by name.
-            when: The days in words, for the message.
-            days: Number of days of each loss, by name; None: one day each.
-
-        Raises:
-            BudgetError: The losses do not fit; the message lists them.
+        Losses and numbers of days are by name, as for `spent`. The message lists the losses, and
+        says `when` they are taken.
         """
         epsilon, delta = self.spent({**taken, **asked}, days)
         if epsilon <= self.epsilon and delta <= self.delta:
@@ -267,10 +253,9 @@ class Charge:
 def refuse_overspending(
     budgets: Iterable[Budget], taken: Sequence[Charge], asked: Sequence[Charge]
 ) -> None:
-    """Raise an error unless new charges fit all budgets on all of their days.
+    """Raise `BudgetError` unless new charges fit all budgets on all of their days.
 
-    Raises:
-        BudgetError: A budget would be exceeded; the message names the day and lists the charges.
+    The message names the day and lists the charges.
     """
     for budget in budgets:
         new = [charge for charge in asked if budget.covers(charge.tenant, charge.purpose)]

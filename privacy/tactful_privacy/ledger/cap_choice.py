@@ -37,11 +37,7 @@ class CapChoice:
     quantile: Fraction = Fraction(9, 10)
 
     def __post_init__(self) -> None:
-        """Check and normalise.
-
-        Raises:
-            ParameterError: The candidates do not rise from 1 or more, or a number is out of range.
-        """
+        """Check and normalise."""
         object.__setattr__(self, "candidates", tuple(self.candidates))
         object.__setattr__(self, "epsilon", fraction(self.epsilon, "cap_choice: epsilon"))
         object.__setattr__(self, "quantile", fraction(self.quantile, "cap_choice: quantile"))
@@ -59,9 +55,7 @@ class CapChoice:
     def histogram(self, contributions: NDArray[np.int64]) -> NDArray[np.int64]:
         """Count people by their contributions of a day, ``[candidates]``. Secret.
 
-        Args:
-            contributions: Contributions of each person with at least one, counted up to the last
-                candidate, ``[people]``.
+        Each of the people, ``[people]``, has one or more, counted up to the last candidate.
         """
         bucket = np.searchsorted(self.candidates, contributions)
         bucket = np.minimum(bucket, len(self.candidates) - 1)

@@ -145,13 +145,8 @@ class Ledger:
     def retire(self, name: str) -> int:
         """End a statistic and free its budget of the days after its last day.
 
-        Processes must have stopped counting it. Its releases stay.
-
-        Returns:
-            The last UTC day on which it uses the budget: today, or the day of its last release.
-
-        Raises:
-            UnknownStatisticError: No statistic has that name.
+        Processes must have stopped counting it. Its releases stay. Return the last UTC day on which
+        it uses the budget: today, or the day of its last release.
         """
         now = self._clock()
         schema.write(self._engine, lambda connection: grants.retire(connection, name, now))
@@ -167,11 +162,7 @@ class Ledger:
         return {row.name: rows.definition(row) for row in stored}
 
     def statistic(self, name: str) -> Statistic:
-        """Return one registered statistic.
-
-        Raises:
-            UnknownStatisticError: No statistic has that name.
-        """
+        """Return one registered statistic; `UnknownStatisticError` if there is none."""
         if name not in self._definitions:  # a definition never changes
             with schema.reading(self._engine) as connection:
                 self._definitions[name] = rows.load_statistic(connection, name)
@@ -185,9 +176,7 @@ class Ledger:
     def released_days(self, first_day: int, last_day: int) -> dict[str, list[int]]:
         """Return the UTC days with a release of each statistic, by name.
 
-        Args:
-            first_day: First day, days since 1970-01-01.
-            last_day: Last day.
+        Days are counted since 1970-01-01.
         """
         day = (_releases.c.pane_start // DAY_MS).label("day")
         query = (
@@ -277,14 +266,9 @@ class Ledger:
         return self.release_many(statistic, {start: draw})[0]
 
     def release_many(self, statistic: Statistic, draws: Mapping[int, Draw]) -> list[Release]:
-        """Release several panes in one transaction, see `release_once`.
+        """Release several panes, by their starts, in one transaction; see `release_once`.
 
-        Args:
-            statistic: A registered statistic.
-            draws: Start of each pane and its draw.
-
-        Returns:
-            The stored releases in the order of `draws`.
+        The stored releases are returned in the order of `draws`.
         """
         for start in draws:
             if start % statistic.pane_ms:

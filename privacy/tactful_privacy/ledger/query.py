@@ -51,11 +51,7 @@ class Query:
     within: str | None = None
 
     def __post_init__(self) -> None:
-        """Check and normalise.
-
-        Raises:
-            ParameterError: One of the attributes is outside its range; the message names it.
-        """
+        """Check and normalise."""
         object.__setattr__(self, "epsilon", fraction(self.epsilon, "epsilon"))
         object.__setattr__(self, "delta", fraction(self.delta, "delta"))
         if self.rho is not None:
@@ -85,11 +81,7 @@ class Query:
 
     @classmethod
     def from_json(cls, text: str) -> "Query":
-        """Return the query that `to_json` wrote.
-
-        Raises:
-            msgspec.MsgspecError: The text is damaged.
-        """
+        """Return the query that `to_json` wrote; `msgspec.MsgspecError` if damaged."""
         return msgspec.json.decode(text, type=cls, dec_hook=decode_fraction)
 
     @cached_property

@@ -99,11 +99,7 @@ class Statistic:
     cap_of: str | None = None
 
     def __post_init__(self) -> None:
-        """Check and normalise.
-
-        Raises:
-            ParameterError: One of the attributes is outside its range; the message names it.
-        """
+        """Check and normalise."""
         object.__setattr__(self, "keys", tuple(self.keys))
         object.__setattr__(self, "epsilon", fraction(self.epsilon, "epsilon"))
         where = f"statistic {self.name!r}"
@@ -184,11 +180,7 @@ class Statistic:
 
     @cached_property
     def gaussian(self) -> GaussianTotals:
-        """Mechanism of ``gaussian_totals``.
-
-        Raises:
-            ParameterError: The statistic has another kind, or no table fits the noise.
-        """
+        """Mechanism of ``gaussian_totals``; `ParameterError` for another kind."""
         if self.delta is None or self.kind != GAUSSIAN_TOTALS:
             raise ParameterError(
                 f"statistic {self.name!r} has the kind {self.kind}, not {GAUSSIAN_TOTALS}"
@@ -198,19 +190,11 @@ class Statistic:
 
     @cached_property
     def threshold(self) -> int:
-        """Smallest noisy number of users of a shown key of ``found_keys``.
-
-        Raises:
-            ParameterError: The statistic has another kind, or its delta is below that of the noise.
-        """
+        """Smallest noisy number of users of a shown key of ``found_keys``."""
         return self.threshold_release().threshold
 
     def threshold_release(self, entropy: Entropy = os.urandom) -> ThresholdRelease:
-        """Return the mechanism of ``found_keys``.
-
-        Raises:
-            ParameterError: The statistic has another kind.
-        """
+        """Return the mechanism of ``found_keys``; `ParameterError` for another kind."""
         if self.delta is None or self.kind != FOUND_KEYS:
             raise ParameterError(f"statistic {self.name!r} has a catalogue and no threshold")
         return ThresholdRelease(self.cap, self.epsilon, self.delta, cell_cap=1, entropy=entropy)
@@ -231,11 +215,7 @@ class Statistic:
         return replace(self, cap=cap, cap_choice=None, cap_of=None)
 
     def mechanism(self, entropy: Entropy = os.urandom) -> DiscreteLaplace:
-        """Return the noise of one cell, or of one node of the tree.
-
-        Raises:
-            ParameterError: The noise is Gaussian, see `gaussian`.
-        """
+        """Return the Laplace noise of one cell, or of one node of the tree."""
         if self.kind == GAUSSIAN_TOTALS:
             raise ParameterError(f"the noise of {self.name!r} is Gaussian, not Laplace")
         return DiscreteLaplace(self.sensitivity, self.epsilon, entropy=entropy)
@@ -263,11 +243,7 @@ class Statistic:
 
     @classmethod
     def from_json(cls, text: str) -> "Statistic":
-        """Return the statistic that `to_json` wrote.
-
-        Raises:
-            msgspec.MsgspecError: The text is damaged.
-        """
+        """Return the statistic that `to_json` wrote; `msgspec.MsgspecError` if damaged."""
         return msgspec.json.decode(text, type=cls, dec_hook=decode_fraction)
 
     @cached_property

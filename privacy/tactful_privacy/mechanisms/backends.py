@@ -136,19 +136,11 @@ class OpenDPLaplace(_LibraryNoise):
         self._measurement = measurement
 
     def sample(self, n: int) -> NDArray[np.int64]:
-        """Return n fresh independent draws, ``[n]``.
-
-        Raises:
-            ParameterError: n is negative.
-        """
+        """Return n >= 0 fresh independent draws, ``[n]``."""
         return np.array(self._measurement([0] * _checked(n)), dtype=np.int64).reshape(n)
 
     def delta(self, epsilon: Exact) -> Fraction:
-        """Return 0.
-
-        Raises:
-            ParameterError: epsilon is below that of the noise, or above 40.
-        """
+        """Return 0, for an epsilon that is that of the noise or more, and at most 40."""
         check_covered(epsilon, self.epsilon)
         return Fraction(0)
 
@@ -173,11 +165,7 @@ class DiffprivlibGeometric(_LibraryNoise):
         )
 
     def sample(self, n: int) -> NDArray[np.int64]:
-        """Return n fresh independent draws, ``[n]``, some 80,000 a second.
-
-        Raises:
-            ParameterError: n is negative.
-        """
+        """Return n >= 0 fresh independent draws, ``[n]``, some 80,000 a second."""
         draws = (self._mechanism.randomise(0) for _ in range(_checked(n)))
         return np.fromiter(draws, dtype=np.int64, count=n)
 
@@ -185,10 +173,8 @@ class DiffprivlibGeometric(_LibraryNoise):
         """Return (1 + e^epsilon) * sensitivity * 150 * scale * 2^-53 at its own epsilon.
 
         Each of the at most `sensitivity` cells that differ is within 150 * scale * 2^-53 of the
-        ideal distribution in total variation.
-
-        Raises:
-            ParameterError: epsilon is below that of the noise, or above 40.
+        ideal distribution in total variation. The given epsilon is that of the noise or more, and
+        at most 40.
         """
         check_covered(epsilon, self.epsilon)
         cells = Fraction(math.ceil(1 + math.exp(self.epsilon))) * self.sensitivity

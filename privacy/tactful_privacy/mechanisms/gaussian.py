@@ -81,9 +81,6 @@ class DiscreteGaussian(TableNoise):
         Args:
             epsilon: Exact, 0 to 40.
             cells: Most cells that differ between neighbours; replaces floor(S) if smaller.
-
-        Raises:
-            ParameterError: epsilon lies outside [0, 40].
         """
         value = fraction(epsilon, "epsilon")
         if not 0 <= value <= MAX_EPSILON:
@@ -246,11 +243,7 @@ class WideGaussian:
         )
 
     def sample(self, n: int) -> NDArray[np.int64]:
-        """Return n fresh independent draws, shape ``[n]``.
-
-        Raises:
-            ParameterError: n is negative.
-        """
+        """Return n >= 0 fresh independent draws, shape ``[n]``."""
         draws = self._top.sample(n)
         if self._fine:
             for _ in range(self._levels):

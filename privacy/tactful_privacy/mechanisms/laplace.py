@@ -204,11 +204,7 @@ class WideLaplace:
         return Fraction(self._weight(abs(k)), self._total)
 
     def sample(self, n: int) -> NDArray[np.int64]:
-        """Return n fresh independent draws, shape ``[n]``.
-
-        Raises:
-            ParameterError: n is negative.
-        """
+        """Return n >= 0 fresh independent draws, shape ``[n]``."""
         size = self._coarse.sample(n, self._entropy) * self._block
         size += self._fine.sample(n, self._entropy)
         signs = np.frombuffer(self._entropy(-(-n // 8)), dtype=np.uint8)
@@ -222,10 +218,8 @@ class WideLaplace:
     def delta(self, epsilon: Exact) -> Fraction:
         """Return a delta for which the noise is (epsilon, delta)-private.
 
-        This is the uncovered mass at the end of the table.
-
-        Raises:
-            ParameterError: epsilon is below that of the noise, or above 40.
+        This is the uncovered mass at the end of the table. The epsilon is that of the noise or
+        more, and at most 40.
         """
         check_covered(epsilon, self.epsilon)
         fine = self._fine.weights.tolist()

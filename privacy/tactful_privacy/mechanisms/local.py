@@ -101,11 +101,7 @@ class RandomizedResponse:
         return {"categories": self.categories, "truth": truth, "other": other}
 
     def report(self, categories: Sequence[int] | NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return one private report for each true category, ``[people]``.
-
-        Raises:
-            ParameterError: A category is out of range.
-        """
+        """Return one private report for each true category, ``[people]``."""
         true = _checked(categories, self.categories)
         return (true + self._shift.sample(len(true), self._entropy)) % self.categories
 
@@ -174,11 +170,7 @@ class OneHotReport:
         self.kept, self.flipped = Fraction(self._true, _WHOLE), Fraction(self._other, _WHOLE)
 
     def report(self, categories: Sequence[int] | NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Return one private row for each true category, ``[people, categories]``.
-
-        Raises:
-            ParameterError: A category is out of range.
-        """
+        """Return one private row for each true category, ``[people, categories]``."""
         true = _checked(categories, self.categories)
         drawn = np.frombuffer(self._entropy(8 * len(true) * self.categories), dtype="<u8")
         drawn = drawn.reshape(len(true), self.categories)

@@ -88,11 +88,7 @@ class ThresholdRelease:
         self.delta = self._shown(high) + self._noise.delta(epsilon)
 
     def release(self, counts: Mapping[str, int]) -> dict[str, int]:
-        """Return the noisy counts that reach the threshold, sorted by key.
-
-        Args:
-            counts: Exact bounded counts by key.
-        """
+        """Return the noisy counts of exact bounded counts that reach the threshold, by key."""
         keys = sorted(counts)
         noisy = [
             counts[key] + z for key, z in zip(keys, self._noise.sample(len(keys)), strict=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from enum import StrEnum
+from functools import cache
 
 import msgspec
 
@@ -79,7 +80,6 @@ class Consents:
         self.default = frozenset(default)
         self.version = 0
         self._answers: dict[str, tuple[int, int]] = {}
-        self._sets = _InternedSets()
 
     def take(self, decisions: Iterable[Decision]) -> None:
         """Apply decisions in the order of their versions; skip applied ones."""
@@ -92,7 +92,7 @@ class Consents:
                 bit = _BIT[purpose]
                 agreed = agreed | bit if agrees else agreed & ~bit
                 refused = refused & ~bit if agrees else refused | bit
-            self._answers[decision.person] = self._sets.pair(agreed, refused)
+            self._answers[decision.person] = _shared(agreed, refused)
 
     def forget(self, person: str) -> None:
         """Delete the decisions of a person."""
@@ -125,31 +125,20 @@ class Consents:
                 refused |= answers[1]
         if not agreed and not refused and claimed is None:
             return default
-        return self._sets.allowed(agreed, refused, default)
-
-
-class _InternedSets:
-    """One shared object for each distinct pair of masks and set of purposes."""
-
-    def __init__(self) -> None:
-        self._pairs: dict[tuple[int, int], tuple[int, int]] = {}
-        self._allowed: dict[tuple[int, int, frozenset[Purpose]], frozenset[Purpose]] = {}
-
-    def pair(self, agreed: int, refused: int) -> tuple[int, int]:
-        return self._pairs.setdefault((agreed, refused), (agreed, refused))
-
-    def allowed(self, agreed: int, refused: int, default: frozenset[Purpose]) -> frozenset[Purpose]:
-        key = agreed, refused, default
-        purposes = self._allowed.get(key)
-        if purposes is None:
-            purposes = self._allowed[key] = _allowed(agreed, refused, default)
-        return purposes
+        return _allowed(agreed, refused, default)
 
 
 _BIT: Mapping[Purpose, int] = {purpose: 1 << number for number, purpose in enumerate(Purpose)}
 _KNOWN = tuple(purpose.value for purpose in Purpose)
 
 
+@cache
+def _shared(agreed: int, refused: int) -> tuple[int, int]:
+    """Return one shared object for each pair of masks, since millions of people have few."""
+    return agreed, refused
+
+
+@cache
 def _allowed(agreed: int, refused: int, default: frozenset[Purpose]) -> frozenset[Purpose]:
     if refused & _BIT[Purpose.SERVICE]:
         return NOTHING
@@ -162,11 +151,7 @@ def _allowed(agreed: int, refused: int, default: frozenset[Purpose]) -> frozense
 
 
 def parse_purposes(names: Iterable[str]) -> frozenset[Purpose]:
-    """Parse purposes from their names.
-
-    Raises:
-        ParameterError: if a name is not a purpose.
-    """
+    """Parse purposes from their names; `ParameterError` for another name."""
     chosen = list(names)
     for name in chosen:
         if name not in _KNOWN:

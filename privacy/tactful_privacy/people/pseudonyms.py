@@ -56,6 +56,7 @@ class Keyring:
     """Keys of an installation, in a file that only its owner may read.
 
     The file is JSON: ``{"epochs": [{"key_id": 17, "secret": "…", "begins_at": 1767225600000}]}``.
+    A file that is damaged, holds no key, or cannot be used raises `KeyringError`.
 
     Attributes:
         path: path of the file.
@@ -67,20 +68,13 @@ class Keyring:
         Args:
             path: path of the file; all servers of an installation need the same keyring.
             clock: current time, epoch milliseconds.
-
-        Raises:
-            KeyringError: if the file is damaged, holds no key, or cannot be used.
         """
         self.path = path
         self._clock = clock
         self.reload()
 
     def reload(self) -> None:
-        """Read the file again.
-
-        Raises:
-            KeyringError: if the file is damaged, holds no key, or cannot be used.
-        """
+        """Read the file again."""
         path = self.path
         try:
             if not path.exists():
@@ -100,11 +94,7 @@ class Keyring:
         self._epochs, self._seen = epochs, seen
 
     def follow(self) -> None:
-        """Read the file again if another process has changed it.
-
-        Raises:
-            KeyringError: if the file is damaged, holds no key, or cannot be used.
-        """
+        """Read the file again if another process has changed it."""
         try:
             seen = _version(self.path.stat())
         except OSError as error:
@@ -143,11 +133,7 @@ class Keyring:
         )
 
     def rotate(self) -> int:
-        """Begin an epoch and return the number of its key.
-
-        Raises:
-            KeyringError: if the file is damaged or cannot be used.
-        """
+        """Begin an epoch and return the number of its key."""
         with self._locked():
             self._store((*self._epochs, _new_epoch(self._clock())))
         return self.current
@@ -155,8 +141,7 @@ class Keyring:
     def destroy(self, key_id: int) -> None:
         """Destroy the key of a past epoch: its pseudonyms cannot be computed again.
 
-        Raises:
-            KeyringError: if there is no such key, or it is the current key.
+        The current key, or one that is not in the file, raises `KeyringError`.
         """
         with self._locked():
             if key_id == self.current:
@@ -213,11 +198,7 @@ class Suppressed:
         return sum(map(len, self._digests.values()))
 
     def add(self, pseudonyms: Iterable[Pseudonym]) -> None:
-        """Suppress people.
-
-        Raises:
-            KeyringError: if the keyring lacks the key of a pseudonym, which could never match.
-        """
+        """Suppress people; `KeyringError` if the keyring lacks the key of a pseudonym."""
         for key_id, digest in pseudonyms:
             if key_id not in self._keyring.key_ids:
                 self._keyring.reload()

@@ -123,7 +123,8 @@ class Vault:
     """Data keys of people in an SQLite file, shared by threads and processes.
 
     Recently used keys are cached. Each call first checks for erasures since, in this or another
-    process, and clears the cache after one.
+    process, and clears the cache after one. Methods raise `VaultError` if the file cannot be used
+    or has another master key.
     """
 
     def __init__(
@@ -177,9 +178,6 @@ class Vault:
             content: bytes to seal.
             context: location of the bytes, such as a table and a row; opening needs the same
                 context, so that sealed bytes cannot be moved elsewhere.
-
-        Raises:
-            VaultError: if the file cannot be used, or has another master key.
         """
         return self.seal_many([person], [content], context=context)[0]
 
@@ -189,9 +187,6 @@ class Vault:
         """Seal each content for the person at the same position, see `seal`.
 
         New keys are on disk when this returns.
-
-        Raises:
-            VaultError: if the file cannot be used, or has another master key.
         """
         ciphers = self._ciphers_of(people)
         nonces = self._random(NONCE * len(contents))
@@ -204,12 +199,7 @@ class Vault:
         return sealed
 
     def open(self, sealed: bytes, *, context: bytes = b"") -> bytes:
-        """Open sealed bytes.
-
-        Raises:
-            SealError: if their key was deleted, or they were changed or moved.
-            VaultError: if the file cannot be used, or has another master key.
-        """
+        """Open sealed bytes; `SealError` if their key is gone, or they were changed or moved."""
         content = self.open_many([sealed], context=context)[0]
         if content is None:
             raise SealError("the key of these bytes was deleted, or is in another vault")
@@ -218,9 +208,7 @@ class Vault:
     def open_many(self, sealed: Sequence[bytes], *, context: bytes = b"") -> list[bytes | None]:
         """Open several sealed bytes; None where the key is absent.
 
-        Raises:
-            SealError: if bytes were changed or moved.
-            VaultError: if the file cannot be used, or has another master key.
+        Changed or moved bytes raise `SealError`.
         """
         heads = [message[:_HEAD] for message in sealed]
         for message in sealed:
@@ -240,11 +228,7 @@ class Vault:
         return contents
 
     def check(self) -> None:
-        """Check the master key against one data key, if there is any.
-
-        Raises:
-            VaultError: if the vault has another master key, or the file cannot be used.
-        """
+        """Check the master key against one data key, if there is any."""
         with self._translated_errors(), self._lock:
             row = self._connection.execute(_ANY_KEY).fetchone()
         if row is not None:
@@ -258,11 +242,7 @@ class Vault:
         return self._change(lambda: self._find_reference(person))
 
     def erase(self, person: str) -> bool:
-        """Delete the data key and pseudonyms of a person; return whether there was a key.
-
-        Raises:
-            VaultError: if the file cannot be used.
-        """
+        """Delete the data key and pseudonyms of a person; return whether there was a key."""
 
         def delete() -> bool:
             reference = self._find_reference(person)
@@ -316,7 +296,9 @@ class Vault:
             cached = {p: r for p in people if (r := self._references.get(p)) is not None}
             if len(cached) == len(set(people)) and all(r in self._ciphers for r in cached.values()):
                 return {person: (r, self._ciphers[r]) for person, r in cached.items()}
-        erased, keys = self._change(lambda: (self._count_erased(), self._keys_of(people)))
+        erased, keys = self._change(
+            lambda: (self._count_erased(), {p: self._key_of(p) for p in set(people)})
+        )
         ciphers = {person: (reference, Cipher(key)) for person, (reference, key) in keys.items()}
         with self._lock:
             self._make_room(len(ciphers))
@@ -352,9 +334,6 @@ class Vault:
 
     def _count_erased(self) -> int:
         return int(self._connection.execute("SELECT number FROM erased").fetchone()[0])
-
-    def _keys_of(self, people: Sequence[str]) -> dict[str, tuple[bytes, bytes]]:
-        return {person: self._key_of(person) for person in set(people)}
 
     def _make_room(self, count: int) -> None:
         if len(self._ciphers) + count > self._remembered:
