@@ -33,7 +33,8 @@ from tactful.schemas.recommendations import (
     RecommendRequest,
 )
 from tactful.server.platform import Platform
-from tactful_streaming.contract.log_entries import Event, encode_entry
+from tactful_streaming.contract.log_entries import Entry, Event, decode_entry, encode_entry
+from tactful_streaming.log.embedded_log import EmbeddedLog
 
 FEATURES = """
 - {name: views, entity: user, event: view, aggregate: count, window: {size: 364d, slide: 28d}}
@@ -205,6 +206,17 @@ def events(count: int) -> list[Event]:
         Event(event_id=f"u-{number}", type="view", timestamp=now_ms(), user_id="u")
         for number in range(count)
     ]
+
+
+def logged(data: Path) -> list[Entry]:
+    """Return the entries of the log in a data directory, in order."""
+    with EmbeddedLog(data / "log", durability="process", read_only=True) as log:
+        return [decode_entry(payload) for _, payload in log.read(log.begin, 10**7)]
+
+
+def logged_ids(data: Path) -> list[str]:
+    """Return the ids of all events in the log, in order."""
+    return [entry.event_id for entry in logged(data) if isinstance(entry, Event)]
 
 
 def work(seconds: float) -> Callable[[], None]:

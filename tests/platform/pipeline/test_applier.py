@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable, Iterator
 from types import MappingProxyType
+from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry
@@ -28,9 +29,6 @@ class EmptyLog:
     def read(self, offset: int, limit: int) -> list[tuple[int, bytes]]:
         self.reads.release()
         return []
-
-    def close(self) -> None:
-        """Nothing to close."""
 
 
 class CountingEngine:
@@ -63,19 +61,25 @@ def hurried() -> Iterator[float]:
         now += 11.0
 
 
+def applying(
+    log: Any, engine: Any, progressed: Callable[[], None] = lambda: None, **options: Any
+) -> LogApplier:
+    return LogApplier(
+        log,
+        engine,
+        threading.Lock(),
+        Metrics(CollectorRegistry()),
+        ApplierOptions(**options),
+        progressed=progressed,
+        append=lambda entries: None,
+    )
+
+
 @pytest.mark.parametrize("commit_idle", [True, False])
 def test_consumers_with_a_clock_get_idle_commits(commit_idle: bool) -> None:
     clock, log = hurried(), EmptyLog()
     engine = CountingEngine(enough=2)
-    applier = LogApplier(
-        log,
-        engine,  # type: ignore[arg-type]
-        threading.Lock(),
-        Metrics(CollectorRegistry()),
-        ApplierOptions(commit_idle=commit_idle, clock=lambda: next(clock)),
-        progressed=lambda: None,
-        append=lambda entries: None,
-    )
+    applier = applying(log, engine, commit_idle=commit_idle, clock=lambda: next(clock))
     applier.start()
     for position in range(5):
         applier.notice({0: position})
@@ -88,23 +92,16 @@ def test_consumers_with_a_clock_get_idle_commits(commit_idle: bool) -> None:
 
 def test_records_applied_before_their_notice_are_fresh() -> None:
     """A record can be read before its writer notifies the applier."""
-    metrics, waited = Metrics(CollectorRegistry()), threading.Event()
-    applier = LogApplier(
-        EmptyLog(),  # all that it has, nothing, is applied
-        CountingEngine(enough=1),  # type: ignore[arg-type]
-        threading.Lock(),
-        metrics,
-        ApplierOptions(),
-        progressed=waited.set,
-        append=lambda entries: None,
-    )
+    waited = threading.Event()
+    # All that the log has, nothing, is applied.
+    applier = applying(EmptyLog(), CountingEngine(enough=1), waited.set)
     applier.start()
     waited.wait(0.2)
     waited.clear()
     applier.notice({0: 0})
     assert waited.wait(60.0)
     applier.stop()
-    assert ("tactful_freshness_seconds_count", {}, 1.0) in metrics.samples()
+    assert ("tactful_freshness_seconds_count", {}, 1.0) in applier._metrics.samples()
 
 
 class Ticking:
@@ -138,9 +135,6 @@ class TimedLog:
         numbers = range(offset, min(offset + limit, end))
         self.reached = {0: numbers.stop if numbers else offset}
         return [(number, b"") for number in numbers]
-
-    def close(self) -> None:
-        """Nothing to close."""
 
 
 class CostlyEngine:
@@ -190,15 +184,7 @@ class CostlyEngine:
 
 def follow(log: TimedLog, engine: CostlyEngine, clock: Ticking, settings: EngineSettings) -> None:
     """Follow a log to its end."""
-    applier = LogApplier(
-        log,
-        engine,  # type: ignore[arg-type]
-        threading.Lock(),
-        Metrics(CollectorRegistry()),
-        ApplierOptions(settings=settings, clock=clock),
-        progressed=engine.reach(log.count),
-        append=lambda entries: None,
-    )
+    applier = applying(log, engine, engine.reach(log.count), settings=settings, clock=clock)
     applier.start()
     assert engine.reached.wait(60.0)
     applier.stop()

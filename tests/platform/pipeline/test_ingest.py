@@ -10,16 +10,15 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from tests.platform.support import blocked, build, view
+from tests.platform.support import blocked, build, logged_ids, view
 
 from tactful.config.settings import Settings
 from tactful.schemas.ingestion import EventsAccepted
 from tactful.schemas.positions import Offsets, covers
 from tactful.schemas.problems import ProblemError
 from tactful.server.platform import Platform
-from tactful_streaming.contract.log_entries import Event, decode_entry, encode_entry
+from tactful_streaming.contract.log_entries import Event, encode_entry
 from tactful_streaming.errors import LogWriteError
-from tactful_streaming.log.embedded_log import EmbeddedLog
 
 Scenario = Callable[[Platform], Coroutine[Any, Any, None]]
 
@@ -42,14 +41,6 @@ def run(settings: Settings, scenario: Scenario) -> None:
     asyncio.run(main())
 
 
-def logged(settings: Settings) -> list[str]:
-    """Ids of all events in the log, in order."""
-    log = EmbeddedLog(settings.storage.data / "log", read_only=True)
-    entries = [decode_entry(payload) for _, payload in log.read(0, 10**6)]
-    log.close()
-    return [entry.event_id for entry in entries if isinstance(entry, Event)]
-
-
 def body(*events: Any) -> bytes:
     return json.dumps(events).encode()
 
@@ -62,7 +53,9 @@ def test_a_repeated_id_counts_once(settings: Settings) -> None:
     async def scenario(platform: Platform) -> None:
         first = await platform.ingest.events(body(view(1), view(2), view(1)))
         assert first == EventsAccepted(accepted=2, duplicates=1, rejected=[], position=2)
-        assert logged(settings) == ["u-1", "u-2"], "it is in the log when it is answered"
+        assert logged_ids(settings.storage.data) == ["u-1", "u-2"], (
+            "it is in the log when it is answered"
+        )
         second = await platform.ingest.events(body(view(2), view(3)))
         assert await platform.recommendations.applied(second.position, 60)
         third = await platform.ingest.events(body(view(1), view(2), view(3)))
@@ -77,7 +70,7 @@ def test_a_repeated_id_counts_once(settings: Settings) -> None:
 
     run(settings, scenario)
     run(settings, again)
-    assert logged(settings) == ["u-1", "u-2", "u-3"]
+    assert logged_ids(settings.storage.data) == ["u-1", "u-2", "u-3"]
 
 
 def test_concurrent_posts_of_one_id_write_it_once_and_all_wait(settings: Settings) -> None:
@@ -98,7 +91,9 @@ def test_concurrent_posts_of_one_id_write_it_once_and_all_wait(settings: Setting
             assert await platform.recommendations.applied(answer.position, 60)
 
     run(settings, scenario)
-    assert sorted(logged(settings)) == sorted(["u-1", *(f"u-{n + 10}" for n in range(20))])
+    assert sorted(logged_ids(settings.storage.data)) == sorted(
+        ["u-1", *(f"u-{n + 10}" for n in range(20))]
+    )
 
 
 def test_a_failed_write_is_refused_and_can_be_repeated(settings: Settings) -> None:
@@ -121,7 +116,7 @@ def test_a_failed_write_is_refused_and_can_be_repeated(settings: Settings) -> No
         assert (answer.accepted, answer.duplicates) == (1, 0)
 
     run(settings, scenario)
-    assert logged(settings) == ["u-1"]
+    assert logged_ids(settings.storage.data) == ["u-1"]
 
 
 def test_a_caller_that_goes_away_does_not_undo_its_write(settings: Settings) -> None:
@@ -141,7 +136,7 @@ def test_a_caller_that_goes_away_does_not_undo_its_write(settings: Settings) -> 
         assert (answer.accepted, answer.duplicates) == (0, 1)
 
     run(settings, scenario)
-    assert logged(settings) == ["u-1"]
+    assert logged_ids(settings.storage.data) == ["u-1"]
 
 
 def test_too_much_waiting_for_the_disk_is_refused_with_a_time(settings: Settings) -> None:
@@ -172,7 +167,9 @@ def test_too_much_waiting_for_the_disk_is_refused_with_a_time(settings: Settings
             await platform.ingest.events(body(*(view(n * 10 + k) for k in range(5))))
 
     run(small, scenario)
-    assert sorted(logged(small)) == sorted(f"u-{n * 10 + k}" for n in range(10) for k in range(5))
+    assert sorted(logged_ids(small.storage.data)) == sorted(
+        f"u-{n * 10 + k}" for n in range(10) for k in range(5)
+    )
 
 
 def test_an_engine_far_behind_stops_ingestion(settings: Settings) -> None:
@@ -266,7 +263,7 @@ def test_a_recommendation_precedes_its_clicks_in_the_log(settings: Settings) -> 
         assert appended == [3, 1], "lists share an append, which waits for no timer"
 
     run(settings, scenario)
-    assert logged(settings) == ["s-0", "s-1", "s-2", "u-1"]
+    assert logged_ids(settings.storage.data) == ["s-0", "s-1", "s-2", "u-1"]
 
 
 def test_lists_that_find_no_room_are_counted_and_events_go_on(settings: Settings) -> None:
@@ -288,7 +285,7 @@ def test_lists_that_find_no_room_are_counted_and_events_go_on(settings: Settings
         assert platform.metrics.impressions_lost._value.get() == 3
 
     run(settings, scenario)
-    assert logged(settings) == ["u-1"]
+    assert logged_ids(settings.storage.data) == ["u-1"]
 
 
 def test_lists_that_still_wait_are_in_the_log_when_it_ends(settings: Settings) -> None:
@@ -305,4 +302,4 @@ def test_lists_that_still_wait_are_in_the_log_when_it_ends(settings: Settings) -
             await task
 
     run(settings, scenario)
-    assert logged(settings) == ["s-0", "s-1"]
+    assert logged_ids(settings.storage.data) == ["s-0", "s-1"]

@@ -16,6 +16,7 @@ from tests.platform.support import (
     blocked,
     build,
     events,
+    logged,
     now_ms,
     post_all,
     view,
@@ -28,8 +29,7 @@ from tactful.errors import StorageError
 from tactful.recommend.recommender import build as recommender
 from tactful.schemas.recommendations import RecommendRequest
 from tactful.server.platform import Platform
-from tactful_streaming.contract.log_entries import Event, decode_entry, encode_entry
-from tactful_streaming.log.embedded_log import EmbeddedLog
+from tactful_streaming.contract.log_entries import Event, encode_entry
 
 
 def test_after_reads_your_own_writes(live: Live) -> None:
@@ -96,11 +96,8 @@ def test_impressions_reach_the_log_off_the_request_path(settings: Settings) -> N
                 for _ in range(5)
             ]
 
-    log = EmbeddedLog(settings.storage.data / "log", read_only=True)
-    entries = [decode_entry(payload) for _, payload in log.read(0, 100)]
-    log.close()
-    logged = [it for it in entries if isinstance(it, Event) and it.type == "impression"]
-    assert [it.recommendation_id for it in logged] == shown
+    events = [it for it in logged(settings.storage.data) if isinstance(it, Event)]
+    assert [it.recommendation_id for it in events if it.type == "impression"] == shown
 
 
 def test_an_impression_without_room_is_dropped_and_counted(settings: Settings) -> None:

@@ -23,13 +23,12 @@ from typing import Any, Literal
 import httpx
 import pytest
 from click.testing import CliRunner
-from tests.platform.support import Live, blocked, build, view, wait_until
+from tests.platform.support import Live, blocked, build, logged, logged_ids, view, wait_until
 
 from benchmarks.ports import free_port
 from tactful.cli.main import main
 from tactful.config.settings import Settings
 from tactful.server.platform import Platform
-from tactful_streaming.contract.log_entries import Event, decode_entry
 from tactful_streaming.definitions.reader import load_definitions
 from tactful_streaming.engine.engine import Engine
 from tactful_streaming.log.embedded_log import EmbeddedLog
@@ -111,18 +110,6 @@ def server(tmp_path: Path) -> Process:
     return Process(tmp_path)
 
 
-def logged(data: Path) -> list[tuple[int, bytes]]:
-    log = EmbeddedLog(data / "log", read_only=True)
-    records = log.read(0, 10**7)
-    log.close()
-    return records
-
-
-def ids(records: list[tuple[int, bytes]]) -> list[str]:
-    entries = [decode_entry(payload) for _, payload in records]
-    return [entry.event_id for entry in entries if isinstance(entry, Event)]
-
-
 @pytest.mark.parametrize("sign", [signal.SIGTERM, signal.SIGINT])
 def test_a_stop_commits_what_was_accepted(server: Process, sign: signal.Signals) -> None:
     server.start()
@@ -136,14 +123,13 @@ def test_a_stop_commits_what_was_accepted(server: Process, sign: signal.Signals)
     for writer in writers:
         writer.join()
     acknowledged = [event_id for writer in writers for event_id in writer.acknowledged]
-    records = logged(server.data)
-    found = ids(records)
+    found = logged_ids(server.data)
     assert code == 0
     assert len(acknowledged) > 100
     assert len(set(found)) == len(found)
     assert set(acknowledged) <= set(found)
     engine = Engine(load_definitions(Settings().features), RocksState(server.data / "state"))
-    assert engine.offset == len(records), "all of the log was applied and committed"
+    assert engine.offset == len(logged(server.data)), "all of the log was applied and committed"
     engine.close()
 
 
@@ -173,7 +159,7 @@ def test_the_torn_tail_of_a_crash_costs_nothing(settings: Settings) -> None:
         again = live.http.post("/v1/events", json=[view(n) for n in range(10)]).json()
         assert (again["duplicates"], again["accepted"]) == (9, 1)
         assert live.views("u", again["position"]) == 10
-    views = [it for it in ids(logged(settings.storage.data)) if it.startswith("u-")]
+    views = [it for it in logged_ids(settings.storage.data) if it.startswith("u-")]
     assert sorted(views) == [f"u-{number}" for number in range(10)]
 
 
@@ -346,7 +332,7 @@ def _fill_and_free(folder: Path, how: str) -> None:
     assert "If the disk is full, free some space" in said
     assert "the log can be written again" in said
     expected = [event["event_id"] for event in acknowledged]
-    kept = [found for found in ids(logged(server.data)) if found.startswith("w")]
+    kept = [found for found in logged_ids(server.data) if found.startswith("w")]
     assert sorted(kept) == sorted(expected)
     server.start()
     try:

@@ -258,12 +258,21 @@ def redis(tmp_path: Path) -> Iterator[RedisServer]:
         yield server
 
 
-def test_people_are_read_from_redis_where_workers_put_them(
-    kafka: Settings, redis: RedisServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+@pytest.fixture
+def shared(kafka: Settings, redis: RedisServer, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """Settings of a server that reads the features of users from Redis."""
     monkeypatch.setenv("TACTFUL_REDIS_URL", redis.url)
-    online, server = OnlineSettings(kind="redis"), replace(kafka.server, after_wait_s=50)
-    settings = replace(kafka, online=online, server=server)
+    return replace(kafka, online=OnlineSettings(kind="redis"))
+
+
+def test_people_are_read_from_redis_where_workers_put_them(
+    shared: Settings, redis: RedisServer, tmp_path: Path
+) -> None:
+    settings = replace(shared, server=replace(shared.server, after_wait_s=50))
+
+    def recommended() -> int:
+        return live.http.post("/v1/recommend", json={"user_id": "u"}).status_code
+
     with Live(Platform.open(settings, build)) as live:
         worker = Workers(settings, redis.url, tmp_path / "worker")
         try:
@@ -275,9 +284,7 @@ def test_people_are_read_from_redis_where_workers_put_them(
             assert features["features"]["by_category"] == {"kitchen": 3.0}
 
             redis.kill()
-            wait_until(
-                lambda: live.http.post("/v1/recommend", json={"user_id": "u"}).status_code == 503
-            )
+            wait_until(lambda: recommended() == 503)
             refused = live.http.post("/v1/recommend", json={"user_id": "u"})
             assert refused.json()["code"] == "not_ready"
             assert int(refused.headers["retry-after"]) >= 1
@@ -286,9 +293,7 @@ def test_people_are_read_from_redis_where_workers_put_them(
             accepted = post(live, [view(4, user) for user in people(9)])
 
             redis.start()  # empty: the worker writes everything again
-            wait_until(
-                lambda: live.http.post("/v1/recommend", json={"user_id": "u"}).status_code == 200
-            )
+            wait_until(lambda: recommended() == 200)
             wait_until(
                 lambda: all(live.views(user, accepted["position"]) == 4 for user in people(9))
             )
@@ -296,10 +301,8 @@ def test_people_are_read_from_redis_where_workers_put_them(
             worker.stop()
 
 
-def test_waiting_ends(kafka: Settings, redis: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TACTFUL_REDIS_URL", redis.url)
-    online, server = OnlineSettings(kind="redis"), replace(kafka.server, after_wait_s=0.3)
-    settings = replace(kafka, online=online, server=server)
+def test_waiting_ends(shared: Settings) -> None:
+    settings = replace(shared, server=replace(shared.server, after_wait_s=0.3))
     with Live(Platform.open(settings, build)) as live:
         position = post(live, [view(1)])["position"]
 
