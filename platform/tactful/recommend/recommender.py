@@ -242,11 +242,7 @@ class Recommender:
         state.values = scores
         if state.policy.objective != PLAIN:
             state.values = state.policy.objective.value(
-                scores,
-                candidates.rows,
-                catalogue=view.catalogue,
-                context=context,
-                popular=view.popular,
+                scores, candidates.rows, view.catalogue, context, view.popular
             )
 
     def _arrange(self, state: _RequestState) -> None:

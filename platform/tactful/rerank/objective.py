@@ -56,7 +56,6 @@ class Objective(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         self,
         scores: NDArray[np.float32],  # of the model or the heuristic, finite, shape (n,)
         rows: NDArray[np.int64],  # of the items in the catalogue, shape (n,)
-        *,
         catalogue: Catalogue,
         context: RequestContext,
         popular: Popularity,

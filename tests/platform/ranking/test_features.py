@@ -205,7 +205,6 @@ def test_columns_of_recall_are_the_scores_of_recall(tmp_path: Path) -> None:
     column = dict(zip(RANKING_FEATURES, features.T, strict=True))
     vectors = world.index.vectors
     by_name = {**candidates.neighbours._asdict(), "similar_sessions": candidates.similar_sessions}
-
     assert len(set(RANKING_FEATURES)) == len(RANKING_FEATURES)
     for name in (
         *("next_last", "next_three", "next_session", "after_last", "after_second"),

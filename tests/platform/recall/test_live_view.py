@@ -137,7 +137,6 @@ def test_another_index(tmp_path: Path, engine: Engine, monkeypatch: pytest.Monke
     following = LiveCatalogue(other, tmp_path / "following", after=held)
     view = following.refresh(engine)
     assert given == [2], "what did not change is not read again"
-
     anew = LiveCatalogue(other, tmp_path / "anew")
     wanted = anew.refresh(engine)
     assert list(view.catalogue.item_ids)[:8] == list(other.item_ids)

@@ -48,11 +48,9 @@ def test_scores_are_sums_by_hand(visit: list[int], history: list[int], nothing: 
             if place < len(last)
         },
     }
-
     tables = index.following, index.together, index.sessions
     recent = np.array([*visit, *history], np.int64)
     made = score_neighbours(*tables, recent, len(visit), COUNT + 2)
-
     for name in NeighbourScores._fields:
         scores, expected = getattr(made, name), wanted.get(name, Scores.empty())
         assert scores.rows.tolist() == expected.rows.tolist(), name

@@ -152,18 +152,22 @@ def test_an_empty_catalogue_says_why_and_the_first_items_show_at_once(tmp_path: 
 
 
 def test_a_catalogue_nobody_touched_yet_is_shown_nevertheless(tmp_path: Path) -> None:
+    """Before the first champion the heuristic serves."""
     fresh = Engine(definitions(), MemoryState())
     apply(fresh, *(Item(item_id=it, timestamp=0, available=it != "c") for it in "bac"))
-    answer, impression = recommender(fresh, tmp_path).recommend(
-        RecommendRequest(user_id="u", count=2), now=NOW
-    )
+    ranked = recommender(fresh, tmp_path)
+    answer, impression = ranked.recommend(RecommendRequest(user_id=learner(), count=2), now=NOW)
     assert ids(answer) == ["a", "b"]
     assert {item.channel for item in answer.items} == {"popular"}
-    assert impression is not None
-    assert answer.fallback == (
-        "no model is trained yet: ordered by own repeats and popularity; "
-        "this user has no history yet: ordered by popularity"
-    )
+    assert ranked.describe()["champion"] is None
+    assert answer.model_version == HEURISTIC
+    assert answer.variant == {}, "nobody was exposed to an arm that cannot be served"
+    assert decoded(impression).properties["arm"] is None
+    no_model = "no model is trained yet: ordered by own repeats and popularity"
+    assert answer.fallback == f"{no_model}; this user has no history yet: ordered by popularity"
+    apply(fresh, bought(event_id="b", user_id="u", item_id="b"))
+    again, _ = ranked.recommend(RecommendRequest(user_id="u", count=2), now=NOW)
+    assert again.fallback == no_model
 
 
 @pytest.mark.parametrize("trained", [False, True])
@@ -444,9 +448,7 @@ def test_no_training_serving_skew(served: Served, models: Path, tmp_path: Path) 
         )
         answer, impression = recommender(live, models).recommend(request, now=0)
         question = Question(offset, ask.at, ask.person, ask.session_id, ask.taken)
-
         rows = collect(served.log, definitions(), index, [question], 0, options)
-
         shown = features_of(decoded(impression))
         by_row = np.argsort([index.item_ids.index(it) for it in ids(answer)])
         assert shown.shape == (len(answer.items), len(RANKING_FEATURES))
@@ -519,16 +521,6 @@ def test_a_new_champion_takes_over_at_the_next_refresh(engine: Engine, models: P
     assert told["refused"] is None
     assert told["items"] == told["indexed_items"] == len(SHOP.items)
     assert told["experiment"] == {"key": RANKING_EXPERIMENT, "arms": {HEURISTIC: 0.1, LEARNED: 0.9}}
-
-
-def test_before_the_first_champion_the_heuristic_serves(engine: Engine, tmp_path: Path) -> None:
-    ranked = recommender(engine, tmp_path)
-    answer, impression = ranked.recommend(RecommendRequest(user_id=learner()), now=NOW)
-    assert ranked.describe()["champion"] is None
-    assert answer.model_version == HEURISTIC
-    assert answer.variant == {}, "nobody was exposed to an arm that cannot be served"
-    assert decoded(impression).properties["arm"] is None
-    assert answer.fallback == "no model is trained yet: ordered by own repeats and popularity"
 
 
 def spoil(directory: Path, what: str) -> None:

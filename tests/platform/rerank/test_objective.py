@@ -49,13 +49,8 @@ POPULAR = Popularity.of(np.array([5, 0, 1]), len(SHOP))
 
 
 def value(objective: Objective, scores: list[float], *session: int) -> list[float]:
-    found = objective.value(
-        np.array(scores, np.float32),
-        every(SHOP),
-        catalogue=SHOP,
-        context=context(*session),
-        popular=POPULAR,
-    )
+    given = np.array(scores, np.float32)
+    found = objective.value(given, every(SHOP), SHOP, context(*session), POPULAR)
     return [round(float(it), 5) for it in found]
 
 
@@ -96,16 +91,9 @@ def test_nothing_is_ever_reversed(
     """A wish moves what has more of it up against what has less, whatever the scores' signs."""
 
     def worth(given: dict[str, float], of: list[float]) -> np.ndarray[Any, np.dtype[np.float64]]:
-        return np.array(
-            Objective(**given).value(
-                np.array(of, np.float32),
-                every(SHOP),
-                catalogue=SHOP,
-                context=context(0),
-                popular=POPULAR,
-            ),
-            np.float64,
-        )
+        scores = np.array(of, np.float32)
+        found = Objective(**given).value(scores, every(SHOP), SHOP, context(0), POPULAR)
+        return found.astype(np.float64)
 
     before, after = worth({**weights, name: 0.0}, scores), worth({**weights, name: larger}, scores)
     signal = worth({**dict.fromkeys(NAMES, 0.0), name: 1.0}, [0.0] * len(SHOP))
@@ -127,7 +115,6 @@ def test_a_weight_of_zero_is_not_computed() -> None:
 
     nothing: Any = Untouchable()
     scores = np.array([1.0, -2.0], np.float32)
-    arguments = {"catalogue": nothing, "context": nothing, "popular": nothing}
-    assert Objective().value(scores, nothing, **arguments) is scores
-    twice = Objective(relevance=2.0).value(scores, nothing, **arguments)
+    assert Objective().value(scores, nothing, nothing, nothing, nothing) is scores
+    twice = Objective(relevance=2.0).value(scores, nothing, nothing, nothing, nothing)
     assert twice.tolist() == [2.0, -4.0]

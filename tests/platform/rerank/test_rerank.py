@@ -167,9 +167,7 @@ def test_what_is_forbidden_is_never_shown(values: list[float], count: int, seed:
         groups=groups,
         pins={place: (f"pin-{place}", item) for place, item in zip(places, pinned, strict=True)},
     )
-
     found = arrange(floats(values), count, bounds=bounds)
-
     check_forbidden(found, bounds, total)
     order = found.order.tolist()
     for place, (name, item) in bounds.pins.items():

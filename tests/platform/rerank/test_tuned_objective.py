@@ -247,7 +247,6 @@ def test_only_better_tuners_start(gain: float, verdict: str, tmp_path: Path) -> 
     assert found.verdict == (verdict or "inconclusive"), found
     # In promotions, half of the lists, it moves price by tanh(0.25).
     assert found.low <= gain * math.tanh(0.25) / 2 <= found.high
-
     database = open_metadata(tmp_path / "metadata.db")
     store = RolloutStore(database, clock=lambda: AT)
     change = {"tuner": str(candidate)}

@@ -345,7 +345,6 @@ def test_death_during_a_merge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, a
     del wanted["i1"]
     check(live.snapshot, wanted, 3, frozenset())
     live.close()
-
     with LiveIndex(tmp_path, *base(20), writes=True) as again:
         check(again.snapshot, wanted, 3, frozenset())
         again.merge()
