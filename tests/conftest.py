@@ -38,14 +38,9 @@ settings.register_profile(
 )
 settings.load_profile("tests")
 
-_RANDOM_FACTOR = 3
-"""How many times the examples of the default run a random one tries."""
-
-_RANDOM_S = 110
-"""Seconds after which a random run begins no further test."""
-
-_TEST_S = 4
-"""Seconds after which a test of a random run tries no further example, unless one has failed."""
+_RANDOM_FACTOR = 3  # how many times the examples of the default run a random one tries
+_RANDOM_S = 110  # seconds after which a random run begins no further test
+_TEST_S = 4  # seconds after which its tests try no further example, unless one has failed
 
 _started = time.monotonic()
 _test_started = _started

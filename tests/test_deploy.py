@@ -30,9 +30,7 @@ from tactful.metadata.tables import tables as metadata_tables
 ROOT = Path(__file__).resolve().parents[1]
 DEPLOY = ROOT / "deploy"
 
-KNOWN = {"TACTFUL_REDIS_URL", "TACTFUL_SINK_TARGET"}
-"""Variables of ours that are no settings."""
-
+KNOWN = {"TACTFUL_REDIS_URL", "TACTFUL_SINK_TARGET"}  # variables of ours that are no settings
 Environment = dict[str, str]
 
 
@@ -103,9 +101,8 @@ def test_servers_and_workers_compute_the_same(where: str) -> None:
     for name in ("brokers", "topic", "consumer_threads", "replication", "security", "username"):
         assert getattr(server.log, name) == getattr(worker.log, name)
     assert server.server.host == "0.0.0.0"
-    assert worker.worker.fired_topic in " ".join(
-        CONTAINERS[where.format("sink").replace("StatefulSet", "Deployment")][0]
-    )
+    sink, _ = CONTAINERS[where.format("sink").replace("StatefulSet", "Deployment")]
+    assert worker.worker.fired_topic in " ".join(sink)
 
 
 def test_ports_probes_and_volumes_fit() -> None:
@@ -118,9 +115,8 @@ def test_ports_probes_and_volumes_fit() -> None:
     dockerfile = (DEPLOY / "Dockerfile").read_text(encoding="utf-8")
     assert "VOLUME /data" in dockerfile
     assert "--mode 0700 /data /keys" in dockerfile
-    assert {"server:/data", "workers:/data", "keys:/keys"} == {
-        volume for name in ("server", "worker") for volume in services[name]["volumes"]
-    }
+    volumes = [*services["server"]["volumes"], *services["worker"]["volumes"]]
+    assert set(volumes) == {"server:/data", "workers:/data", "keys:/keys"}
     manifests = kubernetes()
     (server,) = manifests["StatefulSet/tactful-server"]["spec"]["template"]["spec"]["containers"]
     assert server["ports"] == [{"name": "http", "containerPort": defaults.port}]
@@ -147,9 +143,8 @@ def test_the_image_has_what_its_processes_need() -> None:
         assert all((ROOT / path).exists() for path in source.split())
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     packed = project["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]
-    assert {path.split("/")[0] for path in packed} <= set(
-        re.findall(r"^COPY (\w+) \w+$", dockerfile, re.MULTILINE)
-    )
+    copied = re.findall(r"^COPY (\w+) \w+$", dockerfile, re.MULTILINE)
+    assert {path.split("/")[0] for path in packed} <= set(copied)
     (extras,) = re.findall(r"'\.\[([\w,]+)\]'", dockerfile)
     assert set(extras.split(",")) <= set(project["project"]["optional-dependencies"])
     assert {"kafka", "redis", "mysql"} <= set(extras.split(","))
@@ -159,24 +154,18 @@ def test_the_image_has_what_its_processes_need() -> None:
 # The same processes with the same environment, without containers.
 
 
+Running = subprocess.Popen[str]
+
+
 @contextlib.contextmanager
-def running(
-    name: str, changes: Mapping[str, str], *options: str
-) -> Iterator[subprocess.Popen[str]]:
+def running(name: str, changes: Mapping[str, str], *options: str) -> Iterator[Running]:
     """The process of a service of the compose file, with addresses of this machine."""
-    command, environment = CONTAINERS[f"compose {name}"]
-    for old, new in changes.items():
-        command = [new if word == old else word for word in command]
-    process = subprocess.Popen(
-        [sys.executable, "-m", *command, *options],
-        env={
-            **{k: v for k, v in os.environ.items() if not k.startswith("TACTFUL_")},
-            **{variable: changes.get(value, value) for variable, value in environment.items()},
-            **{variable: value for variable, value in changes.items() if variable.isupper()},
-        },
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+    words, environment = CONTAINERS[f"compose {name}"]
+    command = [sys.executable, "-m", *(changes.get(word, word) for word in words), *options]
+    env = {k: v for k, v in os.environ.items() if not k.startswith("TACTFUL_")}
+    env |= {variable: changes.get(value, value) for variable, value in environment.items()}
+    env |= {variable: value for variable, value in changes.items() if variable.isupper()}
+    process = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True)
     try:
         yield process
     finally:
@@ -262,6 +251,6 @@ def test_the_compose_file_without_its_containers(
         assert {round(value / 0.8**8, 6) for value in rows.values()} <= {2.0, 1.6}
 
 
-def first_line(process: subprocess.Popen[str]) -> str:
+def first_line(process: Running) -> str:
     assert process.stdout is not None
     return process.stdout.readline()

@@ -16,7 +16,7 @@ import msgspec
 from tactful.config.retention_limits import days_to_ms, retention_limits
 from tactful.config.settings import Settings
 from tactful.errors import BackupError, ConfigError, StorageError
-from tactful.maintenance.backup_manifest import MANIFEST, read_manifest
+from tactful.maintenance.backup import MANIFEST, read_manifest
 
 _EXPORT = ("export.json", "export.html")
 _GOING = ".expired"

@@ -19,9 +19,8 @@ from tactful.errors import ConfigError, ModelError
 from tactful.event_log.open import open_log
 from tactful.metadata.connections import open_installation
 from tactful.models.audit_log import login_and_host, open_model_log
-from tactful.models.drift import LATEST, Drift, measure_drift
 from tactful.models.mlflow_registry import Registered, Registry
-from tactful.models.schedule import why_due
+from tactful.models.schedule import LATEST, Drift, measure_drift, why_due
 from tactful.models.skew import Skew, measure_skew
 from tactful.ranking.features import layout
 from tactful.ranking.model import load_trees, read_manifest, read_pointer, version_directory

@@ -30,9 +30,8 @@ from tactful.training.boosting import fit
 from tactful.training.evaluation import list_metrics
 from tactful.training.history import History
 from tactful.training.options import TrainingOptions
-from tactful.training.position_bias import examination
 from tactful.training.replay_rows import Progress, Question, Rows, collect, sample_questions
-from tactful.training.shown_rows import ShownLists, read_shown
+from tactful.training.shown_rows import ShownLists, examination, read_shown
 from tactful.training.two_tower import TowerOptions, learn_vectors, require_torch
 from tactful.util.checkpoint import Checkpoint
 from tactful_streaming.definitions.model import Definitions

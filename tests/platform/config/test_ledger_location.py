@@ -25,7 +25,7 @@ from tactful.config.storage import StorageSettings
 from tactful.erasure.personal_stores import LiveStores
 from tactful.errors import BackupError, ConfigError
 from tactful.maintenance.doctor import examine
-from tactful.maintenance.restore_merge import _ledger
+from tactful.maintenance.restore import _ledger
 from tactful.server.platform import Platform
 from tactful.statistics.counter import CLOCK_EVENT
 from tactful.statistics.service import PrivateStatistics, open_statistics

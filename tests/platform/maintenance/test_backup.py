@@ -31,8 +31,7 @@ from tactful.config.settings import Settings
 from tactful.erasure.erase import RESTORED, complete_erasures, request_erasure
 from tactful.errors import BackupError
 from tactful.maintenance import backup
-from tactful.maintenance.backup import copy_database, make_backup
-from tactful.maintenance.backup_manifest import FILES, read_manifest
+from tactful.maintenance.backup import FILES, copy_database, make_backup, read_manifest
 from tactful.maintenance.restore import check_backup, restore_backup
 from tactful.maintenance.retention import PROGRESS
 from tactful.metadata.connections import open_installation, open_keys

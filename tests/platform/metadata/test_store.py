@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,9 +32,8 @@ def prepared_metadata() -> None:
 @pytest.fixture
 def store(location: Location) -> Iterator[MetadataStore]:
     times = itertools.count(1_000)
-    opened = open_metadata(location, clock=lambda: next(times))
-    yield opened
-    opened.close()
+    with closing(open_metadata(location, clock=lambda: next(times))) as opened:
+        yield opened
 
 
 # Definitions.
@@ -46,16 +46,15 @@ def test_changed_definitions_are_recorded(store: MetadataStore, location: Locati
     assert not store.record_definitions("a" * 64, "another style", applied_by="serve")
     assert store.record_definitions("b" * 64, "two", applied_by="features backfill")
     assert store.record_definitions("a" * 64, "back", applied_by="serve")
-    again = open_metadata(location)
-    history = again.definitions_history()
-    assert [(h.fingerprint[0], h.definitions, h.applied_by) for h in history] == [
-        ("a", "back", "serve"),
-        ("b", "two", "features backfill"),
-        ("a", text, "serve"),
-    ]
-    assert history[2] == DefinitionVersion("a" * 64, text, 1_000, "serve")
-    assert again.definitions_history(limit=1) == history[:1]
-    again.close()
+    with closing(open_metadata(location)) as again:
+        history = again.definitions_history()
+        assert [(h.fingerprint[0], h.definitions, h.applied_by) for h in history] == [
+            ("a", "back", "serve"),
+            ("b", "two", "features backfill"),
+            ("a", text, "serve"),
+        ]
+        assert history[2] == DefinitionVersion("a" * 64, text, 1_000, "serve")
+        assert again.definitions_history(limit=1) == history[:1]
 
 
 def test_concurrent_starts(location: Location, request: pytest.FixtureRequest) -> None:
@@ -90,17 +89,8 @@ def test_concurrent_starts(location: Location, request: pytest.FixtureRequest) -
 
 def test_a_backfill_goes_on_where_it_was(store: MetadataStore) -> None:
     begun = store.begin_backfill("f", ["b", "a"], partition=3, position=10, end=100)
-    assert begun == BackfillJob(
-        id=begun.id,
-        fingerprint="f",
-        partition=3,
-        features=("a", "b"),
-        state="running",
-        position=10,
-        end=100,
-        started_at=1_000,
-        updated_at=1_000,
-    )
+    job = BackfillJob(begun.id, "f", 3, ("a", "b"), "running", 10, 100, 1_000, 1_000)
+    assert begun == job
     store.advance_backfill(begun.id, 40)
     resumed = store.begin_backfill("f", ["a", "b"], partition=3, position=10, end=120)
     assert (resumed.id, resumed.position, resumed.end) == (begun.id, 40, 120)
@@ -120,15 +110,11 @@ def test_a_backfill_goes_on_where_it_was(store: MetadataStore) -> None:
 
 
 def test_backfills_differ_by_definitions_partition_and_features(store: MetadataStore) -> None:
+    jobs = [("f", ["a"], 0), ("f", ["a"], 1), ("g", ["a"], 0)]
+    jobs += [("f", ["a", "b"], 0), ("f", ["a, b"], 0)]
     ids = [
         store.begin_backfill(fingerprint, features, partition=partition, position=0, end=1).id
-        for fingerprint, features, partition in [
-            ("f", ["a"], 0),
-            ("f", ["a"], 1),
-            ("g", ["a"], 0),
-            ("f", ["a", "b"], 0),
-            ("f", ["a, b"], 0),
-        ]
+        for fingerprint, features, partition in jobs
     ]
     assert len(set(ids)) == 5
     assert [job.id for job in store.backfills()] == ids[::-1]
@@ -204,14 +190,8 @@ def test_many_processes_may_start_at_once(location: Location) -> None:
         "store = open_metadata(sys.argv[1]); store.record_definitions('f', '', applied_by='x')\n"
         "assert len(store.definitions_history()) == 1"
     )
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", code, str(location)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-        )
-        for _ in range(4)
-    ]
+    command, pipe = [sys.executable, "-c", code, str(location)], subprocess.PIPE
+    processes = [subprocess.Popen(command, stdin=pipe, stdout=pipe) for _ in range(4)]
     for process in processes:
         assert process.stdout is not None
         process.stdout.readline()
@@ -232,12 +212,10 @@ def test_a_newer_schema_is_refused_and_left_alone(location: Location) -> None:
 def test_an_upgrade_that_broke_off_is_finished(location: Location) -> None:
     # MySQL commits table by table: a process killed between two leaves this behind.
     open_metadata(location).close()
-    execute(
-        location, "DROP TABLE backfill_jobs", f"DELETE FROM {metadata.VERSION_TABLE} WHERE 1 = 1"
-    )
-    store = open_metadata(location)
-    assert store.backfills() == []
-    store.close()
+    forgotten = f"DELETE FROM {metadata.VERSION_TABLE} WHERE 1 = 1"
+    execute(location, "DROP TABLE backfill_jobs", forgotten)
+    with closing(open_metadata(location)) as store:
+        assert store.backfills() == []
 
 
 def test_upgrades_exclude_each_other(location: Location, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -305,6 +283,5 @@ for position in itertools.count(1):
         acknowledged = [int(process.stdout.readline()) for _ in range(20)]
         process.kill()
         acknowledged += [int(line) for line in process.stdout.read().split()]
-    store = open_metadata(location)
-    assert store.backfills()[0].position in (acknowledged[-1], acknowledged[-1] + 1)
-    store.close()
+    with closing(open_metadata(location)) as store:
+        assert store.backfills()[0].position in (acknowledged[-1], acknowledged[-1] + 1)

@@ -33,8 +33,15 @@ from tactful.config.server import ServerSettings
 from tactful.config.settings import Settings
 from tactful.config.storage import StorageSettings
 from tactful.models.audit_log import ModelChange
-from tactful.models.drift import SCORE, Drift, measure_drift, population_stability
-from tactful.models.schedule import environment, retrain, why_due
+from tactful.models.schedule import (
+    SCORE,
+    Drift,
+    environment,
+    measure_drift,
+    population_stability,
+    retrain,
+    why_due,
+)
 from tactful.models.training_run import no_worse
 from tactful.ranking.features import RANKING_FEATURES, layout
 from tactful.ranking.model import (

@@ -21,9 +21,8 @@ from tactful.ranking.features import RANKING_FEATURES, layout
 from tactful.ranking.model import read_manifest
 from tactful.training.boosting import fit
 from tactful.training.options import TrainingOptions
-from tactful.training.position_bias import LEAST, examination
 from tactful.training.replay_rows import Rows
-from tactful.training.shown_rows import ShownLists, read_shown
+from tactful.training.shown_rows import LEAST, ShownLists, examination, read_shown
 from tactful.training.train import train
 from tactful_streaming.contract.log_entries import Entry, Event
 
