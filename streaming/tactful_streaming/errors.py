@@ -39,26 +39,23 @@ class OffsetError(LogError, LookupError):
     """The offset is outside the log."""
 
 
-class BackpressureError(LogError, RuntimeError):
-    """Too many bytes wait to be written; nothing was queued."""
-
+class _RetryLater(LogError):
     def __init__(self, message: str, retry_after: float) -> None:
         """Make an error with text `message`; a retry makes sense after `retry_after` s."""
         super().__init__(message)
         self.retry_after = retry_after
+
+
+class BackpressureError(_RetryLater, RuntimeError):
+    """Too many bytes wait to be written; nothing was queued."""
 
 
 class LogSettingsError(LogError, ValueError):
     """A setting of the log is invalid; the message names it."""
 
 
-class LogUnreachableError(LogError, ConnectionError):
+class LogUnreachableError(_RetryLater, ConnectionError):
     """No broker of the log answers; pending appends may or may not be in the log."""
-
-    def __init__(self, message: str, retry_after: float) -> None:
-        """Make an error with text `message`; a retry makes sense after `retry_after` s."""
-        super().__init__(message)
-        self.retry_after = retry_after
 
 
 class TopicError(LogError, LookupError):

@@ -169,11 +169,7 @@ def log_in_files(settings: Settings, *, clock: Callable[[], int]) -> Iterator[Ev
 
 
 def master_key(settings: Settings) -> bytes:
-    """Read the master key that wraps the keys of users, 32 bytes.
-
-    Raises:
-        ConfigError: if it is missing or invalid.
-    """
+    """Read the master key, which wraps the keys of users, or raise ConfigError."""
     privacy = settings.privacy
     text = secret("privacy.master_key_env", privacy.master_key_env)
     if text is None:
@@ -187,11 +183,7 @@ def master_key(settings: Settings) -> bytes:
 
 
 def read_master_key(text: str, where: str) -> bytes:
-    """Parse a master key, 32 bytes in hexadecimal or Base64; `where` is its source.
-
-    Raises:
-        ConfigError: if it is invalid.
-    """
+    """Parse a master key, 32 bytes in hexadecimal or Base64, or raise ConfigError."""
     try:
         key = bytes.fromhex(text) if len(text) == 2 * _KEY_BYTES else base64.b64decode(text)
     except (ValueError, binascii.Error):

@@ -44,8 +44,7 @@ class Impression:
     version: str  # model version of the ranking, or name of a heuristic
     layout: str  # names of the features, see `tactful.ranking.features.layout`; empty if not logged
     forced: bool  # whether the caller chose the arm, as tests do
-    # Served features, shape (items, columns); None if there were none
-    features: NDArray[np.float32] | None
+    features: NDArray[np.float32] | None  # (items, columns) as served; None: none
 
 
 def encode_impression(

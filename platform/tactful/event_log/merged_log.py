@@ -14,7 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 
@@ -22,45 +22,18 @@ from tactful.schemas.positions import Offsets, Position, as_text, parse, reaches
 from tactful_streaming.contract.log_entries import Event, Item
 from tactful_streaming.engine.consumers import CoCommittedConsumer
 from tactful_streaming.errors import LogError, LogUnreachableError, OffsetError
-from tactful_streaming.kafka.client import (
-    NO_OFFSET,
-    dropped_records,
-    import_kafka,
-    lasting_problem,
-    missing_offset,
-    open_consumer,
-    partition_bounds,
-)
+from tactful_streaming.kafka import client
 from tactful_streaming.kafka.config import KafkaSettings
 from tactful_streaming.log.event_log import EventLog
 
 _QUEUE = 4_000
 _CONSUME = 1_000
 _PATIENCE_S = 1.0
-_POLL_S = 1.0
-"""A signal is not seen before a wait for records has ended."""
-
-
-class AppliedLog(Protocol):
-    """A log that one thread reads continuously."""
-
-    @property
-    def reached(self) -> Offsets:
-        """Offset after the last read record, by partition."""
-
-    @property
-    def ends(self) -> Offsets:
-        """Known end offset, by partition."""
-
-    def read(self, offset: int, limit: int) -> list[tuple[int, bytes]]:
-        """Read up to `limit` records from number `offset` on, the next unread one."""
-
-    def close(self) -> None:
-        """Release resources, except a log of the caller."""
+_POLL_S = 1.0  # A signal is not seen before a wait for records has ended
 
 
 class SinglePartitionLog:
-    """A log of one partition."""
+    """A log of one partition that one thread reads continuously."""
 
     def __init__(self, log: EventLog, offset: int) -> None:
         """Read `log`, which the caller closes, from `offset` on."""
@@ -118,8 +91,7 @@ class _Head(msgspec.Struct, gc=False):
 _Queued = tuple[int, bytes, int, bool]
 """Offset, payload, event time, and whether it is an event rather than a copy of an upsert."""
 
-_EVENTS = frozenset({"event", "restricted"})
-"""Kinds of entries that lie in one partition only."""
+_EVENTS = frozenset({"event", "restricted"})  # kinds of entries that lie in one partition only
 
 _of_json = msgspec.json.Decoder(_Head)
 _of_msgpack = msgspec.msgpack.Decoder(_Head)
@@ -130,8 +102,7 @@ class Span:
     """Records of a topic to read."""
 
     begin: int | None = 0  # number of the first record; None: the number of skipped records
-    # First offsets by partition; others begin with the oldest record
-    offsets: Offsets = field(default_factory=dict)
+    offsets: Offsets = field(default_factory=dict)  # where to begin; else at the oldest
     # Number of newest records to read, divided equally among the partitions without `offsets`;
     # None: all
     latest: int | None = None
@@ -158,14 +129,9 @@ class MergedLog:
         timeout_s: float = 10.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Connect.
-
-        Raises:
-            OffsetError: if a partition does not hold its first offset.
-            LogError: if the broker does not answer or refuses.
-        """
+        """Connect; raise OffsetError if a partition does not hold its first offset."""
         self._settings = settings
-        self._kafka = import_kafka()
+        self._kafka = client.import_kafka()
         self._bounded = span.bounded
         self._opened = opened
         self._wait_s = wait_s
@@ -173,10 +139,10 @@ class MergedLog:
         self._problem: LogError | None = None
         self._full: set[int] = set()
         config = settings.consumer_config("tactful-readers")
-        self._consumer = open_consumer(config, self._on_error)
+        self._consumer = client.open_consumer(config, self._on_error)
         try:
             self._bounds = {
-                n: partition_bounds(self._consumer, settings, n, timeout_s)
+                n: client.partition_bounds(self._consumer, settings, n, timeout_s)
                 for n in range(partitions)
             }
             for number, end in span.ends.items():
@@ -285,7 +251,7 @@ class MergedLog:
         oldest = low if span.latest is None else max(low, high - span.latest // len(self._bounds))
         start = span.offsets.get(number, oldest)
         if start < low:
-            raise dropped_records(self._settings, number, low, start)
+            raise client.dropped_records(self._settings, number, low, start)
         return start
 
     def _end(self, number: int) -> int:
@@ -393,7 +359,7 @@ class MergedLog:
             if not self._bounded or message.offset() >= self._bounds[number][1]:
                 self._find_end(number, message.offset())
         elif error.code() == self._kafka.KafkaError._AUTO_OFFSET_RESET:
-            self._problem = missing_offset(self._settings, number, self._reached[number])
+            self._problem = client.missing_offset(self._settings, number, self._reached[number])
         else:
             self._on_error(error)
 
@@ -408,10 +374,14 @@ class MergedLog:
         )
 
     def _on_error(self, error: Any) -> None:
-        self._problem = lasting_problem(error, self._settings) or self._problem
+        self._problem = client.lasting_problem(error, self._settings) or self._problem
 
-    def _tp(self, number: int, offset: int = NO_OFFSET) -> Any:
+    def _tp(self, number: int, offset: int = client.NO_OFFSET) -> Any:
         return self._kafka.TopicPartition(self._settings.topic, number, offset)
+
+
+AppliedLog = SinglePartitionLog | MergedLog
+"""A log that one thread reads continuously."""
 
 
 def behind(reached: Offsets, ends: Offsets) -> int:

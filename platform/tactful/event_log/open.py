@@ -1,4 +1,8 @@
-"""Readers of the log of an installation, in files or in Kafka."""
+"""Readers of the log of an installation, in files or in Kafka.
+
+They raise ConfigError if records are sealed and there is no master key, or a setting cannot work;
+LogError if the log cannot be read; and StorageError if the vault cannot be used.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +17,7 @@ from tactful_streaming.kafka.kafka_log import KafkaLog
 from tactful_streaming.log.encrypted_log import SealedLog
 from tactful_streaming.log.event_log import EventLog
 
-_WAIT_S = 30.0
-"""Longer than a broker takes to fail over, or workers to end a transaction."""
+_WAIT_S = 30.0  # longer than a broker takes to fail over, or workers to end a transaction
 
 
 @contextlib.contextmanager
@@ -25,11 +28,6 @@ def open_log(
 
     A topic is read as one log, in the order of event time between partitions, up to its present
     end; with `latest`, its newest records alone. A log in files always has all.
-
-    Raises:
-        ConfigError: if records are sealed and there is no master key, or a setting cannot work.
-        LogError: if there is no log, or it cannot be read.
-        StorageError: if the vault cannot be used.
     """
     with contextlib.ExitStack() as stack:
         if settings.log.in_files:
@@ -55,13 +53,7 @@ def open_log(
 def open_partitions(
     settings: Settings, stack: contextlib.ExitStack, *, clock: Callable[[], int]
 ) -> Sequence[EventLog]:
-    """Open each partition of the topic, with unsealed records; `stack` closes them.
-
-    Raises:
-        ConfigError: if records are sealed and there is no master key, or a setting cannot work.
-        LogError: if the topic cannot be read.
-        StorageError: if the vault cannot be used.
-    """
+    """Open each partition of the topic, with unsealed records; `stack` closes them."""
     kafka = kafka_settings(settings.log)
     log = stack.enter_context(KafkaLog(kafka))
     opened: list[EventLog] = [

@@ -86,19 +86,17 @@ def prepare_worker(
         computed = shared_definitions(definitions)
         if left_out := len(definitions.all) - len(computed.all):
             logger.info("%d definitions of items and categories are the server's", left_out)
-    options = _job_options(settings, kafka, matches_topic)
-    for topic in filter(None, (options.features_topic, matches_topic, options.late_topic)):
-        make_topic(settings.log, replace(kafka, topic=topic))
-    online = _online(settings, definitions)
-    share = settings.worker
-    rules = settings.engine.rules
+    online, rules = _online(settings, definitions), settings.engine.rules
     options = replace(
-        options,
+        _job_options(settings, kafka, matches_topic),
         online=online,
         make_cleaner=None if rules == Path() else partial(load_rules, rules),
         erasures=erasures,
         seal=seal,
     )
+    for topic in filter(None, (options.features_topic, matches_topic, options.late_topic)):
+        make_topic(settings.log, replace(kafka, topic=topic))
+    share = settings.worker
     commit_s = settings.engine.commit_ms / 1000
 
     def make(number: int) -> Worker:
@@ -151,7 +149,6 @@ def _job_options(settings: Settings, kafka: KafkaSettings, matches_topic: str | 
         checkpoints=None if share.checkpoints == Path() else share.checkpoints,
         dead_letter_ms=retention_ms(settings.engine.dead_letter_days),
         engine=replace(
-            engine_options(settings),
-            memory_bytes=settings.engine.memory_mb * 1024 * 1024 or None,
+            engine_options(settings), memory_bytes=settings.engine.memory_mb * 1024 * 1024 or None
         ),
     )

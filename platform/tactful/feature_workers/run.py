@@ -8,7 +8,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 import click
@@ -32,13 +32,23 @@ logger = logging.getLogger(__name__)
 
 _SHOW_S = 1.0
 
-_RESULTS = {
-    "applied": "entries",
-    "duplicates": "duplicates",
-    "late": "late",
-    "invalid": "invalid",
-    "dropped": "dropped",
+_RESULTS = {"applied": "entries"} | {n: n for n in ("duplicates", "late", "invalid", "dropped")}
+"""Count of `WorkerProgress` for each result of a record."""
+
+_GAUGES = {
+    "records": ("tactful_worker_lag_records", "Records to read", 1),
+    "behind_ms": (
+        "tactful_worker_behind_seconds",
+        "Age of the newest record read, while more wait",
+        1000,
+    ),
+    "watermark": (
+        "tactful_worker_watermark_seconds",
+        "Event time reached, seconds since the epoch",
+        1000,
+    ),
 }
+"""Metric, help and divisor for each field of `PartitionProgress`."""
 
 
 def run_workers(
@@ -146,11 +156,18 @@ class _WorkerThreads:
             self._stopping.set()
 
 
-class _Counts:
-    """Exact totals of a worker process; Prometheus reads shares of them only."""
+class _WorkerMetrics:
+    """Metrics of a worker process; labels are numbers of partitions.
+
+    The totals of records are exact; Prometheus reads shares of them only.
+    """
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        self.totals: Mapping[str, int] = {}
+        self._totals: Mapping[str, int] = {}
+        self._gauges = {
+            field: (Gauge(name, text, ["partition"], registry=registry), unit)
+            for field, (name, text, unit) in _GAUGES.items()
+        }
         registry.register(self)
 
     def collect(self) -> Iterator[Metric]:
@@ -158,27 +175,15 @@ class _Counts:
             "tactful_engine_records", "Log records the engines have seen", labels=["result"]
         )
         for result, count in _RESULTS.items():
-            family.add_metric([result], self.totals.get(count, 0))
+            family.add_metric([result], self._totals.get(count, 0))
         yield family
 
-
-@dataclass(frozen=True)
-class _WorkerMetrics:
-    """Metrics of a worker process; labels are numbers of partitions."""
-
-    counts: _Counts
-    lag: Any
-    behind: Any
-    watermark: Any
-
     def __call__(self, workers: Sequence[WorkerProgress]) -> None:
-        self.counts.totals = _counts(workers)
-        for gauge in (self.lag, self.behind, self.watermark):
+        self._totals = _counts(workers)
+        for field, (gauge, unit) in self._gauges.items():
             gauge.clear()
-        for number, at in _partitions(workers).items():
-            self.lag.labels(number).set(at["records"])
-            self.behind.labels(number).set(at["behind_ms"] / 1000)
-            self.watermark.labels(number).set(at["watermark"] / 1000)
+            for number, progress in _partitions(workers).items():
+                gauge.labels(number).set(progress[field] / unit)
 
 
 def _serve_metrics(settings: Settings) -> _WorkerMetrics | None:
@@ -186,22 +191,7 @@ def _serve_metrics(settings: Settings) -> _WorkerMetrics | None:
         return None
     registry, public = CollectorRegistry(), CollectorRegistry()
     public.register(PublicMetrics(registry, time.monotonic))
-    metrics = _WorkerMetrics(
-        _Counts(registry),
-        Gauge("tactful_worker_lag_records", "Records to read", ["partition"], registry=registry),
-        Gauge(
-            "tactful_worker_behind_seconds",
-            "Age of the newest record read, while more wait",
-            ["partition"],
-            registry=registry,
-        ),
-        Gauge(
-            "tactful_worker_watermark_seconds",
-            "Event time reached, seconds since the epoch",
-            ["partition"],
-            registry=registry,
-        ),
-    )
+    metrics = _WorkerMetrics(registry)
     host, port = settings.worker.metrics_host, settings.worker.metrics_port
     try:
         start_http_server(port, host, public)

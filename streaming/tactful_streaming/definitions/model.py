@@ -67,8 +67,7 @@ class Window:
     size_ms: int  # length, milliseconds
     slide_ms: int  # distance of successive windows, milliseconds; divides `size_ms`
     decay: float = 1.0  # weight of a pane relative to the next newer one, in (0, 1]
-    # Whether the oldest pane is cut exactly, or a whole pane is added
-    tail: Literal["exact", "approximate"] = "exact"
+    tail: Literal["exact", "approximate"] = "exact"  # whether a whole oldest pane is added
 
     @property
     def panes(self) -> int:
@@ -142,9 +141,7 @@ class Feature:
     entity: str  # kind of entity, one of :data:`ENTITIES`
     events: tuple[str, ...]  # event types that count
     aggregate: str  # one of :data:`AGGREGATES`
-    # Source of the value: `item_id`, `category`, `session_id`, `user_id`, `properties.<name>`,
-    # `item.<field or property>`
-    of: str | None = None
+    of: str | None = None  # source of the value, such as `item_id` or `properties.<name>`
     group_by: str | None = None  # source of a group; each group has its own value
     n: int | None = None  # number of values of `last_n` and `top_k`
     q: float | None = None  # quantile, in [0, 1]
@@ -192,9 +189,7 @@ class Step:
     least: int = 1  # least number of repetitions
     most: int | None = 1  # most repetitions; None: no limit
     negated: bool = False  # no such event may come between the steps around it
-    # For a negated last step: time without such an event, milliseconds; None: the rest of the
-    # sequence's `within`
-    for_ms: int | None = None
+    for_ms: int | None = None  # silence of a negated last step; None: the rest of `within`
 
     def as_data(self) -> Any:
         """Return the step as in ``features.yaml``."""
@@ -223,10 +218,8 @@ class Sequence:
     # `strict`: no other event of a type named in the sequence comes between; `relaxed`: others are
     # skipped
     contiguity: Literal["strict", "relaxed"] = "relaxed"
-    # Continue after a match behind its last event (`past_last`) or behind its first (`to_next`)
-    skip: Literal["past_last", "to_next"] = "past_last"
-    # Source of a value that all events of a match have in common, as `of` of a feature
-    same: str | None = None
+    skip: Literal["past_last", "to_next"] = "past_last"  # where to continue after a match
+    same: str | None = None  # source of a value that all events share
     emit: str | None = None  # a match emits an event of type `x.<emit>`; None: it emits none
 
     def as_data(self) -> Data:
@@ -283,8 +276,7 @@ class Definitions:
     features: tuple[Feature, ...]
     sequences: tuple[Sequence, ...] = ()
     joins: tuple[Join, ...] = ()
-    # Line of each definition by name, if read from a text
-    lines: Mapping[str, int] = field(default_factory=dict, compare=False, repr=False)
+    lines: Mapping[str, int] = field(default_factory=dict, compare=False, repr=False)  # numbers
     fingerprint: str = field(init=False)  # hash of the canonical form, equal for equal definitions
 
     def __post_init__(self) -> None:
@@ -310,11 +302,7 @@ def emitted_types(definitions: Definitions) -> dict[str, str]:
 
 
 def endless_action(definitions: Definitions) -> tuple[str, str] | None:
-    """Find the first definition whose action leads to itself without end.
-
-    Returns:
-        Its name and an error message; None without one.
-    """
+    """Find the first definition whose action leads to itself, and the error message."""
     emits = emitted_types(definitions)
     takes: dict[str, set[str]] = {join.name: set(join.events) for join in definitions.joins}
     for sequence in definitions.sequences:

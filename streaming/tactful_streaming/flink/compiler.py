@@ -49,11 +49,8 @@ class FlinkOptions:
     features_topic: str = "features"  # topic for values of features
     matches_topic: str = "matches"  # topic for matches of sequences and pairs of joins
     group_id: str = "tactful-flink"  # consumer group whose offsets show the job's progress
-    # Delay of the watermark behind the newest event, milliseconds: the engine's delay plus its
-    # allowed lateness
-    watermark_delay_ms: int = 300_000
-    # Time without an entry after which a partition does not hold back the watermark; 0: never
-    idle_timeout_ms: int = 60_000
+    watermark_delay_ms: int = 300_000  # the engine's delay plus its allowed lateness
+    idle_timeout_ms: int = 60_000  # silence after which a partition counts as idle; 0: never
     dedupe_days: int = 7  # days for which an event id is stored; 0: events are not deduplicated
     # Whether the topic holds items, too. Without them the category comes from the event alone, and
     # `item.` sources are refused.
@@ -65,13 +62,9 @@ class FlinkOptions:
     parallelism: int = 0  # subtasks of each operator; 0: the cluster's default
     checkpoint_ms: int = 10_000  # milliseconds between checkpoints
     state_backend: Literal["rocksdb", "hashmap"] = "rocksdb"
-    # Whether results are written in transactions at every checkpoint; otherwise at once, and
-    # possibly twice
-    exactly_once: bool = False
-    # By partition, the offset at which reading ends; None: never
-    end_offsets: Mapping[int, int] | None = None
-    # Further client properties: security, tuning
-    kafka: Mapping[str, str] = field(default_factory=dict)
+    exactly_once: bool = False  # whether results are written in transactions; else perhaps twice
+    end_offsets: Mapping[int, int] | None = None  # by partition, where reading ends; None: never
+    kafka: Mapping[str, str] = field(default_factory=dict)  # further client properties
     job: str = "tactful"
 
 

@@ -11,18 +11,7 @@ from tactful_streaming.definitions.model import (
     SessionWindow,
     Window,
 )
-from tactful_streaming.flink.sql_text import (
-    CannotCompile,
-    double,
-    entity_column,
-    interval,
-    literal,
-    milliseconds_of,
-    name,
-    number_of,
-    one_of,
-    text_of,
-)
+from tactful_streaming.flink import sql_text as sql
 
 NUMBERS = "features"
 """The table of features that are a number."""
@@ -40,17 +29,17 @@ _TIME = "`timestamp`"
 
 def feature_statements(feature: Feature, decay_plan: DecayPlan) -> tuple[list[str], str]:
     """Compile a feature to views and the INSERT of its values."""
-    source = name(f"in_{feature.name}")
+    source = sql.name(f"in_{feature.name}")
     views = [f"CREATE TEMPORARY VIEW {source} AS\n{_source(feature)}"]
     if feature.aggregate in ("last_time", "last_n"):
         return views, _latest(feature, source)
     if isinstance(feature.window, ForwardDecay):
-        raise CannotCompile(
+        raise sql.CannotCompile(
             "forward decay has no windows that end, so there is no stream of results: use a "
             "window with decay"
         )
     if decay_plan == "panes" and isinstance(feature.window, Window) and feature.window.decay != 1:
-        panes = name(f"panes_{feature.name}")
+        panes = sql.name(f"panes_{feature.name}")
         views.append(f"CREATE TEMPORARY VIEW {panes} AS\n{_panes(feature, feature.window, source)}")
         return views, _of_panes(feature, feature.window, panes)
     return views, _windowed(feature, source)
@@ -58,22 +47,22 @@ def feature_statements(feature: Feature, decay_plan: DecayPlan) -> tuple[list[st
 
 def _source(feature: Feature) -> str:
     """Compile the query of the events that count, with their key, group and value."""
-    columns = [f"{entity_column(feature.entity)} AS entity_key"]
+    columns = [f"{sql.entity_column(feature.entity)} AS entity_key"]
     if feature.group_by is not None:
-        columns.append(f"{text_of(feature.group_by)} AS group_key")
+        columns.append(f"{sql.text_of(feature.group_by)} AS group_key")
     if feature.of is not None:
-        of = number_of(feature.of) if feature.aggregate in _NUMERIC else text_of(feature.of)
+        of = sql.number_of(feature.of) if feature.aggregate in _NUMERIC else sql.text_of(feature.of)
         columns.append(f"{of} AS of_value")
     needed = [column.rpartition(" AS ")[2] for column in columns]
     return (
         f"SELECT * FROM (SELECT {', '.join(columns)}, {_TIME}, et, arrival FROM events\n"
-        f"  WHERE {one_of('type', feature.events)})\n"
+        f"  WHERE {sql.one_of('type', feature.events)})\n"
         f"WHERE {' AND '.join(f'{column} IS NOT NULL' for column in needed)}"
     )
 
 
 def _windowed(feature: Feature, source: str) -> str:
-    start, end = milliseconds_of("window_start"), milliseconds_of("window_end")
+    start, end = sql.milliseconds_of("window_start"), sql.milliseconds_of("window_end")
     return (
         f"{_insert(feature, start, end, _value(feature))}\n"
         f"FROM TABLE({_table_function(feature, source)})\n"
@@ -85,14 +74,14 @@ def _table_function(feature: Feature, source: str) -> str:
     window, time = feature.window, "DESCRIPTOR(et)"
     if isinstance(window, SessionWindow):
         by = ", ".join(_keys(feature))
-        return f"SESSION(TABLE {source} PARTITION BY ({by}), {time}, {interval(window.gap_ms)})"
+        return f"SESSION(TABLE {source} PARTITION BY ({by}), {time}, {sql.interval(window.gap_ms)})"
     if isinstance(window, CumulativeWindow):
-        step, size = interval(window.step_ms), interval(window.size_ms)
+        step, size = sql.interval(window.step_ms), sql.interval(window.size_ms)
         return f"CUMULATE(TABLE {source}, {time}, {step}, {size})"
     assert isinstance(window, Window)
     if window.panes == 1:
-        return f"TUMBLE(TABLE {source}, {time}, {interval(window.size_ms)})"
-    slide, span = interval(window.slide_ms), interval(window.span_ms)
+        return f"TUMBLE(TABLE {source}, {time}, {sql.interval(window.size_ms)})"
+    slide, span = sql.interval(window.slide_ms), sql.interval(window.span_ms)
     return f"HOP(TABLE {source}, {time}, {slide}, {span})"
 
 
@@ -110,7 +99,7 @@ def _value(feature: Feature) -> str:
         return f"last_number(of_value, {_TIME})"
     if aggregate == "quantile":
         assert feature.q is not None
-        return f"quantile_kll(of_value, {double(feature.q)})"
+        return f"quantile_kll(of_value, {sql.double(feature.q)})"
     return {
         "count": "CAST(COUNT(*) AS DOUBLE)",
         "sum": "SUM(of_value)",
@@ -128,7 +117,9 @@ def _decayed(amount: str, window: Window) -> str:
     """
     slide = f"CAST({window.slide_ms} AS BIGINT)"
     sums = f"pane_sums({amount}, {_TIME}, {slide})"
-    return f"decayed({sums}, {milliseconds_of('window_end')}, {slide}, {double(window.decay)})"
+    return (
+        f"decayed({sums}, {sql.milliseconds_of('window_end')}, {slide}, {sql.double(window.decay)})"
+    )
 
 
 def _panes(feature: Feature, window: Window, source: str) -> str:
@@ -136,7 +127,7 @@ def _panes(feature: Feature, window: Window, source: str) -> str:
     return (
         f"SELECT {keys}, window_time AS pane_time, CAST(COUNT(*) AS DOUBLE) AS amounts"
         f"{', SUM(of_value) AS total' if feature.of is not None else ''}\n"
-        f"FROM TABLE(TUMBLE(TABLE {source}, DESCRIPTOR(et), {interval(window.slide_ms)}))\n"
+        f"FROM TABLE(TUMBLE(TABLE {source}, DESCRIPTOR(et), {sql.interval(window.slide_ms)}))\n"
         f"GROUP BY {keys}, window_start, window_end, window_time"
     )
 
@@ -144,25 +135,22 @@ def _panes(feature: Feature, window: Window, source: str) -> str:
 def _of_panes(feature: Feature, window: Window, panes: str) -> str:
     """Compile a decayed window from its panes: TUMBLE, then HOP over ``window_time``."""
     # A pane's window_time is its end less a millisecond; the newest pane of a window has age 0.
-    end = milliseconds_of("window_end")
-    pane = milliseconds_of("CAST(pane_time AS TIMESTAMP(3))")
+    end = sql.milliseconds_of("window_end")
+    pane = sql.milliseconds_of("CAST(pane_time AS TIMESTAMP(3))")
     age = f"(({end} - 1 - {pane}) / {window.slide_ms})"
-    weight = f"POWER({double(window.decay)}, CAST({age} AS DOUBLE))"
+    weight = f"POWER({sql.double(window.decay)}, CAST({age} AS DOUBLE))"
     counts, sums = f"SUM(amounts * {weight})", f"SUM(total * {weight})"
     value = {"count": counts, "sum": sums, "mean": f"{sums} / {counts}"}[feature.aggregate]
-    slide, span = interval(window.slide_ms), interval(window.span_ms)
+    slide, span = sql.interval(window.slide_ms), sql.interval(window.span_ms)
     return (
-        f"{_insert(feature, milliseconds_of('window_start'), end, value)}\n"
+        f"{_insert(feature, sql.milliseconds_of('window_start'), end, value)}\n"
         f"FROM TABLE(HOP(TABLE {panes}, DESCRIPTOR(pane_time), {slide}, {span}))\n"
         f"GROUP BY {', '.join(_keys(feature))}, window_start, window_end"
     )
 
 
 def _latest(feature: Feature, source: str) -> str:
-    """Compile a feature without a window, which every event updates.
-
-    Start and end of the window are the time of the newest event.
-    """
+    """Compile a feature without a window: start and end are of the newest event."""
     newest = f"MAX({_TIME}) OVER so_far"
     value = f"CAST({newest} AS DOUBLE)"
     if feature.aggregate == "last_n":
@@ -177,7 +165,7 @@ def _latest(feature: Feature, source: str) -> str:
 
 def _insert(feature: Feature, start: str, end: str, value: str) -> str:
     """Compile the beginning of an INSERT: table and columns."""
-    feature_name = literal(feature.name)
+    feature_name = sql.literal(feature.name)
     if feature.aggregate in _LISTED:
         row = f"list_row({feature_name}, entity_key, {start}, {end}, {value})"
         return f"INSERT INTO {LISTS}\nSELECT entity_key || '|', {row}"

@@ -33,16 +33,13 @@ class _Http:
     def __init__(
         self, url: str, *, timeout: float = 60.0, headers: Mapping[str, str] | None = None
     ) -> None:
-        """Address the server at `url`, such as ``http://127.0.0.1:8081``."""
         self._url = url.rstrip("/")
         self._client = httpx.Client(base_url=self._url, timeout=timeout, headers=headers)
 
     def __enter__(self) -> Self:
-        """Return itself."""
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Close the connections."""
         self._client.close()
 
     def _call(self, method: str, path: str, **options: Any) -> dict[str, Any]:

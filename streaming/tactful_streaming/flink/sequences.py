@@ -17,17 +17,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tactful_streaming.definitions.model import Join, Sequence, Step
+from tactful_streaming.flink import sql_text as sql
 from tactful_streaming.flink.silences import silence_views
-from tactful_streaming.flink.sql_text import (
-    CannotCompile,
-    entity_column,
-    interval,
-    literal,
-    milliseconds_of,
-    name,
-    one_of,
-    text_of,
-)
 
 MATCHES = "found"
 """The table of matches and pairs."""
@@ -77,7 +68,7 @@ class _Pattern:
         if self.silence and any(step.optional and step.least > 1 for step in self.steps):
             # MATCH_RECOGNIZE delays a match while an earlier one may be completed, and `silences`
             # would drop it as late.
-            raise CannotCompile(
+            raise sql.CannotCompile(
                 "before a last `not` an optional step must not need more than one event: a match "
                 "that begins later could end earlier"
             )
@@ -91,12 +82,12 @@ class _Pattern:
         last = max(number for number, step in enumerate(self.steps) if not step.optional)
         idle, ending = len(self.steps) - 1 - last, self.steps[last]
         if self.silence and (idle or ending.most != ending.least):
-            raise CannotCompile(
+            raise sql.CannotCompile(
                 "before a last `not` the number of events must be fixed: MATCH_RECOGNIZE cannot "
                 "extend a match while it waits"
             )
         if any(self._forbidden[last + 1 : len(self.steps)]):
-            raise CannotCompile("a `not` after the last required step must be the last step")
+            raise sql.CannotCompile("a `not` after the last required step must be the last step")
         self.steps = self.steps[: last + 1]
 
     def _slots(self) -> list[_Slot]:
@@ -109,7 +100,7 @@ class _Pattern:
                 for repeat in range(most)
             ]
         if len(slots) > _MOST_VARIABLES:
-            raise CannotCompile(
+            raise sql.CannotCompile(
                 f"its steps need {len(slots)} variables, one for each event; at most "
                 f"{_MOST_VARIABLES} are compiled: use fewer repetitions"
             )
@@ -167,9 +158,9 @@ class _Pattern:
             elif len(barred) < len(targets) or self._loops(slot):
                 barring.add(type_)
         if barring and self._loops(slot):
-            raise CannotCompile("a `not` directly after a step that is repeated without limit")
+            raise sql.CannotCompile("a `not` directly after a step that is repeated without limit")
         if len({tuple(self._barred(slot, type_)) for type_ in barring}) > 1:
-            raise CannotCompile("several `not`s between steps of which some are optional")
+            raise sql.CannotCompile("several `not`s between steps of which some are optional")
         return frozenset(passed), frozenset(barring)
 
     def variables(self) -> list[_Variable]:
@@ -280,7 +271,7 @@ class _Pattern:
 
 def _any_of(column: str, types: _Types) -> str:
     # Flink's planner fails on IN inside the arguments of an aggregate function.
-    return " OR ".join(f"{column} = {literal(type_)}" for type_ in sorted(types))
+    return " OR ".join(f"{column} = {sql.literal(type_)}" for type_ in sorted(types))
 
 
 def _taken(variable: str) -> str:
@@ -297,8 +288,8 @@ def _array(ids: list[str], slots: list[_Slot]) -> str:
 def sequence_statements(sequence: Sequence) -> tuple[list[str], str]:
     """Compile a sequence to views and the INSERT of its matches."""
     pattern = _Pattern(sequence)
-    rows, final = name(f"in_{sequence.name}"), name(f"found_{sequence.name}")
-    begun = name(f"begun_{sequence.name}") if pattern.silence else final
+    rows, final = sql.name(f"in_{sequence.name}"), sql.name(f"found_{sequence.name}")
+    begun = sql.name(f"begun_{sequence.name}") if pattern.silence else final
     views = [
         f"CREATE TEMPORARY VIEW {rows} AS\n{_rows(sequence)}",
         f"CREATE TEMPORARY VIEW {begun} AS\n{_matches(sequence, pattern, rows)}",
@@ -310,11 +301,11 @@ def sequence_statements(sequence: Sequence) -> tuple[list[str], str]:
 
 def join_statements(join: Join, watermark_delay_ms: int) -> tuple[list[str], str]:
     """Compile a join to views and the INSERT of its pairs."""
-    rows, updates = name(f"in_{join.name}"), name(f"items_{join.name}")
-    key = entity_column(join.entity)
+    rows, updates = sql.name(f"in_{join.name}"), sql.name(f"items_{join.name}")
+    key = sql.entity_column(join.entity)
     # Flink removes rows later than the engine. The watermark at the arrival of each side (including
     # the event's own timestamp) shows which rows the engine has removed by then.
-    watermark = milliseconds_of("CAST(CURRENT_WATERMARK(et) AS TIMESTAMP(3))")
+    watermark = sql.milliseconds_of("CAST(CURRENT_WATERMARK(et) AS TIMESTAMP(3))")
     before = f"COALESCE({watermark} + 1, 0)"
     columns = "`partition`, item_id, `timestamp`, et"
     views = [
@@ -322,16 +313,16 @@ def join_statements(join: Join, watermark_delay_ms: int) -> tuple[list[str], str
         f"SELECT {key} AS entity_key, event_id, {columns},\n"
         f"  GREATEST({before}, `timestamp` - {watermark_delay_ms}) AS heard\n"
         "FROM events\n"
-        f"WHERE {one_of('type', join.events)} AND {key} IS NOT NULL AND item_id IS NOT NULL",
+        f"WHERE {sql.one_of('type', join.events)} AND {key} IS NOT NULL AND item_id IS NOT NULL",
         f"CREATE TEMPORARY VIEW {updates} AS\n"
         f"SELECT {columns}, {before} AS heard FROM `log` WHERE kind = 'item'",
     ]
     start, end = (f"{f}(e.`timestamp`, i.`timestamp`)" for f in ("LEAST", "GREATEST"))
-    within = interval(join.within_ms)
+    within, label = sql.interval(join.within_ms), sql.literal(join.name)
     # Every partition has the updates of all items; an event is joined with those of its own.
     return views, (
         f"INSERT INTO {MATCHES}\n"
-        f"SELECT e.entity_key || '|' || e.item_id, {literal(join.name)}, e.entity_key, e.item_id,\n"
+        f"SELECT e.entity_key || '|' || e.item_id, {label}, e.entity_key, e.item_id,\n"
         f"  {start}, {end}, ARRAY[e.event_id]\n"
         f"FROM {rows} AS e JOIN {updates} AS i\n"
         "ON e.`partition` = i.`partition` AND e.item_id = i.item_id\n"
@@ -342,11 +333,11 @@ def join_statements(join: Join, watermark_delay_ms: int) -> tuple[list[str], str
 
 def _rows(sequence: Sequence) -> str:
     """Compile the query of the events of a sequence, with their partition keys."""
-    same = "''" if sequence.same is None else text_of(sequence.same)
+    same = "''" if sequence.same is None else sql.text_of(sequence.same)
     types = sorted({type_ for step in sequence.steps for type_ in step.events})
     any_matters = any(not step.events for step in sequence.steps)
-    wanted = "" if any_matters else f" AND {one_of('type', types)}"
-    key = entity_column(sequence.entity)
+    wanted = "" if any_matters else f" AND {sql.one_of('type', types)}"
+    key = sql.entity_column(sequence.entity)
     return (
         f"SELECT * FROM (SELECT {key} AS entity_key, {same} AS same_key,\n"
         "    type, event_id, `timestamp`, `offset`, et FROM events)\n"
@@ -379,7 +370,7 @@ def _matches(sequence: Sequence, pattern: _Pattern, rows: str) -> str:
         "  PARTITION BY entity_key, same_key ORDER BY et\n"
         f"  MEASURES {', '.join(measures)}\n"
         f"  ONE ROW PER MATCH AFTER MATCH SKIP {behind}\n"
-        f"  PATTERN ({written}) WITHIN {interval(sequence.within_ms)}\n"
+        f"  PATTERN ({written}) WITHIN {sql.interval(sequence.within_ms)}\n"
         f"  DEFINE\n    {defined})"
     )
 
@@ -388,7 +379,7 @@ def _insert_matches(sequence: Sequence, view: str) -> str:
     same = "CAST(NULL AS STRING)" if sequence.same is None else "same_key"
     return (
         f"INSERT INTO {MATCHES}\n"
-        f"SELECT entity_key || '|' || same_key, {literal(sequence.name)}, entity_key, {same},\n"
+        f"SELECT entity_key || '|' || same_key, {sql.literal(sequence.name)}, entity_key, {same},\n"
         f"  `start`, `end`, `events`\n"
         f"FROM {view}"
     )

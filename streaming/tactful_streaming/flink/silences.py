@@ -17,10 +17,7 @@ _NOTHING = "CAST(NULL AS BIGINT)"
 
 
 def longest_wait_ms(sequence: Sequence) -> int:
-    """Return the longest wait of a match after its last event, milliseconds.
-
-    0 for a sequence that does not end with a ``not``.
-    """
+    """Return the longest wait after the last event, ms; 0 without a last ``not``."""
     last = sequence.steps[-1]
     if not last.negated:
         return 0

@@ -25,11 +25,7 @@ NO_OFFSET: Final = -1001
 
 
 def import_kafka() -> ModuleType:
-    """Import the Kafka client.
-
-    Raises:
-        LogError: if it is not installed.
-    """
+    """Import the Kafka client; raise LogError if it is not installed."""
     try:
         import confluent_kafka
     except ImportError as error:

@@ -68,8 +68,7 @@ class KafkaSettings:
     # batches is slow. Rows that workers write in transactions wait for the commit instead.
     linger_ms: int = 5
     delivery_timeout_ms: int = 30_000  # time after which an append fails, milliseconds
-    # Time without a heartbeat after which a group member is removed, milliseconds
-    session_timeout_ms: int = 6_000
+    session_timeout_ms: int = 6_000  # without a heartbeat, a group member is removed
     # More properties of librdkafka, by their names there
     extra: Mapping[str, str | int | float | bool] = field(
         default_factory=lambda: MappingProxyType({})

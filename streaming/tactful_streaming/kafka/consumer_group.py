@@ -15,18 +15,7 @@ from itertools import groupby
 from typing import Any
 
 from tactful_streaming.contract.record_batch import Records
-from tactful_streaming.kafka.client import (
-    NO_OFFSET,
-    Causes,
-    ask,
-    dropped_records,
-    explain,
-    import_kafka,
-    lasting_problem,
-    missing_offset,
-    open_consumer,
-    partition_bounds,
-)
+from tactful_streaming.kafka import client
 from tactful_streaming.kafka.config import KafkaSettings
 
 _logger = logging.getLogger(__name__)
@@ -69,22 +58,14 @@ class PartitionGroup:
     ) -> None:
         """Subscribe; the first polls join `group`.
 
-        Args:
-            settings: address and name of the topic.
-            group: name of the group.
-            assigned: called with each newly assigned partition; opens its state and returns the
-                offset to read from. None: the offset committed to the group, else the oldest.
-            revoked: called with partitions before they are revoked: commit their state, then close
-                it. Another member may own them when it returns.
-            lost: called with partitions that another member took after this one missed its
-                heartbeats: close their state, commit nothing.
-            instance: name of this member across restarts, so that a quick restart moves no
-                partitions; None for a new member each time.
-            timeout_s: longest wait for an answer of the broker, seconds.
-            clock: current time, epoch milliseconds.
+        `assigned` opens the state of a newly assigned partition and returns the offset to read
+        from; None: the offset committed to the group, else the oldest. `revoked` commits and closes
+        the state of partitions, which another member may own when it returns. `lost` closes the
+        state of those that another member took after this one missed its heartbeats. A member
+        that keeps the name `instance` across a quick restart moves no partitions.
         """
         self._settings = settings
-        self._kafka = import_kafka()
+        self._kafka = client.import_kafka()
         self._assigned = assigned
         self._timeout_s = timeout_s
         self._clock = clock
@@ -93,12 +74,12 @@ class PartitionGroup:
         self._ends: dict[int, int] = {}
         self._moved: set[int] = set()
         self._problem: BaseException | None = None
-        self._causes = Causes()
+        self._causes = client.Causes()
         self._away = False
         config = settings.consumer_config(group)
         if instance is not None:
             config["group.instance.id"] = instance
-        self._consumer = open_consumer(config, self._on_error)
+        self._consumer = client.open_consumer(config, self._on_error)
         self._consumer.subscribe(
             [settings.topic],
             on_assign=self._on_assign,
@@ -206,16 +187,12 @@ class PartitionGroup:
             values = list(map(message_class.value, run))
             if None in values:
                 values = [value or b"" for value in values]
-            records[number] = Records(self._offsets(run), values)
+            first, last = run[0].offset(), run[-1].offset()
+            dense = last - first + 1 == len(run)
+            offsets = range(first, last + 1) if dense else list(map(message_class.offset, run))
+            records[number] = Records(offsets, values)
             self._newest[number] = run[-1].timestamp()[1]
         return records
-
-    def _offsets(self, run: Sequence[Any]) -> Sequence[int]:
-        """Offsets of messages of one partition, in ascending order."""
-        first, last = run[0].offset(), run[-1].offset()
-        if last - first + 1 == len(run):
-            return range(first, last + 1)
-        return list(map(self._kafka.Message.offset, run))
 
     def _on_assign(self, consumer: Any, partitions: Sequence[Any]) -> None:
         numbers = [tp.partition for tp in partitions]
@@ -234,15 +211,17 @@ class PartitionGroup:
 
     def _start(self, number: int) -> int:
         position = self._assigned(number)
-        low, _ = partition_bounds(self._consumer, self._settings, number, self._timeout_s)
+        low, _ = client.partition_bounds(self._consumer, self._settings, number, self._timeout_s)
         if position is not None:
             if position < low:
-                raise dropped_records(self._settings, number, low, position)
+                raise client.dropped_records(self._settings, number, low, position)
             return position
         try:
-            committed = ask(lambda: self._consumer.committed([self._tp(number)], self._timeout_s))
+            committed = client.ask(
+                lambda: self._consumer.committed([self._tp(number)], self._timeout_s)
+            )
         except self._kafka.KafkaException as error:
-            raise explain(error.args[0], self._settings) from error
+            raise client.explain(error.args[0], self._settings) from error
         return max(int(committed[0].offset), low)
 
     def _drop(self, partitions: Sequence[Any], callback: Callable[[Sequence[int]], None]) -> None:
@@ -266,7 +245,7 @@ class PartitionGroup:
             if number in self._next:
                 self._ends[number] = offset
         elif error.code() == self._kafka.KafkaError._AUTO_OFFSET_RESET:
-            self._fail(missing_offset(self._settings, number, self._next.get(number)))
+            self._fail(client.missing_offset(self._settings, number, self._next.get(number)))
         else:
             self._on_error(error)
 
@@ -275,9 +254,9 @@ class PartitionGroup:
         # The loss of one broker of several is harmless; the loss of all is logged once.
         if error.code() == self._kafka.KafkaError._ALL_BROKERS_DOWN and not self._away:
             self._away = True
-            problem = explain(error, self._settings, self._causes)
+            problem = client.explain(error, self._settings, self._causes)
             _logger.warning("nothing is read until a broker answers: %s", problem)
-        lasting = lasting_problem(error, self._settings, self._causes)
+        lasting = client.lasting_problem(error, self._settings, self._causes)
         # After MAX_POLL_EXCEEDED the client joins the group again by itself.
         if lasting is not None and error.code() != self._kafka.KafkaError._MAX_POLL_EXCEEDED:
             self._fail(lasting)
@@ -291,5 +270,5 @@ class PartitionGroup:
         """Make the next poll raise the first problem."""
         self._problem = self._problem or problem
 
-    def _tp(self, number: int, offset: int = NO_OFFSET) -> Any:
+    def _tp(self, number: int, offset: int = client.NO_OFFSET) -> Any:
         return self._kafka.TopicPartition(self._settings.topic, number, offset)

@@ -23,14 +23,7 @@ from tactful_streaming.errors import (
     LogWriteError,
     TopicError,
 )
-from tactful_streaming.kafka.client import (
-    Causes,
-    count_partitions,
-    explain,
-    import_kafka,
-    lost_identity,
-    open_producer,
-)
+from tactful_streaming.kafka import client
 from tactful_streaming.kafka.config import MAX_KAFKA_PAYLOAD, KafkaSettings
 from tactful_streaming.kafka.kafka_partition import KafkaPartition
 from tactful_streaming.log.event_log import Positions
@@ -75,7 +68,7 @@ class KafkaLog:
             LogError: if the client is not installed or refuses the settings.
         """
         self._settings = settings
-        self._kafka = import_kafka()
+        self._kafka = client.import_kafka()
         self._max_waiting_bytes = max_waiting_bytes
         self._clock = clock
         self._lock = threading.Lock()
@@ -88,7 +81,7 @@ class KafkaLog:
         self._fatal = False
         self._probe_at = 0.0
         self._closed = False
-        self._causes = Causes()
+        self._causes = client.Causes()
         self._producer = self._connect()
         self._probe(connect_timeout_s)
         if isinstance(self._problem, TopicError):
@@ -180,7 +173,7 @@ class KafkaLog:
         self.close()
 
     def _connect(self) -> Any:
-        return open_producer(self._settings.producer_config(), self._on_error)
+        return client.open_producer(self._settings.producer_config(), self._on_error)
 
     def _produce(self, routed: Mapping[int, list[dict[str, Any]]]) -> Future[Positions]:
         sizes = [len(message["value"]) for messages in routed.values() for message in messages]
@@ -231,12 +224,12 @@ class KafkaLog:
                 self._ends[number] = max(end, self._ends.get(number, 0))
             append.future.set_result(append.ends)
             return
-        error = explain(append.error, self._settings)
+        error = client.explain(append.error, self._settings)
         if isinstance(error, LogUnreachableError):
             self._suspect = True
         elif not isinstance(error, TopicError):
             error = LogWriteError(f"Kafka did not take an append: {error}")
-        self._fatal |= lost_identity(append.error)
+        self._fatal |= client.lost_identity(append.error)
         append.future.set_exception(error)
 
     def _on_error(self, error: Any) -> None:
@@ -286,10 +279,10 @@ class KafkaLog:
         """Check that a broker answers and that the topic is unchanged."""
         before = self._problem
         try:
-            count = count_partitions(self._producer, self._settings, timeout_s)
+            count = client.count_partitions(self._producer, self._settings, timeout_s)
         except self._kafka.KafkaException as error:
             self._producer.poll(0)
-            self._problem = explain(error.args[0], self._settings, self._causes)
+            self._problem = client.explain(error.args[0], self._settings, self._causes)
         else:
             self._problem = self._check_count(count)
         self._probe_at = self._clock() + _PROBE_EVERY_S

@@ -9,15 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from tactful_streaming.errors import LogError, LogUnreachableError, OffsetError, TopicError
-from tactful_streaming.kafka.client import (
-    count_partitions,
-    explain,
-    import_kafka,
-    lasting_problem,
-    missing_offset,
-    open_consumer,
-    partition_bounds,
-)
+from tactful_streaming.kafka import client
 
 if TYPE_CHECKING:
     from tactful_streaming.kafka.kafka_log import KafkaLog
@@ -46,13 +38,13 @@ class KafkaPartition:
         self._timeout_s = timeout_s
         self._clock = clock
         self._settings = log.settings
-        self._kafka = import_kafka()
+        self._kafka = client.import_kafka()
         self._lock = threading.RLock()
         self._position: int | None = None
         self._read_end = 0
         self._broker_end = 0
         self._problem: LogError | None = None
-        self._consumer = open_consumer(
+        self._consumer = client.open_consumer(
             self._settings.consumer_config("tactful-readers"), self._on_error
         )
 
@@ -101,7 +93,7 @@ class KafkaPartition:
 
     def _bounds(self) -> tuple[int, int]:
         try:
-            low, high = partition_bounds(
+            low, high = client.partition_bounds(
                 self._consumer, self._settings, self._number, self._timeout_s
             )
         except TopicError as error:
@@ -116,9 +108,9 @@ class KafkaPartition:
 
     def _exists_at_broker(self) -> bool:
         try:
-            count = count_partitions(self._consumer, self._settings, self._timeout_s)
+            count = client.count_partitions(self._consumer, self._settings, self._timeout_s)
         except self._kafka.KafkaException as error:
-            raise explain(error.args[0], self._settings) from error
+            raise client.explain(error.args[0], self._settings) from error
         return count is not None and self._number < count
 
     def _known_end(self) -> int:
@@ -194,9 +186,9 @@ class KafkaPartition:
 
     def _on_error(self, error: Any) -> None:
         if error.code() == self._kafka.KafkaError._AUTO_OFFSET_RESET:
-            self._problem = missing_offset(self._settings, self._number, self._position)
+            self._problem = client.missing_offset(self._settings, self._number, self._position)
         else:
-            self._problem = lasting_problem(error, self._settings) or self._problem
+            self._problem = client.lasting_problem(error, self._settings) or self._problem
 
     def _check(self) -> None:
         if self._problem is not None:

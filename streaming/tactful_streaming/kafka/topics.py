@@ -6,13 +6,7 @@ import logging
 from typing import Final
 
 from tactful_streaming.errors import TopicError
-from tactful_streaming.kafka.client import (
-    Causes,
-    count_partitions,
-    explain,
-    import_kafka,
-    open_producer,
-)
+from tactful_streaming.kafka import client
 from tactful_streaming.kafka.config import MAX_KAFKA_BATCH, KafkaSettings
 from tactful_streaming.state.key_layout import TOPIC
 from tactful_streaming.state.store import StateStore
@@ -35,26 +29,14 @@ def ensure_topic(
     """Create the topic of the log if it does not exist.
 
     The number of partitions cannot be changed later: users are routed by it. Twice the number of
-    consumer threads leaves room to double them.
-
-    Args:
-        settings: address and name of the topic.
-        consumer_threads: number of threads that will read it.
-        partitions: number of partitions; None: twice the number of consumer threads.
-        replication: number of brokers that hold each partition; an append is acknowledged by all
-            but one of them.
-        retention_ms: age at which records are dropped; None keeps them for ever.
-        retention_bytes: size of a partition beyond which records are dropped; None: no limit.
-        timeout_s: timeout, seconds.
+    consumer threads leaves room to double them, and is the default. An append is acknowledged by
+    all but one of the `replication` brokers that hold a partition. Retention (None: for ever) is by
+    age of records, milliseconds, and by size of a partition, bytes.
 
     Returns:
         The number of partitions of the topic, also if it existed.
-
-    Raises:
-        LogUnreachableError: if no broker answers.
-        LogError: if the topic cannot be created.
     """
-    kafka = import_kafka()
+    kafka = client.import_kafka()
     from confluent_kafka.admin import AdminClient
 
     wanted = 2 * consumer_threads if partitions is None else partitions
@@ -70,12 +52,12 @@ def ensure_topic(
             "max.message.bytes": str(MAX_KAFKA_BATCH),
         },
     )
-    causes = Causes()
+    causes = client.Causes()
     # The admin client does not say why it has no connection; a producer does.
-    producer = open_producer(settings.client_config(), causes.note)
+    producer = client.open_producer(settings.client_config(), causes.note)
     admin = AdminClient(settings.client_config())
     try:
-        count = count_partitions(producer, settings, timeout_s)
+        count = client.count_partitions(producer, settings, timeout_s)
         if count is not None:
             return count
         admin.create_topics([topic], request_timeout=timeout_s)[settings.topic].result()
@@ -84,8 +66,8 @@ def ensure_topic(
         # Another process may have created it just now.
         if error.args[0].code() != kafka.KafkaError.TOPIC_ALREADY_EXISTS:
             producer.poll(0)
-            raise explain(error.args[0], settings, causes) from error
-    return count_partitions(admin, settings, timeout_s) or wanted
+            raise client.explain(error.args[0], settings, causes) from error
+    return client.count_partitions(admin, settings, timeout_s) or wanted
 
 
 def topic_id(settings: KafkaSettings, *, timeout_s: float = 10.0) -> str | None:
@@ -94,7 +76,7 @@ def topic_id(settings: KafkaSettings, *, timeout_s: float = 10.0) -> str | None:
     Raises:
         TopicError: if there is no such topic.
     """
-    kafka = import_kafka()
+    kafka = client.import_kafka()
     from confluent_kafka.admin import AdminClient
 
     admin = AdminClient(settings.client_config())
@@ -102,13 +84,10 @@ def topic_id(settings: KafkaSettings, *, timeout_s: float = 10.0) -> str | None:
     try:
         described = admin.describe_topics(asked, request_timeout=timeout_s)[settings.topic].result()
     except kafka.KafkaException as error:
-        unsupported = (
-            kafka.KafkaError._UNSUPPORTED_FEATURE,
-            kafka.KafkaError.UNSUPPORTED_VERSION,
-        )
+        unsupported = (kafka.KafkaError._UNSUPPORTED_FEATURE, kafka.KafkaError.UNSUPPORTED_VERSION)
         if error.args[0].code() in unsupported:
             return None
-        raise explain(error.args[0], settings) from error
+        raise client.explain(error.args[0], settings) from error
     identity = str(described.topic_id)
     return None if identity == _NO_ID else identity
 
@@ -118,12 +97,9 @@ def check_topic(
 ) -> None:
     """Check that a state belongs to the present topic; store its id in a new state.
 
-    Args:
-        store: the state.
-        known: id of the present topic; None: unknown, nothing is checked.
-        fresh: whether no record was applied to the state yet.
-        where: the topic and the state, for the message.
-        cure: command that begins again with the records of the new topic, for the message.
+    `known` is the id of the present topic; if it is None, nothing is checked. A `fresh` state has
+    no record applied. `where` (topic and state) and the command `cure`, which begins again with the
+    new topic, complete the message of the TopicError.
     """
     stored = store.get(TOPIC)
     if known is None or stored == known.encode():

@@ -42,11 +42,7 @@ class TransactionalProducer:
     """
 
     def __init__(
-        self,
-        settings: KafkaSettings,
-        name: str,
-        *,
-        clock: Callable[[], float] = time.monotonic,
+        self, settings: KafkaSettings, name: str, *, clock: Callable[[], float] = time.monotonic
     ) -> None:
         """Take `name`, which fences its former owner and aborts the open transaction."""
         self._settings = settings
@@ -166,11 +162,7 @@ class TransactionalProducer:
 
     def _error(self, error: Any) -> Exception:
         kafka = self._kafka.KafkaError
-        if error.code() in (
-            kafka._FENCED,
-            kafka.PRODUCER_FENCED,
-            kafka.INVALID_PRODUCER_EPOCH,
-        ):
+        if error.code() in (kafka._FENCED, kafka.PRODUCER_FENCED, kafka.INVALID_PRODUCER_EPOCH):
             return FencedError(f"{self._where()}: another process has taken over")
         return explain(error, self._settings)
 

@@ -67,11 +67,7 @@ class DeadLetters:
         durability: Durability = "power",
         seal: Seal | None = None,
     ) -> DeadLetters:
-        """Open the dead letters in directory `path`.
-
-        Raises:
-            LogError: if the directory cannot be opened, or there is no log to read.
-        """
+        """Open the dead letters in directory `path`; `seal` encrypts payloads."""
         return cls(
             EmbeddedLog(
                 path,
@@ -83,11 +79,6 @@ class DeadLetters:
             ),
             seal,
         )
-
-    @property
-    def begin(self) -> int:
-        """Position of the oldest letter."""
-        return self._log.begin
 
     @property
     def end(self) -> int:
@@ -120,10 +111,6 @@ class DeadLetters:
 
         Payloads whose key was deleted are ticks that move no clock; without a seal, encrypted ones
         stay encrypted.
-
-        Raises:
-            LogError: if keys are not available.
-            LogCorruptedError: if a letter is damaged.
         """
         seen: set[tuple[int, int, str, bytes]] = set()
         position = max(start, self._log.begin)

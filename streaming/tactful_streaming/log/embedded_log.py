@@ -136,11 +136,7 @@ class EmbeddedLog:
         return sum(self._segments.sizes)
 
     def append(self, payloads: Sequence[bytes]) -> int:
-        """Append `payloads` in one write; durable on return.
-
-        Returns:
-            The offset after the last payload.
-        """
+        """Append `payloads` in one write, durable on return; return the offset after them."""
         with self._append_lock:
             self._check_writable()
             if self._failed is not None:
@@ -186,11 +182,8 @@ class EmbeddedLog:
 
         Only whole segments are dropped, and never the active one, which is ended when its first
         record has a sixteenth of the retention age, so no record stays longer than a sixteenth
-        beyond it. Reads of a dropped segment that have begun are completed.
-
-        Args:
-            retain_from: lowest offset that is still needed: by an engine that has not committed it,
-                or by a replay.
+        beyond it. Reads of a dropped segment that have begun are completed. Records from offset
+        `retain_from` on stay: an engine has not committed them, or a replay needs them.
         """
         with self._append_lock:
             self._check_writable()
@@ -215,9 +208,7 @@ class EmbeddedLog:
     def ended(self, *, older_than: int | None = None) -> list[EndedSegment]:
         """List all segments but the active one, oldest first.
 
-        Args:
-            older_than: end the active segment if its first record was received by then, epoch
-                milliseconds.
+        First the active one is ended if its first record was received by `older_than`, epoch ms.
         """
         with self._append_lock:
             self._check_writable()
@@ -260,14 +251,8 @@ class EmbeddedLog:
         """Copy all acknowledged records to the new directory `path`; appends may continue.
 
         Segments that are open here are copied also if retention drops them meanwhile. The copy is
-        complete and forced to disk on return.
-
-        Args:
-            path: directory of the copy.
-            copied: called after every piece with its size, bytes.
-
-        Returns:
-            The copy's begin and end.
+        complete and forced to disk on return. `copied` is called after every piece with its size,
+        bytes. The result is the copy's begin and end.
         """
         end = self.end
         path.mkdir(mode=0o700, parents=True)
@@ -387,11 +372,7 @@ def _checksum(data: bytes) -> bytes:
 
 @contextlib.contextmanager
 def lock_directory(path: Path) -> Iterator[None]:
-    """Hold the lock by which a log directory has one writer at a time.
-
-    Raises:
-        LogLockedError: if another process has it.
-    """
+    """Hold the writer's lock of a log directory; raise LogLockedError if it is taken."""
     file = os.open(path / "lock", os.O_RDWR | os.O_CREAT, 0o644)
     try:
         try:

@@ -23,11 +23,7 @@ class Seal(Protocol):
     """Encrypts and decrypts entries of the log; thread-safe."""
 
     def seal(self, payloads: Sequence[bytes]) -> list[bytes]:
-        """Encrypt entries; those of no user stay as they are.
-
-        Raises:
-            LogError: if keys are not available.
-        """
+        """Encrypt entries, except those of no user; raise LogError if keys are missing."""
 
     def open(self, payloads: Sequence[bytes]) -> list[bytes]:
         """Decrypt entries; one with a deleted key becomes a tick, a plain one stays.
@@ -83,11 +79,7 @@ class SealedPartitions:
     """
 
     def __init__(
-        self,
-        log: PartitionedLog,
-        seal: Seal,
-        *,
-        max_waiting_bytes: int = 64 * 1024 * 1024,
+        self, log: PartitionedLog, seal: Seal, *, max_waiting_bytes: int = 64 * 1024 * 1024
     ) -> None:
         """Append to `log`, which the caller closes.
 

@@ -11,27 +11,10 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Protocol
 
 from tactful_streaming.errors import BackpressureError, LogError
 from tactful_streaming.log.event_log import EventLog, PartitionedLog, Positions
 from tactful_streaming.log.segment import MAX_PAYLOAD
-
-
-class Commit(Protocol):
-    """Interface by which requests append to any log.
-
-    It raises BackpressureError if too many bytes wait (nothing was queued) and LogError if the log
-    refuses (nothing is acknowledged).
-    """
-
-    async def append_keyed(
-        self, payloads: Sequence[bytes], keys: Sequence[str | None]
-    ) -> Positions:
-        """Append; durable when it returns."""
-
-    async def close(self) -> None:
-        """Write queued appends, then stop."""
 
 
 @dataclass
@@ -72,12 +55,7 @@ class GroupCommit:
         return self._waiting_bytes
 
     async def append(self, payloads: Sequence[bytes]) -> int:
-        """Append `payloads`; durable when it returns.
-
-        Raises:
-            BackpressureError: if the queue is full; nothing was queued.
-            LogError: if the log refused the write; nothing is acknowledged.
-        """
+        """Append `payloads`, durable on return; return the offset after the last."""
         if self._closed:
             raise LogError("the log is closing: no more appends")
         if not payloads:
@@ -172,3 +150,11 @@ class KeyedCommit:
         self._closed = True
         if self._pending:
             await asyncio.wait(self._pending)
+
+
+Commit = GroupCommit | KeyedCommit
+"""Appends of requests to any log.
+
+They raise BackpressureError if too many bytes wait (nothing was queued) and LogError if the log
+refuses (nothing is acknowledged).
+"""

@@ -54,12 +54,7 @@ class Spool:
         max_bytes: int = 1024 * 1024 * 1024,
         durability: Durability = "power",
     ) -> None:
-        """Begin to send the records that an earlier process left in directory `path`.
-
-        Raises:
-            LogLockedError: if another process uses the directory.
-            LogCorruptedError: if spooled records are damaged.
-        """
+        """Begin to send the records that an earlier process left in directory `path`."""
         self._log = log
         self._max_bytes = max_bytes
         self._disk = EmbeddedLog(

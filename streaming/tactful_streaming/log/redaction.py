@@ -4,7 +4,7 @@ A segment is rewritten beside its file, forced to disk and renamed, so a process
 each segment old or new, and a repetition has the same result. If no process writes to the log,
 `redact` rewrites all segments under the writer's lock. A process that writes rewrites its ended
 segments by `draft_segment`, best in another process, and adopts the results. Readers with an old
-file open continue to read it.
+file open continue to read it. A damaged record before the end of the log raises LogCorruptedError.
 """
 
 from __future__ import annotations
@@ -19,12 +19,7 @@ from tactful_privacy.durable_files import sync
 from tactful_streaming.contract.log_entries import Tick, encode_entry
 from tactful_streaming.errors import LogCorruptedError
 from tactful_streaming.log.embedded_log import lock_directory
-from tactful_streaming.log.segment import (
-    UNFINISHED,
-    intact_payload,
-    record_bounds,
-    rewrite_record,
-)
+from tactful_streaming.log.segment import UNFINISHED, intact_payload, record_bounds, rewrite_record
 
 BLANK = encode_entry(Tick(timestamp=0))
 """Replacement of a removed record: a tick that moves no clock."""
@@ -42,9 +37,6 @@ def matching_records(path: Path, needles: Collection[bytes]) -> Iterator[tuple[i
     """Iterate over offset and payload of records with one of `needles`, oldest first.
 
     No process may write to the log in directory `path`.
-
-    Raises:
-        LogCorruptedError: if a record before the end of the log is damaged.
     """
     if not needles:
         return
@@ -91,11 +83,7 @@ def draft_segment(
 ) -> tuple[Path | None, int]:
     """Write a copy of an ended segment with some of its records replaced, as `redact`.
 
-    Returns:
-        The draft, forced to disk, or None without replacements; and the number of replacements.
-
-    Raises:
-        LogCorruptedError: if a record in it is damaged.
+    Returns the draft, forced to disk, or None without replacements; and their number.
     """
     data = segment.read_bytes()
     parts: list[bytes] = []

@@ -9,12 +9,12 @@ stays unchanged until the state has caught up, so that no reader sees a value go
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
 from tactful_streaming.errors import FencedError, OnlineStoreLostError
 from tactful_streaming.online.mirror import stored_blobs
-from tactful_streaming.online.store import OnlineStore, RedisOnlineStore
+from tactful_streaming.online.store import Blobs, BlobsByKind, OnlineStore, RedisOnlineStore
 from tactful_streaming.online.write_behind import WriteBehind
 from tactful_streaming.state.store import StateStore
 
@@ -37,7 +37,7 @@ if ARGV[2] ~= '' then redis.call('SET', KEYS[2], ARGV[2]) end
 return {1, present}
 """
 
-_Blobs = Sequence[tuple[str, bytes | None]]
+_Named = Sequence[tuple[str, bytes | None]]
 
 
 class FencedRedisStore(RedisOnlineStore):
@@ -45,9 +45,6 @@ class FencedRedisStore(RedisOnlineStore):
 
     Each write raises FencedError, and stores nothing, if another process owns the partition;
     OnlineStoreError if Redis cannot be reached or refuses.
-
-    Attributes:
-        fenced: whether a write was refused because another process owns the partition.
     """
 
     def __init__(
@@ -58,20 +55,19 @@ class FencedRedisStore(RedisOnlineStore):
         prefix: str = "tactful",
         tag: str = "",
         ttl_s: float | None = None,
-        timeout_s: float = 2.0,
     ) -> None:
         """Take ownership of the partition.
 
         The arguments are those of `RedisOnlineStore`, but not of a cluster, where a script can use
         one key only.
         """
-        super().__init__(url, prefix=prefix, tag=tag, ttl_s=ttl_s, timeout_s=timeout_s)
+        super().__init__(url, prefix=prefix, tag=tag, ttl_s=ttl_s)
         self._partition = partition
         self._epoch_key = f"{self._space}:@epoch:{partition}"
         self._epoch: int = self._redis.run(lambda client: client.incr(self._epoch_key))
-        self.fenced = False
+        self.fenced = False  # whether a write was refused because another process is the owner
 
-    def put_many(self, blobs: Mapping[str, bytes | None], *, kind: str = "user") -> None:
+    def put_many(self, blobs: Blobs, *, kind: str = "user") -> None:
         """Store blobs by key; None removes."""
         named = self._named(kind, blobs)
 
@@ -88,14 +84,7 @@ class FencedRedisStore(RedisOnlineStore):
         """Store the mark of the partition; see :meth:`OnlineStore.mark`."""
         self._write([], partition, offset, previous)
 
-    def put_marked(
-        self,
-        blobs: Mapping[str, Mapping[str, bytes | None]],
-        partition: int,
-        offset: int,
-        *,
-        previous: int,
-    ) -> None:
+    def put_marked(self, blobs: BlobsByKind, partition: int, offset: int, *, previous: int) -> None:
         """Store blobs by kind and key and the mark of the partition, in one script."""
         named = [entry for kind, of_kind in blobs.items() for entry in self._named(kind, of_kind)]
         if len(named) > _BATCH:  # a long script would block other clients of Redis
@@ -103,25 +92,20 @@ class FencedRedisStore(RedisOnlineStore):
         else:
             self._write(named, partition, offset, previous)
 
-    def _named(self, kind: str, blobs: Mapping[str, bytes | None]) -> _Blobs:
+    def _named(self, kind: str, blobs: Blobs) -> _Named:
         prefix = self._prefix(kind)
         return [(prefix + key, blob) for key, blob in blobs.items()]
 
-    def _write(self, blobs: _Blobs, partition: int, offset: int, previous: int | None) -> None:
+    def _write(self, blobs: _Named, partition: int, offset: int, previous: int | None) -> None:
         before = "" if previous is None else previous
         owned, mark = self._redis.run(
             lambda client: self._evaluate(client, blobs, partition, offset, before)
         )
         self._check(owned)
-        name = self._mark_key(partition)
-        present = self._offset(name, mark)
-        if previous is not None and present not in (offset, previous):
-            raise OnlineStoreLostError(
-                f"{name} is at {present}, not {previous}: put all entities again"
-            )
+        self._check_mark(partition, mark, offset, previous)
 
     def _evaluate(
-        self, client: Any, blobs: _Blobs, partition: int, offset: int | str, before: int | str
+        self, client: Any, blobs: _Named, partition: int, offset: int | str, before: int | str
     ) -> Any:
         stored = {name: blob for name, blob in blobs if blob is not None}
         removed = [name for name, blob in blobs if blob is None]
@@ -149,16 +133,11 @@ class PartitionView:
         written: OnlineStore | None = None,
         committed: Callable[[], None] = lambda: None,
     ) -> None:
-        """Compare the mark of `store` with the offset of a state.
+        """Compare the mark of `store`, closed with this object, with the offset of a state.
 
-        Args:
-            store: the copy; closed with this object.
-            partition: number of the partition.
-            offset: next offset of the log that the state will apply.
-            kinds: kinds of entities to copy; None: all.
-            fenced: whether `store` has refused a write because another process owns the partition.
-            written: the store behind `store`, if that writes later.
-            committed: called when the state holds all blobs that were put.
+        Only entities of `kinds` are copied (None: all). If `store` writes later, `written` is the
+        store behind it, `fenced` returns whether that refused a write, and `committed` is called
+        when the state holds all blobs that were put.
         """
         self._store = store
         self._partition = partition
@@ -174,19 +153,12 @@ class PartitionView:
         """Read the blobs of `keys`, in their order; None for a missing one."""
         return self._store.get_many(keys, kind=kind)
 
-    def put_many(self, blobs: Mapping[str, bytes | None], *, kind: str = "user") -> None:
+    def put_many(self, blobs: Blobs, *, kind: str = "user") -> None:
         """Store blobs by key, unless the copy is ahead of the state."""
         if self._ahead is None and (self._kinds is None or kind in self._kinds):
             self._store.put_many(blobs, kind=kind)
 
-    def put_marked(
-        self,
-        blobs: Mapping[str, Mapping[str, bytes | None]],
-        partition: int,
-        offset: int,
-        *,
-        previous: int,
-    ) -> None:
+    def put_marked(self, blobs: BlobsByKind, partition: int, offset: int, *, previous: int) -> None:
         """Store blobs by kind and key, then the mark of the partition."""
         if self._ahead is not None:
             self.mark(partition, offset, previous=previous)
@@ -217,11 +189,7 @@ class PartitionView:
         return self._store.marked(partition) if self._ahead is None else self._offset
 
     def committed(self) -> None:
-        """Note that the state holds all blobs that were put, and check the ownership.
-
-        Raises:
-            FencedError: if another process owns the partition.
-        """
+        """Note that the state holds all blobs put; raise FencedError if fenced."""
         self._committed()
         if self._fenced():
             raise FencedError(f"partition {self._partition}: another process writes its copy")

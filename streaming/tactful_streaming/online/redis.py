@@ -27,15 +27,7 @@ class RedisConnection:
         attempts: int = 4,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        """Connect to `url` at the first use.
-
-        Args:
-            url: ``redis://``, ``rediss://`` or ``unix://``, with ``user:password@`` for an ACL and
-                options of redis-py behind a question mark (``?ssl_ca_certs=…``).
-            cluster: whether `url` is a node of a Redis Cluster.
-            timeout_s: for connecting and for each answer, seconds.
-            attempts: largest number of attempts of an operation.
-            sleep: waits between attempts, seconds.
+        """Connect to `url` at the first use; the arguments are those of `RedisOnlineStore`.
 
         Raises:
             OnlineStoreError: if the Redis client is not installed or `url` is no Redis URL.
@@ -73,11 +65,7 @@ class RedisConnection:
         self._sleep = sleep
 
     def run(self, operation: Callable[[Any], _T]) -> _T:
-        """Return the result of `operation` on the client.
-
-        Raises:
-            OnlineStoreError: if Redis cannot be reached or refuses.
-        """
+        """Return the result of `operation`; raise OnlineStoreError if Redis fails."""
         pause = 0.05
         for attempt in range(1, self._attempts + 1):
             try:

@@ -44,41 +44,34 @@ return found
 """
 
 
+Blobs = Mapping[str, bytes | None]
+"""Blobs by key; None removes."""
+
+BlobsByKind = Mapping[str, Blobs]
+"""Blobs by kind of entity and key."""
+
+
 class OnlineStore(Protocol):
     """Packed state by kind of entity and key, and marks by partition of the log."""
 
     def get_many(self, keys: Sequence[str], *, kind: str = "user") -> list[bytes | None]:
         """Read the blobs of `keys`, in their order; None for a missing one."""
 
-    def put_many(self, blobs: Mapping[str, bytes | None], *, kind: str = "user") -> None:
+    def put_many(self, blobs: Blobs, *, kind: str = "user") -> None:
         """Store blobs by key; None removes. Repeating it is harmless."""
 
     def mark(self, partition: int, offset: int, *, previous: int | None) -> None:
         """Store the offset of a partition up to which all blobs are stored.
 
-        Args:
-            partition: number of the partition, not negative.
-            offset: next offset to apply.
-            previous: the mark to replace; None to replace any, after all blobs were put.
+        It replaces the mark `previous`; None: any, after all blobs were put.
 
         Raises:
             OnlineStoreLostError: if another mark is stored: earlier blobs are lost or overwritten,
                 and all must be put again.
         """
 
-    def put_marked(
-        self,
-        blobs: Mapping[str, Mapping[str, bytes | None]],
-        partition: int,
-        offset: int,
-        *,
-        previous: int,
-    ) -> None:
-        """Store blobs by kind and key, then the mark of a partition.
-
-        Raises:
-            OnlineStoreLostError: see :meth:`mark`.
-        """
+    def put_marked(self, blobs: BlobsByKind, partition: int, offset: int, *, previous: int) -> None:
+        """Store blobs by kind and key, then the mark of a partition as :meth:`mark`."""
 
     def marked(self, partition: int) -> int | None:
         """Read the mark of a partition; None if there is none."""
@@ -150,7 +143,7 @@ class RedisOnlineStore:
 
         return self._redis.run(read)
 
-    def put_many(self, blobs: Mapping[str, bytes | None], *, kind: str = "user") -> None:
+    def put_many(self, blobs: Blobs, *, kind: str = "user") -> None:
         """Store blobs by key; None removes. Repeating it after a failure is harmless."""
         prefix = self._prefix(kind)
         kept = [(prefix + key, blob) for key, blob in blobs.items() if blob is not None]
@@ -181,18 +174,9 @@ class RedisOnlineStore:
         name = self._mark_key(partition)
         before = "" if previous is None else previous
         answer = self._redis.run(lambda client: client.eval(_MARK_SCRIPT, 1, name, offset, before))
-        present = self._offset(name, answer)
-        if previous is not None and present not in (offset, previous):
-            raise _misplaced(partition, present, previous)
+        self._check_mark(partition, answer, offset, previous)
 
-    def put_marked(
-        self,
-        blobs: Mapping[str, Mapping[str, bytes | None]],
-        partition: int,
-        offset: int,
-        *,
-        previous: int,
-    ) -> None:
+    def put_marked(self, blobs: BlobsByKind, partition: int, offset: int, *, previous: int) -> None:
         """Store blobs by kind and key, then the mark of a partition."""
         for kind, of_kind in blobs.items():
             self.put_many(of_kind, kind=kind)
@@ -201,7 +185,7 @@ class RedisOnlineStore:
     def marked(self, partition: int) -> int | None:
         """Read the mark of a partition; None if there is none."""
         name = self._mark_key(partition)
-        return self._offset(name, self._redis.run(lambda client: client.get(name)))
+        return self._offset(partition, self._redis.run(lambda client: client.get(name)))
 
     def close(self) -> None:
         """Close the connections."""
@@ -213,13 +197,28 @@ class RedisOnlineStore:
     def _mark_key(self, partition: int) -> str:
         return f"{self._space}:{_MARKS}:{partition}"
 
-    def _offset(self, name: str, mark: bytes | None) -> int | None:
+    def _offset(self, partition: int, mark: bytes | None) -> int | None:
         try:
             return None if mark is None else int(mark)
         except ValueError as error:
             raise OnlineStoreError(
-                f"{name} in Redis is no offset: something else writes there; choose another prefix"
+                f"{self._mark_key(partition)} in Redis is no offset: something else writes there; "
+                "choose another prefix"
             ) from error
+
+    def _check_mark(
+        self, partition: int, mark: bytes | None, offset: int, previous: int | None
+    ) -> None:
+        """Check that the mark before a write was `previous`, or `offset` by a repetition."""
+        present = self._offset(partition, mark)
+        if previous is not None and present not in (offset, previous):
+            # A newer mark is of a former owner of the partition, whose blobs must be overwritten,
+            # too.
+            status = "has no mark" if present is None else f"is marked at offset {present}"
+            raise OnlineStoreLostError(
+                f"partition {partition} {status}, not {previous}: the online store lost entities; "
+                "put all of them again"
+            )
 
 
 def _checked(name: str, word: str) -> str:
@@ -234,12 +233,3 @@ def _milliseconds(seconds: float | None) -> int:
     if not 0.001 <= seconds < 10**9:
         raise OnlineStoreError(f"a time to live of {seconds} s: it must be at least 0.001")
     return round(seconds * 1000)
-
-
-def _misplaced(partition: int, present: int | None, previous: int) -> OnlineStoreLostError:
-    # A newer mark is of a former owner of the partition, whose blobs must be overwritten, too.
-    status = "has no mark" if present is None else f"is marked at offset {present}"
-    return OnlineStoreLostError(
-        f"partition {partition} {status}, not {previous}: the online store lost entities; put "
-        "all of them again"
-    )

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from tactful_streaming.errors import OnlineStoreError, OnlineStoreLostError
-from tactful_streaming.online.store import OnlineStore
+from tactful_streaming.online.store import Blobs, BlobsByKind, OnlineStore
 
 _logger = logging.getLogger(__name__)
 
@@ -32,10 +32,8 @@ class _Changes:
         return bool(self.blobs or self.marks)
 
     def put(self, kind: str, key: str, blob: bytes | None) -> None:
-        place = (kind, key)
-        if place in self.blobs:
-            self.size -= _weight(key, self.blobs[place])
-        self.blobs[place] = blob
+        self.drop(kind, key)
+        self.blobs[kind, key] = blob
         self.size += _weight(key, blob)
 
     def drop(self, kind: str, key: str) -> None:
@@ -132,7 +130,7 @@ class WriteBehind:
         stored = dict(zip(absent, self._store.get_many(absent, kind=kind), strict=True))
         return [queued[key] if key in queued else stored[key] for key in keys]
 
-    def put_many(self, blobs: Mapping[str, bytes | None], *, kind: str = "user") -> None:
+    def put_many(self, blobs: Blobs, *, kind: str = "user") -> None:
         """Queue blobs to store; None removes.
 
         Raises:
@@ -141,20 +139,13 @@ class WriteBehind:
         """
         self._queue({kind: blobs}, {})
 
-    def put_marked(
-        self,
-        blobs: Mapping[str, Mapping[str, bytes | None]],
-        partition: int,
-        offset: int,
-        *,
-        previous: int,
-    ) -> None:
+    def put_marked(self, blobs: BlobsByKind, partition: int, offset: int, *, previous: int) -> None:
         """Queue blobs by kind and key, and the mark to write after them."""
         self._queue(blobs, {partition: (offset, previous)}, early=True)
 
     def _queue(
         self,
-        blobs: Mapping[str, Mapping[str, bytes | None]],
+        blobs: BlobsByKind,
         marks: Mapping[int, tuple[int, int | None]],
         *,
         early: bool = False,

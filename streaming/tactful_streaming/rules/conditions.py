@@ -12,16 +12,8 @@ from typing import Any
 import msgspec
 
 from tactful_streaming.contract.log_entries import Event, Item
+from tactful_streaming.rules import model as m
 from tactful_streaming.rules.fields import Read, content, reader
-from tactful_streaming.rules.model import (
-    Condition,
-    Earlier,
-    FieldTest,
-    Rate,
-    Relative,
-    Rule,
-    UserAgent,
-)
 from tactful_streaming.rules.safe_regex import TEXT_LIMIT, compile_safely
 from tactful_streaming.rules.user_agents import classify
 
@@ -73,11 +65,11 @@ class State:
         self.pending: list[tuple[ExpiringMap, str, int]] = []
         self._keys: dict[str, _Key] = {}
 
-    def of(self, place: _Place, condition: Rate | Earlier) -> tuple[ExpiringMap, _Key]:
+    def of(self, place: _Place, condition: m.Rate | m.Earlier) -> tuple[ExpiringMap, _Key]:
         """Return the facts of a condition at its place, and the function to its key."""
         name = digest([place, type(condition).__name__, condition])[:12]
         if name not in self.maps:
-            by = condition.by if isinstance(condition, Rate) else condition.same
+            by = condition.by if isinstance(condition, m.Rate) else condition.same
             self.maps[name] = ExpiringMap(condition.most)
             self._keys[name] = _key(by)
         return self.maps[name], self._keys[name]
@@ -91,7 +83,7 @@ class State:
         self.pending.clear()
 
 
-def compile_rule(rule: Rule, state: State) -> Holds:
+def compile_rule(rule: m.Rule, state: State) -> Holds:
     """Compile the conditions of `rule`, without its event types."""
     when, unless = (
         [
@@ -108,18 +100,18 @@ def compile_rule(rule: Rule, state: State) -> Holds:
     )
 
 
-def compile_learning(rule: Rule, type_: str, state: State) -> list[Holds]:
+def compile_learning(rule: m.Rule, type_: str, state: State) -> list[Holds]:
     """Compile functions that add facts of events of `type_` to `pending`, and return False."""
     return [
         _learning(condition, *state.of((rule.name, side, n, i), condition), state)
         for side, alternatives in _sides(rule)
         for n, part in enumerate(alternatives)
         for i, condition in enumerate(part)
-        if isinstance(condition, Earlier) and (not condition.events or type_ in condition.events)
+        if isinstance(condition, m.Earlier) and (not condition.events or type_ in condition.events)
     ]
 
 
-def _sides(rule: Rule) -> tuple[tuple[str, tuple[tuple[Condition, ...], ...]], ...]:
+def _sides(rule: m.Rule) -> tuple[tuple[str, tuple[tuple[m.Condition, ...], ...]], ...]:
     return ("when", rule.when), ("unless", rule.unless)
 
 
@@ -147,17 +139,17 @@ def _any(parts: Sequence[Holds]) -> Holds:
     return lambda event, item, received: first(event, item, received) or rest(event, item, received)
 
 
-def _condition(condition: Condition, place: _Place, state: State) -> Holds:
-    if isinstance(condition, FieldTest):
+def _condition(condition: m.Condition, place: _Place, state: State) -> Holds:
+    if isinstance(condition, m.FieldTest):
         return _field_test(condition)
-    if isinstance(condition, UserAgent):
+    if isinstance(condition, m.UserAgent):
         return _user_agent(condition)
-    if isinstance(condition, Rate):
+    if isinstance(condition, m.Rate):
         return _rate(condition, *state.of(place, condition), state)
     return _earlier(*state.of(place, condition), state)
 
 
-def _field_test(test: FieldTest) -> Holds:
+def _field_test(test: m.FieldTest) -> Holds:
     read, operand = reader(test.field), test.operand
     if test.operator == "missing":
         if operand:
@@ -191,7 +183,7 @@ def _field_test(test: FieldTest) -> Holds:
 
 
 def _comparison(read: Read, compare: Callable[[Any, Any], bool], operand: Any) -> Holds:
-    if isinstance(operand, Relative):
+    if isinstance(operand, m.Relative):
         read_bound, times = reader(operand.of), operand.times
 
         def holds_relative(event: Event, item: Item | None, received: int | None) -> bool:
@@ -227,7 +219,7 @@ def _membership(read: Read, operands: Sequence[Any]) -> Holds:
     return holds
 
 
-def _user_agent(condition: UserAgent) -> Holds:
+def _user_agent(condition: m.UserAgent) -> Holds:
     classes = frozenset(condition.classes)
 
     def holds(event: Event, item: Item | None, received: int | None) -> bool:
@@ -237,7 +229,7 @@ def _user_agent(condition: UserAgent) -> Holds:
     return holds
 
 
-def _rate(condition: Rate, facts: ExpiringMap, read_key: _Key, state: State) -> Holds:
+def _rate(condition: m.Rate, facts: ExpiringMap, read_key: _Key, state: State) -> Holds:
     above, width, hold = condition.above, condition.within_ms, condition.hold_ms
 
     def holds(event: Event, item: Item | None, received: int | None) -> bool:
@@ -274,7 +266,7 @@ def _earlier(facts: ExpiringMap, read_key: _Key, state: State) -> Holds:
     return holds
 
 
-def _learning(condition: Earlier, facts: ExpiringMap, read_key: _Key, state: State) -> Holds:
+def _learning(condition: m.Earlier, facts: ExpiringMap, read_key: _Key, state: State) -> Holds:
     within = condition.within_ms
 
     def learn(event: Event, item: Item | None, received: int | None) -> bool:
@@ -387,11 +379,7 @@ class ExpiringMap:
         return changes
 
     def restore(self, packed: Iterable[tuple[str, bytes]]) -> None:
-        """Load packed facts, in any order.
-
-        Raises:
-            msgspec.MsgspecError: if it is damaged.
-        """
+        """Load packed facts, in any order; raise MsgspecError if they are damaged."""
         facts = sorted(
             ((key, _decoder.decode(blob)) for key, blob in packed), key=lambda fact: fact[1][0]
         )

@@ -52,8 +52,7 @@ class Rate:
     events of the key exceed it for `hold_ms`, by the newest timestamp so far.
     """
 
-    # Fields whose values form the key; an event that lacks one never exceeds the rate
-    by: tuple[str, ...]
+    by: tuple[str, ...]  # fields of the key; without one, the rate is never exceeded
     above: int  # largest allowed number of events in a window
     within_ms: int  # length of the window, milliseconds
     hold_ms: int = 0  # time for which a key continues to exceed the rate, milliseconds
@@ -69,9 +68,7 @@ class Earlier:
     """
 
     events: tuple[str, ...]  # types that count; empty for any
-    # Fields that are equal, or `content` for all but the `event_id`; an event that lacks one of
-    # them has nothing earlier
-    same: tuple[str, ...]
+    same: tuple[str, ...]  # equal fields, or `content`: all but the `event_id`
     within_ms: int  # milliseconds of event time
     most: int = 200_000  # largest number of stored keys
 
@@ -104,11 +101,8 @@ class Rule:
     name: str  # snake_case, unique
     action: Action  # effect on an event that it matches
     events: tuple[str, ...] = ()  # event types it is about; empty for any
-    # Alternatives; all conditions of one must hold; empty: always
-    when: tuple[tuple[Condition, ...], ...] = ()
-    # Alternatives; if one holds, the rule does not match
-    unless: tuple[tuple[Condition, ...], ...] = ()
+    when: tuple[tuple[Condition, ...], ...] = ()  # alternatives of conditions; empty: always
+    unless: tuple[tuple[Condition, ...], ...] = ()  # alternatives that exclude an event
     changes: tuple[FieldChange, ...] = ()  # steps of normalising, in order
     reason: str = ""  # explanation of a set-aside event, for operators
-    # Line in the file, from 1; not part of the fingerprint
-    line: int = field(default=0, compare=False)
+    line: int = field(default=0, compare=False)  # from 1; not part of the fingerprint

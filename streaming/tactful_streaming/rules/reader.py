@@ -14,23 +14,12 @@ import yaml
 
 from tactful_streaming.contract.log_entries import Scalar
 from tactful_streaming.definitions.model import format_duration
-from tactful_streaming.definitions.yaml_nodes import NodeReader, read_text
+from tactful_streaming.definitions.yaml_nodes import read_text
 from tactful_streaming.errors import RuleError
 from tactful_streaming.log.dead_letters import UNREADABLE
+from tactful_streaming.rules import model as m
 from tactful_streaming.rules.conditions import KINDS
-from tactful_streaming.rules.model import (
-    BOUNDS,
-    TEXT_TESTS,
-    Condition,
-    Earlier,
-    FieldTest,
-    Rate,
-    Relative,
-    Rule,
-    UserAgent,
-)
-from tactful_streaming.rules.read_changes import ChangeReader
-from tactful_streaming.rules.read_conditions import ConditionReader
+from tactful_streaming.rules.read_parts import PartReader
 
 _RULE_KEYS = ("name", "event", "when", "unless", "action", "normalise", "reason")
 _WORDS = {
@@ -47,31 +36,22 @@ _WORDS = {
 _LONGEST = 200
 
 
-def read_rules(source: Path | str) -> tuple[Rule, ...]:
-    """Read rules from a file or a YAML text.
-
-    Raises:
-        RuleError: names file, line and key of the first thing that is wrong.
-    """
+def read_rules(source: Path | str) -> tuple[m.Rule, ...]:
+    """Read rules from a file or a YAML text; a RuleError names file, line and key."""
     name, text = read_text(source, "rules", RuleError)
-    reader = _RuleReader(name)
+    reader = _RuleReader(name, RuleError)
     return tuple(reader.rules(reader.compose(text)))
 
 
-class _RuleReader(NodeReader):
+class _RuleReader(PartReader):
     """Reads the nodes of one file of rules."""
 
-    def __init__(self, file: str) -> None:
-        super().__init__(file, RuleError)
-        self._conditions = ConditionReader(file, RuleError)
-        self._changes = ChangeReader(file, RuleError, self._conditions)
-
-    def rules(self, root: yaml.Node | None) -> Iterator[Rule]:
+    def rules(self, root: yaml.Node | None) -> Iterator[m.Rule]:
         if root is None:
             return
         if not isinstance(root, yaml.SequenceNode):
             raise self.mistake(root, "a list of rules is needed: lines that begin with '- '")
-        before: list[Rule] = []
+        before: list[m.Rule] = []
         for node in root.value:
             rule = self._rule(node)
             for other in before:
@@ -88,14 +68,14 @@ class _RuleReader(NodeReader):
             before.append(rule)
             yield rule
 
-    def _rule(self, node: yaml.Node) -> Rule:
+    def _rule(self, node: yaml.Node) -> m.Rule:
         keys = self.mapping(node, "a rule", _RULE_KEYS)
         name = self.required(keys, node, "name", self._name)
         events = self.optional(keys, "event", self.many(self.event), ())
-        when = self.optional(keys, "when", self._conditions.alternatives, ())
-        unless = self.optional(keys, "unless", self._conditions.alternatives, ())
+        when = self.optional(keys, "when", self.alternatives, ())
+        unless = self.optional(keys, "unless", self.alternatives, ())
         action = self.optional(keys, "action", self.choice(("drop", "dead_letter")), "normalise")
-        changes = self.optional(keys, "normalise", self._changes.changes, ())
+        changes = self.optional(keys, "normalise", self.changes, ())
         reason = self.optional(keys, "reason", self._reason, "")
         if ("action" in keys) == ("normalise" in keys):
             raise self.mistake(
@@ -108,13 +88,17 @@ class _RuleReader(NodeReader):
             )
         for key, parts in (("when", when), ("unless", unless)):
             for part in parts:
-                self._check_consistent(keys[key][1], key, events, part)
+                if (conflict := _find_contradiction(events, part)) is not None:
+                    field, problem = conflict
+                    nodes = (k for k in _key_nodes(keys[key][1]) if k.value == field)
+                    place = next(nodes, keys[key][1])
+                    raise self.mistake(place, f"{key}: {field}: no event can meet this: {problem}")
         if unless and any(set(part) <= set(w) for part in unless for w in when or ((),)):
             raise self.mistake(
                 keys["unless"][0],
                 "unless: this holds whenever the rule would hold: the rule never acts",
             )
-        return Rule(
+        return m.Rule(
             name=name,
             action=action,  # type: ignore[arg-type]
             events=events,
@@ -137,15 +121,6 @@ class _RuleReader(NodeReader):
             raise self.mistake(node, "a reason has 1 to 200 characters")
         return text
 
-    def _check_consistent(
-        self, node: yaml.Node, key: str, events: tuple[str, ...], part: tuple[Condition, ...]
-    ) -> None:
-        contradiction = _find_contradiction(events, part)
-        if contradiction is not None:
-            field, reason = contradiction
-            place = next((k for k in _key_nodes(node) if k.value == field), node)
-            raise self.mistake(place, f"{key}: {field}: no event can meet this: {reason}")
-
 
 def _key_nodes(node: yaml.Node) -> Iterator[yaml.Node]:
     parts = node.value if isinstance(node, yaml.SequenceNode) else [node]
@@ -155,19 +130,19 @@ def _key_nodes(node: yaml.Node) -> Iterator[yaml.Node]:
                 yield key_node
 
 
-def _takes_all(first: Rule, second: Rule) -> bool:
+def _takes_all(first: m.Rule, second: m.Rule) -> bool:
     """Whether `first` drops or sets aside all events that `second` is about."""
     unconditional = not first.when and not first.unless and first.action != "normalise"
     return unconditional and bool(second.events) and set(second.events) <= set(first.events)
 
 
 def _find_contradiction(
-    events: tuple[str, ...], conditions: Sequence[Condition]
+    events: tuple[str, ...], conditions: Sequence[m.Condition]
 ) -> tuple[str, str] | None:
     """Find a field that cannot meet all `conditions`, and the reason; else None."""
-    by_field: dict[str, list[FieldTest]] = {}
+    by_field: dict[str, list[m.FieldTest]] = {}
     for condition in conditions:
-        if isinstance(condition, FieldTest):
+        if isinstance(condition, m.FieldTest):
             by_field.setdefault(condition.field, []).append(condition)
     for field, tests in by_field.items():
         operators = {test.operator: test.operand for test in tests}
@@ -187,7 +162,7 @@ def _conflict(tests: dict[str, Any]) -> str:
         return "a missing field has no value"
     low, high = -math.inf, math.inf
     for operator, bound in tests.items():
-        if operator not in BOUNDS or isinstance(bound, Relative):
+        if operator not in m.BOUNDS or isinstance(bound, m.Relative):
             continue
         if operator in ("above", "at_least"):
             low = max(low, bound)
@@ -196,15 +171,15 @@ def _conflict(tests: dict[str, Any]) -> str:
     if low > high or (low == high and ("above" in tests or "below" in tests)):
         return "the bounds leave nothing between them"
     wanted = [tests["equals"]] if "equals" in tests else list(tests.get("in", ()))
-    bounded = any(operator in tests for operator in BOUNDS)
+    bounded = any(operator in tests for operator in m.BOUNDS)
     if wanted and not any(_meets(value, low, high, bounded, tests) for value in wanted):
         return "the value does not meet the other tests"
     if "kind" in tests and (
         (bounded and tests["kind"] != "number")
-        or (any(operator in tests for operator in TEXT_TESTS) and tests["kind"] != "text")
+        or (any(operator in tests for operator in m.TEXT_TESTS) and tests["kind"] != "text")
     ):
         return f"it is tested as something else than a {tests['kind']}"
-    if bounded and any(operator in tests for operator in TEXT_TESTS):
+    if bounded and any(operator in tests for operator in m.TEXT_TESTS):
         return "it is tested as a number and as text"
     return ""
 
@@ -224,8 +199,8 @@ def _meets(value: Any, low: float, high: float, bounded: bool, tests: dict[str, 
 
 def _describe(
     events: tuple[str, ...],
-    when: tuple[tuple[Condition, ...], ...],
-    unless: tuple[tuple[Condition, ...], ...],
+    when: tuple[tuple[m.Condition, ...], ...],
+    unless: tuple[tuple[m.Condition, ...], ...],
 ) -> str:
     """Describe the events that a rule matches, in at most 200 characters."""
     parts = [f"type is {' or '.join(events)}"] if events else []
@@ -237,30 +212,30 @@ def _describe(
     return text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"
 
 
-def _alternatives(alternatives: tuple[tuple[Condition, ...], ...]) -> str:
+def _alternatives(alternatives: tuple[tuple[m.Condition, ...], ...]) -> str:
     return ", or ".join(" and ".join(map(_describe_condition, part)) for part in alternatives)
 
 
-def _describe_condition(condition: Condition) -> str:
-    if isinstance(condition, FieldTest):
+def _describe_condition(condition: m.Condition) -> str:
+    if isinstance(condition, m.FieldTest):
         return _describe_test(condition)
-    if isinstance(condition, UserAgent):
+    if isinstance(condition, m.UserAgent):
         return f"the user agent is of class {' or '.join(condition.classes)}"
-    if isinstance(condition, Rate):
+    if isinstance(condition, m.Rate):
         return (
             f"over {condition.above} events in {_duration(condition.within_ms)} "
             f"by {' and '.join(condition.by)}"
         )
-    assert isinstance(condition, Earlier)
+    assert isinstance(condition, m.Earlier)
     earlier = f"a {' or '.join(condition.events)}" if condition.events else "an event"
     same = " and ".join(condition.same)
     return f"{earlier} of the same {same} came within {_duration(condition.within_ms)}"
 
 
-def _describe_test(test: FieldTest) -> str:
+def _describe_test(test: m.FieldTest) -> str:
     if test.operator == "missing":
         return f"{test.field} is {'missing' if test.operand else 'given'}"
-    if isinstance(test.operand, Relative):
+    if isinstance(test.operand, m.Relative):
         operand = f"{test.operand.times:g} × {test.operand.of}"
     elif isinstance(test.operand, tuple):
         operand = ", ".join(_value(value) for value in test.operand)

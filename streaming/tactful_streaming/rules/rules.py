@@ -49,8 +49,7 @@ class RuleReport:
     changed: int  # events that passed changed
     dropped: int
     dead_lettered: int
-    # For each rule, in order, the events it changed, dropped or dead-lettered
-    by_rule: Mapping[str, int]
+    by_rule: Mapping[str, int]  # changed, dropped or dead-lettered events of each rule, in order
 
 
 class Cleaner(Protocol):
@@ -123,17 +122,12 @@ class Rules:
         items: Mapping[str, Item] = _NO_ITEMS,
         received: int | None = None,
     ) -> Event | Dropped:
-        """Test an event by the rules.
+        """Test the next event of the log, never a repetition, by the rules.
 
-        Args:
-            event: the next event of the log, never a repetition.
-            item: its item in the catalogue.
-            items: the catalogue, for an event whose ``item_id`` is normalised.
-            received: time of receipt, epoch milliseconds; None: ``context.received_at``.
-
-        Returns:
-            The event, the same object if no rule changed it, or the rule that dropped or
-            dead-lettered it. Rates count also these events; ``earlier`` does not.
+        The result is the event, the same object if no rule changed it, or the rule that dropped or
+        dead-lettered it. Rates count also these events; ``earlier`` does not. `items` is the
+        catalogue, for an event whose ``item_id`` is normalised; `received` is the time of receipt,
+        epoch milliseconds, by default ``context.received_at``.
         """
         self._events += 1
         plan = self._plans.get(event.type)
@@ -194,9 +188,6 @@ class Rules:
 
         Facts of conditions that were changed or removed since are ignored: a changed condition
         begins without facts.
-
-        Raises:
-            StateError: if it is damaged.
         """
         by_condition: dict[str, list[tuple[str, bytes]]] = {n: [] for n in self._state.maps}
         try:
@@ -229,9 +220,5 @@ class Rules:
 
 
 def load_rules(source: Path | str) -> Rules:
-    """Read rules from a file or a YAML text.
-
-    Raises:
-        RuleError: names file, line and key of the first thing that is wrong.
-    """
+    """Read rules from a file or a YAML text; a RuleError names file, line and key."""
     return Rules(read_rules(source))

@@ -50,11 +50,7 @@ def compile_safely(pattern: str) -> Pattern:
 
 
 def compile_linear(pattern: str, memory: int) -> Pattern:
-    """Compile `pattern` with RE2, which may use `memory` bytes.
-
-    Raises:
-        ValueError: RE2 refuses the pattern.
-    """
+    """Compile `pattern` with RE2 in `memory` bytes; raise ValueError if it refuses."""
     options = re2.Options()
     options.max_mem = memory
     options.never_capture = True

@@ -14,8 +14,7 @@ from tactful_streaming.sinks.sink import WindowRow, WindowValue
 
 _BATCH = 128
 _NO_GROUP = ""
-_GROUP = "="
-"""Prefix of a group's key, which distinguishes a group with an empty name from none."""
+_GROUP = "="  # prefix of a group's key, which distinguishes a group with an empty name from none
 
 # Redis merges the rows of an entity atomically: sinks may share entities, since the topic is
 # partitioned by entity and group. Values are texts to the script, so Lua converts no number.

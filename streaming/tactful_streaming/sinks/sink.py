@@ -91,8 +91,9 @@ class SinkProgress:
     invalid: int = 0  # skipped records that are no rows
     empty: int = 0  # skipped records without a value, such as Flink's retractions
     failures: int = 0  # failed writes to the target
-    # By partition, the next offset to read.
-    positions: Mapping[int, int] = field(default_factory=lambda: MappingProxyType({}))
+    positions: Mapping[int, int] = field(
+        default_factory=lambda: MappingProxyType({})
+    )  # next offsets
 
 
 def open_rows(settings: KafkaSettings, group: str) -> PartitionGroup:
@@ -168,9 +169,7 @@ def newest_rows(rows: Iterable[WindowRow]) -> list[WindowRow]:
     return list(newest.values())
 
 
-def _decode(
-    records: Mapping[int, Sequence[tuple[int, bytes]]],
-) -> tuple[list[WindowRow], int, int]:
+def _decode(records: Mapping[int, Sequence[tuple[int, bytes]]]) -> tuple[list[WindowRow], int, int]:
     """Return the rows, the number of invalid records, and the number of empty ones."""
     rows: list[WindowRow] = []
     empty = 0

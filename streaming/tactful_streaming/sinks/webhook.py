@@ -294,10 +294,7 @@ class WebhookSender:
         if retry_after is not None:
             wait = min(max(wait, round(retry_after * 1000)), policy.longest_ms)
         return msgspec.structs.replace(
-            delivery,
-            attempts=delivery.attempts + 1,
-            due=self._clock() + wait,
-            problem=problem,
+            delivery, attempts=delivery.attempts + 1, due=self._clock() + wait, problem=problem
         )
 
 
@@ -339,11 +336,7 @@ class _NoRedirects(urllib.request.HTTPRedirectHandler):
 
 
 def post_request(url: str, body: bytes, headers: Mapping[str, str], timeout_s: float) -> Answer:
-    """Post `body` to `url`; redirects are not followed.
-
-    Raises:
-        OSError: if no answer came in time.
-    """
+    """Post `body`, without redirects; raise OSError if no answer comes in time."""
     request = urllib.request.Request(url, body, dict(headers), method="POST")
     opener = urllib.request.build_opener(_NoRedirects)
     try:

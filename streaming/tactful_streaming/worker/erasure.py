@@ -103,10 +103,6 @@ def purge_partition(
 
     No engine uses the state. The result is the number for :func:`note_purged`, and the deleted ids;
     until it is noted, this is repeated.
-
-    Raises:
-        StateError: if the write failed.
-        LogError: if the dead letters cannot be rewritten.
     """
     number, known = erasures.after(purged_number(store))
     subjects = known | find_subject_ids(store, erasures.suppressed, definitions)

@@ -20,29 +20,18 @@ class JobOptions:
 
     kafka: KafkaSettings  # the log
     data: Path  # folder for states on this host
-    # Consumer group of the workers, and prefix of their transactional ids
-    group: str = "tactful-worker"
+    group: str = "tactful-worker"  # consumer group, and prefix of the transactional ids
     features_topic: str | None = None  # topic for the results of windows; None: none are emitted
-    # Topic for matches of sequences and pairs of joins; None: none are written
-    matches_topic: str | None = None
-    # Topic for events that came too late for a feature; None: none are written
-    late_topic: str | None = None
-    # Id of the log's topic, to notice that it was deleted and made anew; None: this is not checked
-    topic_id: str | None = None
-    # Folder for checkpoints that all hosts share; None: none are made
-    checkpoints: Path | None = None
-    # Age at which rejected events may be deleted, milliseconds; None: never
-    dead_letter_ms: int | None = None
-    # Options of each partition's engine; a job sets those that depend on its partition
-    engine: EngineOptions = DEFAULT_OPTIONS
-    # Opens the copy of a partition's entities for serving processes; None: no copy
-    online: OpenOnline | None = None
-    # Makes the cleaner of a partition; None: all events count
-    make_cleaner: Callable[[], Cleaner] | None = None
-    # Erased users, which are deleted from each state that is opened; None: none are
-    erasures: Erasures | None = None
-    # Opens and seals records of an encrypted log; None: it is not encrypted
-    seal: Seal | None = None
+    matches_topic: str | None = None  # topic for matches of sequences and joins; None: none
+    late_topic: str | None = None  # topic for events too late for a feature; None: none
+    topic_id: str | None = None  # id of the log's topic, to notice its deletion; None: unchecked
+    checkpoints: Path | None = None  # folder that all hosts share; None: no checkpoints
+    dead_letter_ms: int | None = None  # age at which rejected events may be deleted; None: never
+    engine: EngineOptions = DEFAULT_OPTIONS  # a job sets options that depend on its partition
+    online: OpenOnline | None = None  # opens the copy of a partition's entities; None: no copy
+    make_cleaner: Callable[[], Cleaner] | None = None  # for each partition; None: all events count
+    erasures: Erasures | None = None  # erased users, deleted from each state that is opened
+    seal: Seal | None = None  # of an encrypted log; None: it is not encrypted
     patience_s: float = 30.0  # time to wait for the former owner of a state on this host, seconds
 
 
@@ -51,9 +40,7 @@ class WorkerOptions:
     """Options of one worker: batches and intervals."""
 
     batch: int = 20_000  # most records applied at once
-    # Time from one batch to the next, seconds, if each is copied to the online store at once; None:
-    # the copy waits for the commit
-    publish_interval_s: float | None = None
+    publish_interval_s: float | None = None  # between batches copied at once; None: at the commit
     # Time between commits, seconds; 0 commits after every batch. Rows, actions, and a copy that
     # waits for it, are as old as that. With `publish_interval_s`, up to twice as long while there
     # is always something to read.
@@ -62,11 +49,8 @@ class WorkerOptions:
     # Silence after which a partition is idle: no other partition waits for it, and the clock
     # advances it. Timers wait so much longer than the clock, for events under way.
     idle_ms: int = 1_000
-    # Most milliseconds by which the watermark of a partition may lead the slowest one of this
-    # worker that is not idle; None: any
-    alignment_ms: int | None = 300_000
-    # Name of this worker that outlives a restart; None: a new one each time
-    instance: str | None = None
+    alignment_ms: int | None = 300_000  # most lead over the slowest partition; None: any
+    instance: str | None = None  # name that outlives a restart; None: a new one each time
 
 
 DEFAULT_WORKER_OPTIONS = WorkerOptions()

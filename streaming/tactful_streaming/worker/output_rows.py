@@ -18,8 +18,7 @@ from tactful_streaming.patterns.match import Match
 from tactful_streaming.windows.triggers import WindowResult
 
 _encoder = msgspec.json.Encoder()
-_TOGETHER: Final = 2_000
-"""Rows encoded at once: few enough to stay in the processor's cache."""
+_TOGETHER: Final = 2_000  # rows encoded at once: few enough to stay in the processor's cache
 
 
 class _Window(msgspec.Struct, frozen=True, gc=False):

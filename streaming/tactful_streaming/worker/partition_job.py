@@ -29,15 +29,7 @@ from tactful_streaming.online.fenced_store import PartitionView
 from tactful_streaming.patterns.match import Match
 from tactful_streaming.state.partition_checkpoint import PartitionState
 from tactful_streaming.windows.triggers import WindowResult
-from tactful_streaming.worker.erasure import (
-    Erasures,
-    drop_erased_matches,
-    drop_erased_results,
-    is_erased,
-    note_purged,
-    purge_partition,
-    purged_number,
-)
+from tactful_streaming.worker import erasure
 from tactful_streaming.worker.options import JobOptions
 from tactful_streaming.worker.output_rows import encode_in_turn, encode_late, encode_matches
 
@@ -93,7 +85,9 @@ class PartitionJob:
             if options.engine.identity is not None:
                 self._partition_of = self._writer.partition_of(options.kafka.topic)
             self.engine = Engine(definitions, self._state.store, self._engine_options())
-            self._end = self._find_end() if emitted_types(definitions) else 0
+            # Behind all actions of former owners. The tick moves no watermark; the answer of a
+            # broker may miss records that are there.
+            self._end = self.append_tick(0) if emitted_types(definitions) else 0
         except BaseException:
             self.close()
             raise
@@ -112,9 +106,9 @@ class PartitionJob:
         )
         erasures, purged = options.erasures, None
         if erasures is not None:
-            self.purged = purged_number(store)
+            self.purged = erasure.purged_number(store)
             if self.purged < erasures.newest:
-                purged = purge_partition(store, folder, definitions, erasures, self._seal)
+                purged = erasure.purge_partition(store, folder, definitions, erasures, self._seal)
         if options.make_cleaner is not None:
             self._dead_letters = DeadLetters.open(
                 folder / "dead-letters", retention_ms=options.dead_letter_ms, seal=self._seal
@@ -191,7 +185,9 @@ class PartitionJob:
         actions = [
             action
             for action in waiting
-            if not (self.engine.seen(action.event_id) or is_erased(action, self._suppressed))
+            if not (
+                self.engine.seen(action.event_id) or erasure.is_erased(action, self._suppressed)
+            )
         ]
         if actions:
             self._append(actions)
@@ -205,7 +201,7 @@ class PartitionJob:
             return 0
         assert self._partition_of is not None
         for entry in waiting.values():
-            if is_erased(entry, self._suppressed):
+            if erasure.is_erased(entry, self._suppressed):
                 continue
             key = route_key(entry)
             assert key is not None
@@ -267,16 +263,8 @@ class PartitionJob:
             self._online.remove(traces.people, kind="user")
             self._online.remove(traces.sessions, kind="session")
         self._state.replace_checkpoints()
-        note_purged(self._state.store, number)
+        erasure.note_purged(self._state.store, number)
         self.purged = number
-
-    def _find_end(self) -> int:
-        """Find the end of the log, behind all actions of former owners.
-
-        It appends a tick of time 0, which moves no watermark. The answer of a broker may miss
-        records that are there.
-        """
-        return self.append_tick(0)
 
     def _append(self, entries: Sequence[Entry]) -> int:
         values = [encode_entry(entry, "json") for entry in entries]
@@ -285,14 +273,14 @@ class PartitionJob:
         return self._writer.append(self._options.kafka.topic, values, self.number)
 
     def _write_results(self, results: list[WindowResult]) -> None:
-        for rows in encode_in_turn(drop_erased_results(results, self._suppressed)):
+        for rows in encode_in_turn(erasure.drop_erased_results(results, self._suppressed)):
             self._write(self._options.features_topic, rows)
 
     def _write_late(self, late: list[LateEvent]) -> None:
         self._write(self._options.late_topic, encode_late(late))
 
     def _write_matches(self, matches: list[Match]) -> None:
-        kept = drop_erased_matches(matches, self._suppressed)
+        kept = erasure.drop_erased_matches(matches, self._suppressed)
         self._write(self._options.matches_topic, encode_matches(kept))
 
     def _write(self, topic: str | None, rows: list[Row]) -> None:
@@ -301,7 +289,7 @@ class PartitionJob:
         self._writer.write(topic, rows)
 
 
-def purge_idle(options: JobOptions, definitions: Definitions, erasures: Erasures) -> None:
+def purge_idle(options: JobOptions, definitions: Definitions, erasures: erasure.Erasures) -> None:
     """Delete erased users from unused states of former partitions on this host."""
     for folder in sorted((options.data / "partitions").glob(f"{options.kafka.topic}-*")):
         try:
@@ -309,8 +297,8 @@ def purge_idle(options: JobOptions, definitions: Definitions, erasures: Erasures
         except StateError:
             continue  # its owner purges it
         try:
-            if purged_number(state.store) < erasures.newest:
+            if erasure.purged_number(state.store) < erasures.newest:
                 # Not noted: its next owner has checkpoints and a copy to purge, too.
-                purge_partition(state.store, folder, definitions, erasures, options.seal)
+                erasure.purge_partition(state.store, folder, definitions, erasures, options.seal)
         finally:
             state.close()

@@ -22,10 +22,8 @@ from tactful_streaming.worker.partition_job import PartitionJob, purge_idle
 _logger = logging.getLogger(__name__)
 
 _WAIT_S = 0.05
-_LEAST_WAIT_S = 0.001
-"""The client waits whole milliseconds: a shorter wait would be a busy loop."""
-_TELL_S = 0.5
-"""Interval of commits to the group, which only monitoring reads."""
+_LEAST_WAIT_S = 0.001  # the client waits whole milliseconds: a shorter wait would be a busy loop
+_TELL_S = 0.5  # interval of commits to the group, which only monitoring reads
 
 
 @dataclass(frozen=True)
@@ -55,6 +53,22 @@ class WorkerProgress:
     duplicates: int = 0  # events that had been applied before
     invalid: int = 0  # records that are no entry
     dropped: int = 0  # events that the rules kept back
+
+
+@contextmanager
+def _collector_paused() -> Iterator[None]:
+    """Disable the cycle collector during a batch.
+
+    The thousands of objects of a batch are freed by reference counting; scanning them for cycles
+    took a quarter of the time.
+    """
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 class Worker:
@@ -116,9 +130,7 @@ class Worker:
         return self._jobs
 
     def run(
-        self,
-        stop: Callable[[], bool],
-        progress: Callable[[WorkerProgress], None] = lambda _: None,
+        self, stop: Callable[[], bool], progress: Callable[[WorkerProgress], None] = lambda _: None
     ) -> None:
         """Work until `stop` returns true; then commit.
 
@@ -180,12 +192,9 @@ class Worker:
                 return True
             reached = newest
 
+    @_collector_paused()
     def step(self) -> bool:
         """Read and apply one batch, and commit if due; return whether it committed."""
-        with _collector_paused():
-            return self._step()
-
-    def _step(self) -> bool:
         self._rest()
         wait = self._commit_at - self._clock()
         if wait > 0:
@@ -351,19 +360,3 @@ def leading(watermarks: Mapping[int, int], idle: Collection[int], bound_ms: int)
     awake = {number: at for number, at in watermarks.items() if number not in idle}
     slowest = min(awake.values(), default=0)
     return {number for number, at in awake.items() if at > slowest + bound_ms}
-
-
-@contextmanager
-def _collector_paused() -> Iterator[None]:
-    """Disable the cycle collector during a batch.
-
-    The thousands of objects of a batch are freed by reference counting; scanning them for cycles
-    took a quarter of the time.
-    """
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
