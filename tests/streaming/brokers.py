@@ -83,15 +83,11 @@ class Broker:
 
 
 class Proxy:
-    """Proxy between clients and a broker; once cut, it refuses all connections.
-
-    Attributes:
-        answers_after: seconds that each answer takes longer.
-    """
+    """Proxy between clients and a broker; once cut, it refuses all connections."""
 
     def __init__(self) -> None:
         self.port = free_port()
-        self.answers_after = 0.0
+        self.answers_after = 0.0  # seconds that each answer takes longer
         self._target = 0
         self._listener: socket.socket | None = None
         self._connections: list[socket.socket] = []
@@ -187,6 +183,15 @@ def mock_cluster() -> Iterator[str]:
     finally:
         process.kill()
         process.communicate()
+
+
+def mock_topic(servers: str) -> KafkaSettings:
+    """Settings of a new topic, with four partitions, of a mock cluster."""
+    from confluent_kafka.admin import AdminClient
+
+    settings = KafkaSettings(servers=servers, topic=topic_name(), linger_ms=1)
+    AdminClient({"bootstrap.servers": servers}).list_topics(settings.topic, timeout=60)
+    return settings
 
 
 def new_log(servers: str, threads: int = 2, **settings: int) -> KafkaLog:

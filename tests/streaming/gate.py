@@ -30,16 +30,11 @@ UNWINDOWED = ("last_n", "last_time")
 
 @dataclass
 class Results:
-    """Results of a log.
+    """Results of a log."""
 
-    Attributes:
-        fired: value of each window, the last one of several results.
-        found: count of each match and pair.
-        latest: last values of features without windows, by feature, key and group.
-    """
-
-    fired: dict[FiredKey, Any] = field(default_factory=dict)
-    found: Counter[FoundKey] = field(default_factory=Counter)
+    fired: dict[FiredKey, Any] = field(default_factory=dict)  # last value of each window
+    found: Counter[FoundKey] = field(default_factory=Counter)  # count of each match and pair
+    # Last values of features without windows, by feature, key and group.
     latest: dict[tuple[str, str, str | None], Any] = field(default_factory=dict)
 
 

@@ -1,8 +1,9 @@
 """An online store in memory, for tests of its writers and readers."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from tactful_streaming.errors import OnlineStoreLostError
+from tactful_streaming.online.store import Blobs, BlobsByKind
 
 
 class MemoryOnlineStore:
@@ -15,7 +16,7 @@ class MemoryOnlineStore:
     def get_many(self, keys: Sequence[str], *, kind: str = "user") -> list[bytes | None]:
         return [self.blobs.get((kind, key)) for key in keys]
 
-    def put_many(self, blobs: Mapping[str, bytes | None], *, kind: str = "user") -> None:
+    def put_many(self, blobs: Blobs, *, kind: str = "user") -> None:
         for key, blob in blobs.items():
             if blob is None:
                 self.blobs.pop((kind, key), None)
@@ -28,14 +29,7 @@ class MemoryOnlineStore:
             raise OnlineStoreLostError(f"partition {partition} is marked at {present}")
         self.marks[partition] = offset
 
-    def put_marked(
-        self,
-        blobs: Mapping[str, Mapping[str, bytes | None]],
-        partition: int,
-        offset: int,
-        *,
-        previous: int,
-    ) -> None:
+    def put_marked(self, blobs: BlobsByKind, partition: int, offset: int, *, previous: int) -> None:
         for kind, of_kind in blobs.items():
             self.put_many(of_kind, kind=kind)
         self.mark(partition, offset, previous=previous)

@@ -10,6 +10,7 @@ from tactful_streaming.errors import DefinitionError
 from tactful_streaming.flink.compiler import FlinkOptions, compile_flink
 
 OPTIONS = FlinkOptions("kafka:9092", "events")
+COUNT = "- {name: f, entity: user, event: view, aggregate: count, window: {size: 1m}}"
 
 
 def compiled(yaml: str, **options: object) -> str:
@@ -152,7 +153,7 @@ def test_property_names_are_quoted() -> None:
 
 def test_options_are_quoted_too() -> None:
     text = compiled(
-        "- {name: f, entity: user, event: view, aggregate: count, window: {size: 1m}}",
+        COUNT,
         kafka={"sasl.jaas.config": "x required password='p';"},
         end_offsets={1: 20, 0: 10},
     )
@@ -161,15 +162,14 @@ def test_options_are_quoted_too() -> None:
 
 
 def test_the_watermark_is_a_millisecond_behind() -> None:
-    yaml = "- {name: f, entity: user, event: view, aggregate: count, window: {size: 1m}}"
     assert (
         "WATERMARK FOR et AS CASE WHEN kind IN ('event', 'tick') THEN "
         "et - INTERVAL '0 00:00:05.001' DAY(3) TO SECOND(3) END"
-    ) in compiled(yaml, watermark_delay_ms=5000)
+    ) in compiled(COUNT, watermark_delay_ms=5000)
 
 
 def test_only_event_ids_have_a_time_to_live() -> None:
-    count = "- {name: f, entity: user, event: view, aggregate: count, window: {size: 1m}}\n"
+    count = COUNT + "\n"
     last = "- {name: g, entity: user, event: view, aggregate: last_time}\n"
     of_item = count.replace("f,", "h,").replace("count", "count, group_by: item.title")
     assert "'table.exec.state.ttl' = '7 d'" in compiled(count)
@@ -197,8 +197,7 @@ def test_items_are_joined_only_if_needed() -> None:
 
 
 def test_statements_are_in_script_order() -> None:
-    yaml = "- {name: f, entity: user, event: view, aggregate: count, window: {size: 1m}}"
-    statements = compile_flink(load_definitions(yaml), OPTIONS).statements
+    statements = compile_flink(load_definitions(COUNT), OPTIONS).statements
     kinds = [re.match(r"SET|CREATE TEMPORARY SYSTEM|CREATE|EXECUTE", text) for text in statements]
     words = [kind[0] for kind in kinds if kind is not None]
     order = ["SET", "CREATE TEMPORARY SYSTEM", "CREATE", "EXECUTE"]

@@ -5,14 +5,14 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from unittest.mock import Mock
 
 import pytest
-from confluent_kafka import Consumer, KafkaError, Message
-from confluent_kafka.admin import AdminClient
+from confluent_kafka import KafkaError, Message
 from tests.streaming.brokers import (
     broker_behind_proxy,
     mock_cluster,
+    mock_topic,
     new_log,
     patiently,
     topic_name,
@@ -88,12 +88,16 @@ def first_offsets(group: PartitionGroup, count: int) -> dict[int, int]:
 def filled(log: KafkaLog, count: int) -> dict[int, list[bytes]]:
     """Append records of a hundred users and return them by partition."""
     expected: dict[int, list[bytes]] = {number: [] for number in range(log.partitions)}
-    payloads = [b"%d" % number for number in range(count)]
+    fill(log, expected, count)
+    return expected
+
+
+def fill(log: KafkaLog, expected: dict[int, list[bytes]], count: int, start: int = 0) -> None:
+    payloads = [b"%d" % (start + number) for number in range(count)]
     keys = [f"{number % 100}" for number in range(count)]
     for payload, key in zip(payloads, keys, strict=True):
         expected[log.partition_of(key)].append(payload)
     log.append(payloads, keys)
-    return expected
 
 
 def finish(workers: Sequence[Worker], expected: dict[int, list[bytes]]) -> None:
@@ -223,15 +227,12 @@ def test_an_absent_topic(kafka_servers: str) -> None:
 
 
 def test_a_state_ahead_of_the_log_is_refused() -> None:
-    with mock_cluster() as servers:
-        settings = KafkaSettings(servers=servers, topic=topic_name(), linger_ms=1)
-        AdminClient({"bootstrap.servers": servers}).list_topics(settings.topic, timeout=60)
-        with KafkaLog(settings) as log:
-            log.append([b"x"], [None])
-            group = member(settings, lambda _: 500)
-            with pytest.raises(OffsetError, match="does not hold offset 500"):
-                patiently(lambda: group.poll(1, 0.05) and False)
-            group.close()
+    with mock_cluster() as servers, KafkaLog(mock_topic(servers)) as log:
+        log.append([b"x"], [None])
+        group = member(log.settings, lambda _: 500)
+        with pytest.raises(OffsetError, match="does not hold offset 500"):
+            patiently(lambda: group.poll(1, 0.05) and False)
+        group.close()
 
 
 def test_an_outage_is_logged_once_and_reading_continues(caplog: pytest.LogCaptureFixture) -> None:
@@ -260,30 +261,16 @@ def test_an_outage_is_logged_once_and_reading_continues(caplog: pytest.LogCaptur
         worker.group.close()
 
 
-class Remains:
-    """A consumer that delivers messages of a partition after its revocation."""
-
-    def __init__(self, consumer: Consumer) -> None:
-        self._consumer = consumer
-
-    def poll(self, wait_s: float) -> Message:
-        return Message(topic="t", partition=5, offset=0, value=b"x")
-
-    def consume(self, limit: int, wait_s: float) -> list[Message]:
-        end = KafkaError(KafkaError._PARTITION_EOF)
-        return [
-            Message(topic="t", partition=5, offset=1, value=b"x"),
-            Message(topic="t", partition=5, offset=7, error=end),
-        ]
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._consumer, name)
-
-
 def test_records_of_revoked_partitions_are_skipped() -> None:
     settings = KafkaSettings(servers="127.0.0.1:1", topic=topic_name())
     group = member(settings, lambda _: 0)
-    group._consumer = Remains(group._consumer)
+    # It delivers messages of a partition after its revocation.
+    group._consumer = consumer = Mock(wraps=group._consumer)
+    consumer.poll.return_value = Message(topic="t", partition=5, offset=0, value=b"x")
+    consumer.consume.return_value = [
+        Message(topic="t", partition=5, offset=1, value=b"x"),
+        Message(topic="t", partition=5, offset=7, error=KafkaError(KafkaError._PARTITION_EOF)),
+    ]
     assert group.poll(10, 0.0) == {}
     assert group.partitions == frozenset()
     # It comes back to where its state is, and its end of before says nothing of its age.
@@ -353,11 +340,7 @@ def test_kill_9_of_a_worker_leaves_exact_state(log: KafkaLog, tmp_path: Path) ->
             victim.kill()
             victim.wait()
             workers.append(start())
-            payloads = [b"%d" % (turn * 7 + n) for n in range(2000)]
-            keys = [f"{n % 100}" for n in range(2000)]
-            log.append(payloads, keys)
-            for payload, key in zip(payloads, keys, strict=True):
-                expected[log.partition_of(key)].append(payload)
+            fill(log, expected, 2000, turn * 7)
         patiently(lambda: done() >= 9000)
     finally:
         for worker in workers:

@@ -9,8 +9,10 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+from unittest.mock import DEFAULT, Mock
 
 import pytest
 from hypothesis import given
@@ -18,6 +20,7 @@ from hypothesis import strategies as st
 from tests.streaming.brokers import (
     broker_behind_proxy,
     mock_cluster,
+    mock_topic,
     new_log,
     patiently,
     running_broker,
@@ -206,22 +209,12 @@ def test_keys_stay_together_in_order_and_copies_go_everywhere(log: KafkaLog) -> 
 
 
 def test_many_threads_append(log: KafkaLog) -> None:
-    wrong: list[object] = []
-
     def append(name: int) -> None:
         for turn in range(50):
-            sent = [b"%d %d %d" % (name, turn, n) for n in range(7)]
-            try:
-                log.append(sent, [f"{name}"] * 7)
-            except Exception as error:
-                wrong.append(error)
+            log.append([b"%d %d %d" % (name, turn, n) for n in range(7)], [f"{name}"] * 7)
 
-    threads = [threading.Thread(target=append, args=(name,)) for name in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert wrong == []
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(append, range(8)))
     by_partition = contents(
         log, {n: log.known_end(n) for n in range(log.partitions) if log.known_end(n)}
     )
@@ -347,7 +340,7 @@ def test_a_changed_topic_is_not_written_to(
         broker.kill()
         with pytest.raises(LogUnreachableError):
             log.append([b"x"], ["u"])
-        monkeypatch.setattr("tactful_streaming.kafka.kafka_log.count_partitions", lambda *_: count)
+        monkeypatch.setattr("tactful_streaming.kafka.client.count_partitions", lambda *_: count)
         broker.start()
         patiently(lambda: isinstance(log.problem, TopicError))
         with pytest.raises(TopicError, match=message):
@@ -374,9 +367,8 @@ def test_cut_connections_lose_no_acknowledged_record() -> None:
         broker_behind_proxy() as (broker, proxy),
         new_log(broker.servers, linger_ms=1, delivery_timeout_ms=1500) as log,
     ):
-        threads = [threading.Thread(target=append, args=(log, key)) for key in acknowledged]
-        for thread in threads:
-            thread.start()
+        pool = ThreadPoolExecutor(len(acknowledged))
+        appending = [pool.submit(append, log, key) for key in acknowledged]
         counts = []
         for seconds in (0.1, 3.0, 0.5):
             time.sleep(0.3)
@@ -386,8 +378,7 @@ def test_cut_connections_lose_no_acknowledged_record() -> None:
             proxy.restore()
             patiently(lambda: sum(map(len, acknowledged.values())) > counts[-1] + 20)
         stop.set()
-        for thread in threads:
-            thread.join()
+        assert [done.result() for done in appending] == [None] * len(acknowledged)
         partitions = {key: log.partition_of(key) for key in acknowledged}
         by_partition = contents(
             log, {number: log.known_end(number) for number in partitions.values()}
@@ -462,21 +453,13 @@ def test_an_unknown_partition_is_verified_before_it_is_gone(
     with new_log(kafka_servers, linger_ms=1) as log:
         log.append_to(0, [b"x"])
         partition = log.partition(0)
-        consumer = partition._consumer
-
-        class Forgetful:
-            def __getattr__(self, name: str) -> object:
-                return getattr(consumer, name)
-
-            def get_watermark_offsets(self, *_: object, **__: object) -> None:
-                raise KafkaException(KafkaError(KafkaError._UNKNOWN_PARTITION))
-
-        monkeypatch.setattr(partition, "_consumer", Forgetful())
+        consumer = Mock(wraps=partition._consumer)
+        unknown = KafkaException(KafkaError(KafkaError._UNKNOWN_PARTITION))
+        consumer.get_watermark_offsets.side_effect = unknown
+        monkeypatch.setattr(partition, "_consumer", consumer)
         with pytest.raises(LogUnreachableError, match="exists and cannot be read yet"):
             partition.read(0, 1)
-        monkeypatch.setattr(
-            "tactful_streaming.kafka.kafka_partition.count_partitions", lambda *_: None
-        )
+        monkeypatch.setattr("tactful_streaming.kafka.client.count_partitions", lambda *_: None)
         with pytest.raises(TopicError, match="is not there"):
             partition.read(0, 1)
         partition.close()
@@ -492,25 +475,15 @@ def test_dropped_requests_are_repeated_once(
     with new_log(kafka_servers, linger_ms=1) as log:
         log.append_to(0, [b"x"])
         partition = log.partition(0)
-        consumer = partition._consumer
-        dropped: list[object] = []
-
-        class Dropping:
-            def __getattr__(self, name: str) -> object:
-                return getattr(consumer, name)
-
-            def get_watermark_offsets(self, *of: object, **options: object) -> object:
-                if len(dropped) < times:
-                    dropped.append(of)
-                    raise KafkaException(KafkaError(KafkaError._DESTROY_BROKER))
-                return consumer.get_watermark_offsets(*of, **options)
-
-        monkeypatch.setattr(partition, "_consumer", Dropping())
+        consumer = Mock(wraps=partition._consumer)
+        dropped = KafkaException(KafkaError(KafkaError._DESTROY_BROKER))
+        consumer.get_watermark_offsets.side_effect = [*[dropped] * times, *[DEFAULT] * 9]
+        monkeypatch.setattr(partition, "_consumer", consumer)
         if times > 1:
             with pytest.raises(LogUnreachableError, match="no broker answers"):
                 partition.read(0, 1)
         assert partition.read(0, 1) == [(0, b"x")]
-        assert len(dropped) == times
+        assert consumer.get_watermark_offsets.call_count == times + 1
         partition.close()
 
 
@@ -563,17 +536,12 @@ def test_a_vanished_topic(kafka_servers: str) -> None:
 
 
 def test_a_topic_made_anew_does_not_hold_the_old_offset() -> None:
-    from confluent_kafka.admin import AdminClient
-
-    with mock_cluster() as servers:
-        settings = KafkaSettings(servers=servers, topic=topic_name(), linger_ms=1)
-        AdminClient({"bootstrap.servers": servers}).list_topics(settings.topic, timeout=60)
-        with KafkaLog(settings) as log:
-            log.append_to(0, [b"x"] * 3)
-            partition = log.partition(0)
-            with pytest.raises(OffsetError, match="offset 500 is outside the log"):
-                partition.read(500, 1)
-            partition.close()
+    with mock_cluster() as servers, KafkaLog(mock_topic(servers)) as log:
+        log.append_to(0, [b"x"] * 3)
+        partition = log.partition(0)
+        with pytest.raises(OffsetError, match="offset 500 is outside the log"):
+            partition.read(500, 1)
+        partition.close()
 
 
 def test_every_coroutine_gets_its_own_position(log: KafkaLog) -> None:

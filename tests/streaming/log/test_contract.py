@@ -7,10 +7,9 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
-from tests.streaming.brokers import mock_cluster, new_log, topic_name
+from tests.streaming.brokers import mock_cluster, mock_topic, new_log
 
 from tactful_streaming.errors import LogError, OffsetError
-from tactful_streaming.kafka.config import KafkaSettings
 from tactful_streaming.kafka.kafka_log import KafkaLog
 from tactful_streaming.kafka.kafka_partition import KafkaPartition
 from tactful_streaming.log.embedded_log import EmbeddedLog
@@ -42,11 +41,7 @@ def open_log(
     if request.param == "kafka":
         servers = request.getfixturevalue("kafka_servers")
         return lambda: kafka_partition(new_log(servers, linger_ms=1))
-    servers = request.getfixturevalue("pretended_servers")
-    settings = KafkaSettings(servers=servers, topic=topic_name(), linger_ms=1)
-    from confluent_kafka.admin import AdminClient
-
-    AdminClient({"bootstrap.servers": servers}).list_topics(settings.topic, timeout=60)
+    settings = mock_topic(request.getfixturevalue("pretended_servers"))
     return lambda: kafka_partition(KafkaLog(settings))
 
 

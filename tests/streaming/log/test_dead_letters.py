@@ -43,7 +43,7 @@ def test_letters_are_read_back_as_they_were(tmp_path: Path) -> None:
     kept.add(letters[:1])
     kept.add([])
     kept.add(letters[1:])
-    assert (kept.begin, kept.end) == (0, 2500)
+    assert (kept.log.begin, kept.end) == (0, 2500)
     assert list(kept.read()) == list(enumerate(letters))
     assert [position for position, _ in kept.read(2400, ["a"])] == list(range(2400, 2500, 2))
     assert list(kept.read(2500)) == []
@@ -92,9 +92,9 @@ def test_old_letters_are_deleted_in_whole_segments(tmp_path: Path) -> None:
         now[0] += 1000
         kept.add([letter(offset)])
     kept.trim()
-    assert 0 < kept.begin < 60
+    assert 0 < kept.log.begin < 60
     left = [record.offset for _, record in kept.read()]
-    assert left == list(range(kept.begin, 60)), "reading from 0 begins at the oldest one left"
+    assert left == list(range(kept.log.begin, 60)), "reading from 0 begins at the oldest one left"
     assert 20 <= len(left) < 30, "nothing younger than the retention goes"
     kept.close()
 
@@ -120,9 +120,9 @@ def test_a_worker_deletes_old_letters_at_checkpoints(
         (folder,) = shard.options.data.glob("partitions/*/dead-letters")
         kept = DeadLetters.open(folder, read_only=True)
         assert kept.end == 2500
-        assert (kept.begin > 0) == (retention is not None)
+        assert (kept.log.begin > 0) == (retention is not None)
         left = [record.offset for _, record in kept.read()]
-        assert left == list(range(kept.begin, 2500))
+        assert left == list(range(kept.log.begin, 2500))
         kept.close()
 
 

@@ -4,7 +4,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -68,6 +68,11 @@ class FlakyLog:
         pass
 
 
+@pytest.fixture
+def log() -> FlakyLog:
+    return FlakyLog()
+
+
 def numbered(count: int, start: int = 0) -> list[bytes]:
     return [b"%d" % number for number in range(start, start + count)]
 
@@ -76,8 +81,7 @@ def spooled(spool: Spool, count: int, start: int = 0) -> Positions:
     return spool.append(numbered(count, start), ["u"] * count)
 
 
-def test_without_an_outage_appends_go_to_the_log(tmp_path: Path) -> None:
-    log = FlakyLog()
+def test_without_an_outage_appends_go_to_the_log(log: FlakyLog, tmp_path: Path) -> None:
     with Spool(log, tmp_path) as spool:
         assert spooled(spool, 3) == {0: 3}
         assert spool.waiting == 0
@@ -88,10 +92,9 @@ def test_without_an_outage_appends_go_to_the_log(tmp_path: Path) -> None:
 
 
 def test_records_of_an_outage_wait_on_disk_and_stay_in_order(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    log: FlakyLog, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
-    log = FlakyLog()
     with Spool(log, tmp_path) as spool:
         spooled(spool, 2)
         log.absent = True
@@ -104,8 +107,7 @@ def test_records_of_an_outage_wait_on_disk_and_stay_in_order(
     assert log.records == numbered(1002)
 
 
-def test_pending_appends_survive_the_begin_of_an_outage(tmp_path: Path) -> None:
-    log = FlakyLog()
+def test_pending_appends_survive_the_begin_of_an_outage(log: FlakyLog, tmp_path: Path) -> None:
     with Spool(log, tmp_path) as spool:
         log.held = []
         pending = [spool.submit([b"%d" % n], ["u"]) for n in range(5)]
@@ -117,8 +119,7 @@ def test_pending_appends_survive_the_begin_of_an_outage(tmp_path: Path) -> None:
     assert log.records == numbered(5)
 
 
-def test_the_next_process_sends_spooled_records(tmp_path: Path) -> None:
-    log = FlakyLog()
+def test_the_next_process_sends_spooled_records(log: FlakyLog, tmp_path: Path) -> None:
     log.absent = True
     with Spool(log, tmp_path) as spool:
         spooled(spool, 2500)
@@ -134,9 +135,8 @@ def test_the_next_process_sends_spooled_records(tmp_path: Path) -> None:
         assert spool.waiting == 0
 
 
-def test_acknowledged_records_stay_in_order(tmp_path: Path) -> None:
+def test_acknowledged_records_stay_in_order(log: FlakyLog, tmp_path: Path) -> None:
     """Four senders, each waiting for its answer, through a log with outages."""
-    log = FlakyLog()
     acknowledged: list[list[bytes]] = [[] for _ in range(4)]
     stop = threading.Event()
 
@@ -148,16 +148,14 @@ def test_acknowledged_records_stay_in_order(tmp_path: Path) -> None:
 
     rng = random.Random(7)
     with Spool(log, tmp_path, durability="process") as spool:
-        senders = [threading.Thread(target=send, args=(spool, name)) for name in range(4)]
-        for sender in senders:
-            sender.start()
+        pool = ThreadPoolExecutor(4)
+        senders = [pool.submit(send, spool, name) for name in range(4)]
         for _ in range(30):
             time.sleep(rng.random() * 0.04)
             log.absent = not log.absent
         log.absent = False
         stop.set()
-        for sender in senders:
-            sender.join()
+        assert [sender.result() for sender in senders] == [None] * 4
         patiently(lambda: not spool.waiting)
     for name, payloads in enumerate(acknowledged):
         assert [record for record in log.records if record.startswith(b"%d " % name)] == payloads
@@ -165,9 +163,8 @@ def test_acknowledged_records_stay_in_order(tmp_path: Path) -> None:
 
 
 def test_a_crash_after_sending_repeats_and_loses_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    log: FlakyLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    log = FlakyLog()
     log.absent = True
     with monkeypatch.context() as patch:
         patch.setattr(Spool, "_write_sent", lambda self: None)
@@ -181,8 +178,7 @@ def test_a_crash_after_sending_repeats_and_loses_nothing(
 
 
 @pytest.mark.parametrize("rubbish", ["", "x", "-5", "99999999999"])
-def test_a_damaged_sent_file_loses_nothing(tmp_path: Path, rubbish: str) -> None:
-    log = FlakyLog()
+def test_a_damaged_sent_file_loses_nothing(log: FlakyLog, tmp_path: Path, rubbish: str) -> None:
     log.absent = True
     with Spool(log, tmp_path) as spool:
         spooled(spool, 3)
@@ -193,8 +189,7 @@ def test_a_damaged_sent_file_loses_nothing(tmp_path: Path, rubbish: str) -> None
     assert log.records == numbered(3)
 
 
-def test_the_disk_is_bounded_and_freed(tmp_path: Path) -> None:
-    log = FlakyLog()
+def test_the_disk_is_bounded_and_freed(log: FlakyLog, tmp_path: Path) -> None:
     log.absent = True
     with Spool(log, tmp_path, max_bytes=100_000, durability="process") as spool:
         accepted = 0
@@ -210,8 +205,7 @@ def test_the_disk_is_bounded_and_freed(tmp_path: Path) -> None:
     assert sum(file.stat().st_size for file in tmp_path.glob("*.log")) <= 30_000
 
 
-def test_records_that_the_log_refuses_are_not_spooled(tmp_path: Path) -> None:
-    log = FlakyLog()
+def test_records_that_the_log_refuses_are_not_spooled(log: FlakyLog, tmp_path: Path) -> None:
     log.refuses = True
     with Spool(log, tmp_path) as spool:
         with pytest.raises(LogWriteError, match="refused"):
@@ -220,9 +214,8 @@ def test_records_that_the_log_refuses_are_not_spooled(tmp_path: Path) -> None:
 
 
 def test_acknowledged_records_are_never_dropped(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    log: FlakyLog, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    log = FlakyLog()
     log.absent = True
     with Spool(log, tmp_path) as spool:
         spooled(spool, 3)
@@ -236,9 +229,8 @@ def test_acknowledged_records_are_never_dropped(
 
 
 def test_a_disk_that_refuses_acknowledges_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    log: FlakyLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    log = FlakyLog()
     log.absent = True
     with Spool(log, tmp_path) as spool:
 

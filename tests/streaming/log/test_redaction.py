@@ -12,7 +12,6 @@ from tests.streaming.streams import engine_of
 
 from tactful_streaming.contract.log_entries import Entry, Event, Item, Tick, User, encode_entry
 from tactful_streaming.contract.subject_ids import SubjectIds
-from tactful_streaming.definitions.model import Definitions
 from tactful_streaming.definitions.reader import load_definitions
 from tactful_streaming.engine.engine import Engine
 from tactful_streaming.engine.erasure import delete_subjects
@@ -22,7 +21,7 @@ from tactful_streaming.log.embedded_log import EmbeddedLog
 from tactful_streaming.log.redaction import BLANK, matching_records, redact
 from tactful_streaming.state.store import MemoryState
 
-FEATURES = """
+DEFINITIONS = load_definitions("""
 - {name: views, entity: user, event: view, aggregate: count, group_by: category,
    window: {size: 10m, slide: 1m}}
 - {name: recent, entity: user, event: view, aggregate: last_n, of: item_id, n: 5}
@@ -31,7 +30,7 @@ FEATURES = """
 - {name: heat, entity: category, event: view, aggregate: distinct_users, sketch: hll,
    window: {size: 10m, slide: 1m}}
 - {name: hot, entity: user, sequence: [view, add_to_cart], within: 5m, emit: coupon}
-"""
+""")
 PEOPLE = ("ada", "bob", "cyd")
 MINUTE = 60_000
 ENTITIES: dict[str, Sequence[str]] = {
@@ -144,28 +143,19 @@ def entries(drawn: list[tuple[str, str, int, int, int]]) -> list[Event]:
 ITEMS = [Item(item_id=f"i{n}", timestamp=0, category=f"c{n % 2}") for n in range(3)]
 
 
-@pytest.fixture(scope="module")
-def definitions(tmp_path_factory: pytest.TempPathFactory) -> Definitions:
-    path = tmp_path_factory.mktemp("features") / "features.yaml"
-    path.write_text(FEATURES)
-    return load_definitions(path)
+def engine(store: MemoryState) -> Engine:
+    return Engine(DEFINITIONS, store, EngineOptions(allowed_lateness_ms=0))
 
 
-def engine(definitions: Definitions, store: MemoryState) -> Engine:
-    return Engine(definitions, store, EngineOptions(allowed_lateness_ms=0))
-
-
-def run(
-    definitions: Definitions, payloads: Sequence[bytes], store: MemoryState, cuts: Sequence[int]
-) -> Engine:
+def run(payloads: Sequence[bytes], store: MemoryState, cuts: Sequence[int]) -> Engine:
     """Apply `payloads` with some commits, and again after a crash at each of `cuts`."""
-    opened = engine(definitions, store)
+    opened = engine(store)
     for number, payload in enumerate(payloads):
         opened.apply([(number, payload)])
         if number in cuts:
             if number % 2:
                 opened.commit()
-            opened = engine(definitions, store)
+            opened = engine(store)
             opened.apply(list(enumerate(payloads))[opened.offset : number + 1])
     opened.commit()
     return opened
@@ -185,14 +175,14 @@ def readings(opened: Engine, people: Sequence[str], at: int) -> dict[str, Any]:
 @settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(events, st.sets(st.integers(0, 40), max_size=4))
 def test_replay_after_redaction_equals_a_log_without_the_user(
-    definitions: Definitions, drawn: list[tuple[str, str, int, int, int]], cuts: set[int]
+    drawn: list[tuple[str, str, int, int, int]], cuts: set[int]
 ) -> None:
     happened = entries(drawn)
     whole = [encode_entry(item) for item in ITEMS]
     redacted = whole + [BLANK if e.user_id == "ada" else encode_entry(e) for e in happened]
     without = whole + [encode_entry(e) for e in happened if e.user_id != "ada"]
-    one = run(definitions, redacted, MemoryState(), sorted(cuts))
-    other = run(definitions, without, MemoryState(), ())
+    one = run(redacted, MemoryState(), sorted(cuts))
+    other = run(without, MemoryState(), ())
 
     assert one.watermark == other.watermark
     at = 20 * MINUTE
@@ -202,29 +192,29 @@ def test_replay_after_redaction_equals_a_log_without_the_user(
 @settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(events, st.sets(st.integers(0, 40), max_size=4))
 def test_erasure_keeps_the_state_of_other_users(
-    definitions: Definitions, drawn: list[tuple[str, str, int, int, int]], cuts: set[int]
+    drawn: list[tuple[str, str, int, int, int]], cuts: set[int]
 ) -> None:
     happened = entries(drawn)
     payloads = [encode_entry(item) for item in ITEMS] + [encode_entry(e) for e in happened]
     store, kept = MemoryState(), MemoryState()
-    run(definitions, payloads, store, sorted(cuts))
-    untouched = run(definitions, payloads, kept, sorted(cuts))
+    run(payloads, store, sorted(cuts))
+    untouched = run(payloads, kept, sorted(cuts))
     of_ada = [event for event in happened if event.user_id == "ada"]
     traces = SubjectIds(
         users=frozenset({"ada"}),
         sessions=frozenset(e.session_id for e in of_ada if e.session_id),
         event_ids=frozenset(e.event_id for e in of_ada),
     )
-    delete_subjects(store, traces, definitions, {})
-    delete_subjects(store, traces, definitions, {})  # as after a crash
+    delete_subjects(store, traces, DEFINITIONS, {})
+    delete_subjects(store, traces, DEFINITIONS, {})  # as after a crash
 
     assert [pair for pair in store.scan(b"") if b"ada" in b"".join(pair)] == []
-    left, at = engine(definitions, store), 20 * MINUTE
+    left, at = engine(store), 20 * MINUTE
     others = ("bob", "cyd")
     before, after = readings(untouched, others, at), readings(left, others, at)
     before["outbox"] = [user for user in before["outbox"] if user != "ada"]
     assert after == before
-    fresh = engine(definitions, MemoryState())
+    fresh = engine(MemoryState())
     assert left.read("user", "ada", at) == fresh.read("user", "ada", at)
     assert not any(left.seen(event.event_id) for event in of_ada)
 
@@ -232,7 +222,7 @@ def test_erasure_keeps_the_state_of_other_users(
 @settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(events, st.booleans())
 def test_events_of_suppressed_users_do_not_count(
-    definitions: Definitions, drawn: list[tuple[str, str, int, int, int]], by_device: bool
+    drawn: list[tuple[str, str, int, int, int]], by_device: bool
 ) -> None:
     """A replay of a log that nobody can rewrite."""
     happened = entries(drawn)
@@ -244,14 +234,14 @@ def test_events_of_suppressed_users_do_not_count(
     written: list[Entry] = [*ITEMS, User(user_id="ada", timestamp=0), *happened]
     payloads = [encode_entry(entry) for entry in written]
     suppressed = {"device:ada" if by_device else "ada", "ada"}
-    opened = engine_of(definitions, allowed_lateness_ms=0, suppressed=suppressed)
+    opened = engine_of(DEFINITIONS, allowed_lateness_ms=0, suppressed=suppressed)
     opened.apply(list(enumerate(payloads)))
     # Time passes all the same, so the others are as with ticks in the place of the person.
     ticks: list[Entry] = [
         Tick(timestamp=e.timestamp) if "ada" in (e.user_id, e.device_id) else e for e in happened
     ]
     plain = [encode_entry(entry) for entry in [*ITEMS, *ticks]]
-    wanted = run(definitions, plain, MemoryState(), ())
+    wanted = run(plain, MemoryState(), ())
 
     at, others = 20 * MINUTE, ("bob", "cyd")
     matches, expected = readings(opened, others, at), readings(wanted, others, at)

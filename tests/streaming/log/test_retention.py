@@ -4,7 +4,7 @@ import os
 import random
 import subprocess
 import sys
-import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -98,33 +98,20 @@ def test_a_crash_in_the_midst_of_trimming_leaves_a_log(tmp_path: Path) -> None:
 def test_trimming_does_not_disturb_readers(tmp_path: Path) -> None:
     total = 2000
     log = EmbeddedLog(tmp_path, segment_bytes=2000, retention_bytes=4000, durability="process")
-    wrong: list[object] = []
     progress = [0] * 4
 
     def follow(number: int, step: int) -> None:
-        offset = 0
-        try:
-            while offset < total:
-                for at, payload in log.read(offset, step):
-                    if (at, payload) != (offset, b"payload %05d" % offset):
-                        wrong.append((at, payload))
-                    offset += 1
-                progress[number] = offset
-        except Exception as error:
-            wrong.append(error)
+        while (offset := progress[number]) < total:
+            records = log.read(offset, step)
+            assert records == [*enumerate(numbered(len(records), offset), offset)]
+            progress[number] += len(records)
 
-    readers = [
-        threading.Thread(target=follow, args=(number, step))
-        for number, step in enumerate((1, 7, 100, 1000))
-    ]
-    for reader in readers:
-        reader.start()
-    for start in range(0, total, 20):
-        log.append(numbered(20, start))
-        log.trim(min(progress))
-    for reader in readers:
-        reader.join(timeout=60)
-    assert wrong == []
+    with ThreadPoolExecutor(4) as pool:
+        readers = [pool.submit(follow, *reader) for reader in enumerate((1, 7, 100, 1000))]
+        for start in range(0, total, 20):
+            log.append(numbered(20, start))
+            log.trim(min(progress))
+        assert [reader.result(timeout=60) for reader in readers] == [None] * 4
     assert log.trim(total) > total - 200
     # Descriptors of what was dropped are given back.
     descriptors = [fd for fd in Path("/proc/self/fd").iterdir() if fd.is_symlink()]

@@ -71,7 +71,7 @@ def test_blobs_and_their_mark_are_put_atomically(space: dict[str, Any]) -> None:
     many: dict[str, bytes | None] = {f"u{n}": b"%d" % n for n in range(2_000)}
     first.put_marked({"user": many}, 0, 30, previous=20)
     assert reader.get_many([*many]) == [*many.values()]
-    with pytest.raises(OnlineStoreLostError, match="is at 30, not 20"):
+    with pytest.raises(OnlineStoreLostError, match="is marked at offset 30, not 20"):
         first.put_marked({"user": {"new": b"3"}}, 0, 40, previous=20)
     second = FencedRedisStore(space["url"], 0, prefix=space["prefix"])
     with pytest.raises(FencedError):

@@ -4,6 +4,7 @@ import subprocess
 import threading
 import uuid
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -161,11 +162,9 @@ def test_each_mark_is_set_by_one_of_many_threads(store: OnlineStore) -> None:
             except OnlineStoreLostError:
                 pass
 
-    threads = [threading.Thread(target=climb) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(4) as pool:
+        climbing = [pool.submit(climb) for _ in range(4)]
+    assert [done.result() for done in climbing] == [None] * 4
     assert store.marked(0) == len(set(taken))
 
 

@@ -203,24 +203,11 @@ def _caught(count: int = 60, restart_every: int = 5) -> bool:
 
 def test_planted_bugs_are_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     get = ExpiringMap.get
-
-    def never_forgets(self: ExpiringMap, key: str, now: int) -> Any:
-        return get(self, key, 0)
-
-    def forgets_early(self: ExpiringMap, key: str, now: int) -> Any:
-        return get(self, key, now + 1)
-
-    def stores_nothing(self: ExpiringMap) -> dict[str, bytes | None]:
-        return {}
-
-    def drops_pending(self: conditions.State) -> None:
-        self.pending.clear()
-
     planted: list[tuple[Any, str, Any]] = [
-        (ExpiringMap, "get", never_forgets),
-        (ExpiringMap, "get", forgets_early),
-        (ExpiringMap, "pack_changes", stores_nothing),
-        (conditions.State, "store_pending", drops_pending),
+        (ExpiringMap, "get", lambda self, key, now: get(self, key, 0)),  # never expires
+        (ExpiringMap, "get", lambda self, key, now: get(self, key, now + 1)),  # too early
+        (ExpiringMap, "pack_changes", lambda self: {}),
+        (conditions.State, "store_pending", lambda self: self.pending.clear()),
         (conditions, "classify", lambda text: None),
     ]
     for owner, name, bug in planted:

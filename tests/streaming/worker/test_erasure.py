@@ -41,13 +41,13 @@ from tactful_streaming.worker.erasure import (
     purged_number,
 )
 
-FEATURES = """
+DEFINITIONS = load_definitions("""
 - {name: views, entity: user, event: view, aggregate: count, window: {size: 10m, slide: 1m}}
 - {name: recent, entity: user, event: view, aggregate: last_n, of: item_id, n: 5}
 - {name: visit, entity: session, event: view, aggregate: last_n, of: item_id, n: 5}
 - {name: item_views, entity: item, event: view, aggregate: count, window: {size: 10m, slide: 1m}}
 - {name: hot, entity: user, sequence: [view, add_to_cart], within: 5m, emit: coupon}
-"""
+""")
 MINUTE = 60_000
 ADA = {"ada", "device:ada-phone"}
 APART = {("bob", "ada-phone"), ("ada", "bob-phone")}
@@ -56,10 +56,11 @@ APART = {("bob", "ada-phone"), ("ada", "bob-phone")}
 class Erasures:
     """A list of the erased in memory."""
 
-    def __init__(self, suppressed: Collection[str], *, newest: int = 7) -> None:
+    newest = 7
+
+    def __init__(self, suppressed: Collection[str], known: SubjectIds | None = None) -> None:
         self.suppressed = frozenset(suppressed)
-        self.newest = newest
-        self.known = SubjectIds()
+        self.known = known or SubjectIds()
         self.reported: dict[str, int] = {}
 
     def after(self, number: int) -> tuple[int, SubjectIds]:
@@ -69,12 +70,9 @@ class Erasures:
         self.reported[partition] = number
 
 
-@pytest.fixture(scope="module")
-def definitions() -> Definitions:
-    return load_definitions(FEATURES)
-
-
-def engine(definitions: Definitions, store: StateStore, suppressed: Collection[str] = ()) -> Engine:
+def engine(
+    store: StateStore, suppressed: Collection[str] = (), definitions: Definitions = DEFINITIONS
+) -> Engine:
     return Engine(
         definitions,
         store,
@@ -118,7 +116,6 @@ def entries(drawn: list[tuple[str | None, str | None, str, int, int]]) -> list[E
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(events)
 def test_a_state_shows_by_itself_whose_it_is(
-    definitions: Definitions,
     tmp_path_factory: pytest.TempPathFactory,
     drawn: list[tuple[str | None, str | None, str, int, int]],
 ) -> None:
@@ -126,7 +123,7 @@ def test_a_state_shows_by_itself_whose_it_is(
     folder = tmp_path_factory.mktemp("partition")
     payloads = [encode_entry(entry) for entry in entries(drawn)]
     store = RocksState(folder / "state")
-    one = engine(definitions, store)
+    one = engine(store)
     one.apply(list(enumerate(payloads)))
     one.commit()
     at = 20 * MINUTE
@@ -137,14 +134,14 @@ def test_a_state_shows_by_itself_whose_it_is(
     assert purged_number(store) == 0
 
     for _ in range(2):  # as after a kill before it was noted
-        number, _ = purge_partition(store, folder, definitions, Erasures(ADA))
+        number, _ = purge_partition(store, folder, DEFINITIONS, Erasures(ADA))
     note_purged(store, number)
 
     pairs = [b"\0".join(pair) for pair in store.scan(b"")]
     # A tablet that somebody else used, too, is not theirs; who held it is forgotten.
     assert [pair for pair in pairs if b"ada" in pair] == []
     assert purged_number(store) == 7
-    left = engine(definitions, store, ADA)
+    left = engine(store, ADA)
     assert left.offset == len(payloads)
     assert {key: left.read("item", key, at) for key in items} == items
     if not any(device == "tablet" for _, device, *_ in drawn):
@@ -155,7 +152,7 @@ def test_a_state_shows_by_itself_whose_it_is(
 @settings(max_examples=40, deadline=None)
 @given(events, st.booleans())
 def test_what_the_log_holds_of_the_erased_leaves_no_trace(
-    definitions: Definitions, drawn: list[tuple[str | None, str | None, str, int, int]], apart: bool
+    drawn: list[tuple[str | None, str | None, str, int, int]], apart: bool
 ) -> None:
     happened = entries(drawn)
     others: list[Entry] = [
@@ -193,7 +190,7 @@ def test_what_the_log_holds_of_the_erased_leaves_no_trace(
     stores = []
     for log, suppressed in ((others, ADA), (ticked, set[str]())):
         store = MemoryState()
-        opened = engine(definitions, store, suppressed)
+        opened = engine(store, suppressed)
         applied = opened.apply(list(enumerate(map(encode_entry, log))))
         assert applied.invalid == 0
         opened.commit()
@@ -205,7 +202,7 @@ def test_what_the_log_holds_of_the_erased_leaves_no_trace(
     assert not any(b"ada" in key + value for key, value in one.items())
 
 
-def test_dead_letters_beside_a_state_become_blank(definitions: Definitions, tmp_path: Path) -> None:
+def test_dead_letters_beside_a_state_become_blank(tmp_path: Path) -> None:
     letters = DeadLetters.open(tmp_path / "dead-letters")
     payloads = [
         encode_entry(Event(event_id="e0", type="view", timestamp=1, user_id="ada"), "json"),
@@ -220,9 +217,8 @@ def test_dead_letters_beside_a_state_become_blank(definitions: Definitions, tmp_
     )
     letters.close()
     store = RocksState(tmp_path / "state")
-    erasures = Erasures({"ada"})
-    erasures.known = SubjectIds(users=frozenset({"ada"}))
-    purge_partition(store, tmp_path, definitions, erasures)
+    erasures = Erasures({"ada"}, SubjectIds(users=frozenset({"ada"})))
+    purge_partition(store, tmp_path, DEFINITIONS, erasures)
     store.close()
 
     letters = DeadLetters.open(tmp_path / "dead-letters", read_only=True)
@@ -242,22 +238,20 @@ class Killed(RocksState):
 
 
 @pytest.mark.parametrize("killed", [False, True])
-def test_deleted_bytes_leave_the_disk(
-    definitions: Definitions, tmp_path: Path, killed: bool
-) -> None:
+def test_deleted_bytes_leave_the_disk(tmp_path: Path, killed: bool) -> None:
     """Deleted bytes leave the disk, also after few deletions or a kill."""
+    definitions = DEFINITIONS
     if not killed:  # all there is of them is a mention
         definitions = load_definitions(
             "[{name: bought, entity: item, sequence: [view, add_to_cart], within: 5m}]"
         )
     store = (Killed if killed else RocksState)(tmp_path / "state")
-    opened = engine(definitions, store)
+    opened = engine(store, definitions=definitions)
     event = Event(event_id="e0", type="view", timestamp=1, user_id="ada-zq", item_id="i")
     opened.apply([(0, encode_entry(event))])
     opened.commit()
     RocksState.purge(store)  # into files
-    erasures = Erasures({"ada-zq"})
-    erasures.known = SubjectIds(users=frozenset({"ada-zq"}))
+    erasures = Erasures({"ada-zq"}, SubjectIds(users=frozenset({"ada-zq"})))
     if killed:
         with pytest.raises(KeyboardInterrupt):
             purge_partition(store, tmp_path, definitions, erasures)
@@ -269,20 +263,20 @@ def test_deleted_bytes_leave_the_disk(
     assert [path.name for path in files if b"ada-zq" in path.read_bytes()] == []
 
 
-def test_one_checkpoint_takes_the_place_of_all(definitions: Definitions, tmp_path: Path) -> None:
+def test_one_checkpoint_takes_the_place_of_all(tmp_path: Path) -> None:
     checkpoints = tmp_path / "checkpoints"
     state = PartitionState(tmp_path / "own", checkpoints=checkpoints)
     state.replace_checkpoints()
     assert not checkpoints.exists()
     for number in range(2):
-        opened = engine(definitions, state.store)
+        opened = engine(state.store)
         event = Event(event_id=f"e{number}", type="view", timestamp=1, user_id="ada")
         opened.apply([(number, encode_entry(event))])
         opened.commit()
         state.checkpoint()
     assert len(list(checkpoints.iterdir())) == 2
     (checkpoints / "new").mkdir()  # of a process that was killed on the way
-    purge_partition(state.store, tmp_path / "own", definitions, Erasures({"ada"}))
+    purge_partition(state.store, tmp_path / "own", DEFINITIONS, Erasures({"ada"}))
     state.replace_checkpoints()
     state.close()
 

@@ -40,11 +40,15 @@ def silent(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> JobOptions:
     return JobOptions(kafka=KafkaSettings("127.0.0.1:9092"), data=tmp_path)
 
 
+def paced(silent: JobOptions, clock: Callable[[], float], commit_s: float) -> Worker:
+    return Worker(
+        definitions(), silent, pace=WorkerOptions(commit_interval_s=commit_s), clock=clock
+    )
+
+
 def test_a_wait_is_never_shorter_than_the_client_can_wait(silent: JobOptions) -> None:
     now = [0.0]
-    worker = Worker(
-        definitions(), silent, pace=WorkerOptions(commit_interval_s=0.01), clock=lambda: now[0]
-    )
+    worker = paced(silent, lambda: now[0], 0.01)
     worker.step()
     for left in (0.0096, 0.0008, 0.00001, 0.0):
         now[0] = 0.01 - left
@@ -55,9 +59,7 @@ def test_a_wait_is_never_shorter_than_the_client_can_wait(silent: JobOptions) ->
 
 def test_the_group_is_told_of_commits_now_and_then(silent: JobOptions) -> None:
     now = [0.0]
-    worker = Worker(
-        definitions(), silent, pace=WorkerOptions(commit_interval_s=0.0), clock=lambda: now[0]
-    )
+    worker = paced(silent, lambda: now[0], 0.0)
     for _ in range(1000):
         worker.step()
         now[0] += 0.004
@@ -182,9 +184,6 @@ class Acting(Noting):
         self.log += [0] * sent
         return sent
 
-    def append_transfers(self) -> int:
-        return 0
-
 
 def test_draining_reads_entries_appended_at_the_end(
     monkeypatch: pytest.MonkeyPatch, silent: JobOptions
@@ -198,9 +197,7 @@ def test_draining_reads_entries_appended_at_the_end(
             return {0: Records(ahead, [b""] * len(ahead))} if ahead else {}
 
     monkeypatch.setattr("tactful_streaming.worker.worker.PartitionGroup", Reading)
-    worker = Worker(
-        definitions(), silent, pace=WorkerOptions(commit_interval_s=0.0), clock=lambda: 0.0
-    )
+    worker = paced(silent, lambda: 0.0, 0.0)
     worker.jobs[0] = job  # type: ignore[index]
     assert worker.drain(1, patience_s=0, stop=lambda: False)
     assert job.acted

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.streaming.brokers import patiently
 from tests.streaming.shard import (
     Logs,
     Shard,
@@ -88,12 +89,9 @@ def settled(shard: Shard, workers: Sequence[Worker]) -> tuple[Logs, Truth]:
 
 
 def check(shard: Shard, workers: Sequence[Worker], *, given_up: bool = False) -> None:
-    """What came out is what an uninterrupted run makes of the log.
+    """Compare the results of all workers with an uninterrupted run of the log.
 
-    Args:
-        shard: with the log.
-        workers: all that are at work.
-        given_up: whether workers were cut off in the midst of transactions.
+    If `given_up`, workers were cut off in the midst of transactions.
     """
     logs, expected = settled(shard, workers)
     assert fired_table(shard, uncommitted=given_up) == expected.fired
@@ -134,14 +132,17 @@ def test_a_state_has_one_owner(tmp_path: Path) -> None:
     first = PartitionState(tmp_path / "p")
     with pytest.raises(StateError, match="another process has this state open"):
         PartitionState(tmp_path / "p", patience_s=0)
-    waited = []
+    released = threading.Event()
 
-    def sleep(seconds: float) -> None:
-        waited.append(seconds)
+    def release() -> None:
+        released.set()
         first.close()
 
-    second = PartitionState(tmp_path / "p", sleep=sleep)
-    assert len(waited) == 1
+    owner = threading.Timer(0.1, release)
+    owner.start()
+    second = PartitionState(tmp_path / "p")
+    assert released.is_set()
+    owner.join()
     first.close()
     with pytest.raises(StateError, match="another process"):
         PartitionState(tmp_path / "p", patience_s=0)
@@ -232,11 +233,8 @@ def test_workers_join_and_leave(shard: Shard) -> None:
     work_to([first], append(shard, entries[:1_500]))
     second = new_worker(shard)
     ends = append(shard, entries[1_500:3_000])
-    until = time.monotonic() + PATIENCE_S
-    while not len(first.jobs) == len(second.jobs) == 2:
-        first.step()
-        second.step()
-        assert time.monotonic() < until, "the partitions were not shared"
+    both = (first, second)
+    patiently(lambda: [w.step() for w in both] and all(len(w.jobs) == 2 for w in both), PATIENCE_S)
     work_to([first, second], ends)
     first.close()
     work_to([second], append(shard, entries[3_000:]))
@@ -334,16 +332,10 @@ def test_a_zombie_cannot_write(shard: Shard, tmp_path: Path) -> None:
     zombie.close()
     owner.apply(records)
     owner.commit()
-    with reopened_state(shard.options.data / "partitions" / f"{shard.kafka.topic}-0") as reopened:
+    folder = shard.options.data / "partitions" / f"{shard.kafka.topic}-0"
+    with contextlib.closing(PartitionState(folder)) as reopened:
         assert reopened.offset == 100
     owner.close()
-
-
-@contextlib.contextmanager
-def reopened_state(folder: Path) -> Iterator[PartitionState]:
-    state = PartitionState(folder)
-    yield state
-    state.close()
 
 
 def test_silence_lets_the_clock_into_the_log(shard: Shard) -> None:
