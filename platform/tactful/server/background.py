@@ -7,23 +7,20 @@ import logging
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from concurrent.futures import BrokenExecutor
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tactful.coupons.decisions import CouponIssuer
 from tactful.erasure.erase import settle_erasures
-from tactful.erasure.running_server import OnlineErasures
 from tactful.errors import StorageError, TactfulError
-from tactful.experiments.controller import RolloutController
 from tactful.maintenance.retention import Retention
 from tactful.models.record_rollout import Recorder
 from tactful.models.schedule import retrain
-from tactful.pipeline.applier import LogApplier
-from tactful.pipeline.ingest import EventIngest
 from tactful.schemas.problems import ProblemError
-from tactful.server.recommendations import Recommendations, VisibilityTracker
-from tactful.server.resources import Resources, publish_rollouts
 from tactful_bandits.errors import ExperimentError
 from tactful_streaming.errors import StreamingError
+
+if TYPE_CHECKING:
+    from tactful.server.platform import Platform
 
 logger = logging.getLogger(__name__)
 
@@ -48,35 +45,17 @@ class BackgroundTasks:
     =========  ====================================================================
     """
 
-    def __init__(
-        self,
-        resources: Resources,
-        *,
-        applier: LogApplier,
-        ingest: EventIngest,
-        visibility: VisibilityTracker,
-        recommendations: Recommendations,
-        erasures: OnlineErasures,
-        controller: RolloutController,
-        coupons: CouponIssuer | None,
-    ) -> None:
+    def __init__(self, platform: Platform) -> None:
         """Prepare; nothing runs before `start`."""
-        self._resources = resources
-        self._applier = applier
-        self._ingest = ingest
-        self._visibility = visibility
-        self._recommendations = recommendations
-        self._erasures = erasures
-        self._controller = controller
-        self._coupons = coupons
+        self._platform = platform
         self._tasks: list[asyncio.Task[None]] = []
         self._retention: Retention | None = None
-        installation = resources.installation
-        if (log := resources.backend.written.get("log")) is not None:
+        installation = platform.resources.installation
+        if (log := platform.backend.written.get("log")) is not None:
             self._retention = Retention(
-                installation.settings,
+                platform.settings,
                 log,
-                models=resources.model_log,
+                models=platform.model_log,
                 metadata=installation.metadata,
                 clock=installation.clock,
             )
@@ -84,18 +63,17 @@ class BackgroundTasks:
     async def start(self, refresh: Callable[[], None]) -> None:
         """Refresh once, and then start all tasks on the running event loop.
 
-        Args:
-            refresh: takes over new models and items; runs in a thread.
+        `refresh` takes over new models and items; it runs in a thread.
         """
         self._refresh_recommender = refresh
         await self._refresh_models()
-        if self._resources.webhooks is not None:
-            self._resources.webhooks.start()
+        if self._platform.resources.webhooks is not None:
+            self._platform.resources.webhooks.start()
         self._tasks = [asyncio.create_task(work) for work in self._work()]
 
     def cancel(self) -> None:
         """Cancel all tasks; threads that erase or trim end at their next step."""
-        self._erasures.stop()
+        self._platform.online_erasures.stop()
         if self._retention is not None:
             self._retention.stopping = True
         for task in self._tasks:
@@ -106,39 +84,25 @@ class BackgroundTasks:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def _work(self) -> Iterator[Coroutine[Any, Any, None]]:
-        installation = self._resources.installation
-        settings, recommend = installation.settings, installation.settings.recommend
+        platform, run = self._platform, asyncio.to_thread
+        settings, recommend = platform.settings, platform.settings.recommend
         cleaning = (StorageError, StreamingError, OSError, BrokenExecutor)
         yield self._refresh()
-        yield _repeat(
-            _TRIM_S,
-            partial(asyncio.to_thread, self._trim),
-            failures=cleaning,
-            message="nothing was trimmed",
-        )
-        yield _repeat(
-            _ERASE_S,
-            partial(asyncio.to_thread, self._erasures.run),
-            failures=cleaning,
-            message="no erasure continued",
-        )
-        rollouts = self._resources.rollouts
-        recorder = Recorder(settings, rollouts) if recommend.record_rollouts else None
+        yield _repeat(_TRIM_S, partial(run, self._trim), cleaning, "nothing was trimmed")
+        erase = platform.online_erasures.run
+        yield _repeat(_ERASE_S, partial(run, erase), cleaning, "no erasure continued")
+        recorder = Recorder(settings, platform.rollouts) if recommend.record_rollouts else None
         yield _repeat(
             min(recommend.look_minutes * 60 / 4, _ROLLOUT_S),
             partial(self._control_rollouts, recorder),
-            failures=(TactfulError, StreamingError, ExperimentError, OSError),
-            message="rollouts were not evaluated",
+            (TactfulError, StreamingError, ExperimentError, OSError),
+            "rollouts were not evaluated",
         )
-        if self._coupons is not None:
-            yield self._issue(self._coupons)
+        if platform.coupons is not None:
+            yield self._issue(platform.coupons)
         if not settings.log.in_files:
-            yield _repeat(
-                _ERASE_S,
-                partial(asyncio.to_thread, settle_erasures, installation),
-                failures=(StorageError,),
-                message="no erasure was completed",
-            )
+            settle = partial(run, settle_erasures, platform.resources.installation)
+            yield _repeat(_ERASE_S, settle, (StorageError,), "no erasure was completed")
         if settings.training.every_hours or settings.training.drift_psi:
             yield retrain(settings)
 
@@ -150,31 +114,31 @@ class BackgroundTasks:
                 await asyncio.to_thread(self._refresh_metadata)
             except Exception as error:
                 logger.warning("API keys and consent were not refreshed: %s", error)
-            await self._visibility.read_marks()
+            await self._platform.visibility.read_marks()
             await self._refresh_models()
 
     def _refresh_metadata(self) -> None:
-        resources = self._resources
-        resources.installation.suppression.refresh()
-        resources.consents.refresh()
-        resources.keys.refresh()
-        publish_rollouts(resources.installation.settings, resources.rollouts)
+        platform = self._platform
+        platform.suppression.refresh()
+        platform.consents.refresh()
+        platform.keys.refresh()
+        platform.publish_rollouts()
 
     async def _refresh_models(self) -> None:
         """Take over new models and items; the first time makes the server ready."""
-        recovered = not self._applier.recovering
+        recovered = not self._platform.applier.recovering
         try:
             await asyncio.to_thread(self._refresh_recommender)
         except Exception as error:
             logger.exception("refresh failed with %s; the old state is kept", error)
-        self._recommendations.ready |= recovered
+        self._platform.recommendations.ready |= recovered
 
     async def _issue(self, coupons: CouponIssuer) -> None:
         """Decide about coupons, and write the decisions to the log."""
         while True:
             try:
                 made = await asyncio.to_thread(coupons.run)
-                await asyncio.gather(*map(self._ingest.append_internal, made))
+                await asyncio.gather(*map(self._platform.ingest.append_internal, made))
                 await asyncio.to_thread(coupons.settle)
                 if made:
                     continue
@@ -185,9 +149,8 @@ class BackgroundTasks:
 
     async def _control_rollouts(self, recorder: Recorder | None) -> None:
         """Evaluate rollouts, move them by the outcome, and record those that ended."""
-        if await asyncio.to_thread(self._controller.run):
-            settings = self._resources.installation.settings
-            await asyncio.to_thread(publish_rollouts, settings, self._resources.rollouts)
+        if await asyncio.to_thread(self._platform.rollout_controller.run):
+            await asyncio.to_thread(self._platform.publish_rollouts)
         if recorder is not None:
             await recorder.run()
 
@@ -196,7 +159,7 @@ class BackgroundTasks:
 
         Records stay that the engine has not committed, or that webhooks or coupons have not read.
         """
-        backend = self._resources.backend
+        backend = self._platform.backend
         backend.trim(self._needed)
         for letters in (backend.dead_letters, backend.late):
             if letters is not None:
@@ -206,17 +169,16 @@ class BackgroundTasks:
 
     @property
     def _needed(self) -> int:
-        needed = self._applier.committed
-        if self._coupons is not None:
-            needed = min(needed, *self._coupons.needed)
-        webhooks = self._resources.webhooks
+        needed = self._platform.applier.committed
+        if self._platform.coupons is not None:
+            needed = min(needed, *self._platform.coupons.needed)
+        webhooks = self._platform.resources.webhooks
         return needed if webhooks is None else min(needed, *webhooks.positions)
 
 
 async def _repeat(
     seconds: float,
     work: Callable[[], Awaitable[object]],
-    *,
     failures: tuple[type[Exception], ...],
     message: str,
 ) -> None:

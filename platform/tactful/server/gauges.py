@@ -2,45 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING
 
-from tactful.metrics.registry import Metrics
-from tactful.pipeline.applier import LogApplier
-from tactful.pipeline.backends import Backend
-from tactful.pipeline.webhooks import Webhooks
-from tactful.server.overload import AdmissionControl
+if TYPE_CHECKING:
+    from tactful.server.platform import Platform
 
 _MEGABYTE = 2**20
 
 
-def add_gauges(
-    metrics: Metrics,
-    backend: Backend,
-    applier: LogApplier,
-    admission: AdmissionControl,
-    webhooks: Webhooks | None,
-    *,
-    lock: AbstractContextManager[object],
-    clock: Callable[[], int],
-) -> None:
-    """Register the gauges of a server; `lock` is held while the engine is read."""
+def add_gauges(platform: Platform) -> None:
+    """Register the gauges of a server."""
+    backend, engine, gauge = platform.backend, platform.engine, platform.metrics.gauge
+    webhooks = platform.resources.webhooks
 
     def state_bytes() -> float:
-        with lock:
-            size = backend.engine.nbytes
+        with platform.lock:
+            size = engine.nbytes
         # Exact bytes would reveal each new user.
         return _MEGABYTE * round(size / _MEGABYTE)
 
-    gauge, engine = metrics.gauge, backend.engine
-    gauge("engine_lag", "Log records not applied yet", lambda: applier.lag)
+    def watermark_age() -> float:
+        return max(0.0, (platform.resources.installation.clock() - engine.watermark) / 1000)
+
+    gauge("engine_lag", "Log records not applied yet", lambda: platform.applier.lag)
     text = "About how much memory the state of entities takes, in whole megabytes"
     gauge("engine_state_bytes", text, state_bytes)
     text = "Age of the event time up to which events are expected to be complete"
-    gauge("watermark_age_seconds", text, lambda: max(0.0, (clock() - engine.watermark) / 1000))
+    gauge("watermark_age_seconds", text, watermark_age)
     gauge("commit_pending_bytes", "Bytes accepted and not durable yet", backend.waiting_bytes)
     text = "Recommendations waiting for their turn"
-    gauge("recommend_waiting", text, lambda: admission.waiting)
+    gauge("recommend_waiting", text, lambda: platform.recommendations.admission.waiting)
     text = "Features that are to be computed from the log"
     gauge("features_missing", text, lambda: len(engine.missing))
     text = "Whether the event log takes no events at present"
@@ -54,4 +45,4 @@ def add_gauges(
         gauge("webhooks_failed", text, lambda: webhooks.failed)
         gauge("webhooks_buried", "Actions that were given up", lambda: webhooks.buried)
     if backend.rules is not None:
-        metrics.rules(backend.rules.report)
+        platform.metrics.rules(backend.rules.report)

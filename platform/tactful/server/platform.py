@@ -79,7 +79,7 @@ class Platform:
         """Assemble a platform, which closes `resources` at its end."""
         installation, backend = resources.installation, resources.backend
         settings, clock = installation.settings, installation.clock
-        self._resources = resources
+        self.resources = resources
         self.settings = settings
         self.metrics = Metrics(CollectorRegistry())
         self.keys = resources.keys
@@ -119,17 +119,16 @@ class Platform:
 
     def _assemble(self) -> None:
         """Connect ingestion, log, engine, recommender and background tasks."""
-        resources, backend = self._resources, self.backend
+        resources, backend = self.resources, self.backend
         installation = resources.installation
-        self._applier = self._make_applier()
-        visibility = VisibilityTracker(self._applier, backend.shared)
-        self._visibility = visibility
+        self.applier = self._make_applier()
+        self.visibility = VisibilityTracker(self.applier, backend.shared)
         self.ingest = EventIngest(
-            backend, self._applier, self.metrics, self._ingest_options(), clock=installation.clock
+            backend, self.applier, self.metrics, self._ingest_options(), clock=installation.clock
         )
         self.recent = RecentRecommendations(self.ingest, backend)
         self.recommendations = Recommendations(
-            resources, self._applier, visibility, self.recent, self.permissions, self.lock
+            resources, self.applier, self.visibility, self.recent, self.permissions, self.lock
         )
         self.online_erasures = OnlineErasures(
             installation,
@@ -137,7 +136,7 @@ class Platform:
             running=LiveStores(
                 backend.engine,
                 backend.state,
-                self._applier,
+                self.applier,
                 self.lock,
                 consents=self.consents,
                 webhooks=resources.webhooks,
@@ -145,25 +144,8 @@ class Platform:
                 rollouts=self.rollout_controller,
             ),
         )
-        self._background = BackgroundTasks(
-            resources,
-            applier=self._applier,
-            ingest=self.ingest,
-            visibility=visibility,
-            recommendations=self.recommendations,
-            erasures=self.online_erasures,
-            controller=self.rollout_controller,
-            coupons=self.coupons,
-        )
-        add_gauges(
-            self.metrics,
-            backend,
-            self._applier,
-            self.recommendations.admission,
-            resources.webhooks,
-            lock=self.lock,
-            clock=installation.clock,
-        )
+        self._background = BackgroundTasks(self)
+        add_gauges(self)
 
     @classmethod
     def open(
@@ -206,7 +188,7 @@ class Platform:
         """
         recommender, reading = self.recommender, YieldingLock(self.lock)
         self.recent.begin()
-        self._applier.start()
+        self.applier.start()
         await self._background.start(refresh or (lambda: recommender.refresh(reading)))
         self._status = "ok"
 
@@ -218,16 +200,12 @@ class Platform:
         await self._background.ended()
         await asyncio.gather(*self.recent.waiting, return_exceptions=True)
         await self.backend.commit.close()
-        await asyncio.to_thread(self._applier.stop)
+        await asyncio.to_thread(self.applier.stop)
         await asyncio.to_thread(self.close)
 
     def close(self) -> None:
         """Close all stores, as they are."""
-        self._resources.closing.close()
-
-    def check(self) -> None:
-        """Raise a `ProblemError` while the engine recovers, and after it failed."""
-        self._applier.check()
+        self.resources.closing.close()
 
     @property
     def position(self) -> Position:
@@ -240,7 +218,7 @@ class Platform:
         While the log or an online store is unreachable, it stays ready: recommendations continue
         as well as possible, and a check names the store.
         """
-        applier = self._applier
+        applier = self.applier
         behind = applier.recovering or not self.recommendations.ready
         engine = applier.failure or ("catching up" if behind else "ok")
         status = self._status
@@ -262,8 +240,8 @@ class Platform:
 
     def features(self, user: str, at: int | None) -> UserFeatures:
         """Return the features of one user as of `at` (epoch ms), or now."""
-        self.check()
-        time = self._resources.installation.clock() if at is None else at
+        self.applier.check()
+        time = self.resources.installation.clock() if at is None else at
         with self.lock:
             features = self.backend.source.read("user", user, time)
             position = self.position
@@ -276,7 +254,7 @@ class Platform:
             StorageError: if the metadata cannot be used.
             StreamingError: if log or state cannot be read.
         """
-        installation = self._resources.installation
+        installation = self.resources.installation
         with self.backend.searched() as partitions:
             # A log in files is searched faster through its files.
             kafka = not self.settings.log.in_files
@@ -308,7 +286,7 @@ class Platform:
                 commit_idle=self.statistics is not None,
                 sends_ticks=self.settings.statistics.clock == "wall",
             ),
-            progressed=lambda: self._visibility.progressed(),
+            progressed=lambda: self.visibility.progressed(),
             append=self.backend.append,
             letters=self.backend.letters,
         )

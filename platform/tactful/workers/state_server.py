@@ -117,7 +117,7 @@ class StateServer:
     def _features(self, request: FeaturesRequest) -> FeaturesResponse:
         platform, source = self._platform, self._source
         entity, key, at = request.entity, request.key, request.at
-        platform.check()
+        platform.applier.check()
         with platform.lock:
             offset, position = source.offset, platform.position
             if entity != "user":

@@ -43,9 +43,16 @@ def test_the_size_of_the_state_is_rounded(size: int, told: int) -> None:
         rules=None,
         copied=None,
     )
-    applier: Any = SimpleNamespace(lag=0)
-    admission: Any = SimpleNamespace(waiting=0)
-    add_gauges(metrics, backend, applier, admission, None, lock=lock, clock=lambda: 0)
+    platform: Any = SimpleNamespace(
+        metrics=metrics,
+        lock=lock,
+        backend=backend,
+        engine=backend.engine,
+        applier=SimpleNamespace(lag=0),
+        recommendations=SimpleNamespace(admission=SimpleNamespace(waiting=0)),
+        resources=SimpleNamespace(webhooks=None, installation=SimpleNamespace(clock=lambda: 0)),
+    )
+    add_gauges(platform)
     (value,) = re.findall(
         r"^tactful_engine_state_bytes (\S+)$", metrics.render().decode(), re.MULTILINE
     )
