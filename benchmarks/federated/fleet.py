@@ -24,13 +24,12 @@ from flwr.app import Message
 from flwr.serverapp import Grid
 
 from benchmarks.figures import Figure
-from tactful_federated.core.fixed_point import IntegerVector
 from tactful_federated.core.invitation import Invitation, Tier, read_invitation
 from tactful_federated.core.plan import Wishes
 from tactful_federated.core.private_training import Polling
 from tactful_federated.device.home import DeviceHome, EnrolmentRequest
 from tactful_federated.model.sample_data import SAMPLE_CATALOGUE, sample_history
-from tactful_federated.model.vectors import Vector
+from tactful_federated.model.vectors import IntegerVector, Vector
 from tactful_federated.secagg.messages import enrol
 from tactful_federated.serving.rounds import authority_key, collector_for, initial_weights, invite
 from tactful_federated.transport.certificates import Tls, make_tls

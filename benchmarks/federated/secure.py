@@ -19,9 +19,9 @@ from tactful_federated.model.lstm_torch import IntentModel
 from tactful_federated.model.sample_data import SAMPLE_CATALOGUE, sample_history
 from tactful_federated.model.tokens import Vocabulary
 from tactful_federated.model.vectors import Vector
+from tactful_federated.secagg.client import SecureRounds
 from tactful_federated.secagg.collectors import SecureCollector
 from tactful_federated.secagg.messages import Session, encode, enrol
-from tactful_federated.secagg.round import SecureRounds
 from tactful_federated.secagg.server import SecureSumServer, sum_in_secret
 from tactful_federated.transport.flower_clear import FlowerPopulation, LocalGrid, client_app
 from tactful_federated.transport.flower_secure import FlowerSecureTransport, secure_client_app

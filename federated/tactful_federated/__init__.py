@@ -49,9 +49,9 @@ if TYPE_CHECKING:
     from tactful_federated.model.lstm_numpy import IntentPredictor, mean_curvature
     from tactful_federated.model.lstm_torch import IntentModel, to_torchscript
     from tactful_federated.model.onnx import to_onnx
+    from tactful_federated.secagg.client import SecureRounds
     from tactful_federated.secagg.collectors import ClearCollector, SecureCollector
     from tactful_federated.secagg.messages import Enrolment, Session, enrol
-    from tactful_federated.secagg.round import SecureRounds
     from tactful_federated.secagg.server import SecureSumServer, sum_in_secret
     from tactful_federated.serving.buffered import FlowerStream, serve_buffered
     from tactful_federated.serving.evaluations import invite_to_evaluations, serve_evaluation
@@ -162,7 +162,7 @@ _LAZY = {
     "model.onnx": "to_onnx",
     "secagg.collectors": "ClearCollector SecureCollector",
     "secagg.messages": "Enrolment Session enrol",
-    "secagg.round": "SecureRounds",
+    "secagg.client": "SecureRounds",
     "secagg.server": "SecureSumServer sum_in_secret",
     "serving.buffered": "FlowerStream serve_buffered",
     "serving.evaluations": "invite_to_evaluations serve_evaluation",

@@ -24,8 +24,8 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from tactful_federated.core.fixed_point import IntegerVector
 from tactful_federated.errors import WeightsError, require
+from tactful_federated.model.vectors import IntegerVector
 from tactful_privacy.mechanisms.gaussian import WideGaussian
 from tactful_privacy.mechanisms.matrix_factorisation import RootOfSums
 

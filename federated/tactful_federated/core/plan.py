@@ -14,8 +14,8 @@ from fractions import Fraction
 from typing import Final
 
 from tactful_federated.core.correlated_noise import BandedRoot, noise_scale
-from tactful_federated.core.fixed_point import FixedPoint
 from tactful_federated.errors import SettingsError, extra, require
+from tactful_federated.model.vectors import FixedPoint
 from tactful_privacy.mechanisms.gaussian import WideGaussian
 
 UNIT: Final = "one device, the whole run (add or remove its updates: zero-out)"

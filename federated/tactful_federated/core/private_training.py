@@ -16,14 +16,15 @@ from numpy.typing import NDArray
 
 from tactful_federated.core.checkpoint import load_arrays, lock_directory, save_arrays, write_whole
 from tactful_federated.core.correlated_noise import CorrelatedNoise, NoiseMemory
-from tactful_federated.core.fixed_point import IntegerVector
 from tactful_federated.core.participation import Participation
 from tactful_federated.core.plan import TrainingPlan
 from tactful_federated.core.server_optimizer import Doubles, ModelState, Optimizer, step
 from tactful_federated.errors import BudgetError, CheckpointError
-from tactful_federated.model.vectors import Vector
+from tactful_federated.model.vectors import IntegerVector, Vector
 
 _log = logging.getLogger(__name__)
+
+_VECTORS = ("weights", "velocity", "squares", "average")
 
 
 @dataclass(frozen=True, eq=False)
@@ -259,10 +260,7 @@ class PrivateTraining:
             self._path,
             {
                 "counts": np.array([round_number, releases, model.steps]),
-                "weights": model.weights,
-                "velocity": model.velocity,
-                "squares": model.squares,
-                "average": model.average,
+                **{name: getattr(model, name) for name in _VECTORS},
                 "totals": memory.totals,
                 "estimates": memory.estimates,
             },
@@ -273,9 +271,7 @@ class PrivateTraining:
     def _load(self, arrays: dict[str, NDArray[np.generic]]) -> None:
         try:
             self.round, self.releases, steps = (int(n) for n in arrays["counts"].tolist())
-            vectors = [
-                cast(Doubles, arrays[n]) for n in ("weights", "velocity", "squares", "average")
-            ]
+            vectors = [cast(Doubles, arrays[name]) for name in _VECTORS]
             self._memory = NoiseMemory(
                 cast(NDArray[np.int64], arrays["totals"]), cast(Doubles, arrays["estimates"])
             )

@@ -19,8 +19,8 @@ from tactful_federated.device.ledger import DeviceLedger
 from tactful_federated.device.limits import latest
 from tactful_federated.errors import ConsentError, SettingsError, extra, require
 from tactful_federated.model.vectors import Vector
+from tactful_federated.secagg.client import SecureRounds, Trainer
 from tactful_federated.secagg.messages import Enrolment, Session
-from tactful_federated.secagg.round import SecureRounds, Trainer
 from tactful_federated.transport.certificates import node_key, public_pem, secret_file
 
 with extra():

@@ -92,10 +92,8 @@ class IntentModel(nn.Module):
 
     def vector(self) -> Vector:
         """Return all parameters as a new flat float32 vector, in order of definition."""
-        with torch.no_grad():
-            flat = torch.cat([parameter.reshape(-1) for parameter in self.parameters()])
-        weights: Vector = flat.numpy().copy()
-        return weights
+        flat: Tensor = nn.utils.parameters_to_vector(self.parameters())
+        return flat.detach().numpy().copy()
 
     def load_vector(self, weights: Vector) -> None:
         """Copy a flat vector into the parameters.
@@ -104,12 +102,7 @@ class IntentModel(nn.Module):
             WeightsError: Wrong dtype or shape, or a value that is not finite.
         """
         flat = torch.from_numpy(check_vector(weights, self.size).copy())
-        offset = 0
-        with torch.no_grad():
-            for parameter in self.parameters():
-                count = parameter.numel()
-                parameter.copy_(flat[offset : offset + count].view_as(parameter))
-                offset += count
+        nn.utils.vector_to_parameters(flat, self.parameters())
 
     def predict(self, history: Sequence[int]) -> NDArray[np.float64]:
         """Return the probability of each token to come next.

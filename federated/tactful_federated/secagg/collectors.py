@@ -14,11 +14,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from numpy.typing import NDArray
 
 from tactful_federated.core.fedavg import Trainees
-from tactful_federated.core.fixed_point import IntegerVector
 from tactful_federated.core.plan import TrainingPlan
 from tactful_federated.core.private_training import Collected
 from tactful_federated.errors import SecureSumError, WeightsError, require
-from tactful_federated.model.vectors import Vector, check_vector
+from tactful_federated.model.vectors import IntegerVector, Vector, check_vector
 from tactful_federated.secagg.messages import Session, encode
 from tactful_federated.secagg.server import SecureSumServer, sum_in_secret
 

@@ -169,19 +169,19 @@ def check_advert(advert: Advert, session: Session, authority: Ed25519PublicKey) 
     if any(len(key) != 32 for key in (advert.box_key, advert.mask_key, advert.seed_digest)):
         raise SecureSumError("a key in an advert does not have 32 bytes")
     text = _enrolment_text(enrolment.device, enrolment.identity)
-    if not _is_signed(authority, enrolment.certificate, text):
+    if not is_signed(authority.public_bytes_raw(), enrolment.certificate, text):
         raise SecureSumError("an advert is from a device that is not enrolled")
-    if not is_signed_by(enrolment, advert.signature, advert_text(session, advert)):
+    if not is_signed(enrolment.identity, advert.signature, advert_text(session, advert)):
         raise SecureSumError("the signature of an advert is wrong")
 
 
-def is_signed_by(enrolment: Enrolment, signature: bytes, text: bytes) -> bool:
-    """Return whether the identity of an enrolment signed a text."""
+def is_signed(key: bytes, signature: bytes, text: bytes) -> bool:
+    """Return whether a text was signed by the owner of a public Ed25519 key."""
     try:
-        key = Ed25519PublicKey.from_public_bytes(enrolment.identity)
-    except ValueError:
+        Ed25519PublicKey.from_public_bytes(key).verify(signature, text)
+    except (ValueError, InvalidSignature):
         return False
-    return _is_signed(key, signature, text)
+    return True
 
 
 def advert_text(session: Session, advert: Advert) -> bytes:
@@ -239,11 +239,6 @@ def own_mask(seed: bytes, context: bytes, size: int) -> NDArray[np.uint32]:
     return _expand(_digest("own mask", context, seed), size)
 
 
-def box_purpose(sender: int, receiver: int) -> str:
-    """Return the purpose of a share key: each direction has a key, used once."""
-    return f"box {sender} {receiver}"
-
-
 def index_rosters(roster: Roster, check: Callable[[Advert], None]) -> dict[int, Advert]:
     """Check a roster and return its adverts by device.
 
@@ -280,11 +275,3 @@ def _digest(purpose: str, *parts: bytes) -> bytes:
 
 def _enrolment_text(device: int, identity: bytes) -> bytes:
     return _digest("enrolment", str(device).encode(), identity)
-
-
-def _is_signed(key: Ed25519PublicKey, signature: bytes, text: bytes) -> bool:
-    try:
-        key.verify(signature, text)
-    except InvalidSignature:
-        return False
-    return True

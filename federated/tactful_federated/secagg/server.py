@@ -12,8 +12,8 @@ import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
-from tactful_federated.core.fixed_point import IntegerVector
 from tactful_federated.errors import SecureSumError
+from tactful_federated.model.vectors import IntegerVector
 from tactful_federated.secagg import messages
 from tactful_federated.secagg.secret_sharing import SHARE_BYTES, join, weights_at_zero
 
@@ -130,7 +130,9 @@ class SecureSumServer:
             device: agreement.signature
             for device, agreement in self._decoded(answers, messages.Agreement)
             if device in self._survivors
-            and messages.is_signed_by(self._members[device].enrolment, agreement.signature, text)
+            and messages.is_signed(
+                self._members[device].enrolment.identity, agreement.signature, text
+            )
         }
         self._check_size(len(signatures), "agreed on the survivors")
         return dict.fromkeys(signatures, messages.encode(messages.Agreements(signatures)))

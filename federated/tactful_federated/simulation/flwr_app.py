@@ -11,7 +11,6 @@ after a stop. It does not evaluate devices, since single counts are not private.
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from collections.abc import Mapping
@@ -19,6 +18,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from tactful_federated.core.fedavg import RoundResult, RoundSettings, run_rounds, start
@@ -172,12 +172,8 @@ def _vocabulary(config: Mapping[str, Any]) -> Vocabulary:
 
 def _read_history(path: Path) -> list[list[str]]:
     try:
-        history = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as failure:
-        raise HistoryError(f"{path} cannot be read as JSON: {failure}") from failure
-    if not isinstance(history, list) or not all(
-        isinstance(basket, list) and all(isinstance(name, str) for name in basket)
-        for basket in history
-    ):
-        raise HistoryError(f"{path} must hold a JSON list of baskets, each a list of categories")
-    return history
+        return msgspec.json.decode(path.read_bytes(), type=list[list[str]])
+    except (OSError, msgspec.MsgspecError) as error:
+        raise HistoryError(
+            f"{path} must hold a JSON list of baskets, each a list of categories: {error}"
+        ) from error

@@ -1,4 +1,4 @@
-"""``tactful backup`` and ``tactful restore``: copy an installation, and restore it."""
+"""``tactful backup``, ``restore`` and ``expire``: copies of an installation."""
 
 from __future__ import annotations
 
@@ -11,13 +11,20 @@ import click
 import msgspec
 
 from tactful.cli import options as cli
-from tactful.config.load import load_settings
 from tactful.config.settings import Settings
 from tactful.erasure.erase import complete_erasures
 from tactful.maintenance.backup import make_backup
+from tactful.maintenance.expiry import (
+    Expired,
+    expire_backups,
+    expire_exports,
+    expire_models,
+    kept_for,
+)
 from tactful.maintenance.restore import check_backup, restore_backup
 from tactful.metadata.connections import open_installation
 from tactful.metadata.directory_lock import exclusive
+from tactful.models.mlflow_registry import audited_registry
 from tactful.subjects.installation import Installation
 from tactful.subjects.suppression import open_suppression
 from tactful.util.clock import now_ms
@@ -49,7 +56,8 @@ def backup(target: Path, settings: Settings, as_json: bool, check: bool) -> None
 
 
 @click.command()
-@cli.with_options(cli.config_option, cli.data_option, cli.json_option)
+@cli.settings_with(tombstones="consent.tombstones")
+@cli.json_option
 @click.argument("source", required=False, type=cli.any_directory)
 @click.option("--replace", is_flag=True, help="Replace what is in the data directory.")
 @click.option(
@@ -62,12 +70,10 @@ def backup(target: Path, settings: Settings, as_json: bool, check: bool) -> None
 )
 @click.option("--finish", is_flag=True, help="Only finish an interrupted restore.")
 def restore(
+    settings: Settings,
     source: Path | None,
-    config: Path | None,
-    data: Path | None,
     as_json: bool,
     replace: bool,
-    tombstones: Path | None,
     without_tombstones: bool,
     finish: bool,
 ) -> None:
@@ -78,9 +84,6 @@ def restore(
     """
     if (source is None) != finish:
         raise click.UsageError("name the backup, or say --finish")
-    settings = load_settings(
-        config, overrides={"storage.data": data, "consent.tombstones": tombstones}
-    )
     told: dict[str, Any] = {"data": str(settings.storage.data)}
     with exclusive(settings.storage.data):
         if source is not None:
@@ -109,3 +112,53 @@ def restore(
         at = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(manifest.begun_at / 1000))
         click.echo(f"what was acknowledged up to {at} UTC is there")
         click.echo(f"ledger: {parts.ledger}, metadata: {parts.metadata}, keyring: {parts.keyring}")
+
+
+@click.command()
+@cli.with_settings
+@click.option("--backups", type=cli.existing_directory, help="Directory that holds backups.")
+@click.option(
+    "--exports", type=cli.existing_directory, help="Directory that contains exports of users."
+)
+@click.option("--models", is_flag=True, help="Remove unused model versions from MLflow.")
+@click.option(
+    "--older-than", type=float, metavar="DAYS", help="Maximum age in days, instead of the settings."
+)
+@click.option("--dry-run", is_flag=True, help="Only list what would be removed.")
+@cli.json_option
+def expire(
+    settings: Settings,
+    backups: Path | None,
+    exports: Path | None,
+    models: bool,
+    older_than: float | None,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """Remove backups, exports and models that are older than [retention] allows.
+
+    Exit code 1 if something too old stays, such as a model in service or an unreadable backup.
+    """
+    if older_than is not None and not 0 < older_than < float("inf"):
+        raise click.UsageError("--older-than is a number of days above 0")
+    if backups is None and exports is None and not models:
+        raise click.UsageError("give --backups, --exports or --models")
+    before = now_ms() - kept_for(settings, older_than)
+    found: list[Expired] = []
+    if backups is not None:
+        found += expire_backups(backups, before, dry_run=dry_run)
+    if exports is not None:
+        found += expire_exports(exports, before, dry_run=dry_run)
+    if models:
+        with audited_registry(settings, settings.training.name) as registry:
+            found += expire_models(registry.ages(), before, registry.forget, dry_run=dry_run)
+    if as_json:
+        cli.print_json(found)
+    else:
+        for one in found:
+            made = time.strftime("%Y-%m-%d", time.gmtime(one.made_at / 1000)) if one.made_at else ""
+            does = "removed" if one.removed else one.note or "would be removed"
+            click.echo(f"{one.kind} {one.what} {made}: {does}")
+        click.echo(f"{sum(one.removed for one in found)} removed", err=True)
+    if any(one.note for one in found):
+        raise SystemExit(1)

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import click
 
 from tactful.cli import options as cli
-from tactful.config.load import load_settings
+from tactful.config.settings import Settings
 from tactful.maintenance.doctor import examine
 
 
 @click.command()
-@cli.config_option
-@cli.data_option
+@cli.settings_with(port="server.port")
 @click.option("--port", type=int, help="Port to check.")
 @cli.json_option
-def doctor(config: Path | None, data: Path | None, port: int | None, as_json: bool) -> None:
+def doctor(settings: Settings, as_json: bool) -> None:
     """Check everything that a server needs; fail if something is missing."""
-    settings = load_settings(config, overrides={"storage.data": data, "server.port": port})
     checks = []
     for check in examine(settings):
         checks.append(check)

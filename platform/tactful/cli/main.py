@@ -68,6 +68,8 @@ _MODULES = {
     "ingest": "client",
     "recommend": "client",
     "restore": "backup",
+    "expire": "backup",
+    "worker": "serve",
     "federated": "federated.commands",
 }
 _COMMANDS = {

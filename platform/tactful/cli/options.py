@@ -67,15 +67,25 @@ def with_options(*options: Callable[[_Command], _Command]) -> Callable[[_Command
     return decorate
 
 
-def with_settings(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add `--config` and `--data` to a command, which takes the `settings` they select."""
+def settings_with(**keys: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Return a decorator that adds `--config` and `--data` and passes their `settings`.
 
-    @wraps(command)
-    def call(config: Path | None, data: Path | None, **values: Any) -> Any:
-        settings = load_settings(config, overrides={"storage.data": data})
-        return command(settings=settings, **values)
+    Options of the command override settings: ``settings_with(port="server.port")``.
+    """
 
-    return with_options(config_option, data_option)(call)
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(command)
+        def call(config: Path | None, data: Path | None, **values: Any) -> Any:
+            overrides = {key: values.pop(name) for name, key in keys.items()}
+            settings = load_settings(config, overrides={"storage.data": data, **overrides})
+            return command(settings=settings, **values)
+
+        return with_options(config_option, data_option)(call)
+
+    return decorate
+
+
+with_settings = settings_with()
 
 
 def grouped(argument: str, struct: type) -> Callable[[Callable[..., None]], Callable[..., None]]:

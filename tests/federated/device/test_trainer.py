@@ -11,12 +11,12 @@ from tactful_federated.core.fedavg import RoundSettings, run_rounds, start
 from tactful_federated.device.trainer import Device
 from tactful_federated.errors import SettingsError, WeightsError
 from tactful_federated.model.lstm_torch import IntentModel
-from tactful_federated.model.markov import fit_markov, fit_popularity
 from tactful_federated.model.sample_data import SAMPLE_CATALOGUE, sample_history
 from tactful_federated.model.scores import Score
 from tactful_federated.model.settings import TrainerSettings
 from tactful_federated.model.tokens import Vocabulary, split_by_time, windows
 from tactful_federated.model.vectors import l2_norm
+from tactful_federated.simulation.plain import fit_markov, fit_popularity
 
 VOCABULARY = Vocabulary.from_catalogue(SAMPLE_CATALOGUE)
 

@@ -17,9 +17,9 @@ from tactful_federated.core.plan import TrainingPlan, Wishes, plan_noise_in_sum,
 from tactful_federated.core.private_training import PrivateTraining
 from tactful_federated.errors import SecureSumError, SettingsError, WeightsError
 from tactful_federated.model.vectors import Vector
+from tactful_federated.secagg.client import SecureRounds
 from tactful_federated.secagg.collectors import ClearCollector, SecureCollector, SecureTransport
 from tactful_federated.secagg.messages import Session, encode, enrol
-from tactful_federated.secagg.round import SecureRounds
 from tactful_federated.transport.flower_clear import LocalGrid
 from tactful_federated.transport.flower_secure import FlowerSecureTransport, secure_client_app
 from tactful_privacy.mechanisms.gaussian import WideGaussian

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import shlex
 import subprocess
 import time
@@ -361,8 +360,8 @@ def device_command(
 
 def _visits(path: Path) -> list[list[str]]:
     try:
-        return msgspec.convert(json.loads(path.read_text("utf-8")), list[list[str]])
-    except (ValueError, msgspec.ValidationError) as error:
+        return msgspec.json.decode(path.read_bytes(), type=list[list[str]])
+    except msgspec.MsgspecError as error:
         raise ConfigError(
             f"{path} must hold a JSON list of lists of categories: {error}"
         ) from error

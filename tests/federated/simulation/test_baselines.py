@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tactful_federated.model.markov import fit_markov, fit_popularity
 from tactful_federated.model.scores import Score, paired_difference
 from tactful_federated.model.tokens import FIRST_CATEGORY, windows
+from tactful_federated.simulation.plain import fit_markov, fit_popularity
 
 _sequences = st.lists(st.lists(st.integers(1, 12), max_size=40), min_size=1, max_size=4)
 
