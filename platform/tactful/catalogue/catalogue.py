@@ -85,10 +85,7 @@ class ItemColumns:
         )
 
     def describe(
-        self,
-        items: Iterable[tuple[int, Item]],
-        numbers: dict[str, int],
-        campaigns: dict[str, int],
+        self, items: Iterable[tuple[int, Item]], numbers: dict[str, int], campaigns: dict[str, int]
     ) -> None:
         """Write the items of some rows, and number new categories and campaigns."""
         for row, item in items:

@@ -162,11 +162,7 @@ def _write(
 
 def _nearness(candidates: Candidates) -> NDArray[np.float32]:
     """Return inner products with the last item, the visit, the history, shape (3, n)."""
-    directions = (
-        candidates.last_vector,
-        candidates.session_vector,
-        candidates.history_vector,
-    )
+    directions = (candidates.last_vector, candidates.session_vector, candidates.history_vector)
     near = products(candidates.vectors(), np.array(directions))
     if not candidates.last_vector.any():
         near[0] = np.nan  # there is no latest item

@@ -14,10 +14,7 @@ _POPULAR = 200
 
 
 def heuristic_scores(
-    candidates: Candidates,
-    context: RequestContext,
-    view: CatalogueView,
-    source: FeatureSource,
+    candidates: Candidates, context: RequestContext, view: CatalogueView, source: FeatureSource
 ) -> NDArray[np.float32]:
     """Score candidates, larger is better, shape (len(candidates.rows),)."""
     taken = context.grouped("taken_364d")

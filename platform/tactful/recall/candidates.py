@@ -242,10 +242,7 @@ def extended(candidates: Candidates, channel: str, rows: NDArray[np.int64]) -> C
 
 
 def _intended(
-    intent: Mapping[str, float],
-    view: CatalogueView,
-    allowed: NDArray[np.bool_],
-    quota: int,
+    intent: Mapping[str, float], view: CatalogueView, allowed: NDArray[np.bool_], quota: int
 ) -> list[NDArray[np.int64]]:
     """Return the most popular items of each intended category, by its weight."""
     catalogue = view.catalogue

@@ -134,10 +134,7 @@ class LiveCatalogue:
             self._live.close()
 
     def _refreshed(
-        self,
-        feed: ItemFeed,
-        source: FeatureSource,
-        reading: AbstractContextManager[object] | None,
+        self, feed: ItemFeed, source: FeatureSource, reading: AbstractContextManager[object] | None
     ) -> CatalogueView:
         held, now = self.view, self._monotonic()
         catalogue = held.catalogue

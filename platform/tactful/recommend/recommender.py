@@ -363,11 +363,7 @@ class Recommender:
 
 
 def build(
-    *,
-    engine: Any,
-    settings: Settings,
-    shown: Shown | None = None,
-    rising: Rising | None = None,
+    *, engine: Any, settings: Settings, shown: Shown | None = None, rising: Rising | None = None
 ) -> Recommender:
     """Make the recommender that ``tactful serve`` runs.
 

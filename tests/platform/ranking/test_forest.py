@@ -73,10 +73,15 @@ def some_forest(
     return xgboost.train({"nthread": 1, **parameters}, matrix, rounds)
 
 
+def trees_of(document: dict[str, Any]) -> list[dict[str, Any]]:
+    trees: list[dict[str, Any]] = document["learner"]["gradient_booster"]["model"]["trees"]
+    return trees
+
+
 def edited(forest: xgboost.Booster, change: Callable[[dict[str, Any]], None]) -> xgboost.Booster:
     """The forest with each of its trees changed, as XGBoost reads it back."""
     document = json.loads(bytes(forest.save_raw("json")))
-    for tree in document["learner"]["gradient_booster"]["model"]["trees"]:
+    for tree in trees_of(document):
         change(tree)
     found = xgboost.Booster({"nthread": 1})
     found.load_model(bytearray(json.dumps(document).encode()))
@@ -84,12 +89,8 @@ def edited(forest: xgboost.Booster, change: Callable[[dict[str, Any]], None]) ->
 
 
 def thresholds(forest: xgboost.Booster) -> NDArray[np.float32]:
-    values = [np.zeros(1)]
-    for tree in json.loads(bytes(forest.save_raw("json")))["learner"]["gradient_booster"]["model"][
-        "trees"
-    ]:
-        values.append(np.array(tree["split_conditions"]))
-    return np.concatenate(values).astype(np.float32)
+    trees = trees_of(json.loads(bytes(forest.save_raw("json"))))
+    return np.concatenate([[0.0], *(tree["split_conditions"] for tree in trees)]).astype(np.float32)
 
 
 def questions(

@@ -18,7 +18,7 @@ from tactful.kernels.sparse_scores import Scores
 from tactful.recall import candidates as candidates_of
 from tactful.recall.candidates import Candidates, CatalogueView, Quotas, allowed_rows, gather
 from tactful.recall.index import CHANNELS
-from tactful.recall.neighbours import NeighbourTable
+from tactful.recall.neighbours import NeighbourTable, score_neighbours
 from tactful.recall.popularity import Popularity
 from tactful.schemas.recommendations import RecommendRequest
 from tactful.vectors.ivf_index import Snapshot
@@ -141,9 +141,7 @@ def test_the_union_is_what_the_channels_say_by_hand(
 ) -> None:
     permitted = set(range(COUNT + 2)) - banned
     allowed = np.array([row in permitted for row in range(COUNT + 2)])
-
     candidates = found(context, allowed, popular, intent=intent)
-
     following, together = INDEX.following, INDEX.together
     session, history = context.session, context.history
     last = (session or history)[:3]
@@ -178,7 +176,6 @@ def test_the_union_is_what_the_channels_say_by_hand(
             held = places.get(row)
             if held is None or place < held[0]:
                 places[row] = (place, CHANNELS.index(channel))
-
     got = candidates.rows.tolist()
     near = {row for row, channel in zip(got, candidates.channel, strict=True) if channel == 2}
     assert got == sorted(set(got))
@@ -202,20 +199,10 @@ def test_the_union_is_what_the_channels_say_by_hand(
 def test_scores_belong_to_their_sources() -> None:
     context = asked([7, 3, 9, 1], [20, 30])
     candidates = found(context, np.ones(COUNT + 2, bool), [])
-    neighbours = candidates.neighbours
-    every, visit = range(COUNT), [(7, 1.0), (3, 0.9), (9, 0.81), (1, 0.729)]
-    following, together = INDEX.following, INDEX.together
-    for scores, table, sources in (
-        (neighbours.next_last, following, [(7, 1.0)]),
-        (neighbours.next_three, following, [(7, 1.0), (3, 1 / 2), (9, 1 / 3)]),
-        (neighbours.next_session, following, visit),
-        (neighbours.together_session, together, visit),
-        (neighbours.together_history, together, [(20, 1.0), (30, 0.9)]),
-    ):
-        wanted = added(table, sources)
-        assert scores.of(np.array(every)) == pytest.approx(
-            [wanted.get(row, 0.0) for row in every], rel=1e-5
-        )
+    tables, recent = (INDEX.following, INDEX.together, INDEX.sessions), [7, 3, 9, 1, 20, 30]
+    wanted = score_neighbours(*tables, np.array(recent), 4, COUNT + 2)
+    for scores, expected in zip(candidates.neighbours, wanted, strict=True):
+        assert by_row(scores) == by_row(expected)
     assert candidates.session_vector == pytest.approx(direction([7, 3, 9, 1]), abs=1e-6)
     assert candidates.history_vector == pytest.approx(direction([20, 30]), abs=1e-6)
 
@@ -230,12 +217,8 @@ def test_no_more_than_the_total_stay_and_those_placed_highest() -> None:
     assert len(wide.rows) > 9 == len(narrow.rows) == len(cut.rows)
     assert set(cut.rows.tolist()) <= set(wide.rows.tolist())
     # Every channel's first is placed highest of all.
-    firsts = {
-        int(wide.neighbours.next_three.ranked[0]),
-        int(wide.similar_sessions.ranked[0]),
-        0,
-        40,
-    }
+    scores = wide.neighbours.next_three, wide.similar_sessions
+    firsts = {0, 40, *(int(each.ranked[0]) for each in scores)}
     assert firsts <= set(cut.rows.tolist())
 
 
@@ -333,9 +316,7 @@ def test_any_filter(
         session=data.draw(st.lists(any_row, max_size=3)),
         history=data.draw(st.lists(any_row, max_size=3)),
     )
-
     passing = allowed_rows(which, catalogue, context)
-
     described = {item.item_id: item for item in items}
     took = {item for group in taken.values() for item in group}
     for row, item_id in enumerate(catalogue.item_ids):

@@ -19,12 +19,7 @@ from tactful.experiments.controller import write_served
 from tactful.experiments.definitions import RolloutDefinition
 from tactful.experiments.serving import ServedRollouts
 from tactful.experiments.store import RolloutStore
-from tactful.experiments.tuner import (
-    ProbedList,
-    evaluate_tuner,
-    read_probed,
-    write_probe,
-)
+from tactful.experiments.tuner import ProbedList, evaluate_tuner, read_probed, write_probe
 from tactful.metadata.store import open_metadata
 from tactful.rerank.objective import Objective
 from tactful.rerank.tuned_objective import (
