@@ -120,6 +120,9 @@ class Endpoint:
 class Call:
     """One request, for a handler.
 
+    Its methods raise `ProblemError` for a body that is too large, too slow, encoded or not of the
+    expected type, and for query parameters that are unknown, repeated or wrong.
+
     Attributes:
         headers: by lower-case name; the last of repeated ones.
         trusted: whether the caller has the rights of an administrator.
@@ -151,11 +154,7 @@ class Call:
         self.content_type = None if kind is None else kind.decode("latin-1")
 
     async def body(self) -> bytes:
-        """Return the body, which is read once and must not be larger than allowed.
-
-        Raises:
-            ProblemError: if it is too large, too slow or encoded.
-        """
+        """Return the body, which is read once and must not be larger than allowed."""
         if self._body is None:
             self._body = await self._read()
         return self._body
@@ -197,11 +196,7 @@ class Call:
         )
 
     async def json(self, decoder: msgspec.json.Decoder[T]) -> T:
-        """Read and decode a JSON body.
-
-        Raises:
-            ProblemError: if it is not JSON or not of the expected type.
-        """
+        """Read and decode a JSON body."""
         body = await self.body()
         try:
             return decoder.decode(body)
@@ -211,11 +206,7 @@ class Call:
             raise ProblemError("bad_body", "the body must be one JSON object in UTF-8") from None
 
     def query(self, kind: type[T]) -> T:
-        """Decode the query parameters.
-
-        Raises:
-            ProblemError: if one is unknown, given twice or wrong.
-        """
+        """Decode the query parameters."""
         try:
             pairs = urllib.parse.parse_qsl(
                 self.query_string.decode("ascii"),

@@ -35,11 +35,7 @@ class PageQuery(msgspec.Struct, forbid_unknown_fields=True):
 
 
 def moment_of(moment: int | dt.datetime | None) -> int | None:
-    """Convert a time in a query to epoch milliseconds.
-
-    Raises:
-        ProblemError: if it is out of range.
-    """
+    """Convert a time in a query to epoch milliseconds, or raise `ProblemError`."""
     try:
         return None if moment is None else to_milliseconds(moment)
     except ValueError as error:
@@ -47,11 +43,7 @@ def moment_of(moment: int | dt.datetime | None) -> int | None:
 
 
 def person_of(call: Call) -> str:
-    """Return the user id in a path.
-
-    Raises:
-        ProblemError: if it is too long or empty.
-    """
+    """Return the user id in a path; raise `ProblemError` if empty or too long."""
     person = call.path["user_id"]
     if not 1 <= len(person) <= 256:
         raise ProblemError("not_found", "a user id has 1 to 256 characters")
@@ -59,11 +51,7 @@ def person_of(call: Call) -> str:
 
 
 async def stored(work: Callable[[], T], unavailable: str) -> T:
-    """Read or write a store in a thread.
-
-    Raises:
-        ProblemError: if the store cannot be used now.
-    """
+    """Use a store in a thread; raise `ProblemError` if it cannot be used now."""
     try:
         return await asyncio.to_thread(work)
     except (StorageError, StreamingError, LedgerError):

@@ -184,11 +184,7 @@ def make_server(application: Any, settings: ServerSettings, *, lifespan: bool = 
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Open a listening socket, before anything else: the port may be taken.
-
-    Raises:
-        OSError: if the address cannot be used.
-    """
+    """Open a listening socket; raise OSError if the address cannot be used."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     return socket.create_server((host.strip("[]"), port), family=family, backlog=2048)
 

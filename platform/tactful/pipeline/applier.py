@@ -97,11 +97,7 @@ class DeadLetterBuffer:
             self._waiting += letters
 
     def keep(self) -> None:
-        """Write the buffered letters durably.
-
-        Raises:
-            LogError: if the disk refused; they stay buffered.
-        """
+        """Write the buffered letters durably; after a LogError they stay buffered."""
         if self._waiting and self._kept is not None:
             self._kept.add(self._waiting)
             self._waiting = []
@@ -214,11 +210,7 @@ class LogApplier:
         return not reaches(self.applied, self._goal)
 
     def check(self) -> None:
-        """Raise while the engine cannot serve requests.
-
-        Raises:
-            ProblemError: while it recovers, and after it died.
-        """
+        """Raise `ProblemError` while the engine recovers, and after it died."""
         if self.failure is not None:
             raise ProblemError("not_ready", self.failure, retry_after=30)
         if self.recovering:

@@ -21,8 +21,8 @@ from tactful_streaming.definitions.model import Definitions
 from tactful_streaming.engine.engine import Engine
 from tactful_streaming.errors import OnlineStoreError
 from tactful_streaming.online.store import OnlineStore
-from tactful_streaming.windows.column_cache import Placing
 from tactful_streaming.windows.entity_table import NonZero, PackedReader
+from tactful_streaming.windows.reads import Placing
 from tactful_streaming.windows.shared_aggregate import Value
 
 SHARED = ("user", "session")
@@ -54,8 +54,8 @@ class SharedFeatures:
     """A source of features that reads an engine and an online store.
 
     Implements :class:`~tactful.catalogue.request_context.FeatureSource`.
-    While the store does not answer, reads of users fail at once and it is tried again every second,
-    so that no requests queue up.
+    While the store does not answer, reads of users raise `ProblemError` at once and it is tried
+    again every second, so that no requests queue up.
     """
 
     def __init__(
@@ -117,11 +117,7 @@ class SharedFeatures:
         return None if self._failed_at is None else "the online store cannot be reached"
 
     def read(self, entity: str, key: str, at: int) -> dict[str, Value]:
-        """Read all features of one entity at a time (epoch milliseconds).
-
-        Raises:
-            ProblemError: if the online store does not answer.
-        """
+        """Read all features of one entity at a time (epoch milliseconds)."""
         reader = self._readers.get(entity)
         if reader is None:
             return self._engine.read(entity, key, at)
@@ -132,11 +128,7 @@ class SharedFeatures:
     def read_columns(
         self, entity: str, keys: Sequence[str], names: Sequence[str], at: int
     ) -> NDArray[np.float64]:
-        """Read ungrouped features of several entities, shape (len(keys), len(names)).
-
-        Raises:
-            ProblemError: if the online store does not answer.
-        """
+        """Read ungrouped features of several entities, shape (len(keys), len(names))."""
         reader = self._readers.get(entity)
         if reader is None:
             return self._engine.read_columns(entity, keys, names, at)
@@ -166,11 +158,7 @@ class SharedFeatures:
         return self._engine.resolve(key, at)
 
     def marks(self, partitions: Collection[int]) -> Offsets:
-        """Return the offsets of the workers' copies, without partitions that have none.
-
-        Raises:
-            ProblemError: if the online store does not answer.
-        """
+        """Return the offsets of the workers' copies, without partitions that have none."""
         marks: dict[int, int] = {}
         for number in partitions:
             offset = self._ask(partial(self._online.marked, number))

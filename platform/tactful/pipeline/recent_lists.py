@@ -44,11 +44,7 @@ class RecentRecommendations:
         written.add_done_callback(self.waiting.discard)
 
     async def find(self, recommendation_id: str) -> Event | None:
-        """Return the event of a recommendation; None if the latest log records lack it.
-
-        Raises:
-            ProblemError: if the log cannot be searched now.
-        """
+        """Return the event of a recommendation; None if the latest log records lack it."""
         event = self._recent.find(recommendation_id)
         return event or await asyncio.to_thread(self._search, recommendation_id)
 

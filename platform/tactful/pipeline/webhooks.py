@@ -100,11 +100,7 @@ class Webhooks:
         return sum(queue.remove(matches) for queue in self._queues)
 
     def purge(self) -> None:
-        """Remove the bytes of deleted deliveries from disk.
-
-        Raises:
-            StateError: if the disk refused; it may be repeated.
-        """
+        """Remove the bytes of deleted deliveries; it may be repeated after a StateError."""
         for state in self._states:
             state.purge()
 

@@ -49,11 +49,7 @@ class AdmissionControl:
         self._strict_until = self._empty_at
 
     async def __aenter__(self) -> None:
-        """Wait for the turn.
-
-        Raises:
-            ProblemError: if the queue is full, it stands, or the wait was too long.
-        """
+        """Wait for the turn; raise `ProblemError` at once if that would take too long."""
         if not self.waiting and not self._lock.locked():
             await self._lock.acquire()
             self._empty_at = self._began = self._clock()

@@ -267,11 +267,7 @@ class Platform:
             )
 
     def publish_rollouts(self) -> None:
-        """Make the current stage of every rollout known to all recommenders.
-
-        Raises:
-            StorageError: if it cannot be read or written.
-        """
+        """Make the present stages known to all recommenders, or raise `StorageError`."""
         publish_rollouts(self.settings, self.rollouts)
 
     def _make_applier(self) -> LogApplier:

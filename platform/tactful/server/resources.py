@@ -58,11 +58,7 @@ class Recommender(Protocol):
         """
 
     def explain(self, impression: Event) -> Explanation:
-        """Explain a logged impression; called in a thread.
-
-        Raises:
-            ModelError: if it cannot be explained.
-        """
+        """Explain a logged impression, in a thread, or raise `ModelError`."""
 
     def describe(self) -> Mapping[str, Any]:
         """Return the models in use and the number of items."""
@@ -193,9 +189,5 @@ def _open_rollouts(settings: Settings, metadata: MetadataStore) -> RolloutStore:
 
 
 def publish_rollouts(settings: Settings, rollouts: RolloutStore) -> None:
-    """Write the current stage of every rollout to the file that recommenders read.
-
-    Raises:
-        StorageError: if it cannot be read or written.
-    """
+    """Write the present stages to the file of recommenders, or raise `StorageError`."""
     write_served(settings.storage.data / FILE, rollouts.all())

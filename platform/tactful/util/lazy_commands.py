@@ -41,11 +41,7 @@ class LazyGroup(click.Group):
         return sorted({*self.lazy, *self.commands})
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import a command, None if the name is unknown.
-
-        Raises:
-            TactfulError: a package that the command needs is not installed.
-        """
+        """Import a command; raise `TactfulError` if a package that it needs is missing."""
         if cmd_name not in self.lazy:
             return super().get_command(ctx, cmd_name)
         module, attribute = self.lazy[cmd_name].place.split(":")

@@ -227,7 +227,10 @@ _encoder = msgspec.msgpack.Encoder()
 
 
 class BlockingClient:
-    """Client that blocks until the response; for several threads, one at a time."""
+    """Client that blocks until the response; for several threads, one at a time.
+
+    A refusal, and no response in time, is a `ProblemError`.
+    """
 
     def __init__(
         self,
@@ -245,11 +248,7 @@ class BlockingClient:
         self._received = bytearray()
 
     def request(self, request: Request, kind: type[T]) -> T:
-        """Send a request and wait for the response, of type `kind`.
-
-        Raises:
-            ProblemError: if it was refused, or no response came in time.
-        """
+        """Send a request and wait for the response, of type `kind`."""
         with self._lock:
             number = next(self._numbers)
             until = self._clock() + self._timeout_s
@@ -313,7 +312,10 @@ class FrameProtocol(asyncio.Protocol):
 
 
 class AsyncClient:
-    """Client that sends requests and notices on an event loop."""
+    """Client that sends requests and notices on an event loop.
+
+    A refusal, and a closed other end, is a `ProblemError`.
+    """
 
     def __init__(self, lost: Callable[[], None]) -> None:
         """Call `lost` when the other end is closed."""
@@ -329,11 +331,7 @@ class AsyncClient:
         await loop.create_unix_connection(lambda: self._frames, sock=end)
 
     async def request(self, request: Request, kind: type[T]) -> T:
-        """Send a request and wait for the response, of type `kind`.
-
-        Raises:
-            ProblemError: if it was refused, or the other end is closed.
-        """
+        """Send a request and wait for the response, of type `kind`."""
         if self._is_lost:
             raise unreachable()
         number = next(self._numbers)
@@ -371,11 +369,7 @@ def unreachable() -> ProblemError:
 
 
 def decode_request(payload: bytes) -> Request:
-    """Decode the request in a frame.
-
-    Raises:
-        msgspec.DecodeError: if there is none.
-    """
+    """Decode the request in a frame, or raise `msgspec.DecodeError`."""
     return _requests.decode(payload)
 
 

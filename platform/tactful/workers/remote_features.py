@@ -32,6 +32,8 @@ from tactful_streaming.windows.entity_table import NonZero
 class RemoteFeatures:
     """`tactful.catalogue.request_context.FeatureSource` that requests every feature.
 
+    Reads raise `ProblemError` while the engine does not answer or is not ready.
+
     It keeps no item and no history; for the users that the present request has read, it keeps
     their properties and today's impressions. The thread that answers requests and the thread that
     refreshes have a socket each, so that neither waits for the other.
@@ -99,7 +101,6 @@ class RemoteFeatures:
 
         Raises:
             NotPersonal: if consent does not allow to read this history.
-            ProblemError: if the engine does not answer or is not ready.
         """
         request = FeaturesRequest(entity, key, at, self._device, self._claim)
         response = self._requests.request(request, FeaturesResponse)
@@ -114,22 +115,14 @@ class RemoteFeatures:
     def read_columns(
         self, entity: str, keys: Sequence[str], names: Sequence[str], at: int
     ) -> NDArray[np.float64]:
-        """Return ungrouped features of several entities, shape (len(keys), len(names)).
-
-        Raises:
-            ProblemError: if the engine does not answer or is not ready.
-        """
+        """Return ungrouped features of several entities, shape (len(keys), len(names))."""
         serving = threading.get_ident() == self._serving
         client = self._requests if serving else self._refresh
         columns = client.request(ColumnsRequest(entity, [*keys], [*names], at), bytes)
         return np.frombuffer(columns, np.float64).reshape(len(keys), len(names))
 
     def read_nonzero(self, entity: str, name: str, at: int, start: int = 0) -> NonZero | None:
-        """Return a page of `Engine.read_nonzero`; for the thread that refreshes.
-
-        Raises:
-            ProblemError: if the engine does not answer or is not ready.
-        """
+        """Return a page of `Engine.read_nonzero`; for the thread that refreshes."""
         page = self._refresh.request(NonZeroRequest(entity, name, at, start), NonZeroResponse)
         if page.keys is None:
             return None

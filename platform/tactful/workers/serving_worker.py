@@ -113,18 +113,11 @@ class ServingWorker:
         self._no_lock = contextlib.nullcontext()
         self._trimmed_for: float | None = None
         self._admission = AdmissionControl(settings.server)
-        self.metrics.gauge(
-            "recommend_waiting",
-            "Recommendations waiting for their turn",
-            lambda: self._admission.waiting,
-        )
+        text = "Recommendations waiting for their turn"
+        self.metrics.gauge("recommend_waiting", text, lambda: self._admission.waiting)
 
     async def recommend(self, request: RecommendRequest) -> Recommendation:
-        """Answer one request of a caller without the rights of an administrator.
-
-        Raises:
-            ProblemError: if it cannot be answered in time.
-        """
+        """Answer one request of a caller without the rights of an administrator."""
         started = time.perf_counter()
         if request.after is not None:
             await self._client.request(PositionRequest(request.after), type(None))
@@ -146,11 +139,7 @@ class ServingWorker:
         return response
 
     async def forward(self, endpoint: Endpoint, call: Call) -> Reply:
-        """Forward a request to the process that owns the state.
-
-        Raises:
-            ProblemError: if it is refused, or that process does not respond.
-        """
+        """Forward a request to the process that owns the state."""
         response = await self._client.request(
             ForwardRequest(
                 endpoint.method,

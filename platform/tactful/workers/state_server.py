@@ -41,7 +41,7 @@ _ENDPOINTS: Mapping[tuple[str, str], Endpoint] = {(e.method, e.path): e for e in
 
 
 class StateServer:
-    """Answers requests of workers, on the event loop of the platform."""
+    """Answers workers on the event loop of the platform; a refusal is a `ProblemError`."""
 
     def __init__(
         self, platform: Platform, build: str, shown: Shown | None, trends: Trends | None
@@ -80,11 +80,7 @@ class StateServer:
         self._changes.publish()
 
     def respond(self, request: Request) -> Any:
-        """Return the response to a request that needs no waiting.
-
-        Raises:
-            ProblemError: if it cannot be answered.
-        """
+        """Return the response to a request that needs no waiting."""
         platform, source = self._platform, self._source
         match request:
             case FeaturesRequest():
@@ -134,11 +130,7 @@ class StateServer:
             )
 
     async def respond_later(self, request: PositionRequest | ForwardRequest) -> Any:
-        """Return the response to a request that may take some time.
-
-        Raises:
-            ProblemError: if it cannot be answered.
-        """
+        """Return the response to a request that may take some time."""
         if isinstance(request, PositionRequest):
             await self._platform.recommendations.reach(request.position)
             return None
