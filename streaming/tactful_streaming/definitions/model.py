@@ -24,17 +24,8 @@ ENTITIES: Final = ("user", "item", "category", "session")
 """Kinds of entity."""
 
 AGGREGATES: Final = (
-    "count",
-    "sum",
-    "mean",
-    "min",
-    "max",
-    "last",
-    "last_n",
-    "last_time",
-    "distinct",
-    "top_k",
-    "quantile",
+    *("count", "sum", "mean", "min", "max", "last", "last_n", "last_time"),
+    *("distinct", "top_k", "quantile"),
 )
 """Functions of a feature."""
 

@@ -28,19 +28,12 @@ _TOPIC = re.compile(r"[A-Za-z0-9._-]{1,249}")
 
 # Durability and order depend on these; `extra` may not set them.
 _FIXED = frozenset(
-    {
-        "acks",
-        "auto.offset.reset",
-        "bootstrap.servers",
-        "enable.auto.commit",
-        "enable.auto.offset.store",
-        "enable.idempotence",
-        "group.id",
-        "isolation.level",
-        "partition.assignment.strategy",
-        "sasl.password",
-        "ssl.key.password",
-    }
+    (
+        *("bootstrap.servers", "sasl.password", "ssl.key.password"),
+        *("acks", "enable.idempotence"),
+        *("group.id", "isolation.level", "partition.assignment.strategy"),
+        *("auto.offset.reset", "enable.auto.commit", "enable.auto.offset.store"),
+    )
 )
 
 

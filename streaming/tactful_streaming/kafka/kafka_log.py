@@ -34,7 +34,7 @@ _PROBE_EVERY_S = 0.5
 _OVERDUE_S = 1.0
 
 
-class KafkaLog:
+class KafkaLog(contextlib.AbstractContextManager["KafkaLog"]):
     """Appends to all partitions of a topic, from any number of threads.
 
     An append that fails may or may not be in the log, as with any network: the sender repeats it,
@@ -163,10 +163,6 @@ class KafkaLog:
             self._closed = True
         self._thread.join()
         self._finish(self._producer, timeout_s)
-
-    def __enter__(self) -> KafkaLog:
-        """Use the log as a context manager that closes it."""
-        return self
 
     def __exit__(self, *_: object) -> None:
         """Close."""

@@ -33,7 +33,7 @@ _SHARE = 16
 _BOUNDS = struct.Struct("<QQ")
 
 
-class EmbeddedLog:
+class EmbeddedLog(contextlib.AbstractContextManager["EmbeddedLog"]):
     """An `EventLog` in a directory: one writer, any number of reading threads.
 
     Other processes open it ``read_only`` and follow it: their `end` and `read` look for records
@@ -265,10 +265,6 @@ class EmbeddedLog:
         with self._append_lock:
             self._closed = True
             self._resources.close()
-
-    def __enter__(self) -> EmbeddedLog:
-        """Use the log as a context manager that closes it."""
-        return self
 
     def __exit__(self, *_: object) -> None:
         """Close."""

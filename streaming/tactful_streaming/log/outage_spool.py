@@ -34,7 +34,7 @@ _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(_Record).decode
 
 
-class Spool:
+class Spool(contextlib.AbstractContextManager["Spool"]):
     """A `PartitionedLog` that accepts appends while the log behind it cannot be reached.
 
     One process at a time may use a spool's directory.
@@ -126,10 +126,6 @@ class Spool:
         for thread in self._threads:
             thread.join()
         self._disk.close()
-
-    def __enter__(self) -> Spool:
-        """Use the spool as a context manager that closes it."""
-        return self
 
     def __exit__(self, *_: object) -> None:
         """Close."""

@@ -10,13 +10,8 @@ import msgspec
 from tactful_streaming.contract.log_entries import Event, Item, Property, subject_key
 
 EVENT_TEXTS: Final = (
-    "event_id",
-    "type",
-    "user_id",
-    "device_id",
-    "session_id",
-    "item_id",
-    "recommendation_id",
+    *("event_id", "type", "user_id", "device_id", "session_id"),
+    *("item_id", "recommendation_id"),
 )
 ITEM_TEXTS: Final = ("item.item_id", "item.title", "item.category")
 TEXT_FIELDS: Final = (*EVENT_TEXTS, "subject", *ITEM_TEXTS)
