@@ -72,33 +72,22 @@ _Moment = int | Annotated[dt.datetime, Meta(tz=True)]
 
 
 class Rejection(Struct, kw_only=True, frozen=True):
-    """The rejection of one element of a batch.
+    """The rejection of one element of a batch."""
 
-    Attributes:
-        index: position in the batch as sent, from 0.
-        code: short stable name of the reason.
-        message: the problem and its remedy.
-    """
-
-    index: int
-    code: str
-    message: str
+    index: int  # position in the batch as sent, from 0
+    code: str  # short stable name of the reason
+    message: str  # the problem and its remedy
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Limits of a batch.
+    """Limits of a batch."""
 
-    Attributes:
-        max_bytes: size of one body.
-        max_batch: elements in one body.
-        future_ms: most milliseconds that a timestamp may be ahead of the server's clock.
-        earliest: first credible timestamp, epoch milliseconds; 2000-01-01 by default.
-    """
-
-    max_bytes: int = 4_194_304
-    max_batch: int = 1000
+    max_bytes: int = 4_194_304  # size of one body
+    max_batch: int = 1000  # elements in one body
+    # Most milliseconds that a timestamp may be ahead of the server's clock.
     future_ms: int = 300_000
+    # First credible timestamp, epoch milliseconds; 2000-01-01 by default.
     earliest: int = 946_684_800_000
 
 
@@ -176,16 +165,9 @@ def decode_events(
 ) -> tuple[list[tuple[int, Event]], list[Rejection]]:
     """Decode a body of events: one object, an array, or NDJSON.
 
-    Args:
-        body: the request body.
-        now: server time, epoch milliseconds.
-        limits: limits of a batch.
-        content_type: content type of the request; ``application/x-ndjson`` selects NDJSON, else the
-            body decides.
-        mint: makes the id of an event that came without one.
-
-    Returns:
-        Accepted elements with their index in the batch, and a rejection for each other one.
+    ``application/x-ndjson`` as `content_type` selects NDJSON, else the body decides. `now` is the
+    server's time, epoch milliseconds; `mint` makes the id of an event that came without one.
+    Returns accepted elements with their index in the batch, and a rejection for each other one.
 
     Raises:
         PayloadError: if the body cannot be split into elements, or is too long.
@@ -233,11 +215,7 @@ def decode_events(
 
 
 def decode_items(
-    body: bytes,
-    *,
-    now: int,
-    limits: Limits = DEFAULT_LIMITS,
-    content_type: str | None = None,
+    body: bytes, *, now: int, limits: Limits = DEFAULT_LIMITS, content_type: str | None = None
 ) -> tuple[list[tuple[int, Item]], list[Rejection]]:
     """Decode a body of item upserts; an item without a timestamp is as of `now`.
 
@@ -265,11 +243,7 @@ def decode_items(
 
 
 def decode_users(
-    body: bytes,
-    *,
-    now: int,
-    limits: Limits = DEFAULT_LIMITS,
-    content_type: str | None = None,
+    body: bytes, *, now: int, limits: Limits = DEFAULT_LIMITS, content_type: str | None = None
 ) -> tuple[list[tuple[int, User]], list[Rejection]]:
     """Decode a body of user upserts; a user without a timestamp is as of `now`.
 
@@ -369,7 +343,9 @@ def _decode_one(element: bytes, format_: _Format[_Wire]) -> _Wire:
     try:
         wire = format_.element.decode(element)
     except msgspec.ValidationError as error:
-        raise _RejectedError(_validation_code(str(error)), str(error)) from error
+        text = str(error)
+        code = next((code for code, sign in _VALIDATION_CODES if sign in text), "wrong_type")
+        raise _RejectedError(code, text) from error
     except (UnicodeDecodeError, msgspec.DecodeError) as error:
         # msgspec raises UnicodeDecodeError before 0.23, and DecodeError since.
         if isinstance(error, UnicodeDecodeError) or "UTF-8" in str(error):
@@ -437,8 +413,7 @@ def _check_properties(type_: str, properties: dict[str, Property], plain: bool) 
             raise _RejectedError("bad_number", f"properties.{name} is not finite")
         if value < 0 and type_ not in _MONEY_BACK:
             raise _RejectedError(
-                "bad_number",
-                f"properties.{name} is negative: only a refund or a return may be",
+                "bad_number", f"properties.{name} is negative: only a refund or a return may be"
             )
 
 
@@ -460,24 +435,14 @@ def _reject_time(timestamp: int, earliest: int, latest: int) -> NoReturn:
         problem = "is out of range" if timestamp > LATEST_TIMESTAMP else "is in the future"
         raise _RejectedError("in_future", f"timestamp {problem}: check the sender's clock")
     hint = ": are these seconds? send milliseconds" if earliest // 1000 <= timestamp else ""
-    raise _RejectedError("too_old", f"timestamp is before {_date(earliest)}{hint}")
-
-
-def _date(timestamp: int) -> str:
-    return (_EPOCH + dt.timedelta(milliseconds=timestamp)).date().isoformat()
+    first = (_EPOCH + dt.timedelta(milliseconds=earliest)).date()
+    raise _RejectedError("too_old", f"timestamp is before {first.isoformat()}{hint}")
 
 
 def _reject_reserved_id() -> NoReturn:
     raise _RejectedError(
         "bad_id", f"user_id begins with {DEVICE_PREFIX!r}, which stands for devices"
     )
-
-
-def _validation_code(message: str) -> str:
-    for code, sign in _VALIDATION_CODES:
-        if sign in message:
-            return code
-    return "wrong_type"
 
 
 _VALIDATION_CODES = (

@@ -22,12 +22,8 @@ Property = Scalar | list[Scalar]
 LATEST_TIMESTAMP = 32_503_680_000_000
 """Start of the year 3000 in epoch milliseconds: no entry is later."""
 
-DEVICE_PREFIX = "device:"
-"""Prefix of the key of a user known only by a device."""
-
-APART = "\x1f"
-"""Suffix of the key of a device's events that are never merged with a user's."""
-
+DEVICE_PREFIX = "device:"  # prefix of the key of a user known only by a device
+APART = "\x1f"  # suffix of the key of a device's events that are never merged with a user's
 PERSONALISATION = "personalisation"
 """The purpose of features, sequences and joins, and of consumers by default."""
 
@@ -106,36 +102,22 @@ class Tick(Struct, kw_only=True, frozen=True, gc=False, tag="tick", tag_field="k
 
 
 class Link(Struct, kw_only=True, frozen=True, gc=False, tag="link", tag_field="kind"):
-    """A login or logout, sent to the partition of the device by that of the user.
-
-    Attributes:
-        timestamp: when it happened, epoch milliseconds.
-        user_id: user who logged in or out; None if any user has left.
-        ends: whether it is a logout.
-    """
+    """A login or logout, sent to the partition of the device by that of the user."""
 
     device_id: str
-    timestamp: Timestamp
-    user_id: str | None = None
-    ends: bool = False
+    timestamp: Timestamp  # when it happened, epoch milliseconds
+    user_id: str | None = None  # user who logged in or out; None if any user has left
+    ends: bool = False  # whether it is a logout
 
 
 class Transfer(Struct, kw_only=True, frozen=True, gc=False, tag="transfer", tag_field="kind"):
-    """The history of a device, sent to the partition of the user who holds it.
+    """The history of a device, sent to the partition of the user who holds it."""
 
-    Attributes:
-        transfer_id: identity of the transfer: a repeated transfer is applied once.
-        timestamp: when the user logged in, epoch milliseconds.
-        source: former key of the history, ``device:<device_id>``.
-        target: id of the user whose history it joins.
-        state: the packed history.
-    """
-
-    transfer_id: str
-    timestamp: Timestamp
-    source: str
-    target: str
-    state: bytes
+    transfer_id: str  # identity of the transfer: a repeated transfer is applied once
+    timestamp: Timestamp  # when the user logged in, epoch milliseconds
+    source: str  # former key of the history, ``device:<device_id>``
+    target: str  # id of the user whose history it joins
+    state: bytes  # the packed history
 
 
 class Forwarded(Struct, kw_only=True, frozen=True, tag="forwarded", tag_field="kind"):
@@ -163,19 +145,15 @@ class Restricted(Struct, kw_only=True, frozen=True, tag="restricted", tag_field=
 Entry = Event | Item | User | Tick | Link | Transfer | Forwarded | Restricted
 """One entry of the log."""
 
-EntryFormat = Literal["msgpack", "json"]
-"""Encoding of an entry."""
+EntryFormat = Literal["msgpack", "json"]  # encoding of an entry
 
 _encoders: dict[EntryFormat, msgspec.msgpack.Encoder | msgspec.json.Encoder] = {
     "msgpack": msgspec.msgpack.Encoder(),
     "json": msgspec.json.Encoder(),
 }
 
-entry_decoder: msgspec.msgpack.Decoder[Entry] = msgspec.msgpack.Decoder(Entry)
-"""Decodes entries in msgpack; raises one of :data:`ENTRY_ERRORS`."""
-
-json_entry_decoder: msgspec.json.Decoder[Entry] = msgspec.json.Decoder(Entry)
-"""Decodes entries in JSON; raises one of :data:`ENTRY_ERRORS`."""
+_msgpack_decoder: msgspec.msgpack.Decoder[Entry] = msgspec.msgpack.Decoder(Entry)
+_json_decoder: msgspec.json.Decoder[Entry] = msgspec.json.Decoder(Entry)
 
 ENTRY_ERRORS = (msgspec.MsgspecError, ValueError, RecursionError)
 """Errors of decoding an invalid log entry."""
@@ -189,9 +167,7 @@ def encode_entry(entry: Entry, format: EntryFormat = "msgpack") -> bytes:
 def decode_entry(payload: bytes) -> Entry:
     """Decode an entry of :func:`encode_entry`, in either format; else EntryError."""
     try:
-        if is_json(payload):
-            return json_entry_decoder.decode(payload)
-        return entry_decoder.decode(payload)
+        return (_json_decoder if is_json(payload) else _msgpack_decoder).decode(payload)
     except ENTRY_ERRORS as error:
         raise EntryError(f"not a log entry: {error}") from error
 

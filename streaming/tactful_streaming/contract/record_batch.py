@@ -6,11 +6,8 @@ from collections.abc import Iterator, Sequence
 from operator import itemgetter
 from typing import overload
 
-Record = tuple[int, bytes]
-"""Offset and payload."""
-
-Row = tuple[bytes, bytes]
-"""Key and value of a record that is written."""
+Record = tuple[int, bytes]  # offset and payload
+Row = tuple[bytes, bytes]  # key and value of a record that is written
 
 
 class Records(Sequence[Record]):
@@ -54,10 +51,6 @@ class Records(Sequence[Record]):
         return isinstance(other, Sequence) and [*self] == [*other]
 
     __hash__ = None  # type: ignore[assignment]  # mutable, and compared by value
-
-    def __repr__(self) -> str:
-        """Return the pairs as text."""
-        return f"Records({[*self]!r})"
 
 
 def payloads_of(records: Sequence[Record]) -> Sequence[bytes]:

@@ -11,21 +11,14 @@ from tactful_streaming.contract.log_entries import DEVICE_PREFIX
 
 @dataclass(frozen=True)
 class SubjectIds:
-    """Ids of users, and of their devices, sessions and events in a log.
+    """Ids of users, and of their devices, sessions and events in a log."""
 
-    Attributes:
-        users: ids of the users.
-        devices: ids of devices of theirs alone.
-        shared: ids of devices that others have used, too: their links are deleted.
-        sessions: ids of their sessions.
-        event_ids: ids of their events.
-    """
-
-    users: frozenset[str] = frozenset()
-    devices: frozenset[str] = frozenset()
+    users: frozenset[str] = frozenset()  # ids of the users
+    devices: frozenset[str] = frozenset()  # ids of devices of theirs alone
+    # Ids of devices that others have used, too: their links are deleted.
     shared: frozenset[str] = frozenset()
-    sessions: frozenset[str] = frozenset()
-    event_ids: frozenset[str] = frozenset()
+    sessions: frozenset[str] = frozenset()  # ids of their sessions
+    event_ids: frozenset[str] = frozenset()  # ids of their events
 
     def __or__(self, other: SubjectIds) -> SubjectIds:
         """Return the union; a device is shared if it is in either."""

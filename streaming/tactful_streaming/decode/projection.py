@@ -8,54 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from operator import attrgetter
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 
-from tactful_streaming.contract.log_entries import (
-    DEVICE_PREFIX,
-    ENTRY_ERRORS,
-    Event,
-    Forwarded,
-    Item,
-    Link,
-    Property,
-    Restricted,
-    Tick,
-    Timestamp,
-    Transfer,
-    User,
-    is_json,
-)
+from tactful_streaming.contract import log_entries
 
-PROPERTIES = "properties."
-"""Prefix of the source of a property."""
-
+PROPERTIES = "properties."  # prefix of the source of a property
 _OPTIONAL_FIELDS = ("event_id", "session_id", "item_id")
-
-
-class EventRecord(Protocol):
-    """An event with at least these fields."""
-
-    @property
-    def type(self) -> str:
-        """Type of the event."""
-
-    @property
-    def timestamp(self) -> int:
-        """Time of the event, epoch milliseconds."""
-
-    @property
-    def user_id(self) -> str | None:
-        """User of the event."""
-
-    @property
-    def device_id(self) -> str | None:
-        """Device of the event."""
-
-
-Decoded = EventRecord | Item | User
-"""Result of :class:`Projection`; a tick of the clock is an event of type ``""``."""
 
 
 class Projection:
@@ -68,25 +28,25 @@ class Projection:
         ignored.
         """
         self._properties: Mapping[str, str] = {}
-        self.event_class: type[Any] = Event
+        self.event_class: type[Any] = log_entries.Event
         if sources is not None:
             wanted = set(sources)
             names = sorted(s.removeprefix(PROPERTIES) for s in wanted if s.startswith(PROPERTIES))
             self._properties = {name: f"p{number}" for number, name in enumerate(names)}
             self.event_class = self._narrow_class([f for f in _OPTIONAL_FIELDS if f in wanted])
-        self.forwarded_class: type[Any] = Forwarded
-        self.restricted_class: type[Any] = Restricted
+        self.forwarded_class: type[Any] = log_entries.Forwarded
+        self.restricted_class: type[Any] = log_entries.Restricted
         if sources is not None:
-            event = [("timestamp", Timestamp), ("event", self.event_class)]
+            event = [("timestamp", log_entries.Timestamp), ("event", self.event_class)]
             self.forwarded_class = _wrapper("forwarded", [("target", str), *event])
             self.restricted_class = _wrapper("restricted", [("purposes", tuple[str, ...]), *event])
         entries: Any = (
             self.event_class
-            | Item
-            | User
-            | Tick
-            | Link
-            | Transfer
+            | log_entries.Item
+            | log_entries.User
+            | log_entries.Tick
+            | log_entries.Link
+            | log_entries.Transfer
             | self.forwarded_class
             | self.restricted_class
         )
@@ -98,10 +58,10 @@ class Projection:
         """Decode records; an exception takes the place of each invalid one."""
         if not payloads:
             return []
-        decode = self._from_json if is_json(payloads[0]) else self._from_msgpack
+        decode = self._from_json if log_entries.is_json(payloads[0]) else self._from_msgpack
         try:
             return list(map(decode, payloads))
-        except ENTRY_ERRORS:
+        except log_entries.ENTRY_ERRORS:
             return [self._decode_single(payload) for payload in payloads]
 
     def tick(self, timestamp: int) -> Any:
@@ -122,7 +82,7 @@ class Projection:
                 if user is not None
                 else None
                 if (device := event.device_id) is None
-                else DEVICE_PREFIX + device
+                else log_entries.DEVICE_PREFIX + device
                 for user, event in zip(users, events, strict=True)
             ]
         name = source.removeprefix(PROPERTIES)
@@ -131,14 +91,14 @@ class Projection:
         return list(map(attrgetter(f"properties.{self._properties[name]}"), events))
 
     def _decode_single(self, payload: bytes) -> Any:
-        decode = self._from_json if is_json(payload) else self._from_msgpack
+        decode = self._from_json if log_entries.is_json(payload) else self._from_msgpack
         try:
             return decode(payload)
-        except ENTRY_ERRORS as error:
+        except log_entries.ENTRY_ERRORS as error:
             return error
 
     def _narrow_class(self, fields: Sequence[str]) -> type[Any]:
-        namespace: list[Any] = [("type", str), ("timestamp", Timestamp)]
+        namespace: list[Any] = [("type", str), ("timestamp", log_entries.Timestamp)]
         namespace += [(field, str | None, None) for field in ("user_id", "device_id")]
         for field in fields:
             # Every event has an id; other fields may be missing.
@@ -146,7 +106,7 @@ class Projection:
         if self._properties:
             properties = msgspec.defstruct(
                 "Properties",
-                [(field, Property, None) for field in self._properties.values()],
+                [(field, log_entries.Property, None) for field in self._properties.values()],
                 rename={field: name for name, field in self._properties.items()},
                 frozen=True,
                 gc=False,

@@ -8,14 +8,9 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-_SHORT: Final = 256
-"""Runs of fewer events are joined, to keep the number of runs low."""
-
+_SHORT: Final = 256  # runs of fewer events are joined, to keep the number of runs low
 _SHORT_SPAN_MS: Final = 1 << 16
-
-_PLACE_BITS: Final = 22
-"""Bits of a place; with it, times of many years fit one number."""
-
+_PLACE_BITS: Final = 22  # bits of a place; with it, times of many years fit one number
 _LONGEST_MS: Final = 1 << 41
 
 
@@ -42,23 +37,14 @@ def unquoted(texts: NDArray[np.bytes_]) -> list[str]:
 
 
 class Arrivals(NamedTuple):
-    """Events as columns of equal length.
+    """Events as columns of equal length."""
 
-    Attributes:
-        times: time of each event, epoch milliseconds.
-        places: place in the log.
-        rows: row of the partition.
-        codes: code of the type.
-        ids: id, encoded by :func:`quoted`.
-        users: key of the user, or None.
-    """
-
-    times: NDArray[np.int64]
-    places: NDArray[np.int64]
-    rows: NDArray[np.int64]
-    codes: NDArray[np.int64]
-    ids: NDArray[np.bytes_]
-    users: NDArray[np.object_]
+    times: NDArray[np.int64]  # time of each event, epoch milliseconds
+    places: NDArray[np.int64]  # place in the log
+    rows: NDArray[np.int64]  # row of the partition
+    codes: NDArray[np.int64]  # code of the type
+    ids: NDArray[np.bytes_]  # id, encoded by `quoted`
+    users: NDArray[np.object_]  # key of the user, or None
 
     def take(self, index: Any) -> Arrivals:
         """Return the events at the positions, under the mask or in the slice `index`."""
@@ -91,9 +77,7 @@ def order_of(times: NDArray[np.int64], places: NDArray[np.int64]) -> NDArray[np.
     return np.lexsort((places, times))
 
 
-def arrivals_of(
-    events: Iterable[tuple[int, int, int, int, str, str | None]],
-) -> Arrivals:
+def arrivals_of(events: Iterable[tuple[int, int, int, int, str, str | None]]) -> Arrivals:
     """Build columns from (timestamp, place, row, code, id, user)."""
     events = list(events)
     numbers = np.array([event[:4] for event in events], np.int64).reshape(-1, 4)

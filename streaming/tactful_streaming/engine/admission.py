@@ -29,6 +29,8 @@ from tactful_streaming.errors import StateError
 from tactful_streaming.identity.resolver import Move, Resolver
 from tactful_streaming.log.dead_letters import UNREADABLE
 
+_NO_EVENTS = Batch((), (), np.empty(0, np.int64), np.empty(0, np.int64))
+
 
 @dataclass(frozen=True)
 class RejectedRecord:
@@ -41,63 +43,47 @@ class RejectedRecord:
 
 @dataclass
 class AdmittedBatch:
-    """Result of the admission of some records.
+    """Result of the admission of some records."""
 
-    Attributes:
-        batch: events that count, in the order of the log, and ticks.
-        positions: position of the record of each of them; None if they are all records.
-        item_watermarks: watermark when each item update came.
-        moves: histories that move, each with the numbers of events and items that come before.
-        ids: ids of all events, also of those that do not count; empty if not needed.
-        duplicates: number of events that had been applied before.
-        invalid: number of records that are no entry, or an event without user and device, unless an
-            impression.
-        dropped: number of events that the cleaner kept back.
-        rejected: records for the dead letters.
-    """
-
-    batch: Batch
+    batch: Batch  # events that count, in the order of the log, and ticks
+    # Position of the record of each of them; None if they are all records.
     positions: list[int] | None = None
     items: list[Item] = field(default_factory=list)
-    item_watermarks: list[int] = field(default_factory=list)
+    item_watermarks: list[int] = field(default_factory=list)  # watermark when each item update came
     users: list[User] = field(default_factory=list)
+    # Histories that move, each with the numbers of events and items that come before.
     moves: list[tuple[int, int, Move]] = field(default_factory=list)
+    # Ids of all events, also of those that do not count; empty if not needed.
     ids: Sequence[str] = ()
-    duplicates: int = 0
+    duplicates: int = 0  # number of events that had been applied before
+    # Number of records that are no entry, or an event without user and device, unless an impression
     invalid: int = 0
-    dropped: int = 0
-    rejected: list[RejectedRecord] = field(default_factory=list)
+    dropped: int = 0  # number of events that the cleaner kept back
+    rejected: list[RejectedRecord] = field(default_factory=list)  # records for the dead letters
 
 
+@dataclass
 class _Pending:
     """Columns of a batch admitted one by one, with a row for each event or tick."""
 
-    def __init__(
-        self,
-        payloads: Sequence[bytes],
-        targets: Mapping[int, str],
-        purposes: Mapping[int, Collection[str]],
-        ids: Sequence[str],
-        known: Mapping[str, int],
-    ) -> None:
-        self.payloads = payloads
-        self.targets = targets
-        self.purposes = purposes
-        self.known = known
-        self.events: list[Any] = []
-        self.users: list[str | None] = []
-        self.items: list[Item | None] = []
-        self.versions: list[Item | None] = []
-        self.watermarks: list[int] = []
-        self.positions: list[int] = []
-        nothing = np.empty(0, np.int64)
-        self.admitted = AdmittedBatch(Batch((), (), nothing, nothing), self.positions, ids=ids)
+    payloads: Sequence[bytes]
+    targets: Mapping[int, str]
+    purposes: Mapping[int, Collection[str]]
+    known: Mapping[str, int]
+    admitted: AdmittedBatch
+    events: list[Any] = field(default_factory=list)
+    users: list[str | None] = field(default_factory=list)
+    items: list[Item | None] = field(default_factory=list)
+    versions: list[Item | None] = field(default_factory=list)
+    watermarks: list[int] = field(default_factory=list)
+    positions: list[int] = field(default_factory=list)
 
     def reject(self, position: int, reason: str) -> None:
         self.admitted.invalid += 1
         self.admitted.rejected.append(RejectedRecord(position, UNREADABLE, reason))
 
     def finish(self) -> AdmittedBatch:
+        self.admitted.positions = self.positions
         self.admitted.batch = Batch(
             self.events,
             self.users,
@@ -110,13 +96,7 @@ class _Pending:
 
 
 class Admission:
-    """Admits records in the order of the log.
-
-    Attributes:
-        newest: newest timestamp admitted, epoch milliseconds.
-        watermark: `newest` minus the delay; it never goes back.
-        versions: the last descriptions of each item, if features need the one of an event's time.
-    """
+    """Admits records in the order of the log."""
 
     def __init__(
         self,
@@ -151,9 +131,10 @@ class Admission:
             Transfer: self._admit_link,
             type(None): lambda position, entry, pending: None,
         }
-        self.newest = 0
-        self.watermark = 0
+        self.newest = 0  # newest timestamp admitted, epoch milliseconds
+        self.watermark = 0  # `newest` minus the delay; it never goes back
         self.catalogue: dict[str, Item] = {}
+        # The last descriptions of each item, if features need the one of an event's time.
         self.versions = ItemVersions() if plan.reads_versions else None
 
     def resume(self, newest: int, watermark: int) -> None:
@@ -186,14 +167,11 @@ class Admission:
             ids = [entry.event_id for entry in decoded if type(entry) is event_class]
         if known is None:
             known = self._dedupe.seen_many(ids) if self._dedupe.enabled else {}
-        return self._admit_each(decoded, _Pending(payloads, targets, purposes, ids, known))
+        admitted = AdmittedBatch(_NO_EVENTS, ids=ids)
+        return self._admit_each(decoded, _Pending(payloads, targets, purposes, known, admitted))
 
     def _admit_all(
-        self,
-        events: Any,
-        users: Any,
-        ids: Sequence[str],
-        payloads: Sequence[bytes],
+        self, events: Any, users: Any, ids: Sequence[str], payloads: Sequence[bytes]
     ) -> AdmittedBatch:
         """Admit events without repetitions, cleaner and consumers, column by column."""
         times = np.fromiter(map(attrgetter("timestamp"), events), np.int64, len(events))
@@ -370,11 +348,8 @@ class Admission:
     def _unwrap(self, decoded: list[Any]) -> tuple[dict[int, str], dict[int, Collection[str]]]:
         """Replace forwarded and restricted entries by their events.
 
-        An engine that reads the whole log has read the events that were forwarded: it skips their
-        copies.
-
-        Returns:
-            The target of each forwarded event and the purposes of each restricted one, by position.
+        Returns targets and purposes, by position. An engine that reads the whole log has read the
+        events that were forwarded: it skips their copies.
         """
         targets: dict[int, str] = {}
         purposes: dict[int, Collection[str]] = {}

@@ -4,9 +4,11 @@ After a change of definitions the new features are missing. A second engine, wit
 alone and a state store of its own, applies the log up to the offset of the state. Then its packed
 entities are merged into the state.
 
-Both steps may be killed at any moment: the first goes on from its last commit, the second is
-repeated. The first, long one does not touch the state, so a server may compute the old features
-meanwhile; the second needs the state for itself.
+The steps are :func:`adopt_definitions`, :func:`compute_to_end` or, with several partitions,
+:func:`compute_together`, and :func:`merge_computed`. Each may be killed at any moment: the
+computation goes on from its last commit, the others are repeated. The computation, which is long,
+does not touch the state, so a server may compute the old features meanwhile; the others need the
+state for themselves.
 """
 
 from __future__ import annotations
@@ -26,108 +28,39 @@ from tactful_streaming.engine.options import DEFAULT_OPTIONS, EngineOptions
 from tactful_streaming.engine.schema_evolution import adopt, required_features
 from tactful_streaming.errors import EntryError, StateError
 from tactful_streaming.log.event_log import EventLog
-from tactful_streaming.state.key_layout import (
-    CHANGED_APART,
-    REBUILD,
-    VERSIONS,
-    Meta,
-    entity_prefix,
-    read_meta,
-    write_meta,
-)
-from tactful_streaming.state.store import Change, StateStore
+from tactful_streaming.state import key_layout as layout
+from tactful_streaming.state.store import Change, StateStore, scan_together
 from tactful_streaming.windows.entity_table import EntityTable
 from tactful_streaming.windows.packed_entity import combine_packed
 
 _BATCH = 2000
 _COMMIT_EVERY = 20
 _PIECE = 500
-
-_NOTHING = msgspec.msgpack.encode({"": 0})
-"""Packed state of an entity without aggregates."""
-
-Progress = Callable[[int, int], None]
-"""Called with the log offset reached and the one wanted."""
+_NOTHING = msgspec.msgpack.encode({"": 0})  # packed state of an entity without aggregates
+Progress = Callable[[int, int], None]  # called with the log offset reached and the one wanted
 
 
-def backfill(
-    log: EventLog,
-    store: StateStore,
-    scratch: StateStore,
-    definitions: Definitions,
-    *,
-    options: EngineOptions = DEFAULT_OPTIONS,
-    progress: Progress = lambda reached, wanted: None,
-) -> tuple[str, ...]:
-    """Compute the features that a state misses under `definitions`, and merge them in.
-
-    Call it again after a crash, with the same `scratch`.
-
-    Args:
-        log: the log of the state. Records that retention has deleted are not counted.
-        store: the state; no engine may have it open.
-        scratch: store for the missing features; empty at first, and afterwards.
-        definitions: the new definitions.
-        options: options of the engine of the state, with its `cleaner` as it was at the beginning
-            of the log.
-        progress: called with the offset reached and the last one.
-
-    Returns:
-        Names of the features that were missing.
-
-    Raises:
-        StateError: if a state is damaged, or `scratch` is further in the log than the state.
-    """
-    adopted = adopt_definitions(store, definitions)
-    if adopted is None:
-        return ()
-    if adopted.missing:
-        compute_missing(
-            log, scratch, definitions, adopted.missing, adopted.offset, options, progress
-        )
-    merge_computed(store, scratch, definitions)
-    return tuple(adopted.missing)
-
-
-def adopt_definitions(store: StateStore, definitions: Definitions) -> Meta | None:
+def adopt_definitions(store: StateStore, definitions: Definitions) -> layout.Meta | None:
     """Adapt the state in `store`, if any, to `definitions`; return its new head."""
-    meta = read_meta(store)
+    meta = layout.read_meta(store)
     if meta is None:
         return None
     adopted, gone = adopt(meta, definitions, store)
     if adopted is not meta:
-        store.write([*gone, write_meta(adopted)])
+        store.write([*gone, layout.write_meta(adopted)])
     return adopted
 
 
 def merge_computed(store: StateStore, scratch: StateStore, definitions: Definitions) -> None:
     """Merge the features computed up to the offset of a state, and empty `scratch`."""
-    meta = read_meta(store)
+    meta = layout.read_meta(store)
     if meta is not None and meta.missing:
         for changes in _merged(store, scratch, definitions, meta.missing):
             store.write(changes)
-        done = write_meta(msgspec.structs.replace(meta, missing=[]))
+        done = layout.write_meta(msgspec.structs.replace(meta, missing=[]))
         # The copy in an online store has the same offset, and lacks the new features.
-        store.write([done, (CHANGED_APART, b"%d" % meta.offset)])
+        store.write([done, (layout.CHANGED_APART, b"%d" % meta.offset)])
     scratch.clear()
-
-
-def compute_missing(
-    log: EventLog,
-    scratch: StateStore,
-    definitions: Definitions,
-    missing: Collection[str],
-    until: int,
-    options: EngineOptions = DEFAULT_OPTIONS,
-    progress: Progress = lambda reached, wanted: None,
-) -> None:
-    """Compute missing features from the log up to an offset: step 1 of a backfill.
-
-    Raises:
-        StateError: if `scratch` is damaged or further in the log.
-    """
-    part = PartComputation(log, scratch, definitions, missing, until, options)
-    compute_to_end(part, lambda: progress(part.position, until))
 
 
 def compute_to_end(part: PartComputation, progress: Callable[[], None]) -> None:
@@ -155,12 +88,9 @@ def compute_together(
     the features of that time. A partition that reads one waits here until the partition of the
     device has computed the history anew, and uses that.
 
-    Args:
-        parts: one for each partition, in order, whose options have `partition_of`.
-        partition_of: partition that a key is routed to.
-        final: whether the logs are complete. If not, waiting partitions are left for another call;
-            if so, the computations are further than the logs afterwards, and cannot be continued.
-        progress: called from time to time.
+    There is one of `parts` for each partition, in order, whose options have `partition_of`. The
+    logs are complete if `final`; the computations are then further than the logs afterwards, and
+    cannot be continued. If not, waiting partitions are left for another call.
     """
     transfers = _Transfers(parts)
     for rounds in itertools.count(1):
@@ -182,12 +112,7 @@ def compute_together(
 
 
 class PartComputation:
-    """Computes the missing features of one partition from its log, batch by batch.
-
-    Attributes:
-        position: next offset to read.
-        blocked: the transfer that it waits for; None if there is none.
-    """
+    """Computes the missing features of one partition from its log, batch by batch."""
 
     def __init__(
         self,
@@ -203,7 +128,7 @@ class PartComputation:
         Without `until` it reads to the end of the log, which has to be finite.
         """
         wanted = required_features(definitions, missing)
-        meta = read_meta(scratch)
+        meta = layout.read_meta(scratch)
         other = meta is not None and meta.fingerprint != wanted.fingerprint
         self.engine = Engine(
             wanted, scratch, replace(options, rebuild=other, also_reads=definitions.features)
@@ -214,20 +139,18 @@ class PartComputation:
                 f"up to {until}: start the engine, so that it catches up, or empty the backfill's "
                 "own state"
             )
+        # The transfer that it waits for; None if there is none.
         self.blocked: Transfer | None = None
         self._log = log
         self._until = until
         self._committed = self.engine.offset
-        self.position = max(self.engine.offset, log.begin)
+        self.position = max(self.engine.offset, log.begin)  # next offset to read
 
     def advance(self, find: Callable[[Transfer], Transfer | None] | None = None) -> bool:
-        """Apply some records; return whether there were any.
+        """Apply some records; return whether there were any; StateError if the log ends too early.
 
         `find` returns the new version of a transfer, or None if it is not computed yet; without it
         all are applied as they are.
-
-        Raises:
-            StateError: if the log ends too early.
         """
         self.blocked = None
         until = sys.maxsize if self._until is None else self._until
@@ -240,7 +163,7 @@ class PartComputation:
         if not records:
             raise StateError(
                 f"the log ends at offset {self.position}, before the state does ({until}): "
-                f"restore it from a backup, or {REBUILD}"
+                f"restore it from a backup, or {layout.REBUILD}"
             )
         # Offsets in Kafka have gaps, so there may be records beyond `until`.
         chosen = [record for record in records if record[0] < until]
@@ -361,16 +284,15 @@ def _merged(
         keys = _keys(definitions, entity, missing)
         if not keys:
             continue
-        prefix = entity_prefix(entity)
-        kept, computed = store.scan(prefix), scratch.scan(prefix)
         piece: list[Change] = []
-        for key, blob, new in _side_by_side(kept, computed):
-            piece.append((key, combine_packed(blob, new or _NOTHING, keys)))
+        for key, blobs in scan_together((store, scratch), layout.entity_prefix(entity)):
+            kept, computed = (dict(blobs).get(number) for number in range(2))
+            piece.append((key, combine_packed(kept, computed or _NOTHING, keys)))
             if len(piece) == _PIECE:
                 yield piece
                 piece = []
         yield piece
-    yield list(scratch.scan(VERSIONS))
+    yield list(scratch.scan(layout.VERSIONS))
 
 
 def _keys(definitions: Definitions, entity: str, missing: Collection[str]) -> set[str]:
@@ -381,21 +303,3 @@ def _keys(definitions: Definitions, entity: str, missing: Collection[str]) -> se
         if any(feature.name in missing for feature in store.features)
         for key in store.columns
     }
-
-
-def _side_by_side(
-    left: Iterator[tuple[bytes, bytes]], right: Iterator[tuple[bytes, bytes]]
-) -> Iterator[tuple[bytes, bytes | None, bytes | None]]:
-    """Yield each key of two sorted sequences, with its value in either."""
-    first, second = next(left, None), next(right, None)
-    while first is not None or second is not None:
-        if second is None or (first is not None and first[0] < second[0]):
-            assert first is not None
-            yield *first, None
-            first = next(left, None)
-        elif first is None or second[0] < first[0]:
-            yield second[0], None, second[1]
-            second = next(right, None)
-        else:
-            yield *first, second[1]
-            first, second = next(left, None), next(right, None)

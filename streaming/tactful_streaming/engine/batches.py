@@ -24,25 +24,19 @@ _logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Applied:
-    """Counts of a batch of records.
+    """Counts of a batch of records."""
 
-    Attributes:
-        applied: events, upserts and ticks counted.
-        duplicates: events whose id had been applied before.
-        late: times an event was dropped from a feature because its last window had ended, or from a
-            sequence or join that could not wait for it.
-        invalid: records that are no entry, or an event (but an impression) without user and device.
-        evicted: groups dropped to keep an entity within ``max_groups``, and partial matches dropped
-            to keep their number bounded.
-        dropped: events that the cleaner kept back.
-    """
-
-    applied: int = 0
-    duplicates: int = 0
+    applied: int = 0  # events, upserts and ticks counted
+    duplicates: int = 0  # events whose id had been applied before
+    # Times an event was dropped from a feature because its last window had ended, or from a
+    # sequence or join that could not wait for it.
     late: int = 0
+    # Records that are no entry, or an event (but an impression) without user and device.
     invalid: int = 0
+    # Groups dropped to keep an entity within ``max_groups``, and partial matches dropped to keep
+    # their number bounded.
     evicted: int = 0
-    dropped: int = 0
+    dropped: int = 0  # events that the cleaner kept back
 
 
 class BatchApplier:
@@ -128,7 +122,9 @@ class BatchApplier:
                 if len(chosen):
                     selected.append((table, entity, number, rows, chosen))
         if "session" in state.tables:
-            self._note_owners(columns)
+            for session, user in zip(columns.texts("session_id"), batch.users, strict=True):
+                if session is not None and user is not None:
+                    state.owners[session] = user
         pieces = [(0, len(batch.events))]
         if self._splitter.has_windows:
             pieces = self._splitter.split(columns.timestamps, batch.watermarks, before)
@@ -154,11 +150,6 @@ class BatchApplier:
         if results and state.options.on_results is not None:
             state.options.on_results(results)
         return evicted
-
-    def _note_owners(self, columns: Columns) -> None:
-        for session, user in zip(columns.texts("session_id"), columns.batch.users, strict=True):
-            if session is not None and user is not None:
-                self._state.owners[session] = user
 
     def _needed_moves(self, admitted: AdmittedBatch) -> list[tuple[int, int, Move]]:
         """Select the moves of existing histories: each of them splits the batch."""
@@ -198,7 +189,7 @@ class BatchApplier:
         updates = admitted.items[items]
         watermarks = np.array(admitted.item_watermarks[items], np.int64)
         for operator in state.operators:
-            if operator.wants_items and updates:
+            if updates:
                 operator.apply_items(updates, watermarks)
             if batch.events:
                 keys = columns.texts(entity_source(operator.entity))
@@ -253,8 +244,8 @@ class BatchApplier:
 def _parts(admitted: AdmittedBatch) -> Iterator[tuple[Batch, int, slice, list[Move]]]:
     """Split an admitted batch where histories move.
 
-    Yields:
-        Events; position of the first; the items that go with them; and the moves before them.
+    Yields events, the position of the first, the items that go with them, and the moves before
+    them.
     """
     begin, first, moves = 0, 0, list[Move]()
     for place, items, move in admitted.moves:

@@ -7,25 +7,12 @@ from collections.abc import Iterator
 
 import msgspec
 
-from tactful_streaming.contract.log_entries import Item, decode_entry, encode_entry
+from tactful_streaming.contract.log_entries import Item, encode_entry
 from tactful_streaming.definitions.model import dump_definitions
 from tactful_streaming.engine.engine_state import EngineState
 from tactful_streaming.engine.schema_evolution import adopt
-from tactful_streaming.errors import EntryError, StateError
-from tactful_streaming.state.key_layout import (
-    CLEANER,
-    CONSUMER,
-    FORMAT,
-    ITEM,
-    OWNER,
-    REBUILD,
-    VERSIONS,
-    Meta,
-    entity_prefix,
-    operator_prefix,
-    read_meta,
-    write_meta,
-)
+from tactful_streaming.errors import StateError
+from tactful_streaming.state import key_layout as layout
 from tactful_streaming.state.store import Change
 from tactful_streaming.windows.entity_table import EntityTable
 from tactful_streaming.windows.packed_entity import newest_packed
@@ -92,13 +79,9 @@ class EngineCommits:
             state.mirror.flush(state.offset)
 
     def restore(self) -> None:
-        """Read the committed state, if there is one.
-
-        Raises:
-            StateError: if it is damaged or of another version.
-        """
+        """Read the committed state, if any; StateError if it is damaged."""
         state = self._state
-        meta = read_meta(state.store)
+        meta = layout.read_meta(state.store)
         if meta is None:
             return
         adopted = self._adopt(meta)
@@ -115,9 +98,9 @@ class EngineCommits:
             try:
                 table.unpack(self._entities_in_memory(entity, table))
             except StateError as error:
-                raise StateError(f"{error}; {REBUILD}") from error
+                raise StateError(f"{error}; {layout.REBUILD}") from error
         for operator in state.operators:
-            for key, blob in state.stored(operator_prefix(operator.name)):
+            for key, blob in layout.named(state.store, layout.operator_prefix(operator.name)):
                 operator.unpack(key, blob)
         self._restore_items()
         self._restore_consumers(set(meta.consumers))
@@ -127,20 +110,20 @@ class EngineCommits:
     def restore_cleaner(self) -> None:
         """Restore the cleaner from the store."""
         if self._state.options.cleaner is not None:
-            self._state.options.cleaner.restore(self._state.stored(CLEANER))
+            self._state.options.cleaner.restore(layout.named(self._state.store, layout.CLEANER))
 
-    def _adopt(self, meta: Meta) -> Meta:
+    def _adopt(self, meta: layout.Meta) -> layout.Meta:
         """Adapt the stored state to definitions and consumers; return its new head."""
         state = self._state
         adopted, removals = adopt(meta, state.definitions, state.store)
         absent = set(meta.consumers) - state.options.consumers.keys()
         # A consumer that is absent now would come back with a gap: it begins anew then.
-        removals += [(CONSUMER + name.encode(), None) for name in absent]
+        removals += [(layout.CONSUMER + name.encode(), None) for name in absent]
         if removals or adopted is not meta:
             adopted = msgspec.structs.replace(
                 adopted, consumers=sorted(set(meta.consumers) - absent)
             )
-            state.store.write([*removals, write_meta(adopted)])
+            state.store.write([*removals, layout.write_meta(adopted)])
         return adopted
 
     def _entities_in_memory(self, entity: str, table: EntityTable) -> Iterator[tuple[str, bytes]]:
@@ -149,20 +132,17 @@ class EngineCommits:
         if options.memory_bytes is not None and options.on_results is None:
             return
         memory_ms = table.memory_ms if options.memory_bytes is not None else None
-        for key, blob in self._state.stored(entity_prefix(entity)):
+        for key, blob in layout.named(self._state.store, layout.entity_prefix(entity)):
             if memory_ms is None or newest_packed(blob) + memory_ms > self._state.horizon:
                 yield key, blob
 
     def _restore_items(self) -> None:
         admission = self._state.admission
         if admission.versions is not None:
-            for item_id, blob in self._state.stored(VERSIONS):
+            for item_id, blob in layout.named(self._state.store, layout.VERSIONS):
                 admission.versions.unpack(item_id, blob)
-        for _, payload in self._state.store.scan(ITEM):
-            try:
-                entry = decode_entry(payload)
-            except EntryError as error:
-                raise StateError(f"a stored item is damaged: {error}; {REBUILD}") from error
+        for _, payload in self._state.store.scan(layout.ITEM):
+            entry = layout.stored_entry(payload, "item")
             if isinstance(entry, Item):
                 admission.catalogue[entry.item_id] = entry
 
@@ -175,7 +155,7 @@ class EngineCommits:
                     self._state.offset,
                 )
                 continue
-            snapshot = self._state.store.get(CONSUMER + name.encode())
+            snapshot = self._state.store.get(layout.CONSUMER + name.encode())
             if snapshot is not None:
                 consumer.restore(snapshot)
         self.restore_cleaner()
@@ -192,24 +172,26 @@ class EngineCommits:
     def _entity_changes(self) -> Iterator[Change]:
         state = self._state
         for entity, packed in state.packed.items():
-            prefix = entity_prefix(entity)
+            prefix = layout.entity_prefix(entity)
             yield from [(prefix + key.encode(), blob) for key, blob in packed.items()]
             if entity == "session":
                 yield from [
-                    (OWNER + key.encode(), None) for key, blob in packed.items() if not blob
+                    (layout.OWNER + key.encode(), None) for key, blob in packed.items() if not blob
                 ]
-        yield from [(OWNER + key.encode(), user.encode()) for key, user in state.owners.items()]
+        yield from [
+            (layout.OWNER + key.encode(), user.encode()) for key, user in state.owners.items()
+        ]
         state.owners.clear()
         for operator in state.operators:
-            prefix = operator_prefix(operator.name)
+            prefix = layout.operator_prefix(operator.name)
             yield from [(prefix + k.encode(), b) for k, b in operator.pack_changes().items()]
 
     def _item_changes(self) -> Iterator[Change]:
         admission = self._state.admission
         for item_id in self._state.dirty_items:
-            yield ITEM + item_id.encode(), encode_entry(admission.catalogue[item_id])
+            yield layout.ITEM + item_id.encode(), encode_entry(admission.catalogue[item_id])
             if admission.versions is not None:
-                yield VERSIONS + item_id.encode(), admission.versions.pack(item_id)
+                yield layout.VERSIONS + item_id.encode(), admission.versions.pack(item_id)
         self._state.dirty_items.clear()
 
     def _consumer_changes(self) -> Iterator[Change]:
@@ -217,10 +199,10 @@ class EngineCommits:
         for name, consumer in options.consumers.items():
             snapshot = consumer.snapshot()
             if snapshot is not None:
-                yield CONSUMER + name.encode(), snapshot
+                yield layout.CONSUMER + name.encode(), snapshot
         if options.cleaner is not None:
             for key, blob in options.cleaner.pack_changes().items():
-                yield CLEANER + key.encode(), blob
+                yield layout.CLEANER + key.encode(), blob
 
     def _sweep_expired(self) -> Iterator[Change]:
         """Yield removals of expired entities, among the next few stored.
@@ -232,7 +214,7 @@ class EngineCommits:
             memory_ms = table.memory_ms
             if state.options.memory_bytes is None or memory_ms is None:
                 continue
-            prefix, expired = entity_prefix(entity), dict[str, bytes | None]()
+            prefix, expired = layout.entity_prefix(entity), dict[str, bytes | None]()
             packed = state.packed.get(entity, {})  # newer than the stored entities of the same keys
             start = self._sweep_from.pop(entity, prefix)
             for number, (key, blob) in enumerate(state.store.scan(prefix, start)):
@@ -244,15 +226,15 @@ class EngineCommits:
                     expired[name] = None
             yield from [(prefix + key.encode(), None) for key in expired]
             if entity == "session":
-                yield from [(OWNER + key.encode(), None) for key in expired]
+                yield from [(layout.OWNER + key.encode(), None) for key in expired]
             if state.mirror is not None:
                 state.mirror.put(entity, expired)
 
     def _meta(self) -> Change:
         state = self._state
-        return write_meta(
-            Meta(
-                format=FORMAT,
+        return layout.write_meta(
+            layout.Meta(
+                format=layout.FORMAT,
                 definitions=self._definitions,
                 fingerprint=state.definitions.fingerprint,
                 offset=state.offset,

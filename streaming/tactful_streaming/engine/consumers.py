@@ -14,12 +14,9 @@ class CoCommittedConsumer(ABC):
     A commit calls :meth:`before_commit` of all consumers, then :meth:`snapshot` of each, in the
     order of their registration. A crash after :meth:`before_commit` repeats the events since the
     commit before, so its side effects have to be idempotent.
-
-    Attributes:
-        purpose: the consumer gets the events that may be used for this purpose.
     """
 
-    purpose: str = PERSONALISATION
+    purpose: str = PERSONALISATION  # the consumer gets the events that may be used for this purpose
 
     @abstractmethod
     def apply(self, event: Event, item: Item | None) -> None:

@@ -99,10 +99,7 @@ class Deduplicator:
         return generations
 
     def is_new(self, event_id: str, known: Mapping[str, int], watermark: int) -> bool:
-        """Whether `event_id` is not remembered, at the watermark before its event.
-
-        `known` is the result of :meth:`seen_many` for the batch.
-        """
+        """Whether `event_id` is not remembered, at the watermark before its event."""
         seen = self._recent.get(event_id)
         if seen is None:
             seen = known.get(event_id)

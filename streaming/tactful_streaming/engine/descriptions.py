@@ -8,14 +8,12 @@ from operator import attrgetter
 
 import msgspec
 
-from tactful_streaming.contract.log_entries import Item, User, decode_entry, encode_entry
-from tactful_streaming.errors import EntryError, StateError
-from tactful_streaming.state.key_layout import REBUILD, USER
+from tactful_streaming.contract.log_entries import Item, User, encode_entry
+from tactful_streaming.errors import StateError
+from tactful_streaming.state.key_layout import REBUILD, USER, named, stored_entry, unpacked
 from tactful_streaming.state.store import Change, StateStore
 
-MAX_VERSIONS = 8
-"""Most versions stored of an item."""
-
+MAX_VERSIONS = 8  # most versions stored of an item
 _timestamp = attrgetter("timestamp")
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(list[Item])
@@ -65,10 +63,7 @@ class ItemVersions:
 
     def unpack(self, item_id: str, blob: bytes) -> None:
         """Restore versions that :meth:`pack` returned; StateError if `blob` is none."""
-        try:
-            self._versions[item_id] = _decoder.decode(blob)
-        except msgspec.MsgspecError as error:
-            raise StateError(f"the versions of an item are damaged: {error}") from error
+        self._versions[item_id] = unpacked(_decoder, blob, "the versions of an item are damaged")
 
 
 class Users(Mapping[str, User]):
@@ -76,9 +71,6 @@ class Users(Mapping[str, User]):
 
     Uncommitted ones are in memory. The others are too if there is no cap on memory, else they are
     read from the store on access.
-
-    Attributes:
-        view: the users for readers: without a cap the dictionary itself, which is read faster.
     """
 
     def __init__(self, store: StateStore, *, in_memory: bool) -> None:
@@ -88,8 +80,8 @@ class Users(Mapping[str, User]):
         self._held: dict[str, User] = {}
         self._dirty: set[str] = set()
         if in_memory:
-            for key, payload in store.scan(USER):
-                self._held[_user_id(key)] = _decode(payload)
+            self._held = {name: _decode(payload) for name, payload in named(store, USER)}
+        # The users for readers: without a cap the dictionary itself, which is read faster.
         self.view: Mapping[str, User] = self._held if in_memory else self
 
     def __getitem__(self, user_id: str) -> User:
@@ -105,8 +97,8 @@ class Users(Mapping[str, User]):
     def __iter__(self) -> Iterator[str]:
         """Yield the ids of all users, those that are in the store alone first."""
         if not self._in_memory:
-            for key, _ in self._store.scan(USER):
-                if (user_id := _user_id(key)) not in self._held:
+            for user_id, _ in named(self._store, USER):
+                if user_id not in self._held:
                     yield user_id
         yield from self._held
 
@@ -137,15 +129,8 @@ class Users(Mapping[str, User]):
         self._dirty.clear()
 
 
-def _user_id(key: bytes) -> str:
-    return key[len(USER) :].decode()
-
-
 def _decode(payload: bytes) -> User:
-    try:
-        entry = decode_entry(payload)
-    except EntryError as error:
-        raise StateError(f"a stored user is damaged: {error}; {REBUILD}") from error
+    entry = stored_entry(payload, "user")
     if not isinstance(entry, User):
         raise StateError(f"an entry under the key of a user is no user; {REBUILD}")
     return entry

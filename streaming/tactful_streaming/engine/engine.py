@@ -60,12 +60,7 @@ class Engine(EngineReads):
         """Open the state in `store`, or begin at offset 0.
 
         The state of other definitions is taken over as far as they agree; :attr:`missing` names the
-        features that are still to be computed from the log.
-
-        Args:
-            definitions: features, sequences and joins to compute.
-            store: holds the state; closed with the engine.
-            options: lateness, deduplication, consumers, callbacks and more.
+        features that are still to be computed from the log. The store is closed with the engine.
 
         Raises:
             StateError: if the state is damaged or of another version.

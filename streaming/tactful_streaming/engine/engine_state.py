@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 from tactful_streaming.contract.log_entries import Entry, Event
 from tactful_streaming.decode.projection import Projection
@@ -41,11 +41,7 @@ class EngineState:
     """
 
     def __init__(self, definitions: Definitions, store: StateStore, options: EngineOptions) -> None:
-        """Build empty tables and operators over `store`.
-
-        Raises:
-            StateError: if the users, the outbox or the links in `store` are damaged.
-        """
+        """Build empty tables and operators over `store`; StateError if it is damaged."""
         if options.rebuild:
             store.clear()
         self.definitions = definitions
@@ -106,11 +102,6 @@ class EngineState:
         """Raise EngineError if a batch has failed or the engine is closed."""
         if self.broken:
             raise EngineError("the engine is closed or has failed: open it again")
-
-    def stored(self, prefix: bytes) -> Iterator[tuple[str, bytes]]:
-        """Yield the committed entries under a prefix: rest of the key, and value."""
-        for key, blob in self.store.scan(prefix):
-            yield key[len(prefix) :].decode(), blob
 
     def _sources(self) -> frozenset[str] | None:
         """Return the fields of events to decode; None: all of them."""

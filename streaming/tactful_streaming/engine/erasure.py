@@ -15,18 +15,7 @@ from types import MappingProxyType
 
 import msgspec
 
-from tactful_streaming.contract.log_entries import (
-    APART,
-    DEVICE_PREFIX,
-    Entry,
-    Event,
-    Forwarded,
-    Link,
-    Restricted,
-    Transfer,
-    decode_entry,
-)
-from tactful_streaming.contract.log_entries import User as UserEntry
+from tactful_streaming.contract import log_entries
 from tactful_streaming.contract.subject_ids import SubjectIds
 from tactful_streaming.definitions.model import Definitions
 from tactful_streaming.engine.commits import EngineCommits
@@ -40,24 +29,7 @@ from tactful_streaming.engine.references import (
     without_mentions,
 )
 from tactful_streaming.identity.device_links import holders_of
-from tactful_streaming.state.key_layout import (
-    CHANGED_APART,
-    CLEANER,
-    CONSENT,
-    CONSUMER,
-    DEVICE,
-    DEVICES_OF,
-    EVENT_ID,
-    HANDOVER,
-    ID_CHUNK,
-    OPERATOR,
-    OUTBOX,
-    OWNER,
-    USER,
-    entity_prefix,
-    operator_prefix,
-    read_meta,
-)
+from tactful_streaming.state import key_layout as layout
 from tactful_streaming.state.store import Change, StateStore
 from tactful_streaming.windows.packed_entity import newest_packed
 
@@ -67,47 +39,45 @@ _PIECE = 10_000
 
 def devices_of(store: StateStore, user_id: str) -> Iterator[str]:
     """Yield the devices that a user holds or has held, by a stored state."""
-    for key, blob in store.scan(DEVICE):
+    for device, blob in layout.named(store, layout.DEVICE):
         if user_id.encode() in blob:
-            yield key[len(DEVICE) :].decode()
+            yield device
 
 
 def user_keys_in(store: StateStore) -> Iterator[str]:
     """Yield the keys of the users and devices of a stored state."""
     for prefix, before in (
-        (entity_prefix("user"), ""),
-        (USER, ""),
-        (CONSENT, ""),
-        (DEVICES_OF, ""),
-        (DEVICE, DEVICE_PREFIX),
+        (layout.entity_prefix("user"), ""),
+        (layout.USER, ""),
+        (layout.CONSENT, ""),
+        (layout.DEVICES_OF, ""),
+        (layout.DEVICE, log_entries.DEVICE_PREFIX),
     ):
-        for key, _ in store.scan(prefix):
+        for name, _ in layout.named(store, prefix):
             # A device may have a second history, which is never merged with that of a user.
-            yield before + key[len(prefix) :].decode().split(APART)[0]
+            yield before + name.split(log_entries.APART)[0]
     for name in _operator_keys(store):
-        yield name.split(APART)[0]
+        yield name.split(log_entries.APART)[0]
 
 
 def _operator_keys(store: StateStore) -> Iterator[str]:
     """Yield the keys of all kinds of entities with partial matches."""
-    for key, _ in store.scan(OPERATOR):
+    for key, _ in store.scan(layout.OPERATOR):
         yield key.decode().partition(":")[2]
 
 
 def sessions_of(store: StateStore, people: Container[str]) -> Iterator[str]:
     """Yield the sessions of users in a stored state, also ones that left the log."""
-    for key, owner in store.scan(OWNER):
-        if owner.decode().split(APART)[0] in people:
-            yield key[len(OWNER) :].decode()
+    for session, owner in layout.named(store, layout.OWNER):
+        if owner.decode().split(log_entries.APART)[0] in people:
+            yield session
 
 
 def expire_users(store: StateStore, before: int) -> int:
     """Delete users and sessions of a closed engine's state without events since `before`.
 
     A newer description stays, and an old one is deleted if nothing else is stored of its user.
-
-    Returns:
-        Number of deleted histories, sessions and descriptions.
+    Returns the number of deleted histories, sessions and descriptions.
     """
     gone: list[Change] = []
     count = 0
@@ -120,26 +90,29 @@ def expire_users(store: StateStore, before: int) -> int:
             store.write(gone)
             gone = []
 
-    of_people = entity_prefix("user")
-    for prefix, own in ((of_people, DEVICES_OF), (entity_prefix("session"), OWNER)):
+    of_people = layout.entity_prefix("user")
+    for prefix, own in (
+        (of_people, layout.DEVICES_OF),
+        (layout.entity_prefix("session"), layout.OWNER),
+    ):
         for key, blob in store.scan(prefix):
             if newest_packed(blob) < before:
                 remove(key, own + key[len(prefix) :])
     store.write(gone)
     gone = []
-    for key, payload in store.scan(USER):
-        name = key[len(USER) :]
+    for key, payload in store.scan(layout.USER):
+        name = key[len(layout.USER) :]
         if store.get(of_people + name) is None:
-            entry = decode_entry(payload)
-            if isinstance(entry, UserEntry) and entry.timestamp < before:
-                remove(key, CONSENT + name)
+            entry = log_entries.decode_entry(payload)
+            if isinstance(entry, log_entries.User) and entry.timestamp < before:
+                remove(key, layout.CONSENT + name)
     store.write(gone)
     return count
 
 
 def drop_consumer(store: StateStore, name: str) -> None:
     """Delete the snapshot of a consumer, which begins anew with the next engine."""
-    store.write([(CONSUMER + name.encode(), None)])
+    store.write([(layout.CONSUMER + name.encode(), None)])
 
 
 def find_subject_ids(
@@ -155,22 +128,23 @@ def find_subject_ids(
 
     def note(key: str) -> None:
         # A device may have a second history, which is never merged with that of a user.
-        if key.split(APART)[0] not in people:
+        if key.split(log_entries.APART)[0] not in people:
             return
-        if key.startswith(DEVICE_PREFIX):
-            devices.add(key.removeprefix(DEVICE_PREFIX))
+        if key.startswith(log_entries.DEVICE_PREFIX):
+            devices.add(key.removeprefix(log_entries.DEVICE_PREFIX))
         else:
             users.add(key)
 
-    for prefix in (entity_prefix("user"), USER, CONSENT, DEVICES_OF):
-        for key, _ in store.scan(prefix):
-            note(key[len(prefix) :].decode())
+    for prefix in (layout.entity_prefix("user"), layout.USER, layout.CONSENT, layout.DEVICES_OF):
+        for name, _ in layout.named(store, prefix):
+            note(name)
     for name in _operator_keys(store):
         note(name)
-    for key, blob in store.scan(DEVICE):
-        device = key[len(DEVICE) :].decode()
+    for device, blob in layout.named(store, layout.DEVICE):
         holders = holders_of(blob)
-        if DEVICE_PREFIX + device in people or (holders and all(h in people for h in holders)):
+        if log_entries.DEVICE_PREFIX + device in people or (
+            holders and all(h in people for h in holders)
+        ):
             devices.add(device)
         elif any(holder in people for holder in holders):
             shared.add(device)
@@ -178,8 +152,8 @@ def find_subject_ids(
     sessions.update(sessions_of(store, people))
     event_ids = set[str]()
     for event_id, subject in people_mentioned(store, definitions):
-        if subject.split(APART)[0] in people:
-            note(subject.split(APART)[0])
+        if subject.split(log_entries.APART)[0] in people:
+            note(subject.split(log_entries.APART)[0])
             event_ids |= {event_id} - {""}
     return SubjectIds(
         users=frozenset(users),
@@ -194,24 +168,18 @@ def stored_entities(store: StateStore, subjects: SubjectIds) -> Iterator[tuple[s
     """Yield kind, key and packed state of the histories of users and their sessions."""
     for entity, keys in (("user", subjects.people), ("session", subjects.sessions)):
         for key in sorted(keys):
-            blob = store.get(entity_prefix(entity) + key.encode())
+            blob = store.get(layout.entity_prefix(entity) + key.encode())
             if blob is not None:
                 yield entity, key, blob
 
 
 @dataclass(frozen=True)
 class SubjectReferences:
-    """Keys of a stored state that refer to users, and that only a search finds.
+    """Keys of a stored state that refer to users, and that only a search finds."""
 
-    Attributes:
-        cleaner: entries of the cleaner.
-        chunks: lists of event ids, some of which are theirs.
-        mentions: entries of other users or of items that name them.
-    """
-
-    cleaner: tuple[bytes, ...] = ()
-    chunks: tuple[bytes, ...] = ()
-    mentions: tuple[bytes, ...] = ()
+    cleaner: tuple[bytes, ...] = ()  # entries of the cleaner
+    chunks: tuple[bytes, ...] = ()  # lists of event ids, some of which are theirs
+    mentions: tuple[bytes, ...] = ()  # entries of other users or of items that name them
 
 
 def find_references(
@@ -220,19 +188,23 @@ def find_references(
     """Search a stored state, also while another process writes; may take long."""
     chunks: list[bytes] = []
     if subjects.event_ids:
-        for key, blob in store.scan(ID_CHUNK):
+        for key, blob in store.scan(layout.ID_CHUNK):
             if not subjects.event_ids.isdisjoint(_ids.decode(blob)):
                 chunks.append(key)
+    needles = [name.encode() for name in subjects.users | subjects.devices | subjects.event_ids]
+    cleaner = (key for key, _ in store.scan(layout.CLEANER) if any(n in key for n in needles))
     mentions = find_mentions(store, definitions, subjects)
-    return SubjectReferences(tuple(_cleaner_keys(store, subjects)), tuple(chunks), tuple(mentions))
+    return SubjectReferences(tuple(cleaner), tuple(chunks), tuple(mentions))
 
 
 def history_keys(store: StateStore, subjects: SubjectIds) -> frozenset[str]:
     """Return the keys of the histories of users, with the unclaimed ones of devices."""
-    prefix = entity_prefix("user")
+    prefix = layout.entity_prefix("user")
     keys = set(subjects.people)
     for device in subjects.devices:
-        for key, _ in store.scan(prefix + f"{DEVICE_PREFIX}{device}{APART}".encode()):
+        for key, _ in store.scan(
+            prefix + f"{log_entries.DEVICE_PREFIX}{device}{log_entries.APART}".encode()
+        ):
             keys.add(key[len(prefix) :].decode())
     return frozenset(keys)
 
@@ -247,12 +219,9 @@ def delete_subjects(
 ) -> int:
     """Delete users from the state in `store`; after a crash, call it again.
 
-    Args:
-        store: has no other writer meanwhile.
-        subjects: ids to delete.
-        definitions: definitions of the state.
-        snapshots: by name of a consumer, makes its snapshot without these users.
-        references: result of a search since which nothing of them was added; None: search here.
+    No other process writes to it meanwhile. `snapshots` make, by name of a consumer, its snapshot
+    without these users. `references` is the result of a search since which nothing of them was
+    added; None: search here.
 
     Returns:
         Number of deleted keys.
@@ -260,22 +229,25 @@ def delete_subjects(
     references = find_references(store, subjects, definitions) if references is None else references
     own = set(_own_keys(subjects, history_keys(store, subjects), definitions))
     changes: list[Change] = [(key, None) for key in own if store.get(key) is not None]
-    changes += [(key, None) for key in _outbox_keys(store, subjects)]
+    for prefix in (layout.OUTBOX, layout.HANDOVER):
+        for key, payload in store.scan(prefix):
+            if names_subject(log_entries.decode_entry(payload), subjects):
+                changes.append((key, None))
     changes += [(key, None) for key in references.cleaner]
     removed = len(changes)
     changes += _chunk_changes(store, subjects, references.chunks)
     others = [key for key in references.mentions if key not in own]
     changed = list(without_mentions(store, definitions, others, subjects))
-    meta = read_meta(store) if changed else None
+    meta = layout.read_meta(store) if changed else None
     if meta is not None:
         # Tells a mirror of the state to copy it anew. It comes first: after a kill, the keys that
         # were changed before are no longer among those to change.
-        changed.insert(0, (CHANGED_APART, b"%d" % meta.offset))
+        changed.insert(0, (layout.CHANGED_APART, b"%d" % meta.offset))
     changes += changed
     for name, without in snapshots.items():
-        snapshot = store.get(CONSUMER + name.encode())
+        snapshot = store.get(layout.CONSUMER + name.encode())
         if snapshot is not None and (left := without(snapshot)) != snapshot:
-            changes.append((CONSUMER + name.encode(), left))
+            changes.append((layout.CONSUMER + name.encode(), left))
     for start in range(0, len(changes), _PIECE):
         store.write(changes[start : start + _PIECE])
     return removed
@@ -286,59 +258,45 @@ def _own_keys(
 ) -> Iterator[bytes]:
     for entity, keys in (("user", people), ("session", subjects.sessions)):
         for key in keys:
-            yield entity_prefix(entity) + key.encode()
+            yield layout.entity_prefix(entity) + key.encode()
     names = [sequence.name for sequence in definitions.sequences]
     names += [join.name for join in definitions.joins]
     for name in names:
         for key in (*people, *subjects.sessions):
-            yield operator_prefix(name) + key.encode()
+            yield layout.operator_prefix(name) + key.encode()
     for session in subjects.sessions:
-        yield OWNER + session.encode()
+        yield layout.OWNER + session.encode()
     for user in subjects.users:
-        for prefix in (USER, CONSENT, DEVICES_OF):
+        for prefix in (layout.USER, layout.CONSENT, layout.DEVICES_OF):
             yield prefix + user.encode()
     for device in subjects.devices | subjects.shared:
-        yield DEVICE + device.encode()
+        yield layout.DEVICE + device.encode()
     for event_id in subjects.event_ids:
-        yield EVENT_ID + event_id.encode()
+        yield layout.EVENT_ID + event_id.encode()
 
 
-def _outbox_keys(store: StateStore, subjects: SubjectIds) -> Iterator[bytes]:
-    for prefix in (OUTBOX, HANDOVER):
-        for key, payload in store.scan(prefix):
-            if names_subject(decode_entry(payload), subjects):
-                yield key
-
-
-def named_keys(entry: Entry) -> Iterator[str]:
+def named_keys(entry: log_entries.Entry) -> Iterator[str]:
     """Yield the keys of the users and devices that an entry names."""
-    if isinstance(entry, Event | Link):
+    if isinstance(entry, log_entries.Event | log_entries.Link):
         if entry.user_id is not None:
             yield entry.user_id
         if entry.device_id is not None:
-            yield DEVICE_PREFIX + entry.device_id
-    elif isinstance(entry, Restricted):
+            yield log_entries.DEVICE_PREFIX + entry.device_id
+    elif isinstance(entry, log_entries.Restricted):
         yield from named_keys(entry.event)
-    elif isinstance(entry, Forwarded):
+    elif isinstance(entry, log_entries.Forwarded):
         yield entry.target
         yield from named_keys(entry.event)
-    elif isinstance(entry, UserEntry):
+    elif isinstance(entry, log_entries.User):
         yield entry.user_id
-    elif isinstance(entry, Transfer):
+    elif isinstance(entry, log_entries.Transfer):
         yield entry.target
         yield entry.source
 
 
-def names_subject(entry: Entry, subjects: SubjectIds) -> bool:
+def names_subject(entry: log_entries.Entry, subjects: SubjectIds) -> bool:
     """Whether an entry names these users."""
     return not subjects.people.isdisjoint(named_keys(entry))
-
-
-def _cleaner_keys(store: StateStore, subjects: SubjectIds) -> Iterator[bytes]:
-    needles = [name.encode() for name in subjects.users | subjects.devices | subjects.event_ids]
-    for key, _ in store.scan(CLEANER):
-        if any(needle in key for needle in needles):
-            yield key
 
 
 def _chunk_changes(
@@ -366,21 +324,15 @@ class EngineErasure:
         references: SubjectReferences | None = None,
         lock: AbstractContextManager[object] | None = None,
     ) -> int:
-        """Delete users from the state and the memory of the engine.
+        """Delete users from the state and the memory of the engine; return the number of keys.
 
         They are suppressed already, so that nothing of them is added any more. Counts to which many
         users contributed stay. To remove the bytes from disk, too, purge the store afterwards. If
         the write failed (StateError), call it again.
 
-        Args:
-            subjects: ids to delete.
-            snapshots: by name of a consumer, makes its snapshot without these users.
-            references: result of a search of the stored state since a commit after they were
-                suppressed; None: it is searched here.
-            lock: held, briefly, while what readers see changes.
-
-        Returns:
-            Number of keys removed.
+        `snapshots` and `references` are those of :func:`delete_subjects`, `references` found since
+        a commit after the users were suppressed. `lock` is held, briefly, while what readers see
+        changes.
         """
         state = self._state
         self._commits.commit()
@@ -428,7 +380,7 @@ class EngineErasure:
         drops = drops_of(subjects)
         for stored in mentions:
             blob = state.store.get(stored)
-            if not stored.startswith(OPERATOR):
+            if not stored.startswith(layout.OPERATOR):
                 entity, _, key = entity_key(stored)
                 state.tables[entity].drop_texts([key], drops)
                 if state.mirror is not None:

@@ -15,9 +15,8 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Generic, TypeVar, cast
 
-from tactful_streaming.contract.log_entries import Entry, decode_entry, encode_entry
-from tactful_streaming.errors import EntryError, StateError
-from tactful_streaming.state.key_layout import REBUILD
+from tactful_streaming.contract.log_entries import Entry, encode_entry
+from tactful_streaming.state.key_layout import stored_entry
 from tactful_streaming.state.store import Change, StateStore
 
 E = TypeVar("E", bound=Entry)
@@ -36,10 +35,7 @@ class Outbox(Generic[E]):
         self._sent: set[bytes] = set()
         self._discarded: set[bytes] = set()
         for key, payload in store.scan(prefix):
-            try:
-                self._waiting[key[len(prefix) :]] = cast(E, decode_entry(payload))
-            except EntryError as error:
-                raise StateError(f"a stored outbox entry is damaged: {error}; {REBUILD}") from error
+            self._waiting[key[len(prefix) :]] = cast(E, stored_entry(payload, "outbox entry"))
         self._committed = set(self._waiting)
         numbers = (int.from_bytes(key, "big") for key in self._waiting)
         self._next = max(numbers, default=-1) + 1  # of use only where entries have no ids

@@ -12,8 +12,8 @@ from tactful_streaming.contract.log_entries import DEVICE_PREFIX, Item, User
 from tactful_streaming.definitions.model import ENTITIES, Definitions
 from tactful_streaming.engine.engine_state import EngineState
 from tactful_streaming.errors import EngineError
-from tactful_streaming.windows.column_cache import Placing
 from tactful_streaming.windows.entity_table import EntityTable, NonZero
+from tactful_streaming.windows.reads import Placing
 from tactful_streaming.windows.shared_aggregate import Value
 
 
@@ -22,16 +22,13 @@ class EngineReads:
 
     A window read at a time before the horizon (the watermark less the allowed lateness) may miss
     panes that no later window holds.
-
-    Attributes:
-        users: latest upsert of each user.
     """
 
     def __init__(self, state: EngineState) -> None:
         """Read from `state`."""
         self._state = state
         self._with_operators = {operator.entity for operator in state.operators}
-        self.users: Mapping[str, User] = state.users.view
+        self.users: Mapping[str, User] = state.users.view  # latest upsert of each user
 
     @property
     def definitions(self) -> Definitions:
@@ -76,13 +73,10 @@ class EngineReads:
         return [self.items[item_id] for item_id in latest]
 
     def read(self, entity: str, key: str, at: int) -> dict[str, Value]:
-        """Return all features of one entity at request time `at`.
+        """Return all features of one entity at request time `at`, epoch milliseconds.
 
-        Args:
-            entity: kind of entity, one of :data:`~tactful_streaming.ENTITIES`.
-            key: its id; or ``device:<device_id>`` for the user who holds a device at that time: the
-                features of the user if known, else those of the device.
-            at: request time, epoch milliseconds.
+        `key` is its id, or ``device:<device_id>`` for the user who holds a device at that time: the
+        features of the user if known, else those of the device.
 
         Returns:
             By name: a number; a number for each group; or (value, timestamp) pairs, newest first. A
@@ -113,10 +107,7 @@ class EngineReads:
     def read_columns(
         self, entity: str, keys: Sequence[str], names: Sequence[str], at: int
     ) -> Floats:
-        """Return features without group_by of many entities at once.
-
-        Returns:
-            float64 of shape ``(len(keys), len(names))``.
+        """Return features without group_by of many entities; shape ``(len(keys), len(names))``.
 
         Raises:
             EngineError: if a name is no such feature.
@@ -144,18 +135,12 @@ class EngineReads:
         return self._without_missing(table.read_placed(placing, places, names, at), names)
 
     def read_nonzero(self, entity: str, name: str, at: int, start: int = 0) -> NonZero | None:
-        """Return the entities whose number is not 0, in parts.
+        """Return a page of the entities whose number is not 0; None if not all are in memory.
 
-        The cost is that of the known entities.
+        `start` is 0, then `following` of the page before. The cost is that of the known entities.
 
-        Args:
-            entity: kind of entity.
-            name: a feature, without group_by; another raises EngineError.
-            at: request time, epoch milliseconds.
-            start: begin of the part: 0, then the end of the part before.
-
-        Returns:
-            None if not all entities are kept in memory: they are to be read by key.
+        Raises:
+            EngineError: if `name` is no feature with one number for each entity.
         """
         part = self._described(entity).read_nonzero(name, at, start)
         return NonZero([], np.zeros(0), None) if part and name in self.missing else part

@@ -18,17 +18,14 @@ import msgspec
 from tactful_streaming.contract.log_entries import APART
 from tactful_streaming.contract.subject_ids import SubjectIds
 from tactful_streaming.definitions.model import ENTITIES, Definitions
-from tactful_streaming.errors import StateError
 from tactful_streaming.patterns import join_operator as joins
 from tactful_streaming.patterns import sequence_state as sequences
-from tactful_streaming.state.key_layout import OPERATOR, entity_prefix
+from tactful_streaming.state.key_layout import OPERATOR, entity_prefix, unpacked
 from tactful_streaming.state.store import Change, StateStore
 from tactful_streaming.windows.entity_table import EntityTable
 from tactful_streaming.windows.shared_aggregate import SharedAggregate, make_shared_aggregates
 
-Drops = Callable[[str, str], bool]
-"""Whether a text is deleted, by its source and itself."""
-
+Drops = Callable[[str, str], bool]  # whether a text is deleted, by its source and itself
 _Causes = Callable[[bytes], Iterable[tuple[str, str]]]
 _states: msgspec.msgpack.Decoder[dict[str, Any]] = msgspec.msgpack.Decoder(dict[str, Any])
 _NOTHING: frozenset[str] = frozenset()
@@ -149,10 +146,7 @@ def _naming_stores(definitions: Definitions) -> Mapping[str, list[SharedAggregat
 
 def _texts_of(blob: bytes, stores: Iterable[SharedAggregate]) -> Iterator[tuple[str, str]]:
     """Yield the texts in a packed entity that may name users, with their sources."""
-    try:
-        state = _states.decode(blob)
-    except msgspec.MsgspecError as error:
-        raise StateError(f"the packed state of an entity is damaged: {error}") from error
+    state = unpacked(_states, blob, "the packed state of an entity is damaged")
     for store in stores:
         assert store.source.texts is not None
         for key in (store.key, *store.columns):

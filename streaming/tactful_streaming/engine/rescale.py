@@ -22,57 +22,27 @@ repeated one may come in any.
 
 from __future__ import annotations
 
-import heapq
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from functools import partial
-from itertools import groupby
-from operator import itemgetter
 
 import msgspec
 
 from tactful_streaming.contract.log_entries import APART, DEVICE_PREFIX
-from tactful_streaming.definitions.model import ENTITIES, Definitions
+from tactful_streaming.definitions.model import ENTITIES, Definitions, Feature
 from tactful_streaming.engine.schema_evolution import stored_definitions
 from tactful_streaming.errors import StateError
 from tactful_streaming.identity.device_links import decode_devices
 from tactful_streaming.patterns.factory import make_operators
 from tactful_streaming.patterns.match import Operator
-from tactful_streaming.state.key_layout import (
-    CLEANER,
-    CONSENT,
-    DEVICE,
-    DEVICES_OF,
-    ERASED,
-    EVENT_ID,
-    HANDOVER,
-    ID_CHUNK,
-    ITEM,
-    OUTBOX,
-    OWNER,
-    RECEIVED,
-    RESCALING,
-    USER,
-    VERSIONS,
-    Meta,
-    entity_prefix,
-    operator_prefix,
-    read_meta,
-    write_meta,
-)
-from tactful_streaming.state.store import Change, StateStore
+from tactful_streaming.state import key_layout as layout
+from tactful_streaming.state.store import Change, StateStore, scan_together
 from tactful_streaming.windows.entity_table import EntityTable
 
-Route = Callable[[str], int]
-"""Partition that the key of a user or another entity is routed to."""
-
-Progress = Callable[[int, int], None]
-"""Called with the numbers of moved keys and of all keys."""
-
+Route = Callable[[str], int]  # partition that the key of a user or another entity is routed to
+Progress = Callable[[int, int], None]  # called with the numbers of moved keys and of all keys
 _PIECE = 5_000
-
-_Blobs = list[tuple[int, bytes]]
-"""Values of a key, each with the number of its source."""
+_Blobs = list[tuple[int, bytes]]  # values of a key, each with the number of its source
+_Move = Callable[[bytes, _Blobs], None]
 
 
 def rescale(
@@ -102,35 +72,35 @@ def rescale(
     metas = _check_sources(sources)
     identity = _identity(sources, metas, len(targets))
     mark = _begin(targets, identity)
-    writer = _Writer(targets)
-    stages = _stages(sources, writer, route, stored_definitions(metas[0]))
-    total = sum(1 for stage in stages for source in sources for _ in source.scan(stage.prefix))
+    mover = _Mover(sources, targets, route)
+    stages = mover.stages(stored_definitions(metas[0]))
+    total = sum(1 for prefix, _ in stages for source in sources for _ in source.scan(prefix))
     moved = mark.moved
     progress(moved, total)
-    for number, stage in enumerate(stages[mark.stage :], mark.stage):
+    for number, (prefix, move) in enumerate(stages[mark.stage :], mark.stage):
         after = mark.key if number == mark.stage else b""
         unmarked = 0
-        for key, blobs in _by_key(sources, stage.prefix, after):
+        for key, blobs in scan_together(sources, prefix, after):
             if key == after:
                 continue
-            stage.move(key, blobs)
+            move(key, blobs)
             moved += len(blobs)
             unmarked += len(blobs)
             if unmarked >= _PIECE:
-                writer.flush(_Mark(identity, number, key, moved))
+                mover.flush(_Mark(identity, number, key, moved))
                 unmarked = 0
                 progress(moved, total)
-    writer.flush(_Mark(identity, len(stages), b"", moved))
+    mover.flush(_Mark(identity, len(stages), b"", moved))
     newest = max(meta.newest for meta in metas)
     version = max(meta.items_version for meta in metas)
     meta = msgspec.structs.replace(metas[0], newest=newest, items_version=version)
     starts = list(offsets or [0] * len(targets))
-    purged = [source.get(ERASED) for source in sources]
+    purged = [source.get(layout.ERASED) for source in sources]
     erased = b"%d" % min(int(number or 0) for number in purged)
     # The first target, which has the mark, comes last: until then all of them are unfinished.
     for target, offset in reversed(list(zip(targets, starts, strict=True))):
-        head = write_meta(msgspec.structs.replace(meta, offset=offset))
-        target.write([head, (ERASED, erased), (RESCALING, None)])
+        head = layout.write_meta(msgspec.structs.replace(meta, offset=offset))
+        target.write([head, (layout.ERASED, erased), (layout.RESCALING, None)])
     progress(total, total)
 
 
@@ -146,10 +116,13 @@ class _Mark(msgspec.Struct, frozen=True, array_like=True):
     moved: int = 0
 
 
-def _identity(sources: Sequence[StateStore], metas: Sequence[Meta], targets: int) -> bytes:
+_marks = msgspec.msgpack.Decoder(_Mark)
+
+
+def _identity(sources: Sequence[StateStore], metas: Sequence[layout.Meta], targets: int) -> bytes:
     """Return a value that is equal as long as the same would be moved."""
     heads = [
-        (meta.fingerprint, meta.offset, source.get(ERASED))
+        (meta.fingerprint, meta.offset, source.get(layout.ERASED))
         for source, meta in zip(sources, metas, strict=True)
     ]
     return msgspec.msgpack.encode((heads, targets))
@@ -157,98 +130,135 @@ def _identity(sources: Sequence[StateStore], metas: Sequence[Meta], targets: int
 
 def _begin(targets: Sequence[StateStore], identity: bytes) -> _Mark:
     """Return the stored progress; clear the targets if it is of another rescaling."""
-    stored = targets[0].get(RESCALING)
+    stored = targets[0].get(layout.RESCALING)
     if stored is not None:
-        try:
-            mark = msgspec.msgpack.decode(stored, type=_Mark)
-        except msgspec.MsgspecError as error:
-            raise StateError(
-                f"the mark of a rescaling is damaged: {error}; give empty stores"
-            ) from error
+        mark = layout.unpacked(
+            _marks, stored, "the mark of a rescaling is damaged", "; give empty stores"
+        )
         if mark.identity == identity:
             return mark
     else:
         for number, target in enumerate(targets):
-            if read_meta(target) is not None:
+            if layout.read_meta(target) is not None:
                 raise StateError(f"target {number} holds a state already: give empty stores")
     for target in reversed(targets):
         target.clear()
     mark = _Mark(identity)
-    targets[0].write([(RESCALING, msgspec.msgpack.encode(mark))])
+    targets[0].write([(layout.RESCALING, msgspec.msgpack.encode(mark))])
     return mark
 
 
-class _Writer:
-    """Collects the entries of each target, and writes them in pieces."""
+class _Mover:
+    """Moves the values of each key; collects the entries of each target to write in pieces."""
 
-    def __init__(self, targets: Sequence[StateStore]) -> None:
+    def __init__(
+        self, sources: Sequence[StateStore], targets: Sequence[StateStore], route: Route
+    ) -> None:
+        self._sources = sources
         self._targets = targets
+        self._route = route
         self._waiting: list[list[Change]] = [[] for _ in targets]
 
-    def put(self, target: int, key: bytes, blob: bytes) -> None:
-        self._waiting[target].append((key, blob))
-
-    def put_all(self, key: bytes, blob: bytes) -> None:
-        for waiting in self._waiting:
-            waiting.append((key, blob))
+    def stages(self, definitions: Definitions) -> list[tuple[bytes, _Move]]:
+        """Return key prefixes, each with the function that moves the values of a key."""
+        stages: list[tuple[bytes, _Move]] = []
+        for entity in ENTITIES:
+            features = definitions.of_entity(entity)
+            stages.append((layout.entity_prefix(entity), partial(self._entity, entity, features)))
+        for operator in make_operators(definitions):
+            prefix = layout.operator_prefix(operator.name)
+            stages.append((prefix, partial(self._operator, operator)))
+        for prefix in (layout.ITEM, layout.VERSIONS, layout.USER, layout.CONSENT):
+            stages.append((prefix, lambda key, blobs: self._put_all(key, blobs[0][1])))
+        for prefix in (layout.CLEANER, layout.RECEIVED, layout.EVENT_ID):
+            stages.append(
+                (prefix, lambda key, blobs: self._put_all(key, max(blob for _, blob in blobs)))
+            )
+        stages.append((layout.DEVICE, self._device))
+        stages.append((layout.DEVICES_OF, self._devices_of))
+        stages.append((layout.ID_CHUNK, self._chunk))
+        return stages
 
     def flush(self, mark: _Mark) -> None:
         """Write the collected entries, then the mark; entries behind it are repeated."""
-        self._waiting[0].append((RESCALING, msgspec.msgpack.encode(mark)))
+        self._waiting[0].append((layout.RESCALING, msgspec.msgpack.encode(mark)))
         for target, waiting in reversed(list(zip(self._targets, self._waiting, strict=True))):
             target.write(waiting)
             waiting.clear()
 
+    def _put(self, target: int, key: bytes, blob: bytes) -> None:
+        self._waiting[target].append((key, blob))
 
-@dataclass(frozen=True)
-class _Stage:
-    """A key prefix, and the function that moves the values of each key."""
+    def _put_all(self, key: bytes, blob: bytes) -> None:
+        for waiting in self._waiting:
+            waiting.append((key, blob))
 
-    prefix: bytes
-    move: Callable[[bytes, _Blobs], None]
+    def _owner(self, entity: str, key: str, blobs: _Blobs) -> str:
+        """Return the key that routes an entity: a session moves with its user."""
+        owner = None
+        if entity == "session":
+            owner = self._sources[blobs[-1][0]].get(layout.OWNER + key.encode())
+        return key if owner is None else owner.decode()
 
+    def _entity(
+        self, entity: str, features: Sequence[Feature], stored: bytes, blobs: _Blobs
+    ) -> None:
+        key = stored[len(layout.entity_prefix(entity)) :].decode()
+        owner = self._owner(entity, key, blobs)
+        target = self._route(owner.removesuffix(APART))
+        blob: bytes | None = blobs[0][1]
+        if len(blobs) > 1:
+            table = EntityTable(features, capacity=len(blobs) + 1)
+            parts = [(f"{key}\0{number}", part) for number, part in blobs]
+            table.unpack(parts)
+            for alias, _ in parts:
+                table.merge(alias, key)
+            blob = table.pack_changes(0)[key]
+            assert blob is not None
+        self._put(target, stored, blob)
+        if entity == "session":
+            self._put(target, layout.OWNER + key.encode(), owner.encode())
 
-def _stages(
-    sources: Sequence[StateStore], writer: _Writer, route: Route, definitions: Definitions
-) -> list[_Stage]:
-    def newest(key: bytes, blobs: _Blobs) -> None:
-        writer.put_all(key, max(blob for _, blob in blobs))
+    def _operator(self, operator: Operator, stored: bytes, blobs: _Blobs) -> None:
+        key = stored[len(layout.operator_prefix(operator.name)) :].decode()
+        if not key:
+            # State of no entity is the same in every partition.
+            self._put_all(stored, blobs[0][1])
+            return
+        owner = self._owner(operator.entity, key, blobs)
+        blob: bytes | None = blobs[0][1]
+        if len(blobs) > 1:
+            for number, part in blobs:
+                operator.unpack(f"{key}\0{number}", part)
+                operator.merge(f"{key}\0{number}", key)
+            blob = operator.pack_changes()[key]
+        if blob is not None:
+            self._put(self._route(owner.removesuffix(APART)), stored, blob)
 
-    def first(key: bytes, blobs: _Blobs) -> None:
-        writer.put_all(key, blobs[0][1])
+    def _device(self, key: bytes, blobs: _Blobs) -> None:
+        # A device is in one partition; if not, the longer list was written last.
+        blob = max((blob for _, blob in blobs), key=len)
+        self._put(self._route(DEVICE_PREFIX + key[len(layout.DEVICE) :].decode()), key, blob)
 
-    def chunk(key: bytes, blobs: _Blobs) -> None:
+    def _devices_of(self, key: bytes, blobs: _Blobs) -> None:
+        parts: dict[int, dict[str, int]] = {}
+        for _, blob in blobs:
+            for device, last in decode_devices(blob).items():
+                part = parts.setdefault(self._route(DEVICE_PREFIX + device), {})
+                part[device] = max(last, part.get(device, 0))
+        for target, part in parts.items():
+            self._put(target, key, msgspec.msgpack.encode(part))
+
+    def _chunk(self, key: bytes, blobs: _Blobs) -> None:
         # Chunks of different partitions may have the same generation and offset.
         for number, blob in blobs:
-            writer.put_all(key + number.to_bytes(4, "big"), blob)
-
-    return [
-        *(
-            _Stage(
-                entity_prefix(entity),
-                partial(_move_entity, sources, writer, route, entity, definitions),
-            )
-            for entity in ENTITIES
-        ),
-        *(
-            _Stage(
-                operator_prefix(operator.name),
-                partial(_move_operator, sources, writer, route, operator),
-            )
-            for operator in make_operators(definitions)
-        ),
-        *(_Stage(prefix, first) for prefix in (ITEM, VERSIONS, USER, CONSENT)),
-        *(_Stage(prefix, newest) for prefix in (CLEANER, RECEIVED, EVENT_ID)),
-        _Stage(DEVICE, partial(_move_device, writer, route)),
-        _Stage(DEVICES_OF, partial(_move_devices_of, writer, route)),
-        _Stage(ID_CHUNK, chunk),
-    ]
+            self._put_all(key + number.to_bytes(4, "big"), blob)
 
 
-def _check_sources(sources: Sequence[StateStore]) -> list[Meta]:
-    metas: list[Meta] = []
+def _check_sources(sources: Sequence[StateStore]) -> list[layout.Meta]:
+    metas: list[layout.Meta] = []
     for number, source in enumerate(sources):
-        meta = read_meta(source)
+        meta = layout.read_meta(source)
         if meta is None:
             raise StateError(f"source {number} holds no state")
         if meta.missing:
@@ -260,7 +270,10 @@ def _check_sources(sources: Sequence[StateStore]) -> list[Meta]:
                 f"source {number} holds the state of {', '.join(meta.consumers)}, which cannot be "
                 "divided: open it without these consumers first"
             )
-        for prefix, kind in ((OUTBOX, "actions"), (HANDOVER, "entries for other partitions")):
+        for prefix, kind in (
+            (layout.OUTBOX, "actions"),
+            (layout.HANDOVER, "entries for other partitions"),
+        ):
             if next(source.scan(prefix), None) is not None:
                 raise StateError(
                     f"source {number} has {kind} that are not in the log yet: append and apply them"
@@ -272,91 +285,3 @@ def _check_sources(sources: Sequence[StateStore]) -> list[Meta]:
             "every old partition, and let the engines apply it"
         )
     return metas
-
-
-def _move_entity(
-    sources: Sequence[StateStore],
-    writer: _Writer,
-    route: Route,
-    entity: str,
-    definitions: Definitions,
-    stored: bytes,
-    blobs: _Blobs,
-) -> None:
-    key = stored[len(entity_prefix(entity)) :].decode()
-    owner = key.encode()
-    if entity == "session":
-        number = blobs[-1][0]
-        owner = sources[number].get(OWNER + key.encode()) or owner
-    target = route(owner.decode().removesuffix(APART))
-    blob = blobs[0][1]
-    if len(blobs) > 1:
-        table = EntityTable(definitions.of_entity(entity), capacity=len(blobs) + 1)
-        parts = [(f"{key}\0{number}", part) for number, part in blobs]
-        table.unpack(parts)
-        for alias, _ in parts:
-            table.merge(alias, key)
-        packed = table.pack_changes(0)[key]
-        assert packed is not None
-        blob = packed
-    writer.put(target, stored, blob)
-    if entity == "session":
-        writer.put(target, OWNER + key.encode(), owner)
-
-
-def _move_operator(
-    sources: Sequence[StateStore],
-    writer: _Writer,
-    route: Route,
-    operator: Operator,
-    stored: bytes,
-    blobs: _Blobs,
-) -> None:
-    key = stored[len(operator_prefix(operator.name)) :].decode()
-    if not key:
-        # State of no entity is the same in every partition.
-        writer.put_all(stored, blobs[0][1])
-        return
-    owner = key
-    if operator.entity == "session":
-        owner = (sources[blobs[-1][0]].get(OWNER + key.encode()) or key.encode()).decode()
-    blob: bytes | None = blobs[0][1]
-    if len(blobs) > 1:
-        for number, part in blobs:
-            operator.unpack(f"{key}\0{number}", part)
-            operator.merge(f"{key}\0{number}", key)
-        blob = operator.pack_changes()[key]
-    if blob is not None:
-        writer.put(route(owner.removesuffix(APART)), stored, blob)
-
-
-def _move_device(writer: _Writer, route: Route, key: bytes, blobs: _Blobs) -> None:
-    # A device is in one partition; if not, the longer list was written last.
-    blob = max((blob for _, blob in blobs), key=len)
-    writer.put(route(DEVICE_PREFIX + key[len(DEVICE) :].decode()), key, blob)
-
-
-def _move_devices_of(writer: _Writer, route: Route, key: bytes, blobs: _Blobs) -> None:
-    parts: dict[int, dict[str, int]] = {}
-    for _, blob in blobs:
-        for device, last in decode_devices(blob).items():
-            part = parts.setdefault(route(DEVICE_PREFIX + device), {})
-            part[device] = max(last, part.get(device, 0))
-    for target, part in parts.items():
-        writer.put(target, key, msgspec.msgpack.encode(part))
-
-
-def _by_key(
-    sources: Sequence[StateStore], prefix: bytes, start: bytes = b""
-) -> Iterator[tuple[bytes, _Blobs]]:
-    """Yield each key of any source, with its values by number of the source."""
-    scans = [_numbered(source, number, prefix, start) for number, source in enumerate(sources)]
-    for key, group in groupby(heapq.merge(*scans), key=itemgetter(0)):
-        yield key, [(number, blob) for _, number, blob in group]
-
-
-def _numbered(
-    source: StateStore, number: int, prefix: bytes, start: bytes
-) -> Iterator[tuple[bytes, int, bytes]]:
-    for key, blob in source.scan(prefix, start):
-        yield key, number, blob

@@ -2,7 +2,7 @@
 
 A feature keeps its state if all columns that it reads are stored and reach back far enough: a new
 window that is no longer than another one of the same panes is available at once. Other new features
-are *missing*, and read as zeros, until a :func:`~tactful_streaming.backfill` has computed them from
+are *missing*, and read as zeros, until a backfill has computed them from
 the log. Sequences and joins begin at the present: past matches emit no actions.
 """
 
@@ -31,23 +31,14 @@ from tactful_streaming.windows.entity_table import EntityTable
 
 @dataclass(frozen=True)
 class EvolutionPlan:
-    """Effects of new definitions on a stored state.
+    """Effects of new definitions on a stored state."""
 
-    Attributes:
-        kept: features whose state is available.
-        dropped: removed definitions, whose state is deleted.
-        recomputed: features that are missing until they are computed from the log.
-        restarted: new or changed sequences and joins, which begin at `offset`.
-        begin: offset of the first record to read.
-        offset: log offset up to which to read.
-    """
-
-    kept: tuple[str, ...]
-    dropped: tuple[str, ...]
-    recomputed: tuple[str, ...]
-    restarted: tuple[str, ...]
-    begin: int
-    offset: int
+    kept: tuple[str, ...]  # features whose state is available
+    dropped: tuple[str, ...]  # removed definitions, whose state is deleted
+    recomputed: tuple[str, ...]  # features that are missing until they are computed from the log
+    restarted: tuple[str, ...]  # new or changed sequences and joins, which begin at `offset`
+    begin: int  # offset of the first record to read
+    offset: int  # log offset up to which to read
 
     @property
     def records(self) -> int:

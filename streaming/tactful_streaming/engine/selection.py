@@ -28,21 +28,15 @@ _TOO_LARGE = 1 << 1023
 
 @dataclass(frozen=True)
 class Batch:
-    """Admitted events in the order of the log, with their users and items.
-
-    Attributes:
-        users: key of the history of each event.
-        timestamps: when each happened, epoch milliseconds.
-        watermarks: watermark after each, epoch milliseconds.
-        items: newest description of the item of each; empty if not needed, or none is known.
-        versions: description of the item at the time of each; empty if not needed.
-    """
+    """Admitted events in the order of the log, with their users and items."""
 
     events: Sequence[Any]
-    users: Sequence[str | None]
-    timestamps: NDArray[np.int64]
-    watermarks: NDArray[np.int64]
+    users: Sequence[str | None]  # key of the history of each event
+    timestamps: NDArray[np.int64]  # when each happened, epoch milliseconds
+    watermarks: NDArray[np.int64]  # watermark after each, epoch milliseconds
+    # Newest description of the item of each; empty if not needed, or none is known.
     items: Sequence[Item | None] = ()
+    # Description of the item at the time of each; empty if not needed.
     versions: Sequence[Item | None] = ()
 
     def part(self, begin: int, end: int) -> Batch:
@@ -61,13 +55,7 @@ class Batch:
 
 
 class Plan:
-    """The event types and fields that count for each shared aggregate.
-
-    Attributes:
-        sources: fields that are read from events.
-        reads_items: whether the newest description of an event's item is needed.
-        reads_versions: whether its description at the time of the event is needed.
-    """
+    """The event types and fields that count for each shared aggregate."""
 
     def __init__(
         self, tables: Mapping[str, EntityTable], operators: Sequence[Operator] = ()
@@ -87,13 +75,15 @@ class Plan:
         sources = sources_of(f for table in tables.values() for f in table.features)
         for operator in operators:
             sources |= {entity_source(operator.entity), *operator.sources}
+        # Whether the newest description of an event's item is needed.
         self.reads_items = "category" in sources
+        # Whether its description at the time of the event is needed.
         self.reads_versions = any(source.startswith(_ITEM) for source in sources)
         if self.reads_items:
             sources.add(PROPERTIES + "category")
         if self.reads_items or self.reads_versions:
             sources.add("item_id")
-        self.sources: frozenset[str] = frozenset(sources)
+        self.sources: frozenset[str] = frozenset(sources)  # fields that are read from events
 
 
 class Columns:
@@ -161,19 +151,16 @@ class Columns:
         """Return the text of `source` for each event; None if it has none."""
         if source == "user_id":
             return self.batch.users
-        texts = self._texts.get(source)
-        if texts is None:
-            texts = self._texts[source] = self._read_texts(source)
-        return texts
+        if source not in self._texts:
+            self._texts[source] = self._read_texts(source)
+        return self._texts[source]
 
     def amounts(self, source: str) -> Floats:
         """Return the number of `source` for each event; NaN if it has none."""
-        amounts = self._amounts.get(source)
-        if amounts is None:
+        if source not in self._amounts:
             values = self._read(source)
-            amounts = np.fromiter(map(_amount, values), np.float64, len(values))
-            self._amounts[source] = amounts
-        return amounts
+            self._amounts[source] = np.fromiter(map(_amount, values), np.float64, len(values))
+        return self._amounts[source]
 
     def _read_texts(self, source: str) -> list[str | None]:
         values = self._read(source)

@@ -19,13 +19,10 @@ from typing import Final
 
 import msgspec
 
-from tactful_streaming.errors import StateError
-from tactful_streaming.state.key_layout import DEVICE, DEVICES_OF, REBUILD
+from tactful_streaming.state.key_layout import DEVICE, DEVICES_OF, REBUILD, unpacked
 from tactful_streaming.state.store import Change, StateStore
 
-UNNAMED = ""
-"""Stands for a user without a name: one who refuses links, or is not remembered."""
-
+UNNAMED = ""  # stands for a user without a name: one who refuses links, or is not remembered
 _MOST_CACHED = 50_000
 _SWEEP = 256
 
@@ -33,17 +30,11 @@ _timestamp = attrgetter("timestamp")
 
 
 class Mark(msgspec.Struct, array_like=True, frozen=True, gc=False):
-    """A time at which the holder of a device changed or was confirmed.
+    """A time at which the holder of a device changed or was confirmed."""
 
-    Attributes:
-        timestamp: epoch milliseconds.
-        user_id: holder from then on, or, if `ends`, until then; None ends any link.
-        ends: whether the user no longer holds the device.
-    """
-
-    timestamp: int
-    user_id: str | None
-    ends: bool = False
+    timestamp: int  # epoch milliseconds
+    user_id: str | None  # holder from then on, or, if `ends`, until then; None ends any link
+    ends: bool = False  # whether the user no longer holds the device
 
 
 class DeviceMarks(msgspec.Struct, array_like=True):
@@ -56,13 +47,10 @@ class DeviceMarks(msgspec.Struct, array_like=True):
     floor: int = 0
 
     def owner(self, at: int, ttl_ms: int) -> str | None:
-        """Return the user of an anonymous event at time `at`.
+        """Return the holder at time `at`, else the next user to log in; None if there is none yet.
 
-        A user holds the device for `ttl_ms` after a login.
-
-        Returns:
-            The holder at that time, else the next user to log in; None if there is none yet;
-            :data:`UNNAMED` for a user without a name.
+        :data:`UNNAMED` stands for a user without a name. A user holds the device for `ttl_ms` after
+        a login.
         """
         if at < self.floor:
             return UNNAMED
@@ -75,11 +63,8 @@ class DeviceMarks(msgspec.Struct, array_like=True):
     def add(self, mark: Mark, *, most: int, ttl_ms: int, newest: int) -> str | None:
         """Add a mark, which may be older than others; a repeated one changes nothing.
 
-        Args:
-            mark: the mark.
-            most: most marks to keep; those between logins of one user are removed first.
-            ttl_ms: time after a login for which a user holds the device.
-            newest: newest event timestamp so far, epoch milliseconds.
+        Of more than `most` marks, those between logins of one user are removed first. `newest` is
+        the newest event timestamp so far, epoch milliseconds.
 
         Returns:
             The user who claims the unclaimed history: the one who logs in, unless another has
@@ -122,8 +107,7 @@ class DeviceMarks(msgspec.Struct, array_like=True):
                 self.floor = marks[0].timestamp
 
 
-_UNREAD: Final = DeviceMarks()
-"""Stands for marks that are in the store alone."""
+_UNREAD: Final = DeviceMarks()  # stands for marks that are in the store alone
 
 
 class DeviceLinks:
@@ -282,10 +266,8 @@ _devices_decoder = msgspec.msgpack.Decoder(dict[str, int])
 
 
 def _decode_device(blob: bytes) -> DeviceMarks:
-    try:
-        return _device_decoder.decode(blob)
-    except msgspec.MsgspecError as error:
-        raise StateError(f"the stored links of a device are damaged: {error}; {REBUILD}") from error
+    problem = "the stored links of a device are damaged"
+    return unpacked(_device_decoder, blob, problem, f"; {REBUILD}")
 
 
 def holders_of(blob: bytes) -> frozenset[str]:
@@ -295,7 +277,5 @@ def holders_of(blob: bytes) -> frozenset[str]:
 
 def decode_devices(blob: bytes) -> dict[str, int]:
     """Return the stored devices of a user, with the time of the last login on each."""
-    try:
-        return _devices_decoder.decode(blob)
-    except msgspec.MsgspecError as error:
-        raise StateError(f"the stored devices of a user are damaged: {error}; {REBUILD}") from error
+    problem = "the stored devices of a user are damaged"
+    return unpacked(_devices_decoder, blob, problem, f"; {REBUILD}")

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import msgspec
 
-from tactful_streaming.errors import StateError
 from tactful_streaming.patterns.match import Operator
+from tactful_streaming.state.key_layout import unpacked
 from tactful_streaming.windows.entity_table import EntityTable
 
 
@@ -61,7 +61,7 @@ class ProfileMerger:
 
     def check(self, packed: bytes) -> None:
         """Check that :meth:`attach` accepts `packed`; StateError if it is no packed history."""
-        history = _decode(packed)
+        history = unpacked(_decoder, packed, "the history of a device is damaged")
         if self._table is not None and history.features is not None:
             EntityTable(self._table.features, capacity=2).unpack([("", history.features)])
 
@@ -71,17 +71,10 @@ class ProfileMerger:
         Features that the sender did not have begin empty; sequences and joins are skipped if its
         definitions were others.
         """
-        history = _decode(packed)
+        history = unpacked(_decoder, packed, "the history of a device is damaged")
         if self._table is not None and history.features is not None:
             self._table.unpack([(key, history.features)])
         if history.fingerprint == self._fingerprint:
             for operator in self._operators:
                 if operator.name in history.operators:
                     operator.unpack(key, history.operators[operator.name])
-
-
-def _decode(packed: bytes) -> _Packed:
-    try:
-        return _decoder.decode(packed)
-    except msgspec.MsgspecError as error:
-        raise StateError(f"the history of a device is damaged: {error}") from error

@@ -54,25 +54,20 @@ _SWEEP = 256
 
 @dataclass(frozen=True)
 class Identity:
-    """Rules that link devices to users.
+    """Rules that link devices to users."""
 
-    Attributes:
-        logins: types of events that link their device to their user, if they name both.
-        logouts: types of events that end the link of their device; an event that names a user ends
-            only that user's link.
-        ttl_ms: time after the last login for which a user holds a device, milliseconds.
-        devices_per_user: most devices of a user in one partition; the one with the oldest login is
-            unlinked.
-        marks_per_device: most logins and logouts remembered for a device.
-        consent_required: whether only users who agreed (``consent.identity: true``) are linked;
-            otherwise all who did not refuse.
-    """
-
+    # Types of events that link their device to their user, if they name both.
     logins: frozenset[str] = frozenset({"x.login", "x.link", "purchase"})
+    # Types of events that end the link of their device; an event that names a user ends only that
+    # user's link.
     logouts: frozenset[str] = frozenset({"x.logout", "x.unlink"})
+    # Time after the last login for which a user holds a device, milliseconds.
     ttl_ms: int = 180 * _DAY_MS
+    # Most devices of a user in one partition; the one with the oldest login is unlinked.
     devices_per_user: int = 50
-    marks_per_device: int = 32
+    marks_per_device: int = 32  # most logins and logouts remembered for a device
+    # Whether only users who agreed (``consent.identity: true``) are linked; otherwise all who did
+    # not refuse.
     consent_required: bool = False
 
     def __post_init__(self) -> None:
@@ -94,19 +89,13 @@ class Identity:
 
 @dataclass(frozen=True)
 class Move:
-    """The merge of the history of one key into that of another.
-
-    Attributes:
-        timestamp: time of the login, epoch milliseconds.
-        transfer_id: set if the target is in another partition.
-        state: packed history from another partition; None if it is in this one.
-    """
+    """The merge of the history of one key into that of another."""
 
     source: str
     target: str
-    timestamp: int
-    transfer_id: str | None = None
-    state: bytes | None = None
+    timestamp: int  # time of the login, epoch milliseconds
+    transfer_id: str | None = None  # set if the target is in another partition
+    state: bytes | None = None  # packed history from another partition; None if it is in this one
 
 
 class Resolver:
@@ -125,14 +114,11 @@ class Resolver:
         partition: int = 0,
         partition_of: Callable[[str], int] | None = None,
     ) -> None:
-        """Continue from the links in `store`.
+        """Continue from the links in `store`; StateError if one is damaged.
 
-        Args:
-            identity: rules.
-            store: holds the links.
-            check: raises a :class:`~tactful_streaming.StateError` for an invalid packed history.
-            partition: number of this partition of the log.
-            partition_of: partition that a key is routed to; None: there is one partition.
+        `check` raises a StateError for an invalid packed history. `partition` is the number of this
+        partition of the log, and `partition_of` gives the one that a key is routed to; None: there
+        is one.
         """
         self._identity = identity
         self._store = store
@@ -173,14 +159,10 @@ class Resolver:
         payloads: Sequence[bytes],
         leave: Callable[[int], Any],
     ) -> list[tuple[int, Move]]:
-        """Replace `users` by the keys of the histories of the events.
+        """Replace `users`, as the events name them, by the keys of their histories.
 
-        Args:
-            events: events in the order of the log; one that is forwarded is replaced.
-            users: keys as the events name them.
-            newest: newest event timestamp after each.
-            payloads: record of each.
-            leave: makes the replacement of a forwarded event from its timestamp.
+        `newest` holds the newest event timestamp after each event, and `payloads` its record. A
+        forwarded event is replaced by what `leave` makes from its timestamp.
 
         Returns:
             Moves, each with the event before which it happens.

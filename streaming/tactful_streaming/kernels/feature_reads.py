@@ -16,29 +16,17 @@ from numpy.typing import NDArray
 
 
 def add_panes(
-    cells: NDArray[np.int64],
-    head: NDArray[np.int32],
-    panes: NDArray[np.int64],
-    older: NDArray[np.int32],
-    values: NDArray[np.float64],
+    cells: NDArray[np.int64],  # each below the length of `head`
+    head: NDArray[np.int32],  # newest entry of each cell
+    panes: NDArray[np.int64],  # of each entry, descending along a list; of the last before `oldest`
+    older: NDArray[np.int32],  # next entry of the list
+    values: NDArray[np.float64],  # number of each entry
     oldest: int,
     newest: int,
-    weights: NDArray[np.float64],
-    total: NDArray[np.float64],
+    weights: NDArray[np.float64],  # by a pane's distance from the newest; empty: all weigh 1
+    total: NDArray[np.float64],  # takes the sums, NaN without panes
 ) -> None:
-    """Add up the panes `oldest` to `newest` of cells, in this order.
-
-    Args:
-        cells: each is below the length of `head`.
-        head: newest entry of each cell.
-        panes: pane of each entry, descending along a list; the last of a list is before `oldest`.
-        older: next entry of the list.
-        values: number of each entry.
-        oldest: first pane.
-        newest: last pane.
-        weights: weight of a pane by its distance from the newest; empty: all weigh 1.
-        total: takes the sums, NaN without panes.
-    """
+    """Add up the panes `oldest` to `newest` of cells, in this order."""
     entries = np.empty(max(min(newest - oldest + 1, len(panes)), 0), np.int32)
     for number in range(len(cells)):
         entry = head[cells[number]]
@@ -60,23 +48,14 @@ def add_panes(
 
 
 def gather_cached(
-    places: NDArray[np.int64],
-    rows: NDArray[np.int64],
-    numbers: NDArray[np.float64],
-    columns: NDArray[np.int64],
-    out: NDArray[np.float64],
-    unknown: NDArray[np.int64],
+    places: NDArray[np.int64],  # at least 0
+    rows: NDArray[np.int64],  # by place, negative where unknown
+    numbers: NDArray[np.float64],  # by row and column, NaN where unknown
+    columns: NDArray[np.int64],  # to read
+    out: NDArray[np.float64],  # takes the numbers, shape (columns, places)
+    unknown: NDArray[np.int64],  # takes in front the positions without a number; one for each place
 ) -> int:
-    """Read the cached numbers of the rows at some places; return the number not cached.
-
-    Args:
-        places: at least 0.
-        rows: row by place, negative where unknown.
-        numbers: cached numbers by row and column, NaN where unknown.
-        columns: columns to read.
-        out: takes the numbers, shape (columns, places).
-        unknown: takes in front the positions in `places` without a number; same length as these.
-    """
+    """Read the cached numbers of the rows at some places; return the number not cached."""
     # Unsigned, one comparison checks both bounds of a place or row.
     placed, known = np.uint64(len(rows)), np.uint64(len(numbers))
     for number in range(len(places)):

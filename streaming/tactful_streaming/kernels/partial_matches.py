@@ -14,9 +14,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-ID_BYTES: Final = 40
-"""Bytes of an id and the quote behind it; an event with a longer one is left."""
-
+ID_BYTES: Final = 40  # bytes of an id and the quote behind it; an event with a longer one is left
 ID_WORDS: Final = ID_BYTES // 8
 
 PARTIAL_MATCH: Final = np.dtype(
@@ -33,79 +31,52 @@ PARTIAL_MATCH: Final = np.dtype(
     align=True,
 )
 
-ENDED: Final = -1
-"""Transition: the partial match ends, or nothing begins."""
-
-ASKS: Final = -2
-"""Transition: not decided by the kernel."""
-
-COMPLETES: Final = -3
-"""Transition: the partial match is a match, without a state after it."""
+ENDED: Final = -1  # transition: the partial match ends, or nothing begins
+ASKS: Final = -2  # transition: not decided by the kernel
+COMPLETES: Final = -3  # transition: the partial match is a match, without a state after it
 
 
 class EventArrays(NamedTuple):
-    """Events of a batch: partition, time, place in the log, code of the type, id.
-
-    Attributes:
-        ids: shape (events, ID_WORDS).
-    """
+    """Events of a batch: partition, time, place in the log, code of the type, id."""
 
     rows: NDArray[np.int64]
     times: NDArray[np.int64]
     places: NDArray[np.int64]
     codes: NDArray[np.int64]
-    ids: NDArray[np.uint64]
+    ids: NDArray[np.uint64]  # shape (events, ID_WORDS)
 
 
 class PatternArrays(NamedTuple):
-    """A compiled pattern.
+    """A compiled pattern."""
 
-    Attributes:
-        begun: by code, the state that an event begins, or :data:`ENDED` or :data:`ASKS`.
-        after: by state and code, twice the next state, plus one if the event is taken; or
-            :data:`ENDED`, :data:`ASKS` or :data:`COMPLETES`.
-        within: time after its first event in which a partial match takes others, milliseconds.
-        most: most partial matches of a partition; an event that would begin one more is left.
-        past_last: whether a match skips what begins up to its last event; else only itself.
-    """
-
+    # By code, the state that an event begins, or `ENDED` or `ASKS`.
     begun: NDArray[np.int64]
+    # By state and code, twice the next state, plus one if the event is taken; or `ENDED`,
+    # `ASKS` or `COMPLETES`.
     after: NDArray[np.int64]
-    within: int
-    most: int
-    past_last: bool
+    within: int  # time after its first event in which a partial match takes others, milliseconds
+    most: int  # most partial matches of a partition; an event that would begin one more is left
+    past_last: bool  # whether a match skips what begins up to its last event; else only itself
 
 
 class MatchArrays(NamedTuple):
-    """Partial matches of all partitions.
+    """Partial matches of all partitions."""
 
-    Attributes:
-        heads: first partial match of each partition; -1: none.
-        apart: partitions whose events are left; each event that is left adds its own.
-        pool: elements of :data:`PARTIAL_MATCH`; at least as many are free as there are events.
-        ids: ids of the events taken by each, one behind the other.
-    """
-
-    heads: NDArray[np.int32]
+    heads: NDArray[np.int32]  # first partial match of each partition; -1: none
+    # Partitions whose events are left; each event that is left adds its own.
     apart: NDArray[np.bool_]
-    pool: Any
-    ids: NDArray[np.uint64]
+    pool: Any  # elements of `PARTIAL_MATCH`; at least as many are free as there are events
+    ids: NDArray[np.uint64]  # ids of the events taken by each, one behind the other
 
 
 class Outcome(NamedTuple):
-    """Arrays that receive the results; the last three have room for all of the pool.
+    """Arrays that receive the results; the last three have room for all of the pool."""
 
-    Attributes:
-        left: events that are left; those set before, too.
-        touched: partial matches that took events.
-        matched: matches, as they were before the event that completes them; not freed.
-        matched_at: position in the order of the event that completes each match.
-    """
-
-    left: NDArray[np.bool_]
-    touched: NDArray[np.int32]
+    left: NDArray[np.bool_]  # events that are left; those set before, too
+    touched: NDArray[np.int32]  # partial matches that took events
+    # Matches, as they were before the event that completes them; not freed.
     matched: NDArray[np.int32]
-    matched_at: NDArray[np.int64]
+    matched_at: NDArray[np.int64]  # position in the order of the event that completes each match
 
 
 def move_matches(
@@ -118,11 +89,8 @@ def move_matches(
 ) -> tuple[int, int, int, int]:
     """Apply events, in `order`, to the partial matches of their partitions.
 
-    `free` is the first free element of the pool.
-
-    Returns:
-        The first free element, how many fewer are free, how many were touched and how many
-        completed.
+    Returns the first free element of the pool, at first `free`, how many fewer are free, how many
+    were touched and how many completed.
     """
     pool = matches.pool
     used = touched = completed = 0

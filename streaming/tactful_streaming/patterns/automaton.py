@@ -18,12 +18,8 @@ from dataclasses import dataclass
 from tactful_streaming.definitions.model import Sequence, Step
 from tactful_streaming.errors import DefinitionError
 
-ENDED = -1
-"""Transition of an event that ends a partial match without a match."""
-
-MAX_STATES = 20_000
-"""Most states of one automaton; only very long repetitions need more."""
-
+ENDED = -1  # transition of an event that ends a partial match without a match
+MAX_STATES = 20_000  # most states of one automaton; only very long repetitions need more
 _Barred = frozenset[int]
 _State = tuple[int, int, _Barred]
 
@@ -37,31 +33,21 @@ class Automaton:
         first     (-1, 1)       a view begins state 0 and is taken: 2 * 0 + 1
         rows[0]   (3, 0)        a purchase leads to state 1; a view is skipped
         rows[1]   (2, 2)        state 1 is complete
-
-    Attributes:
-        codes: number of each event type named in the pattern.
-        other: number of every other type; None if they have no effect.
-        first: transition of an event that may begin a match, by code.
-        rows: transitions by state, by code: :data:`ENDED`, or twice the next state, plus one if the
-            event is taken.
-        complete: by state, whether it is a match at once.
-        pending: by state, whether it becomes a match when its time has passed.
-        closed: by state, the one that takes nothing, for a pending partial match older than
-            ``within``.
-        for_ms: the time of a pending state, from the last event taken; None: the rest of
-            ``within``.
-        unbounded: whether a step may be repeated without limit.
     """
 
-    codes: dict[str, int]
-    other: int | None
-    first: tuple[int, ...]
+    codes: dict[str, int]  # number of each event type named in the pattern
+    other: int | None  # number of every other type; None if they have no effect
+    first: tuple[int, ...]  # transition of an event that may begin a match, by code
+    # Transitions by state, by code: `ENDED`, or twice the next state, plus one if the event
+    # is taken.
     rows: tuple[tuple[int, ...], ...]
-    complete: tuple[bool, ...]
-    pending: tuple[bool, ...]
+    complete: tuple[bool, ...]  # by state, whether it is a match at once
+    pending: tuple[bool, ...]  # by state, whether it becomes a match when its time has passed
+    # By state, the one that takes nothing, for a pending partial match older than ``within``.
     closed: tuple[int, ...]
+    # The time of a pending state, from the last event taken; None: the rest of ``within``.
     for_ms: int | None
-    unbounded: bool
+    unbounded: bool  # whether a step may be repeated without limit
 
 
 def compile_pattern(sequence: Sequence) -> Automaton:

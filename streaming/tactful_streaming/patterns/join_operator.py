@@ -8,6 +8,7 @@ of arrival, unless the later side comes too late.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -15,16 +16,13 @@ from numpy.typing import NDArray
 
 from tactful_streaming.contract.log_entries import Item
 from tactful_streaming.definitions.model import Join
-from tactful_streaming.errors import StateError
-from tactful_streaming.patterns.match import EventLike, Match, Texts
+from tactful_streaming.patterns.match import Match, Texts
+from tactful_streaming.state.key_layout import unpacked
 
-MAX_PAIRS = 10
-"""Most pairs of a key that can be read."""
-
-SHARED_KEY = ""
-"""Key of the item updates, which belong to no entity; each partition has a copy."""
-
+MAX_PAIRS = 10  # most pairs of a key that can be read
+SHARED_KEY = ""  # key of the item updates, which belong to no entity; each partition has a copy
 _SWEEP_MS = 60_000
+_DAMAGED = "the packed state of a join is damaged"
 _encoder = msgspec.msgpack.Encoder()
 
 
@@ -61,13 +59,11 @@ _updates_decoder = msgspec.msgpack.Decoder(list[_JoinUpdate])
 class JoinOperator:
     """One join; an :class:`~tactful_streaming.patterns.match.Operator`."""
 
-    wants_items = True
-
     def __init__(self, join: Join, *, remembered_ms: int = 30 * 86_400_000) -> None:
         """Create an operator without events; pairs can be read for `remembered_ms`."""
         self.name = join.name
         self.entity = join.entity
-        self.types: frozenset[str] | None = frozenset(join.events)
+        self._types = frozenset(join.events)
         self.sources: tuple[str, ...] = ("event_id", "item_id")
         self.late = self.evicted = 0
         self._within = join.within_ms
@@ -83,7 +79,7 @@ class JoinOperator:
 
     def apply(
         self,
-        events: Sequence[EventLike],
+        events: Sequence[Any],
         keys: Sequence[str | None],
         watermarks: NDArray[np.int64],
         texts: Texts,
@@ -96,7 +92,7 @@ class JoinOperator:
             return
         # Updates between these events in the log may be applied after them.
         self.advance(self._watermark)
-        types, within = self.types or frozenset(), self._within
+        types, within = self._types, self._within
         for event, key, item_id, subject, watermark in zip(
             events, keys, texts("item_id"), texts("user_id"), watermarks.tolist(), strict=True
         ):
@@ -161,14 +157,12 @@ class JoinOperator:
 
     def unpack(self, key: str, blob: bytes) -> None:
         """Restore the state of a key that :meth:`pack_changes` returned; else StateError."""
-        try:
-            if key == SHARED_KEY:
-                for update in _updates_decoder.decode(blob):
-                    self._updates.setdefault(update.item_id, []).append(update)
-                return
-            state = _key_decoder.decode(blob)
-        except msgspec.MsgspecError as error:
-            raise StateError(f"the packed state of {self.name} is damaged: {error}") from error
+        problem = f"the packed state of {self.name} is damaged"
+        if key == SHARED_KEY:
+            for update in unpacked(_updates_decoder, blob, problem):
+                self._updates.setdefault(update.item_id, []).append(update)
+            return
+        state = unpacked(_key_decoder, blob, problem)
         for event in state.events:
             self._remember(event)
         if state.pairs:
@@ -176,10 +170,7 @@ class JoinOperator:
 
     def merge(self, source_key: str, target_key: str) -> None:
         """Move the state of one key to another: both are the same entity."""
-        moved = self._events_of(source_key)
-        for item_id in self._items_of.pop(source_key, ()):
-            self._events[item_id] = [e for e in self._events[item_id] if e.key != source_key]
-        for event in moved:
+        for event in self._take_events(source_key):
             self._remember(msgspec.structs.replace(event, key=target_key))
         for pair in self._pairs.pop(source_key, []):
             self._keep(target_key, pair)
@@ -187,9 +178,7 @@ class JoinOperator:
 
     def detach(self, key: str) -> bytes | None:
         """Remove the state of a key and return it packed; None without any."""
-        events, pairs = self._events_of(key), self._pairs.pop(key, [])
-        for item_id in self._items_of.pop(key, ()):
-            self._events[item_id] = [e for e in self._events[item_id] if e.key != key]
+        events, pairs = self._take_events(key), self._pairs.pop(key, [])
         self._dirty.add(key)
         return _encoder.encode(_PackedKey(events, pairs)) if events or pairs else None
 
@@ -235,6 +224,13 @@ class JoinOperator:
             if event.key == key
         ]
 
+    def _take_events(self, key: str) -> list[_JoinEvent]:
+        """Remove and return the events of a key."""
+        events = self._events_of(key)
+        for item_id in self._items_of.pop(key, ()):
+            self._events[item_id] = [e for e in self._events[item_id] if e.key != key]
+        return events
+
     def _sweep(self, watermark: int) -> None:
         horizon = watermark - self._within
         items_of: dict[str, set[str]] = {}
@@ -268,7 +264,7 @@ def without(blob: bytes, drops: Callable[[Iterable[str], str | None], bool]) -> 
     `drops` decides by the id of an event and its user, if known. None if nothing is left. `blob` is
     of any key but :data:`SHARED_KEY`.
     """
-    state = _unpacked(blob)
+    state = unpacked(_key_decoder, blob, _DAMAGED)
     events = [event for event in state.events if not drops((event.event_id,), event.subject)]
     dropped = {event.event_id for event in state.events} - {event.event_id for event in events}
     pairs = [
@@ -283,13 +279,6 @@ def without(blob: bytes, drops: Callable[[Iterable[str], str | None], bool]) -> 
 
 def causes_in(blob: bytes) -> Iterator[tuple[str, str]]:
     """Yield the ids of events in a packed key, each with its user, where known."""
-    for event in _unpacked(blob).events:
+    for event in unpacked(_key_decoder, blob, _DAMAGED).events:
         if event.subject is not None:
             yield event.event_id, event.subject
-
-
-def _unpacked(blob: bytes) -> _PackedKey:
-    try:
-        return _key_decoder.decode(blob)
-    except msgspec.MsgspecError as error:
-        raise StateError(f"the packed state of a join is damaged: {error}") from error

@@ -22,53 +22,23 @@ from tactful_streaming.windows.shared_aggregate import Value
 Texts = Callable[[str], Sequence[str | None]]
 """Returns the text of a source (``item_id``, ``properties.colour``…) for each event of a batch."""
 
-_MAX_EVENT_IDS = 64
-"""Most event ids in an action: the first ones of a longer match."""
-
-
-class EventLike(Protocol):
-    """Fields of an event that operators read."""
-
-    @property
-    def event_id(self) -> str:
-        """Id of the event."""
-
-    @property
-    def type(self) -> str:
-        """Type of the event."""
-
-    @property
-    def timestamp(self) -> int:
-        """Time of the event, epoch milliseconds."""
+_MAX_EVENT_IDS = 64  # most event ids in an action: the first ones of a longer match
 
 
 @dataclass(frozen=True)
 class Match:
-    """One match of a sequence, or one pair of a join.
+    """One match of a sequence, or one pair of a join."""
 
-    Attributes:
-        name: name of the definition.
-        entity: kind of entity that it describes.
-        key: the entity.
-        same: value that all its events have in common, where defined; the item of a join.
-        start: timestamp of the first of its events, epoch milliseconds.
-        end: timestamp of the last of its events.
-        decided: event time at which it was certain, at least `end`.
-        events: ids of its events, in order; of a join, one event.
-        subject: key of the user who caused it, where known.
-        item_timestamp: of a join, time of the item update.
-    """
-
-    name: str
-    entity: str
-    key: str
-    same: str | None
-    start: int
-    end: int
-    decided: int
-    events: tuple[str, ...]
-    subject: str | None = None
-    item_timestamp: int | None = None
+    name: str  # name of the definition
+    entity: str  # kind of entity that it describes
+    key: str  # the entity
+    same: str | None  # value that all its events have in common, where defined; the item of a join
+    start: int  # timestamp of the first of its events, epoch milliseconds
+    end: int  # timestamp of the last of its events
+    decided: int  # event time at which it was certain, at least `end`
+    events: tuple[str, ...]  # ids of its events, in order; of a join, one event
+    subject: str | None = None  # key of the user who caused it, where known
+    item_timestamp: int | None = None  # of a join, time of the item update
 
     def as_data(self) -> dict[str, Any]:
         """Return the match as published."""
@@ -82,20 +52,13 @@ class Operator(Protocol):
     """Finds matches among the events of each entity; commits with the engine's state.
 
     Its matches depend on the order of the log and the watermarks in it, never on batches.
-
-    Attributes:
-        entity: kind of entity of the keys.
-        types: types of the events to apply; None: all.
-        sources: fields of events that :meth:`apply` reads, or gets from `texts`, without
-            ``user_id``, the key of the user of each event.
-        wants_items: whether to apply item updates.
     """
 
     name: str
-    entity: str
-    types: frozenset[str] | None
+    entity: str  # kind of entity of the keys
+    # Fields of events that `apply` reads, or gets from `texts`, without ``user_id``, the key
+    # of the user of each event.
     sources: tuple[str, ...]
-    wants_items: bool
 
     @property
     def late(self) -> int:
@@ -107,7 +70,7 @@ class Operator(Protocol):
 
     def apply(
         self,
-        events: Sequence[EventLike],
+        events: Sequence[Any],
         keys: Sequence[str | None],
         watermarks: NDArray[np.int64],
         texts: Texts,
@@ -155,18 +118,22 @@ def action_of(match: Match, type_: str) -> Event | None:
         return None
     device = match.subject.startswith(DEVICE_PREFIX)
     device_id = match.subject.removeprefix(DEVICE_PREFIX).removesuffix(APART) if device else None
+    # Matches of an item include events of others, whose ids must not stay in this user's record
+    # after these are erased.
+    own = match.events if match.entity in ("user", "session") else match.events[-1:]
+    identity = [match.name, match.key, match.same, match.item_timestamp, match.events]
     properties: dict[str, Property] = {
         "sequence": match.name,
         "start": match.start,
         "end": match.end,
-        "events": list(_own_events(match)[:_MAX_EVENT_IDS]),
+        "events": list(own[:_MAX_EVENT_IDS]),
     }
     if match.same is not None:
         properties["same"] = match.same
     if match.item_timestamp is not None:
         properties["item_timestamp"] = match.item_timestamp
     return Event(
-        event_id=_action_id(match),
+        event_id=hashlib.sha256(msgspec.json.encode(identity)).hexdigest()[:32],
         type=type_,
         timestamp=match.decided,
         user_id=None if device else match.subject,
@@ -175,18 +142,3 @@ def action_of(match: Match, type_: str) -> Event | None:
         session_id=match.key if match.entity == "session" else None,
         properties=properties,
     )
-
-
-def _own_events(match: Match) -> tuple[str, ...]:
-    """Return the ids of events known to come from the user of a match.
-
-    Matches of an item include events of other users, whose ids must not stay in this user's record
-    after the others are erased.
-    """
-    return match.events if match.entity in ("user", "session") else match.events[-1:]
-
-
-def _action_id(match: Match) -> str:
-    """Return 32 hex digits that identify the match."""
-    identity = [match.name, match.key, match.same, match.item_timestamp, match.events]
-    return hashlib.sha256(msgspec.json.encode(identity)).hexdigest()[:32]

@@ -13,9 +13,7 @@ from operator import itemgetter
 from tactful_streaming.definitions.model import Sequence
 from tactful_streaming.patterns.automaton import ENDED, compile_pattern
 
-MAX_EVENTS = 1000
-"""Most events of one match, where a step repeats without limit."""
-
+MAX_EVENTS = 1000  # most events of one match, where a step repeats without limit
 PartialMatch = tuple[int, int, int, int, tuple[str, ...], str | None]
 """Timestamp and place of the first and of the last event, ids of all, key of the last one's user:
 ``(1000, 7, 3000, 9, ("e7", "e9"), "ada")``."""
@@ -23,32 +21,23 @@ PartialMatch = tuple[int, int, int, int, tuple[str, ...], str | None]
 SequenceEvent = tuple[int, int, int, int, str, str | None]
 """An event: timestamp, place in the log, row of its partition, code of its type, id, user."""
 
-MatchesByState = dict[int, list[PartialMatch]]
-"""Partial matches by state, each list in order."""
-
-TAKEN = 1
-"""Bit of a transition: the event is taken."""
-
+MatchesByState = dict[int, list[PartialMatch]]  # partial matches by state, each list in order
+TAKEN = 1  # bit of a transition: the event is taken
 _first_time = itemgetter(0)
 _first_place = itemgetter(0, 1)
 
 
 class Partition:
-    """All partial matches of one partition.
-
-    Attributes:
-        waiting: those that wait for events or for time, by state.
-        matched: matches that an earlier partial match can still discard, in order.
-        timer: earliest timer set for the partition.
-    """
+    """All partial matches of one partition."""
 
     __slots__ = ("matched", "timer", "waiting")
 
     def __init__(self) -> None:
         """Create an empty partition."""
-        self.waiting: MatchesByState = {}
+        self.waiting: MatchesByState = {}  # those that wait for events or for time, by state
+        # Matches that an earlier partial match can still discard, in order.
         self.matched: list[PartialMatch] = []
-        self.timer: int | None = None
+        self.timer: int | None = None  # earliest timer set for the partition
 
     @property
     def is_empty(self) -> bool:

@@ -16,27 +16,14 @@ from numpy.typing import NDArray
 
 from tactful_streaming.arrays import Rows
 from tactful_streaming.decode.reorder_buffer import Arrivals
-from tactful_streaming.kernels.partial_matches import (
-    ASKS,
-    COMPLETES,
-    ID_BYTES,
-    ID_WORDS,
-    PARTIAL_MATCH,
-    EventArrays,
-    MatchArrays,
-    Outcome,
-    PatternArrays,
-    load_kernel,
-)
+from tactful_streaming.kernels import partial_matches as kernel
 from tactful_streaming.patterns.automaton import Automaton
 from tactful_streaming.patterns.partial_match import MatchesByState, PartialMatch, Partition
 
 PartitionKey = str | tuple[str, str]
 """Key of the entity, or of the entity and the other value that its events have in common."""
 
-MAX_SLOTS: Final = 4
-"""Most events taken by a partial match here."""
-
+MAX_SLOTS: Final = 4  # most events taken by a partial match here
 MAX_MATCHES: Final = 64
 """Most partial matches of a partition here: an event visits each, objects move in groups."""
 
@@ -74,30 +61,28 @@ class PartialMatchColumns:
     def __init__(
         self, automaton: Automaton, within_ms: int, slots: int, most: int, past_last: bool
     ) -> None:
-        """Create columns without rows.
+        """Create columns without rows for at most `most` partial matches of one partition.
 
-        Args:
-            automaton: the compiled pattern.
-            within_ms: time after its first event in which a partial match takes others.
-            slots: events of a match before the one that completes it; at most :data:`MAX_SLOTS` are
-                kept.
-            most: most partial matches of one partition.
-            past_last: whether a match skips what begins up to its last event; else only itself.
+        A partial match takes events up to `within_ms` after its first one. `slots` is the number of
+        events of a match before the one that completes it; at most :data:`MAX_SLOTS` are kept. If
+        `past_last`, a match skips what begins up to its last event; else only itself.
         """
-        self._move = load_kernel()
+        self._move = kernel.load_kernel()
         self._slots = min(max(slots, 1), MAX_SLOTS)
         complete = np.array(automaton.complete)
         self._asks = complete | np.array(automaton.pending)
         first = np.array(automaton.first, np.int64)
         after = np.array(automaton.rows, np.int64).reshape(-1, len(first))
-        begun = np.where((first >= 0) & self._asks[first >> 1], ASKS, first >> 1)
-        moved = np.where((after >= 0) & self._asks[after >> 1], ASKS, after)
-        moved[(after >= 0) & complete[after >> 1]] = COMPLETES
-        self._pattern = PatternArrays(begun, moved, within_ms, min(most, MAX_MATCHES), past_last)
+        begun = np.where((first >= 0) & self._asks[first >> 1], kernel.ASKS, first >> 1)
+        moved = np.where((after >= 0) & self._asks[after >> 1], kernel.ASKS, after)
+        moved[(after >= 0) & complete[after >> 1]] = kernel.COMPLETES
+        self._pattern = kernel.PatternArrays(
+            begun, moved, within_ms, min(most, MAX_MATCHES), past_last
+        )
         self.heads = np.zeros(0, np.int32)
         self.apart = np.zeros(0, np.bool_)
-        self._pool: NDArray[Any] = np.zeros(0, PARTIAL_MATCH)
-        self._ids = np.zeros((0, self._slots * ID_WORDS), np.uint64)
+        self._pool: NDArray[Any] = np.zeros(0, kernel.PARTIAL_MATCH)
+        self._ids = np.zeros((0, self._slots * kernel.ID_WORDS), np.uint64)
         self._users = np.empty(0, np.object_)
         self._free = -1
         self._unused = 0
@@ -111,9 +96,8 @@ class PartialMatchColumns:
     def move(self, events: Arrivals, order: Rows) -> tuple[Rows, list[CompletedMatch]]:
         """Apply events, in `order`, to the partitions in columns.
 
-        Returns:
-            Positions in `order` of the events left, whose partitions are as before the first of
-            these and now apart; and the matches that the other events completed.
+        Returns the positions in `order` of the events left, whose partitions are as before the
+        first of these and now apart; and the matches that the other events completed.
         """
         self._reserve(len(order))
         words, left = _words_of(events.ids)
@@ -121,11 +105,11 @@ class PartialMatchColumns:
         matched_at = np.empty(len(self._pool), np.int64)
         self._free, used, taken, completed = self._move(
             order,
-            EventArrays(events.rows, events.times, events.places, events.codes, words),
+            kernel.EventArrays(events.rows, events.times, events.places, events.codes, words),
             self._pattern,
-            MatchArrays(self.heads, self.apart, self._pool, self._ids),
+            kernel.MatchArrays(self.heads, self.apart, self._pool, self._ids),
             self._free,
-            Outcome(left, touched, matched, matched_at),
+            kernel.Outcome(left, touched, matched, matched_at),
         )
         self._unused -= used
         takers = touched[:taken]
@@ -164,7 +148,7 @@ class PartialMatchColumns:
         for (first, first_place, last, last_place, ids, user), state in waiting:
             place, self._free = self._free, self._pool["next"].item(self._free)
             self._pool[place] = (first, first_place, last, last_place, state, len(ids), -1, -1)
-            slots = self._ids[place].view(f"S{ID_BYTES}")
+            slots = self._ids[place].view(f"S{kernel.ID_BYTES}")
             slots[: len(ids)] = [_quoted(text) for text in ids]
             self._users[place] = user
             if before < 0:
@@ -220,8 +204,8 @@ class PartialMatchColumns:
         """Yield partial matches, with the state of each."""
         pool = self._pool[places]
         columns = zip(
-            *(pool[name].tolist() for name in PARTIAL_MATCH.names[:6]),  # type: ignore[index]
-            self._ids[places].view(f"S{ID_BYTES}").tolist(),
+            *(pool[name].tolist() for name in kernel.PARTIAL_MATCH.names[:6]),  # type: ignore[index]
+            self._ids[places].view(f"S{kernel.ID_BYTES}").tolist(),
             self._users[places].tolist(),
             strict=True,
         )
@@ -234,7 +218,7 @@ class PartialMatchColumns:
         return (
             not self._asks[state]
             and len(ids) <= self._slots
-            and all(len(_quoted(text)) <= ID_BYTES for text in ids)
+            and all(len(_quoted(text)) <= kernel.ID_BYTES for text in ids)
         )
 
     def _release(self, places: NDArray[np.int32]) -> None:
@@ -250,7 +234,7 @@ class PartialMatchColumns:
         if missing <= 0:
             return
         more = max(missing, used // 4, _FIRST_CAPACITY)
-        new = np.zeros(more, PARTIAL_MATCH)
+        new = np.zeros(more, kernel.PARTIAL_MATCH)
         new["event"] = -1
         ids = np.zeros((more, self._ids.shape[1]), np.uint64)
         self._pool = np.concatenate([self._pool, new])
@@ -260,21 +244,15 @@ class PartialMatchColumns:
 
 
 class Partitions:
-    """A row for each partition, used again once nothing needs it.
-
-    Attributes:
-        columns: partial matches of rows that need no object.
-        keys: partition of each row; None of a free one.
-        held: partitions that are objects, by row.
-        changed: changed rows, set and cleared by the caller.
-    """
+    """A row for each partition, used again once nothing needs it."""
 
     def __init__(self, columns: PartialMatchColumns) -> None:
         """Create an index without partitions on `columns` without rows."""
-        self.columns = columns
+        self.columns = columns  # partial matches of rows that need no object
         columns.grow(_FIRST_CAPACITY)
-        self.keys: list[PartitionKey | None] = []
-        self.held: dict[int, Partition] = {}
+        self.keys: list[PartitionKey | None] = []  # partition of each row; None of a free one
+        self.held: dict[int, Partition] = {}  # partitions that are objects, by row
+        # Changed rows, set and cleared by the caller.
         self.changed = np.zeros(_FIRST_CAPACITY, np.bool_)
         self._rows: dict[PartitionKey, int] = {}
         self._rows_of: dict[str, dict[str, int]] = {}
@@ -401,12 +379,12 @@ def _words_of(ids: NDArray[np.bytes_]) -> tuple[NDArray[np.uint64], NDArray[np.b
     """Return ids as words padded with zeros, and which are too long for that."""
     if ids.dtype == np.object_:
         lengths = np.fromiter(map(len, ids), np.int64, len(ids))
-    elif ids.itemsize > ID_BYTES:
+    elif ids.itemsize > kernel.ID_BYTES:
         lengths = np.char.str_len(ids)
     else:
         lengths = np.zeros(len(ids), np.int64)
-    words = ids.astype(f"S{ID_BYTES}").view(np.uint64).reshape(len(ids), ID_WORDS)
-    return words, lengths > ID_BYTES
+    words = ids.astype(f"S{kernel.ID_BYTES}").view(np.uint64).reshape(len(ids), kernel.ID_WORDS)
+    return words, lengths > kernel.ID_BYTES
 
 
 def _quoted(text: str) -> bytes:

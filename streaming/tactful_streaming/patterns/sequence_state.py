@@ -7,9 +7,9 @@ from itertools import chain
 
 import msgspec
 
-from tactful_streaming.errors import StateError
 from tactful_streaming.patterns.partial_match import MatchesByState, PartialMatch
 from tactful_streaming.patterns.partitions import PartitionKey, same_of
+from tactful_streaming.state.key_layout import unpacked
 
 PackedEvent = tuple[int, int, PartitionKey, int, str, str | None]
 """Waiting event: timestamp, place in the log, partition, code of its type, id, user."""
@@ -33,10 +33,7 @@ def pack_key(
 
 def unpack_key(blob: bytes, name: str = "a sequence") -> PackedKey:
     """Decode the state of a key of the sequence `name`; StateError if `blob` is none."""
-    try:
-        packed: PackedKey = _decoder.decode(blob)
-    except msgspec.MsgspecError as error:
-        raise StateError(f"the packed state of {name} is damaged: {error}") from error
+    packed: PackedKey = unpacked(_decoder, blob, f"the packed state of {name} is damaged")
     return packed
 
 

@@ -13,7 +13,6 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -34,22 +33,12 @@ class PartitionState:
     """
 
     def __init__(
-        self,
-        folder: Path,
-        *,
-        checkpoints: Path | None = None,
-        patience_s: float = 30.0,
-        clock: Callable[[], float] = time.monotonic,
-        sleep: Callable[[float], None] = time.sleep,
+        self, folder: Path, *, checkpoints: Path | None = None, patience_s: float = 30.0
     ) -> None:
-        """Open the state in `folder`, or the newest checkpoint if that is further.
+        """Open the state in `folder` of this host, or the newest checkpoint if that is further.
 
-        Args:
-            folder: folder of this partition on this host.
-            checkpoints: folder of its checkpoints, shared by all hosts; None: there are none.
-            patience_s: time to wait for another process that has the state open, seconds.
-            clock: monotonic seconds.
-            sleep: waits a number of seconds.
+        All hosts share the folder of `checkpoints`, if there is one. Another process that has the
+        state open is waited for `patience_s` seconds.
 
         Raises:
             StateError: if another process keeps it, or it is damaged.
@@ -59,7 +48,7 @@ class PartitionState:
         folder.mkdir(parents=True, exist_ok=True)
         self._lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
-            self._take_lock(clock() + patience_s, clock, sleep)
+            self._take_lock(time.monotonic() + patience_s)
             self.store, self.offset = self._open()
         except BaseException:
             os.close(self._lock)
@@ -106,19 +95,17 @@ class PartitionState:
             os.close(self._lock)
             self._lock = -1
 
-    def _take_lock(
-        self, until: float, clock: Callable[[], float], sleep: Callable[[float], None]
-    ) -> None:
+    def _take_lock(self, until: float) -> None:
         while True:
             try:
                 fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 return
             except BlockingIOError as error:
-                if clock() >= until:
+                if time.monotonic() >= until:
                     raise StateError(
                         f"{self._folder}: another process has this state open: end it if it hangs"
                     ) from error
-            sleep(_POLL_S)
+            time.sleep(_POLL_S)
 
     def _open(self) -> tuple[RocksState, int]:
         state = self._folder / "state"

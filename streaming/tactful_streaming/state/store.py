@@ -2,34 +2,23 @@
 
 from __future__ import annotations
 
+import heapq
 import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, Protocol
 
-from rocksdict import (
-    AccessType,
-    BlockBasedOptions,
-    BottommostLevelCompaction,
-    Cache,
-    Checkpoint,
-    CompactOptions,
-    DataBlockIndexType,
-    DBCompressionType,
-    Options,
-    Rdict,
-    WriteBatch,
-    WriteOptions,
-)
+import rocksdict
 
 from tactful_streaming.errors import StateError
 
-Change = tuple[bytes, bytes | None]
-"""A key and its new value; None deletes the key."""
-
+Change = tuple[bytes, bytes | None]  # a key and its new value; None deletes the key
+_CACHE_BYTES = 64 << 20
 _AFTER_EVERY_KEY = b"\xff" * 8
 _NO_KEY = b"\0"
 _COPIED_BYTES = 1 << 22
@@ -57,6 +46,20 @@ class StateStore(Protocol):
 
     def close(self) -> None:
         """Release the resources of the store."""
+
+
+def scan_together(
+    stores: Sequence[StateStore], prefix: bytes, start: bytes = b""
+) -> Iterator[tuple[bytes, list[tuple[int, bytes]]]]:
+    """Yield each key of any store, in order, with its values by number of the store."""
+
+    def numbered(number: int) -> Iterator[tuple[bytes, int, bytes]]:
+        for key, value in stores[number].scan(prefix, start):
+            yield key, number, value
+
+    merged = heapq.merge(*map(numbered, range(len(stores))))
+    for key, values in groupby(merged, key=itemgetter(0)):
+        yield key, [(number, value) for _, number, value in values]
 
 
 class MemoryState:
@@ -107,37 +110,29 @@ class RocksState:
     :meth:`write` reopens it first, so that it may be retried once there is space.
     """
 
-    def __init__(
-        self,
-        path: Path,
-        *,
-        sync: bool = False,
-        cache_bytes: int = 64 << 20,
-        read_only: bool = False,
-    ) -> None:
+    def __init__(self, path: Path, *, sync: bool = False, read_only: bool = False) -> None:
         """Open the database in directory `path`, which is made if need be.
 
         Args:
             path: directory of the database.
             sync: wait for the disk at every batch.
-            cache_bytes: memory for blocks read from disk.
             read_only: read the present contents, also while another process writes.
 
         Raises:
             StateError: if it is damaged, another process has it open, or there is nothing to read.
         """
-        table = BlockBasedOptions()
+        table = rocksdict.BlockBasedOptions()
         table.set_bloom_filter(10, False)
-        table.set_block_cache(Cache(cache_bytes))
+        table.set_block_cache(rocksdict.Cache(_CACHE_BYTES))
         # A hash of the keys in each block spares the search in it, a sixth of a look-up.
-        table.set_data_block_index_type(DataBlockIndexType.binary_and_hash())
+        table.set_data_block_index_type(rocksdict.DataBlockIndexType.binary_and_hash())
         table.set_data_block_hash_ratio(0.75)
-        options = Options(raw_mode=True)
+        options = rocksdict.Options(raw_mode=True)
         options.create_if_missing(not read_only)
         options.set_block_based_table_factory(table)
         options.set_memtable_whole_key_filtering(True)
         options.set_memtable_prefix_bloom_ratio(0.1)
-        options.set_compression_type(DBCompressionType.lz4())
+        options.set_compression_type(rocksdict.DBCompressionType.lz4())
         options.set_max_background_jobs(2)
         options.set_keep_log_file_num(2)
         # A new manifest at every change of files: an old one holds the first and last keys of
@@ -145,8 +140,10 @@ class RocksState:
         options.set_max_manifest_file_size(1)
         self._path = path
         self._options = options
-        self._access = AccessType.read_only() if read_only else AccessType.read_write()
-        self._write_options = WriteOptions()
+        self._access = (
+            rocksdict.AccessType.read_only() if read_only else rocksdict.AccessType.read_write()
+        )
+        self._write_options = rocksdict.WriteOptions()
         self._write_options.sync = sync
         self._closed = self._failed = False
         if not read_only:
@@ -188,7 +185,7 @@ class RocksState:
             with suppress(Exception):  # it repeats the error of the write
                 self._db.close()
             self._open()
-        batch = WriteBatch(raw_mode=True)
+        batch = rocksdict.WriteBatch(raw_mode=True)
         put, delete = batch.put, batch.delete
         for key, value in changes:
             if value is None:
@@ -217,12 +214,12 @@ class RocksState:
         with self._explained():
             self._db.flush()
             # All levels: a file with deletions alone would only be moved, with the keys.
-            everything = CompactOptions()
-            everything.set_bottommost_level_compaction(BottommostLevelCompaction.force())
+            everything = rocksdict.CompactOptions()
+            everything.set_bottommost_level_compaction(rocksdict.BottommostLevelCompaction.force())
             self._db.compact_range(None, None, compact_opt=everything)
             # The manifest of the compaction begins with the files before it: one more change of
             # files makes the next manifest, and the old one is removed.
-            batch = WriteBatch(raw_mode=True)
+            batch = rocksdict.WriteBatch(raw_mode=True)
             batch.delete(_NO_KEY)
             self._db.write(batch, self._write_options)
             self._db.flush()
@@ -245,7 +242,7 @@ class RocksState:
             raise StateError(f"{path}: a checkpoint needs a new directory; this one is there")
         path.parent.mkdir(parents=True, exist_ok=True)
         with self._explained():
-            Checkpoint(self._db).create_checkpoint(str(path))
+            rocksdict.Checkpoint(self._db).create_checkpoint(str(path))
 
     def close(self) -> None:
         """Flush and release the database. Closing twice is harmless."""
@@ -262,7 +259,7 @@ class RocksState:
 
     def _open(self) -> None:
         try:
-            self._db = Rdict(str(self._path), self._options, access_type=self._access)
+            self._db = rocksdict.Rdict(str(self._path), self._options, access_type=self._access)
         except Exception as error:  # rocksdict raises bare Exception for everything
             raise StateError(
                 f"{self._path}: the state store cannot be opened: {error}. Close the process that "
@@ -291,9 +288,7 @@ def copy_state(
 
     Another process may write to it meanwhile: the copy is a consistent snapshot. Deleted data that
     is still on disk is not copied. `copied` is called with the size of each copied piece, bytes.
-
-    Raises:
-        StateError: if `target` exists, or one of the two cannot be used.
+    StateError if `target` exists, or one of the two cannot be used.
     """
     if target.exists():
         raise StateError(f"{target}: a copy needs a new directory; this one is there")

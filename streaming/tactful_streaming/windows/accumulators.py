@@ -28,13 +28,9 @@ lie within 1.6 % (Flajolet, Fusy, Gandouet and Meunier, "HyperLogLog", AofA 2007
 
 
 class Accumulator(Protocol):
-    """Collects values.
+    """Collects values."""
 
-    Attributes:
-        packed_type: type of the result of :meth:`pack`.
-    """
-
-    packed_type: ClassVar[Any]
+    packed_type: ClassVar[Any]  # type of the result of `pack`
 
     def __init__(self, feature: Feature) -> None:
         """Create an empty accumulator for features that need the same state as `feature`."""
@@ -61,7 +57,7 @@ class Accumulator(Protocol):
         """Approximate memory of the state."""
 
 
-class Total:
+class _Total:
     """Number or sum of values; a count adds ones."""
 
     __slots__ = ("total",)
@@ -70,40 +66,33 @@ class Total:
     initial: ClassVar[float] = 0.0
 
     def __init__(self, feature: Feature) -> None:
-        """Create an empty total."""
         self.total = self.initial
 
     @staticmethod
     def combine(left: float, right: float) -> float:
-        """Combine two totals."""
         return left + right
 
     def add(self, value: Any, timestamp: int) -> None:
-        """Combine the total with `value`."""
         self.total = self.combine(self.total, value)
 
-    def merge(self, other: Total) -> None:
-        """Combine the total with another."""
+    def merge(self, other: _Total) -> None:
         self.total = self.combine(self.total, other.total)
 
     def pack(self) -> float:
-        """Return the total."""
         return self.total
 
     @classmethod
     def unpack(cls, packed: Any, feature: Feature) -> Self:
-        """Restore a total."""
         self = cls(feature)
         self.total = float(packed)
         return self
 
     @classmethod
     def result(cls, parts: Sequence[Self], feature: Feature) -> float:
-        """Combine all totals."""
         return float(reduce(cls.combine, (part.total for part in parts), cls.initial))
 
 
-class Least(Total):
+class _Least(_Total):
     """Least value."""
 
     __slots__ = ()
@@ -111,11 +100,10 @@ class Least(Total):
 
     @staticmethod
     def combine(left: float, right: float) -> float:
-        """Return the lesser."""
         return min(left, right)
 
 
-class Greatest(Total):
+class _Greatest(_Total):
     """Greatest value."""
 
     __slots__ = ()
@@ -123,11 +111,10 @@ class Greatest(Total):
 
     @staticmethod
     def combine(left: float, right: float) -> float:
-        """Return the greater."""
         return max(left, right)
 
 
-class Newest:
+class _Newest:
     """Value with the newest timestamp; of equals, the one that came last."""
 
     __slots__ = ("timestamp", "value")
@@ -135,64 +122,53 @@ class Newest:
     packed_type: ClassVar[Any] = tuple[int, int | float]
 
     def __init__(self, feature: Feature) -> None:
-        """Create an empty accumulator."""
         self.timestamp, self.value = -1, 0.0
 
     def add(self, value: Any, timestamp: int) -> None:
-        """Keep the newer value."""
         if timestamp >= self.timestamp:
             self.timestamp, self.value = timestamp, value
 
-    def merge(self, other: Newest) -> None:
-        """Keep the newer value."""
+    def merge(self, other: _Newest) -> None:
         self.add(other.value, other.timestamp)
 
     def pack(self) -> tuple[int, float]:
-        """Return the timestamp and the value."""
         return self.timestamp, self.value
 
     @classmethod
     def unpack(cls, packed: Any, feature: Feature) -> Self:
-        """Restore a timestamp and a value."""
         self = cls(feature)
         self.timestamp, self.value = packed
         return self
 
     @classmethod
     def result(cls, parts: Sequence[Self], feature: Feature) -> float:
-        """Return the newest value."""
         return float(max(reversed(parts), key=lambda part: part.timestamp).value)
 
 
-class Distinct:
+class _Distinct:
     """Approximate number of different texts, by an HLL sketch with four-bit registers."""
 
     __slots__ = ("_sketch",)
     packed_type: ClassVar[Any] = bytes
 
     def __init__(self, feature: Feature) -> None:
-        """Create an empty accumulator."""
         self._sketch = hll_sketch(HLL_LG_K, HLL_4)
 
     def add(self, value: Any, timestamp: int) -> None:
-        """Add `value`."""
         self._sketch.update(value)
 
-    def merge(self, other: Distinct) -> None:
-        """Add the values of `other`."""
+    def merge(self, other: _Distinct) -> None:
         union = hll_union(HLL_LG_K)
         union.update(self._sketch)
         union.update(other._sketch)
         self._sketch = union.get_result(HLL_4)
 
     def pack(self) -> bytes:
-        """Return the sketch in the portable format of ``datasketches``."""
         packed: bytes = self._sketch.serialize_compact()
         return packed
 
     @classmethod
     def unpack(cls, packed: Any, feature: Feature) -> Self:
-        """Restore a sketch."""
         self = cls(feature)
         try:
             self._sketch = hll_sketch.deserialize(packed)
@@ -202,7 +178,6 @@ class Distinct:
 
     @classmethod
     def result(cls, parts: Sequence[Self], feature: Feature) -> float:
-        """Return the estimate."""
         union = hll_union(HLL_LG_K)
         for part in parts:
             union.update(part._sketch)
@@ -214,7 +189,6 @@ class Distinct:
 
     @property
     def nbytes(self) -> int:
-        """Size of the sketch, sparse or dense."""
         return 100 + int(self._sketch.get_compact_serialization_bytes())
 
 
@@ -275,12 +249,12 @@ class Values:
 
 ACCUMULATORS: Final[Mapping[str, type[Accumulator]]] = MappingProxyType(
     {
-        "count": Total,
-        "sum": Total,
-        "min": Least,
-        "max": Greatest,
-        "last": Newest,
-        "hll": Distinct,
+        "count": _Total,
+        "sum": _Total,
+        "min": _Least,
+        "max": _Greatest,
+        "last": _Newest,
+        "hll": _Distinct,
         "values": Values,
         "kll": Quantiles,
     }

@@ -30,21 +30,21 @@ _SAMPLE: Final = 100
 
 @dataclass(frozen=True)
 class Selection:
-    """Events that count for one shared aggregate, in the order of the log.
+    """Events that count for one shared aggregate, in the order of the log."""
 
-    Attributes:
-        rows: row of the entity of each event.
-        timestamps: time of each event, epoch milliseconds.
-        watermarks: watermark before each event, epoch milliseconds.
-        amounts: number of each event; None without numbers.
-        texts: group or value of each event; None without texts.
-    """
+    rows: Rows  # row of the entity of each event
+    timestamps: NDArray[np.int64]  # time of each event, epoch milliseconds
+    watermarks: NDArray[np.int64]  # watermark before each event, epoch milliseconds
+    amounts: Floats | None = None  # number of each event; None without numbers
+    texts: list[str] | None = None  # group or value of each event; None without texts
 
-    rows: Rows
-    timestamps: NDArray[np.int64]
-    watermarks: NDArray[np.int64]
-    amounts: Floats | None = None
-    texts: list[str] | None = None
+    def values(self, source: str) -> Sequence[Any]:
+        """Return the value of each event: ``ones``, ``amounts`` or ``texts``."""
+        if source == "ones":
+            return [1.0] * len(self.rows)
+        values = self.texts if source == "texts" else self.amounts
+        assert values is not None
+        return values if isinstance(values, list) else values.tolist()
 
     def take(self, index: Rows) -> Selection:
         """Return the events at the positions `index`."""

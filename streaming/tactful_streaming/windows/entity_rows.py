@@ -11,13 +11,9 @@ from numpy.typing import NDArray
 
 from tactful_streaming.arrays import Rows
 
-NOBODY: Final = 0
-"""Row of every unknown key; always empty."""
-
+NOBODY: Final = 0  # row of every unknown key; always empty
 _SWEEP: Final = 4096
-
-_FREE: Final = -1
-"""Last touch of a row without an entity."""
+_FREE: Final = -1  # last touch of a row without an entity
 
 
 class EntityRows:

@@ -13,28 +13,19 @@ from numpy.typing import NDArray
 
 from tactful_streaming.arrays import Floats, Rows
 from tactful_streaming.definitions.model import Feature, SessionWindow
-from tactful_streaming.windows.column_cache import ColumnCache, Placing
 from tactful_streaming.windows.columns import Selection
 from tactful_streaming.windows.entity_rows import NOBODY, EntityRows
 from tactful_streaming.windows.packed_entity import NEWEST, decode_all, encode
-from tactful_streaming.windows.reads import LazyValues, View
+from tactful_streaming.windows.reads import ColumnCache, LazyValues, Placing, View
 from tactful_streaming.windows.shared_aggregate import Outcome, Value, make_shared_aggregates
-from tactful_streaming.windows.triggers import (
-    WindowResult,
-    emit_windows,
-    has_windows,
-    next_pending,
-)
+from tactful_streaming.windows.triggers import WindowResult, emit_windows, has_windows, next_pending
 
 Loader = Callable[[Sequence[str]], Sequence[bytes | None]]
 """Returns the stored packed state of entities; None for one without."""
 
 _FIRST_CAPACITY = 256
 _ROWS_AT_ONCE = 16_384
-
-_ROW_BYTES = 210
-"""Memory of a row without its state: key, dictionary, columns."""
-
+_ROW_BYTES = 210  # memory of a row without its state: key, dictionary, columns
 _SHRINK_TO = 0.9
 
 
@@ -44,15 +35,11 @@ class NonZero:
 
     Entities may change between two pages: an entity on both has its present number on the later
     one.
-
-    Attributes:
-        numbers: number of each entity, shape ``(len(keys),)``.
-        following: start of the next page; None after the last.
     """
 
     keys: list[str]
-    numbers: Floats
-    following: int | None
+    numbers: Floats  # number of each entity, shape ``(len(keys),)``
+    following: int | None  # start of the next page; None after the last
 
 
 class EntityTable:
@@ -68,10 +55,6 @@ class EntityTable:
     Its row is freed once no read can return anything of it: every feature ages and the newest event
     is older than the longest window. With a loader, :meth:`shrink` also removes entities from
     memory alone; an event or a read loads them again.
-
-    Attributes:
-        features: features computed.
-        aggregates: shared by features; events are counted once in each.
     """
 
     def __init__(
@@ -83,16 +66,13 @@ class EntityTable:
         emits: bool = False,
         allowed_lateness_ms: int = 0,
     ) -> None:
-        """Create an empty table for the features of one kind of entity.
+        """Create an empty table for the features of one kind of entity, and room for `capacity`.
 
-        Args:
-            features: the features.
-            load: loads entities that are not in memory; None: all are in memory.
-            capacity: initial number of rows.
-            emits: whether :meth:`emit` will be called.
-            allowed_lateness_ms: time after the end of a window in which it may still change.
+        `load` loads entities that are not in memory; None: all are. `emits` is whether :meth:`emit`
+        will be called, and a window may change for `allowed_lateness_ms` after its end.
         """
-        self.features = tuple(features)
+        self.features = tuple(features)  # features computed
+        # Shared by features; events are counted once in each.
         self.aggregates = tuple(make_shared_aggregates(self.features, emits=emits))
         of_feature = {f.name: shared for shared in self.aggregates for f in shared.features}
         self._views = {f.name: View(f, of_feature[f.name]) for f in self.features}
@@ -187,10 +167,8 @@ class EntityTable:
     def read_nonzero(self, name: str, at: int, start: int) -> NonZero | None:
         """Return a page of the entities whose number is not 0 at time `at`.
 
-        `start` is 0, then `following` of the page before.
-
-        Returns:
-            None if entities may be in the store alone.
+        None if entities may be in the store alone. `start` is 0, then `following` of the page
+        before.
         """
         if self._load is not None:
             return None
@@ -404,11 +382,7 @@ class PackedReader:
         self._table = EntityTable(features, capacity=2)
 
     def read(self, blob: bytes | None, at: int) -> dict[str, Value]:
-        """Return the features of one entity at request time; None is an unknown entity.
-
-        Raises:
-            StateError: `blob` is no packed state of an entity.
-        """
+        """Return the features of one entity at request time; None is an unknown entity."""
         try:
             if blob is not None:
                 self._table.unpack([("", blob)])
@@ -418,9 +392,5 @@ class PackedReader:
 
 
 def read_packed(features: Sequence[Feature], blob: bytes | None, at: int) -> dict[str, Value]:
-    """Return the features of one entity; :class:`PackedReader` is faster for many.
-
-    Raises:
-        StateError: `blob` is no packed state of an entity.
-    """
+    """Return the features of one entity; :class:`PackedReader` is faster for many."""
     return PackedReader(features).read(blob, at)

@@ -81,9 +81,8 @@ class GroupIndex:
     ) -> tuple[Rows, list[EvictedGroup]]:
         """Return the cell of each event in the order of the log; bounded after each event.
 
-        Returns:
-            The cells, and the evicted ones, which may be among them: clear these after the events,
-            and then :meth:`free` them.
+        Evicted cells come second, and may be among the first: clear these after the events, and
+        then :meth:`free` them.
         """
         of_events: list[int] = []
         evicted: list[EvictedGroup] = []

@@ -21,37 +21,28 @@ import msgspec
 import numpy as np
 
 from tactful_streaming.errors import StateError
+from tactful_streaming.state.key_layout import unpacked
 from tactful_streaming.windows.columns import DecayedTotals, LastTimes, RecentValues
 from tactful_streaming.windows.pane_columns import AccumulatorPanes
 from tactful_streaming.windows.panes import NumberPanes
 from tactful_streaming.windows.sessions import Sessions
 
-NEWEST: Final = ""
-"""Key of the time of the newest event."""
-
-_ARRAY_32: Final = b"\xdd"
-"""First byte of a MessagePack array with its length in four bytes."""
-
+NEWEST: Final = ""  # key of the time of the newest event
+_ARRAY_32: Final = b"\xdd"  # first byte of a MessagePack array with its length in four bytes
 encode = msgspec.msgpack.Encoder().encode
 _decoder: msgspec.msgpack.Decoder[dict[str, Any]] = msgspec.msgpack.Decoder(dict[str, Any])
 _many_decoder: msgspec.msgpack.Decoder[list[dict[str, Any]]] = msgspec.msgpack.Decoder(
     list[dict[str, Any]]
 )
 _DECODE_ERRORS = (msgspec.MsgspecError, ValueError, RecursionError)
-
-SEPARATOR: Final = "."
-"""Between the key of an aggregate and that of a column."""
-
+SEPARATOR: Final = "."  # between the key of an aggregate and that of a column
 _DAMAGED: Final = "the packed state of an entity is damaged"
 
 Recorded = NumberPanes | DecayedTotals | LastTimes
 """Columns whose packed state is records of numbers."""
 
 AnyColumn = Recorded | AccumulatorPanes | RecentValues | Sessions
-
-NAMES_AT = 2
-"""Position of the names in a column packed apart."""
-
+NAMES_AT = 2  # position of the names in a column packed apart
 _State = Mapping[str, Any]
 _Names = tuple[list[str], bytes]
 _T = TypeVar("_T")
@@ -59,10 +50,7 @@ _T = TypeVar("_T")
 
 def decode(blob: bytes) -> dict[str, Any]:
     """Decode the packed state of an entity; StateError if `blob` is none."""
-    try:
-        state = _decoder.decode(blob)
-    except _DECODE_ERRORS as error:
-        raise StateError(f"{_DAMAGED}: {error}") from error
+    state = unpacked(_decoder, blob, _DAMAGED)
     if not _is_time(state.get(NEWEST)):
         raise StateError(f"{_DAMAGED}: it has no newest time")
     return state

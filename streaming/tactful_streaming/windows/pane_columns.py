@@ -42,19 +42,14 @@ def oldest_open(window: PanedWindow, horizons: NDArray[np.int64]) -> NDArray[np.
 
 
 class PanedColumn(StateColumn):
-    """Base of the columns that keep panes, for all windows with the same slide.
-
-    Attributes:
-        slide_ms: length of a pane, milliseconds.
-        windows: windows read from the panes.
-        changed: (cells, panes, watermarks) of events after the end of their first window, which is
-            emitted again; None if nothing is emitted.
-    """
+    """Base of the columns that keep panes, for all windows with the same slide."""
 
     def __init__(self, window: PanedWindow, *, emits: bool) -> None:
         """Keep panes for `window`; more windows may be added."""
-        self.slide_ms = slide_of(window)
-        self.windows: list[PanedWindow] = [window]
+        self.slide_ms = slide_of(window)  # length of a pane, milliseconds
+        self.windows: list[PanedWindow] = [window]  # windows read from the panes
+        # (cells, panes, watermarks) of events after the end of their first window, which is emitted
+        # again; None if nothing is emitted.
         self.changed: list[tuple[Rows, Rows, Rows]] | None = [] if emits else None
 
     @property
@@ -112,7 +107,7 @@ class AccumulatorPanes(PanedColumn):
         self._kind: type[Accumulator] = ACCUMULATORS[kind]
         self.packed_type = dict[int, self._kind.packed_type]  # type: ignore[name-defined]
         self._feature = feature
-        self._of_texts = kind == "hll"
+        self._source = "texts" if kind == "hll" else "amounts"
         self._panes: dict[int, dict[int, Accumulator]] = {}
         self._cells_of: dict[int, list[int]] = {}
 
@@ -130,13 +125,7 @@ class AccumulatorPanes(PanedColumn):
         panes, in_time = self.panes_of(events, lateness_ms)
         if in_time is not None:
             cells, panes, events = cells[in_time], panes[in_time], events.take(in_time)
-        values: Sequence[Any]
-        if self._of_texts:
-            assert events.texts is not None
-            values = events.texts
-        else:
-            assert events.amounts is not None
-            values = events.amounts.tolist()
+        values = events.values(self._source)
         kind, feature, states = self._kind, self._feature, self._panes
         timestamps = events.timestamps.tolist()
         for cell, pane, value, timestamp in zip(

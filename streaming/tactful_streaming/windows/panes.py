@@ -29,16 +29,11 @@ from tactful_streaming.windows.columns import NO_ROWS, Selection
 from tactful_streaming.windows.pane_columns import PanedColumn, PanedWindow
 
 _Number = TypeVar("_Number", bound=np.generic)
-
-_NOWHERE: Final = -(2**62)
-"""Pane of an unused entry; every list ends with entry 0, which is one."""
-
+_NOWHERE: Final = -(2**62)  # pane of an unused entry; every list ends with entry 0, which is one
 _ALL_ONE: Final = np.zeros(0)
 _FIRST_CAPACITY = 64
 _FIRST_COMPACTION = 4096
-
-ENTRY_BYTES: Final = 24
-"""Memory of one pane of one cell."""
+ENTRY_BYTES: Final = 24  # memory of one pane of one cell
 
 
 @dataclass(frozen=True)
@@ -382,10 +377,9 @@ class PaneTable:
 
     def _reserve(self, count: int) -> None:
         need = self._size + count
-        if need > len(self._panes):
-            self._reallocate(max(need, len(self._panes) * 3 // 2))
-
-    def _reallocate(self, capacity: int) -> None:
+        if need <= len(self._panes):
+            return
+        capacity = max(need, len(self._panes) * 3 // 2)
         self._panes = _grown(self._panes, capacity, _NOWHERE)
         self._values = _grown(self._values, capacity, 0)
         self._older = _grown(self._older, capacity, 0)

@@ -20,9 +20,7 @@ from tactful_streaming.errors import StateError
 CAPACITY: Final = 200
 """Values in the highest level. The error of ranks is at most 1.7 % with 99 % confidence."""
 
-_NUMBERS = 3
-"""Numbers before the levels of a packed sketch: tosses, least and greatest value."""
-
+_NUMBERS = 3  # numbers before the levels of a packed sketch: tosses, least and greatest value
 _SHRINK = 2 / 3
 _SMALLEST = 8
 

@@ -49,8 +49,7 @@ class Sessions(StateColumn):
     ) -> None:
         """Create an empty column for `feature` and others of the same kind and gap.
 
-        `kind` is a key of `ACCUMULATORS`. `name_of` returns row and group of a cell; None if
-        nothing is emitted.
+        `name_of` returns row and group of a cell; None if nothing is emitted.
         """
         assert isinstance(feature.window, SessionWindow)
         self._gap = feature.window.gap_ms
@@ -82,15 +81,6 @@ class Sessions(StateColumn):
 
     def apply(self, cells: Rows, events: Selection, lateness_ms: int) -> Rows:
         """Add each event to its session; return the positions of the late events."""
-        values: Sequence[Any]
-        if self._source == "ones":
-            values = [1.0] * len(cells)
-        elif self._source == "texts":
-            assert events.texts is not None
-            values = events.texts
-        else:
-            assert events.amounts is not None
-            values = events.amounts.tolist()
         late = [
             number
             for number, (cell, timestamp, watermark, value) in enumerate(
@@ -98,7 +88,7 @@ class Sessions(StateColumn):
                     cells.tolist(),
                     events.timestamps.tolist(),
                     events.watermarks.tolist(),
-                    values,
+                    events.values(self._source),
                     strict=True,
                 )
             )
@@ -189,7 +179,10 @@ class Sessions(StateColumn):
                 return True
             self._close(cell, watermark)
             self._drop_over(cell, horizon)
-        if timestamp + gap <= horizon and not self._near(cell, timestamp):
+        near = self._sessions.get(cell, ())
+        if timestamp + gap <= horizon and not any(
+            session.start - gap <= timestamp <= session.last + gap for session in near
+        ):
             return False
         state = self._kind(self._feature)
         state.add(value, timestamp)
@@ -202,12 +195,6 @@ class Sessions(StateColumn):
         kept = [session for session in sessions if session.last + self._gap > horizon]
         if len(kept) < len(sessions):
             self._sessions[cell] = kept
-
-    def _near(self, cell: int, timestamp: int) -> bool:
-        return any(
-            session.start - self._gap <= timestamp <= session.last + self._gap
-            for session in self._sessions.get(cell, ())
-        )
 
     def _merge(self, cell: int, new: _Session) -> None:
         """Add a session to those of a cell; all that touch become one."""

@@ -20,12 +20,7 @@ from numpy.typing import NDArray
 
 from tactful_streaming.arrays import Rows
 from tactful_streaming.definitions.model import Feature, ForwardDecay, SessionWindow, Window
-from tactful_streaming.windows.columns import (
-    DecayedTotals,
-    LastTimes,
-    RecentValues,
-    Selection,
-)
+from tactful_streaming.windows.columns import DecayedTotals, LastTimes, RecentValues, Selection
 from tactful_streaming.windows.groups import CELL_BYTES, EvictedGroup, GroupIndex
 from tactful_streaming.windows.packed_entity import (
     NAMES_AT,
@@ -56,40 +51,25 @@ _KINDS = {"mean": ("sum", "count"), "quantile": ("kll",), "top_k": ("count",)}
 
 @dataclass(frozen=True)
 class Outcome:
-    """Evictions and late events of a selection.
+    """Evictions and late events of a selection."""
 
-    Attributes:
-        evicted: number of groups removed for others.
-        late_by: positions of late events in the selection, by feature.
-    """
-
-    evicted: int = 0
+    evicted: int = 0  # number of groups removed for others
+    # Positions of late events in the selection, by feature.
     late_by: Mapping[str, Rows] = field(default_factory=dict)
-
-    @property
-    def late(self) -> int:
-        """Number of pairs of a feature and a late event."""
-        return sum(map(len, self.late_by.values()))
 
 
 @dataclass(frozen=True)
 class Source:
-    """Events that a shared aggregate counts, and the fields it reads.
+    """Events that a shared aggregate counts, and the fields it reads."""
 
-    Attributes:
-        events: types of the events, sorted.
-        amounts: source of the number, as `of` of a feature; None: none is read. An event without a
-            finite number does not count.
-        texts: source of the text; None: none is read. An event without text does not count.
-        grouped: whether each text is a group with its own cell.
-        max_groups: most groups of an entity.
-    """
-
-    events: tuple[str, ...]
+    events: tuple[str, ...]  # types of the events, sorted
+    # Source of the number, as `of` of a feature; None: none is read. An event without a finite
+    # number does not count.
     amounts: str | None
+    # Source of the text; None: none is read. An event without text does not count.
     texts: str | None
-    grouped: bool
-    max_groups: int
+    grouped: bool  # whether each text is a group with its own cell
+    max_groups: int  # most groups of an entity
 
     @classmethod
     def of(cls, feature: Feature) -> Source:
@@ -119,21 +99,17 @@ class SharedAggregate:
 
         groups     row 1: {"shoes": cell 0, "hats": cell 2}    row 2: {"shoes": cell 1}
         columns    {"4f2180aa.9ab0c1": counts by minute of the cells 0, 1 and 2}
-
-    Attributes:
-        key: short name of the source, the same in every process.
-        columns: state columns by the key of their packed state.
-        groups: cells of groups; None: each row is a cell.
-        memory_ms: time after its newest event in which a cell counts, milliseconds; None: no limit.
     """
 
     def __init__(self, source: Source, *, emits: bool) -> None:
         """Create an aggregate without features."""
         self.source = source
-        self.key = _short(asdict(source), 8)
+        self.key = _short(asdict(source), 8)  # short name of the source, the same in every process
         self.features: list[Feature] = []
-        self.columns: dict[str, AnyColumn] = {}
+        self.columns: dict[str, AnyColumn] = {}  # state columns by the key of their packed state
+        # Cells of groups; None: each row is a cell.
         self.groups = GroupIndex(source.max_groups) if source.grouped else None
+        # Time after its newest event in which a cell counts, milliseconds; None: no limit.
         self.memory_ms: int | None = None
         self._emits = emits
         self._keys_of: dict[str, tuple[str, ...]] = {}

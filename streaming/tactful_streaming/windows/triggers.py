@@ -32,9 +32,6 @@ class BatchSplitter:
     A window is emitted when the watermark reaches its end, without later events of the batch. An
     event that changes an emitted window makes it be emitted again at once. So each part of a batch
     ends with such an event.
-
-    Attributes:
-        has_windows: whether one of the features has windows that end.
     """
 
     def __init__(self, features: Iterable[Feature], allowed_lateness_ms: int) -> None:
@@ -52,7 +49,7 @@ class BatchSplitter:
         self._steps = [s for s in sorted(steps) if not any(s % t == 0 for t in steps if t < s)]
         self._gap = min(gaps, default=None)
         self._emits_again = allowed_lateness_ms > 0
-        self.has_windows = bool(steps or gaps)
+        self.has_windows = bool(steps or gaps)  # whether one of the features has windows that end
 
     def split(self, timestamps: Rows, watermarks: Rows, before: int) -> list[tuple[int, int]]:
         """Return begin and end of each part.
@@ -81,20 +78,15 @@ class WindowResult:
     """Values of one feature in one window ``[window_start, window_end)``, epoch milliseconds.
 
     The rows and their values do not depend on how the log was split into batches; their order may.
-
-    Attributes:
-        keys: entity of each row, with state in the window.
-        groups: group of each row; None for a feature without groups.
-        values: value of each row.
     """
 
     feature: str
     entity: str
     window_start: int
     window_end: int
-    keys: list[str]
-    groups: list[str] | None
-    values: list[Any]
+    keys: list[str]  # entity of each row, with state in the window
+    groups: list[str] | None  # group of each row; None for a feature without groups
+    values: list[Any]  # value of each row
 
 
 def has_windows(view: View) -> bool:
@@ -107,8 +99,8 @@ def emit_windows(
 ) -> list[WindowResult]:
     """Return windows that ended, and those that changed after their end.
 
-    `views` have windows that end, `keys` are those of the rows, and the watermark went from
-    `before` to `after`. A window may change for `lateness_ms` after its end.
+    `keys` are those of the rows, and the watermark went from `before` to `after`. A window may
+    change for `lateness_ms` after its end.
     """
     results: list[WindowResult] = []
     closed = {

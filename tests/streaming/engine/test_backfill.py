@@ -1,25 +1,29 @@
 import random
-import signal
-import subprocess
-import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
+from tests.streaming.kills import run_with_kills
 from tests.streaming.memory_online import MemoryOnlineStore
 from tests.streaming.streams import definitions, random_entries
 
 from tactful_streaming.contract.log_entries import Event, Item, decode_entry, encode_entry
 from tactful_streaming.definitions.model import Definitions, dump_definitions
 from tactful_streaming.definitions.reader import load_definitions
-from tactful_streaming.engine.backfill import backfill, compute_missing
+from tactful_streaming.engine.backfill import (
+    PartComputation,
+    adopt_definitions,
+    compute_to_end,
+    merge_computed,
+)
 from tactful_streaming.engine.engine import Engine
-from tactful_streaming.engine.options import EngineOptions
+from tactful_streaming.engine.options import DEFAULT_OPTIONS, EngineOptions
 from tactful_streaming.engine.schema_evolution import plan_evolution
 from tactful_streaming.errors import StateError
 from tactful_streaming.log.embedded_log import EmbeddedLog
+from tactful_streaming.log.event_log import EventLog
 from tactful_streaming.state.store import MemoryState, RocksState, StateStore
 from tactful_streaming.windows.entity_table import read_packed
 
@@ -94,6 +98,24 @@ def check(log: EmbeddedLog, store: StateStore, until: int) -> None:
     assert everything(rebuilt, NEW, log) == everything(Engine(NEW, store), NEW, log)
 
 
+def backfill(
+    log: EventLog,
+    store: StateStore,
+    scratch: StateStore,
+    definitions: Definitions,
+    options: EngineOptions = DEFAULT_OPTIONS,
+    reached: Callable[[int, int], None] = lambda position, wanted: None,
+) -> tuple[str, ...]:
+    """Compute what a state misses, and merge it; return the names of the features."""
+    meta = adopt_definitions(store, definitions)
+    assert meta is not None
+    if meta.missing:
+        part = PartComputation(log, scratch, definitions, meta.missing, meta.offset, options)
+        compute_to_end(part, lambda: reached(part.position, meta.offset))
+    merge_computed(store, scratch, definitions)
+    return tuple(meta.missing)
+
+
 def test_a_plan_says_what_stays_and_what_is_read_for_the_rest(tmp_path: Path) -> None:
     store = MemoryState()
     assert plan_evolution(store, NEW).records == 0
@@ -127,9 +149,9 @@ def test_a_backfilled_state_is_that_of_a_rebuild(tmp_path: Path, lateness: int) 
         users = [engine.read("user", f"u{n}", engine.watermark) for n in range(30)]
         assert any(user["categories"] for user in users)
 
-        assert set(backfill(log, store, scratch, NEW, options=options)) == RECOMPUTED
+        assert set(backfill(log, store, scratch, NEW, options)) == RECOMPUTED
         assert list(scratch.scan(b"")) == []
-        assert backfill(log, store, scratch, NEW, options=options) == ()
+        assert backfill(log, store, scratch, NEW, options) == ()
         rebuilt = Engine(NEW, MemoryState(), options)
         follow(rebuilt, log, 3000)
         engine = Engine(NEW, store, options)
@@ -190,12 +212,12 @@ def test_computation_runs_ahead_of_the_engine(tmp_path: Path) -> None:
         fill(log, 4, 1000)
         store, scratch = MemoryState(), MemoryState()
         follow(Engine(OLD, store), log, 500)
-        compute_missing(log, scratch, NEW, RECOMPUTED, 700)
+        compute_to_end(PartComputation(log, scratch, NEW, RECOMPUTED, 700), lambda: None)
         with pytest.raises(StateError, match="up to offset 700, the state only up to 500"):
             backfill(log, store, scratch, NEW)
         follow(Engine(NEW, store), log, 800)
         reached: list[tuple[int, int]] = []
-        backfill(log, store, scratch, NEW, progress=lambda *at: reached.append(at))
+        backfill(log, store, scratch, NEW, reached=lambda *at: reached.append(at))
         assert reached == [(800, 800)]
         check(log, store, 800)
 
@@ -205,7 +227,8 @@ def test_definitions_that_change_again_begin_the_backfill_anew(tmp_path: Path) -
         fill(log, 5, 1000)
         store, scratch = MemoryState(), MemoryState()
         follow(Engine(OLD, store), log, 800)
-        compute_missing(log, scratch, chosen([]), {"decayed"}, 700)
+        part = PartComputation(log, scratch, chosen([]), {"decayed"}, 700)
+        compute_to_end(part, lambda: None)
         backfill(log, store, scratch, NEW)
         check(log, store, 800)
 
@@ -233,7 +256,6 @@ BACKFILL = """
 import sys
 from pathlib import Path
 from tactful_streaming.definitions.reader import load_definitions
-from tactful_streaming.engine.backfill import backfill
 from tactful_streaming.log.embedded_log import EmbeddedLog
 from tactful_streaming.state.store import RocksState
 import tactful_streaming.engine.backfill as module
@@ -249,7 +271,12 @@ RocksState.write = noisy_write
 directory = Path(sys.argv[1])
 log = EmbeddedLog(directory / "log", read_only=True)
 state, scratch = RocksState(directory / "state"), RocksState(directory / "scratch")
-backfill(log, state, scratch, load_definitions(directory / "features.yaml"))
+definitions = load_definitions(directory / "features.yaml")
+meta = module.adopt_definitions(state, definitions)
+if meta.missing:
+    part = module.PartComputation(log, scratch, definitions, meta.missing, meta.offset)
+    module.compute_to_end(part, lambda: None)
+module.merge_computed(state, scratch, definitions)
 state.close()
 scratch.close()
 print("done", flush=True)
@@ -264,26 +291,18 @@ def test_kill_9_at_any_moment_of_a_backfill(tmp_path: Path) -> None:
         follow(Engine(OLD, store), log, 2000)
         store.close()
         rng = random.Random(7)
-        kills, merged, last = 0, 0, ""
-        while last != "done":
-            command = [sys.executable, "-c", BACKFILL, str(tmp_path)]
-            with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-                assert process.stdout is not None
-                for _ in range(rng.randrange(1, 25)):
-                    last = process.stdout.readline().strip()
-                    assert last, "the process died by itself"
-                    if last == "done":
-                        break
-                else:
-                    process.send_signal(signal.SIGKILL)
-                    kills += 1
-            if last != "done" and rng.random() < 0.3:
-                # The engine goes on in between, with some of the entities merged.
-                store = RocksState(tmp_path / "state")
-                engine = Engine(NEW, store)
+        merged = 0
+
+        def go_on() -> None:
+            """Let the engine go on in between, with some of the entities merged."""
+            nonlocal merged
+            if rng.random() < 0.3:
+                engine = Engine(NEW, RocksState(tmp_path / "state"))
                 follow(engine, log, min(engine.offset + 37, log.end))
                 engine.close()
                 merged += 1
+
+        kills = run_with_kills(BACKFILL, tmp_path, rng, 25, go_on)
         assert kills >= 3 and merged
         rebuilt = Engine(NEW, MemoryState())
         engine = Engine(NEW, RocksState(tmp_path / "state"))

@@ -1,9 +1,6 @@
 import functools
 import os
 import random
-import signal
-import subprocess
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -14,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.streaming.kills import run_with_kills
 from tests.streaming.oracle import Oracle
 from tests.streaming.streams import (
     DEFINITIONS,
@@ -71,8 +69,7 @@ def test_memory_grows_with_users_not_events() -> None:
     def after(people: int) -> int:
         """The size once each of `people` has done the same again."""
         begin = engine.offset
-        engine.apply([view(n, user_id=f"u{n % people}") for n in range(begin, begin + 8_000)])
-        engine.commit()
+        commit(engine, [view(n, user_id=f"u{n % people}") for n in range(begin, begin + 8_000)])
         return engine.nbytes
 
     first, again, more = after(1_000), after(1_000), after(8_000)
@@ -143,20 +140,7 @@ def test_kill_9_counts_every_event_once(tmp_path: Path, seed: int, count: int) -
     with EmbeddedLog(tmp_path / "log", durability="process") as log:
         log.append([payload for _, payload in records(entries)])
     rng = random.Random(seed)
-    kills, command = 0, [sys.executable, "-c", APPLY_ALL, str(tmp_path)]
-    while True:
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-            assert process.stdout is not None
-            last = ""
-            for _ in range(rng.randrange(1, 60)):
-                last = process.stdout.readline().strip()
-                assert last, "the process died by itself"
-                if last == "done":
-                    break
-            if last == "done":
-                break
-            process.send_signal(signal.SIGKILL)
-            kills += 1
+    kills = run_with_kills(APPLY_ALL, tmp_path, rng, 60)
     assert kills >= 3
     oracle = Oracle(definitions(), 0)
     for entry in entries:
@@ -171,6 +155,11 @@ def test_kill_9_counts_every_event_once(tmp_path: Path, seed: int, count: int) -
 def view(number: int, at: int = START, **fields: Any) -> tuple[int, bytes]:
     fields = {"user_id": "u", "item_id": "i", "type": "view", **fields}
     return number, encode_entry(Event(event_id=str(number), timestamp=at, **fields))
+
+
+def commit(engine: Engine, batch: Sequence[tuple[int, bytes]]) -> None:
+    engine.apply(batch)
+    engine.commit()
 
 
 @functools.cache
@@ -322,11 +311,9 @@ def test_event_ids_expire() -> None:
     engine = Engine(small(), store, EngineOptions(dedupe_days=2, allowed_lateness_ms=0))
     noon = START // DAY * DAY + DAY // 2
     payload = view(0, noon)[1]
-    engine.apply([(0, payload)])
-    engine.commit()
+    commit(engine, [(0, payload)])
     for day, seen in [(1, True), (2, True), (3, False)]:
-        engine.apply([view(day, noon + day * DAY)])
-        engine.commit()
+        commit(engine, [view(day, noon + day * DAY)])
         assert seen == engine.seen("0")
         assert seen == (b"d0" in keys_of(store, b"d"))
     assert engine.apply([(4, payload)]).applied == 1
@@ -338,12 +325,10 @@ def test_forgetting_many_ids_is_spread_over_commits() -> None:
     store = MemoryState()
     engine = Engine(small(), store, EngineOptions(dedupe_days=1, allowed_lateness_ms=0))
     for number in range(30):
-        engine.apply([view(number)])
-        engine.commit()
+        commit(engine, [view(number)])
     left = []
     for number in range(30, 40):
-        engine.apply([view(number, START + 3 * DAY)])
-        engine.commit()
+        commit(engine, [view(number, START + 3 * DAY)])
         left.append(len(keys_of(store, b"d")))
     assert all(-1 <= before - after <= 3 for before, after in zip([30, *left], left, strict=False))
     assert left[-1] == 10
@@ -378,12 +363,10 @@ def test_stored_entities_expire_some_at_each_commit() -> None:
     store = MemoryState()
     options = EngineOptions(allowed_lateness_ms=0, memory_bytes=1000)
     engine = Engine(load_definitions(feature), store, options)
-    engine.apply([view(number, user_id=f"u{number}") for number in range(600)])
-    engine.commit()
+    commit(engine, [view(number, user_id=f"u{number}") for number in range(600)])
     left = []
     for number in range(600, 603):
-        engine.apply([view(number, START + DAY, user_id="v")])
-        engine.commit()
+        commit(engine, [view(number, START + DAY, user_id="v")])
         left.append(len(keys_of(store, b"e")))
     assert (left[0] - left[1], left[2]) == (256, 1)
     assert left[0] > 256, "the first commit deleted no more either"
@@ -393,11 +376,9 @@ def test_a_dropped_entity_that_comes_back_is_kept() -> None:
     feature = "- {name: n, entity: user, event: view, aggregate: count, window: {size: 1m}}\n"
     store = MemoryState()
     engine = Engine(load_definitions(feature), store, EngineOptions(allowed_lateness_ms=0))
-    engine.apply([view(0)])
-    engine.commit()
+    commit(engine, [view(0)])
     engine.apply([view(1, START + 10 * MINUTE, user_id="other")])
-    engine.apply([view(2, START + 10 * MINUTE)])
-    engine.commit()
+    commit(engine, [view(2, START + 10 * MINUTE)])
     again = Engine(load_definitions(feature), store, EngineOptions(allowed_lateness_ms=0))
     assert again.read("user", "u", START + 10 * MINUTE)["n"] == 1
 
@@ -423,8 +404,7 @@ def test_groups_are_bounded_and_evictions_counted() -> None:
 def test_other_definitions_take_over_what_they_share(tmp_path: Path) -> None:
     stream = [view(number) for number in range(5)]
     engine = Engine(small(), RocksState(tmp_path))
-    engine.apply(stream)
-    engine.commit()
+    commit(engine, stream)
     engine.close()
     wider = small(
         "- {name: m, entity: user, event: view, aggregate: count, window: {size: 6m, slide: 1m}}"
@@ -437,8 +417,7 @@ def test_other_definitions_take_over_what_they_share(tmp_path: Path) -> None:
     engine.close()
     engine = Engine(wider, RocksState(tmp_path), EngineOptions(rebuild=True))
     assert (engine.offset, engine.missing) == (0, ())
-    engine.apply(stream)
-    engine.commit()
+    commit(engine, stream)
     engine.close()
     engine = Engine(wider, RocksState(tmp_path))
     assert (engine.offset, engine.missing) == (5, ())
@@ -463,8 +442,7 @@ def test_other_definitions_take_over_what_they_share(tmp_path: Path) -> None:
 def test_a_damaged_state_is_refused(key: bytes, value: bytes) -> None:
     store = MemoryState()
     engine = Engine(small(), store)
-    engine.apply([view(0)])
-    engine.commit()
+    commit(engine, [view(0)])
     store.write([(key, value)])
     with pytest.raises(StateError, match="replay"):
         Engine(small(), store)
@@ -542,8 +520,7 @@ def test_consumers_prepare_before_any_snapshot_is_taken() -> None:
 
     tally = Ordered()
     engine = Engine(small(), MemoryState(), EngineOptions(consumers={"a": tally, "b": Ordered()}))
-    engine.apply([view(0)])
-    engine.commit()
+    commit(engine, [view(0)])
     assert calls == ["before_commit", "before_commit", "snapshot", "snapshot"]
     engine.commit()
     assert tally.snapshots == 1, "an unchanged consumer is not written again"
@@ -556,8 +533,7 @@ def test_a_consumer_that_was_absent_begins_anew() -> None:
     store = MemoryState()
     for offset, consumers in enumerate([{"tally": Tally()}, {}, {"tally": Tally()}]):
         engine = Engine(small(), store, EngineOptions(consumers=consumers))
-        engine.apply([view(offset)])
-        engine.commit()
+        commit(engine, [view(offset)])
     assert consumers["tally"].counts == {"?": 1}
 
 
@@ -565,8 +541,7 @@ def test_a_failing_consumer_stops_the_engine() -> None:
     """A failing consumer stops the engine, and no event is lost."""
     store, tally = MemoryState(), Tally()
     engine = Engine(small(), store, EngineOptions(consumers={"tally": tally}))
-    engine.apply([view(0)])
-    engine.commit()
+    commit(engine, [view(0)])
     tally.poison = "2"
     with pytest.raises(ZeroDivisionError):
         engine.apply([view(1), view(2)])
@@ -590,8 +565,7 @@ class FullStore(MemoryState):
 def test_a_refused_commit_loses_nothing_and_may_be_tried_again() -> None:
     store, tally = FullStore(), Tally()
     engine = Engine(small(), store, EngineOptions(consumers={"tally": tally}))
-    engine.apply([view(0)])
-    engine.commit()
+    commit(engine, [view(0)])
     store.full = True
     engine.apply([view(1), (2, encode_entry(User(user_id="u", timestamp=START)))])
     with pytest.raises(StateError):
@@ -711,8 +685,7 @@ def test_a_tick_moves_the_watermark_and_counts_for_nothing() -> None:
 def test_a_watermark_does_not_go_back_when_the_delay_grows() -> None:
     store = MemoryState()
     engine = Engine(small(), store, EngineOptions(watermark_delay_ms=0))
-    engine.apply([view(0)])
-    engine.commit()
+    commit(engine, [view(0)])
     assert Engine(small(), store, EngineOptions(watermark_delay_ms=DAY)).watermark == START
 
 
@@ -777,8 +750,7 @@ def test_a_cleaner_commits_with_the_offset() -> None:
 
 def test_what_was_set_aside_counts_once_it_comes_again_mended() -> None:
     engine = Engine(small(), MemoryState(), EngineOptions(cleaner=Tidy()))
-    engine.apply([view(0, type="refund")])
-    engine.commit()
+    commit(engine, [view(0, type="refund")])
     assert not engine.seen("0")
     mended = view(0)[1]
 

@@ -1,10 +1,8 @@
 import random
-import signal
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 
+from tests.streaming.kills import run_with_kills
 from tests.streaming.streams import START, random_entries
 
 from tactful_streaming.contract.log_entries import (
@@ -148,20 +146,7 @@ def test_kill_9_leaves_every_action_in_the_log_exactly_once(tmp_path: Path) -> N
     (tmp_path / "features.yaml").write_text(DEFINITIONS)
     with EmbeddedLog(tmp_path / "log", durability="process") as log:
         log.append([encode_entry(entry) for entry in entries])
-    rng = random.Random(5)
-    kills, last = 0, ""
-    while last != "done":
-        command = [sys.executable, "-c", RUNNER, str(tmp_path)]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-            assert process.stdout is not None
-            for _ in range(rng.randrange(1, 40)):
-                last = process.stdout.readline().strip()
-                assert last, "the process died by itself"
-                if last == "done":
-                    break
-            else:
-                process.send_signal(signal.SIGKILL)
-                kills += 1
+    kills = run_with_kills(RUNNER, tmp_path, random.Random(5), 40)
     with EmbeddedLog(tmp_path / "log", read_only=True) as log:
         written = [decode_entry(payload) for _, payload in log.read(len(entries), 10**6)]
     assert Counter(e.event_id for e in written if isinstance(e, Event)) == expected

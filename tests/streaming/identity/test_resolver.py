@@ -156,17 +156,13 @@ def test_nothing_that_would_tell_people_apart_covertly_links() -> None:
 
 
 def test_a_device_that_changes_hands_leaves_each_their_own() -> None:
-    engine = new_engine()
-    feed(
-        engine,
-        [
-            view(device="d", at=1),
-            event("x.login", "u", "d", at=10),
-            view(device="d", at=11),
-            event("x.login", "v", "d", at=20),
-            view(device="d", at=21),
-            view(device="d", at=12),  # late: from when it was u's
-        ],
+    engine = fed(
+        view(device="d", at=1),
+        event("x.login", "u", "d", at=10),
+        view(device="d", at=11),
+        event("x.login", "v", "d", at=20),
+        view(device="d", at=21),
+        view(device="d", at=12),  # late: from when it was u's
     )
     assert (views(engine, "u"), views(engine, "v")) == (3, 1)
     assert engine.resolve("device:d", START + 15) == "u"
@@ -174,16 +170,12 @@ def test_a_device_that_changes_hands_leaves_each_their_own() -> None:
 
 
 def test_what_happens_after_a_logout_belongs_to_who_comes_next() -> None:
-    engine = new_engine()
-    feed(
-        engine,
-        [
-            event("x.login", "u", "d", at=10),
-            event("x.logout", "v", "d", at=11),  # somebody else's: changes nothing
-            view(device="d", at=12),
-            event("x.logout", device="d", at=20),
-            view(device="d", at=21),
-        ],
+    engine = fed(
+        event("x.login", "u", "d", at=10),
+        event("x.logout", "v", "d", at=11),  # somebody else's: changes nothing
+        view(device="d", at=12),
+        event("x.logout", device="d", at=20),
+        view(device="d", at=21),
     )
     assert (views(engine, "u"), views(engine, "device:d")) == (1, 1)
     feed(engine, [event("x.login", "v", "d", at=30)])
@@ -639,13 +631,16 @@ def split(key: str) -> int:
     return int(not key.startswith("device:"))
 
 
+HOME: dict[str, Any] = {"partition": 0, "partition_of": split}
+PERSON: dict[str, Any] = {"partition": 1, "partition_of": split}
+
+
+def linked(at: int) -> Link:
+    return Link(device_id="d", timestamp=START + at, user_id="u")
+
+
 def test_a_history_travels_once_however_often_it_is_sent() -> None:
-    home = fed(
-        view(device="d", at=1),
-        Link(device_id="d", timestamp=START + 2, user_id="u"),
-        partition=0,
-        partition_of=split,
-    )
+    home = fed(view(device="d", at=1), linked(2), **HOME)
     feed(home, [view(device="d", at=3)])
     home.commit()
     transfer, forwarded = home.transfers.ready().values()
@@ -653,38 +648,33 @@ def test_a_history_travels_once_however_often_it_is_sent() -> None:
     assert isinstance(transfer, Transfer)
     assert views(home, "device:d") == 0
     store = MemoryState()
-    person = new_engine(store, partition=1, partition_of=split)
+    person = new_engine(store, **PERSON)
     feed(person, [transfer, forwarded, transfer])
     person.commit()
-    person = new_engine(store, partition=1, partition_of=split)
+    person = new_engine(store, **PERSON)
     feed(person, [forwarded, transfer])
     assert views(person, "u") == 2
     # Who refuses meanwhile gets neither history nor events.
-    refusing = fed(refuse("u"), transfer, forwarded, partition=1, partition_of=split)
+    refusing = fed(refuse("u"), transfer, forwarded, **PERSON)
     assert views(refusing, "u") == 0
 
 
 @pytest.mark.parametrize("erased", ["u", "device:d"])
 def test_an_erased_user_gets_no_history(erased: str) -> None:
     """The history of a device is not added when its user or the device was erased."""
-    home = fed(
-        view(device="d", at=0),
-        Link(device_id="d", timestamp=START + 1, user_id="u"),
-        partition=0,
-        partition_of=split,
-    )
+    home = fed(view(device="d", at=0), linked(1), **HOME)
     home.commit()
     (transfer,) = home.transfers.ready().values()
-    assert views(fed(transfer, partition=1, partition_of=split), "u") == 1
-    assert views(fed(transfer, partition=1, partition_of=split, suppressed={erased}), "u") == 0
+    assert views(fed(transfer, **PERSON), "u") == 1
+    assert views(fed(transfer, suppressed={erased}, **PERSON), "u") == 0
 
 
 def test_a_forwarded_order_is_no_login() -> None:
-    home = fed(Link(device_id="d", timestamp=START, user_id="u"), partition=0, partition_of=split)
+    home = fed(linked(0), **HOME)
     feed(home, [event("purchase", device="d", at=3)])
     home.commit()
     (forwarded,) = home.transfers.ready().values()
-    person = fed(forwarded, partition=1, partition_of=split)
+    person = fed(forwarded, **PERSON)
     person.commit()
     assert person.transfers.ready() == {}
     assert person.read("user", "u", START + MINUTE)["spend"] == 1
@@ -693,13 +683,7 @@ def test_a_forwarded_order_is_no_login() -> None:
 def test_a_whole_log_reader_skips_transfers() -> None:
     """A reader of the whole log skips entries between partitions."""
     entries = [view(device="d", at=1), event("x.login", "u", "d", at=2), view(device="d", at=3)]
-    home = fed(
-        entries[0],
-        Link(device_id="d", timestamp=START + 2, user_id="u"),
-        entries[2],
-        partition=0,
-        partition_of=split,
-    )
+    home = fed(entries[0], linked(2), entries[2], **HOME)
     home.commit()
     whole = fed(*entries, *home.transfers.ready().values())
     assert views(whole, "u") == 2
@@ -707,7 +691,7 @@ def test_a_whole_log_reader_skips_transfers() -> None:
 
 def test_a_damaged_history_is_set_aside() -> None:
     letters: list[Any] = []
-    engine = new_engine(partition=1, partition_of=split, on_dead_letter=letters.extend)
+    engine = new_engine(on_dead_letter=letters.extend, **PERSON)
     bad = Transfer(
         transfer_id="t", timestamp=START, source="device:d", target="u", state=b"\xc1 nonsense"
     )

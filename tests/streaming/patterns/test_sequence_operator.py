@@ -293,12 +293,7 @@ def test_actions_may_follow_from_actions() -> None:
 - {name: c, entity: item, join: {event: [x.b, view], with: item_updates}}
 """)
     )
-    assert [(o.name, o.entity, o.wants_items) for o in operators] == [
-        ("a", "user", False),
-        ("b", "user", False),
-        ("c", "item", True),
-    ]
-    assert operators[0].types == frozenset({"view", "leave", "x.a"})
+    assert [(o.name, o.entity) for o in operators] == [("a", "user"), ("b", "user"), ("c", "item")]
 
 
 def test_the_published_form_of_a_match() -> None:

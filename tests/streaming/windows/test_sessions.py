@@ -30,7 +30,9 @@ def feed(
     watermarks = np.maximum.accumulate(np.array([before, *timestamps[:-1]]))
     if watermark is not None:
         watermarks = np.full(len(times), watermark)
-    return table.apply(0, Selection(table.touch(["u"] * len(times), times), times, watermarks)).late
+    rows = table.touch(["u"] * len(times), times)
+    outcome = table.apply(0, Selection(rows, times, watermarks))
+    return sum(map(len, outcome.late_by.values()))
 
 
 def rows(fired: Sequence[WindowResult]) -> list[tuple[int, int, list[str], list[float]]]:

@@ -205,7 +205,7 @@ class Driver:
                     [sources[source.texts] for sources in take] if source.texts else None,
                 ),
             )
-            self.late += outcome.late
+            self.late += sum(map(len, outcome.late_by.values()))
         for fired in self.table.emit(self.watermark, watermarks[-1]):
             groups: Sequence[str | None] = fired.groups or [None] * len(fired.keys)
             for key, group, value in zip(fired.keys, groups, fired.values, strict=True):
