@@ -1,5 +1,5 @@
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,17 @@ def read_parquet(shared_data: Path) -> Callable[[str], Any]:
     """Reads a Parquet file of the shared data into a data frame, or skips the test."""
     pandas = pytest.importorskip("pandas")
     return lambda name: pandas.read_parquet(_existing(shared_data / "data" / name))
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Small networks are slower on several threads, and far slower beside other tests."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def _existing(path: Path) -> Path:

@@ -120,11 +120,7 @@ def compare(
 
 
 def conclude(
-    estimate: Estimate,
-    *,
-    relative: bool = False,
-    alpha: float = 0.05,
-    tightest_at: float = 5000,
+    estimate: Estimate, *, relative: bool = False, alpha: float = 0.05, tightest_at: float = 5000
 ) -> Comparison:
     """Compute intervals and p-values of a difference from any estimator, as `compare`."""
     return Comparison(

@@ -206,21 +206,12 @@ class Quantile(_OfUnits):
     quantile is therefore derived from the variance of the *share of events below it* over units, a
     ratio, and converted to the scale of the values by the quantiles one standard error to each
     side.
-
-    Attributes:
-        units: Number of independently randomised units; at least 2.
-        level: Share of the values below it, in (0, 1).
-        value: The quantile.
-        standard_error: Standard error of the quantile, above 0.
-
-    Raises:
-        StatisticsError: An attribute is out of range.
     """
 
-    units: int
-    level: float
-    value: float
-    standard_error: float
+    units: int  # number of independently randomised units; at least 2
+    level: float  # share of the values below it, in (0, 1)
+    value: float  # the quantile
+    standard_error: float  # standard error of the quantile, above 0
 
     def __post_init__(self) -> None:
         """Validate the attributes."""

@@ -8,6 +8,7 @@ arms is a causal effect.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from graphlib import CycleError, TopologicalSorter
 from typing import Literal, get_args
 
 import msgspec
@@ -238,30 +239,28 @@ def assign_all(
     Raises:
         AssignmentError: The unit is empty, or prerequisites form a circle.
     """
+    by_key = {experiment.key: experiment for experiment in experiments}
     given: dict[str, str | None] = {}
     assignments: dict[str, Assignment] = {}
-    remaining = list(experiments)
-    while remaining:
-        keys = {experiment.key for experiment in remaining}
-        ready = [
-            experiment
-            for experiment in remaining
-            if not any(needed.experiment in keys for needed in experiment.prerequisites)
-        ]
-        if not ready:
-            raise AssignmentError(f"prerequisites form a circle among {sorted(keys)}; break it")
-        for experiment in ready:
-            assignments[experiment.key] = assign(
-                experiment,
-                unit,
-                attributes=attributes,
-                groups=groups,
-                given=given,
-                sticky=(sticky or {}).get(experiment.key),
-            )
-            given[experiment.key] = assignments[experiment.key].arm
-        remaining = [experiment for experiment in remaining if experiment.key not in given]
-    return {experiment.key: assignments[experiment.key] for experiment in experiments}
+    try:
+        order = [*prerequisite_graph(experiments).static_order()]
+    except CycleError as error:
+        keys = sorted(set(error.args[1]))
+        raise AssignmentError(f"prerequisites form a circle among {keys}; break it") from error
+    for key in filter(by_key.__contains__, order):
+        kept = (sticky or {}).get(key)
+        assignments[key] = assign(
+            by_key[key], unit, attributes=attributes, groups=groups, given=given, sticky=kept
+        )
+        given[key] = assignments[key].arm
+    return {key: assignments[key] for key in by_key}
+
+
+def prerequisite_graph(experiments: Sequence[Experiment]) -> TopologicalSorter[str]:
+    """Return the keys of experiments with those of the experiments that they need."""
+    return TopologicalSorter(
+        {it.key: [needed.experiment for needed in it.prerequisites] for it in experiments}
+    )
 
 
 def _draw(experiment: Experiment, number: int) -> tuple[str, float] | tuple[None, None]:

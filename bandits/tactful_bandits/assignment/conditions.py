@@ -104,7 +104,7 @@ def _operator(name: str, operand: object, actual: object, groups: Groups) -> boo
         return _OPERATORS[name](actual, operand)
     if name in _GROUPS:
         group = groups.get(operand, ()) if isinstance(operand, str) else ()
-        return _is_in(actual, group, _as_is) == (name == "$inGroup")
+        return _is_in(actual, group, str) == (name == "$inGroup")
     if name == "$not":
         return not _value(operand, actual, groups, ignore_case=False)
     if not isinstance(actual, list | tuple):
@@ -148,10 +148,6 @@ def _is_in(actual: object, allowed: object, fold: Callable[[str], str]) -> bool:
         return False
     values = actual if isinstance(actual, list | tuple) else (actual,)
     return any(_same(folded(value), folded(member)) for value in values for member in allowed)
-
-
-def _as_is(text: str) -> str:
-    return text
 
 
 def _ordered(actual: object, operand: object, holds: Callable[[int], bool]) -> bool:
@@ -255,10 +251,10 @@ _OPERATORS: Mapping[str, Callable[[object, object], bool]] = {
     **{f"${name}": _comparing(_ordered, _ORDER[name]) for name in ("lt", "lte", "gt", "gte")},
     **{f"$v{name}": _comparing(_versions, holds) for name, holds in _ORDER.items()},
     "$exists": lambda actual, operand: (actual is not None) == bool(operand),
-    "$in": lambda actual, operand: _is_in(actual, operand, _as_is),
+    "$in": lambda actual, operand: _is_in(actual, operand, str),
     "$ini": lambda actual, operand: _is_in(actual, operand, str.lower),
     "$nin": lambda actual, operand: (
-        isinstance(operand, list | tuple) and not _is_in(actual, operand, _as_is)
+        isinstance(operand, list | tuple) and not _is_in(actual, operand, str)
     ),
     "$nini": lambda actual, operand: (
         isinstance(operand, list | tuple) and not _is_in(actual, operand, str.lower)

@@ -19,13 +19,14 @@ JSON is YAML and is read too, as is the same structure of plain Python objects.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from graphlib import CycleError
 from itertools import combinations
 from pathlib import Path
 from typing import TypeVar
 
 import yaml
 
-from tactful_bandits.assignment.assign import Arm, Experiment
+from tactful_bandits.assignment.assign import Arm, Experiment, prerequisite_graph
 from tactful_bandits.assignment.eligibility import Holdout, Namespace, Prerequisite
 from tactful_bandits.assignment.hashing import equal_weights
 from tactful_bandits.errors import DefinitionError
@@ -84,6 +85,12 @@ class _Reader:
             problem = _missing_prerequisite(experiment, experiments)
             if problem:
                 raise self._error((i, "prerequisites"), problem)
+        try:
+            prerequisite_graph(experiments).prepare()
+        except CycleError as error:
+            i, key = min((i, it.key) for i, it in enumerate(experiments) if it.key in error.args[1])
+            problem = f"experiment {key!r} needs itself through its prerequisites"
+            raise self._error((i, "prerequisites"), problem) from error
         return experiments
 
     def _experiment(self, place: _Place, data: object) -> Experiment:
@@ -193,7 +200,7 @@ def _conflict(first: Experiment, second: Experiment) -> str | None:
 
 
 def _missing_prerequisite(experiment: Experiment, experiments: Sequence[Experiment]) -> str | None:
-    """Describe an unknown or circular prerequisite, or return None."""
+    """Describe an unknown prerequisite, or return None."""
     by_key = {other.key: other for other in experiments}
     for needed in experiment.prerequisites:
         other = by_key.get(needed.experiment)
@@ -203,22 +210,7 @@ def _missing_prerequisite(experiment: Experiment, experiments: Sequence[Experime
         unknown = sorted(set(needed.arms) - set(names))
         if unknown:
             return f"experiment {other.key!r} has no arms {unknown}, its arms are {names}"
-    if _reaches_itself(experiment, by_key):
-        return f"experiment {experiment.key!r} needs itself through its prerequisites"
     return None
-
-
-def _reaches_itself(experiment: Experiment, by_key: Mapping[str, Experiment]) -> bool:
-    visited: set[str] = set()
-    queue = [needed.experiment for needed in experiment.prerequisites]
-    while queue:
-        key = queue.pop()
-        if key == experiment.key:
-            return True
-        if key not in visited and key in by_key:
-            visited.add(key)
-            queue += [needed.experiment for needed in by_key[key].prerequisites]
-    return False
 
 
 def _read_yaml(text: str, name: str) -> _Reader:

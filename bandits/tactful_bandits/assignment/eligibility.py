@@ -11,9 +11,6 @@ class Namespace:
     """A slice of all units, for experiments that must not overlap.
 
     Experiments with disjoint slices of one namespace never share a unit.
-
-    Raises:
-        DefinitionError: The name or the slice is empty, or the version is unknown.
     """
 
     name: str  # name of the namespace; its seed is ``"__" + name``
@@ -85,11 +82,7 @@ class Holdout:
 
 @dataclass(frozen=True, slots=True)
 class Prerequisite:
-    """A condition on another experiment: the unit must have one of the named arms.
-
-    Raises:
-        DefinitionError: A name is empty, or no arm is named.
-    """
+    """A condition on another experiment: the unit must have one of the named arms."""
 
     experiment: str  # key of the other experiment
     arms: tuple[str, ...]  # names of the arms that admit the unit; at least one

@@ -123,9 +123,7 @@ class LoggedDecisions:
             if q.shape != chances.shape:
                 raise EvaluationError(f"model has shape {q.shape}, the policy {chances.shape}")
             expected, expected_target = q[rows, arms], (chances * q).sum(axis=1)
-        codes = None
-        if units is not None:
-            codes = np.unique(np.asarray(units), return_inverse=True)[1].astype(np.int64)
+        codes = None if units is None else np.unique(np.asarray(units), return_inverse=True)[1]
         return cls(
             np.asarray(rewards, dtype=np.float64),
             np.asarray(propensities, dtype=np.float64),

@@ -53,13 +53,9 @@ def cascade_doubly_robust(
 ) -> OffPolicyEstimate:
     """Estimate like `cascade_ips`, corrected by a model.
 
-    Args:
-        ratios: Ratio of each place, ``[n, places]``.
-        rewards: Reward of each place, ``[n, places]``.
-        expected: The model's expectation for each place and all below, given the list down to the
-            place, ``[n, places]``.
-        expected_target: The model's expectation before the place is filled, averaged over the
-            policy's choices for it given the list above, ``[n, places]``.
+    `expected` is the model's expectation for each place and all below, given the list down to the
+    place; `expected_target` that before the place is filled, averaged over the policy's choices for
+    it given the list above. All have the shape ``[n, places]``.
     """
     w, r = _checked(ratios, rewards)
     q, v = _checked(expected, expected_target, positive=False)

@@ -126,7 +126,7 @@ def evaluate_policy(
     gain = estimates[name].minus(logged)
     interval = gain.interval(confidence)
     overlap = measure_overlap(log)
-    sensitivity = [_sensitivity(log, limit, logged, confidence) for limit in limits]
+    sensitivity = tuple(_sensitivity(log, limit, logged, confidence) for limit in limits)
     reasons = _reasons(interval, gain.value, overlap, sensitivity, least_effective)
     if overlap.effective_rewards < least_effective_rewards:
         reasons.append(
@@ -137,14 +137,7 @@ def evaluate_policy(
     if not reasons:
         verdict = "better" if gain.value > 0 else "worse"
     return PolicyEvaluation(
-        estimates,
-        logged,
-        gain.value,
-        interval,
-        overlap,
-        tuple(sensitivity),
-        verdict,
-        tuple(reasons),
+        estimates, logged, gain.value, interval, overlap, sensitivity, verdict, tuple(reasons)
     )
 
 

@@ -46,11 +46,7 @@ class BudgetPacing:
     def __init__(
         self, budget: float, horizon: int, *, step: float, largest_price: float = 100.0
     ) -> None:
-        """Create a budget with price 0.
-
-        Raises:
-            PolicyError: A value is not positive.
-        """
+        """Create a budget with price 0."""
         for name, value in (("budget", budget), ("step", step), ("largest_price", largest_price)):
             if not 0 < value < float("inf"):
                 raise PolicyError(f"{name} is {value}: it must be finite and above 0")
@@ -70,10 +66,7 @@ class BudgetPacing:
     def terms(self, costs: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
         """Compute each arm's penalty, and whether the rest of the budget covers it.
 
-        Costs are the largest possible ones, ``[arms]``, from 0.
-
-        Raises:
-            PolicyError: A cost is negative or not finite.
+        Costs are the largest possible ones, ``[arms]``, finite and from 0.
         """
         money = np.asarray(costs, dtype=np.float64)
         if not ((money >= 0) & np.isfinite(money)).all():
@@ -81,11 +74,7 @@ class BudgetPacing:
         return self.price * money, money <= self.left
 
     def spend(self, cost: float) -> None:
-        """Book the cost of a decision, 0 included, and update the price.
-
-        Raises:
-            PolicyError: The cost is negative, or exceeds the rest of the budget.
-        """
+        """Book a cost up to the rest of the budget, 0 included, and update the price."""
         if not 0 <= cost <= self.left:
             raise PolicyError(f"a cost of {cost} exceeds the {self.left:g} left in the budget")
         self.spent = min(self.spent + cost, self.budget)  # the last bit may be rounded up
@@ -94,11 +83,7 @@ class BudgetPacing:
         self.price = min(max(0.0, moved), self.largest_price)
 
     def refund(self, cost: float) -> None:
-        """Return money that a decision did not cost, such as that of an unused coupon.
-
-        Raises:
-            PolicyError: The amount is negative or more than was spent.
-        """
+        """Return money that a decision did not cost, such as that of an unused coupon."""
         if not 0 <= cost <= self.spent:
             raise PolicyError(f"cannot refund {cost}: only {self.spent:g} were spent")
         self.spent -= cost

@@ -96,7 +96,7 @@ def choose_best(
     if not explore:
         return Choice(best, 1.0, "deterministic")
     arm = _any(arms, rng) if rng.random() < explore else best
-    floor = explore / _count(arms)
+    floor = explore / len(arms)
     return Choice(arm, floor + (1 - explore if arm == best else 0.0), "exact")
 
 
@@ -116,13 +116,13 @@ def choose_winner(
     winners = draws.argmax(axis=1)
     arm = _any(arms, rng) if explore and rng.random() < explore else int(winners[0])
     share = np.count_nonzero(winners == arm) / len(winners)
-    propensity = (1 - explore) * share + explore / _count(arms)
+    propensity = (1 - explore) * share + explore / len(arms)
     return Choice(arm, propensity, "exact" if explore else "estimated")
 
 
-def _allowed_arms(allowed: NDArray[np.bool_] | None, arms: int) -> int | NDArray[np.intp]:
+def _allowed_arms(allowed: NDArray[np.bool_] | None, arms: int) -> NDArray[np.intp]:
     if allowed is None:
-        return arms
+        return np.arange(arms)
     if allowed.shape != (arms,):
         raise PolicyError(f"`allowed` has shape {allowed.shape}, not [{arms}]")
     indices = np.flatnonzero(allowed)
@@ -131,9 +131,5 @@ def _allowed_arms(allowed: NDArray[np.bool_] | None, arms: int) -> int | NDArray
     return indices
 
 
-def _count(arms: int | NDArray[np.intp]) -> int:
-    return arms if isinstance(arms, int) else len(arms)
-
-
-def _any(arms: int | NDArray[np.intp], rng: np.random.Generator) -> int:
-    return int(rng.integers(arms) if isinstance(arms, int) else rng.choice(arms))
+def _any(arms: NDArray[np.intp], rng: np.random.Generator) -> int:
+    return int(arms[rng.integers(len(arms))])

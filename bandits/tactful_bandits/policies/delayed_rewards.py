@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from operator import itemgetter
 from typing import Self
 
 import msgspec
@@ -33,12 +34,6 @@ class _State(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="pendi
     pending: dict[str, _Pending]
 
 
-@dataclass(frozen=True, slots=True)
-class _Waiting:
-    at: float
-    decision: Observation
-
-
 class PendingRewards:
     """Decisions that wait for their reward.
 
@@ -54,7 +49,7 @@ class PendingRewards:
         if not 0 < window < float("inf"):
             raise PolicyError(f"window is {window}: it must be finite and above 0")
         self.window = float(window)
-        self._waiting: dict[str, _Waiting] = {}
+        self._waiting: dict[str, tuple[float, Observation]] = {}  # time and decision
 
     def __len__(self) -> int:
         """Return the number of pending decisions."""
@@ -64,7 +59,7 @@ class PendingRewards:
         """Add a decision with an id of its own; its `reward` is ignored."""
         if decision_id in self._waiting:
             raise PolicyError("a decision with this id is pending: ids must not repeat")
-        self._waiting[decision_id] = _Waiting(float(at), decision)
+        self._waiting[decision_id] = float(at), decision
 
     def settle(self, decision_id: str, reward: float, at: float) -> Observation | None:
         """Match a reward to its decision, and return the decision ready to be learnt.
@@ -75,16 +70,16 @@ class PendingRewards:
         if not math.isfinite(reward):
             raise PolicyError(f"reward is {reward}: it must be finite")
         entry = self._waiting.get(decision_id)
-        if entry is None or at >= entry.at + self.window:
+        if entry is None or at >= entry[0] + self.window:
             return None
         del self._waiting[decision_id]
-        return replace(entry.decision, reward=float(reward))
+        return replace(entry[1], reward=float(reward))
 
     def expire(self, now: float) -> list[Observation]:
         """Remove and return decisions after their window, with reward 0, oldest first."""
-        over = [key for key, entry in self._waiting.items() if now >= entry.at + self.window]
-        expired = sorted((self._waiting.pop(key) for key in over), key=lambda entry: entry.at)
-        return [replace(entry.decision, reward=0.0) for entry in expired]
+        over = [key for key, (at, _) in self._waiting.items() if now >= at + self.window]
+        expired = sorted((self._waiting.pop(key) for key in over), key=itemgetter(0))
+        return [replace(decision, reward=0.0) for _, decision in expired]
 
     def discard(self, decision_ids: Iterable[str]) -> int:
         """Remove pending decisions, for example of an erased person; return their number."""
@@ -94,13 +89,13 @@ class PendingRewards:
         """Serialise all pending decisions."""
         pending = {
             key: _Pending(
-                entry.at,
-                entry.decision.arm,
-                np.asarray(entry.decision.features, dtype="<f8").tobytes(),
-                entry.decision.period,
-                entry.decision.propensity,
+                at,
+                decision.arm,
+                np.asarray(decision.features, dtype="<f8").tobytes(),
+                decision.period,
+                decision.propensity,
             )
-            for key, entry in self._waiting.items()
+            for key, (at, decision) in self._waiting.items()
         }
         return pack(_State(self.window, pending))
 

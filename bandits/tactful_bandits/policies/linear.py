@@ -81,11 +81,7 @@ class LinearBandit(PeriodPolicy):
         explore: float = 0.0,
         memory: Memory | None = None,
     ) -> None:
-        """Create a policy without observations.
-
-        The rule is Thompson sampling by default; without a `memory` everything is kept without
-        limit.
-        """
+        """Create a policy without observations, by default of Thompson sampling."""
         kept = memory or Memory()
         require_shape(arms, features, ridge, kept.periods or 1)
         self.arms, self.features = arms, features
@@ -123,10 +119,9 @@ class LinearBandit(PeriodPolicy):
         penalties: ArrayLike | None = None,
         allowed: ArrayLike | None = None,
     ) -> Choice:
-        """Choose an arm.
+        """Choose an arm; `allowed` is the mask of the allowed ones.
 
-        `penalties`, ``[arms]``, are costs in units of reward, subtracted from the scores; `allowed`
-        is the mask of the allowed arms.
+        `penalties`, ``[arms]``, are costs in units of reward, subtracted from the scores.
         """
         return self._models.choose(features, self.rule, self.explore, rng, penalties, allowed)
 
@@ -160,8 +155,7 @@ class LinearBandit(PeriodPolicy):
     def learn(self, observations: Iterable[Observation]) -> int:
         """Learn from many decisions with one recomputation; return the number that count.
 
-        Raises:
-            PolicyError: A decision is invalid; those before it are learnt.
+        Those before an invalid decision are learnt.
         """
         try:
             return self._add(observations, 1)

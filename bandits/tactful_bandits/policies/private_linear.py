@@ -83,13 +83,11 @@ class PrivateLinearBandit:
         explore: float = 0.0,
         entropy: Callable[[int], bytes] = os.urandom,
     ) -> None:
-        """Create a policy without observations.
+        """Create a policy without observations, by default of Thompson sampling.
 
-        `tactful_privacy.DiscreteGaussian` converts rho to epsilon and delta. The rule is Thompson
-        sampling by default; `entropy` is the source of random bytes for the noise.
-
-        Raises:
-            PolicyError: A value is out of range, or the noise would be too large to be of use.
+        `tactful_privacy.DiscreteGaussian` converts rho to epsilon and delta. `entropy` is the
+        source of random bytes for the noise. Raise PolicyError if that would be too large to be of
+        use.
         """
         require_shape(arms, features, ridge)
         if batches < 1 or contributions < 1 or not rho > 0:

@@ -35,7 +35,6 @@ class BetaBandit(PeriodPolicy):
     """Thompson sampling from beta posteriors of the arms' success rates.
 
     Attributes:
-        arms: Number of arms.
         prior: Prior successes and failures of every arm, each above 0.
         explore: Share of decisions that take any arm, from 0 to 1.
         draws: Joint draws from the posterior per decision, see `Thompson`.
@@ -86,7 +85,7 @@ class BetaBandit(PeriodPolicy):
     def learn(self, observations: Iterable[Observation]) -> int:
         """Learn from many decisions and return the number that count.
 
-        A decision that is invalid raises PolicyError; those before it are learnt.
+        Those before an invalid decision are learnt.
         """
         return sum(
             self.update(decision.arm, decision.reward, period=decision.period)

@@ -145,17 +145,22 @@ def _look(
 ) -> GuardrailLook:
     if min(control.units, treatment.units) < guardrail.minimum_units:
         return GuardrailLook(guardrail, "too few data", None)
+    seen_at_last = False
     kept, rare = _KEPT_FOR_THE_LAST_LOOK * alpha, _KEPT_FOR_RARE_OUTCOMES * alpha
     if _is_normal(guardrail, control, treatment):
         watched = alpha - kept - rare
         estimate = _loss(guardrail, control, treatment)
         loss = _ends(estimate, watched, tightest_at)
-        seen_at_last = last_look and (
-            fixed_horizon_p_value(estimate, alternative="greater")
-            < _last_level(guardrail, control, treatment, watched, kept, tightest_at)
-        )
+        if last_look:
+            # Units arrive at the same rate in both arms, so the first look was possible when the
+            # smaller arm had enough.
+            last = estimate.units
+            first = last * guardrail.minimum_units / min(control.units, treatment.units)
+            span = {"tightest_at": tightest_at, "first": first, "last": last}
+            p = fixed_horizon_p_value(estimate, alternative="greater")
+            seen_at_last = p < last_level(alpha=watched, kept=kept, **span)
     elif isinstance(control, Proportion) and isinstance(treatment, Proportion):
-        loss, seen_at_last = _exact_loss(guardrail, control, treatment, rare), False
+        loss = _exact_loss(guardrail, control, treatment, rare)
     else:
         return GuardrailLook(guardrail, "too few data", None)
     verdict: GuardrailVerdict = "undecided"
@@ -164,24 +169,6 @@ def _look(
     elif loss.high < 0:
         verdict = "no harm"
     return GuardrailLook(guardrail, verdict, loss)
-
-
-def _last_level(
-    guardrail: Guardrail,
-    control: Sample,
-    treatment: Sample,
-    watched: float,
-    kept: float,
-    tightest_at: float,
-) -> float:
-    """Compute the level of the test at the last look.
-
-    Units arrive at the same rate in both arms, so the first look was possible when the smaller arm
-    had enough.
-    """
-    units = control.units + treatment.units
-    first = units * guardrail.minimum_units / min(control.units, treatment.units)
-    return last_level(alpha=watched, kept=kept, tightest_at=tightest_at, first=first, last=units)
 
 
 def _ends(estimate: Estimate, alpha: float, tightest_at: float) -> Interval:

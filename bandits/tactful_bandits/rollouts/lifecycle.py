@@ -18,6 +18,7 @@ draft → shadow → canary (1 → 5 → 10 → 25 → 50 → 100 %) → decided
 """
 
 from dataclasses import replace
+from functools import partial
 
 from tactful_bandits.analysis.sample_ratio import check_sample_ratio
 from tactful_bandits.errors import LifecycleError
@@ -62,15 +63,8 @@ def judge_rollout(rollout: Rollout, seen: StageObservations, *, at: int) -> Roll
 
     A stage advances at the first look after its planned duration with sufficient data and, if the
     plan requires it, proof. This is its last look and spends the part of alpha kept for it
-    (`tactful_bandits.check_guardrails`).
-
-    Args:
-        rollout: A rollout in canary or held.
-        seen: Observations since the stage began.
-        at: Present time in epoch milliseconds.
-
-    Returns:
-        The rollout, the same if nothing changed, and the results of the checks.
+    (`tactful_bandits.check_guardrails`). The observations are those since the stage began; `at` is
+    the present time in epoch milliseconds.
 
     Raises:
         LifecycleError: The state is another, or the time is before the last transition.
@@ -81,16 +75,26 @@ def judge_rollout(rollout: Rollout, seen: StageObservations, *, at: int) -> Roll
     plan, share = rollout.plan, rollout.share
     over = at - rollout.since >= plan.stage_ms
     if share == 1:
-        return RolloutLook(_shipped(rollout, at) if over else rollout, (), None)
+        if over:
+            reason = "the last stage is over"
+            rollout = _move(rollout, "decided", at=at, by=SYSTEM, reason=reason, decision="ship")
+        return RolloutLook(rollout, (), None)
     ratio = check_sample_ratio(
         seen.units, (1 - share, share), alpha=plan.sample_ratio_alpha / len(plan.stages)
     )
-    looks = _guarded(plan, seen)
+    check = partial(
+        check_guardrails,
+        plan.guardrails,
+        seen.samples,
+        alpha=plan.stage_alpha,
+        tightest_at=plan.tightest_at,
+    )
+    looks = check()
     undisturbed = rollout.state == "canary" and not any(look.rolls_back for look in looks)
     if undisturbed and ratio.mismatch:
         after = _move(rollout, "held", at=at, by=SYSTEM, reason="sample ratio mismatch")
     elif undisturbed and over and _ready(plan, looks):
-        looks = _guarded(plan, seen, last_look=True)
+        looks = check(last_look=True)
         after = _harmed(rollout, looks, at) or _advanced(rollout, at)
     else:
         after = _harmed(rollout, looks, at) or rollout
@@ -156,18 +160,6 @@ def poolable_stages(rollout: Rollout) -> tuple[int, ...]:
     return tuple(numbers)
 
 
-def _guarded(
-    plan: RolloutPlan, seen: StageObservations, *, last_look: bool = False
-) -> tuple[GuardrailLook, ...]:
-    return check_guardrails(
-        plan.guardrails,
-        seen.samples,
-        alpha=plan.stage_alpha,
-        tightest_at=plan.tightest_at,
-        last_look=last_look,
-    )
-
-
 def _ready(plan: RolloutPlan, looks: tuple[GuardrailLook, ...]) -> bool:
     enough = {"no harm"} if plan.proof else {"no harm", "undecided"}
     return all(look.verdict in enough for look in looks if look.guardrail.critical)
@@ -186,11 +178,6 @@ def _advanced(rollout: Rollout, at: int) -> Rollout:
         return _move(rollout, "canary", at=at, by=SYSTEM, reason="no harm seen", stage=stage)
     reason = "the last stage is over, and was not meant for everybody"
     return _move(rollout, "decided", at=at, by=SYSTEM, reason=reason, decision="inconclusive")
-
-
-def _shipped(rollout: Rollout, at: int) -> Rollout:
-    reason = "the last stage is over"
-    return _move(rollout, "decided", at=at, by=SYSTEM, reason=reason, decision="ship")
 
 
 def _move(

@@ -3,25 +3,20 @@
 An actor proposes an action in ``[-1, 1]``, a critic estimates its value, and the actor ascends the
 critic's gradient (Lillicrap et al., ICLR 2016, arXiv 1509.02971). The minimum of several critics as
 a target, delayed actors and smoothed targets are those of TD3 (Fujimoto, van Hoof, Meger, ICML
-2018, arXiv 1802.09477). Measures against failures on rewards of another scale and on saturated
-actors:
+2018, arXiv 1802.09477). Measures against rewards of another scale, saturated actors and noise:
 
 - the actor's loss is divided by the mean absolute value of the critic (Fujimoto, Gu, NeurIPS 2021,
   arXiv 2106.06860), and the inputs of its tanh are penalised;
-- states and rewards are normalised by statistics of the first, random steps, which are then frozen
-  and saved with the network: later drift does not change the scale;
+- states and rewards are normalised by frozen statistics of the first, random steps;
 - bootstrapping stops where an episode terminated, not where it was truncated;
 - the last layer of the actor starts at 0, so an untrained actor gives action 0: the champion;
-- if rewards are mostly noise, a critic overfits and its actor follows the noise of the latest
-  steps. Weight decay regularises the critics (Loshchilov, Hutter, ICLR 2019, arXiv
-  1711.05101), and the actor ascends the mean of several critics, whose errors partly cancel
-  (as in Chen et al., ICLR 2021, arXiv 2101.05982);
-- if several actions are equivalent, critics get the effect of an action instead (`effect`).
-  Otherwise they learn that map from rewards and smooth its corners: with exploration noise the
-  actor would then find the optimum of smoothed values, which is not the optimum;
+- weight decay regularises the critics, which would overfit noisy rewards (Loshchilov, Hutter, ICLR
+  2019, arXiv 1711.05101), and the actor ascends the mean of several critics, whose errors partly
+  cancel (as in Chen et al., ICLR 2021, arXiv 2101.05982);
+- critics get the effect of an action (`effect`) if several actions are equivalent: they would learn
+  that map from rewards and smooth its corners, and the actor would find a wrong optimum;
 - the actor that acts and is exported may be an average over training (Polyak, Juditsky, SIAM
-  Journal on Control and Optimization 30, 1992): it leaves the champion gradually, whereas the actor
-  itself jumps after the warm-up.
+  Journal on Control and Optimization 30, 1992): it leaves the champion gradually.
 """
 
 from __future__ import annotations
@@ -114,13 +109,7 @@ class Proposal:
 
 
 class DdpgAgent:
-    """Actor, critics and replay buffer.
-
-    Attributes:
-        settings: Hyperparameters.
-        replay: Replay buffer.
-        updates: Number of critic updates.
-    """
+    """Actor, critics and replay buffer."""
 
     def __init__(
         self,

@@ -25,6 +25,9 @@ except ModuleNotFoundError as error:
     ) from error
 
 
+Floats = NDArray[np.float64]
+
+
 @dataclass(frozen=True)
 class Reward:
     """Reward of an hour.
@@ -39,10 +42,10 @@ class Reward:
     shortfall: float = 0.0  # penalty per unit of margin below `least_margin`, a soft constraint
     least_margin: float = 0.0  # margin below which the penalty begins
 
-    def of(self, step: MarketStep, sessions: int) -> NDArray[np.float64]:
+    def of(self, step: MarketStep, sessions: int) -> Floats:
         """Compute the rewards of a step, ``[environments]``."""
         kept = (step.purchases - step.returns) / sessions
-        reward: NDArray[np.float64] = (
+        reward: Floats = (
             self.clicks * step.click_rate
             + self.purchases * kept
             + self.margin * np.maximum(step.margin, 0)
@@ -51,7 +54,7 @@ class Reward:
         return reward
 
 
-class MarketEnv(gymnasium.Env[NDArray[np.float64], NDArray[np.float64]]):
+class MarketEnv(gymnasium.Env[Floats, Floats]):
     """Simulated shop. Actions are bounded changes of the champion's weights."""
 
     def __init__(
@@ -76,7 +79,7 @@ class MarketEnv(gymnasium.Env[NDArray[np.float64], NDArray[np.float64]]):
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[NDArray[np.float64], dict[str, Any]]:
+    ) -> tuple[Floats, dict[str, Any]]:
         """Start a new episode."""
         super().reset(seed=seed)
         chosen = int(self.np_random.integers(2**63))
@@ -85,9 +88,7 @@ class MarketEnv(gymnasium.Env[NDArray[np.float64], NDArray[np.float64]]):
         self._hour = 0
         return self._market.state[0], {}
 
-    def step(
-        self, action: NDArray[np.float64]
-    ) -> tuple[NDArray[np.float64], float, bool, bool, dict[str, Any]]:
+    def step(self, action: Floats) -> tuple[Floats, float, bool, bool, dict[str, Any]]:
         """Simulate an hour; `info` holds its click rates, promotion and weights."""
         if self._market is None:
             raise PolicyError("the environment must be reset before its first step")
@@ -104,9 +105,7 @@ class MarketEnv(gymnasium.Env[NDArray[np.float64], NDArray[np.float64]]):
         return self._market.state[0], reward, False, self._hour >= self.hours, info
 
 
-class MarketVectorEnv(
-    gymnasium.vector.VectorEnv[NDArray[np.float64], NDArray[np.float64], NDArray[Any]]
-):
+class MarketVectorEnv(gymnasium.vector.VectorEnv[Floats, Floats, NDArray[Any]]):
     """Several simulated shops, simulated by one set of array operations.
 
     All episodes end together; the next step starts new ones (`AutoresetMode.NEXT_STEP`).
@@ -135,11 +134,8 @@ class MarketVectorEnv(
         self._market: MarketSimulator | None = None
 
     def reset(
-        self,
-        *,
-        seed: int | list[int | None] | None = None,
-        options: dict[str, Any] | None = None,
-    ) -> tuple[NDArray[np.float64], dict[str, Any]]:
+        self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Floats, dict[str, Any]]:
         """Start new episodes in all shops, with one seed."""
         super().reset(seed=seed[0] if isinstance(seed, list) else seed)
         chosen = int(self.np_random.integers(2**63))
@@ -149,14 +145,8 @@ class MarketVectorEnv(
         return self._market.state, {}
 
     def step(
-        self, actions: NDArray[np.float64]
-    ) -> tuple[
-        NDArray[np.float64],
-        NDArray[np.float64],
-        NDArray[np.bool_],
-        NDArray[np.bool_],
-        dict[str, Any],
-    ]:
+        self, actions: Floats
+    ) -> tuple[Floats, Floats, NDArray[np.bool_], NDArray[np.bool_], dict[str, Any]]:
         """Simulate an hour in every shop."""
         if self._market is None:
             raise PolicyError("the environments must be reset before their first step")

@@ -56,13 +56,8 @@ def effect_of_weights(bounds: WeightBounds) -> Effect:
 
 def make_tuner(bounds: WeightBounds, seed: int = 0) -> DdpgAgent:
     """Create an untrained agent for the state of `MarketSimulator`."""
-    return DdpgAgent(
-        len(STATE),
-        len(bounds.champion),
-        settings=TUNER_SETTINGS,
-        seed=seed,
-        effect=effect_of_weights(bounds),
-    )
+    effect, actions = effect_of_weights(bounds), len(bounds.champion)
+    return DdpgAgent(len(STATE), actions, settings=TUNER_SETTINGS, seed=seed, effect=effect)
 
 
 @dataclass(frozen=True, eq=False)

@@ -18,15 +18,15 @@ events of the type `x.coupon_offer`.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
-import yaml
 from msgspec import Meta
 
 from tactful.errors import ConfigError
+from tactful.experiments.definitions import read_entries, require_distinct
 from tactful_bandits.assignment.conditions import require_condition
 from tactful_bandits.errors import DefinitionError
 
@@ -40,45 +40,31 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 
 
 class CouponBudget(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Budget of a campaign.
+    """Budget of a campaign."""
 
-    Attributes:
-        amount: hard bound on the total cost, in units of money.
-        decisions: expected number of decisions.
-    """
-
-    amount: Annotated[float, Meta(gt=0)]
-    decisions: Annotated[int, Meta(ge=1)]
+    amount: Annotated[float, Meta(gt=0)]  # hard bound on the total cost, in units of money
+    decisions: Annotated[int, Meta(ge=1)]  # expected number of decisions
 
 
 class CouponDefinition(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One campaign.
+    """One campaign."""
 
-    Attributes:
-        name: small letters, digits, `-` and `_`.
-        action: the `emit` of a sequence or join.
-        cost: the most that one coupon can cost, in units of money.
-        budget: bound on the cost of all coupons.
-        offer: properties of the coupon for the shop.
-        valid_hours: time to redeem it; its cost is then refunded to the budget.
-        eligible: condition on features of the user.
-        holdout: share of the users who never get one, always the same, to measure the effect.
-        explore: share of the other users who get one at any expected gain, to learn from.
-        gain: expected gain of a coupon, as weights of features; `constant` stands alone. Without
-            any, all eligible users get one.
-        features: names of the features that are logged with a decision, to learn `gain` from.
-    """
-
-    name: str
-    action: str
-    cost: Annotated[float, Meta(gt=0)]
-    budget: CouponBudget
-    offer: dict[str, str | float | bool] = {}
+    name: str  # small letters, digits, `-` and `_`
+    action: str  # the `emit` of a sequence or join
+    cost: Annotated[float, Meta(gt=0)]  # the most that one coupon can cost, in units of money
+    budget: CouponBudget  # bound on the cost of all coupons
+    offer: dict[str, str | float | bool] = {}  # properties of the coupon for the shop
+    # Time to redeem it; its cost is then refunded to the budget
     valid_hours: Annotated[float, Meta(gt=0)] = 48.0
-    eligible: dict[str, Any] = {}
+    eligible: dict[str, Any] = {}  # condition on features of the user
+    # Share of the users who never get one, always the same, to measure the effect
     holdout: Annotated[float, Meta(gt=0, lt=1)] = 0.1
+    # Share of the other users who get one at any expected gain, to learn from
     explore: Annotated[float, Meta(ge=0, le=1)] = 0.2
+    # Expected gain of a coupon, as weights of features; `constant` stands alone. Without any, all
+    # eligible users get one.
     gain: dict[str, float] = {}
+    # Names of the features that are logged with a decision, to learn `gain` from
     features: tuple[str, ...] = ()
 
     @property
@@ -88,19 +74,12 @@ class CouponDefinition(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
 
 
 def load_coupons(path: Path, *, actions: Collection[str] | None = None) -> list[CouponDefinition]:
-    """Read the campaigns of a YAML file; their actions must be among `actions`, if given.
+    """Read the campaigns of a YAML file; raise ConfigError that names the wrong one.
 
-    Raises:
-        ConfigError: if the file cannot be read, or a campaign is wrong; the message names it.
+    Their actions must be among `actions`, if given.
     """
-    try:
-        plain = yaml.safe_load(path.read_text("utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
-        raise ConfigError(f"{path}: cannot be read: {error}") from error
-    if not isinstance(plain, Sequence) or isinstance(plain, str):
-        raise ConfigError(f"{path}: must be a list of campaigns")
     campaigns: list[CouponDefinition] = []
-    for number, entry in enumerate(plain, 1):
+    for number, entry in enumerate(read_entries(path, "campaigns"), 1):
         where = f"{path}: campaign number {number}"
         try:
             campaign = msgspec.convert(entry, CouponDefinition)
@@ -117,7 +96,5 @@ def load_coupons(path: Path, *, actions: Collection[str] | None = None) -> list[
                 f"{', '.join(sorted(it.removeprefix('x.') for it in actions)) or 'no actions'}"
             )
         campaigns.append(campaign)
-    names = [campaign.name for campaign in campaigns]
-    if repeated := sorted({name for name in names if names.count(name) > 1}):
-        raise ConfigError(f"{path}: written twice: {', '.join(repeated)}")
+    require_distinct(path, [campaign.name for campaign in campaigns])
     return campaigns

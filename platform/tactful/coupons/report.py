@@ -82,8 +82,7 @@ def read_coupon_outcomes(
         np.array([person.spent for person in over], np.float64),
         np.array([person.discount for person in over], np.float64),
         np.array(
-            [it.features if len(it.features) == width else [0.0] * width for it in over],
-            np.float64,
+            [it.features if len(it.features) == width else [0.0] * width for it in over], np.float64
         ).reshape(len(over), width),
     )
 

@@ -81,8 +81,26 @@ class RolloutController:
             StorageError: if the database cannot be used.
             StreamingError: if the log cannot be read.
         """
+        looks = []
         with self._working:
-            return self._run()
+            active = [row for row in self._store.all() if row.rollout.state in ("canary", "held")]
+            keys = {stored.key for stored in active}
+            self._watched = {key: it for key, it in self._watched.items() if key in keys}
+            for stored in active:
+                if stored.archived or self._clock() - stored.looked_at < self._between(stored):
+                    continue
+                try:
+                    look = self._take(stored)
+                except ExperimentError as error:  # the others are looked at all the same
+                    logger.error("rollout %s cannot be judged: %s", stored.key, error)
+                    continue
+                if look is not None:
+                    looks.append(look)
+                    if (state := look.state) != stored.rollout.state:
+                        logger.info(
+                            "rollout %s is %s after look %d", stored.key, state, look.number
+                        )
+        return looks
 
     def forget(self, traces: SubjectIds) -> None:
         """Remove erased users from the counts; waits for looks in progress.
@@ -92,26 +110,6 @@ class RolloutController:
         with self._working:
             for watched in self._watched.values():
                 watched.tally.forget(traces)
-
-    def _run(self) -> list[LookRecord]:
-        looks = []
-        active = [row for row in self._store.all() if row.rollout.state in ("canary", "held")]
-        keys = {stored.key for stored in active}
-        self._watched = {key: it for key, it in self._watched.items() if key in keys}
-        for stored in active:
-            if stored.archived or self._clock() - stored.looked_at < self._between(stored):
-                continue
-            try:
-                look = self._take(stored)
-            except ExperimentError as error:  # the others are looked at all the same
-                logger.error("rollout %s cannot be judged: %s", stored.key, error)
-                continue
-            if look is None:
-                continue
-            looks.append(look)
-            if look.state != stored.rollout.state:
-                logger.info("rollout %s is %s after look %d", stored.key, look.state, look.number)
-        return looks
 
     def _take(self, stored: StoredRollout) -> LookRecord | None:
         tally = self._count(stored)
@@ -173,11 +171,7 @@ def apply_file(store: RolloutStore, path: Path) -> None:
     """Store the rollouts that a file defines, at the start of a server.
 
     A rollout that has begun and is now defined differently goes on as it was, with a warning, so
-    that the server starts nevertheless.
-
-    Raises:
-        ConfigError: if the file is wrong.
-        StorageError: if the database cannot be used.
+    that the server starts nevertheless. Raise ConfigError if the file is wrong.
     """
     for definition in load_rollouts(path):
         try:
@@ -223,11 +217,7 @@ def served_now(stored: Iterable[StoredRollout]) -> list[Served]:
 
 
 def write_served(path: Path, stored: Iterable[StoredRollout]) -> None:
-    """Write the rollouts that take part to a file, if it does not hold them already.
-
-    Raises:
-        StorageError: if it cannot be written.
-    """
+    """Write the rollouts that take part to a file; raise StorageError if that fails."""
     content = msgspec.json.encode(served_now(stored))
     try:
         held = path.read_bytes() if path.exists() else b"[]"

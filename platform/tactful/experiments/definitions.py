@@ -114,20 +114,12 @@ class RolloutDefinition(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
         return frozenset("objective" if name == "tuner" else name for name in self.change)
 
     def parts(self) -> dict[str, Any]:
-        """Return the replaced attributes of a policy.
-
-        Raises:
-            ConfigError: if a parameter is unknown or out of range.
-        """
+        """Return the replaced attributes of a policy; raise ConfigError for a wrong one."""
         parameters = {k: v for k, v in self.change.items() if k not in ("model", "tuner")}
         return policy_parts(parameters, where=f"rollout {self.key!r}: change")
 
     def plan(self) -> RolloutPlan:
-        """Check the definition and return its plan.
-
-        Raises:
-            ConfigError: if the definition is wrong.
-        """
+        """Return the plan of the definition; raise ConfigError if that is wrong."""
         from tactful_bandits.rollouts.guardrails import Guardrail
         from tactful_bandits.rollouts.model import RolloutPlan
 
@@ -202,11 +194,7 @@ def experiment_at(key: str, share: float) -> Experiment:
 
 
 def read_rollout(plain: object, *, where: str) -> RolloutDefinition:
-    """Read one definition from plain data, and check it.
-
-    Raises:
-        ConfigError: if it is wrong; the message begins with `where`.
-    """
+    """Read and check one definition; raise ConfigError that begins with `where`."""
     try:
         definition = msgspec.convert(plain, RolloutDefinition)
         definition.plan()
@@ -216,24 +204,29 @@ def read_rollout(plain: object, *, where: str) -> RolloutDefinition:
 
 
 def load_rollouts(path: Path) -> list[RolloutDefinition]:
-    """Read the definitions of a YAML file.
+    """Read the definitions of a YAML file; raise ConfigError that names the wrong one."""
+    definitions = [
+        read_rollout(entry, where=f"{path}: rollout number {number}")
+        for number, entry in enumerate(read_entries(path, "rollouts", empty=True), 1)
+    ]
+    require_distinct(path, [definition.key for definition in definitions])
+    return definitions
 
-    Raises:
-        ConfigError: if the file cannot be read, or a definition is wrong; the message names it.
-    """
+
+def read_entries(path: Path, kind: str, *, empty: bool = False) -> Sequence[object]:
+    """Read a YAML file that is a list or `empty`; raise ConfigError for another."""
     try:
         plain = yaml.safe_load(path.read_text("utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
         raise ConfigError(f"{path}: cannot be read: {error}") from error
-    if plain is None:
+    if plain is None and empty:
         return []
     if not isinstance(plain, Sequence) or isinstance(plain, str):
-        raise ConfigError(f"{path}: must be a list of rollouts")
-    definitions = [
-        read_rollout(entry, where=f"{path}: rollout number {number}")
-        for number, entry in enumerate(plain, 1)
-    ]
-    keys = [definition.key for definition in definitions]
-    if repeated := sorted({key for key in keys if keys.count(key) > 1}):
+        raise ConfigError(f"{path}: must be a list of {kind}")
+    return plain
+
+
+def require_distinct(path: Path, names: Sequence[str]) -> None:
+    """Raise ConfigError if a name of a file's entries is written twice."""
+    if repeated := sorted({name for name in names if names.count(name) > 1}):
         raise ConfigError(f"{path}: written twice: {', '.join(repeated)}")
-    return definitions

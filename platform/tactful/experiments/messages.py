@@ -153,13 +153,7 @@ def details(store: RolloutStore, stored: StoredRollout) -> RolloutDetails:
 
 
 def move(
-    store: RolloutStore,
-    key: str,
-    step: str,
-    *,
-    by: str,
-    reason: str,
-    decision: str | None = None,
+    store: RolloutStore, key: str, step: str, *, by: str, reason: str, decision: str | None = None
 ) -> StoredRollout:
     """Take a step of a rollout by hand; author and reason are for the audit log.
 

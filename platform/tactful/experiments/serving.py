@@ -89,8 +89,7 @@ class ServedRollouts:
     def refresh(self) -> bool:
         """Reload the file if it changed, and return whether it did.
 
-        Raises:
-            ConfigError: if the file is invalid; the former rollouts stay.
+        If it is invalid the former rollouts stay; raise ConfigError then.
         """
         if self._path is None:
             return False

@@ -154,11 +154,7 @@ class RolloutStore:
         )
 
     def look(
-        self,
-        seen: StoredRollout,
-        judge: Callable[[Rollout, int], Judged],
-        *,
-        every_ms: int,
+        self, seen: StoredRollout, judge: Callable[[Rollout, int], Judged], *, every_ms: int
     ) -> LookRecord | None:
         """Decide one look, unless another process did, or the rollout was moved meanwhile.
 
@@ -259,13 +255,7 @@ class RolloutStore:
             self._log(connection, after.plan.experiment, action, line.share, line.by, line.reason)
 
     def _log(
-        self,
-        connection: sa.Connection,
-        key: str,
-        action: str,
-        share: float,
-        by: str,
-        reason: str,
+        self, connection: sa.Connection, key: str, action: str, share: float, by: str, reason: str
     ) -> None:
         table = rollout_changes
         count = sa.select(sa.func.count()).select_from(table).where(table.c.key == key)

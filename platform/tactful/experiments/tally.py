@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
+from operator import add
 from typing import NamedTuple
 
 from tactful.event_log.batches import read_batches
@@ -155,15 +156,9 @@ class Tally:
             shown = self._open.pop(identity)
             known = self._people.get(shown.person, PersonOutcome(0, 0))
             timed = shown.latency_ms is not None
-            self._people[shown.person] = PersonOutcome(
-                known.shown + 1,
-                known.took + shown.took,
-                known.revenue + shown.revenue,
-                known.latency_ms + (shown.latency_ms or 0.0),
-                known.timed + timed,
-                known.failed + shown.failed,
-                known.flat + shown.flat,
-            )
+            money, latency_ms = shown.revenue, shown.latency_ms or 0.0
+            more = (1, shown.took, money, latency_ms, timed, shown.failed, shown.flat)
+            self._people[shown.person] = PersonOutcome(*map(add, known, more))
             first = FirstList(shown.at + self._lasts, shown.arm, shown.took)
             self._firsts[shown.person] = min(first, self._firsts.get(shown.person, first))
 
@@ -248,13 +243,7 @@ class Tally:
 
 
 def read_arm_outcomes(
-    log: EventLog,
-    experiment: str,
-    *,
-    since: int,
-    until: int,
-    types: Collection[str],
-    lasts: int,
+    log: EventLog, experiment: str, *, since: int, until: int, types: Collection[str], lasts: int
 ) -> ArmOutcomes:
     """Read an experiment's recommendations whose outcome time is over, and their outcomes.
 

@@ -91,11 +91,7 @@ def train_in_simulator(
             linear_policy,
             play,
         )
-        from tactful_bandits.tuner.tuner import (
-            make_tuner,
-            tune_in_market,
-            worst_loss,
-        )
+        from tactful_bandits.tuner.tuner import make_tuner, tune_in_market, worst_loss
     except (MissingExtraError, ModuleNotFoundError) as error:
         raise ConfigError(f"training needs pip install 'tactful[tuner]': {error}") from error
     from tactful_bandits.tuner import simulator
@@ -139,10 +135,8 @@ def train_in_simulator(
 def write_probe(candidate: Path, directory: Path, *, noise: float) -> None:
     """Write a probe: a tuner that acts as the champion of a candidate does, with noise.
 
-    The noise is the standard deviation of an action, in (0, 1].
-
-    Raises:
-        ConfigError: if the candidate cannot be read, or the directory exists.
+    The noise is the standard deviation of an action, in (0, 1]. Raise ConfigError if the candidate
+    cannot be read, or the directory exists.
     """
     original = Tuner(candidate).manifest
     states, actions = len(original.state), len(original.champion)
@@ -235,10 +229,5 @@ def _probed(event: Event, offset: int, rollout: str) -> ProbedList | None:
     if not all(map(math.isfinite, (*drawn.state, *drawn.drawn, drawn.log_density))):
         return None
     return ProbedList(
-        person,
-        event.timestamp,
-        frozenset(shown.items),
-        drawn.state,
-        drawn.drawn,
-        drawn.log_density,
+        person, event.timestamp, frozenset(shown.items), drawn.state, drawn.drawn, drawn.log_density
     )

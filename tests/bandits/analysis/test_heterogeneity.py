@@ -143,11 +143,8 @@ def test_a_steady_effect_is_seldom_called_a_trend() -> None:
     rng = np.random.default_rng(2)
     called = 0
     for _ in range(300):
-        pairs: list[tuple[Sample, Sample]] = [
-            (
-                Proportion(900, int(rng.binomial(900, 0.1))),
-                Proportion(500, int(rng.binomial(500, 0.13))),
-            )
+        pairs: list[Any] = [
+            [Proportion(n, int(rng.binomial(n, p))) for n, p in ((900, 0.1), (500, 0.13))]
             for _ in range(10)
         ]
         called += effect_trend(pairs).course != "steady"

@@ -1,3 +1,4 @@
+from dataclasses import astuple
 from typing import Any
 
 import numpy as np
@@ -51,14 +52,7 @@ def test_without_noise_it_is_the_exact_ratio() -> None:
     rng = np.random.default_rng(1)
     y = 1 + rng.poisson(3, 500)
     exact = Ratio.from_units(rng.binomial(y, 0.2), y)
-    sums = RatioSums(
-        exact.numerator,
-        exact.denominator,
-        exact.numerator_squares,
-        exact.denominator_squares,
-        exact.products,
-    )
-    released = ReleasedRatio(exact.units, sums, EXACT)
+    released = ReleasedRatio(exact.units, RatioSums(*astuple(exact)[1:]), EXACT)
     assert released.value == exact.value
     assert released.variance == pytest.approx(exact.variance * 499 / 500)
     assert released.degrees_of_freedom == 499

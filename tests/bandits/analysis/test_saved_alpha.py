@@ -16,16 +16,9 @@ def simulated(seed: int, looks: int, paths: int) -> Iterator[tuple[Any, Any]]:
     """Whether the sequence called each of a hundred Brownian paths, and the path's last score."""
     rng = np.random.default_rng(seed)
     units = np.linspace(4_000, 60_000, looks).round()
-    sequences = (
-        confidence_sequence(
-            Estimate(0.0, 1.0, int(n), np.inf),
-            alpha=0.04,
-            tightest_at=20_000,
-            alternative="greater",
-        )
-        for n in units
-    )
-    bounds = np.array([-sequence.low for sequence in sequences])
+    options: Any = {"alpha": 0.04, "tightest_at": 20_000, "alternative": "greater"}
+    estimates = (Estimate(0.0, 1.0, int(n), np.inf) for n in units)
+    bounds = np.array([-confidence_sequence(it, **options).low for it in estimates])
     steps = np.sqrt(np.diff(units, prepend=0.0))
     for _ in range(paths // 100):
         scores = np.cumsum(rng.standard_normal((100, looks)) * steps, axis=1) / np.sqrt(units)

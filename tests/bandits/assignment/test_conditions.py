@@ -100,13 +100,10 @@ def test_what_cannot_be_meant_is_refused(condition: Any, message: str) -> None:
 
 
 def test_nesting_has_an_end() -> None:
-    deep: dict[str, Any] = {"a": 1}
-    for _ in range(40):
-        deep = {"$not": deep}
-    with pytest.raises(DefinitionError, match="nested more than 32 deep"):
-        require_condition("c", deep)
+    deep: Any = {"a": 1}
     inside: Any = {"$exists": True}
     for _ in range(40):
-        inside = {"$not": inside}
-    with pytest.raises(DefinitionError, match="nested more than 32 deep"):
-        require_condition("c", {"a": inside})
+        deep, inside = {"$not": deep}, {"$not": inside}
+    for condition in (deep, {"a": inside}):
+        with pytest.raises(DefinitionError, match="nested more than 32 deep"):
+            require_condition("c", condition)

@@ -27,6 +27,7 @@ from tactful_bandits.evaluation.off_policy import (
 )
 from tactful_bandits.evaluation.verdict import evaluate_policy, measure_overlap
 
+_COLUMNS = ("rewards", "propensities", "target", "expected", "expected_target")
 _ESTIMATORS: dict[str, Callable[[LoggedDecisions], OffPolicyEstimate]] = {
     "ipw": ips,
     "ipw_clip10": lambda log: clipped_ips(log, 10),
@@ -180,13 +181,7 @@ def test_standard_errors_are_those_of_the_jackknife(name: str) -> None:
     left_out = []
     for at in range(n):
         keep = np.arange(n) != at
-        part = LoggedDecisions(
-            log.rewards[keep],
-            log.propensities[keep],
-            log.target[keep],
-            log.expected[keep],
-            log.expected_target[keep],
-        )
+        part = LoggedDecisions(**{name: getattr(log, name)[keep] for name in _COLUMNS})
         left_out.append(_ESTIMATORS[name](part).value)
     jackknife = math.sqrt((n - 1) / n * np.square(np.array(left_out) - np.mean(left_out)).sum())
     assert _ESTIMATORS[name](log).standard_error == pytest.approx(jackknife, rel=0.05)
@@ -219,10 +214,7 @@ def test_bootstrap_agrees_with_the_asymptotic_interval() -> None:
 
 def test_a_person_is_one_unit_however_many_decisions_they_made() -> None:
     once = _log(np.random.default_rng(8), 500, _WRONG)
-    thrice: dict[str, Any] = {
-        name: np.repeat(getattr(once, name), 3)
-        for name in ("rewards", "propensities", "target", "expected", "expected_target")
-    }
+    thrice: dict[str, Any] = {name: np.repeat(getattr(once, name), 3) for name in _COLUMNS}
     naive = LoggedDecisions(**thrice)
     clustered = LoggedDecisions(**thrice, units=np.repeat(np.arange(500), 3))
     scattered = LoggedDecisions(**thrice, units=np.repeat(np.arange(500) * 10**12 - 7, 3))

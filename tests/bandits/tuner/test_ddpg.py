@@ -1,7 +1,6 @@
 """The agent and what it is made of: replay, learning, resuming, export."""
 
 import math
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,13 +17,7 @@ from tactful_bandits.tuner.replay_buffer import Replay
 SMALL = DdpgSettings(hidden=(16,), batch=32, warm_up=64, learning_rate=3e-3, target_rate=0.02)
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Networks this small are slower on several, and far slower beside other tests."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.mark.parametrize("on_disk", [False, True])

@@ -1,7 +1,6 @@
 """The tuner and its rivals in the simulated shop."""
 
 import math
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -71,14 +70,6 @@ def test_losses_are_the_worst_over_a_window() -> None:
     ours = np.array([1, 1, 0.5, 0.5, 1, 1, 2, 2, 1, 1.0])
     for window, loss in ((2, 0.5), (4, 0.25), (100, -0.1)):
         assert worst_loss(ours, np.ones(10), window=window) == pytest.approx(loss)
-
-
-@pytest.fixture
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.mark.usefixtures("one_thread")

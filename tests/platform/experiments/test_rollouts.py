@@ -87,6 +87,12 @@ def stored_in(store: RolloutStore) -> StoredRollout:
     return stored
 
 
+def event(kind: str, person: str, at: int, **changes: Any) -> Event:
+    """An event about the list of a person, which is named after the person."""
+    names = {"event_id": f"{kind}:{person}", "recommendation_id": person}
+    return Event(**{"type": kind, "timestamp": at, "user_id": person, **names, **changes})
+
+
 def history_of(people: list[str], control: float, change: float) -> list[Entry]:
     """Each person sees one list ten seconds after the begin; the shares given click on it."""
     made: list[Entry] = []
@@ -95,43 +101,19 @@ def history_of(people: list[str], control: float, change: float) -> list[Entry]:
     for person in people:
         arm = assign(experiment, person).arm or CONTROL
         at = BEGIN + 10_000
-        made.append(
-            Event(
-                event_id=f"impression:{person}",
-                type="impression",
-                timestamp=at,
-                user_id=person,
-                recommendation_id=person,
-                properties={"items": ["i1"], "rollouts": [f"cheaper:{arm}"]},
-            )
-        )
+        properties = {"items": ["i1"], "rollouts": [f"cheaper:{arm}"]}
+        made.append(event("impression", person, at, properties=properties))
         taken[arm] += change if arm == CHANGE else control
         if taken[arm] >= 1:
             taken[arm] -= 1
-            made.append(
-                Event(
-                    event_id=f"click:{person}",
-                    type="click",
-                    timestamp=at + 1_000,
-                    user_id=person,
-                    item_id="i1",
-                    recommendation_id=person,
-                )
-            )
+            made.append(event("click", person, at + 1_000, item_id="i1"))
     return made
 
 
 def purchase_of(person: str, **properties: Any) -> Event:
     """Return a purchase from the recommendation of a person."""
-    return Event(
-        event_id=f"purchase:{properties}",
-        type="purchase",
-        timestamp=BEGIN + 20_000,
-        user_id=person,
-        item_id="i1",
-        recommendation_id=person,
-        properties=properties,
-    )
+    changes = {"event_id": f"purchase:{properties}", "properties": properties}
+    return event("purchase", person, BEGIN + 20_000, item_id="i1", **changes)
 
 
 def keeper_of(
@@ -426,14 +408,8 @@ def test_erased_users_leave_all_counts(store: RolloutStore, clock: Clock, tmp_pa
     store.apply(definition(), by="ann", reason="r")
     people = ["p1", "p2", "zoe"]
     made = history_of(people, 1.0, 1.0)
-    early = Event(
-        event_id="e",
-        type="click",
-        timestamp=BEGIN,
-        user_id="zoe",
-        item_id="i1",
-        recommendation_id="a list that comes later",
-    )
+    later_list = {"event_id": "e", "recommendation_id": "a list that comes later"}
+    early = event("click", "zoe", BEGIN, item_id="i1", **later_list)
     keeper = keeper_of(store, tmp_path / "log", [*made, early], clock)
 
     def held() -> str:
