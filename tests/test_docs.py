@@ -286,15 +286,16 @@ def test_every_public_name_is_in_the_reference(folder: str, package: str) -> Non
 def metrics_of_the_product() -> set[str]:
     """Names of metrics as Prometheus is shown them: of counters only what went wrong."""
     sources = [path.read_text("utf-8") for path in (ROOT / "platform" / "tactful").rglob("*.py")]
-    source, found = "\n".join(sources), set()
-    made = r"\b(Counter|Gauge|Histogram)(?:MetricFamily)?\(\s*\"(tactful_\w+)\""
-    for kind, name in re.findall(made, source):
-        if kind != "Counter":
+    source = "\n".join(sources)
+    made = r"\b(counter|gauge|histogram)(?:MetricFamily)?\(\s*\"(tactful_\w+)\""
+    found = set(re.findall(r"\(\s*\"(tactful_worker_\w+)\"", source))
+    for kind, name in re.findall(made, source, re.IGNORECASE):
+        if kind.lower() != "counter":
             found.add(name)
         elif (counted := name.removesuffix("_total")) in FAILURES:
             found.add(f"{counted}_total")
     gauges = (ROOT / "platform" / "tactful" / "server" / "gauges.py").read_text("utf-8")
-    names = re.findall(r"\bmetrics\.gauge\(\s*\"(\w+)\"", source)
+    names = re.findall(r"\bgauge\(\s*\"(?!tactful_)(\w+)\"", source)
     names += re.findall(r"\(\s*\"([a-z_]+)\",\s*(?:text\b|\")", gauges)
     return found | {f"tactful_{name}" for name in names}
 

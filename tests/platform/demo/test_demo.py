@@ -222,10 +222,7 @@ def test_an_experiment_that_shows_nothing_says_so() -> None:
     assert "18 and 2 people" in unsure["words"]
     assert unsure["difference"]["value"] == 0.0
     assert not unsure["sample_ratio_mismatch"]
-    uneven = {
-        "learned": {f"l{n}": [n % 2, 1] for n in range(100)},
-        "heuristic": {f"h{n}": [n % 2, 1] for n in range(100)},
-    }
+    uneven = {arm: {f"{arm}{n}": [n % 2, 1] for n in range(100)} for arm in both}
     wrong = demo._experiment(outcomes(0.5, 0.4, uneven), {"heuristic": 0.1, "learned": 0.9})
     assert wrong["sample_ratio_mismatch"]
     assert "the arms' sizes do NOT fit the split" in wrong["words"]
@@ -267,13 +264,9 @@ def test_a_file_in_its_place_is_not_removed(tmp_path: Path) -> None:
 @pytest.mark.timeout(900)
 def test_the_quick_run_of_the_command(tmp_path: Path) -> None:
     environment = {**os.environ, "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path / 'mlflow.db'}"}
-    done = subprocess.run(
-        [sys.executable, "-m", "tactful", "demo", "--quick", "--json", "--port", "0"],
-        cwd=tmp_path,
-        env=environment,
-        capture_output=True,
-        text=True,
-    )
+    command = [sys.executable, "-m", "tactful", "demo", "--quick", "--json", "--port", "0"]
+    place: dict[str, Any] = {"cwd": tmp_path, "env": environment}
+    done = subprocess.run(command, **place, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
 
     report = json.loads(done.stdout)

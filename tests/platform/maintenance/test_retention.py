@@ -70,9 +70,9 @@ def test_expired_coupon_decisions_are_deleted(settings: Settings) -> None:
         contextlib.closing(open_installation(settings)) as metadata,
         EmbeddedLog(settings.storage.data / "log", clock=lambda: 0) as log,
     ):
+        same = {"campaign": "c", "decision": "{}", "cost": 1.0}
         values = [
-            {"code": code, "campaign": "c", "decision": "{}", "cost": 1.0, "state": state}
-            | {"expires_at": day * DAY_MS}
+            {**same, "code": code, "expires_at": day * DAY_MS, "state": state}
             for code, day, state in rows
         ]
         metadata.change(lambda connection: connection.execute(sa.insert(coupon_offers), values))

@@ -84,14 +84,11 @@ def test_changes_are_recorded(audited: tuple[Registry, ModelLog], tmp_path: Path
     registry.promote("1", reason="the first")
     registry.promote("2", reason="better")
     assert registry.rollback(reason="worse") == "1"
-    told = [
-        (it.action, it.version, it.previous, it.changed_by, it.reason, it.state)
-        for it in log.changes()
-    ]
-    assert told == [
-        ("rollback", "1", "2", "ann", "worse", "done"),
-        ("promote", "2", "1", "ann", "better", "done"),
-        ("promote", "1", "", "ann", "the first", "done"),
+    assert {(it.changed_by, it.state) for it in log.changes()} == {("ann", "done")}
+    assert [(it.action, it.version, it.previous, it.reason) for it in log.changes()] == [
+        ("rollback", "1", "2", "worse"),
+        ("promote", "2", "1", "better"),
+        ("promote", "1", "", "the first"),
     ]
 
 

@@ -362,16 +362,14 @@ def test_a_training_writes_a_model_that_says_what_it_is(learned: Path) -> None:
 
 def test_the_same_log_gives_the_same_model_with_progress_and_pictures(tmp_path: Path) -> None:
     told: list[tuple[str, int, int]] = []
+
+    def note(*progress: Any) -> None:
+        told.append(progress)
+
     options = TrainingOptions(label_days=20, rounds=5, lists=60, threads=1)
     with write_log(tmp_path / "log", small_shop()) as log:
         train(log, definitions(), tmp_path / "a", options)
-        trained = train(
-            log,
-            definitions(),
-            tmp_path / "b",
-            options,
-            progress=lambda stage, done, total: told.append((stage, done, total)),
-        )
+        trained = train(log, definitions(), tmp_path / "b", options, progress=note)
         train(log, definitions(), tmp_path / "c", replace(options, seed=1))
 
     a, b, c = (read_manifest(tmp_path / name) for name in "abc")
