@@ -1,5 +1,4 @@
 """Federated rounds on the server: plan, noise, averaging, evaluation.
 
-It may import `model`.
-Begin with `private_training`.
+It may import `model`. Begin with `private_training`.
 """

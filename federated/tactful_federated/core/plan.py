@@ -189,7 +189,8 @@ def _planned(wishes: Wishes, *, draws: int) -> TrainingPlan:
         )
     plans: list[TrainingPlan] = []
     refusal: SettingsError | None = None
-    for bands in _bands(min(separation, wishes.most_bands)):
+    most = min(separation, wishes.most_bands)
+    for bands in sorted({*(1 << i for i in range(most.bit_length())), most}):
         try:
             plan = _noised(wishes, cohort, participations, separation, bands, units, draws)
             plans.append(plan)
@@ -252,11 +253,6 @@ def without_noise(plan: TrainingPlan) -> TrainingPlan:
         step_noise=0.0,
         model_noise=0.0,
     )
-
-
-def _bands(largest: int) -> list[int]:
-    powers = [1 << i for i in range(largest.bit_length())]
-    return sorted({*powers, largest})
 
 
 def _noised(

@@ -143,7 +143,7 @@ class DeviceHome:
             self._enrolment(),
             self._identity,
             self._invitation.enrolled_by,
-            claim=self.ledger.claim_for(self._invitation.plan),
+            claim=lambda session: self.ledger.claim(session, self._invitation.plan),
         )
         return secure_client_app(lambda context: rounds)
 
@@ -177,9 +177,7 @@ class DeviceHome:
             update_norm=invitation.plan.update_norm,
             proximal=invitation.proximal,
         )
-        model = IntentModel(
-            vocabulary.size, embedding=invitation.embedding, hidden=invitation.hidden
-        )
+        model = IntentModel(vocabulary.size, *invitation.widths)
         planned = invitation.plan.parameters
         require(
             invitation.purpose == "evaluation" or planned == model.size,

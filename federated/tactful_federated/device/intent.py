@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 import msgspec
 import numpy as np
@@ -26,6 +26,8 @@ from tactful_federated.errors import require
 from tactful_federated.model.lstm_numpy import IntentPredictor
 from tactful_federated.model.tokens import BOUNDARY, FIRST_CATEGORY, Vocabulary, windows
 from tactful_privacy.mechanisms.local import RandomizedResponse
+
+_T = TypeVar("_T")
 
 _DAY_S = 86_400
 _CONTINUATIONS = 1_000
@@ -172,7 +174,7 @@ class DeviceIntent:
         if probabilities is None:
             return {}
         categories = self._vocabulary.categories
-        report = self._last_report()
+        report = _read(self._report_path, _Report)
         if report is None or report.day < day:
             response = RandomizedResponse(len(categories), epsilon)
             number = int(response.report([int(probabilities[FIRST_CATEGORY:].argmax())])[0])
@@ -201,7 +203,7 @@ class DeviceIntent:
 
         Call it after each stored visit. Fired triggers are saved before they are returned.
         """
-        before, firing = self._fired_before(), []
+        before, firing = _read(self._fired_path, set[str]) or set(), []
         now = before - {trigger.name for trigger in triggers}
         for trigger in triggers:
             likely = self.about_to(trigger.categories, steps=trigger.steps)
@@ -238,14 +240,9 @@ class DeviceIntent:
             return 0.0
         return predictor.loss(questions)
 
-    def _last_report(self) -> _Report | None:
-        try:
-            return msgspec.json.decode(self._report_path.read_bytes(), type=_Report)
-        except FileNotFoundError:
-            return None
 
-    def _fired_before(self) -> set[str]:
-        try:
-            return msgspec.json.decode(self._fired_path.read_bytes(), type=set[str])
-        except FileNotFoundError:
-            return set()
+def _read(path: Path, kind: type[_T]) -> _T | None:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=kind)
+    except FileNotFoundError:
+        return None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable
 from pathlib import Path
 
 from tactful_federated.core.plan import TrainingPlan
@@ -38,10 +37,6 @@ class DeviceLedger:
         """Return the number of participations of this device in a run."""
         row = self._file.execute("SELECT times FROM runs WHERE run = ?", (run,)).fetchone()
         return int(row[0]) if row else 0
-
-    def claim_for(self, plan: TrainingPlan) -> Callable[[Session], None]:
-        """Return the `claim` argument of `SecureSumDevice` for this plan."""
-        return lambda session: self.claim(session, plan)
 
     def claim(self, session: Session, plan: TrainingPlan) -> None:
         """Charge one participation, durably.

@@ -21,7 +21,7 @@ from tactful_federated.model.lstm_batched import StackedModel
 from tactful_federated.model.lstm_numpy import IntentPredictor, fit_temperature, mean_loss
 from tactful_federated.model.settings import TrainerSettings
 from tactful_federated.model.tokens import Vocabulary, Windows, split_by_time, windows
-from tactful_federated.model.vectors import Vector, layer_shapes, layers
+from tactful_federated.model.vectors import Vector, layers
 
 Part = Literal["head", "all"]
 """Layers to fine-tune: the output layer, or all."""
@@ -100,10 +100,9 @@ def _epochs(
     shared: IntentPredictor, past: Windows, part: Part, settings: TrainerSettings, seed: int
 ) -> Iterator[Vector]:
     """Yield the weights after each epoch; stop early if they are not finite."""
-    model = StackedModel(shared.vocabulary_size, embedding=shared.embedding, hidden=shared.hidden)
+    model = StackedModel(shared.vocabulary_size, shared.embedding, shared.hidden)
     trainable = np.full(model.size, part == "all")
-    shapes = layer_shapes(shared.vocabulary_size, embedding=shared.embedding, hidden=shared.hidden)
-    for layer in layers(trainable, shapes)[-2:]:
+    for layer in layers(trainable, model.shapes)[-2:]:
         layer[...] = True
     weights, shuffle = shared.weights.copy(), np.random.default_rng(seed)
     for _ in range(settings.epochs):

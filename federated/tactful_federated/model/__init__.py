@@ -1,5 +1,4 @@
 """The intent model (LSTM), its tokens, baselines and exports.
 
-It imports no other sub-package of `tactful_federated`.
-Begin with `lstm_torch`.
+It imports no other sub-package of `tactful_federated`. Begin with `lstm_torch`.
 """

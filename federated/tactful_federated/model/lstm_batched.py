@@ -37,10 +37,10 @@ class _Trace(NamedTuple):
 class StackedModel:
     """Loss and gradient of an `IntentModel` for a stack of devices."""
 
-    def __init__(self, vocabulary_size: int, *, embedding: int = 32, hidden: int = 32) -> None:
+    def __init__(self, vocabulary_size: int, embedding: int = 32, hidden: int = 32) -> None:
         """Compute the shapes of the layers."""
-        self._shapes = layer_shapes(vocabulary_size, embedding=embedding, hidden=hidden)
-        self.size = parameter_count(vocabulary_size, embedding=embedding, hidden=hidden)
+        self.shapes = layer_shapes(vocabulary_size, embedding, hidden)
+        self.size = parameter_count(vocabulary_size, embedding, hidden)
         self._vocabulary, self._hidden = vocabulary_size, hidden
         # sigmoid(x) = (1 + tanh(x / 2)) / 2: one tanh call for all four gates, without overflow.
         half = np.full(4 * hidden, 0.5, dtype=np.float32)
@@ -54,11 +54,11 @@ class StackedModel:
         `[devices, rows, length]`. `PAD` is not asked, and each device has at least one answer.
         """
         table, input_weights, recurrent_weights, bias1, bias2, out, out_bias = layers(
-            weights, self._shapes
+            weights, self.shapes
         )
         gradient = np.empty_like(weights)
         d_table, d_input_weights, d_recurrent_weights, d_bias1, d_bias2, d_out, d_out_bias = layers(
-            gradient, self._shapes
+            gradient, self.shapes
         )
         devices, rows, length = inputs.shape
         width, steps = table.shape[-1], rows * length

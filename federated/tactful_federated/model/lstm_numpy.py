@@ -57,7 +57,7 @@ class IntentPredictor:
             SettingsError: The temperature is not above 0.
         """
         require_temperature(temperature)
-        parts = checked_layers(weights, vocabulary_size, embedding=embedding, hidden=hidden)
+        parts = checked_layers(weights, vocabulary_size, embedding, hidden)
         self._table, self._from_input, self._from_state = parts[:3]
         self._bias = parts[3] + parts[4]
         self._out, self._out_bias = parts[5:]
@@ -155,21 +155,15 @@ class IntentPredictor:
         cell: NDArray[np.float32],
         token: NDArray[np.signedinteger],
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        gates = (
-            self._embedding_of(token) @ self._from_input.T + state @ self._from_state.T + self._bias
-        )
+        gates = self._table[token] @ self._from_input.T + state @ self._from_state.T + self._bias
         input_gate, forget_gate, candidate, output_gate = np.split(gates, 4, axis=-1)
         cell = _sigmoid(forget_gate) * cell + _sigmoid(input_gate) * np.tanh(candidate)
         return _sigmoid(output_gate) * np.tanh(cell), cell
 
-    def _embedding_of(self, token: NDArray[np.signedinteger] | int) -> NDArray[np.float32]:
-        row: NDArray[np.float32] = self._table[token]
-        return row
-
     def _logits(
         self, state: NDArray[np.float32], token: NDArray[np.signedinteger] | int
     ) -> NDArray[np.float32]:
-        features = np.concatenate([state, self._embedding_of(token)], axis=-1)
+        features = np.concatenate([state, self._table[token]], axis=-1)
         logits: NDArray[np.float32] = features @ self._out.T + self._out_bias
         return logits
 

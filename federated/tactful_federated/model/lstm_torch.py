@@ -45,7 +45,7 @@ class IntentModel(nn.Module):
     """
 
     def __init__(
-        self, vocabulary_size: int, *, embedding: int = 32, hidden: int = 32, seed: int = 0
+        self, vocabulary_size: int, embedding: int = 32, hidden: int = 32, *, seed: int = 0
     ) -> None:
         """Build the layers and draw their initial weights."""
         super().__init__()
@@ -54,7 +54,7 @@ class IntentModel(nn.Module):
                 f"an intent model needs vocabulary_size > {FIRST_CATEGORY}, embedding >= 1 and "
                 f"hidden >= 1, not {vocabulary_size}, {embedding}, {hidden}"
             )
-        size = parameter_count(vocabulary_size, embedding=embedding, hidden=hidden)
+        size = parameter_count(vocabulary_size, embedding, hidden)
         if size > MAX_PARAMETERS:
             raise SettingsError(
                 f"{vocabulary_size} tokens at embedding {embedding} and hidden {hidden} make "
@@ -167,7 +167,7 @@ def to_torchscript(
         SettingsError: A size or the temperature is out of range.
     """
     require_temperature(temperature)
-    model = IntentModel(vocabulary_size, embedding=embedding, hidden=hidden)
+    model = IntentModel(vocabulary_size, embedding, hidden)
     model.load_vector(weights)
     module = _NextToken(model, temperature).eval().requires_grad_(requires_grad=False)
     out = io.BytesIO()

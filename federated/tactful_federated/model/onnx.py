@@ -51,7 +51,7 @@ def to_onnx(
     """
     require_temperature(temperature)
     table, into, back, into_bias, back_bias, out, out_bias = checked_layers(
-        weights, vocabulary_size, embedding=embedding, hidden=hidden
+        weights, vocabulary_size, embedding, hidden
     )
     constants = {
         "table": table,

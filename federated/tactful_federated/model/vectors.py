@@ -76,7 +76,7 @@ def check_vector(vector: NDArray[np.generic], size: int) -> Vector:
     return weights
 
 
-def layer_shapes(vocabulary_size: int, *, embedding: int, hidden: int) -> list[tuple[int, ...]]:
+def layer_shapes(vocabulary_size: int, embedding: int, hidden: int) -> list[tuple[int, ...]]:
     """Return the shapes of the layers of an `IntentModel`, in the order of its vector.
 
     The layers are the embedding, the LSTM's input and recurrent weights, its two biases, and the
@@ -94,23 +94,21 @@ def layer_shapes(vocabulary_size: int, *, embedding: int, hidden: int) -> list[t
     ]
 
 
-def parameter_count(vocabulary_size: int, *, embedding: int = 32, hidden: int = 32) -> int:
+def parameter_count(vocabulary_size: int, embedding: int = 32, hidden: int = 32) -> int:
     """Return the number of parameters of an `IntentModel`."""
-    shapes = layer_shapes(vocabulary_size, embedding=embedding, hidden=hidden)
-    return sum(math.prod(shape) for shape in shapes)
+    return sum(math.prod(shape) for shape in layer_shapes(vocabulary_size, embedding, hidden))
 
 
 def checked_layers(
-    weights: Vector, vocabulary_size: int, *, embedding: int, hidden: int
+    weights: Vector, vocabulary_size: int, embedding: int, hidden: int
 ) -> list[Vector]:
     """Check the vector of a model and return views of its layers.
 
     Raises:
         WeightsError: The vector does not fit.
     """
-    size = parameter_count(vocabulary_size, embedding=embedding, hidden=hidden)
-    shapes = layer_shapes(vocabulary_size, embedding=embedding, hidden=hidden)
-    return layers(check_vector(weights, size), shapes)
+    size = parameter_count(vocabulary_size, embedding, hidden)
+    return layers(check_vector(weights, size), layer_shapes(vocabulary_size, embedding, hidden))
 
 
 def layers(vectors: Vector, shapes: Sequence[tuple[int, ...]]) -> list[Vector]:

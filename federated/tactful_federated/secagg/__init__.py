@@ -1,5 +1,4 @@
 """Secure aggregation: messages, secret sharing, client and server.
 
-It may import `core`, `model`.
-Begin with `messages`.
+It may import `core`, `model`. Begin with `messages`.
 """

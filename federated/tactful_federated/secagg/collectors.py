@@ -50,11 +50,7 @@ class ClearCollector:
         clock: Callable[[], float] = time.monotonic,
         trim: float = 0.0,
     ) -> None:
-        """Check the settings.
-
-        Raises:
-            SettingsError: `trim` is out of range.
-        """
+        """Raise `SettingsError` if `trim` is out of range."""
         require(0 <= trim < 0.5, f"trim is {trim}: give 0 to below 0.5")
         self._population, self._deadline, self._clock = population, deadline, clock
         self._trim = trim

@@ -37,8 +37,8 @@ class SecureSumServer:
     """Server side of one session; call the methods in order.
 
     Devices may drop out at every stage, as long as more than two thirds of the roster answer each
-    later stage. An answer that is malformed, badly signed or of another device is ignored, like a
-    missing one.
+    later stage; each method raises `SecureSumError` if fewer did. An answer that is malformed,
+    badly signed or of another device is ignored, like a missing one.
 
     Args:
         session: Session with a new nonce.
@@ -63,11 +63,7 @@ class SecureSumServer:
         self._total = np.zeros(session.size, dtype=np.uint32)
 
     def list_members(self, answers: Mapping[int, bytes]) -> dict[int, bytes]:
-        """Read adverts; return the roster for each member.
-
-        Raises:
-            SecureSumError: Too few devices answered.
-        """
+        """Read adverts; return the roster for each member."""
         for device, advert in self._decoded(answers, messages.Advert):
             try:
                 messages.check_advert(advert, self._session, self._authority)
@@ -87,11 +83,7 @@ class SecureSumServer:
         return dict.fromkeys(self._members, data)
 
     def deliver(self, answers: Mapping[int, bytes]) -> dict[int, bytes]:
-        """Read encrypted shares; return those for each device that sent some.
-
-        Raises:
-            SecureSumError: Too few devices answered.
-        """
+        """Read encrypted shares; return those for each device that sent some."""
         for device, boxes in self._decoded(answers, messages.Boxes):
             if device in self._members and set(boxes.sealed) == set(self._members) - {device}:
                 self._sealed[device] = boxes.sealed
@@ -106,11 +98,7 @@ class SecureSumServer:
         }
 
     def collect(self, answers: Mapping[int, bytes]) -> dict[int, bytes]:
-        """Read masked vectors; return the list of survivors, for each survivor.
-
-        Raises:
-            SecureSumError: Too few devices answered.
-        """
+        """Read masked vectors; return the list of survivors, for each survivor."""
         for device, masked in self._decoded(answers, messages.Masked):
             if device in self._sealed and len(masked.values) == 4 * self._session.size:
                 self._total = self._total + np.frombuffer(masked.values, dtype="<u4")
@@ -120,11 +108,7 @@ class SecureSumServer:
         return dict.fromkeys(self._survivors, messages.encode(messages.Survivors(self._survivors)))
 
     def gather(self, answers: Mapping[int, bytes]) -> dict[int, bytes]:
-        """Take agreements; returns them all, for each who agreed.
-
-        Raises:
-            SecureSumError: Too few devices answered.
-        """
+        """Read agreements; return all of them for each device that agreed."""
         text = messages.survivors_text(self._context, self._sealed, self._survivors)
         signatures = {
             device: agreement.signature

@@ -1,5 +1,4 @@
 """Runs of a deployment: rounds, buffered training and evaluations.
 
-It may import every other sub-package of `tactful_federated`.
-Begin with `rounds`.
+It may import every other sub-package of `tactful_federated`. Begin with `rounds`.
 """

@@ -80,9 +80,7 @@ def serve_evaluation(
             evaluation is spent.
     """
     # Checked first: devices that cannot load the weights would answer zeros, at a cost.
-    size = parameter_count(
-        invitation.vocabulary.size, embedding=invitation.embedding, hidden=invitation.hidden
-    )
+    size = parameter_count(invitation.vocabulary.size, *invitation.widths)
     weights = check_vector(weights, size)
     run = PrivateEvaluations(directory / "evaluations", invitation.plan)
     with closing(run) as evaluations:

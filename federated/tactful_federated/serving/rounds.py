@@ -104,7 +104,7 @@ def invite(
     """
     TrainerSettings(learning_rate=learning_rate, proximal=proximal)  # checks the ranges
     vocabulary = Vocabulary.from_catalogue(categories)
-    weights = initial_weights(vocabulary, embedding=embedding, hidden=hidden)
+    weights = initial_weights(vocabulary, embedding, hidden)
     wishes = replace(wishes, parameters=weights.size)
     plan = plan_noise_in_sum(wishes) if tier == "noise-in-sum" else plan_training(wishes)
     if tier != "clear" and plan.minimum_reports < FEWEST_DEVICES:
@@ -153,11 +153,11 @@ def authority_key(directory: Path) -> Ed25519PrivateKey:
     return _signing_key(path)
 
 
-def initial_weights(vocabulary: Vocabulary, *, embedding: int = 32, hidden: int = 32) -> Vector:
+def initial_weights(vocabulary: Vocabulary, embedding: int = 32, hidden: int = 32) -> Vector:
     """Return the initial weights of a run, equal on all machines."""
     from tactful_federated.model.lstm_torch import IntentModel
 
-    return IntentModel(vocabulary.size, embedding=embedding, hidden=hidden, seed=7).vector()
+    return IntentModel(vocabulary.size, embedding, hidden, seed=7).vector()
 
 
 def collector_for(
@@ -266,9 +266,7 @@ def open_run(
             f"{path} holds another optimizer, and a run cannot change it: use that one, or start a"
             " new run in another directory"
         )
-    weights = initial_weights(
-        invitation.vocabulary, embedding=invitation.embedding, hidden=invitation.hidden
-    )
+    weights = initial_weights(invitation.vocabulary, *invitation.widths)
     return PrivateTraining(directory / "rounds", invitation.plan, optimizer, weights)
 
 

@@ -156,12 +156,8 @@ def _wait_for(population: FlowerPopulation, devices: int, timeout: float) -> Non
 
 
 def _model(config: Mapping[str, Any], vocabulary: Vocabulary) -> IntentModel:
-    return IntentModel(
-        vocabulary.size,
-        embedding=int(config.get("embedding", 32)),
-        hidden=int(config.get("hidden", 32)),
-        seed=int(config["seed"]),
-    )
+    embedding, hidden = (int(config.get(name, 32)) for name in ("embedding", "hidden"))
+    return IntentModel(vocabulary.size, embedding, hidden, seed=int(config["seed"]))
 
 
 def _vocabulary(config: Mapping[str, Any]) -> Vocabulary:

@@ -158,9 +158,7 @@ def simulate(
 
 
 def _model(vocabulary: Vocabulary, settings: SimulationSettings, seed: int) -> IntentModel:
-    return IntentModel(
-        vocabulary.size, embedding=settings.embedding, hidden=settings.hidden, seed=seed
-    )
+    return IntentModel(vocabulary.size, settings.embedding, settings.hidden, seed=seed)
 
 
 def _report(

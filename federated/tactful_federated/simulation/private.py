@@ -121,9 +121,7 @@ def simulate_privately(
         CheckpointError: The directory cannot be used.
     """
     vocabulary, seed = Vocabulary.from_catalogue(SAMPLE_CATALOGUE), settings.seed
-    model = IntentModel(
-        vocabulary.size, embedding=settings.embedding, hidden=settings.hidden, seed=seed
-    )
+    model = IntentModel(vocabulary.size, settings.embedding, settings.hidden, seed=seed)
     initial = model.vector()
     plan = settings.plan(initial.size)
     void = 0

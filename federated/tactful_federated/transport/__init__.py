@@ -1,5 +1,4 @@
 """Flower as transport: SuperLink, grids, certificates, device client.
 
-It may import `core`, `model`, `secagg`.
-Begin with `flower_secure`.
+It may import `core`, `model`, `secagg`. Begin with `flower_secure`.
 """

@@ -116,11 +116,7 @@ class FlowerPopulation:
         timeout: float | None = None,
         encoding: Encoding = "float32",
     ) -> None:
-        """Check the encoding.
-
-        Raises:
-            SettingsError: Unknown encoding.
-        """
+        """Raise `SettingsError` if the encoding is unknown."""
         require(encoding in ENCODINGS, f"encoding is {encoding!r}: give {', '.join(ENCODINGS)}")
         self._grid, self._encoding = grid, encoding
         self._fingerprint = vocabulary.fingerprint

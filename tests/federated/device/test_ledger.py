@@ -19,13 +19,12 @@ def at(round_number: int, nonce: int = -1, run: str = "intent") -> Session:
 
 def test_a_device_keeps_the_bounds_of_its_plan(tmp_path: Path) -> None:
     ledger = DeviceLedger(tmp_path / "ledger.db")
-    claim = ledger.claim_for(PLAN)
     for number in range(PLAN.participations):
-        claim(at(number * PLAN.separation))
+        ledger.claim(at(number * PLAN.separation), PLAN)
     assert ledger.times("intent") == PLAN.participations
     with pytest.raises(SecureSumError, match="maximum of its plan"):
-        claim(at(10_000))
-    claim(at(10_000, nonce=77, run="another run"))
+        ledger.claim(at(10_000), PLAN)
+    ledger.claim(at(10_000, nonce=77, run="another run"), PLAN)
 
 
 def test_sessions_are_joined_once_and_rounds_keep_their_distance(tmp_path: Path) -> None:
