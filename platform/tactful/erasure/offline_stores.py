@@ -23,12 +23,7 @@ from tactful.schemas.users import ErasureStep
 from tactful.subjects import export
 from tactful.subjects.consent import ConsentStore
 from tactful.subjects.installation import Installation
-from tactful.subjects.trace_search import (
-    SearchResult,
-    find_traces,
-    search_log,
-    search_partitions,
-)
+from tactful.subjects.trace_search import SearchResult, find_traces, search_log, search_partitions
 from tactful.util.checkpoint import Checkpoint
 from tactful_streaming.contract.log_entries import Tick, encode_entry
 from tactful_streaming.contract.subject_ids import SubjectIds

@@ -42,12 +42,7 @@ from tactful.erasure.offline_stores import (
     find_person,
     purge_training,
 )
-from tactful.erasure.personal_stores import (
-    LiveStores,
-    PersonalStore,
-    StepReport,
-    personal_stores,
-)
+from tactful.erasure.personal_stores import LiveStores, PersonalStore, StepReport, personal_stores
 from tactful.erasure.verify import still_there
 from tactful.metadata.connections import open_installation
 from tactful.schemas.users import ErasureStep

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -56,7 +56,12 @@ def still_there(settings: Settings, results: Sequence[SearchResult]) -> list[str
         with contextlib.closing(open_beside(path.parent)) as store:
             if names.occur_in_pairs(store.scan(b""), whole=True):
                 hits.add(str(path.parent.relative_to(data)))
-    hits |= {str(path) for path in _files_of(places_elsewhere(settings)) if _occurs_in(names, path)}
+    hits |= {
+        str(path)
+        for place in places_elsewhere(settings)
+        for path in [place, *place.rglob("*")]
+        if path.is_file() and _occurs_in(names, path)
+    }
     return sorted(hits)
 
 
@@ -128,11 +133,6 @@ def _local(uri: str) -> Path | None:
     if parts.scheme not in ("", "file") or not parts.path:
         return None
     return Path(unquote(parts.path) if parts.scheme else uri)
-
-
-def _files_of(places: Iterable[Path]) -> Iterator[Path]:
-    for place in places:
-        yield from (p for p in [place, *sorted(place.rglob("*"))] if p.is_file())
 
 
 def _occurs_in(names: MultiSubstring, path: Path) -> bool:

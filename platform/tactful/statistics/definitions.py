@@ -37,10 +37,6 @@ class CapChoiceDefinition(msgspec.Struct, frozen=True, kw_only=True, forbid_unkn
     epsilon: Exact  # cost of the choice for one user and UTC day, on top, exact, as text
     quantile: Exact = "9/10"  # share of the users whose contributions should all count
 
-    def choice(self) -> CapChoice:
-        """Return the choice."""
-        return CapChoice(self.candidates, Fraction(self.epsilon), Fraction(self.quantile))
-
 
 class BudgetDefinition(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A limit for one user and UTC day, or several in a row, beside the overall limit."""
@@ -51,17 +47,6 @@ class BudgetDefinition(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     purpose: str = ANY  # purpose of the statistics; all unless given
     composition: Literal["basic", "zcdp"] = "basic"  # of losses: `basic` or `zcdp`
     days: int = 1  # number of UTC days in a row for which the limit holds
-
-    def budget(self) -> Budget:
-        """Return the budget."""
-        return Budget(
-            Fraction(self.epsilon),
-            Fraction(self.delta),
-            self.tenant,
-            self.purpose,
-            self.composition,
-            self.days,
-        )
 
 
 class StatisticDefinition(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -109,7 +94,7 @@ class StatisticDefinition(msgspec.Struct, frozen=True, kw_only=True, forbid_unkn
 
     def statistics(self) -> list[Statistic]:
         """Return the released statistics: panes first, then longer periods and totals."""
-        discovered = self.threshold_delta is not None
+        discovered, choice = self.threshold_delta is not None, self.cap_choice
         panes = Statistic(
             name=self.name,
             keys=self.catalogue,
@@ -122,7 +107,9 @@ class StatisticDefinition(msgspec.Struct, frozen=True, kw_only=True, forbid_unkn
             hour_cap=self.hour_cap,
             tenant=self.tenant,
             purpose=self.purpose,
-            cap_choice=None if self.cap_choice is None else self.cap_choice.choice(),
+            cap_choice=None
+            if choice is None
+            else CapChoice(choice.candidates, Fraction(choice.epsilon), Fraction(choice.quantile)),
         )
 
         def another(suffix: str, epsilon: str, pane: str, **changes: Any) -> Statistic:
@@ -170,7 +157,18 @@ class StatisticsFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     def all_budgets(self) -> list[Budget]:
         """Return the overall budget of one user and UTC day, and the further ones."""
         whole = Budget(Fraction(self.daily_epsilon), Fraction(self.daily_delta))
-        return [whole, *(definition.budget() for definition in self.budgets)]
+        further = (
+            Budget(
+                Fraction(it.epsilon),
+                Fraction(it.delta),
+                it.tenant,
+                it.purpose,
+                it.composition,
+                it.days,
+            )
+            for it in self.budgets
+        )
+        return [whole, *further]
 
 
 def load_statistics(path: Path) -> StatisticsFile:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -28,58 +29,39 @@ from tactful.util.signals import on_stop_signals
 from tactful_privacy.counting.released import ReleasedPane, released_panes
 from tactful_privacy.durable_files import replacing
 from tactful_privacy.errors import PrivacyError, UnknownStatisticError
+from tactful_privacy.ledger.budget import date_of
 from tactful_privacy.ledger.ledger import Ledger
-from tactful_privacy.ledger.statistic import Statistic
+from tactful_privacy.ledger.statistic import DAY_MS, Statistic
 from tactful_streaming.errors import LogError
 from tactful_streaming.kafka.transactional_producer import TransactionalProducer
 
-_DAY_MS = 86_400_000
+_EPOCH = dt.date(1970, 1, 1)
 _PAGE, _CELLS = 100, 1_000_000
 """Most panes, and most of their cells, in memory at once; one pane at least."""
 
 _encode = msgspec.json.Encoder().encode
 
 
-class ReleasedCell(msgspec.Struct, frozen=True, kw_only=True):
-    """One published number with its metadata."""
-
-    statistic: str  # name of the statistic
-    key: str  # key of the count
-    value: int  # the noisy count
-    low: int  # lower end of its confidence interval
-    high: int  # upper end
-    confidence: float  # of the interval
-    pane_start: int  # start of the pane, epoch milliseconds
-    pane_end: int  # its end
-    counted_from: int  # begin of the counting: the start of the pane, or midnight (UTC)
-    kind: str  # `panes`, `running_totals` or `gaussian_totals`
-    epsilon: float  # privacy loss of one unit
-    delta: float  # its probability bound, computed
-    cap: int  # most contributions of one unit
-    unit: str  # the protected unit
-    method: str  # the mechanism
-
-
-def cells(pane: ReleasedPane) -> Iterator[ReleasedCell]:
-    """Yield the numbers of one released pane, in the order of its keys."""
+def cells(pane: ReleasedPane) -> Iterator[dict[str, Any]]:
+    """Yield the numbers of one released pane with their metadata, in the order of its keys."""
     for key, value in pane.values.items():
-        yield ReleasedCell(
-            statistic=pane.statistic,
-            key=key,
-            value=value,
-            low=value - pane.half_width,
-            high=value + pane.half_width,
-            confidence=pane.confidence,
-            pane_start=pane.start,
-            pane_end=pane.end,
-            counted_from=pane.counted_from,
-            kind=pane.kind,
-            epsilon=float(pane.epsilon),
-            delta=pane.delta,
-            cap=pane.cap,
-            unit=pane.unit,
-            method=pane.method,
-        )
+        yield {
+            "statistic": pane.statistic,
+            "key": key,
+            "value": value,  # noisy
+            "low": value - pane.half_width,  # its confidence interval
+            "high": value + pane.half_width,
+            "confidence": pane.confidence,
+            "pane_start": pane.start,  # epoch milliseconds
+            "pane_end": pane.end,
+            "counted_from": pane.counted_from,  # start of the pane, or midnight (UTC) for totals
+            "kind": pane.kind,  # `panes`, `running_totals`, `gaussian_totals` or `found_keys`
+            "epsilon": float(pane.epsilon),  # privacy loss of one unit
+            "delta": pane.delta,  # its probability bound, computed
+            "cap": pane.cap,  # most contributions of one unit
+            "unit": pane.unit,  # the protected unit
+            "method": pane.method,  # the mechanism
+        }
 
 
 def write_files(
@@ -102,9 +84,9 @@ def write_files(
         folder.mkdir(parents=True, exist_ok=True)
         newest = max((it.stem for it in folder.glob("????-??-??.jsonl")), default=None)
         until = shown_before(statistic)
-        since = None if newest is None else _midnight(newest)
+        since = None if newest is None else (dt.date.fromisoformat(newest) - _EPOCH).days * DAY_MS
         panes = _panes(ledger, statistic.name, since, until)
-        for day, of_day in itertools.groupby(panes, key=lambda pane: _day(pane.start)):
+        for day, of_day in itertools.groupby(panes, key=lambda pane: date_of(pane.start // DAY_MS)):
             file = folder / f"{day}.jsonl"
             _replace(file, (_encode(cell) for pane in of_day for cell in cells(pane)))
             written(file)
@@ -133,7 +115,7 @@ def write_topic(
         since = last[statistic.name] + 1 if statistic.name in last else None
         for pane in _panes(ledger, statistic.name, since, shown_before(statistic)):
             rows = [
-                (f"{cell.statistic}/{cell.pane_start}/{cell.key}".encode(), _encode(cell))
+                ("{statistic}/{pane_start}/{key}".format_map(cell).encode(), _encode(cell))
                 for cell in cells(pane)
             ]
             write(rows)
@@ -164,15 +146,6 @@ def _read_position(path: Path) -> Mapping[str, int]:
         return {}
     except msgspec.DecodeError as error:
         raise OSError(f"{path} is damaged ({error}): delete it to write everything again") from None
-
-
-def _day(start: int) -> str:
-    return dt.datetime.fromtimestamp(start / 1_000, dt.UTC).strftime("%Y-%m-%d")
-
-
-def _midnight(day: str) -> int:
-    moment = dt.datetime.strptime(day, "%Y-%m-%d").replace(tzinfo=dt.UTC)
-    return int(moment.timestamp() * 1_000) // _DAY_MS * _DAY_MS
 
 
 _EVERY_S = 15.0

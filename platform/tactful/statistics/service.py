@@ -74,12 +74,7 @@ class PrivateStatistics:
         )
 
     def page(
-        self,
-        name: str,
-        cursor: str | None,
-        limit: int,
-        since: int | None,
-        until: int | None,
+        self, name: str, cursor: str | None, limit: int, since: int | None, until: int | None
     ) -> StatisticsPage:
         """Return one page of released panes that start in [since, until), oldest first.
 

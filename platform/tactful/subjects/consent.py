@@ -35,11 +35,7 @@ class ConsentStore:
     """
 
     def __init__(
-        self,
-        metadata: MetadataStore,
-        default: frozenset[Purpose],
-        *,
-        clock: Callable[[], int],
+        self, metadata: MetadataStore, default: frozenset[Purpose], *, clock: Callable[[], int]
     ) -> None:
         """Read all decisions; `default` is allowed for users without one."""
         self.consents = Consents(default)
@@ -68,11 +64,7 @@ class ConsentStore:
         self.record_many({person: purposes}, source=source, at=at)
 
     def record_many(
-        self,
-        decisions: Mapping[str, Mapping[Purpose, bool]],
-        *,
-        source: str,
-        at: int | None = None,
+        self, decisions: Mapping[str, Mapping[Purpose, bool]], *, source: str, at: int | None = None
     ) -> None:
         """Record decisions of several users in one transaction; see :meth:`record`."""
         now = self._clock()

@@ -123,10 +123,7 @@ class PermittedLog:
 
 @contextlib.contextmanager
 def training_permissions(
-    settings: Settings,
-    *,
-    clock: Callable[[], int],
-    purpose: Purpose = Purpose.PERSONALISATION,
+    settings: Settings, *, clock: Callable[[], int], purpose: Purpose = Purpose.PERSONALISATION
 ) -> Iterator[Allows]:
     """Open a check whether an event may be used, by the present decisions.
 

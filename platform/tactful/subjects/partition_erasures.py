@@ -42,11 +42,7 @@ class PartitionErasures:
     """
 
     def __init__(
-        self,
-        metadata: MetadataStore,
-        suppression: SuppressionStore,
-        *,
-        clock: Callable[[], int],
+        self, metadata: MetadataStore, suppression: SuppressionStore, *, clock: Callable[[], int]
     ) -> None:
         """Read the number of the last erasure."""
         self._metadata = metadata

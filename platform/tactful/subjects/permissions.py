@@ -45,11 +45,12 @@ class Permissions:
         On a device that is linked to a user, refusals of that user apply, too. The time `at` is in
         epoch milliseconds; the event or request claims the purposes `claimed`.
         """
-        keys = _keys_of(user_id, device_id)
-        if user_id is None and device_id is not None:
-            holder = self._holder(keys[0], at)
-            if holder != keys[0]:
-                keys = (holder, *keys)
+        keys = [] if user_id is None else [user_id]  # under which they may have decided
+        if device_id is not None:
+            device = DEVICE_PREFIX + device_id
+            if user_id is None and (holder := self._holder(device, at)) != device:
+                keys.append(holder)
+            keys.append(device)
         return self._of_keys(*keys, claimed=claimed)
 
     def of_key(self, key: str) -> frozenset[Purpose]:
@@ -94,14 +95,6 @@ class Permissions:
         user = None if key.startswith(DEVICE_PREFIX) else key
         device = key.removeprefix(DEVICE_PREFIX) if user is None else device_id
         return Purpose.PERSONALISATION in self.of(user, device, at, claimed(claim))
-
-
-def _keys_of(user_id: str | None, device_id: str | None) -> tuple[str, ...]:
-    """Return the keys under which a user may have decided."""
-    keys = [] if user_id is None else [user_id]
-    if device_id is not None:
-        keys.append(DEVICE_PREFIX + device_id)
-    return tuple(keys)
 
 
 @functools.lru_cache(maxsize=256)

@@ -9,7 +9,6 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import msgspec
 
@@ -126,11 +125,6 @@ Search = Callable[[Collection[bytes]], Iterable[tuple[int, bytes]]]
 """Finds the records with any of some bytes, oldest first, under unique numbers."""
 
 
-def search_files(log: Path) -> Search:
-    """Search a log in files, also beside the process that writes it."""
-    return partial(matching_records, log)
-
-
 def search_partitions(partitions: Sequence[EventLog]) -> Search:
     """Search a log in partitions by reading all of it."""
 
@@ -153,7 +147,7 @@ def search_log(settings: Settings, *, clock: Callable[[], int]) -> Iterator[Sear
     with contextlib.ExitStack() as stack:
         seal = open_seal(settings, clock=clock) if path.is_dir() else None
         if seal is None:
-            yield search_files(path)
+            yield partial(matching_records, path)
             return
         stack.callback(seal.close)
         log = stack.enter_context(contextlib.closing(EmbeddedLog(path, read_only=True)))

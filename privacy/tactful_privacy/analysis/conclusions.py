@@ -206,39 +206,23 @@ def quantile_released(
     rising = isotonic_regression(cumulative).x
     estimate = min(int(np.searchsorted(rising, p * rising[-1])), len(keys) - 1)
     limit = float(alpha) / 2 - _MARGIN
+    # For each border of two buckets: p-values of "less than p lies below", and of "p or more".
+    borders = [(1.0, 1.0)]
+    for upto in range(1, len(keys)):
+        noise = TwoNoises.of(first, len(panes) * upto, len(panes) * (len(keys) - upto))
+        lower, whole = int(cumulative[upto - 1]), int(cumulative[-1])
+        borders.append(noise.tails(lower, whole - lower, p))
+    borders.append((1.0, 1.0))
     kept = [
         index
         for index in range(len(keys))
-        if _may_be_below(first, len(panes), cumulative, index, p) > limit
-        and _may_reach(first, len(panes), cumulative, index, p) > limit
+        if borders[index][0] > limit and borders[index + 1][1] > limit
     ]
     # The estimate may lie outside the kept buckets; the interval always includes it.
     low, high = (kept[0], kept[-1]) if kept else (estimate, estimate)
     return ReleasedQuantile(
         keys[estimate], keys[min(low, estimate)], keys[max(high, estimate)], float(1 - alpha)
     )
-
-
-def _may_be_below(
-    pane: ReleasedPane, panes: int, cumulative: NDArray[np.int64], index: int, p: float
-) -> float:
-    """Return the p-value of "less than p lies below"; 1 for the first bucket."""
-    if index == 0:
-        return 1.0
-    noise = TwoNoises.of(pane, panes * index, panes * (len(cumulative) - index))
-    lower = int(cumulative[index - 1])
-    return noise.tails(lower, int(cumulative[-1]) - lower, p)[0]
-
-
-def _may_reach(
-    pane: ReleasedPane, panes: int, cumulative: NDArray[np.int64], index: int, p: float
-) -> float:
-    """Return the p-value of "p or more lies up to the bucket"; 1 for the last bucket."""
-    if index == len(cumulative) - 1:
-        return 1.0
-    noise = TwoNoises.of(pane, panes * (index + 1), panes * (len(cumulative) - index - 1))
-    upto = int(cumulative[index])
-    return noise.tails(upto, int(cumulative[-1]) - upto, p)[1]
 
 
 @dataclass(frozen=True)

@@ -220,14 +220,7 @@ def attack(
             _scores(pipeline, _publish(pipeline, canaries, shown, directory), expected)
             for shown in (panes, [])
         ]
-        yield (
-            spread,
-            prove_loss(
-                *scores,
-                alpha=alpha / len(spreads),
-                delta=float(pipeline.delta),
-            ),
-        )
+        yield (spread, prove_loss(*scores, alpha=alpha / len(spreads), delta=float(pipeline.delta)))
 
 
 def check_loss(pipeline: Pipeline, canaries: int, alpha: float, directory: Path) -> Finding:

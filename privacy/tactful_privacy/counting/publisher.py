@@ -8,7 +8,7 @@ from fractions import Fraction
 
 import msgspec
 
-from tactful_privacy.counting.bounded_counts import BoundedCounts, Pane
+from tactful_privacy.counting.bounded_counts import BoundedCounts
 from tactful_privacy.counting.daily_caps import decide_cap
 from tactful_privacy.counting.released import ReleasedPane, delta_of, released_panes
 from tactful_privacy.counting.series import open_series
@@ -87,7 +87,11 @@ class Publisher:
         """Store as `publish` does; return only the starts of panes, by statistic."""
         while True:
             for pane in self._counts.closed(watermark):
-                self._take(pane)
+                cap = self._counts.cap_on(pane.start // DAY_MS)
+                for series, due in zip(self._series, self._due, strict=True):
+                    if (release := series.take(pane, cap)) is not None:
+                        start, draw = release
+                        due[start] = draw
             if (day := self._counts.undecided(watermark)) is None:
                 break
             decide_cap(self._counts, self._ledger, day, entropy=self._entropy)
@@ -102,13 +106,6 @@ class Publisher:
                     for start in batch:
                         del due[start]
         return stored
-
-    def _take(self, pane: Pane) -> None:
-        cap = self._counts.cap_on(pane.start // DAY_MS)
-        for series, due in zip(self._series, self._due, strict=True):
-            if (release := series.take(pane, cap)) is not None:
-                start, draw = release
-                due[start] = draw
 
     def snapshot(self) -> bytes:
         """Return the counts of unfinished periods.

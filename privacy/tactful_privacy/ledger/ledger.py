@@ -10,18 +10,9 @@ from pathlib import Path
 import numpy as np
 import sqlalchemy as sa
 
-from tactful_privacy.errors import (
-    LedgerError,
-    ParameterError,
-)
+from tactful_privacy.errors import LedgerError, ParameterError
 from tactful_privacy.ledger import grants, rows, schema
-from tactful_privacy.ledger.budget import (
-    ANY,
-    Budget,
-    Charge,
-    date_of,
-    total_budget,
-)
+from tactful_privacy.ledger.budget import ANY, Budget, Charge, date_of, total_budget
 from tactful_privacy.ledger.query import Answer, Query
 from tactful_privacy.ledger.rows import MAX_PAGE, SharedNoise
 from tactful_privacy.ledger.rows import Draw as Draw

@@ -235,10 +235,7 @@ def _exclusive_transaction(engine: sa.Engine) -> Iterator[sa.Connection]:
 @contextlib.contextmanager
 def reading(engine: sa.Engine) -> Iterator[sa.Connection]:
     """Open a connection that only reads; failures of the database are `LedgerError`."""
-    with (
-        _translated_errors(),
-        engine.connect().execution_options(reads_only=True) as connection,
-    ):
+    with _translated_errors(), engine.connect().execution_options(reads_only=True) as connection:
         yield connection
 
 

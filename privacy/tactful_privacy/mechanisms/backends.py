@@ -51,11 +51,7 @@ class Noise(Protocol):
 
 
 def laplace_noise(
-    sensitivity: int,
-    epsilon: Exact,
-    backend: Backend = "table",
-    *,
-    entropy: Entropy = os.urandom,
+    sensitivity: int, epsilon: Exact, backend: Backend = "table", *, entropy: Entropy = os.urandom
 ) -> Noise:
     """Return discrete Laplace noise, also called the two-sided geometric mechanism.
 

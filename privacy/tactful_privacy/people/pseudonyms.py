@@ -126,7 +126,10 @@ class Keyring:
         wanted = self.current if key_id is None else key_id
         for epoch in self._epochs:
             if epoch.key_id == wanted:
-                return Pseudonym(wanted, _digest(epoch.secret, tenant, person))
+                # The length of the tenant comes first, so that no two pairs give the same bytes.
+                name = tenant.encode()
+                message = len(name).to_bytes(4) + name + person.encode()
+                return Pseudonym(wanted, hmac.digest(epoch.secret, message, "sha256"))
         raise KeyringError(
             f"{self.path}: there is no key {wanted}: it was destroyed, or belongs to another"
             " keyring"
@@ -243,10 +246,3 @@ def key_id_of(secret: bytes) -> int:
 def _new_epoch(now: int) -> Epoch:
     secret = secrets.token_bytes(_SECRET_BYTES)
     return Epoch(key_id_of(secret), secret, now)
-
-
-def _digest(secret: bytes, tenant: str, person: str) -> bytes:
-    # The length of the tenant comes first, so that no two (tenant, person) give the same bytes.
-    name = tenant.encode()
-    message = len(name).to_bytes(4) + name + person.encode()
-    return hmac.digest(secret, message, "sha256")

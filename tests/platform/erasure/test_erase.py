@@ -31,12 +31,7 @@ from tactful.cli.main import main
 from tactful.config.privacy import ConsentSettings
 from tactful.config.settings import Settings
 from tactful.erasure.erase import preview, request_erasure, run_erasures
-from tactful.erasure.offline_stores import (
-    RESCALING,
-    find_person,
-    purge_unfinished,
-    purge_webhooks,
-)
+from tactful.erasure.offline_stores import RESCALING, find_person, purge_unfinished, purge_webhooks
 from tactful.errors import StorageError
 from tactful.maintenance.doctor import examine
 from tactful.metadata.connections import open_installation
@@ -153,8 +148,7 @@ def others(live: Live) -> Any:
     told: Any = None
     for number in range(20):
         told = live.http.post(
-            "/v1/events",
-            json=[view(number, f"other-{number % 3}", device_id=f"od-{number % 3}")],
+            "/v1/events", json=[view(number, f"other-{number % 3}", device_id=f"od-{number % 3}")]
         ).json()
         assert told["accepted"] == 1
     return told["position"]

@@ -15,11 +15,7 @@ from tactful.config.settings import Settings
 from tactful.config.storage import StorageSettings
 from tactful.errors import ConfigError
 from tactful.statistics.counter import StatisticsCounter
-from tactful.statistics.definitions import (
-    CapChoiceDefinition,
-    StatisticDefinition,
-    load_statistics,
-)
+from tactful.statistics.definitions import CapChoiceDefinition, StatisticDefinition, load_statistics
 from tactful.statistics.service import PrivateStatistics, open_statistics
 from tactful_privacy.counting.bounded_counts import BoundedCounts
 from tactful_privacy.counting.released import read_released

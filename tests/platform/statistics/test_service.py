@@ -80,9 +80,7 @@ def ledger(tmp_path: Path) -> Iterator[Ledger]:
 
 
 def counting(
-    ledger: Ledger,
-    *wanted: StatisticDefinition,
-    clock: Callable[[], int] | None = None,
+    ledger: Ledger, *wanted: StatisticDefinition, clock: Callable[[], int] | None = None
 ) -> PrivateStatistics:
     counter = StatisticsCounter(wanted or (LINES,), ledger, secret=SECRET, clock=clock)
     return PrivateStatistics(counter)
@@ -708,10 +706,7 @@ def test_a_server_publishes_what_its_log_holds(quiet: None, tmp_path: Path) -> N
     half = len(SHOP) // 2
     for part in (SHOP[:half], SHOP[half:]):
         with served(settings) as (live, _):
-            for kind, method, path in (
-                (Item, "PUT", "/v1/items"),
-                (Event, "POST", "/v1/events"),
-            ):
+            for kind, method, path in ((Item, "PUT", "/v1/items"), (Event, "POST", "/v1/events")):
                 sent = [wire(it) for it in part if isinstance(it, kind)]
                 for start in range(0, len(sent), 500):
                     answer = live.http.request(method, path, json=sent[start : start + 500])
@@ -939,8 +934,7 @@ def test_unknown_conclusions_and_spans_too_long_are_refused(
 
 def test_conclusions_are_answered_over_http(tmp_path: Path) -> None:
     settings = replace(
-        small_settings(tmp_path),
-        statistics=configured(tmp_path, GOOD, clock="replay").statistics,
+        small_settings(tmp_path), statistics=configured(tmp_path, GOOD, clock="replay").statistics
     )
     with served(settings) as (live, opened):
         begins = event_of(timestamp=MORNING)  # counting begins with what is counted first
