@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol, runtime_checkable
 
@@ -93,9 +93,6 @@ class ChangeList:
         """Return the epoch, the start of the next part, and the encoded items of this one."""
         begin = start if epoch == self._epoch else 0
         ids = self._ids[begin : begin + _AT_ONCE]
-        return self._epoch, begin + len(ids), [*_encoded(ids, self._source.items)]
-
-
-def _encoded(ids: Iterable[str], items: Mapping[str, Item]) -> Iterable[bytes]:
-    for item_id in dict.fromkeys(ids):
-        yield encode_entry(items[item_id])
+        items = self._source.items
+        encoded = [encode_entry(items[item_id]) for item_id in dict.fromkeys(ids)]
+        return self._epoch, begin + len(ids), encoded

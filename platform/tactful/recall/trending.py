@@ -102,12 +102,7 @@ class Trends:
         self._panes: dict[str, dict[int, dict[str, float]]] = {
             source.name: {} for source in sources
         }
-        self._latest: tuple[Rise, ...] = ()
-
-    @property
-    def latest(self) -> tuple[Rise, ...]:
-        """Rises of the latest reading; returns at once."""
-        return self._latest
+        self.latest: tuple[Rise, ...] = ()  # rises of the latest reading
 
     def look(self) -> tuple[Rise, ...]:
         """Find the present rises, the strongest first; for one thread at a time.
@@ -118,8 +113,8 @@ class Trends:
             self._due = now + _READ_EVERY_S
             latest = [rise for source in self._sources for rise in self._read(source)]
             latest.sort(key=lambda rise: (-rise.growth, rise.by, rise.key))
-            self._latest = tuple(latest[:_MOST_RISES])
-        return self._latest
+            self.latest = tuple(latest[:_MOST_RISES])
+        return self.latest
 
     def _read(self, source: TrendSource) -> list[Rise]:
         panes, cursor = self._panes[source.name], None
@@ -130,7 +125,9 @@ class Trends:
                 panes.setdefault(cell.pane_start, {})[cell.key] = cell.value
             if (cursor := page.next_cursor) is None:
                 break
-        _drop_old(panes, source)
+        oldest = max(panes, default=0) - source.span_ms
+        for start in [start for start in panes if start <= oldest]:
+            del panes[start]
         variance = noise_variance(page.cap, page.epsilon)
         return rises(source, panes, variance=variance, cap=page.cap)
 
@@ -237,11 +234,3 @@ def _sums(panes: Sequence[Mapping[str, float]]) -> dict[str, float]:
         for key, value in values.items():
             sums[key] = sums.get(key, 0.0) + value
     return sums
-
-
-def _drop_old(panes: dict[int, dict[str, float]], source: TrendSource) -> None:
-    """Drop panes before the time that is compared with."""
-    if panes:
-        first = max(panes) - source.span_ms
-        for start in [start for start in panes if start <= first]:
-            del panes[start]

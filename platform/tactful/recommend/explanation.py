@@ -27,18 +27,8 @@ if TYPE_CHECKING:
 _VERSIONS = 2
 _NOT_RULES = frozenset(
     {
-        "applied",
-        "arm",
-        "channels",
-        "experiment",
-        "features",
-        "forced",
-        "items",
-        "layout",
-        "model_version",
-        "propensity",
-        "scores",
-        "took_ms",
+        *("applied", "arm", "channels", "experiment", "features", "forced"),
+        *("items", "layout", "model_version", "propensity", "scores", "took_ms"),
     }
 )
 """Properties of an impression; all others are rules that took part."""

@@ -6,7 +6,7 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -148,9 +148,19 @@ class ServedModels:
 
     def describe(self) -> dict[str, Any]:
         """Describe the models and the catalogue, for ``GET /v1/models``."""
-        current = self.current
+        current, champion = self.current, None
+        if current.model is not None:
+            manifest = current.model.manifest
+            champion = {
+                "name": manifest.name,
+                "version": manifest.version,
+                "run_id": manifest.run_id,
+                "trained_until": manifest.trained_until,
+                "metrics": manifest.metrics,
+                "evaluated": current.model.evaluated,
+            }
         return {
-            "champion": None if current.model is None else _champion_fields(current.model),
+            "champion": champion,
             "refused": self._refusal or None,
             "items": len(current.view.catalogue),
             "indexed_items": len(current.view.index.item_ids),
@@ -205,15 +215,3 @@ class ServedModels:
         for path in (self._directory / "live").iterdir():
             if path.name != but:
                 shutil.rmtree(path, ignore_errors=True)
-
-
-def _champion_fields(model: RankingModel) -> Mapping[str, Any]:
-    manifest = model.manifest
-    return {
-        "name": manifest.name,
-        "version": manifest.version,
-        "run_id": manifest.run_id,
-        "trained_until": manifest.trained_until,
-        "metrics": manifest.metrics,
-        "evaluated": model.evaluated,
-    }
