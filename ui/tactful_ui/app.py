@@ -12,11 +12,7 @@ def main() -> None:
     """Draw the navigation and the chosen page."""
     st.set_page_config(page_title="tactful", page_icon=":material/monitoring:", layout="wide")
     demo = st.Page(
-        overview.page,
-        title="Demo",
-        icon=":material/play_circle:",
-        url_path="demo",
-        default=True,
+        overview.page, title="Demo", icon=":material/play_circle:", url_path="demo", default=True
     )
     statistics = st.Page(
         released.page, title="Statistics", icon=":material/bar_chart:", url_path="statistics"

@@ -121,10 +121,7 @@ def counts(key: str, cells: Sequence[Count], low: float, high: float, palette: P
     hours = alt.Axis(grid=False, labelExpr=_MIDNIGHT_OR_HOUR, labelOverlap=True)
     x = alt.X("start:T", title=None, scale=alt.Scale(type="utc"), axis=hours)
     y = alt.Y(
-        "value:Q",
-        title="Events",
-        scale=alt.Scale(domain=[low, high]),
-        axis=alt.Axis(tickCount=4),
+        "value:Q", title="Events", scale=alt.Scale(domain=[low, high]), axis=alt.Axis(tickCount=4)
     )
     base = alt.Chart(_data(values)).encode(x=x)
     tooltip = [
@@ -193,10 +190,7 @@ def _dots(named: Sequence[tuple[str, Estimate, str]], *, title: str | None, digi
         y=alt.Y("name:N", sort=None, title=None, axis=_NAMES), color=colour
     )
     x = alt.X(
-        "value:Q",
-        title=title,
-        scale=alt.Scale(zero=True, nice=True),
-        axis=alt.Axis(tickCount=5),
+        "value:Q", title=title, scale=alt.Scale(zero=True, nice=True), axis=alt.Axis(tickCount=5)
     )
     tooltip = [
         alt.Tooltip("name:N", title="Name"),

@@ -99,8 +99,7 @@ def _quality(report: Report) -> None:
         won = bool(served and baseline and served.value > baseline.value)
         (st.success if won else st.warning)(formats.plain(report.verdict))
     ranked = sorted(
-        report.quality,
-        key=lambda row: -row.metrics["hr20"].value if "hr20" in row.metrics else 0.0,
+        report.quality, key=lambda row: -row.metrics["hr20"].value if "hr20" in row.metrics else 0.0
     )
     for pair in (METRICS[:2], METRICS[2:]):
         for place, metric in zip(st.columns(2), pair, strict=True):
