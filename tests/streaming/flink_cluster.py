@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 from tactful_streaming.contract.log_entries import Entry, encode_entry
+from tactful_streaming.flink.compiler import FlinkOptions
 from tactful_streaming.flink.jar import RUNNER_CLASS, build_runner
 
 # Packages that a JVM since 17 must open to Flink, from Flink's own configuration.
@@ -112,6 +113,19 @@ def make_topic(servers: str, topic: str, partitions: int = 1) -> None:
     admin = AdminClient({"bootstrap.servers": servers})
     for future in admin.create_topics([NewTopic(topic, partitions, 1)]).values():
         future.result(120)
+
+
+def job_options(servers: str, log: str, features: str, matches: str) -> FlinkOptions:
+    """Options of a job with one subtask, whose group is named after its log."""
+    return FlinkOptions(
+        servers,
+        log,
+        features_topic=features,
+        matches_topic=matches,
+        group_id=log,
+        watermark_delay_ms=0,
+        parallelism=1,
+    )
 
 
 def append(

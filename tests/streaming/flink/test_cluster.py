@@ -5,18 +5,19 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.streaming.brokers import patiently, topic_name
-from tests.streaming.flink_cluster import append, make_topic, read_rows
+from tests.streaming.flink_cluster import append, job_options, make_topic, read_rows
 from tests.streaming.streams import event_of
 
 from benchmarks.ports import free_port
 from tactful_streaming.contract.log_entries import Entry, Event
 from tactful_streaming.definitions.reader import load_definitions
-from tactful_streaming.flink.compiler import FlinkOptions, compile_flink
+from tactful_streaming.flink.compiler import compile_flink
 from tactful_streaming.flink.jar import build_runner
 from tactful_streaming.flink.rest_client import FlinkCluster
 
@@ -93,17 +94,8 @@ def test_a_job_survives_a_stop_and_the_loss_of_its_worker(
     log, features, match_topic = topic_name(), topic_name(), topic_name()
     for topic in (log, features, match_topic):
         make_topic(kafka_servers, topic)
-    options = FlinkOptions(
-        kafka_servers,
-        log,
-        features_topic=features,
-        matches_topic=match_topic,
-        group_id=log,
-        watermark_delay_ms=0,
-        parallelism=1,
-        checkpoint_ms=500,
-    )
-    script = compile_flink(DEFINITIONS, options).text
+    options = job_options(kafka_servers, log, features, match_topic)
+    script = compile_flink(DEFINITIONS, replace(options, checkpoint_ms=500)).text
 
     def fired() -> dict[tuple[str, int], float]:
         return counts(read_rows(kafka_servers, features, 0))

@@ -17,7 +17,14 @@ from typing import Any
 import msgspec
 import pytest
 from tests.streaming.brokers import topic_name
-from tests.streaming.flink_cluster import LocalFlink, local_flink, make_topic, read_rows, write_log
+from tests.streaming.flink_cluster import (
+    LocalFlink,
+    job_options,
+    local_flink,
+    make_topic,
+    read_rows,
+    write_log,
+)
 
 from tactful_streaming.contract.log_entries import Entry, Event, Item, Tick
 from tactful_streaming.definitions.model import Definitions
@@ -57,17 +64,8 @@ def run(
     ends = write_log(servers, log, partitions)
     make_topic(servers, features)
     make_topic(servers, match_topic)
-    settings = FlinkOptions(
-        servers,
-        log,
-        features_topic=features,
-        matches_topic=match_topic,
-        group_id=log,
-        watermark_delay_ms=0,
-        parallelism=1,
-        end_offsets=ends,
-    )
-    script = compile_flink(definitions, replace(settings, **options))
+    settings = job_options(servers, log, features, match_topic)
+    script = compile_flink(definitions, replace(settings, end_offsets=ends, **options))
     flink.run(script.text)
     return read_rows(servers, features, rows), read_rows(servers, match_topic, matches)
 

@@ -14,6 +14,7 @@ import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import msgspec
 import pytest
@@ -241,20 +242,13 @@ def test_sinks_that_share_entities_survive_kills(location: Location, seed: int) 
     committed: list[dict[int, int]] = [{}, {}]
     target = open_target(location)
 
-    class Dying:
-        def write(self, rows: Sequence[WindowRow]) -> None:
-            fate = chance.random()
-            if fate < 0.1:
-                raise KeyboardInterrupt
-            target.write(rows)
-            if fate > 0.8:
-                raise KeyboardInterrupt
-
-        def read(self, entity_keys: Sequence[str]) -> list[dict[str, WindowValue]]:
-            return target.read(entity_keys)
-
-        def close(self) -> None:
-            pass
+    def write(rows: Sequence[WindowRow]) -> None:
+        fate = chance.random()
+        if fate < 0.1:
+            raise KeyboardInterrupt
+        target.write(rows)
+        if fate > 0.8:
+            raise KeyboardInterrupt
 
     unfinished = {0, 1}
     while unfinished:
@@ -264,7 +258,7 @@ def test_sinks_that_share_entities_survive_kills(location: Location, seed: int) 
             turns = iter(range(chance.randrange(1, 6)))
             run_sink(
                 source,
-                Dying(),
+                Mock(write=write),
                 stop=lambda it=source, turns=turns: it.finished() or next(turns, None) is None,  # type: ignore[misc]
             )
         except KeyboardInterrupt:
@@ -344,43 +338,30 @@ def test_a_group_of_null_is_no_group(target: RowTarget) -> None:
     assert target.read(["u"]) == [{"f": WindowValue(0, 9, 1.5)}]
 
 
-class Away:
-    """A target that fails a number of times before it writes."""
-
-    def __init__(self, failures: int) -> None:
-        self.failures = failures
-        self.rows: list[WindowRow] = []
-
-    def write(self, rows: Sequence[WindowRow]) -> None:
-        if self.failures:
-            self.failures -= 1
-            raise OnlineStoreError("away")
-        self.rows += rows
-
-    def read(self, entity_keys: Sequence[str]) -> list[dict[str, WindowValue]]:
-        raise AssertionError
-
-    def close(self) -> None:
-        pass
-
-
 def test_an_unreachable_target_is_retried() -> None:
-    target = Away(9)
+    target = Mock()
+    target.write.side_effect = [OnlineStoreError("away")] * 9 + [None]
     source = Topic({0: [encode(row(1, 100))]}, random.Random(1), {})
     pauses: list[float] = []
     reports: list[SinkProgress] = []
     done = run_sink(
-        source, target, stop=lambda: bool(target.rows), progress=reports.append, sleep=pauses.append
+        source,
+        target,
+        stop=lambda: target.write.call_count == 10,
+        progress=reports.append,
+        sleep=pauses.append,
     )
+    target.write.assert_called_with([row(1, 100)])
     assert pauses == [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 10.0, 10.0]
     assert (done.rows, done.failures) == (1, 9)
     assert [progress.failures for progress in reports if progress.failures] == [*range(1, 10), 9]
 
 
 def test_a_stop_without_target_commits_nothing() -> None:
-    target = Away(10**9)
+    target = Mock()
+    target.write.side_effect = OnlineStoreError("away")
     source = Topic({0: [encode(row(1, 100))] * 5}, random.Random(1), {})
-    done = run_sink(source, target, stop=lambda: target.failures < 10**9 - 2, sleep=lambda _: None)
+    done = run_sink(source, target, stop=lambda: target.write.call_count > 2, sleep=lambda _: None)
     assert (source.committed, done.rows, done.failures) == ({}, 0, 3)
 
 

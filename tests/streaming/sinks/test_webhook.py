@@ -24,8 +24,8 @@ from tactful_streaming.state.store import MemoryState
 URL = "http://127.0.0.1:9/hook"
 
 
-def action(number: int, type_: str = "x.coupon") -> Event:
-    return Event(event_id=f"e{number}", type=type_, timestamp=number, user_id="u")
+def action(number: int, type_: str = "x.coupon", user: str = "u") -> Event:
+    return Event(event_id=f"e{number}", type=type_, timestamp=number, user_id=user)
 
 
 class Shelf:
@@ -275,7 +275,7 @@ def test_actions_of_erased_users_are_not_queued() -> None:
     queue = DeliveryQueue(store)
     webhooks = sender(queue, receiver, clock, suppressed=suppressed)
     people = ("zq-ada", "bob", "zq-ada", "bob")
-    log: Any = Shelf([encode_entry(action_of(n, user)) for n, user in enumerate(people)])
+    log: Any = Shelf([encode_entry(action(n, user=user)) for n, user in enumerate(people)])
     assert webhooks.collect(log, {"x.coupon"}, 2) == 2
     queue.mark_dead(queue.due(clock(), 9)[0])
     queue.revive()
@@ -293,17 +293,11 @@ def test_actions_of_erased_users_are_not_queued() -> None:
 
 
 def test_queued_actions_of_erased_users_are_not_sent() -> None:
-    receiver = Receiver()
-    suppressed = set[str]()
+    receiver, suppressed = Receiver(), set[str]()
     queue = DeliveryQueue(MemoryState())
-    queue.add([action_of(0, "ada"), action_of(1, "bob")], 2)
+    queue.add([action(0, user="ada"), action(1, user="bob")], 2)
     suppressed.add("ada")
-    assert sender(queue, receiver, Clock(), suppressed=suppressed).send_due() == SendResult(
-        delivered=1
-    )
+    hook = sender(queue, receiver, Clock(), suppressed=suppressed)
+    assert hook.send_due() == SendResult(delivered=1)
     assert [b"bob" in body for _, body, _ in receiver.requests] == [True]
     assert queue.next_due() is None
-
-
-def action_of(number: int, user: str) -> Event:
-    return Event(event_id=f"e{number}", type="x.coupon", timestamp=number, user_id=user)
