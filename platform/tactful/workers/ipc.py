@@ -115,7 +115,7 @@ class MetricsNotice(_Message, frozen=True, array_like=True, tag=True):
 
 
 class ForwardRequest(_Message, frozen=True, array_like=True, tag=True):
-    """Forward an HTTP request whose key was checked: `ForwardResponse`."""
+    """Forward an HTTP request whose key was checked: `tactful.http.asgi.Reply`."""
 
     method: str
     path: str
@@ -196,15 +196,6 @@ class ChangesResponse(msgspec.Struct, frozen=True, array_like=True):
     watermark: int
     offset: int | None
     position: Position
-
-
-class ForwardResponse(msgspec.Struct, frozen=True, array_like=True):
-    """Response to a forwarded HTTP request."""
-
-    status: int
-    body: bytes
-    content_type: bytes
-    headers: list[tuple[bytes, bytes]]
 
 
 class _Problem(msgspec.Struct, frozen=True, array_like=True):

@@ -47,7 +47,6 @@ from tactful.workers.ipc import (
     BlockingClient,
     ConfigRequest,
     ForwardRequest,
-    ForwardResponse,
     ImpressionNotice,
     KeysRequest,
     MetricsNotice,
@@ -140,20 +139,17 @@ class ServingWorker:
 
     async def forward(self, endpoint: Endpoint, call: Call) -> Reply:
         """Forward a request to the process that owns the state."""
-        response = await self._client.request(
-            ForwardRequest(
-                endpoint.method,
-                endpoint.path,
-                dict(call.path),
-                call.query_string,
-                dict(call.headers),
-                call.trusted,
-                call.public,
-                b"" if endpoint.body is None else await call.body(),
-            ),
-            ForwardResponse,
+        request = ForwardRequest(
+            endpoint.method,
+            endpoint.path,
+            dict(call.path),
+            call.query_string,
+            dict(call.headers),
+            call.trusted,
+            call.public,
+            b"" if endpoint.body is None else await call.body(),
         )
-        return Reply(response.status, response.body, response.content_type, tuple(response.headers))
+        return await self._client.request(request, Reply)
 
     async def refresh(self) -> None:
         """Refresh keys, models and items and send reports, until cancelled."""

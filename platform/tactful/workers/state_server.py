@@ -9,7 +9,7 @@ from typing import Any
 
 from tactful.catalogue.changes import ChangeList
 from tactful.catalogue.request_context import described, read_columns, read_nonzero
-from tactful.http.asgi import Call, Endpoint
+from tactful.http.asgi import Call, Endpoint, Reply
 from tactful.http.routes import ENDPOINTS
 from tactful.recall.trending import Trends
 from tactful.rerank.frequency_caps import Shown
@@ -23,7 +23,6 @@ from tactful.workers.ipc import (
     FeaturesRequest,
     FeaturesResponse,
     ForwardRequest,
-    ForwardResponse,
     ImpressionNotice,
     KeysRequest,
     NonZeroRequest,
@@ -136,7 +135,7 @@ class StateServer:
             return None
         return await self._forward(request)
 
-    async def _forward(self, request: ForwardRequest) -> ForwardResponse:
+    async def _forward(self, request: ForwardRequest) -> Reply:
         async def receive() -> MutableMapping[str, Any]:
             return {"type": "http.request", "body": request.body}
 
@@ -150,5 +149,4 @@ class StateServer:
             settings.limits.body_bytes,
             settings.server.body_timeout_s,
         )
-        reply = await _ENDPOINTS[request.method, request.path].handle(self._platform, call)
-        return ForwardResponse(reply.status, reply.body, reply.content_type, [*reply.headers])
+        return await _ENDPOINTS[request.method, request.path].handle(self._platform, call)
