@@ -251,21 +251,16 @@ def test_records_the_client_refuses_are_not_acknowledged(
 ) -> None:
     from confluent_kafka import KafkaError, KafkaException
 
-    class Refusing:
-        def produce_batch(self, topic: str, messages: list[dict[str, Any]], **_: object) -> int:
-            messages[-1]["_error"] = KafkaError(KafkaError._QUEUE_FULL)
-            for message in messages[:-1]:
-                message["_error"] = KafkaError(KafkaError.INVALID_RECORD)
-            return 0
+    def refuse(topic: str, messages: list[dict[str, Any]], **_: object) -> int:
+        messages[-1]["_error"] = KafkaError(KafkaError._QUEUE_FULL)
+        for message in messages[:-1]:
+            message["_error"] = KafkaError(KafkaError.INVALID_RECORD)
+        return 0
 
-    class Broken:
-        def produce_batch(self, *_: object, **__: object) -> int:
-            raise KafkaException(KafkaError(KafkaError._STATE))
-
-    for client in (Refusing(), Broken()):
+    for answer in (refuse, KafkaException(KafkaError(KafkaError._STATE))):
+        client = Mock(**{"produce_batch.side_effect": answer, "flush.return_value": 0})
+        client.poll.side_effect = lambda _: time.sleep(0.01)
         with monkeypatch.context() as patch:
-            for method in ("poll", "flush"):
-                patch.setattr(type(client), method, lambda *_: time.sleep(0.01), raising=False)
             patch.setattr(log, "_producer", client)
             with pytest.raises(LogWriteError, match="did not take an append"):
                 log.append([b"a", b"b"], ["u", "v"])

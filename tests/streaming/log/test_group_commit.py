@@ -14,9 +14,7 @@ from tactful_streaming.log.group_commit import GroupCommit
 
 
 class GatedLog:
-    """A log whose disk is as slow as the test wants."""
-
-    begin = 0
+    """A log, as far as a commit uses it, whose disk is as slow as the test wants."""
 
     def __init__(self) -> None:
         self.payloads: list[bytes] = []
@@ -35,15 +33,6 @@ class GatedLog:
         self.payloads += payloads
         self.groups.append(len(payloads))
         return len(self.payloads)
-
-    def read(self, offset: int, limit: int) -> list[tuple[int, bytes]]:
-        return [*enumerate(self.payloads)][offset : offset + limit]
-
-    def offset_at(self, timestamp: int) -> int:
-        raise AssertionError("a commit asks for no time")
-
-    def close(self) -> None:
-        pass
 
 
 def in_a_loop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
@@ -79,7 +68,7 @@ async def test_every_caller_gets_its_own_offset(tmp_path: Path) -> None:
 
 @in_a_loop
 async def test_requests_that_arrive_during_a_sync_share_the_next() -> None:
-    log = GatedLog()
+    log: Any = GatedLog()
     group = GroupCommit(log)
     first = asyncio.create_task(group.append([b"first"]))
     await settle()
@@ -95,7 +84,7 @@ async def test_requests_that_arrive_during_a_sync_share_the_next() -> None:
 
 @in_a_loop
 async def test_backpressure_refuses_before_memory_grows() -> None:
-    log = GatedLog()
+    log: Any = GatedLog()
     group = GroupCommit(log, max_waiting_bytes=1000)
     large = asyncio.create_task(group.append([b"x" * 5000]))
     await settle()
@@ -110,7 +99,7 @@ async def test_backpressure_refuses_before_memory_grows() -> None:
 
 @in_a_loop
 async def test_a_failed_disk_fails_all_waiting_appends() -> None:
-    log = GatedLog()
+    log: Any = GatedLog()
     log.failure = LogWriteError(errno.ENOSPC, "No space left on device")
     group = GroupCommit(log)
     tasks = [asyncio.create_task(group.append([b"x"])) for _ in range(10)]
@@ -127,7 +116,7 @@ async def test_a_failed_disk_fails_all_waiting_appends() -> None:
 
 @in_a_loop
 async def test_a_cancelled_append_does_not_disturb_others() -> None:
-    log = GatedLog()
+    log: Any = GatedLog()
     group = GroupCommit(log)
     gone = asyncio.create_task(group.append([b"gone"]))
     stays = asyncio.create_task(group.append([b"stays"]))
@@ -140,7 +129,7 @@ async def test_a_cancelled_append_does_not_disturb_others() -> None:
 
 @in_a_loop
 async def test_one_oversized_record_fails_its_caller_only() -> None:
-    log = GatedLog()
+    log: Any = GatedLog()
     log.gate.set()
     group = GroupCommit(log)
     large = group.append([bytes(16 * 1024 * 1024 + 1)])
@@ -153,7 +142,7 @@ async def test_one_oversized_record_fails_its_caller_only() -> None:
 
 @in_a_loop
 async def test_close_writes_queued_appends() -> None:
-    log = GatedLog()
+    log: Any = GatedLog()
     group = GroupCommit(log)
     tasks = [asyncio.create_task(group.append([b"%d" % i])) for i in range(5)]
     await settle()
