@@ -193,9 +193,8 @@ def test_an_intent_weighs_the_items_of_its_categories(tmp_path: Path) -> None:
         wanted.get(ITEMS[world.catalogue.item_ids[row]].category or "", (0.0, 4.0))
         for row in candidates.rows.tolist()
     ]
-    found = list(
-        zip(column["intent_weight"].tolist(), column["intent_place"].tolist(), strict=True)
-    )
+    weights, places = column["intent_weight"].tolist(), column["intent_place"].tolist()
+    found = [*zip(weights, places, strict=True)]
     assert found == of_items
     assert set(wanted.values()) < set(of_items) and (0.0, 4.0) in of_items
 

@@ -98,12 +98,8 @@ def test_propensities_with_diversity_are_exact() -> None:
 
 def test_only_the_pool_takes_part_and_only_in_the_first_places() -> None:
     for seed in range(200):
-        found = arrange(
-            VALUES,
-            5,
-            exploration=Exploration(TEMPERATURE, 2, 3),
-            generator=np.random.default_rng(seed),
-        )
+        draws, few = np.random.default_rng(seed), Exploration(TEMPERATURE, 2, 3)
+        found = arrange(VALUES, 5, exploration=few, generator=draws)
         order = found.order.tolist()
         assert set(order[:2]) <= {0, 2, 4}
         assert order[2:] == [it for it in (0, 2, 4, 1, 3) if it not in order[:2]]
@@ -113,12 +109,8 @@ def test_only_the_pool_takes_part_and_only_in_the_first_places() -> None:
 
 def test_a_list_can_be_made_again_from_its_id() -> None:
     def order(name: str) -> list[int]:
-        found = arrange(
-            np.zeros(50, np.float32),
-            20,
-            exploration=Exploration(1.0, 20, 50),
-            generator=generator_of(name),
-        )
+        alike, draws = np.zeros(50, np.float32), generator_of(name)
+        found = arrange(alike, 20, exploration=Exploration(1.0, 20, 50), generator=draws)
         places: list[int] = found.order.tolist()
         return places
 
