@@ -18,9 +18,6 @@ def holm(p_values: Sequence[float]) -> tuple[float, ...]:
 
     The bound holds under any dependence between the p-values.
 
-    Raises:
-        StatisticsError: A p-value is not in [0, 1].
-
     Source: Holm, "A simple sequentially rejective multiple test procedure", Scand. J. Statist. 6
     (1979).
     """
@@ -33,9 +30,6 @@ def benjamini_hochberg(p_values: Sequence[float]) -> tuple[float, ...]:
     """Adjust p-values so that the false discovery rate is at most alpha.
 
     The bound holds for independent or positively dependent p-values.
-
-    Raises:
-        StatisticsError: A p-value is not in [0, 1].
 
     Source: Benjamini and Hochberg, "Controlling the False Discovery Rate", JRSS B 57 (1995).
     """

@@ -175,11 +175,7 @@ def ips(log: LoggedDecisions) -> OffPolicyEstimate:
 
 
 def clipped_ips(log: LoggedDecisions, limit: float) -> OffPolicyEstimate:
-    """Estimate by inverse propensity scoring with weights clipped at `limit`.
-
-    Raises:
-        EvaluationError: The limit is not above 0.
-    """
+    """Estimate by inverse propensity scoring with weights clipped at `limit`."""
     return _mean(log, np.minimum(log.weights, _positive(limit, "limit")) * log.rewards)
 
 
@@ -193,20 +189,12 @@ def snips(log: LoggedDecisions) -> OffPolicyEstimate:
 
 
 def direct_method(log: LoggedDecisions) -> OffPolicyEstimate:
-    """Estimate by the reward model alone.
-
-    Raises:
-        EvaluationError: There is no model.
-    """
+    """Estimate by the reward model alone; the log must have one."""
     return _mean(log, _model(log)[1])
 
 
 def doubly_robust(log: LoggedDecisions, *, limit: float = np.inf) -> OffPolicyEstimate:
-    """Estimate by the model plus residuals with weights clipped at `limit`.
-
-    Raises:
-        EvaluationError: There is no model, or the limit is not above 0.
-    """
+    """Estimate by the log's model plus residuals with weights clipped at `limit`."""
     q, v = _model(log)
     return _mean(log, v + np.minimum(log.weights, _positive(limit, "limit")) * (log.rewards - q))
 
@@ -223,22 +211,14 @@ def self_normalised_doubly_robust(log: LoggedDecisions) -> OffPolicyEstimate:
 
 
 def switch_doubly_robust(log: LoggedDecisions, limit: float) -> OffPolicyEstimate:
-    """Estimate like `doubly_robust` up to weight `limit`, above it by the model alone.
-
-    Raises:
-        EvaluationError: There is no model, or the limit is not above 0.
-    """
+    """Estimate like `doubly_robust` up to weight `limit`, above it by the model alone."""
     q, v = _model(log)
     w = log.weights
     return _mean(log, v + np.where(w <= _positive(limit, "limit"), w, 0) * (log.rewards - q))
 
 
 def shrunk_doubly_robust(log: LoggedDecisions, shrinkage: float) -> OffPolicyEstimate:
-    """Estimate with shrinkage ``s w / (w² + s)``; small s favours the model.
-
-    Raises:
-        EvaluationError: There is no model, or the shrinkage is not above 0.
-    """
+    """Estimate with shrinkage ``s w / (w² + s)``; small s favours the log's model."""
     q, v = _model(log)
     w, s = log.weights, _positive(shrinkage, "shrinkage")
     shrunk = w if np.isinf(s) else s * w / (w**2 + s)

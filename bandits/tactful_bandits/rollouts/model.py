@@ -32,16 +32,13 @@ class RolloutPlan:
         experiment: Key of the experiment of two arms, the control first.
         guardrails: Metrics that must not be harmed.
         stages: Share of the units that get the change, stage by stage, rising, in (0, 1].
-        stage_ms: Minimum duration of a stage in milliseconds; a day or more, since mornings
-            differ from evenings.
+        stage_ms: Minimum duration of a stage in milliseconds; a day or more, since mornings differ
+            from evenings.
         alpha: Probability that a harmless change is ever rolled back.
         sample_ratio_alpha: Probability that a sound rollout is ever held.
         tightest_at: Units of both arms at which harm is detected soonest.
-        proof: Advance only once every critical guardrail has the verdict "no harm", instead of
-            no verdict "harm".
-
-    Raises:
-        DefinitionError: The stages do not rise, or a value is out of range.
+        proof: Advance only once every critical guardrail has the verdict "no harm", instead of no
+            verdict "harm".
     """
 
     experiment: str
