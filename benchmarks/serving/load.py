@@ -34,7 +34,7 @@ from benchmarks.serving.shop import PEOPLE, name, person
 from tactful.client import Client
 from tactful.errors import ClientError
 from tactful.ranking.model import Pointer, read_manifest, version_directory, write_pointer
-from tactful.util.gc_tuning import short_delays
+from tactful.util.process_tuning import short_delays
 
 _SHARE = 0.8
 _SWAP_S = 10.0

@@ -128,6 +128,7 @@ def exhausted(
     """Return the rows that a user has been shown as often as the rules allow for a day."""
     if not shown or not any(rule.per_day for rule in rules):
         return np.zeros(0, np.int64)
+    shown = dict(shown)  # another thread may count meanwhile
     found = [-1 if row is None else row for row in catalogue.rows.of_many(shown)]
     rows, counts = np.array(found, np.int64), np.array([*shown.values()], np.int64)
     rows, counts = rows[rows >= 0], counts[rows >= 0]
