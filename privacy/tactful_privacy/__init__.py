@@ -38,7 +38,6 @@ if TYPE_CHECKING:
         sum_released,
     )
     from tactful_privacy.ledger.budget import Budget, Charge, refuse_overspending
-    from tactful_privacy.ledger.cap_choice import CapChoice
     from tactful_privacy.ledger.ledger import Ledger, Release
     from tactful_privacy.ledger.merge import merge_ledger
     from tactful_privacy.ledger.odometer import Odometer, Spend, read_odometer
@@ -49,6 +48,7 @@ if TYPE_CHECKING:
         PANES,
         RUNNING_TOTALS,
         UNIT,
+        CapChoice,
         Statistic,
     )
     from tactful_privacy.mechanisms.backends import (
@@ -150,12 +150,11 @@ _LAZY = {
     "counting.publisher": "Publisher",
     "counting.released": "CONFIDENCE ReleasedPane delta_of method_of read_released sum_released",
     "ledger.budget": "Budget Charge refuse_overspending",
-    "ledger.cap_choice": "CapChoice",
     "ledger.ledger": "Ledger Release",
     "ledger.merge": "merge_ledger",
     "ledger.odometer": "Odometer Spend read_odometer",
     "ledger.query": "Answer Query",
-    "ledger.statistic": "FOUND_KEYS GAUSSIAN_TOTALS PANES RUNNING_TOTALS Statistic UNIT",
+    "ledger.statistic": "CapChoice FOUND_KEYS GAUSSIAN_TOTALS PANES RUNNING_TOTALS Statistic UNIT",
     "mechanisms.backends": "DiffprivlibGeometric Noise OpenDPLaplace laplace_noise",
     "mechanisms.gaussian": "DiscreteGaussian WideGaussian",
     "mechanisms.laplace": "DiscreteLaplace WideLaplace",

@@ -15,8 +15,13 @@ from msgspec import Meta
 
 from tactful.errors import ConfigError
 from tactful_privacy.ledger.budget import ANY, DEFAULT_PURPOSE, DEFAULT_TENANT, Budget
-from tactful_privacy.ledger.cap_choice import CapChoice
-from tactful_privacy.ledger.statistic import FOUND_KEYS, GAUSSIAN_TOTALS, RUNNING_TOTALS, Statistic
+from tactful_privacy.ledger.statistic import (
+    FOUND_KEYS,
+    GAUSSIAN_TOTALS,
+    RUNNING_TOTALS,
+    CapChoice,
+    Statistic,
+)
 from tactful_privacy.ledger.statistic import PANES as KIND_OF_PANES
 from tactful_streaming.contract.log_entries import Event, Item
 

@@ -43,22 +43,8 @@ class Effort:
     keys: int  # keys of the freshness check
 
 
-QUICK = Effort(
-    canaries=60_000,
-    canaries_of_totals=20_000,
-    canaries_of_bug=5_000,
-    streams=40,
-    draws=50_000,
-    keys=500,
-)
-THOROUGH = Effort(
-    canaries=300_000,
-    canaries_of_totals=100_000,
-    canaries_of_bug=20_000,
-    streams=300,
-    draws=500_000,
-    keys=2_000,
-)
+QUICK = Effort(60_000, 20_000, 5_000, streams=40, draws=50_000, keys=500)
+THOROUGH = Effort(300_000, 100_000, 20_000, streams=300, draws=500_000, keys=2_000)
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,9 @@ import os
 from tactful_privacy.counting.bounded_counts import BoundedCounts
 from tactful_privacy.errors import LedgerError, ParameterError
 from tactful_privacy.ledger.budget import date_of
-from tactful_privacy.ledger.cap_choice import MECHANISM
 from tactful_privacy.ledger.ledger import Ledger
 from tactful_privacy.ledger.query import Query
-from tactful_privacy.ledger.statistic import Statistic
+from tactful_privacy.ledger.statistic import CAP_MECHANISM, Statistic
 from tactful_privacy.mechanisms._table import Entropy
 
 
@@ -25,7 +24,7 @@ def cap_query(statistic: Statistic, day: int) -> Query:
         epsilon=statistic.cap_choice.epsilon,
         tenant=statistic.tenant,
         purpose=statistic.purpose,
-        mechanism=MECHANISM,
+        mechanism=CAP_MECHANISM,
         within=statistic.name,
     )
 

@@ -109,14 +109,13 @@ class OpenDPLaplace(_LibraryNoise):
     """
 
     def __init__(self, sensitivity: int, epsilon: Exact) -> None:
-        """Build the measurement.
+        """Build the measurement; `ParameterError` for a parameter out of range.
 
         Args:
             sensitivity: L1 sensitivity, a positive integer.
             epsilon: Exact; floats are refused.
 
         Raises:
-            ParameterError: A parameter is out of range.
             BackendError: OpenDP is not installed.
         """
         super().__init__(sensitivity, epsilon)

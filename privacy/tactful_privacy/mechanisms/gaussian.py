@@ -214,14 +214,11 @@ class WideGaussian:
     """
 
     def __init__(self, sigma_squared: Exact, *, entropy: Entropy = os.urandom) -> None:
-        """Build the tables, some milliseconds each.
+        """Build the tables, some milliseconds each; `ParameterError` outside the range.
 
         Args:
             sigma_squared: Exact, above 48 and at most 10^30.
             entropy: See `DiscreteLaplace`.
-
-        Raises:
-            ParameterError: sigma_squared lies outside its range.
         """
         self.sigma_squared = fraction(sigma_squared, "sigma_squared")
         if not 48 < self.sigma_squared <= MAX_WIDE_SIGMA_SQUARED:

@@ -148,10 +148,10 @@ MAX_WIDE_SCALE = 10**9
 class WideLaplace:
     """Discrete Laplace noise of any scale, from two small tables.
 
-    Guarantee: as `DiscreteLaplace`, with L1 distance `sensitivity`, privacy loss epsilon and the
-    computed ``delta(epsilon)``. One table of all values would grow with the scale, and 64 bits
-    would no longer resolve its tail. The geometric distribution is memoryless, so a draw is the sum
-    of a coarse and a fine one:
+    Guarantee: as `DiscreteLaplace`, with L1 distance `sensitivity`, privacy loss `epsilon` and the
+    computed ``delta(epsilon)``; `scale` is their quotient. One table of all values would grow with
+    the scale, and 64 bits would no longer resolve its tail. The geometric distribution is
+    memoryless, so a draw is the sum of a coarse and a fine one:
 
         |Z| = m * H + R      block H of width m, place R in 0..m-1
 
@@ -164,11 +164,6 @@ class WideLaplace:
     outputs are possible. For a change of d units, the mass of the last d values lies beyond the
     end. This mass is convex in d, so it is largest when the whole change falls on one cell, the
     case that `delta` computes.
-
-    Attributes:
-        sensitivity: Largest L1 distance between the tables of two neighbouring data sets.
-        epsilon: Privacy loss at that distance.
-        scale: sensitivity / epsilon.
     """
 
     def __init__(self, sensitivity: int, epsilon: Exact, *, entropy: Entropy = os.urandom) -> None:

@@ -57,7 +57,6 @@ class RandomizedResponse:
     about 3 e^epsilon + 2; beyond, `OneHotReport` is more precise.
 
     Attributes:
-        categories: Number of answers, 2 or more.
         epsilon: Privacy loss of a report.
         truth: Probability of the true category.
         other: Probability of each other category.
@@ -71,15 +70,12 @@ class RandomizedResponse:
     """
 
     def __init__(self, categories: int, epsilon: Exact, *, entropy: Entropy = os.urandom) -> None:
-        """Choose the probabilities.
+        """Choose the probabilities; `ParameterError` for a parameter out of range.
 
         Args:
             categories: Number of answers, 2 to 100,000, numbered 0, 1, ...
             epsilon: Exact; floats are refused.
             entropy: Entropy of the device; see `DiscreteLaplace`.
-
-        Raises:
-            ParameterError: A parameter is out of range.
         """
         self.categories = _categories(categories)
         self.epsilon = _epsilon(epsilon)
@@ -133,7 +129,6 @@ class OneHotReport:
     probabilities are multiples of 2^-64, rounded towards privacy, so delta is 0.
 
     Attributes:
-        categories: Number of bits.
         epsilon: Privacy loss of a report.
         kept: Probability that the bit of the true category is set.
         flipped: Probability that the bit of another category is set.
@@ -147,16 +142,13 @@ class OneHotReport:
         kind: Literal["symmetric", "optimized"] = "optimized",
         entropy: Entropy = os.urandom,
     ) -> None:
-        """Choose the probabilities.
+        """Choose the probabilities; `ParameterError` for a parameter out of range.
 
         Args:
             categories: Number of bits, 2 to 100,000.
             epsilon: Exact; floats are refused.
             kind: ``symmetric`` or ``optimized``, see above.
             entropy: Entropy of the device; see `DiscreteLaplace`.
-
-        Raises:
-            ParameterError: A parameter is out of range.
         """
         self.categories = _categories(categories)
         self.epsilon = _epsilon(epsilon)

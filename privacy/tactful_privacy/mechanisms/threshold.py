@@ -29,8 +29,6 @@ class ThresholdRelease:
     on the *noisy* count; dropping small exact counts beforehand would leak them.
 
     Attributes:
-        cap: Most contributions of one person over all keys.
-        cell_cap: Most contributions of one person to one key.
         epsilon: Privacy loss.
         threshold: Smallest shown noisy count.
         delta: Computed delta, at most the requested one.
@@ -52,7 +50,7 @@ class ThresholdRelease:
         cell_cap: int | None = None,
         entropy: Entropy = os.urandom,
     ) -> None:
-        """Find the smallest threshold within delta.
+        """Find the smallest threshold within delta; `ParameterError` if there is none.
 
         Args:
             cap: Most contributions of one person over all keys.
@@ -62,9 +60,6 @@ class ThresholdRelease:
             cell_cap: Most contributions of one person to one key; default `cap`. The threshold is
                 lowest with 1.
             entropy: See `DiscreteLaplace`.
-
-        Raises:
-            ParameterError: A parameter is out of range, or delta is below that of the noise table.
         """
         self._noise = DiscreteLaplace(cap, epsilon, entropy=entropy)
         self.cap, self.epsilon = cap, self._noise.epsilon

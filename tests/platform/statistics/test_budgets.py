@@ -21,8 +21,8 @@ from tactful_privacy.counting.bounded_counts import BoundedCounts
 from tactful_privacy.counting.released import read_released
 from tactful_privacy.errors import LedgerError, StateError
 from tactful_privacy.ledger.budget import Budget
-from tactful_privacy.ledger.cap_choice import CapChoice
 from tactful_privacy.ledger.ledger import Ledger
+from tactful_privacy.ledger.statistic import CapChoice
 from tactful_streaming.contract.log_entries import Event, Item
 
 DAY = 86_400_000

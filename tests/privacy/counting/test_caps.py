@@ -27,9 +27,8 @@ from tactful_privacy.counting.daily_caps import cap_query, chosen_caps
 from tactful_privacy.counting.publisher import Publisher
 from tactful_privacy.counting.released import read_released, sum_released
 from tactful_privacy.errors import ParameterError
-from tactful_privacy.ledger.cap_choice import CapChoice
 from tactful_privacy.ledger.ledger import Ledger
-from tactful_privacy.ledger.statistic import DAY_MS, HOUR_MS, Statistic
+from tactful_privacy.ledger.statistic import DAY_MS, HOUR_MS, CapChoice, Statistic
 from tactful_privacy.mechanisms.counting_tree import best_tree
 from tactful_privacy.mechanisms.laplace import DiscreteLaplace
 

@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 
 from tactful_privacy.counting.bounded_counts import BoundedCounts
 from tactful_privacy.errors import StateError
-from tactful_privacy.ledger.cap_choice import CapChoice
-from tactful_privacy.ledger.statistic import DAY_MS, Statistic
+from tactful_privacy.ledger.statistic import DAY_MS, CapChoice, Statistic
 
 HOUR = 3_600_000
 KEYS = ("bread", "milk")

@@ -19,11 +19,10 @@ from tactful_privacy.ledger.budget import (
     epsilon_of_zcdp,
     refuse_overspending,
 )
-from tactful_privacy.ledger.cap_choice import CapChoice
 from tactful_privacy.ledger.ledger import Ledger
 from tactful_privacy.ledger.odometer import read_odometer
 from tactful_privacy.ledger.query import Query
-from tactful_privacy.ledger.statistic import Statistic
+from tactful_privacy.ledger.statistic import CapChoice, Statistic
 
 DAY = 86_400_000
 HOUR = 3_600_000
