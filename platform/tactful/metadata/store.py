@@ -121,7 +121,7 @@ class MetadataStore:
     def definitions_history(self, limit: int = 100) -> list[DefinitionVersion]:
         """List applied definitions, newest first."""
         query = sa.select(definition_versions).order_by(definition_versions.c.id.desc())
-        return [DefinitionVersion(*row[1:]) for row in self.fetch(query.limit(limit))]
+        return [DefinitionVersion(*list(row)[1:]) for row in self.fetch(query.limit(limit))]
 
     def begin_backfill(
         self, fingerprint: str, features: Sequence[str], *, partition: int, position: int, end: int
@@ -148,10 +148,10 @@ class MetadataStore:
             state = connection.execute(present).scalar()
             if state is None:
                 row = sa.insert(backfill_jobs).values(id=identity, **values, **kept)
+                connection.execute(row)
             else:
                 changed = values | kept if state == "done" else values
-                row = sa.update(backfill_jobs).where(same).values(**changed)
-            connection.execute(row)
+                connection.execute(sa.update(backfill_jobs).where(same).values(**changed))
 
         self.change(begin)
         return self._backfill(identity)
@@ -362,5 +362,5 @@ def _name(engine: sa.Engine) -> str:
 
 
 def _job(row: sa.Row[Any]) -> BackfillJob:
-    identity, fingerprint, partition, features, *rest = row
+    identity, fingerprint, partition, features, *rest = list(row)
     return BackfillJob(identity, fingerprint, partition, tuple(json.loads(features)), *rest)

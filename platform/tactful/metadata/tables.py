@@ -16,8 +16,8 @@ tables = sa.MetaData()  # all tables after the newest migration
 
 def _table(name: str, *columns: sa.Column[Any]) -> sa.Table:
     # Names are compared byte by byte, as in SQLite: `Shop` and `shop` differ.
-    collation = {"mysql_charset": "utf8mb4", "mysql_collate": "utf8mb4_bin"}
-    return sa.Table(name, tables, *columns, mysql_engine="InnoDB", **collation)
+    options: dict[str, Any] = {"mysql_charset": "utf8mb4", "mysql_collate": "utf8mb4_bin"}
+    return sa.Table(name, tables, *columns, mysql_engine="InnoDB", **options)
 
 
 api_keys = _table(

@@ -103,7 +103,7 @@ class ModelLog:
         query = sa.select(model_changes).order_by(model_changes.c.id.desc()).limit(limit)
         if before is not None:
             query = query.where(model_changes.c.id < before)
-        return [ModelChange(*row) for row in self._metadata.fetch(query)]
+        return [ModelChange(*list(row)) for row in self._metadata.fetch(query)]
 
     def forget(self, before: int) -> None:
         """Delete entries that ended before a time, epoch milliseconds, but the last of each kind.
@@ -130,7 +130,7 @@ class ModelLog:
             .order_by(model_changes.c.id.desc())
             .limit(1)
         )
-        return next((ModelChange(*row) for row in self._metadata.fetch(query)), None)
+        return next((ModelChange(*list(row)) for row in self._metadata.fetch(query)), None)
 
     def _close(self, number: Any, **values: str) -> None:
         statement = (

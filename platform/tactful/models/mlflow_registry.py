@@ -209,7 +209,7 @@ class Registry:
         import mlflow
 
         self._check_directory()
-        run_id = self._find(self._client(), version).run_id
+        run_id = self._find(self._client(), version).run_id or ""
         with tempfile.TemporaryDirectory(prefix="tactful-pull-") as scratch:
             fetched = Path(
                 mlflow.artifacts.download_artifacts(

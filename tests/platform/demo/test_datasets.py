@@ -172,7 +172,9 @@ def check_wire(replay: Replay) -> None:
     for number, event in enumerate(sent):
         assert event["event_id"] == f"{replay.name}-{number}"
     assert len(sent) == len(replay)
-    batches = [(decode_events, sent[start : start + 1000]) for start in range(0, len(sent), 1000)]
+    batches: list[tuple[Any, Any]] = [
+        (decode_events, sent[start : start + 1000]) for start in range(0, len(sent), 1000)
+    ]
     batches += [(decode_items, replay.items[:900]), (decode_users, replay.users[:900])]
     for decode, batch in batches:
         accepted, refused = decode(msgspec.json.encode(batch), now=2**41)

@@ -434,7 +434,7 @@ def test_keys_and_tombstones_elsewhere(tmp_path: Path, settings: Settings, insid
     data = settings.storage.data
     secrets = (data if inside else tmp_path / "apart") / "secrets"
     secrets.mkdir(parents=True)
-    places = {"keyring": secrets / "ring.json", "tombstones": secrets / "stones"}
+    places: dict[str, Any] = {"keyring": secrets / "ring.json", "tombstones": secrets / "stones"}
     consent = replace(settings.consent, **places)
     settings = replace(settings, consent=consent, privacy=PrivacySettings(vault=secrets / "v.db"))
     keyring = Keyring(settings.keyring, clock=now_ms)

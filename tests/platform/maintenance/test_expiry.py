@@ -129,8 +129,8 @@ def test_exports_that_are_too_old_go_with_their_page(tmp_path: Path) -> None:
     before = now - 30 * DAY
     for dry_run in (True, False):
         found = list(expire_exports(tmp_path / "exports", before, dry_run=dry_run))
-        export, other = ((it.kind, it.removed) for it in found)
-        assert (export, other) == (("export", not dry_run), ("unreadable", False))
+        first, second = ((it.kind, it.removed) for it in found)
+        assert (first, second) == (("export", not dry_run), ("unreadable", False))
     assert sorted(path.parent.name for path in tmp_path.rglob("export.html")) == ["bob"]
     assert not (tmp_path / "exports" / "a" / "ada" / "export.json").exists()
     assert (tmp_path / "exports" / "export.json").exists()

@@ -159,7 +159,7 @@ def test_the_join_equals_a_naive_one(tmp_path_factory: pytest.TempPathFactory, s
         listed = each.properties["items"]
         assert isinstance(listed, list)
         taken = {
-            it.item_id
+            str(it.item_id)
             for it in events
             if it.type in ("purchase", "add_to_cart")
             and it.recommendation_id == each.recommendation_id
