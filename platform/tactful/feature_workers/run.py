@@ -22,7 +22,7 @@ from tactful.event_log.encryption import open_seal
 from tactful.feature_workers.prepare import followed_erasures, prepare_worker
 from tactful.metrics.public import PublicMetrics
 from tactful.util.clock import now_ms
-from tactful.util.gc_tuning import freeze_living_objects, short_delays
+from tactful.util.process_tuning import freeze_living_objects, short_delays
 from tactful.util.signals import on_stop_signals
 from tactful_streaming.definitions.reader import load_definitions
 from tactful_streaming.errors import FencedError, LogError, OnlineStoreError, StreamingError

@@ -16,8 +16,11 @@ from tactful.config.server import ServerSettings
 from tactful.http.asgi import ARRIVED
 from tactful.schemas import problems
 from tactful.schemas.problems import ProblemError
-from tactful.util.gc_tuning import freeze_living_objects, short_delays
-from tactful.util.malloc import return_large_pieces
+from tactful.util.process_tuning import (
+    freeze_living_objects,
+    return_large_pieces,
+    short_delays,
+)
 
 T = TypeVar("T")
 

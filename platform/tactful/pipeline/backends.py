@@ -94,10 +94,10 @@ class Backend:
     searched: Callable[[], AbstractContextManager[Sequence[EventLog]]]
     letters: DeadLetterBuffer
     dead_letters: DeadLetters
-    trim: Callable[[int], object]
-    problem: Callable[[], str | None]
     waiting_bytes: Callable[[], int]
-    spooled: Callable[[], int]
+    trim: Callable[[int], object] = lambda needed: None
+    problem: Callable[[], str | None] = lambda: None
+    spooled: Callable[[], int] = lambda: 0
     late: DeadLetters | None = None
     rules: Rules | None = None
     shared: SharedFeatures | None = None
@@ -224,9 +224,7 @@ class _Opening:
             late=self.late,
             rules=self.rules,
             trim=log.trim,
-            problem=lambda: None,
             waiting_bytes=lambda: commit.waiting_bytes,
-            spooled=lambda: 0,
             copied=copied,
             written=self._written(log),
         )
@@ -293,7 +291,6 @@ class _Opening:
             dead_letters=self.dead_letters,
             late=self.late,
             rules=self.rules,
-            trim=lambda needed: None,
             problem=lambda: None if log.problem is None else "the event log cannot be reached",
             waiting_bytes=lambda: waits.waiting_bytes,
             spooled=lambda: 0 if spool is None else spool.waiting,

@@ -32,8 +32,7 @@ from tactful.recall.trending import Trends
 from tactful.rerank.frequency_caps import Shown
 from tactful.schemas.problems import ProblemError
 from tactful.server.platform import Platform
-from tactful.util import malloc
-from tactful.util.gc_tuning import freeze_living_objects
+from tactful.util.process_tuning import freeze_living_objects, returning_large_pieces
 from tactful.workers.ipc import (
     ForwardRequest,
     FrameProtocol,
@@ -148,7 +147,7 @@ class WorkerPool:
                 *map(str, numbers),
                 stdin=asyncio.subprocess.DEVNULL,
                 pass_fds=numbers,
-                env={**malloc.returning_large_pieces(), **os.environ},
+                env={**returning_large_pieces(), **os.environ},
             )
             self._processes[number] = process
             for end in ends:

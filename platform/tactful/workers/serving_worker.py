@@ -40,7 +40,7 @@ from tactful.schemas.recommendations import (
     RecommendRequest,
 )
 from tactful.server.overload import AdmissionControl
-from tactful.util import malloc
+from tactful.util import process_tuning
 from tactful.util.clock import now_ms
 from tactful.workers.ipc import (
     AsyncClient,
@@ -178,7 +178,7 @@ class ServingWorker:
         if self._recommender.counted_at != self._trimmed_for:
             # Counting what is popular leaves most of the free memory of a worker.
             self._trimmed_for = self._recommender.counted_at
-            malloc.return_free_pages()
+            process_tuning.return_free_pages()
 
     def send_metrics(self) -> None:
         """Send the samples of this process's metrics."""

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tactful.config.settings import Settings
-from tactful.util import malloc
+from tactful.util import process_tuning
 from tactful.workers import serving_worker
 from tactful.workers.serving_worker import ServingWorker
 
@@ -44,7 +44,9 @@ def test_refresh_reports_and_trims_despite_failures(monkeypatch: pytest.MonkeyPa
     state: Any = FakeState()
     monkeypatch.setattr(serving_worker, "_REFRESH_S", 0.001)
     monkeypatch.setattr(serving_worker, "_METRICS_S", 0.001)
-    monkeypatch.setattr(malloc, "return_free_pages", lambda: state.calls.update(["trimmed"]))
+    monkeypatch.setattr(
+        process_tuning, "return_free_pages", lambda: state.calls.update(["trimmed"])
+    )
     worker = ServingWorker(
         Settings(), recommender=state, source=state, client=state, refresh_client=state
     )

@@ -1,19 +1,22 @@
-"""Large pieces of memory go back to the system, though smaller ones around them stay."""
+"""The interpreter is set for short delays, and large pieces of memory go back to the system."""
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
 
 import pytest
 
+from tactful.util import process_tuning
+
 _MB = 1 << 20
 
 _DIRTY = """
 import sys
 from pathlib import Path
-from tactful.util.malloc import return_free_pages, return_large_pieces
+from tactful.util.process_tuning import return_free_pages, return_large_pieces
 
 def dirty():
     lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
@@ -74,3 +77,16 @@ def test_large_pieces_are_returned_unless_the_environment_says_otherwise() -> No
 def test_what_lies_free_between_small_pieces_is_returned() -> None:
     assert _left(_SMALL, "as it is") > 40 * _MB, "or there is nothing to be done"
     assert _left(_SMALL, "returned") < 10 * _MB
+
+
+def test_threads_take_turns_quickly_and_old_objects_are_left_alone() -> None:
+    before = sys.getswitchinterval(), gc.get_threshold()
+    with process_tuning.short_delays():
+        assert sys.getswitchinterval() < before[0]
+        young, middle, _ = gc.get_threshold()
+        # What one look at the younger generations finds is bounded by this many new objects.
+        assert young * middle <= 100_000
+        process_tuning.freeze_living_objects()
+        assert gc.get_freeze_count() > 0
+    assert (sys.getswitchinterval(), gc.get_threshold()) == before
+    assert gc.get_freeze_count() == 0

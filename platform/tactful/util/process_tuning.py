@@ -1,4 +1,4 @@
-"""Settings of glibc's allocator, so that large freed blocks return to the system at once.
+"""Settings of a serving process: interpreter, collector and allocator.
 
 A model swap and a count of popular items allocate and free columns of a million items. By default
 glibc soon serves such blocks from its arenas, which hardly ever shrink (``mallopt(3)``). The
@@ -8,18 +8,49 @@ space between blocks in use stays.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import gc
 import os
+import sys
+from collections.abc import Iterator
 
-_SETTINGS = (
+_SWITCH_INTERVAL_S = 0.0005
+_COLLECT_AFTER = (5_000, 20, 500)
+_ALLOCATOR = (
     ("MALLOC_MMAP_THRESHOLD_", -3, 1 << 20),
     ("MALLOC_TRIM_THRESHOLD_", -1, 16 << 20),
 )
 
 
+@contextlib.contextmanager
+def short_delays() -> Iterator[None]:
+    """Shorten the switch interval and tune the collector while the context lasts.
+
+    A short switch interval keeps a computing thread from delaying one that answers requests. The
+    collector visits new objects often and old ones seldom: a full collection of a large engine
+    state would stop the process for hundreds of milliseconds.
+    """
+    interval, thresholds = sys.getswitchinterval(), gc.get_threshold()
+    sys.setswitchinterval(_SWITCH_INTERVAL_S)
+    gc.set_threshold(*_COLLECT_AFTER)
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(interval)
+        gc.set_threshold(*thresholds)
+        gc.unfreeze()
+
+
+def freeze_living_objects() -> None:
+    """Collect once, then exclude all living objects from later collections."""
+    gc.collect()
+    gc.freeze()
+
+
 def returning_large_pieces() -> dict[str, str]:
     """Return environment variables that set the allocator of a new process."""
-    return {name: str(number) for name, _, number in _SETTINGS}
+    return {name: str(number) for name, _, number in _ALLOCATOR}
 
 
 def return_large_pieces() -> None:
@@ -27,7 +58,7 @@ def return_large_pieces() -> None:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None:
         return
-    for name, parameter, number in _SETTINGS:
+    for name, parameter, number in _ALLOCATOR:
         if name not in os.environ:
             mallopt(parameter, number)
 
