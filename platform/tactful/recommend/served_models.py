@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
-import os
 import shutil
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from secrets import token_hex
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,8 @@ from tactful_bandits.assignment.assign import Experiment
 
 _LOG = logging.getLogger(__name__)
 
+_new_id = partial(token_hex, 16)
+
 
 @dataclass(frozen=True, kw_only=True)
 class RecommenderOptions:
@@ -44,7 +47,7 @@ class RecommenderOptions:
     shown: Shown | None = None  # counts of items shown today; rules with a cap need them
     rising: Rising | None = None
     rollouts: Path | None = None  # file of the changes being rolled out, and their shares
-    new_id: Callable[[], str] = lambda: os.urandom(16).hex()
+    new_id: Callable[[], str] = _new_id
     # seconds that never go back; popularity is counted anew every so often
     monotonic: Callable[[], float] = time.monotonic
     # seconds, for the logged duration of a request

@@ -67,11 +67,7 @@ class Steps:
 
 
 def require_torch() -> None:
-    """Check that PyTorch is installed.
-
-    Raises:
-        ModelError: if it is not.
-    """
+    """Raise ModelError if PyTorch is not installed."""
     if importlib.util.find_spec("torch") is None:
         raise ModelError(
             "two-tower vectors need PyTorch, which is not installed: "
