@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import zlib
-from typing import TypeVar
+from collections.abc import Iterable
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -17,6 +18,11 @@ def pack_policy(kind: type[msgspec.Struct], policy: object, **others: object) ->
     """Serialise a state whose fields are attributes of a policy, but for `others`."""
     own = {name: getattr(policy, name) for name in kind.__struct_fields__ if name not in others}
     return pack(kind(**own, **others))
+
+
+def settings_of(source: object, names: Iterable[str]) -> dict[str, Any]:
+    """Return the attributes of a state or a policy that make another policy alike."""
+    return {name: getattr(source, name) for name in names}
 
 
 def pack(state: msgspec.Struct) -> bytes:

@@ -14,7 +14,6 @@ every 4,096 updates of an arm, so that rounding errors do not accumulate.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Self
 
 import msgspec
 import numpy as np
@@ -30,7 +29,6 @@ from tactful_bandits.policies.choice import (
     choose_winner,
     require_share,
 )
-from tactful_bandits.policies.codec import pack_policy, unpack
 from tactful_bandits.policies.memory import (
     GRID,
     LARGEST,
@@ -70,6 +68,9 @@ class LinearBandit(PeriodPolicy):
         explore: Share of decisions that take any arm, from 0 to 1. Above 0 every propensity is
             exact, and at least ``explore / arms``.
     """
+
+    _state = _State
+    _settings = ("arms", "features", "rule", "ridge", "explore", "memory")
 
     def __init__(
         self,
@@ -170,27 +171,6 @@ class LinearBandit(PeriodPolicy):
         inverse = np.linalg.inv(gram).astype(np.float64, copy=False)
         self._models = LinearModels(inverse, np.einsum("aij,aj->ai", inverse, self._moment))
         self._since_refresh = [0] * self.arms
-
-    def to_bytes(self) -> bytes:
-        """Serialise the policy."""
-        sums = self._sums
-        return pack_policy(_State, self, newest=sums.newest, sums=sums.to_bytes())
-
-    @classmethod
-    def from_bytes(cls, data: bytes) -> Self:
-        """Restore the policy of `to_bytes`; raise PolicyError if it is damaged."""
-        state = unpack(data, _State)
-        policy = cls(
-            state.arms,
-            state.features,
-            rule=state.rule,
-            ridge=state.ridge,
-            explore=state.explore,
-            memory=state.memory,
-        )
-        policy._sums.read(state.newest, state.sums)
-        policy.refresh()
-        return policy
 
     def _terms(
         self, arm: int, features: ArrayLike, reward: float

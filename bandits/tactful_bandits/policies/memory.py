@@ -10,12 +10,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, ClassVar, Self
 
 import msgspec
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from tactful_bandits.errors import PolicyError
+from tactful_bandits.policies.codec import pack_policy, settings_of, unpack
 
 GRID = 1 << 16
 """Steps of the grid per unit: features and rewards are rounded to 1/65,536."""
@@ -143,6 +145,8 @@ class PeriodSums:
 class PeriodPolicy(ABC):
     """Base of the policies whose state is a `PeriodSums`, from which decisions are subtracted."""
 
+    _state: ClassVar[type[msgspec.Struct]]  # form of the serialised policy
+    _settings: ClassVar[tuple[str, ...]]  # fields of the state that are arguments of the class
     _sums: PeriodSums
 
     @property
@@ -177,6 +181,20 @@ class PeriodPolicy(ABC):
             raise
         finally:
             self.refresh()
+
+    def to_bytes(self) -> bytes:
+        """Serialise the policy."""
+        sums = self._sums
+        return pack_policy(self._state, self, newest=sums.newest, sums=sums.to_bytes())
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Self:
+        """Restore the policy of `to_bytes`; raise PolicyError if it is damaged."""
+        state: Any = unpack(data, cls._state)
+        policy = cls(**settings_of(state, cls._settings))
+        policy._sums.read(state.newest, state.sums)
+        policy.refresh()
+        return policy
 
     @abstractmethod
     def refresh(self) -> None:

@@ -20,11 +20,12 @@ from numpy.typing import ArrayLike, NDArray
 
 from tactful_bandits.errors import PolicyError
 from tactful_bandits.policies.choice import Choice, Rule, Thompson, UpperConfidence, require_share
-from tactful_bandits.policies.codec import pack_policy, unpack
+from tactful_bandits.policies.codec import pack_policy, settings_of, unpack
 from tactful_bandits.policies.linear import LinearModels, checked_features, require_shape
 from tactful_privacy.mechanisms.gaussian import DiscreteGaussian
 
 _FINEST, _COARSEST = 1024, 16
+_SETTINGS = ("arms", "features", "batches", "contributions", "rule", "ridge", "explore")
 _LARGEST_SIGMA = 20_000  # limits the time to build the noise table to half a second
 
 
@@ -206,17 +207,8 @@ class PrivateLinearBandit:
     def from_bytes(cls, data: bytes, *, entropy: Callable[[int], bytes] = os.urandom) -> Self:
         """Restore the policy of `to_bytes`; raise PolicyError if it is damaged."""
         state = unpack(data, _State)
-        policy = cls(
-            state.arms,
-            state.features,
-            rho=Fraction(*state.rho),
-            batches=state.batches,
-            contributions=state.contributions,
-            rule=state.rule,
-            ridge=state.ridge,
-            explore=state.explore,
-            entropy=entropy,
-        )
+        rho = Fraction(*state.rho)
+        policy = cls(rho=rho, entropy=entropy, **settings_of(state, _SETTINGS))
         for name, array in policy._arrays().items():
             raw = state.sums.get(name, b"")
             if len(raw) != array.nbytes or not 0 <= state.closed <= state.batches:

@@ -22,13 +22,14 @@ from scipy import special
 
 from tactful_bandits.errors import PolicyError
 from tactful_bandits.policies.choice import Choice, require_share
-from tactful_bandits.policies.codec import pack_policy, unpack
+from tactful_bandits.policies.codec import pack_policy, settings_of, unpack
 from tactful_bandits.policies.linear import checked_features
 from tactful_bandits.policies.memory import LARGEST, Observation
 
 Baseline = Literal["none", "mean", "linear"]
 
 _LARGEST_WEIGHT = 10.0
+_SETTINGS = ("arms", "features", "learning_rate", "baseline", "explore")
 
 
 class _State(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="softmax"):
@@ -119,13 +120,7 @@ class SoftmaxBandit:
 
         To unlearn a person, leave that person's decisions out.
         """
-        policy = type(self)(
-            self.arms,
-            self.features,
-            learning_rate=self.learning_rate,
-            baseline=self.baseline,
-            explore=self.explore,
-        )
+        policy = type(self)(**settings_of(self, _SETTINGS))
         for decision in observations:
             policy.update(
                 decision.arm, decision.features, decision.reward, propensity=decision.propensity
@@ -144,13 +139,7 @@ class SoftmaxBandit:
     def from_bytes(cls, data: bytes) -> Self:
         """Restore the policy of `to_bytes`; raise PolicyError if it is damaged."""
         state = unpack(data, _State)
-        policy = cls(
-            state.arms,
-            state.features,
-            learning_rate=state.learning_rate,
-            baseline=state.baseline,
-            explore=state.explore,
-        )
+        policy = cls(**settings_of(state, _SETTINGS))
         arrays = (policy._preferences, state.preferences), (policy._expected, state.expected)
         for array, raw in arrays:
             if len(raw) != array.nbytes or not np.isfinite(np.frombuffer(raw, "<f8")).all():

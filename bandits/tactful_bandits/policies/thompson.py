@@ -9,7 +9,6 @@ shares that change: a sliding window, or discounted Thompson sampling (Raj, Kaly
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Self
 
 import msgspec
 import numpy as np
@@ -17,7 +16,6 @@ from numpy.typing import ArrayLike, NDArray
 
 from tactful_bandits.errors import PolicyError
 from tactful_bandits.policies.choice import Choice, choose_winner, require_share
-from tactful_bandits.policies.codec import pack_policy, unpack
 from tactful_bandits.policies.memory import Memory, Observation, PeriodPolicy, PeriodSums
 
 
@@ -39,6 +37,9 @@ class BetaBandit(PeriodPolicy):
         explore: Share of decisions that take any arm, from 0 to 1.
         draws: Joint draws from the posterior per decision, see `Thompson`.
     """
+
+    _state = _State
+    _settings = ("arms", "prior", "explore", "draws", "memory")
 
     def __init__(
         self,
@@ -96,26 +97,6 @@ class BetaBandit(PeriodPolicy):
         """Recompute the posteriors from the sums."""
         self._alpha = self._sums.weighted("success") + self.prior[0]
         self._beta = self._sums.weighted("failure") + self.prior[1]
-
-    def to_bytes(self) -> bytes:
-        """Serialise the policy."""
-        sums = self._sums
-        return pack_policy(_State, self, newest=sums.newest, sums=sums.to_bytes())
-
-    @classmethod
-    def from_bytes(cls, data: bytes) -> Self:
-        """Restore the policy of `to_bytes`; raise PolicyError if it is damaged."""
-        state = unpack(data, _State)
-        policy = cls(
-            state.arms,
-            prior=state.prior,
-            explore=state.explore,
-            draws=state.draws,
-            memory=state.memory,
-        )
-        policy._sums.read(state.newest, state.sums)
-        policy.refresh()
-        return policy
 
     def _subtract(self, observations: Iterable[Observation]) -> int:
         removed = 0
