@@ -1,8 +1,5 @@
 """Retention, backup, restore, key rotation, backfill and rescaling.
 
-It may import `catalogue`, `cleaning`, `client`, `config`, `coupons`, `demo`, `erasure`,
-`event_log`, `experiments`, `feature_workers`, `http`, `kernels`, `metadata`, `metrics`, `models`,
-`pipeline`, `ranking`, `recall`, `recommend`, `rerank`, `schemas`, `statistics`, `subjects`,
-`training`, `util`, `vectors`.
+It may import every level below its own in `pyproject.toml`.
 Begin with `backup`.
 """

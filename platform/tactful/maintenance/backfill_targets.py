@@ -47,11 +47,7 @@ _WAIT_S = 10.0  # longer than a healthy broker takes to deliver existing records
 
 
 def require_state(settings: Settings) -> None:
-    """Check that the data directory has a state.
-
-    Raises:
-        StorageError: if it has none.
-    """
+    """Raise StorageError if the data directory has no state."""
     state = settings.storage.data / "state"
     folders = list((settings.storage.data / "partitions").glob(f"{settings.log.topic}-*/state"))
     on_kafka = not settings.log.in_files

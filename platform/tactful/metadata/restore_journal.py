@@ -67,11 +67,7 @@ def finish_restore(data: Path) -> bool:
 
 
 def refuse_unfinished(data: Path) -> None:
-    """Refuse a data directory that is partly restored.
-
-    Raises:
-        BackupError: if a restore was interrupted after its journal was written.
-    """
+    """Raise BackupError if a restore was interrupted after its journal was written."""
     if (data / RESTORING / READY).exists():
         raise BackupError(
             f"{data}: a restore was interrupted. Start the server, or run `tactful restore "

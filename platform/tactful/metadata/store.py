@@ -65,7 +65,11 @@ class BackfillJob:
 
 
 class MetadataStore:
-    """The metadata of one installation; open it by :func:`open_metadata`."""
+    """The metadata of one installation; open it by :func:`open_metadata`.
+
+    Its methods raise StorageError if the database cannot be reached or refuses; nothing was
+    changed then.
+    """
 
     def __init__(self, engine: sa.Engine, clock: Callable[[], int]) -> None:
         """Use a database whose schema is up to date."""
@@ -73,20 +77,12 @@ class MetadataStore:
         self._clock = clock
 
     def fetch(self, query: sa.Select[Any]) -> Sequence[sa.Row[Any]]:
-        """Return the rows of a query.
-
-        Raises:
-            StorageError: if the database cannot be reached or refuses.
-        """
+        """Return the rows of a query."""
         with _explained(self._engine), self._engine.connect() as connection:
             return connection.execution_options(reads_only=True).execute(query).all()
 
     def change(self, work: Callable[[sa.Connection], _T]) -> _T:
-        """Run `work` in a serial transaction; repeat it if the database broke a deadlock.
-
-        Raises:
-            StorageError: if the database cannot be reached or refuses; nothing was changed.
-        """
+        """Run `work` in a serial transaction; repeat it if the database broke a deadlock."""
         with _explained(self._engine):
             for _ in range(_ATTEMPTS - 1):
                 try:
@@ -177,9 +173,6 @@ class MetadataStore:
         """Remove the bytes of deleted rows from an SQLite file.
 
         It returns False while another connection reads older data.
-
-        Raises:
-            StorageError: if the database cannot be used.
         """
         if self._engine.dialect.name != "sqlite":
             return True

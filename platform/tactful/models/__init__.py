@@ -1,7 +1,5 @@
 """The model registry, the audit log of promotions, drift, skew and scheduled training.
 
-It may import `catalogue`, `client`, `config`, `event_log`, `experiments`, `kernels`, `metadata`,
-`metrics`, `pipeline`, `ranking`, `recall`, `rerank`, `schemas`, `statistics`, `subjects`,
-`training`, `util`, `vectors`.
+It may import every level below its own in `pyproject.toml`.
 Begin with `mlflow_registry`.
 """

@@ -106,11 +106,7 @@ class ModelLog:
         return [ModelChange(*list(row)) for row in self._metadata.fetch(query)]
 
     def forget(self, before: int) -> None:
-        """Delete entries that ended before a time, epoch milliseconds, but the last of each kind.
-
-        Raises:
-            StorageError: if the database cannot be used.
-        """
+        """Delete entries that ended before a time (epoch ms), but the last of each kind."""
         newest = sa.select(sa.func.max(model_changes.c.id)).group_by(
             model_changes.c.action, model_changes.c.name
         )

@@ -1,6 +1,5 @@
 """Training of the ranking model and of item vectors from the event log.
 
-It may import `catalogue`, `client`, `config`, `event_log`, `kernels`, `metadata`, `metrics`,
-`ranking`, `recall`, `rerank`, `schemas`, `statistics`, `subjects`, `util`, `vectors`.
+It may import every level below its own in `pyproject.toml`.
 Begin with `train`.
 """
