@@ -197,7 +197,7 @@ def test_every_sub_package_has_a_short_docstring() -> None:
                 text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
                 assert text, path
                 assert len(text.splitlines()) <= 10, path
-                begin = re.search(r"^Begin with `(\w+)`", text, re.MULTILINE)
+                begin = re.search(r"\bBegin with `(\w+)`", text)
                 assert begin, path
                 assert (path.parent / f"{begin[1]}.py").is_file(), path
 
