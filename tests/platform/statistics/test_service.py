@@ -24,7 +24,7 @@ from tactful.config.settings import Settings
 from tactful.config.storage import StorageSettings
 from tactful.errors import ConfigError
 from tactful.recommend.recommender import build
-from tactful.schemas.statistics import ConclusionQuery
+from tactful.schemas.statistics import ConclusionQuery, StatisticsPage
 from tactful.server.platform import Platform
 from tactful.statistics import counter, service
 from tactful.statistics.counter import CLOCK_EVENT, StatisticsCounter
@@ -155,17 +155,20 @@ def recount(what: Sequence[Entry], cap: int) -> dict[int, dict[str, int]]:
     }
 
 
+def pages(counts: PrivateStatistics, name: str, limit: int) -> Iterator[StatisticsPage]:
+    page = counts.page(name, None, limit, None, None)
+    yield page
+    while page.next_cursor is not None:
+        page = counts.page(name, page.next_cursor, limit, None, None)
+        yield page
+
+
 def released(counts: PrivateStatistics, name: str = "lines") -> dict[int, dict[str, int]]:
     panes: dict[int, dict[str, int]] = defaultdict(dict)
-    cursor: str | None = None
-    while True:
-        page = counts.page(name, cursor, 1000, None, None)
-        for cell in page.cells:
-            assert cell.key not in panes[cell.pane_start], "a cell is released once"
-            panes[cell.pane_start][cell.key] = int(cell.value)
-        cursor = page.next_cursor
-        if cursor is None:
-            return dict(panes)
+    for cell in (cell for page in pages(counts, name, 1000) for cell in page.cells):
+        assert cell.key not in panes[cell.pane_start], "a cell is released once"
+        panes[cell.pane_start][cell.key] = int(cell.value)
+    return dict(panes)
 
 
 def run(engine: Engine, what: Sequence[Entry], seed: int) -> None:
@@ -526,15 +529,9 @@ def test_pages_hold_every_cell_once(concluding: PrivateStatistics, limit: int) -
     whole = counts.page("lines", None, 1000, None, None).cells
     assert len(whole) > 150
     found: list[Any] = []
-    cursor: str | None = None
-    while True:
-        page = counts.page("lines", cursor, limit, None, None)
+    for page in pages(counts, "lines", limit):
         assert 0 < len(page.cells) <= max(limit, len(FAMILIES))
         found += page.cells
-        cursor = page.next_cursor
-        if cursor is None:
-            break
-
     assert found[: len(whole)] == whole
     assert [(c.pane_start, c.key) for c in found] == [
         (start, key) for start in sorted(released(counts)) for key in FAMILIES
