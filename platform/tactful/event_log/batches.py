@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Protocol, runtime_checkable
 
-from tactful.event_log.merged_log import MergedLog
 from tactful.schemas.positions import Position
 from tactful_streaming.contract.log_entries import Entry, decode_entry
 from tactful_streaming.errors import StreamingError
@@ -13,14 +13,26 @@ from tactful_streaming.log.event_log import EventLog
 Record = tuple[int, bytes]
 
 
+@runtime_checkable
+class Bounded(Protocol):
+    """A log with a fixed end, that of its opening."""
+
+    @property
+    def reach(self) -> Position:
+        """End of the log."""
+
+    def reach_to(self, position: Position) -> bool:
+        """End the log at an earlier end; return whether it reaches that."""
+
+
 def reach_of(log: EventLog) -> Position:
     """Return the present end of a log."""
-    return log.reach if isinstance(log, MergedLog) else log.end
+    return log.reach if isinstance(log, Bounded) else log.end
 
 
 def reach_to(log: EventLog, position: object) -> bool:
-    """End a merged log at an earlier end; return whether a log reaches that."""
-    if isinstance(log, MergedLog):
+    """End a bounded log at an earlier end; return whether a log reaches that."""
+    if isinstance(log, Bounded):
         return isinstance(position, int | str) and log.reach_to(position)
     return isinstance(position, int) and position <= log.end
 
