@@ -21,7 +21,7 @@ import sqlite3
 from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import msgspec
 
@@ -82,10 +82,6 @@ class _Sealed(msgspec.Struct, frozen=True):
     manifest: msgspec.Raw
 
 
-class _Version(msgspec.Struct, frozen=True):
-    format: int
-
-
 def write_manifest(backup: Path, manifest: Manifest) -> None:
     """Write the manifest of a backup atomically and durably."""
     encoded = msgspec.json.encode(manifest)
@@ -105,7 +101,7 @@ def read_manifest(backup: Path) -> Manifest:
         encoded = bytes(sealed.manifest)
         if hashlib.sha256(encoded).hexdigest() != sealed.sha256:
             raise BackupError(f"{path}: damaged: its checksum differs; use another backup")
-        version = msgspec.json.decode(encoded, type=_Version).format
+        version = msgspec.json.decode(encoded, type=dict[str, Any]).get("format")
         if version != FORMAT:
             raise BackupError(
                 f"{path}: the backup has format {version}, this version of tactful reads {FORMAT}: "

@@ -16,7 +16,7 @@ from typing import Literal
 
 from tactful.client import Client
 from tactful.config.ledger_location import ledger_location, named
-from tactful.config.retention_limits import DAY_MS, retention_limits
+from tactful.config.privacy import DAY_MS, retention_limits
 from tactful.config.settings import Settings, is_loopback, secret
 from tactful.errors import ClientError, TactfulError
 from tactful.event_log.encryption import open_seal

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import msgspec
 
-from tactful.config.retention_limits import days_to_ms, retention_limits
+from tactful.config.privacy import days_to_ms, retention_limits
 from tactful.config.settings import Settings
 from tactful.errors import BackupError, ConfigError, StorageError
 from tactful.maintenance.backup import MANIFEST, read_manifest

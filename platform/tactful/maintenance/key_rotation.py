@@ -19,7 +19,7 @@ from tactful.event_log.encryption import master_key, read_master_key
 from tactful_privacy.durable_files import replace_file, sync
 from tactful_privacy.errors import KeyringError, VaultError
 from tactful_privacy.people.pseudonyms import Keyring
-from tactful_privacy.people.vault_rotation import rewrap_vault
+from tactful_privacy.people.vault_file import rewrap_vault
 
 
 class MasterKeyChanged(msgspec.Struct, kw_only=True, frozen=True):

@@ -50,18 +50,13 @@ from tactful_privacy.durable_files import replace_file, sync
 from tactful_privacy.errors import KeyringError, PrivacyError
 from tactful_privacy.ledger.merge import merge_ledger
 from tactful_privacy.people.pseudonyms import Keyring
-from tactful_privacy.people.vault_merge import merge_vault
+from tactful_privacy.people.vault_file import merge_vault
 from tactful_streaming.engine.erasure import drop_consumer
 from tactful_streaming.errors import StreamingError
 from tactful_streaming.state.store import RocksState
 
 METADATA = "metadata.db"
 _DAY_MS = 86_400_000
-
-
-class _Restored(msgspec.Struct, frozen=True):
-    backup: int
-    at: int
 
 
 def check_backup(source: Path, *, copied: Copied = lambda size: None) -> Manifest:
@@ -114,7 +109,8 @@ def restore_backup(
         parts = keep_what_never_goes_back(
             settings, staged, clock=clock, without_tombstones=without_tombstones
         )
-        replace_file(staged / RESTORED, msgspec.json.encode(_Restored(manifest.begun_at, clock())))
+        made = {"backup": manifest.begun_at, "at": clock()}
+        replace_file(staged / RESTORED, msgspec.json.encode(made))
         say("place")
         restored = sorted(path.name for path in staged.iterdir())
         for directory in (*(path for path in staged.rglob("*") if path.is_dir()), staged):

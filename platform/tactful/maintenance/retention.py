@@ -27,7 +27,7 @@ from pathlib import Path
 
 import msgspec
 
-from tactful.config.retention_limits import RecordKind, days_to_ms, retention_limits
+from tactful.config.privacy import RecordKind, days_to_ms, retention_limits
 from tactful.config.settings import Settings
 from tactful.coupons.decisions import forget_offers
 from tactful.errors import StorageError

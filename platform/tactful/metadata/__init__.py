@@ -1,5 +1,4 @@
 """The metadata database (keys, definitions, decisions, erasures), connections.
 
-It may import `catalogue`, `client`, `config`, `kernels`, `metrics`, `schemas`, `util`.
-Begin with `store`.
+It may import every level below its own in `pyproject.toml`. Begin with `store`.
 """

@@ -86,7 +86,9 @@ def measure_skew(
     compared = rows = 0
     position: int = log.begin
     for shown in served:
-        position = _replay(engine, log, position, shown.applied)
+        for records in read_batches(log, position, shown.applied, size=_CHUNK):
+            engine.apply(records)
+            position = records[-1][0] + 1
         progress(position, served[-1].applied)
         if shown.version not in views:
             index = _index(models, shown.version)
@@ -120,13 +122,6 @@ def _index(models: Path, version: str) -> RecallIndex | None:
         return RecallIndex.load(directory / "index")
     except ModelError:
         return None
-
-
-def _replay(engine: Engine, log: EventLog, position: int, until: int) -> int:
-    for records in read_batches(log, position, until, size=_CHUNK):
-        engine.apply(records)
-        position = records[-1][0] + 1
-    return position
 
 
 class _View:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from tactful.config.identity import identity_of
-from tactful.config.retention_limits import RecordKind, retention_limits
+from tactful.config.privacy import RecordKind, retention_limits
 from tactful.config.settings import Settings
 from tactful.errors import ConfigError, ModelError
 from tactful.event_log.open import open_log
