@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -9,6 +10,10 @@ from typing import Annotated, Literal
 from msgspec import Meta
 
 from tactful.config.fields import Variable
+
+RecordKind = Literal["measurement", "impressions", "personalisation"]
+
+DAY_MS = 86_400_000
 
 
 @dataclass(frozen=True)
@@ -68,6 +73,21 @@ class RetentionSettings:
     measurement_days: Annotated[float, Meta(ge=0)] = 0.0
     impressions_days: Annotated[float, Meta(ge=0)] = 0.0
     model_log_days: Annotated[float, Meta(ge=0)] = 0.0
+
+
+def retention_limits(settings: RetentionSettings) -> dict[RecordKind, int]:
+    """Return the retention of each kind in milliseconds, without unlimited kinds."""
+    days: Mapping[RecordKind, float] = {
+        "measurement": settings.measurement_days,
+        "impressions": settings.impressions_days,
+        "personalisation": settings.personalisation_days,
+    }
+    return {kind: days_to_ms(limit) for kind, limit in days.items() if limit}
+
+
+def days_to_ms(days: float) -> int:
+    """Convert days to whole milliseconds."""
+    return round(days * DAY_MS)
 
 
 @dataclass(frozen=True)

@@ -57,15 +57,7 @@ async def _consent(platform: Platform, person: str) -> Consent:
         allowed=sorted(platform.permissions.of_key(person)),
         said={str(purpose): agrees for purpose, agrees in consents.said(person).items()},
         default=sorted(consents.default),
-        history=[
-            ConsentDecision(
-                version=decision.version,
-                purposes={str(purpose): agrees for purpose, agrees in decision.purposes.items()},
-                at=decision.at,
-                source=decision.source,
-            )
-            for decision in history
-        ],
+        history=msgspec.convert(history, list[ConsentDecision], from_attributes=True),
     )
 
 

@@ -121,7 +121,8 @@ class SharedFeatures:
         reader = self._readers.get(entity)
         if reader is None:
             return self._engine.read(entity, key, at)
-        key = self._resolved(entity, key, at)
+        if entity == "user":  # the own engine reads all logins, too
+            key = self._engine.resolve(key, at)
         (blob,) = self._ask(lambda: self._online.get_many([key], kind=entity))
         return reader.read(blob, at)
 
@@ -132,7 +133,8 @@ class SharedFeatures:
         reader = self._readers.get(entity)
         if reader is None:
             return self._engine.read_columns(entity, keys, names, at)
-        keys = [self._resolved(entity, key, at) for key in keys]
+        if entity == "user":
+            keys = [self._engine.resolve(key, at) for key in keys]
         blobs = self._ask(lambda: self._online.get_many(keys, kind=entity))
         values = [reader.read(blob, at) for blob in blobs]
         rows = [[value[name] for name in names] for value in values]
@@ -170,24 +172,16 @@ class SharedFeatures:
         """Close the store."""
         self._online.close()
 
-    def _resolved(self, entity: str, key: str, at: int) -> str:
-        """Return the key of a device's user: the own engine reads all logins, too."""
-        return self._engine.resolve(key, at) if entity == "user" else key
-
     def _ask(self, operation: Callable[[], _T]) -> _T:
         failed = self._failed_at
-        if failed is not None and self._clock() - failed < _PAUSE_S:
-            raise _unavailable()
-        try:
-            answer = operation()
-        except OnlineStoreError as error:
-            self._failed_at = self._clock()
-            raise _unavailable() from error
-        self._failed_at = None
-        return answer
-
-
-def _unavailable() -> ProblemError:
-    return ProblemError(
-        "not_ready", "the features of users cannot be read at present", retry_after=1
-    )
+        if failed is None or self._clock() - failed >= _PAUSE_S:
+            try:
+                answer = operation()
+            except OnlineStoreError:
+                self._failed_at = self._clock()
+            else:
+                self._failed_at = None
+                return answer
+        raise ProblemError(
+            "not_ready", "the features of users cannot be read at present", retry_after=1
+        )
