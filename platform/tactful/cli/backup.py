@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
 import msgspec
+from tqdm import tqdm
 
 from tactful.cli import options as cli
 from tactful.config.settings import Settings
@@ -43,9 +45,9 @@ def backup(target: Path, settings: Settings, as_json: bool, check: bool) -> None
     """
     with cli.progress_bar(quiet=as_json, unit="B", unit_scale=True, desc=target.name) as bar:
         if check:
-            manifest = check_backup(target, copied=bar.update)
+            manifest = check_backup(target, copied=_counting(bar))
         else:
-            manifest = make_backup(settings, target, clock=now_ms, copied=bar.update)
+            manifest = make_backup(settings, target, clock=now_ms, copied=_counting(bar))
     if as_json:
         counts = {"files": len(manifest.files), "bytes": manifest.size}
         cli.print_json(msgspec.to_builtins(manifest) | counts)
@@ -96,7 +98,7 @@ def restore(
                     clock=now_ms,
                     replace=replace,
                     without_tombstones=without_tombstones,
-                    copied=bar.update,
+                    copied=_counting(bar),
                 )
             told |= {"begun_at": manifest.begun_at, "log": manifest.log, "state": manifest.state}
             told |= {"files": len(manifest.files), "bytes": manifest.size, "parts": parts}
@@ -162,3 +164,10 @@ def expire(
         click.echo(f"{sum(one.removed for one in found)} removed", err=True)
     if any(one.note for one in found):
         raise SystemExit(1)
+
+
+def _counting(bar: tqdm[Any]) -> Callable[[int], None]:
+    def count(size: int) -> None:
+        bar.update(size)
+
+    return count

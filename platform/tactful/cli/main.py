@@ -20,7 +20,8 @@ class _Failure(click.ClickException):
     def __init__(self, error: TactfulError) -> None:
         super().__init__(str(error))
         codes = {ConfigError: 2, ConnectionFailed: 3, ApiError: 4}
-        self.exit_code = next((code for kind, code in codes.items() if isinstance(error, kind)), 1)
+        code = next((code for kind, code in codes.items() if isinstance(error, kind)), 1)
+        self.exit_code = code  # type: ignore[misc]
 
     def show(self, file: Any = None) -> None:
         click.echo(f"tactful: {self.message}", err=True)

@@ -25,13 +25,7 @@ from tactful.metadata.store import open_metadata
 from tactful.server.platform import Platform
 from tactful.util.lazy_commands import LazyCommand, LazyGroup
 
-
-@pytest.fixture(autouse=True)
-def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No settings, keys or data of the person who runs the tests."""
-    monkeypatch.chdir(tmp_path)
-    for name in ("TACTFUL_API_KEY", "TACTFUL_URL"):
-        monkeypatch.delenv(name, raising=False)
+pytestmark = pytest.mark.usefixtures("elsewhere")
 
 
 def run(*arguments: object, **options: Any) -> Result:

@@ -33,10 +33,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 
-@pytest.fixture(autouse=True)
-def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No settings, logs or registry of the person who runs the tests."""
-    monkeypatch.chdir(tmp_path)
+pytestmark = pytest.mark.usefixtures("elsewhere")
 
 
 def run(*arguments: object) -> Result:

@@ -29,11 +29,7 @@ RULES = """\
 
 
 @pytest.fixture(autouse=True)
-def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No settings, keys or data of the person who runs the tests."""
-    monkeypatch.chdir(tmp_path)
-    for name in ("TACTFUL_API_KEY", "TACTFUL_URL"):
-        monkeypatch.delenv(name, raising=False)
+def at_rules(elsewhere: None) -> None:
     Path("rules.yaml").write_text(RULES)
 
 

@@ -10,10 +10,11 @@ import click
 from tactful.cli import options as cli
 from tactful.cli.federated.options import Widths, tier_choice, width_options
 from tactful.errors import ConfigError, TactfulError
+from tactful_federated.core.invitation import Tier
 from tactful_federated.core.private_training import Outcome
 from tactful_federated.errors import CheckpointError, MissingExtraError, SettingsError
 from tactful_federated.model.sample_data import SAMPLE_CATALOGUE
-from tactful_federated.simulation.private import PrivateSimulationSettings, Tier, simulate_privately
+from tactful_federated.simulation.private import PrivateSimulationSettings, simulate_privately
 
 
 @click.command("simulate")
