@@ -13,11 +13,11 @@ from __future__ import annotations
 
 import bisect
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Protocol
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from prometheus_client import Metric
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.registry import Collector
 
 WINDOW_S = 60.0
 """Span of quantiles and shares."""
@@ -40,20 +40,13 @@ _RECORDS = "tactful_engine_records"
 _LETTERS = "tactful_dead_letters"
 
 
-class _Families(Protocol):
-    """Registry of metrics."""
-
-    def collect(self) -> Iterable[Metric]:
-        """Return the families."""
-
-
 class PublicMetrics:
     """Published families, computed from exact ones.
 
     A counter that is not named in this module is left out: publishing is a decision.
     """
 
-    def __init__(self, exact: _Families, clock: Callable[[], float]) -> None:
+    def __init__(self, exact: Collector, clock: Callable[[], float]) -> None:
         """Read from `exact`; `clock` returns monotonic seconds."""
         self._exact = exact
         self._clock = clock

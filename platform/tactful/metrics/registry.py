@@ -115,7 +115,7 @@ class Metrics:
         return generate_latest(self._public)
 
 
-class SummedRegistry:
+class SummedRegistry(Collector):
     """Registry whose numbers include the samples of other processes.
 
     Families are those of this process: others are left out.
