@@ -20,7 +20,7 @@ from tactful_privacy.counting.bounded_counts import BoundedCounts
 from tactful_privacy.ledger.statistic import Statistic
 from tactful_privacy.people.pseudonyms import Keyring
 from tactful_privacy.people.vault import Vault
-from tactful_privacy.people.vault_rotation import rewrap_vault
+from tactful_privacy.people.vault_file import rewrap_vault
 
 FIGURES = [
     ("counters_changes_vs_whole", "1"),

@@ -71,8 +71,7 @@ if TYPE_CHECKING:
     )
     from tactful_privacy.people.pseudonyms import Keyring, Pseudonym, Suppressed
     from tactful_privacy.people.vault import Vault
-    from tactful_privacy.people.vault_merge import drop_keys, merge_vault
-    from tactful_privacy.people.vault_rotation import rewrap_vault
+    from tactful_privacy.people.vault_file import drop_keys, merge_vault, rewrap_vault
 
 __all__ = [
     "CONFIDENCE",
@@ -163,7 +162,6 @@ _LAZY = {
     "people.consent": "Consents Decision EVERYTHING NOTHING Purpose parse_purposes",
     "people.pseudonyms": "Keyring Pseudonym Suppressed",
     "people.vault": "Vault",
-    "people.vault_merge": "drop_keys merge_vault",
-    "people.vault_rotation": "rewrap_vault",
+    "people.vault_file": "drop_keys merge_vault rewrap_vault",
 }
 __getattr__, __dir__ = lazy_names(__name__, __all__, _LAZY)

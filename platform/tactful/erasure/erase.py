@@ -32,7 +32,7 @@ from tactful.subjects.trace_search import SearchResult
 from tactful_privacy.durable_files import replace_file
 from tactful_privacy.errors import VaultError
 from tactful_privacy.people.pseudonyms import Pseudonym
-from tactful_privacy.people.vault_merge import drop_keys
+from tactful_privacy.people.vault_file import drop_keys
 from tactful_streaming.contract.subject_ids import SubjectIds
 from tactful_streaming.errors import StreamingError
 

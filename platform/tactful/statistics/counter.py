@@ -187,9 +187,8 @@ class StatisticsCounter(CoCommittedConsumer):
     def restore(self, state: bytes) -> None:
         """Continue from a snapshot.
 
-        Raises:
-            StateError: if it is damaged, a definition or the secret changed, or the ledger lacks
-                releases that were made by then.
+        One that is damaged, or of another definition or secret, raises StateError, as does a ledger
+        that lacks releases that were made by then.
         """
         stored = msgspec.msgpack.decode(state, type=_State)
         self._replayed = stored.replayed

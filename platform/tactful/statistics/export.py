@@ -169,11 +169,8 @@ def publish(
 ) -> Published:
     """Write the published panes that are shown by now.
 
-    The clock decides which panes are shown, as for `GET /v1/statistics`.
-
-    Raises:
-        ConfigError: if nothing is published here, or the definitions do not agree with the ledger.
-        StorageError: if it cannot be written.
+    The clock decides which panes are shown, as for `GET /v1/statistics`. Definitions that are
+    absent or do not agree with the ledger raise ConfigError; a failed write raises StorageError.
     """
     definitions = settings.statistics.definitions
     if definitions == Path():

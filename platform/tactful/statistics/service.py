@@ -196,8 +196,7 @@ def shown_before(statistic: Statistic, now: int, allowance_ms: int = ALLOWANCE_M
 def open_statistics(settings: Settings) -> PrivateStatistics | None:
     """Open the statistics of an installation, its ledger and its secret; None without any.
 
-    Raises:
-        ConfigError: if the definitions are wrong, or do not agree with the ledger.
+    Definitions that are wrong, or do not agree with the ledger, raise ConfigError.
     """
     definitions = settings.statistics.definitions
     if definitions == Path():
@@ -205,12 +204,14 @@ def open_statistics(settings: Settings) -> PrivateStatistics | None:
     data = settings.storage.data
     data.mkdir(mode=0o700, parents=True, exist_ok=True)
     document = load_statistics(definitions)
+    if not (secret := data / "statistics.secret").exists():
+        create_file(secret, secrets.token_bytes(32))
     wall = settings.statistics.clock == "wall"
     try:
         counter = StatisticsCounter(
             document.statistics,
             Ledger(ledger_location(settings), budgets=document.all_budgets()),
-            secret=_secret(data / "statistics.secret"),
+            secret=secret.read_bytes(),
             clock=now_ms if wall else None,
             not_before=_not_before(data / NOT_BEFORE),
         )
@@ -230,10 +231,3 @@ def _not_before(path: Path) -> int:
             f"{path}: holds no time: restore the backup again, or write the epoch milliseconds of "
             "a future UTC day"
         ) from error
-
-
-def _secret(path: Path) -> bytes:
-    """Read the secret from a file, which is made on first use."""
-    if not path.exists():
-        create_file(path, secrets.token_bytes(32))
-    return path.read_bytes()

@@ -133,7 +133,12 @@ def training_permissions(
     Metadata or keyring that cannot be used, or are missing beside a log in Kafka, raise
     StorageError.
     """
-    _require_metadata(settings)
+    file = settings.storage.data / "metadata.db"
+    if not settings.log.in_files and not settings.metadata.url_env and not file.exists():
+        raise StorageError(
+            f"{file} does not exist, so users' consent is unknown: name the data directory "
+            "of the server with --data, or its database in metadata.url_env"
+        )
     with contextlib.closing(open_installation(settings)) as metadata:
         default = NOTHING if settings.consent.default == "deny" else EVERYTHING
         consents = ConsentStore(metadata, default, clock=clock).consents
@@ -144,16 +149,6 @@ def training_permissions(
             return purpose in permissions.of(user_id, device_id, at, claimed(claim))
 
         yield allows
-
-
-def _require_metadata(settings: Settings) -> None:
-    """Check that the decisions are on this host, where a topic can be read."""
-    file = settings.storage.data / "metadata.db"
-    if not settings.log.in_files and not settings.metadata.url_env and not file.exists():
-        raise StorageError(
-            f"{file} does not exist, so users' consent is unknown: name the data directory "
-            "of the server with --data, or its database in metadata.url_env"
-        )
 
 
 @contextlib.contextmanager

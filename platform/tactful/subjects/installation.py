@@ -77,14 +77,13 @@ class _Named(msgspec.Struct):
 
 def _named(payload: bytes) -> set[str]:
     """Return the keys of the users in a record."""
+    keys: set[str] = set()
     try:
-        entry = msgspec.msgpack.decode(payload, type=_Named)
+        entry: _Named | None = msgspec.msgpack.decode(payload, type=_Named)
     except msgspec.MsgspecError:
-        return set()
-    named = _named_by(entry)
-    return named if entry.event is None else named | _named_by(entry.event)
-
-
-def _named_by(entry: _Named) -> set[str]:
-    keys = {entry.user_id} if entry.user_id is not None else set()
-    return keys | ({DEVICE_PREFIX + entry.device_id} if entry.device_id is not None else set())
+        return keys
+    while entry is not None:
+        keys |= {entry.user_id} if entry.user_id is not None else set()
+        keys |= {DEVICE_PREFIX + entry.device_id} if entry.device_id is not None else set()
+        entry = entry.event
+    return keys

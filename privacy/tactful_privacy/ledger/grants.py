@@ -30,9 +30,8 @@ _statistics, _releases, _queries = schema.statistics, schema.releases, schema.qu
 def keep_budgets(connection: sa.Connection, given: Sequence[Budget]) -> None:
     """Store new budgets.
 
-    Raises:
-        BudgetError: A budget is stored with other terms, or allows less than is granted.
-        LedgerError: The ledger holds grants, but the budget over everything is gone.
+    One that is stored with other terms, or allows less than is granted, raises `BudgetError`; a
+    ledger with grants but without the budget over everything raises `LedgerError`.
     """
     schema.lock(connection)
     stored = rows.load_budgets(connection)
@@ -113,11 +112,9 @@ def retire(connection: sa.Connection, name: str, now: int) -> None:
 
 
 def reserve(connection: sa.Connection, query: Query, now: int) -> None:
-    """Charge a query that is not charged yet.
+    """Charge a query that is not charged yet; `BudgetError` if a budget would be exceeded.
 
-    Raises:
-        BudgetError: A budget would be exceeded on one of the days.
-        LedgerError: A day is not over, or the name stands for another query.
+    A day that is not over, or the name of another query, raises `LedgerError`.
     """
     schema.lock(connection)
     if rows.load_answer(connection, query) is not None:

@@ -248,7 +248,8 @@ def write(engine: sa.Engine, work: Callable[[sa.Connection], object]) -> None:
                 work(connection)
             return
         except sa.exc.OperationalError as error:
-            if attempt == _ATTEMPTS or not _may_retry(error):
+            code = error.orig.args[0] if error.orig and error.orig.args else None
+            if attempt == _ATTEMPTS or code not in _MYSQL_TRY_AGAIN:
                 raise
         # Random waits keep the deadlocked transactions from colliding again.
         time.sleep(random.uniform(0, _SHORTEST_WAIT_S * 2**attempt))
@@ -259,11 +260,6 @@ def lock(connection: sa.Connection) -> None:
     # The upgrade inserted this row. In an empty table MySQL would give every transaction the gap
     # before the first row, and none of them could insert into it.
     connection.execute(sa.select(_version).with_for_update())
-
-
-def _may_retry(error: sa.exc.OperationalError) -> bool:
-    code = error.orig.args[0] if error.orig and error.orig.args else None
-    return code in _MYSQL_TRY_AGAIN
 
 
 def insert_where_absent(

@@ -46,7 +46,7 @@ from tactful_privacy.ledger.statistic import Statistic
 from tactful_privacy.people.consent import NOTHING, Purpose
 from tactful_privacy.people.pseudonyms import Keyring, Pseudonym
 from tactful_privacy.people.vault import Vault
-from tactful_privacy.people.vault_merge import drop_keys
+from tactful_privacy.people.vault_file import drop_keys
 from tactful_streaming.contract.log_entries import Event
 from tactful_streaming.log.embedded_log import EmbeddedLog
 from tactful_streaming.state.store import RocksState

@@ -15,11 +15,10 @@ from pathlib import Path
 import pytest
 
 from tactful_privacy.errors import ParameterError, VaultError
-from tactful_privacy.people import vault_rotation
+from tactful_privacy.people import vault_file
 from tactful_privacy.people.pseudonyms import Keyring
 from tactful_privacy.people.vault import Vault
-from tactful_privacy.people.vault_merge import drop_keys, merge_vault
-from tactful_privacy.people.vault_rotation import rewrap_vault
+from tactful_privacy.people.vault_file import drop_keys, merge_vault, rewrap_vault
 
 OLD, NEW, OTHER = (bytes([n] * 32) for n in (1, 2, 3))
 PEOPLE = [f"person {n}" for n in range(250)]
@@ -51,7 +50,7 @@ def opens(path: Path, master: bytes, keyring: Keyring, sealed: list[bytes]) -> b
 @pytest.fixture(autouse=True)
 def few_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that a run has several steps to die in."""
-    monkeypatch.setattr(vault_rotation, "_BATCH", 100)
+    monkeypatch.setattr(vault_file, "_BATCH", 100)
 
 
 def kill_oneself(*_: object) -> None:
@@ -162,7 +161,7 @@ def test_reader_that_blocks_overwriting_is_reported(
     path: Path, keyring: Keyring, sealed: list[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A reader keeps the old wrapped keys in the log, and the error says so."""
-    monkeypatch.setattr(vault_rotation, "_WAIT_S", 0.05)
+    monkeypatch.setattr(vault_file, "_WAIT_S", 0.05)
     with closing(sqlite3.connect(path, isolation_level=None)) as reader:
         reader.execute("BEGIN")
         (before, *_), *_ = reader.execute("SELECT wrapped FROM people").fetchall()
