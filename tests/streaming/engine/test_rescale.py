@@ -14,12 +14,13 @@ from tactful_streaming.engine.options import EngineOptions
 from tactful_streaming.engine.rescale import rescale
 from tactful_streaming.errors import StateError
 from tactful_streaming.patterns.match import Match
-from tactful_streaming.state.key_layout import RESCALING
+from tactful_streaming.state.key_layout import OWNER, RESCALING, entity_prefix
 from tactful_streaming.state.store import Change, MemoryState, StateStore
 
 DELAY = 3_600_000
 """More than any event is late, so that it does not matter who else is in the partition."""
 
+SESSION = entity_prefix("session")
 SEQUENCES = """
 - {name: bought, entity: user, sequence: [view, purchase], within: 1h, emit: thanks}
 - {name: visited, entity: session, sequence: [view, click], within: 1h}
@@ -92,6 +93,12 @@ def test_more_or_fewer_partitions_change_no_number(before: int, after: int) -> N
     old.drain(at)
     new_stores = [MemoryState() for _ in range(after)]
     rescale(old.stores, new_stores, Cluster(new_stores).route)
+    known = {pair for store in old.stores for pair in store.scan(OWNER)}
+    for store in new_stores:
+        users = dict(store.scan(OWNER))
+        assert users.items() <= known
+        sessions = [key.removeprefix(SESSION) for key, _ in store.scan(SESSION)]
+        assert sessions == [key.removeprefix(OWNER) for key in users] != []
     new = Cluster(new_stores)
     assert {engine.watermark for engine in new.engines} == {at}
     new.feed(entries[half:])

@@ -1,3 +1,4 @@
+from collections.abc import Iterable
 from collections.abc import Sequence as Rows
 
 import numpy as np
@@ -8,7 +9,7 @@ from hypothesis import strategies as st
 from tactful_streaming.contract.log_entries import Event, Item, subject_key
 from tactful_streaming.definitions.model import Join
 from tactful_streaming.errors import StateError
-from tactful_streaming.patterns.join_operator import MAX_PAIRS, JoinOperator
+from tactful_streaming.patterns.join_operator import MAX_PAIRS, JoinOperator, causes_in, without
 from tactful_streaming.patterns.match import Match
 
 WITHIN = 10
@@ -187,3 +188,23 @@ def test_damaged_state_is_refused() -> None:
     for key in ("", "u"):
         with pytest.raises(StateError, match="damaged"):
             JoinOperator(JOIN).unpack(key, b"\xc1")
+
+
+def test_dropped_events_are_removed_with_their_pairs() -> None:
+    operator = JoinOperator(JOIN)
+    views = [view(number, 1000 + number) for number in range(4)]
+    feed(operator, [*views, Item(item_id="i", timestamp=1001)], [1000] * 5)
+    blob = operator.pack_changes()["u"]
+    assert blob is not None
+
+    def drops(ids: Iterable[str], subject: str | None) -> bool:
+        return not {"0", "3"}.isdisjoint(ids)
+
+    left = without(blob, drops)
+    assert left is not None
+    other = JoinOperator(JOIN)
+    other.unpack("u", left)
+    assert sorted(other.read("u", 1004)) == [("i", 1001), ("i", 1002)]
+    assert sorted(causes_in(left)) == [("1", "u"), ("2", "u")]
+    assert without(left, drops) is left
+    assert without(left, lambda ids, subject: True) is None
