@@ -66,12 +66,30 @@ class Platform:
                            `-> webhooks       `-> statistics (released at commits)
 
     Attributes:
+        resources: open stores.
+        settings: checked settings.
+        metrics: metrics of this process.
+        keys: API keys.
+        consents: consent decisions.
         suppression: erased users.
         erasures: requested erasures and their receipts.
         permissions: allowed purposes of an event or a request.
+        backend: log and engine.
         engine: feature engine; read it with `lock` held.
         lock: held by readers of the engine.
+        applier: applies the log to the engine.
+        visibility: log offsets that features include.
         online_erasures: erases users while the server runs.
+        ingest: accepts events, items and users.
+        recommender: makes recommendations; `recommendations` serves them.
+        recommendations: answers requests for recommendations.
+        recent: latest recommendations, to be explained.
+        statistics: published statistics, if any.
+        model_log: audit log of model changes.
+        rollouts: changes that are rolled out in stages.
+        rollout_controller: moves them from stage to stage.
+        coupons: decides about coupons, if there are campaigns.
+        version: version of the software.
         workers: returns the health of the worker processes; None without workers.
     """
 
@@ -207,6 +225,10 @@ class Platform:
         """Close all stores, as they are."""
         self.resources.closing.close()
 
+    def check(self) -> None:
+        """Raise `ProblemError` while the engine recovers, and after it failed."""
+        self.applier.check()
+
     @property
     def position(self) -> Position:
         """Log position up to which everything is visible."""
@@ -240,7 +262,7 @@ class Platform:
 
     def features(self, user: str, at: int | None) -> UserFeatures:
         """Return the features of one user as of `at` (epoch ms), or now."""
-        self.applier.check()
+        self.check()
         time = self.resources.installation.clock() if at is None else at
         with self.lock:
             features = self.backend.source.read("user", user, time)

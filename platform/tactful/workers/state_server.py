@@ -112,7 +112,7 @@ class StateServer:
     def _features(self, request: FeaturesRequest) -> FeaturesResponse:
         platform, source = self._platform, self._source
         entity, key, at = request.entity, request.key, request.at
-        platform.applier.check()
+        platform.check()
         with platform.lock:
             offset, position = source.offset, platform.position
             if entity != "user":
