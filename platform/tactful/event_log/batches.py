@@ -38,11 +38,7 @@ def reach_to(log: EventLog, position: object) -> bool:
 
 
 def read_batches(log: EventLog, begin: int, end: int, *, size: int) -> Iterator[Sequence[Record]]:
-    """Read offsets and payloads from `begin` to `end` or to the end of the log, in order.
-
-    Raises:
-        StreamingError: if the log cannot be read, or begins later by now.
-    """
+    """Read from `begin` to `end` or the log's end; StreamingError if unreadable."""
     while begin < end:
         records = log.read(begin, min(size, end - begin))
         if not records:

@@ -172,10 +172,7 @@ def find_impression(log: EventLog, recommendation_id: str, *, latest: int) -> Ev
 
 
 class RecentImpressions:
-    """Cache of the latest impressions by id, encoded as in the log.
-
-    Bounded in number and bytes; for one thread.
-    """
+    """Bounded cache of the latest impressions by id, as in the log; for one thread."""
 
     def __init__(self, *, most: int = 2_000, bytes_: int = 32 * 1024 * 1024) -> None:
         """Start empty; hold at most `most` impressions and `bytes_` bytes of them."""

@@ -99,10 +99,8 @@ class PartitionGroup:
         member.
 
         Raises:
-            OffsetError: if a partition does not hold the offset to read from.
-            TopicError: if the topic or a partition was deleted.
-            LogError: for any other error that lasts.
-            Exception: the error that a callback raised.
+            OffsetError, TopicError: if a partition does not hold the offset, or was deleted.
+            Exception: a LogError that lasts, or the error of a callback.
         """
         self._moved.clear()
         first = self._consumer.poll(wait_s)

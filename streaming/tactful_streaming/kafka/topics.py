@@ -71,11 +71,7 @@ def ensure_topic(
 
 
 def topic_id(settings: KafkaSettings, *, timeout_s: float = 10.0) -> str | None:
-    """Ask for the id that brokers gave the topic; None before Kafka 2.8.
-
-    Raises:
-        TopicError: if there is no such topic.
-    """
+    """Ask for the topic's id (None before Kafka 2.8); TopicError if there is no topic."""
     kafka = client.import_kafka()
     from confluent_kafka.admin import AdminClient
 

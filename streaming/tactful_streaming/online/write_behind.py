@@ -193,10 +193,7 @@ class WriteBehind:
             return written
 
     def close(self, timeout_s: float = 5.0) -> None:
-        """Write queued changes for at most `timeout_s`, then stop and close the store.
-
-        Closing twice is harmless.
-        """
+        """Write queued changes for at most `timeout_s`, then close the store; idempotent."""
         with self._changed:
             if not self._changed.wait_for(self._settled, timeout_s):
                 _logger.warning("closed before the online store had all changes: it will be filled")

@@ -216,11 +216,7 @@ class Worker:
         return due
 
     def _is_due(self, *, busy: bool) -> bool:
-        """Whether a commit is due.
-
-        If batches are copied at once, a commit waits until there is nothing to read, at most for a
-        second interval: it would delay the next copy.
-        """
+        """Whether a commit is due; amid copied batches, up to a second interval later."""
         waits = busy and self._pace.publish_interval_s is not None
         return self._clock() >= self._commit_at + self._pace.commit_interval_s * waits
 
