@@ -135,11 +135,8 @@ def test_critics_judge_what_an_action_comes_to() -> None:
         agent = DdpgAgent(1, 2, settings=settings, seed=11, effect=effect)
         rng = np.random.default_rng(12)
         for _ in range(100):
-            state, following, (first, second) = (
-                rng.normal(size=1),
-                rng.normal(size=1),
-                rng.uniform(-1, 1, 2),
-            )
+            state, following = rng.normal(size=1), rng.normal(size=1)
+            first, second = rng.uniform(-1, 1, 2)
             agent.observe(state, [first, scale * second], first, following, terminated=False)
         return agent
 

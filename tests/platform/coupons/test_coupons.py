@@ -271,29 +271,23 @@ def test_the_holdout_shows_what_coupons_bring_and_to_whom(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("right", "wrong", "said"),
     [
-        ("  cost: 5\n", "missing required field `cost`"),
-        ("action: coupon", "nothing emits 'voucher'"),
-        ("amount: 1000", "costs more than the whole budget"),
-        ("$lt: 1", "eligible"),
-        ("name: cart", "name must be"),
-        ("holdout: 0.3", "holdout"),
+        ("  cost: 5\n", "", "missing required field `cost`"),
+        ("action: coupon", "action: voucher", "nothing emits 'voucher'"),
+        ("amount: 1000", "amount: 1", "costs more than the whole budget"),
+        ("$lt: 1", "$less: 1", "eligible"),
+        ("name: cart", "name: A cart", "name must be"),
+        ("holdout: 0.3", "holdout: 0", "holdout"),
     ],
 )
-def test_a_campaign_that_cannot_work_is_refused(change: str, said: str, tmp_path: Path) -> None:
-    planted = {
-        "  cost: 5\n": "",
-        "action: coupon": "action: voucher",
-        "amount: 1000": "amount: 1",
-        "$lt: 1": "$less: 1",
-        "name: cart": "name: A cart",
-        "holdout: 0.3": "holdout: 0",
-    }
+def test_a_campaign_that_cannot_work_is_refused(
+    right: str, wrong: str, said: str, tmp_path: Path
+) -> None:
     file = tmp_path / "coupons.yaml"
     file.write_text(COUPONS)
     assert [each.name for each in load_coupons(file, actions=["x.coupon"])] == ["cart"]
-    file.write_text(COUPONS.replace(change, planted[change], 1))
+    file.write_text(COUPONS.replace(right, wrong, 1))
     with pytest.raises(ConfigError, match=said.replace("`", ".")):
         load_coupons(file, actions=["x.coupon"])
 
