@@ -587,6 +587,8 @@ def test_partitions_with_transfers_backfill_together() -> None:
     entries = random_lives(rng, 90)
     cluster = OldCluster([MemoryState() for _ in range(partitions)], rng)
     cluster.feed(entries)
+    cluster.logs[0].append(b'{"transfer": broken')
+    cluster.engines[0].apply([(len(cluster.logs[0]) - 1, cluster.logs[0][-1])])
     for engine in cluster.engines:
         engine.commit()
     scratches = [MemoryState() for _ in range(partitions)]
