@@ -206,15 +206,16 @@ class _Mover:
         key = stored[len(layout.entity_prefix(entity)) :].decode()
         owner = self._owner(entity, key, blobs)
         target = self._route(owner.removesuffix(APART))
-        blob: bytes | None = blobs[0][1]
+        blob = blobs[0][1]
         if len(blobs) > 1:
             table = EntityTable(features, capacity=len(blobs) + 1)
             parts = [(f"{key}\0{number}", part) for number, part in blobs]
             table.unpack(parts)
             for alias, _ in parts:
                 table.merge(alias, key)
-            blob = table.pack_changes(0)[key]
-            assert blob is not None
+            packed = table.pack_changes(0)[key]
+            assert packed is not None
+            blob = packed
         self._put(target, stored, blob)
         if entity == "session":
             self._put(target, layout.OWNER + key.encode(), owner.encode())

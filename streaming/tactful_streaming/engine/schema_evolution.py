@@ -2,8 +2,8 @@
 
 A feature keeps its state if all columns that it reads are stored and reach back far enough: a new
 window that is no longer than another one of the same panes is available at once. Other new features
-are *missing*, and read as zeros, until a backfill has computed them from
-the log. Sequences and joins begin at the present: past matches emit no actions.
+are *missing*, and read as zeros, until a backfill has computed them from the log. Sequences and
+joins begin at the present: past matches emit no actions.
 """
 
 from __future__ import annotations

@@ -152,7 +152,10 @@ class Columns:
         if source == "user_id":
             return self.batch.users
         if source not in self._texts:
-            self._texts[source] = self._read_texts(source)
+            values = self._read(source)
+            if source not in ("item_id", "session_id", "category"):
+                values = [value if type(value) is str else _text(value) for value in values]
+            self._texts[source] = values
         return self._texts[source]
 
     def amounts(self, source: str) -> Floats:
@@ -161,12 +164,6 @@ class Columns:
             values = self._read(source)
             self._amounts[source] = np.fromiter(map(_amount, values), np.float64, len(values))
         return self._amounts[source]
-
-    def _read_texts(self, source: str) -> list[str | None]:
-        values = self._read(source)
-        if source in ("item_id", "session_id", "category"):
-            return values
-        return [value if type(value) is str else _text(value) for value in values]
 
     def _read(self, source: str) -> list[Any]:
         if source.startswith(_ITEM):

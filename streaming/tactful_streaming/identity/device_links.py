@@ -63,8 +63,8 @@ class DeviceMarks(msgspec.Struct, array_like=True):
     def add(self, mark: Mark, *, most: int, ttl_ms: int, newest: int) -> str | None:
         """Add a mark, which may be older than others; a repeated one changes nothing.
 
-        Of more than `most` marks, those between logins of one user are removed first. `newest` is
-        the newest event timestamp so far, epoch milliseconds.
+        At most `most` marks are kept: those between logins of one user are removed first. `newest`
+        is the newest event timestamp so far, epoch milliseconds.
 
         Returns:
             The user who claims the unclaimed history: the one who logs in, unless another has

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 def add_panes(
     cells: NDArray[np.int64],  # each below the length of `head`
     head: NDArray[np.int32],  # newest entry of each cell
-    panes: NDArray[np.int64],  # of each entry, descending along a list; of the last before `oldest`
+    panes: NDArray[np.int64],  # pane of each entry, descending; the last is before `oldest`
     older: NDArray[np.int32],  # next entry of the list
     values: NDArray[np.float64],  # number of each entry
     oldest: int,

@@ -38,7 +38,7 @@ class Match:
     decided: int  # event time at which it was certain, at least `end`
     events: tuple[str, ...]  # ids of its events, in order; of a join, one event
     subject: str | None = None  # key of the user who caused it, where known
-    item_timestamp: int | None = None  # of a join, time of the item update
+    item_timestamp: int | None = None  # time of the item update of a join
 
     def as_data(self) -> dict[str, Any]:
         """Return the match as published."""

@@ -12,7 +12,7 @@ from bisect import insort
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,7 @@ FADED_HALF_LIVES: Final = 64
 NO_ROWS: Final = np.zeros(0, np.int64)
 
 _SAMPLE: Final = 100
+_Number = TypeVar("_Number", bound=np.generic)
 
 
 @dataclass(frozen=True)
@@ -102,6 +103,13 @@ def sampled_bytes(states: Collection[Any], size: Callable[[Any], int]) -> int:
     return sum(sample) * len(states) // len(sample) if sample else 0
 
 
+def grown(array: NDArray[_Number], capacity: int, fill: float) -> NDArray[_Number]:
+    """Return `array` with room for `capacity` numbers, the new ones `fill`."""
+    if capacity <= len(array):
+        return array
+    return np.concatenate([array, np.full(capacity - len(array), fill, array.dtype)])
+
+
 class DecayedTotals(StateColumn):
     """Counts or sums in which an event counts half after each half-life.
 
@@ -130,10 +138,8 @@ class DecayedTotals(StateColumn):
 
     def resize(self, capacity: int) -> None:
         """Make room for cells below `capacity`."""
-        more = capacity - len(self._totals)
-        if more > 0:
-            self._totals = np.concatenate([self._totals, np.zeros(more)])
-            self._newest = np.concatenate([self._newest, np.full(more, -1, np.int64)])
+        self._totals = grown(self._totals, capacity, 0)
+        self._newest = grown(self._newest, capacity, -1)
 
     def apply(self, cells: Rows, events: Selection, lateness_ms: int) -> Rows:
         """Add events; none is late."""
@@ -204,9 +210,7 @@ class LastTimes(StateColumn):
 
     def resize(self, capacity: int) -> None:
         """Make room for cells below `capacity`."""
-        more = capacity - len(self._times)
-        if more > 0:
-            self._times = np.concatenate([self._times, np.full(more, np.nan)])
+        self._times = grown(self._times, capacity, np.nan)
 
     def apply(self, cells: Rows, events: Selection, lateness_ms: int) -> Rows:
         """Keep the newest timestamps; no event is late."""

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tactful_streaming.arrays import Rows
+from tactful_streaming.windows.columns import grown
 
 NOBODY: Final = 0  # row of every unknown key; always empty
 _SWEEP: Final = 4096
@@ -64,7 +65,10 @@ class EntityRows:
         begin = len(self.keys)
         self.keys += keys[len(free) :]
         if len(self.keys) > self.capacity:
-            self._grow(max(len(self.keys), self.capacity * 3 // 2 + 1))
+            capacity = max(len(self.keys), self.capacity * 3 // 2 + 1)
+            self.newest = grown(self.newest, capacity, 0)
+            self._touched = grown(self._touched, capacity, 0)
+            self.dirty = grown(self.dirty, capacity, 0)
         rows = [*free, *range(begin, len(self.keys))]
         self._touched[rows] = 0
         self.row_of.update(zip(keys, rows, strict=True))
@@ -105,9 +109,3 @@ class EntityRows:
     def longest_untouched(self, rows: Rows, count: int) -> Rows:
         """Return the `count` of `rows` whose last events came first; at least one."""
         return rows[np.argpartition(self._touched[rows], count - 1)[:count]]
-
-    def _grow(self, capacity: int) -> None:
-        more = capacity - self.capacity
-        self.newest = np.concatenate([self.newest, np.zeros(more, np.int64)])
-        self._touched = np.concatenate([self._touched, np.zeros(more, np.int64)])
-        self.dirty = np.concatenate([self.dirty, np.zeros(more, np.bool_)])

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,10 +25,9 @@ from numpy.typing import NDArray
 from tactful_streaming.arrays import Floats, Rows
 from tactful_streaming.definitions.model import Feature, Window
 from tactful_streaming.kernels.feature_reads import load_add_panes
-from tactful_streaming.windows.columns import NO_ROWS, Selection
+from tactful_streaming.windows.columns import NO_ROWS, Selection, grown
 from tactful_streaming.windows.pane_columns import PanedColumn, PanedWindow
 
-_Number = TypeVar("_Number", bound=np.generic)
 _NOWHERE: Final = -(2**62)  # pane of an unused entry; every list ends with entry 0, which is one
 _ALL_ONE: Final = np.zeros(0)
 _FIRST_CAPACITY = 64
@@ -164,8 +163,7 @@ class PaneTable:
 
     def resize(self, capacity: int) -> None:
         """Make room for cells below `capacity`."""
-        if capacity > len(self._head):
-            self._head = _grown(self._head, capacity, 0)
+        self._head = grown(self._head, capacity, 0)
 
     def add(self, cells: Rows, panes: Rows, amounts: Floats | None) -> None:
         """Fold ``amounts[i]``, or ones, into pane ``panes[i]`` of ``cells[i]``, in order."""
@@ -380,10 +378,10 @@ class PaneTable:
         if need <= len(self._panes):
             return
         capacity = max(need, len(self._panes) * 3 // 2)
-        self._panes = _grown(self._panes, capacity, _NOWHERE)
-        self._values = _grown(self._values, capacity, 0)
-        self._older = _grown(self._older, capacity, 0)
-        self._cells = _grown(self._cells, capacity, 0)
+        self._panes = grown(self._panes, capacity, _NOWHERE)
+        self._values = grown(self._values, capacity, 0)
+        self._older = grown(self._older, capacity, 0)
+        self._cells = grown(self._cells, capacity, 0)
 
     def _compact(self, oldest: int) -> None:
         keep = self._panes[: self._size] >= oldest
@@ -397,12 +395,6 @@ class PaneTable:
         self._cells = self._cells[: self._size][keep]
         self._size = len(self._panes)
         self._cleared = 0
-
-
-def _grown(array: NDArray[_Number], capacity: int, fill: int) -> NDArray[_Number]:
-    grown = np.full(capacity, fill, array.dtype)
-    grown[: len(array)] = array
-    return grown
 
 
 def _shape_of(window: PanedWindow) -> tuple[int, int, Floats | None]:

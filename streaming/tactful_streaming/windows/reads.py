@@ -53,9 +53,11 @@ class View:
             return counted
         if self.feature.group_by is not None:
             return self._by_group(row, at)
-        value = self._read_one(row, at)
+        value: Any = self.columns[0].read_one(row, self.feature, at)
         if value is None:
             return [] if self.feature.aggregate in _LISTS else 0.0
+        if len(self.columns) > 1:
+            value /= self.columns[1].read_one(row, self.feature, at)
         result: Value = value
         return result
 
@@ -120,12 +122,6 @@ class View:
             for group, number in zip(cells, numbers.tolist(), strict=True)
             if number == number
         }
-
-    def _read_one(self, row: int, at: int) -> Any:
-        value: Any = self.columns[0].read_one(row, self.feature, at)
-        if value is not None and len(self.columns) > 1:
-            value /= self.columns[1].read_one(row, self.feature, at)
-        return value
 
     def _of_counts(self, counts: Mapping[str, float]) -> Any:
         if self.feature.aggregate == "distinct":
@@ -206,7 +202,9 @@ class RowCache:
         try:
             rows = self.rows.take(places)
         except IndexError:
-            self._grow(max(int(places.max()) + 1, 3 * len(self.rows) // 2))
+            capacity = max(int(places.max()) + 1, 3 * len(self.rows) // 2)
+            more = np.full(capacity - len(self.rows), _UNKNOWN)
+            self.rows = np.concatenate([self.rows, more])
             rows = self.rows.take(places)
         unknown = rows < 0
         if unknown.any():
@@ -214,10 +212,6 @@ class RowCache:
             rows[unknown] = [row_of.get(key, default) for key in placing.keys_at(absent)]
             self.rows[absent] = rows[unknown]
         return rows
-
-    def _grow(self, capacity: int) -> None:
-        more = np.full(capacity - len(self.rows), _UNKNOWN)
-        self.rows = np.concatenate([self.rows, more])
 
 
 @dataclass

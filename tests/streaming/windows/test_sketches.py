@@ -35,7 +35,8 @@ def distinct(values: Sequence[str]) -> Accumulator:
 
 
 def estimate(*parts: Accumulator) -> float:
-    return ACCUMULATORS["hll"].result(parts, FEATURE)
+    result: float = ACCUMULATORS["hll"].result(parts, FEATURE)
+    return result
 
 
 def test_19_of_20_distinct_counts_are_within_two_percent() -> None:
