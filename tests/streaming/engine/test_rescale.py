@@ -138,10 +138,10 @@ def test_more_or_fewer_partitions_change_no_number(before: int, after: int) -> N
     # What was sent before is known wherever it comes again.
     again = [entry for entry in entries if isinstance(entry, Event)][-200:]
     for engine in new.engines:
-        known = engine.apply(
+        applied = engine.apply(
             [(engine.offset + n, encode_entry(event)) for n, event in enumerate(again)]
         )
-        assert known.duplicates >= len(again) // after // 4
+        assert applied.duplicates >= len(again) // after // 4
 
 
 def test_states_that_do_not_belong_together_are_refused() -> None:
