@@ -88,21 +88,37 @@ class AsyncClient:
             await asyncio.to_thread(self._queue.close)
 
     events = _awaited(Calls.events)
+    """`Client.events` as a coroutine."""
     items = _awaited(Calls.items)
+    """`Client.items` as a coroutine."""
     users = _awaited(Calls.users)
+    """`Client.users` as a coroutine."""
     send_lines = _awaited(Calls.send_lines)
+    """`Client.send_lines` as a coroutine."""
     enqueue = _awaited(Calls.enqueue)
+    """`Client.enqueue` as a coroutine."""
     flush = _awaited(Calls.flush)
+    """`Client.flush` as a coroutine."""
     recommend = _awaited(Calls.recommend)
+    """`Client.recommend` as a coroutine."""
     recommend_batch = _awaited(Calls.recommend_batch)
+    """`Client.recommend_batch` as a coroutine."""
     explain = _awaited(Calls.explain)
+    """`Client.explain` as a coroutine."""
     features = _awaited(Calls.features)
+    """`Client.features` as a coroutine."""
     statistics = _awaited(Calls.statistics)
+    """`Client.statistics` as a coroutine."""
     statistics_list = _awaited(Calls.statistics_list)
+    """`Client.statistics_list` as a coroutine."""
     reports = _awaited(Calls.reports)
+    """`Client.reports` as a coroutine."""
     report = _awaited(Calls.report)
+    """`Client.report` as a coroutine."""
     models = _awaited(Calls.models)
+    """`Client.models` as a coroutine."""
     health = _awaited(Calls.health)
+    """`Client.health` as a coroutine."""
 
     async def _run(self, call: Call[T]) -> T:
         result: Any = None
