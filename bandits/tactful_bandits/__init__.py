@@ -85,21 +85,19 @@ if TYPE_CHECKING:
     from tactful_bandits.policies.thompson import BetaBandit
     from tactful_bandits.rollouts.guardrails import Guardrail, check_guardrails
     from tactful_bandits.rollouts.lifecycle import (
+        Rollout,
+        RolloutLook,
+        RolloutPlan,
+        StageObservations,
         decide_rollout,
+        dump_rollout,
         judge_rollout,
+        load_rollout,
         poolable_stages,
         resume_rollout,
         roll_back,
         start_canary,
         start_shadow,
-    )
-    from tactful_bandits.rollouts.model import (
-        Rollout,
-        RolloutLook,
-        RolloutPlan,
-        StageObservations,
-        dump_rollout,
-        load_rollout,
     )
     from tactful_bandits.tuner.network import NetworkPolicy
     from tactful_bandits.tuner.simulator import MarketSimulator
@@ -233,10 +231,10 @@ _LAZY = {
     "policies.thompson": "BetaBandit",
     "rollouts.guardrails": "Guardrail check_guardrails",
     "rollouts.lifecycle": (
-        "decide_rollout judge_rollout poolable_stages resume_rollout roll_back start_canary "
+        "Rollout RolloutLook RolloutPlan StageObservations decide_rollout dump_rollout "
+        "judge_rollout load_rollout poolable_stages resume_rollout roll_back start_canary "
         "start_shadow"
     ),
-    "rollouts.model": "Rollout RolloutLook RolloutPlan StageObservations dump_rollout load_rollout",
     "tuner.network": "NetworkPolicy",
     "tuner.simulator": "MarketSimulator",
     "tuner.weight_bounds": "WeightBounds",

@@ -25,8 +25,7 @@ from tactful.experiments.store import Judged, RolloutStore, StoredRollout
 from tactful.experiments.tally import Tally, read_on
 from tactful_bandits.analysis.samples import Proportion, Sample
 from tactful_bandits.errors import ExperimentError
-from tactful_bandits.rollouts.lifecycle import judge_rollout
-from tactful_bandits.rollouts.model import Rollout, StageObservations
+from tactful_bandits.rollouts.lifecycle import Rollout, StageObservations, judge_rollout
 from tactful_privacy.durable_files import replace_file
 from tactful_streaming.contract.log_entries import Event
 from tactful_streaming.contract.subject_ids import SubjectIds

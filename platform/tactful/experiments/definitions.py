@@ -32,7 +32,7 @@ from tactful_bandits.assignment.assign import Arm, Experiment
 from tactful_bandits.errors import DefinitionError
 
 if TYPE_CHECKING:  # rollouts come with scipy, which no process that makes lists needs
-    from tactful_bandits.rollouts.model import RolloutPlan
+    from tactful_bandits.rollouts.lifecycle import RolloutPlan
 
 CONTROL = "control"
 CHANGE = "change"
@@ -121,7 +121,7 @@ class RolloutDefinition(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
     def plan(self) -> RolloutPlan:
         """Return the plan of the definition; raise ConfigError if that is wrong."""
         from tactful_bandits.rollouts.guardrails import Guardrail
-        from tactful_bandits.rollouts.model import RolloutPlan
+        from tactful_bandits.rollouts.lifecycle import RolloutPlan
 
         self._check()
         try:

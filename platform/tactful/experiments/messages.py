@@ -14,7 +14,7 @@ from tactful.errors import ConfigError
 
 if TYPE_CHECKING:
     from tactful.experiments.store import RolloutStore, StoredRollout
-    from tactful_bandits.rollouts.model import Rollout
+    from tactful_bandits.rollouts.lifecycle import Rollout
 
 Step = Literal["start", "advance", "rollback", "decide", "archive"]
 

@@ -21,7 +21,7 @@ from collections.abc import Mapping, Sequence
 from tactful.experiments.definitions import CHANGE, CONTROL
 from tactful.experiments.tally import FirstList
 from tactful_bandits.analysis.noisy_samples import ReleasedProportion, units_behind_noise
-from tactful_bandits.rollouts.model import StageObservations
+from tactful_bandits.rollouts.lifecycle import StageObservations
 from tactful_privacy.mechanisms.backends import Noise
 from tactful_privacy.mechanisms.laplace import DiscreteLaplace
 

@@ -23,8 +23,14 @@ from tactful.metadata.store import MetadataStore
 from tactful.metadata.tables import model_changes, rollout_changes, rollout_looks, rollouts
 from tactful.rerank.tuned_objective import require_better
 from tactful_bandits.errors import LifecycleError
-from tactful_bandits.rollouts.lifecycle import start_canary, start_shadow
-from tactful_bandits.rollouts.model import Rollout, RolloutLook, dump_rollout, load_rollout
+from tactful_bandits.rollouts.lifecycle import (
+    Rollout,
+    RolloutLook,
+    dump_rollout,
+    load_rollout,
+    start_canary,
+    start_shadow,
+)
 
 _ABANDONED_MS = 600_000  # an unfinished change of models older than this was killed
 

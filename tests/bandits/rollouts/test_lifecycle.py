@@ -12,20 +12,18 @@ from tactful_bandits.analysis.samples import Proportion
 from tactful_bandits.errors import DefinitionError, LifecycleError
 from tactful_bandits.rollouts.guardrails import Guardrail
 from tactful_bandits.rollouts.lifecycle import (
+    Rollout,
+    RolloutPlan,
+    StageObservations,
     decide_rollout,
+    dump_rollout,
     judge_rollout,
+    load_rollout,
     poolable_stages,
     resume_rollout,
     roll_back,
     start_canary,
     start_shadow,
-)
-from tactful_bandits.rollouts.model import (
-    Rollout,
-    RolloutPlan,
-    StageObservations,
-    dump_rollout,
-    load_rollout,
 )
 
 DAY = 86_400_000

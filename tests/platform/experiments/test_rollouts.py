@@ -41,8 +41,7 @@ from tactful.models.audit_log import ModelLog
 from tactful.server.platform import Platform
 from tactful_bandits.assignment.assign import assign
 from tactful_bandits.errors import StatisticsError
-from tactful_bandits.rollouts.lifecycle import judge_rollout
-from tactful_bandits.rollouts.model import Rollout, RolloutLook
+from tactful_bandits.rollouts.lifecycle import Rollout, RolloutLook, judge_rollout
 from tactful_streaming.contract.log_entries import Entry, Event
 from tactful_streaming.contract.subject_ids import SubjectIds
 
