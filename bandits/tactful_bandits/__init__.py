@@ -2,9 +2,7 @@
 
 It may import `tactful_privacy`, and neither HTTP nor storage. Begin with `assign` and `compare`.
 Importing the package loads the assignment only, which every request needs; other names, which need
-SciPy, are loaded at their first use. Arguments out of range, of another shape or that contradict
-each other, and rollouts in another state, raise the error of their part: DefinitionError,
-StatisticsError, PolicyError, EvaluationError or LifecycleError.
+SciPy, are loaded at their first use.
 """
 
 from __future__ import annotations

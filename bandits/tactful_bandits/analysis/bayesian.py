@@ -24,6 +24,9 @@ class Prior:
     Attributes:
         mean: Expected difference.
         standard_deviation: Standard deviation of the prior; infinity is a flat prior.
+
+    Raises:
+        StatisticsError: The deviation is not above 0.
     """
 
     mean: float = 0.0

@@ -108,7 +108,8 @@ def compare(
             choose it before looking at data.
 
     Raises:
-        StatisticsError: A relative difference is requested and the control's value is 0.
+        StatisticsError: `alpha` or `tightest_at` is out of range, or a relative difference is
+            requested and the control's value is 0.
     """
     return conclude(
         difference(control, treatment, relative=relative),
@@ -175,6 +176,9 @@ def fixed_horizon_interval(
     """Compute the interval with coverage ``1 - alpha`` at one planned look.
 
     The interval is the whole line where no variation was seen: the error is then unknown.
+
+    Raises:
+        StatisticsError: `alpha` is out of range, or there is no such alternative.
     """
     _require_alpha(alpha)
     tail = alpha / 2 if _is_two_sided(alternative) else alpha
@@ -183,7 +187,11 @@ def fixed_horizon_interval(
 
 
 def fixed_horizon_p_value(estimate: Estimate, *, alternative: Alternative = "two-sided") -> float:
-    """Compute Student's p-value, two- or one-sided, for one planned look."""
+    """Compute Student's p-value, two- or one-sided, for one planned look.
+
+    Raises:
+        StatisticsError: There is no such alternative.
+    """
     two_sided = _is_two_sided(alternative)
     if estimate.standard_error == 0:
         return 1.0
@@ -210,6 +218,9 @@ def confidence_sequence(
 
     Source: Waudby-Smith, Arbour, Sinha, Kennedy, Ramdas, "Time-uniform central limit theory and
     asymptotic confidence sequences", arXiv 2103.06476v7, equation 9, one-sided 134; ρ by 161.
+
+    Raises:
+        StatisticsError: `alpha` or `tightest_at` is out of range, or there is no such alternative.
     """
     growth = estimate.units * _mixture_variance(alpha, tightest_at, alternative)
     if _is_two_sided(alternative):
@@ -232,6 +243,9 @@ def anytime_p_value(
     It is below `alpha` exactly when `confidence_sequence` of the same tuning excludes 0.
 
     Source: arXiv 2103.06476v7, equation 155; one-sided, equation 134 solved for ``alpha``.
+
+    Raises:
+        StatisticsError: `alpha` or `tightest_at` is out of range, or there is no such alternative.
     """
     growth = estimate.units * _mixture_variance(alpha, tightest_at, alternative)
     if estimate.standard_error == 0:
@@ -265,6 +279,9 @@ def proportion_sequence(
         alpha: Probability of ever missing the truth, in (0, 1).
         prior: ``a`` and ``b``, above 0; choose them before looking at data. The interval is
             narrowest near ``a / (a + b)``.
+
+    Raises:
+        StatisticsError: `alpha` or `prior` is out of range.
 
     Source: Robbins, "Statistical Methods Related to the Law of the Iterated Logarithm", Ann. Math.
     Statist. 41 (1970); Howard, Ramdas, McAuliffe, Sekhon, "Time-uniform, nonparametric,

@@ -28,6 +28,9 @@ class Paired:
     Attributes:
         outcome: Sums of the outcomes.
         products: Sum of outcome times covariate.
+
+    Raises:
+        StatisticsError: The two have different numbers of units, or no values have these sums.
     """
 
     outcome: Mean
@@ -158,6 +161,9 @@ def winsorised(
 
     A cap for each arm would remove part of the effect. `share` is the level of the quantile, in
     (0.5, 1]; 1 caps nothing.
+
+    Raises:
+        StatisticsError: The share is out of range, or the values are not one per unit.
     """
     if not 0.5 < share <= 1:
         raise StatisticsError(f"share must be above 0.5 and at most 1, not {share}")

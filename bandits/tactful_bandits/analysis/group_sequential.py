@@ -64,6 +64,9 @@ def group_sequential_bounds(
         alpha: Two-sided error of all looks together, in (0, 0.5].
         spending: Part of alpha that may be spent up to a share of the information.
 
+    Raises:
+        StatisticsError: The shares do not rise within (0, 1], or `alpha` is out of range.
+
     Source: Armitage, McPherson, Rowe, "Repeated significance tests on accumulating data", JRSS A
     132 (1969).
     """
@@ -111,6 +114,9 @@ def error_of_peeking(information: Sequence[float], *, alpha: float = 0.05) -> fl
     Args:
         information: Units at each look, rising, in any scale.
         alpha: Two-sided error of each test by itself.
+
+    Raises:
+        StatisticsError: The looks do not rise, or `alpha` is out of range.
     """
     if not 0 < alpha <= 0.5:
         raise StatisticsError(f"alpha must be above 0 and at most 0.5, not {alpha}")

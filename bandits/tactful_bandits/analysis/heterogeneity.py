@@ -64,6 +64,9 @@ def segment_effects(
             before its assignment.
         alpha: Probability of any segment's interval missing its truth (Bonferroni).
 
+    Raises:
+        StatisticsError: There is no segment, or `alpha` is out of range.
+
     Source: Cochran, "The combination of estimates from different experiments", Biometrics 10
     (1954).
     """

@@ -18,6 +18,9 @@ def holm(p_values: Sequence[float]) -> tuple[float, ...]:
 
     The bound holds under any dependence between the p-values.
 
+    Raises:
+        StatisticsError: A p-value is not in [0, 1].
+
     Source: Holm, "A simple sequentially rejective multiple test procedure", Scand. J. Statist. 6
     (1979).
     """
@@ -30,6 +33,9 @@ def benjamini_hochberg(p_values: Sequence[float]) -> tuple[float, ...]:
     """Adjust p-values so that the false discovery rate is at most alpha.
 
     The bound holds for independent or positively dependent p-values.
+
+    Raises:
+        StatisticsError: A p-value is not in [0, 1].
 
     Source: Benjamini and Hochberg, "Controlling the False Discovery Rate", JRSS B 57 (1995).
     """

@@ -27,6 +27,9 @@ class ReleasedProportion:
         successes_noise: Variance of the noise in `successes`: the sum of k releases has k times the
             variance of one release. 0 for an exact count.
         failures_noise: Variance of the noise in `failures`.
+
+    Raises:
+        StatisticsError: Fewer than two units remain, or a variance is impossible.
     """
 
     successes: float
@@ -75,6 +78,9 @@ def units_behind_noise(
     in ``d``, these are ``f N`` units with ``f d`` more, ``f = N s (1 - s) / (N s (1 - s) + V)``;
     the ratio of ``d`` to its standard error is unchanged. `tactful_bandits.check_sample_ratio`
     accepts them at every look like exact counts.
+
+    Raises:
+        StatisticsError: The share ``s`` is not in (0, 1).
     """
     if not 0 < share < 1:
         raise StatisticsError(f"the treatment's share must lie between 0 and 1, not {share}")
@@ -110,6 +116,10 @@ class ReleasedRatio:
         released_units: Noisy number of units.
         sums: The noisy sums; the denominator above 0.
         noise: Variance of the noise in each sum.
+
+    Raises:
+        StatisticsError: Fewer than two units remain, the denominator is not above 0, or a variance
+            is impossible.
     """
 
     released_units: float

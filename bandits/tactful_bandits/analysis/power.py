@@ -27,10 +27,13 @@ class Design:
         treatment_share: Share of the units that get the treatment, in (0, 1).
         alpha: Probability of a false difference, two-sided, in (0, 0.5].
         noise_variance: Variance of private noise in the difference of totals, which does not grow
-            with the units: variance of the noise on an arm's total, summed over both arms as
-            ``Var_t / share_t² + Var_c / share_c²``. 0 for exact data.
+            with the units: variance of the noise on an arm's total, summed over both
+            arms as ``Var_t / share_t² + Var_c / share_c²``. 0 for exact data.
         looks: ``"one"`` planned look, or ``"any"`` number of looks.
         tightest_at: Tuning of `tactful_bandits.confidence_sequence`; None: the planned size.
+
+    Raises:
+        StatisticsError: An attribute is out of range.
     """
 
     variance: float

@@ -55,6 +55,10 @@ def check_sample_ratio(
         alpha: Probability of a false alarm over all looks.
         concentration: ``k``: larger values detect smaller mismatches.
 
+    Raises:
+        StatisticsError: Lengths differ, counts are negative or not whole, shares are not above 0 or
+            do not sum to 1.
+
     Source: Lindon and Malek, "Anytime-Valid Inference for Multinomial Count Data" (NeurIPS 2022),
     arXiv 2011.03567.
     """

@@ -60,6 +60,9 @@ class Proportion(_OfUnits):
     Attributes:
         units: Number of units; at least 2.
         successes: Number of units with yes.
+
+    Raises:
+        StatisticsError: The counts are impossible.
     """
 
     units: int
@@ -90,6 +93,9 @@ class Mean(_OfUnits):
         units: Number of units; at least 2.
         total: Sum of the values.
         squares: Sum of the squared values.
+
+    Raises:
+        StatisticsError: The sums are not finite, or no values have these sums.
     """
 
     units: int
@@ -131,6 +137,10 @@ class Ratio(_OfUnits):
         numerator_squares: Sum of the squared numerators.
         denominator_squares: Sum of the squared denominators.
         products: Sum of numerator times denominator.
+
+    Raises:
+        StatisticsError: The sums are not finite, no values have these sums, or the denominator is
+            not above 0.
     """
 
     units: int

@@ -44,6 +44,9 @@ class Arm:
         name: Unique within its experiment.
         weight: Share of the units that take part, in [0, 1].
         parameters: Settings of this arm; the application that runs the experiment interprets them.
+
+    Raises:
+        DefinitionError: The name is empty or the weight is not a share.
     """
 
     name: str

@@ -58,6 +58,9 @@ class Holdout:
     Attributes:
         name: Name of the holdout; its seed is ``"__holdout:" + name``.
         share: Share of all units, in (0, 1).
+
+    Raises:
+        DefinitionError: The name is empty or the share is not between 0 and 1.
     """
 
     name: str

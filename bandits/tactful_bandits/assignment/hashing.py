@@ -54,8 +54,11 @@ def bucket(seed: str, unit: str, *, version: int = 2) -> float:
     Args:
         seed: Separates experiments: two seeds give independent positions.
         unit: Id of the unit to assign, commonly a user id.
-        version: 2 has 10,000 buckets. 1 has 1,000 and is kept only to agree with published vectors:
-            its buckets are correlated between experiments, never randomise with it.
+        version: 2 has 10,000 buckets. 1 has 1,000 and is kept only to agree with published
+            vectors: its buckets are correlated between experiments, never randomise with it.
+
+    Raises:
+        DefinitionError: The version is unknown.
     """
     if version == 2:
         return bucket_number(fnv1a_32(seed), unit) / BUCKETS

@@ -175,7 +175,11 @@ def ips(log: LoggedDecisions) -> OffPolicyEstimate:
 
 
 def clipped_ips(log: LoggedDecisions, limit: float) -> OffPolicyEstimate:
-    """Estimate by inverse propensity scoring with weights clipped at `limit`."""
+    """Estimate by inverse propensity scoring with weights clipped at `limit`.
+
+    Raises:
+        EvaluationError: The limit is not above 0.
+    """
     return _mean(log, np.minimum(log.weights, _positive(limit, "limit")) * log.rewards)
 
 
@@ -189,12 +193,20 @@ def snips(log: LoggedDecisions) -> OffPolicyEstimate:
 
 
 def direct_method(log: LoggedDecisions) -> OffPolicyEstimate:
-    """Estimate by the reward model alone; the log must have one."""
+    """Estimate by the reward model alone.
+
+    Raises:
+        EvaluationError: There is no model.
+    """
     return _mean(log, _model(log)[1])
 
 
 def doubly_robust(log: LoggedDecisions, *, limit: float = np.inf) -> OffPolicyEstimate:
-    """Estimate by the log's model plus residuals with weights clipped at `limit`."""
+    """Estimate by the model plus residuals with weights clipped at `limit`.
+
+    Raises:
+        EvaluationError: There is no model, or the limit is not above 0.
+    """
     q, v = _model(log)
     return _mean(log, v + np.minimum(log.weights, _positive(limit, "limit")) * (log.rewards - q))
 
@@ -211,14 +223,22 @@ def self_normalised_doubly_robust(log: LoggedDecisions) -> OffPolicyEstimate:
 
 
 def switch_doubly_robust(log: LoggedDecisions, limit: float) -> OffPolicyEstimate:
-    """Estimate like `doubly_robust` up to weight `limit`, above it by the model alone."""
+    """Estimate like `doubly_robust` up to weight `limit`, above it by the model alone.
+
+    Raises:
+        EvaluationError: There is no model, or the limit is not above 0.
+    """
     q, v = _model(log)
     w = log.weights
     return _mean(log, v + np.where(w <= _positive(limit, "limit"), w, 0) * (log.rewards - q))
 
 
 def shrunk_doubly_robust(log: LoggedDecisions, shrinkage: float) -> OffPolicyEstimate:
-    """Estimate with shrinkage ``s w / (w² + s)``; small s favours the log's model."""
+    """Estimate with shrinkage ``s w / (w² + s)``; small s favours the model.
+
+    Raises:
+        EvaluationError: There is no model, or the shrinkage is not above 0.
+    """
     q, v = _model(log)
     w, s = log.weights, _positive(shrinkage, "shrinkage")
     shrunk = w if np.isinf(s) else s * w / (w**2 + s)

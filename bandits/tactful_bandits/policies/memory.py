@@ -36,6 +36,9 @@ class Memory(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         periods: Number of periods kept, including the current one; None: everything without limit.
         discount: Weight of a period relative to the next younger one, above 0 and at most 1. Data
             older than `periods` are dropped: with 0.9, 60 periods lose 0.2 % of the weight.
+
+    Raises:
+        PolicyError: A value is out of range, or there is a discount without periods.
     """
 
     periods: int | None = None

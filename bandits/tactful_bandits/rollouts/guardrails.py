@@ -51,8 +51,11 @@ class Guardrail:
         margin: Acceptable loss (non-inferiority), as a share of the control's value, in [0, 1).
         minimum_units: Units that each arm needs before a verdict.
         minimum_outcomes: For a share, the numbers of yes and of no that each arm needs for the
-            normal approximation; the treatment's count as if it did no harm. Below it, exact counts
-            are judged by exact, wider intervals, and released ones not at all.
+            normal approximation; the treatment's count as if it did no harm. Below it,
+            exact counts are judged by exact, wider intervals, and released ones not at all.
+
+    Raises:
+        DefinitionError: An attribute is out of range; the message names the metric.
     """
 
     metric: str

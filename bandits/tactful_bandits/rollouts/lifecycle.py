@@ -13,7 +13,6 @@ draft → shadow → canary (1 → 5 → 10 → 25 → 50 → 100 %) → decided
 - **Harm rolls back** at the look that shows it, from any stage, held or not.
 - **A sample ratio mismatch holds**: the arms did not get their expected units, so no number is
   reliable. The rollout does not advance until a person resumes it.
-- **A transition from another state, or before the last one, raises LifecycleError.**
 - **Stages are judged separately**, each with an equal part of alpha. Only `poolable_stages`
   combines data of several stages.
 """
@@ -57,6 +56,9 @@ class RolloutPlan:
         tightest_at: Units of both arms at which harm is detected soonest.
         proof: Advance only once every critical guardrail has the verdict "no harm", instead of no
             verdict "harm".
+
+    Raises:
+        DefinitionError: The stages do not rise, or a value is out of range.
     """
 
     experiment: str
@@ -203,13 +205,21 @@ def share_of(
 
 
 def start_shadow(rollout: Rollout, *, at: int, by: str, reason: str = "started") -> Rollout:
-    """Start the shadow phase of a draft: compute the change without serving it."""
+    """Start the shadow phase: compute the change without serving it.
+
+    Raises:
+        LifecycleError: The rollout is no draft, or the time is before the last transition.
+    """
     _require_state(rollout, "start its shadow", "draft")
     return _move(rollout, "shadow", at=at, by=by, reason=reason)
 
 
 def start_canary(rollout: Rollout, *, at: int, by: str, reason: str = "started") -> Rollout:
-    """Start the canary after the shadow: serve the change to the first stage's units."""
+    """Start the canary: serve the change to the units of the first stage.
+
+    Raises:
+        LifecycleError: The rollout is not in shadow, or the time is before the last transition.
+    """
     _require_state(rollout, "start its canary", "shadow")
     return _move(rollout, "canary", at=at, by=by, reason=reason, stage=0)
 
@@ -220,7 +230,11 @@ def judge_rollout(rollout: Rollout, seen: StageObservations, *, at: int) -> Roll
     A stage advances at the first look after its planned duration with sufficient data and, if the
     plan requires it, proof. This is its last look and spends the part of alpha kept for it
     (`tactful_bandits.check_guardrails`). The observations are those since the stage began; `at` is
-    the present time in epoch milliseconds. A guardrail without samples raises StatisticsError.
+    the present time in epoch milliseconds.
+
+    Raises:
+        LifecycleError: The state is another, or the time is before the last transition.
+        StatisticsError: A guardrail's samples are missing.
     """
     _require_state(rollout, "be looked at", "canary", "held")
     _require_time(rollout, at)
@@ -254,13 +268,21 @@ def judge_rollout(rollout: Rollout, seen: StageObservations, *, at: int) -> Roll
 
 
 def resume_rollout(rollout: Rollout, *, at: int, by: str, reason: str) -> Rollout:
-    """Resume a held rollout; the stage restarts without its earlier data."""
+    """Resume a held rollout; the stage restarts without its earlier data.
+
+    Raises:
+        LifecycleError: The rollout is not held, or the time is before the last transition.
+    """
     _require_state(rollout, "be resumed", "held")
     return _move(rollout, "canary", at=at, by=by, reason=reason)
 
 
 def roll_back(rollout: Rollout, *, at: int, by: str, reason: str) -> Rollout:
-    """Serve the control to everybody, at once and finally."""
+    """Serve the control to everybody, at once and finally.
+
+    Raises:
+        LifecycleError: The rollout has ended, or the time is before the last transition.
+    """
     _require_state(rollout, "be rolled back", "draft", "shadow", "canary", "held")
     return _move(rollout, "rolled back", at=at, by=by, reason=reason, decision="keep")
 
@@ -268,9 +290,11 @@ def roll_back(rollout: Rollout, *, at: int, by: str, reason: str) -> Rollout:
 def decide_rollout(
     rollout: Rollout, decision: Decision, *, at: int, by: str, reason: str
 ) -> Rollout:
-    """End a canary by hand before its last stage is over.
+    """End a rollout by hand before its last stage is over.
 
-    A held rollout has no numbers to decide by.
+    Raises:
+        LifecycleError: The rollout is not in canary (a held one has no numbers to decide by), or
+            the time is before the last transition.
     """
     _require_state(rollout, "be decided", "canary")
     return _move(rollout, "decided", at=at, by=by, reason=reason, decision=decision)

@@ -26,6 +26,9 @@ class WeightBounds:
         champion: The weights in service, at least 0, summing to 1.
         reach: Largest change of a weight before all are normalised to sum 1, above 0.
         largest_step: Largest change of a weight between two updates; None: no limit.
+
+    Raises:
+        PolicyError: A value is out of range.
     """
 
     champion: tuple[float, ...]
