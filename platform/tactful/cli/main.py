@@ -71,7 +71,6 @@ _MODULES = {
     "restore": "backup",
     "expire": "backup",
     "worker": "serve",
-    "federated": "federated.commands",
 }
 _COMMANDS = {
     name: LazyCommand(f"tactful.cli.{_MODULES.get(name, name)}:{name}", text)

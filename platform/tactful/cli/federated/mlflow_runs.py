@@ -30,15 +30,13 @@ class FederatedRuns:
 
     The logged values are public: the plan, the number of rounds and their duration. All methods
     but `show` raise a StorageError while the store cannot be reached.
-
-    Args:
-        directory: directory of the server, which holds the id of the run.
-        tracking_uri: MLflow store; None means ``MLFLOW_TRACKING_URI`` or, without it,
-            ``sqlite:///mlflow.db`` in the working directory.
     """
 
     def __init__(self, directory: Path, *, tracking_uri: str | None = None) -> None:
-        """Open the store without writing."""
+        """Open the store without writing; the directory of the server holds the id of the run.
+
+        Without a store it is ``MLFLOW_TRACKING_URI`` or else ``sqlite:///mlflow.db``.
+        """
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", _TRIES)
         import mlflow
@@ -56,11 +54,7 @@ class FederatedRuns:
 
         if self._kept.exists():
             return self._kept.read_text("utf-8")
-        chosen = {
-            "tier": invitation.tier,
-            "embedding": invitation.embedding,
-            "hidden": invitation.hidden,
-        }
+        chosen = {name: getattr(invitation, name) for name in ("tier", "embedding", "hidden")}
         with self._store():
             found = self._client.get_experiment_by_name(_EXPERIMENT)
             experiment = (
@@ -102,10 +96,7 @@ class FederatedRuns:
                 self._client.log_metric(run, f"on_devices_{name}", value, step=found.round)
 
     def finish(self, run: str, *, name: str = "intent") -> str:
-        """Keep the signed package, register it, and make it the champion: once.
-
-        Returns:
-            The version.
+        """Keep and register the signed package as the champion, once; return its version.
 
         Raises:
             ModelError: No model came of the run yet.
