@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -51,6 +52,13 @@ def require(condition: bool, message: str) -> None:
     """Raise `SettingsError(message)` unless `condition` holds."""
     if not condition:
         raise SettingsError(message)
+
+
+def require_positive(settings: object, *names: str) -> None:
+    """Raise `SettingsError` unless these attributes are finite and above 0."""
+    for name in names:
+        value = getattr(settings, name)
+        require(0 < value < math.inf, f"{name} is {value}: give a finite number above 0")
 
 
 class SecureSumError(FederatedError, RuntimeError):

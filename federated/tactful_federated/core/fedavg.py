@@ -17,7 +17,7 @@ from typing import Protocol
 import numpy as np
 
 from tactful_federated.core.server_optimizer import ModelState, Optimizer, step
-from tactful_federated.errors import HistoryError, WeightsError, require
+from tactful_federated.errors import HistoryError, WeightsError, require, require_positive
 from tactful_federated.model.scores import Score
 from tactful_federated.model.vectors import Vector, check_vector, l2_norm
 
@@ -73,10 +73,7 @@ class RoundSettings:
             "a round needs 1 <= minimum_reports <= report_goal <= cohort, not "
             f"{self.minimum_reports}, {self.report_goal}, {self.cohort}",
         )
-        require(
-            0 < self.update_norm < float("inf"),
-            f"update_norm is {self.update_norm}: give a finite number above 0",
-        )
+        require_positive(self, "update_norm")
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from tactful_federated.errors import WeightsError, require
+from tactful_federated.errors import WeightsError, require, require_positive
 from tactful_federated.model.vectors import Vector, check_vector
 
 Doubles = NDArray[np.float64]
@@ -47,9 +47,7 @@ class Optimizer:
             self.kind in ("fedavg", "fedadam", "fedyogi"),
             f"kind of optimizer is {self.kind!r}: give fedavg, fedadam or fedyogi",
         )
-        for name in ("learning_rate", "adaptivity"):
-            value = getattr(self, name)
-            require(value > 0 and np.isfinite(value), f"{name} must be finite and above 0")
+        require_positive(self, "learning_rate", "adaptivity")
         for name in ("momentum", "second_moment", "averaging"):
             require(0 <= getattr(self, name) < 1, f"{name} must be at least 0 and below 1")
 

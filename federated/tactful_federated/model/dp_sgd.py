@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tactful_federated.errors import HistoryError, SettingsError, extra, require
+from tactful_federated.errors import HistoryError, SettingsError, extra, require, require_positive
 
 with extra():
     import torch
@@ -56,12 +56,8 @@ class CentralSettings:
         require(self.steps >= 1, f"steps is {self.steps}: give 1 or more")
         require(0 < self.sample_rate <= 1, f"sample_rate is {self.sample_rate}: give (0, 1]")
         require(0 < self.delta < 1, f"delta is {self.delta}: give a number between 0 and 1")
-        for name in (
-            *("expected_batch", "noise_multiplier", "clipping_norm"),
-            *("epsilon_limit", "learning_rate"),
-        ):
-            value = getattr(self, name)
-            require(0 < value < float("inf"), f"{name} is {value}: give a finite number above 0")
+        require_positive(self, "expected_batch", "noise_multiplier", "clipping_norm")
+        require_positive(self, "epsilon_limit", "learning_rate")
 
 
 @dataclass(frozen=True)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
-import numpy as np
-
-from tactful_federated.errors import require
+from tactful_federated.errors import require, require_positive
 
 
 @dataclass(frozen=True)
@@ -40,9 +39,7 @@ class TrainerSettings:
         """Raise `SettingsError` on a setting outside its range."""
         for name in ("epochs", "batch_size", "scored"):
             require(getattr(self, name) >= 1, f"{name} must be at least 1")
-        for name in ("learning_rate", "gradient_norm", "update_norm"):
-            value = getattr(self, name)
-            require(value > 0 and np.isfinite(value), f"{name} must be finite and above 0")
+        require_positive(self, "learning_rate", "gradient_norm", "update_norm")
         require(self.context >= 0, "context must be at least 0")
-        require(0 <= self.proximal < np.inf, "proximal must be finite and at least 0")
+        require(0 <= self.proximal < math.inf, "proximal must be finite and at least 0")
         require(0 <= self.held_out < 1, "held_out must be at least 0 and below 1")

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from tactful_federated.errors import WeightsError, require
+from tactful_federated.errors import WeightsError, require, require_positive
 from tactful_federated.model.tokens import FIRST_CATEGORY
 
 Vector = NDArray[np.float32]
@@ -134,10 +134,7 @@ class FixedPoint:
 
     def __post_init__(self) -> None:
         """Raise `SettingsError` on a setting outside its range."""
-        require(
-            0 < self.update_norm < float("inf"),
-            f"update_norm is {self.update_norm}: give a finite number above 0",
-        )
+        require_positive(self, "update_norm")
         require(
             1 <= self.units <= _MAX_UNITS,
             f"units is {self.units}: give a whole number from 1 to {_MAX_UNITS}",
