@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks.kills.topics import Stalled
-from tactful.cli.worker import FENCED
+from tactful.cli.serve import FENCED
 
 TACTFUL = (sys.executable, "-m", "tactful")
 """What starts the command line; a test puts a broken one in its place."""

@@ -26,7 +26,7 @@ from benchmarks.kills.sinks import on_target
 from benchmarks.kills.topics import BrokerFault, Stalled, hidden
 from benchmarks.kills.truth import Comparison, Outcome
 from benchmarks.ports import free_port
-from tactful.cli.worker import FENCED
+from tactful.cli.serve import FENCED
 from tactful_streaming.kafka.config import KafkaSettings
 from tactful_streaming.kafka.topics import ensure_topic
 
