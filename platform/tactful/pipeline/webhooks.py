@@ -46,7 +46,7 @@ class Webhooks:
     ) -> None:
         """Open the queues in `directory`; `start` starts the thread.
 
-        Of `suppressed` keys nothing is delivered. `post` sends one request; by default over HTTP.
+        Nothing is delivered for `suppressed` keys. `post` sends one request; by default over HTTP.
 
         Raises:
             ConfigError: if the secret is missing.

@@ -47,8 +47,8 @@ class ShownToday(CoCommittedConsumer):
     def __init__(self, *, most: int = _MOST_COUNTS) -> None:
         """Start empty.
 
-        Of more than `most` counts, one for each user and item, the user is dropped who was shown
-        nothing for the longest time.
+        With more than `most` counts, one for each user and item, the user who was shown nothing for
+        the longest time is dropped.
         """
         self._most = most
         self._held = 0
