@@ -49,8 +49,8 @@ from tactful.schemas.users import ErasureStep
 from tactful.subjects.installation import Installation
 from tactful.subjects.suppression import open_suppression
 from tactful.subjects.trace_search import SearchResult
-from tactful.util.background_process import low_priority
 from tactful.util.clock import now_ms
+from tactful.util.process_tuning import low_priority
 from tactful_streaming.definitions.reader import load_definitions
 from tactful_streaming.engine.erasure import SubjectReferences, find_references
 from tactful_streaming.log.embedded_log import EmbeddedLog

@@ -124,10 +124,7 @@ def _operation(
     if endpoint.body is not None:
         example = example_of(endpoint)
         content = {
-            medium: {
-                "schema": schemas[repr(endpoint.body)],
-                "example": example.request,
-            }
+            medium: {"schema": schemas[repr(endpoint.body)], "example": example.request}
             if medium == "application/json"
             else {"schema": {"type": "string"}}
             for medium in endpoint.media

@@ -26,7 +26,6 @@ from tactful.schemas import browser_access as browser
 from tactful.schemas.fields import Moment
 from tactful.schemas.health import Health
 from tactful.schemas.ingestion import EventsAccepted, NewEvent, NewItem, NewUser, Upserted
-from tactful.schemas.models import ModelChangeInfo, ModelChanges
 from tactful.schemas.problems import ProblemError
 from tactful.schemas.recommendations import (
     BatchResult,
@@ -36,7 +35,7 @@ from tactful.schemas.recommendations import (
     RecommendBatchRequest,
     RecommendRequest,
 )
-from tactful.schemas.reports import ReportIndex, ReportInfo
+from tactful.schemas.reports import ModelChangeInfo, ModelChanges, ReportIndex, ReportInfo
 from tactful.schemas.users import UserFeatures
 
 if TYPE_CHECKING:
@@ -341,13 +340,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         answer=ModelChanges,
     ),
     *ROLLOUT_ENDPOINTS,
-    Endpoint(
-        "GET",
-        "/healthz",
-        "Check that the process is alive",
-        _get_health,
-        answer=Health,
-    ),
+    Endpoint("GET", "/healthz", "Check that the process is alive", _get_health, answer=Health),
     Endpoint(
         "GET",
         "/readyz",
@@ -365,13 +358,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         scope="monitor",
         answer_media="text/plain",
     ),
-    Endpoint(
-        "GET",
-        "/openapi.json",
-        "Read this document",
-        _get_openapi,
-        answer=dict[str, Any],
-    ),
+    Endpoint("GET", "/openapi.json", "Read this document", _get_openapi, answer=dict[str, Any]),
 )
 
 

@@ -34,8 +34,8 @@ from tactful.errors import StorageError
 from tactful.event_log.encryption import open_seal
 from tactful.metadata.store import MetadataStore
 from tactful.models.audit_log import ModelLog
-from tactful.util.background_process import low_priority
 from tactful.util.clock import now_ms
+from tactful.util.process_tuning import low_priority
 from tactful_privacy.durable_files import replace_file
 from tactful_streaming.contract.log_entries import (
     PERSONALISATION,

@@ -213,10 +213,7 @@ class Registry:
         with tempfile.TemporaryDirectory(prefix="tactful-pull-") as scratch:
             fetched = Path(
                 mlflow.artifacts.download_artifacts(
-                    run_id=run_id,
-                    artifact_path="model",
-                    tracking_uri=self._uri,
-                    dst_path=scratch,
+                    run_id=run_id, artifact_path="model", tracking_uri=self._uri, dst_path=scratch
                 )
             )
             return self._keep(fetched, read_manifest(fetched), version, run_id)

@@ -13,7 +13,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import msgspec
 import numpy as np
@@ -21,7 +21,6 @@ from numpy.typing import NDArray
 
 from tactful.catalogue.request_context import RequestContext
 from tactful.kernels.sparse_scores import Scores
-from tactful.util.scalars import is_number
 
 FEWEST_PEOPLE = 10
 """A cohort of fewer users is left out: it would reveal the choices of single users."""
@@ -174,7 +173,7 @@ def _lay_out(people: Sequence[Properties]) -> tuple[_Layout, list[list[int]]]:
     numbers: dict[str, list[float]] = defaultdict(list)
     for properties in people:
         for name, value in properties.items():
-            if is_number(value):
+            if _is_number(value):
                 numbers[name].append(float(value))
     edges = {}
     for name, values_of_name in numbers.items():
@@ -203,8 +202,13 @@ def _values(value: Any, edges: Sequence[float] | None) -> list[str]:
     """Return the values of a property as texts; a number by its bin."""
     if isinstance(value, list):
         return sorted({text for element in value for text in _values(element, edges)})
-    if is_number(value):
+    if _is_number(value):
         return [] if edges is None else [f"#{int(np.searchsorted(edges, value, side='right'))}"]
     if isinstance(value, bool):
         return ["yes" if value else "no"]
     return [f"={value}"] if isinstance(value, str) and value else []
+
+
+def _is_number(value: Any) -> TypeGuard[int | float]:
+    """Return whether `value` is a number; a boolean or NaN is not."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and value == value

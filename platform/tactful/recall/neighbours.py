@@ -133,7 +133,7 @@ class SessionNeighbours:
     def _powers(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Damping by length of a visit, and strength of a vote by distance from the shared item.
 
-        Both are tables, since powers are slow. A negative distance counts from the end of its table.
+        Both are tables: powers are slow. A negative distance counts from the end of a table.
         """
         longest = int(np.diff(self.session_starts).max(initial=1))
         after = np.arange(1.0, longest) ** -_DISTANCE_POWER

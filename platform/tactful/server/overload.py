@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from types import TracebackType
 
 from tactful.config.server import ServerSettings
 from tactful.schemas.problems import ProblemError
@@ -67,12 +66,7 @@ class AdmissionControl:
                 self._empty_at = self._clock()
         self._began = self._clock()
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         """Admit the next task after the loop has read its sockets."""
         asyncio.get_running_loop().call_soon(self._release)
 

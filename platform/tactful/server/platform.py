@@ -34,14 +34,8 @@ from tactful.schemas.positions import Position
 from tactful.schemas.problems import ProblemError
 from tactful.schemas.users import PersonExport, UserFeatures
 from tactful.server.background import BackgroundTasks
-from tactful.server.gauges import add_gauges
 from tactful.server.recommendations import Recommendations, VisibilityTracker
-from tactful.server.resources import (
-    Recommender,
-    Resources,
-    open_resources,
-    publish_rollouts,
-)
+from tactful.server.resources import Recommender, Resources, open_resources, publish_rollouts
 from tactful.statistics.service import PrivateStatistics
 from tactful.subjects.export import export_person
 from tactful.subjects.permissions import CLAIM, Permissions, claimed
@@ -55,6 +49,8 @@ from tactful_streaming.engine.consumers import CoCommittedConsumer
 
 logger = logging.getLogger(__name__)
 
+_MEGABYTE = 2**20
+
 
 class Platform:
     """One running installation.
@@ -66,30 +62,15 @@ class Platform:
                            `-> webhooks       `-> statistics (released at commits)
 
     Attributes:
-        resources: open stores.
-        settings: checked settings.
         metrics: metrics of this process.
-        keys: API keys.
-        consents: consent decisions.
         suppression: erased users.
         erasures: requested erasures and their receipts.
         permissions: allowed purposes of an event or a request.
-        backend: log and engine.
         engine: feature engine; read it with `lock` held.
-        lock: held by readers of the engine.
-        applier: applies the log to the engine.
         visibility: log offsets that features include.
-        online_erasures: erases users while the server runs.
-        ingest: accepts events, items and users.
         recommender: makes recommendations; `recommendations` serves them.
-        recommendations: answers requests for recommendations.
         recent: latest recommendations, to be explained.
-        statistics: published statistics, if any.
-        model_log: audit log of model changes.
-        rollouts: changes that are rolled out in stages.
-        rollout_controller: moves them from stage to stage.
-        coupons: decides about coupons, if there are campaigns.
-        version: version of the software.
+        rollouts: changes that are rolled out in stages, by `rollout_controller`.
         workers: returns the health of the worker processes; None without workers.
     """
 
@@ -177,12 +158,8 @@ class Platform:
     ) -> Platform:
         """Open the data directory and assemble a platform.
 
-        Args:
-            settings: checked settings.
-            build: called as ``build(engine=…, settings=…)``; makes the recommender.
-            consumers: co-committed consumers of the engine, by name.
-            statistics: published statistics, if any.
-            rebuild: delete the engine's state and compute it again from the log.
+        ``build(engine=…, settings=…)`` makes the recommender. `consumers` are co-committed with the
+        engine, by name. `rebuild` deletes the engine's state and computes it again from the log.
 
         Raises:
             StorageError: if the directory cannot be used, another process uses it, or its parts do
@@ -201,8 +178,7 @@ class Platform:
     async def start(self, *, refresh: Callable[[], None] | None = None) -> None:
         """Start to write, to apply and to refresh, on the running event loop.
 
-        Args:
-            refresh: takes over models and items, in a thread; None: the recommender's own.
+        `refresh` takes over models and items, in a thread; None: the recommender's own.
         """
         recommender, reading = self.recommender, YieldingLock(self.lock)
         self.recent.begin()
@@ -336,8 +312,7 @@ class Platform:
     async def _record_consent(self, users: Sequence[User]) -> Collection[str]:
         """Record consent decisions in the properties of users, before they are appended.
 
-        Returns:
-            Ids of the users of whom nothing may be kept.
+        The result is the ids of the users of whom nothing may be kept.
 
         Raises:
             ProblemError: if they cannot be recorded: then the users are refused, too.
@@ -356,3 +331,41 @@ class Platform:
             ) from None
         of_key = self.permissions.of_key
         return {user.user_id for user in users if Purpose.SERVICE not in of_key(user.user_id)}
+
+
+def add_gauges(platform: Platform) -> None:
+    """Register the gauges of a server, which are read when Prometheus scrapes."""
+    backend, engine, gauge = platform.backend, platform.engine, platform.metrics.gauge
+    webhooks = platform.resources.webhooks
+
+    def state_bytes() -> float:
+        with platform.lock:
+            size = engine.nbytes
+        # Exact bytes would reveal each new user.
+        return _MEGABYTE * round(size / _MEGABYTE)
+
+    def watermark_age() -> float:
+        return max(0.0, (platform.resources.installation.clock() - engine.watermark) / 1000)
+
+    gauge("engine_lag", "Log records not applied yet", lambda: platform.applier.lag)
+    text = "About how much memory the state of entities takes, in whole megabytes"
+    gauge("engine_state_bytes", text, state_bytes)
+    text = "Age of the event time up to which events are expected to be complete"
+    gauge("watermark_age_seconds", text, watermark_age)
+    gauge("commit_pending_bytes", "Bytes accepted and not durable yet", backend.waiting_bytes)
+    text = "Recommendations waiting for their turn"
+    gauge("recommend_waiting", text, lambda: platform.recommendations.admission.waiting)
+    text = "Features that are to be computed from the log"
+    gauge("features_missing", text, lambda: len(engine.missing))
+    text = "Whether the event log takes no events at present"
+    gauge("log_unreachable", text, lambda: backend.problem() is not None)
+    gauge("log_spooled", "Records that wait on disk for an absent broker", backend.spooled)
+    if (copied := backend.copied) is not None:
+        text = "Bytes that wait for the online store"
+        gauge("online_waiting_bytes", text, lambda: copied.waiting_bytes)
+    if webhooks is not None:
+        text = "Attempts that failed and are repeated"
+        gauge("webhooks_failed", text, lambda: webhooks.failed)
+        gauge("webhooks_buried", "Actions that were given up", lambda: webhooks.buried)
+    if backend.rules is not None:
+        platform.metrics.rules(backend.rules.report)

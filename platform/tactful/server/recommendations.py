@@ -237,8 +237,7 @@ def _time_of(request: RecommendRequest, now: int, trusted: bool) -> int:
     """Return the time of a request with fields that only administrators may set."""
     if not trusted:
         raise ProblemError(
-            "missing_scope",
-            "`timestamp`, `force` and `explain` need a key with the scope 'admin'",
+            "missing_scope", "`timestamp`, `force` and `explain` need a key with the scope 'admin'"
         )
     try:
         return now if request.timestamp is None else to_milliseconds(request.timestamp)

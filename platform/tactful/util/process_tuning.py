@@ -1,4 +1,4 @@
-"""Settings of a serving process: interpreter, collector and allocator.
+"""Settings of a serving process: interpreter, collector, allocator; long work beside it.
 
 A model swap and a count of popular items allocate and free columns of a million items. By default
 glibc soon serves such blocks from its arenas, which hardly ever shrink (``mallopt(3)``). The
@@ -11,16 +11,15 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import gc
+import multiprocessing
 import os
 import sys
 from collections.abc import Iterator
+from concurrent import futures
 
 _SWITCH_INTERVAL_S = 0.0005
 _COLLECT_AFTER = (5_000, 20, 500)
-_ALLOCATOR = (
-    ("MALLOC_MMAP_THRESHOLD_", -3, 1 << 20),
-    ("MALLOC_TRIM_THRESHOLD_", -1, 16 << 20),
-)
+_ALLOCATOR = (("MALLOC_MMAP_THRESHOLD_", -3, 1 << 20), ("MALLOC_TRIM_THRESHOLD_", -1, 16 << 20))
 
 
 @contextlib.contextmanager
@@ -72,3 +71,12 @@ def return_free_pages() -> None:
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)
+
+
+@contextlib.contextmanager
+def low_priority() -> Iterator[futures.Executor]:
+    """Yield an executor of one low-priority process, which ends with the context."""
+    context = multiprocessing.get_context("spawn")
+    pool = futures.ProcessPoolExecutor(1, mp_context=context, initializer=os.nice, initargs=(10,))
+    with pool:
+        yield pool

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import logging
+import re
 import shutil
+import threading
 import time
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from prometheus_client import CollectorRegistry
 from tests.platform.support import (
     FEATURES,
     Live,
@@ -26,9 +30,10 @@ from tests.platform.support import (
 
 from tactful.config.settings import Settings
 from tactful.errors import StorageError
+from tactful.metrics.registry import Metrics
 from tactful.recommend.recommender import build as recommender
 from tactful.schemas.recommendations import RecommendRequest
-from tactful.server.platform import Platform
+from tactful.server.platform import Platform, add_gauges
 from tactful_streaming.contract.log_entries import Event, encode_entry
 
 
@@ -263,3 +268,48 @@ def test_a_state_that_is_ahead_of_the_log_is_refused(settings: Settings) -> None
     with pytest.raises(StorageError, match="--rebuild"):
         Platform.open(settings, build)
     Platform.open(settings, build, rebuild=True).close()
+
+
+class Engine:
+    """Engine with a size that may be read under the lock only."""
+
+    watermark = 0
+    missing = ()
+
+    def __init__(self, nbytes: int, lock: threading.Lock) -> None:
+        self._nbytes = nbytes
+        self._lock = lock
+
+    @property
+    def nbytes(self) -> int:
+        assert self._lock.locked()
+        return self._nbytes
+
+
+@pytest.mark.parametrize(
+    ("size", "told"), [(0, 0), (490, 0), (7 * 2**20 - 490, 7), (7 * 2**20 + 490, 7), (2**30, 1024)]
+)
+def test_the_size_of_the_state_is_rounded(size: int, told: int) -> None:
+    metrics, lock = Metrics(CollectorRegistry()), threading.Lock()
+    backend: Any = SimpleNamespace(
+        engine=Engine(size, lock),
+        waiting_bytes=lambda: 0,
+        problem=lambda: None,
+        spooled=lambda: 0,
+        rules=None,
+        copied=None,
+    )
+    platform: Any = SimpleNamespace(
+        metrics=metrics,
+        lock=lock,
+        backend=backend,
+        engine=backend.engine,
+        applier=SimpleNamespace(lag=0),
+        recommendations=SimpleNamespace(admission=SimpleNamespace(waiting=0)),
+        resources=SimpleNamespace(webhooks=None, installation=SimpleNamespace(clock=lambda: 0)),
+    )
+    add_gauges(platform)
+    (value,) = re.findall(
+        r"^tactful_engine_state_bytes (\S+)$", metrics.render().decode(), re.MULTILINE
+    )
+    assert float(value) == told * 2**20
