@@ -145,57 +145,33 @@ Request = (
 
 
 class FeaturesResponse(msgspec.Struct, frozen=True, array_like=True):
-    """Features, and the log position that they include.
-
-    Attributes:
-        values: by name.
-        offset: log offset before which everything is applied, as `FeatureSource.offset`.
-        position: the same in its HTTP form.
-        properties: described properties of a user; None for other entities, or if there are none.
-        shown: impressions of each item to a user today, where they are counted.
-        personal: False: consent does not allow to read this history, and it was not read.
-    """
+    """Features by name, and the log position that they include."""
 
     values: dict[str, Any]
-    offset: int | None
-    position: Position
-    properties: dict[str, Any] | None = None
-    shown: dict[str, int] | None = None
-    personal: bool = True
+    offset: int | None  # before which everything is applied, as `FeatureSource.offset`
+    position: Position  # the same in its HTTP form
+    properties: dict[str, Any] | None = None  # described properties of a user, if there are any
+    shown: dict[str, int] | None = None  # impressions of each item to a user today, if counted
+    personal: bool = True  # False: consent does not allow to read this history; it was not read
 
 
 class NonZeroResponse(msgspec.Struct, frozen=True, array_like=True):
-    """Entities with a number each.
+    """Entities with a number each."""
 
-    Attributes:
-        keys: keys of the entities; None: request them by key instead.
-        numbers: bytes of float64, one for each key.
-        following: start of the next page; None after the last.
-    """
-
-    keys: list[str] | None
-    numbers: bytes
-    following: int | None
+    keys: list[str] | None  # keys of the entities; None: request them by key instead
+    numbers: bytes  # of float64, one for each key
+    following: int | None  # start of the next page; None after the last
 
 
 class ChangesResponse(msgspec.Struct, frozen=True, array_like=True):
-    """Items that changed.
+    """Items that changed."""
 
-    Attributes:
-        epoch: epoch of the list; if it differs from the requested one, `items` are the first.
-        next: start of the next request.
-        items: encoded.
-        watermark: event time up to which events are expected to be complete, epoch milliseconds.
-        offset: log offset before which everything is applied, as `FeatureSource.offset`.
-        position: the same in its HTTP form.
-    """
-
-    epoch: int
-    next: int
-    items: list[bytes]
-    watermark: int
-    offset: int | None
-    position: Position
+    epoch: int  # epoch of the list; if it differs from the requested one, `items` are the first
+    next: int  # start of the next request
+    items: list[bytes]  # encoded
+    watermark: int  # event time up to which events are expected to be complete, epoch milliseconds
+    offset: int | None  # before which everything is applied, as `FeatureSource.offset`
+    position: Position  # the same in its HTTP form
 
 
 class _Problem(msgspec.Struct, frozen=True, array_like=True):

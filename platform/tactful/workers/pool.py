@@ -33,17 +33,7 @@ from tactful.rerank.frequency_caps import Shown
 from tactful.schemas.problems import ProblemError
 from tactful.server.platform import Platform
 from tactful.util.process_tuning import freeze_living_objects, returning_large_pieces
-from tactful.workers.ipc import (
-    ForwardRequest,
-    FrameProtocol,
-    MetricsNotice,
-    PositionRequest,
-    ReadyNotice,
-    ServedNotice,
-    decode_request,
-    encode_problem,
-    encode_response,
-)
+from tactful.workers import ipc
 from tactful.workers.state_server import StateServer
 from tactful.workers.status import Served, WorkerStatus
 
@@ -83,12 +73,8 @@ class WorkerPool:
         gauge("serving_workers", "Workers that accept requests", lambda: status.serving)
         text = "Workers that replaced another one"
         gauge("serving_workers_restarted", text, lambda: status.restarted)
-        text = "Workers that answer from the present model and items"
-        gauge(
-            "serving_workers_ready",
-            text,
-            lambda: sum(worker.state == "ready" for worker in status.health()),
-        )
+        text, health = "Workers that answer from the present model and items", status.health
+        gauge("serving_workers_ready", text, lambda: sum(w.state == "ready" for w in health()))
 
     async def start(self) -> bool:
         """Start all workers; return whether all accept requests."""
@@ -178,11 +164,7 @@ class WorkerPool:
 
 
 class WorkerConnection:
-    """One connection to a worker: receives its requests and sends the responses.
-
-    Attributes:
-        frames: end of the socket pair.
-    """
+    """One connection to a worker: receives its requests and sends the responses."""
 
     def __init__(
         self,
@@ -199,36 +181,38 @@ class WorkerConnection:
         self._place = place
         self._number = number
         self._tasks: set[asyncio.Task[None]] = set()
-        self.frames = FrameProtocol(self._arrived)
+        self.frames = ipc.FrameProtocol(self._arrived)  # end of the socket pair
 
     def _arrived(self, number: int, payload: bytes) -> None:
-        request = decode_request(payload)
+        request = ipc.decode_request(payload)
         value = None
         match request:
-            case PositionRequest() | ForwardRequest():
+            case ipc.PositionRequest() | ipc.ForwardRequest():
                 task = asyncio.create_task(self._respond_later(number, request))
                 self._tasks.add(task)
                 task.add_done_callback(self._tasks.discard)
                 return
-            case ReadyNotice():
+            case ipc.ReadyNotice():
                 self._status.is_ready(self._place)
-            case ServedNotice(model, items):
+            case ipc.ServedNotice(model, items):
                 self._status.report(self._place, Served(model, items))
-            case MetricsNotice(samples):
+            case ipc.MetricsNotice(samples):
                 self._metrics.take(self._number, samples)
             case _:
                 try:
                     value = self._server.respond(request)
                 except Exception as error:
-                    self.frames.send(number, encode_problem(_problem(error)))
+                    self.frames.send(number, ipc.encode_problem(_problem(error)))
                     return
-        self.frames.send(number, encode_response(value))
+        self.frames.send(number, ipc.encode_response(value))
 
-    async def _respond_later(self, number: int, request: PositionRequest | ForwardRequest) -> None:
+    async def _respond_later(
+        self, number: int, request: ipc.PositionRequest | ipc.ForwardRequest
+    ) -> None:
         try:
-            payload = encode_response(await self._server.respond_later(request))
+            payload = ipc.encode_response(await self._server.respond_later(request))
         except Exception as error:
-            payload = encode_problem(_problem(error))
+            payload = ipc.encode_problem(_problem(error))
         self.frames.send(number, payload)
 
 

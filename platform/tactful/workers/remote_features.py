@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,17 +14,7 @@ from tactful.catalogue.request_context import Values
 from tactful.errors import NotPersonal
 from tactful.recall.trending import Rise
 from tactful.schemas.positions import Position
-from tactful.workers.ipc import (
-    BlockingClient,
-    ChangesRequest,
-    ChangesResponse,
-    ColumnsRequest,
-    FeaturesRequest,
-    FeaturesResponse,
-    NonZeroRequest,
-    NonZeroResponse,
-    TrendsRequest,
-)
+from tactful.workers import ipc
 from tactful_streaming.contract.log_entries import Item, User, decode_entry
 from tactful_streaming.definitions.model import Definitions
 from tactful_streaming.windows.entity_table import NonZero
@@ -39,34 +30,22 @@ class RemoteFeatures:
     refreshes have a socket each, so that neither waits for the other.
     """
 
+    items: Mapping[str, Item] = MappingProxyType({})  # always empty: `item_feed` returns the items
+    items_version = 0
+
     def __init__(
-        self, definitions: Definitions, requests: BlockingClient, refresh: BlockingClient
+        self, definitions: Definitions, requests: ipc.BlockingClient, refresh: ipc.BlockingClient
     ) -> None:
         """Request features for the thread of requests and for the one that refreshes."""
-        self._definitions = definitions
+        self.definitions = definitions  # of the computed features
         self._requests = requests
         self._refresh = refresh
-        self._first: FeaturesResponse | ChangesResponse | None = None
-        self._users: dict[str, FeaturesResponse] = {}
-        self._changed: ChangesResponse | None = None
+        self._first: ipc.FeaturesResponse | ipc.ChangesResponse | None = None
+        self._users: dict[str, ipc.FeaturesResponse] = {}
+        self._changed: ipc.ChangesResponse | None = None
         self._serving = threading.get_ident()
         self._device: str | None = None
         self._claim: str | None = None
-
-    @property
-    def definitions(self) -> Definitions:
-        """Definitions of the computed features."""
-        return self._definitions
-
-    @property
-    def items(self) -> Mapping[str, Item]:
-        """Always empty: `item_feed` returns the items."""
-        return {}
-
-    @property
-    def items_version(self) -> int:
-        """Always 0: `item_feed` returns the items."""
-        return 0
 
     def items_since(self, version: int) -> Sequence[Item]:
         """Return nothing: `item_feed` returns the items."""
@@ -102,8 +81,8 @@ class RemoteFeatures:
         Raises:
             NotPersonal: if consent does not allow to read this history.
         """
-        request = FeaturesRequest(entity, key, at, self._device, self._claim)
-        response = self._requests.request(request, FeaturesResponse)
+        request = ipc.FeaturesRequest(entity, key, at, self._device, self._claim)
+        response = self._requests.request(request, ipc.FeaturesResponse)
         if not response.personal:
             raise NotPersonal("consent does not allow to read the history of this user")
         if self._first is None:
@@ -118,12 +97,14 @@ class RemoteFeatures:
         """Return ungrouped features of several entities, shape (len(keys), len(names))."""
         serving = threading.get_ident() == self._serving
         client = self._requests if serving else self._refresh
-        columns = client.request(ColumnsRequest(entity, [*keys], [*names], at), bytes)
+        columns = client.request(ipc.ColumnsRequest(entity, [*keys], [*names], at), bytes)
         return np.frombuffer(columns, np.float64).reshape(len(keys), len(names))
 
     def read_nonzero(self, entity: str, name: str, at: int, start: int = 0) -> NonZero | None:
         """Return a page of `Engine.read_nonzero`; for the thread that refreshes."""
-        page = self._refresh.request(NonZeroRequest(entity, name, at, start), NonZeroResponse)
+        page = self._refresh.request(
+            ipc.NonZeroRequest(entity, name, at, start), ipc.NonZeroResponse
+        )
         if page.keys is None:
             return None
         return NonZero(page.keys, np.frombuffer(page.numbers, np.float64), page.following)
@@ -148,14 +129,14 @@ class RemoteFeatures:
 
     def rises(self) -> Sequence[Rise]:
         """Return the latest rises in published statistics."""
-        return self._refresh.request(TrendsRequest(), list[Rise])
+        return self._refresh.request(ipc.TrendsRequest(), list[Rise])
 
     def item_feed(self) -> _Feed:
         """Return a reader of all items, from the first."""
         return _Feed(self)
 
-    def _changes(self, epoch: int, start: int) -> ChangesResponse:
-        self._changed = self._refresh.request(ChangesRequest(epoch, start), ChangesResponse)
+    def _changes(self, epoch: int, start: int) -> ipc.ChangesResponse:
+        self._changed = self._refresh.request(ipc.ChangesRequest(epoch, start), ipc.ChangesResponse)
         return self._changed
 
 

@@ -34,26 +34,11 @@ from tactful.http.uvicorn_server import Server, make_server, run_loop, serve
 from tactful.metadata.key_cache import ApiKey, ValidKeys
 from tactful.metrics.registry import Metrics
 from tactful.schemas import browser_access as browser
-from tactful.schemas.recommendations import (
-    NOT_PERSONALISED,
-    Recommendation,
-    RecommendRequest,
-)
+from tactful.schemas.recommendations import NOT_PERSONALISED, Recommendation, RecommendRequest
 from tactful.server.overload import AdmissionControl
 from tactful.util import process_tuning
 from tactful.util.clock import now_ms
-from tactful.workers.ipc import (
-    AsyncClient,
-    BlockingClient,
-    ConfigRequest,
-    ForwardRequest,
-    ImpressionNotice,
-    KeysRequest,
-    MetricsNotice,
-    PositionRequest,
-    ReadyNotice,
-    ServedNotice,
-)
+from tactful.workers import ipc
 from tactful.workers.remote_features import RemoteFeatures
 from tactful.workers.status import served
 from tactful_streaming.definitions.model import Definitions
@@ -66,19 +51,13 @@ _METRICS_S = 1.0
 
 @dataclass(frozen=True)
 class WorkerConfig:
-    """Configuration that a worker receives at its start.
-
-    Attributes:
-        build: module and name of the function that makes the recommender.
-        counts_shown: whether the impressions of each item today are counted.
-        reads_trends: whether published statistics are read for rises.
-    """
+    """Configuration that a worker receives at its start."""
 
     settings: Settings
-    build: str
+    build: str  # module and name of the function that makes the recommender
     definitions: Definitions
-    counts_shown: bool
-    reads_trends: bool
+    counts_shown: bool  # whether the impressions of each item today are counted
+    reads_trends: bool  # whether published statistics are read for rises
 
 
 class ServingWorker:
@@ -96,8 +75,8 @@ class ServingWorker:
         *,
         recommender: Any,
         source: RemoteFeatures,
-        client: AsyncClient,
-        refresh_client: BlockingClient,
+        client: ipc.AsyncClient,
+        refresh_client: ipc.BlockingClient,
         clock: Callable[[], int] = now_ms,
     ) -> None:
         """Prepare to serve; `refresh_client` is for the thread that refreshes."""
@@ -119,7 +98,7 @@ class ServingWorker:
         """Answer one request of a caller without the rights of an administrator."""
         started = time.perf_counter()
         if request.after is not None:
-            await self._client.request(PositionRequest(request.after), type(None))
+            await self._client.request(ipc.PositionRequest(request.after), type(None))
         async with self._admission:
             self._source.begin(request.device_id, request.context.get("consent"))
             try:
@@ -130,7 +109,7 @@ class ServingWorker:
                 answer = msgspec.structs.replace(answer, fallback=NOT_PERSONALISED)
             position = self._source.position
         if impression is not None:
-            self._client.notify(ImpressionNotice(answer.recommendation_id, impression))
+            self._client.notify(ipc.ImpressionNotice(answer.recommendation_id, impression))
         took = (time.perf_counter() - started) * 1000
         response: Recommendation = msgspec.structs.replace(
             answer, position=position, took_ms=round(took, 3)
@@ -139,7 +118,7 @@ class ServingWorker:
 
     async def forward(self, endpoint: Endpoint, call: Call) -> Reply:
         """Forward a request to the process that owns the state."""
-        request = ForwardRequest(
+        request = ipc.ForwardRequest(
             endpoint.method,
             endpoint.path,
             dict(call.path),
@@ -163,14 +142,14 @@ class ServingWorker:
                     logger.warning(
                         "refresh failed with %s; the old state is kept", type(error).__name__
                     )
-            self._client.notify(ServedNotice(*served(self._recommender.describe())))
+            self._client.notify(ipc.ServedNotice(*served(self._recommender.describe())))
             if time.monotonic() - sent_at >= _METRICS_S:
                 sent_at = time.monotonic()
                 self.send_metrics()
 
     def refresh_keys(self) -> None:
         """Request the valid API keys."""
-        keys = self._refresh_client.request(KeysRequest(), list[tuple[bytes, ApiKey]])
+        keys = self._refresh_client.request(ipc.KeysRequest(), list[tuple[bytes, ApiKey]])
         self.keys.replace(keys)
 
     def _refresh_recommender(self) -> None:
@@ -182,7 +161,7 @@ class ServingWorker:
 
     def send_metrics(self) -> None:
         """Send the samples of this process's metrics."""
-        self._client.notify(MetricsNotice(self.metrics.samples()))
+        self._client.notify(ipc.MetricsNotice(self.metrics.samples()))
 
 
 async def _recommend(worker: ServingWorker, call: Call, endpoint: Endpoint) -> Reply:
@@ -234,11 +213,11 @@ def main(numbers: list[int]) -> int:
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent receives Ctrl-C and stops workers
     listener, requests, refresh, loop_end = (socket.socket(fileno=number) for number in numbers)
-    refresh_client = BlockingClient(refresh, timeout_s=60.0)
-    config: WorkerConfig = pickle.loads(refresh_client.request(ConfigRequest(), bytes))
+    refresh_client = ipc.BlockingClient(refresh, timeout_s=60.0)
+    config: WorkerConfig = pickle.loads(refresh_client.request(ipc.ConfigRequest(), bytes))
     settings = config.settings
     logs.configure(settings.logging)
-    source = RemoteFeatures(config.definitions, BlockingClient(requests), refresh_client)
+    source = RemoteFeatures(config.definitions, ipc.BlockingClient(requests), refresh_client)
     module, _, name = config.build.partition(":")
     build = getattr(importlib.import_module(module), name)
     options: dict[str, Any] = {"shown": source} if config.counts_shown else {}
@@ -252,7 +231,7 @@ async def _serve(
     settings: Settings,
     recommender: Any,
     source: RemoteFeatures,
-    refresh_client: BlockingClient,
+    refresh_client: ipc.BlockingClient,
     listener: socket.socket,
     loop_end: socket.socket,
 ) -> int:
@@ -263,7 +242,7 @@ async def _serve(
         orphaned = True
         server.should_exit = True
 
-    client = AsyncClient(lost)
+    client = ipc.AsyncClient(lost)
     worker = ServingWorker(
         settings,
         recommender=recommender,
@@ -275,7 +254,7 @@ async def _serve(
     server: Server = make_server(make_worker_application(worker), settings.server, lifespan=False)
     await client.open(loop_end)
     refreshing = asyncio.create_task(worker.refresh())
-    await serve(server, listener, lambda: client.notify(ReadyNotice()))
+    await serve(server, listener, lambda: client.notify(ipc.ReadyNotice()))
     refreshing.cancel()
     worker.send_metrics()
     client.close()

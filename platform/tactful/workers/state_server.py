@@ -15,22 +15,7 @@ from tactful.recall.trending import Trends
 from tactful.rerank.frequency_caps import Shown
 from tactful.server.platform import Platform
 from tactful.util.yielding_lock import YieldingLock
-from tactful.workers.ipc import (
-    ChangesRequest,
-    ChangesResponse,
-    ColumnsRequest,
-    ConfigRequest,
-    FeaturesRequest,
-    FeaturesResponse,
-    ForwardRequest,
-    ImpressionNotice,
-    KeysRequest,
-    NonZeroRequest,
-    NonZeroResponse,
-    PositionRequest,
-    Request,
-    TrendsRequest,
-)
+from tactful.workers import ipc
 from tactful.workers.serving_worker import WorkerConfig
 from tactful.workers.status import Served, served
 
@@ -78,49 +63,49 @@ class StateServer:
         self._platform.recommender.refresh(YieldingLock(self._platform.lock))
         self._changes.publish()
 
-    def respond(self, request: Request) -> Any:
+    def respond(self, request: ipc.Request) -> Any:
         """Return the response to a request that needs no waiting."""
         platform, source = self._platform, self._source
         match request:
-            case FeaturesRequest():
+            case ipc.FeaturesRequest():
                 return self._features(request)
-            case ColumnsRequest(entity, keys, names, at):
+            case ipc.ColumnsRequest(entity, keys, names, at):
                 with platform.lock:
                     return read_columns(source, entity, keys, names, at).tobytes()
-            case NonZeroRequest(entity, name, at, start):
+            case ipc.NonZeroRequest(entity, name, at, start):
                 with platform.lock:
                     page = read_nonzero(source, entity, name, at, start)
                 if page is None:
-                    return NonZeroResponse(None, b"", None)
-                return NonZeroResponse(page.keys, page.numbers.tobytes(), page.following)
-            case ChangesRequest(epoch, start):
+                    return ipc.NonZeroResponse(None, b"", None)
+                return ipc.NonZeroResponse(page.keys, page.numbers.tobytes(), page.following)
+            case ipc.ChangesRequest(epoch, start):
                 now, following, items = self._changes.read(epoch, start)
-                return ChangesResponse(
+                return ipc.ChangesResponse(
                     now, following, items, source.watermark, source.offset, platform.position
                 )
-            case TrendsRequest():
+            case ipc.TrendsRequest():
                 return () if self._trends is None else self._trends.latest
-            case ImpressionNotice(recommendation_id, impression):
+            case ipc.ImpressionNotice(recommendation_id, impression):
                 platform.recent.note(recommendation_id, impression)
                 return None
-            case KeysRequest():
+            case ipc.KeysRequest():
                 return platform.keys.valid
-            case ConfigRequest():
+            case ipc.ConfigRequest():
                 return self._config
         raise TypeError(f"no request with an immediate response: {type(request).__name__}")
 
-    def _features(self, request: FeaturesRequest) -> FeaturesResponse:
+    def _features(self, request: ipc.FeaturesRequest) -> ipc.FeaturesResponse:
         platform, source = self._platform, self._source
         entity, key, at = request.entity, request.key, request.at
         platform.check()
         with platform.lock:
             offset, position = source.offset, platform.position
             if entity != "user":
-                return FeaturesResponse(dict(source.read(entity, key, at)), offset, position)
+                return ipc.FeaturesResponse(dict(source.read(entity, key, at)), offset, position)
             allowed = platform.permissions.reads_history(key, request.device, at, request.claim)
             if not allowed:
-                return FeaturesResponse({}, offset, position, personal=False)
-            return FeaturesResponse(
+                return ipc.FeaturesResponse({}, offset, position, personal=False)
+            return ipc.FeaturesResponse(
                 dict(source.read(entity, key, at)),
                 offset,
                 position,
@@ -128,14 +113,14 @@ class StateServer:
                 shown=None if self._shown is None else dict(self._shown.of(key, at)),
             )
 
-    async def respond_later(self, request: PositionRequest | ForwardRequest) -> Any:
+    async def respond_later(self, request: ipc.PositionRequest | ipc.ForwardRequest) -> Any:
         """Return the response to a request that may take some time."""
-        if isinstance(request, PositionRequest):
+        if isinstance(request, ipc.PositionRequest):
             await self._platform.recommendations.reach(request.position)
             return None
         return await self._forward(request)
 
-    async def _forward(self, request: ForwardRequest) -> Reply:
+    async def _forward(self, request: ipc.ForwardRequest) -> Reply:
         async def receive() -> MutableMapping[str, Any]:
             return {"type": "http.request", "body": request.body}
 

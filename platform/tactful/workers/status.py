@@ -18,15 +18,10 @@ _PATIENCE_S = 5.0
 
 
 class Served(NamedTuple):
-    """Model and catalogue that one process recommends from.
+    """Model and catalogue that one process recommends from."""
 
-    Attributes:
-        model: version of the ranking model; empty for none.
-        items: number of items in the catalogue.
-    """
-
-    model: str
-    items: int
+    model: str  # version of the ranking model; empty for none
+    items: int  # number of items in the catalogue
 
 
 _NOTHING = Served("", 0)
@@ -48,11 +43,7 @@ class WorkerStatus:
     """Status of a server's workers by place; used from one thread."""
 
     def __init__(
-        self,
-        count: int,
-        current: Callable[[], Served],
-        *,
-        clock: Callable[[], float] = time.monotonic,
+        self, count: int, current: Callable[[], Served], clock: Callable[[], float] = time.monotonic
     ) -> None:
         """Begin with no worker started; `current` returns what the owner of the state serves."""
         self._places = [_Place() for _ in range(count)]
