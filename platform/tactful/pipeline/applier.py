@@ -46,17 +46,13 @@ _LONGEST_REST_S = 0.25
 
 
 class AdaptiveBatch:
-    """A batch size that grows and shrinks with the measured time of batches.
-
-    Attributes:
-        size: records of the next batch.
-        rest_s: pause before the next batch, seconds; above 0 where even a small batch takes
-            longer than allowed, since its fixed cost is then not worth paying often.
-    """
+    """A batch size that grows and shrinks with the measured time of batches."""
 
     def __init__(self, smallest: int, largest: int, allowed_s: float) -> None:
         """Begin with the smallest size; a batch may exceed `allowed_s` a little."""
-        self.size = smallest
+        self.size = smallest  # records of the next batch
+        # Pause before the next batch, seconds; above 0 where even a small batch takes longer than
+        # allowed, since its fixed cost is then not worth paying often.
         self.rest_s = 0.0
         self._smallest = smallest
         self._largest = max(largest, smallest)
@@ -120,35 +116,21 @@ class DeadLetterBuffer:
 
 @dataclass(frozen=True)
 class ApplierOptions:
-    """Options of a `LogApplier`.
+    """Options of a `LogApplier`."""
 
-    Attributes:
-        settings: batch and commit sizes.
-        permits: returns whether actions may address a user, by the key of the history.
-        commit_idle: commit every ten seconds also without events, for consumers that act by the
-            clock: a private statistic appears on time with and without events.
-        sends_ticks: append a tick when no event comes and a timer is due.
-        clock: returns monotonic seconds.
-        wall: returns epoch milliseconds.
-    """
-
-    settings: EngineSettings = field(default_factory=EngineSettings)
+    settings: EngineSettings = field(default_factory=EngineSettings)  # batch and commit sizes
+    # Whether actions may address a user, by the key of the history
     permits: Callable[[str], bool] = lambda key: True
+    # Commit every ten seconds also without events, for consumers that act by the clock: a private
+    # statistic appears on time with and without events
     commit_idle: bool = False
-    sends_ticks: bool = True
-    clock: Callable[[], float] = time.monotonic
-    wall: Callable[[], int] = now_ms
+    sends_ticks: bool = True  # append a tick when no event comes and a timer is due
+    clock: Callable[[], float] = time.monotonic  # seconds
+    wall: Callable[[], int] = now_ms  # epoch milliseconds
 
 
 class LogApplier:
-    """Applies the log to the engine, in order, once.
-
-    Attributes:
-        position: number of the next record to apply, as the engine counts them.
-        applied: by partition of the log, the offset up to which everything has been applied.
-        committed: number of the first record that a restart reads again.
-        failure: message if the thread died, else None.
-    """
+    """Applies the log to the engine, in order, once."""
 
     def __init__(
         self,
@@ -189,15 +171,14 @@ class LogApplier:
         )
         self._rest_until = 0.0
         self._thread = threading.Thread(target=self._run, name="tactful-engine", daemon=True)
-        self._requests: collections.deque[tuple[Callable[[], int], Future[int]]]
-        self._requests = collections.deque()
+        self._requests = collections.deque[tuple[Callable[[], int], Future[int]]]()
         self._asking = threading.Lock()
         self._ended = False
         self._goal = dict(log.ends)
-        self.position = engine.offset
-        self.applied = dict(log.reached)
-        self.committed = engine.offset
-        self.failure: str | None = None
+        self.position = engine.offset  # number of the next record, as the engine counts them
+        self.applied = dict(log.reached)  # offset up to which all is applied, by partition
+        self.committed = engine.offset  # number of the first record that a restart reads again
+        self.failure: str | None = None  # message if the thread died
 
     @property
     def lag(self) -> int:
@@ -372,11 +353,11 @@ class LogApplier:
             self._engine.drop(action for action in waiting if action not in actions)
         if not actions:
             return False
-        if self._to_log(actions):
+        sent = self._to_log(actions)
+        if sent:
             self._engine.sent(actions)
             self._metrics.actions.inc(len(actions))
-            return True
-        return False
+        return sent
 
     def _send_tick(self, came: float) -> bool:
         """Append a tick if no event came for a while and a timer is due."""

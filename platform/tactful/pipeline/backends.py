@@ -34,9 +34,8 @@ from tactful.schemas.positions import Offsets, Position, as_text, merged
 from tactful.util.clock import now_ms
 from tactful_streaming.contract.log_entries import Entry, EntryFormat, encode_entry, route_key
 from tactful_streaming.definitions.model import Definitions
-from tactful_streaming.engine.consumers import CoCommittedConsumer
 from tactful_streaming.engine.engine import Engine
-from tactful_streaming.engine.options import EngineOptions
+from tactful_streaming.engine.options import CoCommittedConsumer, EngineOptions
 from tactful_streaming.kafka.config import KafkaSettings
 from tactful_streaming.kafka.kafka_log import KafkaLog
 from tactful_streaming.kafka.topics import check_topic, topic_id
@@ -60,48 +59,31 @@ _LATE = "late"
 
 @dataclass(frozen=True)
 class Backend:
-    """An opened log and engine.
-
-    Attributes:
-        state: store of the engine's state; only the engine writes to it.
-        source: features that recommendations read.
-        followed: the log, as the engine reads it.
-        commit: the log, as ingestion appends to it.
-        ends: known ends of the log by partition.
-        show: converts offsets to the position that clients get.
-        partitions: opens the partitions of the log until the backend is closed.
-        searched: opens them for one search.
-        shared: features of users in the online store, if workers compute them.
-        late: log of late events, if they are kept.
-        trim: applies retention before an offset, to a log in files.
-        problem: message while the log cannot be used.
-        waiting_bytes: bytes accepted and not durable in the log yet.
-        spooled: records that wait on disk for an absent broker.
-        copied: copy in the online store, if this process writes it.
-        written: logs in files that this process writes, by folder in the data directory.
-    """
+    """An opened log and engine."""
 
     engine: Engine
-    state: RocksState
-    source: FeatureSource
-    followed: AppliedLog
-    commit: Commit
+    state: RocksState  # store of the engine's state; only the engine writes to it
+    source: FeatureSource  # features that recommendations read
+    followed: AppliedLog  # the log, as the engine reads it
+    commit: Commit  # the log, as ingestion appends to it
     append: Callable[[Sequence[Entry]], None]
-    ends: Callable[[], Offsets]
-    show: Callable[[Offsets], Position]
+    ends: Callable[[], Offsets]  # known ends of the log by partition
+    show: Callable[[Offsets], Position]  # converts offsets to the position that clients get
     format: EntryFormat
+    # Open the partitions of the log: until the backend is closed, or for one search
     partitions: Callable[[], Sequence[EventLog]]
     searched: Callable[[], AbstractContextManager[Sequence[EventLog]]]
     letters: DeadLetterBuffer
     dead_letters: DeadLetters
-    waiting_bytes: Callable[[], int]
-    trim: Callable[[int], object] = lambda needed: None
-    problem: Callable[[], str | None] = lambda: None
-    spooled: Callable[[], int] = lambda: 0
-    late: DeadLetters | None = None
+    waiting_bytes: Callable[[], int]  # bytes accepted and not durable in the log yet
+    trim: Callable[[int], object] = lambda needed: None  # applies retention before an offset
+    problem: Callable[[], str | None] = lambda: None  # message while the log cannot be used
+    spooled: Callable[[], int] = lambda: 0  # records that wait on disk for an absent broker
+    late: DeadLetters | None = None  # log of late events, if they are kept
     rules: Rules | None = None
-    shared: SharedFeatures | None = None
-    copied: WriteBehind | None = None
+    shared: SharedFeatures | None = None  # features of users, if workers compute them
+    copied: WriteBehind | None = None  # copy in the online store, if this process writes it
+    # Logs in files that this process writes, by folder in the data directory
     written: Mapping[str, EmbeddedLog] = field(default_factory=dict)
 
 
@@ -139,31 +121,25 @@ def open_backend(
     return opening.embedded() if settings.log.in_files else opening.kafka()
 
 
+@dataclass
 class _Opening:
     """Arguments of `open_backend`, with what both kinds of backend need."""
 
-    def __init__(
-        self,
-        settings: Settings,
-        definitions: Definitions,
-        stack: contextlib.ExitStack,
-        consumers: Mapping[str, CoCommittedConsumer],
-        suppressed: Container[str],
-        rebuild: bool,
-    ) -> None:
-        self.settings = settings
-        self.definitions = definitions
-        self.stack = stack
-        self.consumers = consumers
-        self.suppressed = suppressed
-        self.rebuild = rebuild
-        rules = settings.engine.rules
+    settings: Settings
+    definitions: Definitions
+    stack: contextlib.ExitStack
+    consumers: Mapping[str, CoCommittedConsumer]
+    suppressed: Container[str]
+    rebuild: bool
+
+    def __post_init__(self) -> None:
+        rules = self.settings.engine.rules
         self.rules = None if rules == Path() else load_rules(rules)
-        self.seal = open_seal(settings, clock=now_ms)
+        self.seal = open_seal(self.settings, clock=now_ms)
         if self.seal is not None:
-            stack.callback(self.seal.close)
+            self.stack.callback(self.seal.close)
         self.dead_letters = self._open_letters(_DEAD_LETTERS)
-        self.late = self._open_letters(_LATE) if settings.engine.keep_late else None
+        self.late = self._open_letters(_LATE) if self.settings.engine.keep_late else None
         self.letters = DeadLetterBuffer(self.dead_letters, self.late)
 
     def _open_letters(self, name: str) -> DeadLetters:
@@ -262,10 +238,8 @@ class _Opening:
             return merged((followed.ends, known))
 
         def opened(until: contextlib.ExitStack) -> Sequence[EventLog]:
-            partitions = [
-                until.enter_context(contextlib.closing(log.partition(number)))
-                for number in range(count)
-            ]
+            closing = map(contextlib.closing, map(log.partition, range(count)))
+            partitions = [until.enter_context(partition) for partition in closing]
             if self.seal is None:
                 return partitions
             return [SealedLog(partition, self.seal) for partition in partitions]
@@ -354,23 +328,19 @@ class _Opening:
         consumers: Mapping[str, CoCommittedConsumer],
         copied: WriteBehind | None,
     ) -> Engine:
-        engine = self.settings.engine
         try:
-            opened = Engine(
-                definitions,
-                state,
-                replace(
-                    engine_options(self.settings),
-                    memory_bytes=engine.memory_mb * 1024 * 1024 or None,
-                    consumers=consumers,
-                    suppressed=self.suppressed,
-                    cleaner=self.rules,
-                    online=copied,
-                    rebuild=self.rebuild,
-                    on_dead_letter=self.letters.note,
-                    on_late=self.letters.note_late,
-                ),
+            options = replace(
+                engine_options(self.settings),
+                memory_bytes=self.settings.engine.memory_mb * 1024 * 1024 or None,
+                consumers=consumers,
+                suppressed=self.suppressed,
+                cleaner=self.rules,
+                online=copied,
+                rebuild=self.rebuild,
+                on_dead_letter=self.letters.note,
+                on_late=self.letters.note_late,
             )
+            opened = Engine(definitions, state, options)
         except BaseException:
             if copied is not None:
                 copied.close(0.0)

@@ -25,13 +25,7 @@ from tactful.pipeline.backends import Backend
 from tactful.schemas.ingestion import EventsAccepted, Rejection, Upserted
 from tactful.schemas.positions import Offsets, Position, merged, reaches
 from tactful.schemas.problems import ProblemError
-from tactful_streaming.contract.decode_requests import (
-    Limits,
-    decode_events,
-    decode_items,
-    decode_users,
-)
-from tactful_streaming.contract.decode_requests import Rejection as WireRejection
+from tactful_streaming.contract import decode_requests as wire
 from tactful_streaming.contract.log_entries import (
     Entry,
     Event,
@@ -58,31 +52,22 @@ _NO_CONSENT = (
 _RESERVED = "{!r} is the action of a sequence or a join: only the platform creates such events"
 
 _T = TypeVar("_T")
-Decoded = tuple[Sequence[tuple[int, _T]], Sequence[WireRejection]]
+Decoded = tuple[Sequence[tuple[int, _T]], Sequence[wire.Rejection]]
 """Valid elements of a body with their indexes, and the rejected ones."""
 
 
 @dataclass(frozen=True)
 class IngestOptions:
-    """Limits and rules of ingestion.
+    """Limits and rules of ingestion."""
 
-    Attributes:
-        limits: size limits of one element and of one batch.
-        engine_lag: records that the engine may be behind before more are refused.
-        stamps: add the time of receipt to the context of each event, for rules about clocks.
-        reserved: event types that only the platform creates, such as coupon offers; clients
-            must not send them.
-        permit: returns the entry to keep of an event, restricted by the user's consent; None to
-            keep nothing.
-        describe: receives users before they are appended; returns the ids of which nothing may
-            be kept.
-    """
-
-    limits: Limits
-    engine_lag: int
-    stamps: bool = False
+    limits: wire.Limits  # size limits of one element and of one batch
+    engine_lag: int  # records that the engine may be behind before more are refused
+    stamps: bool = False  # add the time of receipt to the context of events, for rules about clocks
+    # Event types that only the platform creates, such as coupon offers; clients must not send them
     reserved: frozenset[str] = frozenset()
+    # Returns the entry to keep of an event, restricted by the user's consent; None: keep nothing
     permit: Callable[[Event], Entry | None] = lambda event: event
+    # Receives users before they are appended; returns the ids of which nothing may be kept
     describe: Callable[[Sequence[User]], Awaitable[Collection[str]]] | None = None
 
 
@@ -133,7 +118,7 @@ class EventIngest:
         Raises:
             ProblemError: if the body is invalid, or the engine or the log is behind.
         """
-        decoded, refused = self._decode(decode_events, body, content_type)
+        decoded, refused = self._decode(wire.decode_events, body, content_type)
         self._forget_applied()
         now = self._clock()
         refusals = [*refused]
@@ -145,7 +130,7 @@ class EventIngest:
             if message is None and event.type in self._options.reserved:
                 message = _RESERVED.format(event.type)
             if message is not None:
-                refusals.append(WireRejection(index=index, code="forbidden", message=message))
+                refusals.append(wire.Rejection(index=index, code="forbidden", message=message))
                 continue
             entry = self._options.permit(_stamped(event, now) if self._options.stamps else event)
             if entry is None:
@@ -172,11 +157,11 @@ class EventIngest:
 
     async def items(self, body: bytes, content_type: str | None = None) -> Upserted:
         """Accept the items of one body; the last version of an item counts; see `events`."""
-        return await self._upserts("item", decode_items, body, content_type)
+        return await self._upserts("item", wire.decode_items, body, content_type)
 
     async def users(self, body: bytes, content_type: str | None = None) -> Upserted:
         """Accept the users of one body; the last version of a user counts; see `events`."""
-        return await self._upserts("user", decode_users, body, content_type)
+        return await self._upserts("user", wire.decode_users, body, content_type)
 
     async def _upserts(
         self,
@@ -344,10 +329,10 @@ def _stamped(event: Event, now: int) -> Event:
     return msgspec.structs.replace(event, context={**event.context, "received_at": now})
 
 
-def _no_consent(index: int) -> WireRejection:
-    return WireRejection(index=index, code="no_consent", message=_NO_CONSENT)
+def _no_consent(index: int) -> wire.Rejection:
+    return wire.Rejection(index=index, code="no_consent", message=_NO_CONSENT)
 
 
-def _rejections(refusals: Iterable[WireRejection]) -> list[Rejection]:
+def _rejections(refusals: Iterable[wire.Rejection]) -> list[Rejection]:
     ordered = sorted(refusals, key=lambda refusal: refusal.index)
     return msgspec.convert(ordered, list[Rejection], from_attributes=True)

@@ -58,6 +58,8 @@ class SharedFeatures:
     again every second, so that no requests queue up.
     """
 
+    offset: None = None  # workers read partitions independently
+
     def __init__(
         self,
         engine: Engine,
@@ -70,17 +72,12 @@ class SharedFeatures:
 
         The store has short timeouts and is closed with this object.
         """
+        self.definitions = definitions
         self._engine = engine
-        self._definitions = definitions
         self._online = online
         self._readers = {kind: PackedReader(definitions.of_entity(kind)) for kind in SHARED}
         self._clock = clock
         self._failed_at: float | None = None
-
-    @property
-    def definitions(self) -> Definitions:
-        """All definitions."""
-        return self._definitions
 
     @property
     def items(self) -> Mapping[str, Item]:
@@ -100,11 +97,6 @@ class SharedFeatures:
     def items_since(self, version: int) -> list[Item]:
         """Return the items that changed since an `items_version`; maybe all."""
         return self._engine.items_since(version)
-
-    @property
-    def offset(self) -> None:
-        """None: workers read partitions independently."""
-        return None
 
     @property
     def watermark(self) -> int:
@@ -136,8 +128,7 @@ class SharedFeatures:
         if entity == "user":
             keys = [self._engine.resolve(key, at) for key in keys]
         blobs = self._ask(lambda: self._online.get_many(keys, kind=entity))
-        values = [reader.read(blob, at) for blob in blobs]
-        rows = [[value[name] for name in names] for value in values]
+        rows = [[value[name] for name in names] for value in (reader.read(b, at) for b in blobs)]
         return np.array(rows, np.float64).reshape(len(keys), len(names))
 
     def read_placed(
@@ -161,12 +152,8 @@ class SharedFeatures:
 
     def marks(self, partitions: Collection[int]) -> Offsets:
         """Return the offsets of the workers' copies, without partitions that have none."""
-        marks: dict[int, int] = {}
-        for number in partitions:
-            offset = self._ask(partial(self._online.marked, number))
-            if offset is not None:
-                marks[number] = offset
-        return marks
+        marks = {number: self._ask(partial(self._online.marked, number)) for number in partitions}
+        return {number: offset for number, offset in marks.items() if offset is not None}
 
     def close(self) -> None:
         """Close the store."""

@@ -19,18 +19,14 @@ _FORGET_S = 30.0
 
 
 class RecentRecommendations:
-    """The recent recommendations of one server. For its event loop, except `forget`.
-
-    Attributes:
-        waiting: writes to the log that are not durable yet.
-    """
+    """The recent recommendations of one server. For its event loop, except `forget`."""
 
     def __init__(self, ingest: EventIngest, backend: Backend) -> None:
         """Start empty; write to the log by `ingest`, and search that of `backend`."""
         self._ingest = ingest
         self._backend = backend
         self._recent = RecentImpressions()
-        self.waiting: set[asyncio.Future[Offsets]] = set()
+        self.waiting: set[asyncio.Future[Offsets]] = set()  # writes that are not durable yet
 
     def begin(self) -> None:
         """Use the running event loop."""

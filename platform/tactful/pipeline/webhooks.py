@@ -26,11 +26,6 @@ class Webhooks:
     """Delivers the actions of a log; one queue for each partition.
 
     A new queue begins at the end of its partition: earlier actions are not delivered.
-
-    Attributes:
-        delivered: number of successful deliveries since the start.
-        failed: number of failed attempts, which are repeated.
-        buried: number of deliveries that were given up.
     """
 
     def __init__(
@@ -62,6 +57,7 @@ class Webhooks:
         self._queues: list[DeliveryQueue] = []
         self._senders: list[WebhookSender] = []
         self._states: list[RocksState] = []
+        # Successful deliveries since the start, failed attempts (repeated), deliveries given up.
         self.delivered = self.failed = self.buried = 0
         with ExitStack() as stack:
             for number, log in enumerate(partitions):
@@ -73,17 +69,16 @@ class Webhooks:
                     queue.add([], log.end)
                 self._queues.append(queue)
                 self._states.append(state)
-                self._senders.append(
-                    WebhookSender(
-                        queue,
-                        settings.webhook_url,
-                        clock=clock,
-                        secret=None if signing is None else signing.encode(),
-                        policy=RetryPolicy(settings.attempts, timeout_s=settings.timeout_s),
-                        post=post,
-                        suppressed=suppressed,
-                    )
+                sender = WebhookSender(
+                    queue,
+                    settings.webhook_url,
+                    clock=clock,
+                    secret=None if signing is None else signing.encode(),
+                    policy=RetryPolicy(settings.attempts, timeout_s=settings.timeout_s),
+                    post=post,
+                    suppressed=suppressed,
                 )
+                self._senders.append(sender)
             self._opened = stack.pop_all()
 
     @property
