@@ -121,6 +121,7 @@ def personal_stores(
     return [*({store.place: store for store in (*stores, *live)}.values())]
 
 
+@dataclass(eq=False)
 class LiveStores:
     """The stores that a running server holds open; for one thread at a time.
 
@@ -128,36 +129,22 @@ class LiveStores:
     compaction, during which the server works on.
     """
 
-    def __init__(
-        self,
-        engine: Engine,
-        state: RocksState,
-        applier: LogApplier,
-        # held while the state that readers of the engine see changes
-        lock: AbstractContextManager[object],
-        *,
-        consents: ConsentStore,
-        webhooks: Webhooks | None,  # waiting calls, if actions are sent to a webhook
-        # deletes recent recommendations; returns their number
-        drop_recommendations: Callable[[SearchResult], int],
-        rollouts: RolloutController,
-    ) -> None:
-        """Take the stores of a server."""
-        self._engine = engine
-        self._state = state
-        self._applier = applier
-        self._lock = lock
-        self._consents = consents
-        self._webhooks = webhooks
-        self._drop_recommendations = drop_recommendations
-        self._rollouts = rollouts
+    engine: Engine
+    state: RocksState
+    applier: LogApplier
+    lock: AbstractContextManager[object]  # held while the state that readers see changes
+    consents: ConsentStore
+    webhooks: Webhooks | None  # waiting calls, if actions are sent to a webhook
+    # deletes recent recommendations; returns their number
+    drop_recommendations: Callable[[SearchResult], int]
+    rollouts: RolloutController
 
     def settle(self) -> None:
         """Store everything that was applied, so that a search of the state finds it.
 
         An engine that does not run any more raises StateError.
         """
-        self._applier.between(lambda: 0)
+        self.applier.between(lambda: 0)
 
     def stores(self, references: SubjectReferences) -> list[PersonalStore]:
         """List the stores; deleted bytes stay on disk until :meth:`purge`.
@@ -168,7 +155,7 @@ class LiveStores:
             PersonalStore("state", partial(self._purge_state, references), recorded=False),
             PersonalStore("webhooks", self._purge_webhooks, recorded=False),
             PersonalStore("explanations", self._purge_recommendations, recorded=False),
-            PersonalStore("consent", partial(offline.purge_consent, self._consents)),
+            PersonalStore("consent", partial(offline.purge_consent, self.consents)),
         ]
 
     def purge(self) -> None:
@@ -176,33 +163,32 @@ class LiveStores:
 
         It may be repeated after a StateError of the disk.
         """
-        self._state.purge()
-        if self._webhooks is not None:
-            self._webhooks.purge()
+        self.state.purge()
+        if self.webhooks is not None:
+            self.webhooks.purge()
 
     def _purge_state(self, references: SubjectReferences, result: SearchResult) -> ErasureStep:
         """Delete users from counts of rollouts, the engine's memory and its state."""
-        self._rollouts.forget(result.traces)
+        self.rollouts.forget(result.traces)
         work = partial(
-            self._engine.erasure.delete,
+            self.engine.erasure.delete,
             result.traces,
             {"shown": partial(without_people, people=result.traces.people)},
             references=references,
-            lock=self._lock,
+            lock=self.lock,
         )
         try:
-            removed = self._applier.between(work)
+            removed = self.applier.between(work)
         except LedgerError as error:  # the engine commits before it deletes
             raise StateError(f"the engine cannot commit: {error}") from error
         return ErasureStep(place="state", removed=removed)
 
     def _purge_webhooks(self, result: SearchResult) -> ErasureStep:
-        calls = self._webhooks
-        removed = 0 if calls is None else calls.forget(result.owns_delivery)
+        removed = 0 if self.webhooks is None else self.webhooks.forget(result.owns_delivery)
         return ErasureStep(place="webhooks", removed=removed)
 
     def _purge_recommendations(self, result: SearchResult) -> ErasureStep:
-        return ErasureStep(place="explanations", removed=self._drop_recommendations(result))
+        return ErasureStep(place="explanations", removed=self.drop_recommendations(result))
 
 
 class StepReport:

@@ -77,11 +77,8 @@ class Backfill:
         reached = [0] * len(self._parts)
         while True:
             with contextlib.ExitStack() as stack:
-                states = []
-                for part in self._parts:
-                    state = part.read()
-                    stack.callback(state.close)
-                    states.append(state)
+                opened = (contextlib.closing(part.read()) for part in self._parts)
+                states = [stack.enter_context(state) for state in opened]
                 plans = self._plans(states)
                 pairs = zip(plans, reached, strict=True)
                 if sum(plan.offset - at for plan, at in pairs if plan.recomputed) < _NEARLY:

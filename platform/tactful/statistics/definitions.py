@@ -162,18 +162,7 @@ class StatisticsFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     def all_budgets(self) -> list[Budget]:
         """Return the overall budget of one user and UTC day, and the further ones."""
         whole = Budget(Fraction(self.daily_epsilon), Fraction(self.daily_delta))
-        further = (
-            Budget(
-                Fraction(it.epsilon),
-                Fraction(it.delta),
-                it.tenant,
-                it.purpose,
-                it.composition,
-                it.days,
-            )
-            for it in self.budgets
-        )
-        return [whole, *further]
+        return [whole, *(Budget(**msgspec.structs.asdict(budget)) for budget in self.budgets)]
 
 
 def load_statistics(path: Path) -> StatisticsFile:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import msgspec
 
@@ -54,39 +55,36 @@ _from_json = msgspec.json.Decoder(_Narrow).decode
 _JSON_BLANK = encode_entry(Tick(timestamp=0), "json")
 
 
+@dataclass(frozen=True)
 class PermittedLog:
-    """A read-only `EventLog` in which some records are blank; offsets are unchanged."""
+    """A read-only `EventLog` in which records that are not permitted are blank; offsets stay."""
 
-    def __init__(
-        self, log: EventLog, allows: Allows, purpose: Purpose = Purpose.PERSONALISATION
-    ) -> None:
-        """Read the records of `log` that `allows` permits for a purpose."""
-        self._log = log
-        self._allows = allows
-        self._purpose = purpose
+    log: EventLog
+    allows: Allows
+    purpose: Purpose = Purpose.PERSONALISATION
 
     @property
     def begin(self) -> int:
         """Offset of the oldest record."""
-        return self._log.begin
+        return self.log.begin
 
     @property
     def end(self) -> int:
         """Offset of the next record."""
-        return self._log.end
+        return self.log.end
 
     def read(self, offset: int, limit: int) -> list[tuple[int, bytes]]:
         """Read up to `limit` records from `offset` on; blank ones are ticks at time 0."""
-        return [(at, self._shown(payload)) for at, payload in self._log.read(offset, limit)]
+        return [(at, self._shown(payload)) for at, payload in self.log.read(offset, limit)]
 
     @property
     def reach(self) -> Position:
         """End of the log."""
-        return reach_of(self._log)
+        return reach_of(self.log)
 
     def reach_to(self, position: Position) -> bool:
         """End a bounded log at an earlier end; return whether it reaches that."""
-        return reach_to(self._log, position)
+        return reach_to(self.log, position)
 
     def append(self, payloads: object) -> int:
         """Raise, since the log is read only."""
@@ -94,11 +92,11 @@ class PermittedLog:
 
     def offset_at(self, timestamp: int) -> int:
         """Offset of the first record received at or after `timestamp`, epoch milliseconds."""
-        return self._log.offset_at(timestamp)
+        return self.log.offset_at(timestamp)
 
     def close(self) -> None:
         """Close the log."""
-        self._log.close()
+        self.log.close()
 
     def _shown(self, payload: bytes) -> bytes:
         json = payload[:1] == b"{"
@@ -108,16 +106,15 @@ class PermittedLog:
         except (msgspec.MsgspecError, ValueError, RecursionError):
             return payload  # the reader counts it as damaged
         if entry.kind == "restricted":
-            if self._purpose not in entry.purposes:
+            if self.purpose not in entry.purposes:
                 return blank
             return self._shown(bytes(entry.event))
         if entry.kind not in ("event", "user"):
             return payload
         if entry.user_id is None and entry.device_id is None:
             return payload
-        claim = entry.context.consent
-        claimed_purposes = claim if isinstance(claim, str) else None
-        allowed = self._allows(entry.user_id, entry.device_id, entry.timestamp, claimed_purposes)
+        claim = entry.context.consent if isinstance(entry.context.consent, str) else None
+        allowed = self.allows(entry.user_id, entry.device_id, entry.timestamp, claim)
         return payload if allowed else blank
 
 

@@ -21,14 +21,6 @@ _purge = purges.c
 _partition = purged_partitions.c
 
 
-class _Traces(msgspec.Struct, frozen=True):
-    users: frozenset[str]
-    devices: frozenset[str]
-    shared: frozenset[str]
-    sessions: frozenset[str]
-    event_ids: frozenset[str]
-
-
 class PartitionErasures:
     """The partitions' erasures of one installation; thread-safe.
 
@@ -78,7 +70,7 @@ class PartitionErasures:
         traces = SubjectIds()
         for row in rows:
             if row.traces is not None:
-                traces |= _decoded(row.traces)
+                traces |= msgspec.msgpack.decode(row.traces, type=SubjectIds)
         return max([number, *(row.number for row in rows)]), traces
 
     def purged(self, partition: str, number: int) -> None:
@@ -89,8 +81,7 @@ class PartitionErasures:
         def put(connection: sa.Connection) -> None:
             stored = connection.execute(sa.select(_partition.number).where(same)).scalar()
             if stored is None:
-                row = sa.insert(purged_partitions).values(name=partition, **values)
-                connection.execute(row)
+                connection.execute(sa.insert(purged_partitions).values(name=partition, **values))
             else:
                 connection.execute(sa.update(purged_partitions).where(same).values(**values))
 
@@ -101,9 +92,7 @@ class PartitionErasures:
 
         The users are suppressed already. At least `partitions` partitions must report.
         """
-        encoded = msgspec.msgpack.encode(
-            _Traces(traces.users, traces.devices, traces.shared, traces.sessions, traces.event_ids)
-        )
+        encoded = msgspec.msgpack.encode(traces)
         highest = sa.select(sa.func.max(_purge.number))
 
         def insert(connection: sa.Connection) -> None:
@@ -112,11 +101,8 @@ class PartitionErasures:
             # A state may hold numbers of a database that was replaced by a backup; numbers from
             # the clock are higher.
             number = max((connection.execute(highest).scalar() or 0) + 1, self._clock())
-            connection.execute(
-                sa.insert(purges).values(
-                    number=number, receipt=receipt, traces=encoded, partitions=partitions
-                )
-            )
+            row = {"receipt": receipt, "traces": encoded, "partitions": partitions}
+            connection.execute(sa.insert(purges).values(number=number, **row))
 
         self._metadata.change(insert)
 
@@ -136,8 +122,3 @@ class PartitionErasures:
 
     def _of(self, receipt: str) -> sa.Select[tuple[int, int]]:
         return sa.select(_purge.number, _purge.partitions).where(_purge.receipt == receipt)
-
-
-def _decoded(blob: bytes) -> SubjectIds:
-    ids = msgspec.msgpack.decode(blob, type=_Traces)
-    return SubjectIds(ids.users, ids.devices, ids.shared, ids.sessions, ids.event_ids)

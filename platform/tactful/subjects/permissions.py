@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Container
+from dataclasses import dataclass
 
 from tactful.schemas.recommendations import RecommendRequest
 from tactful_privacy.people.consent import EVERYTHING, NOTHING, Consents, Purpose
@@ -15,23 +16,15 @@ CLAIM = "consent"
 _WHOLE = frozenset({Purpose.PERSONALISATION, Purpose.MEASUREMENT})
 
 
+@dataclass(frozen=True)
 class Permissions:
     """Checks events and requests of one installation; takes a microsecond."""
 
-    def __init__(
-        self,
-        consents: Consents,
-        holder: Callable[[str, int], str] = lambda key, at: key,
-        suppressed: Container[str] = (),
-    ) -> None:
-        """Use decisions, device links and erased users, for whom nothing is allowed.
-
-        `holder` returns the key of the user of ``device:<device_id>`` at a time, epoch
-        milliseconds; the same key if there is none.
-        """
-        self._consents = consents
-        self._holder = holder
-        self._suppressed = suppressed
+    consents: Consents
+    # returns the key of the user of ``device:<device_id>`` at a time, epoch milliseconds; the same
+    # key if there is none
+    holder: Callable[[str, int], str] = lambda key, at: key
+    suppressed: Container[str] = ()  # erased users, for whom nothing is allowed
 
     def of(
         self,
@@ -48,7 +41,7 @@ class Permissions:
         keys = [] if user_id is None else [user_id]  # under which they may have decided
         if device_id is not None:
             device = DEVICE_PREFIX + device_id
-            if user_id is None and (holder := self._holder(device, at)) != device:
+            if user_id is None and (holder := self.holder(device, at)) != device:
                 keys.append(holder)
             keys.append(device)
         return self._of_keys(*keys, claimed=claimed)
@@ -59,12 +52,12 @@ class Permissions:
 
     def is_erased(self, key: str) -> bool:
         """Return whether a user was erased, or an erasure is in progress."""
-        return key in self._suppressed
+        return key in self.suppressed
 
     def _of_keys(self, *keys: str, claimed: frozenset[Purpose] | None = None) -> frozenset[Purpose]:
-        if any(key in self._suppressed for key in keys):
+        if any(key in self.suppressed for key in keys):
             return NOTHING
-        return self._consents.allowed(*keys, claimed=claimed)
+        return self.consents.allowed(*keys, claimed=claimed)
 
     def restricted(self, event: Event) -> Entry | None:
         """Return the entry to keep of an event; None if nothing may be kept."""

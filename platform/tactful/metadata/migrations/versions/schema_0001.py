@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects import mysql
 
+from tactful.metadata.migrations import TABLE_OPTIONS
+
 revision = "0001"
 down_revision = None
-
-_OPTIONS: dict[str, Any] = {
-    "mysql_engine": "InnoDB",
-    "mysql_charset": "utf8mb4",
-    "mysql_collate": "utf8mb4_bin",
-    # A file of API keys as version 0.1 made it has the first table, with the same columns.
-    "if_not_exists": True,
-}
 
 
 def upgrade() -> None:
@@ -33,7 +25,7 @@ def upgrade() -> None:
         sa.Column("note", sa.Text, nullable=False),
         sa.Column("created_at", sa.BigInteger, nullable=False),
         sa.Column("revoked_at", sa.BigInteger),
-        **_OPTIONS,
+        **TABLE_OPTIONS,
     )
     op.create_table(
         "definition_versions",
@@ -42,7 +34,7 @@ def upgrade() -> None:
         sa.Column("definitions", long_text, nullable=False),
         sa.Column("applied_at", sa.BigInteger, nullable=False),
         sa.Column("applied_by", sa.Text, nullable=False),
-        **_OPTIONS,
+        **TABLE_OPTIONS,
     )
     op.create_table(
         "backfill_jobs",
@@ -56,5 +48,5 @@ def upgrade() -> None:
         sa.Column("started_at", sa.BigInteger, nullable=False),
         sa.Column("updated_at", sa.BigInteger, nullable=False),
         sa.Column("error", sa.Text),
-        **_OPTIONS,
+        **TABLE_OPTIONS,
     )

@@ -2,21 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import sqlalchemy as sa
 from alembic import op
 
+from tactful.metadata.migrations import TABLE_OPTIONS
+
 revision = "0002"
 down_revision = "0001"
-
-_OPTIONS: dict[str, Any] = {
-    "mysql_engine": "InnoDB",
-    "mysql_charset": "utf8mb4",
-    "mysql_collate": "utf8mb4_bin",
-    # MySQL commits table by table: an upgrade that broke off has made it already.
-    "if_not_exists": True,
-}
 
 
 def upgrade() -> None:
@@ -35,5 +27,5 @@ def upgrade() -> None:
         sa.Column("begun_at", sa.BigInteger, nullable=False),
         sa.Column("ended_at", sa.BigInteger),
         sa.Column("error", sa.Text),
-        **_OPTIONS,
+        **TABLE_OPTIONS,
     )

@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects import mysql
 
+from tactful.metadata.migrations import TABLE_OPTIONS
+
 revision = "0003"
 down_revision = "0002"
-
-_OPTIONS: dict[str, Any] = {
-    "mysql_engine": "InnoDB",
-    "mysql_charset": "utf8mb4",
-    "mysql_collate": "utf8mb4_bin",
-    # MySQL commits table by table: an upgrade that broke off has made it already.
-    "if_not_exists": True,
-}
 
 
 def upgrade() -> None:
@@ -32,7 +24,7 @@ def upgrade() -> None:
         sa.Column("at", sa.BigInteger, nullable=False),
         sa.Column("recorded_at", sa.BigInteger, nullable=False),
         sa.Column("source", sa.String(255), nullable=False),
-        **_OPTIONS,
+        **TABLE_OPTIONS,
     )
     name = "ix_consent_decisions_person"
     found = sa.inspect(op.get_bind()).get_indexes("consent_decisions")
@@ -44,7 +36,7 @@ def upgrade() -> None:
         sa.Column("key_id", sa.Integer, nullable=False),
         sa.Column("digest", digest, nullable=False),
         sa.Column("at", sa.BigInteger, nullable=False),
-        **_OPTIONS,
+        **TABLE_OPTIONS,
     )
     op.create_table(
         "erasures",
@@ -55,5 +47,5 @@ def upgrade() -> None:
         sa.Column("due_at", sa.BigInteger, nullable=False),
         sa.Column("done_at", sa.BigInteger),
         sa.Column("report", sa.Text, nullable=False),
-        **_OPTIONS,
+        **TABLE_OPTIONS,
     )

@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects import mysql
 
+from tactful.metadata.migrations import TABLE_OPTIONS
+
 revision = "0004"
 down_revision = "0003"
-
-_OPTIONS: dict[str, Any] = {
-    "mysql_engine": "InnoDB",
-    "mysql_charset": "utf8mb4",
-    "mysql_collate": "utf8mb4_bin",
-    # MySQL commits table by table: an upgrade that broke off has made it already.
-    "if_not_exists": True,
-}
 
 
 def upgrade() -> None:
@@ -29,12 +21,12 @@ def upgrade() -> None:
         sa.Column("receipt", sa.String(32), nullable=False, unique=True),
         sa.Column("traces", sa.LargeBinary().with_variant(mysql.LONGBLOB(), "mysql", "mariadb")),
         sa.Column("partitions", sa.Integer, nullable=False),
-        **_OPTIONS,
+        **TABLE_OPTIONS,
     )
     op.create_table(
         "purged_partitions",
         sa.Column("name", sa.String(512), primary_key=True),
         sa.Column("number", sa.BigInteger, nullable=False),
         sa.Column("at", sa.BigInteger, nullable=False),
-        **_OPTIONS,
+        **TABLE_OPTIONS,
     )

@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects import mysql
 
+from tactful.metadata.migrations import TABLE_OPTIONS
+
 revision = "0005"
 down_revision = "0004"
-
-_OPTIONS: dict[str, Any] = {
-    "mysql_engine": "InnoDB",
-    "mysql_charset": "utf8mb4",
-    "mysql_collate": "utf8mb4_bin",
-    # MySQL commits table by table: an upgrade that broke off has made it already.
-    "if_not_exists": True,
-}
 
 
 def upgrade() -> None:
@@ -35,7 +27,7 @@ def upgrade() -> None:
         sa.Column("looks", sa.BigInteger, nullable=False),
         sa.Column("looked_at", sa.BigInteger, nullable=False),
         sa.Column("run_id", sa.String(64), nullable=False),
-        **_OPTIONS,
+        **TABLE_OPTIONS,
     )
     op.create_table(
         "rollout_looks",
@@ -44,7 +36,7 @@ def upgrade() -> None:
         sa.Column("at", sa.BigInteger, nullable=False),
         sa.Column("stage", sa.Integer, nullable=False),
         sa.Column("said", sa.Text, nullable=False),
-        **_OPTIONS,
+        **TABLE_OPTIONS,
     )
     op.create_table(
         "rollout_changes",
@@ -55,5 +47,5 @@ def upgrade() -> None:
         sa.Column("share", sa.Double, nullable=False),
         sa.Column("changed_by", sa.Text, nullable=False),
         sa.Column("reason", sa.Text, nullable=False),
-        **_OPTIONS,
+        **TABLE_OPTIONS,
     )
