@@ -26,10 +26,11 @@ from tactful.schemas.recommendations import (
     RecommendRequest,
 )
 from tactful.schemas.reports import ReportIndex, ReportInfo
-from tactful.schemas.statistics import StatisticCell, StatisticInfo, StatisticsIndex, StatisticsPage
+from tactful.schemas.statistics import StatisticInfo, StatisticsIndex, StatisticsPage
 from tactful.schemas.users import UserFeatures
 
 T = TypeVar("T")
+Page = TypeVar("Page", StatisticsPage, ReportIndex)
 Record = Mapping[str, Any] | msgspec.Struct
 Kind = Literal["events", "items", "users"]
 
@@ -198,16 +199,9 @@ class Calls:
     ) -> Call[StatisticsPage]:
         """Request all released numbers of one statistic, oldest pane first."""
         path = f"/v1/statistics/{_segment(name)}"
-        cells: list[StatisticCell] = []
-        cursor: str | None = None
-        while True:
-            page = yield from self._get(
-                path, StatisticsPage, since=since, until=until, cursor=cursor
-            )
-            cells += page.cells
-            cursor = page.next_cursor
-            if cursor is None:
-                return msgspec.structs.replace(page, cells=cells)
+        pages = yield from self._pages(path, StatisticsPage, since=since, until=until)
+        cells = [cell for page in pages for cell in page.cells]
+        return msgspec.structs.replace(pages[-1], cells=cells)
 
     def statistics_list(self) -> Call[list[StatisticInfo]]:
         """Request the published statistics."""
@@ -215,14 +209,8 @@ class Calls:
 
     def reports(self) -> Call[list[ReportInfo]]:
         """Request all reports, by name."""
-        reports: list[ReportInfo] = []
-        cursor: str | None = None
-        while True:
-            page = yield from self._get("/v1/reports", ReportIndex, cursor=cursor)
-            reports += page.reports
-            cursor = page.next_cursor
-            if cursor is None:
-                return reports
+        pages = yield from self._pages("/v1/reports", ReportIndex)
+        return [report for page in pages for report in page.reports]
 
     def report(self, name: str) -> Call[dict[str, Any]]:
         """Request one report."""
@@ -238,6 +226,13 @@ class Calls:
 
     def _get(self, path: str, kind: type[T], **params: Any) -> Call[T]:
         return exchange(self._policy, Send("GET", path, params=params), kind)
+
+    def _pages(self, path: str, kind: type[Page], **params: Any) -> Call[list[Page]]:
+        pages: list[Page] = []
+        while not pages or pages[-1].next_cursor is not None:
+            cursor = pages[-1].next_cursor if pages else None
+            pages.append((yield from self._get(path, kind, cursor=cursor, **params)))
+        return pages
 
     def _send_all(
         self, kind: Kind, records: Iterable[Record], answer: type[T]

@@ -34,16 +34,13 @@ TEMPORARY = frozenset({408, 429, 502, 503, 504})
 
 @dataclass(frozen=True)
 class Send:
-    """Send a request; its result is an `httpx.Response` or `httpx.TransportError`.
-
-    Attributes:
-        params: query parameters; None values are left out.
-    """
+    """Send a request; its result is an `httpx.Response` or `httpx.TransportError`."""
 
     method: str
     path: str
     content: bytes | None = None
     content_type: str = "application/json"
+    # query parameters; None values are left out
     params: Mapping[str, Any] = field(default_factory=dict)
 
     def built(self, http: httpx.Client | httpx.AsyncClient) -> httpx.Request:
@@ -75,24 +72,16 @@ Call = Generator[Send | Pause | Work, Any, T]
 
 @dataclass(frozen=True)
 class Policy:
-    """Which failures are retried, and when.
+    """Which failures are retried, and when."""
 
-    Attributes:
-        base_url: address of the server, for messages.
-        retries: number of retries of a temporary failure.
-        first_pause_s: upper end of the first random pause; each following one doubles.
-        longest_pause_s: upper end of the growing pauses, and the longest pause that a server may
-            request. A longer request makes the call fail at once with that reason.
-        jitter: random numbers in [0, 1).
-        clock: now in epoch seconds, for servers that answer with a date.
-    """
-
-    base_url: str
-    retries: int
-    first_pause_s: float
+    base_url: str  # address of the server, for messages
+    retries: int  # number of retries of a temporary failure
+    first_pause_s: float  # upper end of the first random pause; each following one doubles
+    # upper end of the growing pauses, and the longest pause that a server may request. A longer
+    # request makes the call fail at once with that reason.
     longest_pause_s: float
-    jitter: Callable[[], float]
-    clock: Callable[[], float]
+    jitter: Callable[[], float]  # random numbers in [0, 1)
+    clock: Callable[[], float]  # now in epoch seconds, for servers that answer with a date
 
 
 def headers(api_key: str | None) -> dict[str, str]:

@@ -26,32 +26,22 @@ _BATCH_BYTES = 1024 * 1024
 
 
 class Progress(msgspec.Struct, kw_only=True, frozen=True):
-    """Progress of sending a file.
+    """Progress of sending a file."""
 
-    Attributes:
-        head: SHA-256 of the beginning of the file, which identifies it.
-        offset: acknowledged bytes.
-        lines: acknowledged lines, with blank ones.
-    """
-
-    head: str
-    offset: int = 0
-    lines: int = 0
+    head: str  # SHA-256 of the beginning of the file, which identifies it
+    offset: int = 0  # acknowledged bytes
+    lines: int = 0  # acknowledged lines, with blank ones
 
 
 @dataclass
 class Outcome:
-    """Result of one run.
-
-    Attributes:
-        rejected: line number, from 1, and reason of each rejected element.
-        resumed_at: first line of the run, from 1.
-    """
+    """Result of one run."""
 
     accepted: int = 0
     duplicates: int = 0
+    # line number, from 1, and reason of each rejected element
     rejected: list[tuple[int, Rejection]] = field(default_factory=list)
-    resumed_at: int = 1
+    resumed_at: int = 1  # first line of the run, from 1
     position: Position = 0
 
 

@@ -27,17 +27,11 @@ _SCHEMA = (
 
 @dataclass(frozen=True)
 class Waiting:
-    """The oldest events of a queue.
+    """The oldest events of a queue."""
 
-    Attributes:
-        first: number of the first event, for `OfflineQueue.remove`.
-        last: number of the last event.
-        bodies: the events as JSON, oldest first.
-    """
-
-    first: int
-    last: int
-    bodies: Sequence[bytes]
+    first: int  # number of the first event, for `OfflineQueue.remove`
+    last: int  # number of the last event
+    bodies: Sequence[bytes]  # the events as JSON, oldest first
 
 
 class OfflineQueue:

@@ -18,60 +18,48 @@ DAY_MS = 86_400_000
 
 @dataclass(frozen=True)
 class ConsentSettings:
-    """Settings of consent and erasure.
+    """Settings of consent and erasure."""
 
-    Attributes:
-        default: consent of users without a decision: ``deny`` allows no purpose, ``assume`` every
-            purpose; ``auto`` assumes with `server.dev`, where users are not real, and denies
-            otherwise.
-        keyring: file with the keys that recognise erased users; all servers of an installation
-            need the same. Empty: ``keyring.json`` in the data directory.
-        tombstones: file to which every erasure adds a line; keep it apart from backups: after a
-            restore its users are erased again. Empty for none.
-        erase_days: days within which an erasure is complete.
-    """
-
+    # consent of users without a decision: ``deny`` allows no purpose, ``assume`` every purpose;
+    # ``auto`` assumes with `server.dev`, where users are not real, and denies otherwise
     default: Literal["auto", "deny", "assume"] = "auto"
+    # file with the keys that recognise erased users; all servers of an installation need the same.
+    # Empty: ``keyring.json`` in the data directory.
     keyring: Path = Path()
+    # file to which every erasure adds a line; keep it apart from backups: after a restore its users
+    # are erased again. Empty for none.
     tombstones: Path = Path()
+    # days within which an erasure is complete
     erase_days: Annotated[float, Meta(gt=0, le=365)] = 30.0
 
 
 @dataclass(frozen=True)
 class PrivacySettings:
-    """Settings of the encryption of personal data.
+    """Settings of the encryption of personal data."""
 
-    Attributes:
-        sealed_log: whether new records of the log are encrypted, each with a key of its user,
-            which an erasure deletes. Records encrypted before are read in any case.
-        vault: file with the keys of users, for all processes of one host that read or write the
-            log. Empty: ``vault.db`` in the data directory.
-        master_key_env: environment variable with the key that wraps the keys of users: 32 bytes
-            in hexadecimal or Base64.
-        master_key_file: file with that key, instead.
-    """
-
+    # whether new records of the log are encrypted, each with a key of its user, which an erasure
+    # deletes. Records encrypted before are read in any case.
     sealed_log: bool = False
+    # file with the keys of users, for all processes of one host that read or write the log. Empty:
+    # ``vault.db`` in the data directory.
     vault: Path = Path()
+    # environment variable with the key that wraps the keys of users: 32 bytes in hexadecimal or
+    # Base64
     master_key_env: str = ""
-    master_key_file: Path = Path()
+    master_key_file: Path = Path()  # file with that key, instead
 
 
 @dataclass(frozen=True)
 class RetentionSettings:
-    """Days for which personal data are kept, counted from receipt; 0 for ever.
+    """Days for which personal data are kept, counted from receipt; 0 for ever."""
 
-    Attributes:
-        personalisation_days: data for recommendations: events and descriptions of users in the
-            log, and, counted from their last event, their features.
-        measurement_days: events that may be counted and not be used for recommendations.
-        impressions_days: impressions, which models learn from.
-        model_log_days: audit log of model changes, except the last change.
-    """
-
+    # data for recommendations: events and descriptions of users in the log, and, counted from their
+    # last event, their features
     personalisation_days: Annotated[float, Meta(ge=0)] = 0.0
+    # events that may be counted and not be used for recommendations
     measurement_days: Annotated[float, Meta(ge=0)] = 0.0
-    impressions_days: Annotated[float, Meta(ge=0)] = 0.0
+    impressions_days: Annotated[float, Meta(ge=0)] = 0.0  # impressions, which models learn from
+    # audit log of model changes, except the last change
     model_log_days: Annotated[float, Meta(ge=0)] = 0.0
 
 
@@ -92,15 +80,11 @@ def days_to_ms(days: float) -> int:
 
 @dataclass(frozen=True)
 class StatisticsSettings:
-    """Settings of published statistics.
+    """Settings of published statistics."""
 
-    Attributes:
-        definitions: ``statistics.yaml``; empty for none.
-        clock: clock that closes panes: the ``wall`` clock, or a ``replay`` that sends its own time.
-        ledger_url_env: variable with the address of a MySQL or MariaDB database for the ledger;
-            empty: an SQLite file in the data directory.
-    """
-
-    definitions: Path = Path()
+    definitions: Path = Path()  # ``statistics.yaml``; empty for none
+    # clock that closes panes: the ``wall`` clock, or a ``replay`` that sends its own time
     clock: Literal["wall", "replay"] = "wall"
+    # variable with the address of a MySQL or MariaDB database for the ledger; empty: an SQLite file
+    # in the data directory
     ledger_url_env: Variable = ""

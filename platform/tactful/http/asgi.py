@@ -88,33 +88,25 @@ class Reply(NamedTuple):
 
 @dataclass(frozen=True)
 class Endpoint:
-    """One row of the API.
-
-    Attributes:
-        path: template, e.g. ``/v1/users/{user_id}/features``.
-        scope: scope the API key must have; None for public endpoints.
-        browser: whether web pages may call it: CORS, and keys with the scope ``browser``.
-        body: type of the request body, `query` of its parameters, `answer` of a successful
-            response; None of `answer` when that is not JSON of ours.
-        status: status of a successful response.
-        problems: codes of problems beside those every endpoint has.
-        details: description for the OpenAPI document.
-    """
+    """One row of the API."""
 
     method: str
-    path: str
+    path: str  # template, e.g. ``/v1/users/{user_id}/features``.
     summary: str
     handle: Callable[[Any, Call], Awaitable[Reply]]
-    scope: str | None = None
+    scope: str | None = None  # scope the API key must have; None for public endpoints
+    # whether web pages may call it: CORS, and keys with the scope ``browser``
     browser: bool = False
+    # type of the request body, `query` of its parameters, `answer` of a successful response; None
+    # of `answer` when that is not JSON of ours
     body: Any = None
     query: type[msgspec.Struct] | None = None
     answer: Any = None
-    status: int = 200
-    problems: tuple[str, ...] = ()
+    status: int = 200  # status of a successful response
+    problems: tuple[str, ...] = ()  # codes of problems beside those every endpoint has
     media: tuple[str, ...] = ("application/json",)
     answer_media: str = "application/json"
-    details: str = ""
+    details: str = ""  # description for the OpenAPI document
 
 
 class Call:

@@ -1,7 +1,4 @@
-"""The OpenAPI 3.1 document, generated from the table that registers the endpoints.
-
-The examples are those of `examples.yaml`.
-"""
+"""The OpenAPI 3.1 document, generated from the endpoints and from `examples.yaml`."""
 
 from __future__ import annotations
 

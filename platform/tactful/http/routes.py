@@ -1,7 +1,4 @@
-"""All endpoints: their handlers, and the table that registers and documents them.
-
-`ENDPOINTS` is the place to look up a path; `make_application` serves it.
-"""
+"""All endpoints: their handlers, and `ENDPOINTS`, which registers and documents them."""
 
 from __future__ import annotations
 
@@ -199,10 +196,16 @@ def _openapi(version: str) -> bytes:
     return msgspec.json.encode(document(ENDPOINTS, version=version))
 
 
-_BATCH_MEDIA = ("application/json", "application/x-ndjson")
+_ingestion = partial(
+    Endpoint,
+    scope="ingest",
+    media=("application/json", "application/x-ndjson"),
+    status=202,
+    problems=("too_many_events", "not_ready"),
+)
 
 ENDPOINTS: tuple[Endpoint, ...] = (
-    Endpoint(
+    _ingestion(
         "POST",
         "/v1/events",
         "Accept events",
@@ -212,39 +215,27 @@ ENDPOINTS: tuple[Endpoint, ...] = (
             "accepted events are durable. An invalid event is rejected with its index, and the "
             "others are accepted; an `event_id` that was accepted before changes nothing."
         ),
-        scope="ingest",
         browser=True,
         body=NewEvent | list[NewEvent],
-        media=_BATCH_MEDIA,
         answer=EventsAccepted,
-        status=202,
-        problems=("too_many_events", "not_ready"),
     ),
-    Endpoint(
+    _ingestion(
         "PUT",
         "/v1/items",
         "Insert or replace items",
         _put_items,
         details="One item, an array, or one item a line (NDJSON). The latest description wins.",
-        scope="ingest",
         body=NewItem | list[NewItem],
-        media=_BATCH_MEDIA,
         answer=Upserted,
-        status=202,
-        problems=("too_many_events", "not_ready"),
     ),
-    Endpoint(
+    _ingestion(
         "PUT",
         "/v1/users",
         "Insert or replace users",
         _put_users,
         details="One user, an array, or one user a line (NDJSON). The latest description wins.",
-        scope="ingest",
         body=NewUser | list[NewUser],
-        media=_BATCH_MEDIA,
         answer=Upserted,
-        status=202,
-        problems=("too_many_events", "not_ready"),
     ),
     Endpoint(
         "POST",

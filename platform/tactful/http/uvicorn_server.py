@@ -193,10 +193,7 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def run(server: Server, listener: socket.socket, *, started: Callable[[], None]) -> bool:
-    """Serve until SIGTERM or SIGINT; return whether it came to accept requests.
-
-    `started` is called when it does.
-    """
+    """Serve until SIGTERM or SIGINT; call `started` and return True if it accepted requests."""
     run_loop(serve(server, listener, started))
     return server.started
 

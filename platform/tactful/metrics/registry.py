@@ -33,14 +33,8 @@ _FRESHNESS_BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.1, 0.2, 0.5
 class Metrics:
     """All metrics of one server, in a registry of their own.
 
-    Attributes:
-        requests: seconds from the head of a request to the end of its response, by route.
-        answers: responses by route and status; a route is the template of a path, never the path.
-        freshness: seconds from accepting an event until its features were visible.
-        impressions_lost: impressions that could not be logged because the log was full.
-        commits_refused: commits of the engine's state that the disk refused; they are repeated.
-        actions: actions of sequences and joins that were appended to the log.
-        others: metrics of other processes of the same server.
+    `others` has the metrics of other processes of the same server. A route in a label is the
+    template of a path, never the path.
     """
 
     def __init__(

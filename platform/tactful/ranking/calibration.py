@@ -55,9 +55,7 @@ def calibrate(
     Isotonic regression (Zadrozny and Elkan, "Transforming classifier scores into accurate
     multiclass probability estimates", KDD 2002); where fewer than 200 items were taken, Platt
     scaling ("Probabilistic outputs for support vector machines", 1999), which has two parameters.
-
-    Returns:
-        The map; None if too few items were taken.
+    None if too few items were taken.
     """
     # A server reads calibrations and fits none; this brings pandas into the process.
     from sklearn.isotonic import IsotonicRegression

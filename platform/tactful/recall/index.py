@@ -157,11 +157,7 @@ def build_index(
     threads: int = 1,
     seed: int = 0,
 ) -> RecallIndex:
-    """Train a recall index.
-
-    Returns:
-        The index. An empty history gives a valid index without items.
-    """
+    """Train a recall index; an empty history gives a valid one without items."""
     count = len(item_ids)
     together = _together(interactions, count)
     vectors = _vectors(together, dimensions, seed)
@@ -200,9 +196,7 @@ def _following(seen: Interactions, count: int) -> sparse.csr_matrix:
         sources = np.concatenate([item[first][pair], item[second][tied]])
         targets = np.concatenate([item[second][pair], item[first][tied]])
         weights = np.full(len(sources), 1.0 / distance, np.float32)
-        total = (
-            total + sparse.coo_matrix((weights, (sources, targets)), shape=(count, count)).tocsr()
-        )
+        total += sparse.csr_matrix((weights, (sources, targets)), shape=(count, count))
     return sparse.csr_matrix(total)
 
 

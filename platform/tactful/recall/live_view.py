@@ -48,28 +48,21 @@ class LiveCatalogue:
     def __init__(
         self,
         index: RecallIndex,
+        # keeps the changes of its vectors; None for an index without items. It holds nothing that
+        # cannot be made anew, so a damaged one is.
         directory: Path | None,
         *,
-        writes: bool = True,
-        rising: Rising | None = None,
+        writes: bool = True,  # whether this process may keep the changes, if no other does
+        rising: Rising | None = None,  # source of trends in published statistics
         monotonic: Callable[[], float] = time.monotonic,
+        # views of another index that are no longer refreshed: these continue from there, which
+        # costs far less than to read all items again
         after: LiveCatalogue | None = None,
+        # held while a few items are written into the columns of the latest view; None where no
+        # other thread reads it
         changing: AbstractContextManager[object] | None = None,
     ) -> None:
-        """Start with the index alone, or with the items of views of another index.
-
-        Args:
-            index: the trained index.
-            directory: keeps the changes of its vectors; None for an index without items. It holds
-                nothing that cannot be made anew, so a damaged one is.
-            writes: whether this process may keep the changes, if no other does.
-            rising: source of trends in published statistics.
-            monotonic: seconds that never go back; popularity is counted anew every so often.
-            after: views of another index that are no longer refreshed: these continue from there,
-                which costs far less than to read all items again.
-            changing: held while a few items are written into the columns of the latest view; None
-                where no other thread reads it.
-        """
+        """Start with the index alone, or with the items of views of another index."""
         self._index = index
         self._rising = rising
         self._monotonic = monotonic
@@ -173,9 +166,8 @@ class LiveCatalogue:
         try:
             rises = () if self._rising is None else tuple(self._rising())
         except Exception as error:  # requests go on with the trends so far
-            _LOG.warning(
-                "trends stay as they were: reading them failed with %s", type(error).__name__
-            )
+            failure = type(error).__name__
+            _LOG.warning("trends stay as they were: reading them failed with %s", failure)
         if catalogue is held.catalogue and rises == held.trending.rises:
             return held.trending
         return Trending.of(rises, catalogue)
@@ -191,9 +183,8 @@ class LiveCatalogue:
     def _learn(self, changed: Sequence[Item]) -> None:
         """Give items without training data a row, and a vector by their description."""
         assert self._live is not None
-        if not self._live.writes or not changed:
-            return
-        self._live.update(unlearned(self._index, self._live.snapshot, changed))
+        if self._live.writes and changed:
+            self._live.update(unlearned(self._index, self._live.snapshot, changed))
 
     def _search(self) -> Snapshot:
         return self._trained if self._live is None else self._live.snapshot
@@ -235,9 +226,8 @@ def _untouched(index: RecallIndex, catalogue: Catalogue) -> list[str]:
     """Return the items without training data; the first rows are those of the index."""
     rows = np.arange(len(catalogue))
     rows[len(index.item_ids) :] = -1
-    return catalogue.item_ids.of_rows(
-        np.flatnonzero(catalogue.described & ~index.nearest.holds(rows))
-    )
+    untouched = np.flatnonzero(catalogue.described & ~index.nearest.holds(rows))
+    return catalogue.item_ids.of_rows(untouched)
 
 
 def _merge(live: LiveIndex) -> None:

@@ -365,10 +365,7 @@ class Recommender:
 def build(
     *, engine: Any, settings: Settings, shown: Shown | None = None, rising: Rising | None = None
 ) -> Recommender:
-    """Make the recommender that ``tactful serve`` runs.
-
-    Returns:
-        The recommender, with the champion loaded when there is one.
+    """Make the recommender that ``tactful serve`` runs, with the champion if there is one.
 
     Raises:
         ConfigError: if a file is wrong, or holds no experiment on the ranking.

@@ -131,8 +131,7 @@ class ServedModels:
     ) -> tuple[NDArray[np.float32], bool]:
         """Score candidates by a version on trial, or by the champion where it is unknown or fails.
 
-        Returns:
-            The scores, and whether the model on trial failed.
+        The second value is whether the model on trial failed.
         """
         trial = self.on_trial.get(version)
         if trial is None:

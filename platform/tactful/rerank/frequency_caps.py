@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from tactful.catalogue.catalogue import Catalogue
 from tactful.rerank.placement_rules import ANY, PlacementRule
 from tactful_streaming.contract.log_entries import Event, Item, subject_key
-from tactful_streaming.engine.consumers import CoCommittedConsumer
+from tactful_streaming.engine.options import CoCommittedConsumer
 
 DAY_MS = 86_400_000
 

@@ -66,11 +66,9 @@ def arrange(
     exploration: Exploration = _NO_EXPLORATION,
     generator: np.random.Generator | None = None,  # of the noise; None draws nothing
 ) -> Arrangement:
-    """Order items.
+    """Order at most `count` items.
 
-    Returns:
-        At most `count` items. Fewer if there are not as many, or if rules that forbid leave no item
-        for a place.
+    Fewer if there are not as many, or if rules that forbid leave no item for a place.
     """
     order = descending(np.asarray(values, np.float32))
     spread = diversity.places if diversity.strength and likeness is not None else 0

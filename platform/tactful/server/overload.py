@@ -27,9 +27,6 @@ class AdmissionControl:
     Work that blocks the event loop gains nothing from running concurrently. Between two turns the
     loop reads its sockets once, so that arrivals are counted in the queue, and those beyond it get
     their 503 at once instead of a time-out later.
-
-    Attributes:
-        waiting: number of tasks in the queue.
     """
 
     def __init__(
@@ -41,7 +38,7 @@ class AdmissionControl:
         self._wait_s = settings.recommend_wait_s
         self._standing_s = settings.recommend_standing_s
         self._clock = clock
-        self.waiting = 0
+        self.waiting = 0  # tasks in the queue
         self._turn_s = 0.0
         self._began = 0.0
         self._empty_at = clock()

@@ -45,7 +45,7 @@ from tactful_privacy.people.consent import Purpose
 from tactful_streaming.contract.decode_requests import Limits
 from tactful_streaming.contract.log_entries import Event, User
 from tactful_streaming.definitions.model import emitted_types
-from tactful_streaming.engine.consumers import CoCommittedConsumer
+from tactful_streaming.engine.options import CoCommittedConsumer
 
 logger = logging.getLogger(__name__)
 
@@ -62,15 +62,30 @@ class Platform:
                            `-> webhooks       `-> statistics (released at commits)
 
     Attributes:
+        resources: open stores.
+        settings: checked settings.
         metrics: metrics of this process.
+        keys: API keys.
+        consents: consent decisions.
         suppression: erased users.
         erasures: requested erasures and their receipts.
         permissions: allowed purposes of an event or a request.
+        backend: log and engine.
         engine: feature engine; read it with `lock` held.
+        lock: held by readers of the engine.
+        applier: applies the log to the engine.
         visibility: log offsets that features include.
+        online_erasures: erases users while the server runs.
+        ingest: accepts events, items and users.
         recommender: makes recommendations; `recommendations` serves them.
+        recommendations: answers requests for recommendations.
         recent: latest recommendations, to be explained.
-        rollouts: changes that are rolled out in stages, by `rollout_controller`.
+        statistics: published statistics, if any.
+        model_log: audit log of model changes.
+        rollouts: changes that are rolled out in stages.
+        rollout_controller: moves them from stage to stage.
+        coupons: decides about coupons, if there are campaigns.
+        version: version of the software.
         workers: returns the health of the worker processes; None without workers.
     """
 
@@ -158,8 +173,12 @@ class Platform:
     ) -> Platform:
         """Open the data directory and assemble a platform.
 
-        ``build(engine=…, settings=…)`` makes the recommender. `consumers` are co-committed with the
-        engine, by name. `rebuild` deletes the engine's state and computes it again from the log.
+        Args:
+            settings: checked settings.
+            build: called as ``build(engine=…, settings=…)``; makes the recommender.
+            consumers: co-committed consumers of the engine, by name.
+            statistics: published statistics, if any.
+            rebuild: delete the engine's state and compute it again from the log.
 
         Raises:
             StorageError: if the directory cannot be used, another process uses it, or its parts do
@@ -178,7 +197,8 @@ class Platform:
     async def start(self, *, refresh: Callable[[], None] | None = None) -> None:
         """Start to write, to apply and to refresh, on the running event loop.
 
-        `refresh` takes over models and items, in a thread; None: the recommender's own.
+        Args:
+            refresh: takes over models and items, in a thread; None: the recommender's own.
         """
         recommender, reading = self.recommender, YieldingLock(self.lock)
         self.recent.begin()

@@ -94,9 +94,7 @@ class VisibilityTracker:
         """Read the workers' offsets while requests wait."""
         try:
             while self._waiters:
-                await self._look(
-                    shared, {number for wanted, _ in self._waiters for number in wanted}
-                )
+                await self._look(shared, {part for wanted, _ in self._waiters for part in wanted})
                 self._wake()
                 await asyncio.sleep(_MARKS_S)
         finally:
@@ -116,10 +114,6 @@ class Recommendations:
         after   ->  admission  ->  lock: consent, recommender  ->  response  ->  impression
         (waits      (queue or 503)                                               (log, recent)
         for the log)
-
-    Attributes:
-        ready: whether the recommender has read the items of the recovered log.
-        admission: queue of waiting requests.
     """
 
     def __init__(
@@ -142,8 +136,8 @@ class Recommendations:
         self._recent = recent
         self._permissions = permissions
         self._lock = lock
-        self.ready = False
-        self.admission = AdmissionControl(server)
+        self.ready = False  # whether the recommender has read the items of the recovered log
+        self.admission = AdmissionControl(server)  # queue of waiting requests
 
     @property
     def position(self) -> Position:

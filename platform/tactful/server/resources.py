@@ -34,7 +34,7 @@ from tactful.util.clock import now_ms
 from tactful_streaming.contract.log_entries import Event
 from tactful_streaming.definitions.model import Definitions, dump_definitions, emitted_types
 from tactful_streaming.definitions.reader import load_definitions
-from tactful_streaming.engine.consumers import CoCommittedConsumer
+from tactful_streaming.engine.options import CoCommittedConsumer
 
 logger = logging.getLogger(__name__)
 
@@ -69,14 +69,9 @@ class Recommender(Protocol):
 
 @dataclass(frozen=True)
 class Resources:
-    """Opened parts of one server.
+    """Opened parts of one server."""
 
-    Attributes:
-        installation: settings, metadata, suppressed users and clock.
-        closing: closes all of them, in reverse order.
-    """
-
-    installation: Installation
+    installation: Installation  # settings, metadata, suppressed users and clock
     backend: Backend
     keys: KeyStore
     consents: ConsentStore
@@ -86,7 +81,7 @@ class Resources:
     webhooks: Webhooks | None
     model_log: ModelLog
     coupons: Sequence[CouponDefinition]
-    closing: contextlib.ExitStack
+    closing: contextlib.ExitStack  # closes all of them, in reverse order
 
 
 def open_resources(

@@ -34,14 +34,10 @@ class _Seal(msgspec.Struct, frozen=True):
 
 @contextmanager
 def sealing(directory: Path) -> Iterator[Path]:
-    """Fill a directory that appears at once, or not at all.
+    """Yield a scratch directory that takes the place of `directory` at once, or not at all.
 
-    Args:
-        directory: path of the result; an existing directory is replaced.
-
-    Yields:
-        A scratch directory beside it; a nested directory needs a seal of its own. A block without
-        an error seals it and renames it to `directory`; an error deletes it.
+    A block without an error seals it and renames it, in place of an existing directory; an error
+    deletes it. A nested directory needs a seal of its own.
     """
     directory.parent.mkdir(parents=True, exist_ok=True)
     scratch = directory.parent / f".{directory.name}.{uuid4().hex}"

@@ -12,15 +12,10 @@ from tactful.errors import TactfulError
 
 
 class LazyCommand(NamedTuple):
-    """Command that is not imported yet.
+    """Command that is not imported yet."""
 
-    Attributes:
-        place: module and attribute, such as ``"tactful.cli.serve:serve"``.
-        help: first sentence of its help text, shown in the list of commands.
-    """
-
-    place: str
-    help: str
+    place: str  # module and attribute, such as ``"tactful.cli.serve:serve"``
+    help: str  # first sentence of its help text, shown in the list of commands
 
 
 class LazyGroup(click.Group):

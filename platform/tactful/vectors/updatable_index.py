@@ -119,11 +119,7 @@ class LiveIndex:
             self.snapshot = after
 
     def merge(self, *, threads: int = 1) -> Tuning:
-        """Build an index of all changes so far and move to it, while searches go on.
-
-        Returns:
-            Tuning of the new build.
-        """
+        """Build an index of all changes so far and move to it, while searches go on."""
         with self._merging:
             with self._lock:
                 if self._journal is None:
@@ -252,8 +248,7 @@ def _record(item_id: str, vector: NDArray[np.float32] | None) -> bytes:
 def _replay(path: Path, start: int) -> tuple[dict[str, NDArray[np.float32] | None], int]:
     """Read the whole records from `start` on; the latest change of each item wins.
 
-    Returns:
-        The changes, and the end of the last whole record.
+    The second value is the end of the last whole record.
 
     Raises:
         ModelError: if a whole record is damaged.
