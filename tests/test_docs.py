@@ -368,7 +368,6 @@ def test_paths_and_commands_are_read_from_spans_and_blocks() -> None:
         "```sh\n$ TACTFUL_PORT=1 tactful serve --dev  # starts\nscripts/demo --quick\n```\n"
     )
     assert list(commands(text)) == [["demo", "--quick"], ["serve", "--dev"], ["demo", "--quick"]]
-
     assert unknown_words(["keys", "create", "--scope", "ingest"]) == []
     assert unknown_words(["serve", "--no-such-option", "x"]) == ["--no-such-option"]
     assert unknown_words(["no-such-command", "--quick"]) == ["no-such-command"]

@@ -59,7 +59,6 @@ def test_it_keeps_the_order_and_gives_the_rest_to_the_next_process(tmp_path: Pat
     assert waiting.bodies == bodies(1, 2)
     queue.remove(waiting)
     queue.close()
-
     again = OfflineQueue(path)
     assert len(again) == 1
     again.put(bodies(4))
@@ -98,10 +97,8 @@ def test_a_batch_is_bounded_by_bytes_and_has_one_event_at_least() -> None:
 def test_a_full_queue_takes_nothing_and_has_room_again_later(tmp_path: Path) -> None:
     queue = OfflineQueue(tmp_path / "queue", max_bytes=20)
     queue.put([b"x" * 15])
-
     with pytest.raises(QueueFull, match="flush"):
         queue.put([b"y" * 3, b"z" * 3])
-
     assert len(queue) == 1
     waiting = oldest(queue)
     queue.remove(waiting)
@@ -130,7 +127,6 @@ def test_a_file_that_cannot_be_used_is_named(tmp_path: Path, damage: str) -> Non
     if damage == "cut off":
         OfflineQueue(path).close()
         path.write_bytes(path.read_bytes()[:5000])
-
     with pytest.raises(QueueError, match="queue cannot be used as queue"):
         OfflineQueue(path).put(bodies(1))
 
@@ -153,9 +149,7 @@ def test_what_waits_is_sent_in_order_with_the_ids_it_was_given() -> None:
     client = answering(answer, OfflineQueue(None))
     assert client.enqueue([{"n": n} for n in range(700)]) == 700
     assert client.enqueue([{"n": 700, "event_id": "mine"}]) == 1
-
     done = client.flush()
-
     assert (done.accepted, done.duplicates, done.refused, done.stopped) == (701, 2, [], None)
     assert [len(batch) for batch in sent] == [500, 201]
     events = [event for batch in sent for event in batch]
@@ -190,11 +184,9 @@ def test_unanswered_stays(failure: httpx.Response | Exception, expected: type[Ex
     queue = OfflineQueue(None)
     client = answering(answer, queue)
     client.enqueue([{"n": n} for n in range(502)])
-
     done = client.flush()
     assert isinstance(done.stopped, expected)
     assert (done.accepted, len(queue)) == (500, 2)
-
     online = True
     done = client.flush()
     assert (done.accepted, done.stopped, len(queue)) == (2, None, 0)
@@ -217,9 +209,7 @@ def test_an_impossible_event_does_not_hold_others_up(caplog: pytest.LogCaptureFi
 
     client = answering(answer, OfflineQueue(None))
     client.enqueue([{"n": n, "user_id": "secret-user"} for n in range(8)])
-
     done = client.flush()
-
     assert done.stopped is None
     assert sorted(sent) == [0, 1, 2, 4, 5, 6, 7]
     assert [(event["n"], why.code) for event, why in done.refused] == [
@@ -264,7 +254,6 @@ def test_a_killed_sender_loses_and_repeats_nothing(live: Live, tmp_path: Path) -
             os.kill(victim.pid, signal.SIGKILL)
             told = victim.stdout.read().splitlines()
         total += 20 + 7 * lives + len(told)
-
     with Client(live.url, queue=OfflineQueue(path)) as client:
         done = client.flush()
         assert done.stopped is None

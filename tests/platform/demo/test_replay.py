@@ -145,9 +145,7 @@ def test_the_served_figures_are_those_of_the_log(told: Told) -> None:
         gains.append(0.0 if place is None else 1 / math.log2(place + 2))
         places.append(0.0 if place is None else 1 / (place + 1))
     count = len(told.replay.asks)
-
     found = told.outcomes.served.quality(81)
-
     assert len(told.outcomes.served) == len(hits) == count
     assert 0.2 < found.hr20.value < 1.0
     assert found.hr20.value == pytest.approx(sum(hits) / count, abs=1e-12)
@@ -166,7 +164,6 @@ def test_the_experiment_counts_the_list_each_person_was_given(told: Told) -> Non
         tally = arms[str(own.properties["arm"])][own.user_id]
         tally[0] += taken[moment] in items_of(own)
         tally[1] += 1
-
     assert told.outcomes.arms == arms
     people = [set(units) for units in told.outcomes.arms.values()]
     assert not people[0] & people[1], "a person stays in one arm"
@@ -198,7 +195,6 @@ def test_channels_are_of_the_items_that_were_right(told: Told) -> None:
         assert isinstance(channels, list)
         for item, channel in zip(items_of(tested), channels, strict=True):
             wanted[str(channel)] += item == taken[moment]
-
     assert told.outcomes.answered == {name: count for name, count in wanted.items() if count}
 
 
@@ -339,7 +335,6 @@ def test_a_killed_replay_ends_as_another(tmp_path: Path, monkeypatch: pytest.Mon
     server = Process(tmp_path)
     server.start()
     failed: list[BaseException] = []
-
     client = Client(server.url, retries=400, sleep=lambda seconds: time.sleep(min(seconds, 0.1)))
     replayer = Replayer(client, SHORT)
 
@@ -363,9 +358,7 @@ def test_a_killed_replay_ends_as_another(tmp_path: Path, monkeypatch: pytest.Mon
     assert not failed
     assert not thread.is_alive()
     assert killed[0] < killed[1] <= SHORT.cut < killed[2] < len(SHORT), "each in the middle"
-
     assert state_of(server) == wanted
-
     # All of it once more, from the very first event: nothing changes.
     server.start()
     with Client(server.url) as again:

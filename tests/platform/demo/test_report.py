@@ -35,9 +35,7 @@ def on_disk(path: Path) -> dict[str, Any]:
 
 def test_a_report_begins_at_once_and_gets_sections(tmp_path: Path, clock: Clock) -> None:
     path = tmp_path / "new" / "demo.json"
-
     report = Report(path, clock=clock, data="a shop", questions=3)
-
     assert on_disk(path) == {
         "name": "demo",
         "started_at": 1_000_000,
@@ -63,9 +61,7 @@ def test_stages_keep_their_time_and_start_at_nothing(tmp_path: Path, clock: Cloc
         clock.now += seconds
         report.progress(0.7)
     clock.now += 1.0
-
     report.finish()
-
     found = on_disk(tmp_path / "demo.json")
     assert found["timings_s"] == {"starting": 0, "sending": 2.0, "training": 30.5, "asking": 5.25}
     assert (found["stage"], found["progress"]) == ("finished", 1.0)
@@ -132,9 +128,7 @@ def test_the_table_has_the_best_first() -> None:
         quality_section(name, name.title(), some_quality(rate))
         for name, rate in (("popularity", 0.04), ("served", 0.41), ("co_visitation", 0.35))
     ]
-
     head, *lines = quality_table(rows).splitlines()
-
     places = [head.index(title) for title in MEASURES.values()]
     assert places == sorted(places)
     assert [line.split()[0] for line in lines] == ["Served", "Co_Visitation", "Popularity"]
@@ -145,7 +139,5 @@ def test_the_table_has_the_best_first() -> None:
 
 def test_the_picture_is_drawn(tmp_path: Path) -> None:
     rows = [quality_section(n, n, some_quality(0.1 * i)) for i, n in enumerate(["served", "b"])]
-
     plot_quality(rows, "A shop", tmp_path / "new" / "demo.png")
-
     assert (tmp_path / "new" / "demo.png").read_bytes().startswith(b"\x89PNG")

@@ -89,9 +89,7 @@ BAD_EVENTS: list[tuple[str, str]] = [
 def test_invalid_events_are_rejected(shared: Live, user: str, bad: str, code: str) -> None:
     element = bad % now_ms() if "%d" in bad else bad
     body = f"[{json.dumps(view(1, user))}, {element}, {json.dumps(view(2, user))}]"
-
     answer = shared.http.post("/v1/events", content=body.encode())
-
     assert answer.status_code == 202, answer.text
     found = answer.json()
     assert (found["accepted"], found["duplicates"]) == (2, 0)
@@ -105,14 +103,12 @@ def test_invalid_events_are_rejected(shared: Live, user: str, bad: str, code: st
 def test_text_that_is_not_utf8_spoils_only_its_element(shared: Live, user: str) -> None:
     good = json.dumps(view(1, user)).encode()
     bad = b'{"type": "view", "timestamp": %d, "user_id": "\xff"}' % now_ms()
-
     array = shared.http.post("/v1/events", content=b"[" + bad + b"," + good + b"]").json()
     lines = shared.http.post(
         "/v1/events",
         content=bad + b"\n" + json.dumps(view(2, user)).encode(),
         headers={"content-type": "application/x-ndjson"},
     ).json()
-
     for answer in (array, lines):
         assert answer["accepted"] == 1
         assert [it["index"] for it in answer["rejected"]] == [0]
@@ -161,7 +157,6 @@ def test_a_body_that_is_no_json_is_a_problem(shared: Live) -> None:
 )
 def test_a_request_that_is_not_valid_is_told_where(shared: Live, body: str, field: str) -> None:
     answer = shared.http.post("/v1/recommend", content=body)
-
     assert problem_of(answer) == (422, "invalid")
     assert answer.json()["field"] == field
     assert answer.json()["detail"]
@@ -178,7 +173,6 @@ def test_a_batch_answers_each_request(shared: Live) -> None:
         "/v1/recommend/batch",
         json={"requests": [{"user_id": "u"}, {"user_id": "u", "after": 10**9}, {}]},
     )
-
     results = answer.json()["results"]
     assert [sorted(result) for result in results] == [
         ["recommendation"],
@@ -222,7 +216,6 @@ def test_a_refused_body_is_not_read_on(live: Live, monkeypatch: pytest.MonkeyPat
 
 def test_too_many_in_one_batch_are_refused(shared: Live) -> None:
     many = [{"type": "view", "timestamp": now_ms(), "user_id": "u"}] * 1001
-
     for body in (many, 3):
         assert problem_of(shared.http.post("/v1/events", json=body)) == (400, "bad_body")
 
@@ -241,9 +234,7 @@ def test_a_slow_head_is_cut_off_and_a_slow_body_gets_a_problem(shared: Live) -> 
     ):
         head.sendall(b"POST /v1/events HTTP/1.1\r\nhost: loc")
         body.sendall(b"POST /v1/events HTTP/1.1\r\nhost: localhost\r\ncontent-length: 9\r\n\r\n[")
-
         answer = body.recv(4096)
-
         assert answer.startswith(b"HTTP/1.1 408")
         assert b"connection: close" in answer
         assert head.recv(4096) == b""
@@ -254,7 +245,6 @@ def test_what_is_not_http_is_a_problem(shared: Live) -> None:
     with socket.create_connection(("127.0.0.1", shared.port), timeout=60) as connection:
         connection.sendall(b"\x16\x03\x01 hello\r\n\r\n")
         answer = connection.recv(4096)
-
     assert answer.startswith(b"HTTP/1.1 400")
     assert PROBLEM.encode() in answer
 
@@ -285,10 +275,8 @@ def test_features_of_any_id_can_be_read(shared: Live) -> None:
         events = [view(1, user, event_id=user[:200], timestamp=stamp)]
         position = shared.http.post("/v1/events", json=events).json()["position"]
         assert shared.views(user, position) == 1
-
         path = f"/v1/users/{quote(user, safe='')}/features"
         found = shared.http.get(path, params={"at": stamp}).json()
-
         assert found["user_id"] == user
         assert found["features"]["views"] == 1
         assert found["features"]["by_category"] == {"kitchen": 1}
@@ -304,10 +292,8 @@ def test_reports_are_listed_in_pages_and_read(live: Live) -> None:
     for name in ("a", "b", "demo", "x.y", "not json"):
         (reports / f"{name}.json").write_text('{"name": 1}')
     (reports / "notes.txt").write_text("no report")
-
     first = live.http.get("/v1/reports", params={"limit": 2}).json()
     second = live.http.get("/v1/reports", params={"cursor": first["next_cursor"]}).json()
-
     assert [it["name"] for it in first["reports"] + second["reports"]] == ["a", "b", "demo"]
     assert second["next_cursor"] is None
     assert live.http.get("/v1/reports/demo").json() == {"name": 1}
@@ -405,9 +391,7 @@ def test_keys_come_in_either_header_and_go_when_revoked(locked: Live) -> None:
         401,
         "no_key",
     )
-
     locked.platform.keys.revoke(about.id)
-
     answer = locked.http.post("/v1/events", json=view(3), headers={"x-api-key": key})
     assert problem_of(answer) == (401, "no_key")
 
@@ -437,7 +421,6 @@ def test_metrics_count_and_name_nobody(live: Live) -> None:
         return "tactful_engine_lag 0.0" in text
 
     wait_until(has_caught_up)
-
     values = {
         line.rpartition(" ")[0]: float(line.rpartition(" ")[2])
         for line in text.splitlines()

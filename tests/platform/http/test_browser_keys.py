@@ -88,7 +88,6 @@ def test_a_page_may_ask_and_read_the_answer(shop: Live, key: str) -> None:
         allowed = asked.headers["access-control-allow-headers"].split(", ")
         assert {"authorization", "content-type"} <= set(allowed)
         assert "access-control-allow-credentials" not in asked.headers
-
     answer = post(shop, "/v1/events", [seen("d-1")], key)
     assert answer.json()["accepted"] == 1
     assert answer.json()["position"] == 0, "no answer tells a page how much goes on"
@@ -106,7 +105,6 @@ def test_a_page_may_ask_and_read_the_answer(shop: Live, key: str) -> None:
 def test_pages_of_other_origins_are_refused(shop: Live, key: str, origin: str) -> None:
     asked = shop.http.options("/v1/events", headers={"origin": origin, **PREFLIGHT})
     answer = post(shop, "/v1/events", [seen("d-2")], key, origin)
-
     assert asked.status_code == 405
     assert (answer.status_code, answer.json()["code"]) == (403, "wrong_origin")
     for one in (asked, answer):
@@ -116,7 +114,6 @@ def test_pages_of_other_origins_are_refused(shop: Live, key: str, origin: str) -
 
 def test_a_browser_key_needs_an_origin_and_a_server_key_none(shop: Live, key: str) -> None:
     server_key = shop.platform.keys.create(["ingest"])[0]
-
     assert post(shop, "/v1/events", [seen("d-3")], key, None).status_code == 403
     assert post(shop, "/v1/events", [seen("d-3")], server_key, None).status_code == 202
     batch = [seen("d-5", event_id=kind, type=kind) for kind in ("payment", "refund", "return")]
@@ -127,10 +124,8 @@ def test_a_browser_key_needs_an_origin_and_a_server_key_none(shop: Live, key: st
 
 def test_nothing_is_open_to_pages_unless_it_is_set(locked: Live) -> None:
     key = locked.platform.keys.create(["browser"])[0]
-
     asked = locked.http.options("/v1/events", headers={"origin": SHOP, **PREFLIGHT})
     answer = post(locked, "/v1/events", [seen("d-1")], key)
-
     assert (asked.status_code, answer.status_code) == (405, 403)
     for one in (asked, answer):
         assert not {name for name in one.headers if name.startswith("access-control")}
@@ -159,9 +154,7 @@ def test_a_browser_key_opens_two_doors(shop: Live, key: str) -> None:
 def test_events_of_a_browser_key(shop: Live, key: str, changes: dict[str, Any]) -> None:
     bad = seen("d-4", **{"event_id": "no", **changes})
     batch = [{"type": "?"}, bad, seen("d-4", event_id=f"yes-{changes}")]
-
     answer = post(shop, "/v1/events", batch, key).json()
-
     assert answer["accepted"] == 1
     assert [each["index"] for each in answer["rejected"]] == [0, 1]
     assert answer["rejected"][1]["code"] == "forbidden"
@@ -174,7 +167,6 @@ def test_events_of_a_browser_key(shop: Live, key: str, changes: dict[str, Any]) 
 )
 def test_requests_of_a_browser_key(shop: Live, key: str, field: str, value: Any) -> None:
     answer = post(shop, "/v1/recommend", {"device_id": "d-1", field: value}, key)
-
     assert (answer.status_code, answer.json()["code"]) == (403, "missing_scope")
 
 

@@ -74,7 +74,6 @@ def test_examples_work_on_a_running_server(live: Live) -> None:
     (reports / "demo.json").write_text('{"name": "demo", "stage": "done", "progress": 1}')
     served = live.http.get("/openapi.json").json()
     assert served["paths"].keys() == DOCUMENT["paths"].keys()
-
     for endpoint in ENDPOINTS:
         path, query, example = endpoint.path, {}, example_of(endpoint)
         for name, value in example.parameters.items():
@@ -99,10 +98,8 @@ def test_examples_work_on_a_running_server(live: Live) -> None:
 
 def test_documented_refusals_are_the_ones_that_come(live: Live) -> None:
     endpoint = next(it for it in ENDPOINTS if it.path == "/v1/events")
-
     example = example_of(endpoint)
     said, shown = live.http.post("/v1/events", json=example.request).json(), example.answer
-
     assert (said["accepted"], said["duplicates"]) == (shown["accepted"], shown["duplicates"])
     assert [(it["index"], it["code"]) for it in said["rejected"]] == [
         (it["index"], it["code"]) for it in shown["rejected"]

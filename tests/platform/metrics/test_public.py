@@ -158,13 +158,10 @@ def test_counts_of_all_processes_add_up_and_never_go_back() -> None:
     answered(first, "/healthz", 503, 0.1)
     answered(together, "/healthz", 503, 0.1)
     first_waiting[0] = together_waiting[0] = 3.0
-
     keeper.others.take(1, first.samples())
     keeper.others.take(2, second.samples())
     keeper.others.take(2, second.samples())  # told again, counted once
-
     assert numbers(keeper) == numbers(together)
-
     keeper.others.end(1)
     together_waiting[0] = 0.0
     assert numbers(keeper) == numbers(together)

@@ -81,9 +81,7 @@ def test_a_version_is_a_run(registry: Registry, tracking_uri: str, tmp_path: Pat
 
     picture = tmp_path / "curve.png"
     picture.write_bytes(b"\x89PNG")
-
     made = register(registry, make_model(tmp_path / "m", 1), curve=picture)
-
     assert (made.name, made.version) == ("ranker", "1")
     client = mlflow.MlflowClient(tracking_uri)
     run = client.get_run(made.run_id)
@@ -102,7 +100,6 @@ def test_a_version_is_a_run(registry: Registry, tracking_uri: str, tmp_path: Pat
     logged = mlflow.models.get_model_info(version.source or "")
     assert [column.name for column in logged.signature.inputs] == list(RANKING_FEATURES)
     assert Path(tmp_path / "mlruns").is_dir(), "artifacts lie beside the database"
-
     # The model in MLflow scores as the one that serves.
     theirs = mlflow.xgboost.load_model("models:/ranker/1")
     rows = some_rows(9)
@@ -149,9 +146,7 @@ def test_what_is_pulled_equals_what_was_registered(registry: Registry, tmp_path:
     (models / "versions").rename(tmp_path / "gone")
     with pytest.raises(ModelError, match="`tactful models pull 1`"):
         registry.promote("1")
-
     directory = registry.pull("1")
-
     assert directory == version_directory(models, "1")
     again = loaded(models, "1")
     assert again.manifest == before.manifest
@@ -199,7 +194,6 @@ def test_two_names_do_not_overwrite_each_other(tracking_uri: str, tmp_path: Path
     register(one, make_model(tmp_path / "m1", 1))
     one.promote("1")
     before = loaded(tmp_path / "models", "1").manifest
-
     make_model(tmp_path / "m2", 2, "other")
     for act in (
         lambda: register(other, tmp_path / "m2"),
@@ -208,7 +202,6 @@ def test_two_names_do_not_overwrite_each_other(tracking_uri: str, tmp_path: Path
     ):
         with pytest.raises(ModelError, match=r"holds versions of ranker.*storage\.models"):
             act()
-
     assert other.versions() == []
     assert loaded(tmp_path / "models", "1").manifest == before
 
@@ -219,9 +212,7 @@ def test_the_default_store_is_a_local_database(
     """It lies in the working directory."""
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     registry = Registry("ranker", tmp_path / "models")
-
     register(registry, make_model(tmp_path / "m", 1))
-
     assert len(Registry("ranker", tmp_path / "m", tracking_uri=tracking_uri).versions()) == 1
 
 
@@ -265,7 +256,6 @@ def test_a_reader_never_finds_a_version_half_there(registry: Registry, tmp_path:
         registry.pull("1")
     stop.set()
     thread.join()
-
     assert reads
     assert not wrong
 

@@ -165,7 +165,6 @@ values = st.lists(
 def test_stability_equals_its_definition(before: list[float], now: list[float]) -> None:
     first, second = np.array(before, np.float32), np.array(now, np.float32)
     found = population_stability(first, second)
-
     assert found == pytest.approx(naive_stability(first.tolist(), second.tolist()), abs=1e-6)
     assert found >= 0
     assert population_stability(first, first) == 0
@@ -208,7 +207,6 @@ def test_drift_compares_first_and_latest_lists(tmp_path: Path) -> None:
     with write_log(tmp_path / "log", what) as log:
         found = measure_drift(log, "3", layout("d"), lists=100)
         calm = measure_drift(log, "2", layout("d"), lists=201)
-
     assert calm is None, "there are not twice as many"
     assert found is not None
     moved = {name for name, index in found.by_name.items() if index > 0.25}

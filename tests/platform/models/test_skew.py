@@ -105,7 +105,6 @@ def measured(directory: Path, models: Path, **how: Any) -> Skew:
 @pytest.mark.parametrize("lag", [0, 7, 100])
 def test_served_features_are_those_of_training(tmp_path: Path, models: Path, lag: int) -> None:
     found = measured(tmp_path, models, lag=lag)
-
     assert found.lists > 10
     assert found.values == found.lists * 20 * len(RANKING_FEATURES)
     assert (found.skipped, found.different, found.share, dict(found.by_feature)) == (0, 0, 0.0, {})
@@ -130,10 +129,8 @@ def test_lists_that_a_server_logged_are_what_training_reads(tmp_path: Path, mode
             recommendation_id=identity,
         )
         log.append([encode_entry(event)])
-
     lists = read_shown(log, meaning, 0, until, TrainingOptions())
     log.close()
-
     assert len(lists) == len(before)
     assert lists.taken.sum() == len(lists)
     assert set(lists.place[lists.taken].tolist()) == {3}
@@ -149,7 +146,6 @@ def at_feedback(properties: dict[str, Any]) -> dict[str, Any]:
 
 def test_features_of_the_time_of_logging_are_others(tmp_path: Path, models: Path) -> None:
     found = measured(tmp_path, models, lag=100, change=at_feedback)
-
     assert found.share > 0.01
     assert {"sold_7d", "sold_28d"} & set(found.by_feature)
 
@@ -170,7 +166,6 @@ def without_decay(name: str, factor: float) -> Change:
 @pytest.mark.parametrize(("name", "factor"), [("price", 1.001), ("sold_28d", 2.0)])
 def test_a_changed_column_is_named(tmp_path: Path, models: Path, name: str, factor: float) -> None:
     found = measured(tmp_path, models, change=without_decay(name, factor))
-
     assert list(found.by_feature) == [name]
     assert found.by_feature[name] > 0.5
     assert found.share == pytest.approx(found.by_feature[name] / len(RANKING_FEATURES))
@@ -178,11 +173,9 @@ def test_a_changed_column_is_named(tmp_path: Path, models: Path, name: str, fact
 
 def test_events_that_the_server_lost_show(tmp_path: Path, models: Path) -> None:
     lost = {entry.event_id for entry in ENTRIES[::5] if isinstance(entry, Event)}
-
     found = measured(
         tmp_path, models, sees=lambda entry: getattr(entry, "event_id", None) not in lost
     )
-
     assert found.share > 0.05
     assert "sold_84d" in found.by_feature
 
@@ -201,10 +194,8 @@ def test_a_catalogue_that_lags_shows(tmp_path: Path, models: Path) -> None:
     late.append([encode_entry(item) for item in prices])
     late.append([moved(payload, len(prices)) for payload in records[LEARNED_FROM:]])
     log.close()
-
     found = measure_skew(late, definitions(), models)
     late.close()
-
     assert found.by_feature["price"] == 1.0
 
 
@@ -220,9 +211,7 @@ def moved(payload: bytes, by: int) -> bytes:
 def test_lists_of_a_missing_model(tmp_path: Path, models: Path, served: EmbeddedLog) -> None:
     away = Path(shutil.copytree(models, tmp_path / "models"))
     shutil.rmtree(version_directory(away, "1"))
-
     found = measure_skew(served, definitions(), away)
-
     assert found.lists == found.values == 0
     assert found.skipped > 10
     assert found.share == 0.0
@@ -242,18 +231,15 @@ def test_lists_that_say_nonsense_are_passed_over(tmp_path: Path, models: Path) -
         return {**properties, **next(changes)}
 
     found = measured(tmp_path, models, change=change)
-
     assert next(lists) > 2 * len(NONSENSE)
     assert (found.lists, found.values) == (0, 0)
 
 
 def test_only_the_latest_lists_are_compared(models: Path, served: EmbeddedLog) -> None:
     reached: list[tuple[int, int]] = []
-
     found = measure_skew(
         served, definitions(), models, lists=3, progress=lambda *done: reached.append(done)
     )
-
     assert found.lists == 3
     assert [done for done, _ in reached] == sorted(done for done, _ in reached)
     assert reached[-1][0] == reached[-1][1]

@@ -84,7 +84,6 @@ def p99(seconds: list[float]) -> float:
 def test_overload_makes_no_answer_slow(loop: asyncio.SelectorEventLoop, factor: float) -> None:
     load = Load()
     loop.run_until_complete(arrivals(make(loop), factor / TURN_S, 10, load))
-
     # Half a second of the burst before the queue counts as standing is part of this.
     # The first second is a burst like any other, until the queue is seen to stand.
     assert max(load.answered[int(1 / TURN_S) :]) < 0.06
@@ -95,14 +94,12 @@ def test_overload_makes_no_answer_slow(loop: asyncio.SelectorEventLoop, factor: 
 def test_this_test_would_see_a_queue_that_stands(loop: asyncio.SelectorEventLoop) -> None:
     load = Load()
     loop.run_until_complete(arrivals(make(loop, standing_s=100), 2 / TURN_S, 5, load))
-
     assert p99(load.answered) > 0.35
 
 
 def test_refusals_below_capacity_are_rare(loop: asyncio.SelectorEventLoop) -> None:
     load = Load()
     loop.run_until_complete(arrivals(make(loop), 0.8 / TURN_S, 20, load))
-
     # Even then a queue stands by chance, once in a while.
     assert len(load.refused) < 0.001 * len(load.answered)
 

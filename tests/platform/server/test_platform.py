@@ -40,11 +40,9 @@ from tactful_streaming.contract.log_entries import Event, encode_entry
 def test_after_reads_your_own_writes(live: Live) -> None:
     for number in range(1, 40):
         position = live.http.post("/v1/events", json=view(number)).json()["position"]
-
         answer = live.http.post(
             "/v1/recommend", json={"user_id": "u", "after": position, "explain": True}
         ).json()
-
         assert answer["explanation"]["rules"]["views"] == number
         assert answer["position"] >= position
     recommender = live.platform.recommender
@@ -59,7 +57,6 @@ def test_missing_features_count_as_0(settings: Settings, caplog: pytest.LogCaptu
         assert live.http.post("/v1/events", json=view(1)).status_code == 202
     (told,) = [it.message for it in caplog.records if "counts as 0" in it.message]
     assert f"{settings.features} lacks" in told and "sold_28d" in told
-
     with Live(Platform.open(settings, recommender)) as live:  # now with items, from the start
         answer = live.http.post("/v1/recommend", json={"user_id": "u"})
         assert answer.status_code == 200, answer.text
@@ -72,9 +69,7 @@ def test_after_waits_for_the_engine_but_not_for_ever(settings: Settings) -> None
     with Live(Platform.open(hasty, build)) as live:
         with blocked(live.platform.engine, "apply"):
             position = live.http.post("/v1/events", json=view(1)).json()["position"]
-
             late = live.http.post("/v1/recommend", json={"user_id": "u", "after": position})
-
             assert (late.status_code, late.json()["code"]) == (503, "not_caught_up")
             assert int(late.headers["retry-after"]) >= 1
         assert live.views("u", position) == 1
@@ -100,7 +95,6 @@ def test_impressions_reach_the_log_off_the_request_path(settings: Settings) -> N
                 live.http.post("/v1/recommend", json={"user_id": "u"}).json()["recommendation_id"]
                 for _ in range(5)
             ]
-
     events = [it for it in logged(settings.storage.data) if isinstance(it, Event)]
     assert [it.recommendation_id for it in events if it.type == "impression"] == shown
 
@@ -128,9 +122,7 @@ def test_overload_is_turned_away(settings: Settings, queue: int, wait_s: float) 
         recommender = live.platform.recommender
         assert isinstance(recommender, TinyRecommender)
         recommender.before = work(0.05)
-
         answers = post_all(live.url, "/v1/recommend", [{"user_id": "u"}] * 30)
-
         assert {answer.status_code for answer in answers} == {200, 503}
         for answer in answers:
             if answer.status_code == 503:
@@ -147,7 +139,6 @@ def test_a_dead_engine_is_reported(live: Live, caplog: pytest.LogCaptureFixture)
     with caplog.at_level(logging.CRITICAL, logger="tactful"):
         live.http.post("/v1/events", json=view(1))
         wait_until(lambda: live.http.get("/readyz").status_code == 503)
-
     ready = live.http.get("/readyz").json()
     assert "RuntimeError" in ready["detail"]
     assert live.http.get("/healthz").status_code == 200
@@ -170,7 +161,6 @@ def test_errors_are_problems_without_ids(live: Live, caplog: pytest.LogCaptureFi
     answer = live.http.post(
         "/v1/recommend", json={"user_id": "user-4711"}, headers={"x-request-id": "trace-12345"}
     )
-
     assert (answer.status_code, answer.json()["code"]) == (500, "internal")
     assert answer.json()["request_id"] == "trace-12345"
     assert "trace-12345" in caplog.text
@@ -184,7 +174,6 @@ def test_a_stop_applies_and_commits_what_was_accepted(settings: Settings) -> Non
         for start in range(0, 2000, 200):
             batch = [view(number) for number in range(start, start + 200)]
             assert live.http.post("/v1/events", json=batch).json()["accepted"] == 200
-
     platform = Platform.open(slow, build)
     offset, views = platform.engine.offset, platform.engine.read("user", "u", now_ms())["views"]
     platform.close()
@@ -196,7 +185,6 @@ def test_until_it_and_its_lists_have_caught_up_it_is_not_ready(settings: Setting
     first = Platform.open(never, build)
     first.backend.partitions()[0].append([encode_entry(it) for it in events(20)])
     first.close()
-
     platform = Platform.open(settings, build)
     with blocked(platform.engine, "apply") as applying, Live(platform, ready=False) as live:
         assert live.http.get("/readyz").json()["detail"] == "engine: catching up"
@@ -232,7 +220,6 @@ def test_a_stop_during_recovery_goes_on_at_the_next_start(settings: Settings) ->
     with Live(platform, ready=False):
         wait_until(lambda: platform.position != 0)
     assert platform.position in range(1, 3000)
-
     with Live(Platform.open(settings, build)) as live:
         assert live.views("u", 3000) == 3000
 
@@ -255,7 +242,6 @@ def test_changed_features_need_a_rebuild(settings: Settings) -> None:
     with Live(Platform.open(settings, build)) as live:
         assert "views" in live.platform.engine.missing
         assert live.views("u", 50) == 0
-
     with Live(Platform.open(settings, build, rebuild=True)) as live:
         assert live.views("u", 50) == 50
 
@@ -264,7 +250,6 @@ def test_a_state_that_is_ahead_of_the_log_is_refused(settings: Settings) -> None
     with Live(Platform.open(settings, build)) as live:
         live.http.post("/v1/events", json=view(1))
     shutil.rmtree(settings.storage.data / "log")
-
     with pytest.raises(StorageError, match="--rebuild"):
         Platform.open(settings, build)
     Platform.open(settings, build, rebuild=True).close()

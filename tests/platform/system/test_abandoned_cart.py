@@ -130,12 +130,10 @@ def test_a_coupon_is_sent_once_without_further_events(watched: Settings, shop: S
         assert coupon["timestamp"] >= ended + 2_000
         assert live.platform.features("left", None).features["abandoned_cart"] == ended
         assert live.platform.features("bought", None).features["abandoned_cart"] == 0
-
         # A client cannot send one.
         forged = live.http.post("/v1/events", json=[event(7, "x.coupon", "left")]).json()
         assert (forged["accepted"], forged["rejected"][0]["code"]) == (0, "forbidden")
         assert "only the platform creates" in forged["rejected"][0]["message"]
-
         # Neither a restart nor the coupon of another user sends it again.
         live.stop()
         live = stack.enter_context(Live(Platform.open(watched, build)))

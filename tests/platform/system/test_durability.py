@@ -117,9 +117,7 @@ def test_a_stop_commits_what_was_accepted(server: Process, sign: signal.Signals)
     for writer in writers:
         writer.start()
     wait_until(lambda: sum(len(writer.acknowledged) for writer in writers) > 100)
-
     code = server.end(sign)
-
     for writer in writers:
         writer.join()
     acknowledged = [event_id for writer in writers for event_id in writer.acknowledged]
@@ -154,7 +152,6 @@ def test_the_torn_tail_of_a_crash_costs_nothing(settings: Settings) -> None:
     whole = segment.read_bytes()
     with segment.open("ab") as file:
         file.write(whole[:60])  # the beginning of an unfinished record
-
     with Live(Platform.open(settings, build)) as live:
         again = live.http.post("/v1/events", json=[view(n) for n in range(10)]).json()
         assert (again["duplicates"], again["accepted"]) == (9, 1)
@@ -172,9 +169,7 @@ def test_a_damaged_log_is_refused_with_what_to_do(settings: Settings) -> None:
     damaged = bytearray(segment.read_bytes())
     damaged[40] ^= 1
     segment.write_bytes(damaged)
-
     shown = CliRunner().invoke(main, ["serve", "--dev", "--port", "0", "--data", str(data)])
-
     assert shown.exit_code == 1
     assert str(segment) in shown.output
     assert "restore the segment from a backup" in shown.output
@@ -191,7 +186,6 @@ def test_damage_met_later_is_reported(settings: Settings, caplog: pytest.LogCapt
     damaged = bytearray(first.read_bytes())
     damaged[40] ^= 1
     first.write_bytes(damaged)
-
     platform = Platform.open(settings, build, rebuild=True)
     with Live(platform, ready=False) as live:
         wait_until(lambda: platform.health().status == "failed")
@@ -213,9 +207,7 @@ def test_a_damaged_state_is_refused_and_rebuilt(settings: Settings, victim: str)
     assert files
     for file in files:
         file.write_bytes(b"rubbish" * (file.stat().st_size // 7 + 1))
-
     shown = CliRunner().invoke(main, ["serve", "--dev", "--port", "0", "--data", str(data)])
-
     assert shown.exit_code == 1
     assert f"{data / 'state'}: the state store cannot be opened" in shown.output
     assert "move it away and rebuild by replay from the log" in shown.output

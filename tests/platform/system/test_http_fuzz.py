@@ -114,11 +114,9 @@ def test_no_request_fails_the_server(fuzzed: Live, data: st.DataObject) -> None:
             st.sampled_from(["application/json", "application/x-ndjson", "text/plain", "x"])
         )
     }
-
     answer = fuzzed.http.request(
         method, f"{path}?{query}", content=data.draw(bodies()), headers=headers
     )
-
     assert answer.status_code < 500, (method, path, query, answer.text)
     assert answer.headers["x-request-id"]
     if answer.status_code >= 400:
@@ -146,7 +144,6 @@ def test_no_bytes_take_the_server_down(fuzzed: Live, raw: bytes) -> None:
             answer = connection.recv(65_536)
         except (TimeoutError, ConnectionResetError):
             answer = b""
-
     assert not answer.startswith(b"HTTP/1.1 5"), answer
 
 
@@ -154,7 +151,6 @@ def test_no_bytes_take_the_server_down(fuzzed: Live, raw: bytes) -> None:
 @EXAMPLES
 def test_every_element_of_a_batch_gets_its_verdict(fuzzed: Live, elements: list[Any]) -> None:
     answer = fuzzed.http.post("/v1/events", content=json.dumps(elements).encode())
-
     assert answer.status_code == 202, answer.text
     told = answer.json()
     assert told["accepted"] + told["duplicates"] + len(told["rejected"]) == len(elements)

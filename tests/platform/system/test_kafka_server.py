@@ -87,7 +87,6 @@ def test_you_read_your_own_writes_from_every_partition(kafka: Settings) -> None:
         shown = live.http.post("/v1/recommend", json={"user_id": "u1"}).json()
         assert {item["item_id"] for item in shown["items"]} == {"a", "b"}
         assert live.http.get("/readyz").status_code == 200
-
     found = records(kafka, 93)
     kinds = Counter(getattr(decode_entry(payload), "type", "item") for payload in found)
     assert kinds == {"item": 2, "view": 45, "impression": 46}
@@ -151,7 +150,6 @@ def test_a_state_of_another_topic_is_refused(kafka: Settings) -> None:
     with Live(Platform.open(kafka, build)) as live:
         live.views("u", post(live, [view(1)])["position"])
     other = replace(kafka, log=replace(kafka.log, topic=topic_name()))
-
     with pytest.raises(StorageError, match="--rebuild"):
         Platform.open(other, build)
     Platform.open(other, build, rebuild=True).close()
@@ -164,7 +162,6 @@ def test_a_topic_made_anew_is_not_the_topic_of_the_state(kafka: Settings) -> Non
         live.views("u", post(live, [view(1), view(2)])["position"])
     admin = AdminClient({"bootstrap.servers": kafka.log.brokers})
     admin.delete_topics([kafka.log.topic], operation_timeout=10)[kafka.log.topic].result(120)
-
     with pytest.raises(TopicError, match=r"deleted and made anew.*tactful serve --rebuild"):
         Platform.open(kafka, build)
     with Live(Platform.open(kafka, build, rebuild=True)) as live:
@@ -193,9 +190,7 @@ def test_events_are_refused_while_no_broker_answers(proxied: tuple[Settings, Pro
         assert live.views("u", before["position"]) == 1
         proxy.cut()
         wait_until(lambda: live.platform.backend.problem() is not None)
-
         refused = live.http.post("/v1/events", json=[view(2)])
-
         assert (refused.status_code, refused.json()["code"]) == (503, "not_ready")
         assert int(refused.headers["retry-after"]) >= 1
         assert live.http.post("/v1/recommend", json={"user_id": "u"}).status_code == 200
@@ -282,7 +277,6 @@ def test_people_are_read_from_redis_where_workers_put_them(
                     assert live.views(user, answer["position"]) == number
             features = live.http.get("/v1/users/u2/features").json()
             assert features["features"]["by_category"] == {"kitchen": 3.0}
-
             redis.kill()
             wait_until(lambda: recommended() == 503)
             refused = live.http.post("/v1/recommend", json={"user_id": "u"})
@@ -291,7 +285,6 @@ def test_people_are_read_from_redis_where_workers_put_them(
             assert live.http.post("/v1/recommend", json={}).status_code == 200
             assert live.http.get("/readyz").json()["checks"]["online"]
             accepted = post(live, [view(4, user) for user in people(9)])
-
             redis.start()  # empty: the worker writes everything again
             wait_until(lambda: recommended() == 200)
             wait_until(
@@ -305,9 +298,7 @@ def test_waiting_ends(shared: Settings) -> None:
     settings = replace(shared, server=replace(shared.server, after_wait_s=0.3))
     with Live(Platform.open(settings, build)) as live:
         position = post(live, [view(1)])["position"]
-
         late = live.http.post("/v1/recommend", json={"user_id": "u", "after": position})
-
         assert (late.status_code, late.json()["code"]) == (503, "not_caught_up")
 
 
@@ -330,9 +321,7 @@ def test_definitions_are_computed_where_data_are_complete() -> None:
 - {name: fresh, entity: category, join: {event: view, with: item_updates, within: 1m}}
 """
     )
-
     shared, own = shared_definitions(definitions), own_definitions(definitions)
-
     assert [one.name for one in shared.all] == ["views", "kinds", "seen", "bought"]
     assert [one.name for one in own.all] == ["sold", "heat", "wanted", "fresh"]
 
@@ -355,7 +344,6 @@ def test_feature_sources_agree(redis: RedisServer, monkeypatch: pytest.MonkeyPat
         engine.apply(list(enumerate(log)))
         engine.commit()
     shared = SharedFeatures(own, definitions, online)
-
     at = start + 2 * 3_600_000
     people = (("user", "u1"), ("user", "nobody"), ("session", "s4"))
     for entity, key in (*people, ("item", "i2"), ("category", "c1")):

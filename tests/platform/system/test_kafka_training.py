@@ -174,9 +174,7 @@ def test_the_model_is_that_of_files(kafka_servers: str, tmp_path: Path) -> None:
     fill(settings, [*what, *forwarded])
     with write_log(tmp_path / "log", what) as files:
         ours = train(PermittedLog(files, allowed), definitions(), tmp_path / "files", OPTIONS)
-
     theirs = trained(settings, tmp_path / "kafka")
-
     assert ours.manifest.shown > 100
     assert theirs.manifest == ours.manifest
     assert theirs.manifest.data_hash == ours.manifest.data_hash
@@ -209,10 +207,8 @@ def test_a_sealed_topic_without_erased_users(kafka_servers: str, tmp_path: Path)
             sealed.submit(payloads, [route_key(it) for it in batch]).result()
     seal.erase(["person-02"])
     seal.close()
-
     with open_log(settings, clock=now_ms) as log:
         read = [decode_entry(payload) for _, payload in every(log)]
-
     events = [it for it in what if isinstance(it, Event)]
     kept = [it for it in events if it.user_id != "person-02"]
     assert len(kept) < len(events)
@@ -258,10 +254,8 @@ def test_a_killed_training_continues(kafka_servers: str, tmp_path: Path, trackin
         assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
         # The server appends meanwhile; the training reads the topic as it was.
         fill(settings, [later(it) for it in what if isinstance(it, Event)][-300:])
-
     result = run_training(settings, OPTIONS)
     anew = trained(settings, tmp_path / "anew", everybody)
-
     assert result["resumed"]
     assert result["read_until"] == whole.reach
     assert result["data_hash"] == whole.manifest.data_hash
@@ -286,9 +280,7 @@ def test_the_command_trains_a_topic(kafka_servers: str, tmp_path: Path, tracking
     # A log in files, from before the topic, is ignored.
     write_log(tmp_path / "data" / "log", []).close()
     fill(settings, everything())
-
     result = run("train", "--config", config, "--lists", "60", "--json", "--promote")
-
     assert result.exit_code == 0, result.output
     *progress, told = map(json.loads, result.stdout.splitlines())
     stages: dict[str, list[tuple[int, int]]] = {}
@@ -329,7 +321,6 @@ def test_topic_drift(kafka_servers: str, tmp_path: Path, monkeypatch: pytest.Mon
     models = tmp_path / "data" / "models"
     models.mkdir(parents=True)
     write_pointer(models, Pointer(version="1", previous=""))
-
     assert (reason_to_train(settings, now=now_ms()) or "").startswith("drift: price has moved by")
     monkeypatch.setattr("tactful.models.training_run.LATEST", 600)
     assert reason_to_train(settings, now=now_ms()) is None
@@ -369,12 +360,10 @@ def test_reports_of_a_topic_are_those_of_files(
     Path("e.yaml").write_text("[{key: ranking, arms: [{name: heuristic}, {name: learned}]}]")
     Path("kafka.toml").write_text(toml(settings) + '[recommend]\nexperiments = "e.yaml"\n')
     Path("files.toml").write_text('[storage]\ndata = "files"\n[recommend]\nexperiments = "e.yaml"')
-
     said = [
         run("experiment", "report", "--config", f"{name}.toml", "--json")
         for name in ("files", "kafka")
     ]
-
     assert [it.exit_code for it in said] == [0, 0], said[1].output
     assert said[1].stdout == said[0].stdout
     assert {row["verdict"] for row in json.loads(said[1].stdout)["comparisons"]} == {"higher"}
@@ -452,12 +441,10 @@ def test_what_retention_has_dropped_before_is_not_missed(small_topic: Settings) 
     put(small_topic, what[:100])
     fill_up(small_topic)
     put(small_topic, what)
-
     with open_log(small_topic, clock=now_ms) as log:
         begin = log.begin
         history = History.read(log)
         reached = log.begin + sum(1 for _ in every(log))
-
     assert begin > 0, "how many are gone is not known, but that some are"
     assert len(history.item_ids) == sum(isinstance(it, Item) for it in what)
     assert history.offset.min() > begin

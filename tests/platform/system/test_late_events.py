@@ -37,7 +37,6 @@ def test_late_events_are_kept_and_shown_by_feature(settings: Settings) -> None:
         wait_until(lambda: live.platform.engine.offset == 3)
         counted = live.http.get("/metrics").text
     assert 'tactful_engine_records_share{result="late"} 1.0' in counted, "3 of 6"
-
     code, out, _ = run("rules", "letters", "--late", "--json", "--data", data)
     letters = [json.loads(line) for line in out.splitlines()]
     assert code == 0

@@ -131,7 +131,6 @@ def test_no_request_fails_while_champions_come_and_go(settings: Settings) -> Non
             wait_until(lambda: live.http.get("/v1/models").json()["refused"] is not None)
             load.seen("1")
         said = live.http.get("/v1/models").json()
-
     assert load.failures == []
     assert set(load.statuses) == {200, 202}, load.statuses
     assert set(load.versions) == {"1", "2", "3"}
@@ -145,5 +144,4 @@ def test_a_restart_with_an_unfit_champion_serves_the_last_one(settings: Settings
     with Live(Platform.open(calm, build)) as live:
         body = {"user_id": SHOP.person[0], "force": {RANKING_EXPERIMENT: LEARNED}}
         answer = live.http.post("/v1/recommend", json=body)
-
     assert (answer.status_code, answer.json()["model_version"]) == (200, "2")

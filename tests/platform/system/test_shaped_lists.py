@@ -248,7 +248,6 @@ def test_arms_weigh_vary_and_explore_and_say_so(shop: Shop) -> None:
                 ("curious", curious[0]),
             )
         }  # fmt: skip
-
     assert set(ids(campaigns)[:2]) == {"item-008", "item-009"}
     assert said["campaigns"]["objective"] == ["relevance=1", "campaign=10"]
     assert [item["score"] for item in campaigns["items"]] == said["campaigns"]["scores"]
@@ -332,7 +331,6 @@ def test_rules_hold_and_are_logged(shop: Shop) -> None:
         home = ask(live, user_id=EVERYBODY[2], context={"page": "home"})
         cart = ask(live, user_id=EVERYBODY[3], context={"page": "cart"})
         said_home, said_cart = shaped(shop, home), shaped(shop, cart)
-
     assert ids(home)[1] == "item-004"
     for answer in (home, cart):
         assert [kinds[item] for item in ids(answer)[:10]].count("kind-0") <= 1

@@ -195,16 +195,13 @@ def test_workers_see_events_items_and_models_and_count_together(server: Server) 
     assert sent.status_code == 202, sent.text
     answer = server.recommend(user_id="newcomer", after=sent.json()["position"])
     assert answer["position"] >= sent.json()["position"]
-
     server.http.put("/v1/items", json=[{"item_id": "fresh", "category": "fresh"}])
     wait_until(
         lambda: [i["item_id"] for i in server.recommend(category="fresh")["items"]] == ["fresh"]
     )
-
     write_pointer(server.data / "models", Pointer(version="1"))
     people = sorted({*SHOP.person})
     wait_until(lambda: "1" in {server.recommend(user_id=it)["model_version"] for it in people})
-
     refused = 'tactful_answers_total{route="/v1/recommend",status="422"}'
     before = server.metric(refused)
     assert server.http.post("/v1/recommend", content=b"[").status_code == 422
@@ -283,7 +280,6 @@ def test_a_dead_worker_shows_in_readiness_until_replaced(server: Server) -> None
     write_pointer(server.data / "models", Pointer(version="1"))
     before = restarts(server)
     assert len(before) == 2
-
     os.kill(server.workers()[0], signal.SIGKILL)
     said: dict[str, Any] = {}
 
@@ -329,7 +325,6 @@ def test_events_acknowledged_by_a_worker_survive_kills(data: Path) -> None:
     workers = server.workers()
     server.stop(signal.SIGKILL)
     wait_until(lambda: not any(map(is_running, workers)))
-
     again = Server(data, workers=1)
     try:
         answer = again.http.post("/v1/events", json=sent).json()

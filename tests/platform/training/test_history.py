@@ -33,9 +33,7 @@ def test_a_shop_is_read_as_it_was_written(tmp_path: Path, monkeypatch: pytest.Mo
     shop = make_shop(1, people=10, days=20, guests=True)
     log = write_log(tmp_path / "log", entries(shop))
     heard: list[tuple[int, int]] = []
-
     found = History.read(log, progress=lambda done, total: heard.append((done, total)))
-
     log.close()
     taken = [n for n in range(len(shop)) if shop.kinds[shop.kind[n]] in TAKEN and shop.item[n]]
     upserts = len(shop.items) + len(shop.users)
@@ -64,7 +62,6 @@ def test_what_is_not_a_taken_item_of_the_catalogue_is_left_out(tmp_path: Path) -
         Item(item_id="a", timestamp=9),
         Item(item_id="a", timestamp=10, price=2.0),
     )
-
     assert found.item_ids == ("a",)
     assert found.offset.tolist() == [0, 5], "an item may be described after it was first taken"
 
@@ -79,7 +76,6 @@ def test_without_a_visit_id_a_day_of_one_person_is_a_visit(tmp_path: Path) -> No
         take(DAY, user_id="u", item_id="a"),
         take(DAY + 1, user_id="u", item_id="a", session_id="s"),
     )
-
     assert found.session.tolist() == [0, 1, 0, 2, 3]
     assert found.subjects == ("u", "device:u", "u", "u")
     assert found.session_ids[3] == "s"
@@ -112,9 +108,7 @@ def test_visits_are_those_that_began_late_enough(rows: list[tuple[int, int]], si
         session_ids=tuple("01234"),
         subjects=("u",) * 5,
     )
-
     visits = [visit.tolist() for visit in found.visits(since)]
-
     assert visits == [
         numbers
         for visit in range(5)

@@ -98,16 +98,13 @@ def test_outcomes_count_exactly_within_their_time(tmp_path: Path) -> None:
         outcome("r", BEGIN + HOUR, "i7", "add_to_cart"),
         outcome("r", BEGIN + HOUR, "i7", "add_to_cart", n=1),
     ]
-
     assert taken_of(read(tmp_path / "log", what)) == [["i2", "i3", "i7"]]
-
     clicks = TrainingOptions(outcome_hours=2.0, outcomes=("click",))
     assert taken_of(read(tmp_path / "clicks", what, options=clicks)) == [["i5"]]
 
 
 def test_an_outcome_may_be_logged_before_its_list(tmp_path: Path) -> None:
     what = [outcome("r", BEGIN + 5, "i2"), shown("r", BEGIN, ["i1", "i2"])]
-
     assert taken_of(read(tmp_path / "log", what)) == [["i2"]]
 
 
@@ -123,9 +120,7 @@ def test_lists_that_teach_nothing_are_left_out(tmp_path: Path) -> None:
         shown("not over", end - 2 * HOUR + 1, ["i1"]),
     ]
     kept = [shown("first", BEGIN, ["i1"]), shown("last", end - 2 * HOUR, ["i2", "i3"])]
-
     lists = read(tmp_path / "log", [*left_out, *kept])
-
     assert lists.at.tolist() == [BEGIN, end - 2 * HOUR]
     assert lists.sizes.tolist() == [1, 2]
     assert lists.place.tolist() == [0, 0, 1]
@@ -148,9 +143,7 @@ def test_the_join_equals_a_naive_one(tmp_path_factory: pytest.TempPathFactory, s
         kind = draw.choice(["purchase", "click", "add_to_cart"])
         what.append(outcome(f"r{draw.randrange(14)}", at, draw.choice(items), kind, n))
     draw.shuffle(what)
-
     found = read(tmp_path_factory.mktemp("log") / "log", what)
-
     events = [it for it in what if isinstance(it, Event)]
     wanted = []
     for each in events:
@@ -180,9 +173,7 @@ def test_each_taken_item_makes_a_weighted_list() -> None:
         sizes=np.array([4, 2, 2]),
         at=np.array([1, 2, 3]),
     )
-
     rows = lists.rows(np.array([1.0, 0.5, 0.25]))
-
     assert rows.sizes.tolist() == [3, 3], "where nothing or all was taken nothing is learned"
     assert rows.features[:, 0].tolist() == [0, 1, 3, 0, 2, 3]
     assert rows.labels.tolist() == [False, True, False, False, True, False]
@@ -224,9 +215,7 @@ LOOKED = np.power(1.0 + np.arange(12), -0.8).astype(np.float64)
 @pytest.mark.parametrize("noise", [0.5, 3.0])
 def test_places_are_worth_what_they_were_made_to_be_worth(noise: float) -> None:
     lists, _ = shop_of_clicks(1_500, 1, LOOKED, noise=noise)
-
     found = examination(lists.features, lists.taken, lists.place)
-
     assert found[0] == 1.0
     assert (np.diff(found) <= 0).all()
     assert np.abs(found - np.maximum(LOOKED, LEAST)).mean() < 0.05
@@ -235,9 +224,7 @@ def test_places_are_worth_what_they_were_made_to_be_worth(noise: float) -> None:
 
 def test_without_bias_or_with_few_outcomes_nothing_is_corrected() -> None:
     lists, _ = shop_of_clicks(1_500, 2, np.ones(12), noise=1.0)
-
     assert examination(lists.features, lists.taken, lists.place).min() > 0.8
-
     lists, _ = shop_of_clicks(20, 3, LOOKED, noise=1.0)
     assert examination(lists.features, lists.taken, lists.place).tolist() == [1.0] * 12
     nothing = np.zeros((0, 4), np.float32), np.zeros(0, np.bool_), np.zeros(0, np.int64)
@@ -260,7 +247,6 @@ def test_a_model_of_biased_lists_is_better_with_the_correction() -> None:
 
     corrected = regret(examination(half[0].features, half[0].taken, half[0].place))
     as_it_is = regret(np.ones(1))
-
     assert corrected < 0.8 * as_it_is, (corrected, as_it_is)
 
 
@@ -272,9 +258,7 @@ def test_probabilities_are_what_they_say() -> None:
     margins = draw.normal(0.0, 3.0, 20_000).astype(np.float32)
     truth = 0.4 / (1.0 + np.exp(-0.5 * margins + 1.0))
     taken = draw.random(len(margins)) < truth
-
     found = calibrate(margins, taken, 10_000, "shown")
-
     assert found is not None
     assert (found.method, found.rows, found.of) == ("isotonic", 10_000, "shown")
     assert np.abs(found.probability(margins) - truth).mean() < 0.02
@@ -289,9 +273,7 @@ def test_a_map_that_was_fitted_on_another_world_is_told() -> None:
     draw = np.random.default_rng(7)
     margins = draw.normal(0.0, 1.0, 8_000).astype(np.float32)
     chance = np.where(np.arange(8_000) < 4_000, 0.1, 0.4)
-
     found = calibrate(margins, draw.random(8_000) < chance, 4_000, "candidates")
-
     assert found is not None
     assert found.error > 0.25
 
@@ -301,9 +283,7 @@ def test_calibration_depends_on_the_amount_of_data() -> None:
     draw = np.random.default_rng(8)
     margins = draw.normal(0.0, 1.0, 600).astype(np.float32)
     taken = draw.random(600) < 1.0 / (1.0 + np.exp(-2.0 * margins + 1.5))
-
     found = calibrate(margins, taken, 300, "shown")
-
     assert found is not None
     assert found.method == "platt"
     assert (np.diff(found.probabilities) >= 0).all()
@@ -348,7 +328,6 @@ def test_a_training_learns_from_what_was_shown(tmp_path: Path) -> None:
         with write_log(tmp_path / f"log-{lists}", what) as log:
             train(log, definitions(), tmp_path / f"model-{lists}", options)
         found[lists] = read_manifest(tmp_path / f"model-{lists}")
-
     without, with_ = found[0], found[10_000]
     assert (without.shown, "shown_ndcg" in without.metrics) == (0, False)
     assert 400 < with_.shown <= 600
@@ -379,7 +358,6 @@ def test_lists_across_the_cut_are_left_out(tmp_path: Path, monkeypatch: pytest.M
     options = TrainingOptions(label_days=14, lists=60, rounds=3, threads=1)
     with write_log(tmp_path / "log", what) as log:
         train(log, definitions(), tmp_path / "model", options)
-
     (_, learned_until, learned), (judged_from, _, judged) = asked
     assert judged_from - learned_until == DAY
     assert learned
@@ -394,9 +372,7 @@ def test_lists_without_a_candidate_do_no_harm() -> None:
     full = Rows(features, labels, np.full(100, 4), np.ones(100, np.float32))
     sizes = np.concatenate([[0], np.full(50, 4), [0, 0], np.full(50, 4), [0]])
     holes = Rows(features, labels, sizes, np.ones(len(sizes), np.float32))
-
     (one, curve), (other, same) = (fit(rows, rows, options) for rows in (full, holes))
-
     assert curve == same
     assert one.save_raw("json") == other.save_raw("json")
 

@@ -149,14 +149,12 @@ def knows_the_future(laid: Laid, number: int, seed: int, *, tied: bool = False) 
 @settings(max_examples=6, deadline=None)
 def test_no_row_knows_what_came_after_its_question(share: float, seed: int, tied: bool) -> None:
     laid = whole_shop(tied)
-
     assert not knows_the_future(laid, int(share * len(laid[0])), seed, tied=tied)
 
 
 def test_an_index_of_everything_would_be_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     honest = History.interactions
     monkeypatch.setattr(History, "interactions", lambda self, **_: honest(self))
-
     assert knows_the_future(laid_out(small_shop()), 5, 1)
 
 
@@ -171,7 +169,6 @@ def test_an_index_by_event_time_would_be_caught(monkeypatch: pytest.MonkeyPatch)
         return Interactions(self.session[early], self.item[early], self.timestamp[early])
 
     monkeypatch.setattr(History, "interactions", by_time)
-
     assert knows_the_future(laid_out(small_shop()), 5, 1)
 
 
@@ -184,7 +181,6 @@ def test_looking_one_event_too_far_would_be_caught(monkeypatch: pytest.MonkeyPat
             yield question
 
     monkeypatch.setattr(training_rows, "_replay", hasty)
-
     assert knows_the_future(laid_out(small_shop()), 5, 1)
 
 
@@ -202,7 +198,6 @@ def test_the_index_ends_before_questions(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(training, "collect", remember)
     with write_log(tmp_path / "log", what) as log, pytest.raises(_Collected):
         train(log, definitions(), tmp_path / "model", ALL)
-
     ((index, questions),) = used
     before = history_of(tmp_path / "cut", what[: questions[0].offset])
     wanted = build_index(before.item_ids, before.interactions())
@@ -243,7 +238,6 @@ def test_an_item_is_no_candidate_before_it_is_in_the_catalogue(tmp_path: Path) -
     star = "item-000"
     late = [it for it in what if not (isinstance(it, Item) and it.item_id == star)]
     late.insert(place - 1, next(it for it in what if isinstance(it, Item) and it.item_id == star))
-
     late_questions, late_rows, _ = laid_out(late)
     asked = sum(question.offset < place - 1 for question in late_questions)
     assert asked > 20
@@ -267,9 +261,7 @@ def test_next_item_questions_skip_the_first_place(tmp_path: Path) -> None:
         if rows[0][1].timestamp >= since
         for offset, event in rows[1:]
     )
-
     found = sample_questions(history, since, ALL)
-
     assert [(q.offset, q.at, q.subject, q.session_id, q.positives) for q in found] == wanted
     few = sample_questions(history, since, replace(ALL, lists=10, seed=4))
     assert len(few) == 10
@@ -337,9 +329,7 @@ def test_what_was_learned_beats_what_is_guessed(learned: Path) -> None:
             answer, _ = recommender.recommend(request, now=ask.at)
             card.add(ask.person, [item.item_id for item in answer.items], ask.taken)
     log.close()
-
     served, guessed = (cards[arm].quality(160).ndcg20 for arm in (LEARNED, HEURISTIC))
-
     assert served.low > guessed.high
 
 
@@ -348,7 +338,6 @@ def test_a_training_writes_a_model_that_says_what_it_is(learned: Path) -> None:
     model = load_model(place, definitions=definitions().fingerprint)
     manifest = model.manifest
     shop = make_shop(0)
-
     assert manifest.features == RANKING_FEATURES
     assert manifest.trained_until == shop.timestamp[: shop.cut][shop.kind[: shop.cut] == 0][-1] + 1
     assert model.index.built_until == manifest.trained_until, "what serves knows everything"
@@ -371,7 +360,6 @@ def test_the_same_log_gives_the_same_model_with_progress_and_pictures(tmp_path: 
         train(log, definitions(), tmp_path / "a", options)
         trained = train(log, definitions(), tmp_path / "b", options, progress=note)
         train(log, definitions(), tmp_path / "c", replace(options, seed=1))
-
     a, b, c = (read_manifest(tmp_path / name) for name in "abc")
     assert a == b
     assert (tmp_path / "a/model.ubj").read_bytes() == (tmp_path / "b/model.ubj").read_bytes()

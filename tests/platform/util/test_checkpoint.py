@@ -120,7 +120,6 @@ def test_killed_twice(folder: Path, killed_twice: Path, monkeypatch: pytest.Monk
     grown.append([encode_entry(entry) for entry in ENTRIES[-50:]])
     grown.close()
     monkeypatch.setattr(training_rows, "assemble", None)  # all rows were there
-
     assert trained(folder, "resumed").resumed
     assert read_manifest(folder / "resumed") == read_manifest(folder / "whole")
     assert (folder / "resumed/model.ubj").read_bytes() == (folder / "whole/model.ubj").read_bytes()
@@ -141,7 +140,6 @@ def test_finished_rows_are_kept(folder: Path, monkeypatch: pytest.MonkeyPatch) -
     number[0] = -(10**6)
     with pytest.raises(Stopped):
         trained(folder, "model", until="fit")
-
     assert number[0] + 10**6 == 120 - 3 * SMALL_PART
 
 

@@ -24,9 +24,7 @@ def test_what_was_sealed_is_accepted_and_replaced_as_a_whole(tmp_path: Path) -> 
     place = tmp_path / "deep" / "thing"
     write(place, one=b"1", two=b"22")
     check_seal(place)
-
     write(place, three=b"333")
-
     check_seal(place)
     assert sorted(path.name for path in place.iterdir()) == ["seal.json", "three"]
     assert [path.name for path in place.parent.iterdir()] == ["thing"]
@@ -37,7 +35,6 @@ def test_a_failure_leaves_what_was_there(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError), sealing(tmp_path / "thing") as scratch:
         (scratch / "two").write_bytes(b"2")
         raise RuntimeError
-
     check_seal(tmp_path / "thing")
     assert (tmp_path / "thing" / "one").read_bytes() == b"1"
     assert [path.name for path in tmp_path.iterdir()] == ["thing"]
@@ -53,9 +50,7 @@ def test_what_a_killed_writer_left_is_cleared_and_nothing_else(tmp_path: Path) -
     os.waitpid(process, 0)
     (tmp_path / "other").mkdir()
     assert len(list(tmp_path.iterdir())) == 3
-
     remove_scratch(tmp_path)
-
     assert sorted(path.name for path in tmp_path.iterdir()) == ["other", "thing"]
     check_seal(tmp_path / "thing")
 
@@ -65,7 +60,6 @@ def test_checksums_of_blocks(size: int, tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(sealed, "_BLOCK", 16)
     data = bytes(range(size))
     write(tmp_path / "thing", one=data)
-
     seal = msgspec.json.decode((tmp_path / "thing" / "seal.json").read_bytes())
     assert seal == {"files": {"one": {"size": size, "crc32": zlib.crc32(data)}}}
     check_seal(tmp_path / "thing")
@@ -84,7 +78,6 @@ def test_any_damage_is_found(tmp_path_factory: pytest.TempPathFactory, data: st.
     else:
         del content[where:]
     victim.write_bytes(content)
-
     with pytest.raises(ModelError, match=f"{victim.name}: damaged"):
         check_seal(place)
 

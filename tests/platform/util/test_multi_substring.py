@@ -30,7 +30,6 @@ def test_any_of_many_is_found_as_one_by_one(texts: list[bytes], data: bytes) -> 
 def test_every_place_is_looked_at(texts: list[bytes], data: st.DataObject) -> None:
     text = data.draw(st.sampled_from(texts))
     before, after = data.draw(st.binary(max_size=20)), data.draw(st.binary(max_size=20))
-
     assert MultiSubstring(texts).occur_in(before + text + after)
 
 
