@@ -1,12 +1,12 @@
 """Devices of this process as a `Population`, to compare other populations with."""
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from tactful_federated.device.trainer import Device
 from tactful_federated.errors import FederatedError
-from tactful_federated.model.scores import Score
-from tactful_federated.model.vectors import Vector
+from tactful_federated.model.scores import Scores
+from tactful_federated.model.vectors import Updates, Vector
 
 _log = logging.getLogger(__name__)
 
@@ -20,9 +20,7 @@ class LocalPopulation:
     def ids(self) -> Sequence[int]:
         return list(self._devices)
 
-    def train(
-        self, ids: Sequence[int], weights: Vector, round_number: int
-    ) -> Iterable[tuple[int, Vector]]:
+    def train(self, ids: Sequence[int], weights: Vector, round_number: int) -> Updates:
         """Yield updates of the devices; those that fail are left out."""
         for number in ids:
             try:
@@ -30,7 +28,5 @@ class LocalPopulation:
             except FederatedError as failure:
                 _log.warning("a device failed in round %d: %s", round_number, failure)
 
-    def evaluate(
-        self, ids: Sequence[int], weights: Vector, round_number: int
-    ) -> Mapping[int, Score]:
+    def evaluate(self, ids: Sequence[int], weights: Vector, round_number: int) -> Scores:
         return {number: self._devices[number].evaluate(weights) for number in ids}

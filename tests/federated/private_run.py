@@ -3,7 +3,7 @@
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -13,7 +13,7 @@ import numpy as np
 from tactful_federated.core.plan import TrainingPlan, Wishes, plan_training
 from tactful_federated.core.private_training import PrivateTraining
 from tactful_federated.core.server_optimizer import Optimizer
-from tactful_federated.model.vectors import Vector
+from tactful_federated.model.vectors import Updates, Vector
 from tactful_federated.secagg.collectors import ClearCollector
 
 SIZE = 6
@@ -46,9 +46,7 @@ class Devices:
     def ids(self) -> Sequence[int]:
         return range(self.count)
 
-    def train(
-        self, ids: Sequence[int], weights: Vector, round_number: int
-    ) -> Iterable[tuple[int, Vector]]:
+    def train(self, ids: Sequence[int], weights: Vector, round_number: int) -> Updates:
         self.asked.append(list(ids))
         for device in ids:
             update = self.update(device, round_number)

@@ -10,7 +10,7 @@ Differentially Private Recurrent Language Models", 2018, estimator f_f).
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -18,8 +18,8 @@ import numpy as np
 
 from tactful_federated.core.server_optimizer import ModelState, Optimizer, step
 from tactful_federated.errors import HistoryError, WeightsError, require, require_positive
-from tactful_federated.model.scores import Score
-from tactful_federated.model.vectors import Vector, check_vector, l2_norm
+from tactful_federated.model.scores import Score, Scores
+from tactful_federated.model.vectors import Updates, Vector, check_vector, l2_norm
 
 _log = logging.getLogger(__name__)
 
@@ -33,18 +33,14 @@ class Trainees(Protocol):
     def ids(self) -> Sequence[int]:
         """Return the numbers of the devices that are available now."""
 
-    def train(
-        self, ids: Sequence[int], weights: Vector, round_number: int
-    ) -> Iterable[tuple[int, Vector]]:
+    def train(self, ids: Sequence[int], weights: Vector, round_number: int) -> Updates:
         """Yield updates in order of arrival; devices that fail are left out."""
 
 
 class Population(Trainees, Protocol):
     """Interface to devices that also evaluate."""
 
-    def evaluate(
-        self, ids: Sequence[int], weights: Vector, round_number: int
-    ) -> Mapping[int, Score]:
+    def evaluate(self, ids: Sequence[int], weights: Vector, round_number: int) -> Scores:
         """Return the scores of the devices that answered."""
 
 
@@ -130,7 +126,7 @@ def sample_cohort(
 def apply_reports(
     state: ServerState,
     asked: Sequence[int],
-    reports: Iterable[tuple[int, Vector]],
+    reports: Updates,
     settings: RoundSettings,
 ) -> tuple[ServerState, Tally]:
     """Apply the updates of one round, in order of arrival, to the model.

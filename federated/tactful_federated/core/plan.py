@@ -184,9 +184,7 @@ def _planned(wishes: Wishes, *, draws: int) -> TrainingPlan:
     participations = math.ceil(wishes.rounds / separation) + wishes.spare
     units = min(_MAX_UNITS, (_FIELD // 2 - 1) // cohort)
     if units < 1:
-        raise SettingsError(
-            f"the sum of {cohort} devices does not fit 32 bits: lower the report goal"
-        )
+        raise SettingsError(f"the sum of {cohort} devices exceeds 32 bits: lower the report goal")
     plans: list[TrainingPlan] = []
     refusal: SettingsError | None = None
     most = min(separation, wishes.most_bands)

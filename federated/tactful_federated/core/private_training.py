@@ -276,9 +276,7 @@ class PrivateTraining:
                 cast(NDArray[np.int64], arrays["totals"]), cast(Doubles, arrays["estimates"])
             )
         except (KeyError, ValueError) as error:
-            raise CheckpointError(
-                f"{self._path} is not a checkpoint of a run: restore it"
-            ) from error
+            raise CheckpointError(f"{self._path} is no checkpoint of a run: restore it") from error
         self._model = ModelState(steps, *vectors)
 
 

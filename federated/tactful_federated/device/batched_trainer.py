@@ -7,7 +7,7 @@ shuffling, gradient clipping and update.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 
@@ -19,7 +19,7 @@ from tactful_federated.errors import WeightsError, require
 from tactful_federated.model.lstm_batched import Floats, StackedModel, Tokens
 from tactful_federated.model.settings import TrainerSettings
 from tactful_federated.model.tokens import PAD, Windows
-from tactful_federated.model.vectors import Vector, check_vector, clip_to_norm
+from tactful_federated.model.vectors import Updates, Vector, check_vector, clip_to_norm
 
 
 class SimulatedPopulation:
@@ -61,9 +61,7 @@ class SimulatedPopulation:
         """Return the numbers of the devices."""
         return list(self._questions)
 
-    def train(
-        self, ids: Sequence[int], weights: Vector, round_number: int
-    ) -> Iterable[tuple[int, Vector]]:
+    def train(self, ids: Sequence[int], weights: Vector, round_number: int) -> Updates:
         """Yield clipped updates of the devices; those that diverge are left out."""
         flat = check_vector(weights, self._model.size)
         ordered = sorted(ids, key=lambda device: -len(self._questions[device].inputs))

@@ -9,17 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tactful_federated.errors import extra
+from tactful_federated.model import tokens
 from tactful_federated.model.lstm_torch import IntentModel
 from tactful_federated.model.scores import Score
 from tactful_federated.model.settings import TrainerSettings
-from tactful_federated.model.tokens import (
-    FIRST_CATEGORY,
-    PAD,
-    Vocabulary,
-    Windows,
-    split_by_time,
-    windows,
-)
+from tactful_federated.model.tokens import Vocabulary, Windows
 from tactful_federated.model.vectors import Vector, clip_to_norm
 
 with extra():
@@ -59,7 +53,7 @@ class Device:
         self.vocabulary = vocabulary
         self._model = model
         self._seed = seed
-        self._history, cut = split_by_time(history, vocabulary, self.settings.held_out)
+        self._history, cut = tokens.split_by_time(history, vocabulary, self.settings.held_out)
         self._training = self._windows(self._history[:cut], 1)
         self._evaluation = self._windows(self._history, cut)
 
@@ -80,9 +74,10 @@ class Device:
         shuffle = np.random.default_rng((self._seed, round_number))
         for _ in range(self.settings.epochs):
             for rows in self._training.batches(self.settings.batch_size, shuffle):
-                asked = answers[rows] != PAD
+                asked = answers[rows] != tokens.PAD
                 logits = self._model(inputs[rows], asked)
-                loss = functional.cross_entropy(logits, answers[rows][asked] - FIRST_CATEGORY)
+                truth = answers[rows][asked] - tokens.FIRST_CATEGORY
+                loss = functional.cross_entropy(logits, truth)
                 gradients = torch.autograd.grad(loss, parameters)
                 if self.settings.proximal:
                     gradients = tuple(
@@ -100,12 +95,12 @@ class Device:
         """
         self._model.load_vector(weights)
         inputs, answers = _tensors(self._evaluation)
-        asked = answers != PAD
+        asked = answers != tokens.PAD
         if not asked.any():
             return Score()
         with torch.no_grad():
             logits = self._model(inputs, asked)
-            truth = answers[asked] - FIRST_CATEGORY
+            truth = answers[asked] - tokens.FIRST_CATEGORY
             ranked = logits.topk(min(5, logits.shape[1]), dim=1).indices == truth[:, None]
             loss = functional.cross_entropy(logits, truth, reduction="sum")
         return Score(
@@ -114,7 +109,7 @@ class Device:
 
     def _windows(self, sequence: NDArray[np.int64], start: int) -> Windows:
         scored, context = self.settings.scored, self.settings.context
-        return windows(sequence, start=start, scored=scored, context=context)
+        return tokens.windows(sequence, start=start, scored=scored, context=context)
 
     def _step(self, parameters: Sequence[Tensor], gradients: Sequence[Tensor]) -> None:
         # Plain SGD without torch.optim, whose import loads a compiler and takes seconds.

@@ -22,10 +22,7 @@ _CONTEXT_TOKENS = 256
 
 def require_temperature(temperature: float) -> None:
     """Raise `SettingsError` unless a temperature is finite and above 0."""
-    require(
-        0 < temperature < float("inf"),
-        f"temperature is {temperature}: give a finite number above 0",
-    )
+    require(0 < temperature < np.inf, f"temperature is {temperature}: give a finite number above 0")
 
 
 class IntentPredictor:
@@ -141,9 +138,7 @@ class IntentPredictor:
 
     def _read(self, tokens: Sequence[int]) -> tuple[NDArray[np.float32], NDArray[np.float32], int]:
         if not all(0 <= token < self.vocabulary_size for token in tokens):
-            raise VocabularyError(
-                f"the history holds a token outside 0..{self.vocabulary_size - 1}"
-            )
+            raise VocabularyError(f"the history has a token outside 0..{self.vocabulary_size - 1}")
         state = cell = np.zeros(self.hidden, dtype=np.float32)
         for token in tokens:
             state, cell = self._advance(state, cell, np.array(token))

@@ -119,9 +119,7 @@ class IntentModel(nn.Module):
         """
         tokens = list(history[-_CONTEXT_TOKENS:]) or [BOUNDARY]
         if not all(0 <= token < self.vocabulary_size for token in tokens):
-            raise VocabularyError(
-                f"the history holds a token outside 0..{self.vocabulary_size - 1}"
-            )
+            raise VocabularyError(f"the history has a token outside 0..{self.vocabulary_size - 1}")
         with torch.no_grad():
             inputs = torch.tensor([tokens], dtype=torch.int64)
             last = torch.arange(len(tokens))[None] == len(tokens) - 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -50,6 +50,10 @@ class Score:
     def mean_loss(self) -> float:
         """Mean -log p(answer) in nats, NaN without questions."""
         return self.loss / self.steps if self.steps else float("nan")
+
+
+Scores = Mapping[int, Score]
+"""Scores by device."""
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ Layout of a vector (`layer_shapes`), E = embedding, H = hidden, V = vocabulary, 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +20,9 @@ from tactful_federated.model.tokens import FIRST_CATEGORY
 
 Vector = NDArray[np.float32]
 """Flat float32 vector of shape (parameters,)."""
+
+Updates = Iterable[tuple[int, Vector]]
+"""Updates by device, in order of arrival."""
 
 IntegerVector = NDArray[np.int64]
 """Flat int64 vector of shape (parameters,)."""

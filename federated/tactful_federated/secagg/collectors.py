@@ -6,7 +6,7 @@ import logging
 import math
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
 import numpy as np
@@ -19,7 +19,7 @@ from tactful_federated.core.private_training import Collected
 from tactful_federated.errors import SecureSumError, WeightsError, require
 from tactful_federated.model.vectors import IntegerVector, Vector, check_vector
 from tactful_federated.secagg.messages import Session, encode
-from tactful_federated.secagg.server import SecureSumServer, sum_in_secret
+from tactful_federated.secagg.server import Payloads, SecureSumServer, sum_in_secret
 
 _log = logging.getLogger(__name__)
 
@@ -94,9 +94,7 @@ class SecureTransport(Protocol):
     def ids(self) -> Sequence[int]:
         """Return the numbers of the devices that are available now."""
 
-    def exchange(
-        self, stage: int, questions: Mapping[int, bytes], weights: Vector
-    ) -> Mapping[int, bytes]:
+    def exchange(self, stage: int, questions: Payloads, weights: Vector) -> Payloads:
         """Return the answers in time; the weights are sent at stage 1."""
 
 

@@ -21,7 +21,10 @@ _log = logging.getLogger(__name__)
 
 _T = TypeVar("_T", bound=msgspec.Struct)
 
-Exchange = Callable[[int, Mapping[int, bytes]], Mapping[int, bytes]]
+Payloads = Mapping[int, bytes]
+"""Encoded messages by device."""
+
+Exchange = Callable[[int, Payloads], Payloads]
 """Sends the question of a stage to each device and returns the answers in time."""
 
 
@@ -62,7 +65,7 @@ class SecureSumServer:
         self._survivors: list[int] = []
         self._total = np.zeros(session.size, dtype=np.uint32)
 
-    def list_members(self, answers: Mapping[int, bytes]) -> dict[int, bytes]:
+    def list_members(self, answers: Payloads) -> dict[int, bytes]:
         """Read adverts; return the roster for each member."""
         for device, advert in self._decoded(answers, messages.Advert):
             try:
@@ -74,15 +77,13 @@ class SecureSumServer:
                 self._members[device] = advert
         self._members = dict(sorted(self._members.items()))
         if len(self._members) < self._fewest:
-            raise SecureSumError(
-                f"{len(self._members)} devices joined, and {self._fewest} are needed"
-            )
+            raise SecureSumError(f"{len(self._members)} devices joined; {self._fewest} are needed")
         roster = messages.Roster(list(self._members.values()))
         self._context = messages.roster_digest(self._session, roster)
         data = messages.encode(roster)
         return dict.fromkeys(self._members, data)
 
-    def deliver(self, answers: Mapping[int, bytes]) -> dict[int, bytes]:
+    def deliver(self, answers: Payloads) -> dict[int, bytes]:
         """Read encrypted shares; return those for each device that sent some."""
         for device, boxes in self._decoded(answers, messages.Boxes):
             if device in self._members and set(boxes.sealed) == set(self._members) - {device}:
@@ -97,7 +98,7 @@ class SecureSumServer:
             for receiver in self._sealed
         }
 
-    def collect(self, answers: Mapping[int, bytes]) -> dict[int, bytes]:
+    def collect(self, answers: Payloads) -> dict[int, bytes]:
         """Read masked vectors; return the list of survivors, for each survivor."""
         for device, masked in self._decoded(answers, messages.Masked):
             if device in self._sealed and len(masked.values) == 4 * self._session.size:
@@ -107,7 +108,7 @@ class SecureSumServer:
         self._check_size(len(self._survivors), "sent a vector")
         return dict.fromkeys(self._survivors, messages.encode(messages.Survivors(self._survivors)))
 
-    def gather(self, answers: Mapping[int, bytes]) -> dict[int, bytes]:
+    def gather(self, answers: Payloads) -> dict[int, bytes]:
         """Read agreements; return all of them for each device that agreed."""
         text = messages.survivors_text(self._context, self._sealed, self._survivors)
         signatures = {
@@ -121,7 +122,7 @@ class SecureSumServer:
         self._check_size(len(signatures), "agreed on the survivors")
         return dict.fromkeys(signatures, messages.encode(messages.Agreements(signatures)))
 
-    def unmask(self, answers: Mapping[int, bytes]) -> SecureTotal:
+    def unmask(self, answers: Payloads) -> SecureTotal:
         """Read the shares that open the masks; return the sum.
 
         Raises:
@@ -172,7 +173,7 @@ class SecureSumServer:
         chosen = dict(list(valid.items())[:threshold])
         return join(chosen, weights_at_zero(tuple(chosen)))
 
-    def _decoded(self, answers: Mapping[int, bytes], kind: type[_T]) -> Iterator[tuple[int, _T]]:
+    def _decoded(self, answers: Payloads, kind: type[_T]) -> Iterator[tuple[int, _T]]:
         for device, data in answers.items():
             try:
                 yield device, messages.decode(data, kind)
@@ -185,9 +186,7 @@ class SecureSumServer:
             raise SecureSumError(f"{count} devices {action}, and {needed} are needed")
 
 
-def sum_in_secret(
-    server: SecureSumServer, invited: Mapping[int, bytes], ask: Exchange
-) -> SecureTotal:
+def sum_in_secret(server: SecureSumServer, invited: Payloads, ask: Exchange) -> SecureTotal:
     """Run a session from the invitations to the sum.
 
     Args:

@@ -78,9 +78,7 @@ class BufferedTraining:
         self._training.check_budget()
         stale = self._training.releases - trained_from
         if not 0 <= stale <= self._most_stale:
-            raise BudgetError(
-                f"an update is {stale} releases old, and {self._most_stale} are allowed"
-            )
+            raise BudgetError(f"an update is {stale} releases old; {self._most_stale} are allowed")
         self._training.ledger.charge([device], self._training.releases)
         plan = self._training.plan
         self._count += 1

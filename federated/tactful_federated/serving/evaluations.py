@@ -7,13 +7,9 @@ from pathlib import Path
 
 import msgspec
 
+from tactful_federated.core import private_evaluation
 from tactful_federated.core.invitation import Invitation, Tier, read_invitation, save_invitation
 from tactful_federated.core.plan import Wishes
-from tactful_federated.core.private_evaluation import (
-    Evaluation,
-    PrivateEvaluations,
-    plan_evaluations,
-)
 from tactful_federated.core.private_training import Collector, Polling, wait_for_devices
 from tactful_federated.errors import BudgetError, HistoryError, require
 from tactful_federated.model.vectors import Vector, check_vector, parameter_count
@@ -39,7 +35,7 @@ def invite_to_evaluations(
     """
     trained = read_invitation(directory / "invitation.json")
     tier = tier or trained.tier
-    plan = plan_evaluations(wishes, noise_in_sum=tier == "noise-in-sum")
+    plan = private_evaluation.plan_evaluations(wishes, noise_in_sum=tier == "noise-in-sum")
     require(
         tier == "clear" or plan.minimum_reports >= FEWEST_DEVICES,
         f"a secret sum needs {FEWEST_DEVICES} devices: raise the report goal",
@@ -59,7 +55,7 @@ def serve_evaluation(
     *,
     attempts: int = 5,
     polling: Polling = _POLLING,
-) -> tuple[Evaluation, int]:
+) -> tuple[private_evaluation.Evaluation, int]:
     """Evaluate a model on devices once; wait while too few are available.
 
     Args:
@@ -82,7 +78,7 @@ def serve_evaluation(
     # Checked first: devices that cannot load the weights would answer zeros, at a cost.
     size = parameter_count(invitation.vocabulary.size, *invitation.widths)
     weights = check_vector(weights, size)
-    run = PrivateEvaluations(directory / "evaluations", invitation.plan)
+    run = private_evaluation.PrivateEvaluations(directory / "evaluations", invitation.plan)
     with closing(run) as evaluations:
         if not evaluations.left:
             raise BudgetError(

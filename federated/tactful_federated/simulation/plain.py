@@ -15,17 +15,11 @@ from numpy.typing import NDArray
 from tactful_federated.core.fedavg import RoundResult, RoundSettings, run_rounds, start
 from tactful_federated.device.trainer import Device
 from tactful_federated.errors import HistoryError, extra, require
+from tactful_federated.model import tokens
 from tactful_federated.model.lstm_torch import IntentModel
 from tactful_federated.model.scores import Difference, Score, paired_difference
 from tactful_federated.model.settings import TrainerSettings
-from tactful_federated.model.tokens import (
-    FIRST_CATEGORY,
-    PAD,
-    Vocabulary,
-    Windows,
-    split_by_time,
-    windows,
-)
+from tactful_federated.model.tokens import Vocabulary, Windows
 from tactful_federated.transport.flower_clear import FlowerPopulation, LocalGrid, client_app
 
 with extra():
@@ -225,10 +219,10 @@ def _default_rounds(devices: int, trainer: TrainerSettings) -> RoundSettings:
 def _baselines(
     histories: Sequence[Sequence[Sequence[str]]], vocabulary: Vocabulary, trainer: TrainerSettings
 ) -> tuple[list[Score], list[Score]]:
-    splits = [split_by_time(history, vocabulary, trainer.held_out) for history in histories]
+    splits = [tokens.split_by_time(history, vocabulary, trainer.held_out) for history in histories]
     past = [sequence[:cut] for sequence, cut in splits]
     questions = [
-        windows(sequence, start=cut, scored=trainer.scored, context=trainer.context)
+        tokens.windows(sequence, start=cut, scored=trainer.scored, context=trainer.context)
         for sequence, cut in splits
     ]
     markov, popularity = fit_markov(past), fit_popularity(past)
@@ -272,7 +266,7 @@ class Markov:
 
     def evaluate(self, questions: Windows) -> Score:
         """Score the chain on the same questions as a model; it reads only the last token."""
-        scored = questions.answers != PAD
+        scored = questions.answers != tokens.PAD
         steps = top1 = top5 = 0
         for token, answer in zip(
             questions.inputs[scored].tolist(), questions.answers[scored].tolist(), strict=True
@@ -289,9 +283,8 @@ def fit_markov(sequences: Iterable[NDArray[np.int64]]) -> Markov:
     follows: defaultdict[int, Counter[int]] = defaultdict(Counter)
     popularity: Counter[int] = Counter()
     for sequence in sequences:
-        tokens = sequence.tolist()
-        for before, after in pairwise(tokens):
-            if after >= FIRST_CATEGORY:
+        for before, after in pairwise(sequence.tolist()):
+            if after >= tokens.FIRST_CATEGORY:
                 follows[before][after] += 1
                 popularity[after] += 1
     return Markov({token: _best(counts) for token, counts in follows.items()}, _best(popularity))

@@ -7,13 +7,13 @@ Ray distributes devices over the machines of a cluster.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tactful_federated.device.batched_trainer import SimulatedPopulation
 from tactful_federated.errors import extra, require
 from tactful_federated.model.tokens import Windows
-from tactful_federated.model.vectors import Vector
+from tactful_federated.model.vectors import Updates, Vector
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray reads it on import
 with extra("ray"):
@@ -55,9 +55,7 @@ class RayPopulation:
         """Return the numbers of the devices."""
         return list(self._worker_of)
 
-    def train(
-        self, ids: Sequence[int], weights: Vector, round_number: int
-    ) -> Iterable[tuple[int, Vector]]:
+    def train(self, ids: Sequence[int], weights: Vector, round_number: int) -> Updates:
         """Yield clipped updates of the devices; those that diverge are left out."""
         shared_weights = ray.put(weights)
         devices_of: dict[int, list[int]] = {}

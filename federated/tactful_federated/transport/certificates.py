@@ -96,9 +96,7 @@ def node_key(path: Path, *, rotate: bool = False) -> ec.EllipticCurvePrivateKey:
         write_whole(path, private_pem(ec.generate_private_key(ec.SECP384R1())))
     key = serialization.load_pem_private_key(path.read_bytes(), None)
     if not isinstance(key, ec.EllipticCurvePrivateKey):
-        raise SettingsError(
-            f"{path} has no elliptic-curve key: delete the file to create a new one"
-        )
+        raise SettingsError(f"{path} has no elliptic-curve key: delete it to create a new one")
     return key
 
 

@@ -170,11 +170,7 @@ class FleetClient:
             self._on_accepted(activated.node_id)
             self._last_heartbeat = self._polling.monotonic()
             self._context = Context(
-                run_id=0,
-                node_id=activated.node_id,
-                node_config={},
-                state=RecordDict(),
-                run_config={},
+                0, activated.node_id, node_config={}, state=RecordDict(), run_config={}
             )
         return self._context
 

@@ -32,9 +32,9 @@ from tactful_federated.core.compression import (
     to_bytes,
 )
 from tactful_federated.errors import VocabularyError, WeightsError, extra, require
-from tactful_federated.model.scores import Score
+from tactful_federated.model.scores import Score, Scores
 from tactful_federated.model.tokens import Vocabulary
-from tactful_federated.model.vectors import Vector
+from tactful_federated.model.vectors import Updates, Vector
 
 with extra():
     from flwr.app import (
@@ -126,9 +126,7 @@ class FlowerPopulation:
         """Return the node ids of the grid."""
         return list(self._grid.get_node_ids())
 
-    def train(
-        self, ids: Sequence[int], weights: Vector, round_number: int
-    ) -> Iterable[tuple[int, Vector]]:
+    def train(self, ids: Sequence[int], weights: Vector, round_number: int) -> Updates:
         """Yield updates in order of arrival; nodes that do not answer are left out.
 
         If training diverged or the encoding is unknown, the update is empty, which is invalid.
@@ -139,9 +137,7 @@ class FlowerPopulation:
             if update is not None:
                 yield reply.metadata.src_node_id, update
 
-    def evaluate(
-        self, ids: Sequence[int], weights: Vector, round_number: int
-    ) -> Mapping[int, Score]:
+    def evaluate(self, ids: Sequence[int], weights: Vector, round_number: int) -> Scores:
         """Return the scores of the nodes that answered."""
         scores: dict[int, Score] = {}
         requests = self.requests(MessageType.EVALUATE, ids, weights, round_number)
@@ -303,9 +299,7 @@ def _request(message: Message) -> Mapping[str, Any]:
 
 def _check_vocabulary(message: Message, vocabulary: Vocabulary) -> None:
     if _request(message)["vocabulary"] != vocabulary.fingerprint:
-        raise VocabularyError(
-            "the vocabulary of the server is not that of this device: update the device"
-        )
+        raise VocabularyError("the vocabulary of server and device differs: update the device")
 
 
 def _trained(message: Message, train: Callable[[Vector, int], Vector]) -> Message:

@@ -20,6 +20,7 @@ from tactful_federated.core.compression import from_bytes, restore, to_bytes
 from tactful_federated.errors import extra
 from tactful_federated.model.vectors import Vector
 from tactful_federated.secagg.client import SecureRounds
+from tactful_federated.secagg.server import Payloads
 
 with extra():
     from flwr.app import ConfigRecord, Context, Message, MessageType, RecordDict
@@ -65,9 +66,7 @@ class FlowerSecureTransport:
         """Return the node ids of the grid."""
         return list(self._grid.get_node_ids())
 
-    def exchange(
-        self, stage: int, questions: Mapping[int, bytes], weights: Vector
-    ) -> Mapping[int, bytes]:
+    def exchange(self, stage: int, questions: Payloads, weights: Vector) -> Payloads:
         """Return the answers in time; nodes that fail or do not answer are left out."""
         answers: dict[int, bytes] = {}
         requests = [

@@ -15,14 +15,8 @@ from tqdm import tqdm
 from tactful.cli import options as cli
 from tactful.config.settings import Settings
 from tactful.erasure.erase import complete_erasures
+from tactful.maintenance import expiry
 from tactful.maintenance.backup import make_backup
-from tactful.maintenance.expiry import (
-    Expired,
-    expire_backups,
-    expire_exports,
-    expire_models,
-    kept_for,
-)
 from tactful.maintenance.restore import check_backup, restore_backup
 from tactful.metadata.connections import open_installation
 from tactful.metadata.directory_lock import exclusive
@@ -38,7 +32,7 @@ from tactful.util.clock import now_ms
 @click.argument("target", type=cli.any_path)
 @click.option("--check", is_flag=True, help="Only check the backup that is there.")
 def backup(target: Path, settings: Settings, as_json: bool, check: bool) -> None:
-    """Copy the installation to the new directory TARGET, with or without a running server.
+    """Copy the installation to a new directory TARGET, with or without a running server.
 
     TARGET appears when it is complete, with the checksum of every file. It holds personal data:
     encrypt it, and delete it when its retention is over.
@@ -119,9 +113,7 @@ def restore(
 @click.command()
 @cli.with_settings
 @click.option("--backups", type=cli.existing_directory, help="Directory that holds backups.")
-@click.option(
-    "--exports", type=cli.existing_directory, help="Directory that contains exports of users."
-)
+@click.option("--exports", type=cli.existing_directory, help="Directory that holds users' exports.")
 @click.option("--models", is_flag=True, help="Remove unused model versions from MLflow.")
 @click.option(
     "--older-than", type=float, metavar="DAYS", help="Maximum age in days, instead of the settings."
@@ -145,15 +137,15 @@ def expire(
         raise click.UsageError("--older-than is a number of days above 0")
     if backups is None and exports is None and not models:
         raise click.UsageError("give --backups, --exports or --models")
-    before = now_ms() - kept_for(settings, older_than)
-    found: list[Expired] = []
+    before = now_ms() - expiry.kept_for(settings, older_than)
+    found: list[expiry.Expired] = []
     if backups is not None:
-        found += expire_backups(backups, before, dry_run=dry_run)
+        found += expiry.expire_backups(backups, before, dry_run=dry_run)
     if exports is not None:
-        found += expire_exports(exports, before, dry_run=dry_run)
+        found += expiry.expire_exports(exports, before, dry_run=dry_run)
     if models:
         with audited_registry(settings, settings.training.name) as registry:
-            found += expire_models(registry.ages(), before, registry.forget, dry_run=dry_run)
+            found += expiry.expire_models(registry.ages(), before, registry.forget, dry_run=dry_run)
     if as_json:
         cli.print_json(found)
     else:

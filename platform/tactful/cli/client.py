@@ -18,9 +18,7 @@ from tactful.schemas.recommendations import RecommendRequest
 @click.argument("file", type=cli.existing_file)
 @click.option("--kind", type=click.Choice(["events", "items", "users"]), default="events")
 @click.option("--batch", type=click.IntRange(1, 1000), default=500)
-@click.option(
-    "--restart", is_flag=True, help="Start at the beginning of the file instead of resuming."
-)
+@click.option("--restart", is_flag=True, help="Start at the beginning of FILE instead of resuming.")
 @cli.url_option
 @cli.key_file_option
 @cli.json_option

@@ -50,9 +50,7 @@ def check(file: Path, as_json: bool) -> None:
     with cli.reported_as(ConfigError, OSError, DefinitionError):
         found = load_experiments(file)
     if as_json:
-        cli.print_json(
-            [{"key": e.key, "status": e.status, "shares": dict(e.shares)} for e in found]
-        )
+        cli.print_json([{"key": e.key, "status": e.status, "shares": e.shares} for e in found])
         return
     for each in found:
         arms = ", ".join(f"{name} {share:.2%}" for name, share in each.shares.items())
@@ -156,9 +154,7 @@ def report(
         cli.print_json(to_response(read))
         return
     if read.sample_ratio is not None and read.sample_ratio.mismatch:
-        click.echo(
-            "The arms do NOT have the people they should: find out why before believing a number."
-        )
+        click.echo("The arms do NOT have the people they should: find out why first.")
     if not read.comparisons:
         click.echo("No two arms have two people whose lists are over: nothing to compare yet.")
     for (arm, metric), compared in read.comparisons.items():

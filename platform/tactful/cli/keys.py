@@ -43,9 +43,7 @@ def keys_list(settings: Settings, as_json: bool) -> None:
     with open_keys(settings) as (_, store):
         known = store.list()
     if as_json:
-        cli.print_json(
-            [{**msgspec.to_builtins(key), "scopes": sorted(key.scopes)} for key in known]
-        )
+        cli.print_json([{**msgspec.to_builtins(k), "scopes": sorted(k.scopes)} for k in known])
         return
     for key in known:
         state = "valid" if key.revoked_at is None else "revoked"

@@ -55,9 +55,7 @@ _HELP = {
     "coupons": "Check coupon campaigns, report their effect, and learn weights for users.",
     "tuner": "Train and evaluate models that set objective weights by the situation.",
     "user": "Manage consent, export and erasure of one user.",
-    "backup": (
-        "Copy the installation to the new directory TARGET, with or without a running server."
-    ),
+    "backup": "Copy the installation to a new directory TARGET, with or without a running server.",
     "restore": "Replace the data directory by the backup SOURCE; no server may be running.",
     "expire": "Remove backups, exports and models that are older than [retention] allows.",
     "worker": "Compute features on a share of the log in Kafka, until SIGTERM or Ctrl-C.",

@@ -70,9 +70,7 @@ def audit_command(
 
 @privacy.command("ledger")
 @cli.with_settings
-@click.option(
-    "--day", type=click.DateTime(["%Y-%m-%d"]), help="Last day of the month that is reported."
-)
+@click.option("--day", type=click.DateTime(["%Y-%m-%d"]), help="Last day of the reported month.")
 @cli.json_option
 def ledger_command(settings: Settings, day: datetime | None, as_json: bool) -> None:
     """Report the privacy loss of one user in a month, so far and at its end."""

@@ -49,9 +49,7 @@ def rules() -> None:
     default="door",
     help="Content of FILE: requests of clients (door) or unchecked records of a topic.",
 )
-@click.option(
-    "--items", type=cli.existing_file, help="Item upserts, for rules that look at item.*."
-)
+@click.option("--items", type=cli.existing_file, help="Item upserts, for rules on item.*.")
 @click.option("--samples", type=click.IntRange(0, 100), default=3)
 @click.option("--expect-clean", is_flag=True, help="Fail if an event is dropped or set aside.")
 @cli.json_option
@@ -115,9 +113,7 @@ def letters(settings: Settings, rules: tuple[str, ...], late: bool, as_json: boo
 @cli.with_settings
 @_rule_option
 @click.option(
-    "--mend",
-    type=cli.existing_file,
-    help="File with rules that correct each event before it is sent.",
+    "--mend", type=cli.existing_file, help="Rules file that corrects each event before it is sent."
 )
 @click.option("--restart", is_flag=True, help="Send everything again instead of resuming.")
 @cli.key_file_option

@@ -39,15 +39,11 @@ def serve(settings: Settings, rebuild: bool, supervise: bool, as_json: bool) -> 
 @click.command()
 @cli.settings_with(threads="worker.threads", fired_topic="worker.fired_topic")
 @click.option(
-    "--threads",
-    type=click.IntRange(1, 256),
-    help="Number of members of the worker group in this process.",
+    "--threads", type=click.IntRange(1, 256), help="Members of the worker group in this process."
 )
 @click.option("--fired-topic", help="Topic for fired windows.")
 @click.option("--matches-topic", help="Topic for matches of sequences and pairs of joins.")
-@click.option(
-    "--supervise", is_flag=True, help="Restart the worker after a crash or on exit code 75."
-)
+@click.option("--supervise", is_flag=True, help="Restart the worker after a crash or exit code 75.")
 @click.option("--idle-exit", type=click.FloatRange(min=0), help="End after so many idle seconds.")
 @click.option("--json", "as_json", is_flag=True, help="Print progress as JSON, one object a line.")
 def worker(

@@ -86,9 +86,7 @@ class _Registration:
     is_flag=True,
     help="With --promote: only if it is no worse than the champion on the latest recommendations.",
 )
-@click.option(
-    "--fresh", is_flag=True, help="Start anew instead of resuming a training that was killed."
-)
+@click.option("--fresh", is_flag=True, help="Start anew instead of resuming a killed training.")
 @cli.reason_option
 @cli.by_option
 @click.option(

@@ -42,11 +42,7 @@ def user() -> None:
 @cli.json_option
 @click.argument("person")
 @click.option(
-    "--allow",
-    "allowed",
-    multiple=True,
-    metavar="PURPOSE",
-    help="Purpose that the person agrees to.",
+    "--allow", "allowed", multiple=True, metavar="PURPOSE", help="Purpose that the person accepts."
 )
 @click.option(
     "--deny", "denied", multiple=True, metavar="PURPOSE", help="Purpose that the person refuses."
@@ -120,12 +116,8 @@ def export(settings: Settings, person: str, as_json: bool, to: Path | None) -> N
 @cli.with_settings
 @cli.json_option
 @click.argument("person", required=False)
-@click.option(
-    "--dry-run", is_flag=True, help="Only list the stored data of the person; change nothing."
-)
-@click.option(
-    "--rebuild", is_flag=True, help="Recompute the state from the log without the person."
-)
+@click.option("--dry-run", is_flag=True, help="Only list the person's stored data; change nothing.")
+@click.option("--rebuild", is_flag=True, help="Recompute state from the log without the person.")
 @click.option("--again", is_flag=True, help="Repeat all earlier erasures; after a restore.")
 def erase(
     settings: Settings, person: str | None, as_json: bool, dry_run: bool, rebuild: bool, again: bool
@@ -170,9 +162,7 @@ def erase(
                     f"{_day(receipt.due_at)} at the latest"
                 )
                 if rebuild:
-                    click.echo(
-                        "its state is not rebuilt: restart it with `tactful serve --rebuild`"
-                    )
+                    click.echo("its state is not rebuilt: restart with `tactful serve --rebuild`")
             return
         with held:
             if again:

@@ -29,9 +29,7 @@ TINY = np.full(3, np.finfo(np.float32).smallest_subnormal, np.float32)
 @example(update=TINY)
 @example(update=np.full(3, 1.5e-43, np.float32))  # one step of them is longer than a step of theirs
 @example(update=np.full(3, 3e-36, np.float32))
-def test_what_is_sent_is_no_longer_than_what_was_clipped(
-    encoding: Encoding, update: np.ndarray
-) -> None:
+def test_sent_updates_are_no_longer_than_clipped(encoding: Encoding, update: np.ndarray) -> None:
     values, scale = compress(update, encoding)
     assert values.dtype.name == encoding and values.shape == update.shape
     again = restore(values, scale)

@@ -21,9 +21,7 @@ def matrix(root: BandedRoot, rounds: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize(("rounds", "bands", "times"), [(12, 4, 3), (10, 3, 3), (9, 1, 2)])
-def test_sensitivity_is_the_worst_of_all_patterns_and_signs(
-    rounds: int, bands: int, times: int
-) -> None:
+def test_sensitivity_is_worst_of_patterns_and_signs(rounds: int, bands: int, times: int) -> None:
     root = BandedRoot(bands)
     c = matrix(root, rounds)
     worst = 0

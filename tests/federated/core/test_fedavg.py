@@ -1,7 +1,7 @@
 """The server's arithmetic, on plain vectors and without a model."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -21,8 +21,8 @@ from tactful_federated.core.fedavg import (
 )
 from tactful_federated.core.server_optimizer import Optimizer
 from tactful_federated.errors import HistoryError, SettingsError, WeightsError
-from tactful_federated.model.scores import Score
-from tactful_federated.model.vectors import Vector
+from tactful_federated.model.scores import Score, Scores
+from tactful_federated.model.vectors import Updates, Vector
 
 PLAIN = RoundSettings(
     cohort=5,
@@ -62,7 +62,7 @@ def test_one_device_moves_the_model_by_at_most_its_share() -> None:
 
 
 def test_reports_beyond_the_goal_are_not_read() -> None:
-    def arriving() -> Iterable[tuple[int, Vector]]:
+    def arriving() -> Updates:
         yield from [(device, vector(1, 0)) for device in range(4)]
         raise AssertionError("read on after the report goal")
 
@@ -149,14 +149,10 @@ class Fixed:
     def ids(self) -> Sequence[int]:
         return range(self.devices)
 
-    def train(
-        self, ids: Sequence[int], weights: Vector, round_number: int
-    ) -> Iterable[tuple[int, Vector]]:
+    def train(self, ids: Sequence[int], weights: Vector, round_number: int) -> Updates:
         return [(i, vector(i + round_number, 0.5) - weights) for i in ids]
 
-    def evaluate(
-        self, ids: Sequence[int], weights: Vector, round_number: int
-    ) -> Mapping[int, Score]:
+    def evaluate(self, ids: Sequence[int], weights: Vector, round_number: int) -> Scores:
         return {i: Score(10, 2, 5, 15.0) for i in ids}
 
 

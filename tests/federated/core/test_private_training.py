@@ -249,9 +249,7 @@ def test_kill_9_keeps_the_budget(tmp_path: Path, step: str) -> None:
     assert run.run_round(ClearCollector(Devices(60, constant))).released
 
 
-def test_what_could_not_be_kept_is_not_shown(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_is_not_kept_is_not_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run, devices = training(tmp_path, small_plan()), ClearCollector(Devices(60, constant))
     run.run_round(devices)
     before, memory = run.weights, run._memory

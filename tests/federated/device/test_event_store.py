@@ -74,9 +74,7 @@ def test_old_and_surplus_visits_are_deleted(tmp_path: Path) -> None:
     assert kept._file.execute("SELECT count(*) FROM visits").fetchone() == (0,)
 
 
-def test_withdrawing_consent_wipes_the_file_and_its_old_pages(
-    tmp_path: Path, kept: EventStore
-) -> None:
+def test_withdrawal_wipes_the_file_and_its_old_pages(tmp_path: Path, kept: EventStore) -> None:
     for number in range(40):
         kept.add([f"category {number}"] * 20)
     path = tmp_path / "events.db"

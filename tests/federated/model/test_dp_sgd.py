@@ -14,13 +14,9 @@ from scipy import stats  # noqa: E402
 from torch import nn  # noqa: E402
 
 from tactful_federated.errors import HistoryError, SettingsError  # noqa: E402
-from tactful_federated.model.dp_sgd import (  # noqa: E402
-    CentralSettings,
-    epsilon_of,
-    train_privately,
-)
+from tactful_federated.model import dp_sgd  # noqa: E402
 
-SETTINGS = CentralSettings(
+SETTINGS = dp_sgd.CentralSettings(
     steps=60,
     sample_rate=0.05,
     expected_batch=100,
@@ -37,9 +33,9 @@ def by_example(outputs: Any, targets: Any) -> Any:
     return nn.functional.cross_entropy(outputs, targets, reduction="none")
 
 
-def train(model: Any, data: Rows, settings: CentralSettings = SETTINGS, **more: Any) -> Any:
+def train(model: Any, data: Rows, settings: dp_sgd.CentralSettings = SETTINGS, **more: Any) -> Any:
     more = {"consented": lambda person: True, **more}
-    return train_privately(model, by_example, *data, settings, **more)
+    return dp_sgd.train_privately(model, by_example, *data, settings, **more)
 
 
 def rows(number: int) -> Rows:
@@ -62,7 +58,7 @@ def weights_of(model: Any) -> Any:
     return torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
 
 
-def trained(data: Rows, settings: CentralSettings, generator: Any, model: Any = None) -> Any:
+def trained(data: Rows, settings: dp_sgd.CentralSettings, generator: Any, model: Any = None) -> Any:
     """The change of all weights, in one vector."""
     model = linear() if model is None else model
     before = weights_of(model)
@@ -84,7 +80,7 @@ def test_epsilon_is_that_of_another_accountant(
     accountant.compose(dp_accounting.SelfComposedDpEvent(sampled, steps))
     reference = accountant.get_epsilon(delta)
     changes: dict[str, Any] = {"sample_rate": sample_rate, "steps": steps, "delta": delta}
-    ours = epsilon_of(replace(SETTINGS, noise_multiplier=noise_multiplier, **changes))
+    ours = dp_sgd.epsilon_of(replace(SETTINGS, noise_multiplier=noise_multiplier, **changes))
     # Both are upper bounds: of the discretisation of one, and an error of 0.01 of the other.
     assert reference - 0.01 < ours < reference * 1.01 + 0.03
 
@@ -93,7 +89,7 @@ def test_what_was_taken_is_what_is_accounted_and_it_learns() -> None:
     data, model = rows(2_000), linear()
     result = train(model, data, generator=torch.Generator().manual_seed(1))
     assert result.steps == 60
-    assert result.epsilon == pytest.approx(epsilon_of(SETTINGS), rel=1e-6)
+    assert result.epsilon == pytest.approx(dp_sgd.epsilon_of(SETTINGS), rel=1e-6)
     assert result.epsilon < 3
     assert (model(data[0]).argmax(dim=1) == data[1]).double().mean() > 0.95
 

@@ -60,9 +60,7 @@ def test_poison_and_foreign_weights_are_refused() -> None:
 
 
 @given(st.lists(FLOATS, min_size=1, max_size=40), st.floats(1e-6, 1e6), st.integers(1, 1 << 20))
-def test_norm_on_the_grid_never_exceeds_the_bound(
-    values: list[float], norm: float, units: int
-) -> None:
+def test_norm_on_the_grid_stays_in_bounds(values: list[float], norm: float, units: int) -> None:
     grid = FixedPoint(norm, units)
     encoded = grid.encode(np.array(values, dtype=np.float32))
     assert sum(int(v) ** 2 for v in encoded) <= units**2

@@ -24,9 +24,7 @@ UPDATES = arrays(np.int32, (7, 3), elements=st.integers(-50, 50))
 
 
 @given(updates=UPDATES, trimmed=st.integers(0, 3))
-def test_the_sum_is_that_of_the_middle_of_each_coordinate(
-    updates: np.ndarray, trimmed: int
-) -> None:
+def test_the_sum_is_of_the_middle_of_each_coordinate(updates: np.ndarray, trimmed: int) -> None:
     expected = [sum(sorted(column)[trimmed : 7 - trimmed]) for column in updates.T.tolist()]
     assert trimmed_sum(updates, trimmed).tolist() == expected
 

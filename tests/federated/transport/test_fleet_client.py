@@ -88,9 +88,7 @@ def client(place: Place, home: DeviceHome, number: int) -> FleetClient:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("tier", ["clear", "secret"])
-def test_a_sum_over_the_network_is_the_sum_of_the_updates(
-    place: Place, tmp_path: Path, tier: str
-) -> None:
+def test_a_sum_over_the_network_is_of_the_updates(place: Place, tmp_path: Path, tier: str) -> None:
     invitation = invited(tmp_path, tier, 3)
     devices = homes(place, tmp_path, invitation, 3)
     clients = [client(place, home, node % 1000) for node, home in devices.items()]

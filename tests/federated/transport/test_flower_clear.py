@@ -21,16 +21,8 @@ from flwr.clientapp import ClientApp
 from tests.federated.local_population import LocalPopulation
 from tests.federated.private_run import small_plan
 
+from tactful_federated.core import fedavg
 from tactful_federated.core.compression import Encoding
-from tactful_federated.core.fedavg import (
-    Population,
-    RoundResult,
-    RoundSettings,
-    ServerState,
-    apply_reports,
-    run_rounds,
-    start,
-)
 from tactful_federated.device.trainer import Device
 from tactful_federated.errors import HistoryError, SettingsError, WeightsError
 from tactful_federated.model.lstm_torch import IntentModel
@@ -48,8 +40,8 @@ from tactful_federated.transport.flower_clear import (
 
 VOCABULARY = Vocabulary.from_catalogue(SAMPLE_CATALOGUE)
 NODES = 6
-SETTINGS = RoundSettings(cohort=4, report_goal=4, minimum_reports=2)
-START = start(IntentModel(VOCABULARY.size, seed=1).vector())
+SETTINGS = fedavg.RoundSettings(cohort=4, report_goal=4, minimum_reports=2)
+START = fedavg.start(IntentModel(VOCABULARY.size, seed=1).vector())
 
 
 def make_devices() -> dict[int, Device]:
@@ -65,9 +57,9 @@ def make_grid(**more: Any) -> LocalGrid:
 
 
 def rounds_of(
-    population: Population, rounds: int, settings: RoundSettings = SETTINGS
-) -> tuple[ServerState, list[RoundResult]]:
-    return run_rounds(population, START, settings, rounds=rounds, seed=5)
+    population: fedavg.Population, rounds: int, settings: fedavg.RoundSettings = SETTINGS
+) -> tuple[fedavg.ServerState, list[fedavg.RoundResult]]:
+    return fedavg.run_rounds(population, START, settings, rounds=rounds, seed=5)
 
 
 def flower(grid: LocalGrid, **more: Any) -> FlowerPopulation:
@@ -173,9 +165,7 @@ def test_the_scan_catches_a_planted_leak(leak: str) -> None:
 
 
 @pytest.mark.parametrize(("encoding", "bytes_each"), [("float16", 2), ("int8", 1)])
-def test_encoded_updates_are_smaller_and_train_nearly_the_same(
-    encoding: Encoding, bytes_each: int
-) -> None:
+def test_encoded_updates_are_smaller_and_train_alike(encoding: Encoding, bytes_each: int) -> None:
     plain, _ = rounds_of(flower(make_grid()), 3)
     devices = make_devices()
     grid = Spy(client_app(lambda context: devices[context.node_id]), NODES)
@@ -247,7 +237,7 @@ def test_vanishing_and_failing_nodes_are_missing_reports() -> None:
             raise RuntimeError("battery empty")
         return devices[context.node_id]
 
-    settings = RoundSettings(cohort=NODES, report_goal=NODES, minimum_reports=4)
+    settings = fedavg.RoundSettings(cohort=NODES, report_goal=NODES, minimum_reports=4)
     grid = LocalGrid(client_app(find), NODES, drops=lambda node, message: node == 5)
     direct = LocalPopulation({n: d for n, d in make_devices().items() if n not in (2, 5)})
     state, results = rounds_of(flower(grid), 2, settings)
@@ -290,7 +280,7 @@ def test_poisoned_and_empty_replies_do_not_stop_a_round() -> None:
             return Message(RecordDict({"score": endless}), reply_to=message)
         return honest(message, context)
 
-    settings = RoundSettings(cohort=NODES, report_goal=NODES, minimum_reports=2)
+    settings = fedavg.RoundSettings(cohort=NODES, report_goal=NODES, minimum_reports=2)
     state, results = rounds_of(flower(LocalGrid(app, NODES)), 1, settings)
     assert (results[0].reports, results[0].refused) == (4, 1)
     assert 0 <= results[0].top1 <= 1 and np.isfinite(state.model.weights).all()
@@ -307,7 +297,7 @@ def test_diverged_training_is_a_report_of_zeros() -> None:
     assert [len(u) for _, u in population.train([1, 2], START.model.broadcast(), 1)] == [0, 0]
     found = ClearCollector(population).collect([1, 2], START.model.broadcast(), plan, 1)
     assert found.reports == 2 and not found.total.any()
-    state, tally = apply_reports(
+    state, tally = fedavg.apply_reports(
         START, [1, 2], population.train([1, 2], START.model.broadcast(), 1), SETTINGS
     )
     assert (tally.reports, tally.refused) == (0, 2)

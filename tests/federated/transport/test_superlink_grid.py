@@ -73,9 +73,7 @@ class Link:
 
 
 @pytest.mark.parametrize("late", [0, 3])
-def test_a_reply_whose_parts_come_later_is_waited_for(
-    monkeypatch: pytest.MonkeyPatch, late: int
-) -> None:
+def test_a_reply_with_late_parts_is_waited_for(monkeypatch: pytest.MonkeyPatch, late: int) -> None:
     link = Link(late)
     monkeypatch.setattr(superlink_grid, "runtime_client", lambda *_: link)
     monkeypatch.setattr("flwr.supercore.heartbeat.HeartbeatSender.start", lambda _: None)

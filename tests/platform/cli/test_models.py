@@ -15,13 +15,7 @@ from tests.platform.shop import definitions, engine_at, entries, make_shop, writ
 
 from tactful.cli.main import main
 from tactful.ranking.model import Pointer, load_model, read_pointer, version_directory
-from tactful.recommend.recommender import (
-    HEURISTIC,
-    LEARNED,
-    RANKING_EXPERIMENT,
-    Recommender,
-    RecommenderOptions,
-)
+from tactful.recommend import recommender
 from tactful.schemas.recommendations import RecommendRequest
 from tactful_bandits.assignment.assign import Arm, Experiment
 from tactful_streaming.contract.log_entries import Entry, Event
@@ -74,9 +68,7 @@ def test_where_there_is_no_log_it_says_where_to_get_one(tmp_path: Path) -> None:
     ],
     ids=["an empty log", "too few visits", "wrong definitions"],
 )
-def test_nothing_to_train_from(
-    keep: int, arguments: list[str], code: int, messages: list[str]
-) -> None:
+def test_nothing_to_train(keep: int, arguments: list[str], code: int, messages: list[str]) -> None:
     shop_log(Path("data"), keep=keep)
     Path("features.yaml").write_text("- {name: a, entity: moon}\n")
     Path("bad.toml").write_text('[engine]\nfeatures = "features.yaml"\n')
@@ -295,10 +287,13 @@ def serve_lists(data: Path) -> None:
     """Ask the champion for lists and keep them in the log, as the server does."""
     log = EmbeddedLog(data / "log", durability="process")
     engine = engine_at(Engine(definitions(), MemoryState()), log, log.end)
-    people = Experiment(RANKING_EXPERIMENT, (Arm(HEURISTIC, 0.1), Arm(LEARNED, 0.9)))
-    ranked = Recommender(
+    people = Experiment(
+        recommender.RANKING_EXPERIMENT,
+        (Arm(recommender.HEURISTIC, 0.1), Arm(recommender.LEARNED, 0.9)),
+    )
+    ranked = recommender.Recommender(
         engine,
-        RecommenderOptions(
+        recommender.RecommenderOptions(
             models=data / "models", definitions=definitions().fingerprint, experiment=people
         ),
     )

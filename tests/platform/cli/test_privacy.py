@@ -24,12 +24,7 @@ from tactful_privacy.audit.pipeline import Pipeline
 from tactful_privacy.audit.planted import planted_bugs
 
 TINY = Effort(
-    canaries=3_000,
-    canaries_of_totals=500,
-    canaries_of_bug=2_500,
-    streams=15,
-    draws=20_000,
-    keys=300,
+    canaries=3000, canaries_of_totals=500, canaries_of_bug=2_500, streams=15, draws=20_000, keys=300
 )
 
 

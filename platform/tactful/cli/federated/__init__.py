@@ -11,9 +11,7 @@ from tactful.util.lazy_commands import LazyCommand, LazyGroup
 
 _HELP = {
     "serve": "Run private training over a SuperLink; a restart resumes the run in DIRECTORY.",
-    "enrol": (
-        "Enrol devices: DIRECTORY of the server, REQUESTS written by `device` as request.json."
-    ),
+    "enrol": "Enrol devices: DIRECTORY of a server, REQUESTS written by `device` as request.json.",
     "device": "Take part in a run as one device until stopped; its data stay in DIRECTORY.",
     "evaluate": "Evaluate a model once, privately, on the devices of the server in DIRECTORY.",
     "intent": "Print the intent that the device in DIRECTORY would send with a request.",

@@ -37,9 +37,7 @@ from tactful_federated.transport.superlink import SuperLink
 @click.option("--epsilon", default=0.5, help="Privacy budget epsilon of all evaluations together.")
 @cohort_options
 @click.option(
-    "--tier",
-    type=tier_choice,
-    help="What the server sees of answers; default: the tier of the training.",
+    "--tier", type=tier_choice, help="What the server sees of answers; default: as in the training."
 )
 @click.option("--deadline", default=120.0, help="Time limit of a round, seconds.")
 @link_options

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import shlex
 import subprocess
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
@@ -16,16 +16,8 @@ import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from tactful.cli import options as cli
+from tactful.cli.federated import options
 from tactful.cli.federated.mlflow_runs import FederatedRuns
-from tactful.cli.federated.options import (
-    Cohort,
-    Link,
-    Widths,
-    cohort_options,
-    link_options,
-    tier_choice,
-    width_options,
-)
 from tactful.errors import ConfigError, TactfulError
 from tactful.util.signals import leave, on_stop_signals
 from tactful_federated.core.checkpoint import write_whole
@@ -37,14 +29,8 @@ from tactful_federated.device.home import DeviceHome, EnrolmentRequest
 from tactful_federated.device.limits import Limits, keep_within
 from tactful_federated.errors import FederatedError, SettingsError
 from tactful_federated.secagg.messages import Enrolment, enrol
+from tactful_federated.serving import rounds
 from tactful_federated.serving.buffered import FlowerStream, serve_buffered
-from tactful_federated.serving.rounds import (
-    LiveView,
-    authority_key,
-    collector_for,
-    invite,
-    serve_rounds,
-)
 from tactful_federated.transport.fleet_client import FleetClient
 from tactful_federated.transport.superlink import SuperLink, enrol_node
 from tactful_federated.transport.superlink_grid import SuperLinkGrid
@@ -79,15 +65,11 @@ class _Method:
     def check(self, tier: Tier) -> None:
         """Raise ConfigError if the method cannot be used with `tier`."""
         if self.encoding != "float32" and tier != "clear":
-            raise ConfigError(
-                "--encoding goes with --tier clear: secret sums have words of 32 bits"
-            )
+            raise ConfigError("--encoding goes with --tier clear: secret sums have 32-bit words")
         if self.trim and tier != "clear":
             raise ConfigError("--trim goes with --tier clear: nobody sees what a secret sum is of")
         if self.buffered and (tier != "clear" or self.trim):
-            raise ConfigError(
-                "--buffered goes with --tier clear and without --trim: it reads updates"
-            )
+            raise ConfigError("--buffered goes with --tier clear, without --trim: it reads updates")
 
     def server_optimizer(self) -> Optimizer:
         """Return the optimiser of the server; adaptive ones have a default rate of 0.003."""
@@ -110,8 +92,8 @@ _directory = click.argument("directory", type=cli.any_directory)
 @click.option("--run", "name", default="intent-1", help="Name of the run.")
 @click.option("--epsilon", default=2.0, help="Privacy budget epsilon of the whole run.")
 @click.option("--rounds", type=click.IntRange(1), default=500)
-@cohort_options
-@click.option("--tier", type=tier_choice, default="secret", help="What the server sees.")
+@options.cohort_options
+@click.option("--tier", type=options.tier_choice, default="secret", help="What the server sees.")
 @click.option(
     "--encoding",
     type=click.Choice(["float32", "float16", "int8"]),
@@ -137,16 +119,11 @@ _directory = click.argument("directory", type=cli.any_directory)
 )
 @click.option("--device-rate", type=_rate, default=1.0, help="Learning rate of the devices.")
 @click.option(
-    "--proximal",
-    type=click.FloatRange(0),
-    default=0.0,
-    help="Weight mu of the proximal term of FedProx.",
+    "--proximal", type=click.FloatRange(0), default=0.0, help="Proximal weight mu of FedProx."
 )
-@width_options
+@options.width_options
 @click.option(
-    "--buffered",
-    is_flag=True,
-    help="Aggregate asynchronously, without rounds; only with --tier clear.",
+    "--buffered", is_flag=True, help="Aggregate asynchronously, without rounds; needs --tier clear."
 )
 @click.option(
     "--most-stale",
@@ -156,12 +133,9 @@ _directory = click.argument("directory", type=cli.any_directory)
 )
 @click.option("--deadline", default=120.0, help="Time limit of a round, seconds.")
 @click.option(
-    "--host",
-    "hosts",
-    multiple=True,
-    help="Host name of the proxy, for the certificate; may be repeated.",
+    "--host", "hosts", multiple=True, help="Host name of the proxy for the certificate; repeatable."
 )
-@link_options
+@options.link_options
 @click.option("--tracking-uri", help="MLflow store; default as for `tactful train`.")
 @click.option("--json", "as_json", is_flag=True, help="Print each round as a line of JSON.")
 @cli.grouped("run", _Run)
@@ -170,11 +144,11 @@ def serve_command(
     directory: Path,
     catalogue: Path,
     run: _Run,
-    cohort: Cohort,
+    cohort: options.Cohort,
     method: _Method,
-    widths: Widths,
+    widths: options.Widths,
     hosts: tuple[str, ...],
-    link: Link,
+    link: options.Link,
     tracking_uri: str | None,
     as_json: bool,
 ) -> None:
@@ -185,7 +159,7 @@ def serve_command(
     tls = link.tls(directory, hosts)
     with cli.reported_as(ConfigError, SettingsError):
         optimizer = method.server_optimizer()
-        invitation = invite(
+        invitation = rounds.invite(
             directory,
             cohort.wishes(epsilon=run.epsilon, rounds=run.rounds),
             categories,
@@ -199,7 +173,7 @@ def serve_command(
     runs = FederatedRuns(directory, tracking_uri=tracking_uri)
     logged = runs.begin(invitation)
 
-    def show(outcome: Outcome, view: LiveView) -> None:
+    def show(outcome: Outcome, view: rounds.LiveView) -> None:
         bar.update(outcome.releases - bar.n)
         bar.set_postfix(epsilon=f"{view.epsilon:.3g}")
         runs.show(logged, view)
@@ -220,9 +194,7 @@ def serve_command(
         )
         _lead(directory, invitation, grid, method, optimizer, show)
     version = runs.finish(logged)
-    click.echo(
-        f"intent model version {version} is the champion; its package: {directory / 'model'}"
-    )
+    click.echo(f"intent model version {version} is the champion; package: {directory / 'model'}")
 
 
 def _lead(
@@ -231,7 +203,7 @@ def _lead(
     grid: SuperLinkGrid,
     method: _Method,
     optimizer: Optimizer,
-    show: Callable[[Outcome, LiveView], None],
+    show: Callable[[Outcome, rounds.LiveView], None],
 ) -> None:
     """Run the rounds, or without rounds the buffer, to the end."""
     deadline, encoding = method.deadline, method.encoding
@@ -246,10 +218,10 @@ def _lead(
             progress=show,
         )
         return
-    collector = collector_for(
+    collector = rounds.collector_for(
         invitation, grid, deadline=deadline, encoding=encoding, trim=method.trim
     )
-    serve_rounds(directory, invitation, collector, optimizer=optimizer, progress=show)
+    rounds.serve_rounds(directory, invitation, collector, optimizer=optimizer, progress=show)
 
 
 @click.command("enrol")
@@ -264,7 +236,7 @@ def _lead(
 def enrol_command(
     directory: Path, requests: tuple[Path, ...], port: int, authority: Path | None
 ) -> None:
-    """Enrol devices: DIRECTORY of the server, REQUESTS written by `device` as request.json.
+    """Enrol devices: DIRECTORY of a server, REQUESTS written by `device` as request.json.
 
     A file ENROLMENT is written beside each request, for the directory of the device; requests with
     an enrolment are skipped. The holder of authority.key decides which devices take part; if this
@@ -274,7 +246,7 @@ def enrol_command(
     if not pinned.exists():
         raise ConfigError(f"{pinned} is missing: say by --authority what `serve` was given")
     with cli.reported_as(ConfigError, FederatedError):
-        key = authority_key(directory)
+        key = rounds.authority_key(directory)
     for path in requests:
         written = path.with_name("enrolment")
         try:
@@ -301,13 +273,9 @@ def enrol_command(
 @click.option("--server", help="host:port of the proxy; without it only DIRECTORY is created.")
 @click.option("--authority", type=cli.existing_file, help="PEM file of the only trusted authority.")
 @click.option(
-    "--consent/--withdraw",
-    default=None,
-    help="Consent to training, or withdraw and delete everything.",
+    "--consent/--withdraw", default=None, help="Consent to training, or withdraw and delete all."
 )
-@click.option(
-    "--history", type=cli.existing_file, help="JSON list of visits, each a list of categories."
-)
+@click.option("--history", type=cli.existing_file, help="JSON list of visits: lists of categories.")
 @click.option(
     "--only-while", help="Train only while this command succeeds, such as a check for power supply."
 )
@@ -329,9 +297,7 @@ def device_command(
     """Take part in a run as one device until stopped; its data stay in DIRECTORY."""
     with (
         cli.reported_as(TactfulError, FederatedError),
-        contextlib.closing(
-            DeviceHome(directory, read_invitation(invitation), rotate=rotate)
-        ) as home,
+        closing(DeviceHome(directory, read_invitation(invitation), rotate=rotate)) as home,
     ):
         if consent is not None:
             (home.events.give_consent if consent else home.withdraw)()
@@ -354,7 +320,7 @@ def device_command(
             polling=Polling(interval=poll, sleep=lambda seconds: _sleep(seconds, stopped)),
         )
         keep_within(Limits(memory_mb=memory))
-        with contextlib.closing(client), on_stop_signals(lambda: stopped.append(True)):
+        with closing(client), on_stop_signals(lambda: stopped.append(True)):
             client.work(lambda: bool(stopped))
 
 
@@ -362,9 +328,7 @@ def _visits(path: Path) -> list[list[str]]:
     try:
         return msgspec.json.decode(path.read_bytes(), type=list[list[str]])
     except msgspec.MsgspecError as error:
-        raise ConfigError(
-            f"{path} must hold a JSON list of lists of categories: {error}"
-        ) from error
+        raise ConfigError(f"{path} must be a JSON list of lists of categories: {error}") from error
 
 
 def _sleep(seconds: float, stopped: list[bool]) -> None:

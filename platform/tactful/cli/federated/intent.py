@@ -32,16 +32,10 @@ from tactful_privacy.errors import ParameterError
 @click.option("--model", type=cli.existing_file, help="File with a newer signed model to install.")
 @click.option("--count", type=click.IntRange(1, 32), default=3)
 @click.option(
-    "--randomise",
-    metavar="EPSILON",
-    help="Send one category by randomised response with this epsilon.",
+    "--randomise", metavar="EPSILON", help="Send a category by randomised response of this epsilon."
 )
-@click.option(
-    "--about", multiple=True, help="Category whose probability is printed; may be repeated."
-)
-@click.option(
-    "--steps", type=click.IntRange(1), default=3, help="Number of next steps for --about."
-)
+@click.option("--about", multiple=True, help="Category whose probability is printed; repeatable.")
+@click.option("--steps", type=click.IntRange(1), default=3, help="Number of steps for --about.")
 @click.option(
     "--own",
     type=click.Choice(["head", "all", "nothing"]),

@@ -87,9 +87,7 @@ class Widths:
 tier_choice = click.Choice(["clear", "secret", "noise-in-sum"])
 
 cohort_options = cli.with_options(
-    click.option(
-        "--population", type=click.IntRange(1), required=True, help="Number of devices in all."
-    ),
+    click.option("--population", type=click.IntRange(1), required=True, help="Devices in all."),
     click.option("--delta", type=float, help="Default: a tenth of 1 / population."),
     click.option("--report-goal", type=click.IntRange(1), default=1000),
     click.option(
@@ -125,13 +123,8 @@ link_options = cli.with_options(
 )
 width_options = cli.with_options(
     click.option(
-        "--embedding",
-        type=click.IntRange(1),
-        default=32,
-        help="Width of a token's vector in the model.",
+        "--embedding", type=click.IntRange(1), default=32, help="Width of a token's vector."
     ),
-    click.option(
-        "--hidden", type=click.IntRange(1), default=32, help="Width of the model's state."
-    ),
+    click.option("--hidden", type=click.IntRange(1), default=32, help="Width of the LSTM state."),
     cli.grouped("widths", Widths),
 )
