@@ -20,7 +20,7 @@ import msgspec
 
 from tactful.schemas.positions import Offsets, Position, as_text, parse, reaches
 from tactful_streaming.contract.log_entries import Event, Item
-from tactful_streaming.engine.consumers import CoCommittedConsumer
+from tactful_streaming.engine.options import CoCommittedConsumer
 from tactful_streaming.errors import LogError, LogUnreachableError, OffsetError
 from tactful_streaming.kafka import client
 from tactful_streaming.kafka.config import KafkaSettings
@@ -29,6 +29,7 @@ from tactful_streaming.log.event_log import EventLog
 _QUEUE = 4_000
 _CONSUME = 1_000
 _PATIENCE_S = 1.0
+_TIMEOUT_S = 10.0
 _POLL_S = 1.0  # A signal is not seen before a wait for records has ended
 
 
@@ -126,8 +127,6 @@ class MergedLog:
         *,
         opened: Callable[[Sequence[bytes]], list[bytes]] = list,
         wait_s: float = 0.1,
-        timeout_s: float = 10.0,
-        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Connect; raise OffsetError if a partition does not hold its first offset."""
         self._settings = settings
@@ -135,14 +134,13 @@ class MergedLog:
         self._bounded = span.bounded
         self._opened = opened
         self._wait_s = wait_s
-        self._clock = clock
         self._problem: LogError | None = None
         self._full: set[int] = set()
         config = settings.consumer_config("tactful-readers")
-        self._consumer = client.open_consumer(config, self._on_error)
+        self._consumer = client.connect("Consumer", config, self._on_error)
         try:
             self._bounds = {
-                n: client.partition_bounds(self._consumer, settings, n, timeout_s)
+                n: client.partition_bounds(self._consumer, settings, n, _TIMEOUT_S)
                 for n in range(partitions)
             }
             for number, end in span.ends.items():
@@ -173,22 +171,9 @@ class MergedLog:
         return True
 
     @property
-    def reached(self) -> Offsets:
-        """Offset after the last read record, by partition."""
-        return self._reached
-
-    @property
-    def ends(self) -> Offsets:
-        """Known end offset at the last read, by partition.
-
-        Other threads use it, too, so it does not use the client, which would wait for a read.
-        """
-        return self._ends
-
-    @property
     def end(self) -> int:
         """Upper bound of the number after the last known record."""
-        left = sum(max(self._end(n) - at, 0) for n, at in self._reached.items())
+        left = sum(max(self._end(n) - at, 0) for n, at in self.reached.items())
         return self._next + left
 
     def read(self, offset: int, limit: int) -> list[tuple[int, bytes]]:
@@ -207,15 +192,15 @@ class MergedLog:
             if offset != self.begin:
                 raise OffsetError(f"record {offset} is not the next one, {self._next}")
             self._rewind()
-        until = self._clock() + self._wait_s
+        until = time.monotonic() + self._wait_s
         while not (self._bounded and self._is_over()):
-            left = min(max(until - self._clock(), 0.0), _POLL_S)
+            left = min(max(until - time.monotonic(), 0.0), _POLL_S)
             self._receive(left if not self._is_ready() else 0.0)
             records = self._take(limit)
-            self._ends = {number: self._end(number) for number in self._reached}
+            self.ends = {number: self._end(number) for number in self.reached}
             if records:
                 return records
-            if self._clock() >= until:
+            if time.monotonic() >= until:
                 if self._bounded and not self._is_over():
                     raise self._missing()
                 break
@@ -235,12 +220,14 @@ class MergedLog:
 
     def _rewind(self) -> None:
         self._next = self.begin
-        self._reached = dict(self._starts)
+        self.reached = dict(self._starts)  # offset after the last read record, by partition
         self._came = dict(self._starts)
         self._queues: dict[int, deque[_Queued]] = {number: deque() for number in self._starts}
         self._at_end = {n for n, at in self._starts.items() if at >= self._bounds[n][1]}
         self._waiting_since: float | None = None
-        self._ends = {number: self._end(number) for number in self._reached}
+        # Known end at the last read, by partition. Other threads use it, too, so it does not use
+        # the client, which would wait for a read.
+        self.ends = {number: self._end(number) for number in self.reached}
         if self._full:
             self._consumer.resume([self._tp(number) for number in self._full])
         self._full = set()
@@ -262,14 +249,12 @@ class MergedLog:
         return max(known, self._came[number])
 
     def _is_over(self) -> bool:
-        return all(at >= self._bounds[number][1] for number, at in self._reached.items())
+        return all(at >= self._bounds[number][1] for number, at in self.reached.items())
 
     def _is_ready(self) -> bool:
         """Return whether every partition has its next record queued, or has ended."""
-        for number, queue in self._queues.items():
-            if not queue and number not in self._at_end:
-                return False
-        return any(self._queues.values())
+        empty = {number for number, queue in self._queues.items() if not queue}
+        return empty <= self._at_end and len(empty) < len(self._queues)
 
     def _receive(self, wait_s: float) -> None:
         """Queue received records; wait for the first one for at most `wait_s`."""
@@ -312,7 +297,7 @@ class MergedLog:
         self._at_end.add(number)
         self._came[number] = max(self._came[number], offset)
         if not self._queues[number]:
-            self._reached[number] = self._came[number]
+            self.reached[number] = self._came[number]
 
     def _take(self, limit: int) -> list[tuple[int, bytes]]:
         """Take the next records in the order of event time, as far as it is certain."""
@@ -326,7 +311,7 @@ class MergedLog:
         while heads and len(records) < limit:
             number = min(heads, key=lambda n: (heads[n], n))
             offset, payload, _, is_event = queues[number].popleft()
-            self._reached[number] = offset + 1
+            self.reached[number] = offset + 1
             if is_event or number == 0:
                 records.append((self._next, payload))
                 self._next += 1
@@ -336,7 +321,7 @@ class MergedLog:
             del heads[number]
             if number not in self._at_end:
                 break
-            self._reached[number] = self._came[number]
+            self.reached[number] = self._came[number]
         return records
 
     def _has_waited_enough(self) -> bool:
@@ -345,8 +330,8 @@ class MergedLog:
             self._waiting_since = None
             return False
         if self._waiting_since is None:
-            self._waiting_since = self._clock()
-        if self._bounded or self._clock() - self._waiting_since < _PATIENCE_S:
+            self._waiting_since = time.monotonic()
+        if self._bounded or time.monotonic() - self._waiting_since < _PATIENCE_S:
             return False
         self._at_end |= {number for number, queue in self._queues.items() if not queue}
         self._waiting_since = None
@@ -359,7 +344,7 @@ class MergedLog:
             if not self._bounded or message.offset() >= self._bounds[number][1]:
                 self._find_end(number, message.offset())
         elif error.code() == self._kafka.KafkaError._AUTO_OFFSET_RESET:
-            self._problem = client.missing_offset(self._settings, number, self._reached[number])
+            self._problem = client.missing_offset(self._settings, number, self.reached[number])
         else:
             self._on_error(error)
 

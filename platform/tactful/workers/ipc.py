@@ -199,17 +199,10 @@ class BlockingClient:
     A refusal, and no response in time, is a `ProblemError`.
     """
 
-    def __init__(
-        self,
-        end: socket.socket,
-        *,
-        timeout_s: float = 5.0,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
+    def __init__(self, end: socket.socket, *, timeout_s: float = 5.0) -> None:
         """Use one end of a socket pair; `timeout_s` is the longest wait for a response."""
         self._end = end
         self._timeout_s = timeout_s
-        self._clock = clock
         self._lock = threading.Lock()
         self._numbers = itertools.count()
         self._received = bytearray()
@@ -218,7 +211,7 @@ class BlockingClient:
         """Send a request and wait for the response, of type `kind`."""
         with self._lock:
             number = next(self._numbers)
-            until = self._clock() + self._timeout_s
+            until = time.monotonic() + self._timeout_s
             try:
                 self._end.settimeout(self._timeout_s)
                 self._end.sendall(_frame(number, _encoder.encode(request)))
@@ -232,7 +225,7 @@ class BlockingClient:
     def _next(self, until: float) -> tuple[int, bytes]:
         received = self._received
         while (frame := _take_frame(received)) is None:
-            self._end.settimeout(max(until - self._clock(), 0.001))
+            self._end.settimeout(max(until - time.monotonic(), 0.001))
             part = self._end.recv(_PART)
             if not part:
                 raise ConnectionResetError

@@ -49,23 +49,16 @@ class WorkerPool:
     """Worker processes of one server, each kept running in its place."""
 
     def __init__(
-        self,
-        platform: Platform,
-        server: StateServer,
-        listener: socket.socket,
-        *,
-        count: int,
-        clock: Callable[[], float] = time.monotonic,
+        self, platform: Platform, server: StateServer, listener: socket.socket, *, count: int
     ) -> None:
         """Prepare `count` workers that accept from `listener` and ask `server`."""
         self._platform = platform
         self._server = server
         self._listener = listener
         self._count = count
-        self._clock = clock
         self._stopping = False
         self._processes: dict[int, asyncio.subprocess.Process] = {}
-        self._status = WorkerStatus(count, lambda: server.served, clock=clock)
+        self._status = WorkerStatus(count, lambda: server.served)
         self._keeping: list[asyncio.Task[None]] = []
         self._started = 0
         platform.workers = self._status.health
@@ -79,9 +72,9 @@ class WorkerPool:
     async def start(self) -> bool:
         """Start all workers; return whether all accept requests."""
         self._keeping = [asyncio.create_task(self._keep(place)) for place in range(self._count)]
-        until = self._clock() + _START_S
+        until = time.monotonic() + _START_S
         status = self._status
-        while status.serving < self._count and self._clock() < until and not self._stopping:
+        while status.serving < self._count and time.monotonic() < until and not self._stopping:
             if status.restarted > self._count:
                 break  # they fail again and again
             await asyncio.sleep(0.02)
@@ -106,11 +99,11 @@ class WorkerPool:
         """Keep one worker running, with backoff between restarts."""
         pause = _FIRST_PAUSE_S
         while not self._stopping:
-            began = self._clock()
+            began = time.monotonic()
             code = await self._run_one(place)
             if self._stopping:
                 return
-            pause = _FIRST_PAUSE_S if self._clock() - began > _CALM_S else pause
+            pause = _FIRST_PAUSE_S if time.monotonic() - began > _CALM_S else pause
             logger.error("a worker ended with code %d and is replaced", code)
             await asyncio.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE_S)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Literal, TypeVar
 
 from tactful_streaming.errors import (
     LogError,
@@ -23,6 +23,22 @@ _logger = logging.getLogger(__name__)
 NO_OFFSET: Final = -1001
 """Offset of a partition that is named without one: the client's `OFFSET_INVALID`."""
 
+# Codes of the client's errors.
+_REFUSED = (
+    *("TOPIC_AUTHORIZATION_FAILED", "GROUP_AUTHORIZATION_FAILED", "CLUSTER_AUTHORIZATION_FAILED"),
+    *("SASL_AUTHENTICATION_FAILED", "_AUTHENTICATION"),
+)
+_ABSENT = (
+    *("_ALL_BROKERS_DOWN", "_TRANSPORT", "_DESTROY_BROKER", "_TIMED_OUT", "_TIMED_OUT_QUEUE"),
+    *("_MSG_TIMED_OUT", "_RESOLVE", "_PURGE_QUEUE", "_PURGE_INFLIGHT", "REQUEST_TIMED_OUT"),
+    *("NETWORK_EXCEPTION", "NOT_ENOUGH_REPLICAS", "NOT_ENOUGH_REPLICAS_AFTER_APPEND"),
+    *("BROKER_NOT_AVAILABLE", "LEADER_NOT_AVAILABLE", "NOT_LEADER_FOR_PARTITION"),
+)
+_LOST = (
+    *("_FATAL", "_FENCED", "PRODUCER_FENCED", "INVALID_PRODUCER_EPOCH"),
+    *("OUT_OF_ORDER_SEQUENCE_NUMBER", "UNKNOWN_PRODUCER_ID"),
+)
+
 
 def import_kafka() -> ModuleType:
     """Import the Kafka client; raise LogError if it is not installed."""
@@ -34,22 +50,16 @@ def import_kafka() -> ModuleType:
     return module
 
 
-def open_producer(config: Mapping[str, Any], on_error: Callable[[Any], None]) -> Any:
-    """Connect a producer; raise LogSettingsError if the client refuses its settings."""
-    return _opened(import_kafka().Producer, config, on_error)
-
-
-def open_consumer(config: Mapping[str, Any], on_error: Callable[[Any], None]) -> Any:
-    """Connect a consumer; raise LogSettingsError if the client refuses its settings."""
-    return _opened(import_kafka().Consumer, config, on_error)
-
-
-def _opened(
-    client: Callable[..., Any], config: Mapping[str, Any], on_error: Callable[[Any], None]
+def connect(
+    kind: Literal["Producer", "Consumer"],
+    config: Mapping[str, Any],
+    on_error: Callable[[Any], None],
 ) -> Any:
+    """Connect a client; raise LogSettingsError if it refuses its settings."""
+    kafka = import_kafka()
     try:
-        return client(config, error_cb=on_error, logger=_logger)
-    except (import_kafka().KafkaException, ValueError) as error:
+        return getattr(kafka, kind)(config, error_cb=on_error, logger=_logger)
+    except (kafka.KafkaException, ValueError) as error:
         raise LogSettingsError(f"the Kafka client refuses its settings: {error}") from error
 
 
@@ -113,41 +123,15 @@ class Causes:
 
 def explain(error: Any, settings: KafkaSettings, causes: Causes | None = None) -> LogError:
     """Convert an error of the client to a LogError that says what to do."""
-    kafka = import_kafka().KafkaError
     where = f"topic {settings.topic!r} at {settings.servers}"
-    code = error.code()
-    if code in (kafka.UNKNOWN_TOPIC_OR_PART, kafka._UNKNOWN_TOPIC, kafka._UNKNOWN_PARTITION):
+    if _has_code(error, ("UNKNOWN_TOPIC_OR_PART", "_UNKNOWN_TOPIC", "_UNKNOWN_PARTITION")):
         return TopicError(
             f"{where}: the topic or one of its partitions is not there. If it was deleted, its "
             "records are lost: make it again and rebuild, or restore it from a backup"
         )
-    if code in (
-        kafka.TOPIC_AUTHORIZATION_FAILED,
-        kafka.GROUP_AUTHORIZATION_FAILED,
-        kafka.CLUSTER_AUTHORIZATION_FAILED,
-        kafka.SASL_AUTHENTICATION_FAILED,
-        kafka._AUTHENTICATION,
-    ):
+    if _has_code(error, _REFUSED):
         return LogError(f"{where}: refused us ({error.str()}): check username, password and rights")
-    absent = (
-        kafka._ALL_BROKERS_DOWN,
-        kafka._TRANSPORT,
-        kafka._DESTROY_BROKER,
-        kafka._TIMED_OUT,
-        kafka._TIMED_OUT_QUEUE,
-        kafka._MSG_TIMED_OUT,
-        kafka._RESOLVE,
-        kafka._PURGE_QUEUE,
-        kafka._PURGE_INFLIGHT,
-        kafka.REQUEST_TIMED_OUT,
-        kafka.NETWORK_EXCEPTION,
-        kafka.NOT_ENOUGH_REPLICAS,
-        kafka.NOT_ENOUGH_REPLICAS_AFTER_APPEND,
-        kafka.BROKER_NOT_AVAILABLE,
-        kafka.LEADER_NOT_AVAILABLE,
-        kafka.NOT_LEADER_FOR_PARTITION,
-    )
-    if code in absent or lost_identity(error):
+    if _has_code(error, _ABSENT + _LOST):
         reason = error.str() if causes is None else f"{error.str()}; {causes}"
         return LogUnreachableError(f"{where}: no broker answers ({reason})", retry_after=2.0)
     return LogError(f"{where}: {error.name()}: {error.str()}")
@@ -164,15 +148,12 @@ def lasting_problem(
 
 def lost_identity(error: Any) -> bool:
     """Whether brokers refuse this producer permanently, so that a new one is needed."""
+    return _has_code(error, _LOST)
+
+
+def _has_code(error: Any, names: Sequence[str]) -> bool:
     kafka = import_kafka().KafkaError
-    return error.code() in (
-        kafka._FATAL,
-        kafka._FENCED,
-        kafka.PRODUCER_FENCED,
-        kafka.INVALID_PRODUCER_EPOCH,
-        kafka.OUT_OF_ORDER_SEQUENCE_NUMBER,
-        kafka.UNKNOWN_PRODUCER_ID,
-    )
+    return error.code() in [getattr(kafka, name) for name in names]
 
 
 def dropped_records(settings: KafkaSettings, number: int, low: int, start: int) -> OffsetError:

@@ -14,11 +14,13 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
-from tactful_streaming.contract.record_batch import Records
+from tactful_streaming.contract.log_entries import Records
 from tactful_streaming.kafka import client
 from tactful_streaming.kafka.config import KafkaSettings
 
 _logger = logging.getLogger(__name__)
+
+_TIMEOUT_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -53,8 +55,6 @@ class PartitionGroup:
         revoked: Callable[[Sequence[int]], None],
         lost: Callable[[Sequence[int]], None],
         instance: str | None = None,
-        timeout_s: float = 10.0,
-        clock: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
     ) -> None:
         """Subscribe; the first polls join `group`.
 
@@ -67,8 +67,6 @@ class PartitionGroup:
         self._settings = settings
         self._kafka = client.import_kafka()
         self._assigned = assigned
-        self._timeout_s = timeout_s
-        self._clock = clock
         self._next: dict[int, int] = {}
         self._newest: dict[int, int] = {}
         self._ends: dict[int, int] = {}
@@ -79,7 +77,7 @@ class PartitionGroup:
         config = settings.consumer_config(group)
         if instance is not None:
             config["group.instance.id"] = instance
-        self._consumer = client.open_consumer(config, self._on_error)
+        self._consumer = client.connect("Consumer", config, self._on_error)
         self._consumer.subscribe(
             [settings.topic],
             on_assign=self._on_assign,
@@ -117,9 +115,7 @@ class PartitionGroup:
             self._next[number] = run.offsets[-1] + 1
         if records:
             self._answered()
-        if self._problem is not None:
-            problem, self._problem = self._problem, None
-            raise problem
+        self._check()
         return records
 
     def commit(self, offsets: Mapping[int, int], *, wait: bool = False) -> None:
@@ -147,7 +143,7 @@ class PartitionGroup:
     def lag(self) -> dict[int, Lag]:
         """Return the lag of each assigned partition; sends no request."""
         lags = {}
-        now = self._clock()
+        now = time.time_ns() // 1_000_000
         for number, position in self._next.items():
             _, high = self._consumer.get_watermark_offsets(self._tp(number), cached=True)
             # Transaction markers, which are not records, may lie behind the last record.
@@ -161,6 +157,9 @@ class PartitionGroup:
     def close(self) -> None:
         """Revoke all partitions and leave the group."""
         self._consumer.close()
+        self._check()
+
+    def _check(self) -> None:
         if self._problem is not None:
             problem, self._problem = self._problem, None
             raise problem
@@ -209,15 +208,13 @@ class PartitionGroup:
 
     def _start(self, number: int) -> int:
         position = self._assigned(number)
-        low, _ = client.partition_bounds(self._consumer, self._settings, number, self._timeout_s)
+        low, _ = client.partition_bounds(self._consumer, self._settings, number, _TIMEOUT_S)
         if position is not None:
             if position < low:
                 raise client.dropped_records(self._settings, number, low, position)
             return position
         try:
-            committed = client.ask(
-                lambda: self._consumer.committed([self._tp(number)], self._timeout_s)
-            )
+            committed = client.ask(lambda: self._consumer.committed([self._tp(number)], _TIMEOUT_S))
         except self._kafka.KafkaException as error:
             raise client.explain(error.args[0], self._settings) from error
         return max(int(committed[0].offset), low)

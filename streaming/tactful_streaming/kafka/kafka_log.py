@@ -169,7 +169,7 @@ class KafkaLog(contextlib.AbstractContextManager["KafkaLog"]):
         self.close()
 
     def _connect(self) -> Any:
-        return client.open_producer(self._settings.producer_config(), self._on_error)
+        return client.connect("Producer", self._settings.producer_config(), self._on_error)
 
     def _produce(self, routed: Mapping[int, list[dict[str, Any]]]) -> Future[Positions]:
         sizes = [len(message["value"]) for messages in routed.values() for message in messages]

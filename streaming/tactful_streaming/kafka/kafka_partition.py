@@ -5,7 +5,7 @@ from __future__ import annotations
 import bisect
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from tactful_streaming.errors import LogError, LogUnreachableError, OffsetError, TopicError
@@ -23,20 +23,13 @@ class KafkaPartition:
     """
 
     def __init__(
-        self,
-        log: KafkaLog,
-        number: int,
-        *,
-        wait_s: float = 0.1,
-        timeout_s: float = 10.0,
-        clock: Callable[[], float] = time.monotonic,
+        self, log: KafkaLog, number: int, *, wait_s: float = 0.1, timeout_s: float = 10.0
     ) -> None:
         """Read partition `number` of `log`, which appends and which the caller closes."""
         self._log = log
         self._number = number
         self._wait_s = wait_s
         self._timeout_s = timeout_s
-        self._clock = clock
         self._settings = log.settings
         self._kafka = client.import_kafka()
         self._lock = threading.RLock()
@@ -44,9 +37,8 @@ class KafkaPartition:
         self._read_end = 0
         self._broker_end = 0
         self._problem: LogError | None = None
-        self._consumer = client.open_consumer(
-            self._settings.consumer_config("tactful-readers"), self._on_error
-        )
+        config = self._settings.consumer_config("tactful-readers")
+        self._consumer = client.connect("Consumer", config, self._on_error)
 
     @property
     def begin(self) -> int:
@@ -124,9 +116,9 @@ class KafkaPartition:
             self._seek(offset)
         end = max(self._broker_end, self._known_end())
         exists = offset < end
-        until = self._clock() + (self._timeout_s if exists else self._wait_s)
+        until = time.monotonic() + (self._timeout_s if exists else self._wait_s)
         while True:
-            message = self._consumer.poll(max(until - self._clock(), 0.0))
+            message = self._consumer.poll(max(until - time.monotonic(), 0.0))
             self._check()
             if message is None:
                 if exists:

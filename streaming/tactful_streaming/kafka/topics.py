@@ -54,7 +54,7 @@ def ensure_topic(
     )
     causes = client.Causes()
     # The admin client does not say why it has no connection; a producer does.
-    producer = client.open_producer(settings.client_config(), causes.note)
+    producer = client.connect("Producer", settings.client_config(), causes.note)
     admin = AdminClient(settings.client_config())
     try:
         count = client.count_partitions(producer, settings, timeout_s)

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
-from tactful_streaming.contract.record_batch import Row
+from tactful_streaming.contract.log_entries import Row
 from tactful_streaming.errors import FencedError, LogWriteError, TopicError
 from tactful_streaming.kafka.client import count_partitions, explain, import_kafka
 from tactful_streaming.kafka.config import KafkaSettings

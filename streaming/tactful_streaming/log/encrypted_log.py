@@ -89,7 +89,7 @@ class SealedPartitions:
         self._log = log
         self._seal = seal
         self._max_waiting_bytes = max_waiting_bytes
-        self._waiting_bytes = 0
+        self.waiting_bytes = 0  # submitted and not durable yet
         self._lock = threading.Lock()
         self._labels: dict[int, str] = {}
         # One thread keeps the order of submission. It waits for the disk when a user's first key is
@@ -100,11 +100,6 @@ class SealedPartitions:
     def partitions(self) -> int:
         """Number of partitions."""
         return self._log.partitions
-
-    @property
-    def waiting_bytes(self) -> int:
-        """Submitted bytes that are not durable yet."""
-        return self._waiting_bytes
 
     def partition_of(self, key: str) -> int:
         """Return the partition that holds all records of `key`."""
@@ -117,12 +112,12 @@ class SealedPartitions:
         """
         size = sum(map(len, payloads))
         with self._lock:
-            if self._waiting_bytes and self._waiting_bytes + size > self._max_waiting_bytes:
+            if self.waiting_bytes and self.waiting_bytes + size > self._max_waiting_bytes:
                 raise BackpressureError(
-                    f"{self._waiting_bytes} bytes wait to be encrypted and written: slow down",
+                    f"{self.waiting_bytes} bytes wait to be encrypted and written: slow down",
                     retry_after=1.0,
                 )
-            self._waiting_bytes += size
+            self.waiting_bytes += size
         done: Future[Positions] = Future()
         done.set_running_or_notify_cancel()
         done.add_done_callback(lambda _: self._release(size))
@@ -149,7 +144,7 @@ class SealedPartitions:
 
     def _release(self, size: int) -> None:
         with self._lock:
-            self._waiting_bytes -= size
+            self.waiting_bytes -= size
 
     def _label(self, key: str) -> str:
         number = self._log.partition_of(key)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -31,28 +31,16 @@ class GroupCommit:
     the log: as after a lost answer, the sender repeats it with the same ids.
     """
 
-    def __init__(
-        self,
-        log: EventLog,
-        *,
-        max_waiting_bytes: int = 64 * 1024 * 1024,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
+    def __init__(self, log: EventLog, *, max_waiting_bytes: int = 64 * 1024 * 1024) -> None:
         """Write to `log`, which the caller closes; queue at most `max_waiting_bytes`."""
         self._log = log
         self._max_waiting_bytes = max_waiting_bytes
-        self._clock = clock
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="log-writer")
         self._waiting: list[_Waiting] = []
-        self._waiting_bytes = 0
+        self.waiting_bytes = 0  # queued and not durable yet
         self._bytes_per_second = 1e6
         self._flusher: asyncio.Task[None] | None = None
         self._closed = False
-
-    @property
-    def waiting_bytes(self) -> int:
-        """Queued bytes that are not durable yet."""
-        return self._waiting_bytes
 
     async def append(self, payloads: Sequence[bytes]) -> int:
         """Append `payloads`, durable on return; return the offset after the last."""
@@ -63,14 +51,14 @@ class GroupCommit:
         size = sum(map(len, payloads))
         if max(map(len, payloads)) > MAX_PAYLOAD:
             raise LogError(f"a record is over {MAX_PAYLOAD} bytes")
-        if self._waiting_bytes and self._waiting_bytes + size > self._max_waiting_bytes:
+        if self.waiting_bytes and self.waiting_bytes + size > self._max_waiting_bytes:
             raise BackpressureError(
-                f"{self._waiting_bytes} bytes wait to be written: slow down",
-                retry_after=max(1.0, self._waiting_bytes / self._bytes_per_second),
+                f"{self.waiting_bytes} bytes wait to be written: slow down",
+                retry_after=max(1.0, self.waiting_bytes / self._bytes_per_second),
             )
         done: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._waiting.append(_Waiting(payloads, size, done))
-        self._waiting_bytes += size
+        self.waiting_bytes += size
         if self._flusher is None:
             self._flusher = asyncio.create_task(self._flush())
         return await done
@@ -95,7 +83,7 @@ class GroupCommit:
                 group, self._waiting = self._waiting, []
                 size = sum(waiting.size for waiting in group)
                 payloads = [payload for waiting in group for payload in waiting.payloads]
-                started = self._clock()
+                started = time.monotonic()
                 try:
                     end = await loop.run_in_executor(self._writer, self._log.append, payloads)
                 except BaseException as error:
@@ -111,10 +99,10 @@ class GroupCommit:
                         offset += len(waiting.payloads)
                         if not waiting.done.done():
                             waiting.done.set_result(offset)
-                    seconds = max(self._clock() - started, 1e-4)
+                    seconds = max(time.monotonic() - started, 1e-4)
                     self._bytes_per_second += 0.2 * (size / seconds - self._bytes_per_second)
                 finally:
-                    self._waiting_bytes -= size
+                    self.waiting_bytes -= size
         finally:
             self._flusher = None
 
