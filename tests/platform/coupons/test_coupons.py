@@ -16,7 +16,7 @@ from tests.platform.shop import BEGIN, DAY, HOUR, write_log
 from tests.platform.support import Live, build, small_settings, view, wait_until
 
 from tactful.cli.main import main
-from tactful.config.recommendation import CouponSettings
+from tactful.config.sections import CouponSettings
 from tactful.coupons.decisions import CouponIssuer, code_of, group_of
 from tactful.coupons.definitions import (
     OFFER,
@@ -281,9 +281,7 @@ def test_the_holdout_shows_what_coupons_bring_and_to_whom(tmp_path: Path) -> Non
         ("holdout: 0.3", "holdout: 0", "holdout"),
     ],
 )
-def test_a_campaign_that_cannot_work_is_refused(
-    right: str, wrong: str, said: str, tmp_path: Path
-) -> None:
+def test_impossible_campaign_is_refused(right: str, wrong: str, said: str, tmp_path: Path) -> None:
     file = tmp_path / "coupons.yaml"
     file.write_text(COUPONS)
     assert [each.name for each in load_coupons(file, actions=["x.coupon"])] == ["cart"]

@@ -17,8 +17,8 @@ from tests.platform.support import Live, build, now_ms, view, wait_until
 from tests.streaming.brokers import Broker, Proxy, broker_behind_proxy, running_broker, topic_name
 from tests.streaming.redis_server import RedisServer
 
+from tactful.config.sections import LogSettings, OnlineSettings
 from tactful.config.settings import Settings
-from tactful.config.storage import LogSettings, OnlineSettings
 from tactful.errors import StorageError
 from tactful.event_log.merged_log import MergedLog, Span
 from tactful.metadata.connections import kafka_settings, open_redis
@@ -33,8 +33,8 @@ from tactful_streaming.errors import FencedError, OnlineStoreError, TopicError
 from tactful_streaming.kafka.kafka_partition import KafkaPartition
 from tactful_streaming.online.fenced_store import redis_online
 from tactful_streaming.state.store import MemoryState
-from tactful_streaming.worker.options import JobOptions, WorkerOptions
-from tactful_streaming.worker.worker import Worker
+from tactful_streaming.worker.partition_job import JobOptions
+from tactful_streaming.worker.worker import Worker, WorkerOptions
 
 
 @pytest.fixture(scope="module")
