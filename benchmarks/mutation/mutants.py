@@ -211,10 +211,13 @@ def _changes(place: Place) -> Iterator[_Change]:
 
 
 def _mutant(change: _Change) -> Mutant | None:
-    """Apply a change; None when the result does not compile or means the same."""
+    """Apply a change; None when it fails, does not compile or means the same."""
     source = change.place.path.read_text(encoding="utf-8")
     node = _node(source, change.place.index)
-    changed = change.operator().mutate(node, change.index)
+    try:
+        changed = change.operator().mutate(node, change.index)
+    except AttributeError:  # cosmic-ray 8 replaces no `module.Error` in a tuple of exceptions
+        return None
     if changed is not node:
         siblings = node.parent.children
         siblings[siblings.index(node)] = changed

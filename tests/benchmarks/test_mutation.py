@@ -96,6 +96,13 @@ def test_sample_is_stable(toy: Target) -> None:
     assert [mutant.id for mutant in sample(all_places, 2, 1)] == before[:2]
 
 
+def test_exceptions_of_modules(toy: Target) -> None:
+    module = toy.package / "calc.py"
+    module.write_text("try:\n    pass\nexcept (OSError, re.error):\n    pass\n")
+    texts = [mutant.id for mutant in sample(places(module, "toy.calc"), 99, 1)]
+    assert any("ExceptionReplacer:except (OSError, re.error)" in text for text in texts)
+
+
 def test_judge(
     toy: Target,
     tmp_path: Path,
