@@ -1,9 +1,11 @@
-"""Durability settings of every SQLite file of tactful."""
+"""Durability and transactions of the SQLite files of tactful."""
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 import time
+from collections.abc import Iterator
 
 _PAUSE_S = 0.01
 
@@ -28,3 +30,15 @@ def use_write_ahead_log(connection: sqlite3.Connection, *, timeout_s: float = 60
                 raise
             time.sleep(_PAUSE_S)
     connection.execute("PRAGMA synchronous=FULL")
+
+
+@contextlib.contextmanager
+def transaction(connection: sqlite3.Connection) -> Iterator[None]:
+    """Run a block in a transaction that begins with the write lock; roll it back on an error."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+    except BaseException:
+        connection.execute("ROLLBACK")
+        raise
+    connection.execute("COMMIT")

@@ -6,14 +6,20 @@ import math
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import special
 
-from tactful_privacy.audit.pipeline import Contribution, Output, Pipeline, reach
+from tactful_privacy.audit.pipeline import (
+    Contribution,
+    Output,
+    Pipeline,
+    binomial_chance,
+    reach,
+)
 from tactful_privacy.mechanisms._exact import clopper_pearson
 
 _THRESHOLDS = 60
@@ -125,6 +131,18 @@ class Finding:
     detail: str  # explanation in words
 
 
+def _at_most(
+    layer: int, check: str, measured: float | Fraction, allowed: float | Fraction, detail: str
+) -> Finding:
+    """Return a finding that passes if the measured number is not above the allowed one."""
+    return Finding(layer, check, measured <= allowed, float(measured), float(allowed), detail)
+
+
+def _likely(layer: int, check: str, chance: float, alpha: float, detail: str) -> Finding:
+    """Return a finding that passes if a p-value is above alpha."""
+    return Finding(layer, check, chance > alpha, chance, alpha, detail)
+
+
 # -- layer 1 --------------------------------------------------------------------------------------
 
 
@@ -134,28 +152,15 @@ def check_noise(pipeline: Pipeline, draws: int, alpha: float) -> Iterator[Findin
     Delta is computed from the stated probabilities by the definition, not by the noise's own code.
     """
     delta, how = pipeline.delta_of_noise()
-    yield Finding(
-        layer=1,
-        check="delta of the noise",
-        passed=delta <= pipeline.delta,
-        measured=float(delta),
-        allowed=float(pipeline.delta),
-        detail=f"at epsilon {pipeline.epsilon}, {how}",
-    )
+    detail = f"at epsilon {pipeline.epsilon}, {how}"
+    yield _at_most(1, "delta of the noise", delta, pipeline.delta, detail)
     drawn: NDArray[Any] = pipeline.noise().sample(draws)
     if not np.issubdtype(drawn.dtype, np.integer):
         detail = f"draws are {drawn.dtype}: their low bits reveal the count"
         yield Finding(1, "draws as stated", False, 0.0, alpha, detail)
         return
-    chance = pipeline.chance_of(drawn)
-    yield Finding(
-        layer=1,
-        check="draws as stated",
-        passed=chance > alpha,
-        measured=chance,
-        allowed=alpha,
-        detail=f"p-value of {draws:,} draws against the probabilities (chi-square)",
-    )
+    detail = f"p-value of {draws:,} draws against the probabilities (chi-square)"
+    yield _likely(1, "draws as stated", pipeline.chance_of(drawn), alpha, detail)
 
 
 # -- layer 2 --------------------------------------------------------------------------------------
@@ -179,14 +184,8 @@ def check_sensitivity(pipeline: Pipeline, streams: int, seed: int) -> Finding:
         for user in {contribution.user for contribution in stream}:
             rest = [contribution for contribution in stream if contribution.user != user]
             worst = max(worst, int(np.abs(whole - pipeline.exact(rest, 4)).sum()))
-    return Finding(
-        layer=2,
-        check="L1 sensitivity",
-        passed=worst <= pipeline.cap,
-        measured=worst,
-        allowed=pipeline.cap,
-        detail=f"largest change of the exact table by one user, over {streams} random streams",
-    )
+    detail = f"largest change of the exact table by one user, over {streams} random streams"
+    return _at_most(2, "L1 sensitivity", worst, pipeline.cap, detail)
 
 
 # -- layer 3 --------------------------------------------------------------------------------------
@@ -229,15 +228,11 @@ def check_loss(pipeline: Pipeline, canaries: int, alpha: float, directory: Path)
     for spread, bound in attack(pipeline, canaries, alpha, directory):
         if bound.epsilon >= best.epsilon:
             where, best = spread, bound
-    return Finding(
-        layer=3,
-        check="epsilon proved by attack",
-        passed=best.epsilon <= pipeline.epsilon,
-        measured=best.epsilon,
-        allowed=float(pipeline.epsilon),
-        detail=f"{canaries:,} canaries, contributions {where}: {best.event} has probability"
-        f" {best.probability_with:.3g} with one, {best.probability_without:.3g} without",
+    detail = (
+        f"{canaries:,} canaries, contributions {where}: {best.event} has probability"
+        f" {best.probability_with:.3g} with one, {best.probability_without:.3g} without"
     )
+    return _at_most(3, "epsilon proved by attack", best.epsilon, pipeline.epsilon, detail)
 
 
 def _publish(
@@ -287,14 +282,8 @@ def check_freshness(
     first = pipeline.publish([], keys, ledger).values
     again = pipeline.publish([Contribution("late", 0, 0)], keys, ledger).values
     changed = int((first != again).sum())
-    yield Finding(
-        layer=4,
-        check="published once",
-        passed=changed == 0,
-        measured=changed,
-        allowed=0,
-        detail="cells that change when a day is published again after further contributions",
-    )
+    detail = "cells that change when a day is published again after further contributions"
+    yield _at_most(4, "published once", changed, 0, detail)
     other = pipeline.publish([], keys, directory / f"{secrets.token_hex(8)}.db").values
     noise = pipeline.noise()
     p = [float(noise.probability(k)) for k in range(reach(noise))]
@@ -302,31 +291,14 @@ def check_freshness(
     if np.issubdtype(first.dtype, np.floating):
         same = 2.0**-40
     equal, cells = int((first == other).sum()), first.size
-    chance = 2 * min(
-        float(special.bdtr(equal, cells, same)),
-        float(special.bdtrc(equal - 1, cells, same)) if equal else 1.0,
-        0.5,
-    )
-    yield Finding(
-        layer=4,
-        check="fresh for each run",
-        passed=chance > alpha,
-        measured=chance,
-        allowed=alpha,
-        detail=f"p-value of {equal:,} equal cells of {cells:,} in two runs over equal data",
-    )
+    detail = f"p-value of {equal:,} equal cells of {cells:,} in two runs over equal data"
+    yield _likely(4, "fresh for each run", binomial_chance(equal, cells, same), alpha, detail)
     drawn = np.concatenate([first.ravel(), other.ravel()])
     # Each equality has at most the largest probability, so a run of this length is too unlikely.
     length = max(4, math.ceil(math.log(drawn.size**2 / alpha) / -math.log(min(p[0], 0.99))))
     repeated = _repeated(drawn, length)
-    yield Finding(
-        layer=4,
-        check="no block used twice",
-        passed=repeated == 0,
-        measured=repeated,
-        allowed=0,
-        detail=f"runs of {length} cells that occur more than once among {drawn.size:,}",
-    )
+    detail = f"runs of {length} cells that occur more than once among {drawn.size:,}"
+    yield _at_most(4, "no block used twice", repeated, 0, detail)
 
 
 def _repeated(values: NDArray[Any], length: int) -> int:

@@ -88,7 +88,7 @@ def chance_of(draws: NDArray[Any], noise: StatedNoise) -> float:
     while (share := float(p.get(edge + 1, 0))) and len(draws) * min(share, tail - share) > _FEW:
         edge, tail = edge + 1, tail - share
     if len(draws) * tail <= _FEW:
-        return _exact(int(np.count_nonzero(draws)), len(draws), 2 * tail)
+        return binomial_chance(int(np.count_nonzero(draws)), len(draws), 2 * tail)
     inner = [float(p[k]) for k in range(-edge, edge + 1)]
     observed = np.bincount(np.clip(draws, -edge - 1, edge + 1) + edge + 1, minlength=2 * edge + 3)
     return _chi_square(observed, [tail, *inner, tail])
@@ -103,7 +103,7 @@ def chance_of_normal(draws: NDArray[Any], sigma: float) -> float:
     return _chi_square(observed, np.diff(below).tolist())
 
 
-def _exact(successes: int, draws: int, share: float) -> float:
+def binomial_chance(successes: int, draws: int, share: float) -> float:
     """Return the two-sided p-value of a number of successes with probability `share`."""
     fewer = float(special.bdtr(successes, draws, share))
     more = float(special.bdtrc(successes - 1, draws, share)) if successes else 1.0

@@ -65,46 +65,6 @@ class _Partial(msgspec.Struct, array_like=True):
     counts: bytes
 
 
-class _Accumulated:
-    """Exact counts of the current period, ``[keys]``."""
-
-    def __init__(self, keys: int, period_ms: int) -> None:
-        self._keys = keys
-        self._period_ms = period_ms
-        self._zeros: NDArray[np.int64] = np.zeros(keys, dtype=np.int64)
-        self.start, self.counts = -1, self._zeros
-
-    def add(self, pane: Pane) -> None:
-        start = pane.start - pane.start % self._period_ms
-        self.counts = self.counts + pane.counts if start == self.start else pane.counts
-        self.start = start
-
-    def clear(self) -> None:
-        self.start, self.counts = -1, self._zeros
-
-    def snapshot(self) -> bytes:
-        indices = np.flatnonzero(self.counts)
-        return msgspec.msgpack.encode(
-            _Partial(
-                self.start,
-                self._keys,
-                indices.astype("<i8").tobytes(),
-                self.counts[indices].astype("<i8").tobytes(),
-            )
-        )
-
-    def restore(self, snapshot: bytes) -> None:
-        partial = msgspec.msgpack.decode(snapshot, type=_Partial)
-        if partial.keys != self._keys:
-            raise StateError(
-                f"the snapshot holds sums of {partial.keys} keys, but the statistic has"
-                f" {self._keys}: it belongs to another statistic"
-            )
-        counts = np.zeros(self._keys, dtype=np.int64)
-        counts[np.frombuffer(partial.indices, "<i8")] = np.frombuffer(partial.counts, "<i8")
-        self.start, self.counts = partial.start, counts
-
-
 class _LaplaceSeries(Series):
     """A series with the noise of one cap at a time."""
 
@@ -130,25 +90,43 @@ class Sums(_LaplaceSeries):
     def __init__(self, statistic: Statistic, entropy: Entropy) -> None:
         """Begin without counts."""
         super().__init__(statistic, entropy)
-        self._sum = _Accumulated(len(statistic.keys), statistic.pane_ms)
+        self._clear()
+
+    def _clear(self) -> None:
+        self._start = -1  # of the current period
+        self._counts: NDArray[np.int64] = np.zeros(len(self.statistic.keys), dtype=np.int64)
 
     def take(self, pane: Pane, cap: int | None = None) -> tuple[int, Draw] | None:
         """Add a pane; the sum is due after the last pane of its period."""
-        self._sum.add(pane)
+        start = pane.start - pane.start % self.statistic.pane_ms
+        exact = self._counts + pane.counts if start == self._start else pane.counts
+        self._start, self._counts = start, exact
         if pane.end % self.statistic.pane_ms:
             return None
-        start, exact = self._sum.start, self._sum.counts
-        self._sum.clear()
+        self._clear()
         noise = self._noise_of(cap)
         return start, lambda: exact + noise.sample(len(exact))
 
     def snapshot(self) -> bytes:
         """See `Series`."""
-        return self._sum.snapshot()
+        indices = np.flatnonzero(self._counts)
+        counts = self._counts[indices].astype("<i8").tobytes()
+        keys = len(self.statistic.keys)
+        partial = _Partial(self._start, keys, indices.astype("<i8").tobytes(), counts)
+        return msgspec.msgpack.encode(partial)
 
     def restore(self, snapshot: bytes) -> None:
         """See `Series`."""
-        self._sum.restore(snapshot)
+        partial = msgspec.msgpack.decode(snapshot, type=_Partial)
+        if partial.keys != len(self.statistic.keys):
+            raise StateError(
+                f"the snapshot holds sums of {partial.keys} keys, but the statistic has"
+                f" {len(self.statistic.keys)}: it belongs to another statistic"
+            )
+        self._clear()
+        indices = np.frombuffer(partial.indices, "<i8")
+        self._start = partial.start
+        self._counts[indices] = np.frombuffer(partial.counts, "<i8")
 
 
 class RunningTotals(_LaplaceSeries):

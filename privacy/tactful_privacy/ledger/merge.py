@@ -5,11 +5,13 @@ again, and the two draws could be averaged. So a restore never replaces a ledger
 it adds the copy's rows.
 """
 
+import contextlib
 import sqlite3
 from pathlib import Path
 
 from tactful_privacy.errors import LedgerError
 from tactful_privacy.ledger import schema
+from tactful_privacy.sqlite import transaction
 
 _WHOLE = (
     *(schema.budget, schema.budgets, schema.span_budgets),
@@ -42,19 +44,15 @@ def merge_ledger(into: Path, other: Path) -> int:
         finally:
             engine.dispose()
     try:
-        connection = sqlite3.connect(into, isolation_level=None)
-        try:
+        with contextlib.closing(sqlite3.connect(into, isolation_level=None)) as connection:
             connection.execute(f"ATTACH DATABASE ? AS {_OTHER}", (str(other),))
             return _merge(connection)
-        finally:
-            connection.close()
     except sqlite3.Error as error:
         raise LedgerError(f"{into} and {other} cannot be merged: {error}") from error
 
 
 def _merge(connection: sqlite3.Connection) -> int:
-    connection.execute("BEGIN IMMEDIATE")
-    try:
+    with transaction(connection):
         _refuse_strangers(connection)
         before = connection.total_changes
         for table in (*_WHOLE, schema.queries):
@@ -65,12 +63,7 @@ def _merge(connection: sqlite3.Connection) -> int:
             )
         _take_answers(connection)
         _take_days(connection)
-        added = connection.total_changes - before
-        connection.execute("COMMIT")
-    except BaseException:
-        connection.execute("ROLLBACK")
-        raise
-    return added
+        return connection.total_changes - before
 
 
 def _refuse_strangers(connection: sqlite3.Connection) -> None:

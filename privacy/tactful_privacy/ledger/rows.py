@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
 
 import msgspec
@@ -53,14 +53,7 @@ def load_budgets(connection: sa.Connection) -> dict[tuple[str, str, int], Budget
     of_several = connection.execute(sa.select(schema.span_budgets)).all()
     try:
         budgets = [
-            Budget(
-                schema.exact(row.epsilon, "budget"),
-                schema.exact(row.delta, "budget"),
-                row.tenant,
-                row.purpose,
-                row.composition,
-                row.days,
-            )
+            Budget(row.epsilon, row.delta, row.tenant, row.purpose, row.composition, row.days)
             for row in (*of_a_day, *of_several)
         ]
     except ParameterError as error:
@@ -70,17 +63,11 @@ def load_budgets(connection: sa.Connection) -> dict[tuple[str, str, int], Budget
 
 def insert_budget(connection: sa.Connection, budget: Budget) -> None:
     """Store a new budget."""
-    row = {
-        "tenant": budget.tenant,
-        "purpose": budget.purpose,
-        "epsilon": str(budget.epsilon),
-        "delta": str(budget.delta),
-        "composition": budget.composition,
-    }
+    row = asdict(budget) | {"epsilon": str(budget.epsilon), "delta": str(budget.delta)}
     if budget.days == 1:
-        connection.execute(sa.insert(schema.budgets).values(row))
-    else:
-        connection.execute(sa.insert(schema.span_budgets).values(row | {"days": budget.days}))
+        del row["days"]
+    table = schema.budgets if budget.days == 1 else schema.span_budgets
+    connection.execute(sa.insert(table).values(row))
 
 
 def terms(budget: Budget) -> str:
@@ -160,11 +147,10 @@ def load_answer(connection: sa.Connection, query: Query) -> Answer | None:
 
 def unpack_answer(row: sa.Row[Any]) -> Answer:
     """Return the answer in a row of queries."""
-    query = _decoded(Query, row)
     if (row.answer is None) != (row.answered_at is None) or len(row.answer or b"") % 8:
         raise LedgerError(f"the answer of {row.name!r} is damaged: restore the ledger")
     values = None if row.answer is None else np.frombuffer(row.answer, "<i8").astype(np.int64)
-    return Answer(query, values, row.reserved_at, row.answered_at)
+    return Answer(_decoded(Query, row), values, row.reserved_at, row.answered_at)
 
 
 def definition(row: sa.Row[Any]) -> Statistic:

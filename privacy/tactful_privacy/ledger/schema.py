@@ -5,7 +5,6 @@ import logging
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -272,13 +271,3 @@ def insert_where_absent(
         # Not INSERT IGNORE, which would let truncated values pass as warnings.
         key = next(iter(table.primary_key))
         connection.execute(mysql.insert(table).on_duplicate_key_update({key.name: key}), rows)
-
-
-def exact(text: str, what: str) -> Fraction:
-    """Parse a stored number; `LedgerError` if the text is none."""
-    try:
-        return Fraction(text)
-    except (ValueError, ZeroDivisionError) as error:
-        raise LedgerError(
-            f"the ledger is damaged: its {what} is not a number: restore it from a backup"
-        ) from error

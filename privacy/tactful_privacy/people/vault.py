@@ -29,7 +29,7 @@ from typing import TypeVar
 
 from tactful_privacy.errors import ParameterError, SealError, VaultError
 from tactful_privacy.people.pseudonyms import Keyring
-from tactful_privacy.sqlite import use_write_ahead_log
+from tactful_privacy.sqlite import transaction, use_write_ahead_log
 
 KEY = 32
 """Bytes of a key."""
@@ -384,15 +384,8 @@ class Vault:
         )
 
     def _change(self, work: Callable[[], _T]) -> _T:
-        with self._translated_errors(), self._lock:
-            self._connection.execute("BEGIN IMMEDIATE")
-            try:
-                result = work()
-            except BaseException:
-                self._connection.execute("ROLLBACK")
-                raise
-            self._connection.execute("COMMIT")
-            return result
+        with self._translated_errors(), self._lock, transaction(self._connection):
+            return work()
 
     @contextlib.contextmanager
     def _translated_errors(self) -> Iterator[None]:

@@ -19,7 +19,7 @@ from pathlib import Path
 from tactful_privacy.errors import VaultError
 from tactful_privacy.people.pseudonyms import Pseudonym
 from tactful_privacy.people.vault import MasterKey
-from tactful_privacy.sqlite import use_write_ahead_log
+from tactful_privacy.sqlite import transaction, use_write_ahead_log
 
 _TABLES = ("people", "pseudonyms")
 
@@ -41,15 +41,11 @@ def merge_vault(into: Path, other: Path) -> None:
     try:
         with contextlib.closing(sqlite3.connect(into, isolation_level=None)) as connection:
             connection.execute("ATTACH DATABASE ? AS other", (str(other),))
-            connection.execute("BEGIN IMMEDIATE")
-            same_master = _changed_master(connection, "main") == _changed_master(
-                connection, "other"
-            )
-            for table in _TABLES if same_master else ():
-                connection.execute(
-                    f"INSERT OR IGNORE INTO main.{table} SELECT * FROM other.{table}"
-                )
-            connection.execute("COMMIT")
+            with transaction(connection):
+                present, copied = (_changed_master(connection, s) for s in ("main", "other"))
+                for table in _TABLES if present == copied else ():
+                    insert = f"INSERT OR IGNORE INTO main.{table} SELECT * FROM other.{table}"
+                    connection.execute(insert)
     except sqlite3.Error as error:
         raise VaultError(f"{into} and {other} cannot be merged: {error}") from error
 
@@ -136,18 +132,12 @@ def rewrap_vault(
     if not path.exists():
         raise VaultError(f"{path}: there is no vault")
     try:
-        with contextlib.closing(
-            sqlite3.connect(path, timeout=_WAIT_S, isolation_level=None)
-        ) as connection:
+        opened = sqlite3.connect(path, timeout=_WAIT_S, isolation_level=None)
+        with contextlib.closing(opened) as connection:
             use_write_ahead_log(connection)
             connection.execute("PRAGMA secure_delete=ON")
-            connection.execute("BEGIN IMMEDIATE")
-            try:
+            with transaction(connection):
                 count = _rewrap(connection, path, before, after, advanced)
-            except BaseException:
-                connection.execute("ROLLBACK")
-                raise
-            connection.execute("COMMIT")
             # The write-ahead log holds the old pages, also after a run that died past its commit.
             busy, *_ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
             if busy:
