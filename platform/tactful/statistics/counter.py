@@ -23,7 +23,7 @@ from tactful_privacy.ledger.ledger import Ledger
 from tactful_privacy.ledger.statistic import FOUND_KEYS
 from tactful_privacy.people.consent import Purpose
 from tactful_streaming.contract.log_entries import Event, Item
-from tactful_streaming.engine.consumers import CoCommittedConsumer
+from tactful_streaming.engine.options import CoCommittedConsumer
 
 logger = logging.getLogger(__name__)
 

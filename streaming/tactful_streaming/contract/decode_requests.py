@@ -13,7 +13,7 @@ import re
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Generic, NoReturn, TypeVar
+from typing import Annotated, Any, Generic, TypeVar
 
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
@@ -29,22 +29,9 @@ from tactful_streaming.contract.log_entries import (
 from tactful_streaming.contract.split_batch import split_array, split_lines, too_deep
 from tactful_streaming.errors import PayloadError
 
-EVENT_TYPES = frozenset(
-    {
-        "view",
-        "click",
-        "search",
-        "add_to_cart",
-        "remove_from_cart",
-        "purchase",
-        "payment",
-        "refund",
-        "return",
-        "leave",
-        "impression",
-        "rating",
-    }
-)
+_BEHAVIOUR = {"view", "click", "search", "impression", "rating", "leave"}
+_ORDERS = {"add_to_cart", "remove_from_cart", "purchase", "payment", "refund", "return"}
+EVENT_TYPES = frozenset(_BEHAVIOUR | _ORDERS)
 """Event types of the contract; a shop's own are ``x.<custom>``."""
 
 _MAX_ID = 256
@@ -172,14 +159,9 @@ def decode_events(
     Raises:
         PayloadError: if the body cannot be split into elements, or is too long.
     """
-    earliest, latest = limits.earliest, now + limits.future_ms
 
     def accept(wire: _WireEvent, plain: bool) -> Event:
-        timestamp = wire.timestamp
-        if not isinstance(timestamp, int):
-            timestamp = _milliseconds(timestamp)
-        if not earliest <= timestamp <= latest:
-            _reject_time(timestamp, earliest, latest)
+        timestamp = _timestamp(wire.timestamp, now, limits)
         if wire.type not in EVENT_TYPES and not _CUSTOM_TYPE.fullmatch(wire.type):
             raise _RejectedError(
                 "unknown_type",
@@ -198,13 +180,10 @@ def decode_events(
             properties=wire.properties or {},
             context=wire.context or {},
         )
-        if event.user_id is None:
-            if event.device_id is None:
-                raise _RejectedError(
-                    "no_subject", "the event has no user: set user_id, device_id or both"
-                )
-        elif event.user_id.startswith(DEVICE_PREFIX):
-            _reject_reserved_id()
+        if event.user_id is None and event.device_id is None:
+            problem = "the event has no user: set user_id, device_id or both"
+            raise _RejectedError("no_subject", problem)
+        _check_user_id(event.user_id)
         if not plain:
             _check_ids(event, _EVENT_IDS)
         if event.properties:
@@ -228,7 +207,7 @@ def decode_items(
             raise _RejectedError("bad_number", "price is negative: an item costs 0 or more")
         item = Item(
             item_id=wire.item_id,
-            timestamp=_upsert_time(wire.timestamp, now, limits),
+            timestamp=_timestamp(wire.timestamp, now, limits),
             title=wire.title or None,
             category=wire.category or None,
             price=price,
@@ -251,11 +230,10 @@ def decode_users(
     """
 
     def accept(wire: _WireUser, plain: bool) -> User:
-        if wire.user_id.startswith(DEVICE_PREFIX):
-            _reject_reserved_id()
+        _check_user_id(wire.user_id)
         user = User(
             user_id=wire.user_id,
-            timestamp=_upsert_time(wire.timestamp, now, limits),
+            timestamp=_timestamp(wire.timestamp, now, limits),
             properties=wire.properties or {},
         )
         if not plain:
@@ -315,10 +293,8 @@ def _shape(body: bytes, content_type: str | None) -> str:
     if head == b"[":
         return "array"
     if head != b"{":
-        raise PayloadError(
-            "not_json",
-            "the body is empty" if not head else "the body is not a JSON object, array or NDJSON",
-        )
+        problem = "is not a JSON object, array or NDJSON" if head else "is empty"
+        raise PayloadError("not_json", f"the body {problem}")
     first, _, rest = body.strip().partition(b"\n")
     return "lines" if rest and first.rstrip().endswith(b"}") else "object"
 
@@ -349,9 +325,8 @@ def _decode_one(element: bytes, format_: _Format[_Wire]) -> _Wire:
     except (UnicodeDecodeError, msgspec.DecodeError) as error:
         # msgspec raises UnicodeDecodeError before 0.23, and DecodeError since.
         if isinstance(error, UnicodeDecodeError) or "UTF-8" in str(error):
-            raise _RejectedError(
-                "not_utf8", "text is not UTF-8: encode the body as UTF-8"
-            ) from error
+            message = "text is not UTF-8: encode the body as UTF-8"
+            raise _RejectedError("not_utf8", message) from error
         raise _RejectedError("not_json", f"{error} (NaN and Infinity are no JSON)") from error
     if not _same_strings(element, wire):
         json.loads(element, object_pairs_hook=_reject_duplicate_keys)
@@ -417,32 +392,26 @@ def _check_properties(type_: str, properties: dict[str, Property], plain: bool) 
             )
 
 
-def _upsert_time(moment: int | dt.datetime | UnsetType | None, now: int, limits: Limits) -> int:
+def _timestamp(moment: int | dt.datetime | UnsetType | None, now: int, limits: Limits) -> int:
+    """Return epoch milliseconds within the limits; `now` without a moment."""
     if moment is None or moment is UNSET:
         return now
-    timestamp = moment if isinstance(moment, int) else _milliseconds(moment)
-    if not limits.earliest <= timestamp <= now + limits.future_ms:
-        _reject_time(timestamp, limits.earliest, now + limits.future_ms)
+    timestamp = moment if isinstance(moment, int) else (moment - _EPOCH) // _MILLISECOND
+    if timestamp > now + limits.future_ms:
+        problem = "is out of range" if timestamp > LATEST_TIMESTAMP else "is in the future"
+        raise _RejectedError("in_future", f"timestamp {problem}: check the sender's clock")
+    if timestamp < limits.earliest:
+        is_seconds = limits.earliest // 1000 <= timestamp
+        hint = ": are these seconds? send milliseconds" if is_seconds else ""
+        first = (_EPOCH + dt.timedelta(milliseconds=limits.earliest)).date()
+        raise _RejectedError("too_old", f"timestamp is before {first.isoformat()}{hint}")
     return timestamp
 
 
-def _milliseconds(moment: dt.datetime) -> int:
-    return (moment - _EPOCH) // _MILLISECOND
-
-
-def _reject_time(timestamp: int, earliest: int, latest: int) -> NoReturn:
-    if timestamp > latest:
-        problem = "is out of range" if timestamp > LATEST_TIMESTAMP else "is in the future"
-        raise _RejectedError("in_future", f"timestamp {problem}: check the sender's clock")
-    hint = ": are these seconds? send milliseconds" if earliest // 1000 <= timestamp else ""
-    first = (_EPOCH + dt.timedelta(milliseconds=earliest)).date()
-    raise _RejectedError("too_old", f"timestamp is before {first.isoformat()}{hint}")
-
-
-def _reject_reserved_id() -> NoReturn:
-    raise _RejectedError(
-        "bad_id", f"user_id begins with {DEVICE_PREFIX!r}, which stands for devices"
-    )
+def _check_user_id(user_id: str | None) -> None:
+    if user_id is not None and user_id.startswith(DEVICE_PREFIX):
+        problem = f"user_id begins with {DEVICE_PREFIX!r}, which stands for devices"
+        raise _RejectedError("bad_id", problem)
 
 
 _VALIDATION_CODES = (

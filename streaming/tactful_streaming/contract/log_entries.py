@@ -1,4 +1,4 @@
-"""Entries of the log: events, item and user upserts, clock ticks, device links.
+"""Entries and records of the log: events, item and user upserts, clock ticks, device links.
 
 Events with restricted purposes are wrapped, so that readers that ignore purposes skip them.
 
@@ -9,7 +9,9 @@ msgpack map begins with.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Iterator, Sequence
+from operator import itemgetter
+from typing import Annotated, Literal, overload
 
 import msgspec
 from msgspec import Meta, Struct
@@ -121,21 +123,15 @@ class Transfer(Struct, kw_only=True, frozen=True, gc=False, tag="transfer", tag_
 
 
 class Forwarded(Struct, kw_only=True, frozen=True, tag="forwarded", tag_field="kind"):
-    """An anonymous event, forwarded from the partition of its device to its user's.
+    """An anonymous event, forwarded from the partition of its device to its user's."""
 
-    The event is as it was sent and names nobody; `target` is the id of the user.
-    """
-
-    target: str
+    target: str  # id of the user
     timestamp: Timestamp
-    event: Event
+    event: Event  # as it was sent; it names nobody
 
 
 class Restricted(Struct, kw_only=True, frozen=True, tag="restricted", tag_field="kind"):
-    """An event as it was sent, with the purposes that it is permitted for.
-
-    It is an entry of its own, so that a reader that ignores purposes skips it.
-    """
+    """An event as it was sent, with the purposes that it is permitted for."""
 
     timestamp: Timestamp
     purposes: tuple[str, ...]
@@ -145,6 +141,8 @@ class Restricted(Struct, kw_only=True, frozen=True, tag="restricted", tag_field=
 Entry = Event | Item | User | Tick | Link | Transfer | Forwarded | Restricted
 """One entry of the log."""
 
+Record = tuple[int, bytes]  # offset and payload
+Row = tuple[bytes, bytes]  # key and value of a record that is written
 EntryFormat = Literal["msgpack", "json"]  # encoding of an entry
 
 _encoders: dict[EntryFormat, msgspec.msgpack.Encoder | msgspec.json.Encoder] = {
@@ -195,6 +193,25 @@ def subject_key(event: Event) -> str | None:
     return None
 
 
+def named_keys(entry: Entry) -> Iterator[str]:
+    """Yield the keys of the users and devices that an entry names."""
+    if isinstance(entry, Event | Link):
+        if entry.user_id is not None:
+            yield entry.user_id
+        if entry.device_id is not None:
+            yield DEVICE_PREFIX + entry.device_id
+    elif isinstance(entry, Restricted):
+        yield from named_keys(entry.event)
+    elif isinstance(entry, Forwarded):
+        yield entry.target
+        yield from named_keys(entry.event)
+    elif isinstance(entry, User):
+        yield entry.user_id
+    elif isinstance(entry, Transfer):
+        yield entry.target
+        yield entry.source
+
+
 def route_key(entry: Entry) -> str | None:
     """Return the key that routes an entry; None if every partition gets a copy.
 
@@ -209,3 +226,60 @@ def route_key(entry: Entry) -> str | None:
     if type(entry) is Link:
         return DEVICE_PREFIX + entry.device_id
     return entry.target if isinstance(entry, Transfer | Forwarded) else None
+
+
+class Records(Sequence[Record]):
+    """Consecutive records of one partition, as a sequence of (offset, payload) pairs.
+
+    The pairs are made on access; the offsets are a range if there is no gap::
+
+        offsets   range(7, 10)
+        payloads  [b"…", b"…", b"…"]
+    """
+
+    __slots__ = ("offsets", "payloads")
+
+    def __init__(self, offsets: Sequence[int], payloads: Sequence[bytes]) -> None:
+        """Hold offsets and payloads of equal number."""
+        self.offsets = offsets
+        self.payloads = payloads
+
+    def __len__(self) -> int:
+        """Return the number of records."""
+        return len(self.payloads)
+
+    @overload
+    def __getitem__(self, index: int) -> Record: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Records: ...
+
+    def __getitem__(self, index: int | slice) -> Record | Records:
+        """Return a pair, or a part of the records."""
+        if isinstance(index, slice):
+            return Records(self.offsets[index], self.payloads[index])
+        return self.offsets[index], self.payloads[index]
+
+    def __iter__(self) -> Iterator[Record]:
+        """Iterate over the pairs."""
+        return iter(zip(self.offsets, self.payloads, strict=True))
+
+    def __eq__(self, other: object) -> bool:
+        """Whether it holds the same pairs as another sequence."""
+        return isinstance(other, Sequence) and [*self] == [*other]
+
+    __hash__ = None  # type: ignore[assignment]  # mutable, and compared by value
+
+
+def payloads_of(records: Sequence[Record]) -> Sequence[bytes]:
+    """Return the payload of each record."""
+    if isinstance(records, Records):
+        return records.payloads
+    return list(map(itemgetter(1), records))
+
+
+def from_offset(records: Sequence[Record], offset: int) -> Sequence[Record]:
+    """Return those of `records` that are not below `offset`."""
+    if not records or records[0][0] >= offset:
+        return records
+    return [record for record in records if record[0] >= offset]

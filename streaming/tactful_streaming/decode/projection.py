@@ -6,7 +6,7 @@ these takes less than half the time. Other fields are only checked to be well-fo
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from operator import attrgetter
 from typing import Any
 
@@ -29,27 +29,21 @@ class Projection:
         """
         self._properties: Mapping[str, str] = {}
         self.event_class: type[Any] = log_entries.Event
+        self.forwarded_class: type[Any] = log_entries.Forwarded
+        self.restricted_class: type[Any] = log_entries.Restricted
         if sources is not None:
             wanted = set(sources)
             names = sorted(s.removeprefix(PROPERTIES) for s in wanted if s.startswith(PROPERTIES))
             self._properties = {name: f"p{number}" for number, name in enumerate(names)}
             self.event_class = self._narrow_class([f for f in _OPTIONAL_FIELDS if f in wanted])
-        self.forwarded_class: type[Any] = log_entries.Forwarded
-        self.restricted_class: type[Any] = log_entries.Restricted
-        if sources is not None:
             event = [("timestamp", log_entries.Timestamp), ("event", self.event_class)]
-            self.forwarded_class = _wrapper("forwarded", [("target", str), *event])
-            self.restricted_class = _wrapper("restricted", [("purposes", tuple[str, ...]), *event])
-        entries: Any = (
-            self.event_class
-            | log_entries.Item
-            | log_entries.User
-            | log_entries.Tick
-            | log_entries.Link
-            | log_entries.Transfer
-            | self.forwarded_class
-            | self.restricted_class
-        )
+            purposes = ("purposes", tuple[str, ...])
+            self.forwarded_class = _entry_class("forwarded", [("target", str), *event])
+            self.restricted_class = _entry_class("restricted", [purposes, *event])
+        described: Any = log_entries.Item | log_entries.User
+        moved: Any = log_entries.Tick | log_entries.Link | log_entries.Transfer
+        wrapped: Any = self.forwarded_class | self.restricted_class
+        entries: Any = self.event_class | described | moved | wrapped
         self._from_msgpack = msgspec.msgpack.Decoder(entries).decode
         self._from_json = msgspec.json.Decoder(entries).decode
         self._whole = sources is None
@@ -58,9 +52,8 @@ class Projection:
         """Decode records; an exception takes the place of each invalid one."""
         if not payloads:
             return []
-        decode = self._from_json if log_entries.is_json(payloads[0]) else self._from_msgpack
         try:
-            return list(map(decode, payloads))
+            return list(map(self._decoder(payloads[0]), payloads))
         except log_entries.ENTRY_ERRORS:
             return [self._decode_single(payload) for payload in payloads]
 
@@ -91,11 +84,13 @@ class Projection:
         return list(map(attrgetter(f"properties.{self._properties[name]}"), events))
 
     def _decode_single(self, payload: bytes) -> Any:
-        decode = self._from_json if log_entries.is_json(payload) else self._from_msgpack
         try:
-            return decode(payload)
+            return self._decoder(payload)(payload)
         except log_entries.ENTRY_ERRORS as error:
             return error
+
+    def _decoder(self, payload: bytes) -> Callable[[bytes], Any]:
+        return self._from_json if log_entries.is_json(payload) else self._from_msgpack
 
     def _narrow_class(self, fields: Sequence[str]) -> type[Any]:
         namespace: list[Any] = [("type", str), ("timestamp", log_entries.Timestamp)]
@@ -112,19 +107,12 @@ class Projection:
                 gc=False,
             )
             namespace.append(("properties", properties, properties()))
-        return msgspec.defstruct(
-            "NarrowEvent",
-            namespace,
-            tag="event",
-            tag_field="kind",
-            kw_only=True,
-            frozen=True,
-            gc=False,
-        )
+        return _entry_class("event", namespace, gc=False)
 
 
-def _wrapper(kind: str, fields: Sequence[tuple[str, Any]]) -> type[Any]:
-    """Return the class of entries that contain an event."""
+def _entry_class(kind: str, fields: Sequence[Any], *, gc: bool = True) -> type[Any]:
+    """Return a class of entries of the log."""
+    name = f"Narrow{kind.title()}"
     return msgspec.defstruct(
-        f"Narrow{kind.title()}", fields, tag=kind, tag_field="kind", kw_only=True, frozen=True
+        name, fields, tag=kind, tag_field="kind", kw_only=True, frozen=True, gc=gc
     )

@@ -18,6 +18,7 @@ from tactful_streaming.contract.log_entries import (
     Tick,
     Transfer,
     User,
+    named_keys,
     subject_key,
 )
 from tactful_streaming.decode.projection import Projection
@@ -104,9 +105,9 @@ class Admission:
         projection: Projection,
         dedupe: Deduplicator,
         options: EngineOptions,
+        resolver: Resolver | None,
         *,
         reads_ids: bool,
-        resolver: Resolver | None,
     ) -> None:
         """Begin before the first event.
 
@@ -179,12 +180,11 @@ class Admission:
         watermarks = np.maximum(newest - self._delay, self.watermark)
         self.newest, self.watermark = int(newest[-1]), int(watermarks[-1])
         if self._dedupe.enabled:
-            self._dedupe.remember_many(ids, watermarks.tolist())
+            self._dedupe.remember_many(ids, watermarks)
         moves: list[tuple[int, int, Move]] = []
         if self._resolver is not None:
-            moved = self._resolver.resolve_all(
-                events, users, newest, payloads, self._projection.tick
-            )
+            tick = self._projection.tick
+            moved = self._resolver.resolve_all(events, users, newest, payloads, tick)
             moves = [(place, 0, move) for place, move in moved]
         items: list[Item | None] = []
         if self._plan.reads_items and self.catalogue:
@@ -192,9 +192,8 @@ class Admission:
             items = list(map(get, self._projection.column(events, "item_id")))
         versions: list[Item | None] = []
         if self.versions is not None:
-            versions = self.versions.lookup(
-                self._projection.column(events, "item_id"), times.tolist()
-            )
+            item_ids = self._projection.column(events, "item_id")
+            versions = self.versions.lookup(item_ids, times.tolist())
         batch = Batch(events, users, times, watermarks, items, versions)
         return AdmittedBatch(batch, moves=moves, ids=ids)
 
@@ -313,23 +312,14 @@ class Admission:
         Their events still advance time, but not with a cleaner, which might have rejected them.
         """
         for position, entry in enumerate(decoded):
-            kind = type(entry)
-            if kind is self._projection.event_class:
+            is_event = type(entry) is self._projection.event_class
+            if is_event:
                 erased = self._is_suppressed(entry) or targets.get(position) in self._suppressed
-                if erased and self._cleaner is None:
-                    decoded[position] = Tick(timestamp=entry.timestamp)
-                    continue
-            elif kind is User:
-                erased = entry.user_id in self._suppressed
-            elif kind is Link:
-                names = (entry.user_id, DEVICE_PREFIX + entry.device_id)
-                erased = any(name in self._suppressed for name in names)
-            elif kind is Transfer:
-                erased = entry.target in self._suppressed or entry.source in self._suppressed
             else:
-                continue
+                erased = any(key in self._suppressed for key in named_keys(entry))
             if erased:
-                decoded[position] = None
+                ticks = is_event and self._cleaner is None
+                decoded[position] = Tick(timestamp=entry.timestamp) if ticks else None
 
     def _is_suppressed(self, event: Any) -> bool:
         user, device = event.user_id, event.device_id

@@ -20,8 +20,7 @@ from dataclasses import replace
 
 import msgspec
 
-from tactful_streaming.contract.log_entries import Transfer, decode_entry, encode_entry
-from tactful_streaming.contract.record_batch import Record
+from tactful_streaming.contract.log_entries import Record, Transfer, decode_entry, encode_entry
 from tactful_streaming.definitions.model import ENTITIES, Definitions
 from tactful_streaming.engine.engine import Engine
 from tactful_streaming.engine.options import DEFAULT_OPTIONS, EngineOptions
@@ -37,7 +36,6 @@ _BATCH = 2000
 _COMMIT_EVERY = 20
 _PIECE = 500
 _NOTHING = msgspec.msgpack.encode({"": 0})  # packed state of an entity without aggregates
-Progress = Callable[[int, int], None]  # called with the log offset reached and the one wanted
 
 
 def adopt_definitions(store: StateStore, definitions: Definitions) -> layout.Meta | None:
@@ -65,14 +63,13 @@ def merge_computed(store: StateStore, scratch: StateStore, definitions: Definiti
 
 def compute_to_end(part: PartComputation, progress: Callable[[], None]) -> None:
     """Compute missing features of one partition; `progress` is called at times and at the end."""
-    batches = 0
-    while part.advance():
-        batches += 1
-        if batches % _COMMIT_EVERY == 0:
+    for batches in itertools.count(1):
+        is_over = not part.advance()
+        if is_over or batches % _COMMIT_EVERY == 0:
             part.commit()
             progress()
-    part.commit()
-    progress()
+        if is_over:
+            return
 
 
 def compute_together(
@@ -123,16 +120,12 @@ class PartComputation:
         until: int | None,
         options: EngineOptions = DEFAULT_OPTIONS,
     ) -> None:
-        """Begin, or continue `scratch`; arguments as in :func:`compute_missing`.
-
-        Without `until` it reads to the end of the log, which has to be finite.
-        """
+        """Begin, or continue `scratch`, up to offset `until`; None: the end of a finite log."""
         wanted = required_features(definitions, missing)
         meta = layout.read_meta(scratch)
         other = meta is not None and meta.fingerprint != wanted.fingerprint
-        self.engine = Engine(
-            wanted, scratch, replace(options, rebuild=other, also_reads=definitions.features)
-        )
+        options = replace(options, rebuild=other, also_reads=definitions.features)
+        self.engine = Engine(wanted, scratch, options)
         if until is not None and self.engine.offset > until:
             raise StateError(
                 f"the backfill has read the log up to offset {self.engine.offset}, the state only "
@@ -231,9 +224,7 @@ class _Transfers:
 
     def deliver(self, partition_of: Callable[[str], int]) -> None:
         """Apply the transfers that no log has, of devices without features at that time."""
-        for _, _, transfer in sorted(
-            self._computed.values(), key=lambda computed: _age(computed[2])
-        ):
+        for transfer in sorted((transfer for _, _, transfer in self._computed.values()), key=_age):
             self._parts[partition_of(transfer.target)].take(transfer)
         for part in self._parts:
             part.commit()
@@ -253,9 +244,8 @@ class _Transfers:
                 if isinstance(entry, Transfer) and entry.transfer_id not in self._settled:
                     self._computed[entry.transfer_id] = (part, key, entry)
             # The other entries are in the logs already.
-            part.engine.transfers.discard(
-                [key for key, entry in ready.items() if not isinstance(entry, Transfer)]
-            )
+            others = [key for key, entry in ready.items() if not isinstance(entry, Transfer)]
+            part.engine.transfers.discard(others)
 
 
 def _transfer_in(payload: bytes) -> Transfer | None:

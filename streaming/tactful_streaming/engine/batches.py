@@ -8,8 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tactful_streaming.contract.log_entries import Transfer
-from tactful_streaming.contract.record_batch import Record, payloads_of
+from tactful_streaming.contract.log_entries import Record, Transfer, payloads_of
 from tactful_streaming.engine.admission import AdmittedBatch
 from tactful_streaming.engine.engine_state import EngineState
 from tactful_streaming.engine.options import LateEvent
@@ -213,12 +212,11 @@ class BatchApplier:
                 if admitted.positions is not None:
                     position = admitted.positions[position]
                 features.setdefault(position, []).append(name)
-        options.on_late(
-            [
-                LateEvent(records[place][1], tuple(names), options.partition, records[place][0])
-                for place, names in sorted(features.items())
-            ]
-        )
+        events: list[LateEvent] = []
+        for position, names in sorted(features.items()):
+            offset, payload = records[position]
+            events.append(LateEvent(payload, tuple(names), options.partition, offset))
+        options.on_late(events)
 
     def _report_rejected(self, admitted: AdmittedBatch, records: Sequence[Record]) -> None:
         options = self._state.options
@@ -253,9 +251,5 @@ def _parts(admitted: AdmittedBatch) -> Iterator[tuple[Batch, int, slice, list[Mo
             yield admitted.batch.part(begin, place), begin, slice(first, items), moves
             begin, first, moves = place, items, []
         moves.append(move)
-    yield (
-        admitted.batch.part(begin, len(admitted.batch.events)),
-        begin,
-        slice(first, len(admitted.items)),
-        moves,
-    )
+    rest = admitted.batch.part(begin, len(admitted.batch.events))
+    yield rest, begin, slice(first, len(admitted.items)), moves

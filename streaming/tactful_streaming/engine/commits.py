@@ -120,9 +120,8 @@ class EngineCommits:
         # A consumer that is absent now would come back with a gap: it begins anew then.
         removals += [(layout.CONSUMER + name.encode(), None) for name in absent]
         if removals or adopted is not meta:
-            adopted = msgspec.structs.replace(
-                adopted, consumers=sorted(set(meta.consumers) - absent)
-            )
+            consumers = sorted(set(meta.consumers) - absent)
+            adopted = msgspec.structs.replace(adopted, consumers=consumers)
             state.store.write([*removals, layout.write_meta(adopted)])
         return adopted
 
@@ -149,11 +148,8 @@ class EngineCommits:
     def _restore_consumers(self, known: set[str]) -> None:
         for name, consumer in self._state.options.consumers.items():
             if name not in known:
-                _logger.warning(
-                    "consumer %s has no stored state: it counts from offset %d on",
-                    name,
-                    self._state.offset,
-                )
+                message = "consumer %s has no stored state: it counts from offset %d on"
+                _logger.warning(message, name, self._state.offset)
                 continue
             snapshot = self._state.store.get(layout.CONSUMER + name.encode())
             if snapshot is not None:
@@ -175,12 +171,10 @@ class EngineCommits:
             prefix = layout.entity_prefix(entity)
             yield from [(prefix + key.encode(), blob) for key, blob in packed.items()]
             if entity == "session":
-                yield from [
-                    (layout.OWNER + key.encode(), None) for key, blob in packed.items() if not blob
-                ]
-        yield from [
-            (layout.OWNER + key.encode(), user.encode()) for key, user in state.owners.items()
-        ]
+                gone = [key for key, blob in packed.items() if not blob]
+                yield from [(layout.OWNER + key.encode(), None) for key in gone]
+        owners = state.owners.items()
+        yield from [(layout.OWNER + key.encode(), user.encode()) for key, user in owners]
         state.owners.clear()
         for operator in state.operators:
             prefix = layout.operator_prefix(operator.name)

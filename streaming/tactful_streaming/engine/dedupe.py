@@ -85,9 +85,7 @@ class Deduplicator:
     def seen_many(self, event_ids: Sequence[str]) -> dict[str, int]:
         """Return the generations of those of `event_ids` that are still stored."""
         recent = self._recent
-        candidates = event_ids
-        if self._fill_from is None:
-            candidates = self._filter.maybe(event_ids)
+        candidates = event_ids if self._fill_from is not None else self._filter.maybe(event_ids)
         stored = self._store.get_many([_key(event_id) for event_id in candidates])
         generations = {
             event_id: int.from_bytes(value, "big")
@@ -100,32 +98,20 @@ class Deduplicator:
 
     def is_new(self, event_id: str, known: Mapping[str, int], watermark: int) -> bool:
         """Whether `event_id` is not remembered, at the watermark before its event."""
-        seen = self._recent.get(event_id)
-        if seen is None:
-            seen = known.get(event_id)
+        seen = self._recent.get(event_id, known.get(event_id))
         return seen is None or seen < watermark // _DAY_MS - self._days
 
     def remember(self, event_id: str, watermark: int) -> None:
         """Remember `event_id`, applied when it brought the watermark to `watermark`."""
         self._recent[event_id] = watermark // _DAY_MS
 
-    def remember_many(self, event_ids: Iterable[str], watermarks: Sequence[int]) -> None:
+    def remember_many(self, event_ids: Iterable[str], watermarks: NDArray[np.int64]) -> None:
         """Remember ids, each with the watermark after its event."""
-        if watermarks[0] // _DAY_MS == watermarks[-1] // _DAY_MS:
-            self._recent.update(dict.fromkeys(event_ids, watermarks[0] // _DAY_MS))
-            return
-        for event_id, watermark in zip(event_ids, watermarks, strict=True):
-            self.remember(event_id, watermark)
+        self._recent.update(zip(event_ids, (watermarks // _DAY_MS).tolist(), strict=True))
 
     def seen(self, event_id: str, watermark: int) -> bool:
         """Whether `event_id` was applied and is still remembered."""
-        seen = self._recent.get(event_id)
-        if seen is None:
-            value = self._store.get(_key(event_id))
-            if value is None:
-                return False
-            seen = int.from_bytes(value, "big")
-        return seen >= watermark // _DAY_MS - self._days
+        return not self.is_new(event_id, self.seen_many([event_id]), watermark)
 
     def changes(self, offset: int, watermark: int) -> Iterator[Change]:
         """Yield the writes of a commit at log offset `offset`; drops a few old ids."""

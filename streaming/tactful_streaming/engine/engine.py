@@ -12,8 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from tactful_streaming.contract.log_entries import Entry, Event
-from tactful_streaming.contract.record_batch import Record, from_offset
+from tactful_streaming.contract.log_entries import Entry, Event, Record, from_offset
 from tactful_streaming.definitions.model import Definitions
 from tactful_streaming.engine.batches import Applied, BatchApplier
 from tactful_streaming.engine.commits import EngineCommits

@@ -74,13 +74,9 @@ class EngineState:
             self.tables.get("user"), self.operators, definitions.fingerprint
         )
         self.resolver = self._resolver()
+        reads_ids = bool(self.emitted)
         self.admission = Admission(
-            self.plan,
-            self.projection,
-            self.dedupe,
-            options,
-            reads_ids=bool(self.emitted),
-            resolver=self.resolver,
+            self.plan, self.projection, self.dedupe, options, self.resolver, reads_ids=reads_ids
         )
         self.users = Users(store, in_memory=options.memory_bytes is None)
         self.outbox: Outbox[Event] = Outbox(store, OUTBOX)

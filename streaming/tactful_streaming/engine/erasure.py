@@ -22,13 +22,14 @@ from tactful_streaming.engine.commits import EngineCommits
 from tactful_streaming.engine.engine_state import EngineState
 from tactful_streaming.engine.references import (
     drops_of,
-    entity_key,
     find_mentions,
-    operator_key,
     people_mentioned,
+    split_key,
     without_mentions,
 )
+from tactful_streaming.engine.schema_evolution import operators_of
 from tactful_streaming.identity.device_links import holders_of
+from tactful_streaming.identity.resolver import unclaimed_key
 from tactful_streaming.state import key_layout as layout
 from tactful_streaming.state.store import Change, StateStore
 from tactful_streaming.windows.packed_entity import newest_packed
@@ -46,24 +47,23 @@ def devices_of(store: StateStore, user_id: str) -> Iterator[str]:
 
 def user_keys_in(store: StateStore) -> Iterator[str]:
     """Yield the keys of the users and devices of a stored state."""
-    for prefix, before in (
-        (layout.entity_prefix("user"), ""),
-        (layout.USER, ""),
-        (layout.CONSENT, ""),
-        (layout.DEVICES_OF, ""),
-        (layout.DEVICE, log_entries.DEVICE_PREFIX),
-    ):
+    for key in _named_subjects(store):
+        yield key.split(log_entries.APART)[0]
+    for device, _ in layout.named(store, layout.DEVICE):
+        yield log_entries.DEVICE_PREFIX + device.split(log_entries.APART)[0]
+
+
+def _named_subjects(store: StateStore) -> Iterator[str]:
+    """Yield the keys under which histories, descriptions and partial matches are stored.
+
+    A device may have a second history, which is never merged with that of a user. Partial matches
+    are of all kinds of entities.
+    """
+    for prefix in (layout.entity_prefix("user"), layout.USER, layout.CONSENT, layout.DEVICES_OF):
         for name, _ in layout.named(store, prefix):
-            # A device may have a second history, which is never merged with that of a user.
-            yield before + name.split(log_entries.APART)[0]
-    for name in _operator_keys(store):
-        yield name.split(log_entries.APART)[0]
-
-
-def _operator_keys(store: StateStore) -> Iterator[str]:
-    """Yield the keys of all kinds of entities with partial matches."""
+            yield name
     for key, _ in store.scan(layout.OPERATOR):
-        yield key.decode().partition(":")[2]
+        yield split_key(key)[2]
 
 
 def sessions_of(store: StateStore, people: Container[str]) -> Iterator[str]:
@@ -124,10 +124,9 @@ def find_subject_ids(
     these users. It finds only the event ids that a sequence or join keeps with their user: no other
     part of a state says whose they are.
     """
-    users, devices, shared, sessions = set[str](), set[str](), set[str](), set[str]()
+    users, devices, shared, event_ids = set[str](), set[str](), set[str](), set[str]()
 
     def note(key: str) -> None:
-        # A device may have a second history, which is never merged with that of a user.
         if key.split(log_entries.APART)[0] not in people:
             return
         if key.startswith(log_entries.DEVICE_PREFIX):
@@ -135,33 +134,22 @@ def find_subject_ids(
         else:
             users.add(key)
 
-    for prefix in (layout.entity_prefix("user"), layout.USER, layout.CONSENT, layout.DEVICES_OF):
-        for name, _ in layout.named(store, prefix):
-            note(name)
-    for name in _operator_keys(store):
+    for name in _named_subjects(store):
         note(name)
     for device, blob in layout.named(store, layout.DEVICE):
         holders = holders_of(blob)
-        if log_entries.DEVICE_PREFIX + device in people or (
-            holders and all(h in people for h in holders)
-        ):
+        own = {holder for holder in holders if holder in people}
+        if log_entries.DEVICE_PREFIX + device in people or (own and own == holders):
             devices.add(device)
-        elif any(holder in people for holder in holders):
+        elif own:
             shared.add(device)
-        users.update(holder for holder in holders if holder in people)
-    sessions.update(sessions_of(store, people))
-    event_ids = set[str]()
+        users |= own
+    sessions = sessions_of(store, people)
     for event_id, subject in people_mentioned(store, definitions):
         if subject.split(log_entries.APART)[0] in people:
             note(subject.split(log_entries.APART)[0])
             event_ids |= {event_id} - {""}
-    return SubjectIds(
-        users=frozenset(users),
-        devices=frozenset(devices),
-        shared=frozenset(shared),
-        sessions=frozenset(sessions),
-        event_ids=frozenset(event_ids),
-    )
+    return SubjectIds(*map(frozenset, (users, devices, shared, sessions, event_ids)))
 
 
 def stored_entities(store: StateStore, subjects: SubjectIds) -> Iterator[tuple[str, str, bytes]]:
@@ -186,11 +174,8 @@ def find_references(
     store: StateStore, subjects: SubjectIds, definitions: Definitions
 ) -> SubjectReferences:
     """Search a stored state, also while another process writes; may take long."""
-    chunks: list[bytes] = []
-    if subjects.event_ids:
-        for key, blob in store.scan(layout.ID_CHUNK):
-            if not subjects.event_ids.isdisjoint(_ids.decode(blob)):
-                chunks.append(key)
+    stored = store.scan(layout.ID_CHUNK) if subjects.event_ids else ()
+    chunks = [key for key, ids in stored if not subjects.event_ids.isdisjoint(_ids.decode(ids))]
     needles = [name.encode() for name in subjects.users | subjects.devices | subjects.event_ids]
     cleaner = (key for key, _ in store.scan(layout.CLEANER) if any(n in key for n in needles))
     mentions = find_mentions(store, definitions, subjects)
@@ -202,10 +187,8 @@ def history_keys(store: StateStore, subjects: SubjectIds) -> frozenset[str]:
     prefix = layout.entity_prefix("user")
     keys = set(subjects.people)
     for device in subjects.devices:
-        for key, _ in store.scan(
-            prefix + f"{log_entries.DEVICE_PREFIX}{device}{log_entries.APART}".encode()
-        ):
-            keys.add(key[len(prefix) :].decode())
+        unclaimed = prefix + unclaimed_key(device).encode()
+        keys.update(key[len(prefix) :].decode() for key, _ in store.scan(unclaimed))
     return frozenset(keys)
 
 
@@ -259,11 +242,9 @@ def _own_keys(
     for entity, keys in (("user", people), ("session", subjects.sessions)):
         for key in keys:
             yield layout.entity_prefix(entity) + key.encode()
-    names = [sequence.name for sequence in definitions.sequences]
-    names += [join.name for join in definitions.joins]
-    for name in names:
+    for operator in operators_of(definitions):
         for key in (*people, *subjects.sessions):
-            yield layout.operator_prefix(name) + key.encode()
+            yield layout.operator_prefix(operator.name) + key.encode()
     for session in subjects.sessions:
         yield layout.OWNER + session.encode()
     for user in subjects.users:
@@ -275,28 +256,9 @@ def _own_keys(
         yield layout.EVENT_ID + event_id.encode()
 
 
-def named_keys(entry: log_entries.Entry) -> Iterator[str]:
-    """Yield the keys of the users and devices that an entry names."""
-    if isinstance(entry, log_entries.Event | log_entries.Link):
-        if entry.user_id is not None:
-            yield entry.user_id
-        if entry.device_id is not None:
-            yield log_entries.DEVICE_PREFIX + entry.device_id
-    elif isinstance(entry, log_entries.Restricted):
-        yield from named_keys(entry.event)
-    elif isinstance(entry, log_entries.Forwarded):
-        yield entry.target
-        yield from named_keys(entry.event)
-    elif isinstance(entry, log_entries.User):
-        yield entry.user_id
-    elif isinstance(entry, log_entries.Transfer):
-        yield entry.target
-        yield entry.source
-
-
 def names_subject(entry: log_entries.Entry, subjects: SubjectIds) -> bool:
     """Whether an entry names these users."""
-    return not subjects.people.isdisjoint(named_keys(entry))
+    return not subjects.people.isdisjoint(log_entries.named_keys(entry))
 
 
 def _chunk_changes(
@@ -308,13 +270,12 @@ def _chunk_changes(
             yield key, msgspec.msgpack.encode(kept) if kept else None
 
 
+@dataclass
 class EngineErasure:
     """Deletes users from the state and the memory of an engine."""
 
-    def __init__(self, state: EngineState, commits: EngineCommits) -> None:
-        """Delete from `state`, which `commits` stores."""
-        self._state = state
-        self._commits = commits
+    _state: EngineState
+    _commits: EngineCommits
 
     def delete(
         self,
@@ -369,7 +330,7 @@ class EngineErasure:
         state.outbox.delete(lambda action: names_subject(action, subjects))
         state.transfers.delete(lambda entry: names_subject(entry, subjects))
         if state.resolver is not None:
-            state.resolver.drop(subjects.users, subjects.devices | subjects.shared)
+            state.resolver.links.drop(subjects.users, subjects.devices | subjects.shared)
         for consumer in state.options.consumers.values():
             consumer.delete_users(keys)
 
@@ -380,14 +341,12 @@ class EngineErasure:
         drops = drops_of(subjects)
         for stored in mentions:
             blob = state.store.get(stored)
+            name, _, key = split_key(stored)
             if not stored.startswith(layout.OPERATOR):
-                entity, _, key = entity_key(stored)
-                state.tables[entity].drop_texts([key], drops)
+                state.tables[name].drop_texts([key], drops)
                 if state.mirror is not None:
-                    state.mirror.put(entity, {key: blob})
-                continue
-            name, _, key = operator_key(stored)
-            if name in operators:
+                    state.mirror.put(name, {key: blob})
+            elif name in operators:
                 operators[name].detach(key)
                 if blob is not None:
                     operators[name].unpack(key, blob)

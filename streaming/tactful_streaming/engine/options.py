@@ -1,18 +1,48 @@
-"""Options of an engine, and the reports that its callbacks get."""
+"""Options of an engine: its consumers, callbacks and what these get."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Container, Mapping
 from dataclasses import dataclass, field
 
+from tactful_streaming.contract.log_entries import PERSONALISATION, Event, Item
 from tactful_streaming.definitions.model import Feature
-from tactful_streaming.engine.consumers import CoCommittedConsumer
 from tactful_streaming.identity.resolver import Identity
 from tactful_streaming.log.dead_letters import DeadLetter
 from tactful_streaming.online.store import OnlineStore
 from tactful_streaming.patterns.match import Match
 from tactful_streaming.rules.rules import Cleaner
 from tactful_streaming.windows.triggers import WindowResult
+
+
+class CoCommittedConsumer(ABC):
+    """A consumer of events whose state commits together with the log offset.
+
+    A commit calls :meth:`before_commit` of all consumers, then :meth:`snapshot` of each, in the
+    order of their registration. A crash after :meth:`before_commit` repeats the events since the
+    commit before, so its side effects have to be idempotent.
+    """
+
+    purpose: str = PERSONALISATION  # the consumer gets the events that may be used for this purpose
+
+    @abstractmethod
+    def apply(self, event: Event, item: Item | None) -> None:
+        """Count an accepted event; `item` is its current description in the catalogue."""
+
+    def before_commit(self) -> None:  # noqa: B027  # most consumers have no side effects
+        """Perform side effects before a commit, such as writing to another store."""
+
+    @abstractmethod
+    def snapshot(self) -> bytes | None:
+        """Return the state, or None to keep the one stored before; without side effects."""
+
+    @abstractmethod
+    def restore(self, state: bytes) -> None:
+        """Replace the state by a snapshot."""
+
+    def delete_users(self, keys: Collection[str]) -> None:  # noqa: B027
+        """Delete the data of users, by the keys of their histories."""
 
 
 @dataclass(frozen=True)

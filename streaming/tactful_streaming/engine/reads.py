@@ -155,7 +155,7 @@ class EngineReads:
         """Return the devices on which a user has logged in, as far as remembered here."""
         if self._state.resolver is None:
             return ()
-        return self._state.resolver.devices_of(user_id, self._state.admission.newest)
+        return self._state.resolver.links.devices_of(user_id, self._state.admission.newest)
 
     def _table(self, entity: str) -> EntityTable | None:
         """Return the features of a kind of entity; None if no feature describes it."""

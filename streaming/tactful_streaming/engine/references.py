@@ -19,7 +19,7 @@ from tactful_streaming.contract.log_entries import APART
 from tactful_streaming.contract.subject_ids import SubjectIds
 from tactful_streaming.definitions.model import ENTITIES, Definitions
 from tactful_streaming.patterns import join_operator as joins
-from tactful_streaming.patterns import sequence_state as sequences
+from tactful_streaming.patterns import partial_match as sequences
 from tactful_streaming.state.key_layout import OPERATOR, entity_prefix, unpacked
 from tactful_streaming.state.store import Change, StateStore
 from tactful_streaming.windows.entity_table import EntityTable
@@ -73,9 +73,8 @@ def without_mentions(
         if key.startswith(OPERATOR):
             left = _operator_left(key, blob, definitions, subjects)
         else:
-            entity, _, name = entity_key(key)
-            features = [f for f in definitions.features if f.entity == entity]
-            table = EntityTable(features, capacity=2)
+            entity, _, name = split_key(key)
+            table = EntityTable(definitions.of_entity(entity), capacity=2)
             table.unpack([(name, blob)])
             table.drop_texts([name], drops)
             left = table.detach(name)
@@ -88,7 +87,7 @@ def people_mentioned(store: StateStore, definitions: Definitions) -> Iterator[tu
     of: dict[str, _Causes] = {s.name: sequences.causes_in for s in definitions.sequences}
     of |= {join.name: joins.causes_in for join in definitions.joins}
     for key, blob in store.scan(OPERATOR):
-        name, _, own = operator_key(key)
+        name, _, own = split_key(key)
         if name in of and not (of[name] is joins.causes_in and own == joins.SHARED_KEY):
             yield from of[name](blob)
     for entity, stores in _naming_stores(definitions).items():
@@ -98,14 +97,9 @@ def people_mentioned(store: StateStore, definitions: Definitions) -> Iterator[tu
                     yield "", text
 
 
-def operator_key(key: bytes) -> tuple[str, str, str]:
-    """Split a store key: name of a sequence or join, a colon, key of the entity."""
-    return key[len(OPERATOR) :].decode().partition(":")
-
-
-def entity_key(key: bytes) -> tuple[str, str, str]:
-    """Split a store key: kind of the entity, a colon, its key."""
-    return key[len(entity_prefix("")) - 1 :].decode().partition(":")
+def split_key(key: bytes) -> tuple[str, str, str]:
+    """Split a store key: kind of entity or name of a sequence or join, colon, entity's key."""
+    return key[1:].decode().partition(":")
 
 
 def _operator_left(
@@ -119,7 +113,7 @@ def _operator_left(
             return True
         return not event_ids.isdisjoint(ids)
 
-    name, _, own = operator_key(key)
+    name, _, own = split_key(key)
     for sequence in definitions.sequences:
         if sequence.name == name:
             common = subjects.by_source.get(sequence.same or "", _NOTHING)
@@ -131,17 +125,12 @@ def _operator_left(
 
 def _naming_stores(definitions: Definitions) -> Mapping[str, list[SharedAggregate]]:
     """Return, by kind of entity, the aggregates whose packed state may name users."""
-    stores = {
-        entity: [
-            store
-            for store in make_shared_aggregates(
-                [f for f in definitions.features if f.entity == entity], emits=False
-            )
-            if store.source.texts in SubjectIds().by_source
-        ]
-        for entity in ENTITIES
-    }
-    return {entity: naming for entity, naming in stores.items() if naming}
+    stores: dict[str, list[SharedAggregate]] = {}
+    for entity in ENTITIES:
+        for store in make_shared_aggregates(definitions.of_entity(entity), emits=False):
+            if store.source.texts in SubjectIds().by_source:
+                stores.setdefault(entity, []).append(store)
+    return stores
 
 
 def _texts_of(blob: bytes, stores: Iterable[SharedAggregate]) -> Iterator[tuple[str, str]]:

@@ -105,12 +105,9 @@ def rescale(
 
 
 class _Mark(msgspec.Struct, frozen=True, array_like=True):
-    """Progress of a rescaling: stage at work, last key moved, keys moved over all sources.
+    """Progress of a rescaling: stage at work, last key moved, keys moved over all sources."""
 
-    `identity` identifies the sources and the number of targets.
-    """
-
-    identity: bytes
+    identity: bytes  # of the sources and the number of targets
     stage: int = 0
     key: bytes = b""
     moved: int = 0
@@ -132,9 +129,8 @@ def _begin(targets: Sequence[StateStore], identity: bytes) -> _Mark:
     """Return the stored progress; clear the targets if it is of another rescaling."""
     stored = targets[0].get(layout.RESCALING)
     if stored is not None:
-        mark = layout.unpacked(
-            _marks, stored, "the mark of a rescaling is damaged", "; give empty stores"
-        )
+        problem = "the mark of a rescaling is damaged"
+        mark = layout.unpacked(_marks, stored, problem, "; give empty stores")
         if mark.identity == identity:
             return mark
     else:
@@ -171,13 +167,9 @@ class _Mover:
         for prefix in (layout.ITEM, layout.VERSIONS, layout.USER, layout.CONSENT):
             stages.append((prefix, lambda key, blobs: self._put_all(key, blobs[0][1])))
         for prefix in (layout.CLEANER, layout.RECEIVED, layout.EVENT_ID):
-            stages.append(
-                (prefix, lambda key, blobs: self._put_all(key, max(blob for _, blob in blobs)))
-            )
-        stages.append((layout.DEVICE, self._device))
-        stages.append((layout.DEVICES_OF, self._devices_of))
-        stages.append((layout.ID_CHUNK, self._chunk))
-        return stages
+            stages.append((prefix, lambda key, blobs: self._put_all(key, max(b for _, b in blobs))))
+        devices = (layout.DEVICE, self._device), (layout.DEVICES_OF, self._devices_of)
+        return [*stages, *devices, (layout.ID_CHUNK, self._chunk)]
 
     def flush(self, mark: _Mark) -> None:
         """Write the collected entries, then the mark; entries behind it are repeated."""

@@ -63,10 +63,10 @@ def adopt(meta: Meta, definitions: Definitions, store: StateStore) -> tuple[Meta
     if meta.fingerprint == definitions.fingerprint:
         return meta, []
     old = stored_definitions(meta)
-    kept = {_canonical(operator) for operator in _operators(definitions)}
+    kept = {_canonical(operator) for operator in operators_of(definitions)}
     gone: list[Change] = [
         (key, None)
-        for operator in _operators(old)
+        for operator in operators_of(old)
         if _canonical(operator) not in kept
         for key, _ in store.scan(operator_prefix(operator.name))
     ]
@@ -106,25 +106,20 @@ def _plan(meta: Meta, definitions: Definitions, begin: int) -> EvolutionPlan:
         for entity in ENTITIES
     }
     recomputed = [f.name for f in definitions.features if not _is_there(f, there[f.entity])]
-    old_operators = {_canonical(o) for o in _operators(old)}
+    old_operators = {_canonical(o) for o in operators_of(old)}
     wanted = {_nameless(feature) for feature in definitions.features}
     names = {definition.name for definition in definitions.all}
+    restarted = [o.name for o in operators_of(definitions) if _canonical(o) not in old_operators]
+    renewed = {*recomputed, *restarted}
     return EvolutionPlan(
-        kept=tuple(
-            d.name
-            for d in definitions.all
-            if d.name not in recomputed
-            and (isinstance(d, Feature) or _canonical(d) in old_operators)
-        ),
+        kept=tuple(d.name for d in definitions.all if d.name not in renewed),
         dropped=tuple(
             d.name
             for d in old.all
             if d.name not in names and not (isinstance(d, Feature) and _nameless(d) in wanted)
         ),
         recomputed=tuple(recomputed),
-        restarted=tuple(
-            o.name for o in _operators(definitions) if _canonical(o) not in old_operators
-        ),
+        restarted=tuple(restarted),
         begin=min(begin, meta.offset),
         offset=meta.offset,
     )
@@ -133,15 +128,14 @@ def _plan(meta: Meta, definitions: Definitions, begin: int) -> EvolutionPlan:
 def _is_there(feature: Feature, spans: Mapping[str, int | None]) -> bool:
     """Whether the stored columns, with their spans, hold all that `feature` reads."""
     for key, span in EntityTable([feature]).spans.items():
-        if key not in spans:
-            return False
-        there = spans[key]
+        there = spans.get(key, -1)
         if there is not None and (span is None or span > there):
             return False
     return True
 
 
-def _operators(definitions: Definitions) -> tuple[Sequence | Join, ...]:
+def operators_of(definitions: Definitions) -> tuple[Sequence | Join, ...]:
+    """Return the sequences and joins."""
     return (*definitions.sequences, *definitions.joins)
 
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from itertools import repeat
 from operator import attrgetter
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,8 +25,7 @@ _ITEM = "item."
 _TOO_LARGE = 1 << 1023
 
 
-@dataclass(frozen=True)
-class Batch:
+class Batch(NamedTuple):
     """Admitted events in the order of the log, with their users and items."""
 
     events: Sequence[Any]
@@ -43,15 +41,7 @@ class Batch:
         """Return the events from position `begin` up to `end`."""
         if (begin, end) == (0, len(self.events)):
             return self
-        cut = slice(begin, end)
-        return Batch(
-            self.events[cut],
-            self.users[cut],
-            self.timestamps[cut],
-            self.watermarks[cut],
-            self.items[cut],
-            self.versions[cut],
-        )
+        return Batch._make(column[begin:end] for column in self)
 
 
 class Plan:
@@ -137,15 +127,8 @@ class Columns:
         source, _ = self._plan.of_store[entity, number]
         amounts = self.amounts(source.amounts) if source.amounts is not None else None
         texts: Any = self.texts(source.texts) if source.texts is not None else None
-        if len(chosen) == len(rows):
-            return Selection(rows, self.timestamps, self._watermarks, amounts, texts)
-        return Selection(
-            rows=rows[chosen],
-            timestamps=self.timestamps[chosen],
-            watermarks=self._watermarks[chosen],
-            amounts=amounts[chosen] if amounts is not None else None,
-            texts=[texts[i] for i in chosen.tolist()] if texts is not None else None,
-        )
+        events = Selection(rows, self.timestamps, self._watermarks, amounts, texts)
+        return events if len(chosen) == len(rows) else events.take(chosen)
 
     def texts(self, source: str) -> Sequence[str | None]:
         """Return the text of `source` for each event; None if it has none."""

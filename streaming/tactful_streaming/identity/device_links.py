@@ -38,13 +38,10 @@ class Mark(msgspec.Struct, array_like=True, frozen=True, gc=False):
 
 
 class DeviceMarks(msgspec.Struct, array_like=True):
-    """Marks of one device by time, those of equal times in the order in which they came.
-
-    Times before `floor`, epoch milliseconds, are not remembered.
-    """
+    """Marks of one device by time, those of equal times in the order in which they came."""
 
     marks: list[Mark] = []
-    floor: int = 0
+    floor: int = 0  # times before, epoch milliseconds, are not remembered
 
     def owner(self, at: int, ttl_ms: int) -> str | None:
         """Return the holder at time `at`, else the next user to log in; None if there is none yet.

@@ -126,7 +126,7 @@ class Resolver:
         self._partition = partition
         self._partition_of = partition_of
         self._types = identity.logins | identity.logouts
-        self._links = DeviceLinks(store, ttl_ms=identity.ttl_ms)
+        self.links = DeviceLinks(store, ttl_ms=identity.ttl_ms)
         self._consents: dict[str, bool] = {}
         self._received: dict[str, int] = {}
         self._sweep_from = RECEIVED
@@ -143,13 +143,9 @@ class Resolver:
 
         `newest` is the newest event timestamp so far, epoch milliseconds.
         """
-        if self._links.is_empty:
+        if self.links.is_empty:
             return key
         return self._owner(key.removeprefix(DEVICE_PREFIX), at, newest) or key
-
-    def devices_of(self, user_id: str, newest: int) -> tuple[str, ...]:
-        """Return the devices linked to a user, also those that others hold by now."""
-        return self._links.devices_of(user_id, newest)
 
     def resolve_all(
         self,
@@ -174,7 +170,7 @@ class Resolver:
             for place, event in enumerate(events)
             if event.user_id is None or event.type in types
         ]
-        if self._links.is_empty and not linking:
+        if self.links.is_empty and not linking:
             return []
         self.prepare(events[place] for place in places)
         moves: list[tuple[int, Move]] = []
@@ -190,9 +186,9 @@ class Resolver:
 
     def prepare(self, events: Iterable[Any]) -> None:
         """Read the links of the devices of some events at once."""
-        if not self._links.is_empty:
+        if not self.links.is_empty:
             devices = {event.device_id for event in events if event.device_id is not None}
-            self._links.prepare(devices)
+            self.links.prepare(devices)
 
     def subject(self, event: Any, newest: int, payload: bytes) -> str | None:
         """Return the key of the user of an event; apply the links that it makes or ends.
@@ -266,11 +262,7 @@ class Resolver:
             return
         self._consents[user.user_id] = consent
         if not consent:
-            self._links.unlink(user.user_id, newest)
-
-    def drop(self, users: Iterable[str], devices: Iterable[str]) -> None:
-        """Remove users and devices from memory, after they were deleted from the store."""
-        self._links.drop(users, devices)
+            self.links.unlink(user.user_id, newest)
 
     def take_moves(self) -> list[Move]:
         """Return and clear the moves before the last event or entry, in order."""
@@ -284,7 +276,7 @@ class Resolver:
 
     def changes(self, newest: int) -> Iterator[Change]:
         """Yield the writes of a commit; deletes a bounded number of expired ones."""
-        yield from self._links.changes(newest)
+        yield from self.links.changes(newest)
         for user_id, consent in self._consents.items():
             yield CONSENT + user_id.encode(), b"\1" if consent else b"\0"
         for id_, when in self._received.items():
@@ -299,13 +291,13 @@ class Resolver:
 
     def mark_committed(self) -> None:
         """Note that the last :meth:`changes` are in the store."""
-        self._links.mark_committed()
+        self.links.mark_committed()
         self._consents.clear()
         self._received.clear()
 
     def _owner(self, device_id: str, at: int, newest: int) -> str | None:
         """Return the key of an anonymous event of a device; None if it has no user yet."""
-        known = self._links.marks(device_id, newest)
+        known = self.links.marks(device_id, newest)
         owner = known.owner(at, self._identity.ttl_ms) if known is not None else None
         if owner is None or (owner != UNNAMED and self._may_link(owner)):
             return owner
@@ -315,7 +307,7 @@ class Resolver:
         user_id = mark.user_id
         if user_id is not None and not self._may_link(user_id):
             mark = Mark(mark.timestamp, UNNAMED, mark.ends)
-        claim = self._links.add(
+        claim = self.links.add(
             device_id,
             mark,
             newest,

@@ -11,9 +11,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import msgspec
-import numpy as np
-from numpy.typing import NDArray
 
+from tactful_streaming.arrays import Rows
 from tactful_streaming.contract.log_entries import Item
 from tactful_streaming.definitions.model import Join
 from tactful_streaming.patterns.match import Match, Texts
@@ -78,11 +77,7 @@ class JoinOperator:
         self._next_sweep = 0
 
     def apply(
-        self,
-        events: Sequence[Any],
-        keys: Sequence[str | None],
-        watermarks: NDArray[np.int64],
-        texts: Texts,
+        self, events: Sequence[Any], keys: Sequence[str | None], watermarks: Rows, texts: Texts
     ) -> None:
         """Apply accepted events in the order of the log; see `Operator`.
 
@@ -107,7 +102,7 @@ class JoinOperator:
             self._remember(joined)
         self._watermark = int(watermarks[-1])
 
-    def apply_items(self, items: Sequence[Item], watermarks: NDArray[np.int64]) -> None:
+    def apply_items(self, items: Sequence[Item], watermarks: Rows) -> None:
         """Apply item updates in the order of the log, with the watermark after each."""
         for item, watermark in zip(items, watermarks.tolist(), strict=True):
             if item.timestamp + self._within < watermark:
@@ -120,9 +115,33 @@ class JoinOperator:
 
     def advance(self, watermark: int) -> None:
         """Delete, from time to time, events and updates that can no longer be paired."""
-        if watermark >= self._next_sweep:
-            self._next_sweep = watermark + max(self._within, _SWEEP_MS)
-            self._sweep(watermark)
+        if watermark < self._next_sweep:
+            return
+        self._next_sweep = watermark + max(self._within, _SWEEP_MS)
+        horizon = watermark - self._within
+        items_of: dict[str, set[str]] = {}
+        for item_id, events in list(self._events.items()):
+            for event in events:
+                if event.timestamp < horizon:
+                    self._dirty.add(event.key)
+                else:
+                    items_of.setdefault(event.key, set()).add(item_id)
+            self._events[item_id] = [event for event in events if event.timestamp >= horizon]
+            if not self._events[item_id]:
+                del self._events[item_id]
+        self._items_of = items_of
+        for item_id, updates in list(self._updates.items()):
+            left = [update for update in updates if update.timestamp >= horizon]
+            if len(left) < len(updates):
+                self._dirty.add(SHARED_KEY)
+                self._updates[item_id] = left
+                if not left:
+                    del self._updates[item_id]
+        oldest = watermark - self._remembered_ms
+        for key, pairs in list(self._pairs.items()):
+            if pairs[0].timestamp <= oldest:
+                del self._pairs[key]
+                self._dirty.add(key)
 
     def next_timer(self) -> int | None:
         """Return None: a pair is complete when its later side comes."""
@@ -149,10 +168,8 @@ class JoinOperator:
             if key == SHARED_KEY:
                 updates = [update for of_item in self._updates.values() for update in of_item]
                 packed[key] = _encoder.encode(updates) if updates else None
-                continue
-            events, pairs = self._events_of(key), self._pairs.get(key, [])
-            state = _PackedKey(events, pairs)
-            packed[key] = _encoder.encode(state) if events or pairs else None
+            else:
+                packed[key] = _pack_key(self._events_of(key), self._pairs.get(key, []))
         return packed
 
     def unpack(self, key: str, blob: bytes) -> None:
@@ -178,9 +195,8 @@ class JoinOperator:
 
     def detach(self, key: str) -> bytes | None:
         """Remove the state of a key and return it packed; None without any."""
-        events, pairs = self._take_events(key), self._pairs.pop(key, [])
         self._dirty.add(key)
-        return _encoder.encode(_PackedKey(events, pairs)) if events or pairs else None
+        return _pack_key(self._take_events(key), self._pairs.pop(key, []))
 
     def _try(self, event: _JoinEvent, update: _JoinUpdate) -> None:
         """Pair an event and an update if they are near and neither had expired by then."""
@@ -231,31 +247,9 @@ class JoinOperator:
             self._events[item_id] = [e for e in self._events[item_id] if e.key != key]
         return events
 
-    def _sweep(self, watermark: int) -> None:
-        horizon = watermark - self._within
-        items_of: dict[str, set[str]] = {}
-        for item_id, events in list(self._events.items()):
-            for event in events:
-                if event.timestamp < horizon:
-                    self._dirty.add(event.key)
-                else:
-                    items_of.setdefault(event.key, set()).add(item_id)
-            self._events[item_id] = [event for event in events if event.timestamp >= horizon]
-            if not self._events[item_id]:
-                del self._events[item_id]
-        self._items_of = items_of
-        for item_id, updates in list(self._updates.items()):
-            left = [update for update in updates if update.timestamp >= horizon]
-            if len(left) < len(updates):
-                self._dirty.add(SHARED_KEY)
-                self._updates[item_id] = left
-                if not left:
-                    del self._updates[item_id]
-        oldest = watermark - self._remembered_ms
-        for key, pairs in list(self._pairs.items()):
-            if pairs[0].timestamp <= oldest:
-                del self._pairs[key]
-                self._dirty.add(key)
+
+def _pack_key(events: list[_JoinEvent], pairs: list[_Pair]) -> bytes | None:
+    return _encoder.encode(_PackedKey(events, pairs)) if events or pairs else None
 
 
 def without(blob: bytes, drops: Callable[[Iterable[str], str | None], bool]) -> bytes | None:
@@ -272,9 +266,7 @@ def without(blob: bytes, drops: Callable[[Iterable[str], str | None], bool]) -> 
         for pair in state.pairs
         if not (pair.event_id in dropped or drops((pair.event_id,), None))
     ]
-    if (events, pairs) == (state.events, state.pairs):
-        return blob
-    return _encoder.encode(_PackedKey(events, pairs)) if events or pairs else None
+    return blob if (events, pairs) == (state.events, state.pairs) else _pack_key(events, pairs)
 
 
 def causes_in(blob: bytes) -> Iterator[tuple[str, str]]:

@@ -13,9 +13,8 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import msgspec
-import numpy as np
-from numpy.typing import NDArray
 
+from tactful_streaming.arrays import Rows
 from tactful_streaming.contract.log_entries import APART, DEVICE_PREFIX, Event, Item, Property
 from tactful_streaming.windows.shared_aggregate import Value
 
@@ -69,11 +68,7 @@ class Operator(Protocol):
         """Number of partial matches dropped to bound the memory."""
 
     def apply(
-        self,
-        events: Sequence[Any],
-        keys: Sequence[str | None],
-        watermarks: NDArray[np.int64],
-        texts: Texts,
+        self, events: Sequence[Any], keys: Sequence[str | None], watermarks: Rows, texts: Texts
     ) -> None:
         """Apply accepted events in the order of the log; other types are ignored.
 
@@ -81,7 +76,7 @@ class Operator(Protocol):
         the text of a source for each of `events`.
         """
 
-    def apply_items(self, items: Sequence[Item], watermarks: NDArray[np.int64]) -> None:
+    def apply_items(self, items: Sequence[Item], watermarks: Rows) -> None:
         """Apply item updates in the order of the log, with the watermark after each."""
 
     def advance(self, watermark: int) -> None:

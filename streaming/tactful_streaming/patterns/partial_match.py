@@ -1,4 +1,4 @@
-"""Partial matches of a sequence in one partition, moved by events and time.
+"""Partial matches of a sequence in one partition: moved by events and time, packed.
 
 A partial match is one event that may be the first of a match, and the events taken since. Partial
 matches in the same state move together: an event costs as much as there are states in use, and
@@ -8,10 +8,16 @@ taking it as much as there are partial matches that take it.
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections.abc import Callable, Container, Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import chain
 from operator import itemgetter
+
+import msgspec
 
 from tactful_streaming.definitions.model import Sequence
 from tactful_streaming.patterns.automaton import ENDED, compile_pattern
+from tactful_streaming.state.key_layout import unpacked
 
 MAX_EVENTS = 1000  # most events of one match, where a step repeats without limit
 PartialMatch = tuple[int, int, int, int, tuple[str, ...], str | None]
@@ -22,22 +28,33 @@ SequenceEvent = tuple[int, int, int, int, str, str | None]
 """An event: timestamp, place in the log, row of its partition, code of its type, id, user."""
 
 MatchesByState = dict[int, list[PartialMatch]]  # partial matches by state, each list in order
+PartitionKey = str | tuple[str, str]
+"""Key of the entity, or of the entity and the other value that its events have in common."""
+
+PackedEvent = tuple[int, int, PartitionKey, int, str, str | None]
+"""Waiting event: timestamp, place in the log, partition, code of its type, id, user."""
+
+PackedPartition = tuple[str | None, MatchesByState, list[PartialMatch]]
+"""The other value in common, the waiting partial matches, and the matches not yet certain."""
+
+PackedKey = tuple[int, list[PackedEvent], list[PackedPartition]]
+"""Time of the last match, waiting events, partitions."""
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(PackedKey)
 TAKEN = 1  # bit of a transition: the event is taken
 _first_time = itemgetter(0)
 _first_place = itemgetter(0, 1)
 
 
+@dataclass(slots=True, eq=False)
 class Partition:
     """All partial matches of one partition."""
 
-    __slots__ = ("matched", "timer", "waiting")
-
-    def __init__(self) -> None:
-        """Create an empty partition."""
-        self.waiting: MatchesByState = {}  # those that wait for events or for time, by state
-        # Matches that an earlier partial match can still discard, in order.
-        self.matched: list[PartialMatch] = []
-        self.timer: int | None = None  # earliest timer set for the partition
+    waiting: MatchesByState = field(default_factory=dict)  # for events or for time, by state
+    # Matches that an earlier partial match can still discard, in order.
+    matched: list[PartialMatch] = field(default_factory=list)
+    timer: int | None = None  # earliest timer set for the partition
 
     @property
     def is_empty(self) -> bool:
@@ -188,3 +205,74 @@ def add_to(waiting: MatchesByState, state: int, matches: list[PartialMatch]) -> 
 
 def _after(matches: list[PartialMatch], place: tuple[int, int]) -> list[PartialMatch]:
     return matches[bisect_right(matches, place, key=_first_place) :]
+
+
+def key_of(partition: PartitionKey) -> str:
+    """Return the entity of a partition."""
+    return partition if isinstance(partition, str) else partition[0]
+
+
+def same_of(partition: PartitionKey) -> str | None:
+    """Return the other value that the events of a partition have in common."""
+    return None if isinstance(partition, str) else partition[1]
+
+
+def partition_key(key: str, same: str | None) -> PartitionKey:
+    """Return the partition of an entity and of the other common value, if any."""
+    return key if same is None else (key, same)
+
+
+def pack_key(
+    last: int, events: list[PackedEvent], partitions: list[PackedPartition]
+) -> bytes | None:
+    """Encode the state of a key; None without any."""
+    return _encoder.encode((last, events, partitions)) if last or events or partitions else None
+
+
+def unpack_key(blob: bytes, name: str = "a sequence") -> PackedKey:
+    """Decode the state of a key of the sequence `name`; StateError if `blob` is none."""
+    packed: PackedKey = unpacked(_decoder, blob, f"the packed state of {name} is damaged")
+    return packed
+
+
+def without(
+    blob: bytes, drops: Callable[[Iterable[str], str | None], bool], names: Container[str]
+) -> bytes | None:
+    """Return the packed state of a key without some events; `blob` itself if all stay.
+
+    `drops` decides by the ids of events and the user of the last of them; events with one of
+    `names` in common go, too. None if nothing is left.
+    """
+    last, waiting, partitions = unpack_key(blob)
+    events = [
+        event
+        for event in waiting
+        if not (same_of(event[2]) in names or drops((event[4],), event[5]))
+    ]
+    kept: list[PackedPartition] = []
+    for same, by_state, matched in partitions:
+        if same in names:
+            continue
+        left = {
+            state: stay
+            for state, matches in by_state.items()
+            if (stay := [match for match in matches if not drops(match[4], match[5])])
+        }
+        certain = [match for match in matched if not drops(match[4], match[5])]
+        if left or certain:
+            kept.append((same, left, certain))
+    if events == waiting and kept == partitions:
+        return blob
+    return pack_key(last, events, kept)
+
+
+def causes_in(blob: bytes) -> Iterator[tuple[str, str]]:
+    """Yield the ids of events in a packed key, each with its user, where known."""
+    _, waiting, partitions = unpack_key(blob)
+    for event in waiting:
+        if event[5] is not None:
+            yield event[4], event[5]
+    for _, by_state, matched in partitions:
+        for match in chain(*by_state.values(), matched):
+            if match[5] is not None:
+                yield match[4][-1], match[5]

@@ -18,10 +18,13 @@ from tactful_streaming.arrays import Rows
 from tactful_streaming.decode.reorder_buffer import Arrivals
 from tactful_streaming.kernels import partial_matches as kernel
 from tactful_streaming.patterns.automaton import Automaton
-from tactful_streaming.patterns.partial_match import MatchesByState, PartialMatch, Partition
-
-PartitionKey = str | tuple[str, str]
-"""Key of the entity, or of the entity and the other value that its events have in common."""
+from tactful_streaming.patterns.partial_match import (
+    MatchesByState,
+    PartialMatch,
+    Partition,
+    PartitionKey,
+    key_of,
+)
 
 MAX_SLOTS: Final = 4  # most events taken by a partial match here
 MAX_MATCHES: Final = 64
@@ -31,21 +34,6 @@ CompletedMatch = tuple[int, int, PartialMatch]
 """A match: position of the event that completes it, row of its partition, the match."""
 
 _FIRST_CAPACITY: Final = 256
-
-
-def key_of(partition: PartitionKey) -> str:
-    """Return the entity of a partition."""
-    return partition if isinstance(partition, str) else partition[0]
-
-
-def same_of(partition: PartitionKey) -> str | None:
-    """Return the other value that the events of a partition have in common."""
-    return None if isinstance(partition, str) else partition[1]
-
-
-def partition_key(key: str, same: str | None) -> PartitionKey:
-    """Return the partition of an entity and of the other common value, if any."""
-    return key if same is None else (key, same)
 
 
 class PartialMatchColumns:
@@ -127,19 +115,16 @@ class PartialMatchColumns:
             if not len(present):
                 return by_state
             numbers, current = numbers[present], current[present]
-            for number, (match, state) in zip(
-                numbers.tolist(), self._as_tuples(current), strict=True
-            ):
+            matches = self._as_tuples(current)
+            for number, (match, state) in zip(numbers.tolist(), matches, strict=True):
                 by_state[number].setdefault(state, []).append(match)
             current = self._pool["next"][current]
 
     def put(self, row: int, by_state: MatchesByState) -> bool:
         """Replace the partial matches of a row; return whether they fit, else it is apart."""
         self.clear(row)
-        waiting = sorted(
-            ((match, state) for state, matches in by_state.items() for match in matches),
-            key=lambda pair: pair[0][:2],
-        )
+        waiting = [(match, state) for state, matches in by_state.items() for match in matches]
+        waiting.sort(key=lambda pair: pair[0][:2])
         if len(waiting) > self._pattern.most or not all(self._fits(*pair) for pair in waiting):
             self.apart[row] = True
             return False
@@ -215,11 +200,8 @@ class PartialMatchColumns:
 
     def _fits(self, match: PartialMatch, state: int) -> bool:
         ids = match[4]
-        return (
-            not self._asks[state]
-            and len(ids) <= self._slots
-            and all(len(_quoted(text)) <= kernel.ID_BYTES for text in ids)
-        )
+        short = all(len(_quoted(text)) <= kernel.ID_BYTES for text in ids)
+        return short and not self._asks[state] and len(ids) <= self._slots
 
     def _release(self, places: NDArray[np.int32]) -> None:
         if len(places):
@@ -361,18 +343,16 @@ class Partitions:
         spare[needed] = False
         for row in np.flatnonzero(spare).tolist():
             key = self.keys[row]
-            if key is not None:
-                self._drop(row, key)
-
-    def _drop(self, row: int, key: PartitionKey) -> None:
-        del self._rows[key]
-        self.keys[row] = None
-        self._free.append(row)
-        if isinstance(key, tuple):
-            of_entity = self._rows_of[key[0]]
-            del of_entity[key[1]]
-            if not of_entity:
-                del self._rows_of[key[0]]
+            if key is None:
+                continue
+            del self._rows[key]
+            self.keys[row] = None
+            self._free.append(row)
+            if isinstance(key, tuple):
+                of_entity = self._rows_of[key[0]]
+                del of_entity[key[1]]
+                if not of_entity:
+                    del self._rows_of[key[0]]
 
 
 def _words_of(ids: NDArray[np.bytes_]) -> tuple[NDArray[np.uint64], NDArray[np.bool_]]:

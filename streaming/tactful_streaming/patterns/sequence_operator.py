@@ -19,7 +19,6 @@ from operator import attrgetter
 from typing import Any, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from tactful_streaming.arrays import Rows
 from tactful_streaming.contract.log_entries import Item
@@ -28,27 +27,25 @@ from tactful_streaming.definitions import model as definitions
 from tactful_streaming.errors import StateError
 from tactful_streaming.patterns.match import Match, Texts
 from tactful_streaming.patterns.partial_match import (
+    PackedEvent,
+    PackedPartition,
     PartialMatch,
     Partition,
+    PartitionKey,
     PatternMatcher,
     SequenceEvent,
     add_to,
+    key_of,
+    pack_key,
+    partition_key,
+    same_of,
+    unpack_key,
 )
 from tactful_streaming.patterns.partitions import (
     MAX_SLOTS,
     CompletedMatch,
     PartialMatchColumns,
-    PartitionKey,
     Partitions,
-    key_of,
-    partition_key,
-    same_of,
-)
-from tactful_streaming.patterns.sequence_state import (
-    PackedEvent,
-    PackedPartition,
-    pack_key,
-    unpack_key,
 )
 
 REMEMBERED_MS = 30 * 86_400_000  # time in which the last match of a key can be read
@@ -92,7 +89,7 @@ class SequenceRunner:
         self._timers: list[tuple[int, PartitionKey]] = []
         self._next_sweep = 0
 
-    def run(self, events: Arrivals, order: NDArray[np.int64]) -> None:
+    def run(self, events: Arrivals, order: Rows) -> None:
         """Apply events, in `order`, to the partial matches of their partitions."""
         self.partitions.changed[events.rows] = True
         left, completed = self.partitions.columns.move(events, order)
@@ -129,12 +126,14 @@ class SequenceRunner:
             partition.timer = due
             heapq.heappush(self._timers, (due, self.partitions.key(row)))
 
-    def sweep(self, watermark: int, waiting: Rows, remembered_ms: int) -> None:
+    def sweep(self, watermark: int, waiting: ReorderBuffer, remembered_ms: int) -> None:
         """Delete, from time to time, what can match no more, and last matches of long ago.
 
-        `waiting` are the rows of events that wait; the time of a last match is deleted at the age
-        of `remembered_ms`.
+        The partitions of `waiting` events stay; the time of a last match is deleted at the age of
+        `remembered_ms`.
         """
+        if watermark < self._next_sweep:
+            return
         self._next_sweep = watermark + max(self._sequence.within_ms // 2, _SWEEP_MS)
         for row, partition in list(self.partitions.held.items()):
             before = sum(map(len, partition.waiting.values()))
@@ -143,15 +142,11 @@ class SequenceRunner:
                 self.partitions.changed[row] = True
             if partition.is_empty:
                 self.partitions.release(row)
-        self.partitions.sweep(watermark - self._sequence.within_ms, waiting)
+        self.partitions.sweep(watermark - self._sequence.within_ms, waiting.waiting().rows)
         old = [key for key, last in self.last.items() if watermark - last >= remembered_ms]
         for key in old:
             del self.last[key]
         self.dirty.update(old)
-
-    def sweep_due(self, watermark: int) -> bool:
-        """Return whether it is time to :meth:`sweep`."""
-        return watermark >= self._next_sweep
 
     def _apply(
         self, left: Iterable[tuple[int, SequenceEvent]], completed: deque[CompletedMatch]
@@ -163,7 +158,7 @@ class SequenceRunner:
         for position, event in left:
             self._report_completed(completed, position)
             timestamp, _, row, *_ = event
-            self._expire_before(timestamp)
+            self.expire(timestamp)
             partition = self.partitions.partition(row)
             self.matcher.apply(partition, event)
             if partition.matched:
@@ -178,12 +173,8 @@ class SequenceRunner:
         """Report, and remove, matches completed before the position `until`."""
         while completed and (until is None or completed[0][0] < until):
             _, row, match = completed.popleft()
-            self._expire_before(match[2])
+            self.expire(match[2])
             self._report(row, match, match[2])
-
-    def _expire_before(self, now: int) -> None:
-        if self._timers and self._timers[0][0] <= now:
-            self.expire(now)
 
     def _report_certain(self, row: int, partition: Partition, now: int) -> None:
         for match in self.matcher.take_certain(partition):
@@ -230,9 +221,8 @@ class SequenceOperator:
         """
         self.name = sequence.name
         self.entity = sequence.entity
-        self.sources: tuple[str, ...] = ("event_id",)
-        if sequence.same is not None:
-            self.sources += (sequence.same,)
+        same = () if sequence.same is None else (sequence.same,)
+        self.sources: tuple[str, ...] = ("event_id", *same)
         self.late = 0
         self._runner = SequenceRunner(sequence, max_partial_matches)
         self._partitions = self._runner.partitions
@@ -249,11 +239,7 @@ class SequenceOperator:
         return self._runner.matcher.evicted
 
     def apply(
-        self,
-        events: Sequence[Any],
-        keys: Sequence[str | None],
-        watermarks: NDArray[np.int64],
-        texts: Texts,
+        self, events: Sequence[Any], keys: Sequence[str | None], watermarks: Rows, texts: Texts
     ) -> None:
         """Apply accepted events in the order of the log; see `Operator`.
 
@@ -274,7 +260,7 @@ class SequenceOperator:
         self._buffer.extend(arrived)
         self.advance(int(watermarks[-1]))
 
-    def apply_items(self, items: Sequence[Item], watermarks: NDArray[np.int64]) -> None:
+    def apply_items(self, items: Sequence[Item], watermarks: Rows) -> None:
         """Ignore item updates: sequences consist of events."""
 
     def advance(self, watermark: int) -> None:
@@ -283,8 +269,7 @@ class SequenceOperator:
         if released is not None:
             self._runner.run(*released)
         self._runner.expire(watermark)
-        if self._runner.sweep_due(watermark):
-            self._runner.sweep(watermark, self._buffer.waiting().rows, self._remembered_ms)
+        self._runner.sweep(watermark, self._buffer, self._remembered_ms)
 
     def next_timer(self) -> int | None:
         """Return the next watermark at which :meth:`advance` has work; None without any."""
@@ -332,9 +317,8 @@ class SequenceOperator:
         if last:
             self._runner.last[key] = last
         row_of = self._partitions.row_of
-        self._buffer.extend(
-            arrivals_of((*event[:2], row_of(event[2]), *event[3:]) for event in waiting)
-        )
+        rows = ((*event[:2], row_of(event[2]), *event[3:]) for event in waiting)
+        self._buffer.extend(arrivals_of(rows))
         places = [event[1] for event in waiting]
         for same, by_state, matched in partitions:
             row = row_of(partition_key(key, same))
@@ -389,11 +373,7 @@ class SequenceOperator:
         return packed[key]
 
     def _arrived(
-        self,
-        events: Sequence[Any],
-        keys: Sequence[str | None],
-        texts: Texts,
-        codes: NDArray[np.int64],
+        self, events: Sequence[Any], keys: Sequence[str | None], texts: Texts, codes: Rows
     ) -> Arrivals:
         """Return the events whose type and partition count."""
         partitions: Sequence[PartitionKey | None] = keys

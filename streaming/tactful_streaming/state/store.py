@@ -7,7 +7,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
@@ -140,9 +140,8 @@ class RocksState:
         options.set_max_manifest_file_size(1)
         self._path = path
         self._options = options
-        self._access = (
-            rocksdict.AccessType.read_only() if read_only else rocksdict.AccessType.read_write()
-        )
+        access = rocksdict.AccessType
+        self._access = access.read_only() if read_only else access.read_write()
         self._write_options = rocksdict.WriteOptions()
         self._write_options.sync = sync
         self._closed = self._failed = False
@@ -292,25 +291,18 @@ def copy_state(
     """
     if target.exists():
         raise StateError(f"{target}: a copy needs a new directory; this one is there")
-    store = open_beside(source)
-    try:
-        copy = RocksState(target, sync=True)
-        try:
-            piece: list[Change] = []
-            size = 0
-            for key, value in store.scan(b""):
-                piece.append((key, value))
-                size += len(key) + len(value)
-                if size >= _COPIED_BYTES:
-                    copy.write(piece)
-                    copied(size)
-                    piece, size = [], 0
-            copy.write(piece)
-            copied(size)
-        finally:
-            copy.close()
-    finally:
-        store.close()
+    with closing(open_beside(source)) as store, closing(RocksState(target, sync=True)) as copy:
+        piece: list[Change] = []
+        size = 0
+        for key, value in store.scan(b""):
+            piece.append((key, value))
+            size += len(key) + len(value)
+            if size >= _COPIED_BYTES:
+                copy.write(piece)
+                copied(size)
+                piece, size = [], 0
+        copy.write(piece)
+        copied(size)
 
 
 def open_beside(source: Path) -> RocksState:

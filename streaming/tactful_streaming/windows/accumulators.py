@@ -8,6 +8,7 @@ batches, panes, packed states and merges.
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from functools import reduce
 from types import MappingProxyType
@@ -64,13 +65,10 @@ class _Total:
     nbytes = 56
     packed_type: ClassVar[Any] = int | float
     initial: ClassVar[float] = 0.0
+    combine: ClassVar[Any] = staticmethod(operator.add)  # of two numbers
 
     def __init__(self, feature: Feature) -> None:
         self.total = self.initial
-
-    @staticmethod
-    def combine(left: float, right: float) -> float:
-        return left + right
 
     def add(self, value: Any, timestamp: int) -> None:
         self.total = self.combine(self.total, value)
@@ -97,10 +95,7 @@ class _Least(_Total):
 
     __slots__ = ()
     initial = math.inf
-
-    @staticmethod
-    def combine(left: float, right: float) -> float:
-        return min(left, right)
+    combine = staticmethod(min)
 
 
 class _Greatest(_Total):
@@ -108,10 +103,7 @@ class _Greatest(_Total):
 
     __slots__ = ()
     initial = -math.inf
-
-    @staticmethod
-    def combine(left: float, right: float) -> float:
-        return max(left, right)
+    combine = staticmethod(max)
 
 
 class _Newest:
@@ -164,8 +156,7 @@ class _Distinct:
         self._sketch = union.get_result(HLL_4)
 
     def pack(self) -> bytes:
-        packed: bytes = self._sketch.serialize_compact()
-        return packed
+        return bytes(self._sketch.serialize_compact())
 
     @classmethod
     def unpack(cls, packed: Any, feature: Feature) -> Self:
@@ -184,8 +175,7 @@ class _Distinct:
         # Without this second merge the estimate depends on the order of the values; after it, on
         # the registers alone, which are the same in every order.
         union.update(union.get_result(HLL_4))
-        estimate: float = union.get_estimate()
-        return estimate
+        return float(union.get_estimate())
 
     @property
     def nbytes(self) -> int:

@@ -290,11 +290,9 @@ class RecentValues(StateColumn):
 
     def drop_texts(self, cell: int, drops: Callable[[str], bool]) -> None:
         """Delete texts of a cell."""
-        kept = [pair for pair in self._kept.get(cell, ()) if not drops(pair[1])]
+        kept = [pair for pair in self._kept.pop(cell, ()) if not drops(pair[1])]
         if kept:
             self._kept[cell] = kept
-        else:
-            self._kept.pop(cell, None)
 
     def pack(self, cells: Rows, horizon: int) -> list[list[tuple[int, str]]]:
         """Return the texts of each cell, oldest first."""
@@ -310,11 +308,8 @@ class RecentValues(StateColumn):
                 self._keep(cell, timestamp, text)
 
     def _keep(self, cell: int, timestamp: int, text: str) -> None:
-        kept = self._kept.get(cell)
-        if kept is None:
-            self._kept[cell] = [(timestamp, text)]
-            return
-        if kept[-1][0] <= timestamp:
+        kept = self._kept.setdefault(cell, [])
+        if not kept or kept[-1][0] <= timestamp:
             kept.append((timestamp, text))
         else:
             insort(kept, (timestamp, text), key=lambda entry: entry[0])

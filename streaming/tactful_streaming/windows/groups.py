@@ -20,14 +20,11 @@ _SWEEP = 16_384
 
 
 class EvictedGroup(NamedTuple):
-    """A cell whose group was removed for another, by the event at the position `by`.
-
-    `newest` is the time of its newest event, epoch milliseconds.
-    """
+    """A cell whose group was removed for another."""
 
     cell: int
-    newest: int
-    by: int
+    newest: int  # time of its newest event, epoch milliseconds
+    by: int  # position of the event that needed the room
 
 
 class GroupIndex:
@@ -161,18 +158,16 @@ class GroupIndex:
             del cells[group]
             if not cells:
                 del self.cells[row]
-            if row in self._bounded:
-                del self._bounded[row]
+            self._bounded.pop(row, None)
         return silent
 
     def _new(self, group: str) -> int:
         """Return a new cell, without a row until it is placed."""
-        if self._free:
-            cell = self._free.pop()
-            self.texts[cell] = group
-        else:
-            cell = len(self.texts)
+        if not self._free:
             self.texts.append(group)
+            return len(self.texts) - 1
+        cell = self._free.pop()
+        self.texts[cell] = group
         return cell
 
     def _place(self, fresh: list[tuple[int, int]]) -> None:

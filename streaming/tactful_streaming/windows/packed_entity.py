@@ -34,7 +34,6 @@ _decoder: msgspec.msgpack.Decoder[dict[str, Any]] = msgspec.msgpack.Decoder(dict
 _many_decoder: msgspec.msgpack.Decoder[list[dict[str, Any]]] = msgspec.msgpack.Decoder(
     list[dict[str, Any]]
 )
-_DECODE_ERRORS = (msgspec.MsgspecError, ValueError, RecursionError)
 SEPARATOR: Final = "."  # between the key of an aggregate and that of a column
 _DAMAGED: Final = "the packed state of an entity is damaged"
 
@@ -60,7 +59,7 @@ def decode_all(blobs: Sequence[bytes]) -> list[dict[str, Any]]:
     """Like :func:`decode`, for many in one call."""
     try:
         states = _many_decoder.decode(b"".join((_ARRAY_32, len(blobs).to_bytes(4, "big"), *blobs)))
-    except _DECODE_ERRORS:
+    except (msgspec.MsgspecError, ValueError, RecursionError):
         states = []
     if len(states) == len(blobs) and all(_is_time(state.get(NEWEST)) for state in states):
         return states
@@ -69,8 +68,7 @@ def decode_all(blobs: Sequence[bytes]) -> list[dict[str, Any]]:
 
 def newest_packed(blob: bytes) -> int:
     """Return the time of the newest event of a packed entity, epoch milliseconds."""
-    newest: int = decode(blob)[NEWEST]
-    return newest
+    return int(decode(blob)[NEWEST])
 
 
 def combine_packed(blob: bytes | None, other: bytes, keys: Iterable[str]) -> bytes:

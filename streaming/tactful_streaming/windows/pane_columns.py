@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,7 @@ from tactful_streaming.windows.accumulators import ACCUMULATORS, Accumulator
 from tactful_streaming.windows.columns import NO_ROWS, Selection, StateColumn, sampled_bytes
 
 PanedWindow = Window | CumulativeWindow
+_Times = TypeVar("_Times", int, NDArray[np.int64])
 
 
 def slide_of(window: PanedWindow) -> int:
@@ -28,13 +29,10 @@ def length_of(window: PanedWindow) -> int:
 
 def window_at(window: PanedWindow, at: int) -> tuple[int, int]:
     """Return the oldest and the newest pane of the window read at time `at`."""
-    if isinstance(window, CumulativeWindow):
-        return at // window.size_ms * (window.size_ms // window.step_ms), at // window.step_ms
-    newest = at // window.slide_ms
-    return newest - window.panes + 1, newest
+    return oldest_open(window, at), at // slide_of(window)
 
 
-def oldest_open(window: PanedWindow, horizons: NDArray[np.int64]) -> NDArray[np.int64]:
+def oldest_open(window: PanedWindow, horizons: _Times) -> _Times:
     """Return the oldest pane in time at each of `horizons`; older ones are late."""
     if isinstance(window, CumulativeWindow):
         return horizons // window.size_ms * (window.size_ms // window.step_ms)
@@ -127,10 +125,8 @@ class AccumulatorPanes(PanedColumn):
             cells, panes, events = cells[in_time], panes[in_time], events.take(in_time)
         values = events.values(self._source)
         kind, feature, states = self._kind, self._feature, self._panes
-        timestamps = events.timestamps.tolist()
-        for cell, pane, value, timestamp in zip(
-            cells.tolist(), panes.tolist(), values, timestamps, strict=True
-        ):
+        numbers = (column.tolist() for column in (cells, panes, events.timestamps))
+        for cell, pane, timestamp, value in zip(*numbers, values, strict=True):
             of_cell = states.get(cell)
             if of_cell is None:
                 of_cell = states[cell] = {}
@@ -180,14 +176,8 @@ class AccumulatorPanes(PanedColumn):
     def pack(self, cells: Rows, horizon: int) -> list[dict[int, Any]]:
         """Return the packed panes of each cell."""
         oldest = int(self.oldest(np.array(horizon)))
-        return [
-            {
-                pane: accumulator.pack()
-                for pane, accumulator in self._panes.get(cell, {}).items()
-                if pane >= oldest
-            }
-            for cell in cells.tolist()
-        ]
+        of_cells = [self._panes.get(cell, {}) for cell in cells.tolist()]
+        return [{n: part.pack() for n, part in panes.items() if n >= oldest} for panes in of_cells]
 
     def absorb(self, cells: Rows, packed: Sequence[Any]) -> None:
         """Merge panes."""

@@ -37,14 +37,11 @@ ENTRY_BYTES: Final = 24  # memory of one pane of one cell
 
 @dataclass(frozen=True)
 class Fold:
-    """Operation that combines the amounts of a pane, and the panes of a window.
-
-    The order of the panes can change the last bits of the result of an `ordered` one.
-    """
+    """Operation that combines the amounts of a pane, and the panes of a window."""
 
     combine: np.ufunc
     identity: float
-    ordered: bool = False
+    ordered: bool = False  # whether the order of the panes can change the last bits of the result
 
 
 FOLDS: Final = {

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from itertools import chain
 from typing import Any, ClassVar, Final, Self
 
 from tactful_streaming.definitions.model import Feature
@@ -77,10 +76,7 @@ class Quantiles:
         if q >= 1:
             return self._greatest
         weighed = sorted(
-            chain.from_iterable(
-                ((value, 1 << level) for value in values)
-                for level, values in enumerate(self._levels)
-            )
+            (value, 1 << level) for level, values in enumerate(self._levels) for value in values
         )
         needed = q * sum(weight for _, weight in weighed)
         rank = 0

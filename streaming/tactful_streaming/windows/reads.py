@@ -13,7 +13,7 @@ cached by its place in that order, until an entity is added or removed.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 from weakref import WeakKeyDictionary
 
@@ -49,8 +49,7 @@ class View:
     def read(self, row: int, at: int) -> Value:
         """Return the value of one row at time `at`."""
         if self._by_value:
-            counted: Value = self._of_counts(self._by_group(row, at))
-            return counted
+            return self._of_counts(self._by_group(row, at))
         if self.feature.group_by is not None:
             return self._by_group(row, at)
         value: Any = self.columns[0].read_one(row, self.feature, at)
@@ -116,28 +115,23 @@ class View:
         cells = self.aggregate.groups.cells.get(row)
         if not cells:
             return {}
-        numbers = self.read_cells(np.array([*cells.values()], np.int64), at)
-        return {
-            group: number
-            for group, number in zip(cells, numbers.tolist(), strict=True)
-            if number == number
-        }
+        numbers = self.read_cells(np.array([*cells.values()], np.int64), at).tolist()
+        return {group: n for group, n in zip(cells, numbers, strict=True) if n == n}
 
-    def _of_counts(self, counts: Mapping[str, float]) -> Any:
+    def _of_counts(self, counts: Mapping[str, float]) -> Value:
         if self.feature.aggregate == "distinct":
             return float(len(counts))
         return most_frequent(counts, self.feature)
 
 
+@dataclass(eq=False)
 class LazyValues(Mapping[str, Value]):
     """Features of one row at one time, each read at its first use, until the state changes."""
 
-    def __init__(self, views: Mapping[str, View], row: int, at: int) -> None:
-        """Prepare to read the features of `row` at time `at`."""
-        self._views = views
-        self._row = row
-        self._at = at
-        self._values: dict[str, Value] = {}
+    _views: Mapping[str, View]
+    _row: int
+    _at: int
+    _values: dict[str, Value] = field(default_factory=dict)
 
     def __getitem__(self, name: str) -> Value:
         """Return the value of a feature; KeyError without one of this name."""
@@ -172,11 +166,6 @@ class RowCache:
         # Row by place, -1: not looked up; valid after `settle`.
         self.rows: Rows = np.zeros(0, np.int64)
         self._moved: list[str] = []
-
-    @property
-    def nbytes(self) -> int:
-        """Approximate memory of the cache."""
-        return self.rows.nbytes
 
     def moved(self, keys: Sequence[str]) -> None:
         """Record that entities were added or removed."""
@@ -252,7 +241,8 @@ class ColumnCache:
     @property
     def nbytes(self) -> int:
         """Approximate memory of the cache."""
-        return self._numbers.nbytes + sum(placed.nbytes for placed in self._placed.values())
+        placed = sum(placed.rows.nbytes for placed in self._placed.values())
+        return self._numbers.nbytes + placed
 
     def read(self, rows: Rows, names: Sequence[str], at: int, horizon: int) -> Floats:
         """Read numbers of `rows` at time `at`; shape ``(len(rows), len(names))``.

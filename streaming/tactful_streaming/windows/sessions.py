@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,24 +22,21 @@ from tactful_streaming.windows.columns import Selection, StateColumn, sampled_by
 
 
 class Closed(NamedTuple):
-    """A session whose end, a gap after its last event, the watermark has reached.
+    """A session whose end, a gap after its last event, the watermark has reached."""
 
-    Times are epoch milliseconds. The group is None without groups; the accumulator is packed as it
-    was at the end.
-    """
-
-    end: int
-    start: int
+    end: int  # epoch milliseconds
+    start: int  # epoch milliseconds
     row: int
-    group: str | None
-    state: Any
+    group: str | None  # None without groups
+    state: Any  # accumulator, packed as it was at the end
 
 
+@dataclass(slots=True, eq=False)
 class _Session:
-    __slots__ = ("emitted", "last", "start", "state")
-
-    def __init__(self, start: int, last: int, state: Accumulator, *, emitted: bool) -> None:
-        self.start, self.last, self.state, self.emitted = start, last, state, emitted
+    start: int
+    last: int
+    state: Accumulator
+    emitted: bool
 
 
 class Sessions(StateColumn):
@@ -81,17 +79,12 @@ class Sessions(StateColumn):
 
     def apply(self, cells: Rows, events: Selection, lateness_ms: int) -> Rows:
         """Add each event to its session; return the positions of the late events."""
+        columns = (cells, events.timestamps, events.watermarks)
+        values = events.values(self._source)
+        rows = zip(*(column.tolist() for column in columns), values, strict=True)
         late = [
             number
-            for number, (cell, timestamp, watermark, value) in enumerate(
-                zip(
-                    cells.tolist(),
-                    events.timestamps.tolist(),
-                    events.watermarks.tolist(),
-                    events.values(self._source),
-                    strict=True,
-                )
-            )
+            for number, (cell, timestamp, watermark, value) in enumerate(rows)
             if not self._join(cell, timestamp, watermark, watermark - lateness_ms, value)
         ]
         return np.array(late, np.int64)
@@ -164,7 +157,7 @@ class Sessions(StateColumn):
             self._drop_over(cell, self._horizon)
             for start, last, emitted, packed_state in sessions:
                 state = self._kind.unpack(packed_state, self._feature)
-                self._merge(cell, _Session(start, last, state, emitted=emitted))
+                self._merge(cell, _Session(start, last, state, emitted))
 
     def _join(self, cell: int, timestamp: int, watermark: int, horizon: int, value: Any) -> bool:
         """Count an event if it is in time; return whether it is."""
@@ -204,12 +197,9 @@ class Sessions(StateColumn):
             if session.start <= new.last + gap and new.start <= session.last + gap:
                 # Merging the newer into the older keeps sums in the order of the log.
                 session.state.merge(new.state)
-                new = _Session(
-                    min(session.start, new.start),
-                    max(session.last, new.last),
-                    session.state,
-                    emitted=session.emitted and new.emitted,
-                )
+                start, last = min(session.start, new.start), max(session.last, new.last)
+                emitted = session.emitted and new.emitted
+                new = _Session(start, last, session.state, emitted)
             else:
                 apart.append(session)
         self._sessions[cell] = sorted([*apart, new], key=lambda session: session.start)

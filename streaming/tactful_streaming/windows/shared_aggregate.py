@@ -77,13 +77,8 @@ class Source:
         amounts = feature.of if feature.aggregate in _NUMERIC else None
         texts = feature.group_by if amounts or feature.group_by else feature.of
         grouped = feature.group_by is not None or counts_values(feature)
-        return cls(
-            tuple(sorted(feature.events)),
-            amounts,
-            texts,
-            grouped,
-            feature.max_groups if grouped else 0,
-        )
+        most = feature.max_groups if grouped else 0
+        return cls(tuple(sorted(feature.events)), amounts, texts, grouped, most)
 
 
 def counts_values(feature: Feature) -> bool:
@@ -245,9 +240,14 @@ class SharedAggregate:
         if self.groups is None:
             for key, column in self.columns.items():
                 having = [number for number, state in enumerate(states) if key in state]
-                if having:
-                    packed = [states[number][key] for number in having]
-                    self._absorb_rows(column, rows[having], packed)
+                packed = [states[number][key] for number in having]
+                if not having:
+                    continue
+                if isinstance(column, Recorded):
+                    counts = [len(data) // (8 * column.width) for data in packed]
+                    _absorb_records(column, rows[having], counts, packed)
+                else:
+                    column.absorb(rows[having], packed)
             return
         evicted: list[EvictedGroup] = []
         for place in (self.key, *self.columns):
@@ -271,13 +271,9 @@ class SharedAggregate:
         newest = np.frombuffer(b"".join(when for _, when in names), "<i8")
         of_group = np.repeat(rows, counts)
         # Present groups come first: their times are known before others need room.
-        order = np.argsort(
-            [
-                group not in self.groups.cells.get(row, ())
-                for row, group in zip(of_group.tolist(), groups, strict=True)
-            ],
-            kind="stable",
-        )
+        pairs, cells_of = zip(of_group.tolist(), groups, strict=True), self.groups.cells
+        absent = [group not in cells_of.get(row, ()) for row, group in pairs]
+        order = np.argsort(absent, kind="stable")
         cells = np.empty(len(order), np.int64)
         cells[order], evicted = self.groups.find(
             of_group[order], [groups[n] for n in order.tolist()], newest[order]
@@ -296,19 +292,10 @@ class SharedAggregate:
             own = np.concatenate([cells[ends[n] : ends[n + 1]] for n in having])
             if isinstance(column, Recorded):
                 counts_of = np.frombuffer(b"".join(state[0] for state in packed), "<u2")
-                records = np.frombuffer(b"".join(state[1] for state in packed), "<f8")
-                column.absorb_records(np.repeat(own, counts_of), records.reshape(-1, column.width))
+                _absorb_records(column, own, counts_of, [state[1] for state in packed])
             else:
                 column.absorb(own, [state for states_of in packed for state in states_of[0]])
         return evicted
-
-    def _absorb_rows(self, column: AnyColumn, rows: Rows, packed: Sequence[Any]) -> None:
-        if not isinstance(column, Recorded):
-            column.absorb(rows, packed)
-            return
-        counts_of = [len(data) // (8 * column.width) for data in packed]
-        records = np.frombuffer(b"".join(packed), "<f8").reshape(-1, column.width)
-        column.absorb_records(np.repeat(rows, counts_of), records)
 
     def _pack_rows(self, column: AnyColumn, rows: Rows, horizon: int) -> Sequence[Any]:
         if not isinstance(column, Recorded):
@@ -326,14 +313,8 @@ class SharedAggregate:
             return [[of_row, None] if any(of_row) else None for of_row in of_rows]
         counts, records = column.pack_records(cells, horizon)
         borders = np.concatenate([[0], np.cumsum(counts)])[np.array(ends)].tolist()
-        return [
-            [count, data] if data else None
-            for count, data in zip(
-                _slices(counts.astype("<u2"), ends),
-                _slices(records.astype("<f8"), borders),
-                strict=True,
-            )
-        ]
+        numbers, data = _slices(counts.astype("<u2"), ends), _slices(records.astype("<f8"), borders)
+        return [[n, of_row] if of_row else None for n, of_row in zip(numbers, data, strict=True)]
 
     def _column(self, kind: str, feature: Feature) -> str:
         """Return the key of the column of `kind` for `feature`, added if missing."""
@@ -426,6 +407,12 @@ def _names(state: Mapping[str, Any], key: str, place: str) -> Any:
         return state.get(key)
     packed = state.get(place)
     return packed[NAMES_AT:] if packed is not None and len(packed) > NAMES_AT else None
+
+
+def _absorb_records(column: Recorded, cells: Rows, counts: Any, packed: Sequence[bytes]) -> None:
+    """Merge packed records into a column; ``counts[i]`` of them belong to ``cells[i]``."""
+    records = np.frombuffer(b"".join(packed), "<f8").reshape(-1, column.width)
+    column.absorb_records(np.repeat(cells, counts), records)
 
 
 def _put(into: Sequence[dict[str, Any]], key: str, column: Sequence[Any]) -> None:

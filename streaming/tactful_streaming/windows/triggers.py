@@ -103,11 +103,8 @@ def emit_windows(
     change for `lateness_ms` after its end.
     """
     results: list[WindowResult] = []
-    closed = {
-        id(column): column.close(after)
-        for column in {id(column): column for view in views for column in view.columns}.values()
-        if isinstance(column, Sessions)
-    }
+    columns = {id(column): column for view in views for column in view.columns}
+    closed = {n: c.close(after) for n, c in columns.items() if isinstance(c, Sessions)}
     for view in views:
         if isinstance(view.columns[0], Sessions):
             sessions = [closed[id(column)] for column in view.columns]
@@ -115,10 +112,9 @@ def emit_windows(
         else:
             results += _changed_windows(view, keys, before, lateness_ms)
             results += _ended_windows(view, keys, before, after)
-    for view in views:
-        for column in view.columns:
-            if isinstance(column, PanedColumn) and column.changed:
-                column.changed = []
+    for column in columns.values():
+        if isinstance(column, PanedColumn) and column.changed:
+            column.changed = []
     return sorted(results, key=lambda result: (result.window_end, result.window_start))
 
 
@@ -126,16 +122,12 @@ def next_pending(views: Sequence[View], watermark: int) -> int | None:
     """Return a time before which no window with state ends; None without any."""
     ends: list[int] = []
     for view in views:
-        column, window = view.columns[0], view.feature.window
+        column = view.columns[0]
         if isinstance(column, Sessions):
-            end = column.next_end()
-            if end is not None:
-                ends.append(end)
-        else:
-            assert isinstance(column, PanedColumn) and isinstance(window, PanedWindow)
-            panes = _panes(view, watermark, _FOR_EVER)
-            if panes:
-                ends.append(max(panes[0] + 1, watermark // column.slide_ms + 1) * column.slide_ms)
+            ends += [] if (end := column.next_end()) is None else [end]
+        elif panes := _panes(view, watermark, _FOR_EVER):
+            assert isinstance(column, PanedColumn)
+            ends.append(max(panes[0] + 1, watermark // column.slide_ms + 1) * column.slide_ms)
     return min(ends, default=None)
 
 
@@ -157,17 +149,13 @@ def _changed_windows(
     column, window = view.columns[0], view.feature.window
     assert isinstance(column, PanedColumn) and isinstance(window, PanedWindow)
     changed: dict[int, set[int]] = {}
-    for cells, panes, watermarks in column.changed or ():
-        for cell, pane, watermark in zip(
-            cells.tolist(), panes.tolist(), watermarks.tolist(), strict=True
-        ):
+    for columns in column.changed or ():
+        for cell, pane, watermark in zip(*(part.tolist() for part in columns), strict=True):
             first = max(watermark - lateness_ms, 0)
             for end in column.ends(window, [pane], first, min(watermark, before)):
                 changed.setdefault(end, set()).add(cell)
-    return [
-        _result(view, keys, end, view.window_of(cells, end))
-        for end, cells in sorted(changed.items())
-    ]
+    windows = [(end, view.window_of(cells, end)) for end, cells in sorted(changed.items())]
+    return [_result(view, keys, end, rows) for end, rows in windows]
 
 
 def _ended_sessions(

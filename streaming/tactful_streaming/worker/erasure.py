@@ -15,7 +15,7 @@ from typing import Protocol
 
 import msgspec
 
-from tactful_streaming.contract.log_entries import Entry, Tick, decode_entry
+from tactful_streaming.contract.log_entries import Entry, Tick, decode_entry, named_keys
 from tactful_streaming.contract.subject_ids import SubjectIds
 from tactful_streaming.definitions.model import Definitions
 from tactful_streaming.engine.erasure import (
@@ -23,7 +23,6 @@ from tactful_streaming.engine.erasure import (
     delete_subjects,
     find_references,
     find_subject_ids,
-    named_keys,
     names_subject,
 )
 from tactful_streaming.errors import EntryError, StateError

@@ -11,8 +11,7 @@ from typing import Any, Final
 
 import msgspec
 
-from tactful_streaming.contract.log_entries import decode_entry, encode_entry, route_key
-from tactful_streaming.contract.record_batch import Row
+from tactful_streaming.contract.log_entries import Row, decode_entry, encode_entry, route_key
 from tactful_streaming.engine.options import LateEvent
 from tactful_streaming.patterns.match import Match
 from tactful_streaming.windows.triggers import WindowResult

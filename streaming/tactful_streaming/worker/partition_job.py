@@ -14,8 +14,16 @@ from collections.abc import Callable, Container, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from tactful_streaming.contract.log_entries import Entry, Tick, encode_entry, route_key
-from tactful_streaming.contract.record_batch import Record, Records, Row, payloads_of
+from tactful_streaming.contract.log_entries import (
+    Entry,
+    Record,
+    Records,
+    Row,
+    Tick,
+    encode_entry,
+    payloads_of,
+    route_key,
+)
 from tactful_streaming.contract.subject_ids import SubjectIds
 from tactful_streaming.definitions.model import Definitions, emitted_types
 from tactful_streaming.engine.batches import Applied

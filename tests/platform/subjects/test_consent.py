@@ -40,7 +40,7 @@ from tactful_streaming.contract.log_entries import (
     decode_entry,
     encode_entry,
 )
-from tactful_streaming.engine.consumers import CoCommittedConsumer
+from tactful_streaming.engine.options import CoCommittedConsumer
 from tactful_streaming.log.embedded_log import EmbeddedLog
 
 FEATURES = "".join(

@@ -12,10 +12,13 @@ from tactful_streaming.contract.log_entries import (
     EntryFormat,
     Event,
     Item,
+    Records,
     Tick,
     User,
     decode_entry,
     encode_entry,
+    from_offset,
+    payloads_of,
     route_key,
 )
 from tactful_streaming.errors import EntryError
@@ -99,3 +102,31 @@ def test_events_go_by_person_and_all_else_goes_everywhere() -> None:
     assert route_key(Item(item_id="i", timestamp=0)) is None
     assert route_key(User(user_id="u", timestamp=0)) is None
     assert route_key(Tick(timestamp=0)) is None
+
+
+PAIRS = [(7, b"a"), (8, b"b"), (11, b"c")]
+RUN = Records([7, 8, 11], [b"a", b"b", b"c"])
+
+
+def test_a_run_reads_as_its_pairs() -> None:
+    assert [*RUN] == PAIRS
+    assert [RUN[number] for number in range(len(RUN))] == PAIRS
+    assert RUN[-1] == PAIRS[-1]
+    assert RUN[1:] == PAIRS[1:]
+    assert PAIRS[0] in RUN
+    assert RUN == PAIRS
+    assert PAIRS[:2] != RUN
+    assert RUN != [(7, b"a"), (8, b"b"), (12, b"c")]
+    with pytest.raises(IndexError):
+        RUN[3]
+
+
+def test_payloads_are_those_of_the_pairs() -> None:
+    assert [*payloads_of(RUN)] == [*payloads_of(PAIRS)] == [b"a", b"b", b"c"]
+
+
+@pytest.mark.parametrize("offset", range(6, 13))
+def test_what_was_applied_is_left_out(offset: int) -> None:
+    expected = [pair for pair in PAIRS if pair[0] >= offset]
+    assert [*from_offset(RUN, offset)] == [*from_offset(PAIRS, offset)] == expected
+    assert [*from_offset([], offset)] == []

@@ -53,13 +53,8 @@ FEATURES = """
 MINUTE = 60_000
 ADA = frozenset({"ada", "device:ada-phone"})
 PAIRS = [
-    ("ada", "ada-phone"),
-    ("ada", None),
-    (None, "ada-phone"),
-    ("bob", "bob-phone"),
-    ("bob", None),
-    (None, "bob-phone"),
-    (None, "tablet"),
+    *[("ada", "ada-phone"), ("ada", None), (None, "ada-phone")],
+    *[("bob", "bob-phone"), ("bob", None), (None, "bob-phone"), (None, "tablet")],
 ]
 
 
@@ -91,17 +86,14 @@ def opened(
     memory_bytes: int | None = None,
     on_match: Callable[[Sequence[Match]], None] | None = None,
 ) -> Engine:
-    return Engine(
-        definitions,
-        store,
-        EngineOptions(
-            allowed_lateness_ms=0,
-            identity=Identity(),
-            suppressed=suppressed,
-            memory_bytes=memory_bytes,
-            on_match=on_match,
-        ),
+    options = EngineOptions(
+        allowed_lateness_ms=0,
+        identity=Identity(),
+        suppressed=suppressed,
+        memory_bytes=memory_bytes,
+        on_match=on_match,
     )
+    return Engine(definitions, store, options)
 
 
 drawn_events = st.lists(
@@ -122,16 +114,10 @@ def entries(drawn: list[tuple[tuple[str | None, str | None], str, int]]) -> list
         elif kind == "described" and user is not None:
             made.append(User(user_id=user, timestamp=at, properties={"n": number}))
         else:
-            event = Event(
-                event_id=f"e{number:03}",
-                type="view" if kind == "described" else kind,
-                timestamp=at,
-                user_id=user,
-                device_id=device,
-                session_id=f"visit-{(user or device or '')[:3]}",
-                item_id=f"i{number % 2}",
-            )
-            made.append(event)
+            type_ = "view" if kind == "described" else kind
+            visit, item = f"visit-{(user or device or '')[:3]}", f"i{number % 2}"
+            more = {"device_id": device, "session_id": visit, "item_id": item}
+            made.append(event_of(f"e{number:03}", type_, at, user, **more))
     return made
 
 
@@ -348,13 +334,11 @@ def test_what_rules_remember_of_them_goes(definitions: Definitions, tmp_path: Pa
     assert applied.dropped == 2  # each for being the same again
     engine.commit()
     assert any(key.startswith(b"r") and b"ada" in key for key, _ in store.scan(b""))
-    engine.erasure.delete(
-        SubjectIds(users=frozenset({"ada"}), event_ids=frozenset({"ada-0", "ada-1"}))
-    )
+    ids = frozenset({"ada-0", "ada-1"})
+    engine.erasure.delete(SubjectIds(users=frozenset({"ada"}), event_ids=ids))
     assert not any(b"ada" in key + value for key, value in store.scan(b""))
-    assert not any(
-        b"ada" in blob or "ada" in key for key, blob in rules.pack_changes().items() if blob
-    )
+    left = [(key, blob) for key, blob in rules.pack_changes().items() if blob]
+    assert not any(b"ada" in blob or "ada" in key for key, blob in left)
     again = [msgspec.structs.replace(event, event_id=f"again-{event.event_id}") for event in log]
     applied = engine.apply([(4 + n, encode_entry(event)) for n, event in enumerate(again)])
     assert applied.dropped == 3  # of hers the first is new

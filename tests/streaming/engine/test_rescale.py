@@ -107,22 +107,18 @@ def test_more_or_fewer_partitions_change_no_number(before: int, after: int) -> N
     always.drain(at)
     always.feed(entries[half:])
 
-    owners = {
-        event.session_id: route_key(event)
-        for event in entries
-        if isinstance(event, Event) and event.session_id
-    }
-    people = {route_key(event) for event in entries if isinstance(event, Event)}
+    events = [event for event in entries if isinstance(event, Event)]
+    people = {route_key(event) for event in events}
     now = max(engine.watermark for engine in new.engines)
     for key in people:
         assert key is not None
         assert new.read("user", key, key, now) == always.read("user", key, key, now)
-    shared = defaultdict(set)
-    for event in entries:
-        if isinstance(event, Event) and event.session_id:
-            shared[event.session_id].add(route_key(event))
-    for session, owner in owners.items():
-        if len(shared[session]) == 1:
+    owners = defaultdict(set)
+    for event in events:
+        if event.session_id:
+            owners[event.session_id].add(route_key(event))
+    for session, (owner, *others) in owners.items():
+        if not others:
             assert owner is not None
             read = new.read("session", session, owner, now)
             assert read == always.read("session", session, owner, now)
@@ -131,28 +127,21 @@ def test_more_or_fewer_partitions_change_no_number(before: int, after: int) -> N
             total = new.total("item", f"i{item}", name, now)
             assert total == pytest.approx(always.total("item", f"i{item}", name, now), abs=1e-9)
     ours = [m for m in [*old.matches, *new.matches] if m.entity == "user"]
-    assert sorted(map(repr, ours)) == sorted(
-        repr(match) for match in always.matches if match.entity == "user"
-    )
+    theirs = [m for m in always.matches if m.entity == "user"]
+    assert sorted(map(repr, ours)) == sorted(map(repr, theirs))
     assert len(ours) > 100
     # What was sent before is known wherever it comes again.
-    again = [entry for entry in entries if isinstance(entry, Event)][-200:]
+    again = [encode_entry(event) for event in events[-200:]]
     for engine in new.engines:
-        applied = engine.apply(
-            [(engine.offset + n, encode_entry(event)) for n, event in enumerate(again)]
-        )
+        applied = engine.apply([*enumerate(again, engine.offset)])
         assert applied.duplicates >= len(again) // after // 4
 
 
 def test_states_that_do_not_belong_together_are_refused() -> None:
-    def state(tick: int, names: str = "n", **fields: str) -> MemoryState:
+    def state(tick: int, names: str = "n") -> MemoryState:
         store = MemoryState()
-        engine = Engine(
-            load_definitions(
-                f"- {{name: {names}, entity: user, event: view, aggregate: last_time}}\n"
-            ),
-            store,
-        )
+        text = f"- {{name: {names}, entity: user, event: view, aggregate: last_time}}\n"
+        engine = Engine(load_definitions(text), store)
         engine.apply([(0, encode_entry(Tick(timestamp=tick)))])
         engine.commit()
         return store
@@ -168,11 +157,17 @@ def test_states_that_do_not_belong_together_are_refused() -> None:
         rescale([state(1)], [MemoryState(), state(1)], lambda key: 0)
 
 
+def drained(seed: int, count: int) -> Cluster:
+    """Return two partitions that have applied random entries."""
+    cluster = Cluster([MemoryState(), MemoryState()])
+    entries: list[Entry] = [*random_entries(seed, count)]
+    cluster.feed(entries)
+    cluster.drain(max(entry.timestamp for entry in entries))
+    return cluster
+
+
 def test_a_rescaling_that_was_broken_off_is_done_again() -> None:
-    old = Cluster([MemoryState(), MemoryState()])
-    entries: list[Entry] = [*random_entries(9, 1000)]
-    old.feed(entries)
-    old.drain(max(entry.timestamp for entry in entries))
+    old = drained(9, 1000)
     whole, broken = MemoryState(), MemoryState()
     rescale(old.stores, [whole], lambda key: 0)
     broken.write([(b"euser:gone", b"left by a rescaling that died")])
@@ -196,10 +191,7 @@ class Dying(MemoryState):
 
 def test_a_rescaling_that_died_at_any_write_goes_on_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tactful_streaming.engine.rescale._PIECE", 60)
-    old = Cluster([MemoryState(), MemoryState()])
-    entries: list[Entry] = [*random_entries(5, 300)]
-    old.feed(entries)
-    old.drain(max(entry.timestamp for entry in entries))
+    old = drained(5, 300)
 
     def run(targets: Sequence[StateStore]) -> list[tuple[int, int]]:
         told: list[tuple[int, int]] = []

@@ -5,14 +5,7 @@ from pathlib import Path
 from tests.streaming.kills import run_with_kills
 from tests.streaming.streams import START, random_entries
 
-from tactful_streaming.contract.log_entries import (
-    Event,
-    Item,
-    Tick,
-    User,
-    decode_entry,
-    encode_entry,
-)
+from tactful_streaming.contract.log_entries import Entry, Event, Tick, decode_entry, encode_entry
 from tactful_streaming.definitions.reader import load_definitions
 from tactful_streaming.engine.engine import Engine
 from tactful_streaming.engine.options import EngineOptions
@@ -32,9 +25,9 @@ DEFINITIONS = """
 LOADED = load_definitions(DEFINITIONS)
 
 
-def stream(seed: int, count: int) -> list[Event | Item | User | Tick]:
+def stream(seed: int, count: int) -> list[Entry]:
     rng = random.Random(seed)
-    entries: list[Event | Item | User | Tick] = []
+    entries: list[Entry] = []
     for entry in random_entries(seed, count):
         entries.append(entry)
         if rng.random() < 0.01:
@@ -42,7 +35,7 @@ def stream(seed: int, count: int) -> list[Event | Item | User | Tick]:
     return entries
 
 
-def run(entries: list[Event | Item | User | Tick], seed: int) -> tuple[list[Match], list[Event]]:
+def run(entries: list[Entry], seed: int) -> tuple[list[Match], list[Event]]:
     """Matches, and the actions in the order in which they were appended."""
     rng = random.Random(seed)
     log = [encode_entry(entry) for entry in entries]
@@ -55,8 +48,7 @@ def run(entries: list[Event | Item | User | Tick], seed: int) -> tuple[list[Matc
         if rng.random() < 0.2 or engine.offset == len(log):
             engine.commit()
             if engine.offset == len(log):
-                for action in (ready := engine.outbox()):
-                    log.append(encode_entry(action))
+                log += map(encode_entry, ready := engine.outbox())
                 actions += ready
                 engine.sent(ready)
             if rng.random() < 0.3:

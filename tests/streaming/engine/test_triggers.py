@@ -1,5 +1,6 @@
 import random
 from collections.abc import Sequence
+from functools import partial
 from itertools import groupby
 from typing import Any
 
@@ -50,25 +51,19 @@ def run(
     stream = [(offset, encode_entry(entry)) for offset, entry in enumerate(entries)]
     store, fired = MemoryState(), list[WindowResult]()
 
-    def open_engine() -> Engine:
-        return Engine(
-            definitions,
-            store,
-            EngineOptions(
-                on_results=fired.extend,
-                memory_bytes=memory_bytes,
-                watermark_delay_ms=delay,
-                allowed_lateness_ms=lateness,
-            ),
-        )
-
-    engine = open_engine()
+    options = EngineOptions(
+        on_results=fired.extend,
+        memory_bytes=memory_bytes,
+        watermark_delay_ms=delay,
+        allowed_lateness_ms=lateness,
+    )
+    engine = Engine(definitions, store, options)
     while engine.offset < len(stream):
         engine.apply(stream[engine.offset : engine.offset + rng.choice(sizes)])
         if rng.random() < 0.3:
             engine.commit()
             if restarts and rng.random() < 0.3:
-                engine = open_engine()
+                engine = Engine(definitions, store, options)
     return rows_of(fired)
 
 
@@ -94,17 +89,15 @@ def test_windows_fire_as_if_events_came_one_by_one(seed: int, lateness: int) -> 
         expected.setdefault(row[:5], []).append(row.value)
     assert len(expected) > 300
     features = {feature.name: feature for feature in definitions.features}
+    again = partial(run, definitions, entries, seed, delay=delay, lateness=lateness)
     for sizes in ([1], [1, 7, 60], [10_000]):
-        got = run(definitions, entries, seed, sizes=sizes, delay=delay, lateness=lateness)
+        got = again(sizes=sizes)
         assert got.keys() == expected.keys()
         for place, values in got.items():
             assert len(values) == len(expected[place]), place
             for value, other in zip(values, expected[place], strict=True):
                 assert equal(features[place[0]], value, other), place
-    again = run(
-        definitions, entries, seed, sizes=[20], restarts=True, delay=delay, lateness=lateness
-    )
-    assert without_repeats(got) == without_repeats(again)
+    assert without_repeats(got) == without_repeats(again(sizes=[20], restarts=True))
 
 
 def test_a_cap_on_memory_changes_nothing_that_fires() -> None:

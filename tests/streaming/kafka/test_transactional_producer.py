@@ -9,7 +9,7 @@ import pytest
 from tests.streaming.brokers import topic_name
 from tests.streaming.shard import read_topic
 
-from tactful_streaming.contract.record_batch import Row
+from tactful_streaming.contract.log_entries import Row
 from tactful_streaming.errors import LogError, LogWriteError
 from tactful_streaming.kafka.config import KafkaSettings
 from tactful_streaming.kafka.topics import ensure_topic
