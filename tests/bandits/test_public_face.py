@@ -24,7 +24,6 @@ def test_public_names_are_sorted_and_exist() -> None:
 
 
 def test_public_names_have_users() -> None:
-    """The platform, a document, an example or a benchmark uses every public name."""
     files = (file for pattern in (*USERS, "benchmarks/**/*.py") for file in ROOT.glob(pattern))
     texts = [file.read_text(encoding="utf-8") for file in files if file.is_file()]
     words = {

@@ -73,9 +73,8 @@ class Posterior:
         if not 0 < alpha < 1:
             raise StatisticsError(f"alpha must lie between 0 and 1, not {alpha}")
         half = float(special.ndtri(1 - alpha / 2)) * self.standard_deviation
-        return Interval(
-            self.mean - half, self.mean + half, 1 - alpha, "Bayesian, equal tails, one look"
-        )
+        method = "Bayesian, equal tails, one look"
+        return Interval(self.mean - half, self.mean + half, 1 - alpha, method)
 
     def _expected_positive(self, sign: float) -> float:
         mean, sd = sign * self.mean, self.standard_deviation

@@ -111,12 +111,8 @@ def compare(
         StatisticsError: `alpha` or `tightest_at` is out of range, or a relative difference is
             requested and the control's value is 0.
     """
-    return conclude(
-        difference(control, treatment, relative=relative),
-        relative=relative,
-        alpha=alpha,
-        tightest_at=tightest_at,
-    )
+    estimate = difference(control, treatment, relative=relative)
+    return conclude(estimate, relative=relative, alpha=alpha, tightest_at=tightest_at)
 
 
 def conclude(
@@ -135,12 +131,8 @@ def conclude(
 
 def level(sample: Sample) -> Estimate:
     """Estimate the value of one arm by itself."""
-    return Estimate(
-        sample.value,
-        math.sqrt(sample.variance / sample.units),
-        sample.units,
-        sample.degrees_of_freedom,
-    )
+    error = math.sqrt(sample.variance / sample.units)
+    return Estimate(sample.value, error, sample.units, sample.degrees_of_freedom)
 
 
 def difference(control: Sample, treatment: Sample, *, relative: bool = False) -> Estimate:
@@ -163,9 +155,7 @@ def difference(control: Sample, treatment: Sample, *, relative: bool = False) ->
     if not relative:
         return Estimate(t - c, math.sqrt(var_c + var_t), units, freedom)
     if c == 0:
-        raise StatisticsError(
-            "no relative difference from a control of 0; ask for the absolute difference"
-        )
+        raise StatisticsError("no relative difference from a control of 0; ask for an absolute one")
     error = math.sqrt(var_t / c**2 + var_c * t**2 / c**4)
     return Estimate((t - c) / abs(c), error, units, freedom)
 
@@ -180,7 +170,7 @@ def fixed_horizon_interval(
     Raises:
         StatisticsError: `alpha` is out of range, or there is no such alternative.
     """
-    _require_alpha(alpha)
+    require_alpha(alpha)
     tail = alpha / 2 if _is_two_sided(alternative) else alpha
     half = float(special.stdtrit(estimate.degrees_of_freedom, 1 - tail)) * estimate.standard_error
     return _around(estimate, half, alpha, alternative, "Welch, one planned look")
@@ -308,7 +298,7 @@ def proportion_sequence(
 
 
 def _mixture_variance(alpha: float, tightest_at: float, alternative: Alternative) -> float:
-    _require_alpha(alpha)
+    require_alpha(alpha)
     if not 0 < tightest_at < math.inf:
         raise StatisticsError(f"tightest_at must be a number of units above 0, not {tightest_at}")
     # A one-sided alpha of 0.5 would give log(1) = 0; any tuning is valid, and this one is finite.
@@ -334,12 +324,9 @@ def _around(
 ) -> Interval:
     if estimate.standard_error == 0:
         half = math.inf
-    return Interval(
-        -math.inf if alternative == "less" else estimate.value - half,
-        math.inf if alternative == "greater" else estimate.value + half,
-        1 - alpha,
-        method,
-    )
+    low = -math.inf if alternative == "less" else estimate.value - half
+    high = math.inf if alternative == "greater" else estimate.value + half
+    return Interval(low, high, 1 - alpha, method)
 
 
 def welch_freedom(var_a: float, freedom_a: float, var_b: float, freedom_b: float) -> float:
@@ -352,7 +339,8 @@ def welch_freedom(var_a: float, freedom_a: float, var_b: float, freedom_b: float
     return (var_a + var_b) ** 2 / (var_a**2 / freedom_a + var_b**2 / freedom_b)
 
 
-def _require_alpha(alpha: float) -> None:
+def require_alpha(alpha: float) -> None:
+    """Raise `StatisticsError` unless alpha is above 0 and at most 0.5."""
     if not 0 < alpha <= 0.5:
         raise StatisticsError(f"alpha must be above 0 and at most 0.5, not {alpha}")
 

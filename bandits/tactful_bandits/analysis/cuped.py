@@ -109,9 +109,7 @@ def adjusted_difference(control: Paired, treatment: Paired, *, relative: bool = 
         return Estimate(effect, error, units, freedom)
     base = control.outcome.value
     if base == 0:
-        raise StatisticsError(
-            "no relative difference from a control of 0; ask for the absolute difference"
-        )
+        raise StatisticsError("no relative difference from a control of 0; ask for an absolute one")
     scaled = _residual_variance(control, theta, treatment.outcome.value / base)
     error = math.sqrt(var_t / treatment.units + scaled / control.units) / abs(base)
     return Estimate(effect / abs(base), error, units, freedom)
@@ -178,9 +176,5 @@ def _covariance(units: int, a: float, b: float, products: float) -> float:
 
 def _residual_variance(arm: Paired, theta: float, scale: float = 1.0) -> float:
     """Variance of one unit's ``scale · y - θ x``."""
-    variance = (
-        scale**2 * arm.outcome.variance
-        - 2 * scale * theta * arm.covariance
-        + theta**2 * arm.covariate.variance
-    )
-    return max(variance, 0.0)
+    y, x = arm.outcome.variance, arm.covariate.variance
+    return max(scale**2 * y - 2 * scale * theta * arm.covariance + theta**2 * x, 0.0)

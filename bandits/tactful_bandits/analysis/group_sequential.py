@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
-from tactful_bandits.analysis.comparison import Estimate, Interval
+from tactful_bandits.analysis.comparison import Estimate, Interval, require_alpha
 from tactful_bandits.errors import StatisticsError
 
 Spending = Callable[[float, float], float]
@@ -77,8 +77,7 @@ def group_sequential_bounds(
         raise StatisticsError(
             f"the last look has {shares[-1]} of the planned information; at most 1"
         )
-    if not 0 < alpha <= 0.5:
-        raise StatisticsError(f"alpha must be above 0 and at most 0.5, not {alpha}")
+    require_alpha(alpha)
     bounds: list[float] = []
     paths, spent = _Paths.start(), 0.0
     for share in shares:
@@ -118,8 +117,7 @@ def error_of_peeking(information: Sequence[float], *, alpha: float = 0.05) -> fl
     Raises:
         StatisticsError: The looks do not rise, or `alpha` is out of range.
     """
-    if not 0 < alpha <= 0.5:
-        raise StatisticsError(f"alpha must be above 0 and at most 0.5, not {alpha}")
+    require_alpha(alpha)
     bound = float(special.ndtri(1 - alpha / 2))
     return crossing_probability(information, [bound] * len(information))
 

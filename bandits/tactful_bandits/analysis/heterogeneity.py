@@ -14,13 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import special
 
-from tactful_bandits.analysis.comparison import (
-    Estimate,
-    Interval,
-    difference,
-    fixed_horizon_interval,
-    fixed_horizon_p_value,
-)
+from tactful_bandits.analysis import comparison
 from tactful_bandits.analysis.multiplicity import holm
 from tactful_bandits.analysis.samples import Mean, Sample, columns
 from tactful_bandits.errors import StatisticsError
@@ -38,9 +32,9 @@ class SegmentEffect:
 
     name: str  # name of the segment
     share: float  # share of all units
-    estimate: Estimate  # treatment minus control in the segment
+    estimate: comparison.Estimate  # treatment minus control in the segment
     # Interval for one look; all intervals together cover with the stated probability
-    interval: Interval
+    interval: comparison.Interval
     p: float  # P-value after Holm's adjustment over all segments
 
 
@@ -72,15 +66,15 @@ def segment_effects(
     """
     if not segments:
         raise StatisticsError("at least one segment is needed")
-    estimates = {name: difference(*pair) for name, pair in segments.items()}
-    adjusted = holm([fixed_horizon_p_value(estimate) for estimate in estimates.values()])
+    estimates = {name: comparison.difference(*pair) for name, pair in segments.items()}
+    adjusted = holm([comparison.fixed_horizon_p_value(estimate) for estimate in estimates.values()])
     total = sum(estimate.units for estimate in estimates.values())
     effects = tuple(
         SegmentEffect(
             name,
             estimate.units / total,
             estimate,
-            fixed_horizon_interval(estimate, alpha=alpha / len(estimates)),
+            comparison.fixed_horizon_interval(estimate, alpha=alpha / len(estimates)),
             p,
         )
         for (name, estimate), p in zip(estimates.items(), adjusted, strict=True)
@@ -200,7 +194,7 @@ def effect_trend(days: Sequence[tuple[Sample, Sample]], *, alpha: float = 0.05) 
     """
     if len(days) < 3:
         raise StatisticsError(f"a trend needs at least 3 days, not {len(days)}")
-    estimates = [difference(*pair) for pair in days]
+    estimates = [comparison.difference(*pair) for pair in days]
     if any(estimate.standard_error == 0 for estimate in estimates):
         raise StatisticsError("a day without any variation has no error; leave it out")
     weights = np.array([estimate.standard_error**-2 for estimate in estimates])
@@ -246,7 +240,7 @@ def _grown(
     ).fit(x, y)
 
 
-def _cochran(estimates: Sequence[Estimate]) -> float:
+def _cochran(estimates: Sequence[comparison.Estimate]) -> float:
     if len(estimates) < 2 or any(estimate.standard_error == 0 for estimate in estimates):
         return 1.0
     weights = np.array([estimate.standard_error**-2 for estimate in estimates])

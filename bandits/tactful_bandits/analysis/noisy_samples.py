@@ -164,12 +164,8 @@ class ReleasedRatio:
         the noise alone therefore gives ``2 S² / Var S`` degrees, with ``S`` the sum of squares and
         ``Var S = Var Σx² + 4 r² Var Σxy + r⁴ Var Σy²`` (Satterthwaite 1946).
         """
-        r = self.value
-        uncertainty = (
-            self.noise.numerator_squares
-            + 4 * r**2 * self.noise.products
-            + r**4 * self.noise.denominator_squares
-        )
+        r, v = self.value, self.noise
+        uncertainty = v.numerator_squares + 4 * r**2 * v.products + r**4 * v.denominator_squares
         if uncertainty == 0 or self._squares == 0:
             return self.units - 1
         return 1 / (1 / (self.units - 1) + uncertainty / (2 * self._squares**2))
@@ -177,12 +173,8 @@ class ReleasedRatio:
     @property
     def _squares(self) -> float:
         """Sum of ``(x - r y)²``, at least 0, plus the variance of the noise."""
-        r = self.value
-        squares = (
-            self.sums.numerator_squares
-            - 2 * r * self.sums.products
-            + r**2 * self.sums.denominator_squares
-        )
+        r, sums = self.value, self.sums
+        squares = sums.numerator_squares - 2 * r * sums.products + r**2 * sums.denominator_squares
         return max(squares, 0.0) + self.noise.numerator + r**2 * self.noise.denominator
 
 

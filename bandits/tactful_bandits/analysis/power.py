@@ -51,9 +51,7 @@ class Design:
                 f"variance of at least 0, not {self.noise_variance}"
             )
         if not 0 < self.treatment_share < 1:
-            raise StatisticsError(
-                f"treatment_share must lie between 0 and 1, not {self.treatment_share}"
-            )
+            raise StatisticsError(f"treatment_share must lie in (0, 1), not {self.treatment_share}")
         if not 0 < self.alpha <= 0.5:
             raise StatisticsError(f"alpha must be above 0 and at most 0.5, not {self.alpha}")
         if self.looks not in ("one", "any"):
@@ -140,9 +138,7 @@ def days_needed(units: int, new_units: Sequence[float], *, whole_weeks: bool = T
         last = list(new_units)[-_WEEK:]
         rate = sum(last) / len(last)
         if rate <= 0:
-            raise StatisticsError(
-                f"{units} units are never reached: the last week had no new units"
-            )
+            raise StatisticsError(f"{units} units are never reached: the last week had no new ones")
         days += math.ceil(missing / rate)
     return math.ceil(days / _WEEK) * _WEEK if whole_weeks else days
 

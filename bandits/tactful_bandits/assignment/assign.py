@@ -13,21 +13,8 @@ from typing import Literal, get_args
 
 import msgspec
 
+from tactful_bandits.assignment import eligibility, hashing
 from tactful_bandits.assignment.conditions import Condition, Groups, matches, require_condition
-from tactful_bandits.assignment.eligibility import (
-    Holdout,
-    Namespace,
-    Prerequisite,
-    require_name,
-    require_share,
-)
-from tactful_bandits.assignment.hashing import (
-    BUCKETS,
-    bucket_number,
-    bucket_ranges,
-    buckets_within,
-    fnv1a_32,
-)
 from tactful_bandits.errors import AssignmentError, DefinitionError
 
 Status = Literal["draft", "running", "stopped"]
@@ -55,8 +42,8 @@ class Arm:
 
     def __post_init__(self) -> None:
         """Validate the name and the weight."""
-        require_name("arm name", self.name)
-        require_share(f"arm {self.name!r}: weight", self.weight)
+        eligibility.require_name("arm name", self.name)
+        eligibility.require_share(f"arm {self.name!r}: weight", self.weight)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,11 +73,11 @@ class Experiment:
     arms: tuple[Arm, ...]
     coverage: float = 1.0
     seed: str | None = None
-    namespace: Namespace | None = None
+    namespace: eligibility.Namespace | None = None
     status: Status = "running"
     condition: Condition = field(default_factory=dict, hash=False)
-    holdout: Holdout | None = None
-    prerequisites: tuple[Prerequisite, ...] = ()
+    holdout: eligibility.Holdout | None = None
+    prerequisites: tuple[eligibility.Prerequisite, ...] = ()
     # Derived once because `assign` runs for every request: the hash of the seed, and per arm
     # (first bucket, bucket after the last, name, probability among the units that take part).
     _prefix: int = field(init=False, repr=False, compare=False)
@@ -98,16 +85,16 @@ class Experiment:
 
     def __post_init__(self) -> None:
         """Check the parts against each other and lay out the buckets."""
-        require_name("experiment key", self.key)
+        eligibility.require_name("experiment key", self.key)
         where = f"experiment {self.key!r}"
         object.__setattr__(self, "arms", tuple(self.arms))
         _require_arms(where, self.arms)
-        require_share(f"{where}: coverage", self.coverage)
+        eligibility.require_share(f"{where}: coverage", self.coverage)
         if self.status not in get_args(Status):
             expected = ", ".join(get_args(Status))
             raise DefinitionError(f"{where}: status must be one of {expected}, not {self.status!r}")
         seed = self.key if self.seed is None else self.seed
-        require_name(f"{where}: seed", seed)
+        eligibility.require_name(f"{where}: seed", seed)
         if self.namespace is not None and self.namespace.seed == seed:
             raise DefinitionError(
                 f"{where}: seed {seed!r} is that of its namespace, so the slice would decide the "
@@ -117,7 +104,7 @@ class Experiment:
         object.__setattr__(self, "prerequisites", tuple(self.prerequisites))
         if any(needed.experiment == self.key for needed in self.prerequisites):
             raise DefinitionError(f"{where}: it cannot be its own prerequisite")
-        object.__setattr__(self, "_prefix", fnv1a_32(seed))
+        object.__setattr__(self, "_prefix", hashing.fnv1a_32(seed))
         object.__setattr__(self, "_slots", _lay_out(where, self.arms, self.coverage))
 
     @property
@@ -195,8 +182,8 @@ def assign(
             f"experiment {experiment.key!r}: unit must not be empty, or all anonymous units would "
             "share one arm"
         )
-    number = bucket_number(experiment._prefix, unit)
-    place = number / BUCKETS
+    number = hashing.bucket_number(experiment._prefix, unit)
+    place = number / hashing.BUCKETS
     if forced is not None:
         if forced not in (names := [arm.name for arm in experiment.arms]):
             raise AssignmentError(
@@ -271,20 +258,22 @@ def _draw(experiment: Experiment, number: int) -> tuple[str, float] | tuple[None
     return None, None
 
 
-def _fulfilled(prerequisites: Sequence[Prerequisite], given: Mapping[str, str | None]) -> bool:
+def _fulfilled(
+    prerequisites: Sequence[eligibility.Prerequisite], given: Mapping[str, str | None]
+) -> bool:
     return all(given.get(needed.experiment) in needed.arms for needed in prerequisites)
 
 
 def _lay_out(
     where: str, arms: tuple[Arm, ...], coverage: float
 ) -> tuple[tuple[int, int, str, float], ...]:
-    ranges = bucket_ranges(len(arms), coverage, [arm.weight for arm in arms])
-    owned = [buckets_within(range_) for range_ in ranges]
+    ranges = hashing.bucket_ranges(len(arms), coverage, [arm.weight for arm in arms])
+    owned = [hashing.buckets_within(range_) for range_ in ranges]
     total = sum(map(len, owned))
     for arm, buckets in zip(arms, owned, strict=True):
         if coverage > 0 and arm.weight > 0 and not buckets:
             raise DefinitionError(
-                f"{where}: arm {arm.name!r} gets none of the {BUCKETS} buckets at coverage "
+                f"{where}: arm {arm.name!r} gets none of the {hashing.BUCKETS} buckets at coverage "
                 f"{coverage}; raise its weight or the coverage"
             )
     return tuple(

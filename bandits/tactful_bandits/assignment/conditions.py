@@ -68,9 +68,7 @@ def _part(key: str, requirement: object, attributes: object, groups: Groups) -> 
 
 
 def _all(condition: Condition, attributes: object, groups: Groups) -> bool:
-    return all(
-        _part(key, requirement, attributes, groups) for key, requirement in condition.items()
-    )
+    return all(_part(key, part, attributes, groups) for key, part in condition.items())
 
 
 def _look_up(attributes: object, path: str) -> object:
@@ -93,9 +91,7 @@ def _value(requirement: object, actual: object, groups: Groups, *, ignore_case: 
     if requirement is None:
         return actual is None
     if isinstance(requirement, Mapping) and _is_operators(requirement):
-        return all(
-            _operator(name, operand, actual, groups) for name, operand in requirement.items()
-        )
+        return all(_operator(key, operand, actual, groups) for key, operand in requirement.items())
     return _as_json(actual) == _as_json(requirement)
 
 

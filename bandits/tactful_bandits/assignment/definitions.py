@@ -166,14 +166,8 @@ class _Reader:
         return dict(data)
 
     def _error(self, place: _Place, message: str) -> DefinitionError:
-        line = next(
-            (
-                f":{self._lines[place[:depth]]}"
-                for depth in range(len(place), -1, -1)
-                if place[:depth] in self._lines
-            ),
-            "",
-        )
+        enclosing = (place[:depth] for depth in range(len(place), -1, -1))
+        line = next((f":{self._lines[part]}" for part in enclosing if part in self._lines), "")
         path = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in place)
         return DefinitionError(": ".join(filter(None, (self._name + line, path, message))))
 
@@ -245,9 +239,7 @@ def _plain(
     line = node.start_mark.line + 1
     lines.setdefault(place, line)
     if isinstance(node, yaml.SequenceNode):
-        return [
-            _plain(loader, child, (*place, i), lines, name) for i, child in enumerate(node.value)
-        ]
+        return [_plain(loader, part, (*place, i), lines, name) for i, part in enumerate(node.value)]
     if isinstance(node, yaml.MappingNode):
         mapping: dict[str, object] = {}
         for key_node, value_node in node.value:

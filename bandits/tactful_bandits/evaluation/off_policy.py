@@ -273,9 +273,8 @@ def _normalised(log: LoggedDecisions, base: Floats, w: Floats, gains: Floats) ->
     gained = float((w * gains).sum() / w.sum())
     value = float(base.mean()) + gained
     # The influence of a ratio of two means, by the delta method.
-    return OffPolicyEstimate(
-        value, _by_unit(log, base - base.mean() + w * (gains - gained) / w.mean())
-    )
+    influence = base - base.mean() + w * (gains - gained) / w.mean()
+    return OffPolicyEstimate(value, _by_unit(log, influence))
 
 
 def _by_unit(log: LoggedDecisions, terms: Floats) -> Floats:

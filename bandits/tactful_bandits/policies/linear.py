@@ -20,15 +20,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from tactful_bandits.errors import PolicyError
-from tactful_bandits.policies.choice import (
-    Choice,
-    Rule,
-    Thompson,
-    UpperConfidence,
-    choose_best,
-    choose_winner,
-    require_share,
-)
+from tactful_bandits.policies import choice
 from tactful_bandits.policies.memory import (
     GRID,
     LARGEST,
@@ -48,7 +40,7 @@ _MOST_CELLS = 20_000_000
 class _State(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="linear"):
     arms: int
     features: int
-    rule: UpperConfidence | Thompson
+    rule: choice.UpperConfidence | choice.Thompson
     ridge: float
     explore: float
     memory: Memory
@@ -77,7 +69,7 @@ class LinearBandit(PeriodPolicy):
         arms: int,
         features: int,
         *,
-        rule: Rule | None = None,
+        rule: choice.Rule | None = None,
         ridge: float = 1.0,
         explore: float = 0.0,
         memory: Memory | None = None,
@@ -86,9 +78,9 @@ class LinearBandit(PeriodPolicy):
         kept = memory or Memory()
         require_shape(arms, features, ridge, kept.periods or 1)
         self.arms, self.features = arms, features
-        self.rule: Rule = rule if rule is not None else Thompson()
+        self.rule: choice.Rule = rule if rule is not None else choice.Thompson()
         self.ridge = float(ridge)
-        self.explore = require_share(explore)
+        self.explore = choice.require_share(explore)
         shapes = {"gram": (arms, features, features), "moment": (arms, features), "count": (arms,)}
         self._sums = PeriodSums(kept, shapes)
         self.refresh()
@@ -119,7 +111,7 @@ class LinearBandit(PeriodPolicy):
         *,
         penalties: ArrayLike | None = None,
         allowed: ArrayLike | None = None,
-    ) -> Choice:
+    ) -> choice.Choice:
         """Choose an arm; `allowed` is the mask of the allowed ones.
 
         `penalties`, ``[arms]``, are costs in units of reward, subtracted from the scores.
@@ -211,12 +203,10 @@ class LinearBandit(PeriodPolicy):
 
 
 class LinearModels:
-    """One linear model per arm.
+    """One linear model per arm: ``A⁻¹`` ``[arms, features, features]``, ``θ`` ``[arms, features]``.
 
-    Attributes:
-        inverse: ``A⁻¹`` of each arm, ``[arms, features, features]``: the covariance of its
-            coefficients for noise of variance 1. It may be changed in place.
-        coefficients: ``θ`` of each arm, ``[arms, features]``.
+    The inverse is the covariance of the coefficients for noise of variance 1; it may be changed in
+    place.
     """
 
     def __init__(self, inverse: NDArray[np.float64], coefficients: NDArray[np.float64]) -> None:
@@ -238,23 +228,23 @@ class LinearModels:
     def choose(
         self,
         features: ArrayLike,
-        rule: Rule,
+        rule: choice.Rule,
         explore: float,
         rng: np.random.Generator,
         penalties: ArrayLike | None,
         allowed: ArrayLike | None,
-    ) -> Choice:
+    ) -> choice.Choice:
         """Choose an arm; see `LinearBandit.choose`."""
         means, deviations = self.predict(features)
         if penalties is not None:
             means = means - checked_penalties(penalties, self._arms)
         mask = None if allowed is None else np.asarray(allowed, dtype=np.bool_)
-        if isinstance(rule, UpperConfidence):
-            return choose_best(means + rule.width * deviations, explore, rng, mask)
+        if isinstance(rule, choice.UpperConfidence):
+            return choice.choose_best(means + rule.width * deviations, explore, rng, mask)
         draws = rng.standard_normal((rule.draws, self._arms))
         draws *= rule.scale * deviations
         draws += means
-        return choose_winner(draws, explore, rng, mask)
+        return choice.choose_winner(draws, explore, rng, mask)
 
 
 def checked_penalties(penalties: ArrayLike, arms: int) -> NDArray[np.float64]:

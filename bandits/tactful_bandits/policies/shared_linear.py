@@ -15,14 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from tactful_bandits.errors import PolicyError
-from tactful_bandits.policies.choice import (
-    Choice,
-    Rule,
-    UpperConfidence,
-    choose_best,
-    choose_winner,
-    require_share,
-)
+from tactful_bandits.policies import choice
 from tactful_bandits.policies.linear import LinearBandit, checked_penalties
 from tactful_bandits.policies.memory import Memory, Observation, require_small
 
@@ -34,14 +27,14 @@ class SharedLinearBandit:
         self,
         features: int,
         *,
-        rule: Rule | None = None,
+        rule: choice.Rule | None = None,
         ridge: float = 1.0,
         explore: float = 0.0,
         memory: Memory | None = None,
     ) -> None:
         """Create a policy without observations; the arguments are those of `LinearBandit`."""
         self._model = LinearBandit(1, features, rule=rule, ridge=ridge, memory=memory)
-        self._model.explore = require_share(explore)
+        self._model.explore = choice.require_share(explore)
 
     @property
     def features(self) -> int:
@@ -66,7 +59,7 @@ class SharedLinearBandit:
         *,
         penalties: ArrayLike | None = None,
         allowed: ArrayLike | None = None,
-    ) -> Choice:
+    ) -> choice.Choice:
         """Choose one of the arms ``[arms, features]``, see `LinearBandit.choose`."""
         x = np.asarray(arms, dtype=np.float64)
         if x.ndim != 2 or not len(x) or x.shape[1] != self.features:
@@ -77,13 +70,13 @@ class SharedLinearBandit:
             means = means - checked_penalties(penalties, len(x))
         mask = None if allowed is None else np.asarray(allowed, dtype=np.bool_)
         rule, inverse = self._model.rule, self._model.inverse(0)
-        if isinstance(rule, UpperConfidence):
+        if isinstance(rule, choice.UpperConfidence):
             spread = np.einsum("ai,ij,aj->a", x, inverse, x, optimize=True)
             bounds = means + rule.width * np.sqrt(np.maximum(spread, 0.0))
-            return choose_best(bounds, self.explore, rng, mask)
+            return choice.choose_best(bounds, self.explore, rng, mask)
         root = np.linalg.cholesky(inverse)
         deviations = rng.standard_normal((rule.draws, self.features)) @ (x @ root).T
-        return choose_winner(means + rule.scale * deviations, self.explore, rng, mask)
+        return choice.choose_winner(means + rule.scale * deviations, self.explore, rng, mask)
 
     def update(self, features: ArrayLike, reward: float, *, period: int | None = None) -> bool:
         """Learn from the features of a chosen arm, see `LinearBandit.update`."""

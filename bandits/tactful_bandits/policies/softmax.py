@@ -68,9 +68,7 @@ class SoftmaxBandit:
                 f"{arms} arms of {features} features: give 1 to 10,000 and 1 to 1,000"
             )
         if not 0 < learning_rate <= 10:
-            raise PolicyError(
-                f"learning_rate is {learning_rate}: it must lie above 0, at most at 10"
-            )
+            raise PolicyError(f"learning_rate is {learning_rate}: it must lie in (0, 10]")
         if baseline not in ("none", "mean", "linear"):
             raise PolicyError(f"there is no baseline {baseline!r}: none, mean or linear")
         self.arms, self.features = arms, features

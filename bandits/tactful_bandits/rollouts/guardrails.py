@@ -189,12 +189,8 @@ def _loss(guardrail: Guardrail, control: Sample, treatment: Sample) -> Estimate:
     value = allowed - treatment.value if guardrail.better == "higher" else treatment.value - allowed
     var_c = (scale * c.standard_error) ** 2
     var_t = _variance(guardrail, treatment, allowed) / treatment.units
-    return Estimate(
-        value,
-        (var_c + var_t) ** 0.5,
-        c.units + treatment.units,
-        welch_freedom(var_c, c.degrees_of_freedom, var_t, treatment.degrees_of_freedom),
-    )
+    freedom = welch_freedom(var_c, c.degrees_of_freedom, var_t, treatment.degrees_of_freedom)
+    return Estimate(value, (var_c + var_t) ** 0.5, c.units + treatment.units, freedom)
 
 
 def _exact_loss(

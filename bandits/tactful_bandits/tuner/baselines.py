@@ -9,6 +9,7 @@ by their actions. A tuner that does not beat these baselines is not worth its ri
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -86,16 +87,7 @@ def best_static(
     """Find the best constant action, ``[5]``."""
 
     def score(actions: Floats, number: int) -> Floats:
-        rates, _, _ = play(
-            lambda _: actions,
-            seed + number,
-            hours,
-            bounds,
-            environments=len(actions),
-            settings=settings,
-            common=True,
-        )
-        return _mean_by_environment(rates)
+        return _mean_rates(lambda _: actions, seed + number, hours, bounds, len(actions), settings)
 
     best = cross_entropy(score, len(bounds.champion), np.random.default_rng(seed), rounds=rounds)
     return np.clip(best, -1, 1)
@@ -114,16 +106,8 @@ def linear_contextual(
 
     def score(vectors: Floats, number: int) -> Floats:
         matrices = vectors.reshape(-1, *shape)
-        rates, _, _ = play(
-            lambda states: _linear(matrices, states),
-            seed + number,
-            hours,
-            bounds,
-            environments=len(vectors),
-            settings=settings,
-            common=True,
-        )
-        return _mean_by_environment(rates)
+        policy = partial(_linear, matrices)
+        return _mean_rates(policy, seed + number, hours, bounds, len(vectors), settings)
 
     size = shape[0] * shape[1]
     rng = np.random.default_rng(seed)
@@ -136,7 +120,18 @@ def linear_policy(matrix: Floats) -> StatePolicy:
     return lambda states: _linear(np.broadcast_to(matrix, (len(states), *matrix.shape)), states)
 
 
-def _mean_by_environment(rates: Floats) -> Floats:
+def _mean_rates(
+    policy: StatePolicy,
+    seed: int,
+    hours: int,
+    bounds: WeightBounds,
+    environments: int,
+    settings: MarketSettings | None,
+) -> Floats:
+    """Play in shops of one course, and return their mean click rates, ``[environments]``."""
+    rates, _, _ = play(
+        policy, seed, hours, bounds, environments=environments, settings=settings, common=True
+    )
     means: Floats = rates.mean(axis=0)
     return means
 

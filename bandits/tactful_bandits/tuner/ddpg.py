@@ -86,9 +86,7 @@ class DdpgSettings:
         if not self.hidden or min(counts) < 1:
             raise PolicyError("layers, batch, critics, actor_delay and warm_up must be at least 1")
         if not (0 <= self.discount < 1 and 0 < self.target_rate <= 1 and self.learning_rate > 0):
-            raise PolicyError(
-                "discount lies in [0, 1), target_rate in (0, 1], learning_rate above 0"
-            )
+            raise PolicyError("discount is in [0, 1), target_rate in (0, 1], learning_rate above 0")
         if min(self.noise, self.smoothing, self.saturation_penalty, self.weight_decay) < 0:
             raise PolicyError(
                 "noise, smoothing, saturation_penalty and weight_decay must be at least 0"
@@ -174,13 +172,9 @@ class DdpgAgent:
             reach = self.settings.warm_up_reach
             drawn = self._rng.uniform(-reach, reach, size)
             return Proposal(drawn, drawn, -size * math.log(2 * reach))
-        mean = self.act(state)
-        drawn = mean + self.settings.noise * self._rng.standard_normal(size)
-        density = (
-            gaussian_log_density(drawn, mean, self.settings.noise)
-            if self.settings.noise
-            else math.nan
-        )
+        mean, noise = self.act(state), self.settings.noise
+        drawn = mean + noise * self._rng.standard_normal(size)
+        density = gaussian_log_density(drawn, mean, noise) if noise else math.nan
         return Proposal(np.clip(drawn, -1, 1), drawn, density)
 
     def observe(
@@ -257,10 +251,9 @@ class DdpgAgent:
                 network.load_state_dict(saved)
         except (RuntimeError, ValueError) as error:
             raise PolicyError(f"{path} holds an agent with other layers: {error}") from error
-        for steps, saved in zip(
-            (self._actor_steps, self._critic_steps), state["steps"], strict=True
-        ):
-            steps.load_state_dict(saved)
+        optimizers = self._actor_steps, self._critic_steps
+        for optimizer, saved in zip(optimizers, state["steps"], strict=True):
+            optimizer.load_state_dict(saved)
         self._statistics = {name: part.numpy() for name, part in state["statistics"].items()}
         self.updates = state["updates"]
         self._rng.bit_generator.state = json.loads(state["rng"])

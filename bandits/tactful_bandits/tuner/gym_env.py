@@ -20,9 +20,7 @@ try:
     import gymnasium
     from gymnasium import spaces
 except ModuleNotFoundError as error:
-    raise MissingExtraError(
-        "the environment needs gymnasium: pip install 'tactful[tuner]'"
-    ) from error
+    raise MissingExtraError("environments need gymnasium: pip install 'tactful[tuner]'") from error
 
 
 Floats = NDArray[np.float64]

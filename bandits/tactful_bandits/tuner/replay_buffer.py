@@ -47,9 +47,7 @@ class Replay:
             return
         size = 4 * shape[0] * shape[1]
         if path.exists() and path.stat().st_size != size:
-            raise PolicyError(
-                f"{path} has {path.stat().st_size} bytes, not {size}: it is another file"
-            )
+            raise PolicyError(f"{path} has {path.stat().st_size} bytes, not {size}: another file")
         mode = "r+" if path.exists() else "w+"
         self._rows = np.memmap(path, dtype=np.float32, mode=mode, shape=shape)  # type: ignore[call-overload]
 

@@ -43,9 +43,7 @@ class WeightBounds:
         if not 0 < self.reach <= 1:
             raise PolicyError(f"reach is {self.reach}: it must lie above 0 and at most at 1")
         if self.largest_step is not None and not 0 < self.largest_step <= 1:
-            raise PolicyError(
-                f"largest_step is {self.largest_step}: it must lie above 0 and at most at 1"
-            )
+            raise PolicyError(f"largest_step is {self.largest_step}: it must lie in (0, 1]")
 
     def weights(self, action: ArrayLike, previous: ArrayLike | None = None) -> NDArray[np.float64]:
         """Compute the weights of an action.

@@ -181,18 +181,13 @@ class CouponIssuer:
                 return None
             budget = _budget(connection, campaign)
             decision = self._weigh(campaign, person, known, budget)
-            budget.spend(campaign.cost if decision.offered else 0.0)
+            cost = campaign.cost if decision.offered else 0.0
+            budget.spend(cost)
             _store_budget(connection, campaign.name, budget)
-            connection.execute(
-                sa.insert(coupon_offers).values(
-                    code=code,
-                    campaign=campaign.name,
-                    decision=msgspec.json.encode(decision).decode(),
-                    cost=campaign.cost if decision.offered else 0.0,
-                    expires_at=decision.expires_at,
-                    state="offered" if decision.offered else "withheld",
-                )
-            )
+            row = {"code": code, "campaign": campaign.name, "expires_at": decision.expires_at}
+            row |= {"decision": msgspec.json.encode(decision).decode(), "cost": cost}
+            row["state"] = "offered" if decision.offered else "withheld"
+            connection.execute(sa.insert(coupon_offers).values(**row))
             return decision
 
         decision = self._metadata.change(decide)
@@ -363,9 +358,7 @@ def _budget(connection: sa.Connection, campaign: CouponDefinition) -> BudgetPaci
 
 def _store_budget(connection: sa.Connection, campaign: str, budget: BudgetPacing) -> None:
     is_budget = coupon_budgets.c.campaign == campaign
+    statement: sa.Insert | sa.Update = sa.update(coupon_budgets).where(is_budget)
     if connection.execute(sa.select(coupon_budgets.c.campaign).where(is_budget)).first() is None:
-        row = sa.insert(coupon_budgets).values(campaign=campaign, state=budget.to_bytes())
-        connection.execute(row)
-    else:
-        update = sa.update(coupon_budgets).where(is_budget).values(state=budget.to_bytes())
-        connection.execute(update)
+        statement = sa.insert(coupon_budgets).values(campaign=campaign)
+    connection.execute(statement.values(state=budget.to_bytes()))

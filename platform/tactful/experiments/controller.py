@@ -3,12 +3,25 @@
 Several servers on one database may look at once; the first to write a look decides it, and the
 others read the result (`tactful.experiments.store`). Outcomes are read from the log inside the
 trusted zone; a look keeps and shows words only, and a private look also what it released.
+
+A private look releases, for each arm, how many users took something from their first recommendation
+in the stage, and how many did not, of those whose first recommendation is over since the look
+before. Each count gets discrete Laplace noise of scale `1 / ε`.
+
+Guarantee: one user (one key of the log: a user, or a device without a login) stands in one count of
+one look of a stage, so all looks of a stage together are ε-differentially private for adding or
+removing a user; a rollout costs ε for each stage that it begins. All results, rollbacks and holds
+of a look are computed from these counts. Histories are not assumed to be independent. A user who
+withdraws consent to measurement and gives it again, or is erased and returns, may be counted twice
+in a stage; so may a user whose first recommendation left the log by retention before the stage was
+over, if the server was restarted since.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,15 +31,17 @@ import msgspec
 from tactful.errors import ConfigError, StorageError
 from tactful.experiments.definitions import CHANGE, CONTROL, load_rollouts
 from tactful.experiments.messages import LookRecord
-from tactful.experiments.private_looks import LOOKS, noise_of, observations, release
 from tactful.experiments.readout import comparable, samples
 from tactful.experiments.serving import Served
 from tactful.experiments.store import Judged, RolloutStore, StoredRollout
-from tactful.experiments.tally import Tally, read_on
+from tactful.experiments.tally import FirstList, Tally, read_on
+from tactful_bandits.analysis.noisy_samples import ReleasedProportion, units_behind_noise
 from tactful_bandits.analysis.samples import Proportion, Sample
 from tactful_bandits.errors import ExperimentError
 from tactful_bandits.rollouts.lifecycle import Rollout, StageObservations, judge_rollout
 from tactful_privacy.durable_files import replace_file
+from tactful_privacy.mechanisms.backends import Noise
+from tactful_privacy.mechanisms.laplace import DiscreteLaplace
 from tactful_streaming.contract.log_entries import Event
 from tactful_streaming.contract.subject_ids import SubjectIds
 from tactful_streaming.log.event_log import EventLog
@@ -35,6 +50,10 @@ logger = logging.getLogger(__name__)
 
 # Some servers may make lists by the former stage for so long after a stage began.
 _SETTLE_MS = 2_000
+# By arm: noisy counts of the users who took something, and of those who did not.
+_Released = Mapping[str, tuple[int, int]]
+_PRIVATE_METRIC = "takers"
+_PRIVATE_LOOKS = 24  # looks of a stage, about: noise adds up look by look
 
 
 @dataclass
@@ -96,9 +115,7 @@ class RolloutController:
                 if look is not None:
                     looks.append(look)
                     if (state := look.state) != stored.rollout.state:
-                        logger.info(
-                            "rollout %s is %s after look %d", stored.key, state, look.number
-                        )
+                        logger.info("rollout %s: %s after look %d", stored.key, state, look.number)
         return looks
 
     def forget(self, traces: SubjectIds) -> None:
@@ -141,7 +158,7 @@ class RolloutController:
         """Return the least time between two looks; private ones are few, as their noise adds up."""
         if stored.definition.epsilon is None:
             return self._every_ms
-        return max(self._every_ms, stored.rollout.plan.stage_ms // LOOKS)
+        return max(self._every_ms, stored.rollout.plan.stage_ms // _PRIVATE_LOOKS)
 
     def _count(self, stored: StoredRollout) -> Tally:
         """Count outcomes since the stage began, up to the end of the log."""
@@ -225,3 +242,39 @@ def write_served(path: Path, stored: Iterable[StoredRollout]) -> None:
         replace_file(path, content)
     except OSError as error:
         raise StorageError(f"{path}: cannot be written: {error}") from error
+
+
+def noise_of(epsilon: float) -> DiscreteLaplace:
+    """Return the noise of one count at the epsilon of a definition."""
+    return DiscreteLaplace(1, str(epsilon))
+
+
+def release(firsts: Sequence[FirstList], noise: Noise) -> dict[str, tuple[int, int]]:
+    """Release the counts of one look; to be drawn once for each span of time.
+
+    The first recommendations are those that are over since the look before.
+    """
+    counts = Counter((first.arm, first.took) for first in firsts)
+    drawn = noise.sample(4).tolist()
+    return {
+        arm: (counts[arm, True] + drawn[2 * number], counts[arm, False] + drawn[2 * number + 1])
+        for number, arm in enumerate((CONTROL, CHANGE))
+    }
+
+
+def observations(looks: Sequence[_Released], variance: float, share: float) -> StageObservations:
+    """Sum the released counts of a stage for `tactful_bandits.judge_rollout`.
+
+    `variance` is that of the noise in one count, `share` that of the users who should get the
+    change.
+    """
+    arms = []
+    for arm in (CONTROL, CHANGE):
+        took, not_taken = (sum(look[arm][cell] for look in looks) for cell in (0, 1))
+        if took + not_taken < 2:
+            return StageObservations((0, 0), {_PRIVATE_METRIC: None})
+        noise = len(looks) * variance
+        arms.append(ReleasedProportion(took, not_taken, noise, noise))
+    control, change = arms
+    units = units_behind_noise(control, change, share) if share < 1 else (0, 0)
+    return StageObservations(units, {_PRIVATE_METRIC: (control, change)})

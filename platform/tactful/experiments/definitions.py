@@ -74,7 +74,7 @@ class RolloutDefinition(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
         tightest_at: number of users at which harm is detected soonest.
         proof: advance only once critical guardrails show that there is no harm.
         epsilon: judge by counts released with noise, at this privacy loss of a user in a stage;
-            None judges by exact outcomes (`tactful.experiments.private_looks`).
+            None judges by exact outcomes (`tactful.experiments.controller`).
         evaluated: for a tuner: begin the canary only if `tactful tuner evaluate` found it better.
         start: whether it starts by itself when it is applied.
     """

@@ -145,11 +145,8 @@ def rollout_info(stored: StoredRollout) -> RolloutInfo:
 
 def details(store: RolloutStore, stored: StoredRollout) -> RolloutDetails:
     """Return a rollout with its audit log and latest looks."""
-    return RolloutDetails(
-        rollout=rollout_info(stored),
-        history=store.changes(stored.key),
-        looks=store.looks(stored.key),
-    )
+    history, looks = store.changes(stored.key), store.looks(stored.key)
+    return RolloutDetails(rollout=rollout_info(stored), history=history, looks=looks)
 
 
 def move(
@@ -165,30 +162,24 @@ def move(
         StorageError: if the database cannot be used; nothing was changed then.
     """
     # Imported late: processes that only forward requests use these messages without scipy.
-    from tactful_bandits.rollouts.lifecycle import (
-        decide_rollout,
-        resume_rollout,
-        roll_back,
-        start_canary,
-        start_shadow,
-    )
+    from tactful_bandits.rollouts import lifecycle
 
     if not reason.strip():
         raise ConfigError("reason is empty: give one for the audit log")
     if step == "archive":
         return store.archive(key, by=by, reason=reason)
     if step == "rollback":
-        return store.move(key, roll_back, by=by, reason=reason)
+        return store.move(key, lifecycle.roll_back, by=by, reason=reason)
     if step == "decide":
         if decision is None:
             raise ConfigError("decision is missing: give ship, keep or inconclusive")
-        return store.move(key, decide_rollout, by=by, decision=decision, reason=reason)
+        return store.move(key, lifecycle.decide_rollout, by=by, decision=decision, reason=reason)
 
     def begin(rollout: Rollout, *, at: int, by: str) -> Rollout:
         if step == "start":
-            return start_shadow(rollout, at=at, by=by, reason=reason)
+            return lifecycle.start_shadow(rollout, at=at, by=by, reason=reason)
         if rollout.state == "held":
-            return resume_rollout(rollout, at=at, by=by, reason=reason)
-        return start_canary(rollout, at=at, by=by, reason=reason)
+            return lifecycle.resume_rollout(rollout, at=at, by=by, reason=reason)
+        return lifecycle.start_canary(rollout, at=at, by=by, reason=reason)
 
     return store.move(key, begin, by=by)

@@ -76,9 +76,7 @@ def to_response(result: ReadOut) -> dict[str, Any]:
     """Return a read-out for JSON: differences and intervals, no number of users."""
     return {
         "control": result.control,
-        "sample_ratio_mismatch": None
-        if result.sample_ratio is None
-        else result.sample_ratio.mismatch,
+        "sample_ratio_mismatch": result.sample_ratio and result.sample_ratio.mismatch,
         "crossed_share": round(result.crossed, 3),
         "comparisons": [
             {

@@ -188,23 +188,12 @@ class RolloutStore:
                 state=look.rollout.state,
                 released=released,
             )
-            connection.execute(
-                sa.insert(rollout_looks).values(
-                    key=seen.key,
-                    number=record.number,
-                    at=now,
-                    stage=record.stage,
-                    said=msgspec.json.encode(record).decode(),
-                )
-            )
+            row = {"key": seen.key, "number": record.number, "at": now, "stage": record.stage}
+            said = msgspec.json.encode(record).decode()
+            connection.execute(sa.insert(rollout_looks).values(**row, said=said))
             self._log_transitions(connection, held.rollout, look.rollout)
-            _update(
-                connection,
-                held,
-                looks=record.number,
-                looked_at=now,
-                **_columns(held.definition, look.rollout),
-            )
+            columns = _columns(held.definition, look.rollout)
+            _update(connection, held, looks=record.number, looked_at=now, **columns)
             return record
 
         return self._metadata.change(decide)
@@ -265,17 +254,10 @@ class RolloutStore:
     ) -> None:
         table = rollout_changes
         count = sa.select(sa.func.count()).select_from(table).where(table.c.key == key)
-        connection.execute(
-            sa.insert(table).values(
-                key=key,
-                number=(connection.execute(count).scalar() or 0) + 1,
-                at=self._clock(),
-                action=action,
-                share=share,
-                changed_by=by,
-                reason=reason,
-            )
-        )
+        number = (connection.execute(count).scalar() or 0) + 1
+        row = {"key": key, "number": number, "at": self._clock(), "action": action}
+        row |= {"share": share, "changed_by": by, "reason": reason}
+        connection.execute(sa.insert(table).values(**row))
 
 
 def refuse_while_rolled_out(connection: sa.Connection) -> None:
@@ -333,11 +315,8 @@ def _columns(definition: RolloutDefinition, rollout: Rollout) -> dict[str, Any]:
 
 
 def _update(connection: sa.Connection, held: StoredRollout, **values: Any) -> None:
-    connection.execute(
-        sa.update(rollouts)
-        .where(_table.key == held.key)
-        .values(version=_table.version + 1, **values)
-    )
+    query = sa.update(rollouts).where(_table.key == held.key)
+    connection.execute(query.values(version=_table.version + 1, **values))
 
 
 def _held(connection: sa.Connection, key: str) -> StoredRollout | None:

@@ -22,18 +22,7 @@ from tactful.event_log.batches import decoded, read_batches
 from tactful.event_log.impressions import as_impression
 from tactful.experiments.definitions import CHANGE
 from tactful.experiments.tally import arm_of
-from tactful.rerank.tuned_objective import (
-    DRAWN,
-    EVALUATION,
-    LOG_DENSITY,
-    MANIFEST,
-    POLICY,
-    STATE,
-    Tuner,
-    TunerEvaluation,
-    TunerManifest,
-    network_check,
-)
+from tactful.rerank import tuned_objective
 from tactful_bandits.errors import EvaluationError, MissingExtraError, PolicyError
 from tactful_bandits.evaluation.off_policy import LoggedDecisions
 from tactful_bandits.evaluation.verdict import evaluate_policy
@@ -50,9 +39,9 @@ _SHOPS = 4
 
 
 class _Drawn(msgspec.Struct, frozen=True):
-    state: list[float] = msgspec.field(name=STATE)
-    drawn: list[float] = msgspec.field(name=DRAWN)
-    log_density: float = msgspec.field(name=LOG_DENSITY)
+    state: list[float] = msgspec.field(name=tuned_objective.STATE)
+    drawn: list[float] = msgspec.field(name=tuned_objective.DRAWN)
+    log_density: float = msgspec.field(name=tuned_objective.LOG_DENSITY)
 
 
 @dataclass(slots=True)
@@ -83,14 +72,7 @@ def train_in_simulator(
     try:
         import torch
 
-        from tactful_bandits.tuner.baselines import (
-            Floats,
-            StatePolicy,
-            best_static,
-            linear_contextual,
-            linear_policy,
-            play,
-        )
+        from tactful_bandits.tuner import baselines
         from tactful_bandits.tuner.tuner import make_tuner, tune_in_market, worst_loss
     except (MissingExtraError, ModuleNotFoundError) as error:
         raise ConfigError(f"training needs pip install 'tactful[tuner]': {error}") from error
@@ -102,11 +84,13 @@ def train_in_simulator(
     course = tune_in_market(agent, seed, hours, bounds)
     network = agent.export()
 
-    def rate(policy: StatePolicy) -> float:
-        rates, _, _ = play(policy, _EVALUATED + seed, _EVALUATED_HOURS, bounds, environments=_SHOPS)
+    def rate(policy: baselines.StatePolicy) -> float:
+        rates, _, _ = baselines.play(
+            policy, _EVALUATED + seed, _EVALUATED_HOURS, bounds, environments=_SHOPS
+        )
         return float(rates.mean())
 
-    def always(action: Floats) -> StatePolicy:
+    def always(action: baselines.Floats) -> baselines.StatePolicy:
         return lambda states: np.tile(action, (len(states), 1))
 
     tuned = rate(lambda states: np.array([network.act(state) for state in states], np.float64))
@@ -115,10 +99,10 @@ def train_in_simulator(
         "worst_loss_where_it_learnt": worst_loss(course.expected_click_rate, course.champion),
     }
     if rivals:
-        figures["tuner_vs_static"] = tuned / rate(always(best_static(bounds, seed + 500)))
-        linear = linear_policy(linear_contextual(bounds, seed + 600))
+        figures["tuner_vs_static"] = tuned / rate(always(baselines.best_static(bounds, seed + 500)))
+        linear = baselines.linear_policy(baselines.linear_contextual(bounds, seed + 600))
         figures["tuner_vs_linear"] = tuned / rate(linear)
-    manifest = TunerManifest(
+    manifest = tuned_objective.TunerManifest(
         champion=CHAMPION,
         reach=bounds.reach,
         objectives=OBJECTIVES,
@@ -127,8 +111,9 @@ def train_in_simulator(
         figures=figures,
     )
     directory.mkdir(parents=True, exist_ok=True)
-    replace_file(directory / POLICY, network.to_bytes())
-    replace_file(directory / MANIFEST, msgspec.json.format(msgspec.json.encode(manifest)))
+    replace_file(directory / tuned_objective.POLICY, network.to_bytes())
+    document = msgspec.json.format(msgspec.json.encode(manifest))
+    replace_file(directory / tuned_objective.MANIFEST, document)
     return figures
 
 
@@ -138,7 +123,7 @@ def write_probe(candidate: Path, directory: Path, *, noise: float) -> None:
     The noise is the standard deviation of an action, in (0, 1]. Raise ConfigError if the candidate
     cannot be read, or the directory exists.
     """
-    original = Tuner(candidate).manifest
+    original = tuned_objective.Tuner(candidate).manifest
     states, actions = len(original.state), len(original.champion)
     everywhere = np.full(states, 1e6, np.float32)
     network = NetworkPolicy(
@@ -151,8 +136,10 @@ def write_probe(candidate: Path, directory: Path, *, noise: float) -> None:
     manifest = msgspec.structs.replace(original, noise=noise, trained_in="nowhere", figures={})
     try:
         directory.mkdir(parents=True)
-        (directory / POLICY).write_bytes(network.to_bytes())
-        (directory / MANIFEST).write_bytes(msgspec.json.format(msgspec.json.encode(manifest)))
+        (directory / tuned_objective.POLICY).write_bytes(network.to_bytes())
+        (directory / tuned_objective.MANIFEST).write_bytes(
+            msgspec.json.format(msgspec.json.encode(manifest))
+        )
     except OSError as error:
         raise ConfigError(f"{directory}: a probe cannot be written here: {error}") from error
 
@@ -182,13 +169,13 @@ def read_probed(
 
 def evaluate_tuner(
     candidate: Path, lists: Sequence[ProbedList], *, noise: float
-) -> TunerEvaluation:
+) -> tuned_objective.TunerEvaluation:
     """Evaluate a tuner by recommendations of a probe, and write the result to its directory.
 
     Raises:
         ConfigError: if the tuner cannot be read, or cannot be evaluated by these recommendations.
     """
-    tuner = Tuner(candidate)
+    tuner = tuned_objective.Tuner(candidate)
     try:
         log = LoggedDecisions(
             np.array([shown.took for shown in lists], np.float64),
@@ -202,7 +189,7 @@ def evaluate_tuner(
         raise ConfigError(
             f"{candidate}: cannot be evaluated by {len(lists)} lists of the probe: {error}"
         ) from error
-    evaluation = TunerEvaluation(
+    evaluation = tuned_objective.TunerEvaluation(
         verdict=result.verdict,
         gain=result.gain,
         low=result.interval.low,
@@ -210,10 +197,12 @@ def evaluate_tuner(
         effective=result.overlap.effective,
         lists=len(lists),
         reasons=result.reasons,
-        network=network_check(candidate),
+        network=tuned_objective.network_check(candidate),
         noise=noise,
     )
-    replace_file(candidate / EVALUATION, msgspec.json.format(msgspec.json.encode(evaluation)))
+    replace_file(
+        candidate / tuned_objective.EVALUATION, msgspec.json.format(msgspec.json.encode(evaluation))
+    )
     return evaluation
 
 

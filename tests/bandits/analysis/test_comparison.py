@@ -262,10 +262,7 @@ def test_units_all_alike_have_no_variance_but_rounding(value: float, units: int)
 
 
 @given(st.floats(-6, 6), st.floats(0.01, 0.49), st.sampled_from(["greater", "less"]))
-def test_one_sided_p_value_agrees_with_the_interval(
-    z: float, alpha: float, side: Alternative
-) -> None:
-    """A one-sided p-value is below alpha when the interval excludes zero."""
+def test_one_sided_p_agrees_with_the_interval(z: float, alpha: float, side: Alternative) -> None:
     estimate = Estimate(z * 0.1, 0.1, 3000, 2998)
     fixed = fixed_horizon_interval(estimate, alpha=alpha, alternative=side)
     assert (fixed_horizon_p_value(estimate, alternative=side) < alpha) == (0 not in fixed)

@@ -13,9 +13,7 @@ from tactful_bandits.analysis.samples import Mean, Proportion, Sample
 from tactful_bandits.errors import StatisticsError
 
 
-def shoppers(
-    rng: np.random.Generator, count: int, effects: tuple[float, float]
-) -> tuple[Any, Any, Any]:
+def shoppers(rng: np.random.Generator, count: int, effects: tuple[float, float]) -> tuple[Any, ...]:
     """Units of two kinds with effects of their own, three features, one of which tells the kind."""
     x = rng.normal(size=(count, 3))
     treated = rng.integers(0, 2, count)
@@ -42,7 +40,6 @@ def test_a_difference_that_is_there_is_found_and_estimated() -> None:
 
 
 def test_equal_segments_give_no_claim() -> None:
-    """Without differing segments no difference is claimed, and intervals cover."""
     rng = np.random.default_rng(2)
     claimed = covered = naive = 0
     for run in range(120):
@@ -77,7 +74,6 @@ def test_named_segments_are_corrected_for_their_number() -> None:
 
 
 def test_hillstrom_shows_no_segment_differences(read_parquet: Callable[[str], Any]) -> None:
-    """In the Hillstrom data the men's mail works for all segments alike."""
     data = read_parquet("hillstrom/hillstrom.parquet")
     data = data[data["segment"] != "Womens E-Mail"]
     treated = (data["segment"] == "Mens E-Mail").to_numpy(float)

@@ -8,11 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from tactful_bandits.analysis.comparison import (
-    confidence_sequence,
-    difference,
-    fixed_horizon_interval,
-)
+from tactful_bandits.analysis import comparison
 from tactful_bandits.analysis.power import Design, days_needed
 from tactful_bandits.analysis.samples import Mean
 from tactful_bandits.errors import StatisticsError
@@ -42,13 +38,13 @@ def test_planned_power_is_met(looks: str) -> None:
     rng = np.random.default_rng(5)
     design = Design(1.0, treatment_share=0.25, looks=looks, tightest_at=5000)
     units = design.units_for(0.15)
-    tuned = partial(confidence_sequence, tightest_at=5000)
-    interval_of = fixed_horizon_interval if looks == "one" else tuned
+    tuned = partial(comparison.confidence_sequence, tightest_at=5000)
+    interval_of = comparison.fixed_horizon_interval if looks == "one" else tuned
     seen = 0
     for _ in range(1000):
         control = Mean.from_units(rng.normal(0, 1, units - units // 4))
         treatment = Mean.from_units(rng.normal(0.15, 1, units // 4))
-        seen += 0 not in interval_of(difference(control, treatment))
+        seen += 0 not in interval_of(comparison.difference(control, treatment))
     assert stats.binomtest(seen, 1000, 0.8).pvalue > 1e-3
 
 

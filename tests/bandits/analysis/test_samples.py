@@ -64,9 +64,7 @@ joins = st.lists(st.integers(0, 20), min_size=2, max_size=12)
 
 
 @given(joins, st.data(), st.integers(0, 6), st.integers(1, 5))
-def test_it_counts_as_by_hand(
-    joined: list[int], data: st.DataObject, start: int, wide: int
-) -> None:
+def test_counts_as_by_hand(joined: list[int], data: st.DataObject, start: int, wide: int) -> None:
     visits = data.draw(
         st.lists(st.tuples(st.integers(0, len(joined) - 1), st.integers(0, 30)), max_size=40)
     )

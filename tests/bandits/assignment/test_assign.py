@@ -46,7 +46,6 @@ def experiments(draw: st.DrawFn) -> Experiment:
 
 
 def test_assignment_follows_the_published_rule() -> None:
-    """Assignment agrees with the published rule on every bucket."""
     quarters = Experiment("seed", (Arm("champion", 0.25), Arm("challenger", 0.75)))
     # Published places under this seed: a 0.0505, b 0.2696.
     assert [assign(quarters, unit).arm for unit in "ab"] == ["champion", "challenger"]

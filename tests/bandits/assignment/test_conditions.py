@@ -72,7 +72,6 @@ def test_whole_numbers_may_have_any_size() -> None:
 
 @given(conditions)
 def test_accepted_conditions_hold_known_operators(condition: Any) -> None:
-    """An accepted condition holds known operators only."""
     try:
         require_condition("c", condition)
     except DefinitionError:

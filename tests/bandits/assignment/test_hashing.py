@@ -169,9 +169,7 @@ def test_some_published_ranges_by_value(
 
 
 @pytest.mark.parametrize("corpus", CORPORA)
-def test_all_published_ranges_choices_and_weights(
-    published: Callable[[str], Any], corpus: str
-) -> None:
+def test_published_ranges_choices_and_weights(published: Callable[[str], Any], corpus: str) -> None:
     cases = published(corpus)
     assert min(len(cases["getBucketRange"]), len(cases["chooseVariation"])) >= 13
     for name, asked, expected in cases["getBucketRange"]:

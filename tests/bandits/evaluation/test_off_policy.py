@@ -84,7 +84,6 @@ def _open_bandit(
 def test_open_bandit_reproduces_its_published_value(
     read_parquet: Callable[[str], Any], shared_data: Path
 ) -> None:
-    """The Open Bandit data give the published value and no verdict."""
     log = _open_bandit(read_parquet, shared_data, "all")
     # Published by the authors of the data set for this file: relative policy value 1.198126.
     relative = ips(log).value / logged_value(log).value

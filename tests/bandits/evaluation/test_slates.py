@@ -77,7 +77,6 @@ def _cascade_rewards() -> np.ndarray:
 
 
 def test_cascade_estimates_are_exact_for_cascades() -> None:
-    """Cascade estimates are exact for users who look from the top down."""
     rewards = _cascade_rewards()
     truth = _exact(list(rewards.sum(axis=1)), PI_CHANCES)
     assert _exact(list(_terms(cascade_ips(RATIOS, rewards))), MU_CHANCES) == pytest.approx(truth)

@@ -220,7 +220,6 @@ def test_a_budget_is_spent_evenly_and_where_it_does_most() -> None:
 
 
 def test_a_fully_spent_budget_can_be_restored() -> None:
-    """A budget that is spent to the last bit can be restored."""
     rng = np.random.default_rng(4)
     for budget, share in rng.uniform(0, 1, (1000, 2)):
         pacing = BudgetPacing(float(budget), 10, step=0.1)

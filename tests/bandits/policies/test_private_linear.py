@@ -41,8 +41,6 @@ _DECISION = st.tuples(
     contributions=st.integers(1, 3),
 )
 def test_the_sensitivity_bound_holds(batches: list[list[Decision]], contributions: int) -> None:
-    """One contributor moves all nodes by no more than the stated sensitivity."""
-
     def make() -> PrivateLinearBandit:
         return PrivateLinearBandit(
             2, 2, rho=Fraction(10**9), batches=6, contributions=contributions
@@ -134,13 +132,7 @@ def test_it_learns_where_people_are_many() -> None:
     rng = np.random.default_rng(4)
     theta = np.array([[0.9, 0.0], [0.0, 0.9]])
     policy = PrivateLinearBandit(
-        2,
-        2,
-        rho=Fraction(1, 2),
-        batches=8,
-        rule=UpperConfidence(0.0),
-        explore=0.3,
-        entropy=rng.bytes,
+        2, 2, rho=Fraction(1, 2), batches=8, rule=UpperConfidence(0), explore=0.3, entropy=rng.bytes
     )
     for batch in range(8):
         for person in range(1500):

@@ -89,9 +89,7 @@ RARE = Guardrail("m", better="lower", margin=0.5)
         ),
     ],
 )
-def test_each_verdict(
-    guardrail: Guardrail, control: Sample, treatment: Sample, expected: str
-) -> None:
+def test_verdict(guardrail: Guardrail, control: Sample, treatment: Sample, expected: str) -> None:
     assert verdict(guardrail, control, treatment) == expected
 
 

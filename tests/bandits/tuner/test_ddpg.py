@@ -87,7 +87,6 @@ def test_what_is_learnt_does_not_depend_on_the_scale_of_rewards() -> None:
 
 
 def test_the_averaged_actor_acts_and_is_exported() -> None:
-    """The average of the actors during training acts and is exported."""
     agent = DdpgAgent(1, 1, settings=replace(SMALL, average_rate=0.2), seed=6)
     average = [part.detach().clone() for part in agent._actor.parameters()]
     for step in range(90):
@@ -181,7 +180,6 @@ def test_values_go_on_where_an_episode_was_only_cut_off(terminated: bool) -> Non
 
 
 def test_a_saved_run_continues_identically(tmp_path: Path) -> None:
-    """A run continues after save and load as if it had not stopped."""
     settings = replace(SMALL, critics=3, smoothing=0.1, average_rate=0.1)
 
     def make(name: str) -> DdpgAgent:

@@ -9,17 +9,11 @@ import torch
 
 from tactful_bandits.errors import PolicyError
 from tactful_bandits.evaluation.off_policy import LoggedDecisions, snips
+from tactful_bandits.tuner import tuner
 from tactful_bandits.tuner.baselines import best_static, cross_entropy, linear_policy, play
 from tactful_bandits.tuner.ddpg import DdpgAgent
 from tactful_bandits.tuner.network import gaussian_log_density
 from tactful_bandits.tuner.simulator import MarketSettings, MarketSimulator
-from tactful_bandits.tuner.tuner import (
-    TUNER_SETTINGS,
-    effect_of_weights,
-    make_tuner,
-    tune_in_market,
-    worst_loss,
-)
 from tactful_bandits.tuner.weight_bounds import CHAMPION, WeightBounds
 
 BOUNDS = WeightBounds(CHAMPION)
@@ -43,7 +37,6 @@ def test_the_cross_entropy_method_climbs() -> None:
 
 
 def test_best_static_weights_beat_the_champion() -> None:
-    """Fixed weights found by search beat the champion on other courses."""
     settings = MarketSettings(sessions=16)
     action = best_static(BOUNDS, 500, settings=settings, hours=60, rounds=5)
 
@@ -69,7 +62,7 @@ def test_a_linear_policy_reads_the_state() -> None:
 def test_losses_are_the_worst_over_a_window() -> None:
     ours = np.array([1, 1, 0.5, 0.5, 1, 1, 2, 2, 1, 1.0])
     for window, loss in ((2, 0.5), (4, 0.25), (100, -0.1)):
-        assert worst_loss(ours, np.ones(10), window=window) == pytest.approx(loss)
+        assert tuner.worst_loss(ours, np.ones(10), window=window) == pytest.approx(loss)
 
 
 @pytest.mark.usefixtures("one_thread")
@@ -94,13 +87,13 @@ def test_a_course_is_logged_so_that_another_actor_can_be_judged() -> None:
 
     shifted = play(shift, 5, hours, BOUNDS, settings=settings)[0]
     assert snips(log).value == pytest.approx(shifted.mean(), abs=0.03)
-    agent = DdpgAgent(10, 5, settings=TUNER_SETTINGS)
-    course = tune_in_market(agent, 1, 3, BOUNDS, reward_scale=20.0)
-    density = -5 * math.log(2 * TUNER_SETTINGS.warm_up_reach)
+    agent = DdpgAgent(10, 5, settings=tuner.TUNER_SETTINGS)
+    course = tuner.tune_in_market(agent, 1, 3, BOUNDS, reward_scale=20.0)
+    density = -5 * math.log(2 * tuner.TUNER_SETTINGS.warm_up_reach)
     assert course.log_densities == pytest.approx([density] * 3)
     assert (np.abs(course.rewards / 20) < 0.5).all(), "the gain over the champion beside it"
     with pytest.raises(PolicyError):
-        tune_in_market(agent, 1, 3, BOUNDS, share=1.0)
+        tuner.tune_in_market(agent, 1, 3, BOUNDS, share=1.0)
     np.testing.assert_allclose(course.weights.sum(axis=1), 1)
 
 
@@ -108,7 +101,7 @@ def test_a_course_is_logged_so_that_another_actor_can_be_judged() -> None:
 def test_what_actions_come_to_is_the_weights_they_lead_to(bounds: WeightBounds) -> None:
     actions = np.random.default_rng(4).uniform(-1, 1, (200, 5))
     actions[0] = -1  # where the reach is 1, nothing is left of any weight
-    effect = effect_of_weights(bounds)
+    effect = tuner.effect_of_weights(bounds)
     given = torch.tensor(actions, dtype=torch.float32, requires_grad=True)
     found = effect(given)
     weights = np.array(bounds.champion) + bounds.reach * found.detach().numpy()
@@ -125,8 +118,8 @@ def test_what_actions_come_to_is_the_weights_they_lead_to(bounds: WeightBounds) 
 @pytest.mark.usefixtures("one_thread")
 def test_the_tuner_beats_the_champion() -> None:
     """The tuner beats the champion, raises the price weight, and costs little to train."""
-    agent = make_tuner(BOUNDS, 1)
-    course = tune_in_market(agent, 101, 2500, BOUNDS)
+    agent = tuner.make_tuner(BOUNDS, 1)
+    course = tuner.tune_in_market(agent, 101, 2500, BOUNDS)
     network = agent.export()
 
     def tuned(states: Any) -> np.ndarray:
@@ -136,4 +129,4 @@ def test_the_tuner_beats_the_champion() -> None:
     theirs, _, _ = play(_champion, 9000, 600, BOUNDS)
     assert ours.mean() > 1.1 * theirs.mean()
     assert weights[promotion][:, 1].mean() > 1.3 * weights[~promotion][:, 1].mean()
-    assert 0.1 * worst_loss(course.expected_click_rate, course.champion) < 0.015
+    assert 0.1 * tuner.worst_loss(course.expected_click_rate, course.champion) < 0.015

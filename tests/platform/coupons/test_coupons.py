@@ -151,7 +151,6 @@ def test_the_budget_holds(database: MetadataStore, tmp_path: Path) -> None:
 
 
 def test_coupons_are_booked_after_downtime(sqlite: MetadataStore, tmp_path: Path) -> None:
-    """Coupons redeemed in time are booked although the issuer was down."""
     bench = Bench(tmp_path / "log", sqlite, campaign())
     in_time, late = people_of(bench.definition, "explore", 2)
     offers = {it.user_id: it for it in bench.run(action(in_time), action(late))}

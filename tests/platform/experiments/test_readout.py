@@ -115,7 +115,6 @@ def test_a_difference_is_called_and_equality_is_not() -> None:
 
 
 def test_verdicts_hold_over_all_comparisons() -> None:
-    """A difference is reported only if it holds over all comparisons."""
     arms = tuple(Arm(name, 0.1) for name in ("heuristic", *"abcdefghi"))
     people = {
         arm.name: {f"{arm.name}{n}": PersonOutcome(1, int(n < 200)) for n in range(1000)}

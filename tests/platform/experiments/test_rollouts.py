@@ -386,7 +386,6 @@ def test_a_purchase_that_was_sent_twice_is_paid_once(tmp_path: Path) -> None:
 def test_a_failing_look_does_not_stop_the_others(
     store: RolloutStore, clock: Clock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The other rollouts are judged if one cannot be."""
     for key, change in (("a", {"diversity": {"strength": 2}}), ("cheaper", {"model": "7"})):
         store.apply(definition(key=key, change=change), by="ann", reason="r")
     keeper = keeper_of(store, tmp_path / "log", [], clock)
@@ -403,7 +402,6 @@ def test_a_failing_look_does_not_stop_the_others(
 
 
 def test_erased_users_leave_all_counts(store: RolloutStore, clock: Clock, tmp_path: Path) -> None:
-    """Erased users are not counted, and their ids are kept nowhere."""
     store.apply(definition(), by="ann", reason="r")
     people = ["p1", "p2", "zoe"]
     made = history_of(people, 1.0, 1.0)
@@ -427,7 +425,6 @@ def test_erased_users_leave_all_counts(store: RolloutStore, clock: Clock, tmp_pa
 
 
 def test_http_and_commands_move_a_rollout_with_its_author(tmp_path: Path) -> None:
-    """Steps over HTTP and by command are recorded with their author."""
     settings = small_settings(tmp_path)
     file = tmp_path / "rollouts.yaml"
     file.write_text("- {key: cheaper, change: {objective: {price: 2}}, start: true}\n")
