@@ -19,7 +19,7 @@ from typing import Any
 
 from benchmarks.ports import free_port
 from benchmarks.streaming.events import DELAY_MS, Topic, cpu_seconds
-from tactful_streaming.flink.jar import FLINK_VERSION, build_runner
+from tactful_streaming.flink.rest_client import FLINK_VERSION, build_runner
 
 _ROOT = Path(__file__).resolve().parents[2]
 _PEERS = Path(__file__).parents[1] / "peers"

@@ -22,8 +22,8 @@ from tactful_streaming.contract.log_entries import Tick, encode_entry
 from tactful_streaming.definitions.reader import load_definitions
 from tactful_streaming.engine.options import EngineOptions
 from tactful_streaming.kafka.config import KafkaSettings
-from tactful_streaming.worker.options import JobOptions, WorkerOptions
-from tactful_streaming.worker.worker import Worker
+from tactful_streaming.worker.partition_job import JobOptions
+from tactful_streaming.worker.worker import Worker, WorkerOptions
 
 _TYPES = "[view, click, add_to_cart, leave, purchase]"
 DEFINITIONS = {

@@ -15,7 +15,7 @@ import msgspec
 
 from tactful_streaming.contract.log_entries import Entry, encode_entry
 from tactful_streaming.flink.compiler import FlinkOptions
-from tactful_streaming.flink.jar import RUNNER_CLASS, build_runner
+from tactful_streaming.flink.rest_client import RUNNER_CLASS, build_runner
 
 # Packages that a JVM since 17 must open to Flink, from Flink's own configuration.
 _OPENED = "lang net io nio lang.reflect text time util util.concurrent util.concurrent.atomic"

@@ -21,8 +21,8 @@ from tactful_streaming.kafka.topics import ensure_topic
 from tactful_streaming.patterns.match import Match
 from tactful_streaming.state.store import MemoryState
 from tactful_streaming.windows.triggers import WindowResult
-from tactful_streaming.worker.options import JobOptions
 from tactful_streaming.worker.output_rows import encode_matches, encode_results
+from tactful_streaming.worker.partition_job import JobOptions
 
 DEFINITIONS = """
 - {name: views, entity: user, event: view, aggregate: count, window: {size: 5m, slide: 1m}}

@@ -13,8 +13,7 @@ from tactful.errors import ConfigError, TactfulError
 from tactful_streaming.definitions.reader import load_definitions
 from tactful_streaming.errors import DefinitionError, FlinkError
 from tactful_streaming.flink.compiler import FlinkOptions, FlinkScript, compile_flink
-from tactful_streaming.flink.jar import build_runner
-from tactful_streaming.flink.rest_client import FlinkCluster, SqlGateway
+from tactful_streaming.flink.rest_client import FlinkCluster, SqlGateway, build_runner
 
 _DURATIONS = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 

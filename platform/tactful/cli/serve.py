@@ -31,7 +31,7 @@ def serve(settings: Settings, rebuild: bool, supervise: bool, as_json: bool) -> 
             raise click.UsageError("--supervise not with --rebuild: a crash would begin it again")
         supervise_this()
     # Here, since it takes 150 MB that a supervising process does without.
-    from tactful.workers.run_server import run_server
+    from tactful.workers.pool import run_server
 
     run_server(settings, rebuild=rebuild, as_json=as_json)
 

@@ -25,14 +25,13 @@ from tactful.subjects.partition_erasures import PartitionErasures
 from tactful.subjects.suppression import open_suppression
 from tactful.util.clock import now_ms
 from tactful_streaming.definitions.model import Definitions
-from tactful_streaming.kafka.config import KafkaSettings
 from tactful_streaming.kafka.topics import topic_id
 from tactful_streaming.log.encrypted_log import Seal
 from tactful_streaming.online.fenced_store import OpenOnline, redis_online
 from tactful_streaming.rules.rules import load_rules
 from tactful_streaming.worker.erasure import Erasures
-from tactful_streaming.worker.options import JobOptions, WorkerOptions
-from tactful_streaming.worker.worker import Worker
+from tactful_streaming.worker.partition_job import JobOptions
+from tactful_streaming.worker.worker import Worker, WorkerOptions
 
 logger = logging.getLogger(__name__)
 
@@ -86,9 +85,19 @@ def prepare_worker(
         computed = shared_definitions(definitions)
         if left_out := len(definitions.all) - len(computed.all):
             logger.info("%d definitions of items and categories are the server's", left_out)
-    online, rules = _online(settings, definitions), settings.engine.rules
-    options = replace(
-        _job_options(settings, kafka, matches_topic),
+    online, rules, share = _online(settings, definitions), settings.engine.rules, settings.worker
+    memory = settings.engine.memory_mb * 1024 * 1024 or None
+    options = JobOptions(
+        kafka=kafka,
+        data=settings.storage.data,
+        group=share.group,
+        features_topic=share.fired_topic or None,
+        matches_topic=matches_topic,
+        late_topic=share.late_topic or None,
+        topic_id=topic_id(kafka),
+        checkpoints=None if share.checkpoints == Path() else share.checkpoints,
+        dead_letter_ms=retention_ms(settings.engine.dead_letter_days),
+        engine=replace(engine_options(settings), memory_bytes=memory),
         online=online,
         make_cleaner=None if rules == Path() else partial(load_rules, rules),
         erasures=erasures,
@@ -96,23 +105,19 @@ def prepare_worker(
     )
     for topic in filter(None, (options.features_topic, matches_topic, options.late_topic)):
         make_topic(settings.log, replace(kafka, topic=topic))
-    share = settings.worker
     commit_s = settings.engine.commit_ms / 1000
 
     def make(number: int) -> Worker:
-        return Worker(
-            computed,
-            options,
-            pace=WorkerOptions(
-                publish_interval_s=None if online is None else _FRESH_S,
-                # Many small commits hold the interpreter lock for less long than a large one.
-                commit_interval_s=commit_s if online is None else min(commit_s, _KEPT_S),
-                checkpoint_interval_s=share.checkpoint_s,
-                idle_ms=round(share.idle_s * 1000),
-                alignment_ms=share.lead_ms,
-                instance=f"{share.instance}-{number}" if share.instance else None,
-            ),
+        pace = WorkerOptions(
+            publish_interval_s=None if online is None else _FRESH_S,
+            # Many small commits hold the interpreter lock for less long than a large one.
+            commit_interval_s=commit_s if online is None else min(commit_s, _KEPT_S),
+            checkpoint_interval_s=share.checkpoint_s,
+            idle_ms=round(share.idle_s * 1000),
+            alignment_ms=share.lead_ms,
+            instance=f"{share.instance}-{number}" if share.instance else None,
         )
+        return Worker(computed, options, pace=pace)
 
     return make
 
@@ -133,22 +138,4 @@ def _online(settings: Settings, definitions: Definitions) -> OpenOnline | None:
         prefix=settings.online.prefix,
         tag=online_tag(definitions),
         ttl_s=settings.online.ttl_days * 86_400 or None,
-    )
-
-
-def _job_options(settings: Settings, kafka: KafkaSettings, matches_topic: str | None) -> JobOptions:
-    share = settings.worker
-    return JobOptions(
-        kafka=kafka,
-        data=settings.storage.data,
-        group=share.group,
-        features_topic=share.fired_topic or None,
-        matches_topic=matches_topic,
-        late_topic=share.late_topic or None,
-        topic_id=topic_id(kafka),
-        checkpoints=None if share.checkpoints == Path() else share.checkpoints,
-        dead_letter_ms=retention_ms(settings.engine.dead_letter_days),
-        engine=replace(
-            engine_options(settings), memory_bytes=settings.engine.memory_mb * 1024 * 1024 or None
-        ),
     )

@@ -93,17 +93,14 @@ def _watch(
     workers: _WorkerThreads, metrics: _WorkerMetrics | None, idle_exit: float | None, as_json: bool
 ) -> None:
     """Show the progress of the workers until they end, or are idle for too long."""
-    last, since, shown = None, time.monotonic(), False
+    last, since = None, time.monotonic()
     while workers.wait(_SHOW_S):
         progress = workers.progress()
         if metrics is not None:
             metrics(progress)
-        changed = progress != last
-        if changed:
+        if progress != last:
             last, since = progress, time.monotonic()
-        if changed or not shown:
             _show(progress, as_json)
-            shown = True
         if idle_exit is not None and time.monotonic() - since >= idle_exit:
             workers.stop()
 

@@ -72,13 +72,10 @@ class Window:
 
     def as_data(self) -> Data:
         """Return the window as in ``features.yaml``."""
+        size = format_duration(self.size_ms)
         if self.tail == "approximate":
-            return {"size": format_duration(self.size_ms), "tail": self.tail}
-        return {
-            "size": format_duration(self.size_ms),
-            "slide": format_duration(self.slide_ms),
-            "decay": self.decay,
-        }
+            return {"size": size, "tail": self.tail}
+        return {"size": size, "slide": format_duration(self.slide_ms), "decay": self.decay}
 
 
 @dataclass(frozen=True)
@@ -158,10 +155,7 @@ class Feature:
             "event": list(self.events),
             "aggregate": self.aggregate,
         }
-        for key in ("of", "group_by", "n", "q", "sketch"):
-            value = getattr(self, key)
-            if value is not None:
-                data[key] = value
+        data |= _written(self, "of", "group_by", "n", "q", "sketch")
         if self.bounds_groups:
             data["max_groups"] = self.max_groups
         if self.window is not None:
@@ -223,10 +217,7 @@ class Sequence:
             "contiguity": self.contiguity,
             "skip": self.skip,
         }
-        for key in ("same", "emit"):
-            if getattr(self, key) is not None:
-                data[key] = getattr(self, key)
-        return data
+        return data | _written(self, "same", "emit")
 
 
 @dataclass(frozen=True)
@@ -250,9 +241,13 @@ class Join:
                 "within": format_duration(self.within_ms),
             },
         }
-        if self.emit is not None:
-            data["emit"] = self.emit
-        return data
+        return data | _written(self, "emit")
+
+
+def _written(definition: Definition, *keys: str) -> Data:
+    """Return those fields of `keys` that are not None."""
+    values = {key: getattr(definition, key) for key in keys}
+    return {key: value for key, value in values.items() if value is not None}
 
 
 Definition = Feature | Sequence | Join

@@ -15,19 +15,10 @@ from tactful_streaming.definitions.model import Definition, Definitions, Feature
 from tactful_streaming.definitions.yaml_nodes import Keys, NodeReader, read_text
 from tactful_streaming.errors import DefinitionError
 
-_FEATURE_KEYS = [
-    "name",
-    "entity",
-    "event",
-    "aggregate",
-    "of",
-    "group_by",
-    "n",
-    "q",
-    "sketch",
-    "max_groups",
-    "window",
-]
+_FEATURE_KEYS = (
+    *("name", "entity", "event", "aggregate", "of", "group_by"),
+    *("n", "q", "sketch", "max_groups", "window"),
+)
 _SEQUENCE_KEYS = ("name", "entity", "sequence", "within", "contiguity", "skip", "same", "emit")
 _JOIN_KEYS = ("name", "entity", "join", "emit")
 
@@ -116,9 +107,8 @@ class _Reader(NodeReader):
         name = self.required(keys, node, "name", self.name)
         entity = self.required(keys, node, "entity", self.choice(d.ENTITIES))
         events = self.required(keys, node, "event", self._events)
-        function = self.required(
-            keys, node, "aggregate", self.choice((*d.AGGREGATES, "distinct_users"))
-        )
+        functions = self.choice((*d.AGGREGATES, "distinct_users"))
+        function = self.required(keys, node, "aggregate", functions)
         aggregate = "distinct" if function == "distinct_users" else function
         self._fits(keys, node, aggregate, "n", needs=("last_n", "top_k"))
         self._fits(keys, node, aggregate, "q", needs=("quantile",))
@@ -134,20 +124,18 @@ class _Reader(NodeReader):
             numeric = aggregate in _NUMERIC
             of = self.optional(keys, "of", self._number_source if numeric else self._source, None)
         sketches = ("kll",) if aggregate == "quantile" else ("hll", "exact")
-        group_by = self.optional(keys, "group_by", self._source, None)
+        groups = self.integer(1, _MAX_GROUPS)
         feature = Feature(
-            name=name,
-            entity=entity,
-            events=events,
-            aggregate=aggregate,
-            of=of,
-            group_by=group_by,
+            name,
+            entity,
+            events,
+            aggregate,
+            of,
+            group_by=self.optional(keys, "group_by", self._source, None),
             n=self.optional(keys, "n", self.integer(1, _MAX_N), None),
             q=self.optional(keys, "q", self._quantile, None),
             sketch=self.optional(keys, "sketch", self.choice(sketches), None),
-            max_groups=self.optional(
-                keys, "max_groups", self.integer(1, _MAX_GROUPS), d.DEFAULT_GROUPS
-            ),
+            max_groups=self.optional(keys, "max_groups", groups, d.DEFAULT_GROUPS),
             window=self._window_of(keys, node, aggregate),
         )
         if "max_groups" in keys and not feature.bounds_groups:
@@ -180,16 +168,14 @@ class _Reader(NodeReader):
         if aggregate == "last_n":
             return self.optional(keys, "window", self._age, None)
         window = self.optional(keys, "window", self._window, None)
-        if isinstance(window, d.Window) and window.decay != 1 and aggregate not in _DECAYING:
-            raise self.mistake(
-                keys["window"][1],
-                f"window: decay: {aggregate} takes none; it belongs to {', '.join(_DECAYING)}",
-            )
-        if isinstance(window, d.ForwardDecay) and aggregate not in _FORWARD:
-            raise self.mistake(
-                keys["window"][1],
-                f"window: half_life: {aggregate} takes none; it belongs to {', '.join(_FORWARD)}",
-            )
+        decays = isinstance(window, d.Window) and window.decay != 1
+        for key, used, allowed in (
+            ("decay", decays, _DECAYING),
+            ("half_life", isinstance(window, d.ForwardDecay), _FORWARD),
+        ):
+            if used and aggregate not in allowed:
+                problem = f"{aggregate} takes none; it belongs to {', '.join(allowed)}"
+                raise self.mistake(keys["window"][1], f"window: {key}: {problem}")
         return window
 
     def _age(self, node: yaml.Node) -> d.Window:
@@ -272,7 +258,6 @@ class _Reader(NodeReader):
         return float(text) if _DECIMAL.fullmatch(text) else math.nan
 
     def _sequence(self, keys: Keys, node: yaml.Node) -> d.Sequence:
-        """Read a sequence from its keys."""
         contiguity = self.optional(keys, "contiguity", self.choice(("strict", "relaxed")), None)
         skip = self.optional(keys, "skip", self.choice(("past_last", "to_next")), None)
         return d.Sequence(
@@ -337,13 +322,8 @@ class _Reader(NodeReader):
             raise self.mistake(keys["for"][0], "for: only beside not")
         events = self.required(keys, node, "event", self._step_events)
         least, most = self.optional(keys, "times", self._times, (1, 1))
-        return Step(
-            events,
-            optional=self.optional(keys, "optional", self.choice(("true", "false")), None)
-            == "true",
-            least=least,
-            most=most,
-        )
+        optional = self.optional(keys, "optional", self.choice(("true", "false")), None) == "true"
+        return Step(events, optional, least, most)
 
     def _step_events(self, node: yaml.Node) -> tuple[str, ...]:
         if isinstance(node, yaml.ScalarNode) and node.value == "any":
@@ -366,7 +346,6 @@ class _Reader(NodeReader):
         return least, most
 
     def _join(self, keys: Keys, node: yaml.Node) -> Join:
-        """Read a join from its keys."""
         name = self.required(keys, node, "name", self.name)
         entity = self.required(keys, node, "entity", self.choice(d.ENTITIES))
         events, within = self.required(keys, node, "join", self._joined)

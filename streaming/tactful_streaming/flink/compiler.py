@@ -16,8 +16,12 @@ from tactful_streaming.contract.log_entries import DEVICE_PREFIX
 from tactful_streaming.definitions.model import Definition, Definitions, Feature, Join, Sequence
 from tactful_streaming.errors import DefinitionError
 from tactful_streaming.flink.features import LISTS, NUMBERS, DecayPlan, feature_statements
-from tactful_streaming.flink.sequences import MATCHES, join_statements, sequence_statements
-from tactful_streaming.flink.silences import longest_wait_ms
+from tactful_streaming.flink.sequences import (
+    MATCHES,
+    join_statements,
+    longest_wait_ms,
+    sequence_statements,
+)
 from tactful_streaming.flink.sql_text import CannotCompile, entity_column, interval, literal
 
 _FUNCTIONS: Final = {

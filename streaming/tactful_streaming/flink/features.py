@@ -4,13 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
-from tactful_streaming.definitions.model import (
-    CumulativeWindow,
-    Feature,
-    ForwardDecay,
-    SessionWindow,
-    Window,
-)
+from tactful_streaming.definitions import model as d
+from tactful_streaming.definitions.model import Feature, Window
 from tactful_streaming.flink import sql_text as sql
 
 NUMBERS = "features"
@@ -33,7 +28,7 @@ def feature_statements(feature: Feature, decay_plan: DecayPlan) -> tuple[list[st
     views = [f"CREATE TEMPORARY VIEW {source} AS\n{_source(feature)}"]
     if feature.aggregate in ("last_time", "last_n"):
         return views, _latest(feature, source)
-    if isinstance(feature.window, ForwardDecay):
+    if isinstance(feature.window, d.ForwardDecay):
         raise sql.CannotCompile(
             "forward decay has no windows that end, so there is no stream of results: use a "
             "window with decay"
@@ -72,10 +67,10 @@ def _windowed(feature: Feature, source: str) -> str:
 
 def _table_function(feature: Feature, source: str) -> str:
     window, time = feature.window, "DESCRIPTOR(et)"
-    if isinstance(window, SessionWindow):
+    if isinstance(window, d.SessionWindow):
         by = ", ".join(_keys(feature))
         return f"SESSION(TABLE {source} PARTITION BY ({by}), {time}, {sql.interval(window.gap_ms)})"
-    if isinstance(window, CumulativeWindow):
+    if isinstance(window, d.CumulativeWindow):
         step, size = sql.interval(window.step_ms), sql.interval(window.size_ms)
         return f"CUMULATE(TABLE {source}, {time}, {step}, {size})"
     assert isinstance(window, Window)

@@ -9,7 +9,7 @@ The conditions are deterministic: they follow the rules of our automaton (``auto
 which every event has one transition. Flink's patterns have neither alternatives nor groups, so a
 condition tests which earlier variables have taken an event.
 
-MATCH_RECOGNIZE cannot match an absence: a last ``not`` is applied to its matches (``silences.py``).
+MATCH_RECOGNIZE cannot match an absence: a last ``not`` is applied to its matches.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from dataclasses import dataclass
 
 from tactful_streaming.definitions.model import Join, Sequence, Step
 from tactful_streaming.flink import sql_text as sql
-from tactful_streaming.flink.silences import silence_views
 
 MATCHES = "found"
 """The table of matches and pairs."""
 
 _MOST_VARIABLES = 200
+_NOTHING = "CAST(NULL AS BIGINT)"
 _OTHER = ""  # any type that the sequence does not name
 
 _Types = frozenset[str]
@@ -113,12 +113,11 @@ class _Pattern:
         following = 0
         if slot is not None:
             step = self.steps[slot.step]
-            again = _Slot(
-                slot.step, slot.repeat + 1, slot.repeat + 1 < step.least and not step.optional
-            )
+            repeat = slot.repeat + 1
+            again = _Slot(slot.step, repeat, repeat < step.least and not step.optional)
             if again in known:
                 targets.append(again)
-            if slot.repeat + 1 < step.least:
+            if repeat < step.least:
                 return targets
             following = slot.step + 1
         for number in range(following, len(self.steps)):
@@ -182,12 +181,12 @@ class _Pattern:
         variables: list[_Variable] = []
         if passed:
             gap = slot.of("g")
-            variables.append(_Variable(gap, "*?", condition + self._is_of(gap, passed)))
+            variables.append(_Variable(gap, "*?", condition + self.is_of(gap, passed)))
         if barring:
             # The first event that a `not` forbids, and events skipped after it.
             bar, rest = slot.of("b"), slot.of("r")
-            variables.append(_Variable(bar, "?", condition + self._is_of(bar, barring)))
-            passing = f"{_taken(bar)} AND {self._is_of(rest, passed | barring)}"
+            variables.append(_Variable(bar, "?", condition + self.is_of(bar, barring)))
+            passing = f"{_taken(bar)} AND {self.is_of(rest, passed | barring)}"
             variables.append(_Variable(rest, "*?", passing))
         return variables
 
@@ -218,14 +217,15 @@ class _Pattern:
             types -= self._types(self.steps[earlier.step])
         if before is not None and self._loops(before):
             types -= self._types(self.steps[before.step])
-        condition = self._is_of(variable, types)
+        condition = self.is_of(variable, types)
         if before is not None:
             _, barring = self._passed(before)
             if barring and slot in self._barred(before, min(barring)):
                 condition += f" AND NOT ({_taken(before.of('b'))})"
         return condition
 
-    def _is_of(self, variable: str, types: _Types) -> str:
+    def is_of(self, variable: str, types: _Types) -> str:
+        """Write the condition that the event of a variable is of one of `types`."""
         column = f"{variable}.type"
         if types == self._universe:
             return "TRUE"
@@ -236,10 +236,6 @@ class _Pattern:
         condition = _any_of(column, types)
         return condition if len(types) == 1 else f"({condition})"
 
-    def silence_condition(self, variable: str) -> str:
-        """Write the condition of an event that the last ``not`` forbids."""
-        return self._is_of(variable, self.silence)
-
     def ids(self) -> str:
         """Write the array of the ids of the taken events."""
         parts: list[str] = []
@@ -248,7 +244,7 @@ class _Pattern:
             singles.append(f"LAST({slot.of('s')}.event_id)")
             if self._loops(slot):
                 gap = slot.of("g")
-                types = self._is_of(gap, self._types(self.steps[slot.step]))
+                types = self.is_of(gap, self._types(self.steps[slot.step]))
                 parts += [_array(singles, self.slots), f"collect_ids({gap}.event_id, {types})"]
                 singles = []
         if singles:
@@ -295,7 +291,7 @@ def sequence_statements(sequence: Sequence) -> tuple[list[str], str]:
         f"CREATE TEMPORARY VIEW {begun} AS\n{_matches(sequence, pattern, rows)}",
     ]
     if pattern.silence:
-        views += silence_views(sequence, begun, rows, final, pattern.silence_condition("n"))
+        views += _silence_views(sequence, begun, rows, final, pattern.is_of("n", pattern.silence))
     return views, _insert_matches(sequence, final)
 
 
@@ -383,3 +379,69 @@ def _insert_matches(sequence: Sequence, view: str) -> str:
         f"  `start`, `end`, `events`\n"
         f"FROM {view}"
     )
+
+
+def longest_wait_ms(sequence: Sequence) -> int:
+    """Return the longest wait after the last event, ms; 0 without a last ``not``."""
+    last = sequence.steps[-1]
+    if not last.negated:
+        return 0
+    return sequence.within_ms if last.for_ms is None else last.for_ms
+
+
+def _silence_views(
+    sequence: Sequence, begun: str, rows: str, final: str, forbidden: str
+) -> list[str]:
+    """Compile views from the matches that wait to the final ones.
+
+    MATCH_RECOGNIZE cannot match an absence, and an outer interval join emits rows without a partner
+    after the watermark, when later operators drop them as late. Here a match enters a stream twice,
+    when it is found and when its wait is over; between the two, the stream has all events that
+    could end the wait. One function reads it in the order of event time. The second row of a match
+    comes from a session window of its own: no other row joins it, so it ends exactly one gap later,
+    and the watermark waits for it.
+
+    View `begun` has the matches without the last ``not``: ``start``, ``end``, ``start_offset``,
+    ``end_offset``, ``first_id``, ``events`` and the time attribute ``found_at``; `rows` has the
+    events. An event, ``n``, ends the wait if it meets `forbidden`. A wait over 999 days cannot be
+    compiled.
+    """
+    noise, waiting = sql.name(f"noise_{sequence.name}"), sql.name(f"waiting_{sequence.name}")
+    settled = sql.name(f"settled_{sequence.name}")
+    for_ms, wait = sequence.steps[-1].for_ms, longest_wait_ms(sequence)
+    due = f"`start` + {sequence.within_ms}" if for_ms is None else f"`end` + {for_ms}"
+    past_last = "TRUE" if sequence.skip == "past_last" else "FALSE"
+    no_match = f"{_NOTHING}, {_NOTHING}, CAST(NULL AS ARRAY<STRING>), {_NOTHING}"
+    return [
+        # A pattern of one event, since patterns drop late events.
+        f"CREATE TEMPORARY VIEW {noise} AS\n"
+        f"SELECT * FROM {rows} MATCH_RECOGNIZE (\n"
+        "  PARTITION BY entity_key, same_key ORDER BY et\n"
+        "  MEASURES n.`timestamp` AS noise_time, n.`offset` AS noise_offset,\n"
+        "    MATCH_ROWTIME() AS heard_at\n"
+        "  ONE ROW PER MATCH AFTER MATCH SKIP PAST LAST ROW\n"
+        f"  PATTERN (n) DEFINE n AS {forbidden})",
+        f"CREATE TEMPORARY VIEW {waiting} AS\n"
+        "SELECT entity_key, same_key, found_at AS happened_at, `end` AS `now`,\n"
+        "  end_offset AS `offset`, `start`, start_offset, `events`,\n"
+        f"  {due} AS due FROM {begun}\n"
+        "UNION ALL\n"
+        f"SELECT entity_key, same_key, heard_at, noise_time, noise_offset, {no_match}\n"
+        f"FROM {noise}\n"
+        "UNION ALL\n"
+        f"SELECT MAX(entity_key), MAX(same_key), window_time, MAX(`end`) + {wait}, {_NOTHING},\n"
+        f"  {no_match}\n"
+        # A session's own time is the millisecond before its end.
+        f"FROM TABLE(SESSION(TABLE {begun} PARTITION BY (first_id), DESCRIPTOR(found_at),\n"
+        f"  {sql.interval(wait + 1)}))\n"
+        "GROUP BY first_id, window_start, window_end, window_time",
+        f"CREATE TEMPORARY VIEW {settled} AS\n"
+        "SELECT entity_key, same_key,\n"
+        "  silences(`now`, `offset`, `start`, start_offset, `events`, due, "
+        f"{past_last}) OVER (\n"
+        "    PARTITION BY entity_key, same_key ORDER BY happened_at\n"
+        f"    ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW) AS stayed FROM {waiting}",
+        f"CREATE TEMPORARY VIEW {final} AS\n"
+        "SELECT entity_key, same_key, `start`, `end`, `events`\n"
+        f"FROM {settled} CROSS JOIN UNNEST(stayed) AS m(`start`, `end`, `events`)",
+    ]

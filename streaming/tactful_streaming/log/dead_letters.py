@@ -54,7 +54,7 @@ class DeadLetters:
 
     def __init__(self, log: EventLog, seal: Seal | None = None) -> None:
         """Store them in `log`, which is closed with this object; `seal` encrypts payloads."""
-        self._log = log
+        self.log = log
         self._seal = seal
 
     @classmethod
@@ -83,7 +83,7 @@ class DeadLetters:
     @property
     def end(self) -> int:
         """Position of the next letter."""
-        return self._log.end
+        return self.log.end
 
     def add(self, letters: Sequence[DeadLetter]) -> None:
         """Store `letters`; durable on return.
@@ -93,7 +93,7 @@ class DeadLetters:
                 offset must not be committed.
         """
         if letters:
-            self._log.append([_encoder.encode(letter) for letter in self._sealed(letters)])
+            self.log.append([_encoder.encode(letter) for letter in self._sealed(letters)])
 
     def _sealed(self, letters: Sequence[DeadLetter]) -> Sequence[DeadLetter]:
         if self._seal is None:
@@ -113,8 +113,8 @@ class DeadLetters:
         stay encrypted.
         """
         seen: set[tuple[int, int, str, bytes]] = set()
-        position = max(start, self._log.begin)
-        while records := self._log.read(position, _BATCH):
+        position = max(start, self.log.begin)
+        while records := self.log.read(position, _BATCH):
             for position, record in records:
                 try:
                     letter = _decoder.decode(record)
@@ -135,16 +135,11 @@ class DeadLetters:
                     yield position, letter
             position += 1
 
-    @property
-    def log(self) -> EventLog:
-        """The log of the letters."""
-        return self._log
-
     def trim(self) -> None:
         """Delete whole segments that are older than the retention."""
-        if isinstance(self._log, EmbeddedLog):
-            self._log.trim(self._log.end)
+        if isinstance(self.log, EmbeddedLog):
+            self.log.trim(self.log.end)
 
     def close(self) -> None:
         """Close the log."""
-        self._log.close()
+        self.log.close()

@@ -219,8 +219,11 @@ def redis_online(
     """
 
     def open_online(partition: int, state: StateStore, offset: int) -> PartitionView:
+        def refill() -> Iterator[tuple[str, dict[str, bytes]]]:
+            return (piece for piece in stored_blobs(state) if kinds is None or piece[0] in kinds)
+
         store = FencedRedisStore(url, partition, prefix=prefix, tag=tag, ttl_s=ttl_s)
-        behind = WriteBehind(store, lambda: _of_kinds(state, kinds), early=True)
+        behind = WriteBehind(store, refill, early=True)
         return PartitionView(
             behind,
             partition,
@@ -232,9 +235,3 @@ def redis_online(
         )
 
     return open_online
-
-
-def _of_kinds(
-    state: StateStore, kinds: Collection[str] | None
-) -> Iterator[tuple[str, dict[str, bytes]]]:
-    return (piece for piece in stored_blobs(state) if kinds is None or piece[0] in kinds)

@@ -85,17 +85,9 @@ def write(event: Event, name: str, value: Property) -> Event:
 def content(event: Event) -> list[object]:
     """Return an event without its id and transport, as plain data."""
     context = {key: value for key, value in event.context.items() if key not in TRANSPORT}
-    return [
-        event.type,
-        event.timestamp,
-        event.user_id,
-        event.device_id,
-        event.session_id,
-        event.item_id,
-        event.recommendation_id,
-        event.properties,
-        context,
-    ]
+    visitor = event.user_id, event.device_id, event.session_id
+    shown = event.item_id, event.recommendation_id
+    return [event.type, event.timestamp, *visitor, *shown, event.properties, context]
 
 
 def _age(event: Event, item: Item | None, received: int | None) -> int | None:

@@ -13,9 +13,8 @@ from tactful_streaming.contract.log_entries import Scalar
 from tactful_streaming.definitions.yaml_nodes import NodeReader, suggestion
 from tactful_streaming.rules import fields
 from tactful_streaming.rules import model as m
-from tactful_streaming.rules.conditions import KINDS
+from tactful_streaming.rules.conditions import KINDS, USER_AGENT_CLASSES
 from tactful_streaming.rules.safe_regex import compile_safely
-from tactful_streaming.rules.user_agents import USER_AGENT_CLASSES
 
 _PART = re.compile(r"[^\s.][^\s]{0,63}")
 _FAMILIES = tuple(f"{mapping}.<name>" for mapping in fields.MAPPINGS)
@@ -75,15 +74,13 @@ class _ConditionReader(NodeReader):
                 head, _, tail = text.partition(".")
                 close = suggestion(head, fields.MAPPINGS).replace("?", f".{tail}?") or close
                 close = close.replace(f"'.{tail}", f".{tail}'")
-            raise self.mistake(
-                node, f"{text!r} is no field of an event: {', '.join(choices)}{close}"
-            )
+            problem = f"{text!r} is no field of an event: {', '.join(choices)}{close}"
+            raise self.mistake(node, problem)
         return text
 
     def _field_tests(self, field: str, node: yaml.Node) -> list[m.FieldTest]:
         if isinstance(node, yaml.SequenceNode):
-            values = self.many(lambda n: self.operand(field, n))(node)
-            return [m.FieldTest(field, "in", values)]
+            return [m.FieldTest(field, "in", self._reading(field, "in")(node))]
         if not isinstance(node, yaml.MappingNode):
             return [m.FieldTest(field, "equals", self.operand(field, node))]
         keys = self.mapping(node, "a test", _OPERATORS)
@@ -240,13 +237,10 @@ class PartReader(_ConditionReader):
             operation, (_, value) = next(iter(keys.items()))
             self._suits(field, operation, node)
             return self.within(operation, lambda n: self._step(field, operation, n), value)
-        word = self.text(node)
+        word, steps = self.text(node), (*_WORDS, *_STEPS)
         if word not in _WORDS:
-            raise self.mistake(
-                node,
-                f"{word!r} is no step: {', '.join((*_WORDS, *_STEPS))}"
-                f"{suggestion(word, (*_WORDS, *_STEPS))}",
-            )
+            problem = f"{word!r} is no step: {', '.join(steps)}{suggestion(word, steps)}"
+            raise self.mistake(node, problem)
         self._suits(field, word, node)
         return [m.FieldChange(field, word)]
 

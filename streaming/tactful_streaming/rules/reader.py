@@ -98,16 +98,9 @@ class _RuleReader(PartReader):
                 keys["unless"][0],
                 "unless: this holds whenever the rule would hold: the rule never acts",
             )
-        return m.Rule(
-            name=name,
-            action=action,  # type: ignore[arg-type]
-            events=events,
-            when=when,
-            unless=unless,
-            changes=changes,
-            reason=reason or _describe(events, when, unless),
-            line=node.start_mark.line + 1,
-        )
+        reason = reason or _describe(events, when, unless)
+        line = node.start_mark.line + 1
+        return m.Rule(name, action, events, when, unless, changes, reason, line)  # type: ignore[arg-type]
 
     def _name(self, node: yaml.Node) -> str:
         text = self.name(node)

@@ -95,24 +95,19 @@ class Rules:
 
     def __init__(self, rules: Sequence[Rule] = ()) -> None:
         """Compile `rules`; without any, every event passes."""
-        self._rules = tuple(rules)
+        self.rules = tuple(rules)  # in the order written
         self._state = State()
-        self._holds = [compile_rule(rule, self._state) for rule in self._rules]
-        self._changes = [compile_changes(rule.changes) for rule in self._rules]
+        self._holds = [compile_rule(rule, self._state) for rule in self.rules]
+        self._changes = [compile_changes(rule.changes) for rule in self.rules]
         self._plans: dict[str, list[_Step]] = {}
-        self._counts = [0] * len(self._rules)
+        self._counts = [0] * len(self.rules)
         self._events = self._changed = 0
         self._stored_clock = 0
 
     @property
-    def rules(self) -> tuple[Rule, ...]:
-        """The rules, in the order written."""
-        return self._rules
-
-    @property
     def fingerprint(self) -> str:
         """Hash of the rules, independent of their formatting."""
-        data = msgspec.json.encode([replace(rule, line=0) for rule in self._rules])
+        data = msgspec.json.encode([replace(rule, line=0) for rule in self.rules])
         return hashlib.sha256(data).hexdigest()
 
     def clean(
@@ -161,7 +156,7 @@ class Rules:
     def report(self) -> RuleReport:
         """Count the events so far by result."""
         ends = {"drop": 0, "dead_letter": 0, "normalise": 0}
-        for rule, count in zip(self._rules, self._counts, strict=True):
+        for rule, count in zip(self.rules, self._counts, strict=True):
             ends[rule.action] += count
         return RuleReport(
             events=self._events,
@@ -169,7 +164,7 @@ class Rules:
             changed=self._changed,
             dropped=ends["drop"],
             dead_lettered=ends["dead_letter"],
-            by_rule={r.name: n for r, n in zip(self._rules, self._counts, strict=True)},
+            by_rule={r.name: n for r, n in zip(self.rules, self._counts, strict=True)},
         )
 
     def pack_changes(self) -> dict[str, bytes | None]:
@@ -204,15 +199,13 @@ class Rules:
     def _plan(self, type_: str) -> list[_Step]:
         """Compile the steps for events of `type_`; cached, as types are few."""
         plan: list[_Step] = []
-        for number, rule in enumerate(self._rules):
+        for number, rule in enumerate(self.rules):
             for learn in compile_learning(rule, type_, self._state):
                 plan.append(_Step(learn, number, self._changes[number], None))
             if not rule.events or type_ in rule.events:
-                verdict = (
-                    None
-                    if rule.action == "normalise"
-                    else Dropped(rule.name, rule.reason, rule.action)
-                )
+                verdict = None
+                if rule.action != "normalise":
+                    verdict = Dropped(rule.name, rule.reason, rule.action)
                 plan.append(_Step(self._holds[number], number, self._changes[number], verdict))
         if len(self._plans) < _MOST_PLANS:
             self._plans[type_] = plan

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from tactful_streaming.errors import OnlineStoreError
-from tactful_streaming.online.redis import RedisConnection
+from tactful_streaming.online.store import RedisConnection
 from tactful_streaming.sinks.sink import WindowRow, WindowValue
 
 _BATCH = 128

@@ -12,7 +12,6 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from types import MappingProxyType
 from typing import Annotated, Any, Protocol
 
 import msgspec
@@ -91,9 +90,7 @@ class SinkProgress:
     invalid: int = 0  # skipped records that are no rows
     empty: int = 0  # skipped records without a value, such as Flink's retractions
     failures: int = 0  # failed writes to the target
-    positions: Mapping[int, int] = field(
-        default_factory=lambda: MappingProxyType({})
-    )  # next offsets
+    positions: Mapping[int, int] = field(default_factory=dict)  # next offsets
 
 
 def open_rows(settings: KafkaSettings, group: str) -> PartitionGroup:
@@ -152,7 +149,7 @@ def run_sink(
             rows=done.rows + len(rows),
             invalid=done.invalid + invalid,
             empty=done.empty + empty,
-            positions=MappingProxyType({**done.positions, **positions}),
+            positions={**done.positions, **positions},
         )
         progress(done)
     return done

@@ -60,9 +60,8 @@ class SqlRows:
     def __init__(self, url: str) -> None:
         """Connect, and create the table if it is missing.
 
-        Args:
-            url: ``mysql+pymysql://user:password@host/database``, ``mariadb+pymysql://…`` or
-                ``sqlite:///path``.
+        `url` is ``mysql+pymysql://user:password@host/database``, ``mariadb+pymysql://…`` or
+        ``sqlite:///path``.
         """
         try:
             self._engine = _connect(url)

@@ -66,14 +66,10 @@ class DeliveryQueue:
         """Open the queue in `store`."""
         self._store = store
         stored = store.get(_POSITION)
-        self._position = int.from_bytes(stored, "big") if stored is not None else 0
+        # Next offset of the log to read.
+        self.position = int.from_bytes(stored, "big") if stored is not None else 0
         self._waiting = {d.event_id: d for d in self._stored(_WAITING)}
         self._lock = threading.Lock()
-
-    @property
-    def position(self) -> int:
-        """Next offset of the log to read."""
-        return self._position
 
     @property
     def dead(self) -> list[Delivery]:
@@ -87,7 +83,7 @@ class DeliveryQueue:
         with self._lock:
             self._store.write([*changes, (_POSITION, position.to_bytes(8, "big"))])
             self._waiting |= {delivery.event_id: delivery for delivery in new}
-            self._position = position
+            self.position = position
 
     def due(self, now: int, limit: int) -> list[Delivery]:
         """Return up to `limit` deliveries that are due, the longest due first."""

@@ -18,13 +18,7 @@ import msgspec
 from tactful_streaming.contract.log_entries import Entry, Tick, decode_entry, named_keys
 from tactful_streaming.contract.subject_ids import SubjectIds
 from tactful_streaming.definitions.model import Definitions
-from tactful_streaming.engine.erasure import (
-    SubjectReferences,
-    delete_subjects,
-    find_references,
-    find_subject_ids,
-    names_subject,
-)
+from tactful_streaming.engine import erasure as state_erasure
 from tactful_streaming.errors import EntryError, StateError
 from tactful_streaming.log.dead_letters import DeadLetter
 from tactful_streaming.log.embedded_log import EmbeddedLog
@@ -104,14 +98,14 @@ def purge_partition(
     until it is noted, this is repeated.
     """
     number, known = erasures.after(purged_number(store))
-    subjects = known | find_subject_ids(store, erasures.suppressed, definitions)
+    subjects = known | state_erasure.find_subject_ids(store, erasures.suppressed, definitions)
     if subjects != SubjectIds():
         killed = store.get(PURGING) is not None
         store.write([(PURGING, b"")])
-        references = find_references(store, subjects, definitions)
+        references = state_erasure.find_references(store, subjects, definitions)
         if (
-            delete_subjects(store, subjects, definitions, {}, references=references)
-            or references != SubjectReferences()
+            state_erasure.delete_subjects(store, subjects, definitions, {}, references=references)
+            or references != state_erasure.SubjectReferences()
             or killed
         ):
             store.purge()
@@ -162,7 +156,7 @@ def _blanked(
             entry = decode_entry(payload)
             # A letter whose key was deleted reads as a tick: its owner cannot be known any more.
             gone = isinstance(entry, Tick) and payload != letter.payload
-            if not gone and not names_subject(entry, subjects):
+            if not gone and not state_erasure.names_subject(entry, subjects):
                 return None
         except EntryError:
             if not any(needle in payload for needle in needles):

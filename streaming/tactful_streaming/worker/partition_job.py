@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Container, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tactful_streaming.contract.log_entries import (
@@ -28,20 +28,43 @@ from tactful_streaming.contract.subject_ids import SubjectIds
 from tactful_streaming.definitions.model import Definitions, emitted_types
 from tactful_streaming.engine.batches import Applied
 from tactful_streaming.engine.engine import Engine
-from tactful_streaming.engine.options import EngineOptions, LateEvent
+from tactful_streaming.engine.options import DEFAULT_OPTIONS, EngineOptions, LateEvent
 from tactful_streaming.errors import LogError, StateError
+from tactful_streaming.kafka.config import KafkaSettings
 from tactful_streaming.kafka.topics import check_topic
 from tactful_streaming.kafka.transactional_producer import TransactionalProducer
 from tactful_streaming.log.dead_letters import DeadLetter, DeadLetters
-from tactful_streaming.online.fenced_store import PartitionView
+from tactful_streaming.log.encrypted_log import Seal
+from tactful_streaming.online.fenced_store import OpenOnline, PartitionView
 from tactful_streaming.patterns.match import Match
+from tactful_streaming.rules.rules import Cleaner
 from tactful_streaming.state.partition_checkpoint import PartitionState
 from tactful_streaming.windows.triggers import WindowResult
 from tactful_streaming.worker import erasure
-from tactful_streaming.worker.options import JobOptions
 from tactful_streaming.worker.output_rows import encode_in_turn, encode_late, encode_matches
 
 _logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class JobOptions:
+    """Options that the jobs of all partitions share."""
+
+    kafka: KafkaSettings  # the log
+    data: Path  # folder for states on this host
+    group: str = "tactful-worker"  # consumer group, and prefix of the transactional ids
+    features_topic: str | None = None  # topic for the results of windows; None: none are emitted
+    matches_topic: str | None = None  # topic for matches of sequences and joins; None: none
+    late_topic: str | None = None  # topic for events too late for a feature; None: none
+    topic_id: str | None = None  # id of the log's topic, to notice its deletion; None: unchecked
+    checkpoints: Path | None = None  # folder that all hosts share; None: no checkpoints
+    dead_letter_ms: int | None = None  # age at which rejected events may be deleted; None: never
+    engine: EngineOptions = DEFAULT_OPTIONS  # a job sets options that depend on its partition
+    online: OpenOnline | None = None  # opens the copy of a partition's entities; None: no copy
+    make_cleaner: Callable[[], Cleaner] | None = None  # for each partition; None: all events count
+    erasures: erasure.Erasures | None = None  # erased users, deleted from each state that is opened
+    seal: Seal | None = None  # of an encrypted log; None: it is not encrypted
+    patience_s: float = 30.0  # time to wait for the former owner of a state on this host, seconds
 
 
 class PartitionJob:

@@ -16,14 +16,34 @@ from dataclasses import dataclass
 from tactful_streaming.definitions.model import Definitions
 from tactful_streaming.errors import LogError
 from tactful_streaming.kafka.consumer_group import PartitionGroup
-from tactful_streaming.worker.options import DEFAULT_WORKER_OPTIONS, JobOptions, WorkerOptions
-from tactful_streaming.worker.partition_job import PartitionJob, purge_idle
+from tactful_streaming.worker.partition_job import JobOptions, PartitionJob, purge_idle
 
 _logger = logging.getLogger(__name__)
 
 _WAIT_S = 0.05
 _LEAST_WAIT_S = 0.001  # the client waits whole milliseconds: a shorter wait would be a busy loop
 _TELL_S = 0.5  # interval of commits to the group, which only monitoring reads
+
+
+@dataclass(frozen=True)
+class WorkerOptions:
+    """Options of one worker: batches and intervals."""
+
+    batch: int = 20_000  # most records applied at once
+    publish_interval_s: float | None = None  # between batches copied at once; None: at the commit
+    # Time between commits, seconds; 0 commits after every batch. Rows, actions, and a copy that
+    # waits for it, are as old as that. With `publish_interval_s`, up to twice as long while there
+    # is always something to read.
+    commit_interval_s: float = 1.0
+    checkpoint_interval_s: float = 60.0  # time between checkpoints, seconds
+    # Silence after which a partition is idle: no other partition waits for it, and the clock
+    # advances it. Timers wait so much longer than the clock, for events under way.
+    idle_ms: int = 1_000
+    alignment_ms: int | None = 300_000  # most lead over the slowest partition; None: any
+    instance: str | None = None  # name that outlives a restart; None: a new one each time
+
+
+DEFAULT_WORKER_OPTIONS = WorkerOptions()
 
 
 @dataclass(frozen=True)

@@ -63,8 +63,7 @@ from tactful_streaming.log.encrypted_log import SealedLog, SealedPartitions
 from tactful_streaming.log.redaction import BLANK
 from tactful_streaming.state.store import RocksState
 from tactful_streaming.worker.erasure import purge_partition
-from tactful_streaming.worker.options import JobOptions
-from tactful_streaming.worker.partition_job import purge_idle
+from tactful_streaming.worker.partition_job import JobOptions, purge_idle
 
 EVENT = Event(event_id="e", type="view", timestamp=5, user_id="ada", device_id="phone")
 ANONYMOUS = Event(event_id="e", type="view", timestamp=5, device_id="phone")

@@ -6,21 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tactful_streaming.definitions.model import (
-    AGGREGATES,
-    ENTITIES,
-    AnyWindow,
-    CumulativeWindow,
-    Definitions,
-    Feature,
-    ForwardDecay,
-    Join,
-    Sequence,
-    SessionWindow,
-    Step,
-    Window,
-    dump_definitions,
-)
+from tactful_streaming.definitions import model as d
+from tactful_streaming.definitions.model import Feature, Join, Sequence, Step, Window
 from tactful_streaming.definitions.reader import load_definitions
 from tactful_streaming.errors import DefinitionError
 
@@ -72,7 +59,7 @@ PRICE = "properties.price"
 def feature(
     name: str,
     aggregate: str,
-    window: AnyWindow | None,
+    window: d.AnyWindow | None,
     events: tuple[str, ...] = ("view",),
     *,
     entity: str = "user",
@@ -90,9 +77,9 @@ def test_written_definitions_are_read() -> None:
         feature("recent", "last_n", Window(DAY, DAY), entity="session", of="item_id", n=50),
         feature("last_view", "last_time", None, entity="item"),
         feature("heat", "distinct", Window(HOUR, HOUR), **heat),
-        feature("brands", "top_k", SessionWindow(30 * MINUTE), of="item.brand", n=3),
-        feature("dear", "quantile", CumulativeWindow(DAY, HOUR), bought, entity="item", **dear),
-        feature("interest", "count", ForwardDecay(7 * DAY), group_by="category", max_groups=9),
+        feature("brands", "top_k", d.SessionWindow(30 * MINUTE), of="item.brand", n=3),
+        feature("dear", "quantile", d.CumulativeWindow(DAY, HOUR), bought, entity="item", **dear),
+        feature("interest", "count", d.ForwardDecay(7 * DAY), group_by="category", max_groups=9),
         feature("spend", "mean", Window(30 * DAY, DAY, tail="approximate"), bought, of=PRICE),
     )
 
@@ -329,27 +316,27 @@ types = st.lists(st.sampled_from(["view", "click", "x.a"]), min_size=1, unique=T
 
 
 @st.composite
-def windows(draw: st.DrawFn, aggregate: str) -> AnyWindow | None:
+def windows(draw: st.DrawFn, aggregate: str) -> d.AnyWindow | None:
     if aggregate == "last_n":
         return draw(st.none() | durations.map(lambda ms: Window(ms, ms)))
     if aggregate == "last_time":
         return None
     slide, count = draw(panes)
     decaying = aggregate in ("count", "sum", "mean")
-    kinds: list[st.SearchStrategy[AnyWindow]] = [
+    kinds: list[st.SearchStrategy[d.AnyWindow]] = [
         st.just(Window(slide * count, slide, draw(decays) if decaying else 1.0)),
-        st.just(CumulativeWindow(slide * count, slide)),
-        durations.map(SessionWindow),
+        st.just(d.CumulativeWindow(slide * count, slide)),
+        durations.map(d.SessionWindow),
         st.just(Window(count * 86_400_000 * 12, 86_400_000, tail="approximate")),
     ]
     if aggregate in ("count", "sum"):
-        kinds.append(durations.map(ForwardDecay))
+        kinds.append(durations.map(d.ForwardDecay))
     return draw(st.one_of(kinds))
 
 
 @st.composite
 def features(draw: st.DrawFn, name: str) -> Feature:
-    aggregate = draw(st.sampled_from(AGGREGATES))
+    aggregate = draw(st.sampled_from(d.AGGREGATES))
     numeric = aggregate in ("sum", "mean", "min", "max", "last", "quantile")
     grouped = draw(st.booleans()) and aggregate not in (
         "last",
@@ -360,7 +347,7 @@ def features(draw: st.DrawFn, name: str) -> Feature:
     )
     feature = Feature(
         name=name,
-        entity=draw(st.sampled_from(ENTITIES)),
+        entity=draw(st.sampled_from(d.ENTITIES)),
         events=draw(types),
         aggregate=aggregate,
         of=None if aggregate in ("count", "last_time") else draw(numbers if numeric else texts),
@@ -388,7 +375,7 @@ def sequences(draw: st.DrawFn, name: str) -> Sequence:
     may_emit = all(step.events or step.negated for step in steps)  # any would be its own action
     return Sequence(
         name=name,
-        entity=draw(st.sampled_from(ENTITIES)),
+        entity=draw(st.sampled_from(d.ENTITIES)),
         steps=tuple(steps),
         within_ms=draw(durations),
         contiguity=draw(st.sampled_from(["strict", "relaxed"])),
@@ -400,12 +387,12 @@ def sequences(draw: st.DrawFn, name: str) -> Sequence:
 
 @given(st.data(), st.integers(0, 4))
 def test_dumped_definitions_read_the_same(data: st.DataObject, count: int) -> None:
-    definitions = Definitions(
+    definitions = d.Definitions(
         tuple(data.draw(features(f"f{i}")) for i in range(count)),
         tuple(data.draw(sequences(f"s{i}")) for i in range(count // 2)),
         tuple(Join(f"j{i}", "user", data.draw(types), 1 + i, None) for i in range(count // 2)),
     )
-    again = load_definitions(dump_definitions(definitions))
+    again = load_definitions(d.dump_definitions(definitions))
     assert definitions == again
     assert definitions.fingerprint == again.fingerprint
 

@@ -18,8 +18,7 @@ from benchmarks.ports import free_port
 from tactful_streaming.contract.log_entries import Entry, Event
 from tactful_streaming.definitions.reader import load_definitions
 from tactful_streaming.flink.compiler import compile_flink
-from tactful_streaming.flink.jar import build_runner
-from tactful_streaming.flink.rest_client import FlinkCluster
+from tactful_streaming.flink.rest_client import FlinkCluster, build_runner
 
 pytestmark = [pytest.mark.slow, pytest.mark.service("kafka", "flink"), pytest.mark.timeout(600)]
 

@@ -16,10 +16,9 @@ from tactful_streaming.definitions.reader import load_definitions
 from tactful_streaming.engine.engine import Engine
 from tactful_streaming.engine.options import EngineOptions
 from tactful_streaming.errors import RuleError, StateError
-from tactful_streaming.rules.conditions import ExpiringMap, digest
+from tactful_streaming.rules.conditions import ExpiringMap, classify, digest
 from tactful_streaming.rules.rules import Dropped, Rules, load_rules
 from tactful_streaming.rules.safe_regex import TEXT_LIMIT, compile_safely
-from tactful_streaming.rules.user_agents import classify
 from tactful_streaming.state.store import MemoryState
 
 PACKAGED = Path(__file__).parents[3] / "platform" / "tactful" / "rules.yaml"

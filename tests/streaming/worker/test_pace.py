@@ -5,13 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tactful_streaming.worker.options import JobOptions, WorkerOptions
 from tests.streaming.shard import definitions
 
 from tactful_streaming.contract.log_entries import Records
 from tactful_streaming.engine.batches import Applied
 from tactful_streaming.kafka.config import KafkaSettings
-from tactful_streaming.worker.worker import Worker
+from tactful_streaming.worker.partition_job import JobOptions
+from tactful_streaming.worker.worker import Worker, WorkerOptions
 
 pytest.importorskip("confluent_kafka")
 

@@ -1,7 +1,9 @@
 import contextlib
+import json
 import random
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -25,13 +27,15 @@ from tests.streaming.shard import (
 from tests.streaming.streams import START, event_of, random_entries
 
 from tactful_streaming.contract.log_entries import Event
+from tactful_streaming.engine.engine import Engine
+from tactful_streaming.engine.options import LateEvent
 from tactful_streaming.errors import FencedError, LogError, StateError
+from tactful_streaming.kafka.topics import ensure_topic
 from tactful_streaming.kafka.transactional_producer import TransactionalProducer
 from tactful_streaming.state.partition_checkpoint import PartitionState
-from tactful_streaming.state.store import RocksState
-from tactful_streaming.worker.options import WorkerOptions
+from tactful_streaming.state.store import MemoryState, RocksState
 from tactful_streaming.worker.partition_job import PartitionJob
-from tactful_streaming.worker.worker import Worker, leading
+from tactful_streaming.worker.worker import Worker, WorkerOptions, leading
 
 pytest.importorskip("confluent_kafka")
 
@@ -401,3 +405,50 @@ def test_a_worker_stops_when_told(shard: Shard) -> None:
         job = PartitionJob(number, definitions(), shard.options)
         assert job.engine.watermark > 0
         job.close()
+
+
+def test_a_worker_writes_late_events_with_the_features_they_miss(
+    kafka_servers: str, tmp_path: Path
+) -> None:
+    with new_shard(kafka_servers, tmp_path, lateness=0) as shard:
+        late_topic = f"late-{shard.kafka.topic}"
+        options = replace(shard.options, late_topic=late_topic)
+        ensure_topic(replace(shard.kafka, topic=late_topic), consumer_threads=1)
+        ends = append(shard, random_entries(5, 2_000))
+        # Killed before it had committed everything, and begun anew: some rows come twice.
+        for enough in (0.5, 1.0):
+            worker = Worker(
+                definitions(), options, pace=WorkerOptions(batch=100, idle_ms=200), now=lambda: 0
+            )
+            while sum(job.offset for job in worker.jobs.values()) < enough * sum(ends.values()):
+                worker.step()
+            if enough == 1.0:
+                worker.commit()
+                worker.close()
+            else:
+                worker.abandon()
+        expected: Counter[tuple[int, int, str]] = Counter()
+        events: dict[tuple[int, int], bytes] = {}
+
+        def late(ones: list[LateEvent]) -> None:
+            for one in ones:
+                expected.update((one.partition, one.offset, name) for name in one.features)
+
+        for number, records in read_topic(shard.kafka).items():
+            events.update({(number, offset): payload for offset, payload in records})
+            engine = Engine(
+                definitions(),
+                MemoryState(),
+                replace(options.engine, partition=number, on_late=late),
+            )
+            engine.apply(records)
+        found: set[tuple[int, int, str]] = set()
+        late_rows = read_topic(replace(shard.kafka, topic=late_topic), uncommitted=True)
+        for records in late_rows.values():
+            for _, value in records:
+                row = json.loads(value)
+                place = (row["partition"], row["offset"])
+                assert row["event"] == json.loads(events[place])
+                found |= {(*place, feature) for feature in row["features"]}
+        assert found == set(expected)
+        assert len(found) > 100
