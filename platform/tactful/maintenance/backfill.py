@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from tactful.config.settings import Settings
 from tactful.errors import TactfulError
@@ -17,7 +17,6 @@ from tactful_streaming.contract.subject_ids import SubjectIds
 from tactful_streaming.definitions.model import Definitions, dump_definitions
 from tactful_streaming.engine.backfill import (
     PartComputation,
-    Progress,
     adopt_definitions,
     compute_to_end,
     compute_together,
@@ -49,7 +48,7 @@ class Backfill:
         definitions: Definitions,
         metadata: MetadataStore,  # records the jobs; the caller closes it
         suppression: SuppressionStore,  # users erased during the run are left out, too
-        progress: Progress,  # called with the reached and the final offset, summed over partitions
+        progress: Callable[[int, int], None],  # reached and final offset, of all partitions
     ) -> None:
         """Open the scratch states, maybe of an earlier run.
 
