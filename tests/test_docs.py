@@ -392,9 +392,7 @@ def test_paths_and_commands_are_read_from_spans_and_blocks() -> None:
         ),
     ],
 )
-def test_code_that_does_not_work_is_found(
-    language: str, works: str, broken: list[str], tmp_path: Path
-) -> None:
+def test_broken_code_is_found(language: str, works: str, broken: list[str], tmp_path: Path) -> None:
     assert broken_code(language, works, tmp_path) is None
     for more in broken:
         assert broken_code(language, works + more, tmp_path) is not None

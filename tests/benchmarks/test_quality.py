@@ -153,9 +153,7 @@ def test_a_served_list_knows_nothing_of_what_comes_later(tmp_path: Path) -> None
     assert sum(hits) > 0.2 * len(hits)
 
 
-def test_the_best_peer_is_the_one_that_is_compared_with(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_the_best_peer_is_compared_with(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     shop = make_shop(5, people=20, items=60, days=50)
     right = [tuple(ask.taken) for ask in shop.asks]
     monkeypatch.setattr(quality, "served_lists", lambda *_, **__: right)
@@ -179,9 +177,7 @@ def test_the_best_peer_is_the_one_that_is_compared_with(
     assert "no such interpreter" in found["shop_hr20_als"].note
 
 
-def test_settings_are_chosen_by_the_earlier_questions(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_earlier_questions_choose_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A peer that is right with one setting before the cut and with the other one after it."""
     shop = make_shop(5, people=20, items=60, days=50)
     monkeypatch.setattr(quality, "served_lists", lambda *_, **__: [()] * len(shop.asks))
@@ -202,7 +198,7 @@ def test_settings_are_chosen_by_the_earlier_questions(
     assert found["shop_hr20_two_faced"].note.startswith("early True; best of 2 settings")
 
 
-def test_a_part_that_fails_leaves_its_figures_without_a_value(
+def test_a_failed_part_leaves_its_figures_without_value(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def fails(quick: bool) -> list[Figure]:

@@ -38,9 +38,7 @@ def run(bundle: Path, script: str, given: Any) -> Any:
 
 
 @pytest.mark.parametrize(("categories", "epsilon"), [(2, "1"), (7, "1/3"), (300, "5")])
-def test_the_same_bits_give_the_same_report(
-    web_client: Path, categories: int, epsilon: str
-) -> None:
+def test_same_bits_give_the_same_report(web_client: Path, categories: int, epsilon: str) -> None:
     generator = np.random.default_rng(5)
     response = RandomizedResponse(categories, epsilon)
     edges = response._shift.cumulative[generator.integers(0, categories, 400)]

@@ -21,9 +21,7 @@ CONFIG = Path(".streamlit") / "config.toml"
 
 
 @pytest.mark.parametrize("entry", [UI / "app.py", ENTRY], ids=["checkout", "package"])
-def test_both_entries_open_on_the_demo(
-    entry: Path, fake: FakePlatform, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_entry_opens_demo(entry: Path, fake: FakePlatform, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TACTFUL_URL", fake.url)
     fake.publish(demo=sample.report())
     page = AppTest.from_file(entry, default_timeout=30).run()
@@ -32,9 +30,7 @@ def test_both_entries_open_on_the_demo(
     assert fake.url in words(page)
 
 
-def test_the_key_may_come_from_streamlit_secrets(
-    fake: FakePlatform, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_key_from_streamlit_secrets(fake: FakePlatform, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TACTFUL_API_KEY", raising=False)
     monkeypatch.delenv("TACTFUL_URL", raising=False)
     fake.key = "sesame"

@@ -36,9 +36,8 @@ def answering(answer: Callable[[list[Any]], httpx.Response], queue: OfflineQueue
     def handle(request: httpx.Request) -> httpx.Response:
         return answer(json.loads(request.content))
 
-    return Client(
-        transport=httpx.MockTransport(handle), queue=queue, retries=0, sleep=lambda _: None
-    )
+    transport = httpx.MockTransport(handle)
+    return Client(transport=transport, queue=queue, retries=0, sleep=lambda _: None)
 
 
 def taken(events: list[Any], **fields: Any) -> httpx.Response:
@@ -200,11 +199,8 @@ def test_an_impossible_event_does_not_hold_others_up(caplog: pytest.LogCaptureFi
         if any(event["n"] == 3 for event in events):
             return problem(413)
         sent.extend(event["n"] for event in events)
-        refused = [
-            {"index": index, "code": "unknown_type", "message": "no"}
-            for index, event in enumerate(events)
-            if event["n"] == 5
-        ]
+        wrong = [index for index, event in enumerate(events) if event["n"] == 5]
+        refused = [{"index": n, "code": "unknown_type", "message": "no"} for n in wrong]
         return taken(events, accepted=len(events) - len(refused), rejected=refused)
 
     client = answering(answer, OfflineQueue(None))
@@ -212,10 +208,8 @@ def test_an_impossible_event_does_not_hold_others_up(caplog: pytest.LogCaptureFi
     done = client.flush()
     assert done.stopped is None
     assert sorted(sent) == [0, 1, 2, 4, 5, 6, 7]
-    assert [(event["n"], why.code) for event, why in done.refused] == [
-        (3, "too_large"),
-        (5, "unknown_type"),
-    ]
+    refused = [(event["n"], why.code) for event, why in done.refused]
+    assert refused == [(3, "too_large"), (5, "unknown_type")]
     assert "too_large" in caplog.text
     assert "secret-user" not in caplog.text
 

@@ -154,23 +154,17 @@ def test_a_request_stays_below_a_mebibyte(scripted: Script) -> None:
 
 def test_large_batches_are_cut_and_indices_put_together(scripted: Script) -> None:
     refused = {"index": 2, "code": "c", "message": "m"}
-    script = scripted(
-        httpx.Response(
-            202, json={"accepted": 499, "duplicates": 0, "rejected": [refused], "position": 9}
-        ),
-        httpx.Response(
-            202, json={"accepted": 1, "duplicates": 98, "rejected": [refused], "position": 7}
-        ),
-    )
+    answers = [
+        {"accepted": 499, "duplicates": 0, "rejected": [refused], "position": 9},
+        {"accepted": 1, "duplicates": 98, "rejected": [refused], "position": 7},
+    ]
+    script = scripted(*(httpx.Response(202, json=answer) for answer in answers))
     answer = script.client().events([{"n": n} for n in range(600)])
     sent = [json.loads(request.content) for request in script.requests]
     assert [len(batch) for batch in sent] == [500, 100]
     assert [event["n"] for batch in sent for event in batch] == list(range(600))
     assert (answer.accepted, answer.duplicates, answer.position) == (500, 98, 9)
-    assert answer.rejected == [
-        Rejection(index=2, code="c", message="m"),
-        Rejection(index=502, code="c", message="m"),
-    ]
+    assert answer.rejected == [Rejection(index=n, code="c", message="m") for n in (2, 502)]
 
 
 def test_passing_failures_are_retried_and_retry_after_is_honoured(scripted: Script) -> None:
@@ -245,22 +239,17 @@ def test_other_failures_are_raised_at_once(
         ),
         (
             [httpx.Response(200, json={"items": 3})],
-            lambda client: client.recommend(user_id="u"),
-            ClientError,
+            *(lambda client: client.recommend(user_id="u"), ClientError),
             "/v1/recommend: the response cannot be decoded",
         ),
         (
             [httpx.Response(502, text="<html>bad gateway</html>")],
-            lambda client: client.models(),
-            ServerFault,
-            "502 Bad Gateway",
+            *(lambda client: client.models(), ServerFault, "502 Bad Gateway"),
         ),
         ([problem(503)] * 3, lambda client: client.health(), Busy, "."),
         (
             [httpx.ReadTimeout("slow")] * 3,
-            lambda client: client.health(),
-            ConnectionFailed,
-            "tactful serve",
+            *(lambda client: client.health(), ConnectionFailed, "tactful serve"),
         ),
     ],
 )
@@ -301,15 +290,12 @@ def test_ids_are_escaped(scripted: Script, call: Callable[[Any], object], path: 
 def test_lists_are_read_to_the_end(scripted: Script) -> None:
     cell = {"pane_start": 1, "key": "a", "value": 1.0, "low": 0.0, "high": 2.0}
     page = {"name": "s", "epsilon": 1.0, "cap": 2, "unit": "user-day", "cells": [cell]}
-    script = scripted(
-        httpx.Response(200, json={**page, "next_cursor": "c"}), httpx.Response(200, json=page)
-    )
+    pages = {**page, "next_cursor": "c"}, page
+    script = scripted(*(httpx.Response(200, json=each) for each in pages))
     answer = script.client().statistics("s", since=5)
     assert len(answer.cells) == 2
-    assert [dict(request.url.params) for request in script.requests] == [
-        {"since": "5"},
-        {"since": "5", "cursor": "c"},
-    ]
+    asked = [dict(request.url.params) for request in script.requests]
+    assert asked == [{"since": "5"}, {"since": "5", "cursor": "c"}]
 
 
 def test_its_import_is_light() -> None:

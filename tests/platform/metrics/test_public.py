@@ -109,13 +109,8 @@ def test_quantiles_and_shares_are_of_the_last_minute() -> None:
 @pytest.mark.parametrize(
     ("part", "whole", "expected"),
     [
-        (0, 0, 0),
-        (0, 9, 0),
-        (1, 10_000, 0.001),
-        (1, 100, 0.01),
-        (2, 100, 0.1),
-        (11, 100, 1),
-        (9, 3, 1),
+        *((0, 0, 0), (0, 9, 0), (1, 10_000, 0.001), (1, 100, 0.01), (2, 100, 0.1)),
+        *((11, 100, 1), (9, 3, 1)),
     ],
 )
 def test_shares_are_rounded_up(part: float, whole: float, expected: float) -> None:

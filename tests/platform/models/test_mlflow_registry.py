@@ -206,9 +206,7 @@ def test_two_names_do_not_overwrite_each_other(tracking_uri: str, tmp_path: Path
     assert loaded(tmp_path / "models", "1").manifest == before
 
 
-def test_the_default_store_is_a_local_database(
-    tracking_uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_default_store(tracking_uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It lies in the working directory."""
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     registry = Registry("ranker", tmp_path / "models")

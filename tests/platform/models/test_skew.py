@@ -68,10 +68,9 @@ def serve(
     log.append([encode_entry(entry) for entry in ENTRIES[:LEARNED_FROM]])
     engine = Engine(definitions(), MemoryState())
     engine.apply([record for record in log.read(0, LEARNED_FROM) if sees(decode_entry(record[1]))])
-    options = RecommenderOptions(
-        models=models, definitions=definitions().fingerprint, experiment=MOSTLY_LEARNED
-    )
-    ranked = Recommender(engine, options)
+    fingerprint = definitions().fingerprint
+    served: dict[str, Any] = {"definitions": fingerprint, "experiment": MOSTLY_LEARNED}
+    ranked = Recommender(engine, RecommenderOptions(models=models, **served))
     for number, entry in enumerate(ENTRIES[LEARNED_FROM:]):
         log.append([encode_entry(entry)])
         if number % EVERY or not isinstance(entry, Event):
@@ -120,14 +119,8 @@ def test_lists_that_a_server_logged_are_what_training_reads(tmp_path: Path, mode
     shown = [it for it in read_impressions(log) if it.features is not None]
     bought = [(it.event.recommendation_id, it.items[3], it.event.timestamp + 1) for it in shown]
     for number, (identity, item, at) in enumerate(bought):
-        event = Event(
-            event_id=f"bought-{number}",
-            type="purchase",
-            timestamp=at,
-            user_id="anybody",
-            item_id=item,
-            recommendation_id=identity,
-        )
+        about: Any = {"user_id": "anybody", "item_id": item, "recommendation_id": identity}
+        event = Event(event_id=f"bought-{number}", type="purchase", timestamp=at, **about)
         log.append([encode_entry(event)])
     lists = read_shown(log, meaning, 0, until, TrainingOptions())
     log.close()

@@ -29,6 +29,7 @@ LARGE = np.finfo(np.float32).max
 ODD = np.array(
     [np.nan, np.inf, -np.inf, 0.0, -0.0, TINY, -TINY, 100 * TINY, LARGE, -LARGE, 1.0], np.float32
 )
+OBJECTIVES = ("rank:ndcg", "rank:pairwise", "binary:logistic", "reg:logistic")
 SIZES = (0, 1, 2, BLOCK - 1, BLOCK, BLOCK + 1, 1_000)
 
 
@@ -123,9 +124,7 @@ def assert_same_bits(
     seed=st.integers(0, 2**32 - 1),
     options=st.fixed_dictionaries(
         {
-            "objective": st.sampled_from(
-                ["rank:ndcg", "rank:pairwise", "binary:logistic", "reg:logistic"]
-            ),
+            "objective": st.sampled_from(OBJECTIVES),
             "max_depth": st.integers(1, 8),
             "tree_method": st.sampled_from(["hist", "exact", "approx"]),
             "num_parallel_tree": st.sampled_from([1, 1, 3]),
@@ -156,12 +155,9 @@ def test_margins_of_edited_trees(kernel: Kernel, seed: int, depth: int, size: in
 
     def change(tree: dict[str, Any]) -> None:
         inner = np.array(tree["left_children"]) >= 0
-        values = np.where(
-            inner,
-            generator.choice(pool, len(inner)),
-            generator.choice(pool[np.abs(pool) < 10], len(inner)),
-        )
-        tree["split_conditions"] = values.astype(float).tolist()
+        of_inner = generator.choice(pool, len(inner))
+        of_leaves = generator.choice(pool[np.abs(pool) < 10], len(inner))
+        tree["split_conditions"] = np.where(inner, of_inner, of_leaves).astype(float).tolist()
         tree["default_left"] = generator.integers(0, 2, len(inner)).tolist()
 
     forest = edited(some_forest(generator, max_depth=depth), change)
@@ -170,9 +166,8 @@ def test_margins_of_edited_trees(kernel: Kernel, seed: int, depth: int, size: in
 
 def test_a_column_may_have_more_thresholds_than_a_byte_counts(kernel: Kernel) -> None:
     generator = np.random.default_rng(1)
-    forest = some_forest(
-        generator, rows=3_000, columns=2, tree_method="exact", max_depth=8, rounds=60
-    )
+    shape = {"rows": 3_000, "columns": 2, "max_depth": 8, "rounds": 60}
+    forest = some_forest(generator, tree_method="exact", **shape)
     binned = assert_same_bits(forest, kernel, questions(generator, forest, 1_000, 2))
     assert max(np.bincount(binned.band_column)) > 2, "several bands of one column"
     assert np.diff(binned.band_start).max() == BAND
@@ -187,10 +182,8 @@ def test_a_forest_of_300_trees_on_1000_rows(kernel: Kernel) -> None:
         **{**vars(binned), "depth": binned.depth[::-1].copy()}
         | {
             name: np.concatenate(np.split(getattr(binned, name), getattr(binned, of)[1:-1])[::-1])
-            for name, of in (
-                ("plane", "node_start"),
-                ("cut", "node_start"),
-                ("leaves", "leaf_start"),
+            for name, of in zip(
+                ("plane", "cut", "leaves"), ("node_start", "node_start", "leaf_start"), strict=True
             )
         }
         | {
@@ -333,9 +326,7 @@ def test_a_damaged_file_never_reaches_the_kernel(
     ("share", "place", "value"),
     [
         *((share, 0, 0) for share in (0.0, 0.1, 0.5, 0.95, 0.999)),
-        (1, 8, 1),
-        (1, 10, 99),
-        (1, 10, 8),
+        *((1, 8, 1), (1, 10, 99), (1, 10, 8)),
     ],
 )
 def test_a_file_that_cannot_be_read_is_refused(
@@ -355,15 +346,9 @@ def test_a_file_that_cannot_be_read_is_refused(
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("band_column", COLUMNS),
-        ("band_column", -1),
-        ("band_start", 10_000),
-        ("depth", 9),
-        ("depth", -1),
-        ("node_start", 1),
-        ("plane", 60_000),
-        ("cut", BAND),
-        ("leaf_start", 3),
+        *(("band_column", COLUMNS), ("band_column", -1), ("band_start", 10_000)),
+        *(("depth", 9), ("depth", -1), ("node_start", 1), ("plane", 60_000)),
+        *(("cut", BAND), ("leaf_start", 3)),
     ],
 )
 def test_arrays_that_misfit(tmp_path: Path, binned: BinnedForest, name: str, value: int) -> None:

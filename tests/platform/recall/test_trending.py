@@ -158,19 +158,15 @@ def catalogue_of(items: Sequence[Item]) -> Catalogue:
     return Catalogue(ids, {item.item_id: item for item in items})
 
 
+RISING = [*(("category", key) for key in "abz"), ("item_id", "i-03")]
+CATEGORIES = st.sampled_from(["a", "b", "c", None])
+
+
 @given(
     items=st.lists(
-        st.tuples(
-            st.sampled_from(["a", "b", "c", None]), st.booleans(), st.none() | st.integers(0, 3)
-        ),
-        max_size=12,
+        st.tuples(CATEGORIES, st.booleans(), st.none() | st.integers(0, 3)), max_size=12
     ),
-    rising=st.lists(
-        st.sampled_from(
-            [("category", "a"), ("category", "b"), ("category", "z"), ("item_id", "i-03")]
-        ),
-        unique=True,
-    ),
+    rising=st.lists(st.sampled_from(RISING), unique=True),
 )
 def test_rows_are_those_of_the_rises_in_turn(items: Any, rising: Any) -> None:
     catalogue = catalogue_of(
@@ -228,9 +224,8 @@ def listed(engine: Engine, models: Path, **changes: Any) -> tuple[dict[str, str]
     options: dict[str, Any] = {"quotas": Quotas(popular=2, trending=COUNT), **changes}
     options["experiment"] = Experiment("ranking", arms)
     fingerprint = definitions().fingerprint
-    made = Recommender(
-        engine, RecommenderOptions(models=models, definitions=fingerprint, **options)
-    )
+    chosen = RecommenderOptions(models=models, definitions=fingerprint, **options)
+    made = Recommender(engine, chosen)
     request = RecommendRequest(user_id="stranger", count=COUNT)
     answer, impression = made.recommend(request, now=NOW)
     assert impression is not None
@@ -297,13 +292,8 @@ def test_exact_counts_do_not_reach_it(tmp_path: Path) -> None:
             clock = Event(event_id=f"t-{at}", type=CLOCK_EVENT, timestamp=at, device_id="c")
             published.counter.apply(clock, None)
             for person in range(9 if at < 109 * DAY else 90):
-                viewed = Event(
-                    event_id=f"e-{at}-{person}",
-                    type="view",
-                    timestamp=at,
-                    user_id=f"{name}-{at}-{person}",
-                    item_id="i",
-                )
+                about: Any = {"user_id": f"{name}-{at}-{person}", "item_id": "i"}
+                viewed = Event(event_id=f"e-{at}-{person}", type="view", timestamp=at, **about)
                 published.counter.apply(viewed, item)
         counts, _ = published.counter._tracks["views"]
         assert isinstance(counts, BoundedCounts)
@@ -311,9 +301,8 @@ def test_exact_counts_do_not_reach_it(tmp_path: Path) -> None:
         assert counted.counts.tolist() == ([90, 0] if liked == "quiet" else [0, 90])
         assert trends.look() == (), "nothing is published yet"
         values = {start: [100, 900 if start >= 109 * DAY else 100] for start in starts}
-        ledger.release_many(
-            statistic, {start: partial(np.array, told) for start, told in values.items()}
-        )
+        drawn = {start: partial(np.array, value) for start, value in values.items()}
+        ledger.release_many(statistic, drawn)
         trends = published.trends()
         assert trends is not None
         told.append(trends.look())

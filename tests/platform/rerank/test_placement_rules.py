@@ -66,20 +66,17 @@ def test_rules_are_read_and_hold_on_their_page(tmp_path: Path) -> None:
         (
             "{name: a, campaign: c, at_least: 3, within: 4}\n"
             "- {name: b, campaign: c, from_position: 3}",
-            4,
-            "cannot both hold",
+            *(4, "cannot both hold"),
         ),
         (
             "{name: a, category: c, at_most: 1, within: 9}\n"
             "- {name: b, category: c, at_least: 2, within: 3}",
-            4,
-            "cannot both hold",
+            *(4, "cannot both hold"),
         ),
         (
             "{name: a, category: c, at_least: 3, within: 4}\n"
             "- {name: b, category: d, at_least: 2, within: 4}",
-            4,
-            "demand 5 of the first 4",
+            *(4, "demand 5 of the first 4"),
         ),
         ("[1, 2", 4, "not YAML"),
         ("3", 3, "object"),

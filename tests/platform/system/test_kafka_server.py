@@ -260,9 +260,7 @@ def shared(kafka: Settings, redis: RedisServer, monkeypatch: pytest.MonkeyPatch)
     return replace(kafka, online=OnlineSettings(kind="redis"))
 
 
-def test_people_are_read_from_redis_where_workers_put_them(
-    shared: Settings, redis: RedisServer, tmp_path: Path
-) -> None:
+def test_people_are_read_from_redis(shared: Settings, redis: RedisServer, tmp_path: Path) -> None:
     settings = replace(shared, server=replace(shared.server, after_wait_s=50))
 
     def recommended() -> int:
@@ -287,9 +285,8 @@ def test_people_are_read_from_redis_where_workers_put_them(
             accepted = post(live, [view(4, user) for user in people(9)])
             redis.start()  # empty: the worker writes everything again
             wait_until(lambda: recommended() == 200)
-            wait_until(
-                lambda: all(live.views(user, accepted["position"]) == 4 for user in people(9))
-            )
+            at = accepted["position"]
+            wait_until(lambda: all(live.views(user, at) == 4 for user in people(9)))
         finally:
             worker.stop()
 
@@ -349,10 +346,8 @@ def test_feature_sources_agree(redis: RedisServer, monkeypatch: pytest.MonkeyPat
     for entity, key in (*people, ("item", "i2"), ("category", "c1")):
         for moment in (start + 100_000, at):
             assert shared.read(entity, key, moment) == whole.read(entity, key, moment)
-    for entity, keys, names in (
-        ("user", ["u0", "nobody", "u2"], ["views"]),
-        ("item", ["i0", "i9"], ["sold"]),
-    ):
+    asked = ("user", ["u0", "nobody", "u2"], ["views"]), ("item", ["i0", "i9"], ["sold"])
+    for entity, keys, names in asked:
         columns = [source.read_columns(entity, keys, names, at) for source in (shared, whole)]
         assert np.array_equal(columns[0], columns[1])
     assert shared.items == whole.items
@@ -373,12 +368,8 @@ def test_a_store_that_does_not_answer_is_not_asked_again_at_once() -> None:
             raise OnlineStoreError("away")
 
     now = 0.0
-    shared = SharedFeatures(
-        Engine(own_definitions(definitions), MemoryState()),
-        definitions,
-        Away(),  # type: ignore[arg-type]
-        clock=lambda: now,
-    )
+    own, away = Engine(own_definitions(definitions), MemoryState()), Away()
+    shared = SharedFeatures(own, definitions, away, clock=lambda: now)  # type: ignore[arg-type]
     for _ in range(5):
         with pytest.raises(ProblemError):
             shared.read("user", "u", 0)

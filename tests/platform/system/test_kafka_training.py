@@ -337,9 +337,7 @@ def moved_by(far: float, shown: Event, column: int) -> Event:
 # Reports
 
 
-def test_reports_of_a_topic_are_those_of_files(
-    kafka_servers: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_equal_reports(kafka_servers: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     at = now_ms() - 3 * DAY
     what: list[Entry] = []
@@ -474,9 +472,7 @@ def every(log: Any) -> Iterator[tuple[int, bytes]]:
 # Merged log
 
 
-def test_a_topic_ends_where_it_did_and_is_read_again_as_it_was(
-    kafka_servers: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_reach_is_kept(kafka_servers: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     what = everything()
     settings = on_kafka(kafka_servers, tmp_path)
     fill(settings, what)

@@ -33,9 +33,7 @@ def asked(page: AppTest) -> str:
     ("name", "state"),
     [(name, state) for name in PAGES for state in STATES] + [("overview", state) for state in ONLY],
 )
-def test_no_state_of_a_report_breaks_a_page(
-    open_page: Open, fake: FakePlatform, name: str, state: str
-) -> None:
+def test_no_report_breaks_pages(open_page: Open, fake: FakePlatform, name: str, state: str) -> None:
     fake.publish(demo=(STATES | ONLY)[state])
     page = open_page(name)
     assert asked(page)
@@ -44,9 +42,7 @@ def test_no_state_of_a_report_breaks_a_page(
 
 
 @pytest.mark.parametrize("name", PAGES)
-def test_failures_of_the_server_are_explained(
-    open_page: Open, fake: FakePlatform, name: str
-) -> None:
+def test_server_failures_are_explained(open_page: Open, fake: FakePlatform, name: str) -> None:
     """A bad answer, a refused key and a server that is down are explained, without a traceback."""
     fake.publish(demo=None)
     answers: list[tuple[int, object]] = [(500, b"oops"), (200, b"not json"), (200, [])]
@@ -86,9 +82,7 @@ def test_the_finished_demo_shows_all_its_results(open_page: Open, fake: FakePlat
     assert "not in this report yet" not in said
 
 
-def test_a_running_demo_shows_stage_and_progress_until_it_ends(
-    open_page: Open, fake: FakePlatform
-) -> None:
+def test_a_running_demo_shows_progress_until_it_ends(open_page: Open, fake: FakePlatform) -> None:
     fake.publish(demo=sample.partial("train the ranker", 0.4))
     page = open_page("overview")
     (bar,) = page.get("progress")
@@ -145,9 +139,7 @@ def test_the_words_of_the_report_come_first(open_page: Open, fake: FakePlatform)
 # The statistics page.
 
 
-def test_statistics_show_the_guarantee_and_what_bars_mean(
-    open_page: Open, fake: FakePlatform
-) -> None:
+def test_statistics_show_the_guarantee_and_the_bars(open_page: Open, fake: FakePlatform) -> None:
     fake.publish(demo=sample.report())
     fake.publish_statistic(sample.report()["statistics"])
     page = open_page("released")
@@ -197,9 +189,7 @@ def test_a_long_range_is_cut_to_a_month(open_page: Open, fake: FakePlatform) -> 
     assert "Panes in these days: 31" in asked(page)
 
 
-def test_without_a_published_statistic_the_report_is_shown(
-    open_page: Open, fake: FakePlatform
-) -> None:
+def test_the_report_is_shown_without_a_statistic(open_page: Open, fake: FakePlatform) -> None:
     fake.publish(demo=sample.report())
     page = open_page("released")
     assert len(charts(page)) == 3
@@ -222,9 +212,7 @@ def test_counts_lost_in_the_noise_are_called_so(open_page: Open, fake: FakePlatf
 # The system page.
 
 
-def test_system_shows_health_models_timings_and_environment(
-    open_page: Open, fake: FakePlatform
-) -> None:
+def test_system_shows_health_models_and_environment(open_page: Open, fake: FakePlatform) -> None:
     fake.publish(demo=sample.report())
     fake.answer("/v1/models", {"champion": {"version": "3", "trained_until": 1614556800000}})
     page = open_page("system")
