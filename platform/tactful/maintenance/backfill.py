@@ -50,11 +50,7 @@ class Backfill:
         suppression: SuppressionStore,  # users erased during the run are left out, too
         progress: Callable[[int, int], None],  # reached and final offset, of all partitions
     ) -> None:
-        """Open the scratch states, maybe of an earlier run.
-
-        Raises:
-            StreamingError: if the state of an earlier run cannot be used.
-        """
+        """Open the scratch states; StreamingError if one of an earlier run is damaged."""
         self._parts = parts
         self._definitions = definitions
         self._metadata = metadata
@@ -70,8 +66,7 @@ class Backfill:
     def compute_ahead(self) -> None:
         """Compute up to the offsets of running servers, repeatedly until little is left.
 
-        Raises:
-            StreamingError: if log or state cannot be used; the jobs are recorded as failed.
+        After a StreamingError of log or state the jobs are recorded as failed.
         """
         reached = [0] * len(self._parts)
         while True:
@@ -86,18 +81,13 @@ class Backfill:
             reached = [plan.offset for plan in plans]
 
     def hold(self, stack: contextlib.ExitStack) -> list[StateStore]:
-        """Open the states exclusively until `stack` is closed.
-
-        Raises:
-            StorageError: if another process has one open.
-        """
+        """Open the states until `stack` closes; StorageError if another process has one."""
         return [part.hold(stack) for part in self._parts]
 
     def complete(self, states: Sequence[StateStore]) -> tuple[str, ...]:
         """Compute the rest, merge it into the states of :meth:`hold`, and return the features.
 
-        Raises:
-            StreamingError: if log or state cannot be used; the jobs are recorded as failed.
+        After a StreamingError of log or state the jobs are recorded as failed.
         """
         plans = self._plans(states)
         for part, state in zip(self._parts, states, strict=True):
@@ -205,12 +195,7 @@ class Backfill:
 
 
 def unfinished(settings: Settings, definitions: Definitions) -> list[BackfillJob]:
-    """List the unfinished backfills of definitions; a missing database is not created.
-
-    Raises:
-        ConfigError: if the settings name a variable that is not set.
-        StorageError: if the database cannot be used.
-    """
+    """List the unfinished backfills of definitions; a missing database is not created."""
     if not settings.metadata.url_env and not (settings.storage.data / "metadata.db").is_file():
         return []
     with contextlib.closing(open_installation(settings)) as metadata:

@@ -64,11 +64,8 @@ def opened_parts(
 ) -> Iterator[Sequence[Part]]:
     """List the states in the data directory, with their logs open.
 
-    Records of the keys in `suppressed`, those of erased users, are skipped.
-
-    Raises:
-        StorageError: if there is no state.
-        StreamingError: if the log cannot be used.
+    Records of the keys in `suppressed`, those of erased users, are skipped. Without a state it
+    raises StorageError, and StreamingError if the log cannot be used.
     """
     require_state(settings)
     state = settings.storage.data / "state"

@@ -90,11 +90,7 @@ def write_manifest(backup: Path, manifest: Manifest) -> None:
 
 
 def read_manifest(backup: Path) -> Manifest:
-    """Read the manifest of a backup, without its files.
-
-    Raises:
-        BackupError: if there is none, or it is damaged or of a newer version.
-    """
+    """Read the manifest of a backup; BackupError if it is absent, damaged or newer."""
     path = backup / MANIFEST
     try:
         sealed = msgspec.json.decode(path.read_bytes(), type=_Sealed)
@@ -135,8 +131,7 @@ def describe(root: Path, path: Path) -> BackupFile:
 def copy_checked(backup: Path, file: BackupFile, target: Path | None, copied: Copied) -> None:
     """Copy a file of a backup durably and compare it with the manifest; None only compares.
 
-    Raises:
-        BackupError: if the file is missing or damaged, or cannot be written.
+    A file that is missing or damaged, or cannot be written, raises BackupError.
     """
     source = backup / FILES / file.path
     digest = hashlib.sha256()
@@ -181,9 +176,7 @@ def make_backup(
     """Copy an installation into a new directory, also beside a running server.
 
     The directory gets its name when it is complete. The next run removes the files of a killed one.
-
-    Raises:
-        BackupError: if it fails; then there is no `target`.
+    A failure raises BackupError; then there is no `target`.
     """
     data, target = settings.storage.data, target.absolute()
     if not data.is_dir():
@@ -285,19 +278,15 @@ def _copy_file(source: Path, target: Path, copied: Copied) -> None:
 def copy_database(source: Path, target: Path) -> None:
     """Copy a snapshot of an SQLite file that may be in use, and check the copy.
 
-    Raises:
-        BackupError: if it is damaged.
-        sqlite3.Error: if it cannot be read.
+    A damaged file raises BackupError, one that cannot be read sqlite3.Error.
     """
     open_private(target).close()
     with (
         contextlib.closing(sqlite3.connect(source, timeout=60.0)) as reading,
         contextlib.closing(sqlite3.connect(target, isolation_level=None)) as writing,
     ):
-        # In one step: a write between steps would restart the copy.
-        reading.backup(writing)
-        # One file, without a write-ahead log.
-        writing.execute("PRAGMA journal_mode=DELETE")
+        reading.backup(writing)  # in one step: a write between steps would restart the copy
+        writing.execute("PRAGMA journal_mode=DELETE")  # one file, without a write-ahead log
         writing.execute("VACUUM")
         (result,) = writing.execute("PRAGMA quick_check(1)").fetchone()
     if result != "ok":

@@ -43,10 +43,7 @@ class _Export(msgspec.Struct):
 def kept_for(settings: Settings, days: float | None = None) -> int:
     """Return the milliseconds for which a copy of all data may be kept.
 
-    Without `days`, the shortest time of `[retention]` applies.
-
-    Raises:
-        ConfigError: if neither is set.
+    Without `days`, the shortest time of `[retention]` applies; ConfigError if neither is set.
     """
     if days is not None:
         return days_to_ms(days)
@@ -60,10 +57,8 @@ def expire_backups(directory: Path, before: int, *, dry_run: bool) -> Iterator[E
     """Remove the backups in a directory that were begun before a time, epoch milliseconds.
 
     An expired backup is renamed first, so that the next run removes the rest after a kill. A
-    killed backup run leaves a directory whose own age counts.
-
-    Raises:
-        StorageError: if a file cannot be removed.
+    killed backup run leaves a directory whose own age counts. A file that cannot be removed raises
+    StorageError.
     """
     for path in sorted(directory.iterdir()):
         if path.name.startswith(".") and path.suffix in (_GOING, _UNFINISHED) and path.is_dir():
@@ -92,10 +87,8 @@ def expire_backups(directory: Path, before: int, *, dry_run: bool) -> Iterator[E
 def expire_exports(directory: Path, before: int, *, dry_run: bool) -> Iterator[Expired]:
     """Remove files of ``tactful user export --to`` made before a time, epoch milliseconds.
 
-    They are searched anywhere below the directory.
-
-    Raises:
-        StorageError: if a file cannot be removed.
+    They are searched anywhere below the directory. A file that cannot be removed raises
+    StorageError.
     """
     for path in sorted(directory.rglob(_EXPORT[0])):
         try:

@@ -76,10 +76,8 @@ def begin_epoch(settings: Settings, *, clock: Callable[[], int]) -> int:
     """Begin an epoch of pseudonyms and return the number of its key.
 
     The keys of earlier epochs stay: without them, erased users and users with a key in the vault
-    would not be recognised. Running servers read the changed file.
-
-    Raises:
-        StorageError: if the keyring cannot be used.
+    would not be recognised. Running servers read the changed file. A keyring that cannot be used
+    raises StorageError.
     """
     try:
         return Keyring(settings.keyring, clock=clock).rotate()

@@ -62,8 +62,7 @@ _DAY_MS = 86_400_000
 def check_backup(source: Path, *, copied: Copied = lambda size: None) -> Manifest:
     """Read every file of a backup and compare it with the manifest.
 
-    Raises:
-        BackupError: if it is damaged or partial; the message says what and where.
+    One that is damaged or partial raises BackupError, which says what and where.
     """
     manifest = read_manifest(source)
     for file in manifest.files:

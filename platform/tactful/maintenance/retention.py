@@ -167,9 +167,7 @@ def forget_segment(
 ) -> tuple[Path, int] | None:
     """Write a segment anew without records of some kinds; None if it has none.
 
-    Raises:
-        StreamingError: if it is damaged.
-        StorageError: if sealed records cannot be opened.
+    A damaged segment raises StreamingError, a sealed record that cannot be opened StorageError.
     """
     seal = open_seal(settings, clock=now_ms)
 
@@ -200,8 +198,7 @@ def forget_segment(
 def expire_state(settings: Settings, *, clock: Callable[[], int]) -> int:
     """Delete users without recent events from the state before it is opened; count them.
 
-    Raises:
-        StreamingError: if the state cannot be used.
+    A state that cannot be used raises StreamingError.
     """
     days, state = settings.retention.personalisation_days, settings.storage.data / "state"
     if not days or not state.is_dir():
@@ -216,8 +213,7 @@ def expire_state(settings: Settings, *, clock: Callable[[], int]) -> int:
 def read_progress(path: Path) -> Progress:
     """Read the progress of the job; without a file it starts again, which is harmless.
 
-    Raises:
-        StorageError: if the file cannot be read.
+    A file that cannot be read raises StorageError.
     """
     try:
         return msgspec.json.decode(path.read_bytes(), type=Progress)

@@ -42,8 +42,7 @@ class KeyStore(ValidKeys):
     def create(self, scopes: Iterable[str], *, note: str = "") -> tuple[str, ApiKey]:
         """Create a key; return it, which cannot be read again, and its stored record.
 
-        Raises:
-            ApiKeyError: if a scope is unknown, none is given, or ``browser`` is not alone.
+        A scope that is unknown, no scope, or another beside ``browser`` raises ApiKeyError.
         """
         chosen = frozenset(scopes)
         if unknown := sorted(chosen - set(SCOPES)):
@@ -71,11 +70,7 @@ class KeyStore(ValidKeys):
         return key, about
 
     def revoke(self, identifier: str) -> None:
-        """Revoke a key permanently.
-
-        Raises:
-            ApiKeyError: if no valid key has that id.
-        """
+        """Revoke a key permanently; ApiKeyError if no valid key has that id."""
         update = (
             sa.update(api_keys)
             .where(api_keys.c.id == identifier, api_keys.c.revoked_at.is_(None))
@@ -90,20 +85,14 @@ class KeyStore(ValidKeys):
         return [key for _, key in self._rows()]
 
     def refresh(self) -> None:
-        """Read the keys again, with changes of other processes; one query.
-
-        Raises:
-            StorageError: if the database cannot be reached; the cache is unchanged.
-        """
+        """Read the changes of other processes, too; the cache stays if that fails."""
         self.replace(self._rows())
 
     def adopt(self, path: Path) -> int:
         """Import the keys of ``keys.db`` of an earlier version, and rename it to ``….moved``.
 
-        Running it again adds none. It returns the number of new keys.
-
-        Raises:
-            StorageError: if it cannot be read; nothing was changed then.
+        Running it again adds none. It returns the number of new keys. A file that cannot be read
+        raises StorageError; nothing was changed then.
         """
         columns = ("id", "digest", "scopes", "note", "created_at", "revoked_at")
         query = f"SELECT {', '.join(columns)} FROM api_keys"

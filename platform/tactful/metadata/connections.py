@@ -24,11 +24,7 @@ _DAY_S = 86_400
 
 
 def kafka_settings(log: LogSettings) -> KafkaSettings:
-    """Build the connection settings of the log in Kafka.
-
-    Raises:
-        ConfigError: if a setting is invalid; it is named.
-    """
+    """Build the settings of the log in Kafka; ConfigError names an invalid one."""
     from tactful_streaming.errors import LogSettingsError
     from tactful_streaming.kafka.config import KafkaSettings
 
@@ -62,8 +58,7 @@ def make_topic(
 ) -> int:
     """Create the topic of the log if it is missing; return the number of its partitions.
 
-    Raises:
-        LogError: if it cannot be created, or no broker answers.
+    If it cannot be created, or no broker answers, LogError is raised.
     """
     from tactful_streaming.kafka.topics import ensure_topic
 
@@ -92,8 +87,7 @@ def open_redis(
 ) -> RedisOnlineStore:
     """Create the online store in Redis; it connects at the first use.
 
-    Raises:
-        ConfigError: if the address is missing or invalid.
+    An address that is missing or invalid raises ConfigError.
     """
     from tactful_streaming.errors import OnlineStoreError
     from tactful_streaming.online.store import RedisOnlineStore
@@ -117,9 +111,8 @@ def open_redis(
 def open_installation(settings: Settings) -> MetadataStore:
     """Open the metadata in the configured database or a file of the data directory.
 
-    Raises:
-        ConfigError: if the settings name a variable that is not set.
-        StorageError: if the database cannot be used.
+    A variable of the settings that is not set raises ConfigError, a database that cannot be used
+    StorageError.
     """
     refuse_unfinished(settings.storage.data)
     url = secret("metadata.url_env", settings.metadata.url_env)
@@ -128,11 +121,9 @@ def open_installation(settings: Settings) -> MetadataStore:
 
 @contextlib.contextmanager
 def open_keys(settings: Settings) -> Iterator[tuple[MetadataStore, KeyStore]]:
-    """Open the metadata and the API keys in it; import ``keys.db`` of an earlier version.
+    """Open the metadata and the API keys in it, as :func:`open_installation` does.
 
-    Raises:
-        ConfigError: if the settings name a variable that is not set.
-        StorageError: if the database cannot be used.
+    The keys in ``keys.db`` of an earlier version are imported.
     """
     data = settings.storage.data
     try:

@@ -15,8 +15,7 @@ from tactful.metadata.restore_journal import finish_restore
 def exclusive(directory: Path) -> Iterator[None]:
     """Lock a data directory for this process; create it, private, if it is missing.
 
-    Raises:
-        StorageError: if it cannot be used, or another process holds it.
+    One that cannot be used, or that another process holds, raises StorageError.
     """
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)

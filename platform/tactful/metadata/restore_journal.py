@@ -33,10 +33,7 @@ def finish_restore(data: Path) -> bool:
     """Complete an interrupted restore; the caller holds the data directory.
 
     A restore without a journal is discarded: the present files are untouched. It returns whether
-    files were put in place.
-
-    Raises:
-        BackupError: if a file cannot be moved.
+    files were put in place; BackupError if one cannot be moved.
     """
     restoring = data / RESTORING
     if not restoring.exists():

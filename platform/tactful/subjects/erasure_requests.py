@@ -43,17 +43,10 @@ class ErasureJobs:
             if row is not None:
                 return str(row.receipt)
             receipt = uuid.uuid4().hex
-            connection.execute(
-                sa.insert(erasures).values(
-                    receipt=receipt,
-                    person=person,
-                    state="requested",
-                    requested_at=now,
-                    due_at=now + round(self._days * _DAY_MS),
-                    done_at=None,
-                    report="[]",
-                )
-            )
+            due_at = now + round(self._days * _DAY_MS)
+            times = {"requested_at": now, "due_at": due_at, "done_at": None}
+            row = {"receipt": receipt, "person": person, "state": "requested", "report": "[]"}
+            connection.execute(sa.insert(erasures).values(row | times))
             return receipt
 
         receipt = self._metadata.change(insert)
@@ -74,14 +67,14 @@ class ErasureJobs:
 
     def incomplete(self) -> int:
         """Count incomplete erasures, also those that only wait for the removal of the id."""
-        count = sa.select(sa.func.count()).where(_table.state != "done")
-        return int(self._metadata.fetch(count)[0][0])
+        return self._count(_table.state != "done")
 
     def overdue(self) -> int:
         """Count incomplete erasures that are past their due time."""
-        count = sa.select(sa.func.count()).where(
-            _table.state != "done", _table.due_at < self._clock()
-        )
+        return self._count(_table.state != "done", _table.due_at < self._clock())
+
+    def _count(self, *conditions: sa.ColumnElement[bool]) -> int:
+        count = sa.select(sa.func.count()).select_from(erasures).where(*conditions)
         return int(self._metadata.fetch(count)[0][0])
 
     def latest(self) -> int:
@@ -113,8 +106,7 @@ class ErasureJobs:
 
     def forgotten(self) -> bool:
         """Return whether a receipt only waits for the removal of its id from files."""
-        query = sa.select(_table.receipt).where(_table.person.is_(None), _table.state != "done")
-        return bool(self._metadata.fetch(query.limit(1)))
+        return self._count(_table.person.is_(None), _table.state != "done") > 0
 
 
 def _erasure(row: sa.Row[tuple[object, ...]]) -> Erasure:

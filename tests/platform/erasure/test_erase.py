@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 from tests.platform.support import (
     Live,
     build,
@@ -109,19 +109,15 @@ def leave_traces(live: Live, tokens: Tokens) -> Any:
     }
     device = {**common, "device_id": tokens["device"]}
     known = {**device, "user_id": tokens["user"]}
-    sent = [
-        {**device, "type": "view", "event_id": f"{tokens['event']}-0"},
-        {**known, "type": "x.login", "event_id": f"{tokens['event']}-1"},
-        {**device, "type": "view", "event_id": f"{tokens['event']}-2"},
-        {**known, "type": "view", "event_id": f"{tokens['event']}-3"},
-        {
-            **known,
-            "type": "search",
-            "event_id": f"{tokens['event']}-4",
-            "properties": {"query": tokens["query"]},
-        },
-        {**known, "type": "add_to_cart", "event_id": f"{tokens['event']}-5", "timestamp": at},
+    happened = [
+        {**device, "type": "view"},
+        {**known, "type": "x.login"},
+        {**device, "type": "view"},
+        {**known, "type": "view"},
+        {**known, "type": "search", "properties": {"query": tokens["query"]}},
+        {**known, "type": "add_to_cart", "timestamp": at},
     ]
+    sent = [{**it, "event_id": f"{tokens['event']}-{n}"} for n, it in enumerate(happened)]
     told = http.post("/v1/events", json=sent).json()
     assert told["accepted"] == len(sent), told
     asked = {"user_id": tokens["user"], "session_id": tokens["session"], "after": told["position"]}
@@ -135,21 +131,19 @@ def leave_unfinished(settings: Settings, tokens: Tokens) -> None:
     for path in (data / "backfill", data / "partitions.rescaling" / "events-0" / "state"):
         path.mkdir(parents=True)
         engine = Engine(load_definitions(settings.features), RocksState(path))
-        for n, (user, id_) in enumerate(
-            [(tokens["user"], f"{tokens['event']}-3"), ("other-1", "o")]
-        ):
+        users = [(tokens["user"], f"{tokens['event']}-3"), ("other-1", "o")]
+        for n, (user, id_) in enumerate(users):
             event = Event(event_id=id_, type="view", timestamp=1, user_id=user, item_id="i")
             engine.apply([(n, encode_entry(event))])
         engine.commit()
         engine.close()
 
 
-def others(live: Live) -> Any:
+def others(live: Live, first: int = 0) -> Any:
     told: Any = None
-    for number in range(20):
-        told = live.http.post(
-            "/v1/events", json=[view(number, f"other-{number % 3}", device_id=f"od-{number % 3}")]
-        ).json()
+    for number in range(first, first + 20):
+        event = view(number, f"other-{number % 3}", device_id=f"od-{number % 3}")
+        told = live.http.post("/v1/events", json=[event]).json()
         assert told["accepted"] == 1
     return told["position"]
 
@@ -189,6 +183,20 @@ def metadata(settings: Settings) -> Iterator[MetadataStore]:
 def installation_of(settings: Settings, metadata: MetadataStore) -> Installation:
     suppression = open_suppression(settings, metadata, clock=now_ms)
     return Installation(settings, metadata, suppression, now_ms)
+
+
+def erase(settings: Settings, metadata: MetadataStore, person: str) -> Installation:
+    installation = installation_of(settings, metadata)
+    request_erasure(installation, person)
+    run_erasures(installation)
+    return installation
+
+
+def command(settings: Settings, *arguments: object, **environment: str) -> Result:
+    """Run a command on users with the features and the data directory of the settings."""
+    words = ["user", *map(str, arguments), "--data", str(settings.storage.data)]
+    variables = {"TACTFUL_ENGINE__FEATURES": str(settings.features), **environment}
+    return CliRunner().invoke(main, words, env=variables)
 
 
 @pytest.mark.parametrize("rebuild", [False, True])
@@ -308,26 +316,12 @@ def test_a_shared_device_keeps_other_events(settings: Settings, metadata: Metada
     with Live(Platform.open(settings, build)) as live:
         http = live.http
 
-        def send(number: int, type_: str, user: str | None) -> Any:
-            event = view(number, "x", type=type_, device_id="family-tablet")
-            event["user_id"] = user
-            told = http.post("/v1/events", json=[event]).json()
+        for number, user in enumerate(["ada-the-first", None, "bob-the-second", None]):
+            event = view(number, type="x.login" if user else "view", device_id="family-tablet")
+            told = http.post("/v1/events", json=[{**event, "user_id": user}]).json()
             assert told["accepted"] == 1
-            return told["position"]
-
-        for number, (type_, user) in enumerate(
-            [
-                ("x.login", "ada-the-first"),
-                ("view", None),
-                ("x.login", "bob-the-second"),
-                ("view", None),
-            ]
-        ):
-            position = send(number, type_, user)
-        http.post("/v1/recommend", json={"after": position})
-    installation = installation_of(settings, metadata)
-    request_erasure(installation, "ada-the-first")
-    run_erasures(installation)
+        http.post("/v1/recommend", json={"after": told["position"]})
+    installation = erase(settings, metadata, "ada-the-first")
 
     with EmbeddedLog(settings.storage.data / "log") as log:
         left = [payload != BLANK for _, payload in log.read(0, 4)]
@@ -384,12 +378,10 @@ def test_a_job_killed_at_any_stage_is_finished_by_the_next(tmp_path: Path) -> No
 
 
 def test_a_restored_backup_is_erased_again(tmp_path: Path) -> None:
-    settings = settings_of(tmp_path)
-    consent = ConsentSettings(tombstones=tmp_path / "apart" / "tombstones")
-    (tmp_path / "apart").mkdir()
-    settings = replace(
-        settings, consent=replace(consent, keyring=tmp_path / "apart" / "keyring.json")
-    )
+    apart = tmp_path / "apart"
+    apart.mkdir()
+    consent = ConsentSettings(tombstones=apart / "tombstones", keyring=apart / "keyring.json")
+    settings = replace(settings_of(tmp_path), consent=consent)
     tokens = Tokens(*FIELDS)
     with Live(Platform.open(settings, build)) as live:
         leave_traces(live, tokens)
@@ -439,18 +431,11 @@ def test_dead_letters_of_a_person_say_nothing(settings: Settings, metadata: Meta
     letters = DeadLetters.open(directory)
     for number, user in enumerate(("erased-person", "other-person")):
         event = Event(event_id=f"e-{user}", type="view", timestamp=1, user_id=user)
-        letters.add(
-            [
-                DeadLetter(
-                    payload=encode_entry(event), rule="r", reason="why", partition=0, offset=number
-                )
-            ]
-        )
+        where: dict[str, Any] = {"partition": 0, "offset": number}
+        letters.add([DeadLetter(payload=encode_entry(event), rule="r", reason="why", **where)])
     letters.close()
     Platform.open(settings, build).close()
-    installation = installation_of(settings, metadata)
-    request_erasure(installation, "erased-person")
-    run_erasures(installation)
+    erase(settings, metadata, "erased-person")
 
     letters = DeadLetters.open(directory, read_only=True)
     found = [letter for _, letter in letters.read()]
@@ -506,12 +491,7 @@ def test_an_export_holds_everything_that_a_scan_finds(tmp_path: Path, settings: 
     assert found["features"][f"user {tokens['user']}"]["views"] == 3
     assert [decision["purposes"] for decision in found["consent"]] == [{"marketing": True}]
 
-    data = ["--data", str(settings.storage.data)]
-    shown = CliRunner().invoke(
-        main,
-        ["user", "export", tokens["user"], "--to", str(tmp_path / "out"), *data],
-        env={"TACTFUL_ENGINE__FEATURES": str(settings.features)},
-    )
+    shown = command(settings, "export", tokens["user"], "--to", tmp_path / "out")
     assert shown.exit_code == 0, shown.output
     written = json.loads((tmp_path / "out" / "export.json").read_bytes())
     assert written["records"] == found["records"]
@@ -531,13 +511,9 @@ def test_a_page_shows_text_as_text(settings: Settings) -> None:
 
 def test_the_command_suppresses_now_and_purges_offline(settings: Settings) -> None:
     """Beside a server the command suppresses; without one it purges."""
-    data = str(settings.storage.data)
-    environment = {"TACTFUL_ENGINE__FEATURES": str(settings.features)}
 
     def run(*arguments: str) -> Any:
-        shown = CliRunner().invoke(
-            main, ["user", *arguments, "--data", data, "--json"], env=environment
-        )
+        shown = command(settings, *arguments, "--json")
         assert shown.exit_code == 0, shown.output
         return json.loads(shown.output)
 
@@ -563,9 +539,7 @@ def test_a_log_that_cannot_be_read_is_told_to_who_erases_again(settings: Setting
     damaged = bytearray(segment.read_bytes())
     damaged[40] ^= 1
     segment.write_bytes(damaged)
-    refused = CliRunner().invoke(
-        main, ["user", "erase", "--again", "--data", str(settings.storage.data)]
-    )
+    refused = command(settings, "erase", "--again")
     assert refused.exit_code == 1
     assert "damaged" in refused.stderr, refused.exception
 
@@ -597,13 +571,8 @@ def test_a_rebuild_without_a_log_is_refused(settings: Settings, metadata: Metada
 
 
 def test_a_rebuild_from_kafka_is_refused(settings: Settings, metadata: MetadataStore) -> None:
-    environment = {
-        "TACTFUL_ENGINE__FEATURES": str(settings.features),
-        "TACTFUL_LOG__KIND": "kafka",
-        "TACTFUL_LOG__BROKERS": "127.0.0.1:9",
-    }
-    command = ["user", "erase", "ada", "--rebuild", "--data", str(settings.storage.data)]
-    shown = CliRunner().invoke(main, command, env=environment)
+    kafka = {"TACTFUL_LOG__KIND": "kafka", "TACTFUL_LOG__BROKERS": "127.0.0.1:9"}
+    shown = command(settings, "erase", "ada", "--rebuild", **kafka)
     assert shown.exit_code != 0
     assert "in Kafka" in str(shown.exception) + shown.output
     assert "ada" not in installation_of(settings, metadata).suppression.suppressed
