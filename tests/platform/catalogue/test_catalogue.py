@@ -64,9 +64,8 @@ def test_updates_equal_a_new_catalogue_and_move_no_row(
         if indexed:
             then += tuple(it for it in changed if it not in known and it not in then)
         before, held, said = list(catalogue.item_ids), catalogue, content(catalogue)
-        updated = catalogue.updated(
-            catalogue._ids, list(changed.values()), then=then, in_place=here
-        )
+        news = list(changed.values())
+        updated = catalogue.updated(catalogue._ids, news, then=then, in_place=here)
         assert updated is not None
         catalogue = updated
         assert list(held.item_ids) == before

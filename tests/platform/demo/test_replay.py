@@ -15,16 +15,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.platform.shop import (
-    DAY,
-    HOUR,
-    SERVICE,
-    definitions,
-    engine_at,
-    entries,
-    make_shop,
-    write_log,
-)
+from tests.platform import shop as shops
+from tests.platform.shop import DAY, HOUR, definitions, engine_at, entries, make_shop, write_log
 from tests.platform.support import Live, small_settings
 from tests.platform.system.test_durability import Process
 
@@ -152,7 +144,7 @@ def test_the_served_figures_are_those_of_the_log(told: Told) -> None:
     assert found.ndcg20.value == pytest.approx(sum(gains) / count, abs=1e-12)
     assert found.mrr20.value == pytest.approx(sum(places) / count, abs=1e-12)
     assert found.coverage20.value == len(shown) / 81
-    assert SERVICE not in shown
+    assert shops.SERVICE not in shown
     assert told.outcomes.short == 0
 
 

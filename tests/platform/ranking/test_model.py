@@ -57,10 +57,8 @@ def forest() -> xgboost.Booster:
 
 @pytest.fixture
 def model(tmp_path: Path, forest: xgboost.Booster) -> Path:
-    visits = np.repeat(np.arange(20), 3)
-    index = build_index(
-        ["a", "b", "c"], Interactions(visits, np.tile([0, 1, 2], 20), np.arange(60)), dimensions=2
-    )
+    visits = Interactions(np.repeat(np.arange(20), 3), np.tile([0, 1, 2], 20), np.arange(60))
+    index = build_index(["a", "b", "c"], visits, dimensions=2)
     directory = tmp_path / "model"
     save_model(directory, MANIFEST, forest, index)
     return directory

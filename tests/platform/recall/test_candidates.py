@@ -236,9 +236,8 @@ def test_the_popular_fill_a_long_list_whatever_the_quotas() -> None:
 def test_a_quota_of_nothing_silences_a_channel() -> None:
     silent = Quotas(**{name: 0 for name in Quotas.__struct_fields__[:-1] if name != "repeat"})
     everything = np.ones(COUNT + 2, bool)
-    only = found(
-        asked([7], [3], {"i40": 1.0}), everything, [1, 2], quotas=silent, intent={"c1": 1.0}
-    )
+    context = asked([7], [3], {"i40": 1.0})
+    only = found(context, everything, [1, 2], quotas=silent, intent={"c1": 1.0})
     assert only.rows.tolist() == [40]
 
 

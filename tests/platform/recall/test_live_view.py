@@ -106,11 +106,8 @@ def test_processes_agree(tmp_path: Path, engine: Engine, monkeypatch: pytest.Mon
     assert again.writes
     views.append(again.refresh(engine))
     for view in views:
-        assert list(view.catalogue.item_ids) == [
-            *(f"i{row}" for row in range(10)),
-            *(f"new{number}" for number in range(4)),
-            "last",
-        ]
+        ids = [*(f"i{row}" for row in range(10)), *(f"new{n}" for n in range(4)), "last"]
+        assert list(view.catalogue.item_ids) == ids
         assert near(view, "i0", 8) == {*(f"i{row}" for row in range(5)), "new0", "new2", "last"}
     again.close()
 
@@ -144,9 +141,8 @@ def test_another_index(tmp_path: Path, engine: Engine, monkeypatch: pytest.Monke
     for item_id in wanted.catalogue.item_ids:
         row, of = (each.catalogue.item_ids.index(item_id) for each in (view, wanted))
         assert view.catalogue.available[row] == wanted.catalogue.available[of], item_id
-        vectors = (
-            each.search.vectors_of(np.array([at]))[0] for each, at in ((view, row), (wanted, of))
-        )
+        pairs = (view, row), (wanted, of)
+        vectors = [each.search.vectors_of(np.array([at]))[0] for each, at in pairs]
         assert np.array_equal(*vectors), item_id
     assert near(view, "i1") == near(wanted, "i1")
     assert len(view.popular.rows) == len(wanted.popular.rows) == 12

@@ -14,14 +14,8 @@ import xgboost
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.platform.models.test_mlflow_registry import make_model
-from tests.platform.recommend.test_recommender import (
-    NOW,
-    SHOP,
-    Served,
-    decoded,
-    recommender,
-    served,
-)
+from tests.platform.recommend import test_recommender
+from tests.platform.recommend.test_recommender import NOW, SHOP, Served, decoded, recommender
 from tests.platform.shop import definitions, engine_at
 from tests.platform.support import Live, build, wait_until
 
@@ -40,7 +34,7 @@ from tactful_streaming.engine.engine import Engine
 from tactful_streaming.log.embedded_log import EmbeddedLog
 from tactful_streaming.state.store import MemoryState
 
-trained = served  # the fixture
+trained = test_recommender.served  # the fixture
 
 
 @pytest.fixture(scope="module")
@@ -85,11 +79,8 @@ def test_each_contribution_is_told_of_its_own_feature(tmp_path: Path, column: in
     make_model(version_directory(tmp_path, "1"), column)
     row = np.zeros((1, len(RANKING_FEATURES)), "<f4")
     row[0, column] = 5.0
-    properties: dict[str, Any] = {
-        "items": ["a"],
-        "model_version": "1",
-        "features": b64encode(row.tobytes()).decode(),
-    }
+    properties: dict[str, Any] = {"items": ["a"], "model_version": "1"}
+    properties["features"] = b64encode(row.tobytes()).decode()
     event = Event(event_id="e", type="impression", timestamp=0, properties=properties)
     (item,) = Explainer(tmp_path).explain(event).items
     added = {name: value or 0.0 for name, value in (item.contributions or {}).items()}
@@ -168,17 +159,9 @@ def test_contributions_add_up_in_any_forest(seed: int, depth: int, missing: floa
 
 
 def impression(number: int, size: int = 10) -> bytes:
-    properties: dict[str, Any] = {"items": ["i" * size]}
-    return encode_entry(
-        Event(
-            event_id=f"impression:{number}",
-            type="impression",
-            timestamp=number,
-            device_id="d",
-            recommendation_id=f"r-{number}",
-            properties=properties,
-        )
-    )
+    about: dict[str, Any] = {"device_id": "d", "properties": {"items": ["i" * size]}}
+    about |= {"event_id": f"impression:{number}", "recommendation_id": f"r-{number}"}
+    return encode_entry(Event(type="impression", timestamp=number, **about))
 
 
 def test_recent_lists_are_bounded_in_number_and_bytes() -> None:

@@ -49,9 +49,8 @@ class Process:
     def start(self) -> None:
         command = [sys.executable, "-m", "tactful", "serve", "--dev", "--json"]
         command += ["--port", str(self._port), "--data", str(self.data)]
-        self.process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=self._log, cwd=self.data.parent
-        )
+        streams: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": self._log}
+        self.process = subprocess.Popen(command, cwd=self.data.parent, **streams)
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         assert line, Path(self._log.name).read_text()

@@ -265,9 +265,8 @@ def test_a_killed_training_continues(kafka_servers: str, tmp_path: Path, trackin
 
 
 def later(event: Event) -> Event:
-    return msgspec.structs.replace(
-        event, event_id=f"later-{event.event_id}", timestamp=event.timestamp + 2 * DAY
-    )
+    at = event.timestamp + 2 * DAY
+    return msgspec.structs.replace(event, event_id=f"later-{event.event_id}", timestamp=at)
 
 
 def test_the_command_trains_a_topic(kafka_servers: str, tmp_path: Path, tracking_uri: str) -> None:
@@ -311,10 +310,8 @@ def test_topic_drift(kafka_servers: str, tmp_path: Path, monkeypatch: pytest.Mon
     events = [it for it in what if isinstance(it, Event)]
     shown = [it for it in lists_shown(what, 2_400) if it.type == "impression"]
     price = RANKING_FEATURES.index("price")
-    moved = [
-        moved_by(3.0 if number > len(shown) // 2 else 0.0, it, price)
-        for number, it in enumerate(shown)
-    ]
+    half = len(shown) // 2
+    moved = [moved_by(3.0 * (number > half), it, price) for number, it in enumerate(shown)]
     settings = replace(on_kafka(kafka_servers, tmp_path), training=TrainingSettings(drift_psi=0.25))
     fill(settings, [*what[: -len(events)], *moved])
     models = tmp_path / "data" / "models"
@@ -326,9 +323,8 @@ def test_topic_drift(kafka_servers: str, tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def moved_by(far: float, shown: Event, column: int) -> Event:
-    features = (
-        np.frombuffer(b64decode(str(shown.properties["features"])), "<f4").reshape(5, -1).copy()
-    )
+    raw = b64decode(str(shown.properties["features"]))
+    features = np.frombuffer(raw, "<f4").reshape(5, -1).copy()
     features[:, column] += far
     changed = {**shown.properties, "features": b64encode(features.tobytes()).decode()}
     return msgspec.structs.replace(shown, properties={**changed, "forced": False})
@@ -357,10 +353,8 @@ def test_equal_reports(kafka_servers: str, tmp_path: Path, monkeypatch: pytest.M
     Path("e.yaml").write_text("[{key: ranking, arms: [{name: heuristic}, {name: learned}]}]")
     Path("kafka.toml").write_text(toml(settings) + '[recommend]\nexperiments = "e.yaml"\n')
     Path("files.toml").write_text('[storage]\ndata = "files"\n[recommend]\nexperiments = "e.yaml"')
-    said = [
-        run("experiment", "report", "--config", f"{name}.toml", "--json")
-        for name in ("files", "kafka")
-    ]
+    names = ("files", "kafka")
+    said = [run("experiment", "report", "--config", f"{it}.toml", "--json") for it in names]
     assert [it.exit_code for it in said] == [0, 0], said[1].output
     assert said[1].stdout == said[0].stdout
     assert {row["verdict"] for row in json.loads(said[1].stdout)["comparisons"]} == {"higher"}
@@ -371,14 +365,11 @@ def test_equal_reports(kafka_servers: str, tmp_path: Path, monkeypatch: pytest.M
 
 def test_a_topic_that_is_not_there_is_told(kafka_servers: str, tmp_path: Path) -> None:
     settings = on_kafka(kafka_servers, tmp_path)
-    with pytest.raises(
-        ModelError, match=r"nothing to train from: topic 'test-\w+' does not exist at"
-    ):
+    absent = r"nothing to train from: topic 'test-\w+' does not exist at"
+    with pytest.raises(ModelError, match=absent):
         run_training(settings, OPTIONS)
-    with (
-        pytest.raises(StorageError, match="nothing to measure: topic"),
-        measured_log(settings, clock=now_ms),
-    ):
+    absent = "nothing to measure: topic"
+    with pytest.raises(StorageError, match=absent), measured_log(settings, clock=now_ms):
         pass
 
 
@@ -401,10 +392,8 @@ def test_a_broker_that_is_away_is_told(tmp_path: Path, monkeypatch: pytest.Monke
             if stage == "index":
                 proxy.cut()
 
-        with pytest.raises(
-            ModelError,
-            match=r"cannot be read to its end: partition \d of topic .* did not come within 1 s",
-        ):
+        ended = r"cannot be read to its end: partition \d of topic .* did not come within 1 s"
+        with pytest.raises(ModelError, match=ended):
             run_training(settings, OPTIONS, say=gone)
         with pytest.raises(ModelError, match=r"nothing to train from: .*no broker answers"):
             run_training(settings, OPTIONS)

@@ -265,13 +265,8 @@ def test_a_run_is_made_again_where_the_broker_is_at_fault(kafka_brokers: Brokers
 
 def test_the_load_does_not_wait_for_a_server_that_has_ended(folder: Path) -> None:
     folder.mkdir()
-    server = Process(
-        ["-c", "raise SystemExit('it is over')"],
-        folder,
-        "server",
-        environment={},
-        launcher=[sys.executable],
-    )
+    code = ["-c", "raise SystemExit('it is over')"]
+    server = Process(code, folder, "server", environment={}, launcher=[sys.executable])
     server.start()
     load = Load(f"http://127.0.0.1:{free_port()}", 1, rate=100.0, watch=server.check)
     with pytest.raises(RuntimeError, match="server ended with 1: it is over"), load:

@@ -145,18 +145,13 @@ def test_the_first_click_is_used_at_once(shop: Shop) -> None:
         for number, (arm, properties) in enumerate(product(BOTH, ({}, described))):
             user = {"user_id": f"new-{number}", "session_id": f"first-{number}"}
             if properties:
-                body = [
-                    {"user_id": user["user_id"], "timestamp": NOW - 9, "properties": properties}
-                ]
-                assert live.http.put("/v1/users", json=body).json()["accepted"] == 1
+                body = {"user_id": user["user_id"], "timestamp": NOW - 9, "properties": properties}
+                assert live.http.put("/v1/users", json=[body]).json()["accepted"] == 1
             before = ask(live, arm, **user, after=0)
             # The item that follows most often may be a service, which is never recommended.
             clicked = next(it for it in ids(before) if strongest_after(shop, it) in shown[arm])
-            click = {
-                "event_id": f"c-{number}", "type": "click", "timestamp": NOW + 1, **user,
-                "item_id": clicked,
-            }  # fmt: skip
-            sent = live.http.post("/v1/events", json=click).json()
+            click = {"event_id": f"c-{number}", "type": "click", "timestamp": NOW + 1, **user}
+            sent = live.http.post("/v1/events", json={**click, "item_id": clicked}).json()
             after = ask(live, arm, **user, after=sent["position"], timestamp=NOW + 2)
             assert "no history yet" in before["fallback"]
             assert after["fallback"] is None
@@ -240,22 +235,16 @@ def test_arms_weigh_vary_and_explore_and_say_so(shop: Shop) -> None:
         campaigns = ask(live, "campaigns", user_id=person)
         varied = ask(live, "varied", user_id=person)
         curious = [ask(live, "curious", user_id=person) for _ in range(6)]
-        said = {
-            name: shaped(shop, answer)
-            for name, answer in (
-                ("plain", plain), ("campaigns", campaigns), ("varied", varied),
-                ("curious", curious[0]),
-            )
-        }  # fmt: skip
+        answers = {"plain": plain, "campaigns": campaigns, "varied": varied, "curious": curious[0]}
+        said = {name: shaped(shop, answer) for name, answer in answers.items()}
     assert set(ids(campaigns)[:2]) == {"item-008", "item-009"}
     assert said["campaigns"]["objective"] == ["relevance=1", "campaign=10"]
     assert [item["score"] for item in campaigns["items"]] == said["campaigns"]["scores"]
     kinds = {item["item_id"]: item.get("category") for item in SHOP.items}
     assert ids(varied)[0] == ids(plain)[0]
     assert ids(varied) != ids(plain)
-    assert len({kinds[item] for item in ids(varied)[:5]}) >= len(
-        {kinds[item] for item in ids(plain)[:5]}
-    )
+    of_varied, of_plain = ({kinds[it] for it in ids(each)[:5]} for each in (varied, plain))
+    assert len(of_varied) >= len(of_plain)
     assert said["varied"]["diversity"] == 50.0
     best = sorted(plain["items"], key=lambda item: -item["score"])
     pool = {item["item_id"] for item in best[:9]}
@@ -300,9 +289,8 @@ def test_a_wrong_arm_stops_the_start(shop: Shop, parameters: str, said: str) -> 
 def test_what_no_request_tells_is_refused(tmp_path: Path, asked: str) -> None:
     path = tmp_path / "experiments.yaml"
     arms = "arms: [{name: a}, {name: b}]"
-    path.write_text(
-        f"- {{key: ranking, {arms}, {asked}}}\n- {{key: page, {arms}, coverage: 0.5}}\n"
-    )
+    page = f"- {{key: page, {arms}, coverage: 0.5}}\n"
+    path.write_text(f"- {{key: ranking, {arms}, {asked}}}\n{page}")
     with pytest.raises(ConfigError, match="leave them out"):
         ranking_experiment(path)
 
@@ -315,10 +303,8 @@ def test_the_doctor_reads_what_lists_are_made_by(shop: Shop) -> None:
     shop.settings.placement.write_text(RULES)
     assert told() == ("ok", "5 arms, 6 placement rules")
     shop.settings.placement.write_text("- {name: a, category: tea, at_least: 4, within: 3}")
-    assert told() == (
-        "failed",
-        f"{shop.settings.placement}:1: rule 'a': at_least 4 do not fit within 3 positions",
-    )
+    reason = "rule 'a': at_least 4 do not fit within 3 positions"
+    assert told() == ("failed", f"{shop.settings.placement}:1: {reason}")
 
 
 # Rules

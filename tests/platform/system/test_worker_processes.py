@@ -118,10 +118,8 @@ def answer_of(server: Server, person: str | None) -> list[Any]:
 
 
 def test_a_worker_imports_no_training_or_database_libraries() -> None:
-    code = (
-        "import sys; import tactful.workers.serving_worker; "
-        "print(*{m.partition('.')[0] for m in sys.modules})"
-    )
+    code = "import sys, tactful.workers.serving_worker; "
+    code += "print(*{m.partition('.')[0] for m in sys.modules})"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout
     heavy = {"alembic", "mlflow", "scipy", "sklearn", "sqlalchemy", "torch", "xgboost", "pandas"}
     assert not heavy & {*loaded.decode().split()}
@@ -196,9 +194,8 @@ def test_workers_see_events_items_and_models_and_count_together(server: Server) 
     answer = server.recommend(user_id="newcomer", after=sent.json()["position"])
     assert answer["position"] >= sent.json()["position"]
     server.http.put("/v1/items", json=[{"item_id": "fresh", "category": "fresh"}])
-    wait_until(
-        lambda: [i["item_id"] for i in server.recommend(category="fresh")["items"]] == ["fresh"]
-    )
+    fresh = {"category": "fresh"}
+    wait_until(lambda: [i["item_id"] for i in server.recommend(**fresh)["items"]] == ["fresh"])
     write_pointer(server.data / "models", Pointer(version="1"))
     people = sorted({*SHOP.person})
     wait_until(lambda: "1" in {server.recommend(user_id=it)["model_version"] for it in people})
@@ -267,9 +264,8 @@ def restarts(server: Server) -> list[int]:
         said = readiness(server)
         workers[:] = said["workers"]
         fresh = {"state": "ready", "model_version": "1", "items_behind": 0}
-        wanted = [
-            {"number": n, "restarts": it["restarts"], **fresh} for n, it in enumerate(workers)
-        ]
+        counted = [{"number": n, "restarts": it["restarts"]} for n, it in enumerate(workers)]
+        wanted = [{**each, **fresh} for each in counted]
         return bool(workers == wanted and said["checks"]["workers"] == "ok")
 
     wait_until(all_ready)

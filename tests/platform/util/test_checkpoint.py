@@ -50,23 +50,15 @@ def progress(now, done, total):
 
 log = EmbeddedLog(folder / "log", read_only=True)
 with Checkpoint.hold(folder / "checkpoint") as checkpoint:
-    train(
-        log,
-        load_definitions(Settings().features),
-        folder / "killed",
-        {OPTIONS!r},
-        checkpoint=checkpoint,
-        progress=progress,
-    )
+    definitions = load_definitions(Settings().features)
+    keeps = dict(checkpoint=checkpoint, progress=progress)
+    train(log, definitions, folder / "killed", {OPTIONS!r}, **keeps)
 """
 
 
 def killed(folder: Path, stage: str, share: float) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", KILLED_AT, str(folder), stage, str(share)],
-        capture_output=True,
-        check=False,
-    )
+    command = [sys.executable, "-c", KILLED_AT, str(folder), stage, str(share)]
+    done = subprocess.run(command, capture_output=True, check=False)
     assert done.returncode == -signal.SIGKILL, done.stderr.decode()
 
 
@@ -85,9 +77,8 @@ def trained(
 
     log = EmbeddedLog(folder / "log", read_only=True)
     with contextlib.closing(log), Checkpoint.hold(folder / "checkpoint") as checkpoint:
-        return train(
-            log, definitions(), folder / name, options, checkpoint=checkpoint, progress=progress
-        )
+        keeps: dict[str, Any] = {"checkpoint": checkpoint, "progress": progress}
+        return train(log, definitions(), folder / name, options, **keeps)
 
 
 @pytest.fixture

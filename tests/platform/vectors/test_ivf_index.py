@@ -72,12 +72,10 @@ def test_ties_go_to_the_lower_row_and_large_counts_are_cut() -> None:
         assert kept.tolist() == [3, 3, 2, 1, 1, 1][:count]
 
 
-@given(
-    st.sampled_from(["none", "random", "cluster"]),
-    st.floats(0, 1),
-    st.integers(0, 199),
-    st.integers(1, 1_500),
-)
+KINDS = st.sampled_from(["none", "random", "cluster"])
+
+
+@given(KINDS, st.floats(0, 1), st.integers(0, 199), st.integers(1, 1_500))
 @settings(max_examples=120, deadline=None)
 def test_filters_always_hold(kind: str, share: float, number: int, count: int) -> None:
     index, queries = large()
@@ -173,9 +171,8 @@ def test_the_probes_are_the_fewest_that_reach_the_target() -> None:
     assert checked >= tuning.target
     ladder = sorted({round(2 ** (step / 8)) for step in range(16, 128)})
     less = ladder[ladder.index(tuning.probes) - 1]
-    fewer = VectorIndex(
-        index.vectors, cells=index.cells, tuning=msgspec.structs.replace(tuning, probes=less)
-    )
+    untuned = msgspec.structs.replace(tuning, probes=less)
+    fewer = VectorIndex(index.vectors, cells=index.cells, tuning=untuned)
     mean, error = recall(fewer, slice(0, 100))
     assert min(mean - 2 * error, recall(fewer, slice(100, None))[0]) < tuning.target
 

@@ -134,9 +134,8 @@ def test_index_equals_a_dictionary(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)  # nothing here cuts the power
     from hypothesis.stateful import run_state_machine_as_test
 
-    run_state_machine_as_test(
-        Differential, settings=settings(max_examples=30, stateful_step_count=15, deadline=None)
-    )
+    limits = settings(max_examples=30, stateful_step_count=15, deadline=None)
+    run_state_machine_as_test(Differential, settings=limits)
 
 
 def test_batched_look_ups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -261,12 +260,9 @@ while True:
 
 def _killed_run(directory: Path, start: int, moment: float) -> int:
     """Run updates and merges, kill -9 after `moment` seconds of them; the last one confirmed."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", _VICTIM, str(directory), str(start)],
-        stdout=subprocess.PIPE,
-        text=True,
-        cwd=Path(__file__).parents[3],
-    )
+    command = [sys.executable, "-c", _VICTIM, str(directory), str(start)]
+    root = Path(__file__).parents[3]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=root)
     assert process.stdout is not None
     last = int(process.stdout.readline())
     time.sleep(moment)
@@ -302,14 +298,11 @@ def _survived(directory: Path, confirmed: int) -> int:
         return found
 
 
+MANY = np.random.default_rng(0).uniform(0, 0.4, 20).tolist()
+
+
 @pytest.mark.parametrize(
-    "moments",
-    [
-        [0.0, 0.05, 0.11],
-        pytest.param(
-            np.random.default_rng(0).uniform(0, 0.4, 20).tolist(), marks=pytest.mark.slow, id="20"
-        ),
-    ],
+    "moments", [[0.0, 0.05, 0.11], pytest.param(MANY, marks=pytest.mark.slow, id="20")]
 )
 def test_kill_9_at_any_moment_loses_nothing_confirmed(tmp_path: Path, moments: list[float]) -> None:
     updates = 0
