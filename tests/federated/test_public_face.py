@@ -27,7 +27,6 @@ def test_all_is_sorted_and_complete() -> None:
 
 
 def test_each_public_name_has_a_user() -> None:
-    """Names that no document, example or other package uses are not public."""
     files = [file for user in USERS for file in [ROOT / user, *(ROOT / user).rglob("*")]]
     text = "\n".join(
         file.read_text("utf-8")

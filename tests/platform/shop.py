@@ -120,6 +120,15 @@ def entries(replay: Replay) -> list[Entry]:
     ]
 
 
+class Clock:
+    """A clock that is set."""
+
+    at = BEGIN
+
+    def __call__(self) -> int:
+        return self.at
+
+
 def write_log(path: Path, what: Iterable[Entry]) -> EmbeddedLog:
     """Write entries to a new log."""
     log = EmbeddedLog(path, durability="process")

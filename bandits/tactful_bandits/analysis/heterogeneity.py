@@ -22,6 +22,8 @@ from tactful_bandits.errors import StatisticsError
 if TYPE_CHECKING:
     from sklearn.tree import DecisionTreeRegressor
 
+Floats = NDArray[np.float64]
+
 Course = Literal["steady", "fading", "growing"]
 """Course of an effect over time: "fading" is novelty that wears off, "growing" is learning."""
 
@@ -92,7 +94,7 @@ class Uplift:
     _tree: "DecisionTreeRegressor"
     _effects: Mapping[int, float]
 
-    def predict(self, x: ArrayLike) -> NDArray[np.float64]:
+    def predict(self, x: ArrayLike) -> Floats:
         """Predict each unit's effect as that of its segment, ``[units]``, from features."""
         leaves = self._tree.apply(_matrix(x, self.features))
         return np.array([self._effects[int(leaf)] for leaf in leaves])
@@ -208,9 +210,7 @@ def effect_trend(days: Sequence[tuple[Sample, Sample]], *, alpha: float = 0.05) 
     return Trend(slope, error, float(2 * special.ndtr(-abs(slope) / error)), effect, alpha)
 
 
-def _require_units(
-    matrix: NDArray[np.float64], treated: NDArray[np.float64], outcome: NDArray[np.float64]
-) -> None:
+def _require_units(matrix: Floats, treated: Floats, outcome: Floats) -> None:
     if len(matrix) != len(treated):
         raise StatisticsError(f"{len(matrix)} rows of features for {len(treated)} units")
     if not np.isin(treated, (0, 1)).all() or not np.isfinite(outcome).all():
@@ -230,7 +230,7 @@ def _require_search(units: int, treatment_share: float, segments: int, smallest:
 
 
 def _grown(
-    x: NDArray[np.float64], y: NDArray[np.float64], segments: int, smallest: int, seed: int
+    x: Floats, y: Floats, segments: int, smallest: int, seed: int
 ) -> "DecisionTreeRegressor":
     # Imported here because scikit-learn is slow to import and only this analysis needs it.
     from sklearn.tree import DecisionTreeRegressor
@@ -249,7 +249,7 @@ def _cochran(estimates: Sequence[comparison.Estimate]) -> float:
     return float(special.chdtrc(len(estimates) - 1, q))
 
 
-def _matrix(x: ArrayLike, names: Sequence[str]) -> NDArray[np.float64]:
+def _matrix(x: ArrayLike, names: Sequence[str]) -> Floats:
     matrix = np.asarray(x, dtype=np.float64)
     if matrix.ndim != 2 or matrix.shape[1] != len(names) or not np.isfinite(matrix).all():
         raise StatisticsError(

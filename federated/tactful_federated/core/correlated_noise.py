@@ -122,12 +122,9 @@ class CorrelatedNoise:
         *,
         entropy: Callable[[int], bytes] = os.urandom,
     ) -> None:
-        """Prepare the noise tables.
+        """Prepare the tables of Z with matrix C; a variance of 0 is no noise, for measurements.
 
-        Args:
-            root: Matrix C.
-            sigma_squared: Variance of Z; 0 is no noise, for measurements only.
-            entropy: Source of cryptographically secure bytes.
+        `entropy` is a source of cryptographically secure bytes.
         """
         self._root = root
         self._noise = WideGaussian(sigma_squared, entropy=entropy) if sigma_squared else None

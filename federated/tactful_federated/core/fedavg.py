@@ -124,10 +124,7 @@ def sample_cohort(
 
 
 def apply_reports(
-    state: ServerState,
-    asked: Sequence[int],
-    reports: Updates,
-    settings: RoundSettings,
+    state: ServerState, asked: Sequence[int], reports: Updates, settings: RoundSettings
 ) -> tuple[ServerState, Tally]:
     """Apply the updates of one round, in order of arrival, to the model.
 

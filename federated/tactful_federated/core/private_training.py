@@ -144,20 +144,17 @@ class PrivateTraining:
 
     def _open(self, directory: Path, weights: Vector) -> None:
         self._path = directory / "state.npz"
-        _fix_plan(directory / "plan.json", self.plan)
-        self._noise = CorrelatedNoise(
-            self.plan.root, self.plan.sigma_squared, entropy=self._entropy
-        )
+        plan = self.plan
+        _fix_plan(directory / "plan.json", plan)
+        self._noise = CorrelatedNoise(plan.root, plan.sigma_squared, entropy=self._entropy)
         self.ledger = Participation(
-            directory / "participation.db",
-            times=self.plan.participations,
-            separation=self.plan.separation,
+            directory / "participation.db", times=plan.participations, separation=plan.separation
         )
         arrays = load_arrays(self._path)
         if arrays is None:
-            if weights.size != self.plan.parameters:
+            if weights.size != plan.parameters:
                 raise CheckpointError(
-                    f"the plan is for {self.plan.parameters} parameters, not {weights.size}"
+                    f"the plan is for {plan.parameters} parameters, not {weights.size}"
                 )
             self.round, self.releases = 0, 0
             self._model, self._memory = ModelState.begin(weights), NoiseMemory.empty(weights.size)

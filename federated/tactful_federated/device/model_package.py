@@ -62,14 +62,8 @@ def pack_model(
     temperature: float = 1.0,
 ) -> bytes:
     """Return a signed package: 64 bytes of signature, then the encoded `ModelPackage`."""
-    package = ModelPackage(
-        version,
-        vocabulary.fingerprint,
-        embedding,
-        hidden,
-        temperature,
-        weights.astype("<f4").tobytes(),
-    )
+    flat, fingerprint = weights.astype("<f4").tobytes(), vocabulary.fingerprint
+    package = ModelPackage(version, fingerprint, embedding, hidden, temperature, flat)
     body = msgspec.msgpack.encode(package)
     return key.sign(_digest(body)) + body
 

@@ -19,6 +19,8 @@ on the families of `online_retail`, at noise widths from 0.01 to 0.1
 
 _CONTEXT_TOKENS = 256
 
+Floats = NDArray[np.float32]
+
 
 def require_temperature(temperature: float) -> None:
     """Raise `SettingsError` unless a temperature is finite and above 0."""
@@ -84,7 +86,7 @@ class IntentPredictor:
         state, _, token = self._read(list(history[-_CONTEXT_TOKENS:]) or [BOUNDARY])
         return self._next(state, token)
 
-    def questions(self, asked: Windows) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    def questions(self, asked: Windows) -> tuple[Floats, NDArray[np.int64]]:
         """Return the logits of questions, and the right answers.
 
         Logits are `[questions, categories]`, not divided by the temperature; answers are categories
@@ -136,7 +138,7 @@ class IntentPredictor:
             hit |= is_target[tokens]
         return float(hit.mean())
 
-    def _read(self, tokens: Sequence[int]) -> tuple[NDArray[np.float32], NDArray[np.float32], int]:
+    def _read(self, tokens: Sequence[int]) -> tuple[Floats, Floats, int]:
         if not all(0 <= token < self.vocabulary_size for token in tokens):
             raise VocabularyError(f"the history has a token outside 0..{self.vocabulary_size - 1}")
         state = cell = np.zeros(self.hidden, dtype=np.float32)
@@ -145,26 +147,19 @@ class IntentPredictor:
         return state, cell, tokens[-1]
 
     def _advance(
-        self,
-        state: NDArray[np.float32],
-        cell: NDArray[np.float32],
-        token: NDArray[np.signedinteger],
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        self, state: Floats, cell: Floats, token: NDArray[np.signedinteger]
+    ) -> tuple[Floats, Floats]:
         gates = self._table[token] @ self._from_input.T + state @ self._from_state.T + self._bias
         input_gate, forget_gate, candidate, output_gate = np.split(gates, 4, axis=-1)
         cell = _sigmoid(forget_gate) * cell + _sigmoid(input_gate) * np.tanh(candidate)
         return _sigmoid(output_gate) * np.tanh(cell), cell
 
-    def _logits(
-        self, state: NDArray[np.float32], token: NDArray[np.signedinteger] | int
-    ) -> NDArray[np.float32]:
+    def _logits(self, state: Floats, token: NDArray[np.signedinteger] | int) -> Floats:
         features = np.concatenate([state, self._table[token]], axis=-1)
-        logits: NDArray[np.float32] = features @ self._out.T + self._out_bias
+        logits: Floats = features @ self._out.T + self._out_bias
         return logits
 
-    def _next(
-        self, state: NDArray[np.float32], token: NDArray[np.int64] | int
-    ) -> NDArray[np.float64]:
+    def _next(self, state: Floats, token: NDArray[np.int64] | int) -> NDArray[np.float64]:
         logits = self._logits(state, token).astype(np.float64) / self.temperature
         likely = np.exp(logits - logits.max(axis=-1, keepdims=True))
         likely /= likely.sum(axis=-1, keepdims=True)
@@ -240,7 +235,7 @@ def mean_curvature(
     return 2 * (float(np.mean(losses)) - model.loss(questions)) / (size * noise**2)
 
 
-def _sigmoid(x: NDArray[np.float32]) -> NDArray[np.float32]:
+def _sigmoid(x: Floats) -> Floats:
     # By tanh, which does not overflow at either tail.
-    result: NDArray[np.float32] = 0.5 * (1 + np.tanh(0.5 * x))
+    result: Floats = 0.5 * (1 + np.tanh(0.5 * x))
     return result

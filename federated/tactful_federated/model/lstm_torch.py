@@ -73,12 +73,8 @@ class IntentModel(nn.Module):
     def forward(self, inputs: Tensor, asked: Tensor) -> Tensor:
         """Return logits of the categories (token - 3) at the positions asked.
 
-        Args:
-            inputs: Tokens, int64 of shape (rows, length).
-            asked: bool of the same shape, true at positions whose next category is asked.
-
-        Returns:
-            float32 of shape (number asked, categories), in row-major order of `asked`.
+        Inputs are tokens, int64 `[rows, length]`; `asked`, bool of this shape, is true where the
+        next category is asked. Logits are float32 `[number asked, categories]`, in row-major order.
         """
         embedded = self.embedding(inputs)
         states, _ = self.lstm(embedded)
@@ -105,14 +101,10 @@ class IntentModel(nn.Module):
         nn.utils.vector_to_parameters(flat, self.parameters())
 
     def predict(self, history: Sequence[int]) -> NDArray[np.float64]:
-        """Return the probability of each token to come next.
+        """Return the probability of each token to come next, float64 `[vocabulary_size]`.
 
-        Args:
-            history: Tokens so far, oldest first; the last 256 are read. With an empty history
-                the lead category of a first visit is predicted.
-
-        Returns:
-            float64 of shape (vocabulary_size,), indexed by token, sum 1; reserved tokens get 0.
+        Tokens are given oldest first, and the last 256 are read; an empty history predicts the lead
+        category of a first visit. Probabilities sum to 1; reserved tokens get 0.
 
         Raises:
             VocabularyError: A token lies outside the vocabulary.

@@ -96,13 +96,9 @@ def main(grid: Grid, context: Context) -> None:
     if float(config.get("epsilon", 0.0)) > 0:
         released = _run_privately(population, initial, config, timeout)
     else:
+        first, rounds = start(initial), int(config["rounds"])
         state, _ = run_rounds(
-            population,
-            start(initial),
-            settings,
-            rounds=int(config["rounds"]),
-            seed=seed,
-            progress=_report,
+            population, first, settings, rounds=rounds, seed=seed, progress=_report
         )
         released = state.model.release()
     if path := str(config["weights-file"]):

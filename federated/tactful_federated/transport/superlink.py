@@ -169,29 +169,20 @@ class SuperLink:
         A Flower run ends with this process. A private run does not: it resumes in its directory,
         with its ledger, over several Flower runs.
         """
-        bundle, _ = build_fab_from_files(
-            {
-                "pyproject.toml": _BUNDLE.encode(),
-                "rounds.py": _REFUSING_MODULE.encode(),
-                "LICENSE": b"Apache-2.0\n",
-            }
-        )
+        files = {"pyproject.toml": _BUNDLE.encode(), "rounds.py": _REFUSING_MODULE.encode()}
+        bundle, _ = build_fab_from_files({**files, "LICENSE": b"Apache-2.0\n"})
         digest = hashlib.sha256(bundle).hexdigest()
         with contextlib.closing(control_client(self.address, self._authority)) as control:
-            started = _call(
-                lambda: control.StartRun(StartRunRequest(fab=fab_to_proto(Fab(digest, bundle, {}))))
-            )
+            start = StartRunRequest(fab=fab_to_proto(Fab(digest, bundle, {})))
+            started = _call(lambda: control.StartRun(start))
         signer = SuperExecAuthHttpInterceptor(
             master_secret=self._secret, protected_methods=frozenset({_ACQUIRE})
         )
         client = runtime_client(self.address, self._authority, [signer])
+        acquire = AcquireTaskRequest(supported_task_types=[TaskType.SERVER_APP])
         with contextlib.closing(client) as executor:
             while True:
-                acquired = _call(
-                    lambda: executor.AcquireTask(
-                        AcquireTaskRequest(supported_task_types=[TaskType.SERVER_APP])
-                    )
-                )
+                acquired = _call(lambda: executor.AcquireTask(acquire))
                 if not acquired.token:
                     raise SuperLinkError(f"run {started.run_id} has no task; {self._hint()}")
                 if acquired.task.run_id == started.run_id:

@@ -94,14 +94,9 @@ class SuperLinkGrid(OneRunGrid):
             message.metadata.__dict__["_message_id"] = message.object_id
             objects.update(get_all_nested_objects(message))
             trees.append(get_object_tree(message))
-        response = self._client.PushMessages(
-            runtime_pb2.PushAppMessagesRequest(
-                messages_list=[
-                    message_to_proto(remove_content_from_message(message)) for message in batch
-                ],
-                message_object_trees=trees,
-            )
-        )
+        heads = [message_to_proto(remove_content_from_message(message)) for message in batch]
+        push = runtime_pb2.PushAppMessagesRequest(messages_list=heads, message_object_trees=trees)
+        response = self._client.PushMessages(push)
         for number in set(response.objects_to_push):
             self._client.PushObject(
                 message_pb2.PushObjectRequest(

@@ -47,13 +47,8 @@ def test_published_values_of_every_estimator(shared_data: Path) -> None:
         pytest.skip(f"no {folder}")
     arrays = np.load(folder / "digits_ope_oracle.npz")
     values = json.loads((folder / "digits_ope_oracle.json").read_text(encoding="utf-8"))["values"]
-    log = LoggedDecisions.from_policy(
-        arrays["action"],
-        arrays["reward"],
-        arrays["pscore"],
-        arrays["action_dist"],
-        model=arrays["q_hat"],
-    )
+    parts = [arrays[name] for name in ("action", "reward", "pscore", "action_dist")]
+    log = LoggedDecisions.from_policy(*parts, model=arrays["q_hat"])
     assert values.keys() == _ESTIMATORS.keys()
     for name, estimator in _ESTIMATORS.items():
         assert estimator(log).value == pytest.approx(values[name], abs=1e-9), name
@@ -65,9 +60,8 @@ def _open_bandit(
     """The uniform log of a campaign, and the Thompson policy of its published prior."""
     everything = read_parquet("obd_small/obd_small.parquet")
     rows = everything[(everything.policy == "random") & (everything.campaign == campaign)]
-    prior = yaml.safe_load(
-        (shared_data / "data" / "ope_oracle" / "prior_bts.yaml").read_text("utf-8")
-    )
+    published = shared_data / "data" / "ope_oracle" / "prior_bts.yaml"
+    prior = yaml.safe_load(published.read_text("utf-8"))
     alpha, beta = (np.array(prior[campaign][name]) for name in ("alpha", "beta"))
     draws = np.random.RandomState(12345).beta(alpha, beta, size=(100_000, len(alpha)))
     top = np.argpartition(-draws, 3, axis=1)[:, :3]
@@ -164,10 +158,8 @@ def test_estimates_are_unbiased_where_they_say_so(name: str) -> None:
 @pytest.mark.parametrize("name", ["ipw", "snipw", "dr", "sndr"])
 def test_intervals_cover_the_truth(name: str) -> None:
     rng = np.random.default_rng(5)
-    runs = 1200
-    covered = sum(
-        _VALUE in _ESTIMATORS[name](_log(rng, 400, _WRONG)).interval() for _ in range(runs)
-    )
+    runs, estimate = 1200, _ESTIMATORS[name]
+    covered = sum(_VALUE in estimate(_log(rng, 400, _WRONG)).interval() for _ in range(runs))
     assert 0.93 <= covered / runs <= 0.97
 
 

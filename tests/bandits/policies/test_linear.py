@@ -73,9 +73,8 @@ def test_models_are_those_of_ridge_regression(
     np.testing.assert_allclose(one.coefficients, expected, rtol=0, atol=1e-9)
     np.testing.assert_allclose(many.coefficients, expected, rtol=0, atol=1e-9)
     one.advance(6)
-    np.testing.assert_allclose(
-        one.coefficients, _by_the_book(stream, ridge, memory, 6), rtol=0, atol=1e-9
-    )
+    expected = _by_the_book(stream, ridge, memory, 6)
+    np.testing.assert_allclose(one.coefficients, expected, rtol=0, atol=1e-9)
 
 
 @settings(max_examples=40, deadline=None)

@@ -52,6 +52,7 @@ def test_false_rollbacks_stay_below_five_percent(rate: float) -> None:
 
 
 MANY, FEW_ERRORS = Proportion(90_000, 10_800), Proportion(9000, 4)
+FEW_RELEASED = ReleasedProportion(4, 8996, 2, 2)
 WORSE = Proportion(900_000, 108_000), Proportion(100_000, 11_300)  # 5.8 % lower
 SLOWER = tuple(Mean(5000, 5000 * m, 5000 * (m**2 + 400)) for m in (100.0, 105.0))
 LOWER = Guardrail("m", better="lower")
@@ -81,12 +82,7 @@ RARE = Guardrail("m", better="lower", margin=0.5)
         (RARE, FEW_ERRORS, Proportion(1000, 60), "harm"),
         (RARE, FEW_ERRORS, Proportion(399, 60), "too few data"),
         (replace(RARE, margin=0.9), Proportion(90_000, 40), Proportion(90_000, 0), "no harm"),
-        (
-            RARE,
-            ReleasedProportion(4, 8996, 2, 2),
-            ReleasedProportion(60, 940, 2, 2),
-            "too few data",
-        ),
+        (RARE, FEW_RELEASED, ReleasedProportion(60, 940, 2, 2), "too few data"),
     ],
 )
 def test_verdict(guardrail: Guardrail, control: Sample, treatment: Sample, expected: str) -> None:

@@ -16,7 +16,6 @@ from tactful_bandits.tuner.replay_buffer import Replay
 
 SMALL = DdpgSettings(hidden=(16,), batch=32, warm_up=64, learning_rate=3e-3, target_rate=0.02)
 
-
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 

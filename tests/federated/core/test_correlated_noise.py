@@ -86,8 +86,6 @@ def test_prefix_errors_are_those_of_the_matrix_and_of_simulation() -> None:
 
 
 def test_more_bands_reduce_the_noise_of_prefix_sums() -> None:
-    """For the same guarantee, more bands leave less noise in the prefix sums."""
-
     def error(bands: int) -> float:
         root = BandedRoot(bands)
         width = math.sqrt(root.norm_squared) / SCALE

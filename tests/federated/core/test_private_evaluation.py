@@ -102,7 +102,6 @@ def test_too_few_devices_or_nothing_but_noise_is_no_evaluation(tmp_path: Path) -
 
 
 def test_scores_are_added_in_a_secure_sum(tmp_path: Path) -> None:
-    """Devices score the model they receive, and a secure sum adds the scores."""
     wishes = replace(WISHES, population=16, report_goal=4, minimum_reports=3)
     plan = replace(without_noise(plan_evaluations(wishes)), minimum_reports=3)
     authority = Ed25519PrivateKey.generate()
@@ -129,7 +128,6 @@ def test_scores_are_added_in_a_secure_sum(tmp_path: Path) -> None:
 
 
 def test_evaluations_have_their_own_ledger(tmp_path: Path) -> None:
-    """A device answers evaluations and training, each charged to its own run."""
     server, wishes = tmp_path / "server", replace(WISHES, minimum_reports=1)
     trained = invite(server, wishes, list(SAMPLE_CATALOGUE), run="training", tier="clear")
     asked = invite_to_evaluations(server, wishes)
@@ -153,7 +151,6 @@ def test_evaluations_have_their_own_ledger(tmp_path: Path) -> None:
 
 
 def test_a_served_evaluation_waits_and_retries(tmp_path: Path) -> None:
-    """An evaluation waits for devices, retries, and stops when the budget is spent."""
     wishes = replace(WISHES, rounds=1, population=24, report_goal=8, delta=1e-3, spare=1)
     invitation = Invitation(
         run="test-evaluation",

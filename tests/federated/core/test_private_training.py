@@ -32,8 +32,6 @@ ZERO: Vector = np.zeros(SIZE, dtype=np.float32)
 
 
 def test_the_divisor_is_the_report_goal(tmp_path: Path) -> None:
-    """The sum is divided by the report goal, and all updates have equal weight."""
-
     def six_report(device: int, round_number: int) -> Vector | None:
         return constant(device, round_number) if device in devices.asked[-1][:6] else None
 
@@ -83,7 +81,6 @@ def test_void_rounds_leave_somebody_to_ask_and_count_for_nothing(
 
 
 def test_a_ledger_of_an_earlier_version_is_read(tmp_path: Path) -> None:
-    """A ledger without rounds, of an earlier version, enforces the same bounds."""
     file = sqlite3.connect(tmp_path / "old.db")
     file.execute(
         "CREATE TABLE participation (device TEXT PRIMARY KEY, times INTEGER, latest INTEGER)"
@@ -105,7 +102,6 @@ def test_a_ledger_of_an_earlier_version_is_read(tmp_path: Path) -> None:
 
 
 def test_spare_participations_add_noise() -> None:
-    """Participations reserved for void rounds are covered by more noise."""
     plain, spared = small_plan(), small_plan(spare=2)
     assert spared.participations == plain.participations + 2
     assert spared.sigma_squared > plain.sigma_squared
@@ -149,8 +145,6 @@ def test_unfit_updates_count_as_reports_of_zeros(tmp_path: Path) -> None:
 
 def test_one_device_moves_the_sum_by_its_clip() -> None:
     # In flwr a device of weight 1,000 moves the model by a thousand times its share.
-    """Whatever a device sends, it moves the sum by at most the clipping norm."""
-
     def greedy(device: int, round_number: int) -> Vector:
         return np.full(SIZE, 1e20 if device == 3 else 0.0, dtype=np.float32)
 
@@ -159,8 +153,6 @@ def test_one_device_moves_the_sum_by_its_clip() -> None:
 
 
 def test_unrequested_updates_are_ignored() -> None:
-    """Unknown and repeated updates are ignored, and the goal closes a round."""
-
     class Eager(Devices):
         def train(self, ids, weights, round_number):  # type: ignore[no-untyped-def]
             yield 999, constant(0, 0)
@@ -201,7 +193,6 @@ def test_no_device_takes_part_more_often_or_closer_than_planned(tmp_path: Path) 
 
 
 def test_noise_of_a_run_has_the_planned_width(tmp_path: Path) -> None:
-    """The weights after each release, against the plan's own forecast."""
     plan = replace(small_plan(parameters=4_000), rounds=6)
     entropy, start = np.random.default_rng(11).bytes, np.zeros(4_000, dtype=np.float32)
     run = PrivateTraining(tmp_path, plan, PLAIN, start, entropy=entropy)
@@ -228,7 +219,6 @@ def test_a_run_goes_on_from_its_checkpoint_as_if_never_stopped(tmp_path: Path) -
 
 @pytest.mark.parametrize("step", ["training", "saving", "recording"])
 def test_kill_9_keeps_the_budget(tmp_path: Path, step: str) -> None:
-    """After kill -9 the budget is intact, and nothing is released twice."""
     program = Path(__file__).parents[1] / "private_run.py"
     command = [sys.executable, str(program), str(tmp_path), step]
     died = subprocess.run(command, capture_output=True, text=True, timeout=300)

@@ -59,7 +59,6 @@ def test_no_category_is_readable_in_the_file(tmp_path: Path, kept: EventStore) -
 
 
 def test_old_and_surplus_visits_are_deleted(tmp_path: Path) -> None:
-    """Visits are deleted after their retention time and beyond the largest number."""
     clock = Clock()
     kept = store(tmp_path, clock, retention_days=10, most_visits=3)
     kept.give_consent()

@@ -145,7 +145,6 @@ def test_a_model_that_does_worse_on_this_person_is_refused(tmp_path: Path) -> No
 
 
 def test_a_model_that_fails_is_rolled_back(tmp_path: Path) -> None:
-    """A model that fails on the visits of the user is rolled back."""
     phone = Phone(tmp_path)
     phone.take(favouring("c1"))
     broken = favouring("c2")

@@ -45,7 +45,6 @@ def test_numpy_predicts_what_torch_predicts(history: list[int]) -> None:
 
 
 def test_likely_within_agrees_with_enumeration() -> None:
-    """The Monte Carlo probability agrees with the sum over all continuations."""
     history, wanted, steps = [1, 5], {4, 7}, 2
     exact = 0.0
     for path in product(range(3, SIZE), repeat=steps):

@@ -23,7 +23,6 @@ def test_vector_round_trip() -> None:
 
 
 def test_seed_decides_the_initial_weights() -> None:
-    """The seed decides the initial weights; the global generator is unchanged."""
     torch.manual_seed(5)
     before = torch.get_rng_state()
     first = IntentModel(12, seed=3).vector()

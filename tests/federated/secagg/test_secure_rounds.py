@@ -67,8 +67,6 @@ def test_a_round_in_secret_moves_the_model_as_one_in_the_clear(tmp_path: Path) -
 
 
 def test_drop_outs_leave_the_sum_of_the_others() -> None:
-    """Devices that drop out during a round leave the sum of the others."""
-
     def drops(node: int, message: Message) -> bool:
         asked = message.content["secure-sum"]
         assert isinstance(asked, ConfigRecord)
@@ -87,8 +85,6 @@ def test_too_few_devices_void_the_round_and_release_nothing(tmp_path: Path) -> N
 
 
 def test_an_impossible_sum_voids_the_round() -> None:
-    """A sum that honest devices cannot produce makes the round void."""
-
     class Poisoned(SecureRounds):
         def answer(self, stage: int, question: bytes, weights: Vector | None) -> bytes:
             if stage == 3 and self._update is not None:
@@ -181,8 +177,6 @@ def test_a_device_agrees_to_its_own_plan_only(tmp_path: Path) -> None:
 
 
 def test_a_session_refused_by_the_ledger_is_not_trained() -> None:
-    """In a session that the ledger refuses, a device neither trains nor answers."""
-
     def refuse(session: Session) -> None:
         raise SecureSumError("joined before")
 

@@ -130,7 +130,6 @@ def _opened(carried: Wire) -> list[Opened]:
 
 
 def test_contradictory_survivors_open_nothing() -> None:
-    """A device listed as a survivor to some and as dropped to others is not opened."""
     carried, of = wire(7)
     carried.asked = lambda stage, device, data: (
         encode(Survivors([1, 2, 3, 4, 5, 6])) if stage == 4 and device <= 3 else data
@@ -187,7 +186,6 @@ def test_impossible_survivors_are_not_signed(named: list[int]) -> None:
 
 
 def test_too_few_agreements_open_nothing() -> None:
-    """Signatures of too few devices, or on another list, open nothing."""
     carried, of = wire(6)
     agreed: dict[int, bytes] = {}
 

@@ -58,7 +58,6 @@ def invited_to(directory: Path, embedding: int = 32, hidden: int = 32) -> Invita
 
 @pytest.mark.parametrize(("embedding", "hidden"), [(16, 16), (64, 48)])
 def test_a_run_trains_the_invited_widths(tmp_path: Path, embedding: int, hidden: int) -> None:
-    """A run trains and signs a model of the widths of its invitation."""
     wide = {"embedding": embedding, "hidden": hidden}
     invited = invited_to(tmp_path, embedding, hidden)
     assert read_invitation(tmp_path / "invitation.json").widths == (embedding, hidden)
@@ -104,8 +103,6 @@ def test_a_device_refuses_a_plan_for_a_model_of_another_size(tmp_path: Path) -> 
 
 
 def test_a_package_of_other_widths_is_refused(tmp_path: Path) -> None:
-    """A package whose widths differ from the invitation is refused."""
-
     def packed(version: int, embedding: int, hidden: int) -> bytes:
         weights = initial_weights(VOCABULARY, embedding=embedding, hidden=hidden)
         return pack_model(weights, VOCABULARY, version, KEY, embedding=embedding, hidden=hidden)

@@ -207,7 +207,6 @@ def test_a_buffer_is_filled_over_the_network(place: Place, tmp_path: Path) -> No
 
 
 def test_outages_are_retried_and_refusals_are_not(tmp_path: Path) -> None:
-    """An outage behind the proxy is retried; a refusal is an error."""
     key, authority = node_key(tmp_path / "key"), tls(tmp_path / "tls").authority.read_bytes()
     now = [0.0]
     answers: Iterator[int] = iter(())

@@ -125,7 +125,6 @@ def leaks(content: RecordDict, size: int, history: np.ndarray) -> list[str]:
 
 
 def test_messages_hold_an_update_or_counts_only() -> None:
-    """A message of a device contains an update or counts, and nothing else."""
     devices = make_devices()
     grid = Spy(client_app(lambda context: devices[context.node_id]), NODES)
     rounds_of(flower(grid), 2)
@@ -287,8 +286,6 @@ def test_poisoned_and_empty_replies_do_not_stop_a_round() -> None:
 
 
 def test_diverged_training_is_a_report_of_zeros() -> None:
-    """A device whose training diverged answers, and counts as a report of zeros."""
-
     def train(weights: np.ndarray, round_number: int) -> np.ndarray:
         raise WeightsError("an update with values that are not finite cannot be clipped")
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from tests.platform.shop import BEGIN, DAY, HOUR, write_log
+from tests.platform.shop import BEGIN, DAY, HOUR, Clock, write_log
 from tests.platform.support import Live, build, small_settings, view, wait_until
 
 from tactful.cli.main import main
@@ -68,19 +68,9 @@ def campaign(**changes: Any) -> CouponDefinition:
     return CouponDefinition(**{**settings, **changes})
 
 
-class Clock:
-    """A clock that is set."""
-
-    at = BEGIN
-
-    def __call__(self) -> int:
-        return self.at
-
-
 def action(person: str, number: int = 0) -> Event:
-    return Event(
-        event_id=f"action-{person}-{number}", type="x.coupon", timestamp=BEGIN, user_id=person
-    )
+    name = f"action-{person}-{number}"
+    return Event(event_id=name, type="x.coupon", timestamp=BEGIN, user_id=person)
 
 
 def purchase(person: str, price: float, *, at: int = BEGIN + HOUR, **more: Any) -> Event:

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from numpy.typing import NDArray
-from tests.platform.shop import BEGIN, HOUR, write_log
+from tests.platform.shop import BEGIN, HOUR, Clock, write_log
 from tests.platform.support import Live, build, small_settings, wait_until
 
 from tactful.cli.main import main
@@ -59,15 +59,6 @@ def definition(**changes: Any) -> RolloutDefinition:
         "start": True,
     }
     return RolloutDefinition(**{**settings, **changes})
-
-
-class Clock:
-    """A clock that is set."""
-
-    at = BEGIN
-
-    def __call__(self) -> int:
-        return self.at
 
 
 @pytest.fixture
@@ -173,9 +164,8 @@ def test_harmless_changes_advance(store: RolloutStore, clock: Clock, tmp_path: P
         drawn = entry.properties.get("rollouts")
         arm = str(drawn[0]).partition(":")[2] if isinstance(drawn, list) else ""
         if arm and not (arm == CHANGE and int(str(entry.user_id)[1:]) % 3 == 0):
-            changes: dict[str, Any] = {
-                "properties": {"items": ["i1"], "rollouts": [f"other:{arm}"]}
-            }
+            properties = {"items": ["i1"], "rollouts": [f"other:{arm}"]}
+            changes: dict[str, Any] = {"properties": properties}
             changes |= {"event_id": f"other:{entry.user_id}", "timestamp": clock.at + 10_000}
             changes["recommendation_id"] = changes["event_id"]
             lost.append(msgspec.structs.replace(entry, **changes))
@@ -293,6 +283,9 @@ def test_begun_plans_stay(store: RolloutStore, clock: Clock, tmp_path: Path) -> 
     assert stored_in(store).definition == definition()
 
 
+REVENUE_PRIVATELY = "- {key: a, change: {model: '1'}, epsilon: 1, guardrails: [{metric: revenue}]}"
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
@@ -307,10 +300,7 @@ def test_begun_plans_stay(store: RolloutStore, clock: Clock, tmp_path: Path) -> 
         ("- {key: a, change: {model: '1'}, guardrails: [{metric: joy}]}", "no metric 'joy'"),
         ("- {key: a, change: {model: '1'}, stages: [0.00001]}", "none of the 10000 buckets"),
         ("- {key: a, change: {model: '1'}}\n- {key: a, change: {model: '1'}}", "written twice"),
-        (
-            "- {key: a, change: {model: '1'}, epsilon: 1, guardrails: [{metric: revenue}]}",
-            "leave the guardrail 'revenue' out",
-        ),
+        (REVENUE_PRIVATELY, "leave the guardrail 'revenue' out"),
         ("- {key: a, change: {model: '1'}, epsilon: 0}", "epsilon"),
         ("key: a", "must be a list"),
         ("- [", "cannot be read"),
@@ -432,12 +422,10 @@ def test_http_and_commands_move_a_rollout_with_its_author(tmp_path: Path) -> Non
     served = settings.storage.data / "rollouts.json"
     with Live(Platform.open(settings, build)) as live:
         found = live.http.get("/v1/experiments").json()["experiments"]
-        assert [(each["key"], each["state"], each["share"]) for each in found] == [
-            ("cheaper", "canary", 0.01)
-        ]
-        made = live.http.post(
-            "/v1/experiments", json={"key": "varied", "change": {"diversity": {"strength": 1}}}
-        )
+        states = [(each["key"], each["state"], each["share"]) for each in found]
+        assert states == [("cheaper", "canary", 0.01)]
+        body = {"key": "varied", "change": {"diversity": {"strength": 1}}}
+        made = live.http.post("/v1/experiments", json=body)
         assert made.status_code == 201, made.text
         for step in ("start", "advance"):
             answer = live.http.post(f"/v1/experiments/varied/{step}", json={"reason": "now"})
@@ -450,9 +438,8 @@ def test_http_and_commands_move_a_rollout_with_its_author(tmp_path: Path) -> Non
         assert live.http.get("/v1/experiments/none").status_code == 404
 
         data = ["--data", str(settings.storage.data)]
-        told = CliRunner().invoke(
-            main, ["experiment", "rollback", "varied", "--reason", "odd", "--by", "eve", *data]
-        )
+        command = ["experiment", "rollback", "varied", "--reason", "odd", "--by", "eve", *data]
+        told = CliRunner().invoke(main, command)
         assert told.exit_code == 0, told.output
         wait_until(lambda: b"varied" not in served.read_bytes())
         history = live.http.get("/v1/experiments/varied").json()["history"]
@@ -518,14 +505,10 @@ def test_a_user_stands_in_one_private_look_of_a_stage(
     for hour in range(6):  # the same people come again, and others join them
         for entry in history_of(PEOPLE[: 300 + 100 * hour], 0.3, 0.3):
             assert isinstance(entry, Event)
-            made.append(
-                msgspec.structs.replace(
-                    entry,
-                    event_id=f"{hour}:{entry.event_id}",
-                    timestamp=entry.timestamp + hour * HOUR,
-                    recommendation_id=f"{hour}:{entry.recommendation_id}",
-                )
-            )
+            changes: dict[str, Any] = {"timestamp": entry.timestamp + hour * HOUR}
+            for name in ("event_id", "recommendation_id"):
+                changes[name] = f"{hour}:{getattr(entry, name)}"
+            made.append(msgspec.structs.replace(entry, **changes))
     log = write_log(tmp_path / "log", made)
     seen = 0
     for _ in range(7):
