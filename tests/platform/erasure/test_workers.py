@@ -17,6 +17,7 @@ import msgspec
 import pytest
 from tests.platform.erasure.test_erase import FEATURES, Tokens, leave_traces, scan
 from tests.platform.erasure.test_erase import others as server_others
+from tests.platform.metadata.test_rights import installed
 from tests.platform.support import Live, build, now_ms, small_settings, wait_until
 from tests.streaming.brokers import Broker, running_broker, topic_name
 from tests.streaming.redis_server import RedisServer
@@ -27,10 +28,8 @@ from tactful.config.settings import Settings
 from tactful.erasure.erase import request_erasure, run_erasures, settle_erasures
 from tactful.erasure.offline_stores import purge_spool
 from tactful.event_log.encryption import open_seal
-from tactful.metadata.connections import kafka_settings, make_topic, open_installation
+from tactful.metadata.connections import kafka_settings, make_topic
 from tactful.server.platform import Platform
-from tactful.subjects.installation import Installation
-from tactful.subjects.suppression import open_suppression
 from tactful.subjects.trace_search import SearchResult
 from tactful_streaming.contract.log_entries import Event, Tick, User, encode_entry, route_key
 from tactful_streaming.contract.subject_ids import SubjectIds
@@ -92,6 +91,10 @@ class Worker:
         partitions = json.loads(whole[-1])["partitions"] if whole else {}
         return {number: at["committed"] for number, at in partitions.items()}
 
+    def end(self) -> None:
+        self.process.terminate()
+        assert self.process.wait(60) == 0
+
     def kill(self) -> None:
         self.process.send_signal(signal.SIGKILL)
         self.process.wait()
@@ -136,11 +139,10 @@ def work_to(worker: Worker, ends: dict[str, int]) -> None:
 
 def life(tokens: Tokens, name: str, at: int) -> list[Any]:
     """A user with a description, anonymous and known events, and a coupon."""
-    context = {"page": tokens["page"]}
     common = {
         "session_id": tokens["session"],
         "recommendation_id": tokens["recommendation"],
-        "context": context,
+        "context": {"page": tokens["page"]},
         "item_id": "i-1",
     }
 
@@ -198,13 +200,8 @@ def written_bytes(settings: Settings) -> bytes:
     """Stored keys and values of the log's topic."""
     from confluent_kafka import Consumer, KafkaError, TopicPartition
 
-    consumer = Consumer(
-        {
-            "bootstrap.servers": settings.log.brokers,
-            "group.id": "scan",
-            "enable.partition.eof": True,
-        }
-    )
+    servers = {"bootstrap.servers": settings.log.brokers}
+    consumer = Consumer({**servers, "group.id": "scan", "enable.partition.eof": True})
     topic, parts = settings.log.topic, []
     try:
         consumer.assign([TopicPartition(topic, number, 0) for number in range(2)])
@@ -240,17 +237,6 @@ class Passed:
 
 def hits(needles: list[bytes], data: bytes) -> int:
     return sum(needle in data for needle in needles)
-
-
-@contextmanager
-def installed(settings: Settings) -> Iterator[Installation]:
-    settings.storage.data.mkdir(exist_ok=True)
-    metadata = open_installation(settings)
-    try:
-        suppression = open_suppression(settings, metadata, clock=now_ms)
-        yield Installation(settings, metadata, suppression, now_ms)
-    finally:
-        metadata.close()
 
 
 @pytest.mark.slow
@@ -295,8 +281,7 @@ def test_erased_records_have_no_effect(config: Path, redis: RedisServer, tmp_pat
             # Late, from a queue on a device; and a day that lets windows end.
             late = [*life(tokens, "late", at + 1_000), *others("late", at + 500 * 86_400_000)]
             work_to(worker, append(settings, late))
-            worker.process.terminate()
-            assert worker.process.wait(60) == 0
+            worker.end()
     assert scan(data, needles) == {}
     assert hits(needles, redis_bytes(redis)) == 0
     fired = topic_bytes(settings, f"{topic}-fired")
@@ -320,8 +305,7 @@ def test_a_replay_leaves_out_the_erased(config: Path, redis: RedisServer, tmp_pa
     ends = append(settings, [*everything, *others("end", at + 500 * 86_400_000)])
     with working(config, tmp_path / "replay") as worker:
         work_to(worker, ends)
-        worker.process.terminate()
-        assert worker.process.wait(60) == 0
+        worker.end()
     assert scan(settings.storage.data / "partitions", needles) == {}
     assert hits(needles, redis_bytes(redis)) == 0
     assert b"other-1" in redis_bytes(redis)
@@ -374,8 +358,7 @@ def test_sealed_topics_hide_the_erased(config: Path, redis: RedisServer, tmp_pat
         ends = append(settings, late, seal=Passed(queued))
         more = append(settings, others("more", at + 2_000), seal=seal)
         work_to(worker, {**ends, **more})
-        worker.process.terminate()
-        assert worker.process.wait(60) == 0
+        worker.end()
     opened = opened_bytes(settings, seal)
     assert hits(needles, opened) == 0
     assert b"other-1" in opened
@@ -439,8 +422,7 @@ def test_a_server_erases_from_its_workers(config: Path, redis: RedisServer, tmp_
 
         wait_until(clean, DEADLINE_S)
         assert hits(needles, redis_bytes(redis)) == 0
-        worker.process.terminate()
-        assert worker.process.wait(60) == 0
+        worker.end()
     assert scan(settings.storage.data, needles) == {}
 
 

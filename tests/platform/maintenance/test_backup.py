@@ -20,7 +20,14 @@ import numpy as np
 import pytest
 import sqlalchemy as sa
 from click.testing import CliRunner
-from tests.platform.erasure.test_erase import FIELDS, Tokens, leave_traces, scan, settings_of
+from tests.platform.erasure.test_erase import (
+    FIELDS,
+    Tokens,
+    leave_traces,
+    others,
+    scan,
+    settings_of,
+)
 from tests.platform.metadata.test_rights import installed
 from tests.platform.statistics.test_service import LINES
 from tests.platform.support import Live, build, killed_after, now_ms, view
@@ -79,15 +86,6 @@ def suppress(settings: Settings, person: str) -> None:
 def fill(settings: Settings, first: int = 0) -> None:
     with Live(Platform.open(settings, build)) as live:
         others(live, first)
-
-
-def others(live: Live, first: int = 0) -> Any:
-    told: Any = None
-    for number in range(first, first + 20):
-        event = view(number, f"other-{number % 3}", device_id=f"od-{number % 3}")
-        told = live.http.post("/v1/events", json=[event]).json()
-        assert told["accepted"] == 1
-    return told["position"]
 
 
 def restored(settings: Settings, backup: Path, **options: Any) -> Any:

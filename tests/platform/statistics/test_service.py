@@ -45,9 +45,14 @@ from tactful_streaming.state.store import MemoryState, RocksState, StateStore
 SECRET = b"a secret of tests only"
 FAMILIES = ("family-0", "family-1", "family-2")
 MONDAY = 1_700_438_400_000
+MORNING = MONDAY - MONDAY % DAY + DAY
 LINES = StatisticDefinition(
     name="lines", event="add_to_cart", by="properties.family", keys=FAMILIES, cap=5
 )
+
+
+def lines(**changes: Any) -> StatisticDefinition:
+    return msgspec.structs.replace(LINES, **changes)
 
 
 ITEM = Item(item_id="x", timestamp=0, properties={"family": "family-0"})
@@ -185,9 +190,7 @@ def run(engine: Engine, what: Sequence[Entry], seed: int) -> None:
 def concluding(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrivateStatistics]:
     """Panes, days and running totals of the whole shop, for tests that only read them."""
     path = tmp_path_factory.mktemp("concluding") / "ledger.db"
-    wanted = msgspec.structs.replace(
-        LINES, epsilon="1/2", periods={"1d": "1/2"}, running_total="1/2"
-    )
+    wanted = lines(epsilon="1/2", periods={"1d": "1/2"}, running_total="1/2")
     with contextlib.closing(Ledger(path, daily_epsilon=2)) as ledger:
         counts = counting(ledger, wanted)
         run(engine_with(counts), SHOP, 0)
@@ -210,7 +213,7 @@ def run_and_die(engine: Engine, draw: random.Random, parts: int) -> None:
 
 @pytest.mark.parametrize("cap", [1, 3, 1000])
 def test_panes_equal_a_bounded_recount(quiet: None, ledger: Ledger, cap: int) -> None:
-    counts = counting(ledger, msgspec.structs.replace(LINES, cap=cap))
+    counts = counting(ledger, lines(cap=cap))
 
     run(engine_with(counts), SHOP, cap)
 
@@ -234,16 +237,9 @@ def test_empty_hours_are_noisy_as_well(ledger: Ledger, monkeypatch: pytest.Monke
 
 
 def test_only_known_keys_of_the_right_events_count(quiet: None, ledger: Ledger) -> None:
-    by_category = msgspec.structs.replace(
-        LINES, name="categories", by="category", keys=("kind-0",), event="view"
-    )
-    by_list = msgspec.structs.replace(LINES, name="lists", by="properties.list", keys=("a",))
-    counts = counting(
-        ledger,
-        LINES,
-        msgspec.structs.replace(by_category, epsilon="1/2"),
-        msgspec.structs.replace(by_list, epsilon="0.5"),
-    )
+    view = {"name": "categories", "by": "category", "keys": ("kind-0",), "event": "view"}
+    by_list = lines(name="lists", by="properties.list", keys=("a",), epsilon="0.5")
+    counts = counting(ledger, LINES, lines(**view, epsilon="1/2"), by_list)
     items = [
         Item(item_id="x", timestamp=0, category="kind-0", properties={"family": "family-1"}),
         Item(item_id="y", timestamp=0, category="kind-1", properties={"family": "family-9"}),
@@ -282,7 +278,7 @@ def test_only_known_keys_of_the_right_events_count(quiet: None, ledger: Ledger) 
 def test_an_event_counts_once_for_its_unit(
     quiet: None, ledger: Ledger, cap: int, changes: list[tuple[str, dict[str, Any]]], count: int
 ) -> None:
-    counts = counting(ledger, msgspec.structs.replace(LINES, cap=cap))
+    counts = counting(ledger, lines(cap=cap))
     events = [cart(event_id, MONDAY, **fields) for event_id, fields in changes]
 
     run(engine_with(counts), [ITEM, tick(MONDAY), *events, tick(MONDAY + 2 * HOUR)], 0)
@@ -478,15 +474,14 @@ def test_a_replay_after_a_restore_begins_later(
 def test_a_new_statistic_begins_beside_the_old_ones(quiet: None, ledger: Ledger) -> None:
     store = MemoryState()
     half = len(SHOP) // 2
-    old = msgspec.structs.replace(LINES, epsilon="1")
-    new = msgspec.structs.replace(LINES, name="more", epsilon="1")
+    old, new = lines(epsilon="1"), lines(name="more", epsilon="1")
     run(engine_with(counting(ledger, old), store), SHOP[:half], 0)
 
     both = counting(ledger, old, new)
     run(engine_with(both, store), SHOP, 1)
 
-    assert released(both) == recount(SHOP, LINES.cap)
     wanted = recount(SHOP, LINES.cap)
+    assert released(both) == wanted
     began = min(released(both, "more"))
     assert began > min(wanted)
     later = {start for start in wanted if start >= (began // DAY + 1) * DAY}
@@ -694,11 +689,9 @@ def test_a_promise_made_cannot_be_changed_by_a_file(tmp_path: Path) -> None:
 
 def test_a_server_publishes_what_its_log_holds(quiet: None, tmp_path: Path) -> None:
     """Over HTTP, through a restart, with the engine's own commits."""
-    lines = [msgspec.to_builtins(LINES)]
-    settings = configured(tmp_path, {"daily_epsilon": "1", "statistics": lines}, clock="replay")
-    settings = replace(
-        small_settings(tmp_path), statistics=settings.statistics, engine=EngineSettings()
-    )
+    content = {"daily_epsilon": "1", "statistics": [msgspec.to_builtins(LINES)]}
+    statistics = configured(tmp_path, content, clock="replay").statistics
+    settings = replace(small_settings(tmp_path), statistics=statistics, engine=EngineSettings())
     half = len(SHOP) // 2
     for part in (SHOP[:half], SHOP[half:]):
         with served(settings) as (live, _):
@@ -752,33 +745,24 @@ def event_of(**what: Any) -> Event:
         ({"by": "price", "edges": [5, 10]}, {}, {"price": 5}, "5 to 10"),
         ({"by": "price", "edges": [5, 10]}, {}, {"price": 10}, "10 or more"),
         ({"by": "price", "edges": [5, 10]}, {}, {}, None),
-        (
-            {"by": "event.dwell_ms", "edges": [1.5]},
-            {"properties": {"dwell_ms": 1}},
-            None,
-            "below 1.5",
-        ),
-        ({"by": "event.dwell_ms", "edges": [1.5]}, {"properties": {"dwell_ms": True}}, None, None),
-        ({"by": "event.dwell_ms", "edges": [1.5]}, {"properties": {"dwell_ms": "1"}}, None, None),
+        ({"by": "event.ms", "edges": [1.5]}, {"properties": {"ms": 1}}, None, "below 1.5"),
+        ({"by": "event.ms", "edges": [1.5]}, {"properties": {"ms": True}}, None, None),
+        ({"by": "event.ms", "edges": [1.5]}, {"properties": {"ms": "1"}}, None, None),
     ],
 )
 def test_what_an_event_is_counted_as(
     definition: dict[str, Any], what: dict[str, Any], item: dict[str, Any] | None, key: str | None
 ) -> None:
-    made = msgspec.convert(
-        {"name": "s", "event": "view", "cap": 1, **definition}, StatisticDefinition
-    )
+    fields = {"name": "s", "event": "view", "cap": 1, **definition}
+    made = msgspec.convert(fields, StatisticDefinition)
     about = None if item is None else Item(**{"item_id": "x", "timestamp": 0, **item})
-    found = made.key(event_of(**what), about)
-    assert found == key
+    assert made.key(event_of(**what), about) == key
     assert key is None or not made.catalogue or key in made.catalogue
 
 
 def test_periods_and_totals_are_released_beside_the_panes(quiet: None, tmp_path: Path) -> None:
     """Hours, days and totals since midnight from one count of each event, through crashes."""
-    wanted = msgspec.structs.replace(
-        LINES, epsilon="1/4", periods={"1d": "1/4"}, running_total="1/2"
-    )
+    wanted = lines(epsilon="1/4", periods={"1d": "1/4"}, running_total="1/2")
     draw = random.Random(5)
     for life in range(5):
         ledger = Ledger(tmp_path / "ledger.db", daily_epsilon=1)
@@ -813,18 +797,12 @@ def test_users_are_counted_once_a_pane_and_key(quiet: None, ledger: Ledger) -> N
     )
     counts = counting(ledger, visitors)
     events = [
-        Event(
-            event_id=f"{who}-{n}",
-            type="view",
-            timestamp=MONDAY - MONDAY % DAY + DAY + n * HOUR,
-            user_id=who,
-        )
+        event_of(event_id=f"{who}-{n}", timestamp=MORNING + n * HOUR, user_id=who)
         for n in range(5)
         for who in ("ann", "bea", f"guest {n}")
     ]
-    morning = MONDAY - MONDAY % DAY + DAY
-    run(engine_with(counts), [tick(morning), *events, tick(morning + DAY + HOUR)], 0)
-    assert released(counts, "visitors")[morning] == {"all": 7}
+    run(engine_with(counts), [tick(MORNING), *events, tick(MORNING + DAY + HOUR)], 0)
+    assert released(counts, "visitors")[MORNING] == {"all": 7}
 
 
 def test_every_number_says_what_it_is(concluding: PrivateStatistics) -> None:
@@ -850,21 +828,14 @@ def test_totals_with_gaussian_noise_need_a_delta_in_the_budget(tmp_path: Path) -
 # What is concluded
 
 
-MORNING = MONDAY - MONDAY % DAY + DAY
-
-
 def asked(**what: Any) -> ConclusionQuery:
-    return msgspec.convert(
-        {"since": MORNING, "until": MORNING + DAY, **what}, ConclusionQuery, strict=False
-    )
+    span = {"since": MORNING, "until": MORNING + DAY}
+    return msgspec.convert({**span, **what}, ConclusionQuery, strict=False)
 
 
 def test_conclusions_are_those_of_the_released_panes(concluding: PrivateStatistics) -> None:
-    day = [
-        cell
-        for cell in concluding.page("lines", None, 1000, MORNING, MORNING + DAY).cells
-        if cell.key == "family-1"
-    ]
+    cells = concluding.page("lines", None, 1000, MORNING, MORNING + DAY).cells
+    day = [cell for cell in cells if cell.key == "family-1"]
     each = concluding.conclude("lines", "sum", asked())
     assert (each.panes, each.since, each.until) == (24, MORNING, MORNING + DAY)
     assert (each.epsilon, each.cap, each.unit) == (0.5, 5, "one user, one UTC day")
@@ -872,11 +843,9 @@ def test_conclusions_are_those_of_the_released_panes(concluding: PrivateStatisti
     assert each.results[1].value == sum(cell.value for cell in day)
     both = concluding.conclude("lines", "sum", asked(keys="family-0,family-1", confidence="0.99"))
     assert both.confidence == 0.99
-    (total,) = both.results
-    assert total.value == (each.results[0].value or 0) + (each.results[1].value or 0)
-    assert (total.high or 0) - (total.low or 0) > (each.results[0].high or 0) - (
-        each.results[0].low or 0
-    )
+    (total,), first = both.results, each.results[0]
+    assert total.value == (first.value or 0) + (each.results[1].value or 0)
+    assert (total.high or 0) - (total.low or 0) > (first.high or 0) - (first.low or 0)
     ranked = concluding.conclude("lines", "top", asked(k=2)).results
     values = sorted((it.value or 0 for it in each.results), reverse=True)
     assert [it.value for it in ranked] == values[:2]
@@ -929,9 +898,8 @@ def test_unknown_conclusions_and_spans_too_long_are_refused(
 
 
 def test_conclusions_are_answered_over_http(tmp_path: Path) -> None:
-    settings = replace(
-        small_settings(tmp_path), statistics=configured(tmp_path, GOOD, clock="replay").statistics
-    )
+    statistics = configured(tmp_path, GOOD, clock="replay").statistics
+    settings = replace(small_settings(tmp_path), statistics=statistics)
     with served(settings) as (live, opened):
         begins = event_of(timestamp=MORNING)  # counting begins with what is counted first
         happened = [tick(MORNING), begins, *(tick(MORNING + n * HOUR) for n in range(1, 4))]
@@ -953,10 +921,8 @@ def test_conclusions_are_answered_over_http(tmp_path: Path) -> None:
 
 def test_discovered_keys_are_published_and_survive_a_restart(quiet: None, tmp_path: Path) -> None:
     """From the definition over the engine and the ledger to HTTP and files."""
-    settings = replace(
-        small_settings(tmp_path),
-        statistics=configured(tmp_path, found_keys(), clock="replay").statistics,
-    )
+    statistics = configured(tmp_path, found_keys(), clock="replay").statistics
+    settings = replace(small_settings(tmp_path), statistics=statistics)
     day = MORNING // DAY * DAY
     asked_for = {"tea": 150, "coffee": 130, "the only one of its kind": 1}
 
@@ -965,19 +931,13 @@ def test_discovered_keys_are_published_and_survive_a_restart(quiet: None, tmp_pa
         people = [
             (f"{word} {n}", word) for word, many in asked_for.items() for n in range(part, many, 2)
         ]
-        return [
-            wire(
-                event_of(
-                    event_id=f"{who} {word} {n}",
-                    type="search",
-                    timestamp=day + 2 * HOUR,
-                    user_id=who,
-                    properties={"query": word},
-                )
-            )
+        common = {"type": "search", "timestamp": day + 2 * HOUR}
+        events = [
+            event_of(event_id=f"{who} {n}", user_id=who, properties={"query": word}, **common)
             for who, first in people
             for n, word in enumerate((first, first, "salt", "pepper"))
         ]
+        return list(map(wire, events))
 
     for part in (0, 1):
         with served(settings) as (live, opened):
