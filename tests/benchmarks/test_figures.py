@@ -78,11 +78,8 @@ def test_table_aligns_and_keeps_every_figure() -> None:
 def test_rounds_are_interleaved_and_each_starts_with_another() -> None:
     calls: list[str] = []
     ticks = accumulate([0.0] + [1.0, 0.0] * 6)
-    timings = interleave(
-        {"a": lambda: calls.append("a"), "b": lambda: calls.append("b")},
-        rounds=3,
-        clock=lambda: next(ticks),
-    )
+    both = {"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}
+    timings = interleave(both, rounds=3, clock=lambda: next(ticks))
     assert "".join(calls) == "ab" + "ab" + "ba" + "ab"
     assert timings == {"a": Timing((1.0,) * 3), "b": Timing((1.0,) * 3)}
     with pytest.raises(ValueError, match="rounds"):

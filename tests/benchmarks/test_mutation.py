@@ -72,10 +72,8 @@ def _ids(target: Target) -> list[str]:
 
 def test_places(toy: Target) -> None:
     """Annotations are no places; each place has a line, a function and a number."""
-    result = [
-        (place.function, place.text, place.number)
-        for place in places(toy.package / "calc.py", "toy.calc")
-    ]
+    in_module = places(toy.package / "calc.py", "toy.calc")
+    result = [(place.function, place.text, place.number) for place in in_module]
     assert result == [
         ("is_adult", "def is_adult(age: int | None = 0) -> bool:", 1),
         ("is_adult", "return age >= 18", 1),

@@ -40,9 +40,8 @@ from tactful_streaming.contract.log_entries import Event, encode_entry
 def test_after_reads_your_own_writes(live: Live) -> None:
     for number in range(1, 40):
         position = live.http.post("/v1/events", json=view(number)).json()["position"]
-        answer = live.http.post(
-            "/v1/recommend", json={"user_id": "u", "after": position, "explain": True}
-        ).json()
+        asked = {"user_id": "u", "after": position, "explain": True}
+        answer = live.http.post("/v1/recommend", json=asked).json()
         assert answer["explanation"]["rules"]["views"] == number
         assert answer["position"] >= position
     recommender = live.platform.recommender
@@ -91,10 +90,8 @@ def test_impressions_reach_the_log_off_the_request_path(settings: Settings) -> N
     with Live(Platform.open(settings, build)) as live:
         live.http.put("/v1/items", json=[{"item_id": "a"}, {"item_id": "b"}])
         with blocked(live.platform.backend.partitions()[0], "append"):
-            shown = [
-                live.http.post("/v1/recommend", json={"user_id": "u"}).json()["recommendation_id"]
-                for _ in range(5)
-            ]
+            lists = [live.http.post("/v1/recommend", json={"user_id": "u"}) for _ in range(5)]
+            shown = [each.json()["recommendation_id"] for each in lists]
     events = [it for it in logged(settings.storage.data) if isinstance(it, Event)]
     assert [it.recommendation_id for it in events if it.type == "impression"] == shown
 
@@ -158,9 +155,8 @@ def test_errors_are_problems_without_ids(live: Live, caplog: pytest.LogCaptureFi
         raise KeyError(request.user_id)
 
     live.platform.recommender.answer = fail  # type: ignore[method-assign, assignment]
-    answer = live.http.post(
-        "/v1/recommend", json={"user_id": "user-4711"}, headers={"x-request-id": "trace-12345"}
-    )
+    body, headers = {"user_id": "user-4711"}, {"x-request-id": "trace-12345"}
+    answer = live.http.post("/v1/recommend", json=body, headers=headers)
     assert (answer.status_code, answer.json()["code"]) == (500, "internal")
     assert answer.json()["request_id"] == "trace-12345"
     assert "trace-12345" in caplog.text
@@ -294,7 +290,6 @@ def test_the_size_of_the_state_is_rounded(size: int, told: int) -> None:
         resources=SimpleNamespace(webhooks=None, installation=SimpleNamespace(clock=lambda: 0)),
     )
     add_gauges(platform)
-    (value,) = re.findall(
-        r"^tactful_engine_state_bytes (\S+)$", metrics.render().decode(), re.MULTILINE
-    )
+    shown = metrics.render().decode()
+    (value,) = re.findall(r"^tactful_engine_state_bytes (\S+)$", shown, re.MULTILINE)
     assert float(value) == told * 2**20
