@@ -136,7 +136,6 @@ class WatermarkOfTheData(BoundedCounts):
 
 
 def test_removing_a_user_day_changes_at_most_cap() -> None:
-    """Removing a user's day changes the counts by at most the cap."""
     worst = max(largest_change(bounded, stream) for stream in random_streams())
     assert worst == CAP
 
@@ -162,7 +161,6 @@ def test_planted_bugs_are_caught(bug: Callable[[], Counter]) -> None:
 
 
 def test_frame_of_planted_bugs_is_correct_without_a_bug() -> None:
-    """With the correct grouping, the frame of the planted bugs is correct."""
 
     class WithoutUnknownKeys(PlantedBug):
         def add(self, unit: str, timestamp: int, key: str, *, watermark: int = 0) -> bool:
@@ -230,7 +228,6 @@ def test_late_contributions_count_nowhere_but_charge_their_user() -> None:
 
 
 def test_contributions_to_a_past_day_leave_no_state() -> None:
-    """Contributions to a day that is over leave no state."""
     counts = bounded()
     counts.closed(DAY_MS)
     before = counts.snapshot()
@@ -325,7 +322,6 @@ def replayed(stream: Stream, rng: random.Random, *, counters_survive: bool = Tru
 
 
 def test_counts_after_crashes_equal_an_uninterrupted_run() -> None:
-    """Counts after crashes equal those of an uninterrupted run."""
     rng = random.Random(23)
     for stream in random_streams():
         assert replayed(stream, rng) == table_of(bounded(), stream)
@@ -340,7 +336,6 @@ def test_planted_loss_of_the_counters_at_a_crash_is_caught() -> None:
 
 
 def test_damaged_or_foreign_snapshot_is_refused() -> None:
-    """A damaged or foreign snapshot is refused and changes nothing."""
     counts = bounded()
     counts.add("u", 5 * HOUR, "milk")
     good = counts.snapshot()

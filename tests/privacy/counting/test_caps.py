@@ -237,7 +237,6 @@ def busy_day(day: int, people: int, each: int, rng: random.Random) -> list[Event
 
 
 def test_cap_follows_yesterday_and_noise_follows_the_cap(tmp_path: Path) -> None:
-    """The cap follows the day before, and the noise follows the cap."""
     rng = random.Random(1)
     days = [busy_day(day, 400, each, rng) for day, each in enumerate((2, 6, 1, 20, 1))]
     run = Run(tmp_path / "ledger.db")
@@ -360,7 +359,6 @@ def equals_a_quiet_run(path: Path, events: list[Event], run: Run) -> bool:
 
 @pytest.mark.parametrize("seed", range(6))
 def test_caps_after_crashes_equal_an_uninterrupted_run(tmp_path: Path, seed: int) -> None:
-    """Caps and counts after crashes equal those of an uninterrupted run."""
     rng = random.Random(seed)
     events = three_days(rng)
     run = Run(tmp_path / "crashing.db")
@@ -533,7 +531,6 @@ def test_a_choice_that_makes_no_sense_is_refused(wrong: dict[str, Any], said: st
 @given(st.lists(st.integers(1, 8), min_size=200, max_size=300))
 @settings(max_examples=20, deadline=None)
 def test_cap_without_noise_is_the_quantile_candidate(contributions: list[int]) -> None:
-    """Without noise, the cap is the smallest candidate above the quantile."""
     chosen = CHOICE.cap(CHOICE.histogram(np.array(contributions)))
     covered = {
         cap: sum(n <= cap for n in contributions) >= 0.9 * len(contributions)
@@ -567,7 +564,6 @@ def run_until_killed(folder: Path, events: list[Event], seed: int) -> None:
 def test_processes_killed_at_random_release_the_same(
     tmp_path: Path, in_child: Callable[..., int]
 ) -> None:
-    """Processes killed at random release the same as an undisturbed process."""
     events = three_days(random.Random(7))
     killed = 0
     while status := in_child(run_until_killed, tmp_path, events, killed + 1):

@@ -30,7 +30,6 @@ def published(ledger: Ledger, statistic: Statistic, hours: int = 24) -> list[Rel
 
 
 def test_published_counts_are_bounded_counts_plus_noise(ledger: Ledger) -> None:
-    """Published counts are the bounded counts plus the noise of the mechanism."""
     counts = counting()
     for _ in range(20):
         counts.add("a hoarder", 0, "milk")

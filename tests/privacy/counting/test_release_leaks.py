@@ -148,7 +148,6 @@ def test_planted_silence_of_empty_cells_is_caught() -> None:
 
 
 def test_leak_4_a_day_without_found_keys_is_published(tmp_path: Path) -> None:
-    """A day without found keys is published like other days."""
     statistic = Statistic(
         "terms", (), DAY_MS, 3, Fraction(1, 2), kind=FOUND_KEYS, delta=Fraction(1, 10**6)
     )

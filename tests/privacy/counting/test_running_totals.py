@@ -63,7 +63,6 @@ def read_all(ledger: Ledger, name: str) -> dict[int, dict[str, int]]:
 
 
 def test_totals_without_noise_equal_the_bounded_recount(tmp_path: Path) -> None:
-    """Without noise, totals and periods equal the bounded recount."""
     ledger = Ledger(tmp_path / "ledger.db", daily_epsilon=2)
     totals = replace(TOTALS, epsilon=Fraction(1))
     counts = counting(QUARTERS)

@@ -64,7 +64,6 @@ def old_ledger(location: str) -> dict[int, list[int]]:
 
 
 def test_fingerprints_of_older_definitions_are_unchanged() -> None:
-    """The definition in an older ledger keeps its fingerprint."""
     assert HOURLY.to_json() == DEFINITION
     assert Statistic.from_json(DEFINITION) == HOURLY
 

@@ -53,7 +53,6 @@ def test_planted_scale_ten_percent_low_is_caught(backend: Backend) -> None:
 
 
 def test_stated_probabilities_are_discrete_laplace(backend: Backend) -> None:
-    """The stated probabilities are those of the discrete Laplace distribution."""
     noise = laplace_noise(5, "1", backend)
     ratio = math.exp(-1 / 5)
     for k in range(-50, 51):

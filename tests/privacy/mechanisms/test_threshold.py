@@ -38,7 +38,6 @@ def shown(noise: DiscreteLaplace, spread: tuple[int, ...], threshold: int) -> Fr
 def test_threshold_is_the_smallest_for_the_worst_spread(
     cap: int, cell_cap: int, epsilon: str
 ) -> None:
-    """The threshold is the smallest that hides the worst spread."""
     allowed = Fraction(1, 10**4)
     release = ThresholdRelease(cap, epsilon, allowed, cell_cap=cell_cap)
     noise = DiscreteLaplace(cap, epsilon)

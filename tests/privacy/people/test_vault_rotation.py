@@ -121,7 +121,6 @@ def test_planted_wrapping_without_a_transaction_is_caught(
 def test_open_vault_makes_no_key_under_the_old_master(
     path: Path, keyring: Keyring, sealed: list[bytes]
 ) -> None:
-    """An open vault makes no key under the old master key."""
     with closing(Vault(path, OLD, keyring)) as running:
         running.seal("person 0", b"more")
         rewrap_vault(path, OLD, NEW)
