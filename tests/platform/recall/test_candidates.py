@@ -165,9 +165,7 @@ def test_the_union_is_what_the_channels_say_by_hand(
     intent = {name: weight for name, weight in intent.items() if name != "none" and weight > 0}
     for name, weight in intent.items():
         number = CATALOGUE.category_numbers[name]
-        of_category = [
-            row for row in popular if row in permitted and CATALOGUE.category[row] == number
-        ]
+        of_category = [r for r in popular if r in permitted and CATALOGUE.category[r] == number]
         lists.append(("intent", of_category[: round(8 * weight / sum(intent.values()))]))
     lists.append(("campaign", [r for r in popular if r in permitted and r in (10, 20, 30)][:2]))
     places: dict[int, tuple[int, int]] = {}
