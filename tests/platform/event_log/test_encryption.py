@@ -105,20 +105,19 @@ def seal(settings: Settings) -> Iterator[RecordSeal]:
 @pytest.mark.parametrize("format", ["json", "msgpack"])
 def test_an_entry_is_sealed_for_whom_it_is_of(seal: RecordSeal, format: str) -> None:
     payloads = [encode_entry(entry, format) for entry, _ in ENTRIES]  # type: ignore[arg-type]
-    assert [person_of(payload) for payload in payloads] == [person for _, person in ENTRIES]
+    people = [person for _, person in ENTRIES]
+    assert [person_of(payload) for payload in payloads] == people
 
     sealed = seal.seal([*payloads, b"\x93no entry", b""])
 
     assert sealed[-2:] == [b"\x93no entry", b""]
-    for record, payload, (_, person) in zip(sealed, payloads, ENTRIES, strict=False):
+    for record, payload, person in zip(sealed, payloads, people, strict=False):
         assert (record == payload) is (person is None)
         assert person is None or not any(name in record for name in (b"ada", b"phone"))
     assert seal.open(sealed) == [*payloads, b"\x93no entry", b""]
     assert seal.erase(["ada", "nobody"]) == 1
-    expected = [
-        BLANK if person == "ada" else payload
-        for payload, (_, person) in zip(payloads, ENTRIES, strict=True)
-    ]
+    pairs = zip(payloads, people, strict=True)
+    expected = [BLANK if person == "ada" else payload for payload, person in pairs]
     assert seal.open(sealed[:-2]) == expected
 
 

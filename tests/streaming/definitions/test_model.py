@@ -301,10 +301,8 @@ def test_fingerprint_sees_meaning_not_form() -> None:
     spread = GOOD.replace("size: 5m", "size: 300s").replace("decay: 0.8", "decay: 0.80")
     assert load_definitions(GOOD).fingerprint == load_definitions(spread).fingerprint
     for old, new in [("0.8", "0.7"), ("n: 50", "n: 51"), ("30d", "31d"), ("recent", "newest")]:
-        assert (
-            load_definitions(GOOD).fingerprint
-            != load_definitions(GOOD.replace(old, new)).fingerprint
-        )
+        other = load_definitions(GOOD.replace(old, new))
+        assert load_definitions(GOOD).fingerprint != other.fingerprint
 
 
 texts = st.sampled_from(["item_id", "category", "user_id", "properties.colour", "item.brand"])
@@ -338,13 +336,8 @@ def windows(draw: st.DrawFn, aggregate: str) -> d.AnyWindow | None:
 def features(draw: st.DrawFn, name: str) -> Feature:
     aggregate = draw(st.sampled_from(d.AGGREGATES))
     numeric = aggregate in ("sum", "mean", "min", "max", "last", "quantile")
-    grouped = draw(st.booleans()) and aggregate not in (
-        "last",
-        "last_n",
-        "distinct",
-        "top_k",
-        "quantile",
-    )
+    ungrouped = ("last", "last_n", "distinct", "top_k", "quantile")
+    grouped = draw(st.booleans()) and aggregate not in ungrouped
     feature = Feature(
         name=name,
         entity=draw(st.sampled_from(d.ENTITIES)),

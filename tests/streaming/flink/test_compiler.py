@@ -152,11 +152,8 @@ def test_property_names_are_quoted() -> None:
 
 
 def test_options_are_quoted_too() -> None:
-    text = compiled(
-        COUNT,
-        kafka={"sasl.jaas.config": "x required password='p';"},
-        end_offsets={1: 20, 0: 10},
-    )
+    kafka = {"sasl.jaas.config": "x required password='p';"}
+    text = compiled(COUNT, kafka=kafka, end_offsets={1: 20, 0: 10})
     assert "'properties.sasl.jaas.config' = 'x required password=''p'';'" in text
     assert "'scan.bounded.specific-offsets' = 'partition:0,offset:10;partition:1,offset:20'" in text
 

@@ -152,10 +152,8 @@ def test_reading_by_time(
             log = open_log()
     log.trim(len(received) // 2)
     for timestamp in [-(10**12), *range(0, max([*received, 200]) + 2), 10**15]:
-        expected = next(
-            (n for n, at in enumerate(received) if n >= log.begin and at >= timestamp),
-            len(received),
-        )
+        later = (n for n, at in enumerate(received) if n >= log.begin and at >= timestamp)
+        expected = next(later, len(received))
         assert expected == log.offset_at(timestamp)
     log.close()
 
@@ -286,12 +284,8 @@ def test_a_full_file_system(tmp_path: Path, how: str) -> None:
     try:
         if mounted:
             (tmp_path / "ballast").write_bytes(bytes(128 * 1024))
-        done = subprocess.run(
-            [sys.executable, "-c", FILL, str(tmp_path), how],
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
+        fill = [sys.executable, "-c", FILL, str(tmp_path), how]
+        done = subprocess.run(fill, capture_output=True, text=True, timeout=60)
         assert done.returncode == 0, done.stderr
         full, after = map(int, done.stdout.split())
         assert after == full + 100 > 1000

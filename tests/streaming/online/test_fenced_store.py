@@ -186,15 +186,9 @@ def test_marks_hold_through_crashes(seed: int, memory_bytes: int | None) -> None
     state, copy = MemoryState(), MemoryOnlineStore()
     committed, furthest, ahead, checked = 0, 0, 0, 0
     while committed < len(stream):
-        engine = Engine(
-            streams.definitions(),
-            state,
-            EngineOptions(
-                allowed_lateness_ms=0,
-                memory_bytes=memory_bytes,
-                online=PartitionView(copy, 0, committed),
-            ),
-        )
+        view = PartitionView(copy, 0, committed)
+        options = EngineOptions(allowed_lateness_ms=0, memory_bytes=memory_bytes, online=view)
+        engine = Engine(streams.definitions(), state, options)
         assert engine.offset == committed
         for _ in range(rng.randrange(1, 12)):
             engine.apply(stream[engine.offset : engine.offset + BATCH])
@@ -242,9 +236,8 @@ class Spilling:
 
     def __init__(self, state: MemoryState) -> None:
         self.copy = MemoryOnlineStore()
-        self.engine = Engine(
-            HOURLY, state, EngineOptions(allowed_lateness_ms=0, memory_bytes=1, online=self.copy)
-        )
+        options = EngineOptions(allowed_lateness_ms=0, memory_bytes=1, online=self.copy)
+        self.engine = Engine(HOURLY, state, options)
         self.now = START
 
     def see(self, user: str, minute: int) -> None:
@@ -257,10 +250,8 @@ class Spilling:
     def counts(self, user: str) -> tuple[Value, Value]:
         """By the engine and by the copy."""
         (blob,) = self.copy.get_many([user])
-        return (
-            self.engine.read("user", user, self.now)["n"],
-            read_packed(HOURLY.of_entity("user"), blob, self.now)["n"],
-        )
+        copied = read_packed(HOURLY.of_entity("user"), blob, self.now)
+        return self.engine.read("user", user, self.now)["n"], copied["n"]
 
 
 def test_a_user_who_returns_at_expiry_stays_in_the_copy() -> None:

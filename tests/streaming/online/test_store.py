@@ -34,15 +34,11 @@ Opener = Callable[..., OnlineStore]
 def opener(request: pytest.FixtureRequest) -> Iterator[Opener]:
     opened: list[OnlineStore] = []
     prefix = f"test.{uuid.uuid4().hex}"
-    if request.param == "cluster":
-        url = request.getfixturevalue("cluster_url")
-    else:
-        url = request.getfixturevalue("redis_url")
+    cluster = request.param == "cluster"
+    url = request.getfixturevalue("cluster_url" if cluster else "redis_url")
 
     def open_redis(**options: Any) -> OnlineStore:
-        opened.append(
-            RedisOnlineStore(url, prefix=prefix, cluster=request.param == "cluster", **options)
-        )
+        opened.append(RedisOnlineStore(url, prefix=prefix, cluster=cluster, **options))
         return opened[-1]
 
     yield open_redis
@@ -211,12 +207,10 @@ def test_the_copy_catches_up_after_an_outage() -> None:
 
 
 def test_retries_of_an_unreachable_redis_are_bounded() -> None:
-    port = free_port()
+    url = f"redis://127.0.0.1:{free_port()}/0"
     for cluster in (False, True):
         pauses: list[float] = []
-        store = RedisOnlineStore(
-            f"redis://127.0.0.1:{port}/0", attempts=3, sleep=pauses.append, cluster=cluster
-        )
+        store = RedisOnlineStore(url, attempts=3, sleep=pauses.append, cluster=cluster)
         with pytest.raises(OnlineStoreError, match="cannot be reached after 3 attempts"):
             store.get_many(["a"])
         assert pauses == [0.05, 0.2]

@@ -168,9 +168,8 @@ def test_repeated_lines(packaged: Rules) -> None:
 
 
 def test_a_repetition_is_known_for_its_span() -> None:
-    rules = load_rules(
-        "- {name: twice, when: {earlier: {same: content, within: 10s}}, action: drop}"
-    )
+    text = "- {name: twice, when: {earlier: {same: content, within: 10s}}, action: drop}"
+    rules = load_rules(text)
     assert judge(rules, event(at=0)) == ""
     assert judge(rules, event(at=10_000, user_id="other")) == ""
     assert judge(rules, event(at=0)) == "twice"
@@ -263,15 +262,10 @@ def test_renaming_and_currencies() -> None:
         result = rules.clean(event("purchase", properties=properties))
         return result.rule if isinstance(result, Dropped) else result.properties
 
-    assert cleaned(price=3, currency="USD", colour="red") == {
-        "price": 1.5,
-        "currency": "EUR",
-        "color": "red",
-    }
-    assert cleaned(currency="EUR", colour="red", color="blue") == {
-        "currency": "EUR",
-        "color": "blue",
-    }
+    converted = {"price": 1.5, "currency": "EUR", "color": "red"}
+    assert cleaned(price=3, currency="USD", colour="red") == converted
+    kept = {"currency": "EUR", "color": "blue"}
+    assert cleaned(currency="EUR", colour="red", color="blue") == kept
     assert cleaned(price=3, currency="EUR") == {"price": 3, "currency": "EUR"}
     assert cleaned(price=3, currency="CHF") == "unknown"
     assert cleaned(price="3", currency="USD") == "unknown", "no amount, so not converted"
@@ -400,9 +394,8 @@ def test_damaged_state_is_refused_and_foreign_state_ignored() -> None:
 
 def test_rule_state_commits_with_the_engine() -> None:
     """Killed between commits, the engine cleans the same events the same way again."""
-    definitions = load_definitions(
-        "- {name: n, entity: user, event: refund, aggregate: count, window: {size: 365d}}"
-    )
+    refunds = "- {name: n, entity: user, event: refund, aggregate: count, window: {size: 365d}}"
+    definitions = load_definitions(refunds)
     text = """
 - name: refund_without_order
   event: refund

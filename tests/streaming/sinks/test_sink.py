@@ -25,16 +25,9 @@ from tests.streaming.redis_server import RedisServer
 from tactful_streaming.errors import OnlineStoreError
 from tactful_streaming.kafka.config import KafkaSettings
 from tactful_streaming.kafka.topics import ensure_topic
+from tactful_streaming.sinks import sink
 from tactful_streaming.sinks.redis import RedisRows
-from tactful_streaming.sinks.sink import (
-    RowTarget,
-    SinkProgress,
-    WindowRow,
-    WindowValue,
-    newest_rows,
-    open_rows,
-    run_sink,
-)
+from tactful_streaming.sinks.sink import RowTarget, SinkProgress, WindowRow, WindowValue, run_sink
 from tactful_streaming.sinks.sql import SqlRows
 
 Truth = dict[str, dict[str, WindowValue]]
@@ -288,7 +281,7 @@ def test_newest_rows_equal_writing_one_by_one(rows: list[WindowRow]) -> None:
         newest = kept.setdefault((row.feature, row.group_key), row)
         if (row.window_end, row.offset) >= (newest.window_end, newest.offset):
             kept[row.feature, row.group_key] = row
-    assert newest_rows(rows) == list(kept.values())
+    assert sink.newest_rows(rows) == list(kept.values())
 
 
 ROW = b'{"feature":"%s","entity_key":%s,"window_start":0,"window_end":%s,"feature_value":%s}'
@@ -492,7 +485,7 @@ def test_rows_pass_from_kafka_and_are_read_once(kafka_servers: str, tmp_path: Pa
     for count in (500, 540):
         if count == 540:
             produce(kafka_servers, where.topic, {0: [encode(row(7, 10**9, entity="new"))] * 40})
-        group = open_rows(where, "sink")
+        group = sink.open_rows(where, "sink")
         seen: list[SinkProgress] = []
         wanted = count - done.rows
         done = run_sink(

@@ -8,17 +8,8 @@ import pytest
 
 from tactful_streaming.contract.log_entries import Event, decode_entry, encode_entry
 from tactful_streaming.errors import StateError
-from tactful_streaming.sinks.webhook import (
-    SIGNATURE_HEADER,
-    Answer,
-    DeliveryQueue,
-    RetryPolicy,
-    SendResult,
-    WebhookSender,
-    post_request,
-    sign,
-    verify_signature,
-)
+from tactful_streaming.sinks import webhook
+from tactful_streaming.sinks.webhook import Answer, DeliveryQueue, SendResult, WebhookSender
 from tactful_streaming.state.store import MemoryState
 
 URL = "http://127.0.0.1:9/hook"
@@ -119,7 +110,7 @@ def test_failures_are_retried_with_growing_waits() -> None:
 def test_retry_after_is_used_up_to_the_longest_wait() -> None:
     clock, queue = Clock(), DeliveryQueue(MemoryState())
     receiver = Receiver(Answer(429, 30.0), Answer(503, 1e9), Answer(503, 0.0))
-    hook = sender(queue, receiver, clock, policy=RetryPolicy(longest_ms=60_000))
+    hook = sender(queue, receiver, clock, policy=webhook.RetryPolicy(longest_ms=60_000))
     queue.add([action(1)], 1)
     for wait in (30_000, 60_000, 4000):
         assert hook.send_due().failed == 1
@@ -142,7 +133,7 @@ def test_a_delivery_is_dead_after_the_last_attempt() -> None:
     clock, state = Clock(), MemoryState()
     queue = DeliveryQueue(state)
     receiver = Receiver(Answer(404), Answer(200), Answer(404), Answer(410))
-    hook = sender(queue, receiver, clock, policy=RetryPolicy(attempts=3))
+    hook = sender(queue, receiver, clock, policy=webhook.RetryPolicy(attempts=3))
     queue.add([action(1), action(2)], 2)
     assert hook.send_due() == SendResult(delivered=1, failed=1)
     clock.now += 10_000
@@ -192,16 +183,16 @@ def test_other_addresses_are_refused(url: str) -> None:
 
 
 def test_a_signature_is_bound_to_body_secret_and_time() -> None:
-    signature = sign(b"secret", b"body", 1000)
-    assert verify_signature(b"secret", b"body", signature, now=1200)
-    assert not verify_signature(b"secret", b"bodY", signature, now=1200)
-    assert not verify_signature(b"other", b"body", signature, now=1200)
-    assert not verify_signature(b"secret", b"body", signature, now=1301)
-    assert not verify_signature(b"secret", b"body", signature, now=699)
+    signature = webhook.sign(b"secret", b"body", 1000)
+    assert webhook.verify_signature(b"secret", b"body", signature, now=1200)
+    assert not webhook.verify_signature(b"secret", b"bodY", signature, now=1200)
+    assert not webhook.verify_signature(b"other", b"body", signature, now=1200)
+    assert not webhook.verify_signature(b"secret", b"body", signature, now=1301)
+    assert not webhook.verify_signature(b"secret", b"body", signature, now=699)
     later = signature.replace("t=1000", "t=1200")
-    assert not verify_signature(b"secret", b"body", later, now=1200)
+    assert not webhook.verify_signature(b"secret", b"body", later, now=1200)
     for bad in ("", "t=,v1=", "t=-1,v1=", "t=²,v1=", "v1=abc", "t=" + "9" * 99, "\xff"):
-        assert not verify_signature(b"secret", b"body", bad, now=1200)
+        assert not webhook.verify_signature(b"secret", b"body", bad, now=1200)
 
 
 def test_each_request_is_signed_anew() -> None:
@@ -213,8 +204,8 @@ def test_each_request_is_signed_anew() -> None:
     clock.now += 5000
     hook.send_due()
     for (_, body, headers), now in zip(receiver.requests, (1000, 1005), strict=True):
-        assert headers[SIGNATURE_HEADER].startswith(f"t={now},")
-        assert verify_signature(b"secret", body, headers[SIGNATURE_HEADER], now=now)
+        assert headers[webhook.SIGNATURE_HEADER].startswith(f"t={now},")
+        assert webhook.verify_signature(b"secret", body, headers[webhook.SIGNATURE_HEADER], now=now)
 
 
 @pytest.fixture
@@ -256,8 +247,8 @@ def test_over_http(server: tuple[str, list[tuple[str, dict[str, str], bytes]]]) 
     assert headers["Idempotency-Key"] == "e1"
     assert headers["Content-Type"] == "application/json"
     assert json.loads(body)["event_id"] == "e1"
-    assert post_request(url + "/503", b"", {}, 5.0) == Answer(503, 7.0)
-    assert post_request(url + "/302", b"", {}, 5.0) == Answer(302)
+    assert webhook.post_request(url + "/503", b"", {}, 5.0) == Answer(503, 7.0)
+    assert webhook.post_request(url + "/302", b"", {}, 5.0) == Answer(302)
     assert [p for p, _, _ in seen] == ["/200", "/503", "/302"], "the redirect was followed"
 
 
