@@ -45,8 +45,8 @@ class ErasureJobs:
             receipt = uuid.uuid4().hex
             due_at = now + round(self._days * _DAY_MS)
             times = {"requested_at": now, "due_at": due_at, "done_at": None}
-            row = {"receipt": receipt, "person": person, "state": "requested", "report": "[]"}
-            connection.execute(sa.insert(erasures).values(row | times))
+            job = {"receipt": receipt, "person": person, "state": "requested", "report": "[]"}
+            connection.execute(sa.insert(erasures).values({**job, **times}))
             return receipt
 
         receipt = self._metadata.change(insert)

@@ -151,19 +151,18 @@ def others(live: Live, first: int = 0) -> Any:
 def scan(directory: Path, needles: list[bytes]) -> dict[str, int]:
     """Count the needles in each file and in values of state stores."""
     hits: dict[str, int] = {}
+
+    def search(name: str, data: bytes) -> None:
+        if count := sum(needle in data for needle in needles):
+            hits[name] = count
+
     for path in sorted(directory.rglob("*")):
         if path.is_file():
-            data = path.read_bytes()
-            count = sum(needle in data for needle in needles)
-            if count:
-                hits[str(path.relative_to(directory))] = count
+            search(str(path.relative_to(directory)), path.read_bytes())
     for path in sorted(directory.rglob("CURRENT")):
-        store = RocksState(path.parent, read_only=True)
-        data = b"\0".join(part for pair in store.scan(b"") for part in pair)
-        store.close()
-        count = sum(needle in data for needle in needles)
-        if count:
-            hits[f"{path.parent.name}: values"] = count
+        with contextlib.closing(RocksState(path.parent, read_only=True)) as store:
+            values = b"\0".join(part for pair in store.scan(b"") for part in pair)
+        search(f"{path.parent.name}: values", values)
     return hits
 
 

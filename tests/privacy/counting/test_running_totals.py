@@ -36,8 +36,11 @@ def makes_every_draw_zero(n: int) -> bytes:
     return bytes([0, 0x80] * (n // 2))
 
 
-def counting(statistic: Statistic) -> BoundedCounts:
-    return BoundedCounts(statistic, secret=SECRET, start=0)
+def counting(statistic: Statistic, snapshot: bytes | None = None) -> BoundedCounts:
+    counts = BoundedCounts(statistic, secret=SECRET, start=0)
+    if snapshot is not None:
+        counts.restore(snapshot)
+    return counts
 
 
 def contributions(seed: int) -> list[tuple[str, int, str]]:
@@ -64,9 +67,8 @@ def read_all(ledger: Ledger, name: str) -> dict[int, dict[str, int]]:
 
 def test_totals_without_noise_equal_the_bounded_recount(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path / "ledger.db", daily_epsilon=2)
-    totals = replace(TOTALS, epsilon=Fraction(1))
     counts = counting(QUARTERS)
-    further = [HOURS, DAYS, totals]
+    further = [HOURS, DAYS, TOTALS]
     publisher = Publisher(counts, ledger, further=further, entropy=makes_every_draw_zero)
     rng = random.Random(4)
     what = contributions(4)
@@ -78,8 +80,7 @@ def test_totals_without_noise_equal_the_bounded_recount(tmp_path: Path) -> None:
             ledger.close()
             ledger = Ledger(tmp_path / "ledger.db")
             states = counts.snapshot(), publisher.snapshot()
-            counts = counting(QUARTERS)
-            counts.restore(states[0])
+            counts = counting(QUARTERS, states[0])
             publisher = Publisher(counts, ledger, further=further, entropy=makes_every_draw_zero)
             publisher.restore(states[1])
     publisher.publish(2 * DAY_MS)
@@ -170,9 +171,7 @@ def test_leak_1_a_node_is_not_redrawn_after_a_crash(ledger: Ledger) -> None:
     publisher = Publisher(counts, ledger, entropy=entropy)
     sums = publisher.snapshot()
     before = publisher.publish(5 * 15 * MINUTE)
-    restored = counting(wide)
-    restored.restore(saved)
-    publisher = Publisher(restored, ledger, entropy=entropy)
+    publisher = Publisher(counting(wide, saved), ledger, entropy=entropy)
     publisher.restore(sums)
     pages = publisher.publish(8 * 15 * MINUTE)
     assert pages[:5] == before
@@ -184,11 +183,10 @@ def test_leak_1_a_node_is_not_redrawn_after_a_crash(ledger: Ledger) -> None:
 def test_planted_redrawing_of_nodes_is_caught(
     ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        SharedNoise,
-        "draw_once",
-        lambda self, statistic, day, draws: {n: d() for n, d in draws.items()},
-    )
+    def redraw(self: object, statistic: object, day: int, draws: dict[str, Draw]) -> object:
+        return {name: draw() for name, draw in draws.items()}
+
+    monkeypatch.setattr(SharedNoise, "draw_once", redraw)
     with pytest.raises(AssertionError):
         test_leak_1_a_node_is_not_redrawn_after_a_crash(ledger)
 
@@ -201,8 +199,7 @@ def totals_after_a_crash(ledger: Ledger) -> list[int]:
     sums = publisher.snapshot()
     assert counts.add("u", 0, "milk")
     publisher.publish(5 * 15 * MINUTE)
-    counts = counting(TOTALS)
-    counts.restore(saved)
+    counts = counting(TOTALS, saved)
     publisher = Publisher(counts, ledger, entropy=makes_every_draw_zero)
     publisher.restore(sums)
     assert not counts.add("u", 0, "milk", watermark=6 * 15 * MINUTE)
@@ -268,9 +265,8 @@ def test_shared_noise_is_drawn_once_and_deleted(location: str) -> None:
     assert len(drawn) == 3
     other_day = ledger.shared_noise.draw_once(TOTALS, DAY_MS, {"0.0": draw})
     ledger.shared_noise.delete_before(TOTALS, DAY_MS)
-    assert (
-        ledger.shared_noise.draw_once(TOTALS, DAY_MS, {"0.0": draw})["0.0"] == other_day["0.0"]
-    ).all()
+    kept = ledger.shared_noise.draw_once(TOTALS, DAY_MS, {"0.0": draw})
+    assert (kept["0.0"] == other_day["0.0"]).all()
     assert len(drawn) == 4
     ledger.shared_noise.draw_once(TOTALS, 0, {"0.0": draw})
     assert len(drawn) == 5, "it was forgotten"
@@ -320,11 +316,8 @@ def test_kill_9_leaves_every_shown_total_and_node_as_it_was(
             assert seen[(t - 1) * 15 * MINUTE]["tea"] == sum(
                 node.sign * int(kept[node.name][2]) for node in nodes
             )
-            kept_bytes = {name: values.tobytes() for name, values in kept.items()}
-            assert {n: kept_bytes[n] for n in kept_bytes if n in noise} == {
-                n: noise[n] for n in kept_bytes if n in noise
-            }
-            noise |= kept_bytes
+            for name, values in kept.items():
+                assert noise.setdefault(name, values.tobytes()) == values.tobytes()
         ledger.close()
 
 

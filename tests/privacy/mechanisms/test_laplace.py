@@ -340,9 +340,7 @@ def test_it_is_the_distribution_of_the_single_table(sensitivity: int, epsilon: s
 
 @given(st.fractions(Fraction(1, 1000), Fraction(999, 1000), max_denominator=1000))
 @settings(max_examples=50, deadline=None)
-def test_wide_interval_is_the_smallest_that_holds_the_confidence(
-    confidence: Fraction,
-) -> None:
+def test_wide_interval_is_the_smallest_that_holds_it(confidence: Fraction) -> None:
     noise = WideLaplace(5, "1")
     h = noise.interval(confidence)
 
