@@ -19,17 +19,13 @@ from tactful_streaming.definitions.reader import load_definitions
 
 _HOUR = 3_600_000
 
+_share = click.FloatRange(0, 1, min_open=True)
 _margin_option = click.option(
-    "--margin",
-    type=click.FloatRange(0, 1, min_open=True),
-    default=0.3,
-    help="Profit margin: share of the revenue.",
+    "--margin", type=_share, default=0.3, help="Profit margin: share of the revenue."
 )
+_positive = click.FloatRange(0, min_open=True)
 _hours_option = click.option(
-    "--hours",
-    type=click.FloatRange(0, min_open=True),
-    default=168.0,
-    help="Hours after the decision in which purchases count.",
+    "--hours", type=_positive, default=168.0, help="Hours of purchases after a decision."
 )
 
 

@@ -27,21 +27,11 @@ from tactful.demo.demo import DemoOptions, run, summary
 @click.option("--reports", type=cli.any_path, default=Path("reports"))
 @click.option("--port", default=8420, help="Port of the server; 0 takes a free one.")
 @cli.json_option
-def demo(
-    data: str,
-    path: Path | None,
-    quick: bool,
-    directory: Path,
-    reports: Path,
-    port: int,
-    as_json: bool,
-) -> None:
+@cli.grouped("options", DemoOptions)
+def demo(options: DemoOptions, as_json: bool) -> None:
     """Replay real purchases through the platform and measure the recommendations."""
     # A stop from outside ends the demo's server as well.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
-    options = DemoOptions(
-        data=data, path=path, quick=quick, directory=directory, reports=reports, port=port
-    )
     report = run(options)
     if as_json:
         cli.print_json(report)

@@ -37,6 +37,9 @@ _ROLLOUTS = {
 }
 
 
+_share = click.FloatRange(0, 1, min_open=True, max_open=True)
+
+
 @click.group(cls=LazyGroup, lazy=_ROLLOUTS)
 def experiment() -> None:
     """Check, plan, roll out and evaluate experiments."""
@@ -59,10 +62,7 @@ def check(file: Path, as_json: bool) -> None:
 
 @experiment.command("plan")
 @click.option(
-    "--rate",
-    type=click.FloatRange(0, 1, min_open=True, max_open=True),
-    required=True,
-    help="Share of people who take the action today.",
+    "--rate", type=_share, required=True, help="Share of people who take the action today."
 )
 @click.option(
     "--change",
@@ -70,12 +70,7 @@ def check(file: Path, as_json: bool) -> None:
     required=True,
     help="Smallest relative change to detect, such as 0.05 for five per cent.",
 )
-@click.option(
-    "--share",
-    type=click.FloatRange(0, 1, min_open=True, max_open=True),
-    default=0.5,
-    help="Share of the people who get the change.",
-)
+@click.option("--share", type=_share, default=0.5, help="Share of the people who get the change.")
 @click.option(
     "--people-per-day",
     type=click.FloatRange(0, min_open=True),

@@ -64,10 +64,8 @@ _HELP = {
 }
 # Commands whose module has another name.
 _MODULES = {
-    "ingest": "client",
-    "recommend": "client",
-    "restore": "backup",
-    "expire": "backup",
+    **dict.fromkeys(("ingest", "recommend", "dashboard"), "client"),
+    **dict.fromkeys(("restore", "expire"), "backup"),
     "worker": "serve",
 }
 _COMMANDS = {

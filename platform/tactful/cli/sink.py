@@ -90,13 +90,10 @@ def sink(
         def pause(seconds: float) -> None:
             told.wait(seconds)
 
-        done = run_sink(
-            source,
-            target,
-            stop=lambda: told.is_set() or idle.over(),
-            progress=advanced,
-            sleep=pause,
-        )
+        def stop() -> bool:
+            return told.is_set() or idle.over()
+
+        done = run_sink(source, target, stop=stop, progress=advanced, sleep=pause)
     if as_json:
         figures = {"rows": done.rows, "invalid": done.invalid, "empty": done.empty}
         cli.print_json({**figures, "failures": done.failures})

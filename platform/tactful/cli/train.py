@@ -33,16 +33,10 @@ class _Registration:
 @cli.with_settings
 @click.option("--name", default="ranker", help="Model name.")
 @click.option(
-    "--label-days",
-    type=click.FloatRange(min=0.1),
-    default=35.0,
-    help="Number of most recent days to learn from.",
+    "--label-days", type=click.FloatRange(0.1), default=35.0, help="Recent days to learn from."
 )
 @click.option(
-    "--lists",
-    type=click.IntRange(min=20),
-    default=8_000,
-    help="Maximum number of replayed recommendations to learn from.",
+    "--lists", type=click.IntRange(20), default=8_000, help="Recommendations to replay, at most."
 )
 @click.option(
     "--task",
@@ -77,9 +71,7 @@ class _Registration:
 )
 @click.option("--seed", default=0)
 @click.option(
-    "--if-due",
-    is_flag=True,
-    help="Train only if a condition of [training] is met; for scheduled runs.",
+    "--if-due", is_flag=True, help="Train only if [training] finds it due; for scheduled runs."
 )
 @click.option(
     "--if-better",
@@ -90,10 +82,7 @@ class _Registration:
 @cli.reason_option
 @cli.by_option
 @click.option(
-    "--promote/--no-promote",
-    default=False,
-    show_default=False,
-    help="Make the new version the champion.",
+    "--promote/--no-promote", default=False, show_default=False, help="Make it the champion."
 )
 @cli.json_option
 @cli.grouped("options", TrainingOptions)

@@ -78,13 +78,7 @@ def probe(candidate: Path, directory: Path, noise: float) -> None:
 @tuner.command("evaluate")
 @click.argument("candidate", type=cli.existing_directory)
 @cli.with_settings
-@click.option(
-    "--probe",
-    "probe_directory",
-    required=True,
-    type=cli.existing_directory,
-    help="Directory of the probe.",
-)
+@click.option("--probe", required=True, type=cli.existing_directory, help="Directory of the probe.")
 @click.option("--key", required=True, help="Key of the probe's rollout.")
 @click.option("--days", type=click.FloatRange(min=0, min_open=True), default=28.0)
 @cli.outcome_option
@@ -93,7 +87,7 @@ def probe(candidate: Path, directory: Path, noise: float) -> None:
 def evaluate(
     settings: Settings,
     candidate: Path,
-    probe_directory: Path,
+    probe: Path,
     key: str,
     days: float,
     outcomes: tuple[str, ...],
@@ -114,7 +108,7 @@ def evaluate(
             types=outcomes,
             lasts=int(outcome_hours * _HOUR),
         )
-    found = evaluate_tuner(candidate, lists, noise=Tuner(probe_directory).manifest.noise)
+    found = evaluate_tuner(candidate, lists, noise=Tuner(probe).manifest.noise)
     if as_json:
         cli.print_json(found)
         return

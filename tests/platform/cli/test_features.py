@@ -76,9 +76,8 @@ def test_a_plan_says_what_a_backfill_reads(settings: Settings, new_features: Pat
     assert "views: to be computed from the log" in planned.stdout
     assert "dropped" not in planned.stdout  # changed, under their old names
     assert "reads 30 records, from offset 0 to 30" in planned.stdout
-    plan = json.loads(
-        run("features", "plan", "--data", data, "--features", new_features, "--json").stdout
-    )
+    printed = run("features", "plan", "--data", data, "--features", new_features, "--json")
+    plan = json.loads(printed.stdout)
     assert ("views" in plan["recomputed"], plan["records"]) == (True, 30)
     with Live(Platform.open(settings, build)) as live:
         assert live.views("u", 30) == 30
@@ -113,10 +112,8 @@ def test_a_backfill_counts_as_the_engine_does(settings: Settings, tmp_path: Path
     """Rules apply, and what came too late stays out."""
     rules = tmp_path / "rules.yaml"
     rules.write_text("- {name: robots, when: {user_agent: crawler}, action: drop}\n")
-    engine = replace(
-        settings.engine, rules=rules, allowed_lateness_ms=0, watermark_delay_ms=3_600_000
-    )
-    settings = replace(settings, engine=engine)
+    late: dict[str, Any] = {"allowed_lateness_ms": 0, "watermark_delay_ms": 3_600_000}
+    settings = replace(settings, engine=replace(settings.engine, rules=rules, **late))
     base = "- {name: views, entity: user, event: view, aggregate: count, window: {size: 1d}}\n"
     added = base.replace("views", "hourly").replace("1d", "1h")
     settings.features.write_text(base + added)

@@ -105,11 +105,8 @@ def test_a_vanished_topic_is_told_and_its_state_stays(kafka_servers: str, tmp_pa
     with started(config, tmp_path / "second") as second:
         # The topic is made anew by whoever comes first, here the worker.
         assert second.wait(120) == 1
-    (reason,) = [
-        line
-        for line in (tmp_path / "second.err").read_text().splitlines()
-        if line.startswith("tactful: ")
-    ]
+    lines = (tmp_path / "second.err").read_text().splitlines()
+    (reason,) = [line for line in lines if line.startswith("tactful: ")]
     assert f"topic '{topic}'" in reason
     assert "deleted and made anew" in reason
     assert "move the state and its checkpoints away" in reason
@@ -138,9 +135,8 @@ def progress(**records: int) -> WorkerProgress:
         )
         for name, waiting in records.items()
     }
-    return WorkerProgress(
-        entries=7, partitions=partitions, **{**dict.fromkeys(counts, 0), "late": 1}
-    )
+    totals = dict.fromkeys(counts, 0) | {"late": 1}
+    return WorkerProgress(entries=7, partitions=partitions, **totals)
 
 
 def test_prometheus_reads_how_far_each_partition_is_behind() -> None:
@@ -175,9 +171,8 @@ def test_old_dead_letters_are_forgotten_by_workers_too(monkeypatch: pytest.Monke
     monkeypatch.setattr(feature_worker, "Worker", lambda _, options, **__: made.append(options))
     monkeypatch.setattr(feature_worker, "topic_id", lambda _: "an id")
     monkeypatch.setattr(feature_worker, "make_topic", lambda *_: 1)
-    monkeypatch.setattr(
-        feature_worker, "kafka_settings", lambda _: KafkaSettings("broker:9092", "log")
-    )
+    kafka = KafkaSettings("broker:9092", "log")
+    monkeypatch.setattr(feature_worker, "kafka_settings", lambda _: kafka)
     definitions = load_definitions(
         "- {name: n, entity: user, event: view, aggregate: count, window: {size: 1m}}"
     )

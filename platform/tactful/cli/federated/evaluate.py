@@ -24,15 +24,10 @@ from tactful_federated.transport.superlink import SuperLink
 @click.command("evaluate")
 @click.argument("directory", type=cli.existing_directory)
 @click.option(
-    "--weights",
-    type=cli.existing_file,
-    help="File with the weights of the model; default: weights.npy of DIRECTORY.",
+    "--weights", type=cli.existing_file, help="Weights; default: weights.npy in DIRECTORY."
 )
 @click.option(
-    "--evaluations",
-    type=click.IntRange(1),
-    default=20,
-    help="Number of evaluations in all; the budget is divided among them.",
+    "--evaluations", type=click.IntRange(1), default=20, help="Evaluations sharing the budget."
 )
 @click.option("--epsilon", default=0.5, help="Privacy budget epsilon of all evaluations together.")
 @cohort_options

@@ -84,10 +84,7 @@ _directory = click.argument("directory", type=cli.any_directory)
 @click.command("serve")
 @_directory
 @click.option(
-    "--catalogue",
-    type=cli.existing_file,
-    required=True,
-    help="File with the public categories, one per line.",
+    "--catalogue", type=cli.existing_file, required=True, help="Public categories, one a line."
 )
 @click.option("--run", "name", default="intent-1", help="Name of the run.")
 @click.option("--epsilon", default=2.0, help="Privacy budget epsilon of the whole run.")
@@ -113,9 +110,7 @@ _directory = click.argument("directory", type=cli.any_directory)
     help="Optimiser of the server.",
 )
 @click.option(
-    "--server-rate",
-    type=_rate,
-    help="Learning rate of the server; default: 1, or 0.003 for adaptive optimisers.",
+    "--server-rate", type=_rate, help="Learning rate of the server; default: 1, adaptive 0.003."
 )
 @click.option("--device-rate", type=_rate, default=1.0, help="Learning rate of the devices.")
 @click.option(
@@ -126,10 +121,7 @@ _directory = click.argument("directory", type=cli.any_directory)
     "--buffered", is_flag=True, help="Aggregate asynchronously, without rounds; needs --tier clear."
 )
 @click.option(
-    "--most-stale",
-    type=click.IntRange(0),
-    default=20,
-    help="Maximum age of a buffered update, in releases.",
+    "--most-stale", type=click.IntRange(0), default=20, help="Maximum update age, in releases."
 )
 @click.option("--deadline", default=120.0, help="Time limit of a round, seconds.")
 @click.option(
@@ -264,12 +256,7 @@ def enrol_command(
 
 @click.command("device")
 @_directory
-@click.option(
-    "--invitation",
-    type=cli.existing_file,
-    required=True,
-    help="File invitation.json, as written by the server.",
-)
+@options.invitation_option
 @click.option("--server", help="host:port of the proxy; without it only DIRECTORY is created.")
 @click.option("--authority", type=cli.existing_file, help="PEM file of the only trusted authority.")
 @click.option(

@@ -10,6 +10,7 @@ import click
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from tactful.cli import options as cli
+from tactful.cli.federated.options import invitation_option
 from tactful.errors import ConfigError, TactfulError
 from tactful_federated.core.invitation import read_invitation
 from tactful_federated.device.event_store import EventStore
@@ -23,12 +24,7 @@ from tactful_privacy.errors import ParameterError
 
 @click.command("intent")
 @click.argument("directory", type=cli.existing_directory)
-@click.option(
-    "--invitation",
-    type=cli.existing_file,
-    required=True,
-    help="File invitation.json, as written by the server.",
-)
+@invitation_option
 @click.option("--model", type=cli.existing_file, help="File with a newer signed model to install.")
 @click.option("--count", type=click.IntRange(1, 32), default=3)
 @click.option(

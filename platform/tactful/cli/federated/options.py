@@ -84,6 +84,9 @@ class Widths:
             )
 
 
+invitation_option = click.option(
+    "--invitation", type=cli.existing_file, required=True, help="invitation.json of the server."
+)
 tier_choice = click.Choice(["clear", "secret", "noise-in-sum"])
 
 cohort_options = cli.with_options(
@@ -111,9 +114,7 @@ cohort_options = cli.with_options(
 link_options = cli.with_options(
     click.option("--port", default=9092, help="Port on 127.0.0.1."),
     click.option(
-        "--certificate",
-        type=cli.existing_file,
-        help="PEM file with the certificate; default: one is created.",
+        "--certificate", type=cli.existing_file, help="PEM certificate; default: one is created."
     ),
     click.option("--key", type=cli.existing_file, help="PEM file with the key of the certificate."),
     click.option(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import click
@@ -10,7 +10,6 @@ import click
 from tactful.cli import options as cli
 from tactful.cli.federated.options import Widths, tier_choice, width_options
 from tactful.errors import ConfigError, TactfulError
-from tactful_federated.core.invitation import Tier
 from tactful_federated.core.private_training import Outcome
 from tactful_federated.errors import CheckpointError, MissingExtraError, SettingsError
 from tactful_federated.model.sample_data import SAMPLE_CATALOGUE
@@ -34,32 +33,15 @@ from tactful_federated.simulation.private import PrivateSimulationSettings, simu
 )
 @width_options
 @cli.json_option
+@cli.grouped("settings", PrivateSimulationSettings)
 def simulate_command(
-    directory: Path,
-    devices: int,
-    rounds: int,
-    report_goal: int,
-    epsilon: float,
-    tier: Tier,
-    seed: int,
-    ray_workers: int,
-    widths: Widths,
-    as_json: bool,
+    directory: Path, settings: PrivateSimulationSettings, widths: Widths, as_json: bool
 ) -> None:
     """Train privately on simulated shoppers; a restart resumes the run in DIRECTORY."""
     widths.check(SAMPLE_CATALOGUE)
-    settings = PrivateSimulationSettings(
-        devices=devices,
-        rounds=rounds,
-        report_goal=report_goal,
-        epsilon=epsilon,
-        tier=tier,
-        seed=seed,
-        ray_workers=ray_workers,
-        **asdict(widths),
-    )
+    settings = replace(settings, **asdict(widths))
     with (
-        cli.progress_bar(total=rounds, unit="round") as bar,
+        cli.progress_bar(total=settings.rounds, unit="round") as bar,
         cli.reported_as(ConfigError, SettingsError),
         cli.reported_as(TactfulError, CheckpointError, MissingExtraError),
     ):

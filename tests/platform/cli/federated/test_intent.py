@@ -29,23 +29,21 @@ PLAN = TrainingPlan(
 def device(tmp_path: Path) -> list[str]:
     """Arguments that name a device which keeps forty visits for milk."""
     invitation, history = tmp_path / "invitation.json", tmp_path / "history.json"
-    save_invitation(
-        invitation,
-        Invitation(
-            run="test",
-            tier="secret",
-            plan=PLAN,
-            categories=CATEGORIES,
-            authority=bytes(32),
-            signer=KEY.public_key().public_bytes_raw(),
-        ),
+    signer, authority = KEY.public_key().public_bytes_raw(), bytes(32)
+    made = Invitation(
+        run="test",
+        tier="secret",
+        plan=PLAN,
+        categories=CATEGORIES,
+        authority=authority,
+        signer=signer,
     )
+    save_invitation(invitation, made)
     history.write_text(json.dumps([["milk"]] * 40))
     named = [str(tmp_path / "device"), "--invitation", str(invitation)]
-    made = CliRunner().invoke(
-        main, ["federated", "device", *named, "--consent", "--history", str(history)]
-    )
-    assert made.exit_code == 0, made.output
+    asked = ["federated", "device", *named, "--consent", "--history", str(history)]
+    answer = CliRunner().invoke(main, asked)
+    assert answer.exit_code == 0, answer.output
     weights = np.zeros(parameter_count(VOCABULARY.size), dtype=np.float32)
     for version in (1, 2):
         (tmp_path / f"model{version}").write_bytes(pack_model(weights, VOCABULARY, version, KEY))
