@@ -35,24 +35,20 @@ EVENT_TYPES = frozenset(_BEHAVIOUR | _ORDERS)
 """Event types of the contract; a shop's own are ``x.<custom>``."""
 
 _MAX_ID = 256
-_MAX_NAME = 64
-_MAX_TEXT = 2048
 _MAX_ENTRIES = 64
-_MAX_LIST = 256
 _MAX_DEPTH = 4
 
 _CUSTOM_TYPE = re.compile(r"x\.[a-z0-9_.-]{1,62}")
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
-_MONEY_BACK = frozenset({"refund", "return"})
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _MILLISECOND = dt.timedelta(milliseconds=1)
 
 _Id = Annotated[str, Meta(min_length=1, max_length=_MAX_ID)]
-_Name = Annotated[str, Meta(min_length=1, max_length=_MAX_NAME)]
-_Text = Annotated[str, Meta(max_length=_MAX_TEXT)]
+_Name = Annotated[str, Meta(min_length=1, max_length=64)]
+_Text = Annotated[str, Meta(max_length=2048)]
 _Integer = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 _Scalar = _Text | _Integer | float | bool | None
-_List = Annotated[list[_Scalar], Meta(max_length=_MAX_LIST)]
+_List = Annotated[list[_Scalar], Meta(max_length=256)]
 _Properties = Annotated[dict[_Name, _Scalar | _List], Meta(max_length=_MAX_ENTRIES)]
 _Context = Annotated[dict[_Name, _Scalar], Meta(max_length=_MAX_ENTRIES)]
 _Moment = int | Annotated[dt.datetime, Meta(tz=True)]
@@ -386,7 +382,7 @@ def _check_properties(type_: str, properties: dict[str, Property], plain: bool) 
             raise _RejectedError("wrong_type", f"properties.{name} is not a number")
         if not math.isfinite(value):
             raise _RejectedError("bad_number", f"properties.{name} is not finite")
-        if value < 0 and type_ not in _MONEY_BACK:
+        if value < 0 and type_ not in ("refund", "return"):
             raise _RejectedError(
                 "bad_number", f"properties.{name} is negative: only a refund or a return may be"
             )

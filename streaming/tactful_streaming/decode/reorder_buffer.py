@@ -13,7 +13,6 @@ _SHORT_SPAN_MS: Final = 1 << 16
 _PLACE_BITS: Final = 22  # bits of a place; with it, times of many years fit one number
 _LONGEST_MS: Final = 1 << 41
 
-
 _WIDEST: Final = 1025
 """Bytes of the longest id that the server accepts, and a quote.
 

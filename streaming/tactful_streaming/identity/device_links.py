@@ -95,7 +95,7 @@ class DeviceMarks(msgspec.Struct, array_like=True):
         marks = self.marks
         while len(marks) > most:
             for place in range(1, len(marks) - 1):
-                if _state(marks[place - 1]) == _state(marks[place]) == _state(marks[place + 1]):
+                if len({(mark.user_id, mark.ends) for mark in marks[place - 1 : place + 2]}) == 1:
                     del marks[place]
                     break
             else:
@@ -248,10 +248,6 @@ def _holder(marks: Collection[Mark]) -> Mark | None:
         elif holder is not None and mark.user_id in (None, holder.user_id):
             holder = None
     return holder
-
-
-def _state(mark: Mark) -> tuple[str | None, bool]:
-    return mark.user_id, mark.ends
 
 
 def _key(prefix: bytes, name: str) -> bytes:

@@ -215,14 +215,11 @@ class Resolver:
         if event.type in self._types and linkable:
             ends = event.type in self._identity.logouts
             if ends or user_id is not None:
-                mark = Mark(timestamp, user_id, ends)
+                link = Link(device_id=device_id, timestamp=timestamp, user_id=user_id, ends=ends)
                 if self._is_elsewhere(DEVICE_PREFIX + device_id):
-                    link = Link(
-                        device_id=device_id, timestamp=timestamp, user_id=user_id, ends=ends
-                    )
                     self._leaving.append(link)
                 else:
-                    self._mark(device_id, mark, newest)
+                    self.link(link, newest)
         return user_id if user_id is not None else key or None
 
     def forwarded(self, target: str, event: Any) -> str:
@@ -236,7 +233,7 @@ class Resolver:
         return f"{unclaimed_key(event.device_id)}{self._partition}"
 
     def link(self, link: Link, newest: int) -> None:
-        """Apply a login or logout of another partition."""
+        """Apply a login or logout to a device of this partition."""
         if not link.device_id.endswith(APART):
             mark = Mark(link.timestamp, link.user_id, link.ends)
             self._mark(link.device_id, mark, newest)

@@ -20,8 +20,7 @@ from tactful_streaming.errors import DefinitionError
 
 ENDED = -1  # transition of an event that ends a partial match without a match
 MAX_STATES = 20_000  # most states of one automaton; only very long repetitions need more
-_Barred = frozenset[int]
-_State = tuple[int, int, _Barred]
+_State = tuple[int, int, frozenset[int]]
 
 
 @dataclass(frozen=True)

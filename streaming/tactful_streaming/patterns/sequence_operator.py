@@ -48,8 +48,6 @@ from tactful_streaming.patterns.partitions import (
     Partitions,
 )
 
-REMEMBERED_MS = 30 * 86_400_000  # time in which the last match of a key can be read
-MAX_PARTIAL_MATCHES = 1000  # most partial matches of one key in one state; the oldest are dropped
 _SWEEP_MS: Final = 60_000
 
 
@@ -86,7 +84,7 @@ class SequenceRunner:
         self.dirty: set[str] = set()  # keys changed by timers and sweeps
         self._sequence = sequence
         self._needs_time = any(automaton.pending)
-        self._timers: list[tuple[int, PartitionKey]] = []
+        self.timers: list[tuple[int, PartitionKey]] = []  # a heap of times and partitions
         self._next_sweep = 0
 
     def run(self, events: Arrivals, order: Rows) -> None:
@@ -99,7 +97,7 @@ class SequenceRunner:
 
     def expire(self, until: int) -> None:
         """Run the timers up to `until`: end the partial matches whose time is over."""
-        timers = self._timers
+        timers = self.timers
         while timers and timers[0][0] <= until:
             now, key = heapq.heappop(timers)
             row = self.partitions.known(key)
@@ -115,16 +113,12 @@ class SequenceRunner:
             else:
                 self.set_timer(row, partition)
 
-    def next_timer(self) -> int | None:
-        """Return the time of the next timer; None without any."""
-        return self._timers[0][0] if self._timers else None
-
     def set_timer(self, row: int, partition: Partition) -> None:
         """Set a timer at the next time at which a partial match ends without an event."""
         due = self.matcher.due(partition)
         if due is not None and (partition.timer is None or due < partition.timer):
             partition.timer = due
-            heapq.heappush(self._timers, (due, self.partitions.key(row)))
+            heapq.heappush(self.timers, (due, self.partitions.key(row)))
 
     def sweep(self, watermark: int, waiting: ReorderBuffer, remembered_ms: int) -> None:
         """Delete, from time to time, what can match no more, and last matches of long ago.
@@ -211,13 +205,13 @@ class SequenceOperator:
         self,
         sequence: definitions.Sequence,
         *,
-        max_partial_matches: int = MAX_PARTIAL_MATCHES,
-        remembered_ms: int = REMEMBERED_MS,
+        max_partial_matches: int = 1000,
+        remembered_ms: int = 30 * 86_400_000,
     ) -> None:
         """Create an operator without events; DefinitionError if the pattern is too large.
 
-        At most `max_partial_matches` of one key are in one state; the last match of a key can be
-        read for `remembered_ms`.
+        At most `max_partial_matches` of one key are in one state, beyond which the oldest are
+        dropped; the last match of a key can be read for `remembered_ms`.
         """
         self.name = sequence.name
         self.entity = sequence.entity
@@ -273,9 +267,10 @@ class SequenceOperator:
 
     def next_timer(self) -> int | None:
         """Return the next watermark at which :meth:`advance` has work; None without any."""
-        earliest, timer = self._buffer.earliest(), self._runner.next_timer()
+        earliest = self._buffer.earliest()
         due = [] if earliest is None else [earliest + 1]
-        return min(due if timer is None else [*due, timer], default=None)
+        due += [time for time, _ in self._runner.timers[:1]]
+        return min(due, default=None)
 
     def take(self) -> list[Match]:
         """Return matches since the last call, in the order in which they became certain."""

@@ -36,7 +36,6 @@ TOPIC = b"k"  # `k`: id of the Kafka topic of the state
 RESCALING = b"z"  # `z`: progress of a rescaling into this state; no engine opens it meanwhile
 REBUILD = "rebuild the state by replay from the log (rebuild=True)"
 
-
 _T_co = TypeVar("_T_co", covariant=True)
 
 

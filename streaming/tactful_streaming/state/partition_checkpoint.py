@@ -111,16 +111,15 @@ class PartitionState:
         state = self._folder / "state"
         store = RocksState(state) if state.exists() else None
         offset = _offset(store)
-        for checkpoint in reversed(_checkpoints(self._checkpoints)):
-            if int(checkpoint.name) <= offset:
-                break
+        newest = next(reversed(_checkpoints(self._checkpoints)), None)
+        if newest is not None and int(newest.name) > offset:
             if store is not None:
                 store.close()
                 shutil.rmtree(state)
-            restore_checkpoint(checkpoint, state)
-            _logger.info("the state begins with the checkpoint %s", checkpoint)
+            restore_checkpoint(newest, state)
+            _logger.info("the state begins with the checkpoint %s", newest)
             store = RocksState(state)
-            return store, _offset(store)
+            offset = _offset(store)
         return (RocksState(state) if store is None else store), offset
 
 

@@ -112,11 +112,8 @@ class AccumulatorPanes(PanedColumn):
     @property
     def nbytes(self) -> int:
         """Approximate memory, estimated from a sample of cells."""
-
-        def size(panes: dict[int, Accumulator]) -> int:
-            return 150 + sum(50 + accumulator.nbytes for accumulator in panes.values())
-
-        return sampled_bytes(self._panes.values(), size)
+        cells = self._panes.values()
+        return sampled_bytes(cells, lambda of: 150 + sum(50 + part.nbytes for part in of.values()))
 
     def apply(self, cells: Rows, events: Selection, lateness_ms: int) -> Rows:
         """Add the events in time."""

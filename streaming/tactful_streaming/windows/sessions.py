@@ -71,11 +71,8 @@ class Sessions(StateColumn):
     @property
     def nbytes(self) -> int:
         """Approximate memory, estimated from a sample of cells."""
-
-        def size(sessions: list[_Session]) -> int:
-            return 160 + sum(100 + session.state.nbytes for session in sessions)
-
-        return sampled_bytes(self._sessions.values(), size)
+        cells = self._sessions.values()
+        return sampled_bytes(cells, lambda of: 160 + sum(100 + part.state.nbytes for part in of))
 
     def apply(self, cells: Rows, events: Selection, lateness_ms: int) -> Rows:
         """Add each event to its session; return the positions of the late events."""

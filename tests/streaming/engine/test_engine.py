@@ -62,7 +62,6 @@ def compare(engine: Engine, oracle: Oracle, at: int) -> int:
 
 
 def test_memory_grows_with_users_not_events() -> None:
-    """Memory grows with the number of users, not with their events."""
     engine = Engine(definitions(), MemoryState())
 
     def after(people: int) -> int:
@@ -263,7 +262,6 @@ def test_the_items_since_a_version_are_those_that_changed(
 
 
 def test_old_records_are_skipped_and_invalid_ones_counted() -> None:
-    """Records below the offset are skipped, and invalid ones are counted."""
     engine = Engine(small(), MemoryState())
     rubbish = [(1, b""), (2, b"\xc1"), (3, b"{}"), (4, view(4, user_id=None)[1])]
     huge = (5, view(5)[1].replace(START.to_bytes(8, "big"), b"\xff" * 8))
@@ -327,10 +325,10 @@ def test_forgetting_many_ids_is_spread_over_commits() -> None:
 
 def test_expired_entities_are_deleted() -> None:
     """Entities without readable features are deleted from memory and store."""
+    common = "entity: session, event: view, window: {size: 1h}"
     only_sessions = load_definitions(
-        "- {name: v, entity: session, event: view, aggregate: last_n, of: item_id, n: 3,"
-        " window: {size: 1h}}\n"
-        "- {name: n, entity: session, event: view, aggregate: count, window: {size: 1h}}\n"
+        f"- {{name: v, {common}, aggregate: last_n, of: item_id, n: 3}}\n"
+        f"- {{name: n, {common}, aggregate: count}}\n"
     )
     store = MemoryState()
     engine = Engine(only_sessions, store, EngineOptions(allowed_lateness_ms=0))
@@ -347,12 +345,15 @@ def test_expired_entities_are_deleted() -> None:
     assert again.read("session", "s1998", START + 1998 * 10 * MINUTE)["n"] == 1.0
 
 
+BRIEF = load_definitions(
+    "- {name: n, entity: user, event: view, aggregate: count, window: {size: 1m}}\n"
+)
+
+
 def test_stored_entities_expire_some_at_each_commit() -> None:
     """Also those that a limit of memory left in the store alone."""
-    feature = "- {name: n, entity: user, event: view, aggregate: count, window: {size: 1m}}\n"
     store = MemoryState()
-    options = EngineOptions(allowed_lateness_ms=0, memory_bytes=1000)
-    engine = Engine(load_definitions(feature), store, options)
+    engine = Engine(BRIEF, store, EngineOptions(allowed_lateness_ms=0, memory_bytes=1000))
     commit(engine, [view(number, user_id=f"u{number}") for number in range(600)])
     left = []
     for number in range(600, 603):
@@ -363,13 +364,12 @@ def test_stored_entities_expire_some_at_each_commit() -> None:
 
 
 def test_a_dropped_entity_that_comes_back_is_kept() -> None:
-    feature = "- {name: n, entity: user, event: view, aggregate: count, window: {size: 1m}}\n"
-    store = MemoryState()
-    engine = Engine(load_definitions(feature), store, EngineOptions(allowed_lateness_ms=0))
+    store, options = MemoryState(), EngineOptions(allowed_lateness_ms=0)
+    engine = Engine(BRIEF, store, options)
     commit(engine, [view(0)])
     engine.apply([view(1, START + 10 * MINUTE, user_id="other")])
     commit(engine, [view(2, START + 10 * MINUTE)])
-    again = Engine(load_definitions(feature), store, EngineOptions(allowed_lateness_ms=0))
+    again = Engine(BRIEF, store, options)
     assert again.read("user", "u", START + 10 * MINUTE)["n"] == 1
 
 
@@ -563,8 +563,6 @@ def test_a_refused_commit_loses_nothing_and_may_be_tried_again() -> None:
 
 
 def test_refused_commits_do_not_accumulate() -> None:
-    """Repeated refused commits take no more memory each time."""
-
     class Counting(FullStore):
         def write(self, changes: Sequence[Change]) -> None:
             sizes.append(len(changes))
@@ -730,11 +728,8 @@ def test_what_was_set_aside_counts_once_it_comes_again_mended() -> None:
 
 
 def test_numbers_that_no_float_holds_count_for_nothing() -> None:
-    features = small(
-        "- {name: s, entity: user, event: view, aggregate: sum, of: properties.x,"
-        " window: {size: 1h}}"
-    )
-    engine = Engine(features, MemoryState())
+    more = "aggregate: sum, of: properties.x, window: {size: 1h}"
+    engine = Engine(small(f"- {{name: s, entity: user, event: view, {more}}}"), MemoryState())
     payload = view(0, properties={"x": 1})[1]
     huge = encode_entry(decode_entry(payload), "json").replace(b'"x":1', b'"x":1' + b"0" * 400)
     engine.apply([(0, huge), view(1, properties={"x": 2})])

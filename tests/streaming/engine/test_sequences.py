@@ -69,7 +69,6 @@ def test_matches_and_actions_depend_on_the_log_alone() -> None:
 
 
 def test_a_tick_completes_a_sequence() -> None:
-    """A sequence is read with the features, and a tick completes it."""
     engine = Engine(LOADED, MemoryState(), EngineOptions(watermark_delay_ms=1000))
     for offset, type_ in enumerate(["view", "click"]):
         event = Event(event_id=type_, type=type_, timestamp=START + offset, user_id="u")

@@ -13,7 +13,7 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from msgspec import structs
 from tests.streaming.naive_identity import NaiveIdentity, devices, people
-from tests.streaming.streams import START
+from tests.streaming.streams import START, event_of
 
 from tactful_streaming.contract.log_entries import (
     Entry,
@@ -83,14 +83,7 @@ def event(
     type_: str, user: str | None = None, device: str | None = None, at: int = 0, **more: Any
 ) -> Event:
     fields = {"item_id": "i0", "properties": {"price": 1.0, "kind": "x"}} | more
-    return Event(
-        event_id=f"e{next(_numbers)}",
-        type=type_,
-        timestamp=START + at,
-        user_id=user,
-        device_id=device,
-        **fields,
-    )
+    return event_of(f"e{next(_numbers)}", type_, START + at, user, device_id=device, **fields)
 
 
 def new_engine(store: StateStore | None = None, **options: Any) -> Engine:
@@ -194,7 +187,6 @@ def test_a_late_login_takes_nothing_from_later_users() -> None:
 
 
 def test_a_late_login_claims_no_later_history() -> None:
-    """A late login does not claim the history that waits for the next user."""
     engine = fed(event("x.login", "v", "d", at=20), event("x.logout", "v", "d", at=30))
     feed(engine, [view(device="d", at=40), event("x.login", "u", "d", at=10)])
     assert (views(engine, "u"), views(engine, "v"), views(engine, "device:d")) == (0, 0, 1)
@@ -326,12 +318,15 @@ def test_an_identity_that_makes_no_sense_is_refused() -> None:
             Identity(**wrong)  # type: ignore[arg-type]
 
 
+OPERATORS = """
+- {name: bought, entity: user, sequence: [view, purchase], within: 1h, emit: thanks}
+- {name: fresh, entity: user, join: {event: view, with: item_updates, within: 1m}}
+"""
+
+
 def test_a_sequence_goes_on_where_the_device_began_it() -> None:
-    definitions = load_definitions(
-        "- {name: bought, entity: user, sequence: [view, purchase], within: 1h, emit: thanks}\n"
-        "- {name: fresh, entity: user, join: {event: view, with: item_updates, within: 1m}}\n"
-    )
-    engine = Engine(definitions, MemoryState(), EngineOptions(identity=IDENTITY))
+    options = EngineOptions(identity=IDENTITY)
+    engine = Engine(load_definitions(OPERATORS), MemoryState(), options)
     feed(engine, [view(device="d", at=1), Item(item_id="i0", timestamp=START + 2)])
     feed(engine, [event("purchase", "u", "d", at=5), Tick(timestamp=START + MINUTE)])
     found = engine.read("user", "u", START + MINUTE)
@@ -341,11 +336,7 @@ def test_a_sequence_goes_on_where_the_device_began_it() -> None:
 
 
 def test_late_events_of_operators_are_counted() -> None:
-    definitions = load_definitions(
-        "- {name: bought, entity: user, sequence: [view, purchase], within: 1h}\n"
-        "- {name: fresh, entity: user, join: {event: view, with: item_updates, within: 1m}}\n"
-    )
-    engine = Engine(definitions, MemoryState())
+    engine = Engine(load_definitions(OPERATORS), MemoryState())
     feed(engine, [view("u", at=HOUR)])
     applied = engine.apply([(1, encode_entry(view("u", at=1)))])
     assert applied.late == 2
@@ -364,20 +355,16 @@ def random_lives(rng: random.Random, count: int, *, consent: bool = True) -> lis
         if consent and rng.random() < 0.12:
             say = rng.choice([refuse, agree])
             entries.append(say(f"u{rng.randrange(4)}"))
-        entries.append(
-            Event(
-                event_id=f"{number}",
-                type=rng.choices(
-                    ["view", "purchase", "x.login", "x.logout", "click"], [8, 2, 2, 2, 1]
-                )[0],
-                timestamp=(now - late) // 1000 * 1000 + number,
-                user_id=user,
-                device_id=device,
-                session_id=f"s{rng.randrange(5)}",
-                item_id=f"i{rng.randrange(6)}",
-                properties={"price": rng.randrange(100), "kind": rng.choice("xyz")},
-            )
+        (type_,) = rng.choices(
+            ["view", "purchase", "x.login", "x.logout", "click"], [8, 2, 2, 2, 1]
         )
+        more: dict[str, Any] = {
+            "session_id": f"s{rng.randrange(5)}",
+            "item_id": f"i{rng.randrange(6)}",
+            "properties": {"price": rng.randrange(100), "kind": rng.choice("xyz")},
+        }
+        at = (now - late) // 1000 * 1000 + number
+        entries.append(event_of(f"{number}", type_, at, user, device_id=device, **more))
         if rng.random() < 0.05:
             entries.append(rng.choice([e for e in entries if isinstance(e, Event)]))
     return entries
@@ -554,12 +541,8 @@ class OldCluster(Cluster):
     """A cluster that computes less."""
 
     def options(self, number: int) -> EngineOptions:
-        return EngineOptions(
-            identity=IDENTITY,
-            allowed_lateness_ms=365 * DAY,
-            partition=number,
-            partition_of=self.route,
-        )
+        where: dict[str, Any] = {"partition": number, "partition_of": self.route}
+        return EngineOptions(identity=IDENTITY, allowed_lateness_ms=365 * DAY, **where)
 
     def _open(self, number: int) -> Engine:
         all_ = chosen()
@@ -581,7 +564,6 @@ class Partition:
 
 
 def test_partitions_with_transfers_backfill_together() -> None:
-    """Partitions whose devices move compute missing features together."""
     partitions = 3
     rng = random.Random(partitions)
     entries = random_lives(rng, 90)
@@ -683,7 +665,6 @@ def test_a_forwarded_order_is_no_login() -> None:
 
 
 def test_a_whole_log_reader_skips_transfers() -> None:
-    """A reader of the whole log skips entries between partitions."""
     entries = [view(device="d", at=1), event("x.login", "u", "d", at=2), view(device="d", at=3)]
     home = fed(entries[0], linked(2), entries[2], **HOME)
     home.commit()
@@ -694,9 +675,8 @@ def test_a_whole_log_reader_skips_transfers() -> None:
 def test_a_damaged_history_is_set_aside() -> None:
     letters: list[Any] = []
     engine = new_engine(on_dead_letter=letters.extend, **PERSON)
-    bad = Transfer(
-        transfer_id="t", timestamp=START, source="device:d", target="u", state=b"\xc1 nonsense"
-    )
+    keys = {"transfer_id": "t", "source": "device:d", "target": "u"}
+    bad = Transfer(timestamp=START, state=b"\xc1 nonsense", **keys)
     feed(engine, [bad, view("u", at=1)])
     assert "damaged" in letters[0].reason
     assert views(engine, "u") == 1

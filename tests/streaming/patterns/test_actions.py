@@ -1,4 +1,5 @@
 from dataclasses import replace
+from typing import Any
 
 import msgspec
 import pytest
@@ -9,17 +10,9 @@ from tactful_streaming.definitions.model import emitted_types
 from tactful_streaming.definitions.reader import load_definitions
 from tactful_streaming.patterns.match import Match, action_of
 
-MATCH = Match(
-    name="abandoned",
-    entity="user",
-    key="u",
-    same=None,
-    start=1_700_000_000_000,
-    end=1_700_000_000_500,
-    decided=1_700_000_600_500,
-    events=("e1", "e2"),
-    subject="u",
-)
+START = 1_700_000_000_000
+TIMES = (START, START + 500, START + 600_500)
+MATCH = Match("abandoned", "user", "u", None, *TIMES, events=("e1", "e2"), subject="u")
 
 
 def test_the_types_of_actions_are_read_from_the_definitions() -> None:
@@ -60,15 +53,9 @@ def test_the_id_is_that_of_the_match_and_of_no_other() -> None:
     first = action_of(MATCH, "x.coupon")
     again = action_of(replace(MATCH), "x.coupon")
     assert first == again
-    others = [
-        replace(MATCH, name="other"),
-        replace(MATCH, key="v"),
-        replace(MATCH, same="i"),
-        replace(MATCH, events=("e1", "e3")),
-        replace(MATCH, events=("e1e2",)),
-        replace(MATCH, item_timestamp=5),
-        replace(MATCH, same="5"),
-    ]
+    fields: list[tuple[str, Any]] = [("name", "other"), ("key", "v"), ("same", "i"), ("same", "5")]
+    fields += [("item_timestamp", 5), ("events", ("e1", "e3")), ("events", ("e1e2",))]
+    others = [replace(MATCH, **{name: value}) for name, value in fields]
     ids = {action.event_id for m in [MATCH, *others] if (action := action_of(m, "x.coupon"))}
     assert len(ids) == 8
 

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.streaming.streams import event_of
 
 from tactful_streaming.contract.log_entries import Event, Item, subject_key
 from tactful_streaming.definitions.model import Join
@@ -28,12 +29,9 @@ def feed(operator: JoinOperator, entries: Rows[Entry], watermarks: Rows[int]) ->
             return [subject_key(e) for e, _ in events]
         return [e.item_id for e, _ in events]
 
-    operator.apply(
-        [e for e, _ in events],
-        [subject_key(e) for e, _ in events],
-        np.array([w for _, w in events], np.int64),
-        texts,
-    )
+    keys = [subject_key(e) for e, _ in events]
+    watermarks_of_events = np.array([w for _, w in events], np.int64)
+    operator.apply([e for e, _ in events], keys, watermarks_of_events, texts)
     operator.apply_items([i for i, _ in items], np.array([w for _, w in items], np.int64))
 
 
@@ -65,16 +63,10 @@ def logs(draw: st.DrawFn) -> list[Entry]:
         if draw(st.integers(0, 2)) == 0:
             entries.append(Item(item_id=item, timestamp=timestamp))
         else:
-            entries.append(
-                Event(
-                    event_id=str(number),
-                    type=draw(st.sampled_from(["view", "click", "leave"])),
-                    timestamp=timestamp,
-                    user_id=draw(st.sampled_from(["u", "v", None])),
-                    device_id="d",
-                    item_id=draw(st.sampled_from([item, item, None])),
-                )
-            )
+            type_ = draw(st.sampled_from(["view", "click", "leave"]))
+            user = draw(st.sampled_from(["u", "v", None]))
+            more = {"device_id": "d", "item_id": draw(st.sampled_from([item, item, None]))}
+            entries.append(event_of(str(number), type_, timestamp, user, **more))
     return entries
 
 
@@ -168,11 +160,8 @@ def test_pairs_are_read_for_some_time_only() -> None:
 def test_merged_people_have_the_pairs_of_both() -> None:
     operator = JoinOperator(JOIN)
     feed(operator, [Item(item_id="i", timestamp=1000)], [0])
-    feed(
-        operator,
-        [view(1, 1000, user="a"), view(2, 1001, user="b"), view(3, 1002, "j", "a")],
-        [0] * 3,
-    )
+    views = [view(1, 1000, user="a"), view(2, 1001, user="b"), view(3, 1002, "j", "a")]
+    feed(operator, views, [0] * 3)
     operator.take()
     stored = save(operator, {})
     operator.merge("a", "b")

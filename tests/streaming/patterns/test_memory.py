@@ -8,7 +8,7 @@ import tracemalloc
 from collections.abc import Callable, Sequence
 
 import pytest
-from tests.streaming.streams import engine_of
+from tests.streaming.streams import engine_of, event_of
 
 from tactful_streaming.contract.log_entries import Entry, Event, Item, encode_entry
 from tactful_streaming.definitions.reader import load_definitions as load
@@ -22,13 +22,8 @@ LAST = "- {name: l, entity: user, event: x.none, aggregate: last_time}\n"
 
 
 def event(number: int, type_: str = "view") -> Event:
-    return Event(
-        event_id=f"e-{type_}-{number:08}",
-        type=type_,
-        timestamp=START + number,
-        user_id=f"user-{number:08}",
-        item_id=f"item-{number:08}",
-    )
+    event_id, user, item = f"e-{type_}-{number:08}", f"user-{number:08}", f"item-{number:08}"
+    return event_of(event_id, type_, START + number, user, item_id=item)
 
 
 def views(count: int) -> list[Entry]:

@@ -65,7 +65,6 @@ def texts_of(events: list[E]) -> Callable[[str], list[str | None]]:
 
 
 def test_cleared_rows_free_their_memory() -> None:
-    """A full pool is used again after its rows were cleared."""
     columns = operator(PATTERNS[6])._partitions.columns
     columns.grow(module._FIRST_CAPACITY)
     for _ in range(2):

@@ -117,10 +117,8 @@ def test_a_last_not_without_time_waits_until_within_is_over() -> None:
 
 
 def test_a_match_waits_until_an_earlier_partial_match_failed() -> None:
-    definition = (
-        "sequence: [view, {event: rating, optional: true, times: 2}, click], within: 1m, "
-        "skip: to_next"
-    )
+    steps = "[view, {event: rating, optional: true, times: 2}, click]"
+    definition = f"sequence: {steps}, within: 1m, skip: to_next"
     shop = operator(definition)
     # The first beginning waits for its second rating; the second one is complete.
     events = stream("view rating view click")
@@ -184,15 +182,12 @@ def test_the_last_match_is_remembered_for_some_time() -> None:
 
 def test_users_without_partial_matches_cost_nothing() -> None:
     shop = operator("sequence: [view, leave], within: 5m")
-    stored: dict[str, bytes] = {}
     for number in range(300):
         events = stream("view view", key=f"k{number}")
         feed(shop, events, [0, 0])
     shop.advance(START + 1001)
-    for key, blob in shop.pack_changes().items():
-        assert blob is not None
-        stored[key] = blob
-    assert len(stored) == 300
+    stored = shop.pack_changes()
+    assert len(stored) == 300 and None not in stored.values()
     shop.advance(START + 10 * MINUTE)
     assert shop.pack_changes() == dict.fromkeys(stored)
 

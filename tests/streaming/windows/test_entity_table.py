@@ -75,11 +75,8 @@ def test_reads_do_not_insert_and_shrinking_loses_nothing() -> None:
     assert table.shrink(0) == 500
     assert len(table) == 0
     assert table.read("u7", START) == expected
-    assert table.read_columns(["u7", "nobody", "u8"], ["n", "kinds"], START)[:, 0].tolist() == [
-        1,
-        0,
-        1,
-    ]
+    columns = table.read_columns(["u7", "nobody", "u8"], ["n", "kinds"], START)
+    assert columns[:, 0].tolist() == [1, 0, 1]
     assert len(table) == 0
     feed(table, ["u7"])
     assert table.read("u7", START)["n"] == 2
@@ -167,10 +164,8 @@ def test_merging_loads_spilled_entities_and_ignores_unknown_ones() -> None:
 def test_columns_are_of_numbers() -> None:
     table = EntityTable(features())
     feed(table, ["a"])
-    assert table.read_columns(["a", "b"], ["kinds", "n"], START).tolist() == [
-        [pytest.approx(1), 1],
-        [0, 0],
-    ]
+    columns = table.read_columns(["a", "b"], ["kinds", "n"], START)
+    assert columns.tolist() == [[pytest.approx(1), 1], [0, 0]]
     assert table.read_columns([], ["n"], START).shape == (0, 1)
     for name in ("g", "recent", "absent"):
         with pytest.raises(EngineError, match=f"'{name}' is not a feature with one number"):
@@ -295,13 +290,8 @@ def test_a_merge_counts_the_groups_of_both_before_evicting() -> None:
         "max_groups: 2, window: {size: 5m, slide: 1m}}"
     ).features
     table = EntityTable((feature,))
-    for key, at, item in [
-        ("target", START, "c"),
-        ("target", START + 1, "a"),
-        ("source", START + 3, "d"),
-        ("source", START + 2, "c"),
-    ]:
-        feed(table, [key], at, item)
+    for key, at, item in zip(["target"] * 2 + ["source"] * 2, [0, 1, 3, 2], "cadc", strict=True):
+        feed(table, [key], START + at, item)
     table.merge("source", "target")
     assert table.read("target", START + 3)["g"] == {"c": 2, "d": 1}
 

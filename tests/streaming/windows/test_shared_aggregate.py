@@ -19,7 +19,8 @@ from tactful_streaming.windows.entity_table import EntityTable
 from tactful_streaming.windows.pane_columns import PanedWindow, slide_of
 
 MINUTE = 60_000
-START = 1_700_000_000_000 // (60 * MINUTE) * 60 * MINUTE
+HOUR = 60 * MINUTE
+START = 1_700_000_000_000 // HOUR * HOUR
 
 AGGREGATES = {
     "count": "aggregate: count",
@@ -151,14 +152,9 @@ class Driver:
         """Next watermark at which windows of panes can end, or can change no more."""
         windows = [feature.window for feature in self.features if self.emits]
         slides = {slide_of(window) for window in windows if isinstance(window, PanedWindow)}
-        return min(
-            (
-                ((self.watermark - after) // slide + 1) * slide + after
-                for slide in slides
-                for after in {0, self.lateness}
-            ),
-            default=None,
-        )
+        pairs = [(slide, after) for slide in slides for after in (0, self.lateness)]
+        ends = (((self.watermark - after) // slide + 1) * slide + after for slide, after in pairs)
+        return min(ends, default=None)
 
     def commit(self) -> None:
         assert self.stored is not None
@@ -195,16 +191,9 @@ class Driver:
             amounts = None
             if source.amounts is not None:
                 amounts = np.array([sources[source.amounts] for sources in take], np.float64)
-            outcome = self.table.apply(
-                number,
-                Selection(
-                    rows[chosen],
-                    timestamps[chosen],
-                    before[chosen],
-                    amounts,
-                    [sources[source.texts] for sources in take] if source.texts else None,
-                ),
-            )
+            texts = [sources[source.texts] for sources in take] if source.texts else None
+            columns = rows[chosen], timestamps[chosen], before[chosen], amounts, texts
+            outcome = self.table.apply(number, Selection(*columns))
             self.late += sum(map(len, outcome.late_by.values()))
         for fired in self.table.emit(self.watermark, watermarks[-1]):
             groups: Sequence[str | None] = fired.groups or [None] * len(fired.keys)
@@ -238,9 +227,8 @@ def compare(driver: Driver, naive: Naive, at: int, keys: int = 4) -> None:
         for feature in naive.features:
             expected = naive.read(feature, key, at)
             assert same(feature, expected, read[feature.name]), (feature, key, at)
-    numbers = [
-        f for f in naive.features if f.group_by is None and f.aggregate not in ("last_n", "top_k")
-    ]
+    lists = ("last_n", "top_k")
+    numbers = [f for f in naive.features if f.group_by is None and f.aggregate not in lists]
     names = [f"u{n}" for n in range(keys)] + ["nobody"]
     columns = driver.table.read_columns(names, [f.name for f in numbers], at)
     for column, feature in zip(columns.T, numbers, strict=True):
@@ -403,17 +391,10 @@ def test_features_of_one_source_share_panes() -> None:
         "- {name: e, entity: user, event: click, aggregate: count, window: {size: 1d}}\n",
     ]
     table = EntityTable(features_of(texts))
-    assert [[f.name for f in store.features] for store in table.aggregates] == [
-        ["a", "b", "c", "d"],
-        ["e"],
-    ]
+    assert ["".join(f.name for f in store.features) for store in table.aggregates] == ["abcd", "e"]
     keys = {feature.name: set(EntityTable([feature]).spans) for feature in table.features}
     assert keys["a"] == keys["b"] == keys["d"] != keys["c"]
-    assert sorted(span or 0 for span in table.spans.values()) == [
-        60 * MINUTE,
-        1440 * MINUTE,
-        1440 * MINUTE,
-    ]
+    assert sorted(span or 0 for span in table.spans.values()) == [HOUR, 24 * HOUR, 24 * HOUR]
 
 
 def packed(

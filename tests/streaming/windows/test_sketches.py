@@ -17,14 +17,8 @@ from tactful_streaming.definitions.model import Feature, Window
 from tactful_streaming.windows.accumulators import ACCUMULATORS, Accumulator
 from tactful_streaming.windows.quantile_sketch import CAPACITY, Quantiles
 
-FEATURE = Feature(
-    name="f",
-    entity="item",
-    events=("view",),
-    aggregate="distinct",
-    of="user_id",
-    window=Window(60_000, 60_000),
-)
+WINDOW = Window(60_000, 60_000)
+FEATURE = Feature("f", "item", ("view",), "distinct", of="user_id", window=WINDOW)
 
 
 def distinct(values: Sequence[str]) -> Accumulator:
@@ -35,8 +29,7 @@ def distinct(values: Sequence[str]) -> Accumulator:
 
 
 def estimate(*parts: Accumulator) -> float:
-    result: float = ACCUMULATORS["hll"].result(parts, FEATURE)
-    return result
+    return float(ACCUMULATORS["hll"].result(parts, FEATURE))
 
 
 def test_19_of_20_distinct_counts_are_within_two_percent() -> None:
@@ -120,9 +113,8 @@ def test_quantiles_of_merged_sketches_are_as_good() -> None:
         for _ in range(rng.randrange(1000)):
             values.append(rng.gauss(part % 7, 1))
             sketch.add(values[-1], 0)
-        merged.merge(
-            Quantiles.unpack(msgspec.json.decode(msgspec.json.encode(sketch.pack())), FEATURE)
-        )
+        packed = msgspec.json.decode(msgspec.json.encode(sketch.pack()))
+        merged.merge(Quantiles.unpack(packed, FEATURE))
     assert worst_rank_error(merged, values) <= 0.025
     assert merged.held < 3.5 * CAPACITY
 
