@@ -12,11 +12,8 @@ def lazy_names(
 ) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
     """Make the functions ``__getattr__`` and ``__dir__`` of a package (PEP 562).
 
-    Args:
-        package: the ``__name__`` of the package.
-        public: its ``__all__``.
-        modules: the names to import from each module of the package, separated by spaces. For type
-            checkers the package also imports them below ``if TYPE_CHECKING``.
+    `modules` holds the names to import from each module, separated by spaces. For type checkers the
+    package also imports them below ``if TYPE_CHECKING``.
     """
     homes = {name: module for module, names in modules.items() for name in names.split()}
 

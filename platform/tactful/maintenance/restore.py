@@ -157,10 +157,8 @@ def keep_what_never_goes_back(
 ) -> Parts:
     """Replace parts of a backup by newer ones of the data directory.
 
-    Raises:
-        BackupError: if present and restored parts are of two installations, or users erased since
-            are unknown.
-        StorageError: if a part cannot be used.
+    Parts of two installations, or unknown users erased since, raise BackupError, and a part that
+    cannot be used StorageError.
     """
     data = settings.storage.data
     keyring = _keyring(settings, staged)

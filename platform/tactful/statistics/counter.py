@@ -72,12 +72,6 @@ class StatisticsCounter(CoCommittedConsumer):
     ```
 
     Unit of privacy, guarantee and assumptions: `tactful_privacy.Statistic`.
-
-    Attributes:
-        allowance: time for which a pane stays open after its end, milliseconds.
-        bases: statistic of the panes, by name of its definition.
-        further: its longer periods and totals, by name of its definition.
-        changes: the consumer that stores changes since the last snapshot; None for none.
     """
 
     purpose = Purpose.MEASUREMENT
@@ -105,12 +99,13 @@ class StatisticsCounter(CoCommittedConsumer):
         self._not_before = not_before
         self._replayed = 0
         self._tracks: dict[str, _Track] = {}
-        self.changes: StatisticsChanges | None = None
+        self.changes: StatisticsChanges | None = None  # stores changes since the last snapshot
         self._packed: tuple[bytes | None, bytes | None] = None, None  # snapshot, changes
         self._whole = False  # whether there is a snapshot that changes can belong to
         self._awaits = False  # whether changes that belong to what was restored are missing
         self._written = 0  # entries that all changes since the last snapshot have written
         released = {definition.name: definition.statistics() for definition in self.definitions}
+        # By name of the definition: the statistic of its panes; its longer periods and totals.
         self.bases = {name: statistics[0] for name, statistics in released.items()}
         self.further = {name: statistics[1:] for name, statistics in released.items()}
         # Queries about days that are over do not block a statistic that begins today.

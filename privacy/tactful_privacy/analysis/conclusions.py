@@ -8,6 +8,7 @@ noise alone, with a known distribution. Every r at which the value would be too 
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -103,15 +104,10 @@ class TwoNoises:
         )
 
     def tails(self, a: int, b: int, r: float) -> tuple[float, float]:
-        """Return both p-values of ``t = (1 - r) a - r b`` if the true share is r.
+        """Return both p-values of ``t = (1 - r) a - r b`` if the true share is r, 0 to 1.
 
-        Args:
-            a: Noisy count of the part.
-            b: Noisy count of the rest.
-            r: Share, 0 to 1.
-
-        Returns:
-            P(noise >= t) and P(noise <= t), neither of them too small.
+        They are P(noise >= t) and P(noise <= t), neither of them too small; `a` and `b` are the
+        noisy counts of the part and of the rest.
         """
         reach, last = len(self.mass) // 2, len(self.below) - 1
         of_part = np.arange(-reach, reach + 1)
@@ -162,9 +158,6 @@ def _mass(sensitivity: int, epsilon: Fraction, terms: int) -> NDArray[np.float64
     return noise_table(sensitivity, epsilon).mass_of_sum(terms)
 
 
-_MARGIN = 1e-9
-
-
 @dataclass(frozen=True)
 class ReleasedQuantile:
     """The bucket of a quantile."""
@@ -213,11 +206,8 @@ def quantile_released(
         lower, whole = int(cumulative[upto - 1]), int(cumulative[-1])
         borders.append(noise.tails(lower, whole - lower, p))
     borders.append((1.0, 1.0))
-    kept = [
-        index
-        for index in range(len(keys))
-        if borders[index][0] > limit and borders[index + 1][1] > limit
-    ]
+    pairs = enumerate(itertools.pairwise(borders))
+    kept = [index for index, (left, right) in pairs if left[0] > limit and right[1] > limit]
     # The estimate may lie outside the kept buckets; the interval always includes it.
     low, high = (kept[0], kept[-1]) if kept else (estimate, estimate)
     return ReleasedQuantile(

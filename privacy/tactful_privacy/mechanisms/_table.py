@@ -34,11 +34,7 @@ _LARGEST_TRANSFORM = 1 << 25
 class Table:
     """The distribution P(X = lowest + i) = weights[i] / total, sampled exactly.
 
-    Attributes:
-        lowest: Smallest value.
-        highest: Largest value.
-        total: Sum of the weights, below 2^64.
-        cumulative: Running sums of the weights, uint64 ``[values]``.
+    The total is below 2^64; `cumulative` holds the running sums of weights, uint64 ``[values]``.
     """
 
     def __init__(self, weights: Sequence[int], lowest: int) -> None:

@@ -114,25 +114,23 @@ def live(tmp_path: Path, counting: Counting) -> Iterator[Live]:
         yield live
 
 
-def say(live: Live, person: str, **purposes: bool) -> dict[str, Any]:
-    answer = live.http.put(f"/v1/users/{person}/consent", json={"purposes": purposes})
-    assert answer.status_code == 200, answer.text
+def ask(live: Live, method: str, path: str, body: Any, status: int = 200) -> dict[str, Any]:
+    answer = live.http.request(method, path, json=body)
+    assert answer.status_code == status, answer.text
     told: dict[str, Any] = answer.json()
     return told
+
+
+def say(live: Live, person: str, **purposes: bool) -> dict[str, Any]:
+    return ask(live, "PUT", f"/v1/users/{person}/consent", {"purposes": purposes})
 
 
 def send(live: Live, *events: dict[str, Any]) -> dict[str, Any]:
-    answer = live.http.post("/v1/events", json=list(events))
-    assert answer.status_code == 202, answer.text
-    told: dict[str, Any] = answer.json()
-    return told
+    return ask(live, "POST", "/v1/events", list(events), 202)
 
 
 def recommend(live: Live, **request: Any) -> dict[str, Any]:
-    answer = live.http.post("/v1/recommend", json=request)
-    assert answer.status_code == 200, answer.text
-    told: dict[str, Any] = answer.json()
-    return told
+    return ask(live, "POST", "/v1/recommend", request)
 
 
 def logged(live: Live) -> list[Any]:
