@@ -102,9 +102,8 @@ class RemoteFeatures:
 
     def read_nonzero(self, entity: str, name: str, at: int, start: int = 0) -> NonZero | None:
         """Return a page of `Engine.read_nonzero`; for the thread that refreshes."""
-        page = self._refresh.request(
-            ipc.NonZeroRequest(entity, name, at, start), ipc.NonZeroResponse
-        )
+        request = ipc.NonZeroRequest(entity, name, at, start)
+        page = self._refresh.request(request, ipc.NonZeroResponse)
         if page.keys is None:
             return None
         return NonZero(page.keys, np.frombuffer(page.numbers, np.float64), page.following)

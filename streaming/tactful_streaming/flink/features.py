@@ -112,9 +112,8 @@ def _decayed(amount: str, window: Window) -> str:
     """
     slide = f"CAST({window.slide_ms} AS BIGINT)"
     sums = f"pane_sums({amount}, {_TIME}, {slide})"
-    return (
-        f"decayed({sums}, {sql.milliseconds_of('window_end')}, {slide}, {sql.double(window.decay)})"
-    )
+    end = sql.milliseconds_of("window_end")
+    return f"decayed({sums}, {end}, {slide}, {sql.double(window.decay)})"
 
 
 def _panes(feature: Feature, window: Window, source: str) -> str:

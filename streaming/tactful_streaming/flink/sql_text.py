@@ -37,9 +37,8 @@ def interval(milliseconds: int) -> str:
     day, hour = divmod(hours, 24)
     if day > _LONGEST_DAYS:
         raise CannotCompile(f"Flink's intervals end at {_LONGEST_DAYS} days")
-    return (
-        f"INTERVAL '{day} {hour:02}:{minute:02}:{second:02}.{millisecond:03}' DAY(3) TO SECOND(3)"
-    )
+    time = f"{hour:02}:{minute:02}:{second:02}.{millisecond:03}"
+    return f"INTERVAL '{day} {time}' DAY(3) TO SECOND(3)"
 
 
 def one_of(column: str, texts: Iterable[str]) -> str:

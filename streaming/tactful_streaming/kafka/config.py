@@ -97,9 +97,8 @@ class KafkaSettings:
         least = max(1000, self.linger_ms + 1)
         timely = least <= self.delivery_timeout_ms <= 600_000
         _check(timely, "delivery_timeout_ms", f"is {least} to 600000")
-        _check(
-            1000 <= self.session_timeout_ms <= 300_000, "session_timeout_ms", "is 1000 to 300000"
-        )
+        lasting = 1000 <= self.session_timeout_ms <= 300_000
+        _check(lasting, "session_timeout_ms", "is 1000 to 300000")
         forbidden = sorted(self.extra.keys() & _FIXED)
         _check(not forbidden, "extra", f"may not set {', '.join(forbidden)}")
 

@@ -85,9 +85,8 @@ class KafkaPartition:
 
     def _bounds(self) -> tuple[int, int]:
         try:
-            low, high = client.partition_bounds(
-                self._consumer, self._settings, self._number, self._timeout_s
-            )
+            partition = self._consumer, self._settings, self._number
+            low, high = client.partition_bounds(*partition, self._timeout_s)
         except TopicError as error:
             if not self._exists_at_broker():
                 raise

@@ -65,9 +65,8 @@ class TransactionalProducer:
     def partition_of(self, topic: str) -> Callable[[str], int]:
         """Return the function from a record's key to its partition in a topic."""
         with self._explained():
-            count = count_partitions(
-                self._producer, replace(self._settings, topic=topic), self._timeout_s
-            )
+            settings = replace(self._settings, topic=topic)
+            count = count_partitions(self._producer, settings, self._timeout_s)
         if count is None:
             raise TopicError(f"{self._where()}: topic {topic!r} does not exist: make it first")
         return lambda key: int(self._kafka.murmur2(key.encode(), count))

@@ -65,9 +65,7 @@ USER_AGENT_CLASSES: Final = ("crawler", "automation", "monitor", "preview")
 _ORDER: Final = ("preview", "monitor", "automation", "crawler")  # the narrowest class wins
 
 _encoder = msgspec.msgpack.Encoder()
-_decoder: msgspec.msgpack.Decoder[tuple[int, tuple[int, ...]]] = msgspec.msgpack.Decoder(
-    tuple[int, tuple[int, ...]]
-)
+_decoder = msgspec.msgpack.Decoder(tuple[int, tuple[int, ...]])
 _canonical = msgspec.json.Encoder(order="deterministic")
 _SEPARATOR = "\x1f"
 _LONGEST = 64
@@ -432,9 +430,8 @@ class ExpiringMap:
 
     def restore(self, packed: Iterable[tuple[str, bytes]]) -> None:
         """Load packed facts, in any order; raise MsgspecError if they are damaged."""
-        facts = sorted(
-            ((key, _decoder.decode(blob)) for key, blob in packed), key=lambda fact: fact[1][0]
-        )
+        decoded = ((key, _decoder.decode(blob)) for key, blob in packed)
+        facts = sorted(decoded, key=lambda fact: fact[1][0])
         self._facts = OrderedDict(facts)
         self._number = facts[-1][1][0] if facts else 0
         self._changed.clear()

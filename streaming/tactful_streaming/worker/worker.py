@@ -349,11 +349,7 @@ class Worker:
     def _idle(self) -> set[int]:
         """Return the partitions that were silent for a while, though they were read."""
         until = self._clock() - self._pace.idle_ms / 1000
-        return {
-            number
-            for number, heard in self._heard.items()
-            if heard <= until and number not in self._paused
-        }
+        return {number for number, heard in self._heard.items() if heard <= until} - self._paused
 
     def _align(self) -> None:
         if self._pace.alignment_ms is None or len(self._jobs) < 2:

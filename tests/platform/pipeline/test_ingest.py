@@ -76,10 +76,8 @@ def test_a_repeated_id_counts_once(settings: Settings) -> None:
 def test_concurrent_posts_of_one_id_write_it_once_and_all_wait(settings: Settings) -> None:
     async def scenario(platform: Platform) -> None:
         with blocked(platform.backend.partitions()[0], "append") as gate:
-            posts = [
-                asyncio.create_task(platform.ingest.events(body(view(1), view(number + 10))))
-                for number in range(20)
-            ]
+            bodies = [body(view(1), view(number + 10)) for number in range(20)]
+            posts = [asyncio.create_task(platform.ingest.events(sent)) for sent in bodies]
             await asyncio.to_thread(gate.reached.wait, 60)
             assert not any(post.done() for post in posts), "nothing is durable yet"
             gate.set()
@@ -91,9 +89,8 @@ def test_concurrent_posts_of_one_id_write_it_once_and_all_wait(settings: Setting
             assert await platform.recommendations.applied(answer.position, 60)
 
     run(settings, scenario)
-    assert sorted(logged_ids(settings.storage.data)) == sorted(
-        ["u-1", *(f"u-{n + 10}" for n in range(20))]
-    )
+    expected = ["u-1", *(f"u-{n + 10}" for n in range(20))]
+    assert sorted(logged_ids(settings.storage.data)) == sorted(expected)
 
 
 def test_a_failed_write_is_refused_and_can_be_repeated(settings: Settings) -> None:

@@ -37,11 +37,8 @@ def scripts(flink_home: Path, tmp_path: Path) -> Iterator[dict[str, str]]:
     home = tmp_path / "flink"
     home.mkdir()
     (home / "lib").symlink_to(flink_home / "lib")
-    environment = {
-        **os.environ,
-        "TACTFUL_FLINK_HOME": str(home),
-        "TACTFUL_FLINK_PORT": str(free_port()),
-    }
+    own = {"TACTFUL_FLINK_HOME": str(home), "TACTFUL_FLINK_PORT": str(free_port())}
+    environment = {**os.environ, **own}
     call(environment, "start")
     yield environment
     call(environment, "stop")

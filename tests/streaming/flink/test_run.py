@@ -16,15 +16,9 @@ from typing import Any
 
 import msgspec
 import pytest
+from tests.streaming import flink_cluster
 from tests.streaming.brokers import topic_name
-from tests.streaming.flink_cluster import (
-    LocalFlink,
-    job_options,
-    local_flink,
-    make_topic,
-    read_rows,
-    write_log,
-)
+from tests.streaming.flink_cluster import LocalFlink, make_topic, read_rows
 
 from tactful_streaming.contract.log_entries import Entry, Event, Item, Tick
 from tactful_streaming.definitions.model import Definitions
@@ -42,7 +36,7 @@ MINUTE = 60_000
 
 @pytest.fixture(scope="module")
 def flink(flink_home: Path) -> Iterator[LocalFlink]:
-    with local_flink(flink_home) as opened:
+    with flink_cluster.local_flink(flink_home) as opened:
         yield opened
 
 
@@ -61,10 +55,10 @@ def run(
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Run a job; expect exactly `rows` rows of features and `matches` matches."""
     log, features, match_topic = topic_name(), topic_name(), topic_name()
-    ends = write_log(servers, log, partitions)
+    ends = flink_cluster.write_log(servers, log, partitions)
     make_topic(servers, features)
     make_topic(servers, match_topic)
-    settings = job_options(servers, log, features, match_topic)
+    settings = flink_cluster.job_options(servers, log, features, match_topic)
     script = compile_flink(definitions, replace(settings, end_offsets=ends, **options))
     flink.run(script.text)
     return read_rows(servers, features, rows), read_rows(servers, match_topic, matches)
@@ -203,10 +197,8 @@ def test_decay_from_panes_agrees_where_nothing_is_late(
 
 
 def _by_window(rows: list[dict[str, Any]]) -> dict[str, float]:
-    return {
-        msgspec.json.encode({**row, "feature_value": 0}).decode(): row["feature_value"]
-        for row in rows
-    }
+    encode = msgspec.json.encode
+    return {encode({**row, "feature_value": 0}).decode(): row["feature_value"] for row in rows}
 
 
 @pytest.mark.slow
@@ -216,7 +208,8 @@ def test_topics_are_read_with_any_compression(
 ) -> None:
     definitions = load_definitions(COUNT)
     log, features = topic_name(), topic_name()
-    ends = write_log(kafka_servers, log, [[event(n, "view", n) for n in range(50)]], codec=codec)
+    views: list[Entry] = [event(n, "view", n) for n in range(50)]
+    ends = flink_cluster.write_log(kafka_servers, log, [views], codec=codec)
     make_topic(kafka_servers, features)
     options = FlinkOptions(
         kafka_servers, log, features_topic=features, group_id=log, end_offsets=ends

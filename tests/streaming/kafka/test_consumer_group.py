@@ -9,14 +9,8 @@ from unittest.mock import Mock
 
 import pytest
 from confluent_kafka import KafkaError, Message
-from tests.streaming.brokers import (
-    broker_behind_proxy,
-    mock_cluster,
-    mock_topic,
-    new_log,
-    patiently,
-    topic_name,
-)
+from tests.streaming import brokers
+from tests.streaming.brokers import broker_behind_proxy, new_log, patiently, topic_name
 
 from tactful_streaming.errors import OffsetError, TopicError
 from tactful_streaming.kafka.config import KafkaSettings
@@ -227,7 +221,7 @@ def test_an_absent_topic(kafka_servers: str) -> None:
 
 
 def test_a_state_ahead_of_the_log_is_refused() -> None:
-    with mock_cluster() as servers, KafkaLog(mock_topic(servers)) as log:
+    with brokers.mock_cluster() as servers, KafkaLog(brokers.mock_topic(servers)) as log:
         log.append([b"x"], [None])
         group = member(log.settings, lambda _: 500)
         with pytest.raises(OffsetError, match="does not hold offset 500"):

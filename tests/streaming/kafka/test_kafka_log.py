@@ -17,15 +17,8 @@ from unittest.mock import DEFAULT, Mock
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.streaming.brokers import (
-    broker_behind_proxy,
-    mock_cluster,
-    mock_topic,
-    new_log,
-    patiently,
-    running_broker,
-    topic_name,
-)
+from tests.streaming import brokers
+from tests.streaming.brokers import broker_behind_proxy, new_log, patiently, topic_name
 
 from tactful_streaming.errors import (
     BackpressureError,
@@ -215,15 +208,11 @@ def test_many_threads_append(log: KafkaLog) -> None:
 
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(append, range(8)))
-    by_partition = contents(
-        log, {n: log.known_end(n) for n in range(log.partitions) if log.known_end(n)}
-    )
+    ends = {n: log.known_end(n) for n in range(log.partitions) if log.known_end(n)}
+    by_partition = contents(log, ends)
     for name in range(8):
-        sent = [
-            record
-            for record in by_partition[log.partition_of(f"{name}")]
-            if record.split()[0] == b"%d" % name
-        ]
+        records = by_partition[log.partition_of(f"{name}")]
+        sent = [record for record in records if record.split()[0] == b"%d" % name]
         assert [b"%d %d %d" % (name, turn, n) for turn in range(50) for n in range(7)] == sent
     assert log.waiting_bytes == 0
 
@@ -302,7 +291,7 @@ def appended(log: KafkaLog, payload: bytes) -> bool:
 def test_appends_fail_fast_without_broker_and_recover() -> None:
     """The broker of this test keeps nothing: what is judged is refusal and recovery."""
     with (
-        running_broker() as broker,
+        brokers.running_broker() as broker,
         new_log(broker.servers, linger_ms=1, delivery_timeout_ms=1000) as log,
     ):
         patiently(lambda: appended(log, b"before"))
@@ -329,7 +318,7 @@ def test_a_changed_topic_is_not_written_to(
     count: int | None, message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with (
-        running_broker() as broker,
+        brokers.running_broker() as broker,
         new_log(broker.servers, linger_ms=1, delivery_timeout_ms=1000) as log,
     ):
         broker.kill()
@@ -375,15 +364,11 @@ def test_cut_connections_lose_no_acknowledged_record() -> None:
         stop.set()
         assert [done.result() for done in appending] == [None] * len(acknowledged)
         partitions = {key: log.partition_of(key) for key in acknowledged}
-        by_partition = contents(
-            log, {number: log.known_end(number) for number in partitions.values()}
-        )
+        ends = {number: log.known_end(number) for number in partitions.values()}
+        by_partition = contents(log, ends)
     for key, payloads in acknowledged.items():
-        sent = [
-            record
-            for record in by_partition[partitions[key]]
-            if record.startswith(key.encode() + b" ")
-        ]
+        records = by_partition[partitions[key]]
+        sent = [record for record in records if record.startswith(key.encode() + b" ")]
         assert set(payloads) <= set(sent)
         assert [record for record in sent if record in set(payloads)] == payloads
 
@@ -531,7 +516,7 @@ def test_a_vanished_topic(kafka_servers: str) -> None:
 
 
 def test_a_topic_made_anew_does_not_hold_the_old_offset() -> None:
-    with mock_cluster() as servers, KafkaLog(mock_topic(servers)) as log:
+    with brokers.mock_cluster() as servers, KafkaLog(brokers.mock_topic(servers)) as log:
         log.append_to(0, [b"x"] * 3)
         partition = log.partition(0)
         with pytest.raises(OffsetError, match="offset 500 is outside the log"):
@@ -558,9 +543,8 @@ def test_every_coroutine_gets_its_own_position(log: KafkaLog) -> None:
         return claimed
 
     claimed = asyncio.run(run())
-    by_partition = contents(
-        log, {number: len(records) for number, records in claimed.items() if records}
-    )
+    ends = {number: len(records) for number, records in claimed.items() if records}
+    by_partition = contents(log, ends)
     for number, records in by_partition.items():
         assert dict(enumerate(records)) == claimed[number]
 

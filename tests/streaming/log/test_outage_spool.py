@@ -287,11 +287,8 @@ def test_an_outage_of_kafka(tmp_path: Path, seconds: float) -> None:
         again = 0
         for name in range(6):
             sent = [record for record in acknowledged if record.split()[0] == b"%d" % name]
-            arrived = [
-                record
-                for record in by_partition[log.partition_of(f"{name}")]
-                if record.split()[0] == b"%d" % name
-            ]
+            records = by_partition[log.partition_of(f"{name}")]
+            arrived = [record for record in records if record.split()[0] == b"%d" % name]
             # Repeated are at most the appends pending when the outage begins and one batch that
             # the spool sends too early. The first occurrences are in order.
             assert list(dict.fromkeys(arrived)) == sent

@@ -1,6 +1,7 @@
 """Erasure of users from a partition, found by the log or by the state itself."""
 
 from collections.abc import Collection
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -32,14 +33,7 @@ from tactful_streaming.patterns.match import Match
 from tactful_streaming.state.partition_checkpoint import PartitionState
 from tactful_streaming.state.store import MemoryState, RocksState, StateStore
 from tactful_streaming.windows.triggers import WindowResult
-from tactful_streaming.worker.erasure import (
-    drop_erased_matches,
-    drop_erased_results,
-    is_erased,
-    note_purged,
-    purge_partition,
-    purged_number,
-)
+from tactful_streaming.worker import erasure
 
 DEFINITIONS = load_definitions("""
 - {name: views, entity: user, event: view, aggregate: count, window: {size: 10m, slide: 1m}}
@@ -73,16 +67,13 @@ class Erasures:
 def engine(
     store: StateStore, suppressed: Collection[str] = (), definitions: Definitions = DEFINITIONS
 ) -> Engine:
-    return Engine(
-        definitions,
-        store,
-        EngineOptions(
-            allowed_lateness_ms=0,
-            identity=Identity(),
-            partition_of=lambda key: 0,
-            suppressed=frozenset(suppressed),
-        ),
+    options = EngineOptions(
+        allowed_lateness_ms=0,
+        identity=Identity(),
+        partition_of=lambda key: 0,
+        suppressed=frozenset(suppressed),
     )
+    return Engine(definitions, store, options)
 
 
 events = st.lists(
@@ -131,16 +122,16 @@ def test_a_state_shows_by_itself_whose_it_is(
     items = {key: one.read("item", key, at) for key in ("i0", "i1")}
     one.close()
     store = RocksState(folder / "state")
-    assert purged_number(store) == 0
+    assert erasure.purged_number(store) == 0
 
     for _ in range(2):  # as after a kill before it was noted
-        number, _ = purge_partition(store, folder, DEFINITIONS, Erasures(ADA))
-    note_purged(store, number)
+        number, _ = erasure.purge_partition(store, folder, DEFINITIONS, Erasures(ADA))
+    erasure.note_purged(store, number)
 
     pairs = [b"\0".join(pair) for pair in store.scan(b"")]
     # A tablet that somebody else used, too, is not theirs; who held it is forgotten.
     assert [pair for pair in pairs if b"ada" in pair] == []
-    assert purged_number(store) == 7
+    assert erasure.purged_number(store) == 7
     left = engine(store, ADA)
     assert left.offset == len(payloads)
     assert {key: left.read("item", key, at) for key in items} == items
@@ -209,16 +200,12 @@ def test_dead_letters_beside_a_state_become_blank(tmp_path: Path) -> None:
         encode_entry(Event(event_id="e1", type="view", timestamp=1, user_id="bob"), "json"),
         b'{"torn": "ada',
     ]
-    letters.add(
-        [
-            DeadLetter(payload=payload, rule="r", reason="why", partition=0, offset=offset)
-            for offset, payload in enumerate(payloads)
-        ]
-    )
+    made = partial(DeadLetter, rule="r", reason="why", partition=0)
+    letters.add([made(payload=payload, offset=n) for n, payload in enumerate(payloads)])
     letters.close()
     store = RocksState(tmp_path / "state")
     erasures = Erasures({"ada"}, SubjectIds(users=frozenset({"ada"})))
-    purge_partition(store, tmp_path, DEFINITIONS, erasures)
+    erasure.purge_partition(store, tmp_path, DEFINITIONS, erasures)
     store.close()
 
     letters = DeadLetters.open(tmp_path / "dead-letters", read_only=True)
@@ -242,9 +229,8 @@ def test_deleted_bytes_leave_the_disk(tmp_path: Path, killed: bool) -> None:
     """Deleted bytes leave the disk, also after few deletions or a kill."""
     definitions = DEFINITIONS
     if not killed:  # all there is of them is a mention
-        definitions = load_definitions(
-            "[{name: bought, entity: item, sequence: [view, add_to_cart], within: 5m}]"
-        )
+        mention = "[{name: bought, entity: item, sequence: [view, add_to_cart], within: 5m}]"
+        definitions = load_definitions(mention)
     store = (Killed if killed else RocksState)(tmp_path / "state")
     opened = engine(store, definitions=definitions)
     event = Event(event_id="e0", type="view", timestamp=1, user_id="ada-zq", item_id="i")
@@ -254,10 +240,10 @@ def test_deleted_bytes_leave_the_disk(tmp_path: Path, killed: bool) -> None:
     erasures = Erasures({"ada-zq"}, SubjectIds(users=frozenset({"ada-zq"})))
     if killed:
         with pytest.raises(KeyboardInterrupt):
-            purge_partition(store, tmp_path, definitions, erasures)
+            erasure.purge_partition(store, tmp_path, definitions, erasures)
     store.close()
     store = RocksState(tmp_path / "state")
-    purge_partition(store, tmp_path, definitions, erasures)
+    erasure.purge_partition(store, tmp_path, definitions, erasures)
     store.close()
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert [path.name for path in files if b"ada-zq" in path.read_bytes()] == []
@@ -276,7 +262,7 @@ def test_one_checkpoint_takes_the_place_of_all(tmp_path: Path) -> None:
         state.checkpoint()
     assert len(list(checkpoints.iterdir())) == 2
     (checkpoints / "new").mkdir()  # of a process that was killed on the way
-    purge_partition(state.store, tmp_path / "own", DEFINITIONS, Erasures({"ada"}))
+    erasure.purge_partition(state.store, tmp_path / "own", DEFINITIONS, Erasures({"ada"}))
     state.replace_checkpoints()
     state.close()
 
@@ -298,28 +284,26 @@ def test_what_waits_is_screened() -> None:
         Transfer(transfer_id="t", timestamp=1, source="d", target="ada", state=b""),
         User(user_id="ada", timestamp=1),
     ]
-    assert all(is_erased(entry, ADA) for entry in theirs)
-    assert not any(is_erased(entry, {"bob"}) for entry in theirs)
-    assert not is_erased(Tick(timestamp=1), ADA)
+    assert all(erasure.is_erased(entry, ADA) for entry in theirs)
+    assert not any(erasure.is_erased(entry, {"bob"}) for entry in theirs)
+    assert not erasure.is_erased(Tick(timestamp=1), ADA)
     fired = [
         WindowResult("n", "user", 0, 1, ["ada", "bob", "ada"], ["x", "y", "z"], [1, 2, 3]),
         WindowResult("n", "item", 0, 1, ["ada"], None, [1]),
         WindowResult("n", "user", 0, 1, ["bob"], None, [1]),
     ]
-    assert drop_erased_results(fired, ADA) == [
-        WindowResult("n", "user", 0, 1, ["bob"], ["y"], [2]),
-        *fired[1:],
-    ]
-    assert drop_erased_results(fired, ()) == fired
+    of_bob = WindowResult("n", "user", 0, 1, ["bob"], ["y"], [2])
+    assert erasure.drop_erased_results(fired, ADA) == [of_bob, *fired[1:]]
+    assert erasure.drop_erased_results(fired, ()) == fired
     matches = [
         Match("m", "user", key, None, 0, 1, 1, (), subject=subject)
         for key, subject in (("ada", None), ("bob", "bob"))
     ] + [Match("m", "item", "ada", None, 0, 1, 1, (), subject="ada")]
-    assert drop_erased_matches(matches, ADA) == [matches[1]]
+    assert erasure.drop_erased_matches(matches, ADA) == [matches[1]]
 
 
 def test_a_damaged_number_is_told() -> None:
     store = MemoryState()
     store.write([(b"f", b"many")])
     with pytest.raises(StateError, match="last erasure"):
-        purged_number(store)
+        erasure.purged_number(store)

@@ -41,9 +41,8 @@ def silent(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> JobOptions:
 
 
 def paced(silent: JobOptions, clock: Callable[[], float], commit_s: float) -> Worker:
-    return Worker(
-        definitions(), silent, pace=WorkerOptions(commit_interval_s=commit_s), clock=clock
-    )
+    pace = WorkerOptions(commit_interval_s=commit_s)
+    return Worker(definitions(), silent, pace=pace, clock=clock)
 
 
 def test_a_wait_is_never_shorter_than_the_client_can_wait(silent: JobOptions) -> None:
@@ -104,13 +103,8 @@ def timed(
 ) -> tuple[Worker, Noting, list[float]]:
     """Return a worker, its only job, which records its calls, and their clock."""
     now, job = [0.0], Noting()
-    worker = Worker(
-        definitions(),
-        silent,
-        pace=WorkerOptions(publish_interval_s=publish_s, commit_interval_s=commit_s),
-        clock=lambda: now[0],
-        sleep=sleep,
-    )
+    pace = WorkerOptions(publish_interval_s=publish_s, commit_interval_s=commit_s)
+    worker = Worker(definitions(), silent, pace=pace, clock=lambda: now[0], sleep=sleep)
     worker.jobs[0] = job  # type: ignore[index]
     return worker, job, now
 

@@ -10,20 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.streaming import shard as shards
 from tests.streaming.brokers import patiently
-from tests.streaming.shard import (
-    Logs,
-    Shard,
-    Truth,
-    actions_of,
-    append,
-    definitions,
-    fired_table,
-    match_table,
-    new_shard,
-    read_topic,
-    truth,
-)
+from tests.streaming.shard import Shard, append, definitions, new_shard, read_topic
 from tests.streaming.streams import START, event_of, random_entries
 
 from tactful_streaming.contract.log_entries import Event
@@ -77,16 +66,16 @@ def settle(workers: Sequence[Worker], rounds: int) -> None:
             worker.commit()
 
 
-def settled(shard: Shard, workers: Sequence[Worker]) -> tuple[Logs, Truth]:
+def settled(shard: Shard, workers: Sequence[Worker]) -> tuple[shards.Logs, shards.Truth]:
     """Return the log with all actions appended, and an uninterrupted run of it."""
     until = time.monotonic() + PATIENCE_S
     while time.monotonic() < until:
         logs = read_topic(shard.kafka)
         work_to(workers, {n: records[-1][0] + 1 for n, records in logs.items() if records})
-        expected = truth(shard, logs)
+        expected = shards.truth(shard, logs)
         missing = {
             action.event_id for engine in expected.engines.values() for action in engine.outbox()
-        } - set(actions_of(logs))
+        } - set(shards.actions_of(logs))
         if not missing and read_topic(shard.kafka) == logs:
             return logs, expected
     pytest.fail("actions are missing in the log, or it goes on and on")
@@ -98,9 +87,9 @@ def check(shard: Shard, workers: Sequence[Worker], *, given_up: bool = False) ->
     If `given_up`, workers were cut off in the midst of transactions.
     """
     logs, expected = settled(shard, workers)
-    assert fired_table(shard, uncommitted=given_up) == expected.fired
-    assert match_table(shard, uncommitted=given_up) == expected.matches
-    actions = actions_of(logs)
+    assert shards.fired_table(shard, uncommitted=given_up) == expected.fired
+    assert shards.match_table(shard, uncommitted=given_up) == expected.matches
+    actions = shards.actions_of(logs)
     assert len(actions) == len(set(actions))
     compared = 0
     for worker in workers:
@@ -357,7 +346,7 @@ def test_silence_lets_the_clock_into_the_log(shard: Shard) -> None:
         settle([worker], 1)
         assert time.monotonic() < until
     check(shard, [worker])
-    views = [value for row, value in fired_table(shard).items() if '"views"' in row]
+    views = [value for row, value in shards.fired_table(shard).items() if '"views"' in row]
     assert views == [1, 1, 1, 1, 1]
     assert worker.progress().ticks == 1
     worker.close()
@@ -365,9 +354,8 @@ def test_silence_lets_the_clock_into_the_log(shard: Shard) -> None:
 
 def test_a_leading_partition_waits(shard: Shard) -> None:
     """One partition is a day ahead of another one, which is not idle."""
-    entries = [
-        event_of(f"e{n}", "view", START + n * 1_000 * (n % 2), f"u{n % 2}") for n in range(4_000)
-    ]
+    times = [START + n * 1_000 * (n % 2) for n in range(4_000)]
+    entries = [event_of(f"e{n}", "view", at, f"u{n % 2}") for n, at in enumerate(times)]
     ends = append(shard, entries)
     ahead, behind = (shard.log.partition_of(f"u{user}") for user in (1, 0))
     assert ahead != behind
@@ -417,9 +405,8 @@ def test_a_worker_writes_late_events_with_the_features_they_miss(
         ends = append(shard, random_entries(5, 2_000))
         # Killed before it had committed everything, and begun anew: some rows come twice.
         for enough in (0.5, 1.0):
-            worker = Worker(
-                definitions(), options, pace=WorkerOptions(batch=100, idle_ms=200), now=lambda: 0
-            )
+            pace = WorkerOptions(batch=100, idle_ms=200)
+            worker = Worker(definitions(), options, pace=pace, now=lambda: 0)
             while sum(job.offset for job in worker.jobs.values()) < enough * sum(ends.values()):
                 worker.step()
             if enough == 1.0:
@@ -436,11 +423,8 @@ def test_a_worker_writes_late_events_with_the_features_they_miss(
 
         for number, records in read_topic(shard.kafka).items():
             events.update({(number, offset): payload for offset, payload in records})
-            engine = Engine(
-                definitions(),
-                MemoryState(),
-                replace(options.engine, partition=number, on_late=late),
-            )
+            late_options = replace(options.engine, partition=number, on_late=late)
+            engine = Engine(definitions(), MemoryState(), late_options)
             engine.apply(records)
         found: set[tuple[int, int, str]] = set()
         late_rows = read_topic(replace(shard.kafka, topic=late_topic), uncommitted=True)
