@@ -186,10 +186,8 @@ def test_a_job_killed_anywhere_goes_on(tmp_path: Path, settings: Settings) -> No
     with EmbeddedLog(settings.storage.data / "log", segment_bytes=1_024, clock=lambda: 0) as log:
         for payload in payloads:
             log.append([payload])
-    wanted = [
-        payload if ENTRIES[number % len(ENTRIES)][1] is None else BLANK
-        for number, payload in enumerate(payloads)
-    ]
+    stays = [ENTRIES[number % len(ENTRIES)][1] is None for number in range(80)]
+    wanted = [p if kept else BLANK for p, kept in zip(payloads, stays, strict=True)]
     written = tmp_path / "settings.pickle"
     written.write_bytes(pickle.dumps(settings))
     kills = 0
