@@ -27,7 +27,7 @@ from benchmarks.kills.topics import BrokerFault, Stalled, partitions_of, show, v
 from benchmarks.kills.truth import Comparison, Outcome, Truth, table
 from benchmarks.ports import free_port
 from tactful.client import Client
-from tactful.config.sections import OnlineSettings
+from tactful.config.storage import OnlineSettings
 from tactful.errors import ClientError
 from tactful.metadata.connections import open_redis
 from tactful.pipeline.online_features import own_definitions

@@ -22,8 +22,8 @@ import httpx
 from benchmarks.figures import Figure
 from benchmarks.privacy.people import EVENTS, Population, build, check, texts_of
 from benchmarks.streaming.server import Server
-from tactful.config.sections import StorageSettings
 from tactful.config.settings import Settings
+from tactful.config.storage import StorageSettings
 from tactful.erasure.erase import request_erasure, run_erasures
 from tactful.metadata.connections import open_installation
 from tactful.subjects.installation import Installation

@@ -24,8 +24,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.figures import Figure
-from tactful.config.sections import StorageSettings
 from tactful.config.settings import Settings
+from tactful.config.storage import StorageSettings
 from tactful.ranking.model import Pointer, version_directory, write_pointer
 from tactful.recommend.recommender import HEURISTIC, LEARNED, RANKING_EXPERIMENT, Recommender, build
 from tactful.schemas.recommendations import RecommendRequest

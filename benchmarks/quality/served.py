@@ -7,8 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tactful.config.sections import StorageSettings
 from tactful.config.settings import Settings
+from tactful.config.storage import StorageSettings
 from tactful.demo.datasets import Replay
 from tactful.ranking.model import Pointer, version_directory, write_pointer
 from tactful.recommend.recommender import (

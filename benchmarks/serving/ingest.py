@@ -35,8 +35,9 @@ import msgspec
 
 from benchmarks.figures import Figure
 from benchmarks.serving.request import cpu_s
-from tactful.config.sections import ServerSettings, StorageSettings
+from tactful.config.server import ServerSettings
 from tactful.config.settings import Settings
+from tactful.config.storage import StorageSettings
 from tactful.http.routes import make_application
 from tactful.http.uvicorn_server import listen, make_server, run
 from tactful.recommend.recommender import build

@@ -11,8 +11,10 @@ import sys
 from pathlib import Path
 
 from benchmarks.serving.build import build
-from tactful.config.sections import EngineSettings, ServerSettings, StorageSettings
+from tactful.config.engine import EngineSettings
+from tactful.config.server import ServerSettings
 from tactful.config.settings import Settings
+from tactful.config.storage import StorageSettings
 from tactful.http.routes import make_application
 from tactful.http.uvicorn_server import listen, make_server, run
 from tactful.server.platform import Platform

@@ -18,9 +18,11 @@ from typing import Any
 
 import httpx
 
+from tactful.config.engine import EngineSettings
 from tactful.config.privacy import ConsentSettings
-from tactful.config.sections import EngineSettings, LimitSettings, ServerSettings, StorageSettings
+from tactful.config.server import LimitSettings, ServerSettings
 from tactful.config.settings import Settings
+from tactful.config.storage import StorageSettings
 from tactful.http.routes import make_application
 from tactful.http.uvicorn_server import Server, listen, make_server
 from tactful.schemas.positions import Position

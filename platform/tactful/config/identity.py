@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tactful.config.sections import IdentitySettings
+from tactful.config.engine import IdentitySettings
 from tactful.errors import ConfigError
 from tactful_streaming.contract.decode_requests import EVENT_TYPES
 from tactful_streaming.errors import EngineError

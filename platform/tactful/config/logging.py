@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 import msgspec
 
-from tactful.config.sections import LoggingSettings
+from tactful.config.server import LoggingSettings
 
 
 class JsonFormatter(logging.Formatter):

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from tactful.config.sections import Variable
+from tactful.config.fields import Variable
 
 RecordKind = Literal["measurement", "impressions", "personalisation"]
 

@@ -15,28 +15,22 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tactful.config.engine import EngineSettings, IdentitySettings
 from tactful.config.privacy import (
     ConsentSettings,
     PrivacySettings,
     RetentionSettings,
     StatisticsSettings,
 )
-from tactful.config.sections import (
+from tactful.config.recommendation import CouponSettings, RecommendSettings, TrainingSettings
+from tactful.config.server import (
     ActionSettings,
-    CouponSettings,
-    EngineSettings,
-    IdentitySettings,
     LimitSettings,
     LoggingSettings,
-    LogSettings,
-    MetadataSettings,
-    OnlineSettings,
-    RecommendSettings,
     ServerSettings,
-    StorageSettings,
-    TrainingSettings,
     WorkerSettings,
 )
+from tactful.config.storage import LogSettings, MetadataSettings, OnlineSettings, StorageSettings
 from tactful.errors import ConfigError
 from tactful.schemas.browser_access import parse_origins
 

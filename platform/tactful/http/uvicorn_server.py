@@ -12,7 +12,7 @@ from typing import Any, TypeVar, cast
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from tactful.config.sections import ServerSettings
+from tactful.config.server import ServerSettings
 from tactful.http.asgi import ARRIVED
 from tactful.schemas import problems
 from tactful.schemas.problems import ProblemError

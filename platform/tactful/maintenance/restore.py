@@ -36,8 +36,8 @@ import msgspec
 import sqlalchemy as sa
 
 from tactful.config.ledger_location import LEDGER
-from tactful.config.sections import StorageSettings
 from tactful.config.settings import Settings
+from tactful.config.storage import StorageSettings
 from tactful.erasure.erase import RESTORED
 from tactful.errors import BackupError, StorageError
 from tactful.maintenance.backup import Copied, Manifest, copy_checked, copy_database, read_manifest

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tactful.config.sections import LogSettings, OnlineSettings
 from tactful.config.settings import Settings, secret
+from tactful.config.storage import LogSettings, OnlineSettings
 from tactful.errors import ConfigError, StorageError
 from tactful.metadata.api_keys import KeyStore
 from tactful.metadata.restore_journal import refuse_unfinished

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tactful.config.sections import TrainingSettings
+from tactful.config.recommendation import TrainingSettings
 from tactful.config.settings import Settings
 from tactful.event_log.impressions import Impression, read_impressions
 from tactful.models.audit_log import ModelChange

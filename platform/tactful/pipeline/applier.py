@@ -20,7 +20,7 @@ from concurrent.futures import Future
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
-from tactful.config.sections import EngineSettings
+from tactful.config.engine import EngineSettings
 from tactful.event_log.merged_log import AppliedLog, behind
 from tactful.metrics.registry import Metrics
 from tactful.schemas.positions import Offsets, reaches

@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from tactful.config.sections import ActionSettings
+from tactful.config.server import ActionSettings
 from tactful.config.settings import secret
 from tactful.util.clock import now_ms
 from tactful_streaming.errors import LogError, StateError

@@ -13,7 +13,7 @@ import asyncio
 import time
 from collections.abc import Callable
 
-from tactful.config.sections import ServerSettings
+from tactful.config.server import ServerSettings
 from tactful.schemas.problems import ProblemError
 
 _STANDING_AFTER_S = 0.1

@@ -32,7 +32,7 @@ import click
 import msgspec
 
 from tactful.config import logging as logs
-from tactful.config.sections import ServerSettings
+from tactful.config.server import ServerSettings
 from tactful.config.settings import Settings
 from tactful.errors import TactfulError
 from tactful.http.routes import make_application

@@ -16,8 +16,10 @@ from tests.platform.support import wait_until
 from tests.streaming.brokers import topic_name
 
 from benchmarks.ports import free_port
-from tactful.config.sections import EngineSettings, LogSettings, WorkerSettings
+from tactful.config.engine import EngineSettings
+from tactful.config.server import WorkerSettings
 from tactful.config.settings import Settings
+from tactful.config.storage import LogSettings
 from tactful.errors import StorageError
 from tactful.feature_workers import prepare as feature_worker
 from tactful.feature_workers import run as worker_run

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from tests.streaming.memory_online import MemoryOnlineStore
 
+from tactful.config.engine import IdentitySettings
 from tactful.config.identity import identity_of
 from tactful.config.load import load_settings
-from tactful.config.sections import IdentitySettings
 from tactful.errors import ConfigError
 from tactful.pipeline.online_features import SharedFeatures, own_definitions
 from tactful_streaming.contract.log_entries import Event, encode_entry

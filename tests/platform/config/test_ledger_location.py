@@ -20,8 +20,8 @@ from tests.platform.support import Live, build, small_settings, view, wait_until
 from tactful.cli.main import main
 from tactful.config.ledger_location import LEDGER, existing_ledger, ledger_location, named
 from tactful.config.privacy import StatisticsSettings
-from tactful.config.sections import StorageSettings
 from tactful.config.settings import Settings
+from tactful.config.storage import StorageSettings
 from tactful.erasure.personal_stores import LiveStores
 from tactful.errors import BackupError, ConfigError
 from tactful.maintenance.doctor import examine

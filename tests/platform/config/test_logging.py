@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tactful.config.logging import JsonFormatter, TextFormatter, configure
-from tactful.config.sections import LoggingSettings
+from tactful.config.server import LoggingSettings
 from tactful.metadata.store import open_metadata
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tactful.config.load import load_settings
-from tactful.config.sections import ServerSettings
+from tactful.config.server import ServerSettings
 from tactful.config.settings import Settings, is_loopback
 from tactful.errors import ConfigError
 

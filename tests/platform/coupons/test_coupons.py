@@ -16,7 +16,7 @@ from tests.platform.shop import BEGIN, DAY, HOUR, Clock, write_log
 from tests.platform.support import Live, build, small_settings, view, wait_until
 
 from tactful.cli.main import main
-from tactful.config.sections import CouponSettings
+from tactful.config.recommendation import CouponSettings
 from tactful.coupons.decisions import CouponIssuer, code_of, group_of
 from tactful.coupons.definitions import (
     OFFER,

@@ -21,7 +21,7 @@ from tests.platform.support import Live, small_settings
 from tests.platform.system.test_durability import Process
 
 from tactful.client import Client
-from tactful.config.sections import EngineSettings
+from tactful.config.engine import EngineSettings
 from tactful.config.settings import Settings
 from tactful.demo import replay as asking
 from tactful.demo.datasets import Replay

@@ -21,7 +21,7 @@ from tests.platform.shop import BEGIN, HOUR, Clock, write_log
 from tests.platform.support import Live, build, small_settings, wait_until
 
 from tactful.cli.main import main
-from tactful.config.sections import RecommendSettings
+from tactful.config.recommendation import RecommendSettings
 from tactful.errors import ConfigError, ModelError
 from tactful.experiments.controller import RolloutController, apply_file, served_now, write_served
 from tactful.experiments.definitions import (

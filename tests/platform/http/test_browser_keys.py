@@ -11,7 +11,7 @@ import httpx
 import pytest
 from tests.platform.support import Live, build, small_settings, view
 
-from tactful.config.sections import ServerSettings
+from tactful.config.server import ServerSettings
 from tactful.config.settings import Settings
 from tactful.errors import ApiKeyError, ConfigError
 from tactful.http.routes import ENDPOINTS

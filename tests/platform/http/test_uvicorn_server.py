@@ -9,7 +9,7 @@ import pytest
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 from uvicorn.server import ServerState
 
-from tactful.config.sections import ServerSettings
+from tactful.config.server import ServerSettings
 from tactful.http import uvicorn_server as serving
 from tactful.http.asgi import ARRIVED, Application, Receive, Scope, Send
 from tactful.http.uvicorn_server import listen, make_server, run

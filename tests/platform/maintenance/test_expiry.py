@@ -18,7 +18,7 @@ from tests.platform.support import build, now_ms, small_settings
 
 from tactful.cli.main import main
 from tactful.config.privacy import RetentionSettings
-from tactful.config.sections import TrainingSettings
+from tactful.config.recommendation import TrainingSettings
 from tactful.config.settings import Settings
 from tactful.erasure.erase import request_erasure, run_erasures
 from tactful.errors import ConfigError

@@ -17,8 +17,8 @@ from tests.platform.support import now_ms
 
 from tactful.cli.main import main
 from tactful.config.privacy import PrivacySettings
-from tactful.config.sections import StorageSettings
 from tactful.config.settings import Settings
+from tactful.config.storage import StorageSettings
 from tactful.errors import ConfigError, StorageError
 from tactful.event_log.encryption import RecordSeal, open_seal
 from tactful.maintenance import key_rotation

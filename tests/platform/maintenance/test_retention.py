@@ -17,8 +17,8 @@ from tests.platform.erasure.test_erase import settings_of
 from tests.platform.support import AtOnce, Live, build, killed_after, now_ms, view
 
 from tactful.config.privacy import PrivacySettings, RetentionSettings
-from tactful.config.sections import LogSettings
 from tactful.config.settings import Settings
+from tactful.config.storage import LogSettings
 from tactful.errors import ConfigError
 from tactful.maintenance.doctor import examine
 from tactful.maintenance.retention import PROGRESS, Retention, expire_state, kind_of, read_progress

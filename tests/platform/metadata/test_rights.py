@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from tests.platform.support import Live, build, now_ms, small_settings, view
 
-from tactful.config.sections import OnlineSettings
 from tactful.config.settings import Settings
+from tactful.config.storage import OnlineSettings
 from tactful.erasure.erase import FORGOTTEN, names_dropped, request_erasure, run_erasures, work_of
 from tactful.erasure.running_server import OnlineErasures
 from tactful.metadata import store as metadata

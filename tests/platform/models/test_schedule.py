@@ -26,14 +26,12 @@ from tests.platform.shop import definitions, entries, make_shop, write_log
 from tests.platform.support import Live, build, wait_until
 
 from tactful.cli.main import main
+from tactful.config.engine import EngineSettings
 from tactful.config.load import load_settings
-from tactful.config.sections import (
-    EngineSettings,
-    ServerSettings,
-    StorageSettings,
-    TrainingSettings,
-)
+from tactful.config.recommendation import TrainingSettings
+from tactful.config.server import ServerSettings
 from tactful.config.settings import Settings
+from tactful.config.storage import StorageSettings
 from tactful.models.audit_log import ModelChange
 from tactful.models.schedule import (
     SCORE,

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from prometheus_client import CollectorRegistry
 
-from tactful.config.sections import EngineSettings
+from tactful.config.engine import EngineSettings
 from tactful.metrics.registry import Metrics
 from tactful.pipeline.applier import AdaptiveBatch, ApplierOptions, LogApplier
 from tactful.schemas.positions import Offsets

@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 from tests.platform.shop import SERVICE, definitions, engine_at, entries, make_shop, write_log
 from tests.platform.support import Live, small_settings
 
-from tactful.config.sections import EngineSettings, StorageSettings
+from tactful.config.engine import EngineSettings
 from tactful.config.settings import Settings
+from tactful.config.storage import StorageSettings
 from tactful.errors import ConfigError
 from tactful.experiments.definitions import RolloutDefinition
 from tactful.experiments.serving import Served as ServedNow

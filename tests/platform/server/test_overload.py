@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tactful.config.sections import ServerSettings
+from tactful.config.server import ServerSettings
 from tactful.schemas.problems import ProblemError
 from tactful.server.overload import AdmissionControl
 

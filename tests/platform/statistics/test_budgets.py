@@ -11,8 +11,8 @@ import msgspec
 import pytest
 
 from tactful.config.privacy import StatisticsSettings
-from tactful.config.sections import StorageSettings
 from tactful.config.settings import Settings
+from tactful.config.storage import StorageSettings
 from tactful.errors import ConfigError
 from tactful.statistics.counter import StatisticsCounter
 from tactful.statistics.definitions import CapChoiceDefinition, StatisticDefinition, load_statistics

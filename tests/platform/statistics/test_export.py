@@ -19,8 +19,8 @@ from tests.platform.support import Live, build, now_ms, small_settings, wait_unt
 
 from tactful.cli.main import main
 from tactful.config.privacy import StatisticsSettings
-from tactful.config.sections import LogSettings
 from tactful.config.settings import Settings
+from tactful.config.storage import LogSettings
 from tactful.errors import ConfigError
 from tactful.server.platform import Platform
 from tactful.statistics import export as publication

@@ -18,9 +18,10 @@ import pytest
 from tests.platform.shop import DAY, HOUR, definitions, entries, make_shop
 from tests.platform.support import Live, small_settings, wait_until
 
+from tactful.config.engine import EngineSettings
 from tactful.config.privacy import StatisticsSettings
-from tactful.config.sections import EngineSettings, StorageSettings
 from tactful.config.settings import Settings
+from tactful.config.storage import StorageSettings
 from tactful.errors import ConfigError
 from tactful.recommend.recommender import build
 from tactful.schemas.statistics import ConclusionQuery, StatisticsPage

@@ -15,8 +15,9 @@ import pytest
 from tests.platform.support import Live, build, now_ms, wait_until
 from tests.streaming.brokers import topic_name
 
-from tactful.config.sections import ActionSettings, LogSettings
+from tactful.config.server import ActionSettings
 from tactful.config.settings import Settings
+from tactful.config.storage import LogSettings
 from tactful.server.platform import Platform
 from tactful_streaming.sinks.webhook import SIGNATURE_HEADER, verify_signature
 

@@ -17,8 +17,8 @@ from tests.platform.support import Live, build, now_ms, view, wait_until
 from tests.streaming.brokers import Broker, Proxy, broker_behind_proxy, running_broker, topic_name
 from tests.streaming.redis_server import RedisServer
 
-from tactful.config.sections import LogSettings, OnlineSettings
 from tactful.config.settings import Settings
+from tactful.config.storage import LogSettings, OnlineSettings
 from tactful.errors import StorageError
 from tactful.event_log.merged_log import MergedLog, Span
 from tactful.metadata.connections import kafka_settings, open_redis

@@ -26,8 +26,9 @@ from tests.streaming.shard import read_topic
 
 from tactful.cli.main import main
 from tactful.config.privacy import PrivacySettings
-from tactful.config.sections import LogSettings, StorageSettings, TrainingSettings
+from tactful.config.recommendation import TrainingSettings
 from tactful.config.settings import Settings
+from tactful.config.storage import LogSettings, StorageSettings
 from tactful.errors import ModelError, StorageError
 from tactful.event_log import merged_log as followed
 from tactful.event_log import open as log_opening

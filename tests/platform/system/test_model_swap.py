@@ -17,8 +17,10 @@ import pytest
 from tests.platform.shop import entries, make_shop, rename_version, train_version, write_log
 from tests.platform.support import Live, now_ms, wait_until
 
-from tactful.config.sections import EngineSettings, ServerSettings, StorageSettings
+from tactful.config.engine import EngineSettings
+from tactful.config.server import ServerSettings
 from tactful.config.settings import Settings
+from tactful.config.storage import StorageSettings
 from tactful.ranking.model import Pointer, read_manifest, version_directory, write_pointer
 from tactful.recommend.recommender import LEARNED, RANKING_EXPERIMENT, build
 from tactful.server.platform import Platform

@@ -16,7 +16,8 @@ import pytest
 from tests.platform.shop import DAY, entries, make_shop, train_version, write_log
 from tests.platform.support import Live, logged, logged_ids, small_settings, wait_until
 
-from tactful.config.sections import EngineSettings, RecommendSettings
+from tactful.config.engine import EngineSettings
+from tactful.config.recommendation import RecommendSettings
 from tactful.config.settings import Settings
 from tactful.errors import ConfigError
 from tactful.maintenance.doctor import examine

@@ -23,7 +23,7 @@ from tests.platform.stored.installation import (
     unpack,
 )
 
-from tactful.config.sections import OnlineSettings
+from tactful.config.storage import OnlineSettings
 from tactful.metadata.connections import open_redis
 from tactful_streaming.definitions.reader import load_definitions
 from tactful_streaming.windows.entity_table import read_packed

@@ -20,8 +20,8 @@ import pytest
 from tests.platform.shop import entries, make_shop, train_version, write_log
 from tests.platform.support import wait_until
 
-from tactful.config.sections import StorageSettings
 from tactful.config.settings import Settings
+from tactful.config.storage import StorageSettings
 from tactful.metadata.connections import open_keys
 from tactful.ranking.model import Pointer, write_pointer
 

@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from tests.platform.shop import DAY, definitions, engine_at, entries, make_shop, write_log
 
-from tactful.config.sections import StorageSettings
 from tactful.config.settings import Settings
+from tactful.config.storage import StorageSettings
 from tactful.errors import ModelError
 from tactful.models.training_run import plot_training
 from tactful.ranking.features import RANKING_FEATURES

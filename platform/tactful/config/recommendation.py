@@ -1,0 +1,54 @@
+"""Settings of recommendations, coupons and training."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from msgspec import Meta
+
+from tactful.config.fields import PositiveFloat
+
+
+@dataclass(frozen=True)
+class RecommendSettings:
+    """Settings of recommendations."""
+
+    experiments: Path = Path()  # ``experiments.yaml``; empty: the packaged one
+    placement: Path = Path()  # ``placement.yaml``, the placement rules; empty: the packaged one
+    # ``rollouts.yaml``, changes that are rolled out in stages; empty for none
+    rollouts: Path = Path()
+    # shortest time between two looks at the outcomes of a rollout
+    look_minutes: PositiveFloat = 5.0
+    # whether the end of a rollout is recorded as a run in MLflow, and a shipped model becomes the
+    # champion
+    record_rollouts: bool = True
+
+
+@dataclass(frozen=True)
+class CouponSettings:
+    """Settings of coupons."""
+
+    # ``coupons.yaml``; empty: every action is sent to the shop unchanged
+    definitions: Path = Path()
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """Settings of periodic training of the ranking model; off by default."""
+
+    # train this long after the last training; 0 for never
+    every_hours: Annotated[float, Meta(ge=0)] = 0.0
+    # train when the score or a feature of the champion has drifted by more than this population
+    # stability index; 0.25 is a large change, 0 for never
+    drift_psi: Annotated[float, Meta(ge=0)] = 0.0
+    check_minutes: PositiveFloat = 15.0  # time between two checks whether training is due
+    promote: bool = False  # whether a version that is no worse than the champion serves at once
+    name: Annotated[str, Meta(min_length=1)] = "ranker"  # registered model name
+    # days before the end that give the recommendations to learn from
+    label_days: Annotated[float, Meta(ge=0.1)] = 35.0
+    lists: Annotated[int, Meta(ge=20)] = 8_000  # most replayed recommendations to learn from
+    # training of item vectors, here and by `tactful train`: from ``co_occurrence`` alone, or
+    # continued by ``two_tower``, which needs PyTorch
+    vectors: Literal["co_occurrence", "two_tower"] = "co_occurrence"

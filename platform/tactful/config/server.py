@@ -1,0 +1,89 @@
+"""Settings of the server process: address, limits, webhooks, workers, log lines."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from msgspec import Meta
+
+from tactful.config.fields import PositiveFloat, PositiveInt, Variable
+
+
+@dataclass(frozen=True)
+class ServerSettings:
+    """Settings of the HTTP server."""
+
+    host: Annotated[str, Meta(min_length=1)] = "127.0.0.1"  # address to listen on
+    port: Annotated[int, Meta(ge=0, le=65535)] = 8420  # TCP port; 0 takes a free one
+    dev: bool = False  # no API keys and replay of past times; only on a loopback address
+    # number of worker processes; 0: the process that owns the state answers requests
+    workers: Annotated[int, Meta(ge=0, le=256)] = 0
+    header_timeout_s: PositiveFloat = 10.0  # longest time for the head of a request to arrive
+    body_timeout_s: PositiveFloat = 30.0  # longest time for the body of a request to arrive
+    # time after which an idle connection is closed; a proxy in front should close it earlier
+    keep_alive_s: PositiveInt = 75
+    shutdown_s: PositiveInt = 20  # longest time for requests in progress to finish at a stop
+    # recommendation requests that may wait before others get 503
+    recommend_queue: PositiveInt = 128
+    recommend_wait_s: PositiveFloat = 1.0  # longest wait of one during a burst
+    recommend_standing_s: PositiveFloat = 0.05  # longest predicted wait of one during overload
+    after_wait_s: PositiveFloat = 2.0  # longest wait of ``after`` for the engine
+    # origins whose web pages may send events and request recommendations, such as
+    # ``https://shop.example``, separated by commas; empty for none
+    cors_origins: str = ""
+
+
+@dataclass(frozen=True)
+class ActionSettings:
+    """Settings of the webhook for actions that sequences and joins emit."""
+
+    webhook_url: str = ""  # address that every action is posted to; empty for none
+    secret_env: Variable = ""  # variable with the secret that signs the requests …
+    secret_file: Path = Path()  # … or the file that holds it
+    attempts: PositiveInt = 12  # most attempts to send one action
+    timeout_s: PositiveFloat = 10.0  # longest time of one attempt
+
+
+@dataclass(frozen=True)
+class WorkerSettings:
+    """Settings of ``tactful worker``, which computes a share of the partitions."""
+
+    group: Annotated[str, Meta(min_length=1)] = "tactful-worker"  # consumer group
+    instance: str = ""  # name of this member that survives a restart; empty for a new one each time
+    threads: Annotated[int, Meta(ge=1, le=256)] = 1  # number of members in this process
+    lead_ms: PositiveInt = 60_000  # longest lead of the event time of a partition over the others
+    # silence after which a partition no longer delays the others, and uses the wall clock
+    idle_s: PositiveFloat = 5.0
+    fired_topic: str = ""  # topic for the results of triggered windows; empty for none
+    late_topic: str = ""  # topic for events that came too late; empty for none
+    # directory, shared by all hosts, of copies of the state; empty for none
+    checkpoints: Path = Path()
+    checkpoint_s: PositiveInt = 300  # seconds between two copies
+    # port on which Prometheus reads metrics; 0 for none
+    metrics_port: Annotated[int, Meta(ge=0, le=65535)] = 0
+    metrics_host: Annotated[str, Meta(min_length=1)] = "127.0.0.1"  # address to listen on for that
+
+
+@dataclass(frozen=True)
+class LimitSettings:
+    """Limits of requests."""
+
+    body_bytes: Annotated[int, Meta(ge=1024)] = 4 * 1024 * 1024  # largest body
+    batch: PositiveInt = 1_000  # most events, items or users in one request
+    # longest lead of an event's time over the server's clock
+    future_ms: Annotated[int, Meta(ge=0)] = 300_000
+    # bytes that may wait for the disk before new events get 429
+    pending_bytes: Annotated[int, Meta(ge=1024)] = 64 * 1024 * 1024
+    # log records the engine may lag behind before new events get 429
+    engine_lag: PositiveInt = 200_000
+
+
+@dataclass(frozen=True)
+class LoggingSettings:
+    """Settings of log lines."""
+
+    # least severe level that is logged
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["text", "json"] = "text"  # ``text`` or ``json``, one object a line
