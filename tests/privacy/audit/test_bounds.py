@@ -89,3 +89,10 @@ def test_delta_is_allowed_for() -> None:
     assert prove_loss(*scores, alpha=1e-6, delta=0.02).epsilon == 0
     same = {"x": np.ones(300)}
     assert prove_loss(same, same, alpha=1e-6).epsilon == 0
+
+
+def test_both_limits_of_three_events_share_alpha() -> None:
+    seen = np.ones(3000, np.bool_)
+    limit = (0.06 / 6) ** (1 / 2000)  # of the 2,000 outputs that certify
+    proved = prove_loss({"seen": seen}, {"seen": ~seen}, alpha=0.06).epsilon
+    assert math.isclose(proved, math.log(limit / (1 - limit)), rel_tol=1e-9)

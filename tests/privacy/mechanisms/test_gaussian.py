@@ -186,6 +186,15 @@ def test_draws_follow_a_normal_distribution(sigma_squared: int) -> None:
     assert noise.error < Fraction(1, 10**15)
 
 
+def test_every_part_adds_its_error_once() -> None:
+    """Two widths with the same coarse table, one with a fine part more."""
+    one = 10_000 * 16**2 + 64**2
+    errors = [WideGaussian(sigma_squared).error for sigma_squared in (one, one * 16**2 + 64**2)]
+    table = DiscreteGaussian(1, Fraction(1, 2 * 10_000)).table_error
+    # Each part is smoothed at an error of 2^-300: two parts, then three.
+    assert errors[0] - table - (errors[1] - errors[0]) == Fraction(1, 2**300)
+
+
 def test_planted_width_five_percent_low_is_noticed() -> None:
     noise = WideGaussian(Fraction(10**9) * 95**2 / 100**2, entropy=np.random.default_rng(7).bytes)
     assert stats.kstest(noise.sample(60_000) / math.sqrt(10**9), "norm").pvalue < 1e-6
