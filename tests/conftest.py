@@ -59,7 +59,6 @@ _SERVICES = {
     "nginx": "TACTFUL_TEST_NGINX",
 }
 
-
 _NO_SERVICE = re.compile(rf"no ({'|'.join(_SERVICES)}) here: scripts/test starts it")
 
 

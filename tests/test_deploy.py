@@ -153,7 +153,6 @@ def test_the_image_has_what_its_processes_need() -> None:
 
 # The same processes with the same environment, without containers.
 
-
 Running = subprocess.Popen[str]
 
 

@@ -1,6 +1,5 @@
 """The named lock against a server that answers as MySQL does."""
 
-from types import TracebackType
 from typing import Any, Self
 
 import pytest
@@ -21,12 +20,7 @@ class Server:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        at: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.statements.append("closed")
 
     def scalar(self, statement: Any, values: dict[str, Any]) -> Any:

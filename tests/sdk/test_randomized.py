@@ -16,7 +16,6 @@ from tactful_privacy.mechanisms.local import RandomizedResponse
 
 pytestmark = [pytest.mark.service("web"), pytest.mark.timeout(120)]
 
-
 DRAWN = (
     "let at = 0; Object.defineProperty(globalThis, 'crypto', {value: {getRandomValues:"
     " (into) => { into.set(given.halves[at++]); return into; }}});"

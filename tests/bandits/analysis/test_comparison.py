@@ -56,7 +56,6 @@ def test_means_agree_with_scipy(a: list[float], b: list[float]) -> None:
 
 @given(values.filter(lambda v: np.std(v) > 0.1))
 def test_a_ratio_over_ones_is_a_mean(xs: list[float]) -> None:
-    """And a proportion is a mean of zeros and ones."""
     ratio, mean = Ratio.from_units(xs, np.ones(len(xs))), Mean.from_units(xs)
     assert ratio.value == pytest.approx(mean.value)
     assert ratio.variance == pytest.approx(mean.variance, rel=1e-6)

@@ -185,7 +185,6 @@ def test_published_ranges_choices_and_weights(published: Callable[[str], Any], c
 
 shares = st.floats(0, 1)
 
-
 edges = shares | st.integers(0, BUCKETS).map(lambda bucket: bucket / BUCKETS)
 
 

@@ -68,7 +68,6 @@ def test_state_has_smoothed_rates() -> None:
 
 
 def test_clicks_and_purchases_have_their_expectation() -> None:
-    """Clicks are drawn from their expectation and purchases from clicks."""
     market = MarketSimulator(2, environments=4, settings=MarketSettings(drift=0.0))
     clicked, expected, bought, back = np.zeros((4, 4))
     for _ in range(400):

@@ -55,12 +55,10 @@ def test_definitions_are_checked_with_the_line_of_what_is_wrong(tmp_path: Path) 
     assert "name: views" in checked.stdout
     described = json.loads(run("features", "check", file, "--json").stdout)
     assert [it["name"] for it in described["definitions"]][:2] == ["views", "spend"]
-
     file.write_text(FEATURES + "- {name: x, entity: user, event: view, aggregate: total}\n")
     refused = run("features", "check", file)
     assert refused.exit_code == 2
     assert f"{file}:{FEATURES.count(chr(10)) + 1}" in refused.stderr
-
     file.write_text("- {name: x, entity: user, sequence: [any, view], within: 5m, emit: x}\n")
     endless = run("features", "check", file)
     assert endless.exit_code == 2
@@ -97,7 +95,6 @@ def test_a_backfill_ends_without_a_server(settings: Settings, new_features: Path
         assert live.views("u", 50) == 50
     settings.features.write_text(CHANGED)
     serve(settings, range(50, 60))  # the new features may be missing for a while
-
     done = run(*arguments, "--json")
     assert done.exit_code == 0, done.output
     assert "views" in json.loads(done.stdout)["computed"]
@@ -170,7 +167,6 @@ def test_the_metadata_keep_account_of_backfills(
     assert "has come to offset 0 of 40 and failed: the disk is on fire" in planned.stderr
     (job,) = json.loads(run("features", "plan", *arguments, "--json").stdout)["backfills"]
     assert (job["state"], job["features"]) == ("failed", ["by_category", "spend", "views"])
-
     assert run("features", "backfill", *arguments).exit_code == 0
     assert json.loads(run("features", "plan", *arguments, "--json").stdout)["backfills"] == []
     with contextlib.closing(open_installation(settings)) as metadata:

@@ -40,7 +40,6 @@ def nobody() -> str:
 
 def test_a_key_is_printed_once_and_works(tmp_path: Path) -> None:
     made = run("keys", "create", "--scope", "ingest", "--scope", "analyst", "--note", "shop")
-
     assert made.exit_code == 0
     key = made.stdout.strip()
     with closing(open_metadata(tmp_path / "tactful-data" / "metadata.db")) as metadata:
@@ -56,9 +55,7 @@ def test_a_key_is_printed_once_and_works(tmp_path: Path) -> None:
 def test_keys_as_json_and_revocation() -> None:
     made = json.loads(run("keys", "create", "--scope", "admin", "--json", "--data", "d").stdout)
     assert run("keys", "revoke", made["id"], "--data", "d").exit_code == 0
-
     (listed,) = json.loads(run("keys", "list", "--json", "--data", "d").stdout)
-
     assert listed["id"] == made["id"]
     assert listed["scopes"] == ["admin"]
     assert listed["revoked_at"] is not None
@@ -88,7 +85,6 @@ def test_mistakes_end_with_one_line_and_their_code(tmp_path: Path) -> None:
 def test_a_taken_port_is_said_before_anything_is_opened(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         result = run("serve", "--dev", "--port", listener.getsockname()[1])
-
     assert result.exit_code == 1
     assert "in use" in result.stderr
     assert not (tmp_path / "tactful-data").exists()
@@ -96,7 +92,6 @@ def test_a_taken_port_is_said_before_anything_is_opened(tmp_path: Path) -> None:
 
 def test_a_used_data_directory_is_said(live: Live) -> None:
     result = run("serve", "--dev", "--port", 0, "--data", live.platform.settings.storage.data)
-
     assert result.exit_code == 1
     assert "another process uses" in result.stderr
 
@@ -104,10 +99,8 @@ def test_a_used_data_directory_is_said(live: Live) -> None:
 def test_recommend_prints_a_list_or_json(live: Live) -> None:
     position = live.http.put("/v1/items", json=[{"item_id": "a"}, {"item_id": "b"}]).json()
     options = ("--url", live.url, "--user", "u", "--after", position["position"])
-
     table = run("recommend", *options, "--explain")
     document = json.loads(run("recommend", *options, "--count", 1, "--json").stdout)
-
     assert table.exit_code == 0
     assert table.stdout.splitlines()[:2] == ["  1  a  1.0000  all", "  2  b  1.0000  all"]
     assert '"views"' in table.stdout
@@ -118,7 +111,6 @@ def test_the_key_comes_from_the_environment_or_a_file(locked: Live, tmp_path: Pa
     key, _ = locked.platform.keys.create(["recommend"])
     (tmp_path / "key").write_text(key + "\n")
     options = ("recommend", "--url", locked.url, "--user", "u")
-
     assert run(*options).exit_code == 4
     assert run(*options, "--key-file", "key").exit_code == 0
     assert run(*options, env={"TACTFUL_API_KEY": key}).exit_code == 0
@@ -132,21 +124,17 @@ def write(path: Path, *elements: Any) -> None:
 def test_ingest_resumes_and_tells_refused_lines(live: Live, tmp_path: Path) -> None:
     file = tmp_path / "events.ndjson"
     write(file, view(1), "", {"type": "view"}, view(2), view(1), "not json")
-
     first = run("ingest", file, "--url", live.url, "--batch", 2)
-
     assert first.exit_code == 1, "because lines were refused"
     assert "2 accepted, 1 known before, 2 refused (from line 1)" in first.stdout
     refused = [line.split(": ")[0] for line in first.stderr.splitlines()]
     assert refused == [f"{file}:3", f"{file}:6"]
-
     with file.open("a") as more:
         more.write(json.dumps(view(3)) + "\n")
     second = run("ingest", file, "--url", live.url, "--json")
     outcome = json.loads(second.stdout)
     assert second.exit_code == 0
     assert (outcome["accepted"], outcome["duplicates"], outcome["resumed_at"]) == (1, 0, 7)
-
     third = json.loads(run("ingest", file, "--url", live.url, "--json", "--restart").stdout)
     assert (third["accepted"], third["duplicates"], third["resumed_at"]) == (0, 4, 1)
     assert live.views("u", third["position"]) == 3
@@ -171,7 +159,6 @@ def test_ingest_keeps_its_place_when_the_server_goes(settings: Settings, tmp_pat
         assert broken.exit_code == 4
     with Live(Platform.open(fixed, build)):
         rest = run("ingest", file, "--url", f"http://{host}:{live.port}", "--json")
-
     outcome = json.loads(rest.stdout)
     assert (outcome["accepted"], outcome["duplicates"], outcome["resumed_at"]) == (80, 0, 21)
 
@@ -181,16 +168,13 @@ def test_ingest_refuses_another_file_under_the_same_name(live: Live, tmp_path: P
     write(file, {"item_id": "a"}, {"item_id": "b"})
     assert run("ingest", file, "--kind", "items", "--url", live.url).exit_code == 0
     write(file, {"item_id": "c"})
-
     result = run("ingest", file, "--kind", "items", "--url", live.url)
-
     assert result.exit_code == 1
     assert "--restart" in result.stderr
 
 
 def test_the_doctor_says_what_it_found(tmp_path: Path) -> None:
     result = run("doctor", "--port", 0, "--json")
-
     checks = {check["name"]: check for check in json.loads(result.stdout)}
     assert result.exit_code == 0, result.stdout
     for name in ("python", "features", "disk", "data directory", "port 0"):
@@ -211,7 +195,6 @@ def test_the_doctor_fails_for_what_keeps_a_server_from_working(tmp_path: Path) -
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
         result = run("doctor", "--port", port, "--data", tmp_path / "file", "--json")
-
     checks = {check["name"]: check for check in json.loads(result.stdout)}
     assert result.exit_code == 1
     failed = {name for name, check in checks.items() if check["state"] == "failed"}
@@ -227,7 +210,6 @@ def test_the_doctor_tells_of_what_lists_are_made_from(settings: Settings) -> Non
 def test_the_doctor_knows_its_own_server(live: Live) -> None:
     data = live.platform.settings.storage.data
     checks = json.loads(run("doctor", "--port", live.port, "--data", data, "--json").stdout)
-
     states = {check["name"]: check for check in checks}
     assert states[f"port {live.port}"]["state"] == "warning"
     assert "running" in states[f"port {live.port}"]["said"]

@@ -47,7 +47,6 @@ def shop_log(path: Path, keep: int | None = None) -> list[Entry]:
 
 def test_where_there_is_no_log_it_says_where_to_get_one(tmp_path: Path) -> None:
     result = run("train", "--data", tmp_path / "nowhere")
-
     assert result.exit_code == 1
     assert result.stdout == ""
     assert result.stderr.startswith("tactful: nothing to train from: ")
@@ -72,9 +71,7 @@ def test_nothing_to_train(keep: int, arguments: list[str], code: int, messages: 
     shop_log(Path("data"), keep=keep)
     Path("features.yaml").write_text("- {name: a, entity: moon}\n")
     Path("bad.toml").write_text('[engine]\nfeatures = "features.yaml"\n')
-
     result = run("train", "--data", "data", *arguments)
-
     assert result.exit_code == code
     assert all(message in result.stderr for message in messages)
 
@@ -84,7 +81,6 @@ def test_nothing_to_train(keep: int, arguments: list[str], code: int, messages: 
 )
 def test_wrong_usage_is_told_before_anything_is_read(arguments: tuple[str, str]) -> None:
     result = run("train", *arguments)
-
     assert result.exit_code == 2
     assert arguments[0] in result.stderr
 
@@ -110,7 +106,6 @@ def test_versions_are_trained_listed_promoted_and_rolled_back(data: Path) -> Non
     none = run("models", "rollback", "--reason", "worse", "--data", data)
     assert none.exit_code == 1
     assert "there is no previous champion to go back to" in none.stderr
-
     first = train(data)
     assert first.stdout.startswith(
         "ranker version 1; `tactful models promote 1` makes it the champion\n"
@@ -122,7 +117,6 @@ def test_versions_are_trained_listed_promoted_and_rolled_back(data: Path) -> Non
     assert (promoted.exit_code, promoted.stderr) == (0, "ranker 1 is the champion.\n")
     alone = run("models", "rollback", "--reason", "worse", "--data", data)
     assert alone.exit_code == 1
-
     second = train(data, "--promote", "--seed", "1")
     assert second.stdout.startswith("ranker version 2 is the champion\n")
     assert read_pointer(data / "models") == Pointer(version="2", previous="1")
@@ -133,7 +127,6 @@ def test_versions_are_trained_listed_promoted_and_rolled_back(data: Path) -> Non
     assert [line.split() for line in told] == [
         [it["version"], it["run_id"], it["aliases"]] for it in listed
     ]
-
     back = run("models", "rollback", "--reason", "worse", "--data", data)
     assert (back.exit_code, back.stderr) == (0, "ranker 1 is the champion again.\n")
     assert read_pointer(data / "models") == Pointer(version="1", previous="2")
@@ -226,9 +219,7 @@ def test_a_version_is_fetched_again(at_trained: Trained) -> None:
     before = files_of(place)
     for path in before:
         (place / path).unlink()
-
     pulled = run("models", "pull", "1", "--data", data)
-
     assert pulled.exit_code == 0
     assert pulled.stdout.strip() == str(place)
     assert files_of(place) == before
@@ -237,7 +228,6 @@ def test_a_version_is_fetched_again(at_trained: Trained) -> None:
 @pytest.mark.parametrize("command", ["promote", "pull"])
 def test_an_unknown_version_is_one_line(data: Path, command: str) -> None:
     result = run("models", command, "7", "--data", data)
-
     assert result.exit_code == 1
     assert result.stderr.startswith("tactful: ranker has no version '7' in sqlite:///")
     assert len(result.stderr.splitlines()) == 1
@@ -262,9 +252,7 @@ def test_impressions_in_the_log_do_not_disturb_a_training(at_trained: Trained) -
             )
         shown.append(entry)
     write_log(Path("shown", "log"), shown).close()
-
     result = json.loads(train(Path("shown"), "--task", "basket", "--json").stdout.splitlines()[-1])
-
     for key in ("rows", "questions", "metrics", "features"):
         assert at_trained.result[key] == result[key]
 
@@ -273,9 +261,7 @@ def test_a_training_compares_what_was_served_with_what_it_computes(at_trained: T
     first = at_trained.result
     assert first["skew"] == {"lists": 0, "skipped": 0, "share": None, "by_feature": {}}
     serve_lists(at_trained.data)
-
     second = json.loads(train(at_trained.data, "--json").stdout.splitlines()[-1])
-
     assert second["skew"]["lists"] >= 10
     assert (second["skew"]["share"], second["skew"]["by_feature"]) == (0.0, {})
     run_of = at_trained.client.get_run

@@ -155,7 +155,6 @@ def test_rescaled_workers_equal_fresh_ones(kafka_servers: str, tmp_path: Path) -
     entries: list[Entry] = [*random_entries(11, 1200)]
     half = len(entries) // 2
     append(settings, entries[:half])
-
     # While a worker runs it is refused, and changes nothing.
     command = [
         *("features", "rescale", "--config", str(config), "--topic", new),
@@ -168,7 +167,6 @@ def test_rescaled_workers_equal_fresh_ones(kafka_servers: str, tmp_path: Path) -
     assert "Stop all workers" in refused.stderr
     assert not (tmp_path / "new").exists()
     worker.close()
-
     for moves in (4, 9):
         program = [sys.executable, "-c", SLOWLY, *command]
         with subprocess.Popen(program, stdout=subprocess.PIPE, text=True) as process:
@@ -177,7 +175,6 @@ def test_rescaled_workers_equal_fresh_ones(kafka_servers: str, tmp_path: Path) -
                 assert process.stdout.readline() == "moved\n"
             process.kill()
         assert not (tmp_path / "new" / "partitions").exists()
-
     # What came meanwhile is noticed, and counted when it is done again.
     more = entries[half : half + 50]
     append(settings, more)
@@ -187,7 +184,6 @@ def test_rescaled_workers_equal_fresh_ones(kafka_servers: str, tmp_path: Path) -
     assert [it.name for it in (tmp_path / "new").iterdir()] == ["partitions"]
     again = CliRunner().invoke(main, command)
     assert "states exist already" in again.stderr
-
     always = Always(
         Definitions(
             tuple(it for it in definitions.features if it.entity in ("user", "session")),

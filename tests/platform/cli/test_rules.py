@@ -67,9 +67,7 @@ def test_a_check_counts_by_rule_and_shows_samples(tmp_path: Path, form: str) -> 
     elif form == "spread":
         text = text.replace("\n", "\n\n")
     file.write_bytes(gzip.compress(text.encode()) if form == "gz" else text.encode())
-
     report = checked("rules.yaml", file, "--items", tmp_path / "items")
-
     assert (report["events"], report["clean"], report["changed"]) == (5, 3, 1)
     assert (report["dropped"], report["dead_lettered"], report["refused"]) == (1, 1, 0)
     found = {rule["rule"]: rule for rule in report["rules"]}
@@ -193,17 +191,14 @@ def test_letters_are_counted_and_printed(tmp_path: Path) -> None:
 def test_letters_are_sent_again_once(live: Live, tmp_path: Path) -> None:
     keep(Path("d"), [letter(1), letter(2, "odd"), letter(3)])
     sent = ("redrive", "--data", "d", "--url", live.url, "--json")
-
     first = json.loads(run(*sent, "--rule", "dear").stdout)
     assert (first["accepted"], first["duplicates"], first["rejected"]) == (2, 0, 0)
-
     keep(Path("d"), [letter(4)])
     second = json.loads(run(*sent).stdout)
     assert second["accepted"] == 2, "the other rule's, and what came since"
     assert json.loads(run(*sent).stdout)["accepted"] == 0
     third = json.loads(run(*sent, "--restart").stdout)
     assert (third["accepted"], third["duplicates"]) == (0, 4)
-
     with Client(live.url) as client:
         end = client.events([view(99, user="other")]).position
     assert live.views("u", end) == 4

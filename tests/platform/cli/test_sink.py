@@ -43,12 +43,10 @@ def test_a_topic_is_moved_and_gone_on_with(kafka_servers: str, tmp_path: Path) -
     properties.write_text("# a comment\n\nfetch.wait.max.ms = 20\nsecurity.protocol=PLAINTEXT\n")
     options = ["--kafka", kafka_servers, "--topic", topic, "--to", where, "--json"]
     options += ["--kafka-properties", str(properties), "--idle-exit", "6"]
-
     fire(kafka_servers, topic, [1, 2, "x", 4])
     first = run(*options)
     fire(kafka_servers, topic, [{"a": 1}])
     second = run(*options)
-
     assert (first.exit_code, second.exit_code) == (0, 0), first.output + second.output
     assert json.loads(first.stdout) == {"rows": 4, "invalid": 0, "empty": 0, "failures": 0}
     assert json.loads(second.stdout)["rows"] == 1

@@ -103,7 +103,6 @@ def test_a_vanished_topic_is_told_and_its_state_stays(kafka_servers: str, tmp_pa
     said = (tmp_path / "first.err").read_text()
     assert ended == 1, said[-1500:]
     assert "If it was deleted" in said or ("it crashed" in said and "made anew" in said)
-
     with started(config, tmp_path / "second") as second:
         # The topic is made anew by whoever comes first, here the worker.
         assert second.wait(120) == 1
@@ -113,7 +112,6 @@ def test_a_vanished_topic_is_told_and_its_state_stays(kafka_servers: str, tmp_pa
     assert "deleted and made anew" in reason
     assert "move the state and its checkpoints away" in reason
     assert offsets(tmp_path / "data", topic) == [EVENTS // 2, EVENTS // 2]
-
     (tmp_path / "data").rename(tmp_path / "before")
     produce(kafka_servers, topic, 10)
     with started(config, tmp_path / "third") as third:

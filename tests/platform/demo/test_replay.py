@@ -276,7 +276,6 @@ def test_a_failure_while_scoring_is_not_lost(server: Live, monkeypatch: pytest.M
 
 # kill -9
 
-
 SHORT = make_shop(31, people=8, items=30, days=6, guests=True)
 """Short enough that every event id is remembered to the end."""
 

@@ -213,13 +213,11 @@ def test_sentinels_are_found_nowhere_after_an_erasure(
     assert {name.split("/")[1].split(":")[0] for name in names if "/" in name} >= {"log"}
     assert "state: values" in names
     assert any("metadata" in name for name in names)
-
     leave_unfinished(settings, tokens)
     installation = installation_of(settings, metadata)
     request_erasure(installation, tokens["user"])
     (receipt,) = run_erasures(installation, rebuild=rebuild)
     metadata.close()
-
     assert receipt.state == "done"
     with contextlib.closing(RocksState(settings.storage.data / "backfill")) as scratch:
         assert scratch.get(b"euser:other-1") is not None
@@ -230,7 +228,6 @@ def test_sentinels_are_found_nowhere_after_an_erasure(
     # Six events, the description, the impression and the coupon.
     assert removed["log"] >= 8
     assert removed["consent"] == 1
-
     with Live(Platform.open(settings, build)) as live:
         live.http.post("/v1/recommend", json={})
         assert live.http.get("/v1/users/other-1/features").json()["features"]["views"] == 7
@@ -297,7 +294,6 @@ def test_a_dry_run_changes_nothing(settings: Settings, metadata: MetadataStore) 
     result = find_person(installation, tokens["user"])
     traces, steps = result.traces, preview(installation, tokens["user"])
     found = {step.place: step.removed for step in steps}
-
     assert result.records >= 7
     assert found["log"] == result.records
     assert found["names"] == sum(map(len, (traces.event_ids, traces.sessions, traces.devices)))
@@ -314,14 +310,12 @@ def test_a_dry_run_changes_nothing(settings: Settings, metadata: MetadataStore) 
 def test_a_shared_device_keeps_other_events(settings: Settings, metadata: MetadataStore) -> None:
     with Live(Platform.open(settings, build)) as live:
         http = live.http
-
         for number, user in enumerate(["ada-the-first", None, "bob-the-second", None]):
             event = view(number, type="x.login" if user else "view", device_id="family-tablet")
             told = http.post("/v1/events", json=[{**event, "user_id": user}]).json()
             assert told["accepted"] == 1
         http.post("/v1/recommend", json={"after": told["position"]})
     installation = erase(settings, metadata, "ada-the-first")
-
     with EmbeddedLog(settings.storage.data / "log") as log:
         left = [payload != BLANK for _, payload in log.read(0, 4)]
     assert left == [False, False, True, True]
@@ -389,12 +383,10 @@ def test_a_restored_backup_is_erased_again(tmp_path: Path) -> None:
         live.http.delete(f"/v1/users/{tokens['user']}")
     Platform.open(settings, build).close()
     assert scan(settings.storage.data, tokens.needles()) == {}
-
     shutil.rmtree(settings.storage.data)
     shutil.copytree(tmp_path / "backup", settings.storage.data)
     assert scan(settings.storage.data, tokens.needles()) != {}
     Platform.open(settings, build).close()
-
     assert scan(settings.storage.data, tokens.needles()) == {}
 
 
@@ -435,7 +427,6 @@ def test_dead_letters_of_a_person_say_nothing(settings: Settings, metadata: Meta
     letters.close()
     Platform.open(settings, build).close()
     erase(settings, metadata, "erased-person")
-
     letters = DeadLetters.open(directory, read_only=True)
     found = [letter for _, letter in letters.read()]
     letters.close()
@@ -473,7 +464,6 @@ def test_an_export_holds_everything_that_a_scan_finds(tmp_path: Path, settings: 
         page = live.http.get(f"/v1/users/{tokens['user']}/export", params={"format": "html"})
         assert page.headers["content-type"].startswith("text/html")
     found = told.json()
-
     with EmbeddedLog(settings.storage.data / "log", read_only=True) as log:
         theirs = [
             offset
@@ -489,7 +479,6 @@ def test_an_export_holds_everything_that_a_scan_finds(tmp_path: Path, settings: 
     assert found["description"] == {"email": tokens["email"]}
     assert found["features"][f"user {tokens['user']}"]["views"] == 3
     assert [decision["purposes"] for decision in found["consent"]] == [{"marketing": True}]
-
     shown = command(settings, "export", tokens["user"], "--to", tmp_path / "out")
     assert shown.exit_code == 0, shown.output
     written = json.loads((tmp_path / "out" / "export.json").read_bytes())

@@ -105,7 +105,6 @@ def test_the_log_is_rewritten_online(tmp_path: Path, settings: Settings, apart: 
         assert removed.keys() >= {"models", "webhooks", "consent", "dead-letters"}
         assert all(step["at"] >= told["requested_at"] for step in told["steps"])
         assert scan(tmp_path, tokens.needles()) == {}
-
         # Who followed the log follows it still, and sees what is there now.
         after = follower.read(0, follower.end)
         assert [offset for offset, _ in after] == list(range(len(after)))
@@ -118,7 +117,6 @@ def test_the_log_is_rewritten_online(tmp_path: Path, settings: Settings, apart: 
         live.http.post("/v1/recommend", json={"after": len(after)})
         views = live.http.get("/v1/users/other-9/features").json()["features"]["views"]
         assert views == len(accepted)
-
     with Live(Platform.open(settings, build)) as live:
         told = live.http.get(f"/v1/erasures/{receipt}").json()
         assert told["state"] == "done"

@@ -258,7 +258,6 @@ def test_erased_records_have_no_effect(config: Path, redis: RedisServer, tmp_pat
     assert scan(data / "partitions", needles)
     assert scan(data / "checkpoints", needles)
     assert hits(needles, redis_bytes(redis))
-
     with installed(settings) as installation:
         receipt = request_erasure(installation, tokens["user"])
         (told,) = run_erasures(installation)
@@ -446,10 +445,8 @@ def test_what_waits_for_an_absent_broker_is_blanked(tmp_path: Path) -> None:
     # Their anonymous record in the topic has the number that somebody else's has in the spool.
     traces = SubjectIds(users=frozenset({"erased-person"}), shared=frozenset({"other-person"}))
     found = SearchResult(traces, frozenset({3}), 2)
-
     assert purge_spool(tmp_path / "spool", found).removed == 2
     assert purge_spool(tmp_path / "none", found).removed == 0
-
     with EmbeddedLog(tmp_path / "spool") as spool:
         left = [msgspec.msgpack.decode(record) for _, record in spool.read(0, 10)]
     assert left[1] == ["other-person", encode_entry(entries[1], "json")]

@@ -107,9 +107,7 @@ def test_an_entry_is_sealed_for_whom_it_is_of(seal: RecordSeal, format: str) -> 
     payloads = [encode_entry(entry, format) for entry, _ in ENTRIES]  # type: ignore[arg-type]
     people = [person for _, person in ENTRIES]
     assert [person_of(payload) for payload in payloads] == people
-
     sealed = seal.seal([*payloads, b"\x93no entry", b""])
-
     assert sealed[-2:] == [b"\x93no entry", b""]
     for record, payload, person in zip(sealed, payloads, people, strict=False):
         assert (record == payload) is (person is None)
@@ -145,7 +143,6 @@ def test_a_server_reads_what_it_sealed(settings: Settings, tmp_path: Path) -> No
     assert scan(log, tokens.needles()) == {}
     copy = tmp_path / "backup-of-the-log"
     shutil.copytree(log, copy)
-
     # A replay computes the same, an export shows everything, training reads it.
     with Live(Platform.open(settings, build, rebuild=True)) as live:
         live.http.post("/v1/recommend", json={"after": more(live, 100)})
@@ -158,13 +155,11 @@ def test_a_server_reads_what_it_sealed(settings: Settings, tmp_path: Path) -> No
     with log_in_files(settings, clock=now_ms) as opened:
         entries = [decode_entry(payload) for _, payload in opened.read(0, 10_000)]
     assert tokens["user"] in str(entries)
-
     # What is written unsealed from now on lies beside it.
     unsealed = replace(settings, privacy=replace(settings.privacy, sealed_log=False))
     with Live(Platform.open(unsealed, build)) as live:
         more(live, 200)
     assert b"other-1" in b"".join(path.read_bytes() for path in log.glob("*.log"))
-
     installation = installation_of(settings, metadata)
     request_erasure(installation, tokens["user"])
     (receipt,) = run_erasures(installation)
@@ -175,7 +170,6 @@ def test_a_server_reads_what_it_sealed(settings: Settings, tmp_path: Path) -> No
     assert removed["log"] == len(exported.records)
     assert removed["verification"] == 0
     assert scan(settings.storage.data, tokens.needles()) == {}
-
     # In the copy lie the sealed records still, and nothing opens them.
     seal = open_seal(settings, clock=now_ms)
     assert seal is not None
@@ -268,7 +262,6 @@ def test_record_keys_keep_the_partition(tmp_path: Path) -> None:
     through.submit([item], [None]).result(60)
     through.close()
     seal.close()
-
     assert log.came.pop() == (item, None)
     for person, (record, key) in zip(people, log.came, strict=True):
         assert key is not None
@@ -304,7 +297,6 @@ def test_records_that_wait_to_be_sealed_are_limited() -> None:
     seal.go.set()
     assert all(done.result(60) for done in waiting)
     wait_until(lambda: through.waiting_bytes == 0)
-
     # One that is larger than the limit goes through alone; what fails does not wait for ever.
     seal.fails = True
     failed = through.submit([b"x" * 400], ["ada"])
@@ -343,7 +335,6 @@ def test_dead_letters_are_sealed(settings: Settings, tmp_path: Path, name: str) 
     stored = b"".join(path.read_bytes() for path in (settings.storage.data / name).iterdir())
     assert b"early-person" in stored
     assert not any(person.encode() in stored for person in people)
-
     metadata = open_installation(settings)
     exported = export_person(settings, metadata, people[0], clock=now_ms)
     assert [people[0] in letter["record"] for letter in exported.dead_letters] == [True]

@@ -122,7 +122,6 @@ def test_harm_rolls_back(database: MetadataStore, clock: Clock, tmp_path: Path) 
     assert first.guardrails == {"takers": "too few data"}
     assert first.sample_ratio == "ok"
     assert keeper.run() == []  # not due yet
-
     clock.at += HOUR
     (second,) = keeper.run()
     assert (second.number, second.guardrails) == (2, {"takers": "harm"})
@@ -156,7 +155,6 @@ def test_harmless_changes_advance(store: RolloutStore, clock: Clock, tmp_path: P
     assert [each.share for each in served_now(store.all())] == [1.0]
     store.archive("cheaper", by="ann", reason="written into experiments.yaml")
     assert served_now(store.all()) == []
-
     store.apply(definition(key="other"), by="ann", reason="r")
     lost: list[Entry] = []  # the same lists, but for a third of those who get the change
     for entry in made:
@@ -220,7 +218,6 @@ RolloutController(store, lambda: [log], every_ms=60_000, clock=clock).run()
     assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
     stored = stored_in(store)
     assert (stored.rollout.state, stored.looks, store.looks("cheaper")) == ("canary", 0, [])
-
     clock.at += 3 * HOUR // 2
     again = keeper_of(store, tmp_path / "log", [], clock)
     assert [look.number for look in again.run()] == [1]
@@ -320,7 +317,6 @@ def test_served_rollouts_follow_the_file(store: RolloutStore, tmp_path: Path) ->
     write_served(file, store.all())
     assert not file.exists()
     assert not lists.refresh()
-
     store.apply(definition(), by="ann", reason="r")
     store.apply(definition(key="model", change={"model": "7"}), by="ann", reason="r")
     write_served(file, store.all())
@@ -436,7 +432,6 @@ def test_http_and_commands_move_a_rollout_with_its_author(tmp_path: Path) -> Non
         assert "it is canary, not draft" in wrong.text
         assert live.http.post("/v1/experiments/varied/fly", json={"reason": "r"}).status_code == 404
         assert live.http.get("/v1/experiments/none").status_code == 404
-
         data = ["--data", str(settings.storage.data)]
         command = ["experiment", "rollback", "varied", "--reason", "odd", "--by", "eve", *data]
         told = CliRunner().invoke(main, command)

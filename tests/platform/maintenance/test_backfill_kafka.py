@@ -110,7 +110,6 @@ def test_backfilled_workers_equal_fresh(kafka_servers: str, tmp_path: Path, iden
     assert beside.exit_code == 1
     assert "Stop servers and workers and run this again" in beside.stderr
     worker.close()
-
     for writes in (5, 12, 30):
         program = [sys.executable, "-c", SLOWLY, *map(str, command)]
         with subprocess.Popen(program, stdout=subprocess.PIPE, text=True) as process:
@@ -123,7 +122,6 @@ def test_backfilled_workers_equal_fresh(kafka_servers: str, tmp_path: Path, iden
     assert done.exit_code == 0, done.output
     assert not (tmp_path / "data" / "backfill").exists()
     assert json.loads(run(*command, "--json").stdout) == {"computed": []}
-
     features.write_text(NEW)
     worker = new_worker(settings, load_definitions(NEW))
     at_work(worker, settings)

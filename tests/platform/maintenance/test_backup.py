@@ -119,10 +119,8 @@ def test_a_live_backup_holds_all_acknowledged_events(tmp_path: Path, settings: S
     assert second.state is not None
     assert second.state <= second.log[1]
     before = log_of(settings)
-
     remake(settings.storage.data)
     restored(settings, tmp_path / "second", without_tombstones=True)
-
     assert log_of(settings) == before[: second.log[1]]
     with Live(Platform.open(settings, build)) as live:
         live.http.post("/v1/recommend", json={})
@@ -224,11 +222,9 @@ def test_a_restore_erases_who_was_erased(tmp_path: Path, settings: Settings, los
         kept = keys.read_bytes()
         remake(settings.storage.data)
         keys.write_bytes(kept)
-
     restored(settings, backup, replace=True)
     assert (settings.storage.data / RESTORED).exists()
     Platform.open(settings, build).close()
-
     assert scan(settings.storage.data, tokens.needles()) == {}
     with Live(Platform.open(settings, build)) as live:
         told = live.http.post("/v1/events", json=[view(1, tokens["user"])]).json()
@@ -252,9 +248,7 @@ def test_the_ledger_forgets_nothing_that_was_released(tmp_path: Path, settings: 
     assert draw(settings, 0, 10) == [10, 10]
     make_backup(settings, tmp_path / "backup", clock=now_ms)
     assert draw(settings, 60_000, 20) == [20, 20]
-
     _, parts = restored(settings, tmp_path / "backup", replace=True)
-
     assert parts.ledger == "both"
     assert draw(settings, 60_000, 99) == [20, 20]
     assert draw(settings, 0, 99) == [10, 10]
@@ -369,9 +363,7 @@ def test_decisions_and_revoked_keys_outlive_a_restore(tmp_path: Path, settings: 
         keys.revoke(revoked.id)
         consents = ConsentStore(metadata, NOTHING, clock=now_ms)
         consents.record("ada", {Purpose.PERSONALISATION: False}, source="test")
-
     _, parts = restored(settings, tmp_path / "backup", replace=True)
-
     assert parts.metadata == "present"
     with open_keys(settings) as (metadata, keys):
         (key,) = keys.list()
@@ -444,9 +436,7 @@ def test_keys_and_tombstones_elsewhere(tmp_path: Path, settings: Settings, insid
     keyring.rotate()
     suppress(settings, "ada")
     before = settings.consent.tombstones.read_bytes()
-
     restored(settings, tmp_path / "backup", replace=True)
-
     assert settings.consent.tombstones.read_bytes() == before
     assert Keyring(settings.keyring, clock=now_ms).current == keyring.current
     assert not (data / "vault.db").exists()

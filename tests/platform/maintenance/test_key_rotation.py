@@ -118,7 +118,6 @@ def test_a_killed_rotation_goes_on(settings: Settings, new: Path, place: str) ->
         finally:
             os._exit(1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
-
     result = rotate(settings, "--master-key-file", new)
     assert result.exit_code == 0, result.output
     assert opened(settings, records) == [of("ada"), of("bob")]
@@ -161,12 +160,10 @@ def test_people_of_earlier_epochs_are_found_refused_and_erased(settings: Setting
     metadata = open_installation(settings)
     running = open_suppression(settings, metadata, clock=now_ms)
     running.suppress(["cyd"])
-
     result = rotate(settings, "--pseudonyms", "--json")
     assert result.exit_code == 0, result.output
     first = json.loads(result.stdout)["epoch"]
     assert begin_epoch(settings, clock=now_ms) != first
-
     running.suppress(["dan"])
     started = open_suppression(settings, metadata, clock=now_ms)
     started.suppress(["eve"])

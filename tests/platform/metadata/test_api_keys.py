@@ -47,9 +47,7 @@ def test_only_the_hash_is_on_disk(tmp_path: Path) -> None:
     with opened(tmp_path / "keys.db") as store:
         key, _ = store.create(["analyst"])
     secret = key.split("_", 2)[2]
-
     stored = b"".join(file.read_bytes() for file in tmp_path.iterdir())
-
     assert hashlib.sha256(key.encode()).digest() in stored
     assert secret.encode() not in stored
 
@@ -58,7 +56,6 @@ def test_every_other_key_is_refused(store: KeyStore) -> None:
     key, about = store.create(["admin"])
     other, _ = store.create(["admin"])
     flipped = key[:-2] + ("A" if key[-2] != "A" else "B") + key[-1]
-
     assert other != key
     for wrong in (
         *("", "tactful_", "ключ", flipped),
@@ -79,7 +76,6 @@ def test_secrets_have_256_bits(tmp_path: Path) -> None:
 
     with opened(tmp_path / "k.db", token=token) as store:
         key, _ = store.create(["ingest"])
-
     assert asked == [4, 32]
     assert key == "tactful_00010203_AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8"
 
@@ -89,10 +85,8 @@ def test_revocation_is_final_and_followed(store: KeyStore, location: Location) -
     with opened(location) as server:
         assert server.check(key) == about
         assert server.list() == [about]
-
         store.revoke(about.id)
         server.refresh()
-
         assert store.check(key) is None
         assert server.check(key) is None
         assert [known.revoked_at is None for known in store.list()] == [False]

@@ -58,7 +58,6 @@ def test_decisions_of_many_writers_are_all_followed_in_order(database: MetadataS
     late = ConsentStore(database, NOTHING, clock=now_ms)
     for writer in writers:
         writer.refresh()
-
     assert late.consents.version == 40
     for person in (f"person-{number}" for number in range(5)):
         history = late.history(person)
@@ -77,7 +76,6 @@ def test_suppressed_ids_are_kept_as_hashes(database: MetadataStore, tmp_path: Pa
     one.suppress(["ada", "bob"])
     one.suppress(["ada"])
     other.refresh()
-
     assert other.found_among(["ada", "bob", "cyd"]) == {"ada", "bob"}
     assert len(other.suppressed) == 2
     assert other.take_tombstones() == 0
@@ -98,7 +96,6 @@ def test_a_job_keeps_its_receipt_and_forgets_the_person(database: MetadataStore)
     assert jobs.request("ada").receipt == asked.receipt
     assert (asked.state, asked.due_at) == ("requested", 1_000 + 2 * 86_400_000)
     assert jobs.waiting() == [(asked.receipt, "ada")]
-
     jobs.note(asked.receipt, [ErasureStep(place="log", removed=3)])
     found = jobs.find(asked.receipt)
     assert found is not None
@@ -120,7 +117,6 @@ def test_a_job_keeps_its_receipt_and_forgets_the_person(database: MetadataStore)
 
 
 def test_readers_delay_a_receipt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Readers of a server delay the receipt."""
     monkeypatch.setattr(metadata, "_READERS_MS", 50)
     settings = small_settings(tmp_path)
     path = settings.storage.data / "metadata.db"
@@ -187,7 +183,6 @@ def test_every_partition_reports(database: MetadataStore, tmp_path: Path) -> Non
     assert worker.newest == 5_000
     assert worker.after(0) == (5_000, traces)
     assert worker.after(5_000) == (5_000, SubjectIds())
-
     assert server.missing("one") == 3
     for number, partition in enumerate(("g.log-0", "g.log-1", "g.log-0")):
         worker.purged(partition, 5_000)
@@ -198,7 +193,6 @@ def test_every_partition_reports(database: MetadataStore, tmp_path: Path) -> Non
     assert server.missing("one") == 0
     server.finish("one")
     assert opened().after(0) == (5_000, SubjectIds())
-
     now = 4_000  # a clock that was set back
     server.publish("two", SubjectIds(users=frozenset({"bob"})))
     worker.refresh()

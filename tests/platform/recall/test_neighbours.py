@@ -17,7 +17,6 @@ from tactful.recall.neighbours import FADE, NeighbourScores, SessionNeighbours, 
 
 COUNT = 80
 
-
 INDEX = learned(COUNT, neighbours=12)
 # Two rows are unknown to the index.
 rows = st.integers(0, COUNT + 1)

@@ -270,7 +270,6 @@ def test_nothing_is_trending(engine: Engine, tmp_path: Path, changes: dict[str, 
 
 # Only published values
 
-
 SECRET = b"a secret of tests only"
 VIEWS = StatisticDefinition(
     name="views", event="view", by="category", keys=("quiet", "loud"), cap=CAP, trending=True

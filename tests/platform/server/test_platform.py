@@ -50,7 +50,6 @@ def test_after_reads_your_own_writes(live: Live) -> None:
 
 
 def test_missing_features_count_as_0(settings: Settings, caplog: pytest.LogCaptureFixture) -> None:
-    """Missing features are named in a warning and count as 0."""
     with Live(Platform.open(settings, recommender)) as live:
         assert live.http.put("/v1/items", json=[{"item_id": "a"}, {"item_id": "b"}]).is_success
         assert live.http.post("/v1/events", json=view(1)).status_code == 202

@@ -215,9 +215,7 @@ def run_and_die(engine: Engine, draw: random.Random, parts: int) -> None:
 @pytest.mark.parametrize("cap", [1, 3, 1000])
 def test_panes_equal_a_bounded_recount(quiet: None, ledger: Ledger, cap: int) -> None:
     counts = counting(ledger, lines(cap=cap))
-
     run(engine_with(counts), SHOP, cap)
-
     assert released(counts) == recount(SHOP, cap)
 
 
@@ -225,9 +223,7 @@ def test_empty_hours_are_noisy_as_well(ledger: Ledger, monkeypatch: pytest.Monke
     seeded = partial(Publisher, entropy=random.Random(1).randbytes)
     monkeypatch.setattr(counter, "Publisher", seeded)
     counts = counting(ledger)
-
     run(engine_with(counts), SHOP, 0)
-
     panes, wanted = released(counts), recount(SHOP, LINES.cap)
     assert panes.keys() == wanted.keys()
     silent = [start for start, cells in wanted.items() if not any(cells.values())]
@@ -262,7 +258,6 @@ def test_only_known_keys_of_the_right_events_count(quiet: None, ledger: Ledger) 
         for n, (kind, item, who) in enumerate(happened)
     ]
     run(engine_with(counts), [*items, tick(MONDAY), *events, tick(MONDAY + 2 * HOUR)], 0)
-
     assert released(counts) == {MONDAY: {"family-0": 0, "family-1": 2, "family-2": 0}}
     assert released(counts, "categories") == {MONDAY: {"kind-0": 1}}
     assert released(counts, "lists") == {MONDAY: {"a": 0}}
@@ -281,9 +276,7 @@ def test_an_event_counts_once_for_its_unit(
 ) -> None:
     counts = counting(ledger, lines(cap=cap))
     events = [cart(event_id, MONDAY, **fields) for event_id, fields in changes]
-
     run(engine_with(counts), [ITEM, tick(MONDAY), *events, tick(MONDAY + 2 * HOUR)], 0)
-
     assert released(counts)[MONDAY]["family-0"] == count
 
 
@@ -294,9 +287,7 @@ def test_before_the_replay_tells_its_time_nothing_begins(ledger: Ledger) -> None
     counts = counting(ledger)
     engine = engine_with(counts)
     silent = [it for it in SHOP if not (isinstance(it, Event) and it.type == CLOCK_EVENT)]
-
     run(engine, silent, 0)
-
     assert released(counts) == {}
     assert committed(counts) is None
 
@@ -306,10 +297,8 @@ def test_no_event_but_the_clocks_closes_a_pane(ledger: Ledger) -> None:
     counts = counting(ledger)
     engine = engine_with(counts)
     fast = cart("fast", MONDAY + 30 * DAY, item_id="item-000")
-
     run(engine, [tick(MONDAY), fast], 0)
     assert released(counts) == {}
-
     run(engine, [tick(MONDAY), fast, tick(MONDAY + 3 * HOUR), tick(MONDAY - DAY)], 0)
     assert sorted(released(counts)) == [MONDAY, MONDAY + HOUR], "and time never runs back"
 
@@ -403,10 +392,8 @@ def test_a_release_before_a_crash_is_not_drawn_again(ledger: Ledger) -> None:
     after = released(counting(ledger))
     assert len(after) > len(before), "the ledger has panes the state knows nothing of"
     store.dying = False
-
     counts = counting(ledger)
     run(engine_with(counts, store), SHOP, 1)
-
     final = released(counts)
     assert {start: final[start] for start in after} == after, "what was shown stays as it was"
     assert final.keys() == recount(SHOP, LINES.cap).keys()
@@ -435,7 +422,6 @@ def test_a_day_spent_stays_spent_through_a_crash(quiet: None, tmp_path: Path) ->
 def test_planted_forgetting(quiet: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(StatisticsCounter, "restore", lambda self, state: None)
     monkeypatch.setattr(StatisticsCounter, "_first_pane", lambda self, name: self.now)
-
     assert day_of_a_busy_person(tmp_path) > LINES.cap
 
 
@@ -448,7 +434,6 @@ def test_where_the_caps_are_lost_the_next_day_begins(quiet: None, ledger: Ledger
     before_midnight = [tick(last + HOUR), cart("new-1", morning - 1), tick(morning)]
     after_midnight = [cart("new-2", morning + 1), tick(morning + 2 * HOUR)]
     run(engine_with(again), [ITEM, *before_midnight, *after_midnight], 0)
-
     after = released(again)
     new = {start: cells for start, cells in after.items() if start not in before}
     assert new == {morning: {"family-0": 1, "family-1": 0, "family-2": 0}}
@@ -465,7 +450,6 @@ def test_a_replay_after_a_restore_begins_later(
         StatisticsCounter((LINES,), ledger, secret=SECRET, clock=None, not_before=begins)
     )
     run(engine_with(counts), SHOP, 0)
-
     wanted = recount(SHOP, LINES.cap)
     assert released(counts) == {at: wanted[at] for at in wanted if at >= begins}
     assert any(at < begins for at in wanted)
@@ -477,10 +461,8 @@ def test_a_new_statistic_begins_beside_the_old_ones(quiet: None, ledger: Ledger)
     half = len(SHOP) // 2
     old, new = lines(epsilon="1"), lines(name="more", epsilon="1")
     run(engine_with(counting(ledger, old), store), SHOP[:half], 0)
-
     both = counting(ledger, old, new)
     run(engine_with(both, store), SHOP, 1)
-
     wanted = recount(SHOP, LINES.cap)
     assert released(both) == wanted
     began = min(released(both, "more"))
@@ -552,7 +534,6 @@ def test_what_is_not_published_is_not_found(ledger: Ledger) -> None:
 
 
 # Configuration
-
 
 LINE: dict[str, Any] = {"event": "view", "keys": ["x"], "cap": 20}
 GOOD = {
@@ -665,7 +646,6 @@ def test_a_good_file_opens_again_with_the_same_secret(tmp_path: Path) -> None:
 def test_a_mistake_is_named_with_file_and_key(tmp_path: Path, content: Any, said: str) -> None:
     with pytest.raises(ConfigError, match=said) as caught:
         open_statistics(configured(tmp_path, content))
-
     assert "statistics.yaml: " in str(caught.value)
 
 
@@ -718,7 +698,6 @@ def test_a_server_publishes_what_its_log_holds(quiet: None, tmp_path: Path) -> N
         assert told["budgets"][0]["reserved"] == told["spends"][0]["epsilon_each_day"]
         wrong = live.http.get("/v1/statistics/lines", params={"cursor": "x"})
         assert (wrong.status_code, wrong.json()["code"]) == (400, "bad_query")
-
     assert found == recount(SHOP, LINES.cap)
 
 

@@ -157,7 +157,6 @@ def test_purposes_by_event_type_by_consumer(live: Live, counting: Counting) -> N
         )
         position = told["position"] if kept else position
     recommend(live, after=position)
-
     for person, purposes in people.items():
         features = live.http.get(f"/v1/users/{person}/features").json()["features"]
         learned = purposes["service"] and purposes["personalisation"]
@@ -166,7 +165,6 @@ def test_purposes_by_event_type_by_consumer(live: Live, counting: Counting) -> N
         counted = sorted(kind for who, kind in counting.seen if who == person)
         measured = purposes["service"] and purposes["measurement"]
         assert counted == (kinds if measured else []), person
-
     # Training reads the log: whatever is not for personalisation is not an event there.
     trainable = {entry.user_id for entry in logged(live) if isinstance(entry, Event)}
     assert trainable == {
@@ -190,7 +188,6 @@ def test_actions_only_for_those_who_agree_to_marketing(live: Live) -> None:
     wait_until(lambda: any(getattr(entry, "type", "") == COUPON for entry in logged(live)))
     told = send(live, view(3, "yes"))
     recommend(live, after=told["position"])
-
     coupons = [entry.user_id for entry in logged(live) if getattr(entry, "type", "") == COUPON]
     assert coupons == ["yes"]
 
@@ -202,11 +199,9 @@ def test_without_personalisation_no_profile_is_read(live: Live) -> None:
     told = send(live, view(1, "ada"))
     assert recommend(live, user_id="ada", after=told["position"])["fallback"] is None
     assert "user:ada" in Watched.asked
-
     Watched.asked.clear()
     say(live, "ada", personalisation=False)
     answer = recommend(live, user_id="ada", session_id="s", count=2)
-
     assert Watched.asked == []
     assert "not agreed to personalisation" in answer["fallback"]
     assert answer["items"] == recommend(live, count=2)["items"]
@@ -221,7 +216,6 @@ def test_a_refusal_on_the_device_or_by_its_holder_counts(live: Live) -> None:
     say(live, "device:d", personalisation=False)
     recommend(live, user_id="ada", device_id="d")
     assert Watched.asked == []
-
     say(live, "bob", personalisation=True, measurement=True)
     told = send(live, view(1, "bob", device_id="e", type="x.login"))
     recommend(live, after=told["position"])
@@ -255,7 +249,6 @@ def test_a_description_of_a_user_may_carry_decisions(live: Live) -> None:
     described = [{"user_id": "ada", "properties": properties}]
     for _ in range(2):
         assert live.http.put("/v1/users", json=described).status_code == 202
-
     told = live.http.get("/v1/users/ada/consent").json()
     assert told["allowed"] == ["personalisation", "service"]
     assert [decision["source"] for decision in told["history"]] == ["users"]
@@ -287,7 +280,6 @@ def test_processes_follow_each_other(tmp_path: Path) -> None:
     one.record("ada", {Purpose.MARKETING: True}, source="form", at=5)
     other.record("bob", {Purpose.MEASUREMENT: True}, source="form")
     one.refresh()
-
     assert one.consents.allowed("bob") == {Purpose.MEASUREMENT, Purpose.SERVICE}
     assert [(d.version, d.at) for d in other.history("ada")] == [(1, 5)]
     assert other.erase("ada") == 1
@@ -336,7 +328,6 @@ def test_training_passes_over_who_withdrew(tmp_path: Path, format: EntryFormat) 
         log.append([encode_entry(entry, format) for entry in entries] + [b"\xc1 damaged"])
         permitted = PermittedLog(log, lambda user, device, at, claim: user == "bob")
         read = [payload for _, payload in permitted.read(0, 100)]
-
     whole = [entry.event if isinstance(entry, Restricted) else entry for entry in entries]
     kept = {1, 4, 6}
     for number, payload in enumerate(read[:-1]):
@@ -369,7 +360,6 @@ def test_what_comes_along_stands_in_for_who_said_nothing(live: Live) -> None:
     assert Watched.asked == []
     recommend(live, device_id="d", context=agrees)
     assert Watched.asked == ["user:device:d"]
-
     # A decision holds before it, and what says less than the default takes away.
     say(live, "device:d", personalisation=False)
     Watched.asked.clear()

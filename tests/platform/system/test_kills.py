@@ -37,7 +37,6 @@ KILLS = 6
 SINK_KILLS = 3
 PLANTED = Path(planted_bugs.__file__)
 
-
 Brokers = Callable[[], AbstractContextManager[str]]
 Launcher = tuple[str, ...]
 

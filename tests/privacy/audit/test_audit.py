@@ -61,7 +61,6 @@ FOUND_BY = {
     "Gaussian noise of a fifth": {1},
 }
 
-
 SeededNoise = Callable[[int], AbstractContextManager[None]]
 
 

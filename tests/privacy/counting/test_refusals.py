@@ -108,7 +108,6 @@ def drawn_around_midnight(
 
 
 def test_clock_back_over_midnight_gives_no_second_cap(tmp_path: Path) -> None:
-    """A clock that goes back over midnight gives no second cap and no second draw."""
     counts = BoundedCounts(HOURS, secret=SECRET, start=0)
     again, counted = drawn_around_midnight(counts, tmp_path)
     assert again == []

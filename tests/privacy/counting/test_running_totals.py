@@ -84,7 +84,6 @@ def test_totals_without_noise_equal_the_bounded_recount(tmp_path: Path) -> None:
             publisher = Publisher(counts, ledger, further=further, entropy=makes_every_draw_zero)
             publisher.restore(states[1])
     publisher.publish(2 * DAY_MS)
-
     counted = recount(what)
     for statistic in (QUARTERS, HOURS, DAYS):
         wanted = {

@@ -255,7 +255,6 @@ def test_a_month_is_a_hard_limit_too(location: str, clock: Clock) -> None:
         ledger.register_all([costing("a", "1/3")], first_day=TODAY)
     ledger.register_all([costing("a", "1/6")], first_day=TODAY)
     ledger.close()
-
     reopened = Ledger(location, clock=clock)
     assert reopened.budgets == (Budget(Fraction(1)), month)
     with pytest.raises(BudgetError, match="30 days"):  # 3 and 5 and 15 times 1/6

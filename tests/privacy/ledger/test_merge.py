@@ -44,7 +44,6 @@ def test_releases_and_answers_of_the_other_copy_are_added(tmp_path: Path) -> Non
     ledger.release_once(VIEWS, TODAY * DAY, seven)
     ledger.answer_once(QUERY, seven)
     ledger.close()
-
     assert merge_ledger(kept, other) > 0
     assert merge_ledger(kept, other) == 0
     ledger = open_ledger(kept)

@@ -69,7 +69,6 @@ def test_what_is_allowed_is_what_was_said_last(
 ) -> None:
     consents = Consents(default)
     consents.take(decisions(said))
-
     wanted = naive(said, default if claimed is None else claimed, keys)
     assert consents.allowed(*keys, claimed=claimed) == wanted
 
@@ -82,7 +81,6 @@ def test_decisions_that_are_known_change_nothing(
     once.take(decisions(said))
     twice.take(decisions(said))
     twice.take(decisions(said)[:again])
-
     assert [once.said(person) for person in PEOPLE] == [twice.said(person) for person in PEOPLE]
     assert twice.version == len(said)
 
@@ -93,7 +91,6 @@ def test_agreement_includes_and_refusal_excludes_service() -> None:
     agreed = {Purpose.PERSONALISATION: True}
     consents.take([Decision(version=1, person="ada", purposes=agreed, at=0)])
     assert consents.allowed("ada") == {Purpose.PERSONALISATION, Purpose.SERVICE}
-
     refused = {Purpose.SERVICE: False}
     consents.take([Decision(version=2, person="ada", purposes=refused, at=1)])
     assert consents.allowed("ada") == NOTHING

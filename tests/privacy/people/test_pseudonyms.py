@@ -29,7 +29,6 @@ def secret_of(keyring: Keyring) -> bytes:
 def test_a_pseudonym_is_hmac_sha256(keyring: Keyring) -> None:
     message = b"\x00\x00\x00\x04shop" + b"ada"
     wanted = hmac.new(secret_of(keyring), message, hashlib.sha256).digest()
-
     assert keyring.pseudonym("ada", tenant="shop") == Pseudonym(keyring.current, wanted)
 
 
@@ -42,14 +41,12 @@ def test_no_two_people_share_one(
     keyring: Keyring, one: tuple[str, str], other: tuple[str, str]
 ) -> None:
     pair = [keyring.pseudonym(person, tenant=tenant) for tenant, person in (one, other)]
-
     assert (pair[0] == pair[1]) is (one == other)
 
 
 def test_the_file_is_its_owners_alone_and_is_read_again(keyring: Keyring) -> None:
     assert stat.S_IMODE(keyring.path.stat().st_mode) == 0o600
     again = Keyring(keyring.path, clock=lambda: 8)
-
     assert again.pseudonym("ada") == keyring.pseudonym("ada")
 
 
@@ -58,7 +55,6 @@ def test_epochs_change_pseudonyms_until_destroyed(keyring: Keyring) -> None:
     first = keyring.current
     before = keyring.pseudonym("ada")
     keyring.rotate()
-
     assert keyring.pseudonym("ada").digest != before.digest
     assert keyring.pseudonym("ada", key_id=first) == before
     with pytest.raises(KeyringError, match="in use"):
@@ -89,7 +85,6 @@ def test_the_suppressed_are_known_in_every_epoch(keyring: Keyring, tmp_path: Pat
     suppressed.add([keyring.pseudonym("ada")])
     keyring.rotate()
     suppressed.add([keyring.pseudonym("bob")])
-
     assert ["ada" in suppressed, "bob" in suppressed, "cy" in suppressed] == [True, True, False]
     assert 7 not in suppressed
     assert len(suppressed) == 2

@@ -32,7 +32,6 @@ def test_what_is_sealed_is_opened(
     vault: Vault, person: str, content: bytes, context: bytes
 ) -> None:
     sealed = vault.seal(person, content, context=context)
-
     assert vault.open(sealed, context=context) == content
     assert len(content) < 8 or content not in sealed
     assert vault.seal(person, content, context=context) != sealed
@@ -62,7 +61,6 @@ def test_it_is_aes_256_gcm_under_a_wrapped_key(tmp_path: Path, keyring: Keyring)
     vault = Vault(tmp_path / "vault.db", MASTER, keyring, random=random)
     sealed = vault.seal("ada", b"content", context=b"row 7")
     _, reference, key, wrapping, nonce = drawn
-
     assert [len(each) for each in drawn] == [12, 16, 32, 12, 12]
     assert sealed[:29] == b"\x01" + reference + nonce
     assert AESGCM(key).decrypt(nonce, sealed[29:], sealed[:29] + b"row 7") == b"content"
@@ -79,7 +77,6 @@ def test_erased_key_opens_nothing_and_is_in_no_file(tmp_path: Path, keyring: Key
     sealed, other = vault.seal("ada", b"content"), vault.seal("bob", b"other")
     reference = sealed[1:17]
     assert any(reference in file.read_bytes() for file in path.parent.iterdir())
-
     assert vault.erase("ada")
     assert not vault.erase("ada")
     with pytest.raises(SealError, match="deleted"):
@@ -96,7 +93,6 @@ def test_people_are_joined_across_epochs_here_alone(vault: Vault, keyring: Keyri
     vault.seal("bob", b"content")
     first = keyring.current
     keyring.rotate()
-
     assert vault.reference("ada") == sealed[1:17]
     assert vault.reference("cyd") is None
     assert vault.seal("ada", b"more")[1:17] == sealed[1:17]
@@ -132,7 +128,6 @@ def test_many_writers_give_a_person_one_key(tmp_path: Path, keyring: Keyring) ->
     vaults = [Vault(path, MASTER, keyring) for _ in range(4)]
     with ThreadPoolExecutor(8) as pool:
         sealed = list(pool.map(lambda n: vaults[n % 4].seal(f"p-{n % 3}", b"x"), range(48)))
-
     assert len({each[1:17] for each in sealed}) == 3
     assert all(vaults[0].open(each) == b"x" for each in sealed)
 
@@ -152,7 +147,6 @@ def test_batches_open_until_another_process_erases(tmp_path: Path, keyring: Keyr
     assert there.open_many(sealed, context=b"log") == contents
     assert len({one[1:17] for one in sealed}) == 5
     assert len({one[17:29] for one in sealed}) == 6
-
     assert here.erase("ada")
     without = [c if p != "ada" else None for p, c in zip(people, contents, strict=True)]
     for vault in (here, there):

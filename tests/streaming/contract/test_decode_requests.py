@@ -108,7 +108,6 @@ BAD: list[tuple[str, str | dict[str, Any], str]] = [
     ("control character in category", event(properties={"category": "a\tb"}), "bad_id"),
 ]
 
-
 TEXTS = [(name, b if isinstance(b, str) else json.dumps(b), code) for name, b, code in BAD]
 
 

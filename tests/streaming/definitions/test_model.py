@@ -52,7 +52,6 @@ GOOD = """\
 
 MINUTE, HOUR, DAY = 60_000, 3_600_000, 86_400_000
 
-
 PRICE = "properties.price"
 
 

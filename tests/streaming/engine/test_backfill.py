@@ -148,7 +148,6 @@ def test_a_backfilled_state_is_that_of_a_rebuild(tmp_path: Path, lateness: int) 
         assert engine.read_late("user", "u1", engine.watermark) == read
         users = [engine.read("user", f"u{n}", engine.watermark) for n in range(30)]
         assert any(user["categories"] for user in users)
-
         assert set(backfill(log, store, scratch, NEW, options)) == RECOMPUTED
         assert list(scratch.scan(b"")) == []
         assert backfill(log, store, scratch, NEW, options) == ()
@@ -179,7 +178,6 @@ def test_a_copy_in_an_online_store_gets_what_was_computed(tmp_path: Path) -> Non
         engine = Engine(NEW, store, EngineOptions(online=online))  # under the tag of NEW
         assert online.marked(0) == 1000
         before = copies()
-
         backfill(log, store, MemoryState(), NEW)
         for offset in (1000, 1001, 1001):
             engine = Engine(NEW, store, EngineOptions(online=online))

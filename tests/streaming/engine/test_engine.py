@@ -720,9 +720,7 @@ def test_what_was_set_aside_counts_once_it_comes_again_mended() -> None:
     commit(engine, [view(0, type="refund")])
     assert not engine.seen("0")
     mended = view(0)[1]
-
     applied = engine.apply([(1, mended), (2, mended)])
-
     assert (applied.applied, applied.duplicates) == (1, 1)
     assert engine.seen("0")
 

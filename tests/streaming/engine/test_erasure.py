@@ -30,9 +30,7 @@ def test_expired_users(
     engine = engine_of(FEATURES, store)
     engine.apply([(offset, encode_entry(entry)) for offset, entry in enumerate(entries)])
     engine.commit()
-
     count = expire_users(store, before)
-
     last = visits | {key: max(at, visits.get(key, 0)) for key, at in seen.items()}
     users = {key for key, at in last.items() if at >= before}
     sessions = {key for key, at in visits.items() if at >= before}

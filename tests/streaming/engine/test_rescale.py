@@ -106,7 +106,6 @@ def test_more_or_fewer_partitions_change_no_number(before: int, after: int) -> N
     always.feed(entries[:half])
     always.drain(at)
     always.feed(entries[half:])
-
     events = [event for event in entries if isinstance(event, Event)]
     people = {route_key(event) for event in events}
     now = max(engine.watermark for engine in new.engines)

@@ -104,13 +104,11 @@ def test_a_job_survives_a_stop_and_the_loss_of_its_worker(
         job = cluster.run(jar, script)
         append(kafka_servers, log, events(0, 1000))
         patiently(lambda: fired() == expected(1000), 120)
-
         savepoint = cluster.stop(job)
         assert cluster.wait(job, timeout=60) == "FINISHED"
         append(kafka_servers, log, events(1000, 1500))
         job = cluster.run(jar, script, savepoint=savepoint)
         patiently(lambda: fired() == expected(1500), 120)
-
         worker = Path(scripts["TACTFUL_FLINK_HOME"], "run", "taskmanager.pid")
         os.kill(int(worker.read_text()), signal.SIGKILL)
         append(kafka_servers, log, events(1500, 2000))
@@ -122,7 +120,6 @@ def test_a_job_survives_a_stop_and_the_loss_of_its_worker(
         patiently(lambda: matches() == wanted, 60)
         cluster.cancel(job)
         assert cluster.wait(job, timeout=60) == "CANCELED"
-
     # Every row of a window has the same value, however often it was written.
     values: dict[tuple[str, int], set[float]] = {}
     for row in read_rows(kafka_servers, features, len(expected(2000))):

@@ -19,12 +19,10 @@ def test_gather_equals_numpy(
 ) -> None:
     kept = np.array(numbers[: len(numbers) // 3 * 3]).reshape(-1, 3)
     found, unknown = np.zeros((len(columns), len(places))), np.zeros(len(places), np.int64)
-
     count = load_gather()(
         *(np.array(each, np.int64) for each in (places, rows)),
         *(kept, np.array(columns, np.int64), found, unknown),
     )
-
     row = [rows[place] if place < len(rows) else -1 for place in places]
     wanted = [
         [kept[each, column] if 0 <= each < len(kept) else np.nan for each in row]

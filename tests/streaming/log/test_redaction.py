@@ -62,7 +62,6 @@ def test_only_matching_records_are_replaced(
     fill(path, marked)
     matches = dict(matching_records(path, {b"secret"}))
     done = redact(path, {b"secret"}, lambda offset, payload: BLANK)
-
     wanted = {n: p for n, p in enumerate(marked) if b"secret" in p}
     assert matches == wanted
     assert done.records == len(wanted)
@@ -88,7 +87,6 @@ def test_segments_without_matches_stay_unchanged(tmp_path: Path) -> None:
     before = {file.name: file.stat().st_ino for file in tmp_path.glob("*.log")}
     done = redact(tmp_path, {b"secret"}, lambda offset, payload: BLANK)
     after = {file.name: file.stat().st_ino for file in tmp_path.glob("*.log")}
-
     assert len(before) == 3
     assert {name for name in before if before[name] != after[name]} == set(done.segments)
     assert len(done.segments) == 1
@@ -183,7 +181,6 @@ def test_replay_after_redaction_equals_a_log_without_the_user(
     without = whole + [encode_entry(e) for e in happened if e.user_id != "ada"]
     one = run(redacted, MemoryState(), sorted(cuts))
     other = run(without, MemoryState(), ())
-
     assert one.watermark == other.watermark
     at = 20 * MINUTE
     assert readings(one, PEOPLE, at) == readings(other, PEOPLE, at)
@@ -207,7 +204,6 @@ def test_erasure_keeps_the_state_of_other_users(
     )
     delete_subjects(store, traces, DEFINITIONS, {})
     delete_subjects(store, traces, DEFINITIONS, {})  # as after a crash
-
     assert [pair for pair in store.scan(b"") if b"ada" in b"".join(pair)] == []
     left, at = engine(store), 20 * MINUTE
     others = ("bob", "cyd")
@@ -242,7 +238,6 @@ def test_events_of_suppressed_users_do_not_count(
     ]
     plain = [encode_entry(entry) for entry in [*ITEMS, *ticks]]
     wanted = run(plain, MemoryState(), ())
-
     at, others = 20 * MINUTE, ("bob", "cyd")
     matches, expected = readings(opened, others, at), readings(wanted, others, at)
     assert {**matches, "outbox": []} == {**expected, "outbox": []}

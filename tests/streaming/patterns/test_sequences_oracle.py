@@ -283,7 +283,6 @@ def test_batches_ticks_and_restarts_change_nothing(
     watermarks = watermarks_of(events, delay)
     feed(whole, events, watermarks)
     whole.advance(FOREVER)
-
     parts, stored, matches = SequenceOperator(sequence), dict[str, bytes](), list[Match]()
     start = 0
     while start < len(events):
@@ -347,7 +346,6 @@ def test_linear_patterns_are_regular_expressions(
     events = [E(str(n), t, 100 + n) for n, t in enumerate(types)]
     feed(operator, events, watermarks_of(events, 0))
     operator.advance(FOREVER)
-
     kept = [e for e in events if e.type in named]
     text, at, spans = "".join(e.type for e in kept), 0, []
     while match := re.compile(expression).search(text, at):

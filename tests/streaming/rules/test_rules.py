@@ -138,7 +138,6 @@ def test_refunds_need_a_purchase(packaged: Rules) -> None:
     assert refund(4) == ""
     assert refund(5, item_id="other") == "refund_without_order"
     assert refund(6, user_id="other") == "refund_without_order"
-
     order = event("purchase", 7, item_id=None, properties={"order_id": "o1"})
     assert judge(packaged, order) == ""
     assert refund(8, item_id="other", properties={"order_id": "o1"}) == ""
@@ -183,7 +182,6 @@ def test_clock_skew(packaged: Rules) -> None:
     result = packaged.clean(slow, received=START + 600)
     assert isinstance(result, Event)
     assert result.timestamp == START + 100, "half a second before it was sent, by our clock"
-
     fast = event(at=hour)
     assert judge(packaged, fast, received=START) == "ahead_of_its_time"
     assert judge(packaged, fast, received=START + hour - 5 * MINUTE) == ""
@@ -425,7 +423,6 @@ def test_rule_state_commits_with_the_engine() -> None:
     whole.apply(records)
     expected = read(whole)
     assert 0 < sum(values["n"] for values in expected.values()) < 100
-
     store = MemoryState()
     for _ in range(40):
         engine = Engine(definitions, store, EngineOptions(cleaner=load_rules(text)))
@@ -439,7 +436,6 @@ def test_rule_state_commits_with_the_engine() -> None:
 
 
 GOOD = "- {name: a, when: {properties.price: {below: 0}}, action: drop}\n"
-
 
 MISTAKES = """
 normalise: {} => nothing to normalise

@@ -46,7 +46,6 @@ KILLED = [
     pytest.param("redis", marks=[pytest.mark.slow, pytest.mark.service("redis")]),
 ]
 
-
 Location = dict[str, Any]
 
 

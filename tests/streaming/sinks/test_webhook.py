@@ -274,7 +274,6 @@ def test_actions_of_erased_users_are_not_queued() -> None:
     suppressed.add("zq-ada")
     assert webhooks.collect(log, {"x.coupon"}) == 2
     assert [d.event_id for d in queue.due(clock(), 9)] == ["e0", "e1", "e3"]
-
     assert queue.remove(lambda delivery: b"zq-ada" in delivery.body) == 1
     queue.retry(waiting)  # by whoever was sending it just then
     queue.mark_dead(waiting)

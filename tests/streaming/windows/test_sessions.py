@@ -11,7 +11,6 @@ from tactful_streaming.windows.columns import Selection
 from tactful_streaming.windows.entity_table import EntityTable
 from tactful_streaming.windows.triggers import WindowResult
 
-GAP = 30
 COUNT = "- {name: n, entity: user, event: view, aggregate: count, window: {gap: 30ms}}\n"
 
 

@@ -123,11 +123,9 @@ def test_a_state_shows_by_itself_whose_it_is(
     one.close()
     store = RocksState(folder / "state")
     assert erasure.purged_number(store) == 0
-
     for _ in range(2):  # as after a kill before it was noted
         number, _ = erasure.purge_partition(store, folder, DEFINITIONS, Erasures(ADA))
     erasure.note_purged(store, number)
-
     pairs = [b"\0".join(pair) for pair in store.scan(b"")]
     # A tablet that somebody else used, too, is not theirs; who held it is forgotten.
     assert [pair for pair in pairs if b"ada" in pair] == []
@@ -207,7 +205,6 @@ def test_dead_letters_beside_a_state_become_blank(tmp_path: Path) -> None:
     erasures = Erasures({"ada"}, SubjectIds(users=frozenset({"ada"})))
     erasure.purge_partition(store, tmp_path, DEFINITIONS, erasures)
     store.close()
-
     letters = DeadLetters.open(tmp_path / "dead-letters", read_only=True)
     assert [(letter.reason, letter.payload) for _, letter in letters.read()] == [
         ("erased", BLANK),
@@ -265,7 +262,6 @@ def test_one_checkpoint_takes_the_place_of_all(tmp_path: Path) -> None:
     erasure.purge_partition(state.store, tmp_path / "own", DEFINITIONS, Erasures({"ada"}))
     state.replace_checkpoints()
     state.close()
-
     (left,) = checkpoints.iterdir()
     assert left.name == f"{2:020}"
     store = RocksState(left)

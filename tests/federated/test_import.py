@@ -1,7 +1,5 @@
-"""Public names of the package, the cost of its import, and the files of its app folder."""
+"""The cost of importing the package, and the files of its app folder."""
 
-import inspect
-import re
 import subprocess
 import sys
 import tomllib
@@ -9,43 +7,8 @@ from pathlib import Path
 
 import pytest
 
-import tactful_federated
-
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "federated"
-USERS = ("README.md", "docs", "examples", "platform", "benchmarks", "federated/README.md")
-ARGUMENTS = {"CentralSettings", "RoundSettings", "SimulationSettings"}
-"""Settings that public functions take; their users take the defaults."""
-
-
-def test_all_is_sorted_and_complete() -> None:
-    assert tactful_federated.__all__ == sorted(tactful_federated.__all__)
-    for name in tactful_federated.__all__:
-        assert getattr(tactful_federated, name) is not None
-    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
-        _ = tactful_federated.nonsense
-
-
-def test_each_public_name_has_a_user() -> None:
-    files = [file for user in USERS for file in [ROOT / user, *(ROOT / user).rglob("*")]]
-    text = "\n".join(
-        file.read_text("utf-8")
-        for file in files
-        if file.suffix in (".py", ".md") and "decisions" not in file.parts
-    )
-    used = set(re.findall(r"\w+", text))
-    assert set(tactful_federated.__all__) - used <= ARGUMENTS
-
-
-def test_everything_public_is_documented() -> None:
-    for name in tactful_federated.__all__:
-        member = getattr(tactful_federated, name)
-        assert inspect.getdoc(member), name
-        for attribute, value in vars(member).items() if inspect.isclass(member) else ():
-            if not attribute.startswith("_") and (
-                inspect.isfunction(value) or isinstance(value, property)
-            ):
-                assert inspect.getdoc(value), f"{name}.{attribute}"
 
 
 def run(code: str) -> subprocess.CompletedProcess[str]:

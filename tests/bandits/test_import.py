@@ -1,54 +1,17 @@
-import inspect
-import pkgutil
-import re
+"""The cost of importing the package, and the example of its README."""
+
 import subprocess
 import sys
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-import tactful_bandits
 from tactful_bandits import Ratio, assign, check_sample_ratio, compare
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "bandits" / "README.md"
-USERS = ("README.md", "bandits/*.md", "docs/**/*.md", "examples/**/*", "platform/**/*.py")
-
-
-def test_public_names_are_sorted_and_exist() -> None:
-    assert list(tactful_bandits.__all__) == sorted(set(tactful_bandits.__all__))
-    assert all(hasattr(tactful_bandits, name) for name in tactful_bandits.__all__)
-
-
-def test_public_names_have_users() -> None:
-    files = (file for pattern in (*USERS, "benchmarks/**/*.py") for file in ROOT.glob(pattern))
-    texts = [file.read_text(encoding="utf-8") for file in files if file.is_file()]
-    words = {
-        word
-        for text in texts
-        if "tactful_bandits" in text
-        for word in re.findall(r"[A-Za-z_]+", text)
-    }
-    assert set(tactful_bandits.__all__) <= words
-
-
-def test_no_module_hides_a_public_name() -> None:
-    # Importing a submodule binds its name in the package, over whatever is loaded when used.
-    modules = {info.name for info in pkgutil.iter_modules(tactful_bandits.__path__)}
-    assert not modules & {*tactful_bandits.__all__}
-
-
-def test_everything_public_is_documented() -> None:
-    for info in pkgutil.walk_packages(tactful_bandits.__path__, "tactful_bandits."):
-        module = import_module(info.name)
-        assert module.__doc__, info.name
-        for name, member in vars(module).items():
-            own = getattr(member, "__module__", None) == info.name
-            if own and not name.startswith("_") and (inspect.isclass(member) or callable(member)):
-                assert inspect.getdoc(member), f"{info.name}.{name}"
 
 
 def test_what_every_request_needs_loads_no_statistics() -> None:
