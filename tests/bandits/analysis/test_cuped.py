@@ -33,6 +33,13 @@ def test_adjustment_is_a_regression_on_the_covariate() -> None:
     a, b = Paired.from_units(ya, xa), Paired.from_units(yb, xb)
     theta = np.polyfit(np.r_[xa, xb], np.r_[ya, yb], 1)[0]
     assert regression_coefficient(a, b) == pytest.approx(theta)
+    count = 10**9  # of each unit: so many must not look like a constant covariate
+    many = Paired(
+        Mean(400 * count, ya.sum() * count, (ya**2).sum() * count),
+        Mean(400 * count, xa.sum() * count, (xa**2).sum() * count),
+        (ya * xa).sum() * count,
+    )
+    assert regression_coefficient(many, many) == pytest.approx(np.polyfit(xa, ya, 1)[0])
     by_hand = difference(Mean.from_units(ya - theta * xa), Mean.from_units(yb - theta * xb))
     got = adjusted_difference(a, b)
     assert (got.value, got.standard_error, got.degrees_of_freedom) == pytest.approx(

@@ -68,6 +68,7 @@ def test_whole_numbers_may_have_any_size() -> None:
     assert matches({"a": {"$gt": 1}}, huge)
     assert not matches({"a": {"$lt": -1.5}}, huge)
     assert not matches({"a": 1}, huge)
+    assert matches({"a": {"$lt": -1.5}}, {"a": -(10**400)})
 
 
 @given(conditions)
