@@ -25,8 +25,9 @@ def _course(seed: int, weights: tuple[float, ...], hours: int = 60) -> np.ndarra
 
 
 def test_state_has_the_hour_on_a_circle() -> None:
+    hours = len(MarketSettings().traffic)
     angles = np.arctan2(*_course(5, CHAMPION)[:, 2:4].T)
-    np.testing.assert_allclose(np.diff(angles) % (2 * np.pi), 2 * np.pi / 24)
+    np.testing.assert_allclose(np.diff(angles) % (2 * np.pi), 2 * np.pi / hours)
 
 
 def test_what_happens_to_the_shop_does_not_depend_on_the_weights() -> None:
