@@ -45,6 +45,7 @@ def test_risks_are_expected_losses(mean: float, deviation: float) -> None:
 def test_a_belief_moves_to_other_units_with_the_difference() -> None:
     relative = posterior(Estimate(0.1, 0.02, 100, 98), Prior(0.01, 0.05))
     absolute = posterior(Estimate(0.3, 0.06, 100, 98), Prior(0.01, 0.05).scaled(3))
+    assert Prior(standard_deviation=1) == Prior(0, 1)
     assert absolute.mean == pytest.approx(3 * relative.mean)
     assert absolute.standard_deviation == pytest.approx(3 * relative.standard_deviation)
 

@@ -261,6 +261,7 @@ def test_values_that_cannot_be_taken_change_nothing(bad: float) -> None:
         lambda: policy.choose([1, 0], rng, penalties=[math.nan, 0]),
         lambda: policy.choose([1, 0], rng, penalties=[0.5]),
         lambda: SharedLinearBandit(2).choose(np.eye(2), rng, penalties=[0, math.inf]),
+        lambda: LinearBandit(1, 5000),
     ):
         with pytest.raises(PolicyError):
             call()
