@@ -222,7 +222,7 @@ def test_a_budget_is_spent_evenly_and_where_it_does_most() -> None:
 def test_a_fully_spent_budget_can_be_restored() -> None:
     rng = np.random.default_rng(4)
     for budget, share in rng.uniform(0, 1, (1000, 2)):
-        pacing = BudgetPacing(float(budget), 10, step=0.1)
+        pacing = BudgetPacing(float(budget), 1, step=0.1)
         pacing.spend(float(budget * share))
         pacing.spend(pacing.left)
         assert BudgetPacing.from_bytes(pacing.to_bytes()).left < 1e-15

@@ -61,7 +61,7 @@ def test_an_untrained_agent_is_the_champion() -> None:
     agent = DdpgAgent(3, 2)
     for state in np.random.default_rng(0).normal(size=(5, 3)):
         assert not agent.act(state).any()
-        assert not agent.export().act(state).any()
+        assert not agent.export().act(state).any() and agent.export().covers(state)
 
 
 @pytest.mark.parametrize("changes", [{}, {"critics": 2, "actor_delay": 2, "smoothing": 0.1}])
