@@ -247,6 +247,8 @@ def test_proposals_carry_the_density_they_were_drawn_with() -> None:
     agent = DdpgAgent(1, 2, settings=replace(SMALL, warm_up_reach=0.25, noise=0.7), seed=6)
     first = agent.explore([0.0])
     assert first.log_density == pytest.approx(-2 * math.log(0.5))
+    drawn = np.array([agent.explore([0.0]).drawn for _ in range(50)])
+    assert -0.25 <= drawn.min() < -0.2 and 0.2 < drawn.max() <= 0.25
     for _ in range(SMALL.warm_up):
         agent.observe([0.1], [0.0, 0.0], float(agent._rng.normal()), [0.2], terminated=False)
     proposal = agent.explore([0.1])
