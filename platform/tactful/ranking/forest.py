@@ -251,10 +251,10 @@ def _depth(left: Sequence[int], right: Sequence[int]) -> int:
 def _base(forest: xgboost.Booster, document: Mapping[str, Any], columns: int) -> np.float32:
     """Return the base margin, by XGBoost's own conversion of the base score.
 
-    It is the margin of the same model with leaves of 0.
+    It is the margin of the same model with leaves of -0, which change no sum, not even -0.
     """
     for tree in document["learner"]["gradient_booster"]["model"]["trees"]:
-        tree["split_conditions"] = [0.0] * len(tree["split_conditions"])
+        tree["split_conditions"] = [-0.0] * len(tree["split_conditions"])
     bare = type(forest)({"nthread": 1})
     bare.load_model(bytearray(json.dumps(document).encode()))
     margins = bare.inplace_predict(np.zeros((1, columns), np.float32), predict_type="margin")

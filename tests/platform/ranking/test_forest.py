@@ -15,7 +15,7 @@ import numba
 import numpy as np
 import pytest
 import xgboost
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -134,6 +134,14 @@ def assert_same_bits(
     bins=st.sampled_from([2, 16, 64, 256]),
     base=st.sampled_from([{}, {"base_score": 0.5}, {"base_score": 0.07}, {"base_score": 0.93}]),
     size=st.sampled_from(SIZES),
+)
+@example(
+    seed=0,  # a margin of -0
+    options={"objective": "binary:logistic", "max_depth": 5, "tree_method": "hist"}
+    | {"num_parallel_tree": 1, "min_child_weight": 0.0},
+    bins=2,
+    base={"base_score": 0.5},
+    size=0,
 )
 def test_margins_have_the_bits_of_xgboost(
     kernel: Kernel, seed: int, options: dict[str, Any], bins: int, base: dict[str, Any], size: int
