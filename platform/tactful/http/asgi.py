@@ -91,7 +91,7 @@ class Endpoint:
     """One row of the API."""
 
     method: str
-    path: str  # template, e.g. ``/v1/users/{user_id}/features``.
+    path: str  # template, e.g. ``/v1/users/{user_id}/features``
     summary: str
     handle: Callable[[Any, Call], Awaitable[Reply]]
     scope: str | None = None  # scope the API key must have; None for public endpoints
@@ -359,7 +359,7 @@ def route(
     async def application(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             await fixed.get(scope["path"], router)(scope, receive, send)
-        elif lifespan is not None:
+        elif scope["type"] == "lifespan" and lifespan is not None:
             await _run_lifespan(lifespan, receive, send)
 
     return application

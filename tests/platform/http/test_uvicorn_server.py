@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+from unittest.mock import AsyncMock, MagicMock
 
 import pytest
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
@@ -12,6 +13,7 @@ from uvicorn.server import ServerState
 from tactful.config.server import ServerSettings
 from tactful.http import uvicorn_server as serving
 from tactful.http.asgi import ARRIVED, Application, Receive, Scope, Send
+from tactful.http.routes import make_application
 from tactful.http.uvicorn_server import listen, make_server, run
 
 _ASKED = (
@@ -148,3 +150,15 @@ def test_memory_is_returned_from_the_first_answer_on(monkeypatch: pytest.MonkeyP
     with listen("127.0.0.1", 0) as listener:
         assert run(server, listener, started=started)
     assert told == ["returns", "started"]
+
+
+@pytest.mark.parametrize(("kind", "starts"), [("websocket", 0), ("lifespan", 1)])
+def test_only_a_lifespan_starts_the_platform(kind: str, starts: int) -> None:
+    platform = MagicMock(start=AsyncMock(), stop=AsyncMock())
+    platform.settings.server.cors_origins = ""
+
+    async def connect() -> None:
+        await make_application(platform)({"type": kind}, AsyncMock(), AsyncMock())
+
+    asyncio.run(connect())
+    assert platform.start.await_count == platform.stop.await_count == starts
