@@ -7,6 +7,8 @@ only if no release is stored.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +21,7 @@ from tactful_privacy.mechanisms.counting_tree import Node, best_tree
 from tactful_privacy.mechanisms.laplace import DiscreteLaplace, Entropy
 
 
-class Series:
+class Series(ABC):
     """Turns the panes of one counter into the releases of one statistic."""
 
     one_by_one = False  # whether a release needs the previous release stored first
@@ -29,21 +31,21 @@ class Series:
         self.statistic = statistic
         self._entropy = entropy
 
+    @abstractmethod
     def take(self, pane: Pane, cap: int | None = None) -> tuple[int, Draw] | None:
         """Add the next closed pane; return start and draw of a release now due.
 
         The noise is that of the day's chosen `cap`; None: of the cap of the statistic.
         """
-        raise NotImplementedError
 
-    def stored(self, start: int) -> None:
+    def stored(self, start: int) -> None:  # noqa: B027 - only some kinds have to
         """Note that the ledger holds every release up to this start."""
 
     def snapshot(self) -> bytes:
         """Return the unreleased counts; they are exact, so keep them secret."""
         return b""
 
-    def restore(self, snapshot: bytes) -> None:
+    def restore(self, snapshot: bytes) -> None:  # noqa: B027 - only some kinds have state
         """Continue from a snapshot; `StateError` if it belongs to another catalogue."""
 
 
