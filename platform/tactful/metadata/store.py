@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import json
 import logging
+import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,7 +22,7 @@ from tactful.errors import StorageError
 from tactful.metadata.tables import backfill_jobs, definition_versions
 from tactful.util.clock import now_ms
 from tactful_privacy.named_lock import hold_named_lock
-from tactful_privacy.sqlite import use_write_ahead_log
+from tactful_privacy.sqlite import empty_write_ahead_log, use_write_ahead_log
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +32,7 @@ VERSION_TABLE = "tactful_schema"
 
 _T = TypeVar("_T")
 _LOCK_SECONDS = 60
-_READERS_MS = 1_000
+_READERS_S = 1.0
 _ATTEMPTS = 5
 # A lock that took too long, a deadlock, and a row that changed under MariaDB's snapshot.
 _MYSQL_TRY_AGAIN = ((1205,), (1213,), (1020,))
@@ -176,17 +177,13 @@ class MetadataStore:
         """
         if self._engine.dialect.name != "sqlite":
             return True
-        with _explained(self._engine):
-            raw = self._engine.raw_connection()
-            try:
-                raw.cursor().execute("VACUUM").fetchall()
-                # Waiting for readers blocks writers.
-                raw.cursor().execute(f"PRAGMA busy_timeout={_READERS_MS}")
-                busy, *_ = raw.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-            finally:
-                raw.cursor().execute(f"PRAGMA busy_timeout={_LOCK_SECONDS * 1000}")
-                raw.close()
-        return not busy
+        with (
+            _explained(self._engine),
+            contextlib.closing(self._engine.raw_connection()) as raw,
+        ):
+            connection: Any = raw.driver_connection
+            connection.execute("VACUUM")
+            return empty_write_ahead_log(connection, wait_s=_READERS_S)
 
     def close(self) -> None:
         """Close the connections."""
@@ -340,7 +337,7 @@ def _explained(engine: sa.Engine) -> Iterator[None]:
     """Convert errors of drivers to StorageError, without statement and values."""
     try:
         yield
-    except sa.exc.SQLAlchemyError as error:
+    except (sa.exc.SQLAlchemyError, sqlite3.Error) as error:
         cause = getattr(error, "orig", None) or error
         # SQLite raises exactly this class for a file that is no database.
         cure = ": restore it from a backup" if type(error) is sa.exc.DatabaseError else ""

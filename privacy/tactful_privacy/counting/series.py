@@ -165,10 +165,9 @@ class RunningTotals(_LaplaceSeries):
         return pane.start, draw
 
     def stored(self, start: int) -> None:
-        """Delete the noise of finished days and of past nodes."""
+        """Destroy the noise of finished days, and delete that of past nodes from memory."""
         day = start - start % DAY_MS
-        if day != self._day:
-            self._ledger.shared_noise.delete_before(self.statistic, day)
+        if day != self._day and self._ledger.shared_noise.delete_before(self.statistic, day):
             self._day = day
         panes = (start - day) // self.statistic.pane_ms + 1
         self._kept = {

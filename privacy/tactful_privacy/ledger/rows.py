@@ -310,9 +310,13 @@ class SharedNoise:
                 stored |= load(connection, missing)
         return {part: stored[part] for part in draws}
 
-    def delete_before(self, statistic: Statistic, before: int) -> None:
-        """Delete the noise of periods that start before a time, after their last release."""
+    def delete_before(self, statistic: Statistic, before: int) -> bool:
+        """Destroy the noise of periods that start before a time, after their last release.
+
+        Returns:
+            False while its bytes stay on disk, because another connection reads: call it again.
+        """
         past = sa.delete(_noise).where(
             _noise.c.statistic == statistic.name, _noise.c.period_start < before
         )
-        schema.write(self._engine, lambda connection: connection.execute(past))
+        return schema.destroy(self._engine, past)

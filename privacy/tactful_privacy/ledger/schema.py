@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import random
+import sqlite3
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ from sqlalchemy.dialects import mysql, sqlite
 
 from tactful_privacy.errors import LedgerError, ParameterError
 from tactful_privacy.named_lock import hold_named_lock
-from tactful_privacy.sqlite import use_write_ahead_log
+from tactful_privacy.sqlite import empty_write_ahead_log, rewrite_once, use_write_ahead_log
 
 logger = logging.getLogger(__name__)
 
@@ -155,8 +156,9 @@ def _translated_errors() -> Iterator[None]:
     """Turn database errors into `LedgerError`, without the statement and its values."""
     try:
         yield
-    except sa.exc.SQLAlchemyError as error:
-        cause = getattr(error, "orig", None) or type(error).__name__
+    except (sa.exc.SQLAlchemyError, sqlite3.Error) as error:
+        driver = error if isinstance(error, sqlite3.Error) else getattr(error, "orig", None)
+        cause = driver or type(error).__name__
         if any(sign in str(cause).lower() for sign in ("locked", "lock wait", "deadlock")):
             raise LedgerError(
                 f"the ledger was locked by other processes for too long, and nothing was written:"
@@ -175,6 +177,9 @@ def upgrade(engine: sa.Engine) -> None:
     Each step creates only missing parts: MySQL commits table by table, so an earlier upgrade may
     have stopped at any step. A ledger of a newer version raises `LedgerError`.
     """
+    if engine.dialect.name == "sqlite":
+        with contextlib.closing(engine.raw_connection()) as raw:
+            rewrite_once(_driver(raw))
     with engine.connect().execution_options(reads_only=True) as connection:
         if _stored_version(connection) == SCHEMA:
             return
@@ -252,6 +257,26 @@ def write(engine: sa.Engine, work: Callable[[sa.Connection], object]) -> None:
                 raise
         # Random waits keep the deadlocked transactions from colliding again.
         time.sleep(random.uniform(0, _SHORTEST_WAIT_S * 2**attempt))
+
+
+@_translated_errors()
+def destroy(engine: sa.Engine, statement: sa.Delete) -> bool:
+    """Delete rows, and their bytes in the files of SQLite.
+
+    Returns:
+        False while another connection reads older pages: the bytes are in the write-ahead log until
+        a later call. MySQL and MariaDB overwrite deleted rows when they see fit.
+    """
+    write(engine, lambda connection: connection.execute(statement))
+    if engine.dialect.name != "sqlite":
+        return True
+    with contextlib.closing(engine.raw_connection()) as raw:
+        return empty_write_ahead_log(_driver(raw))
+
+
+def _driver(raw: Any) -> sqlite3.Connection:
+    connection: sqlite3.Connection = raw.driver_connection
+    return connection
 
 
 def lock(connection: sa.Connection) -> None:

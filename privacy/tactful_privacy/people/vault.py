@@ -29,7 +29,11 @@ from typing import TypeVar
 
 from tactful_privacy.errors import ParameterError, SealError, VaultError
 from tactful_privacy.people.pseudonyms import Keyring
-from tactful_privacy.sqlite import transaction, use_write_ahead_log
+from tactful_privacy.sqlite import (
+    empty_write_ahead_log,
+    transaction,
+    use_write_ahead_log,
+)
 
 KEY = 32
 """Bytes of a key."""
@@ -165,8 +169,6 @@ class Vault:
                 path, timeout=_WAIT_S, isolation_level=None, check_same_thread=False
             )
             use_write_ahead_log(self._connection)
-            # Overwrite deleted rows: a deleted key must not remain in a free page.
-            self._connection.execute("PRAGMA secure_delete=ON")
             self._connection.executescript(_SCHEMA)
             path.chmod(0o600)
 
@@ -242,7 +244,10 @@ class Vault:
         return self._change(lambda: self._find_reference(person))
 
     def erase(self, person: str) -> bool:
-        """Delete the data key and pseudonyms of a person; return whether there was a key."""
+        """Delete the data key and pseudonyms of a person; return whether there was a key.
+
+        While another process reads the key's old page, it raises `VaultError`: repeat the call.
+        """
 
         def delete() -> bool:
             reference = self._find_reference(person)
@@ -255,8 +260,12 @@ class Vault:
 
         deleted = self._change(delete)
         with self._translated_errors(), self._lock:
-            # The write-ahead log still holds the old page.
-            self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            emptied = empty_write_ahead_log(self._connection, wait_s=_WAIT_S)
+        if not emptied:
+            raise VaultError(
+                f"{self._path}: the key is deleted, but its bytes are in the write-ahead log while"
+                " another process reads it: stop that process, and repeat the erasure"
+            )
         return deleted
 
     def close(self) -> None:

@@ -19,7 +19,7 @@ from pathlib import Path
 from tactful_privacy.errors import VaultError
 from tactful_privacy.people.pseudonyms import Pseudonym
 from tactful_privacy.people.vault import MasterKey
-from tactful_privacy.sqlite import transaction, use_write_ahead_log
+from tactful_privacy.sqlite import empty_write_ahead_log, transaction, use_write_ahead_log
 
 _TABLES = ("people", "pseudonyms")
 
@@ -88,9 +88,11 @@ def drop_keys(vault: Path, erased: Iterable[Pseudonym]) -> int:
             connection.execute("UPDATE erased SET number = number + ?", (count,))
             connection.execute("COMMIT")
             connection.execute("VACUUM")
-            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            emptied = empty_write_ahead_log(connection, wait_s=_WAIT_S)
     except sqlite3.Error as error:
         raise VaultError(f"{vault}: keys cannot be deleted: {error}") from error
+    if not emptied:
+        raise VaultError(f"{vault}: another process reads it: stop that process, and repeat this")
     return int(count)
 
 
@@ -135,12 +137,10 @@ def rewrap_vault(
         opened = sqlite3.connect(path, timeout=_WAIT_S, isolation_level=None)
         with contextlib.closing(opened) as connection:
             use_write_ahead_log(connection)
-            connection.execute("PRAGMA secure_delete=ON")
             with transaction(connection):
                 count = _rewrap(connection, path, before, after, advanced)
             # The write-ahead log holds the old pages, also after a run that died past its commit.
-            busy, *_ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-            if busy:
+            if not empty_write_ahead_log(connection, wait_s=_WAIT_S):
                 raise VaultError(
                     f"{path}: every key is wrapped by the new master key, but the write-ahead log"
                     " still holds the old wrapped keys and another process reads it: stop that"

@@ -117,7 +117,7 @@ def test_a_job_keeps_its_receipt_and_forgets_the_person(database: MetadataStore)
 
 
 def test_readers_delay_a_receipt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(metadata, "_READERS_MS", 50)
+    monkeypatch.setattr(metadata, "_READERS_S", 0.05)
     settings = small_settings(tmp_path)
     path = settings.storage.data / "metadata.db"
 

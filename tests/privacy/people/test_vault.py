@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import secrets
+import sqlite3
 import stat
 import subprocess
 import sys
@@ -190,3 +192,22 @@ def test_erasing_beside_many_readers_leaves_no_key_remembered(
         list(pool.map(use, range(40)))
     opened = vault.open_many(sealed)
     assert [content is None for content in opened] == [n % 5 == 0 for n in range(40)]
+
+
+def test_an_erasure_waits_for_readers_of_the_old_page(
+    tmp_path: Path, keyring: Keyring, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A reader keeps the deleted key in the write-ahead log: the erasure is not done then."""
+    path = tmp_path / "vault.db"
+    monkeypatch.setattr("tactful_privacy.people.vault._WAIT_S", 0.05)
+    vault = Vault(path, MASTER, keyring)
+    vault.seal("ada", b"text")
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as reader:
+        reader.execute("BEGIN")
+        (wrapped,) = reader.execute("SELECT wrapped FROM people").fetchone()
+        with pytest.raises(VaultError, match="another process reads it"):
+            vault.erase("ada")
+        assert any(wrapped in file.read_bytes() for file in tmp_path.glob("vault.db*"))
+    assert not vault.erase("ada"), "the key is deleted, its bytes follow"
+    assert not any(wrapped in file.read_bytes() for file in tmp_path.glob("vault.db*"))
+    vault.close()
