@@ -79,10 +79,15 @@ def test_reports_have_the_stated_probabilities(web_client: Path) -> None:
 
 
 def test_what_is_no_answer_or_no_weight_is_refused(web_client: Path) -> None:
-    fine = {"categories": 4, "truth": "5", "other": "2"}
+    fine: dict[str, Any] = dict(RandomizedResponse(4, 1).weights)
     wrong: list[tuple[float, dict[str, Any]]] = [(4, fine), (-1, fine), (0.5, fine)]
-    wrong += [(0, {**fine, "truth": "2", "other": other}) for other in ("5", "0")]
+    swapped = {**fine, "truth": fine["other"], "other": fine["truth"]}
+    wrong += [(0, swapped), (0, {**fine, "other": "0"})]
     wrong += [(0, {"categories": 2, "truth": str(2**64), "other": "1"})]
+    # Sums far below 64 bits draw for ever, and one category has nothing to hide behind.
+    wrong += [(0, {"categories": n, "truth": "2", "other": "1"}) for n in (1, 2, 4, 1.5, 10**9)]
+    wrong += [(0, {"categories": n, "truth": 2, "other": 1}) for n in (1, "2")]
+    wrong += [(0, {"categories": 2, "truth": str(2**63), "other": other}) for other in ("x", "-1")]
     refused = run(
         web_client,
         "console.log(JSON.stringify(given.map(([category, weights]) => {"
@@ -91,3 +96,19 @@ def test_what_is_no_answer_or_no_weight_is_refused(web_client: Path) -> None:
         wrong,
     )
     assert refused == [True] * len(wrong)
+
+
+@pytest.mark.parametrize("epsilon", ["1/3", "1", "5"])
+def test_a_page_refuses_an_epsilon_above_its_own(web_client: Path, epsilon: str) -> None:
+    exact = float(Fraction(epsilon))
+    accepted = run(
+        web_client,
+        "console.log(JSON.stringify(given.limits.map((limit) => {"
+        " try { return tactful.randomizedResponse(1, given.weights, limit) >= 0; }"
+        " catch (error) { return error instanceof RangeError ? false : null; } })));",
+        {
+            "weights": RandomizedResponse(4, epsilon).weights,
+            "limits": [exact, exact + 1, exact - 1e-6, 0, -1, "no number"],
+        },
+    )
+    assert accepted == [True, True, False, False, False, False]

@@ -7,7 +7,10 @@ Predictions some steps ahead fire triggers on the device.
 
 from __future__ import annotations
 
+import hashlib
+import itertools
 import math
+import secrets
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -25,12 +28,14 @@ from tactful_federated.device.personalise import MOST_VISITS, Part, Personal, pe
 from tactful_federated.errors import require
 from tactful_federated.model.lstm_numpy import IntentPredictor
 from tactful_federated.model.tokens import BOUNDARY, FIRST_CATEGORY, Vocabulary, windows
+from tactful_privacy.durable_files import create_file
 from tactful_privacy.mechanisms.local import RandomizedResponse
 
 _T = TypeVar("_T")
 
 _DAY_S = 86_400
 _CONTINUATIONS = 1_000
+_SECRET_BYTES = 32
 
 FIRED: Final = "fired"
 """File of the fired triggers; personal data, deleted when consent is withdrawn."""
@@ -104,6 +109,8 @@ class DeviceIntent:
         self._events, self._slot, self._vocabulary = events, slot, vocabulary
         self._now, self._part = now, part
         self._report_path, self._fired_path = directory / "told", directory / FIRED
+        # Stays when consent is withdrawn: a new one would draw a new report of the same answer.
+        self._secret_path = directory / "report-secret"
         self._version, self._visits = 0, list[list[str]]()
         self._personal: Personal | None = None
 
@@ -161,8 +168,12 @@ class DeviceIntent:
         """Return the `intent` of a request: one category by randomised response.
 
         Guarantee: all requests of a UTC day together are pure epsilon-local differentially private
-        in the likeliest category; the epsilons of days add up. The report is drawn once a day and
-        repeated, also for another epsilon. Its weight is the public probability that it is true.
+        in the likeliest category, also when another epsilon is given later in the day. The report
+        of a category is drawn once and repeated on all days (the permanent randomised response of
+        RAPPOR: Erlingsson, Pihur, Korolova, CCS 2014), so an answer that stays true costs epsilon
+        once. Each further likeliest category, vocabulary or epsilon adds its epsilon. Assumption:
+        the secret of the device is not read or deleted. The weight of the report is the public
+        probability that it is true.
 
         Args:
             epsilon: Epsilon of a day, a decimal number as text.
@@ -176,11 +187,24 @@ class DeviceIntent:
         categories = self._vocabulary.categories
         report = _read(self._report_path, _Report)
         if report is None or report.day < day:
-            response = RandomizedResponse(len(categories), epsilon)
-            number = int(response.report([int(probabilities[FIRST_CATEGORY:].argmax())])[0])
+            true = int(probabilities[FIRST_CATEGORY:].argmax())
+            entropy = _repeatable(self._secret(), [*categories, epsilon, categories[true]])
+            response = RandomizedResponse(len(categories), epsilon, entropy=entropy)
+            number = int(response.report([true])[0])
             report = _Report(day, categories[number], float(response.truth))
             write_whole(self._report_path, msgspec.json.encode(report))
         return {report.category: report.weight}
+
+    def _secret(self) -> bytes:
+        if not self._secret_path.exists():
+            create_file(self._secret_path, secrets.token_bytes(_SECRET_BYTES))
+        secret = self._secret_path.read_bytes()
+        require(
+            len(secret) == _SECRET_BYTES,
+            f"{self._secret_path}: {len(secret)} bytes instead of {_SECRET_BYTES}: the file is"
+            " damaged; restore it, or delete it for new reports, which cost their epsilon again",
+        )
+        return secret
 
     def about_to(self, categories: Sequence[str], *, steps: int = 3) -> float:
         """Return the probability of a category within the next steps; not sent.
@@ -239,6 +263,13 @@ class DeviceIntent:
         if not questions.steps:
             return 0.0
         return predictor.loss(questions)
+
+
+def _repeatable(secret: bytes, names: list[str]) -> Callable[[int], bytes]:
+    """Return a source of entropy that is the same for equal names and random without the secret."""
+    seed = secret + msgspec.json.encode(names)
+    blocks = itertools.count()
+    return lambda n: hashlib.shake_256(next(blocks).to_bytes(8) + seed).digest(n)
 
 
 def _read(path: Path, kind: type[_T]) -> _T | None:
