@@ -13,8 +13,7 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any, Self
 
-import msgspec
-
+from tactful.cleaning.redrive import as_sent
 from tactful.client import Client
 from tactful.errors import Busy, ClientError, ConnectionFailed
 from tactful.schemas.positions import Position, latest
@@ -232,9 +231,7 @@ class Load:
         watch: Callable[[], None] | None = None,
     ) -> None:
         """Send until it is acknowledged, or nobody waits for it any more."""
-        bodies: list[dict[str, Any]] = [msgspec.to_builtins(record) for record in records]
-        for body in bodies:
-            del body["kind"]
+        bodies = [as_sent(record) for record in records]
         while True:
             try:
                 answer: Any = client.events(bodies) if kind == "events" else client.items(bodies)

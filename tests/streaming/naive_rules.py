@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
+from tests.streaming.oracle import reached
 
 from tactful_streaming.contract.log_entries import Event, Item
 from tactful_streaming.rules.model import (
@@ -44,7 +45,7 @@ class Naive:
         self, event: Event, item: Item | None, items: dict[str, Item], received: int | None
     ) -> Event | tuple[str, str]:
         self._noting = []
-        self.newest = max(self.newest, event.timestamp)
+        self.newest = max(self.newest, reached(event))
         for number, rule in enumerate(self.rules):
             self._note(number, rule, event, item, received)
             about = not rule.events or event.type in rule.events
@@ -53,7 +54,7 @@ class Naive:
                     return rule.name, rule.action
                 for change in rule.changes:
                     event = change_event(event, change, received)
-                self.newest = max(self.newest, event.timestamp)
+                self.newest = max(self.newest, reached(event))
                 item = items.get(event.item_id) if event.item_id is not None else None
         self.noted += self._noting
         return event
@@ -105,13 +106,13 @@ class Naive:
         key = key_of(rate.by, event, item, received)
         if key is None:
             return False
-        window = event.timestamp // rate.within_ms
+        window = reached(event) // rate.within_ms
         counted = self.counted.setdefault(where, [])
         exceeded = self.exceeded.setdefault(where, [])
         if (window + 2) * rate.within_ms > self.newest:
             counted.append((key, window))
             if counted.count((key, window)) > rate.above:
-                exceeded.append((key, event.timestamp))
+                exceeded.append((key, reached(event)))
                 return True
         return any(k == key and t + rate.hold_ms >= self.newest for k, t in exceeded)
 
@@ -131,13 +132,23 @@ class Naive:
                         self._noting.append((where, key, event.type, event.timestamp))
 
 
+def fields_of(event: Event) -> dict[str, Any]:
+    fields = msgspec.structs.asdict(event)
+    return fields | {"properties": {**event.properties}, "context": {**event.context}}
+
+
+def arrival(event: Event, received: int | None) -> Any:
+    stamps = received, event.received_at, event.context.get("received_at")
+    return next((stamp for stamp in stamps if stamp is not None), None)
+
+
 def value_of(name: str, event: Event, item: Item | None, received: int | None) -> Any:
     if name == "subject":
         return event.user_id or (f"device:{event.device_id}" if event.device_id else None)
     if name == "age":
-        arrived: Any = received if received is not None else event.context.get("received_at")
+        arrived = arrival(event, received)
         return None if arrived is None else arrived - event.timestamp
-    data: Any = msgspec.to_builtins(event)
+    data: Any = fields_of(event)
     data["item"] = None if item is None else msgspec.to_builtins(item)
     for part in name.split("."):
         data = None if data is None else data.get(part)
@@ -180,8 +191,8 @@ def key_of(
     names: Sequence[str], event: Event, item: Item | None, received: int | None
 ) -> str | None:
     if tuple(names) == ("content",):
-        data = msgspec.to_builtins(event)
-        del data["event_id"]
+        data = fields_of(event)
+        del data["event_id"], data["received_at"]
         for stamp in ("sent_at", "received_at"):
             data["context"].pop(stamp, None)
         return json.dumps(data, sort_keys=True)
@@ -190,7 +201,7 @@ def key_of(
 
 
 def change_event(event: Event, change: FieldChange, received: int | None) -> Event:
-    data = msgspec.to_builtins(event)
+    data = fields_of(event)
     place, _, part = change.field.rpartition(".")
     held = data[place] if place else data
     old = held.get(part)
@@ -213,7 +224,7 @@ def change_event(event: Event, change: FieldChange, received: int | None) -> Eve
                 break
     elif operation == "correct_clock":
         sent: Any = event.context.get(str(operand).partition(".")[2])
-        arrived: Any = received if received is not None else event.context.get("received_at")
+        arrived = arrival(event, received)
         if number(sent) and number(arrived):
             data["timestamp"] = old + arrived - int(sent)
     else:

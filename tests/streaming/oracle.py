@@ -63,6 +63,11 @@ class ItemVersions:
         return known[-1] if known else None
 
 
+def reached(event: Event) -> int:
+    """Time that an event moves event time to: it cannot be beyond its receipt."""
+    return min(time for time in (event.timestamp, event.received_at) if time is not None)
+
+
 class Oracle:
     def __init__(
         self, definitions: Definitions, lateness: int, delay: int = 0, *, firing: bool = False
@@ -92,7 +97,7 @@ class Oracle:
         elif isinstance(entry, Event) and entry.event_id not in self.ids:
             self.ids.add(entry.event_id)
             before = self.watermark
-            self.newest = max(self.newest, entry.timestamp)
+            self.newest = max(self.newest, reached(entry))
             for feature in self.features:
                 if entry.type in feature.events:
                     self._count(feature, entry, before)

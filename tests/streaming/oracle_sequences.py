@@ -7,7 +7,7 @@ assignment is allowed; it has no automaton and no batches.
 from collections.abc import Sequence as Rows
 from typing import NamedTuple
 
-from tests.streaming.oracle import ItemVersions, key_source, value_of
+from tests.streaming.oracle import ItemVersions, key_source, reached, value_of
 
 from tactful_streaming.contract.log_entries import Entry, Event, Item, Tick
 from tactful_streaming.definitions.model import Definitions, Join, Sequence, Step
@@ -47,7 +47,7 @@ class SequenceOracle:
             self.newest = max(self.newest, entry.timestamp)
         elif isinstance(entry, Event) and entry.event_id not in self.ids:
             self.ids.add(entry.event_id)
-            self.newest = max(self.newest, entry.timestamp)
+            self.newest = max(self.newest, reached(entry))
             for sequence in self.definitions.sequences:
                 self._keep(sequence, entry)
             for join in self.definitions.joins:

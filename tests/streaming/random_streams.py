@@ -3,6 +3,7 @@
 import random
 from collections.abc import Sequence
 
+from msgspec.structs import replace
 from tests.streaming.random_definitions import TYPES
 
 from tactful_streaming.contract.log_entries import Entry, Event, Item, Tick
@@ -15,10 +16,12 @@ def random_stream(seed: int, count: int) -> list[Entry]:
     """So many entries of one partition, in the order of the log.
 
     A few users, 12 items, 3 categories. An event is up to some seconds out of order; one in
-    ten is later than that, up to twenty minutes. In two of three streams times are whole seconds or
-    multiples of five, or a millisecond beside: events meet the ends of windows and of waits.
+    ten is later than that, up to twenty minutes. Some have a time of receipt, and some of these
+    are of devices whose clocks are up to five minutes fast. In two of three streams times are whole
+    seconds or multiples of five, or a millisecond beside: events meet the ends of windows and of
+    waits.
     """
-    rng = random.Random(seed)
+    rng, clocks = random.Random(seed), random.Random(seed + 1)
     grid, people = rng.choice([1, 1000, 5000]), rng.choice([4, 12])
     now = START + rng.randrange(10_000_000)
     entries: list[Entry] = []
@@ -32,7 +35,8 @@ def random_stream(seed: int, count: int) -> list[Entry]:
         elif kind < 0.11:
             entries.append(Tick(timestamp=now - now % grid))
         else:
-            entries.append(_event(rng, f"e{number}", now, grid, people))
+            event = _event(rng, f"e{number}", now, grid, people)
+            entries.append(_received(clocks, event, now) if seed % 3 else event)
     return entries
 
 
@@ -92,6 +96,13 @@ def _event(rng: random.Random, event_id: str, now: int, grid: int, people: int) 
         item_id=f"i{rng.randrange(12)}" if rng.random() < 0.9 else None,
         properties={**properties},
     )
+
+
+def _received(rng: random.Random, event: Event, now: int) -> Event:
+    ahead = rng.randrange(300_000) if rng.random() < 0.1 else 0
+    received = now if rng.random() < 0.8 else None
+    timestamp = event.timestamp + ahead if received else event.timestamp
+    return replace(event, timestamp=timestamp, received_at=received)
 
 
 def _item(rng: random.Random, now: int, grid: int) -> Item:

@@ -16,7 +16,7 @@ from tactful.client import Client
 from tactful.errors import DatasetError
 from tactful.schemas.ingestion import EventsAccepted
 from tactful_privacy.durable_files import replace_file
-from tactful_streaming.contract.log_entries import Event
+from tactful_streaming.contract.log_entries import Event, Item
 from tactful_streaming.log.dead_letters import DeadLetters
 from tactful_streaming.rules.rules import Dropped, Rules
 
@@ -97,10 +97,15 @@ def redrive(
     return done
 
 
-def as_sent(event: Event) -> dict[str, Any]:
-    """Return an event as plain data, as a client sends it."""
+_LOGGED = ("kind", "received_at")  # fields that only the log has
+
+
+def as_sent(event: Event | Item) -> dict[str, Any]:
+    """Return an event or item as plain data, as a client sends it."""
     data = msgspec.to_builtins(event)
-    return {key: value for key, value in data.items() if key != "kind" and value not in (None, {})}
+    return {
+        key: value for key, value in data.items() if key not in _LOGGED and value not in (None, {})
+    }
 
 
 def _send(client: Client, batch: list[tuple[int, bytes]], done: Redriven) -> None:

@@ -1,8 +1,8 @@
 """The log that an engine reads, of one partition or of several merged ones.
 
-Partitions are merged by event time, as far as their records have arrived, so that during a replay
-no window closes because another partition was read first. Records are numbered consecutively, and
-the partitions' offsets are stored in the engine's state by :class:`LogOffsets`::
+Partitions are merged by the time that their records reach, as far as they have arrived, so that
+during a replay no window closes because another partition was read first. Records are numbered
+consecutively, and the partitions' offsets are stored in the engine's state by :class:`LogOffsets`::
 
     partition 0:  t=1  t=4         read:  0 (t=1)  1 (t=2)  2 (t=4)
     partition 1:  t=2              offsets: {0: 2, 1: 1}
@@ -82,15 +82,29 @@ class LogOffsets(CoCommittedConsumer):
         self.offsets = offsets.copy
 
 
+class _Receipt(msgspec.Struct, gc=False):
+    """Time of receipt of an event inside another entry."""
+
+    received_at: int | None = None
+
+
 class _Head(msgspec.Struct, gc=False):
     """Fields that decide the order of records."""
 
     kind: str = ""
     timestamp: int = 0
+    received_at: int | None = None
+    event: _Receipt | None = None
+
+    @property
+    def reached(self) -> int:
+        """Time that the entry moves event time to, see `time_reached`."""
+        received = self.received_at if self.event is None else self.event.received_at
+        return self.timestamp if received is None else min(self.timestamp, received)
 
 
 _Queued = tuple[int, bytes, int, bool]
-"""Offset, payload, event time, and whether it is an event rather than a copy of an upsert."""
+"""Offset, payload, time reached, and whether it is an event rather than a copy of an upsert."""
 
 _EVENTS = frozenset({"event", "restricted"})  # kinds of entries that lie in one partition only
 
@@ -286,7 +300,7 @@ class MergedLog:
             head = (_of_json if payload[:1] == b"{" else _of_msgpack).decode(payload)
         except (msgspec.MsgspecError, ValueError, RecursionError):
             head = _Head("event")  # the engine reports it
-        self._queues[number].append((offset, payload, head.timestamp, head.kind in _EVENTS))
+        self._queues[number].append((offset, payload, head.reached, head.kind in _EVENTS))
         self._came[number] = offset + 1
         self._at_end.discard(number)
         if self._bounded and offset + 1 >= self._bounds[number][1]:
@@ -300,7 +314,7 @@ class MergedLog:
             self.reached[number] = self._came[number]
 
     def _take(self, limit: int) -> list[tuple[int, bytes]]:
-        """Take the next records in the order of event time, as far as it is certain."""
+        """Take the next records in the order of the times reached, as far as it is certain."""
         if self._is_ready():
             self._waiting_since = None
         elif not self._has_waited_enough():

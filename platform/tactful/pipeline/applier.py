@@ -20,10 +20,12 @@ from concurrent.futures import Future
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
+import msgspec
+
 from tactful.config.engine import EngineSettings
 from tactful.event_log.merged_log import AppliedLog, behind
 from tactful.metrics.registry import Metrics
-from tactful.schemas.positions import Offsets, reaches
+from tactful.schemas.positions import Offsets, merged, reaches
 from tactful.schemas.problems import ProblemError
 from tactful.util.clock import now_ms
 from tactful_privacy.errors import LedgerError
@@ -127,6 +129,8 @@ class ApplierOptions:
     sends_ticks: bool = True  # append a tick when no event comes and a timer is due
     clock: Callable[[], float] = time.monotonic  # seconds
     wall: Callable[[], int] = now_ms  # epoch milliseconds
+    # Time before which all accepted records are in the log, epoch milliseconds; 0 while unknown
+    written_until: Callable[[], int] = now_ms
 
 
 class LogApplier:
@@ -162,6 +166,7 @@ class LogApplier:
         self._sends_ticks = options.sends_ticks and settings.clock == "wall"
         self._clock = options.clock
         self._wall = options.wall
+        self._written_until = options.written_until
         self._wake = threading.Event()
         self._stopping = False
         self._accepted: collections.deque[tuple[Offsets, float]] = collections.deque()
@@ -178,6 +183,9 @@ class LogApplier:
         self.position = engine.offset  # number of the next record, as the engine counts them
         self.applied = dict(log.reached)  # offset up to which all is applied, by partition
         self.committed = engine.offset  # number of the first record that a restart reads again
+        # All records that were accepted before this time, epoch milliseconds, are applied
+        self.applied_until = 0
+        self._mark: tuple[int, Offsets] = 0, {}  # a later such time, and the ends of the log then
         self.failure: str | None = None  # message if the thread died
 
     @property
@@ -267,6 +275,8 @@ class LogApplier:
             self._wake.clear()
             stopping = self._stopping
             limit = self._batch.size
+            written = self._written_until()
+            accepted = self._accepted[-1][0] if self._accepted else {}
             records = self._log.read(self.position, limit)
             if records:
                 came = self._clock()
@@ -279,6 +289,9 @@ class LogApplier:
                 self._note_progress()
             elif self._accepted:  # read before `notice` was called
                 self._note_progress()
+            if written and reaches(self.applied, self._mark[1]):
+                self.applied_until = self._mark[0]
+                self._mark = written, merged((self._log.ends, accepted))
             done = stopping and (not records or self.recovering)
             due = oldest + commit_s - self._clock()
             behind = len(records) == limit
@@ -353,7 +366,8 @@ class LogApplier:
             self._engine.drop(action for action in waiting if action not in actions)
         if not actions:
             return False
-        sent = self._to_log(actions)
+        now = self._wall()
+        sent = self._to_log([msgspec.structs.replace(it, received_at=now) for it in actions])
         if sent:
             self._engine.sent(actions)
             self._metrics.actions.inc(len(actions))

@@ -62,7 +62,6 @@ class IngestOptions:
 
     limits: wire.Limits  # size limits of one element and of one batch
     engine_lag: int  # records that the engine may be behind before more are refused
-    stamps: bool = False  # add the time of receipt to the context of events, for rules about clocks
     # Event types that only the platform creates, such as coupon offers; clients must not send them
     reserved: frozenset[str] = frozenset()
     # Returns the entry to keep of an event, restricted by the user's consent; None: keep nothing
@@ -102,6 +101,9 @@ class EventIngest:
         self._log_failed = False
         self._pending: dict[str, asyncio.Future[Offsets]] = {}
         self._appended: collections.deque[tuple[Offsets, tuple[str, ...]]] = collections.deque()
+        self._writing: dict[asyncio.Future[Offsets], int] = {}
+        # When the oldest write began that is not durable yet, epoch milliseconds; read by threads
+        self.unwritten_since: int | None = None
         self._internal: list[Entry] = []
         self._internal_write: asyncio.Future[Offsets] | None = None
         self._flush_timer: asyncio.TimerHandle | None = None
@@ -118,9 +120,9 @@ class EventIngest:
         Raises:
             ProblemError: if the body is invalid, or the engine or the log is behind.
         """
-        decoded, refused = self._decode(wire.decode_events, body, content_type)
+        decode = functools.partial(wire.decode_events, received_at=self._clock())
+        decoded, refused = self._decode(decode, body, content_type)
         self._forget_applied()
-        now = self._clock()
         refusals = [*refused]
         fresh: dict[str, Entry] = {}
         writes: set[asyncio.Future[Offsets]] = set()
@@ -132,7 +134,7 @@ class EventIngest:
             if message is not None:
                 refusals.append(wire.Rejection(index=index, code="forbidden", message=message))
                 continue
-            entry = self._options.permit(_stamped(event, now) if self._options.stamps else event)
+            entry = self._options.permit(event)
             if entry is None:
                 refusals.append(_no_consent(index))
                 continue
@@ -210,13 +212,15 @@ class EventIngest:
         """
         loop = asyncio.get_running_loop()
         entry = decode_entry(payload)
-        if isinstance(entry, Event) and subject_key(entry) is not None:
-            permitted = self._options.permit(entry)
-            if permitted is None:  # consent was withdrawn after the request
-                nothing: asyncio.Future[Offsets] = loop.create_future()
-                nothing.set_result({})
-                return nothing
-            entry = permitted
+        if isinstance(entry, Event):
+            entry = msgspec.structs.replace(entry, received_at=self._clock())
+            if subject_key(entry) is not None:
+                permitted = self._options.permit(entry)
+                if permitted is None:  # consent was withdrawn after the request
+                    nothing: asyncio.Future[Offsets] = loop.create_future()
+                    nothing.set_result({})
+                    return nothing
+                entry = permitted
         if self._internal_write is None:
             self._internal_write = loop.create_future()
             self._flush_timer = loop.call_later(_GATHERED_S, self.flush_internal)
@@ -232,6 +236,7 @@ class EventIngest:
         written = self._write(self._internal)
         self._internal, self._internal_write, self._flush_timer = [], None, None
         written.add_done_callback(settle)
+        written.add_done_callback(self._note_written)
 
     def _append(
         self, entries: Sequence[Entry], identifiers: tuple[str, ...]
@@ -239,12 +244,21 @@ class EventIngest:
         self.flush_internal()
         written = self._write(entries)
         written.add_done_callback(functools.partial(self._settle, identifiers))
+        written.add_done_callback(self._note_written)
         return written
 
     def _write(self, entries: Sequence[Entry]) -> asyncio.Future[Offsets]:
         payloads = [encode_entry(entry, self._backend.format) for entry in entries]
         keys = [route_key(entry) for entry in entries]
-        return asyncio.ensure_future(self._backend.commit.append_keyed(payloads, keys))
+        written = asyncio.ensure_future(self._backend.commit.append_keyed(payloads, keys))
+        self._writing[written] = now = self._clock()
+        self.unwritten_since = self.unwritten_since or now
+        return written
+
+    def _note_written(self, written: asyncio.Future[Offsets]) -> None:
+        """Note that a write has ended, once the applier knows where."""
+        del self._writing[written]
+        self.unwritten_since = next(iter(self._writing.values()), None)
 
     def _settle_internal(
         self, count: int, noted: asyncio.Future[Offsets], written: asyncio.Future[Offsets]
@@ -322,11 +336,6 @@ class EventIngest:
         self._metrics.ingested(kind, "accepted", accepted)
         self._metrics.ingested(kind, "duplicate", duplicates)
         self._metrics.ingested(kind, "rejected", rejected)
-
-
-def _stamped(event: Event, now: int) -> Event:
-    """Add the time of receipt to an event, in place of a value from the sender."""
-    return msgspec.structs.replace(event, context={**event.context, "received_at": now})
 
 
 def _no_consent(index: int) -> wire.Rejection:

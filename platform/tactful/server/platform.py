@@ -289,8 +289,9 @@ class Platform:
         publish_rollouts(self.settings, self.rollouts)
 
     def _make_applier(self) -> LogApplier:
-        return LogApplier(
-            self.backend.followed,
+        backend = self.backend
+        applier = LogApplier(
+            backend.followed,
             self.engine,
             self.lock,
             self.metrics,
@@ -299,11 +300,22 @@ class Platform:
                 permits=lambda key: Purpose.MARKETING in self.permissions.of_key(key),
                 commit_idle=self.statistics is not None,
                 sends_ticks=self.settings.statistics.clock == "wall",
+                written_until=self._written_until,
             ),
             progressed=lambda: self.visibility.progressed(),
-            append=self.backend.append,
-            letters=self.backend.letters,
+            append=backend.append,
+            letters=backend.letters,
         )
+        if self.statistics is not None:
+            self.statistics.counter.applied_until = lambda: applier.applied_until
+        return applier
+
+    def _written_until(self) -> int:
+        """Return the time before which all accepted records are in the log; 0 while unknown."""
+        now = self.resources.installation.clock()
+        if self.backend.problem() is not None or self.backend.spooled():
+            return 0  # some may wait for the broker
+        return self.ingest.unwritten_since or now
 
     def _ingest_options(self) -> IngestOptions:
         limits = self.settings.limits
@@ -313,7 +325,6 @@ class Platform:
                 max_bytes=limits.body_bytes, max_batch=limits.batch, future_ms=limits.future_ms
             ),
             engine_lag=limits.engine_lag,
-            stamps=self.backend.rules is not None,
             reserved=frozenset((*emitted_types(self.engine.definitions).values(), *decided)),
             permit=self.permissions.restricted,
             describe=self._record_consent,

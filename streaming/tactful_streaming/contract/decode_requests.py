@@ -145,11 +145,13 @@ def decode_events(
     limits: Limits = DEFAULT_LIMITS,
     content_type: str | None = None,
     mint: Callable[[], str] = new_event_id,
+    received_at: int | None = None,
 ) -> tuple[list[tuple[int, Event]], list[Rejection]]:
     """Decode a body of events: one object, an array, or NDJSON.
 
     ``application/x-ndjson`` as `content_type` selects NDJSON, else the body decides. `now` is the
-    server's time, epoch milliseconds; `mint` makes the id of an event that came without one.
+    server's time, epoch milliseconds; `mint` makes the id of an event that came without one;
+    `received_at` becomes the time of receipt of every event, which a sender cannot give.
     Returns accepted elements with their index in the batch, and a rejection for each other one.
 
     Raises:
@@ -175,6 +177,7 @@ def decode_events(
             recommendation_id=wire.recommendation_id or None,
             properties=wire.properties or {},
             context=wire.context or {},
+            received_at=received_at,
         )
         if event.user_id is None and event.device_id is None:
             problem = "the event has no user: set user_id, device_id or both"

@@ -32,8 +32,12 @@ PERSONALISATION = "personalisation"
 Timestamp = Annotated[int, Meta(ge=0, le=LATEST_TIMESTAMP)]
 
 
-class Event(Struct, kw_only=True, frozen=True, gc=False, tag="event", tag_field="kind"):
+class Event(
+    Struct, kw_only=True, frozen=True, gc=False, omit_defaults=True, tag="event", tag_field="kind"
+):
     """An action of a user or device; at least one of `user_id` and `device_id` is set.
+
+    A record of the log leaves out fields without a value.
 
     Attributes:
         event_id: identity of the event: a repeated event counts once.
@@ -46,6 +50,8 @@ class Event(Struct, kw_only=True, frozen=True, gc=False, tag="event", tag_field=
         recommendation_id: the recommendation that led to it.
         properties: price, currency, quantity, category, dwell_ms…
         context: page, locale, app…
+        received_at: when the server received it, by the server's clock, epoch milliseconds. Only
+            the server writes it; None in logs of other programs and of earlier versions.
     """
 
     event_id: str
@@ -58,6 +64,7 @@ class Event(Struct, kw_only=True, frozen=True, gc=False, tag="event", tag_field=
     recommendation_id: str | None = None
     properties: dict[str, Property] = {}
     context: dict[str, Scalar] = {}
+    received_at: Timestamp | None = None
 
 
 class Item(Struct, kw_only=True, frozen=True, gc=False, tag="item", tag_field="kind"):
@@ -182,6 +189,16 @@ def event_for(entry: Entry, purpose: str) -> Event | None:
     if type(entry) is Restricted and purpose in entry.purposes:
         return entry.event
     return None
+
+
+def time_reached(event: Event) -> int:
+    """Return the time that an event moves event time to: its own, but not beyond its receipt.
+
+    So a device with a fast clock does not advance the time of others, and old events of an import
+    count as of their own time.
+    """
+    timestamp, received = event.timestamp, event.received_at
+    return timestamp if received is None or received > timestamp else received
 
 
 def subject_key(event: Event) -> str | None:

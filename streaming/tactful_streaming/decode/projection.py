@@ -94,6 +94,7 @@ class Projection:
 
     def _narrow_class(self, fields: Sequence[str]) -> type[Any]:
         namespace: list[Any] = [("type", str), ("timestamp", log_entries.Timestamp)]
+        namespace.append(("received_at", log_entries.Timestamp | None, None))
         namespace += [(field, str | None, None) for field in ("user_id", "device_id")]
         for field in fields:
             # Every event has an id; other fields may be missing.

@@ -11,6 +11,7 @@ import numpy as np
 
 from tactful_streaming.contract.log_entries import (
     DEVICE_PREFIX,
+    LATEST_TIMESTAMP,
     PERSONALISATION,
     Event,
     Item,
@@ -20,6 +21,7 @@ from tactful_streaming.contract.log_entries import (
     User,
     named_keys,
     subject_key,
+    time_reached,
 )
 from tactful_streaming.decode.projection import Projection
 from tactful_streaming.engine.dedupe import Deduplicator
@@ -132,7 +134,7 @@ class Admission:
             Transfer: self._admit_link,
             type(None): lambda position, entry, pending: None,
         }
-        self.newest = 0  # newest timestamp admitted, epoch milliseconds
+        self.newest = 0  # newest time reached (`time_reached`) by an event, epoch milliseconds
         self.watermark = 0  # `newest` minus the delay; it never goes back
         self.catalogue: dict[str, Item] = {}
         # The last descriptions of each item, if features need the one of an event's time.
@@ -176,7 +178,9 @@ class Admission:
     ) -> AdmittedBatch:
         """Admit events without repetitions, cleaner and consumers, column by column."""
         times = np.fromiter(map(attrgetter("timestamp"), events), np.int64, len(events))
-        newest = np.maximum(np.maximum.accumulate(times), self.newest)
+        received = [LATEST_TIMESTAMP if (at := e.received_at) is None else at for e in events]
+        reached = np.minimum(times, np.fromiter(received, np.int64, len(events)))
+        newest = np.maximum(np.maximum.accumulate(reached), self.newest)
         watermarks = np.maximum(newest - self._delay, self.watermark)
         self.newest, self.watermark = int(newest[-1]), int(watermarks[-1])
         if self._dedupe.enabled:
@@ -228,7 +232,7 @@ class Admission:
             if event is not None and event.item_id is not None:
                 item = self.catalogue.get(event.item_id)
         if event is not None:
-            self._advance(event.timestamp)
+            self._advance(time_reached(event))
         # A rejected event may come again, corrected.
         if event_id is not None and len(pending.admitted.rejected) == rejected:
             dedupe.remember(event_id, self.watermark)
@@ -319,7 +323,7 @@ class Admission:
                 erased = any(key in self._suppressed for key in named_keys(entry))
             if erased:
                 ticks = is_event and self._cleaner is None
-                decoded[position] = Tick(timestamp=entry.timestamp) if ticks else None
+                decoded[position] = Tick(timestamp=time_reached(entry)) if ticks else None
 
     def _is_suppressed(self, event: Any) -> bool:
         user, device = event.user_id, event.device_id

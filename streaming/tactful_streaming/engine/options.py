@@ -65,10 +65,10 @@ class EngineOptions:
     Attributes:
         dedupe_days: days of event time for which event ids are remembered, at least; with 0 every
             event counts as often as it is in the log.
-        watermark_delay_ms: distance of the watermark from the newest event: an event may come so
-            much later than newer ones before a window is emitted without it.
-        allowed_lateness_ms: late events still count so long after the end of their window, so that
-            one fast clock does not close all windows.
+        watermark_delay_ms: distance of the watermark from the newest event, or from the receipt of
+            one that is ahead of it: an event may come so much later than newer ones before a window
+            is emitted without it.
+        allowed_lateness_ms: late events still count so long after the end of their window.
         consumers: consumers whose state commits with the engine's, by name.
         cleaner: judges each event before it counts.
         online: copy of each entity's packed state for other processes, written after a commit.

@@ -1,9 +1,10 @@
 """Compiles definitions to one Flink SQL script: Kafka in, Kafka out, one job.
 
-The log's topic is read once, as JSON entries. Its watermark follows events and ticks, as in the
-engine, and is emitted with every entry, so that lateness does not depend on the clock. Flink's
-watermark w excludes later events up to w, ours events before w, so Flink's is a millisecond less.
-Windows emit once, so `watermark_delay_ms` must include the allowed lateness.
+The log's topic is read once, as JSON entries. Its watermark follows events, by the earlier of
+timestamp and receipt, and ticks, as in the engine, and is emitted with every entry, so that
+lateness does not depend on the clock. Flink's watermark w excludes later events up to w, ours
+events before w, so Flink's is a millisecond less. Windows emit once, so `watermark_delay_ms` must
+include the allowed lateness.
 """
 
 from __future__ import annotations
@@ -196,12 +197,14 @@ def _log_table(options: FlinkOptions) -> str:
         )
     delay = interval(options.watermark_delay_ms + 1)
     return f"""CREATE TEMPORARY TABLE `log` (
-  kind STRING, event_id STRING, type STRING, `timestamp` BIGINT,
+  kind STRING, event_id STRING, type STRING, `timestamp` BIGINT, received_at BIGINT,
   user_id STRING, device_id STRING, session_id STRING, item_id STRING, properties STRING,
   title STRING, category STRING, price DOUBLE,
   `partition` INT METADATA VIRTUAL, `offset` BIGINT METADATA VIRTUAL,
+  reached AS LEAST(`timestamp`, COALESCE(received_at, `timestamp`)),
   et AS TO_TIMESTAMP_LTZ(`timestamp`, 3), arrival AS PROCTIME(),
-  WATERMARK FOR et AS CASE WHEN kind IN ('event', 'tick') THEN et - {delay} END
+  WATERMARK FOR et AS CASE WHEN kind IN ('event', 'tick')
+    THEN TO_TIMESTAMP_LTZ(reached, 3) - {delay} END
 ) {_with(properties)}"""
 
 
@@ -238,8 +241,8 @@ FROM {source} WHERE {kinds}"""
             for column in ("category", "title", "price", "properties")
         )
     yield f"""CREATE TEMPORARY VIEW events AS
-SELECT `partition`, `offset`, event_id, type, `timestamp`, session_id, item_id, properties,
-  et, arrival, COALESCE(user_id, {literal(DEVICE_PREFIX)} || device_id) AS user_id,
+SELECT `partition`, `offset`, event_id, type, `timestamp`, reached, session_id, item_id,
+  properties, et, arrival, COALESCE(user_id, {literal(DEVICE_PREFIX)} || device_id) AS user_id,
   {category} AS category{item}
 FROM {source} WHERE {kinds}"""
 

@@ -300,14 +300,14 @@ def join_statements(join: Join, watermark_delay_ms: int) -> tuple[list[str], str
     rows, updates = sql.name(f"in_{join.name}"), sql.name(f"items_{join.name}")
     key = sql.entity_column(join.entity)
     # Flink removes rows later than the engine. The watermark at the arrival of each side (including
-    # the event's own timestamp) shows which rows the engine has removed by then.
+    # the time that the event itself reaches) shows which rows the engine has removed by then.
     watermark = sql.milliseconds_of("CAST(CURRENT_WATERMARK(et) AS TIMESTAMP(3))")
     before = f"COALESCE({watermark} + 1, 0)"
     columns = "`partition`, item_id, `timestamp`, et"
     views = [
         f"CREATE TEMPORARY VIEW {rows} AS\n"
         f"SELECT {key} AS entity_key, event_id, {columns},\n"
-        f"  GREATEST({before}, `timestamp` - {watermark_delay_ms}) AS heard\n"
+        f"  GREATEST({before}, reached - {watermark_delay_ms}) AS heard\n"
         "FROM events\n"
         f"WHERE {sql.one_of('type', join.events)} AND {key} IS NOT NULL AND item_id IS NOT NULL",
         f"CREATE TEMPORARY VIEW {updates} AS\n"

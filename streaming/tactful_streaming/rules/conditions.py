@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import msgspec
 
-from tactful_streaming.contract.log_entries import Event, Item
+from tactful_streaming.contract.log_entries import Event, Item, time_reached
 from tactful_streaming.rules import model as m
 from tactful_streaming.rules.fields import Read, content, reader
 from tactful_streaming.rules.safe_regex import (
@@ -286,8 +286,9 @@ def _rate(condition: m.Rate, facts: ExpiringMap, read_key: _Key, state: State) -
         key = read_key(event, item, received)
         if key is None:
             return False
-        now = state.clock
-        window = event.timestamp // width
+        # A timestamp ahead of the clock would count in a window after those that are stored.
+        now, at = state.clock, time_reached(event)
+        window = at // width
         newest, count, before, held = (facts.get(key, now) or (0, window, 0, 0, -1))[1:]
         if (window + 2) * width <= now:  # late: its window is no longer stored
             return held >= now
@@ -300,7 +301,7 @@ def _rate(condition: m.Rate, facts: ExpiringMap, read_key: _Key, state: State) -
             before += 1
         over = (count if window == newest else before) > above
         if over:
-            held = max(held, event.timestamp + hold)
+            held = max(held, at + hold)
         until = max((newest + 2) * width - 1, held)
         facts.put(key, (until, newest, count, before, held), now)
         return over or held >= now

@@ -48,6 +48,8 @@ def reader(name: str) -> Read:
     mapping, part = split_field(name)
     if mapping == "properties":
         return lambda event, item, received: event.properties.get(part)
+    if name == "context.received_at":  # events of earlier versions have it there
+        return lambda event, item, received: received_at(event, received)
     if mapping == "context":
         return lambda event, item, received: event.context.get(part)
     if mapping == "item.properties":
@@ -64,6 +66,8 @@ def reader(name: str) -> Read:
 
 def received_at(event: Event, received: int | None) -> int | None:
     """Return the time of receipt of an event, epoch milliseconds, or None."""
+    if received is None:
+        received = event.received_at
     if received is not None:
         return received
     stamp = event.context.get("received_at")

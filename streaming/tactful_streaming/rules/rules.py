@@ -17,7 +17,7 @@ from typing import Final, Literal, NamedTuple, Protocol
 
 import msgspec
 
-from tactful_streaming.contract.log_entries import Event, Item
+from tactful_streaming.contract.log_entries import Event, Item, time_reached
 from tactful_streaming.errors import StateError
 from tactful_streaming.rules.actions import compile_changes
 from tactful_streaming.rules.conditions import Holds, State, compile_learning, compile_rule
@@ -122,15 +122,14 @@ class Rules:
         The result is the event, the same object if no rule changed it, or the rule that dropped or
         dead-lettered it. Rates count also these events; ``earlier`` does not. `items` is the
         catalogue, for an event whose ``item_id`` is normalised; `received` is the time of receipt,
-        epoch milliseconds, by default ``context.received_at``.
+        epoch milliseconds, by default that of the event.
         """
         self._events += 1
         plan = self._plans.get(event.type)
         if plan is None:
             plan = self._plan(event.type)
         state = self._state
-        if event.timestamp > state.clock:
-            state.clock = event.timestamp
+        state.clock = max(state.clock, time_reached(event))
         current = event
         for holds, number, change, verdict in plan:
             if not holds(current, item, received):
@@ -144,8 +143,7 @@ class Rules:
                 self._counts[number] += 1
                 if changed.item_id != current.item_id:
                     item = items.get(changed.item_id) if changed.item_id is not None else None
-                if changed.timestamp > state.clock:
-                    state.clock = changed.timestamp
+                state.clock = max(state.clock, time_reached(changed))
                 current = changed
         if state.pending:
             state.store_pending()

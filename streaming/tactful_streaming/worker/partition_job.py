@@ -14,6 +14,8 @@ from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import msgspec
+
 from tactful_streaming.contract.log_entries import (
     Entry,
     Record,
@@ -207,8 +209,8 @@ class PartitionJob:
             self._committed = self.engine.offset
         return self._committed
 
-    def append_actions(self) -> int:
-        """Append committed actions to the log, unless they are there already."""
+    def append_actions(self, now: int) -> int:
+        """Append committed actions, received `now`, to the log, unless they are there already."""
         if self.engine.offset < self._end:
             return 0
         waiting = self.engine.outbox()
@@ -221,7 +223,8 @@ class PartitionJob:
             )
         ]
         if actions:
-            self._append(actions)
+            received = [msgspec.structs.replace(action, received_at=now) for action in actions]
+            self._append(received)
         self.engine.sent(waiting)
         return len(actions)
 

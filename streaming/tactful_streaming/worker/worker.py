@@ -254,7 +254,7 @@ class Worker:
             self._group.commit(self._committed)
             self._tell_at = self._clock() + _TELL_S
         for job in self._jobs.values():
-            self._counts["actions"] += job.append_actions()
+            self._counts["actions"] += job.append_actions(self._now())
             self._counts["handovers"] += job.append_transfers()
         now = self._now() - self._pace.idle_ms
         for number in self._idle():

@@ -104,6 +104,30 @@ def test_records_applied_before_their_notice_are_fresh() -> None:
     assert ("tactful_freshness_seconds_count", {}, 1.0) in applier._metrics.samples()
 
 
+def test_a_time_is_reached_once_its_records_are_applied() -> None:
+    """Not while records that the log had then are unread, nor while others are not in the log."""
+    log, written = EmptyLog(), [0]
+    applier = applying(log, CountingEngine(enough=1), written_until=lambda: written[0])
+
+    def read(time: int) -> int:
+        written[0] = time
+        for _ in range(3):  # the time of a read is known at the one after the next
+            applier.notice({0: 0})
+            assert log.reads.acquire(timeout=60.0)
+        return applier.applied_until
+
+    applier.start()
+    assert read(100) == 100
+    assert read(0) == 100
+    log.ends = {0: 1}
+    read(200)
+    assert read(300) == 100
+    log.reached = {0: 1}
+    read(400)
+    assert read(500) == 500
+    applier.stop()
+
+
 class Ticking:
     """A clock that only work advances, seconds."""
 

@@ -10,14 +10,14 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from tests.platform.support import blocked, build, logged_ids, view
+from tests.platform.support import blocked, build, logged_ids, now_ms, view
 
 from tactful.config.settings import Settings
 from tactful.schemas.ingestion import EventsAccepted
 from tactful.schemas.positions import Offsets, covers
 from tactful.schemas.problems import ProblemError
 from tactful.server.platform import Platform
-from tactful_streaming.contract.log_entries import Event, encode_entry
+from tactful_streaming.contract.log_entries import Event, decode_entry, encode_entry
 from tactful_streaming.errors import LogWriteError
 
 Scenario = Callable[[Platform], Coroutine[Any, Any, None]]
@@ -73,15 +73,37 @@ def test_a_repeated_id_counts_once(settings: Settings) -> None:
     assert logged_ids(settings.storage.data) == ["u-1", "u-2", "u-3"]
 
 
+def test_receipt(settings: Settings) -> None:
+    """The server logs the time of receipt with each event, and believes no sender's."""
+
+    async def scenario(platform: Platform) -> None:
+        begin = now_ms()
+        sent = [{**view(1), "received_at": 1}, view(2, context={"received_at": 1}), view(3)]
+        answer = await platform.ingest.events(body(*sent))
+        assert [(it.index, it.code) for it in answer.rejected] == [(0, "unknown_field")]
+        await platform.ingest.append_internal(impression(1))
+        log = platform.backend.partitions()[0]
+        events = [decode_entry(payload) for _, payload in log.read(0, 10)]
+        assert len(events) == 3
+        for event in events:
+            assert isinstance(event, Event)
+            assert begin <= (event.received_at or 0) <= now_ms()
+
+    run(settings, scenario)
+
+
 def test_concurrent_posts_of_one_id_write_it_once_and_all_wait(settings: Settings) -> None:
     async def scenario(platform: Platform) -> None:
+        begin = now_ms()
         with blocked(platform.backend.partitions()[0], "append") as gate:
             bodies = [body(view(1), view(number + 10)) for number in range(20)]
             posts = [asyncio.create_task(platform.ingest.events(sent)) for sent in bodies]
             await asyncio.to_thread(gate.reached.wait, 60)
             assert not any(post.done() for post in posts), "nothing is durable yet"
+            assert begin <= (platform.ingest.unwritten_since or 0) <= now_ms()
             gate.set()
             answers = await asyncio.gather(*posts)
+            assert platform.ingest.unwritten_since is None
 
         assert sum(answer.accepted for answer in answers) == 21
         assert sum(answer.duplicates for answer in answers) == 19

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import threading
 from collections.abc import Iterator
@@ -102,6 +103,40 @@ def event(number: int, type_: str, user: str) -> dict[str, Any]:
         "user_id": user,
         "item_id": "kettle",
     }
+
+
+def ahead(number: int, device: int, **more: Any) -> dict[str, Any]:
+    """An event of a device whose clock is 295 s fast, and which claims an own receipt."""
+    at = now_ms() + 295_000
+    fields = {**event(number, "view", f"fast-{device}"), "timestamp": at, **more}
+    return {**fields, "context": {"received_at": at}}
+
+
+@pytest.mark.parametrize("devices", [1, 20])
+def test_fast_clock(watched: Settings, shop: Shop, devices: int) -> None:
+    """Devices with fast clocks stop no abandoned cart of others from being found."""
+    people = [f"u{number}" for number in range(10)]
+    numbers = itertools.count()
+
+    def post(*events: dict[str, Any]) -> Any:
+        fast = [ahead(number, number % devices) for number in itertools.islice(numbers, devices)]
+        answer = live.http.post("/v1/events", json=[*fast, *events]).json()
+        assert answer["accepted"] == len(fast) + len(events), answer
+        return answer
+
+    with Live(Platform.open(watched, build)) as live:
+        assert live.views("u0", post()["position"]) == 0
+        forged = [ahead(0, 0, event_id="forged", received_at=now_ms() + 295_000)]
+        assert live.http.post("/v1/events", json=forged).json()["accepted"] == 0
+        for number, type_ in enumerate(("view", "add_to_cart", "leave")):
+            post(*(event(number, type_, user) for user in people))
+
+        def is_found() -> bool:
+            post()
+            return len(shop.coupons) >= len(people)
+
+        wait_until(is_found)
+    assert sorted(coupon["user_id"] for coupon in shop.coupons) == people
 
 
 def test_a_coupon_is_sent_once_without_further_events(watched: Settings, shop: Shop) -> None:

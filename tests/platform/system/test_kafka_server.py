@@ -21,15 +21,24 @@ from tactful.config.settings import Settings
 from tactful.config.storage import LogSettings, OnlineSettings
 from tactful.errors import StorageError
 from tactful.event_log.merged_log import MergedLog, Span
-from tactful.metadata.connections import kafka_settings, open_redis
+from tactful.metadata.connections import kafka_settings, make_topic, open_redis
 from tactful.pipeline.online_features import SharedFeatures, own_definitions, shared_definitions
 from tactful.schemas.problems import ProblemError
 from tactful.server.platform import Platform
-from tactful_streaming.contract.log_entries import Event, Item, decode_entry, encode_entry
+from tactful_streaming.contract.log_entries import (
+    Event,
+    Item,
+    Restricted,
+    decode_entry,
+    encode_entry,
+    event_for,
+    route_key,
+)
 from tactful_streaming.definitions.reader import load_definitions
 from tactful_streaming.engine.engine import Engine
 from tactful_streaming.engine.options import EngineOptions
 from tactful_streaming.errors import FencedError, OnlineStoreError, TopicError
+from tactful_streaming.kafka.kafka_log import KafkaLog
 from tactful_streaming.kafka.kafka_partition import KafkaPartition
 from tactful_streaming.online.fenced_store import redis_online
 from tactful_streaming.state.store import MemoryState
@@ -74,6 +83,26 @@ def records(settings: Settings, count: int) -> list[bytes]:
         while len(found) < count and time.monotonic() < until:
             found += [payload for _, payload in log.read(len(found), 1000)]
         return found + [payload for _, payload in log.read(len(found), 1000)]
+
+
+def test_fast_clock_in_a_replay(kafka: Settings) -> None:
+    """A replay reads events with fast clocks at their receipt among those of other partitions."""
+    settings = kafka_settings(kafka.log)
+    make_topic(kafka.log, settings)
+    entries: list[Event | Restricted] = []
+    for number in range(100):
+        at = number * 1000 + 295_000 * (number % 5 == 0)
+        user = f"u{number % 9}"
+        event = Event(
+            event_id=str(number), type="view", timestamp=at, user_id=user, received_at=number * 1000
+        )
+        wrapped = Restricted(timestamp=at, purposes=("personalisation",), event=event)
+        entries.append(wrapped if number % 3 else event)
+    with KafkaLog(settings) as log:
+        payloads = [encode_entry(entry, "json") for entry in entries]
+        log.append(payloads, [route_key(entry) for entry in entries])
+    read = [event_for(decode_entry(it), "personalisation") for it in records(kafka, len(entries))]
+    assert [event.event_id for event in read if event] == [str(number) for number in range(100)]
 
 
 def test_you_read_your_own_writes_from_every_partition(kafka: Settings) -> None:

@@ -1,9 +1,12 @@
 import random
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
+from hypothesis import given
+from hypothesis import strategies as st
 from tests.streaming.kills import run_with_kills
-from tests.streaming.streams import START, random_entries
+from tests.streaming.streams import START, event_of, random_entries
 
 from tactful_streaming.contract.log_entries import Entry, Event, Tick, decode_entry, encode_entry
 from tactful_streaming.definitions.reader import load_definitions
@@ -66,6 +69,46 @@ def test_matches_and_actions_depend_on_the_log_alone() -> None:
         again, actions_again = run(entries, seed)
         assert sorted(map(repr, again)) == sorted(map(repr, matches))
         assert sorted(map(repr, actions_again)) == sorted(map(repr, actions))
+
+
+@given(st.lists(st.tuples(st.integers(0, 5000), st.integers(0, 300_000), st.booleans())))
+def test_fast_clocks(arrivals: list[tuple[int, int, bool]]) -> None:
+    """Devices with fast clocks make no event late that comes within the watermark's delay.
+
+    An arrival is a pause before it, the advance of a fast clock, and whether it has one; other
+    events take so long as the pause.
+    """
+    now, entries, users = START, list[Entry](), list[str]()
+    for number, (pause, ahead, fast) in enumerate([*arrivals, (5000, 300_000, True)]):
+        now += pause
+        shared: dict[str, Any] = {"item_id": f"i{number}", "received_at": now}
+        if fast:
+            at = now + ahead
+            entries.append(event_of(f"f{number}", "view", at, device_id="fast", **shared))
+            continue
+        users.append(f"u{number}")
+        for type_ in ("purchase", "purchase"):
+            at = now - pause
+            entries.append(event_of(f"{number}-{len(entries)}", type_, at, users[-1], **shared))
+    matches = list[Match]()
+    options = EngineOptions(on_match=matches.extend, watermark_delay_ms=5000)
+    for batch in (1, len(entries)):
+        matches.clear()
+        engine = Engine(LOADED, MemoryState(), options)
+        log = [*enumerate(map(encode_entry, entries))]
+        late = sum(engine.apply(log[n : n + batch]).late for n in range(0, len(log), batch))
+        assert (late, engine.watermark) == (0, now - 5000)
+        engine.apply([(len(log), encode_entry(Tick(timestamp=now + MINUTE)))])
+        assert len([match for match in matches if match.name == "twice"]) == len(users)
+
+
+def test_the_past_moves_time() -> None:
+    """An import of history moves the watermark by its own time; a log without receipts as well."""
+    for received in (START + 364 * 86_400_000, None):
+        engine = Engine(LOADED, MemoryState(), EngineOptions(watermark_delay_ms=1000))
+        event = Event(event_id="e", type="view", timestamp=START, user_id="u", received_at=received)
+        engine.apply([(0, encode_entry(event))])
+        assert engine.watermark == START - 1000
 
 
 def test_a_tick_completes_a_sequence() -> None:

@@ -160,8 +160,8 @@ def test_options_are_quoted_too() -> None:
 
 def test_the_watermark_is_a_millisecond_behind() -> None:
     assert (
-        "WATERMARK FOR et AS CASE WHEN kind IN ('event', 'tick') THEN "
-        "et - INTERVAL '0 00:00:05.001' DAY(3) TO SECOND(3) END"
+        "WATERMARK FOR et AS CASE WHEN kind IN ('event', 'tick')\n"
+        "    THEN TO_TIMESTAMP_LTZ(reached, 3) - INTERVAL '0 00:00:05.001' DAY(3) TO SECOND(3) END"
     ) in compiled(COUNT, watermark_delay_ms=5000)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 from tests.streaming.naive_rules import Naive
 
 from tactful_streaming.contract.log_entries import Event, Item
@@ -129,6 +130,9 @@ def random_events(rng: random.Random, count: int) -> Iterator[tuple[Event, int |
             properties=properties,
             context=context,
         )
+        if rng.random() < 0.3:  # of these some have a fast clock
+            ahead = rng.choice([0, 240_000])
+            event = replace(event, timestamp=event.timestamp + ahead, received_at=now)
         received = now if rng.random() < 0.5 else None
         sent.append((event, received))
         yield event, received

@@ -92,7 +92,7 @@ class Noting:
         self.told.append("commit")
         return 0
 
-    def append_actions(self) -> int:
+    def append_actions(self, now: int = 0) -> int:
         return 0
 
     append_transfers = append_actions
@@ -173,7 +173,7 @@ class Acting(Noting):
             self.waiting, self.acted = 1, True
         return Applied()
 
-    def append_actions(self) -> int:
+    def append_actions(self, now: int) -> int:
         sent, self.waiting = self.waiting, 0
         self.log += [0] * sent
         return sent

@@ -15,7 +15,7 @@ from tests.streaming.brokers import patiently
 from tests.streaming.shard import Shard, append, definitions, new_shard, read_topic
 from tests.streaming.streams import START, event_of, random_entries
 
-from tactful_streaming.contract.log_entries import Event
+from tactful_streaming.contract.log_entries import Event, Tick
 from tactful_streaming.engine.engine import Engine
 from tactful_streaming.engine.options import LateEvent
 from tactful_streaming.errors import FencedError, LogError, StateError
@@ -148,6 +148,25 @@ def test_a_damaged_state_is_refused_and_released(tmp_path: Path) -> None:
     for _ in range(2):
         with pytest.raises(StateError, match="cannot be opened"):
             PartitionState(tmp_path / "p", patience_s=0)
+
+
+def test_fast_clock(shard: Shard) -> None:
+    """Devices with fast clocks, in every partition, stop no match of others."""
+    ahead = {"type": "view", "timestamp": START + 295_000}
+    fast = [
+        Event(event_id=f"f{n}", device_id=f"d{n}", received_at=START, **ahead) for n in range(40)
+    ]
+    others = [
+        event_of(f"{type_}-{n}", type_, START + after, f"u{n}", received_at=START + after)
+        for after, type_ in enumerate(("view", "purchase"))
+        for n in range(10)
+    ]
+    ends = append(shard, [*fast, *others, Tick(timestamp=START + 60_000)])
+    assert len(ends) == PARTITIONS
+    with contextlib.closing(new_worker(shard)) as worker:
+        work_to([worker], ends)
+        found = sorted(json.loads(row)["entity_key"] for row in shards.match_table(shard))
+    assert found == [f"u{n}" for n in range(10)]
 
 
 def test_a_former_owner_is_shut_out(kafka_servers: str, shard: Shard) -> None:
