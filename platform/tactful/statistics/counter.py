@@ -35,6 +35,9 @@ DAY_MS = 86_400_000
 ALLOWANCE_MS = 60_000
 """A pane stays open for so long after its end."""
 
+_ON_THE_WAY_MS = 2_000
+"""Longest time from the receipt of an event to its write, for which panes stay open longer."""
+
 NOT_BEFORE = "statistics.not-before"
 """File that a restore leaves in the data directory: when counting may begin, epoch milliseconds."""
 
@@ -60,10 +63,11 @@ class StatisticsCounter(CoCommittedConsumer):
     and panes close on time whether or not anything happened. A replay of old data has its own
     clock: `x.clock` events in the replayed log.
 
-    A pane is over for an event by the clock, not by the commit that closes it: the
-    commit may be due to another user's event. After a crash the events that were accepted and not
-    yet applied may find their pane over; they are then not counted, but charge their user. This
-    costs accuracy, not privacy.
+    A pane is over for an event by the logged time of its receipt: neither the commit that closes
+    it, which may be due to another user's event, nor a queue of other users' events before it
+    decides. A pane is closed once all events are applied that were received before it was over,
+    see `applied_until`. An event without a time of receipt (an earlier version's) is judged by the
+    clock when it is applied. Late events are not counted, but charge their user.
 
     ```text
     statistic   counts (by user and pane)   publisher (panes, periods, totals → ledger)
@@ -97,6 +101,8 @@ class StatisticsCounter(CoCommittedConsumer):
         self._clock = clock
         self.allowance = allowance_ms
         self._not_before = not_before
+        # Time before which all accepted events are applied, epoch milliseconds; None: now
+        self.applied_until: Callable[[], int] | None = None
         self._replayed = 0
         self._tracks: dict[str, _Track] = {}
         self.changes: StatisticsChanges | None = None  # stores changes since the last snapshot
@@ -145,7 +151,8 @@ class StatisticsCounter(CoCommittedConsumer):
         unit = _unit(event)
         if unit is None or not self._begun():
             return
-        watermark = self._watermark()
+        received = None if self._clock is None else event.received_at
+        watermark = self._over_at(self.now if received is None else received)
         for definition in self.definitions:
             if (key := definition.key(event, item)) is not None:
                 counts, _ = self._tracks[definition.name]
@@ -162,7 +169,7 @@ class StatisticsCounter(CoCommittedConsumer):
         if not self._begun():
             return
         for _, publisher in self._tracks.values():
-            publisher.store(self._watermark())
+            publisher.store(self._over_at(self._reached()))
         if not any(counts.changed for counts, _ in self._tracks.values()):
             return
         whole = None
@@ -246,8 +253,15 @@ class StatisticsCounter(CoCommittedConsumer):
         self._written += changed
         return True
 
-    def _watermark(self) -> int:
-        return max(0, self.now - self.allowance)
+    def _over_at(self, time: int) -> int:
+        """Return the time before which panes are over at a time of the public clock."""
+        return max(0, time - self.allowance)
+
+    def _reached(self) -> int:
+        """Return the time of the public clock up to which all received events are applied."""
+        if self._clock is None or self.applied_until is None:
+            return self.now
+        return min(self.now, self.applied_until() - _ON_THE_WAY_MS)
 
     def _begun(self) -> bool:
         """Return whether counting has begun; it begins with the first time of the clock."""

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import random
 import stat
+import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
 import pytest
+from hypothesis import HealthCheck, example, given
+from hypothesis import settings as examples
+from hypothesis import strategies as st
+from msgspec.structs import replace as replaced
 from tests.platform.shop import DAY, HOUR, definitions, entries, make_shop
 from tests.platform.support import Live, small_settings, wait_until
 
@@ -31,6 +38,7 @@ from tactful.statistics.counter import CLOCK_EVENT, StatisticsCounter
 from tactful.statistics.definitions import EVERYTHING, StatisticDefinition, load_statistics
 from tactful.statistics.export import publish
 from tactful.statistics.service import PrivateStatistics, open_statistics
+from tactful.util import clock
 from tactful_privacy.counting.heavy_hitters import KeysPublisher
 from tactful_privacy.counting.publisher import Publisher
 from tactful_privacy.errors import BudgetError, LedgerError
@@ -348,6 +356,99 @@ def test_the_commit_that_closes_a_pane_does_not_matter(quiet: None, tmp_path: Pa
         found.append(released(counts))
         ledger.close()
     assert found[0] == found[1] == {MONDAY: {"family-0": 1, "family-1": 0, "family-2": 0}}
+
+
+def test_backlog(quiet: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One person's backlog makes nobody late: the time of receipt decides, not the engine's."""
+    now = [MONDAY + HOUR // 2]
+    monkeypatch.setattr(clock, "time", SimpleNamespace(time_ns=lambda: now[0] * 1_000_000))
+    content = {"daily_epsilon": "1", "statistics": [msgspec.to_builtins(LINES)]}
+    statistics = configured(tmp_path, content).statistics
+    settings = replace(small_settings(tmp_path), statistics=statistics)
+
+    def post(*events: Event) -> None:
+        answer = live.http.post("/v1/events", json=[wire(event) for event in events]).json()
+        assert answer["accepted"] == len(events), answer
+
+    with served(settings) as (live, opened):
+        live.http.put("/v1/items", json=[wire(ITEM) | {"timestamp": MONDAY}])
+        post(cart("first", now[0]))
+        wait_until(lambda: live.platform.engine.offset == 2)
+        with live.platform.lock:  # the engine is busy for two hours
+            for number in range(0, 2000, 500):
+                post(*(cart(number + n, now[0], user_id="busy") for n in range(500)))
+            post(*(cart(f"o{n}", now[0], user_id=f"o{n}") for n in range(100)))
+            now[0] += 2 * HOUR
+        numbers = itertools.count()
+
+        def is_released() -> bool:
+            post(cart(f"later-{next(numbers)}", now[0], user_id="later"))
+            return MONDAY in released(opened)
+
+        wait_until(is_released)
+        assert released(opened)[MONDAY]["family-0"] == 1 + LINES.cap + 100
+
+
+ITEMS = [Item(item_id=family, timestamp=0, properties={"family": family}) for family in FAMILIES]
+ARRIVALS = st.lists(
+    st.tuples(
+        st.integers(0, 2),  # person, who counts for the family of this number alone
+        st.integers(0, 10 * 60_000),  # pause before the receipt
+        st.integers(0, 2 * HOUR),  # age at the receipt
+        st.integers(0, HOUR),  # time for which the event occupies the engine
+        st.booleans(),  # whether a commit comes after it
+    ),
+    max_size=40,
+)
+
+
+def released_by_hand(arrivals: Sequence[tuple[int, int, int, int, bool]]) -> Any:
+    """Releases of a server that applies arrivals as fast as it can."""
+    now, received = [MONDAY], MONDAY
+    queue: list[tuple[Event, int, bool]] = []
+    for number, (person, pause, age, takes, commits) in enumerate(arrivals):
+        received += pause
+        event = cart(number, received - age, user_id=f"p{person}", received_at=received)
+        queue.append((replaced(event, item_id=FAMILIES[person]), takes, commits))
+    with tempfile.TemporaryDirectory() as folder:
+        ledger = Ledger(Path(folder) / "ledger.db", daily_epsilon=1)
+        with contextlib.closing(ledger):
+            counts = counting(ledger, lines(cap=3), clock=lambda: now[0])
+            counts.counter.applied_until = lambda: reached
+            reached = MONDAY
+            counts.counter.before_commit()  # as an idle server commits
+            for place, (event, takes, commits) in enumerate(queue):
+                now[0] = max(now[0], event.received_at or 0)
+                counts.counter.apply(event, ITEMS[FAMILIES.index(str(event.item_id))])
+                now[0] += takes
+                following = queue[place + 1][0].received_at if place + 1 < len(queue) else None
+                reached = min(now[0], following or now[0])
+                if commits:
+                    counts.counter.before_commit()
+            reached = now[0] = MONDAY + 3 * DAY
+            counts.counter.before_commit()
+            return released(counts)
+
+
+@given(ARRIVALS)
+@example([(0, 59 * 60_000, 0, HOUR, True), *[(1, 0, 0, 0, False)] * 3])
+@examples(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+def test_nobody_looks_at_another(
+    quiet: None, arrivals: list[tuple[int, int, int, int, bool]]
+) -> None:
+    """Removing all events of a person leaves the counts of the others, whatever the load."""
+    whole = released_by_hand(arrivals)
+    kept, pause = [], 0
+    for person, before, *rest in arrivals:  # the others are received when they were
+        pause += before
+        if person:
+            kept.append((person, pause, *rest))
+            pause = 0
+    less = released_by_hand(kept)  # type: ignore[arg-type]
+    for start in less.keys() & whole.keys():
+        assert {**whole[start], FAMILIES[0]: 0} == {**less[start], FAMILIES[0]: 0}
 
 
 # Through crashes
