@@ -10,7 +10,9 @@ before. Each count gets discrete Laplace noise of scale `1 / ε`.
 
 Guarantee: one user (one key of the log: a user, or a device without a login) stands in one count of
 one look of a stage, so all looks of a stage together are ε-differentially private for adding or
-removing a user; a rollout costs ε for each stage that it begins. All results, rollbacks and holds
+removing a user; a rollout costs ε for each stage that it begins. Before a draw, every UTC day of the
+users whom a look may count is charged ε once a stage to the ledger of the published statistics,
+under the purpose ``rollouts``; a day that a budget refuses is not looked at. All results, rollbacks and holds
 of a look are computed from these counts. Histories are not assumed to be independent. A user who
 withdraws consent to measurement and gives it again, or is erased and returns, may be counted twice
 in a stage; so may a user whose first recommendation left the log by retention before the stage was
@@ -24,6 +26,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 
 import msgspec
@@ -40,6 +43,10 @@ from tactful_bandits.analysis.samples import Proportion, Sample
 from tactful_bandits.errors import ExperimentError
 from tactful_bandits.rollouts.lifecycle import Rollout, StageObservations, judge_rollout
 from tactful_privacy.durable_files import replace_file
+from tactful_privacy.errors import PrivacyError
+from tactful_privacy.ledger.budget import date_of
+from tactful_privacy.ledger.query import Query
+from tactful_privacy.ledger.statistic import DAY_MS
 from tactful_privacy.mechanisms.backends import Noise
 from tactful_privacy.mechanisms.laplace import DiscreteLaplace
 from tactful_streaming.contract.log_entries import Event
@@ -76,12 +83,13 @@ class RolloutController:
         every_ms: int,
         clock: Callable[[], int],
         allows: Callable[[Event], bool] = lambda event: True,
+        charge: Callable[[Iterable[Query]], None] = lambda queries: None,
     ) -> None:
         """Watch no rollout yet.
 
         `logs` opens the event log, partition by partition; `every_ms` is the least time between two
         looks at a rollout; `allows` says whether an event may be used to measure, by its user's
-        present consent.
+        present consent; `charge` charges private looks to a ledger, if there is one.
         """
         self._store = store
         self._open = logs
@@ -89,6 +97,7 @@ class RolloutController:
         self._every_ms = every_ms
         self._clock = clock
         self._allows = allows
+        self._charge = charge
         self._watched: dict[str, _Watched] = {}
         self._working = threading.Lock()
 
@@ -109,7 +118,10 @@ class RolloutController:
                     continue
                 try:
                     look = self._take(stored)
-                except ExperimentError as error:  # the others are looked at all the same
+                except (
+                    ExperimentError,
+                    PrivacyError,
+                ) as error:  # the others are looked at all the same
                     logger.error("rollout %s cannot be judged: %s", stored.key, error)
                     continue
                 if look is not None:
@@ -147,6 +159,7 @@ class RolloutController:
         latest = max([since, *(look.at for look in before)])
 
         def judge(rollout: Rollout, at: int) -> Judged:
+            self._charge(charges_of(stored, max(since, latest - stored.definition.lasts), at))
             drawn = release(tally.first_lists(latest, at), noise)
             looks = [*(look.released for look in before if look.released is not None), drawn]
             seen = observations(looks, float(noise.variance), rollout.share)
@@ -260,6 +273,25 @@ def release(firsts: Sequence[FirstList], noise: Noise) -> dict[str, tuple[int, i
         arm: (counts[arm, True] + drawn[2 * number], counts[arm, False] + drawn[2 * number + 1])
         for number, arm in enumerate((CONTROL, CHANGE))
     }
+
+
+def charges_of(stored: StoredRollout, since: int, until: int) -> list[Query]:
+    """Return the charges of a private look at recommendations from `since` to `until`.
+
+    One for each UTC day, the same for all looks of a stage: a user stands in one of them.
+    """
+    stage, epsilon = stored.rollout.since, Fraction(str(stored.definition.epsilon))
+    return [
+        Query(
+            f"rollout {stored.key}, stage of {stage}: {date_of(day)}",
+            day,
+            day,
+            epsilon,
+            purpose="rollouts",
+            mechanism="discrete Laplace noise on the users who took something, and on the others",
+        )
+        for day in range(since // DAY_MS, until // DAY_MS + 1)
+    ]
 
 
 def observations(looks: Sequence[_Released], variance: float, share: float) -> StageObservations:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 from importlib import metadata
 from typing import Any
@@ -41,6 +41,7 @@ from tactful.subjects.export import export_person
 from tactful.subjects.permissions import CLAIM, Permissions, claimed
 from tactful.subjects.trace_search import search_partitions
 from tactful.util.yielding_lock import YieldingLock
+from tactful_privacy.ledger.query import Query
 from tactful_privacy.people.consent import Purpose
 from tactful_streaming.contract.decode_requests import Limits
 from tactful_streaming.contract.log_entries import Event, User
@@ -128,8 +129,13 @@ class Platform:
             every_ms=int(settings.recommend.look_minutes * 60_000),
             clock=clock,
             allows=self._measures,
+            charge=self._charge,
         )
         self._assemble()
+
+    def _charge(self, queries: Iterable[Query]) -> None:
+        if self.statistics is not None:  # without published statistics there is no ledger
+            self.statistics.charge(queries)
 
     def _assemble(self) -> None:
         """Connect ingestion, log, engine, recommender and background tasks."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Iterable
 from pathlib import Path
 
 from tactful.config.ledger_location import ledger_location
@@ -35,6 +36,7 @@ from tactful_privacy.counting.released import (
 from tactful_privacy.durable_files import create_file
 from tactful_privacy.errors import PrivacyError, UnknownStatisticError
 from tactful_privacy.ledger.ledger import Ledger
+from tactful_privacy.ledger.query import Query
 from tactful_privacy.ledger.statistic import PANES as KIND_OF_PANES
 from tactful_privacy.ledger.statistic import UNIT, Statistic
 
@@ -178,6 +180,13 @@ class PrivateStatistics:
             if d.trending
         ]
         return Trends(self, sources) if sources else None
+
+    def charge(self, queries: Iterable[Query]) -> None:
+        """Charge releases that are made elsewhere, before their noise is drawn.
+
+        A budget that would be exceeded raises `tactful_privacy.BudgetError`.
+        """
+        self._ledger.charge(queries)
 
     def ledger(self) -> PrivacyLedger:
         """Return the cost of published numbers this month, by the clock of the statistics."""

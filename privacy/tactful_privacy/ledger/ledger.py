@@ -228,6 +228,20 @@ class Ledger:
             raise LedgerError(f"the answer of {query.name!r} was not stored: nothing is shown")
         return stored
 
+    def charge(self, queries: Iterable[Query]) -> None:
+        """Charge queries whose answers are drawn and stored elsewhere, each once or none of them.
+
+        Call it before the draw. A day may be charged before it is over. `BudgetError` if a budget
+        would be exceeded, `LedgerError` if a name stands for another query.
+        """
+        now, wanted = self._clock(), list(queries)
+
+        def reserve(connection: sa.Connection) -> None:
+            for query in wanted:
+                grants.reserve(connection, query, now, ahead=True)
+
+        schema.write(self._engine, reserve)
+
     def answers(self, first_day: int, last_day: int) -> list[Answer]:
         """Return the queries about the days, answered or not, in the order of reservation."""
         query = (

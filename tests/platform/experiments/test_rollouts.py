@@ -23,7 +23,13 @@ from tests.platform.support import Live, build, small_settings, wait_until
 from tactful.cli.main import main
 from tactful.config.recommendation import RecommendSettings
 from tactful.errors import ConfigError, ModelError
-from tactful.experiments.controller import RolloutController, apply_file, served_now, write_served
+from tactful.experiments.controller import (
+    RolloutController,
+    apply_file,
+    charges_of,
+    served_now,
+    write_served,
+)
 from tactful.experiments.definitions import (
     CHANGE,
     CONTROL,
@@ -42,6 +48,8 @@ from tactful.server.platform import Platform
 from tactful_bandits.assignment.assign import assign
 from tactful_bandits.errors import StatisticsError
 from tactful_bandits.rollouts.lifecycle import Rollout, RolloutLook, judge_rollout
+from tactful_privacy.ledger.ledger import Ledger
+from tactful_privacy.ledger.statistic import DAY_MS
 from tactful_streaming.contract.log_entries import Entry, Event
 from tactful_streaming.contract.subject_ids import SubjectIds
 
@@ -479,6 +487,44 @@ def test_private_looks(database: MetadataStore, clock: Clock, tmp_path: Path) ->
     noise = [first.released[arm][cell] - exact[arm][cell] for arm in exact for cell in (0, 1)]
     assert max(map(abs, noise)) <= 30  # at ε = 1 it is above 30 once in 10¹³
     assert store.looks("cheaper") == [first]
+
+
+def test_private_looks_are_charged_before_the_draw(
+    store: RolloutStore, clock: Clock, tmp_path: Path
+) -> None:
+    """Each stage costs epsilon on each day of its users, once; a full budget stops the looks."""
+    store.apply(private(), by="ann", reason="r")
+    log = write_log(tmp_path / "log", history_of(PEOPLE, 0.3, 0.1))
+    ledgers = [
+        Ledger(tmp_path / f"{n}.db", daily_epsilon=epsilon, clock=clock)
+        for n, epsilon in enumerate(("1/2", "3/2"))
+    ]
+    poor, rich = (
+        RolloutController(store, lambda: [log], every_ms=60_000, clock=clock, charge=ledger.charge)
+        for ledger in ledgers
+    )
+    clock.at += HOUR + 10_000
+    assert poor.run() == [] and ledgers[0].charges() == []  # refused before anything is drawn
+    assert store.looks("cheaper") == []
+    assert [look.released is not None for look in rich.run()] == [True]
+    days = range((clock.at - HOUR - 10_000) // DAY_MS, clock.at // DAY_MS + 1)
+    charged = [(it.first_day, it.loss.epsilon, it.purpose) for it in ledgers[1].charges()]
+    assert charged == [(day, 1, "rollouts") for day in days]
+    assert [answer.values for answer in ledgers[1].answers(days[0], days[-1])] == [None] * len(days)
+
+
+def test_looks_of_one_stage_are_charged_once() -> None:
+    """Looks of a stage share the names of their charges; another stage has names of its own."""
+    rollout = Rollout(private().plan())
+
+    def stage(since: int) -> StoredRollout:
+        return StoredRollout(private(), replace(rollout, since=since), 1, False, 0, 0, "")
+
+    first, second = (charges_of(stage(0), at, at + HOUR) for at in (0, HOUR))
+    assert first == second
+    longer = charges_of(stage(0), 0, 2 * DAY_MS)
+    assert [query.first_day for query in longer] == [0, 1, 2] and longer[:1] == first
+    assert {query.name for query in charges_of(stage(1), 0, HOUR)}.isdisjoint({first[0].name})
 
 
 def test_a_user_stands_in_one_private_look_of_a_stage(
