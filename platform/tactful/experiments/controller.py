@@ -10,9 +10,9 @@ before. Each count gets discrete Laplace noise of scale `1 / ε`.
 
 Guarantee: one user (one key of the log: a user, or a device without a login) stands in one count of
 one look of a stage, so all looks of a stage together are ε-differentially private for adding or
-removing a user; a rollout costs ε for each stage that it begins. Before a draw, every UTC day of the
-users whom a look may count is charged ε once a stage to the ledger of the published statistics,
-under the purpose ``rollouts``; a day that a budget refuses is not looked at. All results, rollbacks and holds
+removing a user; a rollout costs ε for each stage that it begins. Before a draw, every UTC day that
+a look may count is charged ε, once a stage, to the ledger of the published statistics under the
+purpose ``rollouts``; if a budget refuses a day, nothing is drawn. All results, rollbacks and holds
 of a look are computed from these counts. Histories are not assumed to be independent. A user who
 withdraws consent to measurement and gives it again, or is erased and returns, may be counted twice
 in a stage; so may a user whose first recommendation left the log by retention before the stage was
@@ -118,10 +118,8 @@ class RolloutController:
                     continue
                 try:
                     look = self._take(stored)
-                except (
-                    ExperimentError,
-                    PrivacyError,
-                ) as error:  # the others are looked at all the same
+                # The others are looked at all the same.
+                except (ExperimentError, PrivacyError) as error:
                     logger.error("rollout %s cannot be judged: %s", stored.key, error)
                     continue
                 if look is not None:

@@ -508,8 +508,8 @@ def test_private_looks_are_charged_before_the_draw(
     assert store.looks("cheaper") == []
     assert [look.released is not None for look in rich.run()] == [True]
     days = range((clock.at - HOUR - 10_000) // DAY_MS, clock.at // DAY_MS + 1)
-    charged = [(it.first_day, it.loss.epsilon, it.purpose) for it in ledgers[1].charges()]
-    assert charged == [(day, 1, "rollouts") for day in days]
+    charged = [(it.first_day, float(it.loss.epsilon), it.purpose) for it in ledgers[1].charges()]
+    assert charged == [(day, 1.0, "rollouts") for day in days]
     assert [answer.values for answer in ledgers[1].answers(days[0], days[-1])] == [None] * len(days)
 
 
