@@ -286,7 +286,9 @@ def chunks(
 
 
 def _segment(text: str) -> str:
-    return quote(text, safe="")
+    encoded = quote(text, safe="")
+    # httpx would resolve these as directories.
+    return encoded.replace(".", "%2E") if encoded in (".", "..") else encoded
 
 
 def _compact(request: RecommendRequest) -> dict[str, Any]:

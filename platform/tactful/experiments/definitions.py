@@ -39,6 +39,7 @@ CHANGE = "change"
 
 _KEY = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 _HOUR = 3_600_000
+_MOST = 1_000_000_000  # hours and users beyond any rollout; milliseconds fit into 64 bits
 
 
 class GuardrailDefinition(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -54,7 +55,7 @@ class GuardrailDefinition(msgspec.Struct, frozen=True, kw_only=True, forbid_unkn
     metric: str
     margin: float = 0.0
     critical: bool = True
-    minimum_units: int = 400
+    minimum_units: Annotated[int, Meta(le=_MOST)] = 400
 
 
 class RolloutDefinition(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -83,11 +84,11 @@ class RolloutDefinition(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
     change: dict[str, Any]
     guardrails: tuple[GuardrailDefinition, ...] = (GuardrailDefinition(metric="takers"),)
     stages: tuple[float, ...] = (0.01, 0.05, 0.10, 0.25, 0.50, 1.00)
-    stage_hours: Annotated[float, Meta(gt=0)] = 24.0
+    stage_hours: Annotated[float, Meta(gt=0, le=_MOST)] = 24.0
     outcomes: tuple[str, ...] = ("click", "add_to_cart", "purchase")
-    outcome_hours: Annotated[float, Meta(gt=0)] = 1.0
+    outcome_hours: Annotated[float, Meta(gt=0, le=_MOST)] = 1.0
     alpha: float = 0.05
-    tightest_at: Annotated[float, Meta(ge=2)] = 20_000
+    tightest_at: Annotated[float, Meta(ge=2, le=_MOST)] = 20_000
     proof: bool = False
     epsilon: Annotated[float, Meta(ge=0.01, le=10)] | None = None
     evaluated: bool = False

@@ -15,6 +15,9 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
+import os
+import time
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
@@ -36,6 +39,7 @@ from tactful_streaming.contract.log_entries import Entry, EntryFormat, encode_en
 from tactful_streaming.definitions.model import Definitions
 from tactful_streaming.engine.engine import Engine
 from tactful_streaming.engine.options import CoCommittedConsumer, EngineOptions
+from tactful_streaming.errors import LogError
 from tactful_streaming.kafka.config import KafkaSettings
 from tactful_streaming.kafka.kafka_log import KafkaLog
 from tactful_streaming.kafka.topics import check_topic, topic_id
@@ -55,6 +59,7 @@ logger = logging.getLogger(__name__)
 _OFFSETS = "places"
 _DEAD_LETTERS = "dead-letters"
 _LATE = "late"
+_PROBE_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -78,6 +83,8 @@ class Backend:
     waiting_bytes: Callable[[], int]  # bytes accepted and not durable in the log yet
     trim: Callable[[int], object] = lambda needed: None  # applies retention before an offset
     problem: Callable[[], str | None] = lambda: None  # message while the log cannot be used
+    # Message while the disk refuses all events; it tries the disk, at most once a second
+    unwritable: Callable[[], str | None] = lambda: None
     spooled: Callable[[], int] = lambda: 0  # records that wait on disk for an absent broker
     late: DeadLetters | None = None  # log of late events, if they are kept
     rules: Rules | None = None
@@ -119,6 +126,33 @@ def open_backend(
     """
     opening = _Opening(settings, definitions, stack, consumers, suppressed, rebuild)
     return opening.embedded() if settings.log.in_files else opening.kafka()
+
+
+class DiskProbe:
+    """Cached result of trying to write to the log; used by any thread."""
+
+    def __init__(
+        self, probe: Callable[[], None], clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """Try with `probe`, which raises LogError if the disk refuses."""
+        self._probe = probe
+        self._clock = clock
+        self._tried_at = -math.inf
+        self._problem: str | None = None
+
+    def problem(self) -> str | None:
+        """Return why the disk refuses; None if it accepts. It is tried at most once a second."""
+        now = self._clock()
+        if now - self._tried_at >= _PROBE_S:
+            self._tried_at = now
+            try:
+                self._probe()
+                self._problem = None
+            except LogError as error:
+                number = getattr(error, "errno", None)
+                reason = os.strerror(number) if number else "repair it and restart the server"
+                self._problem = f"events are refused, the disk cannot be written: {reason}"
+        return self._problem
 
 
 @dataclass
@@ -201,6 +235,7 @@ class _Opening:
             rules=self.rules,
             trim=log.trim,
             waiting_bytes=lambda: commit.waiting_bytes,
+            unwritable=DiskProbe(log.probe).problem,
             copied=copied,
             written=self._written(log),
         )

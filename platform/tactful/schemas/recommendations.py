@@ -56,7 +56,7 @@ class RecommendRequest(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown
         dict[Identifier, Annotated[float, Meta(ge=0, le=1)]], Meta(max_length=32)
     ] = {}
     timestamp: Moment | None = None
-    after: Annotated[int, Meta(ge=0)] | Annotated[str, Meta(max_length=32_768)] | None = None
+    after: Annotated[int, Meta(ge=0, le=2**63 - 1)] | Annotated[str, Meta(max_length=32_768)] | None = None
     force: Annotated[dict[Identifier, Identifier], Meta(max_length=64)] = {}
     explain: bool = False
 

@@ -1,6 +1,7 @@
 """The durable ledger of releases: a pane is drawn once, stored, then shown."""
 
 import logging
+import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ logger = logging.getLogger(__name__)
 
 _budget, _statistics, _releases = schema.budget, schema.statistics, schema.releases
 _queries = schema.queries
+_CURSOR = re.compile(r"-?\d{1,18}", re.ASCII)  # fits into 64 bits
 
 
 @dataclass(frozen=True)
@@ -365,7 +367,6 @@ class Ledger:
 
 
 def _parse_cursor(cursor: str) -> int:
-    try:
-        return int(cursor)
-    except ValueError as error:
-        raise ParameterError(f"cursor is {cursor!r}: give the cursor of an earlier page") from error
+    if _CURSOR.fullmatch(cursor) is None:
+        raise ParameterError(f"cursor is {cursor!r}: give the cursor of an earlier page")
+    return int(cursor)

@@ -30,6 +30,7 @@ from tactful_streaming.log.segment_list import EndedSegment, SegmentList
 _logger = logging.getLogger(__name__)
 
 _SHARE = 16
+_PROBE_BYTES = 65_536
 _BOUNDS = struct.Struct("<QQ")
 
 
@@ -138,9 +139,7 @@ class EmbeddedLog(contextlib.AbstractContextManager["EmbeddedLog"]):
     def append(self, payloads: Sequence[bytes]) -> int:
         """Append `payloads` in one write, durable on return; return the offset after them."""
         with self._append_lock:
-            self._check_writable()
-            if self._failed is not None:
-                raise LogWriteError(f"{self._failed}; repair the disk, then open the log again")
+            self._check_intact()
             if not payloads:
                 return self._end
             received = max(self._clock(), self._received)
@@ -149,17 +148,21 @@ class EmbeddedLog(contextlib.AbstractContextManager["EmbeddedLog"]):
             if size and size + len(data) > self._segment_bytes:
                 self._segments.add(self._end)
             segment = self._segments.active
-            try:
+            with self._note_failure():
                 segment.write(data, force=self._durability == "power")
-            except UnknownTailError as error:
-                self._failed = error.strerror
-                raise
             segment.note(self._end, [segment.size + position for position in positions])
             segment.size += len(data)
             self._received = received
             self._end += len(payloads)
             self._write_bounds()
             return self._end
+
+    def probe(self) -> None:
+        """Raise LogWriteError if an append would be refused now; the log stays as it is."""
+        with self._append_lock:
+            self._check_intact()
+            with self._note_failure():
+                self._segments.active.probe(_PROBE_BYTES)
 
     def read(self, offset: int, limit: int) -> list[tuple[int, bytes]]:
         """Read up to `limit` records from `offset` on; empty at the end of the log."""
@@ -273,6 +276,20 @@ class EmbeddedLog(contextlib.AbstractContextManager["EmbeddedLog"]):
     def _check_writable(self) -> None:
         if self._closed or self._read_only:
             raise LogError(f"{self._path}: the log is not open for writing")
+
+    def _check_intact(self) -> None:
+        self._check_writable()
+        if self._failed is not None:
+            raise LogWriteError(f"{self._failed}; repair the disk, then open the log again")
+
+    @contextlib.contextmanager
+    def _note_failure(self) -> Iterator[None]:
+        """Refuse all further appends after a failure that left an unknown tail."""
+        try:
+            yield
+        except UnknownTailError as error:
+            self._failed = error.strerror
+            raise
 
     def _is_old(self, number: int) -> bool:
         if self._retention_ms is None:

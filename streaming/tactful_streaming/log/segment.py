@@ -153,6 +153,16 @@ class Segment:
                     error.errno, f"{self.path}: fdatasync failed: {error}"
                 ) from error
 
+    def probe(self, size: int) -> None:
+        """Raise LogWriteError if the disk refuses `size` more bytes; the file stays as it is."""
+        self.write(bytes(size), force=False)
+        try:
+            os.ftruncate(self.file, self.size)
+        except OSError as error:
+            raise UnknownTailError(
+                error.errno, f"{self.path}: a probe could not be undone: {error}"
+            ) from error
+
     def note(self, first: int, positions: Sequence[int]) -> None:
         """Add every 128th of the new records to the index."""
         due = self._marks[-1].offset + _INDEX_EVERY
