@@ -39,7 +39,6 @@ _LIBRARIES = (
     "rocksdict",
     "scikit-learn",
     "scipy",
-    "starlette",
     "tactful",
     "torch",
     "uvicorn",

@@ -27,17 +27,23 @@ def settings(tmp_path: Path) -> Settings:
 
 
 @pytest.fixture
-def live(settings: Settings) -> Iterator[Live]:
+def workers() -> int:
+    """Number of worker processes of `live` and `locked`; the tests of HTTP have more."""
+    return 0
+
+
+@pytest.fixture
+def live(settings: Settings, workers: int) -> Iterator[Live]:
     """A running server in --dev."""
-    with Live(Platform.open(settings, build)) as server:
+    with Live(Platform.open(settings, build), workers=workers) as server:
         yield server
 
 
 @pytest.fixture
-def locked(settings: Settings) -> Iterator[Live]:
+def locked(settings: Settings, workers: int) -> Iterator[Live]:
     """A running server that checks API keys."""
     closed = replace(settings, server=replace(settings.server, dev=False))
-    with Live(Platform.open(closed, build)) as server:
+    with Live(Platform.open(closed, build), workers=workers) as server:
         yield server
 
 

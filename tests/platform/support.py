@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import signal
@@ -15,9 +16,11 @@ from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import httpx
 
+from tactful.catalogue.changes import GivesItems, feed_of
 from tactful.config.engine import EngineSettings
 from tactful.config.privacy import ConsentSettings
 from tactful.config.server import LimitSettings, ServerSettings
@@ -33,8 +36,12 @@ from tactful.schemas.recommendations import (
     RecommendRequest,
 )
 from tactful.server.platform import Platform
+from tactful.workers.pool import WorkerPool
+from tactful.workers.state_server import StateServer
 from tactful_streaming.contract.log_entries import Entry, Event, decode_entry, encode_entry
 from tactful_streaming.log.embedded_log import EmbeddedLog
+
+SHOP = "https://shop.example"
 
 FEATURES = """
 - {name: views, entity: user, event: view, aggregate: count, window: {size: 364d, slide: 28d}}
@@ -57,9 +64,13 @@ FEATURES = """
 class TinyRecommender:
     """Recommends the catalogue by id, and reports the number of views."""
 
+    counted_at = 0.0
+
     def __init__(self, engine: Any) -> None:
         self.engine = engine
         self.refreshed = 0
+        self._items: set[str] = set()
+        self._feed = feed_of(engine) if isinstance(engine, GivesItems) else None
         self.before: Callable[[], None] = lambda: None
 
     def recommend(
@@ -68,7 +79,8 @@ class TinyRecommender:
         self.before()
         subject = request.subject
         views = 0.0 if subject is None else self.engine.read("user", subject, now)["views"]
-        chosen = sorted(set(self.engine.items) - set(request.exclude))[: request.count]
+        known = self._items or set(self.engine.items)
+        chosen = sorted(known - set(request.exclude))[: request.count]
         recommendation = Recommendation(
             recommendation_id=uuid.uuid4().hex,
             items=[RecommendedItem(item_id=it, score=1.0, channel="all") for it in chosen],
@@ -106,6 +118,8 @@ class TinyRecommender:
 
     def refresh(self, reading: AbstractContextManager[object]) -> None:
         self.refreshed += 1
+        if self._feed is not None:
+            self._items.update(item.item_id for item in self._feed.changes())
 
     def describe(self) -> Mapping[str, Any]:
         return {"ranker": {"version": "tiny"}}
@@ -136,27 +150,36 @@ def small_settings(directory: Path) -> Settings:
 
 
 class Live:
-    """Server in a thread of this process, on a real socket."""
+    """Server in a thread of this process, on a real socket; with `workers` they answer."""
 
-    def __init__(self, platform: Platform, *, ready: bool = True) -> None:
+    def __init__(self, platform: Platform, *, ready: bool = True, workers: int = 0) -> None:
         self.platform = platform
+        self.workers = workers
         self._ready = ready
+        self._serving = threading.Event()
+        self._stopping = threading.Event()
         server = platform.settings.server
         self._listener = listen(server.host, server.port)
         self.port = self._listener.getsockname()[1]
         self.url = f"http://{server.host}:{self.port}"
         self._server: Server = make_server(make_application(platform), server)
         self._thread = threading.Thread(
-            target=self._server.run, args=([self._listener],), daemon=True
+            target=self._run_pool if workers else lambda: self._server.run([self._listener]),
+            daemon=True,
         )
         # Loading the trusted certificates takes longer than most requests.
         self.http = httpx.Client(base_url=self.url, timeout=60, verify=False)
 
     def __enter__(self) -> Live:
         self._thread.start()
-        wait_until(lambda: self._server.started)
+        wait_until(lambda: self._server.started or self._serving.is_set() or self._ended)
+        assert not self._ended
         wait_until(lambda: not self._ready or self.platform.health().status == "ok")
         return self
+
+    @property
+    def _ended(self) -> bool:
+        return not self._thread.is_alive()
 
     def __exit__(self, *_: object) -> None:
         self.stop()
@@ -165,9 +188,46 @@ class Live:
         """Stop gracefully; twice is harmless."""
         self.http.close()
         self._server.should_exit = True
+        self._stopping.set()
         self._thread.join(120)
         assert not self._thread.is_alive()
         self._listener.close()
+
+    def _run_pool(self) -> None:
+        async def serve() -> None:
+            state = StateServer(self.platform, "support:build", None, None)
+            await self.platform.start(refresh=state.refresh)
+            pool = WorkerPool(self.platform, state, self._listener, count=self.workers)
+            try:
+                with mock.patch.dict(os.environ, PYTHONPATH=_with_support()):
+                    assert await pool.start()
+                self._serving.set()
+                await asyncio.to_thread(self._stopping.wait)
+            finally:
+                await pool.stop()
+                await self.platform.stop()
+
+        asyncio.run(serve())
+
+    def create_key(self, *scopes: str) -> str:
+        """Create an API key, and wait until it is valid on new connections, too."""
+        key, _ = self.platform.keys.create(scopes)
+        self._wait_for_key(key, valid=True)
+        return key
+
+    def revoke_key(self, key: str) -> None:
+        """Revoke a key, and wait until it is no more valid."""
+        self.platform.keys.revoke(key.split("_")[1])
+        self._wait_for_key(key, valid=False)
+
+    def _wait_for_key(self, key: str, *, valid: bool) -> None:
+        headers = {"x-api-key": key, "connection": "close"}
+
+        def known() -> bool:
+            return (self.http.get("/metrics", headers=headers).status_code != 401) == valid
+
+        # A new connection may meet either worker: those that have read the keys agree.
+        wait_until(lambda: all(known() for _ in range(8 if self.workers else 1)))
 
     def views(self, user: str, after: Position) -> float:
         """Return the number of views of `user`, once everything up to `after` is applied."""
@@ -176,6 +236,11 @@ class Live:
         )
         assert answer.status_code == 200, answer.text
         return float(answer.json()["explanation"]["rules"]["views"])
+
+
+def _with_support() -> str:
+    """Return a path on which `support` is found; another package may be named `tests`."""
+    return os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
 
 
 class AtOnce(Executor):
@@ -286,11 +351,9 @@ def killed_after(code: str, *arguments: object) -> Iterator[Callable[[int], bool
     The program kills itself by `countdown(count)`, at a step or, as an audit hook, at a change of
     a file.
     """
-    # `support` can be imported; another package may be named `tests`.
-    paths = [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
     with subprocess.Popen(
         [sys.executable, "-c", _FORKED + code + _ATTEMPTS, *map(str, arguments)],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+        env={**os.environ, "PYTHONPATH": _with_support()},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

@@ -21,7 +21,11 @@ class ServerSettings:
     # number of worker processes; 0: the process that owns the state answers requests
     workers: Annotated[int, Meta(ge=0, le=256)] = 0
     header_timeout_s: PositiveFloat = 10.0  # longest time for the head of a request to arrive
-    body_timeout_s: PositiveFloat = 30.0  # longest time for the body of a request to arrive
+    # longest time for the body of a request to arrive, and without reading of a response
+    body_timeout_s: PositiveFloat = 30.0
+    head_bytes: Annotated[int, Meta(ge=8192)] = 32 * 1024  # largest head of a request
+    # open connections of a process, beyond which the longest idle one is closed
+    connections: PositiveInt = 768
     # time after which an idle connection is closed; a proxy in front should close it earlier
     keep_alive_s: PositiveInt = 75
     shutdown_s: PositiveInt = 20  # longest time for requests in progress to finish at a stop
@@ -78,6 +82,9 @@ class LimitSettings:
     pending_bytes: Annotated[int, Meta(ge=1024)] = 64 * 1024 * 1024
     # log records the engine may lag behind before new events get 429
     engine_lag: PositiveInt = 200_000
+    # requests and events a second with one browser key, averaged over 10 s; 0 for no limit
+    browser_key_rate: Annotated[float, Meta(ge=0)] = 1_000.0
+    device_rate: Annotated[float, Meta(ge=0)] = 30.0  # the same of one device
 
 
 @dataclass(frozen=True)

@@ -90,12 +90,13 @@ def problem_codes(endpoint: Endpoint) -> list[str]:
     if endpoint.scope is not None:
         codes += ["no_key", "missing_scope"]
     if endpoint.browser:
-        codes.append("wrong_origin")
+        codes += ["wrong_origin", "too_many_requests"]
     if endpoint.body is not None:
         codes += ["bad_body", "body_timeout", "too_large", "unsupported_encoding"]
     if endpoint.query is not None:
         codes.append("bad_query")
-    return sorted({*codes, "internal"}, key=lambda code: (KINDS[code].status, code))
+    codes += ["uri_too_long", "head_too_large", "internal"]
+    return sorted(set(codes), key=lambda code: (KINDS[code].status, code))
 
 
 def _operation(

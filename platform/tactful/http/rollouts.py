@@ -118,7 +118,6 @@ ROLLOUT_ENDPOINTS: tuple[Endpoint, ...] = (
         status=201,
         problems=("invalid", "not_ready"),
     ),
-    # A parameter matches slashes, too: the longer path comes first.
     Endpoint(
         "POST",
         "/v1/experiments/{key}/{step}",

@@ -50,10 +50,11 @@ class FeaturesQuery(msgspec.Struct, forbid_unknown_fields=True):
 
 
 async def _post_events(platform: Platform, call: Call) -> Reply:
-    forbidden = browser.refused if call.public else None
-    accepted = await platform.ingest.events(
-        await call.body(), call.content_type, forbidden=forbidden
-    )
+    options: dict[str, Any] = {}
+    if call.public:
+        count = partial(platform.rates.count, call.browser_key)
+        options = {"forbidden": browser.refused, "count": count}
+    accepted = await platform.ingest.events(await call.body(), call.content_type, **options)
     if call.public:  # the length of the log is an exact number about all users
         accepted = msgspec.structs.replace(accepted, position=0)
     return json_reply(accepted, 202)
@@ -71,6 +72,7 @@ async def _post_recommend(platform: Platform, call: Call) -> Reply:
     request = await call.json(request_decoder)
     if call.public:
         browser.check_request(request)
+        platform.rates.count(call.browser_key, 0, [request.device_id])
     answer = await platform.recommendations.recommend(request, trusted=call.trusted)
     return json_reply(msgspec.structs.replace(answer, position=0) if call.public else answer)
 
@@ -176,7 +178,7 @@ async def _get_health(platform: Platform, call: Call) -> Reply:
 
 
 async def _get_readiness(platform: Platform, call: Call) -> Reply:
-    health = platform.health()
+    health = await asyncio.to_thread(platform.health)
     if health.status != "ok":
         failed = [f"{name}: {text}" for name, text in health.checks.items() if text != "ok"]
         raise ProblemError("not_ready", "; ".join(failed) or health.status, retry_after=1)

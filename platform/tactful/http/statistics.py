@@ -105,7 +105,6 @@ STATISTICS_ENDPOINTS: tuple[Endpoint, ...] = (
         answer=PrivacyLedger,
         problems=("not_found", "not_ready"),
     ),
-    # A parameter matches slashes, too: the longer path comes first.
     Endpoint(
         "GET",
         "/v1/statistics/{name}/{conclusion}",

@@ -6,8 +6,9 @@ import asyncio
 import socket
 import weakref
 from collections.abc import Callable, Coroutine
+from http import HTTPStatus
 from types import FrameType
-from typing import Any, TypeVar, cast
+from typing import Any, ClassVar, NoReturn, TypeVar, cast
 
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
@@ -25,6 +26,16 @@ from tactful.util.process_tuning import (
 T = TypeVar("T")
 
 _DISCARD_BYTES = 64 * 1024 * 1024
+_LINE_BYTES = 8_190  # as Apache; the longest path, an id of 256 characters, has 3,100
+_HEADERS = 100
+_PIPELINED = 100
+
+_NOT_HTTP = ("bad_body", "this is not an HTTP/1.1 request")
+_LINE_TOO_LONG = ("uri_too_long", f"a request line may have {_LINE_BYTES:,} bytes")
+_HEAD_TOO_LARGE = (
+    "head_too_large",
+    f"`server.head_bytes` limits the bytes of a head; it may have {_HEADERS} headers",
+)
 
 
 class _JoiningTransport:
@@ -69,15 +80,34 @@ def _arrived(cycle: RequestResponseCycle) -> Callable[[], bool]:
 
 
 class GuardedProtocol(HttpToolsProtocol):
-    """uvicorn's HTTP/1.1 protocol with two additional limits.
+    """uvicorn's HTTP/1.1 protocol with limits for clients that are slow or never stop sending.
 
-    The head of a request must arrive in time, or an attacker holds a socket for ever; and the
-    rest of a refused body is discarded only up to a limit.
+    ======================================================  =====================================
+    beyond this limit                                       the connection is closed
+    ======================================================  =====================================
+    request line of 8,190 bytes                             after 414
+    head of `server.head_bytes`, or 100 headers             after 431
+    as many bytes in chunk extensions or trailers           after 431, if nothing was answered
+    head that takes `server.header_timeout_s`
+    response of which the client reads nothing for
+    `server.body_timeout_s`
+    64 MiB of the body of a refused request
+    100 requests behind the one that is being answered
+    `server.connections` in this process                    the one that has been idle the longest
+    ======================================================  =====================================
+
+    httptools, unlike h11, has no such limits. A piece that was read at once, 256 KiB, may exceed
+    those of bytes before they are checked.
     """
 
-    header_timeout_s = 10.0
+    settings = ServerSettings()
+    idle: ClassVar[dict[GuardedProtocol, None]] = {}  # connections without a request, oldest first
     _head_timer: asyncio.TimerHandle | None = None
+    _unsent_timer: asyncio.TimerHandle | None = None
+    _refusal: tuple[str, str] | None = None  # code and detail
     _in_head = False
+    _head_size = 0
+    _surplus = 0  # bytes received since the last piece of a body
     _discarded = 0
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -86,19 +116,34 @@ class GuardedProtocol(HttpToolsProtocol):
         self.access_log = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Start the timer of the first head."""
+        """Start the timer of the first head; close an idle connection if there are too many."""
         super().connection_made(transport)
         self._expect_head()
+        self.idle[self] = None
+        if len(self.connections) > self.settings.connections:
+            oldest = next(iter(self.idle))
+            del self.idle[oldest]
+            oldest.transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Stop the timer."""
+        """Stop all timers, which would keep the connection in memory."""
+        self.idle.pop(self, None)
         self._stop_timer()
+        self._unset_keepalive_if_required()
+        if self._unsent_timer is not None:
+            self._unsent_timer.cancel()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Start the timer if a head did not arrive as a whole, which it mostly does."""
+        """Parse, and start the timer of a head that did not arrive as a whole."""
+        self._surplus += len(data)
         super().data_received(data)
-        if self._in_head and self._head_timer is None:
+        if self.transport.is_closing():
+            return
+        if self._surplus > self.settings.head_bytes:
+            self._refusal = _HEAD_TOO_LARGE
+            self.send_400_response("")
+        elif self._head_timer is None and (self._in_head or self in self.idle):
             self._expect_head()
 
     def on_message_begin(self) -> None:
@@ -106,17 +151,35 @@ class GuardedProtocol(HttpToolsProtocol):
         self._stop_timer()
         super().on_message_begin()
         self._in_head = True
-        self._discarded = 0
+        self._head_size = self._surplus = self._discarded = 0
+
+    def on_url(self, url: bytes) -> None:
+        """Limit the request line."""
+        super().on_url(url)
+        if len(self.url) > _LINE_BYTES:
+            self._refuse(_LINE_TOO_LONG)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Limit size and number of headers; drop trailers, which are none of the head."""
+        self._head_size += len(name) + len(value) + 4
+        if self._head_size > self.settings.head_bytes or len(self.headers) >= _HEADERS:
+            self._refuse(_HEAD_TOO_LARGE)
+        if self._in_head:
+            super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
         """Prepare the response to a complete head."""
+        if len(self.pipeline) >= _PIPELINED:
+            self._refuse(_NOT_HTTP)
         self._stop_timer()
         self._in_head = False
+        self._surplus = 0
         before = self.cycle
         super().on_headers_complete()
         cycle = self.cycle
         if cycle is before:
             return
+        self.idle.pop(self, None)
         # The task of the cycle has not begun yet. A response to HEAD has no body to wait for.
         self.scope[ARRIVED] = _arrived(cycle)  # type: ignore[literal-required]
         if self.scope["method"] != "HEAD":
@@ -124,6 +187,7 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def on_body(self, body: bytes) -> None:
         """Discard what arrives after the response, up to the limit."""
+        self._surplus = 0
         if self.cycle.response_complete:
             self._discarded += len(body)
             if self._discarded > _DISCARD_BYTES:
@@ -131,21 +195,58 @@ class GuardedProtocol(HttpToolsProtocol):
             return
         super().on_body(body)
 
+    def on_response_complete(self) -> None:
+        """Note that the connection is idle, unless another request waits."""
+        super().on_response_complete()
+        if self.transport.is_closing():
+            self._watch_unsent()
+        elif self.cycle.response_complete:
+            self.idle[self] = None
+
+    def pause_writing(self) -> None:
+        """Wait for the client to read."""
+        super().pause_writing()
+        self._watch_unsent()
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Close an idle connection after the client has read the response."""
+        super().timeout_keep_alive_handler()
+        self._watch_unsent()
+
     def send_400_response(self, msg: str) -> None:
-        """Respond to invalid HTTP with a problem."""
+        """Respond to invalid HTTP with a problem, where no other response comes first."""
         self._stop_timer()
+        cycle = self.cycle
+        if cycle is None or (
+            cycle.response_complete
+            if self._in_head
+            else cycle.more_body and not cycle.response_started
+        ):
+            error = ProblemError(*(self._refusal or _NOT_HTTP))
+            body = problems.encode(error.problem(None))
+            self.transport.write(
+                b"HTTP/1.1 %d %b\r\ncontent-type: %b\r\ncontent-length: %d\r\n"
+                b"connection: close\r\n\r\n%b"
+                % (
+                    error.kind.status,
+                    HTTPStatus(error.kind.status).phrase.encode(),
+                    problems.MEDIA_TYPE,
+                    len(body),
+                    body,
+                )
+            )
         self._in_head = False
-        error = ProblemError("bad_body", "this is not an HTTP/1.1 request")
-        body = problems.encode(error.problem(None))
-        self.transport.write(
-            b"HTTP/1.1 400 Bad Request\r\ncontent-type: %b\r\ncontent-length: %d\r\n"
-            b"connection: close\r\n\r\n%b" % (problems.MEDIA_TYPE, len(body), body)
-        )
         self.transport.close()
+
+    def _refuse(self, refusal: tuple[str, str]) -> NoReturn:
+        """Stop the parser, which makes uvicorn call `send_400_response`."""
+        self._refusal = refusal
+        raise ValueError(refusal[0])
 
     def _expect_head(self) -> None:
         self._stop_timer()
-        self._head_timer = self.loop.call_later(self.header_timeout_s, self._close_late)
+        timeout = self.settings.header_timeout_s
+        self._head_timer = self.loop.call_later(timeout, self._close_late)
 
     def _stop_timer(self) -> None:
         if self._head_timer is not None:
@@ -155,6 +256,18 @@ class GuardedProtocol(HttpToolsProtocol):
     def _close_late(self) -> None:
         if not self.transport.is_closing():
             self.transport.close()
+        self._watch_unsent()
+
+    def _watch_unsent(self, before: int | None = None) -> None:
+        """Close the connection unless fewer bytes than `before` wait for the client to read."""
+        if self._unsent_timer is not None:
+            self._unsent_timer.cancel()
+        unsent = self.transport.get_write_buffer_size()
+        if before is not None and unsent >= before:
+            self.transport.abort()
+        elif unsent:
+            timeout = self.settings.body_timeout_s
+            self._unsent_timer = self.loop.call_later(timeout, self._watch_unsent, unsent)
 
 
 class Server(uvicorn.Server):
@@ -168,7 +281,7 @@ class Server(uvicorn.Server):
 
 def make_server(application: Any, settings: ServerSettings, *, lifespan: bool = True) -> Server:
     """Make the server of `application`; it listens when it runs."""
-    protocol = type("Protocol", (GuardedProtocol,), {"header_timeout_s": settings.header_timeout_s})
+    protocol = type("Protocol", (GuardedProtocol,), {"settings": settings, "idle": {}})
     return Server(
         uvicorn.Config(
             application,

@@ -114,14 +114,19 @@ class EventIngest:
         content_type: str | None = None,
         *,
         forbidden: Callable[[Event], str | None] | None = None,
+        count: Callable[[int, list[str | None]], None] | None = None,
     ) -> EventsAccepted:
         """Accept the events of one body; `forbidden` returns a reason to reject an event.
+
+        `count` receives the number of events and their devices, and may refuse them all.
 
         Raises:
             ProblemError: if the body is invalid, or the engine or the log is behind.
         """
         decode = functools.partial(wire.decode_events, received_at=self._clock())
         decoded, refused = self._decode(decode, body, content_type)
+        if count is not None:
+            count(len(decoded) + len(refused), [event.device_id for _, event in decoded])
         self._forget_applied()
         refusals = [*refused]
         fresh: dict[str, Entry] = {}

@@ -25,6 +25,7 @@ from tactful.erasure.personal_stores import LiveStores
 from tactful.erasure.running_server import OnlineErasures
 from tactful.errors import StorageError
 from tactful.experiments.controller import RolloutController
+from tactful.http.rate_limits import RateLimits
 from tactful.metrics.registry import Metrics
 from tactful.pipeline.applier import ApplierOptions, LogApplier
 from tactful.pipeline.ingest import EventIngest, IngestOptions
@@ -66,6 +67,7 @@ class Platform:
         resources: open stores.
         settings: checked settings.
         metrics: metrics of this process.
+        rates: rates of browser keys and devices.
         keys: API keys.
         consents: consent decisions.
         suppression: erased users.
@@ -97,6 +99,7 @@ class Platform:
         self.resources = resources
         self.settings = settings
         self.metrics = Metrics(CollectorRegistry())
+        self.rates = RateLimits(settings.limits)
         self.keys = resources.keys
         self.consents = resources.consents
         self.suppression = installation.suppression
@@ -237,9 +240,9 @@ class Platform:
         return self.recommendations.position
 
     def health(self) -> Health:
-        """Return whether it is ready for traffic, and if not, why.
+        """Return whether it is ready for traffic, and if not, why; it tries the disk.
 
-        While the log or an online store is unreachable, it stays ready: recommendations continue
+        While a broker or an online store is unreachable, it stays ready: recommendations continue
         as well as possible, and a check names the store.
         """
         applier = self.applier
@@ -251,6 +254,9 @@ class Platform:
         checks = {"engine": engine}
         if problem := self.backend.problem():
             checks["log"] = problem
+        if problem := self.backend.unwritable():
+            checks["log"] = problem
+            status = "failed" if status == "ok" else status
         if (shared := self.backend.shared) is not None and shared.problem:
             checks["online"] = shared.problem
         if self.engine.missing:

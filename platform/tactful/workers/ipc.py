@@ -123,7 +123,7 @@ class ForwardRequest(_Message, frozen=True, array_like=True, tag=True):
     query: bytes
     headers: dict[bytes, bytes]
     trusted: bool
-    public: bool
+    browser_key: str
     body: bytes
 
 

@@ -20,6 +20,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from importlib import metadata
 from typing import Any
 
 import msgspec
@@ -29,6 +30,7 @@ from tactful.config import logging as logs
 from tactful.config.settings import Settings
 from tactful.errors import NotPersonal
 from tactful.http.asgi import Application, Call, Endpoint, Reply, json_reply, route
+from tactful.http.rate_limits import RateLimits
 from tactful.http.routes import ENDPOINTS, batch_decoder, recommend_each, request_decoder
 from tactful.http.uvicorn_server import Server, make_server, run_loop, serve
 from tactful.metadata.key_cache import ApiKey, ValidKeys
@@ -77,10 +79,13 @@ class ServingWorker:
         source: RemoteFeatures,
         client: ipc.AsyncClient,
         refresh_client: ipc.BlockingClient,
+        rates: RateLimits | None = None,
         clock: Callable[[], int] = now_ms,
     ) -> None:
         """Prepare to serve; `refresh_client` is for the thread that refreshes."""
         self.settings = settings
+        self.rates = rates or RateLimits(settings.limits)
+        self.version = metadata.version("tactful")
         self.keys = ValidKeys()
         self.metrics = Metrics(CollectorRegistry())
         self._recommender = recommender
@@ -125,7 +130,7 @@ class ServingWorker:
             call.query_string,
             dict(call.headers),
             call.trusted,
-            call.public,
+            call.browser_key,
             b"" if endpoint.body is None else await call.body(),
         )
         return await self._client.request(request, Reply)
@@ -170,6 +175,7 @@ async def _recommend(worker: ServingWorker, call: Call, endpoint: Endpoint) -> R
         return await worker.forward(endpoint, call)
     if call.public:
         browser.check_request(request)
+        worker.rates.count(call.browser_key, 0, [request.device_id])
     answer = await worker.recommend(request)
     return json_reply(msgspec.structs.replace(answer, position=0) if call.public else answer)
 
@@ -205,13 +211,14 @@ def main(numbers: list[int]) -> int:
     """Serve until SIGTERM, or until the process that owns the state has ended.
 
     Args:
-        numbers: file descriptors of the listening socket and of the socket pairs for requests,
-            for refreshes and for the event loop.
+        numbers: file descriptors of the listening socket, of the memory of the rate limits, and
+            of the socket pairs for requests, for refreshes and for the event loop.
 
     Returns:
         The exit code.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent receives Ctrl-C and stops workers
+    memory = numbers.pop(1)
     listener, requests, refresh, loop_end = (socket.socket(fileno=number) for number in numbers)
     refresh_client = ipc.BlockingClient(refresh, timeout_s=60.0)
     config: WorkerConfig = pickle.loads(refresh_client.request(ipc.ConfigRequest(), bytes))
@@ -224,7 +231,10 @@ def main(numbers: list[int]) -> int:
     if config.reads_trends:
         options["rising"] = source.rises
     recommender = build(engine=source, settings=settings, **options)
-    return run_loop(_serve(settings, recommender, source, refresh_client, listener, loop_end))
+    rates = RateLimits(settings.limits, memory=memory)
+    return run_loop(
+        _serve(settings, recommender, source, refresh_client, rates, listener, loop_end)
+    )
 
 
 async def _serve(
@@ -232,6 +242,7 @@ async def _serve(
     recommender: Any,
     source: RemoteFeatures,
     refresh_client: ipc.BlockingClient,
+    rates: RateLimits,
     listener: socket.socket,
     loop_end: socket.socket,
 ) -> int:
@@ -249,6 +260,7 @@ async def _serve(
         source=source,
         client=client,
         refresh_client=refresh_client,
+        rates=rates,
     )
     worker.refresh_keys()
     server: Server = make_server(make_worker_application(worker), settings.server, lifespan=False)

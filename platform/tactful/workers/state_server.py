@@ -9,7 +9,7 @@ from typing import Any
 
 from tactful.catalogue.changes import ChangeList
 from tactful.catalogue.request_context import described, read_columns, read_nonzero
-from tactful.http.asgi import Call, Endpoint, Reply
+from tactful.http.asgi import PARAMETERS, Call, Endpoint, Reply
 from tactful.http.routes import ENDPOINTS
 from tactful.recall.trending import Trends
 from tactful.rerank.frequency_caps import Shown
@@ -126,11 +126,11 @@ class StateServer:
 
         settings = self._platform.settings
         call = Call(
-            {"query_string": request.query, "path_params": request.parameters},
+            {"query_string": request.query, PARAMETERS: request.parameters},
             receive,
             request.headers,
             request.trusted,
-            request.public,
+            request.browser_key,
             settings.limits.body_bytes,
             settings.server.body_timeout_s,
         )

@@ -2,41 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from tests.platform.support import Live, build, small_settings, view
+from tests.platform.support import SHOP, Live, view
 
 from tactful.config.server import ServerSettings
 from tactful.config.settings import Settings
 from tactful.errors import ApiKeyError, ConfigError
 from tactful.http.routes import ENDPOINTS
 from tactful.schemas.browser_access import parse_origins
-from tactful.server.platform import Platform
 
-SHOP = "https://shop.example"
 PREFLIGHT = {
     "access-control-request-method": "POST",
     "access-control-request-headers": "authorization,content-type",
 }
 
 
-@pytest.fixture(scope="module")
-def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
-    """A server with keys, for the pages of one shop."""
-    settings = small_settings(Path(tmp_path_factory.mktemp("shop")))
-    server = replace(settings.server, dev=False, cors_origins=f"{SHOP}, http://localhost:3000")
-    with Live(Platform.open(replace(settings, server=server), build)) as live:
-        yield live
-
-
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def key(shop: Live) -> str:
-    return shop.platform.keys.create(["browser"])[0]
+    return shop.create_key("browser")
 
 
 def post(live: Live, path: str, body: Any, key: str, origin: str | None = SHOP) -> httpx.Response:
@@ -113,7 +99,7 @@ def test_pages_of_other_origins_are_refused(shop: Live, key: str, origin: str) -
 
 
 def test_a_browser_key_needs_an_origin_and_a_server_key_none(shop: Live, key: str) -> None:
-    server_key = shop.platform.keys.create(["ingest"])[0]
+    server_key = shop.create_key("ingest")
     assert post(shop, "/v1/events", [seen("d-3")], key, None).status_code == 403
     assert post(shop, "/v1/events", [seen("d-3")], server_key, None).status_code == 202
     batch = [seen("d-5", event_id=kind, type=kind) for kind in ("payment", "refund", "return")]
@@ -123,7 +109,7 @@ def test_a_browser_key_needs_an_origin_and_a_server_key_none(shop: Live, key: st
 
 
 def test_nothing_is_open_to_pages_unless_it_is_set(locked: Live) -> None:
-    key = locked.platform.keys.create(["browser"])[0]
+    key = locked.create_key("browser")
     asked = locked.http.options("/v1/events", headers={"origin": SHOP, **PREFLIGHT})
     answer = post(locked, "/v1/events", [seen("d-1")], key)
     assert (asked.status_code, answer.status_code) == (405, 403)
@@ -172,7 +158,7 @@ def test_requests_of_a_browser_key(shop: Live, key: str, field: str, value: Any)
 
 def test_only_a_browser_key_may_be_in_the_address(shop: Live, key: str) -> None:
     """A beacon cannot send headers."""
-    server_key = shop.platform.keys.create(["ingest"])[0]
+    server_key = shop.create_key("ingest")
     beacon = {"origin": SHOP, "content-type": "text/plain;charset=UTF-8"}
 
     def send(key: str) -> int:

@@ -46,6 +46,9 @@ class _Wire(asyncio.Transport):
     def resume_reading(self) -> None:
         pass
 
+    def get_write_buffer_size(self) -> int:
+        return 0
+
 
 async def _written(application: Application, sent: bytes) -> _Wire:
     """Return the transport after the server has answered the bytes of a connection."""

@@ -308,8 +308,12 @@ def _fill_and_free(folder: Path, how: str) -> None:
                     break
             assert len(refused) == 5
             assert http.get("/healthz").status_code == 200
+            ready = http.get("/readyz")
+            assert ready.status_code == 503
+            assert "log: events are refused, the disk cannot be written" in ready.json()["detail"]
             assert http.post("/v1/recommend", json={"user_id": "w1"}).status_code == 200
             disk.free()
+            wait_until(lambda: http.get("/readyz").status_code == 200)
             for batch in refused:
                 answer = post(batch)
                 assert answer.status_code == 202, answer.text

@@ -80,10 +80,13 @@ def bodies(draw: st.DrawFn) -> bytes:
     return body
 
 
-@pytest.fixture(scope="module")
-def fuzzed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
+@pytest.fixture(scope="module", params=[0, 2], ids=["process", "workers"])
+def fuzzed(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Live]:
     """One server for all inputs."""
-    with Live(Platform.open(small_settings(tmp_path_factory.mktemp("fuzz")), build)) as server:
+    platform = Platform.open(small_settings(tmp_path_factory.mktemp("fuzz")), build)
+    with Live(platform, workers=request.param) as server:
         yield server
         assert server.platform.health().status == "ok"
         user = "after-all"
