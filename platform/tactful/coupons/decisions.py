@@ -4,25 +4,34 @@ Each action is decided once. The decision and its cost in the budget are one tra
 offer is appended to the log; the position in the log is stored after. A process that is killed in
 between finds its decision when it reads the action again and appends the same event, whose id
 counts once. The database holds codes and no users: the user of a code stands in the log alone.
+Until the code is redeemed or expires, its decision holds a seal of both under the keyring.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+import hmac
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import msgspec
 import sqlalchemy as sa
 
-from tactful.coupons.definitions import OFFER, WITHHELD, CouponDefinition
+from tactful.coupons.definitions import OFFER, OFFER_ID, WITHHELD, CouponDefinition
 from tactful.metadata.store import MetadataStore
 from tactful.metadata.tables import coupon_budgets, coupon_offers, coupon_positions
 from tactful_bandits.assignment.conditions import matches
 from tactful_bandits.assignment.eligibility import Holdout
 from tactful_bandits.assignment.hashing import bucket
 from tactful_bandits.policies.budget_pacing import BudgetPacing
-from tactful_streaming.contract.log_entries import Event, decode_entry, encode_entry, subject_key
+from tactful_privacy.people.pseudonyms import Keyring
+from tactful_streaming.contract.log_entries import (
+    Event,
+    decode_entry,
+    encode_entry,
+    named_keys,
+    subject_key,
+)
 from tactful_streaming.errors import StreamingError
 from tactful_streaming.log.event_log import EventLog
 
@@ -44,6 +53,12 @@ class CouponDecision(msgspec.Struct, frozen=True, kw_only=True):
     gain: float | None  # expected gain; None without weights
     price: float  # of a unit of money at that time, in units of gain
     expires_at: int  # epoch milliseconds
+    key_id: int = 0  # key of the seal
+    seal: str = ""  # of user and code, hexadecimal; empty unless it can be redeemed
+
+    def unsealed(self) -> str:
+        """Encode the decision without the seal."""
+        return msgspec.json.encode(msgspec.structs.replace(self, key_id=0, seal="")).decode()
 
 
 class CouponIssuer:
@@ -69,11 +84,17 @@ class CouponIssuer:
         *,
         features: Callable[[str, int], Mapping[str, Any]],
         clock: Callable[[], int],
+        keyring: Keyring | None = None,
+        keys_of: Callable[[Event], Collection[str]] = lambda event: (*named_keys(event),),
     ) -> None:
         """Continue at the stored positions; without any, begin at the end of the log.
 
         `logs` are the partitions in their order; `features` returns those of a user at a time.
+        With a keyring only the user who was offered a coupon redeems it: `keys_of` returns all keys
+        of an event's user.
         """
+        self._keyring = keyring
+        self._keys_of = keys_of
         self._campaigns = {campaign.name: campaign for campaign in campaigns}
         self._metadata = metadata
         self._logs = logs
@@ -153,7 +174,7 @@ class CouponIssuer:
             return []
         if event.type == "purchase":
             if isinstance(code := event.properties.get("coupon"), str):
-                self._redeem(code, event.properties.get("discount"), event.timestamp)
+                self._redeem(code, event)
             return []
         person = subject_key(event)
         if person is None:
@@ -180,7 +201,7 @@ class CouponIssuer:
             if not fits:
                 return None
             budget = _budget(connection, campaign)
-            decision = self._weigh(campaign, person, known, budget)
+            decision = self._sealed(self._weigh(campaign, person, known, budget), code, person)
             cost = campaign.cost if decision.offered else 0.0
             budget.spend(cost)
             _store_budget(connection, campaign.name, budget)
@@ -246,7 +267,7 @@ class CouponIssuer:
         else:
             properties["why"] = decision.why
         return Event(
-            event_id=f"coupon:{code}",
+            event_id=OFFER_ID + code,
             type=OFFER if decision.offered else WITHHELD,
             timestamp=cause.timestamp,
             user_id=cause.user_id,
@@ -256,21 +277,44 @@ class CouponIssuer:
             context=cause.context,
         )
 
-    def _redeem(self, code: str, discount: object, at: int) -> None:
-        """Book the real cost of a coupon; an unknown, used or expired one books nothing."""
+    def _sealed(self, decision: CouponDecision, code: str, person: str) -> CouponDecision:
+        if self._keyring is None or not decision.offered:
+            return decision
+        key_id = self._keyring.current
+        seal = self._seal(self._keyring, code, person, key_id)
+        return msgspec.structs.replace(decision, key_id=key_id, seal=seal)
+
+    @staticmethod
+    def _seal(keyring: Keyring, code: str, person: str, key_id: int) -> str:
+        return keyring.pseudonym(code + person, tenant="coupon", key_id=key_id).digest.hex()
+
+    def _may_redeem(self, code: str, offered: CouponDecision, keys: Collection[str]) -> bool:
+        """Return whether a code was offered to one of `keys`; True if that cannot be checked."""
+        keyring = self._keyring
+        if keyring is None or offered.key_id not in keyring.key_ids:
+            return True
+        seals = (self._seal(keyring, code, key, offered.key_id) for key in keys)
+        return any(hmac.compare_digest(seal, offered.seal) for seal in seals)
+
+    def _redeem(self, code: str, event: Event) -> None:
+        """Book the real cost of a user's coupon; an unknown, used or expired one books nothing."""
         is_offer = coupon_offers.c.code == code
+        discount, at = event.properties.get("discount"), event.timestamp
+        keys = self._keys_of(event)
 
         def redeem(connection: sa.Connection) -> None:
             row = connection.execute(sa.select(coupon_offers).where(is_offer)).first()
             if row is None or row.state != "offered" or row.campaign not in self._campaigns:
                 return
-            if at > row.expires_at:
+            offered = msgspec.json.decode(row.decision, type=CouponDecision)
+            if at > row.expires_at or not self._may_redeem(code, offered, keys):
                 return
             cost = row.cost
             if isinstance(discount, int | float) and 0 <= discount <= row.cost:
                 cost = float(discount)
             self._refund(connection, row.campaign, row.cost - cost)
-            update = sa.update(coupon_offers).where(is_offer).values(state="redeemed", cost=cost)
+            update = sa.update(coupon_offers).where(is_offer)
+            update = update.values(state="redeemed", cost=cost, decision=offered.unsealed())
             connection.execute(update)
 
         self._metadata.change(redeem)
@@ -285,10 +329,10 @@ class CouponIssuer:
             for row in connection.execute(sa.select(coupon_offers).where(late)).all():
                 if row.campaign in self._campaigns:
                     self._refund(connection, row.campaign, row.cost)
-                is_offer = coupon_offers.c.code == row.code
-                connection.execute(
-                    sa.update(coupon_offers).where(is_offer).values(state="expired", cost=0.0)
-                )
+                offered = msgspec.json.decode(row.decision, type=CouponDecision)
+                update = sa.update(coupon_offers).where(coupon_offers.c.code == row.code)
+                update = update.values(state="expired", cost=0.0, decision=offered.unsealed())
+                connection.execute(update)
 
         self._metadata.change(expire)
 

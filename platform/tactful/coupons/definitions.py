@@ -36,6 +36,9 @@ OFFER = "x.coupon_offer"
 WITHHELD = "x.coupon_withheld"
 """Type of the event for an eligible user who gets no coupon, for later comparison."""
 
+OFFER_ID = "coupon:"
+"""Prefix of the event ids of both, before the code; clients must not send such ids."""
+
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 
 

@@ -2,7 +2,8 @@
 
 Each user who was eligible at their first action is counted from then on, in the group by the hash
 of their id, whether or not they were offered a coupon. So the difference is the effect of the
-campaign, and not of being the kind of user who redeems coupons.
+campaign, and not of being the kind of user who redeems coupons. A discount counts for the user who
+was offered its coupon, once, and costs what the campaign says at most.
 """
 
 from __future__ import annotations
@@ -12,9 +13,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from tactful.coupons.definitions import OFFER, WITHHELD, CouponDefinition
+from tactful.coupons.definitions import OFFER, OFFER_ID, WITHHELD, CouponDefinition
 from tactful.event_log.batches import read_batches
-from tactful.experiments.metrics import LARGEST_AMOUNT, number_of, spent_in
+from tactful.experiments.metrics import number_of, spent_in
 from tactful_bandits.analysis.comparison import Comparison, compare
 from tactful_bandits.analysis.sample_ratio import SampleRatio, check_sample_ratio
 from tactful_bandits.analysis.samples import Mean
@@ -57,6 +58,7 @@ class _Person:
     spent: float = 0.0
     discount: float = 0.0
     paid: set[str] = field(default_factory=set)
+    used: dict[str, bool] = field(default_factory=dict)  # by offered code, whether it was used
 
 
 def read_coupon_outcomes(
@@ -155,12 +157,17 @@ def _read(
         if known.at <= event.timestamp < known.at + lasts:
             known.paid.add(event.event_id)
             known.spent += spent_in(event)
-            if "coupon" in event.properties:
-                known.discount += min(max(0.0, number_of(event, "discount")), LARGEST_AMOUNT)
-    elif event.type in (OFFER, WITHHELD) and event.properties.get("campaign") == campaign.name:
+            code = event.properties.get("coupon")
+            if isinstance(code, str) and known.used.get(code) is False:
+                known.used[code] = True
+                discount = number_of(event, "discount", campaign.cost)
+                known.discount += discount if 0 <= discount <= campaign.cost else campaign.cost
+    elif event.type not in (OFFER, WITHHELD) or not event.event_id.startswith(OFFER_ID):
+        return
+    elif event.properties.get("campaign") == campaign.name:
         features = event.properties.get("features")
         group = event.properties.get("group")
-        people.setdefault(
+        known = people.setdefault(
             person,
             _Person(
                 event.timestamp,
@@ -172,3 +179,5 @@ def _read(
                 else [],
             ),
         )
+        if event.type == OFFER:
+            known.used.setdefault(event.event_id.removeprefix(OFFER_ID), False)

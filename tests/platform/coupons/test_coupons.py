@@ -9,8 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
+import sqlalchemy as sa
 from click.testing import CliRunner
 from tests.platform.shop import BEGIN, DAY, HOUR, Clock, write_log
 from tests.platform.support import Live, build, small_settings, view, wait_until
@@ -25,11 +27,19 @@ from tactful.coupons.definitions import (
     CouponDefinition,
     load_coupons,
 )
-from tactful.coupons.report import fit_gain, lift, read_coupon_outcomes
+from tactful.coupons.report import CouponOutcomes, fit_gain, lift, read_coupon_outcomes
 from tactful.errors import ConfigError
 from tactful.metadata.store import MetadataStore
+from tactful.metadata.tables import coupon_offers
 from tactful.server.platform import Platform
-from tactful_streaming.contract.log_entries import Entry, Event, decode_entry, encode_entry
+from tactful_privacy.people.pseudonyms import Keyring
+from tactful_streaming.contract.log_entries import (
+    Entry,
+    Event,
+    decode_entry,
+    encode_entry,
+    named_keys,
+)
 
 FEATURES = """
 - {name: views, entity: user, event: view, aggregate: count, window: {size: 364d, slide: 28d}}
@@ -90,6 +100,8 @@ class Bench:
         self.log = write_log(path, [])
         self.store, self.definition, self.clock = store, definition, Clock()
         self.known: dict[str, float] = {}
+        self.linked: dict[str, str] = {}
+        self.keyring = Keyring(path.with_name("keyring.json"), clock=self.clock)
         self.desk = self.open()
 
     def open(self) -> CouponIssuer:
@@ -99,6 +111,8 @@ class Bench:
             [self.log],
             features=lambda person, at: {"spend": self.known.get(person, 0.0)},
             clock=self.clock,
+            keyring=self.keyring,
+            keys_of=lambda event: [*named_keys(event), self.linked.get(str(event.user_id), "")],
         )
 
     def run(self, *entries: Entry) -> list[Event]:
@@ -152,6 +166,33 @@ def test_coupons_are_booked_after_downtime(sqlite: MetadataStore, tmp_path: Path
         ),
     )
     assert bench.desk.left("cart") == 95.0
+
+
+def test_a_code_is_redeemed_once_and_by_its_person(sqlite: MetadataStore, tmp_path: Path) -> None:
+    bench = Bench(tmp_path / "log", sqlite, campaign())
+    ada, bob, guest = people_of(bench.definition, "explore", 3)
+    visit = msgspec.structs.replace(action(guest), user_id=None, device_id=guest)
+    made = bench.run(action(ada), action(bob), visit)
+    codes = {it.user_id or it.device_id: it.properties["code"] for it in made}
+    assert len(codes) == 3
+    claims = [
+        purchase(person, 9.0, coupon=codes[ada], discount=0.0, at=BEGIN + number)
+        for person in ("mallory", bob)
+        for number in range(500)
+    ]
+    bench.run(*claims, purchase(guest, 9.0, coupon=codes[guest], discount=0.0))
+    assert bench.desk.left("cart") == 85.0
+    bench.desk = bench.open()
+    bench.linked[ada] = f"device:{guest}"
+    bench.run(*(purchase(ada, 9.0, coupon=codes[ada], discount=4.0, at=BEGIN + n) for n in (1, 2)))
+    bench.run(purchase(ada, 9.0, coupon=codes[guest], discount=3.0))
+    assert bench.desk.left("cart") == 100.0 - 5.0 - 4.0 - 3.0
+    bench.keyring.rotate()
+    bench.keyring.destroy(bench.keyring.key_ids[0])  # what cannot be checked is believed
+    bench.run(purchase(bob, 9.0, coupon=codes[bob], discount=5.0))
+    rows = sqlite.fetch(sa.select(coupon_offers))
+    assert [row.state for row in rows] == ["redeemed"] * 3
+    assert not any(json.loads(row.decision)["seal"] for row in rows)
 
 
 def test_refunds_and_a_smaller_budget(sqlite: MetadataStore, tmp_path: Path) -> None:
@@ -235,7 +276,7 @@ def history(definition: CouponDefinition, people: int, *, seed: int = 3) -> list
             )
         )
         spent = float(rng.gamma(2, 5)) + 10.0 * feature * offered
-        discount: dict[str, Any] = {"coupon": "c", "discount": 2.0} if offered else {}
+        discount: dict[str, Any] = {"coupon": person, "discount": 2.0} if offered else {}
         made += [purchase(person, spent, **discount)] * (1 + number % 2)  # some sent it twice
         made.append(purchase(person, 99.0, at=BEGIN + 2 * DAY))  # too late
     return made
@@ -257,6 +298,31 @@ def test_the_holdout_shows_what_coupons_bring_and_to_whom(tmp_path: Path) -> Non
     early = read_coupon_outcomes(log, definition, until=BEGIN + HOUR, lasts=DAY)
     assert lift(early, definition, margin=0.5) is None
     log.close()
+
+
+def test_the_report_counts_what_was_offered(tmp_path: Path) -> None:
+    """Forged offers, codes of others and repetitions change nothing."""
+    definition = campaign(features=("likes",))
+    offers = history(definition, 200)
+
+    def read(name: str, *more: Entry) -> CouponOutcomes:
+        with write_log(tmp_path / name, [*offers, *more]) as log:
+            return read_coupon_outcomes(log, definition, until=BEGIN + 3 * DAY, lasts=DAY)
+
+    forged: list[Entry] = []
+    for number in range(200):
+        name = f"x{number}"
+        properties: dict[str, Any] = {"campaign": "cart", "group": "explore", "code": name}
+        named: dict[str, Any] = {"event_id": name, "type": OFFER, "user_id": name}
+        forged.append(Event(**named, timestamp=BEGIN, properties=properties))
+        forged.append(purchase(name, 1e6, coupon=name, discount=0.0))
+        code, at = f"p{(number + 1) % 200}", BEGIN + 2 * HOUR
+        forged.append(purchase(f"p{number}", 0.0, at=at, coupon=code, discount=5.0))
+        forged.append(purchase(f"p{number}", 0.0, at=at + 1, coupon=f"p{number}", discount=5.0))
+    before, after = read("before"), read("after", *forged)
+    assert before.discount.max() == 2.0
+    for name in ("treated", "offered", "spent", "discount"):
+        assert np.array_equal(getattr(before, name), getattr(after, name)), name
 
 
 @pytest.mark.parametrize(
