@@ -23,8 +23,8 @@ class ConsentSettings:
     # consent of users without a decision: ``deny`` allows no purpose, ``assume`` every purpose;
     # ``auto`` assumes with `server.dev`, where users are not real, and denies otherwise
     default: Literal["auto", "deny", "assume"] = "auto"
-    # file with the keys that recognise erased users; all servers of an installation need the same.
-    # Empty: ``keyring.json`` in the data directory.
+    # file with the keys that recognise erased users and sign ids of recommendations; all servers of
+    # an installation need the same. Empty: ``keyring.json`` in the data directory.
     keyring: Path = Path()
     # file to which every erasure adds a line; keep it apart from backups: after a restore its users
     # are erased again. Empty for none.

@@ -30,6 +30,9 @@ from tactful_streaming.contract.log_entries import (
 from tactful_streaming.errors import StreamingError
 from tactful_streaming.log.event_log import EventLog
 
+IMPRESSION_ID = "impression:"
+"""Prefix of the event ids of the server's own impressions; clients must not send such ids."""
+
 _CHUNK = 2_048
 
 
@@ -79,7 +82,7 @@ def encode_impression(
         properties["features"] = b64encode(features.astype("<f4").tobytes()).decode()
     return encode_entry(
         Event(
-            event_id=f"impression:{answer.recommendation_id}",
+            event_id=IMPRESSION_ID + answer.recommendation_id,
             type="impression",
             timestamp=at,
             user_id=request.user_id,
@@ -104,6 +107,11 @@ def _filters(request: RecommendRequest) -> list[str]:
         "exclude_taken": "yes" if request.exclude_taken else None,
     }
     return [f"{name}: {value}" for name, value in filters.items() if value is not None]
+
+
+def is_served(event: Event) -> bool:
+    """Return whether the server itself logged an impression: a client can claim anything."""
+    return event.type == "impression" and event.event_id.startswith(IMPRESSION_ID)
 
 
 def decode_impression(payload: bytes, offset: int) -> Impression | None:
@@ -146,10 +154,11 @@ def as_impression(event: Event, offset: int = 0) -> Impression | None:
 
 
 def read_impressions(log: EventLog, *, latest: int | None = None) -> Iterator[Impression]:
-    """Read the impressions of a log in order: all, or those in the `latest` records."""
+    """Read the server's impressions in a log in order: all, or those in the `latest` records."""
     for records in _newest(log, latest):
         for offset, payload in records:
-            if (impression := decode_impression(payload, offset)) is not None:
+            impression = decode_impression(payload, offset)
+            if impression is not None and is_served(impression.event):
                 yield impression
 
 
@@ -161,13 +170,14 @@ def _newest(log: EventLog, latest: int | None) -> Iterator[Sequence[Record]]:
 
 
 def find_impression(log: EventLog, recommendation_id: str, *, latest: int) -> Event | None:
-    """Find the event of a recommendation among the `latest` records of a log."""
+    """Find the server's event of a recommendation among the `latest` records of a log."""
     wanted = recommendation_id.encode()
     for records in _newest(log, latest):
         for offset, payload in records:
             impression = decode_impression(payload, offset) if wanted in payload else None
-            if impression is not None and impression.event.recommendation_id == recommendation_id:
-                return impression.event
+            event = None if impression is None else impression.event
+            if event and is_served(event) and event.recommendation_id == recommendation_id:
+                return event
     return None
 
 

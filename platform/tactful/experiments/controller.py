@@ -32,6 +32,7 @@ from pathlib import Path
 import msgspec
 
 from tactful.errors import ConfigError, StorageError
+from tactful.event_log.recipients import Recipients
 from tactful.experiments.definitions import CHANGE, CONTROL, load_rollouts
 from tactful.experiments.messages import LookRecord
 from tactful.experiments.readout import comparable, samples
@@ -84,14 +85,17 @@ class RolloutController:
         clock: Callable[[], int],
         allows: Callable[[Event], bool] = lambda event: True,
         charge: Callable[[Iterable[Query]], None] = lambda queries: None,
+        recipients: Callable[[], Recipients] = Recipients,
     ) -> None:
         """Watch no rollout yet.
 
         `logs` opens the event log, partition by partition; `every_ms` is the least time between two
         looks at a rollout; `allows` says whether an event may be used to measure, by its user's
-        present consent; `charge` charges private looks to a ledger, if there is one.
+        present consent; `charge` charges private looks to a ledger, if there is one; `recipients`
+        makes the check of whose event it is.
         """
         self._store = store
+        self._recipients = recipients
         self._open = logs
         self._logs: Sequence[EventLog] | None = None
         self._every_ms = every_ms
@@ -185,6 +189,7 @@ class RolloutController:
                 types=definition.outcomes,
                 lasts=definition.lasts,
                 allows=self._allows,
+                recipients=self._recipients(),
             )
             begins = [log.offset_at(rollout.since) for log in self._logs]
             watched = self._watched[stored.key] = _Watched(stage, tally, begins)

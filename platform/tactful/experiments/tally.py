@@ -3,6 +3,9 @@
 The log is read inside the trusted zone. Users are assigned to arms, so users are counted: their
 recommendations, those from which they took something, the amount spent, and the latencies. Only
 recommendations whose outcome time is not over are held in memory.
+
+Only the server's own impressions count, each once, and only events of the user who was given the
+recommendation: clients can claim anything.
 """
 
 from __future__ import annotations
@@ -14,7 +17,8 @@ from operator import add
 from typing import NamedTuple
 
 from tactful.event_log.batches import read_batches
-from tactful.event_log.impressions import Impression, as_impression
+from tactful.event_log.impressions import Impression, as_impression, is_served
+from tactful.event_log.recipients import LOGINS, Recipients
 from tactful.experiments.metrics import ROLLOUTS, spent_in
 from tactful_privacy.people.consent import Purpose
 from tactful_streaming.contract.log_entries import Event, decode_entry, event_for, subject_key
@@ -69,6 +73,8 @@ class _List:
     """A recommendation whose outcome time is not over."""
 
     person: str
+    user_id: str | None
+    device_id: str | None
     arm: str
     at: int
     items: tuple[str, ...]
@@ -77,7 +83,7 @@ class _List:
     flat: bool = False
     took: bool = False
     revenue: float = 0.0
-    paid: set[str] = field(default_factory=set)
+    paid: set[str] = field(default_factory=set)  # its items that were bought
 
 
 class Tally:
@@ -87,9 +93,10 @@ class Tally:
 
     ```text
     _open    "rec-9"    → recommendation in its outcome time      ─ close() →  _people, _firsts
-    _early   "rec-10"   → outcomes that came before their recommendation
+    _early   "rec-10"   → outcomes that came before their recommendation; signed ids apart
     _arms    "user:ada" → "change", or None after several arms
     _people  "user:ada" → PersonOutcome(shown=3, took=1, …)
+    _last    "user:ada" → time of the newest recommendation in _people
     ```
     """
 
@@ -102,13 +109,15 @@ class Tally:
         lasts: int,
         until: int | None = None,
         allows: Callable[[Event], bool] = lambda event: True,
+        recipients: Recipients | None = None,
     ) -> None:
         """Start empty.
 
         Recommendations count from `since` until `until`, None for ever; events of `types` take an
         item, within `lasts` milliseconds; `allows` says whether an event may be used to measure, by
-        its user's present consent.
+        its user's present consent; `recipients` whose event it is.
         """
+        self._recipients = recipients or Recipients()
         self._experiment = experiment
         self._allows = allows
         self._since = since
@@ -117,11 +126,16 @@ class Tally:
         self._types = frozenset(types)
         self._wanted = self._types | {_PURCHASE}
         self._marks = [name.encode() for name in self._wanted | {"impression"}]
+        self._marks += LOGINS
         self._open: dict[str, _List] = {}
-        self._early: OrderedDict[str, list[Event]] = OrderedDict()
+        # Apart, so that ids that a client made up cannot displace others.
+        self._early: dict[bool, OrderedDict[str, list[Event]]] = {
+            signed: OrderedDict() for signed in (False, True)
+        }
         self._arms: dict[str, str | None] = {}
         self._people: dict[str, PersonOutcome] = {}
         self._firsts: dict[str, FirstList] = {}
+        self._last: dict[str, int] = {}
         self._newest = 0
 
     def read(self, records: Iterable[tuple[int, bytes]]) -> None:
@@ -133,10 +147,14 @@ class Tally:
                 event = event_for(decode_entry(payload), Purpose.MEASUREMENT)
             except StreamingError:
                 continue
-            if event is None or not event.recommendation_id or not self._allows(event):
+            if event is None or not self._allows(event):
+                continue
+            self._recipients.note(event)
+            if not event.recommendation_id:
                 continue
             if (impression := as_impression(event, offset)) is not None:
-                self._show(impression)
+                if is_served(event):
+                    self._show(impression)
             elif event.item_id and event.type in self._wanted:
                 self._take(event, event.recommendation_id)
         self.close(self._newest - _GRACE_MS, ordered=True)
@@ -159,6 +177,7 @@ class Tally:
             money, latency_ms = shown.revenue, shown.latency_ms or 0.0
             more = (1, shown.took, money, latency_ms, timed, shown.failed, shown.flat)
             self._people[shown.person] = PersonOutcome(*map(add, known, more))
+            self._last[shown.person] = max(shown.at, self._last.get(shown.person, 0))
             first = FirstList(shown.at + self._lasts, shown.arm, shown.took)
             self._firsts[shown.person] = min(first, self._firsts.get(shown.person, first))
 
@@ -169,12 +188,14 @@ class Tally:
             self._arms.pop(person, None)
             self._people.pop(person, None)
             self._firsts.pop(person, None)
+            self._last.pop(person, None)
         self._open = {key: it for key, it in self._open.items() if it.person not in people}
-        for identity, events in [*self._early.items()]:
-            if others := [event for event in events if not names_subject(event, traces)]:
-                self._early[identity] = others
-            else:
-                del self._early[identity]
+        for early in self._early.values():
+            for identity, events in [*early.items()]:
+                if others := [event for event in events if not names_subject(event, traces)]:
+                    early[identity] = others
+                else:
+                    del early[identity]
 
     def outcomes(self) -> ArmOutcomes:
         """Return the counts so far."""
@@ -205,12 +226,16 @@ class Tally:
             return
         if (self._until is not None and at > self._until) or identity in self._open:
             return
+        if at <= self._last.get(person, -1):  # it was counted, and came again
+            return
         if self._arms.setdefault(person, arm) != arm:
             self._arms[person] = None
         properties = shown.event.properties
         took_ms = properties.get("took_ms")
         self._open[identity] = _List(
             person,
+            shown.event.user_id,
+            shown.event.device_id,
             arm,
             at,
             tuple(shown.items),
@@ -218,27 +243,31 @@ class Tally:
             failed=properties.get("failed") is True,
             flat=_is_flat(properties.get("scores")),
         )
-        for event in self._early.pop(identity, ()):
-            self._note(identity, event)
+        for early in self._early.values():
+            for event in early.pop(identity, ()):
+                self._note(identity, event)
 
     def _take(self, event: Event, identity: str) -> None:
         if identity in self._open:
             self._note(identity, event)
             return
-        events = self._early.setdefault(identity, [])
+        early = self._early[self._recipients.is_signed(identity)]
+        events = early.setdefault(identity, [])
         if len(events) < _EARLY_EACH:
             events.append(event)
-        if len(self._early) > _EARLY:
-            self._early.popitem(last=False)
+        if len(early) > _EARLY:
+            early.popitem(last=False)
 
     def _note(self, identity: str, event: Event) -> None:
         shown = self._open[identity]
         in_time = shown.at <= event.timestamp < shown.at + self._lasts
-        if not in_time or event.item_id not in shown.items:
+        if not in_time or event.item_id is None or event.item_id not in shown.items:
+            return
+        if not self._recipients.includes(shown.user_id, shown.device_id, event):
             return
         shown.took |= event.type in self._types
-        if event.type == _PURCHASE and event.event_id not in shown.paid:
-            shown.paid.add(event.event_id)  # the log may hold an event twice, after a retry
+        if event.type == _PURCHASE and event.item_id not in shown.paid:
+            shown.paid.add(event.item_id)  # a client may send any number of purchases
             shown.revenue += spent_in(event)
 
 

@@ -19,7 +19,8 @@ import numpy as np
 
 from tactful.errors import ConfigError
 from tactful.event_log.batches import decoded, read_batches
-from tactful.event_log.impressions import as_impression
+from tactful.event_log.impressions import as_impression, is_served
+from tactful.event_log.recipients import Recipients
 from tactful.experiments.definitions import CHANGE
 from tactful.experiments.tally import arm_of
 from tactful.rerank import tuned_objective
@@ -54,6 +55,8 @@ class ProbedList:
     state: Sequence[float]  # input of the tuner
     drawn: Sequence[float]  # its action, with the noise
     log_density: float  # of `drawn`
+    user_id: str | None = None
+    device_id: str | None = None
     took: bool = False  # whether something was taken from it in time
 
 
@@ -153,9 +156,13 @@ def read_probed(
     `until`. Events of `types` take an item, within `lasts` milliseconds.
     """
     lists: dict[str, ProbedList] = {}
+    recipients = Recipients()
     for records in read_batches(log, log.begin, log.end, size=_CHUNK):
         for offset, entry in decoded(records):
-            if not isinstance(entry, Event) or not entry.recommendation_id:
+            if not isinstance(entry, Event):
+                continue
+            recipients.note(entry)
+            if not entry.recommendation_id:
                 continue
             shown = lists.get(entry.recommendation_id)
             if shown is None:
@@ -163,7 +170,9 @@ def read_probed(
                 if probed is not None and since <= probed.at <= until - lasts:
                     lists[entry.recommendation_id] = probed
             elif entry.type in types and entry.item_id in shown.items:
-                shown.took |= shown.at <= entry.timestamp < shown.at + lasts
+                in_time = shown.at <= entry.timestamp < shown.at + lasts
+                if in_time and recipients.includes(shown.user_id, shown.device_id, entry):
+                    shown.took = True
     return list(lists.values())
 
 
@@ -209,7 +218,9 @@ def evaluate_tuner(
 def _probed(event: Event, offset: int, rollout: str) -> ProbedList | None:
     shown = as_impression(event, offset)
     person = subject_key(event)
-    if shown is None or person is None or arm_of(shown, rollout) != CHANGE:
+    if shown is None or not is_served(event) or person is None:
+        return None
+    if arm_of(shown, rollout) != CHANGE:
         return None
     try:
         drawn = msgspec.convert(event.properties, _Drawn)
@@ -218,5 +229,12 @@ def _probed(event: Event, offset: int, rollout: str) -> ProbedList | None:
     if not all(map(math.isfinite, (*drawn.state, *drawn.drawn, drawn.log_density))):
         return None
     return ProbedList(
-        person, event.timestamp, frozenset(shown.items), drawn.state, drawn.drawn, drawn.log_density
+        person,
+        event.timestamp,
+        frozenset(shown.items),
+        drawn.state,
+        drawn.drawn,
+        drawn.log_density,
+        event.user_id,
+        event.device_id,
     )

@@ -19,6 +19,8 @@ from typing import TypeVar
 
 import msgspec
 
+from tactful.event_log.impressions import IMPRESSION_ID
+from tactful.event_log.recipients import RecommendationIds
 from tactful.metrics.registry import Metrics
 from tactful.pipeline.applier import LogApplier
 from tactful.pipeline.backends import Backend
@@ -49,6 +51,10 @@ _NO_CONSENT = (
     "PUT /v1/users/{user_id}/consent; consent.default applies to users without a decision"
 )
 
+_OWN_IDS = (IMPRESSION_ID, "coupon:")
+_RESERVED_ID = (
+    "event ids that begin with {!r} are those of the platform's own events: send another, or none"
+)
 _RESERVED = "{!r} is the action of a sequence or a join: only the platform creates such events"
 
 _T = TypeVar("_T")
@@ -64,6 +70,8 @@ class IngestOptions:
     engine_lag: int  # records that the engine may be behind before more are refused
     # Event types that only the platform creates, such as coupon offers; clients must not send them
     reserved: frozenset[str] = frozenset()
+    # Checks signed ids of impressions from server keys; None: they are kept as sent
+    ids: RecommendationIds | None = None
     # Returns the entry to keep of an event, restricted by the user's consent; None: keep nothing
     permit: Callable[[Event], Entry | None] = lambda event: event
     # Receives users before they are appended; returns the ids of which nothing may be kept
@@ -134,8 +142,11 @@ class EventIngest:
         pending, seen = self._pending, self._engine.seen
         for index, event in decoded:
             message = None if forbidden is None else forbidden(event)
-            if message is None and event.type in self._options.reserved:
-                message = _RESERVED.format(event.type)
+            sent = event
+            if forbidden is None and event.type == "impression":
+                event = self._as_given(event)
+            if message is None and event is sent:
+                message = self._reserved(event)
             if message is not None:
                 refusals.append(wire.Rejection(index=index, code="forbidden", message=message))
                 continue
@@ -161,6 +172,21 @@ class EventIngest:
             rejected=_rejections(refusals),
             position=position,
         )
+
+    def _as_given(self, event: Event) -> Event:
+        """Return an impression of a server key as the server's own if its id proves it."""
+        ids = self._options.ids
+        if ids is None or not isinstance(event.properties.get("items"), list):
+            return event
+        return ids.as_given(event, self._clock()) or event
+
+    def _reserved(self, event: Event) -> str | None:
+        """Return why only the platform may create an event; None for other events."""
+        if event.type in self._options.reserved:
+            return _RESERVED.format(event.type)
+        if event.event_id.startswith(_OWN_IDS):
+            return _RESERVED_ID.format(event.event_id.partition(":")[0] + ":")
+        return None
 
     async def items(self, body: bytes, content_type: str | None = None) -> Upserted:
         """Accept the items of one body; the last version of an item counts; see `events`."""

@@ -16,6 +16,7 @@ from tactful.catalogue.request_context import FeatureSource, RequestContext, bui
 from tactful.config.settings import Settings
 from tactful.errors import ConfigError
 from tactful.event_log.impressions import encode_impression
+from tactful.event_log.recipients import open_ids
 from tactful.experiments.serving import FILE, Drawn
 from tactful.ranking.features import assemble, layout
 from tactful.ranking.heuristic import heuristic_scores
@@ -248,7 +249,7 @@ class Recommender:
     def _arrange(self, state: _RequestState) -> None:
         """Choose and order the items, by values, rules, diversity and chance."""
         policy, view, candidates = state.policy, state.serving.view, state.candidates
-        state.recommendation_id = self._options.new_id()
+        state.recommendation_id = self._new_id(state)
         likeness = generator = None
         if policy.diversity.strength:
             category = view.catalogue.category[candidates.rows]
@@ -267,6 +268,15 @@ class Recommender:
             exploration=policy.exploration,
             generator=generator,
         )
+
+    def _new_id(self, state: _RequestState) -> str:
+        """Make the id of a recommendation, signed for its user and arms."""
+        random, ids, drawn = self._options.new_id(), self._options.ids, state.assignment
+        if ids is None:
+            return random
+        arms = {"experiment": drawn.experiment, "arm": drawn.arm, "forced": drawn.forced}
+        arms |= state.drawn.to_log_fields()
+        return ids.sign(random, state.context.at, state.request.subject, arms)
 
     def _response(self, state: _RequestState) -> Recommendation:
         order, candidates, drawn = state.arrangement.order, state.candidates, state.drawn
@@ -369,6 +379,7 @@ def build(
 
     Raises:
         ConfigError: if a file is wrong, or holds no experiment on the ranking.
+        StorageError: if the keyring cannot be used.
     """
     options = RecommenderOptions(
         models=settings.models,
@@ -378,6 +389,7 @@ def build(
         shown=shown,
         rising=rising,
         rollouts=settings.storage.data / FILE,
+        ids=open_ids(settings),
     )
     return Recommender(engine, options)
 

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from tactful.catalogue.changes import GivesItems
 from tactful.catalogue.request_context import FeatureSource
 from tactful.errors import ModelError
+from tactful.event_log.recipients import RecommendationIds
 from tactful.experiments.serving import ServedRollouts
 from tactful.ranking.model import RankingModel, load_model, read_pointer, version_directory
 from tactful.recall.candidates import CatalogueView, Quotas
@@ -48,6 +49,7 @@ class RecommenderOptions:
     rising: Rising | None = None
     rollouts: Path | None = None  # file of the changes being rolled out, and their shares
     new_id: Callable[[], str] = _new_id
+    ids: RecommendationIds | None = None  # signs the ids; None leaves them unsigned
     # seconds that never go back; popularity is counted anew every so often
     monotonic: Callable[[], float] = time.monotonic
     # seconds, for the logged duration of a request

@@ -20,6 +20,14 @@ from tactful_streaming.contract.log_entries import Event
 SCOPE: Final = "browser"
 
 _SERVER_TYPES = frozenset({"payment", "refund", "return", "x.clock"})
+# Properties that only a server may send, by type of event.
+_SERVER_PROPERTIES = {
+    "impression": (
+        *("items", "scores", "channels", "model_version", "layout", "features", "failed"),
+        *("experiment", "arm", "forced", "propensity", "rollouts", "rollout_shares"),
+    ),
+    "purchase": ("coupon", "discount"),
+}
 _HOST = re.compile(r"([a-z0-9._-]+|\[[0-9a-f:.]+\])(:\d{1,5})?")
 _PORTS = {"http": 80, "https": 443}
 PREFLIGHT: Final = (
@@ -96,6 +104,12 @@ def refused(event: Event) -> str | None:
         )
     if event.type in _SERVER_TYPES:
         return f"{event.type!r} events come from your server, with the scope 'ingest'"
+    for name in _SERVER_PROPERTIES.get(event.type, ()):
+        if name in event.properties:
+            return (
+                f"properties.{name} of {event.type!r} events come from your server, with the scope "
+                "'ingest': a page reports the item_id and the recommendation_id"
+            )
     return None
 
 

@@ -24,6 +24,7 @@ from tactful.coupons.definitions import OFFER, WITHHELD
 from tactful.erasure.personal_stores import LiveStores
 from tactful.erasure.running_server import OnlineErasures
 from tactful.errors import StorageError
+from tactful.event_log.recipients import Recipients, open_ids
 from tactful.experiments.controller import RolloutController
 from tactful.http.rate_limits import RateLimits
 from tactful.metrics.registry import Metrics
@@ -45,7 +46,7 @@ from tactful.util.yielding_lock import YieldingLock
 from tactful_privacy.ledger.query import Query
 from tactful_privacy.people.consent import Purpose
 from tactful_streaming.contract.decode_requests import Limits
-from tactful_streaming.contract.log_entries import Event, User
+from tactful_streaming.contract.log_entries import DEVICE_PREFIX, Event, User, named_keys
 from tactful_streaming.definitions.model import emitted_types
 from tactful_streaming.engine.options import CoCommittedConsumer
 
@@ -117,6 +118,7 @@ class Platform:
         self.permissions = Permissions(
             self.consents.consents, self.engine.resolve, self.suppression.suppressed
         )
+        self._ids = open_ids(settings, clock=clock)
         self.coupons: CouponIssuer | None = None
         if resources.coupons:
             self.coupons = CouponIssuer(
@@ -125,6 +127,8 @@ class Platform:
                 backend.partitions(),
                 features=self._user_features,
                 clock=clock,
+                keyring=self._ids.keyring,
+                keys_of=self._keys_of,
             )
         self.rollout_controller = RolloutController(
             self.rollouts,
@@ -133,6 +137,7 @@ class Platform:
             clock=clock,
             allows=self._measures,
             charge=self._charge,
+            recipients=lambda: Recipients(self.engine.resolve, self._ids),
         )
         self._assemble()
 
@@ -331,13 +336,13 @@ class Platform:
 
     def _ingest_options(self) -> IngestOptions:
         limits = self.settings.limits
-        decided = (OFFER, WITHHELD) if self.coupons is not None else ()
         return IngestOptions(
             limits=Limits(
                 max_bytes=limits.body_bytes, max_batch=limits.batch, future_ms=limits.future_ms
             ),
             engine_lag=limits.engine_lag,
-            reserved=frozenset((*emitted_types(self.engine.definitions).values(), *decided)),
+            reserved=frozenset((*emitted_types(self.engine.definitions).values(), OFFER, WITHHELD)),
+            ids=self._ids,
             permit=self.permissions.restricted,
             describe=self._record_consent,
         )
@@ -345,6 +350,16 @@ class Platform:
     def _user_features(self, user: str, at: int) -> Mapping[str, Any]:
         with self.lock:
             return dict(self.backend.source.read("user", user, at))
+
+    def _keys_of(self, event: Event) -> Collection[str]:
+        """Return the keys of an event's user: as named, and by device links."""
+        keys = {*named_keys(event)}
+        with self.lock:
+            keys.update([self.engine.resolve(key, event.timestamp) for key in keys])
+            if event.user_id is not None:
+                devices = self.engine.devices_of(event.user_id)
+                keys.update(DEVICE_PREFIX + device for device in devices)
+        return keys
 
     def _measures(self, event: Event) -> bool:
         """Whether the present consent of an event's user allows to count it."""

@@ -1,8 +1,8 @@
 """Training rows of shown lists: features as served, outcomes, and the bias of places.
 
-An event with the `recommendation_id` of a list is an outcome of its items. It counts if its own
-time lies between the time of the list and the end of its outcome time, so late arrival makes no
-difference.
+An event with the `recommendation_id` of a list is an outcome of its items. It counts if it is of
+the user who was given the list, and its own time lies between the time of the list and the end of
+its outcome time, so late arrival makes no difference. Each item of a list is taken once at most.
 
 Items that are shown lower are taken less, whatever they are. A model that learns from such outcomes
 without correction learns to repeat its own order. So an item taken from a place that is seldom
@@ -11,9 +11,9 @@ looked at counts more.
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import dataclass
 
+import msgspec
 import numpy as np
 import xgboost
 from numpy.typing import NDArray
@@ -21,6 +21,7 @@ from sklearn.isotonic import IsotonicRegression
 
 from tactful.event_log.batches import read_batches
 from tactful.event_log.impressions import Impression, decode_impression
+from tactful.event_log.recipients import LOGINS, Recipients, is_of_earlier_version
 from tactful.ranking.features import RANKING_FEATURES
 from tactful.training.options import TrainingOptions
 from tactful.training.replay_rows import Progress, Rows
@@ -116,9 +117,10 @@ def read_shown(
     """
     lasts = int(options.outcome_hours * _HOUR)
     lists: dict[str, Impression] = {}
-    outcomes: dict[str, list[tuple[int, str]]] = {}
+    outcomes: dict[str, list[Event]] = {}
+    recipients = Recipients()
     types = frozenset(options.outcomes)
-    marks = [name.encode() for name in types]
+    marks = [*(name.encode() for name in types), *LOGINS]
     stop = log.end if end is None else min(log.end, end)
     for records in read_batches(log, log.begin, stop if options.shown else 0, size=_CHUNK):
         for offset, payload in records:
@@ -128,12 +130,16 @@ def read_shown(
                     if len(lists) > options.shown:
                         del lists[next(iter(lists))]
             elif any(mark in payload for mark in marks):
-                event = _outcome(payload, types)
-                if event is not None and event.recommendation_id and event.item_id:
-                    outcome = event.timestamp, event.item_id
+                event = _decoded(payload)
+                if event is None:
+                    continue
+                recipients.note(event)
+                if event.type in types and event.recommendation_id and event.item_id:
+                    # Without properties, which take memory.
+                    outcome = msgspec.structs.replace(event, properties={}, context={})
                     outcomes.setdefault(event.recommendation_id, []).append(outcome)
         progress("outcomes", records[-1][0] + 1, min(log.end, stop))
-    return _joined(lists, outcomes, lasts)
+    return _joined(lists, outcomes, recipients, lasts)
 
 
 def _usable(shown: Impression, layout: str) -> bool:
@@ -143,24 +149,32 @@ def _usable(shown: Impression, layout: str) -> bool:
     return fits and bool(shown.event.recommendation_id)
 
 
-def _outcome(payload: bytes, types: Collection[str]) -> Event | None:
+def _decoded(payload: bytes) -> Event | None:
     try:
         entry = decode_entry(payload)
     except StreamingError:
         return None
-    event = event_for(entry, PERSONALISATION)
-    return event if event is not None and event.type in types else None
+    return event_for(entry, PERSONALISATION)
 
 
 def _joined(
-    lists: dict[str, Impression], outcomes: dict[str, list[tuple[int, str]]], lasts: int
+    lists: dict[str, Impression],
+    outcomes: dict[str, list[Event]],
+    recipients: Recipients,
+    lasts: int,
 ) -> ShownLists:
     ordered = sorted(lists.items(), key=lambda pair: (pair[1].event.timestamp, pair[1].offset))
     features: list[NDArray[np.float32]] = [np.zeros((0, len(RANKING_FEATURES)), np.float32)]
     taken: list[bool] = []
     for identity, shown in ordered:
-        at = shown.event.timestamp
-        followed = {item for when, item in outcomes.get(identity, ()) if at <= when < at + lasts}
+        at, user_id, device_id = shown.event.timestamp, shown.event.user_id, shown.event.device_id
+        if is_of_earlier_version(shown.event):  # outcomes of any user are learned from, as then
+            user_id = device_id = None
+        followed = {
+            event.item_id
+            for event in outcomes.get(identity, ())
+            if at <= event.timestamp < at + lasts and recipients.includes(user_id, device_id, event)
+        }
         assert shown.features is not None
         features.append(shown.features)
         taken.extend(item in followed for item in shown.items)

@@ -40,7 +40,7 @@ def took(identity: str, at: int, item: str = "i1", kind: str = "click") -> Event
         event_id=f"{identity}-{at}-{item}-{kind}",
         type=kind,
         timestamp=at,
-        user_id="whoever",
+        user_id={"a": "ann", "b": "bob"}.get(identity[0], f"p{identity[1:]}"),
         item_id=item,
         recommendation_id=identity,
     )

@@ -23,6 +23,7 @@ from tests.platform.support import Live, build, small_settings, wait_until
 from tactful.cli.main import main
 from tactful.config.recommendation import RecommendSettings
 from tactful.errors import ConfigError, ModelError
+from tactful.event_log.recipients import Recipients, RecommendationIds
 from tactful.experiments.controller import (
     RolloutController,
     apply_file,
@@ -41,7 +42,7 @@ from tactful.experiments.definitions import (
 from tactful.experiments.messages import move
 from tactful.experiments.serving import ServedRollouts
 from tactful.experiments.store import RolloutStore, StoredRollout
-from tactful.experiments.tally import Tally, read_arm_outcomes
+from tactful.experiments.tally import Tally, read_arm_outcomes, read_on
 from tactful.metadata.store import MetadataStore
 from tactful.models.audit_log import ModelLog
 from tactful.server.platform import Platform
@@ -50,6 +51,7 @@ from tactful_bandits.errors import StatisticsError
 from tactful_bandits.rollouts.lifecycle import Rollout, RolloutLook, judge_rollout
 from tactful_privacy.ledger.ledger import Ledger
 from tactful_privacy.ledger.statistic import DAY_MS
+from tactful_privacy.people.pseudonyms import Keyring
 from tactful_streaming.contract.log_entries import Entry, Event
 from tactful_streaming.contract.subject_ids import SubjectIds
 
@@ -171,9 +173,9 @@ def test_harmless_changes_advance(store: RolloutStore, clock: Clock, tmp_path: P
         arm = str(drawn[0]).partition(":")[2] if isinstance(drawn, list) else ""
         if arm and not (arm == CHANGE and int(str(entry.user_id)[1:]) % 3 == 0):
             properties = {"items": ["i1"], "rollouts": [f"other:{arm}"]}
-            changes: dict[str, Any] = {"properties": properties}
-            changes |= {"event_id": f"other:{entry.user_id}", "timestamp": clock.at + 10_000}
-            changes["recommendation_id"] = changes["event_id"]
+            changes: dict[str, Any] = {"properties": properties, "timestamp": clock.at + 10_000}
+            changes["recommendation_id"] = f"other:{entry.user_id}"
+            changes["event_id"] = f"impression:{changes['recommendation_id']}"
             lost.append(msgspec.structs.replace(entry, **changes))
     keeper = keeper_of(store, tmp_path / "lost", lost, clock)
     clock.at += HOUR // 2
@@ -364,6 +366,37 @@ def test_a_tally_that_reads_on_counts_what_one_reading_counts(tmp_path: Path) ->
     log.close()
 
 
+def test_made_up_ids_displace_no_early_outcome(tmp_path: Path) -> None:
+    """Workers may log a list after its outcome; clients can send any number of other ids."""
+    ids = RecommendationIds(Keyring(tmp_path / "keyring.json", clock=lambda: BEGIN))
+    shown, click = history_of(["p1"], 1.0, 1.0)
+    assert isinstance(shown, Event)
+    assert isinstance(click, Event)
+    signed = {"recommendation_id": ids.sign("r", shown.timestamp, "p1", shown.properties)}
+    forged = (event("click", f"x{n}", BEGIN + 20_000, item_id="i1") for n in range(10_001))
+    made = [msgspec.structs.replace(click, **signed), *forged]
+    log = write_log(tmp_path / "log", [*made, msgspec.structs.replace(shown, **signed)])
+    recipients = Recipients(ids=ids)
+    tally = Tally("cheaper", since=BEGIN, types=("click",), lasts=HOUR, recipients=recipients)
+    read_on(log, tally, log.begin)
+    tally.close(BEGIN + 2 * HOUR)
+    (people,) = tally.outcomes().arms.values()
+    assert people["p1"][:2] == (1, 1)
+    log.close()
+
+
+def test_a_list_that_comes_again_is_counted_once(tmp_path: Path) -> None:
+    shown, click = history_of(["p1"], 1.0, 1.0)
+    log = write_log(tmp_path / "log", [shown, click])
+    tally = Tally("cheaper", since=BEGIN, types=("click",), lasts=HOUR)
+    for hours in (2, 3):
+        tally.read(log.read(log.begin, 10))
+        tally.close(BEGIN + hours * HOUR)
+    (people,) = tally.outcomes().arms.values()
+    assert people["p1"][:2] == (1, 1)
+    log.close()
+
+
 def test_a_purchase_that_was_sent_twice_is_paid_once(tmp_path: Path) -> None:
     (shown,) = history_of(["p1"], 0.0, 0.0)
     bought = purchase_of("p1", price=2.0)
@@ -548,7 +581,7 @@ def test_a_user_stands_in_one_private_look_of_a_stage(
             assert isinstance(entry, Event)
             changes: dict[str, Any] = {"timestamp": entry.timestamp + hour * HOUR}
             for name in ("event_id", "recommendation_id"):
-                changes[name] = f"{hour}:{getattr(entry, name)}"
+                changes[name] = f"{getattr(entry, name)}:{hour}"
             made.append(msgspec.structs.replace(entry, **changes))
     log = write_log(tmp_path / "log", made)
     seen = 0
