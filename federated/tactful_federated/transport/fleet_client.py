@@ -8,7 +8,11 @@ implement the routes that transfer code (`get-fab`, `get-run`).
 from __future__ import annotations
 
 import contextlib
+import datetime
+import email.utils
 import logging
+import time
+from base64 import b64encode
 from collections.abc import Callable
 from typing import Any
 
@@ -23,8 +27,13 @@ with extra():
     from flwr.app import Context, Error, Message, RecordDict
     from flwr.app.message import remove_content_from_message
     from flwr.clientapp import ClientApp
+    from flwr.common.constant import TIMESTAMP_HEADER
     from flwr.common.serde import message_from_proto, message_to_proto
     from flwr.proto import fleet_pb2, heartbeat_pb2, message_pb2, node_pb2
+    from flwr.supercore.constant import (
+        FLEET_HTTP_PUBLIC_KEY_HEADER,
+        FLEET_HTTP_SIGNATURE_HEADER,
+    )
     from flwr.supercore.inflatable.inflatable_object import (
         get_all_nested_objects,
         get_object_tree,
@@ -32,22 +41,79 @@ with extra():
     )
     from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
     from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
+    from flwr.supercore.primitives.asymmetric import sign_message
     from flwr.supernode.fleet_http_client import FleetHttpClient
-    from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
 _log = logging.getLogger(__name__)
 
 _POLLING = Polling()
 _HEARTBEAT_S, _LONGEST_WAIT_S = 30.0, 30.0
 # HTTP status: wrong key or route; proxy timeout or rate limit; the run has ended.
-_FINAL, _OUTAGE, _RUN_OVER = (401, 404), (408, 429), 403
+_FINAL, _OUTAGE, _RUN_OVER, _UNSIGNED = (401, 404), (408, 429), 403, 401
 _UPLOAD_S, _PART_S = 30.0, 0.05
+# The SuperLink accepts signatures that are up to 5 s early and 305 s late, and its clock has whole
+# seconds here; an error of more than a day has another cause, or needs the user.
+_LEAST_SKEW_S, _MOST_SKEW_S = 3.0, 86_400.0
 _MAX_PARTS, _MAX_PART_BYTES = 64, 64 * 2**20
 _DEVICE_FAILED = 2
 
 
 class FleetError(FederatedError, ConnectionError):
     """This device is not enrolled, or the server sent an invalid message."""
+
+
+class ServerClock:
+    """Clock of a device, corrected by the time of the server if that refuses its signatures.
+
+    The time is the `Date` of an answer over TLS, from a server that the pinned authority
+    certified; it is used for signatures and times of messages only, and up to a day from the
+    clock of the device.
+    """
+
+    def __init__(self, now: Callable[[], float] = time.time) -> None:
+        """Begin with the clock of the device, seconds since the epoch."""
+        self._now, self.offset = now, 0.0
+
+    def now(self) -> float:
+        """Return the corrected time."""
+        return self._now() + self.offset
+
+    def correct(self, date: str | None) -> bool:
+        """Correct the clock by the date of a refusal; return whether it was wrong.
+
+        Raises:
+            FleetError: The clock of the device is more than a day off.
+        """
+        try:
+            server = email.utils.parsedate_to_datetime(date or "").timestamp()
+        except (ValueError, TypeError, OverflowError):
+            return False
+        if abs(server - self.now()) < _LEAST_SKEW_S:
+            return False
+        off = self._now() - server
+        text = f"the clock of this device is {abs(off):.0f} s {'ahead' if off > 0 else 'behind'}"
+        if abs(off) > _MOST_SKEW_S:
+            raise FleetError(f"{text}, so the server refuses its signatures: set the clock")
+        self.offset = -off
+        _log.warning("%s: it uses the time of the server; set the clock", text)
+        return True
+
+
+class _NodeSignature:
+    """Interceptor that signs requests as Flower's does, but by a clock of ours."""
+
+    def __init__(self, key: ec.EllipticCurvePrivateKey, clock: ServerClock) -> None:
+        self._key, self._clock = key, clock
+        self._public = b64encode(public_pem(key.public_key())).decode("ascii")
+
+    def intercept(self, context: Any, call_next: Callable[[Any], httpx.Response]) -> httpx.Response:
+        """Sign the time, and send the request."""
+        now = datetime.datetime.fromtimestamp(self._clock.now(), datetime.UTC).isoformat()
+        signature = sign_message(self._key, now.encode("ascii"))
+        context.request.headers[FLEET_HTTP_PUBLIC_KEY_HEADER] = self._public
+        context.request.headers[TIMESTAMP_HEADER] = now
+        context.request.headers[FLEET_HTTP_SIGNATURE_HEADER] = b64encode(signature).decode("ascii")
+        return call_next(context)
 
 
 class FleetClient:
@@ -68,6 +134,7 @@ class FleetClient:
         patience: Seconds to retry after a refusal: the server answers alike to a device that is not
             enrolled and to one that it counts as online.
         polling: Interval and clock.
+        clock: Time for signatures; it is corrected by the server's.
     """
 
     def __init__(
@@ -82,8 +149,10 @@ class FleetClient:
         greeted: Callable[[int], None] = lambda node: None,
         patience: float = 120.0,
         polling: Polling = _POLLING,
+        clock: ServerClock | None = None,
     ) -> None:
         """Create the client; nothing is sent."""
+        self._clock = clock or ServerClock()
         self._app, self._ready, self._polling = app, ready, polling
         self._node, self._on_accepted, self._patience = node, greeted, patience
         self._key = public_pem(key.public_key())
@@ -93,7 +162,7 @@ class FleetClient:
             authority,
             [
                 RuntimeVersionHttpInterceptor(component_name="SuperNode"),
-                NodeAuthHttpInterceptor(key, key.public_key()),
+                _NodeSignature(key, self._clock),
             ],
         )
         self._context: Context | None = None
@@ -103,7 +172,7 @@ class FleetClient:
         """Answer messages until `stop` returns True; retry after outages, with backoff.
 
         Raises:
-            FleetError: The server refuses the key of this device.
+            FleetError: The server refuses the key of this device, or its clock is far off.
         """
         wait, refused_since = self._polling.interval, None
         while not stop():
@@ -112,6 +181,10 @@ class FleetClient:
                 wait, refused_since = self._polling.interval, None
             except httpx.HTTPStatusError as error:
                 status, busy = error.response.status_code, False
+                if status == _UNSIGNED and self._clock.correct(error.response.headers.get("date")):
+                    wait = self._polling.interval
+                    self._polling.sleep(wait)
+                    continue
                 if status in _OUTAGE or status >= 500:
                     refused_since = None  # a proxy answers for an unavailable server
                 else:
@@ -126,7 +199,7 @@ class FleetClient:
                     self._context = None  # the server may have restarted: connect again
                     wait = min(2 * wait, _LONGEST_WAIT_S)
             except httpx.TransportError as error:
-                _log.warning("the server cannot be reached: %s", type(error).__name__)
+                _log.warning("the server cannot be reached: %s", _outage_message(error))
                 wait, busy = min(2 * wait, _LONGEST_WAIT_S), False
             if not busy:
                 self._polling.sleep(wait)
@@ -213,6 +286,10 @@ class FleetClient:
             return Message(error, reply_to=message)
 
     def _push(self, node: node_pb2.Node, reply: Message) -> None:
+        # The end of a reply is that of its request, whose time is the server's.
+        end = reply.metadata.created_at + reply.metadata.ttl
+        reply.metadata.created_at = self._clock.now()
+        reply.metadata.ttl = end - reply.metadata.created_at
         reply.metadata.__dict__["_message_id"] = reply.object_id
         objects = get_all_nested_objects(reply)
         head = remove_content_from_message(reply) if reply.has_content() else reply
@@ -234,6 +311,12 @@ class FleetClient:
                     object_content=objects[part].deflate(),
                 )
             )
+
+
+def _outage_message(error: httpx.TransportError) -> str:
+    if "certificate is not yet valid" in str(error) or "certificate has expired" in str(error):
+        return "its certificate is not valid at the time of this device: set the clock, or renew it"
+    return type(error).__name__
 
 
 def _refusal_message(status: int) -> str:

@@ -1,8 +1,10 @@
 """Devices over TLS on a real SuperLink, behind the proxy that is shipped."""
 
+import email.utils
 import inspect
 import re
 import ssl
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +32,7 @@ from tactful_federated.errors import CheckpointError, SettingsError
 from tactful_federated.serving.buffered import FlowerStream, serve_buffered
 from tactful_federated.serving.rounds import authority_key, collector_for, serve_rounds
 from tactful_federated.transport.certificates import Tls, node_key, public_pem
-from tactful_federated.transport.fleet_client import FleetClient, FleetError
+from tactful_federated.transport.fleet_client import FleetClient, FleetError, ServerClock
 from tactful_federated.transport.superlink import SuperLink, SuperLinkError
 
 pytestmark = pytest.mark.service("nginx")
@@ -244,6 +246,72 @@ def test_outages_are_retried_and_refusals_are_not(tmp_path: Path) -> None:
     answers = iter(statuses)
     with pytest.raises(FleetError, match="enrol"):
         work()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("skew", [8.0, -400.0, 40_000.0])
+def test_a_skewed_clock_ends_no_device(
+    place: Place, tmp_path: Path, skew: float, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A clock that was 8 s ahead ended the device with "enrol it"."""
+    invitation = invited(tmp_path, "secret", 3)
+    devices = homes(place, tmp_path, invitation, 3)
+    clients = []
+    for node, home in devices.items():
+        clients.append(client(place, home, node % 1000))
+        clients[-1]._clock._now = lambda: time.time() + skew
+    weights = np.zeros(invitation.plan.parameters, dtype=np.float32)
+    with place.link.run() as grid, in_threads(clients):
+        wait_until(lambda: set(devices) <= set(grid.get_node_ids()))
+        collector = collector_for(invitation, grid, deadline=60.0)
+        assert collector.collect(list(devices), weights, invitation.plan, 1).reports == 3
+    said = re.search(r"clock of this device is (\d+) s (ahead|behind)", caplog.text)
+    assert said is not None and abs(int(said[1]) - abs(skew)) < 10
+    assert said[2] == ("ahead" if skew > 0 else "behind")
+    for home in devices.values():
+        home.close()
+
+
+def test_the_clock_of_the_server_is_used_within_bounds(tmp_path: Path) -> None:
+    key, authority = node_key(tmp_path / "key"), tls(tmp_path / "tls").authority.read_bytes()
+    true, signed, waits = 1_800_000_000.0, list[float](), list[float]()
+
+    def work(skew: float, header: str | None = "date", patience: int = 9) -> None:
+        clock = ServerClock(lambda: true + skew)
+        served = FleetClient(
+            *("localhost:1", authority, key, ClientApp()),
+            polling=Polling(1.0, sleep=waits.append),
+            clock=clock,
+        )
+
+        def step() -> bool:
+            signed.append(clock.now())
+            if -5 < true - clock.now() < 305:
+                return True
+            request = httpx.Request("POST", "https://localhost/v1/fleet/pull-messages")
+            headers = {header: email.utils.formatdate(true, usegmt=True)} if header else {}
+            refusal = httpx.Response(401, request=request, headers=headers)
+            raise httpx.HTTPStatusError("", request=request, response=refusal)
+
+        served.step = step  # type: ignore[method-assign]
+        answered = iter([False] * patience)
+        served.work(lambda: next(answered, True))
+        served.close()
+
+    for skew in (8.0, -3600.0, 86_000.0):
+        signed.clear()
+        work(skew)
+        assert signed[0] == true + skew and set(signed[1:]) == {true}
+    for skew, message in ((90_000.0, "90000 s ahead"), (-1e6, "1000000 s behind")):
+        with pytest.raises(FleetError, match=f"{message}.*set the clock"):
+            work(skew)
+    for header in (None, "x-date"):  # no word of the time: it may be the key
+        with pytest.raises(FleetError, match="enrol"):
+            work(8.0, header)
+    true, waits = 1_900_000_000.0, []
+    clock = ServerClock(lambda: true)
+    for date in ("", "yesterday", "Sun, 99 Nov 2026 19:00:00 GMT", email.utils.formatdate(true)):
+        assert not clock.correct(date) and clock.offset == 0
 
 
 @pytest.mark.slow
