@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hmac
 import os
 import sqlite3
 import threading
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import msgspec
@@ -21,6 +23,7 @@ _NONCE = 12
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS visits (number INTEGER PRIMARY KEY, day INTEGER NOT NULL, sealed BLOB);
 CREATE TABLE IF NOT EXISTS setting (name TEXT PRIMARY KEY, value BLOB) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS imported (digest BLOB PRIMARY KEY) WITHOUT ROWID;
 """
 
 
@@ -38,7 +41,8 @@ class EventStore:
     the salt is replaced, so copies of old pages cannot be decrypted without the old salt.
 
         visits   number  day (since 1970)  sealed = nonce [12] | ciphertext of (time, categories)
-        setting  consent, salt, check (detects a wrong key)
+        setting  consent, salt, check (detects a wrong key), imports (`imported` is kept)
+        imported keyed digest of a visit and its number among equal ones, until visits are wiped
 
     Args:
         path: Path of the file.
@@ -103,16 +107,28 @@ class EventStore:
         Raises:
             ConsentError: The user did not consent.
         """
-        now = self._now()
-        at = now if at is None else min(at, now)
         with self._lock:
-            if not self.consent:
-                raise ConsentError("the user did not consent to storing visits on this device")
-            day = int(at // _DAY_S)
-            nonce = self._random(_NONCE)
-            plain = msgspec.msgpack.encode(_Visit(at, list(categories)))
-            sealed = nonce + self._cipher.encrypt(nonce, plain, str(day).encode())
-            self._file.execute("INSERT INTO visits (day, sealed) VALUES (?, ?)", (day, sealed))
+            self._add(categories, at)
+        self.prune()
+
+    def import_visits(self, history: Iterable[Sequence[str]]) -> None:
+        """Store the visits of a history that were not imported before, in order, all or none.
+
+        A history may be given again, also longer or without its oldest visits. Of equal visits, as
+        many are stored as the history with most of them has.
+
+        Raises:
+            ConsentError: The user did not consent.
+        """
+        with self._lock:
+            self._file.execute("BEGIN IMMEDIATE")
+            with self._file:
+                if self._setting("imports") is None:  # a new store, or one of an earlier version
+                    rows = self._file.execute("SELECT day, sealed FROM visits").fetchall()
+                    list(self._not_imported(self._decrypt(*row).categories for row in rows))
+                    self._set("imports", b"kept")
+                for visit in self._not_imported(history):
+                    self._add(visit)
         self.prune()
 
     def visits(self) -> list[list[str]]:
@@ -146,6 +162,30 @@ class EventStore:
         """Close the file."""
         self._file.close()
 
+    def _add(self, categories: Sequence[str], at: float | None = None) -> None:
+        if not self.consent:
+            raise ConsentError("the user did not consent to storing visits on this device")
+        now = self._now()
+        at = now if at is None else min(at, now)
+        day = int(at // _DAY_S)
+        nonce = self._random(_NONCE)
+        plain = msgspec.msgpack.encode(_Visit(at, list(categories)))
+        sealed = nonce + self._cipher.encrypt(nonce, plain, str(day).encode())
+        self._file.execute("INSERT INTO visits (day, sealed) VALUES (?, ?)", (day, sealed))
+
+    def _not_imported(self, history: Iterable[Sequence[str]]) -> Iterator[Sequence[str]]:
+        """Yield visits that were not imported before, and mark them as imported."""
+        salt = self._setting("salt") or b""  # renewed when visits are wiped
+        key = HKDF(hashes.SHA256(), 32, salt, b"tactful imported visits").derive(self._key)
+        equal: Counter[bytes] = Counter()
+        for visit in history:
+            plain = msgspec.msgpack.encode(list(visit))
+            equal[plain] += 1
+            digest = hmac.digest(key, msgspec.msgpack.encode((plain, equal[plain])), "sha256")
+            marked = self._file.execute("INSERT OR IGNORE INTO imported VALUES (?)", (digest[:16],))
+            if marked.rowcount:
+                yield visit
+
     def _wipe(self, *, withdrawn: bool) -> None:
         with self._lock:
             self._file.execute("BEGIN IMMEDIATE")
@@ -153,6 +193,7 @@ class EventStore:
                 if withdrawn:
                     self._set("consent", b"no")
                 self._file.execute("DELETE FROM visits")
+                self._file.execute("DELETE FROM imported")
                 self._renew_salt()
             self._derive_cipher()
             self._file.execute("VACUUM")

@@ -1,9 +1,12 @@
 """What a device remembers is sealed, limited, agreed to, and gone when it is wiped."""
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tactful_federated.device.event_store import EventStore
 from tactful_federated.errors import ConsentError, SettingsError, StoreError
@@ -129,3 +132,51 @@ def test_another_key_or_no_store_is_refused(tmp_path: Path) -> None:
             store(tmp_path, **wrong)
     with pytest.raises(SettingsError):
         EventStore(tmp_path / "new.db", b"short", now=Clock())
+
+
+@given(
+    st.lists(st.lists(st.sampled_from("abc"), max_size=2), max_size=8),
+    st.lists(st.tuples(st.integers(0, 8), st.integers(0, 8)), max_size=6),
+)
+def test_a_history_is_imported_once(
+    tmp_path_factory: pytest.TempPathFactory,
+    history: list[list[str]],
+    parts: list[tuple[int, int]],
+) -> None:
+    """At each start `--history` appended the visits again."""
+    folder, most = tmp_path_factory.mktemp("store"), Counter[str]()
+    for first, last in [*parts, (0, 8)]:
+        again = store(folder)
+        again.give_consent()
+        given = history[first:last]
+        again.import_visits(given)
+        most |= Counter(map(str, given))
+        assert Counter(map(str, again.visits())) == most
+        again.close()
+
+
+def test_imported_visits_do_not_come_back(tmp_path: Path) -> None:
+    clock = Clock()
+    kept = store(tmp_path, clock, retention_days=2)
+    with pytest.raises(ConsentError):
+        kept.import_visits([["tea"]])
+    kept.give_consent()
+    kept.import_visits([["tea"], ["tea"], ["milk"]])
+    clock.now += 3 * DAY
+    kept.import_visits([["tea"], ["tea"], ["milk"]])
+    assert kept.visits() == []  # they are too old
+    everything = b"".join(path.read_bytes() for path in tmp_path.iterdir())
+    assert len(kept._file.execute("SELECT digest FROM imported").fetchall()) == 3
+    assert b"milk" not in everything
+    kept.withdraw_consent()
+    kept.give_consent()
+    kept.import_visits([["tea"]])  # as after a first consent
+    assert kept.visits() == [["tea"]]
+    # A store of an earlier version counts the visits that it has.
+    kept._file.execute("DROP TABLE imported")
+    kept._file.execute("DELETE FROM setting WHERE name = 'imports'")
+    kept.close()
+    old = store(tmp_path, clock)
+    old.import_visits([["tea"], ["milk"]])
+    assert old.visits() == [["tea"], ["milk"]]
+    old.close()
