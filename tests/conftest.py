@@ -25,6 +25,8 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # Machine code is compiled once for all tests and the processes that they start.
 os.environ.setdefault("NUMBA_CACHE_DIR", str(ROOT / ".pytest_cache" / "numba"))
+# Counters of private runs, which are outside the directories of the runs.
+os.environ["XDG_STATE_HOME"] = str(ROOT / ".pytest_cache" / "state")
 
 # No test asserts on time, Hypothesis's neither. Every run has the same examples, but for one of
 # `scripts/test --random`, which names its seed here.

@@ -1,10 +1,12 @@
-"""Atomic files, checkpoints and the lock of the directory of a run."""
+"""Atomic files, checkpoints, the lock of the directory of a run, and its counter of rounds."""
 
 from __future__ import annotations
 
 import fcntl
 import io
+import logging
 import os
+import re
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +16,8 @@ from numpy.typing import NDArray
 
 from tactful_federated.errors import CheckpointError
 from tactful_privacy.durable_files import replace_file
+
+_log = logging.getLogger(__name__)
 
 Arrays = Mapping[str, NDArray[np.generic]]
 
@@ -62,3 +66,69 @@ def lock_directory(directory: Path) -> int:
         os.close(descriptor)
         raise CheckpointError(f"another process uses {directory}: stop it first") from error
     return descriptor
+
+
+class RoundCounter:
+    """Highest round of a run, stored outside its directory to detect a restored older copy.
+
+    A checkpoint and a ledger restored together agree with each other, and releases would be drawn
+    again. The file is `tactful/rounds/ID` in `$XDG_STATE_HOME` (default `~/.local/state`), with ID
+    from the file `id` of the directory.
+
+    Assumed: the file is not restored with the directory. If it is missing, as on another machine,
+    a warning is logged, it is created again, and an older copy is not detected.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        """Find the file; a new run gets an id.
+
+        Raises:
+            CheckpointError: The id is damaged.
+        """
+        named = directory / "id"
+        self._new = not named.exists()
+        if self._new:
+            write_whole(named, os.urandom(16).hex().encode("ascii"))
+        identity = named.read_bytes().decode("ascii", "replace")
+        if not re.fullmatch("[0-9a-f]{32}", identity):
+            raise CheckpointError(f"{named} is damaged: restore it, or begin a new run")
+        state = Path(os.environ.get("XDG_STATE_HOME", ""))
+        if not state.is_absolute():
+            try:
+                state = Path("~/.local/state").expanduser()
+            except RuntimeError:  # the user of the process has no home
+                state = directory.absolute().parent
+        self._path = state / "tactful" / "rounds" / identity
+
+    def check(self, round_number: int) -> None:
+        """Compare the round of a checkpoint with the counter.
+
+        Raises:
+            CheckpointError: The checkpoint is older, or the counter cannot be read.
+        """
+        try:
+            highest = int(self._path.read_text("ascii"))
+        except (FileNotFoundError, PermissionError):
+            if not self._new:
+                _log.warning(
+                    "%s is missing or not readable: if the run was restored from an older copy,"
+                    " stop it, since its releases would be drawn again",
+                    self._path,
+                )
+            return
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"{self._path} cannot be read: {error}") from error
+        if highest > round_number:
+            raise CheckpointError(
+                f"the run was restored from an older copy: {self._path} counts {highest} rounds,"
+                f" and the checkpoint {round_number}, so releases would be drawn again: restore the"
+                " newest copy, or begin a new run"
+            )
+
+    def write(self, round_number: int) -> None:
+        """Write the round, durably; a failure is logged, since the checkpoint is saved already."""
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            write_whole(self._path, str(round_number).encode("ascii"))
+        except OSError as error:
+            _log.warning("an older copy of the run will not be detected: %s", error)
