@@ -19,9 +19,9 @@ from tactful_federated.model.lstm_torch import IntentModel
 from tactful_federated.model.sample_data import SAMPLE_CATALOGUE, sample_history
 from tactful_federated.model.tokens import Vocabulary
 from tactful_federated.model.vectors import Vector
-from tactful_federated.secagg.client import SecureRounds
+from tactful_federated.secagg.client import Account, SecureRounds
 from tactful_federated.secagg.collectors import SecureCollector
-from tactful_federated.secagg.messages import Session, encode, enrol
+from tactful_federated.secagg.messages import Session, encode, enrol, terms_digest, weights_digest
 from tactful_federated.secagg.server import SecureSumServer, sum_in_secret
 from tactful_federated.transport.flower_clear import FlowerPopulation, LocalGrid, client_app
 from tactful_federated.transport.flower_secure import FlowerSecureTransport, secure_client_app
@@ -58,7 +58,7 @@ def _devices(plan: TrainingPlan, count: int) -> dict[int, SecureRounds]:
             enrol(_AUTHORITY, device, identity.public_key()),
             identity,
             _AUTHORITY.public_key(),
-            claim=lambda session: None,
+            account=Account(lambda session: None),
         )
 
     return {device: join(device) for device in range(1, count + 1)}
@@ -72,8 +72,9 @@ def server_time(quick: bool) -> list[Figure]:
     for run in range(runs):
         devices, on_devices = _devices(plan, count), 0.0
         silent = {int(d) for d in np.random.default_rng(run).choice(count, 30, replace=False) + 1}
-        session = Session("bench", run + 1, run.to_bytes(32, "big"), size)
         weights = np.zeros(size, dtype=np.float32)
+        terms = weights_digest(weights), terms_digest(plan)
+        session = Session("bench", run + 1, run.to_bytes(32, "big"), size, *terms)
 
         def ask(
             stage: int,

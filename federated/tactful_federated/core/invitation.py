@@ -35,6 +35,8 @@ class Invitation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         purpose: Answer of devices: a trained update, or an evaluation of the model.
         embedding: Width of a token's vector in the model.
         hidden: Width of the LSTM state.
+        difference: Smallest number of devices in which two secure sums with a device may differ,
+            beside 0; unset: any number, as in invitations of earlier versions.
     """
 
     run: str
@@ -49,6 +51,7 @@ class Invitation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     purpose: Literal["training", "evaluation"] = "training"
     embedding: int = 32
     hidden: int = 32
+    difference: int | msgspec.UnsetType = msgspec.UNSET  # unset is not written: old devices read it
 
     @property
     def vocabulary(self) -> Vocabulary:

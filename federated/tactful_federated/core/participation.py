@@ -18,15 +18,21 @@ CREATE TABLE IF NOT EXISTS released (one INTEGER PRIMARY KEY CHECK (one = 1), co
 
 
 _NEVER, _NO_ROUND = -(1 << 31), 1 << 31
+# Files of an earlier version have no `before`: the previous release stands in.
+_UNDONE = (
+    f"before = NULL, latest = iif(before IS NULL AND times > 1, latest - 1,"
+    f" ifnull(before, {_NEVER})) WHERE latest = ?"
+)
 
 
 class Participation:
     """Ledger of participations in one run, in a durable SQLite file.
 
     A device is charged before it is asked, so the ledger never counts too little, also after a kill
-    or a power cut. A charge is never removed, because the ledger of the device has it as well. If
-    the release fails, the device may be asked for it again once its own ledger allows it, which
-    counts in rounds. Rows, for a device charged for releases 3 and 9:
+    or a power cut. A charge is removed only if the device was not asked for its update (`refund`),
+    because otherwise the ledger of the device has it as well. If the release fails, the device may
+    be asked for it again once its own ledger allows it, which counts in rounds. Rows, for a device
+    charged for releases 3 and 9:
 
         device  times  latest  before  round
         "17"    2      9       3       11
@@ -99,12 +105,16 @@ class Participation:
 
         The caller must ensure that no update of that attempt can still be released.
         """
-        # Files of an earlier version have no `before`: the previous release stands in.
-        self._file.execute(
-            "UPDATE participation SET before = NULL, latest ="
-            " iif(before IS NULL AND times > 1, latest - 1, ifnull(before, ?)) WHERE latest = ?",
-            (_NEVER, release),
-        )
+        self._file.execute(f"UPDATE participation SET {_UNDONE}", (release,))
+
+    def refund(self, devices: Iterable[int], release: int) -> None:
+        """Remove the charge of devices for a release for which they were asked no update."""
+        self._file.execute("BEGIN IMMEDIATE")
+        with self._file:
+            self._file.executemany(
+                f"UPDATE participation SET times = times - 1, {_UNDONE} AND device = ?",
+                [(release, str(device)) for device in devices],
+            )
 
     @property
     def released(self) -> int:

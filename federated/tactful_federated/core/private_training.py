@@ -14,7 +14,13 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from tactful_federated.core.checkpoint import load_arrays, lock_directory, save_arrays, write_whole
+from tactful_federated.core.checkpoint import (
+    RoundCounter,
+    load_arrays,
+    lock_directory,
+    save_arrays,
+    write_whole,
+)
 from tactful_federated.core.correlated_noise import CorrelatedNoise, NoiseMemory
 from tactful_federated.core.participation import Participation
 from tactful_federated.core.plan import TrainingPlan
@@ -37,6 +43,7 @@ class Collected:
 
     total: IntegerVector  # sum of updates on the grid of the plan, int64 [parameters]
     reports: int  # number of devices in the sum
+    spared: frozenset[int] = frozenset()  # devices asked for no update, so not charged
 
 
 class Collector(Protocol):
@@ -108,10 +115,11 @@ class PrivateTraining:
         participation.db  charges of devices and number of releases
         state.npz         round, releases, model and noise memory
         lock              held by the running process
+        id                name of the counter outside the directory; see `RoundCounter`
 
     Args:
-        directory: Directory of the run. The noise memory in it must stay secret; restore it and the
-            ledger together or not at all.
+        directory: Directory of the run. The noise memory in it must stay secret; restore only its
+            newest copy.
         plan: Plan of the run, the same at each start.
         optimizer: Server optimiser.
         weights: Initial weights, used at the first start.
@@ -131,7 +139,7 @@ class PrivateTraining:
 
         Raises:
             CheckpointError: The directory is in use, damaged or has another plan, or the
-                checkpoint is older than the ledger.
+                checkpoint is older than the ledger or the counter.
             WeightsError: The weights do not fit the plan.
         """
         self.plan, self._optimizer, self._entropy = plan, optimizer, entropy
@@ -150,6 +158,7 @@ class PrivateTraining:
         self.ledger = Participation(
             directory / "participation.db", times=plan.participations, separation=plan.separation
         )
+        self._counter = RoundCounter(directory)
         arrays = load_arrays(self._path)
         if arrays is None:
             if weights.size != plan.parameters:
@@ -159,6 +168,7 @@ class PrivateTraining:
             self.round, self.releases = 0, 0
             self._model, self._memory = ModelState.begin(weights), NoiseMemory.empty(weights.size)
             if self.ledger.released == 0:
+                self._counter.check(0)
                 self._save(0, 0, self._model, self._memory)
         else:
             self._load(arrays)
@@ -167,6 +177,8 @@ class PrivateTraining:
                 f"{self._path} is older than the ledger, so rounds would be released twice:"
                 " restore the newer checkpoint"
             )
+        self._counter.check(self.round)
+        self._counter.write(self.round)
         self.ledger.record_release(self.releases)
 
     @property
@@ -207,6 +219,7 @@ class PrivateTraining:
         self.ledger.charge(cohort, self.releases, self.round + 1)
         sent = self.weights if weights is None else weights
         collected = collector.collect(cohort, sent, self.plan, self.round + 1)
+        self.ledger.refund(collected.spared, self.releases)
         if collected.reports < self.plan.minimum_reports:
             return self._void("too few devices reported")
         return self.release(collected.total)
@@ -264,6 +277,7 @@ class PrivateTraining:
         )
         self.round, self.releases = round_number, releases
         self._model, self._memory = model, memory
+        self._counter.write(round_number)
 
     def _load(self, arrays: dict[str, NDArray[np.generic]]) -> None:
         try:

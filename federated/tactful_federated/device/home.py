@@ -18,8 +18,8 @@ from tactful_federated.device.intent import FIRED
 from tactful_federated.device.ledger import DeviceLedger
 from tactful_federated.device.limits import latest
 from tactful_federated.errors import ConsentError, SettingsError, extra, require
-from tactful_federated.model.vectors import Vector
-from tactful_federated.secagg.client import SecureRounds, Trainer
+from tactful_federated.model.vectors import Vector, check_vector
+from tactful_federated.secagg.client import Account, SecureRounds, Trainer
 from tactful_federated.secagg.messages import Enrolment, Session
 from tactful_federated.transport.certificates import node_key, public_pem, secret_file
 
@@ -104,13 +104,21 @@ class DeviceHome:
         )
 
     def remember(self, history: Iterable[Sequence[str]]) -> None:
-        """Store visits, oldest first.
+        """Store new visits, oldest first.
 
         Raises:
             ConsentError: The user did not consent.
         """
         for visit in history:
             self.events.add(visit)
+
+    def import_history(self, history: Iterable[Sequence[str]]) -> None:
+        """Store the visits of a history that were not imported before, oldest first.
+
+        Raises:
+            ConsentError: The user did not consent.
+        """
+        self.events.import_visits(history)
 
     def withdraw(self) -> None:
         """Withdraw consent; delete visits and fired triggers."""
@@ -136,14 +144,22 @@ class DeviceHome:
             return training_app(self._invitation.vocabulary, self._charged(train))
         from tactful_federated.transport.flower_secure import secure_client_app
 
+        plan, difference = self._invitation.plan, self._invitation.difference
+        fewest = difference if isinstance(difference, int) else 0
+        account = Account(
+            join=lambda session: self.ledger.join(session, plan),
+            charge=lambda session: self.ledger.charge(session, plan),
+            agree=lambda session, partners: self.ledger.agree(session, partners, fewest),
+        )
         rounds = SecureRounds(
             self._invitation.run,
-            self._invitation.plan,
+            plan,
             self._consented(train),
             self._enrolment(),
             self._identity,
             self._invitation.enrolled_by,
-            claim=lambda session: self.ledger.claim(session, self._invitation.plan),
+            account=account,
+            terms=self._invitation,
         )
         return secure_client_app(lambda context: rounds)
 
@@ -207,6 +223,7 @@ class DeviceHome:
 
         def charge_and_train(weights: Vector, round_number: int) -> Vector:
             invitation = self._invitation
+            check_vector(weights, weights.size)  # unfit weights cost no participation
             nonce = f"clear round {round_number} of {invitation.run}".encode()
             session = Session(invitation.run, round_number, nonce, invitation.plan.parameters)
             self.ledger.claim(session, invitation.plan)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import numpy as np
 from cryptography.exceptions import InvalidTag
@@ -176,6 +177,11 @@ class SecureSumDevice:
             self._check_size(len(self._survivors), "survivors")
             return messages.encode(messages.Agreement(self._identity.sign(self._survivors_text())))
 
+    @property
+    def partners(self) -> list[bytes]:
+        """Identities of the other survivors; empty before `confirm`."""
+        return [self._members[d].enrolment.identity for d in self._survivors - {self._me}]
+
     def open(self, agreements: bytes) -> bytes:
         """Return the fifth answer: shares that remove the masks.
 
@@ -239,12 +245,30 @@ class SecureSumDevice:
         self._box_key, self._mask_key = X25519PrivateKey.generate(), X25519PrivateKey.generate()
 
 
+@dataclass(frozen=True)
+class Account:
+    """Callbacks that keep the account of a device; each raises `SecureSumError` to refuse.
+
+    Attributes:
+        join: Called before the first answer of a session; see `claim` of `SecureSumDevice`.
+        charge: Called before the vector leaves the device.
+        agree: Called with the identities of the other survivors before the device signs.
+    """
+
+    join: Callable[[messages.Session], None]
+    charge: Callable[[messages.Session], None] = lambda session: None
+    agree: Callable[[messages.Session, Sequence[bytes]], None] = lambda session, partners: None
+
+
 class SecureRounds:
     """Answers of a device to the questions of a server in the rounds of one run.
 
     An update is clipped, on the grid of the plan, noised if the plan says so, and masked. A device
     whose training fails sends zeros, since a missing answer would reveal the failure. The device
-    uses its own copy of the plan and refuses questions for another size or run.
+    uses its own copy of the plan and refuses questions for another size or run. It refuses weights
+    that are not finite and those that the session does not name: all devices of a sum have the same
+    weights and terms, so a server cannot have one of them train and the others fail. A device
+    answers for one set of weights in a round, and is charged when its vector leaves it.
 
     Args:
         run: Name of the run that the device takes part in.
@@ -253,7 +277,8 @@ class SecureRounds:
         enrolment: Enrolment of the device.
         identity: Private key of the device.
         authority: Key to check enrolments with.
-        claim: Charges the ledger of the device; see `SecureSumDevice`.
+        account: Keeps the account of the device.
+        terms: Invitation or other public terms that device and server share; None is the plan.
         entropy: Source of cryptographically secure bytes.
     """
 
@@ -266,13 +291,16 @@ class SecureRounds:
         identity: Ed25519PrivateKey,
         authority: Ed25519PublicKey,
         *,
-        claim: Callable[[messages.Session], None],
+        account: Account,
+        terms: object = None,
         entropy: Callable[[int], bytes] = os.urandom,
     ) -> None:
         """Join a run; no session is open."""
         self._run, self._plan, self._trainer = run, plan, trainer
         self._enrolment, self._identity, self._authority = enrolment, identity, authority
-        self._claim, self._entropy = claim, entropy
+        self._account, self._entropy = account, entropy
+        self._terms = messages.terms_digest(terms or plan)
+        self._asked: messages.Session | None = None
         self._session: SecureSumDevice | None = None
         self._update: IntegerVector | None = None
 
@@ -285,38 +313,64 @@ class SecureRounds:
         """
         if stage == 1:
             return self._begin(question, weights)
-        if self._session is None or self._update is None:
+        session, asked, update = self._session, self._asked, self._update
+        if session is None or asked is None or update is None:
             raise SecureSumError("this device has no open session")
+        if not 2 <= stage <= 5:
+            raise SecureSumError(f"a secure sum has stages 1 to 5, not {stage}")
+        self._session = None  # an exception ends the session
         if stage == 2:
-            return self._session.share(question)
-        if stage == 3:
-            return self._session.mask(question, self._update)
-        if stage == 4:
-            return self._session.confirm(question)
-        if stage == 5:
-            session, self._session, self._update = self._session, None, None
+            answer = session.share(question)
+        elif stage == 3:
+            answer = session.mask(question, update)
+            self._account.charge(asked)
+        elif stage == 4:
+            answer = session.confirm(question)
+            self._account.agree(asked, session.partners)
+        else:
+            self._update = None
             return session.open(question)
-        raise SecureSumError(f"a secure sum has stages 1 to 5, not {stage}")
+        self._session = session
+        return answer
 
     def _begin(self, question: bytes, weights: Vector | None) -> bytes:
-        session = messages.decode(question, messages.Session)
-        if session.run != self._run or session.size != self._plan.parameters or weights is None:
+        self._session = None
+        asked = messages.decode(question, messages.Session)
+        if asked.run != self._run or asked.size != self._plan.parameters or weights is None:
             raise SecureSumError("the session is not for the run or the plan of this device")
-        self._session = SecureSumDevice(
-            session,
+        self._check_terms(asked, weights)
+        session = SecureSumDevice(
+            asked,
             self._enrolment,
             self._identity,
             self._authority,
-            claim=self._claim,
+            claim=self._account.join,
             fewest=self._plan.minimum_reports,
             random=self._entropy,
         )
-        update = self._train(weights, session.round)
+        update = self._train(weights, asked.round)
         if self._plan.device_sigma_squared:
             noise = WideGaussian(self._plan.device_sigma_squared, entropy=self._entropy)
             update = update + noise.sample(len(update))
-        self._update = update
-        return self._session.advertise()
+        self._session, self._asked, self._update = session, asked, update
+        return session.advertise()
+
+    def _check_terms(self, asked: messages.Session, weights: Vector) -> None:
+        """Check that all devices of the session have these weights and these terms."""
+        if not (asked.weights and asked.terms):
+            raise SecureSumError(
+                "the server has protocol 1 of secure sums, in which it can send each device other"
+                " weights, and this device has protocol 2: update the server"
+            )
+        if asked.terms != self._terms:
+            raise SecureSumError(
+                "the server has another plan or other settings than the invitation of this device:"
+                " get the invitation of the server"
+            )
+        if asked.weights != messages.weights_digest(weights):
+            raise SecureSumError("the weights are not those that the session names")
+        if not np.isfinite(weights).all():
+            raise SecureSumError("the weights hold a value that is not finite")
 
     def _train(self, weights: Vector, round_number: int) -> IntegerVector:
         try:

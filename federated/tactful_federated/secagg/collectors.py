@@ -18,8 +18,13 @@ from tactful_federated.core.plan import TrainingPlan
 from tactful_federated.core.private_training import Collected
 from tactful_federated.errors import SecureSumError, WeightsError, require
 from tactful_federated.model.vectors import IntegerVector, Vector, check_vector
-from tactful_federated.secagg.messages import Session, encode
-from tactful_federated.secagg.server import Payloads, SecureSumServer, sum_in_secret
+from tactful_federated.secagg.messages import Session, encode, terms_digest, weights_digest
+from tactful_federated.secagg.server import (
+    Payloads,
+    SecureSumServer,
+    SecureTotal,
+    sum_in_secret,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -101,14 +106,18 @@ class SecureTransport(Protocol):
 class SecureCollector:
     """Secure sum of updates, of which the server learns only the total.
 
-    Single updates cannot be checked, so only the device itself clips its update: a poisoned device
-    can change the sum as far as the field allows. A sum that honest devices cannot produce makes
-    the round void.
+    Single updates cannot be checked, so only the device itself clips its update. A sum of n devices
+    that is longer than n times the bound of a plan, plus the noise of devices, makes the round
+    void: honest devices cannot produce it. So one modified device moves a sum by less than 2 n
+    times its bound, but up to this it is not detected.
+
+    Devices that lied about shares are not asked again by this object.
 
     Args:
         transport: Transport to the devices.
         authority: Key to check enrolments with.
         run: Name of the run; devices join each of its rounds once.
+        terms: Invitation of the devices; None is the plan of a round.
         entropy: Source of cryptographically secure bytes.
     """
 
@@ -118,37 +127,60 @@ class SecureCollector:
         authority: Ed25519PublicKey,
         *,
         run: str,
+        terms: object = None,
         entropy: Callable[[int], bytes] = os.urandom,
     ) -> None:
         """Keep the transport."""
         self._transport, self._authority = transport, authority
-        self._run, self._entropy = run, entropy
+        self._run, self._terms, self._entropy = run, terms, entropy
+        self._liars: set[int] = set()
 
     def ids(self) -> Sequence[int]:
         """Return the numbers of the devices that are available now."""
-        return self._transport.ids()
+        return [device for device in self._transport.ids() if device not in self._liars]
 
     def collect(
         self, ids: Sequence[int], weights: Vector, plan: TrainingPlan, round_number: int
     ) -> Collected:
         """Run one secure sum; an aborted sum has no reports."""
-        session = Session(self._run, round_number, self._entropy(32), plan.parameters)
+        terms = terms_digest(self._terms or plan)
+        digest = weights_digest(weights)
+        session = Session(
+            self._run, round_number, self._entropy(32), plan.parameters, digest, terms
+        )
         server = SecureSumServer(session, self._authority, fewest=plan.minimum_reports)
-        empty = Collected(np.zeros(plan.parameters, dtype=np.int64), 0)
+        charged: set[int] = set()  # devices charge themselves at stage 3
+
+        def ask(stage: int, questions: Payloads) -> Payloads:
+            if stage == 3:
+                charged.update(questions)
+            return self._transport.exchange(stage, questions, weights)
+
+        total, reports = np.zeros(plan.parameters, dtype=np.int64), 0
         try:
-            total = sum_in_secret(
-                server,
-                dict.fromkeys(ids, encode(session)),
-                lambda stage, questions: self._transport.exchange(stage, questions, weights),
-            )
+            found = sum_in_secret(server, dict.fromkeys(ids, encode(session)), ask)
+            if _honest(found, plan):
+                total, reports = found.values, len(found.devices)
+            else:
+                _log.warning("round %d: honest devices cannot produce this sum", round_number)
         except SecureSumError as error:
             _log.warning("round %d: the secure sum was aborted: %s", round_number, error)
-            return empty
-        noise = 20 * math.sqrt(len(total.devices) * plan.device_sigma_squared)
-        if int(np.abs(total.values).max()) > len(total.devices) * plan.units + noise:
-            _log.warning("round %d: honest devices cannot produce this sum", round_number)
-            return empty
-        return Collected(total.values, len(total.devices))
+        if server.liars:
+            _log.warning("these devices lied and are not asked again: %s", sorted(server.liars))
+            self._liars |= server.liars
+        return Collected(total, reports, frozenset(ids) - charged)
+
+
+def _honest(found: SecureTotal, plan: TrainingPlan) -> bool:
+    """Return whether the Euclidean norm of a sum is one that honest devices can produce.
+
+    The norm of d Gaussian values of standard deviation s exceeds s (sqrt(d) + x) with a probability
+    below exp(-x^2 / 2).
+    """
+    devices = len(found.devices)
+    noise = math.sqrt(devices * plan.device_sigma_squared)
+    most = devices * plan.units + math.ceil(noise * (math.sqrt(plan.parameters) + 20))
+    return sum(value * value for value in found.values.tolist()) <= most * most
 
 
 def trimmed_sum(updates: NDArray[np.int32], trimmed: int) -> IntegerVector:

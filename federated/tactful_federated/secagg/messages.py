@@ -5,6 +5,10 @@ learning", CCS 2017, in the variant for a malicious server: enrolled devices sig
 the survivors sign the list of survivors before any share is opened. All keys are bound to the
 session and to the roster of its members.
 
+A session names the digests of the weights and of the terms of the run (plan and settings). Keys and
+signatures cover the session, so devices that were sent other weights or another plan have no roster
+in common. This is protocol 2; sessions of protocol 1 had no digests, and devices refuse them.
+
     stage  server -> device        device -> server
     1      Session                 Advert      session keys, signed
     2      Roster                  Boxes       encrypted shares, by receiver
@@ -31,7 +35,9 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from numpy.typing import NDArray
 
+from tactful_federated.core.compression import to_bytes
 from tactful_federated.errors import SecureSumError
+from tactful_federated.model.vectors import Vector
 
 FEWEST_DEVICES: Final = 3
 """Smallest sum: with two devices, each would learn the vector of the other."""
@@ -51,12 +57,16 @@ class Session(_Message, frozen=True, array_like=True, forbid_unknown_fields=True
         round: Number of the round.
         nonce: 32 bytes, unique to the session.
         size: Number of values in a vector.
+        weights: `weights_digest` of the weights to train from; empty in protocol 1.
+        terms: `terms_digest` of the run; empty in protocol 1.
     """
 
     run: str
     round: int
     nonce: bytes
     size: int
+    weights: bytes = b""
+    terms: bytes = b""
 
 
 class Enrolment(_Message, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -126,7 +136,7 @@ class Opened(_Message, frozen=True, array_like=True, forbid_unknown_fields=True)
     mask_keys: dict[int, bytes]
 
 
-def encode(message: msgspec.Struct) -> bytes:
+def encode(message: object) -> bytes:
     """Encode a message."""
     return msgspec.msgpack.encode(message)
 
@@ -175,6 +185,16 @@ def check_advert(advert: Advert, session: Session, authority: Ed25519PublicKey) 
         raise SecureSumError("the signature of an advert is wrong")
 
 
+def check_agreement_keys(advert: Advert) -> None:
+    """Check that no key in an advert has a small order, with which no device can agree.
+
+    Raises:
+        SecureSumError: A key has.
+    """
+    for key in (advert.box_key, advert.mask_key):
+        agree(X25519PrivateKey.generate(), key, "check", b"")
+
+
 def is_signed(key: bytes, signature: bytes, text: bytes) -> bool:
     """Return whether a text was signed by the owner of a public Ed25519 key."""
     try:
@@ -212,6 +232,18 @@ def survivors_text(context: bytes, dealers: Iterable[int], survivors: Iterable[i
 def seed_commitment(session: Session, seed: bytes) -> bytes:
     """Return the commitment to a seed of 256 random bits."""
     return _digest("seed", encode(session), seed)
+
+
+def weights_digest(weights: Vector) -> bytes:
+    """Return the digest of weights, of their exact bits."""
+    return _digest("weights", to_bytes(weights))
+
+
+def terms_digest(terms: object) -> bytes:
+    """Return the digest of a plan or an invitation, equal before and after it was stored."""
+    encoded = msgspec.msgpack.encode(terms)
+    # Decoded by type: 2 in a field of type float is 2.0 on a device that read it from a file.
+    return _digest("terms", encode(msgspec.msgpack.decode(encoded, type=type(terms))))
 
 
 def agree(private: X25519PrivateKey, public: bytes, purpose: str, context: bytes) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
@@ -15,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from tactful_federated.errors import SecureSumError
 from tactful_federated.model.vectors import IntegerVector
 from tactful_federated.secagg import messages
-from tactful_federated.secagg.secret_sharing import SHARE_BYTES, join, weights_at_zero
+from tactful_federated.secagg.secret_sharing import SHARE_BYTES, Opening, most_wrong, open_secrets
 
 _log = logging.getLogger(__name__)
 
@@ -34,6 +35,7 @@ class SecureTotal:
 
     values: IntegerVector  # sum of the survivors' vectors; exact if it fits 31 bits and a sign
     devices: frozenset[int]  # the survivors
+    liars: frozenset[int] = frozenset()  # devices that opened wrong shares
 
 
 class SecureSumServer:
@@ -41,12 +43,17 @@ class SecureSumServer:
 
     Devices may drop out at every stage, as long as more than two thirds of the roster answer each
     later stage; each method raises `SecureSumError` if fewer did. An answer that is malformed,
-    badly signed or of another device is ignored, like a missing one.
+    badly signed or of another device is ignored, like a missing one. Wrong shares are corrected and
+    their senders named (`liars`), up to a sixth of the roster if all of it answers.
 
     Args:
         session: Session with a new nonce.
         authority: Key to check enrolments with, since devices refuse rosters with unknown members.
         fewest: Smallest sum, 3 or more; with fewer devices the session is aborted.
+
+    Attributes:
+        liars: Devices that dealt or opened wrong shares, also if the sum was aborted. No other
+            device is named, if at most a sixth of the roster (one of fewer than 12) lies.
     """
 
     def __init__(
@@ -63,6 +70,7 @@ class SecureSumServer:
         self._context = b""
         self._sealed: dict[int, dict[int, bytes]] = {}
         self._survivors: list[int] = []
+        self.liars: frozenset[int] = frozenset()
         self._total = np.zeros(session.size, dtype=np.uint32)
 
     def list_members(self, answers: Payloads) -> dict[int, bytes]:
@@ -70,12 +78,19 @@ class SecureSumServer:
         for device, advert in self._decoded(answers, messages.Advert):
             try:
                 messages.check_advert(advert, self._session, self._authority)
+                messages.check_agreement_keys(advert)
             except SecureSumError as error:
                 _log.warning("ignored an advert: %s", error)
                 continue
             if advert.enrolment.device == device:
                 self._members[device] = advert
-        self._members = dict(sorted(self._members.items()))
+        # Devices refuse a roster with a key twice, so two devices with one key would end the round.
+        keys = Counter(key for a in self._members.values() for key in (a.box_key, a.mask_key))
+        self._members = {
+            device: advert
+            for device, advert in sorted(self._members.items())
+            if keys[advert.box_key] == keys[advert.mask_key] == 1
+        }
         if len(self._members) < self._fewest:
             raise SecureSumError(f"{len(self._members)} devices joined; {self._fewest} are needed")
         roster = messages.Roster(list(self._members.values()))
@@ -126,7 +141,8 @@ class SecureSumServer:
         """Read the shares that open the masks; return the sum.
 
         Raises:
-            SecureSumError: Too few devices answered, or shares do not match the commitments.
+            SecureSumError: Too few devices answered, or too many shares do not match the
+                commitments.
         """
         survivors, dropped = set(self._survivors), set(self._sealed) - set(self._survivors)
         opened = {
@@ -137,41 +153,68 @@ class SecureSumServer:
             and set(message.mask_keys) <= dropped
         }
         self._check_size(len(opened), "opened their shares")
+        secrets = self._open(opened, dropped).secrets
         # total = sum of vectors + own masks of survivors + pair masks with dropped devices; the
         # pair masks among survivors cancel.
         total = self._total
         for device in self._survivors:
-            seed = self._secret({h: m.seeds.get(device) for h, m in opened.items()})
-            if messages.seed_commitment(self._session, seed) != self._members[device].seed_digest:
-                raise SecureSumError("shares of a seed do not match the commitment of its device")
-            total = total - messages.own_mask(seed, self._context, self._session.size)
+            total = total - messages.own_mask(secrets[device], self._context, self._session.size)
         for device in sorted(dropped):
-            key = X25519PrivateKey.from_private_bytes(
-                self._secret({h: m.mask_keys.get(device) for h, m in opened.items()})
-            )
-            if key.public_key().public_bytes_raw() != self._members[device].mask_key:
-                raise SecureSumError("shares of a mask key do not match the key of its device")
+            key = X25519PrivateKey.from_private_bytes(secrets[device])
             for other in self._survivors:
                 public = self._members[other].mask_key
                 mask = messages.pair_mask(key, public, self._context, self._session.size)
                 # The inverse of what the survivor added: see `SecureSumDevice.mask`.
                 total = total - mask if other < device else total + mask
-        return SecureTotal(total.view(np.int32).astype(np.int64), frozenset(self._survivors))
+        values = total.view(np.int32).astype(np.int64)
+        return SecureTotal(values, frozenset(self._survivors), self.liars)
 
-    def _secret(self, shares: Mapping[int, bytes | None]) -> bytes:
-        """Reconstruct a secret from the shares of its holders, who are numbered from 1."""
-        valid = {
-            place: share
-            for place, device in enumerate(self._members, 1)
-            if (share := shares.get(device)) is not None and len(share) == SHARE_BYTES
-        }
+    def _open(self, opened: Mapping[int, messages.Opened], dropped: set[int]) -> Opening:
+        """Reconstruct the seeds of survivors and the mask keys of others; name liars."""
         threshold = messages.threshold_of(len(self._members))
-        if len(valid) < threshold:
-            raise SecureSumError(
-                f"there are {len(valid)} shares of a secret, and {threshold} are needed"
+        places = {device: place for place, device in enumerate(self._members, 1)}
+        possible = max(1, len(self._members) // 6)  # liars that are assumed at most
+        shares: dict[int, dict[int, bytes]] = {}
+        for dealer in (*self._survivors, *sorted(dropped)):
+            kind = "mask_keys" if dealer in dropped else "seeds"
+            sent = {places[h]: getattr(m, kind).get(dealer, b"") for h, m in opened.items()}
+            held = {place: share for place, share in sent.items() if len(share) == SHARE_BYTES}
+            if len(held) < threshold:
+                if len(sent) - len(held) > possible:  # it sent most holders none
+                    self.liars |= {dealer}
+                raise SecureSumError(
+                    f"there are {len(held)} shares of a secret, and {threshold} are needed"
+                )
+            shares[dealer] = dict(sorted(held.items()))
+
+        def is_right(dealer: int, secret: bytes) -> bool:
+            advert = self._members[dealer]
+            if dealer not in dropped:
+                return messages.seed_commitment(self._session, secret) == advert.seed_digest
+            key = X25519PrivateKey.from_private_bytes(secret)
+            return key.public_key().public_bytes_raw() == advert.mask_key
+
+        opening = open_secrets(shares, threshold, is_right)
+        if opening.failed:
+            # If nothing could be opened, or too few shares came, it may have been the holders.
+            self.liars = frozenset(
+                dealer
+                for dealer in opening.failed
+                if opening.secrets and most_wrong(len(shares[dealer]), threshold) >= possible
             )
-        chosen = dict(list(valid.items())[:threshold])
-        return join(chosen, weights_at_zero(tuple(chosen)))
+            raise SecureSumError(
+                f"shares of device {opening.failed[0]} do not match the commitment of its device"
+            )
+        # If a holder of more wrong shares did not lie, their dealers did, which are too many.
+        most, devices = max(possible, most_wrong(len(opened), threshold)), list(self._members)
+        self.liars = frozenset(devices[h - 1] for h, n in opening.wrong.items() if n > most)
+        if opening.wrong:
+            _log.warning(
+                "corrected %d wrong shares; the devices that lied: %s",
+                opening.wrong.total(),
+                sorted(self.liars) or "not certain",
+            )
+        return opening
 
     def _decoded(self, answers: Payloads, kind: type[_T]) -> Iterator[tuple[int, _T]]:
         for device, data in answers.items():

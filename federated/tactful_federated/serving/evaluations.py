@@ -14,6 +14,7 @@ from tactful_federated.core.private_training import Collector, Polling, wait_for
 from tactful_federated.errors import BudgetError, HistoryError, require
 from tactful_federated.model.vectors import Vector, check_vector, parameter_count
 from tactful_federated.secagg.messages import FEWEST_DEVICES
+from tactful_federated.serving.rounds import least_difference
 
 _POLLING = Polling()
 
@@ -40,10 +41,16 @@ def invite_to_evaluations(
         tier == "clear" or plan.minimum_reports >= FEWEST_DEVICES,
         f"a secret sum needs {FEWEST_DEVICES} devices: raise the report goal",
     )
+    path = directory / "evaluation.json"
     invitation = msgspec.structs.replace(
-        trained, run=f"{trained.run}-evaluation", tier=tier, plan=plan, purpose="evaluation"
+        trained,
+        run=f"{trained.run}-evaluation",
+        tier=tier,
+        plan=plan,
+        purpose="evaluation",
+        difference=least_difference(path, wishes, plan, tier),
     )
-    save_invitation(directory / "evaluation.json", invitation)
+    save_invitation(path, invitation)
     return invitation
 
 

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from tactful_federated.core.checkpoint import write_whole
 from tactful_federated.core.compression import Encoding
 from tactful_federated.core.invitation import Invitation, Tier, read_invitation, save_invitation
-from tactful_federated.core.plan import Wishes, plan_noise_in_sum, plan_training
+from tactful_federated.core.plan import TrainingPlan, Wishes, plan_noise_in_sum, plan_training
 from tactful_federated.core.private_training import (
     Collector,
     Outcome,
@@ -110,6 +110,7 @@ def invite(
     if tier != "clear" and plan.minimum_reports < FEWEST_DEVICES:
         raise SettingsError(f"a secret sum needs {FEWEST_DEVICES} devices: raise the report goal")
     authority, signer = _public_keys(directory)
+    path = directory / "invitation.json"
     invitation = Invitation(
         run=run,
         tier=tier,
@@ -121,8 +122,9 @@ def invite(
         proximal=proximal,
         embedding=embedding,
         hidden=hidden,
+        difference=least_difference(path, wishes, plan, tier),
     )
-    save_invitation(directory / "invitation.json", invitation)
+    save_invitation(path, invitation)
     return invitation
 
 
@@ -137,6 +139,28 @@ def _public_keys(directory: Path) -> tuple[bytes, bytes]:
         for name in ("authority.key", "model.key")
     )
     return authority, signer
+
+
+def least_difference(
+    path: Path, wishes: Wishes, plan: TrainingPlan, tier: Tier
+) -> int | msgspec.UnsetType:
+    """Return `difference` of a new invitation, or that of the existing one in `path`.
+
+    A server can subtract two exact sums whose devices it chose. The difference of two random
+    cohorts of n among 2 n devices covers n devices on average, so the bound rarely ends a round. In
+    a smaller population it often would, and is unset.
+    """
+    if path.exists():
+        return read_invitation(path).difference
+    if tier != "secret" or plan.participations == 1:
+        return msgspec.UNSET
+    if wishes.population * wishes.availability < 2 * plan.cohort:
+        _log.warning(
+            "the population is too small to keep secure sums from overlapping: a lying server can"
+            " subtract two sums and read one update; prefer --tier noise-in-sum"
+        )
+        return msgspec.UNSET
+    return plan.minimum_reports
 
 
 def authority_key(directory: Path) -> Ed25519PrivateKey:
@@ -202,7 +226,7 @@ def collector_for(
     from tactful_federated.transport.flower_secure import FlowerSecureTransport
 
     transport = FlowerSecureTransport(grid, timeout=deadline)
-    return SecureCollector(transport, invitation.enrolled_by, run=invitation.run)
+    return SecureCollector(transport, invitation.enrolled_by, run=invitation.run, terms=invitation)
 
 
 def serve_rounds(

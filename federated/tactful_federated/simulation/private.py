@@ -25,7 +25,7 @@ from tactful_federated.model.scores import Score
 from tactful_federated.model.settings import TrainerSettings
 from tactful_federated.model.tokens import Vocabulary, windows
 from tactful_federated.model.vectors import Vector
-from tactful_federated.secagg.client import SecureRounds
+from tactful_federated.secagg.client import Account, SecureRounds
 from tactful_federated.secagg.collectors import ClearCollector, SecureCollector
 from tactful_federated.secagg.messages import Session, enrol
 from tactful_federated.transport.flower_clear import LocalGrid
@@ -188,10 +188,13 @@ def _collector(tier: Tier, plan: TrainingPlan, population: Trainees, ledgers: Pa
                 return update
             raise WeightsError("training diverged")
 
-        def claim(session: Session) -> None:
-            # Opened for each call: thousands of open files would exceed the limit.
-            with closing(DeviceLedger(ledgers / f"{device}.db")) as ledger:
-                ledger.claim(session, plan)
+        def account(call: Callable[[DeviceLedger, Session, TrainingPlan], None]) -> Any:
+            def opened(session: Session) -> None:
+                # Opened for each call: thousands of open files would exceed the limit.
+                with closing(DeviceLedger(ledgers / f"{device}.db")) as ledger:
+                    call(ledger, session, plan)
+
+            return opened
 
         identity = Ed25519PrivateKey.generate()
         return SecureRounds(
@@ -201,7 +204,7 @@ def _collector(tier: Tier, plan: TrainingPlan, population: Trainees, ledgers: Pa
             enrol(authority, device, identity.public_key()),
             identity,
             authority.public_key(),
-            claim=claim,
+            account=Account(account(DeviceLedger.join), account(DeviceLedger.charge)),
         )
 
     devices = {device: join(device) for device in population.ids()}

@@ -28,7 +28,7 @@ from tactful_federated.model.sample_data import SAMPLE_CATALOGUE, sample_history
 from tactful_federated.model.scores import Score
 from tactful_federated.model.tokens import Vocabulary
 from tactful_federated.model.vectors import Vector, l2_norm
-from tactful_federated.secagg.client import SecureRounds
+from tactful_federated.secagg.client import Account, SecureRounds
 from tactful_federated.secagg.collectors import ClearCollector, SecureCollector
 from tactful_federated.secagg.messages import enrol
 from tactful_federated.serving.evaluations import invite_to_evaluations, serve_evaluation
@@ -111,7 +111,9 @@ def test_scores_are_added_in_a_secure_sum(tmp_path: Path) -> None:
         identity = Ed25519PrivateKey.generate()
         enrolled = enrol(authority, number, identity.public_key())
         rounds = plan, evaluator(held[number].evaluate), enrolled, identity, authority.public_key()
-        return SecureRounds("evaluation", *rounds, claim=lambda session: asked.append(number))
+        return SecureRounds(
+            "evaluation", *rounds, account=Account(lambda session: asked.append(number))
+        )
 
     asked: list[int] = []
     rounds = {number: join(number) for number in held}

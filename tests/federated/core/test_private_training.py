@@ -1,5 +1,6 @@
 """Rounds that keep to their plan: charged before asked, kept before told, whatever is killed."""
 
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -272,6 +273,57 @@ def test_an_older_checkpoint_is_refused(tmp_path: Path) -> None:
             (tmp_path / "state.npz").write_bytes(content)
         with pytest.raises(CheckpointError, match=problem):
             training(tmp_path, small_plan())
+
+
+@pytest.mark.parametrize("copied", [0, 2])
+def test_a_restored_copy_draws_no_release_again(tmp_path: Path, copied: int) -> None:
+    """Checkpoint and ledger of an older copy agree, and a release was drawn twice."""
+
+    def rounds(count: int) -> None:
+        run = training(tmp_path / "run", small_plan())
+        for _ in range(count):
+            run.run_round(ClearCollector(Devices(60, constant)))
+        run.close()
+
+    rounds(copied)
+    shutil.copytree(tmp_path / "run", tmp_path / "copy")
+    rounds(1)
+    newest = tmp_path / "newest"
+    (tmp_path / "run").rename(newest)
+    for place in ("run", "elsewhere"):
+        shutil.copytree(tmp_path / "copy", tmp_path / place)
+        with pytest.raises(CheckpointError, match="restored from an older copy"):
+            training(tmp_path / place, small_plan())
+    run = training(newest, small_plan())
+    assert run.releases == copied + 1
+    run.close()
+
+
+def test_a_lost_counter_is_told_and_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+
+    def again() -> None:
+        run = training(tmp_path / "run", small_plan())
+        run.run_round(ClearCollector(Devices(60, constant)))
+        run.close()
+
+    again()
+    again()
+    assert "is missing" not in caplog.text
+    (counter,) = (tmp_path / "state" / "tactful" / "rounds").iterdir()
+    assert counter.read_text() == "2" and counter.stat().st_mode & 0o077 == 0
+    counter.unlink()
+    again()
+    assert "is missing" in caplog.text and counter.read_text() == "3"
+    for damaged, problem in ((counter, "cannot be read"), (tmp_path / "run" / "id", "is damaged")):
+        damaged.write_text("../x")
+        with pytest.raises(CheckpointError, match=problem):
+            again()
+    # A run of an earlier version has no id, and goes on.
+    (tmp_path / "run" / "id").unlink()
+    again()
 
 
 def test_a_run_keeps_its_plan_and_its_directory_to_itself(tmp_path: Path) -> None:

@@ -15,11 +15,19 @@ from tests.federated.private_run import SIZE, WISHES, Devices, small_plan, train
 
 from tactful_federated.core.plan import TrainingPlan, Wishes, plan_noise_in_sum, without_noise
 from tactful_federated.core.private_training import PrivateTraining
+from tactful_federated.device.ledger import DeviceLedger
 from tactful_federated.errors import SecureSumError, SettingsError, WeightsError
 from tactful_federated.model.vectors import Vector
-from tactful_federated.secagg.client import SecureRounds
+from tactful_federated.secagg.client import Account, SecureRounds
 from tactful_federated.secagg.collectors import ClearCollector, SecureCollector, SecureTransport
-from tactful_federated.secagg.messages import Session, encode, enrol
+from tactful_federated.secagg.messages import (
+    Opened,
+    Session,
+    encode,
+    enrol,
+    terms_digest,
+    weights_digest,
+)
 from tactful_federated.transport.flower_clear import LocalGrid
 from tactful_federated.transport.flower_secure import FlowerSecureTransport, secure_client_app
 from tactful_privacy.mechanisms.gaussian import WideGaussian
@@ -33,13 +41,16 @@ def own(device: int, round_number: int) -> Vector:
     return np.full(SIZE, 0.01 * device, dtype=np.float32)
 
 
-def joins(
-    device: int, plan: TrainingPlan, claim: Callable[[Session], None] = lambda _: None
-) -> SecureRounds:
+def joins(device: int, plan: TrainingPlan, *calls: Callable[[Session], None]) -> SecureRounds:
     identity = Ed25519PrivateKey.generate()
     enrolled = enrol(AUTHORITY, device, identity.public_key())
     rounds = plan, lambda _, number: own(device, number), enrolled, identity, AUTHORITY.public_key()
-    return SecureRounds("intent", *rounds, claim=claim)
+    return SecureRounds("intent", *rounds, account=Account(*(calls or [lambda _: None])))
+
+
+def asked(weights: Vector = ZERO, terms: TrainingPlan = BARE) -> bytes:
+    digests = weights_digest(weights), terms_digest(terms)
+    return encode(Session("intent", 1, b"n" * 32, SIZE, *digests))
 
 
 def flower(devices: dict[int, SecureRounds], drops: Any = None) -> FlowerSecureTransport:
@@ -84,6 +95,49 @@ def test_too_few_devices_void_the_round_and_release_nothing(tmp_path: Path) -> N
     assert (outcome.released, run.weights.tolist()) == (False, [0.0] * SIZE)
 
 
+def test_a_liar_is_not_asked_again() -> None:
+    class Liar(SecureRounds):
+        def answer(self, stage: int, question: bytes, weights: Vector | None) -> bytes:
+            data = super().answer(stage, question, weights)
+            return encode(Opened({d: bytes(33) for d in range(1, 9)}, {})) if stage == 5 else data
+
+    devices = {node: joins(node, BARE) for node in range(1, 9)}
+    devices[3].__class__ = Liar
+    asking = collector(flower(devices))
+    assert asking.collect(asking.ids(), ZERO, BARE, 1).reports == 8
+    assert list(asking.ids()) == [1, 2, 4, 5, 6, 7, 8]
+
+
+def test_who_is_not_asked_for_a_vector_is_not_charged(tmp_path: Path) -> None:
+    """A round that ended before cost each of its devices a participation."""
+    plan = replace(small_plan(), participations=1, separation=1)
+    ledgers = {node: DeviceLedger(tmp_path / f"{node}.db") for node in range(1, 13)}
+
+    def join(node: int) -> SecureRounds:
+        ledger = ledgers[node]
+        return joins(node, plan, lambda s: ledger.join(s, plan), lambda s: ledger.charge(s, plan))
+
+    devices = {node: join(node) for node in ledgers}
+    gone_at = {2: range(5, 13)}
+
+    def drops(node: int, message: Message) -> bool:
+        asked = message.content["secure-sum"]
+        assert isinstance(asked, ConfigRecord)
+        return node in gone_at.get(int(str(asked["stage"])), ())
+
+    run = training(tmp_path / "run", plan)
+    asking = collector(flower(devices, drops))
+    for _ in range(3):
+        assert not run.run_round(asking).released
+    assert {ledger.times("intent") for ledger in ledgers.values()} == {0}
+    assert run.able(range(1, 13)) == list(range(1, 13))
+    gone_at = {2: range(12, 13)}  # one leaves before it is asked, the others are in the sum
+    assert run.run_round(asking).released
+    assert [node for node in ledgers if not ledgers[node].times("intent")] == [12]
+    assert run.ledger.eligible(range(1, 13), 1, 5) == [12]
+    run.close()
+
+
 def test_an_impossible_sum_voids_the_round() -> None:
     class Poisoned(SecureRounds):
         def answer(self, stage: int, question: bytes, weights: Vector | None) -> bytes:
@@ -94,6 +148,43 @@ def test_an_impossible_sum_voids_the_round() -> None:
     devices = {node: joins(node, BARE) for node in range(1, 9)}
     devices[3].__class__ = Poisoned
     assert collector(flower(devices)).collect(range(1, 9), ZERO, BARE, 1).reports == 0
+
+
+def test_one_modified_device_moves_a_sum_by_a_bounded_length() -> None:
+    """Each coordinate within the range of honest sums moved it sqrt(parameters) times as far."""
+    size = 700
+    plan = replace(BARE, parameters=size)
+
+    class Poisoned(SecureRounds):
+        def answer(self, stage: int, question: bytes, weights: Vector | None) -> bytes:
+            if stage == 3 and self._update is not None:
+                self._update = self._update + np.asarray(self.added, dtype=np.int64)
+            return super().answer(stage, question, weights)
+
+        added: np.ndarray
+
+    def moved(added: np.ndarray) -> float:
+        """Length by which device 3 moves the sum, in bounds of an update; 0 if it is void."""
+        devices = {node: joins(node, plan) for node in range(1, 9)}
+        for joined in devices.values():
+            joined._trainer = lambda weights, number: np.zeros(size, dtype=np.float32)
+        devices[3].__class__ = Poisoned
+        devices[3].added = added  # type: ignore[attr-defined]
+        zeros = np.zeros(size, dtype=np.float32)
+        found = collector(flower(devices)).collect(range(1, 9), zeros, plan, 1)
+        assert found.total.any() == bool(found.reports)
+        return float(np.linalg.norm(found.total.astype(float))) / plan.units
+
+    assert moved(np.full(size, 8 * plan.units - 1)) == 0
+    one = np.eye(1, size, dtype=np.int64)[0]
+    assert moved(one * (8 * plan.units + 1)) == 0
+    assert moved(one * 8 * plan.units) == 8  # what is not caught
+
+
+def test_a_noisy_sum_is_not_taken_for_a_poisoned_one() -> None:
+    plan = plan_noise_in_sum(WISHES)
+    for _ in range(20):
+        assert collector(over_flower(plan, 12)).collect(range(1, 13), ZERO, plan, 1).reports == 12
 
 
 def test_noise_inside_the_sum_has_the_planned_width() -> None:
@@ -160,7 +251,7 @@ def test_a_device_whose_training_fails_sends_zeros(broken: float | None) -> None
 
 def test_a_device_agrees_to_its_own_plan_only(tmp_path: Path) -> None:
     device = joins(1, BARE)
-    right = encode(Session("intent", 1, b"n" * 32, SIZE))
+    right = asked()
     for session, weights in (
         (encode(Session("other", 1, b"n" * 32, SIZE)), ZERO),
         (encode(Session("intent", 1, b"n" * 32, SIZE + 1)), ZERO),
@@ -183,7 +274,7 @@ def test_a_session_refused_by_the_ledger_is_not_trained() -> None:
     device = joins(1, BARE, refuse)
     device._trainer = lambda weights, number: pytest.fail("trained")
     with pytest.raises(SecureSumError, match="joined before"):
-        device.answer(1, encode(Session("intent", 1, b"n" * 32, SIZE)), ZERO)
+        device.answer(1, asked(), ZERO)
 
 
 def test_private_training_takes_noise_from_devices(tmp_path: Path) -> None:

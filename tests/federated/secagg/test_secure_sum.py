@@ -22,6 +22,7 @@ from tactful_federated.secagg.messages import (
     Roster,
     Session,
     Survivors,
+    advert_text,
     decode,
     encode,
     own_mask,
@@ -294,13 +295,118 @@ def _spoil_shares(data: bytes) -> bytes:
     return encode(Opened({d: b"\0" * 33 for d in opened.seeds}, opened.mask_keys))
 
 
-def test_spoilt_shares_void_the_sum_instead_of_falsifying_it() -> None:
-    carried, of = wire(4)
+@pytest.mark.parametrize(("count", "liars"), [(6, {6}), (7, {1}), (9, {3}), (12, {1, 12})])
+def test_liars_about_shares_are_named_and_the_sum_goes_on(count: int, liars: set[int]) -> None:
+    """One wrong share voided the round, and its sender was not identified."""
+    carried, of = wire(count)
     carried.answered = lambda stage, device, data: (
-        _spoil_shares(data) if (stage, device) == (5, 1) else data
+        _spoil_shares(data) if stage == 5 and device in liars else data
     )
+    total = lead(carried, of)
+    assert total.values.tolist() == sum_of(carried, set(range(1, count + 1)))
+    assert total.liars == liars
+
+
+def test_a_liar_about_the_mask_keys_of_silent_devices_is_corrected() -> None:
+    def lie(data: bytes) -> bytes:
+        opened = decode(data, Opened)
+        return encode(Opened(opened.seeds, {d: b"\1" * 33 for d in opened.mask_keys}))
+
+    carried, of = wire(9, silent={3: {9}})
+    carried.answered = lambda s, device, data: lie(data) if (s, device) == (5, 1) else data
+    total = lead(carried, of)
+    assert total.values.tolist() == sum_of(carried, set(range(1, 9)))
+    # Of one wrong share it is not certain whether holder or dealer lied.
+    assert total.liars == frozenset()
+
+
+def test_more_liars_void_the_sum_and_no_other_device_is_named() -> None:
+    carried, of = wire(9)
+    carried.answered = lambda stage, device, data: (
+        _spoil_shares(data) if stage == 5 and device <= 3 else data
+    )
+    server = SecureSumServer(of, AUTHORITY.public_key())
     with pytest.raises(SecureSumError, match="commitment of its device"):
-        lead(carried, of)
+        sum_in_secret(server, dict.fromkeys(carried.devices, encode(of)), carried.ask)
+    assert server.liars == frozenset()
+
+
+def test_a_dealer_of_wrong_shares_is_named() -> None:
+    carried, of = wire(7)
+
+    def spoil(stage: int, device: int, data: bytes) -> bytes:
+        if (stage, device) == (2, 4):
+            carried.devices[4]._seed = bytes(32)  # which is not what it committed to
+        return data
+
+    carried.asked = spoil
+    server = SecureSumServer(of, AUTHORITY.public_key())
+    with pytest.raises(SecureSumError, match="commitment of its device"):
+        sum_in_secret(server, dict.fromkeys(carried.devices, encode(of)), carried.ask)
+    assert server.liars == {4}
+
+
+def test_a_dealer_of_boxes_that_cannot_be_opened_is_named() -> None:
+    def rubbish(data: bytes) -> bytes:
+        return encode(Boxes({d: b"x" * len(b) for d, b in decode(data, Boxes).sealed.items()}))
+
+    carried, of = wire(7)
+    carried.answered = lambda s, device, data: rubbish(data) if (s, device) == (2, 4) else data
+    server = SecureSumServer(of, AUTHORITY.public_key())
+    with pytest.raises(SecureSumError, match="are needed"):
+        sum_in_secret(server, dict.fromkeys(carried.devices, encode(of)), carried.ask)
+    assert server.liars == {4}
+
+
+@settings(max_examples=30)
+@given(st.integers(6, 13), st.data())
+def test_no_honest_device_is_named(count: int, data: st.DataObject) -> None:
+    """For all wrong shares and silences of a sixth: the sum is right, or nobody else is named."""
+    liars = data.draw(st.sets(st.integers(1, count), max_size=max(1, count // 6)))
+    silent = data.draw(st.sets(st.integers(1, count), max_size=count // 4))
+    about = {liar: data.draw(st.sets(st.integers(1, count))) for liar in sorted(liars)}
+
+    def lie(stage: int, device: int, answer: bytes) -> bytes:
+        if stage == 2 and device in liars:
+            sealed = decode(answer, Boxes).sealed
+            return encode(Boxes({d: b"x" if d in about[device] else b for d, b in sealed.items()}))
+        if stage == 5 and device in liars:
+            opened = decode(answer, Opened)
+            seeds = {d: bytes(33) if d in about[device] else b for d, b in opened.seeds.items()}
+            return encode(Opened(seeds, opened.mask_keys))
+        return answer
+
+    carried, of = wire(count, silent={5: silent})
+    carried.answered = lie
+    server = SecureSumServer(of, AUTHORITY.public_key())
+    try:
+        total = sum_in_secret(server, dict.fromkeys(carried.devices, encode(of)), carried.ask)
+        assert total.values.tolist() == sum_of(carried, total.devices)
+    except SecureSumError:
+        assert silent or liars
+    assert server.liars <= liars
+
+
+@pytest.mark.parametrize("keys", ["small order", "one key for two"])
+def test_keys_that_devices_refuse_cost_only_their_owners(keys: str) -> None:
+    """In a roster they would end the round for everybody."""
+    carried, of = wire(8)
+    pair = [carried.devices[1], carried.devices[2]]
+    if keys == "one key for two":
+        pair[1]._mask_key = pair[0]._mask_key
+        total = lead(carried, of)
+        assert total.devices == set(range(3, 9))
+        return
+    carried.answered = lambda stage, device, data: (
+        encode(_signed(pair[0], of, mask_key=bytes(32))) if (stage, device) == (1, 1) else data
+    )
+    assert lead(carried, of).devices == set(range(2, 9))
+
+
+def _signed(device: SecureSumDevice, of: Session, **changes: bytes) -> Advert:
+    advert = msgspec.structs.replace(device._advert, **changes)
+    signature = device._identity.sign(advert_text(of, advert))
+    return msgspec.structs.replace(advert, signature=signature)
 
 
 def test_a_device_cannot_speak_for_another() -> None:

@@ -262,7 +262,11 @@ def enrol_command(
 @click.option(
     "--consent/--withdraw", default=None, help="Consent to training, or withdraw and delete all."
 )
-@click.option("--history", type=cli.existing_file, help="JSON list of visits: lists of categories.")
+@click.option(
+    "--history",
+    type=cli.existing_file,
+    help="JSON list of visits: lists of categories; visits imported before are skipped.",
+)
 @click.option(
     "--only-while", help="Train only while this command succeeds, such as a check for power supply."
 )
@@ -289,7 +293,7 @@ def device_command(
         if consent is not None:
             (home.events.give_consent if consent else home.withdraw)()
         if history is not None:
-            home.remember(_visits(history))
+            home.import_history(_visits(history))
         if server is None:
             click.echo(f"have {directory / 'request.json'} enrolled")
             return

@@ -114,6 +114,11 @@ def test_devices_make_a_request_and_forget_when_told(tmp_path: Path) -> None:
     assert device("--history", str(history)).startswith("1")  # nothing is kept without consent
     assert "enrolled" in device("--consent", "--history", str(history))
     first = (home / "request.json").read_bytes()
+    # Given at each start, also longer, without its oldest visits, or in another order.
+    for more in ([], [["cheese"]], [["cheese"], ["milk", "bread"]]):
+        history.write_text(json.dumps([["milk", "bread"]] * 2 + more))
+        device("--history", str(history))
+    assert kept() == [["bread", "milk"]] * 3 + [["cheese"]]
     assert "enrolled" in device() and (home / "request.json").read_bytes() == first
     device("--rotate")
     assert (home / "request.json").read_bytes() != first
@@ -121,7 +126,7 @@ def test_devices_make_a_request_and_forget_when_told(tmp_path: Path) -> None:
     assert device("--history", str(history)).startswith("2")
     assert device("--server", "localhost:1").startswith("2")  # whom to trust was not said
     (home / "node").write_text("17")  # as when it was let in
-    assert kept() == [["bread", "milk"]] * 3
+    assert kept() == [["bread", "milk"]] * 3 + [["cheese"]]
     assert device("--withdraw").startswith("0")
     assert kept() == []
     device("--rotate")
