@@ -9,6 +9,7 @@
     * ``SealError``
     * ``LedgerError``
         * ``UnknownStatisticError``
+    * ``PermissionsError``
     * ``BackendError``
 """
 
@@ -47,6 +48,10 @@ class LedgerError(PrivacyError, RuntimeError):
 
 class UnknownStatisticError(LedgerError, LookupError):
     """No statistic of that name is registered in the ledger."""
+
+
+class PermissionsError(PrivacyError, OSError):
+    """Other users of the machine own or may change private files."""
 
 
 class BackendError(PrivacyError, ImportError):

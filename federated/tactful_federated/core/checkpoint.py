@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 
 from tactful_federated.errors import CheckpointError
 from tactful_privacy.durable_files import replace_file
+from tactful_privacy.errors import PermissionsError
+from tactful_privacy.permissions import secure_directory
 
 _log = logging.getLogger(__name__)
 
@@ -52,13 +54,25 @@ def load_arrays(path: Path) -> dict[str, NDArray[np.generic]] | None:
         raise CheckpointError(f"{path} is damaged: restore it, or begin a new run") from error
 
 
+def private_directory(directory: Path) -> None:
+    """Create a directory for this user only, or close one to other users.
+
+    Raises:
+        CheckpointError: Another user owns it or may write in it.
+    """
+    try:
+        secure_directory(directory)
+    except PermissionsError as error:
+        raise CheckpointError(str(error)) from error
+
+
 def lock_directory(directory: Path) -> int:
     """Lock the directory of a run; `os.close` on the returned descriptor unlocks it.
 
     Raises:
-        CheckpointError: Another process has locked it.
+        CheckpointError: Another process has locked it, or other users may write in it.
     """
-    directory.mkdir(parents=True, exist_ok=True)
+    private_directory(directory)
     descriptor = os.open(directory / "lock", os.O_CREAT | os.O_RDWR, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

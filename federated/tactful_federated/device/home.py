@@ -11,7 +11,7 @@ import msgspec
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from tactful_federated.core.checkpoint import write_whole
+from tactful_federated.core.checkpoint import private_directory, write_whole
 from tactful_federated.core.invitation import Invitation
 from tactful_federated.device.event_store import EventStore
 from tactful_federated.device.intent import FIRED
@@ -69,7 +69,7 @@ class DeviceHome:
         rotate: bool = False,
     ) -> None:
         """Open or create the files."""
-        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        private_directory(directory)
         self._directory, self._invitation = directory, invitation
         if rotate:  # first: files of the old identity must not be used with the new key
             for name in ("identity.key", "enrolment", "node"):

@@ -108,7 +108,6 @@ class SuperLink:
             SuperLinkError: The process ended, or another program uses the port.
             CheckpointError: Another process uses the directory.
         """
-        self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._lock = lock_directory(self.directory)  # the lock permits ending a leftover process
         try:
             self._secret = secret_file(self.directory / "executor.secret")

@@ -10,7 +10,7 @@ from tactful.maintenance.doctor import examine
 
 
 @click.command()
-@cli.settings_with(port="server.port")
+@cli.settings_with(opens=False, port="server.port")
 @click.option("--port", type=int, help="Port to check.")
 @cli.json_option
 def doctor(settings: Settings, as_json: bool) -> None:

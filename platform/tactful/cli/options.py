@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from tactful.config.load import load_settings
 from tactful.errors import TactfulError
+from tactful.metadata.directory_lock import open_directory
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -67,10 +68,13 @@ def with_options(*options: Callable[[_Command], _Command]) -> Callable[[_Command
     return decorate
 
 
-def settings_with(**keys: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def settings_with(
+    *, opens: bool = True, **keys: str
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Return a decorator that adds `--config` and `--data` and passes their `settings`.
 
-    Options of the command override settings: ``settings_with(port="server.port")``.
+    Options of the command override settings: ``settings_with(port="server.port")``. The permissions
+    of an existing data directory are checked, if the command `opens` it.
     """
 
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -78,6 +82,8 @@ def settings_with(**keys: str) -> Callable[[Callable[..., Any]], Callable[..., A
         def call(config: Path | None, data: Path | None, **values: Any) -> Any:
             overrides = {key: values.pop(name) for name, key in keys.items()}
             settings = load_settings(config, overrides={"storage.data": data, **overrides})
+            if opens and settings.storage.data.is_dir():
+                open_directory(settings.storage.data)
             return command(settings=settings, **values)
 
         return with_options(config_option, data_option)(call)

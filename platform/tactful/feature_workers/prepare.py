@@ -19,6 +19,7 @@ from tactful.metadata.connections import (
     open_installation,
     retention_ms,
 )
+from tactful.metadata.directory_lock import open_directory
 from tactful.pipeline.backends import engine_options
 from tactful.pipeline.online_features import shared_definitions
 from tactful.subjects.partition_erasures import PartitionErasures
@@ -43,7 +44,7 @@ _FOLLOW_S = 0.25
 @contextlib.contextmanager
 def followed_erasures(settings: Settings) -> Iterator[PartitionErasures]:
     """Poll the erasures of the installation in a thread while the context lasts."""
-    settings.storage.data.mkdir(mode=0o700, parents=True, exist_ok=True)
+    open_directory(settings.storage.data)
     if not settings.metadata.url_env:
         logger.warning(
             "the metadata is in %s: erasures reach this worker only if the server keeps its "

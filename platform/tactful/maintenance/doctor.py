@@ -6,6 +6,7 @@ import importlib.util
 import os
 import shutil
 import socket
+import stat
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -22,7 +23,7 @@ from tactful.errors import ClientError, TactfulError
 from tactful.event_log.encryption import open_seal
 from tactful.maintenance.retention import PROGRESS, read_progress
 from tactful.metadata.connections import kafka_settings, open_keys, open_redis
-from tactful.metadata.directory_lock import exclusive
+from tactful.metadata.directory_lock import exclusive, open_directory
 from tactful.ranking.features import absent_features
 from tactful.rerank.arm_policy import Policy, policies, ranking_experiment
 from tactful.rerank.placement_rules import load_placement
@@ -83,6 +84,7 @@ def _checks(settings: Settings) -> Iterator[tuple[str, Callable[[Settings], Find
     if settings.engine.rules != Path():
         yield "rules", _rules
     yield "lists", _lists
+    yield "permissions", _permissions
     yield "disk", _disk
     yield "space", _room
     yield "data directory", _holder
@@ -126,6 +128,23 @@ def _lists(settings: Settings) -> Finding:
     """Check the files of ranking arms and placement rules."""
     arms = policies(ranking_experiment(settings.experiments), default=Policy())
     return "ok", f"{len(arms)} arms, {len(load_placement(settings.placement))} placement rules"
+
+
+def _permissions(settings: Settings) -> Finding:
+    """Check that other users of the machine reach neither the data directory nor secrets."""
+    data, log = settings.storage.data, settings.log
+    repaired = open_directory(data)
+    secrets = (settings.keyring, settings.vault, settings.consent.tombstones)
+    for path in (*secrets, log.password_file, log.key_file, settings.privacy.master_key_file):
+        if (
+            path != Path()
+            and path.is_file()
+            and (mode := stat.S_IMODE(path.stat().st_mode)) & 0o077
+        ):
+            return "warning", f"other users can use {path} (mode {mode:04o}): chmod 600 {path}"
+    if repaired:
+        return "warning", f"other users could use {repaired} files of {data}: closed to them now"
+    return "ok", f"only {data.owner()} can write in {data}"
 
 
 def _disk(settings: Settings) -> Finding:

@@ -23,6 +23,7 @@ from tactful.config.settings import Settings
 from tactful.errors import ConfigError, StorageError
 from tactful.feature_workers.prepare import prepare_worker
 from tactful.metadata.connections import kafka_settings, make_topic
+from tactful.metadata.directory_lock import open_directory
 from tactful_privacy.durable_files import replace_file, sync
 from tactful_streaming.definitions.model import Definitions
 from tactful_streaming.engine.rescale import Progress, rescale
@@ -183,7 +184,7 @@ def _drain(
         worker.abandon()
         raise
     drained = Drained(kafka.topic, target.topic, target.partitions, ends)
-    target.data.mkdir(mode=0o700, parents=True, exist_ok=True)
+    open_directory(target.data)
     replace_file(target.data / _NOTE, msgspec.json.encode(drained))
     return drained
 

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 from tactful.config.settings import Settings, secret
 from tactful.config.storage import LogSettings, OnlineSettings
-from tactful.errors import ConfigError, StorageError
+from tactful.errors import ConfigError
 from tactful.metadata.api_keys import KeyStore
+from tactful.metadata.directory_lock import open_directory
 from tactful.metadata.restore_journal import refuse_unfinished
 from tactful.metadata.store import MetadataStore, open_metadata
 from tactful.util.clock import now_ms
@@ -114,9 +115,12 @@ def open_installation(settings: Settings) -> MetadataStore:
     A variable of the settings that is not set raises ConfigError, a database that cannot be used
     StorageError.
     """
-    refuse_unfinished(settings.storage.data)
+    data = settings.storage.data
+    if data.exists():
+        open_directory(data)
+    refuse_unfinished(data)
     url = secret("metadata.url_env", settings.metadata.url_env)
-    return open_metadata(settings.storage.data / "metadata.db" if url is None else url)
+    return open_metadata(data / "metadata.db" if url is None else url)
 
 
 @contextlib.contextmanager
@@ -126,10 +130,7 @@ def open_keys(settings: Settings) -> Iterator[tuple[MetadataStore, KeyStore]]:
     The keys in ``keys.db`` of an earlier version are imported.
     """
     data = settings.storage.data
-    try:
-        data.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as error:
-        raise StorageError(f"{data}: cannot be used as data directory: {error}") from error
+    open_directory(data)
     with contextlib.closing(open_installation(settings)) as metadata:
         keys = KeyStore(metadata, clock=now_ms)
         if (old := data / "keys.db").exists():

@@ -1,4 +1,4 @@
-"""Exclusive lock of a data directory."""
+"""Opening of a data directory: its permissions, and its exclusive lock."""
 
 from __future__ import annotations
 
@@ -9,6 +9,21 @@ from pathlib import Path
 
 from tactful.errors import StorageError
 from tactful.metadata.restore_journal import finish_restore
+from tactful_privacy.errors import PermissionsError
+from tactful_privacy.permissions import secure_directory
+
+
+def open_directory(directory: Path) -> int:
+    """Create a data directory, or close it to other users; return the number of changed paths.
+
+    One that cannot be used, or that others may change, raises StorageError.
+    """
+    try:
+        return secure_directory(directory)
+    except PermissionsError as error:
+        raise StorageError(str(error)) from error
+    except OSError as error:
+        raise StorageError(f"{directory}: cannot be used as data directory: {error}") from error
 
 
 @contextlib.contextmanager
@@ -17,8 +32,8 @@ def exclusive(directory: Path) -> Iterator[None]:
 
     One that cannot be used, or that another process holds, raises StorageError.
     """
+    open_directory(directory)
     try:
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         holder = (directory / "lock").open("ab")
     except OSError as error:
         raise StorageError(f"{directory}: cannot be used as data directory: {error}") from error

@@ -24,6 +24,7 @@ import msgspec
 
 from tactful_privacy.durable_files import create_file, replace_file
 from tactful_privacy.errors import KeyringError
+from tactful_privacy.permissions import secure_file
 
 _SECRET_BYTES = 32
 
@@ -79,6 +80,7 @@ class Keyring:
         try:
             if not path.exists():
                 self._write((_new_epoch(self._clock()),), only_new=True)
+            secure_file(path)
             with path.open("rb") as file:
                 seen = _version(os.fstat(file.fileno()))
                 epochs = msgspec.json.decode(file.read(), type=_File).epochs
