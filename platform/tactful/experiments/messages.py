@@ -6,7 +6,7 @@ read the log.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import msgspec
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from tactful_bandits.rollouts.lifecycle import Rollout
 
 Step = Literal["start", "advance", "rollback", "decide", "archive"]
+STEPS: tuple[Step, ...] = get_args(Step)
 
 
 class RolloutInfo(msgspec.Struct, kw_only=True, frozen=True):

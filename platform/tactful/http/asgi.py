@@ -50,6 +50,10 @@ PARAMETERS = "path_params"
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{8,64}")
 _LOOPBACK_HOST = re.compile(rb"(localhost|127(\.\d{1,3}){3}|\[::1\])(:\d{1,5})?", re.IGNORECASE)
+# Without a type, and of the types that browsers and curl give to a text, a body is JSON, too.
+_READABLE = re.compile(
+    rb"\s*($|[a-z]+/[a-z0-9.+-]*json|text/plain|application/x-www-form-urlencoded)", re.IGNORECASE
+)
 _SCHEME = re.compile(rb"https?://")
 _encoder = msgspec.json.Encoder()
 _decode = urllib.parse.unquote
@@ -85,6 +89,16 @@ class Lifespan(Protocol):
         """Stop."""
 
 
+class NoQuery(msgspec.Struct, forbid_unknown_fields=True):
+    """No query parameters."""
+
+
+class _KeyInQuery(msgspec.Struct, forbid_unknown_fields=True):
+    """API key of a web page, where it can send no header."""
+
+    key: str = ""
+
+
 class Reply(NamedTuple):
     """Response of a handler."""
 
@@ -108,12 +122,12 @@ class Endpoint:
     # type of the request body, `query` of its parameters, `answer` of a successful response; None
     # of `answer` when that is not JSON of ours
     body: Any = None
-    query: type[msgspec.Struct] | None = None
+    query: type[msgspec.Struct] = NoQuery
     answer: Any = None
     status: int = 200  # status of a successful response
     problems: tuple[str, ...] = ()  # codes of problems beside those every endpoint has
-    media: tuple[str, ...] = ("application/json",)
-    answer_media: str = "application/json"
+    media: tuple[str, ...] = ("application/json", "text/plain")
+    answer_media: tuple[str, ...] = ("application/json",)
     details: str = ""  # description for the OpenAPI document
 
 
@@ -170,6 +184,8 @@ class Call:
             raise self._too_large()
         if self.headers.get(b"content-encoding", b"identity").lower() != b"identity":
             raise ProblemError("unsupported_encoding", "send the body without Content-Encoding")
+        if not _READABLE.match(self.headers.get(b"content-type", b"")):
+            raise ProblemError("unsupported_media", "send JSON as application/json")
         if self._arrived is not None and self._arrived():
             return await self._receive_parts()  # a timer would cost more than the read
         try:
@@ -242,7 +258,8 @@ class Resource:
         self._path = path
         self._endpoints = endpoints
         self._host = host
-        self._allow = ", ".join(sorted(endpoints)).encode()
+        allowed = {*endpoints, *(["HEAD"] if "GET" in endpoints else [])}
+        self._allow = ", ".join(sorted(allowed)).encode()
         pages = any(endpoint.browser for endpoint in endpoints.values())
         self._origins = browser.parse_origins(host.settings.server.cors_origins if pages else "")
         # Looking a series up by its labels at every request would be slow.
@@ -291,6 +308,8 @@ class Resource:
                 self._host.rates.count(browser_key)
         limit = settings.limits.body_bytes
         call = Call(scope, receive, headers, trusted, browser_key, limit, server.body_timeout_s)
+        if scope["query_string"] and endpoint.query is NoQuery:
+            call.query(_KeyInQuery if endpoint.browser else NoQuery)
         return await endpoint.handle(self._host, call)
 
     def _authorise(

@@ -10,7 +10,6 @@ from typing import Annotated, TypeVar
 import msgspec
 from msgspec import Meta
 
-from tactful.errors import StorageError
 from tactful.http.asgi import Call
 from tactful.schemas.fields import to_milliseconds
 from tactful.schemas.problems import ProblemError
@@ -20,11 +19,8 @@ from tactful_streaming.errors import StreamingError
 T = TypeVar("T")
 
 Cursor = Annotated[str, Meta(max_length=512)]
+NumberCursor = Annotated[Cursor, Meta(extra_json_schema={"pattern": "^[0-9]{0,18}$"})]
 Limit = Annotated[int, Meta(ge=1, le=1000)]
-
-
-class NoQuery(msgspec.Struct, forbid_unknown_fields=True):
-    """No query parameters."""
 
 
 class PageQuery(msgspec.Struct, forbid_unknown_fields=True):
@@ -54,5 +50,5 @@ async def stored(work: Callable[[], T], unavailable: str) -> T:
     """Use a store in a thread; raise `ProblemError` if it cannot be used now."""
     try:
         return await asyncio.to_thread(work)
-    except (StorageError, StreamingError, LedgerError):
+    except (OSError, StreamingError, LedgerError):
         raise ProblemError("not_ready", unavailable, retry_after=2) from None

@@ -12,22 +12,34 @@ from typing import Any
 import msgspec
 import yaml
 
+from tactful.experiments.messages import STEPS
 from tactful.http.asgi import Endpoint
 from tactful.metadata.key_cache import SCOPES
 from tactful.schemas import browser_access as browser
 from tactful.schemas.problems import KINDS, Problem, ProblemError
+from tactful.schemas.statistics import CONCLUSIONS
 
 _REFERENCE = "#/components/schemas/{name}"
+_NAME = {"type": "string", "minLength": 1}
+_PATH_SCHEMAS: dict[str, dict[str, Any]] = {
+    "user_id": {"type": "string", "minLength": 1, "maxLength": 256},
+    "step": {"enum": list(STEPS)},
+    "conclusion": {"enum": list(CONCLUSIONS)},
+}
 _PARAMETER = re.compile(r"\{(\w+)\}")
 _ATTRIBUTE = re.compile(r"^(\w+): ", re.MULTILINE)
 
 
 class Example(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Request that succeeds, with its path and query parameters, and the response."""
+    """Request that succeeds, with its path and query parameters, and the response.
+
+    `links` are requests that may follow, as OpenAPI writes them.
+    """
 
     parameters: dict[str, Any] = {}
     request: Any = None
     answer: Any = None
+    links: dict[str, Any] = {}
 
 
 def example_of(endpoint: Endpoint) -> Example:
@@ -50,7 +62,7 @@ def document(endpoints: Sequence[Endpoint], *, version: str) -> dict[str, Any]:
     by_type = dict(zip(map(repr, types), schemas, strict=True))
     for component in components.values():
         _explain_properties(component)
-    queries = {endpoint.query.__name__ for endpoint in endpoints if endpoint.query}
+    queries = {endpoint.query.__name__ for endpoint in endpoints}
     paths: dict[str, dict[str, Any]] = {}
     for endpoint in endpoints:
         operation = _operation(endpoint, by_type, components)
@@ -92,10 +104,9 @@ def problem_codes(endpoint: Endpoint) -> list[str]:
     if endpoint.browser:
         codes += ["wrong_origin", "too_many_requests"]
     if endpoint.body is not None:
-        codes += ["bad_body", "body_timeout", "too_large", "unsupported_encoding"]
-    if endpoint.query is not None:
-        codes.append("bad_query")
-    codes += ["uri_too_long", "head_too_large", "internal"]
+        codes += ["bad_body", "body_timeout", "too_large"]
+        codes += ["unsupported_encoding", "unsupported_media"]
+    codes += ["bad_query", "uri_too_long", "head_too_large", "wrong_host", "internal"]
     return sorted(set(codes), key=lambda code: (KINDS[code].status, code))
 
 
@@ -121,11 +132,10 @@ def _operation(
         operation["parameters"] = parameters
     if endpoint.body is not None:
         example = example_of(endpoint)
-        content = {
-            medium: {"schema": schemas[repr(endpoint.body)], "example": example.request}
-            if medium == "application/json"
-            else {"schema": {"type": "string"}}
-            for medium in endpoint.media
+        content = {medium: {"schema": {"type": "string"}} for medium in endpoint.media}
+        content["application/json"] = {
+            "schema": schemas[repr(endpoint.body)],
+            "example": example.request,
         }
         operation["requestBody"] = {"required": True, "content": content}
     return operation
@@ -138,14 +148,15 @@ def _parameters(endpoint: Endpoint, components: Mapping[str, Any]) -> list[dict[
             "name": name,
             "in": "path",
             "required": True,
-            "schema": {"type": "string"},
+            "schema": _PATH_SCHEMAS.get(name, _NAME),
             "example": example[name],
         }
         for name in _PARAMETER.findall(endpoint.path)
     ]
-    query = components[endpoint.query.__name__]["properties"] if endpoint.query else {}
-    for name, schema in query.items():
-        parameter = {"name": name, "in": "query", "required": False, "schema": schema}
+    query = components[endpoint.query.__name__]
+    for name, schema in query["properties"].items():
+        required = name in query["required"]
+        parameter = {"name": name, "in": "query", "required": required, "schema": schema}
         if name in example:
             parameter["example"] = example[name]
         parameters.append(parameter)
@@ -163,9 +174,14 @@ def _responses(endpoint: Endpoint, schemas: Mapping[str, Any]) -> dict[str, Any]
         str(endpoint.status): {
             "description": endpoint.summary,
             "headers": identified,
-            "content": {endpoint.answer_media: content},
+            "content": {
+                **{medium: {"schema": {"type": "string"}} for medium in endpoint.answer_media},
+                **({"application/json": content} if endpoint.answer is not None else {}),
+            },
         }
     }
+    if links := example_of(endpoint).links:
+        responses[str(endpoint.status)]["links"] = links
     for code in problem_codes(endpoint):
         kind = KINDS[code]
         response = responses.setdefault(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 import msgspec
 
 from tactful.http.asgi import Call, Endpoint, Reply, json_reply
-from tactful.http.common import NoQuery, person_of, stored
+from tactful.http.common import person_of, stored
 from tactful.schemas.fields import to_milliseconds
 from tactful.schemas.problems import ProblemError
 from tactful.schemas.users import Consent, ConsentDecision, Erasure, NewConsent, PersonExport
@@ -84,7 +84,6 @@ async def _delete_user(platform: Platform, call: Call) -> Reply:
 
 
 async def _get_erasure(platform: Platform, call: Call) -> Reply:
-    call.query(NoQuery)
     erasure = await stored(partial(platform.erasures.find, call.path["receipt"]), _UNAVAILABLE)
     if erasure is None:
         raise ProblemError("not_found", "no erasure has this receipt")
@@ -102,7 +101,6 @@ RIGHTS_ENDPOINTS: tuple[Endpoint, ...] = (
             "`device:` and a device id."
         ),
         scope="admin",
-        query=NoQuery,
         answer=Consent,
         problems=("not_found", "not_ready"),
     ),
@@ -133,6 +131,7 @@ RIGHTS_ENDPOINTS: tuple[Endpoint, ...] = (
         scope="admin",
         query=ExportQuery,
         answer=PersonExport,
+        answer_media=("application/json", "text/html"),
         problems=("not_found", "not_ready"),
     ),
     Endpoint(
@@ -157,7 +156,6 @@ RIGHTS_ENDPOINTS: tuple[Endpoint, ...] = (
         _get_erasure,
         details="It lists the removed records by place, and contains no id.",
         scope="admin",
-        query=NoQuery,
         answer=Erasure,
         problems=("not_found", "not_ready"),
     ),

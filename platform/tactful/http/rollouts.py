@@ -11,6 +11,7 @@ import msgspec
 from tactful.errors import ConfigError
 from tactful.experiments.definitions import RolloutDefinition
 from tactful.experiments.messages import (
+    STEPS,
     RolloutDetails,
     RolloutIndex,
     RolloutStep,
@@ -19,7 +20,7 @@ from tactful.experiments.messages import (
     rollout_info,
 )
 from tactful.http.asgi import Call, Endpoint, Reply, json_reply
-from tactful.http.common import NoQuery, PageQuery, stored
+from tactful.http.common import PageQuery, stored
 from tactful.schemas.problems import ProblemError
 
 if TYPE_CHECKING:
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_STEPS = ("start", "advance", "rollback", "decide", "archive")
 _KEY_ID = re.compile(rb"tactful_([0-9a-f]{8})_")
 _new = msgspec.json.Decoder(RolloutDefinition)
 _step = msgspec.json.Decoder(RolloutStep)
@@ -43,7 +43,6 @@ async def _list(platform: Platform, call: Call) -> Reply:
 
 
 async def _get(platform: Platform, call: Call) -> Reply:
-    call.query(NoQuery)
     return json_reply(await _details(platform, call.path["key"]))
 
 
@@ -58,8 +57,8 @@ async def _create(platform: Platform, call: Call) -> Reply:
 async def _move(platform: Platform, call: Call) -> Reply:
     request, key, step = await call.json(_step), call.path["key"], call.path["step"]
     by = _caller(call)
-    if step not in _STEPS:
-        raise ProblemError("not_found", f"steps are {', '.join(_STEPS)}")
+    if step not in STEPS:
+        raise ProblemError("not_found", f"steps are {', '.join(STEPS)}")
     await _details(platform, key)
     await _stored(
         lambda: move(
@@ -140,7 +139,6 @@ ROLLOUT_ENDPOINTS: tuple[Endpoint, ...] = (
         _get,
         details="Verdicts without numbers of users. The history names callers: it needs `admin`.",
         scope="admin",
-        query=NoQuery,
         answer=RolloutDetails,
         problems=("not_found", "not_ready"),
     ),

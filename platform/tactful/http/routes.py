@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from tactful.http.asgi import Application, Call, Endpoint, Reply, json_reply, route
-from tactful.http.common import NoQuery, PageQuery, moment_of, person_of
+from tactful.http.common import NumberCursor, PageQuery, moment_of, person_of, stored
 from tactful.http.openapi import document
 from tactful.http.rights import RIGHTS_ENDPOINTS
 from tactful.http.rollouts import ROLLOUT_ENDPOINTS
@@ -22,7 +22,7 @@ from tactful.metrics import registry as metrics
 from tactful.schemas import browser_access as browser
 from tactful.schemas.fields import Moment
 from tactful.schemas.health import Health
-from tactful.schemas.ingestion import EventsAccepted, NewEvent, NewItem, NewUser, Upserted
+from tactful.schemas.ingestion import EventsAccepted, NewItem, NewUser, OfSomebody, Upserted
 from tactful.schemas.problems import ProblemError
 from tactful.schemas.recommendations import (
     BatchResult,
@@ -47,6 +47,12 @@ class FeaturesQuery(msgspec.Struct, forbid_unknown_fields=True):
     """Time of the features; now, if not given."""
 
     at: Moment | None = None
+
+
+class ModelLogQuery(PageQuery):
+    """One page of the audit log of models."""
+
+    cursor: NumberCursor = ""
 
 
 async def _post_events(platform: Platform, call: Call) -> Reply:
@@ -97,7 +103,6 @@ async def recommend_each(
 
 
 async def _get_explanation(platform: Platform, call: Call) -> Reply:
-    call.query(NoQuery)
     return json_reply(await platform.recommendations.explain(call.path["recommendation_id"]))
 
 
@@ -111,16 +116,15 @@ async def _get_features(platform: Platform, call: Call) -> Reply:
 
 async def _get_reports(platform: Platform, call: Call) -> Reply:
     query, directory = call.query(PageQuery), platform.settings.storage.reports
-    page = await asyncio.to_thread(_list_reports, directory, query.cursor, query.limit)
-    return json_reply(page)
+    read = partial(_list_reports, directory, query.cursor, query.limit)
+    return json_reply(await stored(read, "the reports cannot be read now"))
 
 
 async def _get_report(platform: Platform, call: Call) -> Reply:
-    call.query(NoQuery)
     path = _report_path(platform.settings.storage.reports, call.path["name"])
     if path is None:
         raise ProblemError("not_found", "GET /v1/reports lists all reports")
-    return Reply(200, await asyncio.to_thread(path.read_bytes))
+    return Reply(200, await stored(path.read_bytes, "the report cannot be read now"))
 
 
 def _list_reports(directory: Path, after: str, limit: int) -> ReportIndex:
@@ -156,17 +160,16 @@ def _report_path(directory: Path, name: str) -> Path | None:
 
 
 async def _get_models(platform: Platform, call: Call) -> Reply:
-    call.query(NoQuery)
     return json_reply(platform.recommender.describe())
 
 
 async def _get_model_log(platform: Platform, call: Call) -> Reply:
-    query = call.query(PageQuery)
+    query = call.query(ModelLogQuery)
     if query.cursor and not (query.cursor.isdecimal() and len(query.cursor) < 19):
         raise ProblemError("bad_query", "give a cursor as it was returned")
     before = int(query.cursor) if query.cursor else None
     read = partial(platform.model_log.changes, limit=query.limit + 1, before=before)
-    entries = await asyncio.to_thread(read)
+    entries = await stored(read, "the audit log cannot be read now")
     page = entries[: query.limit]
     cursor = str(page[-1].id) if len(entries) > len(page) else None
     changes = [msgspec.convert(change, ModelChangeInfo, from_attributes=True) for change in page]
@@ -201,7 +204,7 @@ def _openapi(version: str) -> bytes:
 _ingestion = partial(
     Endpoint,
     scope="ingest",
-    media=("application/json", "application/x-ndjson"),
+    media=("application/json", "application/x-ndjson", "text/plain"),
     status=202,
     problems=("too_many_events", "not_ready"),
 )
@@ -218,7 +221,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
             "others are accepted; an `event_id` that was accepted before changes nothing."
         ),
         browser=True,
-        body=NewEvent | list[NewEvent],
+        body=OfSomebody | list[OfSomebody],
         answer=EventsAccepted,
     ),
     _ingestion(
@@ -277,7 +280,6 @@ ENDPOINTS: tuple[Endpoint, ...] = (
             "in files. This is personal data, so it needs the scope `admin`."
         ),
         scope="admin",
-        query=NoQuery,
         answer=Explanation,
         problems=("not_found",),
     ),
@@ -302,6 +304,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         scope="analyst",
         query=PageQuery,
         answer=ReportIndex,
+        problems=("not_ready",),
     ),
     Endpoint(
         "GET",
@@ -309,9 +312,8 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         "Read a report",
         _get_report,
         scope="analyst",
-        query=NoQuery,
         answer=dict[str, Any],
-        problems=("not_found",),
+        problems=("not_found", "not_ready"),
     ),
     Endpoint(
         "GET",
@@ -319,7 +321,6 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         "Describe the models in use",
         _get_models,
         scope="analyst",
-        query=NoQuery,
         answer=dict[str, Any],
     ),
     Endpoint(
@@ -329,8 +330,9 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         _get_model_log,
         details="Newest first. It names operators of the installation: it needs `admin`.",
         scope="admin",
-        query=PageQuery,
+        query=ModelLogQuery,
         answer=ModelChanges,
+        problems=("not_ready",),
     ),
     *ROLLOUT_ENDPOINTS,
     Endpoint("GET", "/healthz", "Check that the process is alive", _get_health, answer=Health),
@@ -349,7 +351,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         _get_metrics,
         details="For the operators: it needs a key with the scope `monitor`.",
         scope="monitor",
-        answer_media="text/plain",
+        answer_media=("text/plain",),
     ),
     Endpoint("GET", "/openapi.json", "Read this document", _get_openapi, answer=dict[str, Any]),
 )

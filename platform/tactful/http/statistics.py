@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from tactful.http.asgi import Call, Endpoint, Reply, json_reply
-from tactful.http.common import Cursor, Limit, NoQuery, moment_of, stored
+from tactful.http.common import Limit, NumberCursor, moment_of, stored
 from tactful.schemas.fields import Moment
 from tactful.schemas.problems import ProblemError
 from tactful.schemas.statistics import (
@@ -30,7 +30,7 @@ _UNAVAILABLE = "the ledger cannot be read now"
 class StatisticsQuery(msgspec.Struct, forbid_unknown_fields=True):
     """Span of panes, and one page of them."""
 
-    cursor: Cursor | None = None
+    cursor: NumberCursor | None = None
     limit: Limit = 1000
     since: Moment | None = None
     until: Moment | None = None
@@ -43,13 +43,11 @@ def _published(platform: Platform) -> PrivateStatistics:
 
 
 async def _get_statistics(platform: Platform, call: Call) -> Reply:
-    call.query(NoQuery)
     published = platform.statistics
     return json_reply(StatisticsIndex(statistics=[]) if published is None else published.index())
 
 
 async def _get_ledger(platform: Platform, call: Call) -> Reply:
-    call.query(NoQuery)
     return json_reply(await stored(_published(platform).ledger, _UNAVAILABLE))
 
 
@@ -90,7 +88,6 @@ STATISTICS_ENDPOINTS: tuple[Endpoint, ...] = (
         "List the published statistics",
         _get_statistics,
         scope="analyst",
-        query=NoQuery,
         answer=StatisticsIndex,
     ),
     Endpoint(
@@ -101,7 +98,6 @@ STATISTICS_ENDPOINTS: tuple[Endpoint, ...] = (
         details="Loss so far, by tenant and purpose, and the forecast to the end of the month, for "
         "a user who is active on every day.",
         scope="analyst",
-        query=NoQuery,
         answer=PrivacyLedger,
         problems=("not_found", "not_ready"),
     ),

@@ -12,7 +12,12 @@ Scalar = str | Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | float | bool | 
 MAX_COUNT = 1_000
 MAX_BATCH = 100
 LAST_MOMENT = 32_503_680_000_000
-Moment = Annotated[int, Meta(ge=0, le=LAST_MOMENT)] | Annotated[dt.datetime, Meta(tz=True)]
+Moment = (
+    Annotated[int, Meta(ge=0, le=LAST_MOMENT)]
+    | Annotated[
+        dt.datetime, Meta(tz=True, extra_json_schema={"pattern": "^(19[7-9][0-9]|2[0-9]{3})-"})
+    ]
+)
 """Epoch milliseconds from 1970 up to the year 3000, or RFC 3339 with an offset."""
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 ShortText = Annotated[str, Meta(max_length=255)]

@@ -7,11 +7,25 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from tactful.schemas.fields import Identifier, Moment, Scalar
+from tactful.schemas.fields import Identifier, Moment
 from tactful.schemas.positions import Position
+from tactful_streaming.contract.decode_requests import (
+    CUSTOM_TYPE,
+    EVENT_TYPES,
+    Context,
+    Properties,
+    Text,
+)
+
+_Id = Annotated[
+    Identifier, Meta(extra_json_schema={"pattern": "^[^\\u0000-\\u001f\\u007f-\\u009f]*$"})
+]
+_TYPE = f"^({'|'.join(sorted(EVENT_TYPES))}|{CUSTOM_TYPE})$"
 
 
-class NewEvent(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
+class NewEvent(
+    msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True, forbid_unknown_fields=True
+):
     """An event in a request; at least one of `user_id` and `device_id` is needed.
 
     Attributes:
@@ -29,19 +43,28 @@ class NewEvent(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
         context: page, locale, app and others.
     """
 
-    type: str
+    type: Annotated[str, Meta(extra_json_schema={"pattern": _TYPE})]
     timestamp: Moment
-    event_id: Identifier | None = None
-    user_id: Identifier | None = None
-    device_id: Identifier | None = None
-    session_id: Identifier | None = None
-    item_id: Identifier | None = None
-    recommendation_id: Identifier | None = None
-    properties: dict[str, Scalar | list[Scalar]] = {}
-    context: dict[str, Scalar] = {}
+    event_id: _Id | None = None
+    user_id: _Id | None = None
+    device_id: _Id | None = None
+    session_id: _Id | None = None
+    item_id: _Id | None = None
+    recommendation_id: _Id | None = None
+    properties: Properties = {}
+    context: Context = {}
 
 
-class NewItem(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
+OfSomebody = Annotated[
+    NewEvent,
+    Meta(extra_json_schema={"anyOf": [{"required": ["user_id"]}, {"required": ["device_id"]}]}),
+]
+"""A new event, as the OpenAPI document describes it: with a user or a device."""
+
+
+class NewItem(
+    msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True, forbid_unknown_fields=True
+):
     """An item in a request: the whole description, which replaces an earlier one.
 
     Attributes:
@@ -54,16 +77,18 @@ class NewItem(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
         properties: further properties.
     """
 
-    item_id: Identifier
+    item_id: _Id
     timestamp: Moment | None = None
-    title: str | None = None
-    category: Identifier | None = None
+    title: Text | None = None
+    category: _Id | None = None
     price: Annotated[float, Meta(ge=0)] | None = None
     available: bool = True
-    properties: dict[str, Scalar | list[Scalar]] = {}
+    properties: Properties = {}
 
 
-class NewUser(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
+class NewUser(
+    msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True, forbid_unknown_fields=True
+):
     """A user in a request: the whole description, which replaces an earlier one.
 
     Attributes:
@@ -72,9 +97,9 @@ class NewUser(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
         properties: demographics, membership and others.
     """
 
-    user_id: Identifier
+    user_id: _Id
     timestamp: Moment | None = None
-    properties: dict[str, Scalar | list[Scalar]] = {}
+    properties: Properties = {}
 
 
 class Rejection(msgspec.Struct, kw_only=True, frozen=True):

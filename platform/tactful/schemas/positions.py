@@ -16,7 +16,8 @@ Position = int | str
 Offsets = Mapping[int, int]
 """A parsed position: the first offset behind it, by partition."""
 
-_TEXT = re.compile(r"\d{1,6}:\d{1,18}(,\d{1,6}:\d{1,18})*", re.ASCII)
+PATTERN = r"^([0-9]{1,6}:[0-9]{1,18}(,[0-9]{1,6}:[0-9]{1,18})*)?$"
+_TEXT = re.compile(PATTERN)
 
 
 def parse(position: Position) -> dict[int, int]:

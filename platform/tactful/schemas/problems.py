@@ -17,7 +17,10 @@ from tactful.errors import TactfulError
 
 MEDIA_TYPE = b"application/problem+json"
 
-_FIELD = re.compile(r" - at `(.*)`$")
+# An unknown field is named if it looks like a field: another text may be personal data.
+_NAME = r"[A-Za-z_][A-Za-z0-9_]{0,39}"
+_UNKNOWN = re.compile(rf"Object contains unknown field `({_NAME})`")
+_PLACE = re.compile(rf" - at (`key` in )?`(\$(\.{_NAME}|\[(\d+|\.\.\.)\])*)`$")
 _encoder = msgspec.json.Encoder()
 
 
@@ -44,6 +47,7 @@ KINDS: Mapping[str, Kind] = {
         Kind("too_large", 413, "The body is too large"),
         Kind("uri_too_long", 414, "The request line is too long"),
         Kind("unsupported_encoding", 415, "The body must not be compressed"),
+        Kind("unsupported_media", 415, "The body must be JSON"),
         Kind("wrong_host", 421, "The request was sent to another host"),
         Kind("invalid", 422, "The request is not valid"),
         Kind("too_many_events", 429, "More is written than can be stored"),
@@ -131,10 +135,14 @@ def encode(problem: Problem) -> bytes:
 def invalid(error: msgspec.ValidationError, code: str, kind: Any) -> ProblemError:
     """Return the problem of a value of the wrong type, without quoting the value."""
     message = str(error)
-    place = _FIELD.search(message)
-    message = _FIELD.sub("", message).replace("`", "")
+    match = _PLACE.search(message)
+    place = "$" if match is None else match[2]
+    message = _PLACE.sub("", message)
     if "unknown field" in message:
-        message = "there is an unknown field"
-        if isinstance(kind, type) and issubclass(kind, msgspec.Struct) and place is None:
+        name = _UNKNOWN.fullmatch(message)
+        message = "there is an unknown field" if name is None else f"the field {name[1]} is unknown"
+        if isinstance(kind, type) and issubclass(kind, msgspec.Struct) and place == "$":
             message += f"; known are {', '.join(sorted(kind.__struct_encode_fields__))}"
-    return ProblemError(code, message, field="$" if place is None else place[1])
+    elif message.startswith("Invalid enum value"):
+        message = "Invalid enum value"  # it quotes the value
+    return ProblemError(code, message.replace("`", ""), field=place)

@@ -12,7 +12,7 @@ from tactful.schemas.fields import Moment
 CONCLUSIONS = ("sum", "share", "quantile", "top", "consistent")
 """Kinds of conclusion."""
 
-_Exact = Annotated[str, Meta(pattern=r"^\d+(\.\d+|/0*[1-9]\d*)?$", max_length=32)]
+_Exact = Annotated[str, Meta(pattern=r"^[0-9]+(\.[0-9]+|/0*[1-9][0-9]*)?$", max_length=32)]
 _Keys = Annotated[str, Meta(min_length=1, max_length=4_096)]
 
 

@@ -38,19 +38,21 @@ _MAX_ID = 256
 _MAX_ENTRIES = 64
 _MAX_DEPTH = 4
 
-_CUSTOM_TYPE = re.compile(r"x\.[a-z0-9_.-]{1,62}")
+CUSTOM_TYPE = r"x\.[a-z0-9_.-]{1,62}"
+_CUSTOM_TYPE = re.compile(CUSTOM_TYPE)
+_NAMED = re.compile("Object contains unknown field `[A-Za-z_][A-Za-z0-9_]{0,39}`")
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _MILLISECOND = dt.timedelta(milliseconds=1)
 
 _Id = Annotated[str, Meta(min_length=1, max_length=_MAX_ID)]
 _Name = Annotated[str, Meta(min_length=1, max_length=64)]
-_Text = Annotated[str, Meta(max_length=2048)]
+Text = Annotated[str, Meta(max_length=2048)]
 _Integer = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
-_Scalar = _Text | _Integer | float | bool | None
+_Scalar = Text | _Integer | float | bool | None
 _List = Annotated[list[_Scalar], Meta(max_length=256)]
-_Properties = Annotated[dict[_Name, _Scalar | _List], Meta(max_length=_MAX_ENTRIES)]
-_Context = Annotated[dict[_Name, _Scalar], Meta(max_length=_MAX_ENTRIES)]
+Properties = Annotated[dict[_Name, _Scalar | _List], Meta(max_length=_MAX_ENTRIES)]
+Context = Annotated[dict[_Name, _Scalar], Meta(max_length=_MAX_ENTRIES)]
 _Moment = int | Annotated[dt.datetime, Meta(tz=True)]
 
 
@@ -91,24 +93,24 @@ class _WireEvent(Struct, kw_only=True, frozen=True, gc=False, forbid_unknown_fie
     session_id: _Id | UnsetType | None = UNSET
     item_id: _Id | UnsetType | None = UNSET
     recommendation_id: _Id | UnsetType | None = UNSET
-    properties: _Properties | UnsetType = UNSET
-    context: _Context | UnsetType = UNSET
+    properties: Properties | UnsetType = UNSET
+    context: Context | UnsetType = UNSET
 
 
 class _WireItem(Struct, kw_only=True, frozen=True, gc=False, forbid_unknown_fields=True):
     item_id: _Id
     timestamp: _Moment | UnsetType | None = UNSET
-    title: _Text | UnsetType | None = UNSET
+    title: Text | UnsetType | None = UNSET
     category: _Id | UnsetType | None = UNSET
     price: float | UnsetType | None = UNSET
     available: bool | UnsetType = UNSET
-    properties: _Properties | UnsetType = UNSET
+    properties: Properties | UnsetType = UNSET
 
 
 class _WireUser(Struct, kw_only=True, frozen=True, gc=False, forbid_unknown_fields=True):
     user_id: _Id
     timestamp: _Moment | UnsetType | None = UNSET
-    properties: _Properties | UnsetType = UNSET
+    properties: Properties | UnsetType = UNSET
 
 
 class _RejectedError(Exception):
@@ -320,6 +322,8 @@ def _decode_one(element: bytes, format_: _Format[_Wire]) -> _Wire:
     except msgspec.ValidationError as error:
         text = str(error)
         code = next((code for code, sign in _VALIDATION_CODES if sign in text), "wrong_type")
+        if code == "unknown_field" and not _NAMED.fullmatch(text):
+            text = "Object contains an unknown field"  # its name may be personal data
         raise _RejectedError(code, text) from error
     except (UnicodeDecodeError, msgspec.DecodeError) as error:
         # msgspec raises UnicodeDecodeError before 0.23, and DecodeError since.

@@ -150,6 +150,90 @@ def test_a_request_that_is_not_valid_is_told_where(shared: Live, body: str, fiel
     assert answer.json()["detail"]
 
 
+@pytest.mark.parametrize(
+    ("body", "detail", "field"),
+    [
+        ({"users": "u"}, "the field users is unknown; known are after", "$"),
+        ({"requests": [{}, {"user-id": 1}]}, "there is an unknown field", "$.requests[1]"),
+        ({"requests": [{"user": 1}]}, "the field user is unknown", "$.requests[0]"),
+        ({"requests": [{}], "x" * 40: 1}, f"the field {'x' * 40} is unknown", "$"),
+        ({"requests": [{}], "x" * 41: 1}, "there is an unknown field", "$"),
+        ({"requests": [{}], "": 1}, "there is an unknown field", "$"),
+        ({"requests": [{}], "ada\n": 1}, "there is an unknown field", "$"),
+        ({"requests": [{}], "ada@example.org": 1}, "there is an unknown field", "$"),
+        ({"requests": [{}], "x` - at `$.ada@example.org": 1}, "there is an unknown field", "$"),
+        ({"requests": [{}], "x` - at `$[...]": 1}, "the field x is unknown", "$[...]"),
+    ],
+)
+def test_unknown_field(shared: Live, body: Any, detail: str, field: str) -> None:
+    """An unknown field is named if it looks like a field; else only its place is told."""
+    path = "/v1/recommend/batch" if "requests" in body else "/v1/recommend"
+    problem = shared.http.post(path, json=body).json()
+    assert problem["detail"].startswith(detail)
+    assert problem["field"] == field
+    assert "ada" not in json.dumps(problem)
+
+
+def test_unknown_field_of_an_event(shared: Live) -> None:
+    """The message of a rejected event names an unknown field by the same rule."""
+    for name, named in (("userid", True), ("ada@example.org", False), ("x" * 41, False)):
+        (rejected,) = shared.http.post("/v1/events", json=view(1) | {name: 1}).json()["rejected"]
+        assert rejected["code"] == "unknown_field"
+        assert (name in rejected["message"]) == named
+
+
+def test_a_wrong_choice_is_not_repeated(shared: Live) -> None:
+    """A value that is none of a closed list does not come back in the problem."""
+    answer = shared.http.get("/v1/users/u/export?format=ada")
+    assert problem_of(answer) == (400, "bad_query")
+    assert "ada" not in answer.text
+
+
+@pytest.mark.parametrize("endpoint", ENDPOINTS, ids=lambda it: f"{it.method} {it.path}")
+def test_unknown_query_parameter(shared: Live, endpoint: Endpoint) -> None:
+    """Every route refuses a query parameter that it does not know, with any method it has."""
+    path = re.sub(r"\{\w+\}", "x", endpoint.path)
+    for query in ("nonsense=1", "nonsense", "format=json&nonsense=", "a=1&a=2", "%ff=1"):
+        for method in {endpoint.method, "HEAD" if endpoint.method == "GET" else endpoint.method}:
+            body = example_of(endpoint).request
+            answer = shared.http.request(method, f"{path}?{query}", json=body)
+            assert answer.status_code == 400, (method, path, query)
+            if method != "HEAD":
+                assert problem_of(answer) == (400, "bad_query")
+
+
+@pytest.mark.parametrize(
+    ("media", "status"),
+    [
+        *(
+            (it, 200)
+            for it in ("application/json", "application/json; charset=utf-8", "TEXT/plain")
+        ),
+        *(
+            (it, 200)
+            for it in ("application/merge-patch+json", "application/x-www-form-urlencoded")
+        ),
+        *((it, 415) for it in ("application/xml", "multipart/form-data; boundary=x", "image/png")),
+        *((it, 415) for it in ("json", "application/octet-stream", "text/html", "nonsense")),
+    ],
+)
+def test_media_types(shared: Live, media: str, status: int) -> None:
+    """A body is JSON, whatever text type names it; other types are refused."""
+    answer = shared.http.post("/v1/recommend", content=b"{}", headers={"content-type": media})
+    assert answer.status_code == status
+    if status == 415:
+        assert problem_of(answer) == (415, "unsupported_media")
+
+
+@pytest.mark.parametrize("method", ["TRACE", "OPTIONS", "PATCH", "DELETE"])
+def test_methods(shared: Live, method: str) -> None:
+    """A method that a route has not is answered with 405 and the methods that it has."""
+    for path, allowed in (("/v1/items", "PUT"), ("/v1/reports", "GET, HEAD")):
+        answer = shared.http.request(method, path)
+        assert problem_of(answer) == (405, "method_not_allowed")
+        assert answer.headers["allow"] == allowed
+
+
 def test_what_was_sent_is_not_repeated(shared: Live) -> None:
     for body in (b'{"alice@example.org": 1}', b'{"user_id": ["alice@example.org"]}', b"alice@exa"):
         assert "alice" not in shared.http.post("/v1/recommend", content=body).text
@@ -237,9 +321,9 @@ def test_other_methods_and_paths_are_problems(shared: Live) -> None:
         real = path.replace("{user_id}", "u").replace("{name}", "demo")
         answer = shared.http.request("PATCH", real)
         assert problem_of(answer) == (405, "method_not_allowed")
-        assert answer.headers["allow"] == ", ".join(
-            sorted(endpoint.method for endpoint in ENDPOINTS if endpoint.path == path)
-        )
+        methods = {endpoint.method for endpoint in ENDPOINTS if endpoint.path == path}
+        methods |= {"HEAD"} if "GET" in methods else set()
+        assert answer.headers["allow"] == ", ".join(sorted(methods))
     for path in ("", "v1", "v1/events/", "v1//events", "v2/events", "docs", "%ff", "v1/x/y"):
         assert problem_of(shared.http.get(f"/{path}")) == (404, "not_found")
     head = shared.http.head("/healthz")
