@@ -22,6 +22,8 @@ from tactful.erasure.offline_stores import check_rebuild
 from tactful.errors import ConfigError, StorageError
 from tactful.metadata.connections import open_installation
 from tactful.metadata.directory_lock import exclusive
+from tactful.models.audit_log import login_and_host
+from tactful.subjects.access_log import AccessLog
 from tactful.subjects.consent import ConsentStore, default_purposes
 from tactful.subjects.export import export_page, export_person
 from tactful.subjects.installation import Installation
@@ -98,6 +100,9 @@ def export(settings: Settings, person: str, as_json: bool, to: Path | None) -> N
     with _metadata(settings) as metadata, cli.reported_as(StorageError, StreamingError):
         if not settings.log.in_files:
             raise ConfigError("the log is in Kafka: ask a server, GET /v1/users/{user_id}/export")
+        suppression = open_suppression(settings, metadata, clock=now_ms)
+        accesses = AccessLog(metadata, suppression.keyring, clock=now_ms)
+        accesses.record(person, "export", by=login_and_host())
         found = export_person(settings, metadata, person, clock=now_ms)
     encoded = msgspec.json.encode(found)
     if to is None:
@@ -110,6 +115,27 @@ def export(settings: Settings, person: str, as_json: bool, to: Path | None) -> N
         cli.print_json({"directory": str(to), "records": len(found.records)})
     else:
         click.echo(f"{len(found.records)} records: {to / 'export.json'}, {to / 'export.html'}")
+
+
+@user.command("accesses")
+@cli.with_settings
+@cli.json_option
+@click.argument("person", required=False)
+@click.option("--limit", default=100, show_default=True, help="Maximum number of accesses.")
+def accesses(settings: Settings, person: str | None, as_json: bool, limit: int) -> None:
+    """List who exported or erased the data of PERSON, newest first; of all users without PERSON.
+
+    Users are stored as keyed hashes, so a list of all users names nobody.
+    """
+    with _metadata(settings) as metadata:
+        suppression = open_suppression(settings, metadata, clock=now_ms)
+        log = AccessLog(metadata, suppression.keyring, clock=now_ms)
+        rows = log.accesses(person, limit=limit)
+    if as_json:
+        cli.print_json(rows)
+        return
+    for access in rows:
+        click.echo(f"{access.id:>8}  {_day(access.at)}  {access.action:<6}  {access.by}")
 
 
 @user.command("erase")
@@ -146,7 +172,10 @@ def erase(
             for step in () if as_json else steps:
                 click.echo(f"{step.place:<14} {step.removed:>9}  {step.note}")
             return
-        receipt = None if person is None else request_erasure(installation, person)
+        receipt = None
+        if person is not None:
+            installation.accesses.record(person, "erase", by=login_and_host())
+            receipt = request_erasure(installation, person)
         held = contextlib.ExitStack()
         try:
             held.enter_context(exclusive(settings.storage.data))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
+import re
 from collections.abc import Callable
 from typing import Annotated, TypeVar
 
@@ -18,6 +19,8 @@ from tactful_streaming.errors import StreamingError
 
 T = TypeVar("T")
 
+_KEY_ID = re.compile(rb"tactful_([0-9a-f]{8})_")
+
 Cursor = Annotated[str, Meta(max_length=512)]
 NumberCursor = Annotated[Cursor, Meta(extra_json_schema={"pattern": "^[0-9]{0,18}$"})]
 Limit = Annotated[int, Meta(ge=1, le=1000)]
@@ -28,6 +31,12 @@ class PageQuery(msgspec.Struct, forbid_unknown_fields=True):
 
     cursor: Cursor = ""
     limit: Limit = 100
+
+
+class LogPageQuery(PageQuery):
+    """One page of an audit log."""
+
+    cursor: NumberCursor = ""
 
 
 def moment_of(moment: int | dt.datetime | None) -> int | None:
@@ -44,6 +53,20 @@ def person_of(call: Call) -> str:
     if not 1 <= len(person) <= 256:
         raise ProblemError("not_found", "a user id has 1 to 256 characters")
     return person
+
+
+def number_of(cursor: str) -> int | None:
+    """Return the number in a cursor, None without one, or raise `ProblemError`."""
+    if cursor and not (cursor.isascii() and cursor.isdecimal() and len(cursor) < 19):
+        raise ProblemError("bad_query", "give a cursor as it was returned")
+    return int(cursor) if cursor else None
+
+
+def caller_of(call: Call) -> str:
+    """Return the public part of the API key, for the audit log."""
+    sent = call.headers.get(b"x-api-key") or call.headers.get(b"authorization", b"")
+    key_id = _KEY_ID.search(sent)
+    return f"key {key_id[1].decode()}" if key_id else "the API without keys"
 
 
 async def stored(work: Callable[[], T], unavailable: str) -> T:

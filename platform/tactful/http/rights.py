@@ -8,10 +8,17 @@ from typing import TYPE_CHECKING, Literal
 import msgspec
 
 from tactful.http.asgi import Call, Endpoint, Reply, json_reply
-from tactful.http.common import person_of, stored
+from tactful.http.common import LogPageQuery, caller_of, number_of, person_of, stored
 from tactful.schemas.fields import to_milliseconds
 from tactful.schemas.problems import ProblemError
-from tactful.schemas.users import Consent, ConsentDecision, Erasure, NewConsent, PersonExport
+from tactful.schemas.users import (
+    Consent,
+    ConsentDecision,
+    Erasure,
+    NewConsent,
+    PersonAccesses,
+    PersonExport,
+)
 from tactful_privacy.errors import ParameterError
 from tactful_privacy.people.consent import Purpose, parse_purposes
 
@@ -65,7 +72,13 @@ async def _get_export(platform: Platform, call: Call) -> Reply:
     person, query = person_of(call), call.query(ExportQuery)
     if platform.permissions.is_erased(person):
         raise ProblemError("not_found", "this user was erased")
-    export = await stored(partial(platform.export, person), "log or state cannot be read now")
+    by = caller_of(call)
+
+    def collect() -> PersonExport:
+        platform.accesses.record(person, "export", by=by)
+        return platform.export(person)
+
+    export = await stored(collect, "log or state cannot be read now")
     if query.format == "html":
         from tactful.subjects.export import export_page  # with SQLAlchemy, which no worker needs
 
@@ -74,13 +87,24 @@ async def _get_export(platform: Platform, call: Call) -> Reply:
 
 
 async def _delete_user(platform: Platform, call: Call) -> Reply:
-    person = person_of(call)
+    person, by = person_of(call), caller_of(call)
 
     def request() -> Erasure:
+        platform.accesses.record(person, "erase", by=by)
         platform.suppression.suppress([person])
         return platform.erasures.request(person)
 
     return json_reply(await stored(request, _UNAVAILABLE), 202)
+
+
+async def _get_accesses(platform: Platform, call: Call) -> Reply:
+    person, query = person_of(call), call.query(LogPageQuery)
+    before = number_of(query.cursor)
+    read = partial(platform.accesses.accesses, person, limit=query.limit + 1, before=before)
+    accesses = await stored(read, "accesses cannot be read now")
+    page = accesses[: query.limit]
+    cursor = str(page[-1].id) if len(accesses) > len(page) else None
+    return json_reply(PersonAccesses(accesses=page, next_cursor=cursor))
 
 
 async def _get_erasure(platform: Platform, call: Call) -> Reply:
@@ -147,6 +171,17 @@ RIGHTS_ENDPOINTS: tuple[Endpoint, ...] = (
         scope="admin",
         answer=Erasure,
         status=202,
+        problems=("not_found", "not_ready"),
+    ),
+    Endpoint(
+        "GET",
+        "/v1/users/{user_id}/accesses",
+        "List who exported or erased the data of a user",
+        _get_accesses,
+        details="Newest first, also after the erasure. An access is written before it happens.",
+        scope="admin",
+        query=LogPageQuery,
+        answer=PersonAccesses,
         problems=("not_found", "not_ready"),
     ),
     Endpoint(

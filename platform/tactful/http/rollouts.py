@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
@@ -20,7 +19,7 @@ from tactful.experiments.messages import (
     rollout_info,
 )
 from tactful.http.asgi import Call, Endpoint, Reply, json_reply
-from tactful.http.common import PageQuery, stored
+from tactful.http.common import PageQuery, caller_of, stored
 from tactful.schemas.problems import ProblemError
 
 if TYPE_CHECKING:
@@ -28,7 +27,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_KEY_ID = re.compile(rb"tactful_([0-9a-f]{8})_")
 _new = msgspec.json.Decoder(RolloutDefinition)
 _step = msgspec.json.Decoder(RolloutStep)
 
@@ -47,7 +45,7 @@ async def _get(platform: Platform, call: Call) -> Reply:
 
 
 async def _create(platform: Platform, call: Call) -> Reply:
-    definition, by = await call.json(_new), _caller(call)
+    definition, by = await call.json(_new), caller_of(call)
     apply = platform.rollouts.apply
     await _stored(lambda: apply(definition, by=by, reason="sent to the API"))
     await _stored(platform.publish_rollouts)
@@ -56,7 +54,7 @@ async def _create(platform: Platform, call: Call) -> Reply:
 
 async def _move(platform: Platform, call: Call) -> Reply:
     request, key, step = await call.json(_step), call.path["key"], call.path["step"]
-    by = _caller(call)
+    by = caller_of(call)
     if step not in STEPS:
         raise ProblemError("not_found", f"steps are {', '.join(STEPS)}")
     await _details(platform, key)
@@ -81,13 +79,6 @@ async def _stored(work: Callable[[], T]) -> T:
         return await stored(work, "experiments cannot be kept now")
     except ConfigError as error:
         raise ProblemError("invalid", str(error)) from None
-
-
-def _caller(call: Call) -> str:
-    """Return the public part of the API key, for the audit log."""
-    sent = call.headers.get(b"x-api-key") or call.headers.get(b"authorization", b"")
-    key_id = _KEY_ID.search(sent)
-    return f"key {key_id[1].decode()}" if key_id else "the API without keys"
 
 
 ROLLOUT_ENDPOINTS: tuple[Endpoint, ...] = (

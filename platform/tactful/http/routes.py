@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from tactful.http.asgi import Application, Call, Endpoint, Reply, json_reply, route
-from tactful.http.common import NumberCursor, PageQuery, moment_of, person_of, stored
+from tactful.http.common import LogPageQuery, PageQuery, moment_of, number_of, person_of, stored
 from tactful.http.openapi import document
 from tactful.http.rights import RIGHTS_ENDPOINTS
 from tactful.http.rollouts import ROLLOUT_ENDPOINTS
@@ -47,12 +47,6 @@ class FeaturesQuery(msgspec.Struct, forbid_unknown_fields=True):
     """Time of the features; now, if not given."""
 
     at: Moment | None = None
-
-
-class ModelLogQuery(PageQuery):
-    """One page of the audit log of models."""
-
-    cursor: NumberCursor = ""
 
 
 async def _post_events(platform: Platform, call: Call) -> Reply:
@@ -164,10 +158,8 @@ async def _get_models(platform: Platform, call: Call) -> Reply:
 
 
 async def _get_model_log(platform: Platform, call: Call) -> Reply:
-    query = call.query(ModelLogQuery)
-    if query.cursor and not (query.cursor.isdecimal() and len(query.cursor) < 19):
-        raise ProblemError("bad_query", "give a cursor as it was returned")
-    before = int(query.cursor) if query.cursor else None
+    query = call.query(LogPageQuery)
+    before = number_of(query.cursor)
     read = partial(platform.model_log.changes, limit=query.limit + 1, before=before)
     entries = await stored(read, "the audit log cannot be read now")
     page = entries[: query.limit]
@@ -330,7 +322,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         _get_model_log,
         details="Newest first. It names operators of the installation: it needs `admin`.",
         scope="admin",
-        query=ModelLogQuery,
+        query=LogPageQuery,
         answer=ModelChanges,
         problems=("not_ready",),
     ),

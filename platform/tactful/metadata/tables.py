@@ -103,6 +103,15 @@ purged_partitions = _table(
     sa.Column("number", sa.BigInteger, nullable=False),
     sa.Column("at", sa.BigInteger, nullable=False),
 )
+person_accesses = _table(
+    "person_accesses",
+    sa.Column("id", _number, primary_key=True, autoincrement=True),
+    sa.Column("action", sa.String(16), nullable=False),
+    sa.Column("key_id", sa.Integer, nullable=False),
+    sa.Column("digest", _digest, nullable=False),
+    sa.Column("at", sa.BigInteger, nullable=False),
+    sa.Column("accessed_by", sa.Text, nullable=False),
+)
 rollouts = _table(
     "rollouts",
     sa.Column("key", sa.String(64), primary_key=True),

@@ -131,6 +131,34 @@ class Erasure(msgspec.Struct, kw_only=True, frozen=True):
     steps: list[ErasureStep]
 
 
+class PersonAccess(msgspec.Struct, kw_only=True, frozen=True):
+    """An export or erasure of a user's data.
+
+    Attributes:
+        id: grows with every access.
+        action: `export` or `erase`.
+        at: time of the request, epoch milliseconds.
+        by: the API key by its public part, or login and host of a command.
+    """
+
+    id: int
+    action: str
+    at: int
+    by: str
+
+
+class PersonAccesses(msgspec.Struct, kw_only=True, frozen=True):
+    """A page of the accesses to a user's data, newest first.
+
+    Attributes:
+        accesses: the accesses.
+        next_cursor: cursor of the next page; null on the last one.
+    """
+
+    accesses: list[PersonAccess]
+    next_cursor: str | None = None
+
+
 class UserFeatures(msgspec.Struct, kw_only=True, frozen=True):
     """Features of one user at one time.
 

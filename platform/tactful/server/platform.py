@@ -105,6 +105,7 @@ class Platform:
         self.consents = resources.consents
         self.suppression = installation.suppression
         self.erasures = installation.jobs
+        self.accesses = installation.accesses
         self.backend = backend
         self.engine = backend.engine
         self.lock = threading.Lock()

@@ -16,6 +16,7 @@ from tactful.event_log.batches import read_batches
 from tactful.event_log.encryption import log_in_files
 from tactful.metadata.store import MetadataStore
 from tactful.metadata.tables import consent_decisions
+from tactful.subjects.access_log import AccessLog
 from tactful.subjects.erasure_requests import ErasureJobs
 from tactful.subjects.partition_erasures import PartitionErasures
 from tactful.subjects.suppression import SuppressionStore
@@ -43,6 +44,11 @@ class Installation:
     def partitions(self) -> PartitionErasures:
         """Erasures by the owners of partitions."""
         return PartitionErasures(self.metadata, self.suppression, clock=self.clock)
+
+    @property
+    def accesses(self) -> AccessLog:
+        """Exports and erasures, with their authors."""
+        return AccessLog(self.metadata, self.suppression.keyring, clock=self.clock)
 
     @property
     def jobs(self) -> ErasureJobs:

@@ -52,7 +52,7 @@ class SuppressionStore:
         """Read the erased users; `tombstones` is ``Path()`` for no such file."""
         self.suppressed = Suppressed(keyring)
         self._metadata = metadata
-        self._keyring = keyring
+        self.keyring = self._keyring = keyring
         self._tombstones = tombstones
         self._clock = clock
         self._read = 0

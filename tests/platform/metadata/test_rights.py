@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 from tests.platform.support import Live, build, now_ms, small_settings, view
 
 from tactful.config.settings import Settings
@@ -19,8 +20,10 @@ from tactful.erasure.running_server import OnlineErasures
 from tactful.metadata import store as metadata
 from tactful.metadata.connections import open_installation, open_redis
 from tactful.metadata.store import MetadataStore
+from tactful.metadata.tables import person_accesses
 from tactful.schemas.users import ErasureStep
 from tactful.server.platform import Platform
+from tactful.subjects.access_log import AccessLog
 from tactful.subjects.consent import ConsentStore
 from tactful.subjects.erasure_requests import ErasureJobs
 from tactful.subjects.installation import Installation
@@ -87,6 +90,48 @@ def test_suppressed_ids_are_kept_as_hashes(database: MetadataStore, tmp_path: Pa
         file.write(b"\n")
     with pytest.raises(OSError, match="cannot be read"):
         other.take_tombstones()
+
+
+def test_a_trail_names_authors_and_no_user(database: MetadataStore, tmp_path: Path) -> None:
+    """Each access is found by the user's id, also after a rotation of the keys, and by page."""
+    keyring = Keyring(tmp_path / "keyring.json", clock=now_ms)
+    log = AccessLog(database, keyring, clock=lambda: 1_000)
+    assert log.accesses("ada") == log.accesses() == []
+    log.record("ada", "export", by="key 0f3a9c21")
+    log.record("bob", "export", by="key 0f3a9c21")
+    former = Keyring(tmp_path / "keyring.json", clock=now_ms).current
+    Keyring(tmp_path / "keyring.json", clock=now_ms).rotate()  # by another process
+    log.record("ada", "erase", by="ann@shop")
+    latest, first = log.accesses("ada")
+    assert (latest.action, latest.by, latest.at) == ("erase", "ann@shop", 1_000)
+    assert (first.action, first.by) == ("export", "key 0f3a9c21")
+    assert log.accesses("ada", limit=1) == [latest]
+    assert log.accesses("ada", before=latest.id) == [first]
+    assert [access.action for access in log.accesses()] == ["erase", "export", "export"]
+    rows = repr(database.fetch(sa.select(person_accesses)))
+    assert "ada" not in rows and "bob" not in rows
+    Keyring(tmp_path / "keyring.json", clock=now_ms).destroy(former)
+    assert log.accesses("ada") == [latest]
+
+
+def test_an_access_that_cannot_be_written_does_not_happen(settings: Settings) -> None:
+    with Live(Platform.open(settings, build)) as live:
+        for method in ("GET", "DELETE"):
+            path = "/v1/users/ada" + ("/export" if method == "GET" else "")
+            assert live.http.request(method, path).status_code in (200, 202)
+        found = live.http.get("/v1/users/ada/accesses").json()
+        assert [access["action"] for access in found["accesses"]] == ["erase", "export"]
+        assert {access["by"] for access in found["accesses"]} == {"the API without keys"}
+        page = live.http.get("/v1/users/ada/accesses", params={"limit": 1}).json()
+        after = {"limit": 1, "cursor": page["next_cursor"]}
+        rest = live.http.get("/v1/users/ada/accesses", params=after).json()
+        assert page["accesses"] + rest["accesses"] == found["accesses"]
+        assert rest["next_cursor"] is None
+        with sqlite3.connect(settings.storage.data / "metadata.db") as connection:
+            connection.execute("ALTER TABLE person_accesses RENAME TO hidden")
+        assert live.http.get("/v1/users/bob/export").status_code == 503
+        assert live.http.delete("/v1/users/bob").status_code == 503
+        assert not live.platform.permissions.is_erased("bob")
 
 
 def test_a_job_keeps_its_receipt_and_forgets_the_person(database: MetadataStore) -> None:
