@@ -17,7 +17,7 @@ class EngineSettings:
 
     features: Path = Path()  # file of feature definitions; empty: the packaged ones
     rules: Path = Path()  # file of rules that clean events; empty for none
-    dedupe_days: Annotated[int, Meta(ge=1, le=365)] = 7  # time for which event ids are remembered
+    dedupe_days: Annotated[int, Meta(ge=1, le=365)] = 7  # days of receipt that ids are kept
     # largest delay of an event behind newer ones, after which windows trigger and sequences
     # continue without it
     watermark_delay_ms: NotNegative = 5_000

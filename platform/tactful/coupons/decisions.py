@@ -29,6 +29,7 @@ from tactful_streaming.contract.log_entries import (
     Event,
     decode_entry,
     encode_entry,
+    event_key,
     named_keys,
     subject_key,
 )
@@ -188,7 +189,7 @@ class CouponIssuer:
         return entries
 
     def _decide(self, campaign: CouponDefinition, event: Event, person: str) -> Event | None:
-        code = code_of(campaign.name, event.event_id)
+        code = code_of(campaign.name, event_key(event))
         features = self._features(person, event.timestamp)
         known = {name: 0 if value is None else value for name, value in features.items()}
         lately = self._lately.get((campaign.name, person), 0)
@@ -356,7 +357,7 @@ def forget_offers(metadata: MetadataStore, before: int) -> int:
 
 
 def code_of(campaign: str, action: str) -> str:
-    """Return the code of an action's coupon, always the same for the action."""
+    """Return the code of the coupon of an action's `event_key`, always the same."""
     text = f"{len(campaign)}:{campaign}{action}".encode()
     return hashlib.blake2b(text, digest_size=12).hexdigest()
 

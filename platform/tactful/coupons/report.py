@@ -19,7 +19,12 @@ from tactful.experiments.metrics import number_of, spent_in
 from tactful_bandits.analysis.comparison import Comparison, compare
 from tactful_bandits.analysis.sample_ratio import SampleRatio, check_sample_ratio
 from tactful_bandits.analysis.samples import Mean
-from tactful_streaming.contract.log_entries import decode_entry, event_for, subject_key
+from tactful_streaming.contract.log_entries import (
+    decode_entry,
+    event_for,
+    event_key,
+    subject_key,
+)
 from tactful_streaming.errors import StreamingError
 from tactful_streaming.log.event_log import EventLog
 
@@ -152,10 +157,10 @@ def _read(
         return
     if event.type == "purchase":
         known = people.get(person)
-        if known is None or event.event_id in known.paid:
+        if known is None or (key := event_key(event)) in known.paid:
             return  # the log may hold an event twice, after a retry
         if known.at <= event.timestamp < known.at + lasts:
-            known.paid.add(event.event_id)
+            known.paid.add(key)
             known.spent += spent_in(event)
             code = event.properties.get("coupon")
             if isinstance(code, str) and known.used.get(code) is False:

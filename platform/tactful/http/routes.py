@@ -34,6 +34,7 @@ from tactful.schemas.recommendations import (
 )
 from tactful.schemas.reports import ModelChangeInfo, ModelChanges, ReportIndex, ReportInfo
 from tactful.schemas.users import UserFeatures
+from tactful_streaming.contract.log_entries import BROWSER
 
 if TYPE_CHECKING:
     from tactful.server.platform import Platform
@@ -53,10 +54,12 @@ async def _post_events(platform: Platform, call: Call) -> Reply:
     options: dict[str, Any] = {}
     if call.public:
         count = partial(platform.rates.count, call.browser_key)
-        options = {"forbidden": browser.refused, "count": count}
+        options = {"sender": BROWSER, "forbidden": browser.refused, "count": count}
     accepted = await platform.ingest.events(await call.body(), call.content_type, **options)
-    if call.public:  # the length of the log is an exact number about all users
-        accepted = msgspec.structs.replace(accepted, position=0)
+    if call.public:
+        # The length of the log is an exact number about all users, and a duplicate about a device.
+        sent = accepted.accepted + accepted.duplicates
+        accepted = msgspec.structs.replace(accepted, accepted=sent, duplicates=0, position=0)
     return json_reply(accepted, 202)
 
 
@@ -210,7 +213,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         details=(
             "One event, an array, or one event a line (NDJSON). The response comes when the "
             "accepted events are durable. An invalid event is rejected with its index, and the "
-            "others are accepted; an `event_id` that was accepted before changes nothing."
+            "others are accepted; an `event_id` that its sender sent before changes nothing."
         ),
         browser=True,
         body=OfSomebody | list[OfSomebody],

@@ -169,6 +169,8 @@ class _Opening:
     def __post_init__(self) -> None:
         rules = self.settings.engine.rules
         self.rules = None if rules == Path() else load_rules(rules)
+        if self.rules is not None and any(c.independent for c in self.consumers.values()):
+            _warn_of_shared_keys(rules, self.rules)
         self.seal = open_seal(self.settings, clock=now_ms)
         if self.seal is not None:
             self.stack.callback(self.seal.close)
@@ -370,6 +372,7 @@ class _Opening:
                 consumers=consumers,
                 suppressed=self.suppressed,
                 cleaner=self.rules,
+                memoryless=None if self.rules is None else self.rules.without_memory(),
                 online=copied,
                 rebuild=self.rebuild,
                 on_dead_letter=self.letters.note,
@@ -385,3 +388,15 @@ class _Opening:
         if copied is not None:
             self.stack.callback(copied.close)  # before the state, from which it may be refilled
         return opened
+
+
+def _warn_of_shared_keys(path: Path, rules: Rules) -> None:
+    shared = [rule.name for rule in rules.rules if rule.looks_across_users]
+    if shared:
+        logger.warning(
+            "%s: no user is in the keys of %s, so events of one user decide about those of others:"
+            " add `subject` to `by` or `same`. Published statistics do not follow these rules, nor"
+            " others that look at earlier events",
+            path,
+            ", ".join(shared),
+        )

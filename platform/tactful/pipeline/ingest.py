@@ -1,9 +1,9 @@
 """Ingestion of events, items and users.
 
 A request is decoded, deduplicated, appended durably together with concurrent requests, and only
-then acknowledged. An event id is accepted once: the engine holds the ids of applied events, this
-module those of events that are not applied yet. A duplicate of an event that is being written
-waits for that write, since its response confirms durability, too.
+then acknowledged. An event id is accepted once within its sender: the engine holds the keys of
+applied events, this module those of events that are not applied yet. A duplicate of an event that
+is being written waits for that write, since its response confirms durability, too.
 """
 
 from __future__ import annotations
@@ -29,12 +29,14 @@ from tactful.schemas.positions import Offsets, Position, merged, reaches
 from tactful.schemas.problems import ProblemError
 from tactful_streaming.contract import decode_requests as wire
 from tactful_streaming.contract.log_entries import (
+    SERVER,
     Entry,
     Event,
     Item,
     User,
     decode_entry,
     encode_entry,
+    event_key,
     route_key,
     subject_key,
 )
@@ -74,6 +76,9 @@ class IngestOptions:
     ids: RecommendationIds | None = None
     # Returns the entry to keep of an event, restricted by the user's consent; None: keep nothing
     permit: Callable[[Event], Entry | None] = lambda event: event
+    # Append a repetition of an event that is not applied yet, for rules that may set the first one
+    # aside: else the engine's lag, which others cause, would decide
+    repeats: bool = False
     # Receives users before they are appended; returns the ids of which nothing may be kept
     describe: Callable[[Sequence[User]], Awaitable[Collection[str]]] | None = None
 
@@ -85,9 +90,9 @@ class EventIngest:
 
         decode -> reject -> permit -> deduplicate -> append -> acknowledge
                                          |             |
-                  _pending: {event_id: future}     _appended: [(offsets, event ids)]
+                  _pending: {event key: future}    _appended: [(offsets, event keys)]
 
-    An id stays in `_pending` until the engine has applied its event and remembers it.
+    A key stays in `_pending` until the engine has applied its event and remembers it.
     """
 
     def __init__(
@@ -121,23 +126,27 @@ class EventIngest:
         body: bytes,
         content_type: str | None = None,
         *,
+        sender: str = SERVER,
         forbidden: Callable[[Event], str | None] | None = None,
         count: Callable[[int, list[str | None]], None] | None = None,
     ) -> EventsAccepted:
         """Accept the events of one body; `forbidden` returns a reason to reject an event.
 
+        `sender` is the kind of key that sent them: an event counts once within its sender.
         `count` receives the number of events and their devices, and may refuse them all.
 
         Raises:
             ProblemError: if the body is invalid, or the engine or the log is behind.
         """
-        decode = functools.partial(wire.decode_events, received_at=self._clock())
+        now = self._clock()
+        decode = functools.partial(wire.decode_events, received_at=now, sender=sender)
         decoded, refused = self._decode(decode, body, content_type)
         if count is not None:
             count(len(decoded) + len(refused), [event.device_id for _, event in decoded])
         self._forget_applied()
         refusals = [*refused]
         fresh: dict[str, Entry] = {}
+        repeated: list[Entry] = []
         writes: set[asyncio.Future[Offsets]] = set()
         pending, seen = self._pending, self._engine.seen
         for index, event in decoded:
@@ -154,13 +163,14 @@ class EventIngest:
             if entry is None:
                 refusals.append(_no_consent(index))
                 continue
-            identifier = event.event_id
+            identifier = event_key(event)
             if identifier in pending:
                 writes.add(pending[identifier])
-            elif identifier not in fresh and not seen(identifier):
+                repeated += [entry] if self._options.repeats else []
+            elif identifier not in fresh and not seen(identifier, now):
                 fresh[identifier] = entry
-        if fresh:
-            written = self._append([*fresh.values()], tuple(fresh))
+        if fresh or repeated:
+            written = self._append([*fresh.values(), *repeated], tuple(fresh))
             pending.update(dict.fromkeys(fresh, written))
             writes.add(written)
         position = await self._written(writes)

@@ -32,8 +32,9 @@ class NewEvent(
         type: view, click, search, add_to_cart, remove_from_cart, purchase, payment, refund,
             return, leave, impression, rating, or ``x.`` and a name of your own.
         timestamp: time of the event.
-        event_id: identity of the event: repeated with the same id, it counts once. Without one
-            the server makes one, and a repeated request counts twice.
+        event_id: identity of the event within its sender (kind of key, device and user): repeated
+            with the same id, it counts once. Without one the server makes one, and a repeated
+            request counts twice.
         user_id: user, where known.
         device_id: first-party id of the device.
         session_id: visit.
@@ -121,7 +122,8 @@ class EventsAccepted(msgspec.Struct, kw_only=True, frozen=True):
 
     Attributes:
         accepted: events that are new and now in the log.
-        duplicates: events whose ``event_id`` was accepted before; they change nothing.
+        duplicates: events whose ``event_id`` was accepted before from this sender; they change
+            nothing. A browser key gets 0, and repetitions count as accepted.
         rejected: rejected events, each with its index.
         position: log position behind these events; send it as ``after`` to read your own writes.
     """

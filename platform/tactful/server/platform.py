@@ -345,6 +345,7 @@ class Platform:
             reserved=frozenset((*emitted_types(self.engine.definitions).values(), OFFER, WITHHELD)),
             ids=self._ids,
             permit=self.permissions.restricted,
+            repeats=self.backend.rules is not None,
             describe=self._record_consent,
         )
 

@@ -79,6 +79,7 @@ class StatisticsCounter(CoCommittedConsumer):
     """
 
     purpose = Purpose.MEASUREMENT
+    independent = True
 
     def __init__(
         self,

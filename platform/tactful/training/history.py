@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from tactful.event_log.batches import decoded, read_batches
 from tactful.recall.cohorts import Cohorts
 from tactful.recall.index import Interactions
-from tactful_streaming.contract.log_entries import Event, Item, User, subject_key
+from tactful_streaming.contract.log_entries import Event, Item, User, event_key, subject_key
 from tactful_streaming.log.event_log import EventLog
 
 TAKEN = frozenset({"add_to_cart", "purchase"})  # event types by which an item counts as taken
@@ -58,9 +58,9 @@ class History:
                 elif isinstance(entry, User):
                     people.append((offset, entry))
                 elif isinstance(entry, Event) and entry.type in TAKEN and entry.item_id:
-                    if entry.event_id in counted:
+                    if (key := event_key(entry)) in counted:
                         continue  # the log may hold an event twice, after a retry
-                    counted.add(entry.event_id)
+                    counted.add(key)
                     subject = subject_key(entry)
                     # Without a visit id, one user's day stands for a visit.
                     visit = entry.session_id or f"{subject}@{entry.timestamp // 86_400_000}"

@@ -148,12 +148,14 @@ def decode_events(
     content_type: str | None = None,
     mint: Callable[[], str] = new_event_id,
     received_at: int | None = None,
+    sender: str | None = None,
 ) -> tuple[list[tuple[int, Event]], list[Rejection]]:
     """Decode a body of events: one object, an array, or NDJSON.
 
     ``application/x-ndjson`` as `content_type` selects NDJSON, else the body decides. `now` is the
     server's time, epoch milliseconds; `mint` makes the id of an event that came without one;
-    `received_at` becomes the time of receipt of every event, which a sender cannot give.
+    `received_at` becomes the time of receipt of every event, and `sender` the kind of key that
+    sent it: a request cannot give them.
     Returns accepted elements with their index in the batch, and a rejection for each other one.
 
     Raises:
@@ -180,6 +182,7 @@ def decode_events(
             properties=wire.properties or {},
             context=wire.context or {},
             received_at=received_at,
+            sender=sender,
         )
         if event.user_id is None and event.device_id is None:
             problem = "the event has no user: set user_id, device_id or both"

@@ -26,6 +26,7 @@ LATEST_TIMESTAMP = 32_503_680_000_000
 
 DEVICE_PREFIX = "device:"  # prefix of the key of a user known only by a device
 APART = "\x1f"  # suffix of the key of a device's events that are never merged with a user's
+BROWSER, SERVER = "browser", "server"  # kinds of keys that send events
 PERSONALISATION = "personalisation"
 """The purpose of features, sequences and joins, and of consumers by default."""
 
@@ -40,7 +41,7 @@ class Event(
     A record of the log leaves out fields without a value.
 
     Attributes:
-        event_id: identity of the event: a repeated event counts once.
+        event_id: identity of the event within its sender: repeated, it counts once (`event_key`).
         type: one of :data:`~tactful_streaming.EVENT_TYPES`, or ``x.<custom>``.
         timestamp: when it happened, epoch milliseconds.
         user_id: the user, if known.
@@ -52,6 +53,8 @@ class Event(
         context: page, locale, app…
         received_at: when the server received it, by the server's clock, epoch milliseconds. Only
             the server writes it; None in logs of other programs and of earlier versions.
+        sender: kind of the key that sent it, :data:`BROWSER` or :data:`SERVER`. Only the server
+            writes it; None for events of the platform and in logs of earlier versions.
     """
 
     event_id: str
@@ -65,6 +68,7 @@ class Event(
     properties: dict[str, Property] = {}
     context: dict[str, Scalar] = {}
     received_at: Timestamp | None = None
+    sender: str | None = None
 
 
 class Item(Struct, kw_only=True, frozen=True, gc=False, tag="item", tag_field="kind"):
@@ -160,6 +164,8 @@ _encoders: dict[EntryFormat, msgspec.msgpack.Encoder | msgspec.json.Encoder] = {
 _msgpack_decoder: msgspec.msgpack.Decoder[Entry] = msgspec.msgpack.Decoder(Entry)
 _json_decoder: msgspec.json.Decoder[Entry] = msgspec.json.Decoder(Entry)
 
+_BETWEEN = "\x1f"  # no id of a request contains it
+
 ENTRY_ERRORS = (msgspec.MsgspecError, ValueError, RecursionError)
 """Errors of decoding an invalid log entry."""
 
@@ -199,6 +205,29 @@ def time_reached(event: Event) -> int:
     """
     timestamp, received = event.timestamp, event.received_at
     return timestamp if received is None or received > timestamp else received
+
+
+def event_key(event: Event) -> str:
+    """Return the identity of an event: its id within its sender.
+
+    The sender is the kind of key, never the key itself (a retry may come after a rotation), with
+    the device and the user as sent. So nobody else can use up an id, and users of one device do not
+    either. An event without a recorded kind of key is identified by its id alone, as before.
+    """
+    if event.sender is None:
+        return event.event_id
+    device, user = event.device_id or "", event.user_id or ""
+    lengths = f"{len(device)}{_BETWEEN}{len(user)}"  # so that no two senders have equal keys
+    return f"{_BETWEEN}{event.sender}{_BETWEEN}{lengths}{_BETWEEN}{device}{user}{event.event_id}"
+
+
+def sender_of(key: str) -> tuple[str, str, str] | None:
+    """Split an :func:`event_key` into device, user and id; None for a mere id."""
+    if not key.startswith(_BETWEEN):
+        return None
+    _, _, device, user, rest = key.split(_BETWEEN, 4)
+    begin, end = int(device), int(device) + int(user)
+    return rest[:begin], rest[begin:end], rest[end:]
 
 
 def subject_key(event: Event) -> str | None:

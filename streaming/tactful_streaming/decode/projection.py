@@ -15,7 +15,8 @@ import msgspec
 from tactful_streaming.contract import log_entries
 
 PROPERTIES = "properties."  # prefix of the source of a property
-_OPTIONAL_FIELDS = ("event_id", "session_id", "item_id")
+EVENT_KEY = "event_key"  # source of the identity of an event within its sender
+_OPTIONAL_FIELDS = ("event_id", "sender", "session_id", "item_id")
 
 
 class Projection:
@@ -24,8 +25,8 @@ class Projection:
     def __init__(self, sources: Iterable[str] | None) -> None:
         """Prepare to read `sources` of each event; None: every field.
 
-        Sources are ``event_id``, ``item_id``, ``session_id`` and ``properties.<name>``; others are
-        ignored.
+        Sources are ``event_id``, ``item_id``, ``session_id``, ``properties.<name>`` and
+        :data:`EVENT_KEY`; others are ignored.
         """
         self._properties: Mapping[str, str] = {}
         self.event_class: type[Any] = log_entries.Event
@@ -33,6 +34,8 @@ class Projection:
         self.restricted_class: type[Any] = log_entries.Restricted
         if sources is not None:
             wanted = set(sources)
+            if EVENT_KEY in wanted:
+                wanted |= {"event_id", "sender"}
             names = sorted(s.removeprefix(PROPERTIES) for s in wanted if s.startswith(PROPERTIES))
             self._properties = {name: f"p{number}" for number, name in enumerate(names)}
             self.event_class = self._narrow_class([f for f in _OPTIONAL_FIELDS if f in wanted])
@@ -66,6 +69,8 @@ class Projection:
         """Return the values of one source for each event, as sent; None without one."""
         if source in ("event_id", "item_id", "session_id"):
             return list(map(attrgetter(source), events))
+        if source == EVENT_KEY:
+            return list(map(log_entries.event_key, events))
         if source == "user_id":
             users = [event.user_id for event in events]
             if None not in users:

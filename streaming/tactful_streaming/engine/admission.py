@@ -11,7 +11,6 @@ import numpy as np
 
 from tactful_streaming.contract.log_entries import (
     DEVICE_PREFIX,
-    LATEST_TIMESTAMP,
     PERSONALISATION,
     Event,
     Item,
@@ -19,12 +18,13 @@ from tactful_streaming.contract.log_entries import (
     Tick,
     Transfer,
     User,
+    event_key,
     named_keys,
     subject_key,
     time_reached,
 )
-from tactful_streaming.decode.projection import Projection
-from tactful_streaming.engine.dedupe import Deduplicator
+from tactful_streaming.decode.projection import EVENT_KEY, Projection
+from tactful_streaming.engine.dedupe import MEASURED, Deduplicator
 from tactful_streaming.engine.descriptions import ItemVersions
 from tactful_streaming.engine.options import EngineOptions
 from tactful_streaming.engine.selection import Batch, Plan
@@ -32,6 +32,7 @@ from tactful_streaming.errors import StateError
 from tactful_streaming.identity.resolver import Move, Resolver
 from tactful_streaming.log.dead_letters import UNREADABLE
 
+_CLOCK_SKEW_MS = 300_000  # servers that receive events differ by less
 _NO_EVENTS = Batch((), (), np.empty(0, np.int64), np.empty(0, np.int64))
 
 
@@ -56,7 +57,7 @@ class AdmittedBatch:
     users: list[User] = field(default_factory=list)
     # Histories that move, each with the numbers of events and items that come before.
     moves: list[tuple[int, int, Move]] = field(default_factory=list)
-    # Ids of all events, also of those that do not count; empty if not needed.
+    # Keys of all events (`event_key`), also of those that do not count; empty if not needed.
     ids: Sequence[str] = ()
     duplicates: int = 0  # number of events that had been applied before
     # Number of records that are no entry, or an event without user and device, unless an impression
@@ -122,10 +123,13 @@ class Admission:
         self._delay = options.watermark_delay_ms
         self._reads_ids = reads_ids or dedupe.enabled
         self._cleaner = options.cleaner
-        self._consumers = list(options.consumers.values())
+        self._memoryless = options.memoryless
+        consumers = list(options.consumers.values())
+        self._independent = [c for c in consumers if self._memoryless is not None and c.independent]
+        self._consumers = [c for c in consumers if c not in self._independent]
         self._resolver = resolver
         self._suppressed = options.suppressed
-        self._reads_items = plan.reads_items or bool(self._cleaner) or bool(self._consumers)
+        self._reads_items = plan.reads_items or bool(self._cleaner) or bool(consumers)
         self._handlers: dict[type, Callable[[int, Any, _Pending], None]] = {
             projection.event_class: self._admit_event,
             Item: self._admit_item,
@@ -134,6 +138,7 @@ class Admission:
             Transfer: self._admit_link,
             type(None): lambda position, entry, pending: None,
         }
+        self._received = 0  # newest time of receipt, epoch milliseconds
         self.newest = 0  # newest time reached (`time_reached`) by an event, epoch milliseconds
         self.watermark = 0  # `newest` minus the delay; it never goes back
         self.catalogue: dict[str, Item] = {}
@@ -145,18 +150,37 @@ class Admission:
         self.newest = newest
         self.watermark = max(watermark, newest - self._delay, 0)
 
+    def seen(self, key: str, at: int | None = None) -> bool:
+        """Whether the event of this key, received at `at`, would change nothing."""
+        time = self.watermark if at is None else at
+        keys = [key, key + MEASURED] if self._independent else [key]
+        return all(self._dedupe.seen(key, time) for key in keys)
+
+    @property
+    def ids_reached(self) -> int:
+        """Time that no later event has for the deduplication."""
+        return max(self._received - _CLOCK_SKEW_MS, 0) if self._received else self.watermark
+
+    def _time_of(self, event: Any) -> int:
+        """Return the time of an event for the deduplication; other events do not change it."""
+        received: int | None = event.received_at
+        if received is None:
+            return self.watermark
+        self._received = max(self._received, received)
+        return received
+
     def admit(self, payloads: Sequence[bytes]) -> AdmittedBatch:
         """Admit records; they advance the catalogue and the watermark."""
         targets: dict[int, str] = {}
         purposes: dict[int, Collection[str]] = {}
         known: Mapping[str, int] | None = None
         ids: list[str] = []
-        plain = not self._cleaner and not self._consumers and not self._suppressed
+        plain = not (self._cleaner or self._consumers or self._independent or self._suppressed)
         decoded = self._projection.decode(payloads)
         event_class = self._projection.event_class
         if plain and set(map(type, decoded)) == {event_class}:
             users = self._projection.column(decoded, "user_id")
-            ids = self._projection.column(decoded, "event_id") if self._reads_ids else []
+            ids = self._projection.column(decoded, EVENT_KEY) if self._reads_ids else []
             if None not in users:
                 if self._dedupe.enabled:
                     known = self._dedupe.seen_many(ids)
@@ -167,9 +191,10 @@ class Admission:
             if self._suppressed:
                 self._suppress(decoded, targets)
         if not ids and self._reads_ids:
-            ids = [entry.event_id for entry in decoded if type(entry) is event_class]
+            ids = [event_key(entry) for entry in decoded if type(entry) is event_class]
         if known is None:
-            known = self._dedupe.seen_many(ids) if self._dedupe.enabled else {}
+            marks = [key + MEASURED for key in ids] if self._independent else []
+            known = self._dedupe.seen_many([*ids, *marks]) if self._dedupe.enabled else {}
         admitted = AdmittedBatch(_NO_EVENTS, ids=ids)
         return self._admit_each(decoded, _Pending(payloads, targets, purposes, known, admitted))
 
@@ -178,13 +203,14 @@ class Admission:
     ) -> AdmittedBatch:
         """Admit events without repetitions, cleaner and consumers, column by column."""
         times = np.fromiter(map(attrgetter("timestamp"), events), np.int64, len(events))
-        received = [LATEST_TIMESTAMP if (at := e.received_at) is None else at for e in events]
-        reached = np.minimum(times, np.fromiter(received, np.int64, len(events)))
+        received = np.fromiter([e.received_at or 0 for e in events], np.int64, len(events))
+        reached = np.where(received > 0, np.minimum(times, received), times)
         newest = np.maximum(np.maximum.accumulate(reached), self.newest)
         watermarks = np.maximum(newest - self._delay, self.watermark)
         self.newest, self.watermark = int(newest[-1]), int(watermarks[-1])
         if self._dedupe.enabled:
-            self._dedupe.remember_many(ids, watermarks)
+            self._received = max(self._received, int(received.max()))
+            self._dedupe.remember_many(ids, np.where(received > 0, received, watermarks))
         moves: list[tuple[int, int, Move]] = []
         if self._resolver is not None:
             tick = self._projection.tick
@@ -217,16 +243,18 @@ class Admission:
             if event.type != "impression":
                 pending.reject(position, "an event of neither a user nor a device")
             return
-        dedupe, event_id = self._dedupe, None
-        if dedupe.enabled:
-            event_id = event.event_id
-            if not dedupe.is_new(event_id, pending.known, self.watermark):
-                pending.admitted.duplicates += 1
-                return
         item = None
         if self._reads_items and event.item_id is not None:
             item = self.catalogue.get(event.item_id)
-        rejected = len(pending.admitted.rejected)
+        if self._independent:
+            self._measure(event, item, position, pending)
+        dedupe, key = self._dedupe, None
+        if dedupe.enabled:
+            key = event_key(event)
+            if not dedupe.is_new(key, pending.known, self._time_of(event)):
+                pending.admitted.duplicates += 1
+                return
+        rejected, sent = len(pending.admitted.rejected), event
         if self._cleaner is not None:
             event = self._clean(event, item, position, pending)
             if event is not None and event.item_id is not None:
@@ -234,8 +262,8 @@ class Admission:
         if event is not None:
             self._advance(time_reached(event))
         # A rejected event may come again, corrected.
-        if event_id is not None and len(pending.admitted.rejected) == rejected:
-            dedupe.remember(event_id, self.watermark)
+        if key is not None and len(pending.admitted.rejected) == rejected:
+            dedupe.remember(key, self._time_of(sent))
         if event is None:
             return
         user = self._history_of(event, item, position, pending)
@@ -338,6 +366,29 @@ class Admission:
         for consumer in self._consumers:
             if purposes is None or consumer.purpose in purposes:
                 consumer.apply(event, item)
+
+    def _measure(self, event: Any, item: Item | None, position: int, pending: _Pending) -> None:
+        """Apply an event to the independent consumers, unless rules without memory reject it.
+
+        It has a memory of repetitions of its own: what other rules set aside may come again.
+        """
+        assert self._memoryless is not None
+        mark = event_key(event) + MEASURED
+        dedupe, time = self._dedupe, self._time_of(event)
+        if dedupe.enabled and not dedupe.is_new(mark, pending.known, time):
+            return
+        verdict = self._memoryless.clean(event, item, self.catalogue)
+        if dedupe.enabled and (isinstance(verdict, Event) or verdict.action == "drop"):
+            dedupe.remember(mark, time)
+        elsewhere = position in pending.targets or (self._suppressed and self._is_suppressed(event))
+        if not isinstance(verdict, Event) or elsewhere:
+            return
+        if verdict.item_id is not None:
+            item = self.catalogue.get(verdict.item_id)
+        purposes = pending.purposes.get(position)
+        for consumer in self._independent:
+            if purposes is None or consumer.purpose in purposes:
+                consumer.apply(verdict, item)
 
     def _unwrap(self, decoded: list[Any]) -> tuple[dict[int, str], dict[int, Collection[str]]]:
         """Replace forwarded and restricted entries by their events.

@@ -15,7 +15,7 @@ from tactful_streaming.engine.options import LateEvent
 from tactful_streaming.engine.selection import Batch, Columns, entity_source
 from tactful_streaming.identity.resolver import Move
 from tactful_streaming.log.dead_letters import DeadLetter
-from tactful_streaming.patterns.match import action_of
+from tactful_streaming.patterns.match import action_of, former_id
 from tactful_streaming.windows.triggers import BatchSplitter, WindowResult
 
 _logger = logging.getLogger(__name__)
@@ -196,7 +196,9 @@ class BatchApplier:
             matches += operator.take()
         for match in matches:
             if (type_ := state.emitted.get(match.name)) and (action := action_of(match, type_)):
-                state.outbox.add(action.event_id.encode(), action)
+                former = former_id(match)
+                if not state.dedupe.seen(former, state.watermark):
+                    state.outbox.add(action.event_id.encode(), action, former.encode())
         if matches and state.options.on_match is not None:
             state.options.on_match(matches)
 

@@ -67,7 +67,7 @@ class EngineCommits:
         changes += state.transfers.changes()
         if state.resolver is not None:
             changes += state.resolver.changes(state.admission.newest)
-        changes += state.dedupe.changes(state.offset, state.watermark)
+        changes += state.dedupe.changes(state.offset, state.admission.ids_reached)
         changes.append(self._meta())
         state.store.write(changes)
         self._unwritten = []

@@ -1,4 +1,4 @@
-"""Deduplication: the store remembers event ids for some days of event time."""
+"""Deduplication: the store remembers event ids for some days."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from tactful_streaming.state.key_layout import EVENT_ID, ID_CHUNK
 from tactful_streaming.state.store import Change, StateStore
 
+MEASURED = "\x1e"  # suffix of the key of an event that independent consumers have got
 _DAY_MS = 86_400_000
 _CHUNKS_PER_COMMIT = 4
 _FIRST_CAPACITY = 1 << 18
@@ -57,10 +58,11 @@ class IdFilter:
 
 
 class Deduplicator:
-    """Remembers event ids by generation, the day of the watermark at their event.
+    """Remembers event ids by generation, the day at which they were received.
 
-    An id is remembered for at least `days` days of event time. The watermark decides, not a clock,
-    so a replay of the log drops ids at the same events. Only ids that are not yet in the store are
+    An id is remembered for at least `days` days. Its time is that of the receipt in the log, which
+    other events do not change; without one it is the watermark. So a replay of the log drops ids at
+    the same events. Only ids that are not yet in the store are
     held in memory, and a filter that saves most look-ups in the store. After an opening it is
     filled in steps; until it holds every id, the store is read.
     """
@@ -96,31 +98,34 @@ class Deduplicator:
             generations.update((id_, recent[id_]) for id_ in event_ids if id_ in recent)
         return generations
 
-    def is_new(self, event_id: str, known: Mapping[str, int], watermark: int) -> bool:
-        """Whether `event_id` is not remembered, at the watermark before its event."""
+    def is_new(self, event_id: str, known: Mapping[str, int], time: int) -> bool:
+        """Whether `event_id` is not remembered at `time`, that of its event."""
         seen = self._recent.get(event_id, known.get(event_id))
-        return seen is None or seen < watermark // _DAY_MS - self._days
+        return seen is None or seen < time // _DAY_MS - self._days
 
-    def remember(self, event_id: str, watermark: int) -> None:
-        """Remember `event_id`, applied when it brought the watermark to `watermark`."""
-        self._recent[event_id] = watermark // _DAY_MS
+    def remember(self, event_id: str, time: int) -> None:
+        """Remember `event_id` as of `time`."""
+        self._recent[event_id] = time // _DAY_MS
 
-    def remember_many(self, event_ids: Iterable[str], watermarks: NDArray[np.int64]) -> None:
-        """Remember ids, each with the watermark after its event."""
-        self._recent.update(zip(event_ids, (watermarks // _DAY_MS).tolist(), strict=True))
+    def remember_many(self, event_ids: Iterable[str], times: NDArray[np.int64]) -> None:
+        """Remember ids, each as of a time."""
+        self._recent.update(zip(event_ids, (times // _DAY_MS).tolist(), strict=True))
 
-    def seen(self, event_id: str, watermark: int) -> bool:
-        """Whether `event_id` was applied and is still remembered."""
-        return not self.is_new(event_id, self.seen_many([event_id]), watermark)
+    def seen(self, event_id: str, time: int) -> bool:
+        """Whether `event_id` was applied and is still remembered at `time`."""
+        return not self.is_new(event_id, self.seen_many([event_id]), time)
 
-    def changes(self, offset: int, watermark: int) -> Iterator[Change]:
-        """Yield the writes of a commit at log offset `offset`; drops a few old ids."""
+    def changes(self, offset: int, reached: int) -> Iterator[Change]:
+        """Yield the writes of a commit at log offset `offset`; drops a few old ids.
+
+        No later event is of a time before `reached`.
+        """
         for generation in sorted(set(self._recent.values())):
             ids = [event_id for event_id, of in self._recent.items() if of == generation]
             value = generation.to_bytes(4, "big")
             yield from [(EVENT_ID + event_id.encode(), value) for event_id in ids]
             yield _chunk_key(generation, offset), _encoder.encode(ids)
-        yield from self._purge(watermark // _DAY_MS - self._days)
+        yield from self._purge(reached // _DAY_MS - self._days)
 
     def mark_committed(self) -> None:
         """Note that the last :meth:`changes` are in the store."""

@@ -81,9 +81,12 @@ class Engine(EngineReads):
         """Windows that ended up to here are closed for good, epoch milliseconds."""
         return self._state.horizon
 
-    def seen(self, event_id: str) -> bool:
-        """Whether an event of this id was applied and is still remembered."""
-        return self._state.dedupe.seen(event_id, self.watermark)
+    def seen(self, key: str, at: int | None = None) -> bool:
+        """Whether an event of this :func:`event_key` was applied and is still remembered.
+
+        `at` is the time of receipt of the event that asks; by default the watermark.
+        """
+        return self._state.admission.seen(key, at)
 
     def apply(self, records: Sequence[Record]) -> Applied:
         """Count log records, in memory only; those below :attr:`offset` are skipped.

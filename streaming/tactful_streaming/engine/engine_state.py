@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 
 from tactful_streaming.contract.log_entries import Entry, Event
-from tactful_streaming.decode.projection import Projection
+from tactful_streaming.decode.projection import EVENT_KEY, Projection
 from tactful_streaming.definitions.model import ENTITIES, Definitions, emitted_types
 from tactful_streaming.engine.admission import Admission
 from tactful_streaming.engine.dedupe import Deduplicator
@@ -105,7 +105,7 @@ class EngineState:
             return None
         sources = self.plan.sources | sources_of(self.options.also_reads)
         if self.options.dedupe_days or self.emitted:
-            sources |= {"event_id"}
+            sources |= {EVENT_KEY}
         return sources
 
     def _resolver(self) -> Resolver | None:

@@ -19,6 +19,7 @@ from tactful_streaming.contract import log_entries
 from tactful_streaming.contract.subject_ids import SubjectIds
 from tactful_streaming.definitions.model import Definitions
 from tactful_streaming.engine.commits import EngineCommits
+from tactful_streaming.engine.dedupe import MEASURED
 from tactful_streaming.engine.engine_state import EngineState
 from tactful_streaming.engine.references import (
     drops_of,
@@ -166,7 +167,8 @@ class SubjectReferences:
     """Keys of a stored state that refer to users, and that only a search finds."""
 
     cleaner: tuple[bytes, ...] = ()  # entries of the cleaner
-    chunks: tuple[bytes, ...] = ()  # lists of event ids, some of which are theirs
+    chunks: tuple[bytes, ...] = ()  # lists of event keys, some of which are theirs
+    events: tuple[bytes, ...] = ()  # entries of these event keys
     mentions: tuple[bytes, ...] = ()  # entries of other users or of items that name them
 
 
@@ -174,12 +176,16 @@ def find_references(
     store: StateStore, subjects: SubjectIds, definitions: Definitions
 ) -> SubjectReferences:
     """Search a stored state, also while another process writes; may take long."""
-    stored = store.scan(layout.ID_CHUNK) if subjects.event_ids else ()
-    chunks = [key for key, ids in stored if not subjects.event_ids.isdisjoint(_ids.decode(ids))]
+    chunks: list[bytes] = []
+    events: list[bytes] = []
+    for chunk, keys in store.scan(layout.ID_CHUNK) if subjects != SubjectIds() else ():
+        own = [key for key in _ids.decode(keys) if _is_of(key, subjects)]
+        events += (layout.EVENT_ID + key.encode() for key in own)
+        chunks += [chunk] if own else []
     needles = [name.encode() for name in subjects.users | subjects.devices | subjects.event_ids]
     cleaner = (key for key, _ in store.scan(layout.CLEANER) if any(n in key for n in needles))
     mentions = find_mentions(store, definitions, subjects)
-    return SubjectReferences(tuple(cleaner), tuple(chunks), tuple(mentions))
+    return SubjectReferences(tuple(cleaner), tuple(chunks), tuple(events), tuple(mentions))
 
 
 def history_keys(store: StateStore, subjects: SubjectIds) -> frozenset[str]:
@@ -210,7 +216,7 @@ def delete_subjects(
         Number of deleted keys.
     """
     references = find_references(store, subjects, definitions) if references is None else references
-    own = set(_own_keys(subjects, history_keys(store, subjects), definitions))
+    own = {*_own_keys(subjects, history_keys(store, subjects), definitions), *references.events}
     changes: list[Change] = [(key, None) for key in own if store.get(key) is not None]
     for prefix in (layout.OUTBOX, layout.HANDOVER):
         for key, payload in store.scan(prefix):
@@ -256,6 +262,20 @@ def _own_keys(
         yield layout.EVENT_ID + event_id.encode()
 
 
+def _is_of(key: str, subjects: SubjectIds) -> bool:
+    """Whether the key of an event is of these users."""
+    key = key.removesuffix(MEASURED)
+    sender = log_entries.sender_of(key)
+    if sender is None:
+        return key in subjects.event_ids
+    device, user, event_id = sender
+    if user:
+        return user in subjects.users
+    return device in subjects.devices or (
+        device in subjects.shared and event_id in subjects.event_ids
+    )
+
+
 def names_subject(entry: log_entries.Entry, subjects: SubjectIds) -> bool:
     """Whether an entry names these users."""
     return not subjects.people.isdisjoint(log_entries.named_keys(entry))
@@ -266,7 +286,7 @@ def _chunk_changes(
 ) -> Iterator[Change]:
     for key, blob in zip(keys, store.get_many(keys), strict=True):
         if blob is not None:  # else it was deleted since
-            kept = [id_ for id_ in _ids.decode(blob) if id_ not in subjects.event_ids]
+            kept = [key_ for key_ in _ids.decode(blob) if not _is_of(key_, subjects)]
             yield key, msgspec.msgpack.encode(kept) if kept else None
 
 

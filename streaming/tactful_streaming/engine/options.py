@@ -25,6 +25,8 @@ class CoCommittedConsumer(ABC):
     """
 
     purpose: str = PERSONALISATION  # the consumer gets the events that may be used for this purpose
+    # Whether no event of one user may decide if the consumer gets an event of another
+    independent: bool = False
 
     @abstractmethod
     def apply(self, event: Event, item: Item | None) -> None:
@@ -71,6 +73,8 @@ class EngineOptions:
         allowed_lateness_ms: late events still count so long after the end of their window.
         consumers: consumers whose state commits with the engine's, by name.
         cleaner: judges each event before it counts.
+        memoryless: judges it instead for consumers that are independent, without looking at other
+            events; None: `cleaner` looks at none either.
         online: copy of each entity's packed state for other processes, written after a commit.
         partition: number of the partition of the log, for dead letters and marks in `online`.
         identity: rules that link devices to users. None: an event belongs to the user it names, and
@@ -95,6 +99,7 @@ class EngineOptions:
     allowed_lateness_ms: int = 300_000
     consumers: Mapping[str, CoCommittedConsumer] = field(default_factory=dict)
     cleaner: Cleaner | None = None
+    memoryless: Cleaner | None = None
     online: OnlineStore | None = None
     partition: int = 0
     identity: Identity | None = None

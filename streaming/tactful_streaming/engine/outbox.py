@@ -34,6 +34,7 @@ class Outbox(Generic[E]):
         self._waiting: dict[bytes, E] = {}
         self._sent: set[bytes] = set()
         self._discarded: set[bytes] = set()
+        self._former: dict[bytes, bytes] = {}  # keys that entries have in older logs
         for key, payload in store.scan(prefix):
             self._waiting[key[len(prefix) :]] = cast(E, stored_entry(payload, "outbox entry"))
         self._committed = set(self._waiting)
@@ -44,9 +45,11 @@ class Outbox(Generic[E]):
         """Return the number of waiting entries."""
         return len(self._waiting)
 
-    def add(self, key: bytes, entry: E) -> None:
-        """Add an entry that waits for the next commit."""
+    def add(self, key: bytes, entry: E, former: bytes | None = None) -> None:
+        """Add an entry that waits for the next commit; `former` is its key in older logs."""
         self._waiting[key] = entry
+        if former is not None:
+            self._former[key] = former
 
     def append(self, entry: E) -> None:
         """Add an entry under the next number."""
@@ -64,7 +67,8 @@ class Outbox(Generic[E]):
 
     def discard(self, keys: Collection[bytes]) -> None:
         """Remove entries; the next commit deletes them from the store."""
-        for key in self._waiting.keys() & keys:
+        renamed = {key for key, former in self._former.items() if former in keys}
+        for key in self._waiting.keys() & (renamed | set(keys)):
             if key in self._committed:
                 self._discarded.add(key)
             self._remove(key)
@@ -89,5 +93,6 @@ class Outbox(Generic[E]):
 
     def _remove(self, key: bytes) -> None:
         del self._waiting[key]
+        self._former.pop(key, None)
         self._committed.discard(key)
         self._sent.discard(key)

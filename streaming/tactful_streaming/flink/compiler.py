@@ -42,6 +42,9 @@ _FUNCTIONS: Final = {
     "silences": "Silences",
 }
 _LASTING = ("last_n", "last_time")
+_SENDER = "sender, " + ", ".join(
+    f"CASE WHEN sender IS NOT NULL THEN {column} END" for column in ("device_id", "user_id")
+)  # an event id is unique within its sender, see `event_key`
 _DAY_MS = 86_400_000
 
 
@@ -198,7 +201,8 @@ def _log_table(options: FlinkOptions) -> str:
     delay = interval(options.watermark_delay_ms + 1)
     return f"""CREATE TEMPORARY TABLE `log` (
   kind STRING, event_id STRING, type STRING, `timestamp` BIGINT, received_at BIGINT,
-  user_id STRING, device_id STRING, session_id STRING, item_id STRING, properties STRING,
+  sender STRING, user_id STRING, device_id STRING, session_id STRING, item_id STRING,
+  properties STRING,
   title STRING, category STRING, price DOUBLE,
   `partition` INT METADATA VIRTUAL, `offset` BIGINT METADATA VIRTUAL,
   reached AS LEAST(`timestamp`, COALESCE(received_at, `timestamp`)),
@@ -218,7 +222,7 @@ def _event_views(options: FlinkOptions, *, described: bool) -> Iterator[str]:
         identity = "COALESCE(event_id, CAST(`offset` AS STRING))" if described else "event_id"
         yield f"""CREATE TEMPORARY VIEW once AS
 SELECT * FROM (
-  SELECT *, COUNT(*) OVER (PARTITION BY `partition`, {identity} ORDER BY arrival
+  SELECT *, COUNT(*) OVER (PARTITION BY `partition`, {_SENDER}, {identity} ORDER BY arrival
     ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW) AS number
   FROM {source} WHERE {kinds}
 ) WHERE number = 1"""

@@ -116,7 +116,6 @@ def action_of(match: Match, type_: str) -> Event | None:
     # Matches of an item include events of others, whose ids must not stay in this user's record
     # after these are erased.
     own = match.events if match.entity in ("user", "session") else match.events[-1:]
-    identity = [match.name, match.key, match.same, match.item_timestamp, match.events]
     properties: dict[str, Property] = {
         "sequence": match.name,
         "start": match.start,
@@ -128,7 +127,8 @@ def action_of(match: Match, type_: str) -> Event | None:
     if match.item_timestamp is not None:
         properties["item_timestamp"] = match.item_timestamp
     return Event(
-        event_id=hashlib.sha256(msgspec.json.encode(identity)).hexdigest()[:32],
+        # Event ids are unique within their sender only, so others may have matched the same ids.
+        event_id=_digest([*_identity(match), match.subject, match.start, match.end]),
         type=type_,
         timestamp=match.decided,
         user_id=None if device else match.subject,
@@ -137,3 +137,16 @@ def action_of(match: Match, type_: str) -> Event | None:
         session_id=match.key if match.entity == "session" else None,
         properties=properties,
     )
+
+
+def former_id(match: Match) -> str:
+    """Return the id of the action of a match in logs of versions with one namespace of ids."""
+    return _digest(_identity(match))
+
+
+def _identity(match: Match) -> list[Any]:
+    return [match.name, match.key, match.same, match.item_timestamp, match.events]
+
+
+def _digest(identity: list[Any]) -> str:
+    return hashlib.sha256(msgspec.json.encode(identity)).hexdigest()[:32]

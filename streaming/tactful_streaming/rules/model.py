@@ -13,6 +13,8 @@ Action = Literal["drop", "dead_letter", "normalise"]
 BOUNDS = ("above", "below", "at_least", "at_most")
 """Operators that compare a number with an operand."""
 
+_OF_A_USER = frozenset({"subject", "user_id", "content"})  # any of them in a key names the user
+
 TEXT_TESTS = ("matches", "starts")
 """Operators that test a text."""
 
@@ -106,3 +108,15 @@ class Rule:
     changes: tuple[FieldChange, ...] = ()  # steps of normalising, in order
     reason: str = ""  # explanation of a set-aside event, for operators
     line: int = field(default=0, compare=False)  # from 1; not part of the fingerprint
+
+    @property
+    def memories(self) -> tuple[Rate | Earlier, ...]:
+        """Its conditions that look at earlier events."""
+        conditions = (c for parts in (self.when, self.unless) for part in parts for c in part)
+        return tuple(c for c in conditions if isinstance(c, Rate | Earlier))
+
+    @property
+    def looks_across_users(self) -> bool:
+        """Whether an event of one user may decide about an event of another by its key."""
+        keys = (c.by if isinstance(c, Rate) else c.same for c in self.memories)
+        return any(_OF_A_USER.isdisjoint(key) for key in keys)

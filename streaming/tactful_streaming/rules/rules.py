@@ -151,6 +151,15 @@ class Rules:
             self._changed += 1
         return current
 
+    def without_memory(self) -> Rules | None:
+        """Return the rules that look at no earlier event, as `Rules` of their own.
+
+        Others may look at several users: their memory is bounded, and expires by the newest event.
+        None if there are no others.
+        """
+        left = [rule for rule in self.rules if not rule.memories]
+        return None if len(left) == len(self.rules) else Rules(left)
+
     def report(self) -> RuleReport:
         """Count the events so far by result."""
         ends = {"drop": 0, "dead_letter": 0, "normalise": 0}

@@ -108,6 +108,26 @@ def test_a_browser_key_needs_an_origin_and_a_server_key_none(shop: Live, key: st
         shop.platform.keys.create(["browser", "ingest"])
 
 
+def test_guessed_event_ids(shop: Live, key: str) -> None:
+    """A public key that guesses event ids takes no event away from others, and learns none."""
+    keys = [shop.platform.keys.create(["ingest"])[0] for _ in range(2)]
+    ids = [f"order-{number}" for number in range(1000, 1050)]
+    bought = [view(1, "eve", event_id=id_, type="purchase") for id_ in ids]
+    guessed = [seen(device, event_id=id_) for device in ("d-eve", "eve") for id_ in ids]
+
+    def sent(events: list[dict[str, Any]], key: str) -> tuple[int, int]:
+        answer = post(shop, "/v1/events", events, key).json()
+        return answer["accepted"], answer["duplicates"]
+
+    assert sent(guessed, key) == (100, 0)
+    assert sent(bought, keys[0]) == (50, 0)
+    assert sent([{**event, "user_id": "bob"} for event in bought], keys[0]) == (50, 0)
+    assert sent(guessed, key) == (100, 0), "what is known is not shown"
+    assert sent(bought, keys[1]) == (0, 50), "a retry may come after a rotation"
+    forged = post(shop, "/v1/events", [seen("d-eve", sender="server")], key).json()
+    assert [r["code"] for r in forged["rejected"]] == ["unknown_field"]
+
+
 def test_nothing_is_open_to_pages_unless_it_is_set(locked: Live) -> None:
     key = locked.create_key("browser")
     asked = locked.http.options("/v1/events", headers={"origin": SHOP, **PREFLIGHT})

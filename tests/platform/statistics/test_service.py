@@ -45,10 +45,18 @@ from tactful_privacy.errors import BudgetError, LedgerError
 from tactful_privacy.errors import StateError as PrivateStateError
 from tactful_privacy.ledger.ledger import Ledger
 from tactful_privacy.ledger.statistic import Statistic
-from tactful_streaming.contract.log_entries import Entry, Event, Item, encode_entry
+from tactful_streaming.contract.log_entries import (
+    BROWSER,
+    SERVER,
+    Entry,
+    Event,
+    Item,
+    encode_entry,
+)
 from tactful_streaming.engine.engine import Engine
 from tactful_streaming.engine.options import EngineOptions
 from tactful_streaming.errors import StateError
+from tactful_streaming.rules.rules import load_rules
 from tactful_streaming.state.store import MemoryState, RocksState, StateStore
 
 SECRET = b"a secret of tests only"
@@ -225,6 +233,48 @@ def test_panes_equal_a_bounded_recount(quiet: None, ledger: Ledger, cap: int) ->
     counts = counting(ledger, lines(cap=cap))
     run(engine_with(counts), SHOP, cap)
     assert released(counts) == recount(SHOP, cap)
+
+
+def counted(path: Path, what: Sequence[Entry], rules: str = "[]", **changes: Any) -> int:
+    """Return the published sum of an hour without noise."""
+    cleaner = load_rules(rules)
+    with contextlib.closing(Ledger(path, daily_epsilon=2)) as ledger:
+        counts = counting(ledger, lines(**changes))
+        options = EngineOptions(
+            consumers={"statistics": counts.counter},
+            cleaner=cleaner,
+            memoryless=cleaner.without_memory(),
+        )
+        engine = Engine(definitions(), MemoryState(), options)
+        run(engine, [ITEM, tick(MORNING), *what, tick(MORNING + 2 * HOUR)], 0)
+        return sum(released(counts)[MORNING].values())
+
+
+@pytest.mark.parametrize("sender", [BROWSER, SERVER])
+def test_guessed_event_ids(quiet: None, tmp_path: Path, sender: str) -> None:
+    """One person who sends the ids of all others moves a cell by their own cap only."""
+    others = [cart(n, MORNING, user_id=f"u{n}", device_id="d", sender=SERVER) for n in range(60)]
+    attack = [cart(n, MORNING, user_id=None, device_id="d", sender=sender) for n in range(60)]
+    assert counted(tmp_path / "without", others) == 60
+    assert counted(tmp_path / "with", [*attack, *others]) == 60 + LINES.cap
+
+
+@pytest.mark.parametrize("most", [1, 1000])
+def test_a_purchase_lets_no_refunds_of_others_count(quiet: None, tmp_path: Path, most: int) -> None:
+    """Rules that compare orders of all users do not decide what is counted."""
+    order: dict[str, Any] = {"properties": {"order_id": "o"}, "sender": SERVER}
+    carts = [cart(n, MORNING + n, user_id=f"u{n}", **order) for n in range(50)]
+    refunds = [msgspec.structs.replace(event, type="refund") for event in carts]
+    purchase = msgspec.structs.replace(cart("p", MORNING, **order), type="purchase")
+    rules = (
+        "- {name: refunds, event: refund, action: dead_letter, unless: {earlier:\n"
+        f"   {{event: purchase, same: properties.order_id, within: 1d, most: {most}}}}}}}"
+    )
+    sums = {
+        counted(tmp_path / f"{len(before)}", [*before, *refunds], rules, event="refund")
+        for before in ([], [purchase])
+    }
+    assert sums == {50}
 
 
 def test_empty_hours_are_noisy_as_well(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -47,6 +47,14 @@ def test_a_hopping_count_is_readable_sql() -> None:
     )
 
 
+def test_event_ids_are_compared_within_their_sender() -> None:
+    sender = "sender, CASE WHEN sender IS NOT NULL THEN device_id END, "
+    sender += "CASE WHEN sender IS NOT NULL THEN user_id END"
+    assert f"(PARTITION BY `partition`, {sender}, event_id ORDER BY" in view(
+        compiled(COUNT), "once"
+    )
+
+
 def test_gaps_of_a_pattern_take_no_event_of_a_step() -> None:
     text = compiled(
         "- {name: left, entity: user, within: 5m, "

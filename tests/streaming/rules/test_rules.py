@@ -141,7 +141,8 @@ def test_refunds_need_a_purchase(packaged: Rules) -> None:
     order = event("purchase", 7, item_id=None, properties={"order_id": "o1"})
     assert judge(packaged, order) == ""
     assert refund(8, item_id="other", properties={"order_id": "o1"}) == ""
-    assert refund(9, user_id="x", properties={"order_id": "o2"}) == "refund_without_order"
+    for properties in ({"order_id": "o1"}, {"order_id": "o2"}):
+        assert refund(9, user_id="x", properties=properties) == "refund_without_order"
     assert refund(365 * DAY + 3) == "", "a year later to the millisecond"
     assert refund(365 * DAY + 4) == "refund_without_order"
 
@@ -633,6 +634,32 @@ def test_admitted_patterns_are_fast_on_hostile_texts() -> None:
             short = (text * 6)[:6] + rng.choice(["", "!", "c"])
             expected = re.search(pattern, short) is not None
             assert (compiled.search(short.encode()) is not None) == expected, (pattern, short)
+
+
+@pytest.mark.parametrize(
+    ("condition", "across"),
+    [
+        ("earlier: {same: properties.order_id, within: 1d}", True),
+        ("earlier: {same: [item_id, device_id], within: 1d}", True),
+        ("earlier: {same: [subject, properties.order_id], within: 1d}", False),
+        ("earlier: {same: content, within: 1d}", False),
+        ("rate: {by: session_id, above: 1, within: 1m}", True),
+        ("rate: {by: user_id, above: 1, within: 1m}", False),
+    ],
+)
+def test_rules_that_look_across_users(condition: str, across: bool) -> None:
+    plain = "- {name: free, when: {properties.price: {at_most: 0}}, action: drop}\n"
+    for clause in ("when", "unless"):
+        rules = load_rules(
+            f"{plain}- {{name: a, event: view, {clause}: {{{condition}}}, action: drop}}"
+        )
+        assert [rule.looks_across_users for rule in rules.rules] == [False, across]
+        left = rules.without_memory()
+        assert left is not None
+        assert [rule.name for rule in left.rules] == ["free"]
+    assert load_rules(plain).without_memory() is None
+    packaged = load_rules(PACKAGED)
+    assert not any(rule.looks_across_users for rule in packaged.rules)
 
 
 def test_long_texts_are_searched_in_part() -> None:
