@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from tactful_streaming.contract.log_entries import (
     BROWSER,
     SERVER,
+    Entry,
     Event,
     Item,
     Tick,
@@ -156,7 +157,7 @@ def test_a_forged_id_discards_no_action() -> None:
     engine = Engine(FEATURES, MemoryState())
 
     def apply(*events: Event) -> list[Event]:
-        entries = [*events, Tick(timestamp=max(engine.watermark, NOON) + HOUR)]
+        entries: list[Entry] = [*events, Tick(timestamp=max(engine.watermark, NOON) + HOUR)]
         engine.apply([*enumerate(map(encode_entry, entries), engine.offset)])
         engine.commit()
         return engine.outbox()
