@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from tactful_federated.model.lstm_numpy import IntentPredictor, mean_curvature
     from tactful_federated.model.lstm_torch import IntentModel, to_torchscript
     from tactful_federated.model.onnx import to_onnx
-    from tactful_federated.secagg.client import SecureRounds
+    from tactful_federated.secagg.client import Account, SecureRounds
     from tactful_federated.secagg.collectors import ClearCollector, SecureCollector
     from tactful_federated.secagg.messages import Enrolment, Session, enrol
     from tactful_federated.secagg.server import SecureSumServer, sum_in_secret
@@ -65,6 +65,7 @@ if TYPE_CHECKING:
     from tactful_federated.transport.superlink import SuperLink
 
 __all__ = [
+    "Account",
     "CentralSettings",
     "CheckpointError",
     "ClearCollector",
@@ -162,7 +163,7 @@ _LAZY = {
     "model.onnx": "to_onnx",
     "secagg.collectors": "ClearCollector SecureCollector",
     "secagg.messages": "Enrolment Session enrol",
-    "secagg.client": "SecureRounds",
+    "secagg.client": "Account SecureRounds",
     "secagg.server": "SecureSumServer sum_in_secret",
     "serving.buffered": "FlowerStream serve_buffered",
     "serving.evaluations": "invite_to_evaluations serve_evaluation",

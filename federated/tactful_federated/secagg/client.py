@@ -245,6 +245,10 @@ class SecureSumDevice:
         self._box_key, self._mask_key = X25519PrivateKey.generate(), X25519PrivateKey.generate()
 
 
+def _allow(*_: object) -> None:
+    """Allow anything."""
+
+
 @dataclass(frozen=True)
 class Account:
     """Callbacks that keep the account of a device; each raises `SecureSumError` to refuse.
@@ -256,8 +260,8 @@ class Account:
     """
 
     join: Callable[[messages.Session], None]
-    charge: Callable[[messages.Session], None] = lambda session: None
-    agree: Callable[[messages.Session, Sequence[bytes]], None] = lambda session, partners: None
+    charge: Callable[[messages.Session], None] = _allow
+    agree: Callable[[messages.Session, Sequence[bytes]], None] = _allow
 
 
 class SecureRounds:

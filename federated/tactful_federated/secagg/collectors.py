@@ -180,7 +180,8 @@ def _honest(found: SecureTotal, plan: TrainingPlan) -> bool:
     devices = len(found.devices)
     noise = math.sqrt(devices * plan.device_sigma_squared)
     most = devices * plan.units + math.ceil(noise * (math.sqrt(plan.parameters) + 20))
-    return sum(value * value for value in found.values.tolist()) <= most * most
+    length_squared: int = sum(value * value for value in found.values.tolist())
+    return length_squared <= most * most
 
 
 def trimmed_sum(updates: NDArray[np.int32], trimmed: int) -> IntegerVector:

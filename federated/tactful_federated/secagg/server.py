@@ -85,11 +85,14 @@ class SecureSumServer:
             if advert.enrolment.device == device:
                 self._members[device] = advert
         # Devices refuse a roster with a key twice, so two devices with one key would end the round.
-        keys = Counter(key for a in self._members.values() for key in (a.box_key, a.mask_key))
+        keys_of = {
+            d: (a.enrolment.identity, a.box_key, a.mask_key) for d, a in self._members.items()
+        }
+        counts = Counter(key for keys in keys_of.values() for key in keys)
         self._members = {
             device: advert
             for device, advert in sorted(self._members.items())
-            if keys[advert.box_key] == keys[advert.mask_key] == 1
+            if all(counts[key] == 1 for key in keys_of[device])
         }
         if len(self._members) < self._fewest:
             raise SecureSumError(f"{len(self._members)} devices joined; {self._fewest} are needed")

@@ -80,7 +80,10 @@ class FlowerSecureTransport:
         ]
         for reply in self._grid.send_and_receive(requests, timeout=self._timeout):
             if reply.has_error():
-                _log.warning("a node left the secure sum at stage %d", stage)
+                hint = ": devices of an earlier version do, and must be updated"
+                _log.warning(
+                    "a node left the secure sum at stage %d%s", stage, hint if stage == 1 else ""
+                )
                 continue
             try:
                 content = cast(Mapping[str, Any], reply.content[_STEP])["data"]

@@ -25,6 +25,7 @@ from tactful_federated.secagg.messages import (
     advert_text,
     decode,
     encode,
+    enrol,
     own_mask,
     pair_mask,
     threshold_of,
@@ -225,6 +226,13 @@ def _put(adverts: list[Advert], device: SecureSumDevice) -> list[Advert]:
     return [*adverts[:3], decode(device.advertise(), Advert), *adverts[4:]]
 
 
+def _twins(first: Advert, second: Advert) -> list[Advert]:
+    """Two members with one identity, as an authority that certifies twice makes them."""
+    identity = first.enrolment.identity
+    enrolment = msgspec.structs.replace(second.enrolment, identity=identity)
+    return [first, msgspec.structs.replace(second, enrolment=enrolment)]
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -238,10 +246,11 @@ def _put(adverts: list[Advert], device: SecureSumDevice) -> list[Advert]:
         (lambda a: a[::-1], "ascending order"),
         (lambda a: a[1:], "with its own keys"),
         (lambda a: a[:2], "needs 3 devices"),
+        (lambda a: [*a[:4], *_twins(a[4], a[5])], "have the same key"),
     ],
     ids=[
         *("mask", "box", "seed", "length", "stranger"),
-        *("replay", "repeated", "order", "missing", "two"),
+        *("replay", "repeated", "order", "missing", "two", "one identity"),
     ],
 )
 def test_swapped_replayed_and_invented_keys_are_refused(
@@ -387,7 +396,7 @@ def test_no_honest_device_is_named(count: int, data: st.DataObject) -> None:
     assert server.liars <= liars
 
 
-@pytest.mark.parametrize("keys", ["small order", "one key for two"])
+@pytest.mark.parametrize("keys", ["small order", "one key for two", "one identity for two"])
 def test_keys_that_devices_refuse_cost_only_their_owners(keys: str) -> None:
     """In a roster they would end the round for everybody."""
     carried, of = wire(8)
@@ -396,6 +405,11 @@ def test_keys_that_devices_refuse_cost_only_their_owners(keys: str) -> None:
         pair[1]._mask_key = pair[0]._mask_key
         total = lead(carried, of)
         assert total.devices == set(range(3, 9))
+        return
+    if keys == "one identity for two":  # enrolled under two numbers
+        pair[1]._identity, public = pair[0]._identity, pair[0]._identity.public_key()
+        pair[1]._enrolment = enrol(AUTHORITY, 2, public)
+        assert lead(carried, of).devices == set(range(3, 9))
         return
     carried.answered = lambda stage, device, data: (
         encode(_signed(pair[0], of, mask_key=bytes(32))) if (stage, device) == (1, 1) else data
