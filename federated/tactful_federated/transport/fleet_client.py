@@ -91,11 +91,12 @@ class ServerClock:
         if abs(server - self.now()) < _LEAST_SKEW_S:
             return False
         off = self._now() - server
-        text = f"the clock of this device is {abs(off):.0f} s {'ahead' if off > 0 else 'behind'}"
+        way = "ahead of" if off > 0 else "behind"
+        text = f"the clock of this device is {abs(off):.0f} s {way} the server's"
         if abs(off) > _MOST_SKEW_S:
-            raise FleetError(f"{text}, so the server refuses its signatures: set the clock")
+            raise FleetError(f"{text}, which refuses its signatures: set the clock")
         self.offset = -off
-        _log.warning("%s: it uses the time of the server; set the clock", text)
+        _log.warning("%s: it uses the server's time; set the clock", text)
         return True
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tactful_federated.device.event_store import EventStore
@@ -134,6 +134,7 @@ def test_another_key_or_no_store_is_refused(tmp_path: Path) -> None:
         EventStore(tmp_path / "new.db", b"short", now=Clock())
 
 
+@settings(max_examples=20)
 @given(
     st.lists(st.lists(st.sampled_from("abc"), max_size=2), max_size=8),
     st.lists(st.tuples(st.integers(0, 8), st.integers(0, 8)), max_size=6),

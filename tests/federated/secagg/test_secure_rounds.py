@@ -183,7 +183,7 @@ def test_one_modified_device_moves_a_sum_by_a_bounded_length() -> None:
 
 def test_a_noisy_sum_is_not_taken_for_a_poisoned_one() -> None:
     plan = plan_noise_in_sum(WISHES)
-    for _ in range(20):
+    for _ in range(4):
         assert collector(over_flower(plan, 12)).collect(range(1, 13), ZERO, plan, 1).reports == 12
 
 

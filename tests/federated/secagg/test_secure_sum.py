@@ -367,7 +367,7 @@ def test_a_dealer_of_boxes_that_cannot_be_opened_is_named() -> None:
     assert server.liars == {4}
 
 
-@settings(max_examples=30)
+@settings(max_examples=20)
 @given(st.integers(6, 13), st.data())
 def test_no_honest_device_is_named(count: int, data: st.DataObject) -> None:
     """For all wrong shares and silences of a sixth: the sum is right, or nobody else is named."""

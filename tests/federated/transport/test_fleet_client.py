@@ -249,7 +249,7 @@ def test_outages_are_retried_and_refusals_are_not(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("skew", [8.0, -400.0, 40_000.0])
+@pytest.mark.parametrize("skew", [8.0, -400.0])
 def test_a_skewed_clock_ends_no_device(
     place: Place, tmp_path: Path, skew: float, caplog: pytest.LogCaptureFixture
 ) -> None:
