@@ -115,6 +115,28 @@ def test_nothing_is_stored_or_sent_before_consent(shop: Shop) -> None:
     assert [event["item_id"] for event in shop.gate.events()] == ["i-2"]
 
 
+@pytest.mark.parametrize(
+    ("signal", "counts"),
+    [("globalPrivacyControl: true", True), ("doNotTrack: '1'", True), ("doNotTrack: '0'", False)],
+)
+def test_a_signal_of_the_browser_refuses(shop: Shop, signal: str, counts: bool) -> None:
+    """Whatever the page says; unless it says that the visitor agreed in spite of the signal."""
+    shop.page.run(
+        f"for (const [name, value] of Object.entries({{{signal}}}))"
+        " Object.defineProperty(navigator, name, {value, configurable: true})"
+    )
+    got = shop.start(
+        "client.track({type: 'view', item_id: 'i-1'});"
+        "return [client.optedOut, client.consented, Object.keys(localStorage).length]",
+        consent=True,
+    )
+    assert got[:2] == [counts, not counts]
+    assert (got[2] == 0) is counts
+    shop.page.run("client.close(); localStorage.clear()")
+    agreed = {"consent": True, "honourSignals": False}
+    assert shop.start("return [client.optedOut, client.consented]", **agreed) == [False, True]
+
+
 def test_the_list_for_everybody_names_nobody_and_stores_nothing(shop: Shop) -> None:
     answer = shop.start("return client.recommend({count: 2}, {anonymous: true})")
     assert len(answer["items"]) == 2

@@ -23,6 +23,9 @@ class ConsentSettings:
     # consent of users without a decision: ``deny`` allows no purpose, ``assume`` every purpose;
     # ``auto`` assumes with `server.dev`, where users are not real, and denies otherwise
     default: Literal["auto", "deny", "assume"] = "auto"
+    # whether a request with the header ``Sec-GPC: 1`` (Global Privacy Control) claims no consent
+    honour_gpc: bool = True
+    honour_dnt: bool = True  # the same of ``DNT: 1`` (Do Not Track)
     # file with the keys that recognise erased users and sign ids of recommendations; all servers of
     # an installation need the same. Empty: ``keyring.json`` in the data directory.
     keyring: Path = Path()

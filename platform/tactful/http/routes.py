@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from tactful.http.asgi import Application, Call, Endpoint, Reply, json_reply, route
+from tactful.http.asgi import Application, Call, Endpoint, Host, Reply, json_reply, route
 from tactful.http.common import LogPageQuery, PageQuery, moment_of, number_of, person_of, stored
 from tactful.http.openapi import document
 from tactful.http.rights import RIGHTS_ENDPOINTS
@@ -34,10 +34,13 @@ from tactful.schemas.recommendations import (
 )
 from tactful.schemas.reports import ModelChangeInfo, ModelChanges, ReportIndex, ReportInfo
 from tactful.schemas.users import UserFeatures
+from tactful.subjects.permissions import without_claim
 from tactful_streaming.contract.log_entries import BROWSER
 
 if TYPE_CHECKING:
     from tactful.server.platform import Platform
+
+Recommend = Callable[[RecommendRequest], Awaitable[Recommendation]]
 
 request_decoder = msgspec.json.Decoder(RecommendRequest)
 _REPORT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
@@ -55,6 +58,8 @@ async def _post_events(platform: Platform, call: Call) -> Reply:
     if call.public:
         count = partial(platform.rates.count, call.browser_key)
         options = {"sender": BROWSER, "forbidden": browser.refused, "count": count}
+    if _opts_out(platform, call):
+        options["opted_out"] = True
     accepted = await platform.ingest.events(await call.body(), call.content_type, **options)
     if call.public:
         # The length of the log is an exact number about all users, and a duplicate about a device.
@@ -72,28 +77,46 @@ async def _put_users(platform: Platform, call: Call) -> Reply:
 
 
 async def _post_recommend(platform: Platform, call: Call) -> Reply:
-    request = await call.json(request_decoder)
-    if call.public:
-        browser.check_request(request)
-        platform.rates.count(call.browser_key, 0, [request.device_id])
-    answer = await platform.recommendations.recommend(request, trusted=call.trusted)
-    return json_reply(msgspec.structs.replace(answer, position=0) if call.public else answer)
+    recommend = partial(platform.recommendations.recommend, trusted=call.trusted)
+    return await recommend_one(platform, call, await call.json(request_decoder), recommend)
 
 
 async def _post_recommend_batch(platform: Platform, call: Call) -> Reply:
     batch = await call.json(batch_decoder)
     recommend = partial(platform.recommendations.recommend, trusted=call.trusted)
-    return await recommend_each(batch, recommend)
+    return await recommend_each(platform, call, batch, recommend)
+
+
+def _opts_out(host: Host, call: Call) -> bool:
+    """Return whether the browser of the user sends a signal that the settings honour."""
+    consent = host.settings.consent
+    return (consent.honour_gpc and call.headers.get(b"sec-gpc") == b"1") or (
+        consent.honour_dnt and call.headers.get(b"dnt") == b"1"
+    )
+
+
+async def recommend_one(
+    host: Host, call: Call, request: RecommendRequest, recommend: Recommend
+) -> Reply:
+    """Answer one request, within the limits of the key, by `recommend`."""
+    if call.public:
+        browser.check_request(request)
+        host.rates.count(call.browser_key, 0, [request.device_id])
+    if _opts_out(host, call):
+        request = without_claim(request)
+    answer = await recommend(request)
+    return json_reply(msgspec.structs.replace(answer, position=0) if call.public else answer)
 
 
 async def recommend_each(
-    batch: RecommendBatchRequest, recommend: Callable[[RecommendRequest], Awaitable[Recommendation]]
+    host: Host, call: Call, batch: RecommendBatchRequest, recommend: Recommend
 ) -> Reply:
     """Answer the requests of a batch in order, each by a recommendation or a problem."""
-    results = []
+    results, opts_out = [], _opts_out(host, call)
     for request in batch.requests:
         try:
-            results.append(BatchResult(recommendation=await recommend(request)))
+            answer = await recommend(without_claim(request) if opts_out else request)
+            results.append(BatchResult(recommendation=answer))
         except ProblemError as error:
             results.append(BatchResult(problem=error.problem(None)))
     return json_reply(RecommendBatch(results=results))

@@ -27,6 +27,7 @@ from tactful.pipeline.backends import Backend
 from tactful.schemas.ingestion import EventsAccepted, Rejection, Upserted
 from tactful.schemas.positions import Offsets, Position, merged, reaches
 from tactful.schemas.problems import ProblemError
+from tactful.subjects.permissions import without_claim
 from tactful_streaming.contract import decode_requests as wire
 from tactful_streaming.contract.log_entries import (
     SERVER,
@@ -129,11 +130,13 @@ class EventIngest:
         sender: str = SERVER,
         forbidden: Callable[[Event], str | None] | None = None,
         count: Callable[[int, list[str | None]], None] | None = None,
+        opted_out: bool = False,
     ) -> EventsAccepted:
         """Accept the events of one body; `forbidden` returns a reason to reject an event.
 
         `sender` is the kind of key that sent them: an event counts once within its sender.
-        `count` receives the number of events and their devices, and may refuse them all.
+        `count` receives the number of events and their devices, and may refuse them all. With
+        `opted_out` no event claims consent.
 
         Raises:
             ProblemError: if the body is invalid, or the engine or the log is behind.
@@ -159,7 +162,7 @@ class EventIngest:
             if message is not None:
                 refusals.append(wire.Rejection(index=index, code="forbidden", message=message))
                 continue
-            entry = self._options.permit(event)
+            entry = self._options.permit(without_claim(event) if opted_out else event)
             if entry is None:
                 refusals.append(_no_consent(index))
                 continue

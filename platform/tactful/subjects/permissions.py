@@ -5,6 +5,9 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Container
 from dataclasses import dataclass
+from typing import TypeVar
+
+import msgspec
 
 from tactful.schemas.recommendations import RecommendRequest
 from tactful_privacy.people.consent import EVERYTHING, NOTHING, Consents, Purpose
@@ -88,6 +91,14 @@ class Permissions:
         user = None if key.startswith(DEVICE_PREFIX) else key
         device = key.removeprefix(DEVICE_PREFIX) if user is None else device_id
         return Purpose.PERSONALISATION in self.of(user, device, at, claimed(claim))
+
+
+Claiming = TypeVar("Claiming", Event, RecommendRequest)
+
+
+def without_claim(message: Claiming) -> Claiming:
+    """Replace the claim of an event or a request by none; recorded decisions still hold."""
+    return msgspec.structs.replace(message, context={**(message.context or {}), CLAIM: ""})
 
 
 @functools.lru_cache(maxsize=256)

@@ -29,13 +29,18 @@ from prometheus_client import CollectorRegistry
 from tactful.config import logging as logs
 from tactful.config.settings import Settings
 from tactful.errors import NotPersonal
-from tactful.http.asgi import Application, Call, Endpoint, Reply, json_reply, route
+from tactful.http.asgi import Application, Call, Endpoint, Reply, route
 from tactful.http.rate_limits import RateLimits
-from tactful.http.routes import ENDPOINTS, batch_decoder, recommend_each, request_decoder
+from tactful.http.routes import (
+    ENDPOINTS,
+    batch_decoder,
+    recommend_each,
+    recommend_one,
+    request_decoder,
+)
 from tactful.http.uvicorn_server import Server, make_server, run_loop, serve
 from tactful.metadata.key_cache import ApiKey, ValidKeys
 from tactful.metrics.registry import Metrics
-from tactful.schemas import browser_access as browser
 from tactful.schemas.recommendations import NOT_PERSONALISED, Recommendation, RecommendRequest
 from tactful.server.overload import AdmissionControl
 from tactful.util import process_tuning
@@ -173,18 +178,14 @@ async def _recommend(worker: ServingWorker, call: Call, endpoint: Endpoint) -> R
     request = await call.json(request_decoder)
     if _is_special(request):
         return await worker.forward(endpoint, call)
-    if call.public:
-        browser.check_request(request)
-        worker.rates.count(call.browser_key, 0, [request.device_id])
-    answer = await worker.recommend(request)
-    return json_reply(msgspec.structs.replace(answer, position=0) if call.public else answer)
+    return await recommend_one(worker, call, request, worker.recommend)
 
 
 async def _recommend_batch(worker: ServingWorker, call: Call, endpoint: Endpoint) -> Reply:
     batch = await call.json(batch_decoder)
     if any(map(_is_special, batch.requests)):
         return await worker.forward(endpoint, call)
-    return await recommend_each(batch, worker.recommend)
+    return await recommend_each(worker, call, batch, worker.recommend)
 
 
 def _is_special(request: RecommendRequest) -> bool:

@@ -24,6 +24,12 @@ export interface Options {
    * `personalisation measurement` if left out.
    */
   purposes?: string;
+  /**
+   * Whether Global Privacy Control and Do Not Track of the browser count as a refusal, whatever
+   * `consent` and `setConsent` say; true if left out. Set it to false only for a visitor who has
+   * agreed on this site in spite of the signal; the server must have recorded that, too.
+   */
+  honourSignals?: boolean;
   /** Send as soon as so many events wait; 20 if left out. */
   batchSize?: number;
   /** Send so long after an event, milliseconds; 5,000 if left out. */
@@ -44,6 +50,11 @@ export interface CallOptions {
   signal?: AbortSignal;
   /** Ask for the list that everybody gets: no id is sent, so it needs no consent. */
   anonymous?: boolean;
+}
+
+interface Signals {
+  globalPrivacyControl?: boolean;
+  doNotTrack?: string | null;
 }
 
 /** A page's connection to one server. */
@@ -76,13 +87,20 @@ export class Tactful {
     return this.outbox !== undefined;
   }
 
+  /** Whether the browser sends a signal that counts as a refusal. */
+  get optedOut(): boolean {
+    if (this.options.honourSignals === false) return false;
+    const { globalPrivacyControl, doNotTrack } = navigator as Signals;
+    return globalPrivacyControl === true || doNotTrack === "1";
+  }
+
   /**
-   * Give or withdraw consent. Giving it makes the device id and sends what an earlier page left.
+   * Give or withdraw consent. While `optedOut`, it is withdrawn in either case. Giving it makes the device id and sends what an earlier page left.
    * Withdrawing it stops all sending and wipes the device id, the visit and every event that waits,
    * in all tabs.
    */
   setConsent(given: boolean): void {
-    if (given) {
+    if (given && !this.optedOut) {
       this.outbox ??= new Outbox(this.address, this.shelf, {
         batchSize: this.options.batchSize ?? 20,
         flushAfterMs: this.options.flushAfterMs ?? 5_000,

@@ -13,6 +13,7 @@ from tactful.config.settings import Settings
 from tactful.errors import ApiKeyError, ConfigError
 from tactful.http.routes import ENDPOINTS
 from tactful.schemas.browser_access import parse_origins
+from tactful.schemas.recommendations import NOT_PERSONALISED
 
 PREFLIGHT = {
     "access-control-request-method": "POST",
@@ -190,3 +191,38 @@ def test_only_a_browser_key_may_be_in_the_address(shop: Live, key: str) -> None:
     assert send(key) == 202
     assert send(server_key) == 401
     assert shop.http.put(f"/v1/items?key={key}", json=[], headers=beacon).status_code == 401
+
+
+@pytest.mark.parametrize("signal", ["sec-gpc", "dnt"])
+def test_a_signal_of_the_browser_withdraws_the_claim_of_consent(
+    shop: Live, key: str, signal: str
+) -> None:
+    """The page says that there is consent, the browser that there is none."""
+    device = f"d-{signal}"
+    headers = {"authorization": f"Bearer {key}", "origin": SHOP}
+    context = {"consent": "personalisation measurement"}
+    events = [seen(device, event_id=f"{signal}-{n}", context=context) for n in range(2)]
+
+    def sent(value: str) -> dict[str, Any]:
+        answer = shop.http.post("/v1/events", json=events, headers={**headers, signal: value})
+        return dict(answer.json())
+
+    assert {each["code"] for each in sent("1")["rejected"]} == {"no_consent"}
+    assert sent("0")["accepted"] == 2  # no signal: 0, or anything else
+    asked = {"device_id": device, "count": 1, "context": context}
+
+    def fallback(**headers_too: str) -> str | None:
+        told = shop.http.post("/v1/recommend", json=asked, headers={**headers, **headers_too})
+        reason: str | None = told.json().get("fallback")
+        return reason
+
+    assert NOT_PERSONALISED in (fallback(**{signal: "1"}) or "")
+    assert NOT_PERSONALISED not in (fallback() or "")
+    trusted = {"x-api-key": shop.create_key("admin"), signal: "1"}  # a server may forward it
+    told = shop.http.post("/v1/recommend/batch", json={"requests": [asked]}, headers=trusted)
+    assert NOT_PERSONALISED in told.json()["results"][0]["recommendation"]["fallback"]
+    decided = {"purposes": {"personalisation": True, "measurement": True}}
+    admin = {"x-api-key": shop.create_key("ingest", "admin")}
+    path = f"/v1/users/device:{device}/consent"
+    assert shop.http.put(path, json=decided, headers=admin).status_code == 200
+    assert NOT_PERSONALISED not in (fallback(**{signal: "1"}) or "")  # a recorded decision holds
