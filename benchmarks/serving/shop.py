@@ -170,7 +170,6 @@ def open_shop(
         manifest,
         forest("rank:ndcg", 0, trees=trees),
         index,
-        kernels=models / "kernels",
     )
     write_pointer(models, Pointer(version="1"))
     log = EmbeddedLog(data / "log", durability="process")

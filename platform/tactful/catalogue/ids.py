@@ -8,16 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from hashlib import blake2b
-from itertools import chain, compress
+from itertools import chain, compress, pairwise
 from pathlib import Path
 from typing import Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tactful.errors import ModelError
+from tactful.util.checked_arrays import is_partition, map_array, require
+
 _BETWEEN = 0xFF
 """A byte that UTF-8 never contains, to join texts by."""
 
+_KINDS = {"text": np.uint8, "ends": np.int64, "hashes": np.uint64, "rows": np.int32}
 _AT_ONCE = 8_192
 _CACHED = 65_536
 
@@ -82,22 +86,57 @@ class ItemIds(Sequence[str]):
             ("hashes", self._hashes),
             ("rows", self._rows),
         ):
-            np.save(directory / f"item_ids_{name}.npy", array)
+            np.save(_path(directory, name), array)
 
     @classmethod
     def load(cls, directory: Path) -> ItemIds:
         """Map the files that `save` wrote.
 
         Raises:
-            OSError: if an array is missing.
-            ValueError: if a file is not an array.
+            ModelError: if a file is missing, or does not fit the others; the message names it.
         """
-        return cls(
-            *(
-                np.load(directory / f"item_ids_{name}.npy", mmap_mode="r")
-                for name in ("text", "ends", "hashes", "rows")
-            )
+        ids = cls(*(map_array(_path(directory, name), kind) for name, kind in _KINDS.items()))
+        ids._check(directory)
+        return ids
+
+    def begin_with(self, others: ItemIds) -> bool:
+        """Return whether the first ids are `others`."""
+        count, size = len(others), len(others._text)
+        return np.array_equal(self._ends[:count], others._ends) and np.array_equal(
+            self._text[:size], others._text
         )
+
+    def _check(self, directory: Path) -> None:
+        """Check that the arrays fit each other."""
+        count, text = len(self), self._text.tobytes()
+        starts = np.concatenate([np.zeros(1, np.int64), self._ends])
+        require(is_partition(starts, count, len(text)), _path(directory, "ends"), "ends of ids")
+        # Continuation bytes of UTF-8 begin with the bits 10: no id may begin with one.
+        begins = self._text.take(starts[starts < len(text)])
+        try:
+            text.decode()
+        except UnicodeDecodeError as error:
+            raise ModelError(f"{_path(directory, 'text')}: ids are not UTF-8: {error}") from error
+        require(bool((begins & 0xC0 != 0x80).all()), _path(directory, "ends"), "half a letter")
+        require(
+            len(self._rows) == count and np.array_equal(np.sort(self._rows), np.arange(count)),
+            _path(directory, "rows"),
+            "each row once",
+        )
+        digests = b"".join(_digest(text[a:b]) for a, b in pairwise(starts.tolist()))
+        hashes = np.frombuffer(digests, "<u8").take(self._rows)
+        ordered, later = self._hashes, self._hashes[1:]
+        require(
+            np.array_equal(hashes, ordered) and bool((later >= ordered[:-1]).all()),
+            _path(directory, "hashes"),
+            "hashes of ids",
+        )
+        same = np.flatnonzero(later == ordered[:-1])
+        distinct = all(
+            self._bytes(int(a)) != self._bytes(int(b))
+            for a, b in zip(self._rows[same], self._rows[same + 1], strict=True)
+        )
+        require(distinct, _path(directory, "text"), "an id occurs twice")
 
     def row(self, item_id: str) -> int | None:
         """Return the row of an id; None for an unknown one."""
@@ -299,6 +338,10 @@ class CatalogueRows:
                     rows[number] = cached[item_id] = row
         count = self._count  # later catalogues share the cache, and have more items
         return [row if row is not None and row < count else None for row in rows]
+
+
+def _path(directory: Path, name: str) -> Path:
+    return directory / f"item_ids_{name}.npy"
 
 
 def _hash(encoded: bytes) -> int:

@@ -11,7 +11,7 @@ of comparisons into the bits of a word. So some steps are written as operations 
 which accepts vectors of any length and maps them to the processor's, from SSE2 and NEON to AVX-512.
 They take contiguous arrays and places in them.
 
-Numba caches machine code until this file changes, so all source of the kernel must be here.
+Machine code is cached until this file changes, so all source of the kernel must be here.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ import functools
 import logging
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numba
@@ -30,6 +29,8 @@ from numba import types
 from numba.core import cgutils as _cgutils
 from numba.extending import intrinsic
 from numpy.typing import NDArray
+
+from tactful_streaming.kernels.compile import array, compiled
 
 _LOG = logging.getLogger(__name__)
 
@@ -52,46 +53,26 @@ _cg: Any = _cgutils
 
 
 @functools.cache
-def load_kernel(cache: Path | None = None) -> Kernel:
+def load_kernel() -> Kernel:
     """Compile or load the kernel, which takes long at the first call of a process.
 
     It never compiles when it is called, refuses other arrays with a `TypeError`, and may be called
-    from several threads. `cache` keeps the machine code; the variable ``NUMBA_CACHE_DIR`` wins.
-    Write access to it allows to run code here, as write access to the package does. None is
-    numba's own choice, beside the module or with the user.
+    from several threads.
     """
     started = time.perf_counter()
-    floats, offsets = _array(types.float32), _array(types.int64)
+    read = functools.partial(array, readonly=True)
+    floats, offsets = read(types.float32), read(types.int64)
     signature = types.void(
-        _array(types.float32, 2),
+        read(types.float32, 2),
         types.float32,
         *(offsets, offsets, floats),
-        *(offsets, offsets, _array(types.uint16), _array(types.uint8)),
+        *(offsets, offsets, read(types.uint16), read(types.uint8)),
         *(offsets, floats),
-        types.Array(types.float32, 1, "C"),
+        array(types.float32),
     )
-    settings: Any = numba.config
-    before = settings.CACHE_DIR
-    try:
-        if cache is not None and not before:
-            settings.CACHE_DIR = str(cache)
-        kernel = numba.njit(error_model="numpy", cache=True)(evaluate)
-        kernel.compile(signature)
-    except Exception as error:  # no place for a cache, or a damaged file, may raise anything
-        _LOG.warning("cached machine code cannot be used, it is compiled anew: %s", error)
-        kernel = numba.njit(error_model="numpy")(evaluate)
-        kernel.compile(signature)
-    finally:
-        settings.CACHE_DIR = before
-    kernel.disable_compile()
+    kernel = compiled(evaluate, signature)
     _LOG.info("kernel of the forest ready after %.1f s", time.perf_counter() - started)
-    made: Kernel = kernel
-    return made
-
-
-def _array(kind: Any, dimensions: int = 1) -> Any:
-    """Return the type of a contiguous read-only array."""
-    return types.Array(kind, dimensions, "C", readonly=True)
+    return kernel
 
 
 def evaluate(

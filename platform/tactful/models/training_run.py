@@ -79,7 +79,6 @@ def run_training(
             definitions,
             model,
             options,
-            kernels=settings.models / "kernels",
             identity=identity,
             checkpoint=checkpoint,
             progress=say,

@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tactful.errors import ModelError, UnsupportedForest
+from tactful.util.checked_arrays import is_finite, is_partition, within
 
 if TYPE_CHECKING:
     import xgboost
@@ -106,11 +107,13 @@ class BinnedForest:
         """
         try:
             with np.load(path, allow_pickle=False) as stored:
+                if any(part.compress_type for part in stored.zip.infolist()):
+                    raise ValueError("its parts are compressed, which `save` does not do")
                 if int(stored["format"]) != _FORMAT or str(stored["source"]) != source:
                     return None
                 arrays: dict[str, Any] = {field.name: stored[field.name] for field in fields(cls)}
             arrays["columns"] = int(arrays["columns"])
-            arrays["base"] = np.float32(arrays["base"])
+            arrays["base"] = np.float32(arrays["base"].item())
         except FileNotFoundError:
             return None
         except Exception as error:  # zipfile and numpy may raise anything for a damaged file
@@ -300,36 +303,36 @@ def _check(path: Path, forest: BinnedForest) -> None:
         (forest.leaves, np.float32),
     )
     good = all(array.ndim == 1 and array.dtype == kind for array, kind in arrays) and (
-        _within(forest.band_column, forest.columns)
-        and _partition(forest.band_start, len(forest.band_column), len(forest.thresholds))
+        is_finite(np.array([forest.base]))
+        and is_finite(forest.leaves)
+        and within(forest.band_column, forest.columns)
+        and is_partition(forest.band_start, len(forest.band_column), len(forest.thresholds))
         and int(np.diff(forest.band_start).max(initial=0)) <= BAND
-        and _within(forest.depth, MAX_DEPTH + 1)
-        and _partition(forest.node_start, len(forest.depth), len(forest.plane))
+        and _ascend(forest)
+        and within(forest.depth, MAX_DEPTH + 1)
+        and is_partition(forest.node_start, len(forest.depth), len(forest.plane))
         and np.array_equal(np.diff(forest.node_start) + 1, 1 << forest.depth)
         and len(forest.cut) == len(forest.plane)
-        and _within(forest.plane, max(2 * len(forest.band_column), 1))
+        and within(forest.plane, max(2 * len(forest.band_column), 1))
         and _cuts_are_thresholds(forest)
-        and _partition(forest.leaf_start, len(forest.depth), len(forest.leaves))
+        and is_partition(forest.leaf_start, len(forest.depth), len(forest.leaves))
         and np.array_equal(np.diff(forest.leaf_start), 1 << forest.depth)
     )
     if not good:
         raise ModelError(f"{path}: not a binned forest: its arrays do not fit together")
 
 
+def _ascend(forest: BinnedForest) -> bool:
+    """Return whether the thresholds of each band ascend; NaN does not."""
+    follows = np.ones(len(forest.thresholds), np.bool_)
+    starts = forest.band_start[:-1]
+    follows[starts[starts < len(follows)]] = False
+    values = forest.thresholds
+    ascend = np.concatenate([values[:1] == values[:1], values[1:] > values[:-1]])
+    return bool((ascend | ~follows).all()) and not np.isnan(values).any()
+
+
 def _cuts_are_thresholds(forest: BinnedForest) -> bool:
     splits = forest.cut != _NEVER
     lengths = np.diff(forest.band_start)[forest.plane[splits] // 2]
     return bool((forest.cut[splits] < lengths).all())
-
-
-def _within(values: NDArray[Any], end: int) -> bool:
-    return not len(values) or (int(values.min()) >= 0 and int(values.max()) < end)
-
-
-def _partition(starts: Offsets, parts: int, length: int) -> bool:
-    return (
-        len(starts) == parts + 1
-        and int(starts[0]) == 0
-        and int(starts[-1]) == length
-        and bool((np.diff(starts) >= 0).all())
-    )

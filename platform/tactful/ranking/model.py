@@ -23,6 +23,7 @@ from tactful.errors import ModelError, UnsupportedForest
 from tactful.ranking.calibration import Calibration
 from tactful.ranking.features import RANKING_FEATURES
 from tactful.ranking.forest import BinnedForest, bin_forest
+from tactful.ranking.xgboost_file import check_model
 from tactful.recall.index import RecallIndex
 from tactful_privacy.durable_files import replace_file
 
@@ -88,8 +89,6 @@ def save_model(
     manifest: Manifest,
     forest: xgboost.Booster,
     index: RecallIndex,
-    *,
-    kernels: Path | None = None,  # directory of compiled code; None leaves it to numba
 ) -> None:
     """Write a model directory; an existing one is completed, not cleared."""
     from tactful.kernels.forest import load_kernel
@@ -99,7 +98,7 @@ def save_model(
     forest.save_model(path)
     (directory / _BINNED).unlink(missing_ok=True)
     try:
-        binned = bin_forest(forest, load_kernel(kernels))
+        binned = bin_forest(forest, load_kernel())
     except UnsupportedForest as reason:
         _LOG.warning("XGBoost itself will evaluate this forest, several times slower: %s", reason)
     else:
@@ -127,8 +126,8 @@ def read_manifest(directory: Path) -> Manifest:
     return manifest
 
 
-def load_model(directory: Path, *, definitions: str, kernels: Path | None = None) -> RankingModel:
-    """Load a model for serving, and compile its kernels, which `kernels` keeps.
+def load_model(directory: Path, *, definitions: str) -> RankingModel:
+    """Load a model for serving, and compile its kernels.
 
     Raises:
         ModelError: if a part is missing or damaged, or the model was trained on other features than
@@ -141,7 +140,7 @@ def load_model(directory: Path, *, definitions: str, kernels: Path | None = None
             f"{directory}: trained on feature definitions {manifest.definitions[:12]}, the engine "
             f"computes {definitions[:12]}; train again with `tactful train`"
         )
-    evaluated, margins = _load_forest(directory, kernels)
+    evaluated, margins = _load_forest(directory)
     return RankingModel(manifest, RecallIndex.load(directory / "index"), evaluated, margins)
 
 
@@ -180,9 +179,7 @@ def load_trees(directory: Path) -> xgboost.Booster:
     import xgboost
 
     path = directory / _TREES
-    # XGBoost reads beyond the end of a file that was cut off, and may take the process with it.
-    if path.exists() and path.read_bytes()[-1:] != b"}":
-        raise ModelError(f"{path}: not an XGBoost model: the end is missing")
+    check_model(path)  # XGBoost reads wherever a damaged file points
     forest = xgboost.Booster({"nthread": 1})
     try:
         forest.load_model(path)
@@ -199,9 +196,7 @@ def gains(forest: xgboost.Booster, names: Sequence[str]) -> Mapping[str, float]:
     return dict(sorted(named.items(), key=lambda pair: -pair[1]))
 
 
-def _load_forest(
-    directory: Path, kernels: Path | None
-) -> tuple[Literal["kernel", "xgboost"], Margins]:
+def _load_forest(directory: Path) -> tuple[Literal["kernel", "xgboost"], Margins]:
     """Load a forest; import XGBoost only if it is not laid out, or cannot be."""
     from tactful.kernels.forest import load_kernel
 
@@ -212,15 +207,15 @@ def _load_forest(
         binned = None
     if binned is not None:
         _check_columns(directory, binned.columns)
-        return "kernel", partial(binned.margins, kernel=load_kernel(kernels))
+        return "kernel", partial(binned.margins, kernel=load_kernel())
     forest = load_trees(directory)
     _check_columns(directory, forest.num_features())
     try:
-        binned = bin_forest(forest, load_kernel(kernels))
+        binned = bin_forest(forest, load_kernel())
     except UnsupportedForest as reason:
         _LOG.warning("XGBoost itself evaluates %s, several times slower: %s", directory, reason)
         return "xgboost", partial(forest.inplace_predict, predict_type="margin")
-    return "kernel", partial(binned.margins, kernel=load_kernel(kernels))
+    return "kernel", partial(binned.margins, kernel=load_kernel())
 
 
 def _digest(path: Path) -> str:

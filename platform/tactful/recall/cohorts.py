@@ -20,7 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tactful.catalogue.request_context import RequestContext
+from tactful.errors import ModelError
 from tactful.kernels.sparse_scores import Scores
+from tactful.util.checked_arrays import is_finite, map_array, require, within
 
 FEWEST_PEOPLE = 10
 """A cohort of fewer users is left out: it would reveal the choices of single users."""
@@ -110,15 +112,30 @@ class Cohorts:
         return cls(layout, items, lifts, shares.astype(np.float32))
 
     @classmethod
-    def load(cls, directory: Path, arrays: Mapping[str, NDArray[Any]]) -> Cohorts:
-        """Read the layout, and take the arrays that `arrays` returned.
+    def load(cls, directory: Path, count: int) -> Cohorts:
+        """Map the cohorts of `count` items.
 
         Raises:
-            OSError: if the file is missing.
-            msgspec.DecodeError: if it is damaged.
+            ModelError: if a file is missing, or does not fit the others; the message names it.
         """
-        layout = msgspec.json.decode((directory / _FILE).read_bytes(), type=_Layout)
-        return cls(layout, *(arrays[name] for name in cls.empty().arrays()))
+        layout_path, *paths = (
+            directory / name for name in (_FILE, *(f"{name}.npy" for name in cls.empty().arrays()))
+        )
+        try:
+            layout = msgspec.json.decode(layout_path.read_bytes(), type=_Layout)
+        except (OSError, msgspec.DecodeError) as error:
+            raise ModelError(f"{layout_path}: cannot be read: {error}") from error
+        kinds = ((np.int32, 2), (np.float32, 2), (np.float32, 1))
+        arrays = [map_array(path, *kind) for path, kind in zip(paths, kinds, strict=True)]
+        items, lifts, shares = arrays
+        require(within(items, count, begin=-1), paths[0], "rows of items")
+        require(lifts.shape == items.shape and is_finite(lifts), paths[1], "lifts")
+        fits = len(shares) == (count if len(items) else len(shares)) and is_finite(shares)
+        require(fits, paths[2], "shares of items")
+        numbers = [number for cohorts in layout.values.values() for number in cohorts.values()]
+        fits = all(0 <= number < len(items) for number in numbers)
+        require(fits, layout_path, "numbers of cohorts")
+        return cls(layout, items, lifts, shares)
 
     def save(self, directory: Path) -> None:
         """Write the layout; the arrays go with those of the index."""

@@ -27,6 +27,7 @@ from tactful.catalogue.ids import ItemIds
 from tactful.errors import ModelError
 from tactful.recall.cohorts import Cohorts
 from tactful.recall.neighbours import NeighbourTable, SessionNeighbours, direction
+from tactful.util.checked_arrays import is_finite, map_array, require, within
 from tactful.util.checksummed_directory import check_seal, sealing
 from tactful.vectors.build_index import Queries, build_vector_index
 from tactful.vectors.content import ContentVectors
@@ -57,6 +58,11 @@ class Interactions:
     session: NDArray[np.int64]  # session number of each event, shape (n,)
     item: NDArray[np.int64]  # row of the item in the catalogue the index is built for, shape (n,)
     timestamp: NDArray[np.int64]  # event time in epoch milliseconds, shape (n,)
+
+
+class _About(msgspec.Struct, frozen=True, kw_only=True):
+    format: int
+    built_until: int = 0
 
 
 @dataclass(frozen=True)
@@ -97,32 +103,34 @@ class RecallIndex:
             ModelError: if a part is missing, damaged or was written in another format.
         """
         try:
-            about: dict[str, Any] = msgspec.json.decode((directory / "index.json").read_bytes())
-            if about.get("format") != _FORMAT:
-                raise ModelError(
-                    f"{directory}: recall index has format {about.get('format')!r}, "
-                    f"this version reads {_FORMAT}; train again with `tactful train`"
-                )
-            check_seal(directory)
-            arrays = {
-                name: np.asarray(np.load(directory / f"{name}.npy", mmap_mode="r"))
-                for name in empty_index()._arrays()
-            }
-            cohorts = Cohorts.load(directory, arrays)
-            item_ids = ItemIds.load(directory)
-            nearest = VectorIndex.load(directory / "vectors")
-        except (OSError, ValueError, msgspec.DecodeError) as error:
+            about = msgspec.json.decode((directory / "index.json").read_bytes(), type=_About)
+        except (OSError, msgspec.DecodeError) as error:
             raise ModelError(f"{directory}: recall index cannot be read: {error}") from error
+        if about.format != _FORMAT:
+            raise ModelError(
+                f"{directory}: recall index has format {about.format!r}, "
+                f"this version reads {_FORMAT}; train again with `tactful train`"
+            )
+        check_seal(directory)
+        item_ids, nearest = ItemIds.load(directory), VectorIndex.load(directory / "vectors")
+        count, dimensions = len(item_ids), nearest.vectors.shape[1]
+        require(len(nearest.vectors) == count, directory / "vectors" / "vectors.npy", "rows")
+        content = map_array(path := directory / "content.npy", np.float32, 2)
+        fits = content.shape[1] == dimensions and is_finite(content)
+        require(fits, path, "dimensions of the vectors")
+        popular = map_array(path := directory / "popular.npy", np.int32)
+        once = len(np.unique(popular)) == len(popular)
+        require(within(popular, count) and once, path, "rows of items")
         return cls(
             item_ids=item_ids,
-            following=NeighbourTable(arrays["following_items"], arrays["following_weights"]),
-            together=NeighbourTable(arrays["together_items"], arrays["together_weights"]),
-            sessions=SessionNeighbours.of(arrays),
+            following=NeighbourTable.load(directory, "following", count),
+            together=NeighbourTable.load(directory, "together", count),
+            sessions=SessionNeighbours.load(directory, count),
             nearest=nearest,
-            content=ContentVectors(arrays["content"]),
-            cohorts=cohorts,
-            popular=arrays["popular"],
-            built_until=about["built_until"],
+            content=ContentVectors(content),
+            cohorts=Cohorts.load(directory, count),
+            popular=popular,
+            built_until=about.built_until,
         )
 
     def _arrays(self) -> Mapping[str, NDArray[Any]]:

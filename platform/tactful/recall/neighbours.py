@@ -6,12 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from itertools import pairwise
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tactful.kernels.sparse_scores import Scores, begins, stable_order, sum_by_key
+from tactful.util.checked_arrays import is_finite, is_partition, map_array, require, within
 
 FADE = 0.9
 """Weight of an item of a visit, relative to the one after it."""
@@ -28,9 +30,16 @@ _LENGTH_POWER = 0.25
 _AGE = 0.2
 _DISTANCE_POWER = 1.5
 _BEFORE = 0.3
+_PART = 1 << 20
 DOUBT = 5.0
 
-_FIELDS = ("session_starts", "session_items", "visit_starts", "visits", "visit_places")
+_FIELDS: Mapping[str, type[np.generic]] = {
+    "session_starts": np.int64,
+    "session_items": np.int32,
+    "visit_starts": np.int64,
+    "visits": np.int32,
+    "visit_places": np.int32,
+}
 
 
 @dataclass(frozen=True)
@@ -40,6 +49,17 @@ class NeighbourTable:
     items: NDArray[np.int32]  # neighbour rows, shape (n_items, k); -1 where there are fewer
     # their weights in (0, 1], shape (n_items, k); 0 where there are fewer
     weights: NDArray[np.float32]
+
+    @classmethod
+    def load(cls, directory: Path, name: str, count: int) -> NeighbourTable:
+        """Map a table of `count` items; ModelError names a file that does not fit."""
+        items = map_array(directory / f"{name}_items.npy", np.int32, 2)
+        weights = map_array(path := directory / f"{name}_weights.npy", np.float32, 2)
+        fits = len(items) == count and within(items, count, begin=-1)
+        require(fits, directory / f"{name}_items.npy", "rows of items")
+        fits = weights.shape == items.shape and is_finite(weights)
+        require(fits and weights.min(initial=0.0) >= 0.0, path, "weights of neighbours")
+        return cls(items, weights)
 
 
 @dataclass(frozen=True)
@@ -93,6 +113,19 @@ class SessionNeighbours:
             visits=number_[recent].astype(np.int32),
             visit_places=places_[recent].astype(np.int32),
         )
+
+    def _places_fit(self) -> bool:
+        """Return whether each item is at its places in its visits; in parts, to save memory."""
+        for begin in range(0, len(self.visits), _PART):
+            part = slice(begin, begin + _PART)
+            visits, places = self.visits[part], self.visit_places[part]
+            at = self.session_starts.take(visits) + places
+            numbers = np.arange(begin, begin + len(visits))
+            items = np.searchsorted(self.visit_starts, numbers, side="right") - 1
+            inside = (places >= 0) & (at < self.session_starts.take(visits + np.int64(1)))
+            if not inside.all() or (self.session_items.take(at) != items).any():
+                return False
+        return True
 
     def scores(self, session: Sequence[int], *, neighbours: int = _NEIGHBOURS) -> Scores:
         """Score the items of the visits most like this one, at most `neighbours` visits.
@@ -160,15 +193,32 @@ class SessionNeighbours:
         return {name: getattr(self, name) for name in _FIELDS}
 
     @classmethod
-    def of(cls, arrays: Mapping[str, NDArray[Any]]) -> SessionNeighbours:
-        """Make it from the result of `arrays`."""
-        return cls(**{name: arrays[name] for name in _FIELDS})
+    def load(cls, directory: Path, count: int) -> SessionNeighbours:
+        """Map the arrays of `count` items; ModelError names a file that does not fit."""
+        made = cls(**{name: map_array(_path(directory, name), k) for name, k in _FIELDS.items()})
+        visits = len(made.session_starts) - 1
+        for name, starts, parts, held in (
+            ("session_starts", made.session_starts, visits, made.session_items),
+            ("visit_starts", made.visit_starts, count, made.visits),
+        ):
+            fits = parts >= 0 and is_partition(starts, parts, len(held))
+            require(fits, _path(directory, name), "begin of each part")
+        rows_fit = within(made.session_items, count)
+        require(rows_fit, _path(directory, "session_items"), "rows of items")
+        require(within(made.visits, visits), _path(directory, "visits"), "numbers of visits")
+        fits = len(made.visit_places) == len(made.visits) and made._places_fit()
+        require(fits, _path(directory, "visit_places"), "the place of the item in the visit")
+        return made
 
     @classmethod
     def empty(cls) -> SessionNeighbours:
         """Make it without visits."""
         nothing = np.zeros(0, np.int64)
         return cls.build(nothing, nothing, 0)
+
+
+def _path(directory: Path, name: str) -> Path:
+    return directory / f"{name}.npy"
 
 
 def _ranges(starts: NDArray[np.int64], sizes: NDArray[np.int64]) -> NDArray[np.int64]:

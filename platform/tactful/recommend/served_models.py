@@ -199,7 +199,6 @@ class ServedModels:
         return load_model(
             version_directory(self._directory, version),
             definitions=self._options.definitions,
-            kernels=self._directory / "kernels",
         )
 
     def _load_rollouts(self) -> None:

@@ -73,7 +73,6 @@ def train(
     directory: Path,
     options: TrainingOptions,
     *,
-    kernels: Path | None = None,
     identity: Identity | None = None,
     checkpoint: Checkpoint | None = None,
     as_asked: Callable[[Question], Question] = lambda question: question,
@@ -86,7 +85,6 @@ def train(
         definitions: the features the server computes.
         directory: of the model.
         options: of the training.
-        kernels: directory of compiled code for the server; None leaves it to numba.
         identity: rules by which the server joins devices to users.
         checkpoint: keeps finished steps, so that the same training continues there after it was
             killed; it then reads the log up to where it ended when the training began.
@@ -143,7 +141,7 @@ def train(
         gains=dict(gains(forest, RANKING_FEATURES)),
         calibration=_calibrated(forest, sets.later, sets.judge),
     )
-    save_model(directory, manifest, forest, index, kernels=kernels)
+    save_model(directory, manifest, forest, index)
     times = np.array([question.at for question in questions[held_back:]], np.int64)
     return Trained(manifest, curve, replayed.features[:5], sets.judge, times, reach, resumed)
 

@@ -22,7 +22,9 @@ from numpy.typing import NDArray
 
 from tactful.catalogue.ids import ItemIds
 from tactful.errors import ModelError
+from tactful.util.checked_arrays import is_finite, map_array, require, within
 from tactful.util.checksummed_directory import check_seal, sealing
+from tactful.vectors.cells_file import check_cells
 
 EXACT_BELOW = 50_000
 """Up to so many vectors are all compared: about as fast as probing, and exact."""
@@ -32,6 +34,7 @@ RECALL_AT = 1_000
 
 _FORMAT = 1
 _PART = 2_048
+_MOST_CELLS = 1 << 24
 _MOST_QUERIES = 512
 
 Cells = Any  # Faiss describes its types too loosely to be of help
@@ -141,22 +144,30 @@ class VectorIndex:
             ModelError: if a file is missing, damaged or of another format.
         """
         check_seal(directory)
-        about = msgspec.json.decode((directory / "about.json").read_bytes(), type=_About)
+        try:
+            about = msgspec.json.decode((directory / "about.json").read_bytes(), type=_About)
+        except (OSError, msgspec.DecodeError) as error:
+            raise ModelError(f"{directory / 'about.json'}: cannot be read: {error}") from error
         if about.format != _FORMAT:
             raise ModelError(
                 f"{directory}: vector index has format {about.format}, this version reads "
                 f"{_FORMAT}; train again with `tactful train`"
             )
-        cells = None
+        vectors = map_array(directory / "vectors.npy", np.float32, 2)
+        present = map_array(directory / "present.npy", np.bool_)
+        _check_present(directory / "present.npy", vectors, present)
+        require(is_finite(vectors), directory / "vectors.npy", "a number is not finite")
+        tuning, cells = about.tuning, None
+        fits = (tuning.cells, tuning.probes) == (0, 0)
         if not about.exact:
+            fits = 1 <= tuning.probes <= tuning.cells <= _MOST_CELLS and bool(present.any())
+        require(fits, directory / "about.json", "probes and cells")
+        if not about.exact:
+            path = directory / "cells.faiss"
+            check_cells(path, present, vectors.shape[1], tuning.cells)
             # This way of mapping keeps the lists as arrays: as fast as an index in memory.
-            cells = faiss.read_index(str(directory / "cells.faiss"), faiss.IO_FLAG_MMAP_IFC)
-        return cls(
-            np.asarray(np.load(directory / "vectors.npy", mmap_mode="r")),
-            present=np.asarray(np.load(directory / "present.npy", mmap_mode="r")),
-            cells=cells,
-            tuning=about.tuning,
-        )
+            cells = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
+        return cls(vectors, present=present, cells=cells, tuning=tuning)
 
     def _select(self, allowed: NDArray[np.bool_] | None) -> _Selected:
         held = self._selected
@@ -211,6 +222,16 @@ class VectorIndex:
             np.take(self.vectors, part, axis=0, out=near, mode="clip")
             np.dot(near, query, out=scores[start : start + _PART])
         return best(rows, scores, count)
+
+
+def _check_present(path: Path, vectors: NDArray[np.float32], present: NDArray[np.bool_]) -> None:
+    """Check that the rows present are those with a vector other than zero."""
+    require(len(present) == len(vectors) and vectors.shape[1] > 0, path, "rows")
+    require(within(present.view(np.uint8), 2), path, "a truth value is neither 0 nor 1")
+    for begin in range(0, len(vectors), _PART):
+        part = slice(begin, begin + _PART)
+        same = np.array_equal(vectors[part].any(axis=1), present[part])
+        require(same, path, "rows without a vector")
 
 
 class _About(msgspec.Struct, frozen=True, kw_only=True):

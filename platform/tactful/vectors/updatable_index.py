@@ -32,6 +32,7 @@ from numpy.typing import NDArray
 
 from tactful.catalogue.ids import ItemIds
 from tactful.errors import ModelError, StorageError
+from tactful.util.checked_arrays import is_finite, require
 from tactful.util.checksummed_directory import check_seal, remove_scratch, sealing
 from tactful.vectors.build_index import merge_changes
 from tactful.vectors.ivf_index import EXACT_BELOW, Changes, Snapshot, Tuning, VectorIndex
@@ -196,7 +197,15 @@ class LiveIndex:
             return self._trained
         place = self._place(build)
         check_seal(place / "ids")
-        snapshot = Snapshot.of(ItemIds.load(place / "ids"), VectorIndex.load(place / "index"))
+        ids, index = ItemIds.load(place / "ids"), VectorIndex.load(place / "index")
+        trained = self._trained
+        require(
+            index.vectors.shape == (len(ids), trained.vectors.shape[1])
+            and ids.begin_with(trained.ids),
+            place,
+            "the model has other items",
+        )
+        snapshot = Snapshot.of(ids, index)
         snapshot.queries.extend(self.snapshot.queries)
         return snapshot
 
@@ -271,8 +280,13 @@ def _replay(path: Path, start: int) -> tuple[dict[str, NDArray[np.float32] | Non
                 f"{path}: damaged at byte {start + position}. Stop the server and delete the "
                 f"directory {path.parent}: it is made anew from the model and the items"
             )
-        item_id, held = msgspec.msgpack.decode(payload, type=tuple[str, bytes | None])
-        changes[item_id] = None if held is None else np.frombuffer(held, "<f4").astype(np.float32)
+        try:
+            item_id, held = msgspec.msgpack.decode(payload, type=tuple[str, bytes | None])
+            vector = np.frombuffer(held or b"", "<f4").astype(np.float32)
+        except (msgspec.DecodeError, ValueError) as error:
+            raise ModelError(f"{path}: damaged at byte {start + position}: {error}") from error
+        require(is_finite(vector), path, "a number is not finite")
+        changes[item_id] = None if held is None else vector
         position += _HEADER.size + length
     return changes, start + position
 

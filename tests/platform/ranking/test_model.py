@@ -125,7 +125,7 @@ def test_other_models(model: Path, changes: dict[str, object], definitions: str,
             ("model.ubj", share, r"model\.ubj: not an XGBoost model")
             for share in (0.0, 0.01, 0.3, 0.7, 0.999)
         ),
-        ("index/vectors/vectors.npy", 0.999, "recall index cannot be read"),
+        ("index/vectors/vectors.npy", 0.999, "vectors.npy: damaged"),
         ("manifest.json", None, "manifest.json"),
         ("model.ubj", None, "model.ubj"),
         ("index/index.json", None, "index"),

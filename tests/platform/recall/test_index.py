@@ -137,7 +137,7 @@ def test_a_lost_file_and_a_flipped_byte_anywhere_are_found(tmp_path: Path) -> No
         with pytest.raises(ModelError):
             RecallIndex.load(tmp_path / "index")
         path.unlink()
-        with pytest.raises(ModelError, match=f"recall index.*{path.name}"):
+        with pytest.raises(ModelError, match=path.name):
             RecallIndex.load(tmp_path / "index")
         path.write_bytes(whole)
     RecallIndex.load(tmp_path / "index")

@@ -34,9 +34,9 @@ def draw_all(ledger: Ledger, day: int, seed: int = 1) -> list[bytes]:
     """Store noise of a day, and return its bytes, which occur nowhere by chance."""
     generator = np.random.default_rng(seed)
     drawn = generator.integers(2**40, 2**62, (DRAWS, len(TOTALS.keys)))
-    ledger.shared_noise.draw_once(
-        TOTALS, day, {f"{n}": lambda row=row: row for n, row in enumerate(drawn)}
-    )
+    rows = iter(drawn)
+    parts = [str(number) for number in range(DRAWS)]
+    ledger.shared_noise.draw_once(TOTALS, day, dict.fromkeys(parts, lambda: next(rows)))
     return [row.astype("<i8").tobytes() for row in drawn]
 
 
