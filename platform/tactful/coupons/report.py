@@ -167,9 +167,9 @@ def _read(
                 known.used[code] = True
                 discount = number_of(event, "discount", campaign.cost)
                 known.discount += discount if 0 <= discount <= campaign.cost else campaign.cost
-    elif event.type not in (OFFER, WITHHELD) or not event.event_id.startswith(OFFER_ID):
+    elif event.sender is not None or not event.event_id.startswith(OFFER_ID):
         return
-    elif event.properties.get("campaign") == campaign.name:
+    elif event.type in (OFFER, WITHHELD) and event.properties.get("campaign") == campaign.name:
         features = event.properties.get("features")
         group = event.properties.get("group")
         known = people.setdefault(

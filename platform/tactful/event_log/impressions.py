@@ -111,7 +111,8 @@ def _filters(request: RecommendRequest) -> list[str]:
 
 def is_served(event: Event) -> bool:
     """Return whether the server itself logged an impression: a client can claim anything."""
-    return event.type == "impression" and event.event_id.startswith(IMPRESSION_ID)
+    own = event.sender is None and event.event_id.startswith(IMPRESSION_ID)
+    return own and event.type == "impression"
 
 
 def decode_impression(payload: bytes, offset: int) -> Impression | None:

@@ -88,8 +88,8 @@ class RecommendationIds:
         if not self._is_sealed(body[_TIME:], _CONTENT, content):
             return None
         kept = {k: value for k, value in event.properties.items() if k not in _MEASURED}
-        own_id = IMPRESSION_ID + identity
-        return msgspec.structs.replace(event, event_id=own_id, timestamp=at, properties=kept)
+        own: dict[str, Any] = {"event_id": IMPRESSION_ID + identity, "sender": None}
+        return msgspec.structs.replace(event, **own, timestamp=at, properties=kept)
 
     def _is_sealed(self, seal: bytes, purpose: str, text: str) -> bool:
         keys = self.keyring.key_ids

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tactful.catalogue.catalogue import Catalogue
+from tactful.event_log.impressions import is_served
 from tactful.rerank.placement_rules import ANY, PlacementRule
 from tactful_streaming.contract.log_entries import Event, Item, subject_key
 from tactful_streaming.engine.options import CoCommittedConsumer
@@ -65,12 +66,8 @@ class ShownToday(CoCommittedConsumer):
 
     def apply(self, event: Event, item: Item | None) -> None:
         """Count a recommendation; ignore other events."""
-        items = event.properties.get("items")
-        if event.type != "impression" or not isinstance(items, list):
-            return
-        subject = subject_key(event)
-        # Only the server's own recommendations: a page can send events of any content.
-        if subject is None or event.event_id != f"impression:{event.recommendation_id}":
+        items, subject = event.properties.get("items"), subject_key(event)
+        if not is_served(event) or subject is None or not isinstance(items, list):
             return
         today = event.timestamp // DAY_MS
         day, counts = self._people.get(subject, (-1, {}))

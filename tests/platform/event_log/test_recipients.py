@@ -6,11 +6,13 @@ import string
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.platform.shop import BEGIN, HOUR
 
+from tactful.event_log.impressions import is_served
 from tactful.event_log.recipients import LIFETIME_MS, Recipients, RecommendationIds
 from tactful_privacy.people.pseudonyms import Keyring
 from tactful_streaming.contract.log_entries import Event
@@ -36,8 +38,17 @@ def signer(tmp_path_factory: pytest.TempPathFactory) -> RecommendationIds:
 
 
 def claim(identity: str, **changes: Any) -> Event:
-    fields = {"user_id": "ada", "timestamp": BEGIN + 5, "properties": {"items": ["i"], **ARMS}}
-    named = {"event_id": "e", "type": "impression", "recommendation_id": identity}
+    fields: dict[str, Any] = {
+        "user_id": "ada",
+        "timestamp": BEGIN + 5,
+        "properties": {"items": ["i"], **ARMS},
+    }
+    named = {
+        "event_id": "e",
+        "type": "impression",
+        "recommendation_id": identity,
+        "sender": "server",
+    }
     return Event(**{**named, **fields, **changes})
 
 
@@ -52,6 +63,7 @@ def test_an_id_proves_what_was_given_until_it_expires(tmp_path: Path) -> None:
         given = checker.as_given(claim(identity), BEGIN + LIFETIME_MS)
         assert given is not None
         assert (given.event_id, given.timestamp) == (f"impression:{identity}", BEGIN)
+        assert is_served(given)
         assert checker.as_given(claim(identity), BEGIN + LIFETIME_MS + 1) is None
     other = ids(tmp_path / "other")
     assert (other.time_of(identity), signer.time_of(identity)) == (None, BEGIN)
@@ -96,6 +108,14 @@ def test_no_other_text_is_a_signed_id(
     for text in (changed, inserted, other, identity + "=", identity + "\n"):
         assert text == identity or signer.time_of(text) is None
         assert text == identity or signer.as_given(claim(text), BEGIN) is None
+
+
+def test_only_the_server_logs_impressions_that_count() -> None:
+    own = claim("r", event_id="impression:r", sender=None)
+    assert is_served(own)
+    for changes in ({"sender": "browser"}, {"sender": "server"}, {"event_id": "r"}):
+        assert not is_served(msgspec.structs.replace(own, **changes))
+    assert not is_served(msgspec.structs.replace(own, type="click"))
 
 
 NOBODY = (None, None)

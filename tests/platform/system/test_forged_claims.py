@@ -161,7 +161,8 @@ class Server:
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     settings = small_settings(Path(tmp_path_factory.mktemp("shop")))
     server = replace(settings.server, dev=False, cors_origins=SHOP)
-    with Live(Platform.open(replace(settings, server=server), build)) as live:
+    limits = replace(settings.limits, browser_key_rate=0.0, device_rate=0.0)
+    with Live(Platform.open(replace(settings, server=server, limits=limits), build)) as live:
         yield Server(live)
 
 
