@@ -20,7 +20,7 @@ from unittest import mock
 
 import httpx
 
-from tactful.catalogue.changes import GivesItems, feed_of
+from tactful.catalogue.changes import GivesItems
 from tactful.config.engine import EngineSettings
 from tactful.config.privacy import ConsentSettings
 from tactful.config.server import LimitSettings, ServerSettings
@@ -70,7 +70,7 @@ class TinyRecommender:
         self.engine = engine
         self.refreshed = 0
         self._items: set[str] = set()
-        self._feed = feed_of(engine) if isinstance(engine, GivesItems) else None
+        self._feed = engine.item_feed() if isinstance(engine, GivesItems) else None
         self.before: Callable[[], None] = lambda: None
 
     def recommend(

@@ -75,6 +75,7 @@ class LimitSettings:
     """Limits of requests."""
 
     body_bytes: Annotated[int, Meta(ge=1024)] = 4 * 1024 * 1024  # largest body
+    browser_body_bytes: Annotated[int, Meta(ge=1024)] = 256 * 1024  # with a browser key
     batch: PositiveInt = 1_000  # most events, items or users in one request
     # longest lead of an event's time over the server's clock
     future_ms: Annotated[int, Meta(ge=0)] = 300_000

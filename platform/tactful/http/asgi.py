@@ -307,6 +307,8 @@ class Resource:
                 browser_key = key.id
                 self._host.rates.count(browser_key)
         limit = settings.limits.body_bytes
+        if browser_key:
+            limit = min(limit, settings.limits.browser_body_bytes)
         call = Call(scope, receive, headers, trusted, browser_key, limit, server.body_timeout_s)
         if scope["query_string"] and endpoint.query is NoQuery:
             call.query(_KeyInQuery if endpoint.browser else NoQuery)

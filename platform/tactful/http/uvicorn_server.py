@@ -28,7 +28,7 @@ T = TypeVar("T")
 _DISCARD_BYTES = 64 * 1024 * 1024
 _LINE_BYTES = 8_190  # as Apache; the longest path, an id of 256 characters, has 3,100
 _HEADERS = 100
-_PIPELINED = 100
+_PIPELINED = 32
 
 _NOT_HTTP = ("bad_body", "this is not an HTTP/1.1 request")
 _LINE_TOO_LONG = ("uri_too_long", f"a request line may have {_LINE_BYTES:,} bytes")
@@ -92,7 +92,7 @@ class GuardedProtocol(HttpToolsProtocol):
     response of which the client reads nothing for
     `server.body_timeout_s`
     64 MiB of the body of a refused request
-    100 requests behind the one that is being answered
+    32 requests behind the one that is being answered
     `server.connections` in this process                    the one that has been idle the longest
     ======================================================  =====================================
 

@@ -35,6 +35,7 @@ def shop(
     """Server with keys, for the pages of one shop."""
     settings = small_settings(tmp_path_factory.mktemp("shop"))
     server = replace(settings.server, dev=False, cors_origins=f"{SHOP}, http://localhost:3000")
-    platform = Platform.open(replace(settings, server=server), build)
+    limits = replace(settings.limits, body_bytes=2**20)
+    platform = Platform.open(replace(settings, server=server, limits=limits), build)
     with Live(platform, workers=request.param) as live:
         yield live

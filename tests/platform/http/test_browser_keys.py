@@ -226,3 +226,11 @@ def test_a_signal_of_the_browser_withdraws_the_claim_of_consent(
     path = f"/v1/users/device:{device}/consent"
     assert shop.http.put(path, json=decided, headers=admin).status_code == 200
     assert NOT_PERSONALISED not in (fallback(**{signal: "1"}) or "")  # a recorded decision holds
+
+
+def test_a_large_body_needs_a_key_that_is_secret(shop: Live, key: str) -> None:
+    """Hundreds of connections with 4 MiB each filled the memory."""
+    body = [seen("d-8", properties={"text": "x" * 2_000})] * 200
+    answer = post(shop, "/v1/events", body, key)
+    assert (answer.status_code, answer.json()["code"]) == (413, "too_large")
+    assert post(shop, "/v1/events", body[:9], key).status_code == 202

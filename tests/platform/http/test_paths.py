@@ -35,8 +35,7 @@ def asked(live: Live, method: str, path: str, body: bytes = b"") -> tuple[int, b
         head = f"{method} {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n"
         connection.sendall(f"{head}content-length: {len(body)}\r\n\r\n".encode() + body)
         answer = b"".join(iter(lambda: connection.recv(65_536), b""))
-    head, _, content = answer.partition(b"\r\n\r\n")
-    return int(head.split()[1]), content
+    return int(answer.split()[1]), answer.partition(b"\r\n\r\n")[2]
 
 
 @pytest.mark.parametrize("user", ODD_IDS, ids=range(len(ODD_IDS)))
