@@ -23,7 +23,7 @@ class ServerSettings:
     header_timeout_s: PositiveFloat = 10.0  # longest time for the head of a request to arrive
     # longest time for the body of a request to arrive, and without reading of a response
     body_timeout_s: PositiveFloat = 30.0
-    head_bytes: Annotated[int, Meta(ge=8192)] = 32 * 1024  # largest head of a request
+    head_bytes: Annotated[int, Meta(ge=8192)] = 32 * 1024  # of a request line, and of headers
     # open connections of a process, beyond which the longest idle one is closed
     connections: PositiveInt = 768
     # time after which an idle connection is closed; a proxy in front should close it earlier

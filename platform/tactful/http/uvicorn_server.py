@@ -26,12 +26,11 @@ from tactful.util.process_tuning import (
 T = TypeVar("T")
 
 _DISCARD_BYTES = 64 * 1024 * 1024
-_LINE_BYTES = 8_190  # as Apache; the longest path, an id of 256 characters, has 3,100
 _HEADERS = 100
 _PIPELINED = 32
 
 _NOT_HTTP = ("bad_body", "this is not an HTTP/1.1 request")
-_LINE_TOO_LONG = ("uri_too_long", f"a request line may have {_LINE_BYTES:,} bytes")
+_LINE_TOO_LONG = ("uri_too_long", "`server.head_bytes` limits the bytes of a request line")
 _HEAD_TOO_LARGE = (
     "head_too_large",
     f"`server.head_bytes` limits the bytes of a head; it may have {_HEADERS} headers",
@@ -85,8 +84,8 @@ class GuardedProtocol(HttpToolsProtocol):
     ======================================================  =====================================
     beyond this limit                                       the connection is closed
     ======================================================  =====================================
-    request line of 8,190 bytes                             after 414
-    head of `server.head_bytes`, or 100 headers             after 431
+    request line of `server.head_bytes`                     after 414
+    headers of `server.head_bytes`, or 100 of them          after 431
     as many bytes in chunk extensions or trailers           after 431, if nothing was answered
     head that takes `server.header_timeout_s`
     response of which the client reads nothing for
@@ -156,7 +155,7 @@ class GuardedProtocol(HttpToolsProtocol):
     def on_url(self, url: bytes) -> None:
         """Limit the request line."""
         super().on_url(url)
-        if len(self.url) > _LINE_BYTES:
+        if len(self.url) > self.settings.head_bytes:
             self._refuse(_LINE_TOO_LONG)
 
     def on_header(self, name: bytes, value: bytes) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated
 from msgspec import Meta
 
 Identifier = Annotated[str, Meta(min_length=1, max_length=256)]
-Scalar = str | Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | float | bool | None
+Scalar = str | int | float | bool | None
 MAX_COUNT = 1_000
 MAX_BATCH = 100
 LAST_MOMENT = 32_503_680_000_000
