@@ -10,6 +10,7 @@ microseconds here.
 from __future__ import annotations
 
 import asyncio
+import datetime as dt
 import functools
 import logging
 import re
@@ -241,9 +242,14 @@ class Call:
         if len(values) < len(pairs):
             raise ProblemError("bad_query", "a parameter is given twice")
         try:
-            return msgspec.convert(values, kind, strict=False)
+            query = msgspec.convert(values, kind, strict=False)
         except msgspec.ValidationError as error:
             raise problems.invalid(error, "bad_query", kind) from None
+        for name, value in values.items():
+            # msgspec reads 0.5 as half a second after 1970; whole numbers are milliseconds.
+            if isinstance(getattr(query, name), dt.datetime) and ":" not in value:
+                raise ProblemError("bad_query", "write a time as RFC 3339", field=f"$.{name}")
+        return query
 
 
 class Disconnected(Exception):

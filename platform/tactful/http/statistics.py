@@ -57,7 +57,8 @@ async def _get_statistic(platform: Platform, call: Call) -> Reply:
     since, until = moment_of(query.since), moment_of(query.until)
     try:
         page = await stored(
-            partial(read, call.path["name"], query.cursor, query.limit, since, until), _UNAVAILABLE
+            partial(read, call.path["name"], query.cursor or None, query.limit, since, until),
+            _UNAVAILABLE,
         )
     except KeyError:
         raise ProblemError("not_found", "GET /v1/statistics lists all statistics") from None

@@ -56,10 +56,11 @@ class NewEvent(
     context: Context = {}
 
 
-OfSomebody = Annotated[
-    NewEvent,
-    Meta(extra_json_schema={"anyOf": [{"required": ["user_id"]}, {"required": ["device_id"]}]}),
+_SUBJECTS = [
+    {"required": [name], "properties": {name: {"type": "string"}}}
+    for name in ("user_id", "device_id")
 ]
+OfSomebody = Annotated[NewEvent, Meta(extra_json_schema={"anyOf": _SUBJECTS})]
 """A new event, as the OpenAPI document describes it: with a user or a device."""
 
 

@@ -16,8 +16,7 @@ Position = int | str
 Offsets = Mapping[int, int]
 """A parsed position: the first offset behind it, by partition."""
 
-PATTERN = r"^([0-9]{1,6}:[0-9]{1,18}(,[0-9]{1,6}:[0-9]{1,18})*)?$"
-_TEXT = re.compile(PATTERN)
+_TEXT = re.compile(r"\d{1,6}:\d{1,18}(,\d{1,6}:\d{1,18})*", re.ASCII)
 
 
 def parse(position: Position) -> dict[int, int]:

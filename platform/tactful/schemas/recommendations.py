@@ -8,7 +8,7 @@ import msgspec
 from msgspec import Meta
 
 from tactful.schemas.fields import MAX_BATCH, MAX_COUNT, Identifier, Moment, Scalar
-from tactful.schemas.positions import PATTERN, Position
+from tactful.schemas.positions import Position
 from tactful.schemas.problems import Problem
 
 NOT_PERSONALISED = "this person has not agreed to personalisation: the list everybody gets"
@@ -57,9 +57,7 @@ class RecommendRequest(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown
     ] = {}
     timestamp: Moment | None = None
     after: (
-        Annotated[int, Meta(ge=0, le=2**63 - 1)]
-        | Annotated[str, Meta(max_length=32_768, extra_json_schema={"pattern": PATTERN})]
-        | None
+        Annotated[int, Meta(ge=0, le=2**63 - 1)] | Annotated[str, Meta(max_length=32_768)] | None
     ) = None
     force: Annotated[dict[Identifier, Identifier], Meta(max_length=64)] = {}
     explain: bool = False

@@ -9,6 +9,9 @@ from msgspec import Meta
 
 from tactful.schemas.fields import Moment, ShortText
 from tactful.schemas.positions import Position
+from tactful_privacy.people.consent import Purpose
+
+_Purpose = Annotated[str, Meta(extra_json_schema={"enum": [*Purpose]})]
 
 
 class NewConsent(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
@@ -21,7 +24,7 @@ class NewConsent(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_field
         at: time of the decision; now, if not given.
     """
 
-    purposes: Annotated[dict[str, bool], Meta(min_length=1, max_length=16)]
+    purposes: Annotated[dict[_Purpose, bool], Meta(min_length=1, max_length=16)]
     source: ShortText = ""
     at: Moment | None = None
 

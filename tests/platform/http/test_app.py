@@ -174,6 +174,13 @@ def test_unknown_field(shared: Live, body: Any, detail: str, field: str) -> None
     assert "ada" not in json.dumps(problem)
 
 
+@pytest.mark.parametrize("at", ["0.5", "-0.5", "1772366400.5", "1e-3", "inf", "nan", "-1", " "])
+def test_a_time_with_a_fraction(shared: Live, at: str) -> None:
+    """A number that is no count of milliseconds is refused: it was read as seconds."""
+    answer = shared.http.get(f"/v1/users/u/features?at={at}")
+    assert problem_of(answer) == (400, "bad_query")
+
+
 def test_unknown_field_of_an_event(shared: Live) -> None:
     """The message of a rejected event names an unknown field by the same rule."""
     for name, named in (("userid", True), ("ada@example.org", False), ("x" * 41, False)):

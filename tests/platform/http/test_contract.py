@@ -24,12 +24,18 @@ from tactful.statistics.service import open_statistics
 
 ROOT = Path(__file__).resolve().parents[3]
 EXAMPLES = os.environ.get("TACTFUL_CONTRACT_EXAMPLES", "10")
+CONFIGURATION = Path(__file__).with_name("contract.toml")
 HOUR = 3_600_000
+LINKED = (
+    *("post_events", "put_items", "put_users", "post_recommend", "get_explanation"),
+    *("get_features", "get_consent", "put_consent", "get_export", "delete_user", "get_erasure"),
+)
 
 
-@pytest.fixture
-def shop(tmp_path: Path) -> Iterator[tuple[Live, str]]:
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Live, str]]:
     """A server that checks API keys, with a report and a published statistic; an admin key."""
+    tmp_path = tmp_path_factory.mktemp("shop")
     small = small_settings(tmp_path)
     statistic = {"name": "views", "event": "view", "by": "properties.category", "pane": "1h"}
     definitions = tmp_path / "statistics.yaml"
@@ -69,12 +75,11 @@ def shop(tmp_path: Path) -> Iterator[tuple[Live, str]]:
     statistics.close()
 
 
-def test_the_server_does_as_its_document_says(shop: tuple[Live, str]) -> None:
-    """Schemathesis finds no request that the server answers in another way than documented."""
+def run_schemathesis(shop: tuple[Live, str], *options: str) -> None:
+    """Let schemathesis judge the server; fail with its report."""
     server, key = shop
-    command = [sys.executable, "-m", "schemathesis.cli"]
-    command += ["--config-file", str(Path(__file__).with_name("contract.toml")), "run"]
-    command += [f"{server.url}/openapi.json", "--max-examples", EXAMPLES, "--no-color"]
+    command = [sys.executable, "-m", "schemathesis.cli", "--config-file", str(CONFIGURATION), "run"]
+    command += [f"{server.url}/openapi.json", "--max-examples", EXAMPLES, "--no-color", *options]
     run = subprocess.run(
         command,
         cwd=ROOT,
@@ -84,3 +89,18 @@ def test_the_server_does_as_its_document_says(shop: tuple[Live, str]) -> None:
     )
     assert run.returncode == 0, run.stdout[-20_000:] + run.stderr[-2_000:]
     assert server.platform.health().status == "ok"
+
+
+@pytest.mark.parametrize("phases", ["examples,coverage,stateful", "fuzzing"])
+def test_every_operation_is_as_documented(shop: tuple[Live, str], phases: str) -> None:
+    """No request to any operation is answered in another way than its description says."""
+    run_schemathesis(shop, "--phases", phases)
+
+
+def test_links_are_as_documented(shop: tuple[Live, str]) -> None:
+    """Requests that follow from answers keep the contract, too: a list, its feedback; an erasure.
+
+    Alone, since schemathesis would begin with other operations only.
+    """
+    chosen = [f"--include-operation-id={operation}" for operation in LINKED]
+    run_schemathesis(shop, "--phases", "stateful", *chosen)
