@@ -114,8 +114,8 @@ class EventStore:
     def import_visits(self, history: Iterable[Sequence[str]]) -> None:
         """Store the visits of a history that were not imported before, in order, all or none.
 
-        A history may be given again, also longer or without its oldest visits. Of equal visits, as
-        many are stored as the history with most of them has.
+        A history may be given again, also longer or without its oldest visits. A visit that occurs
+        several times is stored as often as in the history that has it most often.
 
         Raises:
             ConsentError: The user did not consent.

@@ -135,7 +135,6 @@ class FleetClient:
         patience: Seconds to retry after a refusal: the server answers alike to a device that is not
             enrolled and to one that it counts as online.
         polling: Interval and clock.
-        clock: Time for signatures; it is corrected by the server's.
     """
 
     def __init__(
@@ -150,10 +149,9 @@ class FleetClient:
         greeted: Callable[[int], None] = lambda node: None,
         patience: float = 120.0,
         polling: Polling = _POLLING,
-        clock: ServerClock | None = None,
     ) -> None:
         """Create the client; nothing is sent."""
-        self._clock = clock or ServerClock()
+        self._clock = ServerClock()
         self._app, self._ready, self._polling = app, ready, polling
         self._node, self._on_accepted, self._patience = node, greeted, patience
         self._key = public_pem(key.public_key())

@@ -277,12 +277,11 @@ def test_the_clock_of_the_server_is_used_within_bounds(tmp_path: Path) -> None:
     true, signed, waits = 1_800_000_000.0, list[float](), list[float]()
 
     def work(skew: float, header: str | None = "date", patience: int = 9) -> None:
-        clock = ServerClock(lambda: true + skew)
         served = FleetClient(
-            *("localhost:1", authority, key, ClientApp()),
-            polling=Polling(1.0, sleep=waits.append),
-            clock=clock,
+            "localhost:1", authority, key, ClientApp(), polling=Polling(1.0, sleep=waits.append)
         )
+        clock = served._clock
+        clock._now = lambda: true + skew
 
         def step() -> bool:
             signed.append(clock.now())
