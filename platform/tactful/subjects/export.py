@@ -16,6 +16,7 @@ import msgspec
 from tactful.config.settings import Settings
 from tactful.event_log.encryption import open_seal
 from tactful.metadata.store import MetadataStore
+from tactful.schemas.ingestion import NewEvent
 from tactful.schemas.users import ConsentDecision, PersonExport
 from tactful.subjects.consent import ConsentStore
 from tactful.subjects.trace_search import Search, SearchResult, find_traces, search_log
@@ -106,7 +107,12 @@ def records_in(search: Search, result: SearchResult) -> Iterator[dict[str, Any]]
         except StreamingError:
             continue
         if result.owns(offset, entry):
-            yield {"offset": offset, **msgspec.to_builtins(entry)}
+            record = msgspec.to_builtins(entry)
+            event = record.get("event", record)
+            if event["kind"] == "event":  # the log leaves out fields without a value
+                for name in NewEvent.__struct_fields__:
+                    event.setdefault(name, {} if name in ("properties", "context") else None)
+            yield {"offset": offset, **record}
 
 
 def features_in(
