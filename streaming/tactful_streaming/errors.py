@@ -27,6 +27,10 @@ class LogCorruptedError(LogError, ValueError):
     """Bytes on disk differ from those written. Restore the segment from a backup."""
 
 
+class LogIncompleteError(LogCorruptedError):
+    """Segments are missing, exchanged or shortened. The message names files and offsets."""
+
+
 class LogWriteError(LogError, OSError):
     """The disk refused an append: it is not acknowledged, earlier records are intact."""
 

@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
 from tactful.cli import options as cli
 from tactful.config.settings import Settings
-from tactful.errors import ConfigError
+from tactful.errors import ConfigError, StorageError
+from tactful.metadata.directory_lock import exclusive
 from tactful.util.supervisor import supervise_this
+from tactful_streaming.errors import StreamingError
 
 FENCED = 75
 """Exit code that asks to be started again: this process was silent for too long."""
+
+_OF_LOGS = ("segments", "bounds")  # files in the directory of a log
+
+_accept_loss = click.option(
+    "--accept-loss",
+    is_flag=True,
+    help="Open logs with lost segments, once: records the loss in the file losses beside them.",
+)
 
 
 @click.command()
@@ -23,13 +35,21 @@ FENCED = 75
 @click.option("--workers", type=int, help="Number of additional processes that answer requests.")
 @click.option("--rebuild", is_flag=True, help="Compute all features again from the log.")
 @click.option("--supervise", is_flag=True, help="Restart the server after a crash.")
+@_accept_loss
 @cli.json_option
-def serve(settings: Settings, rebuild: bool, supervise: bool, as_json: bool) -> None:
+def serve(
+    settings: Settings, rebuild: bool, supervise: bool, accept_loss: bool, as_json: bool
+) -> None:
     """Run a server: ingestion, engine and recommendation, in one process or several."""
     if supervise:
-        if rebuild:
-            raise click.UsageError("--supervise not with --rebuild: a crash would begin it again")
+        if rebuild or accept_loss:
+            raise click.UsageError(
+                "--supervise not with --rebuild or --accept-loss: a crash would begin it again"
+            )
         supervise_this()
+    if accept_loss:
+        with exclusive(settings.storage.data):
+            _accept_losses(settings.storage.data)
     # Here, since it takes 150 MB that a supervising process does without.
     from tactful.workers.pool import run_server
 
@@ -45,12 +65,14 @@ def serve(settings: Settings, rebuild: bool, supervise: bool, as_json: bool) -> 
 @click.option("--matches-topic", help="Topic for matches of sequences and pairs of joins.")
 @click.option("--supervise", is_flag=True, help="Restart the worker after a crash or exit code 75.")
 @click.option("--idle-exit", type=click.FloatRange(min=0), help="End after so many idle seconds.")
+@_accept_loss
 @click.option("--json", "as_json", is_flag=True, help="Print progress as JSON, one object a line.")
 def worker(
     settings: Settings,
     matches_topic: str | None,
     supervise: bool,
     idle_exit: float | None,
+    accept_loss: bool,
     as_json: bool,
 ) -> None:
     """Compute features on a share of the log in Kafka, until SIGTERM or Ctrl-C.
@@ -61,8 +83,21 @@ def worker(
     if settings.log.in_files:
         raise ConfigError('log.kind is "embedded": workers share the partitions of a log in Kafka')
     if supervise:
+        if accept_loss:
+            raise click.UsageError("--supervise not with --accept-loss: a crash would repeat it")
         supervise_this(again=FENCED)
+    if accept_loss:
+        _accept_losses(settings.storage.data)
     from tactful.feature_workers.run import run_workers  # not in a supervising process
 
     if not run_workers(settings, matches_topic, idle_exit=idle_exit, as_json=as_json):
         raise SystemExit(FENCED)
+
+
+def _accept_losses(data: Path) -> None:
+    """Repair every log below a data directory, with what is left of it."""
+    from tactful_streaming.log.embedded_log import EmbeddedLog  # not in a supervising process
+
+    with cli.reported_as(StorageError, StreamingError):
+        for path in sorted({file.parent for n in _OF_LOGS for file in data.rglob(n)}):
+            EmbeddedLog(path, accept_loss=True).close()

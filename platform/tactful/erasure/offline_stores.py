@@ -32,7 +32,8 @@ from tactful_streaming.engine.erasure import delete_subjects
 from tactful_streaming.errors import StateError
 from tactful_streaming.log.dead_letters import DeadLetter
 from tactful_streaming.log.embedded_log import EmbeddedLog
-from tactful_streaming.log.redaction import BLANK, redact
+from tactful_streaming.log.redaction import redact
+from tactful_streaming.log.segment import BLANK
 from tactful_streaming.sinks.webhook import DeliveryQueue
 from tactful_streaming.state.store import RocksState, open_beside
 

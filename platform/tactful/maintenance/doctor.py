@@ -34,6 +34,7 @@ from tactful_privacy.ledger.ledger import Ledger
 from tactful_streaming.definitions.reader import load_definitions
 from tactful_streaming.errors import StreamingError, TopicError
 from tactful_streaming.kafka.kafka_log import KafkaLog
+from tactful_streaming.log.embedded_log import EmbeddedLog
 from tactful_streaming.patterns.factory import make_operators
 from tactful_streaming.rules.rules import load_rules
 
@@ -95,8 +96,7 @@ def _checks(settings: Settings) -> Iterator[tuple[str, Callable[[Settings], Find
     yield "retention", _retention
     if settings.privacy.sealed_log or settings.vault.exists():
         yield "sealing", _sealing
-    if not settings.log.in_files:
-        yield "log", _kafka
+    yield "log", _log_files if settings.log.in_files else _kafka
     if settings.online.shared:
         yield "online store", _redis
     if settings.actions.webhook_url:
@@ -274,6 +274,17 @@ def _sealing(settings: Settings) -> Finding:
             "erasures do not reach: keep its retention short"
         )
     return "ok", f"records are sealed by {vault}"
+
+
+def _log_files(settings: Settings) -> Finding:
+    """Check that no segment of the log is missing, exchanged or emptied."""
+    path = settings.storage.data / "log"
+    if not path.exists():
+        return "ok", "none yet"
+    with EmbeddedLog(path, read_only=True) as log:
+        if log.end > log.begin:
+            log.read(log.end - 1, 1)
+        return "ok", f"offsets {log.begin} to {log.end}"
 
 
 def _kafka(settings: Settings) -> Finding:

@@ -49,7 +49,8 @@ from tactful_streaming.contract.log_entries import (
 from tactful_streaming.engine.erasure import expire_users
 from tactful_streaming.errors import StreamingError
 from tactful_streaming.log.embedded_log import EmbeddedLog
-from tactful_streaming.log.redaction import BLANK, draft_segment
+from tactful_streaming.log.redaction import draft_segment
+from tactful_streaming.log.segment import BLANK
 from tactful_streaming.state.store import RocksState
 
 PROGRESS = "retention.json"  # file of the job's progress in the data directory

@@ -26,7 +26,7 @@ from tactful_privacy.people.consent import EVERYTHING, NOTHING, Purpose
 from tactful_streaming.contract.log_entries import Tick, encode_entry
 from tactful_streaming.errors import LogError
 from tactful_streaming.log.event_log import EventLog
-from tactful_streaming.log.redaction import BLANK
+from tactful_streaming.log.segment import BLANK
 
 Allows = Callable[[str | None, str | None, int, str | None], bool]
 """Returns whether an event may be used, by user id, device id, time and its own claim."""

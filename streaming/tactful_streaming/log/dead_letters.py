@@ -19,6 +19,7 @@ from tactful_streaming.errors import EntryError, LogCorruptedError
 from tactful_streaming.log.embedded_log import EmbeddedLog
 from tactful_streaming.log.encrypted_log import Seal
 from tactful_streaming.log.event_log import Durability, EventLog
+from tactful_streaming.log.segment import BLANK
 
 UNREADABLE: Final = "unreadable"
 """Name of the rule for a record that is no entry; reserved."""
@@ -116,6 +117,8 @@ class DeadLetters:
         position = max(start, self.log.begin)
         while records := self.log.read(position, _BATCH):
             for position, record in records:
+                if record == BLANK:
+                    continue  # takes the place of a lost one
                 try:
                     letter = _decoder.decode(record)
                 except msgspec.MsgspecError as error:

@@ -22,16 +22,39 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tactful_privacy.durable_files import sync
-from tactful_streaming.errors import LogError, LogLockedError, LogWriteError, OffsetError
+from tactful_streaming.errors import (
+    LogCorruptedError,
+    LogError,
+    LogLockedError,
+    LogWriteError,
+    OffsetError,
+)
 from tactful_streaming.log.event_log import Durability
-from tactful_streaming.log.segment import UNFINISHED, UnknownTailError, encode_records
+from tactful_streaming.log.segment import BLANK, UNFINISHED, UnknownTailError, encode_records
+from tactful_streaming.log.segment_catalogue import (
+    Catalogue,
+    Loss,
+    accept,
+    cure,
+    find_losses,
+    move_begin,
+    present_segments,
+    read_catalogue,
+    record_losses,
+    refuse,
+    segment_file,
+    write_catalogue,
+)
 from tactful_streaming.log.segment_list import EndedSegment, SegmentList
 
 _logger = logging.getLogger(__name__)
 
 _SHARE = 16
+_BLANKS = 10_000
 _PROBE_BYTES = 65_536
 _BOUNDS = struct.Struct("<QQ")
+_TIME = struct.Struct("<q")
+_TIME_AT = _BOUNDS.size + 4
 
 
 class EmbeddedLog(contextlib.AbstractContextManager["EmbeddedLog"]):
@@ -47,6 +70,7 @@ class EmbeddedLog(contextlib.AbstractContextManager["EmbeddedLog"]):
 
         DIRECTORY/00000000000000000000.log   segments, named after their first offset
                   00000000000000004096.log
+                  segments                   their catalogue
                   bounds                     acknowledged end
                   lock                       held by the writer
 
@@ -69,6 +93,7 @@ class EmbeddedLog(contextlib.AbstractContextManager["EmbeddedLog"]):
         read_only: bool = False,
         retention_ms: int | None = None,
         retention_bytes: int | None = None,
+        accept_loss: bool = False,
         clock: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
     ) -> None:
         """Open the log in directory `path`, created if needed; cut off a torn tail.
@@ -82,11 +107,14 @@ class EmbeddedLog(contextlib.AbstractContextManager["EmbeddedLog"]):
             retention_ms: age since receipt at which :meth:`trim` may drop a record; None: never.
             retention_bytes: size of the log beyond which :meth:`trim` may drop its oldest part;
                 None: no limit.
+            accept_loss: replace lost records by empty ones, and record the loss in the file
+                ``losses``. If the oldest segments are lost, the log begins behind them.
             clock: time of receipt, epoch milliseconds; times in the log never decrease.
 
         Raises:
             LogLockedError: if another process has it open for writing.
             LogCorruptedError: if acknowledged records are damaged.
+            LogIncompleteError: if segments are missing, exchanged, foreign or shortened.
         """
         self._path = path
         self._segment_bytes = segment_bytes
@@ -106,17 +134,14 @@ class EmbeddedLog(contextlib.AbstractContextManager["EmbeddedLog"]):
                 resources.enter_context(lock_directory(path))
                 for leftover in path.glob(f"*{UNFINISHED}"):
                     leftover.unlink()
-            self._segments = SegmentList(path, writable=not read_only)
-            resources.callback(self._segments.close)
-            if self._segments:
-                self._end, self._received = self._segments.open_active()
-            elif read_only:
-                raise LogError(f"{path}: there is no event log here")
-            else:
-                self._segments.add(0)
             self._bounds = _BoundsFile(path, writable=not read_only)
             resources.callback(self._bounds.close)
-            self._check_bounds()
+            bounds = self._bounds.read()
+            if not read_only and not accept_loss and self._bounds.damaged:
+                raise LogCorruptedError(f"{path / 'bounds'}: damaged. {cure(path)}")
+            self._segments = self._open_segments(bounds, accept_loss)
+            resources.callback(self._segments.close)
+            self._open_active(bounds, accept_loss)
             self._resources = resources.pop_all()
 
     @property
@@ -201,6 +226,7 @@ class EmbeddedLog(contextlib.AbstractContextManager["EmbeddedLog"]):
                 size -= sizes[count]
                 count += 1
             if count:
+                move_begin(self._path, self._segments.ended[count - 1].end)
                 files = self._segments.drop(count)
                 self._write_bounds()
                 for file in files:
@@ -307,25 +333,92 @@ class EmbeddedLog(contextlib.AbstractContextManager["EmbeddedLog"]):
             self._segments.add(self._end)
             self._write_bounds()
 
-    def _check_bounds(self) -> None:
-        """Compare the end found in the segments with the end that was acknowledged."""
-        bounds = self._bounds.read()
+    def _open_segments(self, bounds: _Bounds | None, accept_loss: bool) -> SegmentList:
+        """Open all segments after a comparison with the catalogue."""
+        path, end = self._path, 0 if bounds is None else bounds.end
+        catalogue, losses = self._compare(end, accept_loss)
+        if losses and accept_loss:
+            assert catalogue is not None
+            at = self._clock()
+            received = at if bounds is None or bounds.received is None else bounds.received
+            accept(path, catalogue, losses, received, at)
+            catalogue = read_catalogue(path)
+        refuse(path, [] if accept_loss else losses)
+        bases = present_segments(path, catalogue)
+        if not bases and self._read_only:
+            raise LogError(f"{path}: there is no event log here")
+        if not self._read_only and catalogue is not None:
+            for leftover in set(path.glob("*.log")) - {segment_file(path, base) for base in bases}:
+                leftover.unlink()
+        segments = SegmentList(path, bases, writable=not self._read_only)
+        if not bases:
+            if end:
+                losses = [Loss(path / "*.log", 0, end, "are missing")]
+                if not accept_loss:
+                    refuse(path, losses)
+                record_losses(path, losses, self._clock())
+            segments.add(end)
+        elif not self._read_only and catalogue is None:
+            write_catalogue(path, bases)  # of a log of an earlier version
+        return segments
+
+    def _compare(self, end: int, accept_loss: bool) -> tuple[Catalogue | None, list[Loss]]:
+        """Read the catalogue and compare it with the files, again if the writer changes it."""
+        while True:
+            try:
+                catalogue = read_catalogue(self._path)
+            except LogCorruptedError as error:
+                if not accept_loss:
+                    raise
+                _logger.error("%s: made anew", error)
+                return None, []
+            if catalogue is None:
+                return None, []
+            try:
+                losses = find_losses(self._path, catalogue, end)
+            except FileNotFoundError:
+                continue
+            if not losses or read_catalogue(self._path) == catalogue:
+                return catalogue, losses
+
+    def _open_active(self, bounds: _Bounds | None, accept_loss: bool) -> None:
+        """Find the end of the log, which must reach the acknowledged one."""
+        lenient = self._read_only or accept_loss or bounds is None
+        acknowledged = 0 if bounds is None else bounds.end
+        self._end, self._received = self._segments.open_active(0 if lenient else acknowledged)
         if self._read_only:
             if bounds is not None:
-                self._end = min(self._end, bounds.end)
+                self._end = min(self._end, acknowledged)
             return
-        if bounds is not None and bounds.end > self._end:
-            _logger.error(
-                "%s: acknowledged records are missing at the end: the log ends at %d and was "
-                "acknowledged up to %d",
-                self._path,
-                self._end,
-                bounds.end,
-            )
+        if bounds is not None and (loss := self._flaw(bounds)) is not None:
+            if not accept_loss:
+                refuse(self._path, [loss])
+            record_losses(self._path, [loss], self._clock())
+            self._segments.active.cut(loss.begin)
+            self._end, self._received = self._segments.open_active(0)
+            while self._end < acknowledged:
+                self.append([BLANK] * min(_BLANKS, acknowledged - self._end))
         self._write_bounds()
 
+    def _flaw(self, bounds: _Bounds) -> Loss | None:
+        """Compare the newest segment with the acknowledged records."""
+        active, end = self._segments.active, bounds.end
+        if end > self._end:
+            return Loss(active.path, self._end, end, "was shortened or emptied")
+        if bounds.received is None or end <= active.base:
+            return None
+        if active.received(end - 1) != bounds.received:
+            return Loss(active.path, active.base, end, "was exchanged")
+        # Times of receipt never decrease, and only a crash leaves records that nobody knows of.
+        if end < self._end and (
+            active.received(end) < bounds.received
+            or active.header(end) == active.header(active.base)
+        ):
+            return Loss(active.path, end, end, f"holds records twice from offset {end} on")
+        return None
+
     def _write_bounds(self) -> None:
-        self._bounds.write(self._segments.active.base, self._end)
+        self._bounds.write(_Bounds(self._segments.active.base, self._end, self._received))
 
     def _follow(self) -> None:
         """Read what the writing process has acknowledged since the last call."""
@@ -341,6 +434,7 @@ class _Bounds(NamedTuple):
 
     last: int  # offset of the first record of the last segment
     end: int  # offset behind the last acknowledged record
+    received: int | None  # time of its receipt, epoch milliseconds; None in an earlier version
 
 
 class _BoundsFile:
@@ -349,6 +443,7 @@ class _BoundsFile:
     ::
 
         offset of the last segment 8 | acknowledged end 8 | CRC-32 of both 4
+        time of receipt of the last record 8 | CRC-32 of all four 4
     """
 
     def __init__(self, path: Path, *, writable: bool) -> None:
@@ -357,22 +452,30 @@ class _BoundsFile:
             flags = os.O_RDWR | os.O_CREAT if writable else os.O_RDONLY
             self._file = os.open(path / "bounds", flags, 0o644)
 
+    @property
+    def damaged(self) -> bool:
+        """Whether the file holds something else; zeros are what a power cut leaves of it."""
+        return self._file is not None and self.read() is None and any(os.pread(self._file, 64, 0))
+
     def read(self) -> _Bounds | None:
         """Read the bounds; None if the file does not exist or is not intact."""
         if self._file is None:
             return None
-        data = os.pread(self._file, _BOUNDS.size + 4, 0)
-        fields, checksum = data[: _BOUNDS.size], data[_BOUNDS.size :]
+        data = os.pread(self._file, 2 * _BOUNDS.size, 0)
+        fields, checksum = data[: _BOUNDS.size], data[_BOUNDS.size : _TIME_AT]
         if len(fields) < _BOUNDS.size or checksum != _checksum(fields):
             return None
-        return _Bounds(*_BOUNDS.unpack(fields))
+        time = data[_TIME_AT : _TIME_AT + _TIME.size]
+        known = len(data) == 2 * _BOUNDS.size and data[-4:] == _checksum(data[:-4])
+        return _Bounds(*_BOUNDS.unpack(fields), _TIME.unpack(time)[0] if known else None)
 
-    def write(self, last: int, end: int) -> None:
+    def write(self, bounds: _Bounds) -> None:
         """Publish new bounds. After a refused write, readers see them with the next one."""
         assert self._file is not None
-        fields = _BOUNDS.pack(last, end)
+        fields = _BOUNDS.pack(bounds.last, bounds.end)
+        data = fields + _checksum(fields) + _TIME.pack(bounds.received or 0)
         with contextlib.suppress(OSError):
-            os.pwrite(self._file, fields + _checksum(fields), 0)
+            os.pwrite(self._file, data + _checksum(data), 0)
 
     def close(self) -> None:
         if self._file is not None:

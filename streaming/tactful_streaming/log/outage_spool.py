@@ -20,6 +20,7 @@ import msgspec
 from tactful_streaming.errors import BackpressureError, LogError, LogUnreachableError, TopicError
 from tactful_streaming.log.embedded_log import EmbeddedLog
 from tactful_streaming.log.event_log import Durability, PartitionedLog, Positions
+from tactful_streaming.log.segment import BLANK
 
 _logger = logging.getLogger(__name__)
 
@@ -223,9 +224,11 @@ class Spool(contextlib.AbstractContextManager["Spool"]):
         """Send one batch; returns the pause before the next, seconds."""
         try:
             batch = self._disk.read(self._sent, _SEND_RECORDS)
-            keys, payloads = zip(*(_decode(record) for _, record in batch), strict=True)
-            sending = self._log.submit(payloads, keys)
-            while True:
+            # Blank records take the places of lost ones.
+            records = [_decode(record) for _, record in batch if record != BLANK]
+            payloads, keys = [payload for _, payload in records], [key for key, _ in records]
+            sending = self._log.submit(payloads, keys) if records else None
+            while sending is not None:
                 with contextlib.suppress(TimeoutError):
                     sending.result(_RETRY_S)
                     break

@@ -15,14 +15,10 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from tactful_privacy.durable_files import sync
-from tactful_streaming.contract.log_entries import Tick, encode_entry
 from tactful_streaming.errors import LogCorruptedError
 from tactful_streaming.log.embedded_log import lock_directory
 from tactful_streaming.log.segment import UNFINISHED, intact_payload, record_bounds, rewrite_record
-
-BLANK = encode_entry(Tick(timestamp=0))
-"""Replacement of a removed record: a tick that moves no clock."""
+from tactful_streaming.log.segment_catalogue import replace_segment
 
 
 @dataclass(frozen=True)
@@ -70,8 +66,7 @@ def redact(
         for segment in _segments(path):
             draft, replaced = draft_segment(segment, needles, replace)
             if draft is not None:
-                draft.replace(segment)
-                sync(path)
+                replace_segment(segment, draft)
                 written(segment)
                 count += replaced
                 names.append(segment.name)

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from tactful_streaming.contract.log_entries import Tick, encode_entry
 from tactful_streaming.errors import LogCorruptedError, LogError, LogWriteError
 
 MAX_PAYLOAD = 16 * 1024 * 1024
@@ -26,7 +27,13 @@ MAX_PAYLOAD = 16 * 1024 * 1024
 UNFINISHED = ".redacting"
 """Suffix of a file that will replace a segment."""
 
+BLANK = encode_entry(Tick(timestamp=0))
+"""Replacement of a removed or lost record: a tick that moves no clock."""
+
 _HEADER = struct.Struct("<2sHIqI")
+HEADER_BYTES = _HEADER.size
+"""Size of the header of a record."""
+
 _FIELDS = struct.Struct("<2sHIq")
 _CHECKSUM = struct.Struct("<I")
 _LENGTH = struct.Struct("<2s2xI")
@@ -201,6 +208,17 @@ class Segment:
     def first_received(self) -> int:
         """Return the time of receipt of the first record, epoch milliseconds."""
         return self._header(self.base, 0).received
+
+    def header(self, offset: int) -> bytes:
+        """Return the encoded header of record `offset`."""
+        return os.pread(self.file, HEADER_BYTES, self.seek(offset))
+
+    def cut(self, offset: int) -> None:
+        """Remove record `offset` and later ones, durably."""
+        self.size = self.seek(offset)
+        os.ftruncate(self.file, self.size)
+        os.fsync(self.file)
+        self.build_index()
 
     def read(self, position: int, offset: int, until: int, into: list[tuple[int, bytes]]) -> int:
         """Append records `offset` to `until` to `into`; return the position after them."""

@@ -8,13 +8,20 @@ import itertools
 import logging
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from tactful_privacy.durable_files import sync
 from tactful_streaming.errors import LogCorruptedError, LogWriteError
 from tactful_streaming.log.segment import Segment
+from tactful_streaming.log.segment_catalogue import (
+    Loss,
+    add_segment,
+    refuse,
+    replace_segment,
+    segment_file,
+)
 
 _logger = logging.getLogger(__name__)
 
@@ -41,8 +48,8 @@ class SegmentList:
     Each method that reads raises LogCorruptedError for a damaged record.
     """
 
-    def __init__(self, path: Path, *, writable: bool) -> None:
-        """Open the segments in directory `path`."""
+    def __init__(self, path: Path, bases: Sequence[int], *, writable: bool) -> None:
+        """Open the segments in directory `path` at the offsets `bases`."""
         self._path = path
         self._writable = writable
         self._index_lock = threading.Lock()
@@ -50,7 +57,7 @@ class SegmentList:
         self._cursors: dict[int, tuple[Segment, int]] = {}
         self._segments: list[Segment] = []
         try:
-            for file in sorted(path.glob("*.log")):
+            for file in (segment_file(path, base) for base in bases):
                 try:
                     self._segments.append(Segment(file, writable=writable))
                 except FileNotFoundError:
@@ -90,24 +97,32 @@ class SegmentList:
 
     def add(self, base: int) -> None:
         """Create an empty segment that begins at offset `base`."""
-        path = self._path / f"{base:020d}.log"
+        path = segment_file(self._path, base)
         try:
             path.touch()
             sync(self._path)
+            add_segment(self._path, [*(segment.base for segment in self._segments), base])
             segment = Segment(path, writable=True)
         except OSError as error:
             raise LogWriteError(error.errno, f"{path}: new segment refused: {error}") from error
         segment.begin_index()
         self._segments.append(segment)
 
-    def open_active(self) -> tuple[int, int]:
+    def open_active(self, acknowledged: int) -> tuple[int, int]:
         """Index the last segment and cut off a torn tail.
 
         Returns:
             Offset behind the last record, and its time of receipt, epoch milliseconds (0: none).
+
+        Raises:
+            LogCorruptedError: if records before offset `acknowledged` are damaged or missing.
         """
         last = self.active
         end, position, damage = last.build_index()
+        if end < acknowledged and (
+            damage is None or last.find_acknowledged_after(position) is None
+        ):
+            refuse(self._path, [Loss(last.path, end, acknowledged, "was shortened or emptied")])
         if damage is not None:
             self._cut_tail(last, end, position, damage)
         received = 0
@@ -182,8 +197,7 @@ class SegmentList:
         """Put file `draft` in the place of ended segment `path`; False if that was dropped."""
         for number, segment in enumerate(self._segments[:-1]):
             if segment.path == path:
-                draft.replace(path)
-                sync(self._path)
+                replace_segment(path, draft)
                 fresh = Segment(path, writable=True)
                 self._segments = [*self._segments[:number], fresh, *self._segments[number + 1 :]]
                 self._cursors.clear()

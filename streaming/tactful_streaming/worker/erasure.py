@@ -23,7 +23,8 @@ from tactful_streaming.errors import EntryError, StateError
 from tactful_streaming.log.dead_letters import DeadLetter
 from tactful_streaming.log.embedded_log import EmbeddedLog
 from tactful_streaming.log.encrypted_log import Seal
-from tactful_streaming.log.redaction import BLANK, redact
+from tactful_streaming.log.redaction import redact
+from tactful_streaming.log.segment import BLANK
 from tactful_streaming.patterns.match import Match
 from tactful_streaming.state.key_layout import ERASED, PURGING
 from tactful_streaming.state.store import RocksState, StateStore

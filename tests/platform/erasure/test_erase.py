@@ -48,7 +48,7 @@ from tactful_streaming.definitions.reader import load_definitions
 from tactful_streaming.engine.engine import Engine
 from tactful_streaming.log.dead_letters import DeadLetter, DeadLetters
 from tactful_streaming.log.embedded_log import EmbeddedLog
-from tactful_streaming.log.redaction import BLANK
+from tactful_streaming.log.segment import BLANK
 from tactful_streaming.sinks.webhook import DeliveryQueue
 from tactful_streaming.state.store import RocksState
 

@@ -40,7 +40,8 @@ from tactful.util.checkpoint import Checkpoint
 from tactful_streaming.contract.log_entries import Event, encode_entry
 from tactful_streaming.contract.subject_ids import SubjectIds
 from tactful_streaming.log.embedded_log import EmbeddedLog
-from tactful_streaming.log.redaction import BLANK, draft_segment, redact
+from tactful_streaming.log.redaction import draft_segment, redact
+from tactful_streaming.log.segment import BLANK
 
 
 @pytest.fixture

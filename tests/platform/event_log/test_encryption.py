@@ -60,7 +60,7 @@ from tactful_streaming.kafka.config import KafkaSettings
 from tactful_streaming.log.dead_letters import DeadLetter, DeadLetters
 from tactful_streaming.log.embedded_log import EmbeddedLog
 from tactful_streaming.log.encrypted_log import SealedLog, SealedPartitions
-from tactful_streaming.log.redaction import BLANK
+from tactful_streaming.log.segment import BLANK
 from tactful_streaming.state.store import RocksState
 from tactful_streaming.worker.erasure import purge_partition
 from tactful_streaming.worker.partition_job import JobOptions, purge_idle

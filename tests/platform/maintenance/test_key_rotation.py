@@ -28,7 +28,7 @@ from tactful.metadata.directory_lock import exclusive
 from tactful.metadata.tables import suppressions
 from tactful.subjects.suppression import open_suppression
 from tactful_streaming.contract.log_entries import Event, encode_entry
-from tactful_streaming.log.redaction import BLANK
+from tactful_streaming.log.segment import BLANK
 
 OLD, NEW = "01" * 32, "02" * 32
 

@@ -37,7 +37,7 @@ from tactful_streaming.contract.log_entries import (
 )
 from tactful_streaming.log.dead_letters import DeadLetter, DeadLetters
 from tactful_streaming.log.embedded_log import EmbeddedLog
-from tactful_streaming.log.redaction import BLANK
+from tactful_streaming.log.segment import BLANK
 from tactful_streaming.state.store import RocksState
 
 DAY_MS = 86_400_000

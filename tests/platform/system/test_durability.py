@@ -28,6 +28,7 @@ from tests.platform.support import Live, blocked, build, logged, logged_ids, vie
 from benchmarks.ports import free_port
 from tactful.cli.main import main
 from tactful.config.settings import Settings
+from tactful.maintenance.doctor import examine
 from tactful.server.platform import Platform
 from tactful_streaming.definitions.reader import load_definitions
 from tactful_streaming.engine.engine import Engine
@@ -173,6 +174,32 @@ def test_a_damaged_log_is_refused_with_what_to_do(settings: Settings) -> None:
     assert str(segment) in shown.output
     assert "restore the segment from a backup" in shown.output
     assert segment.read_bytes() == damaged, "nothing was changed"
+
+
+def test_a_lost_segment_is_refused_until_its_loss_is_accepted(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = settings.storage.data
+    for number in range(3):
+        with Live(Platform.open(settings, build)) as live:
+            position = live.http.post("/v1/events", json=[view(number)]).json()["position"]
+            assert live.views("u", position) == number + 1
+        with EmbeddedLog(data / "log") as log:
+            (*_, newest) = log.seal()
+    newest.unlink()
+    serve = ["serve", "--dev", "--port", "0", "--data", str(data)]
+    shown = CliRunner().invoke(main, serve)
+    assert shown.exit_code == 1
+    assert f"{newest.name} is missing (offsets {int(newest.stem)} to" in shown.output, shown.output
+    checked = {check.name: check for check in examine(settings)}
+    assert (checked["log"].state, newest.name in checked["log"].said) == ("failed", True)
+    monkeypatch.setattr("tactful.workers.pool.run_server", lambda *_, **__: None)
+    assert CliRunner().invoke(main, [*serve, "--accept-loss"]).exit_code == 0
+    assert json.loads((data / "log" / "losses").read_text())["begin"] == int(newest.stem)
+    with Live(Platform.open(settings, build)) as live:
+        position = live.http.post("/v1/events", json=[view(3)]).json()["position"]
+        assert live.views("u", position) == 4, "the state had applied the lost record"
+    assert [it for it in logged_ids(data) if it.startswith("u-")] == ["u-0", "u-1", "u-3"]
 
 
 def test_damage_met_later_is_reported(settings: Settings, caplog: pytest.LogCaptureFixture) -> None:

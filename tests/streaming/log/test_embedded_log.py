@@ -30,6 +30,11 @@ def filled(path: Path, count: int, per_append: int = 10) -> list[Path]:
     return sorted(path.glob("*.log"))
 
 
+def without_acknowledgement(path: Path) -> None:
+    """Forget which records were acknowledged, as a crash in their append does."""
+    (path / "bounds").unlink()
+
+
 def overwrite(file: Path, position: int, data: bytes) -> None:
     with file.open("r+b") as stream:
         stream.seek(position)
@@ -91,6 +96,7 @@ def test_a_torn_tail_is_cut_off(tmp_path: Path, cut: int) -> None:
     *_, last = filled(tmp_path, 100)
     size = last.stat().st_size
     os.truncate(last, max(size - cut, 0))
+    without_acknowledgement(tmp_path)
     with EmbeddedLog(tmp_path, segment_bytes=1000) as log:
         kept = log.end
         assert 90 <= kept <= 99
@@ -114,6 +120,7 @@ def test_a_torn_append_is_cut_off_also_with_later_parts(tmp_path: Path) -> None:
     """At a loss of power, pages of the last append reach the disk in any order."""
     *_, last = filled(tmp_path, 20, per_append=20)
     overwrite(last, 3 * (HEADER + 9), b"\x00" * 40)
+    without_acknowledgement(tmp_path)
     with EmbeddedLog(tmp_path) as log:
         assert [*enumerate(numbered(3))] == log.read(0, 99)
 
@@ -148,8 +155,8 @@ def test_a_missing_or_shortened_segment_is_an_error(tmp_path: Path) -> None:
     with EmbeddedLog(tmp_path) as log, pytest.raises(LogCorruptedError, match="begins elsewhere"):
         log.read(3, 200)
     files[1].unlink()
-    with EmbeddedLog(tmp_path) as log, pytest.raises(LogCorruptedError):
-        log.read(0, 200)
+    with pytest.raises(LogCorruptedError, match=r"log is missing \(offsets"):
+        EmbeddedLog(tmp_path)
 
 
 def test_a_damaged_length_allocates_no_memory(tmp_path: Path) -> None:

@@ -18,7 +18,8 @@ from tactful_streaming.engine.erasure import delete_subjects
 from tactful_streaming.engine.options import EngineOptions
 from tactful_streaming.errors import LogCorruptedError, LogLockedError
 from tactful_streaming.log.embedded_log import EmbeddedLog
-from tactful_streaming.log.redaction import BLANK, matching_records, redact
+from tactful_streaming.log.redaction import matching_records, redact
+from tactful_streaming.log.segment import BLANK
 from tactful_streaming.state.store import MemoryState
 
 DEFINITIONS = load_definitions("""

@@ -28,7 +28,7 @@ from tactful_streaming.engine.options import EngineOptions
 from tactful_streaming.errors import StateError
 from tactful_streaming.identity.resolver import Identity
 from tactful_streaming.log.dead_letters import DeadLetter, DeadLetters
-from tactful_streaming.log.redaction import BLANK
+from tactful_streaming.log.segment import BLANK
 from tactful_streaming.patterns.match import Match
 from tactful_streaming.state.partition_checkpoint import PartitionState
 from tactful_streaming.state.store import MemoryState, RocksState, StateStore
