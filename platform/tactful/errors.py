@@ -28,6 +28,10 @@ class ModelError(TactfulError, ValueError):
     """A model or a recall index is missing, damaged or does not fit the features."""
 
 
+class SignatureError(ModelError):
+    """A signature is missing or wrong, or its key is not trusted."""
+
+
 class UnsupportedForest(ModelError):
     """A forest needs XGBoost to evaluate; the message names the reason."""
 

@@ -16,7 +16,7 @@ from tactful.cli import options as cli
 from tactful.config.settings import Settings
 from tactful.erasure.erase import complete_erasures
 from tactful.maintenance import expiry
-from tactful.maintenance.backup import make_backup
+from tactful.maintenance.backup import Trust, check_origin, make_backup, read_signed_manifest
 from tactful.maintenance.restore import check_backup, restore_backup
 from tactful.metadata.connections import open_installation
 from tactful.metadata.directory_lock import exclusive
@@ -24,6 +24,7 @@ from tactful.models.mlflow_registry import audited_registry
 from tactful.subjects.installation import Installation
 from tactful.subjects.suppression import open_suppression
 from tactful.util.clock import now_ms
+from tactful.util.signing import open_signing_key, read_public_key
 
 
 @click.command()
@@ -31,14 +32,27 @@ from tactful.util.clock import now_ms
 @cli.json_option
 @click.argument("target", type=cli.any_path)
 @click.option("--check", is_flag=True, help="Only check the backup that is there.")
-def backup(target: Path, settings: Settings, as_json: bool, check: bool) -> None:
+@cli.verify_key_option
+@cli.accept_unsigned_option
+def backup(
+    target: Path,
+    settings: Settings,
+    as_json: bool,
+    check: bool,
+    verify_key: Path | None,
+    accept_unsigned: bool,
+) -> None:
     """Copy the installation to a new directory TARGET, with or without a running server.
 
-    TARGET appears when it is complete, with the checksum of every file. It holds personal data:
-    encrypt it, and delete it when its retention is over.
+    TARGET appears when it is complete, signed, with the checksum of every file. It holds personal
+    data: encrypt it, and delete it when its retention is over.
     """
     with cli.progress_bar(quiet=as_json, unit="B", unit_scale=True, desc=target.name) as bar:
         if check:
+            data = settings.storage.data
+            own = open_signing_key(data).public if data.is_dir() else ""
+            trust = _trust(verify_key, accept_unsigned)
+            check_origin(target, read_signed_manifest(target)[1], own, trust)
             manifest = check_backup(target, copied=_counting(bar))
         else:
             manifest = make_backup(settings, target, clock=now_ms, copied=_counting(bar))
@@ -64,6 +78,8 @@ def backup(target: Path, settings: Settings, as_json: bool, check: bool) -> None
 @click.option(
     "--without-tombstones", is_flag=True, help="Confirm that nobody was erased since the backup."
 )
+@cli.verify_key_option
+@cli.accept_unsigned_option
 @click.option("--finish", is_flag=True, help="Only finish an interrupted restore.")
 def restore(
     settings: Settings,
@@ -71,6 +87,8 @@ def restore(
     as_json: bool,
     replace: bool,
     without_tombstones: bool,
+    verify_key: Path | None,
+    accept_unsigned: bool,
     finish: bool,
 ) -> None:
     """Replace the data directory by the backup SOURCE; no server may be running.
@@ -92,6 +110,7 @@ def restore(
                     clock=now_ms,
                     replace=replace,
                     without_tombstones=without_tombstones,
+                    trust=_trust(verify_key, accept_unsigned),
                     copied=_counting(bar),
                 )
             told |= {"begun_at": manifest.begun_at, "log": manifest.log, "state": manifest.state}
@@ -156,6 +175,11 @@ def expire(
         click.echo(f"{sum(one.removed for one in found)} removed", err=True)
     if any(one.note for one in found):
         raise SystemExit(1)
+
+
+def _trust(verify_key: Path | None, accept_unsigned: bool) -> Trust:
+    key = None if verify_key is None else read_public_key(verify_key)
+    return Trust(key, accept_unsigned)
 
 
 def _counting(bar: tqdm[Any]) -> Callable[[int], None]:

@@ -1,4 +1,4 @@
-"""``tactful keys``: make, list and revoke API keys."""
+"""``tactful keys``: make, list and revoke API keys; print the key that verifies signatures."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ import msgspec
 from tactful.cli import options as cli
 from tactful.config.settings import Settings
 from tactful.metadata.connections import open_keys
+from tactful.util.signing import open_signing_key
 
 
 @click.group()
 def keys() -> None:
-    """Create, list and revoke API keys."""
+    """Create, list and revoke API keys; print the public key of signatures."""
 
 
 @keys.command("create")
@@ -58,3 +59,16 @@ def keys_revoke(settings: Settings, key_id: str) -> None:
     with open_keys(settings) as (_, store):
         store.revoke(key_id)
     click.echo(f"{key_id} is revoked.", err=True)
+
+
+@keys.command("public")
+@cli.with_settings
+@cli.json_option
+def keys_public(settings: Settings, as_json: bool) -> None:
+    """Print the public key that verifies backups and models of this installation."""
+    with open_keys(settings):
+        key = open_signing_key(settings.storage.data)
+    if as_json:
+        cli.print_json({"key": key.public})
+    else:
+        click.echo(key.pem.decode(), nl=False)

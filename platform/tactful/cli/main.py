@@ -39,13 +39,13 @@ class _Commands(LazyGroup):
 
 _HELP = {
     "serve": "Run a server: ingestion, engine and recommendation, in one process or several.",
-    "keys": "Create, list and revoke API keys.",
+    "keys": "Create, list and revoke API keys; print the public key of signatures.",
     "ingest": "Send an NDJSON file to a server; run it again to resume.",
     "recommend": "Request recommendations from a server.",
     "doctor": "Check everything that a server needs; fail if something is missing.",
     "dashboard": "Open the dashboard of a server; its key comes from TACTFUL_API_KEY.",
     "train": "Train a ranking model from the log and register it in MLflow.",
-    "models": "List, promote, roll back and fetch model versions.",
+    "models": "List, promote, roll back, fetch and sign model versions.",
     "demo": "Replay real purchases through the platform and measure the recommendations.",
     "features": "Check feature definitions, and migrate a state to changed definitions.",
     "federated": "Plan, simulate and run private training on devices.",

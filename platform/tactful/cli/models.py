@@ -1,8 +1,9 @@
-"""``tactful models``: list, promote, roll back and fetch model versions."""
+"""``tactful models``: list, promote, roll back, fetch and sign model versions."""
 
 from __future__ import annotations
 
 import datetime as dt
+from pathlib import Path
 
 import click
 
@@ -10,13 +11,14 @@ from tactful.cli import options as cli
 from tactful.config.settings import Settings
 from tactful.models.audit_log import open_model_log
 from tactful.models.mlflow_registry import Registry, audited_registry
+from tactful.util.signing import read_public_key
 
 _name_option = click.option("--name", default="ranker", help="Model name.")
 
 
 @click.group()
 def models() -> None:
-    """List, promote, roll back and fetch model versions."""
+    """List, promote, roll back, fetch and sign model versions."""
 
 
 @models.command("list")
@@ -83,8 +85,25 @@ def models_log(settings: Settings, limit: int, as_json: bool) -> None:
 @models.command("pull")
 @cli.with_settings
 @_name_option
+@cli.verify_key_option
+@cli.accept_unsigned_option
 @click.argument("version")
-def models_pull(settings: Settings, name: str, version: str) -> None:
-    """Fetch the files of VERSION from MLflow."""
-    directory = Registry(name, settings.models).pull(version)
+def models_pull(
+    settings: Settings, name: str, verify_key: Path | None, accept_unsigned: bool, version: str
+) -> None:
+    """Fetch the files of VERSION from MLflow, check their signature and sign them here."""
+    trusted = [] if verify_key is None else [read_public_key(verify_key)]
+    with audited_registry(settings, name) as registry:
+        directory = registry.pull(version, trusted=trusted, accept_unsigned=accept_unsigned)
     click.echo(str(directory))
+
+
+@models.command("sign")
+@cli.with_settings
+@_name_option
+@click.argument("version")
+def models_sign(settings: Settings, name: str, version: str) -> None:
+    """Sign the files of VERSION, which you know to be genuine, for this installation."""
+    with audited_registry(settings, name) as registry:
+        registry.sign(version)
+    click.echo(f"{name} {version} is signed.", err=True)

@@ -36,6 +36,12 @@ url_option = click.option(
 key_file_option = click.option(
     "--key-file", type=existing_file, help="File with the API key; else TACTFUL_API_KEY is used."
 )
+verify_key_option = click.option(
+    "--verify-key", type=existing_file, help="File with the public key of another installation."
+)
+accept_unsigned_option = click.option(
+    "--accept-unsigned", is_flag=True, help="Accept what no known key has signed."
+)
 by_option = click.option(
     "--by", help="Author of the change, for the audit log; default: your login and host."
 )

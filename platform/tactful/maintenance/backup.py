@@ -8,7 +8,8 @@ snapshot of the state; the log, which reaches at least as far; the ledger, with 
 releases of the state; the metadata and all other files; the keyring last. A server that starts on
 the copy applies the rest of the log to the state.
 
-Deleted data in files of RocksDB or SQLite are not copied.
+Deleted data in files of RocksDB or SQLite are not copied, nor are compiled code, the signing key of
+the installation and secrets that the settings name.
 """
 
 from __future__ import annotations
@@ -19,16 +20,25 @@ import os
 import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from importlib import metadata
-from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO
+from pathlib import Path
+from typing import Annotated, Any, BinaryIO
 
 import msgspec
+from msgspec import Meta
 
 from tactful.config.settings import Settings
 from tactful.errors import BackupError
-from tactful.maintenance.retention import PROGRESS
+from tactful.maintenance.backup_paths import (
+    is_code,
+    is_left_out,
+    open_plain,
+    refuse_foreign_paths,
+    secret_files,
+)
 from tactful.metadata.restore_journal import refuse_unfinished
+from tactful.util.signing import Signature, SigningKey, is_genuine, open_signing_key
 from tactful_privacy.durable_files import replace_file, sync
 from tactful_streaming.errors import StreamingError
 from tactful_streaming.log.embedded_log import EmbeddedLog
@@ -39,11 +49,10 @@ FORMAT = 1  # version of the layout that is written and read
 MANIFEST = "manifest.json"
 FILES = "files"
 
+_PURPOSE = "backup"
 _CHUNK = 1 << 20
 _LOGS = ("log", "dead-letters", "late", "spool")
 _SQLITE = b"SQLite format 3\0"
-# Files of unfinished jobs. The progress of retention may be ahead of the copied log.
-_LEFT_OUT = ("backfill", "erasures", PROGRESS)
 _CHATTER = ("LOCK", "LOG")
 
 Copied = Callable[[int], None]  # called with the size of every copied piece, bytes
@@ -53,8 +62,9 @@ class BackupFile(msgspec.Struct, kw_only=True, frozen=True):
     """One file of a backup."""
 
     path: str  # path below ``files/`` and below a data directory
-    size: int  # bytes
-    sha256: str  # digest of its content, hexadecimal
+    size: Annotated[int, Meta(ge=0)]  # bytes
+    # digest of its content, hexadecimal
+    sha256: Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
 
 
 class Manifest(msgspec.Struct, kw_only=True, frozen=True):
@@ -80,23 +90,63 @@ class _Sealed(msgspec.Struct, frozen=True):
 
     sha256: str
     manifest: msgspec.Raw
+    signature: Signature | None = None  # None in backups of 0.1
 
 
-def write_manifest(backup: Path, manifest: Manifest) -> None:
-    """Write the manifest of a backup atomically and durably."""
+@dataclass(frozen=True)
+class Trust:
+    """Signatures that a restore accepts, beside that of the data directory's own key."""
+
+    verify_key: str | None = None  # public key whose signature the backup must have
+    accept_unsigned: bool = False  # accept a backup without signature, or of an unknown key
+
+
+def write_manifest(backup: Path, manifest: Manifest, key: SigningKey | None = None) -> None:
+    """Sign the manifest of a backup, if there is a key, and write it atomically and durably."""
     encoded = msgspec.json.encode(manifest)
-    sealed = _Sealed(hashlib.sha256(encoded).hexdigest(), msgspec.Raw(encoded))
+    digest = hashlib.sha256(encoded).hexdigest()
+    signature = None if key is None else key.sign(_PURPOSE, encoded)
+    sealed = _Sealed(digest, msgspec.Raw(encoded), signature)
     replace_file(backup / MANIFEST, msgspec.json.encode(sealed))
 
 
 def read_manifest(backup: Path) -> Manifest:
     """Read the manifest of a backup; BackupError if it is absent, damaged or newer."""
+    return read_signed_manifest(backup)[0]
+
+
+def check_origin(source: Path, signer: str | None, own: str, trust: Trust) -> None:
+    """Raise BackupError unless the signer of a backup is trusted; None: it has no signature."""
+    wanted = trust.verify_key or own
+    if signer == wanted:
+        return
+    found = "it has no signature" if signer is None else f"it is signed by key {signer[:16]}…"
+    if trust.verify_key is not None:
+        raise BackupError(f"{source}: {found}, and not by that of --verify-key ({wanted[:16]}…)")
+    if not trust.accept_unsigned:
+        raise BackupError(
+            f"{source}: {found}, and not signed by this installation: anybody may have changed it. "
+            "Name the public key of the installation that made it (`tactful keys public`) with "
+            "--verify-key, or say --accept-unsigned if you know that nobody did"
+        )
+
+
+def read_signed_manifest(backup: Path) -> tuple[Manifest, str | None]:
+    """Read the manifest of a backup and the public key that signed it; None without signature.
+
+    Raises:
+        BackupError: if it is absent, damaged or newer, its signature is wrong, or it names a file
+            that no backup contains.
+    """
     path = backup / MANIFEST
     try:
         sealed = msgspec.json.decode(path.read_bytes(), type=_Sealed)
         encoded = bytes(sealed.manifest)
         if hashlib.sha256(encoded).hexdigest() != sealed.sha256:
             raise BackupError(f"{path}: damaged: its checksum differs; use another backup")
+        signature = sealed.signature
+        if signature is not None and not is_genuine(signature, _PURPOSE, encoded):
+            raise BackupError(f"{path}: its signature is wrong: it was changed; use another backup")
         version = msgspec.json.decode(encoded, type=dict[str, Any]).get("format")
         if version != FORMAT:
             raise BackupError(
@@ -113,11 +163,8 @@ def read_manifest(backup: Path) -> Manifest:
         raise BackupError(f"{path}: cannot be read: {error}") from error
     except msgspec.MsgspecError as error:
         raise BackupError(f"{path}: damaged: {error}; use another backup") from error
-    for file in manifest.files:
-        parts = PurePosixPath(file.path).parts
-        if not parts or ".." in parts or PurePosixPath(file.path).is_absolute():
-            raise BackupError(f"{path}: it names a file outside of the backup: {file.path!r}")
-    return manifest
+    refuse_foreign_paths(path, [file.path for file in manifest.files])
+    return manifest, None if signature is None else signature.key
 
 
 def describe(root: Path, path: Path) -> BackupFile:
@@ -138,9 +185,9 @@ def copy_checked(backup: Path, file: BackupFile, target: Path | None, copied: Co
     size = 0
     try:
         with contextlib.ExitStack() as stack:
-            reading = stack.enter_context(source.open("rb"))
+            reading = stack.enter_context(open_plain(backup, f"{FILES}/{file.path}"))
             writing = None if target is None else stack.enter_context(open_private(target))
-            while block := reading.read(_CHUNK):
+            while size <= file.size and (block := reading.read(_CHUNK)):
                 digest.update(block)
                 size += len(block)
                 if writing is not None:
@@ -191,7 +238,7 @@ def make_backup(
         shutil.rmtree(begun, ignore_errors=True)
         begun.mkdir(mode=0o700, parents=True)
         manifest = _copy(settings, begun, clock, copied)
-        write_manifest(begun, manifest)
+        write_manifest(begun, manifest, open_signing_key(data))
         begun.rename(target)
         sync(target.parent)
     except BackupError:
@@ -221,8 +268,9 @@ def _copy(settings: Settings, begun: Path, clock: Callable[[], int], copied: Cop
     # Sorting puts the ledger before the metadata. The keyring is last: keys are only added to it,
     # so it has all keys of the copied metadata and vault.
     keyring = settings.keyring.absolute()
+    secrets = secret_files(settings)
     for path in sorted(_walk(data), key=lambda path: (path.absolute() == keyring, path)):
-        if not any(path.is_relative_to(copy) for copy in done):
+        if path not in secrets and not any(path.is_relative_to(copy) for copy in done):
             _copy_file(path, files / path.relative_to(data), copied)
     offset = _offset(files / "state")
     for state in states:
@@ -247,14 +295,8 @@ def _copy(settings: Settings, begun: Path, clock: Callable[[], int], copied: Cop
 def _walk(directory: Path) -> Iterator[Path]:
     """Yield the files to copy; files of unfinished jobs are left out."""
     for path in directory.rglob("*"):
-        within = path.relative_to(directory).parts
-        left_out = (
-            within[0] in _LEFT_OUT
-            or "training" in within[:2]
-            or path.name == "lock"
-            or path.name.endswith((".new", "-wal", "-shm", "-journal"))
-            or any(part.startswith(".") for part in within)
-        )
+        within = path.relative_to(directory)
+        left_out = is_left_out(within) or is_code(within)
         if not left_out and path.is_file() and not path.is_symlink():
             yield path
 

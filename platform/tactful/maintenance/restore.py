@@ -25,11 +25,12 @@ nothing is released of the days that they may concern.
 from __future__ import annotations
 
 import contextlib
+import logging
 import shutil
 import sqlite3
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import msgspec
@@ -39,13 +40,24 @@ from tactful.config.ledger_location import LEDGER
 from tactful.config.settings import Settings
 from tactful.config.storage import StorageSettings
 from tactful.erasure.erase import RESTORED
-from tactful.errors import BackupError, StorageError
-from tactful.maintenance.backup import Copied, Manifest, copy_checked, copy_database, read_manifest
+from tactful.errors import BackupError, SignatureError, StorageError
+from tactful.maintenance.backup import (
+    Copied,
+    Manifest,
+    Trust,
+    check_origin,
+    copy_checked,
+    copy_database,
+    read_manifest,
+    read_signed_manifest,
+)
+from tactful.maintenance.backup_paths import is_code, secret_files
 from tactful.metadata.restore_journal import READY, RESTORING, STAGED, Ready, finish_restore
 from tactful.metadata.store import open_metadata
 from tactful.metadata.tables import api_keys, consent_decisions, erasures, suppressions
 from tactful.statistics.counter import NOT_BEFORE
 from tactful.subjects.suppression import open_suppression
+from tactful.util.signing import SigningKey, check_directory, open_signing_key, sign_directory
 from tactful_privacy.durable_files import replace_file, sync
 from tactful_privacy.errors import KeyringError, PrivacyError
 from tactful_privacy.ledger.merge import merge_ledger
@@ -54,6 +66,8 @@ from tactful_privacy.people.vault_file import merge_vault
 from tactful_streaming.engine.erasure import drop_consumer
 from tactful_streaming.errors import StreamingError
 from tactful_streaming.state.store import RocksState
+
+_logger = logging.getLogger(__name__)
 
 METADATA = "metadata.db"
 _DAY_MS = 86_400_000
@@ -77,18 +91,25 @@ def restore_backup(
     clock: Callable[[], int],  # epoch milliseconds
     replace: bool = False,  # whether present data may be replaced
     without_tombstones: bool = False,  # users erased since the backup are unknown: continue
+    trust: Trust = Trust(),  # noqa: B008
     copied: Copied = lambda size: None,
     say: Callable[[str], None] = lambda stage: None,  # called with each stage
 ) -> tuple[Manifest, Parts]:
     """Replace the content of a data directory, which this process holds, by a backup.
 
     Raises:
-        BackupError: if the backup is damaged or partial, belongs to another installation, or users
-            erased since are unknown. The data directory is unchanged.
+        BackupError: if the backup is damaged or partial, not signed by a trusted key, belongs to
+            another installation, or users erased since are unknown. The data directory is
+            unchanged.
     """
     data = settings.storage.data
     finish_restore(data)
-    manifest = read_manifest(source)
+    manifest, signer = read_signed_manifest(source)
+    key = open_signing_key(data)
+    check_origin(source, signer, key.public, trust)
+    secrets = secret_files(settings)
+    if foreign := {data / file.path for file in manifest.files} & secrets:
+        raise BackupError(f"{source}: it would replace the secret {min(foreign)}; use another one")
     present = sorted(path.name for path in data.iterdir() if path.name not in ("lock", RESTORING))
     if any((data / name).exists() for name in ("log", "state")) and not replace:
         raise BackupError(f"{data} has a log and a state already: --replace replaces them")
@@ -101,8 +122,14 @@ def restore_backup(
         staged.mkdir(mode=0o700, parents=True)
         say("copy")
         for file in manifest.files:
-            copy_checked(source, file, staged / file.path, copied)
+            # Compiled code of an earlier version: it is compiled again.
+            code = is_code(PurePosixPath(file.path))
+            copy_checked(source, file, None if code else staged / file.path, copied)
         say("keep")
+        _sign_models(settings, staged, signer, key)
+        for path in secrets:
+            if path.exists():
+                _copy_file(path, staged / path.relative_to(data))
         if (staged / "state" / "CURRENT").exists():
             _stop_counting(staged / "state")
         parts = keep_what_never_goes_back(
@@ -124,6 +151,20 @@ def restore_backup(
         raise BackupError(f"{source}: was not restored, nothing has changed: {error}") from error
     finish_restore(data)
     return manifest, parts
+
+
+def _sign_models(settings: Settings, staged: Path, signer: str | None, key: SigningKey) -> None:
+    """Sign the models of another installation that it had signed; all if it signed nothing."""
+    models = _place_of(settings.models, settings, staged)
+    if models is None or signer == key.public:
+        return
+    for model in (models / "versions").glob("[!.]*"):
+        try:
+            if signer is not None:
+                check_directory(model, {signer})
+            sign_directory(model, key)
+        except SignatureError as error:
+            _logger.warning("%s; the server will refuse it", error)
 
 
 def _stop_counting(state: Path) -> None:

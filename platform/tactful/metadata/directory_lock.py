@@ -9,6 +9,7 @@ from pathlib import Path
 
 from tactful.errors import StorageError
 from tactful.metadata.restore_journal import finish_restore
+from tactful.util.signing import open_signing_key
 from tactful_privacy.errors import PermissionsError
 from tactful_privacy.permissions import secure_directory
 
@@ -46,4 +47,5 @@ def exclusive(directory: Path) -> Iterator[None]:
                 "stop it, or choose another one with --data"
             ) from None
         finish_restore(directory)
+        open_signing_key(directory)  # made with the directory
         yield

@@ -36,6 +36,8 @@ def finish_restore(data: Path) -> bool:
     files were put in place; BackupError if one cannot be moved.
     """
     restoring = data / RESTORING
+    if restoring.is_symlink():
+        raise BackupError(f"{restoring}: a link, which no restore makes; remove it")
     if not restoring.exists():
         return False
     try:
@@ -46,6 +48,9 @@ def finish_restore(data: Path) -> bool:
     except (OSError, msgspec.MsgspecError) as error:
         raise BackupError(f"{restoring / READY}: cannot be read: {error}") from error
     staged = restoring / STAGED
+    for name in (*ready.goes, *ready.comes):
+        if name != Path(name).name or "\0" in name or name in ("", "..", "lock", RESTORING):
+            raise BackupError(f"{restoring / READY}: {name!r} is no name of a restored file")
     try:
         # Repeatable: a staged file is gone when it is in place.
         for name in ready.goes:

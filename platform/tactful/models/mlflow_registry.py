@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +32,13 @@ from tactful.ranking.model import (
     read_pointer,
     version_directory,
     write_pointer,
+)
+from tactful.util.signing import (
+    SigningKey,
+    check_directory,
+    open_signing_key,
+    sign_directory,
+    trusted_keys,
 )
 
 if TYPE_CHECKING:
@@ -69,6 +76,7 @@ class Registry:
         tracking_uri: str | None = None,
         audit: ModelLog | None = None,
         by: str | None = None,
+        key: SigningKey | None = None,
     ) -> None:
         """Use a model and a directory.
 
@@ -79,7 +87,9 @@ class Registry:
                 `sqlite:///mlflow.db` in the working directory.
             audit: log of promotions and rollbacks; None records none.
             by: their author; None means the login and host of this process.
+            key: signs models, and checks those that are promoted or fetched; None does neither.
         """
+        self._key = key
         self._audit = audit
         self._by = login_and_host() if by is None else by
         self._name = name
@@ -139,6 +149,8 @@ class Registry:
                 pip_requirements=[f"xgboost-cpu=={xgboost.__version__}"],
                 model_format="ubj",
             )
+            if self._key is not None:
+                sign_directory(directory, self._key)
             mlflow.log_artifacts(str(directory), "model")
             mlflow.log_dict(_schema(manifest), "feature_schema.json")
             version = mlflow.register_model(
@@ -178,12 +190,9 @@ class Registry:
         pointer = read_pointer(self._models) or Pointer(version="")
         previous = pointer.version if pointer.version != version else pointer.previous
         self._find(client, version)
-        directory = version_directory(self._models, version)
-        if not directory.exists():
-            raise ModelError(
-                f"{directory}: the files of version {version} are not here; "
-                f"fetch them with `tactful models pull {version}`"
-            )
+        directory = self._directory(version)
+        if self._key is not None:
+            check_directory(directory, {self._key.public})
         read_manifest(directory)
         with ExitStack() as stack:
             if self._audit is not None:
@@ -199,12 +208,19 @@ class Registry:
                 client.set_registered_model_alias(self._name, PREVIOUS, previous)
             write_pointer(self._models, Pointer(version=version, previous=previous))
 
-    def pull(self, version: str) -> Path:
+    def pull(
+        self,
+        version: str,
+        *,
+        trusted: Collection[str] = (),  # public keys of other installations
+        accept_unsigned: bool = False,  # do not check the signature
+    ) -> Path:
         """Copy a version's files from MLflow into the models directory.
 
         Raises:
             ModelError: if the registry lacks the version, or the models directory holds versions
                 of another name.
+            SignatureError: if neither this installation nor a trusted one has signed the files.
         """
         import mlflow
 
@@ -216,7 +232,23 @@ class Registry:
                     run_id=run_id, artifact_path="model", tracking_uri=self._uri, dst_path=scratch
                 )
             )
+            if self._key is not None and not accept_unsigned:
+                check_directory(fetched, {self._key.public, *trusted})
             return self._keep(fetched, read_manifest(fetched), version, run_id)
+
+    def sign(self, version: str) -> None:
+        """Sign the files of a version in the models directory, whatever their signature is."""
+        if self._key is not None:
+            sign_directory(self._directory(version), self._key)
+
+    def _directory(self, version: str) -> Path:
+        directory = version_directory(self._models, version)
+        if not directory.exists():
+            raise ModelError(
+                f"{directory}: the files of version {version} are not here; "
+                f"fetch them with `tactful models pull {version}`"
+            )
+        return directory
 
     def versions(self) -> list[dict[str, str]]:
         """Return every version, newest first, with its aliases and run."""
@@ -281,6 +313,8 @@ class Registry:
         shutil.copytree(source, scratch)
         manifest = msgspec.structs.replace(manifest, version=version, run_id=run_id)
         (scratch / "manifest.json").write_bytes(msgspec.json.encode(manifest))
+        if self._key is not None:
+            sign_directory(scratch, self._key)
         shutil.rmtree(target, ignore_errors=True)
         scratch.rename(target)
         return target
@@ -302,7 +336,9 @@ class Registry:
 def audited_registry(settings: Settings, name: str, *, by: str | None = None) -> Iterator[Registry]:
     """Open the model registry, whose changes are recorded, while the context lasts."""
     with open_model_log(settings) as audit:
-        yield Registry(name, settings.models, audit=audit, by=by)
+        key = open_signing_key(settings.storage.data)
+        trusted_keys(settings.storage.data, settings.models)  # signs models of earlier versions
+        yield Registry(name, settings.models, audit=audit, by=by, key=key)
 
 
 def _delete(uri: str) -> None:

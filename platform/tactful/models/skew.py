@@ -9,7 +9,7 @@ a catalogue that lagged, an event that was counted twice, a bug.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from tactful.errors import ModelError
 from tactful.event_log.batches import read_batches
 from tactful.event_log.impressions import Impression, read_impressions
 from tactful.ranking.features import RANKING_FEATURES, REQUESTED, assemble
-from tactful.ranking.model import read_manifest, version_directory
+from tactful.ranking.model import checked_version, read_manifest
 from tactful.recall.candidates import CatalogueView, Quotas, gather
 from tactful.recall.index import RecallIndex
 from tactful.recall.live_view import unlearned
@@ -69,6 +69,7 @@ def measure_skew(
     *,
     identity: Identity | None = None,  # rules by which the server joins devices to users
     lists: int = 500,  # most lists, the latest, that are compared
+    trusted: Collection[str] | None = None,  # see `checked_version`
     progress: Progress = lambda done, total: None,
 ) -> Skew:
     """Compute the features of the latest lists again and compare.
@@ -91,7 +92,7 @@ def measure_skew(
             position = records[-1][0] + 1
         progress(position, served[-1].applied)
         if shown.version not in views:
-            index = _index(models, shown.version)
+            index = _index(models, shown.version, trusted)
             views[shown.version] = None if index is None else _View(engine, index)
         view = views[shown.version]
         shape = (len(shown.items), len(RANKING_FEATURES))
@@ -114,9 +115,9 @@ def measure_skew(
     )
 
 
-def _index(models: Path, version: str) -> RecallIndex | None:
-    directory = version_directory(models, version)
+def _index(models: Path, version: str, trusted: Collection[str] | None) -> RecallIndex | None:
     try:
+        directory = checked_version(models, version, trusted)
         if read_manifest(directory).features != RANKING_FEATURES:
             return None
         return RecallIndex.load(directory / "index")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -23,7 +23,7 @@ from tactful.models.mlflow_registry import Registered, Registry
 from tactful.models.schedule import LATEST, Drift, measure_drift, why_due
 from tactful.models.skew import Skew, measure_skew
 from tactful.ranking.features import layout
-from tactful.ranking.model import load_trees, read_manifest, read_pointer, version_directory
+from tactful.ranking.model import checked_version, load_trees, read_manifest, read_pointer
 from tactful.schemas.positions import Position
 from tactful.subjects.consented_log import PermittedLog, training_permissions
 from tactful.subjects.erasure_requests import ErasureJobs
@@ -33,6 +33,7 @@ from tactful.training.replay_rows import Progress
 from tactful.training.train import Trained, train
 from tactful.util.checkpoint import Checkpoint
 from tactful.util.clock import now_ms
+from tactful.util.signing import open_signing_key, trusted_keys
 from tactful_streaming.definitions.model import Definitions
 from tactful_streaming.definitions.reader import load_definitions
 from tactful_streaming.errors import DefinitionError, LogError
@@ -70,7 +71,9 @@ def run_training(
         if fresh:
             checkpoint.clear()
         audit = stack.enter_context(open_model_log(settings))
-        registry = Registry(options.name, settings.models, audit=audit, by=author)
+        key = open_signing_key(settings.storage.data)
+        trusted = trusted_keys(settings.storage.data, settings.models)
+        registry = Registry(options.name, settings.models, audit=audit, by=author, key=key)
         made = stack.enter_context(audit.entry("train", options.name, by=author, reason=reason))
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tactful-train-")))
         model = scratch / "model"
@@ -88,7 +91,10 @@ def run_training(
         if settings.log.in_files:
             compare = partial(say, "compare")
             skew = measure_skew(
-                log, definitions, settings.models, identity=identity, progress=compare
+                *(log, definitions, settings.models),
+                identity=identity,
+                trusted=trusted,
+                progress=compare,
             )
         say("register", 0, 1)
         registered = registry.register(
@@ -101,7 +107,7 @@ def run_training(
         made(registered.version)
         checkpoint.clear()
         if promote and if_better:
-            promote = no_worse(settings.models, trained, model)
+            promote = no_worse(settings.models, trained, model, trusted)
         if promote:
             registry.promote(registered.version, reason=reason or "tactful train --promote")
         say("register", 1, 1)
@@ -131,7 +137,9 @@ def _report(
     }
 
 
-def no_worse(models: Path, trained: Trained, directory: Path) -> bool:
+def no_worse(
+    models: Path, trained: Trained, directory: Path, trusted: Collection[str] | None = None
+) -> bool:
     """Return whether a new model may take the place of the champion.
 
     Both rank the replayed lists that the new one was judged on, as far as they are later than the
@@ -142,8 +150,8 @@ def no_worse(models: Path, trained: Trained, directory: Path) -> bool:
     pointer = read_pointer(models)
     if pointer is None:
         return True
-    place = version_directory(models, pointer.version)
     try:
+        place = checked_version(models, pointer.version, trusted)
         manifest, champion = read_manifest(place), load_trees(place)
     except ModelError:
         return True

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -25,6 +25,7 @@ from tactful.ranking.features import RANKING_FEATURES
 from tactful.ranking.forest import BinnedForest, bin_forest
 from tactful.ranking.xgboost_file import check_model
 from tactful.recall.index import RecallIndex
+from tactful.util.signing import check_directory
 from tactful_privacy.durable_files import replace_file
 
 if TYPE_CHECKING:
@@ -168,6 +169,18 @@ def write_pointer(models: Path, pointer: Pointer) -> None:
 def version_directory(models: Path, version: str) -> Path:
     """Return the directory of a version."""
     return models / "versions" / version
+
+
+def checked_version(models: Path, version: str, trusted: Collection[str] | None) -> Path:
+    """Return the directory of a version after a check of its signature; None checks nothing.
+
+    Raises:
+        SignatureError: if none of the `trusted` keys has signed its files.
+    """
+    directory = version_directory(models, version)
+    if trusted is not None:
+        check_directory(directory, trusted)
+    return directory
 
 
 def load_trees(directory: Path) -> xgboost.Booster:

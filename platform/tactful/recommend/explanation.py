@@ -8,7 +8,7 @@ server needs it for nothing else.
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from tactful.errors import ModelError
 from tactful.event_log.impressions import as_impression
-from tactful.ranking.model import load_trees, read_manifest, version_directory
+from tactful.ranking.model import checked_version, load_trees, read_manifest
 from tactful.schemas.recommendations import ExplainedItem, Explanation
 from tactful_streaming.contract.log_entries import Event
 
@@ -37,9 +37,10 @@ _NOT_RULES = frozenset(
 class Explainer:
     """Explains recommendations by the versions in a models directory."""
 
-    def __init__(self, models: Path) -> None:
-        """Read nothing yet."""
+    def __init__(self, models: Path, trusted: Collection[str] | None = None) -> None:
+        """Read nothing yet; see `checked_version` for `trusted`."""
         self._models = models
+        self._trusted = trusted
         self._forests: dict[str, tuple[tuple[str, ...], xgboost.Booster]] = {}
         self._lock = threading.Lock()  # a forest of XGBoost is for one thread
 
@@ -95,7 +96,7 @@ class Explainer:
     def _forest(self, version: str) -> tuple[tuple[str, ...], xgboost.Booster]:
         forest = self._forests.get(version)
         if forest is None:
-            directory = version_directory(self._models, version)
+            directory = checked_version(self._models, version, self._trusted)
             forest = read_manifest(directory).features, load_trees(directory)
             for old in list(self._forests)[: 1 - _VERSIONS]:
                 del self._forests[old]

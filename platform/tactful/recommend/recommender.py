@@ -48,6 +48,7 @@ from tactful.schemas.recommendations import (
     RecommendedItem,
     RecommendRequest,
 )
+from tactful.util.signing import trusted_keys
 from tactful_bandits.assignment.assign import Assignment, assign
 from tactful_bandits.errors import AssignmentError
 from tactful_streaming.contract.log_entries import Event
@@ -111,7 +112,7 @@ class Recommender:
         self._source = source
         self._options = options
         self._layout = layout(options.definitions)
-        self._explainer = Explainer(options.models)
+        self._explainer = Explainer(options.models, options.trusted)
         self._default_policy = Policy(quotas=options.quotas)
         self._policies = policies(options.experiment, default=self._default_policy)
         load_add_panes()  # or the first request would wait for it
@@ -384,6 +385,7 @@ def build(
     options = RecommenderOptions(
         models=settings.models,
         definitions=engine.definitions.fingerprint,
+        trusted=trusted_keys(settings.storage.data, settings.models),
         experiment=ranking_experiment(settings.experiments),
         placement=load_placement(settings.placement),
         shown=shown,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -21,7 +21,7 @@ from tactful.catalogue.request_context import FeatureSource
 from tactful.errors import ModelError
 from tactful.event_log.recipients import RecommendationIds
 from tactful.experiments.serving import ServedRollouts
-from tactful.ranking.model import RankingModel, load_model, read_pointer, version_directory
+from tactful.ranking.model import RankingModel, checked_version, load_model, read_pointer
 from tactful.recall.candidates import CatalogueView, Quotas
 from tactful.recall.index import empty_index
 from tactful.recall.live_view import LiveCatalogue
@@ -41,6 +41,8 @@ class RecommenderOptions:
 
     models: Path
     definitions: str  # fingerprint of the feature definitions the engine computes
+    # public keys whose signature a model needs; None accepts every model
+    trusted: Collection[str] | None = None
     experiment: Experiment  # which users get which ranking
     # candidates of each channel where an arm does not set them
     quotas: Quotas = field(default_factory=Quotas)
@@ -197,7 +199,7 @@ class ServedModels:
 
     def _load(self, version: str) -> RankingModel:
         return load_model(
-            version_directory(self._directory, version),
+            checked_version(self._directory, version, self._options.trusted),
             definitions=self._options.definitions,
         )
 

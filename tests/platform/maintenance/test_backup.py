@@ -38,7 +38,7 @@ from tactful.config.settings import Settings
 from tactful.erasure.erase import RESTORED, complete_erasures, request_erasure
 from tactful.errors import BackupError
 from tactful.maintenance import backup
-from tactful.maintenance.backup import FILES, copy_database, make_backup, read_manifest
+from tactful.maintenance.backup import FILES, Trust, copy_database, make_backup, read_manifest
 from tactful.maintenance.restore import check_backup, restore_backup
 from tactful.maintenance.retention import PROGRESS
 from tactful.metadata.connections import open_installation, open_keys
@@ -47,6 +47,7 @@ from tactful.metadata.tables import suppressions
 from tactful.server.platform import Platform
 from tactful.statistics.counter import NOT_BEFORE, StatisticsCounter
 from tactful.subjects.consent import ConsentStore
+from tactful.util.signing import SIGNING_KEY
 from tactful_privacy.errors import SealError
 from tactful_privacy.ledger.ledger import Ledger
 from tactful_privacy.ledger.statistic import Statistic
@@ -89,7 +90,9 @@ def fill(settings: Settings, first: int = 0) -> None:
 
 
 def restored(settings: Settings, backup: Path, **options: Any) -> Any:
-    return restore_backup(settings, backup, **{"clock": now_ms, **options})
+    # A data directory that was lost has another signing key.
+    options = {"clock": now_ms, "trust": Trust(accept_unsigned=True), **options}
+    return restore_backup(settings, backup, **options)
 
 
 def values_of(live: Live, people: int = 3) -> list[Any]:
@@ -197,7 +200,7 @@ def test_no_backup_or_restore_overwrites_by_accident(tmp_path: Path, settings: S
     remake(settings.storage.data)
     with pytest.raises(BackupError, match="users erased since"):
         restored(settings, tmp_path / "backup")
-    assert list(settings.storage.data.iterdir()) == []
+    assert [path.name for path in settings.storage.data.iterdir()] == [SIGNING_KEY]
     restored(settings, tmp_path / "backup", without_tombstones=True)
 
 

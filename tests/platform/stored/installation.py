@@ -133,7 +133,9 @@ def restore(installation: Installation, folder: Path) -> Installation:
     restored = Installation.create(folder, {"TACTFUL_ONLINE__KIND": "engine"})
     restored.data.mkdir()
     kept = installation.folder
-    restored.command("restore", kept / "backup", "--tombstones", kept / "tombstones")
+    restored.command(
+        *("restore", kept / "backup", "--tombstones", kept / "tombstones", "--accept-unsigned")
+    )
     return restored
 
 
