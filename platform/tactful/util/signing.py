@@ -118,7 +118,8 @@ def _make_key(path: Path) -> None:
 def trusted_keys(data: Path, models: Path) -> frozenset[str]:
     """Return the public keys whose signature a model in directory `models` needs.
 
-    Without a data directory there are none. Models outside of the data directory are signed when the directory is used for the first time.
+    Without a data directory there are none. Models outside of it are signed when their directory
+    is used for the first time.
     """
     if not data.is_dir():
         return frozenset()

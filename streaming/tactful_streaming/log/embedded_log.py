@@ -467,7 +467,8 @@ class _BoundsFile:
             return None
         time = data[_TIME_AT : _TIME_AT + _TIME.size]
         known = len(data) == 2 * _BOUNDS.size and data[-4:] == _checksum(data[:-4])
-        return _Bounds(*_BOUNDS.unpack(fields), _TIME.unpack(time)[0] if known else None)
+        last, end = _BOUNDS.unpack(fields)
+        return _Bounds(last, end, _TIME.unpack(time)[0] if known else None)
 
     def write(self, bounds: _Bounds) -> None:
         """Publish new bounds. After a refused write, readers see them with the next one."""

@@ -322,7 +322,8 @@ def test_a_device_has_a_history_of_its_own(models: Path, engine: Engine) -> None
 
 def test_the_arm_is_the_one_the_experiment_assigns(engine: Engine, models: Path) -> None:
     (shipped,) = load_experiments(Settings().experiments)
-    ranked = build(engine=engine, settings=Settings(storage=StorageSettings(models=models)))
+    storage = StorageSettings(data=models.parent, models=models)
+    ranked = build(engine=engine, settings=Settings(storage=storage))
     arms: list[str | None] = []
     for number in range(200):
         for request in (
