@@ -20,11 +20,19 @@ from tactful.metadata.connections import kafka_settings, make_topic, open_redis
 from tactful.models.schedule import after_erasure
 from tactful.rerank.frequency_caps import without_people
 from tactful.schemas.users import ErasureStep
+from tactful.statistics.service import erasers
 from tactful.subjects import export
 from tactful.subjects.consent import ConsentStore
 from tactful.subjects.installation import Installation
-from tactful.subjects.trace_search import SearchResult, find_traces, search_log, search_partitions
+from tactful.subjects.trace_search import (
+    Search,
+    SearchResult,
+    find_traces,
+    search_log,
+    search_partitions,
+)
 from tactful.util.checkpoint import Checkpoint
+from tactful.util.clock import now_ms
 from tactful_streaming.contract.log_entries import Tick, encode_entry
 from tactful_streaming.contract.subject_ids import SubjectIds
 from tactful_streaming.definitions.model import Definitions
@@ -213,12 +221,21 @@ def _held(path: Path) -> contextlib.closing[RocksState]:
         ) from error
 
 
-def purge_state(path: Path, definitions: Definitions, result: SearchResult) -> ErasureStep:
+def snapshots_without(
+    settings: Settings, result: SearchResult
+) -> dict[str, Callable[[bytes], bytes]]:
+    """Return, by name of a consumer of the engine, its snapshot without users."""
+    shown = partial(without_people, people=result.keys)
+    return {"shown": shown, **erasers(settings, result.keys)}
+
+
+def purge_state(settings: Settings, definitions: Definitions, result: SearchResult) -> ErasureStep:
     """Delete users from the stored state of the engine."""
+    path = settings.storage.data / "state"
     if not path.is_dir():
         return ErasureStep(place="state", removed=0)
     with contextlib.closing(RocksState(path)) as store:
-        snapshots = {"shown": partial(without_people, people=result.traces.people)}
+        snapshots = snapshots_without(settings, result)
         removed = delete_subjects(store, result.traces, definitions, snapshots)
         store.purge()
     return ErasureStep(place="state", removed=removed)
@@ -295,15 +312,21 @@ def ask_owners(installation: Installation, receipt: str, result: SearchResult) -
     return ErasureStep(place="partitions", removed=0, note=note)
 
 
+@contextlib.contextmanager
+def open_search(settings: Settings, *, clock: Callable[[], int] = now_ms) -> Iterator[Search]:
+    """Search the log, in files or in Kafka, also with sealed records."""
+    with contextlib.ExitStack() as stack:
+        if settings.log.in_files:
+            yield stack.enter_context(search_log(settings, clock=clock))
+        else:
+            yield search_partitions(open_partitions(settings, stack, clock=clock))
+
+
 def find_person(installation: Installation, person: str) -> SearchResult:
     """Search log and state for the data of a user, also while a server runs."""
     settings, state = installation.settings, installation.data / "state"
     with contextlib.ExitStack() as stack:
-        if settings.log.in_files:
-            search = stack.enter_context(search_log(settings, clock=installation.clock))
-        else:
-            partitions = open_partitions(settings, stack, clock=installation.clock)
-            search = search_partitions(partitions)
+        search = stack.enter_context(open_search(settings, clock=installation.clock))
         store = None
         if state.is_dir():
             store = open_beside(state)

@@ -9,12 +9,12 @@ from functools import partial
 
 import msgspec
 
+from tactful.config.settings import Settings
 from tactful.erasure import offline_stores as offline
 from tactful.event_log.encryption import is_sealed
 from tactful.experiments.controller import RolloutController
 from tactful.pipeline.applier import LogApplier
 from tactful.pipeline.webhooks import Webhooks
-from tactful.rerank.frequency_caps import without_people
 from tactful.schemas.users import ErasureStep
 from tactful.subjects import export
 from tactful.subjects.consent import ConsentStore
@@ -68,7 +68,7 @@ def personal_stores(
     settings, data = installation.settings, installation.data
     definitions = load_definitions(settings.features)
     in_files = settings.log.in_files
-    purge_state = partial(offline.purge_state, data / "state", definitions)
+    purge_state = partial(offline.purge_state, settings, definitions)
     consents = partial(ConsentStore, installation.metadata, NOTHING, clock=installation.clock)
     stores = [
         PersonalStore("models", lambda result: offline.purge_training(settings), recorded=False),
@@ -129,6 +129,7 @@ class LiveStores:
     compaction, during which the server works on.
     """
 
+    settings: Settings
     engine: Engine
     state: RocksState
     applier: LogApplier
@@ -173,7 +174,7 @@ class LiveStores:
         work = partial(
             self.engine.erasure.delete,
             result.traces,
-            {"shown": partial(without_people, people=result.traces.people)},
+            offline.snapshots_without(self.settings, result),
             references=references,
             lock=self.lock,
         )

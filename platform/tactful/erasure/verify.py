@@ -14,6 +14,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from tactful.config.settings import Settings
+from tactful.erasure.survivors import short_ids_left, texts_left
 from tactful.schemas.users import ErasureStep
 from tactful.subjects.trace_search import SearchResult, needles_of
 from tactful.util.multi_substring import SHORTEST, MultiSubstring
@@ -29,40 +30,33 @@ _SQLITE = "sqlite:///"
 
 
 def still_there(settings: Settings, results: Sequence[SearchResult]) -> list[str]:
-    """List the files and stores in which any id occurs, also in compressed values.
+    """List the files and stores in which an id occurs, also in compressed values, or an own text.
 
-    Paths in the data directory are relative to it.
+    Short ids and texts are those of `tactful.erasure.survivors`. Paths in the data directory are
+    relative to it.
     """
     if not results:
         return []
     names = MultiSubstring(
-        needle
-        for result in results
-        for needle in needles_of(_names_of(result))
-        if len(needle) >= SHORTEST
+        needle for result in results for needle in needles_of(result.ids) if len(needle) >= SHORTEST
     )
     data = settings.storage.data
     files = [path for path in sorted(data.rglob("*")) if _is_ours(settings, path)]
+    # The metadata and the search results of jobs hold the ids until the end.
+    files = [path for path in files if "metadata" not in path.name and path.parent.name != WORK]
     hits = {
-        str(path.relative_to(data))
-        for path in files
-        # The metadata and the search results of jobs hold the ids until the end.
-        if path.is_file()
-        and "metadata" not in path.name
-        and path.parent.name != WORK
-        and _occurs_in(names, path)
+        str(path.relative_to(data)) for path in files if path.is_file() and _occurs_in(names, path)
     }
     for path in (path for path in files if path.name == "CURRENT"):
         with contextlib.closing(open_beside(path.parent)) as store:
             if names.occur_in_pairs(store.scan(b""), whole=True):
                 hits.add(str(path.parent.relative_to(data)))
-    hits |= {
-        str(path)
-        for place in places_elsewhere(settings)
-        for path in [place, *place.rglob("*")]
-        if path.is_file() and _occurs_in(names, path)
-    }
-    return sorted(hits)
+    elsewhere = [
+        path for place in places_elsewhere(settings) for path in [place, *place.rglob("*")]
+    ]
+    hits |= {str(path) for path in elsewhere if path.is_file() and _occurs_in(names, path)}
+    hits |= short_ids_left(settings, results)
+    return sorted(hits | texts_left(settings, results, [*files, *elsewhere]))
 
 
 def places_elsewhere(
@@ -86,14 +80,13 @@ def places_elsewhere(
 
 def verified(result: SearchResult, hits: Sequence[str]) -> ErasureStep:
     """Describe the result of a verification as a step of the receipt."""
-    names = _names_of(result)
-    short = sum(len(name.encode()) < SHORTEST for name in names)
+    short = sum(len(name.encode()) < SHORTEST for name in result.ids)
     note = (
-        f"{len(names) - short} ids were searched for in every file of the data directory, of the "
-        "models and of MLflow on this host"
+        f"{len(result.ids) - short} ids were searched for in every file of the data directory, of "
+        f"the models and of MLflow on this host, and {len(result.texts)} texts that others may have"
     )
     if short:
-        note += f", {short} are too short to be distinguished"
+        note += f", {short} shorter ids in every store of users"
     inside = [hit for hit in hits if not Path(hit).is_absolute()]
     outside = [hit for hit in hits if Path(hit).is_absolute()]
     if inside:
@@ -104,11 +97,6 @@ def verified(result: SearchResult, hits: Sequence[str]) -> ErasureStep:
             "(tactful expire --models) or these files"
         )
     return ErasureStep(place=VERIFICATION, removed=len(hits), note=note)
-
-
-def _names_of(result: SearchResult) -> frozenset[str]:
-    traces = result.traces
-    return traces.users | traces.devices | traces.sessions | traces.event_ids
 
 
 def _artefacts_of(database: Path) -> Iterator[Path]:

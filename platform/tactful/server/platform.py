@@ -163,6 +163,7 @@ class Platform:
             installation,
             backend.written,
             running=LiveStores(
+                installation.settings,
                 backend.engine,
                 backend.state,
                 self.applier,

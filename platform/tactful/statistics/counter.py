@@ -9,7 +9,8 @@ is drawn twice.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
+from typing import Any
 
 import msgspec
 
@@ -20,9 +21,9 @@ from tactful_privacy.counting.heavy_hitters import BoundedKeys, KeysPublisher
 from tactful_privacy.counting.publisher import Publisher
 from tactful_privacy.errors import StateError
 from tactful_privacy.ledger.ledger import Ledger
-from tactful_privacy.ledger.statistic import FOUND_KEYS
+from tactful_privacy.ledger.statistic import FOUND_KEYS, Statistic
 from tactful_privacy.people.consent import Purpose
-from tactful_streaming.contract.log_entries import Event, Item
+from tactful_streaming.contract.log_entries import DEVICE_PREFIX, Event, Item
 from tactful_streaming.engine.options import CoCommittedConsumer
 
 logger = logging.getLogger(__name__)
@@ -43,6 +44,9 @@ NOT_BEFORE = "statistics.not-before"
 
 CONSUMER = "statistics"
 """Name of the counts among the consumers of the engine."""
+
+CHANGES = f"{CONSUMER}.changes"
+"""Name of their changes since the last snapshot."""
 
 _FEW = 1_000
 """So many changed entries are never worth a whole snapshot."""
@@ -139,7 +143,7 @@ class StatisticsCounter(CoCommittedConsumer):
         then. Both are in the write of the offset. The engine calls them in this order.
         """
         self.changes = StatisticsChanges(self)
-        return {CONSUMER: self, f"{CONSUMER}.changes": self.changes}
+        return {CONSUMER: self, CHANGES: self.changes}
 
     def apply(self, event: Event, item: Item | None) -> None:
         """Count one event for every statistic it belongs to."""
@@ -158,6 +162,13 @@ class StatisticsCounter(CoCommittedConsumer):
             if (key := definition.key(event, item)) is not None:
                 counts, _ = self._tracks[definition.name]
                 counts.add(unit, event.timestamp, key, watermark=watermark)
+
+    def delete_users(self, keys: Collection[str]) -> None:
+        """Delete the found keys of users, by the keys of their histories."""
+        units = _units(keys)
+        for counts, _ in self._tracks.values():
+            if isinstance(counts, BoundedKeys):
+                counts.erase(units)
 
     def before_commit(self) -> None:
         """Release the panes that are due into the ledger, and pack the state for the commit.
@@ -337,6 +348,32 @@ class StatisticsChanges(CoCommittedConsumer):
         self._counter.restore_changes(state)
 
 
+def without_people(
+    packed: bytes, keys: Collection[str], statistics: Iterable[Statistic], secret: bytes
+) -> bytes:
+    """Remove the found keys of users, by the keys of their histories, from a stored state.
+
+    It is a snapshot, or the changes since one. What it holds of other than the present
+    `statistics` is removed wholly: nothing will release it. StateError if it is damaged.
+    """
+    try:
+        stored: list[Any] = msgspec.msgpack.decode(packed, type=list)
+    except msgspec.DecodeError as error:
+        raise StateError(f"the stored statistics are damaged: {error}") from error
+    left: dict[str, bytes] = {}
+    for statistic in statistics:
+        if (counts := stored[1].get(statistic.name)) is None:
+            continue
+        left[statistic.name] = counts
+        if statistic.kind == FOUND_KEYS:
+            found = BoundedKeys(statistic, secret=secret, start=0)
+            found.restore(counts)
+            found.erase(_units(keys))
+            left[statistic.name] = found.snapshot()
+    stored[1] = left
+    return msgspec.msgpack.encode(stored)
+
+
 class _State(msgspec.Struct, array_like=True):
     """A snapshot, by name of the statistic."""
 
@@ -354,8 +391,13 @@ class _Changes(msgspec.Struct, array_like=True):
     sums: dict[str, bytes]
 
 
+def _units(keys: Collection[str]) -> list[str]:
+    """Return the units of users and devices, by the keys of their histories."""
+    return [key if key.startswith(DEVICE_PREFIX) else f"user:{key}" for key in keys]
+
+
 def _unit(event: Event) -> str | None:
     """Return the unit that is bounded; a user and a device of the same id are two."""
     if event.user_id is not None:
         return f"user:{event.user_id}"
-    return None if event.device_id is None else f"device:{event.device_id}"
+    return None if event.device_id is None else f"{DEVICE_PREFIX}{event.device_id}"

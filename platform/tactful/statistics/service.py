@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 
 from tactful.config.ledger_location import ledger_location
@@ -21,7 +21,14 @@ from tactful.schemas.statistics import (
     StatisticsPage,
 )
 from tactful.statistics.conclusions import MAX_CELLS, MAX_PANES, conclude
-from tactful.statistics.counter import ALLOWANCE_MS, NOT_BEFORE, StatisticsCounter
+from tactful.statistics.counter import (
+    ALLOWANCE_MS,
+    CHANGES,
+    CONSUMER,
+    NOT_BEFORE,
+    StatisticsCounter,
+    without_people,
+)
 from tactful.statistics.definitions import PANES, StatisticDefinition, load_statistics
 from tactful.statistics.ledger_view import PrivacyLedger, day_of, report_month
 from tactful.util.clock import now_ms
@@ -40,6 +47,7 @@ from tactful_privacy.ledger.query import Query
 from tactful_privacy.ledger.statistic import PANES as KIND_OF_PANES
 from tactful_privacy.ledger.statistic import UNIT, Statistic
 
+_SECRET = "statistics.secret"
 _SHOWN_AFTER_MS = 15_000
 """Longer than an idle server waits with a commit, so that no user's event decides when."""
 
@@ -213,7 +221,7 @@ def open_statistics(settings: Settings) -> PrivateStatistics | None:
     data = settings.storage.data
     data.mkdir(mode=0o700, parents=True, exist_ok=True)
     document = load_statistics(definitions)
-    if not (secret := data / "statistics.secret").exists():
+    if not (secret := data / _SECRET).exists():
         create_file(secret, secrets.token_bytes(32))
     wall = settings.statistics.clock == "wall"
     try:
@@ -227,6 +235,24 @@ def open_statistics(settings: Settings) -> PrivateStatistics | None:
     except PrivacyError as error:
         raise ConfigError(f"{definitions}: {error}") from error
     return PrivateStatistics(counter)
+
+
+def erasers(settings: Settings, keys: Collection[str]) -> dict[str, Callable[[bytes], bytes]]:
+    """Return, by name of a consumer, its stored state without the found keys of users.
+
+    The users are given by the keys of their histories.
+    """
+    definitions, secret = settings.statistics.definitions, settings.storage.data / _SECRET
+    statistics: list[Statistic] = []
+    if definitions != Path() and secret.exists():
+        document = load_statistics(definitions)
+        statistics = [definition.statistics()[0] for definition in document.statistics]
+    key = secret.read_bytes() if statistics else b""
+
+    def without(packed: bytes) -> bytes:
+        return without_people(packed, keys, statistics, key)
+
+    return {CONSUMER: without, CHANGES: without}
 
 
 def _not_before(path: Path) -> int:

@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 
 import msgspec
 
@@ -19,6 +20,7 @@ from tactful_streaming.contract.log_entries import (
     Entry,
     Event,
     Forwarded,
+    Item,
     Link,
     Restricted,
     Transfer,
@@ -37,6 +39,7 @@ from tactful_streaming.state.store import StateStore
 
 _CHUNK = 4_096
 _APART = 1 << 48  # more than a partition has records
+_MOST_TEXTS = 10_000
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,7 @@ class SearchResult:
     traces: SubjectIds  # their ids
     offsets: frozenset[int]  # offsets of their anonymous records on shared devices
     records: int  # number of their records in the log
+    texts: frozenset[str] = frozenset()  # texts in their records, which others may have, too
 
     def __or__(self, other: SearchResult) -> SearchResult:
         """Combine two searches, the second maybe after some records were removed."""
@@ -62,7 +66,14 @@ class SearchResult:
             self.traces | other.traces,
             self.offsets | other.offsets,
             max(self.records, other.records),
+            self.texts | other.texts,
         )
+
+    @property
+    def ids(self) -> frozenset[str]:
+        """Ids that belong to the users alone."""
+        traces = self.traces
+        return traces.users | traces.devices | traces.sessions | traces.event_ids
 
     @property
     def needles(self) -> frozenset[bytes]:
@@ -167,14 +178,18 @@ def find_traces(log: Search, store: StateStore | None, people: Collection[str]) 
     devices = {device.removeprefix(DEVICE_PREFIX) for device in given}
     sessions: set[str] = set()
     event_ids: set[str] = set()
+    texts: set[str] = set()
     records = 0
     for _, payload in log(needles_of(users)):
         entry = _decoded(payload)
         event = _event(entry)
         if event is None:
-            records += isinstance(entry, User) and entry.user_id in users
+            if isinstance(entry, User) and entry.user_id in users:
+                records += 1
+                texts.update(texts_of(entry))
         elif event.user_id in users:
             records += 1
+            texts.update(texts_of(event))
             event_ids.add(event.event_id)
             devices |= {event.device_id} - {None}  # type: ignore[arg-type]
             sessions |= {event.session_id} - {None}  # type: ignore[arg-type]
@@ -201,6 +216,7 @@ def find_traces(log: Search, store: StateStore | None, people: Collection[str]) 
             if device not in shared or _held(logins[device], offset):
                 records += 1
                 event_ids.add(event.event_id)
+                texts.update(texts_of(event))
                 sessions |= {event.session_id} - {None}  # type: ignore[arg-type]
                 if device in shared:
                     offsets.add(offset)
@@ -214,7 +230,33 @@ def find_traces(log: Search, store: StateStore | None, people: Collection[str]) 
         ),
         frozenset(offsets),
         records,
+        frozenset(islice(texts, _MOST_TEXTS)),
     )
+
+
+def texts_of(entry: Entry | None) -> Iterator[str]:
+    """Yield the texts that an entry says of a user or an item, in any depth.
+
+    A recommendation is written by the server, of names that it has anyway.
+    """
+    if isinstance(entry, Restricted | Forwarded):
+        entry = entry.event
+    if isinstance(entry, Event) and entry.type != "impression":
+        yield from _strings([*entry.properties.values(), *entry.context.values()])
+    elif isinstance(entry, User):
+        yield from _strings([*entry.properties.values()])
+    elif isinstance(entry, Item):
+        yield from _strings([entry.title, entry.category, *entry.properties.values()])
+
+
+def _strings(value: object) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        yield from _strings([*value, *value.values()])
+    elif isinstance(value, list):
+        for element in value:
+            yield from _strings(element)
 
 
 def _decoded(payload: bytes) -> Entry | None:

@@ -57,7 +57,11 @@ class MultiSubstring:
         )
 
     def occur_in_file(self, path: Path, *, whole: bool = False) -> bool:
-        """Return whether any text occurs in a file, which is read in overlapping blocks."""
+        """Return whether any text occurs in a file."""
+        return any(True for _ in self.find_in_file(path, whole=whole))
+
+    def find_in_file(self, path: Path, *, whole: bool = False) -> Iterator[bytes]:
+        """Yield the text of each occurrence in a file, which is read in overlapping blocks."""
         before = b""
         with path.open("rb") as file:
             block = file.read(_BLOCK)
@@ -68,9 +72,8 @@ class MultiSubstring:
                     # Judged with the last block, or to be judged when the next byte is known.
                     elsewhere = end < len(before) or (end == len(data) and following)
                     if not elsewhere and (not whole or _is_whole(data, start, end)):
-                        return True
+                        yield data[start:end]
                 before, block = data[max(len(data) - self._longest - _CONTEXT, 0) :], following
-        return False
 
     def occur_in_pairs(self, pairs: Iterable[tuple[bytes, bytes]], *, whole: bool = False) -> bool:
         """Return whether any text occurs in a key or a value."""

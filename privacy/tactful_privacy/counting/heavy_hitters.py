@@ -5,7 +5,7 @@ from __future__ import annotations
 import hmac
 import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import partial
 
 import msgspec
@@ -100,13 +100,26 @@ class BoundedKeys:
         day = timestamp // DAY_MS
         if not 1 <= len(key) <= MAX_KEY or day < max(self._state.open_from, watermark // DAY_MS):
             return False
-        user = hmac.digest(self._unit_key, b"%d:%s" % (day, unit.encode()), "sha256")[:16]
-        counted = self._state.keys.setdefault(day, {}).setdefault(user, [])
+        counted = self._state.keys.setdefault(day, {}).setdefault(self._user(day, unit), [])
         if key in counted or len(counted) >= self.statistic.cap:
             return False
         counted.append(key)
         self._changed = True
         return True
+
+    def erase(self, units: Collection[str]) -> None:
+        """Delete the keys of some users on days that are not released.
+
+        A user who contributes again that day has the whole cap again, as nothing of the earlier
+        contributions is left to release.
+        """
+        for day, users in self._state.keys.items():
+            for unit in units:
+                if users.pop(self._user(day, unit), None) is not None:
+                    self._changed = True
+
+    def _user(self, day: int, unit: str) -> bytes:
+        return hmac.digest(self._unit_key, b"%d:%s" % (day, unit.encode()), "sha256")[:16]
 
     def due(self, watermark: int) -> dict[int, Counter[str]]:
         """Return the exact users of each key on each day that is over. Secret.

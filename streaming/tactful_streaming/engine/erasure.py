@@ -215,6 +215,30 @@ def delete_subjects(
     Returns:
         Number of deleted keys.
     """
+    removed, changes = _deletions(store, subjects, definitions, snapshots, references)
+    for start in range(0, len(changes), _PIECE):
+        store.write(changes[start : start + _PIECE])
+    return removed
+
+
+def holds_subjects(
+    store: StateStore,
+    subjects: SubjectIds,
+    definitions: Definitions,
+    snapshots: Mapping[str, Callable[[bytes], bytes]],
+) -> bool:
+    """Return whether `delete_subjects` would change anything; another process may write."""
+    return bool(_deletions(store, subjects, definitions, snapshots, None)[1])
+
+
+def _deletions(
+    store: StateStore,
+    subjects: SubjectIds,
+    definitions: Definitions,
+    snapshots: Mapping[str, Callable[[bytes], bytes]],
+    references: SubjectReferences | None,
+) -> tuple[int, list[Change]]:
+    """Return the number of deleted keys, and the changes that delete users."""
     references = find_references(store, subjects, definitions) if references is None else references
     own = {*_own_keys(subjects, history_keys(store, subjects), definitions), *references.events}
     changes: list[Change] = [(key, None) for key in own if store.get(key) is not None]
@@ -237,9 +261,7 @@ def delete_subjects(
         snapshot = store.get(layout.CONSUMER + name.encode())
         if snapshot is not None and (left := without(snapshot)) != snapshot:
             changes.append((layout.CONSUMER + name.encode(), left))
-    for start in range(0, len(changes), _PIECE):
-        store.write(changes[start : start + _PIECE])
-    return removed
+    return removed, changes
 
 
 def _own_keys(
@@ -351,8 +373,9 @@ class EngineErasure:
         state.transfers.delete(lambda entry: names_subject(entry, subjects))
         if state.resolver is not None:
             state.resolver.links.drop(subjects.users, subjects.devices | subjects.shared)
+        shared = {log_entries.DEVICE_PREFIX + device for device in subjects.shared}
         for consumer in state.options.consumers.values():
-            consumer.delete_users(keys)
+            consumer.delete_users({*keys, *shared})
 
     def _reload_mentions(self, subjects: SubjectIds, mentions: Iterable[bytes]) -> None:
         """Reload entities and partial matches of others that named the users."""

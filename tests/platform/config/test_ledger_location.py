@@ -228,7 +228,7 @@ def test_server_outlives_its_ledger(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     again.close()
 
 
-def test_an_erasure_waits_for_a_ledger_that_is_away() -> None:
+def test_an_erasure_waits_for_a_ledger_that_is_away(tmp_path: Path) -> None:
     """The engine commits before it erases; an unknown error would end the job."""
 
     class Away:
@@ -239,6 +239,7 @@ def test_an_erasure_waits_for_a_ledger_that_is_away() -> None:
     nothing.erasure = SimpleNamespace(delete=lambda *_, **__: 0)
     away: Any = Away()
     stores = LiveStores(
+        small_settings(tmp_path),
         nothing,
         nothing,
         away,

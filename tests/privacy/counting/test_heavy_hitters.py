@@ -216,3 +216,20 @@ def test_what_is_wrong_is_refused() -> None:
         counting().restore(saved[:-1])
     with pytest.raises(StateError, match="check the clock"):
         counting().due(5_000 * DAY_MS)
+
+
+def test_keys_of_an_erased_user_are_in_no_snapshot() -> None:
+    """Those of others stay, and the user's later contributions are bounded as ever."""
+    keys = counting()
+    for user in ("user:ada", "user:bob"):
+        for number in range(3):
+            keys.add(user, 0, f"{user} {number}")
+    keys.snapshot()
+    keys.erase(["user:ada", "user:nobody"])
+    assert keys.changed
+    stored = keys.snapshot()
+    assert b"ada" not in stored
+    assert stored.count(b"user:bob") == 3
+    assert [keys.add("user:ada", 0, f"later {number}") for number in range(4)] == [True] * 3 + [
+        False
+    ]
