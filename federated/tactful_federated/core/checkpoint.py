@@ -86,33 +86,29 @@ class RoundCounter:
     """Highest round of a run, stored outside its directory to detect a restored older copy.
 
     A checkpoint and a ledger restored together agree with each other, and releases would be drawn
-    again. The file is `tactful/rounds/ID` in `$XDG_STATE_HOME` (default `~/.local/state`), with ID
-    from the file `id` of the directory.
+    again. The file is `tactful/rounds/NAME` in `$XDG_STATE_HOME` (default `~/.local/state`), with
+    the name that the ledger has.
 
     Assumed: the file is not restored with the directory. If it is missing, as on another machine,
     a warning is logged, it is created again, and an older copy is not detected.
     """
 
-    def __init__(self, directory: Path) -> None:
-        """Find the file; a new run gets an id.
+    def __init__(self, directory: Path, name: str, *, new: bool) -> None:
+        """Find the file; a new run has none yet.
 
         Raises:
-            CheckpointError: The id is damaged.
+            CheckpointError: The name is damaged.
         """
-        named = directory / "id"
-        self._new = not named.exists()
-        if self._new:
-            write_whole(named, os.urandom(16).hex().encode("ascii"))
-        identity = named.read_bytes().decode("ascii", "replace")
-        if not re.fullmatch("[0-9a-f]{32}", identity):
-            raise CheckpointError(f"{named} is damaged: restore it, or begin a new run")
+        if not re.fullmatch("[0-9a-f]{32}", name):
+            raise CheckpointError(f"the ledger in {directory} is damaged: restore it")
+        self._new = new
         state = Path(os.environ.get("XDG_STATE_HOME", ""))
         if not state.is_absolute():
             try:
                 state = Path("~/.local/state").expanduser()
             except RuntimeError:  # the user of the process has no home
                 state = directory.absolute().parent
-        self._path = state / "tactful" / "rounds" / identity
+        self._path = state / "tactful" / "rounds" / name
 
     def check(self, round_number: int) -> None:
         """Compare the round of a checkpoint with the counter.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ CREATE TABLE IF NOT EXISTS participation (
     round INTEGER
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS released (one INTEGER PRIMARY KEY CHECK (one = 1), count INTEGER);
+CREATE TABLE IF NOT EXISTS run (one INTEGER PRIMARY KEY CHECK (one = 1), name TEXT NOT NULL);
 """
 
 
@@ -115,6 +117,13 @@ class Participation:
                 f"UPDATE participation SET times = times - 1, {_UNDONE} AND device = ?",
                 [(release, str(device)) for device in devices],
             )
+
+    def name(self) -> tuple[str, bool]:
+        """Return the random name of this ledger, and whether it was drawn just now."""
+        drawn = self._file.execute(
+            "INSERT OR IGNORE INTO run VALUES (1, ?)", (os.urandom(16).hex(),)
+        ).rowcount
+        return self._file.execute("SELECT name FROM run").fetchone()[0], bool(drawn)
 
     @property
     def released(self) -> int:

@@ -112,10 +112,9 @@ class PrivateTraining:
     is killed in between, devices stay charged and nothing was published.
 
         plan.json         the plan of the first start
-        participation.db  charges of devices and number of releases
+        participation.db  charges of devices, number of releases, name of the `RoundCounter`
         state.npz         round, releases, model and noise memory
         lock              held by the running process
-        id                name of the counter outside the directory; see `RoundCounter`
 
     Args:
         directory: Directory of the run. The noise memory in it must stay secret; restore only its
@@ -139,7 +138,7 @@ class PrivateTraining:
 
         Raises:
             CheckpointError: The directory is in use, damaged or has another plan, or the
-                checkpoint is older than the ledger or the counter.
+                checkpoint and the ledger are not from the newest copy.
             WeightsError: The weights do not fit the plan.
         """
         self.plan, self._optimizer, self._entropy = plan, optimizer, entropy
@@ -158,7 +157,8 @@ class PrivateTraining:
         self.ledger = Participation(
             directory / "participation.db", times=plan.participations, separation=plan.separation
         )
-        self._counter = RoundCounter(directory)
+        name, new = self.ledger.name()
+        self._counter = RoundCounter(directory, name, new=new)
         arrays = load_arrays(self._path)
         if arrays is None:
             if weights.size != plan.parameters:
@@ -176,6 +176,11 @@ class PrivateTraining:
             raise CheckpointError(
                 f"{self._path} is older than the ledger, so rounds would be released twice:"
                 " restore the newer checkpoint"
+            )
+        if self.releases > self.ledger.released + 1:  # one more after a kill between both writes
+            raise CheckpointError(
+                f"the ledger beside {self._path} is older than it, so devices could take part too"
+                " often: restore the newest copy of both"
             )
         self._counter.check(self.round)
         self._counter.write(self.round)

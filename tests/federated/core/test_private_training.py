@@ -5,6 +5,7 @@ import sqlite3
 import subprocess
 import sys
 from collections import Counter
+from contextlib import closing
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -291,12 +292,29 @@ def test_a_restored_copy_draws_no_release_again(tmp_path: Path, copied: int) -> 
     newest = tmp_path / "newest"
     (tmp_path / "run").rename(newest)
     for place in ("run", "elsewhere"):
-        shutil.copytree(tmp_path / "copy", tmp_path / place)
+        (tmp_path / place).mkdir()
+        for file in ("state.npz", "participation.db"):
+            shutil.copy(tmp_path / "copy" / file, tmp_path / place / file)
         with pytest.raises(CheckpointError, match="restored from an older copy"):
             training(tmp_path / place, small_plan())
     run = training(newest, small_plan())
     assert run.releases == copied + 1
     run.close()
+
+
+def test_an_older_ledger_is_refused(tmp_path: Path) -> None:
+    """A ledger restored alone had none of the later charges."""
+    run = training(tmp_path, small_plan())
+    old = (tmp_path / "participation.db").read_bytes()
+    for _ in range(2):
+        run.run_round(ClearCollector(Devices(60, constant)))
+    run.close()
+    for content in (old, None):
+        (tmp_path / "participation.db").unlink()
+        if content is not None:
+            (tmp_path / "participation.db").write_bytes(content)
+        with pytest.raises(CheckpointError, match="could take part too"):
+            training(tmp_path, small_plan())
 
 
 def test_a_lost_counter_is_told_and_made_again(
@@ -317,12 +335,18 @@ def test_a_lost_counter_is_told_and_made_again(
     counter.unlink()
     again()
     assert "is missing" in caplog.text and counter.read_text() == "3"
-    for damaged, problem in ((counter, "cannot be read"), (tmp_path / "run" / "id", "is damaged")):
-        damaged.write_text("../x")
-        with pytest.raises(CheckpointError, match=problem):
-            again()
-    # A run of an earlier version has no id, and goes on.
-    (tmp_path / "run" / "id").unlink()
+    counter.write_text("x")
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        again()
+
+    def change(statement: str) -> None:
+        with closing(sqlite3.connect(tmp_path / "run" / "participation.db")) as ledger, ledger:
+            ledger.execute(statement)
+
+    change("UPDATE run SET name = '../x'")
+    with pytest.raises(CheckpointError, match="is damaged"):
+        again()
+    change("DROP TABLE run")  # as in an earlier version
     again()
 
 
