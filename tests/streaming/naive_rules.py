@@ -201,7 +201,7 @@ def key_of(
 
 
 def change_event(event: Event, change: FieldChange, received: int | None) -> Event:
-    data = fields_of(event)
+    data: Any = fields_of(event)
     place, _, part = change.field.rpartition(".")
     held = data[place] if place else data
     old = held.get(part)

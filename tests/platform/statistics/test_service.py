@@ -454,7 +454,7 @@ ARRIVALS = st.lists(
 
 def released_by_hand(arrivals: Sequence[tuple[int, int, int, int, bool]]) -> Any:
     """Releases of a server that applies arrivals as fast as it can."""
-    now, received = [MONDAY], MONDAY
+    now, received, reached = [MONDAY], MONDAY, MONDAY
     queue: list[tuple[Event, int, bool]] = []
     for number, (person, pause, age, takes, commits) in enumerate(arrivals):
         received += pause
@@ -465,7 +465,6 @@ def released_by_hand(arrivals: Sequence[tuple[int, int, int, int, bool]]) -> Any
         with contextlib.closing(ledger):
             counts = counting(ledger, lines(cap=3), clock=lambda: now[0])
             counts.counter.applied_until = lambda: reached
-            reached = MONDAY
             counts.counter.before_commit()  # as an idle server commits
             for place, (event, takes, commits) in enumerate(queue):
                 now[0] = max(now[0], event.received_at or 0)

@@ -152,9 +152,9 @@ def test_a_damaged_state_is_refused_and_released(tmp_path: Path) -> None:
 
 def test_fast_clock(shard: Shard) -> None:
     """Devices with fast clocks, in every partition, stop no match of others."""
-    ahead = {"type": "view", "timestamp": START + 295_000}
+    ahead = START + 295_000
     fast = [
-        Event(event_id=f"f{n}", device_id=f"d{n}", received_at=START, **ahead) for n in range(40)
+        event_of(f"f{n}", "view", ahead, device_id=f"d{n}", received_at=START) for n in range(40)
     ]
     others = [
         event_of(f"{type_}-{n}", type_, START + after, f"u{n}", received_at=START + after)
