@@ -9,10 +9,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import msgspec
 import numpy as np
 import pytest
-from tests.platform.shop import HOUR, Clock
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.platform.shop import BEGIN, DAY, HOUR, Clock, write_log
 from tests.platform.support import Live, TinyRecommender, now_ms, small_settings, wait_until
 
 from tactful.config.settings import Settings
@@ -21,8 +24,8 @@ from tactful.event_log.recipients import LIFETIME_MS, open_ids
 from tactful.experiments.controller import RolloutController
 from tactful.experiments.definitions import GuardrailDefinition, RolloutDefinition, experiment_at
 from tactful.experiments.store import RolloutStore
-from tactful.experiments.tally import PersonOutcome, read_arm_outcomes
-from tactful.experiments.tuner import read_probed
+from tactful.experiments.tally import ArmOutcomes, PersonOutcome, read_arm_outcomes
+from tactful.experiments.tuner import ProbedList, read_probed
 from tactful.metadata.store import MetadataStore
 from tactful.ranking.features import RANKING_FEATURES, layout
 from tactful.rerank.frequency_caps import ShownToday
@@ -352,9 +355,9 @@ def test_a_signed_impression_that_the_log_lacks_counts_once(shop: Server) -> Non
 def test_lists_of_an_earlier_system_train_and_count_for_no_experiment(shop: Server) -> None:
     before = shop.tallies()
     (log,) = shop.live.platform.backend.partitions()
-    given = find_impression(log, shop.given["d0"]["recommendation_id"], latest=10**6)
-    assert given is not None
-    features = {name: given.properties[name] for name in ("layout", "features")}
+    served = find_impression(log, shop.given["d0"]["recommendation_id"], latest=10**6)
+    assert served is not None
+    features = {name: served.properties[name] for name in ("layout", "features")}
     old = shop.impression("old", "change", recommendation_id="old-1")
     old["properties"] = {"items": ["cup", "tea"], "rollouts": ["cheaper:change"], **features}
     click = shop.event("click", "old", recommendation_id="old-1")
@@ -364,3 +367,60 @@ def test_lists_of_an_earlier_system_train_and_count_for_no_experiment(shop: Serv
     taken = after.pop("training")[0]
     assert taken == [*before.pop("training")[0], True, False]
     assert after == before
+
+
+_IDS = st.sampled_from([*(f"r{number}" for number in range(6)), "x", "r0="])
+_CLAIM = st.fixed_dictionaries(
+    {
+        "type": st.sampled_from(["impression", *TYPES, "x.login", "add_to_cart"]),
+        "sender": st.sampled_from(["browser", "server"]),
+        "user_id": st.sampled_from([None, "mallory", "trent"]),
+        "device_id": st.sampled_from(["m1", "m2"]),
+        "event_id": st.one_of(_IDS, _IDS.map("impression:{}".format)),
+        "recommendation_id": _IDS,
+        "item_id": st.sampled_from([None, "cup", "tea"]),
+        "timestamp": st.integers(BEGIN, BEGIN + 2 * HOUR),
+        "properties": st.fixed_dictionaries(
+            {},
+            optional={
+                "items": st.lists(st.sampled_from(["cup", "tea"])),
+                "rollouts": st.sampled_from([["cheaper:change"], ["cheaper:control"], "x", [1]]),
+                "experiment": st.just("cheaper"),
+                "arm": st.sampled_from(["change", "control", None]),
+                "price": st.floats(0, 1e9),
+                "failed": st.booleans(),
+                "scores": st.just([0.0, 0.0]),
+            },
+        ),
+    }
+)
+
+
+@given(claims=st.lists(st.tuples(st.integers(0, 12), _CLAIM), max_size=20))
+@hypothesis.settings(max_examples=50, deadline=None)
+def test_no_claim_of_another_person_moves_a_tally(
+    tmp_path_factory: pytest.TempPathFactory, claims: list[tuple[int, dict[str, Any]]]
+) -> None:
+    """Whatever is claimed of their lists, at any place of the log."""
+    made: list[Event] = []
+    for number in range(6):
+        named: dict[str, Any] = {"recommendation_id": f"r{number}", "device_id": f"d{number}"}
+        drawn = {"rollouts": [f"cheaper:{'control' if number % 2 else 'change'}"]}
+        drawn |= {"tuner_state": [1.0], "tuner_drawn": [0.5]}
+        shown = {"items": ["cup", "tea"], **drawn, "tuner_log_density": 0.1}
+        own: dict[str, Any] = {"event_id": f"impression:r{number}", "properties": shown}
+        made.append(Event(type="impression", timestamp=BEGIN + number, **named, **own))
+        sent: dict[str, Any] = {"event_id": f"c{number}", "item_id": "cup", "sender": "browser"}
+        type_ = TYPES[number % 2]
+        made.append(Event(type=type_, timestamp=BEGIN + HOUR // 2, **named, **sent))
+    mixed = [*made]
+    for place, claim in claims:
+        mixed.insert(place, Event(**claim))
+
+    def read(name: str, entries: list[Event]) -> tuple[ArmOutcomes, list[ProbedList]]:
+        span: Any = {"since": BEGIN, "until": BEGIN + DAY, "types": TYPES, "lasts": HOUR}
+        with write_log(tmp_path_factory.mktemp(name) / "log", entries) as log:
+            arms = read_arm_outcomes(log, "cheaper", **span)
+            return arms, read_probed(log, "cheaper", **span)
+
+    assert read("mixed", mixed) == read("made", made)
