@@ -6,7 +6,7 @@ to this user and nobody else may enter it; it is in no backup. Each file has one
 signature and processor, behind a checksum: numba's own files are unpickled unchecked, and a damaged
 one may end the process.
 
-    tactful-3f9a….bin    SHA-256 of the rest, 32 bytes | pickled machine code
+    tactful-3f9a….nbc    SHA-256 of the rest, 32 bytes | pickled machine code
 """
 
 from __future__ import annotations
@@ -114,4 +114,4 @@ class CodeCache:
         if self.cache_path is None:
             return None
         about = repr((self._about, str(signature), context.codegen().magic_tuple()))
-        return self.cache_path / f"tactful-{hashlib.sha256(about.encode()).hexdigest()[:32]}.bin"
+        return self.cache_path / f"tactful-{hashlib.sha256(about.encode()).hexdigest()[:32]}.nbc"
