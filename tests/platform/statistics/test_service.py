@@ -846,7 +846,7 @@ def test_a_server_publishes_what_its_log_holds(quiet: None, tmp_path: Path) -> N
         told = live.http.get("/v1/privacy/ledger").json()
         assert told["spends"][0]["days"] > 0
         assert told["budgets"][0]["reserved"] == told["spends"][0]["epsilon_each_day"]
-        for cursor in ("x", "", "1_0", "٣", "9" * 19, "-" + "9" * 30, "9" * 512):
+        for cursor in ("x", "1_0", "٣", "9" * 19, "-" + "9" * 30, "9" * 512):
             wrong = live.http.get("/v1/statistics/lines", params={"cursor": cursor})
             assert (wrong.status_code, wrong.json()["code"]) == (400, "bad_query"), cursor
     assert found == recount(SHOP, LINES.cap)
