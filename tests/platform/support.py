@@ -227,7 +227,7 @@ class Live:
             return (self.http.get("/metrics", headers=headers).status_code != 401) == valid
 
         # A new connection may meet either worker: those that have read the keys agree.
-        wait_until(lambda: all(known() for _ in range(8 if self.workers else 1)))
+        wait_until(lambda: all(known() for _ in range(16 if self.workers else 1)))
 
     def views(self, user: str, after: Position) -> float:
         """Return the number of views of `user`, once everything up to `after` is applied."""
