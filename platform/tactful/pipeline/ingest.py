@@ -170,7 +170,7 @@ class EventIngest:
             if identifier in pending:
                 writes.add(pending[identifier])
                 repeated += [entry] if self._options.repeats else []
-            elif identifier not in fresh and not seen(identifier, now):
+            elif identifier not in fresh and not seen(identifier, now, former=event.event_id):
                 fresh[identifier] = entry
         if fresh or repeated:
             written = self._append([*fresh.values(), *repeated], tuple(fresh))

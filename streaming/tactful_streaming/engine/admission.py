@@ -150,11 +150,15 @@ class Admission:
         self.newest = newest
         self.watermark = max(watermark, newest - self._delay, 0)
 
-    def seen(self, key: str, at: int | None = None) -> bool:
-        """Whether the event of this key, received at `at`, would change nothing."""
+    def seen(self, key: str, at: int | None, former: str | None) -> bool:
+        """Whether an event would change nothing, see `Engine.seen`."""
         time = self.watermark if at is None else at
         keys = [key, key + MEASURED] if self._independent else [key]
-        return all(self._dedupe.seen(key, time) for key in keys)
+        others = [] if former is None else [former]
+        known, is_new = self._dedupe.seen_many([*keys, *others]), self._dedupe.is_new
+        return not any(is_new(key, known, time) for key in keys) or not all(
+            is_new(key, known, self.watermark) for key in others
+        )
 
     @property
     def ids_reached(self) -> int:

@@ -81,12 +81,13 @@ class Engine(EngineReads):
         """Windows that ended up to here are closed for good, epoch milliseconds."""
         return self._state.horizon
 
-    def seen(self, key: str, at: int | None = None) -> bool:
+    def seen(self, key: str, at: int | None = None, *, former: str | None = None) -> bool:
         """Whether an event of this :func:`event_key` was applied and is still remembered.
 
-        `at` is the time of receipt of the event that asks; by default the watermark.
+        `at` is the time of receipt of the event that asks, by default the watermark; `former` is
+        its key in logs of earlier versions, which did not record the sender.
         """
-        return self._state.admission.seen(key, at)
+        return self._state.admission.seen(key, at, former)
 
     def apply(self, records: Sequence[Record]) -> Applied:
         """Count log records, in memory only; those below :attr:`offset` are skipped.

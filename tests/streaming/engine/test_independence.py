@@ -109,7 +109,7 @@ def counted(log: list[tuple[Event, bool]], rules: str) -> list[Event]:
     for event, applied in log:
         if applied:
             catch_up()
-        if not engine.seen(event_key(event), event.received_at):
+        if not engine.seen(event_key(event), event.received_at, former=event.event_id):
             waiting.append(encode_entry(event, "json" if len(waiting) % 2 else "msgpack"))
     catch_up()
     return probe.events
@@ -150,6 +150,8 @@ def test_ids_of_older_logs_have_one_namespace() -> None:
     newer = [Event(**fields, user_id=user, sender=SERVER) for user in ("ann", "bob", "ann")]
     applied = engine.apply([*enumerate(map(encode_entry, [*older, *newer]))])
     assert (applied.applied, applied.duplicates) == (3, 2)
+    assert engine.seen("from a newer sender", former="1"), "a retry may come after an upgrade"
+    assert not engine.seen("from a newer sender", former="2")
 
 
 def test_a_forged_id_discards_no_action() -> None:
