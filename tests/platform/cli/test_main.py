@@ -198,7 +198,7 @@ def test_the_doctor_fails_for_what_keeps_a_server_from_working(tmp_path: Path) -
     checks = {check["name"]: check for check in json.loads(result.stdout)}
     assert result.exit_code == 1
     failed = {name for name, check in checks.items() if check["state"] == "failed"}
-    assert failed == {"features", "disk", "metadata", f"port {port}"}
+    assert failed == {"features", "permissions", "disk", "metadata", f"port {port}"}
 
 
 def test_the_doctor_tells_of_what_lists_are_made_from(settings: Settings) -> None:
