@@ -35,6 +35,7 @@ from tactful.client import Client
 from tactful.errors import ClientError
 from tactful.ranking.model import Pointer, read_manifest, version_directory, write_pointer
 from tactful.util.process_tuning import short_delays
+from tactful.util.signing import open_signing_key, sign_directory
 
 _SHARE = 0.8
 _SWAP_S = 10.0
@@ -148,6 +149,7 @@ def load_figures(data: Path, *, minutes: float, workers: int = 0) -> list[Figure
         shutil.copytree(version_directory(models, "1"), other)
         manifest = msgspec.structs.replace(read_manifest(other), version="2")
         (other / "manifest.json").write_bytes(msgspec.json.encode(manifest))
+        sign_directory(other, open_signing_key(data))
     items = len(np.load(version_directory(models, "1") / "index" / "item_ids_ends.npy"))
     with short_delays(), serving(data, workers) as served:
         closed(served.port, waiting=2, seconds=3.0)

@@ -16,6 +16,7 @@ import inspect
 import logging
 import os
 import pickle
+import stat
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -54,18 +55,41 @@ def cache_folder() -> Path | None:
     """Return the folder of machine code, made if absent; None if others may write to it."""
     home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     folder = Path(os.environ.get("NUMBA_CACHE_DIR") or home) / "tactful"
-    problem: object = "it belongs to another user, is a link, or others may enter it (mode 0700)"
+    problem: object = (
+        "it belongs to another user, is a link, or others may enter it (mode 0700), or replace it "
+        "in a folder above"
+    )
     try:
         folder = folder.expanduser()
         folder.parent.mkdir(parents=True, exist_ok=True)
         folder.mkdir(mode=0o700, exist_ok=True)
         about = folder.lstat()
-        if about.st_uid == os.geteuid() and about.st_mode & 0o170077 == 0o040000:
+        private = about.st_uid == os.geteuid() and about.st_mode & 0o170077 == 0o040000
+        if private and not any(map(_others_may_replace, folder.resolve().parents)):
             return folder
     except (OSError, RuntimeError) as error:  # no place to write, or no home
         problem = error
     _logger.warning("kernels are compiled at each start: no cache in %s: %s", folder, problem)
     return None
+
+
+def _others_may_replace(folder: Path) -> bool:
+    """Whether another user, who is not root, may rename what is in a folder."""
+    about = folder.stat()
+    # The first group of a user has often no other members.
+    others = 0o002 if about.st_gid == os.getegid() else 0o022
+    writable = about.st_mode & others and not about.st_mode & stat.S_ISVTX
+    return bool(writable) or about.st_uid not in (0, os.geteuid())
+
+
+def _read_own(path: Path) -> bytes:
+    """Read a file of this user; the folder above may have been replaced since it was checked."""
+    handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+    with os.fdopen(handle, "rb") as file:
+        about = os.fstat(handle)
+        if about.st_uid != os.geteuid() or about.st_mode & 0o022:
+            raise PermissionError(f"{path} belongs to another user, or others may write it")
+        return file.read()
 
 
 class CodeCache:
@@ -85,7 +109,7 @@ class CodeCache:
         context.refresh()
         path = self._path(signature, context)
         try:
-            stored = b"" if path is None else path.read_bytes()
+            stored = b"" if path is None else _read_own(path)
             code = stored[_DIGEST:]
             if hashlib.sha256(code).digest() == stored[:_DIGEST]:
                 rebuild: Any = compiler.CompileResult._rebuild

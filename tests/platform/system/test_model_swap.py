@@ -145,3 +145,13 @@ def test_a_restart_with_an_unfit_champion_serves_the_last_one(settings: Settings
         body = {"user_id": SHOP.person[0], "force": {RANKING_EXPERIMENT: LEARNED}}
         answer = live.http.post("/v1/recommend", json=body)
     assert (answer.status_code, answer.json()["model_version"]) == (200, "2")
+
+
+def test_a_changed_champion_is_refused_and_the_last_one_serves(settings: Settings) -> None:
+    """It is changed after the server has signed the models of an earlier version."""
+    Platform.open(settings, build).close()
+    (version_directory(settings.models, "3") / "index" / "index.json").write_text("{}")
+    write_pointer(settings.models, Pointer(version="3", previous="2"))
+    with Live(Platform.open(settings, build)) as live:
+        said = live.http.get("/v1/models").json()
+    assert (said["champion"]["version"], "signed" in said["refused"]) == ("2", True)

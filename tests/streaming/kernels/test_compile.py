@@ -85,6 +85,26 @@ def test_a_folder_that_others_may_write_is_not_read(
     assert f"no cache in {folder}" in caplog.text
 
 
+@pytest.mark.parametrize("mode", [0o1777, 0o755, 0o777, 0o757])
+def test_a_folder_that_others_may_replace_is_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: int
+) -> None:
+    """A folder above it may be written by others only if it is sticky, as /tmp is."""
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "above" / "cache"))
+    (tmp_path / "above").mkdir()
+    (tmp_path / "above").chmod(mode)
+    assert (cache_folder() is None) == (mode in (0o777, 0o757))
+
+
+@pytest.mark.parametrize("mode", [0o622, 0o602])
+def test_a_file_that_others_may_write_is_not_read(folder: Path, mode: int) -> None:
+    compiled(add, SIGNATURE)
+    (path,) = folder.iterdir()
+    assert hits(compiled(add, SIGNATURE)) == 1
+    path.chmod(mode)
+    assert hits(compiled(add, SIGNATURE)) == 0
+
+
 def test_a_link_to_a_folder_is_not_read(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir(mode=0o700)
     folder.symlink_to(tmp_path / "elsewhere")
