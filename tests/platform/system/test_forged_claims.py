@@ -405,8 +405,9 @@ def test_no_claim_of_another_person_moves_a_tally(
     made: list[Event] = []
     for number in range(6):
         named: dict[str, Any] = {"recommendation_id": f"r{number}", "device_id": f"d{number}"}
-        drawn = {"rollouts": [f"cheaper:{'control' if number % 2 else 'change'}"]}
-        drawn |= {"tuner_state": [1.0], "tuner_drawn": [0.5]}
+        arm = "control" if number % 2 else "change"
+        drawn: dict[str, Any] = {"tuner_state": [1.0], "tuner_drawn": [0.5]}
+        drawn["rollouts"] = [f"cheaper:{arm}"]
         shown = {"items": ["cup", "tea"], **drawn, "tuner_log_density": 0.1}
         own: dict[str, Any] = {"event_id": f"impression:r{number}", "properties": shown}
         made.append(Event(type="impression", timestamp=BEGIN + number, **named, **own))
