@@ -109,7 +109,7 @@ def test_only_the_visits_most_like_this_one_vote() -> None:
     visits = [[0, 1, 2, 9], [0, 3], [0, 4], [0, 5]]
     scores = built(visits).scores([2, 1, 0], neighbours=1)
     assert set(scores.rows.tolist()) == {0, 1, 9}
-    again = SessionNeighbours.of(built(visits).arrays()).scores([2, 1, 0], neighbours=1)
+    again = SessionNeighbours(**built(visits).arrays()).scores([2, 1, 0], neighbours=1)
     assert np.array_equal(scores.values, again.values)
 
 
