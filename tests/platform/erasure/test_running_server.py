@@ -292,7 +292,8 @@ def test_readers_of_all_kinds_see_old_or_new_and_nothing_else(tmp_path: Path) ->
 WORK = """
 from pathlib import Path
 from tactful_streaming.log.embedded_log import EmbeddedLog
-from tactful_streaming.log.redaction import BLANK, draft_segment
+from tactful_streaming.log.redaction import draft_segment
+from tactful_streaming.log.segment import BLANK
 
 def work(count):
     sys.addaudithook(countdown(count))
