@@ -24,11 +24,12 @@ from hypothesis import strategies as st
 from msgspec.structs import replace as replaced
 from tests.platform.shop import DAY, HOUR, definitions, entries, make_shop
 from tests.platform.support import Live, small_settings, wait_until
+from tests.streaming.brokers import topic_name
 
 from tactful.config.engine import EngineSettings
 from tactful.config.privacy import StatisticsSettings
 from tactful.config.settings import Settings
-from tactful.config.storage import StorageSettings
+from tactful.config.storage import LogSettings, StorageSettings
 from tactful.errors import ConfigError
 from tactful.recommend.recommender import build
 from tactful.schemas.statistics import ConclusionQuery, StatisticsPage
@@ -408,13 +409,28 @@ def test_the_commit_that_closes_a_pane_does_not_matter(quiet: None, tmp_path: Pa
     assert found[0] == found[1] == {MONDAY: {"family-0": 1, "family-1": 0, "family-2": 0}}
 
 
-def test_backlog(quiet: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("kind", ["files", "kafka"])
+def test_backlog(
+    quiet: None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
+    kind: str,
+) -> None:
     """One person's backlog makes nobody late: the time of receipt decides, not the engine's."""
     now = [MONDAY + HOUR // 2]
     monkeypatch.setattr(clock, "time", SimpleNamespace(time_ns=lambda: now[0] * 1_000_000))
     content = {"daily_epsilon": "1", "statistics": [msgspec.to_builtins(LINES)]}
     statistics = configured(tmp_path, content).statistics
     settings = replace(small_settings(tmp_path), statistics=statistics)
+    if kind == "kafka":
+        servers = request.getfixturevalue("kafka_servers")
+        settings = replace(
+            settings,
+            log=LogSettings(
+                kind="kafka", brokers=servers, topic=topic_name(), consumer_threads=2, linger_ms=1
+            ),
+        )
 
     def post(*events: Event) -> None:
         answer = live.http.post("/v1/events", json=[wire(event) for event in events]).json()
