@@ -34,11 +34,8 @@ def is_left_out(path: PurePath) -> bool:
 
 def is_code(path: PurePath) -> bool:
     """Whether a path is one of compiled code, which runs where it is read."""
-    return (
-        path.suffix.casefold() in _CODE
-        or bool({"kernels", "__pycache__"} & set(path.parts[:-1]))
-        or (path.name.startswith("tactful-") and path.suffix == ".bin")
-    )
+    folders = set(path.parts[:-1])
+    return path.suffix.casefold() in _CODE or bool({"kernels", "__pycache__"} & folders)
 
 
 def secret_files(settings: Settings) -> frozenset[Path]:

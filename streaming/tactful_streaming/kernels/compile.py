@@ -1,7 +1,7 @@
 """Compiles functions with numba, and caches the machine code for later processes.
 
 The cache is one private folder: ``$NUMBA_CACHE_DIR/tactful``, else ``~/.cache/tactful``
-(``$XDG_CACHE_HOME``). Whoever may write to it may run code here, so it is used only if it belongs
+(``$XDG_CACHE_HOME``). Write access to it allows to run code here, so it is used only if it belongs
 to this user and nobody else may enter it; it is in no backup. Each file has one function for one
 signature and processor, behind a checksum: numba's own files are unpickled unchecked, and a damaged
 one may end the process.

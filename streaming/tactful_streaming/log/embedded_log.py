@@ -13,13 +13,10 @@ import fcntl
 import logging
 import math
 import os
-import struct
 import threading
 import time
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 from tactful_privacy.durable_files import sync
 from tactful_streaming.errors import (
@@ -29,14 +26,14 @@ from tactful_streaming.errors import (
     LogWriteError,
     OffsetError,
 )
+from tactful_streaming.log.bounds_file import Bounds, BoundsFile
 from tactful_streaming.log.event_log import Durability
 from tactful_streaming.log.segment import BLANK, UNFINISHED, UnknownTailError, encode_records
 from tactful_streaming.log.segment_catalogue import (
-    Catalogue,
     Loss,
     accept,
+    compare,
     cure,
-    find_losses,
     move_begin,
     present_segments,
     read_catalogue,
@@ -52,9 +49,6 @@ _logger = logging.getLogger(__name__)
 _SHARE = 16
 _BLANKS = 10_000
 _PROBE_BYTES = 65_536
-_BOUNDS = struct.Struct("<QQ")
-_TIME = struct.Struct("<q")
-_TIME_AT = _BOUNDS.size + 4
 
 
 class EmbeddedLog(contextlib.AbstractContextManager["EmbeddedLog"]):
@@ -134,7 +128,7 @@ class EmbeddedLog(contextlib.AbstractContextManager["EmbeddedLog"]):
                 resources.enter_context(lock_directory(path))
                 for leftover in path.glob(f"*{UNFINISHED}"):
                     leftover.unlink()
-            self._bounds = _BoundsFile(path, writable=not read_only)
+            self._bounds = BoundsFile(path, writable=not read_only)
             resources.callback(self._bounds.close)
             bounds = self._bounds.read()
             if not read_only and not accept_loss and self._bounds.damaged:
@@ -333,10 +327,10 @@ class EmbeddedLog(contextlib.AbstractContextManager["EmbeddedLog"]):
             self._segments.add(self._end)
             self._write_bounds()
 
-    def _open_segments(self, bounds: _Bounds | None, accept_loss: bool) -> SegmentList:
+    def _open_segments(self, bounds: Bounds | None, accept_loss: bool) -> SegmentList:
         """Open all segments after a comparison with the catalogue."""
         path, end = self._path, 0 if bounds is None else bounds.end
-        catalogue, losses = self._compare(end, accept_loss)
+        catalogue, losses = compare(path, end, accept_loss)
         if losses and accept_loss:
             assert catalogue is not None
             at = self._clock()
@@ -362,26 +356,7 @@ class EmbeddedLog(contextlib.AbstractContextManager["EmbeddedLog"]):
             write_catalogue(path, bases)  # of a log of an earlier version
         return segments
 
-    def _compare(self, end: int, accept_loss: bool) -> tuple[Catalogue | None, list[Loss]]:
-        """Read the catalogue and compare it with the files, again if the writer changes it."""
-        while True:
-            try:
-                catalogue = read_catalogue(self._path)
-            except LogCorruptedError as error:
-                if not accept_loss:
-                    raise
-                _logger.error("%s: made anew", error)
-                return None, []
-            if catalogue is None:
-                return None, []
-            try:
-                losses = find_losses(self._path, catalogue, end)
-            except FileNotFoundError:
-                continue
-            if not losses or read_catalogue(self._path) == catalogue:
-                return catalogue, losses
-
-    def _open_active(self, bounds: _Bounds | None, accept_loss: bool) -> None:
+    def _open_active(self, bounds: Bounds | None, accept_loss: bool) -> None:
         """Find the end of the log, which must reach the acknowledged one."""
         lenient = self._read_only or accept_loss or bounds is None
         acknowledged = 0 if bounds is None else bounds.end
@@ -400,7 +375,7 @@ class EmbeddedLog(contextlib.AbstractContextManager["EmbeddedLog"]):
                 self.append([BLANK] * min(_BLANKS, acknowledged - self._end))
         self._write_bounds()
 
-    def _flaw(self, bounds: _Bounds) -> Loss | None:
+    def _flaw(self, bounds: Bounds) -> Loss | None:
         """Compare the newest segment with the acknowledged records."""
         active, end = self._segments.active, bounds.end
         if end > self._end:
@@ -418,7 +393,7 @@ class EmbeddedLog(contextlib.AbstractContextManager["EmbeddedLog"]):
         return None
 
     def _write_bounds(self) -> None:
-        self._bounds.write(_Bounds(self._segments.active.base, self._end, self._received))
+        self._bounds.write(Bounds(self._segments.active.base, self._end, self._received))
 
     def _follow(self) -> None:
         """Read what the writing process has acknowledged since the last call."""
@@ -427,64 +402,6 @@ class EmbeddedLog(contextlib.AbstractContextManager["EmbeddedLog"]):
             with self._append_lock:
                 self._segments.follow(bounds.last)
                 self._end = max(self._end, bounds.end)
-
-
-class _Bounds(NamedTuple):
-    """Acknowledged bounds of a log."""
-
-    last: int  # offset of the first record of the last segment
-    end: int  # offset behind the last acknowledged record
-    received: int | None  # time of its receipt, epoch milliseconds; None in an earlier version
-
-
-class _BoundsFile:
-    """File ``bounds`` of a log directory: the acknowledged end, for other processes.
-
-    ::
-
-        offset of the last segment 8 | acknowledged end 8 | CRC-32 of both 4
-        time of receipt of the last record 8 | CRC-32 of all four 4
-    """
-
-    def __init__(self, path: Path, *, writable: bool) -> None:
-        self._file: int | None = None
-        with contextlib.suppress(FileNotFoundError):
-            flags = os.O_RDWR | os.O_CREAT if writable else os.O_RDONLY
-            self._file = os.open(path / "bounds", flags, 0o644)
-
-    @property
-    def damaged(self) -> bool:
-        """Whether the file holds something else; zeros are what a power cut leaves of it."""
-        return self._file is not None and self.read() is None and any(os.pread(self._file, 64, 0))
-
-    def read(self) -> _Bounds | None:
-        """Read the bounds; None if the file does not exist or is not intact."""
-        if self._file is None:
-            return None
-        data = os.pread(self._file, 2 * _BOUNDS.size, 0)
-        fields, checksum = data[: _BOUNDS.size], data[_BOUNDS.size : _TIME_AT]
-        if len(fields) < _BOUNDS.size or checksum != _checksum(fields):
-            return None
-        time = data[_TIME_AT : _TIME_AT + _TIME.size]
-        known = len(data) == 2 * _BOUNDS.size and data[-4:] == _checksum(data[:-4])
-        last, end = _BOUNDS.unpack(fields)
-        return _Bounds(last, end, _TIME.unpack(time)[0] if known else None)
-
-    def write(self, bounds: _Bounds) -> None:
-        """Publish new bounds. After a refused write, readers see them with the next one."""
-        assert self._file is not None
-        fields = _BOUNDS.pack(bounds.last, bounds.end)
-        data = fields + _checksum(fields) + _TIME.pack(bounds.received or 0)
-        with contextlib.suppress(OSError):
-            os.pwrite(self._file, data + _checksum(data), 0)
-
-    def close(self) -> None:
-        if self._file is not None:
-            os.close(self._file)
-
-
-def _checksum(data: bytes) -> bytes:
-    return zlib.crc32(data).to_bytes(4, "little")
 
 
 @contextlib.contextmanager

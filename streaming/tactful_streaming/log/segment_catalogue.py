@@ -168,6 +168,30 @@ def find_losses(path: Path, catalogue: Catalogue, end: int) -> list[Loss]:
     return losses
 
 
+def compare(path: Path, end: int, accept_loss: bool) -> tuple[Catalogue | None, list[Loss]]:
+    """Read the catalogue and find losses, again if the writer of the log changes it meanwhile.
+
+    Raises:
+        LogCorruptedError: if the catalogue is damaged, unless the loss of it is accepted.
+    """
+    while True:
+        try:
+            catalogue = read_catalogue(path)
+        except LogCorruptedError as error:
+            if not accept_loss:
+                raise
+            _logger.error("%s: made anew", error)
+            return None, []
+        if catalogue is None:
+            return None, []
+        try:
+            losses = find_losses(path, catalogue, end)
+        except FileNotFoundError:
+            continue
+        if not losses or read_catalogue(path) == catalogue:
+            return catalogue, losses
+
+
 def refuse(path: Path, losses: Sequence[Loss]) -> None:
     """Raise LogIncompleteError if there are losses."""
     if losses:

@@ -92,7 +92,7 @@ def test_compiled_code_never_travels(tmp_path: Path, settings: Settings, backup:
     """Neither out of an installation nor out of a backup of an earlier version."""
     data = settings.storage.data
     names = ["models/kernels/evaluate_1/x.nbi", "models/kernels/x", "a/b.NBC", "__pycache__/c.pyc"]
-    names.append("cache/tactful-3f9a.bin")
+    names.append("cache/tactful-3f9a.nbc")
     for name in names:
         for root in (data, backup / FILES):
             (root / name).parent.mkdir(parents=True, exist_ok=True)
