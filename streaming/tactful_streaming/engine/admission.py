@@ -162,13 +162,15 @@ class Admission:
 
     @property
     def ids_reached(self) -> int:
-        """Time that no later event has for the deduplication."""
-        return max(self._received - _CLOCK_SKEW_MS, 0) if self._received else self.watermark
+        """Time before which no later event is for the deduplication, with a receipt or without."""
+        if not self._received:
+            return self.watermark
+        return min(self.watermark, max(self._received - _CLOCK_SKEW_MS, 0))
 
     def _time_of(self, event: Any) -> int:
         """Return the time of an event for the deduplication; other events do not change it."""
-        received: int | None = event.received_at
-        if received is None:
+        received: int = event.received_at or 0
+        if not received:
             return self.watermark
         self._received = max(self._received, received)
         return received
