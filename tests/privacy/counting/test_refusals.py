@@ -58,6 +58,16 @@ def test_documents_name_a_test_for_each_leak_and_refusal() -> None:
     assert of_leaks == set(re.findall(r"`(test_\w+)`", leaks)), "one is not in the document"
 
 
+def test_the_threat_model_names_a_test_for_each_party_and_attack() -> None:
+    text = (ROOT / "docs/explanation/security.md").read_text("utf-8")
+    known = known_tests()
+    tables = [section for section in re.split(r"^## ", text, flags=re.M) if "| Tests |" in section]
+    assert len(tables) == 4
+    for row in [row for table in tables for row in rows(table)]:
+        named = re.findall(r"`(test_\w+)`", row)
+        assert named and set(named) <= known, row
+
+
 def test_the_document_names_the_mistakes_that_the_audit_plants() -> None:
     *_, planted = sections().values()
     named = [re.findall(r"`(.+?)`", row) for row in rows(planted)]
