@@ -1,8 +1,8 @@
-"""Settings of consent, pseudonyms, retention and published statistics."""
+"""Settings of consent, minimisation, retention and published statistics."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 from msgspec import Meta
 
 from tactful.config.fields import Variable
+from tactful.errors import ConfigError
 
 RecordKind = Literal["measurement", "impressions", "personalisation"]
 
@@ -26,8 +27,8 @@ class ConsentSettings:
     # whether a request with the header ``Sec-GPC: 1`` (Global Privacy Control) claims no consent
     honour_gpc: bool = True
     honour_dnt: bool = True  # the same of ``DNT: 1`` (Do Not Track)
-    # file with the keys that recognise erased users and sign ids of recommendations; all servers of
-    # an installation need the same. Empty: ``keyring.json`` in the data directory.
+    # file with the keys that recognise erased users, sign ids of recommendations and hash fields;
+    # all servers of an installation need the same. Empty: ``keyring.json`` in the data directory.
     keyring: Path = Path()
     # file to which every erasure adds a line; keep it apart from backups: after a restore its users
     # are erased again. Empty for none.
@@ -50,6 +51,57 @@ class PrivacySettings:
     # Base64
     master_key_env: str = ""
     master_key_file: Path = Path()  # file with that key, instead
+
+
+_NEEDED = frozenset({"category", "consent", "dwell_ms", "items", "price", "quantity"})
+
+
+@dataclass(frozen=True)
+class MinimiseSettings:
+    """Fields of events, users and requests that are shortened before anything is stored.
+
+    A field is ``properties.NAME`` or ``context.NAME``; several are separated by commas.
+    """
+
+    truncate_ip: str = ""  # IP addresses of which the first bits are kept; other values are removed
+    ipv4_bits: Annotated[int, Meta(ge=8, le=24)] = 24  # leading bits that are kept of IPv4
+    ipv6_bits: Annotated[int, Meta(ge=8, le=64)] = 48  # leading bits that are kept of IPv6
+    hash: str = ""  # fields that are replaced by a hash with a key of `consent.keyring`
+    drop: str = ""  # fields that are removed
+    latitude: str = ""  # latitudes in degrees, replaced by that of the centre of their cell
+    longitude: str = ""  # longitude of each latitude, in the same order
+    cell_km: Annotated[float, Meta(ge=1, le=20_000)] = 10.0  # least side of a cell
+    postcode: str = ""  # postcodes of which the first characters are kept
+    postcode_characters: Annotated[int, Meta(ge=1, le=16)] = 2  # number of these characters
+
+    def __post_init__(self) -> None:
+        """Refuse what is no field, is named twice, or is needed as it is."""
+        named: set[tuple[str, str]] = set()
+        for setting in ("truncate_ip", "hash", "drop", "latitude", "longitude", "postcode"):
+            for part, name in self.fields(setting):
+                field, where = f"{part}.{name}", f"minimise.{setting}"
+                if part not in ("properties", "context") or not 1 <= len(name) <= 64:
+                    raise ConfigError(
+                        f"{where}: {field.strip('.')!r} is not a field: write properties.NAME or "
+                        "context.NAME, several separated by commas"
+                    )
+                if name in _NEEDED or name.startswith("consent."):
+                    raise ConfigError(f"{where}: the server needs {field} as it is sent")
+                if (part, name) in named:
+                    raise ConfigError(f"{where}: {field} is named twice in [minimise]")
+                named.add((part, name))
+        latitudes, longitudes = [*self.fields("latitude")], [*self.fields("longitude")]
+        if [part for part, _ in latitudes] != [part for part, _ in longitudes]:
+            raise ConfigError(
+                "minimise.latitude and minimise.longitude must name as many fields, in the same "
+                "order, each pair of properties or of context: a cell needs both"
+            )
+
+    def fields(self, setting: str) -> Iterator[tuple[str, str]]:
+        """Yield the fields that a setting names, as ``("properties", "ip")``."""
+        for path in filter(None, (text.strip() for text in getattr(self, setting).split(","))):
+            part, _, name = path.partition(".")
+            yield part, name
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from pathlib import Path
 from tactful.config.engine import EngineSettings, IdentitySettings
 from tactful.config.privacy import (
     ConsentSettings,
+    MinimiseSettings,
     PrivacySettings,
     RetentionSettings,
     StatisticsSettings,
@@ -57,6 +58,7 @@ class Settings:
     engine: EngineSettings = field(default_factory=EngineSettings)
     identity: IdentitySettings = field(default_factory=IdentitySettings)
     consent: ConsentSettings = field(default_factory=ConsentSettings)
+    minimise: MinimiseSettings = field(default_factory=MinimiseSettings)
     privacy: PrivacySettings = field(default_factory=PrivacySettings)
     retention: RetentionSettings = field(default_factory=RetentionSettings)
     actions: ActionSettings = field(default_factory=ActionSettings)

@@ -28,6 +28,7 @@ from tactful.metadata.key_cache import ApiKey, ValidKeys
 from tactful.schemas import browser_access as browser
 from tactful.schemas import problems
 from tactful.schemas.problems import ProblemError
+from tactful.subjects.minimise import Minimiser
 
 if TYPE_CHECKING:
     from tactful.config.settings import Settings
@@ -78,6 +79,10 @@ class Host(Protocol):
     @property
     def rates(self) -> RateLimits:
         """Rates of browser keys and devices."""
+
+    @property
+    def minimise(self) -> Minimiser | None:
+        """Shortens named fields of requests; None if none are named."""
 
 
 class Lifespan(Protocol):

@@ -95,6 +95,13 @@ def _opts_out(host: Host, call: Call) -> bool:
     )
 
 
+def _prepared(host: Host, call: Call, request: RecommendRequest) -> RecommendRequest:
+    """Return a request without what the settings or its browser exclude from its context."""
+    if host.minimise is not None:
+        request = host.minimise(request)
+    return without_claim(request) if _opts_out(host, call) else request
+
+
 async def recommend_one(
     host: Host, call: Call, request: RecommendRequest, recommend: Recommend
 ) -> Reply:
@@ -102,9 +109,7 @@ async def recommend_one(
     if call.public:
         browser.check_request(request)
         host.rates.count(call.browser_key, 0, [request.device_id])
-    if _opts_out(host, call):
-        request = without_claim(request)
-    answer = await recommend(request)
+    answer = await recommend(_prepared(host, call, request))
     return json_reply(msgspec.structs.replace(answer, position=0) if call.public else answer)
 
 
@@ -112,10 +117,10 @@ async def recommend_each(
     host: Host, call: Call, batch: RecommendBatchRequest, recommend: Recommend
 ) -> Reply:
     """Answer the requests of a batch in order, each by a recommendation or a problem."""
-    results, opts_out = [], _opts_out(host, call)
+    results = []
     for request in batch.requests:
         try:
-            answer = await recommend(without_claim(request) if opts_out else request)
+            answer = await recommend(_prepared(host, call, request))
             results.append(BatchResult(recommendation=answer))
         except ProblemError as error:
             results.append(BatchResult(problem=error.problem(None)))

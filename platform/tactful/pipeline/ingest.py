@@ -27,6 +27,7 @@ from tactful.pipeline.backends import Backend
 from tactful.schemas.ingestion import EventsAccepted, Rejection, Upserted
 from tactful.schemas.positions import Offsets, Position, merged, reaches
 from tactful.schemas.problems import ProblemError
+from tactful.subjects.minimise import Minimiser
 from tactful.subjects.permissions import without_claim
 from tactful_streaming.contract import decode_requests as wire
 from tactful_streaming.contract.log_entries import (
@@ -60,7 +61,7 @@ _RESERVED_ID = (
 )
 _RESERVED = "{!r} is the action of a sequence or a join: only the platform creates such events"
 
-_T = TypeVar("_T")
+_T = TypeVar("_T", bound=msgspec.Struct)
 Decoded = tuple[Sequence[tuple[int, _T]], Sequence[wire.Rejection]]
 """Valid elements of a body with their indexes, and the rejected ones."""
 
@@ -80,6 +81,8 @@ class IngestOptions:
     # Append a repetition of an event that is not applied yet, for rules that may set the first one
     # aside: else the engine's lag, which others cause, would decide
     repeats: bool = False
+    # Shortens named fields of what clients send, before anything else; None: nothing is named
+    minimise: Minimiser | None = None
     # Receives users before they are appended; returns the ids of which nothing may be kept
     describe: Callable[[Sequence[User]], Awaitable[Collection[str]]] | None = None
 
@@ -240,11 +243,14 @@ class EventIngest:
                 "too_many_events", "the engine is behind; send it again later", retry_after=2
             )
         try:
-            return decode(
+            decoded, refused = decode(
                 body, now=self._clock(), limits=self._options.limits, content_type=content_type
             )
         except PayloadError as error:
             raise ProblemError("bad_body", error.message) from None
+        if (minimise := self._options.minimise) is not None:
+            decoded = [(index, minimise(element)) for index, element in decoded]
+        return decoded, refused
 
     def append_internal(self, payload: bytes) -> asyncio.Future[Offsets]:
         """Append an entry of the platform; if the log is full, drop and count it.

@@ -40,6 +40,7 @@ from tactful.server.recommendations import Recommendations, VisibilityTracker
 from tactful.server.resources import Recommender, Resources, open_resources, publish_rollouts
 from tactful.statistics.service import PrivateStatistics
 from tactful.subjects.export import export_person
+from tactful.subjects.minimise import make_minimiser
 from tactful.subjects.permissions import CLAIM, Permissions, claimed
 from tactful.subjects.trace_search import search_partitions
 from tactful.util.yielding_lock import YieldingLock
@@ -74,6 +75,7 @@ class Platform:
         suppression: erased users.
         erasures: requested erasures and their receipts.
         permissions: allowed purposes of an event or a request.
+        minimise: shortens named fields of events, users and requests; None if none are named.
         backend: log and engine.
         engine: feature engine; read it with `lock` held.
         lock: held by readers of the engine.
@@ -120,6 +122,7 @@ class Platform:
             self.consents.consents, self.engine.resolve, self.suppression.suppressed
         )
         self._ids = open_ids(settings, clock=clock)
+        self.minimise = make_minimiser(settings.minimise, lambda: self._ids.keyring)
         self.coupons: CouponIssuer | None = None
         if resources.coupons:
             self.coupons = CouponIssuer(
@@ -345,6 +348,7 @@ class Platform:
             engine_lag=limits.engine_lag,
             reserved=frozenset((*emitted_types(self.engine.definitions).values(), OFFER, WITHHELD)),
             ids=self._ids,
+            minimise=self.minimise,
             permit=self.permissions.restricted,
             repeats=self.backend.rules is not None,
             describe=self._record_consent,

@@ -29,6 +29,7 @@ from prometheus_client import CollectorRegistry
 from tactful.config import logging as logs
 from tactful.config.settings import Settings
 from tactful.errors import NotPersonal
+from tactful.event_log.recipients import open_ids
 from tactful.http.asgi import Application, Call, Endpoint, Reply, route
 from tactful.http.rate_limits import RateLimits
 from tactful.http.routes import (
@@ -43,6 +44,7 @@ from tactful.metadata.key_cache import ApiKey, ValidKeys
 from tactful.metrics.registry import Metrics
 from tactful.schemas.recommendations import NOT_PERSONALISED, Recommendation, RecommendRequest
 from tactful.server.overload import AdmissionControl
+from tactful.subjects.minimise import make_minimiser
 from tactful.util import process_tuning
 from tactful.util.clock import now_ms
 from tactful.workers import ipc
@@ -90,6 +92,9 @@ class ServingWorker:
         """Prepare to serve; `refresh_client` is for the thread that refreshes."""
         self.settings = settings
         self.rates = rates or RateLimits(settings.limits)
+        self.minimise = make_minimiser(
+            settings.minimise, lambda: open_ids(settings, clock=clock).keyring
+        )
         self.version = metadata.version("tactful")
         self.keys = ValidKeys()
         self.metrics = Metrics(CollectorRegistry())

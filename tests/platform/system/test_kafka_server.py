@@ -17,6 +17,7 @@ from tests.platform.support import Live, build, now_ms, view, wait_until
 from tests.streaming.brokers import Broker, Proxy, broker_behind_proxy, running_broker, topic_name
 from tests.streaming.redis_server import RedisServer
 
+from tactful.config.privacy import MinimiseSettings
 from tactful.config.settings import Settings
 from tactful.config.storage import LogSettings, OnlineSettings
 from tactful.errors import StorageError
@@ -83,6 +84,18 @@ def records(settings: Settings, count: int) -> list[bytes]:
         while len(found) < count and time.monotonic() < until:
             found += [payload for _, payload in log.read(len(found), 1000)]
         return found + [payload for _, payload in log.read(len(found), 1000)]
+
+
+def test_no_raw_value_reaches_the_topic(kafka: Settings) -> None:
+    """Fields that `[minimise]` names are shortened before the broker gets them."""
+    named = MinimiseSettings(truncate_ip="context.ip", hash="properties.email")
+    fields = {"properties": {"email": "ada@example.com"}, "context": {"ip": "203.0.113.77"}}
+    with Live(Platform.open(replace(kafka, minimise=named), build)) as live:
+        post(live, [view(n, **fields) for n in range(8)])
+        written = b"".join(records(kafka, 8))
+    assert b"203.0.113.0" in written
+    assert b"ada@example.com" not in written
+    assert b"203.0.113.77" not in written
 
 
 def test_fast_clock_in_a_replay(kafka: Settings) -> None:

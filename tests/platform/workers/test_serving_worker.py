@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 
+from tactful.config.privacy import MinimiseSettings
 from tactful.config.settings import Settings
 from tactful.schemas.health import WorkerHealth
+from tactful.schemas.recommendations import RecommendRequest
 from tactful.util import process_tuning
 from tactful.workers import serving_worker
 from tactful.workers.serving_worker import ServingWorker
@@ -64,6 +66,17 @@ def test_refresh_reports_and_trims_despite_failures(monkeypatch: pytest.MonkeyPa
     expected = {"KeysRequest", "refresh", "ServedNotice", "MetricsNotice", "trimmed"}
     assert set(state.calls) == expected
     assert min(state.calls.values()) >= 3
+
+
+def test_requests_lose_detail() -> None:
+    """A worker minimises requests as the server does."""
+    state: Any = FakeState()
+    settings = Settings(minimise=MinimiseSettings(drop="context.ip"))
+    worker = ServingWorker(
+        settings, recommender=state, source=state, client=state, refresh_client=state
+    )
+    assert worker.minimise is not None
+    assert worker.minimise(RecommendRequest(context={"ip": "203.0.113.77"})).context == {}
     # After the first that did not fail and each that counted, one of which may be under way.
     assert 0 <= 1 + state.counted_at - state.calls["trimmed"] <= 1
 
