@@ -89,7 +89,10 @@ def records(settings: Settings, count: int) -> list[bytes]:
 def test_no_raw_value_reaches_the_topic(kafka: Settings) -> None:
     """Fields that `[minimise]` names are shortened before the broker gets them."""
     named = MinimiseSettings(truncate_ip="context.ip", hash="properties.email")
-    fields = {"properties": {"email": "ada@example.com"}, "context": {"ip": "203.0.113.77"}}
+    fields: dict[str, Any] = {
+        "properties": {"email": "ada@example.com"},
+        "context": {"ip": "203.0.113.77"},
+    }
     with Live(Platform.open(replace(kafka, minimise=named), build)) as live:
         post(live, [view(n, **fields) for n in range(8)])
         written = b"".join(records(kafka, 8))
