@@ -20,10 +20,11 @@ import traceback
 import urllib.parse
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 import msgspec
 
+from tactful.http.paths import Paths
 from tactful.metadata.key_cache import ApiKey, ValidKeys
 from tactful.schemas import browser_access as browser
 from tactful.schemas import problems
@@ -58,7 +59,6 @@ _READABLE = re.compile(
 )
 _SCHEME = re.compile(rb"https?://")
 _encoder = msgspec.json.Encoder()
-_decode = urllib.parse.unquote
 
 
 class Host(Protocol):
@@ -406,49 +406,6 @@ def route(
             await _run_lifespan(lifespan, receive, send)
 
     return application
-
-
-class Paths(Generic[T]):
-    """Resources by path template, such as ``/v1/users/{user_id}/features``.
-
-    A path is split before it is decoded, so that a parameter may contain any character, slashes
-    and the name of another resource included: ``/users/x%2Flog`` is the user ``x/log``.
-
-    >>> Paths({"/users/{id}": "user", "/users/{id}/log": "log"}).find(b"/users/x%2Flog")
-    ('user', {'id': 'x/log'})
-    """
-
-    def __init__(self, resources: Mapping[str, T]) -> None:
-        """Index `resources`, by template."""
-        self._fixed = {path.encode(): it for path, it in resources.items() if "{" not in path}
-        self._templates = [(path.split("/"), it) for path, it in resources.items()]
-
-    def find(self, path: bytes) -> tuple[T | None, Mapping[str, str]]:
-        """Return the resource of an encoded path, or None, and the parameters in the path."""
-        if (resource := self._fixed.get(path)) is not None:
-            return resource, {}
-        try:
-            segments = [_decode(part, errors="strict") for part in path.decode("ascii").split("/")]
-        except UnicodeDecodeError:  # replacing bytes would make one id of two
-            return None, {}
-        for template, resource in self._templates:
-            parameters = _match(template, segments)
-            if parameters is not None:
-                return resource, parameters
-        return None, {}
-
-
-def _match(template: Sequence[str], segments: Sequence[str]) -> dict[str, str] | None:
-    """Return the parameters of a path that has the form of a template, else None."""
-    if len(template) != len(segments):
-        return None
-    parameters = {}
-    for expected, segment in zip(template, segments, strict=True):
-        if expected.startswith("{") and segment:
-            parameters[expected[1:-1]] = segment
-        elif expected != segment:
-            return None
-    return parameters
 
 
 async def _run_lifespan(lifespan: Lifespan, receive: Receive, send: Send) -> None:

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.platform.support import Live
 
-from tactful.http.asgi import Paths
+from tactful.http.paths import Paths
 from tactful.http.routes import ENDPOINTS
 
 TEMPLATES = sorted({endpoint.path for endpoint in ENDPOINTS})
