@@ -25,6 +25,7 @@ from tactful.util.clock import now_ms
 from tactful_privacy.errors import KeyringError
 from tactful_privacy.people.pseudonyms import Keyring
 from tactful_streaming.contract.log_entries import DEVICE_PREFIX, Event, subject_key
+from tactful_streaming.contract.subject_ids import SubjectIds
 
 LIFETIME_MS = 86_400_000
 """Time for which an impression with a signed id is accepted from a server key."""
@@ -53,7 +54,7 @@ class RecommendationIds:
         """Return the id of a recommendation.
 
         Args:
-            random: unique text without a point.
+            random: unique text without a dot.
             at: time of the recommendation, epoch milliseconds.
             subject: key of its user; None without one.
             properties: properties of its impression, with the arms.
@@ -111,7 +112,7 @@ class Recipients:
     """Decides whether an event is of the user or device that was given a recommendation.
 
     A login makes a device the user's: `holder` returns the user of ``device:<device_id>`` at a
-    time, and events that name both are remembered.
+    time, and the users in events that name both are kept.
 
     ```text
     _users    "phone-1" → {"ada"}
@@ -129,9 +130,16 @@ class Recipients:
         self._users: dict[str, set[str]] = {}
 
     def note(self, event: Event) -> None:
-        """Remember the user of a device. Browser keys cannot send events that name a user."""
+        """Keep the user of a device. Browser keys cannot send events that name a user."""
         if event.user_id is not None and event.device_id is not None:
             self._users.setdefault(event.device_id, set()).add(event.user_id)
+
+    def forget(self, traces: SubjectIds) -> None:
+        """Remove the logins of erased users."""
+        for device in traces.devices:
+            self._users.pop(device, None)
+        for users in self._users.values():
+            users -= traces.users
 
     def includes(self, user_id: str | None, device_id: str | None, event: Event) -> bool:
         """Return whether an event is of the user or device; True without either."""

@@ -189,7 +189,8 @@ class Tally:
             self._people.pop(person, None)
             self._firsts.pop(person, None)
             self._last.pop(person, None)
-        self._open = {key: it for key, it in self._open.items() if it.person not in people}
+        self._open = {key: shown for key, shown in self._open.items() if shown.person not in people}
+        self._recipients.forget(traces)
         for early in self._early.values():
             for identity, events in [*early.items()]:
                 if others := [event for event in events if not names_subject(event, traces)]:

@@ -16,6 +16,7 @@ from tactful.event_log.impressions import is_served
 from tactful.event_log.recipients import LIFETIME_MS, Recipients, RecommendationIds
 from tactful_privacy.people.pseudonyms import Keyring
 from tactful_streaming.contract.log_entries import Event
+from tactful_streaming.contract.subject_ids import SubjectIds
 
 ARMS: dict[str, Any] = {
     "experiment": "ranking",
@@ -150,3 +151,16 @@ def test_an_event_counts_for_its_own_person(
     user, device = sent_by
     event = Event(**login | {"timestamp": BEGIN + HOUR}, user_id=user, device_id=device)
     assert linked.includes(*given_to, event) == same
+
+
+def test_the_logins_of_an_erased_user_are_removed() -> None:
+    """A shared device keeps the logins of its other users."""
+    recipients = Recipients()
+    click = Event(event_id="c", type="click", timestamp=BEGIN, device_id="tablet")
+    for user in ("ada", "bob"):
+        recipients.note(msgspec.structs.replace(click, user_id=user))
+    recipients.forget(SubjectIds(users=frozenset({"ada"}), shared=frozenset({"tablet"})))
+    assert not recipients.includes("ada", None, click)
+    assert recipients.includes("bob", None, click)
+    recipients.forget(SubjectIds(users=frozenset({"bob"}), devices=frozenset({"tablet"})))
+    assert not recipients.includes("bob", None, click)
