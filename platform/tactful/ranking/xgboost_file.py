@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tactful.errors import ModelError
+from tactful.util.checked_arrays import is_partition, within
 
 _NUMBERS = {b"i": ">i1", b"U": ">u1", b"I": ">i2", b"l": ">i4", b"L": ">i8"} | {
     b"d": ">f4",
@@ -69,11 +70,9 @@ def _check_learner(learner: Mapping[str, Any]) -> None:
     count = len(trees)
     _require(int(model["gbtree_model_param"]["num_trees"]) == count, "num_trees")
     info = _integers(model["tree_info"])
-    _require(len(info) == count and _within(info, max(classes, targets)), "tree_info")
+    _require(len(info) == count and within(info, max(classes, targets)), "tree_info")
     if (rounds := model.get("iteration_indptr")) is not None and len(rounds):
-        starts = _integers(rounds)
-        ends = (int(starts[0]), int(starts[-1]))
-        _require(ends == (0, count) and bool((np.diff(starts) >= 0).all()), "iteration_indptr")
+        _require(is_partition(_integers(rounds), len(rounds) - 1, count), "iteration_indptr")
     if booster["name"] == "dart":
         _require(len(booster["weight_drop"]) == count, "weight_drop")
     _require(not any(len(part) for part in model.get("cats", {}).values()), "cats")
@@ -97,12 +96,12 @@ def _check_tree(tree: Mapping[str, Any], number: int, columns: int) -> None:
     one_parent = len(np.unique(children)) == len(children)
     _require(
         np.array_equal(inner, np.flatnonzero(right != -1))
-        and _within(children, count, begin=1)
+        and within(children, count, begin=1)
         and one_parent
         and np.array_equal(_integers(tree["parents"])[children], np.tile(inner, 2)),
         f"the nodes of {name}",
     )
-    _require(_within(_integers(tree["split_indices"]), columns), f"split_indices of {name}")
+    _require(within(_integers(tree["split_indices"]), columns), f"split_indices of {name}")
     _require(np.isfinite(np.asarray(tree["base_weights"], np.float64)).all(), f"{name} is infinite")
     conditions = np.asarray(tree["split_conditions"], np.float64)
     _require(not np.isnan(conditions).any(), f"split_conditions of {name}")
@@ -117,11 +116,11 @@ def _check_categories(tree: Mapping[str, Any], count: int, name: str) -> None:
     _require(
         len(starts) == len(sizes) == len(nodes)
         and np.array_equal(nodes, by_category)
-        and _within(starts, len(categories) + 1)
-        and _within(sizes, len(categories) + 1)
-        and _within(starts + sizes, len(categories) + 1)
-        and _within(categories, _MOST_CATEGORIES)
-        and _within(nodes, count),
+        and within(starts, len(categories) + 1)
+        and within(sizes, len(categories) + 1)
+        and within(starts + sizes, len(categories) + 1)
+        and within(categories, _MOST_CATEGORIES)
+        and within(nodes, count),
         f"categories of {name}",
     )
 
@@ -136,10 +135,6 @@ def _integers(values: Sequence[Any]) -> NDArray[np.int64]:
     if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
         raise ValueError("an array must have integers")
     return array.astype(np.int64)
-
-
-def _within(values: NDArray[np.int64], end: int, *, begin: int = 0) -> bool:
-    return not values.size or (int(values.min()) >= begin and int(values.max()) < end)
 
 
 class _Reader:
@@ -212,6 +207,6 @@ class _Reader:
         return self._content[self.at - count : self.at]
 
     def _skip(self, marker: bytes) -> bool:
-        found = self._content[self.at : self.at + 1] == marker
-        self.at += found
-        return found
+        matches = self._content[self.at : self.at + 1] == marker
+        self.at += matches
+        return matches

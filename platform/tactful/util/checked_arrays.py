@@ -1,7 +1,7 @@
 """Arrays from files, checked before code that checks no index reads them.
 
-A checksum finds damage, but anybody who changes an array can write a new one. So whoever loads
-arrays compares them with each other, and refuses the file that does not fit.
+A checksum finds damage, but anybody who changes an array can write a new one. So arrays are
+compared with each other when they are loaded, and the file that does not fit is refused.
 """
 
 from __future__ import annotations
