@@ -60,11 +60,11 @@ def secure_directory(directory: Path) -> int:
         for name in (*folders, *files):
             path = Path(folder, name)
             try:
-                found = path.lstat().st_mode
+                kind = path.lstat().st_mode
             except FileNotFoundError:
                 continue  # deleted by another process
-            if not stat.S_ISLNK(found):
-                repaired += _close(path, stat.S_IMODE(found), closed)
+            if not stat.S_ISLNK(kind):
+                repaired += _close(path, stat.S_IMODE(kind), closed)
     if repaired:
         logger.warning(
             "%s: other users of this machine could use %d files and folders: closed to them",

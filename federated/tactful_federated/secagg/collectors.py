@@ -158,9 +158,9 @@ class SecureCollector:
 
         total, reports = np.zeros(plan.parameters, dtype=np.int64), 0
         try:
-            found = sum_in_secret(server, dict.fromkeys(ids, encode(session)), ask)
-            if _honest(found, plan):
-                total, reports = found.values, len(found.devices)
+            summed = sum_in_secret(server, dict.fromkeys(ids, encode(session)), ask)
+            if _honest(summed, plan):
+                total, reports = summed.values, len(summed.devices)
             else:
                 _log.warning("round %d: honest devices cannot produce this sum", round_number)
         except SecureSumError as error:
@@ -171,16 +171,16 @@ class SecureCollector:
         return Collected(total, reports, frozenset(ids) - charged)
 
 
-def _honest(found: SecureTotal, plan: TrainingPlan) -> bool:
+def _honest(total: SecureTotal, plan: TrainingPlan) -> bool:
     """Return whether the Euclidean norm of a sum is one that honest devices can produce.
 
     The norm of d Gaussian values of standard deviation s exceeds s (sqrt(d) + x) with a probability
     below exp(-x^2 / 2).
     """
-    devices = len(found.devices)
+    devices = len(total.devices)
     noise = math.sqrt(devices * plan.device_sigma_squared)
     most = devices * plan.units + math.ceil(noise * (math.sqrt(plan.parameters) + 20))
-    length_squared: int = sum(value * value for value in found.values.tolist())
+    length_squared: int = sum(value * value for value in total.values.tolist())
     return length_squared <= most * most
 
 

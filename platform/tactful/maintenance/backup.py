@@ -120,12 +120,12 @@ def check_origin(source: Path, signer: str | None, own: str, trust: Trust) -> No
     wanted = trust.verify_key or own
     if signer == wanted:
         return
-    found = "it has no signature" if signer is None else f"it is signed by key {signer[:16]}…"
+    state = "it has no signature" if signer is None else f"it is signed by key {signer[:16]}…"
     if trust.verify_key is not None:
-        raise BackupError(f"{source}: {found}, and not by that of --verify-key ({wanted[:16]}…)")
+        raise BackupError(f"{source}: {state}, and not by that of --verify-key ({wanted[:16]}…)")
     if not trust.accept_unsigned:
         raise BackupError(
-            f"{source}: {found}, and not signed by this installation: anybody may have changed it. "
+            f"{source}: {state}, and not signed by this installation: anybody may have changed it. "
             "Name the public key of the installation that made it (`tactful keys public`) with "
             "--verify-key, or say --accept-unsigned if you know that nobody did"
         )

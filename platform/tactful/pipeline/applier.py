@@ -367,7 +367,9 @@ class LogApplier:
         if not actions:
             return False
         now = self._wall()
-        sent = self._to_log([msgspec.structs.replace(it, received_at=now) for it in actions])
+        sent = self._to_log(
+            [msgspec.structs.replace(action, received_at=now) for action in actions]
+        )
         if sent:
             self._engine.sent(actions)
             self._metrics.actions.inc(len(actions))

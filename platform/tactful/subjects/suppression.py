@@ -52,7 +52,7 @@ class SuppressionStore:
         """Read the erased users; `tombstones` is ``Path()`` for no such file."""
         self.suppressed = Suppressed(keyring)
         self._metadata = metadata
-        self.keyring = self._keyring = keyring
+        self.keyring = keyring
         self._tombstones = tombstones
         self._clock = clock
         self._read = 0
@@ -79,14 +79,14 @@ class SuppressionStore:
         """
         new = [person for person in people if person not in self.suppressed]
         try:
-            self._keyring.follow()  # a vault may use an epoch that another process began
+            self.keyring.follow()  # a vault may use an epoch that another process began
         except KeyringError as error:
             raise StorageError(str(error)) from error
         at = self._clock()
         stones = [
-            Tombstone(*self._keyring.pseudonym(person, key_id=key_id), at)
+            Tombstone(*self.keyring.pseudonym(person, key_id=key_id), at)
             for person in new
-            for key_id in self._keyring.key_ids
+            for key_id in self.keyring.key_ids
         ]
         self._append(stones)
         self._insert(stones)

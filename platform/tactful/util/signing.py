@@ -128,7 +128,7 @@ def trusted_keys(data: Path, models: Path) -> frozenset[str]:
         known = adopted.read_text("utf-8").splitlines() if adopted.exists() else []
         if (place := str(models.resolve())) not in known:
             _sign_all(models, key)
-            replace_file(adopted, "".join(f"{it}\n" for it in [*known, place]).encode())
+            replace_file(adopted, "".join(f"{path}\n" for path in [*known, place]).encode())
     return frozenset([key.public])
 
 

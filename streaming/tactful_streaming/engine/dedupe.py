@@ -60,11 +60,11 @@ class IdFilter:
 class Deduplicator:
     """Remembers event ids by generation, the day at which they were received.
 
-    An id is remembered for at least `days` days. Its time is that of the receipt in the log, which
-    other events do not change; without one it is the watermark. So a replay of the log drops ids at
-    the same events. Only ids that are not yet in the store are
-    held in memory, and a filter that saves most look-ups in the store. After an opening it is
-    filled in steps; until it holds every id, the store is read.
+    An id is kept for at least `days` days. Its time is that of the receipt in the log, which other
+    events do not change; without one it is the watermark. So a replay of the log drops ids at the
+    same events. In memory are only ids that are not yet in the store, and a filter that saves most
+    look-ups in the store. After an opening it is filled in steps; until it holds every id, the
+    store is read.
     """
 
     def __init__(self, store: StateStore, days: int) -> None:

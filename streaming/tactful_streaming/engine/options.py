@@ -65,7 +65,7 @@ class EngineOptions:
     :meth:`Engine.commit` loses nothing; reports since the last commit are repeated after a crash.
 
     Attributes:
-        dedupe_days: days of event time for which event ids are remembered, at least; with 0 every
+        dedupe_days: days, by time of receipt, for which event ids are kept, at least; with 0 every
             event counts as often as it is in the log.
         watermark_delay_ms: distance of the watermark from the newest event, or from the receipt of
             one that is ahead of it: an event may come so much later than newer ones before a window

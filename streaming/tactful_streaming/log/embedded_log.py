@@ -30,6 +30,7 @@ from tactful_streaming.log.bounds_file import Bounds, BoundsFile
 from tactful_streaming.log.event_log import Durability
 from tactful_streaming.log.segment import BLANK, UNFINISHED, UnknownTailError, encode_records
 from tactful_streaming.log.segment_catalogue import (
+    BLANKS_AT_ONCE,
     Loss,
     accept,
     compare,
@@ -47,7 +48,6 @@ from tactful_streaming.log.segment_list import EndedSegment, SegmentList
 _logger = logging.getLogger(__name__)
 
 _SHARE = 16
-_BLANKS = 10_000
 _PROBE_BYTES = 65_536
 
 
@@ -372,7 +372,7 @@ class EmbeddedLog(contextlib.AbstractContextManager["EmbeddedLog"]):
             self._segments.active.cut(loss.begin)
             self._end, self._received = self._segments.open_active(0)
             while self._end < acknowledged:
-                self.append([BLANK] * min(_BLANKS, acknowledged - self._end))
+                self.append([BLANK] * min(BLANKS_AT_ONCE, acknowledged - self._end))
         self._write_bounds()
 
     def _flaw(self, bounds: Bounds) -> Loss | None:
@@ -384,7 +384,7 @@ class EmbeddedLog(contextlib.AbstractContextManager["EmbeddedLog"]):
             return None
         if active.received(end - 1) != bounds.received:
             return Loss(active.path, active.base, end, "was exchanged")
-        # Times of receipt never decrease, and only a crash leaves records that nobody knows of.
+        # Times of receipt never decrease, and only a crash leaves unacknowledged records.
         if end < self._end and (
             active.received(end) < bounds.received
             or active.header(end) == active.header(active.base)
@@ -397,8 +397,7 @@ class EmbeddedLog(contextlib.AbstractContextManager["EmbeddedLog"]):
 
     def _follow(self) -> None:
         """Read what the writing process has acknowledged since the last call."""
-        bounds = self._bounds.read()
-        if bounds is not None and bounds.end > self._end:
+        if (bounds := self._bounds.read()) is not None and bounds.end > self._end:
             with self._append_lock:
                 self._segments.follow(bounds.last)
                 self._end = max(self._end, bounds.end)

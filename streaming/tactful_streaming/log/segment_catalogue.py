@@ -32,8 +32,10 @@ _logger = logging.getLogger(__name__)
 LOSSES = "losses"
 """File of a log directory with accepted losses, one JSON object a line."""
 
+BLANKS_AT_ONCE = 10_000
+"""Largest number of blank records that are written at once."""
+
 _CATALOGUE = "segments"
-_BLANKS = 10_000
 
 
 class Catalogue(msgspec.Struct, frozen=True):
@@ -271,8 +273,8 @@ def _first_received(path: Path, bases: Sequence[int]) -> int:
 def _write_blanks(loss: Loss, received: int) -> None:
     draft = loss.file.with_name(f"{loss.file.name}.{os.getpid()}{UNFINISHED}")
     with draft.open("wb") as file:
-        for begin in range(loss.begin, loss.end, _BLANKS):
-            count = min(_BLANKS, loss.end - begin)
+        for begin in range(loss.begin, loss.end, BLANKS_AT_ONCE):
+            count = min(BLANKS_AT_ONCE, loss.end - begin)
             file.write(encode_records([BLANK] * count, received)[0])
         file.flush()
         os.fsync(file.fileno())
