@@ -95,9 +95,9 @@ export class Tactful {
   }
 
   /**
-   * Give or withdraw consent. While `optedOut`, it is withdrawn in either case. Giving it makes the device id and sends what an earlier page left.
-   * Withdrawing it stops all sending and wipes the device id, the visit and every event that waits,
-   * in all tabs.
+   * Give or withdraw consent. While `optedOut`, it is withdrawn in either case. Giving it makes the
+   * device id and sends the events that an earlier page left. Withdrawing it stops all sending and
+   * wipes the device id, the visit and every event that waits, in all tabs.
    */
   setConsent(given: boolean): void {
     if (given && !this.optedOut) {
