@@ -35,7 +35,6 @@ class SecureTotal:
 
     values: IntegerVector  # sum of the survivors' vectors; exact if it fits 31 bits and a sign
     devices: frozenset[int]  # the survivors
-    liars: frozenset[int] = frozenset()  # devices that opened wrong shares
 
 
 class SecureSumServer:
@@ -170,7 +169,7 @@ class SecureSumServer:
                 # The inverse of what the survivor added: see `SecureSumDevice.mask`.
                 total = total - mask if other < device else total + mask
         values = total.view(np.int32).astype(np.int64)
-        return SecureTotal(values, frozenset(self._survivors), self.liars)
+        return SecureTotal(values, frozenset(self._survivors))
 
     def _open(self, opened: Mapping[int, messages.Opened], dropped: set[int]) -> Opening:
         """Reconstruct the seeds of survivors and the mask keys of others; name liars."""
