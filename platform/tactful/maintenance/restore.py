@@ -28,7 +28,7 @@ import contextlib
 import logging
 import shutil
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -108,13 +108,8 @@ def restore_backup(
     key = open_signing_key(data)
     check_origin(source, signer, key.public, trust)
     secrets = secret_files(settings)
-    if foreign := {data / file.path for file in manifest.files} & secrets:
-        raise BackupError(f"{source}: it would replace the secret {min(foreign)}; use another one")
+    _check_target(data, source, manifest, secrets, replace=replace)
     present = sorted(path.name for path in data.iterdir() if path.name not in ("lock", RESTORING))
-    if any((data / name).exists() for name in ("log", "state")) and not replace:
-        raise BackupError(f"{data} has a log and a state already: --replace replaces them")
-    if source.absolute().is_relative_to(data.absolute()):
-        raise BackupError(f"{source} lies in the data directory; move it out first")
     restoring = data / RESTORING
     staged = restoring / STAGED
     try:
@@ -151,6 +146,17 @@ def restore_backup(
         raise BackupError(f"{source}: was not restored, nothing has changed: {error}") from error
     finish_restore(data)
     return manifest, parts
+
+
+def _check_target(
+    data: Path, source: Path, manifest: Manifest, secrets: Collection[Path], *, replace: bool
+) -> None:
+    if foreign := {data / file.path for file in manifest.files}.intersection(secrets):
+        raise BackupError(f"{source}: it would replace the secret {min(foreign)}; use another one")
+    if any((data / name).exists() for name in ("log", "state")) and not replace:
+        raise BackupError(f"{data} has a log and a state already: --replace replaces them")
+    if source.absolute().is_relative_to(data.absolute()):
+        raise BackupError(f"{source} lies in the data directory; move it out first")
 
 
 def _sign_models(settings: Settings, staged: Path, signer: str | None, key: SigningKey) -> None:

@@ -156,12 +156,7 @@ class EventIngest:
         writes: set[asyncio.Future[Offsets]] = set()
         pending, seen = self._pending, self._engine.seen
         for index, event in decoded:
-            message = None if forbidden is None else forbidden(event)
-            sent = event
-            if forbidden is None and event.type == "impression":
-                event = self._as_given(event)
-            if message is None and event is sent:
-                message = self._reserved(event)
+            event, message = self._checked(event, forbidden)
             if message is not None:
                 refusals.append(wire.Rejection(index=index, code="forbidden", message=message))
                 continue
@@ -188,6 +183,15 @@ class EventIngest:
             rejected=_rejections(refusals),
             position=position,
         )
+
+    def _checked(
+        self, event: Event, forbidden: Callable[[Event], str | None] | None
+    ) -> tuple[Event, str | None]:
+        """Return an event, or the server's impression that it proves, and why it is refused."""
+        if forbidden is not None:
+            return event, forbidden(event) or self._reserved(event)
+        given = self._as_given(event) if event.type == "impression" else event
+        return given, self._reserved(event) if given is event else None
 
     def _as_given(self, event: Event) -> Event:
         """Return an impression of a server key as the server's own if its id proves it."""
