@@ -24,7 +24,12 @@ from tactful_privacy.errors import (
 from tactful_privacy.lazy_imports import lazy_names
 
 if TYPE_CHECKING:
-    from tactful_privacy.analysis.conclusions import quantile_released, share_released, top_released
+    from tactful_privacy.analysis.conclusions import (
+        mean_released,
+        quantile_released,
+        share_released,
+        top_released,
+    )
     from tactful_privacy.analysis.consistency import consistent
     from tactful_privacy.counting.bounded_counts import BoundedCounts
     from tactful_privacy.counting.heavy_hitters import BoundedKeys, KeysPublisher
@@ -37,6 +42,7 @@ if TYPE_CHECKING:
         read_released,
         sum_released,
     )
+    from tactful_privacy.ledger.amounts import Amounts
     from tactful_privacy.ledger.budget import Budget, Charge, refuse_overspending
     from tactful_privacy.ledger.ledger import Ledger, Release
     from tactful_privacy.ledger.merge import merge_ledger
@@ -44,6 +50,7 @@ if TYPE_CHECKING:
     from tactful_privacy.ledger.query import Answer, Query
     from tactful_privacy.ledger.statistic import (
         FOUND_KEYS,
+        GAUSSIAN_PANES,
         GAUSSIAN_TOTALS,
         PANES,
         RUNNING_TOTALS,
@@ -77,11 +84,13 @@ __all__ = [
     "CONFIDENCE",
     "EVERYTHING",
     "FOUND_KEYS",
+    "GAUSSIAN_PANES",
     "GAUSSIAN_TOTALS",
     "NOTHING",
     "PANES",
     "RUNNING_TOTALS",
     "UNIT",
+    "Amounts",
     "Answer",
     "BoundedCounts",
     "BoundedKeys",
@@ -127,6 +136,7 @@ __all__ = [
     "delta_of",
     "drop_keys",
     "laplace_noise",
+    "mean_released",
     "merge_ledger",
     "merge_vault",
     "method_of",
@@ -142,18 +152,21 @@ __all__ = [
 ]
 
 _LAZY = {
-    "analysis.conclusions": "quantile_released share_released top_released",
+    "analysis.conclusions": "mean_released quantile_released share_released top_released",
     "analysis.consistency": "consistent",
     "counting.bounded_counts": "BoundedCounts",
     "counting.heavy_hitters": "BoundedKeys KeysPublisher",
     "counting.publisher": "Publisher",
     "counting.released": "CONFIDENCE ReleasedPane delta_of method_of read_released sum_released",
+    "ledger.amounts": "Amounts",
     "ledger.budget": "Budget Charge refuse_overspending",
     "ledger.ledger": "Ledger Release",
     "ledger.merge": "merge_ledger",
     "ledger.odometer": "Odometer Spend read_odometer",
     "ledger.query": "Answer Query",
-    "ledger.statistic": "CapChoice FOUND_KEYS GAUSSIAN_TOTALS PANES RUNNING_TOTALS Statistic UNIT",
+    "ledger.statistic": (
+        "CapChoice FOUND_KEYS GAUSSIAN_PANES GAUSSIAN_TOTALS PANES RUNNING_TOTALS Statistic UNIT"
+    ),
     "mechanisms.backends": "DiffprivlibGeometric Noise OpenDPLaplace laplace_noise",
     "mechanisms.gaussian": "DiscreteGaussian WideGaussian",
     "mechanisms.laplace": "DiscreteLaplace WideLaplace",

@@ -9,7 +9,7 @@ from msgspec import Meta
 
 from tactful.schemas.fields import Moment
 
-CONCLUSIONS = ("sum", "share", "quantile", "top", "consistent")
+CONCLUSIONS = ("sum", "share", "quantile", "top", "consistent", "mean")
 """Kinds of conclusion."""
 
 _Exact = Annotated[str, Meta(pattern=r"^[0-9]+(\.[0-9]+|/0*[1-9][0-9]*)?$", max_length=32)]
@@ -26,9 +26,12 @@ class StatisticInfo(msgspec.Struct, kw_only=True, frozen=True):
         unit: unit of privacy, e.g. ``user-day``.
         title: description.
         pane_ms: length of a pane, milliseconds.
-        kind: ``panes``; ``running_totals`` or ``gaussian_totals`` since midnight (UTC); or
-            ``found_keys`` of a day, from a minimum number of users on.
+        kind: ``panes`` or ``gaussian_panes``; ``running_totals`` or ``gaussian_totals`` since
+            midnight (UTC); ``found_keys`` of a day, from a minimum number of users on; or
+            ``means``.
         method: the mechanism.
+        bounds: of a sum or mean: the range that clamps numbers; None of counts.
+        resolution: of a sum or mean: the step of numbers.
     """
 
     name: str
@@ -39,6 +42,8 @@ class StatisticInfo(msgspec.Struct, kw_only=True, frozen=True):
     pane_ms: int = 0
     kind: str = "panes"
     method: str = ""
+    bounds: list[float] | None = None
+    resolution: float | None = None
 
 
 class StatisticsIndex(msgspec.Struct, kw_only=True, frozen=True):
@@ -54,7 +59,8 @@ class StatisticCell(msgspec.Struct, kw_only=True, frozen=True):
     Attributes:
         pane_start: start of the pane, epoch milliseconds.
         key: counted key, e.g. a category.
-        value: the released (noisy) count.
+        value: the released (noisy) count, sum or mean. A mean is left out where noise exceeds
+            its count.
         low: lower end of its confidence interval.
         high: upper end.
         counted_from: start of the count, epoch milliseconds: the start of the pane, or midnight
@@ -81,10 +87,13 @@ class StatisticsPage(msgspec.Struct, kw_only=True, frozen=True):
         next_cursor: send it as ``cursor`` for the next page; None at the end.
         delta: computed bound on the probability that epsilon does not hold.
         pane_ms: length of a pane, milliseconds.
-        kind: ``panes``; ``running_totals`` or ``gaussian_totals`` since midnight (UTC); or
-            ``found_keys`` of a day, from a minimum number of users on.
+        kind: ``panes`` or ``gaussian_panes``; ``running_totals`` or ``gaussian_totals`` since
+            midnight (UTC); ``found_keys`` of a day, from a minimum number of users on; or
+            ``means``.
         method: the mechanism.
         confidence: level of the intervals.
+        bounds: of a sum or mean: the range that clamps numbers; None of counts.
+        resolution: of a sum or mean: the step of numbers.
     """
 
     name: str
@@ -98,6 +107,8 @@ class StatisticsPage(msgspec.Struct, kw_only=True, frozen=True):
     kind: str = "panes"
     method: str = ""
     confidence: float = 0.95
+    bounds: list[float] | None = None
+    resolution: float | None = None
 
 
 class ConclusionQuery(msgspec.Struct, forbid_unknown_fields=True):
@@ -107,7 +118,7 @@ class ConclusionQuery(msgspec.Struct, forbid_unknown_fields=True):
         since: start of the first pane.
         until: end of the span; panes start before it.
         confidence: level of the intervals.
-        keys: for a sum: these keys together, separated by commas; else each key by itself.
+        keys: for a sum or mean: these keys together, separated by commas; else each key by itself.
         part: for a share: keys of the part.
         rest: for a share: keys of the rest of the whole.
         probability: for a quantile.
@@ -129,7 +140,8 @@ class ConcludedNumber(msgspec.Struct, kw_only=True, frozen=True):
 
     Attributes:
         key: the key; keys that were added up are separated by commas.
-        value: the estimate; None of a quantile, whose bucket is the key.
+        value: the estimate; None of a quantile, whose bucket is the key, and of a mean where
+            noise exceeds its count.
         low: lower end of its interval.
         high: upper end.
         low_key: lowest bucket of a quantile's interval.

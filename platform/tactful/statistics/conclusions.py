@@ -8,7 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from tactful.schemas.statistics import ConcludedNumber, Conclusion, ConclusionQuery
-from tactful_privacy.analysis.conclusions import quantile_released, share_released, top_released
+from tactful_privacy.analysis.conclusions import (
+    mean_released,
+    quantile_released,
+    share_released,
+    top_released,
+)
 from tactful_privacy.analysis.consistency import consistent
 from tactful_privacy.counting.released import ReleasedPane, sum_released
 from tactful_privacy.errors import ParameterError
@@ -48,14 +53,15 @@ def _sum(levels: Levels, query: ConclusionQuery) -> list[ConcludedNumber]:
     panes = levels[0]
     groups = [[key] for key in panes[0].values] if query.keys is None else [_split(query.keys)]
     sums = []
+    scaled = panes[0].scaled
     for keys in groups:
         total = sum_released(panes, keys, query.confidence)
         sums.append(
             ConcludedNumber(
                 key=",".join(keys),
-                value=total.value,
-                low=total.value - total.half_width,
-                high=total.value + total.half_width,
+                value=scaled(total.value),
+                low=scaled(total.value - total.half_width),
+                high=scaled(total.value + total.half_width),
             )
         )
     return sums
@@ -75,12 +81,13 @@ def _quantile(levels: Levels, query: ConclusionQuery) -> list[ConcludedNumber]:
 
 def _top(levels: Levels, query: ConclusionQuery) -> list[ConcludedNumber]:
     k = min(query.k, len(levels[0][0].values))
+    scaled = levels[0][0].scaled
     return [
         ConcludedNumber(
             key=ranked.key,
-            value=ranked.value,
-            low=ranked.value - ranked.half_width,
-            high=ranked.value + ranked.half_width,
+            value=scaled(ranked.value),
+            low=scaled(ranked.value - ranked.half_width),
+            high=scaled(ranked.value + ranked.half_width),
             best=ranked.best,
             worst=ranked.worst,
         )
@@ -91,12 +98,13 @@ def _top(levels: Levels, query: ConclusionQuery) -> list[ConcludedNumber]:
 def _consistent(levels: Levels, query: ConclusionQuery) -> list[ConcludedNumber]:
     if len(levels) < 2:
         raise ParameterError("the statistic has no longer periods to agree with")
+    scaled = levels[0][0].scaled
     return [
         ConcludedNumber(
             key=key,
-            value=value,
-            low=value - period.half_width,
-            high=value + period.half_width,
+            value=scaled(value),
+            low=scaled(value - period.half_width),
+            high=scaled(value + period.half_width),
             start=period.start,
             end=period.end,
         )
@@ -106,12 +114,29 @@ def _consistent(levels: Levels, query: ConclusionQuery) -> list[ConcludedNumber]
     ]
 
 
+def _mean(levels: Levels, query: ConclusionQuery) -> list[ConcludedNumber]:
+    if len(levels) < 2 or levels[0][0].amounts is None:
+        raise ParameterError("the statistic publishes no mean: give it aggregate: mean")
+    sums, counts = levels
+    groups = [[key] for key in sums[0].values] if query.keys is None else [_split(query.keys)]
+    concluded = []
+    for keys in groups:
+        mean, key = mean_released(sums, counts, keys, query.confidence), ",".join(keys)
+        if mean is None:
+            concluded.append(ConcludedNumber(key=key))
+        else:
+            number = ConcludedNumber(key=key, value=mean.value, low=mean.low, high=mean.high)
+            concluded.append(number)
+    return concluded
+
+
 _KINDS: dict[str, Callable[[Levels, ConclusionQuery], list[ConcludedNumber]]] = {
     "sum": _sum,
     "share": _share,
     "quantile": _quantile,
     "top": _top,
     "consistent": _consistent,
+    "mean": _mean,
 }
 
 

@@ -18,7 +18,7 @@ from tactful.statistics.definitions import StatisticDefinition
 from tactful.statistics.ledger_view import day_of
 from tactful_privacy.counting.bounded_counts import BoundedCounts
 from tactful_privacy.counting.heavy_hitters import BoundedKeys, KeysPublisher
-from tactful_privacy.counting.publisher import Publisher
+from tactful_privacy.counting.publisher import Publisher, check_delta
 from tactful_privacy.errors import StateError
 from tactful_privacy.ledger.ledger import Ledger
 from tactful_privacy.ledger.statistic import FOUND_KEYS, Statistic
@@ -100,7 +100,8 @@ class StatisticsCounter(CoCommittedConsumer):
         not_before: int = 0,
     ) -> None:
         """Register the statistics; `PrivacyError` if the day's budget does not allow them."""
-        self.definitions = tuple(definitions)
+        self.means = [it for it in definitions if it.aggregate == "mean"]
+        self.definitions = tuple(part for it in definitions for part in it.parts())
         self.ledger = ledger
         self._secret = secret
         self._clock = clock
@@ -121,6 +122,9 @@ class StatisticsCounter(CoCommittedConsumer):
         self.further = {name: statistics[1:] for name, statistics in released.items()}
         # Queries about days that are over do not block a statistic that begins today.
         first_day = 0 if clock is None else day_of(clock())
+        for statistic in (it for statistics in released.values() for it in statistics):
+            if statistic.kind != FOUND_KEYS:
+                check_delta(statistic)
         ledger.register_all(
             [statistic for statistics in released.values() for statistic in statistics],
             first_day=first_day,
@@ -159,9 +163,15 @@ class StatisticsCounter(CoCommittedConsumer):
         received = None if self._clock is None else event.received_at
         watermark = self._over_at(self.now if received is None else received)
         for definition in self.definitions:
-            if (key := definition.key(event, item)) is not None:
-                counts, _ = self._tracks[definition.name]
+            if (key := definition.key(event, item)) is None:
+                continue
+            counts, _ = self._tracks[definition.name]
+            if (amounts := counts.statistic.amounts) is None:
                 counts.add(unit, event.timestamp, key, watermark=watermark)
+            elif isinstance(counts, BoundedCounts):
+                number = definition.number(event, item) or 0.0
+                steps = amounts.steps(number)
+                counts.add(unit, event.timestamp, key, watermark=watermark, amount=steps)
 
     def delete_users(self, keys: Collection[str]) -> None:
         """Delete the found keys of users, by the keys of their histories."""

@@ -48,14 +48,14 @@ def cells(pane: ReleasedPane) -> Iterator[dict[str, Any]]:
         yield {
             "statistic": pane.statistic,
             "key": key,
-            "value": value,  # noisy
-            "low": value - pane.half_width,  # its confidence interval
-            "high": value + pane.half_width,
+            "value": pane.scaled(value),  # noisy
+            "low": pane.scaled(value - pane.half_width),  # its confidence interval
+            "high": pane.scaled(value + pane.half_width),
             "confidence": pane.confidence,
             "pane_start": pane.start,  # epoch milliseconds
             "pane_end": pane.end,
             "counted_from": pane.counted_from,  # start of the pane, or midnight (UTC) for totals
-            "kind": pane.kind,  # `panes`, `running_totals`, `gaussian_totals` or `found_keys`
+            "kind": pane.kind,  # `panes`, `gaussian_panes`, `running_totals` …
             "epsilon": float(pane.epsilon),  # privacy loss of one unit
             "delta": pane.delta,  # its probability bound, computed
             "cap": pane.cap,  # most contributions of one unit
@@ -210,7 +210,7 @@ def publish(
 def _registered(ledger: Ledger, definitions: Path) -> list[Statistic]:
     """Return the statistics of the file that are registered in the ledger."""
     registered = []
-    for definition in load_statistics(definitions).statistics:
+    for definition in load_statistics(definitions).released:
         for statistic in definition.statistics():
             with contextlib.suppress(UnknownStatisticError):
                 registered.append(ledger.statistic(statistic.name))

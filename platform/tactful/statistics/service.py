@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Collection, Iterable
+from fractions import Fraction
 from pathlib import Path
+from typing import Any
+
+from msgspec.structs import replace
 
 from tactful.config.ledger_location import ledger_location
 from tactful.config.settings import Settings
@@ -32,8 +36,10 @@ from tactful.statistics.counter import (
 from tactful.statistics.definitions import PANES, StatisticDefinition, load_statistics
 from tactful.statistics.ledger_view import PrivacyLedger, day_of, report_month
 from tactful.util.clock import now_ms
+from tactful_privacy.analysis.conclusions import mean_released
 from tactful_privacy.counting.released import (
     CONFIDENCE,
+    ReleasedPage,
     ReleasedPane,
     delta_of,
     method_of,
@@ -63,23 +69,21 @@ class PrivateStatistics:
         self._statistics: dict[str, Statistic] = {
             it.name: it for definition in self._definitions for it in self._released(definition)
         }
+        self._means = {definition.name: definition for definition in counter.means}
 
     def index(self) -> StatisticsIndex:
         """Return what is published."""
         return StatisticsIndex(
             statistics=[
-                StatisticInfo(
-                    name=statistic.name,
-                    epsilon=float(statistic.epsilon),
-                    cap=statistic.cap,
-                    unit=UNIT,
-                    title=definition.title,
-                    pane_ms=statistic.pane_ms,
-                    kind=statistic.kind,
-                    method=method_of(statistic),
-                )
-                for definition in self._definitions
-                for statistic in self._released(definition)
+                *(
+                    StatisticInfo(title=definition.title, **_described(statistic))
+                    for definition in self._definitions
+                    for statistic in self._released(definition)
+                ),
+                *(
+                    StatisticInfo(title=definition.title, **self._described_mean(definition))
+                    for definition in self._means.values()
+                ),
             ]
         )
 
@@ -92,13 +96,40 @@ class PrivateStatistics:
         commit, which comes at once when there are events and later when there are none. An unknown
         statistic raises KeyError, a wrong cursor ValueError.
         """
+        if (mean := self._means.get(name)) is not None:
+            return self._page_of_means(mean, cursor, limit, since, until)
+        page = self._read(name, cursor, limit, since, until)
+        statistic = self._statistics[name]
+        return StatisticsPage(
+            **_described(statistic),
+            delta=float(delta_of(statistic)),
+            confidence=float(CONFIDENCE),
+            cells=[
+                StatisticCell(
+                    pane_start=pane.start,
+                    counted_from=pane.counted_from,
+                    key=key,
+                    value=pane.scaled(value),
+                    low=pane.scaled(value - pane.half_width),
+                    high=pane.scaled(value + pane.half_width),
+                )
+                for pane in page.panes
+                for key, value in pane.values.items()
+            ],
+            next_cursor=page.cursor,
+        )
+
+    def _read(
+        self, name: str, cursor: str | None, limit: int, since: int | None, until: int | None
+    ) -> ReleasedPage:
+        """Read a page of released and shown panes."""
         statistic = self._statistics.get(name)
         if statistic is None:
             raise KeyError(name)
         if (shown := self._shown_before(statistic)) is not None:
             until = shown if until is None else min(until, shown)
         try:
-            page = read_released(
+            return read_released(
                 self._ledger,
                 name,
                 start=since,
@@ -108,39 +139,76 @@ class PrivateStatistics:
             )
         except UnknownStatisticError as error:
             raise KeyError(name) from error
-        return StatisticsPage(
-            name=name,
-            epsilon=float(statistic.epsilon),
-            cap=statistic.cap,
-            unit=UNIT,
-            delta=float(delta_of(statistic)),
-            pane_ms=statistic.pane_ms,
-            kind=statistic.kind,
-            method=method_of(statistic),
-            confidence=float(CONFIDENCE),
-            cells=[
-                StatisticCell(
-                    pane_start=pane.start,
-                    counted_from=pane.counted_from,
-                    key=key,
-                    value=value,
-                    low=value - pane.half_width,
-                    high=value + pane.half_width,
-                )
-                for pane in page.panes
-                for key, value in pane.values.items()
-            ],
-            next_cursor=page.cursor,
+
+    def _page_of_means(
+        self,
+        mean: StatisticDefinition,
+        cursor: str | None,
+        limit: int,
+        since: int | None,
+        until: int | None,
+    ) -> StatisticsPage:
+        """Return the quotients of a page of sums and counts, without those that say nothing."""
+        sums, counts = (
+            self._read(part, cursor, limit, since, until) for part in mean.names_of_parts
         )
+        counts_at = {pane.start: pane for pane in counts.panes}
+        pairs = [(pane, counts_at[pane.start]) for pane in sums.panes if pane.start in counts_at]
+        cells = [
+            StatisticCell(
+                pane_start=total.start,
+                counted_from=total.counted_from,
+                key=key,
+                value=quotient.value,
+                low=quotient.low,
+                high=quotient.high,
+            )
+            for total, count in pairs
+            for key in total.values
+            if (quotient := mean_released([total], [count], key)) is not None
+        ]
+        parts = [self._statistics[part] for part in mean.names_of_parts]
+        return StatisticsPage(
+            **self._described_mean(mean),
+            delta=float(sum(delta_of(part) for part in parts)),
+            confidence=float(CONFIDENCE),
+            cells=cells,
+            # A sum whose count is not released yet is read again.
+            next_cursor=sums.cursor if len(pairs) == len(sums.panes) else None,
+        )
+
+    def _described_mean(self, mean: StatisticDefinition) -> dict[str, Any]:
+        total, count = mean.names_of_parts
+        return _described(self._statistics[total]) | {
+            "name": mean.name,
+            "epsilon": float(Fraction(mean.epsilon)),
+            "kind": "means",
+            "method": f"quotient of {total} and {count}",
+        }
 
     def conclude(self, name: str, conclusion: str, query: ConclusionQuery) -> Conclusion:
         """Draw a conclusion from the released and shown panes of a span.
 
         An unknown statistic or conclusion raises KeyError, one that cannot be drawn ValueError.
         """
-        if name not in self._statistics or conclusion not in CONCLUSIONS:
+        known = name in self._statistics or name in self._means
+        if not known or conclusion not in CONCLUSIONS:
             raise KeyError(name)
         since, until = to_milliseconds(query.since), to_milliseconds(query.until)
+        if (mean := self._means.get(name)) is not None:
+            if conclusion != "mean":
+                raise ValueError(
+                    f"{name!r} publishes means, which have no {conclusion}: ask about"
+                    f" {' or '.join(mean.names_of_parts)}"
+                )
+            parts = [self._panes(part, since, until) for part in mean.names_of_parts]
+            described = self._described_mean(mean)
+            return replace(
+                conclude(conclusion, parts, query),
+                name=name,
+                epsilon=described["epsilon"],
+                method=described["method"],
+            )
         if conclusion != "consistent":
             return conclude(conclusion, [self._panes(name, since, until)], query)
         periods = [it for it in self.counter.further.get(name, ()) if it.kind == KIND_OF_PANES]
@@ -205,6 +273,24 @@ class PrivateStatistics:
         self._ledger.close()
 
 
+def _described(statistic: Statistic) -> dict[str, Any]:
+    """Return what the index and a page say of a statistic."""
+    amounts = statistic.amounts
+    return {
+        "name": statistic.name,
+        "epsilon": float(statistic.epsilon),
+        "cap": statistic.cap,
+        "unit": UNIT,
+        "pane_ms": statistic.pane_ms,
+        "kind": statistic.kind,
+        "method": method_of(statistic),
+        "bounds": None
+        if amounts is None
+        else [float(end * amounts.step) for end in (amounts.low, amounts.high)],
+        "resolution": None if amounts is None else float(amounts.step),
+    }
+
+
 def shown_before(statistic: Statistic, now: int, allowance_ms: int = ALLOWANCE_MS) -> int:
     """Return the pane start, epoch milliseconds, before which the clock lets panes show."""
     return max(0, now - allowance_ms) - _SHOWN_AFTER_MS - statistic.pane_ms + 1
@@ -246,7 +332,7 @@ def erasers(settings: Settings, keys: Collection[str]) -> dict[str, Callable[[by
     statistics: list[Statistic] = []
     if definitions != Path() and secret.exists():
         document = load_statistics(definitions)
-        statistics = [definition.statistics()[0] for definition in document.statistics]
+        statistics = [definition.statistics()[0] for definition in document.released]
     key = secret.read_bytes() if statistics else b""
 
     def without(packed: bytes) -> bytes:

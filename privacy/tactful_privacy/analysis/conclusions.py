@@ -1,4 +1,4 @@
-"""Shares of released counts, with intervals by inverting an exact test.
+"""Shares, means, quantiles and ranks of released counts, with their intervals.
 
 A share is estimated from two disjoint sets of cells, such as clicks and impressions without click.
 If it is r, then ``(1 - r) * part - r * rest`` of the true counts is zero, and the released value is
@@ -25,6 +25,7 @@ from tactful_privacy.counting.released import (
     check_keys,
     half_width,
     noise_table,
+    sum_released,
 )
 from tactful_privacy.errors import ParameterError
 from tactful_privacy.mechanisms._exact import Exact
@@ -64,6 +65,8 @@ def share_released(
         ParameterError: See `sum_released`; or part and rest have a key in common.
     """
     first = check_addable(panes)
+    if first.amounts is not None and first.amounts.low < 0:
+        raise ParameterError(f"{first.statistic!r} adds up negative amounts: they have no share")
     parts = [part] if isinstance(part, str) else list(part)
     rests = [rest] if isinstance(rest, str) else list(rest)
     check_keys(first, parts)
@@ -94,7 +97,7 @@ class TwoNoises:
     @classmethod
     def of(cls, pane: ReleasedPane, first: int, second: int) -> TwoNoises:
         """Return the noise of sums of so many cells of a pane's statistic."""
-        key = pane.sensitivity, pane.epsilon
+        key = pane.sensitivity, pane.epsilon, pane.rho
         terms = first * pane.noise_terms, second * pane.noise_terms
         variance = float(noise_table(*key).variance)
         return cls(
@@ -154,8 +157,67 @@ def _accepted(a: int, b: int, value: float, noise: TwoNoises, alpha: float) -> t
 
 
 @lru_cache(maxsize=32)
-def _mass(sensitivity: int, epsilon: Fraction, terms: int) -> NDArray[np.float64]:
-    return noise_table(sensitivity, epsilon).mass_of_sum(terms)
+def _mass(
+    sensitivity: int, epsilon: Fraction, rho: Fraction | None, terms: int
+) -> NDArray[np.float64]:
+    return noise_table(sensitivity, epsilon, rho).mass_of_sum(terms)
+
+
+@dataclass(frozen=True)
+class ReleasedMean:
+    """Mean of amounts, each clamped to its range and rounded to a step."""
+
+    value: float  # the estimate, within the range of the amounts
+    low: float  # lower end of the interval
+    high: float  # upper end of the interval
+    # least probability that the interval holds the mean of the true bounded contributions
+    confidence: float
+
+
+def mean_released(
+    sums: Sequence[ReleasedPane],
+    counts: Sequence[ReleasedPane],
+    keys: str | Collection[str] | None = None,
+    confidence: Exact = CONFIDENCE,
+) -> ReleasedMean | None:
+    """Estimate a mean from a statistic of sums and one of counts of the same contributions.
+
+    Sum and count have exact intervals, each with half of the permitted error (Bonferroni); the
+    quotients of their ends bound the mean. None if the interval of the count reaches below 1: then
+    the noise may exceed the count, and the quotient says nothing.
+
+    Args:
+        sums: Panes of the sums, each once.
+        counts: The panes of the counts that start at the same times.
+        keys: One key, several, or None for the whole catalogue.
+        confidence: Confidence of the interval, exact.
+
+    Raises:
+        ParameterError: See `sum_released`; or the panes are not those of sums and their counts.
+    """
+    first = check_addable(sums, of_other_caps=True)
+    if first.amounts is None or [it.start for it in sums] != [it.start for it in counts]:
+        raise ParameterError("a mean needs panes of sums, and of counts that start at their times")
+    share = open_share(confidence, "confidence")
+    each = (1 + share) / 2
+    total, number = sum_released(sums, keys, each), sum_released(counts, keys, each)
+    fewest, most = number.value - number.half_width, number.value + number.half_width
+    if fewest < 1:
+        return None
+    amounts = first.amounts
+
+    def within_range(quotient: Fraction) -> float:
+        return float(
+            min(max(quotient, Fraction(amounts.low)), Fraction(amounts.high)) * amounts.step
+        )
+
+    ends = [
+        Fraction(end, count)
+        for end in (total.value - total.half_width, total.value + total.half_width)
+        for count in (fewest, most)
+    ]
+    value = within_range(Fraction(total.value, number.value))
+    return ReleasedMean(value, within_range(min(ends)), within_range(max(ends)), float(share))
 
 
 @dataclass(frozen=True)
@@ -188,6 +250,10 @@ def quantile_released(
         ParameterError: See `sum_released`; or a number is out of range.
     """
     first = check_addable(panes)
+    if first.amounts is not None:
+        raise ParameterError(
+            f"{first.statistic!r} adds up amounts: a quantile needs counts, by edges"
+        )
     p = float(open_share(probability, "probability"))
     alpha = 1 - open_share(confidence, "confidence")
     # Imported late: a server uses scipy for nothing else, and loading it would delay requests.
@@ -251,7 +317,7 @@ def top_released(
         raise ParameterError(f"k is {k}: give 1 to {len(keys)}, the size of the catalogue")
     confidence_by_key = 1 - (1 - open_share(confidence, "confidence")) / len(keys)
     terms = len(panes) * first.noise_terms
-    half = half_width(first.sensitivity, first.epsilon, terms, confidence_by_key)
+    half = half_width(first.sensitivity, first.epsilon, terms, confidence_by_key, first.rho)
     sums = np.array([list(pane.values.values()) for pane in panes]).sum(axis=0)
     rising = np.sort(sums)
     top = np.argsort(-sums, kind="stable")[:k]

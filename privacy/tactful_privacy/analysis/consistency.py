@@ -102,7 +102,7 @@ def _shape(levels: Sequence[Sequence[ReleasedPane]]) -> tuple[_Level, ...]:
                 raise ParameterError(
                     f"{pane.statistic!r} cannot be made consistent with"
                     f" {levels[0][0].statistic!r}:"
-                    " give counts of periods with the same keys, no running totals"
+                    " give periods with the same keys and Laplace noise, no running totals"
                 )
             if (pane.statistic, pane.sensitivity, pane.epsilon) != (
                 first.statistic,

@@ -21,6 +21,7 @@ from tactful_privacy.audit.checks import (
     check_noise,
     check_sensitivity,
 )
+from tactful_privacy.audit.panes import GaussianPanesPipeline, SumsPipeline
 from tactful_privacy.audit.pipeline import Pipeline
 from tactful_privacy.audit.planted import planted_bugs
 from tactful_privacy.audit.totals import GaussianPipeline, TotalsPipeline
@@ -78,7 +79,8 @@ class AuditReport:
     epsilon: Fraction
     alpha: float  # largest probability that a correct pipeline fails any of its checks
     effort: Effort
-    # pipelines of the product: counts by pane, and totals since midnight with both kinds of noise
+    # pipelines of the product: counts by pane, totals since midnight with both kinds of noise,
+    # sums of amounts, and counts with Gaussian noise
     real: tuple[Audited, ...]
     planted: tuple[Audited, ...]  # pipelines with a planted bug
 
@@ -168,14 +170,17 @@ def audit(
     """Audit the installed pipeline of counts, and the audit itself.
 
     `BoundedCounts`, `Publisher`, `Ledger` and `read_released` run as in service, over synthetic
-    users. Other parts of a deployment, such as a log or a dashboard, are not attacked. Totals with
-    Gaussian noise are left out if the cap is too large to publish them. A statistic that cannot be
-    published at all raises `ParameterError`.
+    users. Other parts of a deployment, such as a log or a dashboard, are not attacked. Sums and
+    statistics with Gaussian noise are left out if the cap is too large to publish them. A cap and
+    epsilon that no statistic can have raise `ParameterError`.
     """
     claim = fraction(epsilon, "epsilon")
     correct = [Pipeline(cap, claim), TotalsPipeline(cap, claim)]
-    with suppress(ParameterError):
-        correct.append(GaussianPipeline(cap, claim))
+    for further in (GaussianPipeline, SumsPipeline, GaussianPanesPipeline):
+        with suppress(ParameterError):
+            pipeline = further(cap, claim)
+            pipeline.noise()
+            correct.append(pipeline)
 
     def examined(pipeline: Pipeline, canaries: int) -> Audited:
         if pipeline.shares_noise:
@@ -184,6 +189,10 @@ def audit(
         progress(pipeline.name)
         return result
 
-    real = [examined(pipeline, effort.canaries) for pipeline in correct]
+    # The first is attacked hardest: the others differ from it in one step.
+    real = [
+        examined(pipeline, effort.canaries_of_totals if number else effort.canaries)
+        for number, pipeline in enumerate(correct)
+    ]
     planted = [examined(bug, effort.canaries_of_bug) for bug in planted_bugs(cap, claim)]
     return AuditReport(cap, claim, alpha, effort, tuple(real), tuple(planted))

@@ -185,7 +185,7 @@ def check_sensitivity(pipeline: Pipeline, streams: int, seed: int) -> Finding:
             rest = [contribution for contribution in stream if contribution.user != user]
             worst = max(worst, int(np.abs(whole - pipeline.exact(rest, 4)).sum()))
     detail = f"largest change of the exact table by one user, over {streams} random streams"
-    return _at_most(2, "L1 sensitivity", worst, pipeline.cap, detail)
+    return _at_most(2, "L1 sensitivity", worst, pipeline.change(), detail)
 
 
 # -- layer 3 --------------------------------------------------------------------------------------

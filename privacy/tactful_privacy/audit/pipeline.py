@@ -154,6 +154,7 @@ class Pipeline:
     delta = MAX_DELTA
     shares_noise = False
     spreads: tuple[str, ...] = ("together", "spread")
+    amount = 1  # of each contribution
 
     def __init__(self, cap: int, epsilon: Fraction) -> None:
         """Set up a statistic that publishes a day of eight panes."""
@@ -229,5 +230,6 @@ class Pipeline:
             if index == restart_after:
                 snapshot, counter = counter.snapshot(), self.counter(statistic, secret)
                 counter.restore(snapshot)
-            counter.add(user, pane * statistic.pane_ms, statistic.keys[key])
+            at = pane * statistic.pane_ms
+            counter.add(user, at, statistic.keys[key], amount=self.amount)
         return counter

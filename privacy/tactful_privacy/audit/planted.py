@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tactful_privacy.audit.panes import AmountsUnclamped, CellsForgotten
 from tactful_privacy.audit.pipeline import Contribution, Output, Pipeline
 from tactful_privacy.audit.totals import ContributionsForgotten, LevelsForgotten, as_kind
 from tactful_privacy.counting.bounded_counts import BoundedCounts, Pane
@@ -86,9 +87,11 @@ class _ForgottenCap(Pipeline):
 
 
 class _Uncapped(BoundedCounts):
-    def add(self, unit: str, timestamp: int, key: str, *, watermark: int = 0) -> bool:
+    def add(
+        self, unit: str, timestamp: int, key: str, *, watermark: int = 0, amount: int = 1
+    ) -> bool:
         another = f"{unit} {secrets.token_hex(8)}"
-        return super().add(another, timestamp, key, watermark=watermark)
+        return super().add(another, timestamp, key, watermark=watermark, amount=amount)
 
 
 class _Overlap(Pipeline):
@@ -193,6 +196,11 @@ def planted_bugs(cap: int, epsilon: Fraction) -> list[Pipeline]:
         _OtherNoise(cap, epsilon, "reused noise", _reused),
         LevelsForgotten(cap, epsilon),
     ]
-    with suppress(ParameterError):  # totals of this cap cannot have Gaussian noise
-        bugs.append(ContributionsForgotten(cap, epsilon))
+    for planted in (ContributionsForgotten, AmountsUnclamped, CellsForgotten):
+        if planted is CellsForgotten and cap == 1:
+            continue  # the noise for one cell is right
+        with suppress(ParameterError):  # cannot be published with this cap
+            bug = planted(cap, epsilon)
+            bug.noise()
+            bugs.append(bug)
     return bugs

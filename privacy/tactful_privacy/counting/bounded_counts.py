@@ -39,6 +39,16 @@ class Pane:
     counts: NDArray[np.int64]
 
 
+class Contribution(msgspec.Struct, array_like=True):
+    """A contribution of a user, here under a hash; in snapshots if its day's cap is undecided."""
+
+    user: bytes
+    timestamp: int
+    index: int  # of the key
+    late: bool
+    amount: int = 1
+
+
 class _State(msgspec.Struct, array_like=True):
     """Content of a snapshot. Users are 16 bytes of a keyed hash.
 
@@ -55,7 +65,7 @@ class _State(msgspec.Struct, array_like=True):
     spent_in_cell: dict[int, dict[int, dict[bytes, int]]] = {}  # pane start -> key index -> user
     spent_in_hour: dict[int, dict[bytes, int]] = {}  # hour -> user -> contributions
     caps: dict[int, int] = {}  # day -> its cap, where caps are chosen
-    waiting: dict[int, list[tuple[bytes, int, int, bool]]] = {}  # day -> user, pane, key, late
+    waiting: dict[int, list[Contribution]] = {}  # day -> contributions in their order
     closed_any: bool = False
 
     def pop_pane(self, start: int, keys: int) -> NDArray[np.int64]:
@@ -124,9 +134,9 @@ class BoundedCounts:
     """Counts contributions per (pane, key), each user at most `cap` times per UTC day.
 
     Bound: add or remove one user's contributions of one UTC day. Then the counts of that day change
-    by at most `cap` in L1, all panes and keys together, and the counts of no other day change. For
-    a contribution is counted only while the counter of its own user and day is below the cap, and
-    decisions about one user depend on no other user.
+    by at most `cap` in L1 (sums by `cap` times the largest amount), all panes and keys together,
+    and the counts of no other day change. For a contribution is counted only while the counter of
+    its own user and day is below the cap, and decisions about one user depend on no other user.
 
     Late contributions: a contribution to a closed pane is not counted, but it charges its user. (In
     the current pane it could fall on another day than its own.) Hence every counted contribution is
@@ -215,7 +225,9 @@ class BoundedCounts:
         """Return the cap of a UTC day that is open; None while it is undecided."""
         return self._fixed_cap or self._state.caps.get(day)
 
-    def add(self, unit: str, timestamp: int, key: str, *, watermark: int = 0) -> bool:
+    def add(
+        self, unit: str, timestamp: int, key: str, *, watermark: int = 0, amount: int = 1
+    ) -> bool:
         """Count one contribution if the caps allow it and its pane is not over.
 
         Args:
@@ -224,6 +236,8 @@ class BoundedCounts:
             key: Key to count; keys outside the catalogue are ignored and charge nobody.
             watermark: Epoch milliseconds, see `closed`: a contribution to a pane that ends at or
                 before it is late, even if that pane was not closed yet.
+            amount: Amount to add, in steps; it is clamped to the statistic's `amounts`. Without
+                these each contribution counts 1.
 
         Returns:
             Whether it was counted; as secret as the counts, so do not publish totals of it.
@@ -242,16 +256,21 @@ class BoundedCounts:
         pane = timestamp - timestamp % pane_ms
         late = pane < max(state.open_from, watermark - watermark % pane_ms)
         user = self._hash_unit(b"%d:%s" % (day, unit.encode()))[:_UNIT]
+        amounts = self.statistic.amounts
+        amount = 1 if amounts is None else amounts.clamped(amount)
+        contribution = Contribution(user, timestamp, index, late, amount)
 
         cap = self._fixed_cap or state.caps.get(day)
         if cap is None:
-            state.waiting.setdefault(day, []).append((user, timestamp, index, late))
+            state.waiting.setdefault(day, []).append(contribution)
             self._changed = True
             return False
-        return self._count(user, timestamp, index, late=late, cap=cap)
+        return self._count(contribution, cap)
 
-    def _count(self, user: bytes, timestamp: int, index: int, *, late: bool, cap: int) -> bool:
+    def _count(self, contribution: Contribution, cap: int) -> bool:
         state, statistic = self._state, self.statistic
+        user, timestamp = contribution.user, contribution.timestamp
+        index, late = contribution.index, contribution.late
         spent = state.spent.setdefault(timestamp // DAY_MS, {})
         before = spent.get(user, 0)
         if before >= statistic.cap:
@@ -287,7 +306,7 @@ class BoundedCounts:
         if late:  # charged, but its pane is closed
             return False
         counts = state.counts.setdefault(pane, {})
-        counts[index] = counts.get(index, 0) + 1
+        counts[index] = counts.get(index, 0) + contribution.amount
         later.counts.setdefault(pane, {})[index] = counts[index]
         return True
 
@@ -356,8 +375,8 @@ class BoundedCounts:
             raise ParameterError(f"the cap of day {day} cannot be decided now")
         state = self._state
         state.caps[day] = cap
-        for user, timestamp, index, late in state.waiting.pop(day, []):
-            self._count(user, timestamp, index, late=late, cap=cap)
+        for contribution in state.waiting.pop(day, []):
+            self._count(contribution, cap)
         self._forget(hours=False)
         self._changed = True
 

@@ -14,7 +14,7 @@ from tactful_privacy.counting.released import ReleasedPane, delta_of, released_p
 from tactful_privacy.counting.series import open_series
 from tactful_privacy.errors import ParameterError, StateError
 from tactful_privacy.ledger.ledger import Draw, Ledger
-from tactful_privacy.ledger.statistic import DAY_MS, PANES, Statistic
+from tactful_privacy.ledger.statistic import DAY_MS, PANES, TOTALS, Statistic
 from tactful_privacy.mechanisms._table import Entropy
 
 MAX_DELTA = Fraction(1, 10**12)
@@ -59,7 +59,7 @@ class Publisher:
         for statistic in further:
             _check_fits(statistic, counts.statistic)
         for statistic in statistics:
-            _check_delta(statistic)
+            check_delta(statistic)
         ledger.register_all(statistics)
         self._entropy = entropy
         self._series = [open_series(statistic, ledger, entropy) for statistic in statistics]
@@ -141,11 +141,9 @@ class Publisher:
 
 
 def _check_fits(statistic: Statistic, counted: Statistic) -> None:
-    same = (statistic.keys, statistic.cap, statistic.cell_cap, statistic.hour_cap) == (
-        counted.keys,
-        counted.cap,
-        counted.cell_cap,
-        counted.hour_cap,
+    same = all(
+        getattr(statistic, field) == getattr(counted, field)
+        for field in ("keys", "cap", "cell_cap", "hour_cap", "amounts")
     )
     if not same or statistic.pane_ms % counted.pane_ms:
         raise ParameterError(
@@ -157,17 +155,19 @@ def _check_fits(statistic: Statistic, counted: Statistic) -> None:
             f"statistic {statistic.name!r}: cap_of must name {counted.name!r} if that statistic"
             " chooses its cap each day, and be empty otherwise"
         )
-    if statistic.kind != PANES and statistic.pane_ms != counted.pane_ms:
+    if statistic.kind in TOTALS and statistic.pane_ms != counted.pane_ms:
         raise ParameterError(
             f"statistic {statistic.name!r}: running totals need the pane_ms of {counted.name!r},"
             f" {counted.pane_ms}"
         )
 
 
-def _check_delta(statistic: Statistic) -> None:
+def check_delta(statistic: Statistic) -> None:
+    """Refuse a statistic whose computed delta is above its limit with a `ParameterError`."""
     limit = statistic.delta or (MAX_DELTA if statistic.kind == PANES else MAX_DELTA_OF_TOTALS)
     if (delta := delta_of(statistic)) > limit:
         raise ParameterError(
             f"statistic {statistic.name!r}: delta is {float(delta):.1e}, above"
             f" {float(limit):.0e}: lower the cap or spend more epsilon"
+            + ("" if statistic.amounts is None else ", or give a larger step")
         )

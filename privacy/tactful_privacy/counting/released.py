@@ -14,19 +14,23 @@ from numpy.typing import NDArray
 
 from tactful_privacy.counting.daily_caps import chosen_caps
 from tactful_privacy.errors import ParameterError
+from tactful_privacy.ledger.amounts import Amounts
 from tactful_privacy.ledger.ledger import Ledger, Release
 from tactful_privacy.ledger.rows import MAX_PAGE, found_values
 from tactful_privacy.ledger.statistic import (
     DAY_MS,
     FOUND_KEYS,
+    GAUSSIAN_PANES,
     GAUSSIAN_TOTALS,
     PANES,
     RUNNING_TOTALS,
+    TOTALS,
     UNIT,
     Statistic,
 )
 from tactful_privacy.mechanisms._exact import Exact, fraction
 from tactful_privacy.mechanisms.counting_tree import best_tree
+from tactful_privacy.mechanisms.gaussian import DiscreteGaussian
 from tactful_privacy.mechanisms.laplace import DiscreteLaplace
 from tactful_privacy.mechanisms.matrix_factorisation import GaussianTotals
 
@@ -42,6 +46,7 @@ _WITHIN = NormalDist().inv_cdf(1 - (1 - 0.95 - 1e-8) / 2) * (1 + 1e-5) + 6 / 300
 
 _METHODS = {
     PANES: "discrete Laplace, exact 64-bit table",
+    GAUSSIAN_PANES: "discrete Gaussian, exact 64-bit table",
     RUNNING_TOTALS: "signed nodes of a tree, each with discrete Laplace, exact 64-bit table",
     GAUSSIAN_TOTALS: "square root of summing, discrete Gaussian, exact 64-bit table",
     FOUND_KEYS: "discrete Laplace, exact 64-bit table, keys shown from",
@@ -71,11 +76,15 @@ class ReleasedPane:
         delta: Computed bound, far below one in the number of people alive.
         cap: Most contributions of one user and one UTC day.
         sensitivity: L1 sensitivity of the counts before noise; with epsilon it determines the
-            noise.
+            noise. For ``gaussian_panes`` the squared L2 sensitivity, which determines it with
+            `rho`.
         unit: The unit of privacy.
         method: The mechanism.
         kind: Kind of the statistic; totals count from `counted_from` on.
         noise_terms: Number of independent draws in each value.
+        rho: Privacy loss under zCDP of ``gaussian_panes``; None for other kinds.
+        amounts: Range and step of summed amounts: values and half widths are in steps. None:
+            contributions are counted.
     """
 
     statistic: str
@@ -92,6 +101,8 @@ class ReleasedPane:
     method: str = _METHODS[PANES]
     kind: str = PANES
     noise_terms: int = 1
+    rho: Fraction | None = None
+    amounts: Amounts | None = None
 
     def interval(self, key: str) -> tuple[int, int]:
         """Return the confidence interval of a key."""
@@ -101,8 +112,14 @@ class ReleasedPane:
     @property
     def counted_from(self) -> int:
         """First counted millisecond: start of the pane, or midnight for totals."""
-        whole_pane = self.kind in (PANES, FOUND_KEYS)
-        return self.start if whole_pane else self.start - self.start % DAY_MS
+        return self.start - self.start % DAY_MS if self.kind in TOTALS else self.start
+
+    def scaled(self, number: float) -> float:
+        """Return a number in steps as an amount; a count as it is."""
+        if self.amounts is None:
+            return number
+        amount = Fraction(number) * self.amounts.step
+        return amount.numerator if amount.denominator == 1 else float(amount)
 
 
 @dataclass(frozen=True)
@@ -205,7 +222,7 @@ def _half_width_of_sum(panes: Sequence[ReleasedPane], keys: int, confidence: Fra
     epsilon = panes[0].epsilon
     if len(terms) == 1:
         ((sensitivity, count),) = terms.items()
-        return half_width(sensitivity, epsilon, count, confidence)
+        return half_width(sensitivity, epsilon, count, confidence, panes[0].rho)
     from tactful_privacy.counting.mixtures import NoiseTerms, half_width_of_mixture
 
     parts = [NoiseTerms(1, count, sensitivity, epsilon) for sensitivity, count in terms.items()]
@@ -234,7 +251,7 @@ def check_addable(panes: Sequence[ReleasedPane], *, of_other_caps: bool = False)
             f"{first.statistic!r} publishes totals with Gaussian noise: their panes cannot be"
             " combined, use each with its own interval"
         )
-    if first.kind != PANES and len(panes) > 1:
+    if first.kind in TOTALS and len(panes) > 1:
         raise ParameterError(
             f"{first.statistic!r} publishes running totals, which overlap: read the last one"
             " instead of adding them"
@@ -257,7 +274,8 @@ def check_keys(pane: ReleasedPane, keys: Sequence[str]) -> None:
 def describe(statistic: Statistic, release: Release) -> ReleasedPane:
     """Return a stored release with its uncertainty; not for ``gaussian_totals``."""
     terms = _noise_terms(statistic, release.start)
-    half = half_width(statistic.sensitivity, statistic.epsilon, terms, CONFIDENCE)
+    sensitivity, rho = _noise_of(statistic)
+    half = half_width(sensitivity, statistic.epsilon, terms, CONFIDENCE, rho)
     return _pane(statistic, release.start, release.noisy_counts, half, terms)
 
 
@@ -301,6 +319,7 @@ def _pane(
         counts = found_values(values, f"{statistic.name!r}, pane {start}")
     else:
         counts = dict(zip(statistic.keys, values.tolist(), strict=True))
+    sensitivity, rho = _noise_of(statistic)
     return ReleasedPane(
         statistic=statistic.name,
         start=start,
@@ -311,11 +330,20 @@ def _pane(
         epsilon=statistic.epsilon,
         delta=float(delta_of(statistic)),
         cap=statistic.cap,
-        sensitivity=statistic.sensitivity,
+        sensitivity=sensitivity,
         method=method_of(statistic),
         kind=statistic.kind,
         noise_terms=terms,
+        rho=rho,
+        amounts=statistic.amounts,
     )
+
+
+def _noise_of(statistic: Statistic) -> tuple[int, Fraction | None]:
+    """Return the parameters of `noise_table` beside epsilon: sensitivity and rho."""
+    if statistic.kind == GAUSSIAN_PANES:
+        return statistic.gaussian.sensitivity_squared, statistic.gaussian.rho
+    return statistic.sensitivity, None
 
 
 def method_of(statistic: Statistic) -> str:
@@ -331,7 +359,7 @@ def delta_of(statistic: Statistic) -> Fraction:
     panes are counted, so a user who reacts to totals could choose nodes whose noise lies at the end
     of the table: the union bound over all nodes and keys covers this.
     """
-    if statistic.kind == GAUSSIAN_TOTALS:
+    if statistic.kind in (GAUSSIAN_PANES, GAUSSIAN_TOTALS):
         return _delta_of_gaussian(statistic.gaussian, statistic.epsilon)
     if statistic.kind == FOUND_KEYS:
         return statistic.delta or Fraction(0)
@@ -342,7 +370,7 @@ def delta_of(statistic: Statistic) -> Fraction:
 
 
 def _noise_terms(statistic: Statistic, start: int) -> int:
-    if statistic.kind in (PANES, FOUND_KEYS):
+    if statistic.kind not in TOTALS:
         return 1
     tree = best_tree(DAY_MS // statistic.pane_ms)
     return len(tree.nodes(start % DAY_MS // statistic.pane_ms + 1))
@@ -359,12 +387,22 @@ def _delta_of_gaussian(totals: GaussianTotals, epsilon: Fraction) -> Fraction:
 
 
 @lru_cache(maxsize=1024)
-def half_width(sensitivity: int, epsilon: Fraction, terms: int, confidence: Fraction) -> int:
+def half_width(
+    sensitivity: int,
+    epsilon: Fraction,
+    terms: int,
+    confidence: Fraction,
+    rho: Fraction | None = None,
+) -> int:
     """Return h with P(|sum of that many independent draws| <= h) >= confidence."""
-    return noise_table(sensitivity, epsilon).interval_of_sum(terms, confidence)
+    return noise_table(sensitivity, epsilon, rho).interval_of_sum(terms, confidence)
 
 
 @lru_cache(maxsize=64)
-def noise_table(sensitivity: int, epsilon: Fraction) -> DiscreteLaplace:
-    """Return the noise for computations, never to draw from."""
+def noise_table(
+    sensitivity: int, epsilon: Fraction, rho: Fraction | None = None
+) -> DiscreteLaplace | DiscreteGaussian:
+    """Return the noise for computations, never to draw from; Gaussian with a rho."""
+    if rho is not None:
+        return DiscreteGaussian(sensitivity, rho)
     return DiscreteLaplace(sensitivity, epsilon)

@@ -18,6 +18,7 @@ from tactful_privacy.errors import StateError
 from tactful_privacy.ledger.ledger import Draw, Ledger
 from tactful_privacy.ledger.statistic import DAY_MS, GAUSSIAN_TOTALS, RUNNING_TOTALS, Statistic
 from tactful_privacy.mechanisms.counting_tree import Node, best_tree
+from tactful_privacy.mechanisms.gaussian import DiscreteGaussian
 from tactful_privacy.mechanisms.laplace import DiscreteLaplace, Entropy
 
 
@@ -67,14 +68,14 @@ class _Partial(msgspec.Struct, array_like=True):
     counts: bytes
 
 
-class _LaplaceSeries(Series):
+class _NoisySeries(Series):
     """A series with the noise of one cap at a time."""
 
     def __init__(self, statistic: Statistic, entropy: Entropy) -> None:
         super().__init__(statistic, entropy)
         self._cap, self._noise = statistic.cap, statistic.mechanism(entropy)
 
-    def _noise_of(self, cap: int | None) -> DiscreteLaplace:
+    def _noise_of(self, cap: int | None) -> DiscreteLaplace | DiscreteGaussian:
         """Return the noise of a day's cap; a day has one cap, so all its cells have equal noise."""
         cap = self.statistic.cap if cap is None else cap
         if cap != self._cap:
@@ -83,7 +84,7 @@ class _LaplaceSeries(Series):
         return self._noise
 
 
-class Sums(_LaplaceSeries):
+class Sums(_NoisySeries):
     """Counts of each period of ``pane_ms``, one pane or several panes long.
 
     Noise is added to the exact sum once, when its last pane has closed.
@@ -131,7 +132,7 @@ class Sums(_LaplaceSeries):
         self._counts[indices] = np.frombuffer(partial.counts, "<i8")
 
 
-class RunningTotals(_LaplaceSeries):
+class RunningTotals(_NoisySeries):
     """Counts since midnight (UTC) at the end of each pane.
 
     The total after t panes is released as the exact total plus the signed noise of the nodes that

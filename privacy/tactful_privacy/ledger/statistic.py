@@ -14,24 +14,34 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tactful_privacy.errors import ParameterError
+from tactful_privacy.ledger.amounts import Amounts
 from tactful_privacy.ledger.budget import DEFAULT_PURPOSE, DEFAULT_TENANT, Loss, check_name
 from tactful_privacy.ledger.budget import UNIT as UNIT
 from tactful_privacy.mechanisms._exact import decode_fraction, fraction
 from tactful_privacy.mechanisms._table import open_share
 from tactful_privacy.mechanisms.counting_tree import best_tree
+from tactful_privacy.mechanisms.gaussian import DiscreteGaussian
 from tactful_privacy.mechanisms.laplace import DiscreteLaplace, Entropy, noise_scale
-from tactful_privacy.mechanisms.matrix_factorisation import GaussianTotals, gaussian_totals
+from tactful_privacy.mechanisms.matrix_factorisation import (
+    GaussianTotals,
+    gaussian_panes,
+    gaussian_totals,
+)
 from tactful_privacy.mechanisms.threshold import ThresholdRelease
 
 DAY_MS = 86_400_000
 PANES = "panes"
 """Kind of a statistic that releases the counts of each pane."""
+GAUSSIAN_PANES = "gaussian_panes"
+"""Kind of a statistic that releases the counts of each pane with Gaussian noise."""
 RUNNING_TOTALS = "running_totals"
 """Kind of a statistic that releases totals since midnight, noised by the nodes of a tree."""
 GAUSSIAN_TOTALS = "gaussian_totals"
 """Kind of a statistic that releases totals since midnight with Gaussian noise."""
 FOUND_KEYS = "found_keys"
 """Kind of a statistic without a catalogue: shows keys with enough users."""
+TOTALS = (RUNNING_TOTALS, GAUSSIAN_TOTALS)
+"""Kinds that count since midnight (UTC)."""
 HOUR_MS = 3_600_000
 
 # Omitted from the definition at their default: older ledgers lack them, and the fingerprint of an
@@ -130,9 +140,9 @@ class Statistic:
 
     Unit of privacy: one user, one UTC day. One user adds at most `cap` to the counts of a day,
     each contribution to exactly one (pane, key) cell, hence the whole day's table of panes and
-    keys has L1 sensitivity C = `cap`, and noise of scale C / epsilon on every cell costs epsilon
-    for the day with any number of panes and keys (vector Laplace mechanism, Dwork, McSherry,
-    Nissim, Smith, TCC 2006).
+    keys has L1 sensitivity C = `cap` (for sums, `cap` times the largest amount), and noise of scale
+    C / epsilon on every cell costs epsilon for the day with any number of panes and keys (vector
+    Laplace mechanism, Dwork, McSherry, Nissim, Smith, TCC 2006).
 
     Attributes:
         name: Lower-case letters, digits, ``.``, ``_``, ``-``; at most 128 characters.
@@ -144,7 +154,9 @@ class Statistic:
             floats refused). The cost of a cap choice comes on top, see `loss`.
         cell_cap: Most contributions of one user to one (pane, key) cell; default `cap`. It does
             not lower the noise; it keeps one burst from using up a user's day.
-        kind: Kind of the release of a pane: ``panes``, its own counts; ``running_totals``, the
+        kind: Kind of the release of a pane: ``panes``, its own counts; ``gaussian_panes``, the
+            same with Gaussian noise, which is smaller for many cells of `cell_cap` 1;
+            ``running_totals``, the
             counts since midnight (UTC) up to its end; ``gaussian_totals``, the same with Gaussian
             noise, which is smaller for large caps and needs a delta; ``found_keys``, the keys of a
             day outside any catalogue that enough users share, with their number.
@@ -153,10 +165,12 @@ class Statistic:
         tenant: Tenant of the counted users.
         purpose: Purpose of the statistic; budgets can be set by tenant and purpose.
         cap_choice: Choice of each day's cap, at most `cap`; None: the cap is always `cap`.
-        delta: Delta of ``gaussian_totals`` and ``found_keys``, for one user and one UTC day; None
-            for the other kinds.
+        delta: Delta of Gaussian noise and ``found_keys``, for one user and one UTC day; None for
+            the other kinds.
         cap_of: Name of the statistic that chooses the cap of each day, if this statistic is made
             from its counts; None: the cap is `cap`.
+        amounts: Range of the amounts that are added up, only of panes; None: contributions are
+            counted.
 
     Example:
         >>> views = Statistic("views.hourly", ("bread", "milk"), 3_600_000, cap=5, epsilon=1)
@@ -177,6 +191,7 @@ class Statistic:
     cap_choice: CapChoice | None = None
     delta: Fraction | None = None
     cap_of: str | None = None
+    amounts: Amounts | None = None
 
     def __post_init__(self) -> None:
         """Check and normalise."""
@@ -220,26 +235,29 @@ class Statistic:
                 f"{where}: cap is {self.cap}: it must be the largest candidate of cap_choice,"
                 f" {self.cap_choice.candidates[-1]}"
             )
-        kinds = (PANES, RUNNING_TOTALS, GAUSSIAN_TOTALS, FOUND_KEYS)
+        kinds = (PANES, GAUSSIAN_PANES, *TOTALS, FOUND_KEYS)
+        private = (GAUSSIAN_PANES, GAUSSIAN_TOTALS, FOUND_KEYS)
         if self.kind not in kinds:
             raise ParameterError(f"{where}: kind is {self.kind!r}: give one of {', '.join(kinds)}")
         if self.cap_choice is not None and self.kind != PANES:
             raise ParameterError(f"{where}: {self.kind} need a fixed cap")
-        if self.cap_of is not None and (
-            self.cap_choice or self.kind in (GAUSSIAN_TOTALS, FOUND_KEYS)
-        ):
+        if self.cap_of is not None and (self.cap_choice or self.kind in private):
             raise ParameterError(
                 f"{where}: cap_of is for panes and running totals without a choice"
             )
-        if (self.delta is None) == (self.kind in (GAUSSIAN_TOTALS, FOUND_KEYS)):
+        if (self.delta is None) == (self.kind in private):
             raise ParameterError(
-                f"{where}: {GAUSSIAN_TOTALS} and {FOUND_KEYS} need a delta, other kinds have none"
+                f"{where}: {', '.join(private)} need a delta, other kinds have none"
             )
+        if self.amounts is not None and (
+            self.kind not in (PANES, GAUSSIAN_PANES) or self.cell_cap is not None
+        ):
+            raise ParameterError(f"{where}: amounts are for panes without a cell_cap")
         if self.delta is None:
             noise_scale(self.sensitivity, self.epsilon)
             return
         object.__setattr__(self, "delta", open_share(self.delta, f"{where}: delta"))
-        _ = self.gaussian if self.kind == GAUSSIAN_TOTALS else self.threshold
+        _ = self.threshold if self.kind == FOUND_KEYS else self.gaussian
 
     def _check_found_keys(self, where: str) -> None:
         if self.keys or self.pane_ms != DAY_MS:
@@ -251,21 +269,29 @@ class Statistic:
     def sensitivity(self) -> int:
         """L1 sensitivity of the counts that get noise.
 
-        For panes this is `cap`. Running totals are sums of noisy nodes of a tree; a contribution
-        lies in one node of each level, so their sensitivity is `cap` times the number of levels.
+        For panes this is `cap`, times the largest amount of sums. Running totals are sums of noisy
+        nodes of a tree; a contribution lies in one node of each level, so their sensitivity is
+        `cap` times the number of levels.
         """
         if self.kind == RUNNING_TOTALS:
             return self.cap * best_tree(DAY_MS // self.pane_ms).levels
-        return self.cap
+        return self.cap * self._largest
+
+    @property
+    def _largest(self) -> int:
+        """Largest change of a cell by one contribution."""
+        return 1 if self.amounts is None else self.amounts.largest
 
     @cached_property
     def gaussian(self) -> GaussianTotals:
-        """Mechanism of ``gaussian_totals``; `ParameterError` for another kind."""
-        if self.delta is None or self.kind != GAUSSIAN_TOTALS:
+        """Mechanism of Gaussian noise; `ParameterError` for a kind without it."""
+        if self.delta is None or self.kind not in (GAUSSIAN_PANES, GAUSSIAN_TOTALS):
             raise ParameterError(
-                f"statistic {self.name!r} has the kind {self.kind}, not {GAUSSIAN_TOTALS}"
+                f"statistic {self.name!r} has the kind {self.kind}, without Gaussian noise"
             )
         length, cell_cap = DAY_MS // self.pane_ms, self.cell_cap or self.cap
+        if self.kind == GAUSSIAN_PANES:
+            return gaussian_panes(self.cap, cell_cap, self._largest, self.epsilon, self.delta)
         return gaussian_totals(length, self.cap, cell_cap, self.epsilon, self.delta)
 
     @cached_property
@@ -294,8 +320,10 @@ class Statistic:
         """Return the statistic with the chosen cap of a day, which determines its noise."""
         return replace(self, cap=cap, cap_choice=None, cap_of=None)
 
-    def mechanism(self, entropy: Entropy = os.urandom) -> DiscreteLaplace:
-        """Return the Laplace noise of one cell, or of one node of the tree."""
+    def mechanism(self, entropy: Entropy = os.urandom) -> DiscreteLaplace | DiscreteGaussian:
+        """Return the noise of one cell of panes, or of one node of the tree."""
+        if self.kind == GAUSSIAN_PANES:
+            return self.gaussian.noise(entropy)
         if self.kind == GAUSSIAN_TOTALS:
             raise ParameterError(f"the noise of {self.name!r} is Gaussian, not Laplace")
         return DiscreteLaplace(self.sensitivity, self.epsilon, entropy=entropy)
@@ -317,6 +345,8 @@ class Statistic:
                 fields[field] = value
         if self.cap_choice is not None:
             fields["cap_choice"] = self.cap_choice.to_dict()
+        if self.amounts is not None:
+            fields["amounts"] = self.amounts.to_dict()
         if self.delta is not None:
             fields["delta"] = str(self.delta)
         return json.dumps(fields)

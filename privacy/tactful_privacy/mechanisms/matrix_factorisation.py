@@ -18,6 +18,7 @@ R gives unbiased totals; the rounded R is slightly worse than the root, and its 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property, lru_cache
@@ -91,7 +92,7 @@ class RootOfSums:
 
 @dataclass(frozen=True)
 class GaussianTotals:
-    """R and the noise of R x for an (epsilon, delta)."""
+    """R and the noise of R x for an (epsilon, delta); for single panes R is the number 1."""
 
     root: RootOfSums  # R
     sensitivity_squared: int  # squared L2 sensitivity of R x, for one user and period
@@ -123,12 +124,34 @@ def gaussian_totals(
     epsilon at `delta`, which includes the error of the noise table. A cap too large for the epsilon
     raises `ParameterError`.
     """
+    return _within(epsilon, delta, lambda rho: _scaled(length, cap, cell_cap, rho))
+
+
+@lru_cache(maxsize=64)
+def gaussian_panes(
+    cap: int, cell_cap: int, largest: int, epsilon: Fraction, delta: Fraction
+) -> GaussianTotals:
+    """Choose the noise of the cells of panes, each released by itself.
+
+    One user and day contributes at most `cap`, `cell_cap` of it to one pane and key, each
+    contribution up to `largest`. For parameters outside the range of the tables `ParameterError` is
+    raised.
+    """
+    itself = RootOfSums(length=1, bits=0)
+    squared = largest**2 * itself.sensitivity_squared(cap, cell_cap)
+    return _within(epsilon, delta, lambda rho: GaussianTotals(itself, squared, rho, cap))
+
+
+def _within(
+    epsilon: Fraction, delta: Fraction, mechanism: Callable[[Fraction], GaussianTotals]
+) -> GaussianTotals:
+    """Return the mechanism of the largest rho that stays within delta, table error included."""
     for share in _SHARES_OF_DELTA:
-        totals = _scaled(length, cap, cell_cap, largest_rho(epsilon, delta * share))
-        if totals.delta(epsilon) <= delta:
-            return totals
+        chosen = mechanism(largest_rho(epsilon, delta * share))
+        if chosen.delta(epsilon) <= delta:
+            return chosen
     raise ParameterError(
-        f"the error of the noise table raises delta to {float(totals.delta(epsilon)):.1e}: allow"
+        f"the error of the noise table raises delta to {float(chosen.delta(epsilon)):.1e}: allow"
         f" more than {float(delta):.1e}"
     )
 

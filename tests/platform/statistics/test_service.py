@@ -1036,7 +1036,7 @@ def test_what_cannot_be_concluded_is_said(
 def test_unknown_conclusions_and_spans_too_long_are_refused(
     concluding: PrivateStatistics, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name, conclusion in (("none", "sum"), ("lines", "mean")):
+    for name, conclusion in (("none", "sum"), ("lines", "median")):
         with pytest.raises(KeyError):
             concluding.conclude(name, conclusion, asked())
     monkeypatch.setattr(service, "MAX_PANES", 10)
@@ -1057,7 +1057,7 @@ def test_conclusions_are_answered_over_http(tmp_path: Path) -> None:
         answer = live.http.get("/v1/statistics/a/sum", params=span)
         assert answer.status_code == 200, answer.text
         assert answer.json()["panes"] == 2
-        assert live.http.get("/v1/statistics/a/mean", params=span).status_code == 404
+        assert live.http.get("/v1/statistics/a/median", params=span).status_code == 404
         assert live.http.get("/v1/statistics/a/sum").status_code == 400
         wrong = live.http.get("/v1/statistics/a/sum", params={**span, "keys": "y"})
         assert (wrong.status_code, wrong.json()["code"]) == (400, "bad_query")

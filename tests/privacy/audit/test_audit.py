@@ -59,6 +59,8 @@ FOUND_BY = {
     "reused noise": {4},
     "levels of totals forgotten": {1},
     "Gaussian noise of a fifth": {1},
+    "amounts beyond their range": {2, 3},
+    "Gaussian noise for one cell": {1},
 }
 
 SeededNoise = Callable[[int], AbstractContextManager[None]]
@@ -78,11 +80,19 @@ def report(seeded_noise: SeededNoise) -> AuditReport:
 
 def test_real_pipelines_pass_within_the_claim(report: AuditReport) -> None:
     """The product's pipelines pass, and no attack proves more than claimed."""
-    panes, *totals = report.real
+    panes, *totals, sums, gaussian = report.real
     assert report.passed, str(report)
     assert {finding.layer for finding in panes.findings} == {1, 2, 3, 4}
     assert 0.6 < panes.proved <= 1
     assert [pipeline.name for pipeline in totals] == ["running totals", "Gaussian totals"]
+    assert [pipeline.name for pipeline in (sums, gaussian)] == [
+        "sums of amounts",
+        "panes with Gaussian noise",
+    ]
+    for pipeline in (sums, gaussian):
+        assert {finding.layer for finding in pipeline.findings} == {1, 2, 3, 4}
+        assert pipeline.proved <= 1
+    assert sums.proved > 0.3, "of some thousand canaries"
     for pipeline in totals:
         assert {finding.layer for finding in pipeline.findings} == {1, 3, 4}
         assert pipeline.proved <= 1
@@ -132,7 +142,9 @@ def test_one_percent_of_scale_shows_in_the_computed_delta() -> None:
 class CapPerKey(BoundedCounts):
     """The counter of a user begins anew with each key."""
 
-    def add(self, unit: str, timestamp: int, key: str, *, watermark: int = 0) -> bool:
+    def add(
+        self, unit: str, timestamp: int, key: str, *, watermark: int = 0, amount: int = 1
+    ) -> bool:
         return super().add(f"{unit} {key}", timestamp, key, watermark=watermark)
 
 
@@ -141,7 +153,9 @@ class FirstComeOfAll(BoundedCounts):
 
     seen = 0
 
-    def add(self, unit: str, timestamp: int, key: str, *, watermark: int = 0) -> bool:
+    def add(
+        self, unit: str, timestamp: int, key: str, *, watermark: int = 0, amount: int = 1
+    ) -> bool:
         self.seen += 1
         return self.seen % 3 == 0 and super().add(unit, timestamp, key, watermark=watermark)
 

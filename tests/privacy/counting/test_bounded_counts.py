@@ -103,7 +103,9 @@ class PlantedBug(BoundedCounts):
         self.group = group
         self._groups: dict[object, int] = defaultdict(int)
 
-    def add(self, unit: str, timestamp: int, key: str, *, watermark: int = 0) -> bool:
+    def add(
+        self, unit: str, timestamp: int, key: str, *, watermark: int = 0, amount: int = 1
+    ) -> bool:
         if self.group is not None:
             group = self.group(unit, timestamp, key)
             if self._groups[group] >= CAP:
@@ -125,7 +127,9 @@ class WatermarkOfTheData(BoundedCounts):
         super().__init__(HOURLY, secret=SECRET, start=0)
         self._handed: list[Pane] = []
 
-    def add(self, unit: str, timestamp: int, key: str, *, watermark: int = 0) -> bool:
+    def add(
+        self, unit: str, timestamp: int, key: str, *, watermark: int = 0, amount: int = 1
+    ) -> bool:
         counted = super().add(unit, timestamp, key, watermark=watermark)
         self._handed += super().closed(timestamp - HOUR)
         return counted
@@ -163,7 +167,9 @@ def test_planted_bugs_are_caught(bug: Callable[[], Counter]) -> None:
 def test_frame_of_planted_bugs_is_correct_without_a_bug() -> None:
 
     class WithoutUnknownKeys(PlantedBug):
-        def add(self, unit: str, timestamp: int, key: str, *, watermark: int = 0) -> bool:
+        def add(
+            self, unit: str, timestamp: int, key: str, *, watermark: int = 0, amount: int = 1
+        ) -> bool:
             known = key in KEYS and timestamp >= self.open_from
             return known and super().add(unit, timestamp, key, watermark=watermark)
 

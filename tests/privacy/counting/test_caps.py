@@ -22,7 +22,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tactful_privacy.counting._seal import SnapshotSeal
-from tactful_privacy.counting.bounded_counts import BoundedCounts
+from tactful_privacy.counting.bounded_counts import BoundedCounts, Contribution
 from tactful_privacy.counting.daily_caps import cap_query, chosen_caps
 from tactful_privacy.counting.publisher import Publisher
 from tactful_privacy.counting.released import read_released, sum_released
@@ -577,17 +577,16 @@ def test_processes_killed_at_random_release_the_same(
 class CounterStopsAtTheCap(BoundedCounts):
     """Counts people's contributions only up to the day's cap: it could never rise again."""
 
-    def _count(self, who: bytes, timestamp: int, index: int, *, late: bool, cap: int) -> bool:
-        if self._state.spent.get(timestamp // DAY_MS, {}).get(who, 0) >= cap:
-            return False
-        return super()._count(who, timestamp, index, late=late, cap=cap)
+    def _count(self, contribution: Contribution, cap: int) -> bool:
+        spent = self._state.spent.get(contribution.timestamp // DAY_MS, {})
+        return spent.get(contribution.user, 0) < cap and super()._count(contribution, cap)
 
 
 class LastCapOfAll(BoundedCounts):
     """Uses the largest candidate although the noise is that of the chosen one."""
 
-    def _count(self, who: bytes, timestamp: int, index: int, *, late: bool, cap: int) -> bool:
-        return super()._count(who, timestamp, index, late=late, cap=self.statistic.cap)
+    def _count(self, contribution: Contribution, cap: int) -> bool:
+        return super()._count(contribution, self.statistic.cap)
 
 
 @pytest.mark.parametrize("mistake", [CounterStopsAtTheCap, LastCapOfAll])

@@ -22,6 +22,7 @@ from tactful_privacy.counting.released import ReleasedPane, read_released
 from tactful_privacy.ledger.budget import Budget
 from tactful_privacy.ledger.ledger import Ledger
 from tactful_privacy.ledger.statistic import DAY_MS, FOUND_KEYS, RUNNING_TOTALS, UNIT, Statistic
+from tactful_privacy.mechanisms._table import TableNoise
 from tactful_privacy.mechanisms.laplace import DiscreteLaplace
 from tactful_privacy.mechanisms.threshold import ThresholdRelease
 from tactful_privacy.people.pseudonyms import Keyring
@@ -47,7 +48,7 @@ def one_more(counts: BoundedCounts) -> None:
     counts.add("somebody", 0, WIDE[0])
 
 
-def equal_by_chance(first: list[int], second: list[int], noise: DiscreteLaplace) -> bool:
+def equal_by_chance(first: list[int], second: list[int], noise: TableNoise) -> bool:
     """Whether two draws agree as often as independent ones do; false alarm rate 1e-11.
 
     What is drawn here must be the system's, so no test of it can be seeded.
@@ -137,7 +138,7 @@ def test_leak_4_keys_and_panes_are_there_whoever_came(tmp_path: Path, statistic:
     assert shapes[0] == shapes[1]
 
 
-def zeros_are_chance(values: list[int], noise: DiscreteLaplace) -> bool:
+def zeros_are_chance(values: list[int], noise: TableNoise) -> bool:
     """Whether zeros are as frequent as noise on true zeros makes them; false alarm rate 1e-11."""
     expected = float(noise.probability(0))
     return bool(stats.binomtest(values.count(0), len(values), expected).pvalue > 1e-11)
