@@ -55,7 +55,11 @@ def load_experiments(
         OSError: The file cannot be read.
     """
     if isinstance(source, Path):
-        reader = _read_yaml(source.read_text(encoding="utf-8"), name or str(source))
+        name = name or str(source)
+        try:
+            reader = _read_yaml(source.read_text(encoding="utf-8"), name)
+        except UnicodeDecodeError as error:
+            raise DefinitionError(f"{name}: cannot be read as UTF-8: {error}") from error
     elif isinstance(source, str):
         reader = _read_yaml(source, name or "experiments")
     else:

@@ -41,5 +41,5 @@ def unpack(data: bytes, kind: type[_State]) -> _State:
         raise PolicyError("the state of this policy is damaged: its checksum does not fit")
     try:
         return msgspec.msgpack.decode(body, type=kind)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, RecursionError) as error:
         raise PolicyError(f"these bytes are no state of such a policy: {error}") from error

@@ -7,7 +7,6 @@ import io
 import logging
 import os
 import re
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -50,7 +49,7 @@ def load_arrays(path: Path) -> dict[str, NDArray[np.generic]] | None:
             return {name: file[name] for name in file.files}
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
+    except Exception as error:  # zipfile and numpy may raise anything
         raise CheckpointError(f"{path} is damaged: restore it, or begin a new run") from error
 
 

@@ -93,5 +93,5 @@ def read_invitation(path: Path) -> Invitation:
     """
     try:
         return msgspec.json.decode(path.read_bytes(), type=Invitation)
-    except (OSError, msgspec.MsgspecError) as error:
+    except (OSError, msgspec.MsgspecError, RecursionError) as error:
         raise SettingsError(f"{path} is not an invitation to a run: {error}") from error

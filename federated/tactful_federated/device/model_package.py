@@ -80,7 +80,7 @@ def open_package(data: bytes, key: Ed25519PublicKey) -> ModelPackage:
         return msgspec.msgpack.decode(body, type=ModelPackage)
     except InvalidSignature as error:
         raise PackageError("the package is not signed by the key this device trusts") from error
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, RecursionError) as error:
         raise PackageError(f"the package is not an intent model: {error}") from error
 
 

@@ -149,7 +149,7 @@ def decode(data: bytes, kind: type[_T]) -> _T:
     """
     try:
         return msgspec.msgpack.decode(data, type=kind)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, RecursionError) as error:
         raise SecureSumError(f"a message is not a {kind.__name__}: {error}") from error
 
 

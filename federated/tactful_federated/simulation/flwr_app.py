@@ -165,7 +165,7 @@ def _vocabulary(config: Mapping[str, Any]) -> Vocabulary:
 def _read_history(path: Path) -> list[list[str]]:
     try:
         return msgspec.json.decode(path.read_bytes(), type=list[list[str]])
-    except (OSError, msgspec.MsgspecError) as error:
+    except (OSError, msgspec.MsgspecError, RecursionError) as error:
         raise HistoryError(
             f"{path} must hold a JSON list of baskets, each a list of categories: {error}"
         ) from error

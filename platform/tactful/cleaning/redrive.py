@@ -125,5 +125,5 @@ def _load(path: Path) -> dict[str, int]:
         return _cursors.decode(path.read_bytes())
     except FileNotFoundError:
         return {}
-    except (OSError, msgspec.MsgspecError) as error:
+    except (OSError, msgspec.MsgspecError, RecursionError) as error:
         raise DatasetError(f"{path}: damaged; begin anew with --restart") from error

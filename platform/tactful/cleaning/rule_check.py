@@ -207,7 +207,7 @@ def _batches(
                 done = raw.tell()
     except (OSError, EOFError) as error:
         raise DatasetError(f"{path}: cannot be read: {error}") from error
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, RecursionError) as error:
         raise DatasetError(
             f"{path}: begins like a JSON array but is not valid JSON: {error}"
         ) from error

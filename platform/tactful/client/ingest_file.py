@@ -110,7 +110,7 @@ def _resume(path: Path, file: BinaryIO, restart: bool) -> Progress:
         return Progress(head=_fingerprint(b"", 0))
     try:
         progress = msgspec.json.decode(kept.read_bytes(), type=Progress)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, RecursionError) as error:
         raise DatasetError(f"{kept}: damaged; begin anew with --restart") from error
     same = progress.head == _fingerprint(file.read(_HEAD_BYTES), progress.offset)
     if not same or progress.offset > path.stat().st_size:

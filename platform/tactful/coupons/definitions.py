@@ -87,7 +87,7 @@ def load_coupons(path: Path, *, actions: Collection[str] | None = None) -> list[
         try:
             campaign = msgspec.convert(entry, CouponDefinition)
             require_condition("eligible", campaign.eligible)
-        except (msgspec.ValidationError, DefinitionError) as error:
+        except (msgspec.ValidationError, UnicodeError, DefinitionError) as error:
             raise ConfigError(f"{where}: {error}") from error
         if not _NAME.fullmatch(campaign.name):
             raise ConfigError(f"{where}: name must be small letters, digits, '-' and '_'")

@@ -98,7 +98,7 @@ def purge_spool(path: Path, result: SearchResult) -> ErasureStep:
     def replace(offset: int, record: bytes) -> bytes | None:
         try:
             _, payload = msgspec.msgpack.decode(record, type=tuple[str | None, bytes])
-        except msgspec.MsgspecError:
+        except (msgspec.MsgspecError, RecursionError):
             return None
         return blank if result.owns_payload(_NO_OFFSET, payload) else None
 
@@ -146,7 +146,7 @@ def blank_letter(replace: Blank) -> Blank:
     def blank(offset: int, payload: bytes) -> bytes | None:
         try:
             letter = msgspec.msgpack.decode(payload, type=DeadLetter)
-        except msgspec.MsgspecError:
+        except (msgspec.MsgspecError, RecursionError):
             return None
         if replace(letter.offset, letter.payload) is None:
             return None

@@ -199,7 +199,7 @@ def read_rollout(plain: object, *, where: str) -> RolloutDefinition:
     try:
         definition = msgspec.convert(plain, RolloutDefinition)
         definition.plan()
-    except (msgspec.ValidationError, ConfigError) as error:
+    except (msgspec.ValidationError, UnicodeError, ConfigError) as error:
         raise ConfigError(f"{where}: {error}") from error
     return definition
 
@@ -218,7 +218,7 @@ def read_entries(path: Path, kind: str, *, empty: bool = False) -> Sequence[obje
     """Read a YAML file that is a list or `empty`; raise ConfigError for another."""
     try:
         plain = yaml.safe_load(path.read_text("utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
+    except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
         raise ConfigError(f"{path}: cannot be read: {error}") from error
     if plain is None and empty:
         return []

@@ -103,7 +103,7 @@ class ServedRollouts:
         self._seen = seen
         try:
             served = msgspec.json.decode(self._path.read_bytes(), type=list[Served])
-        except (OSError, msgspec.DecodeError) as error:
+        except (OSError, msgspec.DecodeError, RecursionError) as error:
             raise ConfigError(f"{self._path}: cannot be read: {error}") from error
         rollouts = []
         for rollout in served:

@@ -275,6 +275,6 @@ def _offsets_in(state: StateStore) -> Offsets:
         return {}
     try:
         _, offsets = msgspec.msgpack.decode(stored, type=tuple[str, dict[int, int]])
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, RecursionError) as error:
         raise StorageError(f"the offsets in a state are damaged: {error}") from error
     return offsets

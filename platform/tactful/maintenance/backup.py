@@ -161,7 +161,7 @@ def read_signed_manifest(backup: Path) -> tuple[Manifest, str | None]:
         ) from None
     except OSError as error:
         raise BackupError(f"{path}: cannot be read: {error}") from error
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, RecursionError) as error:
         raise BackupError(f"{path}: damaged: {error}; use another backup") from error
     refuse_foreign_paths(path, [file.path for file in manifest.files])
     return manifest, None if signature is None else signature.key

@@ -93,7 +93,7 @@ def expire_exports(directory: Path, before: int, *, dry_run: bool) -> Iterator[E
     for path in sorted(directory.rglob(_EXPORT[0])):
         try:
             made_at = msgspec.json.decode(path.read_bytes(), type=_Export).made_at
-        except (OSError, msgspec.MsgspecError) as error:
+        except (OSError, msgspec.MsgspecError, RecursionError) as error:
             yield Expired(kind="unreadable", what=str(path), note=str(error))
             continue
         if made_at >= before:

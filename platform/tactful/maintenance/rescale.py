@@ -192,7 +192,7 @@ def _drain(
 def _read_note(path: Path) -> Drained | None:
     try:
         return msgspec.json.decode(path.read_bytes(), type=Drained)
-    except (FileNotFoundError, msgspec.MsgspecError):
+    except (FileNotFoundError, msgspec.MsgspecError, RecursionError):
         return None
 
 

@@ -220,5 +220,5 @@ def read_progress(path: Path) -> Progress:
         return msgspec.json.decode(path.read_bytes(), type=Progress)
     except FileNotFoundError:
         return Progress()
-    except (OSError, msgspec.MsgspecError) as error:
+    except (OSError, msgspec.MsgspecError, RecursionError) as error:
         raise StorageError(f"{path}: cannot be read: {error}; remove it to start again") from error

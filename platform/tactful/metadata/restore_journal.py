@@ -45,7 +45,7 @@ def finish_restore(data: Path) -> bool:
     except FileNotFoundError:
         shutil.rmtree(restoring, ignore_errors=True)
         return False
-    except (OSError, msgspec.MsgspecError) as error:
+    except (OSError, msgspec.MsgspecError, RecursionError) as error:
         raise BackupError(f"{restoring / READY}: cannot be read: {error}") from error
     staged = restoring / STAGED
     for name in (*ready.goes, *ready.comes):

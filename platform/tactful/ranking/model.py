@@ -117,7 +117,7 @@ def read_manifest(directory: Path) -> Manifest:
     path = directory / "manifest.json"
     try:
         manifest = msgspec.json.decode(path.read_bytes(), type=Manifest)
-    except (OSError, msgspec.DecodeError) as error:
+    except (OSError, msgspec.DecodeError, RecursionError) as error:
         raise ModelError(f"{path}: cannot be read as a model manifest: {error}") from error
     if manifest.format != _FORMAT:
         raise ModelError(
@@ -156,7 +156,7 @@ def read_pointer(models: Path) -> Pointer | None:
         return msgspec.json.decode(path.read_bytes(), type=Pointer)
     except FileNotFoundError:
         return None
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, RecursionError) as error:
         raise ModelError(f"{path}: not a champion pointer: {error}") from error
 
 

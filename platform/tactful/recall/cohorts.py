@@ -123,7 +123,7 @@ class Cohorts:
         )
         try:
             layout = msgspec.json.decode(layout_path.read_bytes(), type=_Layout)
-        except (OSError, msgspec.DecodeError) as error:
+        except (OSError, msgspec.DecodeError, RecursionError) as error:
             raise ModelError(f"{layout_path}: cannot be read: {error}") from error
         kinds = ((np.int32, 2), (np.float32, 2), (np.float32, 1))
         arrays = [map_array(path, *kind) for path, kind in zip(paths, kinds, strict=True)]

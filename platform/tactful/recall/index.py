@@ -104,7 +104,7 @@ class RecallIndex:
         """
         try:
             about = msgspec.json.decode((directory / "index.json").read_bytes(), type=_About)
-        except (OSError, msgspec.DecodeError) as error:
+        except (OSError, msgspec.DecodeError, RecursionError) as error:
             raise ModelError(f"{directory}: recall index cannot be read: {error}") from error
         if about.format != _FORMAT:
             raise ModelError(

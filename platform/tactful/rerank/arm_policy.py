@@ -108,7 +108,7 @@ def policy_parts(parameters: Mapping[str, object], *, where: str) -> dict[str, A
             )
         try:
             parts[name] = msgspec.convert(value, kind)
-        except msgspec.ValidationError as error:
+        except (msgspec.ValidationError, UnicodeError) as error:
             known = ", ".join(kind.__struct_fields__)
             raise ConfigError(f"{where}: {name}: {error}; its fields are {known}") from error
     if not parts.get("objective", PLAIN).nonzero_weights():

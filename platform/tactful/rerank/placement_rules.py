@@ -110,7 +110,7 @@ def load_placement(source: Path | str, *, name: str = "placement") -> tuple[Plac
         ) from error
     try:
         rules = msgspec.convert([] if data is None else data, type=list[PlacementRule])
-    except msgspec.ValidationError as error:
+    except (msgspec.ValidationError, UnicodeError) as error:
         place = _PLACE.search(str(error))
         message = _PLACE.sub("", str(error)).replace("`", "'")
         steps = _STEP.findall(place[1]) if place else []

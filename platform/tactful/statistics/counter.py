@@ -368,7 +368,7 @@ def without_people(
     """
     try:
         stored: list[Any] = msgspec.msgpack.decode(packed, type=list)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, RecursionError) as error:
         raise StateError(f"the stored statistics are damaged: {error}") from error
     left: dict[str, bytes] = {}
     for statistic in statistics:

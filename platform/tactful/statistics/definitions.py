@@ -249,7 +249,7 @@ def load_statistics(path: Path) -> StatisticsFile:
     try:
         document = yaml.safe_load(path.read_text("utf-8"))
         file = msgspec.convert(document, type=StatisticsFile)
-    except (OSError, yaml.YAMLError, msgspec.ValidationError) as error:
+    except (OSError, yaml.YAMLError, msgspec.ValidationError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: {error}") from error
     for definition in file.statistics:
         if (problem := _problem(definition)) is not None:

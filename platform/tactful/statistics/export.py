@@ -144,7 +144,7 @@ def _read_position(path: Path) -> Mapping[str, int]:
         return msgspec.json.decode(path.read_bytes(), type=dict[str, int])
     except FileNotFoundError:
         return {}
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, RecursionError) as error:
         raise OSError(f"{path} is damaged ({error}): delete it to write everything again") from None
 
 

@@ -158,7 +158,7 @@ def actions_in(path: Path, result: SearchResult) -> Iterator[dict[str, Any]]:
             for _, value in store.scan(b""):
                 try:
                     delivery = msgspec.msgpack.decode(value, type=Delivery)
-                except msgspec.MsgspecError:  # the position of the queue
+                except (msgspec.MsgspecError, RecursionError):  # the position of the queue
                     continue
                 if result.owns_delivery(delivery):
                     yield {"action": value.decode("utf-8", "backslashreplace")}

@@ -86,7 +86,7 @@ def _named(payload: bytes) -> set[str]:
     keys: set[str] = set()
     try:
         entry: _Named | None = msgspec.msgpack.decode(payload, type=_Named)
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, RecursionError):
         return keys
     while entry is not None:
         keys |= {entry.user_id} if entry.user_id is not None else set()

@@ -102,7 +102,7 @@ class SuppressionStore:
             # Text after the last line break is an incomplete write of a killed process.
             *lines, _ = self._tombstones.read_bytes().split(b"\n")
             stones = [msgspec.json.decode(line, type=Tombstone) for line in lines if line]
-        except (OSError, msgspec.MsgspecError) as error:
+        except (OSError, msgspec.MsgspecError, RecursionError) as error:
             raise StorageError(f"{self._tombstones}: cannot be read: {error}") from error
         query = sa.select(_table.key_id, _table.digest)
         known = {(row.key_id, bytes(row.digest)) for row in self._metadata.fetch(query)}

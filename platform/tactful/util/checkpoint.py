@@ -62,7 +62,7 @@ class Checkpoint:
             if self._clock() - path.stat().st_mtime > _STALE_S:
                 return None
             found = msgspec.json.decode(path.read_bytes())
-        except (FileNotFoundError, msgspec.DecodeError):
+        except (FileNotFoundError, msgspec.DecodeError, RecursionError):
             return None
         return found if isinstance(found, dict) else None
 
@@ -97,7 +97,7 @@ class Checkpoint:
             try:
                 with np.load(path) as arrays:
                     found.append({name: arrays[name] for name in arrays.files})
-            except (OSError, ValueError) as error:
+            except Exception as error:  # zipfile and numpy may raise anything
                 raise ModelError(
                     f"{path}: damaged: {error}; `tactful train --fresh` starts again"
                 ) from error
@@ -119,5 +119,5 @@ class Checkpoint:
                 (self._directory / "curve.json").read_bytes(), type=list[float]
             )
             return (self._directory / f"forest-{len(curve)}.ubj").read_bytes(), curve
-        except (FileNotFoundError, msgspec.DecodeError):
+        except (FileNotFoundError, msgspec.DecodeError, RecursionError):
             return None, []

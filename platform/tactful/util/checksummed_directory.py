@@ -72,14 +72,14 @@ def check_seal(directory: Path) -> None:
     path = directory / _SEAL
     try:
         seal = msgspec.json.decode(path.read_bytes(), type=_Seal)
-    except (OSError, msgspec.DecodeError) as error:
+    except (OSError, msgspec.DecodeError, RecursionError) as error:
         raise ModelError(
             f"{path}: cannot be read, so the files beside it cannot be trusted: {error}"
         ) from error
     for name, wanted in seal.files.items():
         try:
             found = _measure(directory / name)
-        except OSError as error:
+        except (OSError, ValueError) as error:  # ValueError: a NUL in the name
             raise ModelError(f"{directory / name}: cannot be read: {error}") from error
         if found != wanted:
             raise ModelError(

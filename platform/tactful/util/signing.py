@@ -16,7 +16,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 import msgspec
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
@@ -145,7 +145,7 @@ def read_public_key(path: Path) -> str:
         key = serialization.load_pem_public_key(path.read_bytes())
         if not isinstance(key, Ed25519PublicKey):
             raise ValueError("not an Ed25519 key")
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, UnsupportedAlgorithm) as error:
         raise SignatureError(f"{path}: no public key of `tactful keys public`: {error}") from error
     return key.public_bytes_raw().hex()
 
@@ -180,7 +180,7 @@ def check_directory(directory: Path, trusted: Collection[str]) -> None:
         files = _digests(directory)
     except FileNotFoundError as error:
         raise SignatureError(f"{path}: the model has no signature ({error}). {cure}") from error
-    except (OSError, msgspec.MsgspecError) as error:
+    except (OSError, msgspec.MsgspecError, RecursionError) as error:
         raise SignatureError(f"{path}: cannot be read as a signature: {error}. {cure}") from error
     if not is_genuine(signed.signature, _PURPOSE, msgspec.json.encode(signed.files)):
         raise SignatureError(f"{path}: the signature is wrong. {cure}")

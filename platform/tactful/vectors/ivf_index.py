@@ -146,7 +146,7 @@ class VectorIndex:
         check_seal(directory)
         try:
             about = msgspec.json.decode((directory / "about.json").read_bytes(), type=_About)
-        except (OSError, msgspec.DecodeError) as error:
+        except (OSError, msgspec.DecodeError, RecursionError) as error:
             raise ModelError(f"{directory / 'about.json'}: cannot be read: {error}") from error
         if about.format != _FORMAT:
             raise ModelError(

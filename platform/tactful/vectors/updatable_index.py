@@ -215,7 +215,7 @@ class LiveIndex:
             return msgspec.json.decode(path.read_bytes(), type=_Current).build
         except FileNotFoundError:
             return 0
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, RecursionError) as error:
             raise ModelError(f"{path}: does not name a build: {error}") from error
 
     def _journals(self) -> list[int]:
@@ -283,7 +283,7 @@ def _replay(path: Path, start: int) -> tuple[dict[str, NDArray[np.float32] | Non
         try:
             item_id, held = msgspec.msgpack.decode(payload, type=tuple[str, bytes | None])
             vector = np.frombuffer(held or b"", "<f4").astype(np.float32)
-        except (msgspec.DecodeError, ValueError) as error:
+        except (msgspec.DecodeError, ValueError, RecursionError) as error:
             raise ModelError(f"{path}: damaged at byte {start + position}: {error}") from error
         require(is_finite(vector), path, "a number is not finite")
         changes[item_id] = None if held is None else vector

@@ -134,7 +134,7 @@ class Publisher:
             for series in self._series:
                 if series.statistic.name in snapshots:
                     series.restore(snapshots[series.statistic.name])
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, RecursionError) as error:
             raise StateError(
                 f"the sums of {self._counts.statistic.name!r} are damaged: {error}"
             ) from error

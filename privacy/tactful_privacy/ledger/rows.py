@@ -162,7 +162,7 @@ def _decoded(kind: type[_T], row: Any) -> _T:
     """Decode the definition in a row and check its fingerprint."""
     try:
         decoded = kind.from_json(row.definition)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, RecursionError) as error:
         raise LedgerError(
             f"the definition of {row.name!r} is damaged: restore the ledger from a backup"
         ) from error
@@ -253,7 +253,7 @@ def found_values(stored: NDArray[np.int64], where: str) -> dict[str, int]:
     try:
         text = stored.astype(np.uint8).tobytes()
         values = msgspec.json.decode(text, type=dict[str, int])
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, RecursionError) as error:
         raise LedgerError(f"{where} is damaged: restore the ledger from a backup") from error
     return dict(sorted(values.items(), key=lambda item: (-item[1], item[0])))
 

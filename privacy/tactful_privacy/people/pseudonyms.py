@@ -84,7 +84,7 @@ class Keyring:
             with path.open("rb") as file:
                 seen = _version(os.fstat(file.fileno()))
                 epochs = msgspec.json.decode(file.read(), type=_File).epochs
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, RecursionError) as error:
             raise KeyringError(
                 f"{path}: not a keyring: {error}; restore it from your backup of keys"
             ) from error

@@ -121,7 +121,7 @@ class DeadLetters:
                     continue  # takes the place of a lost one
                 try:
                     letter = _decoder.decode(record)
-                except msgspec.MsgspecError as error:
+                except (msgspec.MsgspecError, RecursionError) as error:
                     raise LogCorruptedError(
                         f"dead letter {position} is damaged: {error}. Restore the log of dead "
                         "letters from a backup, or move it away"

@@ -83,7 +83,7 @@ def read_catalogue(path: Path) -> Catalogue | None:
         catalogue = msgspec.json.decode(sealed.catalogue, type=Catalogue)
     except FileNotFoundError:
         return None
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, RecursionError) as error:
         raise LogCorruptedError(f"{file}: damaged: {error}. {cure(path)}") from error
     return catalogue if catalogue.segments else None
 

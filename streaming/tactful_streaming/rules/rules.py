@@ -200,7 +200,7 @@ class Rules:
                     by_condition[key[:_ID_LENGTH]].append((key[_ID_LENGTH:], blob))
             for name, facts in by_condition.items():
                 self._state.maps[name].restore(facts)
-        except (msgspec.MsgspecError, ValueError) as error:
+        except (msgspec.MsgspecError, ValueError, RecursionError) as error:
             raise StateError(f"the stored state of the rules is damaged: {error}") from error
 
     def _plan(self, type_: str) -> list[_Step]:

@@ -136,7 +136,7 @@ def _unpack(blob: bytes | None) -> dict[str, WindowValue]:
             feature: WindowValue(min(start for _, start, _ in groups.values()), end, _value(groups))
             for feature, (end, groups) in _decoder.decode(blob).items()
         }
-    except (msgspec.MsgspecError, ValueError) as error:
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise OnlineStoreError(
             f"a value in Redis was not written by a sink: {error}; choose another prefix, or "
             "delete it and let the sink read the topic from its beginning"

@@ -147,7 +147,7 @@ class DeliveryQueue:
     def _stored(self, prefix: bytes) -> list[Delivery]:
         try:
             return [_decoder.decode(value) for _, value in self._store.scan(prefix)]
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, RecursionError) as error:
             raise StateError(
                 f"a stored delivery is damaged: {error}; restore the queue from a backup, or begin "
                 "an empty one: actions of the log are then delivered again"

@@ -71,7 +71,7 @@ def read_meta(store: StateStore) -> Meta | None:
         version = msgspec.msgpack.decode(stored, type=_Version)
         if version.format == FORMAT:
             return msgspec.msgpack.decode(stored, type=Meta)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, RecursionError) as error:
         raise StateError(f"the stored state cannot be read: {error}; {REBUILD}") from error
     newer = " of a newer version" if version.format > FORMAT else ""
     raise StateError(

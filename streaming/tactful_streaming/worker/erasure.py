@@ -150,7 +150,7 @@ def _blanked(
     def blank(_: int, record: bytes) -> bytes | None:
         try:
             letter = msgspec.msgpack.decode(record, type=DeadLetter)
-        except msgspec.MsgspecError:
+        except (msgspec.MsgspecError, RecursionError):
             return None
         (payload,) = [letter.payload] if seal is None else seal.open([letter.payload])
         try:

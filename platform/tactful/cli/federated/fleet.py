@@ -318,7 +318,7 @@ def device_command(
 def _visits(path: Path) -> list[list[str]]:
     try:
         return msgspec.json.decode(path.read_bytes(), type=list[list[str]])
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, RecursionError) as error:
         raise ConfigError(f"{path} must be a JSON list of lists of categories: {error}") from error
 
 
