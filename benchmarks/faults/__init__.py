@@ -1,0 +1,1 @@
+"""Faults: invalid inputs, and damage to the files of an installation."""

@@ -1,0 +1,66 @@
+"""The fuzz of `scripts/bench faults` finds what is planted, and nothing in the decoders."""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from benchmarks.faults import damage, fuzz
+from benchmarks.faults.decoders import Target
+from benchmarks.faults.mutate import Mutator
+
+
+def test_inputs_depend_on_seed_and_number_alone() -> None:
+    whole = Mutator([b'{"a": [1, "x"]}'], "json", "s").inputs()
+    first = [next(whole) for _ in range(600)]
+    later = Mutator([b'{"a": [1, "x"]}'], "json", "s").inputs(500)
+    assert [next(later) for _ in range(100)] == first[500:]
+    assert len(set(first)) > 300
+
+
+@pytest.mark.parametrize(
+    ("kind", "ending"),
+    [("error", "KeyError at test_faults.py"), ("death", "ended with -9"), ("loop", "no end after")],
+)
+def test_planted_failures_are_counted(
+    kind: str, ending: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fuzz, "CRASHES", tmp_path / "kept")
+    monkeypatch.setattr(fuzz, "_HANG_S", 0.3)
+
+    def decode(data: bytes) -> None:
+        if data == b"valid":
+            return
+        if kind == "error":
+            raise KeyError
+        if kind == "death":
+            os.kill(os.getpid(), signal.SIGKILL)
+        end = time.monotonic() + 60
+        while time.monotonic() < end:
+            pass
+
+    result = fuzz.fuzz(Target("planted", decode, [b"valid"]), 3, tmp_path)
+    assert result.inputs == 3
+    assert all(ending in place for place in result.failures)
+    assert result.failures.total() >= 1
+    inputs = list((tmp_path / "kept").glob("*.input"))
+    assert inputs and all(path.read_bytes() != b"valid" for path in inputs)
+
+
+def test_a_few_thousand_inputs_of_every_decoder_are_refused_cleanly() -> None:
+    made, crashes = fuzz.figures(True, inputs=8_000)
+    assert crashes.value == 0, crashes.note
+    assert made.value is not None
+    assert made.value >= 8_000
+
+
+@pytest.mark.parametrize("kind", ["bit 1", "cut", "emptied", "doubled", "removed", "swapped"])
+def test_damage_changes_the_file(kind: str, tmp_path: Path) -> None:
+    path, other = tmp_path / "a.log", tmp_path / "b.log"
+    path.write_bytes(b"first")
+    other.write_bytes(b"second")
+    damage.inflict(path, kind)
+    assert not path.exists() or path.read_bytes() != b"first"
+    assert (other.read_bytes() == b"first") == (kind == "swapped")
