@@ -35,11 +35,11 @@ from tactful_streaming.log.segment_catalogue import (
     accept,
     compare,
     cure,
-    move_begin,
     present_segments,
     read_catalogue,
     record_losses,
     refuse,
+    remove_segments,
     segment_file,
     write_catalogue,
 )
@@ -210,7 +210,8 @@ class EmbeddedLog(contextlib.AbstractContextManager["EmbeddedLog"]):
         with self._append_lock:
             self._check_writable()
             if self._retention_ms is not None:
-                self._end_if_older(self._clock() - self._retention_ms // _SHARE)
+                with contextlib.suppress(LogWriteError):  # a full disk: older segments free it
+                    self._end_if_older(self._clock() - self._retention_ms // _SHARE)
             most = math.inf if self._retention_bytes is None else self._retention_bytes
             sizes = self._segments.sizes
             size, count = sum(sizes), 0
@@ -220,12 +221,10 @@ class EmbeddedLog(contextlib.AbstractContextManager["EmbeddedLog"]):
                 size -= sizes[count]
                 count += 1
             if count:
-                move_begin(self._path, self._segments.ended[count - 1].end)
-                files = self._segments.drop(count)
+                dropped = self._segments.ended[:count]
+                remove_segments(self._path, [segment.path for segment in dropped], dropped[-1].end)
+                self._segments.drop(count)
                 self._write_bounds()
-                for file in files:
-                    file.unlink()
-                sync(self._path)
             return self.begin
 
     def ended(self, *, older_than: int | None = None) -> list[EndedSegment]:

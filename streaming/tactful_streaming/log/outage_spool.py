@@ -242,7 +242,8 @@ class Spool(contextlib.AbstractContextManager["Spool"]):
             return _RETRY_REFUSED_S
         self._sent = batch[-1][0] + 1
         self._write_sent()
-        self._disk.trim(self._sent)
+        with contextlib.suppress(OSError):  # a disk that refuses: trimmed after a later batch
+            self._disk.trim(self._sent)
         return 0.0
 
     def _read_sent(self) -> int:

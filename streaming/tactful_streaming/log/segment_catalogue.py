@@ -13,6 +13,7 @@ holds the time of receipt and a checksum; there are two while it is rewritten. S
 
 from __future__ import annotations
 
+import errno
 import itertools
 import logging
 import os
@@ -110,11 +111,27 @@ def add_segment(path: Path, bases: Sequence[int]) -> None:
     _write(path, Catalogue(catalogue.begin, {**known, **newest}))
 
 
-def move_begin(path: Path, begin: int) -> None:
-    """Record that the log begins at `begin`, before earlier segments are removed."""
+def remove_segments(path: Path, files: Sequence[Path], begin: int) -> None:
+    """Remove the oldest segments, durably, so that the log begins at `begin`.
+
+    The catalogue is written before, or after if the disk is full: then only a crash in between
+    makes the next opening refuse the log.
+    """
     catalogue = read_catalogue(path)
+    full = False
     if catalogue is not None:
-        _write(path, msgspec.structs.replace(catalogue, begin=begin))
+        catalogue = msgspec.structs.replace(catalogue, begin=begin)
+        try:
+            _write(path, catalogue)
+        except OSError as error:
+            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+            if not full:
+                raise
+    for file in files:
+        file.unlink(missing_ok=True)
+    if catalogue is not None and full:
+        _write(path, catalogue)
+    sync(path)
 
 
 def replace_segment(segment: Path, draft: Path) -> None:

@@ -187,11 +187,10 @@ class SegmentList:
             self._build_index(segment, following.base)
             return segment.received(following.base - 1) <= time
 
-    def drop(self, count: int) -> list[Path]:
-        """Remove the oldest `count` segments from the list; returns their files."""
-        dropped, self._segments = self._segments[:count], self._segments[count:]
+    def drop(self, count: int) -> None:
+        """Remove the oldest `count` segments from the list."""
+        self._segments = self._segments[count:]
         self._cursors.clear()
-        return [segment.path for segment in dropped]
 
     def replace(self, path: Path, draft: Path) -> bool:
         """Put file `draft` in the place of ended segment `path`; False if that was dropped."""

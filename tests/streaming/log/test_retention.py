@@ -1,5 +1,6 @@
 """Trimming by age and size, reading by time, and following from other processes."""
 
+import errno
 import os
 import random
 import subprocess
@@ -13,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tactful_streaming.errors import LogError, LogIncompleteError, OffsetError
+from tactful_streaming.log import segment_catalogue
 from tactful_streaming.log.embedded_log import EmbeddedLog
 
 
@@ -30,6 +32,28 @@ def numbered(count: int, start: int = 0) -> list[bytes]:
 
 def bases(path: Path) -> list[int]:
     return sorted(int(file.stem) for file in path.glob("*.log"))
+
+
+def test_a_full_disk_is_freed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The catalogue can be written only after segments were removed."""
+    write = segment_catalogue.replace_file
+    full = iter([True, True])  # at the end of the active segment, and before the removal
+
+    def refuse_once(path: Path, content: bytes, *, private: bool) -> None:
+        if next(full, False):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(path, content, private=private)
+
+    clock = Clock()
+    with EmbeddedLog(tmp_path, segment_bytes=300, retention_ms=100, clock=clock) as log:
+        for number in range(40):
+            log.append(numbered(1, number))
+        clock.now = 1_000
+        monkeypatch.setattr(segment_catalogue, "replace_file", refuse_once)
+        assert log.trim(40) == log.begin == 36
+    with EmbeddedLog(tmp_path, segment_bytes=300) as log:
+        assert (log.begin, log.end) == (36, 40)
+    assert bases(tmp_path) == [36]
 
 
 def test_age_drops_whole_closed_segments(tmp_path: Path) -> None:
