@@ -209,8 +209,9 @@ class Admission:
     ) -> AdmittedBatch:
         """Admit events without repetitions, cleaner and consumers, column by column."""
         times = np.fromiter(map(attrgetter("timestamp"), events), np.int64, len(events))
-        received = np.fromiter([e.received_at or 0 for e in events], np.int64, len(events))
-        reached = np.where(received > 0, np.minimum(times, received), times)
+        receipts = [-1 if e.received_at is None else e.received_at for e in events]
+        received = np.fromiter(receipts, np.int64, len(events))
+        reached = np.where(received >= 0, np.minimum(times, received), times)
         newest = np.maximum(np.maximum.accumulate(reached), self.newest)
         watermarks = np.maximum(newest - self._delay, self.watermark)
         self.newest, self.watermark = int(newest[-1]), int(watermarks[-1])

@@ -102,6 +102,16 @@ def test_fast_clocks(arrivals: list[tuple[int, int, bool]]) -> None:
         assert len([match for match in matches if match.name == "twice"]) == len(users)
 
 
+def test_a_receipt_at_time_zero_counts_alike_in_every_batch() -> None:
+    """Batches of events alone are admitted by columns."""
+    event = Event(event_id="e", type="view", timestamp=START, user_id="u", received_at=0)
+    batches: tuple[list[Entry], ...] = ([event], [event, Tick(timestamp=0)])
+    for entries in batches:
+        engine = Engine(LOADED, MemoryState(), EngineOptions())
+        engine.apply([(n, encode_entry(entry)) for n, entry in enumerate(entries)])
+        assert engine.watermark == 0
+
+
 def test_the_past_moves_time() -> None:
     """An import of history moves the watermark by its own time; a log without receipts as well."""
     for received in (START + 364 * 86_400_000, None):
