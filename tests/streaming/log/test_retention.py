@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tactful_privacy.durable_files import replace_file
 from tactful_streaming.errors import LogError, LogIncompleteError, OffsetError
 from tactful_streaming.log import segment_catalogue
 from tactful_streaming.log.embedded_log import EmbeddedLog
@@ -36,13 +37,12 @@ def bases(path: Path) -> list[int]:
 
 def test_a_full_disk_is_freed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The catalogue can be written only after segments were removed."""
-    write = segment_catalogue.replace_file
     full = iter([True, True])  # at the end of the active segment, and before the removal
 
     def refuse_once(path: Path, content: bytes, *, private: bool) -> None:
         if next(full, False):
             raise OSError(errno.ENOSPC, "No space left on device")
-        write(path, content, private=private)
+        replace_file(path, content, private=private)
 
     clock = Clock()
     with EmbeddedLog(tmp_path, segment_bytes=300, retention_ms=100, clock=clock) as log:
